@@ -1,0 +1,1 @@
+"""Many threads and processes at once: every window keeps its bound."""

@@ -1,0 +1,85 @@
+"""What concurrent callers were granted, and whether that kept the bound in every window.
+
+A history needs no order of its own: the store says when it decided, in microseconds, so whatever
+came back to whichever thread can be put into one line and looked at window by window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+
+class Admitted(NamedTuple):
+    """One admitted call: when the store decided, and what it took."""
+
+    decided_us: int
+    cost: int
+
+
+def most_in_any_window(history: Iterable[Admitted], period_us: int) -> int:
+    """The largest cost of any window [t, t + period), by two pointers over the sorted history."""
+    hits = sorted(history)
+    most = inside = oldest = 0
+    for hit in hits:
+        inside += hit.cost
+        while hits[oldest].decided_us + period_us <= hit.decided_us:
+            inside -= hits[oldest].cost
+            oldest += 1
+        most = max(most, inside)
+    return most
+
+
+def own_windows(history: Iterable[Admitted], period_us: int, align: bool = False) -> dict[int, int]:
+    """The cost of each window that a fixed window must have opened, by its start."""
+    windows: dict[int, int] = {}
+    start_us: int | None = None
+    for at, cost in sorted(history):
+        if start_us is None or at >= start_us + period_us:
+            start_us = at - at % period_us if align else at
+            windows[start_us] = 0
+        windows[start_us] += cost
+    return windows
+
+
+def bound(policy: Any) -> int:
+    """The most that any window of one period may hold (design: the table of algorithms)."""
+    kind = type(policy).__name__
+    if kind == "FixedWindow":
+        return 2 * policy.limit
+    if kind == "SlidingLog":
+        return policy.limit
+    if kind in ("TokenBucket", "GCRA", "LeakyBucket"):
+        # floor(W / T) with W = period and T = period / limit
+        return policy.burst + policy.limit
+    raise AssertionError(f"no bound is known for {kind}")
+
+
+def assert_bound(policy: Any, history: Iterable[Admitted]) -> None:
+    """Fail unless the history kept the policy's bound in every window.
+
+    ``policy`` is one of the library's or a model: its class, ``limit``, ``period_us``, ``burst``
+    and ``align`` are asked for. The bucket's bound is held to windows of every length, since its
+    own period says little about a burst that takes longer to refill.
+    """
+    history = list(history)
+    most = most_in_any_window(history, policy.period_us)
+    assert most <= bound(policy), f"{most} in one period under {policy}"
+    if type(policy).__name__ == "FixedWindow":
+        for start_us, used in own_windows(history, policy.period_us, policy.align).items():
+            assert used <= policy.limit, f"{used} in the window from {start_us} under {policy}"
+    elif type(policy).__name__ in ("TokenBucket", "GCRA", "LeakyBucket"):
+        assert_never_in_debt(policy, history)
+
+
+def assert_never_in_debt(policy: Any, history: Iterable[Admitted]) -> None:
+    """Fail unless every window of the history, of whatever length, fits into burst plus drip.
+
+    The widest excess over all windows that end at a hit is a running maximum, as in any queue:
+    waiting work, here in units x period, so that it stays a whole number.
+    """
+    waiting = last_us = 0
+    for at, cost in sorted(history):
+        waiting = max(0, waiting - (at - last_us) * policy.limit) + cost * policy.period_us
+        last_us = at
+        assert waiting <= policy.burst * policy.period_us, f"more than dripped in, under {policy}"

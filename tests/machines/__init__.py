@@ -1,0 +1,1 @@
+"""Hypothesis drives model and script side by side."""

@@ -1,0 +1,1 @@
+"""The slow, exact meaning of every algorithm: whole histories, counted by definition."""

@@ -1,0 +1,57 @@
+"""At most ``limit`` in any window of one period."""
+
+from __future__ import annotations
+
+from tests.model.base import Model
+
+
+class SlidingLog(Model):
+    """Every admitted hit counts from its own moment for exactly one period.
+
+    A hit's moment is the clock's, or that of the newest hit if the clock stepped back behind it by
+    at most a period. A newest hit that lies farther ahead cannot be true: the log reads as empty.
+    """
+
+    def __init__(self, limit: int, period_us: int) -> None:
+        self.limit, self.period_us = limit, period_us
+        self.hits: list[tuple[int, int]] = []
+
+    def live(self, clock_us: int) -> list[tuple[int, int]]:
+        """The hits of the window that ends now."""
+        if not self.hits or self.hits[-1][0] - clock_us > self.period_us:
+            return []
+        now_us = max(clock_us, self.hits[-1][0])
+        return [(at, cost) for at, cost in self.hits if at <= now_us < at + self.period_us]
+
+    def heal(self, clock_us: int) -> None:
+        """Drop a log from an impossible future."""
+        if self.hits and self.hits[-1][0] - clock_us > self.period_us:
+            self.hits.clear()
+
+    def room(self, clock_us: int) -> int:
+        """What the live hits have left of the limit."""
+        return max(0, self.limit - sum(cost for _, cost in self.live(clock_us)))
+
+    def passes_at(self, clock_us: int, units: int) -> int:
+        """The first moment at which enough of the oldest hits have left the window."""
+        live = self.live(clock_us)
+        ends = [at + self.period_us for at, _ in live]
+        return next(
+            end
+            for end in [clock_us, *ends]
+            if units + sum(cost for at, cost in live if end < at + self.period_us) <= self.limit
+        )
+
+    def rests_at(self, clock_us: int) -> int:
+        """The moment at which the newest hit leaves the window."""
+        return max([clock_us, *(at + self.period_us for at, _ in self.live(clock_us))])
+
+    def admit(self, clock_us: int, units: int) -> None:
+        """Log the hit, never before one that is logged already."""
+        self.heal(clock_us)
+        newest_us = self.hits[-1][0] if self.hits else clock_us
+        self.hits.append((max(clock_us, newest_us), units))
+
+    def forget(self) -> None:
+        """Drop every hit."""
+        self.hits.clear()
