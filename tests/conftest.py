@@ -1,0 +1,73 @@
+"""Real servers, one of each kind for the whole run, and subjects that nobody else uses."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import settings
+
+from limiter.demo.servers import Cluster, Server, ServerError, find_server
+from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]
+
+# A busy machine makes an example slow, not wrong; in CI the same examples run every time.
+settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")
+settings.load_profile("ours")
+
+_subjects = itertools.count()
+_run = secrets.token_hex(4)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """A standalone Valkey that every test shares; a test that breaks servers starts its own."""
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def store(server: Server) -> str:
+    """The address of the shared standalone Valkey."""
+    return server.url
+
+
+@pytest.fixture(scope="session")
+def redis_store() -> Iterator[str]:
+    """The address of a shared standalone ``redis-server``, where one is installed."""
+    try:
+        binary = find_server("redis-server")
+    except ServerError:
+        pytest.skip("redis-server is not installed")
+    with Server(binary) as running:
+        yield running.url
+
+
+@pytest.fixture(scope="session", params=["valkey", "redis"])
+def any_store(request: pytest.FixtureRequest) -> str:
+    """The address of a shared standalone server: of Valkey, then of Redis."""
+    fixture = "store" if request.param == "valkey" else "redis_store"
+    return str(request.getfixturevalue(fixture))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A cluster of three primaries that every test shares."""
+    with Cluster(3) as running:
+        yield running
+
+
+@pytest.fixture
+def new_subject() -> Callable[[], str]:
+    """Make a subject that no other test, example or run has ever used."""
+    return lambda: f"test-{_run}-{os.getpid()}-{next(_subjects)}"
+
+
+@pytest.fixture
+def subject(new_subject: Callable[[], str]) -> str:
+    """A subject of this test alone, so that nobody has to flush anything."""
+    return new_subject()

@@ -1,0 +1,123 @@
+"""Call the Lua scripts as a program in another language would: by their headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+from math import gcd
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from tests.model.base import Model
+from tests.model.fixed_window import FixedWindow
+from tests.model.sliding_log import SlidingLog
+from tests.model.token_bucket import TokenBucket
+
+V1 = Path(__file__).parent.parent / "lua" / "v1"
+ALGORITHMS = {FixedWindow: "fixed_window", SlidingLog: "sliding_log", TokenBucket: "token_bucket"}
+#: What a script adds to the life of a key that is used under a given time, and to any life.
+GIVEN_TIME_MS, SLACK_MS = 3_600_000, 1_000
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a script."""
+    return (V1 / f"{name}.lua").read_text()
+
+
+@cache
+def sha1(name: str) -> str:
+    """The name under which EVALSHA knows a script."""
+    return hashlib.sha1(source(name).encode()).hexdigest()  # noqa: S324 (what Redis calls it)
+
+
+@cache
+def argument_names(name: str) -> list[str]:
+    """What the script's header calls its arguments, in order."""
+    header = source(name).split("]]")[0]
+    return re.findall(r"^ARGV\[\d+\] (\w+)", header, re.M)
+
+
+def field_of(model: Model, name: str = "") -> str:
+    """The policy's field in the subject's hash."""
+    aligned = ".aligned" if getattr(model, "align", False) else ""
+    return f"{ALGORITHMS[type(model)]}{aligned}:{model.period_us}" + (f":{name}" if name else "")
+
+
+def numbers(model: Model) -> dict[str, Any]:
+    """What the model's script calls the numbers of its policy."""
+    given: dict[str, Any] = {"limit": model.most, "period_us": model.period_us}
+    if isinstance(model, FixedWindow):
+        given["aligned"] = int(model.align)
+    if isinstance(model, TokenBucket):
+        parts = model.limit // gcd(model.limit, model.period_us)
+        per_part = model.period_us * parts // model.limit  # one unit's interval, in parts
+        given |= {"parts": parts, "t_us": per_part // parts, "t_part": per_part % parts}
+    return given
+
+
+def single(
+    model: Model,
+    now_us: int,
+    mode: str,
+    cost: int,
+    at_least: int | None = None,
+    field: str | None = None,
+) -> tuple[str, list[Any]]:
+    """The script that decides the model's policy alone, and its arguments."""
+    script = ALGORITHMS[type(model)]
+    given = {"now_us": now_us, "mode": mode, "cost": cost, "at_least": at_least}
+    given |= {"field": field or field_of(model)} | numbers(model)
+    words = [given[name] for name in argument_names(script)]
+    return script, words if at_least is not None else words[:-1]
+
+
+def several(
+    blocks: Sequence[tuple[Model, int, str]],
+    now_us: int,
+    mode: str,
+    cost: int,
+    at_least: int | None = None,
+) -> tuple[str, list[Any]]:
+    """The script that decides a list, and its arguments; a block is model, key number, field."""
+    words: list[Any] = [now_us, mode, at_least or 0]
+    for model, key_number, field in blocks:
+        script, own = single(model, now_us, mode, cost, field=field)
+        words += [script, key_number, 0, *own[2:]]
+    return "several", words
+
+
+class Caller:
+    """One connection that runs scripts, and looks at what they left behind."""
+
+    def __init__(self, url: str) -> None:
+        self.client = redis.Redis.from_url(url)
+
+    def run(self, keys: Sequence[str], script: str, words: Sequence[Any]) -> list[int]:
+        """Run a script by its digest; by its text where the server does not have it."""
+        try:
+            return self.client.evalsha(sha1(script), len(keys), *keys, *words)
+        except redis.exceptions.NoScriptError:
+            return self.client.eval(source(script), len(keys), *keys, *words)
+
+    def dumps(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The state under every key, without its life."""
+        pipe = self.client.pipeline(transaction=False)
+        for key in keys:
+            pipe.dump(key)
+        return pipe.execute()
+
+    def lives_ms(self, keys: Sequence[str]) -> list[int]:
+        """How long each key still lives; -2: there is none, -1: for ever."""
+        pipe = self.client.pipeline(transaction=False)
+        for key in keys:
+            pipe.pttl(key)
+        return pipe.execute()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
