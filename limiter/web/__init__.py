@@ -1,0 +1,1 @@
+"""What every web adapter shares: who calls, and how a decision is told over HTTP."""

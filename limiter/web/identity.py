@@ -1,0 +1,87 @@
+"""Who calls: the address that the proxies we trust vouch for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+)
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+# IPv4 addresses as a NAT64 gateway spells them (RFC 6052): by /64 they would all be one caller.
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+class Unidentified(ValueError):
+    """Nobody can say who calls; a bucket for all such callers would punish each for the others."""
+
+
+def caller(peer: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
+    """Return the caller's subject: an IPv4 address, or an IPv6 network of 64 bits.
+
+    ``peer`` is the other end of the connection, ``forwarded_for`` its X-Forwarded-For, read from
+    the right for as long as trusted proxies vouch for the next entry. What stands left of that is
+    the caller's own invention.
+    """
+    return subject(address(peer, forwarded_for, trusted))
+
+
+def address(peer: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> Address:
+    """Return the caller's address; see ``caller``."""
+    found = parse(peer or "")
+    if forwarded_for is None or not _is_in(found, trusted):
+        return found
+    entries = [entry for entry in map(str.strip, forwarded_for.split(",")) if entry]
+    if not entries:
+        raise Unidentified("X-Forwarded-For names nobody")
+    for entry in reversed(entries):
+        found = parse(entry)
+        if not _is_in(found, trusted):
+            break
+    return found
+
+
+def parse(text: str) -> Address:
+    """Read an address as proxies write it: with brackets, a port or a zone, or IPv4 in IPv6."""
+    bare = text.strip()
+    if bare.startswith("["):
+        bare, bracket, port = bare[1:].partition("]")
+        good = bool(bracket) and (not port or _is_port(port))
+    elif bare.count(":") == 1:
+        bare, _, port = bare.partition(":")
+        good = _is_port(":" + port)
+    else:
+        good = True
+    try:
+        if not good:
+            raise ValueError
+        found = ip_address(bare.partition("%")[0])
+    except ValueError:
+        raise Unidentified(f"{text[:64]!r} is no address") from None
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return found.ipv4_mapped
+        if found in _NAT64:
+            return IPv4Address(int(found) & 0xFFFFFFFF)
+    return found
+
+
+def subject(found: Address) -> str:
+    """Return what is limited: one IPv4 address, or all addresses that an IPv6 host can take."""
+    if isinstance(found, IPv4Address):
+        return str(found)
+    return f"{IPv6Address(int(found) >> 64 << 64)}/64"
+
+
+def _is_in(found: Address, networks: Sequence[Network]) -> bool:
+    return any(found in network for network in networks)
+
+
+def _is_port(text: str) -> bool:
+    return text[:1] == ":" and text[1:].isascii() and text[1:].isdigit() and len(text) <= 6

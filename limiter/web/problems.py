@@ -1,0 +1,75 @@
+"""Refusals as ``application/problem+json`` (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from limiter.web import headers
+
+if TYPE_CHECKING:
+    from limiter.decision import Decision
+
+MEDIA_TYPE = "application/problem+json"
+
+_TYPES = "https://iana.org/assignments/http-problem-types#"
+
+
+def quota_exceeded(decision: Decision, limiter_name: str, instance: str) -> str:
+    """Say which limits denied; when to come back stands in Retry-After.
+
+    Without any number that changes from call to call: the bodies of one limit have one length.
+    """
+    policies = [one.policy for one in decision.each]
+    denied = [
+        (name, policy)
+        for name, policy, one in zip(
+            headers.names(policies, limiter_name), policies, decision.each, strict=True
+        )
+        if not one.allowed
+    ]
+    return _problem(
+        _TYPES + "quota-exceeded",
+        "Quota Exceeded",
+        429,
+        " ".join(f"Policy {name} allows {_amount(policy)}." for name, policy in denied),
+        instance,
+        {"violated-policies": [name for name, _ in denied]},
+    )
+
+
+def reduced_capacity(instance: str) -> str:
+    """Say that the limit cannot be checked, and that nothing passes unchecked here."""
+    return _problem(
+        _TYPES + "temporary-reduced-capacity",
+        "Temporary Reduced Capacity",
+        503,
+        "The rate limit cannot be checked right now.",
+        instance,
+        {"violated-policies": []},
+    )
+
+
+def unidentified(instance: str) -> str:
+    """Say that the caller's address cannot be told."""
+    return _problem(
+        "about:blank",
+        "Bad Request",
+        400,
+        "The caller cannot be identified by the connection or X-Forwarded-For.",
+        instance,
+        {},
+    )
+
+
+def _amount(policy: Any) -> str:
+    quota = headers.quota(policy)
+    at_once = f", {quota} at once" if quota != policy.limit else ""
+    return f"{policy.limit} requests per {policy.period_us / 1e6:.15g} s{at_once}"
+
+
+def _problem(
+    kind: str, title: str, status: int, detail: str, instance: str, more: dict[str, Any]
+) -> str:
+    body = {"type": kind, "title": title, "status": status, "detail": detail, "instance": instance}
+    return json.dumps({**body, **more}, separators=(",", ":")) + "\n"

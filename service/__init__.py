@@ -1,0 +1,1 @@
+"""The demo service: one limited route, and what a proxy and an operator ask."""
