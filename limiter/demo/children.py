@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -33,6 +33,8 @@ class Child:
 
     On Linux it ends with us even when we are killed. The kernel means the *thread* that started
     it, so this holds for children of the main thread only; others have to be stopped.
+
+    ``keep`` are the open files it inherits.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Child:
         cwd: str | Path | None = None,
         output: IO[bytes] | int | None = None,
         death_signal: int = signal.SIGTERM,
+        keep: Collection[int] = (),
     ) -> None:
         command = [str(part) for part in argv]
         if sys.platform == "linux" and threading.current_thread() is threading.main_thread():
@@ -58,6 +61,7 @@ class Child:
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
             start_new_session=True,
+            pass_fds=tuple(keep),
         )
 
     @property

