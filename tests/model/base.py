@@ -30,6 +30,10 @@ class Model(ABC):
     limit: int
     period_us: int
 
+    def __repr__(self) -> str:
+        """The policy, and how much of a history there is."""
+        return f"<{type(self).__name__} {vars(self)}>"
+
     @abstractmethod
     def room(self, clock_us: int) -> int:
         """Whole units that would pass right now."""

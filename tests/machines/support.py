@@ -1,0 +1,193 @@
+"""What the state machines share: times that matter, policies of every size, and the checks."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from typing import Any
+
+from hypothesis import assume, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.model.base import Answer, Model
+from tests.model.fixed_window import FixedWindow
+from tests.model.sliding_log import SlidingLog
+from tests.model.token_bucket import TokenBucket
+from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
+
+#: A moment of 2026, so that every number is as large as in life.
+NOW_US = 1_790_000_000_123_457
+HOUR_US = 3_600_000_000
+
+#: A longer search: so many times the examples.
+DEPTH = int(os.environ.get("TEST_DEPTH", "1"))
+
+_run = secrets.token_hex(4)
+_numbers = itertools.count()
+
+
+def new_key(subject: str = "machine") -> str:
+    """A key that no other example uses."""
+    return f"rl:{{{subject}-{_run}-{next(_numbers)}}}:test:v1"
+
+
+#: Tiny ones, where everything happens at once; ones of a second; primes; an hour; a year.
+periods = st.one_of(
+    st.integers(1, 40),
+    st.sampled_from([1_000, 1_000_000, 999_983, 60_000_000, HOUR_US, 8766 * HOUR_US]),
+)
+
+
+@st.composite
+def token_buckets(draw: st.DrawFn) -> TokenBucket:
+    """Buckets with every kind of interval that the library would accept."""
+    period_us = draw(periods)
+    limit = draw(st.one_of(st.integers(1, 12), st.sampled_from([7, 97, 1_000, 1_000_003])))
+    bucket = TokenBucket(limit, period_us, draw(bursts(limit)))
+    assume(admissible(bucket))
+    return bucket
+
+
+def admissible(bucket: TokenBucket) -> bool:
+    """Whether the library would build this policy (design: ranges)."""
+    fills_in_time = bucket.capacity_us <= 3650 * 24 * HOUR_US
+    return fills_in_time and (bucket.burst + 1) * bucket.own_parts < 2**53
+
+
+def bursts(limit: int) -> st.SearchStrategy[int]:
+    """Bursts of every size, that of the limit first."""
+    return st.one_of(st.just(limit), st.integers(1, 12), st.sampled_from([100, 10**6]))
+
+
+fixed_windows = st.builds(
+    FixedWindow, st.one_of(st.integers(1, 12), st.just(10**12)), periods, st.booleans()
+)
+sliding_logs = st.builds(SlidingLog, st.integers(1, 12), periods)
+
+
+class Machine(RuleBasedStateMachine):
+    """Drives a subject through time; a subclass says how it is asked, and by which model.
+
+    ``url`` is set on a subclass made for one server by ``run_on``.
+    """
+
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caller = Caller(self.url)
+        self.keys: list[str] = []
+        self.clock_us = NOW_US
+        self.longest_us = 0
+
+    def teardown(self) -> None:
+        """Leave nothing behind."""
+        if self.keys:
+            self.caller.client.delete(*self.keys)
+        self.caller.close()
+
+    def models(self) -> list[Model]:
+        """Every policy of the subject."""
+        raise NotImplementedError
+
+    @rule(data=st.data())
+    def step_forward(self, data: st.DataObject) -> None:
+        """Time passes: a moment, or about as long as some policy remembers."""
+        period_us = data.draw(st.sampled_from([m.period_us for m in self.models()]))
+        self.clock_us += data.draw(
+            st.one_of(
+                st.integers(0, 3),
+                st.integers(0, 2 * period_us),
+                st.sampled_from([period_us - 1, period_us, period_us + 1, 10 * period_us]),
+            )
+        )
+
+    @rule(data=st.data(), late_us=st.sampled_from([-1, 0, 0, 1]))
+    def wait_as_told(self, data: st.DataObject, late_us: int) -> None:
+        """The clock comes to where a denied caller may go on, or a microsecond beside it."""
+        model = data.draw(st.sampled_from(self.models()))
+        answer = model.peek(self.clock_us, data.draw(costs(model)))
+        self.clock_us += max(0, answer.retry_after_us + late_us)
+
+    @rule(data=st.data())
+    def step_back(self, data: st.DataObject) -> None:
+        """The clock is set back: within a period, just around one, or far beyond."""
+        period_us = data.draw(st.sampled_from([m.period_us for m in self.models()]))
+        self.clock_us -= data.draw(
+            st.one_of(
+                st.integers(0, period_us),
+                st.integers(period_us, 4 * period_us),
+                st.just(100 * HOUR_US),
+            )
+        )
+
+    @precondition(lambda self: self.keys)
+    @rule()
+    def lose_the_scripts(self) -> None:
+        """The server forgets every script, as after a restart."""
+        self.caller.client.script_flush()
+
+    @precondition(lambda self: self.keys)
+    @rule(data=st.data())
+    def lose_the_expiry(self, data: st.DataObject) -> None:
+        """A key lives for ever, as after a restore; the next hit must mend that."""
+        key = data.draw(st.sampled_from(self.keys))
+        self.caller.client.persist(key)
+        self.hit_now()
+
+    def hit_now(self) -> None:
+        """Make the hit that mends a key without expiry."""
+        raise NotImplementedError
+
+    def remember(self, answers: list[Answer]) -> None:
+        """Keep the longest life that any decision has asked for."""
+        self.longest_us = max([self.longest_us, *(one.reset_after_us for one in answers)])
+
+    @invariant()
+    def every_key_expires(self) -> None:
+        """No key lives for ever, or longer than some decision needed, or less than the clock's."""
+        for life_ms in self.caller.lives_ms(self.keys) if self.keys else []:
+            most_ms = self.longest_us // 1000 + 1 + GIVEN_TIME_MS + SLACK_MS
+            assert life_ms == -2 or 0 < life_ms <= most_ms
+
+
+def costs(model: Model) -> st.SearchStrategy[int]:
+    """Nothing, one, a few, about all that is there, everything."""
+    most = min(model.most, 4_000)
+    return st.one_of(
+        st.integers(0, min(3, most)),
+        st.integers(0, most),
+        st.just(model.most if not isinstance(model, SlidingLog) else most),
+    )
+
+
+def draw_call(data: st.DataObject, most: int, model: Model) -> tuple[int, int | None]:
+    """A cost up to ``most``, and perhaps how little of it would do."""
+    cost = min(most, data.draw(costs(model)))
+    partly = data.draw(st.booleans()) if cost > 0 else False
+    return cost, data.draw(st.integers(1, cost)) if partly else None
+
+
+def run_on(machine: type[Machine], url: str, examples: int, steps: int = 40) -> None:
+    """Let hypothesis look for a disagreement on this server."""
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(
+        type(machine.__name__, (machine,), {"url": url}),
+        settings=settings(max_examples=examples * DEPTH, stateful_step_count=steps, deadline=None),
+    )
+
+
+def changed_limits(model: Model) -> st.SearchStrategy[dict[str, Any]]:
+    """Other numbers for a policy whose state stays."""
+    if isinstance(model, TokenBucket):
+        limits = st.one_of(st.integers(1, 12), st.sampled_from([97, 1_000_003]))
+        period_us, limit, burst = model.period_us, model.limit, model.burst
+        return st.fixed_dictionaries({}, optional={"limit": limits, "burst": bursts(limit)}).filter(
+            lambda new: admissible(
+                TokenBucket(new.get("limit", limit), period_us, new.get("burst", burst))
+            )
+        )
+    return st.fixed_dictionaries({"limit": st.integers(1, 12)})

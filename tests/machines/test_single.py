@@ -1,0 +1,107 @@
+"""One policy, step by step: the script says what the model says, and writes only when it takes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, rule
+
+from tests.machines.support import (
+    Machine,
+    changed_limits,
+    draw_call,
+    fixed_windows,
+    new_key,
+    run_on,
+    sliding_logs,
+    token_buckets,
+)
+from tests.model.base import Answer, Model
+from tests.scripts import single
+
+
+class SingleMachine(Machine):
+    """A subject under one policy, asked through that algorithm's own script."""
+
+    policies: st.SearchStrategy[Model]
+    model: Model
+
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
+        """Draw the policy."""
+        self.model = data.draw(self.policies)
+        self.keys = [new_key()]
+
+    def models(self) -> list[Model]:
+        """The one policy."""
+        return [self.model]
+
+    def ask(self, mode: str, cost: int, at_least: int | None = None) -> Answer:
+        """Run the script, and read its reply as the answer that it stands for."""
+        least = cost if at_least is None else at_least
+        script, words = single(self.model, self.clock_us, mode, cost, at_least)
+        granted, remaining, retry_us, reset_us, delay_us, now_us = self.caller.run(
+            self.keys, script, words
+        )
+        assert now_us == self.clock_us
+        allowed = granted >= least if mode == "hit" and cost else retry_us == 0
+        return Answer(allowed, granted, remaining, retry_us, reset_us, delay_us)
+
+    @rule(data=st.data())
+    def hit(self, data: st.DataObject) -> None:
+        """Script and model decide alike; who gets nothing changes nothing."""
+        cost, at_least = draw_call(data, self.model.most, self.model)
+        before, history = self.caller.dumps(self.keys), copy.deepcopy(vars(self.model))
+        expected = self.model.hit(self.clock_us, cost, at_least)
+
+        answer = self.ask("hit", cost, at_least)
+
+        assert answer == expected
+        self.remember([expected])
+        if vars(self.model) == history:
+            assert self.caller.dumps(self.keys) == before
+
+    @rule(data=st.data())
+    def peek(self, data: st.DataObject) -> None:
+        """Looking says what the model says, and writes nothing at all."""
+        cost, _ = draw_call(data, self.model.most, self.model)
+        before = self.caller.dumps(self.keys)
+
+        assert self.ask("peek", cost) == self.model.peek(self.clock_us, cost)
+        assert self.caller.dumps(self.keys) == before
+
+    @rule(data=st.data())
+    def reset(self, data: st.DataObject) -> None:
+        """Resetting says what stood there, and leaves no key."""
+        cost, _ = draw_call(data, self.model.most, self.model)
+
+        assert self.ask("reset", cost) == self.model.reset(self.clock_us, cost)
+        assert self.caller.dumps(self.keys) == [None]
+
+    @rule(data=st.data())
+    def change(self, data: st.DataObject) -> None:
+        """The policy gets other numbers, over live state."""
+        self.model.change(**data.draw(changed_limits(self.model)))
+
+    def hit_now(self) -> None:
+        """Take one, if there is one."""
+        expected = self.model.hit(self.clock_us, 1)
+        assert self.ask("hit", 1) == expected
+        self.remember([expected])
+
+
+POLICIES = {
+    "fixed_window": fixed_windows,
+    "sliding_log": sliding_logs,
+    "token_bucket": token_buckets(),
+}
+
+
+@pytest.mark.parametrize("algorithm", POLICIES)
+def test_script_and_model_agree(any_store, algorithm):
+    """Costs, parts, jumps, steps back, other limits, lost scripts and lost expiries."""
+    machine = type(f"{algorithm}_machine", (SingleMachine,), {"policies": POLICIES[algorithm]})
+
+    run_on(machine, any_store, examples=40)
