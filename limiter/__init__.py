@@ -1,0 +1,35 @@
+"""Exact distributed rate limits, decided by versioned Lua scripts inside Redis or Valkey."""
+
+from limiter.client import Limiter
+from limiter.decision import Decision
+from limiter.errors import (
+    InvalidCost,
+    InvalidKey,
+    InvalidPolicy,
+    InvalidSetting,
+    LimiterError,
+    RateLimited,
+    StoreRefused,
+    StoreUnavailable,
+)
+from limiter.grammar import parse_limits
+from limiter.policies import FixedWindow, SlidingLog, TokenBucket
+from limiter.version import __version__
+
+__all__ = [
+    "Decision",
+    "FixedWindow",
+    "InvalidCost",
+    "InvalidKey",
+    "InvalidPolicy",
+    "InvalidSetting",
+    "Limiter",
+    "LimiterError",
+    "RateLimited",
+    "SlidingLog",
+    "StoreRefused",
+    "StoreUnavailable",
+    "TokenBucket",
+    "__version__",
+    "parse_limits",
+]

@@ -1,0 +1,167 @@
+"""The answer to a call, and the only decoder of a reply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from limiter.policies import Policy
+
+#: Integers that a script says of each policy: granted, remaining, retry_after_us, reset_after_us,
+#: delay_us. Behind the last policy's comes the time of the decision.
+STRIDE = 5
+
+_SECOND = 1e6
+
+
+class Decision:
+    """Whether a call may pass, and what to tell the caller. True when allowed.
+
+    Frozen, equal and hashable by value, picklable. It keeps the script's reply, and works a field
+    out when it is read. Times are seconds, exact to the microsecond.
+
+    Example: of ``Limiter("100/minute", ...)`` the first hit of cost 3 gives allowed True, granted 3,
+    remaining 97, retry_after 0.0, reset_after 60.0.
+    """
+
+    __slots__ = ("_part", "_policies", "_reply", "degraded")
+
+    degraded: bool
+    """The store did not decide; ``on_error`` did."""
+
+    _policies: tuple[Policy, ...]
+    _reply: list[int]
+    _part: bool
+
+    def __init__(
+        self,
+        policies: tuple[Policy, ...],
+        reply: list[int],
+        degraded: bool = False,
+        part: bool = False,
+    ) -> None:
+        _set_policies(self, policies)
+        _set_reply(self, reply)
+        _set_degraded(self, degraded)
+        _set_part(self, part)
+
+    @classmethod
+    def without_store(cls, policies: tuple[Policy, ...], allowed: bool) -> Decision:
+        """What ``on_error`` decides while the store does not."""
+        return cls(policies, [0, 0, 0 if allowed else 1_000_000, 0, 0, 0], degraded=True)
+
+    @property
+    def allowed(self) -> bool:
+        """Every policy had room (and, for hit, was charged)."""
+        return not any(self._reply[2:-1:STRIDE])
+
+    def __bool__(self) -> bool:
+        return not any(self._reply[2:-1:STRIDE])
+
+    @property
+    def granted(self) -> int:
+        """Units taken: the cost, or with ``at_least`` anything from it up; 0 when denied."""
+        return self._reply[0]
+
+    @property
+    def remaining(self) -> int:
+        """Whole units that would pass right now: the smallest over all policies."""
+        return min(self._reply[1:-1:STRIDE])
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds until this same call would pass if nobody else spends; 0.0 when allowed."""
+        return max(self._reply[2:-1:STRIDE]) / _SECOND
+
+    @property
+    def reset_after(self) -> float:
+        """Seconds until all is as if unused: the largest over all policies."""
+        return max(self._reply[3:-1:STRIDE]) / _SECOND
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait before going on, where a policy queues its calls; else 0.0."""
+        delays = zip(self._policies, self._reply[4:-1:STRIDE], strict=False)
+        return max((us for policy, us in delays if policy.queues), default=0) / _SECOND
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that decided.
+
+        On denial the denying one with the largest retry_after, else the one with the smallest
+        remaining; the first of equals.
+        """
+        waits = self._reply[2:-1:STRIDE]
+        longest = max(waits)
+        if longest:
+            return self._policies[waits.index(longest)]
+        left = self._reply[1:-1:STRIDE]
+        return self._policies[left.index(min(left))]
+
+    @property
+    def limit(self) -> int:
+        """The limit of ``policy``; of a bucket, its burst."""
+        return self.policy.capacity
+
+    @property
+    def each(self) -> tuple[Decision, ...]:
+        """One decision for each policy, in order, of that policy alone."""
+        if self._part or self.degraded:
+            return ()
+        reply = self._reply
+        return tuple(
+            Decision((policy,), [*reply[at : at + STRIDE], reply[-1]], part=True)
+            for policy, at in zip(self._policies, range(0, len(reply), STRIDE), strict=False)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields by name, ready for JSON; ``each`` as a list of the same without ``each``."""
+        said = self._fields()
+        if not self._part:
+            said["each"] = [decision._fields() for decision in self.each]
+        return said
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "allowed": self.allowed,
+            "granted": self.granted,
+            "remaining": self.remaining,
+            "retry_after": self.retry_after,
+            "reset_after": self.reset_after,
+            "delay": self.delay,
+            "policy": self.policy.to_dict(),
+            "limit": self.limit,
+            "degraded": self.degraded,
+        }
+
+    def _value(self) -> tuple[object, ...]:
+        """All that the fields are worked out of: not the time of the decision."""
+        return (self._policies, tuple(self._reply[:-1]), self.degraded, self._part)
+
+    def __eq__(self, other: object) -> bool:
+        return self._value() == other._value() if isinstance(other, Decision) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._value())
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in self._shown().items())
+        return f"Decision({fields})"
+
+    def _shown(self) -> dict[str, object]:
+        return {**self._fields(), "policy": self.policy}
+
+    def __reduce__(self) -> tuple[type[Decision], tuple[object, ...]]:
+        return Decision, (self._policies, self._reply, self.degraded, self._part)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Decision is frozen: {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a Decision is frozen: {name} cannot be deleted")
+
+
+# The slots' own setters: past the freeze, and at a third of object.__setattr__'s cost.
+_set_policies = Decision.__dict__["_policies"].__set__
+_set_reply = Decision.__dict__["_reply"].__set__
+_set_degraded = Decision.__dict__["degraded"].__set__
+_set_part = Decision.__dict__["_part"].__set__

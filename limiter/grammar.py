@@ -1,0 +1,101 @@
+"""Limit strings: ``100/minute``, ``5 per 30s; 1000/hour burst 50``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from limiter import units
+from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.policies import ALGORITHMS, Policy, SlidingLog, TokenBucket
+
+DEFAULT_ALGORITHM = SlidingLog
+#: Up to here a limit without an algorithm is a log; above, memory is worth a thought.
+_DEFAULT_UP_TO = 10_000
+
+_NUMBER = "[0-9][0-9_]*"
+_LIMIT = re.compile(
+    rf"[ \t]*({_NUMBER})[ \t]*(?:/|per)[ \t]*(?:({_NUMBER})[ \t]*)?({units.UNIT_PATTERN})"
+    rf"(?:[ \t]+burst[ \t]+({_NUMBER}))?[ \t]*",
+    re.IGNORECASE | re.ASCII,
+)
+_ACCEPTED = (
+    "accepted is N/unit or N per K unit, with ' burst B' behind it for a bucket, and several of "
+    f"them with ; between; units are {units.UNIT_NAMES}"
+)
+
+
+def algorithm_named(name: object) -> type[Policy]:
+    """The policy class of an algorithm's name.
+
+    Raises:
+        InvalidSetting: There is none of that name.
+    """
+    if isinstance(name, str) and name in ALGORITHMS:
+        return ALGORITHMS[name]
+    raise InvalidSetting(f"algorithm is {name!r}: accepted are {', '.join(ALGORITHMS)}")
+
+
+def parse_limits(text: str, algorithm: str | None = None) -> tuple[Policy, ...]:
+    """The policies that a limit string means, in its order.
+
+    ``algorithm`` chooses for all of them. Without it each is a sliding log, or a token bucket where
+    the string gives a burst.
+
+    Raises:
+        InvalidPolicy: The string is no list of limits, or one of them makes no sense.
+        InvalidSetting: There is no such algorithm.
+    """
+    chosen = None if algorithm is None else algorithm_named(algorithm)
+    if not isinstance(text, str):
+        raise InvalidPolicy(f"limits are {text!r}: {_ACCEPTED}")
+    return tuple(_one(part, text, chosen) for part in re.split("[;,|]", text))
+
+
+def _one(part: str, text: str, chosen: type[Policy] | None) -> Policy:
+    match = _LIMIT.fullmatch(part)
+    if match is None:
+        where = "" if part == text else f" in {text!r}"
+        raise InvalidPolicy(f"limit is {part.strip()!r}{where}: {_ACCEPTED}")
+    limit = _number(match[1], part)
+    multiple = 1 if match[2] is None else _number(match[2], part)
+    period_us = multiple * units.unit_us(match[3])
+    if not units.SHORTEST_US <= period_us <= units.LONGEST_US:
+        raise InvalidPolicy(f"limit is {part.strip()!r}: its period must be 1 millisecond to 366 days")
+    per = units.seconds(period_us)
+    if match[4] is not None:
+        return _with_burst(limit, per, _number(match[4], part), part, chosen or TokenBucket)
+    if chosen is None:
+        if limit > _DEFAULT_UP_TO:
+            raise InvalidPolicy(
+                f"limit is {part.strip()!r}: a log of {limit:,} entries should be meant; choose an "
+                f"algorithm ({', '.join(ALGORITHMS)}) for a limit above {_DEFAULT_UP_TO:,}"
+            )
+        chosen = DEFAULT_ALGORITHM
+    return _build(chosen, limit, per)
+
+
+def _with_burst(
+    limit: int, per: int | float, burst: int, part: str, chosen: type[Policy]
+) -> Policy:
+    if not chosen.has_burst:
+        bursting = ", ".join(name for name, policy in ALGORITHMS.items() if policy.has_burst)
+        raise InvalidPolicy(
+            f"limit is {part.strip()!r}: {chosen.algorithm} has no burst; accepted with {bursting}"
+        )
+    return _build(chosen, limit, per, burst=burst)
+
+
+def _build(policy: Any, limit: int, per: int | float, **more: int) -> Policy:
+    built: Policy = policy(limit, per, **more)
+    return built
+
+
+def _number(digits: str, part: str) -> int:
+    try:
+        number = int(digits)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise InvalidPolicy(f"limit is {part.strip()!r}: {digits} is no whole number from 1")
+    return number

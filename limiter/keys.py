@@ -1,0 +1,117 @@
+"""The only place that spells a Redis key.
+
+``rl:{user:42}:api:v1`` is a subject's hash: prefix, hash tag, limiter, version of the scripts. A
+policy whose state is no field of that hash has a key of its own, the same text and the field.
+
+>>> spell = KeySpeller("rl", "api")
+>>> spell.state("user:42")
+(b'rl:{user:42}:api:v1', b'user:42')
+>>> spell.state(("user", 42), tag="org:7")
+(b'rl:{org:7}:user,42:api:v1', b'org:7')
+>>> spell.state("a{b}")[0]
+b'rl:{~e1b99ed5e69b7d7f9c79d5b3e9ea6f3c}:api:v1'
+"""
+
+from __future__ import annotations
+
+import re
+from hashlib import blake2b
+
+from limiter.errors import InvalidKey, InvalidSetting
+
+#: Whom a limit is for.
+Key = str | bytes | int | tuple[str | bytes | int, ...]
+
+VERSION = "v1"
+
+_PLAIN = re.compile(r"[A-Za-z0-9_.:@/-]{1,64}")
+_PLAIN_BYTES = re.compile(rb"[A-Za-z0-9_.:@/-]{1,64}")
+_PLAIN_PART = re.compile(rb"[A-Za-z0-9_.:@/-]+")
+_LONGEST_PLAIN = 64
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_ACCEPTED = "accepted are str, bytes, int, and a flat tuple of those, none of them empty"
+
+
+class KeySpeller:
+    """The keys of one limiter's subjects."""
+
+    def __init__(self, prefix: str, name: str, secret: str | bytes | None = None) -> None:
+        for setting, value in (("prefix", prefix), ("name", name)):
+            if not (isinstance(value, str) and _NAME.fullmatch(value)):
+                raise InvalidSetting(
+                    f"{setting} is {value!r}: accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
+                )
+        self._secret = _digest_key(secret)
+        self._before = f"{prefix}:{{".encode()
+        self._after = f"}}:{name}:{VERSION}".encode()
+        self._after_tagged = f":{name}:{VERSION}".encode()
+
+    def state(self, key: Key, tag: Key | None = None) -> tuple[bytes, bytes]:
+        """The key of the subject's hash, and the tag that decides its slot.
+
+        Raises:
+            InvalidKey: ``key`` or ``tag`` names nobody.
+        """
+        if type(key) is str and self._secret is None and _PLAIN.fullmatch(key):
+            subject = key.encode()
+        else:
+            subject = self._subject(key)
+        if tag is None:
+            return self._before + subject + self._after, subject
+        shared = self._subject(tag)
+        return self._before + shared + b"}:" + subject + self._after_tagged, shared
+
+    def _subject(self, key: Key) -> bytes:
+        """Readable where nothing can collide, else ``~`` and a digest."""
+        if isinstance(key, tuple):
+            if not key:
+                raise InvalidKey(f"key is (): {_ACCEPTED}")
+            parts = [_part(part) for part in key]
+            text = b",".join(parts) if len(parts) > 1 else parts[0] + b","
+            readable = len(text) <= _LONGEST_PLAIN and all(map(_PLAIN_PART.fullmatch, parts))
+            # Lengths stand before the parts: no two tuples have one encoding.
+            encoded = b"t" + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        else:
+            text = _part(key)
+            readable = _PLAIN_BYTES.fullmatch(text) is not None
+            encoded = b"s" + text
+        if readable and self._secret is None:
+            return text
+        digest = blake2b(encoded, digest_size=16, key=self._secret or b"")
+        return b"~" + digest.hexdigest().encode()
+
+
+def _part(part: object) -> bytes:
+    """The bytes of a key that is no tuple, or of one part of a tuple."""
+    if isinstance(part, str):
+        try:
+            raw = part.encode()
+        except UnicodeEncodeError:
+            raise InvalidKey(f"key is {part!r}: it holds a lone surrogate; accepted is UTF-8") from None
+    elif isinstance(part, bytes):
+        raw = part
+    elif isinstance(part, int) and not isinstance(part, bool):
+        try:
+            raw = b"%d" % part
+        except ValueError:
+            raise InvalidKey("key is an int of more digits than Python prints") from None
+    else:
+        raise InvalidKey(f"key is {part!r} ({type(part).__name__}): {_ACCEPTED}")
+    if not raw:
+        raise InvalidKey(f"key is {part!r}: {_ACCEPTED}")
+    return raw
+
+
+def _digest_key(secret: str | bytes | None) -> bytes | None:
+    if secret is None:
+        return None
+    if not isinstance(secret, (str, bytes)) or not secret:
+        # The value itself stays out of the message: it is a secret, even where it is a wrong one.
+        raise InvalidSetting(
+            f"key_secret is a {type(secret).__name__} that is no secret: accepted is a str or bytes, "
+            f"not empty"
+        )
+    raw = secret.encode() if isinstance(secret, str) else secret
+    # BLAKE2b takes at most 64 bytes as its key.
+    return raw if len(raw) <= 64 else blake2b(raw).digest()

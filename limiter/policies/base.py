@@ -1,0 +1,116 @@
+"""What every policy is: a frozen value that cannot be wrong."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from limiter import units
+from limiter.errors import InvalidPolicy
+
+#: Lua counts in doubles: beyond this, not every integer has one.
+EXACT = 2**53
+
+_NAME = re.compile(r"[a-z0-9_.-]{1,64}")
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Policy:
+    """One limit: an algorithm and its numbers.
+
+    Attributes:
+        limit: Units of cost that the policy admits in a period.
+        period_us: The period, in whole microseconds.
+        name: What the policy is called in headers and keys, or None.
+    """
+
+    algorithm: ClassVar[str]
+    """The name by which a user chooses the algorithm, and part of the state's identity."""
+    script: ClassVar[str]
+    """The file of ``lua/v1`` that decides it, without its ending."""
+    key_type: ClassVar[str] = "hash"
+    """hash: the state is a field of the subject's hash; list: a key of its own."""
+    has_burst: ClassVar[bool] = False
+    """Whether the policy takes a burst."""
+    queues: ClassVar[bool] = False
+    """Whether an admitted call waits for its turn (``Decision.delay``)."""
+    most_limit: ClassVar[int] = 10**12
+
+    limit: int
+    period_us: int
+    name: str | None
+
+    def __init__(self, limit: int, per: units.Period, name: str | None) -> None:
+        self._set("limit", self._whole("limit", limit, self.most_limit))
+        try:
+            self._set("period_us", units.period_us(per))
+        except InvalidPolicy as error:
+            raise InvalidPolicy(f"{type(self).__name__}: {error}") from None
+        if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
+            raise InvalidPolicy(
+                f"{type(self).__name__}: name is {name!r}: accepted are 1 to 64 of a-z 0-9 _ . -"
+            )
+        self._set("name", name)
+
+    def _set(self, field: str, value: object) -> None:
+        object.__setattr__(self, field, value)
+
+    def _whole(self, field: str, value: Any, most: int) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise InvalidPolicy(
+                f"{type(self).__name__}: {field} is {value!r}: accepted is a whole number "
+                f"from 1 to {most:,}{self._instead(field)}"
+            )
+        return value
+
+    def _instead(self, field: str) -> str:
+        """What to use where ``field`` is too large for this algorithm."""
+        return ""
+
+    @property
+    def per(self) -> int | float:
+        """The period in seconds."""
+        return units.seconds(self.period_us)
+
+    @property
+    def capacity(self) -> int:
+        """The most that can pass at one instant: the limit, or the burst."""
+        return self.limit
+
+    @property
+    def most_cost(self) -> int:
+        """The largest cost that one call may have."""
+        return self.capacity
+
+    @property
+    def identity(self) -> str:
+        """What the algorithm's name is in keys: limits that differ in it share no state."""
+        return self.algorithm
+
+    @property
+    def field(self) -> str:
+        """Where the state stands: the hash's field, or the end of the policy's own key."""
+        name = "" if self.name is None else f":{self.name}"
+        return f"{self.identity}:{self.period_us}{name}"
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """What the script is told after the field, in the order of its header."""
+        return (self.capacity, self.period_us)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name, algorithm, limit and period (seconds), and the burst where there is one."""
+        return {
+            "name": self.name,
+            "algorithm": self.algorithm,
+            "limit": self.limit,
+            "period": self.per,
+        }
+
+    def __repr__(self) -> str:
+        name = "" if self.name is None else f", name={self.name!r}"
+        return f"{type(self).__name__}({self.limit}, per={self.per}{self._more()}{name})"
+
+    def _more(self) -> str:
+        return ""

@@ -1,0 +1,106 @@
+"""Python's side of ``lua/v1/token_bucket.lua``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import gcd
+from typing import Any, ClassVar
+
+from limiter import units
+from limiter.errors import InvalidPolicy
+from limiter.policies.base import EXACT, Policy
+
+_LONGEST_FILL_US = 3_650 * units.DAY_US
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Bucket(Policy):
+    """What token bucket, GCRA and leaky bucket share: a rate, and how much of it is saved up."""
+
+    script: ClassVar[str] = "token_bucket"
+    has_burst: ClassVar[bool] = True
+
+    burst: int
+
+    def __init__(
+        self, limit: int, per: units.Period, burst: int | None = None, *, name: str | None = None
+    ) -> None:
+        super().__init__(limit, per, name)
+        self._set("burst", self._whole("burst", self.limit if burst is None else burst, 10**12))
+        fill = Fraction(self.burst * self.period_us, self.limit)
+        if fill > _LONGEST_FILL_US:
+            raise InvalidPolicy(
+                f"{type(self).__name__}: burst {self.burst} at {self.limit} per {self.per} s takes "
+                f"{float(fill) / units.DAY_US:,.0f} days to fill: accepted are up to 3,650; "
+                f"lower the burst or raise the limit"
+            )
+        parts = self.limit // gcd(self.limit, self.period_us)
+        if (self.burst + 1) * parts >= EXACT:
+            raise InvalidPolicy(
+                f"{type(self).__name__}: limit {self.limit} per {self.per} s with burst {self.burst} "
+                f"cannot be counted in whole numbers below 2^53: {self._dividing(burst is None)}"
+            )
+
+    def _dividing(self, burst_follows: bool) -> str:
+        """The nearest limit that shares a large enough divisor with the period, in words."""
+        size = max(self.limit, self.burst) if burst_follows else self.burst
+        least = self.limit * (size + 2) // EXACT + 1
+        nearest = 0
+        for divisor in sorted(d for d in _divisors(self.period_us) if d >= least):
+            limit = max(1, round(self.limit / divisor)) * divisor
+            burst = limit if burst_follows else self.burst
+            fits = (burst + 1) * (limit // gcd(limit, self.period_us)) < EXACT
+            if fits and (not nearest or abs(limit - self.limit) < abs(nearest - self.limit)):
+                nearest = limit
+        if nearest and nearest <= self.most_limit:
+            return f"use a limit that divides better, the nearest is {nearest}"
+        return "use a smaller burst, or a longer period"
+
+    @property
+    def capacity(self) -> int:
+        """The burst."""
+        return self.burst
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """Burst, period, and the time of one unit as a whole and a fraction of microseconds."""
+        common = gcd(self.limit, self.period_us)
+        parts = self.limit // common
+        t_us, t_part = divmod(self.period_us // common, parts)
+        return (self.burst, self.period_us, t_us, t_part, parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As for every policy, and the burst."""
+        return {**super().to_dict(), "burst": self.burst}
+
+    def _more(self) -> str:
+        return f", burst={self.burst}" if self.burst != self.limit else ""
+
+
+def _divisors(number: int) -> set[int]:
+    """The divisors of ``number`` that have no prime factor above 1,000."""
+    found = {1}
+    for prime in range(2, 1_000):
+        while number % prime == 0:
+            number //= prime
+            found |= {divisor * prime for divisor in found}
+    return found
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class TokenBucket(Bucket):
+    """``limit`` tokens drip in in every period; up to ``burst`` of them are saved.
+
+    A call takes as many tokens as it costs. A bucket that nobody has used is full. Source: the
+    token bucket of ATM and RFC 2697 traffic policing, kept as one time (when the bucket will be
+    full again) in whole microseconds and an exact fraction.
+
+    Bound: ``burst + floor(W * limit / per)`` in any window W.
+
+    Raises:
+        InvalidPolicy: ``limit`` or ``burst`` is not in 1 to 10^12, ``per`` not in 1 ms to 366 days,
+            the bucket takes more than 3,650 days to fill, or its numbers cannot be exact in Lua.
+    """
+
+    algorithm: ClassVar[str] = "token_bucket"

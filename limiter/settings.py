@@ -1,0 +1,116 @@
+"""The only module that reads the environment, and what every setting may be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
+
+from limiter.errors import InvalidPolicy, InvalidSetting
+
+ON_ERROR = ("raise", "allow", "deny")
+
+_TRUSTED_PROXIES = "127.0.0.0/8,::1/128"
+
+#: Setting of a Limiter, and the variable that gives it.
+VARIABLES = {
+    "store": "LIMITER_STORE",
+    "algorithm": "LIMITER_ALGORITHM",
+    "limits": "LIMITER_LIMITS",
+    "name": "LIMITER_NAME",
+    "prefix": "LIMITER_PREFIX",
+    "key_secret": "LIMITER_KEY_SECRET",
+    "on_error": "LIMITER_ON_ERROR",
+    "local_share": "LIMITER_LOCAL_SHARE",
+    "timeout": "LIMITER_TIMEOUT",
+}
+
+
+def from_environment(
+    environ: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings of a Limiter that the environment gives; ``defaults`` fill what it leaves open.
+
+    An empty variable counts as unset.
+
+    Raises:
+        InvalidSetting: A variable that must be there is not, or holds a number nobody can read.
+    """
+    environ = os.environ if environ is None else environ
+    found: dict[str, Any] = dict(defaults or {})
+    for setting, variable in VARIABLES.items():
+        if environ.get(variable):
+            found[setting] = environ[variable]
+    for setting in ("store", "limits"):
+        if setting not in found:
+            raise InvalidSetting(
+                f"{VARIABLES[setting]} is not set: give it, for example "
+                f"{'redis://127.0.0.1:6379/0' if setting == 'store' else '100/minute'}"
+            )
+    for setting, number in (("local_share", int), ("timeout", float)):
+        if isinstance(found.get(setting), str):
+            found[setting] = _number(number, VARIABLES[setting], found[setting])
+    return found
+
+
+def named(error: Exception, settings: Mapping[str, Any]) -> Exception:
+    """The error of a setting or policy, with the variable that it came from in front."""
+    said = str(error)
+    for setting, variable in VARIABLES.items():
+        if said.startswith(f"{setting} is "):
+            return InvalidSetting(f"{variable}: {said}")
+    if isinstance(error, InvalidPolicy):
+        return InvalidSetting(f"{VARIABLES['limits']} is {settings.get('limits')!r}: {said}")
+    return error
+
+
+def trusted_proxies(
+    environ: Mapping[str, str] | None = None,
+) -> tuple[IPv4Network | IPv6Network, ...]:
+    """The networks of ``LIMITER_TRUSTED_PROXIES``, whose forwarded headers count.
+
+    Raises:
+        InvalidSetting: One of them is no network.
+    """
+    environ = os.environ if environ is None else environ
+    text = environ.get("LIMITER_TRUSTED_PROXIES") or _TRUSTED_PROXIES
+    networks = []
+    for part in text.split(","):
+        try:
+            networks.append(ip_network(part.strip()))
+        except ValueError as error:
+            raise InvalidSetting(
+                f"LIMITER_TRUSTED_PROXIES is {text!r}: {error}; accepted are networks with a comma "
+                f"between, for example {_TRUSTED_PROXIES}"
+            ) from None
+    return tuple(networks)
+
+
+def check_on_error(value: object) -> str:
+    """What to do while the store does not decide."""
+    if isinstance(value, str) and value in ON_ERROR:
+        return value
+    raise InvalidSetting(f"on_error is {value!r}: accepted are {', '.join(ON_ERROR)}")
+
+
+def check_share(value: object) -> int:
+    """How many limiters share a quota while the store does not decide."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise InvalidSetting(f"local_share is {value!r}: accepted is a whole number from 1")
+
+
+def check_seconds(name: str, value: object) -> float:
+    """A time-out."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.001 <= value <= 3600:
+        return float(value)
+    raise InvalidSetting(f"{name} is {value!r}: accepted are seconds from 0.001 to 3600")
+
+
+def _number(kind: type[int] | type[float], variable: str, text: str) -> int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "seconds, like 0.1"
+        raise InvalidSetting(f"{variable} is {text!r}: accepted is {what}") from None

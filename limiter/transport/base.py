@@ -1,0 +1,139 @@
+"""A call's way to the store and back: sent once, answered within the deadline."""
+
+from __future__ import annotations
+
+from time import monotonic, sleep
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from limiter.errors import StoreUnavailable
+from limiter.plan import Call, bulk
+from limiter.scripts import Script
+from limiter.transport.node import Lane, Node
+from limiter.transport.replies import code, translate
+from limiter.transport.store import Address, Store
+
+#: A slot that is half moved refuses calls on several keys; most moves of one subject end within these.
+TRYAGAIN_PAUSES = (0.005, 0.010, 0.020)
+#: A call is sent on so often; a cluster that sends it further is in trouble.
+MOST_REDIRECTS = 3
+
+
+class Transport:
+    """Carries a call to the node that owns its subject, and the reply back.
+
+    What kind of store it is says ``_find``: ``single`` knows one node, ``cluster`` one for each slot.
+    """
+
+    def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
+        self._store = store
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+
+    def run(self, call: Call) -> Any:
+        """The script's reply.
+
+        Raises:
+            StoreUnavailable: No decision by the deadline, or none now. The call may have run where
+                it was sent and its reply did not come; it is never sent again.
+            StoreRefused: The store answered with an error that time will not mend.
+        """
+        deadline = monotonic() + self._timeout
+        node = self._find(call, deadline)
+        lane = node.take(deadline)
+        try:
+            reply = lane.ask(call.by_sha + call.rest, deadline, self._timeout)
+        except ResponseError as error:
+            return self._go_on(error, call, node, lane, deadline)
+        node.give(lane)
+        return reply
+
+    def load(self, script: Script) -> None:
+        """Connect, and make the store know the script, within the time that connecting may take.
+
+        Raises:
+            StoreUnavailable, StoreRefused: As for ``run``.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the idle connections. A later call makes new ones."""
+        raise NotImplementedError
+
+    def _find(self, call: Call, deadline: float) -> Node:
+        """The node that owns the call's subject."""
+        raise NotImplementedError
+
+    def _follow(self, kind: str, error: ResponseError, call: Call, deadline: float) -> Node | None:
+        """The node that a MOVED, an ASK or a READONLY means; None: there is no other."""
+        raise NotImplementedError
+
+    def _make_node(self, address: Address | None) -> Node:
+        store, connect_timeout = self._store, self._connect_timeout
+        where = store.where if address is None else f"store {address[0]}:{address[1]}"
+        return Node(lambda: store.connection(address, connect_timeout), where, self._timeout)
+
+    def _load_on(self, node: Node, script: Script, deadline: float) -> None:
+        self._tell(node, command("SCRIPT", "LOAD", script.source), deadline)
+
+    def _tell(self, node: Node, packed: bytes, deadline: float) -> Any:
+        """One plain command to one node, without a second try."""
+        lane = node.take(deadline)
+        try:
+            reply = lane.ask(packed, deadline, self._timeout)
+        except ResponseError as error:
+            node.give(lane)
+            raise translate(error, node.where) from error
+        node.give(lane)
+        return reply
+
+    def _go_on(
+        self, error: ResponseError, call: Call, node: Node, lane: Lane, deadline: float
+    ) -> Any:
+        """The server answered with an error: send the call again where that proves nothing ran."""
+        seen: set[str] = set()
+        pauses, redirects = iter(TRYAGAIN_PAUSES), 0
+        head, asking = call.by_sha, False
+        while True:
+            kind = code(error)
+            if kind == "NOSCRIPT" and kind not in seen:
+                head = call.by_text
+            elif kind == "TRYAGAIN" and (pause := next(pauses, 0)):
+                sleep(min(pause, max(0.0, deadline - monotonic())))
+            elif kind == "READONLY" and kind not in seen:
+                # A primary that became a replica; its address, or the slot, has another by now.
+                lane.close()
+                node.drop_idle()
+                node = self._follow(kind, error, call, deadline) or node
+                lane = node.take(deadline)
+            elif kind in ("MOVED", "ASK") and redirects < MOST_REDIRECTS:
+                node.give(lane)
+                target = self._follow(kind, error, call, deadline)
+                if target is None:
+                    raise translate(error, node.where) from error
+                node, asking, redirects = target, kind == "ASK", redirects + 1
+                lane = node.take(deadline)
+            else:
+                node.give(lane)
+                if redirects >= MOST_REDIRECTS:
+                    raise StoreUnavailable(f"{node.where}: more than {redirects} redirections")
+                raise translate(error, node.where) from error
+            seen.add(kind)
+            try:
+                if asking:
+                    lane.ask(_ASKING, deadline, self._timeout)
+                reply = lane.ask(head + call.rest, deadline, self._timeout)
+            except ResponseError as another:
+                error = another
+                continue
+            node.give(lane)
+            return reply
+
+
+def command(*words: str | bytes) -> bytes:
+    """A whole command, as the protocol spells it."""
+    return b"*%d\r\n" % len(words) + b"".join(map(bulk, words))
+
+
+_ASKING = command("ASKING")

@@ -1,0 +1,180 @@
+"""The connections to one server: made beside the calls, kept, and never waited for too long."""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+
+from redis.exceptions import RedisError, ResponseError
+
+from limiter.errors import LimiterError, StoreUnavailable
+from limiter.transport import forks
+from limiter.transport.replies import translate
+
+#: Idle connections that a node keeps; the longest unused ones beyond are closed.
+IDLE_KEPT = 16
+
+#: A call that has waited no longer than this has all of its deadline left, as far as sockets care.
+_AT_ONCE = 0.001
+
+_CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+
+
+class Lane:
+    """One connection of redis-py, and a look at whether the server has closed it."""
+
+    __slots__ = ("_connection", "_poll", "_where")
+
+    def __init__(self, connection: Any, where: str, timeout: float) -> None:
+        """Connect: address, TLS, AUTH and HELLO are redis-py's work. Then answers may take ``timeout``."""
+        connection.connect()
+        connection.socket_timeout = timeout
+        connection.update_current_socket_timeout(-1)
+        self._connection = connection
+        poller = select.poll()
+        poller.register(connection._sock, _CLOSED)
+        self._poll = poller.poll
+        self._where = where
+
+    def is_open(self) -> bool:
+        """Nothing waits to be read: a server that hung up would show as readable."""
+        return not self._poll(0)
+
+    def ask(self, command: bytes, deadline: float, timeout: float) -> Any:
+        """Send one command and read its reply, by ``deadline``.
+
+        A lane on which this raised anything but ResponseError is not to be given back: its reply may
+        still come, and would reach the next call.
+
+        Raises:
+            redis.ResponseError: The server answered with an error; the connection stays good.
+            StoreUnavailable: No reply by the deadline, or the connection broke. The command may have
+                run.
+            StoreRefused: What came back is not Redis's protocol.
+        """
+        connection = self._connection
+        try:
+            connection.send_packed_command((command,), check_health=False)
+            left = deadline - monotonic()
+            if left > timeout - _AT_ONCE:
+                return connection.read_response(disable_decoding=True)
+            return connection.read_response(disable_decoding=True, timeout=max(left, _AT_ONCE))
+        except ResponseError:
+            raise
+        except (RedisError, OSError) as error:
+            raise translate(error, self._where) from error
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.disconnect()
+
+
+class Node:
+    """One server: a stack of idle connections, and callers that wait for the next one."""
+
+    def __init__(self, connect: Callable[[], Any], where: str, timeout: float) -> None:
+        self._connect = connect
+        self._timeout = timeout
+        self.where = where
+        self._idle: list[Lane] = []
+        self._changed = threading.Condition()
+        self._waiting = 0
+        self._connecting = 0
+        self._failures: deque[LimiterError] = deque()
+        forks.remember(self)
+
+    def take(self, deadline: float) -> Lane:
+        """An open connection for the caller alone, to be given back or closed.
+
+        Raises:
+            StoreUnavailable: There was none by ``deadline``.
+            StoreRefused: The server does not let us in.
+        """
+        idle = self._idle
+        while idle:
+            try:
+                lane = idle.pop()
+            except IndexError:  # another thread took it in between
+                break
+            if lane.is_open():
+                return lane
+            lane.close()
+        return self._wait(deadline)
+
+    def give(self, lane: Lane) -> None:
+        """Let the next caller have it."""
+        idle = self._idle
+        idle.append(lane)
+        if self._waiting:
+            with self._changed:
+                self._changed.notify()
+        elif len(idle) > IDLE_KEPT:
+            try:
+                idle.pop(0).close()
+            except IndexError:
+                pass
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when they come back too many."""
+        while self._idle:
+            self.drop_idle()
+
+    def drop_idle(self) -> None:
+        """Close what is idle now: the server behind it has changed its role."""
+        idle, self._idle = self._idle, []
+        for lane in idle:
+            lane.close()
+
+    def _wait(self, deadline: float) -> Lane:
+        """Wait for a connection, ours or one that another caller gives back, whichever is first."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                while True:
+                    while self._idle:
+                        lane = self._idle.pop()
+                        if lane.is_open():
+                            return lane
+                        lane.close()
+                    if self._failures:
+                        raise self._failures.popleft()
+                    if self._connecting < self._waiting:
+                        self._connecting += 1
+                        threading.Thread(target=self._open_one, daemon=True).start()
+                    left = deadline - monotonic()
+                    if left <= 0:
+                        raise StoreUnavailable(f"{self.where}: no connection within the deadline")
+                    self._changed.wait(left)
+            finally:
+                self._waiting -= 1
+
+    def _open_one(self) -> None:
+        """In a thread of its own: connecting may take longer than any caller can wait."""
+        changed = self._changed
+        lane = failure = None
+        try:
+            lane = Lane(self._connect(), self.where, self._timeout)
+        except Exception as error:
+            failure = translate(error, self.where)
+            failure.__cause__ = error
+        with changed:
+            if changed is not self._changed:
+                return  # the process forked meanwhile
+            self._connecting -= 1
+            if lane is not None:
+                self._idle.append(lane)
+            elif failure is not None and self._waiting > len(self._failures):
+                self._failures.append(failure)
+            changed.notify()
+
+    def after_fork(self) -> None:
+        """In the child: its parent's connections are not its own, and its locks may be held."""
+        self._idle = []
+        self._changed = threading.Condition()
+        self._waiting = self._connecting = 0
+        self._failures.clear()

@@ -1,0 +1,53 @@
+"""What an error of the store means: the only code that knows redis-py's exceptions.
+
+Three things can be true of an error. *Nothing ran*, and the call may be sent once more where that can
+help (``NOSCRIPT``, ``MOVED``, ``ASK``, ``READONLY``, ``TRYAGAIN``); the store *cannot decide now*
+(StoreUnavailable, the only thing that ``on_error`` may turn into a decision); or the store *refuses*,
+and somebody must look (StoreRefused).
+"""
+
+from __future__ import annotations
+
+from redis import exceptions as redis_errors
+
+from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
+
+#: Replies of a store that will decide again when its trouble is over; they all come before any write.
+_PASSING = frozenset(
+    {
+        "CLUSTERDOWN",
+        "LOADING",
+        "MASTERDOWN",
+        "BUSY",
+        "READONLY",
+        "NOREPLICAS",
+        "MISCONF",
+        "OOM",
+        "TRYAGAIN",
+    }
+)
+
+
+def code(error: BaseException) -> str:
+    """The first word of an error reply, which says its kind."""
+    stated = getattr(error, "status_code", None)
+    return stated if isinstance(stated, str) else str(error).partition(" ")[0]
+
+
+def translate(error: BaseException, where: str) -> LimiterError:
+    """Our error for one of redis-py's, or of the socket's, while talking to ``where``."""
+    said = str(error) or type(error).__name__
+    if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
+        return StoreRefused(
+            f"{where} refused our credentials or rights ({said}): see the user and password of the "
+            f"store, and what `limiter acl` prints"
+        )
+    if code(error) in _PASSING:
+        return StoreUnavailable(f"{where} cannot decide now: {code(error)} {said}")
+    if code(error) in ("MOVED", "ASK"):
+        return StoreRefused(f"{where} is a node of a cluster: give the store as redis+cluster://")
+    if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError):
+        return StoreUnavailable(f"{where}: {said}")
+    if isinstance(error, redis_errors.RedisError):
+        return StoreRefused(f"{where} refused the call: {said}")
+    return StoreUnavailable(f"{where}: {type(error).__name__}: {said}")

@@ -1,0 +1,66 @@
+--@ summary
+at most `limit` in any window of one period, to the microsecond
+--@ key
+list of integer microseconds, one for each unit of cost, oldest first, never decreasing
+--@ arguments
+field text       the policy's name; not used, since the list's own key ends in it
+limit            cost that any window admits
+period_us        length of the window
+--@ check
+limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
+--@ carry
+dead last_us period_us
+--@ ask
+-- The log holds `size` entries; the first `dead` of them have left the window.
+local dead, last_us, oldest_us = 0, now_us, nil
+if size > 0 then
+  last_us = tonumber(redis.call("LINDEX", key, -1)) or 0
+  if not (last_us - now_us <= period_us and last_us + period_us > now_us and last_us % 1 == 0) then
+    dead, last_us = size, now_us
+  else
+    reset_us = last_us + period_us - now_us
+    oldest_us = last_us
+    if last_us < now_us then
+      last_us = now_us
+    end
+    -- Entries die from the front, and few between two calls: gallop, then bisect.
+    local live, probe = size - 1, 0
+    while dead < live do
+      local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
+      if entry_us + period_us > last_us then
+        live, oldest_us = probe, entry_us
+        probe = math.floor((dead + live) / 2)
+      else
+        dead = probe + 1
+        probe = probe + dead
+        if probe >= live then
+          probe = math.floor((dead + live) / 2)
+        end
+      end
+    end
+  end
+end
+room = limit - size + dead
+--@ retry
+-- The entry whose end makes room; most often the oldest that is live, just read.
+local freeing = size - limit + at_least - 1
+if freeing > dead then
+  oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or now_us
+end
+retry_us = oldest_us + period_us - now_us
+--@ charge
+reset_us = last_us + period_us - now_us
+--@ save
+-- The new entries first: trimming an emptied list would take its expiry along.
+if granted == 1 then
+  redis.call("RPUSH", key, last_us)
+else
+  local entries = {}
+  for entry = 1, granted do
+    entries[entry] = last_us
+  end
+  redis.call("RPUSH", key, (unpack or table.unpack)(entries))
+end
+if dead > 0 then
+  redis.call("LTRIM", key, dead, -1)
+end

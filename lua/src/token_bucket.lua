@@ -1,0 +1,86 @@
+--@ summary
+a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
+--@ key
+hash, shared with the subject's other policies; field -> (full_us, part, parts), three doubles:
+the moment full_us + part / parts at which the bucket is full if nobody takes any more
+--@ arguments
+field text       the policy's field in the hash
+limit            units that the bucket holds (its burst)
+period_us        the period of the rate; only bounds how far ahead a stored time can be true
+t_us             whole microseconds in which one unit drips in
+t_part           and the rest of them, in parts: 0 <= t_part < parts
+parts            parts of a microsecond: rate / gcd(rate, period_us)
+--@ check
+limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
+and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
+and (limit + period_us + t_us + t_part + parts) % 1 == 0
+--@ carry
+full_us part t_us t_part parts
+--@ ask
+-- What the bucket lacks, as the time until it is full, and what it lacks when it is empty.
+local full_us, part = now_us, 0
+local empty_us, empty_part = limit * t_us, limit * t_part
+if t_part > 0 then
+  empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
+end
+if state and #state == 24 then
+  local stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+  if stored_part ~= 0 and stored_parts ~= parts then
+    stored_us, stored_part = stored_us + 1, 0
+  end
+  if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0
+    and stored_part >= 0 and stored_part < parts and stored_part % 1 == 0 then
+    local most_us = 2 * (empty_us + period_us)
+    if stored_us - now_us > most_us then
+      stored_us, stored_part, heal = now_us + most_us, 0, true
+    end
+    full_us, part = stored_us, stored_part
+    reset_us = full_us - now_us
+    if part > 0 then
+      reset_us = reset_us + 1
+    end
+    delay_us = reset_us
+  end
+end
+room = limit
+if reset_us > 0 then
+  -- One division says how many units fit, but for its rounding; then integers decide.
+  local gap_us, gap_part = now_us + empty_us - full_us, empty_part - part
+  if t_part == 0 then
+    if gap_part < 0 then
+      gap_us = gap_us - 1
+    end
+    room = (gap_us - gap_us % t_us) / t_us
+  else
+    if gap_part < 0 then
+      gap_us, gap_part = gap_us - 1, gap_part + parts
+    end
+    room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
+    room = room - room % 1 + 1
+    while room > 0 do
+      local rest = room * t_part
+      local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
+      if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
+        break
+      end
+      room = room - 1
+    end
+  end
+end
+--@ retry
+local rest = part + at_least * t_part
+retry_us = full_us + at_least * t_us + (rest - rest % parts) / parts - now_us - empty_us
+if rest % parts > empty_part then
+  retry_us = retry_us + 1
+end
+--@ charge
+full_us, part = full_us + granted * t_us, part + granted * t_part
+if part >= parts then
+  full_us, part = full_us + (part - part % parts) / parts, part % parts
+end
+reset_us = full_us - now_us
+if part > 0 then
+  reset_us = reset_us + 1
+end
+--@ save
+struct.pack("<ddd", full_us, part, parts)

@@ -1,0 +1,103 @@
+--[[
+fixed_window v1: at most `limit` in each window; a window opens at the first admitted hit
+
+KEYS[1] key         hash, shared with the subject's other policies; field -> (start_us, used), two doubles
+
+ARGV[1] now_us      the time to use; 0: the server's clock
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
+ARGV[3] cost        units wanted; 0 looks without taking
+ARGV[4] field       the policy's name in the hash
+ARGV[5] limit       cost that one window admits
+ARGV[6] period_us   length of a window
+ARGV[7] aligned     1: windows end at multiples of the period since 1970; 0: see above
+ARGV[8] at_least    may be left out: units that would do, where fewer than cost will
+
+Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
+        units taken; whole units that would pass right now; time until this same call would pass, 0
+        where it passes; time until all is as if unused; time that the units taken before this call
+        need to drip away, 0 for a call that does not pass; the time of the decision.
+
+Writes  Only a hit that passes, and reset. (And a hit that does not, where it finds a key without
+        expiry, or a time too far ahead to be true: it mends that.)
+]]
+
+local ARGV, key = ARGV, KEYS[1]
+local now_us = ARGV[1] + 0
+local mode = ARGV[2]
+local cost = ARGV[3] + 0
+local field = ARGV[4]
+local limit = ARGV[5] + 0
+local period_us = ARGV[6] + 0
+local aligned = ARGV[7] + 0
+local at_least = ARGV[8] and ARGV[8] + 0 or cost
+
+-- 1. Can this be meant?
+local hit = mode == "hit"
+if not (hit or mode == "peek" or mode == "reset")
+  or not (now_us >= 0 and at_least >= 0 and at_least <= cost and cost <= limit
+  and limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
+  and (now_us + cost + at_least) % 1 == 0) then
+  return redis.error_reply("LIMITER an argument of fixed_window v1 is out of range")
+end
+
+-- 2. What time is it? (A key used under a given time must outlive the real clock.)
+local slack_ms = 0
+if now_us == 0 then
+  local time = redis.call("TIME")
+  now_us = time[1] * 1000000 + time[2]
+else
+  slack_ms = 3600000
+end
+
+-- 3. What stands there, and how much room does it leave?
+local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+local state = nil
+if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
+  state = redis.call("HGET", key, field)
+end
+local start_us, used = now_us, 0
+if aligned == 1 then
+  start_us = now_us - now_us % period_us
+end
+if state and #state == 16 then
+  local stored_us, count = struct.unpack("<dd", state)
+  if stored_us - now_us > period_us and stored_us < 2^53 then
+    -- No clock steps back that far: keep the count, and let it end like any other.
+    stored_us, heal = now_us, true
+  end
+  if stored_us + period_us > now_us and stored_us % 1 == 0 and count >= 0 and count % 1 == 0 then
+    start_us, used, reset_us = stored_us, count, stored_us + period_us - now_us
+  end
+end
+room = limit - used
+if room < 0 then
+  room = 0
+end
+
+-- 4. Take it, if it fits.
+if room < at_least then
+  delay_us = 0
+  retry_us = start_us + period_us - now_us
+elseif hit and cost > 0 then
+  granted = cost
+  if room < cost then
+    granted = room
+  end
+  used, reset_us = used + granted, start_us + period_us - now_us
+end
+
+-- 5. Save what changed, and let it live for as long as it counts.
+if hit and cost > 0 then
+  local ttl_ms = redis.call("PTTL", key)
+  if granted > 0 or heal then
+    redis.call("HSET", key, field, struct.pack("<dd", start_us, used))
+  end
+  if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
+    redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
+  end
+elseif mode == "reset" then
+  redis.call("DEL", key)
+end
+
+-- 6. Answer.
+return {granted, room - granted, retry_us, reset_us, delay_us, now_us}

@@ -1,0 +1,340 @@
+--[[
+several v1: any list of policies, of one subject or of several in one slot, all or none
+
+KEYS[n]             each subject's hash, and the lists of those policies that have one, in any order
+
+ARGV[1] now_us      the time to use; 0: the server's clock
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget
+ARGV[3] at_least    0, or units that would do where fewer than a policy's cost will
+then for each policy:
+        algorithm   the name of its script in this folder
+        key         the number, in KEYS, of the key that the script would have as KEYS[1]
+        shadow      1: it counts what passes, and never denies; 0: it decides
+        cost, and the rest of what the script takes up to at_least: field, limit, period_us ...
+
+Returns for each policy the first five integers of its script's reply, and now_us once, at the end.
+        Nothing is taken unless every policy that decides has room. Where fewer than cost will do,
+        all policies grant the same: as much as fits into each.
+
+Writes  As the scripts for one policy do.
+]]
+
+local ARGV, KEYS = ARGV, KEYS
+local now_us = ARGV[1] + 0
+local mode = ARGV[2]
+local enough = ARGV[3] + 0
+
+-- 1. Can this be meant?
+local hit = mode == "hit"
+if not (hit or mode == "peek" or mode == "reset")
+  or not (now_us >= 0 and enough >= 0 and (now_us + enough) % 1 == 0) then
+  return redis.error_reply("LIMITER an argument of several v1 is out of range")
+end
+
+-- 2. What time is it? (A key used under a given time must outlive the real clock.)
+local slack_ms = 0
+if now_us == 0 then
+  local time = redis.call("TIME")
+  now_us = time[1] * 1000000 + time[2]
+else
+  slack_ms = 3600000
+end
+
+-- 3. Ask every policy. `plan` keeps what charging it will take, 11 places for each.
+local reply, plan = {}, {}
+local at, last, said, planned = 3, #ARGV, 0, 0
+local fits, common = true, 2^53
+while at < last do
+  local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
+  local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
+  local room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, false
+  local at_least, in_range = cost, false
+  if enough > 0 and enough < cost then
+    at_least = enough
+  end
+  if algorithm == "fixed_window" then
+    local period_us = ARGV[at + 7] + 0
+    local aligned = ARGV[at + 8] + 0
+    in_range = limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
+    if in_range then
+      local state = nil
+      if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
+        state = redis.call("HGET", key, field)
+      end
+      local start_us, used = now_us, 0
+      if aligned == 1 then
+        start_us = now_us - now_us % period_us
+      end
+      if state and #state == 16 then
+        local stored_us, count = struct.unpack("<dd", state)
+        if stored_us - now_us > period_us and stored_us < 2^53 then
+          -- No clock steps back that far: keep the count, and let it end like any other.
+          stored_us, heal = now_us, true
+        end
+        if stored_us + period_us > now_us and stored_us % 1 == 0 and count >= 0 and count % 1 == 0 then
+          start_us, used, reset_us = stored_us, count, stored_us + period_us - now_us
+        end
+      end
+      room = limit - used
+      if room < 0 then
+        room = 0
+      end
+      if room < at_least then
+        retry_us = start_us + period_us - now_us
+      end
+      plan[planned + 7], plan[planned + 8], plan[planned + 9] =
+        start_us, used, period_us
+    end
+    at = at + 8
+  elseif algorithm == "sliding_log" then
+    local period_us = ARGV[at + 7] + 0
+    in_range = limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
+    if in_range then
+      local size = 0
+      if mode ~= "reset" or redis.call("TYPE", key).ok == "list" then
+        size = redis.call("LLEN", key)
+      end
+      -- The log holds `size` entries; the first `dead` of them have left the window.
+      local dead, last_us, oldest_us = 0, now_us, nil
+      if size > 0 then
+        last_us = tonumber(redis.call("LINDEX", key, -1)) or 0
+        if not (last_us - now_us <= period_us and last_us + period_us > now_us and last_us % 1 == 0) then
+          dead, last_us = size, now_us
+        else
+          reset_us = last_us + period_us - now_us
+          oldest_us = last_us
+          if last_us < now_us then
+            last_us = now_us
+          end
+          -- Entries die from the front, and few between two calls: gallop, then bisect.
+          local live, probe = size - 1, 0
+          while dead < live do
+            local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
+            if entry_us + period_us > last_us then
+              live, oldest_us = probe, entry_us
+              probe = math.floor((dead + live) / 2)
+            else
+              dead = probe + 1
+              probe = probe + dead
+              if probe >= live then
+                probe = math.floor((dead + live) / 2)
+              end
+            end
+          end
+        end
+      end
+      room = limit - size + dead
+      if room < 0 then
+        room = 0
+      end
+      if room < at_least then
+        -- The entry whose end makes room; most often the oldest that is live, just read.
+        local freeing = size - limit + at_least - 1
+        if freeing > dead then
+          oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or now_us
+        end
+        retry_us = oldest_us + period_us - now_us
+      end
+      plan[planned + 7], plan[planned + 8], plan[planned + 9] =
+        dead, last_us, period_us
+    end
+    at = at + 7
+  elseif algorithm == "token_bucket" then
+    local period_us = ARGV[at + 7] + 0
+    local t_us = ARGV[at + 8] + 0
+    local t_part = ARGV[at + 9] + 0
+    local parts = ARGV[at + 10] + 0
+    in_range = limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
+    and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
+    and (limit + period_us + t_us + t_part + parts) % 1 == 0
+    if in_range then
+      local state = nil
+      if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
+        state = redis.call("HGET", key, field)
+      end
+      -- What the bucket lacks, as the time until it is full, and what it lacks when it is empty.
+      local full_us, part = now_us, 0
+      local empty_us, empty_part = limit * t_us, limit * t_part
+      if t_part > 0 then
+        empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
+      end
+      if state and #state == 24 then
+        local stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+        if stored_part ~= 0 and stored_parts ~= parts then
+          stored_us, stored_part = stored_us + 1, 0
+        end
+        if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0
+          and stored_part >= 0 and stored_part < parts and stored_part % 1 == 0 then
+          local most_us = 2 * (empty_us + period_us)
+          if stored_us - now_us > most_us then
+            stored_us, stored_part, heal = now_us + most_us, 0, true
+          end
+          full_us, part = stored_us, stored_part
+          reset_us = full_us - now_us
+          if part > 0 then
+            reset_us = reset_us + 1
+          end
+          delay_us = reset_us
+        end
+      end
+      room = limit
+      if reset_us > 0 then
+        -- One division says how many units fit, but for its rounding; then integers decide.
+        local gap_us, gap_part = now_us + empty_us - full_us, empty_part - part
+        if t_part == 0 then
+          if gap_part < 0 then
+            gap_us = gap_us - 1
+          end
+          room = (gap_us - gap_us % t_us) / t_us
+        else
+          if gap_part < 0 then
+            gap_us, gap_part = gap_us - 1, gap_part + parts
+          end
+          room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
+          room = room - room % 1 + 1
+          while room > 0 do
+            local rest = room * t_part
+            local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
+            if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
+              break
+            end
+            room = room - 1
+          end
+        end
+      end
+      if room < 0 then
+        room = 0
+      end
+      if room < at_least then
+        local rest = part + at_least * t_part
+        retry_us = full_us + at_least * t_us + (rest - rest % parts) / parts - now_us - empty_us
+        if rest % parts > empty_part then
+          retry_us = retry_us + 1
+        end
+      end
+      plan[planned + 7], plan[planned + 8], plan[planned + 9], plan[planned + 10], plan[planned + 11] =
+        full_us, part, t_us, t_part, parts
+    end
+    at = at + 10
+  end
+  if not (in_range and key and cost >= 0 and cost <= limit and cost % 1 == 0
+    and (shadow == "0" or shadow == "1")) then
+    return redis.error_reply("LIMITER an argument of several v1 is out of range")
+  end
+  if room < at_least then
+    if shadow == "0" then
+      fits = false
+    end
+    delay_us = 0
+  elseif at_least < cost and shadow == "0" and room < common then
+    common = room
+  end
+  plan[planned + 1], plan[planned + 2], plan[planned + 3] = algorithm, index, field
+  plan[planned + 4], plan[planned + 5], plan[planned + 6] = cost, at_least, heal
+  planned = planned + 11
+  reply[said + 1], reply[said + 2], reply[said + 3], reply[said + 4], reply[said + 5] =
+    0, room, retry_us, reset_us, delay_us
+  said = said + 5
+end
+
+-- 4. Take from all of them, or from none; `writes` and `lives` gather what each key needs.
+local writes, lives = {}, {}
+if hit then
+  said = 0
+  for base = 0, planned - 1, 11 do
+    local algorithm, index, field = plan[base + 1], plan[base + 2], plan[base + 3]
+    local cost, at_least, heal = plan[base + 4], plan[base + 5], plan[base + 6]
+    local key, room, reset_us, granted = KEYS[index], reply[said + 2], reply[said + 4], 0
+    if fits and room >= at_least then
+      granted = cost
+      if at_least < cost and common < cost then
+        granted = common
+      end
+      if room < granted then
+        granted = room
+      end
+    end
+    if granted > 0 or heal then
+      local state
+      if algorithm == "fixed_window" then
+        local start_us, used, period_us =
+          plan[base + 7], plan[base + 8], plan[base + 9]
+        if granted > 0 then
+          used, reset_us = used + granted, start_us + period_us - now_us
+        end
+        state = struct.pack("<dd", start_us, used)
+      elseif algorithm == "sliding_log" then
+        local dead, last_us, period_us =
+          plan[base + 7], plan[base + 8], plan[base + 9]
+        if granted > 0 then
+          reset_us = last_us + period_us - now_us
+          -- The new entries first: trimming an emptied list would take its expiry along.
+          if granted == 1 then
+            redis.call("RPUSH", key, last_us)
+          else
+            local entries = {}
+            for entry = 1, granted do
+              entries[entry] = last_us
+            end
+            redis.call("RPUSH", key, (unpack or table.unpack)(entries))
+          end
+          if dead > 0 then
+            redis.call("LTRIM", key, dead, -1)
+          end
+        end
+      elseif algorithm == "token_bucket" then
+        local full_us, part, t_us, t_part, parts =
+          plan[base + 7], plan[base + 8], plan[base + 9], plan[base + 10], plan[base + 11]
+        if granted > 0 then
+          full_us, part = full_us + granted * t_us, part + granted * t_part
+          if part >= parts then
+            full_us, part = full_us + (part - part % parts) / parts, part % parts
+          end
+          reset_us = full_us - now_us
+          if part > 0 then
+            reset_us = reset_us + 1
+          end
+        end
+        state = struct.pack("<ddd", full_us, part, parts)
+      end
+      if state then
+        local write = writes[index]
+        if not write then
+          write = {}
+          writes[index] = write
+        end
+        write[#write + 1] = field
+        write[#write + 1] = state
+      end
+      reply[said + 1], reply[said + 2], reply[said + 4] = granted, room - granted, reset_us
+    end
+    if cost > 0 then
+      local life_us = lives[index] or 0
+      if granted > 0 and reset_us > life_us then
+        life_us = reset_us
+      end
+      lives[index] = life_us
+    end
+    said = said + 5
+  end
+end
+
+-- 5. Save what changed, and let it live for as long as it counts.
+for index = 1, #KEYS do
+  local key, life_us = KEYS[index], lives[index]
+  if life_us then
+    local ttl_ms = redis.call("PTTL", key)
+    if writes[index] then
+      redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
+    end
+    if ttl_ms == -1 or (life_us > 0 and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
+      redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)
+    end
+  elseif mode == "reset" then
+    redis.call("DEL", key)
+  end
+end
+
+-- 6. Answer.
+reply[#reply + 1] = now_us
+return reply

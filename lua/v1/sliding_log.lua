@@ -1,0 +1,133 @@
+--[[
+sliding_log v1: at most `limit` in any window of one period, to the microsecond
+
+KEYS[1] key         list of integer microseconds, one for each unit of cost, oldest first, never decreasing
+
+ARGV[1] now_us      the time to use; 0: the server's clock
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
+ARGV[3] cost        units wanted; 0 looks without taking
+ARGV[4] field       the policy's name; not used, since the list's own key ends in it
+ARGV[5] limit       cost that any window admits
+ARGV[6] period_us   length of the window
+ARGV[7] at_least    may be left out: units that would do, where fewer than cost will
+
+Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
+        units taken; whole units that would pass right now; time until this same call would pass, 0
+        where it passes; time until all is as if unused; time that the units taken before this call
+        need to drip away, 0 for a call that does not pass; the time of the decision.
+
+Writes  Only a hit that passes, and reset. (And a hit that does not, where it finds a key without
+        expiry, or a time too far ahead to be true: it mends that.)
+]]
+
+local ARGV, key = ARGV, KEYS[1]
+local now_us = ARGV[1] + 0
+local mode = ARGV[2]
+local cost = ARGV[3] + 0
+local field = ARGV[4]
+local limit = ARGV[5] + 0
+local period_us = ARGV[6] + 0
+local at_least = ARGV[7] and ARGV[7] + 0 or cost
+
+-- 1. Can this be meant?
+local hit = mode == "hit"
+if not (hit or mode == "peek" or mode == "reset")
+  or not (now_us >= 0 and at_least >= 0 and at_least <= cost and cost <= limit
+  and limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
+  and (now_us + cost + at_least) % 1 == 0) then
+  return redis.error_reply("LIMITER an argument of sliding_log v1 is out of range")
+end
+
+-- 2. What time is it? (A key used under a given time must outlive the real clock.)
+local slack_ms = 0
+if now_us == 0 then
+  local time = redis.call("TIME")
+  now_us = time[1] * 1000000 + time[2]
+else
+  slack_ms = 3600000
+end
+
+-- 3. What stands there, and how much room does it leave?
+local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+local size = 0
+if mode ~= "reset" or redis.call("TYPE", key).ok == "list" then
+  size = redis.call("LLEN", key)
+end
+-- The log holds `size` entries; the first `dead` of them have left the window.
+local dead, last_us, oldest_us = 0, now_us, nil
+if size > 0 then
+  last_us = tonumber(redis.call("LINDEX", key, -1)) or 0
+  if not (last_us - now_us <= period_us and last_us + period_us > now_us and last_us % 1 == 0) then
+    dead, last_us = size, now_us
+  else
+    reset_us = last_us + period_us - now_us
+    oldest_us = last_us
+    if last_us < now_us then
+      last_us = now_us
+    end
+    -- Entries die from the front, and few between two calls: gallop, then bisect.
+    local live, probe = size - 1, 0
+    while dead < live do
+      local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
+      if entry_us + period_us > last_us then
+        live, oldest_us = probe, entry_us
+        probe = math.floor((dead + live) / 2)
+      else
+        dead = probe + 1
+        probe = probe + dead
+        if probe >= live then
+          probe = math.floor((dead + live) / 2)
+        end
+      end
+    end
+  end
+end
+room = limit - size + dead
+if room < 0 then
+  room = 0
+end
+
+-- 4. Take it, if it fits.
+if room < at_least then
+  delay_us = 0
+  -- The entry whose end makes room; most often the oldest that is live, just read.
+  local freeing = size - limit + at_least - 1
+  if freeing > dead then
+    oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or now_us
+  end
+  retry_us = oldest_us + period_us - now_us
+elseif hit and cost > 0 then
+  granted = cost
+  if room < cost then
+    granted = room
+  end
+  reset_us = last_us + period_us - now_us
+end
+
+-- 5. Save what changed, and let it live for as long as it counts.
+if hit and cost > 0 then
+  local ttl_ms = redis.call("PTTL", key)
+  if granted > 0 then
+    -- The new entries first: trimming an emptied list would take its expiry along.
+    if granted == 1 then
+      redis.call("RPUSH", key, last_us)
+    else
+      local entries = {}
+      for entry = 1, granted do
+        entries[entry] = last_us
+      end
+      redis.call("RPUSH", key, (unpack or table.unpack)(entries))
+    end
+    if dead > 0 then
+      redis.call("LTRIM", key, dead, -1)
+    end
+  end
+  if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
+    redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
+  end
+elseif mode == "reset" then
+  redis.call("DEL", key)
+end
+
+-- 6. Answer.
+return {granted, room - granted, retry_us, reset_us, delay_us, now_us}

@@ -1,0 +1,156 @@
+--[[
+token_bucket v1: a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
+
+KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, part, parts), three doubles:
+                    the moment full_us + part / parts at which the bucket is full if nobody takes any more
+
+ARGV[1] now_us      the time to use; 0: the server's clock
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
+ARGV[3] cost        units wanted; 0 looks without taking
+ARGV[4] field       the policy's field in the hash
+ARGV[5] limit       units that the bucket holds (its burst)
+ARGV[6] period_us   the period of the rate; only bounds how far ahead a stored time can be true
+ARGV[7] t_us        whole microseconds in which one unit drips in
+ARGV[8] t_part      and the rest of them, in parts: 0 <= t_part < parts
+ARGV[9] parts       parts of a microsecond: rate / gcd(rate, period_us)
+ARGV[10] at_least    may be left out: units that would do, where fewer than cost will
+
+Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
+        units taken; whole units that would pass right now; time until this same call would pass, 0
+        where it passes; time until all is as if unused; time that the units taken before this call
+        need to drip away, 0 for a call that does not pass; the time of the decision.
+
+Writes  Only a hit that passes, and reset. (And a hit that does not, where it finds a key without
+        expiry, or a time too far ahead to be true: it mends that.)
+]]
+
+local ARGV, key = ARGV, KEYS[1]
+local now_us = ARGV[1] + 0
+local mode = ARGV[2]
+local cost = ARGV[3] + 0
+local field = ARGV[4]
+local limit = ARGV[5] + 0
+local period_us = ARGV[6] + 0
+local t_us = ARGV[7] + 0
+local t_part = ARGV[8] + 0
+local parts = ARGV[9] + 0
+local at_least = ARGV[10] and ARGV[10] + 0 or cost
+
+-- 1. Can this be meant?
+local hit = mode == "hit"
+if not (hit or mode == "peek" or mode == "reset")
+  or not (now_us >= 0 and at_least >= 0 and at_least <= cost and cost <= limit
+  and limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
+  and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
+  and (limit + period_us + t_us + t_part + parts) % 1 == 0
+  and (now_us + cost + at_least) % 1 == 0) then
+  return redis.error_reply("LIMITER an argument of token_bucket v1 is out of range")
+end
+
+-- 2. What time is it? (A key used under a given time must outlive the real clock.)
+local slack_ms = 0
+if now_us == 0 then
+  local time = redis.call("TIME")
+  now_us = time[1] * 1000000 + time[2]
+else
+  slack_ms = 3600000
+end
+
+-- 3. What stands there, and how much room does it leave?
+local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+local state = nil
+if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
+  state = redis.call("HGET", key, field)
+end
+-- What the bucket lacks, as the time until it is full, and what it lacks when it is empty.
+local full_us, part = now_us, 0
+local empty_us, empty_part = limit * t_us, limit * t_part
+if t_part > 0 then
+  empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
+end
+if state and #state == 24 then
+  local stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+  if stored_part ~= 0 and stored_parts ~= parts then
+    stored_us, stored_part = stored_us + 1, 0
+  end
+  if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0
+    and stored_part >= 0 and stored_part < parts and stored_part % 1 == 0 then
+    local most_us = 2 * (empty_us + period_us)
+    if stored_us - now_us > most_us then
+      stored_us, stored_part, heal = now_us + most_us, 0, true
+    end
+    full_us, part = stored_us, stored_part
+    reset_us = full_us - now_us
+    if part > 0 then
+      reset_us = reset_us + 1
+    end
+    delay_us = reset_us
+  end
+end
+room = limit
+if reset_us > 0 then
+  -- One division says how many units fit, but for its rounding; then integers decide.
+  local gap_us, gap_part = now_us + empty_us - full_us, empty_part - part
+  if t_part == 0 then
+    if gap_part < 0 then
+      gap_us = gap_us - 1
+    end
+    room = (gap_us - gap_us % t_us) / t_us
+  else
+    if gap_part < 0 then
+      gap_us, gap_part = gap_us - 1, gap_part + parts
+    end
+    room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
+    room = room - room % 1 + 1
+    while room > 0 do
+      local rest = room * t_part
+      local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
+      if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
+        break
+      end
+      room = room - 1
+    end
+  end
+end
+if room < 0 then
+  room = 0
+end
+
+-- 4. Take it, if it fits.
+if room < at_least then
+  delay_us = 0
+  local rest = part + at_least * t_part
+  retry_us = full_us + at_least * t_us + (rest - rest % parts) / parts - now_us - empty_us
+  if rest % parts > empty_part then
+    retry_us = retry_us + 1
+  end
+elseif hit and cost > 0 then
+  granted = cost
+  if room < cost then
+    granted = room
+  end
+  full_us, part = full_us + granted * t_us, part + granted * t_part
+  if part >= parts then
+    full_us, part = full_us + (part - part % parts) / parts, part % parts
+  end
+  reset_us = full_us - now_us
+  if part > 0 then
+    reset_us = reset_us + 1
+  end
+end
+
+-- 5. Save what changed, and let it live for as long as it counts.
+if hit and cost > 0 then
+  local ttl_ms = redis.call("PTTL", key)
+  if granted > 0 or heal then
+    redis.call("HSET", key, field, struct.pack("<ddd", full_us, part, parts))
+  end
+  if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
+    redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
+  end
+elseif mode == "reset" then
+  redis.call("DEL", key)
+end
+
+-- 6. Answer.
+return {granted, room - granted, retry_us, reset_us, delay_us, now_us}
