@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from limiter.decision import Decision
+from limiter.decision import Decision
+from limiter.policies import Policy
 
 _SECOND_US = 1_000_000
 
@@ -31,7 +30,7 @@ def fields(decision: Decision, limiter_name: str) -> list[tuple[str, str]]:
     return found
 
 
-def names(policies: Sequence[Any], limiter_name: str) -> list[str]:
+def names(policies: Sequence[Policy], limiter_name: str) -> list[str]:
     """Name each policy: by its own name, else by the limiter's, counted if there are several."""
     unnamed = sum(policy.name is None for policy in policies)
     found = []
@@ -45,27 +44,21 @@ def names(policies: Sequence[Any], limiter_name: str) -> list[str]:
     return found
 
 
-def quota(policy: Any) -> int:
-    """Return how much can be had at once: the limit, or what the bucket holds."""
-    burst = getattr(policy, "burst", None)
-    return int(policy.limit if burst is None else burst)
-
-
-def window_us(policy: Any) -> int:
-    """Return how long all of that takes to come back, rounded up."""
-    return -(-quota(policy) * int(policy.period_us) // int(policy.limit))
+def window_us(policy: Policy) -> int:
+    """Return how long all that can be had at once takes to come back, rounded up."""
+    return -(-policy.capacity * policy.period_us // policy.limit)
 
 
 @lru_cache(maxsize=1024)
-def _policies(policies: tuple[Any, ...], limiter_name: str) -> str:
+def _policies(policies: tuple[Policy, ...], limiter_name: str) -> str:
     items = []
     for name, policy in zip(names(policies, limiter_name), policies, strict=True):
         window = _window(policy)
-        items.append(f'"{name}";q={quota(policy)}' + (f";w={window}" if window else ""))
+        items.append(f'"{name}";q={policy.capacity}' + (f";w={window}" if window else ""))
     return ", ".join(items)
 
 
-def _window(policy: Any) -> int | None:
+def _window(policy: Policy) -> int | None:
     """Return whole seconds, or none: the syntax has no fractions, and 1 would be a lie."""
     exact_us = window_us(policy)
     return -(-exact_us // _SECOND_US) if exact_us >= _SECOND_US else None

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from limiter.decision import Decision
+from limiter.policies import Policy
 from limiter.web import headers
-
-if TYPE_CHECKING:
-    from limiter.decision import Decision
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -62,10 +61,9 @@ def unidentified(instance: str) -> str:
     )
 
 
-def _amount(policy: Any) -> str:
-    quota = headers.quota(policy)
-    at_once = f", {quota} at once" if quota != policy.limit else ""
-    return f"{policy.limit} requests per {policy.period_us / 1e6:.15g} s{at_once}"
+def _amount(policy: Policy) -> str:
+    at_once = f", {policy.capacity} at once" if policy.capacity != policy.limit else ""
+    return f"{policy.limit} requests per {policy.per} s{at_once}"
 
 
 def _problem(

@@ -1,0 +1,1 @@
+"""The service, as an application and under gunicorn."""

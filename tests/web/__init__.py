@@ -1,0 +1,1 @@
+"""Identity, headers and problems: a decision told over HTTP."""

@@ -1,0 +1,125 @@
+"""Who calls is the last address that a trusted proxy vouches for."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limiter.web.identity import Unidentified, caller
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+PROXIES = (*LOOPBACK, ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+ipv4 = st.ip_addresses(v=4).map(IPv4Address)
+public = ipv4.filter(lambda found: not any(found in network for network in PROXIES))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for", "expected"),
+    [
+        # Nobody is in front of us.
+        ("203.0.113.9", None, "203.0.113.9"),
+        ("2001:db8:1:2:3:4:5:6", None, "2001:db8:1:2::/64"),
+        # A peer that is no proxy of ours may say what it likes.
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
+        ("203.0.113.9", "nonsense", "203.0.113.9"),
+        # A proxy of ours says who connected; what stands left of that is invented.
+        ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "nonsense, 203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "127.0.0.1, 203.0.113.9", "203.0.113.9"),
+        # Several proxies of ours, one behind the other.
+        ("127.0.0.1", "198.51.100.1, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
+        ("127.0.0.1", "198.51.100.1,203.0.113.9,10.1.2.3,10.9.9.9", "203.0.113.9"),
+        ("fd00::1", "203.0.113.9, fd00::2", "203.0.113.9"),
+        # All trusted: the left-most.
+        ("127.0.0.1", "10.1.2.3, 10.9.9.9", "10.1.2.3"),
+        ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
+        # Spellings.
+        ("127.0.0.1", "  203.0.113.9  ", "203.0.113.9"),
+        ("127.0.0.1", "198.51.100.1, 203.0.113.9,", "203.0.113.9"),
+        ("127.0.0.1", "203.0.113.9:51234", "203.0.113.9"),
+        ("127.0.0.1", "[2001:db8:1:2:3:4:5:6]:51234", "2001:db8:1:2::/64"),
+        ("127.0.0.1", "[2001:db8:1:2:3:4:5:6]", "2001:db8:1:2::/64"),
+        ("127.0.0.1", "2001:DB8:1:2:0:0:0:6", "2001:db8:1:2::/64"),
+        ("127.0.0.1", "2001:db8:1:2::6%eth0", "2001:db8:1:2::/64"),
+        # IPv4, however it is wrapped, is IPv4: by /64 all of it would be one caller.
+        ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "::ffff:cb00:7109", "203.0.113.9"),
+        ("127.0.0.1", "64:ff9b::203.0.113.9", "203.0.113.9"),
+        ("::ffff:127.0.0.1", "203.0.113.9", "203.0.113.9"),
+        ("127.0.0.1", "203.0.113.9, ::ffff:10.1.2.3", "203.0.113.9"),
+    ],
+)
+def test_caller(peer: str, forwarded_for: str | None, expected: str) -> None:
+    assert caller(peer, forwarded_for, PROXIES) == expected
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded_for"),
+    [
+        (None, None),
+        ("", None),  # a Unix socket has no address
+        ("", "203.0.113.9"),
+        ("unix:", None),
+        ("127.0.0.1", ""),
+        ("127.0.0.1", " , "),
+        ("127.0.0.1", "unknown"),
+        ("127.0.0.1", "203.0.113.9, unknown"),
+        ("127.0.0.1", "203.0.113.9, _hidden, 10.1.2.3"),
+        ("127.0.0.1", "203.0.113.009"),
+        ("127.0.0.1", "203.0.113"),
+        ("127.0.0.1", "203.0.113.9:"),
+        ("127.0.0.1", "203.0.113.9:http"),
+        ("127.0.0.1", "203.0.113.9:123456"),
+        ("127.0.0.1", "[2001:db8::1"),
+        ("127.0.0.1", "[2001:db8::1]80"),
+        ("127.0.0.1", "203.0.113.9 198.51.100.1"),
+        ("127.0.0.1", "203.0.113.9\r\nX: y"),
+        ("127.0.0.1", "٢٠٣.0.113.9"),
+    ],
+)
+def test_nobody_who_cannot_be_told_gets_a_bucket(
+    peer: str | None, forwarded_for: str | None
+) -> None:
+    with pytest.raises(Unidentified):
+        caller(peer, forwarded_for, PROXIES)
+
+
+@given(invented=st.text(max_size=80), client=public, proxies=st.lists(ipv4, max_size=3))
+def test_what_the_client_invents_changes_nothing(
+    invented: str, client: IPv4Address, proxies: list[IPv4Address]
+) -> None:
+    """Whatever stands left of the address that our proxy saw, the caller is that address."""
+    ours = [str(IPv4Address(10 << 24 | int(proxy) & 0xFFFFFF)) for proxy in proxies]
+    forwarded_for = ", ".join([invented, str(client), *ours])
+
+    assert caller("127.0.0.1", forwarded_for, PROXIES) == str(client)
+
+
+@given(network=st.integers(0, 2**64 - 1), hosts=st.tuples(*[st.integers(0, 2**64 - 1)] * 2))
+def test_all_addresses_of_an_ipv6_host_are_one_caller(network: int, hosts: tuple[int, int]) -> None:
+    addresses = [IPv6Address(network << 64 | host) for host in hosts]
+    plain = [a for a in addresses if a.ipv4_mapped is None and int(a) >> 32 != 0x64FF9B << 64]
+
+    assert len({caller(str(address), None, ()) for address in plain}) <= 1
+
+
+@given(one=ipv4, other=ipv4, wrap=st.sampled_from(["{}", "::ffff:{}", "[::ffff:{}]:1"]))
+def test_two_ipv4_addresses_are_two_callers(
+    one: IPv4Address, other: IPv4Address, wrap: str
+) -> None:
+    assert (caller(wrap.format(one), None, ()) == caller(str(other), None, ())) == (one == other)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_an_address_or_unidentified(text: str) -> None:
+    try:
+        found = caller("127.0.0.1", text, LOOPBACK)
+    except Unidentified:
+        return
+
+    ip_network(found)
