@@ -86,6 +86,7 @@ class Limiter(_Base):
     Raises:
         InvalidPolicy: A limit makes no sense.
         InvalidSetting: Another argument is of no use; the message says what is accepted.
+
     """
 
     @classmethod
@@ -97,6 +98,7 @@ class Limiter(_Base):
 
         Raises:
             InvalidSetting: A variable is missing or wrong; the message names it.
+
         """
         found = settings.from_environment(environ, defaults)
         try:
@@ -117,6 +119,7 @@ class Limiter(_Base):
             InvalidKey, InvalidCost: The call makes no sense; the store was not asked.
             StoreUnavailable: The store did not decide, and ``on_error`` is ``"raise"``.
             StoreRefused: The store answered, but not with a decision.
+
         """
         plan = self._plan
         call = plan.call("hit", key, cost, at_least, tag, self._now_us)
@@ -149,6 +152,7 @@ class Limiter(_Base):
 
         Raises:
             StoreUnavailable, StoreRefused: It failed; a later call tries again by itself.
+
         """
         for script in self._plan.scripts:
             self._transport.load(script)

@@ -30,6 +30,7 @@ def algorithm_named(name: object) -> type[Policy]:
 
     Raises:
         InvalidSetting: There is none of that name.
+
     """
     if isinstance(name, str) and name in ALGORITHMS:
         return ALGORITHMS[name]
@@ -45,6 +46,7 @@ def parse_limits(text: str, algorithm: str | None = None) -> tuple[Policy, ...]:
     Raises:
         InvalidPolicy: The string is no list of limits, or one of them makes no sense.
         InvalidSetting: There is no such algorithm.
+
     """
     chosen = None if algorithm is None else algorithm_named(algorithm)
     if not isinstance(text, str):
@@ -61,7 +63,9 @@ def _one(part: str, text: str, chosen: type[Policy] | None) -> Policy:
     multiple = 1 if match[2] is None else _number(match[2], part)
     period_us = multiple * units.unit_us(match[3])
     if not units.SHORTEST_US <= period_us <= units.LONGEST_US:
-        raise InvalidPolicy(f"limit is {part.strip()!r}: its period must be 1 millisecond to 366 days")
+        raise InvalidPolicy(
+            f"limit is {part.strip()!r}: its period must be 1 millisecond to 366 days"
+        )
     per = units.seconds(period_us)
     if match[4] is not None:
         return _with_burst(limit, per, _number(match[4], part), part, chosen or TokenBucket)

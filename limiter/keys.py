@@ -52,6 +52,7 @@ class KeySpeller:
 
         Raises:
             InvalidKey: ``key`` or ``tag`` names nobody.
+
         """
         if type(key) is str and self._secret is None and _PLAIN.fullmatch(key):
             subject = key.encode()
@@ -88,7 +89,9 @@ def _part(part: object) -> bytes:
         try:
             raw = part.encode()
         except UnicodeEncodeError:
-            raise InvalidKey(f"key is {part!r}: it holds a lone surrogate; accepted is UTF-8") from None
+            raise InvalidKey(
+                f"key is {part!r}: it holds a lone surrogate; accepted is UTF-8"
+            ) from None
     elif isinstance(part, bytes):
         raw = part
     elif isinstance(part, int) and not isinstance(part, bool):

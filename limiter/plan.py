@@ -65,6 +65,7 @@ class Plan:
         Raises:
             InvalidCost: ``cost`` could never pass, or ``at_least`` is not in 1 to ``cost``.
             InvalidKey: ``key`` or ``tag`` names nobody.
+
         """
         if type(cost) is not int or not 0 <= cost <= self.most_cost:
             raise InvalidCost(
@@ -90,6 +91,7 @@ class Plan:
 
         Raises:
             StoreRefused: It has another shape: something that is not our script answered.
+
         """
         if type(reply) is not list or list(map(type, reply)) != self._whole_reply:
             raise StoreRefused(

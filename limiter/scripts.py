@@ -23,6 +23,7 @@ def folder() -> Path:
 
     Raises:
         FileNotFoundError: Neither is there.
+
     """
     for root in (_HERE / "lua", _HERE.parent / "lua"):
         if (root / "v1" / "SHA1SUMS").is_file():

@@ -36,6 +36,7 @@ def from_environment(
 
     Raises:
         InvalidSetting: A variable that must be there is not, or holds a number nobody can read.
+
     """
     environ = os.environ if environ is None else environ
     found: dict[str, Any] = dict(defaults or {})
@@ -72,6 +73,7 @@ def trusted_proxies(
 
     Raises:
         InvalidSetting: One of them is no network.
+
     """
     environ = os.environ if environ is None else environ
     text = environ.get("LIMITER_TRUSTED_PROXIES") or _TRUSTED_PROXIES

@@ -57,6 +57,7 @@ def period_us(per: Period) -> int:
 
     Raises:
         InvalidPolicy: It is no length of time, or shorter than 1 ms, or longer than 366 days.
+
     """
     us: float | None = None
     if isinstance(per, str):

@@ -23,6 +23,7 @@ class Policy:
         limit: Units of cost that the policy admits in a period.
         period_us: The period, in whole microseconds.
         name: What the policy is called in headers and keys, or None.
+
     """
 
     algorithm: ClassVar[str]

@@ -22,6 +22,7 @@ class FixedWindow(Policy):
 
     Raises:
         InvalidPolicy: ``limit`` is not in 1 to 10^12, or ``per`` not in 1 ms to 366 days.
+
     """
 
     algorithm: ClassVar[str] = "fixed_window"

@@ -20,6 +20,7 @@ class SlidingLog(Policy):
 
     Raises:
         InvalidPolicy: ``limit`` is not in 1 to 100,000, or ``per`` not in 1 ms to 366 days.
+
     """
 
     algorithm: ClassVar[str] = "sliding_log"

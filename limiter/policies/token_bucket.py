@@ -101,6 +101,7 @@ class TokenBucket(Bucket):
     Raises:
         InvalidPolicy: ``limit`` or ``burst`` is not in 1 to 10^12, ``per`` not in 1 ms to 366 days,
             the bucket takes more than 3,650 days to fill, or its numbers cannot be exact in Lua.
+
     """
 
     algorithm: ClassVar[str] = "token_bucket"

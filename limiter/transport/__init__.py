@@ -18,6 +18,7 @@ def connect(store: object, timeout: float, connect_timeout: float) -> Transport:
 
     Raises:
         InvalidSetting: ``store`` is neither a URL that we know nor a client of redis-py.
+
     """
     found = read_store(store)
     kind = ClusterTransport if found.is_cluster else SingleTransport

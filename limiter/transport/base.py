@@ -38,6 +38,7 @@ class Transport:
             StoreUnavailable: No decision by the deadline, or none now. The call may have run where
                 it was sent and its reply did not come; it is never sent again.
             StoreRefused: The store answered with an error that time will not mend.
+
         """
         deadline = monotonic() + self._timeout
         node = self._find(call, deadline)
@@ -54,6 +55,7 @@ class Transport:
 
         Raises:
             StoreUnavailable, StoreRefused: As for ``run``.
+
         """
         raise NotImplementedError
 

@@ -13,9 +13,9 @@ from redis.exceptions import ResponseError
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.plan import Call
 from limiter.scripts import Script
-from limiter.transport.node import Node
 from limiter.transport import forks
 from limiter.transport.base import Transport, command
+from limiter.transport.node import Node
 from limiter.transport.store import Address, Store
 
 SLOTS = 16_384
@@ -101,6 +101,7 @@ class ClusterTransport(Transport):
 
         Raises:
             StoreUnavailable: It did not end by ``deadline``, or no node could say.
+
         """
         readings = self._readings
         self._refresh()
@@ -108,7 +109,9 @@ class ClusterTransport(Transport):
             while self._reading and self._readings == readings:
                 left = deadline - monotonic()
                 if left <= 0:
-                    raise StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
+                    raise StoreUnavailable(
+                        f"{self._store.where}: no slot table within the deadline"
+                    )
                 self._changed.wait(left)
             if self._failure is not None:
                 raise type(self._failure)(*self._failure.args) from self._failure
@@ -146,7 +149,8 @@ class ClusterTransport(Transport):
         reply = self._tell(node, command("CLUSTER", "SLOTS"), monotonic() + self._connect_timeout)
         try:
             ranges = [
-                (int(first), int(last), _address(owner, address)) for first, last, owner, *_ in reply
+                (int(first), int(last), _address(owner, address))
+                for first, last, owner, *_ in reply
             ]
         except (TypeError, ValueError):
             raise StoreRefused(f"{node.where} answered CLUSTER SLOTS with {reply!r:.200}") from None

@@ -6,9 +6,9 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Any
-
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -56,6 +56,7 @@ class Lane:
             StoreUnavailable: No reply by the deadline, or the connection broke. The command may have
                 run.
             StoreRefused: What came back is not Redis's protocol.
+
         """
         connection = self._connection
         try:
@@ -94,6 +95,7 @@ class Node:
         Raises:
             StoreUnavailable: There was none by ``deadline``.
             StoreRefused: The server does not let us in.
+
         """
         idle = self._idle
         while idle:
@@ -114,10 +116,8 @@ class Node:
             with self._changed:
                 self._changed.notify()
         elif len(idle) > IDLE_KEPT:
-            try:
+            with suppress(IndexError):  # other threads took them in between
                 idle.pop(0).close()
-            except IndexError:
-                pass
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they come back too many."""

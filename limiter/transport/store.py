@@ -66,6 +66,7 @@ def read_store(store: object) -> Store:
 
     Raises:
         InvalidSetting: It is neither a URL that we know nor a client of redis-py.
+
     """
     if isinstance(store, str):
         return _checked(_from_url(store), masked(store))
@@ -95,7 +96,9 @@ def _from_url(url: str) -> Store:
         pool = _pool(f"{plain}://{rest}", url)
         return _alone(pool.connection_class, pool.connection_kwargs)
     if plain in ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"):
-        return _cluster_from_url("rediss" if plain.startswith(("rediss", "valkeys")) else "redis", rest, url)
+        return _cluster_from_url(
+            "rediss" if plain.startswith(("rediss", "valkeys")) else "redis", rest, url
+        )
     raise InvalidSetting(f"store is {masked(url)!r}: {ACCEPTED}")
 
 

@@ -66,7 +66,9 @@ def read_fragments() -> list[Fragment]:
         if path.name.endswith(".template.lua"):
             continue
         parts = re.split(r"^--@ (\w+)\n", path.read_text(), flags=re.M)[1:]
-        sections = {name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)}
+        sections = {
+            name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)
+        }
         fragments.append(Fragment(path.stem, sections))
     return fragments
 
@@ -153,7 +155,10 @@ def several(template: str, fragments: list[Fragment]) -> str:
         head = ("if" if number == 0 else "elseif") + f' algorithm == "{fragment.name}" then\n'
         own = fragment.arguments
         carried = fragment["carry"].split()
-        keep = ", ".join(f"plan[planned + {n}]" for n in range(COMMON_PLACES + 1, COMMON_PLACES + 1 + len(carried)))
+        keep = ", ".join(
+            f"plan[planned + {n}]"
+            for n in range(COMMON_PLACES + 1, COMMON_PLACES + 1 + len(carried))
+        )
         body = [
             # field and limit, the first two of every algorithm, are bound already
             bind(own[2:], "ARGV[at + {}]", 2 + FIRST_ARGUMENT + 1),
@@ -170,18 +175,29 @@ def several(template: str, fragments: list[Fragment]) -> str:
             f"at = at + {len(own) + 4}",
         ]
         asks.append(head + indent("\n".join(body), 1))
-        kept = ", ".join(f"plan[base + {n}]" for n in range(COMMON_PLACES + 1, COMMON_PLACES + 1 + len(carried)))
+        kept = ", ".join(
+            f"plan[base + {n}]" for n in range(COMMON_PLACES + 1, COMMON_PLACES + 1 + len(carried))
+        )
         charge = [f"local {', '.join(carried)} =\n  {kept}"]
         taken = fragment["charge"]
         if fragment.key_type == "hash":
-            charge += ["if granted > 0 then", indent(taken, 1), "end", f"state = {fragment['save']}"]
+            charge += [
+                "if granted > 0 then",
+                indent(taken, 1),
+                "end",
+                f"state = {fragment['save']}",
+            ]
         else:
             charge += ["if granted > 0 then", indent(taken + "\n" + fragment["save"], 1), "end"]
         charges.append(head + indent("\n".join(charge), 1))
     width = COMMON_PLACES + max(len(f["carry"].split()) for f in fragments)
     return fill(
         template,
-        {"ask_branches": "\n".join(asks), "charge_branches": "\n".join(charges), "width": str(width)},
+        {
+            "ask_branches": "\n".join(asks),
+            "charge_branches": "\n".join(charges),
+            "width": str(width),
+        },
     )
 
 

@@ -1,0 +1,52 @@
+# The targets that people type. Each makes .venv first, with what it needs and no more.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+REQUIREMENTS := setup.cfg pyproject.toml
+
+.PHONY: demo test test-fast check bench soak lua venv clean help
+
+help:
+	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C"
+	@echo "make test       everything; test-fast leaves out what takes seconds"
+	@echo "make check      ruff, mypy, luacheck"
+	@echo "make bench      ab through Traefik and the library's own measurements, with plots"
+	@echo "make soak       the concurrency, transport and demo tests again and again"
+	@echo "make lua        join lua/src into lua/v1"
+	@echo "make venv       .venv with what all of these need"
+
+# One stamp for each set of extras: a demo needs no test tools.
+$(VENV)/.%: $(REQUIREMENTS)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing what 'make $*' needs into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@touch $@
+
+demo: $(VENV)/.demo
+	@exec $(BIN)/limiter demo $(DEMO)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(TESTS)
+
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+
+check: $(VENV)/.check $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	luacheck --quiet lua/v1
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m bench $(BENCH)
+
+soak: $(VENV)/.test
+	$(BIN)/python -m tests.soak $(SOAK)
+
+lua:
+	$(PYTHON) lua/src/join.py
+
+venv: $(VENV)/.check $(VENV)/.test $(VENV)/.bench $(VENV)/.demo
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

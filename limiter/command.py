@@ -1,0 +1,36 @@
+"""The commands of the console script ``limiter``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from limiter import acl as least_rights
+from limiter.demo.command import demo
+from limiter.version import __version__
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="slotgate")
+def cli() -> None:
+    """Exact distributed rate limits on Redis or Valkey."""
+
+
+@cli.command()
+@click.option("--user", default="limiter", show_default=True, help="Name of the ACL user.")
+@click.option("--prefix", default="rl", show_default=True, help="What every key begins with.")
+@click.option("--json", "as_json", is_flag=True, help="The commands and the key pattern as JSON.")
+def acl(user: str, prefix: str, as_json: bool) -> None:
+    """Print the least rights that the limiter needs, as a line for redis-cli.
+
+    Example: limiter acl --user api | redis-cli; then set a password with ACL SETUSER api '>secret'.
+    """
+    if as_json:
+        commands = [*least_rights.CONNECTION_COMMANDS, *least_rights.COMMANDS]
+        click.echo(json.dumps({"user": user, "keys": f"{prefix}:*", "commands": commands}))
+    else:
+        click.echo(least_rights.rule(user, prefix))
+
+
+cli.add_command(demo)
