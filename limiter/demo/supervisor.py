@@ -38,7 +38,7 @@ class Options(NamedTuple):
     store: str | None
 
 
-class Stopped(Exception):  # noqa: N818
+class Stopped(Exception):
     """Somebody asked the demo to stop."""
 
 
@@ -81,10 +81,10 @@ class Demo:
         checks.checkout()
         traefik = checks.dependencies(embedded=self._store is None)
         self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
-        limiter = checks.settings(self._environ)
+        self._limiter = checks.settings(self._environ)
         checks.port(self._options.port)
         if self._store is not None:
-            checks.store(limiter)
+            checks.store(self._limiter)
         else:
             self._start_cluster()
         self._start_instances()
@@ -167,8 +167,6 @@ class Demo:
     def _announce(self, seconds: float) -> None:
         url = f"http://localhost:{self._options.port}/demo-service/hello"
         where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
-        algorithm = self._environ.get("LIMITER_ALGORITHM") or "sliding_log"
-        limits = self._environ.get("LIMITER_LIMITS") or "100/minute"
         nodes = self._cluster.nodes if self._cluster is not None else []
         store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "as you told us"
         say(
@@ -176,7 +174,7 @@ class Demo:
             f"  {'traefik':12} http://localhost:{self._options.port}\n"
             f"{where}"
             f"  {'store':12} {store}\n"
-            f"  {'limit':12} {limits}, {algorithm}\n\n"
+            f"  {'limit':12} {' and '.join(map(repr, self._limiter.policies))}\n\n"
             "Try in another terminal:\n\n"
             f"  curl -i {url}\n"
             f"  ab -n 1000 -c 100 {url}\n"
