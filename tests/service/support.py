@@ -1,0 +1,90 @@
+"""The service's application by environment, and real gunicorns."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from limiter.demo.children import Child
+from limiter.demo.servers import HOST, free_port
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Answer(NamedTuple):
+    """What came back."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+
+def get(url: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """Ask, without a proxy of the environment; any status is an answer."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310
+    try:
+        with opener.open(request, timeout=10) as response:
+            return Answer(response.status, response.headers, response.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.headers, error.read().decode())
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment with these LIMITER_* and no others."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LIMITER_")}
+    return {**kept, **variables}
+
+
+@contextmanager
+def gunicorn(
+    log: Path, *options: str, app: str = "service.app:create_app()", **variables: str
+) -> Iterator[tuple[Child, str]]:
+    """Run the service as in production, and yield its process and address when it is alive."""
+    address = f"{HOST}:{free_port()}"
+    command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
+    command += ["--bind", address, *options, app]
+    with log.open("wb") as output:
+        child = Child(
+            "gunicorn", command, env=clean_environment(**variables), cwd=ROOT, output=output
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while not _is_alive(address):
+            assert child.alive, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)  # nothing tells us when it listens
+        yield child, f"http://{address}"
+    finally:
+        child.stop()
+
+
+def run_gunicorn(**variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the service for as long as it lives, which should not be long."""
+    command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
+    command += ["--bind", f"{HOST}:{free_port()}", "service.app:create_app()"]
+    return subprocess.run(
+        command,
+        env=clean_environment(**variables),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def _is_alive(address: str) -> bool:
+    try:
+        return get(f"http://{address}/healthz").status == 200
+    except OSError:
+        return False

@@ -1,0 +1,219 @@
+"""One limited route, and what it says when it cannot be limited."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+
+import pytest
+from flask.testing import FlaskClient
+
+from limiter import InvalidSetting
+from limiter.demo.servers import HOST, Server, free_port
+from service import complaints
+from service.app import create_app
+from service.complaints import Complaints
+
+HELLO = "/demo-service/hello"
+
+Make = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch, store: str, new_subject: Callable[[], str]) -> Make:
+    """Make an application by LIMITER_*, and a client that calls from 127.0.0.1, as Traefik does."""
+    prefix = new_subject()
+
+    def make(instance: str | None = None, **variables: str) -> FlaskClient:
+        found = {
+            "STORE": store,
+            "PREFIX": prefix,
+            "LIMITS": "3/minute",
+            "TIMEOUT": "5",
+            **variables,
+        }
+        for variable, value in found.items():
+            monkeypatch.setenv(f"LIMITER_{variable}", value)
+        return create_app(instance).test_client()
+
+    return make
+
+
+def test_hello_says_who_answers_and_what_is_left(make: Make) -> None:
+    answer = make("app-1").get(HELLO)
+
+    assert answer.status_code == 200
+    assert answer.get_json() == {"message": "Hello!", "instance": "app-1"}
+    assert answer.headers["RateLimit-Policy"].endswith(";q=3;w=60")
+    assert answer.headers["RateLimit"].endswith(";r=2;t=60")
+    assert "Retry-After" not in answer.headers
+
+
+def test_the_instance_is_named_after_its_host_by_default(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "box")
+
+    assert make().get(HELLO).get_json()["instance"] == "box"
+
+
+def test_two_instances_share_a_limit_and_answer_in_one_length(make: Make) -> None:
+    instances = [make("app-1"), make("app-2")]
+    answers = [instances[number % 2].get(HELLO) for number in range(5)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+    assert len({len(answer.data) for answer in answers[:3]}) == 1
+    assert len({answer.data for answer in answers[3:]}) == 1
+
+
+def test_a_denial_says_when_to_come_back(make: Make) -> None:
+    client = make(LIMITS="1/minute", NAME="api")
+    client.get(HELLO, headers={"X-Forwarded-For": "203.0.113.77"})
+    answer = client.get(HELLO, headers={"X-Forwarded-For": "203.0.113.77"})
+
+    assert answer.status_code == 429
+    assert answer.headers["Retry-After"] in ("59", "60")
+    assert answer.headers["RateLimit-Policy"] == '"api";q=1;w=60'
+    assert answer.headers["RateLimit"] == f'"api";r=0;t={answer.headers["Retry-After"]}'
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.mimetype == "application/problem+json"
+    assert json.loads(answer.data) == {
+        "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
+        "title": "Quota Exceeded",
+        "status": 429,
+        "detail": "Policy api allows 1 requests per 60 s.",
+        "instance": HELLO,
+        "violated-policies": ["api"],
+    }
+
+
+def test_the_default_is_100_a_minute(make: Make) -> None:
+    answer = make(LIMITS="").get(HELLO)
+
+    assert answer.headers["RateLimit-Policy"].endswith(";q=100;w=60")
+
+
+def test_several_limits(make: Make) -> None:
+    client = make(LIMITS="2/second; 1/minute", ALGORITHM="fixed_window", NAME="two")
+
+    client.get(HELLO)
+    answer = client.get(HELLO)
+
+    assert answer.headers["RateLimit-Policy"] == '"two.1";q=2;w=1, "two.2";q=1;w=60'
+    assert json.loads(answer.data)["violated-policies"] == ["two.2"]
+
+
+def test_each_caller_has_a_limit_of_its_own(make: Make) -> None:
+    """What a caller writes into the header itself stands left, and counts for nothing."""
+    client = make(LIMITS="1/minute")
+
+    def status(forwarded_for: str) -> int:
+        return client.get(HELLO, headers={"X-Forwarded-For": forwarded_for}).status_code
+
+    assert status("203.0.113.1") == 200
+    assert status("203.0.113.2") == 200
+    assert status("198.51.100.1, 203.0.113.1") == 429
+    assert status("198.51.100.2, 203.0.113.2") == 429
+
+
+def test_a_caller_that_is_no_proxy_is_itself(make: Make) -> None:
+    client = make(LIMITS="1/minute", TRUSTED_PROXIES="10.0.0.0/8")
+
+    assert client.get(HELLO, headers={"X-Forwarded-For": "203.0.113.1"}).status_code == 200
+    assert client.get(HELLO, headers={"X-Forwarded-For": "203.0.113.2"}).status_code == 429
+
+
+@pytest.mark.parametrize("forwarded_for", ["", "unknown", "203.0.113.1, nobody"])
+def test_a_caller_that_cannot_be_told_is_refused(make: Make, forwarded_for: str) -> None:
+    answer = make().get(HELLO, headers={"X-Forwarded-For": forwarded_for})
+
+    assert answer.status_code == 400
+    assert answer.mimetype == "application/problem+json"
+
+
+def test_nothing_else_is_limited(make: Make) -> None:
+    client = make(LIMITS="1/minute")
+    for path in ("/healthz", "/readyz", "/demo-service/nothing"):
+        answers = [client.get(path) for _ in range(3)]
+        assert len({answer.status_code for answer in answers}) == 1
+        assert "RateLimit" not in answers[0].headers
+    assert client.options(HELLO).status_code == 200  # a preflight is free
+    assert client.post(HELLO).status_code == 405
+
+    assert client.get(HELLO).status_code == 200
+
+
+def test_ready_and_alive(make: Make) -> None:
+    client = make()
+
+    assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    ("on_error", "status"), [("", 200), ("allow", 200), ("deny", 503), ("raise", 503)]
+)
+def test_a_store_that_is_gone(make: Make, on_error: str, status: int) -> None:
+    """Without a word about the limit: there is nothing true to say."""
+    client = make(STORE=f"redis://{HOST}:{free_port()}/0", ON_ERROR=on_error, TIMEOUT="0.2")
+    answer = client.get(HELLO)
+
+    assert answer.status_code == status
+    for field in ("RateLimit", "RateLimit-Policy", "Retry-After"):
+        assert field not in answer.headers
+    if status == 503:
+        assert json.loads(answer.data)["type"].endswith("#temporary-reduced-capacity")
+    assert client.get("/healthz").status_code == 200
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert "the store does not decide" in ready.text
+
+
+def test_a_store_that_refuses_is_an_error_whatever_the_fallback(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody must look: it says so, but not once for every request."""
+    with Server(password="secret") as server:  # noqa: S106
+        client = make(STORE=f"redis://{HOST}:{server.port}/0", ON_ERROR="allow", TIMEOUT="5")
+        with caplog.at_level(logging.ERROR):
+            answers = [client.get(HELLO) for _ in range(20)]
+        ready = client.get("/readyz")
+
+    assert {answer.status_code for answer in answers} == {503}
+    assert len([record for record in caplog.records if "StoreRefused" in record.message]) == 1
+    assert ready.status_code == 503
+
+
+def test_complaints_are_counted_while_they_are_withheld(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(complaints.time, "monotonic", lambda: now)
+    ours = Complaints(logging.getLogger("ours"))
+
+    for _ in range(3):
+        ours.add(ValueError("x"))
+    now += complaints.PAUSE
+    ours.add(ValueError("x"))
+
+    assert caplog.messages == ["ValueError: x", "ValueError: x (and 2 like it)"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALGORITHM", "leaky"),
+        ("LIMITS", "0/minute"),
+        ("LIMITS", "many"),
+        ("ON_ERROR", "shrug"),
+        ("TIMEOUT", "soon"),
+        ("STORE", "http://localhost"),
+        ("STORE", ""),
+        ("TRUSTED_PROXIES", "everybody"),
+    ],
+)
+def test_a_wrong_variable_stops_the_start_and_is_named(
+    make: Make, variable: str, value: str
+) -> None:
+    with pytest.raises(InvalidSetting, match=f"LIMITER_{variable}"):
+        make(**{variable: value})
