@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from limiter.scripts import COMMANDS
+from limiter import scripts
 
-#: What a connection needs besides the scripts' own commands; redis-py says hello and names itself.
-CONNECTION_COMMANDS = (
+#: What a connection needs besides the scripts' own commands; redis-py says hello and its name.
+_CONNECTION = (
     "evalsha",
     "eval",
     "script|load",
@@ -19,13 +19,14 @@ CONNECTION_COMMANDS = (
     "asking",
 )
 
+#: Every command that a user of the limiter may run, and no other.
+COMMANDS = (*_CONNECTION, *scripts.COMMANDS)
 
-def rule(user: str, prefix: str = "rl", password: str | None = None) -> str:
-    """An ``ACL SETUSER`` line: the scripts' commands, on keys that begin with the prefix.
 
-    Without a password the line says ``nopass`` nowhere: Redis then lets nobody in as the user until
-    one is set.
+def rule(user: str, prefix: str = "rl") -> str:
+    """An ``ACL SETUSER`` line that gives these commands, on keys that begin with the prefix.
+
+    It sets no password: until one is set, Redis lets nobody in as the user.
     """
-    commands = " ".join(f"+{name}" for name in (*CONNECTION_COMMANDS, *COMMANDS))
-    secret = "" if password is None else f" >{password}"
-    return f"ACL SETUSER {user} reset on{secret} ~{prefix}:* resetchannels -@all {commands}"
+    commands = " ".join(f"+{name}" for name in COMMANDS)
+    return f"ACL SETUSER {user} reset on ~{prefix}:* resetchannels -@all {commands}"

@@ -27,7 +27,7 @@ def acl(user: str, prefix: str, as_json: bool) -> None:
     Example: limiter acl --user api | redis-cli; then set a password with ACL SETUSER api '>secret'.
     """
     if as_json:
-        commands = [*least_rights.CONNECTION_COMMANDS, *least_rights.COMMANDS]
+        commands = list(least_rights.COMMANDS)
         click.echo(json.dumps({"user": user, "keys": f"{prefix}:*", "commands": commands}))
     else:
         click.echo(least_rights.rule(user, prefix))

@@ -1,16 +1,15 @@
 --@ summary
-at most `limit` in each window; a window opens at the first admitted hit
+at most limit in each window; a window opens at the first admitted hit
 --@ key
-hash, shared with the subject's other policies; field -> (start_us, used), two doubles
+hash, shared with the subject's other policies; field -> (start_us, used),
+two doubles
 --@ arguments
-field text       the policy's name in the hash
+field text       the policy's field in the hash
 limit            cost that one window admits
 period_us        length of a window
 aligned          1: windows end at multiples of the period since 1970; 0: see above
 --@ check
 limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
---@ carry
-start_us used period_us
 --@ ask
 local start_us, used = now_us, 0
 if aligned == 1 then

@@ -18,8 +18,6 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 #: Where a policy's own arguments begin in a script for one policy: after the time, mode, and cost.
 FIRST_ARGUMENT = 4
-#: What ``several`` keeps of every policy between asking and charging, before the algorithm's own.
-COMMON_PLACES = 6
 
 
 class Argument(NamedTuple):
@@ -150,54 +148,54 @@ def single(template: str, fragment: Fragment) -> str:
 
 def several(template: str, fragments: list[Fragment]) -> str:
     """The complete script for any list of policies."""
-    asks, charges = [], []
+    branches = []
     for number, fragment in enumerate(fragments):
-        head = ("if" if number == 0 else "elseif") + f' algorithm == "{fragment.name}" then\n'
         own = fragment.arguments
-        carried = fragment["carry"].split()
-        keep = ", ".join(
-            f"plan[planned + {n}]"
-            for n in range(COMMON_PLACES + 1, COMMON_PLACES + 1 + len(carried))
-        )
+        if fragment.key_type == "hash":
+            keep = [
+                "if granted > 0 or (hit and heal) then",
+                "  local kept = granted > 0 and writes or heals",
+                "  local write = kept[index]",
+                "  if not write then",
+                f"    kept[index] = {{field, {fragment['save']}}}",
+                "  else",
+                f"    write[#write + 1], write[#write + 2] = field, {fragment['save']}",
+                "  end",
+                "end",
+            ]
+        else:
+            keep = [f"if granted > 0 then\n  logs[index] = {{granted, {fragment['carry']}}}\nend"]
         body = [
             # field and limit, the first two of every algorithm, are bound already
             bind(own[2:], "ARGV[at + {}]", 2 + FIRST_ARGUMENT + 1),
-            f"in_range = {fragment['check']}",
-            "if in_range then",
-            indent(load(fragment), 1),
-            indent(fragment["ask"], 1),
-            "  if room < 0 then\n    room = 0\n  end",
-            "  if room < at_least then",
-            indent(fragment["retry"], 2),
-            "  end",
-            f"  {keep} =\n    {', '.join(carried)}",
+            f"if not ({fragment['check']}) then",
+            '  return redis.error_reply("LIMITER an argument of several v1 is out of range")',
             "end",
+            load(fragment),
+            fragment["ask"],
+            "if room < 0 then",
+            "  room = 0",
+            "end",
+            "before[said / 5 + 1] = reset_us",
+            "if room < at_least then",
+            "  delay_us = 0",
+            indent(fragment["retry"], 1),
+            "elseif hit and cost > 0 then",
+            "  granted = wanted",
+            "  if room < granted then",
+            "    granted = room",
+            "  end",
+            indent(fragment["charge"], 1),
+            "end",
+            *keep,
             f"at = at + {len(own) + 4}",
         ]
-        asks.append(head + indent("\n".join(body), 1))
-        kept = ", ".join(
-            f"plan[base + {n}]" for n in range(COMMON_PLACES + 1, COMMON_PLACES + 1 + len(carried))
-        )
-        charge = [f"local {', '.join(carried)} =\n  {kept}"]
-        taken = fragment["charge"]
-        if fragment.key_type == "hash":
-            charge += [
-                "if granted > 0 then",
-                indent(taken, 1),
-                "end",
-                f"state = {fragment['save']}",
-            ]
-        else:
-            charge += ["if granted > 0 then", indent(taken + "\n" + fragment["save"], 1), "end"]
-        charges.append(head + indent("\n".join(charge), 1))
-    width = COMMON_PLACES + max(len(f["carry"].split()) for f in fragments)
+        head = ("elseif" if number else "if") + f' algorithm == "{fragment.name}" then\n'
+        branches.append(head + indent("\n".join(body), 1))
+    (log,) = (fragment for fragment in fragments if fragment.key_type == "list")
     return fill(
         template,
-        {
-            "ask_branches": "\n".join(asks),
-            "charge_branches": "\n".join(charges),
-            "width": str(width),
-        },
+        {"branches": "\n".join(branches), "carried": log["carry"], "save_log": log["save"]},
     )
 
 

@@ -40,80 +40,57 @@ else
   slack_ms = 3600000
 end
 
--- 3. Ask every policy. `plan` keeps what charging it will take, {width} places for each.
-local reply, plan = {}, {}
-local at, last, said, planned = 3, #ARGV, 0, 0
-local fits, common = true, 2^53
-while at < last do
-  local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
-  local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
-  local room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, false
-  local at_least, in_range = cost, false
-  if enough > 0 and enough < cost then
-    at_least = enough
-  end
-  {ask_branches}
-  end
-  if not (in_range and key and cost >= 0 and cost <= limit and cost % 1 == 0
-    and (shadow == "0" or shadow == "1")) then
-    return redis.error_reply("LIMITER an argument of several v1 is out of range")
-  end
-  if room < at_least then
-    if shadow == "0" then
-      fits = false
-    end
-    delay_us = 0
-  elseif at_least < cost and shadow == "0" and room < common then
-    common = room
-  end
-  plan[planned + 1], plan[planned + 2], plan[planned + 3] = algorithm, index, field
-  plan[planned + 4], plan[planned + 5], plan[planned + 6] = cost, at_least, heal
-  planned = planned + {width}
-  reply[said + 1], reply[said + 2], reply[said + 3], reply[said + 4], reply[said + 5] =
-    0, room, retry_us, reset_us, delay_us
-  said = said + 5
-end
-
--- 4. Take from all of them, or from none; `writes` and `lives` gather what each key needs.
-local writes, lives = {}, {}
-if hit then
-  said = 0
-  for base = 0, planned - 1, {width} do
-    local algorithm, index, field = plan[base + 1], plan[base + 2], plan[base + 3]
-    local cost, at_least, heal = plan[base + 4], plan[base + 5], plan[base + 6]
-    local key, room, reset_us, granted = KEYS[index], reply[said + 2], reply[said + 4], 0
-    if fits and room >= at_least then
-      granted = cost
-      if at_least < cost and common < cost then
-        granted = common
-      end
-      if room < granted then
-        granted = room
+-- 3. Ask every policy, and work out what taking the cost from it would leave. Where less than the
+-- cost would do and less fits, ask again for as much as fits into all. (Both tables begin with room
+-- for three policies, since growing one costs more than all that is put into it.)
+local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
+local before = {nil, nil, nil, nil}
+local last, take = #ARGV, 2^53
+local writes, heals, logs, lives, fits, said, again
+repeat
+  local at, common = 3, 2^53
+  writes, heals, logs, lives, fits, said, again = {}, {}, {}, {}, true, 0, false
+  while at < last do
+    local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
+    local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
+    local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+    local at_least, wanted = cost, cost
+    if enough > 0 and enough < cost then
+      at_least = enough
+      if take < cost then
+        wanted = take
       end
     end
-    if granted > 0 or heal then
-      local state
-      {charge_branches}
-      end
-      if state then
-        local write = writes[index]
-        if not write then
-          write = {}
-          writes[index] = write
-        end
-        write[#write + 1] = field
-        write[#write + 1] = state
-      end
-      reply[said + 1], reply[said + 2], reply[said + 4] = granted, room - granted, reset_us
+    if not (cost >= 0 and cost <= limit and cost % 1 == 0 and (shadow == "0" or shadow == "1")) then
+      return redis.error_reply("LIMITER an argument of several v1 is out of range")
     end
-    if cost > 0 then
-      local life_us = lives[index] or 0
-      if granted > 0 and reset_us > life_us then
-        life_us = reset_us
-      end
-      lives[index] = life_us
+    {branches}
+    else
+      return redis.error_reply("LIMITER several v1 knows no such algorithm")
     end
+    if room < at_least then
+      fits = fits and shadow == "1"
+    elseif room < wanted and shadow == "0" and room < common then
+      common, again = room, true
+    end
+    if hit and cost > 0 and (granted > 0 or not lives[index]) then
+      local life_us = granted > 0 and reset_us or 0
+      if not lives[index] or lives[index] < life_us then
+        lives[index] = life_us
+      end
+    end
+    reply[said + 1], reply[said + 2], reply[said + 3] = granted, room - granted, retry_us
+    reply[said + 4], reply[said + 5] = reset_us, delay_us
     said = said + 5
+  end
+  take, again = common, again and fits
+until not again
+
+-- 4. Where one of them has no room, nothing is taken from any.
+if not fits then
+  for first = 0, said - 1, 5 do
+    reply[first + 2] = reply[first + 2] + reply[first + 1]
+    reply[first + 1], reply[first + 4], reply[first + 5] = 0, before[first / 5 + 1], 0
   end
 end
 
@@ -122,10 +99,17 @@ for index = 1, #KEYS do
   local key, life_us = KEYS[index], lives[index]
   if life_us then
     local ttl_ms = redis.call("PTTL", key)
-    if writes[index] then
+    if fits and writes[index] then
       redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
     end
-    if ttl_ms == -1 or (life_us > 0 and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
+    if heals[index] then
+      redis.call("HSET", key, (unpack or table.unpack)(heals[index]))
+    end
+    if fits and logs[index] then
+      local granted, {carried} = (unpack or table.unpack)(logs[index])
+      {save_log}
+    end
+    if ttl_ms == -1 or (fits and life_us > 0 and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
       redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)
     end
   elseif mode == "reset" then
@@ -134,5 +118,5 @@ for index = 1, #KEYS do
 end
 
 -- 6. Answer.
-reply[#reply + 1] = now_us
+reply[said + 1] = now_us
 return reply

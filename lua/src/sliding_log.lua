@@ -1,7 +1,8 @@
 --@ summary
-at most `limit` in any window of one period, to the microsecond
+at most limit in any window of one period, to the microsecond
 --@ key
-list of integer microseconds, one for each unit of cost, oldest first, never decreasing
+list of integer microseconds, one for each unit of cost, the oldest first,
+never decreasing
 --@ arguments
 field text       the policy's name; not used, since the list's own key ends in it
 limit            cost that any window admits
@@ -9,7 +10,7 @@ period_us        length of the window
 --@ check
 limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
 --@ carry
-dead last_us period_us
+dead, last_us
 --@ ask
 -- The log holds `size` entries; the first `dead` of them have left the window.
 local dead, last_us, oldest_us = 0, now_us, nil

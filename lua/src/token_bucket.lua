@@ -1,8 +1,8 @@
 --@ summary
 a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
 --@ key
-hash, shared with the subject's other policies; field -> (full_us, part, parts), three doubles:
-the moment full_us + part / parts at which the bucket is full if nobody takes any more
+hash, shared with the subject's other policies; field -> (full_us, part, parts), three
+doubles: the time full_us + part / parts at which the bucket is full if nobody takes more
 --@ arguments
 field text       the policy's field in the hash
 limit            units that the bucket holds (its burst)
@@ -14,8 +14,6 @@ parts            parts of a microsecond: rate / gcd(rate, period_us)
 limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
 and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
 and (limit + period_us + t_us + t_part + parts) % 1 == 0
---@ carry
-full_us part t_us t_part parts
 --@ ask
 -- What the bucket lacks, as the time until it is full, and what it lacks when it is empty.
 local full_us, part = now_us, 0

@@ -1,12 +1,13 @@
 --[[
-fixed_window v1: at most `limit` in each window; a window opens at the first admitted hit
+fixed_window v1: at most limit in each window; a window opens at the first admitted hit
 
-KEYS[1] key         hash, shared with the subject's other policies; field -> (start_us, used), two doubles
+KEYS[1] key         hash, shared with the subject's other policies; field -> (start_us, used),
+                    two doubles
 
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
 ARGV[3] cost        units wanted; 0 looks without taking
-ARGV[4] field       the policy's name in the hash
+ARGV[4] field       the policy's field in the hash
 ARGV[5] limit       cost that one window admits
 ARGV[6] period_us   length of a window
 ARGV[7] aligned     1: windows end at multiples of the period since 1970; 0: see above

@@ -40,23 +40,36 @@ else
   slack_ms = 3600000
 end
 
--- 3. Ask every policy. `plan` keeps what charging it will take, 11 places for each.
-local reply, plan = {}, {}
-local at, last, said, planned = 3, #ARGV, 0, 0
-local fits, common = true, 2^53
-while at < last do
-  local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
-  local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
-  local room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, false
-  local at_least, in_range = cost, false
-  if enough > 0 and enough < cost then
-    at_least = enough
-  end
-  if algorithm == "fixed_window" then
-    local period_us = ARGV[at + 7] + 0
-    local aligned = ARGV[at + 8] + 0
-    in_range = limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
-    if in_range then
+-- 3. Ask every policy, and work out what taking the cost from it would leave. Where less than the
+-- cost would do and less fits, ask again for as much as fits into all. (Both tables begin with room
+-- for three policies, since growing one costs more than all that is put into it.)
+local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
+local before = {nil, nil, nil, nil}
+local last, take = #ARGV, 2^53
+local writes, heals, logs, lives, fits, said, again
+repeat
+  local at, common = 3, 2^53
+  writes, heals, logs, lives, fits, said, again = {}, {}, {}, {}, true, 0, false
+  while at < last do
+    local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
+    local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
+    local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+    local at_least, wanted = cost, cost
+    if enough > 0 and enough < cost then
+      at_least = enough
+      if take < cost then
+        wanted = take
+      end
+    end
+    if not (cost >= 0 and cost <= limit and cost % 1 == 0 and (shadow == "0" or shadow == "1")) then
+      return redis.error_reply("LIMITER an argument of several v1 is out of range")
+    end
+    if algorithm == "fixed_window" then
+      local period_us = ARGV[at + 7] + 0
+      local aligned = ARGV[at + 8] + 0
+      if not (limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0) then
+        return redis.error_reply("LIMITER an argument of several v1 is out of range")
+      end
       local state = nil
       if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
         state = redis.call("HGET", key, field)
@@ -79,17 +92,32 @@ while at < last do
       if room < 0 then
         room = 0
       end
+      before[said / 5 + 1] = reset_us
       if room < at_least then
+        delay_us = 0
         retry_us = start_us + period_us - now_us
+      elseif hit and cost > 0 then
+        granted = wanted
+        if room < granted then
+          granted = room
+        end
+        used, reset_us = used + granted, start_us + period_us - now_us
       end
-      plan[planned + 7], plan[planned + 8], plan[planned + 9] =
-        start_us, used, period_us
-    end
-    at = at + 8
-  elseif algorithm == "sliding_log" then
-    local period_us = ARGV[at + 7] + 0
-    in_range = limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
-    if in_range then
+      if granted > 0 or (hit and heal) then
+        local kept = granted > 0 and writes or heals
+        local write = kept[index]
+        if not write then
+          kept[index] = {field, struct.pack("<dd", start_us, used)}
+        else
+          write[#write + 1], write[#write + 2] = field, struct.pack("<dd", start_us, used)
+        end
+      end
+      at = at + 8
+    elseif algorithm == "sliding_log" then
+      local period_us = ARGV[at + 7] + 0
+      if not (limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0) then
+        return redis.error_reply("LIMITER an argument of several v1 is out of range")
+      end
       local size = 0
       if mode ~= "reset" or redis.call("TYPE", key).ok == "list" then
         size = redis.call("LLEN", key)
@@ -127,27 +155,36 @@ while at < last do
       if room < 0 then
         room = 0
       end
+      before[said / 5 + 1] = reset_us
       if room < at_least then
+        delay_us = 0
         -- The entry whose end makes room; most often the oldest that is live, just read.
         local freeing = size - limit + at_least - 1
         if freeing > dead then
           oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or now_us
         end
         retry_us = oldest_us + period_us - now_us
+      elseif hit and cost > 0 then
+        granted = wanted
+        if room < granted then
+          granted = room
+        end
+        reset_us = last_us + period_us - now_us
       end
-      plan[planned + 7], plan[planned + 8], plan[planned + 9] =
-        dead, last_us, period_us
-    end
-    at = at + 7
-  elseif algorithm == "token_bucket" then
-    local period_us = ARGV[at + 7] + 0
-    local t_us = ARGV[at + 8] + 0
-    local t_part = ARGV[at + 9] + 0
-    local parts = ARGV[at + 10] + 0
-    in_range = limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
-    and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
-    and (limit + period_us + t_us + t_part + parts) % 1 == 0
-    if in_range then
+      if granted > 0 then
+        logs[index] = {granted, dead, last_us}
+      end
+      at = at + 7
+    elseif algorithm == "token_bucket" then
+      local period_us = ARGV[at + 7] + 0
+      local t_us = ARGV[at + 8] + 0
+      local t_part = ARGV[at + 9] + 0
+      local parts = ARGV[at + 10] + 0
+      if not (limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
+      and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
+      and (limit + period_us + t_us + t_part + parts) % 1 == 0) then
+        return redis.error_reply("LIMITER an argument of several v1 is out of range")
+      end
       local state = nil
       if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
         state = redis.call("HGET", key, field)
@@ -205,117 +242,64 @@ while at < last do
       if room < 0 then
         room = 0
       end
+      before[said / 5 + 1] = reset_us
       if room < at_least then
+        delay_us = 0
         local rest = part + at_least * t_part
         retry_us = full_us + at_least * t_us + (rest - rest % parts) / parts - now_us - empty_us
         if rest % parts > empty_part then
           retry_us = retry_us + 1
         end
-      end
-      plan[planned + 7], plan[planned + 8], plan[planned + 9], plan[planned + 10], plan[planned + 11] =
-        full_us, part, t_us, t_part, parts
-    end
-    at = at + 10
-  end
-  if not (in_range and key and cost >= 0 and cost <= limit and cost % 1 == 0
-    and (shadow == "0" or shadow == "1")) then
-    return redis.error_reply("LIMITER an argument of several v1 is out of range")
-  end
-  if room < at_least then
-    if shadow == "0" then
-      fits = false
-    end
-    delay_us = 0
-  elseif at_least < cost and shadow == "0" and room < common then
-    common = room
-  end
-  plan[planned + 1], plan[planned + 2], plan[planned + 3] = algorithm, index, field
-  plan[planned + 4], plan[planned + 5], plan[planned + 6] = cost, at_least, heal
-  planned = planned + 11
-  reply[said + 1], reply[said + 2], reply[said + 3], reply[said + 4], reply[said + 5] =
-    0, room, retry_us, reset_us, delay_us
-  said = said + 5
-end
-
--- 4. Take from all of them, or from none; `writes` and `lives` gather what each key needs.
-local writes, lives = {}, {}
-if hit then
-  said = 0
-  for base = 0, planned - 1, 11 do
-    local algorithm, index, field = plan[base + 1], plan[base + 2], plan[base + 3]
-    local cost, at_least, heal = plan[base + 4], plan[base + 5], plan[base + 6]
-    local key, room, reset_us, granted = KEYS[index], reply[said + 2], reply[said + 4], 0
-    if fits and room >= at_least then
-      granted = cost
-      if at_least < cost and common < cost then
-        granted = common
-      end
-      if room < granted then
-        granted = room
-      end
-    end
-    if granted > 0 or heal then
-      local state
-      if algorithm == "fixed_window" then
-        local start_us, used, period_us =
-          plan[base + 7], plan[base + 8], plan[base + 9]
-        if granted > 0 then
-          used, reset_us = used + granted, start_us + period_us - now_us
+      elseif hit and cost > 0 then
+        granted = wanted
+        if room < granted then
+          granted = room
         end
-        state = struct.pack("<dd", start_us, used)
-      elseif algorithm == "sliding_log" then
-        local dead, last_us, period_us =
-          plan[base + 7], plan[base + 8], plan[base + 9]
-        if granted > 0 then
-          reset_us = last_us + period_us - now_us
-          -- The new entries first: trimming an emptied list would take its expiry along.
-          if granted == 1 then
-            redis.call("RPUSH", key, last_us)
-          else
-            local entries = {}
-            for entry = 1, granted do
-              entries[entry] = last_us
-            end
-            redis.call("RPUSH", key, (unpack or table.unpack)(entries))
-          end
-          if dead > 0 then
-            redis.call("LTRIM", key, dead, -1)
-          end
+        full_us, part = full_us + granted * t_us, part + granted * t_part
+        if part >= parts then
+          full_us, part = full_us + (part - part % parts) / parts, part % parts
         end
-      elseif algorithm == "token_bucket" then
-        local full_us, part, t_us, t_part, parts =
-          plan[base + 7], plan[base + 8], plan[base + 9], plan[base + 10], plan[base + 11]
-        if granted > 0 then
-          full_us, part = full_us + granted * t_us, part + granted * t_part
-          if part >= parts then
-            full_us, part = full_us + (part - part % parts) / parts, part % parts
-          end
-          reset_us = full_us - now_us
-          if part > 0 then
-            reset_us = reset_us + 1
-          end
+        reset_us = full_us - now_us
+        if part > 0 then
+          reset_us = reset_us + 1
         end
-        state = struct.pack("<ddd", full_us, part, parts)
       end
-      if state then
-        local write = writes[index]
+      if granted > 0 or (hit and heal) then
+        local kept = granted > 0 and writes or heals
+        local write = kept[index]
         if not write then
-          write = {}
-          writes[index] = write
+          kept[index] = {field, struct.pack("<ddd", full_us, part, parts)}
+        else
+          write[#write + 1], write[#write + 2] = field, struct.pack("<ddd", full_us, part, parts)
         end
-        write[#write + 1] = field
-        write[#write + 1] = state
       end
-      reply[said + 1], reply[said + 2], reply[said + 4] = granted, room - granted, reset_us
+      at = at + 10
+    else
+      return redis.error_reply("LIMITER several v1 knows no such algorithm")
     end
-    if cost > 0 then
-      local life_us = lives[index] or 0
-      if granted > 0 and reset_us > life_us then
-        life_us = reset_us
+    if room < at_least then
+      fits = fits and shadow == "1"
+    elseif room < wanted and shadow == "0" and room < common then
+      common, again = room, true
+    end
+    if hit and cost > 0 and (granted > 0 or not lives[index]) then
+      local life_us = granted > 0 and reset_us or 0
+      if not lives[index] or lives[index] < life_us then
+        lives[index] = life_us
       end
-      lives[index] = life_us
     end
+    reply[said + 1], reply[said + 2], reply[said + 3] = granted, room - granted, retry_us
+    reply[said + 4], reply[said + 5] = reset_us, delay_us
     said = said + 5
+  end
+  take, again = common, again and fits
+until not again
+
+-- 4. Where one of them has no room, nothing is taken from any.
+if not fits then
+  for first = 0, said - 1, 5 do
+    reply[first + 2] = reply[first + 2] + reply[first + 1]
+    reply[first + 1], reply[first + 4], reply[first + 5] = 0, before[first / 5 + 1], 0
   end
 end
 
@@ -324,10 +308,29 @@ for index = 1, #KEYS do
   local key, life_us = KEYS[index], lives[index]
   if life_us then
     local ttl_ms = redis.call("PTTL", key)
-    if writes[index] then
+    if fits and writes[index] then
       redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
     end
-    if ttl_ms == -1 or (life_us > 0 and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
+    if heals[index] then
+      redis.call("HSET", key, (unpack or table.unpack)(heals[index]))
+    end
+    if fits and logs[index] then
+      local granted, dead, last_us = (unpack or table.unpack)(logs[index])
+      -- The new entries first: trimming an emptied list would take its expiry along.
+      if granted == 1 then
+        redis.call("RPUSH", key, last_us)
+      else
+        local entries = {}
+        for entry = 1, granted do
+          entries[entry] = last_us
+        end
+        redis.call("RPUSH", key, (unpack or table.unpack)(entries))
+      end
+      if dead > 0 then
+        redis.call("LTRIM", key, dead, -1)
+      end
+    end
+    if ttl_ms == -1 or (fits and life_us > 0 and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
       redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)
     end
   elseif mode == "reset" then
@@ -336,5 +339,5 @@ for index = 1, #KEYS do
 end
 
 -- 6. Answer.
-reply[#reply + 1] = now_us
+reply[said + 1] = now_us
 return reply

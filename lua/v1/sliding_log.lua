@@ -1,7 +1,8 @@
 --[[
-sliding_log v1: at most `limit` in any window of one period, to the microsecond
+sliding_log v1: at most limit in any window of one period, to the microsecond
 
-KEYS[1] key         list of integer microseconds, one for each unit of cost, oldest first, never decreasing
+KEYS[1] key         list of integer microseconds, one for each unit of cost, the oldest first,
+                    never decreasing
 
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject

@@ -1,8 +1,8 @@
 --[[
 token_bucket v1: a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
 
-KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, part, parts), three doubles:
-                    the moment full_us + part / parts at which the bucket is full if nobody takes any more
+KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, part, parts), three
+                    doubles: the time full_us + part / parts at which the bucket is full if nobody takes more
 
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
