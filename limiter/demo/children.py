@@ -74,6 +74,14 @@ class Child:
         """The process itself (its own children aside) is still there."""
         return self.process.poll() is None
 
+    @property
+    def ending(self) -> str:
+        """How the process ended, in words."""
+        code = self.process.poll()
+        if code is None:
+            return "still running"
+        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
     def signal(self, number: int) -> None:
         """Signal the process, if it is still there."""
         self.process.send_signal(number)

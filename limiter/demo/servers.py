@@ -230,7 +230,7 @@ class Server:
             if not self.alive:
                 reason = self.reason()
                 if "in use" not in reason or self._served or attempts == _PORT_ATTEMPTS:
-                    raise ServerError(f"{self.binary} did not start: {reason}")
+                    raise ServerError(f"{self.binary.name} did not start: {reason}")
                 # Somebody was faster: other ports.
                 attempts += 1
                 self.port = 0
@@ -279,10 +279,11 @@ class Server:
         return self._child
 
     def reason(self) -> str:
-        """Return what it said last, to explain why it ended."""
+        """Return how it ended, and what it said last."""
         said = self.log or (self.folder / "server.out").read_text(errors="replace")
         lines = [line for line in said.splitlines() if line.strip()]
-        return " / ".join(lines[-3:]) or "it said nothing"
+        last = " / ".join(lines[-3:]) or "it said nothing"
+        return f"{self._running().name} ended ({self._running().ending}): {last}"
 
     def _command_line(self) -> list[str]:
         words = ["--bind", self.host, "--dir", str(self.folder), "--logfile", "server.log"]

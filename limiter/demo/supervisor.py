@@ -157,12 +157,12 @@ class Demo:
             if not child.alive:
                 self._logs[child.name].close()
                 said = " / ".join(self._logs[child.name].last) or "it said nothing"
-                raise DemoError(f"{child.name} ended ({_ending(child.process.returncode)}): {said}")
+                raise DemoError(f"{child.name} ended ({child.ending}): {said}")
 
     def _watch_cluster(self) -> None:
         for node in self._cluster.nodes if self._cluster is not None else []:
             if not node.alive:
-                raise DemoError(f"The node on port {node.port} ended: {node.reason()}")
+                raise DemoError(f"The {node.reason()}")
 
     def _announce(self, seconds: float) -> None:
         url = f"http://localhost:{self._options.port}/demo-service/hello"
@@ -225,7 +225,3 @@ def _get(port: int, path: str) -> tuple[int, str]:
         return 0, str(error)
     finally:
         connection.close()
-
-
-def _ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
