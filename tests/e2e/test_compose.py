@@ -1,0 +1,290 @@
+"""docker-compose.yml without containers: its own commands, with its hosts mapped to loopback.
+
+Docker Compose reads the file; each service's command, environment and health check is then run as
+it stands there, in the order of `depends_on`. Only names and addresses are replaced.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from limiter.demo.children import Child, stop
+from tests.e2e.support import ab, until
+from tests.service.support import ROOT, clean_environment
+
+SUBNET = "172.28.90."
+
+
+def read_compose(**variables: str) -> dict[str, Any]:
+    """Have Docker Compose read, check and complete the file."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) is None:
+            continue
+        version = subprocess.run([*command, "version"], capture_output=True, check=False)
+        if version.returncode == 0:
+            break
+    else:
+        pytest.skip("docker compose is not installed (Debian: docker-compose)")
+    done = subprocess.run(
+        [*command, "--file", "docker-compose.yml", "config", "--format", "json"],
+        cwd=ROOT,
+        env=clean_environment(**variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning" not in done.stderr.lower(), done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def dockerfile(instruction: str) -> list[str]:
+    """Return what follows each such instruction."""
+    text = (ROOT / "service/Dockerfile").read_text().replace("\\\n", " ")
+    return re.findall(rf"^{instruction}\s+(.*)$", text, re.MULTILINE)
+
+
+class System:
+    """The services of the file, as processes on loopback addresses that nobody else uses."""
+
+    def __init__(self, folder: Path) -> None:
+        self.services: dict[str, Any] = read_compose(LIMITER_LIMITS="100/minute")["services"]
+        self.folder = folder
+        self.children: dict[str, Child] = {}
+        self.net = f"127.{1 + secrets.randbelow(250)}.{secrets.randbelow(250)}."
+        # The addresses that the file gives, and others for those that get one from Docker.
+        self.addresses = {
+            name: self._fixed(service) or f"{self.net}{100 + number}"
+            for number, (name, service) in enumerate(self.services.items())
+        }
+
+    def _fixed(self, service: dict[str, Any]) -> str | None:
+        network = service["networks"]["default"] or {}
+        given = network.get("ipv4_address")
+        return given and str(given).replace(SUBNET, self.net)
+
+    def local(self, name: str, text: str) -> str:
+        """Replace what containers would be called; `config` writes a $ as $$."""
+        text = text.replace("$$", "$")
+        # Traefik calls the instances from here; in the subnet it would be its own address.
+        text = text.replace(f"{SUBNET}0/24", "127.0.0.1/32").replace(SUBNET, self.net)
+        text = text.replace("0.0.0.0", self.addresses[name])  # noqa: S104
+        for host, address in self.addresses.items():
+            text = re.sub(rf"\b{re.escape(host)}(?=:\d)", address, text)
+        return text
+
+    def environment(self, name: str) -> dict[str, str]:
+        given = self.services[name].get("environment") or {}
+        found = {key: self.local(name, value) for key, value in given.items() if value is not None}
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        return clean_environment(PATH=path, HOSTNAME=self.addresses[name], **found)
+
+    def command(self, name: str) -> list[str]:
+        service = self.services[name]
+        words = (service.get("entrypoint") or []) + (service.get("command") or [])
+        command = [self.local(name, word) for word in words]
+        if command[0] == "redis-server":  # in a container it may listen everywhere
+            command += ["--bind", self.addresses[name]]
+        program = shutil.which(command[0], path=self.environment(name)["PATH"])
+        if program is None:
+            pytest.skip(f"{command[0]} is not installed")
+        return [program, *command[1:]]
+
+    def health(self, name: str) -> str:
+        """Return the command that says whether the service is healthy."""
+        if "build" in self.services[name]:
+            text = re.sub(r"^(--\S+\s+)*CMD ", "", dockerfile("HEALTHCHECK")[0])
+        else:
+            kind, text = self.services[name]["healthcheck"]["test"]
+            assert kind == "CMD-SHELL"
+        return self.local(name, text).replace("127.0.0.1", self.addresses[name])
+
+    def is_healthy(self, name: str) -> bool:
+        command = ["sh", "-c", self.health(name)]
+        done = subprocess.run(
+            command, env=self.environment(name), capture_output=True, timeout=20, check=False
+        )
+        return done.returncode == 0
+
+    def start(self, name: str) -> None:
+        """Start what the service depends on, wait for it, and start the service."""
+        if name in self.children:
+            return
+        for other, how in self.services[name].get("depends_on", {}).items():
+            self.start(other)
+            child = self.children[other]
+            if how["condition"] == "service_completed_successfully":
+                assert child.process.wait(60) == 0, self.log(other)
+                continue
+            assert how["condition"] == "service_healthy"
+            until(lambda o=other: self.is_healthy(o), lambda o=other: self.log(o))  # type: ignore[misc]
+            assert child.alive, self.log(other)
+        with (self.folder / f"{name}.log").open("ab") as output:
+            self.children[name] = Child(
+                name,
+                self.command(name),
+                env=self.environment(name),
+                cwd=self.working_folder(name),
+                output=output,
+            )
+
+    def working_folder(self, name: str) -> Path:
+        if "build" in self.services[name]:
+            return ROOT
+        folder = self.folder / name
+        if not folder.exists():
+            folder.mkdir()
+            if name == "load-balancer":
+                assert self.services[name]["working_dir"] == "/"
+                assert self.services[name]["volumes"][0]["target"] == "/traefik"
+                shutil.copytree(ROOT / "traefik", folder / "traefik")
+                static = folder / "traefik/traefik.yml"
+                text = static.read_text()
+                assert 'address: ":9000"' in text
+                static.write_text(text.replace('":9000"', f'"{self.addresses[name]}:9000"'))
+        return folder
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def node(self, number: int) -> redis.Redis:
+        return redis.Redis(self.addresses[f"redis-{number}"], 6379, decode_responses=True)
+
+    def get(self, path: str, client: str) -> tuple[int, dict[str, str], str]:
+        """Ask the load balancer as a client of this address."""
+        connection = http.client.HTTPConnection(
+            self.addresses["load-balancer"], 9000, timeout=10, source_address=(client, 0)
+        )
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, dict(answer.getheaders()), answer.read().decode()
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The whole system, started over what an interrupted start has left behind."""
+    if sys.platform != "linux":
+        pytest.skip("needs all of 127.0.0.0/8")
+    found = System(tmp_path_factory.mktemp("compose"))
+    try:
+        found.start("redis-2")
+        until(lambda: found.is_healthy("redis-2"), lambda: found.log("redis-2"))
+        with found.node(2) as node:
+            node.execute_command("CLUSTER ADDSLOTS", 0, 1, 2)
+        found.start("load-balancer")
+        until(lambda: found.is_healthy("load-balancer"), lambda: found.log("load-balancer"))
+        yield found
+    finally:
+        stop(found.children.values())
+
+
+def test_only_the_load_balancer_is_published_and_images_are_pinned() -> None:
+    services = read_compose()["services"]
+    published = {name for name, service in services.items() if service.get("ports")}
+    images = {service["image"] for service in services.values() if "image" in service}
+
+    assert published == {"load-balancer"}
+    assert services["load-balancer"]["ports"][0]["published"] == "9000"
+    assert len([name for name in services if name.startswith("redis-") and name[-1].isdigit()]) == 6
+    for image in images | set(dockerfile("FROM")):
+        assert re.fullmatch(r"[a-z]+:v?\d+\.\d+\.\d+(-[a-z-]+)?", image), image
+
+
+def test_settings_come_from_the_users_environment() -> None:
+    chosen = {"LIMITER_ALGORITHM": "token_bucket", "LIMITER_LIMITS": "7/minute"}
+    compose = read_compose(**chosen)
+    subnet = compose["networks"]["default"]["ipam"]["config"][0]["subnet"]
+    for name in ("app-1", "app-2"):
+        environment = compose["services"][name]["environment"]
+        assert chosen.items() <= environment.items()
+        assert environment["LIMITER_TRUSTED_PROXIES"] == subnet
+        assert environment["LIMITER_TIMEOUT"] == "1"
+        assert environment["LIMITER_NAME"] is None  # unset, and not empty
+
+
+def test_the_image_runs_as_nobody_and_copies_what_there_is() -> None:
+    assert dockerfile("USER") == ["65534:65534"]
+    assert json.loads(dockerfile("CMD")[0])[-1] == "service.app:create_app()"
+    for line in dockerfile("COPY"):
+        ignored = (ROOT / "service/Dockerfile.dockerignore").read_text().splitlines()
+        for source in line.split()[:-1]:
+            assert (ROOT / source).exists(), source
+            assert f"!{source}" in ignored
+
+
+@pytest.mark.slow
+def test_three_primaries_with_a_replica_each(system: System) -> None:
+    with system.node(1) as node:
+        nodes = node.execute_command("CLUSTER NODES")
+        flags = [line["flags"] for line in nodes.values()]
+
+    assert len(flags) == 6
+    assert sum("master" in flag for flag in flags) == 3
+
+
+@pytest.mark.slow
+def test_the_init_step_can_run_again(system: System) -> None:
+    done = subprocess.run(
+        system.command("redis-init"),
+        env=system.environment("redis-init"),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "It is a cluster already.\n"
+
+
+@pytest.mark.slow
+def test_ab_sees_the_exact_limit(system: System) -> None:
+    counts = ab(f"http://{system.addresses['load-balancer']}:9000/demo-service/hello")
+
+    assert counts.complete == 1000
+    assert counts.admitted == 100, counts.report
+    assert counts.failed == counts.refused
+
+
+@pytest.mark.slow
+def test_each_client_has_its_own_limit_whichever_instance_answers(system: System) -> None:
+    """Without LIMITER_TRUSTED_PROXIES every client would be the load balancer."""
+    answers = [system.get("/demo-service/hello", "127.5.5.5") for _ in range(4)]
+    other = system.get("/demo-service/hello", "127.5.5.6")
+
+    left = [answer[1]["Ratelimit"].split(";")[1] for answer in [*answers, other]]
+    assert left == ["r=99", "r=98", "r=97", "r=96", "r=99"]
+    assert {json.loads(answer[2])["instance"] for answer in answers} == {"app-1", "app-2"}
+
+
+@pytest.mark.slow
+def test_a_replica_takes_over(system: System) -> None:
+    """Last, since it takes a primary away: everybody is limited again without anybody's help."""
+    clients = [f"127.6.6.{number}" for number in range(1, 21)]
+    system.children["redis-1"].kill()
+    time.sleep(2.5)  # longer than the node timeout: a failure has to be noticed first
+
+    def all_limited() -> bool:
+        answers = [system.get("/demo-service/hello", client) for client in clients]
+        assert {answer[0] for answer in answers} == {200}
+        return all("Ratelimit" in answer[1] for answer in answers)
+
+    until(all_limited, lambda: system.log("app-1"))

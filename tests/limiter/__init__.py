@@ -1,0 +1,1 @@
+"""The library without a store: policies, grammar, keys, decisions, settings, errors."""

@@ -1,0 +1,66 @@
+"""The tree of errors is as it is drawn."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+
+import pytest
+
+import limiter
+from limiter import Decision, SlidingLog, errors
+
+
+def drawn() -> dict[str, str]:
+    """Each error of the module's docstring, and the one it stands under."""
+    parents: dict[str, str] = {}
+    above: list[tuple[int, str]] = []
+    for indent, name in re.findall(r"^( *)\* (\w+)", errors.__doc__ or "", re.M):
+        above = [(depth, other) for depth, other in above if depth < len(indent)]
+        parents[name] = above[-1][1] if above else "Exception"
+        above.append((len(indent), name))
+    return parents
+
+
+def test_the_tree_is_the_one_drawn() -> None:
+    """No error is missing from the drawing, and none stands elsewhere."""
+    real = {
+        name: kind.__mro__[1].__name__
+        for name, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, Exception)
+    }
+    assert real == drawn()
+
+
+def test_the_drawing_says_which_are_value_errors() -> None:
+    """The caller's own mistakes are also ValueErrors, the store's are not."""
+    lines = [line for line in (errors.__doc__ or "").splitlines() if "* " in line]
+    for line in lines:
+        kind = getattr(errors, line.split()[1])
+        assert issubclass(kind, ValueError) == ("a ValueError" in line), line
+
+
+def test_every_error_is_public() -> None:
+    """What is raised can be caught by its public name."""
+    for name in drawn():
+        assert getattr(limiter, name) is getattr(errors, name)
+        assert name in limiter.__all__
+
+
+@pytest.mark.parametrize("name", sorted(set(drawn()) - {"RateLimited"}))
+def test_errors_travel(name: str) -> None:
+    """An error of a worker process arrives as what it was."""
+    error = getattr(errors, name)("said")
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert type(copy) is type(error)
+    assert copy.args == error.args
+
+
+def test_rate_limited_carries_the_decision() -> None:
+    """The message names the policy and the time; the pickle keeps all."""
+    decision = Decision((SlidingLog(5, 60),), [0, 0, 1_500_000, 2_000_000, 0, 1])
+    error = limiter.RateLimited(decision)
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert str(error) == str(copy) == "denied by SlidingLog(5, per=60): retry after 1.500000 s"
+    assert copy.decision == error.decision == decision

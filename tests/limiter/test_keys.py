@@ -1,0 +1,221 @@
+"""A subject's key is its own, readable where it can be, and cannot be aimed."""
+
+from __future__ import annotations
+
+import doctest
+import enum
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from redis.crc import key_slot
+
+from limiter import InvalidKey, InvalidSetting, SlidingLog, TokenBucket, keys
+from limiter.keys import KeySpeller
+from limiter.plan import Plan
+
+SPELL = KeySpeller("rl", "api")
+SECRET = KeySpeller("rl", "api", "secret")
+
+#: Characters and pieces that somebody would try.
+pieces = st.sampled_from(["a", "b", "{", "}", "{}", ":", ",", "~", "\0", "\r\n", "\xe9", "v1", "-"])
+hostile_text = st.one_of(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=80),
+    st.lists(pieces, min_size=1, max_size=8).map("".join),
+)
+parts = st.one_of(
+    hostile_text,
+    st.binary(min_size=1, max_size=80),
+    st.integers(),
+    st.sampled_from(["a" * 64, "a" * 65, "a,b", "a,", b"a,b", "1", 1, b"1", b"\xff"]),
+)
+subjects = st.one_of(parts, st.lists(parts, min_size=1, max_size=5).map(tuple))
+
+
+def meaning(key: Any) -> tuple[bytes, ...] | bytes:
+    """What a key is, by the definition: its bytes, or a tuple of those of its parts."""
+    if isinstance(key, tuple):
+        return tuple(meaning(part) for part in key)  # type: ignore[misc]
+    if isinstance(key, int):
+        return str(key).encode()
+    return key.encode() if isinstance(key, str) else key
+
+
+def test_the_examples_of_the_module_are_true() -> None:
+    """Its docstring shows three keys; they are the keys."""
+    assert doctest.testmod(keys) == doctest.TestResults(failed=0, attempted=4)
+
+
+@given(one=subjects, other=subjects)
+@example(("a", "b"), "a,b")
+@example(("a",), "a")
+@example(("a",), "a,")
+@example(("ab", "c"), ("a", "bc"))
+@example(("a,b", "c"), ("a", "b,c"))
+@example(42, "42")
+@example(b"42", 42)
+@example((42,), ("42",))
+@example("a{b}", b"a{b}")
+def test_two_subjects_share_a_key_only_if_they_are_one(one: Any, other: Any) -> None:
+    """``42``, ``"42"`` and ``b"42"`` are one; nothing else is."""
+    for spell in (SPELL, SECRET):
+        same = spell.state(one) == spell.state(other)
+        assert same == (meaning(one) == meaning(other))
+        assert same == (spell.state("a", tag=one) == spell.state("a", tag=other))
+        assert same == (spell.state(one, tag="t") == spell.state(other, tag="t"))
+
+
+@given(key=subjects, tag=st.one_of(st.none(), subjects))
+def test_a_key_has_one_hash_tag_and_a_bounded_length(key: Any, tag: Any) -> None:
+    """Redis takes the tag that we take, and it is never empty."""
+    for spell in (SPELL, SECRET):
+        state, hash_tag = spell.state(key, tag)
+        assert 1 <= len(hash_tag) <= 64
+        assert len(state) <= len("rl:{}::api:v1") + 128
+        assert state.startswith(b"rl:{" + hash_tag + b"}:")
+        assert state.endswith(b":api:v1")
+        assert state.count(b"{") == state.count(b"}") == 1
+        assert not set(state) & set(b"\0\r\n ")
+        assert key_slot(state) == key_slot(hash_tag)
+
+
+@given(key=subjects, other=subjects, tag=subjects)
+def test_all_keys_of_a_subject_lie_in_one_slot(key: Any, other: Any, tag: Any) -> None:
+    """Those of every policy, and of every subject with one tag."""
+    policies = (TokenBucket(5, 1), SlidingLog(5, 1), SlidingLog(9, 60, name="x"))
+    plan = Plan(policies, SPELL)
+    for tagged in (None, tag):
+        call = plan.call("hit", key, 1, tag=tagged)
+        slots = {key_slot(word) for word in call.rest.split(b"\r\n") if word.startswith(b"rl:")}
+        assert slots == {key_slot(call.tag)}
+    assert SPELL.state(key, tag)[1] == SPELL.state(other, tag)[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "spelled"),
+    [
+        ("user:42", b"user:42"),
+        (42, b"42"),
+        (-7, b"-7"),
+        (b"a@b.c/d", b"a@b.c/d"),
+        ("a" * 64, b"a" * 64),
+        (("user", 42), b"user,42"),
+        (("user",), b"user,"),
+        (("a" * 31, "b" * 32), b"a" * 31 + b"," + b"b" * 32),
+    ],
+)
+def test_plain_subjects_stay_readable(key: Any, spelled: bytes) -> None:
+    """Up to 64 characters of a plain alphabet."""
+    assert SPELL.state(key) == (b"rl:{" + spelled + b"}:api:v1", spelled)
+    assert SPELL.state("x", tag=key) == (b"rl:{" + spelled + b"}:x:api:v1", spelled)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["a" * 65, "a b", "a{b", "}", "~a", "a,b", "\xe9", b"\xff", ("a" * 32, "b" * 32), ("a", "b,c")],
+)
+def test_any_other_subject_is_a_digest(key: Any) -> None:
+    """A tilde and 32 hexadecimal digits, which no readable subject begins with."""
+    spelled = SPELL.state(key)[1]
+    assert spelled[:1] == b"~"
+    assert len(spelled) == 33
+    int(spelled[1:], 16)
+
+
+def test_a_tagged_subjects_state_is_its_own() -> None:
+    """Also where tag and subject are one."""
+    states = {SPELL.state("a")[0], SPELL.state("a", tag="a")[0], SPELL.state("a", tag="b")[0]}
+    assert len(states) == 3
+
+
+class Number(enum.IntEnum):
+    """An int in disguise."""
+
+    SEVEN = 7
+
+
+def test_an_int_is_its_decimal() -> None:
+    """Whatever its class prints."""
+    assert SPELL.state(Number.SEVEN) == SPELL.state("7")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        True,
+        False,
+        None,
+        1.5,
+        "",
+        b"",
+        (),
+        ("",),
+        ("a", b""),
+        ("a", True),
+        ("a", None),
+        ("a", ("b",)),
+        ["a"],
+        bytearray(b"a"),
+        object(),
+        "\ud800",
+        ("a", "\udfff"),
+    ],
+    ids=repr,
+)
+def test_whom_a_key_must_name(key: Any) -> None:
+    """InvalidKey says what came and what is accepted, for a key and for a tag."""
+    for arguments in ((key,), ("a", key)):
+        if arguments == ("a", None):
+            continue  # no tag
+        with pytest.raises(InvalidKey) as raised:
+            SPELL.state(*arguments)
+        assert str(raised.value).startswith("key is ")
+        assert "accepted" in str(raised.value)
+
+
+def test_an_int_without_end_is_named() -> None:
+    """Python refuses to print it; that is our error, not its."""
+    with pytest.raises(InvalidKey, match="more digits than Python prints"):
+        SPELL.state(10**5000)
+
+
+def test_a_secret_hides_and_moves_every_subject() -> None:
+    """Nothing of the subject is in its key, and another secret is another place."""
+    state, tag = SECRET.state("user:42", tag="org:7")
+    assert b"user" not in state
+    assert b"org" not in state
+    assert tag[:1] == b"~"
+    others = [KeySpeller("rl", "api", secret) for secret in ("other", b"x", "s" * 65, "s" * 66)]
+    assert len({spell.state("user:42") for spell in (SPELL, SECRET, *others)}) == 6
+    assert KeySpeller("rl", "api", b"secret").state("user:42") == SECRET.state("user:42")
+
+
+@pytest.mark.parametrize("secret", ["", b"", 5, True, ["secret"]])
+def test_a_secret_that_is_none_is_not_shown(secret: Any) -> None:
+    """The message has its type, never its value."""
+    with pytest.raises(InvalidSetting, match="key_secret is a") as raised:
+        KeySpeller("rl", "api", secret)
+    assert "secret'" not in str(raised.value)
+
+
+def test_a_secret_of_any_bytes_from_the_environment() -> None:
+    """What is not UTF-8 there reaches us as lone surrogates, and is a secret all the same."""
+    assert KeySpeller("rl", "api", "\udcff").state("u") == KeySpeller("rl", "api", b"\xff").state("u")
+
+
+@pytest.mark.parametrize("value", ["", "a b", "a:b", "{a}", "a" * 65, "\xe9", "a\n", b"a", 5, None])
+@pytest.mark.parametrize("setting", ["prefix", "name"])
+def test_name_and_prefix_are_plain(setting: str, value: Any) -> None:
+    """They are in every key as they are."""
+    names = {"prefix": "rl", "name": "api", setting: value}
+    with pytest.raises(InvalidSetting) as raised:
+        KeySpeller(**names)
+    assert str(raised.value) == (
+        f"{setting} is {value!r}: accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
+    )
+
+
+def test_prefix_and_name_are_in_the_key() -> None:
+    """Limiters with other names share nothing."""
+    assert KeySpeller("My_1", "x.Y-z").state("u")[0] == b"My_1:{u}:x.Y-z:v1"

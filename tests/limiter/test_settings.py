@@ -1,0 +1,226 @@
+"""A wrong setting names itself, its value, and what would be right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from limiter import FixedWindow, InvalidPolicy, InvalidSetting, Limiter, SlidingLog, TokenBucket
+from limiter.settings import VARIABLES, trusted_proxies
+
+STORE = "redis://127.0.0.1:6379/0"
+ENVIRONMENT = {"LIMITER_STORE": STORE, "LIMITER_LIMITS": "5/minute"}
+
+
+def wrong(limits: Any = "5/minute", **settings: Any) -> str:
+    """The message of the InvalidSetting that making a limiter raises."""
+    with pytest.raises(InvalidSetting) as raised:
+        Limiter(limits, **{"store": STORE, **settings})
+    assert isinstance(raised.value, ValueError)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "accepted"),
+    [
+        ("name", "a b", "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("prefix", "", "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("algorithm", "x", "accepted are fixed_window, sliding_log, token_bucket"),
+        ("on_error", "ignore", "accepted are raise, allow, deny"),
+        ("on_error", None, "accepted are raise, allow, deny"),
+        ("local_share", 0, "accepted is a whole number from 1"),
+        ("local_share", True, "accepted is a whole number from 1"),
+        ("local_share", 1.0, "accepted is a whole number from 1"),
+        ("timeout", 0, "accepted are seconds from 0.001 to 3600"),
+        ("timeout", float("nan"), "accepted are seconds from 0.001 to 3600"),
+        ("timeout", "0.1", "accepted are seconds from 0.001 to 3600"),
+        ("timeout", True, "accepted are seconds from 0.001 to 3600"),
+        ("connect_timeout", 3601, "accepted are seconds from 0.001 to 3600"),
+    ],
+)
+def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
+    """One message for each, with all three."""
+    assert wrong(**{setting: value}) == f"{setting} is {value!r}: {accepted}"
+
+
+def test_a_wrong_secret_stays_secret() -> None:
+    """The message has its type."""
+    assert wrong(key_secret=5).startswith("key_secret is a int that is no secret: accepted is")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [5, None, b"5/s", ["5/minute"], [SlidingLog(5, 60), "5/s"], [None], {"limit": 5}, SlidingLog],
+    ids=repr,
+)
+def test_limits_are_a_string_or_policies(limits: Any) -> None:
+    """Anything else is an InvalidPolicy."""
+    with pytest.raises(InvalidPolicy, match="accepted are a limit string, a policy, or several"):
+        Limiter(limits, store=STORE)
+
+
+def test_no_limits_are_no_limiter() -> None:
+    """At least one policy."""
+    with pytest.raises(InvalidPolicy, match="limits are empty: accepted is at least one policy"):
+        Limiter([], store=STORE)
+
+
+def test_two_policies_need_two_fields() -> None:
+    """Two that would share their state are refused; a name tells them apart."""
+    with pytest.raises(InvalidPolicy, match=r"two policies .* name one of them"):
+        Limiter("5/minute; 9/minute", store=STORE)
+    Limiter([SlidingLog(5, 60), SlidingLog(9, 60, name="more")], store=STORE)
+
+
+def test_an_algorithm_belongs_to_a_string() -> None:
+    """Policies have theirs."""
+    assert "it belongs to a limit string" in wrong(SlidingLog(5, 60), algorithm="sliding_log")
+    assert "accepted are fixed_window" in wrong(SlidingLog(5, 60), algorithm="nonsense")
+
+
+def test_what_limits_may_be() -> None:
+    """A string, one policy, or any iterable of them."""
+    policy = SlidingLog(5, 60)
+    for limits in ("5/minute", policy, [policy], (policy,), iter([policy])):
+        assert Limiter(limits, store=STORE).policies == (policy,)
+    assert repr(Limiter(policy, store=STORE, name="x")) == (
+        "Limiter([SlidingLog(5, per=60)], name='x')"
+    )
+
+
+def test_from_the_environment() -> None:
+    """Each variable reaches its setting."""
+    limiter = Limiter.from_env(
+        {
+            **ENVIRONMENT,
+            "LIMITER_ALGORITHM": "token_bucket",
+            "LIMITER_LIMITS": "5/minute; 9/hour",
+            "LIMITER_NAME": "n",
+            "LIMITER_PREFIX": "p",
+            "LIMITER_KEY_SECRET": "hush",
+            "LIMITER_ON_ERROR": "deny",
+            "LIMITER_LOCAL_SHARE": "4",
+            "LIMITER_TIMEOUT": "0.25",
+        }
+    )
+    assert limiter.policies == (TokenBucket(5, 60), TokenBucket(9, 3600))
+    assert limiter.name == "n"
+    assert limiter._on_error == "deny"
+    assert limiter._transport._timeout == 0.25
+    assert limiter._plan.call("hit", "u", 1).rest.count(b"p:{~") == 1
+
+
+def test_the_processs_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read when nothing stands in for it."""
+    for variable in VARIABLES.values():
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("LIMITER_STORE", STORE)
+    monkeypatch.setenv("LIMITER_LIMITS", "7/s")
+    assert Limiter.from_env().policies == (SlidingLog(7, 1),)
+
+
+def test_defaults_fill_what_the_environment_leaves_open() -> None:
+    """A variable that is set wins; an empty one is not set."""
+    given = {"LIMITER_LIMITS": "", "LIMITER_NAME": "theirs"}
+    limiter = Limiter.from_env(
+        given, store=STORE, limits=FixedWindow(3, 1), name="ours", connect_timeout=1
+    )
+    assert limiter.policies == (FixedWindow(3, 1),)
+    assert limiter.name == "theirs"
+
+
+@pytest.mark.parametrize(("missing", "example"), [("LIMITER_STORE", STORE), ("LIMITER_LIMITS", "1")])
+@pytest.mark.parametrize("empty", [{}, {"LIMITER_STORE": "", "LIMITER_LIMITS": ""}])
+def test_what_must_be_set(missing: str, example: str, empty: dict[str, str]) -> None:
+    """Store and limits; an empty one counts as unset."""
+    given = {**ENVIRONMENT, missing: empty.get(missing, "")}
+    with pytest.raises(InvalidSetting, match=f"{missing} is not set: give it, for example {example}"):
+        Limiter.from_env(given)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "accepted"),
+    [
+        ("LIMITER_STORE", "http://x", "accepted are redis://"),
+        ("LIMITER_ALGORITHM", "leaky", "accepted are fixed_window, sliding_log, token_bucket"),
+        ("LIMITER_LIMITS", "5/x", "accepted is N/unit"),
+        ("LIMITER_LIMITS", "5/s; 6/s", "name one of them"),
+        ("LIMITER_LIMITS", "20000/s", "choose an algorithm"),
+        ("LIMITER_NAME", "a b", "accepted are 1 to 64"),
+        ("LIMITER_PREFIX", "a b", "accepted are 1 to 64"),
+        ("LIMITER_ON_ERROR", "ignore", "accepted are raise, allow, deny"),
+        ("LIMITER_LOCAL_SHARE", "1.5", "accepted is a whole number"),
+        ("LIMITER_LOCAL_SHARE", "0", "accepted is a whole number from 1"),
+        ("LIMITER_TIMEOUT", "fast", "accepted is seconds, like 0.1"),
+        ("LIMITER_TIMEOUT", "-1", "accepted are seconds from 0.001"),
+    ],
+)
+def test_a_wrong_variable(variable: str, value: str, accepted: str) -> None:
+    """The message names variable, value and what is accepted."""
+    with pytest.raises(InvalidSetting) as raised:
+        Limiter.from_env({**ENVIRONMENT, variable: value})
+    said = str(raised.value)
+    assert said.startswith(variable)
+    assert value in said
+    assert accepted in said
+
+
+def test_a_wrong_default_is_not_blamed_on_a_variable() -> None:
+    """What the environment did not give is named as the argument that it was."""
+    with pytest.raises(InvalidSetting) as raised:
+        Limiter.from_env(ENVIRONMENT, on_error="ignore")
+    assert str(raised.value).startswith("on_error is 'ignore'")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hush@host:1/0",
+        "redis://user:hush@host:nonsense",
+        "redis://user:hu/sh@host:1",
+        "redis://user:hush#1@host:1",
+        "redis://user:hu@hush@host:1?nonsense=1",
+        "redis://:hush@host:1?max_connections=x",
+        "redis+cluster://user:hush@a:1,b:x",
+        "redis+cluster://user:hush@a:1,",
+        "redis+cluster://user:hush@a:1/7",
+        "redis+sentinel://user:hush@a:1/m",
+        "unix://user:hush@/tmp/x?db=x",
+        "redis://host:1?password=hush&nonsense=1",
+    ],
+)
+def test_a_password_is_masked(url: str) -> None:
+    """No message has it, nor a part of it, from the argument or from the environment."""
+    for make in (
+        lambda: Limiter("5/s", store=url),
+        lambda: Limiter.from_env({**ENVIRONMENT, "LIMITER_STORE": url}),
+    ):
+        with pytest.raises(InvalidSetting) as raised:
+            make()
+        said = f"{raised.value} {raised.value.__cause__}"
+        assert "store is" in said
+        assert "hush" not in said
+        assert "'hu" not in said
+        assert "hu@" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "networks"),
+    [
+        (None, ["127.0.0.0/8", "::1/128"]),
+        ("", ["127.0.0.0/8", "::1/128"]),
+        ("10.0.0.0/8, 192.168.1.1", ["10.0.0.0/8", "192.168.1.1/32"]),
+    ],
+)
+def test_trusted_proxies(text: str | None, networks: list[str]) -> None:
+    """Networks with commas between; this machine where nothing is set."""
+    given = {} if text is None else {"LIMITER_TRUSTED_PROXIES": text}
+    assert [str(network) for network in trusted_proxies(given)] == networks
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1/8", "all", "10.0.0.0/8,,::1"])
+def test_wrong_trusted_proxies(text: str) -> None:
+    """The variable, the value, and what is accepted."""
+    with pytest.raises(InvalidSetting, match="LIMITER_TRUSTED_PROXIES is .*accepted are networks"):
+        trusted_proxies({"LIMITER_TRUSTED_PROXIES": text})
