@@ -79,7 +79,9 @@ class Decision:
 
     @property
     def delay(self) -> float:
-        """Seconds to wait before going on, where a policy queues its calls; else 0.0."""
+        """Seconds to wait before going on, where a policy queues its calls; 0.0 when denied."""
+        if not self.allowed:
+            return 0.0
         delays = zip(self._policies, self._reply[4:-1:STRIDE], strict=False)
         return max((us for policy, us in delays if policy.queues), default=0) / _SECOND
 

@@ -15,8 +15,8 @@ _DEFAULT_UP_TO = 10_000
 
 _NUMBER = "[0-9][0-9_]*"
 _LIMIT = re.compile(
-    rf"[ \t]*({_NUMBER})[ \t]*(?:/|per)[ \t]*(?:({_NUMBER})[ \t]*)?({units.UNIT_PATTERN})"
-    rf"(?:[ \t]+burst[ \t]+({_NUMBER}))?[ \t]*",
+    rf"\s*({_NUMBER})\s*(?:/|per)\s*(?:({_NUMBER})\s*)?({units.UNIT_PATTERN})"
+    rf"(?:\s+burst\s+({_NUMBER}))?\s*",
     re.IGNORECASE | re.ASCII,
 )
 _ACCEPTED = (

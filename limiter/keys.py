@@ -9,7 +9,7 @@ policy whose state is no field of that hash has a key of its own, the same text 
 >>> spell.state(("user", 42), tag="org:7")
 (b'rl:{org:7}:user,42:api:v1', b'org:7')
 >>> spell.state("a{b}")[0]
-b'rl:{~e1b99ed5e69b7d7f9c79d5b3e9ea6f3c}:api:v1'
+b'rl:{~77e9dba01c1057ea04f2ec05f910f2a6}:api:v1'
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ def _digest_key(secret: str | bytes | None) -> bytes | None:
             f"key_secret is a {type(secret).__name__} that is no secret: accepted is a str or bytes, "
             f"not empty"
         )
-    raw = secret.encode() if isinstance(secret, str) else secret
+    # A byte that the environment could not decode is a lone surrogate here, and is that byte again.
+    raw = secret.encode(errors="surrogateescape") if isinstance(secret, str) else secret
     # BLAKE2b takes at most 64 bytes as its key.
     return raw if len(raw) <= 64 else blake2b(raw).digest()

@@ -299,7 +299,7 @@ until not again
 if not fits then
   for first = 0, said - 1, 5 do
     reply[first + 2] = reply[first + 2] + reply[first + 1]
-    reply[first + 1], reply[first + 4], reply[first + 5] = 0, before[first / 5 + 1], 0
+    reply[first + 1], reply[first + 4] = 0, before[first / 5 + 1]
   end
 end
 
