@@ -21,7 +21,8 @@ if state and #state == 16 then
     -- No clock steps back that far: keep the count, and let it end like any other.
     stored_us, heal = now_us, true
   end
-  if stored_us + period_us > now_us and stored_us % 1 == 0 and count >= 0 and count % 1 == 0 then
+  if stored_us + period_us > now_us and stored_us < 2^53 and stored_us % 1 == 0
+    and count >= 0 and count % 1 == 0 then
     start_us, used, reset_us = stored_us, count, stored_us + period_us - now_us
   end
 end

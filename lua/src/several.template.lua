@@ -27,7 +27,7 @@ local enough = ARGV[3] + 0
 -- 1. Can this be meant?
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
-  or not (now_us >= 0 and enough >= 0 and (now_us + enough) % 1 == 0) then
+  or not (now_us >= 0 and now_us < 2^53 and now_us % 1 == 0 and enough >= 0 and enough % 1 == 0) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
 
@@ -73,11 +73,8 @@ repeat
     elseif room < wanted and shadow == "0" and room < common then
       common, again = room, true
     end
-    if hit and cost > 0 and (granted > 0 or not lives[index]) then
-      local life_us = granted > 0 and reset_us or 0
-      if not lives[index] or lives[index] < life_us then
-        lives[index] = life_us
-      end
+    if hit and cost > 0 and (lives[index] or -1) < reset_us then
+      lives[index] = reset_us
     end
     reply[said + 1], reply[said + 2], reply[said + 3] = granted, room - granted, retry_us
     reply[said + 4], reply[said + 5] = reset_us, delay_us
@@ -109,7 +106,7 @@ for index = 1, #KEYS do
       local granted, {carried} = (unpack or table.unpack)(logs[index])
       {save_log}
     end
-    if ttl_ms == -1 or (fits and life_us > 0 and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
+    if ttl_ms == -1 or (fits and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
       redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)
     end
   elseif mode == "reset" then

@@ -28,9 +28,9 @@ local at_least = ARGV[{last}] and ARGV[{last}] + 0 or cost
 -- 1. Can this be meant?
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
-  or not (now_us >= 0 and at_least >= 0 and at_least <= cost and cost <= limit
+  or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   {check}
-  and (now_us + cost + at_least) % 1 == 0) then
+  and now_us % 1 == 0 and cost % 1 == 0 and at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of {name} v1 is out of range")
 end
 

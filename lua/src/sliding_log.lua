@@ -28,7 +28,7 @@ if size > 0 then
     local live, probe = size - 1, 0
     while dead < live do
       local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
-      if entry_us + period_us > last_us then
+      if entry_us + period_us > last_us and entry_us <= last_us then
         live, oldest_us = probe, entry_us
         probe = math.floor((dead + live) / 2)
       else

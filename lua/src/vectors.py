@@ -142,7 +142,8 @@ def several(
     vector(name, "several", keys or [HASH, LIST], words, said, before or [], after)
 
 
-# --- fixed_window: 5 in 10 s ---
+# --- fixed_window: 5 in 10 s. Each row: time, mode, cost, then the five integers of the reply ---
+# fmt: off
 
 
 def window(start: float, used: float, **more: Any) -> list[State]:
@@ -162,43 +163,43 @@ def fixed_window_vectors() -> None:
         "the first hit opens the window",
         T, "hit", 1, [1, 4, 0, 10 * S, 0],
         after=window(T, 1, ttl=life(10 * S)),
-    )  # fmt: skip
+    )
     fw(
         "a later hit counts in the same window",
         T + 4 * S, "hit", 2, [2, 2, 0, 6 * S, 0],
         before=window(T, 1), after=window(T, 3),
-    )  # fmt: skip
+    )
     fw(
         "the last unit passes",
         T + 4 * S, "hit", 2, [2, 0, 0, 6 * S, 0],
         before=window(T, 3), after=window(T, 5),
-    )  # fmt: skip
+    )
     fw(
         "beyond the limit is denied, and nothing is written",
         T + 4 * S, "hit", 1, [0, 0, 6 * S, 6 * S, 0],
         before=window(T, 5),
-    )  # fmt: skip
+    )
     fw(
         "a cost that does not fit is denied whole",
         T + S, "hit", 3, [0, 2, 9 * S, 9 * S, 0],
         before=window(T, 3),
-    )  # fmt: skip
+    )
     fw(
         "the last microsecond of the window still counts",
         T + 10 * S - 1, "hit", 1, [0, 0, 1, 1, 0],
         before=window(T, 5),
-    )  # fmt: skip
+    )
     fw(
         "at its end a window is over, and the next one opens",
         T + 10 * S, "hit", 1, [1, 4, 0, 10 * S, 0],
         before=window(T, 5), after=window(T + 10 * S, 1),
-    )  # fmt: skip
+    )
     fw("peek says what hit would", T + S, "peek", 2, [0, 2, 0, 9 * S, 0], before=window(T, 3))
     fw(
         "peek says that hit would be denied",
         T + S, "peek", 3, [0, 2, 9 * S, 9 * S, 0],
         before=window(T, 3),
-    )  # fmt: skip
+    )
     fw("peek at nothing leaves nothing", T, "peek", 1, [0, 5, 0, 0, 0])
     fw("cost 0 takes nothing and writes nothing", T, "hit", 0, [0, 5, 0, 0, 0])
     fw("cost 0 passes a full window", T + S, "hit", 0, [0, 0, 0, 9 * S, 0], before=window(T, 5))
@@ -206,63 +207,63 @@ def fixed_window_vectors() -> None:
         "at_least takes what is there",
         T + S, "hit", 4, [2, 0, 0, 9 * S, 0],
         before=window(T, 3), after=window(T, 5), at_least=1,
-    )  # fmt: skip
+    )
     fw(
         "at_least takes no more than the cost",
         T + S, "hit", 2, [2, 2, 0, 9 * S, 0],
         before=window(T, 1), after=window(T, 3), at_least=1,
-    )  # fmt: skip
+    )
     fw(
         "less than at_least is denied",
         T + S, "hit", 5, [0, 2, 9 * S, 9 * S, 0],
         before=window(T, 3), at_least=3,
-    )  # fmt: skip
+    )
     fw(
         "reset says what stood there, and forgets",
         T + S, "reset", 3, [0, 2, 9 * S, 9 * S, 0],
         before=window(T, 3), after=[],
-    )  # fmt: skip
+    )
     fw("reset of nothing", T, "reset", 1, [0, 5, 0, 0, 0])
     fw(
         "reset forgets the whole subject",
         T + S, "reset", 1, [0, 2, 0, 9 * S, 0],
         before=[hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + S, 0, 1)})], after=[],
-    )  # fmt: skip
+    )
     fw(
         "reset mends a key of another type",
         T, "reset", 1, [0, 5, 0, 0, 0],
         before=[string("not ours")], after=[],
-    )  # fmt: skip
+    )
     fw(
         "a clock that stepped back is still in the window",
         T - 3 * S, "hit", 1, [1, 2, 0, 13 * S, 0],
         before=window(T, 2), after=window(T, 3),
-    )  # fmt: skip
+    )
     fw(
         "a clock that stepped back frees nobody early",
         T - 3 * S, "hit", 1, [0, 0, 13 * S, 13 * S, 0],
         before=window(T, 5),
-    )  # fmt: skip
+    )
     fw(
         "a start one period ahead can be true",
         T - 10 * S, "hit", 1, [0, 0, 20 * S, 20 * S, 0],
         before=window(T, 5),
-    )  # fmt: skip
+    )
     fw(
         "a start farther ahead heals, even by a denied hit: begun now, with its count",
         T, "hit", 1, [0, 0, 10 * S, 10 * S, 0],
         before=window(T + HOUR, 5), after=window(T, 5),
-    )  # fmt: skip
+    )
     fw(
         "a start farther ahead heals by a hit that passes",
         T, "hit", 1, [1, 2, 0, 10 * S, 0],
         before=window(T + 10 * S + 1, 2), after=window(T, 3),
-    )  # fmt: skip
+    )
     fw(
         "peek heals nothing",
         T, "peek", 1, [0, 0, 10 * S, 10 * S, 0],
         before=window(T + HOUR, 5),
-    )  # fmt: skip
+    )
     for what, value in {
         "of another length": raw(b"not two doubles"),
         "whose start is no number": doubles(NAN, 5),
@@ -278,70 +279,70 @@ def fixed_window_vectors() -> None:
             f"a value {what} counts as unused",
             T, "hit", 1, [1, 4, 0, 10 * S, 0],
             before=[hash_({WINDOW: value})], after=window(T, 1),
-        )  # fmt: skip
+        )
     fw(
         "a denied hit gives a key without expiry one",
         T + 4 * S, "hit", 1, [0, 0, 6 * S, 6 * S, 0],
         before=window(T, 5, ttl=-1), after=window(T, 5, ttl=life(6 * S)),
-    )  # fmt: skip
+    )
     fw(
         "a hit that passes gives a key without expiry one",
         T + 4 * S, "hit", 1, [1, 3, 0, 6 * S, 0],
         before=window(T, 1, ttl=-1), after=window(T, 2, ttl=life(6 * S)),
-    )  # fmt: skip
+    )
     fw(
         "peek gives no expiry",
         T, "peek", 1, [0, 4, 0, 10 * S, 0],
         before=window(T, 1, ttl=-1),
-    )  # fmt: skip
+    )
     fw(
         "cost 0 gives no expiry",
         T, "hit", 0, [0, 4, 0, 10 * S, 0],
         before=window(T, 1, ttl=-1),
-    )  # fmt: skip
+    )
     fw(
         "a life too short for the window is made longer",
         T, "hit", 1, [1, 3, 0, 10 * S, 0],
         before=window(T, 1, ttl=5_000), after=window(T, 2, ttl=life(10 * S)),
-    )  # fmt: skip
+    )
     fw(
         "a longer life is another policy's: it and its field stay",
         T, "hit", 1, [1, 4, 0, 10 * S, 0],
         before=[hash_({BUCKET: doubles(T + HOUR, 0, 1)})],
         after=[hash_({BUCKET: doubles(T + HOUR, 0, 1), WINDOW: doubles(T, 1)})],
-    )  # fmt: skip
+    )
     fw(
         "a lowered limit keeps the count",
         T, "hit", 1, [0, 0, 10 * S, 10 * S, 0],
         before=window(T, 5), limit=3,
-    )  # fmt: skip
+    )
     fw(
         "a raised limit keeps the count",
         T, "hit", 1, [1, 194, 0, 10 * S, 0],
         before=window(T, 5), after=window(T, 6), limit=200,
-    )  # fmt: skip
+    )
     fw(
         "a window of 10^12",
         T, "hit", 10**12, [10**12, 0, 0, 10 * S, 0],
         after=window(T, 10**12, ttl=life(10 * S)), limit=10**12,
-    )  # fmt: skip
+    )
     clock = ("fixed_window", HASH, [ALIGNED, 5, 10 * S, 1])
     one(
         *clock, "aligned: a window ends on the clock",
         T + 4 * S, "hit", 1, [1, 4, 0, 6 * S, 0],
         after=[hash_({ALIGNED: doubles(T, 1)}, ttl=life(6 * S))],
-    )  # fmt: skip
+    )
     one(
         *clock, "aligned: full until the clock's mark",
         T + 9 * S, "hit", 1, [0, 0, S, S, 0],
         before=[hash_({ALIGNED: doubles(T, 5)})],
-    )  # fmt: skip
+    )
     one(
         *clock, "aligned: the next window begins on the mark, not at the hit",
         T + 17 * S, "hit", 2, [2, 3, 0, 3 * S, 0],
         before=[hash_({ALIGNED: doubles(T, 5)})],
         after=[hash_({ALIGNED: doubles(T + 10 * S, 2)})],
-    )  # fmt: skip
+    )
     refused("fixed_window", HASH, [WINDOW, 5, 10 * S, 0], window(T, 3))
     for what, policy in {
         "limit 0": [WINDOW, 0, 10 * S, 0],
@@ -354,7 +355,7 @@ def fixed_window_vectors() -> None:
             "fixed_window", HASH, policy, f"{what} is an error",
             T, "hit", 0, "LIMITER an argument of fixed_window v1 is out of range",
             before=window(T, 3),
-        )  # fmt: skip
+        )
 
 
 def refused(script: str, key: str, policy: list[object], before: list[State]) -> None:
@@ -381,15 +382,15 @@ def refused(script: str, key: str, policy: list[object], before: list[State]) ->
         one(
             script, key, policy, f"{what}{said} is an error",
             now, mode, cost, out_of_range, before=before, at_least=at_least,
-        )  # fmt: skip
+        )
     one(
         script, key, policy, "a cost that is no number is an error of Lua's",
         T, "hit", "many", "ERR", before=before,
-    )  # fmt: skip
+    )
     one(
         script, key, policy, "a key of another type is an error",
         T, "hit", 1, "WRONGTYPE", before=[string("not ours", key)],
-    )  # fmt: skip
+    )
 
 
 # --- sliding_log: 3 in 10 s ---
@@ -408,42 +409,42 @@ def sliding_log_vectors() -> None:
         "the first hit is logged",
         T, "hit", 1, [1, 2, 0, 10 * S, 0],
         after=[list_([T], ttl=life(10 * S))],
-    )  # fmt: skip
+    )
     sl(
         "one entry for each unit",
         T + 4 * S, "hit", 2, [2, 0, 0, 10 * S, 0],
         before=[list_([T])], after=[list_(full)],
-    )  # fmt: skip
+    )
     sl(
         "denied until the oldest leaves",
         T + 5 * S, "hit", 1, [0, 0, 5 * S, 9 * S, 0],
         before=[list_(full)],
-    )  # fmt: skip
+    )
     sl(
         "denied until enough of the oldest have left",
         T + 5 * S, "hit", 2, [0, 0, 9 * S, 9 * S, 0],
         before=[list_(full)],
-    )  # fmt: skip
+    )
     sl(
         "a unit counts for the last microsecond of its period",
         T + 10 * S - 1, "hit", 1, [0, 0, 1, 4 * S + 1, 0],
         before=[list_(full)],
-    )  # fmt: skip
+    )
     sl(
         "and not a microsecond longer; a hit that passes drops it",
         T + 10 * S, "hit", 1, [1, 0, 0, 10 * S, 0],
         before=[list_(full)], after=[list_([T + 4 * S, T + 4 * S, T + 10 * S])],
-    )  # fmt: skip
+    )
     sl(
         "a hit after everything has left",
         T + 60 * S, "hit", 3, [3, 0, 0, 10 * S, 0],
         before=[list_(full)], after=[list_([T + 60 * S] * 3)],
-    )  # fmt: skip
+    )
     sl(
         "a denied hit drops nothing, not even what has left",
         T + 9 * S, "hit", 2, [0, 1, 5 * S, 5 * S, 0],
         before=[list_([T - 7 * S, T - 3 * S, T - 2 * S, T + 4 * S, T + 4 * S])],
-    )  # fmt: skip
+    )
     sl("peek says what hit would", T + 5 * S, "peek", 1, [0, 0, 5 * S, 9 * S, 0], [list_(full)])
     sl("peek drops nothing", T + 14 * S, "peek", 3, [0, 3, 0, 0, 0], [list_(full)])
     sl("peek at nothing leaves nothing", T, "peek", 1, [0, 3, 0, 0, 0])
@@ -453,39 +454,39 @@ def sliding_log_vectors() -> None:
         "at_least takes what is there",
         T + 10 * S, "hit", 3, [1, 0, 0, 10 * S, 0],
         before=[list_(full)], after=[list_([T + 4 * S, T + 4 * S, T + 10 * S])], at_least=1,
-    )  # fmt: skip
+    )
     sl(
         "less than at_least is denied until that much fits",
         T + 10 * S, "hit", 3, [0, 1, 4 * S, 4 * S, 0],
         before=[list_(full)], at_least=2,
-    )  # fmt: skip
+    )
     sl("reset", T + 5 * S, "reset", 1, [0, 0, 5 * S, 9 * S, 0], [list_(full)], [])
     sl("reset mends another type", T, "reset", 1, [0, 3, 0, 0, 0], [string("not ours", LIST)], [])
     sl(
         "a clock that stepped back logs at the newest entry's time",
         T - 3 * S, "hit", 1, [1, 1, 0, 13 * S, 0],
         before=[list_([T])], after=[list_([T, T])],
-    )  # fmt: skip
+    )
     sl(
         "a clock that stepped back frees nobody early",
         T + S, "hit", 1, [0, 0, 9 * S, 13 * S, 0],
         before=[list_(full)],
-    )  # fmt: skip
+    )
     sl(
         "a newest entry one period ahead can be true",
         T, "hit", 1, [0, 0, 20 * S, 20 * S, 0],
         before=[list_([T + 10 * S] * 3)],
-    )  # fmt: skip
+    )
     sl(
         "a newest entry farther ahead cannot: the log reads as empty",
         T, "hit", 1, [1, 2, 0, 10 * S, 0],
         before=[list_([T + 10 * S + 1] * 3)], after=[list_([T])],
-    )  # fmt: skip
+    )
     sl(
         "peek at a log from the future",
         T, "peek", 1, [0, 3, 0, 0, 0],
         before=[list_([T + HOUR] * 3)],
-    )  # fmt: skip
+    )
     for what, entry in {
         "no number": "junk",
         "nan": "nan",
@@ -496,32 +497,32 @@ def sliding_log_vectors() -> None:
             f"a newest entry that is {what}: the log reads as empty",
             T, "hit", 1, [1, 2, 0, 10 * S, 0],
             before=[list_([T, T, entry])], after=[list_([T])],
-        )  # fmt: skip
+        )
     sl(
         "a denied hit gives a key without expiry one",
         T + 5 * S, "hit", 1, [0, 0, 5 * S, 9 * S, 0],
         before=[list_(full, ttl=-1)], after=[list_(full, ttl=life(9 * S))],
-    )  # fmt: skip
+    )
     sl(
         "a life too short for the log is made longer",
         T + 4 * S, "hit", 2, [2, 0, 0, 10 * S, 0],
         before=[list_([T], ttl=2_000)], after=[list_(full, ttl=life(10 * S))],
-    )  # fmt: skip
+    )
     sl(
         "a lowered limit waits until enough of the old ones have left",
         T + 4 * S, "hit", 1, [0, 0, 8 * S, 9 * S, 0],
         before=[list_([T, T + S, T + 2 * S, T + 3 * S])], limit=2,
-    )  # fmt: skip
+    )
     sl(
         "a raised limit keeps the count",
         T + 5 * S, "hit", 1, [1, 6, 0, 10 * S, 0],
         before=[list_(full)], after=[list_([*full, T + 5 * S])], limit=10,
-    )  # fmt: skip
+    )
     sl(
         "two hits in one microsecond are two",
         T, "hit", 1, [1, 1, 0, 10 * S, 0],
         before=[list_([T])], after=[list_([T, T])],
-    )  # fmt: skip
+    )
     refused("sliding_log", LIST, [LOG, 5, 10 * S], [list_([T])])
 
 
@@ -550,33 +551,33 @@ def token_bucket_vectors() -> None:
         "the first hit",
         T, "hit", 1, [1, 4, 0, S, 0],
         after=bucket(T + S, ttl=life(S)),
-    )  # fmt: skip
+    )
     tb(
         "a later hit waits behind the first, if anybody queues",
         T, "hit", 4, [4, 0, 0, 5 * S, S],
         before=bucket(T + S), after=bucket(T + 5 * S),
-    )  # fmt: skip
+    )
     tb("empty", T, "hit", 1, [0, 0, S, 5 * S, 0], before=bucket(T + 5 * S))
     tb(
         "a cost that does not fit is denied whole",
         T, "hit", 5, [0, 4, S, S, 0],
         before=bucket(T + S),
-    )  # fmt: skip
+    )
     tb(
         "a microsecond too early",
         T + S - 1, "hit", 1, [0, 0, 1, 4 * S + 1, 0],
         before=bucket(T + 5 * S),
-    )  # fmt: skip
+    )
     tb(
         "at the moment that was promised",
         T + S, "hit", 1, [1, 0, 0, 5 * S, 4 * S],
         before=bucket(T + 5 * S), after=bucket(T + 6 * S),
-    )  # fmt: skip
+    )
     tb(
         "however long it rests, a bucket holds its burst",
         T + HOUR, "hit", 5, [5, 0, 0, 5 * S, 0],
         before=bucket(T + S), after=bucket(T + HOUR + 5 * S),
-    )  # fmt: skip
+    )
     tb("peek says what hit would", T, "peek", 4, [0, 4, 0, S, S], before=bucket(T + S))
     tb("peek says that hit would be denied", T, "peek", 5, [0, 4, S, S, 0], before=bucket(T + S))
     tb("peek at nothing leaves nothing", T, "peek", 5, [0, 5, 0, 0, 0])
@@ -586,29 +587,29 @@ def token_bucket_vectors() -> None:
         "at_least takes what is there",
         T, "hit", 5, [2, 0, 0, 5 * S, 3 * S],
         before=bucket(T + 3 * S), after=bucket(T + 5 * S), at_least=1,
-    )  # fmt: skip
+    )
     tb(
         "less than at_least is denied until that much fits",
         T, "hit", 5, [0, 2, S, 3 * S, 0],
         before=bucket(T + 3 * S), at_least=3,
-    )  # fmt: skip
+    )
     tb("reset", T, "reset", 5, [0, 2, 3 * S, 3 * S, 0], before=bucket(T + 3 * S), after=[])
     tb("reset mends another type", T, "reset", 1, [0, 5, 0, 0, 0], [string("not ours")], [])
     tb(
         "a clock that stepped back refills nothing",
         T - S, "hit", 1, [0, 0, 2 * S, 6 * S, 0],
         before=bucket(T + 5 * S),
-    )  # fmt: skip
+    )
     tb(
         "the most debt that is believed: twice the time to fill and the period",
         T, "hit", 1, [0, 0, 8 * S, 12 * S, 0],
         before=bucket(T + 12 * S),
-    )  # fmt: skip
+    )
     tb(
         "more debt heals down to that, even by a denied hit",
         T, "hit", 1, [0, 0, 8 * S, 12 * S, 0],
         before=bucket(T + HOUR), after=bucket(T + 12 * S),
-    )  # fmt: skip
+    )
     tb("peek heals nothing", T, "peek", 1, [0, 0, 8 * S, 12 * S, 0], before=bucket(T + HOUR))
     for what, value in {
         "of another length": doubles(T + 5 * S, 0),
@@ -625,54 +626,54 @@ def token_bucket_vectors() -> None:
             f"a value {what} counts as unused",
             T, "hit", 1, [1, 4, 0, S, 0],
             before=[hash_({BUCKET: value})], after=bucket(T + S),
-        )  # fmt: skip
+        )
     tb(
         "a denied hit gives a key without expiry one",
         T, "hit", 1, [0, 0, S, 5 * S, 0],
         before=bucket(T + 5 * S, ttl=-1), after=bucket(T + 5 * S, ttl=life(5 * S)),
-    )  # fmt: skip
+    )
     tb(
         "a life too short for the debt is made longer",
         T, "hit", 4, [4, 0, 0, 5 * S, S],
         before=bucket(T + S, ttl=4_000), after=bucket(T + 5 * S, ttl=life(5 * S)),
-    )  # fmt: skip
+    )
     tb("a larger burst keeps the debt", T, "hit", 5, [5, 0, 0, 10 * S, 5 * S],
-       before=bucket(T + 5 * S), after=bucket(T + 10 * S), burst=10)  # fmt: skip
+       before=bucket(T + 5 * S), after=bucket(T + 10 * S), burst=10)
     tb(
         "a faster rate keeps the debt's time",
         T, "hit", 1, [0, 0, S, 3 * S, 0],
         before=bucket(T + 3 * S), t_us=500_000,
-    )  # fmt: skip
+    )
 
     third = ("token_bucket", HASH, [THIRDS, 3, 10, 3, 1, 3])
     one(
         *third, "thirds: three units take ten microseconds",
         T, "hit", 3, [3, 0, 0, 10, 0],
         after=thirds(T + 10, 0, ttl=life(10)),
-    )  # fmt: skip
+    )
     one(*third, "thirds: 3 1/3 not yet over", T + 3, "hit", 1, [0, 0, 1, 7, 0], thirds(T + 10, 0))
     one(
         *third, "thirds: full at 13 1/3; times are rounded up",
         T + 4, "hit", 1, [1, 0, 0, 10, 6],
         before=thirds(T + 10, 0), after=thirds(T + 13, 1),
-    )  # fmt: skip
+    )
     one(
         *third, "thirds: full at 16 2/3",
         T + 7, "hit", 1, [1, 0, 0, 10, 7],
         before=thirds(T + 13, 1), after=thirds(T + 16, 2),
-    )  # fmt: skip
+    )
     one(
         *third, "thirds: full at 20, as if nothing had been rounded",
         T + 10, "hit", 1, [1, 0, 0, 10, 7],
         before=thirds(T + 16, 2), after=thirds(T + 20, 0),
-    )  # fmt: skip
+    )
     one(*third, "thirds: and again 3 1/3", T + 13, "hit", 1, [0, 0, 1, 7, 0], thirds(T + 20, 0))
     one(
         "token_bucket", HASH, [THIRDS, 7, 10, 1, 3, 7], "sevenths: a third is rounded up once",
         T, "hit", 1, [1, 3, 0, 6, 4],
         before=thirds(T + 3, 1), after=[hash_({THIRDS: doubles(T + 5, 3, 7)})],
-    )  # fmt: skip
-    # Lacking 8,192 of 10^12 units at 10^12 + 1 a second; in doubles alone a unit would be lost.
+    )
+    # One unit each thousandth of a microsecond.
     big = 10**12
     one(
         "token_bucket", HASH, ["token_bucket:1000000000", big, 1000 * S, 0, 1, 1000],
@@ -680,7 +681,7 @@ def token_bucket_vectors() -> None:
         T, "hit", big, [big, 0, 0, big // 1000, 0],
         after=[hash_({"token_bucket:1000000000": doubles(T + big // 1000, 0, 1000)},
                      ttl=life(big // 1000))],
-    )  # fmt: skip
+    )
 
     policy = [BUCKET, 5, S, S, 0, 1]
     refused("token_bucket", HASH, policy, bucket(T + 3 * S))
@@ -699,7 +700,7 @@ def token_bucket_vectors() -> None:
             "token_bucket", HASH, [BUCKET, *numbers], f"{what} is an error",
             T, "hit", 0, "LIMITER an argument of token_bucket v1 is out of range",
             before=bucket(T + 3 * S),
-        )  # fmt: skip
+        )
 
 
 # --- several ---
@@ -726,143 +727,172 @@ def several_vectors() -> None:
         "two policies of one hash, which lives for as long as the longer one",
         T, "hit", 0, [fw, tb], [[1, 4, 0, 10 * S, 0], [1, 4, 0, S, 0]],
         after=[hash_(window_and_bucket, ttl=life(10 * S))],
-    )  # fmt: skip
+    )
     several(
         "a hash and a list",
         T, "hit", 0, [fw, sl], [[1, 4, 0, 10 * S, 0], [1, 2, 0, 10 * S, 0]],
         after=[*window(T, 1, ttl=life(10 * S)), list_([T], ttl=life(10 * S))],
-    )  # fmt: skip
+    )
     several(
         "one denies, none is charged: remaining and reset are as they were",
         T + S, "hit", 0, [fw, sl, tb],
         [[0, 3, 0, 9 * S, 0], [0, 0, 9 * S, 9 * S, 0], [0, 5, 0, 0, 0]],
         before=[*window(T, 2), list_([T] * 3)],
-    )  # fmt: skip
+    )
     several(
         "the first denies",
         T + S, "hit", 0, [sl, fw], [[0, 0, 9 * S, 9 * S, 0], [0, 3, 0, 9 * S, 0]],
         before=[*window(T, 2), list_([T] * 3)],
-    )  # fmt: skip
+    )
     several(
         "both deny, each with its own time",
         T + S, "hit", 0, [sl, tb], [[0, 0, 9 * S, 9 * S, 0], [0, 0, S, 5 * S, 0]],
         before=[*bucket(T + 6 * S), list_([T] * 3)],
-    )  # fmt: skip
+    )
     several(
         "a single policy, as its own script would decide it",
         T, "hit", 0, [sl], [[1, 2, 0, 10 * S, 0]],
-        keys=[LIST] if False else None, after=[list_([T], ttl=life(10 * S))],
-    )  # fmt: skip
+        after=[list_([T], ttl=life(10 * S))],
+    )
     several(
         "every policy has its own cost",
         T, "hit", 0, [block("fixed_window", 2), block("sliding_log", 3)],
         [[2, 3, 0, 10 * S, 0], [3, 0, 0, 10 * S, 0]],
         after=[*window(T, 2, ttl=life(10 * S)), list_([T] * 3, ttl=life(10 * S))],
-    )  # fmt: skip
+    )
     several(
         "a policy of cost 0 passes and keeps what it has",
         T, "hit", 0, [block("fixed_window", 0), tb], [[0, 0, 0, 10 * S, 0], [1, 4, 0, S, 0]],
         before=window(T, 5),
         after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S, 0, 1)})],
-    )  # fmt: skip
+    )
     several(
         "at_least: all grant what fits into each",
         T, "hit", 1, [block("fixed_window", 3), block("sliding_log", 3)],
         [[1, 2, 0, 10 * S, 0], [1, 0, 0, 10 * S, 0]],
         before=[*window(T, 2), list_([T, T])], after=[*window(T, 3), list_([T, T, T])],
-    )  # fmt: skip
+    )
     several(
         "at_least: the scarcest may come first",
         T, "hit", 1, [block("sliding_log", 3), block("fixed_window", 3)],
         [[1, 0, 0, 10 * S, 0], [1, 2, 0, 10 * S, 0]],
         before=[*window(T, 2), list_([T, T])], after=[*window(T, 3), list_([T, T, T])],
-    )  # fmt: skip
+    )
     several(
         "at_least: less than that in one of them denies",
         T, "hit", 2, [block("fixed_window", 3), block("sliding_log", 3)],
         [[0, 3, 0, 10 * S, 0], [0, 1, 10 * S, 10 * S, 0]],
         before=[*window(T, 2), list_([T, T])],
-    )  # fmt: skip
+    )
     several(
         "a shadow policy counts what passes",
         T, "hit", 0, [block("fixed_window", shadow=1), tb],
         [[1, 4, 0, 10 * S, 0], [1, 4, 0, S, 0]],
         after=[hash_(window_and_bucket, ttl=life(10 * S))],
-    )  # fmt: skip
+    )
     several(
         "a shadow policy without room does not deny, and is not charged",
         T, "hit", 0, [block("fixed_window", shadow=1), tb],
         [[0, 0, 10 * S, 10 * S, 0], [1, 4, 0, S, 0]],
         before=window(T, 5),
         after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S, 0, 1)})],
-    )  # fmt: skip
+    )
     several(
         "a shadow policy is not charged for what another denied",
         T, "hit", 0, [block("fixed_window", shadow=1), sl],
         [[0, 4, 0, 10 * S, 0], [0, 0, 10 * S, 10 * S, 0]],
         before=[*window(T, 1), list_([T] * 3)],
-    )  # fmt: skip
+    )
     several(
         "two subjects of one slot",
         T, "hit", 0, [fw, block("fixed_window", key=2)],
         [[1, 4, 0, 10 * S, 0], [1, 1, 0, 10 * S, 0]], keys=[HASH, OTHER],
         before=window(T, 3, key=OTHER),
         after=[*window(T, 1, ttl=life(10 * S)), *window(T, 4, key=OTHER)],
-    )  # fmt: skip
+    )
     several(
         "two subjects of one slot, one without room",
         T, "hit", 0, [fw, block("fixed_window", key=2)],
         [[0, 5, 0, 0, 0], [0, 0, 10 * S, 10 * S, 0]], keys=[HASH, OTHER],
         before=window(T, 5, key=OTHER),
-    )  # fmt: skip
+    )
     several(
         "peek says what hit would",
         T + S, "peek", 0, [fw, sl], [[0, 3, 0, 9 * S, 0], [0, 0, 9 * S, 9 * S, 0]],
         before=[*window(T, 2), list_([T] * 3)],
-    )  # fmt: skip
+    )
     several(
         "peek at nothing leaves nothing",
         T, "peek", 0, [fw, sl, tb], [[0, 5, 0, 0, 0], [0, 3, 0, 0, 0], [0, 5, 0, 0, 0]],
-    )  # fmt: skip
+    )
     several(
         "cost 0 takes nothing and writes nothing",
         T, "hit", 0, [block("fixed_window", 0), block("sliding_log", 0)],
         [[0, 5, 0, 0, 0], [0, 3, 0, 0, 0]],
-    )  # fmt: skip
+    )
     several(
         "reset says what stood there, and forgets every key",
         T + S, "reset", 0, [fw, sl, tb],
         [[0, 3, 0, 9 * S, 0], [0, 0, 9 * S, 9 * S, 0], [0, 5, 0, 0, 0]],
         before=[*window(T, 2), list_([T] * 3)], after=[],
-    )  # fmt: skip
+    )
     several(
         "reset mends keys of other types",
         T, "reset", 0, [fw, sl], [[0, 5, 0, 0, 0], [0, 3, 0, 0, 0]],
         before=[string("not ours"), string("not ours", LIST)], after=[],
-    )  # fmt: skip
+    )
     several(
         "a decision shortens no life",
         T, "hit", 0, [tb], [[1, 4, 0, S, 0]],
         before=window(T, 2, ttl=life(10 * S)[1]),
         after=[hash_({WINDOW: doubles(T, 2), BUCKET: doubles(T + S, 0, 1)}, ttl=life(10 * S)[1])],
-    )  # fmt: skip
+    )
     several(
         "a life too short for one of them is made longer",
         T, "hit", 0, [tb, fw], [[1, 4, 0, S, 0], [1, 2, 0, 10 * S, 0]],
         before=window(T, 2, ttl=3_000),
         after=[hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + S, 0, 1)}, ttl=life(10 * S))],
-    )  # fmt: skip
+    )
     several(
         "a denied hit heals an impossible time, and charges nothing",
-        T, "hit", 0, [fw, tb], [[0, 0, 10 * S, 10 * S, 0], [0, 4, 0, S, 0]],
+        T, "hit", 0, [fw, tb], [[0, 0, 10 * S, 10 * S, 0], [0, 4, 0, S, S]],
         before=[hash_({WINDOW: doubles(T + HOUR, 5), BUCKET: doubles(T + S, 0, 1)})],
         after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S, 0, 1)})],
-    )  # fmt: skip
+    )
+    several(
+        "a denied hit gives keys without expiry one, for as long as they count",
+        T + S, "hit", 0, [sl, fw, tb],
+        [[0, 0, 9 * S, 9 * S, 0], [0, 0, 9 * S, 9 * S, 0], [0, 4, 0, S, S]],
+        before=[
+            hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + 2 * S, 0, 1)}, ttl=-1),
+            list_([T] * 3, ttl=-1),
+        ],
+        after=[
+            hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + 2 * S, 0, 1)}, ttl=life(9 * S)),
+            list_([T] * 3, ttl=life(9 * S)),
+        ],
+    )
+    several(
+        "a hit that passes gives keys without expiry one",
+        T + S, "hit", 0, [sl, tb], [[1, 1, 0, 10 * S, 0], [1, 3, 0, 2 * S, S]],
+        before=[*bucket(T + 2 * S, ttl=-1), list_([T], ttl=-1)],
+        after=[*bucket(T + 3 * S, ttl=life(2 * S)), list_([T, T + S], ttl=life(10 * S))],
+    )
+    several(
+        "peek gives no expiry",
+        T + S, "peek", 0, [sl, tb], [[0, 2, 0, 9 * S, 0], [0, 4, 0, S, S]],
+        before=[*bucket(T + 2 * S, ttl=-1), list_([T], ttl=-1)],
+    )
+    several(
+        "a time beyond 2^53 is an error",
+        2**53, "hit", 0, [fw], "LIMITER an argument of several v1 is out of range",
+        before=window(T, 1),
+    )
     several(
         "a key of another type is an error, and the key before it is not charged",
         T, "hit", 0, [fw, sl], "WRONGTYPE",
         before=[*window(T, 2), string("not ours", LIST)],
-    )  # fmt: skip
+    )
     out_of_range = "LIMITER an argument of several v1 is out of range"
     for what, blocks, mode, at_least, error in [
         ("an unknown mode", [fw], "take", 0, out_of_range),
@@ -886,7 +916,10 @@ def several_vectors() -> None:
         several(
             f"{what} is an error", T, mode, at_least, blocks, error,
             before=[*window(T, 2), list_([T])],
-        )  # fmt: skip
+        )
+
+
+# fmt: on
 
 
 def text() -> str:

@@ -35,9 +35,9 @@ local at_least = ARGV[8] and ARGV[8] + 0 or cost
 -- 1. Can this be meant?
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
-  or not (now_us >= 0 and at_least >= 0 and at_least <= cost and cost <= limit
+  or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
-  and (now_us + cost + at_least) % 1 == 0) then
+  and now_us % 1 == 0 and cost % 1 == 0 and at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of fixed_window v1 is out of range")
 end
 
@@ -66,7 +66,8 @@ if state and #state == 16 then
     -- No clock steps back that far: keep the count, and let it end like any other.
     stored_us, heal = now_us, true
   end
-  if stored_us + period_us > now_us and stored_us % 1 == 0 and count >= 0 and count % 1 == 0 then
+  if stored_us + period_us > now_us and stored_us < 2^53 and stored_us % 1 == 0
+    and count >= 0 and count % 1 == 0 then
     start_us, used, reset_us = stored_us, count, stored_us + period_us - now_us
   end
 end

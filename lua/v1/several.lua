@@ -27,7 +27,7 @@ local enough = ARGV[3] + 0
 -- 1. Can this be meant?
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
-  or not (now_us >= 0 and enough >= 0 and (now_us + enough) % 1 == 0) then
+  or not (now_us >= 0 and now_us < 2^53 and now_us % 1 == 0 and enough >= 0 and enough % 1 == 0) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
 
@@ -84,7 +84,8 @@ repeat
           -- No clock steps back that far: keep the count, and let it end like any other.
           stored_us, heal = now_us, true
         end
-        if stored_us + period_us > now_us and stored_us % 1 == 0 and count >= 0 and count % 1 == 0 then
+        if stored_us + period_us > now_us and stored_us < 2^53 and stored_us % 1 == 0
+          and count >= 0 and count % 1 == 0 then
           start_us, used, reset_us = stored_us, count, stored_us + period_us - now_us
         end
       end
@@ -138,7 +139,7 @@ repeat
           local live, probe = size - 1, 0
           while dead < live do
             local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
-            if entry_us + period_us > last_us then
+            if entry_us + period_us > last_us and entry_us <= last_us then
               live, oldest_us = probe, entry_us
               probe = math.floor((dead + live) / 2)
             else
@@ -282,11 +283,8 @@ repeat
     elseif room < wanted and shadow == "0" and room < common then
       common, again = room, true
     end
-    if hit and cost > 0 and (granted > 0 or not lives[index]) then
-      local life_us = granted > 0 and reset_us or 0
-      if not lives[index] or lives[index] < life_us then
-        lives[index] = life_us
-      end
+    if hit and cost > 0 and (lives[index] or -1) < reset_us then
+      lives[index] = reset_us
     end
     reply[said + 1], reply[said + 2], reply[said + 3] = granted, room - granted, retry_us
     reply[said + 4], reply[said + 5] = reset_us, delay_us
@@ -330,7 +328,7 @@ for index = 1, #KEYS do
         redis.call("LTRIM", key, dead, -1)
       end
     end
-    if ttl_ms == -1 or (fits and life_us > 0 and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
+    if ttl_ms == -1 or (fits and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
       redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)
     end
   elseif mode == "reset" then

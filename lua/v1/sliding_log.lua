@@ -33,9 +33,9 @@ local at_least = ARGV[7] and ARGV[7] + 0 or cost
 -- 1. Can this be meant?
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
-  or not (now_us >= 0 and at_least >= 0 and at_least <= cost and cost <= limit
+  or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
-  and (now_us + cost + at_least) % 1 == 0) then
+  and now_us % 1 == 0 and cost % 1 == 0 and at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of sliding_log v1 is out of range")
 end
 
@@ -70,7 +70,7 @@ if size > 0 then
     local live, probe = size - 1, 0
     while dead < live do
       local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
-      if entry_us + period_us > last_us then
+      if entry_us + period_us > last_us and entry_us <= last_us then
         live, oldest_us = probe, entry_us
         probe = math.floor((dead + live) / 2)
       else
