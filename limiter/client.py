@@ -104,7 +104,7 @@ class Limiter(_Base):
         try:
             return cls(found.pop("limits"), **found)
         except (InvalidSetting, InvalidPolicy) as error:
-            raise settings.named(error, settings.from_environment(environ, defaults)) from None
+            raise settings.named(error, environ) from None
 
     def hit(
         self, key: Key, cost: int = 1, *, at_least: int | None = None, tag: Key | None = None

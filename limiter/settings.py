@@ -55,14 +55,15 @@ def from_environment(
     return found
 
 
-def named(error: Exception, settings: Mapping[str, Any]) -> Exception:
+def named(error: Exception, environ: Mapping[str, str] | None = None) -> Exception:
     """The error of a setting or policy, with the variable that it came from in front."""
+    environ = os.environ if environ is None else environ
     said = str(error)
     for setting, variable in VARIABLES.items():
-        if said.startswith(f"{setting} is "):
+        if said.startswith(f"{setting} is ") and environ.get(variable):
             return InvalidSetting(f"{variable}: {said}")
-    if isinstance(error, InvalidPolicy):
-        return InvalidSetting(f"{VARIABLES['limits']} is {settings.get('limits')!r}: {said}")
+    if isinstance(error, InvalidPolicy) and (text := environ.get(VARIABLES["limits"])):
+        return InvalidSetting(f"{VARIABLES['limits']} is {text!r}: {said}")
     return error
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from limiter import units
+from limiter.errors import InvalidPolicy
 from limiter.policies.base import Policy
 
 
@@ -34,7 +35,9 @@ class FixedWindow(Policy):
         self, limit: int, per: units.Period, align: bool = False, *, name: str | None = None
     ) -> None:
         super().__init__(limit, per, name)
-        self._set("align", bool(align))
+        if not isinstance(align, bool):
+            raise InvalidPolicy(f"FixedWindow: align is {align!r}: accepted are True and False")
+        self._set("align", align)
 
     @property
     def identity(self) -> str:

@@ -81,8 +81,8 @@ def read_store(store: object) -> Store:
 
 
 def masked(url: str) -> str:
-    """The URL without its password."""
-    hidden = re.sub(r"//([^@/]*:)?[^@]*@", lambda m: f"//{m[1] or ':'}***@", url)
+    """The URL without its password, also where the password should have been quoted."""
+    hidden = re.sub(r"//([^:@/]*:)?.*@", lambda m: f"//{m[1] or ':'}***@", url, flags=re.DOTALL)
     return re.sub(r"(password=)[^&]*", r"\1***", hidden)
 
 
@@ -148,7 +148,9 @@ def _pool(plain: str, url: str) -> redis.ConnectionPool:
     try:
         pool = redis.ConnectionPool.from_url(plain)
     except (ValueError, TypeError) as error:
-        raise InvalidSetting(f"store is {masked(url)!r} ({error}): {ACCEPTED}") from None
+        # What redis-py says may quote the password; where there is one, nothing is said.
+        why = f" ({error})" if masked(url) == url else ""
+        raise InvalidSetting(f"store is {masked(url)!r}{why}: {ACCEPTED}") from None
     return pool
 
 

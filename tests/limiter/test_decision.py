@@ -163,7 +163,9 @@ def test_without_a_store(allowed: bool, retry_after: float) -> None:
 answers = st.tuples(*[st.integers(0, 3)] * STRIDE)
 
 
-@given(one=st.lists(answers, min_size=1, max_size=2), other=st.lists(answers, min_size=1, max_size=2))
+@given(
+    one=st.lists(answers, min_size=1, max_size=2), other=st.lists(answers, min_size=1, max_size=2)
+)
 def test_equal_by_value(one: list[tuple[int, ...]], other: list[tuple[int, ...]]) -> None:
     """Equal replies of equal policies, at whatever time, are equal and hash alike."""
     policies = (LOG, WINDOW)
@@ -192,7 +194,8 @@ def test_what_makes_decisions_differ() -> None:
 @pytest.mark.parametrize("decision", [ALLOWED, DENIED, DENIED.each[0]], ids=["yes", "no", "part"])
 def test_copies_are_equal(decision: Decision) -> None:
     """A decision can go to another process."""
-    for same in (pickle.loads(pickle.dumps(decision)), copy.copy(decision), copy.deepcopy(decision)):  # noqa: S301
+    sent = pickle.loads(pickle.dumps(decision))  # noqa: S301
+    for same in (sent, copy.copy(decision), copy.deepcopy(decision)):
         assert same == decision
         assert hash(same) == hash(decision)
         assert same.to_dict() == decision.to_dict()

@@ -163,7 +163,9 @@ def test_a_long_log_should_be_meant() -> None:
 @pytest.mark.parametrize("algorithm", ["fixed_window", "sliding_log"])
 def test_only_buckets_have_a_burst(algorithm: str) -> None:
     """Another algorithm names those that have one."""
-    with pytest.raises(InvalidPolicy, match=f"{algorithm} has no burst; accepted with token_bucket"):
+    with pytest.raises(
+        InvalidPolicy, match=f"{algorithm} has no burst; accepted with token_bucket"
+    ):
         parse_limits("5/s burst 3", algorithm)
 
 

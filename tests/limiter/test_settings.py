@@ -130,12 +130,16 @@ def test_defaults_fill_what_the_environment_leaves_open() -> None:
     assert limiter.name == "theirs"
 
 
-@pytest.mark.parametrize(("missing", "example"), [("LIMITER_STORE", STORE), ("LIMITER_LIMITS", "1")])
+@pytest.mark.parametrize(
+    ("missing", "example"), [("LIMITER_STORE", STORE), ("LIMITER_LIMITS", "1")]
+)
 @pytest.mark.parametrize("empty", [{}, {"LIMITER_STORE": "", "LIMITER_LIMITS": ""}])
 def test_what_must_be_set(missing: str, example: str, empty: dict[str, str]) -> None:
     """Store and limits; an empty one counts as unset."""
     given = {**ENVIRONMENT, missing: empty.get(missing, "")}
-    with pytest.raises(InvalidSetting, match=f"{missing} is not set: give it, for example {example}"):
+    with pytest.raises(
+        InvalidSetting, match=f"{missing} is not set: give it, for example {example}"
+    ):
         Limiter.from_env(given)
 
 
@@ -222,5 +226,5 @@ def test_trusted_proxies(text: str | None, networks: list[str]) -> None:
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "all", "10.0.0.0/8,,::1"])
 def test_wrong_trusted_proxies(text: str) -> None:
     """The variable, the value, and what is accepted."""
-    with pytest.raises(InvalidSetting, match="LIMITER_TRUSTED_PROXIES is .*accepted are networks"):
+    with pytest.raises(InvalidSetting, match=r"LIMITER_TRUSTED_PROXIES is .*accepted are networks"):
         trusted_proxies({"LIMITER_TRUSTED_PROXIES": text})

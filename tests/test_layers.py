@@ -1,0 +1,206 @@
+"""Who may import whom (docs: the layers), read from the source and not from what happens to run.
+
+One exception stands: ``limiter/demo/servers.py`` starts real servers, joins them to a cluster and
+looks whether they are ready. It is a tool for the demo, the tests and the benchmarks, talks to
+servers as an administrator does, and decides nothing; so it uses redis-py by itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import limiter
+
+ROOT = Path(__file__).parent.parent
+CORE = [
+    "acl",
+    "decision",
+    "errors",
+    "grammar",
+    "keys",
+    "plan",
+    "policies",
+    "scripts",
+    "units",
+    "version",
+]
+#: The only modules outside that the core needs: arithmetic, text and types. No I/O, no clock.
+PURE = {
+    "__future__",
+    "collections",
+    "dataclasses",
+    "datetime",
+    "fractions",
+    "functools",
+    "hashlib",
+    "math",
+    "re",
+    "typing",
+}
+
+
+def sources(*folders: str) -> list[Path]:
+    """Every Python file of these folders."""
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def trees(*folders: str) -> Iterator[tuple[str, ast.Module]]:
+    """Every module of these folders by its dotted name, parsed."""
+    for path in sources(*folders):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        yield ".".join(parts).removesuffix(".__init__"), ast.parse(path.read_text())
+
+
+def imports(tree: ast.Module) -> set[str]:
+    """Dotted names of all that a module imports, wherever in it, each with what is taken of it."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide the layer"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def within(name: str, *packages: str) -> bool:
+    """Whether a dotted name is one of these packages, or in it."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def test_there_is_something_to_look_at() -> None:
+    """An empty search would find nothing wrong."""
+    names = [name for name, _ in trees("limiter", "service")]
+    assert {"limiter", "limiter.client", "limiter.transport.node", "service.app"} <= set(names)
+
+
+def test_only_the_transport_imports_redis() -> None:
+    """And the embedded server's tool, see above; valkey-py is nowhere."""
+    users = {
+        name
+        for name, tree in trees("limiter", "service")
+        if any(within(wanted, "redis", "valkey", "hiredis") for wanted in imports(tree))
+    }
+    assert {name for name in users if not within(name, "limiter.transport")} == {
+        "limiter.demo.servers"
+    }
+
+
+def test_the_core_is_pure() -> None:
+    """No I/O, no clock, no environment, no store; only the scripts' loader opens files."""
+    core = [f"limiter.{name}" for name in CORE]
+    for name, tree in trees("limiter"):
+        if not within(name, *core):
+            continue
+        for wanted in imports(tree):
+            outside = wanted.split(".")[0]
+            if name == "limiter.scripts" and outside == "pathlib":
+                continue
+            if outside == "limiter":
+                # ``from limiter import scripts`` and ``from limiter.scripts import Script``.
+                assert within(wanted, *core), f"{name} imports {wanted}"
+            else:
+                assert outside in PURE, f"{name} imports {wanted}"
+        called = {node.func.id for node in ast.walk(tree) if _is_plain_call(node)}
+        assert not called & {"open", "print", "input", "eval", "exec"}, name
+
+
+def _is_plain_call(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+
+
+def test_the_transport_knows_no_client_and_no_policy() -> None:
+    """It carries bytes and replies: of the library it needs errors, the call, the scripts."""
+    for name, tree in trees("limiter/transport"):
+        for wanted in imports(tree):
+            if within(wanted, "limiter"):
+                assert within(
+                    wanted,
+                    "limiter.errors",
+                    "limiter.plan",
+                    "limiter.scripts",
+                    "limiter.transport",
+                ), f"{name} imports {wanted}"
+
+
+def test_the_web_adapters_know_decisions_not_stores() -> None:
+    """Headers and identity work on values."""
+    for name, tree in trees("limiter/web"):
+        for wanted in imports(tree):
+            assert not within(wanted, "limiter.transport", "limiter.demo", "service"), name
+
+
+def test_nothing_below_knows_the_demo() -> None:
+    """The command line starts it; the library does not need it."""
+    for name, tree in trees("limiter"):
+        if not within(name, "limiter.demo", "limiter.command"):
+            assert not [w for w in imports(tree) if within(w, "limiter.demo")], name
+
+
+def test_one_module_reads_the_environment() -> None:
+    """Settings; the demo hands its own environment on to the processes that it starts."""
+    readers = set()
+    for name, tree in trees("limiter"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv"):
+                readers.add(name)
+        assert not [w for w in imports(tree) if w in ("os.environ", "os.getenv")], name
+    assert {name for name in readers if not within(name, "limiter.demo")} == {"limiter.settings"}
+
+
+def test_one_module_reads_the_scripts() -> None:
+    """Nobody else has a path into lua/: no string that ends in .lua, none that is the folder's."""
+    readers = set()
+    for name, tree in trees("limiter", "service"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                text = node.value
+                if "\n" not in text and (text == "lua" or text.endswith((".lua", "SHA1SUMS"))):
+                    readers.add(name)
+    assert readers == {"limiter.scripts"}
+
+
+def test_nothing_shipped_imports_tests_or_bench() -> None:
+    """What users install stands alone; only the demo may name the service, as a text."""
+    for name, tree in trees("limiter", "service"):
+        for wanted in imports(tree):
+            assert not within(wanted, "tests", "bench"), f"{name} imports {wanted}"
+            if within(name, "limiter"):
+                assert not within(wanted, "service"), f"{name} imports {wanted}"
+
+
+def test_the_service_uses_public_names_only() -> None:
+    """What ``limiter`` exports, the web adapters, and the one setting that is the service's."""
+    public = {f"limiter.{name}" for name in limiter.__all__} | {"limiter.settings.trusted_proxies"}
+    for name, tree in trees("service"):
+        for wanted in imports(tree):
+            if within(wanted, "limiter"):
+                assert wanted in public or within(wanted, "limiter.web"), f"{name} imports {wanted}"
+                assert "._" not in wanted, f"{name} imports {wanted}"
+
+
+def test_the_library_needs_redis_alone() -> None:
+    """Everything else that it imports is Python's own; extras stay outside of the core's imports."""
+    optional = (
+        "limiter.demo",
+        "limiter.command",
+        "limiter.__main__",
+        "limiter.web",
+        "limiter.flask",
+    )
+    for name, tree in trees("limiter"):
+        if within(name, *optional):
+            continue
+        outside = {wanted.split(".")[0] for wanted in imports(tree)} - {"limiter", "redis"}
+        assert not outside - sys.stdlib_module_names, name
+
+
+@pytest.mark.parametrize("name", sorted(set(limiter.__all__) - {"__version__"}))
+def test_public_names_are_explained(name: str) -> None:
+    """Each has a docstring of its own."""
+    assert getattr(limiter, name).__doc__
