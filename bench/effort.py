@@ -1,0 +1,71 @@
+"""How much is measured, and where we say how far we are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import click
+
+#: Says that one step is done.
+Step = Callable[[], None]
+
+
+class Effort(NamedTuple):
+    """How often and how long; bounded, whatever the machine."""
+
+    repetitions: int
+    pairs: int
+    """Chunks of each case in one repetition, each between two chunks of the floor."""
+    calls: int
+    """Calls in a chunk."""
+    pipelines: int
+    """Pipelines in a chunk of the server's time."""
+    thread_calls: int
+    """Calls in one run of the threads, all of them together."""
+    connections: tuple[int, ...]
+    """Connections of `ab`."""
+    requests: tuple[int, ...]
+    """Requests of `ab`, for each number of connections."""
+    algorithms: tuple[str, ...]
+    """Algorithms that `ab` sees."""
+    entries: tuple[int, ...]
+    """Sizes of the log whose memory is measured."""
+
+
+FULL = Effort(
+    repetitions=9,
+    pairs=5,
+    calls=200,
+    pipelines=6,
+    thread_calls=20_000,
+    connections=(1, 10, 100),
+    requests=(400, 3_000, 3_000),
+    algorithms=("fixed_window", "sliding_log", "token_bucket"),
+    entries=(1_000, 10_000, 100_000),
+)
+QUICK = Effort(
+    repetitions=3,
+    pairs=2,
+    calls=50,
+    pipelines=2,
+    thread_calls=1_000,
+    connections=(1, 10),
+    requests=(150, 300),
+    algorithms=("sliding_log",),
+    entries=(1_000, 10_000),
+)
+
+
+@contextmanager
+def progress(what: str, steps: int) -> Iterator[Step]:
+    """Show a bar on a terminal and a line elsewhere, always on standard error."""
+    label = f"{what:46}"
+    if not sys.stderr.isatty():
+        click.echo(label.rstrip() + " ...", err=True)
+        yield lambda: None
+        return
+    with click.progressbar(length=steps, label=label, file=sys.stderr) as bar:
+        yield lambda: bar.update(1)

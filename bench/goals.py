@@ -1,0 +1,115 @@
+"""The goals, and whether they are met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from bench.memory import ONE_LOG
+from bench.sections import Section, Spread, Table
+from bench.server_time import LENGTHS, LONG_LOG
+
+#: Arguments in plain decimal text, which anybody can type into `redis-cli`, may cost the server this.
+TEXT_ARGUMENTS = 1.10
+
+MET, WITHIN, MISSED = "met", "within 10 %", "**not met**"
+
+
+class Goal(NamedTuple):
+    """The most that a figure may be."""
+
+    part: str
+    figure: str
+    most: float
+    allowance: float = 1.0
+    """How far the figure may exceed it for a stated reason; the report marks that."""
+
+    def verdict(self, spread: Spread) -> str:
+        """Whether the figure, as it is shown, is as good as the goal."""
+        value = round(spread.median, 2)
+        if value <= self.most:
+            return MET
+        return WITHIN if value <= self.most * self.allowance else MISSED
+
+
+def _script(figure: str, most: float) -> Goal:
+    return Goal("server", figure, most, TEXT_ARGUMENTS)
+
+
+_COUNTERS = ("fixed_window", "token_bucket")
+GOALS = (
+    *(Goal("hit", f"{name}: hit, allowed", 0.80) for name in (*_COUNTERS, "sliding_log")),
+    Goal("hit", "sliding_log, entries leaving: hit, allowed", 0.80),
+    *(Goal("hit", f"{name}: hit, denied", 0.77) for name in (*_COUNTERS, "sliding_log")),
+    Goal("hit", "three limits: hit, allowed", 1.00),
+    *(Goal("cluster", f"{name}: hit, allowed", 1.05) for name in (*_COUNTERS, "sliding_log")),
+    *(_script(f"{name}: allowed", 1.45) for name in _COUNTERS),
+    *(_script(f"{name}: denied", 1.05) for name in _COUNTERS),
+    _script("sliding_log: allowed", 2.00),
+    _script("sliding_log, entries leaving: allowed", 2.00),
+    _script("sliding_log: denied", 1.70),
+    _script(f"sliding_log, {LONG_LOG:,} entries: denied", 1.70),
+    _script("three limits: allowed", 2.70),
+    _script("three limits: denied", 2.20),
+    Goal("server", LENGTHS, 1.15),
+    *(Goal("memory", f"{name}, bytes a subject", 112) for name in _COUNTERS),
+    Goal("memory", "three limits, bytes a subject", 190),
+    *(Goal("memory", f"{ONE_LOG} at {entries:,}", 12) for entries in (1_000, 10_000, 100_000)),
+)
+
+_PARTS = {
+    "hit": "library, ratio to redis-py's `evalsha`",
+    "cluster": "library on a cluster, ratio to redis-py's `evalsha`",
+    "server": "server, multiple of the reference script",
+    "memory": "memory, bytes",
+}
+
+
+def judge(sections: Iterable[Section]) -> list[dict[str, Any]]:
+    """Every goal of the parts that were measured, on every server."""
+    by_part = {section.part: section for section in sections}
+    return [
+        {
+            "part": goal.part,
+            "figure": goal.figure,
+            "most": goal.most,
+            "server": server,
+            "measured": figures[goal.figure].median,
+            "verdict": goal.verdict(figures[goal.figure]).strip("*"),
+        }
+        for goal in GOALS
+        if goal.part in by_part
+        for server, figures in by_part[goal.part].figures.items()
+        if goal.figure in figures
+    ]
+
+
+def table(judged: list[dict[str, Any]]) -> Table:
+    """A row for each goal, a column for each server."""
+    servers = list(dict.fromkeys(found["server"] for found in judged))
+    rows: dict[tuple[str, str], list[str]] = {}
+    for found in judged:
+        row = rows.setdefault(
+            (found["part"], found["figure"]),
+            [
+                _PARTS[found["part"]],
+                found["figure"],
+                f"<= {found['most']:g}",
+                *("-" for _ in servers),
+            ],
+        )
+        verdict = found["verdict"]
+        if verdict == MISSED.strip("*"):
+            verdict = MISSED
+        digits = 1 if found["part"] == "memory" else 2
+        row[3 + servers.index(found["server"])] = f"{found['measured']:.{digits}f} {verdict}"
+    return Table("Goals", ["what", "case", "goal", *servers], list(rows.values()))
+
+
+def missed(judged: list[dict[str, Any]]) -> list[str]:
+    """The goals that are not met, in words."""
+    return [
+        f"{found['figure']} on {found['server']}: {found['measured']:.2f} > {found['most']:g}"
+        for found in judged
+        if found["verdict"] == MISSED.strip("*")
+    ]

@@ -1,0 +1,156 @@
+"""Where the time of a hit goes: the same call, with one layer more at each step.
+
+The only module of the benchmarks that looks inside a limiter; it changes with its layers.
+"""
+
+from __future__ import annotations
+
+import socket
+import timeit
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import hiredis
+
+from bench.effort import Effort, progress
+from bench.hits import FLOOR, KEY, TIMEOUT
+from bench.pinning import pinned
+from bench.ratios import Chunk, ratios, timed
+from bench.sections import Figures, Section, Spread, Table, tabulate
+from bench.server_time import heard
+from bench.stores import Program, load, plain_client
+from bench.subjects import ALLOWING, DENYING, THREE, USED_UP, Policies
+from limiter import Limiter
+from limiter.demo.servers import Server
+
+#: Of so many runs the fastest counts: nothing makes pure Python faster than it is.
+_ALONE_RUNS = 7
+
+RETURN_1 = "kernel and server, `return 1`"
+SCRIPT = "kernel and server, the limiter's script"
+PARSED = "+ hiredis"
+CONNECTION = "+ redis-py's connection"
+TRANSPORT = "+ transport: lane, deadline"
+PLANNED = "+ plan: cost, key, bytes"
+HIT = "+ reply checked, `Decision` (= `hit`)"
+STEPS = (RETURN_1, SCRIPT, PARSED, CONNECTION, TRANSPORT, PLANNED, HIT)
+
+
+def measure(programs: list[Program], effort: Effort) -> Section:
+    """Each layer for the first of the servers, and pure Python by itself."""
+    section = Section(
+        "profile",
+        "Profile: where the time of a hit goes",
+        "The same decision with one layer more at each step, as a ratio to redis-py's `evalsha` of "
+        "`return 1`, pinned to one core, measured as the library's part is. `+` is what the layer "
+        "adds, in microseconds of this run's floor.",
+    )
+    cases: dict[str, tuple[Policies, int]] = {
+        "fixed_window, allowed": (ALLOWING["fixed_window"], 0),
+        "token_bucket, allowed": (ALLOWING["token_bucket"], 0),
+        "sliding_log, allowed": (ALLOWING["sliding_log"], 0),
+        "fixed_window, denied": (DENYING["fixed_window"], USED_UP),
+        "three limits, allowed": (THREE, 0),
+    }
+    program = programs[0]
+    alone: Figures = {}
+    floor_us = 0.0
+    steps = effort.repetitions * len(STEPS) * len(cases)
+    with (
+        pinned(),
+        Server(program.path) as server,
+        progress(f"profile on {program.name}", steps) as step,
+    ):
+        for name, (policies, used) in cases.items():
+            with ExitStack() as stack:
+                client = stack.enter_context(plain_client(server))
+                floor = partial(client.evalsha, load(client, FLOOR), 0)
+                label = name.replace(", ", "-").replace(" ", "-")
+                limiter = Limiter(policies, store=server.url, name=label, timeout=TIMEOUT)
+                stack.enter_context(limiter).hit(KEY, used)
+                chunks, alone[name] = _layers(server, limiter, effort, stack)
+                found = ratios(timed(floor, effort.calls), chunks, effort, step)
+            section.figures[name] = found.cases
+            floor_us = found.floor.median
+            section.tables.append(_steps(name, found.cases, floor_us))
+    section.tables.append(
+        tabulate("Pure Python alone, warm caches, fastest of 7 runs: microseconds", "", alone, 2)
+    )
+    section.text += f" Server: {program.name}."
+    return section
+
+
+def _steps(name: str, figures: dict[str, Spread], floor_us: float) -> Table:
+    rows, before = [], 0.0
+    for layer, spread in figures.items():
+        added = (spread.median - before) * floor_us
+        rows.append(
+            [layer, f"{spread.median:.3f}", f"{added:+.2f}", f"{spread.median * floor_us:.1f}"]
+        )
+        before = spread.median
+    title = f"{name} (floor {floor_us:.1f} us)"
+    return Table(title, ["layers", "ratio", "+ us", "us"], rows)
+
+
+def _layers(
+    server: Server, limiter: Limiter, effort: Effort, stack: ExitStack
+) -> tuple[dict[str, Chunk], dict[str, Spread]]:
+    inside: Any = limiter
+    plan, transport = inside._plan, inside._transport
+    client: Any = stack.enter_context(plain_client(server))
+    connection: Any = client.connection_pool.get_connection()
+    stack.callback(client.connection_pool.release, connection)
+    wire = stack.enter_context(socket.create_connection((server.host, server.port)))
+    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    least = b"".join(connection.pack_command("EVALSHA", client.script_load(FLOOR), "0"))
+    whole = b"".join(connection.pack_command(*heard(server, partial(limiter.hit, KEY))))
+    reader = hiredis.Reader()
+    call = plan.call("hit", KEY, 1)
+    reply = transport.run(call)
+
+    def raw(command: bytes) -> None:
+        wire.sendall(command)
+        wire.recv(65536)
+
+    def parsed() -> None:
+        wire.sendall(whole)
+        reader.feed(wire.recv(65536))
+        reader.gets()
+
+    def by_connection() -> None:
+        connection.send_packed_command((whole,), check_health=False)
+        connection.read_response(disable_decoding=True)
+
+    def planned() -> None:
+        transport.run(plan.call("hit", KEY, 1))
+
+    layers: dict[str, Callable[[], object]] = {
+        RETURN_1: partial(raw, least),
+        SCRIPT: partial(raw, whole),
+        PARSED: parsed,
+        CONNECTION: by_connection,
+        TRANSPORT: partial(transport.run, call),
+        PLANNED: planned,
+        HIT: partial(limiter.hit, KEY),
+    }
+    alone = {
+        "plan: cost, key, bytes": _alone(partial(plan.call, "hit", KEY, 1), effort),
+        "reply checked": _alone(partial(plan.read, reply), effort),
+        "`Decision` made": _alone(
+            partial(type(limiter.peek(KEY)), limiter.policies, reply), effort
+        ),
+        "four fields read": _alone(partial(_fields, limiter.peek(KEY)), effort),
+    }
+    return {name: timed(layer, effort.calls) for name, layer in layers.items()}, alone
+
+
+def _fields(decision: Any) -> object:
+    return decision.allowed, decision.remaining, decision.retry_after, decision.reset_after
+
+
+def _alone(call: Callable[[], object], effort: Effort) -> Spread:
+    calls = effort.calls * 10
+    runs = timeit.repeat(call, number=calls, repeat=_ALONE_RUNS)
+    return Spread.of([min(runs) / calls * 1e6])

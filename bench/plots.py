@@ -1,0 +1,202 @@
+"""The pictures of a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.goals import GOALS
+from bench.sections import Figures, Section
+
+_COLOURS = ("#3b6fb6", "#e08a2b", "#4c9a5b")
+_GOAL = "#b3261e"
+
+
+def draw(section: Section, folder: Path) -> list[str]:
+    """Draw what the section has; return the files' names."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams |= {
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titleweight": "bold",
+        "axes.titlesize": 11,
+        "svg.hashsalt": "bench",
+    }
+    if section.part == "ab":
+        return _requests(section, folder)
+    threads = {name: found for name, found in section.figures.items() if "threads" in name}
+    rest = {name: found for name, found in section.figures.items() if name not in threads}
+    if section.part == "profile":
+        return _layers(section.figures, folder)
+    files = []
+    if section.part == "memory":
+        files += _bars(section.part, _only(rest, "subject"), "bytes a subject", folder, "memory")
+        files += _bars(section.part, _only(rest, "entry"), "bytes an entry", folder, "entries")
+    elif rest:
+        axis = {
+            "hit": "time of a decision / redis-py's evalsha of return 1",
+            "cluster": "time of a decision / redis-py's evalsha of return 1",
+            "server": "time in the server / the reference script",
+        }[section.part]
+        files += _bars(section.part, rest, axis, folder, section.part)
+    if threads:
+        files += _threads(threads, folder)
+    return files
+
+
+def _only(figures: Figures, word: str) -> Figures:
+    return {
+        server: {name: spread for name, spread in found.items() if word in name}
+        for server, found in figures.items()
+    }
+
+
+def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> list[str]:
+    """Horizontal bars, one group for each thing measured, with its goal as a line across."""
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(name for found in figures.values() for name in found))
+    if not names:
+        return []
+    goals = {goal.figure: goal.most for goal in GOALS if goal.part == part}
+    figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.48 * len(names)), layout="constrained")
+    height = 0.8 / len(figures)
+    most = max(spread.median for found in figures.values() for spread in found.values())
+    for index, (server, found) in enumerate(figures.items()):
+        at = [row - 0.4 + height * (index + 0.5) for row in range(len(names))]
+        shown = [(y, found[name]) for y, name in zip(at, names, strict=True) if name in found]
+        axes.barh(
+            [y for y, _ in shown],
+            [spread.median for _, spread in shown],
+            height=height * 0.92,
+            color=_COLOURS[index % len(_COLOURS)],
+            label=server,
+            xerr=[
+                [spread.median - spread.low for _, spread in shown],
+                [spread.high - spread.median for _, spread in shown],
+            ],
+            error_kw={"elinewidth": 0.8, "ecolor": "#555555"},
+        )
+        for y, spread in shown:
+            digits = 1 if part == "memory" else 2
+            label = f"{spread.median:.{digits}f}"
+            axes.text(
+                min(spread.high, 1.15 * most) + 0.01 * most, y, label, va="center", fontsize=8
+            )
+    drawn = False
+    for row, name in enumerate(names):
+        if name in goals:
+            label = "_" if drawn else "goal: at most"
+            axes.plot([goals[name]] * 2, [row - 0.45, row + 0.45], color=_GOAL, lw=2, label=label)
+            drawn = True
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.45, -0.55)
+    axes.set_xlim(0, most * 1.25)
+    axes.set_xlabel(axis)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.4, 1.0 + 1.1 / (2 + len(names))),
+        ncols=4,
+        frameon=False,
+    )
+    return [_save(figure, folder, file)]
+
+
+def _threads(figures: Figures, folder: Path) -> list[str]:
+    """Calls a second by the number of threads."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
+    for index, (server, found) in enumerate(figures.items()):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for name, spread in found.items():
+            what, _, count = name.rpartition(", ")
+            lines.setdefault(what, []).append((int(count.split()[0]), spread.median))
+        for what, points in lines.items():
+            style = "--" if "redis-py" in what else "-"
+            label = f"{what}, {server.removesuffix(', threads')}"
+            xs, ys = zip(*points, strict=True)
+            colour = _COLOURS[index % len(_COLOURS)]
+            axes.plot(xs, ys, style, marker="o", color=colour, label=label)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([1, 8, 32, 64], ["1", "8", "32", "64"])
+    axes.set_xlabel("threads, unpinned")
+    axes.set_ylabel("thousand calls a second")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+    return [_save(figure, folder, "threads")]
+
+
+def _layers(figures: Figures, folder: Path) -> list[str]:
+    """What each layer adds, side by side."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.6 * len(figures)), layout="constrained")
+    colours = pyplot.get_cmap("tab10").colors  # type: ignore[attr-defined]
+    for row, found in enumerate(figures.values()):
+        before = 0.0
+        for index, (layer, spread) in enumerate(found.items()):
+            added = spread.median - before
+            label = layer if row == 0 else "_"
+            axes.barh(row, max(0.0, added), left=before, color=colours[index], label=label)
+            before = max(before, spread.median)
+    axes.set_yticks(range(len(figures)), list(figures))
+    axes.invert_yaxis()
+    axes.set_xlabel("time / redis-py's evalsha of return 1")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return [_save(figure, folder, "profile")]
+
+
+def _requests(section: Section, folder: Path) -> list[str]:
+    """Requests a second, and how long the slow ones took, by the number of connections."""
+    from matplotlib import pyplot
+
+    records = section.records
+    algorithms = list(dict.fromkeys(found["algorithm"] for found in records))
+    connections = list(dict.fromkeys(found["connections"] for found in records))
+    figure, grid = pyplot.subplots(
+        2, 4, figsize=(12, 6), layout="constrained", sharex=True, sharey="row"
+    )
+    width = 0.8 / len(algorithms)
+    panels = [(limit, keep) for limit in ("open", "tight") for keep in (True, False)]
+    for column, (limit, keep) in enumerate(panels):
+        for index, algorithm in enumerate(algorithms):
+            at = {
+                found["connections"]: found
+                for found in records
+                if (found["limit"], found["keep_alive"], found["algorithm"])
+                == (limit, keep, algorithm)
+            }
+            xs = [
+                place - 0.4 + width * (index + 0.5)
+                for place, count in enumerate(connections)
+                if count in at
+            ]
+            for axes, field in (
+                (grid[0][column], "requests_per_second"),
+                (grid[1][column], "p99_ms"),
+            ):
+                ys = [at[count].get(field, 0.0) for count in connections if count in at]
+                label = algorithm if column == 0 else "_"
+                colour = _COLOURS[index % len(_COLOURS)]
+                axes.bar(xs, ys, width=width * 0.92, color=colour, label=label)
+        kept = "keep-alive" if keep else "no keep-alive"
+        grid[0][column].set_title(f"{limit} limit, {kept}")
+        grid[1][column].set_xticks(range(len(connections)), [str(count) for count in connections])
+        grid[1][column].set_xlabel("connections")
+    grid[0][0].set_ylabel("requests a second")
+    grid[1][0].set_ylabel("99 % answered within, ms")
+    grid[0][0].legend(frameon=False, fontsize=8)
+    return [_save(figure, folder, "ab")]
+
+
+def _save(figure: Any, folder: Path, name: str) -> str:
+    from matplotlib import pyplot
+
+    file = f"{name}.png"
+    figure.savefig(folder / file, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+    return file

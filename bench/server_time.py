@@ -1,0 +1,189 @@
+"""The scripts: what a decision costs inside the server, as a multiple of a reference script."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import Any
+
+import redis
+
+from bench.effort import Effort, progress
+from bench.pinning import pinned
+from bench.ratios import Chunk, ratios
+from bench.sections import Failed, Figures, Section, tabulate
+from bench.stores import Program
+from bench.subjects import (
+    ALLOWING,
+    DENYING,
+    THREE,
+    THREE_DENYING,
+    USED_UP,
+    YEAR,
+    Policies,
+)
+from limiter import Limiter, SlidingLog
+from limiter.demo.servers import Server
+
+#: A clock, a read and a write with a life: the least that any limiter does.
+REFERENCE = """
+local time = redis.call("TIME")
+redis.call("GET", KEYS[1])
+redis.call("SET", KEYS[1], time[1] * 1000000 + time[2], "PX", 3600000)
+return 1
+"""
+DEPTH = 64
+SHORT_LOG, LONG_LOG = 100, 50_000
+KEY = "user:42"
+
+LENGTHS = f"sliding_log, {LONG_LOG:,} entries: allowed / the same with {SHORT_LOG}"
+
+
+def measure(programs: list[Program], effort: Effort) -> Section:
+    """Replay the commands that the library really sends."""
+    section = Section(
+        "server",
+        "The scripts: time in the server",
+        f"The command that the library sends (as the server's MONITOR shows it), replayed {DEPTH} "
+        "deep in a pipeline; `usec_per_call` of `evalsha` in `INFO commandstats` / the same of a "
+        "reference script in the same run (`TIME`; `GET` of the key; `SET` of now in microseconds "
+        "with `PX 3600000`; `return 1`). Pinned to one core. "
+        f"{effort.pairs} chunks of {effort.pipelines * DEPTH} calls in each of "
+        f"{effort.repetitions} repetitions, each between two of the reference; "
+        "in small print the smallest and the largest repetition. "
+        f"Logs hold {SHORT_LOG} live entries where nothing else is said.",
+    )
+    floors: Figures = {}
+    for program in programs:
+        with pinned(), Server(program.path) as server, server.client() as client:
+            replay = Replay(client, effort.pipelines)
+            cases = dict(_cases(server, replay))
+            with progress(f"scripts on {program.name}", effort.repetitions * len(cases)) as step:
+                found = ratios(replay.reference(), cases, effort, step)
+            replay.close()
+        figures = found.cases
+        short = figures["sliding_log: allowed"].median
+        long = figures[_sized("sliding_log", LONG_LOG, "allowed")]
+        figures[LENGTHS] = type(long)(*(value / short for value in long))
+        section.figures[program.name] = figures
+        floors[program.name] = {"the reference script, us": found.floor}
+    section.tables = [
+        tabulate("Multiple of the reference script", "script", section.figures, 2),
+        tabulate("The reference itself (between the deciles)", "", floors, 2),
+    ]
+    return section
+
+
+class Replay:
+    """Sends one command again and again, and asks the server what that has cost it."""
+
+    def __init__(self, client: redis.Redis, pipelines: int) -> None:
+        self._client: Any = client
+        self._pipelines = pipelines
+        self._connection: Any = client.connection_pool.get_connection()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._client.connection_pool.release(self._connection)
+
+    def reference(self) -> Chunk:
+        """The reference script."""
+        sha = self._client.script_load(REFERENCE)
+        return self.chunk(["EVALSHA", sha, "1", "reference"], lambda reply: reply == 1)
+
+    def chunk(
+        self,
+        words: list[str],
+        as_expected: Callable[[Any], bool],
+        between: list[str] | None = None,
+    ) -> Chunk:
+        """A chunk of ``words``, each answer checked; ``between`` is sent behind each pipeline."""
+        connection = self._connection
+        packed = b"".join(connection.pack_command(*words)) * DEPTH
+        behind = b"".join(connection.pack_command(*between)) if between else b""
+
+        def run() -> float:
+            self._client.config_resetstat()
+            for _ in range(self._pipelines):
+                connection.send_packed_command([packed + behind])
+                replies = [connection.read_response() for _ in range(DEPTH)]
+                if behind:
+                    connection.read_response()
+                if not all(map(as_expected, replies)):
+                    raise Failed(
+                        f"{words} was answered {replies[-1]!r}, which is not what it is for"
+                    )
+            spent = self._client.info("commandstats")["cmdstat_evalsha"]
+            return float(spent["usec"]) / int(spent["calls"])
+
+        return run
+
+
+def _cases(server: Server, replay: Replay) -> Iterator[tuple[str, Chunk]]:
+    for name, policies in ALLOWING.items():
+        if name == "sliding_log":
+            continue
+        words = _seen(server, policies, name)
+        yield f"{name}: allowed", replay.chunk(words, _allowed)
+    for size in (SHORT_LOG, LONG_LOG):
+        ample: Policies = [SlidingLog(100_000, per=YEAR)]
+        words = _seen(server, ample, f"log-{size}", fill=size)
+        # The entries written go again, so that the log keeps its size.
+        cut = ["LTRIM", words[3], "0", str(size - 1)]
+        yield _sized("sliding_log", size, "allowed"), replay.chunk(words, _allowed, cut)
+    for name, policies in DENYING.items():
+        words = _seen(server, policies, f"{name}-used", fill=USED_UP)
+        yield f"{name}: denied", replay.chunk(words, _denied)
+    full: Policies = [SlidingLog(LONG_LOG, per=YEAR)]
+    words = _seen(server, full, "log-full", fill=LONG_LOG)
+    yield _sized("sliding_log", LONG_LOG, "denied"), replay.chunk(words, _denied)
+    yield "three limits: allowed", replay.chunk(_seen(server, THREE, "three"), _allowed)
+    words = _seen(server, THREE_DENYING, "three-used", fill=USED_UP)
+    yield "three limits: denied", replay.chunk(words, _denied)
+
+
+def _sized(name: str, size: int, outcome: str) -> str:
+    return f"{name}: {outcome}" if size == SHORT_LOG else f"{name}, {size:,} entries: {outcome}"
+
+
+# A script's reply begins with what it granted.
+def _allowed(reply: Any) -> bool:
+    return isinstance(reply, list) and reply[0] == 1
+
+
+def _denied(reply: Any) -> bool:
+    return isinstance(reply, list) and reply[0] == 0
+
+
+def _seen(server: Server, policies: Policies, name: str, fill: int = 0) -> list[str]:
+    """The words of the command that a hit sends, once ``fill`` units are taken."""
+    with Limiter(
+        policies, store=server.url, name=name.replace(", ", "-").replace(" ", "-"), timeout=5.0
+    ) as limiter:
+        while fill > 0:
+            cost = min(fill, 1_000)
+            if not limiter.hit(KEY, cost):
+                raise Failed(f"{policies} did not admit what it is filled with")
+            fill -= cost
+        return heard(server, partial(limiter.hit, KEY))
+
+
+def heard(server: Server, call: Callable[[], object]) -> list[str]:
+    """The first script call that reaches the server during ``call``, word by word."""
+    with server.client() as client, closing(client.connection_pool) as pool:
+        connection: Any = pool.get_connection()
+        try:
+            connection.send_command("MONITOR")
+            connection.read_response()
+            call()
+            while True:
+                line = connection.read_response()
+                words = re.findall(r'"([^"]*)"', line)
+                if words and words[0].upper() == "EVALSHA":
+                    if "\\" in line:
+                        raise Failed(f"MONITOR shows bytes that are no plain text: {line}")
+                    return words
+        finally:
+            connection.disconnect()

@@ -1,0 +1,121 @@
+"""The benchmarks run, and their reports are whole; what they measure is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import goals
+from bench.goals import GOALS, MET, MISSED, WITHIN, Goal
+from bench.sections import Failed, Spread
+from bench.through_traefik import parse
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra bench)")
+
+CHECKOUT = Path(__file__).parent.parent.parent
+
+AB = """
+Concurrency Level:      10
+Time taken for tests:   0.240 seconds
+Complete requests:      300
+Failed requests:        2
+   (Connect: 0, Receive: 0, Length: 2, Exceptions: 0)
+Non-2xx responses:      200
+Keep-Alive requests:    300
+Requests per second:    1250.00 [#/sec] (mean)
+"""
+PERCENTAGES = "Percentage served,Time in ms\n0,0.900\n50,7.5\n90,12.0\n95,16.2\n99,20.4\n100,21.1\n"
+
+
+def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run the benchmarks as ``make bench`` does."""
+    return subprocess.run(
+        [sys.executable, "-m", "bench", *words, "--output", str(folder)],
+        capture_output=True,
+        text=True,
+        cwd=CHECKOUT,
+        timeout=100,
+        check=False,
+    )
+
+
+def written(folder: Path) -> tuple[dict[str, Any], str, Path]:
+    """The JSON, the report, and the one folder of a run."""
+    (own,) = folder.iterdir()
+    return json.loads((own / "results.json").read_text()), (own / "report.md").read_text(), own
+
+
+@pytest.mark.slow
+def test_a_quick_run_writes_a_whole_report(tmp_path: Path) -> None:
+    """Goals, tables, plots, versions and command are there; the machine's paths are not."""
+    ran = run(tmp_path, "--quick", "--only", "memory", "--server", "valkey", "--json")
+
+    assert ran.returncode == 0, ran.stderr
+    results, report, folder = written(tmp_path)
+    assert json.loads(ran.stdout) == results
+    assert folder.name.startswith(results["date"])
+    (server,) = results["sections"]["memory"]["figures"]
+    assert server.startswith("Valkey ")
+    judged = {goal["figure"] for goal in results["goals"]}
+    quickly = {
+        goal.figure for goal in GOALS if goal.part == "memory" and "100,000" not in goal.figure
+    }
+    assert judged == quickly
+    assert "`python -m bench --quick --only memory --server valkey --json`" in report
+    assert server in report
+    for figure in judged:
+        assert f"| {figure} |" in report
+    for picture in ("memory.png", "entries.png"):
+        assert f"({picture})" in report
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    for text in (report, json.dumps(results)):
+        assert str(tmp_path) not in text
+        assert str(CHECKOUT) not in text
+
+
+@pytest.mark.slow
+def test_every_goal_of_the_scripts_has_its_figure(tmp_path: Path) -> None:
+    """A goal whose figure is called otherwise would vanish from the table."""
+    ran = run(tmp_path, "--quick", "--only", "server", "--server", "valkey", "--name", "some words")
+
+    assert ran.returncode == 0, ran.stderr
+    results, _, folder = written(tmp_path)
+    assert folder.name.endswith("-some-words")
+    assert [goal["figure"] for goal in results["goals"]] == [
+        goal.figure for goal in GOALS if goal.part == "server"
+    ]
+
+
+def test_a_wrong_word_on_the_command_line(tmp_path: Path) -> None:
+    """It is said, and nothing is written."""
+    ran = run(tmp_path, "--only", "everything")
+
+    assert ran.returncode == 2
+    assert "'everything' is not one of" in ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_ab_says() -> None:
+    """Counts from what it prints, times from the finer file."""
+    found = parse(AB, PERCENTAGES)
+
+    assert (found["requests"], found["ok"], found["non_2xx"], found["failed"]) == (300, 100, 200, 2)
+    assert found["requests_per_second"] == 1250.0
+    assert (found["p50_ms"], found["p99_ms"], found["longest_ms"]) == (7.5, 20.4, 21.1)
+    with pytest.raises(Failed, match="Requests per second"):
+        parse(AB.replace("Requests per second", "Speed"), PERCENTAGES)
+
+
+@pytest.mark.parametrize(
+    ("value", "verdict"), [(1.454, MET), (1.456, WITHIN), (1.59, WITHIN), (1.6, MISSED)]
+)
+def test_a_goal_for_the_server_allows_for_text(value: float, verdict: str) -> None:
+    """As it is shown, with two digits; what lies within ten percent is marked."""
+    goal = Goal("server", "any", 1.45, goals.TEXT_ARGUMENTS)
+
+    assert goal.verdict(Spread(value, value, value)) == verdict
