@@ -1,0 +1,1 @@
+"""The scripts keep their contract, whoever calls them."""

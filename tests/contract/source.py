@@ -1,0 +1,19 @@
+"""Programs and fragments of ``lua/src``, which is no package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+SRC = Path(__file__).parent.parent.parent / "lua" / "src"
+
+
+def load_module(name: str, folder: Path = SRC) -> ModuleType:
+    """A program of that folder as a module, of which others may exist."""
+    spec = importlib.util.spec_from_file_location(f"lua_src_{name}", folder / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,111 @@
+"""Run the test vectors of ``lua/v1/vectors.json``, by plain EVALSHA."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+
+from tests import scripts
+
+Vector = dict[str, Any]
+
+
+def load() -> list[Vector]:
+    """Every vector, as any program would read it."""
+    vectors: list[Vector] = json.loads((scripts.V1 / "vectors.json").read_text())
+    return vectors
+
+
+def plant(client: redis.Redis, vector: Vector) -> None:
+    """Make the state that the vector begins with, and no other."""
+    pipe = client.pipeline(transaction=False)
+    pipe.delete(*vector["keys"])
+    for state in vector["before"]:
+        key = state["key"]
+        if state["type"] == "hash":
+            fields = {name: bytes.fromhex(v["hex"]) for name, v in state["fields"].items()}
+            pipe.hset(key, mapping=fields)
+        elif state["type"] == "list":
+            pipe.rpush(key, *state["entries"])
+        else:
+            pipe.set(key, state["value"])
+        ttl = state["ttl_ms"]
+        if ttl != -1:
+            pipe.pexpire(key, ttl if isinstance(ttl, int) else ttl[0])
+    pipe.execute()
+
+
+def look(client: redis.Redis, keys: Iterable[str]) -> dict[str, tuple[str, object, int]]:
+    """Type, contents and life of every key that exists."""
+    found = {}
+    for key in keys:
+        kind = client.type(key).decode()
+        if kind == "hash":
+            fields = client.hgetall(key)
+            contents: object = {name.decode(): value.hex() for name, value in fields.items()}
+        elif kind == "list":
+            contents = [entry.decode() for entry in client.lrange(key, 0, -1)]
+        elif kind == "string":
+            contents = client.get(key).decode()
+        else:
+            continue
+        found[key] = (kind, contents, client.pttl(key))
+    return found
+
+
+def contents(state: dict[str, Any]) -> object:
+    """What ``look`` would find in a key of a vector."""
+    if state["type"] == "hash":
+        return {name: value["hex"] for name, value in state["fields"].items()}
+    return state["entries"] if state["type"] == "list" else state["value"]
+
+
+def check(client: redis.Redis, vector: Vector) -> None:
+    """Fail unless the script answers as the vector says, and leaves what it says."""
+    name = vector["name"]
+    began = time.monotonic()
+    plant(client, vector)
+    reply, error = None, ""
+    try:
+        reply = call(client, vector["script"], vector["keys"], vector["args"])
+    except redis.ResponseError as refusal:
+        error = f"{getattr(refusal, 'status_code', '')} {refusal}".strip()
+    found = look(client, vector["keys"])
+    passed_ms = (time.monotonic() - began) * 1000 + 1
+    client.delete(*vector["keys"])
+
+    if "reply" in vector:
+        assert reply == vector["reply"], f"{name}: {error or reply}"
+    else:
+        assert vector["error"] in error, f"{name}: {error or reply}"
+    after = {state["key"]: state for state in vector["after"]}
+    assert set(found) == set(after), f"{name}: keys {sorted(found)}"
+    for key, (kind, held, life_ms) in found.items():
+        state = after[key]
+        assert (kind, held) == (state["type"], contents(state)), f"{name}: {key} holds {held}"
+        least, most = state["ttl_ms"]
+        if most == -1:
+            assert life_ms == -1, f"{name}: {key} lives {life_ms} ms"
+        else:
+            assert least - passed_ms <= life_ms <= most, f"{name}: {key} lives {life_ms} ms"
+
+
+def call(client: redis.Redis, script: str, keys: list[str], words: list[str]) -> Any:
+    """EVALSHA, then EVAL where the server does not have the script."""
+    try:
+        return client.evalsha(scripts.sha1(script), len(keys), *keys, *words)
+    except redis.exceptions.NoScriptError:
+        return client.eval(scripts.source(script), len(keys), *keys, *words)
+
+
+def check_all(url: str, names: str = "") -> None:
+    """Run every vector whose name holds ``names``; fail if there is none."""
+    chosen = [vector for vector in load() if names in vector["name"]]
+    assert chosen, f"no vector is called {names!r}"
+    with redis.Redis.from_url(url) as client:
+        for vector in chosen:
+            check(client, vector)
