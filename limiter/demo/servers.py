@@ -288,7 +288,7 @@ class Server:
     def _command_line(self) -> list[str]:
         words = ["--bind", self.host, "--dir", str(self.folder), "--logfile", "server.log"]
         words += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
-        words += ["--unixsocket", str(self.unix_socket), "--protected-mode", "no"]
+        words += ["--unixsocket", self.unix_socket.name, "--protected-mode", "no"]
         if self.tls:
             words += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
             words += ["--tls-ca-cert-file", str(self.tls.ca)]

