@@ -11,7 +11,7 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.model.base import Answer, Model
+from tests.model.base import Answer, Model, ceil
 from tests.model.fixed_window import FixedWindow
 from tests.model.sliding_log import SlidingLog
 from tests.model.token_bucket import TokenBucket
@@ -93,57 +93,55 @@ class Machine(RuleBasedStateMachine):
         raise NotImplementedError
 
     @rule(data=st.data())
-    def step_forward(self, data: st.DataObject) -> None:
-        """Time passes: a moment, or about as long as some policy remembers."""
+    def come_to_an_edge(self, data: st.DataObject) -> None:
+        """The clock comes, forward or back, to where some answer changes, or right beside it."""
+        model = data.draw(st.sampled_from(self.models()))
+        edge_us = data.draw(st.sampled_from([self.clock_us, *edges(model)]))
+        self.clock_us = max(1, edge_us + data.draw(st.integers(-1, 1)))
+
+    @rule(data=st.data())
+    def let_time_pass(self, data: st.DataObject) -> None:
+        """A moment, or about as long as some policy remembers."""
         period_us = data.draw(st.sampled_from([m.period_us for m in self.models()]))
         self.clock_us += data.draw(
-            st.one_of(
-                st.integers(0, 3),
-                st.integers(0, 2 * period_us),
-                st.sampled_from([period_us - 1, period_us, period_us + 1, 10 * period_us]),
-            )
+            st.one_of(st.integers(0, 3), st.integers(0, period_us), st.just(10 * period_us))
         )
 
-    @rule(data=st.data(), late_us=st.sampled_from([-1, 0, 0, 1]))
-    def wait_as_told(self, data: st.DataObject, late_us: int) -> None:
-        """The clock comes to where a denied caller may go on, or a microsecond beside it."""
+    @rule(data=st.data())
+    def wait_as_told(self, data: st.DataObject) -> None:
+        """A denied caller comes again when it may, or a microsecond before."""
         model = data.draw(st.sampled_from(self.models()))
         answer = model.peek(self.clock_us, data.draw(costs(model)))
-        self.clock_us += max(0, answer.retry_after_us + late_us)
+        self.clock_us += max(0, answer.retry_after_us - data.draw(st.integers(0, 1)))
 
     @rule(data=st.data())
-    def step_back(self, data: st.DataObject) -> None:
-        """The clock is set back: within a period, just around one, or far beyond."""
+    def set_the_clock_back(self, data: st.DataObject) -> None:
+        """By up to a period, or far beyond what is believed."""
         period_us = data.draw(st.sampled_from([m.period_us for m in self.models()]))
-        self.clock_us -= data.draw(
-            st.one_of(
-                st.integers(0, period_us),
-                st.integers(period_us, 4 * period_us),
-                st.just(100 * HOUR_US),
-            )
-        )
-
-    @precondition(lambda self: self.keys)
-    @rule()
-    def lose_the_scripts(self) -> None:
-        """The server forgets every script, as after a restart."""
-        self.caller.client.script_flush()
+        back_us = data.draw(st.one_of(st.integers(0, period_us), st.just(3 * period_us)))
+        self.clock_us = max(1, self.clock_us - back_us)
 
     @precondition(lambda self: self.keys)
     @rule(data=st.data())
-    def lose_the_expiry(self, data: st.DataObject) -> None:
-        """A key lives for ever, as after a restore; the next hit must mend that."""
-        key = data.draw(st.sampled_from(self.keys))
-        self.caller.client.persist(key)
-        self.hit_now()
+    def disturb(self, data: st.DataObject) -> None:
+        """The server forgets every script, as after a restart; or a key is found without expiry."""
+        if data.draw(st.booleans()):
+            self.caller.client.script_flush()
+        else:
+            self.caller.client.persist(data.draw(st.sampled_from(self.keys)))
+            self.hit_now()
 
     def hit_now(self) -> None:
         """Make the hit that mends a key without expiry."""
         raise NotImplementedError
 
     def remember(self, answers: list[Answer]) -> None:
-        """Keep the longest life that any decision has asked for."""
-        self.longest_us = max([self.longest_us, *(one.reset_after_us for one in answers)])
+        """Keep the longest life that any decision asked for, or would have by taking all."""
+        lives_us = [one.reset_after_us for one in answers]
+        for model in self.models():
+            full = model.capacity_us if isinstance(model, TokenBucket) else model.period_us
+            lives_us.append(ceil(full))
+        self.longest_us = max([self.longest_us, *lives_us])
 
     @invariant()
     def every_key_expires(self) -> None:
@@ -163,11 +161,29 @@ def costs(model: Model) -> st.SearchStrategy[int]:
     )
 
 
-def draw_call(data: st.DataObject, most: int, model: Model) -> tuple[int, int | None]:
-    """A cost up to ``most``, and perhaps how little of it would do."""
-    cost = min(most, data.draw(costs(model)))
-    partly = data.draw(st.booleans()) if cost > 0 else False
-    return cost, data.draw(st.integers(1, cost)) if partly else None
+def edges(model: Model) -> list[int]:
+    """Readings of the clock at which what the model says may change."""
+    period_us = model.period_us
+    if isinstance(model, FixedWindow):
+        starts = [window.start_us for window in model.windows[-2:]]
+        return [start + step * period_us for start in starts for step in (-1, 0, 1)]
+    if isinstance(model, SlidingLog):
+        times = [at for at, _ in model.hits[-6:]]
+        return [at + step * period_us for at in times for step in (-1, 0, 1)]
+    assert isinstance(model, TokenBucket)
+    full_us = ceil(model.full_at()) or NOW_US
+    return [full_us, full_us - ceil(model.capacity_us), full_us - model.most_debt_us]
+
+
+def draw_call(data: st.DataObject, most: int, model: Model, room: int) -> tuple[int, int | None]:
+    """A cost up to ``most``, often about the ``room`` there is, and perhaps how little would do."""
+    near = st.integers(max(0, room - 1), room + 1)
+    cost = min(most, data.draw(st.one_of(near, costs(model))))
+    if cost == 0 or data.draw(st.booleans()):
+        return cost, None
+    return cost, min(
+        cost, data.draw(st.one_of(near.map(lambda n: max(1, n)), st.integers(1, cost)))
+    )
 
 
 def run_on(machine: type[Machine], url: str, examples: int, steps: int = 40) -> None:

@@ -51,10 +51,11 @@ class SeveralMachine(Machine):
         """Every policy."""
         return self.policies.models
 
-    @property
-    def most(self) -> int:
-        """The largest cost that the library would send."""
-        return min(model.most for model in self.models())
+    def draw(self, data: st.DataObject) -> tuple[int, int | None]:
+        """A cost that the library would send, and how little of it would do."""
+        model = data.draw(st.sampled_from(self.models()))
+        most = min(model.most for model in self.models())
+        return draw_call(data, most, model, model.room(self.clock_us))
 
     def ask(self, mode: str, cost: int, at_least: int | None = None) -> Verdict:
         """Run the script, and read its reply as the verdict that it stands for."""
@@ -67,7 +68,7 @@ class SeveralMachine(Machine):
     @rule(data=st.data())
     def hit(self, data: st.DataObject) -> None:
         """Every policy says what its model says; a denied call changes nothing anywhere."""
-        cost, at_least = draw_call(data, self.most, data.draw(st.sampled_from(self.models())))
+        cost, at_least = self.draw(data)
         before, history = self.caller.dumps(self.keys), self.histories()
         expected = self.policies.hit(self.clock_us, cost, at_least)
 
@@ -80,7 +81,8 @@ class SeveralMachine(Machine):
     def hit_one(self, data: st.DataObject) -> None:
         """One of the policies is asked alone, by its own script, about the same state."""
         model, on, field = data.draw(st.sampled_from(self.blocks))
-        cost, at_least = draw_call(data, model.most, model)
+        room = model.room(self.clock_us)
+        cost, at_least = draw_call(data, model.most, model, room)
         script, words = single(model, self.clock_us, "hit", cost, at_least, field)
         expected = model.hit(self.clock_us, cost, at_least)
 
@@ -92,7 +94,7 @@ class SeveralMachine(Machine):
     @rule(data=st.data())
     def peek(self, data: st.DataObject) -> None:
         """Looking says what a hit would say, and writes nothing."""
-        cost, _ = draw_call(data, self.most, data.draw(st.sampled_from(self.models())))
+        cost, _ = self.draw(data)
         before = self.caller.dumps(self.keys)
 
         assert self.ask("peek", cost) == self.policies.peek(self.clock_us, cost)
@@ -101,7 +103,7 @@ class SeveralMachine(Machine):
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
         """Resetting says what stood there, and leaves no key."""
-        cost, _ = draw_call(data, self.most, data.draw(st.sampled_from(self.models())))
+        cost, _ = self.draw(data)
 
         assert self.ask("reset", cost) == self.policies.reset(self.clock_us, cost)
         assert self.caller.dumps(self.keys) == [None] * len(self.keys)
@@ -125,4 +127,4 @@ class SeveralMachine(Machine):
 
 def test_script_and_models_agree(any_store):
     """Mixes of algorithms and sizes, asked together and one by one."""
-    run_on(SeveralMachine, any_store, examples=60)
+    run_on(SeveralMachine, any_store, examples=80)

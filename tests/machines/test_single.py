@@ -38,6 +38,11 @@ class SingleMachine(Machine):
         """The one policy."""
         return [self.model]
 
+    def draw(self, data: st.DataObject) -> tuple[int, int | None]:
+        """A cost, and how little of it would do."""
+        room = self.model.room(self.clock_us)
+        return draw_call(data, self.model.most, self.model, room)
+
     def ask(self, mode: str, cost: int, at_least: int | None = None) -> Answer:
         """Run the script, and read its reply as the answer that it stands for."""
         least = cost if at_least is None else at_least
@@ -52,7 +57,7 @@ class SingleMachine(Machine):
     @rule(data=st.data())
     def hit(self, data: st.DataObject) -> None:
         """Script and model decide alike; who gets nothing changes nothing."""
-        cost, at_least = draw_call(data, self.model.most, self.model)
+        cost, at_least = self.draw(data)
         before, history = self.caller.dumps(self.keys), copy.deepcopy(vars(self.model))
         expected = self.model.hit(self.clock_us, cost, at_least)
 
@@ -66,7 +71,7 @@ class SingleMachine(Machine):
     @rule(data=st.data())
     def peek(self, data: st.DataObject) -> None:
         """Looking says what the model says, and writes nothing at all."""
-        cost, _ = draw_call(data, self.model.most, self.model)
+        cost, _ = self.draw(data)
         before = self.caller.dumps(self.keys)
 
         assert self.ask("peek", cost) == self.model.peek(self.clock_us, cost)
@@ -75,7 +80,7 @@ class SingleMachine(Machine):
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
         """Resetting says what stood there, and leaves no key."""
-        cost, _ = draw_call(data, self.model.most, self.model)
+        cost, _ = self.draw(data)
 
         assert self.ask("reset", cost) == self.model.reset(self.clock_us, cost)
         assert self.caller.dumps(self.keys) == [None]
@@ -104,4 +109,4 @@ def test_script_and_model_agree(any_store, algorithm):
     """Costs, parts, jumps, steps back, other limits, lost scripts and lost expiries."""
     machine = type(f"{algorithm}_machine", (SingleMachine,), {"policies": POLICIES[algorithm]})
 
-    run_on(machine, any_store, examples=40)
+    run_on(machine, any_store, examples=60)

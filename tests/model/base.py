@@ -54,7 +54,7 @@ class Model(ABC):
     def forget(self) -> None:
         """Drop the whole history."""
 
-    def debt(self, clock_us: int) -> Fraction | int:  # noqa: ARG002
+    def debt(self, clock_us: int) -> Fraction | int:
         """Time that what was taken before needs to drip away; only buckets drip."""
         return 0
 
