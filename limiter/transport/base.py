@@ -118,7 +118,7 @@ class Transport:
                 lane = node.take(deadline)
             else:
                 node.give(lane)
-                if redirects >= MOST_REDIRECTS:
+                if kind in ("MOVED", "ASK"):
                     raise StoreUnavailable(f"{node.where}: more than {redirects} redirections")
                 raise translate(error, node.where) from error
             seen.add(kind)

@@ -12,7 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from limiter.errors import LimiterError, StoreUnavailable
+from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.transport import forks
 from limiter.transport.replies import translate
 
@@ -34,7 +34,9 @@ class Lane:
         """Connect: address, TLS, AUTH and HELLO are redis-py's work. Then answers may take ``timeout``."""
         connection.connect()
         connection.socket_timeout = timeout
-        connection.update_current_socket_timeout(-1)
+        connection._sock.settimeout(timeout)
+        # The parser has a copy of the time-out, which it goes back to after a shorter one.
+        connection._parser.on_connect(connection)
         self._connection = connection
         poller = select.poll()
         poller.register(connection._sock, _CLOSED)
@@ -69,6 +71,10 @@ class Lane:
             raise
         except (RedisError, OSError) as error:
             raise translate(error, self._where) from error
+        except Exception as error:  # the parser stumbled
+            raise StoreRefused(
+                f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
+            ) from error
 
     def close(self) -> None:
         """Hang up."""
@@ -152,6 +158,8 @@ class Node:
                     self._changed.wait(left)
             finally:
                 self._waiting -= 1
+                if not self._waiting:
+                    self._failures.clear()  # whom they were meant for got a connection, or gave up
 
     def _open_one(self) -> None:
         """In a thread of its own: connecting may take longer than any caller can wait."""

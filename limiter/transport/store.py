@@ -103,8 +103,8 @@ def _from_url(url: str) -> Store:
 
 
 def _cluster_from_url(scheme: str, rest: str, url: str) -> Store:
+    rest, mark, query = rest.partition("?")
     before, slash, path = rest.partition("/")
-    before, mark, query = before.partition("?")
     credentials, at, hosts = before.rpartition("@")
     addresses, pool = [], None
     for host in hosts.split(","):

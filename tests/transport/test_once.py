@@ -1,0 +1,264 @@
+"""No call is charged twice, and no reply reaches another call than its own."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import pytest
+
+from limiter import Limiter, StoreRefused, StoreUnavailable
+from limiter.demo.servers import Server
+from limiter.policies import Policy
+from tests.proxy import Hook, Proxy, cut, cut_after, delay, replace, swallow
+from tests.transport.conftest import MakeLimiter
+from tests.transport.support import LOG, ONE_OF_EACH, PLENTY, outcome, until, used
+
+TIMEOUT = 0.1
+
+
+@pytest.mark.parametrize("policy", ONE_OF_EACH, ids=lambda policy: policy.algorithm)
+def test_a_lost_reply(
+    make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, policy: Policy
+) -> None:
+    """The call ran, its reply was lost with the connection: charged once, and said so."""
+    limiter = make_limiter(proxy.url, policy).open()
+    sure = make_limiter(store, policy)
+    proxy.replies = cut
+    with pytest.raises(StoreUnavailable):
+        limiter.hit(subject)
+    proxy.mend()
+    assert used(sure, subject) == 1
+    assert limiter.hit(subject).granted == 1
+    assert used(sure, subject) == 2
+
+
+def test_a_lost_request(make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str) -> None:
+    """Nobody can tell it from a lost reply, so it is not sent again either."""
+    limiter = make_limiter(proxy.url).open()
+    proxy.requests = cut
+    with pytest.raises(StoreUnavailable):
+        limiter.hit(subject)
+    proxy.mend()
+    assert used(make_limiter(store), subject) == 0
+
+
+@pytest.mark.parametrize("count", [1, 4, 20])
+def test_half_a_reply(
+    make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, count: int
+) -> None:
+    """The connection ends in the middle of the reply."""
+    limiter = make_limiter(proxy.url).open()
+    proxy.replies = cut_after(count)
+    with pytest.raises(StoreUnavailable):
+        limiter.hit(subject)
+    proxy.mend()
+    assert used(make_limiter(store), subject) == 1
+
+
+def test_half_a_request(make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str) -> None:
+    """The server never saw a whole command."""
+    limiter = make_limiter(proxy.url).open()
+    proxy.requests = cut_after(30)
+    with pytest.raises(StoreUnavailable):
+        limiter.hit(subject)
+    proxy.mend()
+    assert used(make_limiter(store), subject) == 0
+
+
+def test_byte_by_byte(make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str) -> None:
+    """Replies and requests in pieces of one byte are replies and requests."""
+    limiter = make_limiter(proxy.url).open()
+    proxy.piece = 1
+    assert [limiter.hit(subject, cost=3).remaining for _ in range(5)] == [
+        PLENTY.limit - 3 * calls for calls in range(1, 6)
+    ]
+
+
+@pytest.mark.parametrize("on_error", ["allow", "deny"])
+def test_a_fallback_does_not_ask_again(
+    make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, on_error: str
+) -> None:
+    """The call that ran is charged, whatever the fallback says."""
+    limiter = make_limiter(proxy.url, on_error=on_error).open()
+    proxy.replies = cut
+    decision = limiter.hit(subject)
+    assert decision.degraded
+    assert decision.granted == 0
+    proxy.mend()
+    assert used(make_limiter(store), subject) == 1
+
+
+def test_a_cluster_sends_once_too(
+    make_limiter: MakeLimiter, make_server: Callable[..., Server]
+) -> None:
+    """A node of one's own cluster behind the proxy: the loop that follows redirections stays out."""
+    node = make_server(cluster=True)
+    client = node.client()
+    client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+    until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+    with Proxy((node.host, node.port)) as proxy:
+        client.config_set("cluster-announce-port", proxy.port)
+        # The node announces the proxy's port, so every call goes through it.
+        limiter = make_limiter(proxy.url.replace("redis:", "redis+cluster:")).open()
+        limiter.hit("u")
+        before = _calls(client)
+        proxy.replies = cut
+        with pytest.raises(StoreUnavailable):
+            limiter.hit("u")
+        assert _calls(client) == before + 1
+    client.close()
+
+
+def _calls(client: object) -> int:
+    stats = client.info("commandstats")  # type: ignore[attr-defined]
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
+
+
+@pytest.mark.slow
+def test_pauses_around_the_deadline(
+    make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str
+) -> None:
+    """Replies from half to three times the timeout late: what was charged is what was called."""
+    limiter = make_limiter(proxy.url, timeout=TIMEOUT).open()
+    sure = make_limiter(store)
+    outcomes = []
+    draw = random.Random(1).uniform
+    for _ in range(12):
+        # A ready connection, so that what is late is the call's own reply.
+        until(lambda: outcome(lambda: limiter.hit(f"{subject}-other")) == "allow")
+        proxy.replies = delay(TIMEOUT * draw(0.5, 3.0))
+        outcomes.append(outcome(lambda: limiter.hit(subject)))
+        proxy.mend()
+    assert {"allow", "StoreUnavailable"} == set(outcomes)
+    assert used(sure, subject) == 12
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises in the middle of a call; not even an Exception."""
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[float], None]]:
+    """Arm an alarm that raises Interrupt in this thread; disarmed in the end."""
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise Interrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("policies", [PLENTY, [PLENTY, LOG]], ids=["one", "several"])
+def test_an_interrupted_calls_reply_reaches_nobody(
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str, policies: object
+) -> None:
+    """The reply was still under way; the next call has another connection."""
+    limiter = make_limiter(proxy.url, policies).open()
+    limiter.hit("other", cost=400)
+    proxy.replies = delay(0.15)
+    with interrupts() as arm:
+        arm(0.05)
+        with pytest.raises(Interrupt):
+            limiter.hit("other", cost=100)
+    least = min(policy.capacity for policy in limiter.policies)
+    assert limiter.hit(subject, cost=3).remaining == least - 3
+
+
+def test_interrupted_anywhere(
+    make_limiter: MakeLimiter, store: str, new_subject: Callable[[], str]
+) -> None:
+    """At random moments of the call, 300 times: every answer is the answer to its question."""
+    limiter = make_limiter(store).open()
+    draw = random.Random(2).uniform
+    took = min(_duration(limiter, new_subject()) for _ in range(20))
+    interrupted = 0
+    with interrupts() as arm:
+        for number in range(300):
+            key, cost = new_subject(), number + 1
+            try:
+                with suppress(StoreUnavailable):
+                    arm(draw(took * 0.05, took * 1.5))
+                    limiter.hit(key, cost=cost)
+                    arm(0)
+            except Interrupt:
+                interrupted += 1
+            arm(0)
+            charged = used(limiter, key)
+            assert charged in (0, cost)
+            assert limiter.hit(key, cost=1000).remaining == PLENTY.limit - charged - 1000
+    assert interrupted > 30
+
+
+def _duration(limiter: Limiter, key: str) -> float:
+    start = time.perf_counter()
+    limiter.hit(key)
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("fault", [cut, swallow], ids=["cut", "silent"])
+def test_a_faulty_connection_is_never_used_again(
+    make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, fault: Hook
+) -> None:
+    """The next call has a connection of its own."""
+    limiter = make_limiter(proxy.url, timeout=0.2).open()
+    proxy.replies = fault
+    with pytest.raises(StoreUnavailable):
+        limiter.hit(subject, cost=9)
+    proxy.mend()
+    made = proxy.connections
+    assert make_limiter(proxy.url).hit(subject).remaining == PLENTY.limit - 10
+    assert not limiter.hit(subject).degraded
+    assert proxy.connections == made + 2
+
+
+def test_reset_is_sent_once_too(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
+    """It has no fallback: nobody may believe that the subject was forgotten."""
+    limiter = make_limiter(proxy.url, on_error="allow").open()
+    limiter.hit(subject)
+    proxy.replies = cut
+    with pytest.raises(StoreUnavailable):
+        limiter.reset(subject)
+    proxy.mend()
+    assert used(limiter, subject) == 0  # it ran all the same
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"+OK\r\n",
+        b":1\r\n",
+        b"$-1\r\n",
+        b"_\r\n",
+        b"*0\r\n",
+        b"*2\r\n:1\r\n:2\r\n",
+        b"*6\r\n" + b":1\r\n" * 5 + b"$1\r\n1\r\n",
+        b"*6\r\n" + b":1\r\n" * 5 + b"$-1\r\n",
+        b"*7\r\n" + b":1\r\n" * 7,
+        b"*6\r\n" + b":1\r\n" * 5 + b"#t\r\n",
+        b"%3\r\n" + b":1\r\n" * 6,
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b":abc\r\n",
+        b"*1\r\n-NOSCRIPT in a list\r\n",
+    ],
+    ids=lambda answer: repr(answer[:12]),
+)
+@pytest.mark.parametrize("on_error", ["raise", "allow", "deny"])
+def test_an_answer_of_another_shape(
+    make_limiter: MakeLimiter, proxy: Proxy, answer: bytes, on_error: str
+) -> None:
+    """It is no decision, and no fallback hides it: somebody must look."""
+    limiter = make_limiter(proxy.url, on_error=on_error).open()
+    proxy.replies = replace(answer)
+    with pytest.raises(StoreRefused, match=r"answered|refused"):
+        limiter.hit("u")
+    proxy.mend()
+    assert limiter.hit("v")

