@@ -27,7 +27,7 @@ local enough = ARGV[3] + 0
 -- 1. Can this be meant?
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
-  or not (now_us >= 0 and now_us < 2^53 and now_us % 1 == 0 and enough >= 0 and enough % 1 == 0) then
+  or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and now_us % 1 + enough % 1 == 0) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
 

@@ -30,7 +30,7 @@ local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   {check}
-  and now_us % 1 == 0 and cost % 1 == 0 and at_least % 1 == 0) then
+  and now_us % 1 + cost % 1 + at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of {name} v1 is out of range")
 end
 

@@ -5,10 +5,11 @@ list of integer microseconds, one for each unit of cost, the oldest first,
 never decreasing
 --@ arguments
 field text       the policy's name; not used, since the list's own key ends in it
-limit            cost that any window admits
+limit            cost that any window admits; a call's own cost is at most 4000
 period_us        length of the window
 --@ check
-limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
+limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
+and limit % 1 + period_us % 1 == 0 and cost <= 4000
 --@ carry
 dead, last_us
 --@ ask

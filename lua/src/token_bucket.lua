@@ -13,7 +13,7 @@ parts            parts of a microsecond: rate / gcd(rate, period_us)
 --@ check
 limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
 and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
-and (limit + period_us + t_us + t_part + parts) % 1 == 0
+and limit % 1 + period_us % 1 + t_us % 1 + t_part % 1 + parts % 1 == 0
 --@ ask
 -- What the bucket lacks, as the time until it is full, and what it lacks when it is empty.
 local full_us, part = now_us, 0

@@ -347,6 +347,8 @@ def fixed_window_vectors() -> None:
     for what, policy in {
         "limit 0": [WINDOW, 0, 10 * S, 0],
         "limit 2.5": [WINDOW, 2.5, 10 * S, 0],
+        "half a limit and half a microsecond": [WINDOW, 2.5, f"{10 * S}.5", 0],
+        "limit 2^53": [WINDOW, 2**53, 10 * S, 0],
         "limit nan": [WINDOW, "nan", 10 * S, 0],
         "period_us 0": [WINDOW, 5, 0, 0],
         "period_us 2^53": [WINDOW, 5, 2**53, 0],
@@ -523,6 +525,11 @@ def sliding_log_vectors() -> None:
         T, "hit", 1, [1, 1, 0, 10 * S, 0],
         before=[list_([T])], after=[list_([T, T])],
     )
+    sl(
+        "a cost of more than 4,000 entries is an error",
+        T, "hit", 4001, "LIMITER an argument of sliding_log v1 is out of range",
+        before=[list_([T])], limit=100_000, at_least=1,
+    )
     refused("sliding_log", LIST, [LOG, 5, 10 * S], [list_([T])])
 
 
@@ -692,6 +699,8 @@ def token_bucket_vectors() -> None:
         "t_part as large as parts": [5, S, S, 3, 3],
         "a negative t_part": [5, S, S, -1, 3],
         "half a part": [5, S, S, 0.5, 3],
+        "half a part of halves": [5, S, S, 0.5, 3.5],
+        "next to no part": [5, S, S, 0, "1e-38"],
         "parts 0": [5, S, S, 0, 0],
         "a bucket too large to be exact": [2**40, S, S, 1, 2**13],
         "a bucket that takes too long to fill": [2**40, S, 2**13, 0, 1],
@@ -901,6 +910,13 @@ def several_vectors() -> None:
         ("a cost beyond the second limit", [fw, block("sliding_log", 4)], "hit", 0, out_of_range),
         ("a negative cost", [fw, block("token_bucket", -1)], "hit", 0, out_of_range),
         ("half a unit", [fw, block("token_bucket", 0.5)], "hit", 0, out_of_range),
+        (
+            "a cost of more than 4,000 entries",
+            [fw, block("sliding_log", 4001, limit=100_000)],
+            "hit",
+            1,
+            out_of_range,
+        ),
         ("limit nan", [fw, block("token_bucket", 0, limit="nan")], "hit", 0, out_of_range),
         ("shadow 2", [fw, block("token_bucket", shadow=2)], "hit", 0, out_of_range),
         (

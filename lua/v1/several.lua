@@ -27,7 +27,7 @@ local enough = ARGV[3] + 0
 -- 1. Can this be meant?
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
-  or not (now_us >= 0 and now_us < 2^53 and now_us % 1 == 0 and enough >= 0 and enough % 1 == 0) then
+  or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and now_us % 1 + enough % 1 == 0) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
 
@@ -67,7 +67,8 @@ repeat
     if algorithm == "fixed_window" then
       local period_us = ARGV[at + 7] + 0
       local aligned = ARGV[at + 8] + 0
-      if not (limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0) then
+      if not (limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
+      and limit % 1 + period_us % 1 == 0) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local state = nil
@@ -116,7 +117,8 @@ repeat
       at = at + 8
     elseif algorithm == "sliding_log" then
       local period_us = ARGV[at + 7] + 0
-      if not (limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0) then
+      if not (limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
+      and limit % 1 + period_us % 1 == 0 and cost <= 4000) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local size = 0
@@ -183,7 +185,7 @@ repeat
       local parts = ARGV[at + 10] + 0
       if not (limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
       and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
-      and (limit + period_us + t_us + t_part + parts) % 1 == 0) then
+      and limit % 1 + period_us % 1 + t_us % 1 + t_part % 1 + parts % 1 == 0) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local state = nil

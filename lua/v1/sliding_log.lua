@@ -8,7 +8,7 @@ ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
 ARGV[3] cost        units wanted; 0 looks without taking
 ARGV[4] field       the policy's name; not used, since the list's own key ends in it
-ARGV[5] limit       cost that any window admits
+ARGV[5] limit       cost that any window admits; a call's own cost is at most 4000
 ARGV[6] period_us   length of the window
 ARGV[7] at_least    may be left out: units that would do, where fewer than cost will
 
@@ -34,8 +34,9 @@ local at_least = ARGV[7] and ARGV[7] + 0 or cost
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
-  and limit >= 1 and period_us >= 1 and period_us < 2^53 and (limit + period_us) % 1 == 0
-  and now_us % 1 == 0 and cost % 1 == 0 and at_least % 1 == 0) then
+  and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
+  and limit % 1 + period_us % 1 == 0 and cost <= 4000
+  and now_us % 1 + cost % 1 + at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of sliding_log v1 is out of range")
 end
 

@@ -42,8 +42,8 @@ if not (hit or mode == "peek" or mode == "reset")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
   and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
-  and (limit + period_us + t_us + t_part + parts) % 1 == 0
-  and now_us % 1 == 0 and cost % 1 == 0 and at_least % 1 == 0) then
+  and limit % 1 + period_us % 1 + t_us % 1 + t_part % 1 + parts % 1 == 0
+  and now_us % 1 + cost % 1 + at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of token_bucket v1 is out of range")
 end
 
