@@ -1,0 +1,143 @@
+"""Real processes and threads that call one limiter at once, and what they were told."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import multiprocessing
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import NamedTuple
+
+from limiter import FixedWindow, Limiter, SlidingLog, TokenBucket
+from limiter.policies import Policy
+from tests import model as models
+from tests.histories import Admitted
+from tests.model.base import Model
+
+#: Processes come from a small server that has no threads, so that starting one takes milliseconds.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([__name__])
+
+#: Nobody measures time here, and both cores are busy: a call may take long, but must be decided.
+PATIENCE = 30.0
+
+
+class Planned(NamedTuple):
+    """One call of one thread: how long it waits before, whom it names, and what it wants."""
+
+    gap_us: int
+    key: str
+    cost: int
+
+
+class Told(NamedTuple):
+    """One call that was decided: the script's reply but for the time, which stands in front."""
+
+    decided_us: int
+    key: str
+    cost: int
+    reply: tuple[int, ...]
+
+    @property
+    def granted(self) -> int:
+        """Units that the call took."""
+        return self.reply[0]
+
+
+def hammer(
+    store: str, policies: Sequence[Policy], plan: Sequence[Sequence[Sequence[Planned]]]
+) -> list[Told]:
+    """Make every planned call, by process, by thread, in order; all threads begin together."""
+    pipes, running = [], []
+    for threads in plan:
+        ours, theirs = processes.Pipe()
+        child = processes.Process(target=_work, args=(store, policies, threads, theirs))
+        child.start()
+        theirs.close()
+        pipes.append(ours)
+        running.append(child)
+    try:
+        for pipe in pipes:
+            assert pipe.recv() == "ready"
+        for pipe in pipes:
+            pipe.send("go")
+        told = [one for pipe in pipes for one in pipe.recv()]
+    finally:
+        for child, pipe in zip(running, pipes, strict=True):
+            pipe.close()
+            child.join(PATIENCE)
+            child.close()
+    return told
+
+
+def _work(
+    store: str, policies: Sequence[Policy], plan: Sequence[Sequence[Planned]], pipe: Connection
+) -> None:
+    told: list[Told] = []
+    start = threading.Barrier(len(plan) + 1)
+    with Limiter(policies, store=store, timeout=PATIENCE) as limiter:
+        threads = [threading.Thread(target=_call, args=(limiter, p, start, told)) for p in plan]
+        for thread in threads:
+            thread.start()
+        pipe.send("ready")
+        pipe.recv()
+        start.wait()
+        for thread in threads:
+            thread.join()
+    pipe.send(told)
+
+
+def _call(
+    limiter: Limiter, plan: Sequence[Planned], start: threading.Barrier, told: list[Told]
+) -> None:
+    start.wait()
+    for gap_us, key, cost in plan:
+        if gap_us:
+            time.sleep(gap_us / 1e6)  # the gap is what the example draws
+        *reply, decided_us = limiter.hit(key, cost)._reply
+        told.append(Told(decided_us, key, cost, tuple(reply)))
+
+
+def admitted(told: Sequence[Told]) -> list[Admitted]:
+    """The history of what was taken."""
+    return [Admitted(one.decided_us, one.granted) for one in told if one.granted]
+
+
+def model_of(policy: Policy) -> Model:
+    """The slow, exact meaning of a policy."""
+    if isinstance(policy, FixedWindow):
+        return models.fixed_window.FixedWindow(policy.limit, policy.period_us, policy.align)
+    if isinstance(policy, SlidingLog):
+        return models.sliding_log.SlidingLog(policy.limit, policy.period_us)
+    assert isinstance(policy, TokenBucket)
+    return models.token_bucket.TokenBucket(policy.limit, policy.period_us, policy.burst)
+
+
+def replay(policy: Policy, told: Sequence[Told]) -> None:
+    """Fail unless one caller after the other, at the same times, would have been told the same.
+
+    The store decides in some order, and says when. So a concurrent history is right exactly if it is
+    that of a single caller; only calls of one and the same microsecond have to be tried in turn.
+    """
+    model = model_of(policy)
+    by_time = sorted(told, key=lambda one: one.decided_us)
+    for now_us, at_once in itertools.groupby(by_time, key=lambda one: one.decided_us):
+        found = _fitting(model, now_us, list(at_once))
+        assert found is not None, f"{policy} at {now_us} cannot have decided so: {told}"
+        model = found
+
+
+def _fitting(model: Model, now_us: int, calls: list[Told]) -> Model | None:
+    """The model after these calls in some order that explains every reply; None: there is none."""
+    if not calls:
+        return model
+    for number, call in enumerate(calls):
+        tried = copy.deepcopy(model) if len(calls) > 1 else model
+        if tuple(tried.hit(now_us, call.cost)[1:]) == call.reply:
+            found = _fitting(tried, now_us, calls[:number] + calls[number + 1 :])
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,112 @@
+"""Whatever threads and processes do at once, every window keeps its bound, and nobody waits in vain."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from limiter import FixedWindow, Limiter, SlidingLog, TokenBucket
+from limiter.policies import Policy
+from tests.concurrency.hammer import PATIENCE, Planned, Told, admitted, hammer, replay
+from tests.histories import assert_bound
+from tests.machines.support import DEPTH, new_key
+
+#: So short that a run sees many windows, in seconds.
+periods = st.sampled_from([0.001, 0.003, 0.01, 0.0333, 0.1, 3.0])
+policies = st.one_of(
+    st.builds(FixedWindow, st.integers(1, 20), periods, st.booleans()),
+    st.builds(SlidingLog, st.integers(1, 20), periods),
+    st.builds(TokenBucket, st.integers(1, 20), periods, st.integers(1, 20)),
+)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[Policy, list[list[list[Planned]]]]:
+    """A policy; and for some threads of some processes, what they call and when, on one key."""
+    policy = draw(policies)
+    calls = st.builds(
+        Planned,
+        gap_us=st.sampled_from([0, 0, 0, 100, 1_000, 7_000]),
+        key=st.just("one"),
+        cost=st.integers(1, min(3, policy.most_cost)),
+    )
+    # Draw few different threads, and let several of them do the same: hammering needs no variety.
+    kinds = draw(st.lists(st.lists(calls, min_size=1, max_size=12), min_size=1, max_size=3))
+    threads = draw(st.integers(1, 4))
+    return policy, [
+        [kinds[(process + thread) % len(kinds)] for thread in range(threads)]
+        for process in range(draw(st.integers(1, 4)))
+    ]
+
+
+def check(store: str, policy: Policy, plan: list[list[list[Planned]]]) -> None:
+    """Run a plan on a fresh subject; hold it to the bound, and to what one caller would be told."""
+    key = new_key("hammer")
+    plan = [[[call._replace(key=key) for call in calls] for calls in each] for each in plan]
+
+    told = hammer(store, [policy], plan)
+
+    assert len(told) == sum(len(calls) for threads in plan for calls in threads)
+    assert_bound(policy, admitted(told))
+    replay(policy, told)
+
+
+@settings(max_examples=30 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
+@given(plans())
+def test_a_concurrent_history_is_one_that_a_single_caller_could_have_had(store, plan):
+    """Bound from above in every window, and from below: each denial is one that had to be."""
+    check(store, *plan)
+
+
+@settings(max_examples=8 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
+@given(plans())
+def test_so_it_is_on_redis(redis_store, plan):
+    """The same against Redis's own server."""
+    check(redis_store, *plan)
+
+
+@settings(max_examples=8 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
+@given(plans())
+def test_so_it_is_on_a_cluster(cluster, plan):
+    """The same against a cluster."""
+    check(cluster.url, *plan)
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        FixedWindow(3, 0.01),
+        FixedWindow(3, 0.01, align=True),
+        SlidingLog(3, 0.01),
+        TokenBucket(7, 0.01, burst=3),
+    ],
+    ids=lambda policy: policy.identity,
+)
+def test_whoever_waits_as_told_is_admitted(store, subject, policy):
+    """By the store's own clock: a denied caller who comes no earlier than told is never denied."""
+    with Limiter(policy, store=store, timeout=PATIENCE) as limiter:
+        waits = 0
+        while waits < 20:
+            denied = limiter.hit(subject, cost=2)
+            if denied.allowed:
+                continue
+            time.sleep(denied.retry_after)  # the promise is about real time
+            again = limiter.hit(subject, cost=2)
+            # Local and server clocks may differ by a hair: then this was no test, and the next is.
+            if again._reply[-1] >= denied._reply[-1] + round(denied.retry_after * 1e6):
+                assert again.allowed
+                waits += 1
+
+
+def test_a_history_that_no_single_caller_could_have_had_is_seen():
+    """The judge itself: one unit too many, and one denial too many, are both found."""
+    policy = SlidingLog(1, 1)
+    first = Told(10**15, "k", 1, (1, 0, 0, 1_000_000, 0))
+
+    replay(policy, [first, Told(10**15, "k", 1, (0, 0, 1_000_000, 1_000_000, 0))])
+    for reply in [(1, 0, 0, 1_000_000, 0), (0, 0, 1_000_001, 1_000_000, 0)]:
+        with pytest.raises(AssertionError, match="cannot have decided so"):
+            replay(policy, [first, Told(10**15 + 1, "k", 1, reply)])
