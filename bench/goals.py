@@ -44,6 +44,7 @@ GOALS = (
     Goal("hit", "three limits: hit, allowed", 1.00),
     *(Goal("cluster", f"{name}: hit, allowed", 1.05) for name in (*_COUNTERS, "sliding_log")),
     *(_script(f"{name}: allowed", 1.45) for name in _COUNTERS),
+    _script("token_bucket, a token every 30 s: allowed", 1.45),
     *(_script(f"{name}: denied", 1.05) for name in _COUNTERS),
     _script("sliding_log: allowed", 2.00),
     _script("sliding_log, entries leaving: allowed", 2.00),

@@ -19,7 +19,7 @@ from bench.pinning import pinned
 from bench.ratios import Chunk, Ratios, ratios, timed
 from bench.sections import Section, Spread, tabulate
 from bench.stores import Program, load, plain_client
-from bench.subjects import ALLOWING, DENYING, THREE, THREE_DENYING, USED_UP, Policies
+from bench.subjects import ALLOWING, DENYING, THREE, THREE_DENYING, Subject
 from limiter import Limiter
 from limiter.demo.servers import Cluster, Server
 
@@ -28,6 +28,9 @@ CLUSTER_KEYS = 1_000
 THREADS = (1, 8, 32, 64)
 
 FLOOR = "return 1"
+_PEERS_LIMIT = 100
+
+_PROCESSOR = "The same ratio, of the processor's time alone"
 
 #: A noisy machine must make a call slow, not turn it into an error.
 TIMEOUT = 5.0
@@ -56,11 +59,13 @@ def measure(programs: list[Program], effort: Effort) -> Section:
         with pinned(), Server(program.path) as server, ExitStack() as stack:
             floor = _floor(server, stack)
             cases = [*_own(server, stack), *_peers(server)]
-            found = _run(f"library on {program.name}", floor, cases, effort)
+            found = _run(f"library on {program.name}", floor, cases, [server], effort)
         section.figures[program.name] = found.cases
+        section.checks[program.name] = found.processor
         floors[program.name] = {"redis-py's `evalsha`, us": found.floor}
     section.tables = [
         tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2),
+        tabulate(_PROCESSOR, "decision", section.checks, 2),
         tabulate("The floor itself (between the deciles)", "", floors, 1),
     ]
     rates = {program.name: _threads(program, effort) for program in programs}
@@ -88,9 +93,14 @@ def measure_cluster(programs: list[Program], effort: Effort) -> Section:
         ):
             floor = _floor(server, stack)
             cases = _on_cluster(cluster, stack)
-            found = _run(f"cluster of {program.name}", floor, cases, effort)
+            everybody = [server, *cluster.nodes]
+            found = _run(f"cluster of {program.name}", floor, cases, everybody, effort)
         section.figures[program.name] = found.cases
-    section.tables = [tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2)]
+        section.checks[program.name] = found.processor
+    section.tables = [
+        tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2),
+        tabulate(_PROCESSOR, "decision", section.checks, 2),
+    ]
     return section
 
 
@@ -102,12 +112,18 @@ def _method(effort: Effort) -> str:
     )
 
 
-def _run(label: str, floor: Callable[[], object], cases: list[Case], effort: Effort) -> Ratios:
+def _run(
+    label: str,
+    floor: Callable[[], object],
+    cases: list[Case],
+    servers: list[Server],
+    effort: Effort,
+) -> Ratios:
     chunks: dict[str, Chunk] = {
-        case.name: timed(case.call, effort.calls, case.expected) for case in cases
+        case.name: timed(case.call, effort.calls, servers, case.expected) for case in cases
     }
     with progress(label, effort.repetitions * len(cases)) as step:
-        return ratios(timed(floor, effort.calls), chunks, effort, step)
+        return ratios(timed(floor, effort.calls, servers), chunks, effort, step)
 
 
 def _floor(server: Server, stack: ExitStack) -> Callable[[], object]:
@@ -118,23 +134,28 @@ def _floor(server: Server, stack: ExitStack) -> Callable[[], object]:
 def _own(server: Server, stack: ExitStack) -> Iterator[Case]:
     names = itertools.count()
 
-    def limiter(policies: Policies, used: int = 0) -> Limiter:
-        made = Limiter(policies, store=server.url, name=f"bench-{next(names)}", timeout=TIMEOUT)
-        stack.enter_context(made)
-        made.hit(KEY, used)
+    def limiter(subject: Subject) -> Limiter:
+        name = f"bench-{next(names)}"
+        made = Limiter(subject.policies, store=server.url, name=name, timeout=TIMEOUT)
+        stack.enter_context(made).hit(KEY, subject.taken)
         return made
 
-    for name, policies in ALLOWING.items():
-        yield Case(f"{name}: hit, allowed", partial(limiter(policies).hit, KEY), True)
-    for name, policies in DENYING.items():
-        yield Case(f"{name}: hit, denied", partial(limiter(policies, USED_UP).hit, KEY), False)
+    for name, subject in ALLOWING.items():
+        yield Case(f"{name}: hit, allowed", partial(limiter(subject).hit, KEY), True)
+    for name, subject in DENYING.items():
+        yield Case(f"{name}: hit, denied", partial(limiter(subject).hit, KEY), False)
     for name in DENYING:
-        asked = limiter(ALLOWING[name], 1)
+        asked = limiter(ALLOWING[name])
+        asked.hit(KEY)
         yield Case(f"{name}: peek", partial(asked.peek, KEY), True)
     yield Case("three limits: hit, allowed", partial(limiter(THREE).hit, KEY), True)
-    denying = limiter(THREE_DENYING, USED_UP)
+    denying = limiter(THREE_DENYING)
     yield Case("three limits: hit, denied", partial(denying.hit, KEY), False)
     fields = limiter(ALLOWING["fixed_window"])
+    many = limiter(ALLOWING["fixed_window"])
+    keys = itertools.cycle(f"user:{number}" for number in range(CLUSTER_KEYS))
+    name = f"fixed_window: hit, allowed, {CLUSTER_KEYS:,} keys in turn"
+    yield Case(name, partial(_next, many.hit, keys), True)
     yield Case("fixed_window: hit, allowed, four fields read", partial(_read, fields), True)
 
 
@@ -156,8 +177,8 @@ def _peers(server: Server) -> Iterator[Case]:
         ("moving window", strategies.MovingWindowRateLimiter(store)),
     ]:
         ample = limits.RateLimitItemPerYear(100_000, namespace=title)
-        spent = limits.RateLimitItemPerYear(USED_UP, namespace=title)
-        for _ in range(USED_UP):
+        spent = limits.RateLimitItemPerYear(_PEERS_LIMIT, namespace=title)
+        for _ in range(_PEERS_LIMIT):
             strategy.hit(spent, KEY)
         call = partial(strategy.hit, ample, "another")
         yield Case(f"limits {limits.__version__}, {title}: hit, allowed", call, True)
@@ -169,8 +190,11 @@ def _on_cluster(cluster: Cluster, stack: ExitStack) -> list[Case]:
     keys = [f"user:{number}" for number in range(CLUSTER_KEYS)]
     cases: list[Case] = []
     for name in DENYING:
-        limiter = Limiter(ALLOWING[name], store=cluster.url, name=name, timeout=TIMEOUT)
+        policies, taken = ALLOWING[name]
+        limiter = Limiter(policies, store=cluster.url, name=name, timeout=TIMEOUT)
         stack.enter_context(limiter)
+        for key in keys:
+            limiter.hit(key, taken)
         case = Case(f"{name}: hit, allowed", partial(_next, limiter.hit, itertools.cycle(keys)))
         cases.append(case._replace(expected=True))
     node = cluster.nodes[0]
@@ -200,7 +224,7 @@ def _threads(program: Program, effort: Effort) -> dict[str, Spread]:
     with (
         Server(program.path) as server,
         plain_client(server) as client,
-        Limiter(ALLOWING["fixed_window"], store=server.url, timeout=TIMEOUT) as limiter,
+        Limiter(ALLOWING["fixed_window"].policies, store=server.url, timeout=TIMEOUT) as limiter,
         progress(f"threads on {program.name}", steps) as step,
     ):
         sha = load(client, FLOOR)

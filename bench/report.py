@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import goals, plots
-from bench.sections import Section, Table
+from bench.sections import Figures, Section, Table
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -34,15 +34,20 @@ def as_json(run: Run, sections: list[Section]) -> dict[str, Any]:
         "sections": {
             section.part: {
                 "title": section.title,
-                "figures": {
-                    column: {name: spread._asdict() for name, spread in figures.items()}
-                    for column, figures in section.figures.items()
-                },
+                "figures": _plain(section.figures),
+                "checks": _plain(section.checks),
                 "records": section.records,
                 "notes": section.notes,
             }
             for section in sections
         },
+    }
+
+
+def _plain(figures: Figures) -> dict[str, Any]:
+    return {
+        column: {name: spread._asdict() for name, spread in found.items()}
+        for column, found in figures.items()
     }
 
 

@@ -46,6 +46,8 @@ class Section:
     title: str
     text: str
     figures: Figures = field(default_factory=dict)
+    checks: Figures = field(default_factory=dict)
+    """Figures that support the others, and that no goal looks at."""
     tables: list[Table] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     """Rows that are no figures, for the JSON file."""

@@ -12,7 +12,7 @@ import redis
 
 from bench.effort import Effort, progress
 from bench.pinning import pinned
-from bench.ratios import Chunk, ratios
+from bench.ratios import Chunk, Cost, ratios
 from bench.sections import Failed, Figures, Section, tabulate
 from bench.stores import Program
 from bench.subjects import (
@@ -20,9 +20,8 @@ from bench.subjects import (
     DENYING,
     THREE,
     THREE_DENYING,
-    USED_UP,
     YEAR,
-    Policies,
+    Subject,
 )
 from limiter import Limiter, SlidingLog
 from limiter.demo.servers import Server
@@ -104,7 +103,7 @@ class Replay:
         packed = b"".join(connection.pack_command(*words)) * DEPTH
         behind = b"".join(connection.pack_command(*between)) if between else b""
 
-        def run() -> float:
+        def run() -> Cost:
             self._client.config_resetstat()
             for _ in range(self._pipelines):
                 connection.send_packed_command([packed + behind])
@@ -116,32 +115,29 @@ class Replay:
                         f"{words} was answered {replies[-1]!r}, which is not what it is for"
                     )
             spent = self._client.info("commandstats")["cmdstat_evalsha"]
-            return float(spent["usec"]) / int(spent["calls"])
+            us = float(spent["usec"]) / int(spent["calls"])
+            return Cost(us, us)
 
         return run
 
 
 def _cases(server: Server, replay: Replay) -> Iterator[tuple[str, Chunk]]:
-    for name, policies in ALLOWING.items():
-        if name == "sliding_log":
-            continue
-        words = _seen(server, policies, name)
-        yield f"{name}: allowed", replay.chunk(words, _allowed)
+    for name, subject in ALLOWING.items():
+        if name != "sliding_log":
+            yield f"{name}: allowed", replay.chunk(_seen(server, subject, name), _allowed)
     for size in (SHORT_LOG, LONG_LOG):
-        ample: Policies = [SlidingLog(100_000, per=YEAR)]
-        words = _seen(server, ample, f"log-{size}", fill=size)
+        log = Subject([SlidingLog(100_000, per=YEAR)], size)
+        words = _seen(server, log, f"log-{size}")
         # The entries written go again, so that the log keeps its size.
         cut = ["LTRIM", words[3], "0", str(size - 1)]
         yield _sized("sliding_log", size, "allowed"), replay.chunk(words, _allowed, cut)
-    for name, policies in DENYING.items():
-        words = _seen(server, policies, f"{name}-used", fill=USED_UP)
-        yield f"{name}: denied", replay.chunk(words, _denied)
-    full: Policies = [SlidingLog(LONG_LOG, per=YEAR)]
-    words = _seen(server, full, "log-full", fill=LONG_LOG)
+    for name, subject in DENYING.items():
+        yield f"{name}: denied", replay.chunk(_seen(server, subject, f"{name}-all"), _denied)
+    full = Subject([SlidingLog(LONG_LOG, per=YEAR)], LONG_LOG)
+    words = _seen(server, full, "log-all")
     yield _sized("sliding_log", LONG_LOG, "denied"), replay.chunk(words, _denied)
     yield "three limits: allowed", replay.chunk(_seen(server, THREE, "three"), _allowed)
-    words = _seen(server, THREE_DENYING, "three-used", fill=USED_UP)
-    yield "three limits: denied", replay.chunk(words, _denied)
+    yield "three limits: denied", replay.chunk(_seen(server, THREE_DENYING, "three-all"), _denied)
 
 
 def _sized(name: str, size: int, outcome: str) -> str:
@@ -157,16 +153,17 @@ def _denied(reply: Any) -> bool:
     return isinstance(reply, list) and reply[0] == 0
 
 
-def _seen(server: Server, policies: Policies, name: str, fill: int = 0) -> list[str]:
-    """The words of the command that a hit sends, once ``fill`` units are taken."""
-    with Limiter(
-        policies, store=server.url, name=name.replace(", ", "-").replace(" ", "-"), timeout=5.0
-    ) as limiter:
-        while fill > 0:
-            cost = min(fill, 1_000)
+def _seen(server: Server, subject: Subject, name: str) -> list[str]:
+    """The words of the command that a hit sends, once the subject is as it is measured."""
+    label = re.sub(r"[^a-z0-9_]+", "-", name)
+    with Limiter(subject.policies, store=server.url, name=label, timeout=5.0) as limiter:
+        left = subject.taken
+        while left > 0:
+            # One call may write only so many entries of a log.
+            cost = min(left, 1_000) if subject.policies[0].algorithm == "sliding_log" else left
             if not limiter.hit(KEY, cost):
-                raise Failed(f"{policies} did not admit what it is filled with")
-            fill -= cost
+                raise Failed(f"{subject} did not admit what is taken beforehand")
+            left -= cost
         return heard(server, partial(limiter.hit, KEY))
 
 

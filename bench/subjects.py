@@ -1,10 +1,11 @@
 """The limits that are measured, alike in the library's and in the server's part.
 
-Their periods are so long that nothing changes by itself while they are measured: no window ends and no
-token drips in.
+Nothing changes by itself while they are measured: no window ends, and no bucket is full again.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from limiter import FixedWindow, SlidingLog, TokenBucket
 
@@ -12,26 +13,40 @@ YEAR = "365 days"
 
 Policies = list[FixedWindow | SlidingLog | TokenBucket]
 
+
+class Subject(NamedTuple):
+    """One limiter, and what is taken from it before anything is measured."""
+
+    policies: Policies
+    taken: int = 0
+
+
+#: A bucket lacks so many tokens to begin with, and is not full again before the measurement ends.
+_SOME = 10**7
+#: What a denying limiter has.
+_ALL = 100
+
+_WINDOW = FixedWindow(10**9, per=YEAR)
+_BUCKET = TokenBucket(10_000, per="second", burst=10**9)
+_OTHER_BUCKET = TokenBucket(300_000, per="minute", burst=10**9)
+
 #: More than is ever taken.
-ALLOWING: dict[str, Policies] = {
-    "fixed_window": [FixedWindow(10**9, per=YEAR)],
-    "token_bucket": [TokenBucket(10**6, per=YEAR)],
-    "token_bucket, no whole microseconds": [TokenBucket(999_983, per=YEAR)],
-    "sliding_log": [SlidingLog(100_000, per=YEAR)],
-    "sliding_log, entries leaving": [SlidingLog(100_000, per="2 ms")],
+ALLOWING: dict[str, Subject] = {
+    "fixed_window": Subject([_WINDOW]),
+    "token_bucket": Subject([_BUCKET], _SOME),
+    "token_bucket, no whole microseconds": Subject(
+        [TokenBucket(9_973, per="second", burst=10**9)], _SOME
+    ),
+    # Each token adds more to the life of the key than the script gives in advance.
+    "token_bucket, a token every 30 s": Subject([TokenBucket(10**6, per=YEAR)], 1_000),
+    "sliding_log": Subject([SlidingLog(100_000, per=YEAR)]),
+    "sliding_log, entries leaving": Subject([SlidingLog(100_000, per="2 ms")]),
 }
-#: So many of each can be taken; before anything is measured, they are.
-USED_UP = 100
-DENYING: dict[str, Policies] = {
-    "fixed_window": [FixedWindow(USED_UP, per=YEAR)],
-    "token_bucket": [TokenBucket(USED_UP, per=YEAR)],
-    "sliding_log": [SlidingLog(USED_UP, per=YEAR)],
+DENYING: dict[str, Subject] = {
+    "fixed_window": Subject([FixedWindow(_ALL, per=YEAR)], _ALL),
+    "token_bucket": Subject([TokenBucket(_ALL, per=YEAR)], _ALL),
+    "sliding_log": Subject([SlidingLog(_ALL, per=YEAR)], _ALL),
 }
-_LARGE_BUCKET = TokenBucket(10**6, per="360 days")
-THREE: Policies = [FixedWindow(10**9, per=YEAR), TokenBucket(10**6, per=YEAR), _LARGE_BUCKET]
+THREE = Subject([_WINDOW, _BUCKET, _OTHER_BUCKET], _SOME)
 #: The one in the middle denies.
-THREE_DENYING: Policies = [
-    FixedWindow(10**9, per=YEAR),
-    TokenBucket(USED_UP, per=YEAR),
-    _LARGE_BUCKET,
-]
+THREE_DENYING = Subject([_WINDOW, TokenBucket(_ALL, per=YEAR), _OTHER_BUCKET], _ALL)
