@@ -1,0 +1,111 @@
+"""Clients die at any moment, and fork at any moment; the state they share does not notice."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import time
+from multiprocessing.connection import Connection
+
+import pytest
+import redis
+
+from limiter import FixedWindow, Limiter, SlidingLog, TokenBucket
+from tests.concurrency.hammer import PATIENCE, processes
+
+DAY = 86_400
+LIMIT = 50
+POLICIES = [FixedWindow(LIMIT, DAY), SlidingLog(LIMIT, DAY), TokenBucket(LIMIT, DAY)]
+KILLS = 30
+
+
+def _serve_new_users(store: str, prefix: str, number: int) -> None:
+    """Hit a shared key and a key of its own that nobody has used, on and on, until killed."""
+    with Limiter(POLICIES, store=store, prefix=prefix, timeout=PATIENCE) as limiter:
+        for user in itertools.count():
+            limiter.hit("shared")
+            limiter.hit((str(number), str(user)))
+
+
+def test_killing_clients_leaves_no_key_for_ever(store, subject):
+    """In the middle of first hits, with -9: every key expires, and nobody gets more than the limit."""
+    prefix = subject
+    rng = random.Random(7)
+    client = redis.Redis.from_url(store)
+    running = []
+    try:
+        for number in range(KILLS):
+            child = processes.Process(target=_serve_new_users, args=(store, prefix, number))
+            child.start()
+            running.append(child)
+            if len(running) == 4:
+                time.sleep(rng.uniform(0.01, 0.05))  # a client has to be in the middle of something
+                victim = running.pop(rng.randrange(4))
+                os.kill(victim.pid, signal.SIGKILL)
+                victim.join()
+                victim.close()
+            keys = list(client.scan_iter(f"{prefix}:*", count=1_000))
+            pipe = client.pipeline(transaction=False)
+            for key in keys:
+                pipe.pttl(key)
+            lives = pipe.execute()
+            assert all(0 < life <= (DAY + 2) * 1000 for life in lives), min(lives)
+    finally:
+        for child in running:
+            child.kill()
+            child.join()
+            child.close()
+
+    assert len(keys) > KILLS
+    with Limiter(POLICIES, store=store, prefix=prefix, timeout=PATIENCE) as limiter:
+        shared = limiter.peek("shared")
+    # All of them hit it, far more often than it admits: it is used up exactly, and only once.
+    assert [one.remaining for one in shared.each] == [0, 0, 0]
+    pipe.reset()
+    client.unlink(*keys)
+    client.close()
+
+
+def _fork_and_hit(store: str, subject: str, calls: int, pipe: Connection) -> None:
+    """Use a limiter, fork with it, and let every process use it at once."""
+    limiter = Limiter(SlidingLog(LIMIT, DAY), store=store, timeout=PATIENCE).open()
+    admitted = sum(limiter.hit(subject).allowed for _ in range(3))
+    ends = []
+    for _ in range(4):
+        read, write = os.pipe()
+        if os.fork() == 0:
+            mine = sum(limiter.hit(subject).allowed for _ in range(calls))
+            if os.fork() == 0:  # and a grandchild, of a child that used it
+                mine = sum(limiter.hit(subject).allowed for _ in range(calls))
+                os.write(write, b"%d " % mine)
+                os._exit(0)
+            os.write(write, b"%d " % mine)
+            os.wait()
+            os._exit(0)
+        os.close(write)
+        ends.append(read)
+    admitted += sum(limiter.hit(subject).allowed for _ in range(calls))
+    for end in ends:
+        with os.fdopen(end) as said:
+            admitted += sum(map(int, said.read().split()))
+    pipe.send(admitted)
+
+
+@pytest.mark.parametrize("where", ["standalone", "cluster"])
+def test_a_limiter_goes_on_after_forks(request, subject, where):
+    """No reply reaches the wrong process: exactly the limit is admitted among nine of them."""
+    store = request.getfixturevalue("store" if where == "standalone" else "cluster")
+    ours, theirs = processes.Pipe()
+    url = store if isinstance(store, str) else store.url
+    child = processes.Process(target=_fork_and_hit, args=(url, subject, LIMIT, theirs))
+    child.start()
+    theirs.close()
+
+    assert ours.poll(PATIENCE)
+    assert ours.recv() == LIMIT
+    child.join()
+    assert child.exitcode == 0
+    child.close()
+    ours.close()
