@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from binascii import crc_hqx
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -15,7 +16,7 @@ from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport import forks
 from limiter.transport.base import Transport, command
-from limiter.transport.node import Node
+from limiter.transport.node import Node, beside
 from limiter.transport.store import Address, Store
 
 SLOTS = 16_384
@@ -93,8 +94,8 @@ class ClusterTransport(Transport):
         with self._changed:
             if self._reading or monotonic() - self._read_at < REFRESH_EVERY:
                 return
+            beside(partial(self._read_table, self._changed), self._store.where)
             self._reading = True
-        threading.Thread(target=self._read_table, args=(self._changed,), daemon=True).start()
 
     def _read_anew(self, deadline: float) -> None:
         """Read the table, or wait for the reading that is under way.

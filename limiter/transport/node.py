@@ -103,16 +103,7 @@ class Node:
             StoreRefused: The server does not let us in.
 
         """
-        idle = self._idle
-        while idle:
-            try:
-                lane = idle.pop()
-            except IndexError:  # another thread took it in between
-                break
-            if lane.is_open():
-                return lane
-            lane.close()
-        return self._wait(deadline)
+        return self._ready() or self._wait(deadline)
 
     def give(self, lane: Lane) -> None:
         """Let the next caller have it."""
@@ -136,22 +127,32 @@ class Node:
         for lane in idle:
             lane.close()
 
+    def _ready(self) -> Lane | None:
+        """The idle connection that was used last, if it is still open."""
+        idle = self._idle
+        while idle:
+            try:
+                lane = idle.pop()
+            except IndexError:  # another thread took it in between
+                break
+            if lane.is_open():
+                return lane
+            lane.close()
+        return None
+
     def _wait(self, deadline: float) -> Lane:
         """Wait for a connection, ours or one that another caller gives back, whichever is first."""
         with self._changed:
             self._waiting += 1
             try:
                 while True:
-                    while self._idle:
-                        lane = self._idle.pop()
-                        if lane.is_open():
-                            return lane
-                        lane.close()
+                    if lane := self._ready():
+                        return lane
                     if self._failures:
                         raise self._failures.popleft()
                     if self._connecting < self._waiting:
+                        beside(self._open_one, self.where)
                         self._connecting += 1
-                        threading.Thread(target=self._open_one, daemon=True).start()
                     left = deadline - monotonic()
                     if left <= 0:
                         raise StoreUnavailable(f"{self.where}: no connection within the deadline")
@@ -186,3 +187,16 @@ class Node:
         self._changed = threading.Condition()
         self._waiting = self._connecting = 0
         self._failures.clear()
+
+
+def beside(work: Callable[[], None], where: str) -> None:
+    """Run it in a thread of its own.
+
+    Raises:
+        StoreUnavailable: This process gets no more threads.
+
+    """
+    try:
+        threading.Thread(target=work, daemon=True).start()
+    except RuntimeError as error:
+        raise StoreUnavailable(f"{where}: {error}") from error

@@ -244,6 +244,30 @@ def test_a_limiter_that_is_forgotten_leaves_nothing(own: Server) -> None:
     watcher.close()
 
 
+class Taken(list):  # type: ignore[type-arg]
+    """Idle connections of which other threads take one after each look."""
+
+    def pop(self, *index: int) -> object:
+        """The one that was there when we looked is gone."""
+        super().pop(*index)
+        raise IndexError
+
+
+def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject: str) -> None:
+    """Whoever finds an idle connection and then none waits for another."""
+    limiter = make_limiter(store).open()
+    node = limiter._transport._node  # type: ignore[attr-defined]
+    node._idle = Taken(node._idle * 3)
+    node._connecting = 1  # one is being made: it will come
+    maker = threading.Timer(0.05, node._open_one)
+    maker.start()
+    with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
+        node.take(time.monotonic() + 0.2)
+    maker.join()
+    node._idle = []
+    assert limiter.hit(subject)
+
+
 @pytest.mark.slow
 def test_killed_clients(make_limiter: MakeLimiter, own: Server) -> None:
     """SIGKILL at any moment: every key has its end, and the others go on."""
