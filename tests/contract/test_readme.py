@@ -1,0 +1,83 @@
+"""What ``lua/README.md`` shows is what a server answers, and what it says of the scripts is so."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import redis
+
+from limiter import scripts as loader
+from limiter.demo.servers import Server
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "lua" / "README.md").read_text()
+MARK = "--- next ---"
+
+
+def examples() -> list[tuple[str, str]]:
+    """Every command of the page, and what it shows below it, in order."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", README, re.S):
+        for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.M):
+            found.append((command, output))
+    return found
+
+
+def test_the_examples_answer_as_shown(server: Server, tmp_path):
+    """The page's commands, in one shell, against a server that has none of their keys."""
+    client = shutil.which("redis-cli") or shutil.which("valkey-cli")
+    if client is None:
+        pytest.skip("redis-cli is not installed")
+    with redis.Redis.from_url(server.url) as cleaner:
+        for key in cleaner.scan_iter(match="rl:{user:4?}:docs:*"):
+            cleaner.delete(key)
+    # At a terminal redis-cli writes "1) (integer) 3"; $(...) is none, and gets the bare text.
+    shim = tmp_path / "redis-cli"
+    shim.write_text(
+        f'#!/bin/sh\n[ "$1" = -x ] || set -- --no-raw "$@"\nexec {client} -p {server.port} "$@"\n'
+    )
+    shim.chmod(0o755)
+    shown = examples()
+    program = "\n".join(f"{command}\necho '{MARK}'" for command, _ in shown)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+
+    ran = subprocess.run(
+        ["bash", "-euc", program],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert len(shown) > 5
+    assert ran.stdout.split(f"{MARK}\n") == [output for _, output in shown] + [""]
+
+
+def test_the_commands_are_those_of_the_acl():
+    """The page's list of commands is the one that ``limiter acl`` grants."""
+    (said,) = re.findall(r"The scripts call `([A-Z ]+)`", README)
+
+    assert said.lower().split() == sorted(loader.COMMANDS)
+
+
+def test_every_script_is_on_the_page():
+    """The table at the top names each file of the folder."""
+    named = set(re.findall(r"^\| `(\w+)` \|", README.partition("## Try it")[0], re.M))
+
+    assert named == {path.stem for path in loader.folder().glob("*.lua")}
+
+
+def test_every_error_of_a_script_is_on_the_page():
+    """A caller finds whatever a script may say."""
+    said = set()
+    for path in loader.folder().glob("*.lua"):
+        for text in re.findall(r'error_reply\("([^"]+)"\)', path.read_text()):
+            said.add(text.replace(f"of {path.stem} v1", "of <script> v1"))
+
+    assert all(f"`{text}`" in README for text in said)
