@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
@@ -67,14 +68,17 @@ class Transport:
         """The node that owns the call's subject."""
         raise NotImplementedError
 
-    def _follow(self, kind: str, error: ResponseError, call: Call, deadline: float) -> Node | None:
-        """The node that a MOVED, an ASK or a READONLY means; None: there is no other."""
+    def _follow(
+        self, kind: str, error: ResponseError, call: Call, node: Node, deadline: float
+    ) -> Node | None:
+        """The node that a MOVED, an ASK or a READONLY of ``node`` means; None: there is no other."""
         raise NotImplementedError
 
     def _make_node(self, address: Address | None) -> Node:
         store, connect_timeout = self._store, self._connect_timeout
         where = store.where if address is None else f"store {address[0]}:{address[1]}"
-        return Node(lambda: store.connection(address, connect_timeout), where, self._timeout)
+        connect = partial(store.connection, address, connect_timeout)
+        return Node(connect, where, self._timeout, address or store.addresses[0])
 
     def _load_on(self, node: Node, script: Script, deadline: float) -> None:
         self._tell(node, command("SCRIPT", "LOAD", script.source), deadline)
@@ -107,11 +111,11 @@ class Transport:
                 # A primary that became a replica; its address, or the slot, has another by now.
                 lane.close()
                 node.drop_idle()
-                node = self._follow(kind, error, call, deadline) or node
+                node = self._follow(kind, error, call, node, deadline) or node
                 lane = node.take(deadline)
             elif kind in ("MOVED", "ASK") and redirects < MOST_REDIRECTS:
                 node.give(lane)
-                target = self._follow(kind, error, call, deadline)
+                target = self._follow(kind, error, call, node, deadline)
                 if target is None:
                     raise translate(error, node.where) from error
                 node, asking, redirects = target, kind == "ASK", redirects + 1

@@ -69,16 +69,19 @@ class ClusterTransport(Transport):
                 raise StoreUnavailable(f"{self._store.where}: no node has slot {slot}")
         return node
 
-    def _follow(self, kind: str, error: ResponseError, call: Call, deadline: float) -> Node | None:
+    def _follow(
+        self, kind: str, error: ResponseError, call: Call, node: Node, deadline: float
+    ) -> Node | None:
         if kind == "READONLY":
             self._read_anew(deadline)
             return self._find(call, deadline)
-        slot, address = _pointed_to(error)
-        node = self._node_at(address)
+        slot, host, port = _pointed_to(error)
+        # A node that does not know its own host means the one that we reached it by.
+        target = self._node_at((host or node.address[0], port))
         if kind == "MOVED":
-            self._owners[slot] = node
+            self._owners[slot] = target
             self._refresh()
-        return node
+        return target
 
     def _node_at(self, address: Address) -> Node:
         if self._store.remap is not None:
@@ -176,8 +179,8 @@ def _remapped(store: Store, address: Address) -> Address:
     return address if store.remap is None else store.remap(address)
 
 
-def _pointed_to(error: ResponseError) -> tuple[int, Address]:
-    """Slot and address of a MOVED or ASK."""
+def _pointed_to(error: ResponseError) -> tuple[int, str, int]:
+    """Slot, host and port of a MOVED or ASK."""
     slot, _, place = str(error).removeprefix("MOVED ").removeprefix("ASK ").partition(" ")
     host, _, port = place.rpartition(":")
-    return int(slot), (host, int(port))
+    return int(slot), host, int(port)

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.transport import forks
 from limiter.transport.replies import translate
+from limiter.transport.store import Address
 
 #: Idle connections that a node keeps; the longest unused ones beyond are closed.
 IDLE_KEPT = 16
@@ -84,7 +85,10 @@ class Lane:
 class Node:
     """One server: a stack of idle connections, and callers that wait for the next one."""
 
-    def __init__(self, connect: Callable[[], Any], where: str, timeout: float) -> None:
+    def __init__(
+        self, connect: Callable[[], Any], where: str, timeout: float, address: Address
+    ) -> None:
+        self.address = address
         self._connect = connect
         self._timeout = timeout
         self.where = where

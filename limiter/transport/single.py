@@ -31,5 +31,7 @@ class SingleTransport(Transport):
     def _find(self, call: Call, deadline: float) -> Node:
         return self._node
 
-    def _follow(self, kind: str, error: ResponseError, call: Call, deadline: float) -> Node | None:
+    def _follow(
+        self, kind: str, error: ResponseError, call: Call, node: Node, deadline: float
+    ) -> Node | None:
         return None

@@ -1,0 +1,424 @@
+"""Slots that move, nodes that die, primaries that change: calls find their way, once each."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from redis.crc import key_slot
+
+from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable
+from limiter.demo.servers import HOST, Cluster, Server
+from limiter.transport.base import MOST_REDIRECTS, TRYAGAIN_PAUSES
+from limiter.transport.cluster import REFRESH_EVERY
+from tests.proxy import Proxy, replace
+from tests.transport.conftest import MakeLimiter
+from tests.transport.support import (
+    BUCKET,
+    LOG,
+    PLENTY,
+    decides_within,
+    outcome,
+    timed,
+    until,
+    used,
+)
+
+TAG = "moving"
+SLOT = key_slot(TAG.encode())
+
+
+class Move:
+    """One slot on its way from its node to another one."""
+
+    def __init__(self, cluster: Cluster, slot: int = SLOT) -> None:
+        self.slot = slot
+        self.clients = [node.client() for node in cluster.nodes]
+        self.ids = [str(client.execute_command("CLUSTER MYID")) for client in self.clients]
+        self.ports = [node.port for node in cluster.nodes]
+        ranges = _slots(self.clients[0])
+        port = next(owner[1] for first, last, owner, *_ in ranges if first <= slot <= last)
+        self.source = self.ports.index(port)
+        self.target = (self.source + 1) % len(self.clients)
+
+    def begin(self) -> None:
+        """Half moved: known keys are answered by the source, new ones by the target."""
+        source, target = self.clients[self.source], self.clients[self.target]
+        self._tell(target, "IMPORTING", self.ids[self.source])
+        self._tell(source, "MIGRATING", self.ids[self.target])
+
+    def keys(self) -> None:
+        """Move every key of the slot."""
+        source = self.clients[self.source]
+        while found := source.execute_command("CLUSTER GETKEYSINSLOT", self.slot, 100):
+            port = self.ports[self.target]
+            source.execute_command("MIGRATE", HOST, port, "", 0, 5000, "REPLACE", "KEYS", *found)
+
+    def end(self) -> None:
+        """It is the target's."""
+        for number in (self.target, self.source, *range(len(self.clients))):
+            self._tell(self.clients[number], "NODE", self.ids[self.target])
+        self.source, self.target = self.target, self.source
+
+    def stop(self) -> None:
+        """It stays where it is, and belongs to nobody else."""
+        for client in self.clients:
+            self._tell(client, "STABLE")
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self.clients:
+            client.close()
+
+    def _tell(self, client: redis.Redis, *words: str) -> None:
+        client.execute_command("CLUSTER SETSLOT", self.slot, *words)
+
+
+def _slots(client: redis.Redis) -> list[Any]:
+    """The raw table: redis-py would make a dictionary of it."""
+    connection = client.connection_pool.get_connection()
+    try:
+        connection.send_command("CLUSTER", "SLOTS")
+        return list(connection.read_response())
+    finally:
+        client.connection_pool.release(connection)
+
+
+@pytest.fixture
+def move(cluster: Cluster) -> Iterator[Move]:
+    """A move that ends where it began."""
+    moving = Move(cluster)
+    home = moving.source
+    yield moving
+    if moving.source != home:
+        moving.begin()
+        moving.keys()
+        moving.end()
+    moving.stop()
+    moving.close()
+
+
+@pytest.mark.parametrize("policies", [[PLENTY], [LOG], [BUCKET], [PLENTY, LOG]], ids=len)
+def test_a_slot_that_moved(
+    make_limiter: MakeLimiter, cluster: Cluster, move: Move, subject: str, policies: Any
+) -> None:
+    """MOVED: asked there at once, without the script too, and known from then on."""
+    limiter = make_limiter(cluster.url, policies).open()
+    least = min(policy.capacity for policy in policies)
+    assert limiter.hit(subject, tag=TAG).remaining == least - 1
+    move.begin()
+    move.keys()
+    move.end()
+    move.clients[move.source].script_flush()  # where it is now
+    assert limiter.hit(subject, tag=TAG).remaining == least - 2
+    before = move.clients[move.target].info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert limiter.hit(subject, tag=TAG).remaining == least - 3
+    after = move.clients[move.target].info("commandstats")["cmdstat_evalsha"]["calls"]
+    assert before == after  # nobody asked where it was
+
+
+@pytest.mark.parametrize("policy", [PLENTY, LOG, BUCKET], ids=lambda policy: policy.algorithm)
+def test_a_slot_half_moved(
+    make_limiter: MakeLimiter,
+    cluster: Cluster,
+    move: Move,
+    new_subject: Callable[[], str],
+    policy: Any,
+) -> None:
+    """ASK: new subjects live in the new place already, old ones in the old, with or without script."""
+    limiter = make_limiter(cluster.url, policy).open()
+    old, new = new_subject(), new_subject()
+    limiter.hit(old, tag=TAG)
+    move.begin()
+    there = move.clients[move.target].execute_command("CLUSTER COUNTKEYSINSLOT", SLOT)
+    for flushed in (False, True, False):
+        if flushed:
+            for client in move.clients:
+                client.script_flush()
+        assert limiter.hit(new, tag=TAG)
+        assert limiter.hit(old, tag=TAG)
+    assert limiter.peek(new, tag=TAG).remaining == policy.capacity - 3
+    assert limiter.peek(old, tag=TAG).remaining == policy.capacity - 4
+    assert move.clients[move.target].execute_command("CLUSTER COUNTKEYSINSLOT", SLOT) == there + 1
+
+
+@pytest.mark.slow
+def test_a_slot_held_half_moved_under_load(
+    make_limiter: MakeLimiter, cluster: Cluster, move: Move, subject: str
+) -> None:
+    """For ten seconds, old and new subjects: no error for limiters of one key, no call lost."""
+    limiters = [make_limiter(cluster.url, policy).open() for policy in (PLENTY, LOG, BUCKET)]
+    for limiter in limiters:
+        for number in range(0, 20, 2):
+            limiter.hit(f"{subject}-{number}", tag=TAG)
+    move.begin()
+    ended = threading.Event()
+    counts: Counter[tuple[int, int]] = Counter()
+    errors: list[Exception] = []
+
+    def load(which: int) -> None:
+        number = 0
+        while not ended.is_set():
+            number = (number + 1) % 20
+            try:
+                assert limiters[which].hit(f"{subject}-{number}", tag=TAG)
+            except Exception as error:
+                errors.append(error)
+                return
+            counts[which, number] += 1
+            ended.wait(0.001)  # load, but not all of a small machine
+
+    threads = [threading.Thread(target=load, args=(which,)) for which in range(3)]
+    for thread in threads:
+        thread.start()
+    ended.wait(10)  # the slot is held: that is the test
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    for which, limiter in enumerate(limiters):
+        for number in range(20):
+            left = limiter.peek(f"{subject}-{number}", tag=TAG).remaining
+            charged = counts[which, number] + (number % 2 == 0)
+            # A bucket a day long drips a few dozen tokens meanwhile.
+            assert limiter.policies[0].capacity - left in range(max(0, charged - 300), charged + 1)
+            if which < 2:
+                assert limiter.policies[0].capacity - left == charged
+
+
+def test_several_keys_wait_for_the_move(
+    make_limiter: MakeLimiter, cluster: Cluster, move: Move, new_subject: Callable[[], str]
+) -> None:
+    """TRYAGAIN for new subjects, after three more tries; old ones are decided all the while."""
+    limiter = make_limiter(cluster.url, [PLENTY, LOG]).open()
+    allowing = make_limiter(cluster.url, [PLENTY, LOG], on_error="allow").open()
+    old, new = new_subject(), new_subject()
+    limiter.hit(old, tag=TAG)
+    move.begin()
+    assert limiter.hit(old, tag=TAG)
+
+    def fails() -> None:
+        with pytest.raises(StoreUnavailable, match="TRYAGAIN"):
+            limiter.hit(new, tag=TAG)
+
+    # Two keys of which none is there are asked for in the new place, where they are not either.
+    assert timed(fails) >= sum(TRYAGAIN_PAUSES)
+    assert allowing.hit(new, tag=TAG).degraded
+    move.keys()
+    move.end()
+    assert limiter.hit(new, tag=TAG)
+    assert limiter.peek(old, tag=TAG).remaining == LOG.limit - 2
+
+
+def test_a_move_that_ends_meanwhile(
+    make_limiter: MakeLimiter, cluster: Cluster, move: Move, subject: str
+) -> None:
+    """A call that is told to try again does, and finds the move done."""
+    limiter = make_limiter(cluster.url, [PLENTY, LOG]).open()
+    limiter.hit(subject, tag=TAG)
+    move.begin()
+
+    def finish() -> None:
+        move.keys()
+        move.end()
+
+    ending = threading.Timer(0.012, finish)  # between the pauses
+    ending.start()
+    outcomes = {outcome(lambda: limiter.hit(f"{subject}-new", tag=TAG)) for _ in range(4)}
+    ending.join()
+    assert outcomes <= {"allow", "StoreUnavailable"}
+    assert limiter.hit(f"{subject}-new", tag=TAG)
+
+
+def test_sent_round_in_circles(make_limiter: MakeLimiter, cluster: Cluster) -> None:
+    """More than three redirections are a cluster in trouble."""
+    with Proxy((HOST, cluster.nodes[0].port)) as proxy:
+        limiter = make_limiter(cluster.url, on_error="deny").open()
+        key = next(f"u{n}" for n in range(99) if cluster.primary_of(f"u{n}") is cluster.nodes[0])
+        slot = key_slot(key.encode())
+        node = limiter._transport._node_at((HOST, proxy.port))  # type: ignore[attr-defined]
+        limiter._transport._owners[slot] = node  # type: ignore[attr-defined]
+        sent = []
+
+        def moved(data: bytes) -> bytes:
+            sent.append(data)
+            return f"-MOVED {slot} {HOST}:{proxy.port}\r\n".encode()
+
+        node.give(node.take(time.monotonic() + 1))
+        proxy.replies = moved
+        assert limiter.hit(key).degraded
+        assert len(sent) == 1 + MOST_REDIRECTS
+        proxy.replies = replace(b"-ASK nonsense\r\n")
+        limiter._transport._owners[slot] = node  # type: ignore[attr-defined]
+        with pytest.raises(StoreRefused):
+            limiter.hit(key)
+
+
+def test_a_node_that_does_not_know_its_own_name(
+    make_limiter: MakeLimiter, move: Move, cluster: Cluster, subject: str
+) -> None:
+    """Table and redirections without a host mean the host that was asked."""
+    for client in move.clients:
+        client.config_set("cluster-preferred-endpoint-type", "unknown-endpoint")
+    try:
+        limiter = make_limiter(cluster.url).open()
+        limiter.hit(subject, tag=TAG)
+        move.begin()
+        assert limiter.hit(f"{subject}-new", tag=TAG)  # ASK
+        move.keys()
+        move.end()
+        assert limiter.hit(subject, tag=TAG).remaining == PLENTY.limit - 2  # MOVED
+        assert used(limiter, subject) == 0  # untagged it is another one
+    finally:
+        for client in move.clients:
+            client.config_set("cluster-preferred-endpoint-type", "ip")
+
+
+@pytest.mark.slow
+def test_a_dead_primary_stops_its_own_subjects_only(make_limiter: MakeLimiter) -> None:
+    """Also when no node knows the script: nothing is asked of the dead one for the others' sake."""
+    with Cluster(3) as cluster:
+        limiter = make_limiter(cluster.url, on_error="raise").open()
+        keys = [f"u{number}" for number in range(30)]
+        for key in keys:
+            limiter.hit(key)
+        dead = cluster.nodes[1]
+        dead.kill()
+        for node in cluster.nodes:
+            if node is not dead:
+                client = node.client()
+                client.script_flush()
+                client.close()
+        for key in keys:
+            if cluster.primary_of(key) is dead:
+                with pytest.raises(StoreUnavailable):
+                    limiter.hit(key)
+            else:
+                assert limiter.hit(key).remaining == PLENTY.limit - 2
+        with pytest.raises(StoreUnavailable):
+            limiter.open()
+        fresh = make_limiter(cluster.url)
+        for key in keys:
+            if cluster.primary_of(key) is not dead:
+                assert fresh.hit(key)
+        _no_storm(limiter, cluster, [key for key in keys if cluster.primary_of(key) is dead])
+        dead.restart()
+        mine = next(key for key in keys if cluster.primary_of(key) is dead)
+        decides_within(limiter, mine, 3.0)
+
+
+def _no_storm(limiter: Limiter, cluster: Cluster, keys: list[str]) -> None:
+    """However many calls fail, the table is read at most twice a second."""
+    before = limiter._transport._readings  # type: ignore[attr-defined]
+    start = time.monotonic()
+    failed = 0
+    while time.monotonic() - start < 0.8:
+        failed += outcome(lambda: limiter.hit(keys[0])) == "StoreUnavailable"
+    readings = limiter._transport._readings - before  # type: ignore[attr-defined]
+    assert failed > 10
+    assert readings <= 1 + (time.monotonic() - start) / REFRESH_EVERY
+
+
+@pytest.mark.slow
+def test_a_failover(make_limiter: MakeLimiter, fragile: Cluster) -> None:
+    """The primary dies, its replica takes over: within three seconds of that, calls are decided."""
+    limiter = make_limiter(fragile.url, timeout=0.1).open()
+    key = "failover"
+    limiter.hit(key, cost=7)
+    dead = fragile.primary_of(key)
+    heir = fragile.nodes[fragile.nodes.index(dead) + fragile.primaries]
+    client = heir.client()
+    dead.kill()
+    try:
+        # Load goes on all the while, as it would.
+        def took_over() -> bool:
+            outcome(lambda: limiter.hit(key))
+            return bool(client.info("replication")["role"] == "master")
+
+        until(took_over, 20.0)
+        decides_within(limiter, key, 3.0)
+    finally:
+        client.close()
+        dead.restart()
+        fragile.wait()
+
+
+def test_a_primary_that_became_a_replica(
+    make_limiter: MakeLimiter, make_server: Callable[..., Server]
+) -> None:
+    """READONLY behind one fixed address: new connections, and no reply of the old primary counts."""
+    first, second = make_server(), make_server()
+    admin = first.client()
+    with Proxy((HOST, first.port)) as proxy:
+        limiter = make_limiter(proxy.url, timeout=2.0).open()
+        lanes = [limiter._transport._node.take(time.monotonic() + 2) for _ in range(3)]  # type: ignore[attr-defined]
+        for lane in lanes:
+            limiter._transport._node.give(lane)  # type: ignore[attr-defined]
+        assert limiter.hit("u", cost=5)
+        # The name now means another server; the old connections are left open.
+        admin.replicaof(HOST, second.port)
+        proxy.target = (HOST, second.port)
+        assert limiter.hit("u").remaining == PLENTY.limit - 1
+        assert [limiter.hit("u").remaining for _ in range(5)] == [
+            PLENTY.limit - calls for calls in range(2, 7)
+        ]
+        # And nobody is there: both are replicas.
+        other = second.client()
+        other.replicaof(HOST, first.port)
+        with pytest.raises(StoreUnavailable, match="READONLY"):
+            limiter.hit("u")
+        other.replicaof("NO", "ONE")
+        decides_within(limiter, "u", 3.0)
+        other.close()
+    admin.close()
+
+
+@pytest.mark.slow
+def test_a_planned_failover(make_limiter: MakeLimiter, fragile: Cluster) -> None:
+    """CLUSTER FAILOVER under load: nothing is charged twice, and nothing refused for good."""
+    limiter = make_limiter(fragile.url, timeout=1.0).open()
+    key = "planned"
+    primary = fragile.primary_of(key)
+    pair = [primary, fragile.nodes[fragile.nodes.index(primary) + fragile.primaries]]
+    clients = [node.client() for node in pair]
+    old = next(n for n, c in enumerate(clients) if c.info("replication")["role"] == "master")
+    outcomes: Counter[str] = Counter()
+    outcomes[outcome(lambda: limiter.hit(key))] += 1
+    clients[1 - old].execute_command("CLUSTER FAILOVER")
+
+    def took_over() -> bool:
+        outcomes[outcome(lambda: limiter.hit(key))] += 1
+        return bool(clients[1 - old].info("replication")["role"] == "master")
+
+    try:
+        until(took_over, 10.0)
+        decides_within(limiter, key, 3.0)
+        outcomes["allow"] += 1
+        assert used(limiter, key) <= sum(outcomes.values())
+        assert set(outcomes) <= {"allow", "StoreUnavailable"}
+    finally:
+        clients[old].execute_command("CLUSTER FAILOVER")
+        until(lambda: clients[old].info("replication")["role"] == "master")
+        for client in clients:
+            client.close()
+        fragile.wait()
+
+
+def test_a_store_that_comes_later(make_limiter: MakeLimiter, own: Server) -> None:
+    """A limiter may be made, and used, before its store is up."""
+    own.kill()
+    limiter = make_limiter(own.url, on_error="allow", timeout=0.1)
+    assert limiter.hit("u").degraded
+    own.restart()
+    decides_within(limiter, "u", 3.0)
+
+
+def test_nobody_names_a_cluster_without_nodes() -> None:
+    """At least one address."""
+    with pytest.raises(InvalidSetting):
+        Limiter("5/minute", store="redis+cluster://")
