@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Lose counts, lose expiries, and lose neither: what docs/incr.md says, on a real server.
+
+Usage: python docs/incr.py [--store redis://127.0.0.1:6379/0]
+
+Without --store a server of its own is started, on loopback, and stopped in the end. With one, only
+keys that begin with "incr-demo." are touched, and they are deleted afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import multiprocessing
+import random
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout, too
+
+from limiter import FixedWindow, Limiter, LimiterError
+from limiter.demo.servers import Server, ServerError
+
+LIMIT = 100
+THREADS = 8
+CALLS_EACH = 50
+WINDOW_S = 1
+#: Tries that a race, or a kill at the worst moment, gets before we say that it did not happen.
+ATTEMPTS = 40
+
+#: Clients that start in milliseconds, where the system can fork.
+processes = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+
+#: Whether this client may go on.
+Ask = Callable[[], bool]
+
+
+def get_set(store: redis.Redis, key: str) -> bool:
+    """Read the count, add one here, write it back: three steps, and anybody in between."""
+    count = int(store.get(key) or 0)
+    if count >= LIMIT:
+        return False
+    store.set(key, count + 1)
+    return True
+
+
+def incr(store: redis.Redis, key: str) -> bool:
+    """Let Redis add one: a single step, so no two clients are told the same number."""
+    return int(store.incr(key)) <= LIMIT
+
+
+def incr_expire(store: redis.Redis, key: str, window_s: int = WINDOW_S) -> bool:
+    """Let the first one begin the window: two steps again."""
+    count = int(store.incr(key))
+    if count == 1:
+        store.expire(key, window_s)
+    return count <= LIMIT
+
+
+def crowd(ask: Ask) -> int:
+    """How many of THREADS x CALLS_EACH calls, all at once, are admitted."""
+    admitted: list[bool] = []
+    start = threading.Barrier(THREADS)
+
+    def one_client() -> None:
+        start.wait()
+        admitted.extend(ask() for _ in range(CALLS_EACH))
+
+    threads = [threading.Thread(target=one_client) for _ in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(admitted)
+
+
+def serve_new_users(url: str, prefix: str, scripted: bool, at_work: Event) -> None:
+    """Be a client that sees a new user with every call, until somebody kills it."""
+    store = redis.Redis.from_url(url)
+    limiter = Limiter(FixedWindow(LIMIT, per=WINDOW_S), store=url, prefix=prefix, timeout=5)
+    for user in itertools.count():
+        if scripted:
+            limiter.hit(user)
+        else:
+            incr_expire(store, f"{prefix}:{user}")
+        at_work.set()
+
+
+def kill_clients(
+    store: redis.Redis, url: str, prefix: str, scripted: bool
+) -> tuple[int, list[str]]:
+    """Kill clients until one leaves a key for ever; return how many it took, and such keys."""
+    immortal: list[str] = []
+    kills = 0
+    while not immortal and kills < ATTEMPTS:
+        at_work = processes.Event()
+        client = processes.Process(
+            target=serve_new_users, args=(url, f"{prefix}.{kills}", scripted, at_work)
+        )
+        client.start()
+        at_work.wait(10)
+        time.sleep(random.uniform(0, 0.003))  # at any moment of its work
+        client.kill()
+        client.join()
+        kills += 1
+        keys = store.scan_iter(f"{prefix}.*", count=1_000)
+        immortal = [key for key in keys if store.ttl(key) == -1]
+    return kills, immortal
+
+
+def is_blocked_for_ever(store: redis.Redis, key: str) -> bool:
+    """Whether a user whose key lost its expiry is still denied when two windows have passed."""
+    while incr_expire(store, key):
+        pass  # the user takes what there is
+    time.sleep(2 * WINDOW_S + 0.1)  # two windows, for real
+    return not incr_expire(store, key)
+
+
+@contextmanager
+def server_at(url: str | None) -> Iterator[str]:
+    """The server to use; our own if none is given."""
+    if url:
+        yield url
+    else:
+        with Server() as server:
+            yield server.url
+
+
+def show(what: str, outcome: str, verdict: str) -> None:
+    """Print one row of the table."""
+    print(f"{what:<34}{outcome:<40}{verdict}", flush=True)
+
+
+def demonstrate(url: str) -> bool:
+    """Make each failure happen, then try the script; return whether all went as the page says."""
+    prefix = f"incr-demo.{secrets.token_hex(4)}"
+    store = redis.Redis.from_url(url, decode_responses=True, retry=Retry(NoBackoff(), 0))
+    store.ping()  # a server that is not there should say so once, not from every thread
+    as_said = []
+
+    def report(what: str, outcome: str, verdict: str, happened: bool) -> None:
+        show(what, outcome, verdict if happened else "DID NOT HAPPEN")
+        as_said.append(happened)
+
+    try:
+        show(f"{THREADS * CALLS_EACH} calls, {LIMIT} allowed", "what happened", "so")
+        for attempt in range(ATTEMPTS):
+            admitted = crowd(functools.partial(get_set, store, f"{prefix}.1.{attempt}"))
+            if admitted > LIMIT:
+                break
+        report("1 GET, then SET", f"{admitted} admitted", "counts are lost", admitted > LIMIT)
+
+        key = f"{prefix}.2"
+        admitted = crowd(functools.partial(incr, store, key))
+        outcome = f"{admitted} admitted, count {store.get(key)}, TTL {store.ttl(key)}"
+        report("2 INCR", outcome, "exact, once and for all", admitted == LIMIT)
+
+        admitted = crowd(functools.partial(incr_expire, store, f"{prefix}.3", 60))
+        report("3 INCR, then EXPIRE", f"{admitted} admitted", "exact", admitted == LIMIT)
+        kills, lost = kill_clients(store, url, f"{prefix}.3", scripted=False)
+        outcome = f"{kills} killed, {len(lost)} key without TTL"
+        report("  clients are killed", outcome, "an expiry is lost", bool(lost))
+        blocked = bool(lost) and is_blocked_for_ever(store, lost[0])
+        report("  its user, two windows later", "denied", "blocked for ever", blocked)
+
+        policy = FixedWindow(LIMIT, per=60)
+        with Limiter(policy, store=url, prefix=f"{prefix}.4", timeout=5) as limiter:
+            admitted = crowd(lambda: limiter.hit("somebody").allowed)
+        report("4 the script", f"{admitted} admitted", "exact", admitted == LIMIT)
+        kills, lost = kill_clients(store, url, f"{prefix}.4", scripted=True)
+        outcome = f"{kills} killed, {len(lost)} keys without TTL"
+        report("  clients are killed", outcome, "no expiry is lost", not lost)
+    finally:
+        for key in store.scan_iter(f"{prefix}.*", count=1_000):
+            store.delete(key)
+        store.close()
+    return all(as_said)
+
+
+def main() -> int:
+    """Run all of it; 0: every failure happened, and none to the script."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\nUsage")[0])
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--store", metavar="URL", help="a Redis or Valkey to use instead")
+    options = parser.parse_args()
+    try:
+        with server_at(options.store) as url:
+            return 0 if demonstrate(url) else 1
+    except (ServerError, LimiterError, redis.RedisError, ValueError) as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
