@@ -1,0 +1,98 @@
+"""The rights that ``limiter acl`` prints are enough, and none of the scripts' commands is too many."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from limiter import Limiter, SlidingLog, StoreRefused, TokenBucket, acl
+from limiter.scripts import COMMANDS
+from tests.contract import vectors
+
+
+@pytest.fixture
+def admin(any_store: str) -> Iterator[redis.Redis]:
+    """Somebody who may do anything."""
+    with redis.Redis.from_url(any_store) as client:
+        yield client
+
+
+@pytest.fixture
+def restricted(admin: redis.Redis) -> Iterator[redis.Redis]:
+    """A user with the rights of the printed rule alone."""
+    name, password = f"user-{secrets.token_hex(4)}", secrets.token_hex(8)
+    admin.execute_command(*shlex.split(acl.rule(name)))
+    admin.execute_command("ACL", "SETUSER", name, f">{password}")
+    address = admin.connection_pool.connection_kwargs
+    with redis.Redis(address["host"], address["port"], username=name, password=password) as client:
+        yield client
+    admin.acl_deluser(name)
+
+
+def test_every_vector_runs_with_these_rights(admin, restricted):
+    """Every path of every script."""
+    for vector in vectors.load():
+        vectors.check(admin, vector, restricted)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_none_of_the_commands_is_too_many(admin, restricted, command):
+    """Without any one of them, some vector of a decision fails."""
+    name = restricted.connection_pool.connection_kwargs["username"]
+    admin.acl_setuser(name, enabled=True, commands=[f"-{command}"])
+
+    if command == "time":  # vectors bring their own
+        with pytest.raises(redis.ResponseError, match=r"(?i)acl|permission"):
+            _call_now(restricted)
+        return
+    failed = 0
+    for vector in vectors.load():
+        try:
+            vectors.check(admin, vector, restricted)
+        except AssertionError:
+            failed += 1
+    assert failed
+
+
+def test_other_keys_and_other_commands_are_refused(restricted):
+    """A limiter that is taken over reads and changes nothing but limits."""
+    for command in (["GET", "rl:{a}:b:v1"], ["KEYS", "*"], ["FLUSHALL"], ["CONFIG", "GET", "*"]):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            restricted.execute_command(*command)
+    with pytest.raises(redis.ResponseError, match=r"(?i)permission|acl"):
+        restricted.eval("return redis.call('DEL', KEYS[1])", 1, "somebody-else-s")
+
+
+def test_the_library_works_with_these_rights(restricted, admin, subject):
+    """Opening, hitting, peeking and forgetting; and its first call on a server without the script."""
+    address = restricted.connection_pool.connection_kwargs
+    login = f"{address['username']}:{address['password']}"
+    url = f"redis://{login}@{address['host']}:{address['port']}/0"
+    policies = [TokenBucket(7, per=60), SlidingLog(9, per=60)]
+    with Limiter(policies, store=url, timeout=5.0) as limiter:
+        assert limiter.hit(subject, cost=3).remaining == 4
+        admin.script_flush()
+        assert limiter.peek(subject).remaining == 4
+        assert limiter.reset(subject).remaining == 4
+        admin.acl_setuser(address["username"], enabled=True, commands=["-hset"])
+        with pytest.raises(StoreRefused):
+            limiter.hit(subject)
+
+
+def test_a_missing_right_is_found_before_anything_is_charged(restricted, admin, subject):
+    """Reading comes first: who may not read is refused before anything is written."""
+    name = restricted.connection_pool.connection_kwargs["username"]
+    admin.acl_setuser(name, enabled=True, commands=["-hget"])
+
+    with pytest.raises(redis.ResponseError):
+        _call_now(restricted, subject)
+    assert not list(admin.scan_iter(match=f"*{subject}*", count=10_000))
+
+
+def _call_now(client: redis.Redis, subject: str = "rights") -> object:
+    words = ["0", "hit", "1", "fixed_window:60000000", "5", "60000000", "0"]
+    return vectors.call(client, "fixed_window", [f"rl:{{{subject}}}:api:v1"], words)
