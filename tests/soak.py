@@ -40,8 +40,7 @@ def soak(rounds: int, tests: tuple[str, ...]) -> None:
         began = time.monotonic()
         try:
             run = subprocess.run(
-                [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"]
-                + list(tests or DEFAULT),
+                [sys.executable, "-m", "pytest", "-q", "--no-header", *(tests or DEFAULT)],
                 cwd=ROOT,
                 capture_output=True,
                 text=True,

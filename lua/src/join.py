@@ -152,18 +152,19 @@ def several(template: str, fragments: list[Fragment]) -> str:
     for number, fragment in enumerate(fragments):
         own = fragment.arguments
         if fragment.key_type == "hash":
+            mend = f'heals[#heals + 1] = {{"HSET", key, field, {fragment["save"]}}}'
             keep = [
-                "if granted > 0 or (hit and heal) then",
-                "  local kept = granted > 0 and writes or heals",
-                "  local write = kept[index]",
+                "if granted > 0 or (heal and hit and cost > 0) then",
+                "  local write = writes[index]",
                 "  if not write then",
-                f"    kept[index] = {{field, {fragment['save']}}}",
+                f"    writes[index] = {{field, {fragment['save']}}}",
                 "  else",
                 f"    write[#write + 1], write[#write + 2] = field, {fragment['save']}",
                 "  end",
                 "end",
             ]
         else:
+            mend = 'heals[#heals + 1] = {"DEL", key}'
             keep = [f"if granted > 0 then\n  logs[index] = {{granted, {fragment['carry']}}}\nend"]
         body = [
             # field and limit, the first two of every algorithm, are bound already
@@ -177,6 +178,9 @@ def several(template: str, fragments: list[Fragment]) -> str:
             "  room = 0",
             "end",
             "before[said / 5 + 1] = reset_us",
+            "if heal and hit and cost > 0 then",
+            f"  {mend}",
+            "end",
             "if room < at_least then",
             "  delay_us = 0",
             indent(fragment["retry"], 1),

@@ -89,6 +89,9 @@ if not fits then
     reply[first + 2] = reply[first + 2] + reply[first + 1]
     reply[first + 1], reply[first + 4] = 0, before[first / 5 + 1]
   end
+  for mending = 1, #heals do
+    redis.call((unpack or table.unpack)(heals[mending]))
+  end
 end
 
 -- 5. Save what changed, and let it live for as long as it counts.
@@ -98,9 +101,6 @@ for index = 1, #KEYS do
     local ttl_ms = redis.call("PTTL", key)
     if fits and writes[index] then
       redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
-    end
-    if heals[index] then
-      redis.call("HSET", key, (unpack or table.unpack)(heals[index]))
     end
     if fits and logs[index] then
       local granted, {carried} = (unpack or table.unpack)(logs[index])

@@ -18,6 +18,7 @@ local dead, last_us, oldest_us = 0, now_us, nil
 if size > 0 then
   last_us = tonumber(redis.call("LINDEX", key, -1)) or 0
   if not (last_us - now_us <= period_us and last_us + period_us > now_us and last_us % 1 == 0) then
+    heal = last_us > now_us
     dead, last_us = size, now_us
   else
     reset_us = last_us + period_us - now_us
@@ -44,10 +45,13 @@ if size > 0 then
 end
 room = limit - size + dead
 --@ retry
--- The entry whose end makes room; most often the oldest that is live, just read.
+-- The entry whose end makes room: most often the oldest that is live, just read.
 local freeing = size - limit + at_least - 1
 if freeing > dead then
-  oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or now_us
+  oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
+  if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
+    oldest_us = last_us
+  end
 end
 retry_us = oldest_us + period_us - now_us
 --@ charge

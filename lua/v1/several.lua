@@ -95,6 +95,9 @@ repeat
         room = 0
       end
       before[said / 5 + 1] = reset_us
+      if heal and hit and cost > 0 then
+        heals[#heals + 1] = {"HSET", key, field, struct.pack("<dd", start_us, used)}
+      end
       if room < at_least then
         delay_us = 0
         retry_us = start_us + period_us - now_us
@@ -105,11 +108,10 @@ repeat
         end
         used, reset_us = used + granted, start_us + period_us - now_us
       end
-      if granted > 0 or (hit and heal) then
-        local kept = granted > 0 and writes or heals
-        local write = kept[index]
+      if granted > 0 or (heal and hit and cost > 0) then
+        local write = writes[index]
         if not write then
-          kept[index] = {field, struct.pack("<dd", start_us, used)}
+          writes[index] = {field, struct.pack("<dd", start_us, used)}
         else
           write[#write + 1], write[#write + 2] = field, struct.pack("<dd", start_us, used)
         end
@@ -130,6 +132,7 @@ repeat
       if size > 0 then
         last_us = tonumber(redis.call("LINDEX", key, -1)) or 0
         if not (last_us - now_us <= period_us and last_us + period_us > now_us and last_us % 1 == 0) then
+          heal = last_us > now_us
           dead, last_us = size, now_us
         else
           reset_us = last_us + period_us - now_us
@@ -159,12 +162,18 @@ repeat
         room = 0
       end
       before[said / 5 + 1] = reset_us
+      if heal and hit and cost > 0 then
+        heals[#heals + 1] = {"DEL", key}
+      end
       if room < at_least then
         delay_us = 0
-        -- The entry whose end makes room; most often the oldest that is live, just read.
+        -- The entry whose end makes room: most often the oldest that is live, just read.
         local freeing = size - limit + at_least - 1
         if freeing > dead then
-          oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or now_us
+          oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
+          if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
+            oldest_us = last_us
+          end
         end
         retry_us = oldest_us + period_us - now_us
       elseif hit and cost > 0 then
@@ -246,6 +255,9 @@ repeat
         room = 0
       end
       before[said / 5 + 1] = reset_us
+      if heal and hit and cost > 0 then
+        heals[#heals + 1] = {"HSET", key, field, struct.pack("<ddd", full_us, part, parts)}
+      end
       if room < at_least then
         delay_us = 0
         local rest = part + at_least * t_part
@@ -267,11 +279,10 @@ repeat
           reset_us = reset_us + 1
         end
       end
-      if granted > 0 or (hit and heal) then
-        local kept = granted > 0 and writes or heals
-        local write = kept[index]
+      if granted > 0 or (heal and hit and cost > 0) then
+        local write = writes[index]
         if not write then
-          kept[index] = {field, struct.pack("<ddd", full_us, part, parts)}
+          writes[index] = {field, struct.pack("<ddd", full_us, part, parts)}
         else
           write[#write + 1], write[#write + 2] = field, struct.pack("<ddd", full_us, part, parts)
         end
@@ -301,6 +312,9 @@ if not fits then
     reply[first + 2] = reply[first + 2] + reply[first + 1]
     reply[first + 1], reply[first + 4] = 0, before[first / 5 + 1]
   end
+  for mending = 1, #heals do
+    redis.call((unpack or table.unpack)(heals[mending]))
+  end
 end
 
 -- 5. Save what changed, and let it live for as long as it counts.
@@ -310,9 +324,6 @@ for index = 1, #KEYS do
     local ttl_ms = redis.call("PTTL", key)
     if fits and writes[index] then
       redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
-    end
-    if heals[index] then
-      redis.call("HSET", key, (unpack or table.unpack)(heals[index]))
     end
     if fits and logs[index] then
       local granted, dead, last_us = (unpack or table.unpack)(logs[index])
