@@ -537,13 +537,13 @@ def sliding_log_vectors() -> None:
 
 
 def bucket(full: float, part: float = 0, parts: float = 1, **more: Any) -> list[State]:
-    """The hash of a limiter with this one bucket."""
-    return [hash_({BUCKET: doubles(full, part, parts)}, **more)]
+    """The hash of a limiter with this one bucket; whole microseconds are one double."""
+    return [hash_({BUCKET: doubles(full, part, parts) if part else doubles(full)}, **more)]
 
 
 def thirds(full: int, part: int, **more: Any) -> list[State]:
     """The same in thirds of a microsecond."""
-    return [hash_({THIRDS: doubles(full, part, 3)}, **more)]
+    return [hash_({THIRDS: doubles(full, part, 3) if part else doubles(full)}, **more)]
 
 
 def token_bucket(*row: Any, burst: object = 5, t_us: int = S, **more: Any) -> None:
@@ -752,6 +752,11 @@ def several_vectors() -> None:
         "the first denies",
         T + S, "hit", 0, [sl, fw], [[0, 0, 9 * S, 9 * S, 0], [0, 3, 0, 9 * S, 0]],
         before=[*window(T, 2), list_([T] * 3)],
+    )
+    several(
+        "a log that has room is not charged for what a window denied",
+        T + S, "hit", 0, [fw, sl], [[0, 0, 9 * S, 9 * S, 0], [0, 2, 0, 9 * S, 0]],
+        before=[*window(T, 5), list_([T])],
     )
     several(
         "both deny, each with its own time",

@@ -23,7 +23,7 @@ MODELS: dict[str, list[Model]] = {
     "token_bucket": [TokenBucket(7, PERIOD_US, 5)],
     "several": [
         FixedWindow(5, PERIOD_US),
-        SlidingLog(6, 10 * PERIOD_US),
+        SlidingLog(60, 10 * PERIOD_US),
         TokenBucket(7, PERIOD_US, 5),
     ],
 }

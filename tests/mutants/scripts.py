@@ -1,0 +1,300 @@
+"""Broken scripts: each is a small change of a fragment or template, and the check that catches it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from limiter import scripts as loader
+from tests import scripts
+from tests.contract import calls, checks, vectors
+from tests.contract.source import SRC, load_module
+from tests.machines.test_single import POLICIES, SingleMachine
+
+#: Raises where the scripts in use are broken; told the address of a server.
+Check = Callable[[str], None]
+
+
+class Mutant(NamedTuple):
+    """What is broken, in which file of ``lua/src``, and by which check that must be seen."""
+
+    name: str
+    hazard: str
+    file: str
+    old: str
+    new: str
+    check: Check
+
+
+def shows(names: str) -> Check:
+    """The test vectors whose names hold this."""
+    return partial(vectors.check_all, names=names)
+
+
+def reads(script: str) -> Check:
+    """The checks of a script's text."""
+    return lambda _: checks.check_text(script, scripts.source(script))
+
+
+def agrees(algorithm: str) -> Check:
+    """The state machine of an algorithm, for a short search that is always the same."""
+
+    def check(url: str) -> None:
+        machine = type("Machine", (SingleMachine,), {"url": url, "policies": POLICIES[algorithm]})
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                max_examples=25,
+                stateful_step_count=25,
+                derandomize=True,
+                report_multiple_bugs=False,
+                database=None,
+                deadline=None,
+                phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+
+    return check
+
+
+LIFE = 'redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)'
+SHORTER = "if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then"
+SINGLE, SEVERAL = "single.template.lua", "several.template.lua"
+WINDOW, LOG, BUCKET = "fixed_window.lua", "sliding_log.lua", "token_bucket.lua"
+
+MUTANTS = [
+    Mutant(
+        "no expiry", "H01", SINGLE, SHORTER, "if false then",
+        lambda url: calls.check_charge_gives_life(url, "fixed_window"),
+    ),
+    Mutant(
+        "an expiry that ends before the bucket is full", "H06", SINGLE, LIFE,
+        'redis.call("PEXPIRE", key, 2000)',
+        lambda url: calls.check_charge_gives_life(url, "token_bucket"),
+    ),
+    Mutant(
+        "an expiry that is rounded down to nothing", "H07", SINGLE, LIFE,
+        'redis.call("PEXPIRE", key, math.floor(reset_us / 1000))',
+        shows("token_bucket: thirds"),
+    ),
+    Mutant(
+        "a key without expiry stays one", "H03", SINGLE, SHORTER,
+        "if granted > 0 and ttl_ms ~= -1 and ttl_ms * 1000 <= reset_us + slack_ms * 1000 then",
+        shows("a denied hit gives a key without expiry one"),
+    ),
+    Mutant(
+        "a decision shortens the life of another policy's state", "H06", SINGLE, SHORTER,
+        "if ttl_ms == -1 or granted > 0 then",
+        shows("a longer life is another policy's"),
+    ),
+    Mutant(
+        "trimming comes first, and takes the expiry of an emptied log along", "H04", LOG,
+        "if granted == 1 then",
+        'if dead > 0 then\n  redis.call("LTRIM", key, dead, -1)\nend\nif granted == 1 then',
+        shows("sliding_log: a hit after everything has left"),
+    ),
+    Mutant(
+        "a denied hit spends", "H08", WINDOW,
+        "retry_us = start_us + period_us - now_us",
+        "retry_us = start_us + period_us - now_us\nused, heal = used + at_least, true",
+        lambda url: calls.check_nothing_written(url, "fixed_window"),
+    ),
+    Mutant(
+        "peek takes", "H12b", SINGLE,
+        'local hit = mode == "hit"', 'local hit = mode == "hit" or mode == "peek"',
+        lambda url: calls.check_nothing_written(url, "sliding_log"),
+    ),
+    Mutant(
+        "cost 0 writes", "H12b", SINGLE,
+        "if hit and cost > 0 then\n  local ttl_ms", "if hit then\n  granted = cost\n  local ttl_ms",
+        shows("cost 0"),
+    ),
+    Mutant(
+        "the cost is not asked for", "H21", SINGLE, "granted = cost\n", "granted = 1\n",
+        shows("fixed_window: a later hit counts"),
+    ),
+    Mutant(
+        "half a unit is taken", "H21", SINGLE,
+        "  and now_us % 1 + cost % 1 + at_least % 1 == 0) then", "  ) then",
+        shows("half a unit is an error"),
+    ),
+    Mutant(
+        "a cost that is nan denies nothing", "H18", SINGLE,
+        "at_least >= 0 and at_least <= cost and cost <= limit\n  {check}\n"
+        "  and now_us % 1 + cost % 1 + at_least % 1 == 0) then",
+        "not (at_least < 0 or at_least > cost or cost > limit)\n  {check}) then",
+        shows("a cost that is nan"),
+    ),
+    Mutant(
+        "at_least is not looked at", "H21", SINGLE,
+        "ARGV[{last}] and ARGV[{last}] + 0 or cost", "cost", shows("at_least takes what is there"),
+    ),
+    Mutant(
+        "one more than the limit", "H10", WINDOW,
+        "room = limit - used", "room = limit - used + 1",
+        shows("fixed_window: beyond the limit is denied"),
+    ),
+    Mutant(
+        "a window that counts at its end", "H10", WINDOW,
+        "if stored_us + period_us > now_us and", "if stored_us + period_us >= now_us and",
+        shows("fixed_window: at its end a window is over"),
+    ),
+    Mutant(
+        "a window that every hit begins anew", "H10", WINDOW,
+        "used, reset_us = used + granted,", "start_us = now_us\nused, reset_us = used + granted,",
+        shows("fixed_window: a later hit counts"),
+    ),
+    Mutant(
+        "an entry that counts a microsecond too long", "H10", LOG,
+        "if entry_us + period_us > last_us", "if entry_us + period_us >= last_us",
+        shows("sliding_log: and not a microsecond longer"),
+    ),
+    Mutant(
+        "two hits of one microsecond are one entry", "H14", LOG,
+        'if granted == 1 then\n  redis.call("RPUSH", key, last_us)',
+        "if granted == 1 then\n"
+        '  if tonumber(redis.call("LINDEX", key, -1) or 0) ~= last_us then\n'
+        '    redis.call("RPUSH", key, last_us)\n  end',
+        shows("sliding_log: two hits in one microsecond are two"),
+    ),
+    Mutant(
+        "times of the log in whole seconds", "H13", LOG,
+        "--@ charge\n", "--@ charge\nlast_us = last_us - last_us % 1000000\n",
+        agrees("sliding_log"),
+    ),
+    Mutant(
+        "fractions in floating point", "H19", BUCKET,
+        "full_us, part = full_us + granted * t_us, part + granted * t_part",
+        "full_us, part = math.floor(full_us + granted * (t_us + t_part / parts)), 0",
+        agrees("token_bucket"),
+    ),
+    Mutant(
+        "retry_after is rounded down", "H92", BUCKET,
+        "if rest % parts > empty_part then\n  retry_us = retry_us + 1\nend\n", "",
+        shows("token_bucket: thirds"),
+    ),
+    Mutant(
+        "idle time is credited beyond the burst", "H12", BUCKET,
+        "if stored_us >= now_us and stored_us < 2^53", "if stored_us < 2^53",
+        shows("however long it rests"),
+    ),
+    Mutant(
+        "a clock in whole seconds", "H28", SINGLE,
+        "now_us = time[1] * 1000000 + time[2]", "now_us = time[1] * 1000000",
+        lambda url: calls.check_server_clock(url, "fixed_window"),
+    ),
+    Mutant(
+        "a log that goes back with the clock", "H24", LOG,
+        "if last_us < now_us then", "if true then",
+        shows("sliding_log: a clock that stepped back logs"),
+    ),
+    Mutant(
+        "a window that a step back ends", "H26", WINDOW,
+        "if stored_us - now_us > period_us and", "if stored_us - now_us > 0 and",
+        shows("fixed_window: a clock that stepped back"),
+    ),
+    Mutant(
+        "an impossible debt is believed", "H26", BUCKET,
+        "if stored_us - now_us > most_us then", "if false then",
+        shows("token_bucket: more debt heals"),
+    ),
+    Mutant(
+        "a state without end is believed", "H18", BUCKET,
+        "stored_us < 2^53 and stored_us % 1 == 0", "stored_us % 1 == 0",
+        shows("token_bucket: a value whose time is beyond"),
+    ),
+    Mutant(
+        "a limiter of two keys, one of them built", "H36", SINGLE,
+        "local ARGV, key = ARGV, KEYS[1]", 'local ARGV, key = ARGV, KEYS[1] .. ":current"',
+        reads("fixed_window"),
+    ),
+    Mutant(
+        "an error that is caught, and admits", "H40", SINGLE,
+        "-- 6. Answer.", 'redis.pcall("PTTL", key)\n\n-- 6. Answer.', reads("token_bucket"),
+    ),
+    Mutant(
+        "a header that lies", "H97", SINGLE,
+        "local mode = ARGV[2]\nlocal cost = ARGV[3] + 0",
+        "local cost = ARGV[2] + 0\nlocal mode = ARGV[3]", reads("sliding_log"),
+    ),
+    Mutant(
+        "several: who has room is charged, though another denies", "H09", SEVERAL,
+        "if fits and writes[index] then", "if writes[index] then",
+        shows("several: one denies, none is charged"),
+    ),
+    Mutant(
+        "several: logs are charged, though another denies", "H09", SEVERAL,
+        "if fits and logs[index] then", "if logs[index] then",
+        lambda url: calls.check_nothing_written(url, "several"),
+    ),
+    Mutant(
+        "several: a key lives as long as its first policy", "H06", SEVERAL,
+        "(lives[index] or -1) < reset_us", "not lives[index]",
+        shows("several: a life too short for one of them"),
+    ),
+    Mutant(
+        "several: reset forgets the hash, not the logs", "H51", SEVERAL,
+        'elseif mode == "reset" then', 'elseif mode == "reset" and index == 1 then',
+        shows("several: reset says"),
+    ),
+    Mutant(
+        "several: at_least takes from each what it has", "H09", SEVERAL,
+        "until not again", "until true", shows("several: at_least: the scarcest"),
+    ),
+    Mutant(
+        "several: a shadow policy denies", "H09", SEVERAL,
+        'fits = fits and shadow == "1"', "fits = false", shows("several: a shadow policy without"),
+    ),
+]  # fmt: skip
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Let tests and library take the scripts of another folder."""
+
+    def forget() -> None:
+        scripts.source.cache_clear()
+        scripts.sha1.cache_clear()
+        scripts.argument_names.cache_clear()
+        loader.script.cache_clear()
+
+    there, ours = loader.folder, scripts.V1
+    loader.folder, scripts.V1 = (lambda: folder), folder
+    forget()
+    try:
+        yield
+    finally:
+        loader.folder, scripts.V1 = there, ours
+        forget()
+
+
+def joined(folder: Path, mutant: Mutant | None = None) -> Path:
+    """Join the fragments into ``folder``, one of them broken.
+
+    Raises:
+        AssertionError: The text that the mutant breaks is not there, or not once.
+
+    """
+    source, v1 = folder / "src", folder / "v1"
+    shutil.copytree(SRC, source, ignore=shutil.ignore_patterns("__pycache__"))
+    v1.mkdir()
+    if mutant is not None:
+        path = source / mutant.file
+        text = path.read_text()
+        assert text.count(mutant.old) == 1, (
+            f"{mutant.name}: {mutant.file} has {mutant.old!r} {text.count(mutant.old)} times: "
+            f"it has changed, and so must the mutant"
+        )
+        path.write_text(text.replace(mutant.old, mutant.new))
+    for name, text in load_module("join", source).scripts().items():
+        (v1 / name).write_text(text)
+    shutil.copy(scripts.V1 / "vectors.json", v1)
+    return v1
