@@ -121,7 +121,10 @@ def single(template: str, fragment: Fragment) -> str:
     """The complete script for one policy."""
     own = fragment.arguments
     if fragment.key_type == "hash":
-        changed, save = "granted > 0 or heal", f'redis.call("HSET", key, field, {fragment["save"]})'
+        changed, save = (
+            "granted > 0 or heal",
+            (f'local saved = {fragment["save"]}\nredis.call("HSET", key, field, saved)'),
+        )
     else:
         changed, save = "granted > 0", fragment["save"]
     return fill(
@@ -152,20 +155,26 @@ def several(template: str, fragments: list[Fragment]) -> str:
     for number, fragment in enumerate(fragments):
         own = fragment.arguments
         if fragment.key_type == "hash":
-            mend = f'heals[#heals + 1] = {{"HSET", key, field, {fragment["save"]}}}'
+            mend = (
+                f"local saved = {fragment['save']}\n"
+                'heals[#heals + 1] = {"HSET", key, field, saved}'
+            )
             keep = [
                 "if granted > 0 or (heal and hit and cost > 0) then",
+                f"  local saved = {fragment['save']}",
                 "  local write = writes[index]",
                 "  if not write then",
-                f"    writes[index] = {{field, {fragment['save']}}}",
+                "    writes[index] = {field, saved, nil, nil, nil, nil}",
                 "  else",
-                f"    write[#write + 1], write[#write + 2] = field, {fragment['save']}",
+                "    write[#write + 1], write[#write + 2] = field, saved",
                 "  end",
                 "end",
             ]
         else:
             mend = 'heals[#heals + 1] = {"DEL", key}'
-            keep = [f"if granted > 0 then\n  logs[index] = {{granted, {fragment['carry']}}}\nend"]
+            keep = [
+                f"if granted > 0 then\n  logs = logs or {{}}\n  logs[index] = {{granted, {fragment['carry']}}}\nend"
+            ]
         body = [
             # field and limit, the first two of every algorithm, are bound already
             bind(own[2:], "ARGV[at + {}]", 2 + FIRST_ARGUMENT + 1),
@@ -179,7 +188,8 @@ def several(template: str, fragments: list[Fragment]) -> str:
             "end",
             "before[said / 5 + 1] = reset_us",
             "if heal and hit and cost > 0 then",
-            f"  {mend}",
+            "  heals = heals or {}",
+            indent(mend, 1),
             "end",
             "if room < at_least then",
             "  delay_us = 0",

@@ -46,10 +46,10 @@ end
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local before = {nil, nil, nil, nil}
 local last, take = #ARGV, 2^53
-local writes, heals, logs, lives, fits, said, again
+local writes, lives, heals, logs, fits, said, again
 repeat
   local at, common = 3, 2^53
-  writes, heals, logs, lives, fits, said, again = {}, {}, {}, {}, true, 0, false
+  writes, lives, heals, logs, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
@@ -89,7 +89,7 @@ if not fits then
     reply[first + 2] = reply[first + 2] + reply[first + 1]
     reply[first + 1], reply[first + 4] = 0, before[first / 5 + 1]
   end
-  for mending = 1, #heals do
+  for mending = 1, heals and #heals or 0 do
     redis.call((unpack or table.unpack)(heals[mending]))
   end
 end
@@ -102,7 +102,7 @@ for index = 1, #KEYS do
     if fits and writes[index] then
       redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
     end
-    if fits and logs[index] then
+    if fits and logs and logs[index] then
       local granted, {carried} = (unpack or table.unpack)(logs[index])
       {save_log}
     end

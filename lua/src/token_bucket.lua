@@ -1,8 +1,9 @@
 --@ summary
 a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
 --@ key
-hash, shared with the subject's other policies; field -> (full_us, part, parts), three
-doubles: the time full_us + part / parts at which the bucket is full if nobody takes more
+hash, shared with the subject's other policies; field -> (full_us, part, parts),
+three doubles: the time full_us + part / parts at which the bucket is full if nobody
+takes more; or full_us alone, one double, where part is 0
 --@ arguments
 field text       the policy's field in the hash
 limit            units that the bucket holds (its burst)
@@ -21,8 +22,11 @@ local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
   empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
 end
-if state and #state == 24 then
-  local stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+if state and (#state == 8 or #state == 24) then
+  local stored_us, stored_part, stored_parts = struct.unpack("<d", state), 0, parts
+  if #state == 24 then
+    stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+  end
   if stored_part ~= 0 and stored_parts ~= parts then
     stored_us, stored_part = stored_us + 1, 0
   end
@@ -81,4 +85,4 @@ if part > 0 then
   reset_us = reset_us + 1
 end
 --@ save
-struct.pack("<ddd", full_us, part, parts)
+part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)

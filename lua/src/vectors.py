@@ -227,7 +227,7 @@ def fixed_window_vectors() -> None:
     fw(
         "reset forgets the whole subject",
         T + S, "reset", 1, [0, 2, 0, 9 * S, 0],
-        before=[hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + S, 0, 1)})], after=[],
+        before=[hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + S)})], after=[],
     )
     fw(
         "reset mends a key of another type",
@@ -308,8 +308,8 @@ def fixed_window_vectors() -> None:
     fw(
         "a longer life is another policy's: it and its field stay",
         T, "hit", 1, [1, 4, 0, 10 * S, 0],
-        before=[hash_({BUCKET: doubles(T + HOUR, 0, 1)})],
-        after=[hash_({BUCKET: doubles(T + HOUR, 0, 1), WINDOW: doubles(T, 1)})],
+        before=[hash_({BUCKET: doubles(T + HOUR)})],
+        after=[hash_({BUCKET: doubles(T + HOUR), WINDOW: doubles(T, 1)})],
     )
     fw(
         "a lowered limit keeps the count",
@@ -620,10 +620,10 @@ def token_bucket_vectors() -> None:
     tb("peek heals nothing", T, "peek", 1, [0, 0, 8 * S, 12 * S, 0], before=bucket(T + HOUR))
     for what, value in {
         "of another length": doubles(T + 5 * S, 0),
-        "whose time is no number": doubles(NAN, 0, 1),
-        "whose time is infinite": doubles(INF, 0, 1),
-        "whose time is no integer": doubles(T + 5 * S + 0.5, 0, 1),
-        "whose time is beyond 2^53": doubles(2.0**60, 0, 1),
+        "whose time is no number": doubles(NAN),
+        "whose time is infinite": doubles(INF),
+        "whose time is no integer": doubles(T + 5 * S + 0.5),
+        "whose time is beyond 2^53": doubles(2.0**60),
         "whose part is negative": doubles(T + 5 * S, -1, 1),
         "whose part is a whole": doubles(T + 5 * S, 1, 1),
         "whose part is no integer": doubles(T + 5 * S, 0.5, 1),
@@ -686,7 +686,7 @@ def token_bucket_vectors() -> None:
         "token_bucket", HASH, ["token_bucket:1000000000", big, 1000 * S, 0, 1, 1000],
         "a burst of 10^12",
         T, "hit", big, [big, 0, 0, big // 1000, 0],
-        after=[hash_({"token_bucket:1000000000": doubles(T + big // 1000, 0, 1000)},
+        after=[hash_({"token_bucket:1000000000": doubles(T + big // 1000)},
                      ttl=life(big // 1000))],
     )
 
@@ -731,7 +731,7 @@ def block(
 def several_vectors() -> None:
     """All or none."""
     fw, sl, tb = (block(name) for name in ("fixed_window", "sliding_log", "token_bucket"))
-    window_and_bucket = {WINDOW: doubles(T, 1), BUCKET: doubles(T + S, 0, 1)}
+    window_and_bucket = {WINDOW: doubles(T, 1), BUCKET: doubles(T + S)}
     several(
         "two policies of one hash, which lives for as long as the longer one",
         T, "hit", 0, [fw, tb], [[1, 4, 0, 10 * S, 0], [1, 4, 0, S, 0]],
@@ -778,7 +778,7 @@ def several_vectors() -> None:
         "a policy of cost 0 passes and keeps what it has",
         T, "hit", 0, [block("fixed_window", 0), tb], [[0, 0, 0, 10 * S, 0], [1, 4, 0, S, 0]],
         before=window(T, 5),
-        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S, 0, 1)})],
+        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S)})],
     )
     several(
         "at_least: all grant what fits into each",
@@ -809,7 +809,7 @@ def several_vectors() -> None:
         T, "hit", 0, [block("fixed_window", shadow=1), tb],
         [[0, 0, 10 * S, 10 * S, 0], [1, 4, 0, S, 0]],
         before=window(T, 5),
-        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S, 0, 1)})],
+        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S)})],
     )
     several(
         "a shadow policy is not charged for what another denied",
@@ -859,30 +859,30 @@ def several_vectors() -> None:
         "a decision shortens no life",
         T, "hit", 0, [tb], [[1, 4, 0, S, 0]],
         before=window(T, 2, ttl=life(10 * S)[1]),
-        after=[hash_({WINDOW: doubles(T, 2), BUCKET: doubles(T + S, 0, 1)}, ttl=life(10 * S)[1])],
+        after=[hash_({WINDOW: doubles(T, 2), BUCKET: doubles(T + S)}, ttl=life(10 * S)[1])],
     )
     several(
         "a life too short for one of them is made longer",
         T, "hit", 0, [tb, fw], [[1, 4, 0, S, 0], [1, 2, 0, 10 * S, 0]],
         before=window(T, 2, ttl=3_000),
-        after=[hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + S, 0, 1)}, ttl=life(10 * S))],
+        after=[hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + S)}, ttl=life(10 * S))],
     )
     several(
         "a denied hit heals an impossible time, and charges nothing",
         T, "hit", 0, [fw, tb], [[0, 0, 10 * S, 10 * S, 0], [0, 4, 0, S, S]],
-        before=[hash_({WINDOW: doubles(T + HOUR, 5), BUCKET: doubles(T + S, 0, 1)})],
-        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S, 0, 1)})],
+        before=[hash_({WINDOW: doubles(T + HOUR, 5), BUCKET: doubles(T + S)})],
+        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S)})],
     )
     several(
         "a denied hit gives keys without expiry one, for as long as they count",
         T + S, "hit", 0, [sl, fw, tb],
         [[0, 0, 9 * S, 9 * S, 0], [0, 0, 9 * S, 9 * S, 0], [0, 4, 0, S, S]],
         before=[
-            hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + 2 * S, 0, 1)}, ttl=-1),
+            hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + 2 * S)}, ttl=-1),
             list_([T] * 3, ttl=-1),
         ],
         after=[
-            hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + 2 * S, 0, 1)}, ttl=life(9 * S)),
+            hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + 2 * S)}, ttl=life(9 * S)),
             list_([T] * 3, ttl=life(9 * S)),
         ],
     )

@@ -93,7 +93,8 @@ end
 if hit and cost > 0 then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
-    redis.call("HSET", key, field, struct.pack("<dd", start_us, used))
+    local saved = struct.pack("<dd", start_us, used)
+    redis.call("HSET", key, field, saved)
   end
   if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
     redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)

@@ -46,10 +46,10 @@ end
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local before = {nil, nil, nil, nil}
 local last, take = #ARGV, 2^53
-local writes, heals, logs, lives, fits, said, again
+local writes, lives, heals, logs, fits, said, again
 repeat
   local at, common = 3, 2^53
-  writes, heals, logs, lives, fits, said, again = {}, {}, {}, {}, true, 0, false
+  writes, lives, heals, logs, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
@@ -96,7 +96,9 @@ repeat
       end
       before[said / 5 + 1] = reset_us
       if heal and hit and cost > 0 then
-        heals[#heals + 1] = {"HSET", key, field, struct.pack("<dd", start_us, used)}
+        heals = heals or {}
+        local saved = struct.pack("<dd", start_us, used)
+        heals[#heals + 1] = {"HSET", key, field, saved}
       end
       if room < at_least then
         delay_us = 0
@@ -109,11 +111,12 @@ repeat
         used, reset_us = used + granted, start_us + period_us - now_us
       end
       if granted > 0 or (heal and hit and cost > 0) then
+        local saved = struct.pack("<dd", start_us, used)
         local write = writes[index]
         if not write then
-          writes[index] = {field, struct.pack("<dd", start_us, used)}
+          writes[index] = {field, saved, nil, nil, nil, nil}
         else
-          write[#write + 1], write[#write + 2] = field, struct.pack("<dd", start_us, used)
+          write[#write + 1], write[#write + 2] = field, saved
         end
       end
       at = at + 8
@@ -163,6 +166,7 @@ repeat
       end
       before[said / 5 + 1] = reset_us
       if heal and hit and cost > 0 then
+        heals = heals or {}
         heals[#heals + 1] = {"DEL", key}
       end
       if room < at_least then
@@ -184,6 +188,7 @@ repeat
         reset_us = last_us + period_us - now_us
       end
       if granted > 0 then
+        logs = logs or {}
         logs[index] = {granted, dead, last_us}
       end
       at = at + 7
@@ -207,8 +212,11 @@ repeat
       if t_part > 0 then
         empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
       end
-      if state and #state == 24 then
-        local stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+      if state and (#state == 8 or #state == 24) then
+        local stored_us, stored_part, stored_parts = struct.unpack("<d", state), 0, parts
+        if #state == 24 then
+          stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+        end
         if stored_part ~= 0 and stored_parts ~= parts then
           stored_us, stored_part = stored_us + 1, 0
         end
@@ -256,7 +264,9 @@ repeat
       end
       before[said / 5 + 1] = reset_us
       if heal and hit and cost > 0 then
-        heals[#heals + 1] = {"HSET", key, field, struct.pack("<ddd", full_us, part, parts)}
+        heals = heals or {}
+        local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
+        heals[#heals + 1] = {"HSET", key, field, saved}
       end
       if room < at_least then
         delay_us = 0
@@ -280,11 +290,12 @@ repeat
         end
       end
       if granted > 0 or (heal and hit and cost > 0) then
+        local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
         local write = writes[index]
         if not write then
-          writes[index] = {field, struct.pack("<ddd", full_us, part, parts)}
+          writes[index] = {field, saved, nil, nil, nil, nil}
         else
-          write[#write + 1], write[#write + 2] = field, struct.pack("<ddd", full_us, part, parts)
+          write[#write + 1], write[#write + 2] = field, saved
         end
       end
       at = at + 10
@@ -312,7 +323,7 @@ if not fits then
     reply[first + 2] = reply[first + 2] + reply[first + 1]
     reply[first + 1], reply[first + 4] = 0, before[first / 5 + 1]
   end
-  for mending = 1, #heals do
+  for mending = 1, heals and #heals or 0 do
     redis.call((unpack or table.unpack)(heals[mending]))
   end
 end
@@ -325,7 +336,7 @@ for index = 1, #KEYS do
     if fits and writes[index] then
       redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
     end
-    if fits and logs[index] then
+    if fits and logs and logs[index] then
       local granted, dead, last_us = (unpack or table.unpack)(logs[index])
       -- The new entries first: trimming an emptied list would take its expiry along.
       if granted == 1 then

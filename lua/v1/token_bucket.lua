@@ -1,8 +1,9 @@
 --[[
 token_bucket v1: a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
 
-KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, part, parts), three
-                    doubles: the time full_us + part / parts at which the bucket is full if nobody takes more
+KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, part, parts),
+                    three doubles: the time full_us + part / parts at which the bucket is full if nobody
+                    takes more; or full_us alone, one double, where part is 0
 
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
@@ -68,8 +69,11 @@ local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
   empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
 end
-if state and #state == 24 then
-  local stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+if state and (#state == 8 or #state == 24) then
+  local stored_us, stored_part, stored_parts = struct.unpack("<d", state), 0, parts
+  if #state == 24 then
+    stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+  end
   if stored_part ~= 0 and stored_parts ~= parts then
     stored_us, stored_part = stored_us + 1, 0
   end
@@ -143,7 +147,8 @@ end
 if hit and cost > 0 then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
-    redis.call("HSET", key, field, struct.pack("<ddd", full_us, part, parts))
+    local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
+    redis.call("HSET", key, field, saved)
   end
   if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
     redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
