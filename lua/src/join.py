@@ -173,7 +173,10 @@ def several(template: str, fragments: list[Fragment]) -> str:
         else:
             mend = 'heals[#heals + 1] = {"DEL", key}'
             keep = [
-                f"if granted > 0 then\n  logs = logs or {{}}\n  logs[index] = {{granted, {fragment['carry']}}}\nend"
+                "if granted > 0 then",
+                "  logs = logs or {}",
+                f"  logs[index] = {{granted, {fragment['carry']}}}",
+                "end",
             ]
         body = [
             # field and limit, the first two of every algorithm, are bound already
