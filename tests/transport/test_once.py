@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -150,11 +151,17 @@ def interrupts() -> Iterator[Callable[[float], None]]:
         raise Interrupt
 
     before = signal.signal(signal.SIGALRM, ring)
+    left = signal.getitimer(signal.ITIMER_REAL)[0]  # the alarm that ends a test which hangs
+    # What measures coverage takes locks, which an interrupt would leave taken for ever.
+    tracer = sys.gettrace()
+    sys.settrace(None)
     try:
         yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.settrace(tracer)
         signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left)
 
 
 @pytest.mark.parametrize("policies", [PLENTY, [PLENTY, LOG]], ids=["one", "several"])
