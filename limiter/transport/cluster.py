@@ -156,7 +156,7 @@ class ClusterTransport(Transport):
                 (int(first), int(last), _address(owner, address))
                 for first, last, owner, *_ in reply
             ]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, LookupError):
             raise StoreRefused(f"{node.where} answered CLUSTER SLOTS with {reply!r:.200}") from None
         if not ranges:
             raise StoreUnavailable(f"{node.where}: the cluster has no slots yet")

@@ -422,3 +422,54 @@ def test_nobody_names_a_cluster_without_nodes() -> None:
     """At least one address."""
     with pytest.raises(InvalidSetting):
         Limiter("5/minute", store="redis+cluster://")
+
+
+@pytest.mark.parametrize("table", [b"+OK\r\n", b"*1\r\n:5\r\n", b"*1\r\n*3\r\n:0\r\n:9\r\n+x\r\n"])
+def test_a_table_that_is_none(make_limiter: MakeLimiter, cluster: Cluster, table: bytes) -> None:
+    """Something that is no cluster answered."""
+    with Proxy((HOST, cluster.nodes[0].port)) as proxy:
+
+        def answer(data: bytes) -> bytes:
+            # The node's table begins so; the handshake passes.
+            return table if data.startswith(b"*3\r\n*") else data
+
+        proxy.replies = answer
+        limiter = make_limiter(f"redis+cluster://{HOST}:{proxy.port}", on_error="allow")
+        with pytest.raises(StoreRefused, match="answered CLUSTER SLOTS with"):
+            limiter.hit("u")
+
+
+def test_nodes_that_are_gone_are_forgotten(
+    make_limiter: MakeLimiter, cluster: Cluster, subject: str
+) -> None:
+    """What no table names any more keeps no connection open."""
+    limiter = make_limiter(f"redis+cluster://{HOST}:{cluster.nodes[0].port}")
+    assert limiter.hit(subject)
+    transport: Any = limiter._transport
+    with Proxy((HOST, cluster.nodes[1].port)) as proxy:
+        gone = transport._node_at((HOST, proxy.port))
+        gone.give(gone.take(time.monotonic() + 1))
+        transport._read_at -= REFRESH_EVERY
+        limiter.open()
+        assert (HOST, proxy.port) not in transport._nodes
+        assert not gone._idle
+    assert limiter.hit(subject)
+
+
+def test_a_primary_of_a_cluster_that_became_a_replica(
+    make_limiter: MakeLimiter, cluster: Cluster
+) -> None:
+    """READONLY: the table is read anew, and the call is sent to the new owner, once."""
+    limiter = make_limiter(cluster.url).open()
+    transport: Any = limiter._transport
+    key = next(f"r{n}" for n in range(99) if cluster.primary_of(f"r{n}") is cluster.nodes[0])
+    limiter.reset(key)
+    with Proxy((HOST, cluster.nodes[0].port)) as proxy:
+        node = transport._node_at((HOST, proxy.port))
+        node.give(node.take(time.monotonic() + 1))
+        transport._owners[key_slot(key.encode())] = node
+        transport._read_at -= REFRESH_EVERY  # as if it had been read a while ago
+        proxy.requests = replace(b"NOTHING\r\n")  # so that it does not run there
+        proxy.replies = replace(b"-READONLY You can't write against a read only replica.\r\n")
+        assert limiter.hit(key).remaining == PLENTY.limit - 1
+    assert used(limiter, key) == 1

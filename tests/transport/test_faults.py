@@ -214,6 +214,7 @@ def test_a_cluster_without_slots(make_limiter: MakeLimiter, make_server: MakeSer
         as_cluster.hit("u")
 
 
+@pytest.mark.slow
 def test_a_slot_that_nobody_has(make_limiter: MakeLimiter, make_server: MakeServer) -> None:
     """Half of the slots are missing: their subjects are degraded, the others decided."""
     node = make_server(cluster=True, options=["--cluster-require-full-coverage", "no"])

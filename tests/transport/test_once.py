@@ -94,6 +94,7 @@ def test_a_fallback_does_not_ask_again(
     assert used(make_limiter(store), subject) == 1
 
 
+@pytest.mark.slow
 def test_a_cluster_sends_once_too(
     make_limiter: MakeLimiter, make_server: Callable[..., Server]
 ) -> None:

@@ -1,0 +1,76 @@
+"""A call is worked out before anybody is asked, and a cost that can never pass is said at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limiter import InvalidCost, SlidingLog, TokenBucket, acl, scripts
+from limiter.keys import KeySpeller
+from limiter.plan import Plan
+
+PLAN = Plan((SlidingLog(100, 60), TokenBucket(50, 60, burst=20)), KeySpeller("rl", "api"))
+
+
+@pytest.mark.parametrize("cost", [-1, 21, True, 1.0, "1", None])
+@pytest.mark.parametrize("mode", ["hit", "peek"])
+def test_a_cost_is_at_most_the_smallest_limit(mode: str, cost: Any) -> None:
+    """The message has the cost and the most that can pass."""
+    with pytest.raises(InvalidCost) as raised:
+        PLAN.call(mode, "u", cost)
+    assert str(raised.value).startswith(
+        f"cost is {cost!r}: accepted is a whole number from 0 to 20"
+    )
+
+
+def test_a_logs_entries_bound_its_cost() -> None:
+    """One call writes no more than 4,000."""
+    plan = Plan((SlidingLog(100_000, 60),), KeySpeller("rl", "api"))
+    assert plan.call("hit", "u", 4_000)
+    with pytest.raises(InvalidCost, match="from 0 to 4000"):
+        plan.call("hit", "u", 4_001)
+
+
+@pytest.mark.parametrize("at_least", [0, 6, -1, True, 1.0, "1"])
+def test_at_least_is_from_1_to_the_cost(at_least: Any) -> None:
+    """Less than one unit is no grant, more than the cost is none either."""
+    with pytest.raises(InvalidCost, match="accepted is a whole number from 1 to the cost, 5"):
+        PLAN.call("hit", "u", 5, at_least)
+
+
+def test_many_costs_are_not_all_kept() -> None:
+    """Prepared endings are bounded, and the calls beyond are the same."""
+    plan = Plan((TokenBucket(10_000, 60),), KeySpeller("rl", "api"))
+    first = [plan.call("hit", "u", cost) for cost in range(1, 1_000)]
+    assert len(plan._endings) < 1_000
+    assert [plan.call("hit", "u", cost) for cost in range(1, 1_000)] == first
+
+
+def test_scripts_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A broken installation says so."""
+    monkeypatch.setattr(scripts, "_HERE", tmp_path / "limiter")
+    with pytest.raises(FileNotFoundError, match="install the distribution again"):
+        scripts.folder()
+    installed = tmp_path / "limiter" / "lua" / "v1"
+    installed.mkdir(parents=True)
+    (installed / "SHA1SUMS").touch()
+    assert scripts.folder() == installed
+
+
+def test_the_least_rights_as_json() -> None:
+    """For programs that make users of a store."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "limiter", "acl", "--json", "--prefix", "p"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    said = json.loads(printed)
+    assert said["keys"] == "p:*"
+    assert set(scripts.COMMANDS) < set(said["commands"])
+    assert all(f"+{name}" in acl.rule("api") for name in said["commands"])
