@@ -96,9 +96,12 @@ class Caller:
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url)
+        #: Whether a script has run; who looks at what it left may clear it.
+        self.ran = False
 
     def run(self, keys: Sequence[str], script: str, words: Sequence[Any]) -> list[int]:
         """Run a script by its digest; by its text where the server does not have it."""
+        self.ran = True
         try:
             return self.client.evalsha(sha1(script), len(keys), *keys, *words)
         except redis.exceptions.NoScriptError:
