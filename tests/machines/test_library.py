@@ -1,0 +1,109 @@
+"""A Limiter's decisions say what the models say, field by field."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from limiter import Decision, FixedWindow, Limiter, SlidingLog, TokenBucket
+from limiter.policies import Policy
+from tests.concurrency.hammer import PATIENCE, model_of
+from tests.machines.support import DEPTH, NOW_US, new_key
+from tests.model.base import Answer
+from tests.model.several import Several, Verdict
+
+periods = st.sampled_from([0.001, 0.00333, 1, 60, 86_400])
+policies = st.lists(
+    st.one_of(
+        st.builds(FixedWindow, st.integers(1, 9), periods, st.booleans()),
+        st.builds(SlidingLog, st.integers(1, 9), periods),
+        st.builds(TokenBucket, st.integers(1, 9), periods, st.integers(1, 9)),
+    ),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda policy: policy.field,
+)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from([-70_000_000, -500, -1, 0, 0, 0, 1, 500, 1_000, 333_333, 60_000_000]),
+        st.sampled_from(["hit", "hit", "hit", "part", "peek", "reset"]),
+        st.integers(0, 9),
+    ),
+    min_size=3,
+    max_size=12,
+)
+
+
+def told(decision: Decision) -> tuple[object, ...]:
+    """The numbers of a decision in the order of an answer, but for the delay."""
+    times = (round(decision.retry_after * 1e6), round(decision.reset_after * 1e6))
+    return (decision.allowed, decision.granted, decision.remaining, *times)
+
+
+def agree(decision: Decision, expected: Verdict, limits: list[Policy]) -> None:
+    """Hold every field of a decision to the verdict of the models."""
+    assert told(decision) == expected[:5]
+    assert bool(decision) is decision.allowed
+    assert decision.policy == limits[expected.policy]
+    assert decision.limit == expected.limit
+    assert decision.delay == 0.0  # none of these algorithms queues
+    assert decision.degraded is False
+    assert [told(one) for one in decision.each] == [one[:5] for one in expected.each]
+    assert [one.policy for one in decision.each] == limits
+    assert all(one.each == () for one in decision.each)
+
+
+@settings(max_examples=60 * DEPTH)
+@given(policies, steps)
+def test_every_field_of_a_decision(store, limits, steps):
+    """Of one policy and of several, for hit, peek and reset, through time and back."""
+    models, subject = Several([model_of(policy) for policy in limits]), new_key()
+    most = min(policy.most_cost for policy in limits)
+    limiter = Limiter(limits, store=store, timeout=PATIENCE)
+    limiter._now_us = NOW_US
+    for move_us, mode, wanted in steps:
+        limiter._now_us += move_us
+        now_us, cost = limiter._now_us, min(wanted, most)
+        if mode == "reset":
+            agree(limiter.reset(subject), models.reset(now_us), limits)
+        elif mode == "peek":
+            agree(limiter.peek(subject, cost), models.peek(now_us, cost), limits)
+        elif mode == "part" and cost:
+            decision = limiter.hit(subject, cost, at_least=1)
+            agree(decision, models.hit(now_us, cost, at_least=1), limits)
+        else:
+            agree(limiter.hit(subject, cost), models.hit(now_us, cost), limits)
+    limiter.reset(subject)
+    limiter.close()
+
+
+@settings(max_examples=40 * DEPTH)
+@given(policies, steps)
+def test_a_peek_says_what_the_hit_then_does(store, limits, steps):
+    """Allowed, retry_after and policy are those of the hit; remaining is that of before it."""
+    subject = new_key()
+    most = min(policy.most_cost for policy in limits)
+    limiter = Limiter(limits, store=store, timeout=PATIENCE)
+    limiter._now_us = NOW_US
+    for move_us, _, wanted in steps:
+        limiter._now_us += move_us
+        cost = min(wanted, most)
+        peek = limiter.peek(subject, cost)
+        again = limiter.peek(subject, most)
+        hit = limiter.hit(subject, cost)
+        assert (peek.allowed, peek.retry_after, peek.policy) == (
+            hit.allowed,
+            hit.retry_after,
+            hit.policy,
+        )
+        assert peek.granted == 0
+        assert peek.remaining == again.remaining
+        assert peek.remaining - hit.granted == hit.remaining or len(limits) > 1
+    limiter.reset(subject)
+    limiter.close()
+
+
+def test_an_answer_has_the_fields_of_a_decision():
+    """The models know a decision's fields by the same names."""
+    for field in Answer._fields:
+        assert hasattr(Decision, field.removesuffix("_us"))
