@@ -119,6 +119,7 @@ def check_keys(text: str) -> None:
     _, body = header_and_body(text)
     for command, rest in re.findall(r'redis\.call\("(\w+)"(.)', body):
         assert command == "TIME" or rest == ",", command
+    assert body.count("redis.call((") <= body.count('= {"HSET", key') + body.count('= {"DEL", key')
     subjects = re.findall(r'redis\.call\("\w+", (\w+)', body)
     assert set(subjects) == {"key"}
     for names, values in re.findall(r"^ *local ([\w, ]*\bkey\b[\w, ]*) = (.*)$", body, re.M):
@@ -145,7 +146,9 @@ def check_writes(text: str) -> None:
 def commands(text: str) -> set[str]:
     """Every command that a script calls, in lower case."""
     _, body = header_and_body(text)
-    return {name.lower() for name in re.findall(r'redis\.call\("(\w+)"', body)}
+    direct = re.findall(r'redis\.call\("(\w+)"', body)
+    listed = re.findall(r'\{"(\w+)", key\b', body)  # called by unpacking
+    return {name.lower() for name in [*direct, *listed]}
 
 
 def check_text(name: str, text: str) -> None:

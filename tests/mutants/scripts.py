@@ -232,7 +232,7 @@ MUTANTS = [
     ),
     Mutant(
         "several: logs are charged, though another denies", "H09", SEVERAL,
-        "if fits and logs[index] then", "if logs[index] then",
+        "if fits and logs and logs[index] then", "if logs and logs[index] then",
         lambda url: calls.check_nothing_written(url, "several"),
     ),
     Mutant(
