@@ -644,6 +644,11 @@ def token_bucket_vectors() -> None:
         T, "hit", 4, [4, 0, 0, 5 * S, S],
         before=bucket(T + S, ttl=4_000), after=bucket(T + 5 * S, ttl=life(5 * S)),
     )
+    tb(
+        "three doubles say the same where no part is left",
+        T, "hit", 1, [0, 0, S, 5 * S, 0],
+        before=[hash_({BUCKET: doubles(T + 5 * S, 0, 1)})],
+    )
     tb("a larger burst keeps the debt", T, "hit", 5, [5, 0, 0, 10 * S, 5 * S],
        before=bucket(T + 5 * S), after=bucket(T + 10 * S), burst=10)
     tb(
@@ -872,6 +877,11 @@ def several_vectors() -> None:
         T, "hit", 0, [fw, tb], [[0, 0, 10 * S, 10 * S, 0], [0, 4, 0, S, S]],
         before=[hash_({WINDOW: doubles(T + HOUR, 5), BUCKET: doubles(T + S)})],
         after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S)})],
+    )
+    several(
+        "a denied hit deletes a log that ends too far ahead, and charges nothing",
+        T, "hit", 0, [fw, sl], [[0, 0, 10 * S, 10 * S, 0], [0, 3, 0, 0, 0]],
+        before=[*window(T, 5), list_([T, T + HOUR])], after=window(T, 5),
     )
     several(
         "a denied hit gives keys without expiry one, for as long as they count",
