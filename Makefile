@@ -45,6 +45,7 @@ soak: $(VENV)/.test
 
 lua:
 	$(PYTHON) lua/src/join.py
+	$(PYTHON) lua/src/vectors.py
 
 venv: $(VENV)/.check $(VENV)/.test $(VENV)/.bench $(VENV)/.demo
 
