@@ -41,9 +41,7 @@ class Move:
         self.clients = [node.client() for node in cluster.nodes]
         self.ids = [str(client.execute_command("CLUSTER MYID")) for client in self.clients]
         self.ports = [node.port for node in cluster.nodes]
-        ranges = _slots(self.clients[0])
-        port = next(owner[1] for first, last, owner, *_ in ranges if first <= slot <= last)
-        self.source = self.ports.index(port)
+        self.source = self.ports.index(owner_port(self.clients[0], slot))
         self.target = (self.source + 1) % len(self.clients)
 
     def begin(self) -> None:
@@ -63,7 +61,22 @@ class Move:
         """It is the target's."""
         for number in (self.target, self.source, *range(len(self.clients))):
             self._tell(self.clients[number], "NODE", self.ids[self.target])
+        until(self._agreed)
         self.source, self.target = self.target, self.source
+
+    def _agreed(self) -> bool:
+        """All nodes know the new owner, and the epoch by which it is that.
+
+        A next move before would be given the same epoch, and the nodes would quarrel for seconds.
+        """
+        infos = [client.execute_command("CLUSTER INFO") for client in self.clients]
+        tables = [owner_port(client, self.slot) for client in self.clients]
+        return (
+            len({info["cluster_current_epoch"] for info in infos}) == 1
+            and set(tables) == {self.ports[self.target]}
+            and int(infos[self.target]["cluster_my_epoch"])
+            == int(infos[self.target]["cluster_current_epoch"])
+        )
 
     def stop(self) -> None:
         """It stays where it is, and belongs to nobody else."""
@@ -79,14 +92,15 @@ class Move:
         client.execute_command("CLUSTER SETSLOT", self.slot, *words)
 
 
-def _slots(client: redis.Redis) -> list[Any]:
-    """The raw table: redis-py would make a dictionary of it."""
+def owner_port(client: redis.Redis, slot: int) -> int:
+    """Who has the slot, as this node sees it; redis-py would make a dictionary of the table."""
     connection = client.connection_pool.get_connection()
     try:
         connection.send_command("CLUSTER", "SLOTS")
-        return list(connection.read_response())
+        ranges = connection.read_response()
     finally:
         client.connection_pool.release(connection)
+    return int(next(owner[1] for first, last, owner, *_ in ranges if first <= slot <= last))
 
 
 @pytest.fixture
