@@ -9,7 +9,13 @@ from typing import Any
 
 from hypothesis import assume, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.model.base import Answer, Model, ceil
 from tests.model.fixed_window import FixedWindow
@@ -195,8 +201,6 @@ def draw_call(data: st.DataObject, most: int, model: Model, room: int) -> tuple[
 
 def run_on(machine: type[Machine], url: str, examples: int, steps: int = 40) -> None:
     """Let hypothesis look for a disagreement on this server."""
-    from hypothesis.stateful import run_state_machine_as_test
-
     run_state_machine_as_test(
         type(machine.__name__, (machine,), {"url": url}),
         settings=settings(max_examples=examples * DEPTH, stateful_step_count=steps, deadline=None),
