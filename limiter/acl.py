@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from limiter import scripts
+from limiter.keys import NAME
 
 #: What a connection needs besides the scripts' own commands; redis-py says hello and its name.
 _CONNECTION = (
@@ -21,6 +22,11 @@ _CONNECTION = (
 
 #: Every command that a user of the limiter may run, and no other.
 COMMANDS = (*_CONNECTION, *scripts.COMMANDS)
+
+
+def is_safe(user: str, prefix: str) -> bool:
+    """Whether neither of them would say more to Redis than a name."""
+    return all(NAME.fullmatch(word) for word in (user, prefix))
 
 
 def rule(user: str, prefix: str = "rl") -> str:

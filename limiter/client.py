@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from limiter import settings
 from limiter.decision import Decision
@@ -14,6 +14,8 @@ from limiter.keys import Key, KeySpeller
 from limiter.plan import SERVER_CLOCK, Call, Plan
 from limiter.policies import Policy
 from limiter.transport import connect
+
+_Own = TypeVar("_Own", bound="Limiter")
 
 #: What ``limits`` may be.
 Limits = str | Policy | Iterable[Policy]
@@ -90,7 +92,9 @@ class Limiter(_Base):
     """
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None, **defaults: Any) -> Limiter:
+    def from_env(
+        cls: type[_Own], environ: Mapping[str, str] | None = None, **defaults: Any
+    ) -> _Own:
         """A limiter by ``LIMITER_STORE``, ``LIMITER_LIMITS``, ``LIMITER_ALGORITHM`` and the others.
 
         ``environ`` stands in for the process's environment; ``defaults`` are the arguments of
@@ -147,7 +151,7 @@ class Limiter(_Base):
         """
         return self._decide(self._plan.call("reset", key, 1, None, tag, self._now_us))
 
-    def open(self) -> Limiter:
+    def open(self: _Own) -> _Own:
         """Connect and load the scripts beforehand, within ``connect_timeout``. Optional.
 
         Raises:
@@ -159,10 +163,10 @@ class Limiter(_Base):
         return self
 
     def close(self) -> None:
-        """Close the idle connections. A later call makes new ones."""
+        """Close the idle connections. A later call makes new ones, as does one that is under way."""
         self._transport.close()
 
-    def __enter__(self) -> Limiter:
+    def __enter__(self: _Own) -> _Own:
         return self.open()
 
     def __exit__(

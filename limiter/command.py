@@ -26,6 +26,8 @@ def acl(user: str, prefix: str, as_json: bool) -> None:
 
     Example: limiter acl --user api | redis-cli; then set a password with ACL SETUSER api '>secret'.
     """
+    if not least_rights.is_safe(user, prefix):
+        raise click.BadParameter("accepted are 1 to 64 of A-Z a-z 0-9 _ . - for user and prefix")
     if as_json:
         commands = list(least_rights.COMMANDS)
         click.echo(json.dumps({"user": user, "keys": f"{prefix}:*", "commands": commands}))

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from limiter.decision import Decision
 
 
+def shown(value: object) -> str:
+    """A wrong value, for a message: its repr, where Python prints one."""
+    try:
+        return repr(value)
+    except ValueError:  # an int of more digits than Python prints
+        return f"an {type(value).__name__} of too many digits"
+
+
 class LimiterError(Exception):
     """The base of every error of this package."""
 

@@ -16,7 +16,7 @@ _DEFAULT_UP_TO = 10_000
 _NUMBER = "[0-9][0-9_]*"
 _LIMIT = re.compile(
     rf"\s*({_NUMBER})\s*(?:/|per)\s*(?:({_NUMBER})\s*)?({units.UNIT_PATTERN})"
-    rf"(?:\s+burst\s+({_NUMBER}))?\s*",
+    rf"(?:\s*burst\s*({_NUMBER}))?\s*",
     re.IGNORECASE | re.ASCII,
 )
 _ACCEPTED = (

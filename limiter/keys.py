@@ -28,7 +28,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:@/-]{1,64}")
 _PLAIN_BYTES = re.compile(rb"[A-Za-z0-9_.:@/-]{1,64}")
 _PLAIN_PART = re.compile(rb"[A-Za-z0-9_.:@/-]+")
 _LONGEST_PLAIN = 64
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+#: What a prefix or the name of a limiter may be.
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _ACCEPTED = "accepted are str, bytes, int, and a flat tuple of those, none of them empty"
 
@@ -38,7 +39,7 @@ class KeySpeller:
 
     def __init__(self, prefix: str, name: str, secret: str | bytes | None = None) -> None:
         for setting, value in (("prefix", prefix), ("name", name)):
-            if not (isinstance(value, str) and _NAME.fullmatch(value)):
+            if not (isinstance(value, str) and NAME.fullmatch(value)):
                 raise InvalidSetting(
                     f"{setting} is {value!r}: accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
                 )
@@ -57,24 +58,24 @@ class KeySpeller:
         if type(key) is str and self._secret is None and _PLAIN.fullmatch(key):
             subject = key.encode()
         else:
-            subject = self._subject(key)
+            subject = self._subject(key, "key")
         if tag is None:
             return self._before + subject + self._after, subject
-        shared = self._subject(tag)
+        shared = self._subject(tag, "tag")
         return self._before + shared + b"}:" + subject + self._after_tagged, shared
 
-    def _subject(self, key: Key) -> bytes:
+    def _subject(self, key: Key, what: str) -> bytes:
         """Readable where nothing can collide, else ``~`` and a digest."""
         if isinstance(key, tuple):
             if not key:
-                raise InvalidKey(f"key is (): {_ACCEPTED}")
-            parts = [_part(part) for part in key]
+                raise InvalidKey(f"{what} is (): {_ACCEPTED}")
+            parts = [_part(part, what) for part in key]
             text = b",".join(parts) if len(parts) > 1 else parts[0] + b","
             readable = len(text) <= _LONGEST_PLAIN and all(map(_PLAIN_PART.fullmatch, parts))
             # Lengths stand before the parts: no two tuples have one encoding.
             encoded = b"t" + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
         else:
-            text = _part(key)
+            text = _part(key, what)
             readable = _PLAIN_BYTES.fullmatch(text) is not None
             encoded = b"s" + text
         if readable and self._secret is None:
@@ -83,14 +84,14 @@ class KeySpeller:
         return b"~" + digest.hexdigest().encode()
 
 
-def _part(part: object) -> bytes:
+def _part(part: object, what: str) -> bytes:
     """The bytes of a key that is no tuple, or of one part of a tuple."""
     if isinstance(part, str):
         try:
             raw = part.encode()
         except UnicodeEncodeError:
             raise InvalidKey(
-                f"key is {part!r}: it holds a lone surrogate; accepted is UTF-8"
+                f"{what} is {part!r}: it holds a lone surrogate; accepted is UTF-8"
             ) from None
     elif isinstance(part, bytes):
         raw = part
@@ -98,11 +99,11 @@ def _part(part: object) -> bytes:
         try:
             raw = b"%d" % part
         except ValueError:
-            raise InvalidKey("key is an int of more digits than Python prints") from None
+            raise InvalidKey(f"{what} is an int of more digits than Python prints") from None
     else:
-        raise InvalidKey(f"key is {part!r} ({type(part).__name__}): {_ACCEPTED}")
+        raise InvalidKey(f"{what} is {part!r} ({type(part).__name__}): {_ACCEPTED}")
     if not raw:
-        raise InvalidKey(f"key is {part!r}: {_ACCEPTED}")
+        raise InvalidKey(f"{what} is {part!r}: {_ACCEPTED}")
     return raw
 
 
@@ -116,6 +117,9 @@ def _digest_key(secret: str | bytes | None) -> bytes | None:
             f"not empty"
         )
     # A byte that the environment could not decode is a lone surrogate here, and is that byte again.
-    raw = secret.encode(errors="surrogateescape") if isinstance(secret, str) else secret
+    try:
+        raw = secret.encode(errors="surrogateescape") if isinstance(secret, str) else secret
+    except UnicodeEncodeError:
+        raise InvalidSetting("key_secret holds a lone surrogate: accepted is UTF-8") from None
     # BLAKE2b takes at most 64 bytes as its key.
     return raw if len(raw) <= 64 else blake2b(raw).digest()

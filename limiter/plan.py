@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from limiter import scripts
 from limiter.decision import STRIDE
-from limiter.errors import InvalidCost, InvalidPolicy, StoreRefused
+from limiter.errors import InvalidCost, InvalidPolicy, StoreRefused, shown
 from limiter.keys import Key, KeySpeller
 from limiter.policies import Policy
 
@@ -68,22 +68,16 @@ class Plan:
 
         """
         if type(cost) is not int or not 0 <= cost <= self.most_cost:
-            raise InvalidCost(
-                f"cost is {cost!r}: accepted is a whole number from 0 to {self.most_cost}, the most "
-                f"that these limits can ever admit at once"
+            cost = _whole(
+                "cost", cost, 0, self.most_cost, "the most that these limits ever admit at once"
             )
-        if at_least is None:
-            at_least = cost
-        elif type(at_least) is not int or not 1 <= at_least <= cost:
-            raise InvalidCost(
-                f"at_least is {at_least!r}: accepted is a whole number from 1 to the cost, {cost}"
-            )
+        wanted = cost if at_least is None else _whole("at_least", at_least, 1, cost, "the cost")
         state, tag_bytes = self._keys.state(key, tag)
-        ending = self._endings.get((mode, cost, at_least)) if now_us == SERVER_CLOCK else None
+        ending = self._endings.get((mode, cost, wanted)) if now_us == SERVER_CLOCK else None
         if ending is None:
-            ending = self._ending(mode, cost, at_least, now_us)
+            ending = self._ending(mode, cost, wanted, now_us)
         layout = self._layout
-        command = layout.heads[at_least != cost]
+        command = layout.heads[wanted != cost]
         return Call(command[0], command[1], layout.keys(state) + ending, tag_bytes)
 
     def read(self, reply: object) -> list[int]:
@@ -176,6 +170,15 @@ class _Several(_Layout):
         for before, own in self._blocks:
             said += [*before, str(cost), *own]
         return said
+
+
+def _whole(what: str, number: object, least: int, most: int, which: str) -> int:
+    """The number as an int, which an IntEnum is and a bool is not, where it is in its range."""
+    if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
+        return int(number)
+    raise InvalidCost(
+        f"{what} is {shown(number)}: accepted is a whole number from {least} to {most}, {which}"
+    )
 
 
 def bulk(text: str | bytes) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.errors import InvalidPolicy, InvalidSetting, shown
 
 ON_ERROR = ("raise", "allow", "deny")
 
@@ -108,7 +108,7 @@ def check_seconds(name: str, value: object) -> float:
     """A time-out."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.001 <= value <= 3600:
         return float(value)
-    raise InvalidSetting(f"{name} is {value!r}: accepted are seconds from 0.001 to 3600")
+    raise InvalidSetting(f"{name} is {shown(value)}: accepted are seconds from 0.001 to 3600")
 
 
 def _number(kind: type[int] | type[float], variable: str, text: str) -> int | float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from limiter.errors import InvalidPolicy
+from limiter.errors import InvalidPolicy, shown
 
 MILLISECOND_US = 1_000
 SECOND_US = 1_000_000
@@ -71,7 +71,7 @@ def period_us(per: Period) -> int:
         us = per * SECOND_US
     # A NaN fails the comparison, as does an infinity.
     if us is None or not SHORTEST_US <= us <= LONGEST_US:
-        raise InvalidPolicy(f"per is {per!r}: {_ACCEPTED}")
+        raise InvalidPolicy(f"per is {shown(per)}: {_ACCEPTED}")
     return round(us)
 
 

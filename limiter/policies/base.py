@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from limiter import units
-from limiter.errors import InvalidPolicy
+from limiter.errors import InvalidPolicy, shown
 
 #: Lua counts in doubles: beyond this, not every integer has one.
 EXACT = 2**53
@@ -60,10 +60,10 @@ class Policy:
     def _whole(self, field: str, value: Any, most: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise InvalidPolicy(
-                f"{type(self).__name__}: {field} is {value!r}: accepted is a whole number "
+                f"{type(self).__name__}: {field} is {shown(value)}: accepted is a whole number "
                 f"from 1 to {most:,}{self._instead(field)}"
             )
-        return value
+        return int(value)  # an IntEnum prints as its name
 
     def _instead(self, field: str) -> str:
         """What to use where ``field`` is too large for this algorithm."""

@@ -79,13 +79,13 @@ class Bucket(Policy):
 
 
 def _divisors(number: int) -> set[int]:
-    """The divisors of ``number`` that have no prime factor above 1,000."""
+    """The divisors of ``number``; of its prime factors above 1,000, only their product."""
     found = {1}
     for prime in range(2, 1_000):
         while number % prime == 0:
             number //= prime
             found |= {divisor * prime for divisor in found}
-    return found
+    return found | {divisor * number for divisor in found}
 
 
 @dataclass(frozen=True, init=False, repr=False)

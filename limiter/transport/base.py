@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from time import monotonic, sleep
 from typing import Any
 
@@ -12,7 +13,7 @@ from limiter.errors import StoreUnavailable
 from limiter.plan import Call, bulk
 from limiter.scripts import Script
 from limiter.transport.node import Lane, Node
-from limiter.transport.replies import code, translate
+from limiter.transport.replies import cause, code, translate
 from limiter.transport.store import Address, Store
 
 #: A slot that is half moved refuses calls on several keys; most moves of one subject end within these.
@@ -81,16 +82,17 @@ class Transport:
         return Node(connect, where, self._timeout, address or store.addresses[0])
 
     def _load_on(self, node: Node, script: Script, deadline: float) -> None:
-        self._tell(node, command("SCRIPT", "LOAD", script.source), deadline)
+        # Nobody waits for a decision here: the answer may take all of the time that there is.
+        self._tell(node, command("SCRIPT", "LOAD", script.source), deadline, timeout=inf)
 
-    def _tell(self, node: Node, packed: bytes, deadline: float) -> Any:
+    def _tell(self, node: Node, packed: bytes, deadline: float, timeout: float) -> Any:
         """One plain command to one node, without a second try."""
         lane = node.take(deadline)
         try:
-            reply = lane.ask(packed, deadline, self._timeout)
+            reply = lane.ask(packed, deadline, timeout)
         except ResponseError as error:
             node.give(lane)
-            raise translate(error, node.where) from error
+            raise translate(error, node.where) from cause(error)
         node.give(lane)
         return reply
 
@@ -105,8 +107,8 @@ class Transport:
             kind = code(error)
             if kind == "NOSCRIPT" and kind not in seen:
                 head = call.by_text
-            elif kind == "TRYAGAIN" and (pause := next(pauses, 0)):
-                sleep(min(pause, max(0.0, deadline - monotonic())))
+            elif kind == "TRYAGAIN" and monotonic() + (pause := next(pauses, inf)) < deadline:
+                sleep(pause)
             elif kind == "READONLY" and kind not in seen:
                 # A primary that became a replica; its address, or the slot, has another by now.
                 lane.close()
@@ -117,14 +119,14 @@ class Transport:
                 node.give(lane)
                 target = self._follow(kind, error, call, node, deadline)
                 if target is None:
-                    raise translate(error, node.where) from error
+                    raise translate(error, node.where) from cause(error)
                 node, asking, redirects = target, kind == "ASK", redirects + 1
                 lane = node.take(deadline)
             else:
                 node.give(lane)
                 if kind in ("MOVED", "ASK"):
                     raise StoreUnavailable(f"{node.where}: more than {redirects} redirections")
-                raise translate(error, node.where) from error
+                raise translate(error, node.where) from cause(error)
             seen.add(kind)
             try:
                 if asking:

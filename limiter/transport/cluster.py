@@ -76,8 +76,7 @@ class ClusterTransport(Transport):
             self._read_anew(deadline)
             return self._find(call, deadline)
         slot, host, port = _pointed_to(error)
-        # A node that does not know its own host means the one that we reached it by.
-        target = self._node_at((host or node.address[0], port))
+        target = self._node_at((_host(host, node.address), port))
         if kind == "MOVED":
             self._owners[slot] = target
             self._refresh()
@@ -129,15 +128,18 @@ class ClusterTransport(Transport):
         """Ask one node after the other until one knows the slots."""
         failure: LimiterError | None = None
         try:
-            known = [*self._nodes, *self._store.addresses]
+            known = list({*self._nodes, *self._store.addresses})
             random.shuffle(known)
+            known.sort(key=lambda address: not self._node_at(address).has_idle)
             for address in known:
                 try:
                     self._ask_table(address)
                     failure = None
                     break
                 except LimiterError as error:
-                    failure = error
+                    # A refusal must not turn into a fallback because another node is down.
+                    if not isinstance(failure, StoreRefused):
+                        failure = error
         except Exception as error:
             failure = StoreUnavailable(f"{self._store.where}: {error}")
             failure.__cause__ = error
@@ -150,7 +152,8 @@ class ClusterTransport(Transport):
 
     def _ask_table(self, address: Address) -> None:
         node = self._nodes.get(address) or self._node_at(address)
-        reply = self._tell(node, command("CLUSTER", "SLOTS"), monotonic() + self._connect_timeout)
+        deadline = monotonic() + self._connect_timeout
+        reply = self._tell(node, command("CLUSTER", "SLOTS"), deadline, self._timeout)
         try:
             ranges = [
                 (int(first), int(last), _address(owner, address))
@@ -170,9 +173,14 @@ class ClusterTransport(Transport):
 
 
 def _address(owner: Any, asked: Address) -> Address:
-    """The owner's address; a node that does not know its own host is where we asked it."""
+    """The owner's address."""
     host = owner[0].decode() if isinstance(owner[0], bytes) else owner[0]
-    return (host if host and host != "?" else asked[0], int(owner[1]))
+    return (_host(host, asked), int(owner[1]))
+
+
+def _host(named: str | None, asked: Address) -> str:
+    """The host, where a node knows its own; else the one that we reached the node by."""
+    return named if named and named != "?" else asked[0]
 
 
 def _remapped(store: Store, address: Address) -> Address:

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.transport import forks
-from limiter.transport.replies import translate
+from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
 
 #: Idle connections that a node keeps; the longest unused ones beyond are closed.
@@ -76,7 +76,7 @@ class Lane:
                 reply = self._read(True, timeout=max(left, _AT_ONCE))
         except (RedisError, OSError) as error:
             self.close()
-            raise translate(error, self._where) from error
+            raise translate(error, self._where) from cause(error)
         except Exception as error:  # the parser stumbled
             self.close()
             raise StoreRefused(
@@ -143,6 +143,11 @@ class Node:
         for lane in idle:
             lane.close()
 
+    @property
+    def has_idle(self) -> bool:
+        """Whether a connection is ready: such a node answers at once, or fails within the deadline."""
+        return bool(self._idle)
+
     def _ready(self) -> Lane | None:
         """The idle connection that was used last, if it is still open."""
         idle = self._idle
@@ -180,22 +185,19 @@ class Node:
 
     def _open_one(self) -> None:
         """In a thread of its own: connecting may take longer than any caller can wait."""
-        changed = self._changed
         lane = failure = None
         try:
             lane = Lane(self._connect(), self.where, self._timeout)
         except Exception as error:
             failure = translate(error, self.where)
-            failure.__cause__ = error
-        with changed:
-            if changed is not self._changed:
-                return  # the process forked meanwhile
+            failure.__cause__ = cause(error)
+        with self._changed:
             self._connecting -= 1
             if lane is not None:
-                self._idle.append(lane)
+                self.give(lane)
             elif failure is not None and self._waiting > len(self._failures):
                 self._failures.append(failure)
-            changed.notify()
+            self._changed.notify()
 
     def after_fork(self) -> None:
         """In the child: its parent's connections are not its own, and its locks may be held."""

@@ -27,6 +27,9 @@ _PASSING = frozenset(
     }
 )
 
+#: So a server that does not know a command (HELLO, say) begins to quote its arguments.
+_QUOTE = ", with args beginning with"
+
 
 def code(error: BaseException) -> str:
     """The first word of an error reply, which says its kind."""
@@ -34,9 +37,14 @@ def code(error: BaseException) -> str:
     return stated if isinstance(stated, str) else str(error).partition(" ")[0]
 
 
+def cause(error: BaseException) -> BaseException | None:
+    """The error, as the cause of ours; none where it quotes what we sent: a password may be in that."""
+    return None if _QUOTE in str(error) else error
+
+
 def translate(error: BaseException, where: str) -> LimiterError:
     """Our error for one of redis-py's, or of the socket's, while talking to ``where``."""
-    said = str(error) or type(error).__name__
+    said = str(error).partition(_QUOTE)[0] or type(error).__name__
     if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
         return StoreRefused(
             f"{where} refused our credentials or rights ({said}): see the user and password of the "

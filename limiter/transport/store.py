@@ -77,13 +77,21 @@ def read_store(store: object) -> Store:
         if type(pool).__name__ == "SentinelConnectionPool":
             raise InvalidSetting("store is a client of a Sentinel, which is not supported yet")
         return _checked(_alone(pool.connection_class, pool.connection_kwargs), "a Redis client")
-    raise InvalidSetting(f"store is a {type(store).__name__}: {ACCEPTED}")
+    name = f"{type(store).__module__}.{type(store).__qualname__}".removeprefix("builtins.")
+    raise InvalidSetting(f"store is a {name}: {ACCEPTED}")
+
+
+#: All that stands before the last @: a scheme, a user, and what may be a password.
+_CREDENTIALS = re.compile(r"\A([^:@/]*:/{0,2})?([^:@/]*:)?.*@", re.DOTALL)
+#: What stands where a port belongs and is none: a password whose host was forgotten.
+_NO_PORT = re.compile(r"\A([^:@/]*://[^/@\[*]*?:)(?![0-9]+(?:[/?,]|\Z))[^/?@*]*\Z")
 
 
 def masked(url: str) -> str:
     """The URL without its password, also where the password should have been quoted."""
-    hidden = re.sub(r"//([^:@/]*:)?.*@", lambda m: f"//{m[1] or ':'}***@", url, flags=re.DOTALL)
-    return re.sub(r"(password=)[^&]*", r"\1***", hidden)
+    hidden = _CREDENTIALS.sub(lambda m: f"{m[1] or ''}{m[2] or ':'}***@", url)
+    hidden = _NO_PORT.sub(r"\1***", hidden)
+    return re.sub(r"(password=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)
 
 
 def _from_url(url: str) -> Store:
@@ -93,6 +101,11 @@ def _from_url(url: str) -> Store:
     if not separator or not rest:
         raise InvalidSetting(f"store is {masked(url)!r}: {ACCEPTED}")
     if plain in ("redis", "rediss", "unix"):
+        database = rest.partition("?")[0].partition("/")[2].strip("/")
+        if plain != "unix" and database and not database.isdecimal():
+            raise InvalidSetting(
+                f"store is {masked(url)!r}: the database is {database!r}; accepted is a number"
+            )
         pool = _pool(f"{plain}://{rest}", url)
         return _alone(pool.connection_class, pool.connection_kwargs)
     if plain in ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"):

@@ -9,7 +9,7 @@ limit            cost that one window admits
 period_us        length of a window
 aligned          1: windows end at multiples of the period since 1970; 0: see above
 --@ check
-limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
+(aligned == 0 or aligned == 1) and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
 and limit % 1 + period_us % 1 == 0
 --@ ask
 local start_us, used = now_us, 0

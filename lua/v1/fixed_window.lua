@@ -36,7 +36,7 @@ local at_least = ARGV[8] and ARGV[8] + 0 or cost
 local hit = mode == "hit"
 if not (hit or mode == "peek" or mode == "reset")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
-  and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
+  and (aligned == 0 or aligned == 1) and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
   and limit % 1 + period_us % 1 == 0
   and now_us % 1 + cost % 1 + at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of fixed_window v1 is out of range")

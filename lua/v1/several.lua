@@ -67,7 +67,7 @@ repeat
     if algorithm == "fixed_window" then
       local period_us = ARGV[at + 7] + 0
       local aligned = ARGV[at + 8] + 0
-      if not (limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
+      if not ((aligned == 0 or aligned == 1) and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
       and limit % 1 + period_us % 1 == 0) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end

@@ -170,7 +170,7 @@ def test_whom_a_key_must_name(key: Any) -> None:
             continue  # no tag
         with pytest.raises(InvalidKey) as raised:
             SPELL.state(*arguments)
-        assert str(raised.value).startswith("key is ")
+        assert str(raised.value).startswith("key is " if len(arguments) == 1 else "tag is ")
         assert "accepted" in str(raised.value)
 
 

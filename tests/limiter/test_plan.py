@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from limiter import InvalidCost, SlidingLog, TokenBucket, acl, scripts
+from limiter import InvalidCost, InvalidPolicy, SlidingLog, TokenBucket, acl, scripts
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
 
@@ -39,7 +40,7 @@ def test_a_logs_entries_bound_its_cost() -> None:
 @pytest.mark.parametrize("at_least", [0, 6, -1, True, 1.0, "1"])
 def test_at_least_is_from_1_to_the_cost(at_least: Any) -> None:
     """Less than one unit is no grant, more than the cost is none either."""
-    with pytest.raises(InvalidCost, match="accepted is a whole number from 1 to the cost, 5"):
+    with pytest.raises(InvalidCost, match="accepted is a whole number from 1 to 5, the cost"):
         PLAN.call("hit", "u", 5, at_least)
 
 
@@ -74,3 +75,37 @@ def test_the_least_rights_as_json() -> None:
     assert said["keys"] == "p:*"
     assert set(scripts.COMMANDS) < set(said["commands"])
     assert all(f"+{name}" in acl.rule("api") for name in said["commands"])
+
+
+class Size(IntEnum):
+    """A cost with a name."""
+
+    LARGE = 5
+
+
+def test_an_int_with_a_name_is_an_int() -> None:
+    """What Python takes for an int, Redis gets as digits."""
+    assert PLAN.call("hit", "u", Size.LARGE) == PLAN.call("hit", "u", 5)
+    assert PLAN.call("hit", "u", 9, Size.LARGE) == PLAN.call("hit", "u", 9, 5)
+    assert TokenBucket(Size.LARGE, 60) == TokenBucket(5, 60)
+    assert str(Size.LARGE.value) in map(str, TokenBucket(Size.LARGE, 60).arguments)
+
+
+def test_a_number_that_python_does_not_print() -> None:
+    """The error is ours, whatever the number."""
+    with pytest.raises(InvalidCost, match="an int of too many digits"):
+        PLAN.call("hit", "u", 10**5000)
+    for wrong in ((10**5000, 60), (1, 10**5000)):
+        with pytest.raises(InvalidPolicy, match="an int of too many digits"):
+            TokenBucket(*wrong)
+
+
+@pytest.mark.parametrize("words", [["--prefix", "* allkeys"], ["--user", "x on nopass"]])
+def test_acl_prints_no_more_rights_than_it_says(words: list[str]) -> None:
+    """A name that would say more to Redis is refused."""
+    command = [sys.executable, "-m", "limiter", "acl", *words]
+    run = subprocess.run(command, capture_output=True, text=True)
+
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert "accepted are" in run.stderr

@@ -28,7 +28,7 @@ from limiter.demo.servers import (
     supports_tls,
 )
 from limiter.scripts import COMMANDS
-from tests.proxy import Proxy, swallow
+from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
 
@@ -501,3 +501,65 @@ def test_open_makes_every_primary_know_the_scripts(
     assert [client.script_exists(sha) for client in clients] == [[True]] * 3
     for client in clients:
         client.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "user:hunter2@host:6379",
+        "redis:/user:hunter2@host",
+        "redis://:hunter2",
+        "redis://user:hunter2",
+        "redis://h:hunter2:6379",
+        "redis://h?PASSWORD=hunter2&nothing=1",
+        "redis+cluster://:hunter2@h:1/3",
+        "redis://:hunter2@h/prod",
+    ],
+)
+def test_no_message_holds_a_password(url: str) -> None:
+    """However wrong the address is, what may be its password stays out of the error."""
+    with pytest.raises(InvalidSetting) as raised:
+        Limiter("1/s", store=url)
+
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_a_database_that_is_no_number() -> None:
+    """Database 0 is not what was meant."""
+    with pytest.raises(InvalidSetting, match="the database is 'prod'; accepted is a number"):
+        Limiter("1/s", store="redis://localhost/prod")
+
+
+def test_a_server_that_quotes_our_password(make_limiter: MakeLimiter, proxy: Proxy) -> None:
+    """A server that does not know the command of the handshake says what it got; we do not."""
+    proxy.replies = replace(
+        b"-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hunter2' \r\n"
+    )
+
+    with pytest.raises(StoreRefused) as raised:
+        make_limiter(proxy.url.replace("//", "//:hunter2@")).hit("u")
+
+    error: BaseException | None = raised.value
+    while error is not None:
+        assert "hunter2" not in str(error)
+        error = error.__cause__
+
+
+def test_a_refusal_is_none_the_less_one_where_another_node_is_down(
+    make_limiter: MakeLimiter, make_server: MakeServer
+) -> None:
+    """Wrong credentials never admit everybody, whichever node is asked last."""
+    locked = make_server(password="right")  # noqa: S106
+    store = f"redis+cluster://127.0.0.1:1,{locked.host}:{locked.port}"
+
+    for _ in range(12):
+        with pytest.raises(StoreRefused):
+            make_limiter(store, on_error="allow").hit("u")
+
+
+def test_opening_may_take_as_long_as_connecting(make_limiter: MakeLimiter, proxy: Proxy) -> None:
+    """Nobody waits for a decision: a slow answer to the loading of a script is good enough."""
+    proxy.replies = delay(0.15)
+
+    make_limiter(proxy.url, timeout=0.1).open()
