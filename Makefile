@@ -7,7 +7,8 @@ REQUIREMENTS := setup.cfg pyproject.toml
 .PHONY: demo test test-fast check bench soak lua venv clean help
 
 help:
-	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C"
+	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C;"
+	@echo "                options as in: make demo DEMO=\"--port 9001\""
 	@echo "make test       everything; test-fast leaves out what takes seconds; COVERAGE=1 measures it"
 	@echo "make check      ruff, mypy, luacheck"
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots"
@@ -17,7 +18,10 @@ help:
 
 # One stamp for each set of extras: a demo needs no test tools.
 $(VENV)/.%: $(REQUIREMENTS)
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "slotgate needs Python 3.10 or later: make $* PYTHON=python3.12, say" >&2; exit 1; }
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
+	  $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing what 'make $*' needs into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
 	@touch $@

@@ -23,9 +23,12 @@ from contextlib import contextmanager
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+try:
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+except ModuleNotFoundError:
+    sys.exit("docs/incr.py needs redis-py: make venv, then .venv/bin/python docs/incr.py")
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout, too
 

@@ -17,7 +17,7 @@ def cli() -> None:
     """Exact distributed rate limits on Redis or Valkey."""
 
 
-@cli.command()
+@cli.command(short_help="Print the least rights, for redis-cli.")
 @click.option("--user", default="limiter", show_default=True, help="Name of the ACL user.")
 @click.option("--prefix", default="rl", show_default=True, help="What every key begins with.")
 @click.option("--json", "as_json", is_flag=True, help="The commands and the key pattern as JSON.")

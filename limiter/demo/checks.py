@@ -82,5 +82,6 @@ def port(number: int) -> None:
         except OSError:
             raise DemoError(
                 f"Port {number} is taken, perhaps by another demo: stop that, "
-                f"or choose another port, as in `limiter demo --port {number + 1}`."
+                f"or choose another port, as in `limiter demo --port {number + 1}` or "
+                f"`make demo DEMO='--port {number + 1}'`."
             ) from None

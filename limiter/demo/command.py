@@ -6,9 +6,27 @@ import click
 
 
 @click.command()
-@click.option("--port", default=9000, show_default=True, type=click.IntRange(1, 65535))
-@click.option("--nodes", default=3, show_default=True, type=click.IntRange(1, 50))
-@click.option("--instances", default=2, show_default=True, type=click.IntRange(1, 50))
+@click.option(
+    "--port",
+    default=9000,
+    show_default=True,
+    type=click.IntRange(1, 65535),
+    help="Where Traefik listens, on loopback.",
+)
+@click.option(
+    "--nodes",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, 50),
+    help="Primaries of the embedded cluster.",
+)
+@click.option(
+    "--instances",
+    default=2,
+    show_default=True,
+    type=click.IntRange(1, 50),
+    help="Instances of the service, each with a gunicorn of its own.",
+)
 @click.option("--store", metavar="URL", help="An existing Redis, in place of the cluster.")
 def demo(port: int, nodes: int, instances: int, store: str | None) -> None:
     """Run a cluster, service instances and Traefik until Ctrl-C.

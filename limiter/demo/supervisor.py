@@ -166,6 +166,7 @@ class Demo:
 
     def _announce(self, seconds: float) -> None:
         url = f"http://localhost:{self._options.port}/demo-service/hello"
+        port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
         where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
         nodes = self._cluster.nodes if self._cluster is not None else []
         store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "as you told us"
@@ -178,7 +179,7 @@ class Demo:
             "Try in another terminal:\n\n"
             f"  curl -i {url}\n"
             f"  ab -n 1000 -c 100 {url}\n"
-            '  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo\n'
+            f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
         )
 
     def _stop(self) -> None:

@@ -67,8 +67,28 @@ def read_fragments() -> list[Fragment]:
         sections = {
             name: text.strip("\n") for name, text in zip(parts[::2], parts[1::2], strict=True)
         }
-        fragments.append(Fragment(path.stem, sections))
+        fragments.append(_checked(Fragment(path.stem, sections)))
     return fragments
+
+
+def _checked(fragment: Fragment) -> Fragment:
+    """The fragment, if nothing is missing; else an end that says what."""
+    where = f"lua/src/{fragment.name}.lua"
+    needed = ["summary", "key", "arguments", "check", "ask", "retry", "charge", "save"]
+    needed += ["carry"] if fragment.sections.get("key", "").startswith("list") else []
+    for section in needed:
+        if not fragment.sections.get(section):
+            sys.exit(f"{where}: section {section!r} is missing; accepted are {', '.join(needed)}")
+    if fragment.key_type not in ("hash", "list"):
+        sys.exit(f"{where}: key begins with {fragment.key_type!r}; accepted are hash and list")
+    for line in fragment["arguments"].splitlines():
+        if not re.fullmatch(r"\w+( text)?\s+.*|\s+.*", line):
+            sys.exit(
+                f"{where}: argument {line!r}; accepted is a name, 'text' or not, and a meaning"
+            )
+    if [(a.name, a.is_text) for a in fragment.arguments[:2]] != [("field", True), ("limit", False)]:
+        sys.exit(f"{where}: the first two arguments must be 'field text' and 'limit'")
+    return fragment
 
 
 def indent(text: str, depth: int) -> str:
