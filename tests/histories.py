@@ -42,34 +42,12 @@ def own_windows(history: Iterable[Admitted], period_us: int, align: bool = False
     return windows
 
 
-def bound(policy: Any) -> int:
-    """The most that any window of one period may hold (design: the table of algorithms)."""
-    kind = type(policy).__name__
-    if kind == "FixedWindow":
-        return 2 * policy.limit
-    if kind == "SlidingLog":
-        return policy.limit
-    if kind in ("TokenBucket", "GCRA", "LeakyBucket"):
-        # floor(W / T) with W = period and T = period / limit
-        return policy.burst + policy.limit
-    raise AssertionError(f"no bound is known for {kind}")
-
-
-def assert_bound(policy: Any, history: Iterable[Admitted]) -> None:
-    """Fail unless the history kept the policy's bound in every window.
-
-    ``policy`` is one of the library's or a model: its class, ``limit``, ``period_us``, ``burst``
-    and ``align`` are asked for. The bucket's bound is held to windows of every length, since its
-    own period says little about a burst that takes longer to refill.
-    """
+def assert_bound(model: Any, history: Iterable[Admitted]) -> None:
+    """Fail unless the history kept the bound in every window, and all else the model knows of."""
     history = list(history)
-    most = most_in_any_window(history, policy.period_us)
-    assert most <= bound(policy), f"{most} in one period under {policy}"
-    if type(policy).__name__ == "FixedWindow":
-        for start_us, used in own_windows(history, policy.period_us, policy.align).items():
-            assert used <= policy.limit, f"{used} in the window from {start_us} under {policy}"
-    elif type(policy).__name__ in ("TokenBucket", "GCRA", "LeakyBucket"):
-        assert_never_in_debt(policy, history)
+    most = most_in_any_window(history, model.period_us)
+    assert most <= model.bound, f"{most} in one period under {model}"
+    model.check(history)
 
 
 def assert_never_in_debt(policy: Any, history: Iterable[Admitted]) -> None:

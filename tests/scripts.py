@@ -6,19 +6,14 @@ import hashlib
 import re
 from collections.abc import Sequence
 from functools import cache
-from math import gcd
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from tests.model.base import Model
-from tests.model.fixed_window import FixedWindow
-from tests.model.sliding_log import SlidingLog
-from tests.model.token_bucket import TokenBucket
 
 V1 = Path(__file__).parent.parent / "lua" / "v1"
-ALGORITHMS = {FixedWindow: "fixed_window", SlidingLog: "sliding_log", TokenBucket: "token_bucket"}
 #: What a script adds to the life of a key that is used under a given time, and to any life.
 GIVEN_TIME_MS, SLACK_MS = 3_600_000, 1_000
 
@@ -44,20 +39,7 @@ def argument_names(name: str) -> list[str]:
 
 def field_of(model: Model, name: str = "") -> str:
     """The policy's field in the subject's hash."""
-    aligned = ".aligned" if getattr(model, "align", False) else ""
-    return f"{ALGORITHMS[type(model)]}{aligned}:{model.period_us}" + (f":{name}" if name else "")
-
-
-def numbers(model: Model) -> dict[str, Any]:
-    """What the model's script calls the numbers of its policy."""
-    given: dict[str, Any] = {"limit": model.most, "period_us": model.period_us}
-    if isinstance(model, FixedWindow):
-        given["aligned"] = int(model.align)
-    if isinstance(model, TokenBucket):
-        parts = model.limit // gcd(model.limit, model.period_us)
-        per_part = model.period_us * parts // model.limit  # one unit's interval, in parts
-        given |= {"parts": parts, "t_us": per_part // parts, "t_part": per_part % parts}
-    return given
+    return f"{model.identity}:{model.period_us}" + (f":{name}" if name else "")
 
 
 def single(
@@ -69,11 +51,10 @@ def single(
     field: str | None = None,
 ) -> tuple[str, list[Any]]:
     """The script that decides the model's policy alone, and its arguments."""
-    script = ALGORITHMS[type(model)]
     given = {"now_us": now_us, "mode": mode, "cost": cost, "at_least": at_least}
-    given |= {"field": field or field_of(model)} | numbers(model)
-    words = [given[name] for name in argument_names(script)]
-    return script, words if at_least is not None else words[:-1]
+    given |= {"field": field or field_of(model)} | model.numbers()
+    words = [given[name] for name in argument_names(model.script)]
+    return model.script, words if at_least is not None else words[:-1]
 
 
 def several(

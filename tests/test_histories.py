@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.histories import Admitted, assert_bound, most_in_any_window, own_windows
-from tests.model.fixed_window import FixedWindow
-from tests.model.sliding_log import SlidingLog
+from tests.model import MODELS
 from tests.model.token_bucket import TokenBucket
 
 histories = st.lists(st.builds(Admitted, st.integers(0, 60), st.integers(0, 5)), max_size=25)
 policies = st.one_of(
-    st.builds(FixedWindow, st.integers(1, 9), st.integers(1, 20), st.booleans()),
-    st.builds(SlidingLog, st.integers(1, 9), st.integers(1, 20)),
-    st.builds(TokenBucket, st.integers(1, 9), st.integers(1, 20), st.integers(1, 9)),
+    *(
+        st.builds(model, st.integers(1, 9), st.integers(1, 20), **model.options(9))
+        for model in MODELS.values()
+    )
 )
 
 
@@ -85,8 +85,8 @@ def test_fixed_windows_are_found_again_from_what_they_admitted():
 
 @pytest.mark.parametrize(
     "policy",
-    [FixedWindow(3, 10), SlidingLog(3, 10), TokenBucket(3, 10, burst=3)],
-    ids=["fixed_window", "sliding_log", "token_bucket"],
+    [sample for model in MODELS.values() for sample in model.samples(3, 10)],
+    ids=lambda policy: policy.identity,
 )
 def test_one_too_many_is_seen(policy):
     """Four at once under a limit of three is an error for every algorithm."""

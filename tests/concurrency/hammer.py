@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple
 
-from limiter import FixedWindow, Limiter, SlidingLog, TokenBucket
-from limiter.policies import Policy
-from tests import model as models
+from hypothesis import strategies as st
+
+from limiter import Limiter
+from limiter.policies import ALGORITHMS, Policy
 from tests.histories import Admitted
+from tests.model import MODELS, model_of
 from tests.model.base import Model
 
 #: Processes come from a small server that has no threads, so that starting one takes milliseconds.
@@ -106,14 +108,20 @@ def admitted(told: Sequence[Told]) -> list[Admitted]:
     return [Admitted(one.decided_us, one.granted) for one in told if one.granted]
 
 
-def model_of(policy: Policy) -> Model:
-    """The slow, exact meaning of a policy."""
-    if isinstance(policy, FixedWindow):
-        return models.fixed_window.FixedWindow(policy.limit, policy.period_us, policy.align)
-    if isinstance(policy, SlidingLog):
-        return models.sliding_log.SlidingLog(policy.limit, policy.period_us)
-    assert isinstance(policy, TokenBucket)
-    return models.token_bucket.TokenBucket(policy.limit, policy.period_us, policy.burst)
+def drawn_policies(most: int, periods: st.SearchStrategy[float]) -> st.SearchStrategy[Policy]:
+    """Policies of the library of every algorithm, with counts from 1 to ``most``."""
+    return st.one_of(
+        *(
+            st.builds(ALGORITHMS[name], st.integers(1, most), periods, **model.options(most))
+            for name, model in MODELS.items()
+        )
+    )
+
+
+def policy_of(model: Model) -> Policy:
+    """The policy of the library that means what this model does."""
+    more = {name: getattr(model, name) for name in model.options(1)}
+    return ALGORITHMS[model.algorithm](model.limit, model.period_us / 1e6, **more)
 
 
 def replay(policy: Policy, told: Sequence[Told]) -> None:

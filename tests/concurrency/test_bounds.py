@@ -8,19 +8,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from limiter import FixedWindow, Limiter, SlidingLog, TokenBucket
+from limiter import Limiter, SlidingLog
 from limiter.policies import Policy
-from tests.concurrency.hammer import PATIENCE, Planned, Told, admitted, hammer, replay
+from tests.concurrency.hammer import (
+    PATIENCE,
+    Planned,
+    Told,
+    admitted,
+    drawn_policies,
+    hammer,
+    policy_of,
+    replay,
+)
 from tests.histories import assert_bound
 from tests.machines.support import DEPTH, new_key
+from tests.model import MODELS, model_of
 
 #: So short that a run sees many windows, in seconds.
 periods = st.sampled_from([0.001, 0.003, 0.01, 0.0333, 0.1, 3.0])
-policies = st.one_of(
-    st.builds(FixedWindow, st.integers(1, 20), periods, st.booleans()),
-    st.builds(SlidingLog, st.integers(1, 20), periods),
-    st.builds(TokenBucket, st.integers(1, 20), periods, st.integers(1, 20)),
-)
+policies = drawn_policies(20, periods)
 
 
 @st.composite
@@ -50,7 +56,7 @@ def check(store: str, policy: Policy, plan: list[list[list[Planned]]]) -> None:
     told = hammer(store, [policy], plan)
 
     assert len(told) == sum(len(calls) for threads in plan for calls in threads)
-    assert_bound(policy, admitted(told))
+    assert_bound(model_of(policy), admitted(told))
     replay(policy, told)
 
 
@@ -77,12 +83,7 @@ def test_so_it_is_on_a_cluster(cluster, plan):
 
 @pytest.mark.parametrize(
     "policy",
-    [
-        FixedWindow(3, 0.01),
-        FixedWindow(3, 0.01, align=True),
-        SlidingLog(3, 0.01),
-        TokenBucket(7, 0.01, burst=3),
-    ],
+    [policy_of(sample) for model in MODELS.values() for sample in model.samples(3, 10_000)],
     ids=lambda policy: policy.identity,
 )
 def test_whoever_waits_as_told_is_admitted(store, subject, policy):

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from limiter import FixedWindow, SlidingLog, TokenBucket
-from limiter.policies import Policy
+from limiter.policies import ALGORITHMS, Policy
 from tests.concurrency.hammer import Planned, hammer
 from tests.machines.support import new_key
 
@@ -18,9 +18,7 @@ PROCESSES = THREADS = 8
 DAY = 86_400
 CASES: list[tuple[int, int, int, list[Policy]]] = [
     # keys, calls on each key, limit, policies
-    (1, 640, 100, [FixedWindow(100, DAY)]),
-    (1, 640, 100, [SlidingLog(100, DAY)]),
-    (1, 640, 100, [TokenBucket(100, 10 * DAY)]),
+    *((1, 640, 100, [policy(100, 10 * DAY)]) for policy in ALGORITHMS.values()),
     (1, 640, 100, [SlidingLog(100, DAY), FixedWindow(150, DAY), TokenBucket(200, 10 * DAY)]),
     (64, 64, 10, [SlidingLog(10, DAY)]),
     (64, 64, 10, [TokenBucket(10, DAY), SlidingLog(20, DAY)]),

@@ -8,25 +8,21 @@ from typing import Any, NamedTuple
 
 import redis
 
+from tests import model as algorithms
 from tests.machines.support import NOW_US, new_key
 from tests.model.base import Model
-from tests.model.fixed_window import FixedWindow
-from tests.model.sliding_log import SlidingLog
-from tests.model.token_bucket import TokenBucket
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller, field_of, several, single
 
 #: Long enough that nothing runs out while a test looks.
 PERIOD_US = 60_000_000
 MODELS: dict[str, list[Model]] = {
-    "fixed_window": [FixedWindow(5, PERIOD_US)],
-    "sliding_log": [SlidingLog(5, PERIOD_US)],
-    "token_bucket": [TokenBucket(7, PERIOD_US, 5)],
-    "several": [
-        FixedWindow(5, PERIOD_US),
-        SlidingLog(60, 10 * PERIOD_US),
-        TokenBucket(7, PERIOD_US, 5),
-    ],
+    model.script: [model.samples(5, PERIOD_US)[0]] for model in algorithms.MODELS.values()
 }
+#: All at once; the lists have more room and last longer than what stands in the hash.
+MODELS["several"] = [
+    model.samples(*((60, 10 * PERIOD_US) if model.key_type == "list" else (5, PERIOD_US)))[0]
+    for model in algorithms.MODELS.values()
+]
 
 
 class Subject(NamedTuple):
@@ -67,14 +63,13 @@ def subject(caller: Caller, script: str, same_key: str | None = None) -> Subject
     """A subject that nobody else has, under the policies of this script."""
     models = MODELS[script]
     state = same_key or new_key("contract")
-    hashed = [model for model in models if not isinstance(model, SlidingLog)]
-    keys = [state] if hashed else []
+    keys = [state] if any(model.key_type == "hash" for model in models) else []
     blocks = []
     for model in models:
         field = field_of(model)
-        if isinstance(model, SlidingLog):
+        if model.key_type == "list":
             keys.append(f"{state}:{field}")
-        on = len(keys) if isinstance(model, SlidingLog) else 1
+        on = len(keys) if model.key_type == "list" else 1
         blocks.append((model, on, field))
     return Subject(caller, script, keys, blocks)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from limiter import FixedWindow, InvalidPolicy, InvalidSetting, Limiter, SlidingLog, TokenBucket
+from limiter.policies import ALGORITHMS
 from limiter.settings import VARIABLES, trusted_proxies
 
 STORE = "redis://127.0.0.1:6379/0"
@@ -26,7 +27,7 @@ def wrong(limits: Any = "5/minute", **settings: Any) -> str:
     [
         ("name", "a b", "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
         ("prefix", "", "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
-        ("algorithm", "x", "accepted are fixed_window, sliding_log, token_bucket"),
+        ("algorithm", "x", f"accepted are {', '.join(ALGORITHMS)}"),
         ("on_error", "ignore", "accepted are raise, allow, deny"),
         ("on_error", None, "accepted are raise, allow, deny"),
         ("local_share", 0, "accepted is a whole number from 1"),
@@ -147,7 +148,7 @@ def test_what_must_be_set(missing: str, example: str, empty: dict[str, str]) -> 
     ("variable", "value", "accepted"),
     [
         ("LIMITER_STORE", "http://x", "accepted are redis://"),
-        ("LIMITER_ALGORITHM", "leaky", "accepted are fixed_window, sliding_log, token_bucket"),
+        ("LIMITER_ALGORITHM", "leaky", f"accepted are {', '.join(ALGORITHMS)}"),
         ("LIMITER_LIMITS", "5/x", "accepted is N/unit"),
         ("LIMITER_LIMITS", "5/s; 6/s", "name one of them"),
         ("LIMITER_LIMITS", "20000/s", "choose an algorithm"),

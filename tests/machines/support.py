@@ -5,9 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import secrets
-from typing import Any
 
-from hypothesis import assume, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -17,10 +16,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.model.base import Answer, Model, ceil
-from tests.model.fixed_window import FixedWindow
-from tests.model.sliding_log import SlidingLog
-from tests.model.token_bucket import TokenBucket
+from tests.model import MODELS
+from tests.model.base import Answer, Model
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
 
 #: A moment of 2026, so that every number is as large as in life.
@@ -46,31 +43,8 @@ periods = st.one_of(
 )
 
 
-@st.composite
-def token_buckets(draw: st.DrawFn) -> TokenBucket:
-    """Buckets with every kind of interval that the library would accept."""
-    period_us = draw(periods)
-    limit = draw(st.one_of(st.integers(1, 12), st.sampled_from([7, 97, 1_000, 1_000_003])))
-    bucket = TokenBucket(limit, period_us, draw(bursts(limit)))
-    assume(admissible(bucket))
-    return bucket
-
-
-def admissible(bucket: TokenBucket) -> bool:
-    """Whether the library would build this policy (design: ranges)."""
-    fills_in_time = bucket.capacity_us <= 3650 * 24 * HOUR_US
-    return fills_in_time and (bucket.burst + 1) * bucket.own_parts < 2**53
-
-
-def bursts(limit: int) -> st.SearchStrategy[int]:
-    """Bursts of every size, that of the limit first."""
-    return st.one_of(st.just(limit), st.integers(1, 12), st.sampled_from([100, 10**6]))
-
-
-fixed_windows = st.builds(
-    FixedWindow, st.one_of(st.integers(1, 12), st.just(10**12)), periods, st.booleans()
-)
-sliding_logs = st.builds(SlidingLog, st.integers(1, 12), periods)
+#: By algorithm, policies of every size.
+POLICIES = {name: model.of_every_size(periods) for name, model in MODELS.items()}
 
 
 class Machine(RuleBasedStateMachine):
@@ -104,7 +78,7 @@ class Machine(RuleBasedStateMachine):
         period_us, move = model.period_us, data.draw(moves)
         if move == "to an edge":
             # Forward or back, to where what the model says may change, or right beside it.
-            edge_us = data.draw(st.sampled_from([self.clock_us, *edges(model)]))
+            edge_us = data.draw(st.sampled_from([self.clock_us, *model.edges(NOW_US)]))
             self.clock_us = edge_us + data.draw(st.integers(-1, 1))
         elif move == "as told":
             # A denied caller comes again when it may, or a microsecond before.
@@ -138,9 +112,7 @@ class Machine(RuleBasedStateMachine):
     def remember(self, answers: list[Answer]) -> None:
         """Keep the longest life that any decision asked for, or would have by taking all."""
         lives_us = [one.reset_after_us for one in answers]
-        for model in self.models():
-            full = model.capacity_us if isinstance(model, TokenBucket) else model.period_us
-            lives_us.append(ceil(full))
+        lives_us += [model.full_us for model in self.models()]
         self.longest_us = max([self.longest_us, *lives_us])
 
     def lives_long_enough(self, key: str, answer: Answer) -> None:
@@ -166,22 +138,8 @@ def costs(model: Model) -> st.SearchStrategy[int]:
     return st.one_of(
         st.integers(0, min(3, most)),
         st.integers(0, most),
-        st.just(model.most if not isinstance(model, SlidingLog) else most),
+        st.just(model.most_cost),
     )
-
-
-def edges(model: Model) -> list[int]:
-    """Readings of the clock at which what the model says may change."""
-    period_us = model.period_us
-    if isinstance(model, FixedWindow):
-        starts = [window.start_us for window in model.windows[-2:]]
-        return [start + step * period_us for start in starts for step in (-1, 0, 1)]
-    if isinstance(model, SlidingLog):
-        times = [at for at, _ in model.hits[-6:]]
-        return [at + period_us for at in times] + [at - period_us for at in times[-1:]] + times[-1:]
-    assert isinstance(model, TokenBucket)
-    full_us = ceil(model.full_at()) or NOW_US
-    return [full_us, full_us - ceil(model.capacity_us), full_us - model.most_debt_us]
 
 
 #: How the clock moves before a call, the frequent ones more than once.
@@ -205,16 +163,3 @@ def run_on(machine: type[Machine], url: str, examples: int, steps: int = 40) -> 
         type(machine.__name__, (machine,), {"url": url}),
         settings=settings(max_examples=examples * DEPTH, stateful_step_count=steps, deadline=None),
     )
-
-
-def changed_limits(model: Model) -> st.SearchStrategy[dict[str, Any]]:
-    """Other numbers for a policy whose state stays."""
-    if isinstance(model, TokenBucket):
-        limits = st.one_of(st.integers(1, 12), st.sampled_from([97, 1_000_003]))
-        period_us, limit, burst = model.period_us, model.limit, model.burst
-        return st.fixed_dictionaries({}, optional={"limit": limits, "burst": bursts(limit)}).filter(
-            lambda new: admissible(
-                TokenBucket(new.get("limit", limit), period_us, new.get("burst", burst))
-            )
-        )
-    return st.fixed_dictionaries({"limit": st.integers(1, 12)})

@@ -5,20 +5,17 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter import Decision, FixedWindow, Limiter, SlidingLog, TokenBucket
+from limiter import Decision, Limiter
 from limiter.policies import Policy
-from tests.concurrency.hammer import PATIENCE, model_of
+from tests.concurrency.hammer import PATIENCE, drawn_policies
 from tests.machines.support import DEPTH, NOW_US, new_key
+from tests.model import model_of
 from tests.model.base import Answer
 from tests.model.several import Several, Verdict
 
 periods = st.sampled_from([0.001, 0.00333, 1, 60, 86_400])
 policies = st.lists(
-    st.one_of(
-        st.builds(FixedWindow, st.integers(1, 9), periods, st.booleans()),
-        st.builds(SlidingLog, st.integers(1, 9), periods),
-        st.builds(TokenBucket, st.integers(1, 9), periods, st.integers(1, 9)),
-    ),
+    drawn_policies(9, periods),
     min_size=1,
     max_size=3,
     unique_by=lambda policy: policy.field,

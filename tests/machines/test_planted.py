@@ -7,8 +7,9 @@ import struct
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.histories import Admitted, bound, most_in_any_window
+from tests.histories import Admitted, most_in_any_window
 from tests.machines.support import DEPTH, NOW_US, new_key
+from tests.model import MODELS
 from tests.model.base import Model
 from tests.model.fixed_window import FixedWindow
 from tests.model.several import Several
@@ -16,12 +17,8 @@ from tests.model.sliding_log import SlidingLog
 from tests.model.token_bucket import TokenBucket
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller, field_of, several, single
 
-MODELS = [
-    FixedWindow(5, 1_000),
-    FixedWindow(5, 1_000, align=True),
-    SlidingLog(5, 1_000),
-    TokenBucket(3, 1_000, burst=5),
-]
+POLICIES = [policy for model in MODELS.values() for policy in model.samples(5, 1_000)]
+LOG = SlidingLog(5, 1_000)
 
 #: Numbers that could stand where a time, a count or a fraction should.
 wrong_numbers = st.one_of(
@@ -52,17 +49,11 @@ NOW_ENTRY = str(NOW_US).encode()
 calls = st.lists(st.tuples(st.integers(0, 700), st.integers(0, 5)), min_size=1, max_size=20)
 
 
-def longest_us(model: Model) -> int:
-    """The longest time for which a policy can believe something wrong."""
-    fill_us = model.capacity_us // 1 if isinstance(model, TokenBucket) else 0
-    return 2 * (fill_us + model.period_us)
-
-
 def plant(
     caller: Caller, model: Model, key: str, field: bytes, entries: list[bytes], expires: bool
 ) -> None:
     """Put wrong state where the model's script keeps its own."""
-    if isinstance(model, SlidingLog):
+    if model.key_type == "list":
         caller.client.rpush(key, *entries)
     else:
         caller.client.hset(key, field_of(model, "p"), field)
@@ -75,16 +66,16 @@ def check_reply(model: Model, reply: list[int], cost: int) -> None:
     granted, remaining, retry_us, reset_us, delay_us = reply
     assert granted in (0, cost)
     assert 0 <= remaining <= model.most
-    assert 0 <= retry_us <= longest_us(model)
-    assert 0 <= reset_us <= longest_us(model)
-    assert 0 <= delay_us <= longest_us(model)
+    assert 0 <= retry_us <= model.believed_us
+    assert 0 <= reset_us <= model.believed_us
+    assert 0 <= delay_us <= model.believed_us
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[Model, bytes, list[bytes], bool]:
     """A policy, and what is planted for it."""
     return (
-        draw(st.sampled_from(MODELS)),
+        draw(st.sampled_from(POLICIES)),
         draw(wrong_fields),
         draw(wrong_entries),
         draw(st.booleans()),
@@ -104,13 +95,13 @@ def live(url: str, plan, steps, script_for) -> None:
             admitted.append(Admitted(now_us, reply[0]))
             if cost:
                 # However it was found, and whatever was decided: it will go.
-                most_ms = GIVEN_TIME_MS + SLACK_MS + longest_us(model) // 1000 + 1
+                most_ms = GIVEN_TIME_MS + SLACK_MS + model.believed_us // 1000 + 1
                 assert 0 < caller.client.pttl(key) <= most_ms
-        assert most_in_any_window(admitted, model.period_us) <= 2 * bound(model)
+        assert most_in_any_window(admitted, model.period_us) <= 2 * model.bound
 
         # The last of these calls may have brought a wrong time into reach: it counts from here on.
         *reply, _ = caller.run([key], *script_for(model, now_us, "hit", 1))
-        now_us += longest_us(model) + 1
+        now_us += model.believed_us + 1
         *reply, _ = caller.run([key], *script_for(model, now_us, "peek", model.most))
         assert reply[:5] == [0, model.most, 0, 0, 0]
     finally:
@@ -120,9 +111,9 @@ def live(url: str, plan, steps, script_for) -> None:
 
 @settings(max_examples=150 * DEPTH)
 @given(plan=plans(), steps=calls)
-@example(plan=(MODELS[2], b"", [b"inf", NOW_ENTRY], True), steps=[(0, 4)])
-@example(plan=(MODELS[2], b"", [NOW_ENTRY, b"7", NOW_ENTRY], True), steps=[(0, 4)])
-@example(plan=(MODELS[2], b"", [NOW_ENTRY] * 9, False), steps=[(0, 5)])
+@example(plan=(LOG, b"", [b"inf", NOW_ENTRY], True), steps=[(0, 4)])
+@example(plan=(LOG, b"", [NOW_ENTRY, b"7", NOW_ENTRY], True), steps=[(0, 4)])
+@example(plan=(LOG, b"", [NOW_ENTRY] * 9, False), steps=[(0, 5)])
 def test_wrong_state_heals(any_store, plan, steps):
     """Each algorithm's own script, on garbage, far times, halves and keys without expiry."""
     live(

@@ -7,19 +7,9 @@ import copy
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.machines.support import (
-    Machine,
-    changed_limits,
-    draw_call,
-    fixed_windows,
-    new_key,
-    run_on,
-    sliding_logs,
-    token_buckets,
-)
+from tests.machines.support import POLICIES, Machine, draw_call, new_key, run_on
 from tests.model.base import Answer, Model
 from tests.model.several import Several, Verdict
-from tests.model.sliding_log import SlidingLog
 from tests.scripts import field_of, several, single
 
 
@@ -30,11 +20,7 @@ class SeveralMachine(Machine):
     #: model, number of its key, field
     blocks: list[tuple[Model, int, str]]
 
-    @initialize(
-        models=st.lists(
-            st.one_of(fixed_windows, sliding_logs, token_buckets()), min_size=1, max_size=4
-        )
-    )
+    @initialize(models=st.lists(st.one_of(*POLICIES.values()), min_size=1, max_size=4))
     def begin(self, models: list[Model]) -> None:
         """Draw the policies, and lay out their keys."""
         self.policies = Several(models)
@@ -42,9 +28,9 @@ class SeveralMachine(Machine):
         self.blocks = []
         for number, model in enumerate(models):
             field = field_of(model, name=f"p{number}")
-            if isinstance(model, SlidingLog):
+            if model.key_type == "list":
                 self.keys.append(f"{self.keys[0]}:{field}")
-            on = len(self.keys) if isinstance(model, SlidingLog) else 1
+            on = len(self.keys) if model.key_type == "list" else 1
             self.blocks.append((model, on, field))
 
     def models(self) -> list[Model]:
@@ -126,7 +112,7 @@ class SeveralMachine(Machine):
     def change(self, data: st.DataObject) -> None:
         """One policy gets other numbers, over live state."""
         model = data.draw(st.sampled_from(self.models()))
-        model.change(**data.draw(changed_limits(model)))
+        model.change(**data.draw(model.changes()))
 
     def hit_now(self) -> None:
         """Take one from everybody, if everybody has one."""

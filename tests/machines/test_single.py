@@ -8,16 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.machines.support import (
-    Machine,
-    changed_limits,
-    draw_call,
-    fixed_windows,
-    new_key,
-    run_on,
-    sliding_logs,
-    token_buckets,
-)
+from tests.machines.support import POLICIES, Machine, draw_call, new_key, run_on
 from tests.model.base import Answer, Model
 from tests.scripts import single
 
@@ -98,20 +89,13 @@ class SingleMachine(Machine):
     @rule(data=st.data())
     def change(self, data: st.DataObject) -> None:
         """The policy gets other numbers, over live state."""
-        self.model.change(**data.draw(changed_limits(self.model)))
+        self.model.change(**data.draw(self.model.changes()))
 
     def hit_now(self) -> None:
         """Take one, if there is one."""
         expected = self.model.hit(self.clock_us, 1)
         assert self.ask("hit", 1) == expected
         self.remember([expected])
-
-
-POLICIES = {
-    "fixed_window": fixed_windows,
-    "sliding_log": sliding_logs,
-    "token_bucket": token_buckets(),
-}
 
 
 @pytest.mark.parametrize("algorithm", POLICIES)

@@ -8,20 +8,10 @@ import random
 import pytest
 
 from tests.machines.support import DEPTH, NOW_US, new_key
-from tests.model.base import Model
-from tests.model.fixed_window import FixedWindow
-from tests.model.sliding_log import SlidingLog
-from tests.model.token_bucket import TokenBucket
+from tests.model import MODELS
 from tests.scripts import Caller, sha1, single, source
 
-WORLDS: list[Model] = [
-    FixedWindow(3, 4),
-    FixedWindow(3, 4, align=True),
-    SlidingLog(3, 4),
-    SlidingLog(5, 4),
-    TokenBucket(3, 4),
-    TokenBucket(5, 3, burst=4),
-]
+WORLDS = [world for model in MODELS.values() for world in model.small_worlds()]
 #: Around one period, where everything lives or ends.
 MOVES_US = [-9, -5, -4, -3, -1, 0, 0, 1, 1, 2, 3, 4, 5]
 CALLS = [(1, None), (1, None), (2, None), (3, None), (3, 1), (3, 2)]

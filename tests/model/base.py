@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
+
+from hypothesis import strategies as st
+
+from tests.histories import Admitted
 
 
 class Answer(NamedTuple):
@@ -25,10 +30,23 @@ class Model(ABC):
     pass (``room``), when a number of units will pass (``passes_at``), when nothing of the past
     counts any more (``rests_at``), how long the debt is (``debt``), and what being charged means
     (``admit``). What cannot have happened is made good by ``heal``, which only a hit does.
+
+    All else that a test has to know of an algorithm stands here too: how its script is called, how
+    its policies are drawn, and what is true of all that it ever admitted. What is given here will do
+    for an algorithm that counts in a hash and has no numbers but limit and period.
     """
+
+    #: What a user chooses it by, which its fields begin with, and the script that decides it.
+    algorithm: ClassVar[str]
+    script: ClassVar[str]
+    #: hash: the state is a field of the subject's hash; list: a key of its own.
+    key_type: ClassVar[str] = "hash"
 
     limit: int
     period_us: int
+
+    def __init__(self, limit: int, period_us: int) -> None:
+        self.limit, self.period_us = limit, period_us
 
     def __repr__(self) -> str:
         """The policy, and how much of a history there is."""
@@ -65,6 +83,72 @@ class Model(ABC):
     def most(self) -> int:
         """The most that can ever pass at once."""
         return self.limit
+
+    @property
+    def most_cost(self) -> int:
+        """The most that one call may ask for."""
+        return self.most
+
+    @property
+    def full_us(self) -> int:
+        """How long the most that can be taken at once will count."""
+        return self.period_us
+
+    @property
+    def believed_us(self) -> int:
+        """The longest time for which anything wrong can be believed."""
+        return 2 * self.period_us
+
+    @property
+    @abstractmethod
+    def bound(self) -> int:
+        """The most that any window of one period may hold (design: the table of algorithms)."""
+
+    def check(self, history: Sequence[Admitted]) -> None:  # noqa: B027 (most say it all by the bound)
+        """Fail unless what else is promised was kept in all that was admitted."""
+
+    @abstractmethod
+    def edges(self, now_us: int) -> list[int]:
+        """Readings of the clock, after some history, at which what the model says may change."""
+
+    @property
+    def identity(self) -> str:
+        """What the policy's field begins with."""
+        return self.algorithm
+
+    def numbers(self) -> dict[str, int]:
+        """What the script's header calls the numbers of the policy."""
+        return {"limit": self.most, "period_us": self.period_us}
+
+    @classmethod
+    def options(cls, most: int) -> dict[str, st.SearchStrategy[Any]]:  # noqa: ARG003 (a count needs it)
+        """What model and policy take besides limit and period; counts are up to ``most``."""
+        return {}
+
+    @classmethod
+    def of_policy(cls, policy: Any) -> Model:
+        """The slow, exact meaning of a policy of the library."""
+        more = {name: getattr(policy, name) for name in cls.options(1)}
+        return cls(policy.limit, policy.period_us, **more)
+
+    @classmethod
+    def samples(cls, most: int, period_us: int) -> list[Model]:
+        """One policy of every kind, each of which lets ``most`` pass at once."""
+        return [cls(most, period_us)]
+
+    @classmethod
+    def small_worlds(cls) -> list[Model]:
+        """Policies so small that short histories meet everything: three units, four microseconds."""
+        return cls.samples(3, 4)
+
+    @classmethod
+    def of_every_size(cls, periods: st.SearchStrategy[int]) -> st.SearchStrategy[Model]:
+        """Every policy that the library would accept, small ones for the most part."""
+        return st.builds(cls, st.integers(1, 12), periods, **cls.options(12))
+
+    def changes(self) -> st.SearchStrategy[dict[str, int]]:
+        """Other numbers for ``change``."""
+        return st.fixed_dictionaries({"limit": st.integers(1, 12)})
 
     def ask(self, clock_us: int, least: int) -> Answer:
         """Say whether ``least`` units would pass."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+from hypothesis import strategies as st
+
+from tests.histories import Admitted, own_windows
 from tests.model.base import Model
 
 
@@ -17,8 +21,11 @@ class Window(NamedTuple):
 class FixedWindow(Model):
     """A window of one period opens at the first admitted hit, or on the clock with ``align``."""
 
+    algorithm = script = "fixed_window"
+
     def __init__(self, limit: int, period_us: int, align: bool = False) -> None:
-        self.limit, self.period_us, self.align = limit, period_us, align
+        super().__init__(limit, period_us)
+        self.align = align
         self.windows: list[Window] = []
 
     def window(self, clock_us: int) -> Window | None:
@@ -65,3 +72,43 @@ class FixedWindow(Model):
     def forget(self) -> None:
         """Drop every window."""
         self.windows.clear()
+
+    @property
+    def bound(self) -> int:
+        """What two windows hold that meet in it."""
+        return 2 * self.limit
+
+    def check(self, history: Sequence[Admitted]) -> None:
+        """Each window that was opened kept the limit."""
+        for start_us, used in own_windows(history, self.period_us, self.align).items():
+            assert used <= self.limit, f"{used} in the window from {start_us} under {self}"
+
+    def edges(self, now_us: int) -> list[int]:
+        """A period before a window, its beginning and its end."""
+        starts = [window.start_us for window in self.windows[-2:]]
+        return [start + step * self.period_us for start in starts for step in (-1, 0, 1)]
+
+    @property
+    def identity(self) -> str:
+        """Windows on the clock are others."""
+        return f"{self.algorithm}.aligned" if self.align else self.algorithm
+
+    def numbers(self) -> dict[str, int]:
+        """And whether windows begin on the clock."""
+        return super().numbers() | {"aligned": int(self.align)}
+
+    @classmethod
+    def options(cls, most: int) -> dict[str, st.SearchStrategy[Any]]:  # noqa: ARG003 (a count needs it)
+        """Whether windows begin on the clock."""
+        return {"align": st.booleans()}
+
+    @classmethod
+    def samples(cls, most: int, period_us: int) -> list[Model]:
+        """Windows of their own, and on the clock."""
+        return [cls(most, period_us), cls(most, period_us, align=True)]
+
+    @classmethod
+    def of_every_size(cls, periods: st.SearchStrategy[int]) -> st.SearchStrategy[Model]:
+        """Small limits, and the largest."""
+        limits = st.one_of(st.integers(1, 12), st.just(10**12))
+        return st.builds(cls, limits, periods, **cls.options(12))

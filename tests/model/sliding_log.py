@@ -12,8 +12,11 @@ class SlidingLog(Model):
     at most a period. A newest hit that lies farther ahead cannot be true: the log reads as empty.
     """
 
+    algorithm = script = "sliding_log"
+    key_type = "list"
+
     def __init__(self, limit: int, period_us: int) -> None:
-        self.limit, self.period_us = limit, period_us
+        super().__init__(limit, period_us)
         self.hits: list[tuple[int, int]] = []
 
     def live(self, clock_us: int) -> list[tuple[int, int]]:
@@ -55,3 +58,23 @@ class SlidingLog(Model):
     def forget(self) -> None:
         """Drop every hit."""
         self.hits.clear()
+
+    @property
+    def most_cost(self) -> int:
+        """The limit, but no more entries than one call may write."""
+        return min(self.limit, 4_000)
+
+    @property
+    def bound(self) -> int:
+        """The limit, in any window."""
+        return self.limit
+
+    def edges(self, now_us: int) -> list[int]:
+        """Where hits leave, and where the newest would be impossible or behind the clock."""
+        times, period_us = [at for at, _ in self.hits[-6:]], self.period_us
+        return [at + period_us for at in times] + [at - period_us for at in times[-1:]] + times[-1:]
+
+    @classmethod
+    def small_worlds(cls) -> list[Model]:
+        """Also more units than microseconds."""
+        return [cls(3, 4), cls(5, 4)]

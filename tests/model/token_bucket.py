@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from math import gcd
+from typing import Any
 
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from tests.histories import Admitted, assert_never_in_debt
 from tests.model.base import Model, ceil
+
+LONGEST_FILL_US = 3650 * 24 * 3_600_000_000
 
 
 class TokenBucket(Model):
@@ -16,8 +24,10 @@ class TokenBucket(Model):
     at the largest, over every hit, of its time and all the work from it on.
     """
 
+    algorithm = script = "token_bucket"
+
     def __init__(self, limit: int, period_us: int, burst: int | None = None) -> None:
-        self.limit, self.period_us = limit, period_us
+        super().__init__(limit, period_us)
         self.burst = limit if burst is None else burst
         #: (clock, work in microseconds), in the order in which they were admitted
         self.hits: list[tuple[int, Fraction]] = []
@@ -109,3 +119,83 @@ class TokenBucket(Model):
         """Give the policy other numbers; the debt stays as the time that it is."""
         self.limit = self.limit if limit is None else limit
         self.burst = self.burst if burst is None else burst
+
+    @property
+    def full_us(self) -> int:
+        """The time in which it fills."""
+        return ceil(self.capacity_us)
+
+    @property
+    def believed_us(self) -> int:
+        """The debt that is believed."""
+        return self.most_debt_us
+
+    @property
+    def bound(self) -> int:
+        """The burst, and what drips in: floor(W / T) with W = period and T = period / limit."""
+        return self.burst + self.limit
+
+    def check(self, history: Sequence[Admitted]) -> None:
+        """The bound holds in windows of every length: a burst may take longer than a period."""
+        assert_never_in_debt(self, history)
+
+    def edges(self, now_us: int) -> list[int]:
+        """Where it is full, where it was empty, and where the debt would be impossible."""
+        full_us = ceil(self.full_at()) or now_us
+        return [full_us, full_us - ceil(self.capacity_us), full_us - self.most_debt_us]
+
+    def numbers(self) -> dict[str, int]:
+        """And one unit's interval, in whole microseconds and parts of one."""
+        parts = self.own_parts
+        per_part = self.period_us * parts // self.limit
+        own = {"parts": parts, "t_us": per_part // parts, "t_part": per_part % parts}
+        return super().numbers() | own
+
+    @classmethod
+    def options(cls, most: int) -> dict[str, st.SearchStrategy[Any]]:
+        """How much is saved."""
+        return {"burst": st.integers(1, most)}
+
+    @classmethod
+    def samples(cls, most: int, period_us: int) -> list[Model]:
+        """Faster than it is large, and slower; neither interval is a whole number."""
+        return [cls(7, period_us, most), cls(3, period_us, most)]
+
+    @classmethod
+    def small_worlds(cls) -> list[Model]:
+        """Intervals of one unit and a third, and of three fifths."""
+        return [cls(3, 4), cls(5, 3, burst=4)]
+
+    @classmethod
+    def of_every_size(cls, periods: st.SearchStrategy[int]) -> st.SearchStrategy[Model]:
+        """Buckets with every kind of interval that the library would accept."""
+
+        @st.composite
+        def buckets(draw: st.DrawFn) -> Model:
+            period_us = draw(periods)
+            limit = draw(st.one_of(st.integers(1, 12), st.sampled_from([7, 97, 1_000, 1_000_003])))
+            bucket = cls(limit, period_us, draw(bursts(limit)))
+            assume(bucket.admissible)
+            return bucket
+
+        return buckets()
+
+    def changes(self) -> st.SearchStrategy[dict[str, int]]:
+        """Another rate, another burst, or both."""
+        limits = st.one_of(st.integers(1, 12), st.sampled_from([97, 1_000_003]))
+        now = {"limit": self.limit, "burst": self.burst}
+        optional = {"limit": limits, "burst": bursts(self.limit)}
+        return st.fixed_dictionaries({}, optional=optional).filter(
+            lambda new: type(self)(period_us=self.period_us, **(now | new)).admissible
+        )
+
+    @property
+    def admissible(self) -> bool:
+        """Whether the library would build this policy (design: ranges)."""
+        fills_in_time = self.capacity_us <= LONGEST_FILL_US
+        return fills_in_time and (self.burst + 1) * self.own_parts < 2**53
+
+
+def bursts(limit: int) -> st.SearchStrategy[int]:
+    """Bursts of every size, that of the limit first."""
+    return st.one_of(st.just(limit), st.integers(1, 12), st.sampled_from([100, 10**6]))

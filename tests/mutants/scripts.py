@@ -16,7 +16,8 @@ from limiter import scripts as loader
 from tests import scripts
 from tests.contract import calls, checks, vectors
 from tests.contract.source import SRC, load_module
-from tests.machines.test_single import POLICIES, SingleMachine
+from tests.machines.support import POLICIES
+from tests.machines.test_single import SingleMachine
 
 #: Raises where the scripts in use are broken; told the address of a server.
 Check = Callable[[str], None]
