@@ -38,6 +38,11 @@ class Lane:
     def __init__(self, connection: Any, where: str, timeout: float) -> None:
         """Connect: address, TLS, AUTH and HELLO are redis-py's work. Then answers may take ``timeout``."""
         connection.connect()
+        if hasattr(connection._sock, "pending"):
+            # TLS sends session tickets after its handshake. Unread, they would look like a server
+            # that hung up; an answer comes behind them.
+            connection.send_command("PING", check_health=False)
+            connection.read_response()
         connection.socket_timeout = timeout
         connection._sock.settimeout(timeout)
         # The parser has a copy of the time-out, which it goes back to after a shorter one.
