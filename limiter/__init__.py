@@ -13,20 +13,32 @@ from limiter.errors import (
     StoreUnavailable,
 )
 from limiter.grammar import parse_limits
-from limiter.policies import FixedWindow, SlidingLog, TokenBucket
+from limiter.policies import (
+    GCRA,
+    Concurrency,
+    FixedWindow,
+    LeakyBucket,
+    SlidingLog,
+    SlidingWindow,
+    TokenBucket,
+)
 from limiter.version import __version__
 
 __all__ = [
+    "GCRA",
+    "Concurrency",
     "Decision",
     "FixedWindow",
     "InvalidCost",
     "InvalidKey",
     "InvalidPolicy",
     "InvalidSetting",
+    "LeakyBucket",
     "Limiter",
     "LimiterError",
     "RateLimited",
     "SlidingLog",
+    "SlidingWindow",
     "StoreRefused",
     "StoreUnavailable",
     "TokenBucket",

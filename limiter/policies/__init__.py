@@ -1,13 +1,26 @@
 """The algorithms: one module each, and their list."""
 
 from limiter.policies.base import Policy
+from limiter.policies.concurrency import Concurrency
 from limiter.policies.fixed_window import FixedWindow
 from limiter.policies.sliding_log import SlidingLog
-from limiter.policies.token_bucket import TokenBucket
+from limiter.policies.sliding_window import SlidingWindow
+from limiter.policies.token_bucket import GCRA, LeakyBucket, TokenBucket
 
 #: Every algorithm that a user may choose, by the name that chooses it.
 ALGORITHMS: dict[str, type[Policy]] = {
-    policy.algorithm: policy for policy in (FixedWindow, SlidingLog, TokenBucket)
+    policy.algorithm: policy
+    for policy in (FixedWindow, SlidingLog, SlidingWindow, TokenBucket, GCRA, LeakyBucket)
 }
 
-__all__ = ["ALGORITHMS", "FixedWindow", "Policy", "SlidingLog", "TokenBucket"]
+__all__ = [
+    "ALGORITHMS",
+    "GCRA",
+    "Concurrency",
+    "FixedWindow",
+    "LeakyBucket",
+    "Policy",
+    "SlidingLog",
+    "SlidingWindow",
+    "TokenBucket",
+]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from datetime import timedelta
+from typing import Any, ClassVar, TypeVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy, shown
@@ -13,6 +15,8 @@ from limiter.errors import InvalidPolicy, shown
 EXACT = 2**53
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,64}")
+
+_Own = TypeVar("_Own", bound="Policy")
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -31,12 +35,16 @@ class Policy:
     script: ClassVar[str]
     """The file of ``lua/v1`` that decides it, without its ending."""
     key_type: ClassVar[str] = "hash"
-    """hash: the state is a field of the subject's hash; list: a key of its own."""
+    """hash: the state is a field of the subject's hash; list, zset: a key of its own."""
     has_burst: ClassVar[bool] = False
     """Whether the policy takes a burst."""
     queues: ClassVar[bool] = False
     """Whether an admitted call waits for its turn (``Decision.delay``)."""
+    leases: ClassVar[bool] = False
+    """Whether what a call takes is held until it is given back, instead of spent."""
     most_limit: ClassVar[int] = 10**12
+    _period_name: ClassVar[str] = "per"
+    """What the class calls the period that it is given."""
 
     limit: int
     period_us: int
@@ -47,7 +55,8 @@ class Policy:
         try:
             self._set("period_us", units.period_us(per))
         except InvalidPolicy as error:
-            raise InvalidPolicy(f"{type(self).__name__}: {error}") from None
+            said = str(error).removeprefix("per")
+            raise InvalidPolicy(f"{type(self).__name__}: {self._period_name}{said}") from None
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
             raise InvalidPolicy(
                 f"{type(self).__name__}: name is {name!r}: accepted are 1 to 64 of a-z 0-9 _ . -"
@@ -100,6 +109,37 @@ class Policy:
         """What the script is told after the field, in the order of its header."""
         return (self.capacity, self.period_us)
 
+    def renumbered(self: _Own, limit: int, burst: int | None = None) -> _Own:
+        """The same policy with other numbers: its state is the same, and so is its field.
+
+        Raises:
+            InvalidPolicy: The numbers make no sense, or there is a burst where none belongs.
+
+        """
+        build: Any = type(self)
+        per = timedelta(microseconds=self.period_us)
+        renumbered: _Own = build(limit, per, **self._others(burst), name=self.name)
+        return renumbered
+
+    def _others(self, burst: int | None) -> dict[str, Any]:
+        """What builds this policy beside limit, period and name."""
+        if burst is not None:
+            raise InvalidPolicy(
+                f"{type(self).__name__}: burst is {shown(burst)}: accepted is none, since "
+                f"{self.algorithm} saves nothing up"
+            )
+        return {}
+
+    def shared(self: _Own, share: int) -> _Own:
+        """One of ``share`` equal parts of this policy, and at least 1.
+
+        It is not held to the ranges: a part may divide worse than the whole, beyond what Lua can
+        count, so no script can be asked about it.
+        """
+        part = copy.copy(self)
+        part._set("limit", max(1, self.limit // share))
+        return part
+
     def to_dict(self) -> dict[str, Any]:
         """Name, algorithm, limit and period (seconds), and the burst where there is one."""
         return {
@@ -110,8 +150,8 @@ class Policy:
         }
 
     def __repr__(self) -> str:
-        name = "" if self.name is None else f", name={self.name!r}"
-        return f"{type(self).__name__}({self.limit}, per={self.per}{self._more()}{name})"
+        more = self._more() if self.name is None else f"{self._more()}, name={self.name!r}"
+        return f"{type(self).__name__}({self.limit}, {self._period_name}={self.per}{more})"
 
     def _more(self) -> str:
         return ""

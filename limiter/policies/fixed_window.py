@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy
@@ -48,6 +48,9 @@ class FixedWindow(Policy):
     def arguments(self) -> tuple[int, ...]:
         """Limit, period, and 1 for aligned windows."""
         return (self.limit, self.period_us, int(self.align))
+
+    def _others(self, burst: int | None) -> dict[str, Any]:
+        return {**super()._others(burst), "align": self.align}
 
     def _more(self) -> str:
         return ", align=True" if self.align else ""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy
 from limiter.policies.base import EXACT, Policy
 
 _LONGEST_FILL_US = 3_650 * units.DAY_US
+
+_Own = TypeVar("_Own", bound="Bucket")
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -70,6 +72,15 @@ class Bucket(Policy):
         t_us, t_part = divmod(self.period_us // common, parts)
         return (self.burst, self.period_us, t_us, t_part, parts)
 
+    def _others(self, burst: int | None) -> dict[str, Any]:
+        return {"burst": burst}
+
+    def shared(self: _Own, share: int) -> _Own:
+        """One of ``share`` equal parts of the rate and of the burst, each at least 1."""
+        part = super().shared(share)
+        part._set("burst", max(1, self.burst // share))
+        return part
+
     def to_dict(self) -> dict[str, Any]:
         """As for every policy, and the burst."""
         return {**super().to_dict(), "burst": self.burst}
@@ -105,3 +116,42 @@ class TokenBucket(Bucket):
     """
 
     algorithm: ClassVar[str] = "token_bucket"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class GCRA(Bucket):
+    """One unit every ``per / limit`` on average, and up to ``burst`` of them at once.
+
+    The token bucket's twin: it decides the same, told as a theoretical arrival time instead of as
+    tokens. Its state is its own. Source: the generic cell rate algorithm, ITU-T I.371.
+
+    Bound: ``burst + floor(W * limit / per)`` in any window W.
+
+    Raises:
+        InvalidPolicy: ``limit`` or ``burst`` is not in 1 to 10^12, ``per`` not in 1 ms to 366 days,
+            the burst takes more than 3,650 days to pass, or its numbers cannot be exact in Lua.
+
+    """
+
+    algorithm: ClassVar[str] = "gcra"
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class LeakyBucket(Bucket):
+    """A queue that leaves at ``limit`` units in every ``per``, and holds up to ``burst`` of them.
+
+    A call that finds room is admitted at once and told its ``delay``, the time until those before it
+    have left; whoever waits that long sends at an even rate. A call that finds the queue full is
+    denied. Source: the leaky bucket as a queue (J. Turner, 1986).
+
+    Bound: ``burst + floor(W * limit / per)`` admitted in any window W; of those that wait their
+    delay, one unit every ``per / limit`` goes on.
+
+    Raises:
+        InvalidPolicy: ``limit`` or ``burst`` is not in 1 to 10^12, ``per`` not in 1 ms to 366 days,
+            the queue takes more than 3,650 days to leave, or its numbers cannot be exact in Lua.
+
+    """
+
+    algorithm: ClassVar[str] = "leaky_bucket"
+    queues: ClassVar[bool] = True

@@ -15,10 +15,22 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from limiter import FixedWindow, InvalidPolicy, LimiterError, SlidingLog, TokenBucket
+from limiter import (
+    GCRA,
+    Concurrency,
+    FixedWindow,
+    InvalidPolicy,
+    LeakyBucket,
+    LimiterError,
+    SlidingLog,
+    SlidingWindow,
+    TokenBucket,
+)
 from limiter.policies import ALGORITHMS, Policy
 
 POLICIES = list(ALGORITHMS.values())
+EVERY_CLASS: list[type[Policy]] = [*POLICIES, Concurrency]
+BUCKETS = [TokenBucket, GCRA, LeakyBucket]
 TRILLION = 10**12
 DAY = 86_400
 
@@ -35,24 +47,32 @@ def refused(build: Any, *arguments: Any, **named: Any) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EVERY_CLASS)
 @pytest.mark.parametrize("value", NO_COUNT, ids=repr)
 def test_a_limit_is_a_whole_number_from_1(policy: type[Policy], value: Any) -> None:
     """The message has the policy, the field, the value and what is accepted."""
-    said = refused(policy, value, per=60)
+    said = refused(policy, value, 60)
     assert said.startswith(f"{policy.__name__}: limit is {value!r}: accepted is a whole number")
     assert "from 1 to" in said
 
 
 @pytest.mark.parametrize(
     ("policy", "most"),
-    [(FixedWindow, TRILLION), (SlidingLog, 100_000), (TokenBucket, TRILLION)],
+    [
+        (FixedWindow, TRILLION),
+        (SlidingLog, 100_000),
+        (SlidingWindow, TRILLION),
+        (TokenBucket, TRILLION),
+        (GCRA, TRILLION),
+        (LeakyBucket, TRILLION),
+        (Concurrency, 100_000),
+    ],
 )
 def test_a_limit_has_a_largest_value(policy: type[Policy], most: int) -> None:
     """The largest is accepted, one more is not."""
     # A bucket so large is exact where the period divides it well.
-    assert policy(most, per=100_000).limit == most  # type: ignore[call-arg]
-    said = refused(policy, most + 1, per=100_000)
+    assert policy(most, 100_000).limit == most  # type: ignore[call-arg]
+    said = refused(policy, most + 1, 100_000)
     assert f"limit is {most + 1}" in said
     assert f"to {most:,}" in said
 
@@ -62,13 +82,14 @@ def test_a_log_that_is_too_long_names_what_to_use() -> None:
     assert "SlidingWindow or TokenBucket" in refused(SlidingLog, 100_001, per="day")
 
 
-def test_a_logs_cost_is_bounded() -> None:
-    """One call writes at most 4,000 entries, and no more than the limit."""
-    assert SlidingLog(100_000, per=60).most_cost == 4_000
-    assert SlidingLog(7, per=60).most_cost == 7
+@pytest.mark.parametrize("policy", [SlidingLog, Concurrency])
+def test_the_cost_of_what_keeps_entries_is_bounded(policy: Any) -> None:
+    """One call writes at most 4,000 of them, and no more than the limit."""
+    assert policy(100_000, 60).most_cost == 4_000
+    assert policy(7, 60).most_cost == 7
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EVERY_CLASS)
 @pytest.mark.parametrize(
     ("per", "microseconds"),
     [
@@ -133,13 +154,15 @@ def test_a_period_from_a_millisecond_to_366_days(policy: type[Policy], per: Any)
     said = refused(policy, 5, per=per)
     assert said.startswith(f"{policy.__name__}: per is {per!r}: accepted are seconds")
     assert "1 millisecond to 366 days" in said
+    same = refused(Concurrency, 5, lease=per)
+    assert same == said.replace(f"{policy.__name__}: per is", "Concurrency: lease is", 1)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", EVERY_CLASS)
 @pytest.mark.parametrize("name", ["", "A", "a b", "a:b", "a" * 65, "a\n", "\xe9", 5, b"a"])
 def test_a_name_is_short_and_plain(policy: type[Policy], name: Any) -> None:
     """A name goes into keys and headers as it is."""
-    said = refused(policy, 5, per=60, name=name)
+    said = refused(policy, 5, 60, name=name)
     assert f"name is {name!r}: accepted are 1 to 64 of a-z 0-9 _ . -" in said
 
 
@@ -149,6 +172,42 @@ def test_a_name_is_the_end_of_the_field(policy: type[Policy], name: str) -> None
     """Two policies of one kind are told apart by their names."""
     assert policy(5, 60, name=name).field == f"{policy.algorithm}:60000000:{name}"  # type: ignore[call-arg]
     assert policy(5, 60).field == f"{policy.algorithm}:60000000"  # type: ignore[call-arg]
+
+
+def test_leases_are_places_whatever_their_length() -> None:
+    """The field has no period: those who give other lengths share the same places."""
+    assert Concurrency(5, lease=60).field == Concurrency(9).field == "concurrency"
+    assert Concurrency(5, name="seats").field == "concurrency:seats"
+    assert Concurrency(5).lease == 30
+    assert Concurrency(5, lease=0.5).lease == 0.5
+
+
+def test_what_a_policy_does_is_told_by_its_class() -> None:
+    """Who has a burst, who queues, who holds, and where the state stands."""
+    kinds = {
+        kind: (kind.key_type, kind.has_burst, kind.queues, kind.leases) for kind in EVERY_CLASS
+    }
+    assert kinds == {
+        FixedWindow: ("hash", False, False, False),
+        SlidingLog: ("list", False, False, False),
+        SlidingWindow: ("hash", False, False, False),
+        TokenBucket: ("hash", True, False, False),
+        GCRA: ("hash", True, False, False),
+        LeakyBucket: ("hash", True, True, False),
+        Concurrency: ("zset", False, False, True),
+    }
+
+
+@given(
+    limit=st.integers(1, TRILLION),
+    period_us=st.integers(1_000, 366 * DAY * 10**6),
+)
+def test_a_sliding_window_tells_time_in_units_that_stay_exact(limit: int, period_us: int) -> None:
+    """The least unit in which a limit times a period stays within 2^52."""
+    *rest, unit_us = SlidingWindow(limit, timedelta(microseconds=period_us)).arguments
+    assert rest == [limit, period_us]
+    assert limit * Fraction(period_us, unit_us) <= 2**52
+    assert unit_us == 1 or limit * Fraction(period_us, unit_us - 1) > 2**52
 
 
 def test_aligned_windows_are_a_state_of_their_own() -> None:
@@ -164,17 +223,25 @@ def test_align_is_a_bool(align: Any) -> None:
     assert said == f"FixedWindow: align is {align!r}: accepted are True and False"
 
 
+@pytest.mark.parametrize("bucket", BUCKETS)
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "5", TRILLION + 1], ids=repr)
-def test_a_burst_is_a_whole_number_from_1(value: Any) -> None:
+def test_a_burst_is_a_whole_number_from_1(bucket: Any, value: Any) -> None:
     """A burst has the limit's rules."""
-    said = refused(TokenBucket, 5, 60, burst=value)
-    assert said.startswith(f"TokenBucket: burst is {value!r}: accepted is a whole number from 1 to")
+    said = refused(bucket, 5, 60, burst=value)
+    assert said.startswith(
+        f"{bucket.__name__}: burst is {value!r}: accepted is a whole number from 1 to"
+    )
 
 
-def test_a_burst_is_the_limit_unless_given() -> None:
+@pytest.mark.parametrize("bucket", BUCKETS)
+def test_a_burst_is_the_limit_unless_given(bucket: Any) -> None:
     """The most that can pass at once is the burst."""
-    assert TokenBucket(5, 60).burst == 5
-    assert TokenBucket(5, 60, burst=9).capacity == TokenBucket(5, 60, burst=9).most_cost == 9
+    assert bucket(5, 60).burst == 5
+    assert bucket(5, 60, burst=9).capacity == bucket(5, 60, burst=9).most_cost == 9
+
+
+def test_without_a_burst_the_limit_is_the_most() -> None:
+    """Of what passes at once, and of what a call may cost."""
     assert FixedWindow(5, 60).capacity == FixedWindow(5, 60).most_cost == 5
 
 
@@ -250,9 +317,14 @@ EVERY_KIND: list[Policy] = [
     FixedWindow(5, per=0.25, align=True, name="seats"),
     SlidingLog(100, per="minute"),
     SlidingLog(100, per="minute", name="x"),
+    SlidingWindow(100, per="minute"),
     TokenBucket(100, per=1, burst=20),
     TokenBucket(100, per=1),
     TokenBucket(3, per=timedelta(microseconds=1_234_567), name="odd"),
+    GCRA(100, per=1, burst=20),
+    LeakyBucket(100, per=1, burst=20),
+    Concurrency(20),
+    Concurrency(20, lease=0.5, name="seats"),
 ]
 
 
@@ -283,7 +355,7 @@ def test_numbers_given_in_two_ways_are_one_value() -> None:
 
 def test_policies_of_other_algorithms_are_never_equal() -> None:
     """The same numbers mean something else."""
-    assert len({FixedWindow(5, 60), SlidingLog(5, 60), TokenBucket(5, 60)}) == 3
+    assert len({policy(5, 60) for policy in EVERY_CLASS}) == len(EVERY_CLASS)  # type: ignore[call-arg]
 
 
 def test_a_dictionary_for_json() -> None:
@@ -308,11 +380,62 @@ def test_every_algorithm_is_listed_by_its_name() -> None:
     assert {name: policy.algorithm for name, policy in ALGORITHMS.items()} == {
         name: name for name in ALGORITHMS
     }
-    assert ALGORITHMS.keys() >= {"fixed_window", "sliding_log", "token_bucket"}
+    assert list(ALGORITHMS) == [
+        "fixed_window",
+        "sliding_log",
+        "sliding_window",
+        "token_bucket",
+        "gcra",
+        "leaky_bucket",
+    ]
 
 
 def test_a_policy_says_nothing_that_it_is_not() -> None:
     """The repr holds what differs from the defaults, and nothing else."""
     assert repr(FixedWindow(5, per=60)) == "FixedWindow(5, per=60)"
     assert repr(EVERY_KIND[1]) == "FixedWindow(5, per=0.25, align=True, name='seats')"
-    assert repr(EVERY_KIND[4]) == "TokenBucket(100, per=1, burst=20)"
+    assert repr(TokenBucket(100, per=1, burst=20)) == "TokenBucket(100, per=1, burst=20)"
+    assert repr(Concurrency(20)) == "Concurrency(20, lease=30)"
+
+
+@pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)
+def test_other_numbers_leave_the_rest_of_a_policy(policy: Policy) -> None:
+    """Class, period, name and alignment are its identity; a burst is the limit unless given."""
+    other = policy.renumbered(7)
+    assert (type(other), other.field, other.period_us) == (
+        type(policy),
+        policy.field,
+        policy.period_us,
+    )
+    assert (other.limit, other.capacity) == (7, 7)
+    assert other.renumbered(policy.limit, getattr(policy, "burst", None)) == policy
+
+
+@pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)
+def test_other_numbers_must_make_sense_too(policy: Policy) -> None:
+    """As they must when a policy is built; a burst belongs to a bucket."""
+    assert "limit is 0" in refused(policy.renumbered, 0)
+    if policy.has_burst:
+        assert policy.renumbered(7, 9).capacity == 9
+        assert "burst is 0" in refused(policy.renumbered, 7, 0)
+    else:
+        assert "burst is 9: accepted is none" in refused(policy.renumbered, 7, 9)
+
+
+@pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)
+def test_a_share_is_an_equal_part_and_at_least_1(policy: Policy) -> None:
+    """Of the limit and of the burst; all of it where nobody shares."""
+    assert policy.shared(1) == policy
+    for share in (2, 3, 1_000):
+        part = policy.shared(share)
+        assert part.limit == max(1, policy.limit // share)
+        assert part.capacity == max(1, policy.capacity // share)
+        assert (type(part), part.field) == (type(policy), policy.field)
+
+
+def test_a_share_may_be_what_no_script_could_count() -> None:
+    """It is for a store in the process: 10^12 divides a day's microseconds well, a seventh does not."""
+    whole = TokenBucket(TRILLION, per=100_000)
+    part = whole.shared(7)
+    assert part.limit == TRILLION // 7
+    assert "cannot be counted" in refused(whole.renumbered, TRILLION // 7)
