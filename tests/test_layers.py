@@ -32,7 +32,9 @@ CORE = [
 #: The only modules outside that the core needs: arithmetic, text and types. No I/O, no clock.
 PURE = {
     "__future__",
+    "bisect",
     "collections",
+    "copy",
     "dataclasses",
     "datetime",
     "fractions",
@@ -40,6 +42,7 @@ PURE = {
     "hashlib",
     "math",
     "re",
+    "struct",
     "typing",
 }
 

@@ -170,7 +170,7 @@ def test_a_name_is_short_and_plain(policy: type[Policy], name: Any) -> None:
 @pytest.mark.parametrize("name", ["a", "a" * 64, "a-b_c.9"])
 def test_a_name_is_the_end_of_the_field(policy: type[Policy], name: str) -> None:
     """Two policies of one kind are told apart by their names."""
-    assert policy(5, 60, name=name).field == f"{policy.algorithm}:60000000:{name}"  # type: ignore[call-arg]
+    assert policy(5, 60, name=name).field == f"{policy.algorithm}:60000000:{name}"
     assert policy(5, 60).field == f"{policy.algorithm}:60000000"  # type: ignore[call-arg]
 
 
