@@ -51,4 +51,11 @@ COMMANDS = (
     "rpush",
     "time",
     "type",
+    "zadd",
+    "zcard",
+    "zcount",
+    "zrange",
+    "zrem",
+    "zremrangebyscore",
+    "zscore",
 )

@@ -32,5 +32,11 @@ room = limit - used
 retry_us = start_us + period_us - now_us
 --@ charge
 used, reset_us = used + granted, start_us + period_us - now_us
+--@ refund
+granted = used
+if cost < granted then
+  granted = cost
+end
+used = used - granted
 --@ save
 struct.pack("<dd", start_us, used)

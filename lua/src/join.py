@@ -13,7 +13,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent
 #: Where a policy's own arguments begin in a script for one policy: after the time, mode, and cost.
@@ -41,8 +41,18 @@ class Fragment:
 
     @property
     def key_type(self) -> str:
-        """What Redis calls the type of the key that holds the state: hash or list."""
+        """What Redis calls the type of the key that holds the state: hash, list or zset."""
         return re.match(r"\w+", self.sections["key"])[0]  # type: ignore[index]
+
+    @property
+    def is_rate(self) -> bool:
+        """Whether it counts what passes; else it counts what is held."""
+        return "refund" in self.sections
+
+    @property
+    def modes(self) -> list[str]:
+        """What else than peek and reset it can be asked; the first one takes."""
+        return ["hit", "refund", "settle"] if self.is_rate else ["acquire", "renew", "release"]
 
     @property
     def arguments(self) -> list[Argument]:
@@ -75,12 +85,13 @@ def _checked(fragment: Fragment) -> Fragment:
     """The fragment, if nothing is missing; else an end that says what."""
     where = f"lua/src/{fragment.name}.lua"
     needed = ["summary", "key", "arguments", "check", "ask", "retry", "charge", "save"]
-    needed += ["carry"] if fragment.sections.get("key", "").startswith("list") else []
+    needed += [] if fragment.sections.get("key", "").startswith("hash") else ["carry"]
+    needed += ["refund"] if fragment.is_rate else ["renew", "release"]
     for section in needed:
         if not fragment.sections.get(section):
             sys.exit(f"{where}: section {section!r} is missing; accepted are {', '.join(needed)}")
-    if fragment.key_type not in ("hash", "list"):
-        sys.exit(f"{where}: key begins with {fragment.key_type!r}; accepted are hash and list")
+    if fragment.key_type not in LOADS:
+        sys.exit(f"{where}: key begins with {fragment.key_type!r}; accepted are {', '.join(LOADS)}")
     for line in fragment["arguments"].splitlines():
         if not re.fullmatch(r"\w+( text)?\s+.*|\s+.*", line):
             sys.exit(
@@ -114,13 +125,18 @@ def headed(name: str, lines: list[str]) -> str:
     return "\n".join(f"{name if not n else '':<20}{line}" for n, line in enumerate(lines))
 
 
+#: By type of the key: the name under which a fragment finds its state, none of it, and how it is read.
+LOADS = {
+    "hash": ("state", "nil", 'redis.call("HGET", key, field)'),
+    "list": ("size", "0", 'redis.call("LLEN", key)'),
+    "zset": ("size", "0", 'redis.call("ZCARD", key)'),
+}
+
+
 def load(fragment: Fragment) -> str:
     """Read the policy's state; a reset of a key of another type reads nothing, and mends it."""
     kind = fragment.key_type
-    name, empty, command = {
-        "hash": ("state", "nil", 'redis.call("HGET", key, field)'),
-        "list": ("size", "0", 'redis.call("LLEN", key)'),
-    }[kind]
+    name, empty, command = LOADS[kind]
     return (
         f"local {name} = {empty}\n"
         f'if mode ~= "reset" or redis.call("TYPE", key).ok == "{kind}" then\n'
@@ -137,9 +153,65 @@ def bind(arguments: list[Argument], place: str, first: int) -> str:
     )
 
 
+#: What both kinds of algorithm say of themselves in the header of a script, where they differ.
+SAID = {
+    True: {
+        "modes": [
+            "hit: take; peek: only say what hit would; reset: say it, then forget the subject;",
+            "refund: give back; settle: take without asking, up to a debt of limit",
+        ],
+        "cost": "units wanted, or given back; 0 looks without taking",
+        "granted": "units taken, or given back",
+        "writes": (
+            "Only a hit that passes, refund and settle where they change something, and reset.\n"
+            "        (And a hit that does not pass, where it finds a key without expiry, or a time\n"
+            "        too far ahead to be true: it mends that.)"
+        ),
+    },
+    False: {
+        "modes": [
+            "acquire: take a lease, or say that it is held already; renew: let it last from now;",
+            "release: give it back; peek: only say what acquire would; reset: say it, then",
+            "forget the subject",
+        ],
+        "cost": "units that the lease holds; 0 looks without taking",
+        "granted": "units of this lease that were taken, renewed (all or 0), or given back",
+        "writes": (
+            "Only an acquire that passes, renew and release of a lease that lives, and reset. (And any\n"
+            "        of them, where it finds a key without expiry: it mends that.)"
+        ),
+    },
+}
+
+
+def otherwise(fragment: Fragment) -> str:
+    """What a script does for the modes that ask nobody."""
+    if fragment.is_rate:
+        return (
+            'if mode == "refund" then\n'
+            f"{indent(fragment['refund'], 1)}\n"
+            "  room = room + granted\n"
+            "else\n"
+            "  granted = math.max(0, math.min(cost, room + limit))\n"
+            "  if granted > 0 then\n"
+            f"{indent(fragment['charge'], 2)}\n"
+            "  end\n"
+            "  room = room - granted\n"
+            "end"
+        )
+    return (
+        'if mode == "renew" then\n'
+        f"{indent(fragment['renew'], 1)}\n"
+        "else\n"
+        f"{indent(fragment['release'], 1)}\n"
+        "end"
+    )
+
+
 def single(template: str, fragment: Fragment) -> str:
     """The complete script for one policy."""
-    own = fragment.arguments
+    own, (take, *others) = fragment.arguments, fragment.modes
+    said: dict[str, Any] = SAID[fragment.is_rate]
     if fragment.key_type == "hash":
         changed, save = (
             "granted > 0 or heal",
@@ -154,85 +226,137 @@ def single(template: str, fragment: Fragment) -> str:
             "summary": fragment["summary"],
             "key": fragment["key"].replace("\n", "\n" + " " * 20),
             "type": fragment.key_type,
+            "modes": headed("ARGV[2] mode", said["modes"]),
+            "cost": said["cost"],
+            "granted": said["granted"],
+            "writes": said["writes"],
             "arguments": "\n".join(
                 headed(f"ARGV[{n}] {a.name}", a.meaning) for n, a in enumerate(own, FIRST_ARGUMENT)
             ),
             "bind": bind(own, "ARGV[{}]", FIRST_ARGUMENT),
             "last": str(FIRST_ARGUMENT + len(own)),
+            "take": take,
+            "others": "".join(f' or mode == "{mode}"' for mode in others),
             "check": "and " + fragment["check"],
             "load": load(fragment),
             "ask": fragment["ask"],
+            "denied": "room < at_least" + ("" if fragment.is_rate else " and held == 0"),
+            "unless": "" if fragment.is_rate else " and held == 0",
             "retry": fragment["retry"],
             "charge": fragment["charge"],
+            "held": "" if fragment.is_rate else "elseif takes then\n  granted = held",
+            "otherwise": otherwise(fragment),
             "save": f"if {changed} then\n{indent(save, 1)}\nend",
         },
     )
 
 
+def _mended(fragment: Fragment) -> list[str]:
+    """How a call that does not pass makes good what cannot be true."""
+    mends = {
+        "hash": [
+            f"local saved = {fragment['save']}",
+            'heals[#heals + 1] = {"HSET", key, field, saved}',
+        ],
+        "list": ['heals[#heals + 1] = {"DEL", key}'],
+        "zset": [],
+    }[fragment.key_type]
+    if not mends:
+        return []
+    return [
+        "  if heal and takes and cost > 0 then",
+        "    heals = heals or {}",
+        *(f"    {m}" for m in mends),
+        "  end",
+    ]
+
+
+def _kept(fragment: Fragment) -> list[str]:
+    """How a call that passes remembers what it will write."""
+    if fragment.key_type == "hash":
+        return [
+            "if granted > 0 or (heal and changes and cost > 0) then",
+            f"  local saved = {fragment['save']}",
+            "  local write = writes[index]",
+            "  if not write then",
+            "    writes[index] = {field, saved, nil, nil, nil, nil}",
+            "  else",
+            "    write[#write + 1], write[#write + 2] = field, saved",
+            "  end",
+            "end",
+        ]
+    return [
+        "if granted > 0 then",
+        "  tails = tails or {}",
+        f'  tails[index] = {{"{fragment.name}", granted, {fragment["carry"]}}}',
+        "end",
+    ]
+
+
+def branch(fragment: Fragment) -> str:
+    """What ``several`` does for a policy of one algorithm."""
+    own, wrong = fragment.arguments, "only_leases" if fragment.is_rate else "only_rates"
+    unless = "" if fragment.is_rate else " and held == 0"
+    body = [
+        # field and limit, the first two of every algorithm, are bound already
+        bind(own[2:], "ARGV[at + {}]", 2 + FIRST_ARGUMENT + 1),
+        f"if {wrong} then",
+        '  return redis.error_reply("LIMITER several v1 knows no such mode here")',
+        "end",
+        f"if not ({fragment['check']}) then",
+        '  return redis.error_reply("LIMITER an argument of several v1 is out of range")',
+        "end",
+        load(fragment),
+        fragment["ask"],
+        "if asks then",
+        "  if room < 0 then",
+        "    room = 0",
+        "  end",
+        f"  before[kept + 1], before[kept + 2], before[kept + 3] = "
+        f"reset_us, room, {'cost' if fragment.is_rate else 'held'}",
+        *_mended(fragment),
+        *([] if fragment.is_rate else ["  if takes then", "    leases = leases + 1", "  end"]),
+        f"  if room < at_least{unless} then",
+        "    delay_us, short = 0, true",
+        indent(fragment["retry"], 2),
+        f"  elseif takes and cost > 0{unless} then",
+        "    granted = wanted",
+        "    if room < granted then",
+        "      granted = room",
+        "    end",
+        indent(fragment["charge"], 2),
+        "    room = room - granted",
+        *(
+            []
+            if fragment.is_rate
+            else ["  elseif takes then", "    granted, holding = held, holding + 1"]
+        ),
+        "  end",
+        "else",
+        indent(otherwise(fragment), 1),
+        "  delay_us, room = 0, math.max(0, math.min(room, limit))",
+        "end",
+        *_kept(fragment),
+        f"at = at + {len(own) + 4}",
+    ]
+    return f'if algorithm == "{fragment.name}" then\n' + indent("\n".join(body), 1)
+
+
 def several(template: str, fragments: list[Fragment]) -> str:
     """The complete script for any list of policies."""
-    branches = []
-    for number, fragment in enumerate(fragments):
-        own = fragment.arguments
-        if fragment.key_type == "hash":
-            mend = (
-                f"local saved = {fragment['save']}\n"
-                'heals[#heals + 1] = {"HSET", key, field, saved}'
-            )
-            keep = [
-                "if granted > 0 or (heal and hit and cost > 0) then",
-                f"  local saved = {fragment['save']}",
-                "  local write = writes[index]",
-                "  if not write then",
-                "    writes[index] = {field, saved, nil, nil, nil, nil}",
-                "  else",
-                "    write[#write + 1], write[#write + 2] = field, saved",
-                "  end",
-                "end",
-            ]
-        else:
-            mend = 'heals[#heals + 1] = {"DEL", key}'
-            keep = [
-                "if granted > 0 then",
-                "  logs = logs or {}",
-                f"  logs[index] = {{granted, {fragment['carry']}}}",
-                "end",
-            ]
-        body = [
-            # field and limit, the first two of every algorithm, are bound already
-            bind(own[2:], "ARGV[at + {}]", 2 + FIRST_ARGUMENT + 1),
-            f"if not ({fragment['check']}) then",
-            '  return redis.error_reply("LIMITER an argument of several v1 is out of range")',
-            "end",
-            load(fragment),
-            fragment["ask"],
-            "if room < 0 then",
-            "  room = 0",
-            "end",
-            "before[said / 5 + 1] = reset_us",
-            "if heal and hit and cost > 0 then",
-            "  heals = heals or {}",
-            indent(mend, 1),
-            "end",
-            "if room < at_least then",
-            "  delay_us = 0",
-            indent(fragment["retry"], 1),
-            "elseif hit and cost > 0 then",
-            "  granted = wanted",
-            "  if room < granted then",
-            "    granted = room",
-            "  end",
-            indent(fragment["charge"], 1),
-            "end",
-            *keep,
-            f"at = at + {len(own) + 4}",
-        ]
-        head = ("elseif" if number else "if") + f' algorithm == "{fragment.name}" then\n'
-        branches.append(head + indent("\n".join(body), 1))
-    (log,) = (fragment for fragment in fragments if fragment.key_type == "list")
+    saves = [
+        f'if tail[1] == "{fragment.name}" then\n'
+        f"  local _, granted, {fragment['carry']} = (unpack or table.unpack)(tail)\n"
+        f"{indent(fragment['save'], 1)}"
+        for fragment in fragments
+        if fragment.key_type != "hash"
+    ]
     return fill(
         template,
-        {"branches": "\n".join(branches), "carried": log["carry"], "save_log": log["save"]},
+        {
+            "branches": "\nelse".join(branch(fragment) for fragment in fragments),
+            "save_tails": "\nelse".join(saves) + "\nend",
+        },
     )
 
 

@@ -4,7 +4,9 @@ several v1: any list of policies, of one subject or of several in one slot, all 
 KEYS[n]             each subject's hash, and the lists of those policies that have one, in any order
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget;
+                    refund: give back; settle: take without asking; and where there are leases
+                    acquire: hit, and take a lease; renew, release: of leases alone
 ARGV[3] at_least    0, or units that would do where fewer than a policy's cost will
 then for each policy:
         algorithm   the name of its script in this folder
@@ -14,7 +16,8 @@ then for each policy:
 
 Returns for each policy the first five integers of its script's reply, and now_us once, at the end.
         Nothing is taken unless every policy that decides has room. Where fewer than cost will do,
-        all policies grant the same: as much as fits into each.
+        all policies grant the same: as much as fits into each. Where every lease is held already,
+        acquire says so, and takes nothing else again.
 
 Writes  As the scripts for one policy do.
 ]]
@@ -25,8 +28,15 @@ local mode = ARGV[2]
 local enough = ARGV[3] + 0
 
 -- 1. Can this be meant?
-local hit = mode == "hit"
-if not (hit or mode == "peek" or mode == "reset")
+local takes = mode == "hit" or mode == "acquire"
+local asks = takes or mode == "peek" or mode == "reset"
+local changes = mode ~= "peek" and mode ~= "reset"
+local only_rates, only_leases = mode == "hit", false
+if not asks then
+  only_rates = mode == "refund" or mode == "settle"
+  only_leases = mode == "renew" or mode == "release"
+end
+if not (asks or only_rates or only_leases)
   or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and now_us % 1 + enough % 1 == 0) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
@@ -44,16 +54,17 @@ end
 -- cost would do and less fits, ask again for as much as fits into all. (Both tables begin with room
 -- for three policies, since growing one costs more than all that is put into it.)
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
-local before = {nil, nil, nil, nil}
+local before = {nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local last, take = #ARGV, 2^53
-local writes, lives, heals, logs, fits, said, again
+local writes, lives, heals, tails, fits, said, again, leases, holding
 repeat
-  local at, common = 3, 2^53
-  writes, lives, heals, logs, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
+  local at, common, kept = 3, 2^53, 0
+  writes, lives, heals, tails, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
+  leases, holding = 0, 0
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
-    local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+    local granted, room, retry_us, reset_us, delay_us, heal, short = 0, 0, 0, 0, 0, false, false
     local at_least, wanted = cost, cost
     if enough > 0 and enough < cost then
       at_least = enough
@@ -68,27 +79,32 @@ repeat
     else
       return redis.error_reply("LIMITER several v1 knows no such algorithm")
     end
-    if room < at_least then
+    if short then
       fits = fits and shadow == "1"
-    elseif room < wanted and shadow == "0" and room < common then
-      common, again = room, true
+    elseif asks and shadow == "0" and before[kept + 2] < wanted and before[kept + 2] < common then
+      common, again = before[kept + 2], enough > 0
     end
-    if hit and cost > 0 and (lives[index] or -1) < reset_us then
+    if changes and cost > 0 and (lives[index] or -1) < reset_us then
       lives[index] = reset_us
     end
-    reply[said + 1], reply[said + 2], reply[said + 3] = granted, room - granted, retry_us
+    reply[said + 1], reply[said + 2], reply[said + 3] = granted, room, retry_us
     reply[said + 4], reply[said + 5] = reset_us, delay_us
-    said = said + 5
+    said, kept = said + 5, kept + 3
   end
   take, again = common, again and fits
 until not again
 
--- 4. Where one of them has no room, nothing is taken from any.
-if not fits then
+-- 4. Where one of them has no room, nothing is taken from any; nor where all of it is held already.
+local same = holding > 0 and holding == leases
+if same or not fits then
   for first = 0, said - 1, 5 do
-    reply[first + 2] = reply[first + 2] + reply[first + 1]
-    reply[first + 1], reply[first + 4] = 0, before[first / 5 + 1]
+    local kept = first / 5 * 3
+    reply[first + 4], reply[first + 2], reply[first + 1] = before[kept + 1], before[kept + 2], 0
+    if same then
+      reply[first + 1], reply[first + 3], reply[first + 5] = before[kept + 3], 0, 0
+    end
   end
+  fits = false
   for mending = 1, heals and #heals or 0 do
     redis.call((unpack or table.unpack)(heals[mending]))
   end
@@ -102,9 +118,9 @@ for index = 1, #KEYS do
     if fits and writes[index] then
       redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
     end
-    if fits and logs and logs[index] then
-      local granted, {carried} = (unpack or table.unpack)(logs[index])
-      {save_log}
+    local tail = fits and tails and tails[index]
+    if tail then
+      {save_tails}
     end
     if ttl_ms == -1 or (fits and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
       redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)

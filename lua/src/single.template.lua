@@ -4,18 +4,18 @@
 KEYS[1] key         {key}
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
-ARGV[3] cost        units wanted; 0 looks without taking
+{modes}
+ARGV[3] cost        {cost}
 {arguments}
 ARGV[{last}] at_least    may be left out: units that would do, where fewer than cost will
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units taken; whole units that would pass right now; time until this same call would pass, 0
-        where it passes; time until all is as if unused; time that the units taken before this call
-        need to drip away, 0 for a call that does not pass; the time of the decision.
+        {granted};
+        whole units that would pass right now; time until this same call would pass, 0 where it
+        passes; time until all is as if unused; time that the units taken before this call need to
+        drip away, 0 for a call that does not pass; the time of the decision.
 
-Writes  Only a hit that passes, and reset. (And a hit that does not, where it finds a key without
-        expiry, or a time too far ahead to be true: it mends that.)
+Writes  {writes}
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -26,8 +26,8 @@ local cost = ARGV[3] + 0
 local at_least = ARGV[{last}] and ARGV[{last}] + 0 or cost
 
 -- 1. Can this be meant?
-local hit = mode == "hit"
-if not (hit or mode == "peek" or mode == "reset")
+local takes = mode == "{take}"
+if not (takes or mode == "peek" or mode == "reset"{others})
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   {check}
   and now_us % 1 + cost % 1 + at_least % 1 == 0) then
@@ -47,24 +47,31 @@ end
 local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
 {load}
 {ask}
-if room < 0 then
-  room = 0
-end
 
 -- 4. Take it, if it fits.
-if room < at_least then
-  delay_us = 0
-  {retry}
-elseif hit and cost > 0 then
-  granted = cost
-  if room < cost then
-    granted = room
+if takes or mode == "peek" or mode == "reset" then
+  if room < 0 then
+    room = 0
   end
-  {charge}
+  if {denied} then
+    delay_us = 0
+    {retry}
+  elseif takes and cost > 0{unless} then
+    granted = cost
+    if room < cost then
+      granted = room
+    end
+    {charge}
+    room = room - granted
+  {held}
+  end
+else
+  {otherwise}
+  delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
 -- 5. Save what changed, and let it live for as long as it counts.
-if hit and cost > 0 then
+if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   {save}
   if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
@@ -75,4 +82,4 @@ elseif mode == "reset" then
 end
 
 -- 6. Answer.
-return {granted, room - granted, retry_us, reset_us, delay_us, now_us}
+return {granted, room, retry_us, reset_us, delay_us, now_us}

@@ -56,9 +56,21 @@ end
 retry_us = oldest_us + period_us - now_us
 --@ charge
 reset_us = last_us + period_us - now_us
+--@ refund
+-- The oldest leave: without the newest, a window that began after them would admit too much.
+granted = size - dead
+if cost < granted then
+  granted = cost
+end
+dead = dead + granted
+if dead == size then
+  reset_us = 0
+end
 --@ save
 -- The new entries first: trimming an emptied list would take its expiry along.
-if granted == 1 then
+if mode == "refund" then
+  redis.call("LTRIM", key, dead, -1)
+elseif granted == 1 then
   redis.call("RPUSH", key, last_us)
 else
   local entries = {}
@@ -67,6 +79,6 @@ else
   end
   redis.call("RPUSH", key, (unpack or table.unpack)(entries))
 end
-if dead > 0 then
+if dead > 0 and mode ~= "refund" then
   redis.call("LTRIM", key, dead, -1)
 end

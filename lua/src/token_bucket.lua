@@ -59,7 +59,7 @@ if reset_us > 0 then
     end
     room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
     room = room - room % 1 + 1
-    while room > 0 do
+    while room > -limit do
       local rest = room * t_part
       local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
       if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
@@ -67,6 +67,10 @@ if reset_us > 0 then
       end
       room = room - 1
     end
+  end
+  -- Deeper in debt than by one limit, nothing asks how deep.
+  if room < -limit then
+    room = -limit
   end
 end
 --@ retry
@@ -79,6 +83,19 @@ end
 full_us, part = full_us + granted * t_us, part + granted * t_part
 if part >= parts then
   full_us, part = full_us + (part - part % parts) / parts, part % parts
+end
+reset_us = full_us - now_us
+if part > 0 then
+  reset_us = reset_us + 1
+end
+--@ refund
+granted = limit - room
+if cost < granted then
+  granted = cost
+  local rest = part - granted * t_part
+  full_us, part = full_us - granted * t_us + (rest - rest % parts) / parts, rest % parts
+else
+  full_us, part = now_us, 0
 end
 reset_us = full_us - now_us
 if part > 0 then

@@ -5,8 +5,9 @@ KEYS[1] key         hash, shared with the subject's other policies; field -> (st
                     two doubles
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
-ARGV[3] cost        units wanted; 0 looks without taking
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
+                    refund: give back; settle: take without asking, up to a debt of limit
+ARGV[3] cost        units wanted, or given back; 0 looks without taking
 ARGV[4] field       the policy's field in the hash
 ARGV[5] limit       cost that one window admits
 ARGV[6] period_us   length of a window
@@ -14,12 +15,14 @@ ARGV[7] aligned     1: windows end at multiples of the period since 1970; 0: see
 ARGV[8] at_least    may be left out: units that would do, where fewer than cost will
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units taken; whole units that would pass right now; time until this same call would pass, 0
-        where it passes; time until all is as if unused; time that the units taken before this call
-        need to drip away, 0 for a call that does not pass; the time of the decision.
+        units taken, or given back;
+        whole units that would pass right now; time until this same call would pass, 0 where it
+        passes; time until all is as if unused; time that the units taken before this call need to
+        drip away, 0 for a call that does not pass; the time of the decision.
 
-Writes  Only a hit that passes, and reset. (And a hit that does not, where it finds a key without
-        expiry, or a time too far ahead to be true: it mends that.)
+Writes  Only a hit that passes, refund and settle where they change something, and reset.
+        (And a hit that does not pass, where it finds a key without expiry, or a time
+        too far ahead to be true: it mends that.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -33,8 +36,8 @@ local aligned = ARGV[7] + 0
 local at_least = ARGV[8] and ARGV[8] + 0 or cost
 
 -- 1. Can this be meant?
-local hit = mode == "hit"
-if not (hit or mode == "peek" or mode == "reset")
+local takes = mode == "hit"
+if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and (aligned == 0 or aligned == 1) and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
   and limit % 1 + period_us % 1 == 0
@@ -73,24 +76,44 @@ if state and #state == 16 then
   end
 end
 room = limit - used
-if room < 0 then
-  room = 0
-end
 
 -- 4. Take it, if it fits.
-if room < at_least then
-  delay_us = 0
-  retry_us = start_us + period_us - now_us
-elseif hit and cost > 0 then
-  granted = cost
-  if room < cost then
-    granted = room
+if takes or mode == "peek" or mode == "reset" then
+  if room < 0 then
+    room = 0
   end
-  used, reset_us = used + granted, start_us + period_us - now_us
+  if room < at_least then
+    delay_us = 0
+    retry_us = start_us + period_us - now_us
+  elseif takes and cost > 0 then
+    granted = cost
+    if room < cost then
+      granted = room
+    end
+    used, reset_us = used + granted, start_us + period_us - now_us
+    room = room - granted
+
+  end
+else
+  if mode == "refund" then
+    granted = used
+    if cost < granted then
+      granted = cost
+    end
+    used = used - granted
+    room = room + granted
+  else
+    granted = math.max(0, math.min(cost, room + limit))
+    if granted > 0 then
+      used, reset_us = used + granted, start_us + period_us - now_us
+    end
+    room = room - granted
+  end
+  delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
 -- 5. Save what changed, and let it live for as long as it counts.
-if hit and cost > 0 then
+if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
     local saved = struct.pack("<dd", start_us, used)
@@ -104,4 +127,4 @@ elseif mode == "reset" then
 end
 
 -- 6. Answer.
-return {granted, room - granted, retry_us, reset_us, delay_us, now_us}
+return {granted, room, retry_us, reset_us, delay_us, now_us}

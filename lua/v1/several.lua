@@ -4,7 +4,9 @@ several v1: any list of policies, of one subject or of several in one slot, all 
 KEYS[n]             each subject's hash, and the lists of those policies that have one, in any order
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget;
+                    refund: give back; settle: take without asking; and where there are leases
+                    acquire: hit, and take a lease; renew, release: of leases alone
 ARGV[3] at_least    0, or units that would do where fewer than a policy's cost will
 then for each policy:
         algorithm   the name of its script in this folder
@@ -14,7 +16,8 @@ then for each policy:
 
 Returns for each policy the first five integers of its script's reply, and now_us once, at the end.
         Nothing is taken unless every policy that decides has room. Where fewer than cost will do,
-        all policies grant the same: as much as fits into each.
+        all policies grant the same: as much as fits into each. Where every lease is held already,
+        acquire says so, and takes nothing else again.
 
 Writes  As the scripts for one policy do.
 ]]
@@ -25,8 +28,15 @@ local mode = ARGV[2]
 local enough = ARGV[3] + 0
 
 -- 1. Can this be meant?
-local hit = mode == "hit"
-if not (hit or mode == "peek" or mode == "reset")
+local takes = mode == "hit" or mode == "acquire"
+local asks = takes or mode == "peek" or mode == "reset"
+local changes = mode ~= "peek" and mode ~= "reset"
+local only_rates, only_leases = mode == "hit", false
+if not asks then
+  only_rates = mode == "refund" or mode == "settle"
+  only_leases = mode == "renew" or mode == "release"
+end
+if not (asks or only_rates or only_leases)
   or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and now_us % 1 + enough % 1 == 0) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
@@ -44,16 +54,17 @@ end
 -- cost would do and less fits, ask again for as much as fits into all. (Both tables begin with room
 -- for three policies, since growing one costs more than all that is put into it.)
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
-local before = {nil, nil, nil, nil}
+local before = {nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local last, take = #ARGV, 2^53
-local writes, lives, heals, logs, fits, said, again
+local writes, lives, heals, tails, fits, said, again, leases, holding
 repeat
-  local at, common = 3, 2^53
-  writes, lives, heals, logs, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
+  local at, common, kept = 3, 2^53, 0
+  writes, lives, heals, tails, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
+  leases, holding = 0, 0
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
-    local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+    local granted, room, retry_us, reset_us, delay_us, heal, short = 0, 0, 0, 0, 0, false, false
     local at_least, wanted = cost, cost
     if enough > 0 and enough < cost then
       at_least = enough
@@ -64,9 +75,100 @@ repeat
     if not (cost >= 0 and cost <= limit and cost % 1 == 0 and (shadow == "0" or shadow == "1")) then
       return redis.error_reply("LIMITER an argument of several v1 is out of range")
     end
-    if algorithm == "fixed_window" then
+    if algorithm == "concurrency" then
+      local lease_us = ARGV[at + 7] + 0
+      local id = ARGV[at + 8]
+      if only_rates then
+        return redis.error_reply("LIMITER several v1 knows no such mode here")
+      end
+      if not (limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us < 2^53 and cost <= 4000
+      and limit % 1 + lease_us % 1 == 0 and (id ~= "" or mode == "peek" or mode == "reset")) then
+        return redis.error_reply("LIMITER an argument of several v1 is out of range")
+      end
+      local size = 0
+      if mode ~= "reset" or redis.call("TYPE", key).ok == "zset" then
+        size = redis.call("ZCARD", key)
+      end
+      -- No lease lasts for more than 366 days: what ends later cannot be true, and counts as ended.
+      local live, held, far_us, ends_us = 0, 0, now_us + 31622400000000, now_us + lease_us
+      if size > 0 then
+        live = redis.call("ZCOUNT", key, now_us + 1, far_us)
+        if live > 0 then
+          local latest = redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
+            "LIMIT", 0, 1, "WITHSCORES")
+          reset_us = math.floor(latest[2]) - now_us
+          if mode ~= "peek" and mode ~= "reset" then
+            for unit = 1, cost do
+              local end_us = redis.call("ZSCORE", key, string.format("%s:%d", id, unit))
+              if end_us and end_us + 0 >= now_us + 1 and end_us + 0 <= far_us then
+                held = held + 1
+              end
+            end
+          end
+        end
+      end
+      room = limit - live
+      if asks then
+        if room < 0 then
+          room = 0
+        end
+        before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, held
+        if takes then
+          leases = leases + 1
+        end
+        if room < at_least and held == 0 then
+          delay_us, short = 0, true
+          -- The lease whose end makes room, if all before it end as well.
+          local dead = redis.call("ZCOUNT", key, "-inf", now_us) + live + at_least - limit - 1
+          local freeing = redis.call("ZRANGE", key, dead, dead, "WITHSCORES")
+          retry_us = math.floor(freeing[2]) - now_us
+        elseif takes and cost > 0 and held == 0 then
+          granted = wanted
+          if room < granted then
+            granted = room
+          end
+          if ends_us - now_us > reset_us then
+            reset_us = ends_us - now_us
+          end
+          room = room - granted
+        elseif takes then
+          granted, holding = held, holding + 1
+        end
+      else
+        if mode == "renew" then
+          if held == cost then
+            granted = cost
+            if ends_us - now_us > reset_us then
+              reset_us = ends_us - now_us
+            end
+          end
+        else
+          granted, room = held, room + held
+          if granted > 0 then
+            for unit = 1, cost do
+              redis.call("ZREM", key, string.format("%s:%d", id, unit))
+            end
+            reset_us = 0
+            if live > held then
+              local latest = redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
+                "LIMIT", 0, 1, "WITHSCORES")
+              reset_us = math.floor(latest[2]) - now_us
+            end
+          end
+        end
+        delay_us, room = 0, math.max(0, math.min(room, limit))
+      end
+      if granted > 0 then
+        tails = tails or {}
+        tails[index] = {"concurrency", granted, held, ends_us, far_us, id}
+      end
+      at = at + 8
+    elseif algorithm == "fixed_window" then
       local period_us = ARGV[at + 7] + 0
       local aligned = ARGV[at + 8] + 0
+      if only_leases then
+        return redis.error_reply("LIMITER several v1 knows no such mode here")
+      end
       if not ((aligned == 0 or aligned == 1) and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
       and limit % 1 + period_us % 1 == 0) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
@@ -91,26 +193,45 @@ repeat
         end
       end
       room = limit - used
-      if room < 0 then
-        room = 0
-      end
-      before[said / 5 + 1] = reset_us
-      if heal and hit and cost > 0 then
-        heals = heals or {}
-        local saved = struct.pack("<dd", start_us, used)
-        heals[#heals + 1] = {"HSET", key, field, saved}
-      end
-      if room < at_least then
-        delay_us = 0
-        retry_us = start_us + period_us - now_us
-      elseif hit and cost > 0 then
-        granted = wanted
-        if room < granted then
-          granted = room
+      if asks then
+        if room < 0 then
+          room = 0
         end
-        used, reset_us = used + granted, start_us + period_us - now_us
+        before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
+        if heal and takes and cost > 0 then
+          heals = heals or {}
+          local saved = struct.pack("<dd", start_us, used)
+          heals[#heals + 1] = {"HSET", key, field, saved}
+        end
+        if room < at_least then
+          delay_us, short = 0, true
+          retry_us = start_us + period_us - now_us
+        elseif takes and cost > 0 then
+          granted = wanted
+          if room < granted then
+            granted = room
+          end
+          used, reset_us = used + granted, start_us + period_us - now_us
+          room = room - granted
+        end
+      else
+        if mode == "refund" then
+          granted = used
+          if cost < granted then
+            granted = cost
+          end
+          used = used - granted
+          room = room + granted
+        else
+          granted = math.max(0, math.min(cost, room + limit))
+          if granted > 0 then
+            used, reset_us = used + granted, start_us + period_us - now_us
+          end
+          room = room - granted
+        end
+        delay_us, room = 0, math.max(0, math.min(room, limit))
       end
-      if granted > 0 or (heal and hit and cost > 0) then
+      if granted > 0 or (heal and changes and cost > 0) then
         local saved = struct.pack("<dd", start_us, used)
         local write = writes[index]
         if not write then
@@ -122,6 +243,9 @@ repeat
       at = at + 8
     elseif algorithm == "sliding_log" then
       local period_us = ARGV[at + 7] + 0
+      if only_leases then
+        return redis.error_reply("LIMITER several v1 knows no such mode here")
+      end
       if not (limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
       and limit % 1 + period_us % 1 == 0 and cost <= 4000) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
@@ -161,42 +285,196 @@ repeat
         end
       end
       room = limit - size + dead
-      if room < 0 then
-        room = 0
-      end
-      before[said / 5 + 1] = reset_us
-      if heal and hit and cost > 0 then
-        heals = heals or {}
-        heals[#heals + 1] = {"DEL", key}
-      end
-      if room < at_least then
-        delay_us = 0
-        -- The entry whose end makes room: most often the oldest that is live, just read.
-        local freeing = size - limit + at_least - 1
-        if freeing > dead then
-          oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
-          if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
-            oldest_us = last_us
+      if asks then
+        if room < 0 then
+          room = 0
+        end
+        before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
+        if heal and takes and cost > 0 then
+          heals = heals or {}
+          heals[#heals + 1] = {"DEL", key}
+        end
+        if room < at_least then
+          delay_us, short = 0, true
+          -- The entry whose end makes room: most often the oldest that is live, just read.
+          local freeing = size - limit + at_least - 1
+          if freeing > dead then
+            oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
+            if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
+              oldest_us = last_us
+            end
           end
+          retry_us = oldest_us + period_us - now_us
+        elseif takes and cost > 0 then
+          granted = wanted
+          if room < granted then
+            granted = room
+          end
+          reset_us = last_us + period_us - now_us
+          room = room - granted
         end
-        retry_us = oldest_us + period_us - now_us
-      elseif hit and cost > 0 then
-        granted = wanted
-        if room < granted then
-          granted = room
+      else
+        if mode == "refund" then
+          -- The oldest leave: without the newest, a window that began after them would admit too much.
+          granted = size - dead
+          if cost < granted then
+            granted = cost
+          end
+          dead = dead + granted
+          if dead == size then
+            reset_us = 0
+          end
+          room = room + granted
+        else
+          granted = math.max(0, math.min(cost, room + limit))
+          if granted > 0 then
+            reset_us = last_us + period_us - now_us
+          end
+          room = room - granted
         end
-        reset_us = last_us + period_us - now_us
+        delay_us, room = 0, math.max(0, math.min(room, limit))
       end
       if granted > 0 then
-        logs = logs or {}
-        logs[index] = {granted, dead, last_us}
+        tails = tails or {}
+        tails[index] = {"sliding_log", granted, dead, last_us}
       end
       at = at + 7
+    elseif algorithm == "sliding_window" then
+      local period_us = ARGV[at + 7] + 0
+      local unit_us = ARGV[at + 8] + 0
+      if only_leases then
+        return redis.error_reply("LIMITER several v1 knows no such mode here")
+      end
+      if not (limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^52
+      and unit_us >= 1 and unit_us < 2^53 and unit_us * 2^52 >= limit * period_us
+      and limit % 1 + period_us % 1 + unit_us % 1 == 0) then
+        return redis.error_reply("LIMITER an argument of several v1 is out of range")
+      end
+      local state = nil
+      if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
+        state = redis.call("HGET", key, field)
+      end
+      -- The window that is open, what it holds, and what the one before it held.
+      local start_us, current, previous, given = now_us, 0, 0, 0
+      if state and #state == 24 then
+        local stored_us, newer, older = struct.unpack("<ddd", state)
+        if stored_us >= 0 and stored_us < 2^53 and newer >= 0 and newer < 2^53 and older >= 0 and older < 2^53
+          and stored_us % 1 + newer % 1 + older % 1 == 0 then
+          if stored_us - now_us > period_us then
+            -- No clock steps back that far: keep the counts, and let them end like any other.
+            stored_us, heal = now_us, true
+          end
+          if now_us - stored_us >= period_us then
+            stored_us, newer, older = stored_us + period_us, 0, newer
+          end
+          if now_us - stored_us < period_us and newer + older > 0 then
+            start_us, current, previous = stored_us, newer, older
+          end
+        end
+      end
+      if mode == "refund" then
+        given = current + previous
+        if cost < given then
+          given = cost
+        end
+        current = current - given
+        if current < 0 then
+          current, previous = 0, previous + current
+        end
+      end
+      -- Of `width` units, the window still covers `covered` of those that belong to the one before.
+      local unit = unit_us
+      if previous > limit then
+        unit = unit_us * math.ceil(previous / limit)
+      end
+      local width = math.ceil(period_us / unit)
+      local elapsed_us = now_us - start_us
+      if elapsed_us < 0 then
+        elapsed_us = 0
+      end
+      local covered = width - (elapsed_us - elapsed_us % unit) / unit
+      local weight = previous * covered + width - 1
+      room = limit - current - (weight - weight % width) / width
+      if current > 0 then
+        reset_us = start_us + 2 * period_us - now_us
+      elseif previous > 0 then
+        reset_us = start_us + period_us - now_us
+      end
+      if asks then
+        if room < 0 then
+          room = 0
+        end
+        before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
+        if heal and takes and cost > 0 then
+          heals = heals or {}
+          local saved = struct.pack("<ddd", start_us, current, previous)
+          heals[#heals + 1] = {"HSET", key, field, saved}
+        end
+        if room < at_least then
+          delay_us, short = 0, true
+          -- In this window, once the one before it weighs no more than what this call would leave;
+          local fitting, spare = 0, limit - current - at_least
+          if spare > 0 and previous > 0 then
+            fitting = (spare * width - spare * width % previous) / previous
+          end
+          if fitting > 0 then
+            retry_us = start_us + (width - fitting) * unit - now_us
+          else
+            -- or in the next one, where this one is the one before; or when that is over, too.
+            retry_us = start_us + period_us - now_us
+            if current > 0 then
+              unit = unit_us
+              if current > limit then
+                unit = unit_us * math.ceil(current / limit)
+              end
+              width, spare = math.ceil(period_us / unit), limit - at_least
+              fitting = (spare * width - spare * width % current) / current
+              if fitting == 0 then
+                retry_us = retry_us + period_us
+              elseif fitting < width then
+                retry_us = retry_us + (width - fitting) * unit
+              end
+            end
+          end
+        elseif takes and cost > 0 then
+          granted = wanted
+          if room < granted then
+            granted = room
+          end
+          current, reset_us = current + granted, start_us + 2 * period_us - now_us
+          room = room - granted
+        end
+      else
+        if mode == "refund" then
+          granted, room = given, room - given
+          room = room + granted
+        else
+          granted = math.max(0, math.min(cost, room + limit))
+          if granted > 0 then
+            current, reset_us = current + granted, start_us + 2 * period_us - now_us
+          end
+          room = room - granted
+        end
+        delay_us, room = 0, math.max(0, math.min(room, limit))
+      end
+      if granted > 0 or (heal and changes and cost > 0) then
+        local saved = struct.pack("<ddd", start_us, current, previous)
+        local write = writes[index]
+        if not write then
+          writes[index] = {field, saved, nil, nil, nil, nil}
+        else
+          write[#write + 1], write[#write + 2] = field, saved
+        end
+      end
+      at = at + 8
     elseif algorithm == "token_bucket" then
       local period_us = ARGV[at + 7] + 0
       local t_us = ARGV[at + 8] + 0
       local t_part = ARGV[at + 9] + 0
       local parts = ARGV[at + 10] + 0
+      if only_leases then
+        return redis.error_reply("LIMITER several v1 knows no such mode here")
+      end
       if not (limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
       and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
       and limit % 1 + period_us % 1 + t_us % 1 + t_part % 1 + parts % 1 == 0) then
@@ -249,7 +527,7 @@ repeat
           end
           room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
           room = room - room % 1 + 1
-          while room > 0 do
+          while room > -limit do
             local rest = room * t_part
             local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
             if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
@@ -258,38 +536,75 @@ repeat
             room = room - 1
           end
         end
-      end
-      if room < 0 then
-        room = 0
-      end
-      before[said / 5 + 1] = reset_us
-      if heal and hit and cost > 0 then
-        heals = heals or {}
-        local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
-        heals[#heals + 1] = {"HSET", key, field, saved}
-      end
-      if room < at_least then
-        delay_us = 0
-        local rest = part + at_least * t_part
-        retry_us = full_us + at_least * t_us + (rest - rest % parts) / parts - now_us - empty_us
-        if rest % parts > empty_part then
-          retry_us = retry_us + 1
-        end
-      elseif hit and cost > 0 then
-        granted = wanted
-        if room < granted then
-          granted = room
-        end
-        full_us, part = full_us + granted * t_us, part + granted * t_part
-        if part >= parts then
-          full_us, part = full_us + (part - part % parts) / parts, part % parts
-        end
-        reset_us = full_us - now_us
-        if part > 0 then
-          reset_us = reset_us + 1
+        -- Deeper in debt than by one limit, nothing asks how deep.
+        if room < -limit then
+          room = -limit
         end
       end
-      if granted > 0 or (heal and hit and cost > 0) then
+      if asks then
+        if room < 0 then
+          room = 0
+        end
+        before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
+        if heal and takes and cost > 0 then
+          heals = heals or {}
+          local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
+          heals[#heals + 1] = {"HSET", key, field, saved}
+        end
+        if room < at_least then
+          delay_us, short = 0, true
+          local rest = part + at_least * t_part
+          retry_us = full_us + at_least * t_us + (rest - rest % parts) / parts - now_us - empty_us
+          if rest % parts > empty_part then
+            retry_us = retry_us + 1
+          end
+        elseif takes and cost > 0 then
+          granted = wanted
+          if room < granted then
+            granted = room
+          end
+          full_us, part = full_us + granted * t_us, part + granted * t_part
+          if part >= parts then
+            full_us, part = full_us + (part - part % parts) / parts, part % parts
+          end
+          reset_us = full_us - now_us
+          if part > 0 then
+            reset_us = reset_us + 1
+          end
+          room = room - granted
+        end
+      else
+        if mode == "refund" then
+          granted = limit - room
+          if cost < granted then
+            granted = cost
+            local rest = part - granted * t_part
+            full_us, part = full_us - granted * t_us + (rest - rest % parts) / parts, rest % parts
+          else
+            full_us, part = now_us, 0
+          end
+          reset_us = full_us - now_us
+          if part > 0 then
+            reset_us = reset_us + 1
+          end
+          room = room + granted
+        else
+          granted = math.max(0, math.min(cost, room + limit))
+          if granted > 0 then
+            full_us, part = full_us + granted * t_us, part + granted * t_part
+            if part >= parts then
+              full_us, part = full_us + (part - part % parts) / parts, part % parts
+            end
+            reset_us = full_us - now_us
+            if part > 0 then
+              reset_us = reset_us + 1
+            end
+          end
+          room = room - granted
+        end
+        delay_us, room = 0, math.max(0, math.min(room, limit))
+      end
+      if granted > 0 or (heal and changes and cost > 0) then
         local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
         local write = writes[index]
         if not write then
@@ -302,27 +617,32 @@ repeat
     else
       return redis.error_reply("LIMITER several v1 knows no such algorithm")
     end
-    if room < at_least then
+    if short then
       fits = fits and shadow == "1"
-    elseif room < wanted and shadow == "0" and room < common then
-      common, again = room, true
+    elseif asks and shadow == "0" and before[kept + 2] < wanted and before[kept + 2] < common then
+      common, again = before[kept + 2], enough > 0
     end
-    if hit and cost > 0 and (lives[index] or -1) < reset_us then
+    if changes and cost > 0 and (lives[index] or -1) < reset_us then
       lives[index] = reset_us
     end
-    reply[said + 1], reply[said + 2], reply[said + 3] = granted, room - granted, retry_us
+    reply[said + 1], reply[said + 2], reply[said + 3] = granted, room, retry_us
     reply[said + 4], reply[said + 5] = reset_us, delay_us
-    said = said + 5
+    said, kept = said + 5, kept + 3
   end
   take, again = common, again and fits
 until not again
 
--- 4. Where one of them has no room, nothing is taken from any.
-if not fits then
+-- 4. Where one of them has no room, nothing is taken from any; nor where all of it is held already.
+local same = holding > 0 and holding == leases
+if same or not fits then
   for first = 0, said - 1, 5 do
-    reply[first + 2] = reply[first + 2] + reply[first + 1]
-    reply[first + 1], reply[first + 4] = 0, before[first / 5 + 1]
+    local kept = first / 5 * 3
+    reply[first + 4], reply[first + 2], reply[first + 1] = before[kept + 1], before[kept + 2], 0
+    if same then
+      reply[first + 1], reply[first + 3], reply[first + 5] = before[kept + 3], 0, 0
+    end
   end
+  fits = false
   for mending = 1, heals and #heals or 0 do
     redis.call((unpack or table.unpack)(heals[mending]))
   end
@@ -336,20 +656,34 @@ for index = 1, #KEYS do
     if fits and writes[index] then
       redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
     end
-    if fits and logs and logs[index] then
-      local granted, dead, last_us = (unpack or table.unpack)(logs[index])
-      -- The new entries first: trimming an emptied list would take its expiry along.
-      if granted == 1 then
-        redis.call("RPUSH", key, last_us)
-      else
-        local entries = {}
-        for entry = 1, granted do
-          entries[entry] = last_us
+    local tail = fits and tails and tails[index]
+    if tail then
+      if tail[1] == "concurrency" then
+        local _, granted, held, ends_us, far_us, id = (unpack or table.unpack)(tail)
+        if mode == "renew" or (mode == "acquire" and held == 0) then
+          redis.call("ZREMRANGEBYSCORE", key, "-inf", now_us)
+          redis.call("ZREMRANGEBYSCORE", key, far_us + 1, "+inf")
+          for unit = 1, granted do
+            redis.call("ZADD", key, "GT", ends_us, string.format("%s:%d", id, unit))
+          end
         end
-        redis.call("RPUSH", key, (unpack or table.unpack)(entries))
-      end
-      if dead > 0 then
-        redis.call("LTRIM", key, dead, -1)
+      elseif tail[1] == "sliding_log" then
+        local _, granted, dead, last_us = (unpack or table.unpack)(tail)
+        -- The new entries first: trimming an emptied list would take its expiry along.
+        if mode == "refund" then
+          redis.call("LTRIM", key, dead, -1)
+        elseif granted == 1 then
+          redis.call("RPUSH", key, last_us)
+        else
+          local entries = {}
+          for entry = 1, granted do
+            entries[entry] = last_us
+          end
+          redis.call("RPUSH", key, (unpack or table.unpack)(entries))
+        end
+        if dead > 0 and mode ~= "refund" then
+          redis.call("LTRIM", key, dead, -1)
+        end
       end
     end
     if ttl_ms == -1 or (fits and ttl_ms * 1000 <= life_us + slack_ms * 1000) then

@@ -5,20 +5,23 @@ KEYS[1] key         list of integer microseconds, one for each unit of cost, the
                     never decreasing
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
-ARGV[3] cost        units wanted; 0 looks without taking
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
+                    refund: give back; settle: take without asking, up to a debt of limit
+ARGV[3] cost        units wanted, or given back; 0 looks without taking
 ARGV[4] field       the policy's name; not used, since the list's own key ends in it
 ARGV[5] limit       cost that any window admits; a call's own cost is at most 4000
 ARGV[6] period_us   length of the window
 ARGV[7] at_least    may be left out: units that would do, where fewer than cost will
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units taken; whole units that would pass right now; time until this same call would pass, 0
-        where it passes; time until all is as if unused; time that the units taken before this call
-        need to drip away, 0 for a call that does not pass; the time of the decision.
+        units taken, or given back;
+        whole units that would pass right now; time until this same call would pass, 0 where it
+        passes; time until all is as if unused; time that the units taken before this call need to
+        drip away, 0 for a call that does not pass; the time of the decision.
 
-Writes  Only a hit that passes, and reset. (And a hit that does not, where it finds a key without
-        expiry, or a time too far ahead to be true: it mends that.)
+Writes  Only a hit that passes, refund and settle where they change something, and reset.
+        (And a hit that does not pass, where it finds a key without expiry, or a time
+        too far ahead to be true: it mends that.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -31,8 +34,8 @@ local period_us = ARGV[6] + 0
 local at_least = ARGV[7] and ARGV[7] + 0 or cost
 
 -- 1. Can this be meant?
-local hit = mode == "hit"
-if not (hit or mode == "peek" or mode == "reset")
+local takes = mode == "hit"
+if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
   and limit % 1 + period_us % 1 == 0 and cost <= 4000
@@ -86,36 +89,62 @@ if size > 0 then
   end
 end
 room = limit - size + dead
-if room < 0 then
-  room = 0
-end
 
 -- 4. Take it, if it fits.
-if room < at_least then
-  delay_us = 0
-  -- The entry whose end makes room: most often the oldest that is live, just read.
-  local freeing = size - limit + at_least - 1
-  if freeing > dead then
-    oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
-    if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
-      oldest_us = last_us
+if takes or mode == "peek" or mode == "reset" then
+  if room < 0 then
+    room = 0
+  end
+  if room < at_least then
+    delay_us = 0
+    -- The entry whose end makes room: most often the oldest that is live, just read.
+    local freeing = size - limit + at_least - 1
+    if freeing > dead then
+      oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
+      if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
+        oldest_us = last_us
+      end
     end
+    retry_us = oldest_us + period_us - now_us
+  elseif takes and cost > 0 then
+    granted = cost
+    if room < cost then
+      granted = room
+    end
+    reset_us = last_us + period_us - now_us
+    room = room - granted
+
   end
-  retry_us = oldest_us + period_us - now_us
-elseif hit and cost > 0 then
-  granted = cost
-  if room < cost then
-    granted = room
+else
+  if mode == "refund" then
+    -- The oldest leave: without the newest, a window that began after them would admit too much.
+    granted = size - dead
+    if cost < granted then
+      granted = cost
+    end
+    dead = dead + granted
+    if dead == size then
+      reset_us = 0
+    end
+    room = room + granted
+  else
+    granted = math.max(0, math.min(cost, room + limit))
+    if granted > 0 then
+      reset_us = last_us + period_us - now_us
+    end
+    room = room - granted
   end
-  reset_us = last_us + period_us - now_us
+  delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
 -- 5. Save what changed, and let it live for as long as it counts.
-if hit and cost > 0 then
+if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 then
     -- The new entries first: trimming an emptied list would take its expiry along.
-    if granted == 1 then
+    if mode == "refund" then
+      redis.call("LTRIM", key, dead, -1)
+    elseif granted == 1 then
       redis.call("RPUSH", key, last_us)
     else
       local entries = {}
@@ -124,7 +153,7 @@ if hit and cost > 0 then
       end
       redis.call("RPUSH", key, (unpack or table.unpack)(entries))
     end
-    if dead > 0 then
+    if dead > 0 and mode ~= "refund" then
       redis.call("LTRIM", key, dead, -1)
     end
   end
@@ -136,4 +165,4 @@ elseif mode == "reset" then
 end
 
 -- 6. Answer.
-return {granted, room - granted, retry_us, reset_us, delay_us, now_us}
+return {granted, room, retry_us, reset_us, delay_us, now_us}

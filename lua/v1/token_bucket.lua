@@ -6,8 +6,9 @@ KEYS[1] key         hash, shared with the subject's other policies; field -> (fu
                     takes more; or full_us alone, one double, where part is 0
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject
-ARGV[3] cost        units wanted; 0 looks without taking
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
+                    refund: give back; settle: take without asking, up to a debt of limit
+ARGV[3] cost        units wanted, or given back; 0 looks without taking
 ARGV[4] field       the policy's field in the hash
 ARGV[5] limit       units that the bucket holds (its burst)
 ARGV[6] period_us   the period of the rate; only bounds how far ahead a stored time can be true
@@ -17,12 +18,14 @@ ARGV[9] parts       parts of a microsecond: rate / gcd(rate, period_us)
 ARGV[10] at_least    may be left out: units that would do, where fewer than cost will
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units taken; whole units that would pass right now; time until this same call would pass, 0
-        where it passes; time until all is as if unused; time that the units taken before this call
-        need to drip away, 0 for a call that does not pass; the time of the decision.
+        units taken, or given back;
+        whole units that would pass right now; time until this same call would pass, 0 where it
+        passes; time until all is as if unused; time that the units taken before this call need to
+        drip away, 0 for a call that does not pass; the time of the decision.
 
-Writes  Only a hit that passes, and reset. (And a hit that does not, where it finds a key without
-        expiry, or a time too far ahead to be true: it mends that.)
+Writes  Only a hit that passes, refund and settle where they change something, and reset.
+        (And a hit that does not pass, where it finds a key without expiry, or a time
+        too far ahead to be true: it mends that.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -38,8 +41,8 @@ local parts = ARGV[9] + 0
 local at_least = ARGV[10] and ARGV[10] + 0 or cost
 
 -- 1. Can this be meant?
-local hit = mode == "hit"
-if not (hit or mode == "peek" or mode == "reset")
+local takes = mode == "hit"
+if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
   and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
@@ -106,7 +109,7 @@ if reset_us > 0 then
     end
     room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
     room = room - room % 1 + 1
-    while room > 0 do
+    while room > -limit do
       local rest = room * t_part
       local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
       if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
@@ -115,36 +118,74 @@ if reset_us > 0 then
       room = room - 1
     end
   end
-end
-if room < 0 then
-  room = 0
+  -- Deeper in debt than by one limit, nothing asks how deep.
+  if room < -limit then
+    room = -limit
+  end
 end
 
 -- 4. Take it, if it fits.
-if room < at_least then
-  delay_us = 0
-  local rest = part + at_least * t_part
-  retry_us = full_us + at_least * t_us + (rest - rest % parts) / parts - now_us - empty_us
-  if rest % parts > empty_part then
-    retry_us = retry_us + 1
+if takes or mode == "peek" or mode == "reset" then
+  if room < 0 then
+    room = 0
   end
-elseif hit and cost > 0 then
-  granted = cost
-  if room < cost then
-    granted = room
+  if room < at_least then
+    delay_us = 0
+    local rest = part + at_least * t_part
+    retry_us = full_us + at_least * t_us + (rest - rest % parts) / parts - now_us - empty_us
+    if rest % parts > empty_part then
+      retry_us = retry_us + 1
+    end
+  elseif takes and cost > 0 then
+    granted = cost
+    if room < cost then
+      granted = room
+    end
+    full_us, part = full_us + granted * t_us, part + granted * t_part
+    if part >= parts then
+      full_us, part = full_us + (part - part % parts) / parts, part % parts
+    end
+    reset_us = full_us - now_us
+    if part > 0 then
+      reset_us = reset_us + 1
+    end
+    room = room - granted
+
   end
-  full_us, part = full_us + granted * t_us, part + granted * t_part
-  if part >= parts then
-    full_us, part = full_us + (part - part % parts) / parts, part % parts
+else
+  if mode == "refund" then
+    granted = limit - room
+    if cost < granted then
+      granted = cost
+      local rest = part - granted * t_part
+      full_us, part = full_us - granted * t_us + (rest - rest % parts) / parts, rest % parts
+    else
+      full_us, part = now_us, 0
+    end
+    reset_us = full_us - now_us
+    if part > 0 then
+      reset_us = reset_us + 1
+    end
+    room = room + granted
+  else
+    granted = math.max(0, math.min(cost, room + limit))
+    if granted > 0 then
+      full_us, part = full_us + granted * t_us, part + granted * t_part
+      if part >= parts then
+        full_us, part = full_us + (part - part % parts) / parts, part % parts
+      end
+      reset_us = full_us - now_us
+      if part > 0 then
+        reset_us = reset_us + 1
+      end
+    end
+    room = room - granted
   end
-  reset_us = full_us - now_us
-  if part > 0 then
-    reset_us = reset_us + 1
-  end
+  delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
 -- 5. Save what changed, and let it live for as long as it counts.
-if hit and cost > 0 then
+if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
     local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
@@ -158,4 +199,4 @@ elseif mode == "reset" then
 end
 
 -- 6. Answer.
-return {granted, room - granted, retry_us, reset_us, delay_us, now_us}
+return {granted, room, retry_us, reset_us, delay_us, now_us}
