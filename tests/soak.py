@@ -19,8 +19,8 @@ ROOT = Path(__file__).parent.parent
 DEFAULT = ("tests/concurrency", "tests/transport", "tests/e2e")
 
 
-def _spin() -> None:
-    while True:
+def _spin(parent: int) -> None:
+    while os.getppid() == parent:  # nobody stops us when the soak itself is killed
         pass
 
 
@@ -33,7 +33,10 @@ def soak(rounds: int, tests: tuple[str, ...]) -> None:
     for number in range(1, rounds + 1):
         busy = number % 2 == 0
         context = get_context("spawn")
-        spinning = [context.Process(target=_spin, daemon=True) for _ in range(os.cpu_count() or 1)]
+        spinning = [
+            context.Process(target=_spin, args=(os.getpid(),), daemon=True)
+            for _ in range(os.cpu_count() or 1)
+        ]
         if busy:
             for process in spinning:
                 process.start()

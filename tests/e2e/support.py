@@ -97,7 +97,12 @@ class Demo:
         self.seen: dict[int, Process] = {}
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "limiter", "demo", f"--port={self.port}", *options],
+                # A demo under nohup ignores SIGHUP; tests that run under it must not pass that on.
+                [
+                    *("env", "--default-signal=HUP"),
+                    *(sys.executable, "-m", "limiter", "demo", f"--port={self.port}"),
+                    *options,
+                ],
                 env=clean_environment(TMPDIR=str(self.temporary), **variables),
                 cwd=ROOT,
                 stdout=output,
