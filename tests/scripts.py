@@ -39,7 +39,7 @@ def argument_names(name: str) -> list[str]:
 
 def field_of(model: Model, name: str = "") -> str:
     """The policy's field in the subject's hash."""
-    return f"{model.identity}:{model.period_us}" + (f":{name}" if name else "")
+    return model.field + (f":{name}" if name else "")
 
 
 def single(
@@ -49,9 +49,10 @@ def single(
     cost: int,
     at_least: int | None = None,
     field: str | None = None,
+    holder: str = "",
 ) -> tuple[str, list[Any]]:
     """The script that decides the model's policy alone, and its arguments."""
-    given = {"now_us": now_us, "mode": mode, "cost": cost, "at_least": at_least}
+    given = {"now_us": now_us, "mode": mode, "cost": cost, "id": holder, "at_least": at_least}
     given |= {"field": field or field_of(model)} | model.numbers()
     words = [given[name] for name in argument_names(model.script)]
     return model.script, words if at_least is not None else words[:-1]
@@ -63,11 +64,12 @@ def several(
     mode: str,
     cost: int,
     at_least: int | None = None,
+    holder: str = "",
 ) -> tuple[str, list[Any]]:
     """The script that decides a list, and its arguments; a block is model, key number, field."""
     words: list[Any] = [now_us, mode, at_least or 0]
     for model, key_number, field in blocks:
-        script, own = single(model, now_us, mode, cost, field=field)
+        script, own = single(model, now_us, mode, cost, field=field, holder=holder)
         words += [script, key_number, 0, *own[2:]]
     return "several", words
 

@@ -26,10 +26,10 @@ class Answer(NamedTuple):
 class Model(ABC):
     """One policy of one subject.
 
-    A subclass keeps every admitted hit, and defines five things of a moment: how many units would
-    pass (``room``), when a number of units will pass (``passes_at``), when nothing of the past
-    counts any more (``rests_at``), how long the debt is (``debt``), and what being charged means
-    (``admit``). What cannot have happened is made good by ``heal``, which only a hit does.
+    A subclass keeps every admitted hit, and defines four things of a moment: how many units the past
+    leaves (``left``), when a number of units will pass (``passes_at``), when nothing of the past
+    counts any more (``rests_at``), and how long the debt is (``debt``). What cannot have happened is
+    made good by ``heal``, which only a call does that may take or give back.
 
     All else that a test has to know of an algorithm stands here too: how its script is called, how
     its policies are drawn, and what is true of all that it ever admitted. What is given here will do
@@ -39,8 +39,10 @@ class Model(ABC):
     #: What a user chooses it by, which its fields begin with, and the script that decides it.
     algorithm: ClassVar[str]
     script: ClassVar[str]
-    #: hash: the state is a field of the subject's hash; list: a key of its own.
+    #: hash: the state is a field of the subject's hash; list, zset: a key of its own.
     key_type: ClassVar[str] = "hash"
+    #: Whether its users have to wait while the debt before them drips away.
+    queues: ClassVar[bool] = False
 
     limit: int
     period_us: int
@@ -53,8 +55,12 @@ class Model(ABC):
         return f"<{type(self).__name__} {vars(self)}>"
 
     @abstractmethod
+    def left(self, clock_us: int) -> int:
+        """Whole units that the past leaves of the most; below zero where it took more than that."""
+
     def room(self, clock_us: int) -> int:
         """Whole units that would pass right now."""
+        return max(0, self.left(clock_us))
 
     @abstractmethod
     def passes_at(self, clock_us: int, units: int) -> int:
@@ -63,10 +69,6 @@ class Model(ABC):
     @abstractmethod
     def rests_at(self, clock_us: int) -> int:
         """The first reading of the clock at which all is as if unused; not before now."""
-
-    @abstractmethod
-    def admit(self, clock_us: int, units: int) -> None:
-        """Keep an admitted hit."""
 
     @abstractmethod
     def forget(self) -> None:
@@ -99,14 +101,6 @@ class Model(ABC):
         """The longest time for which anything wrong can be believed."""
         return 2 * self.period_us
 
-    @property
-    @abstractmethod
-    def bound(self) -> int:
-        """The most that any window of one period may hold (design: the table of algorithms)."""
-
-    def check(self, history: Sequence[Admitted]) -> None:  # noqa: B027 (most say it all by the bound)
-        """Fail unless what else is promised was kept in all that was admitted."""
-
     @abstractmethod
     def edges(self, now_us: int) -> list[int]:
         """Readings of the clock, after some history, at which what the model says may change."""
@@ -115,6 +109,11 @@ class Model(ABC):
     def identity(self) -> str:
         """What the policy's field begins with."""
         return self.algorithm
+
+    @property
+    def field(self) -> str:
+        """The policy's field, but for a name of its own."""
+        return f"{self.identity}:{self.period_us}"
 
     def numbers(self) -> dict[str, int]:
         """What the script's header calls the numbers of the policy."""
@@ -166,6 +165,40 @@ class Model(ABC):
         """Say what a hit would say, and take nothing."""
         return self.ask(clock_us, cost)
 
+    def reset(self, clock_us: int, cost: int = 1) -> Answer:
+        """Forget everything; the answer is what a peek would have said just before."""
+        before = self.peek(clock_us, cost)
+        self.forget()
+        return before
+
+    def change(self, limit: int) -> None:
+        """Give the policy another number; what happened stays."""
+        self.limit = limit
+
+
+class Rate(Model):
+    """A policy that counts what passes.
+
+    Two more things say what it is: what being charged means (``admit``), and which of the past is
+    taken back when units are (``give_back``).
+    """
+
+    @property
+    @abstractmethod
+    def bound(self) -> int:
+        """The most that any window of one period may hold (design: the table of algorithms)."""
+
+    def check(self, history: Sequence[Admitted]) -> None:
+        """Fail unless what else is promised was kept in all that was admitted."""
+
+    @abstractmethod
+    def admit(self, clock_us: int, units: int) -> None:
+        """Keep an admitted hit."""
+
+    @abstractmethod
+    def give_back(self, clock_us: int, units: int) -> int:
+        """Take up to ``units`` out of what counts now; say how many those were."""
+
     def hit(self, clock_us: int, cost: int = 1, at_least: int | None = None) -> Answer:
         """Take ``cost``; or, with ``at_least``, as much of it as there is from that on."""
         if cost == 0:
@@ -183,17 +216,36 @@ class Model(ABC):
             self.admit(clock_us, granted)
         return self.ask(clock_us, 0)._replace(granted=granted, delay_us=before.delay_us)
 
-    def reset(self, clock_us: int, cost: int = 1) -> Answer:
-        """Forget everything; the answer is what a peek would have said just before."""
-        before = self.peek(clock_us, cost)
-        self.forget()
-        return before
+    def refund(self, clock_us: int, cost: int) -> Answer:
+        """Give ``cost`` back, or as much as is counted of it."""
+        granted = 0
+        if cost:
+            self.heal(clock_us)
+            granted = self.give_back(clock_us, cost)
+        return self.ask(clock_us, 0)._replace(granted=granted, delay_us=0)
 
-    def change(self, limit: int) -> None:
-        """Give the policy another number; what happened stays."""
-        self.limit = limit
+    def settle(self, clock_us: int, cost: int) -> Answer:
+        """Charge ``cost`` without asking, as long as that leaves no more than one most of debt."""
+        granted = 0
+        if cost:
+            self.heal(clock_us)
+            granted = max(0, min(cost, self.left(clock_us) + self.most))
+        if granted:
+            self.admit(clock_us, granted)
+        return self.ask(clock_us, 0)._replace(granted=granted, delay_us=0)
 
 
 def ceil(number: Fraction | int) -> int:
     """The smallest whole number that is not less."""
     return -(-number // 1)
+
+
+def taken_from(hits: list[tuple[int, int]], units: int) -> int:
+    """Take up to ``units`` from these hits, the oldest first; say how many those were."""
+    wanted = units
+    while hits and wanted:
+        at, cost = hits.pop(0)
+        if cost > wanted:
+            hits.insert(0, (at, cost - wanted))
+        wanted -= min(cost, wanted)
+    return units - wanted

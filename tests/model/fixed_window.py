@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from tests.histories import Admitted, own_windows
-from tests.model.base import Model
+from tests.model.base import Model, Rate, taken_from
 
 
 class Window(NamedTuple):
@@ -18,7 +18,7 @@ class Window(NamedTuple):
     hits: list[tuple[int, int]]
 
 
-class FixedWindow(Model):
+class FixedWindow(Rate):
     """A window of one period opens at the first admitted hit, or on the clock with ``align``."""
 
     algorithm = script = "fixed_window"
@@ -46,11 +46,11 @@ class FixedWindow(Model):
         if self.windows and self.windows[-1].start_us - clock_us > self.period_us:
             self.windows[-1] = self.windows[-1]._replace(start_us=clock_us)
 
-    def room(self, clock_us: int) -> int:
+    def left(self, clock_us: int) -> int:
         """What the window's hits have left of the limit."""
         window = self.window(clock_us)
         used = sum(cost for _, cost in window.hits) if window else 0
-        return max(0, self.limit - used)
+        return self.limit - used
 
     def passes_at(self, clock_us: int, units: int) -> int:
         """Now, or the end of the window: the next one is empty."""
@@ -68,6 +68,11 @@ class FixedWindow(Model):
             behind_us = clock_us % self.period_us if self.align else 0
             self.windows.append(Window(clock_us - behind_us, []))
         self.windows[-1].hits.append((clock_us, units))
+
+    def give_back(self, clock_us: int, units: int) -> int:
+        """Out of the window that counts; it stays open, be it empty."""
+        window = self.window(clock_us)
+        return taken_from(window.hits, units) if window else 0
 
     def forget(self) -> None:
         """Drop every window."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.model.base import Model
+from tests.model.base import Model, Rate, taken_from
 
 
-class SlidingLog(Model):
+class SlidingLog(Rate):
     """Every admitted hit counts from its own moment for exactly one period.
 
     A hit's moment is the clock's, or that of the newest hit if the clock stepped back behind it by
@@ -31,9 +31,9 @@ class SlidingLog(Model):
         if self.hits and self.hits[-1][0] - clock_us > self.period_us:
             self.hits.clear()
 
-    def room(self, clock_us: int) -> int:
+    def left(self, clock_us: int) -> int:
         """What the live hits have left of the limit."""
-        return max(0, self.limit - sum(cost for _, cost in self.live(clock_us)))
+        return self.limit - sum(cost for _, cost in self.live(clock_us))
 
     def passes_at(self, clock_us: int, units: int) -> int:
         """The first moment at which enough of the oldest hits have left the window."""
@@ -54,6 +54,14 @@ class SlidingLog(Model):
         self.heal(clock_us)
         newest_us = self.hits[-1][0] if self.hits else clock_us
         self.hits.append((max(clock_us, newest_us), units))
+
+    def give_back(self, clock_us: int, units: int) -> int:
+        """The oldest live ones leave, and with them whatever is older and has left already."""
+        live = self.live(clock_us)
+        given = taken_from(live, units)
+        if given:
+            self.hits = live
+        return given
 
     def forget(self) -> None:
         """Drop every hit."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from limiter.policies import ALGORITHMS
-from tests.model import MODELS
+from limiter.policies import ALGORITHMS, Concurrency
+from tests.model import LEASES, MODELS, model_of
 
 
 def test_every_algorithm_has_a_model():
@@ -18,3 +18,17 @@ def test_every_algorithm_has_a_model():
             policy.script,
             policy.key_type,
         )
+
+
+def test_leases_have_a_model_of_their_own():
+    """Nobody can hit them, so what drives every algorithm does not get them."""
+    assert set(LEASES) == {Concurrency.algorithm}
+    assert not set(LEASES) & set(MODELS)
+    policy, model = Concurrency(3, lease=2), model_of(Concurrency(3, lease=2))
+    assert (model.script, model.key_type, model.field, model.limit, model.period_us) == (
+        policy.script,
+        policy.key_type,
+        policy.field,
+        3,
+        2_000_000,
+    )

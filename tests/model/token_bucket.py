@@ -11,12 +11,12 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from tests.histories import Admitted, assert_never_in_debt
-from tests.model.base import Model, ceil
+from tests.model.base import Model, Rate, ceil
 
 LONGEST_FILL_US = 3650 * 24 * 3_600_000_000
 
 
-class TokenBucket(Model):
+class TokenBucket(Rate):
     """Every admitted unit is work that takes ``period / limit``; the work waiting is the debt.
 
     As in any queue with one server, the work waiting at a moment is the most that any suffix of the
@@ -89,9 +89,9 @@ class TokenBucket(Model):
             self.hits = [(clock_us, Fraction(self.most_debt_us))]
             self.parts = self.own_parts
 
-    def room(self, clock_us: int) -> int:
-        """Whole units that the bucket holds."""
-        return max(0, (self.capacity_us - self.debt(clock_us)) // self.interval_us)
+    def left(self, clock_us: int) -> int:
+        """Whole units that the bucket holds; how deep a debt is beyond one burst, nothing asks."""
+        return max(-self.burst, (self.capacity_us - self.debt(clock_us)) // self.interval_us)
 
     def passes_at(self, clock_us: int, units: int) -> int:
         """The first whole microsecond at which the debt leaves room for ``units``."""
@@ -105,10 +105,23 @@ class TokenBucket(Model):
     def admit(self, clock_us: int, units: int) -> None:
         """Put the units' work behind what waits already."""
         self.heal(clock_us)
+        self.round_up()
+        self.hits.append((clock_us, units * self.interval_us))
+
+    def give_back(self, clock_us: int, units: int) -> int:
+        """The units' work is done at once, or all that waits if that is less."""
+        waiting = self.debt(clock_us)
+        given = min(units, ceil(waiting / self.interval_us))
+        if given:
+            self.round_up()
+            self.hits.append((clock_us, -min(waiting, given * self.interval_us)))
+        return given
+
+    def round_up(self) -> None:
+        """From here on, count in our parts of a microsecond."""
         # What rounding adds is work like any other.
         self.hits.append((0, Fraction(self.full_at() - self.exactly_full_at())))
         self.parts = self.own_parts
-        self.hits.append((clock_us, units * self.interval_us))
 
     def forget(self) -> None:
         """Drop every hit."""
@@ -194,6 +207,19 @@ class TokenBucket(Model):
         """Whether the library would build this policy (design: ranges)."""
         fills_in_time = self.capacity_us <= LONGEST_FILL_US
         return fills_in_time and (self.burst + 1) * self.own_parts < 2**53
+
+
+class GCRA(TokenBucket):
+    """The same decisions: a cell's theoretical arrival time is when the bucket would be full."""
+
+    algorithm = "gcra"
+
+
+class LeakyBucket(TokenBucket):
+    """The same decisions, as a queue: who is admitted waits while the debt before it drips away."""
+
+    algorithm = "leaky_bucket"
+    queues = True
 
 
 def bursts(limit: int) -> st.SearchStrategy[int]:

@@ -1,0 +1,185 @@
+"""At most ``limit`` in a window of which the past is taken to have been even."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from tests.histories import Admitted
+from tests.model.base import Model, Rate, taken_from
+
+#: Products of a count and a time stay below this.
+EXACT = 2**52
+
+
+class Counted(NamedTuple):
+    """The window that counts now, what it admitted, and what the one before it did."""
+
+    start_us: int
+    current: int
+    previous: int
+
+
+class Window(NamedTuple):
+    """A window, and every hit that was admitted in it."""
+
+    start_us: int
+    hits: list[tuple[int, int]]
+
+
+class SlidingWindow(Rate):
+    """Windows follow each other from the first hit after idleness on, each of one period.
+
+    A hit counts whole in its own window; in the next one it counts for the share of the window
+    before that a period which ends now still covers, in steps of one unit of time, rounded up.
+    """
+
+    algorithm = script = "sliding_window"
+
+    def __init__(self, limit: int, period_us: int) -> None:
+        super().__init__(limit, period_us)
+        self.windows: list[Window] = []
+
+    def counted(self, clock_us: int) -> Counted:
+        """Both counts, of the windows in which the hits were admitted.
+
+        A clock that stepped back is at the beginning of the newest window, if that lies at most a
+        period ahead; one that begins later cannot be true, and is read as begun now.
+        """
+        if not self.windows:
+            return Counted(clock_us, 0, 0)
+        newest_us = self.windows[-1].start_us
+        used = {window.start_us: sum(cost for _, cost in window.hits) for window in self.windows}
+        if newest_us - clock_us > self.period_us:
+            return Counted(clock_us, used[newest_us], used.get(newest_us - self.period_us, 0))
+        passed = max(0, clock_us - newest_us) // self.period_us
+        if passed >= 2:
+            return Counted(clock_us, 0, 0)
+        start_us = newest_us + passed * self.period_us
+        return Counted(start_us, used.get(start_us, 0), used.get(start_us - self.period_us, 0))
+
+    def unit_us(self, previous: int) -> int:
+        """The steps of time in which the share of what came before falls."""
+        unit_us = max(1, -(-self.limit * self.period_us // EXACT))
+        return unit_us * max(1, -(-previous // self.limit))
+
+    def left_at(self, counted: Counted, clock_us: int) -> int:
+        """What is left at a reading of the clock, if nobody takes any from these windows on."""
+        start_us, current, previous = counted
+        passed = max(0, clock_us - start_us) // self.period_us
+        if passed >= 2:
+            return self.limit
+        if passed == 1:
+            start_us, current, previous = start_us + self.period_us, 0, current
+        unit_us = self.unit_us(previous)
+        units = -(-self.period_us // unit_us)
+        elapsed = max(0, clock_us - start_us) // unit_us
+        return self.limit - current - -(-previous * (units - elapsed) // units)
+
+    def left(self, clock_us: int) -> int:
+        """What the window's hits, and the share of those before it, leave of the limit."""
+        return self.left_at(self.counted(clock_us), clock_us)
+
+    def passes_at(self, clock_us: int, units: int) -> int:
+        """Looked for: as time goes by, what is left only grows."""
+        counted = self.counted(clock_us)
+        early_us, late_us = clock_us - 1, counted.start_us + 2 * self.period_us
+        while late_us - early_us > 1:
+            middle_us = (early_us + late_us) // 2
+            if self.left_at(counted, middle_us) >= units:
+                late_us = middle_us
+            else:
+                early_us = middle_us
+        return late_us
+
+    def rests_at(self, clock_us: int) -> int:
+        """When the newest window with hits stops to count as the one before."""
+        start_us, current, previous = self.counted(clock_us)
+        if current:
+            return start_us + 2 * self.period_us
+        return start_us + self.period_us if previous else clock_us
+
+    def heal(self, clock_us: int) -> None:
+        """Let windows from an impossible future begin now, with their counts."""
+        if self.windows and self.windows[-1].start_us - clock_us > self.period_us:
+            ahead_us = self.windows[-1].start_us - clock_us
+            self.windows = [Window(start - ahead_us, hits) for start, hits in self.windows]
+
+    def open(self, clock_us: int) -> None:
+        """Begin the window that counts now, if no hit has done so; anew where nothing counts."""
+        start_us, current, previous = self.counted(clock_us)
+        if not current + previous:
+            self.windows = [Window(clock_us, [])]
+        elif self.windows[-1].start_us != start_us:
+            self.windows.append(Window(start_us, []))
+
+    def admit(self, clock_us: int, units: int) -> None:
+        """Keep the hit in its window."""
+        self.heal(clock_us)
+        self.open(clock_us)
+        self.windows[-1].hits.append((clock_us, units))
+
+    def give_back(self, clock_us: int, units: int) -> int:
+        """Out of the window, then out of the one before it; nothing counts when both are empty."""
+        _, current, previous = self.counted(clock_us)
+        if not current + previous:
+            return 0
+        self.open(clock_us)
+        given = taken_from(self.windows[-1].hits, units)
+        if previous and given < units:
+            given += taken_from(self.windows[-2].hits, units - given)
+        if given == current + previous:
+            self.forget()
+        return given
+
+    def forget(self) -> None:
+        """Drop every window."""
+        self.windows.clear()
+
+    @property
+    def full_us(self) -> int:
+        """A hit counts in its own window and in the next."""
+        return 2 * self.period_us
+
+    @property
+    def believed_us(self) -> int:
+        """A window that begins a period ahead, and the next one."""
+        return 3 * self.period_us
+
+    @property
+    def bound(self) -> int:
+        """All of one window but the hit that opened it, and all of the next but one.
+
+        The design says one more, 2L - 1. But a window that a hit opened after idleness has that hit at
+        its very beginning, and in every other one the past counts for at least one unit.
+        """
+        return max(self.limit, 2 * self.limit - 2)
+
+    def check(self, history: Sequence[Admitted]) -> None:
+        """One after the other, each of them had to be admitted."""
+        again = type(self)(self.limit, self.period_us)
+        for at, cost in sorted(history):
+            assert again.hit(at, cost).granted == cost, f"{cost} at {at} under {self}"
+
+    def edges(self, now_us: int) -> list[int]:
+        """A period before a window, its beginning, both its ends, and where it stands by then."""
+        starts = [window.start_us for window in self.windows[-2:]]
+        halves = [start + 3 * self.period_us // 2 for start in starts]
+        return [start + step * self.period_us for start in starts for step in range(-1, 3)] + halves
+
+    def numbers(self) -> dict[str, int]:
+        """And the unit of time for a past within the limit."""
+        return super().numbers() | {"unit_us": self.unit_us(0)}
+
+    @classmethod
+    def of_every_size(cls, periods: st.SearchStrategy[int]) -> st.SearchStrategy[Model]:
+        """Small limits, primes, and the largest, whose products would not be exact."""
+        limits = st.one_of(st.integers(1, 12), st.sampled_from([97, 1_000_003, 10**12]))
+        return st.builds(cls, limits, periods)
+
+    @classmethod
+    def small_worlds(cls) -> list[Model]:
+        """More microseconds than units, and more units than microseconds."""
+        return [cls(3, 4), cls(5, 3), cls(2, 7)]
