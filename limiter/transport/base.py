@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import inf
 from time import monotonic, sleep
@@ -9,17 +10,12 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from limiter.errors import StoreUnavailable
-from limiter.plan import Call, bulk
+from limiter.plan import Call
 from limiter.scripts import Script
+from limiter.transport.detour import ASKING, Detour, Step, command
 from limiter.transport.node import Lane, Node
-from limiter.transport.replies import cause, code, translate
+from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address, Store
-
-#: A slot that is half moved refuses calls on several keys; most moves of one subject end within these.
-TRYAGAIN_PAUSES = (0.005, 0.010, 0.020)
-#: A call is sent on so often; a cluster that sends it further is in trouble.
-MOST_REDIRECTS = 3
 
 
 class Transport:
@@ -33,8 +29,8 @@ class Transport:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
 
-    def run(self, call: Call) -> Any:
-        """The script's reply.
+    def run(self, call: Call, deadline: float | None = None) -> Any:
+        """The script's reply, by ``deadline`` as ``time.monotonic`` counts; without one, in time.
 
         Raises:
             StoreUnavailable: No decision by the deadline, or none now. The call may have run where
@@ -42,7 +38,8 @@ class Transport:
             StoreRefused: The store answered with an error that time will not mend.
 
         """
-        deadline = monotonic() + self._timeout
+        if deadline is None:
+            deadline = monotonic() + self._timeout
         node = self._find(call, deadline)
         lane = node.take(deadline)
         try:
@@ -51,6 +48,10 @@ class Transport:
             return self._go_on(error, call, node, lane, deadline)
         node.give(lane)
         return reply
+
+    def one_slot(self, tags: Sequence[bytes]) -> bool:
+        """Whether keys with these hash tags may be in one script call."""
+        raise NotImplementedError
 
     def load(self, script: Script) -> None:
         """Connect, and make the store know the script, within the time that connecting may take.
@@ -69,9 +70,7 @@ class Transport:
         """The node that owns the call's subject."""
         raise NotImplementedError
 
-    def _follow(
-        self, kind: str, error: ResponseError, call: Call, node: Node, deadline: float
-    ) -> Node | None:
+    def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
         """The node that a MOVED, an ASK or a READONLY of ``node`` means; None: there is no other."""
         raise NotImplementedError
 
@@ -100,48 +99,32 @@ class Transport:
         self, error: ResponseError, call: Call, node: Node, lane: Lane, deadline: float
     ) -> Any:
         """The server answered with an error: send the call again where that proves nothing ran."""
-        seen: set[str] = set()
-        pauses, redirects = iter(TRYAGAIN_PAUSES), 0
-        head, asking = call.by_sha, False
+        detour = Detour(call)
         while True:
-            kind = code(error)
-            if kind == "NOSCRIPT" and kind not in seen:
-                head = call.by_text
-            elif kind == "TRYAGAIN" and monotonic() + (pause := next(pauses, inf)) < deadline:
-                sleep(pause)
-            elif kind == "READONLY" and kind not in seen:
-                # A primary that became a replica; its address, or the slot, has another by now.
+            step = detour.after(error, deadline - monotonic())
+            if step is Step.AGAIN:
+                if detour.pause:
+                    sleep(detour.pause)
+            elif step is Step.ELSEWHERE:
                 lane.close()
                 node.drop_idle()
-                node = self._follow(kind, error, call, node, deadline) or node
-                lane = node.take(deadline)
-            elif kind in ("MOVED", "ASK") and redirects < MOST_REDIRECTS:
-                node.give(lane)
-                target = self._follow(kind, error, call, node, deadline)
-                if target is None:
-                    raise translate(error, node.where) from cause(error)
-                node, asking, redirects = target, kind == "ASK", redirects + 1
+                node = self._follow(error, call, node, deadline) or node
                 lane = node.take(deadline)
             else:
                 node.give(lane)
-                if kind in ("MOVED", "ASK"):
-                    raise StoreUnavailable(f"{node.where}: more than {redirects} redirections")
-                raise translate(error, node.where) from cause(error)
-            seen.add(kind)
+                there = None
+                if step is Step.THERE:
+                    there = self._follow(error, call, node, deadline)
+                if there is None:
+                    raise detour.failure(error, node.where) from cause(error)
+                node = there
+                lane = node.take(deadline)
             try:
-                if asking:
-                    lane.ask(_ASKING, deadline, self._timeout)
-                reply = lane.ask(head + call.rest, deadline, self._timeout)
+                if detour.asking:
+                    lane.ask(ASKING, deadline, self._timeout)
+                reply = lane.ask(detour.command, deadline, self._timeout)
             except ResponseError as another:
                 error = another
                 continue
             node.give(lane)
             return reply
-
-
-def command(*words: str | bytes) -> bytes:
-    """A whole command, as the protocol spells it."""
-    return b"*%d\r\n" % len(words) + b"".join(map(bulk, words))
-
-
-_ASKING = command("ASKING")

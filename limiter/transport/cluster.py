@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from binascii import crc_hqx
+from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
+from limiter.errors import LimiterError, StoreUnavailable
 from limiter.plan import Call
 from limiter.scripts import Script
-from limiter.transport import forks
-from limiter.transport.base import Transport, command
+from limiter.transport import forks, slots
+from limiter.transport.base import Transport
+from limiter.transport.detour import CLUSTER_SLOTS
 from limiter.transport.node import Node, beside
-from limiter.transport.store import Address, Store
-
-SLOTS = 16_384
-
-#: The table is read anew at most so often, whatever fails: a cluster in trouble is not asked in a storm.
-REFRESH_EVERY = 0.5
+from limiter.transport.replies import code
+from limiter.transport.slots import SLOTS, SlotTable
+from limiter.transport.store import Store
 
 
 class ClusterTransport(Transport):
@@ -30,71 +28,56 @@ class ClusterTransport(Transport):
 
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         super().__init__(store, timeout, connect_timeout)
-        self._nodes: dict[Address, Node] = {}
-        self._owners: list[Node | None] = [None] * SLOTS
+        self._table: SlotTable[Node] = SlotTable(store, self._make_node)
         self._changed = threading.Condition()
         self._reading = False
-        self._read_at = -REFRESH_EVERY
-        self._readings = 0
-        self._failure: LimiterError | None = None
         forks.remember(self)
 
-    def run(self, call: Call) -> Any:
+    def run(self, call: Call, deadline: float | None = None) -> Any:
         """As ``Transport.run``; a node that fails makes us read the table anew, beside the calls."""
         try:
-            return super().run(call)
+            return super().run(call, deadline)
         except StoreUnavailable:
             self._refresh()
             raise
+
+    def one_slot(self, tags: Sequence[bytes]) -> bool:
+        """As ``Transport.one_slot``: the tags have to lie in the same one."""
+        return slots.one_slot(tags)
 
     def load(self, script: Script) -> None:
         """Make every primary know the script."""
         deadline = monotonic() + self._connect_timeout
         self._read_anew(deadline)
-        for node in {node for node in self._owners if node is not None}:
+        for node in self._table.primaries:
             self._load_on(node, script, deadline)
 
     def close(self) -> None:
         """Close the idle connections to every node."""
-        for node in list(self._nodes.values()):
+        for node in list(self._table.nodes.values()):
             node.close()
 
     def _find(self, call: Call, deadline: float) -> Node:
-        slot = crc_hqx(call.tag, 0) % SLOTS
-        node = self._owners[slot]
+        node = self._table.owners[crc_hqx(call.tag, 0) % SLOTS]
         if node is None:
             self._read_anew(deadline)
-            node = self._owners[slot]
-            if node is None:
-                raise StoreUnavailable(f"{self._store.where}: no node has slot {slot}")
+            node = self._table.owner(call.tag)
         return node
 
-    def _follow(
-        self, kind: str, error: ResponseError, call: Call, node: Node, deadline: float
-    ) -> Node | None:
+    def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
+        kind = code(error)
         if kind == "READONLY":
             self._read_anew(deadline)
             return self._find(call, deadline)
-        slot, host, port = _pointed_to(error)
-        target = self._node_at((_host(host, node.address), port))
+        target = self._table.pointed_to(error, node)
         if kind == "MOVED":
-            self._owners[slot] = target
             self._refresh()
         return target
-
-    def _node_at(self, address: Address) -> Node:
-        if self._store.remap is not None:
-            address = self._store.remap(address)
-        node = self._nodes.get(address)
-        if node is None:
-            # Two threads may both come here; the dictionary keeps one of the two.
-            node = self._nodes.setdefault(address, self._make_node(address))
-        return node
 
     def _refresh(self) -> None:
         """Start reading the table, unless that is under way or was done just now."""
         with self._changed:
-            if self._reading or monotonic() - self._read_at < REFRESH_EVERY:
+            if self._reading or not self._table.is_due:
                 return
             beside(partial(self._read_table, self._changed), self._store.where)
             self._reading = True
@@ -106,18 +89,19 @@ class ClusterTransport(Transport):
             StoreUnavailable: It did not end by ``deadline``, or no node could say.
 
         """
-        readings = self._readings
+        readings = self._table.readings
         self._refresh()
         with self._changed:
-            while self._reading and self._readings == readings:
+            while self._reading and self._table.readings == readings:
                 left = deadline - monotonic()
                 if left <= 0:
                     raise StoreUnavailable(
                         f"{self._store.where}: no slot table within the deadline"
                     )
                 self._changed.wait(left)
-            if self._failure is not None:
-                raise type(self._failure)(*self._failure.args) from self._failure
+            failure = self._table.failure
+            if failure is not None:
+                raise type(failure)(*failure.args) from failure
 
     def after_fork(self) -> None:
         """In the child: a reading that was under way is the parent's."""
@@ -128,67 +112,23 @@ class ClusterTransport(Transport):
         """Ask one node after the other until one knows the slots."""
         failure: LimiterError | None = None
         try:
-            known = list({*self._nodes, *self._store.addresses})
-            random.shuffle(known)
-            known.sort(key=lambda address: not self._node_at(address).has_idle)
-            for address in known:
+            for node in self._table.to_ask():
                 try:
-                    self._ask_table(address)
+                    self._ask_table(node)
                     failure = None
                     break
                 except LimiterError as error:
-                    # A refusal must not turn into a fallback because another node is down.
-                    if not isinstance(failure, StoreRefused):
-                        failure = error
+                    failure = slots.graver(failure, error)
         except Exception as error:
             failure = StoreUnavailable(f"{self._store.where}: {error}")
             failure.__cause__ = error
         with changed:
-            self._failure = failure
+            self._table.was_read(failure)
             self._reading = False
-            self._read_at = monotonic()
-            self._readings += 1
             changed.notify_all()
 
-    def _ask_table(self, address: Address) -> None:
-        node = self._nodes.get(address) or self._node_at(address)
+    def _ask_table(self, node: Node) -> None:
         deadline = monotonic() + self._connect_timeout
-        reply = self._tell(node, command("CLUSTER", "SLOTS"), deadline, self._timeout)
-        try:
-            ranges = [
-                (int(first), int(last), _address(owner, address))
-                for first, last, owner, *_ in reply
-            ]
-        except (TypeError, ValueError, LookupError):
-            raise StoreRefused(f"{node.where} answered CLUSTER SLOTS with {reply!r:.200}") from None
-        if not ranges:
-            raise StoreUnavailable(f"{node.where}: the cluster has no slots yet")
-        owners: list[Node | None] = [None] * SLOTS
-        for first, last, owner in ranges:
-            owners[first : last + 1] = [self._node_at(owner)] * (last + 1 - first)
-        self._owners = owners
-        gone = set(self._nodes) - {_remapped(self._store, owner) for _, _, owner in ranges}
-        for old in gone - set(self._store.addresses):
-            self._nodes.pop(old).close()
-
-
-def _address(owner: Any, asked: Address) -> Address:
-    """The owner's address."""
-    host = owner[0].decode() if isinstance(owner[0], bytes) else owner[0]
-    return (_host(host, asked), int(owner[1]))
-
-
-def _host(named: str | None, asked: Address) -> str:
-    """The host, where a node knows its own; else the one that we reached the node by."""
-    return named if named and named != "?" else asked[0]
-
-
-def _remapped(store: Store, address: Address) -> Address:
-    return address if store.remap is None else store.remap(address)
-
-
-def _pointed_to(error: ResponseError) -> tuple[int, str, int]:
-    """Slot, host and port of a MOVED or ASK."""
-    slot, _, place = str(error).removeprefix("MOVED ").removeprefix("ASK ").partition(" ")
-    host, _, port = place.rpartition(":")
-    return int(slot), host, int(port)
+        reply = self._tell(node, CLUSTER_SLOTS, deadline, self._timeout)
+        for gone in self._table.fill(reply, node):
+            gone.close()

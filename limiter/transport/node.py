@@ -75,7 +75,7 @@ class Lane:
         try:
             self._send(command)
             left = deadline - monotonic()
-            if left > timeout - _AT_ONCE:
+            if timeout - _AT_ONCE < left <= timeout:
                 reply = self._read(True)
             else:
                 reply = self._read(True, timeout=max(left, _AT_ONCE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic
 
 from redis.exceptions import ResponseError
@@ -20,6 +21,10 @@ class SingleTransport(Transport):
         super().__init__(store, timeout, connect_timeout)
         self._node = self._make_node(None)
 
+    def one_slot(self, tags: Sequence[bytes]) -> bool:
+        """One node has them all."""
+        return True
+
     def load(self, script: Script) -> None:
         """As ``Transport.load``."""
         self._load_on(self._node, script, monotonic() + self._connect_timeout)
@@ -31,7 +36,5 @@ class SingleTransport(Transport):
     def _find(self, call: Call, deadline: float) -> Node:
         return self._node
 
-    def _follow(
-        self, kind: str, error: ResponseError, call: Call, node: Node, deadline: float
-    ) -> Node | None:
+    def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
         return None

@@ -14,8 +14,8 @@ from redis.crc import key_slot
 
 from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable
 from limiter.demo.servers import HOST, Cluster, Server
-from limiter.transport.base import MOST_REDIRECTS, TRYAGAIN_PAUSES
-from limiter.transport.cluster import REFRESH_EVERY
+from limiter.transport.detour import MOST_REDIRECTS, TRYAGAIN_PAUSES
+from limiter.transport.slots import REFRESH_EVERY
 from tests.proxy import Proxy, replace
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import (
@@ -255,8 +255,8 @@ def test_sent_round_in_circles(make_limiter: MakeLimiter, cluster: Cluster) -> N
         limiter = make_limiter(cluster.url, on_error="deny").open()
         key = next(f"u{n}" for n in range(99) if cluster.primary_of(f"u{n}") is cluster.nodes[0])
         slot = key_slot(key.encode())
-        node = limiter._transport._node_at((HOST, proxy.port))  # type: ignore[attr-defined]
-        limiter._transport._owners[slot] = node  # type: ignore[attr-defined]
+        node = limiter._transport._table.node_at((HOST, proxy.port))  # type: ignore[attr-defined]
+        limiter._transport._table.owners[slot] = node  # type: ignore[attr-defined]
         sent = []
 
         def moved(data: bytes) -> bytes:
@@ -268,7 +268,7 @@ def test_sent_round_in_circles(make_limiter: MakeLimiter, cluster: Cluster) -> N
         assert limiter.hit(key).degraded
         assert len(sent) == 1 + MOST_REDIRECTS
         proxy.replies = replace(b"-ASK nonsense\r\n")
-        limiter._transport._owners[slot] = node  # type: ignore[attr-defined]
+        limiter._transport._table.owners[slot] = node  # type: ignore[attr-defined]
         with pytest.raises(StoreRefused):
             limiter.hit(key)
 
@@ -328,12 +328,12 @@ def test_a_dead_primary_stops_its_own_subjects_only(make_limiter: MakeLimiter) -
 
 def _no_storm(limiter: Limiter, cluster: Cluster, keys: list[str]) -> None:
     """However many calls fail, the table is read at most twice a second."""
-    before = limiter._transport._readings  # type: ignore[attr-defined]
+    before = limiter._transport._table.readings  # type: ignore[attr-defined]
     start = time.monotonic()
     failed = 0
     while time.monotonic() - start < 0.8:
         failed += outcome(lambda: limiter.hit(keys[0])) == "StoreUnavailable"
-    readings = limiter._transport._readings - before  # type: ignore[attr-defined]
+    readings = limiter._transport._table.readings - before  # type: ignore[attr-defined]
     assert failed > 10
     assert readings <= 1 + (time.monotonic() - start) / REFRESH_EVERY
 
@@ -461,11 +461,11 @@ def test_nodes_that_are_gone_are_forgotten(
     assert limiter.hit(subject)
     transport: Any = limiter._transport
     with Proxy((HOST, cluster.nodes[1].port)) as proxy:
-        gone = transport._node_at((HOST, proxy.port))
+        gone = transport._table.node_at((HOST, proxy.port))
         gone.give(gone.take(time.monotonic() + 1))
-        transport._read_at -= REFRESH_EVERY
+        transport._table.read_at -= REFRESH_EVERY
         limiter.open()
-        assert (HOST, proxy.port) not in transport._nodes
+        assert (HOST, proxy.port) not in transport._table.nodes
         assert not gone._idle
     assert limiter.hit(subject)
 
@@ -479,10 +479,10 @@ def test_a_primary_of_a_cluster_that_became_a_replica(
     key = next(f"r{n}" for n in range(99) if cluster.primary_of(f"r{n}") is cluster.nodes[0])
     limiter.reset(key)
     with Proxy((HOST, cluster.nodes[0].port)) as proxy:
-        node = transport._node_at((HOST, proxy.port))
+        node = transport._table.node_at((HOST, proxy.port))
         node.give(node.take(time.monotonic() + 1))
-        transport._owners[key_slot(key.encode())] = node
-        transport._read_at -= REFRESH_EVERY  # as if it had been read a while ago
+        transport._table.owners[key_slot(key.encode())] = node
+        transport._table.read_at -= REFRESH_EVERY  # as if it had been read a while ago
         proxy.requests = replace(b"NOTHING\r\n")  # so that it does not run there
         proxy.replies = replace(b"-READONLY You can't write against a read only replica.\r\n")
         assert limiter.hit(key).remaining == PLENTY.limit - 1

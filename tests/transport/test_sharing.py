@@ -83,7 +83,7 @@ def test_64_threads_on_a_cluster(make_limiter: MakeLimiter, cluster: Cluster, su
             assert limiter.hit(f"{subject}-{number}").remaining == PLENTY.limit - calls
 
     in_threads(64, work)
-    assert limiter._transport._readings == 1  # type: ignore[attr-defined]
+    assert limiter._transport._table.readings == 1  # type: ignore[attr-defined]
 
 
 def test_as_many_connections_as_callers(
@@ -228,7 +228,7 @@ def test_close_a_cluster_then_use(make_limiter: MakeLimiter, cluster: Cluster) -
     for _ in range(2):
         with limiter:
             assert limiter.hit("u")
-    assert not [node for node in limiter._transport._nodes.values() if node._idle]  # type: ignore[attr-defined]
+    assert not [node for node in limiter._transport._table.nodes.values() if node._idle]  # type: ignore[attr-defined]
     assert limiter.hit("u")
 
 
