@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.model import MODELS
+from tests.model import LEASES, MODELS
 from tests.model.base import Answer, Model
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
 
@@ -45,6 +45,11 @@ periods = st.one_of(
 
 #: By algorithm, policies of every size.
 POLICIES = {name: model.of_every_size(periods) for name, model in MODELS.items()}
+#: And leases of every length.
+LEASE_POLICIES = {name: model.of_every_size(periods) for name, model in LEASES.items()}
+
+#: Whoever may hold a lease: few, so that they meet.
+holders = st.sampled_from(["a", "b", "c", "a:1", "1"])
 
 
 class Machine(RuleBasedStateMachine):
@@ -117,6 +122,8 @@ class Machine(RuleBasedStateMachine):
 
     def lives_long_enough(self, key: str, answer: Answer) -> None:
         """No charge leaves a key that could expire before it has stopped to count."""
+        if not answer.reset_after_us:  # nor need there be a key any more
+            return
         # The given time stands still while the machine works, the server's does not: a minute.
         least_ms = answer.reset_after_us // 1000 + GIVEN_TIME_MS - 60_000
         assert self.caller.lives_ms([key])[0] >= least_ms
@@ -144,6 +151,10 @@ def costs(model: Model) -> st.SearchStrategy[int]:
 
 #: How the clock moves before a call, the frequent ones more than once.
 moves = st.sampled_from(["not", "not", "to an edge", "to an edge", "as told", "on", "back"])
+
+
+#: What a policy that counts what passes is asked, the frequent ones more than once.
+modes = st.sampled_from(["hit", "hit", "hit", "hit", "peek", "refund", "settle"])
 
 
 def draw_call(data: st.DataObject, most: int, model: Model, room: int) -> tuple[int, int | None]:

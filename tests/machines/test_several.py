@@ -1,4 +1,4 @@
-"""Several policies in one call, step by step: all are charged, or none."""
+"""Several policies in one call, step by step: all are charged and held, or none."""
 
 from __future__ import annotations
 
@@ -7,30 +7,42 @@ import copy
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.machines.support import POLICIES, Machine, draw_call, new_key, run_on
-from tests.model.base import Answer, Model
+from tests.machines.support import (
+    LEASE_POLICIES,
+    POLICIES,
+    Machine,
+    draw_call,
+    holders,
+    modes,
+    new_key,
+    run_on,
+)
+from tests.model.base import Answer, Model, Rate
+from tests.model.concurrency import Concurrency
 from tests.model.several import Several, Verdict
 from tests.scripts import field_of, several, single
 
 
 class SeveralMachine(Machine):
-    """A subject under one to four policies: a hash for all of them, and a list for each log."""
+    """A subject under one to four policies: a hash for most of them, and a key for each other one."""
 
+    kinds: list[st.SearchStrategy[Model]]
     policies: Several
     #: model, number of its key, field
     blocks: list[tuple[Model, int, str]]
 
-    @initialize(models=st.lists(st.one_of(*POLICIES.values()), min_size=1, max_size=4))
-    def begin(self, models: list[Model]) -> None:
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
         """Draw the policies, and lay out their keys."""
+        models = data.draw(st.lists(st.one_of(*self.kinds), min_size=1, max_size=4))
         self.policies = Several(models)
         self.keys = [new_key()]
         self.blocks = []
         for number, model in enumerate(models):
             field = field_of(model, name=f"p{number}")
-            if model.key_type == "list":
+            if model.key_type != "hash":
                 self.keys.append(f"{self.keys[0]}:{field}")
-            on = len(self.keys) if model.key_type == "list" else 1
+            on = len(self.keys) if model.key_type != "hash" else 1
             self.blocks.append((model, on, field))
 
     def models(self) -> list[Model]:
@@ -43,34 +55,71 @@ class SeveralMachine(Machine):
         most = min(model.most for model in self.models())
         return draw_call(data, most, model, model.room(self.clock_us))
 
-    def ask(self, mode: str, cost: int, at_least: int | None = None) -> Verdict:
-        """Run the script, and read its reply as the verdict that it stands for."""
-        script, words = several(self.blocks, self.clock_us, mode, cost, at_least)
+    def ask(
+        self,
+        mode: str,
+        cost: int,
+        at_least: int | None = None,
+        holder: str = "",
+        kind: type[Model] = Model,
+    ) -> Verdict:
+        """Run the script for those policies, and read its reply as the verdict that it stands for."""
+        blocks = [block for block in self.blocks if isinstance(block[0], kind)]
+        script, words = several(blocks, self.clock_us, mode, cost, at_least, holder)
         *numbers, now_us = self.caller.run(self.keys, script, words)
         assert now_us == self.clock_us
         rows = [numbers[at : at + 5] for at in range(0, len(numbers), 5)]
-        return self.policies.verdict([Answer(row[2] == 0, *row) for row in rows])
+        each = [Answer(row[2] == 0, *row) for row in rows]
+        return self.policies.verdict(each, [model for model, _, _ in blocks])
 
-    @rule(data=st.data(), mode=st.sampled_from(["hit", "hit", "hit", "hit", "peek"]))
+    @rule(data=st.data(), mode=modes)
     def call(self, data: st.DataObject, mode: str) -> None:
         """Most calls are hits; of rules, hypothesis takes each as often as any other."""
         self.move_the_clock(data)
         if mode == "hit":
             self.hit(data)
-        else:
+        elif mode == "peek":
             self.peek(data)
+        else:
+            self.correct(data, mode)
 
     def hit(self, data: st.DataObject) -> None:
         """Every policy says what its model says; a denied call changes nothing anywhere."""
         cost, at_least = self.draw(data)
+        holder = data.draw(holders)
         before, history = self.caller.dumps(self.keys), self.histories()
-        expected = self.policies.hit(self.clock_us, cost, at_least)
+        expected = self.policies.acquire(self.clock_us, cost, holder, at_least)
 
-        assert self.ask("hit", cost, at_least) == expected
+        assert self.take(data, cost, holder, at_least) == expected
         self.remember(list(expected.each))
-        if expected.granted:
-            for (_, on, _), one in zip(self.blocks, expected.each, strict=True):
+        changed = [now != then for now, then in zip(self.histories(), history, strict=True)]
+        for (_, on, _), one, charged in zip(self.blocks, expected.each, changed, strict=True):
+            if charged and expected.granted:
                 self.lives_long_enough(self.keys[on - 1], one)
+        if not any(changed):
+            assert self.caller.dumps(self.keys) == before
+
+    def take(
+        self, data: st.DataObject, cost: int, holder: str, at_least: int | None = None
+    ) -> Verdict:
+        """Where there are leases, hitting is acquiring; where there are none, both are the same."""
+        mode = "acquire" if self.policies.leases else data.draw(st.sampled_from(["hit", "acquire"]))
+        return self.ask(mode, cost, at_least, holder)
+
+    def correct(self, data: st.DataObject, mode: str) -> None:
+        """Rates give back and are charged without asking; leases are renewed and given back."""
+        cost, at_least = self.draw(data)
+        before, history = self.caller.dumps(self.keys), self.histories()
+        if self.policies.leases and (not self.policies.rates or data.draw(st.booleans())):
+            mode, holder = "release" if mode == "refund" else "renew", data.draw(holders)
+            expected = getattr(self.policies, mode)(self.clock_us, cost, holder)
+            verdict = self.ask(mode, cost, at_least, holder, kind=Concurrency)
+        else:
+            expected = getattr(self.policies, mode)(self.clock_us, cost)
+            verdict = self.ask(mode, cost, at_least, kind=Rate)
+
+        assert verdict == expected
+        self.remember(list(expected.each))
         if self.histories() == history:
             assert self.caller.dumps(self.keys) == before
 
@@ -81,8 +130,13 @@ class SeveralMachine(Machine):
         model, on, field = data.draw(st.sampled_from(self.blocks))
         room = model.room(self.clock_us)
         cost, at_least = draw_call(data, model.most, model, room)
-        script, words = single(model, self.clock_us, "hit", cost, at_least, field)
-        expected = model.hit(self.clock_us, cost, at_least)
+        if isinstance(model, Concurrency):
+            holder = data.draw(holders)
+            script, words = single(model, self.clock_us, "acquire", cost, at_least, field, holder)
+            expected = model.acquire(self.clock_us, cost, holder, at_least)
+        else:
+            script, words = single(model, self.clock_us, "hit", cost, at_least, field)
+            expected = model.hit(self.clock_us, cost, at_least)
 
         reply = self.caller.run([self.keys[on - 1]], script, words)
 
@@ -116,15 +170,31 @@ class SeveralMachine(Machine):
 
     def hit_now(self) -> None:
         """Take one from everybody, if everybody has one."""
-        expected = self.policies.hit(self.clock_us, 1)
-        assert self.ask("hit", 1) == expected
+        # Whoever holds all that there is would be told so, and mend nothing.
+        expected = self.policies.acquire(self.clock_us, 1, "nobody else")
+        assert self.ask("acquire", 1, holder="nobody else") == expected
         self.remember(list(expected.each))
+        self.policies.release(self.clock_us, 1, "nobody else")
+        if self.policies.leases:
+            self.ask("release", 1, holder="nobody else", kind=Concurrency)
 
     def histories(self) -> list[dict[str, object]]:
         """What every model remembers."""
         return copy.deepcopy([vars(model) for model in self.models()])
 
 
+def run(kinds: list[st.SearchStrategy[Model]], url: str, examples: int) -> None:
+    """Let the machine look for a disagreement about mixes of these."""
+    run_on(type("mixes", (SeveralMachine,), {"kinds": kinds}), url, examples)
+
+
 def test_script_and_models_agree(any_store, store):
     """Mixes of algorithms and sizes, asked together and one by one."""
-    run_on(SeveralMachine, any_store, examples=80 if any_store == store else 20)
+    run(list(POLICIES.values()), any_store, examples=80 if any_store == store else 20)
+
+
+def test_script_and_models_agree_where_leases_are_held(any_store, store):
+    """The same beside leases: what is held is not charged again."""
+    rates = st.one_of(*POLICIES.values())
+    kinds = [rates, *LEASE_POLICIES.values()]
+    run(kinds, any_store, examples=80 if any_store == store else 20)

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.machines.support import POLICIES, Machine, draw_call, new_key, run_on
-from tests.model.base import Answer, Model
+from tests.machines.support import POLICIES, Machine, draw_call, modes, new_key, run_on
+from tests.model.base import Answer, Model, Rate
 from tests.scripts import single
 
 
 class SingleMachine(Machine):
     """A subject under one policy, asked through that algorithm's own script."""
 
-    policies: st.SearchStrategy[Model]
-    model: Model
+    policies: st.SearchStrategy[Rate]
+    model: Rate
 
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:
@@ -45,14 +45,16 @@ class SingleMachine(Machine):
         allowed = granted >= least if mode == "hit" and cost else retry_us == 0
         return Answer(allowed, granted, remaining, retry_us, reset_us, delay_us)
 
-    @rule(data=st.data(), mode=st.sampled_from(["hit", "hit", "hit", "hit", "peek"]))
+    @rule(data=st.data(), mode=modes)
     def call(self, data: st.DataObject, mode: str) -> None:
         """Most calls are hits; of rules, hypothesis takes each as often as any other."""
         self.move_the_clock(data)
         if mode == "hit":
             self.hit(data)
-        else:
+        elif mode == "peek":
             self.peek(data)
+        else:
+            self.correct(data, mode)
 
     def hit(self, data: st.DataObject) -> None:
         """Script and model decide alike; who gets nothing changes nothing."""
@@ -63,6 +65,19 @@ class SingleMachine(Machine):
         answer = self.ask("hit", cost, at_least)
 
         assert answer == expected
+        self.remember([expected])
+        if expected.granted:
+            self.lives_long_enough(self.keys[0], expected)
+        if vars(self.model) == history:
+            assert self.caller.dumps(self.keys) == before
+
+    def correct(self, data: st.DataObject, mode: str) -> None:
+        """Give back, or charge without asking, and never mind how little would do."""
+        cost, at_least = self.draw(data)
+        before, history = self.caller.dumps(self.keys), copy.deepcopy(vars(self.model))
+        expected = getattr(self.model, mode)(self.clock_us, cost)
+
+        assert self.ask(mode, cost, at_least) == expected
         self.remember([expected])
         if expected.granted:
             self.lives_long_enough(self.keys[0], expected)
@@ -100,7 +115,7 @@ class SingleMachine(Machine):
 
 @pytest.mark.parametrize("algorithm", POLICIES)
 def test_script_and_model_agree(any_store, store, algorithm):
-    """Costs, parts, jumps, steps back, other limits, lost scripts and lost expiries."""
+    """Costs, parts, refunds, jumps, steps back, other limits, lost scripts and lost expiries."""
     machine = type(f"{algorithm}_machine", (SingleMachine,), {"policies": POLICIES[algorithm]})
 
     run_on(machine, any_store, examples=80 if any_store == store else 20)

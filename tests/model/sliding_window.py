@@ -182,4 +182,4 @@ class SlidingWindow(Rate):
     @classmethod
     def small_worlds(cls) -> list[Model]:
         """More microseconds than units, and more units than microseconds."""
-        return [cls(3, 4), cls(5, 3), cls(2, 7)]
+        return [cls(3, 4), cls(5, 3), cls(4, 7)]
