@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import redis
+import redis.asyncio
+import redis.asyncio.retry
+import redis.retry
 from redis.backoff import NoBackoff
-from redis.cluster import ClusterNode
-from redis.retry import Retry
 
 from limiter.errors import InvalidSetting
 
@@ -25,7 +26,42 @@ ACCEPTED = (
 _OURS = re.compile(
     r"retry.*|.*timeout|health_check_interval|decode_responses|encoding.*|redis_connect_func|"
     r"maint.*|orig_.*|oss_cluster_.*|event_dispatcher|himport_registry|cache.*|parser_class|"
-    r"client_name|command_packer|max_connections|connection_pool.*"
+    r"client_name|command_packer|max_connections|connection_pool.*|response_callbacks"
+)
+
+
+class Kit(NamedTuple):
+    """One of the two halves of redis-py, and whose store its clients may be."""
+
+    user: str
+    package: str
+    client: type[Any]
+    cluster: type[Any]
+    pool: type[Any]
+    connection: type[Any]
+    tls_connection: type[Any]
+    retry: type[Any]
+
+
+SYNC = Kit(
+    "Limiter",
+    "redis",
+    redis.Redis,
+    redis.RedisCluster,
+    redis.ConnectionPool,
+    redis.Connection,
+    redis.SSLConnection,
+    redis.retry.Retry,
+)
+ASYNC = Kit(
+    "AsyncLimiter",
+    "redis.asyncio",
+    redis.asyncio.Redis,
+    redis.asyncio.RedisCluster,
+    redis.asyncio.ConnectionPool,
+    redis.asyncio.Connection,
+    redis.asyncio.SSLConnection,
+    redis.asyncio.retry.Retry,
 )
 
 
@@ -36,6 +72,7 @@ class Store(NamedTuple):
     addresses: tuple[Address, ...]
     connection_class: type[Any]
     settings: dict[str, Any]
+    retry_class: type[Any]
     remap: Callable[[Address], Address] | None = None
 
     def connection(self, address: Address | None, connect_timeout: float) -> Any:
@@ -50,7 +87,7 @@ class Store(NamedTuple):
             **settings,
             socket_timeout=connect_timeout,
             socket_connect_timeout=connect_timeout,
-            retry=Retry(NoBackoff(), 0),
+            retry=self.retry_class(NoBackoff(), 0),
         )
 
     @property
@@ -61,23 +98,31 @@ class Store(NamedTuple):
         return "store " + ",".join(f"{host}:{port}" for host, port in self.addresses)
 
 
-def read_store(store: object) -> Store:
+def read_store(store: object, kit: Kit = SYNC) -> Store:
     """Understand the ``store`` of a limiter.
 
     Raises:
-        InvalidSetting: It is neither a URL that we know nor a client of redis-py.
+        InvalidSetting: It is neither a URL that we know nor a client of that half of redis-py.
 
     """
     if isinstance(store, str):
-        return _checked(_from_url(store), masked(store))
-    if isinstance(store, redis.RedisCluster):
-        return _checked(_from_cluster(store), "a RedisCluster")
-    if isinstance(store, redis.Redis):
+        return _checked(_from_url(store, kit), masked(store))
+    if isinstance(store, kit.cluster):
+        return _checked(_from_cluster(store, kit), "a RedisCluster")
+    if isinstance(store, kit.client):
         pool = store.connection_pool
         if type(pool).__name__ == "SentinelConnectionPool":
             raise InvalidSetting("store is a client of a Sentinel, which is not supported yet")
-        return _checked(_alone(pool.connection_class, pool.connection_kwargs), "a Redis client")
+        found = _alone(pool.connection_class, pool.connection_kwargs, kit)
+        return _checked(found, "a Redis client")
     name = f"{type(store).__module__}.{type(store).__qualname__}".removeprefix("builtins.")
+    other = ASYNC if kit is SYNC else SYNC
+    if isinstance(store, (other.client, other.cluster)):
+        kind = "RedisCluster" if isinstance(store, other.cluster) else "Redis"
+        raise InvalidSetting(
+            f"store is a {name}, which is for {other.user}: give {kit.user} a URL, or a client of "
+            f"{kit.package} ({kit.package}.{kind})"
+        )
     raise InvalidSetting(f"store is a {name}: {ACCEPTED}")
 
 
@@ -94,7 +139,7 @@ def masked(url: str) -> str:
     return re.sub(r"(password=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)
 
 
-def _from_url(url: str) -> Store:
+def _from_url(url: str, kit: Kit) -> Store:
     scheme, separator, rest = url.partition("://")
     scheme = scheme.lower()
     plain = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
@@ -106,22 +151,22 @@ def _from_url(url: str) -> Store:
             raise InvalidSetting(
                 f"store is {masked(url)!r}: the database is {database!r}; accepted is a number"
             )
-        pool = _pool(f"{plain}://{rest}", url)
-        return _alone(pool.connection_class, pool.connection_kwargs)
+        pool = _pool(f"{plain}://{rest}", url, kit)
+        return _alone(pool.connection_class, pool.connection_kwargs, kit)
     if plain in ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"):
         return _cluster_from_url(
-            "rediss" if plain.startswith(("rediss", "valkeys")) else "redis", rest, url
+            "rediss" if plain.startswith(("rediss", "valkeys")) else "redis", rest, url, kit
         )
     raise InvalidSetting(f"store is {masked(url)!r}: {ACCEPTED}")
 
 
-def _cluster_from_url(scheme: str, rest: str, url: str) -> Store:
+def _cluster_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
     rest, mark, query = rest.partition("?")
     before, slash, path = rest.partition("/")
     credentials, at, hosts = before.rpartition("@")
     addresses, pool = [], None
     for host in hosts.split(","):
-        pool = _pool(f"{scheme}://{credentials}{at}{host}{slash}{path}{mark}{query}", url)
+        pool = _pool(f"{scheme}://{credentials}{at}{host}{slash}{path}{mark}{query}", url, kit)
         found = pool.connection_kwargs
         addresses.append((found.get("host", "localhost"), found.get("port", 6379)))
     if pool is None or not all(hosts.split(",")):
@@ -129,27 +174,27 @@ def _cluster_from_url(scheme: str, rest: str, url: str) -> Store:
     if pool.connection_kwargs.get("db"):
         raise InvalidSetting(f"store is {masked(url)!r}: a cluster has database 0 only")
     settings = _theirs(pool.connection_kwargs)
-    return Store(True, tuple(addresses), pool.connection_class, settings)
+    return Store(True, tuple(addresses), pool.connection_class, settings, kit.retry)
 
 
-def _from_cluster(client: redis.RedisCluster) -> Store:
+def _from_cluster(client: Any, kit: Kit) -> Store:
     manager = client.nodes_manager
-    nodes: list[ClusterNode] = list(manager.startup_nodes.values())
     settings = manager.connection_kwargs
-    kind = redis.SSLConnection if settings.get("ssl") else redis.Connection
+    kind = kit.tls_connection if settings.get("ssl") else kit.connection
     kept = {name: value for name, value in settings.items() if name != "ssl"}
     return Store(
         True,
-        tuple((node.host, int(node.port)) for node in nodes),
+        tuple((node.host, int(node.port)) for node in manager.startup_nodes.values()),
         kept.pop("connection_class", kind),
         _theirs(kept),
+        kit.retry,
         manager.address_remap,
     )
 
 
-def _alone(kind: type[Any], settings: dict[str, Any]) -> Store:
+def _alone(kind: type[Any], settings: dict[str, Any], kit: Kit) -> Store:
     address = (settings.get("host", "localhost"), int(settings.get("port", 6379)))
-    return Store(False, (address,), kind, _theirs(settings))
+    return Store(False, (address,), kind, _theirs(settings), kit.retry)
 
 
 def _theirs(settings: dict[str, Any]) -> dict[str, Any]:
@@ -157,9 +202,9 @@ def _theirs(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if not _OURS.fullmatch(name)}
 
 
-def _pool(plain: str, url: str) -> redis.ConnectionPool:
+def _pool(plain: str, url: str, kit: Kit) -> Any:
     try:
-        pool = redis.ConnectionPool.from_url(plain)
+        pool = kit.pool.from_url(plain)
     except (ValueError, TypeError) as error:
         # What redis-py says may quote the password; where there is one, nothing is said.
         why = f" ({error})" if masked(url) == url else ""
