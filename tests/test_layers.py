@@ -25,6 +25,7 @@ CORE = [
     "keys",
     "plan",
     "policies",
+    "question",
     "scripts",
     "units",
     "version",
@@ -34,7 +35,6 @@ PURE = {
     "__future__",
     "bisect",
     "collections",
-    "copy",
     "dataclasses",
     "datetime",
     "fractions",
@@ -129,6 +129,15 @@ def test_the_transport_knows_no_client_and_no_policy() -> None:
                     "limiter.scripts",
                     "limiter.transport",
                 ), f"{name} imports {wanted}"
+
+
+def test_the_memory_store_needs_the_core_alone() -> None:
+    """It decides in the process: no Redis, no scripts, no client."""
+    core = [f"limiter.{name}" for name in CORE if name not in ("plan", "scripts")]
+    for name, tree in trees("limiter/memory"):
+        for wanted in imports(tree):
+            if within(wanted, "limiter"):
+                assert within(wanted, "limiter.memory", *core), f"{name} imports {wanted}"
 
 
 def test_the_web_adapters_know_decisions_not_stores() -> None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any, ClassVar, TypeVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy, shown
-
-#: Lua counts in doubles: beyond this, not every integer has one.
-EXACT = 2**53
+from limiter.policies.step import Step
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 
@@ -98,7 +97,7 @@ class Policy:
         """What the algorithm's name is in keys: limits that differ in it share no state."""
         return self.algorithm
 
-    @property
+    @cached_property
     def field(self) -> str:
         """Where the state stands: the hash's field, or the end of the policy's own key."""
         name = "" if self.name is None else f":{self.name}"
@@ -136,9 +135,21 @@ class Policy:
         It is not held to the ranges: a part may divide worse than the whole, beyond what Lua can
         count, so no script can be asked about it.
         """
-        part = copy.copy(self)
-        part._set("limit", max(1, self.limit // share))
-        return part
+        return self._with(limit=max(1, self.limit // share))
+
+    def _with(self: _Own, **numbers: int) -> _Own:
+        """A copy with other numbers, which nobody checks."""
+        other = object.__new__(type(self))
+        for field in dataclasses.fields(self):
+            other._set(field.name, numbers.get(field.name, getattr(self, field.name)))
+        return other
+
+    def step(self, state: Any, now_us: int, lease: str = "", units: int = 0) -> Step:
+        """Read the state under the policy's key at a time: the script, for a store in the process.
+
+        ``lease`` and ``units`` name what a call with a lease is about.
+        """
+        raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
         """Name, algorithm, limit and period (seconds), and the burst where there is one."""

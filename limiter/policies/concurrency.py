@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from limiter import units
 from limiter.policies.base import Policy
+from limiter.policies.step import Step
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -46,7 +49,124 @@ class Concurrency(Policy):
         """The limit, and no more than one call may write."""
         return min(self.limit, self.most_entries)
 
-    @property
+    @cached_property
     def field(self) -> str:
         """How the key of its own ends; other leases on the same subject are the same places."""
         return self.identity if self.name is None else f"{self.identity}:{self.name}"
+
+    def step(
+        self, state: Leases | None, now_us: int, lease: str = "", units: int = 0
+    ) -> ConcurrencyStep:
+        """Read the policy's own leases; of ``lease``, whether it holds the units 1 to ``units``."""
+        return ConcurrencyStep(self, state or Leases(), now_us, lease, units)
+
+
+class Leases:
+    """Members by the time at which they end: a sorted set, as small as it is needed."""
+
+    __slots__ = ("ends", "order")
+
+    def __init__(self) -> None:
+        #: The end of each member, and the same in order; scores and ranks of Redis's set.
+        self.ends: dict[str, int] = {}
+        self.order: list[tuple[int, str]] = []
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def rank(self, end_us: int) -> int:
+        """How many members end before."""
+        return bisect_left(self.order, (end_us,))
+
+    def put(self, member: str, end_us: int) -> None:
+        """Add the member, or let it last longer."""
+        if end_us > self.ends.get(member, -1):
+            self.drop(member)
+            self.ends[member] = end_us
+            insort(self.order, (end_us, member))
+
+    def drop(self, member: str) -> None:
+        """Remove the member, if it is there."""
+        end_us = self.ends.pop(member, None)
+        if end_us is not None:
+            del self.order[bisect_left(self.order, (end_us, member))]
+
+    def keep(self, first_us: int, last_us: int) -> None:
+        """Remove whatever does not end from ``first_us`` to ``last_us``."""
+        dead, far = self.rank(first_us), self.rank(last_us + 1)
+        for _, member in self.order[:dead] + self.order[far:]:
+            del self.ends[member]
+        self.order = self.order[dead:far]
+
+
+class ConcurrencyStep(Step):
+    """Members ``lease:unit``, each with its end."""
+
+    __slots__ = ("_dropped", "_lease", "_leases", "_now_us", "_policy", "_taken")
+
+    def __init__(
+        self, policy: Concurrency, leases: Leases, now_us: int, lease: str, units: int
+    ) -> None:
+        super().__init__()
+        self._policy, self._leases, self._lease, self._now_us = policy, leases, lease, now_us
+        self._taken = self._dropped = 0
+        first, far = self._live()
+        self.room = policy.limit - (far - first)
+        if far > first:
+            self.reset_us = leases.order[far - 1][0] - now_us
+            if lease:
+                self.held = sum(map(self._lives, range(1, units + 1)))
+
+    def _live(self) -> tuple[int, int]:
+        """The ranks from which and up to which the leases live."""
+        # No lease lasts for more than 366 days: what ends later cannot be true, and counts as ended.
+        return self._leases.rank(self._now_us + 1), self._leases.rank(self._far_us + 1)
+
+    @property
+    def _far_us(self) -> int:
+        return self._now_us + units.LONGEST_US
+
+    def _lives(self, unit: int) -> bool:
+        end_us = self._leases.ends.get(f"{self._lease}:{unit}", 0)
+        return self._now_us < end_us <= self._far_us
+
+    def retry_us(self, at_least: int) -> int:
+        """Until the lease ends whose end makes room, if all before it end as well."""
+        _, far = self._live()
+        return self._leases.order[far + at_least - self._policy.limit - 1][0] - self._now_us
+
+    def charge(self, units: int) -> None:
+        """Hold so many units, each until the lease ends."""
+        self._taken = units
+        self.room -= units
+        self.reset_us = max(self.reset_us, self._policy.period_us)
+
+    def renew(self, units: int) -> int:
+        """From now on."""
+        if not units or self.held != units:
+            return 0
+        self._taken = units
+        self.reset_us = max(self.reset_us, self._policy.period_us)
+        return units
+
+    def release(self, units: int) -> int:
+        """Whoever is left ends as before."""
+        if self.held:
+            self._dropped = units
+            self.room += self.held
+            own = {f"{self._lease}:{unit}" for unit in range(1, units + 1)}
+            first, far = self._live()
+            others = (
+                end for end, member in reversed(self._leases.order[first:far]) if member not in own
+            )
+            self.reset_us = next(others, self._now_us) - self._now_us
+        return self.held
+
+    def write(self, state: Leases) -> None:
+        """Add what was taken, once the dead are gone; or remove what was given back."""
+        if self._taken:
+            state.keep(self._now_us + 1, self._far_us)
+            for unit in range(1, self._taken + 1):
+                state.put(f"{self._lease}:{unit}", self._now_us + self._policy.period_us)
+        for unit in range(1, self._dropped + 1):
+            state.drop(f"{self._lease}:{unit}")

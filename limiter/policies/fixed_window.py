@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from limiter import units
 from limiter.errors import InvalidPolicy
 from limiter.policies.base import Policy
+from limiter.policies.step import DOUBLES, Hash, Step, numbers
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -54,3 +55,55 @@ class FixedWindow(Policy):
 
     def _more(self) -> str:
         return ", align=True" if self.align else ""
+
+    def step(
+        self, state: Hash | None, now_us: int, lease: str = "", units: int = 0
+    ) -> FixedWindowStep:
+        """Read the policy's field of the subject's hash."""
+        return FixedWindowStep(self, state, now_us)
+
+
+class FixedWindowStep(Step):
+    """A field of two doubles: start of the window, and what it holds."""
+
+    __slots__ = ("_field", "_left_us", "_start_us", "_used")
+
+    def __init__(self, policy: FixedWindow, state: Hash | None, now_us: int) -> None:
+        super().__init__()
+        period_us = policy.period_us
+        start_us, used = now_us, 0
+        if policy.align:
+            start_us = now_us - now_us % period_us
+        stored = numbers(state, policy.field)
+        if len(stored) == 2:
+            stored_us, count = stored
+            if stored_us - now_us > period_us:
+                # No clock steps back that far: keep the count, and let it end like any other.
+                stored_us, self.heal = now_us, True
+            if stored_us + period_us > now_us:
+                start_us, used = stored_us, count
+                self.reset_us = start_us + period_us - now_us
+        self.room = policy.limit - used
+        self._field, self._start_us, self._used = policy.field, start_us, used
+        self._left_us = start_us + period_us - now_us
+
+    def retry_us(self, at_least: int) -> int:
+        """Until the window ends."""
+        return self._left_us
+
+    def charge(self, units: int) -> None:
+        """Count them; the first one opens the window."""
+        self._used += units
+        self.room -= units
+        self.reset_us = self._left_us
+
+    def refund(self, units: int) -> int:
+        """Off the count; the window stays open."""
+        given = min(units, self._used)
+        self._used -= given
+        self.room += given
+        return given
+
+    def write(self, state: Hash) -> None:
+        """Pack the field."""
+        state[self._field] = DOUBLES[16].pack(self._start_us, self._used)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import ClassVar
 
 from limiter import units
 from limiter.policies.base import Policy
+from limiter.policies.step import Step
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -39,3 +41,59 @@ class SlidingLog(Policy):
 
     def _instead(self, field: str) -> str:
         return "; for more, use SlidingWindow or TokenBucket"
+
+    def step(
+        self, state: list[int] | None, now_us: int, lease: str = "", units: int = 0
+    ) -> SlidingLogStep:
+        """Read the policy's own list."""
+        return SlidingLogStep(self, state or [], now_us)
+
+
+class SlidingLogStep(Step):
+    """A list of times, one for each unit, the oldest first, never decreasing."""
+
+    __slots__ = ("_added", "_dead", "_entries", "_last_us", "_limit", "_next_us")
+
+    def __init__(self, policy: SlidingLog, entries: list[int], now_us: int) -> None:
+        super().__init__()
+        period_us, size = policy.period_us, len(entries)
+        # The first `dead` entries have left the window.
+        dead, last_us = 0, now_us
+        if size:
+            newest_us = entries[-1]
+            if -period_us < newest_us - now_us <= period_us and newest_us % 1 == 0:
+                self.reset_us = newest_us + period_us - now_us
+                last_us = max(newest_us, now_us)
+                dead = bisect_right(entries, last_us - period_us)
+            else:
+                # No clock steps back that far: the log reads as empty.
+                self.heal = newest_us > now_us
+                dead = size
+        self.room = policy.limit - size + dead
+        self._entries, self._dead, self._added, self._last_us = entries, dead, 0, last_us
+        self._limit, self._next_us = policy.limit, period_us - now_us
+
+    def retry_us(self, at_least: int) -> int:
+        """Until the entry ends whose end makes room."""
+        freeing = len(self._entries) - self._limit + at_least - 1
+        return self._entries[freeing] + self._next_us
+
+    def charge(self, units: int) -> None:
+        """An entry for each unit; where the clock stepped back, at the newest one's time."""
+        self._added = units
+        self.room -= units
+        self.reset_us = self._last_us + self._next_us
+
+    def refund(self, units: int) -> int:
+        """The oldest leave: without the newest, a window that began after them would admit too much."""
+        given = min(units, len(self._entries) - self._dead)
+        self._dead += given
+        self.room += given
+        if self._dead == len(self._entries):
+            self.reset_us = 0
+        return given
+
+    def write(self, state: list[int]) -> None:
+        """Append the new entries, drop the dead ones."""
+        state += [self._last_us] * self._added
+        del state[: self._dead]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from math import gcd
 from typing import Any, ClassVar, TypeVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy
-from limiter.policies.base import EXACT, Policy
+from limiter.policies.base import Policy
+from limiter.policies.step import DOUBLES, EXACT, Hash, Step, numbers
 
 _LONGEST_FILL_US = 3_650 * units.DAY_US
 
@@ -67,19 +69,26 @@ class Bucket(Policy):
     @property
     def arguments(self) -> tuple[int, ...]:
         """Burst, period, and the time of one unit as a whole and a fraction of microseconds."""
+        unit, parts = self.interval
+        return (self.burst, self.period_us, unit // parts, unit % parts, parts)
+
+    @cached_property
+    def interval(self) -> tuple[int, int]:
+        """The time of one unit, in parts of a microsecond, and how many parts it has."""
         common = gcd(self.limit, self.period_us)
-        parts = self.limit // common
-        t_us, t_part = divmod(self.period_us // common, parts)
-        return (self.burst, self.period_us, t_us, t_part, parts)
+        return self.period_us // common, self.limit // common
 
     def _others(self, burst: int | None) -> dict[str, Any]:
         return {"burst": burst}
 
     def shared(self: _Own, share: int) -> _Own:
         """One of ``share`` equal parts of the rate and of the burst, each at least 1."""
-        part = super().shared(share)
-        part._set("burst", max(1, self.burst // share))
-        return part
+        limit, burst = max(1, self.limit // share), max(1, self.burst // share)
+        return self._with(limit=limit, burst=burst)
+
+    def step(self, state: Hash | None, now_us: int, lease: str = "", units: int = 0) -> BucketStep:
+        """Read the policy's field of the subject's hash."""
+        return BucketStep(self, state, now_us)
 
     def to_dict(self) -> dict[str, Any]:
         """As for every policy, and the burst."""
@@ -155,3 +164,58 @@ class LeakyBucket(Bucket):
 
     algorithm: ClassVar[str] = "leaky_bucket"
     queues: ClassVar[bool] = True
+
+
+class BucketStep(Step):
+    """A field of one double or three: when the bucket will be full, and a fraction in parts."""
+
+    __slots__ = ("_capacity", "_debt", "_field", "_now_us", "_parts", "_unit")
+
+    def __init__(self, policy: Bucket, state: Hash | None, now_us: int) -> None:
+        super().__init__()
+        # All in parts of a microsecond: what a unit is worth, what the bucket holds, what it lacks.
+        unit, parts = policy.interval
+        capacity, debt = policy.burst * unit, 0
+        stored = numbers(state, policy.field)
+        if len(stored) in (1, 3):
+            full_us, part, stored_parts = stored if len(stored) == 3 else (*stored, 0, parts)
+            if part and stored_parts != parts:
+                full_us, part = full_us + 1, 0
+            if full_us >= now_us and part < parts:
+                most_us = 2 * (capacity // parts + policy.period_us)
+                if full_us - now_us > most_us:
+                    # No debt is that long: cut it.
+                    full_us, part, self.heal = now_us + most_us, 0, True
+                debt = (full_us - now_us) * parts + part
+        # Deeper in debt than by one burst, nothing asks how deep.
+        self.room = max((capacity - debt) // unit, -policy.burst)
+        self._field, self._now_us = policy.field, now_us
+        self._unit, self._parts, self._capacity, self._debt = unit, parts, capacity, debt
+        self.reset_us = self.delay_us = -(-debt // parts)
+
+    def retry_us(self, at_least: int) -> int:
+        """Until what is lacking has dripped in."""
+        return -((self._capacity - self._debt - at_least * self._unit) // self._parts)
+
+    def charge(self, units: int) -> None:
+        """Owe so many units' time."""
+        self._debt += units * self._unit
+        self.room -= units
+        self.reset_us = -(-self._debt // self._parts)
+
+    def refund(self, units: int) -> int:
+        """Owe so much less, at least nothing."""
+        given = min(units, -(-self._debt // self._unit))
+        self._debt = max(0, self._debt - units * self._unit)
+        self.room = (self._capacity - self._debt) // self._unit
+        self.reset_us = -(-self._debt // self._parts)
+        return given
+
+    def write(self, state: Hash) -> None:
+        """Pack the field; a fraction only where there is one."""
+        whole, part = divmod(self._debt, self._parts)
+        full_us = self._now_us + whole
+        if part:
+            state[self._field] = DOUBLES[24].pack(full_us, part, self._parts)
+        else:
+            state[self._field] = DOUBLES[8].pack(full_us)

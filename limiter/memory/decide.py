@@ -1,0 +1,84 @@
+"""All or none: what ``lua/v1/several.lua`` makes of a list of policies, in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from limiter import units
+from limiter.policies.step import Step
+from limiter.question import Block
+
+
+class Outcome(NamedTuple):
+    """What a call is told, and what it leaves."""
+
+    reply: list[int]
+    """Granted, remaining, retry_after_us, reset_after_us and delay_us of each block, in order."""
+    writes: list[int]
+    """The blocks whose state is to be written, by their place."""
+    passes: bool
+    """Whether anything may be charged: only then are lives made longer."""
+
+
+def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Step]) -> Outcome:
+    """Hit, acquire, peek and reset: take it, if it fits everywhere, or say whether it would."""
+    waits, fits, take = [], True, None
+    leases = holding = 0
+    for block, step in zip(blocks, steps, strict=True):
+        wanted = at_least if 0 < at_least < block.cost else block.cost
+        leases += block.policy.leases
+        holding += step.held > 0
+        if step.room < wanted and not step.held:
+            fits = fits and block.shadow
+            waits.append(_wait_us(block, step, wanted))
+            continue
+        waits.append(0)
+        if step.room < block.cost and not block.shadow and not step.held:
+            take = step.room if take is None else min(take, step.room)
+    # A lease that is held already is the same lease: nothing is charged again.
+    same = takes and holding == leases > 0
+    reply, writes = [], []
+    for place, (block, step, wait_us) in enumerate(zip(blocks, steps, waits, strict=True)):
+        granted, delay_us = 0, 0 if wait_us else step.delay_us
+        if takes and block.cost:
+            if same:
+                granted, wait_us, delay_us = step.held or block.cost, 0, 0
+            elif step.held:
+                granted = step.held if fits else 0
+            elif fits and not wait_us:
+                granted = min(block.cost, max(step.room, 0))
+                if take is not None:
+                    granted = min(granted, take)
+                step.charge(granted)
+                writes.append(place)
+            if step.heal and place not in writes:
+                writes.append(place)
+        reply += [granted, max(step.room, 0), wait_us, step.reset_us, delay_us]
+    return Outcome(reply, writes, fits and not same)
+
+
+def _wait_us(block: Block, step: Step, wanted: int) -> int:
+    """Time until it passes; a local share may be less than what is wanted, and then it never does."""
+    return step.retry_us(wanted) if wanted <= block.policy.capacity else units.SECOND_US
+
+
+def change(mode: str, blocks: Sequence[Block], steps: Sequence[Step]) -> Outcome:
+    """Refund, settle, renew and release: each policy for itself, without asking."""
+    reply, writes = [], []
+    for place, (block, step) in enumerate(zip(blocks, steps, strict=True)):
+        capacity, cost, done = block.policy.capacity, block.cost, 0
+        if cost and mode == "refund":
+            done = step.refund(cost)
+        elif cost and mode == "settle":
+            done = max(0, min(cost, step.room + capacity))
+            if done:
+                step.charge(done)
+        elif mode == "renew":
+            done = step.renew(cost)
+        elif mode == "release":
+            done = step.release(cost)
+        if done or (cost and step.heal):
+            writes.append(place)
+        reply += [done, max(0, min(step.room, capacity)), 0, step.reset_us, 0]
+    return Outcome(reply, writes, bool(writes))
