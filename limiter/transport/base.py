@@ -15,6 +15,7 @@ from limiter.scripts import Script
 from limiter.transport.detour import ASKING, Detour, Step, command
 from limiter.transport.node import Lane, Node
 from limiter.transport.replies import cause, translate
+from limiter.transport.slots import one_slot
 from limiter.transport.store import Address, Store
 
 
@@ -51,7 +52,7 @@ class Transport:
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
         """Whether keys with these hash tags may be in one script call."""
-        raise NotImplementedError
+        return not self._store.is_cluster or one_slot(tags)
 
     def load(self, script: Script) -> None:
         """Connect, and make the store know the script, within the time that connecting may take.

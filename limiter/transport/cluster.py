@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from binascii import crc_hqx
-from collections.abc import Sequence
 from functools import partial
 from time import monotonic
 from typing import Any
@@ -40,10 +39,6 @@ class ClusterTransport(Transport):
         except StoreUnavailable:
             self._refresh()
             raise
-
-    def one_slot(self, tags: Sequence[bytes]) -> bool:
-        """As ``Transport.one_slot``: the tags have to lie in the same one."""
-        return slots.one_slot(tags)
 
     def load(self, script: Script) -> None:
         """Make every primary know the script."""

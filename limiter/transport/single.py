@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from time import monotonic
 
 from redis.exceptions import ResponseError
@@ -20,10 +19,6 @@ class SingleTransport(Transport):
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         super().__init__(store, timeout, connect_timeout)
         self._node = self._make_node(None)
-
-    def one_slot(self, tags: Sequence[bytes]) -> bool:
-        """One node has them all."""
-        return True
 
     def load(self, script: Script) -> None:
         """As ``Transport.load``."""

@@ -1,0 +1,236 @@
+"""A call's way to the store and back within an event loop: what ``base`` is for threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from asyncio import AbstractEventLoop
+from collections.abc import Iterable, Sequence
+from math import inf
+from time import monotonic
+from typing import Any
+
+from redis.exceptions import RedisError, ResponseError
+
+from limiter.errors import LimiterError, StoreUnavailable
+from limiter.plan import Call
+from limiter.scripts import Script
+from limiter.transport import forks
+from limiter.transport.async_lane import AsyncLane
+from limiter.transport.async_node import AsyncNode, Guard, anew
+from limiter.transport.detour import ASKING, Detour, Step, command
+from limiter.transport.replies import cause, translate
+from limiter.transport.slots import one_slot
+from limiter.transport.store import Store
+
+
+class Place:
+    """The connections of one event loop.
+
+    What kind of store it is says ``find``: ``async_single`` knows one node, ``async_cluster`` one for
+    each slot.
+    """
+
+    def __init__(
+        self, loop: AbstractEventLoop, store: Store, guard: Guard, timeout: float, connect: float
+    ) -> None:
+        self.loop = loop
+        self.guard = guard
+        self._store = store
+        self._timeout = timeout
+        self._connect_timeout = connect
+
+    def find(self, call: Call) -> AsyncNode | None:
+        """The node that owns the call's subject, if that is known."""
+        raise NotImplementedError
+
+    async def search(self, call: Call, deadline: float) -> AsyncNode:
+        """The node that owns the call's subject; asks the store where it is not known."""
+        raise NotImplementedError
+
+    async def load(self, script: Script, deadline: float) -> None:
+        """Make the store know the script."""
+        raise NotImplementedError
+
+    def nodes(self) -> Iterable[AsyncNode]:
+        """Every node that we know."""
+        raise NotImplementedError
+
+    def failed(self) -> None:
+        """A call found no decision."""
+
+    async def close(self) -> None:
+        """Hang up, where calls are under way when they have ended."""
+        connecting = [node.connecting for node in self.nodes() if node.connecting is not None]
+        for node in self.nodes():
+            node.close()
+        if connecting:
+            await asyncio.wait(connecting)
+        await self.guard.close(self._timeout + self._connect_timeout)
+
+    async def run(self, call: Call, deadline: float) -> Any:
+        """As ``AsyncTransport.run``, where no connection was ready."""
+        node = self.find(call) or await self.search(call, deadline)
+        lane = await node.take(deadline)
+        reply = await lane.send(call.by_sha + call.rest, deadline)
+        return await self.go_on(reply, call, node, lane, deadline)
+
+    async def go_on(
+        self, reply: Any, call: Call, node: AsyncNode, lane: AsyncLane, deadline: float
+    ) -> Any:
+        """The reply, unless it is an error: send the call again where that proves nothing ran."""
+        detour: Detour | None = None
+        while isinstance(reply, ResponseError):
+            detour = detour or Detour(call)
+            step = detour.after(reply, deadline - monotonic())
+            if step is Step.AGAIN:
+                if detour.pause:
+                    await asyncio.sleep(detour.pause)
+            elif step is Step.ELSEWHERE:
+                lane.retire()
+                node = await self._follow(reply, call, node, deadline) or node
+            else:
+                there = None
+                if step is Step.THERE:
+                    there = await self._follow(reply, call, node, deadline)
+                if there is None:
+                    raise detour.failure(reply, node.where) from cause(reply)
+                node = there
+            lane = await node.take(deadline)
+            if detour.asking:
+                before, answer = lane.send_both(ASKING, detour.command, deadline)
+                reply = await answer
+                if before.done() and isinstance(refused := before.result(), ResponseError):
+                    reply = refused
+            else:
+                reply = await lane.send(detour.command, deadline)
+        return _checked(reply, node.where)
+
+    async def _follow(
+        self, error: ResponseError, call: Call, node: AsyncNode, deadline: float
+    ) -> AsyncNode | None:
+        """The node that a MOVED, an ASK or a READONLY of ``node`` means; None: there is no other."""
+        raise NotImplementedError
+
+    async def _load_on(self, node: AsyncNode, script: Script, deadline: float) -> None:
+        # Nobody waits for a decision here: the answer may take all of the time that there is.
+        await self._tell(node, command("SCRIPT", "LOAD", script.source), deadline, inf)
+
+    async def _tell(self, node: AsyncNode, packed: bytes, deadline: float, timeout: float) -> Any:
+        """One plain command to one node, without a second try."""
+        lane = await node.take(deadline)
+        reply = await lane.send(packed, min(deadline, monotonic() + timeout))
+        return _checked(reply, node.where)
+
+
+class AsyncTransport:
+    """As ``Transport``, for coroutines: any number of event loops, each with its own connections."""
+
+    def __init__(
+        self, kind: type[Place], store: Store, timeout: float, connect_timeout: float
+    ) -> None:
+        self._kind = kind
+        self._store = store
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._places: dict[AbstractEventLoop, Place] = {}
+        self._last: Place | None = None
+        self._lock = threading.Lock()
+        forks.remember(self)
+
+    async def run(self, call: Call, deadline: float | None = None) -> Any:
+        """As ``Transport.run``; a call that is cancelled may have run, at most once."""
+        place = self._last
+        if place is None or place.loop is not asyncio.get_running_loop():
+            place = self._here()
+        now = monotonic()
+        if deadline is None:
+            deadline = now + self._timeout
+        node = place.find(call)
+        lane = None if node is None else node.ready(now)
+        try:
+            if node is None or lane is None:
+                return await place.run(call, deadline)
+            reply = await lane.send(call.by_sha + call.rest, deadline)
+            if type(reply) is list:
+                return reply
+            return await place.go_on(reply, call, node, lane, deadline)
+        except StoreUnavailable:
+            place.failed()
+            raise
+
+    def one_slot(self, tags: Sequence[bytes]) -> bool:
+        """As ``Transport.one_slot``."""
+        return not self._store.is_cluster or one_slot(tags)
+
+    async def load(self, script: Script) -> None:
+        """As ``Transport.load``, for the connections of the running loop."""
+        await self._here().load(script, monotonic() + self._connect_timeout)
+
+    async def close(self) -> None:
+        """Close all connections, those that are in use when their calls have ended."""
+        running = asyncio.get_running_loop()
+        with self._lock:
+            places, self._places, self._last = self._places, {}, None
+        for loop, place in places.items():
+            if loop is not running:
+                place.guard.drop()
+        if running in places:
+            await places[running].close()
+
+    def after_fork(self) -> None:
+        """In the child: its parent's connections are not its own, and neither is its event loop."""
+        places, self._places, self._last = self._places, {}, None
+        self._lock = threading.Lock()
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for place in places.values():
+            for lane in place.guard.lanes:
+                lane.leave_to_parent(nowhere)
+            # Never freed: to free them would need the parent's loop.
+            _left_to_parents.append(place)
+        os.close(nowhere)
+
+    def _here(self) -> Place:
+        """The connections of the running loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            place = self._places.get(loop)
+            if place is None:
+                for closed in [known for known in self._places if known.is_closed()]:
+                    self._places.pop(closed).guard.drop()
+                guard = Guard(loop, _forgetting(self))
+                place = self._kind(loop, self._store, guard, self._timeout, self._connect_timeout)
+                self._places[loop] = place
+            self._last = place
+        return place
+
+    def _forget(self, loop: AbstractEventLoop) -> None:
+        with self._lock:
+            self._places.pop(loop, None)
+            if self._last is not None and self._last.loop is loop:
+                self._last = None
+
+
+_left_to_parents: list[Place] = []
+
+
+def _forgetting(transport: AsyncTransport) -> Any:
+    """What forgets a loop; it does not keep the transport alive, nor the transport a closed loop."""
+    known = weakref.ref(transport)
+
+    def forget(loop: AbstractEventLoop) -> None:
+        if (alive := known()) is not None:
+            alive._forget(loop)
+
+    return forget
+
+
+def _checked(reply: Any, where: str) -> Any:
+    """The reply, unless it is why there is none."""
+    if isinstance(reply, LimiterError):
+        raise anew(reply)
+    if isinstance(reply, RedisError):
+        raise translate(reply, where) from cause(reply)
+    return reply

@@ -1,0 +1,123 @@
+"""Calls of an event loop to a cluster, each loop with a table of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import AbstractEventLoop
+from binascii import crc_hqx
+from collections.abc import Iterable
+from functools import partial
+from time import monotonic
+
+from redis.exceptions import ResponseError
+
+from limiter.errors import LimiterError, StoreUnavailable
+from limiter.plan import Call
+from limiter.scripts import Script
+from limiter.transport.async_base import Place
+from limiter.transport.async_node import AsyncNode, Guard, anew, make_node
+from limiter.transport.detour import CLUSTER_SLOTS
+from limiter.transport.replies import code
+from limiter.transport.slots import SLOTS, SlotTable, graver
+from limiter.transport.store import Store
+
+
+class ClusterPlace(Place):
+    """Finds the node that owns a subject's slot, and follows the cluster when slots move."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, store: Store, guard: Guard, timeout: float, connect: float
+    ) -> None:
+        super().__init__(loop, store, guard, timeout, connect)
+        make = partial(make_node, store, timeout, connect, guard)
+        self._table: SlotTable[AsyncNode] = SlotTable(store, make)
+        self._reading: asyncio.Task[None] | None = None
+
+    def find(self, call: Call) -> AsyncNode | None:
+        """As ``Place.find``."""
+        return self._table.owners[crc_hqx(call.tag, 0) % SLOTS]
+
+    async def search(self, call: Call, deadline: float) -> AsyncNode:
+        """As ``Place.search``."""
+        await self._read_anew(deadline)
+        return self._table.owner(call.tag)
+
+    async def load(self, script: Script, deadline: float) -> None:
+        """Make every primary know the script."""
+        await self._read_anew(deadline)
+        for node in self._table.primaries:
+            await self._load_on(node, script, deadline)
+
+    def nodes(self) -> Iterable[AsyncNode]:
+        """As ``Place.nodes``."""
+        return list(self._table.nodes.values())
+
+    def failed(self) -> None:
+        """Read the table anew, beside the calls."""
+        self._refresh()
+
+    async def close(self) -> None:
+        """As ``Place.close``; a reading that is under way ends."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        await super().close()
+
+    async def _follow(
+        self, error: ResponseError, call: Call, node: AsyncNode, deadline: float
+    ) -> AsyncNode | None:
+        kind = code(error)
+        if kind == "READONLY":
+            await self._read_anew(deadline)
+            return self._table.owner(call.tag)
+        target = self._table.pointed_to(error, node)
+        if kind == "MOVED":
+            self._refresh()
+        return target
+
+    def _refresh(self) -> None:
+        """Start reading the table, unless that is under way or was done just now."""
+        if self._reading is None and self._table.is_due:
+            self._reading = self.loop.create_task(self._read_table())
+
+    async def _read_anew(self, deadline: float) -> None:
+        """Read the table, or wait for the reading that is under way.
+
+        Raises:
+            StoreUnavailable: It did not end by ``deadline``, or no node could say.
+
+        """
+        self._refresh()
+        while (reading := self._reading) is not None:
+            await asyncio.wait([reading], timeout=max(deadline - monotonic(), 0.0))
+            if not reading.done():
+                raise StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
+            if not reading.cancelled():
+                break
+            self._refresh()  # who closed the transport did not mean this call
+        if self._table.failure is not None:
+            raise anew(self._table.failure)
+
+    async def _read_table(self) -> None:
+        """Ask one node after the other until one knows the slots."""
+        failure: LimiterError | None = None
+        try:
+            for node in self._table.to_ask():
+                try:
+                    await self._ask_table(node)
+                    failure = None
+                    break
+                except LimiterError as error:
+                    failure = graver(failure, error)
+        except Exception as error:
+            failure = StoreUnavailable(f"{self._store.where}: {error}")
+            failure.__cause__ = error
+        finally:
+            self._reading = None
+        self._table.was_read(failure)
+
+    async def _ask_table(self, node: AsyncNode) -> None:
+        deadline = monotonic() + self._connect_timeout
+        reply = await self._tell(node, CLUSTER_SLOTS, deadline, self._timeout)
+        for gone in self._table.fill(reply, node):
+            gone.close()

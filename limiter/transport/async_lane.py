@@ -1,0 +1,310 @@
+"""One connection of an event loop, and the many calls that are under way on it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections import deque
+from contextlib import suppress
+from math import inf
+from time import monotonic
+from typing import Any
+
+from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser
+from redis.exceptions import RedisError
+
+from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
+from limiter.transport.replies import cause, translate
+
+#: A reply as it came, or why there is none. Never an exception, which somebody would have to fetch.
+Answer = asyncio.Future[Any]
+Entry = tuple[bytes, Answer, float]
+
+#: A connection that was heard of no longer ago is not looked at before it is used.
+AT_ONCE = 0.001
+#: One timer looks after all calls of a connection; deadlines so close to each other share its ringing.
+_MOST_GRAIN = 0.010
+#: A call's reply may be overdue by so many timeouts, while others come, before we hang up.
+_MOST_OVERDUE = 2
+
+_CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+
+
+class AsyncLane(asyncio.Protocol):
+    """A connection that redis-py has made, its replies read by hiredis in the order of the calls.
+
+    The calls of one turn of the loop leave in one piece. Whoever gives up leaves its place in the
+    queue, where the reply is read and dropped: it never reaches anybody else.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_befores",
+        "_feed",
+        "_gets",
+        "_grain",
+        "_loop",
+        "_out",
+        "_paused",
+        "_poll",
+        "_push",
+        "_retired",
+        "_second_look",
+        "_socket",
+        "_timeout",
+        "_timer",
+        "_transport",
+        "_wakes_at",
+        "_where",
+        "_writer",
+        "closed",
+        "ended",
+        "since",
+        "waiting",
+    )
+
+    def __init__(self, connection: Any, where: str, timeout: float) -> None:
+        """Take over the connection, which nobody else may use or close any more."""
+        self._loop = asyncio.get_running_loop()
+        self._where = where
+        self._timeout = timeout
+        self._grain = min(timeout / 20, _MOST_GRAIN)
+        self.waiting: deque[Entry] = deque()
+        """Calls that were sent, the oldest first; some have given up."""
+        self._out: list[Entry] = []
+        self._befores: dict[Answer, Answer] = {}
+        """Of calls not yet sent that are two commands: the first one's answer."""
+        self.since = monotonic()
+        """Something came last, or was asked after a silence."""
+        self.closed = self._retired = self._paused = self._second_look = False
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self._timer: asyncio.TimerHandle | None = None
+        self._wakes_at = inf
+        reader = connection._parser._reader
+        self._feed, self._gets = reader.feed, reader.gets
+        self._push = connection._parser._hiredis_PushNotificationType or ()
+        stream = connection._reader
+        # A stream's writer that is forgotten closes its connection: it stays with us.
+        self._writer = connection._writer
+        connection._reader = connection._writer = None
+        self._transport = self._writer.transport
+        self._transport.set_protocol(self)
+        self._socket = self._transport.get_extra_info("socket")
+        poller = select.poll()
+        poller.register(self._socket.fileno(), _CLOSED)
+        self._poll = poller.poll
+        if stream.at_eof() or self._transport.is_closing():
+            self.connection_lost(None)
+        elif stream._buffer:
+            self.data_received(bytes(stream._buffer))
+
+    def is_ready(self, now: float) -> bool:
+        """Whether a call may be sent on it; one that has been silent is looked at."""
+        if self.closed:
+            return False
+        if self.waiting or self._out or now - self.since < AT_ONCE or not self._poll(0):
+            return True
+        # What can be read and was not asked for is the end, which the loop will tell us later.
+        self.fail(StoreUnavailable(f"{self._where} closed the connection"))
+        return False
+
+    def send(self, command: bytes, deadline: float) -> Answer:
+        """Send a command; its answer is there by about ``deadline``."""
+        answer = self._loop.create_future()
+        out = self._out
+        if not out:
+            self._loop.call_soon(self._flush)
+        out.append((command, answer, deadline))
+        if deadline < self._wakes_at:
+            self._wake_at(deadline)
+        return answer
+
+    def send_both(self, first: bytes, command: bytes, deadline: float) -> tuple[Answer, Answer]:
+        """Send two commands with nothing between them; as long as one goes, the other does."""
+        before = self._loop.create_future()
+        answer = self.send(first + command, deadline)
+        self._befores[answer] = before
+        return before, answer
+
+    def retire(self) -> None:
+        """Close it when the calls that are under way have their replies; no more may be sent."""
+        if not self.closed:
+            self.closed = self._retired = True
+            self._end_retirement()
+
+    def fail(self, error: LimiterError) -> None:
+        """Close it; what was under way may have run, and ends with the error."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        entries = (*self.waiting, *self._out)
+        self.waiting.clear()
+        self._out = []
+        self._befores.clear()
+        for _, answer, _ in entries:
+            if not answer.done():
+                answer.set_result(error)
+        self._transport.abort()
+
+    def abandon(self) -> None:
+        """Its loop was closed under it: free the socket, as the loop would have in its next turn."""
+        self.closed = True
+        self.waiting.clear()
+        self._out = []
+        with suppress(Exception):
+            self._transport.abort()
+        transport = getattr(self._transport, "_ssl_protocol", self._transport)
+        transport = getattr(transport, "_transport", transport)
+        held = getattr(transport, "_sock", None)
+        if held is not None:
+            held.close()
+            transport._sock = None
+
+    def leave_to_parent(self, nowhere: int) -> None:
+        """In the child of a fork: whatever is done to the connection here goes ``nowhere``."""
+        descriptor = self._socket.fileno()
+        if descriptor >= 0:
+            os.dup2(nowhere, descriptor, inheritable=False)
+
+    def data_received(self, data: bytes) -> None:
+        """Replies, or parts of them."""
+        self.since = monotonic()
+        gets, waiting = self._gets, self.waiting
+        try:
+            self._feed(data)
+            while (reply := gets(False)) is not NOT_ENOUGH_DATA:
+                if type(reply) is not list and isinstance(reply, self._push):
+                    continue
+                if not waiting:
+                    raise RuntimeError(f"{reply!r:.100} answers no call")
+                answer = waiting.popleft()[1]
+                if not answer.done():
+                    answer.set_result(reply)
+        except RedisError as error:
+            self._fail_from(translate(error, self._where), cause(error))
+        except Exception as error:  # the parser stumbled
+            said = (
+                f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
+            )
+            self._fail_from(StoreRefused(said), error)
+        if self._retired:
+            self._end_retirement()
+
+    def eof_received(self) -> None:
+        """The server hung up."""
+        self.fail(StoreUnavailable(f"{self._where} closed the connection"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is gone, by whomever."""
+        gone = StoreUnavailable(f"{self._where}: {error or 'the connection was closed'}")
+        self._fail_from(gone, error)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The server does not read: calls wait here, where they can be taken back."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        self._paused = False
+        self._flush()
+
+    def _flush(self) -> None:
+        out = self._out
+        if self._paused or not out:
+            return
+        self._out = []
+        self._write([entry for entry in out if not entry[1].done()])
+
+    def _write(self, entries: list[Entry]) -> None:
+        if not entries:
+            return
+        if not self.waiting:
+            self.since = monotonic()
+        if self._befores:
+            entries = [one for entry in entries for one in (*self._before(entry), entry)]
+        self.waiting.extend(entries)
+        self._transport.write(b"".join([entry[0] for entry in entries]))
+
+    def _before(self, entry: Entry) -> list[Entry]:
+        before = self._befores.pop(entry[1], None)
+        return [] if before is None else [(b"", before, entry[2])]
+
+    def _fail_from(self, failure: LimiterError, error: BaseException | None) -> None:
+        failure.__cause__ = error
+        self.fail(failure)
+
+    def _end_retirement(self) -> None:
+        """Hang up unless somebody waits still."""
+        if all(answer.done() for _, answer, _ in (*self.waiting, *self._out)):
+            self.fail(StoreUnavailable(f"{self._where}: the connection was closed"))
+
+    def _wake_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes_at = when
+        after = max(when - monotonic(), 0.0) + self._grain
+        self._timer = self._loop.call_later(after, self._tick)
+
+    def _tick(self) -> None:
+        """End what is late, hang up on a silent server, and see when to look again."""
+        self._timer, self._wakes_at = None, inf
+        if not self._second_look and self._poll(0):
+            # The loop was kept busy: first it shall read what came in time.
+            self._second_look = True
+            self._wake_at(monotonic() - self._grain)
+            return
+        self._second_look = False
+        now, wake = monotonic(), inf
+        for _, answer, deadline in (*self.waiting, *self._out):
+            if answer.done():
+                continue
+            if deadline <= now:
+                answer.set_result(StoreUnavailable(f"{self._where}: no answer within the deadline"))
+            elif deadline < wake:
+                wake = deadline
+        self._out = [entry for entry in self._out if not entry[1].done()]
+        self._befores = {a: before for a, before in self._befores.items() if not a.done()}
+        if self.waiting:
+            _, first, deadline = self.waiting[0]
+            if first.done() and now - self.since >= self._timeout:
+                self.fail(StoreUnavailable(f"{self._where}: nothing came for the whole timeout"))
+                return
+            if now - deadline > _MOST_OVERDUE * self._timeout:
+                self.fail(StoreUnavailable(f"{self._where}: answers come too late"))
+                return
+            wake = min(wake, self.since + self._timeout)
+        if self._retired:
+            self._end_retirement()
+        if wake < inf and not self._transport.is_closing():
+            self._wake_at(wake)
+
+
+async def open_lane(
+    connection: Any, where: str, timeout: float, connect_timeout: float
+) -> AsyncLane:
+    """Let redis-py connect, all of it within ``connect_timeout``, and take the connection over."""
+    connection.set_parser(_AsyncHiredisParser)
+    try:
+        await asyncio.wait_for(_connect(connection), connect_timeout)
+        lane = AsyncLane(connection, where, timeout)
+    except asyncio.TimeoutError:
+        raise StoreUnavailable(f"{where}: no connection within {connect_timeout} s") from None
+    finally:
+        connection._close()  # unless it was taken over
+    if lane.closed:
+        raise StoreUnavailable(f"{where} closed the connection")
+    return lane
+
+
+async def _connect(connection: Any) -> None:
+    """Address, TLS, AUTH and HELLO are redis-py's work."""
+    await connection.connect()
+    if connection._writer.get_extra_info("ssl_object") is not None:
+        # TLS sends session tickets after its handshake. Unread, they would look like a server
+        # that hung up; an answer comes behind them.
+        await connection.send_command("PING", check_health=False)
+        await connection.read_response()

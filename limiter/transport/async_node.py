@@ -1,0 +1,199 @@
+"""One server, as one event loop sees it: its connection, made beside the calls."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import AbstractEventLoop
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Any
+
+from limiter.errors import LimiterError, StoreUnavailable
+from limiter.transport.async_lane import AsyncLane, open_lane
+from limiter.transport.replies import cause, translate
+from limiter.transport.store import Address, Store
+
+
+class Guard:
+    """Closes the connections of one event loop with the loop, or when nobody needs them any more."""
+
+    def __init__(self, loop: AbstractEventLoop, gone: Callable[[AbstractEventLoop], None]) -> None:
+        """``gone`` is called when the loop is about to be closed."""
+        self._loop = loop
+        self._gone = gone
+        self.lanes: set[AsyncLane] = set()
+        self._watch: AsyncGenerator[None, None] | None = None
+
+    async def add(self, lane: AsyncLane) -> None:
+        """Look after this connection too."""
+        self.lanes.difference_update([old for old in self.lanes if old.ended.done()])
+        self.lanes.add(lane)
+        if self._watch is None:
+            self._watch = _until_closed(self.lanes, self._loop, self._gone)
+            await self._watch.__anext__()
+
+    async def close(self, seconds: float) -> None:
+        """Hang up, where calls are under way when they have ended; wait for that so long."""
+        _retire_all(self.lanes)
+        await _ended(self.lanes, seconds)
+        _fail_all(self.lanes)
+        self.lanes.clear()
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.aclose()
+
+    def drop(self) -> None:
+        """As ``close``, from any thread, whatever became of the loop; wait for nothing."""
+        lanes = list(self.lanes)
+        if asyncio._get_running_loop() is self._loop:
+            _retire_all(lanes)
+        else:
+            try:
+                self._loop.call_soon_threadsafe(_retire_all, lanes)
+            except RuntimeError:  # it was closed
+                for lane in lanes:
+                    lane.abandon()
+
+    def __del__(self) -> None:
+        """Whoever used the connections is gone."""
+        self.drop()
+        self.lanes.clear()
+        if self._watch is not None:
+            # With nothing left to close it ends at once; else the loop would make a task of that.
+            with suppress(StopIteration, RuntimeError):
+                self._watch.aclose().send(None)
+
+
+async def _until_closed(
+    lanes: set[AsyncLane], loop: AbstractEventLoop, gone: Callable[[AbstractEventLoop], None]
+) -> AsyncGenerator[None, None]:
+    """Ends when the loop shuts its generators down, the last thing that it does before it is closed."""
+    try:
+        yield
+    finally:
+        if lanes:
+            gone(loop)
+            _fail_all(lanes)
+            await _ended(lanes, 1.0)
+
+
+def _retire_all(lanes: Iterable[AsyncLane]) -> None:
+    for lane in lanes:
+        lane.retire()
+
+
+def _fail_all(lanes: Iterable[AsyncLane]) -> None:
+    for lane in lanes:
+        lane.fail(StoreUnavailable("the connection was closed with its event loop"))
+
+
+async def _ended(lanes: Iterable[AsyncLane], seconds: float) -> None:
+    ends = [lane.ended for lane in lanes if not lane.ended.done()]
+    if ends:
+        await asyncio.wait(ends, timeout=seconds)
+
+
+class AsyncNode:
+    """One server: one connection, and callers that wait for it."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        where: str,
+        timeout: float,
+        connect_timeout: float,
+        address: Address,
+        guard: Guard,
+    ) -> None:
+        self.address = address
+        self.where = where
+        self._connect = connect
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._guard = guard
+        self._lane: AsyncLane | None = None
+        self._connecting: asyncio.Task[LimiterError | None] | None = None
+
+    def ready(self, now: float) -> AsyncLane | None:
+        """The connection, if there is one that a call may be sent on."""
+        lane = self._lane
+        if lane is None or lane.is_ready(now):
+            return lane
+        self._lane = None
+        return None
+
+    async def take(self, deadline: float) -> AsyncLane:
+        """The connection, made where there is none; nothing else may be awaited before it is used.
+
+        Raises:
+            StoreUnavailable: There was none by ``deadline``.
+            StoreRefused: The server does not let us in.
+
+        """
+        while (lane := self.ready(monotonic())) is None:
+            connecting = self._connecting
+            if connecting is None:
+                connecting = asyncio.get_running_loop().create_task(self._open())
+                self._connecting = connecting
+            left = deadline - monotonic()
+            if left <= 0:
+                raise StoreUnavailable(f"{self.where}: no connection within the deadline")
+            await asyncio.wait([connecting], timeout=left)
+            if connecting.done() and not connecting.cancelled():
+                failure = connecting.result()
+                if failure is not None:
+                    raise anew(failure)
+        return lane
+
+    def close(self) -> None:
+        """Hang up, where calls are under way when they have ended; connect no further."""
+        if self._lane is not None:
+            self._lane.retire()
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    @property
+    def connecting(self) -> asyncio.Task[LimiterError | None] | None:
+        """The task that makes a connection now."""
+        return self._connecting
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a connection is ready: such a node answers at once, or fails within the deadline."""
+        return self.ready(monotonic()) is not None
+
+    async def _open(self) -> LimiterError | None:
+        """In a task of its own: connecting may take longer than any caller can wait."""
+        try:
+            lane = await open_lane(
+                self._connect(), self.where, self._timeout, self._connect_timeout
+            )
+            await self._guard.add(lane)
+        except LimiterError as error:
+            return error
+        except Exception as error:
+            failure = translate(error, self.where)
+            failure.__cause__ = cause(error)
+            return failure
+        finally:
+            self._connecting = None
+        self._lane = lane
+        return None
+
+
+def make_node(
+    store: Store, timeout: float, connect_timeout: float, guard: Guard, address: Address | None
+) -> AsyncNode:
+    """A node of the store; without an address, the only one."""
+    where = store.where if address is None else f"store {address[0]}:{address[1]}"
+    connect = partial(store.connection, address, connect_timeout)
+    return AsyncNode(connect, where, timeout, connect_timeout, address or store.addresses[0], guard)
+
+
+def anew(failure: LimiterError) -> LimiterError:
+    """The same failure for one more caller, with a traceback of its own."""
+    another = type(failure)(*failure.args)
+    another.__cause__ = failure.__cause__
+    return another

@@ -1,0 +1,45 @@
+"""Calls of an event loop to a store at one address."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections.abc import Iterable
+
+from redis.exceptions import ResponseError
+
+from limiter.plan import Call
+from limiter.scripts import Script
+from limiter.transport.async_base import Place
+from limiter.transport.async_node import AsyncNode, Guard, make_node
+from limiter.transport.store import Store
+
+
+class SinglePlace(Place):
+    """One node has every subject."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, store: Store, guard: Guard, timeout: float, connect: float
+    ) -> None:
+        super().__init__(loop, store, guard, timeout, connect)
+        self._node = make_node(store, timeout, connect, guard, None)
+
+    def find(self, call: Call) -> AsyncNode:
+        """As ``Place.find``."""
+        return self._node
+
+    async def search(self, call: Call, deadline: float) -> AsyncNode:
+        """As ``Place.search``."""
+        return self._node
+
+    async def load(self, script: Script, deadline: float) -> None:
+        """As ``Place.load``."""
+        await self._load_on(self._node, script, deadline)
+
+    def nodes(self) -> Iterable[AsyncNode]:
+        """As ``Place.nodes``."""
+        return [self._node]
+
+    async def _follow(
+        self, error: ResponseError, call: Call, node: AsyncNode, deadline: float
+    ) -> AsyncNode | None:
+        return None
