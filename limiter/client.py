@@ -1,67 +1,27 @@
-"""The limiter: plan a call, run it, decode the reply. Only ``run`` touches the store."""
+"""The limiter for threads: plan a call, run it, decode the reply."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from time import sleep
 from types import TracebackType
 from typing import Any, TypeVar
 
-from limiter import settings
+from limiter.base import Base, Item, Limits
 from limiter.decision import Decision
-from limiter.errors import InvalidPolicy, InvalidSetting, StoreUnavailable
-from limiter.grammar import algorithm_named, parse_limits
-from limiter.keys import Key, KeySpeller
-from limiter.plan import SERVER_CLOCK, Call, Plan
-from limiter.policies import Policy
-from limiter.transport import connect
+from limiter.errors import LimiterError, StoreUnavailable
+from limiter.flows import Flow, Pause
+from limiter.held import Held, Reserved
+from limiter.keeper import Keeper
+from limiter.keys import Key
+from limiter.local import MemoryTransport
+from limiter.transport import Transport, connect
 
 _Own = TypeVar("_Own", bound="Limiter")
-
-#: What ``limits`` may be.
-Limits = str | Policy | Iterable[Policy]
+_Result = TypeVar("_Result")
 
 
-class _Base:
-    """Everything about a limiter but the round trip."""
-
-    def __init__(
-        self,
-        limits: Limits,
-        *,
-        store: object,
-        name: str = "default",
-        prefix: str = "rl",
-        algorithm: str | None = None,
-        on_error: str = "raise",
-        local_share: int = 1,
-        timeout: float = 0.1,
-        connect_timeout: float = 2.0,
-        key_secret: str | bytes | None = None,
-    ) -> None:
-        self.policies = _policies(limits, algorithm)
-        self.name = name
-        self._plan = Plan(self.policies, KeySpeller(prefix, name, key_secret))
-        self._on_error = settings.check_on_error(on_error)
-        settings.check_share(local_share)
-        self._transport = connect(
-            store,
-            settings.check_seconds("timeout", timeout),
-            settings.check_seconds("connect_timeout", connect_timeout),
-        )
-        #: The time of every call, for tests and simulations; 0: the server's clock.
-        self._now_us = SERVER_CLOCK
-
-    def _fallback(self, error: StoreUnavailable) -> Decision:
-        """What ``on_error`` makes of a store that does not decide."""
-        if self._on_error == "raise":
-            raise error
-        return Decision.without_store(self.policies, allowed=self._on_error == "allow")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({list(self.policies)!r}, name={self.name!r})"
-
-
-class Limiter(_Base):
+class Limiter(Base["Transport | MemoryTransport"]):
     """Limits that hold across all processes that share a store.
 
     Args:
@@ -69,18 +29,24 @@ class Limiter(_Base):
             a call passes when all of them have room, and is charged to all or none, in one round
             trip.
         store: Where the state is: a URL (``redis://127.0.0.1:6379/0``, ``rediss://``, ``unix://``,
-            ``valkey://``, ``redis+cluster://h1:p1,h2:p2``) or a client of redis-py, of which only
-            the connection settings are used.
+            ``valkey://``, ``redis+cluster://h1:p1,h2:p2``), a client of redis-py, of which only
+            the connection settings are used, or ``memory://``: in this process, for this limiter
+            alone.
         name: Part of every key; limiters with one name share their state.
         prefix: Begins every key.
         algorithm: Which one the limit string means; without it a sliding log, or a token bucket
             where the string gives a burst.
         on_error: What happens while the store does not decide: ``"raise"`` StoreUnavailable,
-            ``"allow"``, or ``"deny"``.
-        local_share: How many limiters share the quota where each decides for itself.
+            ``"allow"``, ``"deny"``, or ``"local"``: a limiter in this process decides.
+        local_share: How many limiters share the quota where each decides for itself: each limit
+            and burst is divided by it.
         timeout: Seconds within which a call is decided, or its fallback is.
         connect_timeout: Seconds that a connection, made beside the calls, may take.
         key_secret: Hashes every subject with a key, so that none can be read or aimed.
+
+    Every call that takes a key takes ``tag=``: subjects with one tag lie in one slot of a cluster; a
+    tagged subject's state is its own. And it takes ``limits=``: this subject's own numbers, for the
+    same algorithms, periods and names.
 
     Threads may share a limiter, and a process may fork with it. It is also a context manager:
     entering opens it, leaving closes it.
@@ -91,65 +57,137 @@ class Limiter(_Base):
 
     """
 
-    @classmethod
-    def from_env(
-        cls: type[_Own], environ: Mapping[str, str] | None = None, **defaults: Any
-    ) -> _Own:
-        """A limiter by ``LIMITER_STORE``, ``LIMITER_LIMITS``, ``LIMITER_ALGORITHM`` and the others.
-
-        ``environ`` stands in for the process's environment; ``defaults`` are the arguments of
-        ``Limiter`` that a variable, where it is set and not empty, overrides.
-
-        Raises:
-            InvalidSetting: A variable is missing or wrong; the message names it.
-
-        """
-        found = settings.from_environment(environ, defaults)
-        try:
-            return cls(found.pop("limits"), **found)
-        except (InvalidSetting, InvalidPolicy) as error:
-            raise settings.named(error, environ) from None
+    _keeper: Keeper
 
     def hit(
-        self, key: Key, cost: int = 1, *, at_least: int | None = None, tag: Key | None = None
+        self,
+        key: Key,
+        cost: int = 1,
+        *,
+        at_least: int | None = None,
+        limits: Limits | None = None,
+        tag: Key | None = None,
     ) -> Decision:
         """Take ``cost`` from what ``key`` has left, if every policy has room; else take nothing.
 
         With ``at_least``, take as many units as there are, from that up to ``cost``; the decision's
-        ``granted`` says how many. Subjects with one ``tag`` lie in one slot of a cluster; a tagged
-        subject's state is its own. Cost 0 is the same as peeking.
+        ``granted`` says how many. Cost 0 is the same as peeking.
 
         Raises:
             InvalidKey, InvalidCost: The call makes no sense; the store was not asked.
+            InvalidPolicy: ``limits`` are others than ours in more than their numbers, or one of ours
+                counts leases: use ``hold``.
             StoreUnavailable: The store did not decide, and ``on_error`` is ``"raise"``.
             StoreRefused: The store answered, but not with a decision.
 
         """
-        plan = self._plan
+        plan = self._plan if limits is None else self._plan_for(limits)
         call = plan.call("hit", key, cost, at_least, tag, self._now_us)
         try:
             reply = self._transport.run(call)
         except StoreUnavailable as error:
-            return self._fallback(error)
-        return Decision(self.policies, plan.read(reply))
+            return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
+        return Decision(plan.policies, plan.read(reply))
 
-    def peek(self, key: Key, cost: int = 1, *, tag: Key | None = None) -> Decision:
-        """Say what ``hit`` would, at this instant; take nothing, write nothing.
+    def peek(
+        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Decision:
+        """Say what ``hit`` (or ``hold``) would, at this instant; take nothing, write nothing.
 
         Raises: As ``hit``.
         """
-        call = self._plan.call("peek", key, cost, None, tag, self._now_us)
-        try:
-            return self._decide(call)
-        except StoreUnavailable as error:
-            return self._fallback(error)
+        return self._drive(self._asking(self._plan_for(limits), "peek", key, cost=cost, tag=tag))
 
-    def reset(self, key: Key, *, tag: Key | None = None) -> Decision:
+    def reset(self, key: Key, *, limits: Limits | None = None, tag: Key | None = None) -> Decision:
         """Forget the subject in this limiter; return what a peek would have said just before.
 
         Raises: As ``hit``; StoreUnavailable whatever ``on_error`` is, since nothing was forgotten.
         """
-        return self._decide(self._plan.call("reset", key, 1, None, tag, self._now_us))
+        return self._drive(self._resetting(key, limits, tag))
+
+    def refund(
+        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> None:
+        """Give ``cost`` back to ``key``, but no more than it has used.
+
+        A log gives back its oldest units, so that no window admits too much: what was admitted in
+        any window, less what was refunded in it, keeps the algorithm's bound.
+
+        Raises: As ``hit``; StoreUnavailable whatever ``on_error`` is, since it may not have happened.
+        """
+        self._drive(self._refunding(key, cost, limits, tag))
+
+    def wait(
+        self,
+        key: Key,
+        cost: int = 1,
+        timeout: float | None = None,
+        *,
+        limits: Limits | None = None,
+        tag: Key | None = None,
+    ) -> Decision:
+        """Hit, and where that is denied sleep until it would pass and hit again.
+
+        ``timeout`` is in seconds; 0 is one try, None as long as it takes. There is no order among
+        those who wait. A leaky bucket's ``delay`` is slept as well, on top of ``timeout``.
+
+        Raises: As ``hit``, and RateLimited where it would take longer than ``timeout``, which is
+        said at once, with nothing taken; or where the store did not decide and its fallback denied.
+        """
+        return self._drive(self._waiting(key, cost, timeout, limits, tag))
+
+    def hit_all(
+        self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
+    ) -> list[Decision]:
+        """Hit several subjects: all of them are charged, or none; ``all(...)`` says which.
+
+        Each item is a key and its cost, and perhaps limits of its own. The decisions come in the
+        order of the items; when one subject has no room, those that had some are allowed in theirs,
+        with nothing granted.
+
+        Subjects in one slot (with one ``tag``; at one address all are) are decided in one script
+        call. Others are charged in turn, and given back when a later one has no room: that never
+        admits too much, but takes away too much for as long as a round trip, or until it expires by
+        itself where the give-back does not reach the store.
+
+        Raises: As ``hit``; InvalidKey also where a subject is named twice.
+        """
+        return self._drive(self._hitting_all(items, limits, tag))
+
+    def hold(
+        self,
+        key: Key,
+        cost: int = 1,
+        timeout: float | None = 0,
+        on_lost: Callable[[], Any] | None = None,
+        *,
+        limits: Limits | None = None,
+        tag: Key | None = None,
+    ) -> Lease:
+        """Hold ``cost`` leases for the body of a ``with``, and charge the rates beside them.
+
+        All policies are asked, and all or none are charged, in one script call. The lease is renewed
+        at a third of its length, and given back at the end of the body. When a renewal fails,
+        ``lost`` is set and ``on_lost`` is called, in a thread of the limiter's.
+
+        ``timeout`` is in seconds, as in ``wait``; leases may come back early, so that it asks at
+        least every second.
+
+        Raises: As ``wait``, when the body is entered; InvalidPolicy where no policy counts leases.
+        """
+        return Lease(self, **self._held(key, cost, timeout, on_lost, limits, tag))
+
+    def reserve(
+        self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Reservation:
+        """Take ``cost`` for the body of a ``with`` whose true cost is known at its end.
+
+        ``settle(actual)`` gives back the rest, or charges what was used beyond without asking. An
+        exception gives all of it back; a normal exit without ``settle`` keeps the charge.
+
+        Raises: As ``hit``, and RateLimited where it was denied, when the body is entered.
+        """
+        return Reservation(self, **self._reserved(key, cost, limits, tag))
 
     def open(self: _Own) -> _Own:
         """Connect and load the scripts beforehand, within ``connect_timeout``. Optional.
@@ -177,26 +215,96 @@ class Limiter(_Base):
     ) -> None:
         self.close()
 
-    def _decide(self, call: Call) -> Decision:
-        return Decision(self.policies, self._plan.read(self._transport.run(call)))
+    def _connect(
+        self, store: object, timeout: float, connect_timeout: float
+    ) -> Transport | MemoryTransport:
+        self._keeper = Keeper(self._advance)
+        return MemoryTransport() if store is None else connect(store, timeout, connect_timeout)
+
+    def _one_slot(self, tags: list[bytes]) -> bool:
+        return self._transport.one_slot(tags)
+
+    def _beside(self, flow: Flow[None]) -> Callable[[], None]:
+        self._keeper.add(flow)
+        return _let_it_end
+
+    def _drive(self, flow: Flow[_Result]) -> _Result:
+        """Run every step of a flow, and return what it returns."""
+        try:
+            while True:
+                sleep(self._advance(flow))
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+
+    def _advance(self, flow: Flow[Any]) -> float:
+        """Run a flow up to its next pause, and return how long that is; StopIteration at its end."""
+        step = next(flow)
+        while not isinstance(step, Pause):
+            try:
+                reply = self._transport.run(step.call, step.deadline)
+            except LimiterError as error:
+                step = flow.throw(error)
+            else:
+                step = flow.send(reply)
+        return step.seconds
 
 
-def _policies(limits: Limits, algorithm: str | None) -> tuple[Policy, ...]:
-    if isinstance(limits, str):
-        return parse_limits(limits, algorithm)
-    if algorithm is not None:
-        algorithm_named(algorithm)
-        raise InvalidSetting(
-            f"algorithm is {algorithm!r}: it belongs to a limit string; policies bring their own"
-        )
-    policies = (limits,) if isinstance(limits, Policy) else limits
-    try:
-        found = tuple(policies)
-    except TypeError:
-        found = (limits,)  # type: ignore[assignment]  # named in the error below
-    for policy in found:
-        if not isinstance(policy, Policy):
-            raise InvalidPolicy(
-                f"limits hold {policy!r}: accepted are a limit string, a policy, or several policies"
-            )
-    return found
+class Lease(Held):
+    """A lease, held for the body of a ``with``; see ``Limiter.hold``."""
+
+    def __init__(self, limiter: Limiter, **more: Any) -> None:
+        super().__init__(**more)
+        self._limiter = limiter
+
+    def release(self) -> None:
+        """Give it back now; the end of the body then does nothing more."""
+        self._limiter._drive(self._limiter._releasing(self))
+
+    def __enter__(self) -> Lease:
+        self._limiter._drive(self._limiter._holding(self))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+class Reservation(Reserved):
+    """A cost taken in advance, for the body of a ``with``; see ``Limiter.reserve``."""
+
+    def __init__(self, limiter: Limiter, **more: Any) -> None:
+        super().__init__(**more)
+        self._limiter = limiter
+
+    def settle(self, actual: int) -> None:
+        """Say what it cost in truth; only the first time counts.
+
+        A settlement that cannot reach the store is logged and counted, never raised.
+
+        Raises:
+            InvalidCost: ``actual`` is no whole number from 0.
+
+        """
+        self._limiter._drive(self._limiter._settling(self, actual))
+
+    def __enter__(self) -> Reservation:
+        self._limiter._drive(self._limiter._reserving(self))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.settle(0)
+
+
+def _let_it_end() -> None:
+    """The keeper finds out by itself that a lease was given back."""

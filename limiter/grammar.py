@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from limiter import units
 from limiter.errors import InvalidPolicy, InvalidSetting
@@ -23,6 +23,15 @@ _ACCEPTED = (
     "accepted is N/unit or N per K unit, with ' burst B' behind it for a bucket, and several of "
     f"them with ; between; units are {units.UNIT_NAMES}"
 )
+
+
+class Limit(NamedTuple):
+    """One limit of a string, as it was written and as numbers."""
+
+    text: str
+    limit: int
+    period_us: int
+    burst: int | None
 
 
 def algorithm_named(name: object) -> type[Policy]:
@@ -49,12 +58,22 @@ def parse_limits(text: str, algorithm: str | None = None) -> tuple[Policy, ...]:
 
     """
     chosen = None if algorithm is None else algorithm_named(algorithm)
+    return tuple(_meant(one, chosen) for one in read_limits(text))
+
+
+def read_limits(text: str) -> list[Limit]:
+    """The numbers that a limit string gives, in its order.
+
+    Raises:
+        InvalidPolicy: The string is no list of limits.
+
+    """
     if not isinstance(text, str):
         raise InvalidPolicy(f"limits are {text!r}: {_ACCEPTED}")
-    return tuple(_one(part, text, chosen) for part in re.split("[;,|]", text))
+    return [_read(part, text) for part in re.split("[;,|]", text)]
 
 
-def _one(part: str, text: str, chosen: type[Policy] | None) -> Policy:
+def _read(part: str, text: str) -> Limit:
     match = _LIMIT.fullmatch(part)
     if match is None:
         where = "" if part == text else f" in {text!r}"
@@ -66,28 +85,31 @@ def _one(part: str, text: str, chosen: type[Policy] | None) -> Policy:
         raise InvalidPolicy(
             f"limit is {part.strip()!r}: its period must be 1 millisecond to 366 days"
         )
-    per = units.seconds(period_us)
-    if match[4] is not None:
-        return _with_burst(limit, per, _number(match[4], part), part, chosen or TokenBucket)
+    burst = None if match[4] is None else _number(match[4], part)
+    return Limit(part.strip(), limit, period_us, burst)
+
+
+def _meant(one: Limit, chosen: type[Policy] | None) -> Policy:
+    per = units.seconds(one.period_us)
+    if one.burst is not None:
+        return _with_burst(one, per, one.burst, chosen or TokenBucket)
     if chosen is None:
-        if limit > _DEFAULT_UP_TO:
+        if one.limit > _DEFAULT_UP_TO:
             raise InvalidPolicy(
-                f"limit is {part.strip()!r}: a log of {limit:,} entries should be meant; choose an "
+                f"limit is {one.text!r}: a log of {one.limit:,} entries should be meant; choose an "
                 f"algorithm ({', '.join(ALGORITHMS)}) for a limit above {_DEFAULT_UP_TO:,}"
             )
         chosen = DEFAULT_ALGORITHM
-    return _build(chosen, limit, per)
+    return _build(chosen, one.limit, per)
 
 
-def _with_burst(
-    limit: int, per: int | float, burst: int, part: str, chosen: type[Policy]
-) -> Policy:
+def _with_burst(one: Limit, per: int | float, burst: int, chosen: type[Policy]) -> Policy:
     if not chosen.has_burst:
         bursting = ", ".join(name for name, policy in ALGORITHMS.items() if policy.has_burst)
         raise InvalidPolicy(
-            f"limit is {part.strip()!r}: {chosen.algorithm} has no burst; accepted with {bursting}"
+            f"limit is {one.text!r}: {chosen.algorithm} has no burst; accepted with {bursting}"
         )
-    return _build(chosen, limit, per, burst=burst)
+    return _build(chosen, one.limit, per, burst=burst)
 
 
 def _build(policy: Any, limit: int, per: int | float, **more: int) -> Policy:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from limiter import scripts
 from limiter.decision import STRIDE
@@ -44,6 +45,7 @@ class Plan:
                     f"name one of them (name=...)"
                 )
         self.policies = policies
+        self.leases = tuple(policy for policy in policies if policy.leases)
         self.most_cost = min(policy.most_cost for policy in policies)
         self._keys = keys
         self._layout = _Single(policies[0]) if len(policies) == 1 else _Several(policies)
@@ -59,26 +61,41 @@ class Plan:
         at_least: int | None = None,
         tag: Key | None = None,
         now_us: int = SERVER_CLOCK,
-    ) -> Call:
-        """The call that asks ``mode`` of the subject ``key``.
+        lease: str = "",
+    ) -> Any:
+        """The call that asks ``mode`` of the subject ``key``; ``lease`` names the one in question.
 
         Raises:
             InvalidCost: ``cost`` could never pass, or ``at_least`` is not in 1 to ``cost``.
             InvalidKey: ``key`` or ``tag`` names nobody.
+            InvalidPolicy: These policies have no such mode.
 
         """
-        if type(cost) is not int or not 0 <= cost <= self.most_cost:
-            cost = _whole(
-                "cost", cost, 0, self.most_cost, "the most that these limits ever admit at once"
-            )
-        wanted = cost if at_least is None else _whole("at_least", at_least, 1, cost, "the cost")
+        if at_least is None and type(cost) is int and 0 <= cost <= self.most_cost:
+            wanted = cost
+        else:
+            cost, wanted = self.checked(cost, at_least)
         state, tag_bytes = self._keys.state(key, tag)
         ending = self._endings.get((mode, cost, wanted)) if now_us == SERVER_CLOCK else None
         if ending is None:
-            ending = self._ending(mode, cost, wanted, now_us)
+            ending = self._ending(mode, cost, wanted, now_us, lease)
         layout = self._layout
         command = layout.heads[wanted != cost]
         return Call(command[0], command[1], layout.keys(state) + ending, tag_bytes)
+
+    def checked(self, cost: int, at_least: int | None = None, least: int = 0) -> tuple[int, int]:
+        """The cost, where it can pass, and how much of it would do.
+
+        Raises:
+            InvalidCost: It never could, or ``at_least`` is not in 1 to ``cost``.
+
+        """
+        if type(cost) is not int or not least <= cost <= self.most_cost:
+            which = "the most that these limits ever admit at once"
+            cost = _whole("cost", cost, least, self.most_cost, which)
+        if at_least is None:
+            return cost, cost
+        return cost, _whole("at_least", at_least, 1, cost, "the cost")
 
     def read(self, reply: object) -> list[int]:
         """The reply, once it is seen to be one.
@@ -88,17 +105,83 @@ class Plan:
 
         """
         if type(reply) is not list or list(map(type, reply)) != self._whole_reply:
-            raise StoreRefused(
-                f"the script {self._layout.script.name} answered {reply!r:.200}: accepted are "
-                f"{len(self._whole_reply)} integers; see what else uses this key or script"
-            )
+            raise _misshapen(self._layout.script, reply, len(self._whole_reply))
         return reply
 
-    def _ending(self, mode: str, cost: int, at_least: int, now_us: int) -> bytes:
-        ending = b"".join(map(bulk, self._layout.arguments(mode, cost, at_least, now_us)))
-        if now_us == SERVER_CLOCK and len(self._endings) < _ENDINGS_KEPT:
+    def check_mode(self, mode: str) -> None:
+        """Refuse what makes no sense for these policies.
+
+        Raises:
+            InvalidPolicy: The message says which call does.
+
+        """
+        if self.leases and mode in ("hit", "refund", "settle"):
+            raise InvalidPolicy(
+                f"{self.leases[0]} counts what is held, not what passes: use hold, which takes a "
+                f"lease, and rates with it, and gives the lease back"
+            )
+        if not self.leases and mode == "acquire":
+            raise InvalidPolicy(
+                f"hold needs a Concurrency policy among the limits, which are {list(self.policies)}: "
+                f"use hit"
+            )
+
+    def _ending(self, mode: str, cost: int, at_least: int, now_us: int, lease: str) -> bytes:
+        self.check_mode(mode)
+        words = self._layout.arguments(mode, cost, at_least, now_us, lease)
+        ending = b"".join(map(bulk, words))
+        if now_us == SERVER_CLOCK and not lease and len(self._endings) < _ENDINGS_KEPT:
             self._endings[mode, cost, at_least] = ending
         return ending
+
+
+class Part(NamedTuple):
+    """One subject's part of a call for several."""
+
+    plan: Plan
+    key: Key
+    cost: int
+
+
+class Together:
+    """Several subjects in one call, all of them charged or none."""
+
+    def __init__(self, parts: Sequence[Part], tag: Key | None, keys: KeySpeller) -> None:
+        self.parts = parts
+        self.states = [keys.state(part.key, tag) for part in parts]
+
+    @property
+    def tags(self) -> list[bytes]:
+        """What decides each subject's slot."""
+        return [tag for _, tag in self.states]
+
+    def call(self, mode: str, now_us: int) -> Any:
+        """The one call; ``tags`` must lie in one slot."""
+        layouts = [_Several(part.plan.policies) for part in self.parts]
+        said, keys, count = [str(now_us), mode, "0"], [], 0
+        for part, layout, (state, _) in zip(self.parts, layouts, self.states, strict=True):
+            said += layout.blocks(part.cost, count, "")
+            keys.append(layout.keys(state))
+            count += layout.count
+        by_sha, by_text = _heads(layouts[0].script, count, len(said))
+        rest = b"".join([*keys, *map(bulk, said)])
+        return Call(by_sha, by_text, rest, self.tags[0])
+
+    def read(self, reply: object) -> list[list[int]]:
+        """The reply for each subject, as its own call would have it.
+
+        Raises:
+            StoreRefused: As ``Plan.read``.
+
+        """
+        sizes = [STRIDE * len(part.plan.policies) for part in self.parts]
+        if type(reply) is not list or list(map(type, reply)) != [int] * (sum(sizes) + 1):
+            raise _misshapen(scripts.script("several"), reply, sum(sizes) + 1)
+        replies, at = [], 0
+        for size in sizes:
+            replies.append([*reply[at : at + size], reply[-1]])
+            at += size
+        return replies
 
 
 class _Layout:
@@ -111,17 +194,10 @@ class _Layout:
     def keys(self, state: bytes) -> bytes:
         raise NotImplementedError
 
-    def arguments(self, mode: str, cost: int, at_least: int, now_us: int) -> list[str]:
+    def arguments(
+        self, mode: str, cost: int, at_least: int, now_us: int, lease: str = ""
+    ) -> list[str]:
         raise NotImplementedError
-
-    def _heads(self, keys: int, arguments: int) -> tuple[bytes, bytes]:
-        count = b"*%d\r\n" % (3 + keys + arguments)
-        sha, source = self.script.sha, self.script.source
-        number = bulk(str(keys))
-        return (
-            count + bulk("EVALSHA") + bulk(sha) + number,
-            count + bulk("EVAL") + bulk(source) + number,
-        )
 
 
 class _Single(_Layout):
@@ -130,46 +206,87 @@ class _Single(_Layout):
     def __init__(self, policy: Policy) -> None:
         self.script = scripts.script(policy.script)
         self._own = [policy.field, *map(str, policy.arguments)]
-        self._suffix = f":{policy.field}".encode() if policy.key_type == "list" else b""
+        self._leases = policy.leases
+        self._suffix = own_suffix(policy)
         count = len(self.arguments("hit", 1, 1, 0))
-        self.heads = (self._heads(1, count), self._heads(1, count + 1))
+        self.heads = (_heads(self.script, 1, count), _heads(self.script, 1, count + 1))
 
     def keys(self, state: bytes) -> bytes:
         key = state + self._suffix
         return b"$%d\r\n%b\r\n" % (len(key), key)
 
-    def arguments(self, mode: str, cost: int, at_least: int, now_us: int) -> list[str]:
-        some = [str(at_least)] if at_least != cost else []
+    def arguments(
+        self, mode: str, cost: int, at_least: int, now_us: int, lease: str = ""
+    ) -> list[str]:
+        some = [lease] if self._leases else []
+        if at_least != cost:
+            some.append(str(at_least))
         return [str(now_us), mode, str(cost), *self._own, *some]
 
 
 class _Several(_Layout):
-    """Any list of policies: the script ``several``, on the subject's hash and lists."""
+    """Any list of policies: the script ``several``, on the subject's hash, lists and sets."""
 
     def __init__(self, policies: tuple[Policy, ...]) -> None:
         self.script = scripts.script("several")
-        suffixes = [f":{p.field}".encode() for p in policies if p.key_type == "list"]
-        if len(suffixes) < len(policies):
-            suffixes.insert(0, b"")
-        self._suffixes = suffixes
-        self._blocks = []
-        for policy in policies:
-            suffix = f":{policy.field}".encode() if policy.key_type == "list" else b""
-            key = str(suffixes.index(suffix) + 1)
-            self._blocks.append(
-                ([policy.script, key, "0"], [policy.field, *map(str, policy.arguments)])
+        self._suffixes = suffixes(policies)
+        self._blocks = [
+            (
+                policy.script,
+                self._suffixes.index(own_suffix(policy)) + 1,
+                [policy.field, *map(str, policy.arguments)],
+                policy.leases,
             )
-        heads = self._heads(len(suffixes), len(self.arguments("hit", 1, 1, 0)))
+            for policy in policies
+        ]
+        self.count = len(self._suffixes)
+        heads = _heads(self.script, self.count, len(self.arguments("hit", 1, 1, 0)))
         self.heads = (heads, heads)
 
     def keys(self, state: bytes) -> bytes:
         return b"".join(bulk(state + suffix) for suffix in self._suffixes)
 
-    def arguments(self, mode: str, cost: int, at_least: int, now_us: int) -> list[str]:
-        said = [str(now_us), mode, str(at_least if at_least != cost else 0)]
-        for before, own in self._blocks:
-            said += [*before, str(cost), *own]
+    def arguments(
+        self, mode: str, cost: int, at_least: int, now_us: int, lease: str = ""
+    ) -> list[str]:
+        enough = str(at_least if at_least != cost else 0)
+        return [str(now_us), mode, enough, *self.blocks(cost, 0, lease)]
+
+    def blocks(self, cost: int, before: int, lease: str) -> list[str]:
+        """What the script is told of each policy, where ``before`` keys stand before ours."""
+        said = []
+        for script, key, own, leases in self._blocks:
+            said += [script, str(before + key), "0", str(cost), *own]
+            if leases:
+                said.append(lease)
         return said
+
+
+def own_suffix(policy: Policy) -> bytes:
+    """What the policy's key has behind the subject's: nothing, where its state is a field."""
+    return b"" if policy.key_type == "hash" else f":{policy.field}".encode()
+
+
+def suffixes(policies: tuple[Policy, ...]) -> list[bytes]:
+    """The ends of a subject's keys, each once, in the order of their first use; the hash first."""
+    return sorted(dict.fromkeys(map(own_suffix, policies)), key=bool)
+
+
+def _heads(script: scripts.Script, keys: int, arguments: int) -> tuple[bytes, bytes]:
+    """The command up to its keys, with EVALSHA and with EVAL."""
+    count = b"*%d\r\n" % (3 + keys + arguments)
+    number = bulk(str(keys))
+    return (
+        count + bulk("EVALSHA") + bulk(script.sha) + number,
+        count + bulk("EVAL") + bulk(script.source) + number,
+    )
+
+
+def _misshapen(script: scripts.Script, reply: object, count: int) -> StoreRefused:
+    return StoreRefused(
+        f"the script {script.name} answered {reply!r:.200}: accepted are "
+        f"{count} integers; see what else uses this key or script"
+    )
 
 
 def _whole(what: str, number: object, least: int, most: int, which: str) -> int:

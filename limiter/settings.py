@@ -9,7 +9,7 @@ from typing import Any
 
 from limiter.errors import InvalidPolicy, InvalidSetting, shown
 
-ON_ERROR = ("raise", "allow", "deny")
+ON_ERROR = ("raise", "allow", "deny", "local")
 
 _TRUSTED_PROXIES = "127.0.0.0/8,::1/128"
 
@@ -102,6 +102,17 @@ def check_share(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise InvalidSetting(f"local_share is {value!r}: accepted is a whole number from 1")
+
+
+def check_wait(value: object) -> float | None:
+    """How long a call may wait for its turn."""
+    if value is None:
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    raise InvalidSetting(
+        f"timeout is {shown(value)}: accepted are seconds from 0, and None for as long as it takes"
+    )
 
 
 def check_seconds(name: str, value: object) -> float:

@@ -1,0 +1,221 @@
+"""The limiter for coroutines: the same calls, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from limiter.base import Base, Item, Limits
+from limiter.decision import Decision
+from limiter.errors import LimiterError, StoreUnavailable
+from limiter.flows import Flow, Pause
+from limiter.held import Held, Reserved
+from limiter.keys import Key
+from limiter.local import AsyncMemoryTransport
+from limiter.transport import AsyncTransport, connect_async
+
+_Own = TypeVar("_Own", bound="AsyncLimiter")
+_Result = TypeVar("_Result")
+
+
+class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
+    """As ``Limiter``, for coroutines; a client object is one of ``redis.asyncio``.
+
+    Calls of one turn of the event loop that go to one node are written together. A call that is
+    cancelled is charged at most once, and hurts no other. Event loops in several threads may share
+    an ``AsyncLimiter``; each has connections of its own.
+    """
+
+    _tasks: set[asyncio.Task[None]]
+
+    async def hit(
+        self,
+        key: Key,
+        cost: int = 1,
+        *,
+        at_least: int | None = None,
+        limits: Limits | None = None,
+        tag: Key | None = None,
+    ) -> Decision:
+        """As ``Limiter.hit``."""
+        plan = self._plan if limits is None else self._plan_for(limits)
+        call = plan.call("hit", key, cost, at_least, tag, self._now_us)
+        try:
+            reply = await self._transport.run(call)
+        except StoreUnavailable as error:
+            return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
+        return Decision(plan.policies, plan.read(reply))
+
+    async def peek(
+        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Decision:
+        """As ``Limiter.peek``."""
+        plan = self._plan_for(limits)
+        return await self._drive(self._asking(plan, "peek", key, cost=cost, tag=tag))
+
+    async def reset(
+        self, key: Key, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Decision:
+        """As ``Limiter.reset``."""
+        return await self._drive(self._resetting(key, limits, tag))
+
+    async def refund(
+        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> None:
+        """As ``Limiter.refund``."""
+        await self._drive(self._refunding(key, cost, limits, tag))
+
+    async def wait(
+        self,
+        key: Key,
+        cost: int = 1,
+        timeout: float | None = None,
+        *,
+        limits: Limits | None = None,
+        tag: Key | None = None,
+    ) -> Decision:
+        """As ``Limiter.wait``."""
+        return await self._drive(self._waiting(key, cost, timeout, limits, tag))
+
+    async def hit_all(
+        self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
+    ) -> list[Decision]:
+        """As ``Limiter.hit_all``."""
+        return await self._drive(self._hitting_all(items, limits, tag))
+
+    def hold(
+        self,
+        key: Key,
+        cost: int = 1,
+        timeout: float | None = 0,
+        on_lost: Callable[[], Any] | None = None,
+        *,
+        limits: Limits | None = None,
+        tag: Key | None = None,
+    ) -> AsyncLease:
+        """As ``Limiter.hold``, for an ``async with``; ``on_lost`` is called in the event loop."""
+        return AsyncLease(self, **self._held(key, cost, timeout, on_lost, limits, tag))
+
+    def reserve(
+        self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> AsyncReservation:
+        """As ``Limiter.reserve``, for an ``async with``."""
+        return AsyncReservation(self, **self._reserved(key, cost, limits, tag))
+
+    async def open(self: _Own) -> _Own:
+        """As ``Limiter.open``, for the running event loop."""
+        for script in self._plan.scripts:
+            await self._transport.load(script)
+        return self
+
+    async def close(self) -> None:
+        """Close the running event loop's connections. A later call makes new ones."""
+        await self._transport.close()
+
+    async def __aenter__(self: _Own) -> _Own:
+        return await self.open()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def _connect(
+        self, store: object, timeout: float, connect_timeout: float
+    ) -> AsyncTransport | AsyncMemoryTransport:
+        self._tasks = set()
+        if store is None:
+            return AsyncMemoryTransport()
+        return connect_async(store, timeout, connect_timeout)
+
+    def _one_slot(self, tags: list[bytes]) -> bool:
+        return self._transport.one_slot(tags)
+
+    def _beside(self, flow: Flow[None]) -> Callable[[], None]:
+        task = asyncio.get_running_loop().create_task(self._drive(flow))
+        self._tasks.add(task)  # an event loop holds its tasks weakly
+        task.add_done_callback(self._tasks.discard)
+        return _canceller(task)
+
+    async def _drive(self, flow: Flow[_Result]) -> _Result:
+        """Run every step of a flow, and return what it returns."""
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = next(flow)
+                    continue
+                try:
+                    reply = await self._transport.run(step.call, step.deadline)
+                except LimiterError as error:
+                    step = flow.throw(error)
+                else:
+                    step = flow.send(reply)
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+
+
+class AsyncLease(Held):
+    """A lease, held for the body of an ``async with``; see ``Limiter.hold``."""
+
+    def __init__(self, limiter: AsyncLimiter, **more: Any) -> None:
+        super().__init__(**more)
+        self._limiter = limiter
+
+    async def release(self) -> None:
+        """Give it back now; the end of the body then does nothing more."""
+        await self._limiter._drive(self._limiter._releasing(self))
+
+    async def __aenter__(self) -> AsyncLease:
+        await self._limiter._drive(self._limiter._holding(self))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.release()
+
+
+class AsyncReservation(Reserved):
+    """A cost taken in advance, for the body of an ``async with``; see ``Limiter.reserve``."""
+
+    def __init__(self, limiter: AsyncLimiter, **more: Any) -> None:
+        super().__init__(**more)
+        self._limiter = limiter
+
+    async def settle(self, actual: int) -> None:
+        """As ``Reservation.settle``."""
+        await self._limiter._drive(self._limiter._settling(self, actual))
+
+    async def __aenter__(self) -> AsyncReservation:
+        await self._limiter._drive(self._limiter._reserving(self))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            await self.settle(0)
+
+
+def _canceller(task: asyncio.Task[None]) -> Callable[[], None]:
+    """End a task from outside; a flow that ends itself goes on."""
+
+    def cancel() -> None:
+        if task is not asyncio.current_task():
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+    return cancel

@@ -1,0 +1,492 @@
+"""What a limiter is but for the round trip: arguments, plans, and every call as a flow of steps."""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from limiter import settings
+from limiter.decision import STRIDE, Decision
+from limiter.errors import (
+    InvalidCost,
+    InvalidKey,
+    InvalidPolicy,
+    InvalidSetting,
+    LimiterError,
+    RateLimited,
+    StoreUnavailable,
+    shown,
+)
+from limiter.flows import Ask, Flow, Pause
+from limiter.grammar import algorithm_named, parse_limits, read_limits
+from limiter.held import Held, Reserved
+from limiter.keys import Key, KeySpeller
+from limiter.local import LocalPlan, LocalTogether, Share
+from limiter.plan import SERVER_CLOCK, Part, Plan, Together
+from limiter.policies import Policy
+
+_Own = TypeVar("_Own", bound="Base[Any]")
+_Transport = TypeVar("_Transport")
+
+#: What ``limits`` may be.
+Limits = str | Policy | Iterable[Policy]
+#: One subject of ``hit_all``: its key, its cost, and perhaps limits of its own.
+Item = tuple[Key, int] | tuple[Key, int, Limits]
+
+MEMORY = "memory://"
+
+#: So many sets of numbers (``limits=`` at call time) are kept prepared.
+_PLANS_KEPT = 256
+#: Sleeping so much longer, at most, keeps those who wait for one moment from coming as one crowd.
+_JITTER = 0.05
+#: Whoever waits for a lease asks at least so often: it may be given back at any time.
+_ASK_EVERY = 1.0
+
+log = logging.getLogger("limiter")
+
+
+class Base(Generic[_Transport]):
+    """Everything about a limiter but the round trip."""
+
+    _transport: _Transport
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        store: object,
+        name: str = "default",
+        prefix: str = "rl",
+        algorithm: str | None = None,
+        on_error: str = "raise",
+        local_share: int = 1,
+        timeout: float = 0.1,
+        connect_timeout: float = 2.0,
+        key_secret: str | bytes | None = None,
+    ) -> None:
+        self.policies = _policies(limits, algorithm)
+        self.name = name
+        #: Settlements, give-backs and releases that did not reach the store, and went with their keys.
+        self.unsettled = 0
+        self._keys = KeySpeller(prefix, name, key_secret)
+        in_memory = store == MEMORY if isinstance(store, str) else False
+        self._plan_class: type[Plan] = LocalPlan if in_memory else Plan
+        self._together: type[Together] = LocalTogether if in_memory else Together
+        self._plan = self._plan_class(self.policies, self._keys)
+        self._plans: dict[object, Plan] = {}
+        self._on_error = settings.check_on_error(on_error)
+        share = settings.check_share(local_share)
+        self._share = Share(share, self._keys) if on_error == "local" else None
+        self._timeout = settings.check_seconds("timeout", timeout)
+        settings.check_seconds("connect_timeout", connect_timeout)
+        self._transport = self._connect(None if in_memory else store, timeout, connect_timeout)
+        #: The time of every call, for tests and simulations; 0: the server's clock.
+        self._now_us = SERVER_CLOCK
+
+    @classmethod
+    def from_env(
+        cls: type[_Own], environ: Mapping[str, str] | None = None, **defaults: Any
+    ) -> _Own:
+        """A limiter by ``LIMITER_STORE``, ``LIMITER_LIMITS``, ``LIMITER_ALGORITHM`` and the others.
+
+        ``environ`` stands in for the process's environment; ``defaults`` are the arguments of
+        the class that a variable, where it is set and not empty, overrides.
+
+        Raises:
+            InvalidSetting: A variable is missing or wrong; the message names it.
+
+        """
+        found = settings.from_environment(environ, defaults)
+        try:
+            return cls(found.pop("limits"), **found)
+        except (InvalidSetting, InvalidPolicy) as error:
+            raise settings.named(error, environ) from None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({list(self.policies)!r}, name={self.name!r})"
+
+    def _connect(self, store: object, timeout: float, connect_timeout: float) -> _Transport:
+        """The round trip; to a store in this process where ``store`` is None."""
+        raise NotImplementedError
+
+    def _one_slot(self, tags: list[bytes]) -> bool:
+        """Whether subjects with these hash tags can be decided in one call."""
+        raise NotImplementedError
+
+    def _beside(self, flow: Flow[None]) -> Callable[[], None]:
+        """Run a flow that nobody waits for; what comes back ends it."""
+        raise NotImplementedError
+
+    # --- plans ---
+
+    def _plan_for(self, limits: Limits | None) -> Plan:
+        """The plan of a call, with its own numbers where it brings any.
+
+        Raises:
+            InvalidPolicy: The limits are others than ours in more than their numbers.
+
+        """
+        if limits is None:
+            return self._plan
+        if not isinstance(limits, (str, Policy)):
+            limits = _policies(limits, None)
+        found = self._plans.get(limits)
+        if found is None:
+            found = self._plan_class(self._renumbered(limits), self._keys)
+            if len(self._plans) >= _PLANS_KEPT:
+                self._plans.clear()
+            self._plans[limits] = found
+        return found
+
+    def _renumbered(self, limits: Limits) -> tuple[Policy, ...]:
+        """Our policies with the numbers of ``limits``."""
+        own = self.policies
+        if isinstance(limits, str):
+            read = read_limits(limits)
+            if [one.period_us for one in read] == [policy.period_us for policy in own]:
+                pairs = zip(own, read, strict=True)
+                return tuple(policy.renumbered(one.limit, one.burst) for policy, one in pairs)
+        else:
+            others = _policies(limits, None)
+            if [(type(policy), policy.field) for policy in others] == [
+                (type(policy), policy.field) for policy in own
+            ]:
+                return others
+        raise InvalidPolicy(
+            f"limits are {limits!r}: accepted here are those of {list(own)} with other numbers, "
+            f"since algorithm, period and name say which state is meant"
+        )
+
+    # --- one decision ---
+
+    def _asking(self, plan: Plan, mode: str, key: Key, **more: Any) -> Flow[Decision]:
+        """One round trip, or what ``on_error`` makes of a store that does not decide."""
+        call = plan.call(mode, key, now_us=self._now_us, **more)
+        try:
+            reply = yield Ask(call)
+        except StoreUnavailable as error:
+            return self._fallback(error, plan, mode, key, **more)
+        return Decision(plan.policies, plan.read(reply))
+
+    def _fallback(
+        self, error: StoreUnavailable, plan: Plan, mode: str, key: Key, **more: Any
+    ) -> Decision:
+        """What ``on_error`` makes of a store that does not decide."""
+        if self._on_error == "raise":
+            raise error
+        if self._share is not None:
+            return self._share.decide(plan, mode, key, now_us=self._now_us, **more)
+        return Decision.without_store(plan.policies, allowed=self._on_error == "allow")
+
+    def _resetting(self, key: Key, limits: Limits | None, tag: Key | None) -> Flow[Decision]:
+        plan = self._plan_for(limits)
+        reply = yield Ask(plan.call("reset", key, 1, None, tag, self._now_us))
+        return Decision(plan.policies, plan.read(reply))
+
+    def _refunding(self, key: Key, cost: int, limits: Limits | None, tag: Key | None) -> Flow[None]:
+        plan = self._plan_for(limits)
+        plan.checked(cost, least=1)
+        plan.read((yield Ask(plan.call("refund", key, cost, None, tag, self._now_us))))
+
+    def _waiting(
+        self, key: Key, cost: int, timeout: float | None, limits: Limits | None, tag: Key | None
+    ) -> Flow[Decision]:
+        timeout = settings.check_wait(timeout)
+        until = inf if timeout is None else monotonic() + timeout
+        plan = self._plan_for(limits)
+        while True:
+            decision = yield from self._asking(plan, "hit", key, cost=cost, tag=tag)
+            if decision.allowed:
+                if decision.delay:
+                    yield Pause(decision.delay)
+                return decision
+            left = until - monotonic()
+            # A call that the store may have run is not made again, whatever answered in its place.
+            if decision.degraded or decision.retry_after > left:
+                raise RateLimited(decision)
+            yield Pause(_jittered(decision.retry_after, left))
+
+    # --- several subjects ---
+
+    def _hitting_all(
+        self, items: Iterable[Item], limits: Limits | None, tag: Key | None
+    ) -> Flow[list[Decision]]:
+        parts = [self._part(item, limits) for item in items]
+        if not parts:
+            return []
+        group = self._together(parts, tag, self._keys)
+        states = [state for state, _ in group.states]
+        for part, state in zip(parts, states, strict=True):
+            if states.count(state) > 1:
+                raise InvalidKey(
+                    f"key {part.key!r} stands for a subject that is named twice: name it once, with "
+                    f"the sum of its costs"
+                )
+        try:
+            if not self._one_slot(group.tags):
+                return (yield from self._hitting_in_turn(parts, tag))
+            replies = group.read((yield Ask(group.call("hit", self._now_us))))
+        except StoreUnavailable as error:
+            if self._on_error == "raise":
+                raise
+            if self._share is not None:
+                return self._share.decide_all(parts, tag, self._now_us)
+            return [self._fallback(error, part.plan, "hit", part.key) for part in parts]
+        return [
+            Decision(part.plan.policies, reply) for part, reply in zip(parts, replies, strict=True)
+        ]
+
+    def _part(self, item: Item, limits: Limits | None) -> Part:
+        if not isinstance(item, tuple) or len(item) not in (2, 3):
+            raise InvalidKey(
+                f"hit_all was given {shown(item)}: accepted are tuples of key and cost, and limits of "
+                f"the subject's own as a third"
+            )
+        plan = self._plan_for(item[2] if len(item) == 3 else limits)
+        plan.check_mode("hit")
+        cost, _ = plan.checked(item[1])
+        return Part(plan, item[0], cost)
+
+    def _hitting_in_turn(self, parts: list[Part], tag: Key | None) -> Flow[list[Decision]]:
+        """One subject after the other, and all of it given back when one of them has no room."""
+        deadline = monotonic() + self._timeout
+        decisions: list[Decision] = []
+        for part in parts:
+            try:
+                decision = yield from self._hitting_one("hit", part, tag, deadline)
+            except LimiterError:
+                yield from self._giving_back(parts[: len(decisions)], tag, deadline)
+                raise
+            if not decision.allowed:
+                before = yield from self._giving_back(parts[: len(decisions)], tag, deadline)
+                decisions = [new or old for new, old in zip(before, decisions, strict=True)]
+                decisions.append(decision)
+                for later in parts[len(decisions) :]:
+                    decisions.append((yield from self._hitting_one("peek", later, tag, deadline)))
+                return decisions
+            decisions.append(decision)
+        return decisions
+
+    def _hitting_one(
+        self, mode: str, part: Part, tag: Key | None, deadline: float
+    ) -> Flow[Decision]:
+        plan = part.plan
+        reply = yield Ask(plan.call(mode, part.key, part.cost, None, tag, self._now_us), deadline)
+        return Decision(plan.policies, plan.read(reply))
+
+    def _giving_back(
+        self, parts: list[Part], tag: Key | None, deadline: float
+    ) -> Flow[list[Decision | None]]:
+        """Give back what was taken; None where that did not reach the store."""
+        found: list[Decision | None] = []
+        for part in parts:
+            plan = part.plan
+            if part.cost == 0:
+                found.append((yield from self._hitting_one("peek", part, tag, deadline)))
+                continue
+            call = plan.call("refund", part.key, part.cost, None, tag, self._now_us)
+            try:
+                reply = plan.read((yield Ask(call, deadline)))
+            except LimiterError as error:
+                self._not_settled("a give-back", error)
+                found.append(None)
+            else:
+                found.append(Decision(plan.policies, _nothing_granted(reply)))
+        return found
+
+    # --- leases and reservations ---
+
+    def _holding(self, held: Held) -> Flow[None]:
+        """Take the lease, and see that it is renewed for as long as it is held."""
+        until = inf if held.timeout is None else monotonic() + held.timeout
+        plan, key, more = held.plan, held.key, held.more
+        while True:
+            asked = monotonic()
+            try:
+                decision = yield from self._asking(plan, "acquire", key, **more)
+            except StoreUnavailable:
+                # It may have been taken all the same: its id says which to give back.
+                self._beside(self._forgetting(held))
+                raise
+            if decision.allowed:
+                break
+            left = until - monotonic()
+            if decision.degraded or left <= 0 or _rates_wait(decision) > left:
+                raise RateLimited(decision)
+            yield Pause(min(_jittered(decision.retry_after, left), _ASK_EVERY, left))
+        held.decision, held.degraded = decision, decision.degraded
+        if not decision.degraded or self._share is not None:
+            held.stop_renewing = self._beside(self._renewing(held, asked))
+        if decision.delay:
+            yield Pause(decision.delay)
+
+    def _renewing(self, held: Held, asked: float) -> Flow[None]:
+        """Renew a lease at a third of its length, until it is given back or lost."""
+        lasts = min(policy.period_us for policy in held.plan.leases) / 1e6
+        ends, pause = asked + lasts, lasts / 3
+        while True:
+            yield Pause(pause)
+            if held.released:
+                return
+            asked = monotonic()
+            try:
+                renewed = yield from self._changing_lease(held, "renew")
+            except StoreUnavailable as error:
+                # It lives on for a while; renewing twice is the same as once.
+                if monotonic() < ends:
+                    pause = min(lasts / 10, ends - monotonic())
+                    continue
+                why: object = error
+            except LimiterError as error:
+                why = error
+            else:
+                if renewed:
+                    ends, pause = asked + lasts, lasts / 3
+                    continue
+                why = "it had ended"
+            if not held.released:
+                held.lose(why)
+            return
+
+    def _changing_lease(self, held: Held, mode: str) -> Flow[bool]:
+        """Renew or release what the decision gave; whether all of it was still there."""
+        if held.degraded:
+            if self._share is None:
+                return True
+            return self._share.change(
+                held.leases_plan, mode, held.key, now_us=self._now_us, **held.more
+            )
+        plan, cost = held.leases_plan, int(held.more["cost"])
+        reply = yield Ask(plan.call(mode, held.key, now_us=self._now_us, **held.more))
+        return min(plan.read(reply)[0:-1:STRIDE]) == cost
+
+    def _releasing(self, held: Held) -> Flow[None]:
+        """Give the lease back, once; a store that does not answer lets it end by itself."""
+        if held.released:
+            return
+        held.released = True
+        held.stop_renewing()
+        try:
+            yield from self._changing_lease(held, "release")
+        except LimiterError as error:
+            self._not_settled("a release", error)
+
+    def _forgetting(self, held: Held) -> Flow[None]:
+        """Give back a lease that may have been taken, when the store answers again."""
+        yield Pause(self._timeout)
+        yield from self._releasing(held)
+
+    def _held(
+        self,
+        key: Key,
+        cost: int,
+        timeout: float | None,
+        on_lost: Callable[[], Any] | None,
+        limits: Limits | None,
+        tag: Key | None,
+    ) -> dict[str, Any]:
+        """What a lease is made of, once it makes sense."""
+        plan = self._plan_for(limits)
+        plan.check_mode("acquire")
+        cost, _ = plan.checked(cost, least=1)
+        self._keys.state(key, tag)
+        if on_lost is not None and not callable(on_lost):
+            raise InvalidSetting(
+                f"on_lost is {on_lost!r}: accepted is a function without arguments"
+            )
+        return {
+            "plan": plan,
+            "leases_plan": self._plan_class(plan.leases, self._keys),
+            "key": key,
+            "more": {"cost": cost, "tag": tag, "lease": secrets.token_hex(16)},
+            "timeout": settings.check_wait(timeout),
+            "on_lost": on_lost,
+        }
+
+    def _reserving(self, reserved: Reserved) -> Flow[None]:
+        plan, key = reserved.plan, reserved.key
+        decision = yield from self._asking(plan, "hit", key, cost=reserved.cost, tag=reserved.tag)
+        if not decision.allowed:
+            raise RateLimited(decision)
+        reserved.decision = decision
+
+    def _settling(self, reserved: Reserved, actual: int) -> Flow[None]:
+        """Give back what was not used, or charge what was used beyond; once."""
+        if isinstance(actual, bool) or not isinstance(actual, int) or actual < 0:
+            raise InvalidCost(f"actual is {shown(actual)}: accepted is a whole number from 0")
+        if reserved.settled:
+            return
+        reserved.settled = True
+        plan = reserved.plan
+        mode = "refund" if actual < reserved.cost else "settle"
+        cost = min(abs(actual - reserved.cost), plan.most_cost)
+        if cost == 0:
+            return
+        more: dict[str, Any] = {"cost": cost, "tag": reserved.tag}
+        if reserved.decision.degraded:
+            if self._share is not None:
+                self._share.change(plan, mode, reserved.key, now_us=self._now_us, **more)
+            return
+        try:
+            plan.read((yield Ask(plan.call(mode, reserved.key, now_us=self._now_us, **more))))
+        except LimiterError as error:
+            self._not_settled("a settlement", error)
+
+    def _reserved(
+        self, key: Key, cost: int, limits: Limits | None, tag: Key | None
+    ) -> dict[str, Any]:
+        """What a reservation is made of, once it makes sense."""
+        plan = self._plan_for(limits)
+        plan.check_mode("hit")
+        cost, _ = plan.checked(cost, least=1)
+        self._keys.state(key, tag)
+        return {"plan": plan, "key": key, "cost": cost, "tag": tag}
+
+    def _not_settled(self, what: str, error: LimiterError) -> None:
+        """Say and count what the store was not told; it goes when its key expires."""
+        self.unsettled += 1
+        log.warning("%s of limiter %s did not reach the store: %s", what, self.name, error)
+
+
+def _jittered(seconds: float, left: float) -> float:
+    """A little more than asked for, but not beyond the time that is left."""
+    return max(seconds, min(seconds * (1 + _JITTER * random.random()), left))
+
+
+def _rates_wait(decision: Decision) -> float:
+    """How long the rates alone deny: unlike a lease, nobody gives them back earlier."""
+    waits = [one.retry_after for one in decision.each if not one.policy.leases]
+    return max(waits, default=0.0)
+
+
+def _nothing_granted(reply: list[int]) -> list[int]:
+    """How things stand after a give-back, for a call that took nothing in the end."""
+    return [
+        0 if at % STRIDE == 0 and at < len(reply) - 1 else value for at, value in enumerate(reply)
+    ]
+
+
+def _policies(limits: Limits, algorithm: str | None) -> tuple[Policy, ...]:
+    if isinstance(limits, str):
+        return parse_limits(limits, algorithm)
+    if algorithm is not None:
+        algorithm_named(algorithm)
+        raise InvalidSetting(
+            f"algorithm is {algorithm!r}: it belongs to a limit string; policies bring their own"
+        )
+    policies = (limits,) if isinstance(limits, Policy) else limits
+    try:
+        found = tuple(policies)
+    except TypeError:
+        found = (limits,)  # type: ignore[assignment]  # named in the error below
+    for policy in found:
+        if not isinstance(policy, Policy):
+            raise InvalidPolicy(
+                f"limits hold {policy!r}: accepted are a limit string, a policy, or several policies"
+            )
+    return found

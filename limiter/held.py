@@ -1,0 +1,78 @@
+"""What a caller has in hand: a lease, or a reservation."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from limiter.decision import Decision
+from limiter.keys import Key
+from limiter.plan import Plan
+
+log = logging.getLogger("limiter")
+
+
+class Held:
+    """A lease under way: what was asked, what was decided, and whether it is still ours.
+
+    Attributes:
+        decision: What was decided when the lease was taken.
+        lost: Whether a renewal failed: others may hold what we still believe to.
+
+    """
+
+    decision: Decision
+
+    def __init__(
+        self,
+        plan: Plan,
+        leases_plan: Plan,
+        key: Key,
+        more: dict[str, Any],
+        timeout: float | None,
+        on_lost: Callable[[], Any] | None,
+    ) -> None:
+        self.plan = plan
+        self.leases_plan = leases_plan
+        self.key = key
+        self.more = more
+        self.timeout = timeout
+        self.lost = False
+        self.released = False
+        self.degraded = False
+        self.stop_renewing: Callable[[], None] = _nothing
+        self._on_lost = on_lost
+
+    def lose(self, why: object) -> None:
+        """Say that the lease is no longer ours; nothing is raised into whoever holds it."""
+        self.lost = True
+        log.warning("a lease was lost: %s", why)
+        if self._on_lost is not None:
+            try:
+                self._on_lost()
+            except Exception:
+                log.exception("on_lost failed")
+
+
+class Reserved:
+    """A cost that was taken before it is known.
+
+    Attributes:
+        decision: What was decided when it was taken.
+        settled: Whether the true cost has been told.
+
+    """
+
+    decision: Decision
+
+    def __init__(self, plan: Plan, key: Key, cost: int, tag: Key | None) -> None:
+        self.plan = plan
+        self.key = key
+        self.cost = cost
+        self.tag = tag
+        self.settled = False
+
+
+def _nothing() -> None:
+    """Nothing is being renewed."""

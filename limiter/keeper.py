@@ -1,0 +1,66 @@
+"""One thread that runs the flows nobody waits for: the renewal of leases."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import os
+import threading
+from collections.abc import Callable
+from itertools import count
+from time import monotonic
+
+from limiter.flows import Flow
+
+log = logging.getLogger("limiter")
+
+
+class Keeper:
+    """Wakes each flow when its pause is over; the thread lives for as long as there are any.
+
+    ``advance`` runs a flow up to its next pause, and returns how long that is.
+    """
+
+    def __init__(self, advance: Callable[[Flow[None]], float]) -> None:
+        self._advance = advance
+        self._numbers = count()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, Flow[None]]] = []
+        self._running = False
+
+    def add(self, flow: Flow[None]) -> None:
+        """Begin a flow; its first step is a pause."""
+        if self._process != os.getpid():
+            self._begin()  # a fork's child holds none of its parent's leases, and not its thread
+        self._put(flow)
+
+    def _put(self, flow: Flow[None]) -> None:
+        """Run it up to its next pause, and remember when that is over."""
+        try:
+            due = monotonic() + self._advance(flow)
+        except StopIteration:
+            return
+        except Exception:
+            log.exception("a lease is renewed no more")
+            return
+        with self._changed:
+            heapq.heappush(self._due, (due, next(self._numbers), flow))
+            if not self._running:
+                threading.Thread(target=self._keep, daemon=True).start()
+                self._running = True
+            self._changed.notify()
+
+    def _keep(self) -> None:
+        while True:
+            with self._changed:
+                while self._due and (left := self._due[0][0] - monotonic()) > 0:
+                    self._changed.wait(left)
+                if not self._due:
+                    self._running = False
+                    return
+                _, _, flow = heapq.heappop(self._due)
+            self._put(flow)

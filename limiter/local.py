@@ -1,0 +1,158 @@
+"""Decisions in this process: ``memory://``, and ``on_error="local"`` while the store is away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from limiter.decision import STRIDE, Decision
+from limiter.keys import Key, KeySpeller
+from limiter.memory import MemoryStore
+from limiter.plan import SERVER_CLOCK, Part, Plan, Together, own_suffix, suffixes
+from limiter.policies import Policy
+from limiter.question import Block, Question
+from limiter.scripts import Script
+
+
+class LocalPlan(Plan):
+    """A plan whose calls are questions to a store in this process."""
+
+    def __init__(self, policies: tuple[Policy, ...], keys: KeySpeller) -> None:
+        super().__init__(policies, keys)
+        self._suffixes = suffixes(policies)
+        self._places = [(policy, self._suffixes.index(own_suffix(policy))) for policy in policies]
+
+    def call(
+        self,
+        mode: str,
+        key: Key,
+        cost: int = 0,
+        at_least: int | None = None,
+        tag: Key | None = None,
+        now_us: int = SERVER_CLOCK,
+        lease: str = "",
+    ) -> Question:
+        """As ``Plan.call``."""
+        self.check_mode(mode)
+        cost, wanted = self.checked(cost, at_least)
+        state, _ = self._keys.state(key, tag)
+        enough = wanted if wanted != cost else 0
+        keys = tuple(state + suffix for suffix in self._suffixes)
+        return Question(mode, enough, now_us, keys, self.blocks(cost, 0, lease))
+
+    def blocks(self, cost: int, before: int, lease: str) -> tuple[Block, ...]:
+        """What is asked of each policy, where ``before`` keys stand before ours."""
+        return tuple(
+            Block(policy, before + place, cost, False, lease) for policy, place in self._places
+        )
+
+    def read(self, reply: object) -> list[int]:
+        """The reply, which nobody else can have written."""
+        return reply  # type: ignore[return-value]
+
+
+class LocalTogether(Together):
+    """As ``Together``, as a question to a store in this process."""
+
+    def call(self, mode: str, now_us: int) -> Question:
+        """The one call."""
+        keys: list[bytes] = []
+        blocks: list[Block] = []
+        for part, (state, _) in zip(self.parts, self.states, strict=True):
+            suffixes_ = suffixes(part.plan.policies)
+            plan: Any = part.plan
+            blocks += plan.blocks(part.cost, len(keys), "")
+            keys += [state + suffix for suffix in suffixes_]
+        return Question(mode, 0, now_us, tuple(keys), tuple(blocks))
+
+
+class MemoryTransport:
+    """Takes a question to a store in this process; there is nothing to wait for."""
+
+    def __init__(self, store: MemoryStore | None = None) -> None:
+        self._store = store or MemoryStore()
+
+    def run(self, call: Question, deadline: float | None = None) -> list[int]:
+        """The reply, as a script would give it."""
+        return self._store.run(call)
+
+    def load(self, script: Script) -> None:
+        """There is no script to load."""
+
+    def close(self) -> None:
+        """There is no connection to close; the state stays."""
+
+    def one_slot(self, tags: Sequence[bytes]) -> bool:
+        """Whether subjects with these hash tags can be decided in one call."""
+        return True
+
+
+class AsyncMemoryTransport:
+    """The same for a coroutine."""
+
+    def __init__(self) -> None:
+        self._inner = MemoryTransport()
+        self.one_slot = self._inner.one_slot
+
+    async def run(self, call: Question, deadline: float | None = None) -> list[int]:
+        """As ``MemoryTransport.run``."""
+        return self._inner.run(call, deadline)
+
+    async def load(self, script: Script) -> None:
+        """There is no script to load."""
+
+    async def close(self) -> None:
+        """There is no connection to close; the state stays."""
+
+
+class Share:
+    """One of ``share`` equal parts of every quota, decided here while the store does not decide."""
+
+    def __init__(self, share: int, keys: KeySpeller) -> None:
+        self._share = share
+        self._keys = keys
+        self._store = MemoryStore()
+        self._plans: dict[tuple[Policy, ...], LocalPlan] = {}
+
+    def decide(self, plan: Plan, mode: str, key: Key, **more: Any) -> Decision:
+        """What this part of the quota says; a cost above it is denied."""
+        own = self._plan(plan)
+        cost, at_least = more.pop("cost"), more.pop("at_least", None)
+        if cost > own.most_cost:
+            if at_least is None or at_least > own.most_cost:
+                return Decision.without_store(own.policies, allowed=False)
+            cost = own.most_cost
+        question = own.call(mode, key, cost, at_least, **more)
+        return Decision(own.policies, self._store.run(question), degraded=True)
+
+    def decide_all(self, parts: Sequence[Part], tag: Key | None, now_us: int) -> list[Decision]:
+        """The same for several subjects, all of them charged or none."""
+        own = [part._replace(plan=self._plan(part.plan)) for part in parts]
+        if any(part.cost > part.plan.most_cost for part in own):
+            return [Decision.without_store(part.plan.policies, allowed=False) for part in own]
+        group = LocalTogether(own, tag, self._keys)
+        replies = group.read(self._store.run(group.call("hit", now_us)))
+        return [
+            Decision(part.plan.policies, reply, degraded=True)
+            for part, reply in zip(own, replies, strict=True)
+        ]
+
+    def change(self, plan: Plan, mode: str, key: Key, **more: Any) -> bool:
+        """Renew, release or settle what was decided here; whether all of it was still there."""
+        own = self._plan(plan)
+        cost = min(more.pop("cost"), own.most_cost)
+        reply: list[int] = self._store.run(own.call(mode, key, cost, None, **more))
+        return bool(min(reply[0:-1:STRIDE]) == cost)
+
+    def _plan(self, plan: Plan) -> LocalPlan:
+        found = self._plans.get(plan.policies)
+        if found is None:
+            shared = tuple(policy.shared(self._share) for policy in plan.policies)
+            found = self._plans[plan.policies] = LocalPlan(shared, self._keys)
+            while len(self._plans) > _PLANS_KEPT:
+                self._plans.pop(next(iter(self._plans)), None)
+        return found
+
+
+#: So many sets of numbers (``limits=`` at call time) are kept prepared.
+_PLANS_KEPT = 256
