@@ -1,5 +1,6 @@
 """Exact distributed rate limits, decided by versioned Lua scripts inside Redis or Valkey."""
 
+from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.decision import Decision
 from limiter.errors import (
@@ -26,6 +27,7 @@ from limiter.version import __version__
 
 __all__ = [
     "GCRA",
+    "AsyncLimiter",
     "Concurrency",
     "Decision",
     "FixedWindow",

@@ -44,6 +44,10 @@ def on_starting(server: Any) -> None:
     except LimiterError as error:
         server.log.error("%s", error)
         sys.exit(1)
+    # While the store is away each worker decides alone: that much of the quota is its share. Other
+    # instances are not known here; who runs some says so by the variable.
+    if not os.environ.get("LIMITER_LOCAL_SHARE"):
+        os.environ["LIMITER_LOCAL_SHARE"] = str(server.cfg.workers)
 
 
 def post_worker_init(worker: Any) -> None:

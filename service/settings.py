@@ -19,6 +19,7 @@ class Settings(NamedTuple):
 def from_env() -> Settings:
     """Read LIMITER_*; raise InvalidSetting, which names the variable, for a wrong one.
 
-    A store that fails lets everybody pass, unless LIMITER_ON_ERROR says otherwise.
+    Without a store, each process decides for its share of the quota (LIMITER_LOCAL_SHARE), unless
+    LIMITER_ON_ERROR says otherwise.
     """
-    return Settings(Limiter.from_env(limits="100/minute", on_error="allow"), trusted_proxies())
+    return Settings(Limiter.from_env(limits="100/minute", on_error="local"), trusted_proxies())

@@ -140,6 +140,18 @@ def test_the_memory_store_needs_the_core_alone() -> None:
                 assert within(wanted, "limiter.memory", *core), f"{name} imports {wanted}"
 
 
+def test_only_the_two_clients_know_the_round_trip() -> None:
+    """All else of a limiter stands once, and serves threads and coroutines alike."""
+    shared = ("limiter.base", "limiter.flows", "limiter.held", "limiter.local")
+    for name, tree in trees("limiter"):
+        wanted = imports(tree)
+        if not within(name, "limiter.transport", "limiter.client", "limiter.aio"):
+            assert not [one for one in wanted if within(one, "limiter.transport")], name
+        if name in shared:
+            clients = ("limiter.client", "limiter.aio", "asyncio", "time.sleep", "threading")
+            assert not [one for one in wanted if within(one, *clients)], name
+
+
 def test_the_web_adapters_know_decisions_not_stores() -> None:
     """Headers and identity work on values."""
     for name, tree in trees("limiter/web"):

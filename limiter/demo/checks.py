@@ -55,7 +55,7 @@ def settings(environ: Mapping[str, str]) -> Limiter:
     """Check LIMITER_*, and return the limiter that each instance will have."""
     try:
         trusted_proxies(environ)
-        return Limiter.from_env(environ, limits="100/minute", on_error="allow")
+        return Limiter.from_env(environ, limits="100/minute", on_error="local")
     except LimiterError as error:
         raise DemoError(str(error)) from None
 

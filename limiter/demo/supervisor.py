@@ -51,6 +51,8 @@ class Demo:
         self._environ.pop("GUNICORN_CMD_ARGS", None)  # it would override what we say
         # A busy laptop must not turn the counts of `ab` into fallbacks.
         self._environ["LIMITER_TIMEOUT"] = self._environ.get("LIMITER_TIMEOUT") or "1"
+        share = self._environ.get("LIMITER_LOCAL_SHARE") or str(options.instances)
+        self._environ["LIMITER_LOCAL_SHARE"] = share
         self._store = options.store or self._environ.get("LIMITER_STORE") or None
         self._stop_asked = threading.Event()
         self._cluster: Cluster | None = None

@@ -151,7 +151,7 @@ def test_ready_and_alive(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("on_error", "status"), [("", 200), ("allow", 200), ("deny", 503), ("raise", 503)]
+    ("on_error", "status"), [("allow", 200), ("deny", 503), ("raise", 503)]
 )
 def test_a_store_that_is_gone(make: Make, on_error: str, status: int) -> None:
     """Without a word about the limit: there is nothing true to say."""
@@ -167,6 +167,19 @@ def test_a_store_that_is_gone(make: Make, on_error: str, status: int) -> None:
     ready = client.get("/readyz")
     assert ready.status_code == 503
     assert "the store does not decide" in ready.text
+
+
+def test_without_a_store_each_process_decides_for_its_share(make: Make) -> None:
+    """With the same fields and the same 429; ``/readyz`` knows better."""
+    client = make(
+        STORE=f"redis://{HOST}:{free_port()}/0", LIMITS="6/minute", LOCAL_SHARE="2", TIMEOUT="0.2"
+    )
+    answers = [client.get(HELLO) for _ in range(4)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[0].headers["RateLimit-Policy"] == '"default";q=3;w=60'
+    assert answers[3].headers["Retry-After"] == "60"
+    assert client.get("/readyz").status_code == 503
 
 
 def test_a_store_that_refuses_is_an_error_whatever_the_fallback(
