@@ -329,7 +329,10 @@ def branch(fragment: Fragment) -> str:
         *(
             []
             if fragment.is_rate
-            else ["  elseif takes then", "    granted, holding = held, holding + 1"]
+            else [
+                "  elseif takes and held > 0 then",
+                "    granted, holding, mine = held, holding + 1, true",
+            ]
         ),
         "  end",
         "else",

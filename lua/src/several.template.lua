@@ -64,7 +64,8 @@ repeat
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
-    local granted, room, retry_us, reset_us, delay_us, heal, short = 0, 0, 0, 0, 0, false, false
+    local granted, room, retry_us, reset_us, delay_us = 0, 0, 0, 0, 0
+    local heal, short, mine = false, false, false
     local at_least, wanted = cost, cost
     if enough > 0 and enough < cost then
       at_least = enough
@@ -81,7 +82,7 @@ repeat
     end
     if short then
       fits = fits and shadow == "1"
-    elseif asks and shadow == "0" and before[kept + 2] < wanted and before[kept + 2] < common then
+    elseif asks and shadow == "0" and not mine and before[kept + 2] < wanted and before[kept + 2] < common then
       common, again = before[kept + 2], enough > 0
     end
     if changes and cost > 0 and (lives[index] or -1) < reset_us then

@@ -39,7 +39,7 @@ local at_least = ARGV[8] and ARGV[8] + 0 or cost
 local takes = mode == "acquire"
 if not (takes or mode == "peek" or mode == "reset" or mode == "renew" or mode == "release")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
-  and limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us < 2^53 and cost <= 4000
+  and limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
   and limit % 1 + lease_us % 1 == 0 and (id ~= "" or mode == "peek" or mode == "reset")
   and now_us % 1 + cost % 1 + at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of concurrency v1 is out of range")
@@ -105,7 +105,7 @@ if takes or mode == "peek" or mode == "reset" then
   end
 else
   if mode == "renew" then
-    if held == cost then
+    if held > 0 and held == cost then
       granted = cost
       if ends_us - now_us > reset_us then
         reset_us = ends_us - now_us
@@ -113,15 +113,18 @@ else
     end
   else
     granted, room = held, room + held
-    if granted > 0 then
+    if held > 0 then
+      -- Of as many as it had, and one more, the last to end that is not its own.
+      local own, latest = {}, redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
+        "LIMIT", 0, held + 1, "WITHSCORES")
       for unit = 1, cost do
-        redis.call("ZREM", key, string.format("%s:%d", id, unit))
+        own[string.format("%s:%d", id, unit)] = true
       end
       reset_us = 0
-      if live > held then
-        local latest = redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
-          "LIMIT", 0, 1, "WITHSCORES")
-        reset_us = math.floor(latest[2]) - now_us
+      for place = 1, #latest, 2 do
+        if reset_us == 0 and not own[latest[place]] then
+          reset_us = math.floor(latest[place + 1]) - now_us
+        end
       end
     end
   end
@@ -132,12 +135,22 @@ end
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 then
-    if mode == "renew" or (mode == "acquire" and held == 0) then
+    if mode == "release" then
+      for unit = 1, cost do
+        redis.call("ZREM", key, string.format("%s:%d", id, unit))
+      end
+    elseif mode == "renew" or held == 0 then
+      -- The new ones first: removing all that there was would take the key's expiry along.
+      for unit = 1, granted do
+        local member = string.format("%s:%d", id, unit)
+        if mode == "renew" then
+          redis.call("ZADD", key, "GT", ends_us, member)
+        else
+          redis.call("ZADD", key, ends_us, member)
+        end
+      end
       redis.call("ZREMRANGEBYSCORE", key, "-inf", now_us)
       redis.call("ZREMRANGEBYSCORE", key, far_us + 1, "+inf")
-      for unit = 1, granted do
-        redis.call("ZADD", key, "GT", ends_us, string.format("%s:%d", id, unit))
-      end
     end
   end
   if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then

@@ -64,7 +64,8 @@ repeat
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
-    local granted, room, retry_us, reset_us, delay_us, heal, short = 0, 0, 0, 0, 0, false, false
+    local granted, room, retry_us, reset_us, delay_us = 0, 0, 0, 0, 0
+    local heal, short, mine = false, false, false
     local at_least, wanted = cost, cost
     if enough > 0 and enough < cost then
       at_least = enough
@@ -81,7 +82,7 @@ repeat
       if only_rates then
         return redis.error_reply("LIMITER several v1 knows no such mode here")
       end
-      if not (limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us < 2^53 and cost <= 4000
+      if not (limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
       and limit % 1 + lease_us % 1 == 0 and (id ~= "" or mode == "peek" or mode == "reset")) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
@@ -131,12 +132,12 @@ repeat
             reset_us = ends_us - now_us
           end
           room = room - granted
-        elseif takes then
-          granted, holding = held, holding + 1
+        elseif takes and held > 0 then
+          granted, holding, mine = held, holding + 1, true
         end
       else
         if mode == "renew" then
-          if held == cost then
+          if held > 0 and held == cost then
             granted = cost
             if ends_us - now_us > reset_us then
               reset_us = ends_us - now_us
@@ -144,15 +145,18 @@ repeat
           end
         else
           granted, room = held, room + held
-          if granted > 0 then
+          if held > 0 then
+            -- Of as many as it had, and one more, the last to end that is not its own.
+            local own, latest = {}, redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
+              "LIMIT", 0, held + 1, "WITHSCORES")
             for unit = 1, cost do
-              redis.call("ZREM", key, string.format("%s:%d", id, unit))
+              own[string.format("%s:%d", id, unit)] = true
             end
             reset_us = 0
-            if live > held then
-              local latest = redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
-                "LIMIT", 0, 1, "WITHSCORES")
-              reset_us = math.floor(latest[2]) - now_us
+            for place = 1, #latest, 2 do
+              if reset_us == 0 and not own[latest[place]] then
+                reset_us = math.floor(latest[place + 1]) - now_us
+              end
             end
           end
         end
@@ -160,7 +164,7 @@ repeat
       end
       if granted > 0 then
         tails = tails or {}
-        tails[index] = {"concurrency", granted, held, ends_us, far_us, id}
+        tails[index] = {"concurrency", granted, cost, held, ends_us, far_us, id}
       end
       at = at + 8
     elseif algorithm == "fixed_window" then
@@ -619,7 +623,7 @@ repeat
     end
     if short then
       fits = fits and shadow == "1"
-    elseif asks and shadow == "0" and before[kept + 2] < wanted and before[kept + 2] < common then
+    elseif asks and shadow == "0" and not mine and before[kept + 2] < wanted and before[kept + 2] < common then
       common, again = before[kept + 2], enough > 0
     end
     if changes and cost > 0 and (lives[index] or -1) < reset_us then
@@ -659,13 +663,23 @@ for index = 1, #KEYS do
     local tail = fits and tails and tails[index]
     if tail then
       if tail[1] == "concurrency" then
-        local _, granted, held, ends_us, far_us, id = (unpack or table.unpack)(tail)
-        if mode == "renew" or (mode == "acquire" and held == 0) then
+        local _, granted, cost, held, ends_us, far_us, id = (unpack or table.unpack)(tail)
+        if mode == "release" then
+          for unit = 1, cost do
+            redis.call("ZREM", key, string.format("%s:%d", id, unit))
+          end
+        elseif mode == "renew" or held == 0 then
+          -- The new ones first: removing all that there was would take the key's expiry along.
+          for unit = 1, granted do
+            local member = string.format("%s:%d", id, unit)
+            if mode == "renew" then
+              redis.call("ZADD", key, "GT", ends_us, member)
+            else
+              redis.call("ZADD", key, ends_us, member)
+            end
+          end
           redis.call("ZREMRANGEBYSCORE", key, "-inf", now_us)
           redis.call("ZREMRANGEBYSCORE", key, far_us + 1, "+inf")
-          for unit = 1, granted do
-            redis.call("ZADD", key, "GT", ends_us, string.format("%s:%d", id, unit))
-          end
         end
       elseif tail[1] == "sliding_log" then
         local _, granted, dead, last_us = (unpack or table.unpack)(tail)

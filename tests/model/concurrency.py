@@ -23,7 +23,7 @@ class Lease(NamedTuple):
 class Concurrency(Model):
     """A holder has units 1, 2, ...; each of them is live until it ends, is renewed or given back.
 
-    Leases that have ended are kept until the next ones are taken: if the clock steps back behind
+    Leases that have ended are kept until others are taken or renewed: if the clock steps back behind
     their end before that, they are live once more.
     """
 
@@ -78,23 +78,28 @@ class Concurrency(Model):
         """Take as many as were found to be free; the holder has none."""
         ends_us = clock_us + self.period_us
         taken = [Lease(holder, unit, ends_us) for unit in range(1, granted + 1)]
-        # What has ended is dropped by whoever takes.
         self.leases = self.live(clock_us) + taken
         return self.ask(clock_us, 0)._replace(granted=granted)
 
     def renew(self, clock_us: int, cost: int, holder: str) -> Answer:
-        """Let the holder's units end a lease from now, if all of them are live still."""
+        """Let the holder's units last a lease from now, if all of them are live still.
+
+        One that lasts longer already, since the clock stepped back or leases were longer, stays so:
+        nobody loses what was promised.
+        """
         held, granted = self.held_by(clock_us, holder, cost), 0
         if cost and len(held) == cost:
-            ends_us, granted = clock_us + self.period_us, cost
-            kept = [one for one in self.leases if one not in held]
-            self.leases = kept + [one._replace(ends_us=ends_us) for one in held]
+            granted = cost
+            ends_us = clock_us + self.period_us
+            kept = [one for one in self.live(clock_us) if one not in held]
+            self.leases = kept + [one._replace(ends_us=max(one.ends_us, ends_us)) for one in held]
         return self.ask(clock_us, 0)._replace(granted=granted)
 
     def release(self, clock_us: int, cost: int, holder: str) -> Answer:
-        """Give the holder's units back; those that have ended are no longer there to give."""
+        """Give the holder's units back, if any of them is live still."""
         granted = len(self.held_by(clock_us, holder, cost))
-        self.leases = [one for one in self.leases if one.holder != holder or one.unit > cost]
+        if granted:
+            self.leases = [one for one in self.leases if one.holder != holder or one.unit > cost]
         return self.ask(clock_us, 0)._replace(granted=granted)
 
     @property

@@ -506,7 +506,7 @@ def test_a_lease_that_is_asked_for_again_is_the_same():
 
 
 def test_a_lease_is_renewed_whole_or_not_at_all():
-    """From now on, be that shorter; not when it has ended, and not that of somebody else."""
+    """From now on, and never shorter; not when it has ended, and not that of somebody else."""
     held = Concurrency(3, 10 * S)
     held.acquire(T0, 2, "a")
     held.acquire(T0 + 1 * S, 1, "b")
@@ -516,8 +516,9 @@ def test_a_lease_is_renewed_whole_or_not_at_all():
     assert held.renew(T0 + 4 * S, 3, "a").granted == 0
     assert held.renew(T0 + 11 * S, 1, "b") == Answer(True, 0, 1, 0, 3 * S, 0)
     held.change(period_us=1 * S)
-    assert held.renew(T0 + 11 * S, 2, "a") == Answer(True, 2, 1, 0, 1 * S, 0)
-    assert held.peek(T0 + 12 * S).remaining == 3
+    assert held.renew(T0 + 11 * S, 2, "a") == Answer(True, 2, 1, 0, 3 * S, 0)
+    assert held.renew(T0 + 13 * S + 1, 2, "a") == Answer(True, 2, 1, 0, 1 * S, 0)
+    assert held.renew(T0 + 13 * S, 0, "a") == Answer(True, 0, 1, 0, 1 * S + 1, 0)
 
 
 def test_leases_keep_their_end_when_their_numbers_change():
@@ -531,15 +532,16 @@ def test_leases_keep_their_end_when_their_numbers_change():
 
 
 def test_a_clock_that_steps_back_ends_no_lease_early():
-    """And what had ended is live again, until the next one is taken."""
+    """And what had ended is live again, until another one is taken or renewed."""
     held = Concurrency(2, 10 * S)
     held.acquire(T0, 1, "a")
     assert held.peek(T0 + 10 * S).remaining == 2
+    assert held.release(T0 + 10 * S, 1, "a").granted == 0  # too late
     assert held.peek(T0 - 5 * S)[2:5] == (1, 0, 15 * S)
     held.acquire(T0 + 10 * S, 1, "b")
     assert held.peek(T0 + 5 * S)[2:5] == (1, 0, 15 * S)
-    held.release(T0 + 21 * S, 1, "b")  # too late, but it is given back
-    assert held.peek(T0 + 5 * S)[2:5] == (2, 0, 0)
+    held.renew(T0 + 5 * S, 1, "b")
+    assert held.peek(T0 + 5 * S)[2:5] == (1, 0, 15 * S)
 
 
 def test_a_lease_that_ends_too_far_ahead_is_none():
