@@ -174,9 +174,9 @@ class SeveralMachine(Machine):
         expected = self.policies.acquire(self.clock_us, 1, "nobody else")
         assert self.ask("acquire", 1, holder="nobody else") == expected
         self.remember(list(expected.each))
-        self.policies.release(self.clock_us, 1, "nobody else")
         if self.policies.leases:
-            self.ask("release", 1, holder="nobody else", kind=Concurrency)
+            expected = self.policies.release(self.clock_us, 1, "nobody else")
+            assert self.ask("release", 1, holder="nobody else", kind=Concurrency) == expected
 
     def histories(self) -> list[dict[str, object]]:
         """What every model remembers."""
