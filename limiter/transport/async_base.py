@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Iterable, Sequence
 from math import inf
 from time import monotonic
@@ -33,6 +33,9 @@ class Place:
     each slot.
     """
 
+    node: AsyncNode | None = None
+    """The node of every subject, where there is one alone."""
+
     def __init__(
         self, loop: AbstractEventLoop, store: Store, guard: Guard, timeout: float, connect: float
     ) -> None:
@@ -44,7 +47,7 @@ class Place:
 
     def find(self, call: Call) -> AsyncNode | None:
         """The node that owns the call's subject, if that is known."""
-        raise NotImplementedError
+        return self.node
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
         """The node that owns the call's subject; asks the store where it is not known."""
@@ -143,17 +146,24 @@ class AsyncTransport:
     async def run(self, call: Call, deadline: float | None = None) -> Any:
         """As ``Transport.run``; a call that is cancelled may have run, at most once."""
         place = self._last
-        if place is None or place.loop is not asyncio.get_running_loop():
+        if place is None or place.loop is not get_running_loop():
             place = self._here()
-        now = monotonic()
-        if deadline is None:
-            deadline = now + self._timeout
-        node = place.find(call)
-        lane = None if node is None else node.ready(now)
+        node = place.node or place.find(call)
+        lane = None if node is None else node.lane
         try:
-            if node is None or lane is None:
+            if (
+                node is None
+                or lane is None
+                or lane.closed
+                or not (lane.waiting or lane.out or lane.is_ready())
+            ):
+                if deadline is None:
+                    deadline = monotonic() + self._timeout
                 return await place.run(call, deadline)
-            reply = await lane.send(call.by_sha + call.rest, deadline)
+            answer = lane.send(call.by_sha + call.rest, deadline)
+            if deadline is None:
+                deadline = lane.deadline
+            reply = await answer
             if type(reply) is list:
                 return reply
             return await place.go_on(reply, call, node, lane, deadline)
@@ -171,7 +181,7 @@ class AsyncTransport:
 
     async def close(self) -> None:
         """Close all connections, those that are in use when their calls have ended."""
-        running = asyncio.get_running_loop()
+        running = get_running_loop()
         with self._lock:
             places, self._places, self._last = self._places, {}, None
         for loop, place in places.items():
@@ -194,7 +204,7 @@ class AsyncTransport:
 
     def _here(self) -> Place:
         """The connections of the running loop."""
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         with self._lock:
             place = self._places.get(loop)
             if place is None:

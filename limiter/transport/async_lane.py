@@ -6,7 +6,9 @@ import asyncio
 import os
 import select
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -22,7 +24,7 @@ Answer = asyncio.Future[Any]
 Entry = tuple[bytes, Answer, float]
 
 #: A connection that was heard of no longer ago is not looked at before it is used.
-AT_ONCE = 0.001
+_AT_ONCE = 0.001
 #: One timer looks after all calls of a connection; deadlines so close to each other share its ringing.
 _MOST_GRAIN = 0.010
 #: A call's reply may be overdue by so many timeouts, while others come, before we hang up.
@@ -45,7 +47,7 @@ class AsyncLane(asyncio.Protocol):
         "_gets",
         "_grain",
         "_loop",
-        "_out",
+        "_new_answer",
         "_paused",
         "_poll",
         "_push",
@@ -59,26 +61,33 @@ class AsyncLane(asyncio.Protocol):
         "_where",
         "_writer",
         "closed",
+        "deadline",
         "ended",
+        "out",
         "since",
         "waiting",
     )
 
     def __init__(self, connection: Any, where: str, timeout: float) -> None:
         """Take over the connection, which nobody else may use or close any more."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        # As ``loop.create_future``, which is a call of Python's own more.
+        self._new_answer: Callable[[], Answer] = partial(asyncio.Future, loop=loop)
         self._where = where
         self._timeout = timeout
         self._grain = min(timeout / 20, _MOST_GRAIN)
         self.waiting: deque[Entry] = deque()
         """Calls that were sent, the oldest first; some have given up."""
-        self._out: list[Entry] = []
+        self.out: list[Entry] = []
+        """Calls that were not sent yet."""
+        self.deadline = 0.0
+        """That of the calls that brought none, and were sent last."""
         self._befores: dict[Answer, Answer] = {}
         """Of calls not yet sent that are two commands: the first one's answer."""
         self.since = monotonic()
         """Something came last, or was asked after a silence."""
         self.closed = self._retired = self._paused = self._second_look = False
-        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.ended: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self._wakes_at = inf
         reader = connection._parser._reader
@@ -99,30 +108,35 @@ class AsyncLane(asyncio.Protocol):
         elif stream._buffer:
             self.data_received(bytes(stream._buffer))
 
-    def is_ready(self, now: float) -> bool:
+    def is_ready(self) -> bool:
         """Whether a call may be sent on it; one that has been silent is looked at."""
         if self.closed:
             return False
-        if self.waiting or self._out or now - self.since < AT_ONCE or not self._poll(0):
+        if self.waiting or self.out or monotonic() - self.since < _AT_ONCE or not self._poll(0):
             return True
         # What can be read and was not asked for is the end, which the loop will tell us later.
         self.fail(StoreUnavailable(f"{self._where} closed the connection"))
         return False
 
-    def send(self, command: bytes, deadline: float) -> Answer:
-        """Send a command; its answer is there by about ``deadline``."""
-        answer = self._loop.create_future()
-        out = self._out
-        if not out:
+    def send(self, command: bytes, deadline: float | None = None) -> Answer:
+        """Send a command; its answer is there by about ``deadline``, or that of this turn of the loop."""
+        answer = self._new_answer()
+        out = self.out
+        if not out or self._paused:
             self._loop.call_soon(self._flush)
-        out.append((command, answer, deadline))
-        if deadline < self._wakes_at:
+            self.deadline = monotonic() + self._timeout
+            if self.deadline < self._wakes_at:
+                self._wake_at(self.deadline)
+        if deadline is None:
+            deadline = self.deadline
+        elif deadline < self._wakes_at:
             self._wake_at(deadline)
+        out.append((command, answer, deadline))
         return answer
 
     def send_both(self, first: bytes, command: bytes, deadline: float) -> tuple[Answer, Answer]:
         """Send two commands with nothing between them; as long as one goes, the other does."""
-        before = self._loop.create_future()
+        before = self._new_answer()
         answer = self.send(first + command, deadline)
         self._befores[answer] = before
         return before, answer
@@ -139,9 +153,9 @@ class AsyncLane(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        entries = (*self.waiting, *self._out)
+        entries = (*self.waiting, *self.out)
         self.waiting.clear()
-        self._out = []
+        self.out = []
         self._befores.clear()
         for _, answer, _ in entries:
             if not answer.done():
@@ -152,7 +166,7 @@ class AsyncLane(asyncio.Protocol):
         """Its loop was closed under it: free the socket, as the loop would have in its next turn."""
         self.closed = True
         self.waiting.clear()
-        self._out = []
+        self.out = []
         with suppress(Exception):
             self._transport.abort()
         transport = getattr(self._transport, "_ssl_protocol", self._transport)
@@ -171,20 +185,18 @@ class AsyncLane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Replies, or parts of them."""
         self.since = monotonic()
-        gets, waiting = self._gets, self.waiting
+        gets, waiting, nothing = self._gets, self.waiting, NOT_ENOUGH_DATA
         try:
             self._feed(data)
-            while (reply := gets(False)) is not NOT_ENOUGH_DATA:
+            while (reply := gets(False)) is not nothing:
                 if type(reply) is not list and isinstance(reply, self._push):
                     continue
-                if not waiting:
-                    raise RuntimeError(f"{reply!r:.100} answers no call")
                 answer = waiting.popleft()[1]
                 if not answer.done():
                     answer.set_result(reply)
         except RedisError as error:
             self._fail_from(translate(error, self._where), cause(error))
-        except Exception as error:  # the parser stumbled
+        except Exception as error:  # the parser stumbled, or nobody had asked for that
             said = (
                 f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
             )
@@ -213,21 +225,21 @@ class AsyncLane(asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
-        out = self._out
+        out = self.out
         if self._paused or not out:
             return
-        self._out = []
-        self._write([entry for entry in out if not entry[1].done()])
-
-    def _write(self, entries: list[Entry]) -> None:
-        if not entries:
+        self.out = []
+        commands = [command for command, answer, _ in out if not answer.done()]
+        if len(commands) < len(out):
+            out = [entry for entry in out if not entry[1].done()]
+        if not out:
             return
+        if self._befores:
+            out = [one for entry in out for one in (*self._before(entry), entry)]
         if not self.waiting:
             self.since = monotonic()
-        if self._befores:
-            entries = [one for entry in entries for one in (*self._before(entry), entry)]
-        self.waiting.extend(entries)
-        self._transport.write(b"".join([entry[0] for entry in entries]))
+        self.waiting.extend(out)
+        self._transport.write(b"".join(commands))
 
     def _before(self, entry: Entry) -> list[Entry]:
         before = self._befores.pop(entry[1], None)
@@ -239,7 +251,7 @@ class AsyncLane(asyncio.Protocol):
 
     def _end_retirement(self) -> None:
         """Hang up unless somebody waits still."""
-        if all(answer.done() for _, answer, _ in (*self.waiting, *self._out)):
+        if all(answer.done() for _, answer, _ in (*self.waiting, *self.out)):
             self.fail(StoreUnavailable(f"{self._where}: the connection was closed"))
 
     def _wake_at(self, when: float) -> None:
@@ -259,14 +271,14 @@ class AsyncLane(asyncio.Protocol):
             return
         self._second_look = False
         now, wake = monotonic(), inf
-        for _, answer, deadline in (*self.waiting, *self._out):
+        for _, answer, deadline in (*self.waiting, *self.out):
             if answer.done():
                 continue
             if deadline <= now:
                 answer.set_result(StoreUnavailable(f"{self._where}: no answer within the deadline"))
             elif deadline < wake:
                 wake = deadline
-        self._out = [entry for entry in self._out if not entry[1].done()]
+        self.out = [entry for entry in self.out if not entry[1].done()]
         self._befores = {a: before for a, before in self._befores.items() if not a.done()}
         if self.waiting:
             _, first, deadline = self.waiting[0]

@@ -113,15 +113,16 @@ class AsyncNode:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._guard = guard
-        self._lane: AsyncLane | None = None
+        self.lane: AsyncLane | None = None
+        """The connection, which may have been closed."""
         self._connecting: asyncio.Task[LimiterError | None] | None = None
 
-    def ready(self, now: float) -> AsyncLane | None:
+    def ready(self) -> AsyncLane | None:
         """The connection, if there is one that a call may be sent on."""
-        lane = self._lane
-        if lane is None or lane.is_ready(now):
+        lane = self.lane
+        if lane is None or lane.is_ready():
             return lane
-        self._lane = None
+        self.lane = None
         return None
 
     async def take(self, deadline: float) -> AsyncLane:
@@ -132,7 +133,7 @@ class AsyncNode:
             StoreRefused: The server does not let us in.
 
         """
-        while (lane := self.ready(monotonic())) is None:
+        while (lane := self.ready()) is None:
             connecting = self._connecting
             if connecting is None:
                 connecting = asyncio.get_running_loop().create_task(self._open())
@@ -149,8 +150,8 @@ class AsyncNode:
 
     def close(self) -> None:
         """Hang up, where calls are under way when they have ended; connect no further."""
-        if self._lane is not None:
-            self._lane.retire()
+        if self.lane is not None:
+            self.lane.retire()
         if self._connecting is not None:
             self._connecting.cancel()
 
@@ -162,7 +163,7 @@ class AsyncNode:
     @property
     def has_idle(self) -> bool:
         """Whether a connection is ready: such a node answers at once, or fails within the deadline."""
-        return self.ready(monotonic()) is not None
+        return self.ready() is not None
 
     async def _open(self) -> LimiterError | None:
         """In a task of its own: connecting may take longer than any caller can wait."""
@@ -179,7 +180,7 @@ class AsyncNode:
             return failure
         finally:
             self._connecting = None
-        self._lane = lane
+        self.lane = lane
         return None
 
 

@@ -17,27 +17,25 @@ from limiter.transport.store import Store
 class SinglePlace(Place):
     """One node has every subject."""
 
+    node: AsyncNode
+
     def __init__(
         self, loop: AbstractEventLoop, store: Store, guard: Guard, timeout: float, connect: float
     ) -> None:
         super().__init__(loop, store, guard, timeout, connect)
-        self._node = make_node(store, timeout, connect, guard, None)
-
-    def find(self, call: Call) -> AsyncNode:
-        """As ``Place.find``."""
-        return self._node
+        self.node = make_node(store, timeout, connect, guard, None)
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
         """As ``Place.search``."""
-        return self._node
+        return self.node
 
     async def load(self, script: Script, deadline: float) -> None:
         """As ``Place.load``."""
-        await self._load_on(self._node, script, deadline)
+        await self._load_on(self.node, script, deadline)
 
     def nodes(self) -> Iterable[AsyncNode]:
         """As ``Place.nodes``."""
-        return [self._node]
+        return [self.node]
 
     async def _follow(
         self, error: ResponseError, call: Call, node: AsyncNode, deadline: float
