@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import click
 
+from limiter.policies import ALGORITHMS
+
 #: Says that one step is done.
 Step = Callable[[], None]
 
@@ -43,7 +45,7 @@ FULL = Effort(
     thread_calls=20_000,
     connections=(1, 10, 100),
     requests=(400, 3_000, 3_000),
-    algorithms=("fixed_window", "sliding_log", "token_bucket"),
+    algorithms=tuple(ALGORITHMS),
     entries=(1_000, 10_000, 100_000),
 )
 QUICK = Effort(

@@ -36,16 +36,20 @@ def _script(figure: str, most: float) -> Goal:
     return Goal("server", figure, most, TEXT_ARGUMENTS)
 
 
-_COUNTERS = ("fixed_window", "token_bucket")
+_COUNTERS = ("fixed_window", "token_bucket", "gcra")
+_IN_MEMORY = ("fixed_window", "sliding_window", "token_bucket")
+_ALGORITHMS = (*_COUNTERS, "leaky_bucket", "sliding_window", "sliding_log")
 GOALS = (
-    *(Goal("hit", f"{name}: hit, allowed", 0.80) for name in (*_COUNTERS, "sliding_log")),
+    *(Goal("hit", f"{name}: hit, allowed", 0.80) for name in _ALGORITHMS),
     Goal("hit", "sliding_log, entries leaving: hit, allowed", 0.80),
-    *(Goal("hit", f"{name}: hit, denied", 0.77) for name in (*_COUNTERS, "sliding_log")),
+    *(Goal("hit", f"{name}: hit, denied", 0.77) for name in _ALGORITHMS),
     Goal("hit", "three limits: hit, allowed", 1.00),
-    *(Goal("cluster", f"{name}: hit, allowed", 1.05) for name in (*_COUNTERS, "sliding_log")),
+    *(Goal("cluster", f"{name}: hit, allowed", 1.05) for name in _ALGORITHMS),
     *(_script(f"{name}: allowed", 1.45) for name in _COUNTERS),
     _script("token_bucket, a token every 30 s: allowed", 1.45),
     *(_script(f"{name}: denied", 1.05) for name in _COUNTERS),
+    _script("sliding_window: allowed", 1.60),
+    _script("sliding_window: denied", 1.20),
     _script("sliding_log: allowed", 2.00),
     _script("sliding_log, entries leaving: allowed", 2.00),
     _script("sliding_log: denied", 1.70),
@@ -53,7 +57,7 @@ GOALS = (
     _script("three limits: allowed", 2.70),
     _script("three limits: denied", 2.20),
     Goal("server", LENGTHS, 1.15),
-    *(Goal("memory", f"{name}, bytes a subject", 112) for name in _COUNTERS),
+    *(Goal("memory", f"{name}, bytes a subject", 112) for name in _IN_MEMORY),
     Goal("memory", "three limits, bytes a subject", 190),
     *(Goal("memory", f"{ONE_LOG} at {entries:,}", 12) for entries in (1_000, 10_000, 100_000)),
 )

@@ -8,7 +8,7 @@ from bench.effort import Effort, progress
 from bench.sections import Failed, Section, Spread, tabulate
 from bench.stores import Program
 from bench.subjects import Policies
-from limiter import FixedWindow, Limiter, SlidingLog, TokenBucket
+from limiter import GCRA, FixedWindow, Limiter, SlidingLog, SlidingWindow, TokenBucket
 from limiter.demo.servers import Server
 
 #: Names of 1 to 16 characters: the allocator rounds up, and so a single name can be lucky.
@@ -30,12 +30,13 @@ def measure(programs: list[Program], effort: Effort) -> Section:
     )
     counters: dict[str, Policies] = {
         "fixed_window, bytes a subject": [FixedWindow(1_000, per="minute")],
+        "sliding_window, bytes a subject": [SlidingWindow(1_000, per="minute")],
         "token_bucket, bytes a subject": [TokenBucket(1_000, per="minute")],
         "token_bucket, no whole microseconds, bytes a subject": [TokenBucket(997, per="minute")],
         "three limits, bytes a subject": [
             FixedWindow(1_000, per="minute"),
             TokenBucket(1_000, per="minute"),
-            TokenBucket(10_000, per="hour"),
+            GCRA(10_000, per="hour"),
         ],
     }
     for program in programs:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from limiter import FixedWindow, SlidingLog, TokenBucket
+from limiter import GCRA, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, TokenBucket
 
 YEAR = "365 days"
 
-Policies = list[FixedWindow | SlidingLog | TokenBucket]
+Policies = list[FixedWindow | SlidingLog | SlidingWindow | TokenBucket | GCRA | LeakyBucket]
 
 
 class Subject(NamedTuple):
@@ -28,12 +28,15 @@ _ALL = 100
 
 _WINDOW = FixedWindow(10**9, per=YEAR)
 _BUCKET = TokenBucket(10_000, per="second", burst=10**9)
-_OTHER_BUCKET = TokenBucket(300_000, per="minute", burst=10**9)
+_GCRA = GCRA(300_000, per="minute", burst=10**9)
 
 #: More than is ever taken.
 ALLOWING: dict[str, Subject] = {
     "fixed_window": Subject([_WINDOW]),
+    "sliding_window": Subject([SlidingWindow(10**9, per=YEAR)]),
     "token_bucket": Subject([_BUCKET], _SOME),
+    "gcra": Subject([_GCRA], _SOME),
+    "leaky_bucket": Subject([LeakyBucket(10_000, per="second", burst=10**9)], _SOME),
     "token_bucket, no whole microseconds": Subject(
         [TokenBucket(9_973, per="second", burst=10**9)], _SOME
     ),
@@ -44,9 +47,12 @@ ALLOWING: dict[str, Subject] = {
 }
 DENYING: dict[str, Subject] = {
     "fixed_window": Subject([FixedWindow(_ALL, per=YEAR)], _ALL),
+    "sliding_window": Subject([SlidingWindow(_ALL, per=YEAR)], _ALL),
     "token_bucket": Subject([TokenBucket(_ALL, per=YEAR)], _ALL),
+    "gcra": Subject([GCRA(_ALL, per=YEAR)], _ALL),
+    "leaky_bucket": Subject([LeakyBucket(_ALL, per=YEAR)], _ALL),
     "sliding_log": Subject([SlidingLog(_ALL, per=YEAR)], _ALL),
 }
-THREE = Subject([_WINDOW, _BUCKET, _OTHER_BUCKET], _SOME)
+THREE = Subject([_WINDOW, _BUCKET, _GCRA], _SOME)
 #: The one in the middle denies.
-THREE_DENYING = Subject([_WINDOW, TokenBucket(_ALL, per=YEAR), _OTHER_BUCKET], _ALL)
+THREE_DENYING = Subject([_WINDOW, TokenBucket(_ALL, per=YEAR), _GCRA], _ALL)

@@ -8,11 +8,13 @@ import signal
 import socket
 import sys
 import time
+from itertools import cycle
 from pathlib import Path
 
 import pytest
 
 from limiter.demo.servers import HOST
+from limiter.policies import ALGORITHMS
 from tests.e2e.support import Demo, ab, listening, until
 from tests.service.support import get
 
@@ -26,11 +28,7 @@ HELLO = "/demo-service/hello"
 
 @pytest.mark.parametrize(
     ("algorithm", "number"),
-    [
-        ("sliding_log", signal.SIGINT),
-        ("fixed_window", signal.SIGTERM),
-        ("token_bucket", signal.SIGHUP),
-    ],
+    [*zip(ALGORITHMS, cycle([signal.SIGINT, signal.SIGTERM, signal.SIGHUP]))],
 )
 def test_ab_sees_exact_limits_and_the_stop_leaves_nothing(
     tmp_path: Path, algorithm: str, number: int
@@ -49,7 +47,7 @@ def test_ab_sees_exact_limits_and_the_stop_leaves_nothing(
         code = demo.stop(number)
 
     assert counts.complete == 1000
-    dripped = counts.seconds * 100 / 60 + 1 if algorithm == "token_bucket" else 0
+    dripped = counts.seconds * 100 / 60 + 1 if ALGORITHMS[algorithm].has_burst else 0
     assert 100 <= counts.admitted <= 100 + dripped, counts.report
     # Nothing failed but by its length, and by that only what is no 200.
     assert counts.failed == counts.refused, counts.report

@@ -150,9 +150,7 @@ def test_ready_and_alive(make: Make) -> None:
     assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (200, 200)
 
 
-@pytest.mark.parametrize(
-    ("on_error", "status"), [("allow", 200), ("deny", 503), ("raise", 503)]
-)
+@pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503), ("raise", 503)])
 def test_a_store_that_is_gone(make: Make, on_error: str, status: int) -> None:
     """Without a word about the limit: there is nothing true to say."""
     client = make(STORE=f"redis://{HOST}:{free_port()}/0", ON_ERROR=on_error, TIMEOUT="0.2")
