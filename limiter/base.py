@@ -282,12 +282,12 @@ class Base(Generic[_Transport]):
     def _giving_back(
         self, parts: list[Part], tag: Key | None, deadline: float
     ) -> Flow[list[Decision | None]]:
-        """Give back what was taken; None where that did not reach the store."""
+        """Give back what was taken, and say how things stand; None where nothing changed."""
         found: list[Decision | None] = []
         for part in parts:
             plan = part.plan
-            if part.cost == 0:
-                found.append((yield from self._hitting_one("peek", part, tag, deadline)))
+            if part.cost == 0:  # nothing was taken
+                found.append(None)
                 continue
             call = plan.call("refund", part.key, part.cost, None, tag, self._now_us)
             try:
@@ -319,7 +319,7 @@ class Base(Generic[_Transport]):
             if decision.degraded or left <= 0 or _rates_wait(decision) > left:
                 raise RateLimited(decision)
             yield Pause(min(_jittered(decision.retry_after, left), _ASK_EVERY, left))
-        held.decision, held.degraded = decision, decision.degraded
+        held.begin(decision)
         if not decision.degraded or self._share is not None:
             held.stop_renewing = self._beside(self._renewing(held, asked))
         if decision.delay:
@@ -367,7 +367,7 @@ class Base(Generic[_Transport]):
 
     def _releasing(self, held: Held) -> Flow[None]:
         """Give the lease back, once; a store that does not answer lets it end by itself."""
-        if held.released:
+        if held.released or held.is_inherited:
             return
         held.released = True
         held.stop_renewing()
@@ -401,7 +401,7 @@ class Base(Generic[_Transport]):
             )
         return {
             "plan": plan,
-            "leases_plan": self._plan_class(plan.leases, self._keys),
+            "leases_plan": plan.of_leases,
             "key": key,
             "more": {"cost": cost, "tag": tag, "lease": secrets.token_hex(16)},
             "timeout": settings.check_wait(timeout),

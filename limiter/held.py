@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -43,6 +44,18 @@ class Held:
         self.degraded = False
         self.stop_renewing: Callable[[], None] = _nothing
         self._on_lost = on_lost
+        self._process = os.getpid()
+
+    def begin(self, decision: Decision) -> None:
+        """Note what was decided when the lease was taken."""
+        self.decision = decision
+        self.degraded = decision.degraded
+        self._process = os.getpid()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a fork's copy of its parent's lease, which is the parent's to give back."""
+        return self._process != os.getpid()
 
     def lose(self, why: object) -> None:
         """Say that the lease is no longer ours; nothing is raised into whoever holds it."""

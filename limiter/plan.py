@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 from limiter import scripts
 from limiter.decision import STRIDE
 from limiter.errors import InvalidCost, InvalidPolicy, StoreRefused, shown
 from limiter.keys import Key, KeySpeller
 from limiter.policies import Policy
+
+_Own = TypeVar("_Own", bound="Plan")
 
 #: Tells a script to read the clock of the server that owns the key, which all clients share.
 SERVER_CLOCK = 0
@@ -52,6 +55,13 @@ class Plan:
         self._endings: dict[tuple[str, int, int], bytes] = {}
         self._whole_reply = [int] * (STRIDE * len(policies) + 1)
         self.scripts = (self._layout.script,)
+
+    @cached_property
+    def of_leases(self: _Own) -> _Own:
+        """The plan of the leases alone, which are renewed and given back without the rates."""
+        return (
+            self if len(self.leases) == len(self.policies) else type(self)(self.leases, self._keys)
+        )
 
     def call(
         self,
