@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -27,8 +28,6 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
     cancelled is charged at most once, and hurts no other. Event loops in several threads may share
     an ``AsyncLimiter``; each has connections of its own.
     """
-
-    _tasks: set[asyncio.Task[None]]
 
     async def hit(
         self,
@@ -128,7 +127,6 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
     def _connect(
         self, store: object, timeout: float, connect_timeout: float
     ) -> AsyncTransport | AsyncMemoryTransport:
-        self._tasks = set()
         if store is None:
             return AsyncMemoryTransport()
         return connect_async(store, timeout, connect_timeout)
@@ -136,9 +134,14 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
     def _one_slot(self, tags: list[bytes]) -> bool:
         return self._transport.one_slot(tags)
 
+    @cached_property
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        """What runs beside the calls: an event loop holds its tasks weakly."""
+        return set()
+
     def _beside(self, flow: Flow[None]) -> Callable[[], None]:
         task = asyncio.get_running_loop().create_task(self._drive(flow))
-        self._tasks.add(task)  # an event loop holds its tasks weakly
+        self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return _canceller(task)
 

@@ -6,6 +6,7 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -74,17 +75,22 @@ class Base(Generic[_Transport]):
         #: Settlements, give-backs and releases that did not reach the store, and went with their keys.
         self.unsettled = 0
         self._keys = KeySpeller(prefix, name, key_secret)
-        in_memory = store == MEMORY if isinstance(store, str) else False
+        in_memory = isinstance(store, str) and store == MEMORY
+        if isinstance(store, type(self)):
+            in_memory = store._plan_class is LocalPlan
         self._plan_class: type[Plan] = LocalPlan if in_memory else Plan
         self._together: type[Together] = LocalTogether if in_memory else Together
         self._plan = self._plan_class(self.policies, self._keys)
         self._plans: dict[object, Plan] = {}
         self._on_error = settings.check_on_error(on_error)
         share = settings.check_share(local_share)
-        self._share = Share(share, self._keys) if on_error == "local" else None
+        self._share = Share(share) if on_error == "local" else None
         self._timeout = settings.check_seconds("timeout", timeout)
         settings.check_seconds("connect_timeout", connect_timeout)
-        self._transport = self._connect(None if in_memory else store, timeout, connect_timeout)
+        if isinstance(store, type(self)):
+            self._transport = store._transport
+        else:
+            self._transport = self._connect(None if in_memory else store, timeout, connect_timeout)
         #: The time of every call, for tests and simulations; 0: the server's clock.
         self._now_us = SERVER_CLOCK
 
@@ -219,8 +225,7 @@ class Base(Generic[_Transport]):
         parts = [self._part(item, limits) for item in items]
         if not parts:
             return []
-        group = self._together(parts, tag, self._keys)
-        states = [state for state, _ in group.states]
+        states = [part.plan.state(part.key, tag) for part in parts]
         for part, state in zip(parts, states, strict=True):
             if states.count(state) > 1:
                 raise InvalidKey(
@@ -228,15 +233,25 @@ class Base(Generic[_Transport]):
                     f"the sum of its costs"
                 )
         try:
-            if not self._one_slot(group.tags):
-                return (yield from self._hitting_in_turn(parts, tag))
-            replies = group.read((yield Ask(group.call("hit", self._now_us))))
+            return (yield from self._deciding(parts, tag))
         except StoreUnavailable as error:
             if self._on_error == "raise":
                 raise
             if self._share is not None:
                 return self._share.decide_all(parts, tag, self._now_us)
             return [self._fallback(error, part.plan, "hit", part.key) for part in parts]
+
+    def _deciding(
+        self, parts: list[Part], tag: Key | None = None, mode: str = "hit", lease: str = ""
+    ) -> Flow[list[Decision]]:
+        """All parts in one script call, or one after the other where their slots differ.
+
+        Parts may name one subject several times, as long as their policies' fields differ.
+        """
+        group = self._together(parts, tag)
+        if not self._one_slot(group.tags):
+            return (yield from self._deciding_in_turn(parts, tag, mode, lease))
+        replies = group.read((yield Ask(group.call(mode, self._now_us, lease))))
         return [
             Decision(part.plan.policies, reply) for part, reply in zip(parts, replies, strict=True)
         ]
@@ -252,52 +267,65 @@ class Base(Generic[_Transport]):
         cost, _ = plan.checked(item[1])
         return Part(plan, item[0], cost)
 
-    def _hitting_in_turn(self, parts: list[Part], tag: Key | None) -> Flow[list[Decision]]:
-        """One subject after the other, and all of it given back when one of them has no room."""
+    def _deciding_in_turn(
+        self, parts: list[Part], tag: Key | None, mode: str, lease: str
+    ) -> Flow[list[Decision]]:
+        """One part after the other, and all of it given back when one of them has no room."""
         deadline = monotonic() + self._timeout
         decisions: list[Decision] = []
         for part in parts:
             try:
-                decision = yield from self._hitting_one("hit", part, tag, deadline)
+                (decision,) = yield from self._asking_part(part, tag, mode, lease, deadline)
             except LimiterError:
-                yield from self._giving_back(parts[: len(decisions)], tag, deadline)
+                yield from self._giving_back(parts[: len(decisions)], tag, lease, deadline)
                 raise
-            if not decision.allowed:
-                before = yield from self._giving_back(parts[: len(decisions)], tag, deadline)
-                decisions = [new or old for new, old in zip(before, decisions, strict=True)]
+            if decision.allowed or part.shadow:
                 decisions.append(decision)
-                for later in parts[len(decisions) :]:
-                    decisions.append((yield from self._hitting_one("peek", later, tag, deadline)))
-                return decisions
+                continue
+            before = yield from self._giving_back(parts[: len(decisions)], tag, lease, deadline)
+            decisions = [new or old for new, old in zip(before, decisions, strict=True)]
             decisions.append(decision)
+            for later in parts[len(decisions) :]:
+                decisions += yield from self._asking_part(later, tag, "peek", "", deadline)
+            break
         return decisions
 
-    def _hitting_one(
-        self, mode: str, part: Part, tag: Key | None, deadline: float
-    ) -> Flow[Decision]:
-        plan = part.plan
-        reply = yield Ask(plan.call(mode, part.key, part.cost, None, tag, self._now_us), deadline)
-        return Decision(plan.policies, plan.read(reply))
+    def _asking_part(
+        self, part: Part, tag: Key | None, mode: str, lease: str, deadline: float
+    ) -> Flow[list[Decision]]:
+        """One part alone, in a list of one."""
+        group = self._together([part], tag)
+        replies = group.read((yield Ask(group.call(mode, self._now_us, lease), deadline)))
+        return [Decision(part.plan.policies, reply) for reply in replies]
 
     def _giving_back(
-        self, parts: list[Part], tag: Key | None, deadline: float
+        self, parts: list[Part], tag: Key | None, lease: str, deadline: float
     ) -> Flow[list[Decision | None]]:
         """Give back what was taken, and say how things stand; None where nothing changed."""
         found: list[Decision | None] = []
         for part in parts:
-            plan = part.plan
-            if part.cost == 0:  # nothing was taken
-                found.append(None)
+            found.append(None)
+            if not part.cost:
                 continue
-            call = plan.call("refund", part.key, part.cost, None, tag, self._now_us)
             try:
-                reply = plan.read((yield Ask(call, deadline)))
+                yield from self._undoing(part, tag, lease, deadline)
             except LimiterError as error:
                 self._not_settled("a give-back", error)
-                found.append(None)
-            else:
-                found.append(Decision(plan.policies, _nothing_granted(reply)))
+                continue
+            with suppress(LimiterError):
+                (found[-1],) = yield from self._asking_part(part, tag, "peek", "", deadline)
         return found
+
+    def _undoing(self, part: Part, tag: Key | None, lease: str, deadline: float) -> Flow[None]:
+        """Refund the rates of a part, and release its leases."""
+        rates = part.plan.of_rates
+        more: dict[str, Any] = {"tag": tag, "now_us": self._now_us}
+        if rates is not None:
+            rates.read((yield Ask(rates.call("refund", part.key, part.cost, **more), deadline)))
+        if part.plan.leases:
+            plan = part.plan.of_leases
+            call = plan.call("release", part.key, part.cost, lease=lease, **more)
+            plan.read((yield Ask(call, deadline)))
 
     # --- leases and reservations ---
 
@@ -462,13 +490,6 @@ def _rates_wait(decision: Decision) -> float:
     """How long the rates alone deny: unlike a lease, nobody gives them back earlier."""
     waits = [one.retry_after for one in decision.each if not one.policy.leases]
     return max(waits, default=0.0)
-
-
-def _nothing_granted(reply: list[int]) -> list[int]:
-    """How things stand after a give-back, for a call that took nothing in the end."""
-    return [
-        0 if at % STRIDE == 0 and at < len(reply) - 1 else value for at, value in enumerate(reply)
-    ]
 
 
 def _policies(limits: Limits, algorithm: str | None) -> tuple[Policy, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from time import sleep
 from types import TracebackType
 from typing import Any, TypeVar
@@ -31,7 +32,8 @@ class Limiter(Base["Transport | MemoryTransport"]):
         store: Where the state is: a URL (``redis://127.0.0.1:6379/0``, ``rediss://``, ``unix://``,
             ``valkey://``, ``redis+cluster://h1:p1,h2:p2``), a client of redis-py, of which only
             the connection settings are used, or ``memory://``: in this process, for this limiter
-            alone.
+            alone; or another ``Limiter``, whose store and connections (and their time-outs) are
+            shared.
         name: Part of every key; limiters with one name share their state.
         prefix: Begins every key.
         algorithm: Which one the limit string means; without it a sliding log, or a token bucket
@@ -56,8 +58,6 @@ class Limiter(Base["Transport | MemoryTransport"]):
         InvalidSetting: Another argument is of no use; the message says what is accepted.
 
     """
-
-    _keeper: Keeper
 
     def hit(
         self,
@@ -218,11 +218,14 @@ class Limiter(Base["Transport | MemoryTransport"]):
     def _connect(
         self, store: object, timeout: float, connect_timeout: float
     ) -> Transport | MemoryTransport:
-        self._keeper = Keeper(self._advance)
         return MemoryTransport() if store is None else connect(store, timeout, connect_timeout)
 
     def _one_slot(self, tags: list[bytes]) -> bool:
         return self._transport.one_slot(tags)
+
+    @cached_property
+    def _keeper(self) -> Keeper:
+        return Keeper(self._advance)
 
     def _beside(self, flow: Flow[None]) -> Callable[[], None]:
         self._keeper.add(flow)

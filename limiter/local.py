@@ -35,15 +35,15 @@ class LocalPlan(Plan):
         """As ``Plan.call``."""
         self.check_mode(mode)
         cost, wanted = self.checked(cost, at_least)
-        state, _ = self._keys.state(key, tag)
+        state, _ = self.keys.state(key, tag)
         enough = wanted if wanted != cost else 0
         keys = tuple(state + suffix for suffix in self._suffixes)
         return Question(mode, enough, now_us, keys, self.blocks(cost, 0, lease))
 
-    def blocks(self, cost: int, before: int, lease: str) -> tuple[Block, ...]:
+    def blocks(self, cost: int, before: int, lease: str, shadow: bool = False) -> tuple[Block, ...]:
         """What is asked of each policy, where ``before`` keys stand before ours."""
         return tuple(
-            Block(policy, before + place, cost, False, lease) for policy, place in self._places
+            Block(policy, before + place, cost, shadow, lease) for policy, place in self._places
         )
 
     def read(self, reply: object) -> list[int]:
@@ -54,14 +54,14 @@ class LocalPlan(Plan):
 class LocalTogether(Together):
     """As ``Together``, as a question to a store in this process."""
 
-    def call(self, mode: str, now_us: int) -> Question:
+    def call(self, mode: str, now_us: int, lease: str = "") -> Question:
         """The one call."""
         keys: list[bytes] = []
         blocks: list[Block] = []
         for part, (state, _) in zip(self.parts, self.states, strict=True):
             suffixes_ = suffixes(part.plan.policies)
             plan: Any = part.plan
-            blocks += plan.blocks(part.cost, len(keys), "")
+            blocks += plan.blocks(part.cost, len(keys), lease, part.shadow)
             keys += [state + suffix for suffix in suffixes_]
         return Question(mode, 0, now_us, tuple(keys), tuple(blocks))
 
@@ -108,11 +108,10 @@ class AsyncMemoryTransport:
 class Share:
     """One of ``share`` equal parts of every quota, decided here while the store does not decide."""
 
-    def __init__(self, share: int, keys: KeySpeller) -> None:
+    def __init__(self, share: int) -> None:
         self._share = share
-        self._keys = keys
         self._store = MemoryStore()
-        self._plans: dict[tuple[Policy, ...], LocalPlan] = {}
+        self._plans: dict[Plan, LocalPlan] = {}
 
     def decide(self, plan: Plan, mode: str, key: Key, **more: Any) -> Decision:
         """What this part of the quota says; a cost above it is denied."""
@@ -125,13 +124,20 @@ class Share:
         question = own.call(mode, key, cost, at_least, **more)
         return Decision(own.policies, self._store.run(question), degraded=True)
 
-    def decide_all(self, parts: Sequence[Part], tag: Key | None, now_us: int) -> list[Decision]:
+    def decide_all(
+        self,
+        parts: Sequence[Part],
+        tag: Key | None,
+        now_us: int,
+        mode: str = "hit",
+        lease: str = "",
+    ) -> list[Decision]:
         """The same for several subjects, all of them charged or none."""
         own = [part._replace(plan=self._plan(part.plan)) for part in parts]
         if any(part.cost > part.plan.most_cost for part in own):
             return [Decision.without_store(part.plan.policies, allowed=False) for part in own]
-        group = LocalTogether(own, tag, self._keys)
-        replies = group.read(self._store.run(group.call("hit", now_us)))
+        group = LocalTogether(own, tag)
+        replies = group.read(self._store.run(group.call(mode, now_us, lease)))
         return [
             Decision(part.plan.policies, reply, degraded=True)
             for part, reply in zip(own, replies, strict=True)
@@ -145,10 +151,10 @@ class Share:
         return bool(min(reply[0:-1:STRIDE]) == cost)
 
     def _plan(self, plan: Plan) -> LocalPlan:
-        found = self._plans.get(plan.policies)
+        found = self._plans.get(plan)
         if found is None:
             shared = tuple(policy.shared(self._share) for policy in plan.policies)
-            found = self._plans[plan.policies] = LocalPlan(shared, self._keys)
+            found = self._plans[plan] = LocalPlan(shared, plan.keys)
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans)), None)
         return found

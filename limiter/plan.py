@@ -50,17 +50,25 @@ class Plan:
         self.policies = policies
         self.leases = tuple(policy for policy in policies if policy.leases)
         self.most_cost = min(policy.most_cost for policy in policies)
-        self._keys = keys
+        self.keys = keys
         self._layout = _Single(policies[0]) if len(policies) == 1 else _Several(policies)
         self._endings: dict[tuple[str, int, int], bytes] = {}
         self._whole_reply = [int] * (STRIDE * len(policies) + 1)
         self.scripts = (self._layout.script,)
 
     @cached_property
+    def of_rates(self: _Own) -> _Own | None:
+        """The plan of the rates alone, which are refunded where leases are given back."""
+        rates = tuple(policy for policy in self.policies if not policy.leases)
+        if len(rates) == len(self.policies):
+            return self
+        return type(self)(rates, self.keys) if rates else None
+
+    @cached_property
     def of_leases(self: _Own) -> _Own:
         """The plan of the leases alone, which are renewed and given back without the rates."""
         return (
-            self if len(self.leases) == len(self.policies) else type(self)(self.leases, self._keys)
+            self if len(self.leases) == len(self.policies) else type(self)(self.leases, self.keys)
         )
 
     def call(
@@ -85,7 +93,7 @@ class Plan:
             wanted = cost
         else:
             cost, wanted = self.checked(cost, at_least)
-        state, tag_bytes = self._keys.state(key, tag)
+        state, tag_bytes = self.keys.state(key, tag)
         ending = self._endings.get((mode, cost, wanted)) if now_us == SERVER_CLOCK else None
         if ending is None:
             ending = self._ending(mode, cost, wanted, now_us, lease)
@@ -117,6 +125,15 @@ class Plan:
         if type(reply) is not list or list(map(type, reply)) != self._whole_reply:
             raise _misshapen(self._layout.script, reply, len(self._whole_reply))
         return reply
+
+    def state(self, key: Key, tag: Key | None = None) -> tuple[bytes, bytes]:
+        """The subject's key, and the tag that decides its slot.
+
+        Raises:
+            InvalidKey: ``key`` or ``tag`` names nobody.
+
+        """
+        return self.keys.state(key, tag)
 
     def check_mode(self, mode: str) -> None:
         """Refuse what makes no sense for these policies.
@@ -151,26 +168,28 @@ class Part(NamedTuple):
     plan: Plan
     key: Key
     cost: int
+    shadow: bool = False
+    """Whether it only counts what passes, and never denies."""
 
 
 class Together:
     """Several subjects in one call, all of them charged or none."""
 
-    def __init__(self, parts: Sequence[Part], tag: Key | None, keys: KeySpeller) -> None:
+    def __init__(self, parts: Sequence[Part], tag: Key | None) -> None:
         self.parts = parts
-        self.states = [keys.state(part.key, tag) for part in parts]
+        self.states = [part.plan.state(part.key, tag) for part in parts]
 
     @property
     def tags(self) -> list[bytes]:
         """What decides each subject's slot."""
         return [tag for _, tag in self.states]
 
-    def call(self, mode: str, now_us: int) -> Any:
+    def call(self, mode: str, now_us: int, lease: str = "") -> Any:
         """The one call; ``tags`` must lie in one slot."""
         layouts = [_Several(part.plan.policies) for part in self.parts]
         said, keys, count = [str(now_us), mode, "0"], [], 0
         for part, layout, (state, _) in zip(self.parts, layouts, self.states, strict=True):
-            said += layout.blocks(part.cost, count, "")
+            said += layout.blocks(part.cost, count, lease, part.shadow)
             keys.append(layout.keys(state))
             count += layout.count
         by_sha, by_text = _heads(layouts[0].script, count, len(said))
@@ -262,11 +281,11 @@ class _Several(_Layout):
         enough = str(at_least if at_least != cost else 0)
         return [str(now_us), mode, enough, *self.blocks(cost, 0, lease)]
 
-    def blocks(self, cost: int, before: int, lease: str) -> list[str]:
+    def blocks(self, cost: int, before: int, lease: str, shadow: bool = False) -> list[str]:
         """What the script is told of each policy, where ``before`` keys stand before ours."""
         said = []
         for script, key, own, leases in self._blocks:
-            said += [script, str(before + key), "0", str(cost), *own]
+            said += [script, str(before + key), str(int(shadow)), str(cost), *own]
             if leases:
                 said.append(lease)
         return said
