@@ -218,7 +218,7 @@ def single(template: str, fragment: Fragment) -> str:
             (f'local saved = {fragment["save"]}\nredis.call("HSET", key, field, saved)'),
         )
     else:
-        changed, save = "granted > 0", fragment["save"]
+        changed, save = "granted > 0 or heal", fragment["save"]
     return fill(
         template,
         {
@@ -286,7 +286,7 @@ def _kept(fragment: Fragment) -> list[str]:
             "end",
         ]
     return [
-        "if granted > 0 then",
+        "if granted > 0 or (heal and changes and cost > 0) then",
         "  tails = tails or {}",
         f'  tails[index] = {{"{fragment.name}", granted, {fragment["carry"]}}}',
         "end",

@@ -29,7 +29,10 @@ HASH = "rl:{vector}:api:v1"
 OTHER = "rl:{vector}:other:v1"
 WINDOW, LOG, BUCKET = "fixed_window:10000000", "sliding_log:10000000", "token_bucket:1000000"
 ALIGNED, THIRDS = "fixed_window.aligned:10000000", "token_bucket:10"
-LIST = f"{HASH}:{LOG}"
+SLIDING, LEASES = "sliding_window:10000000", "concurrency"
+LIST, SET = f"{HASH}:{LOG}", f"{HASH}:{LEASES}"
+#: The longest lease, and so the farthest end that can be true.
+FAR = 366 * 24 * HOUR
 
 NAN, INF = float("nan"), float("inf")
 
@@ -63,6 +66,11 @@ def hash_(fields: dict[str, Any], ttl: Any = LONG_MS, key: str = HASH) -> State:
 def list_(entries: Iterable[int | str], ttl: Any = LONG_MS, key: str = LIST) -> State:
     """A list, oldest entry first."""
     return {"key": key, "type": "list", "entries": [str(e) for e in entries], "ttl_ms": ttl}
+
+
+def set_(entries: dict[str, float | str], ttl: Any = LONG_MS, key: str = SET) -> State:
+    """A sorted set: scores by member; what JSON has no number for is text that the server reads."""
+    return {"key": key, "type": "zset", "entries": entries, "ttl_ms": ttl}
 
 
 def string(text: str, key: str = HASH) -> State:
@@ -343,6 +351,78 @@ def fixed_window_vectors() -> None:
         before=[hash_({ALIGNED: doubles(T, 5)})],
         after=[hash_({ALIGNED: doubles(T + 10 * S, 2)})],
     )
+    fw(
+        "refund gives back what the window has counted",
+        T + 4 * S, "refund", 2, [2, 4, 0, 6 * S, 0],
+        before=window(T, 3), after=window(T, 1),
+    )
+    fw(
+        "refund gives back no more than that, and the window stays open",
+        T + 4 * S, "refund", 4, [3, 5, 0, 6 * S, 0],
+        before=window(T, 3), after=window(T, 0),
+    )
+    fw(
+        "a hit in a window that was emptied",
+        T + 5 * S, "hit", 1, [1, 4, 0, 5 * S, 0],
+        before=window(T, 0), after=window(T, 1),
+    )
+    fw("refund to a window that is empty", T, "refund", 2, [0, 5, 0, 10 * S, 0], window(T, 0))
+    fw("refund to a window that is over", T + 10 * S, "refund", 2, [0, 5, 0, 0, 0], window(T, 3))
+    fw("refund to nothing leaves nothing", T, "refund", 2, [0, 5, 0, 0, 0])
+    fw("refund of 0 writes nothing", T, "refund", 0, [0, 2, 0, 10 * S, 0], window(T, 3, ttl=-1))
+    fw(
+        "refund after a clock that stepped back",
+        T - 3 * S, "refund", 1, [1, 3, 0, 13 * S, 0],
+        before=window(T, 3), after=window(T, 2),
+    )
+    fw(
+        "refund heals a start too far ahead",
+        T, "refund", 1, [1, 3, 0, 10 * S, 0],
+        before=window(T + HOUR, 3), after=window(T, 2),
+    )
+    fw(
+        "refund does not look at at_least",
+        T, "refund", 4, [3, 5, 0, 10 * S, 0],
+        before=window(T, 3), after=window(T, 0), at_least=4,
+    )
+    fw(
+        "settle charges what does not fit",
+        T + 4 * S, "settle", 4, [4, 0, 0, 6 * S, 0],
+        before=window(T, 3), after=window(T, 7),
+    )
+    fw("who comes next waits", T + 4 * S, "hit", 1, [0, 0, 6 * S, 6 * S, 0], window(T, 7))
+    fw(
+        "settle makes no more debt than one limit",
+        T + 4 * S, "settle", 5, [2, 0, 0, 6 * S, 0],
+        before=window(T, 8), after=window(T, 10),
+    )
+    fw("settle in full debt", T + 4 * S, "settle", 1, [0, 0, 0, 6 * S, 0], window(T, 10))
+    fw(
+        "refund pays debt",
+        T + 4 * S, "refund", 5, [5, 0, 0, 6 * S, 0],
+        before=window(T, 10), after=window(T, 5),
+    )
+    fw(
+        "settle opens a window",
+        T, "settle", 2, [2, 3, 0, 10 * S, 0],
+        after=window(T, 2, ttl=life(10 * S)),
+    )
+    fw("settle of 0 writes nothing", T, "settle", 0, [0, 2, 0, 10 * S, 0], window(T, 3, ttl=-1))
+    fw(
+        "settle heals a start too far ahead",
+        T, "settle", 5, [2, 0, 0, 10 * S, 0],
+        before=window(T + HOUR, 8), after=window(T, 10),
+    )
+    fw(
+        "settle does not look at at_least",
+        T, "settle", 4, [4, 0, 0, 10 * S, 0],
+        before=window(T, 3), after=window(T, 7), at_least=3,
+    )
+    one(
+        *clock, "aligned: settle opens a window on the mark",
+        T + 4 * S, "settle", 2, [2, 3, 0, 6 * S, 0],
+        after=[hash_({ALIGNED: doubles(T, 2)}, ttl=life(6 * S))],
+    )
     refused("fixed_window", HASH, [WINDOW, 5, 10 * S, 0], window(T, 3))
     for what, policy in {
         "limit 0": [WINDOW, 0, 10 * S, 0],
@@ -360,25 +440,30 @@ def fixed_window_vectors() -> None:
         )
 
 
-def refused(script: str, key: str, policy: list[object], before: list[State]) -> None:
+def refused(
+    script: str, key: str, policy: list[object], before: list[State], takes: str = "hit"
+) -> None:
     """The errors that every script for one policy knows; none of them changes anything."""
     out_of_range = f"LIMITER an argument of {script} v1 is out of range"
+    rates, leases = ["hit", "refund", "settle"], ["acquire", "renew", "release"]
+    own, others = (rates, leases) if takes == "hit" else (leases, rates)
     for what, now, mode, cost, at_least in [
         ("an unknown mode", T, "take", 1, None),
-        ("a mode in capitals", T, "HIT", 1, None),
-        ("a cost beyond the limit", T, "hit", 6, None),
-        ("a negative cost", T, "hit", -1, None),
-        ("half a unit", T, "hit", 0.5, None),
-        ("a cost that is nan", T, "hit", "nan", None),
-        ("an infinite cost", T, "hit", "inf", None),
-        ("at_least beyond the cost", T, "hit", 1, 2),
-        ("a negative at_least", T, "hit", 1, -1),
-        ("half of at_least", T, "hit", 1, 0.5),
-        ("a time before 1970", -T, "hit", 1, None),
-        ("a time that is nan", "nan", "hit", 1, None),
-        ("an infinite time", "inf", "hit", 1, None),
-        ("half a microsecond", f"{T}.5", "hit", 1, None),
-        ("a time beyond 2^53", 2**53, "hit", 1, None),
+        ("a mode in capitals", T, takes.upper(), 1, None),
+        *((f"the mode {mode}", T, mode, 1, None) for mode in others),
+        *((f"a cost beyond the limit to {mode}", T, mode, 6, None) for mode in own),
+        ("a negative cost", T, takes, -1, None),
+        ("half a unit", T, takes, 0.5, None),
+        ("a cost that is nan", T, takes, "nan", None),
+        ("an infinite cost", T, takes, "inf", None),
+        ("at_least beyond the cost", T, takes, 1, 2),
+        ("a negative at_least", T, takes, 1, -1),
+        ("half of at_least", T, takes, 1, 0.5),
+        ("a time before 1970", -T, takes, 1, None),
+        ("a time that is nan", "nan", takes, 1, None),
+        ("an infinite time", "inf", takes, 1, None),
+        ("half a microsecond", f"{T}.5", takes, 1, None),
+        ("a time beyond 2^53", 2**53, takes, 1, None),
     ]:
         said = "" if at_least is None else f" ({at_least})"
         one(
@@ -387,12 +472,13 @@ def refused(script: str, key: str, policy: list[object], before: list[State]) ->
         )
     one(
         script, key, policy, "a cost that is no number is an error of Lua's",
-        T, "hit", "many", "ERR", before=before,
+        T, takes, "many", "ERR", before=before,
     )
-    one(
-        script, key, policy, "a key of another type is an error",
-        T, "hit", 1, "WRONGTYPE", before=[string("not ours", key)],
-    )
+    for mode in own:
+        one(
+            script, key, policy, f"a key of another type is an error to {mode}",
+            T, mode, 1, "WRONGTYPE", before=[string("not ours", key)],
+        )
 
 
 # --- sliding_log: 3 in 10 s ---
@@ -524,6 +610,66 @@ def sliding_log_vectors() -> None:
         "two hits in one microsecond are two",
         T, "hit", 1, [1, 1, 0, 10 * S, 0],
         before=[list_([T])], after=[list_([T, T])],
+    )
+    sl(
+        "refund drops the oldest",
+        T + 5 * S, "refund", 1, [1, 1, 0, 9 * S, 0],
+        before=[list_(full)], after=[list_([T + 4 * S] * 2)],
+    )
+    sl(
+        "refund of all that counts deletes the log",
+        T + 5 * S, "refund", 3, [3, 3, 0, 0, 0],
+        before=[list_(full)], after=[],
+    )
+    sl(
+        "refund gives back nothing that has left",
+        T + 10 * S, "refund", 1, [1, 2, 0, 4 * S, 0],
+        before=[list_(full)], after=[list_([T + 4 * S])],
+    )
+    sl(
+        "refund gives back no more than what counts",
+        T + 10 * S, "refund", 3, [2, 3, 0, 0, 0],
+        before=[list_(full)], after=[],
+    )
+    sl("refund where nothing counts", T + 60 * S, "refund", 2, [0, 3, 0, 0, 0], [list_(full)])
+    sl("refund to nothing leaves nothing", T, "refund", 2, [0, 3, 0, 0, 0])
+    sl("refund of 0 writes nothing", T + S, "refund", 0, [0, 2, 0, 9 * S, 0], [list_([T], -1)])
+    sl(
+        "refund deletes a log that ends too far ahead",
+        T, "refund", 1, [0, 3, 0, 0, 0],
+        before=[list_([T, T + HOUR])], after=[],
+    )
+    sl(
+        "settle logs what does not fit",
+        T + 5 * S, "settle", 2, [2, 0, 0, 10 * S, 0],
+        before=[list_(full)], after=[list_([*full, T + 5 * S, T + 5 * S])],
+    )
+    sl(
+        "who comes next waits until enough have left",
+        T + 5 * S, "hit", 1, [0, 0, 9 * S, 10 * S, 0],
+        before=[list_([*full, T + 5 * S, T + 5 * S])],
+    )
+    sl(
+        "settle makes no more debt than one limit",
+        T + 5 * S, "settle", 3, [1, 0, 0, 10 * S, 0],
+        before=[list_([T] * 5)], after=[list_([T] * 5 + [T + 5 * S])],
+    )
+    sl("settle in full debt", T + 5 * S, "settle", 1, [0, 0, 0, 5 * S, 0], [list_([T] * 6)])
+    sl(
+        "settle drops what has left",
+        T + 10 * S, "settle", 1, [1, 0, 0, 10 * S, 0],
+        before=[list_(full)], after=[list_([T + 4 * S, T + 4 * S, T + 10 * S])],
+    )
+    sl(
+        "settle begins a log",
+        T, "settle", 2, [2, 1, 0, 10 * S, 0],
+        after=[list_([T, T], ttl=life(10 * S))],
+    )
+    sl("settle of 0 writes nothing", T + S, "settle", 0, [0, 2, 0, 9 * S, 0], [list_([T], -1)])
+    sl(
+        "settle begins a log anew that ends too far ahead",
+        T, "settle", 1, [1, 2, 0, 10 * S, 0],
+        before=[list_([T, T + HOUR])], after=[list_([T])],
     )
     sl(
         "a cost of more than 4,000 entries is an error",
@@ -695,6 +841,93 @@ def token_bucket_vectors() -> None:
                      ttl=life(big // 1000))],
     )
 
+    tb(
+        "refund shrinks the debt",
+        T, "refund", 1, [1, 3, 0, 2 * S, 0],
+        before=bucket(T + 3 * S), after=bucket(T + 2 * S),
+    )
+    tb(
+        "refund leaves less than nothing to nobody",
+        T, "refund", 5, [3, 5, 0, 0, 0],
+        before=bucket(T + 3 * S), after=bucket(T),
+    )
+    tb(
+        "refund of a unit of which a part had dripped in",
+        T, "refund", 3, [3, 5, 0, 0, 0],
+        before=bucket(T + 2 * S + 1), after=bucket(T),
+    )
+    tb(
+        "refund of fewer units than that",
+        T, "refund", 2, [2, 4, 0, 1, 0],
+        before=bucket(T + 2 * S + 1), after=bucket(T + 1),
+    )
+    tb("refund to a full bucket", T, "refund", 1, [0, 5, 0, 0, 0], bucket(T))
+    tb("refund to nothing leaves nothing", T, "refund", 1, [0, 5, 0, 0, 0])
+    tb("refund of 0 writes nothing", T, "refund", 0, [0, 2, 0, 3 * S, 0], bucket(T + 3 * S, ttl=-1))
+    tb(
+        "refund heals a debt that cannot be",
+        T, "refund", 1, [1, 0, 0, 11 * S, 0],
+        before=bucket(T + HOUR), after=bucket(T + 11 * S),
+    )
+    tb(
+        "settle takes what is not there",
+        T, "settle", 4, [4, 0, 0, 7 * S, 0],
+        before=bucket(T + 3 * S), after=bucket(T + 7 * S),
+    )
+    tb("who comes next waits", T, "hit", 1, [0, 0, 3 * S, 7 * S, 0], bucket(T + 7 * S))
+    tb(
+        "settle makes no more debt than one burst",
+        T, "settle", 5, [2, 0, 0, 10 * S, 0],
+        before=bucket(T + 8 * S), after=bucket(T + 10 * S),
+    )
+    tb(
+        "settle of whole units only",
+        T, "settle", 5, [1, 0, 0, 9 * S + 1, 0],
+        before=bucket(T + 8 * S + 1), after=bucket(T + 9 * S + 1),
+    )
+    tb("settle in full debt", T, "settle", 1, [0, 0, 0, 10 * S, 0], bucket(T + 10 * S))
+    tb("settle in deeper debt", T, "settle", 1, [0, 0, 0, 12 * S, 0], bucket(T + 12 * S))
+    tb(
+        "settle takes from a full bucket",
+        T, "settle", 2, [2, 3, 0, 2 * S, 0],
+        after=bucket(T + 2 * S, ttl=life(2 * S)),
+    )
+    tb("settle of 0 writes nothing", T, "settle", 0, [0, 2, 0, 3 * S, 0], bucket(T + 3 * S, ttl=-1))
+    tb(
+        "settle heals a debt that cannot be",
+        T, "settle", 1, [0, 0, 0, 12 * S, 0],
+        before=bucket(T + HOUR), after=bucket(T + 12 * S),
+    )
+    one(
+        *third, "thirds: refund of one, full at 6 2/3",
+        T, "refund", 1, [1, 1, 0, 7, 0],
+        before=thirds(T + 10, 0), after=thirds(T + 6, 2),
+    )
+    one(
+        *third, "thirds: settle of three, full at 13 1/3",
+        T, "settle", 3, [3, 0, 0, 14, 0],
+        before=thirds(T + 3, 1), after=thirds(T + 13, 1),
+    )
+    one(
+        "token_bucket", HASH, [THIRDS, 7, 10, 1, 3, 7], "sevenths: refund rounds a third up once",
+        T, "refund", 1, [1, 1, 0, 8, 0],
+        before=thirds(T + 8, 1), after=[hash_({THIRDS: doubles(T + 7, 4, 7)})],
+    )
+    for name in ("gcra", "leaky_bucket"):
+        field = f"{name}:1000000"
+        one(
+            "token_bucket", HASH, [field, 5, S, S, 0, 1], f"{name} has a field of its own",
+            T, "hit", 2, [2, 3, 0, 2 * S, 0],
+            before=bucket(T + 5 * S),
+            after=[hash_({BUCKET: doubles(T + 5 * S), field: doubles(T + 2 * S)})],
+        )
+        one(
+            "token_bucket", HASH, [field, 5, S, S, 0, 1], f"{name} says how long the debt before it takes",
+            T, "hit", 2, [2, 0, 0, 5 * S, 3 * S],
+            before=[hash_({field: doubles(T + 3 * S)})],
+            after=[hash_({field: doubles(T + 5 * S)})],
+        )
+
     policy = [BUCKET, 5, S, S, 0, 1]
     refused("token_bucket", HASH, policy, bucket(T + 3 * S))
     for what, numbers in {
@@ -717,6 +950,522 @@ def token_bucket_vectors() -> None:
         )
 
 
+# --- sliding_window: 5 in 10 s ---
+
+
+def sliding(start: float, current: float, previous: float, **more: Any) -> list[State]:
+    """The hash of a limiter with this one window, and what the one before it counted."""
+    return [hash_({SLIDING: doubles(start, current, previous)}, **more)]
+
+
+def sliding_window(*row: Any, limit: object = 5, unit_us: object = 1, **more: Any) -> None:
+    """A row under 5 in 10 s."""
+    one("sliding_window", HASH, [SLIDING, limit, 10 * S, unit_us], *row, **more)
+
+
+def sliding_window_vectors() -> None:
+    """Two counters: of the window that is open, and of the one before it by the share that counts."""
+    sw = sliding_window
+    sw(
+        "the first hit opens the window; it counts in that one and the next",
+        T, "hit", 1, [1, 4, 0, 20 * S, 0],
+        after=sliding(T, 1, 0, ttl=life(20 * S)),
+    )
+    sw(
+        "a later hit counts in the same window",
+        T + 4 * S, "hit", 2, [2, 2, 0, 16 * S, 0],
+        before=sliding(T, 1, 0), after=sliding(T, 3, 0),
+    )
+    sw(
+        "a cost that does not fit is denied whole",
+        T + 4 * S, "hit", 3, [0, 2, 9_333_334, 16 * S, 0],
+        before=sliding(T, 3, 0),  # in the next window, once a third of the three has gone
+    )
+    sw(
+        "full: in the next window, when a fifth of the past has gone",
+        T + 9 * S, "hit", 1, [0, 0, 3 * S, 11 * S, 0],
+        before=sliding(T, 5, 0),
+    )
+    sw(
+        "a microsecond too early",
+        T + 12 * S - 1, "hit", 1, [0, 0, 1, 8 * S + 1, 0],
+        before=sliding(T, 5, 0),
+    )
+    sw(
+        "at the moment that was promised; the next window begins where the last one ended",
+        T + 12 * S, "hit", 1, [1, 0, 0, 18 * S, 0],
+        before=sliding(T, 5, 0), after=sliding(T + 10 * S, 1, 5),
+    )
+    sw(
+        "denied within this window: when enough of the past has gone",
+        T + 12 * S, "hit", 2, [0, 1, 2 * S, 8 * S, 0],
+        before=sliding(T + 10 * S, 0, 5),
+    )
+    sw(
+        "denied until the next window, when a third of this one has gone, to the microsecond",
+        T + 15 * S, "hit", 3, [0, 0, 8_333_334, 15 * S, 0],
+        before=sliding(T + 10 * S, 3, 5),
+    )
+    sw(
+        "denied until all has gone: beside any past there is no room for a whole limit",
+        T + 15 * S, "hit", 5, [0, 0, 15 * S, 15 * S, 0],
+        before=sliding(T + 10 * S, 3, 5),
+    )
+    sw(
+        "the share of the past is rounded up",
+        T + 31 * S, "hit", 1, [1, 0, 0, 19 * S, 0],
+        before=sliding(T + 20 * S, 4, 1), after=sliding(T + 30 * S, 1, 4),
+    )
+    sw(
+        "the last microsecond of the past counts for a unit",
+        T + 20 * S - 1, "hit", 4, [4, 0, 0, 10 * S + 1, 0],
+        before=sliding(T, 5, 0), after=sliding(T + 10 * S, 4, 5),
+    )
+    sw(
+        "then nothing counts, and a window opens at the hit",
+        T + 23 * S, "hit", 5, [5, 0, 0, 20 * S, 0],
+        before=sliding(T, 5, 0), after=sliding(T + 23 * S, 5, 0),
+    )
+    sw(
+        "nor does it where the last window was empty",
+        T + 13 * S, "hit", 5, [5, 0, 0, 20 * S, 0],
+        before=sliding(T, 0, 5), after=sliding(T + 13 * S, 5, 0),
+    )
+    sw("peek says what hit would", T + 15 * S, "peek", 1, [0, 1, 0, 15 * S, 0], sliding(T + 10 * S, 1, 5))
+    sw(
+        "peek says that hit would be denied, and begins no window",
+        T + 12 * S, "peek", 2, [0, 1, 2 * S, 8 * S, 0],
+        before=sliding(T, 5, 0),
+    )
+    sw("peek at nothing leaves nothing", T, "peek", 1, [0, 5, 0, 0, 0])
+    sw("cost 0 takes nothing and writes nothing", T, "hit", 0, [0, 5, 0, 0, 0])
+    sw("cost 0 passes a full window", T, "hit", 0, [0, 0, 0, 20 * S, 0], sliding(T, 5, 0))
+    sw(
+        "at_least takes what is there",
+        T + 15 * S, "hit", 4, [1, 0, 0, 15 * S, 0],
+        before=sliding(T + 10 * S, 1, 5), after=sliding(T + 10 * S, 2, 5), at_least=1,
+    )
+    sw(
+        "less than at_least is denied until that much fits",
+        T + 15 * S, "hit", 4, [0, 1, S, 15 * S, 0],
+        before=sliding(T + 10 * S, 1, 5), at_least=2,
+    )
+    sw("reset", T + 4 * S, "reset", 2, [0, 2, 0, 16 * S, 0], sliding(T, 3, 0), [])
+    sw("reset mends another type", T, "reset", 1, [0, 5, 0, 0, 0], [string("not ours")], [])
+    sw(
+        "a clock that stepped back is at the beginning of the window",
+        T - 3 * S, "hit", 1, [1, 1, 0, 23 * S, 0],
+        before=sliding(T, 2, 1), after=sliding(T, 3, 1),
+    )
+    sw(
+        "a clock that stepped back frees nobody early",
+        T - 3 * S, "hit", 1, [0, 0, 15 * S, 23 * S, 0],
+        before=sliding(T, 5, 0),
+    )
+    sw(
+        "a start one period ahead can be true",
+        T - 10 * S, "hit", 1, [0, 0, 22 * S, 30 * S, 0],
+        before=sliding(T, 5, 0),
+    )
+    sw(
+        "a start farther ahead heals, even by a denied hit: begun now, with its counts",
+        T, "hit", 1, [0, 0, 10 * S, 20 * S, 0],
+        before=sliding(T + HOUR, 4, 5), after=sliding(T, 4, 5),
+    )
+    sw(
+        "a start farther ahead heals by a hit that passes",
+        T, "hit", 1, [1, 1, 0, 20 * S, 0],
+        before=sliding(T + 10 * S + 1, 2, 1), after=sliding(T, 3, 1),
+    )
+    sw("peek heals nothing", T, "peek", 1, [0, 0, 12 * S, 20 * S, 0], sliding(T + HOUR, 5, 0))
+    sw("both counters 0 is unused", T, "peek", 5, [0, 5, 0, 0, 0], sliding(T, 0, 0))
+    for what, value in {
+        "of another length": doubles(T, 5),
+        "whose start is no number": doubles(NAN, 5, 0),
+        "whose start is no integer": doubles(T + 0.5, 5, 0),
+        "whose start is infinite": doubles(INF, 5, 0),
+        "whose start is negative": doubles(-1, 5, 0),
+        "whose start is beyond 2^53": doubles(2.0**60, 5, 0),
+        "whose count is no number": doubles(T, NAN, 0),
+        "whose count is no integer": doubles(T, 4.5, 0),
+        "whose count is negative": doubles(T, -1, 6),
+        "whose count is infinite": doubles(T, INF, 0),
+        "whose count is beyond 2^53": doubles(T, 2.0**60, 0),
+        "whose past is no number": doubles(T, 5, NAN),
+        "whose past is no integer": doubles(T, 4, 0.5),
+        "whose past is negative": doubles(T, 5, -1),
+        "whose past is infinite": doubles(T, 5, INF),
+        "whose past is beyond 2^53": doubles(T, 0, 2.0**60),
+    }.items():
+        sw(
+            f"a value {what} counts as unused",
+            T, "hit", 1, [1, 4, 0, 20 * S, 0],
+            before=[hash_({SLIDING: value})], after=sliding(T, 1, 0),
+        )
+    sw(
+        "a denied hit gives a key without expiry one",
+        T + 9 * S, "hit", 1, [0, 0, 3 * S, 11 * S, 0],
+        before=sliding(T, 5, 0, ttl=-1), after=sliding(T, 5, 0, ttl=life(11 * S)),
+    )
+    sw(
+        "a life too short for both windows is made longer",
+        T + 4 * S, "hit", 1, [1, 3, 0, 16 * S, 0],
+        before=sliding(T, 1, 0, ttl=5_000), after=sliding(T, 2, 0, ttl=life(16 * S)),
+    )
+    sw(
+        "a lowered limit keeps the count; more than the limit is read in larger units",
+        T, "hit", 1, [0, 0, 16 * S, 20 * S, 0],
+        before=sliding(T, 5, 0), limit=3,  # 5 x 2/5 = 3 - 1
+    )
+    sw(
+        "a lowered limit keeps the past, in units of two microseconds",
+        T + 14 * S + 1, "hit", 1, [0, 0, 2 * S - 1, 6 * S - 1, 0],
+        before=sliding(T + 10 * S, 0, 5), limit=3,
+    )
+    sw(
+        "a raised limit keeps the count",
+        T, "hit", 1, [1, 194, 0, 20 * S, 0],
+        before=sliding(T, 5, 0), after=sliding(T, 6, 0), limit=200,
+    )
+    big = {"limit": 10**12, "unit_us": 2221}  # 10^19 / 2^52, rounded up: 4,503 units in a period
+    sw(
+        "a window of 10^12",
+        T, "hit", 10**12, [10**12, 0, 0, 20 * S, 0],
+        after=sliding(T, 10**12, 0, ttl=life(20 * S)), **big,
+    )
+    sw(
+        "a window of 10^12: a microsecond before the first unit of time has passed",
+        T + 10 * S + 2220, "hit", 1, [0, 0, 1, 10 * S - 2220, 0],
+        before=sliding(T, 10**12, 0), **big,
+    )
+    sw(
+        "a window of 10^12: and then",
+        T + 10 * S + 2221, "peek", 1, [0, 222_074_172, 0, 10 * S - 2221, 0],
+        before=sliding(T, 10**12, 0), **big,
+    )
+    sw(
+        "refund takes from this window, then from the past",
+        T + 15 * S, "refund", 3, [3, 3, 0, 5 * S, 0],
+        before=sliding(T + 10 * S, 2, 4), after=sliding(T + 10 * S, 0, 3),
+    )
+    sw(
+        "refund of less than this window counts",
+        T + 15 * S, "refund", 1, [1, 2, 0, 15 * S, 0],
+        before=sliding(T + 10 * S, 2, 4), after=sliding(T + 10 * S, 1, 4),
+    )
+    sw(
+        "refund of all that counts leaves nothing used",
+        T + 15 * S, "refund", 5, [3, 5, 0, 0, 0],
+        before=sliding(T + 10 * S, 1, 2), after=sliding(T + 10 * S, 0, 0),
+    )
+    sw(
+        "refund in a window that no hit has begun",
+        T + 15 * S, "refund", 2, [2, 4, 0, 5 * S, 0],
+        before=sliding(T, 4, 1), after=sliding(T + 10 * S, 0, 2),
+    )
+    sw("refund where nothing counts", T + 20 * S, "refund", 2, [0, 5, 0, 0, 0], sliding(T, 4, 1))
+    sw("refund to nothing leaves nothing", T, "refund", 2, [0, 5, 0, 0, 0])
+    sw("refund of 0 writes nothing", T, "refund", 0, [0, 2, 0, 20 * S, 0], sliding(T, 3, 0, ttl=-1))
+    sw(
+        "refund heals a start too far ahead",
+        T, "refund", 2, [2, 2, 0, 20 * S, 0],
+        before=sliding(T + HOUR, 4, 1), after=sliding(T, 2, 1),
+    )
+    sw(
+        "settle charges what does not fit",
+        T, "settle", 4, [4, 0, 0, 20 * S, 0],
+        before=sliding(T, 3, 0), after=sliding(T, 7, 0),
+    )
+    sw(
+        "settle makes no more debt than one limit, the share of the past included",
+        T + 15 * S, "settle", 5, [4, 0, 0, 15 * S, 0],
+        before=sliding(T + 10 * S, 3, 5), after=sliding(T + 10 * S, 7, 5),
+    )
+    sw("settle in full debt", T, "settle", 1, [0, 0, 0, 20 * S, 0], sliding(T, 10, 0))
+    sw(
+        "who comes next waits until the debt has gone",
+        T, "hit", 1, [0, 0, 16 * S, 20 * S, 0],
+        before=sliding(T, 10, 0),  # 10 x 4/10 = 5 - 1
+    )
+    sw(
+        "settle opens a window",
+        T, "settle", 2, [2, 3, 0, 20 * S, 0],
+        after=sliding(T, 2, 0, ttl=life(20 * S)),
+    )
+    sw("settle of 0 writes nothing", T, "settle", 0, [0, 2, 0, 20 * S, 0], sliding(T, 3, 0, ttl=-1))
+    sw(
+        "settle heals a start too far ahead",
+        T, "settle", 5, [2, 0, 0, 20 * S, 0],
+        before=sliding(T + HOUR, 8, 0), after=sliding(T, 10, 0),
+    )
+    refused("sliding_window", HASH, [SLIDING, 5, 10 * S, 1], sliding(T, 3, 0))
+    for what, policy in {
+        "limit 0": [SLIDING, 0, 10 * S, 1],
+        "limit 2.5": [SLIDING, 2.5, 10 * S, 1],
+        "limit 2^53": [SLIDING, 2**53, 10 * S, 2**40],
+        "limit nan": [SLIDING, "nan", 10 * S, 1],
+        "period_us 0": [SLIDING, 5, 0, 1],
+        "half a microsecond of a period": [SLIDING, 5, f"{10 * S}.5", 1],
+        "period_us 2^53": [SLIDING, 5, 2**53, 2**40],
+        "unit_us 0": [SLIDING, 5, 10 * S, 0],
+        "unit_us 1.5": [SLIDING, 5, 10 * S, 1.5],
+        "unit_us nan": [SLIDING, 5, 10 * S, "nan"],
+        "a unit in which products are not exact": [SLIDING, 10**12, 10 * S, 2220],
+    }.items():
+        one(
+            "sliding_window", HASH, policy, f"{what} is an error",
+            T, "hit", 0, "LIMITER an argument of sliding_window v1 is out of range",
+            before=sliding(T, 3, 0),
+        )
+
+
+# --- concurrency: 3 at once, for 10 s each ---
+
+
+def leases(ttl: Any = LONG_MS, **ends_us: Any) -> list[State]:
+    """The set of these holders' leases: when the units of each end."""
+    entries = {
+        f"{holder}:{unit}": end
+        for holder, ends in ends_us.items()
+        for unit, end in enumerate(ends, 1)
+    }
+    return [set_(entries, ttl)]
+
+
+def concurrency(
+    name: str, now: object, mode: str, cost: object, holder: str, *row: Any,
+    limit: object = 3, lease_us: object = 10 * S, **more: Any,
+) -> None:
+    """A row under 3 leases of 10 s."""
+    policy = [LEASES, limit, lease_us, holder]
+    one("concurrency", SET, policy, name, now, mode, cost, *row, **more)
+
+
+def concurrency_vectors() -> None:
+    """Leases, by the time at which each of their units ends."""
+    c = concurrency
+    late = [T + 12 * S] * 2
+    full = leases(a=[T + 10 * S], b=late)
+    c(
+        "the first lease",
+        T, "acquire", 1, "a", [1, 2, 0, 10 * S, 0],
+        after=leases(a=[T + 10 * S], ttl=life(10 * S)),
+    )
+    c(
+        "a member for each unit",
+        T + 2 * S, "acquire", 2, "b", [2, 0, 0, 10 * S, 0],
+        before=leases(a=[T + 10 * S]), after=full,
+    )
+    c("denied until the first one ends", T + 3 * S, "acquire", 1, "c", [0, 0, 7 * S, 9 * S, 0], full)
+    c("denied until enough have ended", T + 3 * S, "acquire", 2, "c", [0, 0, 9 * S, 9 * S, 0], full)
+    c(
+        "a cost that does not fit is denied whole",
+        T + 3 * S, "acquire", 3, "c", [0, 2, 7 * S, 7 * S, 0],
+        before=leases(a=[T + 10 * S]),
+    )
+    c(
+        "a lease is held for its last microsecond",
+        T + 10 * S - 1, "acquire", 1, "c", [0, 0, 1, 2 * S + 1, 0],
+        before=full,
+    )
+    c(
+        "and not a microsecond longer; who takes the place removes it",
+        T + 10 * S, "acquire", 1, "c", [1, 0, 0, 10 * S, 0],
+        before=full, after=leases(b=late, c=[T + 20 * S]),
+    )
+    c(
+        "when all have ended, the key keeps its life",
+        T + 60 * S, "acquire", 1, "c", [1, 2, 0, 10 * S, 0],
+        before=full, after=leases(c=[T + 70 * S]),
+    )
+    c(
+        "the same id again is the same lease",
+        T + 3 * S, "acquire", 2, "b", [2, 0, 0, 9 * S, 0],
+        before=full,
+    )
+    c(
+        "the same id again, of whose units one has ended",
+        T + 11 * S, "acquire", 2, "b", [1, 2, 0, S, 0],
+        before=leases(b=[T + 10 * S, T + 12 * S]),
+    )
+    c(
+        "the same id again, when it has ended, is another lease",
+        T + 10 * S, "acquire", 1, "a", [1, 0, 0, 10 * S, 0],
+        before=full, after=leases(a=[T + 20 * S], b=late),
+    )
+    c(
+        "an id that looks like a unit of another is none",
+        T, "acquire", 1, "a:1", [1, 1, 0, 10 * S, 0],
+        before=leases(a=[T + 10 * S]),
+        after=[set_({"a:1": T + 10 * S, "a:1:1": T + 10 * S})],
+    )
+    c("peek says what acquire would", T, "peek", 2, "c", [0, 2, 0, 10 * S, 0], leases(a=[T + 10 * S]))
+    c("peek is told what a stranger is", T + 3 * S, "peek", 2, "b", [0, 0, 9 * S, 9 * S, 0], full)
+    c("peek needs no id", T + 3 * S, "peek", 1, "", [0, 0, 7 * S, 9 * S, 0], full)
+    c("peek removes nothing", T + 60 * S, "peek", 3, "", [0, 3, 0, 0, 0], full)
+    c("peek at nothing leaves nothing", T, "peek", 1, "", [0, 3, 0, 0, 0])
+    c("cost 0 takes nothing and writes nothing", T, "acquire", 0, "a", [0, 3, 0, 0, 0])
+    c("cost 0 passes where all is held", T + 3 * S, "acquire", 0, "c", [0, 0, 0, 9 * S, 0], full)
+    c(
+        "at_least takes what is there",
+        T, "acquire", 3, "c", [2, 0, 0, 10 * S, 0],
+        before=leases(a=[T + 10 * S]), after=leases(a=[T + 10 * S], c=[T + 10 * S] * 2), at_least=1,
+    )
+    c(
+        "less than at_least is denied until that much is free",
+        T + 3 * S, "acquire", 3, "c", [0, 1, 9 * S, 9 * S, 0],
+        before=leases(b=late), at_least=2,
+    )
+    c("reset", T + 3 * S, "reset", 1, "", [0, 0, 7 * S, 9 * S, 0], full, [])
+    c("reset of nothing", T, "reset", 1, "", [0, 3, 0, 0, 0])
+    c("reset mends another type", T, "reset", 1, "", [0, 3, 0, 0, 0], [string("not ours", SET)], [])
+
+    c(
+        "renew lets every unit last from now, and nobody else's",
+        T + 4 * S, "renew", 2, "b", [2, 0, 0, 10 * S, 0],
+        before=full, after=leases(a=[T + 10 * S], b=[T + 14 * S] * 2),
+    )
+    c(
+        "renew removes what has ended",
+        T + 11 * S, "renew", 2, "b", [2, 1, 0, 10 * S, 0],
+        before=full, after=leases(b=[T + 21 * S] * 2),
+    )
+    c("renew of a lease that has ended", T + 10 * S, "renew", 1, "a", [0, 1, 0, 2 * S, 0], full)
+    c(
+        "renew of a lease of which a unit has ended",
+        T + 11 * S, "renew", 2, "b", [0, 2, 0, S, 0],
+        before=leases(b=[T + 10 * S, T + 12 * S]),
+    )
+    c("renew of more than is held", T, "renew", 2, "a", [0, 2, 0, 10 * S, 0], leases(a=[T + 10 * S]))
+    c("renew of somebody else's", T, "renew", 1, "c", [0, 2, 0, 10 * S, 0], leases(a=[T + 10 * S]))
+    c("renew of nothing leaves nothing", T, "renew", 1, "a", [0, 3, 0, 0, 0])
+    c("renew of 0 units", T, "renew", 0, "a", [0, 2, 0, 5 * S, 0], leases(a=[T + 5 * S]))
+    c(
+        "renew makes nothing shorter",
+        T, "renew", 2, "a", [2, 1, 0, 10 * S, 0],
+        before=leases(a=[T + 10 * S, T + 1]), after=leases(a=[T + 10 * S, T + S]), lease_us=S,
+    )
+    c(
+        "renew of more than there may be now",
+        T, "renew", 2, "a", [2, 0, 0, 10 * S, 0],
+        before=leases(a=[T + 5 * S] * 3), after=leases(a=[T + 10 * S] * 2 + [T + 5 * S]), limit=2,
+    )
+
+    c(
+        "release",
+        T + 3 * S, "release", 2, "b", [2, 2, 0, 7 * S, 0],
+        before=full, after=leases(a=[T + 10 * S]),
+    )
+    c(
+        "release of the last one leaves nothing",
+        T, "release", 1, "a", [1, 3, 0, 0, 0],
+        before=leases(a=[T + 10 * S]), after=[],
+    )
+    c(
+        "release of the lease that would have ended first",
+        T, "release", 1, "a", [1, 1, 0, 12 * S, 0],
+        before=full, after=leases(b=late),
+    )
+    c(
+        "release of fewer units than are held",
+        T, "release", 1, "a", [1, 2, 0, 10 * S, 0],
+        before=leases(a=[T + 5 * S, T + 10 * S]), after=[set_({"a:2": T + 10 * S})],
+    )
+    c(
+        "release of more units than are held",
+        T, "release", 3, "a", [1, 3, 0, 0, 0],
+        before=leases(a=[T + 10 * S]), after=[],
+    )
+    c(
+        "release of a lease of which a unit has ended",
+        T + 11 * S, "release", 2, "b", [1, 3, 0, 0, 0],
+        before=leases(b=[T + 10 * S, T + 12 * S]), after=[],
+    )
+    c("release again", T, "release", 2, "b", [0, 2, 0, 10 * S, 0], leases(a=[T + 10 * S]))
+    c("release too late", T + 10 * S, "release", 1, "a", [0, 1, 0, 2 * S, 0], full)
+    c("release of nothing leaves nothing", T, "release", 1, "a", [0, 3, 0, 0, 0])
+    c("release of 0 units", T, "release", 0, "a", [0, 2, 0, 10 * S, 0], leases(a=[T + 10 * S]))
+
+    c(
+        "a clock that stepped back ends nothing early",
+        T - 5 * S, "acquire", 3, "c", [0, 2, 15 * S, 15 * S, 0],
+        before=leases(a=[T + 10 * S]),
+    )
+    c("a lease of 366 days", T, "peek", 3, "", [0, 2, FAR, FAR, 0], leases(a=[T + FAR]))
+    c(
+        "an end farther ahead cannot be true: it counts as gone",
+        T, "peek", 3, "", [0, 3, 0, 0, 0],
+        before=leases(a=[T + FAR + 1], b=["inf"]),
+    )
+    c(
+        "who takes a place removes it",
+        T, "acquire", 1, "c", [1, 1, 0, 10 * S, 0],
+        before=leases(a=[T + FAR + 1], b=["inf"], c=["inf"], d=["-inf"], e=[T + 5 * S]),
+        after=leases(e=[T + 5 * S], c=[T + 10 * S]),
+    )
+    c("nobody can renew it", T, "renew", 1, "a", [0, 3, 0, 0, 0], leases(a=[T + FAR + 1]))
+    c("nor give it back", T, "release", 1, "a", [0, 3, 0, 0, 0], leases(a=["inf"]))
+    c(
+        "an end that is no integer is rounded down",
+        T, "peek", 3, "", [0, 2, 10 * S, 10 * S, 0],
+        before=leases(a=[T + 10 * S + 0.5]),
+    )
+    c("and so it has ended", T, "peek", 3, "", [0, 3, 0, 0, 0], leases(a=[T + 0.5]))
+    c(
+        "a member that nobody can name is a lease until it ends",
+        T, "acquire", 3, "c", [0, 2, 5 * S, 5 * S, 0],
+        before=[set_({"not ours": T + 5 * S})],
+    )
+    c(
+        "a denied acquire gives a key without expiry one",
+        T + 3 * S, "acquire", 1, "c", [0, 0, 7 * S, 9 * S, 0],
+        before=leases(a=[T + 10 * S], b=late, ttl=-1),
+        after=leases(a=[T + 10 * S], b=late, ttl=life(9 * S)),
+    )
+    c(
+        "an acquire that passes gives a key without expiry one",
+        T, "acquire", 1, "c", [1, 1, 0, 20 * S, 0],
+        before=leases(a=[T + 20 * S], ttl=-1),
+        after=leases(a=[T + 20 * S], c=[T + 10 * S], ttl=life(20 * S)),
+    )
+    c("peek gives no expiry", T, "peek", 1, "", [0, 2, 0, S, 0], leases(a=[T + S], ttl=-1))
+    c(
+        "a life too short for the lease is made longer",
+        T, "renew", 1, "a", [1, 2, 0, 10 * S, 0],
+        before=leases(a=[T + S], ttl=2_000), after=leases(a=[T + 10 * S], ttl=life(10 * S)),
+    )
+    c(
+        "a lowered limit waits until enough of the old ones have ended",
+        T, "acquire", 1, "d", [0, 0, 2 * S, 3 * S, 0],
+        before=leases(a=[T + S, T + 2 * S, T + 3 * S]), limit=2,
+    )
+    c(
+        "a raised limit keeps what is held",
+        T, "acquire", 1, "d", [1, 96, 0, 10 * S, 0],
+        before=leases(a=[T + S] * 3), after=leases(a=[T + S] * 3, d=[T + 10 * S]), limit=100,
+    )
+    c(
+        "a cost of more than 4,000 units is an error",
+        T, "acquire", 4001, "a", "LIMITER an argument of concurrency v1 is out of range",
+        before=full, limit=100_000, at_least=1,
+    )
+    refused("concurrency", SET, [LEASES, 5, 10 * S, "a"], full, takes="acquire")
+    for what, mode, policy in [
+        ("limit 0", "acquire", [LEASES, 0, 10 * S, "a"]),
+        ("limit 2.5", "acquire", [LEASES, 2.5, 10 * S, "a"]),
+        ("limit nan", "acquire", [LEASES, "nan", 10 * S, "a"]),
+        ("lease_us 0", "acquire", [LEASES, 3, 0, "a"]),
+        ("half a microsecond of a lease", "acquire", [LEASES, 3, 0.5, "a"]),
+        ("a lease of more than 366 days", "acquire", [LEASES, 3, FAR + 1, "a"]),
+        *((f"no id to {mode}", mode, [LEASES, 3, 10 * S, ""]) for mode in ("acquire", "renew", "release")),
+    ]:
+        one(
+            "concurrency", SET, policy, f"{what} is an error",
+            T, mode, 0, "LIMITER an argument of concurrency v1 is out of range",
+            before=full,
+        )
+
+
 # --- several ---
 
 
@@ -727,7 +1476,9 @@ def block(
     field, own, usual = {
         "fixed_window": (WINDOW, [5, 10 * S, 0], 1),
         "sliding_log": (LOG, [3, 10 * S], 2),
+        "sliding_window": (SLIDING, [5, 10 * S, 1], 1),
         "token_bucket": (BUCKET, [5, S, S, 0, 1], 1),
+        "concurrency": (LEASES, [3, 10 * S, numbers.get("holder", "a")], 2),
     }[algorithm]
     limit = numbers.get("limit", own[0])
     return [algorithm, key or usual, shadow, cost, numbers.get("field", field), limit, *own[1:]]
@@ -950,6 +1701,200 @@ def several_vectors() -> None:
         )
 
 
+def several_corrections_vectors() -> None:
+    """What gives back, charges without asking, or holds: each policy by itself, or all or none."""
+    fw, sl, sw, tb = (
+        block(name) for name in ("fixed_window", "sliding_log", "sliding_window", "token_bucket")
+    )
+    several(
+        "a sliding window and a window of one hash",
+        T + 15 * S, "hit", 0, [sw, fw], [[1, 1, 0, 15 * S, 0], [1, 3, 0, 5 * S, 0]],
+        before=[hash_({SLIDING: doubles(T, 5, 0), WINDOW: doubles(T + 10 * S, 1)})],
+        after=[hash_({SLIDING: doubles(T + 10 * S, 1, 5), WINDOW: doubles(T + 10 * S, 2)})],
+    )
+    several(
+        "a denied hit heals a sliding window, and charges nothing",
+        T, "hit", 0, [sw, fw], [[0, 0, 12 * S, 20 * S, 0], [0, 4, 0, 10 * S, 0]],
+        before=[hash_({SLIDING: doubles(T + HOUR, 5, 0), WINDOW: doubles(T, 1)})],
+        after=[hash_({SLIDING: doubles(T, 5, 0), WINDOW: doubles(T, 1)})],
+    )
+    gcra = block("token_bucket", field="gcra:1000000")
+    leaky = block("token_bucket", field="leaky_bucket:1000000")
+    several(
+        "three buckets of one hash",
+        T, "hit", 0, [tb, gcra, leaky], [[1, 4, 0, S, 0], [1, 2, 0, 3 * S, 2 * S], [1, 4, 0, S, 0]],
+        before=[hash_({"gcra:1000000": doubles(T + 2 * S)})],
+        after=[hash_({"gcra:1000000": doubles(T + 3 * S), BUCKET: doubles(T + S),
+                      "leaky_bucket:1000000": doubles(T + S)})],
+    )
+
+    several(
+        "refund: to each what it counts",
+        T + 5 * S, "refund", 0,
+        [block("fixed_window", 4), block("sliding_log", 2), block("token_bucket", 1)],
+        [[3, 5, 0, 5 * S, 0], [2, 2, 0, 9 * S, 0], [1, 3, 0, 2 * S, 0]],
+        before=[
+            hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + 8 * S)}),
+            list_([T, T + 4 * S, T + 4 * S]),
+        ],
+        after=[
+            hash_({WINDOW: doubles(T, 0), BUCKET: doubles(T + 7 * S)}),
+            list_([T + 4 * S]),
+        ],
+    )
+    several(
+        "refund of a log's last entry deletes it",
+        T, "refund", 0, [fw, sl], [[1, 5, 0, 10 * S, 0], [1, 3, 0, 0, 0]],
+        before=[*window(T, 1), list_([T])], after=window(T, 0),
+    )
+    several(
+        "refund to nothing leaves nothing",
+        T, "refund", 0, [fw, sl, sw, tb],
+        [[0, 5, 0, 0, 0], [0, 3, 0, 0, 0], [0, 5, 0, 0, 0], [0, 5, 0, 0, 0]],
+    )
+    several(
+        "refund heals, and deletes a log that ends too far ahead",
+        T, "refund", 0, [fw, sl], [[1, 3, 0, 10 * S, 0], [0, 3, 0, 0, 0]],
+        before=[*window(T + HOUR, 3), list_([T, T + HOUR])], after=window(T, 2),
+    )
+    several(
+        "refund of 0 writes nothing",
+        T, "refund", 0, [block("fixed_window", 0), block("sliding_log", 0)],
+        [[0, 2, 0, 10 * S, 0], [0, 2, 0, 10 * S, 0]],
+        before=[*window(T, 3, ttl=-1), list_([T], ttl=-1)],
+    )
+    several(
+        "settle: from each, down to its own debt",
+        T + 5 * S, "settle", 0,
+        [block("fixed_window", 4), block("sliding_log", 3), block("sliding_window", 1)],
+        [[4, 0, 0, 5 * S, 0], [1, 0, 0, 10 * S, 0], [1, 0, 0, 15 * S, 0]],
+        before=[hash_({WINDOW: doubles(T, 3), SLIDING: doubles(T, 5, 0)}), list_([T] * 5)],
+        after=[
+            hash_({WINDOW: doubles(T, 7), SLIDING: doubles(T, 6, 0)}),
+            list_([T] * 5 + [T + 5 * S]),
+        ],
+    )
+    several(
+        "settle where nothing was used",
+        T, "settle", 0, [tb, sl], [[1, 4, 0, S, 0], [1, 2, 0, 10 * S, 0]],
+        after=[*bucket(T + S, ttl=life(S)), list_([T], ttl=life(10 * S))],
+    )
+    several(
+        "refund and settle do not look at at_least, or at shadows",
+        T, "settle", 1, [block("fixed_window", 4, shadow=1)], [[4, 0, 0, 10 * S, 0]],
+        before=window(T, 4), after=window(T, 8),
+    )
+
+    places = [HASH, SET]
+    lease, own, other = block("concurrency"), leases(a=[T + 10 * S]), leases(b=[T + 10 * S] * 3)
+    several(
+        "acquire hits the rate and takes the lease",
+        T, "acquire", 0, [fw, lease], [[1, 4, 0, 10 * S, 0], [1, 2, 0, 10 * S, 0]], keys=places,
+        after=[*window(T, 1, ttl=life(10 * S)), *leases(a=[T + 10 * S], ttl=life(10 * S))],
+    )
+    several(
+        "acquire: where the lease is denied, the rate is not charged",
+        T + S, "acquire", 0, [fw, lease], [[0, 3, 0, 9 * S, 0], [0, 0, 9 * S, 9 * S, 0]], keys=places,
+        before=[*window(T, 2), *other],
+    )
+    several(
+        "acquire: where the rate is denied, no lease is taken",
+        T + S, "acquire", 0, [lease, fw], [[0, 3, 0, 0, 0], [0, 0, 9 * S, 9 * S, 0]], keys=places,
+        before=window(T, 5),
+    )
+    several(
+        "acquire: what is held already is not charged again, and gets no longer",
+        T + S, "acquire", 0, [fw, lease], [[1, 0, 0, 9 * S, 0], [1, 2, 0, 9 * S, 0]], keys=places,
+        before=[*window(T, 5), *own],
+    )
+    several(
+        "acquire: one of two leases is held still, and the other is taken again",
+        T + S, "acquire", 0,
+        [fw, lease, block("concurrency", key=3, field="concurrency:other")],
+        [[1, 3, 0, 9 * S, 0], [1, 2, 0, 9 * S, 0], [1, 2, 0, 10 * S, 0]],
+        keys=[*places, f"{SET}:other"], before=[*window(T, 1), *own],
+        after=[*window(T, 2), *own, set_({"a:1": T + 11 * S}, ttl=life(10 * S), key=f"{SET}:other")],
+    )
+    several(
+        "acquire: what is held does not bound what at_least leaves to the others",
+        T, "acquire", 1,
+        [
+            block("fixed_window", 3), block("concurrency", 3),
+            block("concurrency", 3, key=3, field="concurrency:other", holder="a"),
+        ],
+        [[2, 0, 0, 10 * S, 0], [3, 0, 0, 10 * S, 0], [2, 1, 0, 10 * S, 0]],
+        keys=[*places, f"{SET}:other"], before=[*window(T, 3), *leases(a=[T + 10 * S] * 3)],
+        after=[
+            *window(T, 5), *leases(a=[T + 10 * S] * 3),
+            set_({"a:1": T + 10 * S, "a:2": T + 10 * S}, ttl=life(10 * S), key=f"{SET}:other"),
+        ],
+    )
+    several(
+        "acquire: at_least takes as many leases as fit into each",
+        T, "acquire", 1, [block("fixed_window", 3), block("concurrency", 3)],
+        [[2, 0, 0, 10 * S, 0], [2, 1, 0, 10 * S, 0]], keys=places,
+        before=window(T, 3), after=[*window(T, 5), *leases(a=[T + 10 * S] * 2, ttl=life(10 * S))],
+    )
+    several(
+        "acquire: a lease of no units holds nothing, so the rate is charged",
+        T, "acquire", 0, [fw, block("concurrency", 0)], [[1, 4, 0, 10 * S, 0], [0, 3, 0, 0, 0]],
+        keys=places, after=window(T, 1, ttl=life(10 * S)),
+    )
+    several(
+        "acquire: a shadow lease that is denied denies nothing",
+        T, "acquire", 0, [fw, block("concurrency", shadow=1)],
+        [[1, 4, 0, 10 * S, 0], [0, 0, 10 * S, 10 * S, 0]], keys=places,
+        before=other, after=[*window(T, 1, ttl=life(10 * S)), *other],
+    )
+    several(
+        "acquire where there are no leases is hit",
+        T, "acquire", 0, [fw], [[1, 4, 0, 10 * S, 0]],
+        after=window(T, 1, ttl=life(10 * S)),
+    )
+    several(
+        "peek sees rates and leases",
+        T + S, "peek", 0, [fw, lease], [[0, 3, 0, 9 * S, 0], [0, 0, 9 * S, 9 * S, 0]], keys=places,
+        before=[*window(T, 2), *other],
+    )
+    several(
+        "reset forgets rates and leases",
+        T + S, "reset", 0, [fw, lease], [[0, 3, 0, 9 * S, 0], [0, 2, 0, 9 * S, 0]], keys=places,
+        before=[*window(T, 2), *own], after=[],
+    )
+    several(
+        "renew: each lease by itself",
+        T + S, "renew", 0, [lease, block("concurrency", key=3, field="concurrency:other")],
+        [[1, 2, 0, 10 * S, 0], [0, 3, 0, 0, 0]], keys=[*places, f"{SET}:other"],
+        before=own, after=leases(a=[T + 11 * S]),
+    )
+    several(
+        "release: each lease by itself",
+        T + S, "release", 0, [lease, block("concurrency", key=3, field="concurrency:other")],
+        [[1, 3, 0, 0, 0], [0, 3, 0, 0, 0]], keys=[*places, f"{SET}:other"],
+        before=own, after=[],
+    )
+    several(
+        "release: a later key of another type is an error, and nothing is given back",
+        T, "release", 0, [lease, block("concurrency", key=1)], "WRONGTYPE", keys=places,
+        before=[*window(T, 2), *own],
+    )
+    several(
+        "refund: a later key of another type is an error, and nothing is given back",
+        T, "refund", 0, [fw, sl], "WRONGTYPE",
+        before=[*window(T, 2), string("not ours", LIST)],
+    )
+    for mode, wrong in [
+        *((mode, lease) for mode in ("hit", "refund", "settle")),
+        *((mode, fw) for mode in ("renew", "release")),
+    ]:
+        blocks = [fw, lease] if wrong is lease else [lease, fw]
+        several(
+            f"{mode} of {wrong[0]} is an error",
+            T, mode, 0, blocks, "LIMITER several v1 knows no such mode here", keys=places,
+            before=[*window(T, 2), *own],
+        )
+
+
 # fmt: on
 
 
@@ -959,8 +1904,11 @@ def text() -> str:
     for write in (
         fixed_window_vectors,
         sliding_log_vectors,
+        sliding_window_vectors,
         token_bucket_vectors,
+        concurrency_vectors,
         several_vectors,
+        several_corrections_vectors,
     ):
         write()
     objects = []

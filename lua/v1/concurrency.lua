@@ -134,7 +134,7 @@ end
 -- 5. Save what changed, and let it live for as long as it counts.
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
-  if granted > 0 then
+  if granted > 0 or heal then
     if mode == "release" then
       for unit = 1, cost do
         redis.call("ZREM", key, string.format("%s:%d", id, unit))

@@ -162,7 +162,7 @@ repeat
         end
         delay_us, room = 0, math.max(0, math.min(room, limit))
       end
-      if granted > 0 then
+      if granted > 0 or (heal and changes and cost > 0) then
         tails = tails or {}
         tails[index] = {"concurrency", granted, cost, held, ends_us, far_us, id}
       end
@@ -338,7 +338,7 @@ repeat
         end
         delay_us, room = 0, math.max(0, math.min(room, limit))
       end
-      if granted > 0 then
+      if granted > 0 or (heal and changes and cost > 0) then
         tails = tails or {}
         tails[index] = {"sliding_log", granted, dead, last_us}
       end

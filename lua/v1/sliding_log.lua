@@ -140,7 +140,7 @@ end
 -- 5. Save what changed, and let it live for as long as it counts.
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
-  if granted > 0 then
+  if granted > 0 or heal then
     -- The new entries first: trimming an emptied list would take its expiry along.
     if mode == "refund" then
       redis.call("LTRIM", key, dead, -1)

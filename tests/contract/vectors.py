@@ -31,6 +31,10 @@ def plant(client: redis.Redis, vector: Vector) -> None:
             pipe.hset(key, mapping=fields)
         elif state["type"] == "list":
             pipe.rpush(key, *state["entries"])
+        elif state["type"] == "zset":
+            pipe.execute_command(
+                "ZADD", key, *[x for m, s in state["entries"].items() for x in (s, m)]
+            )
         else:
             pipe.set(key, state["value"])
         ttl = state["ttl_ms"]
@@ -49,6 +53,9 @@ def look(client: redis.Redis, keys: Iterable[str]) -> dict[str, tuple[str, objec
             contents: object = {name.decode(): value.hex() for name, value in fields.items()}
         elif kind == "list":
             contents = [entry.decode() for entry in client.lrange(key, 0, -1)]
+        elif kind == "zset":
+            entries = client.zrange(key, 0, -1, withscores=True)
+            contents = {member.decode(): score for member, score in entries}
         elif kind == "string":
             contents = client.get(key).decode()
         else:
@@ -61,6 +68,8 @@ def contents(state: dict[str, Any]) -> object:
     """What ``look`` would find in a key of a vector."""
     if state["type"] == "hash":
         return {name: value["hex"] for name, value in state["fields"].items()}
+    if state["type"] == "zset":
+        return {member: float(score) for member, score in state["entries"].items()}
     return state["entries"] if state["type"] == "list" else state["value"]
 
 

@@ -77,6 +77,8 @@ class Several:
         """
         if cost == 0:
             return self.peek(clock_us, 0)
+        for model in self.models:
+            model.heal(clock_us)
         held = {id(model): len(model.held_by(clock_us, holder, cost)) for model in self.leases}
         if held and all(held.values()):
             return self.verdict(
@@ -85,8 +87,6 @@ class Several:
                     for model in self.models
                 ]
             )
-        for model in self.models:
-            model.heal(clock_us)
         least = cost if at_least is None else at_least
         asked = [model.ask(clock_us, 0 if held.get(id(model)) else least) for model in self.models]
         if not all(one.allowed for one in asked):
