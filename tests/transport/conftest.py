@@ -22,7 +22,7 @@ from limiter.demo.servers import (
     supports_tls,
 )
 from tests.proxy import Proxy
-from tests.transport.support import PLENTY, Move
+from tests.transport.support import PLENTY, Move, loops
 
 MakeLimiter = Callable[..., Limiter]
 MakeServer = Callable[..., Server]
@@ -52,6 +52,12 @@ def make_server() -> Iterator[MakeServer]:
 def own(make_server: MakeServer) -> Server:
     """A server that this test may break."""
     return make_server()
+
+
+@pytest.fixture(params=loops())
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of event loop that is installed."""
+    return str(request.param)
 
 
 @pytest.fixture

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import importlib
+import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
 import redis
 from redis.crc import key_slot
 
-from limiter import FixedWindow, Limiter, LimiterError, SlidingLog, StoreUnavailable, TokenBucket
+from limiter import (
+    Decision,
+    FixedWindow,
+    Limiter,
+    LimiterError,
+    SlidingLog,
+    StoreUnavailable,
+    TokenBucket,
+)
 from limiter.demo.servers import HOST, Cluster
+from limiter.keys import KeySpeller
+from limiter.plan import Plan
 from limiter.policies import Policy
+from limiter.transport import connect_async
 
 #: Enough that nothing is denied by chance, slow enough that nothing comes back.
 PLENTY = FixedWindow(1_000_000, "day")
@@ -158,3 +173,130 @@ def owner_port(client: redis.Redis, slot: int) -> int:
     finally:
         client.connection_pool.release(connection)
     return int(next(owner[1] for first, last, owner, *_ in ranges if first <= slot <= last))
+
+
+class Asker:
+    """What ``AsyncLimiter`` does with a transport: plan, run, decode."""
+
+    def __init__(self, store: Any, policies: Any = PLENTY, **settings: float) -> None:
+        self.policies = (policies,) if isinstance(policies, Policy) else tuple(policies)
+        self.plan = Plan(self.policies, KeySpeller("rl", "default", None))
+        timeout = settings.pop("timeout", 2.0)
+        self.transport = connect_async(store, timeout, settings.pop("connect_timeout", 2.0))
+        assert not settings
+
+    async def ask(
+        self,
+        mode: str,
+        key: str,
+        cost: int = 1,
+        *,
+        tag: str | None = None,
+        deadline: float | None = None,
+    ) -> Decision:
+        """One call."""
+        call = self.plan.call(mode, key, cost, None, tag)
+        return Decision(self.policies, self.plan.read(await self.transport.run(call, deadline)))
+
+    async def hit(self, key: str, cost: int = 1, **more: Any) -> Decision:
+        """As ``AsyncLimiter.hit``."""
+        return await self.ask("hit", key, cost, **more)
+
+    async def used(self, key: str) -> int:
+        """What was charged to a subject of one policy that counts."""
+        return self.policies[0].capacity - (await self.ask("peek", key)).remaining
+
+    async def open(self) -> Asker:
+        """As ``AsyncLimiter.open``."""
+        for script in self.plan.scripts:
+            await self.transport.load(script)
+        return self
+
+    async def __aenter__(self) -> Asker:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.transport.close()
+
+    @property
+    def lane(self) -> Any:
+        """The connection to the only node, in the running loop."""
+        place: Any = self.transport._last
+        return place.node.lane
+
+
+def loops() -> list[str]:
+    """The kinds of event loops that are installed."""
+    return ["asyncio"] + ["uvloop"] * (importlib.util.find_spec("uvloop") is not None)
+
+
+def new_loop(kind: str) -> asyncio.AbstractEventLoop:
+    """An event loop of that kind, in debug mode."""
+    loop: asyncio.AbstractEventLoop = importlib.import_module(kind).new_event_loop()
+    loop.set_debug(True)
+    return loop
+
+
+def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
+    """As ``asyncio.run``, in debug mode; fails when anybody complains, also of what was left over."""
+    loop = new_loop(kind)
+    complaints: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(_end(left))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.run_until_complete(loop.shutdown_default_executor())
+        loop.close()
+        gc.collect()
+        assert not complaints
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    if tasks:
+        await asyncio.wait(tasks)
+
+
+async def spent(call: Awaitable[Any]) -> tuple[float, Any]:
+    """Seconds that a call took, and its answer or error."""
+    before = time.monotonic()
+    try:
+        answer = await call
+    except LimiterError as error:
+        answer = error
+    return time.monotonic() - before, answer
+
+
+async def all_in_time(make: Callable[[], Awaitable[Any]], timeout: float, count: int = 1) -> None:
+    """So many calls at once find no decision, and say so in time; see ``within_deadline``."""
+    worst = []
+    for _ in range(5):
+        found = await asyncio.gather(*(spent(make()) for _ in range(count)))
+        assert {type(answer) for _, answer in found} == {StoreUnavailable}, found
+        worst.append(max(took for took, _ in found))
+        if worst[-1] <= 1.25 * timeout + 0.010:
+            break
+    assert min(worst) <= 1.25 * timeout + 0.010, worst
+    assert max(worst) <= timeout + 1.0, worst
+
+
+async def soon(condition: Callable[[], Awaitable[Answer]], seconds: float = 10.0) -> Answer:
+    """As ``until``, in an event loop."""
+    deadline = time.monotonic() + seconds
+    while not (answer := await condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        await asyncio.sleep(0.01)  # nothing tells us: we have to look again
+    return answer
+
+
+async def decides_soon(asker: Asker, key: str, seconds: float = 3.0) -> None:
+    """The store decides again within so many seconds."""
+
+    async def decides() -> bool:
+        return isinstance((await spent(asker.hit(key)))[1], Decision)
+
+    await soon(decides, seconds)

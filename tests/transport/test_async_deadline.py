@@ -1,0 +1,294 @@
+"""Coroutines: a decision or an error within the deadline, whatever the store does."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from limiter import StoreUnavailable
+from limiter.demo.servers import HOST, Cluster, Server, free_port
+from tests.proxy import Proxy, delay, swallow
+from tests.transport.conftest import MakeLimiter
+from tests.transport.support import (
+    PLENTY,
+    Asker,
+    all_in_time,
+    decides_soon,
+    in_loop,
+    spent,
+    timed,
+)
+
+TIMEOUT = 0.1
+
+
+def as_cluster(url: str) -> str:
+    """The same address, as one of a cluster's."""
+    return url.replace("redis:", "redis+cluster:").removesuffix("/0")
+
+
+@pytest.mark.parametrize("where", ["single", "cluster"])
+@pytest.mark.parametrize("trouble", ["refused", "deaf", "mute"])
+def test_no_connection(deaf: str, proxy: Proxy, kind: str, trouble: str, where: str) -> None:
+    """Refused, neither made nor refused, or made and never answered."""
+    proxy.requests = swallow
+    store = {"refused": f"redis://{HOST}:{free_port()}", "deaf": deaf, "mute": proxy.url}[trouble]
+
+    async def main() -> None:
+        url = store if where == "single" else as_cluster(store)
+        async with Asker(url, timeout=TIMEOUT, connect_timeout=0.5) as asker:
+            await all_in_time(lambda: asker.hit("u"), TIMEOUT, 20)
+
+    in_loop(main(), kind)
+
+
+def test_a_ready_connection_gets_no_answer(proxy: Proxy, subject: str, kind: str) -> None:
+    """The calls are sent, and silence follows; then the store decides again."""
+
+    async def main() -> None:
+        async with Asker(proxy.url, timeout=TIMEOUT) as asker:
+            await asker.hit(subject)
+            proxy.replies = swallow
+            await all_in_time(lambda: asker.hit(subject), TIMEOUT, 20)
+            proxy.mend()
+            await decides_soon(asker, subject)
+
+    in_loop(main(), kind)
+
+
+def test_a_stopped_server(own: Server, kind: str) -> None:
+    """SIGSTOP: the kernel takes the connection and the data, nobody answers."""
+
+    async def main() -> None:
+        async with (
+            Asker(own.url, timeout=TIMEOUT) as asker,
+            Asker(own.url, timeout=TIMEOUT, connect_timeout=0.5) as fresh,
+        ):
+            await asker.hit("u")
+            own.pause()
+            try:
+                await all_in_time(lambda: asker.hit("u"), TIMEOUT, 50)
+                await all_in_time(lambda: fresh.hit("u"), TIMEOUT, 50)
+            finally:
+                own.resume()
+            await decides_soon(asker, "u")
+            await decides_soon(fresh, "u")
+
+    in_loop(main(), kind)
+
+
+def test_a_server_gone_in_mid_call(own: Server, kind: str) -> None:
+    """It is stopped, gets the calls, and is killed before it answers: all hear of that at once."""
+
+    async def main() -> None:
+        async with Asker(own.url, timeout=5.0) as asker:
+            await asker.hit("u")
+            own.pause()
+            asyncio.get_running_loop().call_later(0.1, own.kill)
+            found = await asyncio.gather(*(spent(asker.hit("u")) for _ in range(20)))
+            assert {type(answer) for _, answer in found} == {StoreUnavailable}
+            assert max(took for took, _ in found) < 2.0
+            own.restart()
+            await decides_soon(asker, "u")
+
+    in_loop(main(), kind)
+
+
+def test_a_slow_connection_serves_the_next_caller(proxy: Proxy, subject: str, kind: str) -> None:
+    """It may take longer than a call can wait; then it is there."""
+
+    async def main() -> None:
+        async with Asker(proxy.url, timeout=TIMEOUT) as asker:
+            proxy.replies = delay(0.15)  # for each answer of the handshake
+            late = await asyncio.gather(*(spent(asker.hit(subject)) for _ in range(3)))
+            for took, answer in late:
+                assert "no connection within the deadline" in str(answer)
+                assert took < 1.0
+            proxy.mend()
+            while asker.lane is None:
+                await asyncio.sleep(0.02)  # it is being made beside us
+            assert (await asker.hit(subject)).remaining == PLENTY.limit - 1
+            assert proxy.connections == 1
+
+    in_loop(main(), kind)
+
+
+@pytest.mark.parametrize("given", [0.05, 0.4])
+def test_a_deadline_of_the_callers_own(
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str, kind: str, given: float
+) -> None:
+    """Shorter or longer than the timeout; for threads as well."""
+    proxy.replies = delay(0.2)
+    in_time = given > 0.2
+
+    async def main() -> None:
+        async with Asker(proxy.url, timeout=0.1) as asker:
+            await asker.open()
+            found = await spent(asker.hit(subject, deadline=time.monotonic() + given))
+            assert isinstance(found[1], StoreUnavailable) is not in_time
+            assert found[0] < given * 1.25 + 0.5
+
+    in_loop(main(), kind)
+    limiter = make_limiter(proxy.url, timeout=0.1).open()
+    call = limiter._plan.call("hit", subject, 1)
+
+    def ask() -> None:
+        with suppress(StoreUnavailable):
+            assert limiter._transport.run(call, time.monotonic() + given)
+            assert in_time
+
+    assert timed(ask) < given * 1.25 + 0.5
+
+
+class Dripping:
+    """A server that shakes hands, reads no calls, and lets an answer without end drip."""
+
+    def __init__(self, every: float) -> None:
+        self._every = every
+        self._listener = socket.create_server((HOST, 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.url = f"redis://{HOST}:{self._listener.getsockname()[1]}?protocol=2"
+        self.connections = 0
+        self.ended = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        """Hang up."""
+        self.ended.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self.ended.is_set():
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            self.connections += 1
+            self._threads.append(threading.Thread(target=self._serve, args=(client,)))
+            self._threads[-1].start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            while data := client.recv(4096):
+                if b"EVALSHA" in data:
+                    break
+                client.sendall(b"+OK\r\n" * data.count(b"SETINFO"))
+            client.sendall(b"$1000000\r\n")
+            while not self.ended.wait(self._every):
+                client.sendall(b"x")
+
+
+@contextmanager
+def dripping(every: float) -> Iterator[Dripping]:
+    """Such a server."""
+    server = Dripping(every)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def test_a_server_that_drips_and_does_not_read(kind: str) -> None:
+    """Calls fail in time, what waits to be sent does not grow, and such a connection is given up."""
+
+    async def main(server: Dripping) -> None:
+        async with Asker(server.url, timeout=TIMEOUT) as asker:
+            most = size = 0
+            until = time.monotonic() + 1.0
+            calls = set()
+            while time.monotonic() < until:
+                calls |= {asyncio.ensure_future(spent(asker.hit("u"))) for _ in range(20)}
+                await asyncio.sleep(0.01)
+                if (lane := asker.lane) is not None and not lane.closed:
+                    most = max(most, len(lane.waiting) + len(lane.out))
+                    size = max(size, lane._transport.get_write_buffer_size())
+            found = await asyncio.gather(*calls)
+            assert {type(answer) for _, answer in found} == {StoreUnavailable}
+            assert sorted(took for took, _ in found)[len(found) // 2] <= 1.25 * TIMEOUT + 0.010
+            assert len(found) > 500
+            assert most < len(found) / 2
+            assert size < 150_000
+            assert server.connections > 1
+
+    with dripping(0.01) as server:
+        in_loop(main(server), kind)
+
+
+def test_a_busy_loop_reads_what_came_in_time(store: str, subject: str, kind: str) -> None:
+    """The replies were there; that the loop had no time for them is not the store's fault."""
+
+    async def main() -> None:
+        async with Asker(store, timeout=TIMEOUT) as asker:
+            await asker.hit(subject)
+            calls = [asyncio.ensure_future(asker.hit(subject)) for _ in range(5)]
+            await asyncio.sleep(0.0)
+            await asyncio.sleep(0.0)  # they are sent
+            time.sleep(3 * TIMEOUT)  # blocks the loop: that is the test
+            assert [(await call).granted for call in calls] == [1] * 5
+
+    in_loop(main(), kind)
+
+
+def test_one_timer_for_all_calls(store: str, subject: str) -> None:
+    """However many calls there are, the loop is asked for few timers."""
+
+    async def main() -> int:
+        async with Asker(store) as asker:
+            await asker.hit(subject)
+            loop = asyncio.get_running_loop()
+            before, asked = loop.call_at, []
+            loop.call_at = lambda *given, **more: asked.append(1) or before(*given, **more)  # type: ignore
+            for _ in range(5):
+                await asyncio.gather(*(asker.hit(subject) for _ in range(50)))
+            return len(asked)
+
+    assert in_loop(main()) <= 1
+
+
+@pytest.mark.slow
+def test_a_stopped_primary_stops_its_own_subjects_only(fragile: Cluster, kind: str) -> None:
+    """Subjects of other shards go on, in time; those of the stopped one come back."""
+
+    async def main() -> None:
+        async with Asker(fragile.url, timeout=TIMEOUT) as asker:
+            await asker.open()
+            keys = [f"async-stopped-{number}" for number in range(30)]
+            for key in keys:
+                await asker.hit(key)
+            stopped = fragile.primary_of(keys[0])
+            stopped.pause()
+            try:
+                mine = [key for key in keys if fragile.primary_of(key) is stopped]
+                others = [key for key in keys if fragile.primary_of(key) is not stopped]
+                await all_in_time(lambda: asker.hit(mine[0]), TIMEOUT, 5)
+                for key in others:
+                    tries = [await spent(asker.hit(key)) for _ in range(3)]
+                    assert min(took for took, _ in tries) < TIMEOUT
+            finally:
+                stopped.resume()
+                fragile.wait()
+
+    in_loop(main(), kind)
+
+
+def test_a_store_that_comes_later(own: Server, kind: str, new_subject: Callable[[], str]) -> None:
+    """A limiter may be made, and used, before its store is up."""
+    own.kill()
+
+    async def main() -> None:
+        async with Asker(own.url, timeout=TIMEOUT) as asker:
+            assert isinstance((await spent(asker.hit("u")))[1], StoreUnavailable)
+            own.restart()
+            await decides_soon(asker, "u")
+
+    in_loop(main(), kind)

@@ -1,0 +1,422 @@
+"""Coroutines: each reply reaches its own call, each call is sent once, whoever gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from limiter import Decision, FixedWindow, LimiterError, StoreRefused, StoreUnavailable
+from limiter.demo.servers import Cluster, Server
+from limiter.keys import KeySpeller
+from limiter.plan import Plan
+from tests.proxy import Proxy, cut, cut_after, delay, replace, swallow
+from tests.transport.support import LOG, PLENTY, Asker, in_loop, spent
+from tests.transport.test_round_trip import commands
+
+TIMEOUT = 0.1
+
+
+class Subject:
+    """A key with a limit that nobody else has, and what is known of its calls."""
+
+    def __init__(self, key: str, number: int) -> None:
+        self.key = key
+        self.policies = (FixedWindow(10_000_000 + number * 10_000, "day"),)
+        self.plan = Plan(self.policies, KeySpeller("rl", "default", None))
+        self.called = self.answered = 0
+
+    async def hit(self, asker: Asker, cost: int, seconds: float | None) -> None:
+        """Call, and look whether the reply is this key's."""
+        call = self.plan.call("hit", self.key, cost)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        self.called += cost
+        reply = self.plan.read(await asker.transport.run(call, deadline))
+        self.answered += cost
+        self.check(Decision(self.policies, reply))
+
+    def check(self, decision: Decision) -> int:
+        """The reply is that of this key; return what was charged."""
+        charged = self.policies[0].limit - decision.remaining
+        assert self.answered <= charged <= self.called
+        return charged
+
+
+@pytest.mark.parametrize("where", ["single", "cluster"])
+def test_whoever_gives_up_hurts_nobody(
+    store: str, cluster: Cluster, new_subject: Callable[[], str], where: str, kind: str
+) -> None:
+    """Many keys with limits of their own, cancelled and late at random: no reply strays."""
+    draw = random.Random(3)
+    subjects = [Subject(new_subject(), number) for number in range(40)]
+    ends: Counter[str] = Counter()
+
+    async def one(asker: Asker, subject: Subject) -> None:
+        cost = draw.randrange(1, 5)
+        late = draw.choice([None, None, None, draw.uniform(0.0, 0.004)])
+        try:
+            await subject.hit(asker, cost, late)
+            ends["answered"] += 1
+        except StoreUnavailable:
+            ends["late"] += 1
+
+    async def caller(asker: Asker, subject: Subject) -> None:
+        for _ in range(12):
+            task = asyncio.ensure_future(one(asker, subject))
+            if draw.random() < 0.4:
+                await asyncio.sleep(draw.choice([0.0, 0.0, draw.uniform(0.0, 0.003)]))
+                ends["cancelled"] += task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
+
+    async def main() -> None:
+        url = store if where == "single" else cluster.url
+        async with Asker(url, timeout=5.0) as asker:
+            await asyncio.gather(*(caller(asker, each) for each in subjects * 4))
+            for subject in subjects:
+                reply = await asker.transport.run(subject.plan.call("peek", subject.key, 0))
+                subject.check(Decision(subject.policies, subject.plan.read(reply)))
+
+    in_loop(main(), kind)
+    assert min(ends["answered"], ends["cancelled"], ends["late"]) > 10, ends
+
+
+def test_one_turn_is_one_write(proxy: Proxy, subject: str, kind: str) -> None:
+    """64 calls at once leave in one piece, in their order."""
+    pieces: list[bytes] = []
+
+    def heard(data: bytes) -> bytes:
+        pieces.append(data)
+        return data
+
+    async def main() -> list[Decision]:
+        async with Asker(proxy.url) as asker:
+            await asker.hit(subject)
+            proxy.requests = heard
+            found = await asyncio.gather(*(asker.hit(subject, number) for number in range(1, 65)))
+            proxy.mend()
+            return found
+
+    found = in_loop(main(), kind)
+    assert [piece.count(b"EVALSHA") for piece in pieces] == [64]
+    left = PLENTY.limit - 1
+    for number, decision in enumerate(found, 1):
+        left -= number
+        assert decision.remaining == left
+
+
+def test_a_call_that_gave_up_before_it_was_sent_is_not_sent(
+    store: str, subject: str, kind: str
+) -> None:
+    """Cancelled in the turn in which it was made: nothing is charged, and others go on."""
+
+    async def main() -> int:
+        async with Asker(store) as asker:
+            await asker.hit(subject)
+            tasks = [asyncio.ensure_future(asker.hit(subject)) for _ in range(5)]
+            loop = asyncio.get_running_loop()
+            loop.call_soon(tasks[1].cancel)  # made, but not yet gone
+            await asyncio.wait(tasks)
+            assert [task.cancelled() for task in tasks] == [False, True, False, False, False]
+            return await asker.used(subject)
+
+    assert in_loop(main(), kind) == 5
+
+
+@pytest.mark.parametrize("policy", [PLENTY, LOG], ids=lambda policy: policy.algorithm)
+@pytest.mark.parametrize("fault", [cut, cut_after(1), cut_after(20)], ids=["none", "1", "20"])
+def test_a_lost_reply(
+    proxy: Proxy, store: str, subject: str, kind: str, policy: Any, fault: Any
+) -> None:
+    """The calls ran, their replies were lost with the connection: charged once, and said so."""
+
+    async def main() -> None:
+        async with Asker(proxy.url, policy) as asker, Asker(store, policy) as sure:
+            await asker.open()
+            await asker.hit(f"{subject}-other")
+            proxy.replies = fault
+            found = await asyncio.gather(*(spent(asker.hit(subject)) for _ in range(8)))
+            assert {type(answer) for _, answer in found} == {StoreUnavailable}
+            proxy.mend()
+            assert await sure.used(subject) == 8
+            assert (await asker.hit(subject)).granted == 1
+            assert await sure.used(subject) == 9
+
+    in_loop(main(), kind)
+
+
+@pytest.mark.parametrize("fault", [cut, cut_after(30)], ids=["whole", "half"])
+def test_a_lost_request(proxy: Proxy, store: str, subject: str, kind: str, fault: Any) -> None:
+    """Nobody can tell it from a lost reply, so it is not sent again either."""
+
+    async def main() -> None:
+        async with Asker(proxy.url) as asker, Asker(store) as sure:
+            await asker.hit(f"{subject}-other")
+            proxy.requests = fault
+            assert isinstance((await spent(asker.hit(subject)))[1], StoreUnavailable)
+            proxy.mend()
+            assert await sure.used(subject) == 0
+            assert await asker.hit(subject)
+
+    in_loop(main(), kind)
+
+
+def test_byte_by_byte(proxy: Proxy, subject: str, kind: str) -> None:
+    """Replies and requests in pieces of one byte are replies and requests."""
+
+    async def main() -> list[int]:
+        async with Asker(proxy.url) as asker:
+            proxy.piece = 1
+            found = await asyncio.gather(*(asker.hit(subject, 3) for _ in range(10)))
+            return [decision.remaining for decision in found]
+
+    assert in_loop(main(), kind) == [PLENTY.limit - 3 * calls for calls in range(1, 11)]
+
+
+def test_late_replies_are_read_and_dropped(
+    proxy: Proxy, store: str, subject: str, kind: str
+) -> None:
+    """The connection stays; what comes too late reaches nobody, and counts once."""
+
+    async def main() -> None:
+        async with Asker(proxy.url, timeout=TIMEOUT) as asker:
+            await asker.open()
+            await asker.hit(subject, 7)
+            made = proxy.connections
+            proxy.replies = delay(0.07)
+            soon_over = time.monotonic() + 0.02
+            late = [spent(asker.hit(subject, 5, deadline=soon_over)) for _ in range(4)]
+            in_time = [spent(asker.hit(f"{subject}-{number}", 3)) for number in range(4)]
+            found = [answer for _, answer in await asyncio.gather(*late, *in_time)]
+            assert {type(answer) for answer in found[:4]} == {StoreUnavailable}
+            assert [answer.remaining for answer in found[4:]] == [PLENTY.limit - 3] * 4
+            proxy.mend()
+            assert (await asker.hit(subject)).remaining == PLENTY.limit - 28
+            assert proxy.connections == made
+
+    in_loop(main(), kind)
+
+
+def test_a_silent_connection_is_given_up(proxy: Proxy, subject: str, kind: str) -> None:
+    """Nothing at all comes for the timeout, also when nobody waits for it any more."""
+
+    async def main() -> None:
+        async with Asker(proxy.url, timeout=TIMEOUT) as asker:
+            await asker.hit(subject)
+            proxy.replies = swallow
+            task = asyncio.ensure_future(asker.hit(subject))
+            await asyncio.sleep(0.01)
+            lane = asker.lane
+            task.cancel()
+            await asyncio.wait([task])
+            assert not lane.closed
+            await asyncio.wait([lane.ended], timeout=2.0)
+            assert lane.closed
+            proxy.mend()
+            assert (await asker.hit(subject)).remaining == PLENTY.limit - 3
+
+    in_loop(main(), kind)
+
+
+def test_flushed_with_many_calls_under_way(own: Server, kind: str) -> None:
+    """NOSCRIPT for many calls at once: each comes once more with the script, and counts once."""
+    client = own.client()
+
+    async def main() -> int:
+        async with Asker(own.url, timeout=20.0) as asker:
+            await asker.open()
+            await asker.hit("u")
+            before = commands(client)
+            client.script_flush()
+            await asyncio.gather(*(asker.hit("u") for _ in range(200)))
+            after = commands(client)
+            assert after["evalsha"] - before["evalsha"] == 200
+            assert after["eval"] - before["eval"] == 200
+            return await asker.used("u")
+
+    assert in_loop(main(), kind) == 201
+    client.close()
+
+
+def test_flushed_all_the_time(own: Server, kind: str) -> None:
+    """SCRIPT FLUSH every few milliseconds: no error, and every call counts once."""
+    client = own.client()
+    ended = threading.Event()
+
+    def flush() -> None:
+        while not ended.wait(0.003):  # often, but not always
+            client.script_flush()
+
+    async def worker(asker: Asker) -> None:
+        for _ in range(50):
+            await asker.hit("u")
+
+    async def main() -> int:
+        async with Asker(own.url, timeout=20.0) as asker:
+            await asyncio.gather(*(worker(asker) for _ in range(16)))
+            return await asker.used("u")
+
+    flusher = threading.Thread(target=flush)
+    flusher.start()
+    try:
+        assert in_loop(main(), kind) == 800
+    finally:
+        ended.set()
+        flusher.join()
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"+OK\r\n",
+        b"_\r\n",
+        b"*2\r\n:1\r\n:2\r\n",
+        b"*6\r\n" + b":1\r\n" * 5 + b"$-1\r\n",
+        b"%3\r\n" + b":1\r\n" * 6,
+        b"*1\r\n-NOSCRIPT in a list\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b":abc\r\n",
+        b"-ASK nonsense\r\n",
+        b"-ERR nonsense\r\n",
+        b":1\r\n:1\r\n",
+    ],
+    ids=lambda answer: repr(answer[:12]),
+)
+def test_an_answer_of_another_shape(proxy: Proxy, answer: bytes) -> None:
+    """It is no decision: somebody must look. The next call is none the worse for it."""
+
+    async def main() -> None:
+        async with Asker(proxy.url) as asker:
+            await asker.open()
+            await asker.hit("u")
+            proxy.replies = replace(answer)
+            with pytest.raises(StoreRefused, match=r"answered|refused"):
+                await asker.hit("u")
+            proxy.mend()
+            assert await asker.hit("v")
+
+    in_loop(main())
+
+
+def test_a_push_answers_nobody(proxy: Proxy, subject: str, kind: str) -> None:
+    """What a server says of its own accord is not the reply to a call."""
+
+    async def main() -> None:
+        async with Asker(f"{proxy.url}?protocol=3") as asker:
+            await asker.hit(subject)
+            proxy.replies = lambda data: b">2\r\n+invalidate\r\n_\r\n" + data
+            assert (await asker.hit(subject)).remaining == PLENTY.limit - 2
+            proxy.mend()
+            assert (await asker.hit(subject)).remaining == PLENTY.limit - 3
+
+    in_loop(main(), kind)
+
+
+def test_closed_while_calls_are_under_way(
+    proxy: Proxy, store: str, subject: str, kind: str
+) -> None:
+    """They get their replies; those that come afterwards have a connection of their own."""
+
+    async def main() -> None:
+        async with Asker(proxy.url) as asker:
+            await asker.hit(subject)
+            proxy.replies = delay(0.1)
+            calls = [asyncio.ensure_future(asker.hit(subject)) for _ in range(5)]
+            await asyncio.sleep(0.02)
+            lane = asker.lane
+            await asyncio.gather(asker.transport.close(), *calls)
+            assert lane.ended.done()
+            assert [call.result().granted for call in calls] == [1] * 5
+            proxy.mend()
+            assert await asker.used(subject) == 6
+
+    in_loop(main(), kind)
+
+
+def test_closed_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None:
+    """Who waits for a connection gets another one."""
+
+    async def main() -> None:
+        async with Asker(proxy.url) as asker:
+            proxy.replies = delay(0.05)
+            call = asyncio.ensure_future(asker.hit(subject))
+            await asyncio.sleep(0.02)
+            await asker.transport.close()
+            assert (await call).granted == 1
+
+    in_loop(main(), kind)
+
+
+def test_cancelled_while_it_connects(proxy: Proxy, store: str, subject: str, kind: str) -> None:
+    """Whoever waits beside gets the connection; the cancelled one charges nothing."""
+
+    async def main() -> None:
+        async with Asker(proxy.url) as asker:
+            proxy.replies = delay(0.03)
+            first = asyncio.ensure_future(asker.hit(subject))
+            second = asyncio.ensure_future(asker.hit(subject))
+            await asyncio.sleep(0.02)
+            first.cancel()
+            assert (await second).remaining == PLENTY.limit - 1
+            assert first.cancelled()
+            proxy.mend()
+            assert proxy.connections == 1
+
+    in_loop(main(), kind)
+
+
+def test_connections_that_were_killed(own: Server, kind: str) -> None:
+    """CLIENT KILL while nobody calls: noticed before anything is sent, also by a loop that was busy."""
+
+    async def main() -> None:
+        async with Asker(own.url, timeout=5.0) as asker:
+            await asker.hit("u")
+            client = own.client()
+            for calls in range(2, 5):
+                client.execute_command("CLIENT KILL TYPE normal SKIPME yes")  # blocks the loop
+                await asyncio.sleep(0.002 * (calls == 3))
+                time.sleep(0.01)  # blocks it on purpose: it does not hear of the end
+                assert (await asker.hit("u")).remaining == PLENTY.limit - calls
+            client.close()
+
+    in_loop(main(), kind)
+
+
+def test_a_restarted_server(own: Server, kind: str) -> None:
+    """Its connections and scripts are gone; no call fails for that."""
+
+    async def main() -> None:
+        async with Asker(own.url, timeout=5.0) as asker:
+            await asker.hit("u")
+            own.restart()
+            found = await asyncio.gather(*(asker.hit("u") for _ in range(3)))
+            assert [decision.remaining for decision in found] == [
+                PLENTY.limit - calls for calls in (1, 2, 3)
+            ]
+
+    in_loop(main(), kind)
+
+
+def test_errors_are_each_callers_own(proxy: Proxy, kind: str) -> None:
+    """Callers that fail together do not share one exception, which would collect their traces."""
+
+    async def main() -> None:
+        async with Asker(proxy.url) as asker:
+            await asker.hit("u")
+            proxy.requests = cut
+            found = [
+                answer
+                for _, answer in await asyncio.gather(*(spent(asker.hit("u")) for _ in range(3)))
+            ]
+            assert all(isinstance(error, LimiterError) for error in found)
+            assert len({id(error) for error in found}) == 3
+
+    in_loop(main(), kind)
