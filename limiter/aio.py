@@ -177,7 +177,11 @@ class AsyncLease(Held):
         await self._limiter._drive(self._limiter._releasing(self))
 
     async def __aenter__(self) -> AsyncLease:
-        await self._limiter._drive(self._limiter._holding(self))
+        try:
+            await self._limiter._drive(self._limiter._holding(self))
+        except asyncio.CancelledError:  # perhaps with the lease in hand
+            await self.release()
+            raise
         return self
 
     async def __aexit__(

@@ -47,6 +47,8 @@ _PLANS_KEPT = 256
 _JITTER = 0.05
 #: Whoever waits for a lease asks at least so often: it may be given back at any time.
 _ASK_EVERY = 1.0
+#: So many leases that may have been taken are given back at a time; more end by themselves.
+_MOST_FORGOTTEN = 16
 
 log = logging.getLogger("limiter")
 
@@ -74,6 +76,7 @@ class Base(Generic[_Transport]):
         self.name = name
         #: Settlements, give-backs and releases that did not reach the store, and went with their keys.
         self.unsettled = 0
+        self._forgetting_now = 0
         self._keys = KeySpeller(prefix, name, key_secret)
         in_memory = isinstance(store, str) and store == MEMORY
         if isinstance(store, type(self)):
@@ -332,15 +335,17 @@ class Base(Generic[_Transport]):
     def _holding(self, held: Held) -> Flow[None]:
         """Take the lease, and see that it is renewed for as long as it is held."""
         until = inf if held.timeout is None else monotonic() + held.timeout
+        held.anew(secrets.token_hex(16))
         plan, key, more = held.plan, held.key, held.more
         while True:
             asked = monotonic()
             try:
                 decision = yield from self._asking(plan, "acquire", key, **more)
-            except StoreUnavailable:
-                # It may have been taken all the same: its id says which to give back.
-                self._beside(self._forgetting(held))
+            except StoreUnavailable as error:
+                self._forget(held, error)
                 raise
+            if decision.degraded:
+                self._forget(held, StoreUnavailable("the store did not decide"))
             if decision.allowed:
                 break
             left = until - monotonic()
@@ -404,10 +409,23 @@ class Base(Generic[_Transport]):
         except LimiterError as error:
             self._not_settled("a release", error)
 
-    def _forgetting(self, held: Held) -> Flow[None]:
+    def _forget(self, held: Held, why: StoreUnavailable) -> None:
+        """The store may have given a lease all the same; its id says which to give back, later."""
+        if self._forgetting_now >= _MOST_FORGOTTEN:
+            self._not_settled("a release", why)
+            return
+        self._forgetting_now += 1
+        self._beside(self._forgetting(held.leases_plan, held.key, held.more))
+
+    def _forgetting(self, plan: Plan, key: Key, more: dict[str, Any]) -> Flow[None]:
         """Give back a lease that may have been taken, when the store answers again."""
-        yield Pause(self._timeout)
-        yield from self._releasing(held)
+        try:
+            yield Pause(self._timeout)
+            plan.read((yield Ask(plan.call("release", key, now_us=self._now_us, **more))))
+        except LimiterError as error:
+            self._not_settled("a release", error)
+        finally:
+            self._forgetting_now -= 1
 
     def _held(
         self,
@@ -431,7 +449,7 @@ class Base(Generic[_Transport]):
             "plan": plan,
             "leases_plan": plan.of_leases,
             "key": key,
-            "more": {"cost": cost, "tag": tag, "lease": secrets.token_hex(16)},
+            "more": {"cost": cost, "tag": tag},
             "timeout": settings.check_wait(timeout),
             "on_lost": on_lost,
         }
@@ -441,7 +459,7 @@ class Base(Generic[_Transport]):
         decision = yield from self._asking(plan, "hit", key, cost=reserved.cost, tag=reserved.tag)
         if not decision.allowed:
             raise RateLimited(decision)
-        reserved.decision = decision
+        reserved.decision, reserved.settled = decision, False
 
     def _settling(self, reserved: Reserved, actual: int) -> Flow[None]:
         """Give back what was not used, or charge what was used beyond; once."""
@@ -452,7 +470,7 @@ class Base(Generic[_Transport]):
         reserved.settled = True
         plan = reserved.plan
         mode = "refund" if actual < reserved.cost else "settle"
-        cost = min(abs(actual - reserved.cost), plan.most_cost)
+        cost = abs(actual - reserved.cost)
         if cost == 0:
             return
         more: dict[str, Any] = {"cost": cost, "tag": reserved.tag}
@@ -461,9 +479,25 @@ class Base(Generic[_Transport]):
                 self._share.change(plan, mode, reserved.key, now_us=self._now_us, **more)
             return
         try:
+            if cost > plan.most_cost:
+                yield from self._charging(plan, reserved.key, cost, reserved.tag)
+                return
             plan.read((yield Ask(plan.call(mode, reserved.key, now_us=self._now_us, **more))))
         except LimiterError as error:
             self._not_settled("a settlement", error)
+
+    def _charging(self, plan: Plan, key: Key, cost: int, tag: Key | None) -> Flow[None]:
+        """Charge without asking what no single call may cost: each policy as far as its debt goes."""
+        parts = [Part(self._plan_class((one,), self._keys), key, cost) for one in plan.policies]
+        while parts:
+            asked = [one._replace(cost=min(one.cost, one.plan.most_cost)) for one in parts]
+            group = self._together(asked, tag)
+            replies = group.read((yield Ask(group.call("settle", self._now_us))))
+            parts = [
+                one._replace(cost=one.cost - part.cost)
+                for one, part, reply in zip(parts, asked, replies, strict=True)
+                if reply[0] == part.cost < one.cost
+            ]
 
     def _reserved(
         self, key: Key, cost: int, limits: Limits | None, tag: Key | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from time import sleep
 from types import TracebackType
 from typing import Any, TypeVar
@@ -229,7 +229,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
     def _beside(self, flow: Flow[None]) -> Callable[[], None]:
         self._keeper.add(flow)
-        return _let_it_end
+        return partial(self._keeper.drop, flow)
 
     def _drive(self, flow: Flow[_Result]) -> _Result:
         """Run every step of a flow, and return what it returns."""
@@ -265,7 +265,13 @@ class Lease(Held):
         self._limiter._drive(self._limiter._releasing(self))
 
     def __enter__(self) -> Lease:
-        self._limiter._drive(self._limiter._holding(self))
+        try:
+            self._limiter._drive(self._limiter._holding(self))
+        except LimiterError:
+            raise
+        except BaseException:  # interrupted, perhaps with the lease in hand
+            self.release()
+            raise
         return self
 
     def __exit__(
@@ -307,7 +313,3 @@ class Reservation(Reserved):
     ) -> None:
         if error is not None:
             self.settle(0)
-
-
-def _let_it_end() -> None:
-    """The keeper finds out by itself that a lease was given back."""

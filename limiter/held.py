@@ -46,11 +46,16 @@ class Held:
         self._on_lost = on_lost
         self._process = os.getpid()
 
+    def anew(self, lease: str) -> None:
+        """Be another lease than whatever was held before."""
+        self.more = {**self.more, "lease": lease}
+        self.lost = self.released = self.degraded = False
+        self._process = os.getpid()
+
     def begin(self, decision: Decision) -> None:
         """Note what was decided when the lease was taken."""
         self.decision = decision
         self.degraded = decision.degraded
-        self._process = os.getpid()
 
     @property
     def is_inherited(self) -> bool:
@@ -64,7 +69,7 @@ class Held:
         if self._on_lost is not None:
             try:
                 self._on_lost()
-            except Exception:
+            except (Exception, SystemExit):  # sys.exit would end the thread that renews them all
                 log.exception("on_lost failed")
 
 

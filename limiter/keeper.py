@@ -14,6 +14,9 @@ from limiter.flows import Flow
 
 log = logging.getLogger("limiter")
 
+#: So many flows that were dropped may be due still, beside as many as go on.
+_MOST_DROPPED = 64
+
 
 class Keeper:
     """Wakes each flow when its pause is over; the thread lives for as long as there are any.
@@ -30,21 +33,35 @@ class Keeper:
         self._process = os.getpid()
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, Flow[None]]] = []
+        #: Those that go on; of the ones that were dropped, some are due still.
+        self._flows: set[Flow[None]] = set()
         self._running = False
 
     def add(self, flow: Flow[None]) -> None:
         """Begin a flow; its first step is a pause."""
         if self._process != os.getpid():
             self._begin()  # a fork's child holds none of its parent's leases, and not its thread
+        self._flows.add(flow)
         self._put(flow)
+
+    def drop(self, flow: Flow[None]) -> None:
+        """Let a flow go on no more, which need not be kept until its pause is over."""
+        with self._changed:
+            self._flows.discard(flow)
+            if len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
+                self._due = [one for one in self._due if one[2] in self._flows]
+                heapq.heapify(self._due)
+                self._changed.notify()
 
     def _put(self, flow: Flow[None]) -> None:
         """Run it up to its next pause, and remember when that is over."""
         try:
             due = monotonic() + self._advance(flow)
         except StopIteration:
+            self._flows.discard(flow)
             return
         except Exception:
+            self._flows.discard(flow)
             log.exception("a lease is renewed no more")
             return
         with self._changed:
@@ -63,4 +80,6 @@ class Keeper:
                     self._running = False
                     return
                 _, _, flow = heapq.heappop(self._due)
+                if flow not in self._flows:
+                    continue
             self._put(flow)

@@ -1,0 +1,86 @@
+"""A limiter of each way to call it, on each kind of store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from limiter import Limiter
+from limiter.aio import AsyncLimiter
+from limiter.demo.servers import Server
+from tests.calls.support import PATIENCE, InLoop, Loop
+from tests.proxy import Proxy
+
+#: Makes a limiter of the limits that it is given, on the store of the test.
+Make = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def loop() -> Iterator[Loop]:
+    """The event loop of all limiters for coroutines."""
+    running = Loop()
+    yield running
+    running.close()
+
+
+@pytest.fixture(params=["sync", "async"])
+def way(request: pytest.FixtureRequest) -> str:
+    """How the limiter is called."""
+    return str(request.param)
+
+
+@pytest.fixture(params=["standalone", "redis", "cluster", "memory"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """What the limiter's store is."""
+    return str(request.param)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, kind: str) -> str:
+    """The address of the store."""
+    if kind == "memory":
+        return "memory://"
+    fixture = {"standalone": "store", "redis": "redis_store", "cluster": "cluster"}[kind]
+    found = request.getfixturevalue(fixture)
+    return str(getattr(found, "url", found))
+
+
+@pytest.fixture
+def make_on(way: str, loop: Loop) -> Iterator[Make]:
+    """Make a limiter on any store, that is closed in the end; its deadline forgives a busy machine."""
+    with ExitStack() as stack:
+
+        def make(store: Any, limits: Any, **settings: Any) -> Any:
+            settings = {"timeout": PATIENCE, **settings}
+            if way == "sync":
+                limiter: Any = Limiter(limits, store=store, **settings)
+            else:
+                limiter = InLoop(AsyncLimiter(limits, store=store, **settings), loop)
+            stack.callback(limiter.close)
+            return limiter
+
+        yield make
+    assert not loop.complaints
+
+
+@pytest.fixture
+def make(make_on: Make, place: str) -> Make:
+    """Make a limiter on the store of the test."""
+    return lambda limits, **settings: make_on(place, limits, **settings)
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A proxy before the shared server."""
+    with Proxy((server.host, server.port)) as running:
+        yield running
+
+
+@pytest.fixture
+def own() -> Iterator[Server]:
+    """A server that this test may break."""
+    with Server() as running:
+        yield running

@@ -1,0 +1,143 @@
+"""One way to call a limiter, whether it is for threads or for coroutines, and times to call it at."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from limiter import (
+    GCRA,
+    Concurrency,
+    FixedWindow,
+    LeakyBucket,
+    SlidingLog,
+    SlidingWindow,
+    TokenBucket,
+    base,
+    client,
+)
+from limiter.policies import Policy
+
+#: A moment of 2026, so that every number is as large as in life.
+NOW_US = 1_790_000_000_000_000
+
+#: Nobody measures time where this is the deadline, and both cores are busy.
+PATIENCE = 10.0
+
+#: One of each algorithm that a call may hit, all with the same numbers.
+RATES: list[Policy] = [
+    kind(10, 60)
+    for kind in (FixedWindow, SlidingLog, SlidingWindow, TokenBucket, GCRA, LeakyBucket)
+]
+#: At most so many at once, and something that nobody runs out of.
+PLACES, PLENTY = Concurrency(2, lease=60), FixedWindow(1_000_000, "day")
+
+
+def by_algorithm(policy: Policy) -> str:
+    """A policy's name among the parameters of a test."""
+    return policy.algorithm
+
+
+class Loop:
+    """An event loop in a thread of its own, for as long as the tests run."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        #: What the loop was told of tasks and callbacks that failed, and nobody looked.
+        self.complaints: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """What the coroutine comes to."""
+        return asyncio.run_coroutine_threadsafe(call, self.loop).result(60)
+
+    def tasks(self) -> int:
+        """How many tasks the loop has, but for the one that counts them."""
+
+        async def count() -> int:
+            return len(asyncio.all_tasks()) - 1
+
+        found: int = self.run(count())
+        return found
+
+    def close(self) -> None:
+        """End what is still under way, and the loop."""
+
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self.loop.shutdown_asyncgens()
+
+        self.run(end())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+class InLoop:
+    """An ``AsyncLimiter``, or what it holds or reserves, used as its brother for threads is."""
+
+    def __init__(self, inner: Any, loop: Loop) -> None:
+        vars(self).update(inner=inner, loop=loop)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.inner, name)
+        return self._blocking(found) if inspect.ismethod(found) else found
+
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.inner, name, value)
+
+    def __enter__(self) -> InLoop:
+        self.loop.run(self.inner.__aenter__())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.loop.run(self.inner.__aexit__(*error))
+
+    def _blocking(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            result = method(*args, **more)
+            if inspect.iscoroutine(result):
+                return self.loop.run(result)
+            return InLoop(result, self.loop) if hasattr(result, "__aenter__") else result
+
+        return call
+
+
+class Time:
+    """The time of a limiter and of its sleeps, which passes by sleeping alone."""
+
+    def __init__(self, limiter: Any, patch: pytest.MonkeyPatch) -> None:
+        self.limiter = limiter
+        self.began_us = limiter._now_us = NOW_US
+        #: How long each sleep was asked to be.
+        self.slept: list[float] = []
+        #: Called after each sleep, as somebody else who comes meanwhile.
+        self.meanwhile: Callable[[], Any] = lambda: None
+
+        async def asleep(seconds: float) -> None:
+            self.sleep(seconds)
+
+        patch.setattr(client, "sleep", self.sleep)
+        patch.setattr(asyncio, "sleep", asleep)
+        patch.setattr(base, "monotonic", lambda: self.passed_us / 1e6)
+
+    @property
+    def passed_us(self) -> int:
+        """Microseconds since it began."""
+        return int(self.limiter._now_us) - self.began_us
+
+    def sleep(self, seconds: float) -> None:
+        """Let it pass."""
+        self.slept.append(seconds)
+        self.limiter._now_us += round(seconds * 1e6)
+        self.meanwhile()

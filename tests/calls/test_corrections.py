@@ -1,0 +1,264 @@
+"""Refunds, and costs that are known afterwards: what is given back, and what is charged beyond."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from limiter import (
+    FixedWindow,
+    InvalidCost,
+    RateLimited,
+    SlidingLog,
+    SlidingWindow,
+    StoreRefused,
+    StoreUnavailable,
+    TokenBucket,
+)
+from limiter.demo.servers import Server
+from limiter.policies import Policy
+from tests.calls.conftest import Make
+from tests.calls.support import NOW_US, RATES, by_algorithm
+from tests.proxy import Proxy, cut
+
+
+class OwnError(Exception):
+    """What the body of a reservation raises."""
+
+
+def fail(first: Callable[[], object] = lambda: None) -> None:
+    """As a body that does something, and then fails."""
+    first()
+    raise OwnError
+
+
+@pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
+def test_refund(make: Make, subject: str, policy: Policy) -> None:
+    """What was used can be used again, and no more than that; of nothing, nothing is given back."""
+    limiter = make(policy)
+    limiter._now_us = NOW_US
+
+    assert limiter.refund(subject, 3) is None
+    assert limiter.hit(subject, 10)
+    limiter.refund(subject)
+    assert limiter.peek(subject).remaining == 1
+    limiter.refund(subject, 4)
+    assert limiter.peek(subject).remaining == 5
+    limiter.refund(subject, 10)
+    assert limiter.peek(subject).remaining == 10
+    assert limiter.hit(subject, 10).remaining == 0
+
+
+def test_refund_of_a_log_gives_back_the_oldest(make: Make, subject: str) -> None:
+    """Without the newest, a window that began after them would admit too much."""
+    limiter = make(SlidingLog(3, 60))
+    limiter._now_us = NOW_US
+    limiter.hit(subject)
+    limiter._now_us += 10_000_000
+    limiter.hit(subject, 2)
+    limiter.refund(subject)
+
+    limiter._now_us = NOW_US + 60_000_000
+    assert limiter.peek(subject).remaining == 1
+    limiter._now_us = NOW_US + 70_000_000
+    assert limiter.peek(subject).remaining == 3
+
+
+def test_refund_of_two_windows(make: Make, subject: str) -> None:
+    """First out of the current one, then out of the previous."""
+    limiter = make(SlidingWindow(10, 60))
+    limiter._now_us = NOW_US
+    limiter.hit(subject, 10)
+    limiter._now_us += 90_000_000
+    limiter.hit(subject, 3)  # the previous one weighs 5 still
+    limiter.refund(subject, 5)
+    assert limiter.peek(subject).remaining == 6
+    limiter.refund(subject, 8)
+    assert limiter.peek(subject).remaining == 10
+
+
+def test_refund_of_several(make: Make, subject: str) -> None:
+    """Each for itself."""
+    limiter = make(RATES)
+    limiter.hit(subject, 5)
+    limiter.refund(subject, 2)
+    assert [one.remaining for one in limiter.peek(subject).each] == [7] * len(RATES)
+
+
+def settled(make: Make, subject: str, policy: Policy, taken: int, *actual: int) -> int:
+    """What is left after a reservation was settled at once, as often as that."""
+    limiter = make(policy)
+    limiter._now_us = NOW_US
+    with limiter.reserve(subject, taken) as reserved:
+        assert reserved.decision.granted == taken
+        assert reserved.decision.remaining == 10 - taken
+        for each in actual:
+            reserved.settle(each)
+            assert reserved.settled
+    left: int = limiter.peek(subject).remaining
+    return left
+
+
+@pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
+def test_settle(make: Make, new_subject: object, policy: Policy) -> None:
+    """Less gives back the rest, more is charged, the same changes nothing; only once."""
+    assert settled(make, new_subject(), policy, 6, 2) == 8
+    assert settled(make, new_subject(), policy, 6, 0) == 10
+    assert settled(make, new_subject(), policy, 6, 6) == 4
+    assert settled(make, new_subject(), policy, 6, 9) == 1
+    assert settled(make, new_subject(), policy, 6, 10) == 0
+    assert settled(make, new_subject(), policy, 6, 7, 0, 9) == 3
+    assert settled(make, new_subject(), policy, 6) == 4
+
+
+@pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
+def test_debt(make: Make, new_subject: object, policy: Policy) -> None:
+    """Beyond the limit the next callers wait, as long as one limit's debt takes and no longer."""
+    limiter = make(policy)
+    answers = []
+    for actual in (15, 20, 21, 1_000_000):
+        subject = new_subject()
+        limiter._now_us = NOW_US
+        with limiter.reserve(subject, 1) as reserved:
+            reserved.settle(actual)
+        answers.append(limiter.peek(subject))
+        assert (answers[-1].allowed, answers[-1].remaining) == (False, 0)
+        # Whoever waits as told gets one.
+        limiter._now_us += round(answers[-1].retry_after * 1e6) - 1
+        assert not limiter.hit(subject)
+        limiter._now_us += 1
+        assert limiter.hit(subject)
+    by_actual = [answer.retry_after for answer in answers]
+    assert by_actual[1] == by_actual[2] == by_actual[3]
+    if isinstance(policy, TokenBucket):
+        assert by_actual == [36.0, 66.0, 66.0, 66.0]
+
+
+def test_a_log_is_charged_more_than_one_call_may_write(make: Make, subject: str) -> None:
+    """A script takes 4,000 entries at most; a settlement is as much as it is."""
+    limiter = make(SlidingLog(10_000, "day"))
+    with limiter.reserve(subject, 10) as reserved:
+        reserved.settle(9_010)
+    assert limiter.peek(subject).remaining == 990
+
+
+def test_each_policy_is_charged_to_its_own_bound(make: Make, subject: str) -> None:
+    """A small limit beside a large one: its debt ends at one limit, the other is charged in full."""
+    limiter = make([SlidingLog(2, 60), SlidingWindow(10_000, "day"), FixedWindow(30, "hour")])
+    limiter._now_us = NOW_US
+    with limiter.reserve(subject, 1) as reserved:
+        reserved.settle(501)
+    after = limiter.peek(subject)
+    assert [one.remaining for one in after.each] == [0, 9_499, 0]
+    limiter._now_us += 60_000_000
+    assert limiter.peek(subject).each[0].remaining == 2
+
+
+@pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
+def test_an_exception_gives_all_of_it_back(make: Make, subject: str, policy: Policy) -> None:
+    """And passes on; one after settling changes nothing any more."""
+    limiter = make(policy)
+    limiter._now_us = NOW_US
+    with pytest.raises(OwnError), limiter.reserve(subject, 6):
+        fail()
+    assert limiter.peek(subject).remaining == 10
+    with pytest.raises(OwnError), limiter.reserve(subject, 6) as reserved:
+        fail(lambda: reserved.settle(4))
+    assert limiter.peek(subject).remaining == 6
+
+
+def test_actual_costs_that_are_none(make: Make, subject: str) -> None:
+    """Nothing is settled by them; an actual cost may be more than any limit."""
+    limiter = make(SlidingLog(10, 60))
+    with limiter.reserve(subject, 6) as reserved:
+        for actual in (-1, True, 1.5, "1", None):
+            with pytest.raises(InvalidCost, match="actual is"):
+                reserved.settle(actual)
+            assert not reserved.settled
+        reserved.settle(7)
+    assert limiter.peek(subject).remaining == 3
+
+
+def test_a_reservation_that_is_denied(make: Make, subject: str) -> None:
+    """RateLimited with the decision, before the body."""
+    limiter = make(SlidingLog(10, 60))
+    limiter.hit(subject, 6)
+    with pytest.raises(RateLimited, match="retry after") as denied, limiter.reserve(subject, 5):
+        raise AssertionError
+    assert denied.value.decision.remaining == 4
+    assert limiter.peek(subject).remaining == 4
+
+
+def test_a_reservation_used_again(make: Make, subject: str) -> None:
+    """Is another reservation."""
+    limiter = make(SlidingLog(10, 60))
+    reservation = limiter.reserve(subject, 4)
+    for left in (9, 8, 7):
+        with reservation as reserved:
+            assert not reservation.settled
+            reserved.settle(1)
+        assert limiter.peek(subject).remaining == left
+
+
+@pytest.mark.parametrize("actual", [2, 9])
+def test_a_settlement_that_does_not_arrive(
+    make_on: Make,
+    proxy: Proxy,
+    store: str,
+    subject: str,
+    caplog: pytest.LogCaptureFixture,
+    actual: int,
+) -> None:
+    """Is logged and counted, never raised, and not sent again; the charge stays as it was."""
+    limiter = make_on(proxy.url, SlidingLog(10, 60))
+    with caplog.at_level(logging.WARNING, "limiter"), limiter.reserve(subject, 6) as reserved:
+        proxy.requests = cut
+        reserved.settle(actual)
+        proxy.mend()
+        reserved.settle(actual)
+    assert limiter.unsettled == 1
+    assert "a settlement of limiter default did not reach the store" in caplog.text
+    assert make_on(store, SlidingLog(10, 60)).peek(subject).remaining == 4
+
+
+def test_an_exception_is_not_hidden_by_a_store_that_is_gone(
+    make_on: Make, proxy: Proxy, subject: str
+) -> None:
+    """What cannot be given back is counted."""
+    limiter = make_on(proxy.url, SlidingLog(10, 60))
+    with pytest.raises(OwnError), limiter.reserve(subject, 6):
+        fail(lambda: setattr(proxy, "requests", cut))
+    assert limiter.unsettled == 1
+
+
+def test_a_settlement_that_is_refused(make_on: Make, own: Server, subject: str) -> None:
+    """Is counted too."""
+    limiter = make_on(own.url, SlidingLog(10, 60))
+    client = own.client()
+    with limiter.reserve(subject, 6) as reserved:
+        client.flushall()
+        client.set(f"rl:{{{subject}}}:default:v1:sliding_log:60000000", "something else")
+        reserved.settle(2)
+    client.close()
+    assert limiter.unsettled == 1
+
+
+def test_refund_and_reset_always_raise(make_on: Make, own: Server, subject: str) -> None:
+    """Whatever on_error is: nothing was given back or forgotten."""
+    for on_error in ("raise", "allow", "deny", "local"):
+        limiter = make_on(own.url, SlidingLog(10, 60), on_error=on_error, timeout=0.5)
+        limiter.hit(subject)
+        own.kill()
+        with pytest.raises(StoreUnavailable):
+            limiter.refund(subject)
+        with pytest.raises(StoreUnavailable):
+            limiter.reset(subject)
+        own.restart()
+        client = own.client()
+        client.set(f"rl:{{{subject}}}:default:v1:sliding_log:60000000", "something else")
+        with pytest.raises(StoreRefused):
+            limiter.refund(subject)
+        client.flushall()
+        client.close()
