@@ -29,31 +29,28 @@ def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Ste
         wanted = at_least if 0 < at_least < block.cost else block.cost
         leases += block.policy.leases
         holding += step.held > 0
-        if step.room < wanted and not step.held:
+        room = max(step.room, 0)
+        if room < wanted and not step.held:
             fits = fits and block.shadow
             waits.append(_wait_us(block, step, wanted))
             continue
         waits.append(0)
-        if step.room < block.cost and not block.shadow and not step.held:
-            take = step.room if take is None else min(take, step.room)
+        if room < block.cost and not block.shadow and not step.held:
+            take = room if take is None else min(take, room)
     # A lease that is held already is the same lease: nothing is charged again.
     same = takes and holding == leases > 0
     reply, writes = [], []
     for place, (block, step, wait_us) in enumerate(zip(blocks, steps, waits, strict=True)):
         granted, delay_us = 0, 0 if wait_us else step.delay_us
-        if takes and block.cost:
-            if same:
-                granted, wait_us, delay_us = step.held or block.cost, 0, 0
-            elif step.held:
-                granted = step.held if fits else 0
-            elif fits and not wait_us:
-                granted = min(block.cost, max(step.room, 0))
-                if take is not None:
-                    granted = min(granted, take)
-                step.charge(granted)
-                writes.append(place)
-            if step.heal and place not in writes:
-                writes.append(place)
+        if same:
+            granted, wait_us, delay_us = step.held or block.cost, 0, 0
+        elif takes and fits and step.held:
+            granted = step.held
+        elif takes and fits and not wait_us and block.cost:
+            granted = min(block.cost, step.room if take is None else min(step.room, take))
+            step.charge(granted)
+        if takes and block.cost and (step.heal or (granted and not same and not step.held)):
+            writes.append(place)
         reply += [granted, max(step.room, 0), wait_us, step.reset_us, delay_us]
     return Outcome(reply, writes, fits and not same)
 

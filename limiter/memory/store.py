@@ -137,14 +137,14 @@ class MemoryStore:
                 continue
             if not key.value:
                 del keys[names[block.key]]
-            elif key.expires_us == _NEVER or (
-                outcome.passes and key.expires_us - clock_us <= step.reset_us + slack_us - _SLACK_US
-            ):
-                # In whole milliseconds, as a server counts lives.
-                key.expires_us = clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us
+                continue
+            # In whole milliseconds, as a server counts lives.
+            until_us = clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us
+            if key.expires_us == _NEVER or (outcome.passes and until_us > key.expires_us):
+                key.expires_us = until_us
                 if key.marked_us == _NEVER:
-                    key.marked_us, grown = key.expires_us, True
-                    heapq.heappush(self._heap, (key.marked_us, names[block.key]))
+                    key.marked_us, grown = until_us, True
+                    heapq.heappush(self._heap, (until_us, names[block.key]))
         if grown:
             self._bound(clock_us, names)
 

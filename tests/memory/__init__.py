@@ -1,0 +1,1 @@
+"""The store in the process says and keeps what Redis would."""

@@ -1,0 +1,127 @@
+"""Ask a store in the process what the scripts are asked, and look into it as one looks into Redis."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from typing import Any
+
+from limiter.memory import MemoryStore
+from limiter.memory.store import _NEVER, _Key
+from limiter.policies import (
+    Concurrency,
+    FixedWindow,
+    Policy,
+    SlidingLog,
+    SlidingWindow,
+    TokenBucket,
+)
+from limiter.policies.concurrency import Leases
+from limiter.question import Block, Question
+from tests.scripts import argument_names
+
+#: The algorithm that each script decides.
+CLASSES: dict[str, type[Policy]] = {
+    policy.script: policy
+    for policy in (FixedWindow, SlidingLog, SlidingWindow, TokenBucket, Concurrency)
+}
+
+
+def policy_of(script: str, given: dict[str, Any]) -> Policy:
+    """A policy by what its script is told, ranges aside: a script takes what no policy may be."""
+    policy = object.__new__(CLASSES[script])
+    numbers = {name: int(given[name]) for name in given if name not in ("field", "id", "mode")}
+    numbers["period_us"] = numbers.get("period_us", numbers.get("lease_us", 0))
+    own: dict[str, Any] = {
+        "limit": numbers["limit"],
+        "period_us": numbers["period_us"],
+        "name": None,
+    }
+    own["field"] = given["field"]
+    if script == "fixed_window":
+        own["align"] = numbers["aligned"] == 1
+    elif script == "sliding_window":
+        own["unit_us"] = numbers["unit_us"]
+    elif script == "token_bucket":
+        own["burst"] = numbers["limit"]
+        parts = numbers["parts"]
+        own["interval"] = (numbers["t_us"] * parts + numbers["t_part"], parts)
+    for name, value in own.items():
+        policy._set(name, value)
+    return policy
+
+
+def question(script: str, keys: Sequence[str], words: Sequence[Any]) -> Question:
+    """What a script's arguments ask, as a question."""
+    names = tuple(key.encode() for key in keys)
+    texts = [str(word) for word in words]
+    if script != "several":
+        # at_least, the last of them, may be left out.
+        given = dict(zip(argument_names(script), texts, strict=False))
+        at_least = int(given.pop("at_least", 0))
+        now_us, mode = int(given.pop("now_us")), given["mode"]
+        return Question(mode, at_least, now_us, names, (_block(script, 0, False, given),))
+    now_us, mode, at_least = int(texts[0]), texts[1], int(texts[2])
+    blocks, at = [], 3
+    while at < len(texts):
+        algorithm, number, shadow = texts[at : at + 3]
+        own = argument_names(algorithm)[2:-1]
+        given = dict(zip(own, texts[at + 3 :], strict=False))
+        blocks.append(_block(algorithm, int(number) - 1, shadow == "1", given))
+        at += 3 + len(own)
+    return Question(mode, at_least, now_us, names, tuple(blocks))
+
+
+def _block(script: str, key: int, shadow: bool, given: dict[str, Any]) -> Block:
+    lease = given.get("id", "")
+    return Block(policy_of(script, given), key, int(given["cost"]), shadow, lease)
+
+
+def number(text: str | int) -> Any:
+    """What Lua makes of an entry of a list or the score of a member: a number, or 0."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return 0
+
+
+def clock_us(store: MemoryStore) -> int:
+    """The store's own time."""
+    return store.run(Question("peek", 0, 0, (), ()))[-1]
+
+
+def plant(store: MemoryStore, name: str, kind: str, value: Any, ttl_ms: int) -> None:
+    """Put a key into the store that no call has written; -1: for ever."""
+    key = _Key(kind if kind != "string" else "hash")
+    key.kind, key.value = kind, value
+    if ttl_ms != -1:
+        key.expires_us = key.marked_us = clock_us(store) + ttl_ms * 1_000
+        heapq.heappush(store._heap, (key.marked_us, name.encode()))
+    store._keys[name.encode()] = key
+
+
+def leases(members: dict[str, int]) -> Leases:
+    """A set with these members."""
+    made = Leases()
+    for member, end_us in members.items():
+        made.put(member, end_us)
+    return made
+
+
+def look(store: MemoryStore, keys: Sequence[str]) -> dict[str, tuple[str, Any, float]]:
+    """Kind, contents and life in milliseconds of every key that exists; -1: for ever."""
+    now_us, found = clock_us(store), {}
+    for name in keys:
+        key = store._keys.get(name.encode())
+        if key is None or key.expires_us <= now_us:
+            continue
+        life_ms = -1 if key.expires_us == _NEVER else (key.expires_us - now_us) / 1_000
+        held = key.value.ends if key.kind == "zset" else key.value
+        if isinstance(held, dict):
+            held = dict(sorted(held.items()))
+        if key.kind == "zset":
+            assert key.value.order == sorted((end, member) for member, end in held.items())
+        found[name] = (key.kind, held, life_ms)
+    return found

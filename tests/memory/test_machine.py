@@ -1,0 +1,238 @@
+"""Memory and a real server, step by step: the same questions, the same replies, the same state."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from limiter.memory import MemoryStore
+from limiter.policies import ALGORITHMS, Concurrency, Policy
+from limiter.question import Block, Question
+from tests.memory.support import leases, look, plant
+from tests.scripts import Caller
+
+#: A longer search: so many times the examples.
+DEPTH = int(os.environ.get("TEST_DEPTH", "1"))
+NOW_US = 1_790_000_000_123_457
+YEAR_US = 366 * 86_400_000_000
+LONG_MS = 90_000_000_000
+
+periods = st.one_of(
+    st.integers(1, 40),
+    st.sampled_from([1_000, 999_983, 1_000_000, 60_000_000, 3_600_000_000, YEAR_US]),
+)
+#: Small ones for the most part; large ones where a product would not be exact in doubles.
+limits = st.one_of(st.integers(1, 6), st.integers(1, 30), st.sampled_from([99_991, 10**5]))
+large = st.sampled_from([10**9, 999_999_999_989, 10**12])
+KINDS = [*ALGORITHMS.values(), Concurrency]
+
+
+@st.composite
+def policies(draw: st.DrawFn, name: str) -> Policy:
+    """A policy of any kind, also of a period that is shorter than the library's shortest."""
+    kind: Any = draw(st.sampled_from(KINDS))
+    numbers: dict[str, int] = {"limit": draw(limits), "period_us": draw(periods)}
+    if kind.most_limit > 10**6 and not kind.has_burst and draw(st.integers(0, 3)) == 0:
+        numbers["limit"] = draw(large)
+    if kind.has_burst:
+        numbers["burst"] = min(draw(limits), 10 * numbers["limit"])
+    more = {"align": draw(st.booleans())} if kind.algorithm == "fixed_window" else {}
+    policy: Policy = kind(1, 1, **more, name=name)._with(**numbers)
+    return policy
+
+
+class Subjects(RuleBasedStateMachine):
+    """Two subjects under up to four policies, in a store of each kind."""
+
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caller = Caller(self.url)
+        self.store = MemoryStore()
+        self.clock_us = NOW_US
+        self.edges: list[int] = [NOW_US]
+        self.keys: list[str] = []
+        #: Each policy of each subject, and the place of its key.
+        self.places: list[tuple[Policy, int]] = []
+
+    def teardown(self) -> None:
+        """Leave nothing behind."""
+        if self.keys:
+            self.caller.client.delete(*self.keys)
+        self.caller.close()
+
+    @initialize(data=st.data(), count=st.integers(1, 4))
+    def begin(self, data: st.DataObject, count: int) -> None:
+        """Draw the policies, and lay out the keys."""
+        tag = f"rl:{{memory-{os.getpid()}-{id(self)}}}"
+        drawn = [data.draw(policies(f"p{number}")) for number in range(count)]
+        for subject in ("a", "b"):
+            shared = f"{tag}:{subject}:test:v1"
+            for policy in drawn:
+                own = shared if policy.key_type == "hash" else f"{shared}:{policy.field}"
+                if own not in self.keys:
+                    self.keys.append(own)
+                self.places.append((policy, self.keys.index(own)))
+
+    def move(self, data: st.DataObject) -> None:
+        """Time passes or steps back, often to where an answer changes."""
+        kind = data.draw(st.sampled_from(["not", "not", "edge", "edge", "edge", "on", "back"]))
+        period_us = data.draw(st.sampled_from(self.places))[0].period_us
+        if kind == "edge":
+            self.clock_us = data.draw(st.sampled_from(self.edges)) + data.draw(st.integers(-1, 1))
+        elif kind == "on":
+            some = st.one_of(st.integers(0, 3), st.integers(0, period_us), st.just(3 * period_us))
+            self.clock_us += data.draw(some)
+        elif kind == "back":
+            some = st.one_of(st.integers(0, period_us), st.integers(0, 9 * period_us))
+            self.clock_us -= data.draw(some)
+        # A server's keys live by its own clock: far beyond, they would not live long enough.
+        self.clock_us = min(max(1, self.clock_us), NOW_US + 50 * YEAR_US)
+
+    @rule(
+        data=st.data(), wanted=st.sampled_from(["hit"] * 6 + ["peek", "refund", "settle", "reset"])
+    )
+    def call(self, data: st.DataObject, wanted: str) -> None:
+        """Any list of the policies, in any mode that suits them."""
+        self.move(data)
+        some = data.draw(
+            st.lists(st.sampled_from(self.places), min_size=1, max_size=5, unique=True)
+        )
+        held = [policy.leases for policy, _ in some]
+        mode = wanted
+        if any(held) and wanted not in ("peek", "reset"):
+            lone = {"hit": "acquire", "refund": "release", "settle": "renew"}
+            mode = lone[wanted] if all(held) else "acquire"
+        same = data.draw(st.booleans())
+        lease = data.draw(st.sampled_from(["x", "y", "z"]))
+        cost = 1
+        blocks: list[Block] = []
+        for policy, place in some:
+            if not blocks or not same:
+                most = min(policy.most_cost, 4_000)
+                spent = st.one_of(st.integers(0, min(3, most)), st.integers(0, most), st.just(most))
+                cost = data.draw(spent)
+            fits = min(cost, policy.most_cost)
+            shadow = data.draw(st.sampled_from([False] * 5 + [True]))
+            blocks.append(Block(policy, place, fits, shadow, lease if policy.leases else ""))
+        least = 0
+        if data.draw(st.integers(0, 2)) == 0:
+            least = data.draw(st.integers(0, max(block.cost for block in blocks)))
+        if mode == "acquire" and self.holds(lease):
+            least = 0  # who holds a lease asks for the same again, not for less
+        self.ask(mode, least, blocks, alone=len(blocks) == 1 and data.draw(st.booleans()))
+
+    def holds(self, lease: str) -> bool:
+        """Whether any unit of the lease is kept, living or not."""
+        found = look(self.store, self.keys).values()
+        return any(
+            name.startswith(lease) for kind, held, _ in found if kind == "zset" for name in held
+        )
+
+    def ask(self, mode: str, least: int, blocks: list[Block], alone: bool) -> None:
+        """Ask both; what they say and what they keep is one and the same."""
+        said: list[Any] = []
+        for block in blocks:
+            policy = block.policy
+            own = [block.cost, policy.field, *policy.arguments, *[block.lease] * policy.leases]
+            if alone:
+                block = block._replace(shadow=False)
+                blocks = [block]
+                least = min(least, block.cost)
+                keys = [self.keys[block.key]]
+                words = [self.clock_us, mode, *own, *[least] * bool(least)]
+            else:
+                said += [policy.script, block.key + 1, int(block.shadow), *own]
+        if not alone:
+            keys, words = self.keys, [self.clock_us, mode, least, *said]
+        script = blocks[0].policy.script if alone else "several"
+        names = tuple(key.encode() for key in self.keys)
+        if mode == "reset" and alone:
+            names, blocks = (keys[0].encode(),), [blocks[0]._replace(key=0)]
+
+        expected = self.caller.run(keys, script, words)
+        reply = self.store.run(Question(mode, least, self.clock_us, names, tuple(blocks)))
+
+        asked = (self.clock_us, mode, least, blocks)
+        assert reply == expected, (reply, expected, asked)
+        for at in (2, 3):
+            self.edges += [self.clock_us + wait_us for wait_us in reply[at:-1:5] if wait_us]
+        del self.edges[:-30]
+        self.compare(asked)
+
+    def compare(self, asked: object = None) -> None:
+        """What stands under every key, and how long it will."""
+        client: Any = self.caller.client
+        ours, theirs = look(self.store, self.keys), {}
+        for key in self.keys:
+            kind = client.type(key).decode()
+            if kind == "hash":
+                value: Any = {name.decode(): held for name, held in client.hgetall(key).items()}
+            elif kind == "list":
+                value = list(map(int, client.lrange(key, 0, -1)))
+            elif kind == "zset":
+                members = client.zrange(key, 0, -1, withscores=True)
+                value = {member.decode(): int(score) for member, score in members}
+            else:
+                continue
+            theirs[key] = (kind, value)
+        assert {key: held[:2] for key, held in ours.items()} == theirs, (ours, theirs, asked)
+        for key, (_, _, life_ms) in ours.items():
+            # A minute, for a machine that is kept busy.
+            assert abs(client.pttl(key) - life_ms) < 60_000, (key, life_ms, client.pttl(key), asked)
+
+    @rule(data=st.data())
+    def renumber(self, data: st.DataObject) -> None:
+        """Other limits over live state."""
+        policy, _ = data.draw(st.sampled_from(self.places))
+        numbers = {"limit": data.draw(limits)}
+        if policy.has_burst:
+            numbers["burst"] = min(data.draw(limits), 10 * numbers["limit"])
+        other = policy._with(**numbers)
+        self.places = [(other if old is policy else old, place) for old, place in self.places]
+
+    @rule(data=st.data())
+    def plant(self, data: st.DataObject) -> None:
+        """Numbers that no script wrote: far ahead, of another policy, or none at all."""
+        policy, place = data.draw(st.sampled_from(self.places))
+        key, period_us = self.keys[place], policy.period_us
+        times = st.one_of(
+            st.integers(-2 * period_us, 2 * period_us),
+            st.sampled_from([10 * period_us, YEAR_US, YEAR_US + 1, 3 * YEAR_US]),
+        ).map(lambda off: max(1, self.clock_us + off))
+        value: Any
+        if policy.key_type == "hash":
+            counts = data.draw(st.lists(st.integers(0, 40), max_size=3))
+            raw = struct.pack(f"<{1 + len(counts)}d", data.draw(times), *counts)
+            if data.draw(st.integers(0, 9)) == 0:
+                raw = raw[:-1]
+            value = look(self.store, self.keys).get(key, ("", {}, 0))[1] | {policy.field: raw}
+            self.caller.client.hset(key, mapping=value)
+        else:
+            found = data.draw(st.lists(times, min_size=1, max_size=6))
+            self.caller.client.delete(key)
+            if policy.key_type == "list":
+                value = sorted(found)
+                self.caller.client.rpush(key, *value)
+            else:
+                value = {f"{'xyzw'[n % 4]}:{1 + n // 4}": end for n, end in enumerate(found)}
+                self.caller.client.zadd(key, value)
+                value = leases(value)
+        self.caller.client.pexpire(key, LONG_MS)
+        plant(self.store, key, policy.key_type, value, LONG_MS)
+        self.compare()
+
+
+def test_memory_and_redis_agree(any_store: str, store: str) -> None:
+    """Mixes of algorithms and sizes, asked together and one by one, in every mode."""
+    machine = type("Subjects", (Subjects,), {"url": any_store})
+    examples = (100 if any_store == store else 25) * DEPTH
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)
+    )

@@ -1,0 +1,315 @@
+"""What the store promises beyond the scripts' rules: threads, forks, a clock, a bound on memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from limiter import (
+    GCRA,
+    Concurrency,
+    FixedWindow,
+    InvalidSetting,
+    LeakyBucket,
+    SlidingLog,
+    SlidingWindow,
+    StoreRefused,
+    TokenBucket,
+)
+from limiter.memory import MemoryStore
+from limiter.policies import Policy
+from limiter.question import Block, Question
+from tests.memory.support import clock_us, look, plant
+
+LIMIT = 100
+POLICIES: list[Policy] = [
+    FixedWindow(LIMIT, "day"),
+    SlidingLog(LIMIT, "day"),
+    SlidingWindow(LIMIT, "day"),
+    TokenBucket(LIMIT, "day"),
+    GCRA(LIMIT, "day"),
+    LeakyBucket(LIMIT, "day"),
+    Concurrency(LIMIT, "day"),
+]
+
+
+def hit(
+    store: MemoryStore,
+    policy: Policy,
+    name: str = "subject",
+    cost: int = 1,
+    now_us: int = 0,
+    lease: str = "one",
+) -> list[int]:
+    """Take from one policy."""
+    mode = "acquire" if policy.leases else "hit"
+    block = Block(policy, 0, cost, lease=lease if policy.leases else "")
+    return store.run(Question(mode, 0, now_us, (name.encode(),), (block,)))
+
+
+def in_threads(work: Callable[[int], Any], count: int = 64) -> None:
+    """Run it in so many threads at once; fail when one does not end."""
+    started, interval = threading.Barrier(count), sys.getswitchinterval()
+
+    def run(number: int) -> None:
+        started.wait(30)
+        work(number)
+
+    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
+    # Often enough that one is interrupted in the middle of a call.
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_threads_get_exactly_the_limit(policy: Policy) -> None:
+    """64 of them on one key, each more often than its share."""
+    store, granted = MemoryStore(), [0] * 64
+
+    def work(number: int) -> None:
+        for turn in range(5):
+            granted[number] += hit(store, policy, lease=f"{number}-{turn}")[0]
+
+    in_threads(work)
+    assert sum(granted) == LIMIT
+
+
+def test_threads_on_many_keys_lose_nothing() -> None:
+    """Keys come, are thrown out and forgotten while others count."""
+    policy, store, granted = SlidingLog(10**5, "day"), MemoryStore(most_subjects=1_000), [0] * 64
+
+    def work(number: int) -> None:
+        for turn in range(60):
+            granted[number] += hit(store, policy, "shared")[0]
+            hit(store, policy, f"own-{number}-{turn}")
+            if turn % 7 == 0:
+                name = f"own-{number}-{turn}".encode()
+                store.run(Question("reset", 0, 0, (name,), (Block(policy, 0, 1),)))
+
+    in_threads(work)
+    assert sum(granted) == 64 * 60
+    assert hit(store, policy, "shared")[1] == 10**5 - 64 * 60 - 1
+    assert len(store) <= 1_000
+
+
+def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
+    """However many threads are in the middle of a call."""
+    policy, store, ends = SlidingLog(10**5, "day"), MemoryStore(), threading.Event()
+    both = [FixedWindow(10**9, "day", name="a"), FixedWindow(10**9, "day", name="b")]
+    blocks = tuple(Block(policy, 0, 3) for policy in both)
+
+    def busy() -> None:
+        while not ends.is_set():
+            store.run(Question("hit", 0, 0, (b"both",), blocks))
+            hit(store, policy, cost=100)
+
+    threads = [threading.Thread(target=busy, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(50):
+            child = os.fork()
+            if child == 0:
+                reply = store.run(Question("hit", 0, 0, (b"both",), blocks))
+                # Both policies were charged alike, to the last call before the fork.
+                os._exit(0 if reply[1] == reply[6] else 1)
+            assert _status(child) == 0
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join(30)
+    assert hit(store, FixedWindow(10**9, "day"), "after")[0] == 1
+
+
+def _status(child: int) -> int:
+    """How the child ended, within ten seconds."""
+    for _ in range(1_000):
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    return -1
+
+
+def test_a_child_counts_for_itself() -> None:
+    """After a fork there are two stores, with what was counted until then."""
+    policy, store = FixedWindow(5, "day"), MemoryStore()
+    hit(store, policy, cost=3)
+    child = os.fork()
+    if child == 0:
+        os._exit(hit(store, policy, cost=2)[0])
+    assert _status(child) == 2
+    assert hit(store, policy, cost=2)[:2] == [2, 0]
+
+
+def test_whoever_asks_in_the_middle_of_a_call_does_not_wait_for_it() -> None:
+    """As a signal's handler would, in the same thread."""
+    policy, store = FixedWindow(5, "day"), MemoryStore()
+    with store._lock:
+        assert hit(store, policy)[0] == 1
+
+
+def test_the_clock_is_the_walls_and_never_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happens to the wall's clock after the store was made."""
+    store = MemoryStore()
+    assert abs(clock_us(store) - time.time_ns() // 1_000) < 1_000_000
+    began = clock_us(store)
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    times = [clock_us(store) for _ in range(1_000)]
+    assert times == sorted(times)
+    assert began <= times[0]
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_an_expired_key_is_none(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives until its state has stopped to count, and a second; then the subject is new."""
+    store = MemoryStore()
+    reset_us = hit(store, policy, cost=3)[3]
+    life_us = -(-reset_us // 1_000) * 1_000 + 1_000_000
+    began = time.monotonic_ns
+
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began() + (life_us - 100_000) * 1_000)
+    assert set(look(store, ["subject"])) == {"subject"}
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began() + life_us * 1_000)
+    assert not look(store, ["subject"])
+    assert hit(store, policy, cost=0)[1:5] == [LIMIT, 0, 0, 0]
+    assert len(store) == 0
+
+
+@pytest.mark.parametrize("most", [0, -1, 1.5, True, None, "9"])
+def test_the_bound_is_a_whole_number_from_1(most: Any) -> None:
+    """The message says what is accepted."""
+    with pytest.raises(InvalidSetting, match="accepted is a whole number from 1"):
+        MemoryStore(most_subjects=most)
+
+
+def test_memory_is_bounded() -> None:
+    """Ten times as many subjects as may be kept, and as many again: nothing grows."""
+    store, policy = MemoryStore(most_subjects=2_000), FixedWindow(5, "hour")
+    for number in range(20_000):
+        hit(store, policy, f"first-{number}")
+    tracemalloc.start()
+    try:
+        sizes = []
+        for turn in range(3):
+            for number in range(10_000):
+                hit(store, policy, f"then-{turn}-{number}")
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert len(store) == 2_000
+    assert len(store._heap) <= 2 * 2_000 + 65
+    assert max(sizes) < 1.1 * sizes[0]
+
+
+def test_100_000_subjects_are_kept_by_default() -> None:
+    """And not one more."""
+    store, policy = MemoryStore(), FixedWindow(5, "hour")
+    for number in range(100_500):
+        hit(store, policy, str(number))
+    assert len(store) == 100_000
+    assert hit(store, policy, "100499")[1] == 3
+    assert hit(store, policy, "0")[1] == 4
+
+
+def test_who_is_soonest_unused_goes_first() -> None:
+    """Not who came first, and not who asked last."""
+    store, long, short = MemoryStore(most_subjects=3), FixedWindow(5, 600), FixedWindow(5, 60)
+    hit(store, long, "long")
+    hit(store, short, "short")
+    hit(store, long, "other")
+    hit(store, long, "new")
+    assert set(look(store, ["long", "short", "other", "new"])) == {"long", "other", "new"}
+    # A later hit makes a bucket last longer, and its place in line with it.
+    store, bucket = MemoryStore(most_subjects=3), TokenBucket(100, 100)
+    for name, cost in [("a", 10), ("b", 20), ("c", 30), ("a", 50)]:
+        hit(store, bucket, name, cost)
+    hit(store, bucket, "d", 5)
+    assert set(look(store, ["a", "b", "c", "d"])) == {"a", "c", "d"}
+
+
+def test_who_has_expired_goes_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while there is room, a few with each new key."""
+    store, long, short = MemoryStore(most_subjects=10), FixedWindow(5, 600), FixedWindow(5, 1)
+    for number in range(5):
+        hit(store, short, f"short-{number}")
+        hit(store, long, f"long-{number}")
+    began = time.monotonic_ns
+    monkeypatch.setattr(time, "monotonic_ns", lambda: began() + 3 * 10**9)
+    hit(store, long, "new")
+    hit(store, long, "newer")
+    assert len(store) == 8
+    assert len(look(store, [f"long-{number}" for number in range(5)])) == 5
+
+
+def test_a_call_never_throws_out_its_own_keys() -> None:
+    """Even where they are the soonest unused, or more than may be kept."""
+    store, long, short = MemoryStore(most_subjects=2), FixedWindow(5, 600), FixedWindow(5, 60)
+    hit(store, long, "long")
+    hit(store, long, "other")
+    assert [hit(store, short, "short")[1] for _ in range(3)] == [4, 3, 2]
+    logs = [SlidingLog(5, 60, name=name) for name in "abc"]
+    names = tuple(policy.field.encode() for policy in logs)
+    question = Question("hit", 0, 0, names, tuple(Block(p, at, 1) for at, p in enumerate(logs)))
+    assert store.run(question)[1::5] == [4, 4, 4]
+    assert store.run(question)[1::5] == [3, 3, 3]
+    assert len(store) == 3
+
+
+def test_resets_leave_nothing_behind() -> None:
+    """Not even in the line of those who go first."""
+    store, policy = MemoryStore(), FixedWindow(5, 600)
+    block = (Block(policy, 0, 1),)
+    for _ in range(1_000):
+        hit(store, policy)
+        store.run(Question("reset", 0, 0, (b"subject",), block))
+    assert len(store) == 0
+    assert len(store._heap) < 100
+
+
+def test_a_key_of_another_kind_is_refused() -> None:
+    """Nothing is charged, not even the key before it."""
+    store, log = MemoryStore(), SlidingLog(5, 60)
+    plant(store, "log", "string", "not ours", 10_000)
+    blocks = (Block(FixedWindow(5, 60), 0, 1), Block(log, 1, 1))
+    with pytest.raises(StoreRefused, match="b'log' holds a string: accepted is a list"):
+        store.run(Question("hit", 0, 0, (b"hash", b"log"), blocks))
+    assert len(store) == 1
+    store.run(Question("reset", 0, 0, (b"hash", b"log"), blocks))
+    assert hit(store, log, "log")[:2] == [1, 4]
+
+
+def test_a_cost_beyond_a_local_share_is_denied_for_a_second() -> None:
+    """It never fits here; the store may be back by then."""
+    for policy in POLICIES:
+        part = policy.shared(50)
+        reply = hit(MemoryStore(), part, cost=3)
+        assert reply[:5] == [0, 2, 1_000_000, 0, 0]
+
+
+def test_a_log_of_many_entries_is_still_quick() -> None:
+    """No step of a hit looks at every entry one by one."""
+    store, policy = MemoryStore(), SlidingLog(100_000, "day")
+    for _ in range(25):
+        hit(store, policy, cost=4_000)
+    began = time.perf_counter()
+    for _ in range(1_000):
+        assert hit(store, policy)[0] == 0
+    # 10 us each, and a hundred times that for a machine that is kept busy.
+    assert time.perf_counter() - began < 1.0

@@ -1,0 +1,67 @@
+"""The scripts' own test vectors hold in the process, too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from limiter import StoreRefused
+from limiter.memory import MemoryStore
+from tests.contract import vectors
+from tests.memory.support import leases, look, number, plant, question
+
+VECTORS = vectors.load()
+#: A call in the process has values for arguments, and no text that could be none.
+ABOUT_TEXT = [v for v in VECTORS if not v.get("error", "WRONGTYPE").startswith("WRONGTYPE")]
+OURS = [v for v in VECTORS if v not in ABOUT_TEXT]
+
+
+def contents(state: dict[str, Any]) -> Any:
+    """What stands in a key of a vector, as the store holds it."""
+    if state["type"] == "hash":
+        return {name: bytes.fromhex(v["hex"]) for name, v in sorted(state["fields"].items())}
+    if state["type"] == "list":
+        return [number(entry) for entry in state["entries"]]
+    if state["type"] == "zset":
+        return {member: number(end) for member, end in sorted(state["entries"].items())}
+    return state["value"]
+
+
+@pytest.mark.parametrize("vector", OURS, ids=[vector["name"] for vector in OURS])
+def test_vector(vector: vectors.Vector) -> None:
+    """Reply or error, state and life are those of the vector."""
+    store = MemoryStore()
+    for state in vector["before"]:
+        value = contents(state)
+        if state["type"] == "zset":
+            value = leases(value)
+        ttl = state["ttl_ms"]
+        plant(store, state["key"], state["type"], value, ttl if isinstance(ttl, int) else ttl[0])
+    asked = question(vector["script"], vector["keys"], vector["args"])
+
+    if "error" in vector:
+        with pytest.raises(StoreRefused, match="reset the subject"):
+            store.run(asked)
+    else:
+        assert store.run(asked) == vector["reply"]
+
+    found = look(store, vector["keys"])
+    after = {state["key"]: state for state in vector["after"]}
+    assert set(found) == set(after)
+    for key, (kind, held, life_ms) in found.items():
+        state = after[key]
+        # As texts: a NaN is no other NaN.
+        assert (kind, repr(held)) == (state["type"], repr(contents(state)))
+        least, most = state["ttl_ms"]
+        assert life_ms == -1 if most == -1 else least - 1_000 <= life_ms <= most
+
+
+def test_only_what_is_about_text_is_left_out() -> None:
+    """Every other vector runs here: those left out say that an argument is none, or of no use."""
+    assert len(OURS) > 140
+    for vector in ABOUT_TEXT:
+        assert vector["error"].startswith(("LIMITER ", "ERR"))
+        assert vector["after"] == [
+            {**state, "ttl_ms": [state["ttl_ms"]] * 2} for state in vector["before"]
+        ]
