@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import pytest
+import redis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.histories import Admitted, most_in_any_window
 from tests.machines.support import DEPTH, NOW_US, new_key
-from tests.model import MODELS
+from tests.model import LEASES, MODELS
 from tests.model.base import Model
+from tests.model.concurrency import LONGEST_US, Concurrency
 from tests.model.fixed_window import FixedWindow
 from tests.model.several import Several
 from tests.model.sliding_log import SlidingLog
+from tests.model.sliding_window import SlidingWindow
 from tests.model.token_bucket import TokenBucket
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller, field_of, several, single
 
 POLICIES = [policy for model in MODELS.values() for policy in model.samples(5, 1_000)]
-LOG = SlidingLog(5, 1_000)
+POLICIES += [policy for model in LEASES.values() for policy in model.samples(5, 1_000)]
+LOG, WINDOW, LEASE = SlidingLog(5, 1_000), SlidingWindow(5, 1_000), Concurrency(5, 1_000)
 
 #: Numbers that could stand where a time, a count or a fraction should.
 wrong_numbers = st.one_of(
@@ -45,99 +52,200 @@ wrong_entries = st.lists(
     min_size=1,
     max_size=9,
 )
+#: No script writes members without an id, or ends that are not whole microseconds of our time.
+CENTURY_US = 36_525 * 86_400_000_000
+wrong_members = st.dictionaries(
+    st.one_of(
+        st.sampled_from(["a:1", "a:2", "a", ":", "a:1:1", "a:01", "a:-1", "a:1e0"]),
+        st.binary(max_size=4),
+    ),
+    st.one_of(
+        st.sampled_from(
+            [float("inf"), -float("inf"), 0.0, -1.0, 1e300, float(NOW_US + CENTURY_US)]
+        ),
+        st.integers(-3_000, 3_000).map(lambda off: float(NOW_US + off)),
+        st.integers(-3_000, 3_000).map(lambda off: NOW_US + off + 0.5),
+        st.integers(-3, 0).map(lambda off: float(NOW_US + LONGEST_US + off)),
+    ),
+    min_size=1,
+    max_size=9,
+)
 NOW_ENTRY = str(NOW_US).encode()
+FULL = {f"{holder}:1": float(NOW_US + 500) for holder in "abcde"}
+STRANGER = b"a field of somebody else's"
+#: How much time passes before each call, and what it costs.
 calls = st.lists(st.tuples(st.integers(0, 700), st.integers(0, 5)), min_size=1, max_size=20)
+RATE_MODES, LEASE_MODES = ["hit", "refund", "settle"], ["acquire", "renew", "release"]
 
 
-def plant(
-    caller: Caller, model: Model, key: str, field: bytes, entries: list[bytes], expires: bool
-) -> None:
+class Plan(NamedTuple):
+    """A policy, and what is planted for it, of which only what fits its key's type is."""
+
+    model: Model
+    field: bytes = b""
+    entries: Sequence[bytes] = ()
+    members: dict[str | bytes, float] = {}  # noqa: RUF012 (nobody changes it)
+    expires: bool = True
+
+
+plans = st.builds(
+    Plan, st.sampled_from(POLICIES), wrong_fields, wrong_entries, wrong_members, st.booleans()
+)
+#: The script for a policy alone, or that for several; by now_us, mode, cost and holder.
+ScriptFor = Callable[[Model, int, str, int, str], tuple[str, list[Any]]]
+
+
+def plant(caller: Caller, key: str, plan: Plan) -> None:
     """Put wrong state where the model's script keeps its own."""
-    if model.key_type == "list":
-        caller.client.rpush(key, *entries)
+    if plan.model.key_type == "list":
+        caller.client.rpush(key, *plan.entries)
+    elif plan.model.key_type == "zset":
+        caller.client.zadd(key, plan.members)
     else:
-        caller.client.hset(key, field_of(model, "p"), field)
-    if expires:
+        caller.client.hset(key, mapping={field_of(plan.model, "p"): plan.field, STRANGER: b"stays"})
+    if plan.expires:
         caller.client.pexpire(key, GIVEN_TIME_MS)
 
 
-def check_reply(model: Model, reply: list[int], cost: int) -> None:
+def check_reply(model: Model, reply: list[int], mode: str, cost: int) -> None:
     """Hold five integers to what they can be whatever stands in the store."""
     granted, remaining, retry_us, reset_us, delay_us = reply
-    assert granted in (0, cost)
+    assert granted in ((0, cost) if mode in ("hit", "acquire", "renew") else range(cost + 1))
     assert 0 <= remaining <= model.most
     assert 0 <= retry_us <= model.believed_us
     assert 0 <= reset_us <= model.believed_us
     assert 0 <= delay_us <= model.believed_us
 
 
-@st.composite
-def plans(draw: st.DrawFn) -> tuple[Model, bytes, list[bytes], bool]:
-    """A policy, and what is planted for it."""
-    return (
-        draw(st.sampled_from(POLICIES)),
-        draw(wrong_fields),
-        draw(wrong_entries),
-        draw(st.booleans()),
-    )
+def takes(model: Model) -> str:
+    """How the policy is asked for something."""
+    return "acquire" if isinstance(model, Concurrency) else "hit"
 
 
-def live(url: str, plan, steps, script_for) -> None:
-    """Plant, call for a while, and see that it heals, with at most one more bound admitted."""
-    model, field, entries, expires = plan
-    key, caller, now_us, admitted = new_key(), Caller(url), NOW_US, []
-    plant(caller, model, key, field, entries, expires)
+def live(
+    url: str, plan: Plan, steps: list[tuple[int, int]], modes: list[str], script_for: ScriptFor
+) -> list[Admitted]:
+    """Plant, call for a while, and see that it heals; what was taken by whoever asked."""
+    model, caller, now_us, admitted = plan.model, Caller(url), NOW_US, []
+    key = new_key()
+    plant(caller, key, plan)
     try:
-        for gap_us, cost in steps:
+        for number, (gap_us, cost) in enumerate(steps):
             now_us += gap_us
-            *reply, _ = caller.run([key], *script_for(model, now_us, "hit", cost))
-            check_reply(model, reply[:5], cost)
-            admitted.append(Admitted(now_us, reply[0]))
+            mode = modes[number % len(modes)]
+            # Everybody is somebody else; who renews or gives back names the one who planted.
+            holder = "a" if mode in ("renew", "release") else f"caller {number}"
+            *reply, _ = caller.run([key], *script_for(model, now_us, mode, cost, holder))
+            check_reply(model, reply[:5], mode, cost)
+            if mode == takes(model):
+                admitted.append(Admitted(now_us, reply[0]))
             if cost:
                 # However it was found, and whatever was decided: it will go.
                 most_ms = GIVEN_TIME_MS + SLACK_MS + model.believed_us // 1000 + 1
-                assert 0 < caller.client.pttl(key) <= most_ms
-        assert most_in_any_window(admitted, model.period_us) <= 2 * model.bound
+                life_ms = caller.client.pttl(key)
+                assert 0 < life_ms <= most_ms or (life_ms == -2 and mode != takes(model))
 
         # The last of these calls may have brought a wrong time into reach: it counts from here on.
-        *reply, _ = caller.run([key], *script_for(model, now_us, "hit", 1))
+        caller.run([key], *script_for(model, now_us, takes(model), 1, "the last one"))
+        if model.key_type == "hash":
+            assert caller.client.hget(key, STRANGER) == b"stays"
         now_us += model.believed_us + 1
-        *reply, _ = caller.run([key], *script_for(model, now_us, "peek", model.most))
+        *reply, _ = caller.run([key], *script_for(model, now_us, "peek", model.most, "a"))
         assert reply[:5] == [0, model.most, 0, 0, 0]
     finally:
         caller.client.delete(key)
         caller.close()
+    return admitted
 
 
-@settings(max_examples=150 * DEPTH)
-@given(plan=plans(), steps=calls)
-@example(plan=(LOG, b"", [b"inf", NOW_ENTRY], True), steps=[(0, 4)])
-@example(plan=(LOG, b"", [NOW_ENTRY, b"7", NOW_ENTRY], True), steps=[(0, 4)])
-@example(plan=(LOG, b"", [NOW_ENTRY] * 9, False), steps=[(0, 5)])
+def check_bound(model: Model, admitted: list[Admitted]) -> None:
+    """Whatever was planted, at most one more bound passes; and no lease is counted as none."""
+    most = most_in_any_window(admitted, model.period_us)
+    assert most <= (model.limit if isinstance(model, Concurrency) else 2 * model.bound)
+
+
+def alone(model: Model, now_us: int, mode: str, cost: int, holder: str) -> tuple[str, list[Any]]:
+    """By the algorithm's own script."""
+    return single(model, now_us, mode, cost, field=field_of(model, "p"), holder=holder)
+
+
+def among_several(
+    model: Model, now_us: int, mode: str, cost: int, holder: str
+) -> tuple[str, list[Any]]:
+    """By the script for several policies."""
+    return several([(model, 1, field_of(model, "p"))], now_us, mode, cost, holder=holder)
+
+
+@settings(max_examples=200 * DEPTH)
+@given(plan=plans, steps=calls)
+@example(plan=Plan(LOG, entries=[b"inf", NOW_ENTRY]), steps=[(0, 4)])
+@example(plan=Plan(LOG, entries=[NOW_ENTRY, b"7", NOW_ENTRY]), steps=[(0, 4)])
+@example(plan=Plan(LOG, entries=[NOW_ENTRY] * 9, expires=False), steps=[(0, 5)])
+@example(plan=Plan(WINDOW, field=struct.pack("<3d", NOW_US, 5, 2.0**52)), steps=[(0, 1)])
+@example(plan=Plan(LEASE, members=FULL, expires=False), steps=[(0, 5), (499, 1), (1, 5)])
+@example(plan=Plan(LEASE, members={"a:1": float("inf")}), steps=[(0, 5)])
 def test_wrong_state_heals(any_store, plan, steps):
     """Each algorithm's own script, on garbage, far times, halves and keys without expiry."""
-    live(
-        any_store,
-        plan,
-        steps,
-        lambda model, now_us, mode, cost: single(
-            model, now_us, mode, cost, field=field_of(model, "p")
-        ),
-    )
+    check_bound(plan.model, live(any_store, plan, steps, [takes(plan.model)], alone))
 
 
 @settings(max_examples=150 * DEPTH)
-@given(plan=plans(), steps=calls)
+@given(plan=plans, steps=calls)
 def test_wrong_state_heals_among_several(store, plan, steps):
     """The script for several policies, on the same."""
-    live(
-        store,
-        plan,
-        steps,
-        lambda model, now_us, mode, cost: several(
-            [(model, 1, field_of(model, "p"))], now_us, mode, cost
-        ),
-    )
+    check_bound(plan.model, live(store, plan, steps, [takes(plan.model)], among_several))
+
+
+@settings(max_examples=200 * DEPTH)
+@given(plan=plans, steps=calls, data=st.data())
+@example(plan=Plan(LOG, entries=[NOW_ENTRY, b"junk", NOW_ENTRY]), steps=[(0, 3)] * 3, data=None)
+def test_wrong_state_crashes_no_correction(store, plan, steps, data):
+    """Nor what gives back, charges without asking, renews, or gives up."""
+    modes = LEASE_MODES if isinstance(plan.model, Concurrency) else RATE_MODES
+    script_for = alone
+    if data:
+        modes = data.draw(st.lists(st.sampled_from(modes), min_size=1, max_size=4))
+        script_for = data.draw(st.sampled_from([alone, among_several]))
+    live(store, plan, steps, modes, script_for)
+
+
+@pytest.mark.parametrize("script_for", [alone, among_several])
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        pytest.param(model, kind, id=f"{model.identity}-{kind}")
+        for model in POLICIES
+        for kind in ("string", "hash", "list", "set", "zset")
+        if kind != model.key_type
+    ],
+)
+def test_a_key_of_another_type_is_left_alone_until_it_is_reset(store, model, script_for, kind):
+    """It is an error to whoever takes, gives back or looks."""
+    caller, key = Caller(store), new_key()
+    plants: dict[str, Callable[[], object]] = {
+        "string": lambda: caller.client.set(key, "ours"),
+        "hash": lambda: caller.client.hset(key, "a", "ours"),
+        "list": lambda: caller.client.rpush(key, NOW_US),
+        "set": lambda: caller.client.sadd(key, "a:1"),
+        "zset": lambda: caller.client.zadd(key, {"a:1": NOW_US + 500}),
+    }
+    try:
+        plants[kind]()
+        before = caller.dumps([key])
+        modes = LEASE_MODES if isinstance(model, Concurrency) else RATE_MODES
+        for mode in [*modes, "peek"]:
+            with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+                caller.run([key], *script_for(model, NOW_US, mode, 1, "a"))
+        assert caller.dumps([key]) == before
+        assert caller.lives_ms([key]) == [-1]
+
+        *reply, _ = caller.run([key], *script_for(model, NOW_US, "reset", 1, "a"))
+        assert reply == [0, model.most, 0, 0, 0]
+        *reply, _ = caller.run([key], *script_for(model, NOW_US, takes(model), 1, "a"))
+        assert reply[:3] == [1, model.most - 1, 0]
+    finally:
+        caller.client.delete(key)
+        caller.close()
 
 
 def test_one_policy_s_wrong_state_leaves_the_others_alone(store):

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.machines.support import DEPTH, NOW_US, new_key
-from tests.model import MODELS
+from tests.model import LEASES, MODELS
+from tests.model.base import Answer, Model, Rate
+from tests.model.concurrency import Concurrency
 from tests.scripts import Caller, sha1, single, source
 
 WORLDS = [world for model in MODELS.values() for world in model.small_worlds()]
+LEASE_WORLDS = [world for model in LEASES.values() for world in model.small_worlds()]
 #: Around one period, where everything lives or ends.
 MOVES_US = [-9, -5, -4, -3, -1, 0, 0, 1, 1, 2, 3, 4, 5]
-CALLS = [(1, None), (1, None), (2, None), (3, None), (3, 1), (3, 2)]
+COSTS = [(1, None), (1, None), (2, None), (3, None), (3, 1), (3, 2)]
+HITS, WITH_CORRECTIONS = ["hit"], ["hit", "hit", "refund", "settle"]
+LEASE_CALLS = ["acquire", "acquire", "renew", "release"]
 HISTORIES, CALLS_EACH = 1_500, 6
 
+#: A call of a model and the script's arguments for the same: told the model, and when.
+Draw = Callable[[Any, int], tuple[Answer, tuple[str, list[Any]]]]
 
-@pytest.mark.parametrize("world", WORLDS, ids=lambda world: f"{type(world).__name__}-{world.limit}")
-def test_script_and_model_agree_on_every_short_history(store, world):
+
+def play(url: str, world: Model, draw: Draw, moves_us: random.Random) -> None:
     """Whole histories are sent at once, since with given times no call depends on a reply."""
-    rng = random.Random(repr(vars(world)))
-    caller, asked, expected = Caller(store), [], []
-    caller.client.script_load(source(single(world, 1, "hit", 1)[0]))
+    caller, asked, expected = Caller(url), [], []
+    caller.client.script_load(source(world.script))
     pipe = caller.client.pipeline(transaction=False)
     for _ in range(HISTORIES * DEPTH):
         model, key, clock_us = copy.deepcopy(world), new_key(), NOW_US
         for _ in range(CALLS_EACH):
-            clock_us += rng.choice(MOVES_US)
-            cost, at_least = rng.choice(CALLS)
-            script, words = single(model, clock_us, "hit", cost, at_least)
+            clock_us += moves_us.choice(MOVES_US)
+            answer, (script, words) = draw(model, clock_us)
             pipe.evalsha(sha1(script), 1, key, *words)
-            asked.append((key, clock_us, cost, at_least))
-            expected.append([*model.hit(clock_us, cost, at_least)[1:], clock_us])
+            asked.append((key, words))
+            expected.append([*answer[1:], clock_us])
         pipe.delete(key)
         asked.append((key,))
         expected.append(None)
@@ -43,3 +50,43 @@ def test_script_and_model_agree_on_every_short_history(store, world):
     for call, reply, wanted in zip(asked, replies, expected, strict=True):
         assert wanted is None or reply == wanted, [c for c in asked if c[0] == call[0]]
     caller.close()
+
+
+def name(world: Model) -> str:
+    """What a world is called in a test's name."""
+    return f"{type(world).__name__}-{world.limit}"
+
+
+@pytest.mark.parametrize("modes", [HITS, WITH_CORRECTIONS], ids=["hits", "corrected"])
+@pytest.mark.parametrize("world", WORLDS, ids=name)
+def test_script_and_model_agree_on_every_short_history(store, world, modes):
+    """Of hits alone, and of hits with refunds and settlements between them."""
+    rng = random.Random(repr((vars(world), modes)))
+
+    def draw(model: Rate, clock_us: int) -> tuple[Answer, tuple[str, list[Any]]]:
+        mode, (cost, at_least) = rng.choice(modes), rng.choice(COSTS)
+        words = single(model, clock_us, mode, cost, at_least)
+        if mode == "hit":
+            return model.hit(clock_us, cost, at_least), words
+        return getattr(model, mode)(clock_us, cost), words
+
+    play(store, world, draw, rng)
+
+
+@pytest.mark.parametrize("world", LEASE_WORLDS, ids=name)
+def test_script_and_model_agree_on_every_short_history_of_leases(store, world):
+    """Of two holders, who come late and ask for each other's units."""
+    rng = random.Random(repr(vars(world)))
+
+    def draw(model: Concurrency, clock_us: int) -> tuple[Answer, tuple[str, list[Any]]]:
+        mode, holder, (cost, at_least) = (
+            rng.choice(LEASE_CALLS),
+            rng.choice("ab"),
+            rng.choice(COSTS),
+        )
+        words = single(model, clock_us, mode, cost, at_least, holder=holder)
+        if mode == "acquire":
+            return model.acquire(clock_us, cost, holder, at_least), words
+        return getattr(model, mode)(clock_us, cost, holder), words
+
+    play(store, world, draw, rng)
