@@ -52,19 +52,19 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
     ) -> Decision:
         """As ``Limiter.peek``."""
         plan = self._plan_for(limits)
-        return await self._drive(self._asking(plan, "peek", key, cost=cost, tag=tag))
+        return await self.drive(self._asking(plan, "peek", key, cost=cost, tag=tag))
 
     async def reset(
         self, key: Key, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Decision:
         """As ``Limiter.reset``."""
-        return await self._drive(self._resetting(key, limits, tag))
+        return await self.drive(self._resetting(key, limits, tag))
 
     async def refund(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> None:
         """As ``Limiter.refund``."""
-        await self._drive(self._refunding(key, cost, limits, tag))
+        await self.drive(self._refunding(key, cost, limits, tag))
 
     async def wait(
         self,
@@ -76,13 +76,13 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         tag: Key | None = None,
     ) -> Decision:
         """As ``Limiter.wait``."""
-        return await self._drive(self._waiting(key, cost, timeout, limits, tag))
+        return await self.drive(self._waiting(key, cost, timeout, limits, tag))
 
     async def hit_all(
         self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
     ) -> list[Decision]:
         """As ``Limiter.hit_all``."""
-        return await self._drive(self._hitting_all(items, limits, tag))
+        return await self.drive(self._hitting_all(items, limits, tag))
 
     def hold(
         self,
@@ -140,12 +140,12 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         return set()
 
     def _beside(self, flow: Flow[None]) -> Callable[[], None]:
-        task = asyncio.get_running_loop().create_task(self._drive(flow))
+        task = asyncio.get_running_loop().create_task(self.drive(flow))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return _canceller(task)
 
-    async def _drive(self, flow: Flow[_Result]) -> _Result:
+    async def drive(self, flow: Flow[_Result]) -> _Result:
         """Run every step of a flow, and return what it returns."""
         try:
             step = next(flow)
@@ -174,11 +174,11 @@ class AsyncLease(Held):
 
     async def release(self) -> None:
         """Give it back now; the end of the body then does nothing more."""
-        await self._limiter._drive(self._limiter._releasing(self))
+        await self._limiter.drive(self._limiter._releasing(self))
 
     async def __aenter__(self) -> AsyncLease:
         try:
-            await self._limiter._drive(self._limiter._holding(self))
+            await self._limiter.drive(self._limiter._holding(self))
         except asyncio.CancelledError:  # perhaps with the lease in hand
             await self.release()
             raise
@@ -202,10 +202,10 @@ class AsyncReservation(Reserved):
 
     async def settle(self, actual: int) -> None:
         """As ``Reservation.settle``."""
-        await self._limiter._drive(self._limiter._settling(self, actual))
+        await self._limiter.drive(self._limiter._settling(self, actual))
 
     async def __aenter__(self) -> AsyncReservation:
-        await self._limiter._drive(self._limiter._reserving(self))
+        await self._limiter.drive(self._limiter._reserving(self))
         return self
 
     async def __aexit__(

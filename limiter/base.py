@@ -131,6 +131,44 @@ class Base(Generic[_Transport]):
         """Run a flow that nobody waits for; what comes back ends it."""
         raise NotImplementedError
 
+    # --- what adapters build on: several limiters' parts in one call ---
+
+    def plan(self, limits: Limits | None = None) -> Plan:
+        """What is known of a call before its key and cost are; with numbers of its own, or ours.
+
+        Raises:
+            InvalidPolicy: The limits are others than ours in more than their numbers.
+
+        """
+        return self._plan_for(limits)
+
+    def deciding(
+        self, parts: list[Part], mode: str = "hit", lease: str = ""
+    ) -> Flow[list[Decision]]:
+        """All parts, of limiters that share this one's store, in one script call where one slot has them.
+
+        Each part is charged, or none is; ``acquire`` under the id ``lease`` takes the leases as well.
+        Parts may name one subject several times, as long as their keys or fields differ.
+        """
+        return self._deciding(parts, None, mode, lease)
+
+    def fallback(self, error: StoreUnavailable, part: Part, lease: str = "") -> Decision:
+        """What ``on_error`` makes of a store that did not decide about a part; or ``error``, raised."""
+        plan, more = part.plan, {"lease": lease} if part.plan.leases else {}
+        mode = "acquire" if plan.leases else "hit"
+        return self._fallback(error, plan, mode, part.key, cost=part.cost, tag=None, **more)
+
+    def keep(self, part: Part, lease: str, decision: Decision, asked: float) -> Held:
+        """The lease that a part took, renewed until ``releasing`` it."""
+        more = {"cost": part.cost, "tag": None, "lease": lease}
+        held = Held(part.plan, part.plan.of_leases, part.key, more, 0, None)
+        self._keep(held, decision, asked)
+        return held
+
+    def releasing(self, held: Held) -> Flow[None]:
+        """Give the lease back, once; a store that does not answer lets it end by itself."""
+        return self._releasing(held)
+
     # --- plans ---
 
     def _plan_for(self, limits: Limits | None) -> Plan:
@@ -352,11 +390,15 @@ class Base(Generic[_Transport]):
             if decision.degraded or left <= 0 or _rates_wait(decision) > left:
                 raise RateLimited(decision)
             yield Pause(min(_jittered(decision.retry_after, left), _ASK_EVERY, left))
+        self._keep(held, decision, asked)
+        if decision.delay:
+            yield Pause(decision.delay)
+
+    def _keep(self, held: Held, decision: Decision, asked: float) -> None:
+        """See that the lease, taken by a call that began at ``asked``, is renewed."""
         held.begin(decision)
         if not decision.degraded or self._share is not None:
             held.stop_renewing = self._beside(self._renewing(held, asked))
-        if decision.delay:
-            yield Pause(decision.delay)
 
     def _renewing(self, held: Held, asked: float) -> Flow[None]:
         """Renew a lease at a third of its length, until it is given back or lost."""

@@ -96,14 +96,14 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         Raises: As ``hit``.
         """
-        return self._drive(self._asking(self._plan_for(limits), "peek", key, cost=cost, tag=tag))
+        return self.drive(self._asking(self._plan_for(limits), "peek", key, cost=cost, tag=tag))
 
     def reset(self, key: Key, *, limits: Limits | None = None, tag: Key | None = None) -> Decision:
         """Forget the subject in this limiter; return what a peek would have said just before.
 
         Raises: As ``hit``; StoreUnavailable whatever ``on_error`` is, since nothing was forgotten.
         """
-        return self._drive(self._resetting(key, limits, tag))
+        return self.drive(self._resetting(key, limits, tag))
 
     def refund(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
@@ -115,7 +115,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         Raises: As ``hit``; StoreUnavailable whatever ``on_error`` is, since it may not have happened.
         """
-        self._drive(self._refunding(key, cost, limits, tag))
+        self.drive(self._refunding(key, cost, limits, tag))
 
     def wait(
         self,
@@ -134,7 +134,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
         Raises: As ``hit``, and RateLimited where it would take longer than ``timeout``, which is
         said at once, with nothing taken; or where the store did not decide and its fallback denied.
         """
-        return self._drive(self._waiting(key, cost, timeout, limits, tag))
+        return self.drive(self._waiting(key, cost, timeout, limits, tag))
 
     def hit_all(
         self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
@@ -152,7 +152,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         Raises: As ``hit``; InvalidKey also where a subject is named twice.
         """
-        return self._drive(self._hitting_all(items, limits, tag))
+        return self.drive(self._hitting_all(items, limits, tag))
 
     def hold(
         self,
@@ -231,7 +231,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
         self._keeper.add(flow)
         return partial(self._keeper.drop, flow)
 
-    def _drive(self, flow: Flow[_Result]) -> _Result:
+    def drive(self, flow: Flow[_Result]) -> _Result:
         """Run every step of a flow, and return what it returns."""
         try:
             while True:
@@ -262,11 +262,11 @@ class Lease(Held):
 
     def release(self) -> None:
         """Give it back now; the end of the body then does nothing more."""
-        self._limiter._drive(self._limiter._releasing(self))
+        self._limiter.drive(self._limiter._releasing(self))
 
     def __enter__(self) -> Lease:
         try:
-            self._limiter._drive(self._limiter._holding(self))
+            self._limiter.drive(self._limiter._holding(self))
         except LimiterError:
             raise
         except BaseException:  # interrupted, perhaps with the lease in hand
@@ -299,10 +299,10 @@ class Reservation(Reserved):
             InvalidCost: ``actual`` is no whole number from 0.
 
         """
-        self._limiter._drive(self._limiter._settling(self, actual))
+        self._limiter.drive(self._limiter._settling(self, actual))
 
     def __enter__(self) -> Reservation:
-        self._limiter._drive(self._limiter._reserving(self))
+        self._limiter.drive(self._limiter._reserving(self))
         return self
 
     def __exit__(

@@ -107,7 +107,8 @@ class Decision:
     @property
     def each(self) -> tuple[Decision, ...]:
         """One decision for each policy, in order, of that policy alone."""
-        if self._part or not self._reply[-1]:  # nobody decided: there is no time of the decision
+        # Where nobody decided there is no time of the decision.
+        if self._part or (self.degraded and not self._reply[-1]):
             return ()
         reply = self._reply
         return tuple(

@@ -11,6 +11,8 @@ from ipaddress import (
     ip_address,
 )
 
+from limiter.errors import LimiterError
+
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
@@ -18,7 +20,7 @@ Network = IPv4Network | IPv6Network
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
-class Unidentified(ValueError):
+class Unidentified(LimiterError, ValueError):
     """Nobody can say who calls; a bucket for all such callers would punish each for the others."""
 
 

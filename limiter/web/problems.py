@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from limiter.decision import Decision
@@ -19,14 +20,16 @@ def quota_exceeded(decision: Decision, limiter_name: str, instance: str) -> str:
 
     Without any number that changes from call to call: the bodies of one limit have one length.
     """
-    policies = [one.policy for one in decision.each]
-    denied = [
-        (name, policy)
-        for name, policy, one in zip(
-            headers.names(policies, limiter_name), policies, decision.each, strict=True
-        )
-        if not one.allowed
-    ]
+    return quota_exceeded_by([(decision, limiter_name)], instance)
+
+
+def quota_exceeded_by(decisions: Iterable[tuple[Decision, str]], instance: str) -> str:
+    """Say it of several limiters' decisions, each with its limiter's name."""
+    denied = []
+    for decision, limiter_name in decisions:
+        policies = [one.policy for one in decision.each]
+        named = zip(headers.names(policies, limiter_name), decision.each, strict=True)
+        denied += [(name, one.policy) for name, one in named if not one.allowed]
     return _problem(
         _TYPES + "quota-exceeded",
         "Quota Exceeded",
@@ -34,6 +37,18 @@ def quota_exceeded(decision: Decision, limiter_name: str, instance: str) -> str:
         " ".join(f"Policy {name} allows {_amount(policy)}." for name, policy in denied),
         instance,
         {"violated-policies": [name for name, _ in denied]},
+    )
+
+
+def too_large(instance: str) -> str:
+    """Say that the request costs more than its limit ever admits: waiting is no use."""
+    return _problem(
+        "about:blank",
+        "Content Too Large",
+        413,
+        "The request costs more than its rate limit ever admits at once.",
+        instance,
+        {},
     )
 
 
@@ -62,6 +77,8 @@ def unidentified(instance: str) -> str:
 
 
 def _amount(policy: Policy) -> str:
+    if policy.leases:
+        return f"{policy.limit} requests at once"
     at_once = f", {policy.capacity} at once" if policy.capacity != policy.limit else ""
     return f"{policy.limit} requests per {policy.per} s{at_once}"
 

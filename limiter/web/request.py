@@ -1,0 +1,106 @@
+"""What a limit may look at of an HTTP request, whichever framework brought it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+
+_NOTHING: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request.
+
+    Attributes:
+        method: In capitals.
+        host: As the client spelled it, without a port, in lower case.
+        path: Decoded, without the query.
+        headers: By name in lower case; what was sent several times is joined by commas.
+        peer: The other end of the connection, or None where there is no such address.
+        parts: Parts of the path by name, from whoever routed the request.
+
+    """
+
+    method: str
+    host: str
+    path: str
+    headers: Mapping[str, str]
+    peer: str | None
+    parts: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+
+    @property
+    def forwarded_for(self) -> str | None:
+        """The proxies' word for where the request came from."""
+        return self.headers.get("x-forwarded-for")
+
+    def cookie(self, name: str) -> str | None:
+        """The value of a cookie; None without one, or where nobody can read the header."""
+        try:
+            found = SimpleCookie(self.headers.get("cookie", "")).get(name)
+        except CookieError:
+            return None
+        return None if found is None else found.value
+
+    @property
+    def size(self) -> int:
+        """Bytes of the body, as its header says; 0 where it does not."""
+        text = self.headers.get("content-length", "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0
+
+
+def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
+    """The request of a WSGI application."""
+    headers = {
+        name[5:].replace("_", "-").lower(): str(value)
+        for name, value in environ.items()
+        if name.startswith("HTTP_")
+    }
+    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        if environ.get(name):
+            headers[name.replace("_", "-").lower()] = str(environ[name])
+    path = str(environ.get("SCRIPT_NAME", "")) + str(environ.get("PATH_INFO", ""))
+    return Request(
+        method=str(environ.get("REQUEST_METHOD", "GET")).upper(),
+        host=bare_host(headers.get("host") or str(environ.get("SERVER_NAME", ""))),
+        path=path.encode("latin-1", "replace").decode("utf-8", "replace") or "/",
+        headers=headers,
+        peer=environ.get("REMOTE_ADDR") or None,
+        parts=parts,
+    )
+
+
+def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
+    """The request of an ASGI application; a websocket's handshake is a GET."""
+    headers = joined(
+        (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+    )
+    client = scope.get("client")
+    return Request(
+        method=str(scope.get("method", "GET")).upper(),
+        host=bare_host(headers.get("host", "")),
+        path=str(scope["path"]) or "/",
+        headers=headers,
+        peer=str(client[0]) if client else None,
+        parts=parts,
+    )
+
+
+def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Header fields by name, those of one name joined (RFC 9110, section 5.3)."""
+    headers: dict[str, str] = {}
+    for name, value in fields:
+        name = name.lower()
+        between = "; " if name == "cookie" else ", "
+        headers[name] = headers[name] + between + value if name in headers else value
+    return headers
+
+
+def bare_host(text: str) -> str:
+    """A host without its port, in lower case."""
+    host = text.strip().lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].rstrip(".")
