@@ -10,7 +10,8 @@ lease_us         how long a lease lasts if nobody renews it
 id text          the lease's name, drawn by its holder; not used to peek and reset
 --@ check
 limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
-and limit % 1 + lease_us % 1 == 0 and (id ~= "" or mode == "peek" or mode == "reset")
+and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
+or (id ~= "" and not string.find(id, "\0", 1, true)))
 --@ carry
 cost, held, ends_us, far_us, id
 --@ ask

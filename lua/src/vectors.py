@@ -1457,6 +1457,7 @@ def concurrency_vectors() -> None:
         ("lease_us 0", "acquire", [LEASES, 3, 0, "a"]),
         ("half a microsecond of a lease", "acquire", [LEASES, 3, 0.5, "a"]),
         ("a lease of more than 366 days", "acquire", [LEASES, 3, FAR + 1, "a"]),
+        ("an id that holds a NUL", "acquire", [LEASES, 3, 10 * S, "a\0b"]),
         *((f"no id to {mode}", mode, [LEASES, 3, 10 * S, ""]) for mode in ("acquire", "renew", "release")),
     ]:
         one(

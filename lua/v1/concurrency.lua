@@ -40,7 +40,8 @@ local takes = mode == "acquire"
 if not (takes or mode == "peek" or mode == "reset" or mode == "renew" or mode == "release")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
-  and limit % 1 + lease_us % 1 == 0 and (id ~= "" or mode == "peek" or mode == "reset")
+  and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
+  or (id ~= "" and not string.find(id, "\0", 1, true)))
   and now_us % 1 + cost % 1 + at_least % 1 == 0) then
   return redis.error_reply("LIMITER an argument of concurrency v1 is out of range")
 end

@@ -83,7 +83,8 @@ repeat
         return redis.error_reply("LIMITER several v1 knows no such mode here")
       end
       if not (limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
-      and limit % 1 + lease_us % 1 == 0 and (id ~= "" or mode == "peek" or mode == "reset")) then
+      and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
+      or (id ~= "" and not string.find(id, "\0", 1, true)))) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local size = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,19 +11,22 @@ import redis
 
 from tests import model as algorithms
 from tests.machines.support import NOW_US, new_key
-from tests.model.base import Model
+from tests.model.base import Model, Rate
+from tests.model.concurrency import LONGEST_US, Concurrency
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller, field_of, several, single
 
 #: Long enough that nothing runs out while a test looks.
 PERIOD_US = 60_000_000
+ALL: dict[str, type[Model]] = {**algorithms.MODELS, **algorithms.LEASES}
 MODELS: dict[str, list[Model]] = {
-    model.script: [model.samples(5, PERIOD_US)[0]] for model in algorithms.MODELS.values()
+    model.script: [model.samples(5, PERIOD_US)[0]] for model in ALL.values()
 }
 #: All at once; the lists have more room and last longer than what stands in the hash.
 MODELS["several"] = [
     model.samples(*((60, 10 * PERIOD_US) if model.key_type == "list" else (5, PERIOD_US)))[0]
-    for model in algorithms.MODELS.values()
+    for model in ALL.values()
 ]
+_callers = itertools.count()
 
 
 class Subject(NamedTuple):
@@ -33,14 +37,25 @@ class Subject(NamedTuple):
     keys: list[str]
     blocks: list[tuple[Model, int, str]]
 
+    def asked(self, mode: str) -> list[tuple[Model, int, str]]:
+        """The blocks that know this mode: rates or leases; to take, look or forget, all of them."""
+        only = {
+            **dict.fromkeys(("refund", "settle"), Rate),
+            **dict.fromkeys(("renew", "release"), Concurrency),
+        }
+        return [block for block in self.blocks if isinstance(block[0], only.get(mode, Model))]
+
     def words(
         self, mode: str, cost: int, now_us: int = 0, at_least: int | None = None
     ) -> list[Any]:
-        """The script's arguments."""
+        """The script's arguments; whoever calls is somebody else, who takes a lease where he hits."""
+        blocks, holder = self.asked(mode), f"caller-{next(_callers)}"
+        if mode == "hit" and any(isinstance(model, Concurrency) for model, _, _ in blocks):
+            mode = "acquire"
         if self.script == "several":
-            return several(self.blocks, now_us, mode, cost, at_least)[1]
+            return several(blocks, now_us, mode, cost, at_least, holder)[1]
         model, _, field = self.blocks[0]
-        return single(model, now_us, mode, cost, at_least, field)[1]
+        return single(model, now_us, mode, cost, at_least, field, holder)[1]
 
     def run(self, mode: str, cost: int, now_us: int = 0, at_least: int | None = None) -> list[int]:
         """Call the script."""
@@ -67,9 +82,9 @@ def subject(caller: Caller, script: str, same_key: str | None = None) -> Subject
     blocks = []
     for model in models:
         field = field_of(model)
-        if model.key_type == "list":
+        if model.key_type != "hash":
             keys.append(f"{state}:{field}")
-        on = len(keys) if model.key_type == "list" else 1
+        on = len(keys) if model.key_type != "hash" else 1
         blocks.append((model, on, field))
     return Subject(caller, script, keys, blocks)
 
@@ -79,10 +94,18 @@ def changes(client: redis.Redis) -> int:
     return int(client.info("persistence")["rdb_changes_since_last_save"])
 
 
-def check_lives(asked: Subject, reply: list[int], given: bool) -> None:
+def resets_us(asked: Subject, mode: str, reply: list[int], number: int) -> list[int]:
+    """What the blocks on this key were told of when they are as if unused."""
+    blocks = enumerate(asked.asked(mode))
+    return [reply[5 * n + 3] for n, (_, on, _) in blocks if on == number]
+
+
+def check_lives(asked: Subject, mode: str, reply: list[int], given: bool) -> None:
     """Every key lives for as long as the longest of its policies counts, and little longer."""
     for number, life_ms in enumerate(asked.lives_ms(), 1):
-        resets = [reply[5 * n + 3] for n, block in enumerate(asked.blocks) if block[1] == number]
+        resets = resets_us(asked, mode, reply, number)
+        if not resets:
+            continue
         least = -(-max(resets) // 1000) + (GIVEN_TIME_MS if given else 0)
         # A second for the way from the decision to here, on a machine that is kept busy.
         assert least - 1000 <= life_ms <= least + SLACK_MS, (
@@ -91,19 +114,21 @@ def check_lives(asked: Subject, reply: list[int], given: bool) -> None:
 
 
 def check_charge_gives_life(url: str, script: str) -> None:
-    """A hit that passes leaves every key with the life that its state needs."""
+    """A hit that passes leaves every key with the life that its state needs; so does a settlement."""
     caller = Caller(url)
     try:
         for now_us in (0, NOW_US):
             asked = subject(caller, script)
-            for cost in (1, 2, 1):
-                check_lives(asked, asked.run("hit", cost, now_us), given=now_us != 0)
+            for mode, cost in [("hit", 1), ("hit", 2), ("hit", 1), ("settle", 4)]:
+                if asked.asked(mode):
+                    reply = asked.run(mode, cost, now_us)
+                    check_lives(asked, mode, reply, given=now_us != 0)
     finally:
         caller.close()
 
 
 def check_nothing_written(url: str, script: str) -> None:
-    """Denied, peeked or of cost 0: no byte, no life and no change is left behind."""
+    """Denied, peeked, of cost 0 or about nothing: no byte, no life and no change is left behind."""
     caller = Caller(url)
     try:
         for now_us in (0, NOW_US):
@@ -117,9 +142,14 @@ def check_nothing_written(url: str, script: str) -> None:
                     ("peek", 1),
                     ("peek", 5),
                     ("hit", 0),
-                    *[("hit", 5)] * bool(spent),
+                    ("refund", 0),
+                    ("settle", 0),
+                    ("renew", 1),
+                    ("release", 1),
+                    ("hit", 5) if spent else ("refund", 5),
                 ]:
-                    assert asked.run(mode, cost, now_us)[0] == 0
+                    if asked.asked(mode):
+                        assert asked.run(mode, cost, now_us)[0] == 0
                 assert asked.state() == before
                 assert changes(caller.client) == began, f"{script} changed something"
                 assert all(now <= then for now, then in zip(asked.lives_ms(), lives, strict=True))
@@ -140,7 +170,7 @@ def check_server_clock(url: str, script: str) -> None:
 
 
 def check_stored_numbers(asked: Subject) -> None:
-    """Every number that stands in the state is a whole one, up to a period after the year 2255."""
+    """Every number that stands in the state is a whole one, up to a lease after the year 2255."""
     client = asked.caller.client
     for key in asked.keys:
         kind = client.type(key)
@@ -150,6 +180,8 @@ def check_stored_numbers(asked: Subject) -> None:
                 values += struct.unpack(f"<{len(value) // 8}d", value)
         elif kind == b"list":
             values = [float(entry) for entry in client.lrange(key, 0, -1)]
+        elif kind == b"zset":
+            values = [end for _, end in client.zrange(key, 0, -1, withscores=True)]
         for value in values:
-            assert 0 <= value < 2**53 + 10 * PERIOD_US, f"{value} in {key}"
+            assert 0 <= value < 2**53 + LONGEST_US, f"{value} in {key}"
             assert value == int(value), f"{value} in {key}"

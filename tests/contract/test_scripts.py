@@ -11,7 +11,7 @@ import pytest
 
 from limiter import keys
 from limiter import scripts as loader
-from limiter.policies import ALGORITHMS
+from limiter.policies import ALGORITHMS, Concurrency
 from tests import scripts
 from tests.contract import checks
 from tests.contract.source import SRC
@@ -32,8 +32,8 @@ def test_a_block_of_several_is_what_the_policy_s_own_script_takes():
 
 
 def test_headers_say_the_same_of_what_they_share():
-    """The first three arguments, the reply and what is written are one contract."""
-    headers = [text.split("]]")[0] for text in SINGLES.values()]
+    """Of all rates, the first three arguments, the reply and what is written are one contract."""
+    headers = [text.split("]]")[0] for name, text in SINGLES.items() if name != "concurrency"]
 
     assert len({re.search(r"^ARGV\[1\].*?(?=^ARGV\[4\])", h, re.M | re.S)[0] for h in headers}) == 1
     assert len({header[header.index("Returns") :] for header in headers}) == 1
@@ -75,7 +75,7 @@ def test_lua_5_1_reads_the_file_as_it_is(name):
 
 def test_every_algorithm_has_its_script():
     """A user may choose what a script decides, alone and among several."""
-    assert {policy.script for policy in ALGORITHMS.values()} == set(SINGLES)
+    assert {policy.script for policy in (*ALGORITHMS.values(), Concurrency)} == set(SINGLES)
 
 
 def test_the_version_is_in_every_key(monkeypatch):
