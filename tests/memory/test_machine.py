@@ -14,7 +14,7 @@ from limiter.memory import MemoryStore
 from limiter.policies import ALGORITHMS, Concurrency, Policy
 from limiter.question import Block, Question
 from tests.memory.support import leases, look, plant
-from tests.scripts import Caller
+from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
 
 #: A longer search: so many times the examples.
 DEPTH = int(os.environ.get("TEST_DEPTH", "1"))
@@ -57,6 +57,8 @@ class Subjects(RuleBasedStateMachine):
         self.store = MemoryStore()
         self.clock_us = NOW_US
         self.edges: list[int] = [NOW_US]
+        #: The longest life that a key may have by now.
+        self.longest_ms = 0
         self.keys: list[str] = []
         #: Each policy of each subject, and the place of its key.
         self.places: list[tuple[Policy, int]] = []
@@ -124,16 +126,7 @@ class Subjects(RuleBasedStateMachine):
         least = 0
         if data.draw(st.integers(0, 2)) == 0:
             least = data.draw(st.integers(0, max(block.cost for block in blocks)))
-        if mode == "acquire" and self.holds(lease):
-            least = 0  # who holds a lease asks for the same again, not for less
         self.ask(mode, least, blocks, alone=len(blocks) == 1 and data.draw(st.booleans()))
-
-    def holds(self, lease: str) -> bool:
-        """Whether any unit of the lease is kept, living or not."""
-        found = look(self.store, self.keys).values()
-        return any(
-            name.startswith(lease) for kind, held, _ in found if kind == "zset" for name in held
-        )
 
     def ask(self, mode: str, least: int, blocks: list[Block], alone: bool) -> None:
         """Ask both; what they say and what they keep is one and the same."""
@@ -164,7 +157,18 @@ class Subjects(RuleBasedStateMachine):
         for at in (2, 3):
             self.edges += [self.clock_us + wait_us for wait_us in reply[at:-1:5] if wait_us]
         del self.edges[:-30]
+        self.check_lives(mode, blocks, reply)
         self.compare(asked)
+
+    def check_lives(self, mode: str, blocks: list[Block], reply: list[int]) -> None:
+        """Whatever was charged lives for as long as it counts, and little longer."""
+        found = look(self.store, self.keys)
+        for block, at in zip(blocks, range(0, len(reply), 5), strict=False):
+            granted, reset_ms = reply[at], reply[at + 3] // 1_000 + GIVEN_TIME_MS
+            self.longest_ms = max(self.longest_ms, reset_ms + SLACK_MS + 1)
+            if granted and mode in ("hit", "settle", "renew"):
+                # The given time stands still while the machine works, the store's does not: a minute.
+                assert found[self.keys[block.key]][2] >= reset_ms - 60_000
 
     def compare(self, asked: object = None) -> None:
         """What stands under every key, and how long it will."""
@@ -183,9 +187,8 @@ class Subjects(RuleBasedStateMachine):
                 continue
             theirs[key] = (kind, value)
         assert {key: held[:2] for key, held in ours.items()} == theirs, (ours, theirs, asked)
-        for key, (_, _, life_ms) in ours.items():
-            # A minute, for a machine that is kept busy.
-            assert abs(client.pttl(key) - life_ms) < 60_000, (key, life_ms, client.pttl(key), asked)
+        for _, _, life_ms in ours.values():
+            assert 0 < life_ms <= self.longest_ms, asked
 
     @rule(data=st.data())
     def renumber(self, data: st.DataObject) -> None:
@@ -225,6 +228,7 @@ class Subjects(RuleBasedStateMachine):
                 self.caller.client.zadd(key, value)
                 value = leases(value)
         self.caller.client.pexpire(key, LONG_MS)
+        self.longest_ms = max(self.longest_ms, LONG_MS)
         plant(self.store, key, policy.key_type, value, LONG_MS)
         self.compare()
 
