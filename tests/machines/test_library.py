@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter import Decision, Limiter
+from limiter import Decision, Limiter, RateLimited
 from limiter.policies import Policy
 from tests.concurrency.hammer import PATIENCE, drawn_policies
 from tests.machines.support import DEPTH, NOW_US, new_key
-from tests.model import model_of
+from tests.model import MODELS, model_of
 from tests.model.base import Answer
 from tests.model.several import Several, Verdict
 
@@ -23,7 +23,7 @@ policies = st.lists(
 steps = st.lists(
     st.tuples(
         st.sampled_from([-70_000_000, -500, -1, 0, 0, 0, 1, 500, 1_000, 333_333, 60_000_000]),
-        st.sampled_from(["hit", "hit", "hit", "part", "peek", "reset"]),
+        st.sampled_from(["hit", "hit", "hit", "part", "peek", "refund", "reserve", "reset"]),
         st.integers(0, 9),
     ),
     min_size=3,
@@ -39,21 +39,46 @@ def told(decision: Decision) -> tuple[object, ...]:
 
 def agree(decision: Decision, expected: Verdict, limits: list[Policy]) -> None:
     """Hold every field of a decision to the verdict of the models."""
+    # Where several queue, the last one lets go; only leaky buckets do.
+    delays = [
+        one.delay_us if MODELS[policy.algorithm].queues else 0
+        for policy, one in zip(limits, expected.each, strict=True)
+    ]
     assert told(decision) == expected[:5]
     assert bool(decision) is decision.allowed
     assert decision.policy == limits[expected.policy]
     assert decision.limit == expected.limit
-    assert decision.delay == 0.0  # none of these algorithms queues
+    assert round(decision.delay * 1e6) == (max(delays) if expected.allowed else 0)
     assert decision.degraded is False
     assert [told(one) for one in decision.each] == [one[:5] for one in expected.each]
+    assert [round(one.delay * 1e6) for one in decision.each] == delays
     assert [one.policy for one in decision.each] == limits
     assert all(one.each == () for one in decision.each)
+
+
+def reserve(
+    limiter: Limiter, models: Several, subject: str, cost: int, actual: int, limits: list[Policy]
+) -> None:
+    """What turns out to be less is given back, what turns out to be more is charged."""
+    now_us = limiter._now_us
+    expected = models.hit(now_us, cost)
+    try:
+        with limiter.reserve(subject, cost) as reserved:
+            agree(reserved.decision, expected, limits)
+            reserved.settle(actual)
+    except RateLimited as denied:
+        agree(denied.decision, expected, limits)
+        return
+    if actual < cost:
+        models.refund(now_us, cost - actual)
+    else:
+        models.settle(now_us, actual - cost)
 
 
 @settings(max_examples=60 * DEPTH)
 @given(policies, steps)
 def test_every_field_of_a_decision(store, limits, steps):
-    """Of one policy and of several, for hit, peek and reset, through time and back."""
+    """Of one policy and of several, for all that moves or looks, through time and back."""
     models, subject = Several([model_of(policy) for policy in limits]), new_key()
     most = min(policy.most_cost for policy in limits)
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
@@ -65,6 +90,11 @@ def test_every_field_of_a_decision(store, limits, steps):
             agree(limiter.reset(subject), models.reset(now_us), limits)
         elif mode == "peek":
             agree(limiter.peek(subject, cost), models.peek(now_us, cost), limits)
+        elif mode == "refund" and cost:
+            limiter.refund(subject, cost)
+            models.refund(now_us, cost)
+        elif mode == "reserve" and cost:
+            reserve(limiter, models, subject, cost, (3 * cost + move_us) % (most + 1), limits)
         elif mode == "part" and cost:
             decision = limiter.hit(subject, cost, at_least=1)
             agree(decision, models.hit(now_us, cost, at_least=1), limits)
