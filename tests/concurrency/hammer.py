@@ -7,9 +7,9 @@ import itertools
 import multiprocessing
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ from limiter import Limiter
 from limiter.policies import ALGORITHMS, Policy
 from tests.histories import Admitted
 from tests.model import MODELS, model_of
-from tests.model.base import Model
+from tests.model.base import Answer, Model
 
 #: Processes come from a small server that has no threads, so that starting one takes milliseconds.
 processes = multiprocessing.get_context("forkserver")
@@ -130,22 +130,41 @@ def replay(policy: Policy, told: Sequence[Told]) -> None:
     The store decides in some order, and says when. So a concurrent history is right exactly if it is
     that of a single caller; only calls of one and the same microsecond have to be tried in turn.
     """
-    model = model_of(policy)
+    explain(model_of(policy), told, lambda model, now_us, call: model.hit(now_us, call.cost))
+
+
+class Decided(Protocol):
+    """A call, when it was decided, and what it was told."""
+
+    @property
+    def decided_us(self) -> int:
+        """The store's time."""
+
+    @property
+    def reply(self) -> tuple[int, ...]:
+        """The script's reply but for the time."""
+
+
+def explain(model: Model, told: Iterable[Decided], say: Callable[[Any, int, Any], Answer]) -> None:
+    """Fail unless the model, asked one call after the other, would have ``said`` the same."""
     by_time = sorted(told, key=lambda one: one.decided_us)
     for now_us, at_once in itertools.groupby(by_time, key=lambda one: one.decided_us):
-        found = _fitting(model, now_us, list(at_once))
-        assert found is not None, f"{policy} at {now_us} cannot have decided so: {told}"
+        calls = list(at_once)
+        found = _fitting(model, now_us, calls, say)
+        assert found is not None, f"{model} at {now_us} cannot have decided so: {calls}"
         model = found
 
 
-def _fitting(model: Model, now_us: int, calls: list[Told]) -> Model | None:
+def _fitting(
+    model: Model, now_us: int, calls: list[Decided], say: Callable[[Any, int, Any], Answer]
+) -> Model | None:
     """The model after these calls in some order that explains every reply; None: there is none."""
     if not calls:
         return model
     for number, call in enumerate(calls):
         tried = copy.deepcopy(model) if len(calls) > 1 else model
-        if tuple(tried.hit(now_us, call.cost)[1:]) == call.reply:
-            found = _fitting(tried, now_us, calls[:number] + calls[number + 1 :])
+        if tuple(say(tried, now_us, call)[1:]) == call.reply:
+            found = _fitting(tried, now_us, calls[:number] + calls[number + 1 :], say)
             if found is not None:
                 return found
     return None

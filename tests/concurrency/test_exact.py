@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from limiter import FixedWindow, SlidingLog, TokenBucket
+from limiter import GCRA, FixedWindow, LeakyBucket, SlidingLog, SlidingWindow, TokenBucket
 from limiter.policies import ALGORITHMS, Policy
 from tests.concurrency.hammer import Planned, hammer
 from tests.machines.support import new_key
@@ -20,6 +20,7 @@ CASES: list[tuple[int, int, int, list[Policy]]] = [
     # keys, calls on each key, limit, policies
     *((1, 640, 100, [policy(100, 10 * DAY)]) for policy in ALGORITHMS.values()),
     (1, 640, 100, [SlidingLog(100, DAY), FixedWindow(150, DAY), TokenBucket(200, 10 * DAY)]),
+    (1, 640, 100, [GCRA(100, 10 * DAY), SlidingWindow(100, DAY), LeakyBucket(150, 10 * DAY)]),
     (64, 64, 10, [SlidingLog(10, DAY)]),
     (64, 64, 10, [TokenBucket(10, DAY), SlidingLog(20, DAY)]),
     (1_000, 8, 3, [FixedWindow(3, DAY)]),
