@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.cfg pyproject.toml
 
-.PHONY: demo test test-fast check bench soak lua venv clean help
+.PHONY: demo test test-fast check bench accuracy soak lua venv clean help
 
 help:
 	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C;"
@@ -12,6 +12,7 @@ help:
 	@echo "make test       everything; test-fast leaves out what takes seconds; COVERAGE=1 measures it"
 	@echo "make check      ruff, mypy, luacheck"
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots"
+	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
 	@echo "make soak       the concurrency, transport and demo tests again and again"
 	@echo "make lua        join lua/src into lua/v1"
 	@echo "make venv       .venv with what all of these need"
@@ -51,6 +52,9 @@ check: $(VENV)/.check $(VENV)/.test
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)
+
+accuracy: $(VENV)/.bench
+	$(BIN)/python -m bench.accuracy $(ACCURACY)
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.soak $(SOAK)

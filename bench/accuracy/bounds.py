@@ -1,0 +1,59 @@
+"""What each algorithm promises: the most cost that it admits in any window, without refunds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Bound(NamedTuple):
+    """A bound in words, and as a number for a policy and a window in microseconds."""
+
+    words: str
+    """In any window of one period."""
+    any_window: str
+    """In any window W; P is the period, T = P / limit."""
+    most: Callable[[Any, int], int]
+
+
+def _own_windows(policy: Any, window_us: int) -> int:
+    """So many windows of one period, one after the other, can a window meet."""
+    return periods(policy, window_us) + 1
+
+
+def periods(policy: Any, window_us: int) -> int:
+    """A window in whole periods, rounded up."""
+    return -(-window_us // int(policy.period_us))
+
+
+def _fixed(policy: Any, window_us: int) -> int:
+    return int(policy.limit) * _own_windows(policy, window_us)
+
+
+def _log(policy: Any, window_us: int) -> int:
+    return int(policy.limit) * periods(policy, window_us)
+
+
+def _counters(policy: Any, window_us: int) -> int:
+    limit = int(policy.limit)
+    if limit == 1:
+        # The unit of the window before weighs all of it, to its last microsecond.
+        return periods(policy, window_us)
+    return (limit - 1) * _own_windows(policy, window_us)
+
+
+def _bucket(policy: Any, window_us: int) -> int:
+    return int(policy.burst) + window_us * int(policy.limit) // int(policy.period_us)
+
+
+_BUCKET = Bound("burst + limit", "burst + floor(W / T)", _bucket)
+
+#: By the name of the algorithm; a new one has to state its own.
+BOUNDS: Mapping[str, Bound] = {
+    "fixed_window": Bound("2 limit", "limit x (ceil(W / P) + 1)", _fixed),
+    "sliding_log": Bound("limit", "limit x ceil(W / P)", _log),
+    "sliding_window": Bound("2 limit - 2", "(limit - 1) x (ceil(W / P) + 1)", _counters),
+    "token_bucket": _BUCKET,
+    "gcra": _BUCKET,
+    "leaky_bucket": _BUCKET,
+}

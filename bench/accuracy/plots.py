@@ -1,0 +1,150 @@
+"""The pictures of a report on accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.accuracy.contenders import Contender
+from bench.accuracy.effort import Effort
+from bench.accuracy.realtime import Found, title
+from bench.plots import _COLOURS, _GOAL, _save
+
+_OURS, _THEIRS, _AHEAD = _COLOURS[0], "#8a94a6", _COLOURS[1]
+
+
+def draw(
+    rows: Sequence[Mapping[str, Any]],
+    real: Sequence[tuple[Contender, Found]],
+    effort: Effort,
+    folder: Path,
+) -> dict[str, str]:
+    """Draw what there is; return the files' names."""
+    style()
+    files = {"most": _most(rows, effort, folder)}
+    if real:
+        files["time"] = _over_time(real, effort, folder)
+        files["retry"] = _retry(real, folder)
+    return files
+
+
+def style() -> None:
+    """One look for all."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams |= {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 9,
+        "axes.titleweight": "bold",
+    }
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return f"{row['library']} {row['algorithm']}"
+
+
+def _most(rows: Sequence[Mapping[str, Any]], effort: Effort, folder: Path) -> str:
+    """The most in one period: to the microsecond or in real time, and with a clock ahead."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.34 * len(rows)), layout="constrained")
+    for place, row in enumerate(rows):
+        most = max(row["most_exact"] or 0, row["most_real"] or 0)
+        colour = _OURS if row["library"] == "slotgate" else _THEIRS
+        axes.barh(place - 0.19, most, height=0.36, color=colour)
+        _number(axes, most, row["bound"], place - 0.19)
+        if row["most_ahead"] is not None:
+            label = "one of two clients' clocks half a period ahead" if place == 0 else "_"
+            axes.barh(place + 0.19, row["most_ahead"], height=0.36, color=_AHEAD, label=label)
+            _number(axes, row["most_ahead"], row["bound"], place + 0.19)
+        label = "bound of its kind" if place == 0 else "_"
+        axes.plot(
+            [row["bound"]] * 2, [place - 0.42, place + 0.42], color=_GOAL, lw=1.5, label=label
+        )
+    axes.axvline(effort.limit, color="#333333", lw=0.8, ls=":", label=f"limit {effort.limit}")
+    axes.set_yticks(range(len(rows)), [_named(row) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(f"most admitted in any {effort.period_us / 1e6:g} s")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return _save(figure, folder, "most")
+
+
+def _number(axes: Any, most: int, bound: int, y: float) -> None:
+    """Beside the end of its bar, and not upon the line of the bound."""
+    beside = max(most, bound) if -4 < most - bound <= 0 else most
+    axes.text(beside + 0.4, y, str(most), va="center", fontsize=7)
+
+
+def _over_time(real: Sequence[tuple[Contender, Found]], effort: Effort, folder: Path) -> str:
+    """What the last period admitted, at each moment, under two loads."""
+    from matplotlib import pyplot
+
+    columns = 4
+    count = -(-len(real) // columns)
+    figure, grid = pyplot.subplots(
+        count,
+        columns,
+        figsize=(10, 1.45 * count + 0.5),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+    )
+    shown = (("window's own seam", _OURS), ("a clock ahead", _AHEAD))
+    for place, axes in enumerate(grid.flat):
+        if place >= len(real):
+            axes.set_axis_off()
+            continue
+        contender, found = real[place]
+        for load, colour in shown:
+            times = found.admitted_us.get(load)
+            if times:
+                xs, ys = in_last_period(times, effort.period_us)
+                axes.step(
+                    xs, ys, where="post", color=colour, lw=0.9, label=load if not place else "_"
+                )
+        axes.axhline(effort.limit, color="#333333", lw=0.7, ls=":")
+        axes.axhline(contender.bound, color=_GOAL, lw=0.8)
+        axes.set_title(title(contender), fontsize=7.5)
+        axes.tick_params(labelsize=7)
+        if place + columns >= len(real):
+            axes.set_xlabel("seconds", fontsize=7)
+    figure.supylabel("admitted in the last period", fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    return _save(figure, folder, "time")
+
+
+def in_last_period(times_us: Sequence[int], period_us: int) -> tuple[list[float], list[int]]:
+    """A curve: seconds, and what was admitted in the period that ends there."""
+    changes = sorted([(at, 1) for at in times_us] + [(at + period_us, -1) for at in times_us])
+    xs, ys, now = [0.0], [0], 0
+    for at, change in changes:
+        now += change
+        xs.append(at / 1e6)
+        ys.append(now)
+    return xs, ys
+
+
+def _retry(real: Sequence[tuple[Contender, Found]], folder: Path) -> str:
+    """How far retry_after was off."""
+    from matplotlib import pyplot
+
+    shown = [(contender, found) for contender, found in real if found.error_us]
+    figure, axes = pyplot.subplots(figsize=(8, 1.1 + 0.24 * len(shown)), layout="constrained")
+    for place, (contender, found) in enumerate(shown):
+        median, low, high = (value / 1e3 for value in found.error_us or (0, 0, 0))
+        colour = _OURS if contender.ours else _THEIRS
+        axes.plot([low, high], [place, place], color=colour, lw=5, solid_capstyle="butt")
+        axes.plot([median], [place], "|", color="#111111", ms=9, mew=1.5)
+    axes.axvline(0, color="#333333", lw=0.7)
+    axes.set_xscale("symlog", linthresh=10)
+    axes.set_yticks(range(len(shown)), [title(contender) for contender, _ in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        "told less true, milliseconds (left: sent away too early, right: told to wait too long)"
+    )
+    return _save(figure, folder, "retry")
