@@ -160,14 +160,25 @@ class Base(Generic[_Transport]):
 
     def keep(self, part: Part, lease: str, decision: Decision, asked: float) -> Held:
         """The lease that a part took, renewed until ``releasing`` it."""
-        more = {"cost": part.cost, "tag": None, "lease": lease}
-        held = Held(part.plan, part.plan.of_leases, part.key, more, 0, None)
+        held = self._of_part(part, lease)
         self._keep(held, decision, asked)
         return held
+
+    def forget(self, part: Part, lease: str, why: StoreUnavailable) -> None:
+        """Give back, later, a lease that the store may have given without our knowing."""
+        self._forget(self._of_part(part, lease), why)
+
+    def _of_part(self, part: Part, lease: str) -> Held:
+        more = {"cost": part.cost, "tag": None, "lease": lease}
+        return Held(part.plan, part.plan.of_leases, part.key, more, 0, None)
 
     def releasing(self, held: Held) -> Flow[None]:
         """Give the lease back, once; a store that does not answer lets it end by itself."""
         return self._releasing(held)
+
+    def shares_store(self, other: Base[Any]) -> bool:
+        """Whether both ask one store, through the same connections."""
+        return self._transport is other._transport
 
     # --- plans ---
 

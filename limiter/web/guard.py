@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.decision import Decision
-from limiter.errors import InvalidCost, LimiterError, StoreUnavailable
+from limiter.errors import InvalidCost, InvalidSetting, LimiterError, StoreUnavailable
 from limiter.flows import Flow
 from limiter.held import Held
 from limiter.plan import Part
@@ -79,7 +79,12 @@ class Verdict:
 
 
 class _Guard(Generic[_Limiter]):
-    """Rules, asked together; a subclass says how the round trip is made."""
+    """Rules, asked together; a subclass says how the round trip is made.
+
+    Raises:
+        InvalidSetting: The rules' limiters do not share one store's connections.
+
+    """
 
     def __init__(
         self,
@@ -90,6 +95,13 @@ class _Guard(Generic[_Limiter]):
         self.rules = tuple(rules)
         self.trusted = tuple(trusted)
         self._observe = observe
+        for rule in self.rules:
+            first = self.rules[0].limiter
+            if not rule.limiter.shares_store(first):
+                raise InvalidSetting(
+                    f"store of rule {rule.name} is another than that of rule {first.name}: rules that "
+                    f"are asked together share one; make the limiter with store=<the other limiter>"
+                )
 
     def asked(self, request: Request) -> list[Asked]:
         """What the rules that are about a request ask.
@@ -105,7 +117,10 @@ class _Guard(Generic[_Limiter]):
         """Ask every rule about a request; all are charged, or none."""
         verdict = yield from self._judging(request)
         if self._observe is not None:
-            self._observe(request, verdict)
+            try:
+                self._observe(request, verdict)
+            except Exception:  # it would take the verdict, and its leases, with it
+                log.exception("an observer failed")
         return verdict
 
     def _judging(self, request: Request) -> Flow[Verdict]:
@@ -136,9 +151,13 @@ class _Guard(Generic[_Limiter]):
                 [Result(one.rule, said) for one, said in zip(asked, decisions, strict=True)],
             )
         except StoreUnavailable as error:
+            self._forget(asked, parts, lease, error)
             verdict = self._without_store(request, asked, parts, lease, error)
         except LimiterError as error:
             return self._refused(request, error)
+        except BaseException:  # interrupted, perhaps with leases in hand
+            self._forget(asked, parts, lease, StoreUnavailable("the request was interrupted"))
+            raise
         if verdict.allowed:
             for at in leased:
                 owner = asked[at].rule.limiter
@@ -146,6 +165,14 @@ class _Guard(Generic[_Limiter]):
                 if decision.allowed:  # one in the shadows may not have been
                     verdict.leases.append((owner, owner.keep(parts[at], lease, decision, began)))
         return verdict
+
+    def _forget(
+        self, asked: list[Asked], parts: list[Part], lease: str, why: StoreUnavailable
+    ) -> None:
+        """Give back, later, the leases that a call may have taken without our seeing it."""
+        for one, part in zip(asked, parts, strict=True):
+            if part.plan.leases:
+                one.rule.limiter.forget(part, lease, why)
 
     def _answer(
         self, request: Request, results: list[Result], error: LimiterError | None = None
@@ -206,7 +233,11 @@ class Guard(_Guard[Limiter]):
         if not self.rules:
             return Verdict()
         limiter: Limiter = self.rules[0].limiter
-        return limiter.drive(self._entering(request))
+        flow = self._entering(request)
+        try:
+            return limiter.drive(flow)
+        finally:
+            flow.close()  # where it was interrupted, it gives back what it may have taken
 
     def leave(self, verdict: Verdict) -> None:
         """The response is closed: give back what was held for it."""
@@ -222,7 +253,11 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         if not self.rules:
             return Verdict()
         limiter: AsyncLimiter = self.rules[0].limiter
-        return await limiter.drive(self._entering(request))
+        flow = self._entering(request)
+        try:
+            return await limiter.drive(flow)
+        finally:
+            flow.close()
 
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""
