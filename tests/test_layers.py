@@ -215,6 +215,7 @@ def test_the_library_needs_redis_alone() -> None:
         "limiter.command",
         "limiter.__main__",
         "limiter.web",
+        "limiter.fastapi",
         "limiter.flask",
     )
     for name, tree in trees("limiter"):

@@ -1,0 +1,404 @@
+"""Limits for any ASGI application: ``LimiterMiddleware(app, "100/minute", store=...)``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from limiter.aio import AsyncLimiter
+from limiter.errors import InvalidSetting, LimiterError
+from limiter.web import wiring
+from limiter.web.guard import AsyncGuard, Observer, Verdict
+from limiter.web.identity import Network
+from limiter.web.request import Request, from_asgi
+from limiter.web.rules import Cost
+from limiter.web.subjects import Identity
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger("limiter.web")
+
+#: Close codes (RFC 6455 and its registry): a message against the rules, and a server that cannot tell.
+POLICY_VIOLATION = 1008
+TRY_AGAIN_LATER = 1013
+
+#: Seconds that what is still being given back may take when the server stops.
+PATIENCE = 2.0
+
+#: With these the application says that it is done with the lifespan.
+_LAST_WORDS = (
+    "lifespan.startup.failed",
+    "lifespan.shutdown.complete",
+    "lifespan.shutdown.failed",
+)
+
+
+class LimiterMiddleware:
+    """Ask about every request and websocket, and answer for the application where a limit denies.
+
+    Args:
+        app: The application.
+        limits: As for ``limiter.wsgi.LimiterMiddleware``, with ``AsyncLimiter`` and ``AsyncGuard``.
+        key: As there, as are ``cost``, ``form``, ``trusted``, ``observe``.
+        messages: Limits for each message that comes in through a websocket, in the same forms as
+            ``limits``; the first that is denied closes the connection.
+        sleep: Whether to wait, before the application is called or given a message, for as long as a
+            leaky bucket says.
+        settings: Of the ``AsyncLimiter``; those that are not given are read from LIMITER_*.
+
+    A websocket is asked about at its handshake. Leases (``Concurrency``) are held until the body is
+    sent, the websocket closed, the client gone, or the application done, whichever is first. The
+    lifespan connects at the start, and closes the connections at the end. What was decided stands in
+    ``scope["limiter.verdicts"]``.
+
+    Raises:
+        InvalidSetting, InvalidPolicy: Something of it is of no use; the message says what is accepted.
+
+    """
+
+    def __init__(
+        self,
+        app: App,
+        limits: Any = None,
+        *,
+        key: str | Sequence[str] | Identity | None = None,
+        cost: int | Cost | None = None,
+        form: str | None = None,
+        trusted: str | Iterable[str | Network] | None = None,
+        observe: Observer | None = None,
+        messages: Any = None,
+        sleep: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.app = app
+        self._sleep = sleep
+        self._guard = wiring.source(
+            AsyncGuard,
+            AsyncLimiter,
+            limits,
+            key=key,
+            cost=cost,
+            form=form,
+            trusted=trusted,
+            observe=observe,
+            **settings,
+        )
+        self._messages = (
+            None
+            if messages is None
+            else _guard_of_messages(messages, self._guard(), key, trusted, observe, settings)
+        )
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Connect beforehand, for the running event loop; optional.
+
+        Raises:
+            StoreUnavailable, StoreRefused: It failed; a request tries again by itself.
+
+        """
+        for limiter in self._limiters():
+            await limiter.open()
+
+    async def close(self) -> None:
+        """Give back what is still being given back, and close the event loop's connections."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=PATIENCE)
+        for limiter in self._limiters():
+            await limiter.close()
+
+    def _limiters(self) -> list[AsyncLimiter]:
+        guards = [self._guard()] + ([self._messages()] if self._messages else [])
+        return [limiter for guard in guards for limiter in wiring.limiters(guard)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a connection, or have the application serve it."""
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guard = self._guard()
+        verdict = await guard.enter(from_asgi(scope))
+        if not verdict.allowed:
+            await _refuse(verdict, send, "http", scope["method"] == "HEAD")
+            return
+        verdicts = [verdict]
+        stay = _Stay(guard, verdict, self._leaving)
+        trailers = False
+
+        async def receiving() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                stay.end()
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal trailers
+            if message["type"] == "http.response.start":
+                trailers = bool(message.get("trailers"))
+                message = _with_fields(message, verdicts)
+            await send(message)
+            if _is_last(message, trailers):
+                await stay.ended()
+
+        try:
+            if self._sleep and verdict.delay:
+                await asyncio.sleep(verdict.delay)
+            await self.app({**scope, wiring.VERDICTS: verdicts}, receiving, sending)
+        finally:
+            await stay.ended()
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        guard = self._guard()
+        request = from_asgi(scope)
+        verdict = await guard.enter(request)
+        if not verdict.allowed:
+            await _refuse_handshake(verdict, scope, receive, send)
+            return
+        stay = _Stay(guard, verdict, self._leaving)
+        messages = self._messages() if self._messages else None
+        socket = _Socket(receive, send, stay, [verdict], request, messages, self._sleep)
+        try:
+            if self._sleep and verdict.delay:
+                await asyncio.sleep(verdict.delay)
+            await self.app({**scope, wiring.VERDICTS: socket.verdicts}, socket.receive, socket.send)
+        finally:
+            socket.abandon()
+            await stay.ended()
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Open and close around the application's own; alone where it has none."""
+        asked = False
+
+        async def receiving() -> Message:
+            nonlocal asked
+            asked = True
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self._open_if_possible()
+            return message
+
+        async def sending(message: Message) -> None:
+            if message["type"] in _LAST_WORDS:
+                await self.close()
+            await send(message)
+
+        try:
+            await self.app(scope, receiving, sending)
+        except Exception:
+            if asked:
+                raise
+            log.debug("the application knows no lifespan", exc_info=True)
+        if not asked:
+            await _answer_lifespan(receiving, sending)
+
+    async def _open_if_possible(self) -> None:
+        try:
+            await self.open()
+        except LimiterError as error:
+            log.warning("started without the store: %s", error)
+
+
+class _Stay:
+    """What a request holds, to be given back once, whoever is interrupted meanwhile."""
+
+    def __init__(
+        self, guard: AsyncGuard, verdict: Verdict, leaving: set[asyncio.Task[None]]
+    ) -> None:
+        self._guard = guard
+        self._verdict = verdict
+        self._leaving = leaving
+        self._task: asyncio.Task[None] | None = None
+
+    def end(self) -> None:
+        """Begin to give it back, in a task of its own: a cancelled request cannot stop that."""
+        if self._task is None and self._verdict.leases:
+            self._task = beside(self._guard.leave(self._verdict), self._leaving)
+
+    async def ended(self) -> None:
+        """The same, and wait until it is given back."""
+        self.end()
+        if self._task is not None and not self._task.done():
+            await asyncio.shield(self._task)
+
+
+class _Socket:
+    """A websocket between the server and the application."""
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        stay: _Stay,
+        verdicts: list[Verdict],
+        request: Request,
+        messages: AsyncGuard | None,
+        sleep: bool,
+    ) -> None:
+        self.verdicts = verdicts
+        self._receive = receive
+        self._send = send
+        self._stay = stay
+        self._request = request
+        self._messages = messages
+        self._sleep = sleep
+        #: The message that is being decided about: an application that waits for one only so long is
+        #: cancelled in between, and gets it the next time.
+        self._coming: asyncio.Task[Message] | None = None
+        self._gone: Message | None = None
+
+    async def receive(self) -> Message:
+        """The next message that passes; or that the connection is closed."""
+        if self._gone is not None:
+            return self._gone
+        if self._coming is None:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                self._stay.end()
+            if message["type"] != "websocket.receive" or self._messages is None:
+                return message
+            coming = self._admitted(message, self._messages)
+            self._coming = asyncio.get_running_loop().create_task(coming)
+        message = await asyncio.shield(self._coming)
+        self._coming = None
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Hand on what the application says, with our fields; nothing after we closed."""
+        if self._gone is not None:
+            return
+        if message["type"] in ("websocket.accept", "websocket.http.response.start"):
+            message = _with_fields(message, self.verdicts)
+        await self._send(message)
+        if message["type"] == "websocket.close" or _is_last(message):
+            await self._stay.ended()
+
+    def abandon(self) -> None:
+        """The application is done: nobody waits for a message any more."""
+        if self._coming is not None:
+            self._coming.cancel()
+
+    async def _admitted(self, message: Message, guard: AsyncGuard) -> Message:
+        """The message, perhaps later; or the end of the connection, which the client is told."""
+        verdict = await guard.enter(self._request)
+        await guard.leave(verdict)
+        if verdict.allowed:
+            if self._sleep and verdict.delay:
+                await asyncio.sleep(verdict.delay)
+            return message
+        code, reason = _closing(verdict)
+        self._gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        with suppress(OSError, RuntimeError):  # it may have gone by itself
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        self._stay.end()
+        return self._gone
+
+
+def beside(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    """Run it in a task of its own; ``tasks`` keep it alive, since an event loop does not."""
+    task = asyncio.get_running_loop().create_task(work)
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+    return task
+
+
+def _guard_of_messages(
+    messages: Any,
+    guard: AsyncGuard,
+    key: str | Sequence[str] | Identity | None,
+    trusted: str | Iterable[str | Network] | None,
+    observe: Observer | None,
+    settings: dict[str, Any],
+) -> Callable[[], AsyncGuard]:
+    """The guard of messages; plain limits share the connections, the key and the settings of the others."""
+    more: dict[str, Any] = {}
+    if wiring.is_plain(messages):
+        more = {**settings, "key": key, "trusted": trusted, "observe": observe}
+        if guard.rules:
+            first = guard.rules[0].limiter
+            more |= {"store": first, "name": f"{first.name[:55]}-messages"}
+    try:
+        return wiring.source(AsyncGuard, AsyncLimiter, messages, **more)
+    except InvalidSetting as error:
+        raise InvalidSetting(f"messages: {error}") from None
+
+
+def _is_last(message: Message, trailers: bool = False) -> bool:
+    """Whether nothing of the response comes after this message."""
+    kind = message["type"].removeprefix("websocket.")
+    if kind in ("http.response.body", "http.response.zerocopysend"):
+        return not trailers and not message.get("more_body")
+    if kind == "http.response.pathsend":
+        return not trailers
+    return kind == "http.response.trailers" and not message.get("more_trailers")
+
+
+def _with_fields(message: Message, verdicts: Sequence[Verdict]) -> Message:
+    own = list(message.get("headers") or ())
+    said = {bytes(name).decode("latin-1").lower() for name, _ in own}
+    return {
+        **message,
+        "headers": own + _encoded(wiring.unsaid(said, wiring.spoken(verdicts))),
+    }
+
+
+def _encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
+async def _refuse(verdict: Verdict, send: Send, protocol: str, bare: bool = False) -> None:
+    fields, body = wiring.refusal(verdict)
+    await send(
+        {
+            "type": f"{protocol}.response.start",
+            "status": verdict.status,
+            "headers": _encoded(fields),
+        }
+    )
+    await send({"type": f"{protocol}.response.body", "body": b"" if bare else body})
+
+
+async def _refuse_handshake(verdict: Verdict, scope: Scope, receive: Receive, send: Send) -> None:
+    """With a response where the server can send one; else by closing, which is a 403."""
+    message = await receive()
+    if message["type"] != "websocket.connect":
+        return
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        await _refuse(verdict, send, "websocket.http")
+    else:
+        code, reason = _closing(verdict)
+        await send({"type": "websocket.close", "code": code, "reason": reason})
+
+
+def _closing(verdict: Verdict) -> tuple[int, str]:
+    """Code and reason with which a websocket is closed."""
+    if verdict.status != 429:
+        return TRY_AGAIN_LATER, "The rate limit cannot be checked right now."
+    waits = [one.decision.retry_after for one in verdict.results if not one.rule.shadow]
+    seconds = max(1, math.ceil(max(waits)))
+    return POLICY_VIOLATION, f"Rate limit exceeded: try again in {seconds} s."
+
+
+async def _answer_lifespan(receive: Receive, send: Send) -> None:
+    """For an application that does not."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        elif message["type"] == "lifespan.shutdown":
+            await send({"type": "lifespan.shutdown.complete"})
+            return

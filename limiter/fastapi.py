@@ -1,0 +1,159 @@
+"""A limit as a dependency of FastAPI: ``Depends(limit("5/minute"))``."""
+
+# No postponed annotations here: FastAPI reads them of the dependency, where it could not resolve them.
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from fastapi import HTTPException, Response
+from fastapi.requests import HTTPConnection
+from fastapi.websockets import WebSocket
+
+from limiter.aio import AsyncLimiter
+from limiter.asgi import PATIENCE, POLICY_VIOLATION, TRY_AGAIN_LATER, Scope, beside
+from limiter.web import problems, wiring
+from limiter.web.guard import AsyncGuard, Observer, Verdict
+from limiter.web.identity import Network
+from limiter.web.request import Request, from_asgi
+from limiter.web.rules import Cost
+from limiter.web.subjects import Identity, Subject, by_address, hashed, identity
+
+#: Under this name the path as the route spells it stands among a request's parts.
+_ROUTE = "limiter.route"
+
+
+class Refused(HTTPException):
+    """A limit denied, or nobody could tell; answered with ``application/problem+json``.
+
+    An exception handler of the application for this class, or for its status, answers instead.
+    """
+
+    def __init__(self, verdict: Verdict, headers: dict[str, str]) -> None:
+        super().__init__(verdict.status, json.loads(verdict.body), headers)
+        self.verdict = verdict
+
+
+class Limit:
+    """The dependency that ``limit`` makes; its value is the ``Verdict``."""
+
+    def __init__(self, limits: Any, *, sleep: bool = False, **more: Any) -> None:
+        self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **more)
+        self._sleep = sleep
+        self._leaving: set[asyncio.Task[None]] = set()
+
+    async def __call__(
+        self, connection: HTTPConnection, response: Response
+    ) -> AsyncIterator[Verdict]:
+        """Ask about the request, and hold its leases until the response is sent."""
+        scope = connection.scope
+        guard = self._guard()
+        verdict = await guard.enter(from_asgi(scope, _parts(scope)))
+        verdicts: list[Verdict] = scope.setdefault(wiring.VERDICTS, _Own())
+        verdicts.append(verdict)
+        # A middleware around us says it all, and on every response.
+        fields = dict(wiring.spoken(verdicts)) if isinstance(verdicts, _Own) else {}
+        if not verdict.allowed:
+            _answer_in(scope)
+            raise Refused(verdict, {**fields, "Cache-Control": "no-store"})
+        try:
+            for name, value in fields.items():
+                response.headers[name] = value
+            if self._sleep and verdict.delay:
+                await asyncio.sleep(verdict.delay)
+            yield verdict
+        finally:
+            if verdict.leases:
+                # In a task of its own: a request that is cancelled cannot stop it.
+                await asyncio.shield(beside(guard.leave(verdict), self._leaving))
+
+    async def close(self) -> None:
+        """Close the running event loop's connections; a later request makes new ones."""
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=PATIENCE)
+        for limiter in wiring.limiters(self._guard()):
+            await limiter.close()
+
+
+class _Own(list[Verdict]):
+    """What dependencies have decided about a request that no middleware speaks for."""
+
+
+def limit(
+    limits: Any,
+    *,
+    name: str | None = None,
+    key: str | Sequence[str] | Identity | None = None,
+    cost: int | Cost | None = None,
+    form: str | None = None,
+    trusted: str | Iterable[str | Network] | None = None,
+    observe: Observer | None = None,
+    sleep: bool = False,
+    **settings: Any,
+) -> Limit:
+    """A dependency that limits the routes it is given to.
+
+    Without ``name`` each route has a limit of its own, also where the dependency is a router's; all
+    limits of one ``name`` are one. Everything else is as in ``limiter.asgi.LimiterMiddleware``; limiters
+    that share connections are given ``store=`` another limiter.
+
+    What is left is told on responses that FastAPI makes; with a ``LimiterMiddleware`` around the
+    application, on every response.
+    """
+    if name is None and wiring.is_plain(limits):
+        name, key = "route", _by_route(key)
+    more: dict[str, Any] = {"name": name, "key": key, "cost": cost, "form": form}
+    more |= {"trusted": trusted, "observe": observe}
+    return Limit(limits, sleep=sleep, **more, **settings)
+
+
+def _by_route(key: str | Sequence[str] | Identity | None) -> Identity:
+    """The subject, and the route: each of them has a limit of its own."""
+    inner = by_address if key is None else key if callable(key) else identity(key)
+
+    def find(request: Request, trusted: Sequence[Network]) -> Subject:
+        subject = inner(request, trusted)
+        parts = subject.key if isinstance(subject.key, tuple) else (subject.key,)
+        return Subject((*parts, request.parts[_ROUTE]), subject.said)
+
+    return find
+
+
+def _parts(scope: Scope) -> dict[str, str]:
+    parts = {name: str(value) for name, value in scope.get("path_params", {}).items()}
+    return {**parts, _ROUTE: _route(scope)}
+
+
+def _route(scope: Scope) -> str:
+    """Which route this is: its function, and its path with the names of its parts.
+
+    The path of an included router's route has its prefix in some versions of FastAPI, and in others
+    stands with it elsewhere. Neither has to be there.
+    """
+    endpoint = scope.get("endpoint")
+    context = (scope.get("fastapi") or {}).get("effective_route_context")
+    route = scope.get("route")
+    found = [context, getattr(context, "starlette_route", None), route]
+    paths = [path for one in found if (path := getattr(one, "path", None))]
+    function = f"{getattr(endpoint, '__module__', '')}.{getattr(endpoint, '__qualname__', '')}"
+    return hashed("route", f"{function} {paths[0] if paths else ''}")
+
+
+def _answer_in(scope: Scope) -> None:
+    """Have a refusal answered as what it is, unless the application says how."""
+    handlers = scope.get("starlette.exception_handlers")
+    if handlers:
+        handlers[0].setdefault(Refused, _answer)
+
+
+async def _answer(connection: HTTPConnection, error: Refused) -> Response | None:
+    verdict = error.verdict
+    if isinstance(connection, WebSocket) and (
+        "websocket.http.response" not in (connection.scope.get("extensions") or {})
+    ):
+        await connection.close(POLICY_VIOLATION if verdict.status == 429 else TRY_AGAIN_LATER)
+        return None
+    return Response(
+        verdict.body, verdict.status, dict(error.headers or {}), media_type=problems.MEDIA_TYPE
+    )

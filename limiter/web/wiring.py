@@ -1,0 +1,200 @@
+"""What a middleware is given, made into a guard; and what it says, made into header fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from ipaddress import ip_network
+from typing import Any, TypeVar
+
+from limiter import settings
+from limiter.aio import AsyncLimiter
+from limiter.client import Limiter
+from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.web import problems
+from limiter.web.guard import AsyncGuard, Guard, Observer, Verdict
+from limiter.web.headers import FORMS
+from limiter.web.identity import Network
+from limiter.web.rules import Cost, Rule, one_unit
+from limiter.web.subjects import Identity, identity
+
+_AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
+_AnyLimiter = TypeVar("_AnyLimiter", bound="Limiter | AsyncLimiter")
+
+Field = tuple[str, str]
+
+#: Where an application finds what was decided: in the WSGI environ, or the ASGI scope.
+VERDICTS = "limiter.verdicts"
+
+#: Fields that are lists: what two limiters say of one response stands side by side.
+_LISTS = ("ratelimit-policy", "ratelimit")
+
+
+def source(
+    guard_class: type[_AnyGuard],
+    limiter_class: type[Limiter] | type[AsyncLimiter],
+    limits: Any,
+    *,
+    key: str | Sequence[str] | Identity | None = None,
+    cost: int | Cost | None = None,
+    form: str | None = None,
+    trusted: str | Iterable[str | Network] | None = None,
+    observe: Observer | None = None,
+    **given: Any,
+) -> Callable[[], _AnyGuard]:
+    """What gives the guard of each request.
+
+    ``limits`` are what a limiter takes, or a limiter, a rule, several rules, a guard, or an object whose
+    ``guard`` may become another one while it runs. What is not given is that of the environment.
+
+    Raises:
+        InvalidSetting: Something is wrong, or belongs to what ``limits`` bring themselves.
+        InvalidPolicy: A limit makes no sense.
+
+    """
+    rule_settings = {"key": key, "cost": cost, "form": form, **given}
+    if isinstance(limits, (Guard, AsyncGuard)) or hasattr(limits, "guard"):
+        _refuse({**rule_settings, "trusted": trusted, "observe": observe}, "a guard")
+        return _guards(guard_class, limits)
+    rules = _rules(limits)
+    if rules:
+        _refuse(rule_settings, "rules")
+    elif rules is None:
+        if isinstance(limits, (Limiter, AsyncLimiter)):
+            _refuse(given, "a limiter")
+        else:
+            limits = limiter_by(limiter_class, limits, given)
+        rules = [Rule(limits, identity=_identity(key), cost=_cost(cost), form=_form(form))]
+    for rule in rules:
+        if not isinstance(rule.limiter, limiter_class):
+            raise InvalidSetting(f"{rule.limiter!r}: accepted here is a {limiter_class.__name__}")
+    found = guard_class(rules, _networks(trusted), observe)
+    return lambda: found
+
+
+def is_plain(limits: Any) -> bool:
+    """Whether these are limits alone, which say nothing of names, keys and stores."""
+    brings = (Limiter, AsyncLimiter, Guard, AsyncGuard)
+    return not isinstance(limits, brings) and not hasattr(limits, "guard") and not _rules(limits)
+
+
+def _rules(limits: Any) -> list[Rule] | None:
+    """The rules, where it is rules; none is some too."""
+    if isinstance(limits, Rule):
+        return [limits]
+    if isinstance(limits, Collection) and not isinstance(limits, str):
+        rules = [one for one in limits if isinstance(one, Rule)]
+        return rules if len(rules) == len(limits) else None
+    return None
+
+
+def _guards(guard_class: type[_AnyGuard], given: Any) -> Callable[[], _AnyGuard]:
+    """A guard, or what has one."""
+    if isinstance(given, guard_class):
+        return lambda: given
+    if isinstance(getattr(given, "guard", None), guard_class):
+        return lambda: given.guard
+    raise InvalidSetting(f"{given!r}: accepted here is a {guard_class.__name__}")
+
+
+def limiter_by(
+    limiter_class: Callable[..., _AnyLimiter], limits: Any, given: Mapping[str, Any]
+) -> _AnyLimiter:
+    """A limiter with what is given (not None), and the environment's settings for the rest.
+
+    Raises:
+        InvalidSetting, InvalidPolicy: As the limiter; a variable is named.
+
+    """
+    given = {
+        name: value for name, value in {**given, "limits": limits}.items() if value is not None
+    }
+    found = {**settings.from_environment(None, given), **given}
+    if not isinstance(found["limits"], str) and "algorithm" not in given:
+        found.pop("algorithm", None)  # it belongs to a limit string
+    try:
+        return limiter_class(**found)
+    except (InvalidSetting, InvalidPolicy) as error:
+        ours = any(str(error).startswith(f"{name} is ") for name in given)
+        if ours or (isinstance(error, InvalidPolicy) and limits is not None):
+            raise
+        raise settings.named(error) from None
+
+
+def limiters(guard: _AnyGuard) -> list[Any]:
+    """Every limiter of a guard, once."""
+    return list({id(rule.limiter): rule.limiter for rule in guard.rules}.values())
+
+
+def spoken(verdicts: Sequence[Verdict]) -> list[Field]:
+    """The fields of several verdicts about one response, each name once.
+
+    Lists are joined; of the others the last verdict's counts, and of Retry-After the longest.
+    """
+    found: dict[str, Field] = {}
+    for name, value in (field for verdict in verdicts for field in verdict.fields):
+        before = found.get(name.lower())
+        if before is not None and name.lower() in _LISTS:
+            value = f"{before[1]}, {value}"
+        elif before is not None and name.lower() == "retry-after":
+            value = max(before[1], value, key=int)
+        found[name.lower()] = (name, value)
+    return list(found.values())
+
+
+def unsaid(said: Collection[str], fields: Iterable[Field]) -> list[Field]:
+    """Those fields that go beside what a response says already (names in lower case)."""
+    return [
+        (name, value)
+        for name, value in fields
+        if name.lower() in _LISTS or name.lower() not in said
+    ]
+
+
+def refusal(verdict: Verdict) -> tuple[list[Field], bytes]:
+    """The fields and the body of a refusal."""
+    body = verdict.body.encode()
+    fields = [
+        ("Content-Type", problems.MEDIA_TYPE),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
+    return [*fields, *verdict.fields], body
+
+
+def _identity(key: str | Sequence[str] | Identity | None) -> Identity:
+    if key is None:
+        return identity("address")
+    return key if callable(key) else identity(key)
+
+
+def _cost(cost: int | Cost | None) -> Cost:
+    if cost is None or callable(cost):
+        return cost or one_unit
+    if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 1:
+        return lambda request, trusted: cost  # noqa: ARG005 (it is the same for all)
+    raise InvalidSetting(
+        f"cost is {cost!r}: accepted are a whole number from 1, and a function of the request and "
+        f"the trusted networks"
+    )
+
+
+def _form(form: str | None) -> str:
+    if form is None or form in FORMS:
+        return form or FORMS[0]
+    raise InvalidSetting(f"form is {form!r}: accepted are {', '.join(FORMS)}")
+
+
+def _networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ...]:
+    if trusted is None:
+        return settings.trusted_proxies()
+    parts = trusted.split(",") if isinstance(trusted, str) else trusted
+    try:
+        return tuple(ip_network(str(part).strip()) for part in parts)
+    except ValueError as error:
+        raise InvalidSetting(f"trusted is {trusted!r}: {error}; accepted are networks") from None
+
+
+def _refuse(given: Mapping[str, Any], what: str) -> None:
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        raise InvalidSetting(f"{names[0]} is given beside {what}, which brings its own: give one")

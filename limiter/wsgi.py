@@ -1,0 +1,139 @@
+"""Limits for any WSGI application: ``LimiterMiddleware(app, "100/minute", store=...)``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from limiter.client import Limiter
+from limiter.web import wiring
+from limiter.web.guard import Guard, Observer, Verdict
+from limiter.web.identity import Network
+from limiter.web.request import from_wsgi
+from limiter.web.rules import Cost
+from limiter.web.subjects import Identity
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Callable[[bytes], object]]
+App = Callable[[Environ, Any], Iterable[bytes]]
+
+
+class LimiterMiddleware:
+    """Ask about every request, and answer for the application where a limit denies.
+
+    Args:
+        app: The application.
+        limits: What a ``Limiter`` takes, or a ``Limiter``, a ``Rule``, several rules, a ``Guard``, or
+            an object whose ``guard`` may become another one while it runs; ``()`` lets all pass.
+        key: For whom is counted, in words (``"address"``, ``"api-key"``, ``"header:X-User"``, a list of
+            them) or as a function.
+        cost: What a request costs; 1 where nobody says.
+        form: In which header fields is told what is left.
+        trusted: Networks of the proxies whose X-Forwarded-For counts; else LIMITER_TRUSTED_PROXIES.
+        observe: Is told every verdict.
+        sleep: Whether to wait, before the application is called, for as long as a leaky bucket says.
+        settings: Of the ``Limiter``; those that are not given are read from LIMITER_*.
+
+    Leases (``Concurrency``) are held until the server closes the response. What was decided stands in
+    ``environ["limiter.verdicts"]``.
+
+    Raises:
+        InvalidSetting, InvalidPolicy: Something of it is of no use; the message says what is accepted.
+
+    """
+
+    def __init__(
+        self,
+        app: App,
+        limits: Any = None,
+        *,
+        key: str | Sequence[str] | Identity | None = None,
+        cost: int | Cost | None = None,
+        form: str | None = None,
+        trusted: str | Iterable[str | Network] | None = None,
+        observe: Observer | None = None,
+        sleep: bool = False,
+        **settings: Any,
+    ) -> None:
+        self.app = app
+        self._sleep = sleep
+        self._guard = wiring.source(
+            Guard,
+            Limiter,
+            limits,
+            key=key,
+            cost=cost,
+            form=form,
+            trusted=trusted,
+            observe=observe,
+            **settings,
+        )
+
+    def open(self) -> None:
+        """Connect beforehand; optional.
+
+        Raises:
+            StoreUnavailable, StoreRefused: It failed; a request tries again by itself.
+
+        """
+        for limiter in wiring.limiters(self._guard()):
+            limiter.open()
+
+    def close(self) -> None:
+        """Close the idle connections; a later request makes new ones."""
+        for limiter in wiring.limiters(self._guard()):
+            limiter.close()
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request, or have the application answer it."""
+        guard = self._guard()
+        verdict = guard.enter(from_wsgi(environ))
+        if not verdict.allowed:
+            return _refuse(verdict, environ, start_response)
+        environ.setdefault(wiring.VERDICTS, []).append(verdict)
+
+        def start(
+            status: str, response_headers: list[tuple[str, str]], exc_info: Any = None
+        ) -> Callable[[bytes], object]:
+            said = {name.lower() for name, _ in response_headers}
+            fields = [*response_headers, *wiring.unsaid(said, verdict.fields)]
+            # Not every server's takes a third argument that is None.
+            return start_response(status, fields, *([exc_info] if exc_info else []))
+
+        try:
+            if self._sleep and verdict.delay:
+                time.sleep(verdict.delay)
+            response = self.app(environ, start)
+        except BaseException:
+            guard.leave(verdict)
+            raise
+        # Without a lease it stays what it was: a server may know how to send it best.
+        return _Held(response, guard, verdict) if verdict.leases else response
+
+
+class _Held:
+    """A response, and the leases that are given back when it is closed."""
+
+    def __init__(self, response: Iterable[bytes], guard: Guard, verdict: Verdict) -> None:
+        self._response = response
+        self._guard = guard
+        self._verdict = verdict
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._response)
+
+    def close(self) -> None:
+        """The response was sent, or nobody is there any more to send it to."""
+        try:
+            if hasattr(self._response, "close"):
+                self._response.close()
+        finally:
+            self._guard.leave(self._verdict)
+
+
+def _refuse(verdict: Verdict, environ: Environ, start_response: StartResponse) -> list[bytes]:
+    fields, body = wiring.refusal(verdict)
+    start_response(f"{verdict.status} {HTTPStatus(verdict.status).phrase}", fields)
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]
