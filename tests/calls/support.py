@@ -56,7 +56,7 @@ class Loop:
 
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
         """What the coroutine comes to."""
-        return asyncio.run_coroutine_threadsafe(call, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(call, self.loop).result(30)
 
     def tasks(self) -> int:
         """How many tasks the loop has, but for the one that counts them."""
@@ -121,13 +121,18 @@ class Time:
         self.began_us = limiter._now_us = NOW_US
         #: How long each sleep was asked to be.
         self.slept: list[float] = []
-        #: Called after each sleep, as somebody else who comes meanwhile.
-        self.meanwhile: Callable[[], Any] = lambda: None
+        #: Whom somebody else hits right after each of so many sleeps.
+        self.rival, self.visits = "", 0
+
+        def sleep(seconds: float) -> None:
+            if self.sleep(seconds):
+                limiter.hit(self.rival)
 
         async def asleep(seconds: float) -> None:
-            self.sleep(seconds)
+            if self.sleep(seconds):
+                await limiter.inner.hit(self.rival)
 
-        patch.setattr(client, "sleep", self.sleep)
+        patch.setattr(client, "sleep", sleep)
         patch.setattr(asyncio, "sleep", asleep)
         patch.setattr(base, "monotonic", lambda: self.passed_us / 1e6)
 
@@ -136,8 +141,8 @@ class Time:
         """Microseconds since it began."""
         return int(self.limiter._now_us) - self.began_us
 
-    def sleep(self, seconds: float) -> None:
-        """Let it pass."""
+    def sleep(self, seconds: float) -> bool:
+        """Let it pass; whether somebody else comes then."""
         self.slept.append(seconds)
         self.limiter._now_us += round(seconds * 1e6)
-        self.meanwhile()
+        return len(self.slept) <= self.visits

@@ -1,0 +1,508 @@
+"""Leases: taken with the rates beside them or not at all, renewed, given back, and lost out loud."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from limiter import (
+    Concurrency,
+    FixedWindow,
+    InvalidSetting,
+    LeakyBucket,
+    Limiter,
+    RateLimited,
+    SlidingLog,
+    StoreUnavailable,
+    base,
+    client,
+)
+from limiter.demo.servers import Server
+from tests.calls.conftest import Make
+from tests.calls.support import PLACES, RATES
+from tests.proxy import Proxy, cut, forward
+from tests.transport.support import until
+
+
+class OwnError(Exception):
+    """What the body of a lease raises."""
+
+
+def lefts(limiter: Any, subject: str) -> list[int]:
+    """What each policy has left."""
+    return [one.remaining for one in limiter.peek(subject).each]
+
+
+def raw(limiter: Any, mode: str, subject: str, lease: str, cost: int = 1) -> list[int]:
+    """The script's reply to a call for a lease of this name, which nobody renews."""
+    call = limiter._plan.of_leases.call(mode, subject, cost, lease=lease)
+    reply = limiter._transport.run(call)
+    found: list[int] = limiter.loop.run(reply) if inspect.iscoroutine(reply) else reply
+    return found
+
+
+def scripts_run(server: Server, call: Callable[[], object]) -> int:
+    """How many scripts the server ran during a call."""
+
+    def ran() -> int:
+        stats: Any = client.info("commandstats")
+        return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in NAMES)
+
+    client = server.client()
+    before = ran()
+    call()
+    after = ran()
+    client.close()
+    return after - before
+
+
+NAMES = ("evalsha", "eval")
+
+
+def test_all_or_none(make: Make, subject: str) -> None:
+    """Twenty in flight and a hundred a minute, in the small: who denies keeps the other untouched."""
+    limiter = make([Concurrency(2, lease=60), SlidingLog(3, "minute")])
+    with limiter.hold(subject) as first:
+        assert (first.decision.granted, first.decision.remaining) == (1, 1)
+        with limiter.hold(subject):
+            assert lefts(limiter, subject) == [0, 1]
+            with pytest.raises(RateLimited) as no_place, limiter.hold(subject):
+                raise AssertionError
+            assert no_place.value.decision.policy == Concurrency(2, lease=60)
+            assert lefts(limiter, subject) == [0, 1]
+        assert lefts(limiter, subject) == [1, 1]
+        with limiter.hold(subject):
+            assert lefts(limiter, subject) == [0, 0]
+        with pytest.raises(RateLimited) as no_rate, limiter.hold(subject):
+            raise AssertionError
+        assert no_rate.value.decision.policy == SlidingLog(3, "minute")
+        assert lefts(limiter, subject) == [1, 0]
+    assert lefts(limiter, subject) == [2, 0]
+
+
+def test_every_algorithm_beside_leases(make: Make, subject: str) -> None:
+    """Each is charged once, and not given back with the lease."""
+    limiter = make([PLACES, *RATES])
+    with limiter.hold(subject, 2) as lease:
+        assert lease.decision.granted == 2
+        assert [one.granted for one in lease.decision.each] == [2] * 7
+        assert lefts(limiter, subject) == [0] + [8] * 6
+    assert lefts(limiter, subject) == [2] + [8] * 6
+
+
+def test_one_script_call_each(make_on: Make, own: Server, subject: str) -> None:
+    """To take and to give back, with rates and without; a second release is none."""
+    for limits in (PLACES, [PLACES, SlidingLog(100, "minute")], [*RATES[:5], PLACES]):
+        limiter = make_on(own.url, limits)
+        with limiter.hold(subject):
+            pass  # the server knows the scripts now
+        lease = limiter.hold(subject)
+        assert scripts_run(own, lease.__enter__) == 1
+        assert scripts_run(own, lease.release) == 1
+        assert scripts_run(own, lease.release) == 0
+        assert scripts_run(own, lambda: lease.__exit__(None, None, None)) == 0  # noqa: B023
+
+
+def test_given_back(make: Make, subject: str) -> None:
+    """At the end of the body, by an exception, before the end; again, it is nothing."""
+    limiter = make(PLACES)
+    with limiter.hold(subject):
+        assert limiter.peek(subject).remaining == 1
+    assert limiter.peek(subject).remaining == 2
+    with pytest.raises(OwnError), limiter.hold(subject):
+        raise OwnError
+    assert limiter.peek(subject).remaining == 2
+    with limiter.hold(subject) as early, limiter.hold(subject):
+        early.release()
+        assert early.released
+        assert limiter.peek(subject).remaining == 1
+        early.release()
+        assert limiter.peek(subject).remaining == 1
+    assert limiter.peek(subject).remaining == 2
+    assert limiter.unsettled == 0
+
+
+def test_a_lease_entered_again_is_another(make: Make, subject: str) -> None:
+    """One after the other; each is given back."""
+    limiter = make([PLACES, SlidingLog(3, "day")])
+    lease = limiter.hold(subject)
+    for left in (2, 1, 0):
+        with lease:
+            assert lefts(limiter, subject) == [1, left]
+            assert not lease.lost
+        assert lefts(limiter, subject) == [2, left]
+    with pytest.raises(RateLimited):
+        lease.__enter__()
+
+
+def test_what_makes_no_lease(make: Make, subject: str) -> None:
+    """It is said where it is written, and nothing is taken."""
+    limiter = make(PLACES)
+    for timeout in (-1, True, "1", float("nan")):
+        with pytest.raises(InvalidSetting, match="timeout is"):
+            limiter.hold(subject, timeout=timeout)
+    with pytest.raises(InvalidSetting, match="on_lost is"):
+        limiter.hold(subject, on_lost="call me")
+    assert limiter.peek(subject).remaining == 2
+
+
+@pytest.mark.slow
+def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
+    """At a third of it, so that nobody else gets in, and it is not lost."""
+    limiter = make([Concurrency(1, lease=0.6), SlidingLog(9, "day")])
+    with limiter.hold(subject) as lease:
+        began = time.monotonic()
+        while time.monotonic() - began < 1.3:
+            with pytest.raises(RateLimited), limiter.hold(subject):
+                raise AssertionError
+            time.sleep(0.1)  # the lease has to outlive its length
+        assert not lease.lost
+        assert lefts(limiter, subject) == [0, 8]  # renewals charge no rate
+    assert lefts(limiter, subject) == [1, 8]
+
+
+def test_lost(make: Make, subject: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A renewal finds it gone: that is said once, in another thread, and not raised into the body."""
+    limiter = make([Concurrency(5, lease=0.6), SlidingLog(9, "day")])
+    calls: list[threading.Thread] = []
+    with (
+        caplog.at_level(logging.WARNING, "limiter"),
+        limiter.hold(subject, 3, on_lost=lambda: calls.append(threading.current_thread())) as lease,
+    ):
+        limiter.reset(subject)
+        until(lambda: calls)
+        assert lease.lost
+        time.sleep(0.3)  # another renewal would have come by now
+    assert len(calls) == 1
+    assert calls[0] != threading.current_thread()
+    assert "a lease was lost: it had ended" in caplog.text
+    assert "on_lost failed" not in caplog.text
+    assert lefts(limiter, subject) == [5, 9]
+    assert limiter.unsettled == 0
+
+
+def test_a_part_of_it_is_not_it(make: Make, subject: str) -> None:
+    """A lease of three units one of which somebody took away is lost, not renewed in part."""
+    limiter = make(Concurrency(5, lease=0.6))
+    lost = threading.Event()
+    with limiter.hold(subject, 3, on_lost=lost.set) as lease:
+        assert raw(limiter, "release", subject, lease.more["lease"], 1)[0] == 1
+        assert lost.wait(5)
+    assert limiter.peek(subject).remaining == 5
+
+
+@pytest.mark.parametrize("raised", [OwnError(), SystemExit(1)], ids=repr)
+def test_an_on_lost_that_raises(
+    make_on: Make,
+    store: str,
+    subject: str,
+    caplog: pytest.LogCaptureFixture,
+    raised: BaseException,
+) -> None:
+    """It is logged; whoever renews goes on to renew the others."""
+    limiter = make_on(store, Concurrency(5, lease=0.6))
+
+    def on_lost() -> None:
+        raise raised
+
+    with caplog.at_level(logging.ERROR, "limiter"), limiter.hold(subject, on_lost=on_lost) as lease:
+        limiter.reset(subject)
+        until(lambda: lease.lost)
+        with limiter.hold(subject) as other:
+            time.sleep(0.8)  # the other one has to outlive its length
+            assert not other.lost
+    assert "on_lost failed" in caplog.text
+    assert limiter.peek(subject).remaining == 5
+
+
+def test_lost_while_the_store_is_away(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """Renewals are tried until the lease must have ended, and then it is lost."""
+    limiter = make_on(proxy.url, Concurrency(1, lease=0.6), timeout=0.1)
+    lost = threading.Event()
+    with limiter.hold(subject, on_lost=lost.set):
+        began = time.monotonic()
+        proxy.requests = cut
+        proxy.cut_all()
+        assert lost.wait(5)
+        assert 0.5 < time.monotonic() - began < 1.5
+    assert limiter.unsettled == 1
+
+
+@pytest.mark.slow
+def test_a_store_that_is_away_for_a_moment(
+    make_on: Make, proxy: Proxy, store: str, subject: str
+) -> None:
+    """A renewal that failed is tried again before the lease ends."""
+    limiter = make_on(proxy.url, Concurrency(1, lease=1.2), timeout=0.1)
+    with limiter.hold(subject) as lease:
+        proxy.requests = cut
+        time.sleep(0.5)  # one renewal has to fail
+        proxy.mend()
+        time.sleep(1.0)  # and the lease to outlive its length
+        assert not lease.lost
+        assert make_on(store, Concurrency(1, lease=1.2)).peek(subject).remaining == 0
+    assert limiter.unsettled == 0
+
+
+def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is given back, long before its end; asking at least every second."""
+    assert base._ASK_EVERY == 1.0
+    monkeypatch.setattr(base, "_ASK_EVERY", 0.15)
+    limiter = make([Concurrency(1, lease=60), SlidingLog(9, "day")])
+    first = limiter.hold(subject)
+    first.__enter__()
+    threading.Timer(0.1, first.release).start()
+    began = time.monotonic()
+    with limiter.hold(subject, timeout=30) as lease:
+        assert 0.1 < time.monotonic() - began < 3
+        assert lease.decision.granted == 1
+        assert lefts(limiter, subject) == [0, 7]
+
+
+def test_waits_no_longer_than_it_may(make: Make, subject: str) -> None:
+    """For a place until the time is over, since it may come back; for a rate not at all."""
+    limiter = make([Concurrency(1, lease=60), SlidingLog(1, "day")])
+    began = time.monotonic()
+    with limiter.hold(subject):
+        with pytest.raises(RateLimited), limiter.hold(subject, timeout=60):
+            raise AssertionError
+        assert time.monotonic() - began < 5
+    limiter.reset(subject)
+    places = make(Concurrency(1, lease=60))
+    with places.hold(subject):
+        began = time.monotonic()
+        with pytest.raises(RateLimited) as denied, places.hold(subject, timeout=0.3):
+            raise AssertionError
+        assert 0.3 <= time.monotonic() - began < 3
+        assert denied.value.decision.retry_after > 50
+
+
+def test_a_dead_holders_place_in_time(make: Make, subject: str) -> None:
+    """Who waits for a lease that nobody renews gets it when that ends."""
+    limiter = make(Concurrency(1, lease=0.4))
+    raw(limiter, "acquire", subject, "of somebody dead")
+    began = time.monotonic()
+    with limiter.hold(subject, timeout=5):
+        assert 0.3 < time.monotonic() - began < 2
+    assert limiter.peek(subject).remaining == 1
+
+
+def test_the_delay_of_a_queue_beside_it_is_slept(make: Make, subject: str) -> None:
+    """And the lease is held meanwhile."""
+    limiter = make([Concurrency(5, lease=60), LeakyBucket(10, 1, burst=5)])
+    with limiter.hold(subject):
+        began = time.monotonic()
+        with limiter.hold(subject) as second:
+            assert 0 < second.decision.delay <= 0.1
+            assert time.monotonic() - began >= second.decision.delay
+            assert lefts(limiter, subject)[0] == 3
+
+
+def test_other_lengths_of_one_lease(make_on: Make, own: Server, subject: str) -> None:
+    """The set lives for as long as the longest, whoever comes after it, renews, or gives back."""
+    long, short = Concurrency(9, lease=50), Concurrency(9, lease=0.3)
+    limiter, client = make_on(own.url, long), own.client()
+
+    def lasts() -> bool:
+        (key,) = client.keys()
+        (_, end_us), *_ = client.zrange(key, 0, 0, desc=True, withscores=True)
+        seconds, micros = client.time()
+        return client.pttl(key) * 1000 >= end_us - (seconds * 1_000_000 + micros) > 45_000_000
+
+    with limiter.hold(subject):
+        assert lasts()
+        with limiter.hold(subject, limits=short) as lease:
+            assert lasts()
+            time.sleep(0.5)  # the short one has to be renewed
+            assert lasts()
+            assert not lease.lost
+        assert lasts()
+    assert client.keys() == []
+    client.close()
+
+
+def test_a_lost_reply_leaves_no_ghost(
+    make_on: Make, proxy: Proxy, store: str, subject: str
+) -> None:
+    """The lease was taken, its reply was lost: it is given back soon."""
+    limiter, sure = make_on(proxy.url, PLACES, timeout=0.2), make_on(store, PLACES)
+    limiter.peek(subject)
+    proxy.replies = cut
+    with pytest.raises(StoreUnavailable), limiter.hold(subject):
+        raise AssertionError
+    assert sure.peek(subject).remaining == 1
+    proxy.mend()
+    until(lambda: sure.peek(subject).remaining == 2, 5)
+    assert limiter.unsettled == 0
+
+
+@pytest.mark.parametrize("on_error", ["allow", "deny", "local"])
+def test_nor_does_one_whose_fallback_decided(
+    make_on: Make, proxy: Proxy, store: str, subject: str, on_error: str
+) -> None:
+    """The ghost is given back, and what the fallback gave stays."""
+    limiter = make_on(proxy.url, PLACES, timeout=0.2, on_error=on_error)
+    sure = make_on(store, PLACES)
+    limiter.peek(subject)
+    proxy.replies = cut
+    lease = limiter.hold(subject)
+    if on_error == "deny":
+        with pytest.raises(RateLimited):
+            lease.__enter__()
+    else:
+        lease.__enter__()
+        assert lease.decision.degraded
+    assert sure.peek(subject).remaining == 1
+    proxy.mend()
+    until(lambda: sure.peek(subject).remaining == 2, 5)
+    assert lease.released is lease.lost is False
+    lease.release()
+    assert (sure.peek(subject).remaining, limiter.unsettled) == (2, 0)
+
+
+def test_a_ghost_ends_by_itself(make_on: Make, proxy: Proxy, store: str, subject: str) -> None:
+    """Where it cannot be given back either, that is counted, and its length is all it lasts."""
+    policy = Concurrency(1, lease=0.8)
+    limiter, sure = make_on(proxy.url, policy, timeout=0.1), make_on(store, policy)
+    limiter.peek(subject)
+    proxy.replies = cut
+    proxied = proxy.requests
+
+    def once(data: bytes) -> bytes:
+        proxy.requests = cut
+        return proxied(data)
+
+    proxy.requests = once
+    with pytest.raises(StoreUnavailable), limiter.hold(subject):
+        raise AssertionError
+    assert sure.peek(subject).remaining == 0
+    until(lambda: limiter.unsettled == 1, 5)
+    until(lambda: sure.peek(subject).remaining == 1, 2)
+
+
+def test_entering_again_after_a_lost_reply(
+    make_on: Make, proxy: Proxy, store: str, subject: str
+) -> None:
+    """The ghost's end is not that of the lease which was taken in its place."""
+    limiter, sure = make_on(proxy.url, PLACES, timeout=0.2), make_on(store, PLACES)
+    limiter.peek(subject)
+    proxy.replies = cut
+    lease = limiter.hold(subject)
+    with pytest.raises(StoreUnavailable):
+        lease.__enter__()
+    proxy.mend()
+    with lease:
+        assert sure.peek(subject).remaining == 0
+        until(lambda: sure.peek(subject).remaining == 1, 5)
+        assert lease.released is lease.lost is False
+    assert sure.peek(subject).remaining == 2
+
+
+def test_one_id_is_one_lease(proxy: Proxy, store: str, subject: str) -> None:
+    """Taken again by its id, after a lost reply, it is one: in the script alone and among several."""
+    for policies, charged in (([PLACES], []), ([PLACES, SlidingLog(9, 60)], [8])):
+        name = f"{subject}-{len(policies)}"
+        with (
+            Limiter(policies, store=proxy.url, timeout=5.0) as limiter,
+            Limiter(policies, store=store, timeout=5.0) as sure,
+        ):
+            call = limiter._plan.call("acquire", name, 1, lease="drawn-by-the-client")
+
+            def cut_once(data: bytes) -> bytes:
+                proxy.replies = forward
+                return cut(data)
+
+            proxy.replies = cut_once
+            with pytest.raises(StoreUnavailable):
+                limiter._transport.run(call)
+            for _ in range(3):
+                granted, left, retry_us, *_ = limiter._transport.run(call)
+                assert (granted, left, retry_us) == (1, 1, 0)
+            assert [one.remaining for one in sure.peek(name).each] == [1, *charged]
+
+
+def test_an_outage_leaves_few_ghosts_to_give_back(make_on: Make, own: Server, subject: str) -> None:
+    """Whoever asks for leases all the time, while nobody answers, keeps no list of them all."""
+    limiter = make_on(own.url, PLACES, timeout=0.02, on_error="allow")
+    limiter.peek(subject)
+    own.kill()
+    for _ in range(60):
+        with limiter.hold(subject):
+            assert limiter._forgetting_now <= 16
+    until(lambda: limiter._forgetting_now == 0, 10)
+    assert limiter.unsettled == 60
+
+
+@pytest.mark.slow
+def test_many_leases_have_one_thread(store: str, new_subject: Callable[[], str]) -> None:
+    """It renews them all, and ends with the last."""
+    before = set(threading.enumerate())
+    with Limiter(Concurrency(1, lease=1), store=store, timeout=10.0) as limiter:
+        leases = [limiter.hold(new_subject()) for _ in range(100)]
+        for lease in leases:
+            lease.__enter__()
+        (keeper,) = {one for one in set(threading.enumerate()) - before if "_keep" in one.name}
+        time.sleep(1.3)  # all of them have to outlive their length
+        assert not any(lease.lost for lease in leases)
+        assert not any(limiter.peek(lease.key).allowed for lease in leases)
+        for lease in leases:
+            lease.release()
+        keeper.join(5)
+        assert not keeper.is_alive()
+
+
+def test_what_was_given_back_is_forgotten(make: Make, subject: str) -> None:
+    """Long leases that were held for a moment leave nothing behind that waits for their renewal."""
+    limiter = make(Concurrency(1, lease="day"))
+    for _ in range(200):
+        with limiter.hold(subject):
+            pass
+    if hasattr(limiter, "inner"):
+        until(lambda: not limiter._tasks, 5)
+    else:
+        assert len(limiter._keeper._due) <= 128
+        assert limiter._keeper._flows == set()
+
+
+class Interrupt(BaseException):
+    """As a signal's handler raises it in the middle of a sleep."""
+
+
+def test_interrupted_in_its_delay(
+    store: str, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is in hand, but its body is never entered: it is given back."""
+
+    def interrupt(seconds: float) -> None:
+        raise Interrupt
+
+    limits = [Concurrency(5, lease=60), LeakyBucket(10, 60, burst=5)]
+    with Limiter(limits, store=store, timeout=10.0) as limiter:
+        with limiter.hold(subject):
+            monkeypatch.setattr(client, "sleep", interrupt)
+            with pytest.raises(Interrupt), limiter.hold(subject):
+                raise AssertionError
+        assert lefts(limiter, subject)[0] == 5
+        assert limiter._keeper._flows == set()
+
+
+def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> None:
+    """Closed, then forgotten: a lease that is held is renewed all the same."""
+    limiter = Limiter(Concurrency(1, lease=0.5), store=store, timeout=10.0)
+    lease = limiter.hold(subject).__enter__()
+    limiter.close()
+    del limiter
+    gc.collect()
+    time.sleep(0.8)  # it has to outlive its length
+    assert not lease.lost
+    lease.release()
+    with Limiter(FixedWindow(1, 60), store=store) as other:
+        assert other.peek(subject).allowed
+    lease._limiter.close()
