@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser
@@ -30,6 +31,7 @@ _MOST_GRAIN = 0.010
 #: A call's reply may be overdue by so many timeouts, while others come, before we hang up.
 _MOST_OVERDUE = 2
 
+_CLOSING = SimpleNamespace(is_closing=lambda: True)
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
@@ -59,7 +61,6 @@ class AsyncLane(asyncio.Protocol):
         "_transport",
         "_wakes_at",
         "_where",
-        "_writer",
         "closed",
         "deadline",
         "ended",
@@ -94,10 +95,11 @@ class AsyncLane(asyncio.Protocol):
         self._feed, self._gets = reader.feed, reader.gets
         self._push = connection._parser._hiredis_PushNotificationType or ()
         stream = connection._reader
-        # A stream's writer that is forgotten closes its connection: it stays with us.
-        self._writer = connection._writer
+        writer = connection._writer
+        self._transport = writer.transport
+        # A stream's writer that is forgotten closes its connection, unless that is done already.
+        writer._transport = _CLOSING
         connection._reader = connection._writer = None
-        self._transport = self._writer.transport
         self._transport.set_protocol(self)
         self._socket = self._transport.get_extra_info("socket")
         poller = select.poll()
