@@ -335,7 +335,9 @@ class Base(Generic[_Transport]):
                 decisions.append(decision)
                 continue
             before = yield from self._giving_back(parts[: len(decisions)], tag, lease, deadline)
-            decisions = [new or old for new, old in zip(before, decisions, strict=True)]
+            decisions = [
+                old if new is None else new for new, old in zip(before, decisions, strict=True)
+            ]
             decisions.append(decision)
             for later in parts[len(decisions) :]:
                 decisions += yield from self._asking_part(later, tag, "peek", "", deadline)
