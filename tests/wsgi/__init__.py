@@ -1,0 +1,1 @@
+"""Limits around WSGI applications: the protocol, and real ones under gunicorn."""

@@ -1,0 +1,151 @@
+"""A WSGI server in a function, checked by Python's own validator, and real servers as processes."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+from limiter.demo.children import Child
+from limiter.demo.servers import HOST, free_port
+from tests.service.support import ROOT, clean_environment
+
+#: Who calls, where a test says nothing else.
+CALLER = "203.0.113.7"
+
+
+class Answer(NamedTuple):
+    """What a server would send."""
+
+    status: str
+    headers: list[tuple[str, str]]
+    body: Iterable[bytes]
+    exc_info: Any = None
+
+    @property
+    def code(self) -> int:
+        """The number of the status."""
+        return int(self.status.split()[0])
+
+    def all(self, name: str) -> list[str]:
+        """Every value of a field."""
+        return [value for field, value in self.headers if field.lower() == name.lower()]
+
+    def __getitem__(self, name: Any) -> Any:
+        """The only value of a field."""
+        (value,) = self.all(name)
+        return value
+
+
+def environ(method: str = "GET", path: str = "/", **more: Any) -> dict[str, Any]:
+    """What a server says of a request."""
+    found: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "REMOTE_ADDR": CALLER}
+    found |= {"SCRIPT_NAME": "", "QUERY_STRING": ""}
+    setup_testing_defaults(found)
+    return {**found, **more}
+
+
+def begin(app: Any, **more: Any) -> Answer:
+    """Call an application, read nothing of its response, and do not close it."""
+    said: list[Any] = []
+
+    def start_response(status: str, headers: Any, *exc_info: Any) -> Callable[[bytes], None]:
+        said[:] = [status, headers, *exc_info]
+        return [].append
+
+    body = app(environ(**more), start_response)
+    first = iter(body)
+    # A generator says its status when its first piece is asked for.
+    pieces = [] if said else [next(first)]
+    return Answer(said[0], said[1], _Begun(pieces, first, body), *said[2:])
+
+
+class _Begun:
+    """A response of which a piece may have been read."""
+
+    def __init__(self, pieces: list[bytes], rest: Iterator[bytes], body: Any) -> None:
+        self._pieces = pieces
+        self._rest = rest
+        self.inner = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        while self._pieces:
+            yield self._pieces.pop()
+        yield from self._rest
+
+    def close(self) -> None:
+        """What every server has to do."""
+        if hasattr(self.inner, "close"):
+            self.inner.close()
+
+
+def ask(app: Any, **more: Any) -> Answer:
+    """Call an application and read all of its response, under the eyes of Python's validator."""
+    answer = begin(validator(app), **more)
+    try:
+        return answer._replace(body=[b"".join(answer.body)])
+    finally:
+        answer.body.close()  # type: ignore[attr-defined]
+
+
+def eventually(true: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait for what happens beside us; nothing else tells when it has."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextmanager
+def running(
+    log: Path, module: str, *options: str, bind: str, **variables: str
+) -> Iterator[tuple[Child, int]]:
+    """A server's module as a process, and its port, when it listens; ``bind`` is its option for that."""
+    port = free_port()
+    spelled = bind.format(host=HOST, port=port).split()
+    command = [sys.executable, "-m", module, *spelled, *options]
+    with log.open("wb") as output:
+        child = Child(module, command, env=clean_environment(**variables), cwd=ROOT, output=output)
+    try:
+        deadline = time.monotonic() + 30
+        while not _listens(port):
+            assert child.alive, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.02)  # nothing tells us when it listens
+        yield child, port
+    finally:
+        child.stop()
+
+
+def gunicorn(log: Path, app: str, *options: str, **variables: str) -> Any:
+    """A WSGI application under gunicorn."""
+    more = ["--no-control-socket", "--graceful-timeout=2", *options, app]
+    return running(log, "gunicorn", *more, bind="--bind {host}:{port}", **variables)
+
+
+def _listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+        return True
+    return False
+
+
+def begin_http(
+    port: int, path: str, method: str = "GET", headers: Mapping[str, str] | None = None
+) -> tuple[socket.socket, str]:
+    """Send a request, and return the connection when the head of the response is there, and that."""
+    connection = socket.create_connection((HOST, port), timeout=10)
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {HOST}"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = connection.recv(1)
+        assert data, head
+        head += data
+    return connection, head.decode()
