@@ -1,0 +1,85 @@
+"""Django under WSGI, as a user would write it; the store and the limits come from the environment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import django
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import path
+
+from limiter import Concurrency, Limiter
+from limiter.web.rules import Match, Rule, pattern
+from limiter.wsgi import LimiterMiddleware
+
+
+def hello(request: HttpRequest) -> HttpResponse:
+    """Say hello, and which process it was."""
+    return HttpResponse(f"hello from {os.getpid()}")
+
+
+def broken(request: HttpRequest) -> HttpResponse:
+    """Fail."""
+    raise ValueError("broken")
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    """Say a piece every 50 ms, for ten seconds."""
+
+    def pieces() -> Iterator[str]:
+        for _ in range(200):
+            yield f"{os.getpid()}\n"
+            time.sleep(0.05)
+
+    return StreamingHttpResponse(pieces())
+
+
+if not settings.configured:
+    settings.configure(
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF=__name__,
+        SECRET_KEY="only for tests",  # noqa: S106
+        LOGGING_CONFIG=None,
+    )
+    django.setup()
+urlpatterns = [
+    path("hello", hello),
+    path("broken", broken),
+    path("stream", stream),
+    path("raise/hello", hello),
+    path("deny/hello", hello),
+    path("allow/hello", hello),
+    path("local/hello", hello),
+]
+
+#: One line, by LIMITER_*.
+django_app = LimiterMiddleware(get_wsgi_application())
+
+#: Rules: a rate for all, and how many streams at once.
+_all = Limiter.from_env(name="all")
+_streams = Limiter(
+    [Concurrency(2, lease=float(os.environ.get("TEST_LEASE", "30")))],
+    store=_all,
+    prefix=os.environ.get("LIMITER_PREFIX", "rl"),
+    name="streams",
+)
+django_rules = LimiterMiddleware(
+    get_wsgi_application(),
+    [Rule(_all), Rule(_streams, match=Match(paths=(pattern("/stream"),)))],
+)
+
+#: Each way to go on without the store, on paths of its own.
+django_errors = LimiterMiddleware(
+    get_wsgi_application(),
+    [
+        Rule(
+            Limiter("2/minute", store=_all, name=how, on_error=how),
+            match=Match(paths=(pattern(f"/{how}/**"),)),
+        )
+        for how in ("raise", "deny", "allow", "local")
+    ],
+)

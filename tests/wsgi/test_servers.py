@@ -1,0 +1,133 @@
+"""A real Django application under real gunicorn."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from limiter import Concurrency, Limiter
+from limiter.demo.servers import HOST, free_port
+from tests.service.support import get
+from tests.wsgi.support import begin_http, eventually, gunicorn
+
+pytestmark = pytest.mark.slow
+
+APPS = "tests.wsgi.apps:"
+
+
+@pytest.fixture
+def streams(store: str, subject: str) -> Iterator[Limiter]:
+    """What the application's limiter of streams sees."""
+    with Limiter(
+        [Concurrency(2, lease=30)], store=store, prefix=subject, name="streams", timeout=5
+    ) as found:
+        yield found
+
+
+def variables(store: str, subject: str, **more: str) -> dict[str, str]:
+    return {
+        "LIMITER_STORE": store,
+        "LIMITER_PREFIX": subject,
+        "LIMITER_LIMITS": "20/minute",
+        "LIMITER_TIMEOUT": "5",
+        **more,
+    }
+
+
+def test_workers_share_django_s_limit(tmp_path: Path, store: str, subject: str) -> None:
+    with gunicorn(
+        tmp_path / "log",
+        f"{APPS}django_app",
+        "--workers=2",
+        "--threads=4",
+        **variables(store, subject, LIMITER_NAME="site"),
+    ) as (_, port):
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(get, [f"http://{HOST}:{port}/hello"] * 60))
+        other = get(f"http://{HOST}:{port}/hello", {"X-Forwarded-For": "203.0.113.1"})
+        missing = get(f"http://{HOST}:{port}/nothing", {"X-Forwarded-For": "203.0.113.1"})
+        broken = get(f"http://{HOST}:{port}/broken", {"X-Forwarded-For": "203.0.113.1"})
+        nobody = get(f"http://{HOST}:{port}/hello", {"X-Forwarded-For": "nobody"})
+    codes = [answer.status for answer in answers]
+    denied = next(answer for answer in answers if answer.status == 429)
+
+    assert (codes.count(200), codes.count(429)) == (20, 40)
+    assert denied.headers["Content-Type"] == "application/problem+json"
+    assert denied.headers["Cache-Control"] == "no-store"
+    assert 1 <= int(denied.headers["Retry-After"]) <= 60
+    assert json.loads(denied.text)["violated-policies"] == ["site"]
+    assert other.headers["RateLimit-Policy"] == '"site";q=20;w=60'
+    assert [other.headers["RateLimit"], missing.headers["RateLimit"]] == [
+        '"site";r=19;t=60',
+        '"site";r=18;t=60',
+    ]
+    assert (missing.status, broken.status) == (404, 500)
+    assert broken.headers["RateLimit"] == '"site";r=17;t=60'  # Django's own page says it too
+    assert (nobody.status, nobody.headers["Content-Type"]) == (400, "application/problem+json")
+
+
+def test_a_stream_holds_a_lease_until_it_is_closed(
+    tmp_path: Path, store: str, subject: str, streams: Limiter
+) -> None:
+    with gunicorn(
+        tmp_path / "log", f"{APPS}django_rules", "--threads=4", **variables(store, subject)
+    ) as (_, port):
+        url = f"http://{HOST}:{port}"
+        first, head = begin_http(port, "/stream")
+        second, _ = begin_http(port, "/stream")
+
+        assert "200 OK" in head
+        assert 'RateLimit: "all";r=19;t=60, "streams";r=1' in head
+        assert streams.peek(HOST).remaining == 0
+        denied = get(f"{url}/stream")
+        assert denied.status == 429
+        assert json.loads(denied.text)["violated-policies"] == ["streams"]
+        # It took nothing from the other rule: all are asked in one call.
+        assert get(f"{url}/hello").headers["RateLimit"].startswith('"all";r=17;')
+        first.close()
+        second.close()
+        eventually(lambda: streams.peek(HOST).remaining == 2)
+
+
+def test_a_killed_worker_s_lease_ends_by_itself(
+    tmp_path: Path, store: str, subject: str, streams: Limiter
+) -> None:
+    lease = 1.5
+    with gunicorn(
+        tmp_path / "log",
+        f"{APPS}django_rules",
+        "--threads=4",
+        **variables(store, subject, TEST_LEASE=str(lease)),
+    ) as (_, port):
+        held = [begin_http(port, "/stream")[0] for _ in range(2)]
+        time.sleep(lease)  # they are renewed, and not just young
+        assert streams.peek(HOST).remaining == 0
+        worker = int(held[0].recv(64).decode().split()[1])  # a chunk: its length, and the process
+        os.kill(worker, signal.SIGKILL)
+        killed = time.monotonic()
+        eventually(lambda: streams.peek(HOST).remaining == 2)
+        assert time.monotonic() - killed < lease + 0.5
+        for connection in held:
+            connection.close()
+        # The worker that took its place has the whole capacity.
+        again = [begin_http(port, "/stream") for _ in range(2)]
+        assert all("200 OK" in head for _, head in again)
+        for connection, _ in again:
+            connection.close()
+
+
+def test_the_store_is_gone(tmp_path: Path, subject: str) -> None:
+    expected = {"raise": [503] * 3, "deny": [503] * 3, "allow": [200] * 3, "local": [200, 200, 429]}
+    gone = variables(f"redis://{HOST}:{free_port()}/0", subject, LIMITER_TIMEOUT="0.1")
+    with gunicorn(tmp_path / "log", f"{APPS}django_errors", **gone) as (_, port):
+        for how, codes in expected.items():
+            answers = [get(f"http://{HOST}:{port}/{how}/hello") for _ in range(3)]
+            assert [answer.status for answer in answers] == codes
+            assert all(("RateLimit" in one.headers) == (how == "local") for one in answers)
