@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 
 import pytest
 import redis
@@ -22,12 +23,14 @@ POLICIES = [policy(LIMIT, DAY) for policy in ALGORITHMS.values()]
 KILLS = 30
 
 
-def _serve_new_users(store: str, prefix: str, number: int) -> None:
+def _serve_new_users(store: str, prefix: str, number: int, begun: Event) -> None:
     """Hit a shared key and a key of its own that nobody has used, on and on, until killed."""
     with Limiter(POLICIES, store=store, prefix=prefix, timeout=PATIENCE) as limiter:
         for user in itertools.count():
             limiter.hit("shared")
             limiter.hit((str(number), str(user)))
+            if user == 1:
+                begun.set()
 
 
 def test_killing_clients_leaves_no_key_for_ever(store, subject):
@@ -38,12 +41,15 @@ def test_killing_clients_leaves_no_key_for_ever(store, subject):
     running = []
     try:
         for number in range(KILLS):
-            child = processes.Process(target=_serve_new_users, args=(store, prefix, number))
+            begun = processes.Event()
+            args = (store, prefix, number, begun)
+            child = processes.Process(target=_serve_new_users, args=args)
             child.start()
-            running.append(child)
+            running.append((child, begun))
             if len(running) == 4:
+                victim, begun = running.pop(rng.randrange(4))
+                assert begun.wait(PATIENCE)  # on a busy machine it may take a while to begin
                 time.sleep(rng.uniform(0.01, 0.05))  # a client has to be in the middle of something
-                victim = running.pop(rng.randrange(4))
                 os.kill(victim.pid, signal.SIGKILL)
                 victim.join()
                 victim.close()
@@ -55,7 +61,7 @@ def test_killing_clients_leaves_no_key_for_ever(store, subject):
             # A sliding window counts for two of its periods.
             assert all(0 < life <= (2 * DAY + 2) * 1000 for life in lives), min(lives)
     finally:
-        for child in running:
+        for child, _ in running:
             child.kill()
             child.join()
             child.close()
