@@ -1,0 +1,216 @@
+"""Cancellation, and the end of an event loop: what was taken is given back, and nothing goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from limiter import Concurrency, LeakyBucket, Limiter, SlidingLog, StoreUnavailable
+from limiter.aio import AsyncLimiter
+from tests.calls.support import PATIENCE
+from tests.proxy import Proxy, cut, delay
+
+PLACES = Concurrency(2, lease=60)
+
+
+@pytest.fixture
+def run(caplog: pytest.LogCaptureFixture) -> Callable[[Coroutine[Any, Any, None]], None]:
+    """Run a coroutine in a loop of its own, and see that nothing of it goes on afterwards."""
+
+    def run(main: Coroutine[Any, Any, None]) -> None:
+        with caplog.at_level(logging.WARNING):
+            asyncio.run(main)
+            gc.collect()  # a task that nobody waited for complains when it is collected
+        assert caplog.text == ""
+
+    return run
+
+
+@pytest.fixture(params=["standalone", "cluster", "memory"])
+def limiter(request: pytest.FixtureRequest) -> Any:
+    """A limiter of places and a queue."""
+    kind = request.param
+    found = "memory://"
+    if kind != "memory":
+        store = request.getfixturevalue("store" if kind == "standalone" else "cluster")
+        found = getattr(store, "url", store)
+    return AsyncLimiter([PLACES, LeakyBucket(10, 60, burst=5)], store=found, timeout=PATIENCE)
+
+
+async def cancelled(call: Awaitable[None], when: Callable[[], Awaitable[bool]]) -> None:
+    """Cancel it as soon as something is so, and wait for its end."""
+    task = asyncio.ensure_future(call)
+    while not await when():
+        await asyncio.sleep(0.005)  # nothing tells us
+        assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def left(limiter: AsyncLimiter, subject: str) -> int:
+    """How many places are left."""
+    return (await limiter.peek(subject)).each[0].remaining
+
+
+def test_cancelled_in_the_body(run: Any, limiter: AsyncLimiter, subject: str) -> None:
+    """The lease is given back, and its task ends."""
+
+    async def work() -> None:
+        async with limiter.hold(subject, 2):
+            await asyncio.sleep(30)
+
+    async def main() -> None:
+        async with limiter:
+
+            async def held() -> bool:
+                return await left(limiter, subject) == 0
+
+            await cancelled(work(), held)
+            assert await left(limiter, subject) == 2
+            await asyncio.sleep(0.01)  # the task has to notice
+            assert limiter._tasks == set()
+
+    run(main())
+
+
+def test_cancelled_in_the_delay(run: Any, limiter: AsyncLimiter, subject: str) -> None:
+    """The lease was taken, and its body is never entered."""
+
+    async def main() -> None:
+        async with limiter, limiter.hold(subject):
+
+            async def held() -> bool:
+                return await left(limiter, subject) == 0
+
+            lease = limiter.hold(subject)
+            await cancelled(lease.__aenter__(), held)
+            assert await left(limiter, subject) == 1
+
+    run(main())
+
+
+def test_cancelled_while_it_is_taken(run: Any, proxy: Proxy, store: str, subject: str) -> None:
+    """The call was under way: it ran, and the release came after it on the same connection."""
+
+    async def main() -> None:
+        sure = AsyncLimiter(PLACES, store=store, timeout=PATIENCE)
+        async with AsyncLimiter(PLACES, store=proxy.url, timeout=PATIENCE) as limiter, sure:
+            proxy.replies = delay(0.05)
+
+            async def held() -> bool:
+                return (await sure.peek(subject)).remaining == 1
+
+            await cancelled(limiter.hold(subject).__aenter__(), held)
+            assert (await sure.peek(subject)).remaining == 2
+
+    run(main())
+
+
+def test_cancelled_while_it_waits(run: Any, limiter: AsyncLimiter, subject: str) -> None:
+    """Nothing was taken, and nothing of others' is given back."""
+
+    async def main() -> None:
+        async with limiter, limiter.hold(subject, 2):
+            waiting = asyncio.ensure_future(limiter.hold(subject, timeout=30).__aenter__())
+            await asyncio.sleep(0.05)  # it has to be waiting
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert await left(limiter, subject) == 0
+
+    run(main())
+
+
+def test_cancelled_reservations(run: Any, store: str, subject: str) -> None:
+    """An exception like any other: all of it is given back."""
+    limiter = AsyncLimiter(SlidingLog(10, 60), store=store, timeout=PATIENCE)
+
+    async def work() -> None:
+        async with limiter.reserve(subject, 4):
+            await asyncio.sleep(30)
+
+    async def main() -> None:
+        async with limiter:
+
+            async def taken() -> bool:
+                return (await limiter.peek(subject)).remaining == 6
+
+            await cancelled(work(), taken)
+            assert (await limiter.peek(subject)).remaining == 10
+
+    run(main())
+
+
+def test_a_wait_that_is_cancelled_takes_nothing(run: Any, store: str, subject: str) -> None:
+    """It was asleep."""
+    limiter = AsyncLimiter(SlidingLog(1, 60), store=store, timeout=PATIENCE)
+
+    async def main() -> None:
+        async with limiter:
+            await limiter.hit(subject)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(limiter.wait(subject), 0.05)
+            assert (await limiter.peek(subject)).reset_after < 60
+
+    run(main())
+
+
+def test_a_loop_that_ends_with_a_lease(run: Any, store: str, subject: str) -> None:
+    """Whoever holds it is cancelled with the loop, and gives it back."""
+    limiter = AsyncLimiter(PLACES, store=store, timeout=PATIENCE)
+    tasks = []
+
+    async def work() -> None:
+        async with limiter.hold(subject):
+            await asyncio.sleep(30)
+
+    async def main() -> None:
+        tasks.append(asyncio.ensure_future(work()))
+        while (await limiter.peek(subject)).remaining == 2:
+            await asyncio.sleep(0.005)  # nothing tells us
+
+    run(main())
+    with Limiter(PLACES, store=store, timeout=PATIENCE) as other:
+        assert other.peek(subject).remaining == 2
+
+
+def test_a_loop_that_ends_soon_after_a_lost_reply(run: Any, proxy: Proxy, subject: str) -> None:
+    """The ghost's give-back is not waited for, and does not complain."""
+
+    async def main() -> None:
+        async with AsyncLimiter(PLACES, store=proxy.url, timeout=PATIENCE) as limiter:
+            proxy.replies = cut
+            with pytest.raises(StoreUnavailable):
+                await limiter.hold(subject).__aenter__()
+
+    run(main())
+
+
+def test_many_at_once(run: Any, limiter: AsyncLimiter, new_subject: Any) -> None:
+    """A hundred coroutines want two places each of ten subjects: nobody gets more, all are served."""
+    inside: dict[str, int] = {}
+    most: dict[str, int] = {}
+
+    async def work(subject: str) -> None:
+        async with places.hold(subject, timeout=30):
+            inside[subject] = inside.get(subject, 0) + 1
+            most[subject] = max(most.get(subject, 0), inside[subject])
+            await asyncio.sleep(0.002)  # the work
+            inside[subject] -= 1
+
+    subjects = [new_subject() for _ in range(10)]
+    places = AsyncLimiter(PLACES, store=limiter, timeout=PATIENCE)
+
+    async def main() -> None:
+        async with limiter:
+            await asyncio.gather(*(work(subject) for subject in subjects * 2))
+            assert [(await places.peek(subject)).remaining for subject in subjects] == [2] * 10
+            assert all(count <= 2 for count in most.values())
+
+    run(main())

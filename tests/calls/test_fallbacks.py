@@ -1,0 +1,325 @@
+"""What ``on_error`` makes of each call, while the store refuses, hangs, or goes in the middle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from limiter import (
+    GCRA,
+    Concurrency,
+    FixedWindow,
+    InvalidCost,
+    InvalidKey,
+    InvalidPolicy,
+    LeakyBucket,
+    RateLimited,
+    SlidingLog,
+    SlidingWindow,
+    StoreRefused,
+    StoreUnavailable,
+    TokenBucket,
+)
+from limiter.demo.servers import Server
+from limiter.policies import Policy
+from tests.calls.conftest import Make
+from tests.calls.support import NOW_US, RATES, by_algorithm
+from tests.proxy import Proxy, cut, swallow
+from tests.transport.support import until
+
+LIMITS: list[Policy] = [SlidingLog(20, 60), TokenBucket(40, 60)]
+LEASES: list[Policy] = [Concurrency(10, lease=60), SlidingLog(20, 60)]
+
+#: What breaks the store of a test.
+Fault = Callable[[], None]
+
+
+def refuses(proxy: Proxy) -> None:
+    """Nobody listens any more."""
+    proxy.close()
+
+
+def hangs(proxy: Proxy) -> None:
+    """Whatever is asked, there is no answer."""
+    proxy.requests = swallow
+
+
+def goes(proxy: Proxy) -> None:
+    """Each call runs, and its reply is lost with the connection."""
+    proxy.replies = cut
+
+
+@pytest.fixture(params=[refuses, hangs, goes], ids=lambda fault: fault.__name__)
+def broken(request: pytest.FixtureRequest, proxy: Proxy) -> Fault:
+    """How the store of the test breaks."""
+    return lambda: request.param(proxy)
+
+
+@pytest.fixture
+def make_broken(make_on: Make, proxy: Proxy, broken: Fault, subject: str) -> Make:
+    """Make limiters whose store was there, and then broke."""
+    made: list[Any] = []
+
+    def make(*sets: list[Policy], **settings: Any) -> list[Any]:
+        made.extend(make_on(proxy.url, limits, timeout=0.15, **settings) for limits in sets)
+        for limiter in made:
+            limiter.peek(subject)
+        broken()
+        return made
+
+    return make
+
+
+def entered(body: Any) -> Any:
+    """The decision by which a body may be entered."""
+    with body as inside:
+        return inside.decision
+
+
+def calls(limiter: Any, leases: Any, subject: str) -> dict[str, Callable[[], Any]]:
+    """Every call to which on_error applies, each as something that comes to a decision."""
+    return {
+        "hit": lambda: limiter.hit(subject, 2),
+        "part": lambda: limiter.hit(subject, 2, at_least=1),
+        "peek": lambda: limiter.peek(subject),
+        "wait": lambda: limiter.wait(subject, timeout=30),
+        "reserve": lambda: entered(limiter.reserve(subject, 1)),
+        "hit_all": lambda: limiter.hit_all([(subject, 1)])[0],
+        "hold": lambda: entered(leases.hold(subject, timeout=30)),
+        "peek leases": lambda: leases.peek(subject),
+    }
+
+
+def test_raise(make_broken: Make, subject: str) -> None:
+    """StoreUnavailable, by every call, within the deadline."""
+    limiter, leases = make_broken(LIMITS, LEASES)
+    took = {}
+    for name, call in calls(limiter, leases, subject).items():
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            call()
+        took[name] = time.monotonic() - began
+    assert sorted(took.values())[len(took) // 2] < 1.25 * 0.15 + 0.010, took
+
+
+def test_allow(make_broken: Make, subject: str) -> None:
+    """Every call passes, has nothing, and says that nobody decided."""
+    for name, call in calls(*make_broken(LIMITS, LEASES, on_error="allow"), subject).items():
+        decision = call()
+        assert decision.allowed, name
+        assert decision.degraded
+        assert (decision.granted, decision.remaining) == (0, 0)
+        assert (decision.retry_after, decision.reset_after, decision.delay) == (0.0, 0.0, 0.0)
+        assert decision.policy == (LEASES if name in ("hold", "peek leases") else LIMITS)[0]
+        assert decision.each == ()
+
+
+def test_deny(make_broken: Make, subject: str) -> None:
+    """No call passes; those that wait, reserve or hold raise what the others return."""
+    for name, call in calls(*make_broken(LIMITS, LEASES, on_error="deny"), subject).items():
+        if name in ("wait", "reserve", "hold"):
+            with pytest.raises(RateLimited) as denied:
+                call()
+            decision = denied.value.decision
+        else:
+            decision = call()
+        assert not decision.allowed, name
+        assert decision.degraded
+        assert (decision.granted, decision.remaining) == (0, 0)
+        assert (decision.retry_after, decision.reset_after, decision.delay) == (1.0, 0.0, 0.0)
+        assert decision.policy == (LEASES if name in ("hold", "peek leases") else LIMITS)[0]
+        assert decision.each == ()
+
+
+def test_local(make_broken: Make, subject: str) -> None:
+    """Half of each limit is decided here: all fields are the local ones, after each call."""
+    limiter, leases = make_broken(LIMITS, LEASES, on_error="local", local_share=2)
+    said = {name: call() for name, call in calls(limiter, leases, subject).items()}
+
+    assert all(one.allowed and one.degraded for one in said.values())
+    policies = [SlidingLog(10, 60), TokenBucket(20, 60)]
+    hit = said["hit"]
+    assert (hit.granted, hit.remaining, hit.retry_after, hit.delay) == (2, 8, 0.0, 0.0)
+    assert (hit.policy, hit.limit, hit.reset_after) == (policies[0], 10, 60.0)
+    assert [one.policy for one in hit.each] == policies
+    assert [one.remaining for one in hit.each] == [8, 18]
+    assert [(one.granted, one.remaining) for one in said.values()] == [
+        *((2, 8), (2, 6), (0, 6), (1, 5), (1, 4), (1, 3)),
+        *((1, 4), (0, 5)),
+    ]
+    denied = limiter.hit(subject, 4)
+    assert (denied.allowed, denied.degraded, denied.granted) == (False, True, 0)
+    assert 50 < denied.retry_after <= 60
+
+
+def test_local_leases(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """Held, given back and denied here, rates with them; and waited for by nobody."""
+    proxy.requests = cut
+    limiter = make_on(proxy.url, LEASES, on_error="local", local_share=5)
+    with limiter.hold(subject, 2) as lease:
+        assert lease.decision.degraded
+        assert [one.remaining for one in lease.decision.each] == [0, 2]
+        with pytest.raises(RateLimited) as denied, limiter.hold(subject, timeout=30):
+            raise AssertionError
+        assert denied.value.decision.degraded
+        assert denied.value.decision.limit == 2
+    assert [one.remaining for one in limiter.peek(subject).each] == [2, 2]
+    with limiter.hold(subject):
+        pass
+    assert limiter.peek(subject).remaining == 1
+
+
+def test_local_leases_are_renewed(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """Beyond their length, as others are."""
+    proxy.requests = cut
+    limiter = make_on(proxy.url, Concurrency(1, lease=0.3), on_error="local")
+    with limiter.hold(subject) as lease:
+        time.sleep(0.5)  # it has to outlive its length
+        assert not limiter.peek(subject)
+        assert not lease.lost
+    assert limiter.peek(subject)
+
+
+@pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
+def test_local_reservations(make_on: Make, proxy: Proxy, new_subject: Any, policy: Policy) -> None:
+    """Settled here: less, more, and all of it by an exception."""
+    proxy.requests = cut
+    limiter = make_on(proxy.url, policy, on_error="local", local_share=2)
+    limiter._now_us = NOW_US
+    for actual, left in ((1, 4), (3, 2), (4, 1), (9, 0), (None, 2)):
+        subject = new_subject()
+        with limiter.reserve(subject, 3) as reserved:
+            assert reserved.decision.remaining == 2
+            if actual is not None:
+                reserved.settle(actual)
+        assert limiter.peek(subject).remaining == left
+    assert limiter.unsettled == 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "share", "part"),
+    [
+        (FixedWindow(10, 60), 3, FixedWindow(3, 60)),
+        (FixedWindow(10, 60, align=True), 3, FixedWindow(3, 60, align=True)),
+        (SlidingLog(10, 60, name="a"), 11, SlidingLog(1, 60, name="a")),
+        (SlidingWindow(10, 60), 1, SlidingWindow(10, 60)),
+        (TokenBucket(10, 60, burst=7), 3, TokenBucket(3, 60, burst=2)),
+        (GCRA(2, 60, burst=40), 4, GCRA(1, 60, burst=10)),
+        (LeakyBucket(10, 60), 100, LeakyBucket(1, 60)),
+        (Concurrency(10, 60), 4, Concurrency(2, 60)),
+    ],
+    ids=repr,
+)
+def test_shares(
+    make_on: Make, proxy: Proxy, subject: str, policy: Policy, share: int, part: Policy
+) -> None:
+    """Of limit and burst, rounded down, and at least 1."""
+    proxy.requests = cut
+    limiter = make_on(proxy.url, policy, on_error="local", local_share=share)
+
+    decision = limiter.peek(subject)
+
+    assert decision.degraded
+    assert (decision.policy, decision.remaining) == (part, part.capacity)
+
+
+def test_a_cost_above_the_share(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """Never passes here: denied, to come again in a second; but for as little as would do."""
+    proxy.requests = cut
+    limiter = make_on(proxy.url, SlidingLog(10, 60), on_error="local", local_share=4)
+    for call in (
+        lambda: limiter.hit(subject, 3),
+        lambda: limiter.hit(subject, 10, at_least=3),
+        lambda: limiter.peek(subject, 3),
+        lambda: limiter.hit_all([(subject, 3), ("somebody", 1)])[0],
+    ):
+        decision = call()
+        assert (decision.allowed, decision.degraded) == (False, True)
+        assert (decision.granted, decision.retry_after) == (0, 1.0)
+    for call in (
+        lambda: limiter.wait(subject, 3),
+        lambda: limiter.reserve(subject, 3).__enter__(),
+    ):
+        with pytest.raises(RateLimited):
+            call()
+    part = limiter.hit(subject, 10, at_least=2)
+    assert (part.granted, part.remaining) == (2, 0)
+    with pytest.raises(InvalidCost):
+        limiter.hit(subject, 11)
+
+
+def test_several_subjects_here(make_on: Make, proxy: Proxy, new_subject: Any) -> None:
+    """All of them, or none."""
+    proxy.requests = cut
+    limiter = make_on(proxy.url, SlidingLog(10, 60), on_error="local", local_share=5)
+    a, b = new_subject(), new_subject()
+    assert [one.granted for one in limiter.hit_all([(a, 1), (b, 2)])] == [1, 2]
+    decisions = limiter.hit_all([(a, 1), (b, 1)])
+    assert [(one.allowed, one.granted) for one in decisions] == [(True, 0), (False, 0)]
+    assert limiter.peek(a).remaining == 1
+    decision, *_ = limiter.hit_all([(a, 1, "20/minute")])
+    assert (decision.limit, decision.remaining) == (4, 2)
+
+
+def test_numbers_and_tags_here(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """Are what they are in the store."""
+    proxy.requests = cut
+    limiter = make_on(proxy.url, SlidingLog(10, 60), on_error="local", local_share=2)
+    assert limiter.hit(subject, 3).remaining == 2
+    assert limiter.hit(subject, 3, tag="t").remaining == 2
+    assert limiter.hit(subject, limits="40/minute").remaining == 16
+
+
+def test_mistakes_are_never_a_fallback(make_broken: Make, subject: str) -> None:
+    """A wrong cost, key or policy raises what it always raises."""
+    limiter, leases = make_broken(LIMITS, LEASES, on_error="allow")
+    for call, error in (
+        (lambda: limiter.hit(subject, 21), InvalidCost),
+        (lambda: limiter.hit(""), InvalidKey),
+        (lambda: limiter.hit(subject, limits="1/day"), InvalidPolicy),
+        (lambda: leases.hit(subject), InvalidPolicy),
+        (lambda: limiter.hold(subject), InvalidPolicy),
+        (lambda: limiter.hit_all([(subject, 1), (subject, 1)]), InvalidKey),
+    ):
+        with pytest.raises(error):
+            call()
+
+
+@pytest.mark.parametrize("on_error", ["allow", "deny", "local"])
+def test_a_refusal_is_never_a_fallback(
+    make_on: Make, server: Server, subject: str, on_error: str
+) -> None:
+    """The store answered, but not with a decision: somebody must look."""
+    client, state = server.client(), f"rl:{{{subject}}}:default:v1"
+    for key in (f"{state}:sliding_log:60000000", f"{state}:concurrency"):
+        client.set(key, "something else", ex=60)
+    client.close()
+    limiter = make_on(server.url, LIMITS, on_error=on_error)
+    leases = make_on(server.url, LEASES, on_error=on_error)
+    for call in calls(limiter, leases, subject).values():
+        with pytest.raises(StoreRefused):
+            call()
+
+
+@pytest.mark.parametrize("on_error", ["allow", "deny", "local"])
+def test_redis_decides_again(make_on: Make, own: Server, subject: str, on_error: str) -> None:
+    """Within three seconds of being back; what was decided here is forgotten nowhere but here."""
+    limiter = make_on(own.url, LEASES, on_error=on_error, timeout=0.2)
+    assert not limiter.peek(subject).degraded
+    own.kill()
+    lease = limiter.hold(subject)
+    if on_error != "deny":
+        lease.__enter__()
+    assert limiter.peek(subject).degraded
+    own.restart()
+    began = time.monotonic()
+    until(lambda: not limiter.peek(subject).degraded)
+    assert time.monotonic() - began < 3
+    with limiter.hold(subject) as another:
+        assert not another.decision.degraded
+        lease.release()
+        assert [one.remaining for one in limiter.peek(subject).each] == [9, 19]
+    assert not lease.lost
