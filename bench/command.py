@@ -13,7 +13,17 @@ from pathlib import Path
 import click
 import redis
 
-from bench import goals, hit_profile, hits, machine, memory, report, server_time, through_traefik
+from bench import (
+    coroutines,
+    goals,
+    hit_profile,
+    hits,
+    machine,
+    memory,
+    report,
+    server_time,
+    through_traefik,
+)
 from bench.effort import FULL, QUICK, Effort
 from bench.sections import Failed, Section
 from bench.stores import Program, programs
@@ -22,6 +32,7 @@ from limiter.demo.servers import ServerError
 
 PARTS: dict[str, Callable[[list[Program], Effort], Section]] = {
     "hit": hits.measure,
+    "async": coroutines.measure,
     "cluster": hits.measure_cluster,
     "server": server_time.measure,
     "memory": memory.measure,

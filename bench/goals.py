@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from bench.coroutines import MANY, ONE
 from bench.memory import ONE_LOG
 from bench.sections import Section, Spread, Table
 from bench.server_time import LENGTHS, LONG_LOG
@@ -39,11 +40,21 @@ def _script(figure: str, most: float) -> Goal:
 _COUNTERS = ("fixed_window", "token_bucket", "gcra")
 _IN_MEMORY = ("fixed_window", "sliding_window", "token_bucket")
 _ALGORITHMS = (*_COUNTERS, "leaky_bucket", "sliding_window", "sliding_log")
+_OF_COROUTINES = (
+    "fixed_window: hit, allowed",
+    "fixed_window: hit, denied",
+    "token_bucket: hit, allowed",
+)
 GOALS = (
     *(Goal("hit", f"{name}: hit, allowed", 0.80) for name in _ALGORITHMS),
     Goal("hit", "sliding_log, entries leaving: hit, allowed", 0.80),
     *(Goal("hit", f"{name}: hit, denied", 0.77) for name in _ALGORITHMS),
     Goal("hit", "three limits: hit, allowed", 1.00),
+    *(
+        Goal("async", f"{name}, {how}", most)
+        for name in _OF_COROUTINES
+        for how, most in ((ONE, 1.20), (MANY, 0.28))
+    ),
     *(Goal("cluster", f"{name}: hit, allowed", 1.05) for name in _ALGORITHMS),
     *(_script(f"{name}: allowed", 1.45) for name in _COUNTERS),
     _script("token_bucket, a token every 30 s: allowed", 1.45),
@@ -64,6 +75,7 @@ GOALS = (
 
 _PARTS = {
     "hit": "library, ratio to redis-py's `evalsha`",
+    "async": "library for coroutines, ratio to redis-py's `evalsha`",
     "cluster": "library on a cluster, ratio to redis-py's `evalsha`",
     "server": "server, multiple of the reference script",
     "memory": "memory, bytes",

@@ -30,7 +30,7 @@ THREADS = (1, 8, 32, 64)
 FLOOR = "return 1"
 _PEERS_LIMIT = 100
 
-_PROCESSOR = "The same ratio, of the processor's time alone"
+PROCESSOR = "The same ratio, of the processor's time alone"
 
 #: A noisy machine must make a call slow, not turn it into an error.
 TIMEOUT = 5.0
@@ -51,13 +51,13 @@ def measure(programs: list[Program], effort: Effort) -> Section:
         "The library: one decision",
         "Time per decision / time of redis-py's `evalsha` of `return 1` (sync, one connection, TCP), "
         "client and server pinned to one core, one hot key. "
-        f"{_method(effort)} `limits` is a peer, measured in the same way where it is installed; its "
+        f"{method(effort)} `limits` is a peer, measured in the same way where it is installed; its "
         "`hit` answers yes or no only.",
     )
     floors = {}
     for program in programs:
         with pinned(), Server(program.path) as server, ExitStack() as stack:
-            floor = _floor(server, stack)
+            floor = floor_of(server, stack)
             cases = [*_own(server, stack), *_peers(server)]
             found = _run(f"library on {program.name}", floor, cases, [server], effort)
         section.figures[program.name] = found.cases
@@ -65,7 +65,7 @@ def measure(programs: list[Program], effort: Effort) -> Section:
         floors[program.name] = {"redis-py's `evalsha`, us": found.floor}
     section.tables = [
         tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2),
-        tabulate(_PROCESSOR, "decision", section.checks, 2),
+        tabulate(PROCESSOR, "decision", section.checks, 2),
         tabulate("The floor itself (between the deciles)", "", floors, 1),
     ]
     rates = {program.name: _threads(program, effort) for program in programs}
@@ -82,7 +82,7 @@ def measure_cluster(programs: list[Program], effort: Effort) -> Section:
         "cluster",
         "The library on a cluster",
         f"Three nodes, {CLUSTER_KEYS:,} keys in turn, everything pinned to one core. The floor is "
-        f"that of a single server: redis-py's plain `evalsha` of `return 1`. {_method(effort)}",
+        f"that of a single server: redis-py's plain `evalsha` of `return 1`. {method(effort)}",
     )
     for program in programs:
         with (
@@ -91,7 +91,7 @@ def measure_cluster(programs: list[Program], effort: Effort) -> Section:
             Cluster(3, binary=program.path) as cluster,
             ExitStack() as stack,
         ):
-            floor = _floor(server, stack)
+            floor = floor_of(server, stack)
             cases = _on_cluster(cluster, stack)
             everybody = [server, *cluster.nodes]
             found = _run(f"cluster of {program.name}", floor, cases, everybody, effort)
@@ -99,12 +99,13 @@ def measure_cluster(programs: list[Program], effort: Effort) -> Section:
         section.checks[program.name] = found.processor
     section.tables = [
         tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2),
-        tabulate(_PROCESSOR, "decision", section.checks, 2),
+        tabulate(PROCESSOR, "decision", section.checks, 2),
     ]
     return section
 
 
-def _method(effort: Effort) -> str:
+def method(effort: Effort) -> str:
+    """How the figures come about, in words."""
     return (
         f"Chunks of {effort.calls} calls, each between two chunks of the floor, {effort.pairs} of "
         f"them in a repetition; the median over {effort.repetitions} repetitions, in an order that "
@@ -122,11 +123,23 @@ def _run(
     chunks: dict[str, Chunk] = {
         case.name: timed(case.call, effort.calls, servers, case.expected) for case in cases
     }
-    with progress(label, effort.repetitions * len(cases)) as step:
+    return against_floor(label, floor, chunks, servers, effort)
+
+
+def against_floor(
+    label: str,
+    floor: Callable[[], object],
+    chunks: dict[str, Chunk],
+    servers: list[Server],
+    effort: Effort,
+) -> Ratios:
+    """Every chunk as a multiple of the floor."""
+    with progress(label, effort.repetitions * len(chunks)) as step:
         return ratios(timed(floor, effort.calls, servers), chunks, effort, step)
 
 
-def _floor(server: Server, stack: ExitStack) -> Callable[[], object]:
+def floor_of(server: Server, stack: ExitStack) -> Callable[[], object]:
+    """What everything is compared with."""
     client = stack.enter_context(plain_client(server))
     return partial(client.evalsha, load(client, FLOOR), 0)
 

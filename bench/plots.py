@@ -38,6 +38,7 @@ def draw(section: Section, folder: Path) -> list[str]:
     elif rest:
         axis = {
             "hit": "time of a decision / redis-py's evalsha of return 1",
+            "async": "time of a decision / redis-py's evalsha of return 1",
             "cluster": "time of a decision / redis-py's evalsha of return 1",
             "server": "time in the server / the reference script",
         }[section.part]

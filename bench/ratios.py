@@ -45,7 +45,26 @@ def timed(
 ) -> Chunk:
     """A chunk that repeats ``call``.
 
-    Its answer must be as true as ``expected``: a limit that was used up too early, or not at all,
+    As ``measured``.
+    """
+
+    def repeat() -> object:
+        for _ in range(calls):
+            answer = call()
+        return answer
+
+    return measured(repeat, calls, servers, expected)
+
+
+def measured(
+    run: Callable[[], object],
+    calls: int,
+    servers: Collection[Server],
+    expected: bool | None = None,
+) -> Chunk:
+    """A chunk of so many calls, which ``run`` makes; it returns the answer of the last one.
+
+    The answer must be as true as ``expected``: a limit that was used up too early, or not at all,
     would silently measure something else.
     """
     clocks = [Path(f"/proc/{server.pid}/schedstat") for server in servers]
@@ -56,8 +75,7 @@ def timed(
     def chunk() -> Cost:
         before = worked()
         own, began = thread_time(), perf_counter()
-        for _ in range(calls):
-            answer = call()
+        answer = run()
         spent, own = perf_counter() - began, thread_time() - own
         processor = own + worked() - before
         if expected is not None and bool(answer) is not expected:
