@@ -66,7 +66,7 @@ def source(
         rules = [Rule(limits, identity=_identity(key), cost=_cost(cost), form=_form(form))]
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
-            raise InvalidSetting(f"{rule.limiter!r}: accepted here is a {limiter_class.__name__}")
+            raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")
     found = guard_class(rules, _networks(trusted), observe)
     return lambda: found
 
@@ -93,7 +93,7 @@ def _guards(guard_class: type[_AnyGuard], given: Any) -> Callable[[], _AnyGuard]
         return lambda: given
     if isinstance(getattr(given, "guard", None), guard_class):
         return lambda: given.guard
-    raise InvalidSetting(f"{given!r}: accepted here is a {guard_class.__name__}")
+    raise InvalidSetting(f"{given!r}: accepted here: {guard_class.__name__}")
 
 
 def limiter_by(

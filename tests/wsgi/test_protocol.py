@@ -279,8 +279,8 @@ def test_the_environment_says_what_is_not_given(
         ([Rule(Limiter("5/minute", store=MEMORY))], {"key": "host"}, "key is given beside rules"),
         (Limiter("5/minute", store=MEMORY), {"name": "x"}, "name is given beside a limiter"),
         (Guard([]), {"trusted": "::/0"}, "trusted is given beside a guard"),
-        (AsyncGuard([]), {}, "accepted here is a Guard"),
-        (SimpleNamespace(guard=None), {}, "accepted here is a Guard"),
+        (AsyncGuard([]), {}, "accepted here: Guard"),
+        (SimpleNamespace(guard=None), {}, "accepted here: Guard"),
         (
             [Rule(Limiter("5/minute", store=MEMORY)), Rule(Limiter("6/minute", store=MEMORY))],
             {},

@@ -1,0 +1,1 @@
+"""Limits around ASGI applications: the protocol, and real ones under uvicorn."""

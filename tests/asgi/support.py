@@ -1,0 +1,123 @@
+"""An ASGI server in a class, and real ones as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from limiter import AsyncLimiter
+from limiter.web.request import joined
+from tests.transport.support import in_loop
+from tests.wsgi.support import CALLER, running
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test's coroutine; fails also when something is left over."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        in_loop(test(*arguments, **named))
+
+    return run
+
+
+class Connection:
+    """One connection of a server: what the application is told, and what it says."""
+
+    def __init__(self, app: Any, kind: str = "http", path: str = "/", **more: Any) -> None:
+        headers = more.pop("headers", {})
+        self.scope: dict[str, Any] = {
+            "type": kind,
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "client": (CALLER, 40_000),
+            "server": ("testserver", 80),
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            **({"method": "GET", "scheme": "http"} if kind == "http" else {"scheme": "ws"}),
+            **more,
+        }
+        self.said: list[Any] = []
+        self.told: asyncio.Queue[Any] = asyncio.Queue()
+        self._app = app
+        self._news = asyncio.Event()
+
+    async def receive(self) -> Any:
+        """What the server tells the application next."""
+        return await self.told.get()
+
+    async def send(self, message: Any) -> None:
+        """What the application says."""
+        self.said.append(message)
+        self._news.set()
+        await asyncio.sleep(0)
+
+    def tell(self, kind: str, **more: Any) -> None:
+        """Tell the application something."""
+        self.told.put_nowait({"type": kind, **more})
+
+    def start(self) -> asyncio.Task[None]:
+        """Have the application serve it, in a task."""
+        return asyncio.get_running_loop().create_task(
+            self._app(self.scope, self.receive, self.send)
+        )
+
+    async def until(self, count: int) -> Any:
+        """Wait until the application has said so many things; return the last of them."""
+
+        async def enough() -> None:
+            while len(self.said) < count:
+                self._news.clear()
+                await self._news.wait()
+
+        await asyncio.wait_for(enough(), 10)
+        return self.said[count - 1]
+
+    @property
+    def status(self) -> int:
+        """The response's."""
+        return int(self.said[0]["status"])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the first thing that was said; those of one name joined."""
+        assert all(name == name.lower() for name, _ in self.said[0]["headers"])
+        return joined((name.decode(), value.decode()) for name, value in self.said[0]["headers"])
+
+    @property
+    def body(self) -> bytes:
+        """All pieces of the response."""
+        return b"".join(message.get("body", b"") for message in self.said)
+
+
+async def ask(app: Any, path: str = "/", **more: Any) -> Connection:
+    """One request, from its beginning to its end."""
+    connection = Connection(app, path=path, **more)
+    connection.tell("http.request", body=b"", more_body=False)
+    await connection.start()
+    return connection
+
+
+async def free(limiter: AsyncLimiter, key: str = CALLER) -> int:
+    """How much of it is left."""
+    return (await limiter.peek(key)).remaining
+
+
+async def eventually_free(limiter: AsyncLimiter, count: int, seconds: float = 10.0) -> None:
+    """Wait until so much is left; nothing else tells when it is."""
+    deadline = time.monotonic() + seconds
+    while await free(limiter) != count:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def uvicorn(log: Path, app: str, *options: str, **variables: str) -> Any:
+    """An ASGI application under uvicorn."""
+    more = ["--log-level=warning", "--timeout-graceful-shutdown=2", *options, app]
+    return running(log, "uvicorn", *more, bind="--host {host} --port {port}", **variables)

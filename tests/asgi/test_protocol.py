@@ -1,0 +1,761 @@
+"""What the middleware does between any server and any application."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from limiter import (
+    AsyncLimiter,
+    Concurrency,
+    InvalidSetting,
+    LeakyBucket,
+    Limiter,
+    StoreUnavailable,
+)
+from limiter.asgi import LimiterMiddleware
+from limiter.demo.servers import HOST, free_port
+from limiter.web.guard import AsyncGuard, Guard
+from limiter.web.rules import Match, Rule, pattern
+from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
+
+MEMORY = "memory://"
+START = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", b"text/plain")],
+}
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    """Say hello."""
+    await send(START)
+    await send({"type": "http.response.body", "body": b"hello"})
+
+
+def two() -> AsyncLimiter:
+    """Two at once."""
+    return AsyncLimiter([Concurrency(2, lease=30)], store=MEMORY, timeout=0.05)
+
+
+# --- what is said ---
+
+
+@in_a_loop
+async def test_one_line_limits_an_application() -> None:
+    app = LimiterMiddleware(hello, "2/minute", store=MEMORY, name="api")
+    answers = [await ask(app, "/a/b") for _ in range(3)]
+
+    assert [answer.status for answer in answers] == [200, 200, 429]
+    assert answers[0].body == b"hello"
+    assert answers[0].headers == {
+        "content-type": "text/plain",
+        "ratelimit-policy": '"api";q=2;w=60',
+        "ratelimit": '"api";r=1;t=60',
+    }
+    denied = answers[2]
+    wait = denied.headers["retry-after"]
+    assert denied.headers == {
+        "content-type": "application/problem+json",
+        "content-length": str(len(denied.body)),
+        "cache-control": "no-store",
+        "ratelimit-policy": '"api";q=2;w=60',
+        "ratelimit": f'"api";r=0;t={wait}',
+        "retry-after": wait,
+    }
+    assert json.loads(denied.body)["instance"] == "/a/b"
+    assert json.loads(denied.body)["violated-policies"] == ["api"]
+
+
+@in_a_loop
+async def test_a_refusal_of_head_has_no_body() -> None:
+    app = LimiterMiddleware(hello, "1/minute", store=MEMORY)
+    await ask(app)
+    answer = await ask(app, method="HEAD")
+
+    assert (answer.status, answer.body) == (429, b"")
+
+
+@in_a_loop
+async def test_who_calls_and_who_cannot_be_told() -> None:
+    app = LimiterMiddleware(hello, "1/minute", store=MEMORY, trusted=["203.0.113.0/24"])
+
+    async def status(client: Any, forwarded_for: str) -> int:
+        answer = await ask(app, client=client, headers={"x-forwarded-for": forwarded_for})
+        return answer.status
+
+    assert await status(("203.0.113.7", 1), "198.51.100.1") == 200
+    assert await status(("203.0.113.7", 1), "9.9.9.9, 198.51.100.1") == 429
+    assert await status(("192.0.2.1", 1), "198.51.100.2") == 200
+    assert await status(("192.0.2.1", 1), "198.51.100.3") == 429
+    assert await status(("203.0.113.7", 1), "nobody") == 400
+
+
+@in_a_loop
+async def test_what_the_application_says_itself_stays() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        own = [(b"RateLimit", b'"own";r=1'), (b"X-RateLimit-Limit", b"7")]
+        await send({**START, "headers": own})
+        await send({"type": "http.response.body"})
+
+    def said(connection: Connection) -> list[bytes]:
+        return [value for _, value in connection.said[0]["headers"]]
+
+    answer = await ask(LimiterMiddleware(app, "5/minute", store=MEMORY))
+    assert said(answer)[2:] == [b'"default";q=5;w=60', b'"default";r=4;t=60']
+    older = await ask(LimiterMiddleware(app, "5/minute", store=MEMORY, form="x-ratelimit"))
+    assert said(older)[1:] == [b"7", b"4", b"60"]
+
+
+@in_a_loop
+async def test_two_of_them_speak_side_by_side() -> None:
+    seen: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(one.results[0].decision.remaining for one in scope["limiter.verdicts"])
+        await hello(scope, receive, send)
+
+    inner = LimiterMiddleware(app, "5/minute", store=MEMORY, name="inner")
+    answer = await ask(LimiterMiddleware(inner, "9/minute", store=MEMORY, name="outer"))
+
+    assert answer.headers["ratelimit"] == '"inner";r=4;t=60, "outer";r=8;t=60'
+    assert seen == [4]
+
+
+@in_a_loop
+async def test_rules_are_asked_in_one_call() -> None:
+    first = AsyncLimiter("3/minute", store=MEMORY, name="all")
+    search = AsyncLimiter("1/minute", store=first, name="search")
+    rules = [Rule(first), Rule(search, match=Match(paths=(pattern("/search/**"),)))]
+    app = LimiterMiddleware(hello, rules)
+    calls: list[Any] = []
+    run = first._transport.run
+
+    async def counted(call: Any, deadline: float | None = None) -> Any:
+        calls.append(call)
+        return await run(call, deadline)
+
+    first._transport.run = counted  # type: ignore[method-assign]
+    answers = [await ask(app, path) for path in ("/search/x", "/search/y", "/")]
+
+    assert [answer.status for answer in answers] == [200, 429, 200]
+    assert len(calls) == 3
+    assert answers[1].headers["ratelimit"].startswith('"all";r=2;')  # nothing was taken
+    assert answers[2].headers["ratelimit"] == '"all";r=1;t=60'
+
+
+@in_a_loop
+async def test_a_guard_may_be_replaced() -> None:
+    def guard(limits: str) -> AsyncGuard:
+        return AsyncGuard([Rule(AsyncLimiter(limits, store=MEMORY))])
+
+    holder = SimpleNamespace(guard=guard("5/minute"))
+    app = LimiterMiddleware(hello, holder)
+
+    assert (await ask(app)).headers["ratelimit-policy"] == '"default";q=5;w=60'
+    holder.guard = guard("7/minute")
+    assert (await ask(app)).headers["ratelimit-policy"] == '"default";q=7;w=60'
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "message"),
+    [
+        (Limiter("5/minute", store=MEMORY), {}, "accepted here: AsyncLimiter"),
+        (Guard([]), {}, "accepted here: AsyncGuard"),
+        ("5/minute", {"store": MEMORY, "messages": Guard([])}, "messages: .*AsyncGuard"),
+        ((), {"messages": "5/minute"}, "messages: LIMITER_STORE is not set"),
+    ],
+)
+def test_a_wrong_setting(limits: Any, more: Any, message: str) -> None:
+    with pytest.raises(InvalidSetting, match=message):
+        LimiterMiddleware(hello, limits, **more)
+
+
+@in_a_loop
+async def test_it_sleeps_a_delay_only_when_asked() -> None:
+    async def spent(**more: Any) -> float:
+        app = LimiterMiddleware(hello, LeakyBucket(20, per=1), store=MEMORY, **more)
+        before = asyncio.get_running_loop().time()
+        assert [(await ask(app)).status for _ in range(4)] == [200] * 4
+        return asyncio.get_running_loop().time() - before
+
+    assert await spent(sleep=True) > 0.14  # the fourth leaves 150 ms after the first
+    assert await spent() < 0.14
+
+
+@pytest.mark.parametrize(
+    ("on_error", "codes"),
+    [("raise", [503] * 3), ("deny", [503] * 3), ("allow", [200] * 3), ("local", [200, 200, 429])],
+)
+@in_a_loop
+async def test_the_store_is_gone(on_error: str, codes: list[int]) -> None:
+    store = f"redis://{HOST}:{free_port()}/0"
+    app = LimiterMiddleware(hello, "2/minute", store=store, timeout=0.05, on_error=on_error)
+    answers = [await ask(app) for _ in range(3)]
+    await app.close()
+
+    assert [answer.status for answer in answers] == codes
+    for answer in answers:
+        assert ("ratelimit" in answer.headers) == (on_error == "local")
+        if answer.status == 503:
+            assert "retry-after" not in answer.headers
+            assert json.loads(answer.body)["type"].endswith("#temporary-reduced-capacity")
+
+
+@in_a_loop
+async def test_other_kinds_of_connections_are_the_application_s() -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope)
+
+    connection = Connection(LimiterMiddleware(app, "1/minute", store=MEMORY), kind="telnet")
+    await connection.start()
+
+    assert seen == [connection.scope]
+
+
+# --- leases ---
+
+
+@in_a_loop
+async def test_a_lease_is_held_until_the_body_ends() -> None:
+    limiter = two()
+    left: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for piece in (b"a", b"b"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            left.append(await free(limiter))
+        await send({"type": "http.response.body", "body": b"c"})
+        left.append(await free(limiter))  # what is done behind a response holds nothing
+
+    answer = await ask(LimiterMiddleware(app, limiter))
+
+    assert answer.body == b"abc"
+    assert left == [1, 1, 2]
+    assert answer.headers["ratelimit-policy"] == '"default";q=2;qu="concurrent-requests"'
+
+
+@pytest.mark.parametrize(
+    ("start", "rest", "left"),
+    [
+        ({}, [{"type": "http.response.pathsend", "path": "/x"}], [1, 2]),
+        ({}, [{"type": "http.response.zerocopysend", "file": 0}], [1, 2]),
+        (
+            {"trailers": True},
+            [
+                {"type": "http.response.body", "body": b""},
+                {"type": "http.response.trailers", "headers": [], "more_trailers": True},
+                {"type": "http.response.trailers", "headers": []},
+            ],
+            [1, 1, 1, 2],
+        ),
+    ],
+)
+@in_a_loop
+async def test_other_ends_of_a_body(start: Any, rest: list[Any], left: list[int]) -> None:
+    limiter = two()
+    found: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in [{**START, **start}, *rest]:
+            await send(message)
+            found.append(await free(limiter))
+
+    await ask(LimiterMiddleware(app, limiter))
+
+    assert found == left
+
+
+@in_a_loop
+async def test_more_than_there_is_is_denied_and_holds_nothing() -> None:
+    limiter = two()
+    go = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await go.wait()
+        await hello(scope, receive, send)
+
+    middleware = LimiterMiddleware(app, limiter)
+    tasks = [Connection(middleware).start() for _ in range(2)]
+    await eventually_free(limiter, 0)
+    assert (await ask(middleware)).status == 429
+    go.set()
+    await asyncio.gather(*tasks)
+
+    assert await free(limiter) == 2
+
+
+@in_a_loop
+async def test_a_client_that_goes_away_leaves_its_lease() -> None:
+    """Also where the application stays."""
+    limiter = two()
+    go = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        assert (await receive())["type"] == "http.disconnect"
+        await go.wait()
+
+    connection = Connection(LimiterMiddleware(app, limiter))
+    task = connection.start()
+    await connection.until(1)
+    assert await free(limiter) == 1
+    connection.tell("http.disconnect")
+    await eventually_free(limiter, 2)
+    go.set()
+    await task
+    assert await free(limiter) == 2
+
+
+@in_a_loop
+async def test_an_application_that_fails_leaves_its_lease() -> None:
+    limiter = two()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await free(limiter) == 1
+        raise ValueError("of its own")
+
+    with pytest.raises(ValueError, match="of its own"):
+        await ask(LimiterMiddleware(app, limiter))
+    assert await free(limiter) == 2
+
+
+@in_a_loop
+async def test_a_client_that_is_gone_while_we_send() -> None:
+    limiter = two()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def send(message: Any) -> None:
+        raise OSError("gone")
+
+    connection = Connection(LimiterMiddleware(app, limiter))
+    connection.send = send  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="gone"):
+        await connection.start()
+    assert await free(limiter) == 2
+
+
+@in_a_loop
+async def test_a_cancelled_request_leaves_its_lease() -> None:
+    """At whatever step, and also when it is cancelled again while it gives it back."""
+    limiter = two()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await asyncio.sleep(60)
+
+    middleware = LimiterMiddleware(app, limiter)
+    release = limiter._transport.run
+
+    async def slow(call: Any, deadline: float | None = None) -> Any:
+        await asyncio.sleep(0.01)
+        return await release(call, deadline)
+
+    limiter._transport.run = slow  # type: ignore[method-assign]
+    for steps in range(12):
+        task = Connection(middleware).start()
+        for _ in range(steps):
+            await asyncio.sleep(0.002)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await eventually_free(limiter, 2)
+    await middleware.close()
+    assert not middleware._leaving
+
+
+@in_a_loop
+async def test_a_request_cancelled_when_the_store_had_decided() -> None:
+    """The lease was given, and nobody learned of it: it is given back a moment later."""
+    limiter = two()
+    run = limiter._transport.run
+    asked = asyncio.Event()
+
+    async def given_but_late(call: Any, deadline: float | None = None) -> Any:
+        reply = await run(call, deadline)
+        limiter._transport.run = run  # type: ignore[method-assign]
+        asked.set()
+        await asyncio.sleep(60)
+        return reply
+
+    limiter._transport.run = given_but_late  # type: ignore[method-assign]
+    task = Connection(LimiterMiddleware(hello, limiter)).start()
+    await asked.wait()
+    assert await free(limiter) == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually_free(limiter, 2)
+
+
+@in_a_loop
+async def test_an_answer_that_never_came_leaves_no_lease() -> None:
+    limiter = AsyncLimiter([Concurrency(1, lease=30)], store=MEMORY, timeout=0.05, on_error="allow")
+    run = limiter._transport.run
+
+    async def given_but_lost(call: Any, deadline: float | None = None) -> Any:
+        await run(call, deadline)
+        limiter._transport.run = run  # type: ignore[method-assign]
+        raise StoreUnavailable("no answer in time")
+
+    limiter._transport.run = given_but_lost  # type: ignore[method-assign]
+
+    assert (await ask(LimiterMiddleware(hello, limiter))).status == 200
+    await eventually_free(limiter, 1)
+
+
+# --- websockets ---
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """Accept, and send back what comes."""
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
+def websocket(app: Any, **more: Any) -> Connection:
+    """A websocket whose client has asked for it."""
+    connection = Connection(app, kind="websocket", **more)
+    connection.tell("websocket.connect")
+    return connection
+
+
+@in_a_loop
+async def test_a_handshake_is_limited_and_says_what_is_left() -> None:
+    app = LimiterMiddleware(echo, "1/minute", store=MEMORY)
+    first = websocket(app)
+    task = first.start()
+    accepted = await first.until(1)
+    first.tell("websocket.receive", text="hi")
+    assert (await first.until(2))["text"] == "hi"
+    first.tell("websocket.disconnect", code=1000)
+    await task
+    assert (b"ratelimit", b'"default";r=0;t=60') in accepted["headers"]
+
+    denied = websocket(app, extensions={"websocket.http.response": {}})
+    await denied.start()
+    assert [message["type"] for message in denied.said] == [
+        "websocket.http.response.start",
+        "websocket.http.response.body",
+    ]
+    assert denied.status == 429
+    assert denied.headers["content-type"] == "application/problem+json"
+    assert json.loads(denied.body)["status"] == 429
+
+    closed = websocket(app)
+    await closed.start()
+    (message,) = closed.said
+    assert (message["type"], message["code"]) == ("websocket.close", 1008)
+    assert message["reason"].startswith("Rate limit exceeded: try again in ")
+
+    gone = Connection(app, kind="websocket")
+    gone.tell("websocket.disconnect", code=1006)
+    await gone.start()
+    assert gone.said == []
+
+
+@in_a_loop
+async def test_an_application_s_own_refusal_says_it_too() -> None:
+    limiter = two()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"no"})
+        assert await free(limiter) == 2
+
+    connection = websocket(LimiterMiddleware(app, limiter))
+    await connection.start()
+
+    assert connection.headers["ratelimit"] == '"default";r=1'
+
+
+@pytest.mark.parametrize("end", ["client", "application", "return", "cancel", "error"])
+@in_a_loop
+async def test_a_websocket_holds_its_lease_until_it_is_closed(end: str) -> None:
+    limiter = two()
+    stays = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        if end == "application":
+            await send({"type": "websocket.close", "code": 1000})
+        if end in ("application", "client", "cancel"):
+            await stays.wait()
+        if end == "error":
+            raise ValueError
+
+    connection = websocket(LimiterMiddleware(app, limiter))
+    task = connection.start()
+    await connection.until(1)
+    assert await free(limiter) == 1
+    if end == "client":
+        connection.tell("websocket.disconnect", code=1001)
+    elif end == "cancel":
+        task.cancel()
+    else:
+        connection.tell("websocket.receive", text="x")
+    await eventually_free(limiter, 2)
+    stays.set()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@in_a_loop
+async def test_messages_are_limited() -> None:
+    app = LimiterMiddleware(echo, "9/minute", messages="2/minute", store=MEMORY, name="chat")
+    connection = websocket(app)
+    task = connection.start()
+    await connection.until(1)
+    for text in "abc":
+        connection.tell("websocket.receive", text=text)
+    await task
+
+    kinds = [message["type"] for message in connection.said]
+    assert kinds == ["websocket.accept", "websocket.send", "websocket.send", "websocket.close"]
+    assert connection.said[3]["code"] == 1008
+    assert connection.said[3]["reason"].startswith("Rate limit exceeded: try again in ")
+    # All connections of a caller share it, and the handshake's limit is another.
+    again = websocket(app)
+    task = again.start()
+    await again.until(1)
+    assert again.headers["ratelimit"] == '"chat";r=7;t=60'
+    again.tell("websocket.receive", text="d")
+    await task
+    assert [message["type"] for message in again.said] == ["websocket.accept", "websocket.close"]
+
+
+@in_a_loop
+async def test_after_a_denied_message_there_is_no_other() -> None:
+    seen: list[Any] = []
+    limiter = two()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        for _ in range(4):
+            seen.append(await receive())
+            await send({"type": "websocket.send", "text": "more"})
+        assert await free(limiter) == 2
+
+    rate = Rule(AsyncLimiter("1/minute", store=limiter, name="messages"))
+    connection = websocket(LimiterMiddleware(app, limiter, messages=[rate]))
+    for text in "abcd":
+        connection.tell("websocket.receive", text=text)
+    await connection.start()
+
+    assert [message["type"] for message in seen] == [
+        "websocket.receive",
+        *["websocket.disconnect"] * 3,
+    ]
+    assert [message["type"] for message in connection.said] == [
+        "websocket.accept",
+        "websocket.send",
+        "websocket.close",
+    ]
+
+
+@in_a_loop
+async def test_messages_while_the_store_is_gone() -> None:
+    store = f"redis://{HOST}:{free_port()}/0"
+    app = LimiterMiddleware(echo, (), messages="2/minute", store=store, timeout=0.05)
+    connection = websocket(app)
+    connection.tell("websocket.receive", text="a")
+    await connection.start()
+    await app.close()
+
+    assert (connection.said[1]["type"], connection.said[1]["code"]) == ("websocket.close", 1013)
+
+
+@in_a_loop
+async def test_who_waits_for_a_message_only_so_long_loses_none() -> None:
+    limiter = AsyncLimiter("9/minute", store=MEMORY)
+    run = limiter._transport.run
+    calls: list[Any] = []
+
+    async def slow(call: Any, deadline: float | None = None) -> Any:
+        calls.append(call)
+        await asyncio.sleep(0.03)
+        return await run(call, deadline)
+
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        limiter._transport.run = slow  # type: ignore[method-assign]
+        while len(seen) < 2:
+            try:
+                message = await asyncio.wait_for(receive(), 0.01)
+            except asyncio.TimeoutError:
+                continue
+            seen.append(message["text"])
+
+    connection = websocket(LimiterMiddleware(app, (), messages=limiter))
+    for text in "ab":
+        connection.tell("websocket.receive", text=text)
+    await connection.start()
+
+    assert seen == ["a", "b"]
+    assert len(calls) == 2
+
+
+@in_a_loop
+async def test_messages_sleep_a_delay_only_when_asked() -> None:
+    async def spent(sleep: bool) -> float:
+        limits = LeakyBucket(20, per=1)
+        app = LimiterMiddleware(echo, (), messages=limits, store=MEMORY, sleep=sleep)
+        connection = websocket(app)
+        for text in "abcd":
+            connection.tell("websocket.receive", text=text)
+        connection.tell("websocket.disconnect", code=1000)
+        before = asyncio.get_running_loop().time()
+        await connection.start()
+        assert len(connection.said) == 5
+        return asyncio.get_running_loop().time() - before
+
+    assert await spent(sleep=True) > 0.14
+    assert await spent(sleep=False) < 0.14
+
+
+# --- lifespan ---
+
+
+def lifespan(app: Any) -> Connection:
+    connection = Connection(app, kind="lifespan")
+    connection.tell("lifespan.startup")
+    return connection
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was opened and closed."""
+    done: list[str] = []
+
+    def noting(name: str) -> Callable[[Any], Any]:
+        async def note(limiter: Any) -> None:
+            done.append(f"{name} {limiter.name}")
+
+        return note
+
+    for name in ("open", "close"):
+        monkeypatch.setattr(AsyncLimiter, name, noting(name))
+    return done
+
+
+async def lives(scope: Any, receive: Any, send: Any) -> None:
+    """An application with a lifespan of its own."""
+    if scope["type"] == "lifespan":
+        while True:
+            kind = (await receive())["type"]
+            await send({"type": f"{kind}.complete"})
+            if kind == "lifespan.shutdown":
+                return
+
+
+async def raises(scope: Any, receive: Any, send: Any) -> None:
+    """As Django does."""
+    raise ValueError("no lifespan here")
+
+
+async def ignores(scope: Any, receive: Any, send: Any) -> None:
+    """As small applications do."""
+
+
+@pytest.mark.parametrize("app", [lives, raises, ignores])
+def test_a_lifespan_opens_and_closes_the_limiters(app: Any, opened: list[str]) -> None:
+    @in_a_loop
+    async def test() -> None:
+        middleware = LimiterMiddleware(app, "5/minute", messages="9/minute", store=MEMORY)
+        connection = lifespan(middleware)
+        task = connection.start()
+        assert (await connection.until(1))["type"] == "lifespan.startup.complete"
+        assert opened == ["open default", "open default-messages"]
+        connection.tell("lifespan.shutdown")
+        assert (await connection.until(2))["type"] == "lifespan.shutdown.complete"
+        assert opened[2:] == ["close default", "close default-messages"]
+        await task
+
+    test()
+
+
+def test_a_start_that_fails_is_the_application_s_own(opened: list[str]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no"})
+        raise ValueError("no")
+
+    @in_a_loop
+    async def test() -> None:
+        connection = lifespan(LimiterMiddleware(app, "5/minute", store=MEMORY))
+        with pytest.raises(ValueError, match="no"):
+            await connection.start()
+        assert [message["type"] for message in connection.said] == ["lifespan.startup.failed"]
+        assert opened == ["open default", "close default"]
+
+    test()
+
+
+@in_a_loop
+async def test_it_starts_without_the_store() -> None:
+    store = f"redis://{HOST}:{free_port()}/0"
+    app = LimiterMiddleware(lives, "5/minute", store=store, connect_timeout=0.2)
+    connection = lifespan(app)
+    records: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("limiter.web").addHandler(handler)
+    try:
+        task = connection.start()
+        assert (await connection.until(1))["type"] == "lifespan.startup.complete"
+    finally:
+        logging.getLogger("limiter.web").removeHandler(handler)
+    connection.tell("lifespan.shutdown")
+    await task
+
+    assert "started without the store" in "".join(records)
+
+
+@in_a_loop
+async def test_the_end_waits_for_what_is_being_given_back() -> None:
+    limiter = two()
+    run = limiter._transport.run
+
+    async def slow(call: Any, deadline: float | None = None) -> Any:
+        if call.mode == "release":
+            await asyncio.sleep(0.05)
+        return await run(call, deadline)
+
+    limiter._transport.run = slow  # type: ignore[method-assign]
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await asyncio.sleep(60)
+
+    middleware = LimiterMiddleware(app, limiter)
+    connection = Connection(middleware)
+    task = connection.start()
+    await connection.until(1)
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert await free(limiter) == 1
+    await middleware.close()
+    assert await free(limiter) == 2
