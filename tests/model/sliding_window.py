@@ -128,10 +128,8 @@ class SlidingWindow(Rate):
             return 0
         self.open(clock_us)
         given = taken_from(self.windows[-1].hits, units)
-        if previous and given < units:
+        if previous:
             given += taken_from(self.windows[-2].hits, units - given)
-        if given == current + previous:
-            self.forget()
         return given
 
     def forget(self) -> None:
