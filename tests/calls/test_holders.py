@@ -1,0 +1,207 @@
+"""Holders in processes of their own: stopped, killed, forked; what they held is whole again in time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+import redis
+
+from limiter import Concurrency, Limiter, RateLimited, SlidingLog
+from limiter.aio import AsyncLimiter
+from tests.calls.support import PATIENCE
+from tests.concurrency.hammer import processes
+
+LEASE = 0.6
+
+
+@contextmanager
+def child(work: Any, *args: Any) -> Iterator[tuple[Any, Connection]]:
+    """A process at work, and the pipe to it; killed in the end."""
+    ours, theirs = processes.Pipe()
+    running = processes.Process(target=work, args=(*args, theirs))
+    running.start()
+    theirs.close()
+    try:
+        yield running, ours
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(running.pid, signal.SIGCONT)
+        running.kill()
+        running.join()
+        running.close()
+        ours.close()
+
+
+def _hold(store: str, subject: str, pipe: Connection) -> None:
+    """Hold a lease until told to end; say when it is held, and when it is lost."""
+    with Limiter(Concurrency(1, lease=LEASE), store=store, timeout=PATIENCE) as limiter:
+        with limiter.hold(subject, on_lost=lambda: pipe.send("lost")) as lease:
+            pipe.send("held")
+            pipe.recv()
+        pipe.send((lease.lost, limiter.unsettled))
+
+
+def _hold_in_a_loop(store: str, subject: str, pipe: Connection) -> None:
+    """The same, as a coroutine."""
+
+    async def main() -> None:
+        policy = Concurrency(1, lease=LEASE)
+        async with AsyncLimiter(policy, store=store, timeout=PATIENCE) as limiter:
+            async with limiter.hold(subject, on_lost=lambda: pipe.send("lost")) as lease:
+                pipe.send("held")
+                await asyncio.to_thread(pipe.recv)
+            pipe.send((lease.lost, limiter.unsettled))
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hold", [_hold, _hold_in_a_loop])
+def test_a_holder_that_was_stopped_says_lost(store: str, subject: str, hold: Any) -> None:
+    """For two leases; somebody else holds it then, and is not disturbed by who wakes up."""
+    with (
+        Limiter(Concurrency(1, lease=LEASE), store=store, timeout=PATIENCE) as limiter,
+        child(hold, store, subject) as (process, pipe),
+    ):
+        assert pipe.poll(PATIENCE)
+        assert pipe.recv() == "held"
+        os.kill(process.pid, signal.SIGSTOP)
+        stopped = time.monotonic()
+        with limiter.hold(subject, timeout=PATIENCE) as other:
+            assert time.monotonic() - stopped < LEASE + 0.6
+            time.sleep(max(0.0, stopped + 2 * LEASE - time.monotonic()))  # for two leases
+            os.kill(process.pid, signal.SIGCONT)
+            assert pipe.poll(LEASE + 1.0)
+            assert pipe.recv() == "lost"
+            assert not limiter.peek(subject)
+            pipe.send("end")
+            assert pipe.recv() == (True, 0)
+            assert not limiter.peek(subject)  # its release took nothing from us
+            time.sleep(LEASE / 2)  # ours has to be renewed
+            assert not other.lost
+
+
+LIMIT = 12
+
+
+def _come_and_go(store: str, subject: str, number: int, pipe: Connection) -> None:
+    """Hold a few, now and then, until killed."""
+    draw = random.Random(number)
+    with Limiter(Concurrency(LIMIT, lease=LEASE), store=store, timeout=PATIENCE) as limiter:
+        pipe.send("ready")
+        while True:
+            with suppress(RateLimited), limiter.hold(subject, draw.randint(1, 4)):
+                time.sleep(draw.uniform(0, 0.02))  # the work
+
+
+@pytest.mark.slow
+def test_killed_holders_leave_the_capacity_whole(store: str, subject: str) -> None:
+    """With -9, at any moment: never more than the limit is held, and all of it is there a lease later."""
+    draw, running = random.Random(5), []
+    client = redis.Redis.from_url(store)
+    key = f"rl:{{{subject}}}:default:v1:concurrency"
+
+    def held() -> int:
+        seconds, micros = client.time()
+        now_us = seconds * 1_000_000 + micros
+        life_ms = client.pttl(key)
+        assert life_ms == -2 or life_ms > 0
+        return int(client.zcount(key, f"({now_us}", "+inf"))
+
+    try:
+        for number in range(8):
+            ours, theirs = processes.Pipe()
+            process = processes.Process(target=_come_and_go, args=(store, subject, number, theirs))
+            process.start()
+            theirs.close()
+            assert ours.poll(PATIENCE)
+            running.append(process)
+            if len(running) == 4:
+                end = time.monotonic() + draw.uniform(0.02, 0.1)
+                while time.monotonic() < end:
+                    assert held() <= LIMIT
+                victim = running.pop(draw.randrange(4))
+                os.kill(victim.pid, signal.SIGKILL)
+                victim.join()
+                victim.close()
+            ours.close()
+    finally:
+        for process in running:
+            process.kill()
+            process.join()
+            process.close()
+    last = time.monotonic()
+    with Limiter(Concurrency(LIMIT, lease=LEASE), store=store, timeout=PATIENCE) as limiter:
+        with limiter.hold(subject, LIMIT, timeout=PATIENCE):
+            assert time.monotonic() - last < LEASE + 0.5
+            assert limiter.peek(subject).remaining == 0
+        assert limiter.peek(subject).remaining == LIMIT
+    assert not client.exists(key)
+    client.close()
+
+
+def _fork_while_holding(store: str, subject: str, pipe: Connection) -> None:
+    """Fork in the body; one child leaves it, by its end and early, the other has a lease of its own."""
+    policy = Concurrency(5, lease=LEASE)
+    limiter = Limiter(policy, store=store, timeout=PATIENCE)
+    with limiter.hold(subject, 2) as lease:
+        seen = []
+        for way in ("its end", "its own"):
+            read, write = os.pipe()
+            if os.fork() == 0:
+                status = 1
+                try:
+                    if way == "its own":
+                        with limiter.hold(subject) as own:
+                            time.sleep(LEASE * 1.5)  # it has to be renewed in the child
+                            status = 2 if own.lost else limiter.peek(subject).remaining + 10
+                    else:
+                        lease.__exit__(None, None, None)
+                        lease.release()
+                        status = limiter.peek(subject).remaining + 10
+                finally:
+                    os.write(write, b"%d" % status)
+                    os._exit(0)
+            os.close(write)
+            os.wait()
+            with os.fdopen(read) as said:
+                seen.append(int(said.read()))
+        seen.append(limiter.peek(subject).remaining + 10)
+        seen.append(int(lease.lost))
+    seen.append(limiter.peek(subject).remaining + 10)
+    limiter.close()
+    pipe.send(seen)
+
+
+@pytest.mark.slow
+def test_a_fork_with_a_lease(store: str, subject: str) -> None:
+    """The lease is the parent's: no child gives it back, or renews it; a child's own is its own."""
+    with child(_fork_while_holding, store, subject) as (_, pipe):
+        assert pipe.poll(30)
+        assert pipe.recv() == [13, 12, 13, 0, 15]
+
+
+def _reserve(store: str, subject: str, pipe: Connection) -> None:
+    limiter = Limiter(SlidingLog(10, 60), store=store, timeout=PATIENCE)
+    with limiter.reserve(subject, 4):
+        pipe.send("reserved")
+        pipe.recv()
+
+
+def test_a_killed_reservation_keeps_its_charge(store: str, subject: str) -> None:
+    """Nobody else can know what it used."""
+    with child(_reserve, store, subject) as (process, pipe):
+        assert pipe.poll(PATIENCE)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+    with Limiter(SlidingLog(10, 60), store=store, timeout=PATIENCE) as limiter:
+        assert limiter.peek(subject).remaining == 6
