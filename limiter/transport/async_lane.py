@@ -48,8 +48,8 @@ class AsyncLane(asyncio.Protocol):
         "_feed",
         "_gets",
         "_grain",
+        "_held",
         "_loop",
-        "_new_answer",
         "_paused",
         "_poll",
         "_push",
@@ -64,6 +64,7 @@ class AsyncLane(asyncio.Protocol):
         "closed",
         "deadline",
         "ended",
+        "new_answer",
         "out",
         "since",
         "waiting",
@@ -73,14 +74,16 @@ class AsyncLane(asyncio.Protocol):
         """Take over the connection, which nobody else may use or close any more."""
         self._loop = loop = asyncio.get_running_loop()
         # As ``loop.create_future``, which is a call of Python's own more.
-        self._new_answer: Callable[[], Answer] = partial(asyncio.Future, loop=loop)
+        self.new_answer: Callable[[], Answer] = partial(asyncio.Future, loop=loop)
         self._where = where
         self._timeout = timeout
         self._grain = min(timeout / 20, _MOST_GRAIN)
         self.waiting: deque[Entry] = deque()
         """Calls that were sent, the oldest first; some have given up."""
         self.out: list[Entry] = []
-        """Calls that were not sent yet."""
+        """Calls of this turn of the loop; another one of it may join them."""
+        self._held: list[Entry] = []
+        """Calls of earlier turns, for which the server had no ear."""
         self.deadline = 0.0
         """That of the calls that brought none, and were sent last."""
         self._befores: dict[Answer, Answer] = {}
@@ -122,9 +125,9 @@ class AsyncLane(asyncio.Protocol):
 
     def send(self, command: bytes, deadline: float | None = None) -> Answer:
         """Send a command; its answer is there by about ``deadline``, or that of this turn of the loop."""
-        answer = self._new_answer()
+        answer = self.new_answer()
         out = self.out
-        if not out or self._paused:
+        if not out:
             self._loop.call_soon(self._flush)
             self.deadline = monotonic() + self._timeout
             if self.deadline < self._wakes_at:
@@ -138,7 +141,7 @@ class AsyncLane(asyncio.Protocol):
 
     def send_both(self, first: bytes, command: bytes, deadline: float) -> tuple[Answer, Answer]:
         """Send two commands with nothing between them; as long as one goes, the other does."""
-        before = self._new_answer()
+        before = self.new_answer()
         answer = self.send(first + command, deadline)
         self._befores[answer] = before
         return before, answer
@@ -147,6 +150,7 @@ class AsyncLane(asyncio.Protocol):
         """Close it when the calls that are under way have their replies; no more may be sent."""
         if not self.closed:
             self.closed = self._retired = True
+            self._flush()
             self._end_retirement()
 
     def fail(self, error: LimiterError) -> None:
@@ -155,9 +159,9 @@ class AsyncLane(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        entries = (*self.waiting, *self.out)
+        entries = (*self.waiting, *self._held, *self.out)
         self.waiting.clear()
-        self.out = []
+        self._held, self.out = [], []
         self._befores.clear()
         for _, answer, _ in entries:
             if not answer.done():
@@ -168,7 +172,7 @@ class AsyncLane(asyncio.Protocol):
         """Its loop was closed under it: free the socket, as the loop would have in its next turn."""
         self.closed = True
         self.waiting.clear()
-        self.out = []
+        self._held, self.out = [], []
         with suppress(Exception):
             self._transport.abort()
         transport = getattr(self._transport, "_ssl_protocol", self._transport)
@@ -227,10 +231,12 @@ class AsyncLane(asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
-        out = self.out
-        if self._paused or not out:
+        out, self.out = self.out, []
+        if self._paused:
+            self._held += out
             return
-        self.out = []
+        if self._held:
+            out, self._held = self._held + out, []
         commands = [command for command, answer, _ in out if not answer.done()]
         if len(commands) < len(out):
             out = [entry for entry in out if not entry[1].done()]
@@ -253,7 +259,7 @@ class AsyncLane(asyncio.Protocol):
 
     def _end_retirement(self) -> None:
         """Hang up unless somebody waits still."""
-        if all(answer.done() for _, answer, _ in (*self.waiting, *self.out)):
+        if all(answer.done() for _, answer, _ in (*self.waiting, *self._held)):
             self.fail(StoreUnavailable(f"{self._where}: the connection was closed"))
 
     def _wake_at(self, when: float) -> None:
@@ -273,14 +279,14 @@ class AsyncLane(asyncio.Protocol):
             return
         self._second_look = False
         now, wake = monotonic(), inf
-        for _, answer, deadline in (*self.waiting, *self.out):
+        for _, answer, deadline in (*self.waiting, *self._held, *self.out):
             if answer.done():
                 continue
             if deadline <= now:
                 answer.set_result(StoreUnavailable(f"{self._where}: no answer within the deadline"))
             elif deadline < wake:
                 wake = deadline
-        self.out = [entry for entry in self.out if not entry[1].done()]
+        self._held = [entry for entry in self._held if not entry[1].done()]
         self._befores = {a: before for a, before in self._befores.items() if not a.done()}
         if self.waiting:
             _, first, deadline = self.waiting[0]
