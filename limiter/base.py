@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from time import monotonic
@@ -27,7 +27,8 @@ from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import algorithm_named, parse_limits, read_limits
 from limiter.held import Held, Reserved
 from limiter.keys import Key, KeySpeller
-from limiter.local import LocalPlan, LocalTogether, Share
+from limiter.local import LocalPlan, LocalTogether, Share, decide_shares
+from limiter.memory import MemoryStore
 from limiter.plan import SERVER_CLOCK, Part, Plan, Together
 from limiter.policies import Policy
 
@@ -87,13 +88,18 @@ class Base(Generic[_Transport]):
         self._plans: dict[object, Plan] = {}
         self._on_error = settings.check_on_error(on_error)
         share = settings.check_share(local_share)
-        self._share = Share(share) if on_error == "local" else None
         self._timeout = settings.check_seconds("timeout", timeout)
         settings.check_seconds("connect_timeout", connect_timeout)
         if isinstance(store, type(self)):
             self._transport = store._transport
+            self._transport_timeout: float = store._transport_timeout
+            self._shares: MemoryStore = store._shares
         else:
             self._transport = self._connect(None if in_memory else store, timeout, connect_timeout)
+            self._transport_timeout = self._timeout
+            #: Where those that share a store decide while it does not: together, as in the store.
+            self._shares = MemoryStore()
+        self._share = Share(share, self._shares) if on_error == "local" else None
         #: The time of every call, for tests and simulations; 0: the server's clock.
         self._now_us = SERVER_CLOCK
 
@@ -142,21 +148,55 @@ class Base(Generic[_Transport]):
         """
         return self._plan_for(limits)
 
+    @property
+    def timeout(self) -> float:
+        """Seconds within which a call is decided, or its fallback is."""
+        return self._timeout
+
     def deciding(
-        self, parts: list[Part], mode: str = "hit", lease: str = ""
+        self,
+        parts: list[Part],
+        mode: str = "hit",
+        lease: str = "",
+        timeout: float | None = None,
     ) -> Flow[list[Decision]]:
         """All parts, of limiters that share this one's store, in one script call where one slot has them.
 
         Each part is charged, or none is; ``acquire`` under the id ``lease`` takes the leases as well.
-        Parts may name one subject several times, as long as their keys or fields differ.
+        Parts may name one subject several times, as long as their keys or fields differ. ``timeout``
+        is in the place of the store's own.
         """
-        return self._deciding(parts, None, mode, lease)
+        deadline = None
+        if timeout is not None and timeout != self._transport_timeout:
+            deadline = monotonic() + timeout
+        return self._deciding(parts, None, mode, lease, deadline)
 
-    def fallback(self, error: StoreUnavailable, part: Part, lease: str = "") -> Decision:
-        """What ``on_error`` makes of a store that did not decide about a part; or ``error``, raised."""
-        plan, more = part.plan, {"lease": lease} if part.plan.leases else {}
-        mode = "acquire" if plan.leases else "hit"
-        return self._fallback(error, plan, mode, part.key, cost=part.cost, tag=None, **more)
+    def fallbacks(
+        self, owners: Sequence[Base[Any]], parts: Sequence[Part], mode: str, lease: str = ""
+    ) -> list[Decision]:
+        """What the ``on_error`` of each part's owner makes of a store that did not decide.
+
+        The owners share this one's store. Those that decide in this process do it together, and
+        charge nothing where another one denies; ``raise`` is a denial here.
+        """
+        decisions = [
+            Decision.without_store(part.plan.policies, allowed=owner._on_error == "allow")
+            for owner, part in zip(owners, parts, strict=True)
+        ]
+        local = [place for place, owner in enumerate(owners) if owner._share is not None]
+        if local:
+            denied = any(
+                not (decisions[place].allowed or part.shadow or place in local)
+                for place, part in enumerate(parts)
+            )
+            shares = [share for owner in owners if (share := owner._share) is not None]
+            asked = [parts[place] for place in local]
+            said = decide_shares(
+                shares, asked, None, self._now_us, "peek" if denied else mode, lease
+            )
+            for place, decision in zip(local, said, strict=True):
+                decisions[place] = decision
+        return decisions
 
     def keep(self, part: Part, lease: str, decision: Decision, asked: float) -> Held:
         """The lease that a part took, renewed until ``releasing`` it."""
@@ -175,6 +215,20 @@ class Base(Generic[_Transport]):
     def releasing(self, held: Held) -> Flow[None]:
         """Give the lease back, once; a store that does not answer lets it end by itself."""
         return self._releasing(held)
+
+    def returning(self, part: Part, decision: Decision) -> Flow[Decision | None]:
+        """Give back what a part was charged; how things stand then, None where the store was not told."""
+        if decision.degraded:
+            if self._share is not None and not part.plan.leases:
+                more = {"cost": part.cost, "tag": None}
+                self._share.change(part.plan, "refund", part.key, now_us=self._now_us, **more)
+            return None
+        call = part.plan.call("refund", part.key, part.cost, None, None, self._now_us)
+        try:
+            return Decision(part.plan.policies, part.plan.read((yield Ask(call))))
+        except LimiterError as error:
+            self._not_settled("a give-back", error)
+            return None
 
     def shares_store(self, other: Base[Any]) -> bool:
         """Whether both ask one store, through the same connections."""
@@ -294,7 +348,12 @@ class Base(Generic[_Transport]):
             return [self._fallback(error, part.plan, "hit", part.key) for part in parts]
 
     def _deciding(
-        self, parts: list[Part], tag: Key | None = None, mode: str = "hit", lease: str = ""
+        self,
+        parts: list[Part],
+        tag: Key | None = None,
+        mode: str = "hit",
+        lease: str = "",
+        deadline: float | None = None,
     ) -> Flow[list[Decision]]:
         """All parts in one script call, or one after the other where their slots differ.
 
@@ -302,8 +361,8 @@ class Base(Generic[_Transport]):
         """
         group = self._together(parts, tag)
         if not self._one_slot(group.tags):
-            return (yield from self._deciding_in_turn(parts, tag, mode, lease))
-        replies = group.read((yield Ask(group.call(mode, self._now_us, lease))))
+            return (yield from self._deciding_in_turn(parts, tag, mode, lease, deadline))
+        replies = group.read((yield Ask(group.call(mode, self._now_us, lease), deadline)))
         return [
             Decision(part.plan.policies, reply) for part, reply in zip(parts, replies, strict=True)
         ]
@@ -320,21 +379,27 @@ class Base(Generic[_Transport]):
         return Part(plan, item[0], cost)
 
     def _deciding_in_turn(
-        self, parts: list[Part], tag: Key | None, mode: str, lease: str
+        self,
+        parts: list[Part],
+        tag: Key | None,
+        mode: str,
+        lease: str,
+        deadline: float | None = None,
     ) -> Flow[list[Decision]]:
         """One part after the other, and all of it given back when one of them has no room."""
-        deadline = monotonic() + self._timeout
+        if deadline is None:
+            deadline = monotonic() + self._timeout
         decisions: list[Decision] = []
         for part in parts:
             try:
                 (decision,) = yield from self._asking_part(part, tag, mode, lease, deadline)
             except LimiterError:
-                yield from self._giving_back(parts[: len(decisions)], tag, lease, deadline)
+                yield from self._giving_back(parts, decisions, tag, lease, deadline)
                 raise
             if decision.allowed or part.shadow:
                 decisions.append(decision)
                 continue
-            before = yield from self._giving_back(parts[: len(decisions)], tag, lease, deadline)
+            before = yield from self._giving_back(parts, decisions, tag, lease, deadline)
             decisions = [
                 old if new is None else new for new, old in zip(before, decisions, strict=True)
             ]
@@ -353,22 +418,39 @@ class Base(Generic[_Transport]):
         return [Decision(part.plan.policies, reply) for reply in replies]
 
     def _giving_back(
-        self, parts: list[Part], tag: Key | None, lease: str, deadline: float
+        self,
+        parts: list[Part],
+        decisions: list[Decision],
+        tag: Key | None,
+        lease: str,
+        deadline: float,
     ) -> Flow[list[Decision | None]]:
         """Give back what was taken, and say how things stand; None where nothing changed."""
         found: list[Decision | None] = []
-        for part in parts:
+        for part, decision in zip(parts, decisions, strict=False):
             found.append(None)
-            if not part.cost:
+            taken = self._taken(part, decision)
+            if not taken:
                 continue
             try:
-                yield from self._undoing(part, tag, lease, deadline)
+                for one in taken:
+                    yield from self._undoing(one, tag, lease, deadline)
             except LimiterError as error:
                 self._not_settled("a give-back", error)
                 continue
             with suppress(LimiterError):
                 (found[-1],) = yield from self._asking_part(part, tag, "peek", "", deadline)
         return found
+
+    def _taken(self, part: Part, decision: Decision) -> list[Part]:
+        """What was charged: in the shadows each policy of a part for itself, else all of it or nothing."""
+        if decision.allowed:
+            return [part] if part.cost else []
+        return [
+            part._replace(plan=self._plan_class((one.policy,), part.plan.keys), cost=one.granted)
+            for one in decision.each
+            if one.granted
+        ]
 
     def _undoing(self, part: Part, tag: Key | None, lease: str, deadline: float) -> Flow[None]:
         """Refund the rates of a part, and release its leases."""

@@ -108,9 +108,9 @@ class AsyncMemoryTransport:
 class Share:
     """One of ``share`` equal parts of every quota, decided here while the store does not decide."""
 
-    def __init__(self, share: int) -> None:
+    def __init__(self, share: int, store: MemoryStore | None = None) -> None:
         self._share = share
-        self._store = MemoryStore()
+        self._store = store or MemoryStore()
         self._plans: dict[Plan, LocalPlan] = {}
 
     def decide(self, plan: Plan, mode: str, key: Key, **more: Any) -> Decision:
@@ -133,15 +133,7 @@ class Share:
         lease: str = "",
     ) -> list[Decision]:
         """The same for several subjects, all of them charged or none."""
-        own = [part._replace(plan=self._plan(part.plan)) for part in parts]
-        if any(part.cost > part.plan.most_cost for part in own):
-            return [Decision.without_store(part.plan.policies, allowed=False) for part in own]
-        group = LocalTogether(own, tag)
-        replies = group.read(self._store.run(group.call(mode, now_us, lease)))
-        return [
-            Decision(part.plan.policies, reply, degraded=True)
-            for part, reply in zip(own, replies, strict=True)
-        ]
+        return decide_shares([self] * len(parts), parts, tag, now_us, mode, lease)
 
     def change(self, plan: Plan, mode: str, key: Key, **more: Any) -> bool:
         """Renew, release or settle what was decided here; whether all of it was still there."""
@@ -158,6 +150,32 @@ class Share:
             while len(self._plans) > _PLANS_KEPT:
                 self._plans.pop(next(iter(self._plans)), None)
         return found
+
+
+def decide_shares(
+    shares: Sequence[Share],
+    parts: Sequence[Part],
+    tag: Key | None,
+    now_us: int,
+    mode: str = "hit",
+    lease: str = "",
+) -> list[Decision]:
+    """Each part by its share of the quota; the shares have one store, and all are charged or none."""
+    own = [
+        part._replace(plan=share._plan(part.plan))
+        for share, part in zip(shares, parts, strict=True)
+    ]
+    fits = [part.cost <= part.plan.most_cost for part in own]
+    decisions = [Decision.without_store(part.plan.policies, allowed=False) for part in own]
+    if any(not (fit or part.shadow) for fit, part in zip(fits, own, strict=True)):
+        return decisions
+    asked = [place for place, fit in enumerate(fits) if fit]
+    if asked:
+        group = LocalTogether([own[place] for place in asked], tag)
+        replies = group.read(shares[0]._store.run(group.call(mode, now_us, lease)))
+        for place, reply in zip(asked, replies, strict=True):
+            decisions[place] = Decision(own[place].plan.policies, reply, degraded=True)
+    return decisions
 
 
 #: So many sets of numbers (``limits=`` at call time) are kept prepared.

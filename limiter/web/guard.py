@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ from limiter.plan import Part
 from limiter.web import headers, problems
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
-from limiter.web.rules import Asked, Rule
+from limiter.web.rules import Asked, Passed, Rule
 
 log = logging.getLogger("limiter.web")
 
@@ -30,6 +31,8 @@ class Result(NamedTuple):
 
     rule: Rule
     decision: Decision
+    part: Part
+    """What was asked of the store."""
 
 
 #: Is told of every rule's decision, and of every error: for counters and logs.
@@ -46,6 +49,7 @@ class Verdict:
         fields: Header fields for the response, also for one that is let through.
         body: A refusal as ``application/problem+json``; empty where there is none.
         error: Why nobody decided, or could be asked.
+        shadowed: Rules in the shadows that could not even ask, and why: they would have refused.
 
     """
 
@@ -62,6 +66,7 @@ class Verdict:
         self.fields = list(fields)
         self.body = body
         self.error = error
+        self.shadowed: list[tuple[Rule, LimiterError]] = []
         self.leases: list[tuple[Any, Held]] = []
 
     @property
@@ -81,6 +86,9 @@ class Verdict:
 class _Guard(Generic[_Limiter]):
     """Rules, asked together; a subclass says how the round trip is made.
 
+    ``address_from`` is the header in which trusted proxies say who calls: one of
+    ``identity.ADDRESS_FROM``.
+
     Raises:
         InvalidSetting: The rules' limiters do not share one store's connections.
 
@@ -91,10 +99,13 @@ class _Guard(Generic[_Limiter]):
         rules: Iterable[Rule],
         trusted: Sequence[Network] = (),
         observe: Observer | None = None,
+        address_from: str = "x-forwarded-for",
     ) -> None:
         self.rules = tuple(rules)
         self.trusted = tuple(trusted)
+        self.address_from = address_from
         self._observe = observe
+        self._routed = [rule for rule in self.rules if not rule.match.is_everything]
         for rule in self.rules:
             first = self.rules[0].limiter
             if not rule.limiter.shares_store(first):
@@ -110,12 +121,50 @@ class _Guard(Generic[_Limiter]):
             Unidentified: The caller cannot be told, and one of them refuses such.
 
         """
-        found = (rule.ask(request, self.trusted) for rule in self.rules)
-        return [asked for asked in found if asked is not None]
+        return self._asked(self._believed(request), [])
+
+    def consider(self, request: Request, rule: Rule) -> Asked | Passed:
+        """What one of the rules asks about a request, or why it asks nothing.
+
+        Raises:
+            Unidentified: The caller cannot be told, and the rule refuses such.
+
+        """
+        found = rule.consider(self._believed(request), self.trusted)
+        if rule.is_default and isinstance(found, Asked) and self._is_routed(request, rule):
+            return Passed.ROUTED
+        return found
+
+    def _believed(self, request: Request) -> Request:
+        if request.address_from == self.address_from:
+            return request
+        return replace(request, address_from=self.address_from)
+
+    def _is_routed(self, request: Request, default: Rule) -> bool:
+        """Whether another rule, with a match of its own, is about the request."""
+        return any(
+            rule is not default and rule.match.parts(request) is not None for rule in self._routed
+        )
+
+    def _asked(self, request: Request, shadowed: list[tuple[Rule, LimiterError]]) -> list[Asked]:
+        found = []
+        for rule in self.rules:
+            try:
+                asked = self.consider(request, rule)
+            except Unidentified as error:
+                if not rule.shadow:
+                    raise
+                shadowed.append((rule, error))
+                continue
+            if isinstance(asked, Asked):
+                found.append(asked)
+        return found
 
     def _entering(self, request: Request) -> Flow[Verdict]:
         """Ask every rule about a request; all are charged, or none."""
-        verdict = yield from self._judging(request)
+        shadowed: list[tuple[Rule, LimiterError]] = []
+        verdict = yield from self._judging(self._believed(request), shadowed)
+        verdict.shadowed = shadowed
         if self._observe is not None:
             try:
                 self._observe(request, verdict)
@@ -123,41 +172,38 @@ class _Guard(Generic[_Limiter]):
                 log.exception("an observer failed")
         return verdict
 
-    def _judging(self, request: Request) -> Flow[Verdict]:
+    def _judging(
+        self, request: Request, shadowed: list[tuple[Rule, LimiterError]]
+    ) -> Flow[Verdict]:
         try:
-            asked = self.asked(request)
+            asked, parts = self._parts(self._asked(request, shadowed), shadowed)
         except Unidentified as error:
             return Verdict(400, body=problems.unidentified(request.path), error=error)
-        if not asked:
-            return Verdict()
-        try:
-            parts = [
-                Part(one.rule.limiter.plan(one.limits), one.key, one.cost, one.rule.shadow)
-                for one in asked
-            ]
-            for part in parts:
-                part.plan.checked(part.cost)
         except InvalidCost as error:
             return Verdict(413, body=problems.too_large(request.path), error=error)
         except LimiterError as error:
-            return self._refused(request, error)
+            return self._refused(request, (), error)
+        if not asked:
+            return Verdict()
         limiter = asked[0].rule.limiter
         leased = [at for at, part in enumerate(parts) if part.plan.leases]
         lease, began = (secrets.token_hex(16), monotonic()) if leased else ("", 0.0)
+        mode = "acquire" if leased else "hit"
+        timeout = min(one.rule.limiter.timeout for one in asked)
         try:
-            decisions = yield from limiter.deciding(parts, "acquire" if leased else "hit", lease)
-            verdict = self._answer(
-                request,
-                [Result(one.rule, said) for one, said in zip(asked, decisions, strict=True)],
-            )
+            decisions = yield from limiter.deciding(parts, mode, lease, timeout)
         except StoreUnavailable as error:
             self._forget(asked, parts, lease, error)
-            verdict = self._without_store(request, asked, parts, lease, error)
+            owners = [one.rule.limiter for one in asked]
+            decisions = limiter.fallbacks(owners, parts, mode, lease)
+            verdict = self._answer(request, _results(asked, decisions, parts), error)
         except LimiterError as error:
-            return self._refused(request, error)
+            return self._refused(request, asked, error)
         except BaseException:  # interrupted, perhaps with leases in hand
             self._forget(asked, parts, lease, StoreUnavailable("the request was interrupted"))
             raise
+        else:
+            verdict = self._answer(request, _results(asked, decisions, parts))
         if verdict.allowed:
             for at in leased:
                 owner = asked[at].rule.limiter
@@ -165,6 +211,29 @@ class _Guard(Generic[_Limiter]):
                 if decision.allowed:  # one in the shadows may not have been
                     verdict.leases.append((owner, owner.keep(parts[at], lease, decision, began)))
         return verdict
+
+    def _parts(
+        self, asked: list[Asked], shadowed: list[tuple[Rule, LimiterError]]
+    ) -> tuple[list[Asked], list[Part]]:
+        """Those whose question makes sense, and the questions.
+
+        Raises:
+            InvalidCost: A cost could never pass.
+
+        """
+        found, parts = [], []
+        for one in asked:
+            plan = one.rule.limiter.plan(one.limits)
+            try:
+                plan.checked(one.cost)
+            except InvalidCost as error:
+                if not one.rule.shadow:
+                    raise
+                shadowed.append((one.rule, error))
+                continue
+            found.append(one)
+            parts.append(Part(plan, one.key, one.cost, one.rule.shadow))
+        return found, parts
 
     def _forget(
         self, asked: list[Asked], parts: list[Part], lease: str, why: StoreUnavailable
@@ -178,13 +247,8 @@ class _Guard(Generic[_Limiter]):
         self, request: Request, results: list[Result], error: LimiterError | None = None
     ) -> Verdict:
         """Say what the rules that decide have decided."""
+        fields = spoken(results)
         deciding = [result for result in results if not result.rule.shadow]
-        fields = headers.of_all(
-            [
-                headers.Spoken(result.decision, result.rule.name, result.rule.form)
-                for result in deciding
-            ]
-        )
         denied = [result for result in deciding if not result.decision.allowed]
         if not denied:
             return Verdict(200, results, fields, error=error)
@@ -196,32 +260,25 @@ class _Guard(Generic[_Limiter]):
         )
         return Verdict(429, results, fields, body, error)
 
-    def _without_store(
-        self,
-        request: Request,
-        asked: list[Asked],
-        parts: list[Part],
-        lease: str,
-        error: StoreUnavailable,
-    ) -> Verdict:
-        """Let each rule's ``on_error`` decide for it."""
-        results = []
-        for one, part in zip(asked, parts, strict=True):
-            try:
-                decision = one.rule.limiter.fallback(error, part, lease)
-            except StoreUnavailable:
-                decision = Decision.without_store(part.plan.policies, allowed=one.rule.shadow)
-            results.append(Result(one.rule, decision))
-        return self._answer(request, results, error)
+    def _returning(self, verdict: Verdict, unused: Iterable[Result]) -> Flow[None]:
+        """Give back what some rules have charged, and say how things stand then."""
+        for result in unused:
+            said = yield from result.rule.limiter.returning(result.part, result.decision)
+            if said is not None:
+                now = result._replace(decision=said)
+                verdict.results = tuple(now if one is result else one for one in verdict.results)
+        verdict.fields = spoken(verdict.results)
 
     def _reduced(
         self, request: Request, results: Sequence[Result], error: LimiterError | None
     ) -> Verdict:
         return Verdict(503, results, body=problems.reduced_capacity(request.path), error=error)
 
-    def _refused(self, request: Request, error: LimiterError) -> Verdict:
+    def _refused(self, request: Request, asked: Sequence[Asked], error: LimiterError) -> Verdict:
         """The store answered, but not with a decision: nobody passes unchecked, and somebody must look."""
         log.error("%s: %s", type(error).__name__, error)
+        if asked and all(one.rule.shadow for one in asked):
+            return Verdict(error=error)
         return self._reduced(request, (), error)
 
 
@@ -244,6 +301,11 @@ class Guard(_Guard[Limiter]):
         for limiter, held in verdict.leases:
             limiter.drive(limiter.releasing(held))
 
+    def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
+        """Give back what these of an allowed request's rules have charged; the verdict says so."""
+        limiter: Limiter = self.rules[0].limiter
+        limiter.drive(self._returning(verdict, unused))
+
 
 class AsyncGuard(_Guard[AsyncLimiter]):
     """Rules for coroutines."""
@@ -263,3 +325,26 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         """As ``Guard.leave``."""
         for limiter, held in verdict.leases:
             await limiter.drive(limiter.releasing(held))
+
+    async def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
+        """As ``Guard.give_back``."""
+        limiter: AsyncLimiter = self.rules[0].limiter
+        await limiter.drive(self._returning(verdict, unused))
+
+
+def _results(asked: list[Asked], decisions: list[Decision], parts: list[Part]) -> list[Result]:
+    return [
+        Result(one.rule, decision, part)
+        for one, decision, part in zip(asked, decisions, parts, strict=True)
+    ]
+
+
+def spoken(results: Iterable[Result]) -> list[tuple[str, str]]:
+    """The header fields of several rules' results, but for those in the shadows."""
+    return headers.of_all(
+        [
+            headers.Spoken(result.decision, result.rule.name, result.rule.form)
+            for result in results
+            if not result.rule.shadow
+        ]
+    )

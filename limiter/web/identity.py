@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from ipaddress import (
     IPv4Address,
@@ -16,6 +17,21 @@ from limiter.errors import LimiterError
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
+#: Header fields in which proxies say where a request came from. A deployment's proxies write one of
+#: them; whoever believed another one as well would believe the client.
+ADDRESS_FROM = ("x-forwarded-for", "forwarded", "x-real-ip")
+
+#: Bits of an IPv6 address that are one caller: what one site is given at the least.
+PREFIX = 64
+
+_LONGEST_HEADER = 8_192
+#: Stands for an entry that nobody can read; no address is spelled like this.
+_UNREADABLE = "unknown"
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PAIR = rf'({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")'
+_PAIRS = re.compile(_PAIR)
+_ELEMENT = re.compile(rf"[ \t]*(?:{_PAIR}[ \t]*)?(?:;[ \t]*(?:{_PAIR}[ \t]*)?)*")
+
 # IPv4 addresses as a NAT64 gateway spells them (RFC 6052): by /64 they would all be one caller.
 _NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -24,14 +40,16 @@ class Unidentified(LimiterError, ValueError):
     """Nobody can say who calls; a bucket for all such callers would punish each for the others."""
 
 
-def caller(peer: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> str:
-    """Return the caller's subject: an IPv4 address, or an IPv6 network of 64 bits.
+def caller(
+    peer: str | None, forwarded_for: str | None, trusted: Sequence[Network], prefix: int = PREFIX
+) -> str:
+    """Return the caller's subject: an IPv4 address, or an IPv6 network of ``prefix`` bits.
 
     ``peer`` is the other end of the connection, ``forwarded_for`` its X-Forwarded-For, read from
     the right for as long as trusted proxies vouch for the next entry. What stands left of that is
     the caller's own invention.
     """
-    return subject(address(peer, forwarded_for, trusted))
+    return subject(address(peer, forwarded_for, trusted), prefix)
 
 
 def address(peer: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> Address:
@@ -74,11 +92,55 @@ def parse(text: str) -> Address:
     return found
 
 
-def subject(found: Address) -> str:
+def subject(found: Address, prefix: int = PREFIX) -> str:
     """Return what is limited: one IPv4 address, or all addresses that an IPv6 host can take."""
     if isinstance(found, IPv4Address):
         return str(found)
-    return f"{IPv6Address(int(found) >> 64 << 64)}/64"
+    others = 128 - prefix
+    return f"{IPv6Address(int(found) >> others << others)}/{prefix}"
+
+
+def entries(header: str, value: str) -> str:
+    """What a field of ``ADDRESS_FROM`` says, as X-Forwarded-For would."""
+    if header == "x-real-ip":  # one address; two would be the proxy's and the client's
+        return _UNREADABLE if "," in value else value
+    if header == "forwarded":
+        return ", ".join(_forwarded(value))
+    return value
+
+
+def _forwarded(text: str) -> list[str]:
+    """The ``for`` of each element of a Forwarded field (RFC 7239), read from the right.
+
+    Each proxy writes its element behind what is there already. Read from the left, a quote that the
+    client leaves open would swallow what our proxies wrote.
+    """
+    text = text[-_LONGEST_HEADER:]
+    found: list[str] = []
+    end = len(text)
+    while end >= 0:
+        comma = end
+        while comma >= 0:
+            comma = text.rfind(",", 0, comma)
+            if _ELEMENT.fullmatch(text, comma + 1, end):
+                break
+            if comma < 0:  # nobody can read what is left
+                return [_UNREADABLE, *found]
+        element = text[comma + 1 : end]
+        if element.strip():
+            found.insert(0, _node(element))
+        end = comma
+    return found
+
+
+def _node(element: str) -> str:
+    nodes = [value for name, value in _PAIRS.findall(element) if name.lower() == "for"]
+    if len(nodes) != 1:
+        return _UNREADABLE
+    node = nodes[0]
+    if node.startswith('"'):
+        node = re.sub(r"\\(.)", r"\1", node[1:-1])
+    return _UNREADABLE if "," in node or not node.strip() else node
 
 
 def _is_in(found: Address, networks: Sequence[Network]) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
+from limiter.web import identity
+
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -21,6 +23,7 @@ class Request:
         headers: By name in lower case; what was sent several times is joined by commas.
         peer: The other end of the connection, or None where there is no such address.
         parts: Parts of the path by name, from whoever routed the request.
+        address_from: In which header trusted proxies say who calls: one of ``identity.ADDRESS_FROM``.
 
     """
 
@@ -30,11 +33,22 @@ class Request:
     headers: Mapping[str, str]
     peer: str | None
     parts: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    address_from: str = "x-forwarded-for"
 
     @property
     def forwarded_for(self) -> str | None:
-        """The proxies' word for where the request came from."""
-        return self.headers.get("x-forwarded-for")
+        """The proxies' word for where the request came from, as X-Forwarded-For has it."""
+        value = self.headers.get(self.address_from)
+        return None if value is None else identity.entries(self.address_from, value)
+
+    @property
+    def is_preflight(self) -> bool:
+        """Whether a browser asks, by itself, what another site's page may do here."""
+        return (
+            self.method == "OPTIONS"
+            and "origin" in self.headers
+            and "access-control-request-method" in self.headers
+        )
 
     def cookie(self, name: str) -> str | None:
         """The value of a cookie; None without one, or where nobody can read the header."""

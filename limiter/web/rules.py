@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -29,7 +30,8 @@ class Match:
     """Which requests a rule is about: methods, hosts and paths, each any where none is named.
 
     A path pattern is matched whole: ``*`` stands for anything but a slash, ``**`` for anything, and
-    ``{name}`` for one part of the path, by which an identity can ask.
+    ``{name}`` for one part of the path, by which an identity can ask. A host that begins with ``*.``
+    stands for all below it.
     """
 
     methods: frozenset[str] = frozenset()
@@ -38,9 +40,7 @@ class Match:
 
     def parts(self, request: Request) -> Mapping[str, str] | None:
         """The named parts of the path; None where the rule is not about this request."""
-        if self.methods and request.method not in self.methods:
-            return None
-        if self.hosts and request.host not in self.hosts:
+        if self.missed(request) is not None:
             return None
         if not self.paths:
             return request.parts
@@ -48,6 +48,24 @@ class Match:
             if found := pattern.fullmatch(request.path):
                 return {**request.parts, **found.groupdict()}
         return None
+
+    def missed(self, request: Request) -> str | None:
+        """What of the request is another than here: method or host; None where both are right."""
+        if self.methods and request.method not in self.methods:
+            return "method"
+        if self.hosts and not self._has_host(request.host):
+            return "host"
+        return None
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether every request is meant."""
+        return not (self.methods or self.hosts or self.paths)
+
+    def _has_host(self, host: str) -> bool:
+        return host in self.hosts or any(
+            one.startswith("*.") and host.endswith(one[1:]) for one in self.hosts
+        )
 
 
 def pattern(text: str) -> re.Pattern[str]:
@@ -90,6 +108,21 @@ class Asked(NamedTuple):
     """The subject's own numbers; None: the rule's."""
 
 
+class Passed(Enum):
+    """Why a rule is not about a request."""
+
+    METHOD = "its methods are others"
+    HOST = "its hosts are others"
+    PATH = "its paths are others"
+    ROUTED = "it is the default, and a policy with a match of its own is about the request"
+    PREFLIGHT = "CORS preflights are free"
+    EXEMPT_PATH = "the path is exempt"
+    EXEMPT_NETWORK = "the client's address is exempt"
+    EXEMPT_KEY = "the subject is exempt"
+    UNIDENTIFIED = "the request does not say for whom it is counted, and such are let through"
+    PERCENT = "the roll-out has not reached this subject"
+
+
 @dataclass(frozen=True)
 class Rule:
     """A limiter, and when, for whom and at what cost it is asked.
@@ -100,14 +133,17 @@ class Rule:
         match: Which requests the rule is about.
         identity: Whom a request is counted for.
         cost: What it costs.
-        on_error: Only what the limiter says of itself, for whoever looks.
         form: In which header fields the rule speaks: one of ``headers.FORMS``.
         shadow: Whether it counts and reports, and never denies.
         percent: For how many of the subjects it holds, always the same ones.
         exempt_networks: Client addresses that it is not about.
-        exempt_keys: Subjects, as the request says them, that it is not about.
-        overrides: Numbers of their own, for subjects as the request says them.
+        exempt_keys: Subjects that it is not about: as the request says them, or hashed as they stand
+            in keys.
+        exempt_paths: Path patterns that it is not about.
+        overrides: Numbers of their own for subjects, named as for ``exempt_keys``.
         unidentified: What happens to a caller that cannot be identified: one of ``UNIDENTIFIED``.
+        preflights: Whether it is about CORS preflights too.
+        is_default: Whether it is only about requests that no rule with a match of its own is about.
 
     """
 
@@ -120,8 +156,11 @@ class Rule:
     percent: float = 100.0
     exempt_networks: tuple[Network, ...] = ()
     exempt_keys: frozenset[str] = frozenset()
+    exempt_paths: tuple[re.Pattern[str], ...] = ()
     overrides: Mapping[str, tuple[Policy, ...]] = field(default_factory=dict)
     unidentified: str = "refuse"
+    preflights: bool = True
+    is_default: bool = False
 
     @property
     def name(self) -> str:
@@ -135,16 +174,42 @@ class Rule:
             Unidentified: The caller cannot be told, and the rule refuses such.
 
         """
+        found = self.consider(request, trusted)
+        return found if isinstance(found, Asked) else None
+
+    def consider(self, request: Request, trusted: Sequence[Network]) -> Asked | Passed:
+        """What this rule asks about a request, or why it asks nothing.
+
+        Raises:
+            Unidentified: The caller cannot be told, and the rule refuses such.
+
+        """
         parts = self.match.parts(request)
-        if parts is None or self._is_exempt(request, trusted):
-            return None
+        if parts is None:
+            missed = self.match.missed(request)
+            return Passed.METHOD if missed == "method" else Passed.HOST if missed else Passed.PATH
+        if not self.preflights and request.is_preflight:
+            return Passed.PREFLIGHT
+        if self.exempt_paths and any(one.fullmatch(request.path) for one in self.exempt_paths):
+            return Passed.EXEMPT_PATH
+        if self.exempt_networks and self._is_exempt(request, trusted):
+            return Passed.EXEMPT_NETWORK
         subject = self._subject(
             request if parts is request.parts else _with_parts(request, parts), trusted
         )
-        if subject is None or subject.said in self.exempt_keys or not self._holds_for(subject):
-            return None
-        cost = max(1, self.cost(request, trusted))
-        return Asked(self, subject.key, cost, self.overrides.get(subject.said))
+        if subject is None:
+            return Passed.UNIDENTIFIED
+        if self.exempt_keys and not self.exempt_keys.isdisjoint(_names(subject)):
+            return Passed.EXEMPT_KEY
+        if not self._holds_for(subject):
+            return Passed.PERCENT
+        return Asked(self, subject.key, max(1, self.cost(request, trusted)), self._limits(subject))
+
+    def _limits(self, subject: Subject) -> tuple[Policy, ...] | None:
+        for name in _names(subject) if self.overrides else ():
+            if name in self.overrides:
+                return self.overrides[name]
+        return None
 
     def _subject(self, request: Request, trusted: Sequence[Network]) -> Subject | None:
         try:
@@ -157,8 +222,6 @@ class Rule:
             raise
 
     def _is_exempt(self, request: Request, trusted: Sequence[Network]) -> bool:
-        if not self.exempt_networks:
-            return False
         try:
             found = address(request.peer, request.forwarded_for, trusted)
         except Unidentified:
@@ -174,5 +237,11 @@ class Rule:
         return place < self.percent * _PARTS / 100
 
 
+def _names(subject: Subject) -> tuple[str, str]:
+    """How settings may name a subject: as the request says it, or hashed."""
+    key = subject.key
+    return subject.said, ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
 def _with_parts(request: Request, parts: Mapping[str, str]) -> Request:
-    return Request(request.method, request.host, request.path, request.headers, request.peer, parts)
+    return replace(request, parts=parts)

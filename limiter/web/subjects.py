@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -12,9 +13,11 @@ from limiter.web.identity import Network, Unidentified, caller
 from limiter.web.request import Request
 
 ACCEPTED = (
-    "accepted are address, header:NAME, cookie:NAME, api-key (or api-key:HEADER), path:NAME, host, "
-    "global, and a list of these"
+    "accepted are address (or address/N: IPv6 by N bits, 32 to 128), header:NAME, cookie:NAME, api-key "
+    "(or api-key:HEADER), path:NAME, host, global, and a list of these"
 )
+
+_ADDRESS = re.compile(r"address/(3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8])")
 
 #: Where a client puts its key, when nobody says where else.
 _API_KEY = "x-api-key"
@@ -67,10 +70,20 @@ def by_address(request: Request, trusted: Sequence[Network]) -> Subject:
     return Subject(subject, subject)
 
 
+def _by_prefix(prefix: int) -> Identity:
+    def find(request: Request, trusted: Sequence[Network]) -> Subject:
+        subject = caller(request.peer, request.forwarded_for, trusted, prefix)
+        return Subject(subject, subject)
+
+    return find
+
+
 def _one(spec: str) -> Identity:
     kind, separator, name = spec.partition(":")
     if spec == "address":
         return by_address
+    if found := _ADDRESS.fullmatch(spec):
+        return _by_prefix(int(found[1]))
     if spec == "global":
         return lambda request, trusted: Subject("global", "global")  # noqa: ARG005 (it is the same for all)
     if spec == "host":
