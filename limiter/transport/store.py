@@ -18,8 +18,8 @@ Address = tuple[str, int]
 
 ACCEPTED = (
     "accepted are redis://host:port/0, rediss:// (TLS), unix:///path, valkey://, valkeys://, "
-    "redis+cluster://host:port,host:port, rediss+cluster://, and a client object of redis-py "
-    "(Redis or RedisCluster)"
+    "redis+cluster://host:port,host:port, rediss+cluster://, memory:// (this process alone), and a "
+    "client object of redis-py (Redis or RedisCluster)"
 )
 
 #: Settings of a connection that are ours: retries, deadlines, decoding, and what pools add.

@@ -16,7 +16,7 @@ from redis.backoff import ExponentialBackoff
 from redis.cluster import ClusterNode
 from redis.retry import Retry
 
-from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable, acl
+from limiter import Concurrency, InvalidSetting, Limiter, StoreRefused, StoreUnavailable, acl
 from limiter.demo.servers import (
     HOST,
     Certificates,
@@ -183,6 +183,13 @@ def test_each_right_is_needed(make_limiter: MakeLimiter, own: Server, right: str
                 assert not call().degraded
             except StoreRefused:
                 refused += 1
+    leases = make_limiter(url, Concurrency(3), on_error="allow")
+    for mode in ("acquire", "renew", "acquire", "peek", "release", "reset"):
+        call = leases._plan.call(mode, "u", 1, lease="somebody's")
+        try:
+            leases._transport.run(call)
+        except StoreRefused:
+            refused += 1
     assert refused
     admin.close()
 
