@@ -187,8 +187,7 @@ class BucketStep(Step):
                     # No debt is that long: cut it.
                     full_us, part, self.heal = now_us + most_us, 0, True
                 debt = (full_us - now_us) * parts + part
-        # Deeper in debt than by one burst, nothing asks how deep.
-        self.room = max((capacity - debt) // unit, -policy.burst)
+        self.room = (capacity - debt) // unit
         self._field, self._now_us = policy.field, now_us
         self._unit, self._parts, self._capacity, self._debt = unit, parts, capacity, debt
         self.reset_us = self.delay_us = -(-debt // parts)

@@ -57,6 +57,8 @@ class Subjects(RuleBasedStateMachine):
         self.store = MemoryStore()
         self.clock_us = NOW_US
         self.edges: list[int] = [NOW_US]
+        #: What each policy of each subject said remains, by its key and field.
+        self.rooms: dict[tuple[int, str], int] = {}
         #: The longest life that a key may have by now.
         self.longest_ms = 0
         self.keys: list[str] = []
@@ -89,7 +91,12 @@ class Subjects(RuleBasedStateMachine):
         if kind == "edge":
             self.clock_us = data.draw(st.sampled_from(self.edges)) + data.draw(st.integers(-1, 1))
         elif kind == "on":
-            some = st.one_of(st.integers(0, 3), st.integers(0, period_us), st.just(3 * period_us))
+            some = st.one_of(
+                st.integers(0, 3),
+                st.integers(0, period_us),
+                st.integers(period_us, 2 * period_us),
+                st.just(3 * period_us),
+            )
             self.clock_us += data.draw(some)
         elif kind == "back":
             some = st.one_of(st.integers(0, period_us), st.integers(0, 9 * period_us))
@@ -97,12 +104,20 @@ class Subjects(RuleBasedStateMachine):
         # A server's keys live by its own clock: far beyond, they would not live long enough.
         self.clock_us = min(max(1, self.clock_us), NOW_US + 50 * YEAR_US)
 
-    @rule(
-        data=st.data(), wanted=st.sampled_from(["hit"] * 6 + ["peek", "refund", "settle", "reset"])
-    )
-    def call(self, data: st.DataObject, wanted: str) -> None:
+    @rule(data=st.data(), kind=st.sampled_from(["call"] * 8 + ["renumber", "plant"]))
+    def step(self, data: st.DataObject, kind: str) -> None:
+        """Most steps are calls; of rules, hypothesis takes each as often as any other."""
+        if kind == "call":
+            self.call(data)
+        elif kind == "renumber":
+            self.renumber(data)
+        else:
+            self.plant(data)
+
+    def call(self, data: st.DataObject) -> None:
         """Any list of the policies, in any mode that suits them."""
         self.move(data)
+        wanted = data.draw(st.sampled_from(["hit"] * 6 + ["peek", "refund", "settle", "reset"]))
         some = data.draw(
             st.lists(st.sampled_from(self.places), min_size=1, max_size=5, unique=True)
         )
@@ -118,14 +133,17 @@ class Subjects(RuleBasedStateMachine):
         for policy, place in some:
             if not blocks or not same:
                 most = min(policy.most_cost, 4_000)
-                spent = st.one_of(st.integers(0, min(3, most)), st.integers(0, most), st.just(most))
-                cost = data.draw(spent)
+                room = self.rooms.get((place, policy.field), most)
+                about = min(max(0, room + data.draw(st.integers(-1, 3))), most)
+                some_units = st.one_of(st.integers(0, min(3, most)), st.integers(0, most))
+                cost = data.draw(st.one_of(st.just(about), some_units))
             fits = min(cost, policy.most_cost)
-            shadow = data.draw(st.sampled_from([False] * 5 + [True]))
+            shadow = data.draw(st.sampled_from([False, False, False, True]))
             blocks.append(Block(policy, place, fits, shadow, lease if policy.leases else ""))
         least = 0
         if data.draw(st.integers(0, 2)) == 0:
-            least = data.draw(st.integers(0, max(block.cost for block in blocks)))
+            most = max(block.cost for block in blocks)
+            least = data.draw(st.one_of(st.integers(0, min(3, most)), st.integers(0, most)))
         self.ask(mode, least, blocks, alone=len(blocks) == 1 and data.draw(st.booleans()))
 
     def ask(self, mode: str, least: int, blocks: list[Block], alone: bool) -> None:
@@ -154,6 +172,8 @@ class Subjects(RuleBasedStateMachine):
 
         asked = (self.clock_us, mode, least, blocks)
         assert reply == expected, (reply, expected, asked)
+        for block, room in zip(blocks, reply[1::5], strict=False):
+            self.rooms[block.key, block.policy.field] = room
         for at in (2, 3):
             self.edges += [self.clock_us + wait_us for wait_us in reply[at:-1:5] if wait_us]
         del self.edges[:-30]
@@ -190,7 +210,6 @@ class Subjects(RuleBasedStateMachine):
         for _, _, life_ms in ours.values():
             assert 0 < life_ms <= self.longest_ms, asked
 
-    @rule(data=st.data())
     def renumber(self, data: st.DataObject) -> None:
         """Other limits over live state."""
         policy, _ = data.draw(st.sampled_from(self.places))
@@ -200,7 +219,6 @@ class Subjects(RuleBasedStateMachine):
         other = policy._with(**numbers)
         self.places = [(other if old is policy else old, place) for old, place in self.places]
 
-    @rule(data=st.data())
     def plant(self, data: st.DataObject) -> None:
         """Numbers that no script wrote: far ahead, of another policy, or none at all."""
         policy, place = data.draw(st.sampled_from(self.places))
