@@ -21,7 +21,7 @@ class Block(NamedTuple):
 
 
 class Question(NamedTuple):
-    """One call about any list of policies, of one subject or of several."""
+    """One call about any list of policies, of one subject or of several; none stands in it twice."""
 
     mode: str
     """hit, peek, refund, settle, reset; where there are leases acquire, renew, release."""
