@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +12,20 @@ from typing import Any, NamedTuple
 import redis
 from redis.crc import key_slot
 
-from limiter import FixedWindow, Limiter, LimiterError, StoreRefused, StoreUnavailable, keys
+from limiter import (
+    Concurrency,
+    FixedWindow,
+    Limiter,
+    LimiterError,
+    SlidingLog,
+    StoreRefused,
+    StoreUnavailable,
+    keys,
+)
+from limiter.aio import AsyncLimiter
 from limiter.decision import Decision
+from limiter.flows import Pause
+from limiter.transport import async_lane
 from tests.machines.support import new_key
 from tests.proxy import Proxy, cut, forward
 
@@ -215,7 +228,7 @@ class SpellsVerbatim(Limiter):
 
     def __init__(self, *limits: Any, **settings: Any) -> None:
         super().__init__(*limits, **settings)
-        self._plan._keys = Verbatim("rl", self.name)
+        self._plan.keys = Verbatim("rl", self.name)
 
 
 class ForgetsCost(Limiter):
@@ -234,6 +247,211 @@ def check_cost(make: Make, url: str) -> None:
         assert not limiter.hit(subject, cost=2)
 
 
+def check_settled_once(make: Make, url: str) -> None:
+    """What a reservation gives back is given back once, and what it charges beyond is charged once."""
+    with make("20/hour", store=url, name="mutants", timeout=5.0) as limiter:
+        for actual, left in ((4, 16), (9, 11)):
+            subject = new_name()
+            limiter.hit(subject, 9)  # what is used by others cannot hide what is given back twice
+            with limiter.reserve(subject, 6) as reserved:
+                reserved.settle(actual)
+            assert limiter.peek(subject).remaining == left - 9
+
+
+class SettlesTwice(Limiter):
+    """Sends a settlement again, as if the first had not arrived."""
+
+    def _settling(self, reserved: Any, actual: int) -> Any:
+        yield from super()._settling(reserved, actual)
+        reserved.settled = False
+        yield from super()._settling(reserved, actual)
+
+
+def check_exceptions_give_back(make: Make, url: str) -> None:
+    """A body that fails has used nothing."""
+    with make("20/hour", store=url, name="mutants", timeout=5.0) as limiter:
+        subject = new_name()
+        with suppress(ZeroDivisionError), limiter.reserve(subject, 6):
+            raise ZeroDivisionError
+        assert limiter.peek(subject).remaining == 20
+
+
+class KeepsTheCharge(Limiter):
+    """Does not look at how the body of a reservation ended."""
+
+    def _settling(self, reserved: Any, actual: int) -> Any:
+        if actual:
+            yield from super()._settling(reserved, actual)
+
+
+def check_renewed(make: Make, url: str) -> None:
+    """A lease outlives its length for as long as its holder holds it."""
+    policy = Concurrency(1, lease=0.4)
+    with make(policy, store=url, name="mutants", timeout=5.0) as limiter:
+        subject = new_name()
+        with limiter.hold(subject):
+            time.sleep(0.6)  # it has to outlive its length
+            assert not limiter.peek(subject), "somebody else may hold it"
+
+
+class NeverRenews(Limiter):
+    """Takes a lease, and trusts that its body is quick."""
+
+    def _renewing(self, held: Any, asked: float) -> Any:
+        yield Pause(3_600)
+
+
+def check_lost(make: Make, url: str) -> None:
+    """A holder whose lease is gone is told."""
+    with make(Concurrency(1, lease=0.4), store=url, name="mutants", timeout=5.0) as limiter:
+        subject, lost = new_name(), threading.Event()
+        with limiter.hold(subject, on_lost=lost.set):
+            limiter.reset(subject)
+            assert lost.wait(1.0), "nobody said so"
+
+
+class TakesForGranted(Limiter):
+    """Renews, and does not look at the answer."""
+
+    def _changing_lease(self, held: Any, mode: str) -> Any:
+        yield from super()._changing_lease(held, mode)
+        return True
+
+
+def check_no_ghost(make: Make, url: str) -> None:
+    """A lease that was taken, but whose reply was lost, does not stay until it ends."""
+    subject = new_name()
+    with redis.Redis.from_url(url) as client:
+        address = client.connection_pool.connection_kwargs
+    with (
+        Proxy((address["host"], address["port"])) as proxy,
+        make(Concurrency(1, lease=60), store=proxy.url, name="mutants", timeout=0.2) as limiter,
+        make(Concurrency(1, lease=60), store=url, name="mutants", timeout=5.0) as sure,
+    ):
+        limiter.peek(subject)
+        proxy.replies = cut
+        with suppress(StoreUnavailable), limiter.hold(subject):
+            raise AssertionError("the reply was lost")
+        proxy.replies = forward
+        assert not sure.peek(subject)
+        end = time.monotonic() + 2.0
+        while not sure.peek(subject):
+            assert time.monotonic() < end, "the ghost stays"
+            time.sleep(0.02)  # nothing tells us
+
+
+class LeavesGhosts(Limiter):
+    """Has no lease where it has no reply."""
+
+    def _forget(self, *what: Any) -> None:
+        """As a client that draws no id beforehand."""
+
+
+def check_given_back(make: Make, url: str) -> None:
+    """Of subjects that are charged in turn, none keeps the charge of a call that another denied."""
+    with make("5/hour", store=url, name="mutants", timeout=5.0) as limiter:
+        limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+        first, last = new_name(), new_name()
+        limiter.hit(last, 5)
+        assert not all(limiter.hit_all([(first, 2), (last, 1)]))
+        assert limiter.peek(first).remaining == 5
+
+
+class KeepsWhatItTook(Limiter):
+    """Gives nothing back."""
+
+    def _undoing(self, *what: Any) -> Any:
+        """Without a word to the store."""
+        yield from ()
+
+
+def check_share(make: Make, url: str) -> None:
+    """While the store is away, each of four limiters gives out a quarter."""
+    nowhere = "redis://127.0.0.1:1/0"
+    limiter = make(
+        "20/hour", store=nowhere, name="mutants", on_error="local", local_share=4, timeout=0.05
+    )
+    admitted = sum(bool(limiter.hit("somebody")) for _ in range(20))
+    limiter.close()
+    assert admitted == 5, f"{admitted} of 5"
+
+
+class TakesAll(Limiter):
+    """Believes that it is alone."""
+
+    def __init__(self, *limits: Any, **settings: Any) -> None:
+        settings.pop("local_share", None)
+        super().__init__(*limits, **settings)
+
+
+def check_waits_as_told(make: Make, url: str) -> None:
+    """Whoever waits asks again when it would pass, and not all the time."""
+    with (
+        redis.Redis.from_url(url) as client,
+        make(SlidingLog(1, per=0.3), store=url, name="mutants", timeout=5.0) as limiter,
+    ):
+        subject = new_name()
+        limiter.hit(subject)
+        before = client.info("commandstats")["cmdstat_evalsha"]["calls"]
+        assert limiter.wait(subject)
+        asked = client.info("commandstats")["cmdstat_evalsha"]["calls"] - before
+        assert asked == 2, f"it asked {asked} times"
+
+
+class AsksAllTheTime(Limiter):
+    """Waits by trying."""
+
+    def wait(self, key: keys.Key, cost: int = 1, *more: Any, **rest: Any) -> Decision:
+        """As a loop around hit."""
+        while not (decision := self.hit(key, cost)):
+            time.sleep(0.01)
+        return decision
+
+
+def check_replies_are_ones_own(make: Make, url: str) -> None:
+    """After a call of a coroutine was cancelled, the next one is told what it asked, not the other."""
+
+    async def main() -> None:
+        first, second = new_name(), new_name()
+        async with AsyncLimiter("9/hour", store=url, name="mutants", timeout=5.0) as limiter:
+            await limiter.hit(second)
+            call = asyncio.ensure_future(limiter.hit(first, 5))
+            while not call.done() and not _under_way(limiter):
+                await asyncio.sleep(0)
+            call.cancel()
+            assert (await limiter.hit(second)).remaining == 7
+
+    there = async_lane.AsyncLane
+    async_lane.AsyncLane = getattr(make, "lane", there)  # type: ignore[misc]
+    try:
+        asyncio.run(main())
+    finally:
+        async_lane.AsyncLane = there  # type: ignore[misc]
+
+
+def _under_way(limiter: AsyncLimiter) -> bool:
+    (place,) = limiter._transport._places.values()  # type: ignore[union-attr]
+    return any(lane.waiting for lane in place.guard.lanes)
+
+
+class ForgetsTheCancelled(async_lane.AsyncLane):
+    """Takes whoever gave up out of the queue, whose reply comes all the same."""
+
+    __slots__ = ()
+
+    def data_received(self, data: bytes) -> None:
+        """As a client that forgets a cancelled call."""
+        for entry in [entry for entry in self.waiting if entry[1].cancelled()]:
+            self.waiting.remove(entry)
+        super().data_received(data)
+
+
+class SwapsReplies(Limiter):
+    """Of whom the lanes of coroutines are broken."""
+
+    lane = ForgetsTheCancelled
+
+
 MUTANTS = [
     Mutant("the client's own clock", "H24", LocalClock, check_one_clock),
     Mutant("a second try after a lost reply", "H53", Persistent, check_charged_once),
@@ -242,4 +460,18 @@ MUTANTS = [
     Mutant("any error admits", "H69", AllowsOnAnyError, check_refusal_is_no_decision),
     Mutant("subjects stand in keys as they are", "H37", SpellsVerbatim, check_subjects_are_apart),
     Mutant("the cost is lost", "H21", ForgetsCost, check_cost),
+    Mutant("a settlement is sent twice", "H53", SettlesTwice, check_settled_once),
+    Mutant("an exception keeps the charge", "H21", KeepsTheCharge, check_exceptions_give_back),
+    Mutant("a renewal is never sent", "H105", NeverRenews, check_renewed),
+    Mutant("a renewal is always believed", "H105", TakesForGranted, check_lost),
+    Mutant("a lost reply leaves a ghost", "H106", LeavesGhosts, check_no_ghost),
+    Mutant("nothing is given back", "H09", KeepsWhatItTook, check_given_back),
+    Mutant("the local share is all of it", "H67", TakesAll, check_share),
+    Mutant("whoever waits asks all the time", "H93", AsksAllTheTime, check_waits_as_told),
+    Mutant(
+        "a cancelled call's reply is the next one's",
+        "H55",
+        SwapsReplies,
+        check_replies_are_ones_own,
+    ),
 ]

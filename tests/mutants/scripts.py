@@ -70,6 +70,7 @@ LIFE = 'redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
 SHORTER = "if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then"
 SINGLE, SEVERAL = "single.template.lua", "several.template.lua"
 WINDOW, LOG, BUCKET = "fixed_window.lua", "sliding_log.lua", "token_bucket.lua"
+SLIDING, LEASES, JOIN = "sliding_window.lua", "concurrency.lua", "join.py"
 
 MUTANTS = [
     Mutant(
@@ -110,12 +111,13 @@ MUTANTS = [
     ),
     Mutant(
         "peek takes", "H12b", SINGLE,
-        'local hit = mode == "hit"', 'local hit = mode == "hit" or mode == "peek"',
+        'local takes = mode == "{take}"', 'local takes = mode == "{take}" or mode == "peek"',
         lambda url: calls.check_nothing_written(url, "sliding_log"),
     ),
     Mutant(
         "cost 0 writes", "H12b", SINGLE,
-        "if hit and cost > 0 then\n  local ttl_ms", "if hit then\n  granted = cost\n  local ttl_ms",
+        'if cost > 0 and mode ~= "peek" and mode ~= "reset" then\n  local ttl_ms',
+        'if mode ~= "peek" and mode ~= "reset" then\n  heal = heal or takes\n  local ttl_ms',
         shows("cost 0"),
     ),
     Mutant(
@@ -233,7 +235,7 @@ MUTANTS = [
     ),
     Mutant(
         "several: logs are charged, though another denies", "H09", SEVERAL,
-        "if fits and logs and logs[index] then", "if logs and logs[index] then",
+        "local tail = fits and tails and tails[index]", "local tail = tails and tails[index]",
         lambda url: calls.check_nothing_written(url, "several"),
     ),
     Mutant(
@@ -253,6 +255,108 @@ MUTANTS = [
     Mutant(
         "several: a shadow policy denies", "H09", SEVERAL,
         'fits = fits and shadow == "1"', "fits = false", shows("several: a shadow policy without"),
+    ),
+    Mutant(
+        "a debt without end", "H21", JOIN,
+        "granted = math.max(0, math.min(cost, room + limit))", "granted = cost",
+        shows("settle makes no more debt"),
+    ),
+    Mutant(
+        "a refund of more than was used", "H21", WINDOW,
+        "if cost < granted then\n  granted = cost\nend", "granted = cost",
+        shows("fixed_window: refund gives back no more"),
+    ),
+    Mutant(
+        "a refund of more than the debt", "H21", BUCKET,
+        "if cost < granted then\n  granted = cost\n", "if true then\n  granted = cost\n",
+        shows("token_bucket: refund leaves less than nothing"),
+    ),
+    Mutant(
+        "a refund drops the newest of a log", "H10", LOG,
+        'if mode == "refund" then\n  redis.call("LTRIM", key, dead, -1)',
+        'if mode == "refund" then\n  redis.call("LTRIM", key, 0, -granted - 1)',
+        shows("sliding_log: refund drops the oldest"),
+    ),
+    Mutant(
+        "the share of the last window is rounded down", "H11", SLIDING,
+        "local weight = previous * covered + width - 1", "local weight = previous * covered",
+        shows("sliding_window: the share of the past is rounded up"),
+    ),
+    Mutant(
+        "the last window is forgotten", "H11", SLIDING,
+        "stored_us, newer, older = stored_us + period_us, 0, newer",
+        "stored_us, newer, older = stored_us + period_us, 0, 0",
+        shows("sliding_window: at the moment that was promised"),
+    ),
+    Mutant(
+        "a queue in which nobody waits for the part of a microsecond", "H92", BUCKET,
+        "    delay_us = reset_us\n", "    delay_us = full_us - now_us\n",
+        shows("token_bucket: thirds"),
+    ),
+    Mutant(
+        "a queue in which everybody waits for himself, too", "H92", BUCKET,
+        "    delay_us = reset_us\n", "    delay_us = reset_us + t_us\n",
+        shows("token_bucket: a later hit waits behind the first"),
+    ),
+    Mutant(
+        "a lease that is held is taken again", "H106", LEASES,
+        "held = held + 1", "held = 0", shows("concurrency: the same id again is the same lease"),
+    ),
+    Mutant(
+        "several: a lease that is held is charged again", "H106", SEVERAL,
+        "local same = holding > 0 and holding == leases", "local same = false",
+        shows("several: acquire: what is held already is not charged again"),
+    ),
+    Mutant(
+        "a release of whoever ends first", "H104", LEASES,
+        'redis.call("ZREM", key, string.format("%s:%d", id, unit))', 'redis.call("ZPOPMIN", key)',
+        shows("concurrency: release"),
+    ),
+    Mutant(
+        "a second release that says it was one", "H104", LEASES,
+        "granted, room = held, room + held", "granted, room = cost, room + cost",
+        shows("concurrency: release again"),
+    ),
+    Mutant(
+        "a renewal of what has ended", "H105", LEASES,
+        "if held > 0 and held == cost then", "if true then",
+        shows("concurrency: renew of a lease that has ended"),
+    ),
+    Mutant(
+        "a renewal of a part", "H105", LEASES,
+        "if held > 0 and held == cost then", "if held > 0 then",
+        shows("concurrency: renew of a lease of which a unit has ended"),
+    ),
+    Mutant(
+        "a lease that is held at its end", "H103", LEASES,
+        'live = redis.call("ZCOUNT", key, now_us + 1, far_us)',
+        'live = redis.call("ZCOUNT", key, now_us, far_us)',
+        shows("concurrency: and not a microsecond longer"),
+    ),
+    Mutant(
+        "the dead keep their places", "H103", LEASES,
+        'live = redis.call("ZCOUNT", key, now_us + 1, far_us)', "live = size",
+        shows("concurrency: and not a microsecond longer"),
+    ),
+    Mutant(
+        "leases without expiry", "H107", SINGLE, SHORTER, "if false then",
+        lambda url: calls.check_charge_gives_life(url, "concurrency"),
+    ),
+    Mutant(
+        "a set that lives as long as the last lease that was taken", "H107", SINGLE,
+        f"{SHORTER}\n    {LIFE}",
+        'if granted > 0 then\n    redis.call("PEXPIRE", key, ARGV[6] / 1000 + slack_ms + 1000)',
+        shows("concurrency: renew makes nothing shorter"),
+    ),
+    Mutant(
+        "several: a lease is taken, though the rate denies", "H09", SEVERAL,
+        "local tail = fits and tails and tails[index]", "local tail = tails and tails[index]",
+        shows("several: acquire: where the rate is denied"),
+    ),
+    Mutant(
+        "several: a rate is charged, though the lease is denied", "H09", SEVERAL,
+        "if fits and writes[index] then", "if writes[index] then",
+        shows("several: acquire: where the lease is denied"),
     ),
 ]  # fmt: skip
 
