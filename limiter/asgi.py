@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -31,7 +31,7 @@ POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
 
 #: Seconds that what is still being given back may take when the server stops.
-PATIENCE = 2.0
+_PATIENCE = 2.0
 
 #: With these the application says that it is done with the lifespan.
 _LAST_WORDS = (
@@ -96,7 +96,7 @@ class LimiterMiddleware:
             if messages is None
             else _guard_of_messages(messages, self._guard(), key, trusted, observe, settings)
         )
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._stays = Stays()
 
     async def open(self) -> None:
         """Connect beforehand, for the running event loop; optional.
@@ -109,9 +109,11 @@ class LimiterMiddleware:
             await limiter.open()
 
     async def close(self) -> None:
-        """Give back what is still being given back, and close the event loop's connections."""
-        if self._leaving:
-            await asyncio.wait(self._leaving, timeout=PATIENCE)
+        """Give back what is still held, and close the event loop's connections.
+
+        A server that stops has ended its connections before, or is about to.
+        """
+        await self._stays.end()
         for limiter in self._limiters():
             await limiter.close()
 
@@ -137,7 +139,7 @@ class LimiterMiddleware:
             await _refuse(verdict, send, "http", scope["method"] == "HEAD")
             return
         verdicts = [verdict]
-        stay = _Stay(guard, verdict, self._leaving)
+        stay = self._stays.begin(guard, verdict)
         trailers = False
 
         async def receiving() -> Message:
@@ -169,7 +171,7 @@ class LimiterMiddleware:
         if not verdict.allowed:
             await _refuse_handshake(verdict, scope, receive, send)
             return
-        stay = _Stay(guard, verdict, self._leaving)
+        stay = self._stays.begin(guard, verdict)
         messages = self._messages() if self._messages else None
         socket = _Socket(receive, send, stay, [verdict], request, messages, self._sleep)
         try:
@@ -213,27 +215,55 @@ class LimiterMiddleware:
             log.warning("started without the store: %s", error)
 
 
-class _Stay:
+class Stay:
     """What a request holds, to be given back once, whoever is interrupted meanwhile."""
 
-    def __init__(
-        self, guard: AsyncGuard, verdict: Verdict, leaving: set[asyncio.Task[None]]
-    ) -> None:
+    def __init__(self, guard: AsyncGuard, verdict: Verdict, stays: Stays) -> None:
         self._guard = guard
         self._verdict = verdict
-        self._leaving = leaving
+        self._stays = stays
         self._task: asyncio.Task[None] | None = None
 
     def end(self) -> None:
         """Begin to give it back, in a task of its own: a cancelled request cannot stop that."""
         if self._task is None and self._verdict.leases:
-            self._task = beside(self._guard.leave(self._verdict), self._leaving)
+            self._task = asyncio.get_running_loop().create_task(self._guard.leave(self._verdict))
+            self._stays.leaving(self, self._task)
 
     async def ended(self) -> None:
         """The same, and wait until it is given back."""
         self.end()
         if self._task is not None and not self._task.done():
             await asyncio.shield(self._task)
+
+
+class Stays:
+    """The requests that hold something."""
+
+    def __init__(self) -> None:
+        self._open: set[Stay] = set()
+        #: An event loop does not keep its tasks alive.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, guard: AsyncGuard, verdict: Verdict) -> Stay:
+        """A request was let in."""
+        stay = Stay(guard, verdict, self)
+        if verdict.leases:
+            self._open.add(stay)
+        return stay
+
+    def leaving(self, stay: Stay, task: asyncio.Task[None]) -> None:
+        """A request gives back what it held."""
+        self._open.discard(stay)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """End all of them, and wait, within reason, until it is given back."""
+        for stay in list(self._open):
+            stay.end()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_PATIENCE)
 
 
 class _Socket:
@@ -243,7 +273,7 @@ class _Socket:
         self,
         receive: Receive,
         send: Send,
-        stay: _Stay,
+        stay: Stay,
         verdicts: list[Verdict],
         request: Request,
         messages: AsyncGuard | None,
@@ -306,14 +336,6 @@ class _Socket:
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
         self._stay.end()
         return self._gone
-
-
-def beside(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
-    """Run it in a task of its own; ``tasks`` keep it alive, since an event loop does not."""
-    task = asyncio.get_running_loop().create_task(work)
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-    return task
 
 
 def _guard_of_messages(

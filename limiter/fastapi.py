@@ -12,7 +12,7 @@ from fastapi.requests import HTTPConnection
 from fastapi.websockets import WebSocket
 
 from limiter.aio import AsyncLimiter
-from limiter.asgi import PATIENCE, POLICY_VIOLATION, TRY_AGAIN_LATER, Scope, beside
+from limiter.asgi import POLICY_VIOLATION, TRY_AGAIN_LATER, Scope, Stays
 from limiter.web import problems, wiring
 from limiter.web.guard import AsyncGuard, Observer, Verdict
 from limiter.web.identity import Network
@@ -41,7 +41,7 @@ class Limit:
     def __init__(self, limits: Any, *, sleep: bool = False, **more: Any) -> None:
         self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **more)
         self._sleep = sleep
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._stays = Stays()
 
     async def __call__(
         self, connection: HTTPConnection, response: Response
@@ -57,6 +57,7 @@ class Limit:
         if not verdict.allowed:
             _answer_in(scope)
             raise Refused(verdict, {**fields, "Cache-Control": "no-store"})
+        stay = self._stays.begin(guard, verdict)
         try:
             for name, value in fields.items():
                 response.headers[name] = value
@@ -64,14 +65,11 @@ class Limit:
                 await asyncio.sleep(verdict.delay)
             yield verdict
         finally:
-            if verdict.leases:
-                # In a task of its own: a request that is cancelled cannot stop it.
-                await asyncio.shield(beside(guard.leave(verdict), self._leaving))
+            await stay.ended()
 
     async def close(self) -> None:
-        """Close the running event loop's connections; a later request makes new ones."""
-        if self._leaving:
-            await asyncio.wait(self._leaving, timeout=PATIENCE)
+        """Give back what is still held, and close the event loop's connections; for a lifespan's end."""
+        await self._stays.end()
         for limiter in wiring.limiters(self._guard()):
             await limiter.close()
 

@@ -119,5 +119,5 @@ async def eventually_free(limiter: AsyncLimiter, count: int, seconds: float = 10
 
 def uvicorn(log: Path, app: str, *options: str, **variables: str) -> Any:
     """An ASGI application under uvicorn."""
-    more = ["--log-level=warning", "--timeout-graceful-shutdown=2", *options, app]
+    more = ["--log-level=warning", "--timeout-graceful-shutdown=1", *options, app]
     return running(log, "uvicorn", *more, bind="--host {host} --port {port}", **variables)

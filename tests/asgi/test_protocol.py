@@ -375,7 +375,8 @@ async def test_a_cancelled_request_leaves_its_lease() -> None:
             await task
         await eventually_free(limiter, 2)
     await middleware.close()
-    assert not middleware._leaving
+    assert not middleware._stays._open
+    assert not middleware._stays._tasks
 
 
 @in_a_loop
@@ -730,6 +731,32 @@ async def test_it_starts_without_the_store() -> None:
     await task
 
     assert "started without the store" in "".join(records)
+
+
+@in_a_loop
+async def test_the_end_gives_back_what_is_held() -> None:
+    """As uvicorn does it: what it has to cancel it does not wait for."""
+    limiter = two()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await lives(scope, receive, send)
+            return
+        await send(START)
+        await asyncio.sleep(60)
+
+    middleware = LimiterMiddleware(app, limiter)
+    served = lifespan(middleware)
+    task = served.start()
+    connection = Connection(middleware)
+    request = connection.start()
+    await connection.until(1)
+    assert await free(limiter) == 1
+    served.tell("lifespan.shutdown")
+    await task
+    assert await free(limiter) == 2
+    request.cancel()
+    await asyncio.gather(request, return_exceptions=True)
 
 
 @in_a_loop

@@ -1,0 +1,148 @@
+"""Django, Starlette and FastAPI under ASGI, as users would write them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import django
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import path
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from limiter import AsyncLimiter, Concurrency
+from limiter.asgi import LimiterMiddleware
+from limiter.fastapi import limit
+from limiter.web.rules import Match, Rule, pattern
+
+#: A rate for all, and how many streams and websockets at once.
+_all = AsyncLimiter.from_env(name="all")
+_streams = AsyncLimiter(
+    [Concurrency(2, lease=float(os.environ.get("TEST_LEASE", "30")))],
+    store=_all,
+    prefix=os.environ.get("LIMITER_PREFIX", "rl"),
+    name="streams",
+)
+_rules = [
+    Rule(_all),
+    Rule(_streams, match=Match(paths=(pattern("/stream"), pattern("/chat")))),
+]
+
+
+async def pieces() -> AsyncIterator[str]:
+    """Which process it is, every 50 ms, for ten seconds."""
+    for _ in range(200):
+        yield f"{os.getpid()}\n"
+        await asyncio.sleep(0.05)
+
+
+# --- Django ---
+
+
+async def django_hello(request: HttpRequest) -> HttpResponse:
+    """Say hello."""
+    return HttpResponse("hello")
+
+
+async def django_stream(request: HttpRequest) -> StreamingHttpResponse:
+    """Say a piece from time to time."""
+    return StreamingHttpResponse(pieces())
+
+
+if not settings.configured:
+    settings.configure(
+        ALLOWED_HOSTS=["*"],
+        ROOT_URLCONF=__name__,
+        SECRET_KEY="only for tests",  # noqa: S106
+        LOGGING_CONFIG=None,
+    )
+    django.setup()
+urlpatterns = [path("hello", django_hello), path("stream", django_stream)]
+django_app = LimiterMiddleware(get_asgi_application(), _rules)
+
+
+# --- Starlette ---
+
+
+async def hello(request: Request) -> PlainTextResponse:
+    """Say hello."""
+    return PlainTextResponse("hello")
+
+
+async def stream(request: Request) -> StreamingResponse:
+    """Say a piece from time to time."""
+    return StreamingResponse(pieces())
+
+
+async def chat(socket: WebSocket) -> None:
+    """Send back what comes."""
+    await socket.accept()
+    try:
+        while True:
+            await socket.send_text(await socket.receive_text())
+    except WebSocketDisconnect:
+        pass
+
+
+starlette_app = LimiterMiddleware(
+    Starlette(
+        routes=[
+            Route("/hello", hello),
+            Route("/stream", stream),
+            WebSocketRoute("/chat", chat),
+        ]
+    ),
+    _rules,
+)
+
+#: The same, added by the framework's own means, with a limit for messages.
+chats = Starlette(routes=[WebSocketRoute("/chat", chat)])
+chats.add_middleware(LimiterMiddleware, limits="20/minute", messages="5/minute")
+
+
+# --- FastAPI ---
+
+_limits = [limit(_all), limit(_streams)]
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Connect, and at the end give back what is held."""
+    await _all.open()
+    yield
+    for one in _limits:
+        await one.close()
+
+
+fastapi_app = FastAPI(lifespan=lifespan)
+_router = APIRouter(dependencies=[Depends(_limits[0])])
+
+
+@_router.get("/hello")
+async def fastapi_hello() -> str:
+    """Say hello."""
+    return "hello"
+
+
+@_router.get("/stream", dependencies=[Depends(_limits[1])])
+async def fastapi_stream() -> StreamingResponse:
+    """Say a piece from time to time."""
+    return StreamingResponse(pieces())
+
+
+@_router.websocket("/chat", dependencies=[Depends(_limits[1])])
+async def fastapi_chat(socket: WebSocket) -> None:
+    """Send back what comes."""
+    await chat(socket)
+
+
+fastapi_app.include_router(_router)

@@ -1,0 +1,158 @@
+"""Real Django, Starlette and FastAPI applications under real uvicorn."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from limiter import Concurrency, Limiter
+from limiter.demo.servers import HOST
+from tests.asgi.support import uvicorn
+from tests.service.support import get
+from tests.wsgi.support import begin_http, eventually
+
+pytestmark = pytest.mark.slow
+
+APPS = "tests.asgi.apps:"
+ALL = ["django_app", "starlette_app", "fastapi_app"]
+
+
+@pytest.fixture
+def streams(store: str, subject: str) -> Iterator[Limiter]:
+    """What the application's limiter of streams sees."""
+    with Limiter(
+        [Concurrency(2, lease=30)], store=store, prefix=subject, name="streams", timeout=5
+    ) as found:
+        yield found
+
+
+@pytest.fixture
+def variables(store: str, subject: str) -> dict[str, str]:
+    """The applications' environment."""
+    return {
+        "LIMITER_STORE": store,
+        "LIMITER_PREFIX": subject,
+        "LIMITER_LIMITS": "20/minute",
+        "LIMITER_TIMEOUT": "5",
+    }
+
+
+def chat(port: int, address: str = HOST) -> connect:
+    """A websocket, by a client library."""
+    headers = {"X-Forwarded-For": address}
+    return connect(f"ws://{HOST}:{port}/chat", additional_headers=headers, proxy=None)
+
+
+@pytest.mark.parametrize("app", ALL)
+def test_rates_and_streams(
+    tmp_path: Path, variables: dict[str, str], streams: Limiter, app: str
+) -> None:
+    """Workers share them; a client that goes away leaves its lease; so does a server that stops."""
+    workers = "--workers=2" if app == "starlette_app" else "--workers=1"
+    with uvicorn(tmp_path / "log", f"{APPS}{app}", workers, **variables) as (child, port):
+        url = f"http://{HOST}:{port}"
+        held = [begin_http(port, "/stream") for _ in range(2)]
+        assert all("200 OK" in head for _, head in held)
+        # FastAPI says it on responses that it makes itself, where there is no middleware.
+        if app != "fastapi_app":
+            assert 'ratelimit: "all";r=19;t=60, "streams";r=1' in held[0][1]
+        assert streams.peek(HOST).remaining == 0
+        denied = get(f"{url}/stream")
+        assert (denied.status, denied.headers["Content-Type"]) == (429, "application/problem+json")
+        assert json.loads(denied.text)["violated-policies"] == ["streams"]
+        for connection, _ in held:
+            connection.close()
+        eventually(lambda: streams.peek(HOST).remaining == 2)
+
+        forwarded = {"X-Forwarded-For": "203.0.113.1"}
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: get(f"{url}/hello", forwarded), range(60)))
+        codes = [answer.status for answer in answers]
+        assert (codes.count(200), codes.count(429)) == (20, 40)
+        last = min(answers, key=lambda answer: (answer.status, answer.headers["RateLimit"]))
+        assert last.headers["RateLimit"].startswith('"all";r=0;')
+        refused = next(answer for answer in answers if answer.status == 429)
+        assert refused.headers["Content-Type"] == "application/problem+json"
+        assert refused.headers["Cache-Control"] == "no-store"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 60
+        assert get(f"{url}/hello", {"X-Forwarded-For": "nobody"}).status == 400
+
+        open_still, _ = begin_http(port, "/stream")
+        assert streams.peek(HOST).remaining == 1
+        child.signal(signal.SIGTERM)
+        eventually(lambda: streams.peek(HOST).remaining == 2)
+        open_still.close()
+        child.process.wait(10)
+
+
+def test_a_killed_worker_s_lease_ends_by_itself(
+    tmp_path: Path, variables: dict[str, str], streams: Limiter
+) -> None:
+    lease = 1.5
+    more = {**variables, "TEST_LEASE": str(lease)}
+    with uvicorn(tmp_path / "log", f"{APPS}starlette_app", "--workers=2", **more) as (_, port):
+        held = [begin_http(port, "/stream")[0] for _ in range(2)]
+        time.sleep(lease)  # they are renewed, and not just young
+        assert streams.peek(HOST).remaining == 0
+        for worker in {_process(connection) for connection in held}:
+            os.kill(worker, signal.SIGKILL)
+        killed = time.monotonic()
+        eventually(lambda: streams.peek(HOST).remaining == 2)
+        assert time.monotonic() - killed < lease + 0.5
+        for connection in held:
+            connection.close()
+
+
+def _process(connection: socket.socket) -> int:
+    """Which process streams: it says so in each chunk, behind the chunk's length."""
+    return int(connection.recv(64).decode().split()[1])
+
+
+@pytest.mark.parametrize("app", ["starlette_app", "fastapi_app"])
+def test_websockets_hold_leases(
+    tmp_path: Path, variables: dict[str, str], streams: Limiter, app: str
+) -> None:
+    with uvicorn(tmp_path / "log", f"{APPS}{app}", **variables) as (_, port), chat(port) as second:
+        with chat(port) as first:
+            first.send("hi")
+            assert first.recv(timeout=10) == "hi"
+            if app == "starlette_app":
+                assert first.response is not None
+                assert first.response.headers["RateLimit"] == '"all";r=18;t=60, "streams";r=0'
+            with pytest.raises(InvalidStatus) as denied, chat(port):
+                pass
+        response = denied.value.response
+        assert response.status_code == 429
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.headers["Cache-Control"] == "no-store"
+        assert json.loads(response.body or b"")["violated-policies"] == ["streams"]
+        eventually(lambda: streams.peek(HOST).remaining == 1)
+        second.socket.shutdown(socket.SHUT_RDWR)  # without a word
+        eventually(lambda: streams.peek(HOST).remaining == 2)
+
+
+def test_messages_are_limited(tmp_path: Path, variables: dict[str, str]) -> None:
+    with uvicorn(tmp_path / "log", f"{APPS}chats", **variables) as (_, port):
+        with chat(port, "203.0.113.1") as one, chat(port, "203.0.113.2") as other:
+            for number in range(5):
+                one.send(str(number))
+                assert one.recv(timeout=10) == str(number)
+            one.send("too many")
+            with pytest.raises(ConnectionClosed) as closed:
+                one.recv(timeout=10)
+            other.send("still")
+            assert other.recv(timeout=10) == "still"
+        frame = closed.value.rcvd
+    assert frame is not None
+    assert frame.code == 1008
+    assert frame.reason.startswith("Rate limit exceeded: try again in ")
