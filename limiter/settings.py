@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
@@ -53,6 +54,20 @@ def from_environment(
         if isinstance(found.get(setting), str):
             found[setting] = _number(number, VARIABLES[setting], found[setting])
     return found
+
+
+def with_config(config: Mapping[str, Any], without: Collection[str] = ()) -> Mapping[str, Any]:
+    """What an application's configuration says of LIMITER_*, and behind it the environment.
+
+    ``without`` are settings that neither is asked for.
+    """
+    hidden = {VARIABLES[setting]: "" for setting in without}
+    ours = {
+        name: value
+        for name, value in config.items()
+        if name.startswith("LIMITER_") and value not in (None, "")
+    }
+    return ChainMap(hidden, ours, dict(os.environ))
 
 
 def named(error: Exception, environ: Mapping[str, str] | None = None) -> Exception:

@@ -1,0 +1,163 @@
+"""Flask-Limiter's settings: from its arguments and from ``RATELIMIT_*``; what is not offered is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from limiter.errors import InvalidSetting
+
+#: Argument of Limiter, and the key of the application's configuration that gives it.
+KEYS = {
+    "default_limits": "RATELIMIT_DEFAULT",
+    "default_limits_per_method": "RATELIMIT_DEFAULTS_PER_METHOD",
+    "default_limits_exempt_when": "RATELIMIT_DEFAULTS_EXEMPT_WHEN",
+    "default_limits_deduct_when": "RATELIMIT_DEFAULTS_DEDUCT_WHEN",
+    "default_limits_cost": "RATELIMIT_DEFAULTS_COST",
+    "application_limits": "RATELIMIT_APPLICATION",
+    "application_limits_per_method": "RATELIMIT_APPLICATION_PER_METHOD",
+    "application_limits_exempt_when": "RATELIMIT_APPLICATION_EXEMPT_WHEN",
+    "application_limits_deduct_when": "RATELIMIT_APPLICATION_DEDUCT_WHEN",
+    "application_limits_cost": "RATELIMIT_APPLICATION_COST",
+    "headers_enabled": "RATELIMIT_HEADERS_ENABLED",
+    "strategy": "RATELIMIT_STRATEGY",
+    "storage_uri": "RATELIMIT_STORAGE_URI",
+    "storage_options": "RATELIMIT_STORAGE_OPTIONS",
+    "swallow_errors": "RATELIMIT_SWALLOW_ERRORS",
+    "on_breach": "RATELIMIT_ON_BREACH_CALLBACK",
+    "in_memory_fallback": "RATELIMIT_IN_MEMORY_FALLBACK",
+    "in_memory_fallback_enabled": "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED",
+    "key_prefix": "RATELIMIT_KEY_PREFIX",
+    "retry_after": "RATELIMIT_HEADER_RETRY_AFTER_VALUE",
+    "fail_on_first_breach": "RATELIMIT_FAIL_ON_FIRST_BREACH",
+    "meta_limits": "RATELIMIT_META",
+    "on_meta_breach": "RATELIMIT_ON_META_BREACH_CALLBACK",
+    "request_identifier": "RATELIMIT_REQUEST_IDENTIFIER",
+}
+ENABLED = "RATELIMIT_ENABLED"
+#: Keys of header names, and the name that each says by default.
+HEADERS = {
+    "RATELIMIT_HEADER_LIMIT": "X-RateLimit-Limit",
+    "RATELIMIT_HEADER_REMAINING": "X-RateLimit-Remaining",
+    "RATELIMIT_HEADER_RESET": "X-RateLimit-Reset",
+    "RATELIMIT_HEADER_RETRY_AFTER": "Retry-After",
+}
+
+#: Settings that are not offered: the values that mean the same as not giving them, and what to use.
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "fail_on_first_breach": (
+        (True,),
+        "all limits of a request are asked in one call, and a denied request is charged to none; "
+        "current_limits says of each what it said",
+    ),
+    "meta_limits": ((), "put another limit on the routes; denials are counted by no limit"),
+    "on_meta_breach": ((), "there are no meta limits"),
+    "request_identifier": ((), "use shared_limit with a scope"),
+    "retry_after": (
+        ("delta-seconds",),
+        "Retry-After is in seconds: a date needs the client's clock",
+    ),
+}
+_UNKNOWN = {
+    "auto_check": "limits are always checked; use @limiter.exempt, and limiter.check()",
+    "storage": "use storage_uri",
+}
+
+ALGORITHMS = {
+    "fixed-window": "fixed_window",
+    "moving-window": "sliding_log",
+    "sliding-window-counter": "sliding_window",
+}
+
+_STORES = (
+    "redis://",
+    "rediss://",
+    "redis+unix://",
+    "unix://",
+    "redis+cluster://",
+    "rediss+cluster://",
+    "valkey://",
+    "valkeys://",
+    "memory://",
+)
+_OPTIONS = {"socket_timeout": "timeout", "socket_connect_timeout": "connect_timeout"}
+
+
+def read(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings by argument; what the program gives counts more than the configuration.
+
+    Raises:
+        InvalidSetting: One is not offered, or no setting at all; the message says what to use.
+
+    """
+    names = {key: name for name, key in KEYS.items()}
+    known = {*names, *HEADERS, ENABLED}
+    for key in config:
+        if key.startswith("RATELIMIT_") and key not in known:
+            raise InvalidSetting(
+                f"{key} is no setting here: accepted are {', '.join(sorted(known))}"
+            )
+    found = {
+        names[key]: value for key, value in config.items() if key in names and value is not None
+    }
+    found |= {name: value for name, value in given.items() if value not in (None, "")}
+    for name, (harmless, instead) in REFUSED.items():
+        value = found.pop(name, None)
+        if value not in (None, [], (), *harmless):
+            raise InvalidSetting(f"{name} is {value!r}: not offered here; {instead}")
+    return found
+
+
+def refuse_arguments(more: Mapping[str, Any]) -> None:
+    """Refuse arguments that Flask-Limiter 4.1 has not either.
+
+    Raises:
+        TypeError: There is one.
+
+    """
+    for name in more:
+        instead = _UNKNOWN.get(name, "Flask-Limiter 4.1 has no such argument")
+        raise TypeError(f"Limiter got an unexpected argument {name!r}: {instead}")
+
+
+def algorithm(strategy: str) -> str:
+    """The algorithm of a strategy.
+
+    Raises:
+        InvalidSetting: There is none of that name.
+
+    """
+    if strategy in ALGORITHMS:
+        return ALGORITHMS[strategy]
+    raise InvalidSetting(f"strategy is {strategy!r}: accepted are {', '.join(ALGORITHMS)}")
+
+
+def store(uri: str) -> str:
+    """The address of a storage.
+
+    Raises:
+        InvalidSetting: Nothing here keeps counts in such a one.
+
+    """
+    if not uri.startswith(_STORES):
+        scheme = uri.partition("://")[0]
+        raise InvalidSetting(
+            f"storage_uri begins with {scheme!r}: accepted are {', '.join(_STORES)}"
+        )
+    return uri.removeprefix("redis+") if uri.startswith("redis+unix://") else uri
+
+
+def options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The time-outs that ``storage_options`` give.
+
+    Raises:
+        InvalidSetting: There is another option.
+
+    """
+    for name in given:
+        if name not in _OPTIONS:
+            raise InvalidSetting(
+                f"storage_options has {name!r}: accepted are {', '.join(_OPTIONS)}; what else a "
+                f"connection needs stands in storage_uri"
+            )
+    return {_OPTIONS[name]: value for name, value in given.items()}

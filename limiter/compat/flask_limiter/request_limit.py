@@ -1,0 +1,97 @@
+"""What was decided about a limit in the current request, by Flask-Limiter's names."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+from limiter.decision import Decision
+from limiter.flask.limits import ViewRule
+from limiter.flask.setup import denying
+from limiter.keys import Key
+from limiter.policies import Policy
+from limiter.web.guard import Result, Verdict
+
+_DAY = 86_400
+_UNITS = {
+    "year": 365 * _DAY,
+    "month": 30 * _DAY,
+    "day": _DAY,
+    "hour": 3_600,
+    "minute": 60,
+    "second": 1,
+}
+
+
+class Amount(NamedTuple):
+    """A limit as its users know it: ``amount`` in every ``multiples`` of a ``unit``."""
+
+    amount: int
+    multiples: float
+    unit: str
+
+    @classmethod
+    def of(cls, policy: Policy) -> Amount:
+        """The amount that a policy admits."""
+        seconds = policy.period_us / 1e6
+        for unit, lasts in _UNITS.items():
+            if seconds % lasts == 0:
+                return cls(policy.limit, int(seconds // lasts), unit)
+        return cls(policy.limit, seconds, "second")
+
+    def get_expiry(self) -> int:
+        """Seconds that the window lasts."""
+        return math.ceil(self.multiples * _UNITS[self.unit])
+
+    def __str__(self) -> str:
+        return f"{self.amount} per {self.multiples} {self.unit}"
+
+
+class RequestLimit:
+    """One limit, and what was decided.
+
+    Attributes:
+        limit: The limit.
+        key: Where its count is.
+        breached: Whether it denied.
+        shared: Whether several routes share it.
+        remaining: What is left of it.
+        reset_at: When it is whole again, in seconds since 1970.
+
+    """
+
+    def __init__(self, rule: ViewRule, subject: Key, decision: Decision) -> None:
+        self.limit = Amount.of(decision.policy)
+        self.key = f"{rule.limiter.name}/{subject!r}"
+        self.request_args = [subject, rule.limiter.name]
+        self.breached = not decision.allowed
+        self.shared = rule.limit.scope is not None or rule.called == "application"
+        self.remaining = decision.remaining
+        self.reset_at = math.ceil(time.time() + decision.reset_after)
+        self.rule = rule
+        self.retry_after = decision.retry_after
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """When it is whole again, and what is left."""
+        return self.reset_at, self.remaining
+
+
+def request_limits(verdict: Verdict) -> list[RequestLimit]:
+    """All limits that were decided about, in the order in which they were asked."""
+    return [one for result in verdict.results for one in _each(result)]
+
+
+def deciding(verdict: Verdict) -> RequestLimit | None:
+    """The limit that denied, the longest; else the one with the least left."""
+    limits = [one for result in denying(verdict) for one in _each(result) if one.breached]
+    limits = limits or request_limits(verdict)
+    return min(limits, key=lambda one: (-one.retry_after, one.remaining), default=None)
+
+
+def _each(result: Result) -> list[RequestLimit]:
+    rule = result.rule
+    if not isinstance(rule, ViewRule):
+        return []
+    return [RequestLimit(rule, result.part.key, one) for one in result.decision.each]

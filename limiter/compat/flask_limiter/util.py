@@ -1,0 +1,17 @@
+"""Key functions."""
+
+from __future__ import annotations
+
+from flask import request
+
+from limiter.web.identity import caller
+
+
+def get_remote_address() -> str:
+    """The caller's address as the server sees it: an IPv4 address, or an IPv6 network of 64 bits.
+
+    Raises:
+        Unidentified: There is none; such a request is refused (400), not counted as 127.0.0.1.
+
+    """
+    return caller(request.remote_addr, None, ())

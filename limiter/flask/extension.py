@@ -1,0 +1,385 @@
+"""Limits for a Flask application and its routes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+from flask import Flask, Response, current_app, has_request_context, request
+
+from limiter import settings
+from limiter.base import Limits
+from limiter.client import Limiter
+from limiter.decision import Decision
+from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.flask.installed import Installed
+from limiter.flask.limits import Amount, KeySpec, Limit, ViewRule, by_key
+from limiter.flask.passage import Passage
+from limiter.flask.registry import Exemption, Registry
+from limiter.flask.setup import Setup
+from limiter.grammar import algorithm_named
+from limiter.web.guard import Observer, Verdict
+from limiter.web.headers import FORMS
+from limiter.web.identity import Network
+
+Target = TypeVar("Target")
+
+#: What a limit is where neither the program nor the environment says one.
+DEFAULT = "100/minute"
+
+
+class _BySettings:
+    def __repr__(self) -> str:
+        return "LIMITER_LIMITS, or 100/minute"
+
+
+_BY_SETTINGS = _BySettings()
+
+
+class Attached:
+    """What every such extension does: it declares limits, and has them enforced in applications."""
+
+    def __init__(self) -> None:
+        self._registry = Registry()
+        self._installed: WeakKeyDictionary[Flask, Installed | None] = WeakKeyDictionary()
+
+    @property
+    def current(self) -> Verdict | None:
+        """What was decided about the current request: its results, and what is said about them.
+
+        None where no limit is about it, and outside of requests.
+        """
+        if not has_request_context():
+            return None
+        passage = Passage.known(request.environ)
+        installed = self._installed.get(current_app._get_current_object())  # type: ignore[attr-defined]
+        return passage.verdict(installed) if passage is not None and installed else None
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """The decision of each limit about the current request."""
+        verdict = self.current
+        return () if verdict is None else tuple(result.decision for result in verdict.results)
+
+    def rules(self, endpoint: str | None, method: str = "GET") -> tuple[ViewRule, ...]:
+        """The rules of a route of the current application; None: of what no route matches.
+
+        Each has its ``limiter``, whose ``peek``, ``reset`` and ``refund`` take the subject: an
+        address, or what a hashed key became.
+        """
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        installed = self._installed.get(app)
+        return () if installed is None else installed.rules(endpoint, method)
+
+    def _declare(self, limit: Limit) -> Callable[[Target], Target]:
+        def declare(target: Target) -> Target:
+            limited = self._registry.limit(target, limit, self._meet)
+            self._forget()
+            return limited
+
+        return declare
+
+    def _exempt(self, target: Target, exemption: Exemption) -> Target:
+        exempted = self._registry.exempt(target, exemption)
+        self._forget()
+        return exempted
+
+    def _install(self, app: Flask, setup: Setup | None) -> None:
+        """Enforce the limits in an application; without a setup, none of them."""
+        if app in self._installed:
+            raise InvalidSetting("app is one that these limits are already at work in")
+        self._installed[app] = None if setup is None else Installed(self._registry, app, setup)
+
+    def _forget(self) -> None:
+        for installed in self._installed.values():
+            if installed is not None:
+                installed.forget()
+
+    def _meet(self, limit: Limit, function: Callable[..., Any]) -> None:
+        """A limited function is called: ask its limit, where the request has not met it as its view's."""
+        if not has_request_context():
+            return
+        passage = Passage.known(request.environ)
+        if passage is not None and passage.has_met(limit):
+            return
+        app = current_app._get_current_object()  # type: ignore[attr-defined]
+        if app not in self._installed:
+            raise InvalidSetting(
+                f"{function.__name__} is limited, but the limits are not at work in this application: "
+                f"call init_app"
+            )
+        installed = self._installed[app]
+        if installed is not None:
+            installed.enter_late(limit, function)
+
+
+class FlaskLimiter(Attached):
+    """Rate limits for a Flask application: all of a request's are decided in one call to the store.
+
+    Args:
+        app: The application; or ``init_app`` says it later.
+        default: Limits of each route that has none of its own, for each route by itself; of all
+            that no route matches, together. None: no default. Without it: LIMITER_LIMITS, else
+            100/minute.
+        application: Limits that all requests share, on top of every other.
+        key: For whom: "address", "header:NAME", "cookie:NAME", "api-key", "path:NAME", "host",
+            "global", a list of these, or a function that returns the subject. All but addresses are
+            hashed.
+        store, algorithm, on_error, local_share, timeout, connect_timeout, name, prefix, key_secret:
+            As a ``Limiter`` takes them; what is not given is read from the application's
+            configuration and then the environment, as LIMITER_STORE and so on.
+        headers: In which header fields the limits speak: draft-11, draft-06, x-ratelimit, none.
+        trusted: Networks of the proxies whose X-Forwarded-For counts; without it:
+            LIMITER_TRUSTED_PROXIES.
+        on_denied: Makes the answer to a request that was denied, or None for the usual one.
+        exempt_when: Says of a request that no limit is about it.
+        observe: Is told of every request and verdict, for counters and logs.
+        limit_options: Whether an OPTIONS that Flask answers by itself counts.
+        limit_static: Whether Flask's own routes for static files count.
+        enabled: False: no limit is enforced, and no store is needed.
+
+    Raises:
+        InvalidPolicy, InvalidSetting: A limit or a setting makes no sense; with ``app``, or in
+            ``init_app``.
+
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        default: Amount | _BySettings | None = _BY_SETTINGS,
+        *,
+        application: Amount | None = None,
+        key: KeySpec = "address",
+        store: object = None,
+        algorithm: str | None = None,
+        on_error: str | None = None,
+        local_share: int | None = None,
+        timeout: float | None = None,
+        connect_timeout: float | None = None,
+        name: str | None = None,
+        prefix: str | None = None,
+        key_secret: str | bytes | None = None,
+        headers: str = "draft-11",
+        trusted: Iterable[str | Network] | None = None,
+        on_denied: Callable[[Verdict], Any] | None = None,
+        exempt_when: Callable[[], Any] | None = None,
+        observe: Observer | None = None,
+        limit_options: bool = False,
+        limit_static: bool = False,
+        enabled: bool = True,
+    ) -> None:
+        super().__init__()
+        if headers not in FORMS:
+            raise InvalidSetting(f"headers is {headers!r}: accepted are {', '.join(FORMS)}")
+        self._default = default if isinstance(default, _BySettings) else _wide(default)
+        self._application = _wide(application)
+        self._identity = by_key(key)
+        self._given: dict[str, Any] = {
+            "store": store,
+            "algorithm": algorithm,
+            "on_error": on_error,
+            "local_share": local_share,
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "name": name,
+            "prefix": prefix,
+            "key_secret": key_secret,
+        }
+        self._form = headers
+        self._trusted = None if trusted is None else tuple(map(_network, trusted))
+        self._on_denied = on_denied
+        self._observe = observe
+        self._limit_options = limit_options
+        self._limit_static = limit_static
+        self._enabled = enabled
+        if exempt_when is not None:
+            self.exempt_when(exempt_when)
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Enforce the limits in an application; they may be declared before or after.
+
+        Raises: As the class.
+        """
+        self._install(app, self._setup(app.config) if self._enabled else None)
+
+    def limit(
+        self,
+        limits: Amount,
+        *,
+        key: KeySpec | None = None,
+        cost: int | Callable[[], int] = 1,
+        methods: Iterable[str] = (),
+        per_method: bool = False,
+        exempt_when: Callable[[], Any] | None = None,
+        deduct_when: Callable[[Response], Any] | None = None,
+        override_defaults: bool = True,
+        on_denied: Callable[[Verdict], Any] | None = None,
+        shadow: bool = False,
+        percent: float = 100.0,
+        unidentified: str = "refuse",
+    ) -> Callable[[Target], Target]:
+        """Limit a view, a class of views, a blueprint (each of its routes), or any function in a request.
+
+        Args:
+            limits: A limit string, a policy, several, or a function that returns one of these for
+                the request at hand, or None for no limit.
+            key: For whom, in the place of the extension's.
+            cost: What a request costs, or a function that says it; 0 passes and takes nothing.
+            methods: Only for requests of these methods.
+            per_method: Each method has a count of its own.
+            exempt_when: Says of a request that the limit is not about it.
+            deduct_when: Is shown the response, and says whether it counts. The cost is taken before
+                the view runs and given back where it does not, so that requests at the same time
+                cannot pass the limit together.
+            override_defaults: Whether the limits of blueprints, and the default, do not hold beside
+                it.
+            on_denied: Makes the answer to a request that this limit denied, or None.
+            shadow: The limit counts and reports, and never denies.
+            percent: For how many of the subjects it holds, always the same ones.
+            unidentified: What happens to a caller without a subject: refuse (400), skip (the limit
+                is not about it), address (its address counts).
+
+        A route's limits are all asked, in one call, before its view runs, and all are charged, or
+        none. What one of the functions raises is answered as an error, never as a pass.
+
+        Raises:
+            InvalidPolicy, InvalidSetting, InvalidCost: An argument makes no sense.
+
+        """
+        return self._declare(
+            _limit(
+                limits,
+                key,
+                cost=cost,
+                methods=_methods(methods),
+                per_method=per_method,
+                exempt_when=exempt_when,
+                deduct_when=deduct_when,
+                override_defaults=override_defaults,
+                on_denied=on_denied,
+                shadow=shadow,
+                percent=percent,
+                unidentified=unidentified,
+            )
+        )
+
+    def shared_limit(
+        self, limits: Amount, scope: str | Callable[[str], str], **more: Any
+    ) -> Callable[[Target], Target]:
+        """Limit all routes that it is put on together, under one name.
+
+        Args:
+            limits: As in ``limit``.
+            scope: The name, which may stand in several calls; or a function of the endpoint.
+            more: As in ``limit``.
+
+        Raises: As ``limit``.
+
+        """
+        key = more.pop("key", None)
+        more["methods"] = _methods(more.get("methods", ()))
+        return self._declare(_limit(limits, key, scope=scope, **more))
+
+    @overload
+    def exempt(self, target: Target, *, application: bool = ..., nested: bool = ...) -> Target: ...
+
+    @overload
+    def exempt(
+        self, target: None = ..., *, application: bool = ..., nested: bool = ...
+    ) -> Callable[[Target], Target]: ...
+
+    def exempt(self, target: Any = None, *, application: bool = True, nested: bool = False) -> Any:
+        """Exempt a view, a class of views or a blueprint.
+
+        Args:
+            target: What is exempt; without it, a decorator comes back.
+            application: Also from the limits that all requests share.
+            nested: Of a blueprint: also those that are registered on it.
+
+        """
+        exemption = Exemption(application=application, nested=nested)
+        if target is None:
+            return partial(self._exempt, exemption=exemption)
+        return self._exempt(target, exemption)
+
+    def exempt_when(self, says: Callable[[], Any]) -> Callable[[], Any]:
+        """Exempt every request of which a function says so; also a decorator."""
+        if not callable(says):
+            raise InvalidSetting(f"exempt_when is {says!r}: accepted is a function")
+        self._registry.exempt_when.append(says)
+        return says
+
+    def _setup(self, config: Mapping[str, Any]) -> Setup:
+        given = {name: value for name, value in self._given.items() if value is not None}
+        default = self._default
+        hidden = [*given, *([] if isinstance(default, _BySettings) else ["limits"])]
+        environ = settings.with_config(config, hidden)
+        try:
+            found = settings.from_environment(environ, {"limits": DEFAULT, **given})
+            limits = found.pop("limits")
+            if isinstance(default, _BySettings):
+                default = _wide(limits)
+            algorithm = found.pop("algorithm", None)
+            name = found.setdefault("name", "default")
+            base = Limiter("1/second", **found)
+            if algorithm is not None:
+                algorithm_named(algorithm)
+            if self._trusted is None:
+                self._trusted = settings.trusted_proxies(environ)
+        except (InvalidSetting, InvalidPolicy) as error:
+            raise settings.named(error, environ) from None
+        return Setup(
+            name=name,
+            make=maker(base, algorithm, found),
+            identity=self._identity,
+            application=self._application,
+            default=default,
+            trusted=self._trusted,
+            form=self._form,
+            observe=self._observe,
+            on_denied=self._on_denied,
+            limit_options=self._limit_options,
+            limit_static=self._limit_static,
+        )
+
+
+def maker(
+    base: Limiter, algorithm: str | None, more: Mapping[str, Any]
+) -> Callable[[str, Limits], Limiter]:
+    """What makes limiters that share a store, by name and limits; an algorithm is for limit strings."""
+    kept = {name: value for name, value in more.items() if name not in ("store", "name")}
+
+    def make(name: str, limits: Limits) -> Limiter:
+        chosen = algorithm if isinstance(limits, str) else None
+        return Limiter(limits, store=base, name=name, algorithm=chosen, **kept)
+
+    return make
+
+
+def _limit(amount: Amount, key: KeySpec | None, **more: Any) -> Limit:
+    return Limit(amount, None if key is None else by_key(key), **more)
+
+
+def _wide(amount: Amount | None) -> tuple[Limit, ...]:
+    return () if amount is None else (Limit(amount),)
+
+
+def _methods(methods: Iterable[str]) -> frozenset[str]:
+    if isinstance(methods, str) or not all(isinstance(one, str) for one in methods):
+        raise InvalidSetting(f"methods are {methods!r}: accepted is a list of names, like ['POST']")
+    return frozenset(method.upper() for method in methods)
+
+
+def _network(network: str | Network) -> Network:
+    if isinstance(network, (IPv4Network, IPv6Network)):
+        return network
+    try:
+        return ip_network(network)
+    except ValueError as error:
+        raise InvalidSetting(f"trusted is {network!r}: {error}; accepted are networks") from None

@@ -1,0 +1,218 @@
+"""One limit as its user declares it, and the rule that it becomes where it is met."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from flask import Response
+
+from limiter.base import Limits
+from limiter.errors import (
+    InvalidCost,
+    InvalidKey,
+    InvalidPolicy,
+    InvalidSetting,
+    LimiterError,
+    shown,
+)
+from limiter.grammar import read_limits
+from limiter.keys import NAME
+from limiter.policies import Policy
+from limiter.web.guard import Verdict
+from limiter.web.identity import Network, Unidentified
+from limiter.web.request import Request
+from limiter.web.rules import UNIDENTIFIED, Asked, Passed, Rule
+from limiter.web.subjects import ACCEPTED, Identity, Subject, hashed, identity
+
+#: Limits, or a function of the request that says them; None from it: this request has none.
+Amount = Limits | Callable[[], "Limits | None"]
+#: For whom: what ``identity`` reads, or a function of the request that names the subject.
+KeySpec = str | Sequence[str] | Callable[[], Any]
+
+_LONGEST = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Limit:
+    """What a decorator, or the application as a whole, says.
+
+    Attributes:
+        amount: The limits.
+        identity: For whom; None: as the extension says.
+        cost: What a request costs.
+        methods: The requests' methods that it is about; empty: all.
+        per_method: Whether each method has a count of its own.
+        exempt_when: Says of a request that it is not about it.
+        deduct_when: Says, by the response, whether what was taken stays taken.
+        override_defaults: Whether the limits further out do not hold beside it.
+        scope: Of a limit that several routes share, by what name they do; else None.
+        on_denied: Makes the answer to a request that it denies.
+        shadow: Whether it counts and reports, and never denies.
+        percent: For how many of the subjects it holds, always the same ones.
+        unidentified: What happens to a caller that cannot be identified.
+        message: What the answer may say of it.
+
+    """
+
+    amount: Amount
+    identity: Identity | None = None
+    cost: int | Callable[[], int] = 1
+    methods: frozenset[str] = frozenset()
+    per_method: bool = False
+    exempt_when: Callable[[], Any] | None = None
+    deduct_when: Callable[[Response], Any] | None = None
+    override_defaults: bool = True
+    scope: str | Callable[[str], str] | None = None
+    on_denied: Callable[[Verdict], Response | None] | None = None
+    shadow: bool = False
+    percent: float = 100.0
+    unidentified: str = "refuse"
+    message: str | Callable[[], str] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.amount, str):
+            read_limits(self.amount)  # a typing error shows when the module is loaded
+        elif isinstance(self.amount, Iterable):
+            object.__setattr__(self, "amount", tuple(self.amount))
+        elif not (callable(self.amount) or isinstance(self.amount, Policy)):
+            raise InvalidPolicy(
+                f"limits are {self.amount!r}: accepted are a limit string, a policy, several policies, "
+                f"or a function that returns one of these, or None"
+            )
+        if not callable(self.cost):
+            checked_cost(self.cost)
+        if self.unidentified not in UNIDENTIFIED:
+            raise InvalidSetting(
+                f"unidentified is {self.unidentified!r}: accepted are {', '.join(UNIDENTIFIED)}"
+            )
+        for name in ("exempt_when", "deduct_when", "on_denied"):
+            value = getattr(self, name)
+            if not (value is None or callable(value)):
+                raise InvalidSetting(f"{name} is {value!r}: accepted is a function")
+        if not (self.scope is None or callable(self.scope) or _is_text(self.scope)):
+            raise InvalidSetting(f"scope is {self.scope!r}: accepted is a text, or a function")
+
+    def is_about(self, method: str) -> bool:
+        """Whether a request of that method is meant."""
+        return not self.methods or method in self.methods
+
+
+@dataclass(frozen=True)
+class ViewRule(Rule):
+    """A rule that a limit became for one route and method."""
+
+    limit: Limit = field(kw_only=True)
+    called: str = field(kw_only=True)
+    """What headers and refusals call it; the limiter's name is for keys."""
+    make: Callable[[], Rule] | None = field(kw_only=True, default=None)
+    """Of a limit that is a function: gives the rule for what it said of this request."""
+
+    @property
+    def name(self) -> str:
+        """As its route, its blueprint or its scope is called."""
+        return self.called
+
+    def consider(self, request: Request, trusted: Sequence[Network]) -> Asked | Passed:
+        """As ``Rule.consider``, by what the functions say about this request.
+
+        Raises:
+            Unidentified: The caller cannot be told, and the limit refuses such.
+            Mistake: What one of the functions said makes no sense.
+            Exception: What one of them raised: it stops the request too.
+
+        """
+        limit = self.limit
+        if limit.exempt_when is not None and limit.exempt_when():
+            return Passed.EXEMPT_KEY
+        try:
+            rule: Rule = self if self.make is None else self.make()
+            subject = self._subject(request, trusted)
+            cost = checked_cost(limit.cost()) if callable(limit.cost) else limit.cost
+        except Unidentified:
+            raise
+        except LimiterError as error:
+            raise Mistake(str(error)) from error
+        if subject is None:
+            return Passed.UNIDENTIFIED
+        if not self._holds_for(subject):
+            return Passed.PERCENT
+        return Asked(rule, subject.key, cost, None)
+
+
+class Mistake(Exception):
+    """A function of the application said something about a request that makes no sense.
+
+    It is an error of the program, answered as one (500): no request passes for it, and somebody must look.
+    """
+
+
+def by_key(key: KeySpec) -> Identity:
+    """The identity that a ``key`` means.
+
+    Raises:
+        InvalidSetting: It means none.
+
+    """
+    if not callable(key):
+        if not isinstance(key, (str, list, tuple)):
+            raise InvalidSetting(
+                f"key is {key!r}: {ACCEPTED}, or a function that names the subject"
+            )
+        return identity(key)
+
+    def find(request: Request, trusted: Sequence[Network]) -> Subject:  # noqa: ARG001 (addresses need them)
+        said = key()
+        if said is None or said in ("", b"", ()):
+            raise Unidentified("the key function named nobody")
+        if isinstance(said, tuple):
+            parts = tuple(map(_text, said))
+            return Subject(hashed("keys", repr(parts)), ",".join(parts))
+        text = _text(said)
+        return Subject(hashed("key", text), text)
+
+    return find
+
+
+def checked_cost(cost: object) -> int:
+    """A cost that makes sense.
+
+    Raises:
+        InvalidCost: It is no whole number from 0.
+
+    """
+    if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 0:
+        return int(cost)
+    raise InvalidCost(f"cost is {shown(cost)}: accepted is a whole number from 0")
+
+
+def state_name(*parts: str) -> str:
+    """The parts with a dot between, as a limiter's name: itself, or what stands for it."""
+    name = ".".join(parts)
+    if NAME.fullmatch(name):
+        return name
+    digest = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return f"{parts[0][: _LONGEST - 1 - len(digest)]}.{digest}"
+
+
+def spoken_name(text: str) -> str:
+    """A name that the header's syntax has room for: quotes and all that is not ASCII are replaced."""
+    plain = "".join(sign if " " <= sign <= "~" and sign not in '"\\' else "_" for sign in text)
+    return plain[:_LONGEST] or "_"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _text(said: object) -> str:
+    if isinstance(said, bytes):
+        return said.decode("utf-8", "surrogateescape")
+    if isinstance(said, bool) or not isinstance(said, (str, int)):
+        raise InvalidKey(
+            f"key is {shown(said)}: accepted from a key function are str, bytes, int, a tuple of those, "
+            f"and None for nobody"
+        )
+    return str(said)

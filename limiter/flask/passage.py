@@ -1,0 +1,95 @@
+"""One request's way through its limits, from its arrival to the end of its response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from flask import Response
+
+from limiter.flask.limits import Limit, ViewRule
+from limiter.web.guard import Guard, Result, Verdict, spoken
+
+_KEY = "limiter.flask"
+
+
+class Entry(NamedTuple):
+    """What one guard said."""
+
+    owner: object
+    guard: Guard
+    verdict: Verdict
+
+
+class Passage:
+    """What was decided about a request; kept beside it, in its environment."""
+
+    __slots__ = ("amounts", "entries", "free", "met")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        #: Limits that have had their say, or have none in this request.
+        self.met: list[frozenset[Limit]] = []
+        #: What functions of the request said.
+        self.amounts: dict[Limit, Any] = {}
+        #: Registries none of whose limits is about this request.
+        self.free: list[object] = []
+
+    @classmethod
+    def of(cls, environ: dict[str, Any]) -> Passage:
+        """The request's, begun where it is new."""
+        found: Passage | None = environ.get(_KEY)
+        if found is None:
+            found = environ[_KEY] = cls()
+        return found
+
+    @staticmethod
+    def known(environ: Mapping[str, Any]) -> Passage | None:
+        """The request's; None where no limit has looked at it."""
+        return environ.get(_KEY)
+
+    def has_met(self, limit: Limit) -> bool:
+        """Whether a limit need not be asked any more."""
+        return any(limit in met for met in self.met)
+
+    def verdict(self, owner: object) -> Verdict | None:
+        """All that one extension's guards said, as one verdict."""
+        found = [entry.verdict for entry in self.entries if entry.owner is owner]
+        if len(found) < 2:
+            return found[0] if found else None
+        last = found[-1]
+        results = [result for verdict in found for result in verdict.results]
+        return Verdict(last.status, results, spoken(results), last.body, last.error)
+
+    def fields(self) -> list[tuple[str, str]]:
+        """The header fields of all verdicts."""
+        if len(self.entries) == 1:
+            return self.entries[0].verdict.fields
+        return spoken(result for entry in self.entries for result in entry.verdict.results)
+
+    def settle(self, owner: object, response: Response) -> None:
+        """Give back what, by the response, is not to be charged."""
+        for entry in self.entries:
+            if entry.owner is owner and entry.verdict.allowed:
+                unused = [one for one in entry.verdict.results if _is_unused(one, response)]
+                if unused:
+                    entry.guard.give_back(entry.verdict, unused)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a lease is held for the response."""
+        return any(entry.verdict.leases for entry in self.entries)
+
+    def leave(self) -> None:
+        """The response is closed: give the leases back."""
+        for entry in self.entries:
+            if entry.verdict.leases:
+                entry.guard.leave(entry.verdict)
+
+
+def _is_unused(result: Result, response: Response) -> bool:
+    rule = result.rule
+    says: Callable[[Response], Any] | None = (
+        rule.limit.deduct_when if isinstance(rule, ViewRule) else None
+    )
+    return says is not None and result.decision.allowed and not says(response)

@@ -1,0 +1,87 @@
+"""All that is known of the limits of one application, once its settings are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Response, current_app
+
+from limiter.base import Limits
+from limiter.client import Limiter
+from limiter.flask.limits import Limit, ViewRule
+from limiter.flask.passage import Passage
+from limiter.flask.refusals import refusal
+from limiter.web.guard import Observer, Result, Verdict
+from limiter.web.identity import Network
+from limiter.web.subjects import Identity
+
+#: Makes the limiter of a name.
+Make = Callable[[str, Limits], Limiter]
+
+
+def write_fields(response: Response, passage: Passage) -> None:
+    """Say in the response's header what was decided."""
+    found = response.headers
+    for name, value in passage.fields():
+        found[name] = value
+
+
+def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exception:
+    """The exception that answers a request, with what the limits that denied it want to say."""
+    if verdict.status == 429:
+        limits = [one.rule.limit for one in denying(verdict) if isinstance(one.rule, ViewRule)]
+        for say in (*(limit.on_denied for limit in limits), on_denied):
+            said = None if say is None else say(verdict)
+            if said is not None:
+                return refusal(verdict, current_app.make_response(said))
+    return refusal(verdict)
+
+
+def denying(verdict: Verdict) -> list[Result]:
+    """What those rules said that have denied, the longest wait first."""
+    found = [one for one in verdict.results if not (one.decision.allowed or one.rule.shadow)]
+    return sorted(found, key=lambda one: -one.decision.retry_after)
+
+
+@dataclass
+class Setup:
+    """The limits of an application as a whole, and how all of them are asked and told.
+
+    Attributes:
+        name: Begins the name of every limiter.
+        make: Makes a limiter that shares its store with the others.
+        identity: For whom, where a limit says nothing.
+        application: Limits that all requests share.
+        default: Limits of each route that has none of its own.
+        trusted: Proxies whose word counts.
+        form: In which header fields the limits speak.
+        observe: Is told of every verdict.
+        on_denied: Makes the answer to a request that was denied.
+        default_unmatched: Whether the default also holds for what no route matches.
+        limit_options: Whether an OPTIONS that Flask answers by itself counts.
+        limit_static: Whether Flask's own routes for static files count.
+        write: Says in a response what was decided.
+        refuse: Makes the exception for a refusal.
+        fallback: Limits that each process decides by itself while the store does not.
+        make_fallback: Makes a limiter for those.
+
+    """
+
+    name: str
+    make: Make
+    identity: Identity
+    application: Sequence[Limit] = ()
+    default: Sequence[Limit] = ()
+    trusted: Sequence[Network] = ()
+    form: str = "draft-11"
+    observe: Observer | None = None
+    on_denied: Callable[[Verdict], Any] | None = None
+    default_unmatched: bool = True
+    limit_options: bool = False
+    limit_static: bool = False
+    write: Callable[[Response, Passage], None] = write_fields
+    refuse: Callable[[Verdict, Callable[[Verdict], Any] | None], Exception] = refuse
+    fallback: Sequence[Limit] = ()
+    make_fallback: Make | None = None
