@@ -15,6 +15,7 @@ import redis
 
 from bench import (
     coroutines,
+    flask_route,
     goals,
     hit_profile,
     hits,
@@ -36,9 +37,12 @@ PARTS: dict[str, Callable[[list[Program], Effort], Section]] = {
     "cluster": hits.measure_cluster,
     "server": server_time.measure,
     "memory": memory.measure,
+    "flask": flask_route.measure,
     "ab": lambda _, effort: through_traefik.measure(effort),
     "profile": hit_profile.measure,
 }
+#: Why a part cannot run here, of those that need more than the package.
+_MISSING = {"ab": through_traefik.missing, "flask": flask_route.missing}
 #: The profile explains figures; it is none of them.
 USUAL = [part for part in PARTS if part != "profile"]
 
@@ -115,7 +119,7 @@ def _measure(
     """Every part, whatever happens to the others."""
     sections, failures = [], []
     for part in chosen:
-        reason = through_traefik.missing() if part == "ab" else ""
+        reason = _MISSING[part]() if part in _MISSING else ""
         if not reason:
             try:
                 sections.append(PARTS[part](found, effort))

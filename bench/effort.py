@@ -31,6 +31,8 @@ class Effort(NamedTuple):
     """Connections of `ab`."""
     requests: tuple[int, ...]
     """Requests of `ab`, for each number of connections."""
+    route_requests: int
+    """Requests of `ab` to a Flask route, in one run."""
     algorithms: tuple[str, ...]
     """Algorithms that `ab` sees."""
     entries: tuple[int, ...]
@@ -45,6 +47,7 @@ FULL = Effort(
     thread_calls=20_000,
     connections=(1, 10, 100),
     requests=(400, 3_000, 3_000),
+    route_requests=2_000,
     algorithms=tuple(ALGORITHMS),
     entries=(1_000, 10_000, 100_000),
 )
@@ -56,6 +59,7 @@ QUICK = Effort(
     thread_calls=1_000,
     connections=(1, 10),
     requests=(150, 300),
+    route_requests=200,
     algorithms=("sliding_log",),
     entries=(1_000, 10_000),
 )

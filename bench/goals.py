@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bench.coroutines import MANY, ONE
+from bench.flask_route import OURS
 from bench.memory import ONE_LOG
 from bench.sections import Section, Spread, Table
 from bench.server_time import LENGTHS, LONG_LOG
@@ -55,6 +56,8 @@ GOALS = (
         for name in _OF_COROUTINES
         for how, most in ((ONE, 1.20), (MANY, 0.28))
     ),
+    # Four fifths of the requests a second that the route answers without a limiter.
+    *(Goal("flask", f"{name}, allowed", 1.25) for name in OURS),
     *(Goal("cluster", f"{name}: hit, allowed", 1.05) for name in _ALGORITHMS),
     *(_script(f"{name}: allowed", 1.45) for name in _COUNTERS),
     _script("token_bucket, a token every 30 s: allowed", 1.45),
@@ -77,6 +80,7 @@ _PARTS = {
     "hit": "library, ratio to redis-py's `evalsha`",
     "async": "library for coroutines, ratio to redis-py's `evalsha`",
     "cluster": "library on a cluster, ratio to redis-py's `evalsha`",
+    "flask": "Flask route, ratio to the route without a limiter",
     "server": "server, multiple of the reference script",
     "memory": "memory, bytes",
 }

@@ -40,6 +40,7 @@ def draw(section: Section, folder: Path) -> list[str]:
             "hit": "time of a decision / redis-py's evalsha of return 1",
             "async": "time of a decision / redis-py's evalsha of return 1",
             "cluster": "time of a decision / redis-py's evalsha of return 1",
+            "flask": "time of a request / that of the route without a limiter",
             "server": "time in the server / the reference script",
         }[section.part]
         files += _bars(section.part, rest, axis, folder, section.part)

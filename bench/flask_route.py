@@ -1,0 +1,213 @@
+"""A Flask route under gunicorn: what a limiter in front of it costs, ours and Flask-Limiter."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.effort import Effort, progress
+from bench.sections import Failed, Section, Spread, tabulate
+from bench.stores import Program
+from bench.through_traefik import parse
+from limiter.demo.children import Child
+from limiter.demo.servers import HOST, Server, free_port
+
+CHECKOUT = Path(__file__).parent.parent
+BARE = "bare()"
+OURS = {
+    "fixed_window": "ours('fixed_window')",
+    "sliding_log": "ours('sliding_log')",
+    "token_bucket": "ours('token_bucket')",
+    "three limits": "ours('fixed_window', '50000/minute; 100000/hour; 1000000/day')",
+    "application and route": "ours_on_top()",
+}
+_PEER = {
+    "fixed window": "peer('fixed-window')",
+    "moving window": "peer('moving-window')",
+    "fixed window, three limits": "peer('fixed-window', '50000/minute; 100000/hour; 1000000/day')",
+}
+
+_CONNECTIONS = 16
+_START_TIMEOUT = 30.0
+
+
+class Served(NamedTuple):
+    """One application under gunicorn."""
+
+    port: int
+    worker: int
+
+
+class Cost(NamedTuple):
+    """Microseconds of one request."""
+
+    time: float
+    processor: float
+    """What the worker worked."""
+
+
+def missing() -> str:
+    """Why this part cannot run here; empty when it can."""
+    if shutil.which("ab") is None:
+        return "`ab` is not installed (Debian: apache2-utils)"
+    return ""
+
+
+def measure(programs: list[Program], effort: Effort) -> Section:
+    """Every application in turn, each between two runs of the route without a limiter."""
+    section = Section(
+        "flask",
+        "A Flask route, with and without a limiter",
+        "Time per request of the route with a limiter / without one: gunicorn's gthread, one worker, "
+        f"16 threads, `ab -k -c {_CONNECTIONS}`, unpinned, {effort.route_requests} requests a run, "
+        "each between two of the route without a limiter; the median over "
+        f"{effort.repetitions} repetitions, in an order that is drawn anew each time. 1.25 is four fifths "
+        "of the requests a second. Flask-Limiter is measured in the same way, where it is installed, "
+        "with its header fields.",
+    )
+    floors = {}
+    for program in programs:
+        found, processor, floor = _on(program, effort)
+        section.figures[program.name] = found
+        section.checks[program.name] = processor
+        floors[program.name] = {"without a limiter, us a request": floor}
+    section.tables = [
+        tabulate("Ratio to the route without a limiter", "limiter", section.figures, 2),
+        tabulate(
+            "The same ratio, of the worker's processor time alone", "limiter", section.checks, 2
+        ),
+        tabulate("The route itself", "", floors, 0),
+    ]
+    if importlib.util.find_spec("flask_limiter") is None:
+        section.notes.append("The peer is not installed (`pip install flask-limiter`).")
+    return section
+
+
+def _cases() -> dict[str, str]:
+    cases = {f"{name}, allowed": app for name, app in OURS.items()}
+    if importlib.util.find_spec("flask_limiter") is not None:
+        cases |= {f"Flask-Limiter, {name}": app for name, app in _PEER.items()}
+    return cases
+
+
+def _on(program: Program, effort: Effort) -> tuple[dict[str, Spread], dict[str, Spread], Spread]:
+    cases = _cases()
+    found: dict[str, list[Cost]] = {name: [] for name in cases}
+    floors: list[float] = []
+    steps = effort.repetitions * len(cases)
+    with (
+        Server(program.path) as server,
+        ExitStack() as stack,
+        progress(f"Flask on {program.name}", steps) as step,
+    ):
+        bare = stack.enter_context(_served(BARE, server.url))
+        served = {
+            name: stack.enter_context(_served(app, server.url)) for name, app in cases.items()
+        }
+        for _ in range(effort.repetitions):
+            for name in random.sample(list(cases), len(cases)):
+                with server.client() as client:
+                    client.flushall()
+                beside, own = [_run(bare, effort)], []
+                for _ in range(effort.pairs):
+                    own.append(_run(served[name], effort))
+                    beside.append(_run(bare, effort))
+                floors += [one.time for one in beside]
+                found[name].append(
+                    Cost(
+                        _ratio([one.time for one in own], [one.time for one in beside]),
+                        _ratio([one.processor for one in own], [one.processor for one in beside]),
+                    )
+                )
+                step()
+    return (
+        {name: Spread.of(cost.time for cost in costs) for name, costs in found.items()},
+        {name: Spread.of(cost.processor for cost in costs) for name, costs in found.items()},
+        Spread.of(floors),
+    )
+
+
+def _ratio(own: list[float], beside: list[float]) -> float:
+    around = [(before + after) / 2 for before, after in pairwise(beside)]
+    return statistics.median(one / base for one, base in zip(own, around, strict=True))
+
+
+def _run(served: Served, effort: Effort) -> Cost:
+    """One run of `ab`; all of its requests must have been let through."""
+    before = _worked(served.worker)
+    with tempfile.TemporaryDirectory(prefix="limiter-bench-") as folder:
+        percentages = Path(folder, "percentages.csv")
+        words = ["ab", "-q", "-k", "-s", "30", "-n", str(effort.route_requests)]
+        words += ["-c", str(_CONNECTIONS), "-e", str(percentages)]
+        words += [f"http://{HOST}:{served.port}/hello"]
+        ran = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+        if ran.returncode:
+            raise Failed(f"`ab` failed: {ran.stderr.strip() or ran.stdout.strip()}")
+        found = parse(ran.stdout, percentages.read_text())
+    if found["ok"] != effort.route_requests:
+        raise Failed(f"{found['ok']} of {effort.route_requests} requests passed: {found}")
+    processor = (_worked(served.worker) - before) / effort.route_requests * 1e6
+    return Cost(1e6 / found["requests_per_second"], processor)
+
+
+def _worked(worker: int) -> float:
+    """Seconds of processor time of all of a process's threads."""
+    total = 0
+    for clock in Path(f"/proc/{worker}/task").glob("*/schedstat"):
+        try:
+            total += int(clock.read_text().split()[0])
+        except OSError:  # a thread that has ended
+            continue
+    return total / 1e9
+
+
+@contextmanager
+def _served(app: str, store: str) -> Iterator[Served]:
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{port}", "--workers", "1"]
+    command += ["--worker-class", "gthread", "--threads", "16", "--keep-alive", "75"]
+    command += ["--no-control-socket", f"bench.flask_apps:{app}"]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LIMITER_")}
+    environ["BENCH_STORE"] = store
+    with tempfile.TemporaryFile() as output:
+        child = Child("gunicorn", command, env=environ, cwd=CHECKOUT, output=output)
+        try:
+            deadline = time.monotonic() + _START_TIMEOUT
+            while not _serves(port):
+                if not child.alive or time.monotonic() > deadline:
+                    output.seek(0)
+                    said = output.read().decode(errors="replace").strip()[-500:]
+                    raise Failed(f"gunicorn did not start: {said}")
+                time.sleep(0.05)
+            (worker,) = _children(child.pid)
+            yield Served(port, worker)
+        finally:
+            child.stop()
+
+
+def _children(pid: int) -> list[int]:
+    return [int(found) for found in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _serves(port: int) -> bool:
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    try:
+        connection.request("GET", "/hello")
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
