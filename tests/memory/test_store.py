@@ -272,6 +272,22 @@ def test_a_call_never_throws_out_its_own_keys() -> None:
     assert len(store) == 3
 
 
+def test_no_call_looks_at_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all have been asked again, several calls find out who is the soonest unused now."""
+    monkeypatch.setattr("limiter.memory.store._MOST_RENEWALS", 10)
+    store, short, long = MemoryStore(most_subjects=100), FixedWindow(5, 60), FixedWindow(5, 600)
+    for number in range(100):
+        hit(store, short, str(number))
+    for number in range(100):
+        hit(store, long, str(number))
+    sizes = []
+    for number in range(12):
+        hit(store, FixedWindow(5, 6_000), f"new-{number}")
+        sizes.append(len(store))
+    assert sizes == [101, 102, 103, 104, 105, 106, 107, 108, 109, 110, 100, 100]
+    assert len(look(store, [f"new-{number}" for number in range(12)])) == 12
+
+
 def test_resets_leave_nothing_behind() -> None:
     """Not even in the line of those who go first."""
     store, policy = MemoryStore(), FixedWindow(5, 600)
