@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -47,7 +47,7 @@ class LimiterMiddleware:
     Args:
         app: The application.
         limits: As for ``limiter.wsgi.LimiterMiddleware``, with ``AsyncLimiter`` and ``AsyncGuard``.
-        key: As there, as are ``cost``, ``form``, ``trusted``, ``observe``.
+        key: As there, as are ``cost``, ``form``, ``trusted``, ``address_from`` and ``observe``.
         messages: Limits for each message that comes in through a websocket, in the same forms as
             ``limits``; the first that is denied closes the connection.
         sleep: Whether to wait, before the application is called or given a message, for as long as a
@@ -73,6 +73,7 @@ class LimiterMiddleware:
         cost: int | Cost | None = None,
         form: str | None = None,
         trusted: str | Iterable[str | Network] | None = None,
+        address_from: str | None = None,
         observe: Observer | None = None,
         messages: Any = None,
         sleep: bool = False,
@@ -88,13 +89,19 @@ class LimiterMiddleware:
             cost=cost,
             form=form,
             trusted=trusted,
+            address_from=address_from,
             observe=observe,
             **settings,
         )
         self._messages = (
             None
             if messages is None
-            else _guard_of_messages(messages, self._guard(), key, trusted, observe, settings)
+            else _guard_of_messages(
+                messages,
+                self._guard(),
+                {**settings, "key": key, "trusted": trusted, "address_from": address_from}
+                | {"observe": observe},
+            )
         )
         self._stays = Stays()
 
@@ -339,17 +346,12 @@ class _Socket:
 
 
 def _guard_of_messages(
-    messages: Any,
-    guard: AsyncGuard,
-    key: str | Sequence[str] | Identity | None,
-    trusted: str | Iterable[str | Network] | None,
-    observe: Observer | None,
-    settings: dict[str, Any],
+    messages: Any, guard: AsyncGuard, given: Mapping[str, Any]
 ) -> Callable[[], AsyncGuard]:
-    """The guard of messages; plain limits share the connections, the key and the settings of the others."""
+    """The guard of messages; plain limits share the connections and the settings of the others."""
     more: dict[str, Any] = {}
     if wiring.is_plain(messages):
-        more = {**settings, "key": key, "trusted": trusted, "observe": observe}
+        more = dict(given)
         if guard.rules:
             first = guard.rules[0].limiter
             more |= {"store": first, "name": f"{first.name[:55]}-messages"}

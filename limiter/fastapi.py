@@ -86,6 +86,7 @@ def limit(
     cost: int | Cost | None = None,
     form: str | None = None,
     trusted: str | Iterable[str | Network] | None = None,
+    address_from: str | None = None,
     observe: Observer | None = None,
     sleep: bool = False,
     **settings: Any,
@@ -102,7 +103,7 @@ def limit(
     if name is None and wiring.is_plain(limits):
         name, key = "route", _by_route(key)
     more: dict[str, Any] = {"name": name, "key": key, "cost": cost, "form": form}
-    more |= {"trusted": trusted, "observe": observe}
+    more |= {"trusted": trusted, "address_from": address_from, "observe": observe}
     return Limit(limits, sleep=sleep, **more, **settings)
 
 

@@ -32,6 +32,7 @@ class LimiterMiddleware:
         cost: What a request costs; 1 where nobody says.
         form: In which header fields is told what is left.
         trusted: Networks of the proxies whose X-Forwarded-For counts; else LIMITER_TRUSTED_PROXIES.
+        address_from: Another header in which these say who calls: ``"forwarded"`` or ``"x-real-ip"``.
         observe: Is told every verdict.
         sleep: Whether to wait, before the application is called, for as long as a leaky bucket says.
         settings: Of the ``Limiter``; those that are not given are read from LIMITER_*.
@@ -53,6 +54,7 @@ class LimiterMiddleware:
         cost: int | Cost | None = None,
         form: str | None = None,
         trusted: str | Iterable[str | Network] | None = None,
+        address_from: str | None = None,
         observe: Observer | None = None,
         sleep: bool = False,
         **settings: Any,
@@ -67,6 +69,7 @@ class LimiterMiddleware:
             cost=cost,
             form=form,
             trusted=trusted,
+            address_from=address_from,
             observe=observe,
             **settings,
         )

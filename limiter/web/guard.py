@@ -76,8 +76,9 @@ class Verdict:
 
     @property
     def delay(self) -> float:
-        """Seconds to wait before going on, where a leaky bucket queues its calls."""
-        return max((result.decision.delay for result in self.results), default=0.0)
+        """Seconds to wait before going on, where a leaky bucket queues its calls; not in the shadows."""
+        deciding = (result.decision for result in self.results if not result.rule.shadow)
+        return max((decision.delay for decision in deciding), default=0.0)
 
     def __bool__(self) -> bool:
         return self.allowed

@@ -13,7 +13,7 @@ from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.web import problems
 from limiter.web.guard import AsyncGuard, Guard, Observer, Verdict
 from limiter.web.headers import FORMS
-from limiter.web.identity import Network
+from limiter.web.identity import ADDRESS_FROM, Network
 from limiter.web.rules import Cost, Rule, one_unit
 from limiter.web.subjects import Identity, identity
 
@@ -38,6 +38,7 @@ def source(
     cost: int | Cost | None = None,
     form: str | None = None,
     trusted: str | Iterable[str | Network] | None = None,
+    address_from: str | None = None,
     observe: Observer | None = None,
     **given: Any,
 ) -> Callable[[], _AnyGuard]:
@@ -53,7 +54,8 @@ def source(
     """
     rule_settings = {"key": key, "cost": cost, "form": form, **given}
     if isinstance(limits, (Guard, AsyncGuard)) or hasattr(limits, "guard"):
-        _refuse({**rule_settings, "trusted": trusted, "observe": observe}, "a guard")
+        of_guard = {"trusted": trusted, "address_from": address_from, "observe": observe}
+        _refuse({**rule_settings, **of_guard}, "a guard")
         return _guards(guard_class, limits)
     rules = _rules(limits)
     if rules:
@@ -67,7 +69,7 @@ def source(
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
             raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")
-    found = guard_class(rules, _networks(trusted), observe)
+    found = guard_class(rules, _networks(trusted), observe, _header(address_from))
     return lambda: found
 
 
@@ -182,6 +184,14 @@ def _form(form: str | None) -> str:
     if form is None or form in FORMS:
         return form or FORMS[0]
     raise InvalidSetting(f"form is {form!r}: accepted are {', '.join(FORMS)}")
+
+
+def _header(address_from: str | None) -> str:
+    if address_from is None or address_from in ADDRESS_FROM:
+        return address_from or ADDRESS_FROM[0]
+    raise InvalidSetting(
+        f"address_from is {address_from!r}: accepted are {', '.join(ADDRESS_FROM)}"
+    )
 
 
 def _networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ...]:

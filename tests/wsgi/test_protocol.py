@@ -95,6 +95,15 @@ def test_whoever_calls_has_a_limit_of_its_own() -> None:
     assert code(REMOTE_ADDR="192.0.2.1", HTTP_X_FORWARDED_FOR="198.51.100.4") == 429
 
 
+def test_proxies_may_say_it_in_another_header() -> None:
+    more: Any = {"store": MEMORY, "trusted": CALLER, "address_from": "forwarded"}
+    app = LimiterMiddleware(hello, "1/minute", **more)
+
+    assert ask(app, HTTP_FORWARDED="for=198.51.100.1").code == 200
+    assert ask(app, HTTP_FORWARDED="for=192.0.2.1, for=198.51.100.1").code == 429
+    assert ask(app, HTTP_FORWARDED="for=198.51.100.2", HTTP_X_FORWARDED_FOR="10.0.0.1").code == 200
+
+
 def test_who_cannot_be_told_is_refused() -> None:
     app = LimiterMiddleware(hello, "9/minute", store=MEMORY)
     answer = ask(app, REMOTE_ADDR="nobody")
@@ -274,6 +283,7 @@ def test_the_environment_says_what_is_not_given(
         ("5/minute", {"store": "http://x"}, "store is"),
         ("5/minute", {"store": MEMORY, "key": "nose"}, "key is 'nose'"),
         ("5/minute", {"store": MEMORY, "form": "loud"}, "form is 'loud'"),
+        ("5/minute", {"store": MEMORY, "address_from": "x"}, "address_from is 'x'"),
         ("5/minute", {"store": MEMORY, "cost": 0}, "cost is 0"),
         ("5/minute", {"store": MEMORY, "trusted": "10.0.0.0/99"}, "trusted is '10.0.0.0/99'"),
         ([Rule(Limiter("5/minute", store=MEMORY))], {"key": "host"}, "key is given beside rules"),
@@ -332,6 +342,16 @@ def test_it_sleeps_a_delay_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> N
     assert slept == []
     calls(sleep=True)
     assert slept == pytest.approx([1, 2], abs=0.5)
+
+
+def test_in_the_shadows_nobody_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("limiter.wsgi.time", SimpleNamespace(sleep=slept.append))
+    rule = Rule(Limiter(LeakyBucket(1, per=60), store=MEMORY), shadow=True)
+    app = LimiterMiddleware(hello, rule, sleep=True)
+
+    assert [ask(app).code for _ in range(3)] == [200] * 3
+    assert slept == []
 
 
 # --- a store that does not decide ---
