@@ -8,6 +8,7 @@ import click
 
 from limiter import acl as least_rights
 from limiter.demo.command import demo
+from limiter.policyfile.command import check, explain
 from limiter.version import __version__
 
 
@@ -36,3 +37,5 @@ def acl(user: str, prefix: str, as_json: bool) -> None:
 
 
 cli.add_command(demo)
+cli.add_command(check)
+cli.add_command(explain)

@@ -27,6 +27,8 @@ VARIABLES = {
     "timeout": "LIMITER_TIMEOUT",
 }
 
+POLICIES = "LIMITER_POLICIES"
+
 
 def from_environment(
     environ: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
@@ -68,6 +70,44 @@ def with_config(config: Mapping[str, Any], without: Collection[str] = ()) -> Map
         if name.startswith("LIMITER_") and value not in (None, "")
     }
     return ChainMap(hidden, ours, dict(os.environ))
+
+
+def for_policies(
+    environ: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """``path``, the policy file of ``LIMITER_POLICIES``, and the settings that hold for its policies.
+
+    Raises:
+        InvalidSetting: There is none; or a variable that it excludes is set as well, or is wrong.
+
+    """
+    environ = os.environ if environ is None else environ
+    path = policies_path(environ) or (defaults or {}).get("path")
+    if not path:
+        raise InvalidSetting(f"{POLICIES} is not set: give it, for example policies.toml")
+    # Limits and names stand in the file.
+    found = from_environment(environ, {**(defaults or {}), "limits": path, "path": path})
+    for setting in ("limits", "name", "algorithm"):
+        found.pop(setting, None)
+    return found
+
+
+def policies_path(environ: Mapping[str, str] | None = None) -> str | None:
+    """The policy file that ``LIMITER_POLICIES`` names, or None.
+
+    Raises:
+        InvalidSetting: A variable that it excludes is set as well.
+
+    """
+    environ = os.environ if environ is None else environ
+    path = environ.get(POLICIES)
+    for setting in ("algorithm", "limits"):
+        if path and (value := environ.get(VARIABLES[setting])):
+            raise InvalidSetting(
+                f"{VARIABLES[setting]} is {value!r} beside {POLICIES}, which is {path!r}: accepted is "
+                f"one of them, since the file says the limits and their algorithms"
+            )
+    return path or None
 
 
 def named(error: Exception, environ: Mapping[str, str] | None = None) -> Exception:

@@ -202,12 +202,13 @@ def test_nothing_shipped_imports_tests_or_bench() -> None:
 
 
 def test_the_service_uses_public_names_only() -> None:
-    """What ``limiter`` exports, the web adapters, and the one setting that is the service's."""
+    """What ``limiter`` exports, the web adapters, policy files, and the setting that is the service's."""
     public = {f"limiter.{name}" for name in limiter.__all__} | {"limiter.settings.trusted_proxies"}
     for name, tree in trees("service"):
         for wanted in imports(tree):
             if within(wanted, "limiter"):
-                assert wanted in public or within(wanted, "limiter.web"), f"{name} imports {wanted}"
+                known = wanted in public or within(wanted, "limiter.web", "limiter.policyfile")
+                assert known, f"{name} imports {wanted}"
                 assert "._" not in wanted, f"{name} imports {wanted}"
 
 
@@ -218,6 +219,7 @@ def test_the_library_needs_redis_alone() -> None:
         "limiter.command",
         "limiter.__main__",
         "limiter.web",
+        "limiter.policyfile",
         "limiter.fastapi",
         "limiter.flask",
         "limiter.compat",

@@ -1,0 +1,6 @@
+"""Policies in a file: TOML to limiters, identities and matches, and the file again when it changes."""
+
+from limiter.policyfile.faults import Fault, InvalidPolicyFile
+from limiter.policyfile.watch import AsyncPolicies, Policies, hand_on
+
+__all__ = ["AsyncPolicies", "Fault", "InvalidPolicyFile", "Policies", "hand_on"]

@@ -1,0 +1,108 @@
+"""``limiter check`` and ``limiter explain``; what they need is imported when they run."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from limiter.policyfile.reading import PolicyFile
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+
+
+@click.command(short_help="Say whether a policy file is right.")
+@click.argument("file", type=click.Path())
+@_as_json
+def check(file: str, as_json: bool) -> None:
+    """Say whether a policy file is right, and everything that is wrong with it.
+
+    The exit code is 0 when it is right, else 1; no store is needed.
+
+    Example: limiter check policies.toml
+    """
+    from limiter.policyfile.explain import numbers
+
+    found = _read(file, as_json)
+    if as_json:
+        policies = [named.said for named in found.policies.values()]
+        click.echo(json.dumps({"file": file, "ok": True, "policies": policies}))
+        return
+    for name, named in found.policies.items():
+        mark = " (the default)" if named.rule.is_default else ""
+        click.echo(f"{name}{mark}: {numbers(named.rule.limiter.policies)}")
+    click.echo(f"{file} is right: {len(found.policies)} policies")
+
+
+@click.command(short_help="Say which policies apply to a request, and why.")
+@click.argument("file", type=click.Path())
+@click.argument("method")
+@click.argument("path")
+@click.option(
+    "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Several may be given."
+)
+@click.option(
+    "--peer",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="The other end of the connection: the client, or a proxy.",
+)
+@click.option("--host", default="localhost", show_default=True, help="The host that is asked.")
+@_as_json
+def explain(
+    file: str, method: str, path: str, headers: tuple[str, ...], peer: str, host: str, as_json: bool
+) -> None:
+    """Say which policies apply to a request, to whom, with which numbers, and why the others do not.
+
+    Nothing is asked of a store and nothing is charged. LIMITER_TRUSTED_PROXIES counts. The exit code
+    is 0, or 1 when the file is wrong.
+
+    Example: limiter explain policies.toml GET /api/orders --header 'X-Forwarded-For: 203.0.113.9'
+    """
+    from limiter.errors import InvalidSetting
+    from limiter.policyfile.explain import explain as explained
+    from limiter.policyfile.explain import told
+    from limiter.settings import trusted_proxies
+    from limiter.web.request import Request, bare_host, joined
+
+    fields = [header.partition(":") for header in headers]
+    if not all(colon and name.strip() for name, colon, _ in fields):
+        raise click.BadParameter("accepted is 'Name: value'", param_hint="--header")
+    found = _read(file, as_json)
+    try:
+        trusted = trusted_proxies()
+    except InvalidSetting as error:
+        raise click.ClickException(str(error)) from None
+    request = Request(
+        method=method.upper(),
+        host=bare_host(host),
+        path=path.partition("?")[0],
+        headers=joined((name.strip(), value.strip()) for name, _, value in fields),
+        peer=peer,
+    )
+    said = explained(found, request, trusted)
+    if as_json:
+        click.echo(json.dumps({"file": file, "policies": said}))
+        return
+    for one in said:
+        click.echo(told(one))
+    if not any(one["applies"] or one.get("refuses") for one in said):
+        click.echo("no policy is about this request: it is not limited")
+
+
+def _read(file: str, as_json: bool) -> PolicyFile:
+    from limiter.policyfile.faults import InvalidPolicyFile
+    from limiter.policyfile.reading import read, text_of
+
+    try:
+        return read(text_of(file), file)
+    except InvalidPolicyFile as error:
+        if as_json:
+            faults = [fault._asdict() for fault in error.faults]
+            click.echo(json.dumps({"file": file, "ok": False, "errors": faults}))
+        else:
+            click.echo(str(error), err=True)
+        raise SystemExit(1) from None

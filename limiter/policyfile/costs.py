@@ -1,0 +1,74 @@
+"""What a request costs, as a policy file says it; at least 1."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from limiter.errors import InvalidSetting
+from limiter.web.identity import Network, Unidentified, parse
+from limiter.web.request import Request
+from limiter.web.rules import Cost
+
+_SIZE = re.compile(r"([0-9]{1,15})\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
+_UNITS = {"b": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+_BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def fixed(cost: int) -> Cost:
+    """Always the same."""
+    return lambda request, trusted: cost  # noqa: ARG005 (it is the same for all)
+
+
+def by_header(name: str) -> Cost:
+    """The number in a header, where the peer is a trusted proxy or service; else 1.
+
+    The largest, where there are several: what a client sends stands beside what our proxy adds.
+    """
+    name = name.lower()
+
+    def cost(request: Request, trusted: Sequence[Network]) -> int:
+        text = request.headers.get(name)
+        if text is None or not _is_trusted(request, trusted):
+            return 1
+        numbers = (part.strip() for part in text.split(","))
+        return max((int(one) for one in numbers if _is_number(one)), default=1)
+
+    return cost
+
+
+def by_body(size: int) -> Cost:
+    """One unit for each so many bytes of the body, begun ones too, by its Content-Length."""
+    return lambda request, trusted: -(-request.size // size)  # noqa: ARG005 (no need of proxies)
+
+
+def size_of(value: object) -> int:
+    """Bytes, as an int or as a text like ``1KiB``.
+
+    Raises:
+        InvalidSetting: It is neither, or less than 1.
+
+    """
+    found = None
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
+        unit = (match[2] or "b").lower()
+        found = int(match[1]) * (_BINARY.get(unit[:2]) or _UNITS[unit[0]])
+    elif isinstance(value, int) and not isinstance(value, bool):
+        found = value
+    if found is None or not 1 <= found <= 2**50:
+        raise InvalidSetting(
+            f"is {value!r}: accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB, 2MiB"
+        )
+    return found
+
+
+def _is_trusted(request: Request, trusted: Sequence[Network]) -> bool:
+    try:
+        peer = parse(request.peer or "")
+    except Unidentified:
+        return False
+    return any(peer in network for network in trusted)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 15

@@ -1,0 +1,77 @@
+"""What a policy file makes of one request: which policies apply, to whom, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from limiter.errors import InvalidCost
+from limiter.policies import Policy
+from limiter.policyfile.reading import PolicyFile
+from limiter.web.guard import Guard
+from limiter.web.identity import Network, Unidentified
+from limiter.web.request import Request
+from limiter.web.rules import Asked, Rule
+
+
+def explain(file: PolicyFile, request: Request, trusted: Sequence[Network]) -> list[dict[str, Any]]:
+    """One entry for each policy, in the file's order, ready for JSON; no store is asked."""
+    rules = [named.rule for named in file.policies.values()]
+    guard = Guard(rules, trusted, address_from=file.address_from)
+    return [_of_rule(guard, rule, request) for rule in rules]
+
+
+def _of_rule(guard: Guard, rule: Rule, request: Request) -> dict[str, Any]:
+    try:
+        found = guard.consider(request, rule)
+    except Unidentified as error:
+        status = "nothing, since it is in the shadows" if rule.shadow else "400"
+        return {"policy": rule.name, "applies": False, "why": f"{error}: {status}", "refuses": True}
+    if not isinstance(found, Asked):
+        return {"policy": rule.name, "applies": False, "why": found.value}
+    limits = rule.limiter.policies if found.limits is None else found.limits
+    said: dict[str, Any] = {
+        "policy": rule.name,
+        "applies": True,
+        "key": _text(found.key),
+        "cost": found.cost,
+        "limits": [policy.to_dict() for policy in limits],
+        "overridden": found.limits is not None,
+        "shadow": rule.shadow,
+    }
+    try:
+        rule.limiter.plan(found.limits).checked(found.cost)
+    except InvalidCost as error:
+        said["why"] = f"{error}: 413"
+        said["refuses"] = True
+    return said
+
+
+def told(said: dict[str, Any]) -> str:
+    """An entry as a line or two of text."""
+    if not said["applies"]:
+        verb = "refuses" if said.get("refuses") else "passes by"
+        return f"{said['policy']}: {verb}: {said['why']}"
+    notes = [f"cost {said['cost']}"]
+    notes += ["numbers of its own"] * said["overridden"]
+    notes += ["shadow: counts, never denies"] * said["shadow"]
+    notes += [f"refuses: {said['why']}"] if said.get("refuses") else []
+    limits = "; ".join(map(amount, said["limits"]))
+    return f"{said['policy']}: applies to {said['key']}: {limits} ({', '.join(notes)})"
+
+
+def amount(policy: dict[str, Any]) -> str:
+    """A limit, told as short as its numbers allow."""
+    if policy["algorithm"] == "concurrency":
+        return f"{policy['limit']} at once, leases of {policy['period']} s"
+    burst = f" burst {policy['burst']}" if "burst" in policy else ""
+    return f"{policy['limit']} per {policy['period']} s{burst}, {policy['algorithm']}"
+
+
+def _text(key: Any) -> str:
+    return ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def numbers(limits: Sequence[Policy]) -> str:
+    """Several limits, told short."""
+    return "; ".join(amount(policy.to_dict()) for policy in limits)

@@ -1,0 +1,146 @@
+"""On which line each key of a TOML text stands, which Python's parser does not say."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator
+
+#: Where a value stands: the keys that lead to it, and places in lists.
+Path = tuple[str | int, ...]
+
+_STRING = re.compile(
+    r'"""(?:[^\\]|\\.)*?"""(?:"{0,2})'
+    r"|'''.*?'''(?:'{0,2})"
+    r'|"(?:[^"\\]|\\.)*"'
+    r"|'[^']*'",
+    re.DOTALL,
+)
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_SCALAR = re.compile(r"[^,\]}#\n]*")
+_BLANKS = re.compile(r"[ \t]*")
+_VOID = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|x[0-9A-Fa-f]{2}|.)")
+_ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
+
+
+def lines_of(text: str) -> dict[Path, int]:
+    """The line of every key, and of every element of a list, in a text that is TOML.
+
+    Not more than that is looked at: whether it is TOML, the parser has said already.
+    """
+    return _Scanner(text).lines
+
+
+class _Scanner:
+    """A walk over the text that knows where values begin and end, and nothing of what they are."""
+
+    def __init__(self, text: str) -> None:
+        self.lines: dict[Path, int] = {}
+        self._text = text
+        self._newlines = [found.start() for found in re.finditer("\n", text)]
+        self._at = 0
+        #: How many tables each [[list of tables]] has so far.
+        self._tables: dict[Path, int] = {}
+        table: Path = ()
+        self._pass(_VOID)
+        while self._at < len(text):
+            if text[self._at] == "[":
+                table = self._header()
+            else:
+                self._pair(table)
+            self._pass(_VOID)
+
+    def _pass(self, pattern: re.Pattern[str]) -> str:
+        found = pattern.match(self._text, self._at)
+        if found is None:  # not TOML after all
+            self._at = len(self._text)
+            return ""
+        self._at = found.end()
+        return found[0]
+
+    def _note(self, path: Path) -> None:
+        line = bisect_left(self._newlines, self._at) + 1
+        for end in range(1, len(path) + 1):
+            self.lines.setdefault(path[:end], line)
+
+    def _header(self) -> Path:
+        is_list = self._text.startswith("[[", self._at)
+        self._at += 1 + is_list
+        start = self._at
+        path: Path = ()
+        keys = list(self._keys())
+        end, self._at = self._at, start
+        for place, key in enumerate(keys):
+            path = (*path, key)
+            if place == len(keys) - 1 and is_list:
+                self._note(path)
+                self._tables[path] = self._tables.get(path, -1) + 1
+            if path in self._tables:
+                path = (*path, self._tables[path])
+        self._note(path)
+        self._at = end + 1 + is_list
+        return path
+
+    def _pair(self, table: Path) -> None:
+        start = self._at
+        path = (*table, *self._keys())
+        end, self._at = self._at, start
+        self._note(path)
+        self._at = end + 1  # the equals sign
+        self._pass(_BLANKS)
+        self._value(path)
+
+    def _keys(self) -> Iterator[str]:
+        """The parts of a dotted key; afterwards the walk stands on what ends it."""
+        while self._at < len(self._text):
+            self._pass(_BLANKS)
+            if self._text[self._at : self._at + 1] in ('"', "'"):
+                yield _unquoted(self._pass(_STRING))
+            else:
+                yield self._pass(_BARE_KEY)
+            self._pass(_BLANKS)
+            if self._text[self._at : self._at + 1] != ".":
+                return
+            self._at += 1
+
+    def _value(self, path: Path) -> None:
+        opens = self._text[self._at : self._at + 1]
+        if opens == "[":
+            self._several(path, "]")
+        elif opens == "{":
+            self._several(path, "}")
+        elif opens in ('"', "'"):
+            self._pass(_STRING)
+        else:
+            self._pass(_SCALAR)
+
+    def _several(self, path: Path, closes: str) -> None:
+        self._at += 1
+        place = 0
+        self._pass(_VOID)
+        while self._at < len(self._text) and self._text[self._at] != closes:
+            if closes == "}":
+                self._pair(path)
+            else:
+                self._note((*path, place))
+                self._value((*path, place))
+            place += 1
+            self._pass(_VOID)
+            if self._text[self._at : self._at + 1] == ",":
+                self._at += 1
+            self._pass(_VOID)
+        self._at += 1
+
+
+def _unquoted(text: str) -> str:
+    if text.startswith("'"):
+        return text[1:-1]
+    return _ESCAPE.sub(_character, text[1:-1])
+
+
+def _character(found: re.Match[str]) -> str:
+    said = found[1]
+    if len(said) > 1:
+        return chr(int(said[1:], 16))
+    return _ESCAPED.get(said, said)

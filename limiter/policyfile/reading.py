@@ -1,0 +1,277 @@
+"""The text of a policy file, made into rules; or everything that is wrong with it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from limiter.client import Limiter
+from limiter.errors import InvalidCost, LimiterError
+from limiter.keys import NAME
+from limiter.policies import Policy
+from limiter.policyfile import costs
+from limiter.policyfile.faults import Fault, InvalidPolicyFile
+from limiter.policyfile.lines import Path, lines_of
+from limiter.policyfile.schema import (
+    DEFAULT_KEYS,
+    POLICY_KEYS,
+    Notes,
+    read_limits,
+    read_policy,
+    shown,
+)
+from limiter.web.identity import ADDRESS_FROM
+from limiter.web.rules import Match, Rule
+from limiter.web.subjects import identity
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+#: A longer file is a mistake.
+MOST_BYTES = 2**20
+
+_TOP = ("default", "address_from", "defaults", "policies")
+#: The default policy's name, where the file names no other.
+_DEFAULT = "default"
+#: What a policy says for itself when neither it nor [defaults] says it.
+_LEFT_OUT: dict[str, Any] = {
+    "key": "address",
+    "cost": 1,
+    "headers": "draft-11",
+    "shadow": False,
+    "percent": 100,
+    "unidentified": "refuse",
+    "preflights": False,
+}
+
+#: Makes a policy's limiter out of its limits and settings.
+Make = Callable[..., Any]
+
+
+class Named(NamedTuple):
+    """One policy of a file."""
+
+    rule: Rule
+    said: dict[str, Any]
+    """What the file says of it, with its defaults: without subjects, ready for JSON."""
+
+
+class PolicyFile(NamedTuple):
+    """What a whole file says."""
+
+    text: str
+    policies: dict[str, Named]
+    default: str | None
+    """Which policy is asked where no other with a match of its own is about a request."""
+    address_from: str
+    """The header in which trusted proxies say who calls."""
+
+
+def text_of(path: str) -> str:
+    """The file's text.
+
+    Raises:
+        InvalidPolicyFile: Nobody can read it, it is too long, or it is not UTF-8.
+
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        if len(raw) <= MOST_BYTES:
+            return raw.decode()
+        said = f"is longer than {MOST_BYTES:,} bytes: accepted is a file up to that"
+    except OSError as error:
+        said = f"cannot be read: {error.strerror or error}"
+    except UnicodeDecodeError as error:
+        said = f"is not UTF-8 (byte {error.start}): accepted is TOML, which is"
+    raise InvalidPolicyFile([Fault(path, 1, "", said)])
+
+
+def in_memory() -> Make:
+    """Makes limiters of no store, for whoever only looks at a file."""
+    root = Limiter("1/second", store="memory://")
+    return lambda limits, **settings: Limiter(limits, store=root, **settings)
+
+
+def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
+    """The policies that a text says, in its order; without ``make`` they know no store.
+
+    Raises:
+        InvalidPolicyFile: With everything that is wrong with it.
+
+    """
+    try:
+        said = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidPolicyFile([_not_toml(text, file, str(error))]) from None
+    notes = Notes(file, lines_of(text))
+    top = notes.table((), said, _TOP)
+    defaults = notes.table(("defaults",), top.get("defaults", {}), DEFAULT_KEYS)
+    # Read once for the faults that are its own; each policy reads what it takes of it again.
+    read_policy(notes, ("defaults",), defaults)
+    address_from = top.get("address_from", ADDRESS_FROM[0])
+    if address_from not in ADDRESS_FROM:
+        notes.add(
+            ("address_from",), f"is {shown(address_from)}: accepted are {', '.join(ADDRESS_FROM)}"
+        )
+    tables = notes.table(("policies",), top.get("policies", {}), None)
+    if not tables:
+        notes.add(("policies",), "has no policy: accepted is at least one [policies.NAME]")
+    default = top.get("default", _DEFAULT if _DEFAULT in tables else None)
+    if default is not None and not (isinstance(default, str) and default in tables):
+        notes.add(("default",), f"is {shown(default)}: accepted is one of {', '.join(tables)}")
+    make = make or in_memory()
+    policies = {}
+    for name, table in tables.items():
+        path = ("policies", name)
+        own = notes.table(path, table, POLICY_KEYS)
+        found = _policy(notes, path, name, own, defaults, make, name == default)
+        if found is not None:
+            policies[name] = found
+    if notes.faults:
+        raise InvalidPolicyFile(sorted(notes.faults, key=lambda fault: fault.line))
+    return PolicyFile(text, policies, default, address_from)
+
+
+def _not_toml(text: str, file: str, said: str) -> Fault:
+    """The parser's one complaint; it stops at the first."""
+    found = re.search(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$", said)
+    line = int(found[1]) if found and found[1] else text.count("\n") + 1
+    return Fault(file, line, "", f"is no TOML: {said}")
+
+
+def _policy(
+    notes: Notes,
+    path: Path,
+    name: str,
+    own: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    make: Make,
+    is_default: bool,
+) -> Named | None:
+    before = len(notes.faults)
+    if not NAME.fullmatch(name):
+        notes.add(path, "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -")
+        name = "unnamed"
+    read_policy(notes, path, own)
+    merged = {**_LEFT_OUT, **defaults, **own}
+    if isinstance(own.get("exempt"), dict) and isinstance(defaults.get("exempt"), dict):
+        merged["exempt"] = {**defaults["exempt"], **own["exempt"]}
+    # What [defaults] has wrong is noted there, once.
+    silent = Notes("", {})
+    found = read_policy(silent, path, merged)
+    algorithm = found.get("algorithm")
+    if "limits" not in own:
+        notes.add((*path, "limits"), "is missing: accepted is a limit, as in limits = '100/minute'")
+        return None
+    limits = read_limits(notes, (*path, "limits"), own["limits"], algorithm)
+    if limits is None:
+        return None
+    settings = {key: found[key] for key in ("on_error", "timeout", "local_share") if found.get(key)}
+    try:
+        limiter = make(limits, name=name, **settings)
+    except LimiterError as error:
+        notes.add((*path, "limits"), str(error))
+        return None
+    overrides = _overrides(
+        notes, (*path, "overrides"), own.get("overrides", {}), limiter, algorithm
+    )
+    cost = found["cost"]
+    if isinstance(cost, int):
+        _check_cost(notes, path, cost, limiter, overrides)
+        cost = costs.fixed(cost)
+    if silent.faults or len(notes.faults) > before:
+        return None
+    _check_parts(notes, (*path, "key"), found)
+    match, exempt = found.get("match", {}), found.get("exempt", {})
+    rule = Rule(
+        limiter,
+        match=Match(
+            frozenset(match.get("methods", ())),
+            frozenset(match.get("hosts", ())),
+            match.get("paths", ()),
+        ),
+        identity=identity(found["key"]),
+        cost=cost,
+        form=found["headers"],
+        shadow=found["shadow"],
+        percent=found["percent"],
+        exempt_networks=exempt.get("networks", ()),
+        exempt_keys=frozenset(exempt.get("keys", ())),
+        exempt_paths=exempt.get("paths", ()),
+        overrides=overrides,
+        unidentified=found["unidentified"],
+        preflights=found["preflights"],
+        is_default=is_default,
+    )
+    return Named(rule, _described(rule, merged, limits))
+
+
+def _overrides(
+    notes: Notes, path: Path, value: Any, limiter: Any, algorithm: str | None
+) -> dict[str, tuple[Policy, ...]]:
+    """Each subject's own numbers, for the same limits."""
+    found = {}
+    for subject, limits in notes.table(path, value, None).items():
+        # The subject may be a secret, and is not said: the line tells which.
+        try:
+            if isinstance(limits, str):
+                found[subject.strip()] = limiter.plan(limits).policies
+                continue
+            read = read_limits(notes, (*path, subject), limits, algorithm)
+            if read is not None:
+                found[subject.strip()] = limiter.plan(read).policies
+        except LimiterError as error:
+            notes.add((*path, subject), str(error))
+    return found
+
+
+def _check_parts(notes: Notes, path: Path, found: Mapping[str, Any]) -> None:
+    """A part of the path by which callers are told must be in each of the patterns."""
+    paths = found.get("match", {}).get("paths", ())
+    for spec in found["key"]:
+        kind, _, part = spec.partition(":")
+        if kind == "path" and any(part not in one.groupindex for one in paths):
+            notes.add(
+                path, f"is {shown(spec)}, and not every pattern of match.paths has {{{part}}}"
+            )
+
+
+def _check_cost(
+    notes: Notes,
+    path: Path,
+    cost: int,
+    limiter: Any,
+    overrides: Mapping[str, tuple[Policy, ...]],
+) -> None:
+    """A cost that no request could ever pay would refuse them all."""
+    for limits in (None, *overrides.values()):
+        try:
+            limiter.plan(limits).checked(cost)
+        except InvalidCost as error:
+            notes.add((*path, "cost"), str(error).removeprefix("cost "))
+            return
+
+
+def _described(rule: Rule, merged: Mapping[str, Any], limits: tuple[Policy, ...]) -> dict[str, Any]:
+    exempt = merged.get("exempt", {})
+    return {
+        "name": rule.name,
+        "limits": [policy.to_dict() for policy in limits],
+        "key": merged["key"],
+        "match": merged.get("match", {}),
+        "cost": merged["cost"],
+        **{key: merged[key] for key in ("on_error", "timeout", "local_share") if key in merged},
+        "headers": merged["headers"],
+        "shadow": rule.shadow,
+        "percent": rule.percent,
+        "exempt": {**exempt, "keys": len(exempt.get("keys", []))},
+        "overrides": len(rule.overrides),
+        "unidentified": rule.unidentified,
+        "preflights": rule.preflights,
+        "default": rule.is_default,
+    }

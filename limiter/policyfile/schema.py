@@ -1,0 +1,337 @@
+"""What may stand in a policy file, key by key; everything that is wrong is noted, with its place."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from limiter.errors import InvalidPolicy, InvalidSetting, LimiterError
+from limiter.grammar import parse_limits
+from limiter.policies import ALGORITHMS, Concurrency, Policy
+from limiter.policyfile import costs
+from limiter.policyfile.faults import Fault
+from limiter.policyfile.lines import Path
+from limiter.settings import check_on_error, check_seconds, check_share
+from limiter.web.headers import FORMS
+from limiter.web.rules import UNIDENTIFIED, pattern
+from limiter.web.subjects import identity
+
+#: What a policy may say, and what [defaults] may say for all of them.
+POLICY_KEYS = (
+    "limits",
+    "algorithm",
+    "key",
+    "match",
+    "cost",
+    "on_error",
+    "timeout",
+    "local_share",
+    "headers",
+    "shadow",
+    "percent",
+    "exempt",
+    "overrides",
+    "unidentified",
+    "preflights",
+)
+DEFAULT_KEYS = tuple(key for key in POLICY_KEYS if key not in ("limits", "match", "overrides"))
+
+_ALGORITHMS: dict[str, Any] = {**ALGORITHMS, Concurrency.algorithm: Concurrency}
+_METHOD = re.compile(r"[A-Za-z]{1,32}")
+_HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_LONGEST_SHOWN = 120
+
+
+class Notes:
+    """Gathers what is wrong, each with its place in the file."""
+
+    def __init__(self, file: str, lines: Mapping[Path, int]) -> None:
+        self.faults: list[Fault] = []
+        self._file = file
+        self._lines = lines
+
+    def add(self, path: Path, said: str) -> None:
+        """Something is wrong at a place; where that is missing, at what surrounds it."""
+        line = next(
+            (
+                self._lines[path[:end]]
+                for end in range(len(path), 0, -1)
+                if path[:end] in self._lines
+            ),
+            1,
+        )
+        self.faults.append(Fault(self._file, line, spelled(path), said))
+
+    def read(self, path: Path, reader: Callable[[Any], Any], value: Any) -> Any:
+        """What the reader makes of a value; None, and a note, where it refuses it."""
+        try:
+            return reader(value)
+        except LimiterError as error:
+            self.add(path, str(error))
+            return None
+
+    def table(self, path: Path, value: Any, known: Iterable[str] | None) -> dict[str, Any]:
+        """A table with none but the known keys; what is wrong with it is noted, and left out."""
+        if not isinstance(value, dict):
+            self.add(path, f"is {shown(value)}: accepted is a table")
+            return {}
+        if known is None:
+            return value
+        known = list(known)
+        for key in value:
+            if key not in known:
+                close = difflib.get_close_matches(key, known, 1)
+                meant = f"did you mean {close[0]}? " if close else ""
+                self.add((*path, key), f"is no key here: {meant}accepted are {', '.join(known)}")
+        return {key: value[key] for key in known if key in value}
+
+
+def spelled(path: Path) -> str:
+    """The place as a key, as TOML would spell it."""
+    found = ""
+    for before, part in zip(("", *path), path, strict=False):
+        if before == "overrides":  # a subject, and perhaps a secret: the line tells which
+            found += ".*"
+        elif isinstance(part, int):
+            found += f"[{part}]"
+        else:
+            quoted = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"'
+            found += f".{quoted}" if found else quoted
+    return found
+
+
+def shown(value: object) -> str:
+    """A wrong value, for a message: as TOML has it where that is short."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def read_policy(notes: Notes, path: Path, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a policy's keys say, read, but for its limits; None for what is wrong."""
+    found: dict[str, Any] = {}
+    for key, reader in _READERS.items():
+        if key in said:
+            found[key] = notes.read((*path, key), reader, said[key])
+    if "match" in said:
+        found["match"] = _read_match(notes, (*path, "match"), said["match"])
+    if "cost" in said:
+        found["cost"] = _read_cost(notes, (*path, "cost"), said["cost"])
+    if "exempt" in said:
+        found["exempt"] = _read_exempt(notes, (*path, "exempt"), said["exempt"])
+    return found
+
+
+def read_limits(
+    notes: Notes, path: Path, value: Any, algorithm: str | None
+) -> tuple[Policy, ...] | None:
+    """The policies that a limit string means, or a table, or a list of both; None with a note."""
+    if isinstance(value, list):
+        if not value:
+            notes.add(path, "is []: accepted is at least one limit")
+            return None
+        several = [
+            read_limits(notes, (*path, place), one, algorithm) for place, one in enumerate(value)
+        ]
+        whole = [one for one in several if one is not None]
+        return sum(whole, ()) if len(whole) == len(several) else None
+    if isinstance(value, str):
+        found: tuple[Policy, ...] | None = notes.read(
+            path, lambda text: parse_limits(text, algorithm), value
+        )
+        return found
+    if isinstance(value, dict):
+        return _read_limit_table(notes, path, value, algorithm)
+    notes.add(
+        path,
+        f"is {shown(value)}: accepted are a limit string as in '100/minute', a table as in "
+        f"{{algorithm = 'token_bucket', limit = 100, per = 'minute', burst = 20}}, and a list of these",
+    )
+    return None
+
+
+def _read_limit_table(
+    notes: Notes, path: Path, value: dict[str, Any], algorithm: str | None
+) -> tuple[Policy, ...] | None:
+    name = value.get("algorithm", algorithm)
+    if name is None:
+        notes.add((*path, "algorithm"), f"is missing: accepted are {', '.join(_ALGORITHMS)}")
+        return None
+    if notes.read((*path, "algorithm"), _any_algorithm, name) is None:
+        return None
+    kind = _ALGORITHMS[name]
+    known = ["algorithm", "limit", "name", "lease" if kind is Concurrency else "per"]
+    known += ["burst"] if kind.has_burst else []
+    known += ["align"] if name == "fixed_window" else []
+    given = notes.table(path, value, known)
+    given.pop("algorithm", None)
+    missing = [key for key in known[1:4:2] if key not in given and key != "lease"]
+    if missing:
+        for key in missing:
+            notes.add((*path, key), f"is missing: accepted are {', '.join(known)}")
+        return None
+    try:
+        return (kind(**given),)
+    except InvalidPolicy as error:
+        notes.add(path, str(error))
+        return None
+
+
+def _key(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (str, list)):
+        value = [value]
+    try:
+        identity(value)
+    except InvalidSetting as error:
+        raise InvalidSetting(str(error).removeprefix("key ")) from None
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise InvalidSetting(f"is {shown(value)}: accepted are true and false")
+
+
+def _choice(*accepted: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if isinstance(value, str) and value in accepted:
+            return value
+        raise InvalidSetting(f"is {shown(value)}: accepted are {', '.join(accepted)}")
+
+    return read
+
+
+#: Of rates; leases are counted by a table of their own.
+_algorithm = _choice(*ALGORITHMS)
+_any_algorithm = _choice(*_ALGORITHMS)
+
+
+def _percent(value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100:
+        return float(value)
+    raise InvalidSetting(f"is {shown(value)}: accepted is a number from 0 to 100")
+
+
+def _by(check: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
+    """A check of ``limiter.settings``, without the name that it puts in front."""
+
+    def read(value: Any) -> Any:
+        try:
+            return check(value)
+        except InvalidSetting as error:
+            raise InvalidSetting(str(error).removeprefix(f"{name} ")) from None
+
+    return read
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "algorithm": _algorithm,
+    "key": _key,
+    "on_error": _by(check_on_error, "on_error"),
+    "timeout": _by(lambda value: check_seconds("timeout", value), "timeout"),
+    "local_share": _by(check_share, "local_share"),
+    "headers": _choice(*FORMS),
+    "shadow": _flag,
+    "percent": _percent,
+    "unidentified": _choice(*UNIDENTIFIED),
+    "preflights": _flag,
+}
+
+
+def _read_match(notes: Notes, path: Path, value: Any) -> dict[str, tuple[Any, ...]]:
+    return _read_lists(
+        notes, path, value, {"paths": _pattern, "methods": _method, "hosts": _host}, some=True
+    )
+
+
+def _read_exempt(notes: Notes, path: Path, value: Any) -> dict[str, tuple[Any, ...]]:
+    readers = {"networks": _network, "keys": _subject, "paths": _pattern}
+    return _read_lists(notes, path, value, readers, some=False)
+
+
+def _read_lists(
+    notes: Notes, path: Path, value: Any, readers: Mapping[str, Callable[[Any], Any]], some: bool
+) -> dict[str, tuple[Any, ...]]:
+    """A table of lists; ``some``: an empty one would mean the opposite of what it says."""
+    found = {}
+    for key, listed in notes.table(path, value, readers).items():
+        if not isinstance(listed, list) or (some and not listed):
+            least = "a list of at least one" if some else "a list"
+            notes.add((*path, key), f"is {shown(listed)}: accepted is {least}")
+            continue
+        found[key] = tuple(
+            notes.read((*path, key, place), readers[key], one) for place, one in enumerate(listed)
+        )
+    return found
+
+
+def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
+    if isinstance(value, dict):
+        if list(value) == ["header"]:
+            return notes.read((*path, "header"), _cost_header, value["header"])
+        if list(value) == ["body"]:
+            size = notes.read((*path, "body"), costs.size_of, value["body"])
+            return None if size is None else costs.by_body(size)
+    elif isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    notes.add(
+        path,
+        f"is {shown(value)}: accepted are a whole number from 1, {{header = 'X-Cost'}} and "
+        f"{{body = '1KiB'}}",
+    )
+    return None
+
+
+def _cost_header(value: Any) -> Any:
+    if isinstance(value, str) and _HEADER.fullmatch(value):
+        return costs.by_header(value)
+    raise InvalidSetting(f"is {shown(value)}: accepted is the name of a header")
+
+
+def _pattern(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise InvalidSetting(f"is {shown(value)}: accepted is a pattern that begins with /")
+    try:
+        return pattern(value)
+    except InvalidSetting as error:
+        raise InvalidSetting(str(error).removeprefix("path ")) from None
+
+
+def _method(value: Any) -> str:
+    if isinstance(value, str) and _METHOD.fullmatch(value):
+        return value.upper()
+    raise InvalidSetting(f"is {shown(value)}: accepted is a method, as in 'GET'")
+
+
+def _host(value: Any) -> str:
+    if isinstance(value, str) and _HOST.fullmatch(value.lower()):
+        return value.lower()
+    raise InvalidSetting(
+        f"is {shown(value)}: accepted is a host without a port, as in 'api.example.com' or "
+        f"'*.example.com'"
+    )
+
+
+def _network(value: Any) -> Any:
+    try:
+        if isinstance(value, str):
+            return ip_network(value)
+        why = ""
+    except ValueError as error:
+        why = f" ({error})"
+    raise InvalidSetting(
+        f"is {shown(value)}{why}: accepted is a network, as in '10.0.0.0/8', or an address"
+    )
+
+
+def _subject(value: Any) -> str:
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    # Whatever it is, it may be a secret.
+    raise InvalidSetting(f"is a {type(value).__name__} that names nobody: accepted is a text")

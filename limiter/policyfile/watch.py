@@ -1,0 +1,346 @@
+"""The policies that are in force: read from a file, and again when it changes.
+
+The interface, for a service and for middleware:
+
+* ``Policies(path, store=..., trusted=...)`` reads the file (``InvalidPolicyFile``, a ``LimiterError``, with
+  every fault where it cannot be used); ``Policies.from_env()`` by ``LIMITER_POLICIES`` and the other
+  variables. ``AsyncPolicies`` has ``AsyncGuard``s, and ``open`` and ``close`` are awaited.
+* ``policies.guard``: all policies together, for a request that no proxy chose one for. Ask for it once
+  for each request: what it returns never changes. ``policies.guard_for(name)``: one policy alone, None
+  where there is none of that name. ``leave`` of any of these guards takes any verdict.
+* ``policies.current``: everything as of one moment: ``.guard``, ``.guards`` by name, ``.file`` (its
+  ``policies`` by name with ``rule`` and ``said``, its ``default``, its ``text``).
+* ``policies.reload()`` reads the file now, as on SIGHUP; False where it was refused. By itself a change
+  is seen by the first request that comes a second later or more, and read beside it, in a thread.
+* A refused text is logged with every fault, counted in ``policies.refusals`` and kept in
+  ``policies.refused`` (None when all is well); what was in force stays.
+* ``hand_on(path)``, in the process that forks the others and before it does: stops a first start with
+  a bad file by ``InvalidPolicyFile``. From then on this process and whoever is forked from it share the
+  last good text, whichever of them read it: a ``Policies`` that is made while the file is broken
+  begins with that instead of raising.
+* ``policies.open()`` connects and loads the scripts, ``policies.close()`` closes the connections: all
+  policies share them, and what is read later goes on with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from limiter import settings
+from limiter.aio import AsyncLimiter
+from limiter.client import Limiter
+from limiter.errors import InvalidSetting
+from limiter.policyfile.faults import InvalidPolicyFile
+from limiter.policyfile.reading import PolicyFile, read, text_of
+from limiter.web.guard import AsyncGuard, Guard, Observer
+from limiter.web.identity import Network
+
+log = logging.getLogger("limiter.policies")
+
+#: Seconds between two looks at the file, and for which it must not have changed to be read.
+LOOK_EVERY = 1.0
+
+_AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
+_Own = TypeVar("_Own", bound="_Policies[Any]")
+_Stamp = tuple[int, int, int]
+
+#: The shared connections belong to a limiter of two limits, whose script every guard uses.
+_ANY_TWO_LIMITS = "1/second; 1/minute"
+
+
+@dataclass(frozen=True)
+class Current(Generic[_AnyGuard]):
+    """What is in force at one moment.
+
+    Attributes:
+        file: What the file says.
+        guard: All of its policies together.
+        guards: Each alone, by its name.
+
+    """
+
+    file: PolicyFile
+    guard: _AnyGuard
+    guards: Mapping[str, _AnyGuard]
+
+
+class _Policies(Generic[_AnyGuard]):
+    """All but the two kinds of limiters and guards."""
+
+    _guard_class: type[_AnyGuard]
+    _limiter_class: type[Limiter] | type[AsyncLimiter]
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        store: object,
+        trusted: Sequence[Network] = (),
+        observe: Observer | None = None,
+        prefix: str = "rl",
+        key_secret: str | bytes | None = None,
+        on_error: str = "raise",
+        local_share: int = 1,
+        timeout: float = 0.1,
+        connect_timeout: float = 2.0,
+    ) -> None:
+        self.path = os.fspath(path)
+        #: The last text that was refused, while it is what the file says.
+        self.refused: InvalidPolicyFile | None = None
+        self.refusals = 0
+        self._trusted = tuple(trusted)
+        self._observe = observe
+        self._keys: dict[str, Any] = {"prefix": prefix, "key_secret": key_secret}
+        self._defaults: dict[str, Any] = {
+            "on_error": on_error,
+            "local_share": local_share,
+            "timeout": timeout,
+        }
+        self._root: Any = self._limiter_class(
+            _ANY_TWO_LIMITS,
+            store=store,
+            name="policies",
+            connect_timeout=connect_timeout,
+            **self._keys,
+            **self._defaults,
+        )
+        self._begin()
+        self._stamp = _stamp(self.path)
+        kept = _kept.get(os.path.abspath(self.path))
+        try:
+            self._current: Current[_AnyGuard] = self._made(text_of(self.path))
+        except InvalidPolicyFile as error:
+            text = kept.get() if kept is not None else None
+            if text is None:
+                raise
+            self._current = self._made(text)
+            self._refuse(error)
+        else:
+            self._keep()
+
+    @classmethod
+    def from_env(
+        cls: type[_Own], environ: Mapping[str, str] | None = None, **defaults: Any
+    ) -> _Own:
+        """The policies of ``LIMITER_POLICIES``, with ``LIMITER_STORE`` and the others.
+
+        ``defaults`` are arguments of the class that a variable, where it is set, overrides.
+
+        Raises:
+            InvalidSetting: A variable is missing or wrong; the message names it.
+
+        """
+        found = settings.for_policies(environ, defaults)
+        found.setdefault("trusted", settings.trusted_proxies(environ))
+        try:
+            return cls(found.pop("path"), **found)
+        except InvalidPolicyFile:
+            raise
+        except InvalidSetting as error:
+            raise settings.named(error, environ) from None
+
+    @property
+    def guard(self) -> _AnyGuard:
+        """All policies together, as they are in force now."""
+        return self.current.guard
+
+    def guard_for(self, name: str) -> _AnyGuard | None:
+        """One policy alone, as it is in force now; None where there is none of that name."""
+        return self.current.guards.get(name)
+
+    @property
+    def current(self) -> Current[_AnyGuard]:
+        """Everything that is in force now, of one text."""
+        if monotonic() >= self._look_at:
+            self._look()
+        return self._current
+
+    def reload(self) -> bool:
+        """Read the file now; False where it is refused, and what is in force stays."""
+        self._mind_forks()
+        with self._lock:
+            stamp = _stamp(self.path)
+            try:
+                text = text_of(self.path)
+                found = self._current if text == self._current.file.text else self._made(text)
+            except InvalidPolicyFile as error:
+                self._stamp = stamp
+                self._refuse(error)
+                return False
+            self._stamp = stamp
+            self.refused = None
+            if found is not self._current:
+                self._current = found
+                self._keep()
+                log.info("%s was read: %s", self.path, ", ".join(found.guards))
+            return True
+
+    def _made(self, text: str) -> Current[_AnyGuard]:
+        file = read(text, self.path, self._limiter)
+        rules = [named.rule for named in file.policies.values()]
+
+        def guard(some: list[Any]) -> _AnyGuard:
+            return self._guard_class(some, self._trusted, self._observe, file.address_from)
+
+        return Current(file, guard(rules), {rule.name: guard([rule]) for rule in rules})
+
+    def _limiter(self, limits: Any, **own: Any) -> Any:
+        return self._limiter_class(
+            limits, store=self._root, **self._keys, **{**self._defaults, **own}
+        )
+
+    def _keep(self) -> None:
+        kept = _kept.get(os.path.abspath(self.path))
+        if kept is not None:
+            kept.put(self._current.file.text)
+
+    def _refuse(self, error: InvalidPolicyFile) -> None:
+        self.refused = error
+        self.refusals += 1
+        log.error("%s is refused, what was in force stays:\n%s", self.path, error)
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
+        # A signal's handler may reload while the same thread is at it.
+        self._lock = threading.RLock()
+        self._looking = threading.Lock()
+        self._look_at = monotonic() + LOOK_EVERY
+        self._pending: _Stamp | None = None
+
+    def _mind_forks(self) -> None:
+        if self._process != os.getpid():
+            self._begin()  # a lock that another thread held is held for ever in the child
+
+    def _look(self) -> None:
+        """Whether the file has changed, and has rested since: an editor may be in the middle of it."""
+        self._mind_forks()
+        if not self._looking.acquire(blocking=False):
+            return
+        try:
+            if monotonic() < self._look_at:
+                return
+            self._look_at = monotonic() + LOOK_EVERY
+            stamp = _stamp(self.path)
+            if stamp == self._stamp:
+                return
+            rested = stamp != _GONE and time.time() - stamp[0] / 1e9 > LOOK_EVERY
+            if rested or stamp == self._pending:
+                # Whoever asks for a decision is not to wait for this. At the process's end there are
+                # no new threads, and need not be.
+                with suppress(RuntimeError):
+                    threading.Thread(target=self.reload, daemon=True).start()
+            self._pending = stamp
+        finally:
+            self._looking.release()
+
+
+class Policies(_Policies[Guard]):
+    """A file's policies, for threads; see the module."""
+
+    _guard_class = Guard
+    _limiter_class = Limiter
+
+    def open(self) -> Policies:
+        """Connect and load the scripts beforehand. Optional.
+
+        Raises:
+            StoreUnavailable, StoreRefused: It failed; a later call tries again by itself.
+
+        """
+        self._root.open()
+        return self
+
+    def close(self) -> None:
+        """Close the idle connections; a later call makes new ones."""
+        self._root.close()
+
+
+class AsyncPolicies(_Policies[AsyncGuard]):
+    """A file's policies, for coroutines; see the module."""
+
+    _guard_class = AsyncGuard
+    _limiter_class = AsyncLimiter
+
+    async def open(self) -> AsyncPolicies:
+        """As ``Policies.open``, for the running event loop."""
+        await self._root.open()
+        return self
+
+    async def close(self) -> None:
+        """As ``Policies.close``, for the running event loop."""
+        await self._root.close()
+
+
+def hand_on(path: str | os.PathLike[str]) -> None:
+    """Share the last good text of a file with whoever will be forked from this process.
+
+    Raises:
+        InvalidPolicyFile: There is none yet, and the file cannot be used.
+
+    """
+    path = os.fspath(path)
+    where = os.path.abspath(path)
+    text = None
+    try:
+        text = read(text_of(path), path).text
+    except InvalidPolicyFile:
+        if where not in _kept:
+            raise
+    kept = _kept.setdefault(where, _Kept())
+    if text is not None:
+        kept.put(text)
+
+
+class _Kept:
+    """A text in memory that a process shares with those that are forked from it."""
+
+    _DIGEST = 16
+
+    def __init__(self) -> None:
+        if hasattr(os, "memfd_create"):
+            self._file = os.memfd_create("limiter-policies")
+            return
+        with tempfile.TemporaryFile() as file:
+            self._file = os.dup(file.fileno())
+
+    def put(self, text: str) -> None:
+        """Remember a text, in one write."""
+        raw = text.encode()
+        digest = blake2b(raw, digest_size=self._DIGEST).digest()
+        os.pwrite(self._file, digest + len(raw).to_bytes(8, "big") + raw, 0)
+
+    def get(self) -> str | None:
+        """The text that was put last, by whichever process; None where one is being put right now."""
+        head = self._DIGEST + 8
+        for _ in range(100):
+            found = os.pread(self._file, os.fstat(self._file).st_size, 0)
+            raw = found[head : head + int.from_bytes(found[self._DIGEST : head], "big")]
+            if blake2b(raw, digest_size=self._DIGEST).digest() == found[: self._DIGEST]:
+                return raw.decode()
+            time.sleep(0.001)
+        return None
+
+
+#: By the file's absolute path.
+_kept: dict[str, _Kept] = {}
+
+_GONE = (0, 0, 0)
+
+
+def _stamp(path: str) -> _Stamp:
+    """What changes when the file does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return _GONE
+    return found.st_mtime_ns, found.st_size, found.st_ino
