@@ -60,6 +60,8 @@ async def test_one_line_limits_an_application() -> None:
         "ratelimit": '"api";r=1;t=60',
     }
     denied = answers[2]
+    for answer in answers:
+        assert all(name == name.lower() for name, _ in answer.said[0]["headers"])
     wait = denied.headers["retry-after"]
     assert denied.headers == {
         "content-type": "application/problem+json",

@@ -1,0 +1,117 @@
+"""What ``docs/frameworks.md`` shows is what happens."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import types
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
+
+from limiter import settings as ours
+from limiter.asgi import LimiterMiddleware
+from limiter.web.headers import FORMS
+from limiter.web.identity import ADDRESS_FROM
+from tests.asgi.support import ask as ask_asgi
+from tests.asgi.support import in_a_loop
+from tests.service.support import ROOT
+from tests.wsgi.support import ask as ask_wsgi
+
+PAGE = (ROOT / "docs" / "frameworks.md").read_text()
+BLOCKS = re.findall(r"^## (.*?)$|^```python\n(.*?)^```$", PAGE, re.M | re.S)
+STORE = "redis://127.0.0.1:6379/0"
+
+
+def examples() -> list[Any]:
+    """Every example under its heading."""
+    found, heading = [], ""
+    for title, code in BLOCKS:
+        heading = title or heading
+        if code:
+            found.append(pytest.param(code, id=f"{heading} {len(found)}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def _django() -> None:
+    """A project with one page."""
+
+    def page(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("hello")
+
+    urls = types.ModuleType("urls")
+    urls.urlpatterns = [path("", page)]  # type: ignore[attr-defined]
+    settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=urls, SECRET_KEY="no", LOGGING_CONFIG=None)  # noqa: S106
+
+
+@pytest.mark.parametrize("code", examples())
+@pytest.mark.usefixtures("_django")
+def test_an_example_limits(code: str) -> None:
+    """As it stands, but for the store: the 100th of a minute passes, and the next does not."""
+    assert STORE in code
+    names: dict[str, Any] = {}
+    exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
+    app = names.get("application") or names["app"]
+    statuses = []
+    for answer in _answers(app, 101):
+        statuses.append(answer[0])
+        assert answer[1].startswith(('"default";q=100;w=60', '"every";q=100;w=60'))
+
+    assert set(statuses[:100]) <= {200, 404}
+    assert statuses[100] == 429
+
+
+def _answers(app: Any, count: int) -> list[tuple[int, str]]:
+    """Status and RateLimit-Policy of so many requests."""
+    found: list[tuple[int, str]] = []
+    if not inspect.iscoroutinefunction(type(app).__call__):
+        for _ in range(count):
+            answer = ask_wsgi(app)
+            found.append((answer.code, answer["RateLimit-Policy"]))
+        return found
+
+    @in_a_loop
+    async def ask_all() -> None:
+        for _ in range(count):
+            answer = await ask_asgi(app)
+            found.append((answer.status, answer.headers["ratelimit-policy"]))
+
+    ask_all()
+    return found
+
+
+@in_a_loop
+async def test_the_route_has_a_limit_of_its_own() -> None:
+    """The FastAPI example's."""
+    (code,) = [code for _, code in BLOCKS if "limiter.fastapi" in code]
+    names: dict[str, Any] = {}
+    exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
+    statuses = [(await ask_asgi(names["app"], "/search")).status for _ in range(6)]
+
+    assert statuses == [200] * 5 + [429]
+
+
+def test_the_rules_hold_reports() -> None:
+    """The example with rules: two at once."""
+    (code,) = [code for _, code in BLOCKS if "Concurrency" in code]
+    names: dict[str, Any] = {}
+    exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
+
+    assert ask_wsgi(names["app"], path="/reports/a")["RateLimit"] == (
+        '"every";r=99;t=60, "reports";r=1'
+    )
+
+
+def test_the_table_names_every_argument() -> None:
+    """And every choice."""
+    arguments = set(inspect.signature(LimiterMiddleware).parameters) - {"app", "limits"}
+    rows = re.findall(r"^\| (`.*?) \|", PAGE, re.M)
+
+    assert arguments - {"settings"} <= set(re.findall(r"`(\w+)`", "".join(rows)))
+    for choice in (*FORMS, *ADDRESS_FROM):
+        assert f'"{choice}"' in PAGE
+    assert ours.VARIABLES["store"] == "LIMITER_STORE"
