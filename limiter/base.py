@@ -359,6 +359,10 @@ class Base(Generic[_Transport]):
 
         Parts may name one subject several times, as long as their policies' fields differ.
         """
+        if len(parts) == 1 and not parts[0].shadow:  # its call is prepared but for the key
+            plan, key, cost, _ = parts[0]
+            call = plan.call(mode, key, cost, None, tag, self._now_us, lease)
+            return [Decision(plan.policies, plan.read((yield Ask(call, deadline))))]
         group = self._together(parts, tag)
         if not self._one_slot(group.tags):
             return (yield from self._deciding_in_turn(parts, tag, mode, lease, deadline))

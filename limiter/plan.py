@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from limiter import scripts
@@ -70,6 +70,11 @@ class Plan:
         return (
             self if len(self.leases) == len(self.policies) else type(self)(self.leases, self.keys)
         )
+
+    @cached_property
+    def beside_others(self) -> _Several:
+        """Where keys and arguments stand when other limiters are asked in the same call."""
+        return _Several(self.policies)
 
     def call(
         self,
@@ -186,15 +191,17 @@ class Together:
 
     def call(self, mode: str, now_us: int, lease: str = "") -> Any:
         """The one call; ``tags`` must lie in one slot."""
-        layouts = [_Several(part.plan.policies) for part in self.parts]
-        said, keys, count = [str(now_us), mode, "0"], [], 0
-        for part, layout, (state, _) in zip(self.parts, layouts, self.states, strict=True):
-            said += layout.blocks(part.cost, count, lease, part.shadow)
+        blocks, keys, count, arguments = [], [], 0, 3
+        for part, (state, _) in zip(self.parts, self.states, strict=True):
+            layout = part.plan.beside_others
+            block, said = layout.block(part.cost, count, lease, part.shadow)
+            blocks.append(block)
+            arguments += said
             keys.append(layout.keys(state))
             count += layout.count
-        by_sha, by_text = _heads(layouts[0].script, count, len(said))
-        rest = b"".join([*keys, *map(bulk, said)])
-        return Call(by_sha, by_text, rest, self.tags[0])
+        by_sha, by_text = _heads_of_several(count, arguments)
+        said_first = (bulk(str(now_us)), bulk(mode), bulk("0"))
+        return Call(by_sha, by_text, b"".join([*keys, *said_first, *blocks]), self.tags[0])
 
     def read(self, reply: object) -> list[list[int]]:
         """The reply for each subject, as its own call would have it.
@@ -271,6 +278,7 @@ class _Several(_Layout):
         self.count = len(self._suffixes)
         heads = _heads(self.script, self.count, len(self.arguments("hit", 1, 1, 0)))
         self.heads = (heads, heads)
+        self._prepared: dict[tuple[int, int, bool], tuple[bytes, int]] = {}
 
     def keys(self, state: bytes) -> bytes:
         return b"".join(bulk(state + suffix) for suffix in self._suffixes)
@@ -289,6 +297,16 @@ class _Several(_Layout):
             if leases:
                 said.append(lease)
         return said
+
+    def block(self, cost: int, before: int, lease: str, shadow: bool) -> tuple[bytes, int]:
+        """What ``blocks`` says as the protocol spells it, and how many arguments it is."""
+        found = None if lease else self._prepared.get((cost, before, shadow))
+        if found is None:
+            said = self.blocks(cost, before, lease, shadow)
+            found = b"".join(map(bulk, said)), len(said)
+            if not lease and len(self._prepared) < _ENDINGS_KEPT:
+                self._prepared[cost, before, shadow] = found
+        return found
 
 
 def own_suffix(policy: Policy) -> bytes:
@@ -309,6 +327,11 @@ def _heads(script: scripts.Script, keys: int, arguments: int) -> tuple[bytes, by
         count + bulk("EVALSHA") + bulk(script.sha) + number,
         count + bulk("EVAL") + bulk(script.source) + number,
     )
+
+
+@lru_cache(maxsize=256)
+def _heads_of_several(keys: int, arguments: int) -> tuple[bytes, bytes]:
+    return _heads(scripts.script("several"), keys, arguments)
 
 
 def _misshapen(script: scripts.Script, reply: object, count: int) -> StoreRefused:

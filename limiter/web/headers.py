@@ -39,28 +39,25 @@ def of_all(spoken: Sequence[Spoken]) -> list[Field]:
     no fields: there is nothing true to say. The older forms know one limit; they get that of the
     limiter that is nearest to denying.
     """
-    counted = [one for one in spoken if one.decision.each]
+    counted = [(one, each) for one in spoken if (each := one.decision.each)]
     found: list[Field] = []
-    drafts = [one for one in counted if one.form == "draft-11"]
-    if drafts:
-        policies, states = zip(*map(_draft, drafts), strict=True)
+    policies: list[str] = []
+    states: list[str] = []
+    for one, each in counted:
+        if one.form == "draft-11":
+            texts, heads = _policies(tuple([part.policy for part in each]), one.name)
+            policies.append(texts)
+            states += map(_state, heads, each)
+    if policies:
         found += [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
     for form, prefix in (("draft-06", "RateLimit"), ("x-ratelimit", "X-RateLimit")):
-        older = [one.decision for one in counted if one.form == form]
+        older = [one.decision for one, _ in counted if one.form == form]
         if older:
             found += _three(prefix, min(older, key=_nearness))
-    waits = [one.decision.retry_after for one in counted if not one.decision.allowed]
-    if waits and any(one.form != "none" for one in counted):
+    waits = [wait for one, _ in counted if (wait := one.decision.retry_after)]
+    if waits and any(one.form != "none" for one, _ in counted):
         found.append(("Retry-After", str(max(1, math.ceil(max(waits))))))
     return found
-
-
-def _draft(one: Spoken) -> Field:
-    """One limiter's items of the two lists."""
-    decisions = one.decision.each
-    policies = tuple(each.policy for each in decisions)
-    states = map(_state, names(policies, one.name), decisions)
-    return _policies(policies, one.name), ", ".join(states)
 
 
 def _nearness(decision: Decision) -> tuple[float, int]:
@@ -96,17 +93,27 @@ def window_us(policy: Policy) -> int:
     return -(-policy.capacity * policy.period_us // policy.limit)
 
 
+class _Head(NamedTuple):
+    """What is said of a policy's state but for the numbers that change."""
+
+    name: str
+    window: int | None
+    leases: bool
+
+
 @lru_cache(maxsize=1024)
-def _policies(policies: tuple[Policy, ...], limiter_name: str) -> str:
-    items = []
+def _policies(policies: tuple[Policy, ...], limiter_name: str) -> tuple[str, list[_Head]]:
+    """The items of one limiter in RateLimit-Policy, and what its items in RateLimit begin with."""
+    items, heads = [], []
     for name, policy in zip(names(policies, limiter_name), policies, strict=True):
-        item = f'"{name}";q={policy.capacity}'
+        item, window = f'"{name}";q={policy.capacity}', _window(policy)
         if policy.leases:
             item += ';qu="concurrent-requests"'
-        elif window := _window(policy):
+        elif window:
             item += f";w={window}"
         items.append(item)
-    return ", ".join(items)
+        heads.append(_Head(f'"{name}";r=', window, policy.leases))
+    return ", ".join(items), heads
 
 
 def _window(policy: Policy) -> int | None:
@@ -115,12 +122,11 @@ def _window(policy: Policy) -> int | None:
     return -(-exact_us // _SECOND_US) if exact_us >= _SECOND_US else None
 
 
-def _state(name: str, decision: Decision) -> str:
-    item = f'"{name}";r={decision.remaining}'
-    if decision.policy.leases:  # when somebody gives a lease back, nobody knows
-        return item
-    seconds = math.ceil(decision.reset_after if decision.allowed else decision.retry_after)
-    window = _window(decision.policy)
-    if window is not None:
-        seconds = min(seconds, window)
-    return f"{item};t={seconds}"
+def _state(head: _Head, decision: Decision) -> str:
+    name, window, leases = head
+    if leases:  # when somebody gives a lease back, nobody knows
+        return f"{name}{decision.remaining}"
+    seconds = math.ceil(decision.retry_after or decision.reset_after)
+    if window is not None and seconds > window:
+        seconds = window
+    return f"{name}{decision.remaining};t={seconds}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -25,6 +26,8 @@ ADDRESS_FROM = ("x-forwarded-for", "forwarded", "x-real-ip")
 PREFIX = 64
 
 _LONGEST_HEADER = 8_192
+#: Texts up to here are remembered as addresses; longer than any address is.
+_LONGEST_KNOWN = 64
 #: Stands for an entry that nobody can read; no address is spelled like this.
 _UNREADABLE = "unknown"
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -69,6 +72,10 @@ def address(peer: str | None, forwarded_for: str | None, trusted: Sequence[Netwo
 
 def parse(text: str) -> Address:
     """Read an address as proxies write it: with brackets, a port or a zone, or IPv4 in IPv6."""
+    return _known(text) if len(text) <= _LONGEST_KNOWN else _read(text)
+
+
+def _read(text: str) -> Address:
     bare = text.strip()
     if bare.startswith("["):
         bare, bracket, port = bare[1:].partition("]")
@@ -90,6 +97,10 @@ def parse(text: str) -> Address:
         if found in _NAT64:
             return IPv4Address(int(found) & 0xFFFFFFFF)
     return found
+
+
+#: The addresses that were seen last: proxies are seen with every request, and callers come again.
+_known = lru_cache(maxsize=4096)(_read)
 
 
 def subject(found: Address, prefix: int = PREFIX) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -67,23 +67,56 @@ class Request:
 
 def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
     """The request of a WSGI application."""
-    headers = {
-        name[5:].replace("_", "-").lower(): str(value)
-        for name, value in environ.items()
-        if name.startswith("HTTP_")
-    }
-    for name in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        if environ.get(name):
-            headers[name.replace("_", "-").lower()] = str(environ[name])
     path = str(environ.get("SCRIPT_NAME", "")) + str(environ.get("PATH_INFO", ""))
     return Request(
         method=str(environ.get("REQUEST_METHOD", "GET")).upper(),
-        host=bare_host(headers.get("host") or str(environ.get("SERVER_NAME", ""))),
+        host=bare_host(str(environ.get("HTTP_HOST") or environ.get("SERVER_NAME", ""))),
         path=path.encode("latin-1", "replace").decode("utf-8", "replace") or "/",
-        headers=headers,
+        headers=_WsgiHeaders(environ),
         peer=environ.get("REMOTE_ADDR") or None,
         parts=parts,
     )
+
+
+class _WsgiHeaders(Mapping[str, str]):
+    """The header fields of a WSGI environment, read when somebody asks: most limits look at one or two."""
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._environ = environ
+
+    def __getitem__(self, name: str) -> str:
+        if "_" in name:  # spelled so by no header that a gateway lets through
+            raise KeyError(name)
+        variable = name.upper().replace("-", "_")
+        if variable in _WITHOUT_PREFIX:
+            value = self._environ.get(variable)
+            if not value:
+                raise KeyError(name)
+            return str(value)
+        return str(self._environ[f"HTTP_{variable}"])
+
+    def get(self, name: str, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        for variable in self._environ:
+            if variable.startswith("HTTP_") and variable[5:] not in _WITHOUT_PREFIX:
+                yield variable[5:].replace("_", "-").lower()
+        for variable in _WITHOUT_PREFIX:
+            if self._environ.get(variable):
+                yield variable.replace("_", "-").lower()
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+_WITHOUT_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
 
 
 def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
