@@ -71,6 +71,7 @@ class Detour:
             self.pause = next(self._pauses, left)
             return Step.AGAIN if self.pause < left else Step.END
         if kind == "READONLY" and kind not in self._seen:
+            self.asking = False
             return Step.ELSEWHERE
         if kind in ("MOVED", "ASK") and self._redirects < MOST_REDIRECTS:
             self._redirects += 1

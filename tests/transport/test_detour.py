@@ -1,0 +1,148 @@
+"""What an error reply allows next, and what a slot table says: values in, values out."""
+
+from __future__ import annotations
+
+import pytest
+from redis.exceptions import ResponseError
+
+from limiter import StoreRefused, StoreUnavailable
+from limiter.plan import Call
+from limiter.transport import slots
+from limiter.transport.detour import MOST_REDIRECTS, TRYAGAIN_PAUSES, Detour, Step
+from limiter.transport.slots import SLOTS, SlotTable
+from limiter.transport.store import Address, read_store
+
+CALL = Call(b"sha-", b"text-", b"rest", b"tag")
+MOVED = "MOVED 5 h:1"
+
+
+def steps(*said: str, left: float = 1.0) -> list[Step]:
+    """The steps of one call that is answered so, one answer after the other."""
+    detour = Detour(CALL)
+    return [detour.after(ResponseError(each), left) for each in said]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["NOSCRIPT none"], [Step.AGAIN]),
+        (["NOSCRIPT none", "NOSCRIPT none"], [Step.AGAIN, Step.END]),
+        (["READONLY no"], [Step.ELSEWHERE]),
+        (["READONLY no", "READONLY no"], [Step.ELSEWHERE, Step.END]),
+        (["READONLY no", "NOSCRIPT none", MOVED], [Step.ELSEWHERE, Step.AGAIN, Step.THERE]),
+        (["TRYAGAIN x"] * 4, [Step.AGAIN] * 3 + [Step.END]),
+        (["ASK 5 h:1", MOVED, "ASK 5 h:1", MOVED], [Step.THERE] * MOST_REDIRECTS + [Step.END]),
+        (["ERR any"], [Step.END]),
+        (["OOM full"], [Step.END]),
+        (["WRONGTYPE other"], [Step.END]),
+        (["CLUSTERDOWN"], [Step.END]),
+        ([""], [Step.END]),
+    ],
+)
+def test_each_reason_counts_once(said: list[str], expected: list[Step]) -> None:
+    """What proves that nothing ran is sent again, so often; everything else is the end."""
+    assert steps(*said) == expected
+
+
+def test_pauses_end_with_the_deadline() -> None:
+    """A pause that ends too late is none."""
+    detour = Detour(CALL)
+    for pause in TRYAGAIN_PAUSES:
+        assert detour.after(ResponseError("TRYAGAIN x"), 1.0) is Step.AGAIN
+        assert detour.pause == pause
+    assert steps("TRYAGAIN x", left=TRYAGAIN_PAUSES[0]) == [Step.END]
+    assert steps("TRYAGAIN x", left=-1.0) == [Step.END]
+
+
+def test_the_text_goes_once_the_id_was_unknown() -> None:
+    """Also to the node that the call is sent on to."""
+    detour = Detour(CALL)
+    assert detour.command == b"sha-rest"
+    detour.after(ResponseError("NOSCRIPT none"), 1.0)
+    assert detour.command == b"text-rest"
+    detour.after(ResponseError(MOVED), 1.0)
+    assert detour.command == b"text-rest"
+
+
+def test_only_an_ask_asks() -> None:
+    """And the tries that follow it in the same place do, until the slot is another's."""
+    detour = Detour(CALL)
+    for said, asking in [
+        ("ASK 5 h:1", True),
+        ("NOSCRIPT none", True),
+        ("TRYAGAIN x", True),
+        (MOVED, False),
+    ]:
+        detour.after(ResponseError(said), 1.0)
+        assert detour.asking is asking
+
+
+def test_what_the_end_comes_to() -> None:
+    """Circles are the cluster's trouble; a single store that redirects is named wrongly."""
+    detour = Detour(CALL)
+    error = ResponseError(MOVED)
+    detour.after(error, 1.0)
+    assert isinstance(detour.failure(error, "store"), StoreRefused)
+    for _ in range(MOST_REDIRECTS):
+        detour.after(error, 1.0)
+    assert str(detour.failure(error, "store")) == "store: more than 3 redirections"
+    assert isinstance(detour.failure(ResponseError("OOM full"), "store"), StoreUnavailable)
+
+
+class Node:
+    """A node without any connection."""
+
+    has_idle = False
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.where = f"store {address[0]}:{address[1]}"
+
+
+def made(url: str = "redis+cluster://a:1,b:2") -> SlotTable[Node]:
+    return SlotTable(read_store(url), Node)
+
+
+def test_a_table_is_taken_over_whole() -> None:
+    """Owners, nodes, and who is gone; nodes of the setting are kept."""
+    table = made()
+    asked = table.node_at(("a", 1))
+    assert table.fill([[0, 99, [b"a", 1]], [100, SLOTS - 1, ["c", 3], ["d", 4]]], asked) == []
+    first, last = table.owners[0], table.owners[SLOTS - 1]
+    assert first is table.owners[99] is asked
+    assert last is not None
+    assert last.address == ("c", 3)
+    assert table.primaries == {first, last}
+    assert table.fill([[0, SLOTS - 1, [None, 1]]], asked) == [last]
+    assert set(table.nodes) == {("a", 1)}
+    assert {node.address for node in table.to_ask()} == {("a", 1), ("b", 2)}
+
+
+def test_a_slot_that_nobody_has() -> None:
+    """It is said which."""
+    table = made()
+    with pytest.raises(StoreUnavailable, match=f"no node has slot {slots.slot_of(b'tag')}"):
+        table.owner(b"tag")
+
+
+def test_a_moved_is_remembered_and_an_ask_is_not() -> None:
+    """The first says where the slot is, the second where one call goes."""
+    table = made()
+    node = table.node_at(("a", 1))
+    table.fill([[0, SLOTS - 1, ["a", 1]]], node)
+    there = table.pointed_to(ResponseError("ASK 5 b:2"), node)
+    assert there.address == ("b", 2)
+    assert table.owners[5] is node
+    assert table.pointed_to(ResponseError("MOVED 5 :2"), node).address == ("a", 2)
+    owner = table.owners[5]
+    assert owner is not None
+    assert owner.address == ("a", 2)
+    assert table.owners[4] is node
+
+
+def test_a_refusal_is_graver() -> None:
+    """Than a node that is down, whichever comes first."""
+    refused, down = StoreRefused("r"), StoreUnavailable("d")
+    assert slots.graver(None, down) is down
+    assert slots.graver(down, refused) is refused
+    assert slots.graver(refused, down) is refused
