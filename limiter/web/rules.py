@@ -89,8 +89,10 @@ def pattern(text: str) -> re.Pattern[str]:
             spelled += re.escape(piece)
     try:
         return re.compile(spelled, re.DOTALL)
-    except re.error as error:
-        raise InvalidSetting(f"path is {text!r}: {error}; a part is {{name}}, each once") from None
+    except re.error:
+        raise InvalidSetting(
+            f"path is {text!r}: accepted are parts in braces that are names, each once, as in /orgs/{{org}}"
+        ) from None
 
 
 def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG001 (other costs look)

@@ -1,0 +1,296 @@
+# ruff: noqa: E501 (messages stand whole)
+"""A wrong file: all that is wrong with it, each with file, line, key, value and what is accepted."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from limiter import LimiterError
+from limiter.policyfile import InvalidPolicyFile
+from limiter.policyfile.reading import read, text_of
+
+IDENTITIES = (
+    "accepted are address (or address/N: IPv6 by N bits, 32 to 128), header:NAME, cookie:NAME, api-key "
+    "(or api-key:HEADER), path:NAME, host, global, and a list of these"
+)
+UNITS = (
+    "accepted is N/unit or N per K unit, with ' burst B' behind it for a bucket, and several of them with ; "
+    "between; units are ms s sec second m min minute h hour d day w week month year"
+)
+LIMITS = (
+    "accepted are a limit string as in '100/minute', a table as in {algorithm = 'token_bucket', limit = 100, "
+    "per = 'minute', burst = 20}, and a list of these"
+)
+RATES = "fixed_window, sliding_log, sliding_window, token_bucket, gcra, leaky_bucket"
+POLICY = (
+    "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, headers, shadow, "
+    "percent, exempt, overrides, unidentified, preflights"
+)
+DEFAULTS = (
+    "accepted are algorithm, key, cost, on_error, timeout, local_share, headers, shadow, percent, exempt, "
+    "unidentified, preflights"
+)
+ONE = "[policies.p]\nlimits = '5/s'\n"
+
+#: A file, and every line of its message (without the file's name).
+WRONG: list[tuple[str, list[str]]] = [
+    # Never "no limits".
+    ("", ["1: policies: has no policy: accepted is at least one [policies.NAME]"]),
+    ("# nothing\n", ["1: policies: has no policy: accepted is at least one [policies.NAME]"]),
+    ("\n[policies]\n", ["2: policies: has no policy: accepted is at least one [policies.NAME]"]),
+    (
+        "policies = 5",
+        [
+            "1: policies is 5: accepted is a table",
+            "1: policies: has no policy: accepted is at least one [policies.NAME]",
+        ],
+    ),
+    (
+        "[policies]\np = 5",
+        [
+            "2: policies.p is 5: accepted is a table",
+            "2: policies.p.limits is missing: accepted is a limit, as in limits = '100/minute'",
+        ],
+    ),
+    (
+        "[policies.p]",
+        ["1: policies.p.limits is missing: accepted is a limit, as in limits = '100/minute'"],
+    ),
+    # No TOML at all.
+    (
+        ONE + "a b",
+        ["3: is no TOML: Expected '=' after a key in a key/value pair (at line 3, column 3)"],
+    ),
+    (
+        ONE + "[policies.p]\n",
+        ["3: is no TOML: Cannot declare ('policies', 'p') twice (at line 3, column 12)"],
+    ),
+    (ONE + "limits = '6/s'", ["3: is no TOML: Cannot overwrite a value (at end of document)"]),
+    # Keys that nobody knows, wherever they stand.
+    (
+        "defult = 'p'\n" + ONE + "limit = 5\n",
+        [
+            "1: defult is no key here: did you mean default? accepted are default, address_from, defaults, "
+            "policies",
+            f"4: policies.p.limit is no key here: did you mean limits? {POLICY}",
+        ],
+    ),
+    (
+        "[defaults]\nlimits = '5/s'\nzzz = 1\n" + ONE,
+        [
+            f"2: defaults.limits is no key here: {DEFAULTS}",
+            f"3: defaults.zzz is no key here: {DEFAULTS}",
+        ],
+    ),
+    (
+        ONE + "match = { path = ['/'] }\nexempt = { key = ['a'] }",
+        [
+            "3: policies.p.match.path is no key here: did you mean paths? accepted are paths, methods, hosts",
+            "4: policies.p.exempt.key is no key here: did you mean keys? accepted are networks, keys, paths",
+        ],
+    ),
+    # The top.
+    (
+        "default = 'q'\naddress_from = 'cf-connecting-ip'\n" + ONE,
+        [
+            "1: default is 'q': accepted is one of p",
+            "2: address_from is 'cf-connecting-ip': accepted are x-forwarded-for, forwarded, x-real-ip",
+        ],
+    ),
+    ("default = 5\n" + ONE, ["1: default is 5: accepted is one of p"]),
+    ("defaults = 5\n" + ONE, ["1: defaults is 5: accepted is a table"]),
+    # Names.
+    (
+        "[policies.'a b']\nlimits = '5/s'",
+        ['1: policies."a b" is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -'],
+    ),
+    # Limits.
+    (
+        "[policies.p]\nlimits = '5/fortnight'",
+        [f"2: policies.p.limits: limit is '5/fortnight': {UNITS}"],
+    ),
+    ("[policies.p]\nlimits = 5", [f"2: policies.p.limits is 5: {LIMITS}"]),
+    ("[policies.p]\nlimits = []", ["2: policies.p.limits is []: accepted is at least one limit"]),
+    (
+        "[policies.p]\nlimits = [\n  '5/x',\n  true,\n]",
+        [
+            f"3: policies.p.limits[0]: limit is '5/x': {UNITS}",
+            f"4: policies.p.limits[1] is true: {LIMITS}",
+        ],
+    ),
+    (
+        "[policies.p]\nlimits = '5/s; 9/s'",
+        [
+            "2: policies.p.limits: two policies of one limiter are SlidingLog(5, per=1): they would share their "
+            "state; name one of them (name=...)"
+        ],
+    ),
+    (
+        "[policies.p]\nlimits = { limit = 5, per = 60 }",
+        [f"2: policies.p.limits.algorithm is missing: accepted are {RATES}, concurrency"],
+    ),
+    (
+        "[policies.p]\nlimits = { algorithm = 'x', limit = 5, per = 60 }",
+        [f"2: policies.p.limits.algorithm is 'x': accepted are {RATES}, concurrency"],
+    ),
+    (
+        "[policies.p]\nlimits = { algorithm = 'gcra', limit = 0, per = 60, lease = 5 }",
+        [
+            "2: policies.p.limits.lease is no key here: accepted are algorithm, limit, name, per, burst",
+            "2: policies.p.limits: GCRA: limit is 0: accepted is a whole number from 1 to 1,000,000,000,000",
+        ],
+    ),
+    (
+        "[policies.p]\nlimits = { algorithm = 'gcra' }",
+        [
+            "2: policies.p.limits.limit is missing: accepted are algorithm, limit, name, per, burst",
+            "2: policies.p.limits.per is missing: accepted are algorithm, limit, name, per, burst",
+        ],
+    ),
+    # Everything else, in one file.
+    (
+        ONE
+        + "algorithm = 'concurrency'\n"
+        + "key = 'adress'\n"
+        + "cost = 0\n"
+        + "on_error = 'ignore'\n"
+        + "timeout = 0\n"
+        + "local_share = true\n"
+        + "headers = 'draft-12'\n"
+        + "shadow = 1\n"
+        + "percent = 100.5\n"
+        + "unidentified = 'share'\n"
+        + "preflights = 'no'\n"
+        + "match.paths = ['api', '/{a}/{a}']\n"
+        + "match.methods = []\n"
+        + "match.hosts = ['a:80', 5]\n"
+        + "exempt.networks = ['10.0.0.1/8', 7]\n"
+        + "exempt.keys = ['', 5]\n"
+        + "exempt.paths = '/healthz'\n",
+        [
+            f"3: policies.p.algorithm is 'concurrency': accepted are {RATES}",
+            f"4: policies.p.key is 'adress': {IDENTITIES}",
+            "5: policies.p.cost is 0: accepted are a whole number from 1, {header = 'X-Cost'} and "
+            "{body = '1KiB'}",
+            "6: policies.p.on_error is 'ignore': accepted are raise, allow, deny, local",
+            "7: policies.p.timeout is 0: accepted are seconds from 0.001 to 3600",
+            "8: policies.p.local_share is True: accepted is a whole number from 1",
+            "9: policies.p.headers is 'draft-12': accepted are draft-11, draft-06, x-ratelimit, none",
+            "10: policies.p.shadow is 1: accepted are true and false",
+            "11: policies.p.percent is 100.5: accepted is a number from 0 to 100",
+            "12: policies.p.unidentified is 'share': accepted are refuse, skip, address",
+            "13: policies.p.preflights is 'no': accepted are true and false",
+            "14: policies.p.match.paths[0] is 'api': accepted is a pattern that begins with /",
+            "14: policies.p.match.paths[1] is '/{a}/{a}': accepted are parts in braces that are names, each "
+            "once, as in /orgs/{org}",
+            "15: policies.p.match.methods is []: accepted is a list of at least one",
+            "16: policies.p.match.hosts[0] is 'a:80': accepted is a host without a port, as in "
+            "'api.example.com' or '*.example.com'",
+            "16: policies.p.match.hosts[1] is 5: accepted is a host without a port, as in 'api.example.com' or "
+            "'*.example.com'",
+            "17: policies.p.exempt.networks[0] is '10.0.0.1/8' (10.0.0.1/8 has host bits set): accepted is a "
+            "network, as in '10.0.0.0/8', or an address",
+            "17: policies.p.exempt.networks[1] is 7: accepted is a network, as in '10.0.0.0/8', or an address",
+            "18: policies.p.exempt.keys[0] is a str that names nobody: accepted is a text",
+            "18: policies.p.exempt.keys[1] is a int that names nobody: accepted is a text",
+            "19: policies.p.exempt.paths is '/healthz': accepted is a list",
+        ],
+    ),
+    (ONE + "key = []", [f"3: policies.p.key is []: {IDENTITIES}"]),
+    (ONE + "key = 5", [f"3: policies.p.key is [5]: {IDENTITIES}"]),
+    (ONE + "key = 'address/16'", [f"3: policies.p.key is 'address/16': {IDENTITIES}"]),
+    (
+        ONE + "match.methods = ['G T']",
+        ["3: policies.p.match.methods[0] is 'G T': accepted is a method, as in 'GET'"],
+    ),
+    (ONE + "match = 5", ["3: policies.p.match is 5: accepted is a table"]),
+    # Costs.
+    (
+        ONE + "cost = { header = 'a b' }",
+        ["3: policies.p.cost.header is 'a b': accepted is the name of a header"],
+    ),
+    (
+        ONE + "cost = { body = '1 parsec' }",
+        [
+            "3: policies.p.cost.body is '1 parsec': accepted are bytes from 1, as a whole number or as in 512, "
+            "1KiB, 64KB, 2MiB"
+        ],
+    ),
+    (
+        ONE + "cost = { header = 'A', body = 1 }",
+        [
+            "3: policies.p.cost is {'header': 'A', 'body': 1}: accepted are a whole number from 1, "
+            "{header = 'X-Cost'} and {body = '1KiB'}"
+        ],
+    ),
+    (
+        ONE + "cost = 6",  # nobody could ever pass
+        [
+            "3: policies.p.cost is 6: accepted is a whole number from 0 to 5, the most that these limits ever admit at once"
+        ],
+    ),
+    (
+        "[policies.p]\nlimits = '50/s'\ncost = 6\noverrides = { a = '5/s' }",
+        [
+            "3: policies.p.cost is 6: accepted is a whole number from 0 to 5, the most that these limits ever admit at once"
+        ],
+    ),
+    # Overrides: not a word of whose.
+    (
+        ONE
+        + "[policies.p.overrides]\nsk_live_1 = '5/minute'\nsk_live_2 = 7\nsk_live_3 = { a = 1 }",
+        [
+            "4: policies.p.overrides.*: limits are '5/minute': accepted here are those of [SlidingLog(5, per=1)] "
+            "with other numbers, since algorithm, period and name say which state is meant",
+            f"5: policies.p.overrides.* is 7: {LIMITS}",
+            f"6: policies.p.overrides.*.algorithm is missing: accepted are {RATES}, concurrency",
+        ],
+    ),
+    # A caller that nobody could ever tell.
+    (
+        ONE + "key = ['address', 'path:org']\nmatch.paths = ['/{org}', '/all']",
+        ["3: policies.p.key is 'path:org', and not every pattern of match.paths has {org}"],
+    ),
+    # What the defaults have wrong is said once, however many policies take it.
+    (
+        "[defaults]\npercent = 101\n[policies.a]\nlimits = '5/s'\n[policies.b]\nlimits = 'x'",
+        [
+            "2: defaults.percent is 101: accepted is a number from 0 to 100",
+            f"6: policies.b.limits: limit is 'x': {UNITS}",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG, ids=range(len(WRONG)))
+def test_everything_that_is_wrong(text: str, expected: list[str]) -> None:
+    with pytest.raises(InvalidPolicyFile) as raised:
+        read(text, "policies.toml")
+
+    assert str(raised.value).splitlines() == [f"policies.toml:{line}" for line in expected]
+    assert isinstance(raised.value, LimiterError)
+    assert len(raised.value.faults) == len(expected)
+    assert "sk_live" not in str(raised.value)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)  # noqa: S301 (ours)
+
+
+def test_a_file_that_nobody_can_read(tmp_path: Path) -> None:
+    """Missing, a folder, no text, far too long."""
+    path = tmp_path / "policies.toml"
+
+    def said() -> str:
+        with pytest.raises(InvalidPolicyFile) as raised:
+            text_of(str(path))
+        return str(raised.value).removeprefix(f"{path}:1: ")
+
+    assert said() == "cannot be read: No such file or directory"
+    path.write_bytes(b"\xff\xfe")
+    assert said() == "is not UTF-8 (byte 0): accepted is TOML, which is"
+    path.write_bytes(b"#" * (2**20 + 1))
+    assert said() == "is longer than 1,048,576 bytes: accepted is a file up to that"
+    path.unlink()
+    path.mkdir()
+    assert said() == "cannot be read: Is a directory"

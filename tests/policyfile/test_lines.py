@@ -1,0 +1,145 @@
+"""Every key of a TOML text has its line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limiter.policyfile.lines import lines_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "policies.example.toml"
+
+
+def paths(value: Any, before: tuple[Any, ...] = ()) -> set[tuple[Any, ...]]:
+    """Where everything stands in what the parser made of a text."""
+    found = {before} if before else set()
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    else:
+        pairs = list(enumerate(value)) if isinstance(value, list) else []
+    for key, inner in pairs:
+        found |= paths(inner, (*before, key))
+    return found
+
+
+TEXT = '''\
+# a comment = 1
+top = 1
+"quoted key" = "a # no comment"
+'literal' = 'x'
+a.b . "c.d" = 2  # dotted
+
+[policies.api] # [not.this]
+limits = [
+    { algorithm = "gcra", limit = 1 },  # [[ { ]
+
+    { algorithm = "x", "limit" = 2, deep = { er = [1,
+      2] } },
+    "three",
+]
+text = """
+[no.table]
+no = "key"
+"""
+raw = \'\'\'
+again = "'" \'\'\'
+date = 1979-05-27 07:32:00
+dates = [1979-05-27 07:32:00, 07:32:00]
+last = true
+[policies."a.b".match]
+paths = []
+[[list]]
+one = 1
+[[list]]
+two = 2
+[list.sub]
+three = 3
+'''
+
+
+def test_each_key_stands_where_it_stands() -> None:
+    found = lines_of(TEXT)
+
+    assert found[("top",)] == 2
+    assert found[("quoted key",)] == 3
+    assert found[("literal",)] == 4
+    assert found[("a",)] == found[("a", "b")] == found[("a", "b", "c.d")] == 5
+    assert found[("policies",)] == found[("policies", "api")] == 7
+    assert found[("policies", "api", "limits")] == 8
+    assert found[("policies", "api", "limits", 0, "limit")] == 9
+    assert found[("policies", "api", "limits", 1)] == 11
+    assert found[("policies", "api", "limits", 1, "deep", "er", 1)] == 12
+    assert found[("policies", "api", "limits", 2)] == 13
+    assert found[("policies", "api", "text")] == 15
+    assert found[("policies", "api", "raw")] == 19
+    assert found[("policies", "api", "date")] == 21
+    assert found[("policies", "api", "last")] == 23
+    assert found[("policies", "a.b", "match", "paths")] == 25
+    assert found[("list",)] == found[("list", 0)] == 26
+    assert found[("list", 1, "two")] == 29
+    assert found[("list", 1, "sub", "three")] == 31
+
+
+@pytest.mark.parametrize("text", [TEXT, TEXT.replace("\n", "\r\n"), EXAMPLE.read_text()])
+def test_nothing_is_left_out_and_nothing_invented(text: str) -> None:
+    assert set(lines_of(text)) == paths(tomllib.loads(text))
+
+
+scalars = st.one_of(
+    st.integers(-9, 9).map(str),
+    st.booleans().map(lambda flag: str(flag).lower()),
+    st.text("ab#[]{}=,.' \\n", max_size=6).map(
+        lambda text: '"' + text.replace("\\", "\\\\").replace("\n", "\\n") + '"'
+    ),
+    st.text('ab#[]{}=,." \n', max_size=6).map(lambda text: "'''\n" + text.replace("'", "") + "'''"),
+)
+keys = st.one_of(
+    st.text("abc_-9", min_size=1, max_size=3),
+    st.text('a.b#]= "', max_size=3).map(lambda text: '"' + text.replace('"', '\\"') + '"'),
+)
+gaps = st.sampled_from(["", " ", "\n", "  # x ] }\n", "\n\n"])
+
+
+@st.composite
+def values(draw: st.DrawFn, depth: int = 2) -> str:
+    kind = draw(st.sampled_from(["scalar", "list", "table"] if depth else ["scalar"]))
+    if kind == "list":
+        inner = draw(st.lists(values(depth=depth - 1), max_size=3))
+        return "[" + ",".join(f"{draw(gaps)}{one}{draw(gaps)}" for one in inner) + "]"
+    if kind == "table":
+        names = draw(st.lists(keys, max_size=3, unique_by=lambda key: key.strip('"')))
+        return "{" + ", ".join(f"{n} = {draw(values(depth=depth - 1))}" for n in names) + "}"
+    return draw(scalars)
+
+
+@given(
+    st.lists(st.tuples(keys, values(), gaps), max_size=4, unique_by=lambda one: one[0].strip('"'))
+)
+def test_any_text(pairs: list[tuple[str, str, str]]) -> None:
+    """All paths of the parser are found, and the top ones on the lines where they were written."""
+    text, written = "", []
+    for key, value, gap in pairs:
+        text += gap if gap.endswith("\n") or not gap else "\n"
+        written.append(text.count("\n") + 1)
+        text += f"{key} = {value}\n"
+    parsed = tomllib.loads(text)
+
+    found = lines_of(text)
+    assert set(found) == paths(parsed)
+    assert [found[(key,)] for key in parsed] == written
+
+
+@given(st.text("ab=\"'[]{}.,# \n\\", max_size=30))
+def test_what_is_no_toml_ends_too(text: str) -> None:
+    """Nobody asks, but nothing may hang."""
+    lines_of(text)

@@ -1,0 +1,365 @@
+"""Every key of a policy file does what it says."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limiter import (
+    GCRA,
+    Concurrency,
+    FixedWindow,
+    LeakyBucket,
+    SlidingLog,
+    SlidingWindow,
+    TokenBucket,
+)
+from limiter.policies import Policy
+from limiter.policyfile.reading import PolicyFile, in_memory, read
+from limiter.web.guard import Guard
+from limiter.web.request import Request, joined
+from limiter.web.rules import Asked, Passed, Rule
+from limiter.web.subjects import hashed
+
+EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "policies.example.toml"
+TRUSTED = (ip_network("127.0.0.0/8"),)
+
+
+def file(text: str) -> PolicyFile:
+    """A file of one policy ``p``, unless the text has its own."""
+    whole = text.startswith(("[", "default", "address_from"))
+    return read(text if whole else f"[policies.p]\n{text}", "policies.toml")
+
+
+def rule(text: str) -> Rule:
+    """The one policy of a file."""
+    return next(iter(file(text).policies.values())).rule
+
+
+def request(
+    path: str = "/",
+    method: str = "GET",
+    host: str = "localhost",
+    peer: str | None = "203.0.113.9",
+    **headers: str,
+) -> Request:
+    fields = joined((name.replace("_", "-"), value) for name, value in headers.items())
+    return Request(method, host, path, fields, peer)
+
+
+def about(found: Rule, asked: Request) -> Asked | Passed:
+    return found.consider(asked, TRUSTED)
+
+
+def cost(found: Rule, asked: Request) -> int:
+    said = about(found, asked)
+    assert isinstance(said, Asked)
+    return said.cost
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("limits = '5/minute'", (SlidingLog(5, 60),)),
+        ("limits = '5/minute; 9/hour burst 3'", (SlidingLog(5, 60), TokenBucket(9, 3600, burst=3))),
+        ("limits = '5/minute'\nalgorithm = 'gcra'", (GCRA(5, 60),)),
+        (
+            "limits = { algorithm = 'token_bucket', limit = 100, per = 'minute', burst = 20 }",
+            (TokenBucket(100, 60, burst=20),),
+        ),
+        ("limits = { limit = 5, per = 1.5 }\nalgorithm = 'fixed_window'", (FixedWindow(5, 1.5),)),
+        (
+            "limits = { algorithm = 'fixed_window', limit = 5, per = 'day', align = true }",
+            (FixedWindow(5, "day", align=True),),
+        ),
+        (
+            "limits = [{ algorithm = 'sliding_window', limit = 5, per = 60, name = 'n' }, '7/hour']",
+            (SlidingWindow(5, 60, name="n"), SlidingLog(7, 3600)),
+        ),
+        ("limits = ['7/hour', '3/s']", (SlidingLog(7, 3600), SlidingLog(3, 1))),
+        (
+            "[[policies.p.limits]]\nalgorithm = 'leaky_bucket'\nlimit = 5\nper = '30s'\n"
+            "[[policies.p.limits]]\nalgorithm = 'concurrency'\nlimit = 20\nlease = 10",
+            (LeakyBucket(5, 30), Concurrency(20, lease=10)),
+        ),
+        ("limits = { algorithm = 'concurrency', limit = 20 }", (Concurrency(20),)),
+    ],
+)
+def test_limits(text: str, expected: tuple[Policy, ...]) -> None:
+    assert rule(text).limiter.policies == expected
+
+
+@pytest.mark.parametrize(
+    ("spec", "asked", "key"),
+    [
+        ("'address'", request(), "203.0.113.9"),
+        (
+            "'address'",
+            request(peer="127.0.0.1", x_forwarded_for="6.6.6.6, 198.51.100.7"),
+            "198.51.100.7",
+        ),
+        ("'address'", request(peer="2001:db8:1:2ff::5"), "2001:db8:1:2ff::/64"),
+        ("'address/56'", request(peer="2001:db8:1:2ff::5"), "2001:db8:1:200::/56"),
+        ("'global'", request(), "global"),
+        ("'host'", request(host="a.example"), hashed("host", "a.example")),
+        ("'header:X-Org'", request(x_org="acme"), hashed("header", "acme")),
+        ("'cookie:sid'", request(cookie="a=b; sid=7"), hashed("cookie", "7")),
+        ("'api-key'", request(x_api_key="k"), hashed("api-key", "k")),
+        ("'api-key'", request(authorization="Bearer k"), hashed("api-key", "k")),
+        ("'api-key:X-Mine'", request(x_mine="k"), hashed("api-key", "k")),
+        ("['address', 'header:X-Org']", request(x_org="a"), ("203.0.113.9", hashed("header", "a"))),
+        (
+            "'path:org'\nmatch.paths = ['/orgs/{org}/**']",
+            request("/orgs/acme/x"),
+            hashed("path", "acme"),
+        ),
+    ],
+)
+def test_key(spec: str, asked: Request, key: Any) -> None:
+    found = about(rule(f"limits = '5/s'\nkey = {spec}"), asked)
+    assert isinstance(found, Asked)
+    assert found.key == key
+
+
+@pytest.mark.parametrize(
+    ("match", "asked", "expected"),
+    [
+        ("paths = ['/a/*']", request("/a/b"), True),
+        ("paths = ['/a/*']", request("/a/b/c"), False),
+        ("paths = ['/a/**', '/c']", request("/c"), True),
+        ("methods = ['get', 'POST']", request(method="POST"), True),
+        ("methods = ['get', 'POST']", request(method="PUT"), False),
+        ("hosts = ['API.example.com']", request(host="api.example.com"), True),
+        ("hosts = ['api.example.com']", request(host="x.api.example.com"), False),
+        ("hosts = ['*.example.com']", request(host="a.b.example.com"), True),
+        ("hosts = ['*.example.com']", request(host="example.com"), False),
+        ("hosts = ['*.example.com']", request(host="badexample.com"), False),
+        ("hosts = ['[::1]']", request(host="[::1]"), True),
+        ("paths = ['/a']\nmatch.methods = ['GET']", request("/a", "POST"), False),
+        ("paths = ['/a']\nmatch.methods = ['GET']", request("/b", "GET"), False),
+    ],
+)
+def test_match(match: str, asked: Request, expected: bool) -> None:
+    found = about(rule(f"limits = '5/s'\nmatch.{match}"), asked)
+    assert isinstance(found, Asked) == expected
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "expected"),
+    [
+        ("3", request(), 3),
+        ("{ header = 'X-Cost' }", request(x_cost="7"), 1),  # whoever asks directly has no say
+        ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="7"), 7),
+        ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost=" 1, 7 "), 7),
+        ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="0"), 1),
+        ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="-5"), 1),
+        ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="٣"), 1),
+        ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="9" * 99), 1),
+        ("{ header = 'X-Cost' }", request(peer="127.0.0.1"), 1),
+        ("{ header = 'X-Cost' }", request(peer=None, x_cost="7"), 1),
+        ("{ body = '1KiB' }", request(), 1),
+        ("{ body = '1KiB' }", request(content_length="1024"), 1),
+        ("{ body = '1KiB' }", request(content_length="1025"), 2),
+        ("{ body = '2KB' }", request(content_length="4001"), 3),
+        ("{ body = 10 }", request(content_length="95"), 10),
+        ("{ body = '1 MiB' }", request(content_length=str(2**21)), 2),
+        ("{ body = 10 }", request(content_length="nonsense"), 1),
+    ],
+)
+def test_cost(said: str, asked: Request, expected: int) -> None:
+    assert cost(rule(f"limits = '100/s'\nkey = 'global'\ncost = {said}"), asked) == expected
+
+
+def test_settings_reach_the_limiter() -> None:
+    """What the file leaves out is whatever the limiters are made with."""
+    given: list[dict[str, Any]] = []
+    make = in_memory()
+
+    def note(limits: Any, **settings: Any) -> Any:
+        given.append(settings)
+        return make(limits, **settings)
+
+    read(
+        "[policies.a]\nlimits = '5/s'\non_error = 'allow'\ntimeout = 0.25\nlocal_share = 4\n"
+        "[policies.b]\nlimits = '5/s'",
+        "f",
+        note,
+    )
+    assert given == [
+        {"name": "a", "on_error": "allow", "timeout": 0.25, "local_share": 4},
+        {"name": "b"},
+    ]
+
+
+def test_what_a_policy_says_of_itself() -> None:
+    found = rule(
+        "limits = '5/s'\nheaders = 'x-ratelimit'\nshadow = true\npercent = 12.5\n"
+        "unidentified = 'skip'\npreflights = true"
+    )
+    assert (found.form, found.shadow, found.percent) == ("x-ratelimit", True, 12.5)
+    assert (found.unidentified, found.preflights) == ("skip", True)
+
+
+def test_what_is_so_where_nothing_is_said() -> None:
+    found = rule("limits = '5/s'")
+    assert (found.name, found.form, found.shadow, found.percent) == ("p", "draft-11", False, 100)
+    assert (found.unidentified, found.preflights) == ("refuse", False)
+    assert about(found, request()) == Asked(found, "203.0.113.9", 1, None)
+
+
+def test_exemptions() -> None:
+    found = rule(
+        "limits = '5/s'\nkey = 'header:X-Org'\n"
+        "exempt = { networks = ['10.0.0.0/8', '2001:db8::/32', '192.0.2.1'], "
+        f"keys = ['acme', '{hashed('header', 'secret')}'], paths = ['/healthz', '/static/**'] }}"
+    )
+    assert about(found, request("/healthz", x_org="x")) is Passed.EXEMPT_PATH
+    assert about(found, request("/static/a/b", x_org="x")) is Passed.EXEMPT_PATH
+    assert about(found, request(peer="10.1.1.1", x_org="x")) is Passed.EXEMPT_NETWORK
+    assert about(found, request(peer="::ffff:10.1.1.1", x_org="x")) is Passed.EXEMPT_NETWORK
+    assert about(found, request(peer="2001:db8::1", x_org="x")) is Passed.EXEMPT_NETWORK
+    assert about(found, request(peer="192.0.2.1", x_org="x")) is Passed.EXEMPT_NETWORK
+    assert about(found, request(x_org="acme")) is Passed.EXEMPT_KEY
+    assert about(found, request(x_org="secret")) is Passed.EXEMPT_KEY  # named by its hash
+    assert isinstance(about(found, request(x_org="other")), Asked)
+    # Nobody makes himself exempt by a header.
+    forged = request(x_org="other", x_forwarded_for="10.1.1.1")
+    assert isinstance(about(found, forged), Asked)
+
+
+def test_overrides() -> None:
+    found = rule(
+        "limits = '5/s; 100/hour'\nkey = 'api-key'\n"
+        "[policies.p.overrides]\n'partner' = '50/s; 1000/hour'\n"
+        f"'{hashed('api-key', 'hidden')}' = ['7/s', '8/hour']"
+    )
+    ten_times = (SlidingLog(50, 1), SlidingLog(1000, 3600))
+    for key, limits in (
+        ("partner", ten_times),
+        ("hidden", (SlidingLog(7, 1), SlidingLog(8, 3600))),
+        ("other", None),
+    ):
+        said = about(found, request(x_api_key=key))
+        assert isinstance(said, Asked)
+        assert said.limits == limits
+
+
+def test_defaults() -> None:
+    """A policy says otherwise key by key; of exemptions, kind by kind."""
+    found = file(
+        "[defaults]\nkey = 'global'\nalgorithm = 'gcra'\nshadow = true\n"
+        "exempt = { paths = ['/healthz'], keys = ['a'] }\n"
+        "[policies.a]\nlimits = '5/s'\n"
+        "[policies.b]\nlimits = '5/s'\nkey = 'address'\nshadow = false\nexempt.keys = ['b']"
+    ).policies
+    a, b = found["a"].rule, found["b"].rule
+    assert a.limiter.policies == b.limiter.policies == (GCRA(5, 1),)
+    assert (a.shadow, b.shadow) == (True, False)
+    assert (a.exempt_keys, b.exempt_keys) == ({"a"}, {"b"})
+    for one in (a, b):
+        assert about(one, request("/healthz")) is Passed.EXEMPT_PATH
+
+
+TWO = "[policies.default]\nlimits = '5/s'\n[policies.api]\nlimits = '9/s'\nmatch.paths = ['/api/**']\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "default"),
+    [
+        (TWO, "default"),
+        ("default = 'api'\n" + TWO, "api"),
+        ("[policies.a]\nlimits = '5/s'", None),
+    ],
+)
+def test_default(text: str, default: str | None) -> None:
+    found = file(text)
+    assert found.default == default
+    marked = [name for name, named in found.policies.items() if named.rule.is_default]
+    assert marked == ([default] if default else [])
+
+
+def test_the_default_steps_back_for_a_policy_with_a_match() -> None:
+    """Also where that one lets the request pass; not for one that is about everything."""
+    found = file(
+        TWO + "exempt.networks = ['10.0.0.0/8']\n[policies.all]\nlimits = '99/s'\nkey = 'global'"
+    )
+    guard = Guard([named.rule for named in found.policies.values()])
+
+    def names(asked: Request) -> list[str]:
+        return [one.rule.name for one in guard.asked(asked)]
+
+    assert names(request("/")) == ["default", "all"]
+    assert names(request("/api/x")) == ["api", "all"]
+    assert names(request("/api/x", peer="10.0.0.1")) == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("address_from", "expected"),
+    [
+        ("", "1.1.1.1"),
+        ("address_from = 'x-forwarded-for'\n", "1.1.1.1"),
+        ("address_from = 'forwarded'\n", "2.2.2.2"),
+        ("address_from = 'x-real-ip'\n", "3.3.3.3"),
+    ],
+)
+def test_address_from(address_from: str, expected: str) -> None:
+    """One header is believed, the others are not looked at; and none of a stranger."""
+    found = file(address_from + "[policies.p]\nlimits = '5/s'")
+    guard = Guard([found.policies["p"].rule], TRUSTED, address_from=found.address_from)
+    headers = {
+        "x_forwarded_for": "9.9.9.9, 1.1.1.1",
+        "forwarded": "for=9.9.9.9, for=2.2.2.2;proto=https",
+        "x_real_ip": "3.3.3.3",
+    }
+    assert [one.key for one in guard.asked(request(peer="127.0.0.1", **headers))] == [expected]
+    assert [one.key for one in guard.asked(request(peer="8.8.8.8", **headers))] == ["8.8.8.8"]
+
+
+PREFLIGHT = request(
+    method="OPTIONS", origin="https://a.example", access_control_request_method="PUT"
+)
+
+
+def test_preflights_are_free_unless_they_are_not() -> None:
+    """An OPTIONS request that is none is not free."""
+    assert about(rule("limits = '5/s'"), PREFLIGHT) is Passed.PREFLIGHT
+    assert isinstance(about(rule("limits = '5/s'\npreflights = true"), PREFLIGHT), Asked)
+    assert isinstance(about(rule("limits = '5/s'"), request(method="OPTIONS")), Asked)
+
+
+def test_the_example() -> None:
+    """It is right, and says what its comments say."""
+    found = read(EXAMPLE.read_text(), str(EXAMPLE))
+    assert found.default == "everyone"
+    rules = [named.rule for named in found.policies.values()]
+    guard = Guard(rules, TRUSTED)
+
+    def asked(*args: Any, **more: Any) -> dict[str, Asked]:
+        return {one.rule.name: one for one in guard.asked(request(*args, **more))}
+
+    assert set(asked("/")) == {"everything", "everyone"}
+    assert not asked("/healthz")
+    partner = asked("/api/x", host="api.example.com", x_api_key="the-key-of-a-partner")
+    assert set(partner) == {"everything", "api"}
+    assert partner["api"].limits is not None
+    assert asked("/api/x", host="api.example.com")["api"].key == "203.0.113.9"
+    upload = asked("/orgs/a/uploads/1", method="PUT", content_length="5000")
+    assert {name: one.cost for name, one in upload.items()} == {
+        "everything": 1,
+        "uploads": 5,
+        "uploads-at-once": 1,
+    }
+    assert asked("/reports/1", peer="127.0.0.1", x_cost="9")["reports"].cost == 9
+
+
+@pytest.mark.parametrize("key", ["limits", "key", "match", "cost", "exempt", "overrides"])
+def test_what_is_said_of_a_policy_holds_no_subject(key: str) -> None:
+    """It may be shown to whoever asks for it."""
+    named = read(EXAMPLE.read_text(), "f").policies["api"]
+    assert key in named.said
+    assert "monitoring" not in repr(named.said)
+    assert named.said["exempt"]["keys"] == 1
+    assert named.said["overrides"] == 1
