@@ -21,7 +21,7 @@ from bench.accuracy.counting import (
 )
 from bench.accuracy.effort import Effort
 from bench.effort import Step
-from limiter import Concurrency, FixedWindow, Limiter, RateLimited
+from limiter import Concurrency, Decision, FixedWindow, Limiter, RateLimited
 from limiter.policies import ALGORITHMS, Policy
 
 #: Where simulated time begins: in the middle of every period that is measured.
@@ -29,6 +29,9 @@ BEGIN_US = 1_790_000_000_500_000
 
 #: A busy machine must make a call slow, not turn it into an error.
 TIMEOUT = 10.0
+
+#: No limit that is measured lets so much pass at one instant; a broken one is not asked any longer.
+_ENOUGH = 1_000
 
 #: Asks for some units at a time; says whether they passed, and else when they will.
 Ask = Callable[[int, int], "tuple[bool, int]"]
@@ -64,10 +67,13 @@ def windows(period_us: int) -> list[int]:
 
 def flood(ask: Ask, now_us: int, until_us: int) -> None:
     """Ask for a unit at the first moment at which each could pass, until none does before the end."""
-    while now_us < until_us:
+    here = 0
+    while now_us < until_us and here < _ENOUGH:
         passed, retry_us = ask(now_us, 1)
-        if not passed:
-            now_us += max(1, retry_us)
+        if passed:
+            here += 1
+        else:
+            now_us, here = now_us + max(1, retry_us), 0
 
 
 def own_seam(ask: Ask, policy: Policy) -> None:
@@ -150,7 +156,7 @@ class Asked:
         self.calls += 1
         self._limiter._now_us = now_us
         decision = self._limiter.hit(self._key, cost)
-        if decision.allowed:
+        if decision.granted == cost:
             self.history.append(Admitted(now_us, now_us, cost))
             return True, 0
         told_us = round(decision.retry_after * 1e6)
@@ -158,12 +164,17 @@ class Asked:
             lambda later_us: self._passes(now_us + later_us, cost), told_us, self._most_us
         )
         self.errors_us.append(told_us - opens_us)
-        # What was told is what a caller would wait; whether it is true has been noted.
-        return False, told_us
+        # Whoever was told too little asks again when it is true.
+        return False, max(told_us, opens_us)
 
     def _passes(self, at_us: int, cost: int) -> bool:
         self._limiter._now_us = at_us
-        return self._limiter.peek(self._key, cost).allowed
+        return _passes(self._limiter.peek(self._key, cost), cost)
+
+
+def _passes(peeked: Decision, cost: int) -> bool:
+    """Whether a call of that cost passes, by what remains too: a time of 0 might be the error."""
+    return peeked.allowed and peeked.remaining >= cost
 
 
 def measure(store: str, policy: Policy, effort: Effort, step: Step) -> dict[str, Found]:
@@ -231,7 +242,7 @@ def measure_leases(store: str, limit: int, effort: Effort) -> Found:
 def _lease_opens(own: Limiter, now_us: int, cost: int, told_us: int, lease_us: int) -> int:
     def passes(later_us: int) -> bool:
         own._now_us = now_us + later_us
-        return own.peek("leases", cost).allowed
+        return _passes(own.peek("leases", cost), cost)
 
     return opens_after(passes, told_us, lease_us)
 

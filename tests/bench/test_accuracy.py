@@ -30,6 +30,7 @@ from bench.accuracy.plots import in_last_period
 from bench.accuracy.realtime import Asked
 from limiter import SlidingLog, SlidingWindow
 from limiter.policies import ALGORITHMS
+from limiter.policies.sliding_log import SlidingLogStep
 from tests import histories
 from tests.model import MODELS
 
@@ -160,6 +161,32 @@ def test_a_broken_bound_and_an_early_time_are_said():
     assert "2 us too early" in said[1]
     assert len(simulated.lease_violations(3, broken._replace(most={0: 4}))) == 2
     assert simulated.lease_violations(3, good._replace(most={0: 3})) == []
+
+
+@pytest.mark.parametrize(("told", "admits"), [(-1, 0), (-(10**9), 0), (0, 1)])
+def test_a_broken_algorithm_is_seen(told, admits, monkeypatch):
+    """One that sends its callers away a microsecond too early, or at once; one that admits one more."""
+    retry_us, begin = SlidingLogStep.retry_us, SlidingLogStep.__init__
+
+    def too_early(step, at_least):
+        return max(0, retry_us(step, at_least) + told)
+
+    def too_much(step, *arguments):
+        begin(step, *arguments)
+        step.room += admits
+
+    monkeypatch.setattr(SlidingLogStep, "retry_us", too_early)
+    monkeypatch.setattr(SlidingLogStep, "__init__", too_much)
+    policy = SlidingLog(3, 1)
+
+    said = simulated.violations("log", policy, simulated.measure("memory://", policy, TINY, _done))
+
+    assert any("too early" in one for one in said) == (told < 0)
+    assert any("where at most 3 may be" in one for one in said) == (admits > 0)
+
+
+def _done() -> None:
+    """A step is done."""
 
 
 def test_leases_in_simulated_time():
