@@ -20,7 +20,7 @@ from tests.concurrency.hammer import PATIENCE, processes
 DAY = 86_400
 LIMIT = 50
 POLICIES = [policy(LIMIT, DAY) for policy in ALGORITHMS.values()]
-KILLS = 30
+KILLS = 16
 
 
 def _serve_new_users(store: str, prefix: str, number: int, begun: Event) -> None:

@@ -32,7 +32,7 @@ from limiter.transport import connect_async
 #: Enough that nothing is denied by chance, slow enough that nothing comes back.
 PLENTY = FixedWindow(1_000_000, "day")
 LOG = SlidingLog(100_000, "day")
-BUCKET = TokenBucket(1_000_000, "day")
+BUCKET = TokenBucket(100_000, "year")  # a token drips in every five minutes
 ONE_OF_EACH: list[Policy] = [PLENTY, LOG, BUCKET]
 
 #: The tag, and so the slot, that moves.
