@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable
+from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable, TokenBucket
 from limiter.demo.servers import HOST, Cluster, Server
 from limiter.transport.detour import MOST_REDIRECTS, TRYAGAIN_PAUSES
 from limiter.transport.slots import REFRESH_EVERY
@@ -32,7 +32,11 @@ from tests.transport.support import (
 )
 
 
-@pytest.mark.parametrize("policies", [[PLENTY], [LOG], [BUCKET], [PLENTY, LOG]], ids=len)
+#: No token comes back while a slot moves, however slow the machine is.
+SLOW_BUCKET = TokenBucket(1_000, "day")
+
+
+@pytest.mark.parametrize("policies", [[PLENTY], [LOG], [SLOW_BUCKET], [PLENTY, LOG]], ids=len)
 def test_a_slot_that_moved(
     make_limiter: MakeLimiter, cluster: Cluster, move: Move, subject: str, policies: Any
 ) -> None:
