@@ -31,7 +31,6 @@ from tests.transport.support import (
     used,
 )
 
-
 #: No token comes back while a slot moves, however slow the machine is.
 SLOW_BUCKET = TokenBucket(1_000, "day")
 
