@@ -26,13 +26,29 @@ def loop() -> Iterator[Loop]:
     running.close()
 
 
-@pytest.fixture(params=["sync", "async"])
+#: How a limiter is called, and what its store is. What a server of Redis says is decoded the same
+#: way as what one of Valkey says: once will do.
+WAYS = ["sync", "async"]
+KINDS = [(way, kind) for way in WAYS for kind in ("standalone", "cluster", "memory")]
+KINDS.append(("sync", "redis"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Call a test that makes limiters in each way, on each kind of store where it has none of its own."""
+    own = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    if "kind" in metafunc.fixturenames and "kind" not in own:
+        metafunc.parametrize(("way", "kind"), KINDS, indirect=True)
+    elif "way" in metafunc.fixturenames:
+        metafunc.parametrize("way", WAYS, indirect=True)
+
+
+@pytest.fixture
 def way(request: pytest.FixtureRequest) -> str:
     """How the limiter is called."""
     return str(request.param)
 
 
-@pytest.fixture(params=["standalone", "redis", "cluster", "memory"])
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     """What the limiter's store is."""
     return str(request.param)

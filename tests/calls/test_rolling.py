@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from multiprocessing.connection import Connection
 from typing import Any
@@ -114,13 +115,14 @@ def test_leases_stay(old_and_new: Any, subject: str) -> None:
 def test_what_starts_afresh(old_and_new: Any, subject: str, others: tuple[Policy, ...]) -> None:
     """Another algorithm, period, name or alignment is another limit."""
     limiters = old_and_new(*others)
-    for limiter, policy in zip(limiters, others, strict=True):
-        assert limiter.peek(subject).remaining == 9
-        if policy.leases:
-            limiter.hold(subject, 5).__enter__()
-        else:
-            limiter.hit(subject, 5)
-    assert [limiter.peek(subject).remaining for limiter in limiters] == [4] * len(others)
+    with ExitStack() as held:
+        for limiter, policy in zip(limiters, others, strict=True):
+            assert limiter.peek(subject).remaining == 9
+            if policy.leases:
+                held.enter_context(limiter.hold(subject, 5))
+            else:
+                limiter.hit(subject, 5)
+        assert [limiter.peek(subject).remaining for limiter in limiters] == [4] * len(others)
 
 
 def test_one_policy_more(old_and_new: Any, subject: str) -> None:
@@ -176,7 +178,7 @@ def side_by_side(
 ) -> list[Admitted]:
     """What two processes each were granted, all of them at once."""
     for pipe, policy in zip(workers, (old, old, new, new), strict=True):
-        pipe.send((policy, subject, 0.5))
+        pipe.send((policy, subject, 0.3))
     found = []
     for pipe in workers:
         assert pipe.poll(PATIENCE)
@@ -236,7 +238,7 @@ def test_a_rolling_deploy_of_leases(workers: list[Connection], store: str, subje
     old, new = Concurrency(1, lease=5), Concurrency(3, lease=9)
     with Limiter(Concurrency(1000), store=store, timeout=PATIENCE) as looks:
         for pipe, policy in zip(workers, (old, old, new, new), strict=True):
-            pipe.send((policy, subject, 0.5))
+            pipe.send((policy, subject, 0.3))
         held = 0
         while not all(pipe.poll() for pipe in workers):
             held = max(held, 1000 - looks.peek(subject).remaining)
