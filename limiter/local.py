@@ -70,7 +70,7 @@ class MemoryTransport:
     """Takes a question to a store in this process; there is nothing to wait for."""
 
     def __init__(self, store: MemoryStore | None = None) -> None:
-        self._store = store or MemoryStore()
+        self._store = MemoryStore() if store is None else store
 
     def run(self, call: Question, deadline: float | None = None) -> list[int]:
         """The reply, as a script would give it."""
@@ -110,7 +110,7 @@ class Share:
 
     def __init__(self, share: int, store: MemoryStore | None = None) -> None:
         self._share = share
-        self._store = store or MemoryStore()
+        self._store = MemoryStore() if store is None else store
         self._plans: dict[Plan, LocalPlan] = {}
 
     def decide(self, plan: Plan, mode: str, key: Key, **more: Any) -> Decision:

@@ -1,0 +1,211 @@
+"""``limiter check`` and ``limiter explain``, as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from limiter.command import cli
+from limiter.web.subjects import hashed
+
+FILE = """\
+default = "rest"
+[defaults]
+exempt.paths = ["/healthz"]
+[policies.all]
+limits = { algorithm = "token_bucket", limit = 100, per = "minute", burst = 20 }
+key = "global"
+[policies.rest]
+limits = "10/minute"
+[policies.orders]
+limits = "5/minute; 90/hour"
+key = ["path:org", "address"]
+match.paths = ["/orgs/{org}/**"]
+match.methods = ["POST"]
+match.hosts = ["api.example"]
+cost = { body = "1KiB" }
+exempt.networks = ["10.0.0.0/8"]
+[policies.keys]
+limits = { algorithm = "concurrency", limit = 3 }
+key = "api-key"
+match.paths = ["/keys/**"]
+exempt.keys = ["free"]
+overrides = { "partner" = { algorithm = "concurrency", limit = 30 } }
+[policies.shadow]
+limits = "1/minute"
+key = "header:X-Org"
+shadow = true
+percent = 0
+match.paths = ["/shadow"]
+unidentified = "skip"
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    found = tmp_path / "policies.toml"
+    found.write_text(FILE)
+    return str(found)
+
+
+def run(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(cli, arguments, env={"LIMITER_TRUSTED_PROXIES": "", **environ})
+
+
+def explain(path: str, *arguments: str, **environ: str) -> dict[str, Any]:
+    result = run("explain", path, *arguments, "--json", **environ)
+    assert result.exit_code == 0, result.output
+    return {one["policy"]: one for one in json.loads(result.stdout)["policies"]}
+
+
+def test_a_right_file(path: str) -> None:
+    result = run("check", path)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "all: 100 per 60 s burst 20, token_bucket",
+        "rest (the default): 10 per 60 s, sliding_log",
+        "orders: 5 per 60 s, sliding_log; 90 per 3600 s, sliding_log",
+        "keys: 3 at once, leases of 30 s",
+        "shadow: 1 per 60 s, sliding_log",
+        f"{path} is right: 5 policies",
+    ]
+    said = json.loads(run("check", path, "--json").stdout)
+    assert (said["file"], said["ok"]) == (path, True)
+    assert [policy["name"] for policy in said["policies"]] == [
+        "all",
+        "rest",
+        "orders",
+        "keys",
+        "shadow",
+    ]
+
+
+def test_a_wrong_file(path: str) -> None:
+    """Every fault, on standard error; or as JSON, on standard output."""
+    Path(path).write_text("[policies.p]\nlimits = '5/x'\npercent = 101\n")
+    for command in (["check", path], ["explain", path, "GET", "/"]):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert [line.partition(" ")[0] for line in result.stderr.splitlines()] == [
+            f"{path}:2:",
+            f"{path}:3:",
+        ]
+        result = run(*command, "--json")
+        assert result.exit_code == 1
+        said = json.loads(result.stdout)
+        assert said["ok"] is False
+        assert [(one["file"], one["line"], one["key"]) for one in said["errors"]] == [
+            (path, 2, "policies.p.limits"),
+            (path, 3, "policies.p.percent"),
+        ]
+    assert run("check", path + ".not").exit_code == 1
+
+
+def test_what_applies_and_why_the_others_do_not(path: str) -> None:
+    result = run(
+        *("explain", path, "post", "/orgs/acme/x?y=1", "--host", "API.example:443"),
+        *("--header", "X-Forwarded-For: 6.6.6.6, 203.0.113.9", "--header", "Content-Length: 2049"),
+    )
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "all: applies to global: 100 per 60 s burst 20, token_bucket (cost 1)",
+        "rest: passes by: it is the default, and a policy with a match of its own is about the request",
+        f"orders: applies to {hashed('path', 'acme')},203.0.113.9: 5 per 60 s, sliding_log; 90 per 3600 s, "
+        "sliding_log (cost 3)",
+        "keys: passes by: its paths are others",
+        "shadow: passes by: its paths are others",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "policy", "why"),
+    [
+        (["GET", "/orgs/a/b"], "orders", "its methods are others"),
+        (["POST", "/orgs/a/b"], "orders", "its hosts are others"),
+        (["POST", "/"], "orders", "its hosts are others"),
+        (["POST", "/", "--host", "api.example"], "orders", "its paths are others"),
+        (
+            ["POST", "/orgs/a/b", "--host", "api.example", "--peer", "10.0.0.1"],
+            "orders",
+            "the client's address is exempt",
+        ),
+        (["GET", "/healthz"], "all", "the path is exempt"),
+        (["GET", "/keys/1", "--header", "X-API-Key: free"], "keys", "the subject is exempt"),
+        (["GET", "/keys/1"], "keys", "the request has no API key: 400"),
+        (
+            ["GET", "/shadow"],
+            "shadow",
+            "the request does not say for whom it is counted, and such are let through",
+        ),
+        (
+            ["GET", "/shadow", "--header", "X-Org: a"],
+            "shadow",
+            "the roll-out has not reached this subject",
+        ),
+        (
+            [
+                *("OPTIONS", "/", "--header", "Origin: https://a.example"),
+                *("--header", "Access-Control-Request-Method: PUT"),
+            ],
+            "all",
+            "CORS preflights are free",
+        ),
+        (["GET", "/", "--peer", "nobody"], "rest", "'nobody' is no address: 400"),
+    ],
+)
+def test_why_not(path: str, arguments: list[str], policy: str, why: str) -> None:
+    said = explain(path, *arguments)[policy]
+    assert (said["applies"], said["why"]) == (False, why)
+    assert said.get("refuses", False) == why.endswith("400")
+
+
+def test_numbers_of_a_subject_s_own(path: str) -> None:
+    said = explain(path, "GET", "/keys/1", "--header", "Authorization: Bearer partner")["keys"]
+    assert said["overridden"]
+    assert said["limits"][0]["limit"] == 30
+    assert said["key"] == hashed("api-key", "partner")
+    assert (
+        "numbers of its own"
+        in run("explain", path, "GET", "/keys/1", "--header", "X-API-Key: partner").stdout
+    )
+
+
+def test_a_cost_that_can_never_pass(path: str) -> None:
+    """The request would be refused by 413."""
+    post = ["POST", "/orgs/a/b", "--host", "api.example", "--header", "Content-Length: 9999"]
+    said = explain(path, *post)["orders"]
+    assert said["refuses"]
+    assert said["why"].endswith(": 413")
+
+
+def test_nothing_applies(path: str) -> None:
+    last = run("explain", path, "GET", "/healthz").stdout.splitlines()[-1]
+    assert last == "no policy is about this request: it is not limited"
+
+
+def test_whose_word_counts(path: str) -> None:
+    """The trusted proxies are those of the environment."""
+    header = ["--header", "X-Forwarded-For: 203.0.113.9"]
+    get = ["GET", "/", "--peer", "192.0.2.1", *header]
+    assert explain(path, *get)["rest"]["key"] == "192.0.2.1"
+    trusting = explain(path, *get, LIMITER_TRUSTED_PROXIES="192.0.2.0/24")
+    assert trusting["rest"]["key"] == "203.0.113.9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [
+        (["--header", "no colon"], {}),
+        (["--header", ": no name"], {}),
+        ([], {"LIMITER_TRUSTED_PROXIES": "nonsense"}),
+    ],
+)
+def test_wrong_arguments(path: str, arguments: list[str], environ: dict[str, str]) -> None:
+    result = run("explain", path, "GET", "/", *arguments, **environ)
+    assert result.exit_code in (1, 2)
+    assert "accepted" in result.stderr

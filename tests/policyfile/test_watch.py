@@ -1,0 +1,381 @@
+"""The file when it changes: old or new, never a mixture, and never nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from limiter import InvalidSetting, LimiterError
+from limiter.policyfile import AsyncPolicies, InvalidPolicyFile, Policies, hand_on, watch
+from limiter.web.guard import Verdict
+from limiter.web.request import Request
+
+REQUEST = Request("GET", "localhost", "/", {}, "203.0.113.9")
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+def text(limit: int, *names: str) -> str:
+    """Policies of these names, each of so many an hour."""
+    return "".join(
+        f"[policies.{name}]\nlimits = '{limit}/hour'\nalgorithm = 'fixed_window'\nkey = 'global'\n"
+        for name in names or ("p",)
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    """A good file."""
+    found = tmp_path / "policies.toml"
+    found.write_text(text(5))
+    yield found
+    watch._kept.clear()
+
+
+def limits(verdict: Verdict) -> dict[str, int]:
+    """What each policy's limit was."""
+    return {result.rule.name: result.decision.limit for result in verdict.results}
+
+
+def in_force(policies: Policies) -> dict[str, int]:
+    return {rule.name: rule.limiter.policies[0].limit for rule in policies.guard.rules}
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Wait, within reason."""
+    ends = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+def in_child(run: Callable[[], bool]) -> None:
+    """Run it in a fork, and see that it says yes."""
+    child = os.fork()
+    if not child:
+        os._exit(0 if run() else 1)
+    ends = time.monotonic() + 20
+    while (waited := os.waitpid(child, os.WNOHANG))[0] == 0:
+        assert time.monotonic() < ends, "the child hangs"
+        time.sleep(0.01)
+    assert waited[1] == 0
+
+
+def test_the_policies_of_a_file(path: Path, store: str, subject: str) -> None:
+    """All together, and each alone."""
+    path.write_text(text(2, "one", "two"))
+    with_prefix = Policies(path, store=store, prefix=subject).open()
+    guard = with_prefix.guard_for("one")
+    assert guard is not None
+    assert with_prefix.guard_for("three") is None
+    assert [limits(guard.enter(REQUEST)) for _ in range(2)] == [{"one": 2}] * 2
+    assert guard.enter(REQUEST).status == 429
+    assert with_prefix.guard.enter(REQUEST).status == 429  # and two was not charged
+    assert with_prefix.current.file.default is None
+    assert set(with_prefix.current.guards) == {"one", "two"}
+    two = with_prefix.guard_for("two")
+    assert two is not None
+    assert [two.enter(REQUEST).status for _ in range(3)] == [200, 200, 429]
+    with_prefix.close()
+
+
+def test_the_same_for_coroutines(path: Path, store: str, subject: str) -> None:
+    path.write_text(text(2))
+
+    async def run() -> None:
+        policies = await AsyncPolicies(path, store=store, prefix=subject).open()
+        assert [(await policies.guard.enter(REQUEST)).status for _ in range(3)] == [200, 200, 429]
+        path.write_text(text(3))
+        assert policies.reload()
+        assert [(await policies.guard.enter(REQUEST)).status for _ in range(2)] == [200, 429]
+        await policies.close()
+
+    asyncio.run(run())
+
+
+def test_a_good_file_replaces_another(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """State goes on, and so do the leases that were taken before."""
+    path.write_text(
+        "[policies.p]\nlimits = { algorithm = 'concurrency', limit = 1 }\nkey = 'global'"
+    )
+    policies = Policies(path, store="memory://")
+    held = policies.guard.enter(REQUEST)
+    assert (held.status, policies.guard.enter(REQUEST).status) == (200, 429)
+
+    path.write_text(path.read_text() + "\nheaders = 'none'")
+    before = policies.guard
+    with caplog.at_level(logging.INFO, "limiter.policies"):
+        assert policies.reload()
+    assert policies.guard is not before
+    assert "policies.toml was read: p" in caplog.text
+    assert policies.guard.enter(REQUEST).status == 429
+    policies.guard.leave(held)
+    assert policies.guard.enter(REQUEST).status == 200
+
+    now = policies.guard
+    assert policies.reload()
+    assert policies.guard is now  # nothing had changed
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "[policies.p]", "[policies.p]\nlimits = '5/x'\nkey = 7", None]
+)
+def test_a_broken_file_is_refused(
+    path: Path, broken: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With every fault in the log; what was in force stays, until a good one comes."""
+    policies = Policies(path, store="memory://")
+    before = policies.guard
+    if broken is None:
+        path.unlink()
+    else:
+        path.write_text(broken)
+    assert not policies.reload()
+    assert not policies.reload()
+    assert policies.guard is before
+    assert policies.refusals == 2
+    assert policies.refused is not None
+    assert f"{path} is refused, what was in force stays:\n{policies.refused}" in caplog.text
+    assert all(record.levelno == logging.ERROR for record in caplog.records)
+
+    path.write_text(text(5))
+    assert policies.reload()
+    assert policies.refused is None
+    path.write_text(text(7))
+    assert policies.reload()
+    assert in_force(policies) == {"p": 7}
+
+
+@pytest.mark.parametrize("broken", ["", "[policies.p]\nlimits = '5/x'"])
+def test_a_first_start_with_a_bad_file_stops(path: Path, broken: str) -> None:
+    path.write_text(broken)
+    for start in (lambda: Policies(path, store="memory://"), lambda: hand_on(path)):
+        with pytest.raises(InvalidPolicyFile):
+            start()
+
+
+def test_a_change_is_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, and a refusal is said once however often anybody looks."""
+    monkeypatch.setattr(watch, "LOOK_EVERY", 0.02)
+    policies = Policies(path, store="memory://")
+    path.write_text(text(6))
+    until(lambda: in_force(policies) == {"p": 6})
+    path.write_text("nonsense")
+    until(lambda: policies.guard is not None and policies.refusals == 1)
+    for _ in range(20):
+        assert in_force(policies) == {"p": 6}
+        time.sleep(0.01)
+    assert policies.refusals == 1
+    other = path.with_suffix(".new")  # as editors and deployments do it
+    other.write_text(text(7))
+    os.replace(other, path)
+    until(lambda: in_force(policies) == {"p": 7})
+    path.unlink()
+    until(lambda: policies.guard is not None and policies.refusals == 2)
+    assert in_force(policies) == {"p": 7}
+
+
+def look(policies: Policies) -> None:
+    """Look at the file now, and let the one thread that may be reading it end."""
+    policies._look_at = 0.0
+    _ = policies.guard
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and thread.daemon and "reload" in thread.name:
+            thread.join(20)
+
+
+def test_a_file_in_the_middle_of_being_written_is_not_read(path: Path) -> None:
+    """It must have rested from one look to the next, whatever its clock says."""
+    policies = Policies(path, store="memory://")
+    for size in (10, 40, 70, 90):
+        path.write_text(text(6, "a", "b")[:size])
+        os.utime(path, (time.time() + 1000,) * 2)
+        look(policies)
+        assert in_force(policies) == {"p": 5}
+    assert policies.refusals == 0
+    path.write_text(text(6, "a", "b"))
+    os.utime(path, (time.time() + 1000,) * 2)
+    look(policies)
+    assert in_force(policies) == {"p": 5}
+    look(policies)
+    until(lambda: in_force(policies) == {"a": 6, "b": 6})
+
+
+def test_looking_costs_nothing_between_looks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One look at the file in a second, and no thread for it."""
+    looks: list[str] = []
+    monkeypatch.setattr(watch, "_stamp", lambda path: looks.append(path) or (0, 0, 0))
+    policies = Policies(path, store="memory://")
+    before = threading.active_count()
+    looks.clear()
+    policies._look_at = 0.0
+    for _ in range(1_000):
+        _ = policies.guard
+    assert len(looks) == 1
+    assert threading.active_count() == before
+
+
+def test_no_request_sees_a_mixture(path: Path) -> None:
+    """Two policies of one number each time: both old or both new, in every one of many requests."""
+    path.write_text(text(1_000_000, "a", "b"))
+    policies = Policies(path, store="memory://")
+    seen: list[dict[str, int]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            verdict = policies.guard.enter(REQUEST)
+            assert verdict.allowed
+            seen.append(limits(verdict))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 60):
+        path.write_text(text(1_000_000 + number, "a", "b") if number % 3 else "broken")
+        assert policies.reload() == bool(number % 3)
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(seen) > 60
+    assert all(set(one) == {"a", "b"} and len(set(one.values())) == 1 for one in seen)
+    assert len({one["a"] for one in seen}) > 5
+
+
+def test_a_share_of_the_quota_outlives_a_reload(path: Path) -> None:
+    """Who decides for itself, while the store is away, gives nobody a second quota."""
+    path.write_text(text(3))
+    policies = Policies(path, store=NOWHERE, on_error="local", timeout=0.05)
+    assert [policies.guard.enter(REQUEST).status for _ in range(3)] == [200] * 3
+    path.write_text(text(3) + "headers = 'none'\n")
+    assert policies.reload()
+    assert policies.guard.enter(REQUEST).status == 429
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_reads_again_whatever_its_parent_was_doing(path: Path) -> None:
+    """A lock that a thread of the parent's held would be held for ever."""
+    policies = Policies(path, store="memory://")
+    entered, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with policies._lock, policies._looking:
+            entered.set()
+            done.wait(20)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    entered.wait(20)
+
+    def child() -> bool:
+        path.write_text(text(9))
+        return policies.reload() and in_force(policies) == {"p": 9}
+
+    try:
+        in_child(child)
+    finally:
+        done.set()
+        thread.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_that_start_while_the_file_is_broken(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They begin with the last good text, whichever process was the one that read it."""
+    hand_on(path)
+
+    def reads_a_better_one() -> bool:
+        policies = Policies(path, store="memory://")
+        path.write_text(text(8, "much", "longer"))
+        return policies.reload()
+
+    in_child(reads_a_better_one)
+    path.write_text("[policies.p]\nlimits = 'x'")
+
+    def begins() -> bool:
+        policies = Policies(path, store="memory://")
+        good = in_force(policies) == {"much": 8, "longer": 8}
+        return good and policies.refused is not None and policies.refusals == 1
+
+    in_child(begins)
+    policies = Policies(path, store="memory://")
+    assert "is refused, what was in force stays" in caplog.text
+    hand_on(path)  # not the first start: the same goes on
+    path.write_text(text(4))
+    assert policies.reload()
+    assert in_force(policies) == {"p": 4}
+    path.write_text("")
+    assert in_force(Policies(path, store="memory://")) == {"p": 4}  # shorter than the one before
+
+
+def test_texts_that_are_being_written_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = watch._Kept()
+    monkeypatch.setattr(watch.time, "sleep", lambda _: None)
+    assert kept.get() is None
+    kept.put("some text")
+    assert kept.get() == "some text"
+    os.pwrite(kept._file, b"X", 30)
+    assert kept.get() is None
+
+
+def test_without_anonymous_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has none, a file without a name does."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    kept = watch._Kept()
+    kept.put("ü" * 10_000)
+    assert kept.get() == "ü" * 10_000
+
+
+def test_from_the_environment(path: Path) -> None:
+    environ = {
+        "LIMITER_POLICIES": str(path),
+        "LIMITER_STORE": "memory://",
+        "LIMITER_PREFIX": "mine",
+        "LIMITER_ON_ERROR": "deny",
+        "LIMITER_TIMEOUT": "0.5",
+        "LIMITER_TRUSTED_PROXIES": "10.0.0.0/8",
+        "LIMITER_NAME": "of-no-use",
+    }
+    policies = Policies.from_env(environ, local_share=3)
+    (rule,) = policies.guard.rules
+    assert rule.name == "p"
+    assert rule.limiter.timeout == 0.5
+    assert rule.limiter._on_error == "deny"
+    assert rule.limiter._plan.state("x")[0].startswith(b"mine:")
+    assert [str(network) for network in policies.guard.trusted] == ["10.0.0.0/8"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"LIMITER_POLICIES": ""},
+            "LIMITER_POLICIES is not set: give it, for example policies.toml",
+        ),
+        ({"LIMITER_LIMITS": "5/s"}, "LIMITER_LIMITS is '5/s' beside LIMITER_POLICIES, which is "),
+        ({"LIMITER_ALGORITHM": "gcra"}, "LIMITER_ALGORITHM is 'gcra' beside LIMITER_POLICIES"),
+        ({"LIMITER_STORE": ""}, "LIMITER_STORE is not set"),
+        ({"LIMITER_STORE": "http://x"}, "LIMITER_STORE: store is "),
+        ({"LIMITER_ON_ERROR": "x"}, "LIMITER_ON_ERROR: on_error is 'x'"),
+        ({"LIMITER_TRUSTED_PROXIES": "x"}, "LIMITER_TRUSTED_PROXIES is 'x'"),
+    ],
+)
+def test_a_wrong_environment(path: Path, change: dict[str, str], said: str) -> None:
+    environ = {"LIMITER_POLICIES": str(path), "LIMITER_STORE": "memory://", **change}
+    with pytest.raises(InvalidSetting) as raised:
+        Policies.from_env(environ)
+    assert str(raised.value).startswith(said)
+
+
+def test_a_wrong_file_of_the_environment(path: Path) -> None:
+    path.write_text("[policies.p]\nlimits = '5/x'")
+    environ = {"LIMITER_POLICIES": str(path), "LIMITER_STORE": "memory://"}
+    with pytest.raises(LimiterError, match=rf"{path}:2: policies.p.limits: limit is '5/x'"):
+        Policies.from_env(environ)
