@@ -19,7 +19,8 @@ class SlidingWindow(Policy):
     still covers, as if it had come evenly. Two counters, whatever the limit. Windows begin at the
     first hit after idleness. Source: the sliding window counter of Cloudflare (J. Desgats, 2017).
 
-    Bound: ``2 * limit - 1`` in any window against an adversary; ``limit`` when the traffic is even.
+    Bound: ``2 * limit - 2`` in any window of one period against an adversary (1 where ``limit`` is 1);
+    under even traffic about ``limit``, in truth one less, since the share is rounded up.
 
     Raises:
         InvalidPolicy: ``limit`` is not in 1 to 10^12, or ``per`` not in 1 ms to 366 days.

@@ -151,7 +151,7 @@ class LeakyBucket(Bucket):
 
     A call that finds room is admitted at once and told its ``delay``, the time until those before it
     have left; whoever waits that long sends at an even rate. A call that finds the queue full is
-    denied. Source: the leaky bucket as a queue (J. Turner, 1986).
+    denied. Source: J. Turner's leaky bucket (1986), as the queue that A. Tanenbaum describes.
 
     Bound: ``burst + floor(W * limit / per)`` admitted in any window W; of those that wait their
     delay, one unit every ``per / limit`` goes on.
