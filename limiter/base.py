@@ -153,6 +153,11 @@ class Base(Generic[_Transport]):
         """Seconds within which a call is decided, or its fallback is."""
         return self._timeout
 
+    @property
+    def keeps_store_timeout(self) -> bool:
+        """Whether its calls take as long as those of the limiter whose store it shares."""
+        return self._timeout == self._transport_timeout
+
     def deciding(
         self,
         parts: list[Part],

@@ -116,6 +116,20 @@ class Decision:
             for policy, at in zip(self._policies, range(0, len(reply), STRIDE), strict=False)
         )
 
+    @property
+    def numbers(self) -> list[tuple[Policy, int, int, int]]:
+        """Of each policy: itself, what remains, and retry_after and reset_after in microseconds.
+
+        Empty where nobody decided. What ``each`` says, for those who only want to tell it.
+        """
+        reply = self._reply
+        if self.degraded and not reply[-1]:
+            return []
+        if len(self._policies) == 1:
+            return [(self._policies[0], reply[1], reply[2], reply[3])]
+        rows = zip(self._policies, range(0, len(reply), STRIDE), strict=False)
+        return [(policy, reply[at + 1], reply[at + 2], reply[at + 3]) for policy, at in rows]
+
     def to_dict(self) -> dict[str, Any]:
         """All fields by name, ready for JSON; ``each`` as a list of the same without ``each``."""
         said = self._fields()

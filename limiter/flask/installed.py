@@ -54,7 +54,8 @@ class Installed:
         current = request._get_current_object()  # type: ignore[attr-defined]
         passage = Passage.of(current.environ)
         where = self._finder.where(current)
-        if where is None or any(says() for says in self._registry.exempt_when):
+        says = self._registry.exempt_when
+        if where is None or (says and any(one() for one in says)):
             passage.free.append(self._registry)
             return
         found = self._finder.find(where)

@@ -16,6 +16,8 @@ FORMS = ("draft-11", "draft-06", "x-ratelimit", "none")
 
 _SECOND_US = 1_000_000
 
+_OLDER = (("draft-06", "RateLimit"), ("x-ratelimit", "X-RateLimit"))
+
 Field = tuple[str, str]
 
 
@@ -39,24 +41,30 @@ def of_all(spoken: Sequence[Spoken]) -> list[Field]:
     no fields: there is nothing true to say. The older forms know one limit; they get that of the
     limiter that is nearest to denying.
     """
-    counted = [(one, each) for one in spoken if (each := one.decision.each)]
     found: list[Field] = []
     policies: list[str] = []
     states: list[str] = []
-    for one, each in counted:
+    waits: list[int] = []
+    older: list[Spoken] = []
+    for one in spoken:
+        numbers = one.decision.numbers
+        waits += [wait for _, _, wait, _ in numbers if wait]
+        if not numbers or one.form == "none":
+            continue
         if one.form == "draft-11":
-            texts, heads = _policies(tuple([part.policy for part in each]), one.name)
-            policies.append(texts)
-            states += map(_state, heads, each)
+            text, heads = _policies(tuple([row[0] for row in numbers]), one.name)
+            policies.append(text)
+            states += map(_state, heads, numbers)
+        else:
+            older.append(one)
     if policies:
         found += [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
-    for form, prefix in (("draft-06", "RateLimit"), ("x-ratelimit", "X-RateLimit")):
-        older = [one.decision for one, _ in counted if one.form == form]
-        if older:
-            found += _three(prefix, min(older, key=_nearness))
-    waits = [wait for one, _ in counted if (wait := one.decision.retry_after)]
-    if waits and any(one.form != "none" for one, _ in counted):
-        found.append(("Retry-After", str(max(1, math.ceil(max(waits))))))
+    for form, prefix in _OLDER if older else ():
+        of_form = [one.decision for one in older if one.form == form]
+        if of_form:
+            found += _three(prefix, min(of_form, key=_nearness))
+    if waits and (policies or older):
+        found.append(("Retry-After", str(-(-max(waits) // _SECOND_US))))
     return found
 
 
@@ -122,11 +130,12 @@ def _window(policy: Policy) -> int | None:
     return -(-exact_us // _SECOND_US) if exact_us >= _SECOND_US else None
 
 
-def _state(head: _Head, decision: Decision) -> str:
+def _state(head: _Head, numbers: tuple[Policy, int, int, int]) -> str:
     name, window, leases = head
+    _, remaining, retry_us, reset_us = numbers
     if leases:  # when somebody gives a lease back, nobody knows
-        return f"{name}{decision.remaining}"
-    seconds = math.ceil(decision.retry_after or decision.reset_after)
+        return f"{name}{remaining}"
+    seconds = -(-(retry_us or reset_us) // _SECOND_US)
     if window is not None and seconds > window:
         seconds = window
-    return f"{name}{decision.remaining};t={seconds}"
+    return f"{name}{remaining};t={seconds}"

@@ -52,7 +52,14 @@ def caller(
     the right for as long as trusted proxies vouch for the next entry. What stands left of that is
     the caller's own invention.
     """
+    if forwarded_for is None and peer and len(peer) <= _LONGEST_KNOWN:
+        return _of_peer(peer, prefix)
     return subject(address(peer, forwarded_for, trusted), prefix)
+
+
+@lru_cache(maxsize=4096)
+def _of_peer(peer: str, prefix: int) -> str:
+    return subject(parse(peer), prefix)
 
 
 def address(peer: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> Address:
@@ -109,6 +116,14 @@ def subject(found: Address, prefix: int = PREFIX) -> str:
         return str(found)
     others = 128 - prefix
     return f"{IPv6Address(int(found) >> others << others)}/{prefix}"
+
+
+def is_trusted(peer: str | None, trusted: Sequence[Network]) -> bool:
+    """Whether the other end of a connection is one of our proxies."""
+    try:
+        return _is_in(parse(peer or ""), trusted)
+    except Unidentified:
+        return False
 
 
 def entries(header: str, value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -67,15 +68,34 @@ class Request:
 
 def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
     """The request of a WSGI application."""
-    path = str(environ.get("SCRIPT_NAME", "")) + str(environ.get("PATH_INFO", ""))
-    return Request(
+    made = object.__new__(_WsgiRequest)  # its __init__ would set, and so work out, every field
+    made.__dict__.update(
         method=str(environ.get("REQUEST_METHOD", "GET")).upper(),
-        host=bare_host(str(environ.get("HTTP_HOST") or environ.get("SERVER_NAME", ""))),
-        path=path.encode("latin-1", "replace").decode("utf-8", "replace") or "/",
         headers=_WsgiHeaders(environ),
         peer=environ.get("REMOTE_ADDR") or None,
         parts=parts,
+        environ=environ,
     )
+    return made
+
+
+class _WsgiRequest(Request):
+    """A request that works its host and its path out when a rule looks at them; most do not."""
+
+    environ: Mapping[str, Any]
+
+    @cached_property
+    def host(self) -> str:
+        return bare_host(str(self.environ.get("HTTP_HOST") or self.environ.get("SERVER_NAME", "")))
+
+    @cached_property
+    def path(self) -> str:
+        path = f"{self.environ.get('SCRIPT_NAME', '')}{self.environ.get('PATH_INFO', '')}"
+        return _decoded(path) or "/"
+
+
+def _decoded(path: str) -> str:
+    return path if path.isascii() else path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 class _WsgiHeaders(Mapping[str, str]):
@@ -85,21 +105,17 @@ class _WsgiHeaders(Mapping[str, str]):
         self._environ = environ
 
     def __getitem__(self, name: str) -> str:
-        if "_" in name:  # spelled so by no header that a gateway lets through
+        found = self.get(name)
+        if found is None:
             raise KeyError(name)
-        variable = name.upper().replace("-", "_")
-        if variable in _WITHOUT_PREFIX:
-            value = self._environ.get(variable)
-            if not value:
-                raise KeyError(name)
-            return str(value)
-        return str(self._environ[f"HTTP_{variable}"])
+        return str(found)
 
     def get(self, name: str, default: Any = None) -> Any:
-        try:
-            return self[name]
-        except KeyError:
+        variable = _VARIABLES.get(name) or _variable(name)
+        value = self._environ.get(variable)
+        if value is None or (value == "" and variable in _WITHOUT_PREFIX):
             return default
+        return value if type(value) is str else str(value)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.get(name) is not None
@@ -117,6 +133,16 @@ class _WsgiHeaders(Mapping[str, str]):
 
 
 _WITHOUT_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
+#: Those that nearly every request is asked for.
+_VARIABLES = {"x-forwarded-for": "HTTP_X_FORWARDED_FOR"}
+
+
+def _variable(name: str) -> str:
+    """Where a gateway puts a header; one with an underscore has no place, and hides no other."""
+    if "_" in name:
+        return ""
+    variable = name.upper().replace("-", "_")
+    return variable if variable in _WITHOUT_PREFIX else f"HTTP_{variable}"
 
 
 def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
