@@ -1,0 +1,172 @@
+"""A request is the same request, whichever server brought it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limiter.web.request import Request, bare_host, from_asgi, from_wsgi, joined
+
+
+def environ(**more: Any) -> dict[str, Any]:
+    return {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/",
+        "SERVER_NAME": "server",
+        "REMOTE_ADDR": "203.0.113.9",
+        **more,
+    }
+
+
+def scope(*headers: tuple[bytes, bytes], **more: Any) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "headers": list(headers),
+        "client": ["203.0.113.9", 51234],
+        **more,
+    }
+
+
+def test_wsgi() -> None:
+    found = from_wsgi(
+        environ(
+            REQUEST_METHOD="post",
+            SCRIPT_NAME="/app",
+            PATH_INFO="/caf\xc3\xa9",
+            HTTP_HOST="Api.Example:8080",
+            HTTP_X_API_KEY="k",
+            CONTENT_LENGTH="12",
+            CONTENT_TYPE="",
+        ),
+        {"org": "acme"},
+    )
+    assert (found.method, found.host, found.path) == ("POST", "api.example", "/app/café")
+    assert (found.peer, found.size, found.parts) == ("203.0.113.9", 12, {"org": "acme"})
+    assert dict(found.headers) == {
+        "host": "Api.Example:8080",
+        "x-api-key": "k",
+        "content-length": "12",
+    }
+    assert found.headers.get("x-api_key") is None
+    assert found.headers.get("content-type") is None
+    assert "x-api-key" in found.headers
+    assert "x-other" not in found.headers
+
+
+def test_asgi() -> None:
+    found = from_asgi(
+        scope(
+            (b"host", b"Api.Example:8080"),
+            (b"X-API-Key", b"k"),
+            (b"x-forwarded-for", b"1.1.1.1"),
+            (b"x-forwarded-for", b"2.2.2.2"),
+            (b"cookie", b"a=1"),
+            (b"cookie", b"b=2"),
+            method="post",
+            path="/café",
+        ),
+        {"org": "acme"},
+    )
+    assert (found.method, found.host, found.path) == ("POST", "api.example", "/café")
+    assert (found.peer, found.size, found.parts) == ("203.0.113.9", 0, {"org": "acme"})
+    assert found.headers["x-api-key"] == "k"
+    assert found.forwarded_for == "1.1.1.1, 2.2.2.2"
+    assert (found.cookie("a"), found.cookie("b"), found.cookie("c")) == ("1", "2", None)
+
+
+def test_a_websocket_s_handshake_is_a_get() -> None:
+    found = scope()
+    del found["method"]
+    assert from_asgi({**found, "type": "websocket"}).method == "GET"
+
+
+@pytest.mark.parametrize("address", ["", None])
+def test_no_address_is_none(address: Any) -> None:
+    """A Unix socket has no other end."""
+    assert from_wsgi(environ(REMOTE_ADDR=address)).peer is None
+    assert from_asgi(scope(client=None)).peer is None
+    assert from_asgi(scope(client=[address or "", 0])).peer in (None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("a.example", "a.example"),
+        ("A.Example.", "a.example"),
+        ("a.example:80", "a.example"),
+        ("a.example.:80", "a.example"),
+        ("[2001:DB8::1]:80", "[2001:db8::1]"),
+        ("[2001:db8::1]", "[2001:db8::1]"),
+        ("", ""),
+        (" a ", "a"),
+    ],
+)
+def test_hosts(text: str, host: str) -> None:
+    assert bare_host(text) == host
+    assert from_wsgi(environ(HTTP_HOST=text or "")).host == (host or "server")
+    assert from_asgi(scope((b"host", text.encode()))).host == host
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("", 0), ("0", 0), ("7", 7), ("-7", 0), ("7.0", 0), ("7, 7", 0), ("\u0667", 0), ("9" * 16, 0)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert Request("GET", "", "/", {"content-length": text}, None).size == size
+
+
+def test_preflights() -> None:
+    """What a browser sends by itself; not every OPTIONS."""
+    both = {"origin": "https://a.example", "access-control-request-method": "PUT"}
+    assert Request("OPTIONS", "", "/", both, None).is_preflight
+    assert not Request("PUT", "", "/", both, None).is_preflight
+    for name in both:
+        assert not Request("OPTIONS", "", "/", {name: "x"}, None).is_preflight
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "=", ";;", "a=\x00", 'a="', "\xff=1", "a b=c", "x" * 9000]
+)
+def test_nobody_stumbles_over_a_cookie(text: str) -> None:
+    assert Request("GET", "", "/", {"cookie": text}, None).cookie("sid") is None
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abcXYZ-", min_size=1, max_size=5),
+            st.text(st.characters(max_codepoint=255), max_size=9),
+        ),
+        max_size=6,
+    )
+)
+def test_headers_of_one_name_are_joined(fields: list[tuple[str, str]]) -> None:
+    """In their order, and nothing is lost."""
+    found = joined(fields)
+    assert set(found) == {name.lower() for name, _ in fields}
+    for name in found:
+        assert found[name] == ", ".join(value for other, value in fields if other.lower() == name)
+
+
+@given(
+    path=st.text(st.characters(max_codepoint=255), max_size=20),
+    headers=st.dictionaries(
+        st.sampled_from(
+            ["HTTP_HOST", "HTTP_COOKIE", "CONTENT_LENGTH", "HTTP_FORWARDED", "HTTP_X_A"]
+        ),
+        st.text(st.characters(max_codepoint=255), max_size=30),
+    ),
+)
+def test_anything_that_a_server_passes_is_a_request(path: str, headers: dict[str, str]) -> None:
+    """Latin-1 text, as WSGI has it, whatever the bytes were."""
+    found = from_wsgi(environ(PATH_INFO=path, **headers))
+    assert found.path
+    assert found.size >= 0
+    found.cookie("sid")
+    assert dict(found.headers) == {name: found.headers[name] for name in found.headers}

@@ -1,0 +1,321 @@
+"""For whom a request is counted: never two callers as one, never one as two, never a secret in a key."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limiter import InvalidSetting
+from limiter.keys import KeySpeller
+from limiter.web.identity import ADDRESS_FROM, Unidentified, parse, subject
+from limiter.web.request import Request
+from limiter.web.subjects import hashed, identity
+
+PROXIES = (ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
+
+ipv4 = st.ip_addresses(v=4).map(IPv4Address)
+public = ipv4.filter(lambda found: not any(found in network for network in PROXIES))
+ours = st.integers(0, 2**24 - 1).map(lambda low: IPv4Address(10 << 24 | low))
+spellings = st.sampled_from(
+    ["{}", " {} ", "{}:51234", "::ffff:{}", "[::ffff:{}]", "[::ffff:{}]:80"]
+)
+#: What a client may send: anything, and above all what looks like more than it is.
+inventions = st.one_of(
+    st.text(st.characters(max_codepoint=255), max_size=60),
+    st.text('for=";,\\ 1.[]:%', max_size=60),
+    st.builds("for={}".format, public),
+    st.just('for="'),
+    st.just('for="1.1.1.1'),
+    st.just('for=1.1.1.1;host="'),
+    st.just(",".join(["127.0.0.1"] * 2_000)),
+    st.just("x" * 100_000),
+)
+
+
+def request(
+    peer: str | None = "127.0.0.1", address_from: str = "x-forwarded-for", **headers: str
+) -> Request:
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Request("GET", "h.example", "/", fields, peer, {"org": "acme"}, address_from)
+
+
+def key(spec: str | list[str], asked: Request) -> object:
+    return identity(spec)(asked, PROXIES).key
+
+
+# --- X-Forwarded-For, Forwarded, X-Real-IP: one of them is believed, and of trusted peers alone ---
+
+
+@given(invented=inventions, client=public, proxies=st.lists(ours, max_size=3), spelling=spellings)
+def test_x_forwarded_for(
+    invented: str, client: IPv4Address, proxies: list[IPv4Address], spelling: str
+) -> None:
+    """Whatever stands left of what our proxies wrote, and however they spell it, it is that client."""
+    value = ", ".join([invented, spelling.format(client), *map(str, proxies)])
+    assert key("address", request(x_forwarded_for=value)) == str(client)
+
+
+@given(
+    invented=inventions,
+    client=public,
+    proxies=st.lists(ours, max_size=3),
+    spelling=st.sampled_from(
+        [
+            "for={}",
+            "For={}",
+            'for="{}"',
+            'for="{}:51234"',
+            'for="[::ffff:{}]:80"',
+            "proto=https;for={};by=10.1.1.1",
+            'for={};host="a, b; c"',
+            'host="a\\"b, for=6.6.6.6";for={}',
+            " for={} ; proto=http ",
+        ]
+    ),
+)
+def test_forwarded(
+    invented: str, client: IPv4Address, proxies: list[IPv4Address], spelling: str
+) -> None:
+    """The same of RFC 7239: also where the client leaves a quote open."""
+    value = ", ".join([invented, spelling.format(client), *(f"for={proxy}" for proxy in proxies)])
+    assert key("address", request(address_from="forwarded", forwarded=value)) == str(client)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("for=192.0.2.60;proto=http;by=203.0.113.43", "192.0.2.60"),
+        ('for="[2001:db8:cafe::17]:4711"', "2001:db8:cafe::/64"),
+        ('for=1.1.1.1, for="[2001:db8:cafe::17]"', "2001:db8:cafe::/64"),
+        ("for=1.1.1.1,for=2.2.2.2", "2.2.2.2"),
+        ("for=1.1.1.1, for=10.1.1.1", "1.1.1.1"),
+        ("for=10.1.1.1, for=10.1.1.2", "10.1.1.1"),  # all trusted: the left-most
+        ("for=1.1.1.1, ", "1.1.1.1"),
+        ('for="1.1\\.1.1"', "1.1.1.1"),
+    ],
+)
+def test_forwarded_as_the_standard_has_it(value: str, expected: str) -> None:
+    assert key("address", request(address_from="forwarded", forwarded=value)) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        " , ",
+        "for=unknown",
+        "for=_hidden",
+        'for="_hidden"',
+        "proto=https",
+        "for=1.1.1.1;for=2.2.2.2",
+        "for=",
+        "for",
+        "1.1.1.1",
+        "for=1.1.1.1 for=2.2.2.2",
+        'for="1.1.1.1',
+        'for="1.1.1.1, 2.2.2.2"',
+        'for=""',
+        "for=1.1.1.1, for=unknown",
+        "for=1.1.1.1, for=unknown, for=10.1.1.1",
+        "for=2001:db8::1",  # a colon wants quotes and brackets
+    ],
+)
+def test_forwarded_that_names_nobody(value: str) -> None:
+    with pytest.raises(Unidentified):
+        key("address", request(address_from="forwarded", forwarded=value))
+
+
+@given(client=public, spelling=spellings)
+def test_x_real_ip(client: IPv4Address, spelling: str) -> None:
+    asked = request(address_from="x-real-ip", x_real_ip=spelling.format(client))
+    assert key("address", asked) == str(client)
+
+
+@pytest.mark.parametrize("value", ["", "1.1.1.1, 2.2.2.2", "unknown", ","])
+def test_x_real_ip_is_one_address(value: str) -> None:
+    """Two lines are the client's and the proxy's, and nobody knows which is which."""
+    with pytest.raises(Unidentified):
+        key("address", request(address_from="x-real-ip", x_real_ip=value))
+
+
+@given(
+    invented=inventions,
+    name=st.sampled_from([*ADDRESS_FROM, "cf-connecting-ip", "true-client-ip", "x_forwarded_for"]),
+    address_from=st.sampled_from(ADDRESS_FROM),
+)
+def test_a_stranger_has_no_say(invented: str, name: str, address_from: str) -> None:
+    """Whatever it sends in whichever header, it is the other end of the connection."""
+    asked = Request("GET", "", "/", {name: invented}, "203.0.113.9", address_from=address_from)
+    assert key("address", asked) == "203.0.113.9"
+
+
+@given(invented=inventions, others=st.sampled_from(ADDRESS_FROM))
+def test_one_header_is_believed_and_no_other(invented: str, others: str) -> None:
+    """A proxy that writes one of them lets the others through as the client sent them."""
+    for address_from in ADDRESS_FROM:
+        asked = Request("GET", "", "/", {others: invented}, "127.0.0.1", address_from=address_from)
+        if others != address_from:
+            assert key("address", asked) == "127.0.0.1"
+
+
+@given(text=st.one_of(inventions, st.binary(max_size=40).map(lambda raw: raw.decode("latin-1"))))
+def test_any_header_is_an_address_or_unidentified(text: str) -> None:
+    for address_from in ADDRESS_FROM:
+        asked = Request(
+            "GET", "", "/", {address_from: text}, "127.0.0.1", address_from=address_from
+        )
+        try:
+            found = key("address", asked)
+        except Unidentified:
+            continue
+        ip_network(str(found))
+
+
+# --- addresses ---
+
+
+@given(
+    network=st.integers(0, 2**64 - 1),
+    hosts=st.tuples(*[st.integers(0, 2**64 - 1)] * 2),
+    spelling=st.sampled_from(["{}", "[{}]", "[{}]:443", "{}%eth0", "[{}%25en1]:1", " {} "]),
+)
+def test_an_ipv6_host_is_one_caller_however_it_turns(
+    network: int, hosts: tuple[int, int], spelling: str
+) -> None:
+    """Any two addresses of one /64 share a key, in any spelling; but for IPv4 in disguise."""
+    addresses = [IPv6Address(network << 64 | host) for host in hosts]
+    if any(isinstance(parse(str(address)), IPv4Address) for address in addresses):
+        return
+    keys = {subject(parse(spelling.format(address))) for address in addresses}
+    exploded = {subject(parse(address.exploded.upper())) for address in addresses}
+    assert keys == exploded == {f"{IPv6Address(network << 64)}/64"}
+
+
+@given(one=ipv4, other=ipv4, first=spellings, second=spellings)
+def test_two_ipv4_addresses_are_two_callers(
+    one: IPv4Address, other: IPv4Address, first: str, second: str
+) -> None:
+    """Never one, and one never two, in any spelling."""
+    keys = [subject(parse(first.format(one))), subject(parse(second.format(other)))]
+    assert (keys[0] == keys[1]) == (one == other)
+
+
+@given(address=st.ip_addresses(v=6).map(IPv6Address), prefix=st.integers(32, 128))
+def test_other_prefixes(address: IPv6Address, prefix: int) -> None:
+    found = parse(str(address))
+    if isinstance(found, IPv4Address):
+        return
+    expected = str(ip_network((address, prefix), strict=False))
+    assert key(f"address/{prefix}", request(str(address))) == expected
+    assert ip_address(str(address)) in ip_network(expected)
+
+
+@pytest.mark.parametrize("prefix", [0, 31, 129, 999, "064", "", "-64", "64/"])
+def test_wrong_prefixes(prefix: object) -> None:
+    with pytest.raises(InvalidSetting, match="32 to 128"):
+        identity(f"address/{prefix}")
+
+
+# --- what else a request may be counted for ---
+
+READ = {
+    "header:X-Org": lambda value: request(x_org=value),
+    "cookie:sid": lambda value: request(cookie=f"a=1; sid={value}"),
+    "api-key": lambda value: request(x_api_key=value),
+    "api-key:X-Mine": lambda value: request(x_mine=value),
+}
+printable = st.characters(min_codepoint=33, max_codepoint=255, exclude_characters='",;\\\x7f')
+words = st.text(printable, min_size=1, max_size=40).map(str.strip).filter(bool)
+
+
+@pytest.mark.parametrize("spec", READ)
+@given(one=words, other=words)
+def test_what_a_client_chose_is_hashed(spec: str, one: str, other: str) -> None:
+    """Two are two, and no key can be read, aimed or made long by whoever chooses it."""
+    if spec.startswith("cookie") and not (one + other).isascii():  # no cookie is spelled like that
+        return
+    keys = [str(key(spec, READ[spec](value))) for value in (one, other)]
+    assert (keys[0] == keys[1]) == (one == other)
+    kind, _, digest = keys[0].partition(":")
+    assert kind == spec.partition(":")[0]
+    assert len(digest) == 32
+    # It stands in keys as it is, and is told apart by its length from what it could be made of.
+    assert KeySpeller("rl", "x").state(keys[0])[1].decode() == keys[0]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (request(x_api_key="k"), "k"),
+        (request(authorization="Bearer k"), "k"),
+        (request(authorization="bearer  k "), "k"),
+        (request(x_api_key="k", authorization="Bearer other"), "k"),
+    ],
+)
+def test_api_keys(asked: Request, said: str) -> None:
+    found = identity("api-key")(asked, PROXIES)
+    assert (found.said, found.key) == (said, hashed("api-key", said))
+
+
+@pytest.mark.parametrize(
+    ("spec", "asked"),
+    [
+        ("header:X-Org", request()),
+        ("header:X-Org", request(x_org="  ")),
+        ("cookie:sid", request()),
+        ("cookie:sid", request(cookie="sid=")),
+        ("cookie:sid", request(cookie="nonsense")),
+        ("api-key", request()),
+        ("api-key", request(authorization="Basic abc")),
+        ("api-key", request(authorization="Bearer")),
+        ("api-key", request(authorization="Bearer ")),
+        ("api-key:X-Mine", request(x_api_key="k")),
+        ("path:other", request()),
+        ("address", request(peer=None)),
+        (["global", "header:X-Org"], request()),
+    ],
+)
+def test_nobody_shares_a_bucket_with_all_who_say_nothing(
+    spec: str | list[str], asked: Request
+) -> None:
+    with pytest.raises(Unidentified):
+        key(spec, asked)
+
+
+def test_the_others() -> None:
+    assert key("global", request(peer=None)) == "global"
+    assert key("host", request()) == hashed("host", "h.example")
+    assert key("path:org", request()) == hashed("path", "acme")
+    assert key(["address"], request()) == "127.0.0.1"
+    assert key(["address", "path:org"], request()) == ("127.0.0.1", hashed("path", "acme"))
+
+
+@given(st.lists(words, min_size=2, max_size=2), st.lists(words, min_size=2, max_size=2))
+def test_combinations_are_told_apart(one: list[str], other: list[str]) -> None:
+    """Wherever a separator may stand in a part."""
+    spec = ["header:A", "header:B"]
+    keys = [key(spec, request(a=a, b=b)) for a, b in (one, other)]
+    assert (keys[0] == keys[1]) == (one == other)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "",
+        "adress",
+        "header",
+        "header:",
+        "cookie:",
+        "path:",
+        "api-key:",
+        "global:x",
+        [],
+        ["host", 5],
+    ],
+)
+def test_wrong_identities(spec: object) -> None:
+    with pytest.raises(InvalidSetting, match="accepted are address"):
+        identity(spec)  # type: ignore[arg-type]
