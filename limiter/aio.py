@@ -125,9 +125,9 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         await self.close()
 
     def _connect(
-        self, store: object, timeout: float, connect_timeout: float
+        self, store: object, in_memory: bool, timeout: float, connect_timeout: float
     ) -> AsyncTransport | AsyncMemoryTransport:
-        if store is None:
+        if in_memory:
             return AsyncMemoryTransport()
         return connect_async(store, timeout, connect_timeout)
 

@@ -95,7 +95,7 @@ class Base(Generic[_Transport]):
             self._transport_timeout: float = store._transport_timeout
             self._shares: MemoryStore = store._shares
         else:
-            self._transport = self._connect(None if in_memory else store, timeout, connect_timeout)
+            self._transport = self._connect(store, in_memory, timeout, connect_timeout)
             self._transport_timeout = self._timeout
             #: Where those that share a store decide while it does not: together, as in the store.
             self._shares = MemoryStore()
@@ -125,8 +125,10 @@ class Base(Generic[_Transport]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({list(self.policies)!r}, name={self.name!r})"
 
-    def _connect(self, store: object, timeout: float, connect_timeout: float) -> _Transport:
-        """The round trip; to a store in this process where ``store`` is None."""
+    def _connect(
+        self, store: object, in_memory: bool, timeout: float, connect_timeout: float
+    ) -> _Transport:
+        """The round trip, to a store in this process or elsewhere."""
         raise NotImplementedError
 
     def _one_slot(self, tags: list[bytes]) -> bool:

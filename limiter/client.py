@@ -216,9 +216,9 @@ class Limiter(Base["Transport | MemoryTransport"]):
         self.close()
 
     def _connect(
-        self, store: object, timeout: float, connect_timeout: float
+        self, store: object, in_memory: bool, timeout: float, connect_timeout: float
     ) -> Transport | MemoryTransport:
-        return MemoryTransport() if store is None else connect(store, timeout, connect_timeout)
+        return MemoryTransport() if in_memory else connect(store, timeout, connect_timeout)
 
     def _one_slot(self, tags: list[bytes]) -> bool:
         return self._transport.one_slot(tags)
