@@ -17,7 +17,7 @@ from limiter.demo.servers import Cluster, Server
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
 from tests.proxy import Proxy, cut, cut_after, delay, replace, swallow
-from tests.transport.support import LOG, PLENTY, Asker, in_loop, spent
+from tests.transport.support import LOG, PLENTY, Asker, in_loop, spent, until
 from tests.transport.test_round_trip import commands
 
 TIMEOUT = 0.1
