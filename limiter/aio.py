@@ -214,7 +214,7 @@ class AsyncReservation(Reserved):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if error is not None and not self.is_inherited:
             await self.settle(0)
 
 

@@ -7,6 +7,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from inspect import iscoroutinefunction
 from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -589,9 +590,9 @@ class Base(Generic[_Transport]):
         plan.check_mode("acquire")
         cost, _ = plan.checked(cost, least=1)
         self._keys.state(key, tag)
-        if on_lost is not None and not callable(on_lost):
+        if on_lost is not None and (not callable(on_lost) or iscoroutinefunction(on_lost)):
             raise InvalidSetting(
-                f"on_lost is {on_lost!r}: accepted is a function without arguments"
+                f"on_lost is {on_lost!r}: accepted is a function without arguments that is no coroutine"
             )
         return {
             "plan": plan,
@@ -607,7 +608,7 @@ class Base(Generic[_Transport]):
         decision = yield from self._asking(plan, "hit", key, cost=reserved.cost, tag=reserved.tag)
         if not decision.allowed:
             raise RateLimited(decision)
-        reserved.decision, reserved.settled = decision, False
+        reserved.begin(decision)
 
     def _settling(self, reserved: Reserved, actual: int) -> Flow[None]:
         """Give back what was not used, or charge what was used beyond; once."""

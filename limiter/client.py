@@ -311,5 +311,5 @@ class Reservation(Reserved):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is not None:
+        if error is not None and not self.is_inherited:
             self.settle(0)

@@ -90,6 +90,18 @@ class Reserved:
         self.cost = cost
         self.tag = tag
         self.settled = False
+        self._process = os.getpid()
+
+    def begin(self, decision: Decision) -> None:
+        """Note what was decided when it was taken."""
+        self.decision = decision
+        self.settled = False
+        self._process = os.getpid()
+
+    @property
+    def is_inherited(self) -> bool:
+        """Whether this is a fork's copy, whose body's end says nothing about what the parent used."""
+        return self._process != os.getpid()
 
 
 def _nothing() -> None:

@@ -149,8 +149,13 @@ def test_what_makes_no_lease(make: Make, subject: str) -> None:
     for timeout in (-1, True, "1", float("nan")):
         with pytest.raises(InvalidSetting, match="timeout is"):
             limiter.hold(subject, timeout=timeout)
-    with pytest.raises(InvalidSetting, match="on_lost is"):
-        limiter.hold(subject, on_lost="call me")
+
+    async def coroutine() -> None:
+        raise AssertionError("nobody would wait for it")
+
+    for on_lost in ("call me", coroutine):
+        with pytest.raises(InvalidSetting, match="on_lost is"):
+            limiter.hold(subject, on_lost=on_lost)
     assert limiter.peek(subject).remaining == 2
 
 

@@ -190,6 +190,32 @@ def test_a_fork_with_a_lease(store: str, subject: str) -> None:
         assert pipe.recv() == [13, 12, 13, 0, 15]
 
 
+def _fork_while_reserving(store: str, subject: str, pipe: Connection) -> None:
+    """Fork in the body; one child fails in it, the other says what it cost."""
+    limiter = Limiter(SlidingLog(10, 60), store=store, timeout=PATIENCE)
+    seen = []
+    for actual in (None, 1):
+        limiter.reset(subject)
+        with limiter.reserve(subject, 4) as reserved:
+            if os.fork() == 0:
+                if actual is None:
+                    reserved.__exit__(ValueError, ValueError(), None)
+                else:
+                    reserved.settle(actual)
+                os._exit(0)
+            os.wait()
+            seen.append(limiter.peek(subject).remaining)
+    limiter.close()
+    pipe.send(seen)
+
+
+def test_a_fork_with_a_reservation(store: str, subject: str) -> None:
+    """A child's failure says nothing about what its parent used; a child's word counts."""
+    with child(_fork_while_reserving, store, subject) as (_, pipe):
+        assert pipe.poll(PATIENCE)
+        assert pipe.recv() == [6, 9]
+
+
 def _reserve(store: str, subject: str, pipe: Connection) -> None:
     limiter = Limiter(SlidingLog(10, 60), store=store, timeout=PATIENCE)
     with limiter.reserve(subject, 4):
