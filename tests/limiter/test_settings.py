@@ -8,7 +8,7 @@ import pytest
 
 from limiter import FixedWindow, InvalidPolicy, InvalidSetting, Limiter, SlidingLog, TokenBucket
 from limiter.policies import ALGORITHMS
-from limiter.settings import VARIABLES, trusted_proxies
+from limiter.settings import VARIABLES, for_policies, policies_path, trusted_proxies
 
 STORE = "redis://127.0.0.1:6379/0"
 ENVIRONMENT = {"LIMITER_STORE": STORE, "LIMITER_LIMITS": "5/minute"}
@@ -229,3 +229,32 @@ def test_wrong_trusted_proxies(text: str) -> None:
     """The variable, the value, and what is accepted."""
     with pytest.raises(InvalidSetting, match=r"LIMITER_TRUSTED_PROXIES is .*accepted are networks"):
         trusted_proxies({"LIMITER_TRUSTED_PROXIES": text})
+
+
+def test_a_policy_file() -> None:
+    """Its path, and what the file leaves to the environment; an empty variable is none."""
+    given = {
+        "LIMITER_STORE": STORE,
+        "LIMITER_POLICIES": "p.toml",
+        "LIMITER_NAME": "n",
+        "LIMITER_TIMEOUT": "0.5",
+        "LIMITER_LIMITS": "",
+    }
+    assert policies_path(given) == "p.toml"
+    assert policies_path({"LIMITER_POLICIES": "", "LIMITER_LIMITS": "5/s"}) is None
+    assert for_policies(given, {"on_error": "local"}) == {
+        "path": "p.toml",
+        "store": STORE,
+        "timeout": 0.5,
+        "on_error": "local",
+    }
+
+
+@pytest.mark.parametrize("variable", ["LIMITER_LIMITS", "LIMITER_ALGORITHM"])
+def test_a_policy_file_excludes_limits(variable: str) -> None:
+    """One of them says what is so; the message names both."""
+    with pytest.raises(InvalidSetting) as raised:
+        policies_path({"LIMITER_POLICIES": "p.toml", variable: "x"})
+    assert str(raised.value).startswith(
+        f"{variable} is 'x' beside LIMITER_POLICIES, which is 'p.toml'"
+    )

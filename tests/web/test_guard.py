@@ -11,6 +11,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import redis
 
 from limiter import (
     AsyncLimiter,
@@ -242,6 +243,22 @@ def test_nothing_is_about_the_request(door: Door) -> None:
     door.opened(NOWHERE, ("a", "5/s", {"percent": 0.0}))
     verdict = door.enter()
     assert (verdict.status, verdict.results, verdict.fields, verdict.body) == (200, (), [], "")
+
+
+def test_made_up_identities_make_no_keys(door: Door, store: str, subject: str) -> None:
+    """Whoever is denied by address leaves nothing under the keys that it invents, and no secret."""
+    door.opened(
+        store,
+        ("each", FixedWindow(5, HOUR), {}),
+        ("keys", FixedWindow(9, HOUR), {"identity": identity("api-key")}),
+        timeout=2.0,
+    )
+    for number in range(200):
+        door.enter(request(x_api_key=f"canary-{number}"))
+    with redis.Redis.from_url(store) as client:
+        made = list(client.scan_iter(f"{subject}:*", count=10_000))
+    assert len(made) == 1 + 5
+    assert b"canary" not in b"".join(made)
 
 
 # --- in the shadows ---
