@@ -14,6 +14,9 @@ ON_ERROR = ("raise", "allow", "deny", "local")
 
 _TRUSTED_PROXIES = "127.0.0.0/8,::1/128"
 
+#: The proxies that come by a Unix socket, and so have no address; a network that nobody else is in.
+UNIX_PEERS = IPv4Network("0.0.0.0/32")
+
 #: Setting of a Limiter, and the variable that gives it.
 VARIABLES = {
     "store": "LIMITER_STORE",
@@ -136,13 +139,24 @@ def trusted_proxies(
     networks = []
     for part in text.split(","):
         try:
-            networks.append(ip_network(part.strip()))
+            networks.append(network(part))
         except ValueError as error:
             raise InvalidSetting(
                 f"LIMITER_TRUSTED_PROXIES is {text!r}: {error}; accepted are networks with a comma "
-                f"between, for example {_TRUSTED_PROXIES}"
+                f"between, for example {_TRUSTED_PROXIES}, and unix for proxies on a Unix socket"
             ) from None
     return tuple(networks)
+
+
+def network(text: str) -> IPv4Network | IPv6Network:
+    """A network of proxies; ``unix`` are those that come by a Unix socket.
+
+    Raises:
+        ValueError: It is none.
+
+    """
+    text = text.strip()
+    return UNIX_PEERS if text == "unix" else ip_network(text)
 
 
 def check_on_error(value: object) -> str:

@@ -14,6 +14,7 @@ from ipaddress import (
 )
 
 from limiter.errors import LimiterError
+from limiter.settings import UNIX_PEERS
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -64,7 +65,10 @@ def _of_peer(peer: str, prefix: int) -> str:
 
 def address(peer: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> Address:
     """Return the caller's address; see ``caller``."""
-    found = parse(peer or "")
+    if not peer and forwarded_for is not None and UNIX_PEERS in trusted:
+        found: Address = UNIX_PEERS.network_address
+    else:
+        found = parse(peer or "")
     if forwarded_for is None or not _is_in(found, trusted):
         return found
     entries = [entry for entry in map(str.strip, forwarded_for.split(",")) if entry]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from limiter import settings
@@ -199,9 +198,11 @@ def _networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, .
         return settings.trusted_proxies()
     parts = trusted.split(",") if isinstance(trusted, str) else trusted
     try:
-        return tuple(ip_network(str(part).strip()) for part in parts)
+        return tuple(settings.network(str(part)) for part in parts)
     except ValueError as error:
-        raise InvalidSetting(f"trusted is {trusted!r}: {error}; accepted are networks") from None
+        raise InvalidSetting(
+            f"trusted is {trusted!r}: {error}; accepted are networks, and unix"
+        ) from None
 
 
 def _refuse(given: Mapping[str, Any], what: str) -> None:

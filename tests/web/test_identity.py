@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limiter.settings import trusted_proxies
 from limiter.web.identity import Unidentified, caller
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -123,3 +124,16 @@ def test_any_text_is_an_address_or_unidentified(text: str) -> None:
         return
 
     ip_network(found)
+
+
+def test_a_proxy_on_a_unix_socket_has_no_address() -> None:
+    """It is believed where it is trusted by name; without its word nobody can be told."""
+    unix = trusted_proxies({"LIMITER_TRUSTED_PROXIES": "unix, 10.0.0.0/8"})
+
+    for peer in (None, ""):
+        assert caller(peer, "203.0.113.7", unix) == "203.0.113.7"
+        assert caller(peer, "198.51.100.1, 203.0.113.7, 10.1.2.3", unix) == "203.0.113.7"
+        with pytest.raises(Unidentified):
+            caller(peer, None, unix)
+        with pytest.raises(Unidentified):
+            caller(peer, "203.0.113.7", trusted_proxies({}))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -131,3 +133,24 @@ def test_the_store_is_gone(tmp_path: Path, subject: str) -> None:
             answers = [get(f"http://{HOST}:{port}/{how}/hello") for _ in range(3)]
             assert [answer.status for answer in answers] == codes
             assert all(("RateLimit" in one.headers) == (how == "local") for one in answers)
+
+
+def test_behind_a_unix_socket(tmp_path: Path, store: str, subject: str) -> None:
+    """As nginx asks it: the connection has no address, the header has."""
+    path = tmp_path / "socket"
+    more = variables(store, subject, LIMITER_LIMITS="1/minute", LIMITER_TRUSTED_PROXIES="unix")
+    with gunicorn(tmp_path / "log", f"{APPS}django_app", f"--bind=unix:{path}", **more):
+
+        def status(address: str | None) -> int:
+            connection = http.client.HTTPConnection("localhost", timeout=10)
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.connect(str(path))
+            headers = {"X-Forwarded-For": address} if address else {}
+            connection.request("GET", "/hello", headers=headers)
+            with connection.getresponse() as response:
+                found = response.status
+            connection.close()
+            return found
+
+        assert [status("198.51.100.1"), status("198.51.100.2")] == [200, 200]
+        assert [status("192.0.2.1, 198.51.100.1"), status(None)] == [429, 400]
