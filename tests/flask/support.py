@@ -1,0 +1,23 @@
+"""What the tests of Flask share."""
+
+from __future__ import annotations
+
+from flask import Flask
+from werkzeug.test import TestResponse
+
+
+def ask(app: Flask, *calls: str, address: str = "203.0.113.1") -> list[TestResponse]:
+    """Answers to calls like ``GET /path``, or ``/path`` for short."""
+    client = app.test_client()
+    answers = []
+    for call in calls:
+        method, _, path = call.rpartition(" ")
+        peer = {"REMOTE_ADDR": address}
+        # Buffered: read to its end and closed, as a server does.
+        answers.append(client.open(path, method=method or "GET", environ_base=peer, buffered=True))
+    return answers
+
+
+def statuses(app: Flask, *calls: str, address: str = "203.0.113.1") -> list[int]:
+    """The statuses of these calls."""
+    return [answer.status_code for answer in ask(app, *calls, address=address)]

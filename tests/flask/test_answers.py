@@ -1,0 +1,295 @@
+"""What a request is answered: refusals, header fields, error pages; and that no mistake is an open door."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from limiter import LeakyBucket
+from limiter.demo.servers import HOST, free_port
+from limiter.flask import CallerUnknown, FlaskLimiter, LimitExceeded, NotDecided, TooCostly
+from limiter.flask.refusals import Refusal
+from limiter.web.guard import Verdict
+from tests.flask.conftest import Make
+from tests.flask.support import ask, statuses
+
+
+def hello() -> str:
+    return "hello"
+
+
+def answering(*answer: Any) -> Callable[[object], Any]:
+    """A handler that answers so, whatever it is given."""
+    return lambda _: answer
+
+
+def test_a_refusal_is_problem_json(make: Make) -> None:
+    app, limits = make(algorithm="fixed_window")
+    app.add_url_rule("/a", "login", limits.limit("1/minute")(hello))
+    allowed, denied = ask(app, "/a", "/a")
+
+    assert allowed.headers["RateLimit-Policy"] == '"login";q=1;w=60'
+    assert allowed.headers["RateLimit"].startswith('"login";r=0;t=')
+    assert "Retry-After" not in allowed.headers
+    assert denied.status_code == 429
+    assert denied.mimetype == "application/problem+json"
+    assert denied.headers["Cache-Control"] == "no-store"
+    assert denied.headers["Retry-After"] in ("59", "60")
+    assert denied.headers["RateLimit"] == f'"login";r=0;t={denied.headers["Retry-After"]}'
+    assert denied.get_json()["violated-policies"] == ["login"]
+
+
+@pytest.mark.parametrize(
+    ("form", "names"),
+    [
+        ("draft-11", ["RateLimit", "RateLimit-Policy"]),
+        ("draft-06", ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"]),
+        ("x-ratelimit", ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]),
+        ("none", []),
+    ],
+)
+def test_forms_of_the_header(make: Make, form: str, names: list[str]) -> None:
+    app, _ = make("1/minute", headers=form)
+    app.add_url_rule("/a", "a", hello)
+    for answer in ask(app, "/a", "/a"):
+        said = sorted(name for name in answer.headers.keys() if "RateLimit" in name)  # noqa: SIM118
+        assert said == names
+    assert ("Retry-After" in answer.headers) == bool(names)
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_every_response_says_what_was_decided(make: Make, handled: bool) -> None:
+    """Error pages too, by whichever handler, and what no route matches."""
+    app, _ = make("100/minute")
+
+    @app.get("/broken")
+    def broken() -> str:
+        raise ZeroDivisionError
+
+    @app.get("/refused")
+    def refused() -> tuple[str, int]:
+        return "no", 403
+
+    if handled:
+        app.register_error_handler(ZeroDivisionError, answering("ours", 500))
+        app.register_error_handler(404, answering("not here", 404))
+    for answer in ask(app, "/broken", "/refused", "/nowhere"):
+        assert "RateLimit" in answer.headers
+
+
+def test_a_response_that_is_kept_does_not_collect_fields(make: Make) -> None:
+    app, _ = make("100/minute")
+    kept = Response("always the same")
+    app.add_url_rule("/a", "a", lambda: kept)
+    for _ in range(3):
+        (answer,) = ask(app, "/a")
+
+    assert len(answer.headers.getlist("RateLimit")) == 1
+
+
+def test_an_error_handler_of_the_application(make: Make) -> None:
+    """For the class, or for the status; it knows the verdict, and the fields are added."""
+    app, _ = make("1/minute")
+    app.add_url_rule("/a", "a", hello)
+
+    @app.errorhandler(LimitExceeded)
+    def too_many(error: LimitExceeded) -> tuple[Response, int]:
+        assert error.decision is not None
+        return jsonify(limit=error.decision.limit, again=error.verdict.results[0].rule.name), 429
+
+    answer = ask(app, "/a", "/a")[1]
+    assert (answer.status_code, answer.get_json()) == (429, {"limit": 1, "again": "default"})
+    assert "Retry-After" in answer.headers
+
+    app, _ = make("1/minute")
+    app.add_url_rule("/a", "a", hello)
+    app.register_error_handler(429, answering("slower", 420))
+    assert ask(app, "/a", "/a")[1].status_code == 420
+
+
+def test_an_answer_of_the_limit_s_own(make: Make) -> None:
+    """The limit's first, then the extension's; None leaves it to the next."""
+    seen: list[Verdict] = []
+
+    def note(verdict: Verdict) -> None:
+        seen.append(verdict)
+
+    app, limits = make("1/minute", on_denied=lambda _: {"slower": True})
+    app.add_url_rule("/a", "a", hello)
+    app.add_url_rule(
+        "/own", "own", limits.limit("1/minute", on_denied=answering("own", 418))(hello)
+    )
+    app.add_url_rule("/note", "note", limits.limit("1/minute", on_denied=note)(hello))
+
+    assert ask(app, "/a", "/a")[1].get_json() == {"slower": True}
+    own = ask(app, "/own", "/own")[1]
+    assert (own.status_code, own.text) == (418, "own")
+    assert "Retry-After" in own.headers
+    assert ask(app, "/note", "/note")[1].get_json() == {"slower": True}
+    assert [verdict.status for verdict in seen] == [429]
+
+
+def test_what_was_decided_is_known_in_the_view(make: Make) -> None:
+    app, limits = make(None, application="9/minute")
+
+    @app.get("/a")
+    @limits.limit([LeakyBucket(5, per="minute", name="queue")])
+    def a() -> Response:
+        assert limits.current is not None
+        return jsonify(
+            names=[result.rule.name for result in limits.current.results],
+            left=[decision.remaining for decision in limits.decisions],
+            delay=limits.current.delay,
+        )
+
+    app.add_url_rule("/free", "free", limits.exempt(lambda: str(limits.current)))
+    answers = ask(app, "/a", "/a")
+
+    assert answers[0].get_json() == {"names": ["application", "a"], "left": [8, 4], "delay": 0.0}
+    assert answers[1].get_json()["delay"] == pytest.approx(12, abs=1)
+    assert ask(app, "/free")[0].text == "None"
+    assert (limits.current, limits.decisions) == (None, ())
+
+
+def test_whoever_observes_is_told(make: Make) -> None:
+    seen: list[tuple[str, int]] = []
+    app, _ = make(
+        "1/minute", observe=lambda request, verdict: seen.append((request.path, verdict.status))
+    )
+    app.add_url_rule("/a", "a", hello)
+    statuses(app, "/a", "/a")
+
+    assert seen == [("/a", 200), ("/a", 429)]
+
+
+def test_what_can_never_pass_is_413(make: Make) -> None:
+    app, limits = make()
+    app.add_url_rule("/a", "a", limits.limit("5/minute", cost=lambda: 6)(hello))
+    app.register_error_handler(TooCostly, lambda error: error.get_response())
+    (answer,) = ask(app, "/a")
+
+    assert answer.status_code == 413
+    assert answer.mimetype == "application/problem+json"
+    assert "Retry-After" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("unidentified", "found"), [("refuse", 400), ("skip", 200), ("address", 200)]
+)
+def test_a_caller_without_a_subject(make: Make, unidentified: str, found: int) -> None:
+    app, limits = make()
+    limited = limits.limit("1/minute", key=lambda: None, unidentified=unidentified)
+    app.add_url_rule("/a", "a", limited(hello))
+    second = {"refuse": 400, "skip": 200, "address": 429}[unidentified]
+    app.register_error_handler(CallerUnknown, answering("who?", 400))
+    answers = ask(app, "/a", "/a")
+
+    assert [answer.status_code for answer in answers] == [found, second]
+    assert (answers[0].text == "who?") == (unidentified == "refuse")
+
+
+def raising() -> Any:
+    raise LookupError("a mistake of the caller's")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"key": raising},
+        {"key": lambda: 1.5},
+        {"key": lambda: True},
+        {"key": lambda: ("a", None)},
+        {"cost": raising},
+        {"cost": lambda: -1},
+        {"cost": lambda: "1"},
+        {"cost": lambda: None},
+        {"exempt_when": raising},
+        {"limits": raising},
+        {"limits": lambda: "many"},
+        {"limits": lambda: ""},
+        {"limits": lambda: 7},
+        {"limits": lambda: ["5/minute"]},
+    ],
+    ids=str,
+)
+def test_a_mistake_is_never_an_open_door(
+    make: Make, caplog: pytest.LogCaptureFixture, more: dict[str, Any]
+) -> None:
+    """It is answered as the program's error, and logged with its trace; the store's state is untouched."""
+    app, limits = make()
+    app.add_url_rule("/a", "a", limits.limit(**{"limits": "5/minute", **more})(hello))
+    with caplog.at_level(logging.ERROR):
+        assert statuses(app, "/a", "/a") == [500, 500]
+    assert caplog.records[0].exc_info is not None
+
+
+@pytest.mark.parametrize("where", ["exempt_when", "on_denied"])
+def test_so_are_mistakes_of_the_whole(make: Make, where: str) -> None:
+    app, _ = make("1/minute", **{where: lambda *_: raising()})
+    app.add_url_rule("/a", "a", hello)
+
+    assert statuses(app, "/a", "/a")[1] == 500
+
+
+@pytest.mark.parametrize(("on_error", "found"), [("raise", 503), ("deny", 503), ("allow", 200)])
+def test_a_store_that_is_gone(make: Make, on_error: str, found: int) -> None:
+    gone = f"redis://{HOST}:{free_port()}/0"
+    app, limits = make("1/minute", store=gone, on_error=on_error, timeout=0.1)
+    app.add_url_rule("/a", "a", hello)
+    app.add_url_rule("/two", "two", limits.limit("1/hour", override_defaults=False)(hello))
+    app.register_error_handler(NotDecided, answering("later", 503))
+    for answer in ask(app, "/a", "/a", "/two"):
+        assert answer.status_code == found
+        assert (answer.text == "later") == (found == 503)
+        assert "RateLimit" not in answer.headers
+        assert "Retry-After" not in answer.headers
+
+
+def test_a_store_that_is_gone_and_each_process_for_itself(make: Make) -> None:
+    gone = f"redis://{HOST}:{free_port()}/0"
+    app, _ = make("4/minute", store=gone, on_error="local", local_share=2, timeout=0.1)
+    app.add_url_rule("/a", "a", hello)
+    answers = ask(app, "/a", "/a", "/a")
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[0].headers["RateLimit-Policy"] == '"default";q=2;w=60'
+
+
+def test_every_refusal_is_known_by_its_status() -> None:
+    for status, kind in {
+        429: LimitExceeded,
+        503: NotDecided,
+        413: TooCostly,
+        400: CallerUnknown,
+    }.items():
+        assert issubclass(kind, Refusal)
+        assert kind.code == status
+        assert issubclass(kind, HTTPException)
+
+
+def test_what_a_refusal_decided() -> None:
+    """Nothing, where no limit denied."""
+    assert NotDecided(Verdict(503)).decision is None
+
+
+def test_async_views(make: Make) -> None:
+    pytest.importorskip("asgiref", reason="Flask needs asgiref for async views")
+    app, limits = make()
+
+    @app.get("/a")
+    @limits.limit("1/minute")
+    async def a() -> str:
+        return request.path
+
+    assert [answer.text for answer in ask(app, "/a")] == ["/a"]
+    assert statuses(app, "/a") == [429]
+
+
+def test_a_factory_is_ready_for_workers(store: str, new_subject: Callable[[], str]) -> None:
+    """Making an application asks no store."""
+    FlaskLimiter(Flask("app"), store=f"redis://{HOST}:{free_port()}/0")

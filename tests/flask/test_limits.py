@@ -1,0 +1,539 @@
+"""Which limits hold for which request, and that all of them are one decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask, request
+from flask.views import MethodView, View
+
+from limiter import FixedWindow, InvalidPolicy, InvalidSetting, TokenBucket
+from limiter.demo.servers import Server
+from limiter.flask import FlaskLimiter
+from limiter.flask.dynamic import MOST_KEPT
+from tests.flask.conftest import Make
+from tests.flask.support import ask, statuses
+
+
+def hello() -> str:
+    return "hello"
+
+
+def test_the_default_is_each_route_s_own(make: Make) -> None:
+    app, _ = make("2/minute")
+    app.add_url_rule("/a", "a", hello)
+    app.add_url_rule("/b", "b", hello)
+
+    assert statuses(app, "/a", "/a", "/a", "/b", "HEAD /b", "/b") == [200, 200, 429, 200, 200, 429]
+
+
+def test_what_no_route_matches_shares_the_default(make: Make) -> None:
+    """Also with a method that no route takes; a scanner does not get a count for each path."""
+    app, _ = make("2/minute")
+    app.add_url_rule("/a", "a", hello)
+
+    assert statuses(app, "/x", "POST /a", "/y", "/a") == [404, 405, 429, 200]
+
+
+def test_limits_of_the_application_hold_everywhere(make: Make) -> None:
+    app, limits = make(None, application="3/minute")
+    app.add_url_rule("/a", "a", limits.limit("100/minute")(hello))
+    app.add_url_rule("/b", "b", hello)
+
+    assert statuses(app, "/a", "/b", "/none", "/a", "/b", "/none") == [200, 200, 404, 429, 429, 429]
+
+
+def test_a_route_s_own_limit_is_in_the_place_of_the_default(make: Make) -> None:
+    app, limits = make("1/minute")
+    app.add_url_rule("/own", "own", limits.limit("2/minute")(hello))
+    beside = limits.limit("2/minute", override_defaults=False)
+    app.add_url_rule("/beside", "beside", beside(hello))
+
+    assert statuses(app, "/own", "/own", "/own") == [200, 200, 429]
+    assert statuses(app, "/beside", "/beside") == [200, 429]
+
+
+def test_limits_may_be_declared_before_the_application_is_known(store: str, subject: str) -> None:
+    limits = FlaskLimiter(default=None, store=store, prefix=subject, timeout=5.0)
+    limited = limits.limit("1/minute")(hello)
+    app = Flask("app")
+    app.add_url_rule("/a", "a", limited)
+    limits.init_app(app)
+
+    assert statuses(app, "/a", "/a") == [200, 429]
+    with pytest.raises(InvalidSetting, match="already at work"):
+        limits.init_app(app)
+
+
+def test_one_extension_serves_several_applications(store: str, subject: str) -> None:
+    """Which share their counts, since they share a name and a store."""
+    limits = FlaskLimiter(default="2/minute", store=store, prefix=subject, timeout=5.0)
+    apps = [Flask("one"), Flask("two")]
+    for app in apps:
+        limits.init_app(app)
+        app.add_url_rule("/a", "a", hello)
+
+    assert [statuses(app, "/a") for app in (*apps, *apps)] == [[200], [200], [429], [429]]
+
+
+def test_settings_come_from_the_configuration_and_the_environment(
+    store: str, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program first, then app.config, then the environment."""
+    monkeypatch.setenv("LIMITER_STORE", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("LIMITER_LIMITS", "2/minute")
+    monkeypatch.setenv("LIMITER_ALGORITHM", "fixed_window")
+    app = Flask("app")
+    app.config.update(LIMITER_STORE=store, LIMITER_PREFIX=subject, LIMITER_TIMEOUT=5)
+    limits = FlaskLimiter(app, name="api")
+    app.add_url_rule("/a", "a", hello)
+
+    assert statuses(app, "/a", "/a", "/a") == [200, 200, 429]
+    with app.app_context():
+        (rule,) = limits.rules("a")
+    assert rule.limiter.policies == (FixedWindow(2, "minute"),)
+    assert rule.limiter.name == "api-default.a"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LIMITER_STORE", ""),
+        ("LIMITER_STORE", "http://x"),
+        ("LIMITER_LIMITS", "many"),
+        ("LIMITER_ALGORITHM", "magic"),
+        ("LIMITER_ON_ERROR", "shrug"),
+        ("LIMITER_TRUSTED_PROXIES", "everybody"),
+    ],
+)
+def test_a_wrong_setting_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv("LIMITER_STORE", "memory://")
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(InvalidSetting, match=variable):
+        FlaskLimiter(Flask("app"))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"headers": "loud"},
+        {"trusted": ["everybody"]},
+        {"key": "shoe size"},
+        {"key": 3},
+        {"exempt_when": True},
+        {"algorithm": "magic"},
+    ],
+)
+def test_a_wrong_argument_stops_the_start(more: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSetting):
+        FlaskLimiter(Flask("app"), store="memory://", **more)
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "error"),
+    [
+        ("5 per fortnight", {}, InvalidPolicy),
+        (5, {}, InvalidPolicy),
+        ("5/minute", {"cost": -1}, ValueError),
+        ("5/minute", {"cost": True}, ValueError),
+        ("5/minute", {"methods": "POST"}, InvalidSetting),
+        ("5/minute", {"key": "shoe size"}, InvalidSetting),
+        ("5/minute", {"exempt_when": True}, InvalidSetting),
+        ("5/minute", {"unidentified": "guess"}, InvalidSetting),
+        ("5/minute", {"on_denied": "no"}, InvalidSetting),
+    ],
+)
+def test_a_wrong_limit_is_refused_where_it_is_declared(
+    make: Make, limits: Any, more: dict[str, Any], error: type[Exception]
+) -> None:
+    _, extension = make()
+    with pytest.raises(error):
+        extension.limit(limits, **more)
+    with pytest.raises((InvalidSetting, TypeError)):
+        extension.shared_limit("5/minute", "")
+    with pytest.raises(TypeError):
+        extension.limit("5/minute")(3)
+    with pytest.raises(TypeError):
+        extension.exempt(3)
+
+
+def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) -> None:
+    """Of the application, two decorators and a shared one; denied by one, none of them is charged."""
+    app, limits = make(None, application="100/minute", algorithm="fixed_window")
+    view = limits.limit("2/minute")(limits.limit("50/hour")(hello))
+    view = limits.shared_limit("70/hour", "all")(view)
+    app.add_url_rule("/a", "a", view)
+    ask(app, "/none")  # the scripts are loaded
+
+    with server.client() as client:
+        before = _calls(client)
+        answers = ask(app, "/a", "/a", "/a", "/a")
+        assert _calls(client) - before == len(answers)
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+    assert answers[-1].headers["RateLimit-Policy"] == (
+        '"application";q=100;w=60, "a";q=50;w=3600, "a-2";q=2;w=60, "all";q=70;w=3600'
+    )
+    left = [part.split("r=")[1].split(";")[0] for part in _items(answers[-1].headers["RateLimit"])]
+    assert left == ["97", "48", "0", "68"]
+
+
+def _calls(client: Any) -> int:
+    stats = client.info("commandstats")
+    return sum(
+        stats.get(name, {"calls": 0})["calls"] for name in ("cmdstat_evalsha", "cmdstat_eval")
+    )
+
+
+def _items(text: str) -> list[str]:
+    return text.split(", ")
+
+
+def test_a_shared_limit_counts_its_routes_together(make: Make) -> None:
+    """Named once or in several places; its scope may be a function of the endpoint."""
+    app, limits = make()
+    database = limits.shared_limit("3/minute", scope="database")
+    app.add_url_rule("/a", "a", database(hello))
+    app.add_url_rule("/b", "b", database(lambda: "b"))
+    app.add_url_rule("/c", "c", limits.shared_limit("3/minute", scope="database")(lambda: "c"))
+    by_letter = limits.shared_limit("1/minute", scope=lambda endpoint: endpoint[0])
+    app.add_url_rule("/x1", "x1", by_letter(lambda: "x1"))
+    app.add_url_rule("/x2", "x2", by_letter(lambda: "x2"))
+
+    assert statuses(app, "/a", "/b", "/c", "/a", "/c") == [200, 200, 200, 429, 429]
+    assert statuses(app, "/x1", "/x2") == [200, 429]
+
+
+def test_one_scope_twice_on_a_route_is_no_pass(make: Make) -> None:
+    """They would count one request in one place twice; nobody gets through until it is mended."""
+    app, limits = make()
+    view = limits.shared_limit("3/minute", "s")(limits.shared_limit("5/minute", "s")(hello))
+    app.add_url_rule("/a", "a", view)
+
+    assert statuses(app, "/a") == [500]
+
+
+def test_methods_and_counts_by_method(make: Make) -> None:
+    app, limits = make("3/minute")
+    posts = limits.limit("1/minute", methods=["post"])
+    app.add_url_rule("/a", "a", posts(hello), methods=["GET", "POST"])
+    each = limits.limit("1/minute", per_method=True)
+    app.add_url_rule("/b", "b", each(lambda: "b"), methods=["GET", "POST"])
+
+    assert statuses(app, "POST /a", "POST /a", *["/a"] * 4) == [200, 429, 200, 200, 200, 429]
+    assert statuses(app, "/b", "POST /b", "/b", "POST /b") == [200, 200, 429, 429]
+
+
+def test_blueprints(make: Make) -> None:
+    """Each route by itself; a route's own limit is in the place of its blueprint's; one may share."""
+    app, limits = make("1/minute")
+    blueprint = Blueprint("shop", "shop", url_prefix="/shop")
+    blueprint.add_url_rule("/a", "a", hello)
+    blueprint.add_url_rule("/b", "b", lambda: "b")
+    blueprint.add_url_rule("/own", "own", limits.limit("3/minute")(lambda: "own"))
+    limits.limit("2/minute")(blueprint)
+    together = Blueprint("together", "together", url_prefix="/together")
+    together.add_url_rule("/a", "a", lambda: "a")
+    together.add_url_rule("/b", "b", lambda: "b")
+    limits.shared_limit("2/minute", "together")(together)
+    app.register_blueprint(blueprint)
+    app.register_blueprint(blueprint, name="again", url_prefix="/again")
+    app.register_blueprint(together)
+
+    assert statuses(app, *["/shop/a"] * 3, "/shop/b", "/again/a") == [200, 200, 429, 200, 200]
+    assert statuses(app, *["/shop/own"] * 4) == [200, 200, 200, 429]
+    assert statuses(app, "/together/a", "/together/b", "/together/a") == [200, 200, 429]
+
+
+def test_nested_blueprints(make: Make) -> None:
+    """The nearest limit counts, and those further out where it does not override them."""
+    app, limits = make("1/minute")
+    outer, inner, quiet = (
+        Blueprint(name, name, url_prefix=f"/{name}") for name in ("outer", "inner", "quiet")
+    )
+    for blueprint in (outer, inner, quiet):
+        blueprint.add_url_rule("/a", "a", hello)
+    limits.limit("2/minute")(outer)
+    limits.limit("3/minute", override_defaults=False)(inner)
+    outer.register_blueprint(inner)
+    outer.register_blueprint(quiet)
+    app.register_blueprint(outer)
+
+    assert statuses(app, *["/outer/a"] * 3) == [200, 200, 429]
+    assert statuses(app, *["/outer/inner/a"] * 3) == [200, 200, 429]
+    assert statuses(app, *["/outer/quiet/a"] * 3) == [200, 200, 429]
+
+
+def test_classes_of_views(make: Make) -> None:
+    """As a decorator of the class, in its list of decorators, and on one of its methods."""
+    app, limits = make("2/minute")
+
+    @limits.limit("1/minute")
+    class Plain(View):
+        def dispatch_request(self) -> str:
+            return "plain"
+
+    class Listed(MethodView):
+        decorators = [limits.limit("1/minute")]  # noqa: RUF012
+
+        def get(self) -> str:
+            return "get"
+
+        def post(self) -> str:
+            return "post"
+
+    class OnMethods(MethodView):
+        @limits.limit("1/minute")
+        def get(self) -> str:
+            return "get"
+
+        def post(self) -> str:
+            return "post"
+
+    app.add_url_rule("/plain", view_func=Plain.as_view("plain"))
+    app.add_url_rule("/listed", view_func=Listed.as_view("listed"))
+    app.add_url_rule("/methods", view_func=OnMethods.as_view("methods"))
+
+    assert statuses(app, "/plain", "/plain") == [200, 429]
+    assert statuses(app, "/listed", "POST /listed") == [200, 429]
+    assert statuses(app, "/methods", "HEAD /methods", "/methods") == [200, 429, 429]
+    assert statuses(app, *["POST /methods"] * 3) == [200, 200, 429]
+
+
+def test_exemptions(make: Make) -> None:
+    app, limits = make("1/minute", application="4/minute")
+    blueprint = Blueprint("free", "free")
+    blueprint.add_url_rule("/free", "a", hello)
+    blueprint.add_url_rule("/own", "own", limits.limit("2/minute")(lambda: "own"))
+    limits.exempt(blueprint)
+    app.register_blueprint(blueprint)
+    app.add_url_rule("/all", "all", limits.exempt(lambda: "all"))
+    most = limits.exempt(application=False)
+    app.add_url_rule("/most", "most", most(limits.limit("1/minute")(lambda: "most")))
+
+    assert statuses(app, *["/free"] * 9, *["/all"] * 9) == [200] * 18
+    assert statuses(app, *["/own"] * 3) == [200, 200, 429]
+    assert statuses(app, *["/most"] * 5) == [200, 200, 200, 200, 429]
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_an_exempt_blueprint_and_those_on_it(make: Make, nested: bool) -> None:
+    app, limits = make("1/minute")
+    outer, inner = Blueprint("outer", "outer"), Blueprint("inner", "inner", url_prefix="/in")
+    inner.add_url_rule("/a", "a", hello)
+    outer.register_blueprint(inner)
+    limits.exempt(outer, nested=nested)
+    app.register_blueprint(outer)
+
+    assert statuses(app, "/in/a", "/in/a") == [200, 200 if nested else 429]
+
+
+def test_exempt_by_what_a_function_says(make: Make) -> None:
+    app, limits = make("1/minute", exempt_when=lambda: "free" in request.args)
+    limits.exempt_when(lambda: request.headers.get("X-Health") == "1")
+    own = limits.limit("1/minute", exempt_when=lambda: "mine" in request.args)
+    app.add_url_rule("/own", "own", own(hello))
+
+    assert statuses(app, "/own?free", "/own?free", "/own?mine", "/own", "/own") == [
+        200,
+        200,
+        200,
+        200,
+        429,
+    ]
+
+
+def test_static_files_and_preflights_are_free_unless_told(store: str, subject: str) -> None:
+    """Only Flask's own route for files is: a view that happens to be called static is not."""
+    for told in (False, True):
+        app = Flask("app", static_folder="static", static_url_path="/files")
+        more = {"limit_static": told, "limit_options": told}
+        FlaskLimiter(app, "1/minute", store=store, prefix=f"{subject}.{told}", timeout=5.0, **more)
+        app.add_url_rule("/a", "a", hello)
+        blueprint = Blueprint("mine", "mine")
+        blueprint.add_url_rule("/mine", "static", hello)
+        app.register_blueprint(blueprint)
+
+        assert statuses(app, "/files/x", "/files/x") == [404, 429 if told else 404]
+        assert statuses(app, "OPTIONS /a", "OPTIONS /a") == [200, 429 if told else 200]
+        assert statuses(app, "/mine", "/mine") == [200, 429]
+
+
+def test_limits_that_a_function_says(make: Make) -> None:
+    """A text, a policy, several; None is none, and then what it overrides holds."""
+    app, limits = make("4/minute")
+    plans: dict[str, Any] = {
+        "free": "1/minute",
+        "bucket": TokenBucket(2, per="minute", name="bucket"),
+        "both": [FixedWindow(3, "minute"), FixedWindow(100, "hour")],
+        "none": None,
+    }
+    says = limits.limit(lambda: plans[request.args["plan"]])
+    app.add_url_rule("/a", "a", says(hello))
+
+    for plan, allowed in {"free": 1, "bucket": 2, "both": 3, "none": 4}.items():
+        found = statuses(app, *[f"/a?plan={plan}"] * (allowed + 1))
+        assert found == [200] * allowed + [429], plan
+
+
+def test_a_limit_that_changes_keeps_its_count(make: Make) -> None:
+    app, limits = make(algorithm="fixed_window")
+    says = limits.limit(lambda: request.args["limit"])
+    app.add_url_rule("/a", "a", says(hello))
+
+    calls = ["2/minute", "2/minute", "2/minute", "4/minute", "4/minute", "4/minute"]
+    assert statuses(app, *[f"/a?limit={limit}" for limit in calls]) == [
+        200,
+        200,
+        429,
+        200,
+        200,
+        429,
+    ]
+
+
+def test_so_many_limiters_stand_behind_a_function_and_no_more(make: Make) -> None:
+    app, limits = make()
+    says = limits.limit(lambda: f"{request.args['limit']}/minute")
+    app.add_url_rule("/a", "a", says(hello))
+    statuses(app, *[f"/a?limit={limit}" for limit in range(1, MOST_KEPT + 20)])
+
+    with app.app_context():
+        (rule,) = limits.rules("a")
+    assert len(rule.make._rules) == MOST_KEPT  # type: ignore[union-attr]
+
+
+def test_costs(make: Make) -> None:
+    """Fixed or by a function; 0 passes and takes nothing."""
+    app, limits = make()
+    app.add_url_rule("/two", "two", limits.limit("5/minute", cost=2)(hello))
+    says = limits.limit("5/minute", cost=lambda: int(request.args["cost"]))
+    app.add_url_rule("/says", "says", says(lambda: "says"))
+
+    assert statuses(app, *["/two"] * 3) == [200, 200, 429]
+    calls = ["/says?cost=5", "/says?cost=1", "/says?cost=0", "/says?cost=0"]
+    assert statuses(app, *calls) == [200, 429, 200, 200]
+
+
+def test_keys(make: Make) -> None:
+    """By a specification, a list of them, a part of the path, or a function."""
+    app, limits = make()
+    by_user = limits.limit("1/minute", key=lambda: request.args["user"])
+    app.add_url_rule("/user", "user", by_user(hello))
+    by_tuple = limits.limit("1/minute", key=lambda: ("user", int(request.args["user"])))
+    app.add_url_rule("/tuple", "tuple", by_tuple(lambda: "tuple"))
+    by_part = limits.limit("1/minute", key="path:number")
+    app.add_url_rule("/part/<int:number>", "part", by_part(lambda number: str(number)))
+    both = limits.limit("1/minute", key=["address", "header:X-Tenant"])
+    app.add_url_rule("/both", "both", both(lambda: "both"))
+    everybody = limits.limit("1/minute", key="global")
+    app.add_url_rule("/all", "all", everybody(lambda: "all"))
+
+    assert statuses(app, "/user?user=1", "/user?user=2", "/user?user=1") == [200, 200, 429]
+    assert statuses(app, "/tuple?user=1", "/tuple?user=2", "/tuple?user=1") == [200, 200, 429]
+    assert statuses(app, "/part/1", "/part/2", "/part/1") == [200, 200, 429]
+    assert statuses(app, "/both") == [400]
+    assert statuses(app, "/all") + statuses(app, "/all", address="198.51.100.7") == [200, 429]
+
+
+def test_callers_are_told_apart_by_what_trusted_proxies_say(make: Make) -> None:
+    app, _ = make("1/minute", trusted=["10.0.0.0/8"])
+    app.add_url_rule("/a", "a", hello)
+    client = app.test_client()
+
+    def status(peer: str, forwarded: str) -> int:
+        headers = {"X-Forwarded-For": forwarded}
+        return client.get("/a", headers=headers, environ_base={"REMOTE_ADDR": peer}).status_code
+
+    assert status("10.0.0.1", "203.0.113.1") == 200
+    assert status("10.0.0.1", "198.51.100.1, 203.0.113.1") == 429
+    assert status("10.0.0.1", "203.0.113.2") == 200
+    assert status("192.0.2.9", "203.0.113.3") == 200
+    assert status("192.0.2.9", "203.0.113.4") == 429
+
+
+def test_other_decorators_may_stand_around(make: Make) -> None:
+    """With or without functools.wraps, on either side: the limit is met, once."""
+    app, limits = make("1/minute")
+
+    def unaware(function: Callable[[], str]) -> Callable[[], str]:
+        return lambda: function()
+
+    app.add_url_rule(
+        "/out", "out", unaware(limits.limit("2/minute", override_defaults=False)(hello))
+    )
+    app.add_url_rule("/in", "in", limits.limit("2/minute")(unaware(lambda: "in")))
+
+    assert statuses(app, *["/in"] * 3) == [200, 200, 429]
+    assert statuses(app, *["/out"] * 2) == [200, 429]  # by the default: the view hides its own
+
+
+def test_a_limited_function_that_is_no_view(make: Make) -> None:
+    """It counts once in a request, and not outside of requests."""
+    app, limits = make()
+
+    @limits.limit("2/minute")
+    def send() -> str:
+        return "sent"
+
+    @app.get("/a")
+    def a() -> str:
+        return send() + send()
+
+    with app.app_context():
+        assert [send() for _ in range(5)] == ["sent"] * 5
+    assert statuses(app, "/a", "/a", "/a") == [200, 200, 429]
+    assert ask(app, "/a")[0].headers["RateLimit-Policy"] == '"send";q=2;w=60'
+
+
+def test_limits_that_are_at_work_nowhere_are_no_open_door(store: str) -> None:
+    limits = FlaskLimiter(default=None, store=store)
+    app = Flask("app")
+    app.add_url_rule("/a", "a", limits.limit("1/minute")(hello))
+
+    assert statuses(app, "/a") == [500]
+
+
+def test_disabled(subject: str) -> None:
+    """No limit, no store."""
+    app = Flask("app")
+    limits = FlaskLimiter(app, "1/minute", enabled=False)
+    app.add_url_rule("/a", "a", limits.limit("1/minute")(hello))
+
+    assert statuses(app, *["/a"] * 5) == [200] * 5
+
+
+def test_a_shadow_counts_and_does_not_deny(make: Make) -> None:
+    app, limits = make()
+    app.add_url_rule("/a", "a", limits.limit("1/minute", shadow=True)(hello))
+    answers = ask(app, "/a", "/a", "/a")
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200]
+    assert "RateLimit" not in answers[0].headers
+
+
+def test_long_and_foreign_names(make: Make) -> None:
+    """An endpoint may be called anything; keys and header stay within their syntax."""
+    app, _ = make("1/minute")
+    app.add_url_rule("/a", "é" * 100, hello)
+    app.add_url_rule("/b", 'quo"te', hello)
+
+    assert statuses(app, "/a", "/a", "/b", "/b") == [200, 429, 200, 429]
+
+
+def test_two_extensions_in_one_application(make: Make, store: str, subject: str) -> None:
+    """Each has its say, and the header tells both."""
+    app, _ = make("5/minute")
+    FlaskLimiter(app, None, application="2/minute", store=store, prefix=subject, timeout=5.0)
+    app.add_url_rule("/a", "a", hello)
+    answers = ask(app, "/a", "/a", "/a")
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[0].headers.getlist("RateLimit-Policy") == [
+        '"default";q=5;w=60, "application";q=2;w=60'
+    ]
