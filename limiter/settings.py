@@ -31,6 +31,10 @@ VARIABLES = {
 }
 
 POLICIES = "LIMITER_POLICIES"
+ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)
+
+#: A shorter one could be guessed.
+_SHORTEST_TOKEN = 16
 
 
 def from_environment(
@@ -157,6 +161,28 @@ def network(text: str) -> IPv4Network | IPv6Network:
     """
     text = text.strip()
     return UNIX_PEERS if text == "unix" else ip_network(text)
+
+
+def admin_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """What an operator shows to the service, or None: then there is nothing for operators.
+
+    Raises:
+        InvalidSetting: It could be guessed, or cannot be sent; the message does not say it.
+
+    """
+    environ = os.environ if environ is None else environ
+    token = environ.get(ADMIN_TOKEN) or None
+    if token is not None and not (
+        len(token) >= _SHORTEST_TOKEN
+        and token.isascii()
+        and token.isprintable()
+        and " " not in token
+    ):
+        raise InvalidSetting(
+            f"{ADMIN_TOKEN} is set to {len(token)} characters: accepted are {_SHORTEST_TOKEN} or more, "
+            f"printable ASCII without blanks"
+        )
+    return token
 
 
 def check_on_error(value: object) -> str:

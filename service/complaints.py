@@ -1,4 +1,4 @@
-"""Errors that somebody must look at, said often enough to be seen and seldom enough to be read."""
+"""What is said again and again, said often enough to be seen and seldom enough to be read."""
 
 from __future__ import annotations
 
@@ -6,26 +6,34 @@ import logging
 import threading
 import time
 
-#: Seconds between two lines.
+#: Seconds between two lines of one kind.
 PAUSE = 10.0
 
+#: So many kinds are told apart; a kind is a text of ours and a policy, so that there are few.
+_MOST_KINDS = 1_000
 
-class Complaints:
-    """Log the first error at once, and what follows at most every ``PAUSE`` seconds, counted."""
 
-    def __init__(self, log: logging.Logger) -> None:
-        self._log = log
+class Seldom(logging.Filter):
+    """Lets the first of a kind pass, and what follows at most every ``PAUSE`` seconds, counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._lock = threading.Lock()
-        self._silent_until = 0.0
-        self._withheld = 0
+        self._silent_until: dict[object, float] = {}
+        self._withheld: dict[object, int] = {}
 
-    def add(self, error: Exception) -> None:
-        """Log this error, or count it."""
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this line is said; it tells how many were not."""
+        kind = (record.name, record.msg, getattr(record, "policy", None))
         with self._lock:
-            if time.monotonic() < self._silent_until:
-                self._withheld += 1
-                return
-            withheld, self._withheld = self._withheld, 0
-            self._silent_until = time.monotonic() + PAUSE
-        more = f" (and {withheld} like it)" if withheld else ""
-        self._log.error("%s: %s%s", type(error).__name__, error, more)
+            if time.monotonic() < self._silent_until.get(kind, 0.0):
+                self._withheld[kind] = self._withheld.get(kind, 0) + 1
+                return False
+            withheld = self._withheld.pop(kind, 0)
+            if len(self._silent_until) >= _MOST_KINDS:
+                self._silent_until.clear()
+            self._silent_until[kind] = time.monotonic() + PAUSE
+        if withheld:
+            record.msg = f"{record.getMessage()} (and {withheld} like it)"
+            record.args = ()
+        return True

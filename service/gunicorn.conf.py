@@ -3,16 +3,24 @@
 
 One worker with threads: the work of a request is to wait for Redis. More instances, or
 ``--workers``, use more processors; the limits hold across all of them.
+
+A second ``--bind HOST:PORT`` is the operators' address: /metrics, and what LIMITER_ADMIN_TOKEN opens. On
+SIGHUP gunicorn replaces its workers, which read the policy file anew; a worker sees by itself, too, that
+it has changed. Where the new text is wrong, the last good one stays in force, in new workers as well.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import signal
 import sys
+import tempfile
 from typing import Any
 
 from limiter import LimiterError
-from service import settings
+from service import logs, settings
 
 bind = "127.0.0.1:8000"
 worker_class = "gthread"
@@ -27,11 +35,12 @@ keepalive = 120
 control_socket_disable = True
 
 # The heartbeat is a file that is touched; on a busy disk that could take longer than `timeout`.
-if os.path.isdir("/dev/shm"):  # noqa: S108
-    worker_tmp_dir = "/dev/shm"  # noqa: S108
+worker_tmp_dir = "/dev/shm" if os.path.isdir("/dev/shm") else None  # noqa: S108
 
 timeout = 30
 graceful_timeout = 3
+
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 # One line for each request is slower than the request; `--access-logfile -` turns it on.
 accesslog = None
@@ -39,8 +48,12 @@ accesslog = None
 
 def on_starting(server: Any) -> None:
     """Refuse to start with a wrong environment: one line, and no worker that fails for ever."""
+    if len(server.cfg.address) > 2:
+        server.log.error("bind: accepted are one address, and a second one for operators")
+        sys.exit(1)
     try:
         settings.from_env()
+        settings.hand_on_policies()
     except LimiterError as error:
         server.log.error("%s", error)
         sys.exit(1)
@@ -48,12 +61,23 @@ def on_starting(server: Any) -> None:
     # instances are not known here; who runs some says so by the variable.
     if not os.environ.get("LIMITER_LOCAL_SHARE"):
         os.environ["LIMITER_LOCAL_SHARE"] = str(server.cfg.workers)
+    # Where workers count together; prometheus_client looks when it is imported, in a worker.
+    os.environ[_FOLDER] = tempfile.mkdtemp(prefix="limiter-metrics-", dir=worker_tmp_dir)
 
 
 def post_worker_init(worker: Any) -> None:
     """Connect and load the scripts before the first request; without a store, serve as well."""
+    logs.set_up(getattr(logging, worker.cfg.loglevel.upper()))
+    found = worker.wsgi.extensions
+    names = [listener.getsockname() for listener in worker.sockets]
+    if len(names) == 2:
+        if not all(isinstance(name, tuple) for name in names):
+            # At a Unix socket the port would be a word of the client's.
+            raise SystemExit("bind: of two addresses each is to be HOST:PORT")
+        found["doors"].operators_port = str(names[1][1])
+    signal.signal(signal.SIGHUP, lambda *_: found["policies"].reload())
     try:
-        worker.wsgi.extensions["limiter"].open()
+        found["policies"].open()
     except LimiterError as error:
         worker.log.warning("started without the store: %s", error)
 
@@ -61,4 +85,9 @@ def post_worker_init(worker: Any) -> None:
 def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
     """Give the connections back."""
     if worker.wsgi is not None:
-        worker.wsgi.extensions["limiter"].close()
+        worker.wsgi.extensions["policies"].close()
+
+
+def on_exit(server: Any) -> None:  # noqa: ARG001
+    """Leave nothing behind."""
+    shutil.rmtree(os.environ.get(_FOLDER, ""), ignore_errors=True)

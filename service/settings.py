@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from limiter import Limiter
-from limiter.settings import trusted_proxies
+from limiter.policyfile import Policies, hand_on
+from limiter.settings import admin_token, policies_path, trusted_proxies
+from service.one_policy import OnePolicy
+
+#: While the store is away, each process decides for its share of the quota (LIMITER_LOCAL_SHARE).
+_DEFAULTS: dict[str, Any] = {"on_error": "local"}
 
 
 class Settings(NamedTuple):
-    """A limiter, and the proxies whose word counts."""
+    """The policies, the proxies whose word counts, and what an operator has to know to be let in."""
 
-    limiter: Limiter
+    policies: Policies | OnePolicy
     trusted: tuple[IPv4Network | IPv6Network, ...]
+    admin_token: str | None
 
 
 def from_env() -> Settings:
-    """Read LIMITER_*; raise InvalidSetting, which names the variable, for a wrong one.
+    """Read LIMITER_*; raise InvalidSetting, which names the variable, for a wrong one."""
+    trusted = trusted_proxies()
+    policies: Policies | OnePolicy
+    if policies_path():
+        policies = Policies.from_env(**_DEFAULTS)
+    else:
+        policies = OnePolicy(Limiter.from_env(limits="100/minute", **_DEFAULTS), trusted)
+    return Settings(policies, trusted, admin_token())
 
-    Without a store, each process decides for its share of the quota (LIMITER_LOCAL_SHARE), unless
-    LIMITER_ON_ERROR says otherwise.
+
+def hand_on_policies() -> None:
+    """Before workers are forked: those that start while the policy file is broken get the last good one.
+
+    Raises:
+        InvalidPolicyFile: There is no good one yet.
+
     """
-    return Settings(Limiter.from_env(limits="100/minute", on_error="local"), trusted_proxies())
+    path = policies_path()
+    if path:
+        hand_on(path)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from limiter.errors import InvalidSetting
-from limiter.web.identity import Network, Unidentified, parse
+from limiter.web.identity import Network, is_trusted
 from limiter.web.request import Request
 from limiter.web.rules import Cost
 
@@ -29,7 +29,7 @@ def by_header(name: str) -> Cost:
 
     def cost(request: Request, trusted: Sequence[Network]) -> int:
         text = request.headers.get(name)
-        if text is None or not _is_trusted(request, trusted):
+        if text is None or not is_trusted(request.peer, trusted):
             return 1
         numbers = (part.strip() for part in text.split(","))
         return max((int(one) for one in numbers if _is_number(one)), default=1)
@@ -60,14 +60,6 @@ def size_of(value: object) -> int:
             f"is {value!r}: accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB, 2MiB"
         )
     return found
-
-
-def _is_trusted(request: Request, trusted: Sequence[Network]) -> bool:
-    try:
-        peer = parse(request.peer or "")
-    except Unidentified:
-        return False
-    return any(peer in network for network in trusted)
 
 
 def _is_number(text: str) -> bool:

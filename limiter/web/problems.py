@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any
 
 from limiter.decision import Decision
@@ -11,6 +12,8 @@ from limiter.policies import Policy
 from limiter.web import headers
 
 MEDIA_TYPE = "application/problem+json"
+
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _TYPES = "https://iana.org/assignments/http-problem-types#"
 
@@ -42,14 +45,7 @@ def quota_exceeded_by(decisions: Iterable[tuple[Decision, str]], instance: str) 
 
 def too_large(instance: str) -> str:
     """Say that the request costs more than its limit ever admits: waiting is no use."""
-    return _problem(
-        "about:blank",
-        "Content Too Large",
-        413,
-        "The request costs more than its rate limit ever admits at once.",
-        instance,
-        {},
-    )
+    return problem(413, "The request costs more than its rate limit ever admits at once.", instance)
 
 
 def reduced_capacity(instance: str) -> str:
@@ -66,14 +62,19 @@ def reduced_capacity(instance: str) -> str:
 
 def unidentified(instance: str) -> str:
     """Say that the caller's address cannot be told."""
-    return _problem(
-        "about:blank",
-        "Bad Request",
-        400,
-        "The caller cannot be identified by the connection or X-Forwarded-For.",
-        instance,
-        {},
+    return problem(
+        400, "The caller cannot be identified by the connection or X-Forwarded-For.", instance
     )
+
+
+def problem(status: int, detail: str, instance: str) -> str:
+    """Say anything else; its status says what kind of problem it is."""
+    return _problem("about:blank", title(status), status, detail, instance, {})
+
+
+def title(status: int) -> str:
+    """What a status is called (RFC 9110); Python's older names for two of them are others."""
+    return _TITLES.get(status) or HTTPStatus(status).phrase
 
 
 def _amount(policy: Policy) -> str:

@@ -30,8 +30,9 @@ class Match:
     """Which requests a rule is about: methods, hosts and paths, each any where none is named.
 
     A path pattern is matched whole: ``*`` stands for anything but a slash, ``**`` for anything, and
-    ``{name}`` for one part of the path, by which an identity can ask. A host that begins with ``*.``
-    stands for all below it.
+    ``{name}`` for one part of the path, by which an identity can ask. A path with empty or dotted segments
+    is meant as it stands and without them: applications differ in which of the two they serve. A host
+    that begins with ``*.`` stands for all below it.
     """
 
     methods: frozenset[str] = frozenset()
@@ -44,9 +45,10 @@ class Match:
             return None
         if not self.paths:
             return request.parts
-        for pattern in self.paths:
-            if found := pattern.fullmatch(request.path):
-                return {**request.parts, **found.groupdict()}
+        for path in _spellings(request.path):
+            for pattern in self.paths:
+                if found := pattern.fullmatch(path):
+                    return {**request.parts, **found.groupdict()}
         return None
 
     def missed(self, request: Request) -> str | None:
@@ -169,6 +171,19 @@ class Rule:
         """The limiter's: it stands in keys, headers and reports."""
         return str(self.limiter.name)
 
+    def about(self, subject: Subject, cost: int) -> Rule:
+        """The same rule for a subject that somebody names, in the place of one that a request tells."""
+        return replace(
+            self,
+            match=Match(),
+            identity=lambda request, trusted: subject,  # noqa: ARG005 (it is named)
+            cost=lambda request, trusted: cost,  # noqa: ARG005 (it is named)
+            exempt_networks=(),
+            exempt_paths=(),
+            preflights=True,
+            is_default=False,
+        )
+
     def ask(self, request: Request, trusted: Sequence[Network]) -> Asked | None:
         """What this rule asks about a request; None where it is not about it.
 
@@ -192,7 +207,7 @@ class Rule:
             return Passed.METHOD if missed == "method" else Passed.HOST if missed else Passed.PATH
         if not self.preflights and request.is_preflight:
             return Passed.PREFLIGHT
-        if self.exempt_paths and any(one.fullmatch(request.path) for one in self.exempt_paths):
+        if self.exempt_paths and all(map(self._exempts, _spellings(request.path))):
             return Passed.EXEMPT_PATH
         if self.exempt_networks and self._is_exempt(request, trusted):
             return Passed.EXEMPT_NETWORK
@@ -230,6 +245,9 @@ class Rule:
             return False
         return any(found in network for network in self.exempt_networks)
 
+    def _exempts(self, path: str) -> bool:
+        return any(one.fullmatch(path) for one in self.exempt_paths)
+
     def _holds_for(self, subject: Subject) -> bool:
         """Whether the subject is among those that the roll-out has reached."""
         if self.percent >= 100:
@@ -237,6 +255,22 @@ class Rule:
         text = f"{self.name} {subject.key!r}".encode("utf-8", "surrogateescape")
         place = int.from_bytes(blake2b(text, digest_size=8).digest(), "big") % _PARTS
         return place < self.percent * _PARTS / 100
+
+
+def _spellings(path: str) -> tuple[str, ...]:
+    """The path without empty and dotted segments, and as it stands where that is another."""
+    if "//" not in path and "/." not in path:
+        return (path,)
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment not in ("", "."):
+            kept.append(segment)
+    end = "/" if kept and segments[-1] in ("", ".", "..") else ""
+    plain = "/" + "/".join(kept) + end
+    return (plain,) if plain == path else (plain, path)
 
 
 def _names(subject: Subject) -> tuple[str, str]:

@@ -11,9 +11,9 @@ from flask.testing import FlaskClient
 
 from limiter import InvalidSetting
 from limiter.demo.servers import HOST, Server, free_port
-from service import complaints
+from service import complaints, logs
 from service.app import create_app
-from service.complaints import Complaints
+from service.complaints import Seldom
 
 HELLO = "/demo-service/hello"
 
@@ -181,9 +181,10 @@ def test_without_a_store_each_process_decides_for_its_share(make: Make) -> None:
 
 
 def test_a_store_that_refuses_is_an_error_whatever_the_fallback(
-    make: Make, caplog: pytest.LogCaptureFixture
+    make: Make, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     """Somebody must look: it says so, but not once for every request."""
+    request.addfinalizer(logs.calm())
     with Server(password="secret") as server:  # noqa: S106
         client = make(STORE=f"redis://{HOST}:{server.port}/0", ON_ERROR="allow", TIMEOUT="5")
         with caplog.at_level(logging.ERROR):
@@ -195,19 +196,27 @@ def test_a_store_that_refuses_is_an_error_whatever_the_fallback(
     assert ready.status_code == 503
 
 
-def test_complaints_are_counted_while_they_are_withheld(
+def test_what_is_said_often_is_counted_while_it_is_withheld(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
     monkeypatch.setattr(complaints.time, "monotonic", lambda: now)
-    ours = Complaints(logging.getLogger("ours"))
+    ours = logging.getLogger("ours")
+    seldom = Seldom()
+    ours.addFilter(seldom)
 
     for _ in range(3):
-        ours.add(ValueError("x"))
+        ours.error("%s: x", "ValueError")
+    ours.error("something else")
     now += complaints.PAUSE
-    ours.add(ValueError("x"))
+    ours.error("%s: x", "ValueError")
+    ours.removeFilter(seldom)
 
-    assert caplog.messages == ["ValueError: x", "ValueError: x (and 2 like it)"]
+    assert caplog.messages == [
+        "ValueError: x",
+        "something else",
+        "ValueError: x (and 2 like it)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,76 @@
+"""Leases by calls of their own, for holders that are no `with`: in another language, say."""
+
+from __future__ import annotations
+
+from limiter.client import Limiter
+from limiter.decision import Decision
+from limiter.errors import InvalidPolicy, StoreUnavailable
+from limiter.plan import Part, Plan
+from limiter.web.rules import Asked
+
+
+class Leases:
+    """The leases of one rule's subject; each call is one round trip.
+
+    Whoever holds one draws its id, renews it before it ends, and gives it back. Taking a lease again
+    under the id of one that is held is the same lease.
+
+    Raises:
+        InvalidPolicy: No policy counts leases.
+
+    """
+
+    def __init__(self, asked: Asked) -> None:
+        self._limiter: Limiter = asked.rule.limiter
+        self._plan: Plan = self._limiter.plan(asked.limits)
+        if not self._plan.leases:
+            raise InvalidPolicy(f"no policy of {asked.rule.name} counts leases")
+        self._plan.checked(asked.cost, least=1)
+        self.part = Part(self._plan, asked.key, asked.cost, asked.rule.shadow)
+
+    @property
+    def seconds(self) -> float:
+        """How long one lasts that nobody renews."""
+        return min(policy.period_us for policy in self._plan.leases) / 1e6
+
+    def take(self, lease: str) -> Decision:
+        """Take the leases, and charge the rates beside them: all or nothing.
+
+        Raises:
+            StoreUnavailable: The store did not decide, and perhaps took them; so says ``on_error`` too.
+            StoreRefused: The store answered, but not with a decision.
+
+        """
+        flow = self._limiter.deciding([self.part], "acquire", lease, self._limiter.timeout)
+        return self._limiter.drive(flow)[0]
+
+    def fallback(self, lease: str) -> Decision:
+        """What ``on_error`` makes of a store that did not decide; ``raise`` is a denial here."""
+        return self._limiter.fallbacks([self._limiter], [self.part], "acquire", lease)[0]
+
+    def forget(self, lease: str, why: StoreUnavailable) -> None:
+        """Give back, later, what the store may have taken without our knowing."""
+        self._limiter.forget(self.part, lease, why)
+
+    def renew(self, lease: str) -> bool:
+        """Let them last for another while; False where one of them has ended.
+
+        Raises:
+            StoreUnavailable, StoreRefused: It may not have happened.
+
+        """
+        return self._change("renew", lease) == self.part.cost
+
+    def give_back(self, lease: str) -> int:
+        """Give them back; how many were still held.
+
+        Raises:
+            StoreUnavailable, StoreRefused: It may not have happened; then they end by themselves.
+
+        """
+        return self._change("release", lease)
+
+    def _change(self, mode: str, lease: str) -> int:
+        part = self.part._replace(plan=self._plan.of_leases, shadow=False)
+        flow = self._limiter.deciding([part], mode, lease, self._limiter.timeout)
+        return min(one.granted for one in self._limiter.drive(flow)[0].each)

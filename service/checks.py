@@ -1,0 +1,109 @@
+"""``POST /v1/check/<policy>``: a decision for whoever names a subject, one or up to 100 at a time."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Blueprint, Response, abort, request
+from werkzeug.exceptions import HTTPException
+
+from limiter import InvalidCost, LimiterError
+from limiter.policyfile import Policies
+from limiter.web import headers, problems
+from limiter.web.guard import Guard
+from limiter.web.headers import Field
+from limiter.web.request import Request
+from limiter.web.subjects import Subject
+from service import bodies
+from service.decisions import Decisions
+from service.forward_auth import counts_leases
+from service.one_policy import OnePolicy
+
+MOST_CHECKS = 100
+
+_MEMBERS = ("key", "cost", "peek")
+_NOBODY = "The cost is more than this policy ever admits at once."
+
+#: A status, what is said, and header fields.
+Answer = tuple[int, dict[str, Any], list[Field]]
+
+
+def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint:
+    """The route, for these policies."""
+    routes = Blueprint("checks", __name__)
+
+    @routes.post("/v1/check/<policy>")
+    def check(policy: str) -> Response:
+        """Decide; a batch is decided in order, each by itself."""
+        guard = found(policies, policy)
+        if counts_leases(guard):
+            abort(422, "This policy counts what is held: ask /v1/hold.")
+        body = bodies.read([*_MEMBERS, "checks"])
+        if "checks" not in body:
+            status, said, fields = _one(guard, decisions, body)
+            return bodies.said(said, status, fields)
+        asked = bodies.members(body, ["checks"])["checks"]
+        if not isinstance(asked, list) or not 1 <= len(asked) <= MOST_CHECKS:
+            abort(422, f"checks is no list of 1 to {MOST_CHECKS}.")
+        answers = [_one_of_many(guard, decisions, one) for one in asked]
+        return bodies.said({"results": [{"status": status, **said} for status, said, _ in answers]})
+
+    return routes
+
+
+def found(policies: Policies | OnePolicy, name: str) -> Guard:
+    """The policy's guard; aborts where there is none of that name."""
+    guard = policies.guard_for(name)
+    if guard is None:
+        abort(404, "There is no such policy.")
+    return guard
+
+
+def _one_of_many(guard: Guard, decisions: Decisions, asked: Any) -> Answer:
+    try:
+        return _one(guard, decisions, bodies.members(asked, _MEMBERS))
+    except HTTPException as error:
+        status = error.code or 500
+        return status, bodies.problem(status, error.description or ""), []
+
+
+def _one(guard: Guard, decisions: Decisions, asked: dict[str, Any]) -> Answer:
+    subject, cost = bodies.subject(asked, guard), bodies.cost(asked)
+    if bodies.flag(asked, "peek"):
+        return _peek(guard, subject, cost)
+    (rule,) = guard.rules
+    named = Guard([rule.about(subject, cost)], guard.trusted)
+    verdict = decisions.enter(named, about(request.path))
+    said = verdict.results[0].decision.to_dict() if verdict.results else None
+    if verdict.allowed:
+        return 200, {"allowed": True, "decision": said}, verdict.fields
+    if verdict.status == 413:
+        return 422, bodies.problem(422, _NOBODY), []
+    return verdict.status, {**json.loads(verdict.body), "decision": said}, verdict.fields
+
+
+def _peek(guard: Guard, subject: Subject, cost: int) -> Answer:
+    """What it would be, at this instant; nothing is taken, and nothing counted."""
+    (rule,) = guard.rules
+    asked = rule.about(subject, cost).ask(about(request.path), guard.trusted)
+    if asked is None:
+        return 200, {"allowed": True, "decision": None}, []
+    try:
+        decision = rule.limiter.peek(asked.key, asked.cost, limits=asked.limits)
+    except InvalidCost:
+        abort(422, _NOBODY)
+    except LimiterError:
+        abort(503, "The store does not decide right now.")
+    said, fields = decision.to_dict(), headers.fields(decision, rule.name, rule.form)
+    if decision.allowed or rule.shadow:
+        return 200, {"allowed": True, "decision": said}, [] if rule.shadow else fields
+    if not decision.each:
+        return 503, {**json.loads(problems.reduced_capacity(request.path)), "decision": said}, []
+    body = problems.quota_exceeded(decision, rule.name, request.path)
+    return 429, {**json.loads(body), "decision": said}, fields
+
+
+def about(path: str) -> Request:
+    """A request of which nothing counts but the subject that its body names."""
+    return Request("POST", "", path, {}, None)

@@ -1,0 +1,138 @@
+"""What a proxy asks before it passes a request on: Traefik's ForwardAuth, and its like in others.
+
+``/forward-auth/<policy>``, by any method: 204 and the header fields, or a refusal that the proxy passes
+on to the client. What is asked about is not this request but the proxy's: its client stands in
+X-Forwarded-For, its method, host and path in X-Forwarded-Method, -Host and -Uri, which count because
+only trusted proxies get an answer. A proxy without these (Envoy) asks by the original's own method and
+host, and puts its path behind ours: ``/forward-auth/<policy>/<path>``.
+
+This is no Flask route: it serves methods that have no name yet, is asked about everything, and never
+reads a body.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from limiter.policyfile import Policies
+from limiter.web import problems, wiring
+from limiter.web.guard import Guard
+from limiter.web.identity import Network, Unidentified, address, is_trusted
+from limiter.web.request import Request, bare_host, from_wsgi
+from limiter.web.rules import Rule
+from service.decisions import Decisions
+from service.one_policy import OnePolicy
+
+PREFIX = "/forward-auth/"
+
+_SLASHES = re.compile("/{2,}")
+
+Environ = dict[str, Any]
+
+
+class ForwardAuth:
+    """The WSGI application behind ``PREFIX``."""
+
+    def __init__(
+        self,
+        policies: Policies | OnePolicy,
+        trusted: tuple[Network, ...],
+        decisions: Decisions,
+    ) -> None:
+        self._policies = policies
+        self._trusted = trusted
+        self._decisions = decisions
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a proxy."""
+        asked = from_wsgi(environ)
+        name, appended, path = asked.path.removeprefix(PREFIX).partition("/")
+        status, fields, body = self._answer(asked, name, f"/{path}")
+        if status == 200:
+            # Envoy takes nothing but 200 for a yes; the others take 204, which has no body at all.
+            status, fields = (
+                (200, [*fields, ("Content-Length", "0")]) if appended else (204, fields)
+            )
+        start_response(f"{status} {problems.title(status)}", fields)
+        return [] if asked.method == "HEAD" else [body]
+
+    def _answer(
+        self, asked: Request, name: str, path: str
+    ) -> tuple[int, list[wiring.Field], bytes]:
+        if not is_trusted(asked.peer, self._trusted):
+            return self._refusal(403, "This is for proxies that are trusted here.", asked)
+        guard = self._policies.guard_for(name)
+        if guard is None:
+            return self._refusal(404, "There is no such policy.", asked)
+        if counts_leases(guard):
+            return self._refusal(
+                422, "This policy counts what is held, and nobody sees here when that ends.", asked
+            )
+        asked = original(replace(asked, address_from=guard.address_from), path)
+        try:
+            if asked.forwarded_for is None:
+                raise Unidentified("the proxy names no client")
+            address(asked.peer, asked.forwarded_for, self._trusted)
+        except Unidentified:
+            return self._refusal(400, "The proxy does not say whose request it is.", asked)
+        verdict = self._decisions.enter(guard, asked)
+        if verdict.allowed:
+            return 200, verdict.fields, b""
+        return verdict.status, *wiring.refusal(verdict)
+
+    def _refusal(
+        self, status: int, detail: str, asked: Request
+    ) -> tuple[int, list[wiring.Field], bytes]:
+        body = problems.problem(status, detail, asked.path).encode()
+        fields = [
+            ("Content-Type", problems.MEDIA_TYPE),
+            ("Content-Length", str(len(body))),
+            ("Cache-Control", "no-store"),
+        ]
+        return status, fields, body
+
+
+def original(asked: Request, path: str) -> Request:
+    """The request that a proxy asks about, as its header fields tell, else as its own question does."""
+    headers = asked.headers
+    target = headers.get("x-forwarded-uri")
+    return replace(
+        asked,
+        method=(headers.get("x-forwarded-method") or asked.method).upper(),
+        host=bare_host(headers.get("x-forwarded-host") or asked.host),
+        path=plain(path if target is None else path_of(target)),
+    )
+
+
+def path_of(target: str) -> str:
+    """The path of a request's target, decoded."""
+    if not target.startswith("/"):
+        try:
+            target = urlsplit(target).path
+        except ValueError:
+            target = ""
+    return unquote(target.partition("?")[0], errors="replace")
+
+
+def plain(path: str) -> str:
+    """The path in its one spelling: ``//a``, ``/./a`` and ``/b/../a`` are no ways around ``/a``."""
+    path = _SLASHES.sub("/", f"/{path}")
+    if "/." not in path:
+        return path
+    end = "/" if path.endswith(("/", "/.", "/..")) else ""
+    return _SLASHES.sub("/", posixpath.normpath(path) + end)
+
+
+def counts_leases(guard: Guard) -> bool:
+    """Whether a policy counts what is held, not what passes."""
+    return any(rule_counts_leases(rule) for rule in guard.rules)
+
+
+def rule_counts_leases(rule: Rule) -> bool:
+    """The same of one rule."""
+    return any(policy.leases for policy in rule.limiter.policies)

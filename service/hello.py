@@ -1,0 +1,34 @@
+"""``GET /demo-service/hello``: the demo's limited route."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, json, request
+
+from limiter.policyfile import Policies
+from limiter.web import wiring
+from limiter.web.request import from_wsgi
+from service.decisions import Decisions
+from service.one_policy import OnePolicy
+
+
+def blueprint(policies: Policies | OnePolicy, decisions: Decisions, instance: str) -> Blueprint:
+    """The route, for these policies and the instance of this name."""
+    routes = Blueprint("hello", __name__)
+    # The counts stand in the headers, so that `ab` sees one length.
+    body = json.dumps({"instance": instance, "message": "Hello!"}) + "\n"
+
+    @routes.get("/demo-service/hello")
+    def hello() -> Response:
+        """Say hello."""
+        guard = policies.guard
+        verdict = decisions.enter(guard, from_wsgi(request.environ))
+        if not verdict.allowed:
+            fields, refusal = wiring.refusal(verdict)
+            return Response(refusal, verdict.status, fields)
+        answer = Response(body, mimetype="application/json")
+        answer.headers.extend(verdict.fields)
+        if verdict.leases:
+            answer.call_on_close(lambda: guard.leave(verdict))
+        return answer
+
+    return routes

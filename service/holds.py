@@ -1,0 +1,121 @@
+"""``/v1/hold/<policy>``: leases for services in other languages."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from time import perf_counter
+from typing import Any
+
+from flask import Blueprint, Response, abort, request
+
+from limiter import Decision, InvalidCost, InvalidPolicy, StoreRefused, StoreUnavailable
+from limiter.policyfile import Policies
+from limiter.web import headers, problems
+from limiter.web.guard import Guard, Result, Verdict
+from limiter.web.leases import Leases
+from limiter.web.rules import Asked
+from service import bodies
+from service.checks import about, found
+from service.decisions import Decisions
+from service.one_policy import OnePolicy
+
+_UNSURE = "The store did not answer; it may have happened."
+
+
+def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint:
+    """The routes, for these policies."""
+    routes = Blueprint("holds", __name__)
+
+    @routes.post("/v1/hold/<policy>")
+    def take(policy: str) -> Response:
+        """Take a lease, or renew one; whoever draws its id may ask again, and holds it once."""
+        guard = found(policies, policy)
+        body = bodies.read(["key", "cost", "lease", "renew"])
+        lease, cost, renew = bodies.lease(body), bodies.cost(body), bodies.flag(body, "renew")
+        if renew and lease is None:
+            abort(422, "lease is missing: which one is to be renewed?")
+        asked = _asked(guard, body, cost)
+        name = lease or secrets.token_hex(16)
+        said = {"allowed": True, "lease": name, "cost": cost, "seconds": None, "decision": None}
+        if asked is None:  # exempt: nothing is counted, and nothing ends
+            return bodies.said(said)
+        leases = _leases(asked)
+        said["seconds"] = leases.seconds
+        if renew:
+            if not _sure(lambda: leases.renew(name)):
+                abort(410, "The lease has ended: it is no longer held.")
+            return bodies.said(said)
+        began = perf_counter()
+        verdict = _take(leases, asked, name, forget=lease is None)
+        decisions.note(verdict, perf_counter() - began)
+        decision = verdict.results[0].decision.to_dict() if verdict.results else None
+        if verdict.allowed:
+            return bodies.said({**said, "decision": decision}, 200, verdict.fields)
+        problem = {**json.loads(verdict.body), "decision": decision}
+        return bodies.said(problem, verdict.status, verdict.fields)
+
+    @routes.delete("/v1/hold/<policy>")
+    def give_back(policy: str) -> Response:
+        """Give a lease back, once; doing it again does nothing."""
+        guard = found(policies, policy)
+        body = bodies.read(["key", "cost", "lease"])
+        lease, cost = bodies.lease(body), bodies.cost(body)
+        if lease is None:
+            abort(422, "lease is missing: which one is to be given back?")
+        asked = _asked(guard, body, cost)
+        count = 0 if asked is None else _sure(lambda: _leases(asked).give_back(lease))
+        return bodies.said({"given_back": count})
+
+    return routes
+
+
+def _asked(guard: Guard, body: dict[str, Any], cost: int) -> Asked | None:
+    (rule,) = guard.rules
+    named = rule.about(bodies.subject(body, guard), cost)
+    return named.ask(about(request.path), guard.trusted)
+
+
+def _leases(asked: Asked) -> Leases:
+    try:
+        return Leases(asked)
+    except InvalidPolicy:
+        abort(422, "This policy counts no leases: ask /v1/check.")
+    except InvalidCost:
+        abort(422, "The cost is more than this policy ever admits at once.")
+
+
+def _take(leases: Leases, asked: Asked, name: str, forget: bool) -> Verdict:
+    error = None
+    try:
+        decision = leases.take(name)
+    except StoreUnavailable as unavailable:
+        error = unavailable
+        decision = leases.fallback(name)
+        if forget and not decision.allowed:  # the caller will never know its id
+            leases.forget(name, error)
+    except StoreRefused as refused:
+        return Verdict(503, body=problems.reduced_capacity(request.path), error=refused)
+    return _verdict(leases, asked, decision, error)
+
+
+def _verdict(
+    leases: Leases, asked: Asked, decision: Decision, error: StoreUnavailable | None
+) -> Verdict:
+    rule = asked.rule
+    results = [Result(rule, decision, leases.part)]
+    fields = [] if rule.shadow else headers.fields(decision, rule.name, rule.form)
+    if decision.allowed or rule.shadow:
+        return Verdict(200, results, fields, error=error)
+    if not decision.each:
+        return Verdict(503, results, body=problems.reduced_capacity(request.path), error=error)
+    body = problems.quota_exceeded(decision, rule.name, request.path)
+    return Verdict(429, results, fields, body, error)
+
+
+def _sure(call: Any) -> int:
+    """What a change of a lease says, or 503 where the store does not."""
+    try:
+        return int(call())
+    except (StoreUnavailable, StoreRefused):
+        abort(503, _UNSURE)

@@ -1,0 +1,93 @@
+"""What the service says of its decisions, by the standard logging module.
+
+A line has fields beside its text (``extra``); as ``set_up`` writes it, all of it is one line of JSON.
+Neither holds a secret or a whole subject.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import datetime, timezone
+from hashlib import blake2b
+
+from limiter.web.guard import Verdict
+from service.complaints import Seldom
+
+log = logging.getLogger("limiter.service")
+
+#: Loggers that say something of single calls, so that there may be many of them.
+_OF_CALLS = ("limiter", "limiter.web", "limiter.service")
+
+_OF_EVERY_RECORD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def set_up(level: int) -> None:
+    """In a process of the service alone: what is said of every call is said seldom, and all as JSON.
+
+    To standard error, unless somebody has told the loggers where to.
+    """
+    calm()
+    logger = logging.getLogger("limiter")
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(AsJson())
+        logger.addHandler(handler)
+    logger.setLevel(level)
+
+
+def calm() -> Callable[[], None]:
+    """Let what is said of every call be said seldom; what comes back ends that."""
+    seldom = Seldom()
+    loggers = [logging.getLogger(name) for name in _OF_CALLS]
+    for logger in loggers:
+        logger.addFilter(seldom)
+
+    def end() -> None:
+        for logger in loggers:
+            logger.removeFilter(seldom)
+
+    return end
+
+
+def denied(verdict: Verdict) -> None:
+    """Say, seldom, that a limit denied; who was denied is told apart, and not named."""
+    for policy, decision, part in verdict.results:
+        if decision.allowed or not log.isEnabledFor(logging.INFO):
+            continue
+        fields = {
+            "policy": policy.name,
+            "shadow": policy.shadow,
+            "subject": disguised(part.key),
+            "cost": part.cost,
+            "retry_after": decision.retry_after,
+            "degraded": decision.degraded,
+        }
+        log.info(
+            "a limit denied in the shadows" if policy.shadow else "a limit denied", extra=fields
+        )
+
+
+def disguised(subject: object) -> str:
+    """Something by which a subject can be told from others, and not be read."""
+    return blake2b(repr(subject).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+
+
+class AsJson(logging.Formatter):
+    """A record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, without its end."""
+        said = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in vars(record).items():
+            if name not in _OF_EVERY_RECORD:
+                said[name] = value
+        if record.exc_info:
+            said["exception"] = self.formatException(record.exc_info)
+        return json.dumps(said, default=str)

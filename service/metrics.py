@@ -1,0 +1,97 @@
+"""What is counted, for Prometheus: of all workers of an instance together.
+
+Labels are policies' names, and words of ours: never a subject, a path, or anything else of a request.
+"""
+
+from __future__ import annotations
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from limiter import StoreRefused, StoreUnavailable
+from limiter.web.guard import Verdict
+
+MEDIA_TYPE = CONTENT_TYPE_LATEST
+
+#: Where the workers of one instance count; `gunicorn.conf.py` sets it.
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+_OUTCOMES = {
+    200: "allowed",
+    429: "denied",
+    503: "unavailable",
+    400: "unidentified",
+    413: "too_costly",
+}
+#: The policy's name where it is none, or all of them.
+_NOBODY = ""
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """The counters of one application."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._decisions = Counter(
+            "limiter_decisions",
+            "Decisions by policy and outcome",
+            ["policy", "outcome"],
+            registry=registry,
+        )
+        self._shadow = Counter(
+            "limiter_shadow_denials",
+            "What policies in the shadows would have denied",
+            ["policy"],
+            registry=registry,
+        )
+        self._degraded = Counter(
+            "limiter_degraded_decisions",
+            "Decisions that a fallback made, since the store did not",
+            ["policy"],
+            registry=registry,
+        )
+        self._errors = Counter(
+            "limiter_store_errors",
+            "Calls that the store did not answer, or not with a decision",
+            ["error"],
+            registry=registry,
+        )
+        self._seconds = Histogram(
+            "limiter_decision_seconds",
+            "How long a decision took, the store's round trip included",
+            registry=registry,
+            buckets=_BUCKETS,
+        )
+
+    def count(self, verdict: Verdict, seconds: float) -> None:
+        """Count one verdict."""
+        self._seconds.observe(seconds)
+        if isinstance(verdict.error, (StoreUnavailable, StoreRefused)):
+            self._errors.labels(type(verdict.error).__name__).inc()
+        for rule, _ in verdict.shadowed:
+            self._shadow.labels(rule.name).inc()
+        if not verdict.results:
+            outcome = "passed" if verdict.allowed else _OUTCOMES[verdict.status]
+            self._decisions.labels(_NOBODY, outcome).inc()
+        for rule, decision, _ in verdict.results:
+            if decision.degraded:
+                self._degraded.labels(rule.name).inc()
+            if decision.allowed or rule.shadow:
+                outcome = "allowed"
+            else:
+                outcome = "denied" if decision.each else "unavailable"
+            if rule.shadow and not decision.allowed:
+                self._shadow.labels(rule.name).inc()
+            self._decisions.labels(rule.name, outcome).inc()
+
+    def said(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        if not os.environ.get(FOLDER):
+            return generate_latest(self._registry)
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        return generate_latest(everybody)

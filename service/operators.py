@@ -1,0 +1,94 @@
+"""What operators ask, on the second address: numbers for all of it, and what stands where for some."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any
+
+from flask import Flask, Response, abort, request
+
+from limiter import LimiterError
+from limiter.policyfile import Policies
+from limiter.web.subjects import Subject
+from service import bodies, metrics
+from service.checks import about
+from service.one_policy import OnePolicy
+
+
+def create_operators_app(
+    policies: Policies | OnePolicy, counters: metrics.Metrics, token: str | None
+) -> Flask:
+    """Make the application; without a token only the metrics are there."""
+    app = Flask(__name__, static_folder=None)
+    bodies.prepare(app)
+
+    @app.get("/metrics")
+    def read_metrics() -> Response:
+        """All counters of this instance."""
+        return Response(counters.said(), content_type=metrics.MEDIA_TYPE)
+
+    if token is None:
+        return app
+    expected = token.encode()
+
+    @app.before_request
+    def check_token() -> None:
+        """Let nobody else near the subjects; how long it takes says nothing of the token."""
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        good = hmac.compare_digest(given.strip().encode("latin-1", "replace"), expected)
+        if request.path != "/metrics" and not (good and scheme.lower() == "bearer"):
+            abort(bodies.said(bodies.problem(401, "The token is missing or wrong."), 401, _BEARER))
+
+    @app.get("/v1/policies")
+    def read_policies() -> Response:
+        """What is in force, and what of the policy file is refused."""
+        refused = [fault._asdict() for fault in policies.refused.faults] if policies.refused else []
+        said = {"file": policies.path, "policies": _said(policies), "refused": refused}
+        return bodies.said(said)
+
+    @app.get("/v1/keys/<path:subject>")
+    def read_key(subject: str) -> Response:
+        """What a subject has used of each policy; nothing is taken."""
+        return bodies.said({"subject": subject, "policies": _each(policies, subject, "peek")})
+
+    @app.post("/v1/reset/<path:subject>")
+    def reset(subject: str) -> Response:
+        """Forget a subject in each policy; say what stood there."""
+        return bodies.said({"subject": subject, "policies": _each(policies, subject, "reset")})
+
+    return app
+
+
+_BEARER = [("WWW-Authenticate", 'Bearer realm="limiter"')]
+
+
+def _said(policies: Policies | OnePolicy) -> list[dict[str, Any]]:
+    if isinstance(policies, OnePolicy):
+        return policies.said()
+    return [named.said for named in policies.current.file.policies.values()]
+
+
+def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, Any]:
+    """What every policy, or the one that the query names, says of a subject.
+
+    A subject of several parts is written with commas, as it stands in keys.
+    """
+    parts = tuple(subject.split(","))
+    named = Subject(parts if len(parts) > 1 else subject, subject)
+    wanted = request.args.get("policy")
+    found = {}
+    for rule in policies.guard.rules:
+        if wanted not in (None, rule.name):
+            continue
+        # Its own numbers, whether or not the roll-out has reached it.
+        asked = rule.about(named, 1).ask(about(request.path), ())
+        limits = None if asked is None else asked.limits
+        try:
+            found[rule.name] = getattr(rule.limiter, call)(named.key, limits=limits).to_dict()
+        except ValueError as error:
+            abort(422, f"{error}.")
+        except LimiterError as error:
+            abort(503, f"The store does not answer: {error}.")
+    if wanted is not None and not found:
+        abort(404, "There is no such policy.")
+    return found

@@ -1,0 +1,288 @@
+"""Decisions, leases and refunds for services in any language."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from limiter import Limiter
+from limiter.demo.servers import HOST, Server, free_port
+from tests.service.conftest import MakeApp
+
+Make = Callable[..., Flask]
+
+POLICIES = """
+[policies.api]
+limits = "3/minute"
+exempt.keys = ["friend"]
+[policies.api.overrides]
+partner = "5/minute"
+
+[policies.shadow]
+limits = "1/minute"
+shadow = true
+
+[policies.jobs]
+limits = [{ algorithm = "concurrency", limit = 2, lease = 30 }, "3/minute"]
+"""
+
+
+def problem(answer: TestResponse, status: int) -> dict[str, Any]:
+    """The problem that an answer is."""
+    found: dict[str, Any] = json.loads(answer.data)
+    assert answer.status_code == found["status"] == status, found
+    assert answer.mimetype == "application/problem+json"
+    assert {"type", "title", "status", "detail", "instance"} <= set(found)
+    return found
+
+
+@pytest.fixture
+def client(make_by_file: Make) -> FlaskClient:
+    return make_by_file(POLICIES).test_client()
+
+
+def check(client: FlaskClient, policy: str = "api", **body: Any) -> TestResponse:
+    return client.post(f"/v1/check/{policy}", json=body)
+
+
+def test_a_check_decides_and_says_what_is_left(client: FlaskClient) -> None:
+    answers = [check(client, key="u", cost=2), check(client, key="u", cost=2)]
+
+    assert [answer.status_code for answer in answers] == [200, 429]
+    first = answers[0].get_json()
+    assert first["allowed"] is True
+    assert first["decision"]["remaining"] == 1
+    assert first["decision"]["each"][0]["policy"]["limit"] == 3
+    assert answers[0].headers["RateLimit"] == '"api";r=1;t=60'
+    denied = problem(answers[1], 429)
+    assert denied["violated-policies"] == ["api"]
+    assert denied["decision"]["remaining"] == 1
+    assert int(answers[1].headers["Retry-After"]) in (59, 60)
+    assert answers[1].headers["Cache-Control"] == "no-store"
+
+
+def test_a_peek_takes_nothing(client: FlaskClient) -> None:
+    assert check(client, key="u", cost=3, peek=True).status_code == 200
+    assert check(client, key="u", cost=3).status_code == 200
+    assert problem(check(client, key="u", peek=True), 429)["decision"]["remaining"] == 0
+
+
+def test_the_library_means_the_same_subjects(make_app: MakeApp, store: str, subject: str) -> None:
+    client = make_app(LIMITS="3/minute", PREFIX=subject, NAME="shared").test_client()
+    limiter = Limiter("3/minute", store=store, prefix=subject, name="shared")
+    limiter.hit("user:42")
+    limiter.hit(("user", 42))
+
+    for key in ("user:42", ["user", 42], ["user", "42"]):
+        left = check(client, "shared", key=key, peek=True).get_json()["decision"]["remaining"]
+        assert left == 2, key
+
+
+def test_a_batch_is_decided_in_order_each_by_itself(client: FlaskClient) -> None:
+    checks = [
+        {"key": "u", "cost": 2},
+        {"key": "u", "cost": 2},
+        {"key": "u"},
+        {"key": "u", "cost": 4},
+        {"key": ""},
+        {"key": "friend", "cost": 9},
+        {"key": "partner", "cost": 5},
+    ]
+    answer = check(client, checks=checks)
+    results = answer.get_json()["results"]
+
+    assert answer.status_code == 200
+    assert [one["status"] for one in results] == [200, 429, 200, 422, 422, 200, 200]
+    assert results[5] == {"status": 200, "allowed": True, "decision": None}
+    assert check(client, checks=[{"key": n} for n in range(100)]).status_code == 200
+
+
+@pytest.mark.parametrize("checks", [[], [{"key": "u"}] * 101, {}, None, 1])
+def test_a_batch_has_its_bounds(client: FlaskClient, checks: Any) -> None:
+    problem(check(client, checks=checks), 422)
+
+
+def test_in_the_shadows_nothing_is_denied(client: FlaskClient) -> None:
+    answers = [check(client, "shadow", key="u") for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [answer.get_json()["decision"]["allowed"] for answer in answers] == [True, False]
+    assert "RateLimit" not in answers[0].headers
+    assert check(client, "shadow", key="u", peek=True).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"key": ""},
+        {"key": None},
+        {"key": True},
+        {"key": 1.5},
+        {"key": []},
+        {"key": [[]]},
+        {"key": ["a"] * 9},
+        {"key": "x" * 1025},
+        {"key": 2**60},
+        {"key": "\ud800"},
+        {"key": {"a": 1}},
+        {"key": "u", "cost": 0},
+        {"key": "u", "cost": -1},
+        {"key": "u", "cost": True},
+        {"key": "u", "cost": "1"},
+        {"key": "u", "cost": 1.0},
+        {"key": "u", "cost": 2**60},
+        {"key": "u", "cost": 4},
+        {"key": "u", "peek": 1},
+        {"key": "u", "cost": 4, "peek": True},
+        {"key": "u", "hurry": True},
+        {"key": "u", "checks": []},
+        [],
+        "u",
+    ],
+)
+def test_what_makes_no_sense_is_said(client: FlaskClient, body: Any) -> None:
+    problem(client.post("/v1/check/api", json=body), 422)
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{", b"\xff", b'{"key": ' + b"[" * 30_000, b'{"key": ' + b"9" * 10_000 + b"}"]
+)
+def test_what_is_no_json(client: FlaskClient, raw: bytes) -> None:
+    answer = client.post("/v1/check/api", data=raw, content_type="application/json")
+
+    assert answer.status_code in (400, 422)  # a number of 10,000 digits is JSON, and no key
+    problem(answer, answer.status_code)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/check/api", 405),
+        ("PUT", "/v1/hold/jobs", 405),
+        ("GET", "/v1/refund/api", 405),
+        ("POST", "/v1/check/nobody", 404),
+        ("POST", "/v1/hold/nobody", 404),
+        ("DELETE", "/v1/hold/nobody", 404),
+        ("POST", "/v1/refund/nobody", 404),
+        ("POST", "/v1/check", 404),
+        ("POST", "/v1/check/a/b", 404),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/metrics", 404),
+        ("GET", "/v1/policies", 404),
+        ("GET", "/v1/keys/u", 404),
+        ("POST", "/v1/reset/u", 404),
+    ],
+)
+def test_what_is_not_there(client: FlaskClient, method: str, path: str, status: int) -> None:
+    answer = client.open(path, method=method, json={"key": "u"})
+
+    problem(answer, status)
+    assert ("Allow" in answer.headers) == (status == 405)
+
+
+def test_bodies_have_a_type_and_a_bound(client: FlaskClient) -> None:
+    problem(client.post("/v1/check/api", data=b'{"key": "u"}'), 415)
+    problem(client.post("/v1/check/api", data={"key": "u"}), 415)
+    long = json.dumps({"key": "u", "x": "y" * 70_000})
+    problem(client.post("/v1/check/api", data=long, content_type="application/json"), 413)
+
+
+@pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503), ("local", 200)])
+def test_a_store_that_is_gone(make_app: MakeApp, on_error: str, status: int) -> None:
+    gone = f"redis://{HOST}:{free_port()}/0"
+    client = make_app(STORE=gone, ON_ERROR=on_error, TIMEOUT="0.2").test_client()
+    for peek in (False, True):
+        answer = check(client, "default", key="u", peek=peek)
+        assert answer.status_code == status
+        assert answer.get_json(force=True)["decision"]["degraded"] is True
+    problem(client.post("/v1/refund/default", json={"key": "u"}), 503)
+
+
+def test_a_store_that_refuses(make_app: MakeApp) -> None:
+    with Server(password="secret") as server:  # noqa: S106
+        client = make_app(STORE=f"redis://{HOST}:{server.port}/0", ON_ERROR="allow").test_client()
+        for peek in (False, True):
+            problem(check(client, "default", key="u", peek=peek), 503)
+        problem(client.post("/v1/refund/default", json={"key": "u"}), 503)
+
+
+def test_a_refund(client: FlaskClient) -> None:
+    check(client, key="u", cost=3)
+    answer = client.post("/v1/refund/api", json={"key": "u", "cost": 2})
+
+    assert (answer.status_code, answer.get_json()) == (200, {"refunded": True})
+    assert check(client, key="u", cost=2).status_code == 200
+    assert client.post("/v1/refund/api", json={"key": "friend"}).get_json() == {"refunded": False}
+    problem(client.post("/v1/refund/api", json={"key": "u", "cost": 4}), 422)
+    problem(client.post("/v1/refund/jobs", json={"key": "u"}), 422)
+
+
+def test_a_lease_is_held_renewed_and_given_back(client: FlaskClient) -> None:
+    def hold(**body: Any) -> TestResponse:
+        return client.post("/v1/hold/jobs", json={"key": "u", **body})
+
+    def give_back(**body: Any) -> TestResponse:
+        return client.delete("/v1/hold/jobs", json={"key": "u", **body})
+
+    first = hold().get_json()
+    assert first["seconds"] == 30.0
+    assert first["decision"]["each"][0]["remaining"] == 1
+    again = [hold(lease="mine"), hold(lease="mine")]  # the same lease, and charged once
+    assert [one.status_code for one in again] == [200, 200]
+    assert [one.get_json()["decision"]["each"][1]["remaining"] for one in again] == [1, 1]
+    denied = problem(hold(lease="another"), 429)
+    assert denied["violated-policies"] == ["jobs.1"]
+
+    renewed = hold(lease="mine", renew=True)
+    assert (renewed.status_code, renewed.get_json()["decision"]) == (200, None)
+    assert give_back(lease="mine").get_json() == {"given_back": 1}
+    assert give_back(lease="mine").get_json() == {"given_back": 0}
+    problem(hold(lease="mine", renew=True), 410)
+    assert hold(lease="another").status_code == 200
+
+
+def test_leases_of_several_units(client: FlaskClient) -> None:
+    taken = client.post("/v1/hold/jobs", json={"key": "u", "cost": 2, "lease": "two"})
+    assert taken.status_code == 200
+    problem(client.post("/v1/hold/jobs", json={"key": "u"}), 429)
+    answer = client.delete("/v1/hold/jobs", json={"key": "u", "cost": 2, "lease": "two"})
+    assert answer.get_json() == {"given_back": 2}
+
+
+@pytest.mark.parametrize(
+    ("method", "policy", "body"),
+    [
+        ("POST", "jobs", {"key": "u", "renew": True}),
+        ("POST", "jobs", {"key": "u", "lease": ""}),
+        ("POST", "jobs", {"key": "u", "lease": "a b"}),
+        ("POST", "jobs", {"key": "u", "lease": 1}),
+        ("POST", "jobs", {"key": "u", "cost": 3}),
+        ("POST", "api", {"key": "u"}),
+        ("POST", "api", {"key": "u", "lease": "x", "renew": True}),
+        ("DELETE", "api", {"key": "u", "lease": "x"}),
+        ("DELETE", "jobs", {"key": "u"}),
+        ("DELETE", "jobs", {"key": "u", "lease": "x", "renew": True}),
+    ],
+)
+def test_holds_that_make_no_sense(
+    client: FlaskClient, method: str, policy: str, body: dict[str, Any]
+) -> None:
+    problem(client.open(f"/v1/hold/{policy}", method=method, json=body), 422)
+    problem(check(client, "jobs", key="u"), 422)
+
+
+def test_leases_without_a_store(make_by_file: Make) -> None:
+    gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.2"}
+    client = make_by_file(POLICIES, ON_ERROR="deny", **gone).test_client()
+    for body in ({}, {"lease": "x"}, {"lease": "x", "renew": True}):
+        problem(client.post("/v1/hold/jobs", json={"key": "u", **body}), 503)
+    problem(client.delete("/v1/hold/jobs", json={"key": "u", "lease": "x"}), 503)
+    client = make_by_file(POLICIES, ON_ERROR="local", **gone).test_client()
+    assert client.post("/v1/hold/jobs", json={"key": "u"}).get_json()["decision"]["degraded"]

@@ -1,0 +1,216 @@
+"""What a proxy that asks before it passes a request on is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from limiter.demo.servers import HOST, free_port
+from service.forward_auth import path_of, plain
+from tests.service.conftest import MakeApp
+
+Make = Callable[..., Flask]
+
+CLIENT = {"X-Forwarded-For": "203.0.113.9"}
+
+
+def ask(client: FlaskClient, policy: str = "default", **more: Any) -> TestResponse:
+    """Ask as Traefik does: a GET, with the original in header fields."""
+    names = {"method": "Method", "host": "Host", "uri": "Uri", "forwarded_for": "For"}
+    fields = dict(CLIENT)
+    for name, value in more.items():
+        if name in names:
+            fields[f"X-Forwarded-{names[name]}"] = value
+    fields.update(more.get("headers", {}))
+    return client.get(f"/forward-auth/{policy}", headers=fields)
+
+
+def test_yes_is_204_without_a_body_and_no_is_a_problem(make_app: MakeApp) -> None:
+    client = make_app(LIMITS="2/minute", NAME="api").test_client()
+    answers = [ask(client, uri="/orders?x=1") for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [204, 204, 429]
+    assert answers[0].data == b""
+    assert answers[0].headers["RateLimit-Policy"] == '"api";q=2;w=60'
+    assert answers[0].headers["RateLimit"] == '"api";r=1;t=60'
+    assert "Retry-After" not in answers[0].headers
+    assert answers[2].headers["Retry-After"] in ("59", "60")
+    assert answers[2].headers["Cache-Control"] == "no-store"
+    assert answers[2].mimetype == "application/problem+json"
+    assert json.loads(answers[2].data)["instance"] == "/orders"
+    assert len(answers[2].data) < 1024
+
+
+@pytest.mark.parametrize(
+    "method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND", "QUERY"]
+)
+def test_any_method_and_any_path_behind_the_policy(make_app: MakeApp, method: str) -> None:
+    client = make_app(LIMITS="2/minute").test_client()
+    paths = ["/forward-auth/default", "/forward-auth/default/a/b", "/forward-auth/default/x"]
+    answers = [client.open(path, method=method, headers=CLIENT) for path in paths]
+
+    assert [answer.status_code for answer in answers] == [204, 200, 429]
+    assert answers[1].headers["Content-Length"] == "0"
+    assert (answers[2].data == b"") == (method == "HEAD")
+
+
+def test_only_trusted_proxies_are_answered(make_app: MakeApp) -> None:
+    client = make_app(TRUSTED_PROXIES="10.0.0.0/8").test_client()
+
+    assert ask(client).status_code == 403
+    answer = client.get(
+        "/forward-auth/default", headers=CLIENT, environ_overrides={"REMOTE_ADDR": "10.1.1.1"}
+    )
+    assert answer.status_code == 204
+    nobody = client.get(
+        "/forward-auth/default", headers=CLIENT, environ_overrides={"REMOTE_ADDR": ""}
+    )
+    assert nobody.status_code == 403
+
+
+@pytest.mark.parametrize("forwarded_for", [None, "", " , ", "unknown", "203.0.113.1, nobody"])
+def test_a_proxy_has_to_say_who_calls(make_app: MakeApp, forwarded_for: str | None) -> None:
+    fields = {} if forwarded_for is None else {"X-Forwarded-For": forwarded_for}
+    answer = make_app().test_client().get("/forward-auth/default", headers=fields)
+
+    assert answer.status_code == 400
+    assert answer.mimetype == "application/problem+json"
+    assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/forward-auth/nobody", "/forward-auth/", "/forward-auth//x"])
+def test_a_policy_that_is_not_there(make_app: MakeApp, path: str) -> None:
+    answer = make_app().test_client().get(path, headers=CLIENT)
+
+    assert answer.status_code == 404
+    assert answer.mimetype == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("on_error", "status"), [("allow", 204), ("deny", 503), ("raise", 503), ("local", 204)]
+)
+def test_a_store_that_is_gone(make_app: MakeApp, on_error: str, status: int) -> None:
+    client = make_app(
+        STORE=f"redis://{HOST}:{free_port()}/0", ON_ERROR=on_error, TIMEOUT="0.2"
+    ).test_client()
+    answer = ask(client)
+
+    assert answer.status_code == status
+    assert ("RateLimit" in answer.headers) == (on_error == "local")
+    assert "Retry-After" not in answer.headers
+
+
+POLICIES = """
+[policies.writes]
+limits = "1/minute"
+match.methods = ["POST"]
+match.hosts = ["api.example.com"]
+match.paths = ["/orders/{org}/**"]
+key = "path:org"
+
+[policies.counted]
+limits = "1/minute"
+preflights = true
+
+[policies.free]
+limits = "1/minute"
+
+[policies.jobs]
+limits = { algorithm = "concurrency", limit = 2 }
+
+[policies.exports]
+limits = "10/minute"
+cost = { header = "X-Cost" }
+"""
+
+
+def test_the_original_request_is_what_counts(make_by_file: Make) -> None:
+    client = make_by_file(POLICIES).test_client()
+
+    def status(method: str, host: str, uri: str) -> int:
+        return ask(client, "writes", method=method, host=host, uri=uri).status_code
+
+    assert status("POST", "api.example.com", "/orders/1/x") == 204
+    assert status("POST", "API.example.com:8443", "/orders/1/y?z=/orders/2/") == 429
+    assert status("POST", "api.example.com", "/orders/2/x") == 204
+    # Other spellings are no way around it.
+    for uri in (
+        "//orders/1/x",
+        "/a/../orders/1/x",
+        "/%6frders/1/x",
+        "/./orders//1/x",
+        "http://h/orders/1/x",
+    ):
+        assert status("POST", "api.example.com", uri) == 429, uri
+    # The policy is not about these.
+    for method, host, uri in (
+        ("GET", "api.example.com", "/orders/1/x"),
+        ("POST", "www.example.com", "/orders/1/x"),
+        ("POST", "api.example.com", "/invoices/1"),
+    ):
+        answer = ask(client, "writes", method=method, host=host, uri=uri)
+        assert (answer.status_code, "RateLimit" in answer.headers) == (204, False)
+
+
+def test_preflights_are_free_unless_the_policy_counts_them(make_by_file: Make) -> None:
+    client = make_by_file(POLICIES).test_client()
+    preflight = {"Origin": "https://x.example", "Access-Control-Request-Method": "PUT"}
+
+    def statuses(policy: str, **more: Any) -> list[int]:
+        return [ask(client, policy, **more).status_code for _ in range(2)]
+
+    assert statuses("free", method="OPTIONS", headers=preflight) == [204, 204]
+    # An OPTIONS that is no preflight, and a preflight's fields on something else, are not free.
+    assert statuses("free", method="OPTIONS") == [204, 429]
+    assert ask(client, "free", method="GET", headers=preflight).status_code == 429
+    assert statuses("counted", method="OPTIONS", headers=preflight) == [204, 429]
+
+
+def test_leases_and_impossible_costs_are_refused(make_by_file: Make) -> None:
+    client = make_by_file(POLICIES).test_client()
+
+    assert ask(client, "jobs").status_code == 422
+    dear = ask(client, "exports", headers={"X-Cost": "11"})
+    assert (dear.status_code, "Retry-After" in dear.headers) == (413, False)
+    assert ask(client, "exports", headers={"X-Cost": "10"}).status_code == 204
+
+
+def test_the_body_is_never_read(make_app: MakeApp) -> None:
+    class Unread:
+        def read(self, *_: object) -> bytes:
+            raise AssertionError("the body was read")
+
+        readline = __iter__ = read
+
+    answer = (
+        make_app()
+        .test_client()
+        .post("/forward-auth/default", headers=CLIENT, environ_overrides={"wsgi.input": Unread()})
+    )
+    assert answer.status_code == 204
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/a/b?c=/d", "/a/b"),
+        ("", "/"),
+        ("/", "/"),
+        ("/a%2Fb%C3%A9%ff", "/a/b\u00e9\ufffd"),
+        ("//a///b/", "/a/b/"),
+        ("/a/./b/..", "/a/"),
+        ("/../../a/.", "/a/"),
+        ("/.hidden", "/.hidden"),
+        ("http://x:1/a?b", "/a"),
+        ("http://[x/a", "/"),
+        ("*", "/*"),
+    ],
+)
+def test_a_target_is_one_path(target: str, path: str) -> None:
+    assert plain(path_of(target)) == path
