@@ -60,6 +60,39 @@ def test_patterns(spelled: str, path: str, parts: dict[str, str] | None) -> None
     assert Match(paths=(pattern(spelled),)).parts(request(path)) == parts
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//api/acme",
+        "/api//acme",
+        "/./api/acme",
+        "/api/./acme",
+        "/x/../api/acme",
+        "/../api/acme",
+        "/api/x/../acme",
+        "///x/..//../api/./acme",
+    ],
+)
+def test_other_spellings_of_a_path_are_that_path(path: str) -> None:
+    """Nobody gets past a limit, or a second one, by them."""
+    match = Match(paths=(pattern("/api/{org}"),))
+    assert match.parts(request(path)) == {"org": "acme"}
+
+
+def test_what_an_application_may_take_for_another_path() -> None:
+    """A limit is about either of the two; an exemption must be about both."""
+    api = Match(paths=(pattern("/api/**"),))
+    for path in ("/api/../x", "/x/../api/y", "/api/..", "/api/x/../../y"):
+        assert api.parts(request(path)) is not None
+    for path in ("/x/api/", "/..api/x", "/api.", "/"):
+        assert api.parts(request(path)) is None
+    found = rule(exempt_paths=(pattern("/static/**"),))
+    for path in ("/static/x", "/static/./x", "/static/a/../x", "/static//x", "/static/a/.."):
+        assert found.consider(request(path), ()) is Passed.EXEMPT_PATH
+    for path in ("/static/../api", "/api/../static/x", "//static/x", "/static/.."):
+        assert isinstance(found.consider(request(path), ()), Asked)
+
+
 @pytest.mark.parametrize("spelled", ["", "a", "*", "/{a}/{a}", "/{1}", "/{a b}", "/{}", "/{a-b}"])
 def test_wrong_patterns(spelled: str) -> None:
     with pytest.raises(InvalidSetting, match=r"path is .*accepted"):

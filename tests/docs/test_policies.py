@@ -1,0 +1,56 @@
+"""What ``docs/policies.md`` shows is what happens, and it tells every key."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from limiter.command import cli
+from limiter.policyfile.reading import _TOP
+from limiter.policyfile.schema import POLICY_KEYS
+from tests.wsgi.support import ask
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "policies.md").read_text()
+EXAMPLE = (ROOT / "docs" / "policies.example.toml").read_text()
+(CONSOLE,) = re.findall(r"^```console\n(.*?)^```$", PAGE, re.M | re.S)
+(CODE,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+
+
+def test_commands_print_what_stands_below_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("LIMITER_TRUSTED_PROXIES", raising=False)
+    commands = re.findall(r"^\$ limiter (.*)\n((?:[^$].*\n)*)", CONSOLE, re.M)
+    assert len(commands) == 2
+    for command, printed in commands:
+        result = CliRunner().invoke(cli, shlex.split(command))
+        assert (result.exit_code, result.output) == (0, printed)
+
+
+def test_every_key_is_told_and_shown() -> None:
+    """In the table, in its order; and the example has each of them."""
+    assert tuple(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == POLICY_KEYS
+    for key in (*POLICY_KEYS, *_TOP):
+        assert re.search(rf"\b{key}\b", EXAMPLE), key
+        assert f"`{key}`" in PAGE or key in ("policies", "defaults"), key
+
+
+def test_a_middleware_takes_policies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str, subject: str
+) -> None:
+    """And the ones that are in force: a change counts for what comes after it."""
+    path = tmp_path / "policies.toml"
+    monkeypatch.chdir(tmp_path)
+    path.write_text(f"[policies.{subject}]\nlimits = '2/hour'\n")
+    shown: dict[str, Any] = {}
+    exec(CODE.replace("redis://127.0.0.1:6379/0", store), shown)  # noqa: S102 (it is ours)
+    app = shown["application"]
+    assert [int(ask(app).status[:3]) for _ in range(3)] == [200, 200, 429]
+    path.write_text(f"[policies.{subject}]\nlimits = '3/hour'\n")
+    assert shown["policies"].reload()
+    assert [int(ask(app).status[:3]) for _ in range(2)] == [200, 429]
