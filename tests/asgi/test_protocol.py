@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from limiter import (
 )
 from limiter.asgi import LimiterMiddleware
 from limiter.demo.servers import HOST, free_port
+from limiter.policyfile import AsyncPolicies
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.rules import Match, Rule, pattern
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
@@ -163,6 +165,21 @@ async def test_a_guard_may_be_replaced() -> None:
     assert (await ask(app)).headers["ratelimit-policy"] == '"default";q=5;w=60'
     holder.guard = guard("7/minute")
     assert (await ask(app)).headers["ratelimit-policy"] == '"default";q=7;w=60'
+
+
+@in_a_loop
+async def test_a_policy_file_and_what_it_says_later(tmp_path: Path) -> None:
+    file = tmp_path / "policies.toml"
+    text = '[policies.pages]\nlimits = "5/minute"\nmatch.paths = ["/pages/**"]\n'
+    file.write_text(text)
+    policies = AsyncPolicies(file, store=MEMORY)
+    app = LimiterMiddleware(hello, policies)
+
+    assert (await ask(app, "/pages/a")).headers["ratelimit"] == '"pages";r=4;t=60'
+    assert "ratelimit" not in (await ask(app)).headers
+    file.write_text(text.replace("5/minute", "7/minute"))
+    assert policies.reload()
+    assert (await ask(app, "/pages/a")).headers["ratelimit"] == '"pages";r=5;t=60'
 
 
 @pytest.mark.parametrize(

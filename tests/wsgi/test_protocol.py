@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +25,7 @@ from limiter import (
     StoreUnavailable,
 )
 from limiter.demo.servers import HOST, free_port
+from limiter.policyfile import Policies
 from limiter.web.guard import AsyncGuard, Guard, Verdict
 from limiter.web.request import Request
 from limiter.web.rules import Match, Rule, pattern
@@ -238,6 +241,20 @@ def test_a_guard_may_be_replaced() -> None:
     holder.guard = guard("7/minute")
     assert ask(app)["RateLimit-Policy"] == '"default";q=7;w=60'
     assert ask(LimiterMiddleware(hello, holder.guard))["RateLimit"] == '"default";r=5;t=60'
+
+
+def test_a_policy_file_and_what_it_says_later(tmp_path: Path) -> None:
+    file = tmp_path / "policies.toml"
+    text = '[policies.pages]\nlimits = "5/minute"\nmatch.paths = ["/pages/**"]\n'
+    file.write_text(text)
+    with closing(Policies(file, store=MEMORY)) as policies:
+        app = LimiterMiddleware(hello, policies)
+
+        assert ask(app, path="/pages/a")["RateLimit"] == '"pages";r=4;t=60'
+        assert not ask(app).all("RateLimit")
+        file.write_text(text.replace("5/minute", "7/minute"))
+        assert policies.reload()
+        assert ask(app, path="/pages/a")["RateLimit"] == '"pages";r=5;t=60'
 
 
 def test_a_limiter_a_rule_and_nothing() -> None:
