@@ -1,0 +1,772 @@
+"""One application, both libraries: what is written for Flask-Limiter does the same, but for what is named.
+
+Every application here is made twice from the same text, with Flask-Limiter and with ours; both are asked
+the same, and their statuses and fields are compared. Where they differ on purpose, the test says how.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from flask import Blueprint, Flask, Response, jsonify, request
+from flask.views import MethodView, View
+from werkzeug.test import TestResponse
+
+from limiter import InvalidPolicy, InvalidSetting
+from limiter.compat import flask_limiter as ours
+from limiter.demo.servers import HOST, free_port
+from tests.flask.support import ask
+
+theirs: Any = pytest.importorskip("flask_limiter", reason="flask-limiter is not installed")
+
+GET_3 = ["/a"] * 3
+FIELDS = ("X-RateLimit-Limit", "X-RateLimit-Remaining")
+
+
+class Library(NamedTuple):
+    """What an application imports, by the one line that differs."""
+
+    Limiter: Any
+    get_remote_address: Any
+    ExemptionScope: Any
+
+    @classmethod
+    def of(cls, name: str) -> Library:
+        """The library of that name."""
+        package, util = importlib.import_module(name), importlib.import_module(f"{name}.util")
+        return cls(package.Limiter, util.get_remote_address, package.ExemptionScope)
+
+
+OURS, THEIRS = Library.of("limiter.compat.flask_limiter"), Library.of("flask_limiter")
+
+Write = Callable[[Library, Flask], None]
+
+
+def answers(write: Write, *calls: str) -> tuple[list[TestResponse], list[TestResponse]]:
+    """What both answer, ours first."""
+    found = []
+    for library in (OURS, THEIRS):
+        app = Flask("app", static_folder=None)
+        write(library, app)
+        found.append(ask(app, *calls))
+    return found[0], found[1]
+
+
+def same(write: Write, *calls: str, fields: tuple[str, ...] = FIELDS) -> list[int]:
+    """The statuses, which both give alike, with these fields."""
+    mine, others = answers(write, *calls)
+    told = [[(a.status_code, *map(a.headers.get, fields)) for a in each] for each in (mine, others)]
+    assert told[0] == told[1]
+    return [answer.status_code for answer in mine]
+
+
+def limiter(library: Library, app: Flask, **more: Any) -> Any:
+    """A limiter as the applications make it."""
+    settings = {"storage_uri": "memory://", "headers_enabled": True, **more}
+    made = library.Limiter(library.get_remote_address, app=app, **settings)
+    app.extensions["limits"] = made  # Flask-Limiter's decorators hold it weakly
+    return made
+
+
+def route(app: Flask, path: str, view: Callable[..., Any] | None = None, **more: Any) -> None:
+    name = path.strip("/")
+    app.add_url_rule(path, name, view or saying(name), **more)
+
+
+def saying(name: str) -> Callable[[], str]:
+    """A view of its own name, since Flask-Limiter takes views of one name for one."""
+
+    def view() -> str:
+        return name
+
+    view.__name__ = view.__qualname__ = name
+    return view
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What both log of limits that deny is not looked at here."""
+    with caplog.at_level(logging.CRITICAL):
+        yield
+
+
+@pytest.mark.parametrize("strategy", ["fixed-window", "moving-window"])
+def test_default_limits(strategy: str) -> None:
+    """Each route by itself, all methods together; OPTIONS counts too."""
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["3/minute"], strategy=strategy)
+        route(app, "/a")
+        route(app, "/b")
+
+    calls = [*["/a"] * 4, "HEAD /b", "OPTIONS /b", "/b", "/b", "/none", "POST /a"]
+    assert same(write, *calls) == [200, 200, 200, 429, 200, 200, 200, 429, 404, 405]
+
+
+def test_sliding_window_counter() -> None:
+    """The same statuses; its remaining is an estimate in both, ours the lower one."""
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["3/hour"], strategy="sliding-window-counter")
+        route(app, "/a")
+
+    assert same(write, *["/a"] * 4, fields=()) == [200, 200, 200, 429]
+
+
+def test_retry_after_and_reset() -> None:
+    """Reset is the same second; ours says when to retry only to whoever has to."""
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["1/minute"])
+        route(app, "/a")
+
+    mine, others = answers(write, "/a", "/a")
+
+    for one, other in zip(mine, others, strict=True):
+        assert (
+            abs(int(one.headers["X-RateLimit-Reset"]) - int(other.headers["X-RateLimit-Reset"]))
+            <= 2
+        )
+    assert ["Retry-After" in answer.headers for answer in mine] == [False, True]
+    assert ["Retry-After" in answer.headers for answer in others] == [True, True]
+    assert abs(int(mine[1].headers["Retry-After"]) - int(others[1].headers["Retry-After"])) <= 2
+
+
+def test_the_refusal_s_page_is_the_same() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+        route(app, "/a")
+        route(
+            app, "/b", limits.limit("1 per 30 seconds", error_message="slower, please")(saying("b"))
+        )
+        route(app, "/c", limits.limit("1/hour", error_message=lambda: "said")(saying("c")))
+
+    mine, others = answers(write, "/a", "/a", "/b", "/b", "/c", "/c")
+
+    assert [answer.data for answer in mine] == [answer.data for answer in others]
+    assert [answer.mimetype for answer in mine] == [answer.mimetype for answer in others]
+
+
+def test_several_limits() -> None:
+    """In one string, in several decorators, by several keys."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        route(app, "/one", limits.limit("2/minute;100/hour")(saying("one")))
+        route(app, "/two", limits.limit("2/minute")(limits.limit("5/hour")(saying("two"))))
+        by_user = limits.limit("1/minute", key_func=lambda: request.args["user"])
+        route(app, "/key", limits.limit("3/minute")(by_user(saying("key"))))
+
+    assert same(write, *["/one"] * 3) == [200, 200, 429]
+    assert same(write, *["/two"] * 3, fields=()) == [200, 200, 429]
+    calls = [f"/key?user={user}" for user in (1, 2, 1, 3)]
+    assert same(write, *calls, fields=()) == [200, 200, 429, 200]
+
+
+def test_a_denied_request_takes_nothing() -> None:
+    """Difference: theirs charges the limits that it asked before the one that denied; ours charges none."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        by_user = limits.limit("1/minute", key_func=lambda: request.args["user"])
+        route(app, "/a", limits.limit("3/hour")(by_user(saying("a"))))
+
+    calls = [f"/a?user={user}" for user in (1, 1, 1, 2, 3)]
+    mine, _ = answers(write, *calls)
+
+    assert [answer.status_code for answer in mine] == [200, 429, 429, 200, 200]
+
+
+def test_application_limits() -> None:
+    """One count for all routes; a callable; as a string of several."""
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(
+            library,
+            app,
+            application_limits=["3/minute", lambda: "100/hour"],
+            default_limits=["2/minute"],
+        )
+        route(app, "/a")
+        route(app, "/b")
+
+    assert same(write, "/a", "/b", "/a", "/b", "/a", fields=()) == [200, 200, 200, 429, 429]
+
+
+def test_what_no_route_matches() -> None:
+    """Difference: theirs never limits it; ours counts it for the limits of the application."""
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, application_limits=["1/minute"], default_limits=["1/minute"])
+
+    mine, others = answers(write, "/x", "/x")
+
+    assert [answer.status_code for answer in mine] == [404, 429]
+    assert [answer.status_code for answer in others] == [404, 404]
+
+
+def test_defaults_with_options() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limiter(
+            library,
+            app,
+            default_limits=["4/minute"],
+            default_limits_per_method=True,
+            default_limits_exempt_when=lambda: "free" in request.args,
+            default_limits_cost=lambda: 2,
+            default_limits_deduct_when=lambda response: response.status_code == 200,
+        )
+        route(app, "/a", methods=["GET", "POST"])
+        route(app, "/no", lambda: ("no", 403))
+
+    calls = ["/a", "/a", "/a", "POST /a", "/a?free", "/no", "/no", "/no"]
+    assert same(write, *calls, fields=()) == [200, 200, 429, 200, 200, 403, 403, 403]
+
+
+def test_application_limits_with_options() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limiter(
+            library,
+            app,
+            application_limits=["4/minute"],
+            application_limits_per_method=True,
+            application_limits_exempt_when=lambda: "free" in request.args,
+            application_limits_cost=2,
+            application_limits_deduct_when=lambda response: response.status_code == 200,
+        )
+        route(app, "/a", methods=["GET", "POST"])
+        route(app, "/no", lambda: ("no", 403))
+
+    calls = ["/a", "/no", "/a?free", "/a", "/a", "POST /a"]
+    assert same(write, *calls) == [200, 403, 200, 200, 429, 200]
+
+
+def test_limits_that_a_function_says() -> None:
+    """An empty text is no limit, and the default holds."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["3/minute"])
+        says = limits.limit(lambda: request.args.get("limit", ""))
+        route(app, "/a", says(saying("a")))
+
+    assert same(write, *["/a"] * 4) == [200, 200, 200, 429]
+    assert same(write, *["/a?limit=1/hour"] * 2) == [200, 429]
+
+
+def test_methods_and_counts_by_method() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["2/minute"])
+        posts = limits.limit("1/minute", methods=["POST"])
+        route(app, "/a", posts(saying("a")), methods=["GET", "POST"])
+        each = limits.limit("1/minute", per_method=True)
+        route(app, "/b", each(saying("b")), methods=["GET", "POST"])
+
+    calls = [*GET_3, "POST /a", "POST /a", "/b", "/b", "POST /b", "POST /b"]
+    assert same(write, *calls) == [200, 200, 429, 200, 429, 200, 429, 200, 429]
+
+
+def test_exempt_when_and_override_defaults() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["2/minute"])
+        exempt = limits.limit("1/minute", exempt_when=lambda: "free" in request.args)
+        route(app, "/a", exempt(saying("a")))
+        route(app, "/b", limits.limit("5/minute", override_defaults=False)(saying("b")))
+
+    calls = ["/a?free", "/a?free", "/a", "/a", "/b", "/b", "/b"]
+    assert same(write, *calls) == [200, 200, 200, 429, 200, 200, 429]
+
+
+def test_costs() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        route(app, "/two", limits.limit("5/minute", cost=2)(saying("two")))
+        says = limits.limit("5/minute", cost=lambda: int(request.args["cost"]))
+        route(app, "/says", says(saying("says")))
+
+    assert same(write, "/two", "/two") == [200, 200]
+    assert same(write, *["/two"] * 3, fields=()) == [200, 200, 429]
+    assert same(write, "/says?cost=5", "/says?cost=0", "/says?cost=1") == [200, 200, 429]
+    assert same(write, "/says?cost=6", fields=()) == [429]
+
+
+def test_a_cost_of_nothing() -> None:
+    """Difference: theirs makes 1 of ``cost=0``; ours takes nothing."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        route(app, "/a", limits.limit("1/minute", cost=0)(saying("a")))
+
+    mine, others = answers(write, "/a", "/a")
+
+    assert [answer.status_code for answer in mine] == [200, 200]
+    assert [answer.status_code for answer in others] == [200, 429]
+
+
+def test_deduct_when() -> None:
+    """Remaining too, though ours takes the cost before the view runs and gives it back."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        failed = limits.limit("2/minute", deduct_when=lambda response: response.status_code == 401)
+        route(app, "/a", failed(lambda: ("", int(request.args["status"]))))
+
+    calls = [f"/a?status={status}" for status in (200, 200, 200, 401, 200, 401, 401)]
+    assert same(write, *calls) == [200, 200, 200, 401, 200, 401, 429]
+
+
+def test_breaches() -> None:
+    """Both functions are told; a response of the limit's own counts before the common one."""
+    seen: dict[Library, list[Any]] = {OURS: [], THEIRS: []}
+
+    def write(library: Library, app: Flask) -> None:
+        def note(limit: Any) -> None:
+            seen[library].append((str(limit.limit), limit.breached, limit.shared, limit.remaining))
+
+        limits = limiter(library, app, on_breach=note)
+        own = limits.limit("1/minute", on_breach=lambda limit: Response(str(limit.limit), 418))
+        route(app, "/own", own(saying("own")))
+        route(app, "/shared", limits.shared_limit("1/hour", scope="s")(saying("shared")))
+
+    assert same(write, "/own", "/own", "/shared", "/shared") == [200, 418, 200, 429]
+    assert seen[OURS] == seen[THEIRS]
+    assert seen[OURS] == [("1 per 1 minute", True, False, 0), ("1 per 1 hour", True, True, 0)]
+
+
+def test_exemptions() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"], application_limits=["9/minute"])
+        route(app, "/all", limits.exempt(saying("all")))
+        application = limits.exempt(flags=library.ExemptionScope.APPLICATION)
+        route(app, "/application", application(saying("application")))
+        default = limits.exempt(flags=library.ExemptionScope.DEFAULT)
+        route(app, "/default", default(saying("default")))
+        limited = limits.exempt(limits.limit("1/minute")(saying("limited")))
+        route(app, "/limited", limited)
+
+    calls = [*["/all"] * 3, *["/limited"] * 3, "/application", "/application", *["/default"] * 9]
+    assert same(write, *calls)[:8] == [200] * 7 + [429]
+    assert same(write, *["/default"] * 10) == [200] * 9 + [429]
+
+
+SCOPES = [None, "DEFAULT", "DEFAULT|DESCENDENTS", "APPLICATION|DEFAULT|DESCENDENTS"]
+
+
+@pytest.mark.parametrize("scope", SCOPES, ids=str)
+def test_exempt_blueprints(scope: str | None) -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"], application_limits=["7/minute"])
+        outer, inner = Blueprint("outer", "outer"), Blueprint("inner", "inner", url_prefix="/in")
+        outer.add_url_rule("/a", "a", saying("a"))
+        outer.add_url_rule("/own", "own", limits.limit("2/minute")(saying("own")))
+        inner.add_url_rule("/a", "a", saying("a"))
+        outer.register_blueprint(inner)
+        more = {}
+        if scope:
+            flags = library.ExemptionScope.NONE
+            for name in scope.split("|"):
+                flags |= library.ExemptionScope[name]
+            more["flags"] = flags
+        limits.exempt(outer, **more)
+        app.register_blueprint(outer)
+
+    assert same(write, "/a", "/a", "/own", "/own", "/in/a", fields=())
+    assert same(write, "/in/a", "/in/a", "/a", fields=())
+
+
+def test_request_filters() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+
+        @limits.request_filter
+        def health() -> bool:
+            return request.headers.get("X-Health") == "1" or "free" in request.args
+
+        route(app, "/a")
+
+    assert same(write, "/a?free", "/a?free", "/a", "/a") == [200, 200, 200, 429]
+
+
+def test_blueprints() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+        blueprint = Blueprint("shop", "shop")
+        blueprint.add_url_rule("/a", "a", saying("a"))
+        blueprint.add_url_rule("/b", "b", saying("b"))
+        blueprint.add_url_rule("/own", "own", limits.limit("3/minute")(saying("own")))
+        limits.limit("2/minute")(blueprint)
+        app.register_blueprint(blueprint)
+        together = Blueprint("together", "together", url_prefix="/together")
+        together.add_url_rule("/a", "a", saying("a"))
+        together.add_url_rule("/b", "b", saying("b"))
+        limits.shared_limit("2/minute", scope="together")(together)
+        app.register_blueprint(together)
+
+    assert same(write, *GET_3, "/b", *["/own"] * 4) == [200, 200, 429, 200, 200, 200, 200, 429]
+    assert same(write, "/together/a", "/together/b", "/together/a") == [200, 200, 429]
+
+
+@pytest.mark.parametrize("override", [True, False])
+def test_nested_blueprints(override: bool) -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+        outer, inner = Blueprint("outer", "outer"), Blueprint("inner", "inner", url_prefix="/in")
+        outer.add_url_rule("/a", "a", saying("a"))
+        inner.add_url_rule("/a", "a", saying("a"))
+        outer.register_blueprint(inner)
+        limits.limit("2/minute")(outer)
+        limits.limit("3/minute", override_defaults=override)(inner)
+        app.register_blueprint(outer)
+
+    found = same(write, *GET_3, *["/in/a"] * 4, fields=())
+    assert found == [200, 200, 429, 200, 200, 200 if override else 429, 429]
+
+
+def test_shared_limits() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        database = limits.shared_limit("3/minute", scope="database")
+        route(app, "/a", database(saying("a")))
+        route(app, "/b", database(saying("b")))
+        by_letter = limits.shared_limit("2/minute", scope=lambda endpoint: endpoint[0])
+        route(app, "/x1", by_letter(saying("x1")))
+        route(app, "/x2", by_letter(saying("x2")))
+
+    assert same(write, "/a", "/b", "/a", "/b") == [200, 200, 200, 429]
+    assert same(write, "/x1", "/x2", "/x1") == [200, 200, 429]
+
+
+def test_classes_of_views_and_helpers() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["3/minute"])
+
+        class Plain(View):
+            decorators = [limits.limit("1/minute")]  # noqa: RUF012
+
+            def dispatch_request(self) -> str:
+                return "plain"
+
+        class Methods(MethodView):
+            decorators = [limits.limit("1/minute", per_method=True)]  # noqa: RUF012
+
+            def get(self) -> str:
+                return "get"
+
+            def post(self) -> str:
+                return "post"
+
+        @limits.limit("1/minute")
+        def helper() -> str:
+            return "helper"
+
+        app.add_url_rule("/plain", view_func=Plain.as_view("plain"))
+        app.add_url_rule("/methods", view_func=Methods.as_view("methods"))
+        route(app, "/helped", lambda: helper())
+
+    assert same(write, "/plain", "/plain", "/methods", "/methods", "POST /methods") == [
+        200,
+        429,
+        200,
+        429,
+        200,
+    ]
+    assert same(write, "/helped", "/helped", fields=()) == [200, 429]
+
+
+def test_what_is_known_in_a_view() -> None:
+    """The same, but for the key's spelling and the second in which the window ends."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["5/minute", "50/hour"])
+
+        def told() -> Response:
+            one = limits.current_limit
+            return jsonify(
+                limit=str(one.limit),
+                amount=one.limit.amount,
+                expiry=one.limit.get_expiry(),
+                remaining=one.remaining,
+                window=one.window[1],
+                breached=one.breached,
+                shared=one.shared,
+                all=[str(limit.limit) for limit in limits.current_limits],
+            )
+
+        route(app, "/a", told)
+        route(app, "/free", limits.exempt(lambda: str(limits.current_limit)))
+
+    mine, others = answers(write, "/a", "/a", "/free")
+
+    assert [answer.data for answer in mine] == [answer.data for answer in others]
+
+
+def test_error_handlers() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["1/minute"])
+        route(app, "/a")
+
+        @app.errorhandler(429)
+        def handle(error: Any) -> tuple[Response, int]:
+            return jsonify(description=error.description, limit=str(error.limit.limit)), 429
+
+    mine, others = answers(write, "/a", "/a")
+
+    assert mine[1].get_json() == others[1].get_json()
+    assert mine[1].status_code == others[1].status_code == 429
+
+
+CONFIGURATION = {
+    "RATELIMIT_DEFAULT": "2/minute;100/hour",
+    "RATELIMIT_APPLICATION": "5/minute",
+    "RATELIMIT_STORAGE_URI": "memory://",
+    "RATELIMIT_STORAGE_OPTIONS": {},
+    "RATELIMIT_STRATEGY": "moving-window",
+    "RATELIMIT_HEADERS_ENABLED": True,
+    "RATELIMIT_KEY_PREFIX": "shop",
+    "RATELIMIT_SWALLOW_ERRORS": False,
+    "RATELIMIT_HEADER_LIMIT": "X-My-Limit",
+    "RATELIMIT_HEADER_REMAINING": "X-My-Remaining",
+    "RATELIMIT_HEADER_RESET": "X-My-Reset",
+    "RATELIMIT_HEADER_RETRY_AFTER": "X-My-Retry",
+    "RATELIMIT_HEADER_RETRY_AFTER_VALUE": "delta-seconds",
+    "RATELIMIT_FAIL_ON_FIRST_BREACH": True,
+    "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED": False,
+    "RATELIMIT_DEFAULTS_PER_METHOD": False,
+    "RATELIMIT_DEFAULTS_COST": 1,
+    "RATELIMIT_APPLICATION_PER_METHOD": False,
+    "RATELIMIT_APPLICATION_COST": 1,
+}
+
+
+def test_configuration() -> None:
+    def write(library: Library, app: Flask) -> None:
+        app.config.update(CONFIGURATION)
+        library.Limiter(library.get_remote_address).init_app(app)
+        route(app, "/a")
+        route(app, "/b")
+
+    fields = ("X-My-Limit", "X-My-Remaining")
+    assert same(write, "/a", "/a", "/a", fields=fields) == [200, 200, 429]
+    assert same(write, "/a", "/b", "/a", "/b", fields=()) == [200, 200, 200, 200]
+
+
+@pytest.mark.parametrize("how", ["argument", "configuration"])
+def test_disabled(how: str) -> None:
+    def write(library: Library, app: Flask) -> None:
+        if how == "configuration":
+            app.config["RATELIMIT_ENABLED"] = False
+        more = {"enabled": False} if how == "argument" else {}
+        limits = limiter(library, app, default_limits=["1/minute"], **more)
+        route(app, "/a", limits.limit("1/minute")(saying("a")))
+
+    assert same(write, *GET_3) == [200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({"swallow_errors": True}, [200, 200, 200]),
+        ({"in_memory_fallback_enabled": True}, [200, 200, 429]),
+        ({"in_memory_fallback": ["1/minute"]}, [200, 429, 429]),
+    ],
+    ids=str,
+)
+def test_a_storage_that_is_gone(more: dict[str, Any], found: list[int]) -> None:
+    gone = f"redis://{HOST}:{free_port()}/0"
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["2/minute"], storage_uri=gone, **more)
+        route(app, "/a")
+
+    assert same(write, *GET_3) == found
+
+
+def test_a_storage_that_is_gone_and_nothing_said_about_it() -> None:
+    """Difference: theirs fails (500); ours says that it cannot check (503)."""
+    gone = f"redis://{HOST}:{free_port()}/0"
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["2/minute"], storage_uri=gone)
+        route(app, "/a")
+
+    mine, others = answers(write, "/a")
+
+    assert (mine[0].status_code, others[0].status_code) == (503, 500)
+
+
+def test_redis(store: str, subject: str) -> None:
+    """On a real server, by configuration of both."""
+
+    def write(library: Library, app: Flask) -> None:
+        more = {"storage_options": {"socket_connect_timeout": 5}, "key_prefix": subject}
+        limiter(library, app, default_limits=["2/minute"], storage_uri=store, **more)
+        route(app, "/a")
+
+    assert same(write, *GET_3) == [200, 200, 429]
+
+
+MISTAKES: list[tuple[dict[str, Any], int, int]] = [
+    ({"key_func": lambda: [][0]}, 500, 200),
+    ({"key_func": lambda: ""}, 400, 200),
+    ({"key_func": lambda: None}, 400, 200),
+    ({"limit_value": lambda: "many"}, 500, 200),
+]
+
+
+@pytest.mark.parametrize(("more", "mine", "other"), MISTAKES)
+def test_mistakes_are_no_open_door(more: dict[str, Any], mine: int, other: int) -> None:
+    """Difference: with swallow_errors, theirs lets everybody pass; ours swallows failures of the store."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, swallow_errors=True)
+        settings = {"limit_value": "1/minute", **more}
+        route(app, "/a", limits.limit(settings.pop("limit_value"), **settings)(saying("a")))
+
+    found = answers(write, "/a", "/a")
+
+    assert [[answer.status_code for answer in each] for each in found] == [[mine] * 2, [other] * 2]
+
+
+def test_a_bad_limit_shows_at_once() -> None:
+    """Difference: theirs logs it when a request comes, and applies the default."""
+    limits = limiter(OURS, Flask("app"))
+
+    with pytest.raises(InvalidPolicy):
+        limits.limit("many")
+    with pytest.raises(InvalidPolicy):
+        limiter(OURS, Flask("app"), default_limits=["many"])
+    with pytest.raises(InvalidSetting, match="limit string"):
+        limiter(OURS, Flask("app"), default_limits=[7])
+
+
+def test_check() -> None:
+    """Which 4.1 has no more: it decides once, whoever asks."""
+    app = Flask("app")
+    limits = limiter(OURS, app, default_limits=["1/minute"])
+    route(app, "/a", lambda: str(limits.check()))
+    with app.test_request_context("/a", environ_base={"REMOTE_ADDR": "203.0.113.9"}):
+        limits.check()
+        limits.check()
+        assert limits.current_limit.remaining == 0
+    with app.test_request_context("/a", environ_base={"REMOTE_ADDR": "203.0.113.9"}):
+        for _ in range(2):
+            with pytest.raises(ours.RateLimitExceeded):
+                limits.check()
+    limits = limiter(OURS, app := Flask("app"), enabled=False)
+    with app.test_request_context("/a"):
+        limits.check()
+
+    assert [answer.status_code for answer in ask(app, "/none")] == [404]
+
+
+def test_a_caller_without_an_address() -> None:
+    """Difference: theirs counts all such for 127.0.0.1; ours refuses them."""
+    app = Flask("app")
+    limiter(OURS, app, default_limits=["1/minute"])
+    route(app, "/a")
+
+    assert [answer.status_code for answer in ask(app, "/a", address="")] == [400]
+
+
+REFUSED: list[dict[str, Any]] = [
+    {"meta_limits": ["1/hour"]},
+    {"on_meta_breach": print},
+    {"fail_on_first_breach": False},
+    {"request_identifier": lambda: "x"},
+    {"retry_after": "http-date"},
+    {"strategy": "magic"},
+    {"storage_uri": "memcached://localhost"},
+    {"storage_uri": "mongodb://localhost"},
+    {"storage_uri": "redis+sentinel://localhost/main"},
+    {"storage_options": {"connection_pool": None}},
+]
+
+
+@pytest.mark.parametrize("more", REFUSED, ids=str)
+def test_what_is_not_offered_is_named(more: dict[str, Any]) -> None:
+    (name,) = more
+    with pytest.raises(InvalidSetting, match=name):
+        limiter(OURS, Flask("app"), **more)
+
+
+REFUSED_KEYS = {
+    "RATELIMIT_META": "1/hour",
+    "RATELIMIT_ON_META_BREACH_CALLBACK": print,
+    "RATELIMIT_REQUEST_IDENTIFIER": print,
+    "RATELIMIT_FAIL_ON_FIRST_BREACH": False,
+    "RATELIMIT_HEADER_RETRY_AFTER_VALUE": "http-date",
+    "RATELIMIT_KEY_FUNC": print,
+    "RATELIMIT_STORAGE_URL": "redis://127.0.0.1",
+    "RATELIMIT_GLOBAL": "1/hour",
+}
+
+
+@pytest.mark.parametrize("key", REFUSED_KEYS)
+def test_keys_that_are_not_offered_are_named(key: str) -> None:
+    app = Flask("app")
+    app.config[key] = REFUSED_KEYS[key]
+    with pytest.raises(InvalidSetting):
+        limiter(OURS, app)
+
+
+def test_names_that_are_not_offered() -> None:
+    for name in ("Limit", "ApplicationLimit", "RouteLimit", "MetaLimit"):
+        with pytest.raises(ImportError, match=name):
+            getattr(ours, name)
+    with pytest.raises(AttributeError):
+        ours.Nothing  # noqa: B018
+    with pytest.raises(ImportError, match="Cloudflare"):
+        importlib.import_module("limiter.compat.flask_limiter.contrib.util")
+    limits = limiter(OURS, Flask("app"))
+    for name in ("storage", "limiter", "reset", "context", "identify_request", "limit_manager"):
+        with pytest.raises(AttributeError, match="not offered here"):
+            getattr(limits, name)
+    with pytest.raises(AttributeError, match="no attribute"):
+        limits.nothing  # noqa: B018
+
+
+def test_arguments_that_are_not_offered() -> None:
+    limits = limiter(OURS, Flask("app"))
+    with pytest.raises(TypeError, match="auto_check"):
+        limiter(OURS, Flask("app"), auto_check=False)
+    with pytest.raises(InvalidSetting, match="scope"):
+        limits.limit("1/minute", scope="x")
+    with pytest.raises(InvalidSetting, match="meta_limits"):
+        limits.limit("1/minute", meta_limits=["1/hour"])
+    with pytest.raises(InvalidSetting, match="key_func"):
+        OURS.Limiter("address")
+    with pytest.raises(TypeError, match="limit a function"), limits.limit("1/minute"):
+        pass
+
+
+def test_memory_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="each process counts for itself"):
+        OURS.Limiter(OURS.get_remote_address, app=Flask("app"))
+
+
+def test_every_argument_of_theirs_is_one_of_ours() -> None:
+    """So that whatever a user writes is run, or refused by name."""
+    import inspect
+
+    for name in ("__init__", "limit", "shared_limit", "exempt", "request_filter", "init_app"):
+        wanted = inspect.signature(getattr(theirs.Limiter, name)).parameters
+        assert set(wanted) <= set(inspect.signature(getattr(ours.Limiter, name)).parameters), name
+    known = {
+        *ours.extension.config.KEYS.values(),
+        *ours.extension.config.HEADERS,
+        "RATELIMIT_ENABLED",
+    }
+    keys = vars(theirs.constants.ConfigVars)
+    missing = {value for key, value in keys.items() if key.isupper()} - known
+    assert missing == {"RATELIMIT_KEY_FUNC"}
+
+
+def test_their_warning_is_theirs() -> None:
+    """Nothing of Flask-Limiter is imported by ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        limiter(OURS, Flask("app"))
