@@ -131,10 +131,9 @@ class _Guard(Generic[_Limiter]):
             Unidentified: The caller cannot be told, and the rule refuses such.
 
         """
-        found = rule.consider(self._believed(request), self.trusted)
-        if rule.is_default and isinstance(found, Asked) and self._is_routed(request, rule):
+        if rule.is_default and self._is_routed(request, rule):
             return Passed.ROUTED
-        return found
+        return rule.consider(self._believed(request), self.trusted)
 
     def _believed(self, request: Request) -> Request:
         if request.address_from == self.address_from:

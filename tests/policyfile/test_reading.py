@@ -20,6 +20,7 @@ from limiter import (
 from limiter.policies import Policy
 from limiter.policyfile.reading import PolicyFile, in_memory, read
 from limiter.web.guard import Guard
+from limiter.web.identity import Unidentified
 from limiter.web.request import Request, joined
 from limiter.web.rules import Asked, Passed, Rule
 from limiter.web.subjects import hashed
@@ -294,6 +295,18 @@ def test_the_default_steps_back_for_a_policy_with_a_match() -> None:
     assert names(request("/")) == ["default", "all"]
     assert names(request("/api/x")) == ["api", "all"]
     assert names(request("/api/x", peer="10.0.0.1")) == ["all"]
+
+
+def test_a_default_that_steps_back_refuses_nobody() -> None:
+    """Whoever it could not tell is told by the policy that is about the request."""
+    found = file(
+        "[policies.default]\nlimits = '5/s'\nkey = 'api-key'\n"
+        "[policies.api]\nlimits = '9/s'\nmatch.paths = ['/api/**']\n"
+    )
+    guard = Guard([named.rule for named in found.policies.values()])
+    assert [one.rule.name for one in guard.asked(request("/api/x"))] == ["api"]
+    with pytest.raises(Unidentified):
+        guard.asked(request("/"))
 
 
 @pytest.mark.parametrize(
