@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from limiter import LimiterError
 from limiter.policyfile import InvalidPolicyFile
@@ -294,3 +297,26 @@ def test_a_file_that_nobody_can_read(tmp_path: Path) -> None:
     path.unlink()
     path.mkdir()
     assert said() == "cannot be read: Is a directory"
+
+
+EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "policies.example.toml"
+LINES = [line for line in EXAMPLE.read_text().splitlines() if re.match(r"[^#\n]*=", line)]
+VALUES = (
+    '"x"', "5", "[]", "{}", "true", "-1", "1.5", "{ a = 1 }", '["/a"]', "inf", "nan", "1979-05-27",
+    '"100/minute"', "{ header = 1 }", "[[]]", "[{}]", '""', "9999999999999999999999",
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from(VALUES)), min_size=1, max_size=4))
+def test_whatever_stands_in_a_file_it_is_right_or_says_what_is_wrong(
+    changes: list[tuple[str, str]],
+) -> None:
+    """Any value in the place of any other: no other error, and each fault on a line that there is."""
+    text = EXAMPLE.read_text()
+    for line, value in changes:
+        text = text.replace(line, f"{line.partition('=')[0]}= {value}", 1)
+    try:
+        read(text, "f")
+    except InvalidPolicyFile as error:
+        assert error.faults
+        assert all(1 <= fault.line <= text.count("\n") + 1 for fault in error.faults)
