@@ -117,6 +117,19 @@ def test_allow(make_broken: Make, subject: str) -> None:
         assert decision.each == ()
 
 
+def test_what_was_allowed_is_not_settled(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """Nothing was charged, so that nothing is given back, or charged beyond, or counted."""
+    proxy.requests = cut
+    limiter = make_on(proxy.url, SlidingLog(10, 60), on_error="allow")
+    for actual in (0, 1, 9, 99):
+        with limiter.reserve(subject, 4) as reserved:
+            proxy.mend()
+            reserved.settle(actual)
+        assert limiter.peek(subject).remaining == 10
+        proxy.requests = cut
+    assert limiter.unsettled == 0
+
+
 def test_deny(make_broken: Make, subject: str) -> None:
     """No call passes; those that wait, reserve or hold raise what the others return."""
     for name, call in calls(*make_broken(LIMITS, LEASES, on_error="deny"), subject).items():

@@ -242,6 +242,17 @@ def test_lost_while_the_store_is_away(make_on: Make, proxy: Proxy, subject: str)
     assert limiter.unsettled == 1
 
 
+def test_lost_to_something_else(make_on: Make, own: Server, subject: str) -> None:
+    """The store refuses to renew: that is the end of the lease, and not of the body."""
+    limiter, client = make_on(own.url, Concurrency(1, lease=0.6)), own.client()
+    with limiter.hold(subject) as lease:
+        (key,) = client.keys()
+        client.set(key, "something else")
+        until(lambda: lease.lost)
+    assert limiter.unsettled == 1
+    client.close()
+
+
 @pytest.mark.slow
 def test_a_store_that_is_away_for_a_moment(
     make_on: Make, proxy: Proxy, store: str, subject: str
