@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import LimiterError
-from limiter.policyfile import InvalidPolicyFile
+from limiter.policyfile import Fault, InvalidPolicyFile
 from limiter.policyfile.reading import read, text_of
 
 IDENTITIES = (
@@ -315,8 +315,9 @@ def test_whatever_stands_in_a_file_it_is_right_or_says_what_is_wrong(
     text = EXAMPLE.read_text()
     for line, value in changes:
         text = text.replace(line, f"{line.partition('=')[0]}= {value}", 1)
+    faults: tuple[Fault, ...] = ()
     try:
         read(text, "f")
     except InvalidPolicyFile as error:
-        assert error.faults
-        assert all(1 <= fault.line <= text.count("\n") + 1 for fault in error.faults)
+        faults = error.faults
+    assert all(1 <= fault.line <= text.count("\n") + 1 for fault in faults)
