@@ -52,7 +52,8 @@ class LimiterMiddleware:
             ``limits``; the first that is denied closes the connection.
         sleep: Whether to wait, before the application is called or given a message, for as long as a
             leaky bucket says.
-        settings: Of the ``AsyncLimiter``; those that are not given are read from LIMITER_*.
+        store: As the others that follow, of the ``AsyncLimiter``; what is not given is read from
+            LIMITER_*.
 
     A websocket is asked about at its handshake. Leases (``Concurrency``) are held until the body is
     sent, the websocket closed, the client gone, or the application done, whichever is first. The
@@ -77,8 +78,28 @@ class LimiterMiddleware:
         observe: Observer | None = None,
         messages: Any = None,
         sleep: bool = False,
-        **settings: Any,
+        store: object = None,
+        name: str | None = None,
+        prefix: str | None = None,
+        algorithm: str | None = None,
+        on_error: str | None = None,
+        local_share: int | None = None,
+        timeout: float | None = None,
+        connect_timeout: float | None = None,
+        key_secret: str | bytes | None = None,
     ) -> None:
+        # One by one, since type checkers cannot match ``**settings`` with Starlette's Middleware.
+        settings = {
+            "store": store,
+            "name": name,
+            "prefix": prefix,
+            "algorithm": algorithm,
+            "on_error": on_error,
+            "local_share": local_share,
+            "timeout": timeout,
+            "connect_timeout": connect_timeout,
+            "key_secret": key_secret,
+        }
         self.app = app
         self._sleep = sleep
         self._guard = wiring.source(

@@ -178,6 +178,29 @@ async def test_who_cannot_be_told_is_refused() -> None:
 
 
 @in_a_loop
+async def test_what_is_refused_before_and_what_after() -> None:
+    """A body that is no JSON is not counted, and a wrong one is."""
+    app = FastAPI()
+    counted = limit("9/minute", store=MEMORY, key="global")
+
+    @app.post("/")
+    async def post(body: dict[str, int], verdict: Verdict = Depends(counted)) -> int:  # noqa: B008
+        return verdict.results[0].decision.remaining
+
+    async def status(body: bytes) -> tuple[int, bytes]:
+        connection = Connection(app, method="POST", headers={"content-type": "application/json"})
+        connection.tell("http.request", body=body)
+        await connection.start()
+        return connection.status, connection.body
+
+    assert (await status(b"{"))[0] == 422
+    assert (await status(b'{"a": "x"}'))[0] == 422
+    assert await status(b'{"a": 1}') == (200, b"7")
+    assert (await ask(app, "/nowhere")).status == 404
+    assert set(app.openapi()["paths"]["/"]["post"]) & {"parameters"} == set()
+
+
+@in_a_loop
 async def test_an_application_may_answer_itself() -> None:
     by_class, by_status = FastAPI(), FastAPI()
 
