@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections import ChainMap
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 from limiter.errors import InvalidPolicy, InvalidSetting, shown
+
+log = logging.getLogger("limiter")
 
 ON_ERROR = ("raise", "allow", "deny", "local")
 
@@ -32,6 +37,16 @@ VARIABLES = {
 
 POLICIES = "LIMITER_POLICIES"
 ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)
+TRUSTED_PROXIES = "LIMITER_TRUSTED_PROXIES"
+
+_OURS = "LIMITER_"
+_KNOWN = (*VARIABLES.values(), POLICIES, ADMIN_TOKEN, TRUSTED_PROXIES)
+#: What Kubernetes and Docker set in every container beside a service that is called ``limiter``.
+_OF_A_SERVICE = re.compile(
+    r"\w+_SERVICE_(HOST|PORT)\w*|LIMITER_(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?"
+)
+#: Those that were said to be unknown, each once.
+_unknown: set[str] = set()
 
 #: A shorter one could be guessed.
 _SHORTEST_TOKEN = 16
@@ -42,13 +57,14 @@ def from_environment(
 ) -> dict[str, Any]:
     """The settings of a Limiter that the environment gives; ``defaults`` fill what it leaves open.
 
-    An empty variable counts as unset.
+    An empty variable counts as unset. One that begins like ours and is none is warned of.
 
     Raises:
         InvalidSetting: A variable that must be there is not, or holds a number nobody can read.
 
     """
     environ = os.environ if environ is None else environ
+    _warn_of_unknown(environ)
     found: dict[str, Any] = dict(defaults or {})
     for setting, variable in VARIABLES.items():
         if environ.get(variable):
@@ -125,7 +141,8 @@ def named(error: Exception, environ: Mapping[str, str] | None = None) -> Excepti
         if said.startswith(f"{setting} is ") and environ.get(variable):
             return InvalidSetting(f"{variable}: {said}")
     if isinstance(error, InvalidPolicy) and (text := environ.get(VARIABLES["limits"])):
-        return InvalidSetting(f"{VARIABLES['limits']} is {text!r}: {said}")
+        whole = "" if repr(text.strip()) in said else f" is {text!r}"
+        return InvalidSetting(f"{VARIABLES['limits']}{whole}: {said}")
     return error
 
 
@@ -139,14 +156,15 @@ def trusted_proxies(
 
     """
     environ = os.environ if environ is None else environ
-    text = environ.get("LIMITER_TRUSTED_PROXIES") or _TRUSTED_PROXIES
+    _warn_of_unknown(environ)
+    text = environ.get(TRUSTED_PROXIES) or _TRUSTED_PROXIES
     networks = []
     for part in text.split(","):
         try:
             networks.append(network(part))
         except ValueError as error:
             raise InvalidSetting(
-                f"LIMITER_TRUSTED_PROXIES is {text!r}: {error}; accepted are networks with a comma "
+                f"{TRUSTED_PROXIES} is {text!r}: {error}; accepted are networks with a comma "
                 f"between, for example {_TRUSTED_PROXIES}, and unix for proxies on a Unix socket"
             ) from None
     return tuple(networks)
@@ -215,6 +233,19 @@ def check_seconds(name: str, value: object) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.001 <= value <= 3600:
         return float(value)
     raise InvalidSetting(f"{name} is {shown(value)}: accepted are seconds from 0.001 to 3600")
+
+
+def _warn_of_unknown(environ: Mapping[str, str]) -> None:
+    """Say which variables begin like ours and are none, and which one may be meant; never a value."""
+    for name in sorted(set(environ) - _unknown):
+        if not name.startswith(_OURS) or name in _KNOWN or _OF_A_SERVICE.fullmatch(name):
+            continue
+        _unknown.add(name)
+        # Without what all of them begin with, which would make all of them near.
+        rests = {known.removeprefix(_OURS): known for known in _KNOWN}
+        near = get_close_matches(name.removeprefix(_OURS), rests, 1)
+        meant = f"is {rests[near[0]]} meant?" if near else f"known are {', '.join(_KNOWN)}"
+        log.warning("%s is set, and no variable of ours: %s", name, meant)
 
 
 def _number(kind: type[int] | type[float], variable: str, text: str) -> int | float:

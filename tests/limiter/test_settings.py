@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from limiter import FixedWindow, InvalidPolicy, InvalidSetting, Limiter, SlidingLog, TokenBucket
+from limiter import (
+    FixedWindow,
+    InvalidPolicy,
+    InvalidSetting,
+    Limiter,
+    SlidingLog,
+    TokenBucket,
+    settings,
+)
 from limiter.policies import ALGORITHMS
 from limiter.settings import VARIABLES, for_policies, policies_path, trusted_proxies
 
 STORE = "redis://127.0.0.1:6379/0"
 ENVIRONMENT = {"LIMITER_STORE": STORE, "LIMITER_LIMITS": "5/minute"}
+
+Warned = Callable[..., list[str]]
 
 
 def wrong(limits: Any = "5/minute", **settings: Any) -> str:
@@ -258,3 +269,69 @@ def test_a_policy_file_excludes_limits(variable: str) -> None:
     assert str(raised.value).startswith(
         f"{variable} is 'x' beside LIMITER_POLICIES, which is 'p.toml'"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("5/x", "LIMITER_LIMITS: limit is '5/x': "),
+        (" 5/x ", "LIMITER_LIMITS: limit is '5/x': "),
+        ("5/s; 5/x", "LIMITER_LIMITS: limit is '5/x' in '5/s; 5/x': "),
+        ("5/s; 6/s", "LIMITER_LIMITS is '5/s; 6/s': two policies "),
+    ],
+)
+def test_a_wrong_limit_is_said_once(text: str, said: str) -> None:
+    """The message shows the variable's text, and shows it once."""
+    with pytest.raises(InvalidSetting) as raised:
+        Limiter.from_env({**ENVIRONMENT, "LIMITER_LIMITS": text})
+    assert str(raised.value).startswith(said)
+    assert str(raised.value).count(repr(text.strip())) == 1
+
+
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Warned:
+    """What is said of an environment by a process that has said nothing yet."""
+    monkeypatch.setattr(settings, "_unknown", set())
+
+    def read(environ: dict[str, str], times: int = 1) -> list[str]:
+        caplog.clear()
+        for _ in range(times):
+            Limiter.from_env({**ENVIRONMENT, **environ})
+            trusted_proxies(environ)
+        return [record.getMessage() for record in caplog.records]
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("LIMITER_STROE", "LIMITER_STORE"),
+        ("LIMITER_LIMIT", "LIMITER_LIMITS"),
+        ("LIMITER_ONERROR", "LIMITER_ON_ERROR"),
+        ("LIMITER_KEYSECRET", "LIMITER_KEY_SECRET"),
+        ("LIMITER_TRUSTED_PROXY", "LIMITER_TRUSTED_PROXIES"),
+        ("LIMITER_POLICY", "LIMITER_POLICIES"),
+    ],
+)
+def test_a_misspelt_variable_is_warned_of(warned: Warned, misspelt: str, meant: str) -> None:
+    """Once, with the nearest name and without its value, which may be a secret."""
+    assert warned({misspelt: "hush"}, times=3) == [
+        f"{misspelt} is set, and no variable of ours: is {meant} meant?"
+    ]
+
+
+def test_a_variable_that_is_near_to_none_is_told_what_is_known(warned: Warned) -> None:
+    """All names."""
+    (said,) = warned({"LIMITER_XYZ": "1"})
+    assert "LIMITER_XYZ is set, and no variable of ours: known are LIMITER_STORE, " in said
+    assert "LIMITER_ADMIN_TOKEN" in said
+
+
+def test_variables_that_are_no_mistake_are_not_warned_of(warned: Warned) -> None:
+    """Ours, others', and those that Kubernetes and Docker set for a service called limiter."""
+    token = {"LIMITER_ADMIN_TOKEN": "a" * 16, "LIMITER_POLICIES": "", "LIMITER_NAME": "x"}
+    others = {"LIMITERS": "1", "PATH": "/bin", "_LIMITER_COMPLETE": ""}
+    service = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP"]
+    service += ["PORT_8000_TCP_ADDR", "DEMO_SERVICE_HOST", "DEMO_PORT_9000_TCP_PROTO"]
+    assert warned(token | others | {f"LIMITER_{name}": "1" for name in service}) == []
