@@ -45,6 +45,23 @@ class Attached:
     def __init__(self) -> None:
         self._registry = Registry()
         self._installed: WeakKeyDictionary[Flask, Installed | None] = WeakKeyDictionary()
+        #: The limiters whose store all others share.
+        self._bases: list[Limiter] = []
+
+    def open(self) -> None:
+        """Connect beforehand, so that no request waits for it; optional, in each worker.
+
+        Raises:
+            StoreUnavailable, StoreRefused: It failed; a request will try again.
+
+        """
+        for base in self._bases:
+            base.open()
+
+    def close(self) -> None:
+        """Close the idle connections; a later request makes new ones."""
+        for base in self._bases:
+            base.close()
 
     @property
     def current(self) -> Verdict | None:
@@ -328,6 +345,7 @@ class FlaskLimiter(Attached):
             algorithm = found.pop("algorithm", None)
             name = found.setdefault("name", "default")
             base = Limiter("1/second", **found)
+            self._bases.append(base)
             if algorithm is not None:
                 algorithm_named(algorithm)
             if self._trusted is None:

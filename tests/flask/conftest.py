@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,12 +14,17 @@ Make = Callable[..., tuple[Flask, FlaskLimiter]]
 
 
 @pytest.fixture
-def make(store: str, new_subject: Callable[[], str]) -> Make:
+def make(store: str, new_subject: Callable[[], str]) -> Iterator[Make]:
     """Make an application, and limits on a real server in it; only what is given is limited."""
 
     def made(default: Any = None, **more: Any) -> tuple[Flask, FlaskLimiter]:
         app = Flask("app", static_folder=None)
         settings = {"store": store, "prefix": new_subject(), "timeout": 5.0, **more}
-        return app, FlaskLimiter(app, default, **settings)
+        limits = FlaskLimiter(app, default, **settings)
+        opened.append(limits)
+        return app, limits
 
-    return made
+    opened: list[FlaskLimiter] = []
+    yield made
+    for limits in opened:
+        limits.close()

@@ -599,14 +599,17 @@ def test_a_storage_that_is_gone_and_nothing_said_about_it() -> None:
 
 
 def test_redis(store: str, subject: str) -> None:
-    """On a real server, by configuration of both."""
+    """On a real server, by the same settings."""
+    made = []
 
     def write(library: Library, app: Flask) -> None:
         more = {"storage_options": {"socket_connect_timeout": 5}, "key_prefix": subject}
-        limiter(library, app, default_limits=["2/minute"], storage_uri=store, **more)
+        made.append(limiter(library, app, default_limits=["2/minute"], storage_uri=store, **more))
         route(app, "/a")
 
     assert same(write, *GET_3) == [200, 200, 429]
+    made[0].close()
+    made[1].storage.storage.close()
 
 
 MISTAKES: list[tuple[dict[str, Any], int, int]] = [

@@ -61,8 +61,10 @@ def test_limits_may_be_declared_before_the_application_is_known(store: str, subj
     app = Flask("app")
     app.add_url_rule("/a", "a", limited)
     limits.init_app(app)
+    limits.open()
 
     assert statuses(app, "/a", "/a") == [200, 429]
+    limits.close()
     with pytest.raises(InvalidSetting, match="already at work"):
         limits.init_app(app)
 

@@ -295,6 +295,7 @@ class Limiter(Attached):
         name = state_name("flask", *filter(None, [found.get("key_prefix")]))
         algorithm = config.algorithm(found.get("strategy", "fixed-window"))
         base = Decider("1/second", store=config.store(uri or "memory://"), **more)
+        self._bases.append(base)
         here = Decider("1/second", store="memory://")
         names = {key: app_config.get(key, name) for key, name in config.HEADERS.items()}
         names |= {f"RATELIMIT_HEADER_{key.name}": name for key, name in self._header_names.items()}
