@@ -1,4 +1,4 @@
-"""One thread that runs the flows nobody waits for: the renewal of leases."""
+"""A thread that runs the flows nobody waits for, the renewal of leases; more while it falls behind."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 
@@ -14,12 +15,17 @@ from limiter.flows import Flow
 
 log = logging.getLogger("limiter")
 
+#: A flow that begins so many seconds late gets another thread to help, up to so many: a store that
+#: does not answer about one lease must not let the others end.
+_LATE = 0.1
+_MOST_THREADS = 8
+
 #: So many flows that were dropped may be due still, beside as many as go on.
 _MOST_DROPPED = 64
 
 
 class Keeper:
-    """Wakes each flow when its pause is over; the thread lives for as long as there are any.
+    """Wakes each flow when its pause is over; a thread lives for as long as there are any.
 
     ``advance`` runs a flow up to its next pause, and returns how long that is.
     """
@@ -35,7 +41,7 @@ class Keeper:
         self._due: list[tuple[float, int, Flow[None]]] = []
         #: Those that go on; of the ones that were dropped, some are due still.
         self._flows: set[Flow[None]] = set()
-        self._running = False
+        self._threads = 0
 
     def add(self, flow: Flow[None]) -> None:
         """Begin a flow; its first step is a pause."""
@@ -66,20 +72,29 @@ class Keeper:
             return
         with self._changed:
             heapq.heappush(self._due, (due, next(self._numbers), flow))
-            if not self._running:
-                threading.Thread(target=self._keep, daemon=True).start()
-                self._running = True
+            if not self._threads:
+                self._start()
             self._changed.notify()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._keep, daemon=True).start()
+        self._threads += 1
 
     def _keep(self) -> None:
         while True:
             with self._changed:
                 while self._due and (left := self._due[0][0] - monotonic()) > 0:
+                    if self._threads > 1:  # nobody is late any more: one will do
+                        self._threads -= 1
+                        return
                     self._changed.wait(left)
                 if not self._due:
-                    self._running = False
+                    self._threads -= 1
                     return
-                _, _, flow = heapq.heappop(self._due)
+                due, _, flow = heapq.heappop(self._due)
                 if flow not in self._flows:
                     continue
+                if monotonic() - due > _LATE and self._threads < _MOST_THREADS:
+                    with suppress(RuntimeError):  # this process gets no more threads
+                        self._start()
             self._put(flow)

@@ -461,19 +461,48 @@ def test_an_outage_leaves_few_ghosts_to_give_back(make_on: Make, own: Server, su
 @pytest.mark.slow
 def test_many_leases_have_one_thread(store: str, new_subject: Callable[[], str]) -> None:
     """It renews them all, and ends with the last."""
-    before = set(threading.enumerate())
+
+    def keepers() -> set[threading.Thread]:
+        return {one for one in threading.enumerate() if "_keep" in one.name}
+
+    before = keepers()
     with Limiter(Concurrency(1, lease=1), store=store, timeout=10.0) as limiter:
         leases = [limiter.hold(new_subject()) for _ in range(100)]
         for lease in leases:
             lease.__enter__()
-        (keeper,) = {one for one in set(threading.enumerate()) - before if "_keep" in one.name}
+        assert len(keepers() - before) <= 2  # one, unless the machine is so busy that it was late
         time.sleep(1.3)  # all of them have to outlive their length
         assert not any(lease.lost for lease in leases)
         assert not any(limiter.peek(lease.key).allowed for lease in leases)
         for lease in leases:
             lease.release()
-        keeper.join(5)
-        assert not keeper.is_alive()
+        until(lambda: keepers() <= before, 5)
+
+
+@pytest.mark.slow
+def test_a_node_that_hangs_takes_no_other_lease_along(
+    store: str, new_subject: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty renewals that wait for their deadline, again and again: the others come in time."""
+    with Limiter(Concurrency(1, lease=1.5), store=store, timeout=0.1) as limiter:
+        real, there = limiter._transport.run, [True]
+
+        def run(call: Any, deadline: float | None = None) -> Any:
+            if b"away-" in call.tag and not there[0]:
+                time.sleep(0.1)  # as long as the deadline
+                raise StoreUnavailable("no answer")
+            return real(call, deadline)
+
+        monkeypatch.setattr(limiter._transport, "run", run)
+        away = [limiter.hold(f"away-{new_subject()}").__enter__() for _ in range(40)]
+        near = [limiter.hold(new_subject()).__enter__() for _ in range(10)]
+        there[0] = False
+        time.sleep(2.2)  # all of them have to outlive their length
+        assert all(lease.lost for lease in away)
+        assert not any(lease.lost or limiter.peek(lease.key) for lease in near)
+        there[0] = True
+        for lease in near + away:
+            lease.release()
 
 
 def test_what_was_given_back_is_forgotten(make: Make, subject: str) -> None:
