@@ -15,6 +15,7 @@ from service import (
     logs,
     openapi,
     operators,
+    page,
     refunds,
     settings,
 )
@@ -37,7 +38,9 @@ def create_app(instance: str | None = None) -> Flask:
     decisions = Decisions(metrics)
     app = Flask(__name__, static_folder=None)
     bodies.prepare(app)
-    app.register_blueprint(hello.blueprint(policies, decisions, instance or socket.gethostname()))
+    named = instance or socket.gethostname()
+    app.register_blueprint(hello.blueprint(policies, decisions, named))
+    app.register_blueprint(page.blueprint(policies, decisions, named))
     app.register_blueprint(health.blueprint(policies))
     app.register_blueprint(checks.blueprint(policies, decisions))
     app.register_blueprint(holds.blueprint(policies, decisions))

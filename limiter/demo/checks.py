@@ -11,7 +11,8 @@ from pathlib import Path
 
 from limiter import Limiter, LimiterError
 from limiter.demo.servers import HOST, ServerError, find_server
-from limiter.settings import trusted_proxies
+from limiter.policyfile import Policies
+from limiter.settings import admin_token, policies_path, trusted_proxies
 
 #: The folder that holds ``service/`` and ``traefik/``, in a checkout.
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -51,16 +52,21 @@ def dependencies(embedded: bool) -> Path:
     return Path(traefik)
 
 
-def settings(environ: Mapping[str, str]) -> Limiter:
-    """Check LIMITER_*, and return the limiter that each instance will have."""
+def settings(environ: Mapping[str, str]) -> tuple[Limiter | Policies, str]:
+    """Check LIMITER_*, and return what each instance will have, and its limits in words."""
     try:
         trusted_proxies(environ)
-        return Limiter.from_env(environ, limits="100/minute", on_error="local")
+        admin_token(environ)
+        if path := policies_path(environ):
+            policies = Policies.from_env(environ, on_error="local")
+            return policies, f"{path}: {', '.join(policies.current.guards)}"
+        limiter = Limiter.from_env(environ, limits="100/minute", on_error="local")
+        return limiter, " and ".join(map(repr, limiter.policies))
     except LimiterError as error:
         raise DemoError(str(error)) from None
 
 
-def store(limiter: Limiter) -> None:
+def store(limiter: Limiter | Policies) -> None:
     """Check that a store that we did not start is there."""
     try:
         limiter.open()

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,6 +60,7 @@ class Demo:
         self._logs: dict[str, Log] = {}
         self._folder: Path | None = None
         self._instances: list[tuple[str, int]] = []
+        self._operators: list[int] = []
         self._width = len(f"instance-{options.instances}")
 
     def run(self) -> None:
@@ -83,10 +84,10 @@ class Demo:
         checks.checkout()
         traefik = checks.dependencies(embedded=self._store is None)
         self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
-        self._limiter = checks.settings(self._environ)
+        limiter, self._limits = checks.settings(self._environ)
         checks.port(self._options.port)
         if self._store is not None:
-            checks.store(self._limiter)
+            checks.store(limiter)
         else:
             self._start_cluster()
         self._start_instances()
@@ -102,20 +103,39 @@ class Demo:
     def _start_instances(self) -> None:
         count = self._options.instances
         with _progress(f"Starting {count} service instance{'s' if count > 1 else ''}"):
+            self._start_upstream()
             for number in range(1, count + 1):
                 # Names of one length, so that all answers have one length.
                 self._start_instance(f"instance-{number:0{len(str(count))}}")
             for name, port in self._instances:
                 self._wait_for(name, port, "/readyz")
+            self._wait_for("upstream", self._upstream, "/")
 
     def _start_instance(self, name: str) -> None:
-        # We listen, gunicorn serves: no port can be lost between choosing and taking it.
-        with socket.create_server((HOST, 0)) as listener:
-            command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
-            command += ["--name", name, "--bind", f"fd://{listener.fileno()}"]
-            command += [f"service.app:create_app({name!r})"]
-            self._launch(name, command, keep=(listener.fileno(),))
-            self._instances.append((name, listener.getsockname()[1]))
+        """Start one, on an address of its own and another one for operators."""
+        app = f"service.app:create_app({name!r})"
+        port, for_operators = self._start_gunicorn(name, "service/gunicorn.conf.py", app, 2)
+        self._instances.append((name, port))
+        self._operators.append(for_operators)
+
+    def _start_upstream(self) -> None:
+        """Start what stands behind ForwardAuth."""
+        app = "service.upstream:create_app('upstream')"
+        (self._upstream,) = self._start_gunicorn("upstream", "service/upstream.conf.py", app, 1)
+
+    def _start_gunicorn(self, name: str, config: str, app: str, addresses: int) -> list[int]:
+        """Start one, and return the ports on which it serves."""
+        with ExitStack() as stack:
+            # We listen, gunicorn serves: no port can be lost between choosing and taking it.
+            listeners = [
+                stack.enter_context(socket.create_server((HOST, 0))) for _ in range(addresses)
+            ]
+            command = [sys.executable, "-m", "gunicorn", "--config", config, "--name", name]
+            for listener in listeners:
+                command += ["--bind", f"fd://{listener.fileno()}"]
+            keep = tuple(listener.fileno() for listener in listeners)
+            self._launch(name, [*command, app], keep=keep)
+            return [listener.getsockname()[1] for listener in listeners]
 
     def _start_traefik(self, traefik: Path) -> None:
         with _progress("Starting Traefik"):
@@ -129,6 +149,8 @@ class Demo:
             self._environ["SERVICE_ADDRESSES"] = ",".join(
                 f"{HOST}:{port}" for _, port in self._instances
             )
+            self._environ["FORWARD_AUTH_ADDRESS"] = f"{HOST}:{self._instances[0][1]}"
+            self._environ["UPSTREAM_ADDRESS"] = f"{HOST}:{self._upstream}"
             self._launch("traefik", [str(traefik), f"--configFile={copy}"])
             self._wait_for("traefik", self._options.port, "/healthz")
 
@@ -167,7 +189,8 @@ class Demo:
                 raise DemoError(f"The {node.reason()}")
 
     def _announce(self, seconds: float) -> None:
-        url = f"http://localhost:{self._options.port}/demo-service/hello"
+        base = f"http://localhost:{self._options.port}/demo-service"
+        url = f"{base}/hello"
         port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
         where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
         nodes = self._cluster.nodes if self._cluster is not None else []
@@ -177,9 +200,11 @@ class Demo:
             f"  {'traefik':12} http://localhost:{self._options.port}\n"
             f"{where}"
             f"  {'store':12} {store}\n"
-            f"  {'limit':12} {' and '.join(map(repr, self._limiter.policies))}\n\n"
+            f"  {'metrics':12} {', '.join(f'http://{HOST}:{port}/metrics' for port in self._operators)}\n"
+            f"  {'limit':12} {self._limits}\n\n"
             "Try in another terminal:\n\n"
             f"  curl -i {url}\n"
+            f"  curl -i {base}/protected/hello   # ForwardAuth\n"
             f"  ab -n 1000 -c 100 {url}\n"
             f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
         )

@@ -73,6 +73,13 @@ class System:
             for number, (name, service) in enumerate(self.services.items())
         }
 
+        # A name that several services share leads to one of them.
+        self.aliases = {
+            alias: self.addresses[name]
+            for name, service in self.services.items()
+            for alias in (service["networks"]["default"] or {}).get("aliases", [])
+        }
+
     def _fixed(self, service: dict[str, Any]) -> str | None:
         network = service["networks"]["default"] or {}
         given = network.get("ipv4_address")
@@ -84,7 +91,7 @@ class System:
         # Traefik calls the instances from here; in the subnet it would be its own address.
         text = text.replace(f"{SUBNET}0/24", "127.0.0.1/32").replace(SUBNET, self.net)
         text = text.replace("0.0.0.0", self.addresses[name])  # noqa: S104
-        for host, address in self.addresses.items():
+        for host, address in {**self.addresses, **self.aliases}.items():
             text = re.sub(rf"\b{re.escape(host)}(?=:\d)", address, text)
         return text
 
@@ -111,7 +118,7 @@ class System:
 
     def health(self, name: str) -> str:
         """Return the command that says whether the service is healthy."""
-        if "build" in self.services[name]:
+        if "healthcheck" not in self.services[name]:
             text = re.sub(r"^(--\S+\s+)*CMD ", "", dockerfile("HEALTHCHECK")[0])
         else:
             kind, text = self.services[name]["healthcheck"]["test"]
@@ -270,6 +277,22 @@ def test_ab_sees_the_exact_limit(system: System) -> None:
     assert counts.complete == 1000
     assert counts.admitted == 100, counts.report
     assert counts.failed == counts.refused
+
+
+@pytest.mark.slow
+def test_the_upstream_behind_forward_auth_shares_the_limit(system: System) -> None:
+    """Both instances are asked by one name; the fields of the answer reach the client."""
+    paths = ["/demo-service/hello", "/demo-service/protected/hello"] * 51
+    answers = [system.get(path, "127.4.4.4") for path in paths]
+
+    assert [answer[0] for answer in answers] == [200] * 100 + [429] * 2
+    assert [answer[1]["Ratelimit"].split(";")[1] for answer in answers[:3]] == [
+        *("r=99", "r=98", "r=97")
+    ]
+    assert json.loads(answers[1][2]) == {"message": "Hello!", "upstream": "upstream"}
+    assert answers[-1][1]["Content-Type"] == "application/problem+json"
+    assert answers[-1][1]["Cache-Control"] == "no-store"
+    assert int(answers[-1][1]["Retry-After"]) > 0
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -147,7 +148,7 @@ def test_a_port_that_is_taken_late_is_a_reason_too(tmp_path: Path, store: str) -
 @pytest.mark.parametrize(
     ("variables", "options", "said"),
     [
-        ({"LIMITER_ALGORITHM": "gcra"}, [], "LIMITER_ALGORITHM"),
+        ({"LIMITER_ALGORITHM": "guess"}, [], "LIMITER_ALGORITHM"),
         ({"LIMITER_LIMITS": "lots"}, [], "LIMITER_LIMITS"),
         ({"LIMITER_TIMEOUT": "soon"}, [], "LIMITER_TIMEOUT"),
         ({"LIMITER_TRUSTED_PROXIES": "all"}, [], "LIMITER_TRUSTED_PROXIES"),
@@ -181,8 +182,11 @@ def test_only_the_routes_of_the_service_are_routed(tmp_path: Path, store: str) -
     """And a client cannot say who it is."""
     with Demo(tmp_path, "--store", store, LIMITER_LIMITS="5/minute") as demo:
         demo.wait_for("Ready")
-        for path in ("/", "/readyz", "/healthz/", "/demo-service/hello/", "/demo-service", "/x"):
+        for path in ("/readyz", "/healthz/", "/demo-service/hello/", "/demo-service", "/x"):
             assert get(f"{demo.url}{path}").status == 404
+        for path in _INSIDE:
+            for method in ("GET", "POST", "DELETE", "OPTIONS"):
+                assert _status(demo, method, path) == 404, (method, path)
         assert get(f"{demo.url}/healthz").status == 200
         forged = [
             {"X-Forwarded-For": "203.0.113.1"},
@@ -195,6 +199,54 @@ def test_only_the_routes_of_the_service_are_routed(tmp_path: Path, store: str) -
         statuses = [get(f"{demo.url}{HELLO}", headers).status for headers in forged]
 
     assert statuses == [200] * 5 + [429]
+
+
+#: What the service has for proxies, services and operators inside, and spellings of it.
+_INSIDE = [
+    "/forward-auth/default",
+    "/forward-auth/default/demo-service/hello",
+    "//forward-auth/default",
+    "/demo-service/hello/../../forward-auth/default",
+    "/demo-service/protected/hello/../../../forward-auth/default",
+    "/%66orward-auth/default",
+    "/v1/check/default",
+    "/v1/hold/default",
+    "/v1/refund/default",
+    "/v1/openapi.json",
+    "/v1/policies",
+    "/v1/keys/127.0.0.1",
+    "/v1/reset/127.0.0.1",
+    "/metrics",
+    "/readyz",
+]
+
+
+def _status(demo: Demo, method: str, path: str) -> int:
+    """Ask by a path that is sent as it stands."""
+    connection = http.client.HTTPConnection(HOST, demo.port, timeout=10)
+    try:
+        connection.request(method, path, headers={"Content-Length": "0"})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_ab_sees_the_exact_limit_through_forward_auth(tmp_path: Path, store: str) -> None:
+    with Demo(tmp_path, "--store", store, LIMITER_LIMITS="100/minute") as demo:
+        demo.wait_for("make demo")
+        url = f"http://localhost:{demo.port}/demo-service/protected/hello"
+        assert f"curl -i {url}" in demo.log
+        counts = ab(url)
+        refused = get(url)
+        (line,) = [line for line in demo.log.splitlines() if line.startswith("  metrics ")]
+        metrics = [get(address.strip(",")).text for address in line.split()[1:]]
+
+    assert counts.complete == 1000
+    assert counts.admitted == 100, counts.report
+    assert counts.failed == counts.refused, counts.report
+    assert refused.status == 429
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert any('{outcome="denied",policy="default"} 901.0' in text for text in metrics)
 
 
 def test_an_instance_that_hangs_gets_no_requests(tmp_path: Path, store: str) -> None:

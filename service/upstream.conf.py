@@ -1,0 +1,9 @@
+# ruff: noqa: N999 (the name that gunicorn gives such a file)
+"""``gunicorn --config service/upstream.conf.py "service.upstream:create_app()"`` runs the upstream."""
+
+bind = "127.0.0.1:8002"
+worker_class = "gthread"
+threads = 16
+keepalive = 120
+control_socket_disable = True
+graceful_timeout = 3

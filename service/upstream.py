@@ -1,0 +1,44 @@
+"""A plain upstream that knows no limiter: what stands behind a proxy that asks before it passes on.
+
+``gunicorn "service.upstream:create_app()"`` runs it, for the demo and Compose.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterable
+from typing import Any
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def create_app(name: str | None = None) -> App:
+    """Make the upstream; ``name`` is what it calls itself, else its host."""
+    body = json.dumps({"message": "Hello!", "upstream": name or socket.gethostname()}) + "\n"
+    raw = body.encode()
+    fields = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", list(fields))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [raw]
+
+    return passing_on(app)
+
+
+def passing_on(app: App) -> App:
+    """Pass what the proxy was told of the limit on to the client: from the request to the response."""
+
+    def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        told = [
+            (name, environ["HTTP_" + name.upper().replace("-", "_")])
+            for name in ("RateLimit-Policy", "RateLimit")
+            if "HTTP_" + name.upper().replace("-", "_") in environ
+        ]
+
+        def start(status: str, fields: list[tuple[str, str]], *more: Any) -> Any:
+            return start_response(status, [*fields, *told], *more)
+
+        return app(environ, start)
+
+    return wrapped
