@@ -675,6 +675,57 @@ def test_a_caller_without_an_address() -> None:
     assert [answer.status_code for answer in ask(app, "/a", address="")] == [400]
 
 
+def test_callers_of_one_site_are_one() -> None:
+    """Difference: theirs gives each IPv6 address of a site a count; ours counts a /64."""
+    found = []
+    for library in (OURS, THEIRS):
+        app = Flask("app")
+        limiter(library, app, default_limits=["1/minute"])
+        route(app, "/a")
+        sites = ("2001:db8::1", "2001:db8::2", "2001:db8:0:1::1")
+        found.append([ask(app, "/a", address=site)[0].status_code for site in sites])
+
+    assert found == [[200, 429, 200], [200, 200, 200]]
+
+
+def test_views_that_are_called_alike() -> None:
+    """Differences: a view called static has a limit here, and two of one qualified name are two."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+        app.add_url_rule("/static", "static", saying("static"))
+        route(app, "/a", limits.limit("2/minute")(saying("alike")))
+        route(app, "/b", limits.limit("3/minute")(saying("alike")))
+
+    calls = ["/static", "/static", "/b", "/b", "/b"]
+    mine, others = answers(write, *calls)
+
+    assert [answer.status_code for answer in mine] == [200, 429, 200, 200, 200]
+    assert [answer.status_code for answer in others] == [200, 200, 200, 200, 429]
+
+
+def test_other_methods_of_a_class_of_views() -> None:
+    """Difference: with a limit on one method, theirs leaves the others without any; ours does not."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+
+        class Methods(MethodView):
+            @limits.limit("2/minute")
+            def get(self) -> str:
+                return "get"
+
+            def post(self) -> str:
+                return "post"
+
+        app.add_url_rule("/a", view_func=Methods.as_view("a"))
+
+    mine, others = answers(write, "/a", "/a", "/a", "POST /a", "POST /a")
+
+    assert [answer.status_code for answer in mine] == [200, 200, 429, 200, 429]
+    assert [answer.status_code for answer in others] == [200, 200, 429, 200, 200]
+
+
 REFUSED: list[dict[str, Any]] = [
     {"meta_limits": ["1/hour"]},
     {"on_meta_breach": print},
