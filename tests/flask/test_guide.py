@@ -21,9 +21,9 @@ GUIDE = (Path(__file__).parent.parent.parent / "docs" / "from-flask-limiter.md")
 ADDRESS = "redis://127.0.0.1:6379/0"
 #: What stands in code beside names of ours: values, places, and names of what we return.
 WORDS = """address header NAME api key LimitExceeded verdict decision Decision results blueprint callable
-rule limiter peek refund reset FlaskLimiter endpoint ratelimit util get_remote_address redis unix fixed_window sliding_log
-sliding_window token_bucket gcra leaky_bucket Concurrency allow local True delta seconds socket_timeout
-socket_connect_timeout"""
+rule limiter peek refund reset FlaskLimiter endpoint ratelimit util get_remote_address redis unix
+fixed_window sliding_log sliding_window token_bucket gcra leaky_bucket Concurrency allow local True delta
+seconds socket_timeout socket_connect_timeout"""
 #: What each Python block's application answers to what it is asked.
 ASKED = [
     (["/slow", "/slow", "/ping", "/ping"], [200, 429, 200, 200]),
