@@ -326,7 +326,7 @@ def test_other_mistakes_are_what_they_are(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(TypeError, match="stroe"):
         LimiterMiddleware(hello, "5/minute", store=MEMORY, stroe=MEMORY)
     monkeypatch.setenv("LIMITER_LIMITS", "0/minute")
-    with pytest.raises(InvalidSetting, match="LIMITER_LIMITS.*'0/minute'"):
+    with pytest.raises(InvalidSetting, match=r"LIMITER_LIMITS.*'0/minute'"):
         LimiterMiddleware(hello, store=MEMORY)
     monkeypatch.setenv("LIMITER_ON_ERROR", "cry")
     with pytest.raises(InvalidSetting, match="LIMITER_ON_ERROR: on_error is 'cry'"):
