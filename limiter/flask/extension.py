@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, TypeVar, overload
@@ -93,7 +94,9 @@ class Attached:
 
     def _declare(self, limit: Limit) -> Callable[[Target], Target]:
         def declare(target: Target) -> Target:
-            limited = self._registry.limit(target, limit, self._meet)
+            # One decorator may be put in several places, each with a count of its own.
+            own = limit if limit.scope is not None else replace(limit)
+            limited = self._registry.limit(target, own, self._meet)
             self._forget()
             return limited
 

@@ -20,6 +20,9 @@ _METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 )
 
+#: So many guards of functions that are no views are kept.
+_LATE_KEPT = 1024
+
 
 class Where(NamedTuple):
     """What decides which limits hold."""
@@ -98,7 +101,10 @@ class Finder:
         if guard is None:
             where = (f"{function.__module__}.{function.__qualname__}",)
             found = place(limit, "-function", where, function.__name__)
-            guard = self._late[key] = self._guard([found], method)
+            guard = self._guard([found], method)
+            while len(self._late) >= _LATE_KEPT:  # somebody declares limits in a view
+                self._late.pop(next(iter(self._late)), None)
+            self._late[key] = guard
         return guard
 
     def fallback(self, where: Where) -> Guard:

@@ -493,6 +493,16 @@ def test_a_limited_function_that_is_no_view(make: Make) -> None:
     assert ask(app, "/a")[0].headers["RateLimit-Policy"] == '"send";q=2;w=60'
 
 
+def test_one_decorator_in_several_places_is_as_many_limits(make: Make) -> None:
+    app, limits = make()
+    once = limits.limit("1/minute")
+    helper = once(lambda: "help")
+    app.add_url_rule("/a", "a", once(lambda: helper()))
+    app.add_url_rule("/b", "b", lambda: helper())
+
+    assert statuses(app, "/a", "/b") == [200, 429]
+
+
 def test_limits_that_are_at_work_nowhere_are_no_open_door(store: str) -> None:
     limits = FlaskLimiter(default=None, store=store)
     app = Flask("app")

@@ -219,3 +219,24 @@ def test_what_it_shows() -> None:
         "reset_after=59.999999, delay=0.0, policy=SlidingLog(100, per=60), limit=100, "
         "degraded=False)"
     )
+
+
+def test_numbers_say_what_each_says() -> None:
+    """For whoever only tells it: of each policy, in integers; nothing where nobody decided."""
+    for decision in (
+        ALLOWED,
+        DENIED,
+        decided((LOG, (2, 60, 0, 60_000_000, 0)), (WINDOW, (0, 7, 3, 500_000, 0))),
+    ):
+        for parts in (decision, *decision.each):
+            of_each = decision.each if parts is decision else (parts,)
+            assert parts.numbers == [
+                (
+                    one.policy,
+                    one.remaining,
+                    round(one.retry_after * 1e6),
+                    round(one.reset_after * 1e6),
+                )
+                for one in of_each
+            ]
+    assert Decision.without_store((LOG, WINDOW), allowed=True).numbers == []
