@@ -378,6 +378,24 @@ def test_exempt_blueprints(scope: str | None) -> None:
     assert same(write, "/in/a", "/in/a", "/a", fields=())
 
 
+@pytest.mark.parametrize("names", [["ANCESTORS"], ["ANCESTORS", "DEFAULT"]], ids=str)
+def test_exempt_from_the_limits_of_outer_blueprints(names: list[str]) -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["3/minute"])
+        outer, inner = Blueprint("outer", "outer"), Blueprint("inner", "inner", url_prefix="/in")
+        inner.add_url_rule("/a", "a", saying("inner_a"))
+        outer.add_url_rule("/a", "a", saying("outer_a"))
+        outer.register_blueprint(inner)
+        limits.limit("1/minute")(outer)
+        flags = library.ExemptionScope.NONE
+        for name in names:
+            flags |= library.ExemptionScope[name]
+        limits.exempt(inner, flags=flags)
+        app.register_blueprint(outer)
+
+    assert same(write, "/a", "/a", *["/in/a"] * 4, fields=())[:2] == [200, 429]
+
+
 def test_request_filters() -> None:
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, default_limits=["1/minute"])

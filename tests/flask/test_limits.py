@@ -493,6 +493,14 @@ def test_a_limited_function_that_is_no_view(make: Make) -> None:
     assert ask(app, "/a")[0].headers["RateLimit-Policy"] == '"send";q=2;w=60'
 
 
+def test_a_limit_that_a_function_says_on_a_function_that_is_no_view(make: Make) -> None:
+    app, limits = make()
+    helper = limits.limit(lambda: request.args.get("limit"))(lambda: "help")
+    app.add_url_rule("/a", "a", lambda: helper())
+
+    assert statuses(app, "/a", "/a", "/a?limit=1/hour", "/a?limit=1/hour") == [200, 200, 200, 429]
+
+
 def test_one_decorator_in_several_places_is_as_many_limits(make: Make) -> None:
     app, limits = make()
     once = limits.limit("1/minute")
