@@ -41,6 +41,7 @@ timeout = 30
 graceful_timeout = 3
 
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+_OURS = "limiter-metrics-"
 
 # One line for each request is slower than the request; `--access-logfile -` turns it on.
 accesslog = None
@@ -62,7 +63,8 @@ def on_starting(server: Any) -> None:
     if not os.environ.get("LIMITER_LOCAL_SHARE"):
         os.environ["LIMITER_LOCAL_SHARE"] = str(server.cfg.workers)
     # Where workers count together; prometheus_client looks when it is imported, in a worker.
-    os.environ[_FOLDER] = tempfile.mkdtemp(prefix="limiter-metrics-", dir=worker_tmp_dir)
+    if not os.environ.get(_FOLDER):
+        os.environ[_FOLDER] = tempfile.mkdtemp(prefix=_OURS)
 
 
 def post_worker_init(worker: Any) -> None:
@@ -90,4 +92,6 @@ def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
 
 def on_exit(server: Any) -> None:  # noqa: ARG001
     """Leave nothing behind."""
-    shutil.rmtree(os.environ.get(_FOLDER, ""), ignore_errors=True)
+    folder = os.environ.get(_FOLDER, "")
+    if os.path.basename(folder).startswith(_OURS):
+        shutil.rmtree(folder, ignore_errors=True)

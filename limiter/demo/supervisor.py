@@ -114,6 +114,7 @@ class Demo:
     def _start_instance(self, name: str) -> None:
         """Start one, on an address of its own and another one for operators."""
         app = f"service.app:create_app({name!r})"
+        self._environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder_of(name))
         port, for_operators = self._start_gunicorn(name, "service/gunicorn.conf.py", app, 2)
         self._instances.append((name, port))
         self._operators.append(for_operators)
@@ -139,12 +140,11 @@ class Demo:
 
     def _start_traefik(self, traefik: Path) -> None:
         with _progress("Starting Traefik"):
-            self._folder = Path(tempfile.mkdtemp(prefix="limiter-demo-"))
             static = (CHECKOUT / "traefik/traefik.yml").read_text()
             if static.count(_ADDRESS) != 1:
                 raise DemoError(f"traefik/traefik.yml has no line {_ADDRESS.strip()!r} to replace.")
             address = f'    address: "{HOST}:{self._options.port}"\n'
-            copy = self._folder / "traefik.yml"
+            copy = self._folder_of("traefik") / "traefik.yml"
             copy.write_text(static.replace(_ADDRESS, address))
             self._environ["SERVICE_ADDRESSES"] = ",".join(
                 f"{HOST}:{port}" for _, port in self._instances
@@ -153,6 +153,14 @@ class Demo:
             self._environ["UPSTREAM_ADDRESS"] = f"{HOST}:{self._upstream}"
             self._launch("traefik", [str(traefik), f"--configFile={copy}"])
             self._wait_for("traefik", self._options.port, "/healthz")
+
+    def _folder_of(self, name: str) -> Path:
+        """A folder for the files of one part, which goes with the demo."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="limiter-demo-"))
+        folder = self._folder / name
+        folder.mkdir()
+        return folder
 
     def _launch(self, name: str, command: list[str], keep: tuple[int, ...] = ()) -> None:
         child = Child(

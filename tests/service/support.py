@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -45,6 +46,19 @@ def clean_environment(**variables: str) -> dict[str, str]:
     return {**kept, **variables}
 
 
+def post(url: str, body: object) -> Answer:
+    """Ask with a body of JSON."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    fields = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), fields)  # noqa: S310
+    try:
+        with opener.open(request, timeout=10) as response:
+            return Answer(response.status, response.headers, response.read().decode())
+    except urllib.error.HTTPError as error:
+        with error:
+            return Answer(error.code, error.headers, error.read().decode())
+
+
 @contextmanager
 def gunicorn(
     log: Path, *options: str, app: str = "service.app:create_app()", **variables: str
@@ -68,10 +82,10 @@ def gunicorn(
         child.stop()
 
 
-def run_gunicorn(**variables: str) -> subprocess.CompletedProcess[str]:
+def run_gunicorn(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the service for as long as it lives, which should not be long."""
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
-    command += ["--bind", f"{HOST}:{free_port()}", "service.app:create_app()"]
+    command += ["--bind", f"{HOST}:{free_port()}", *options, "service.app:create_app()"]
     return subprocess.run(
         command,
         env=clean_environment(**variables),

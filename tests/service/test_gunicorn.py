@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import json
+import os
+import re
 import runpy
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +15,8 @@ import pytest
 from gunicorn.config import make_settings
 
 from limiter.demo.servers import HOST, Server, free_port
-from tests.service.support import ROOT, get, gunicorn, run_gunicorn
+from tests.e2e.support import until
+from tests.service.support import ROOT, get, gunicorn, post, run_gunicorn
 
 
 @pytest.mark.slow
@@ -100,6 +105,126 @@ def test_a_wrong_variable_is_one_line_and_an_exit_code() -> None:
     assert "LIMITER_LIMITS" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Booting worker" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_second_address_is_for_operators_and_counts_for_all_workers(
+    tmp_path: Path, store: str, subject: str
+) -> None:
+    second = f"{HOST}:{free_port()}"
+    token = "a-token-of-enough-length"  # noqa: S105
+    with gunicorn(
+        tmp_path / "log",
+        "--workers=2",
+        f"--bind={second}",
+        LIMITER_STORE=store,
+        LIMITER_NAME=subject,
+        LIMITER_LIMITS="50/minute",
+        LIMITER_TIMEOUT="5",
+        LIMITER_ADMIN_TOKEN=token,
+        TMPDIR=str(tmp_path),
+    ) as (child, url):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(get, [f"{url}/demo-service/hello"] * 120))
+        # What a client says of the port is no way in.
+        forged = {"Host": second, "X-Forwarded-Port": second.rpartition(":")[2]}
+        inside = [get(f"{url}{path}", forged).status for path in ("/metrics", "/v1/policies")]
+        outside = [get(f"http://{second}{path}").status for path in ("/healthz", "/v1/check/x")]
+        metrics = [get(f"http://{second}/metrics").text for _ in range(8)]
+        bearer = {"Authorization": f"Bearer {token}"}
+        looked = get(f"http://{second}/v1/keys/127.0.0.1", bearer)
+        (folder,) = tmp_path.glob("limiter-metrics-*")
+        assert child.alive
+
+    assert inside == [404, 404]
+    assert outside == [401, 401]
+    for text in metrics:  # whichever worker answers
+        assert f'{{outcome="allowed",policy="{subject}"}} 50.0' in text
+        assert f'{{outcome="denied",policy="{subject}"}} 70.0' in text
+        assert "limiter_decision_seconds_count 120.0" in text
+    assert json.loads(looked.text)["policies"][subject]["remaining"] == 0
+    assert not folder.exists()
+    log = (tmp_path / "log").read_text()
+    assert '"message": "a limit denied"' in log
+    assert token not in log
+
+
+def _policies(path: Path, limit: int) -> None:
+    path.write_text(f"[policies.api]\nlimits = '{limit}/minute'\n")
+
+
+@pytest.mark.slow
+def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
+    tmp_path: Path, store: str, subject: str
+) -> None:
+    """On SIGHUP gunicorn makes new workers; those that start while the file is broken have the last one."""
+    path, log = tmp_path / "policies.toml", tmp_path / "log"
+    _policies(path, 5)
+    with gunicorn(
+        log,
+        "--workers=2",
+        LIMITER_STORE=store,
+        LIMITER_PREFIX=subject,
+        LIMITER_POLICIES=str(path),
+        LIMITER_TIMEOUT="5",
+    ) as (child, url):
+
+        def limits() -> set[int]:
+            """What the workers say, asked often enough that each does."""
+            answers = [post(f"{url}/v1/check/api", {"key": "u", "peek": True}) for _ in range(20)]
+            assert {answer.status for answer in answers} == {200}
+            return {json.loads(answer.text)["decision"]["limit"] for answer in answers}
+
+        def said(text: str, times: int = 1) -> None:
+            until(lambda: log.read_text().count(text) >= times, log.read_text)
+
+        assert limits() == {5}
+        # A change is seen without anybody's word.
+        _policies(path, 6)
+        until(lambda: limits() == {6}, log.read_text)
+        # A broken text changes nothing, and is said.
+        path.write_text("[policies.api]\nlimits = '0/minute'\n")
+        until(lambda: limits() == {6} and "is refused" in log.read_text(), log.read_text)
+        # Nor do the workers that come while it is there.
+        child.signal(signal.SIGHUP)
+        said("Booting worker", 4)
+        until(lambda: limits() == {6}, log.read_text)
+        # One that dies is replaced, and starts.
+        os.kill(int(re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-1]), 9)
+        said("Booting worker", 5)
+        assert limits() == {6}
+        _policies(path, 7)
+        child.signal(signal.SIGHUP)
+        said("Booting worker", 7)
+        until(lambda: limits() == {7}, log.read_text)
+        # A worker's own SIGHUP is no end of it.
+        _policies(path, 8)
+        for pid in re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-2:]:
+            os.kill(int(pid), signal.SIGHUP)
+        until(lambda: limits() == {8}, log.read_text)
+        assert log.read_text().count("Booting worker") == 7
+
+
+@pytest.mark.slow
+def test_a_first_start_with_a_broken_policy_file_is_refused(tmp_path: Path, store: str) -> None:
+    path = tmp_path / "policies.toml"
+    path.write_text("[policies.api]\nlimits = '0/minute'\nshadw = true\n")
+    done = run_gunicorn(LIMITER_STORE=store, LIMITER_POLICIES=str(path))
+
+    assert done.returncode != 0
+    assert f"{path}:2: policies.api.limits" in done.stderr
+    assert f"{path}:3: policies.api.shadw" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Booting worker" not in done.stderr
+
+
+@pytest.mark.slow
+def test_more_addresses_than_two_are_refused(store: str) -> None:
+    more = [f"--bind={HOST}:{free_port()}" for _ in range(2)]
+    done = run_gunicorn(*more, LIMITER_STORE=store)
+
+    assert done.returncode != 0
+    assert "bind: accepted are" in done.stderr
 
 
 def test_the_configuration_uses_names_that_gunicorn_knows() -> None:

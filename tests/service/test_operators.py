@@ -1,0 +1,283 @@
+"""What operators see: counters, subjects, logs and spans; and that nobody else does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from limiter import InvalidSetting
+from limiter.demo.servers import HOST, Server, free_port
+from service import logs, tracing
+from tests.service.conftest import MakeApp
+from tests.service.test_api import problem
+
+Make = Callable[..., Flask]
+
+TOKEN = "a-token-of-enough-length"  # noqa: S105
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+POLICIES = """
+[policies.api]
+limits = "3/minute"
+key = "api-key"
+[policies.api.overrides]
+partner = "5/minute"
+
+[policies.shadow]
+limits = "1/minute"
+shadow = true
+
+[policies.jobs]
+limits = { algorithm = "concurrency", limit = 2 }
+"""
+
+
+def operators(app: Flask) -> FlaskClient:
+    """A client at the second address."""
+    client: FlaskClient = app.extensions["operators"].test_client()
+    return client
+
+
+def counted(app: Flask) -> dict[str, float]:
+    """What is counted, but for the histogram's buckets."""
+    lines = operators(app).get("/metrics").text.splitlines()
+    pairs = [line.rpartition(" ") for line in lines if line[0] != "#" and "_created" not in line]
+    return {name: float(value) for name, _, value in pairs if "_bucket" not in name}
+
+
+def test_decisions_are_counted_by_policy_and_outcome(make_by_file: Make) -> None:
+    app = make_by_file(POLICIES)
+    client = app.test_client()
+    for body in (
+        {"key": "canary-7f3a", "cost": 2},
+        {"key": "canary-7f3a", "cost": 2},
+        {"key": 1, "cost": 9},
+    ):
+        client.post("/v1/check/api", json=body)
+    for _ in range(3):
+        client.post("/v1/check/shadow", json={"key": "canary-7f3a"})
+    client.get("/forward-auth/api", headers={"X-Forwarded-For": "203.0.113.9"})
+    client.post("/v1/hold/jobs", json={"key": "canary-7f3a"})
+    found = counted(app)
+
+    assert found['limiter_decisions_total{outcome="allowed",policy="api"}'] == 1
+    assert found['limiter_decisions_total{outcome="denied",policy="api"}'] == 1
+    assert found['limiter_decisions_total{outcome="too_costly",policy=""}'] == 1
+    assert found['limiter_decisions_total{outcome="unidentified",policy=""}'] == 1
+    assert found['limiter_decisions_total{outcome="allowed",policy="shadow"}'] == 3
+    assert found['limiter_decisions_total{outcome="allowed",policy="jobs"}'] == 1
+    assert found['limiter_shadow_denials_total{policy="shadow"}'] == 2
+    assert found["limiter_decision_seconds_count"] == 8
+    assert "canary" not in operators(app).get("/metrics").text
+
+
+def test_many_subjects_are_few_series(make_by_file: Make) -> None:
+    app = make_by_file(POLICIES)
+    client = app.test_client()
+    for turn in range(10):
+        checks = [{"key": f"u-{turn}-{number}"} for number in range(100)]
+        client.post("/v1/check/api", json={"checks": checks})
+        client.post(f"/v1/check/nobody-{turn}", json={"key": "u"})
+        client.get(f"/forward-auth/nobody-{turn}")
+
+    assert len(counted(app)) < 10
+
+
+def test_a_store_that_is_gone_is_seen(make_app: MakeApp) -> None:
+    gone = f"redis://{HOST}:{free_port()}/0"
+    app = make_app(STORE=gone, LIMITS="1/minute", TIMEOUT="0.2")
+    for _ in range(2):
+        app.test_client().post("/v1/check/default", json={"key": "u"})
+    found = counted(app)
+
+    assert found['limiter_degraded_decisions_total{policy="default"}'] == 2
+    assert found['limiter_store_errors_total{error="StoreUnavailable"}'] == 2
+    app = make_app(STORE=gone, ON_ERROR="deny", TIMEOUT="0.2")
+    app.test_client().post("/v1/check/default", json={"key": "u"})
+    assert counted(app)['limiter_decisions_total{outcome="unavailable",policy="default"}'] == 1
+
+
+def test_a_store_that_refuses_is_seen(make_app: MakeApp) -> None:
+    with Server(password="secret") as server:  # noqa: S106
+        app = make_app(STORE=f"redis://{HOST}:{server.port}/0")
+        app.test_client().post("/v1/check/default", json={"key": "u"})
+        operator = operators(make_app(STORE=f"redis://{HOST}:{server.port}/0", ADMIN_TOKEN=TOKEN))
+        problem(operator.get("/v1/keys/u", headers=BEARER), 503)
+
+    assert counted(app)['limiter_store_errors_total{error="StoreRefused"}'] == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/policies"), ("GET", "/v1/keys/u"), ("POST", "/v1/reset/u"), ("GET", "/x")],
+)
+def test_without_the_right_token_there_is_nothing(
+    make_app: MakeApp, method: str, path: str
+) -> None:
+    without = operators(make_app())
+    assert without.open(path, method=method, headers=BEARER).status_code == 404
+    assert without.get("/metrics").status_code == 200
+    client = operators(make_app(ADMIN_TOKEN=TOKEN))
+    for given in (
+        "",
+        TOKEN,
+        f"Basic {TOKEN}",
+        f"Bearer {TOKEN}x",
+        "Bearer",
+        "Bearer \xe9",
+        f"Bearer {TOKEN[:-1]}",
+    ):
+        answer = client.open(path, method=method, headers={"Authorization": given})
+        problem(answer, 401)
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+    assert client.get("/metrics").status_code == 200
+
+
+@pytest.mark.parametrize("token", ["short", "with blanks in between", "\xe9" * 20])
+def test_a_token_that_could_be_guessed_or_not_be_sent(make_app: MakeApp, token: str) -> None:
+    with pytest.raises(InvalidSetting, match="LIMITER_ADMIN_TOKEN is set to") as caught:
+        make_app(ADMIN_TOKEN=token)
+    assert token not in str(caught.value)
+
+
+def test_a_subject_is_looked_at_and_forgotten(make_by_file: Make) -> None:
+    app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
+    client, operator = app.test_client(), operators(app)
+    for key in ("partner", ["a", "b"], "2001:db8::/64"):
+        client.post("/v1/check/api", json={"key": key})
+    client.post("/v1/hold/jobs", json={"key": "partner"})
+
+    def look(path: str, method: str = "GET") -> dict[str, Any]:
+        answer = operator.open(path, method=method, headers=BEARER)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.get_json()["policies"]
+        return {name: said["remaining"] for name, said in found.items()}
+
+    assert look("/v1/keys/partner") == {"api": 4, "shadow": 1, "jobs": 1}
+    assert look("/v1/keys/partner") == {"api": 4, "shadow": 1, "jobs": 1}  # nothing was taken
+    assert look("/v1/keys/a,b?policy=api") == {"api": 2}
+    assert look("/v1/keys/2001:db8::/64?policy=api") == {"api": 2}
+    assert look("/v1/keys/nobody?policy=api") == {"api": 3}
+    assert look("/v1/reset/partner?policy=api", "POST") == {"api": 4}  # as it was before
+    assert look("/v1/keys/partner") == {"api": 5, "shadow": 1, "jobs": 1}
+    look("/v1/reset/partner", "POST")
+    assert look("/v1/keys/partner") == {"api": 5, "shadow": 1, "jobs": 2}
+    problem(operator.get("/v1/keys/partner?policy=nobody", headers=BEARER), 404)
+    problem(operator.get("/v1/keys/a,,b", headers=BEARER), 422)
+    problem(operator.get("/v1/reset/partner", headers=BEARER), 405)
+    # It has nothing of what proxies and services ask.
+    for path in ("/forward-auth/api", "/v1/check/api", "/demo-service/hello", "/healthz"):
+        problem(operator.get(path, headers=BEARER), 404)
+
+
+def test_policies_are_shown_without_their_subjects(make_by_file: Make, make_app: MakeApp) -> None:
+    app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
+    answer = operators(app).get("/v1/policies", headers=BEARER)
+    found = answer.get_json()
+
+    assert [policy["name"] for policy in found["policies"]] == ["api", "shadow", "jobs"]
+    assert found["file"].endswith("policies.toml")
+    assert found["refused"] == []
+    assert "partner" not in answer.text
+    one = operators(make_app(POLICIES="", LIMITS="7/minute", ADMIN_TOKEN=TOKEN))
+    found = one.get("/v1/policies", headers=BEARER).get_json()
+    assert [policy["limits"][0]["limit"] for policy in found["policies"]] == [7]
+
+
+def test_a_file_that_is_refused_is_shown(make_by_file: Make) -> None:
+    app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
+    policies = app.extensions["policies"]
+    with open(policies.path, "a") as file:
+        file.write("[policies.api2]\nlimits = '0/minute'\n")
+
+    assert policies.reload() is False
+    (fault,) = operators(app).get("/v1/policies", headers=BEARER).get_json()["refused"]
+    assert fault["key"] == "policies.api2.limits"
+    ready = app.test_client().get("/readyz")
+    assert (ready.status_code, "refused" in ready.text) == (200, True)
+    assert app.test_client().post("/v1/check/api", json={"key": "u"}).status_code == 200
+    assert app.test_client().post("/v1/check/api2", json={"key": "u"}).status_code == 404
+
+
+def test_denials_are_said_without_the_subject(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    client = make_app(LIMITS="1/minute").test_client()
+    request.addfinalizer(logs.calm())
+    with caplog.at_level(logging.INFO, "limiter"):
+        for number in range(40):
+            client.post("/v1/check/default", json={"key": f"canary-{number % 2}"})
+            client.get("/forward-auth/default", headers={"X-Forwarded-For": "203.0.113.77"})
+    (record,) = caplog.records
+    line = logs.AsJson().format(record)
+    said = json.loads(line)
+
+    assert said["message"] == "a limit denied"
+    assert (said["level"], said["logger"]) == ("info", "limiter.service")
+    assert (said["policy"], said["cost"], said["shadow"]) == ("default", 1, False)
+    assert 0 < said["retry_after"] <= 60
+    assert "\n" not in line
+    assert "canary" not in line
+    assert "203.0.113" not in line
+
+
+def test_a_line_with_an_exception_is_one_line() -> None:
+    try:
+        raise ValueError("first\nsecond")
+    except ValueError as error:
+        record = logging.LogRecord(
+            "x", logging.ERROR, "f", 1, "%s", ("m",), (ValueError, error, None)
+        )
+    said = json.loads(logs.AsJson().format(record))
+
+    assert (said["message"], said["exception"]) == ("m", "ValueError: first\nsecond")
+
+
+class _Span:
+    """What a span of OpenTelemetry's is asked."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def is_recording(self) -> bool:
+        return True
+
+    def set_attribute(self, name: str, value: Any) -> None:
+        self.found[name] = value
+
+
+def test_each_decision_is_a_span(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("opentelemetry")
+    spans: list[_Span] = []
+
+    class Tracer:
+        def start_as_current_span(self, name: str, context: object) -> Any:
+            assert name == "limiter.decision"
+            spans.append(_Span())
+            from contextlib import nullcontext
+
+            return nullcontext(spans[-1])
+
+    monkeypatch.setattr(tracing, "_tracer", Tracer())
+    client = make_app(LIMITS="1/minute").test_client()
+    for _ in range(2):
+        client.post("/v1/check/default", json={"key": "canary"})
+
+    assert [span.found["limiter.status"] for span in spans] == [200, 429]
+    assert spans[0].found["limiter.policies"] == ["default"]
+    assert "canary" not in str([span.found for span in spans])
+
+
+def test_without_opentelemetry_there_are_no_spans(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "_tracer", None)
+    client = make_app(LIMITS="1/minute").test_client()
+
+    assert client.post("/v1/check/default", json={"key": "u"}).status_code == 200
