@@ -112,7 +112,7 @@ class Decision:
             return ()
         reply = self._reply
         return tuple(
-            Decision((policy,), [*reply[at : at + STRIDE], reply[-1]], part=True)
+            Decision((policy,), [*reply[at : at + STRIDE], reply[-1]], self.degraded, part=True)
             for policy, at in zip(self._policies, range(0, len(reply), STRIDE), strict=False)
         )
 

@@ -217,12 +217,16 @@ def check_share(value: object) -> int:
     raise InvalidSetting(f"local_share is {value!r}: accepted is a whole number from 1")
 
 
+#: Seconds that nobody waits; a whole number beyond is too large for a float.
+_FOR_EVER = 10**12
+
+
 def check_wait(value: object) -> float | None:
     """How long a call may wait for its turn."""
     if value is None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return float(value)
+        return float(min(value, _FOR_EVER))
     raise InvalidSetting(
         f"timeout is {shown(value)}: accepted are seconds from 0, and None for as long as it takes"
     )

@@ -159,6 +159,7 @@ def test_local(make_broken: Make, subject: str) -> None:
     assert (hit.policy, hit.limit, hit.reset_after) == (policies[0], 10, 60.0)
     assert [one.policy for one in hit.each] == policies
     assert [one.remaining for one in hit.each] == [8, 18]
+    assert all(one.degraded for one in hit.each)
     assert [(one.granted, one.remaining) for one in said.values()] == [
         *((2, 8), (2, 6), (0, 6), (1, 5), (1, 4), (1, 3)),
         *((1, 4), (0, 5)),

@@ -124,6 +124,7 @@ def test_time_outs_that_are_none(make: Make, subject: str) -> None:
             limiter.wait(subject, timeout=timeout)
     assert limiter.peek(subject).remaining == 10
     assert limiter.wait(subject, timeout=float("inf"))
+    assert limiter.wait(subject, timeout=10**400)
     assert limiter.wait(subject, timeout=3)
 
 
