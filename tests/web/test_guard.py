@@ -63,6 +63,7 @@ class Door:
     ) -> list[Rule]:
         """A rule for each name, limits, and settings of the limiter or the rule."""
         made = AsyncLimiter if self.is_async else Limiter
+        root.setdefault("timeout", 5.0)  # a busy machine must not turn decisions into fallbacks
         self._root = made("1/s", store=store, prefix=self._prefix, **root)
         rules = []
         for name, limits, more in specs:
