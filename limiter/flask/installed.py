@@ -105,6 +105,8 @@ class Installed:
             guard = self._finder.fallback(where)
             verdict = guard.enter(asked)
         passage.entries.append(Entry(self, guard, verdict))
+        if verdict.leases:
+            passage.holds = True
         if not verdict.allowed:
             raise self._setup.refuse(verdict, self._setup.on_denied)
 

@@ -24,10 +24,12 @@ class Entry(NamedTuple):
 class Passage:
     """What was decided about a request; kept beside it, in its environment."""
 
-    __slots__ = ("amounts", "entries", "free", "met")
+    __slots__ = ("amounts", "entries", "free", "holds", "met")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        #: Whether a lease is held for the response.
+        self.holds = False
         #: Limits that have had their say, or have none in this request.
         self.met: list[frozenset[Limit]] = []
         #: What functions of the request said.
@@ -74,11 +76,6 @@ class Passage:
                 unused = [one for one in entry.verdict.results if _is_unused(one, response)]
                 if unused:
                     entry.guard.give_back(entry.verdict, unused)
-
-    @property
-    def holds(self) -> bool:
-        """Whether a lease is held for the response."""
-        return any(entry.verdict.leases for entry in self.entries)
 
     def leave(self) -> None:
         """The response is closed: give the leases back."""

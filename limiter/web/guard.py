@@ -164,10 +164,10 @@ class _Guard(Generic[_Limiter]):
         """Ask every rule about a request; all are charged, or none."""
         shadowed: list[tuple[Rule, LimiterError]] = []
         request = self._believed(request)
-        verdict, asked, parts = self._prepared(request, shadowed)
-        if asked:
-            verdict = yield from self._judging(request, asked, parts)
-        return self._told(request, verdict, shadowed)
+        found = self._prepared(request, shadowed)
+        if not isinstance(found, Verdict):
+            found = yield from self._judging(request, *found)
+        return self._told(request, found, shadowed)
 
     def _told(
         self, request: Request, verdict: Verdict, shadowed: list[tuple[Rule, LimiterError]]
@@ -183,19 +183,17 @@ class _Guard(Generic[_Limiter]):
 
     def _prepared(
         self, request: Request, shadowed: list[tuple[Rule, LimiterError]]
-    ) -> tuple[Verdict, list[Asked], list[Part]]:
-        """The questions to the store; where there are none, the verdict counts."""
+    ) -> Verdict | tuple[list[Asked], list[Part]]:
+        """The questions to the store, or the verdict where there are none."""
         try:
             asked, parts = self._parts(self._asked(request, shadowed), shadowed)
         except Unidentified as error:
-            verdict = Verdict(400, body=problems.unidentified(request.path), error=error)
+            return Verdict(400, body=problems.unidentified(request.path), error=error)
         except InvalidCost as error:
-            verdict = Verdict(413, body=problems.too_large(request.path), error=error)
+            return Verdict(413, body=problems.too_large(request.path), error=error)
         except LimiterError as error:
-            verdict = self._refused(request, (), error)
-        else:
-            return Verdict(), asked, parts
-        return verdict, [], []
+            return self._refused(request, (), error)
+        return (asked, parts) if asked else Verdict()
 
     def _judging(self, request: Request, asked: list[Asked], parts: list[Part]) -> Flow[Verdict]:
         limiter = asked[0].rule.limiter
@@ -303,16 +301,18 @@ class Guard(_Guard[Limiter]):
             return Verdict()
         shadowed: list[tuple[Rule, LimiterError]] = []
         request = self._believed(request)
-        verdict, asked, parts = self._prepared(request, shadowed)
-        if len(asked) == 1 and _is_plain(asked[0], parts[0]):
-            verdict = self._judge(request, asked[0], parts[0])
-        elif asked:
-            flow = self._judging(request, asked, parts)
-            try:
-                verdict = asked[0].rule.limiter.drive(flow)
-            finally:
-                flow.close()  # where it was interrupted, it gives back what it may have taken
-        return self._told(request, verdict, shadowed)
+        found = self._prepared(request, shadowed)
+        if not isinstance(found, Verdict):
+            asked, parts = found
+            if len(asked) == 1 and _is_plain(asked[0], parts[0]):
+                found = self._judge(request, asked[0], parts[0])
+            else:
+                flow = self._judging(request, asked, parts)
+                try:
+                    found = asked[0].rule.limiter.drive(flow)
+                finally:
+                    flow.close()  # where it was interrupted, it gives back what it may have taken
+        return self._told(request, found, shadowed)
 
     def _judge(self, request: Request, one: Asked, part: Part) -> Verdict:
         """The verdict where one rule asks, by its limiter's own call: the shortest way there is."""
