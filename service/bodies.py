@@ -62,15 +62,21 @@ def subject(found: dict[str, Any], guard: Guard) -> Subject:
     if "key" not in found:
         abort(422, f"key is missing: {_KEY}.")
     value = found["key"]
-    parts = value if isinstance(value, list) else [value]
+    parts = [_plain(part) for part in (value if isinstance(value, list) else [value])]
     if not 1 <= len(parts) <= _MOST_PARTS or not all(map(_is_part, parts)):
         abort(422, f"key names nobody: {_KEY}.")
-    named = Subject(tuple(value) if isinstance(value, list) else value, ",".join(map(str, parts)))
+    key = tuple(parts) if isinstance(value, list) else parts[0]
+    named = Subject(key, ",".join(map(str, parts)))
     try:
         guard.rules[0].limiter.plan().state(named.key, None)
     except InvalidKey as error:
         abort(422, f"{error}.")
     return named
+
+
+def _plain(value: Any) -> Any:
+    """In JSON 1.0 is a whole number, and some languages write it like that."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _is_part(value: Any) -> bool:
@@ -81,7 +87,7 @@ def _is_part(value: Any) -> bool:
 
 def cost(found: dict[str, Any]) -> int:
     """What a call costs; 1 where it does not say."""
-    value = found.get("cost", 1)
+    value = _plain(found.get("cost", 1))
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
         abort(422, f"cost is no whole number from 1 to {_LARGEST}.")
     return value

@@ -67,6 +67,11 @@ def test_a_check_decides_and_says_what_is_left(client: FlaskClient) -> None:
     assert answers[1].headers["Cache-Control"] == "no-store"
 
 
+def test_a_whole_number_may_have_a_point(client: FlaskClient) -> None:
+    assert check(client, key=7.0, cost=2.0).status_code == 200
+    assert check(client, key=7, cost=2).status_code == 429
+
+
 def test_a_peek_takes_nothing(client: FlaskClient) -> None:
     assert check(client, key="u", cost=3, peek=True).status_code == 200
     assert check(client, key="u", cost=3).status_code == 200
@@ -136,7 +141,9 @@ def test_in_the_shadows_nothing_is_denied(client: FlaskClient) -> None:
         {"key": "u", "cost": -1},
         {"key": "u", "cost": True},
         {"key": "u", "cost": "1"},
-        {"key": "u", "cost": 1.0},
+        {"key": "u", "cost": 1.5},
+        {"key": "u", "cost": 1e400},
+        {"key": 1e300},
         {"key": "u", "cost": 2**60},
         {"key": "u", "cost": 4},
         {"key": "u", "peek": 1},

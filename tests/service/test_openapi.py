@@ -1,0 +1,86 @@
+"""The OpenAPI document says what the code does: its paths, and every answer to what it may be asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import schemathesis
+from flask import Flask
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from limiter import __version__
+
+Make = Callable[..., Flask]
+
+POLICIES = """
+[policies.api]
+limits = "100/second; 1000/minute"
+exempt.keys = ["0"]
+
+[policies.shadow]
+limits = "1/minute"
+shadow = true
+
+[policies.jobs]
+limits = [{ algorithm = "concurrency", limit = 20, lease = 1 }, "100/second"]
+"""
+EXAMPLES = 40
+#: What a schema cannot say: what one policy is, and what one member means for another.
+ALLOWED_TO_REFUSE = re.compile(
+    "This policy counts|more than this policy|lease is missing|surrogate"
+)
+NAMES = ["api", "shadow", "jobs", "nobody"]
+
+
+@pytest.fixture
+def app(make_by_file: Make) -> Flask:
+    return make_by_file(POLICIES)
+
+
+OPERATIONS = ["check", "hold", "giveBack", "refund", "openapi"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: str(mode.value))
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_answer_is_one_that_the_document_says(
+    app: Flask, name: str, mode: GenerationMode
+) -> None:
+    """No 500, no status, type, header or body that is not described; and no nonsense that is accepted."""
+    document = schemathesis.openapi.from_wsgi("/v1/openapi.json", app)
+    operation = document.find_operation_by_id(name)
+    if name == "openapi" and mode is GenerationMode.NEGATIVE:
+        return  # nothing of it can be wrong
+
+    @given(case=operation.as_strategy(generation_mode=mode))
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+    def ask(case: Any) -> None:
+        policy = case.path_parameters.get("policy")
+        if mode is GenerationMode.POSITIVE and isinstance(policy, str):
+            case.path_parameters["policy"] = NAMES[len(policy) % len(NAMES)]
+        answer = case.call()
+        case.validate_response(answer, excluded_checks=[positive_data_acceptance])
+        if mode is GenerationMode.POSITIVE and answer.status_code in (400, 415, 422):
+            assert ALLOWED_TO_REFUSE.search(answer.json()["detail"]), answer.json()
+
+    ask()
+
+
+def test_the_document_has_the_paths_of_the_code(app: Flask) -> None:
+    document = app.test_client().get("/v1/openapi.json").get_json()
+    said = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+    served = {
+        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith("/v1/")
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+
+    assert said == served
+    assert document["openapi"].startswith("3.1")
+    assert document["info"]["version"] == __version__
