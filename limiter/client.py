@@ -16,6 +16,7 @@ from limiter.held import Held, Reserved
 from limiter.keeper import Keeper
 from limiter.keys import Key
 from limiter.local import MemoryTransport
+from limiter.scripts import Script
 from limiter.transport import Transport, connect
 
 _Own = TypeVar("_Own", bound="Limiter")
@@ -251,6 +252,22 @@ class Limiter(Base["Transport | MemoryTransport"]):
             else:
                 step = flow.send(reply)
         return step.seconds
+
+
+def install(scripts: Iterable[Script], store: str, connect_timeout: float = 2.0) -> None:
+    """Make a store know these scripts: one server, or every primary of a cluster.
+
+    Raises:
+        InvalidSetting: ``store`` is no URL of a server.
+        StoreUnavailable, StoreRefused: It failed; some may be known already.
+
+    """
+    transport = connect(store, connect_timeout, connect_timeout)
+    try:
+        for script in scripts:
+            transport.load(script)
+    finally:
+        transport.close()
 
 
 class Lease(Held):

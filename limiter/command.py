@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import logging
 
 import click
 
-from limiter import acl as least_rights
-from limiter.demo.command import demo
-from limiter.policyfile.command import check, explain
+from limiter.cli.lazy import Entry, LazyGroup
 from limiter.version import __version__
 
+_ENTRIES = {
+    "hit": Entry("limiter.cli.calls", "hit", "Take from what a subject has left, if it has."),
+    "peek": Entry("limiter.cli.calls", "peek", "Say what hit would; take nothing."),
+    "refund": Entry("limiter.cli.calls", "refund", "Give back what was taken."),
+    "reset": Entry("limiter.cli.calls", "reset", "Forget what a subject has used."),
+    "hold": Entry("limiter.cli.hold", "hold", "Run a command while holding one of a few leases."),
+    "check": Entry("limiter.policyfile.command", "check", "Say whether a policy file is right."),
+    "explain": Entry(
+        "limiter.policyfile.command", "explain", "Say which policies apply to a request, and why."
+    ),
+    "scripts": Entry("limiter.cli.scripts", "scripts", "List, print or install the Lua scripts."),
+    "acl": Entry("limiter.cli.acl", "acl", "Print the least rights, for redis-cli."),
+    "demo": Entry(
+        "limiter.demo.command", "demo", "Run a cluster, service instances and Traefik until Ctrl-C."
+    ),
+    "bench": Entry("limiter.cli.bench", "bench", "Measure, from a checkout."),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(
+    cls=LazyGroup, entries=_ENTRIES, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, package_name="slotgate")
 def cli() -> None:
-    """Exact distributed rate limits on Redis or Valkey."""
+    """Exact distributed rate limits on Redis or Valkey.
 
-
-@cli.command(short_help="Print the least rights, for redis-cli.")
-@click.option("--user", default="limiter", show_default=True, help="Name of the ACL user.")
-@click.option("--prefix", default="rl", show_default=True, help="What every key begins with.")
-@click.option("--json", "as_json", is_flag=True, help="The commands and the key pattern as JSON.")
-def acl(user: str, prefix: str, as_json: bool) -> None:
-    """Print the least rights that the limiter needs, as a line for redis-cli.
-
-    Example: limiter acl --user api | redis-cli; then set a password with ACL SETUSER api '>secret'.
+    LIMITER_STORE and the other variables of the environment are the defaults of what is asked.
     """
-    if not least_rights.is_safe(user, prefix):
-        raise click.BadParameter("accepted are 1 to 64 of A-Z a-z 0-9 _ . - for user and prefix")
-    if as_json:
-        commands = list(least_rights.COMMANDS)
-        click.echo(json.dumps({"user": user, "keys": f"{prefix}:*", "commands": commands}))
-    else:
-        click.echo(least_rights.rule(user, prefix))
-
-
-cli.add_command(demo)
-cli.add_command(check)
-cli.add_command(explain)
+    # Where nobody has set up logging, warnings go to standard error; they say who warns.
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(logging.Formatter("limiter: %(message)s"))

@@ -31,6 +31,11 @@ def folder() -> Path:
     raise FileNotFoundError(f"no lua/v1 in or beside {_HERE}: install the distribution again")
 
 
+def names() -> list[str]:
+    """Every complete script, without its ending."""
+    return sorted(path.stem for path in folder().glob("*.lua"))
+
+
 @cache
 def script(name: str) -> Script:
     """The script of that name, without its ending."""

@@ -218,6 +218,7 @@ def test_the_library_needs_redis_alone() -> None:
     """Everything else that it imports is Python's own; extras stay outside of the core's imports."""
     optional = (
         "limiter.demo",
+        "limiter.cli",
         "limiter.command",
         "limiter.__main__",
         "limiter.web",

@@ -1,0 +1,27 @@
+"""``limiter acl``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from limiter import acl as least_rights
+
+
+@click.command()
+@click.option("--user", default="limiter", show_default=True, help="Name of the ACL user.")
+@click.option("--prefix", default="rl", show_default=True, help="What every key begins with.")
+@click.option("--json", "as_json", is_flag=True, help="The commands and the key pattern as JSON.")
+def acl(user: str, prefix: str, as_json: bool) -> None:
+    """Print the least rights that the limiter needs, as a line for redis-cli.
+
+    Example: limiter acl --user api | redis-cli; then set a password with ACL SETUSER api '>secret'.
+    """
+    if not least_rights.is_safe(user, prefix):
+        raise click.BadParameter("accepted are 1 to 64 of A-Z a-z 0-9 _ . - for user and prefix")
+    if as_json:
+        commands = list(least_rights.COMMANDS)
+        click.echo(json.dumps({"user": user, "keys": f"{prefix}:*", "commands": commands}))
+    else:
+        click.echo(least_rights.rule(user, prefix))

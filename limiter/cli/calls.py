@@ -1,0 +1,144 @@
+"""``limiter hit``, ``peek``, ``refund`` and ``reset``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from math import ceil
+from typing import Any
+
+import click
+
+from limiter import Decision, Limiter, RateLimited
+from limiter.cli.asking import about_limits, limiter_of_strings, optional_tag, subject
+from limiter.cli.ends import CODES, CODES_OF_DONE, DENIED, by_exit_code
+
+
+def _cost(text: str) -> Callable[[Any], Any]:
+    return click.option("--cost", type=int, default=1, show_default=True, help=text)
+
+
+@click.command(epilog=CODES)
+@about_limits
+@_cost("Units to take; 0 takes nothing.")
+@click.option(
+    "--at-least", type=int, metavar="N", help="Take what there is, from N up to the cost."
+)
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Wait for so long at most; where it would take longer, it is denied at once.",
+)
+def hit(
+    cost: int, at_least: int | None, wait: float | None, as_json: bool, quiet: bool, **asked: Any
+) -> None:
+    """Take from what KEY has left, if every LIMIT has room; else take nothing.
+
+    A LIMIT is like 100/minute, 5/30s or "100/minute burst 20"; without any, LIMITER_LIMITS holds.
+    KEY is always the last argument. LIMITER_STORE, LIMITER_PREFIX, LIMITER_KEY_SECRET and
+    LIMITER_ON_ERROR count as they do for a service.
+
+    \b
+    Examples:
+      limiter hit 100/minute user:42 --store redis://127.0.0.1:6379/0
+      limiter hit -q 1/hour nightly-report && echo report
+      limiter hit 20/second 1000/hour org:7 --cost 5 --wait 10
+    """
+    if wait is not None and at_least is not None:
+        raise click.UsageError("--at-least takes what there is now: --wait is not for it")
+
+    def ask(limiter: Limiter, key: bytes, tag: bytes | None) -> Decision:
+        if wait is None:
+            return limiter.hit(key, cost, at_least=at_least, tag=tag)
+        try:
+            return limiter.wait(key, cost, wait, tag=tag)
+        except RateLimited as denied:
+            return denied.decision
+
+    decision = _ask(ask, **asked)
+    _tell(decision, f"took {decision.granted}, ", as_json, quiet)
+
+
+@click.command(epilog=CODES)
+@about_limits
+@_cost("Units that would be taken.")
+def peek(cost: int, as_json: bool, quiet: bool, **asked: Any) -> None:
+    """Say what hit would, with its exit codes; take nothing, write nothing.
+
+    Arguments and options are those of hit.
+
+    \b
+    Example:
+      limiter peek 100/minute user:42 --json
+    """
+    decision = _ask(lambda limiter, key, tag: limiter.peek(key, cost, tag=tag), **asked)
+    _tell(decision, "", as_json, quiet)
+
+
+@click.command(epilog=CODES_OF_DONE)
+@about_limits
+def reset(as_json: bool, quiet: bool, **asked: Any) -> None:
+    """Forget what KEY has used; say what was left just before.
+
+    Arguments and options are those of hit.
+
+    \b
+    Example:
+      limiter reset 100/minute user:42
+    """
+    decision = _ask(lambda limiter, key, tag: limiter.reset(key, tag=tag), **asked)
+    _say(f"forgotten: {_left(decision)} were left", decision.to_dict(), as_json, quiet)
+
+
+@click.command(epilog=CODES_OF_DONE)
+@about_limits
+@_cost("Units to give back.")
+def refund(cost: int, as_json: bool, quiet: bool, **asked: Any) -> None:
+    """Give back what KEY has taken, but no more than it has used.
+
+    Arguments and options are those of hit.
+
+    \b
+    Example:
+      limiter refund 100/minute user:42 --cost 5
+    """
+    _ask(lambda limiter, key, tag: limiter.refund(key, cost, tag=tag), **asked)
+    _say(f"gave back {cost}, or what was used", {"cost": cost}, as_json, quiet)
+
+
+def _ask(
+    ask: Callable[[Limiter, bytes, bytes | None], Any], key: str, tag: str | None, **asked: Any
+) -> Any:
+    with by_exit_code(), closing(limiter_of_strings(key=key, **asked)) as limiter:
+        return ask(limiter, subject(key), optional_tag(tag))
+
+
+def _tell(decision: Decision, took: str, as_json: bool, quiet: bool) -> None:
+    """The decision in a line, and as the exit code."""
+    if decision.allowed:
+        said = f"allowed: {took}{_left(decision)} left"
+        if decision.delay:
+            said += f", go on after {_seconds(decision.delay)}"
+    else:
+        said = f"denied: {_left(decision)} left, retry after {_seconds(decision.retry_after)}"
+    if decision.degraded:
+        said = f"{said.partition(':')[0]}: the store did not decide, LIMITER_ON_ERROR did"
+    _say(said, decision.to_dict(), as_json, quiet)
+    if not decision.allowed:
+        raise SystemExit(DENIED)
+
+
+def _say(line: str, value: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    if not quiet:
+        click.echo(json.dumps(value) if as_json else line)
+
+
+def _left(decision: Decision) -> str:
+    return f"{decision.remaining} of {decision.limit}"
+
+
+def _seconds(seconds: float) -> str:
+    """Long enough for a sleep, and short enough to read."""
+    return f"{ceil(seconds * 1000) / 1000:g} s"

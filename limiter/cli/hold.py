@@ -1,0 +1,162 @@
+"""``limiter hold``: a command that runs while a lease is held."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import closing
+from types import FrameType, TracebackType
+from typing import Any
+
+import click
+
+from limiter import RateLimited
+from limiter.cli.asking import about_leases, limiter_of_leases, optional_tag, subject
+from limiter.cli.ends import BY_SIGNAL, CODES, DENIED, by_exit_code, fail
+
+_FORWARDED = tuple(
+    getattr(signal, f"SIG{name}") for name in ("INT", "QUIT", "TERM", "HUP", "USR1", "USR2")
+)
+#: A terminal sends these to everybody in the foreground by itself.
+_OF_THE_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+
+#: As shells say it: there is no such command, or it cannot be run.
+_NOT_FOUND = 127
+_NOT_RUN = 126
+
+
+class Stopped(BaseException):
+    """A signal came before there was a command to pass it on to."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = BY_SIGNAL + number
+
+
+class Running:
+    """A command, to which signals that come for us are passed on. A context manager."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = words
+        self._process: subprocess.Popen[bytes] | None = None
+        self._starting = False
+        self._early: list[int] = []
+        self._before: dict[int, Any] = {}
+
+    def run(self) -> int:
+        """Run it to its end, and return its exit code; of a signal, as shells say it."""
+        self._starting = True
+        try:
+            self._process = subprocess.Popen(self._words)  # noqa: S603 (what the user asked for)
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            fail(_NOT_FOUND if missing else _NOT_RUN, f"{self._words[0]}: {error.strerror}")
+        for number in self._early:
+            self._process.send_signal(number)
+        code = self._process.wait()
+        return BY_SIGNAL - code if code < 0 else code
+
+    def __enter__(self) -> Running:
+        for number in _FORWARDED:
+            if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self._starting:
+            raise Stopped(number)
+        if self._process is None:
+            self._early.append(number)
+        elif not (number in _OF_THE_KEYBOARD and _in_foreground()):
+            self._process.send_signal(number)
+
+
+def _in_foreground() -> bool:
+    """Whether a terminal's Ctrl-C reaches us, and so the command as well."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+@click.command(epilog=CODES)
+@click.argument("limit", type=click.IntRange(min=1))
+@click.argument("key")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@about_leases
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Wait for so long at most until a lease is free.",
+)
+@click.option(
+    "--lease",
+    type=float,
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="So long a lease outlives a machine that died.",
+)
+@click.option(
+    "-E",
+    "--denied-code",
+    type=click.IntRange(0, 255),
+    default=DENIED,
+    show_default=True,
+    help="The exit code where all leases were taken.",
+)
+def hold(
+    limit: int,
+    key: str,
+    command: tuple[str, ...],
+    tag: str | None,
+    wait: float,
+    lease: float,
+    denied_code: int,
+    **asked: Any,
+) -> None:
+    """Run COMMAND while holding one of LIMIT leases of KEY; on all machines that share the store.
+
+    The lease is renewed while the command runs, and given back at its end. The exit code is the
+    command's; where it was not run, one of those below, 126 or 127. Signals are passed on. Where
+    the lease is lost (the store is away for longer than it lasts) the command goes on, and standard
+    error says so. After -- everything is the command's.
+
+    \b
+    Examples:
+      limiter hold 1 nightly-backup -- rsync -a /srv/ backup:/srv/
+      limiter hold 3 thumbnails --wait 60 -E 75 -- convert in.png out.png
+    """
+    try:
+        with (
+            Running(command) as running,
+            by_exit_code(),
+            closing(limiter_of_leases(limit, lease, **asked)) as limiter,
+            limiter.hold(subject(key), timeout=wait, tag=optional_tag(tag)),
+        ):
+            code = running.run()
+    except Stopped as stopped:
+        code = stopped.code
+    except RateLimited as denied:
+        fail(denied_code, f"all leases are taken: {denied}")
+    raise SystemExit(code)

@@ -1,0 +1,43 @@
+"""A group whose commands are imported when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+
+class Entry(NamedTuple):
+    """Where a command is, and what it does, in a line."""
+
+    module: str
+    attribute: str
+    does: str
+
+
+class LazyGroup(click.Group):
+    """Lists its commands without importing any, so that ``--help`` is quick."""
+
+    def __init__(self, *arguments: Any, entries: Mapping[str, Entry], **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self._entries = entries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order in which they are told."""
+        return list(self._entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        entry = self._entries.get(cmd_name)
+        if entry is None:
+            return None
+        found: click.Command = getattr(import_module(entry.module), entry.attribute)
+        found.short_help = entry.does
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """What each does."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.does) for name, entry in self._entries.items()])

@@ -1,0 +1,33 @@
+"""``limiter bench``: what ``python -m bench`` does, or that a checkout is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from limiter.cli import bench
+from tests.cli.support import run, shell
+
+
+def test_from_a_checkout_it_is_the_measurements() -> None:
+    """Their options, their help and their exit codes, wherever it is called."""
+    for line in ("cd / && limiter bench --help", "cd / && limiter bench --nonsense"):
+        done, theirs = shell(line), shell(f"{{ {line}; }}".replace("limiter bench", _PLAIN))
+        assert (done.returncode, done.stdout) == (theirs.returncode, theirs.stdout)
+        assert done.stderr == theirs.stderr
+    assert "--quick" in shell("limiter bench --help").stdout
+
+
+_PLAIN = 'PYTHONPATH="$OLDPWD" "$python" -m bench'
+
+
+def test_elsewhere_it_says_that_it_needs_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In a line, whatever the options."""
+    monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
+    done = run("bench --quick --only hit")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert f"bench/ is not in {tmp_path}; run it from a checkout" in done.stderr

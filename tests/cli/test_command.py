@@ -1,0 +1,181 @@
+"""The group itself: its list, its examples, completion, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+
+import click
+import pytest
+
+from limiter.__main__ import main
+from limiter.cli.lazy import LazyGroup
+from limiter.command import cli
+from tests.cli.support import run, shell
+from tests.service.support import ROOT, clean_environment
+
+COMMANDS = [
+    *("hit", "peek", "refund", "reset", "hold", "check", "explain", "scripts", "acl", "demo"),
+    "bench",
+]
+
+
+def command(name: str) -> click.Command:
+    """A command of the group."""
+    assert isinstance(cli, LazyGroup)
+    found = cli.get_command(click.Context(cli), name)
+    assert found is not None
+    return found
+
+
+def test_help_lists_what_there_is() -> None:
+    """Each with a line, whole, on a terminal of 80 columns."""
+    for option in ("--help", "-h"):
+        said = run(option).stdout
+        assert re.findall(r"^  (\w+)  +\S.*\.$", said, re.M) == COMMANDS
+    assert run("--version").stdout == f"limiter, version {version('slotgate')}\n"
+    assert run("nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_there(name: str) -> None:
+    """What the list promises can be imported, and has a help of its own."""
+    assert command(name).name == name
+    assert command(name).help
+
+
+def test_help_imports_no_command() -> None:
+    """Nor what they need; and asking a store needs no Flask, no TOML and no demo."""
+    code = """
+import sys
+from limiter.command import cli
+try:
+    cli(sys.argv[1:], prog_name="limiter")
+finally:
+    print(*sorted(sys.modules), file=sys.stderr)
+"""
+    found = {}
+    for words in (["--help"], ["hit", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words],
+            cwd=ROOT,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found[words[0]] = set(done.stderr.split())
+    ours = {
+        name
+        for name in found["--help"]
+        if name.partition("limiter.cli")[2][:1] == "." or name == "limiter.cli"
+    }
+    assert ours == {"limiter.cli", "limiter.cli.lazy"}
+    for modules in found.values():
+        assert not modules & {"flask", "tomllib", "tomli", "limiter.policyfile", "limiter.demo"}
+
+
+def examples() -> list[tuple[str, str]]:
+    """Every example line of a help, with the command that it is an example of."""
+    found = []
+    for name in COMMANDS:
+        text = command(name).help or ""
+        lines = re.findall(r"^ +(limiter .*)$", text, re.M)
+        lines += re.findall(r"Example: (limiter [^;\n]+)", text)
+        found += [(name, line.strip()) for line in lines]
+    return found
+
+
+def test_every_command_that_asks_has_examples() -> None:
+    """The demo and the measurements need none."""
+    assert {name for name, _ in examples()} == set(COMMANDS) - {"demo", "bench"}
+
+
+@pytest.mark.parametrize(("name", "line"), examples(), ids=lambda value: str(value)[:40])
+def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
+    """As they stand, but for the address, the subject and the program that is held or piped to."""
+    assert line.startswith(f"limiter {name}")
+    line = line.replace("redis://127.0.0.1:6379/0", store)
+    for key in ("user:42", "org:7", "nightly-report", "nightly-backup", "thumbnails"):
+        line = line.replace(f" {key}", f" {subject}")
+    line = re.sub(r"-- (rsync|convert) .*", "-- echo ran", line).replace("redis-cli", "cat")
+    if name in ("check", "explain"):
+        line = line.replace("policies.toml", "docs/policies.example.toml")
+    done = shell(line, LIMITER_STORE=store)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert done.stderr == ""
+    if " -- echo ran" in line:
+        assert done.stdout == "ran\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("limiter h", {"hit", "hold"}),
+        ("limiter hit --al", {"--algorithm"}),
+        ("limiter hit --algorithm sliding_", {"sliding_log", "sliding_window"}),
+        ("limiter scripts con", {"concurrency"}),
+    ],
+)
+def test_completion(typed: str, completed: set[str]) -> None:
+    """What click completes, asked as a shell's function asks it."""
+    words = shlex.split(typed)
+    done = shell(
+        "limiter",
+        _LIMITER_COMPLETE="bash_complete",
+        COMP_WORDS=typed,
+        COMP_CWORD=str(len(words) - 1),
+    )
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == completed
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
+def test_the_completion_s_own_text(kind: str) -> None:
+    """What ``eval`` takes, for each shell that click knows."""
+    done = shell("limiter", _LIMITER_COMPLETE=f"{kind}_source")
+    assert "_LIMITER_COMPLETE=" in done.stdout
+    assert done.returncode == 0
+    if kind == "bash":
+        assert shell(f"{done.stdout}\ncomplete -p limiter").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("lacking", "importing"), [("click", "click"), ("tomli", "limiter.policyfile")]
+)
+def test_a_missing_extra_is_one_line(lacking: str, importing: str) -> None:
+    """And no denial: the exit code is 2."""
+    code = f"""
+import sys
+class Lacking:
+    def find_spec(self, name, *_):
+        if name == "{importing}":
+            raise ModuleNotFoundError("No module named '{lacking}'", name="{lacking}")
+sys.meta_path.insert(0, Lacking())
+sys.argv = ["limiter", "check", "policies.toml"]
+from limiter.__main__ import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"limiter: the command line needs {lacking}: pip install 'slotgate[cli]'\n"
+    )
+
+
+def test_another_missing_module_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no extra brings is not hidden behind a line about one."""
+    monkeypatch.setitem(sys.modules, "limiter.command", None)
+    with pytest.raises(ModuleNotFoundError, match="command"):
+        main()

@@ -1,0 +1,223 @@
+"""``limiter hold``: a command under a lease, its signals and its exit code, on real servers."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import redis
+
+from limiter.demo.servers import HOST, Server
+from tests.cli.support import start
+from tests.e2e.support import until
+from tests.service.support import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+#: A shell that tells the signals that it gets, and goes on to its end: $1 is there until somebody
+#: removes it.
+LISTENS = """
+for name in INT QUIT TERM HUP USR1 USR2; do trap "echo $name" $name; done
+echo ready
+while [ -e "$1" ]; do sleep 0.05; done
+exit 7
+"""
+
+
+class Held:
+    """``limiter hold 1 SUBJECT`` with that shell under it."""
+
+    def __init__(self, store: str, subject: str, folder: Path, *options: str) -> None:
+        self.gate, self.out = folder / "gate", folder / "out"
+        self.gate.touch()
+        self.store, self.subject = store, subject
+        words = ["hold", "1", subject, "--store", store, *options, "--"]
+        with self.out.open("wb") as out:
+            self.process = start(
+                [*words, "bash", "-c", LISTENS, "bash", str(self.gate)],
+                stdout=out,
+                start_new_session=True,
+            )
+        until(lambda: "ready" in self.said, lambda: self.said)
+
+    @property
+    def said(self) -> str:
+        """What the command has printed."""
+        return self.out.read_text()
+
+    def leases(self) -> int:
+        """How many there are in the store."""
+        with redis.Redis.from_url(self.store) as client:
+            return sum(
+                client.zcard(key) for key in client.scan_iter(f"rl:{{{self.subject}}}*", 10_000)
+            )
+
+    def finish(self) -> tuple[int, str]:
+        """Let it end; the exit code and standard error."""
+        self.gate.unlink(missing_ok=True)
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
+
+
+@pytest.fixture
+def held(store: str, subject: str, tmp_path: Path) -> Iterator[Held]:
+    """One that runs."""
+    found = Held(store, subject, tmp_path)
+    yield found
+    found.process.kill()
+    found.process.wait()
+
+
+def hold(store: str, subject: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Hold one lease, to the command's end."""
+    with start(["hold", "--store", store, "1", subject, *words]) as process:
+        out, err = process.communicate(timeout=30)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def test_others_are_denied_until_it_ends(held: Held, tmp_path: Path) -> None:
+    """One lease at a time; the exit code is the command's."""
+    assert held.leases() == 1
+    done = hold(held.store, held.subject, "--", "touch", str(tmp_path / "ran"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("limiter: all leases are taken: denied by Concurrency(1")
+    assert hold(held.store, held.subject, "-E", "75", "--", "false").returncode == 75
+    assert not (tmp_path / "ran").exists()
+    assert held.finish() == (7, "")
+    assert held.leases() == 0
+    assert hold(held.store, held.subject, "--", "true").returncode == 0
+
+
+def test_waiting_for_a_lease(held: Held) -> None:
+    """It gets the one that is given back."""
+    words = ["hold", "1", held.subject, "--store", held.store, "--wait", "60", "--"]
+    with start([*words, "echo", "mine"]) as waiting:
+        held.finish()
+        assert waiting.communicate(timeout=30) == ("mine\n", "")
+    assert waiting.returncode == 0
+
+
+@pytest.mark.parametrize("name", ["INT", "QUIT", "TERM", "HUP", "USR1", "USR2"])
+def test_signals_are_passed_on(held: Held, name: str) -> None:
+    """The command decides what they mean; the lease is held to its end."""
+    held.process.send_signal(signal.Signals[f"SIG{name}"])
+    until(lambda: name in held.said, lambda: held.said)
+    assert held.process.poll() is None
+    assert held.leases() == 1
+    assert held.finish() == (7, "")
+    assert held.said.split() == ["ready", name]
+    assert held.leases() == 0
+
+
+def test_a_command_that_a_signal_ends(store: str, subject: str) -> None:
+    """As shells say it."""
+    assert hold(store, subject, "--", "sh", "-c", "kill -KILL $$").returncode == 128 + 9
+    assert hold(store, subject, "--", "true").returncode == 0
+
+
+def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Path) -> None:
+    """A terminal tells everybody in the foreground: nobody is told twice."""
+    gate = tmp_path / "gate"
+    gate.touch()
+    words = [sys.executable, "-m", "limiter", "hold", "1", subject, "--store", store, "--"]
+    words += ["bash", "-c", LISTENS, "bash", str(gate)]
+    ours, theirs = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    # It becomes the foreground of a terminal of its own.
+    process = subprocess.Popen(["setsid", "--ctty", *words], cwd=ROOT, **streams)
+    os.close(theirs)
+    said = b""
+    while b"ready" not in said:
+        said += os.read(ours, 1000)
+    os.write(ours, b"\x03")
+    while b"INT" not in said:
+        said += os.read(ours, 1000)
+    gate.unlink()
+    assert process.wait(30) == 7
+    with suppress(OSError):  # as Linux says that nobody is at the other end
+        while more := os.read(ours, 1000):
+            said += more
+    os.close(ours)
+    assert said.count(b"INT") == 1, said
+    assert hold(store, subject, "--", "true").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_waiting_ends_it(held: Held, number: int, tmp_path: Path) -> None:
+    """Nothing has run, and nothing is held."""
+    words = ["hold", "1", held.subject, "--store", held.store, "--wait", "100", "--"]
+    with start([*words, "touch", str(tmp_path / "ran")]) as waiting:
+        until(lambda: _catches(waiting.pid, signal.SIGTERM), lambda: "no handler")
+        waiting.send_signal(number)
+        assert waiting.communicate(timeout=30) == ("", "")
+    assert waiting.returncode == 128 + number
+    held.finish()
+    assert held.leases() == 0
+    assert not (tmp_path / "ran").exists()
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal by now."""
+    mask = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def test_a_lease_that_is_lost_is_said(subject: str, tmp_path: Path) -> None:
+    """The command goes on, and its exit code stands."""
+    with Server() as server:
+        held = Held(server.url, subject, tmp_path, "--lease", "0.6", "--timeout", "0.2")
+        server.kill()
+        assert held.process.stderr is not None
+        line = held.process.stderr.readline()
+        assert line.startswith("limiter: a lease was lost: ")
+        assert held.process.poll() is None
+        code, _ = held.finish()
+    assert code == 7
+
+
+def test_it_is_renewed(store: str, subject: str, tmp_path: Path) -> None:
+    """Longer than a lease lasts."""
+    held = Held(store, subject, tmp_path, "--lease", "1")
+    with redis.Redis.from_url(store) as client:
+        (key,) = client.scan_iter(f"rl:{{{subject}}}*", 10_000)
+        first = client.zrange(key, 0, -1, withscores=True)
+        until(
+            lambda: client.zrange(key, 0, -1, withscores=True)[0][1] > first[0][1] + 1_000_000,
+            lambda: "no renewal",
+        )
+    assert held.finish() == (7, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--", "/nowhere/at-all"], 127, "limiter: /nowhere/at-all: No such file or directory\n"),
+        (["--", "/etc/passwd"], 126, "limiter: /etc/passwd: Permission denied\n"),
+        ([], 2, "Missing argument 'COMMAND...'"),
+        (["rsync", "-a"], 2, "No such option"),
+        (["--lease", "0", "--", "true"], 2, "lease"),
+    ],
+)
+def test_what_cannot_be_run(
+    store: str, subject: str, words: list[str], code: int, message: str
+) -> None:
+    """In a line, and nothing is held afterwards."""
+    done = hold(store, subject, *words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message.lower() in done.stderr.lower()
+    assert hold(store, subject, "true").returncode == 0
+
+
+def test_without_a_store_it_does_not_run(subject: str, tmp_path: Path) -> None:
+    """3, and the command has not run."""
+    done = hold(f"redis://{HOST}:1", subject, "--", "touch", str(tmp_path / "ran"))
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.startswith("limiter: store ")
+    assert not (tmp_path / "ran").exists()
