@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 import subprocess
 import sys
@@ -179,3 +180,27 @@ def test_another_missing_module_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "limiter.command", None)
     with pytest.raises(ModuleNotFoundError, match="command"):
         main()
+
+
+def test_the_readme_s_session(store: str) -> None:
+    """Every command, in one shell, prints what stands below it; but for the seconds."""
+    section = (ROOT / "README.md").read_text().partition("\n## Command line\n")[2]
+    (block,) = re.findall(
+        r"^```shell-session\n(.*?)^```$", section.partition("\n## ")[0], re.M | re.S
+    )
+    block = block.replace("redis://127.0.0.1:6379/0", store)
+    commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
+    shown = [line for line in block.splitlines() if not line.startswith("$ ")]
+    done = shell("; ".join(commands), LIMITER_PREFIX=f"readme-{secrets.token_hex(4)}")
+    assert done.stderr == ""
+    assert [re.sub(r"\b[\d.]+ s$", "N s", line) for line in done.stdout.splitlines()] == [
+        re.sub(r"\b[\d.]+ s$", "N s", line) for line in shown
+    ]
+
+
+def test_the_readme_s_completion() -> None:
+    """The line that stands there, in bash."""
+    (line,) = re.findall(r'`(eval "\$\(_LIMITER_COMPLETE[^`]*)`', (ROOT / "README.md").read_text())
+    done = shell(f"{line}; complete -p limiter")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "_limiter_completion" in done.stdout
