@@ -108,6 +108,25 @@ def test_a_part_that_never_serves_is_given_up(monkeypatch: pytest.MonkeyPatch) -
             )
 
 
+def test_what_is_said_at_the_end_stands_in_lines_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Children go on to log while they stop."""
+
+    def start(self: Demo) -> None:
+        output.say("instance-1 | serving")
+        raise supervisor.Stopped
+
+    monkeypatch.setattr(Demo, "_start", start)
+    monkeypatch.setattr(Demo, "_stop", lambda self: output.say("instance-1 | ends"))
+    Demo(Options(1, 1, 1, None), {}).run()
+
+    assert capsys.readouterr().out.splitlines() == [
+        *("instance-1 | serving", "", "Stopping ...", "instance-1 | ends"),
+        "Everything has stopped.",
+    ]
+
+
 def test_nobody_who_reads_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:

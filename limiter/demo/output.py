@@ -13,11 +13,11 @@ from limiter.demo.children import Child
 _lock = threading.Lock()
 
 
-def say(text: str, end: str = "\n") -> None:
+def say(text: str) -> None:
     """Print at once. A reader that went away is no reason to end, let alone halfway."""
     with _lock:
         try:
-            sys.stdout.write(text + end)
+            sys.stdout.write(f"{text}\n")
             sys.stdout.flush()
         except OSError:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115

@@ -72,12 +72,12 @@ class Demo:
                     self._pause(0.1)
                     self._watch_cluster()
             except Stopped:
-                say("\nStopping ...", end=" ")
+                say("\nStopping ...")
             except ServerError as error:
                 raise DemoError(str(error)) from None
             finally:
                 self._stop()
-        say("everything has stopped.")
+        say("Everything has stopped.")
 
     def _start(self) -> None:
         began = time.monotonic()
