@@ -13,7 +13,6 @@ from limiter.flask import FlaskLimiter
 
 #: Above all requests of one run, so that nobody is denied.
 OPEN = "100000/hour"
-THREE = "50000/minute; 100000/hour; 1000000/day"
 
 _TIMEOUT = 5.0
 
