@@ -307,6 +307,15 @@ def test_each_client_has_its_own_limit_whichever_instance_answers(system: System
 
 
 @pytest.mark.slow
+def test_the_page_is_there_and_tells_clients_apart(system: System) -> None:
+    status, headers, text = system.get("/", "127.5.6.7")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "<h1>Rate limits at work</h1>" in text
+    state = json.loads(system.get("/page/state", "127.5.6.7")[2])
+    assert state["subject"] == "127.5.6.7"
+    assert state["policies"][0]["state"]["remaining"] == 10
+
+
 def test_a_replica_takes_over(system: System) -> None:
     """Last, since it takes a primary away: everybody is limited again without anybody's help."""
     clients = [f"127.6.6.{number}" for number in range(1, 21)]

@@ -182,12 +182,13 @@ def test_only_the_routes_of_the_service_are_routed(tmp_path: Path, store: str) -
     """And a client cannot say who it is."""
     with Demo(tmp_path, "--store", store, LIMITER_LIMITS="5/minute") as demo:
         demo.wait_for("Ready")
-        for path in ("/readyz", "/healthz/", "/demo-service/hello/", "/demo-service", "/x"):
+        for path in ("/healthz/", "/demo-service/hello/", "/demo-service", "/page", "/x"):
             assert get(f"{demo.url}{path}").status == 404
         for path in _INSIDE:
             for method in ("GET", "POST", "DELETE", "OPTIONS"):
                 assert _status(demo, method, path) == 404, (method, path)
-        assert get(f"{demo.url}/healthz").status == 200
+        for path in ("/healthz", "/", "/page/state"):
+            assert get(f"{demo.url}{path}").status == 200
         forged = [
             {"X-Forwarded-For": "203.0.113.1"},
             {"X-Forwarded-For": "203.0.113.1, 203.0.113.2"},

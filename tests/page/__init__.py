@@ -1,0 +1,1 @@
+"""The page that shows the algorithms: what it asks, and how it is in a browser."""
