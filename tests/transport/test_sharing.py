@@ -182,8 +182,9 @@ def test_connections_that_were_killed(make_limiter: MakeLimiter, own: Server) ->
     in_threads(8, lambda _: bool(limiter.hit("u")))
     client = own.client()
     client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
-    until(lambda: client.info("clients")["connected_clients"] == 1)  # it kills them a little later
     client.close()
+    # On a busy machine the end of a connection is heard of a little later.
+    until(lambda: not any(lane.is_open() for lane in limiter._transport._node._idle))
     assert [limiter.hit("u").remaining for _ in range(10)] == [
         PLENTY.limit - calls for calls in range(9, 19)
     ]
