@@ -384,7 +384,7 @@ def test_connections_that_were_killed(own: Server, kind: str) -> None:
                 client.execute_command("CLIENT KILL TYPE normal SKIPME yes")  # blocks the loop
                 until(lambda: client.info("clients")["connected_clients"] == 1)
                 await asyncio.sleep(0.002 * (calls == 3))
-                time.sleep(0.01)  # blocks it on purpose: it does not hear of the end
+                time.sleep(0.05)  # blocks it on purpose: it does not hear of the end
                 assert (await asker.hit("u")).remaining == PLENTY.limit - calls
             client.close()
 
