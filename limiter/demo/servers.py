@@ -5,9 +5,7 @@ Used as in ``with Cluster(3) as cluster: Limiter("100/minute", store=cluster.url
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from limiter.demo.children import Child, stop
+from limiter.demo.folders import SOCKET, Folder
 from limiter.demo.programs import HOST, ServerError, find_server, free_port, supports_tls
 
 __all__ = [
@@ -61,7 +60,7 @@ def stop_all(servers: Iterable[Server]) -> None:
     stop([server._child for server in servers if server._child is not None])
     for server in servers:
         if server._folder is not None:
-            shutil.rmtree(server._folder, ignore_errors=True)
+            server._folder.remove()
             server._folder = None
 
 
@@ -88,7 +87,7 @@ class Server:
         self.tls = tls
         self.cluster = cluster
         self._options = list(options)
-        self._folder: Path | None = None
+        self._folder: Folder | None = None
         self._bus_port = 0
         self._child: Child | None = None
         self._served = False
@@ -106,12 +105,12 @@ class Server:
         """The server's own folder, there from its first start until it is stopped."""
         if self._folder is None:
             raise ServerError("the server was not started")
-        return self._folder
+        return self._folder.path
 
     @property
     def unix_socket(self) -> Path:
         """Where the server listens as well."""
-        return self.folder / "server.sock"
+        return self.folder / SOCKET
 
     @property
     def unix_url(self) -> str:
@@ -124,7 +123,7 @@ class Server:
         """What the server has logged since it was started last."""
         if self._folder is None:
             return ""
-        path = self._folder / "server.log"
+        path = self.folder / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     @property
@@ -145,7 +144,7 @@ class Server:
     def launch(self) -> None:
         """Start the process, without waiting for it."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="limiter-server-"))
+            self._folder = Folder("server")
         (self.folder / "server.log").unlink(missing_ok=True)
         if not self.port:
             self.port, self._bus_port = free_port(), free_port()

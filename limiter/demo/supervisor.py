@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +17,7 @@ from typing import NamedTuple
 from limiter.demo import checks
 from limiter.demo.checks import CHECKOUT, DemoError
 from limiter.demo.children import Child, stop
+from limiter.demo.folders import Folder
 from limiter.demo.output import Log, say
 from limiter.demo.servers import HOST, Cluster, ServerError
 
@@ -58,7 +57,7 @@ class Demo:
         self._cluster: Cluster | None = None
         self._children: list[Child] = []
         self._logs: dict[str, Log] = {}
-        self._folder: Path | None = None
+        self._folder: Folder | None = None
         self._instances: list[tuple[str, int]] = []
         self._operators: list[int] = []
         self._width = len(f"instance-{options.instances}")
@@ -157,8 +156,8 @@ class Demo:
     def _folder_of(self, name: str) -> Path:
         """A folder for the files of one part, which goes with the demo."""
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="limiter-demo-"))
-        folder = self._folder / name
+            self._folder = Folder("demo")
+        folder = self._folder.path / name
         folder.mkdir()
         return folder
 
@@ -224,7 +223,8 @@ class Demo:
         if self._cluster is not None:
             self._cluster.stop()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
+            self._folder = None
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -1,0 +1,115 @@
+"""Temporary folders that a killed process left are removed, and no other."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from limiter.demo.folders import Folder, sweep
+from limiter.demo.servers import Server
+from tests.service.support import ROOT
+
+HOURS = 7200
+
+
+@pytest.fixture(autouse=True)
+def root(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Where temporary files go: in a place of its own, short enough for a socket's name."""
+    tmp_path_factory.getbasetemp()  # pytest's own stay where they are
+    with tempfile.TemporaryDirectory() as found:
+        monkeypatch.setattr(tempfile, "tempdir", found)
+        yield Path(found)
+
+
+def age(path: Path) -> None:
+    """Let a folder look as if nobody had written to it for long."""
+    os.utime(path, (time.time() - HOURS,) * 2)
+
+
+def test_what_a_killed_process_left(root: Path) -> None:
+    """Files and all; the next start does it."""
+    code = """
+import os, signal
+from limiter.demo.folders import Folder
+for kind in ("server", "demo"):
+    folder = Folder(kind)
+    (folder.path / "within").mkdir()
+    (folder.path / "within" / "server.log").write_text("x")
+print("made", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environ = {**os.environ, "TMPDIR": str(root)}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=False)
+    left = list(root.iterdir())
+    assert len(left) == 2
+
+    sweep()
+    assert sorted(root.iterdir()) == sorted(left), "they are young"
+    for path in left:
+        age(path)
+    code = 'from limiter.demo.folders import Folder; Folder("server").remove()'
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=True)
+    assert list(root.iterdir()) == []
+
+
+def test_a_folder_that_somebody_has_stays(root: Path) -> None:
+    """However old; a folder that is removed is removed."""
+    folder = Folder("server")
+    age(folder.path)
+    sweep()
+    assert folder.path.is_dir()
+    folder.remove()
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_server_that_outlives_its_parent_keeps_its_folder(root: Path, paused: bool) -> None:
+    """Nobody has the lock, but somebody listens."""
+    with Server() as server:
+        os.close(server._folder._lock)
+        age(server.folder)
+        if paused:
+            server.pause()
+        sweep()
+        assert server.folder.is_dir()
+        server.resume()
+        server._folder._lock = os.open(server.folder, os.O_RDONLY)
+    assert list(root.iterdir()) == []
+
+
+def test_what_is_not_ours_stays(root: Path, tmp_path: Path) -> None:
+    """Other names, files, and links that bear such a name; nor is anything followed."""
+    (tmp_path / "kept").mkdir()
+    (root / "limiter-server-link").symlink_to(tmp_path)
+    (root / "limiter-server-file").touch()
+    (root / "limiter-other-folder").mkdir()
+    (root / "server-folder").mkdir()
+    before = sorted(root.iterdir())
+    for path in [tmp_path, *before]:
+        age(path)
+    sweep()
+    assert sorted(root.iterdir()) == before
+    assert (tmp_path / "kept").is_dir()
+
+
+def test_another_user_s_stays(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where we could remove it."""
+    path = root / "limiter-server-theirs"
+    path.mkdir()
+    age(path)
+    monkeypatch.setattr(os, "getuid", lambda: path.stat().st_uid + 1)
+    sweep()
+    assert path.is_dir()
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(root))
+    sweep()
+    assert not path.exists()
