@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from limiter.demo.servers import HOST, Server
-from tests.cli.support import start
+from tests.cli.support import run, start
 from tests.e2e.support import until
 from tests.service.support import ROOT
 
@@ -29,6 +29,13 @@ echo ready
 while [ -e "$1" ]; do sleep 0.05; done
 exit 7
 """
+
+
+def leases(store: str, subject: str) -> int:
+    """How many of a subject's there are."""
+    with redis.Redis.from_url(store) as client:
+        keys = client.scan_iter(f"rl:{{{subject}}}*", 10_000)
+        return sum(client.zcard(key) for key in keys)
 
 
 class Held:
@@ -54,10 +61,7 @@ class Held:
 
     def leases(self) -> int:
         """How many there are in the store."""
-        with redis.Redis.from_url(self.store) as client:
-            return sum(
-                client.zcard(key) for key in client.scan_iter(f"rl:{{{self.subject}}}*", 10_000)
-            )
+        return leases(self.store, self.subject)
 
     def finish(self) -> tuple[int, str]:
         """Let it end; the exit code and standard error."""
@@ -88,11 +92,10 @@ def test_others_are_denied_until_it_ends(held: Held, tmp_path: Path) -> None:
     done = hold(held.store, held.subject, "--", "touch", str(tmp_path / "ran"))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("limiter: all leases are taken: denied by Concurrency(1")
-    assert hold(held.store, held.subject, "-E", "75", "--", "false").returncode == 75
+    assert run(f"hold 1 {held.subject} -E 75 false", LIMITER_STORE=held.store).exit_code == 75
     assert not (tmp_path / "ran").exists()
     assert held.finish() == (7, "")
     assert held.leases() == 0
-    assert hold(held.store, held.subject, "--", "true").returncode == 0
 
 
 def test_waiting_for_a_lease(held: Held) -> None:
@@ -104,22 +107,23 @@ def test_waiting_for_a_lease(held: Held) -> None:
     assert waiting.returncode == 0
 
 
-@pytest.mark.parametrize("name", ["INT", "QUIT", "TERM", "HUP", "USR1", "USR2"])
-def test_signals_are_passed_on(held: Held, name: str) -> None:
+def test_signals_are_passed_on(held: Held) -> None:
     """The command decides what they mean; the lease is held to its end."""
-    held.process.send_signal(signal.Signals[f"SIG{name}"])
-    until(lambda: name in held.said, lambda: held.said)
+    names = ["INT", "QUIT", "TERM", "HUP", "USR1", "USR2"]
+    for number, name in enumerate(names, 2):
+        held.process.send_signal(signal.Signals[f"SIG{name}"])
+        until(lambda: len(held.said.split()) == number, lambda: held.said)  # noqa: B023
     assert held.process.poll() is None
     assert held.leases() == 1
     assert held.finish() == (7, "")
-    assert held.said.split() == ["ready", name]
+    assert held.said.split() == ["ready", *names]
     assert held.leases() == 0
 
 
 def test_a_command_that_a_signal_ends(store: str, subject: str) -> None:
     """As shells say it."""
     assert hold(store, subject, "--", "sh", "-c", "kill -KILL $$").returncode == 128 + 9
-    assert hold(store, subject, "--", "true").returncode == 0
+    assert leases(store, subject) == 0
 
 
 def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Path) -> None:
@@ -146,7 +150,7 @@ def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Pat
             said += more
     os.close(ours)
     assert said.count(b"INT") == 1, said
-    assert hold(store, subject, "--", "true").returncode == 0
+    assert leases(store, subject) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -198,26 +202,32 @@ def test_it_is_renewed(store: str, subject: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["--", "/nowhere/at-all"], 127, "limiter: /nowhere/at-all: No such file or directory\n"),
-        (["--", "/etc/passwd"], 126, "limiter: /etc/passwd: Permission denied\n"),
-        ([], 2, "Missing argument 'COMMAND...'"),
-        (["rsync", "-a"], 2, "No such option"),
-        (["--lease", "0", "--", "true"], 2, "lease"),
+        ("-- /nowhere/at-all", 127, "limiter: /nowhere/at-all: No such file or directory\n"),
+        ("-- /etc/passwd", 126, "limiter: /etc/passwd: Permission denied\n"),
+        ("", 2, "Missing argument 'COMMAND...'"),
+        ("rsync -a", 2, "No such option"),
+        ("--lease 0 -- true", 2, "lease"),
     ],
 )
-def test_what_cannot_be_run(
-    store: str, subject: str, words: list[str], code: int, message: str
-) -> None:
+def test_what_cannot_be_run(store: str, subject: str, words: str, code: int, message: str) -> None:
     """In a line, and nothing is held afterwards."""
-    done = hold(store, subject, *words)
-    assert (done.returncode, done.stdout) == (code, "")
+    before = signal.getsignal(signal.SIGINT)
+    done = run(f"hold --store {store} 1 {subject} {words}")
+    assert (done.exit_code, done.stdout) == (code, "")
     assert message.lower() in done.stderr.lower()
-    assert hold(store, subject, "true").returncode == 0
+    assert leases(store, subject) == 0
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_limits_of_the_environment_are_not_about_leases(store: str, subject: str) -> None:
+    """A service's variables do not keep a command from running."""
+    environ = {"LIMITER_LIMITS": "5/x", "LIMITER_ALGORITHM": "gcra", "LIMITER_STORE": store}
+    assert run(f"hold 1 {subject} true", **environ).exit_code == 0
 
 
 def test_without_a_store_it_does_not_run(subject: str, tmp_path: Path) -> None:
     """3, and the command has not run."""
-    done = hold(f"redis://{HOST}:1", subject, "--", "touch", str(tmp_path / "ran"))
-    assert (done.returncode, done.stdout) == (3, "")
+    done = run(f"hold --store redis://{HOST}:1 1 {subject} -- touch {tmp_path / 'ran'}")
+    assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.startswith("limiter: store ")
     assert not (tmp_path / "ran").exists()
