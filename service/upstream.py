@@ -31,9 +31,9 @@ def passing_on(app: App) -> App:
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         told = [
-            (name, environ["HTTP_" + name.upper().replace("-", "_")])
+            (name, environ[variable])
             for name in ("RateLimit-Policy", "RateLimit")
-            if "HTTP_" + name.upper().replace("-", "_") in environ
+            if (variable := "HTTP_" + name.upper().replace("-", "_")) in environ
         ]
 
         def start(status: str, fields: list[tuple[str, str]], *more: Any) -> Any:

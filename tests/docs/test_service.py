@@ -1,0 +1,74 @@
+"""What docs/service.md and docs/forward-auth.md show is what happens."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limiter.demo.servers import HOST, Server, free_port
+from service.upstream import passing_on
+from tests.proxies.support import block
+from tests.service.support import ROOT, gunicorn
+
+SERVICE = (ROOT / "docs/service.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_every_example_prints_what_stands_below_it(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^```sh\n(.*?)^```$", SERVICE, re.M | re.S)
+    variables = dict(re.findall(r"(LIMITER_\w+)=(\S+)", command))
+    second = free_port()
+    with Server() as server:
+        variables["LIMITER_STORE"] = server.url
+        with gunicorn(tmp_path / "log", f"--bind={HOST}:{second}", **variables) as (_, url):
+            for console in re.findall(r"^```console\n(.*?)^```$", SERVICE, re.M | re.S):
+                for example in re.split(r"^\$ ", console, flags=re.M)[1:]:
+                    words, *shown = example.splitlines()
+                    words = words.replace("http://127.0.0.1:8000", url)
+                    words = words.replace(":8001", f":{second}")
+                    printed = subprocess.run(
+                        ["bash", "-c", words], capture_output=True, text=True, check=True
+                    ).stdout.splitlines()
+                    for line in map(_general, shown):
+                        assert line in map(_general, printed), (words, line, printed)
+
+
+def _general(line: str) -> str:
+    """A line without the seconds that are left."""
+    return re.sub(r"(t=|Retry-After: )\d+", r"\g<1>N", line.rstrip())
+
+
+def test_the_middleware_that_is_shown_is_the_one_that_is_run() -> None:
+    shown: dict[str, Any] = {}
+    exec(compile(block("python"), "docs/forward-auth.md", "exec"), shown)  # noqa: S102
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("404 Not Found", [("X", "y")])
+        return [b"z"]
+
+    for wrap in (shown["passing_on"], passing_on):
+        told = {"HTTP_RATELIMIT": '"a";r=1', "HTTP_RATELIMIT_POLICY": '"a";q=2'}
+        fields = [("X", "y"), ("RateLimit-Policy", '"a";q=2'), ("RateLimit", '"a";r=1')]
+        assert _called(wrap(app), told) == [("404 Not Found", fields), [b"z"]]
+        assert _called(wrap(app), {}) == [("404 Not Found", [("X", "y")]), [b"z"]]
+
+
+def _called(app: Any, environ: dict[str, Any]) -> list[Any]:
+    """What an application starts its response with, and the body."""
+    started: list[Any] = []
+    body = app(environ, lambda *words: started.append(words))
+    return [*started, list(body)]
+
+
+def test_every_link_leads_somewhere() -> None:
+    for name in ("service.md", "forward-auth.md"):
+        text = (ROOT / "docs" / name).read_text()
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (ROOT / "docs" / target).exists(), (name, target)
