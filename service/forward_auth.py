@@ -12,8 +12,6 @@ reads a body.
 
 from __future__ import annotations
 
-import posixpath
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
@@ -29,8 +27,6 @@ from service.decisions import Decisions
 from service.one_policy import OnePolicy
 
 PREFIX = "/forward-auth/"
-
-_SLASHES = re.compile("/{2,}")
 
 Environ = dict[str, Any]
 
@@ -105,7 +101,7 @@ def original(asked: Request, path: str) -> Request:
         asked,
         method=(headers.get("x-forwarded-method") or asked.method).upper(),
         host=bare_host(headers.get("x-forwarded-host") or asked.host),
-        path=plain(path if target is None else path_of(target)),
+        path=path if target is None else path_of(target),
     )
 
 
@@ -116,16 +112,7 @@ def path_of(target: str) -> str:
             target = urlsplit(target).path
         except ValueError:
             target = ""
-    return unquote(target.partition("?")[0], errors="replace")
-
-
-def plain(path: str) -> str:
-    """The path in its one spelling: ``//a``, ``/./a`` and ``/b/../a`` are no ways around ``/a``."""
-    path = _SLASHES.sub("/", f"/{path}")
-    if "/." not in path:
-        return path
-    end = "/" if path.endswith(("/", "/.", "/..")) else ""
-    return _SLASHES.sub("/", posixpath.normpath(path) + end)
+    return unquote(target.partition("?")[0], errors="replace") or "/"
 
 
 def counts_leases(guard: Guard) -> bool:

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from limiter.demo.servers import HOST, free_port
-from service.forward_auth import path_of, plain
+from service.forward_auth import path_of
 from tests.service.conftest import MakeApp
 
 Make = Callable[..., Flask]
@@ -202,15 +202,13 @@ def test_the_body_is_never_read(make_app: MakeApp) -> None:
         ("/a/b?c=/d", "/a/b"),
         ("", "/"),
         ("/", "/"),
+        ("?a", "/"),
         ("/a%2Fb%C3%A9%ff", "/a/b\u00e9\ufffd"),
-        ("//a///b/", "/a/b/"),
-        ("/a/./b/..", "/a/"),
-        ("/../../a/.", "/a/"),
-        ("/.hidden", "/.hidden"),
+        ("//a/../b", "//a/../b"),  # a rule looks at its plain spelling as well
         ("http://x:1/a?b", "/a"),
         ("http://[x/a", "/"),
-        ("*", "/*"),
+        ("*", "*"),
     ],
 )
 def test_a_target_is_one_path(target: str, path: str) -> None:
-    assert plain(path_of(target)) == path
+    assert path_of(target) == path
