@@ -118,7 +118,7 @@ def test_what_is_said_at_the_end_stands_in_lines_of_its_own(
         raise supervisor.Stopped
 
     monkeypatch.setattr(Demo, "_start", start)
-    monkeypatch.setattr(Demo, "_stop", lambda self: output.say("instance-1 | ends"))
+    monkeypatch.setattr(Demo, "_stop", lambda _: output.say("instance-1 | ends"))
     Demo(Options(1, 1, 1, None), {}).run()
 
     assert capsys.readouterr().out.splitlines() == [
