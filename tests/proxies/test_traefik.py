@@ -1,0 +1,136 @@
+"""What Traefik makes of what clients say of themselves, by its settings, and of workers that end."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from limiter.demo.servers import HOST
+from tests.proxies.support import TRUSTED, Behind, Front, behind, front, run_traefik
+from tests.proxies.test_forward_auth import FORGED
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
+]
+
+#: The three states of trustForwardHeader: left out is another one than false.
+SETTINGS: dict[str, dict[str, bool]] = {
+    "unset": {},
+    "false": {"trustForwardHeader": False},
+    "true": {"trustForwardHeader": True},
+}
+
+
+def routes(found: Behind) -> dict[str, Any]:
+    """A route for each setting, and one that asks nobody."""
+    address = f"http://{HOST}:{found.service_port}/forward-auth/default"
+    routers: dict[str, Any] = {"up": {"rule": "Path(`/up`)", "service": "upstream"}}
+    middlewares = {}
+    for name, setting in SETTINGS.items():
+        rule = f"PathPrefix(`/{name}`)"
+        routers[name] = {"rule": rule, "service": "upstream", "middlewares": [name]}
+        middlewares[name] = {
+            "forwardAuth": {"address": address, "maxResponseBodySize": 4096, **setting}
+        }
+    servers = [{"url": f"http://{HOST}:{found.upstream_port}"}]
+    services = {"upstream": {"loadBalancer": {"servers": servers}}}
+    return {"routers": routers, "middlewares": middlewares, "services": services}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[tuple[Path, Behind]]:
+    folder = tmp_path_factory.mktemp("traefik")
+    with behind(
+        folder,
+        LIMITER_STORE=store,
+        LIMITER_PREFIX=f"traefik-{secrets.token_hex(4)}",
+        LIMITER_LIMITS="3/minute",
+        LIMITER_TIMEOUT="5",
+    ) as running:
+        yield folder, running
+
+
+@pytest.fixture(scope="module")
+def inner(found: tuple[Path, Behind]) -> Iterator[Front]:
+    """A Traefik that trusts nobody in front of it but what calls from 127.0.0.1."""
+    folder, running = found
+    with run_traefik(folder, "inner", routes(running), running, TRUSTED) as front:
+        yield front
+
+
+@pytest.fixture(scope="module")
+def outer(found: tuple[Path, Behind], inner: Front) -> Iterator[Front]:
+    """Another one in front of it."""
+    folder, running = found
+    http = {
+        "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "inner"}},
+        "services": {
+            "inner": {"loadBalancer": {"servers": [{"url": f"http://{HOST}:{inner.port}"}]}}
+        },
+    }
+    with run_traefik(folder, "outer", http, running) as front:
+        yield front
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_client_is_its_address_whatever_it_says(inner: Front, setting: str) -> None:
+    client = f"127.10.0.{1 + list(SETTINGS).index(setting)}"
+    statuses = [inner.ask(client, path=f"/{setting}", fields=fields).status for fields in FORGED]
+
+    assert statuses == [200] * 3 + [429] * (len(FORGED) - 3)
+
+
+def test_clients_of_an_outer_proxy_are_told_apart_where_it_is_trusted(outer: Front) -> None:
+    for client in ("127.11.0.1", "127.11.0.2"):
+        statuses = [outer.ask(client, path="/true", fields=fields).status for fields in FORGED]
+        assert statuses == [200] * 3 + [429] * (len(FORGED) - 3)
+
+
+@pytest.mark.parametrize("setting", ["unset", "false"])
+def test_and_are_one_in_the_other_settings(outer: Front, setting: str) -> None:
+    """Which is why ours is true: Traefik says nothing of them, so that all share what the proxy has."""
+    statuses = [outer.ask(f"127.12.0.{number}", path=f"/{setting}").status for number in range(8)]
+
+    assert 429 in statuses
+
+
+def test_workers_are_replaced_under_load_without_an_error(tmp_path: Path, store: str) -> None:
+    """A charge whose answer is lost with its worker is the most that it costs: Traefik asks again."""
+    statuses: Counter[int] = Counter()
+    stop = threading.Event()
+    with front(
+        tmp_path,
+        "traefik",
+        LIMITER_STORE=store,
+        LIMITER_PREFIX=f"traefik-{secrets.token_hex(4)}",
+        LIMITER_LIMITS="200/hour",
+        LIMITER_TIMEOUT="5",
+    ) as running:
+
+        def load() -> None:
+            while not stop.is_set():
+                statuses[running.ask("127.13.0.1", path="/x").status] += 1
+
+        threads = [threading.Thread(target=load) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for _ in range(2):
+            time.sleep(1.5)  # under load, which is what this is about
+            running.service.signal(signal.SIGHUP)
+        time.sleep(1.5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+    assert set(statuses) == {200, 429}, statuses
+    assert 200 - 2 * len(threads) <= statuses[200] <= 200, statuses
