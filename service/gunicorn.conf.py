@@ -49,9 +49,6 @@ accesslog = None
 
 def on_starting(server: Any) -> None:
     """Refuse to start with a wrong environment: one line, and no worker that fails for ever."""
-    if len(server.cfg.address) > 2:
-        server.log.error("bind: accepted are one address, and a second one for operators")
-        sys.exit(1)
     try:
         settings.from_env()
         settings.hand_on_policies()
@@ -67,16 +64,24 @@ def on_starting(server: Any) -> None:
         os.environ[_FOLDER] = tempfile.mkdtemp(prefix=_OURS)
 
 
+def when_ready(server: Any) -> None:
+    """Refuse addresses of which nobody could say which one is the operators', before there are workers."""
+    names = [listener.getsockname() for listener in server.LISTENERS]
+    # At a Unix socket the port would be a word of the client's.
+    ports = {name[1] for name in names if isinstance(name, tuple)}
+    if len(names) > 2 or (len(names) == 2 and len(ports) < 2):
+        server.log.error(
+            "bind: accepted are one address, or two of different ports, the second for operators"
+        )
+        sys.exit(1)
+
+
 def post_worker_init(worker: Any) -> None:
     """Connect and load the scripts before the first request; without a store, serve as well."""
     logs.set_up(getattr(logging, worker.cfg.loglevel.upper()))
     found = worker.wsgi.extensions
-    names = [listener.getsockname() for listener in worker.sockets]
-    if len(names) == 2:
-        if not all(isinstance(name, tuple) for name in names):
-            # At a Unix socket the port would be a word of the client's.
-            raise SystemExit("bind: of two addresses each is to be HOST:PORT")
-        found["doors"].operators_port = str(names[1][1])
+    if len(worker.sockets) == 2:
+        found["doors"].operators_port = str(worker.sockets[1].getsockname()[1])
     signal.signal(signal.SIGHUP, lambda *_: found["policies"].reload())
     try:
         found["policies"].open()
