@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from time import monotonic
 from typing import Any
 
 from flask import Blueprint, Response, abort, request
 from werkzeug.exceptions import HTTPException
 
-from limiter import InvalidCost, LimiterError
+from limiter import InvalidCost, LimiterError, StoreUnavailable
 from limiter.policyfile import Policies
 from limiter.web import headers, problems
 from limiter.web.guard import Guard
@@ -21,8 +22,11 @@ from service.forward_auth import counts_leases
 from service.one_policy import OnePolicy
 
 MOST_CHECKS = 100
+#: Seconds after which a batch no longer asks a store that was silent at its last check.
+PATIENCE = 0.5
 
 _MEMBERS = ("key", "cost", "peek")
+_UNDECIDED = "The store does not decide right now."
 _NOBODY = "The cost is more than this policy ever admits at once."
 
 #: A status, what is said, and header fields.
@@ -41,12 +45,13 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint
             abort(422, "This policy counts what is held: ask /v1/hold.")
         body = bodies.read([*_MEMBERS, "checks"])
         if "checks" not in body:
-            status, said, fields = _one(guard, decisions, body)
+            status, said, fields = _Turn(guard, decisions).one(body)
             return bodies.said(said, status, fields)
         asked = bodies.members(body, ["checks"])["checks"]
         if not isinstance(asked, list) or not 1 <= len(asked) <= MOST_CHECKS:
             abort(422, f"checks is no list of 1 to {MOST_CHECKS}.")
-        answers = [_one_of_many(guard, decisions, one) for one in asked]
+        turn = _Turn(guard, decisions)
+        answers = [turn.one_of_many(one) for one in asked]
         return bodies.said({"results": [{"status": status, **said} for status, said, _ in answers]})
 
     return routes
@@ -60,48 +65,67 @@ def found(policies: Policies | OnePolicy, name: str) -> Guard:
     return guard
 
 
-def _one_of_many(guard: Guard, decisions: Decisions, asked: Any) -> Answer:
-    try:
-        return _one(guard, decisions, bodies.members(asked, _MEMBERS))
-    except HTTPException as error:
-        status = error.code or 500
-        return status, bodies.problem(status, error.description or ""), []
+class _Turn:
+    """The checks of one request; a store that is silent is not waited for again and again."""
 
+    def __init__(self, guard: Guard, decisions: Decisions) -> None:
+        self._guard = guard
+        self._decisions = decisions
+        self._patient_until = monotonic() + PATIENCE
+        self._unavailable: StoreUnavailable | None = None
 
-def _one(guard: Guard, decisions: Decisions, asked: dict[str, Any]) -> Answer:
-    subject, cost = bodies.subject(asked, guard), bodies.cost(asked)
-    if bodies.flag(asked, "peek"):
-        return _peek(guard, subject, cost)
-    (rule,) = guard.rules
-    named = Guard([rule.about(subject, cost)], guard.trusted)
-    verdict = decisions.enter(named, about(request.path))
-    said = verdict.results[0].decision.to_dict() if verdict.results else None
-    if verdict.allowed:
-        return 200, {"allowed": True, "decision": said}, verdict.fields
-    if verdict.status == 413:
-        return 422, bodies.problem(422, _NOBODY), []
-    return verdict.status, {**json.loads(verdict.body), "decision": said}, verdict.fields
+    def one_of_many(self, asked: Any) -> Answer:
+        """An answer, also where it makes no sense."""
+        try:
+            return self.one(bodies.members(asked, _MEMBERS))
+        except HTTPException as error:
+            status = error.code or 500
+            return status, bodies.problem(status, error.description or ""), []
 
+    def one(self, asked: dict[str, Any]) -> Answer:
+        """An answer; aborts where it makes no sense."""
+        subject, cost = bodies.subject(asked, self._guard), bodies.cost(asked)
+        peek = bodies.flag(asked, "peek")
+        silent = self._unavailable if monotonic() > self._patient_until else None
+        if peek and silent is not None:
+            abort(503, _UNDECIDED)
+        return self._peek(subject, cost) if peek else self._hit(subject, cost, silent)
 
-def _peek(guard: Guard, subject: Subject, cost: int) -> Answer:
-    """What it would be, at this instant; nothing is taken, and nothing counted."""
-    (rule,) = guard.rules
-    asked = rule.about(subject, cost).ask(about(request.path), guard.trusted)
-    if asked is None:
-        return 200, {"allowed": True, "decision": None}, []
-    try:
-        decision = rule.limiter.peek(asked.key, asked.cost, limits=asked.limits)
-    except InvalidCost:
-        abort(422, _NOBODY)
-    except LimiterError:
-        abort(503, "The store does not decide right now.")
-    said, fields = decision.to_dict(), headers.fields(decision, rule.name, rule.form)
-    if decision.allowed or rule.shadow:
-        return 200, {"allowed": True, "decision": said}, [] if rule.shadow else fields
-    if not decision.each:
-        return 503, {**json.loads(problems.reduced_capacity(request.path)), "decision": said}, []
-    body = problems.quota_exceeded(decision, rule.name, request.path)
-    return 429, {**json.loads(body), "decision": said}, fields
+    def _hit(self, subject: Subject, cost: int, silent: StoreUnavailable | None) -> Answer:
+        (rule,) = self._guard.rules
+        named = Guard([rule.about(subject, cost)], self._guard.trusted)
+        verdict = self._decisions.enter(named, about(request.path), silent)
+        error = verdict.error
+        self._unavailable = error if isinstance(error, StoreUnavailable) else None
+        said = verdict.results[0].decision.to_dict() if verdict.results else None
+        if verdict.allowed:
+            return 200, {"allowed": True, "decision": said}, verdict.fields
+        if verdict.status == 413:
+            return 422, bodies.problem(422, _NOBODY), []
+        return verdict.status, {**json.loads(verdict.body), "decision": said}, verdict.fields
+
+    def _peek(self, subject: Subject, cost: int) -> Answer:
+        """What it would be, at this instant; nothing is taken, and nothing counted."""
+        (rule,) = self._guard.rules
+        asked = rule.about(subject, cost).ask(about(request.path), self._guard.trusted)
+        if asked is None:
+            return 200, {"allowed": True, "decision": None}, []
+        try:
+            decision = rule.limiter.peek(asked.key, asked.cost, limits=asked.limits)
+        except InvalidCost:
+            abort(422, _NOBODY)
+        except LimiterError as error:
+            self._unavailable = error if isinstance(error, StoreUnavailable) else None
+            abort(503, _UNDECIDED)
+        self._unavailable = StoreUnavailable(_UNDECIDED) if decision.degraded else None
+        said, fields = decision.to_dict(), headers.fields(decision, rule.name, rule.form)
+        if decision.allowed or rule.shadow:
+            return 200, {"allowed": True, "decision": said}, [] if rule.shadow else fields
+        if not decision.each:
+            reduced = json.loads(problems.reduced_capacity(request.path))
+            return 503, {**reduced, "decision": said}, []
+        body = problems.quota_exceeded(decision, rule.name, request.path)
+        return 429, {**json.loads(body), "decision": said}, fields
 
 
 def about(path: str) -> Request:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from time import perf_counter
 
+from limiter import StoreUnavailable
 from limiter.web.guard import Guard, Verdict
 from limiter.web.request import Request
 from service import logs, tracing
@@ -16,11 +17,16 @@ class Decisions:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def enter(self, guard: Guard, request: Request) -> Verdict:
-        """What a guard says of a request."""
+    def enter(
+        self, guard: Guard, request: Request, unavailable: StoreUnavailable | None = None
+    ) -> Verdict:
+        """What a guard says of a request; where the store is known to be ``unavailable``, at once."""
         began = perf_counter()
         with tracing.span(request) as span:
-            verdict = guard.enter(request)
+            if unavailable is None:
+                verdict = guard.enter(request)
+            else:
+                verdict = guard.enter_without_store(request, unavailable)
             tracing.tell(span, verdict)
         self.note(verdict, perf_counter() - began)
         return verdict

@@ -314,6 +314,19 @@ class Guard(_Guard[Limiter]):
                     flow.close()  # where it was interrupted, it gives back what it may have taken
         return self._told(request, found, shadowed)
 
+    def enter_without_store(self, request: Request, why: StoreUnavailable) -> Verdict:
+        """As ``enter``, with what ``on_error`` says at once: the store did not answer just now."""
+        if not self.rules:
+            return Verdict()
+        flow = self._entering(request)
+        try:
+            next(flow)
+            while True:
+                flow.throw(why)
+        except StopIteration as done:
+            verdict: Verdict = done.value
+            return verdict
+
     def _judge(self, request: Request, one: Asked, part: Part) -> Verdict:
         """The verdict where one rule asks, by its limiter's own call: the shortest way there is."""
         why: StoreUnavailable | None = None

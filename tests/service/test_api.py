@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -210,6 +212,24 @@ def test_a_store_that_is_gone(make_app: MakeApp, on_error: str, status: int) -> 
         assert answer.status_code == status
         assert answer.get_json(force=True)["decision"]["degraded"] is True
     problem(client.post("/v1/refund/default", json={"key": "u"}), 503)
+
+
+@pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("raise", 503), ("local", 200)])
+def test_a_store_that_is_silent_costs_a_batch_its_patience_and_no_more(
+    make_app: MakeApp, on_error: str, status: int
+) -> None:
+    with socket.create_server((HOST, 0)) as silent:
+        gone = f"redis://{HOST}:{silent.getsockname()[1]}/0"
+        client = make_app(STORE=gone, ON_ERROR=on_error, TIMEOUT="0.1").test_client()
+        began = monotonic()
+        answer = check(
+            client, "default", checks=[{"key": n} for n in range(99)] + [{"key": 1, "peek": True}]
+        )
+        took = monotonic() - began
+
+    assert {one["status"] for one in answer.get_json()["results"][:99]} == {status}
+    assert answer.get_json()["results"][99]["status"] == 503
+    assert took < 3
 
 
 def test_a_store_that_refuses(make_app: MakeApp) -> None:
