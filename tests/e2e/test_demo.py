@@ -153,6 +153,8 @@ def test_a_port_that_is_taken_late_is_a_reason_too(tmp_path: Path, store: str) -
         ({"LIMITER_TIMEOUT": "soon"}, [], "LIMITER_TIMEOUT"),
         ({"LIMITER_TRUSTED_PROXIES": "all"}, [], "LIMITER_TRUSTED_PROXIES"),
         ({"LIMITER_STORE": "http://x"}, [], "LIMITER_STORE"),
+        ({"LIMITER_ADMIN_TOKEN": "short"}, [], "LIMITER_ADMIN_TOKEN"),
+        ({"LIMITER_POLICIES": "no.toml"}, [], "no.toml:1: cannot be read"),
         ({}, ["--store", "redis://127.0.0.1:1"], "store"),
     ],
 )
@@ -248,6 +250,20 @@ def test_ab_sees_the_exact_limit_through_forward_auth(tmp_path: Path, store: str
     assert refused.status == 429
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert any('{outcome="denied",policy="default"} 901.0' in text for text in metrics)
+
+
+def test_a_policy_file_holds_on_both_ways(tmp_path: Path, store: str) -> None:
+    path = tmp_path / "policies.toml"
+    path.write_text("[policies.default]\nlimits = '2/minute'\nmatch.paths = ['/demo-service/**']\n")
+    with Demo(tmp_path, "--store", store, LIMITER_POLICIES=str(path)) as demo:
+        demo.wait_for("Ready")
+        assert f"{path}: default" in demo.log
+        paths = [HELLO, "/demo-service/protected/hello"] * 2
+        statuses = [get(f"{demo.url}{path}").status for path in paths]
+        path.write_text("[policies.default]\nlimits = '3/minute'\n")
+        until(lambda: get(f"{demo.url}{HELLO}").status == 200, lambda: demo.log)
+
+    assert statuses == [200, 200, 429, 429]
 
 
 def test_an_instance_that_hangs_gets_no_requests(tmp_path: Path, store: str) -> None:
