@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from limiter.demo.servers import HOST
 from tests.proxies.support import TRUSTED, Behind, Front, behind, front, run_traefik
@@ -88,6 +91,68 @@ def test_a_client_is_its_address_whatever_it_says(inner: Front, setting: str) ->
     statuses = [inner.ask(client, path=f"/{setting}", fields=fields).status for fields in FORGED]
 
     assert statuses == [200] * 3 + [429] * (len(FORGED) - 3)
+
+
+_NAMES = st.sampled_from(
+    [
+        *(
+            "X-Forwarded-For",
+            "x-forwarded-for",
+            "X_Forwarded_For",
+            "X-Forwarded_For",
+            "X-FORWARDED-FOR",
+        ),
+        *(
+            "Forwarded",
+            "X-Real-Ip",
+            "X_Real_Ip",
+            "X-Client-Ip",
+            "CF-Connecting-IP",
+            "True-Client-IP",
+        ),
+        *("X-Forwarded-Uri", "X-Forwarded-Method", "X-Forwarded-Host", "X-Forwarded-Proto"),
+        *(
+            "X-Forwarded-Prefix",
+            "X-Forwarded-Server",
+            "X-Original-Uri",
+            "Connection",
+            "Te",
+            "Upgrade",
+        ),
+    ]
+)
+_ADDRESSES = st.ip_addresses().map(str)
+_VALUES = st.one_of(
+    _ADDRESSES,
+    st.lists(_ADDRESSES, max_size=5).map(", ".join),
+    _ADDRESSES.map('for="[{}]:1";by=_x'.format),
+    st.lists(_NAMES, max_size=4).map(", ".join),
+    st.sampled_from(
+        ["", "unknown", "OPTIONS", "/free", "close", "::ffff:1.2.3.4", "1.2.3.4:80", "x" * 5_000]
+    ),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40),
+)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@settings(max_examples=60)
+@given(fields=st.lists(st.tuples(_NAMES, _VALUES), min_size=1, max_size=5))
+def test_nothing_that_a_client_sends_gets_it_past_its_limit(
+    inner: Front, setting: str, fields: list[tuple[str, str]]
+) -> None:
+    client = f"127.14.0.{1 + list(SETTINGS).index(setting)}"
+    while inner.ask(client, path=f"/{setting}").status == 200:
+        pass
+    with socket.create_connection((HOST, inner.port), 10, source_address=(client, 0)) as raw:
+        lines = [
+            f"GET /{setting} HTTP/1.1",
+            "Host: x",
+            *(f"{name}: {text}" for name, text in fields),
+        ]
+        raw.sendall("\r\n".join([*lines, "", ""]).encode("ascii"))
+        status = int(raw.recv(65_536).split(b" ")[1])
+
+    assert status in (400, 429), (status, fields)
 
 
 def test_clients_of_an_outer_proxy_are_told_apart_where_it_is_trusted(outer: Front) -> None:
