@@ -59,8 +59,10 @@ def on_starting(server: Any) -> None:
     # instances are not known here; who runs some says so by the variable.
     if not os.environ.get("LIMITER_LOCAL_SHARE"):
         os.environ["LIMITER_LOCAL_SHARE"] = str(server.cfg.workers)
-    # Where workers count together; prometheus_client looks when it is imported, in a worker.
-    if not os.environ.get(_FOLDER):
+    # Where workers count together; prometheus_client looks when it is imported, in a worker. One that
+    # another gunicorn made for itself goes with that.
+    given = os.path.basename(os.environ.get(_FOLDER, ""))
+    if not given or given.startswith(_OURS):
         os.environ[_FOLDER] = tempfile.mkdtemp(prefix=_OURS)
 
 

@@ -124,8 +124,10 @@ def subject(found: Address, prefix: int = PREFIX) -> str:
 
 def is_trusted(peer: str | None, trusted: Sequence[Network]) -> bool:
     """Whether the other end of a connection is one of our proxies."""
+    if not peer:
+        return UNIX_PEERS in trusted
     try:
-        return _is_in(parse(peer or ""), trusted)
+        return _is_in(parse(peer), trusted)
     except Unidentified:
         return False
 

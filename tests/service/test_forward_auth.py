@@ -74,6 +74,15 @@ def test_only_trusted_proxies_are_answered(make_app: MakeApp) -> None:
     assert nobody.status_code == 403
 
 
+def test_a_proxy_may_come_by_a_unix_socket(make_app: MakeApp) -> None:
+    client = make_app(TRUSTED_PROXIES="unix", LIMITS="1/minute").test_client()
+    by_socket = {"REMOTE_ADDR": ""}
+    for status in (204, 429):
+        answer = client.get("/forward-auth/default", headers=CLIENT, environ_overrides=by_socket)
+        assert answer.status_code == status
+    assert ask(client).status_code == 403
+
+
 @pytest.mark.parametrize("forwarded_for", [None, "", " , ", "unknown", "203.0.113.1, nobody"])
 def test_a_proxy_has_to_say_who_calls(make_app: MakeApp, forwarded_for: str | None) -> None:
     fields = {} if forwarded_for is None else {"X-Forwarded-For": forwarded_for}
