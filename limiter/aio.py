@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cached_property
 from types import TracebackType
 from typing import Any, TypeVar
@@ -135,14 +136,18 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         return self._transport.one_slot(tags)
 
     @cached_property
-    def _tasks(self) -> set[asyncio.Task[None]]:
+    def _tasks(self) -> set[asyncio.Task[Any]]:
         """What runs beside the calls: an event loop holds its tasks weakly."""
         return set()
 
-    def _beside(self, flow: Flow[None]) -> Callable[[], None]:
+    def _beside(
+        self, flow: Flow[None], interrupted: Callable[[], None] | None = None
+    ) -> Callable[[], None]:
         task = asyncio.get_running_loop().create_task(self.drive(flow))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        if interrupted is not None:
+            task.add_done_callback(lambda done: interrupted() if done.cancelled() else None)
         return _canceller(task)
 
     async def drive(self, flow: Flow[_Result]) -> _Result:
@@ -163,6 +168,15 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         except StopIteration as done:
             result: _Result = done.value
             return result
+        finally:
+            flow.close()  # where it was cancelled, it gives back what it has taken
+
+    async def surely(self, flow: Flow[_Result]) -> _Result:
+        """As ``drive``, in a task of its own: whoever waits may be cancelled, again and again."""
+        task = asyncio.get_running_loop().create_task(self.drive(flow))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
 
 
 class AsyncLease(Held):
@@ -174,7 +188,7 @@ class AsyncLease(Held):
 
     async def release(self) -> None:
         """Give it back now; the end of the body then does nothing more."""
-        await self._limiter.drive(self._limiter._releasing(self))
+        await self._limiter.surely(self._limiter._releasing(self))
 
     async def __aenter__(self) -> AsyncLease:
         try:
@@ -202,7 +216,7 @@ class AsyncReservation(Reserved):
 
     async def settle(self, actual: int) -> None:
         """As ``Reservation.settle``."""
-        await self._limiter.drive(self._limiter._settling(self, actual))
+        await self._limiter.surely(self._limiter._settling(self, actual))
 
     async def __aenter__(self) -> AsyncReservation:
         await self._limiter.drive(self._limiter._reserving(self))
@@ -222,7 +236,10 @@ def _canceller(task: asyncio.Task[None]) -> Callable[[], None]:
     """End a task from outside; a flow that ends itself goes on."""
 
     def cancel() -> None:
-        if task is not asyncio.current_task():
+        with suppress(RuntimeError):  # there is no loop here, or its own was closed
+            if task is asyncio.current_task():
+                return
+        with suppress(RuntimeError):
             task.get_loop().call_soon_threadsafe(task.cancel)
 
     return cancel

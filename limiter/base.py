@@ -136,8 +136,10 @@ class Base(Generic[_Transport]):
         """Whether subjects with these hash tags can be decided in one call."""
         raise NotImplementedError
 
-    def _beside(self, flow: Flow[None]) -> Callable[[], None]:
-        """Run a flow that nobody waits for; what comes back ends it."""
+    def _beside(
+        self, flow: Flow[None], interrupted: Callable[[], None] | None = None
+    ) -> Callable[[], None]:
+        """Run a flow that nobody waits for; what comes back ends it, ``interrupted`` hears of others."""
         raise NotImplementedError
 
     # --- what adapters build on: several limiters' parts in one call ---
@@ -336,16 +338,24 @@ class Base(Generic[_Transport]):
     def _hitting_all(
         self, items: Iterable[Item], limits: Limits | None, tag: Key | None
     ) -> Flow[list[Decision]]:
-        parts = [self._part(item, limits) for item in items]
+        try:
+            listed = list(items)
+        except TypeError:
+            raise InvalidKey(
+                f"hit_all was given {shown(items)}: accepted is a list of tuples of key and cost"
+            ) from None
+        parts = [self._part(item, limits) for item in listed]
         if not parts:
             return []
-        states = [part.plan.state(part.key, tag) for part in parts]
-        for part, state in zip(parts, states, strict=True):
-            if states.count(state) > 1:
+        seen: set[tuple[bytes, bytes]] = set()
+        for part in parts:
+            state = part.plan.state(part.key, tag)
+            if state in seen:
                 raise InvalidKey(
                     f"key {part.key!r} stands for a subject that is named twice: name it once, with "
                     f"the sum of its costs"
                 )
+            seen.add(state)
         try:
             return (yield from self._deciding(parts, tag))
         except StoreUnavailable as error:
@@ -408,6 +418,10 @@ class Base(Generic[_Transport]):
             except LimiterError:
                 yield from self._giving_back(parts, decisions, tag, lease, deadline)
                 raise
+            except GeneratorExit:  # whoever called is gone
+                if decisions:
+                    self._beside(self._giving_back_later(parts, decisions, tag, lease))
+                raise
             if decision.allowed or part.shadow:
                 decisions.append(decision)
                 continue
@@ -417,9 +431,21 @@ class Base(Generic[_Transport]):
             ]
             decisions.append(decision)
             for later in parts[len(decisions) :]:
-                decisions += yield from self._asking_part(later, tag, "peek", "", deadline)
+                try:
+                    decisions += yield from self._asking_part(later, tag, "peek", "", deadline)
+                except StoreUnavailable:  # it was not going to be charged anyway
+                    unknown = Decision.without_store(later.plan.policies, allowed=False)
+                    decisions.append(unknown)
             break
         return decisions
+
+    def _giving_back_later(
+        self, parts: list[Part], decisions: list[Decision], tag: Key | None, lease: str
+    ) -> Flow[None]:
+        """Give back what a call took that was interrupted before it had asked for everything."""
+        yield Pause(0.0)
+        deadline = monotonic() + self._timeout
+        yield from self._giving_back(parts, decisions, tag, lease, deadline)
 
     def _asking_part(
         self, part: Part, tag: Key | None, mode: str, lease: str, deadline: float
@@ -450,6 +476,7 @@ class Base(Generic[_Transport]):
             except LimiterError as error:
                 self._not_settled("a give-back", error)
                 continue
+            found[-1] = decision.given_back()
             with suppress(LimiterError):
                 (found[-1],) = yield from self._asking_part(part, tag, "peek", "", deadline)
         return found
@@ -478,6 +505,19 @@ class Base(Generic[_Transport]):
     # --- leases and reservations ---
 
     def _holding(self, held: Held) -> Flow[None]:
+        """Take the lease, unless it is in use already."""
+        if held.busy:
+            raise InvalidSetting(
+                "this lease is held already: accepted is one body at a time; call hold for each"
+            )
+        held.busy = True
+        try:
+            yield from self._taking(held)
+        except LimiterError:
+            held.busy = False
+            raise
+
+    def _taking(self, held: Held) -> Flow[None]:
         """Take the lease, and see that it is renewed for as long as it is held."""
         until = inf if held.timeout is None else monotonic() + held.timeout
         held.anew(secrets.token_hex(16))
@@ -497,7 +537,11 @@ class Base(Generic[_Transport]):
             if decision.degraded or left <= 0 or _rates_wait(decision) > left:
                 raise RateLimited(decision)
             yield Pause(min(_jittered(decision.retry_after, left), _ASK_EVERY, left))
-        self._keep(held, decision, asked)
+        try:
+            self._keep(held, decision, asked)
+        except StoreUnavailable:  # nobody can renew it
+            yield from self._releasing(held)
+            raise
         if decision.delay:
             yield Pause(decision.delay)
 
@@ -505,7 +549,7 @@ class Base(Generic[_Transport]):
         """See that the lease, taken by a call that began at ``asked``, is renewed."""
         held.begin(decision)
         if not decision.degraded or self._share is not None:
-            held.stop_renewing = self._beside(self._renewing(held, asked))
+            held.stop_renewing = self._beside(self._renewing(held, asked), held.unrenewed)
 
     def _renewing(self, held: Held, asked: float) -> Flow[None]:
         """Renew a lease at a third of its length, until it is given back or lost."""
@@ -549,7 +593,7 @@ class Base(Generic[_Transport]):
 
     def _releasing(self, held: Held) -> Flow[None]:
         """Give the lease back, once; a store that does not answer lets it end by itself."""
-        if held.released or held.is_inherited:
+        if held.released or held.is_inherited or "lease" not in held.more:
             return
         held.released = True
         held.stop_renewing()
@@ -557,6 +601,7 @@ class Base(Generic[_Transport]):
             yield from self._changing_lease(held, "release")
         except LimiterError as error:
             self._not_settled("a release", error)
+        held.busy = False
 
     def _forget(self, held: Held, why: StoreUnavailable) -> None:
         """The store may have given a lease all the same; its id says which to give back, later."""
@@ -614,6 +659,8 @@ class Base(Generic[_Transport]):
         """Give back what was not used, or charge what was used beyond; once."""
         if isinstance(actual, bool) or not isinstance(actual, int) or actual < 0:
             raise InvalidCost(f"actual is {shown(actual)}: accepted is a whole number from 0")
+        if not reserved.begun:
+            raise InvalidSetting("nothing is reserved yet: settle in the body of the with")
         if reserved.settled:
             return
         reserved.settled = True

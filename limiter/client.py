@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
 from time import sleep
@@ -228,7 +229,9 @@ class Limiter(Base["Transport | MemoryTransport"]):
     def _keeper(self) -> Keeper:
         return Keeper(self._advance)
 
-    def _beside(self, flow: Flow[None]) -> Callable[[], None]:
+    def _beside(
+        self, flow: Flow[None], interrupted: Callable[[], None] | None = None
+    ) -> Callable[[], None]:
         self._keeper.add(flow)
         return partial(self._keeper.drop, flow)
 
@@ -240,6 +243,8 @@ class Limiter(Base["Transport | MemoryTransport"]):
         except StopIteration as done:
             result: _Result = done.value
             return result
+        finally:
+            flow.close()  # where it was interrupted, it gives back what it has taken
 
     def _advance(self, flow: Flow[Any]) -> float:
         """Run a flow up to its next pause, and return how long that is; StopIteration at its end."""
@@ -280,6 +285,13 @@ class Lease(Held):
     def release(self) -> None:
         """Give it back now; the end of the body then does nothing more."""
         self._limiter.drive(self._limiter._releasing(self))
+
+    def _tell(self, on_lost: Callable[[], Any]) -> None:
+        """In a thread of its own: the one that renews leases has others to renew."""
+        try:
+            threading.Thread(target=super()._tell, args=(on_lost,), daemon=True).start()
+        except RuntimeError:  # this process gets no more threads
+            super()._tell(on_lost)
 
     def __enter__(self) -> Lease:
         try:

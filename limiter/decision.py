@@ -49,6 +49,14 @@ class Decision:
         """What ``on_error`` decides while the store does not."""
         return cls(policies, [0, 0, 0 if allowed else 1_000_000, 0, 0, 0], degraded=True)
 
+    def given_back(self) -> Decision:
+        """How things stood if all that was granted has been given back."""
+        reply = list(self._reply)
+        for at in range(0, len(reply) - 1, STRIDE):
+            granted = reply[at]
+            reply[at : at + 2] = [0, reply[at + 1] + granted]
+        return Decision(self._policies, reply, self.degraded, self._part)
+
     @property
     def allowed(self) -> bool:
         """Every policy had room (and, for hit, was charged)."""

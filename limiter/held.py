@@ -42,6 +42,7 @@ class Held:
         self.lost = False
         self.released = False
         self.degraded = False
+        self.busy = False
         self.stop_renewing: Callable[[], None] = _nothing
         self._on_lost = on_lost
         self._process = os.getpid()
@@ -67,10 +68,20 @@ class Held:
         self.lost = True
         log.warning("a lease was lost: %s", why)
         if self._on_lost is not None:
-            try:
-                self._on_lost()
-            except (Exception, SystemExit):  # sys.exit would end the thread that renews them all
-                log.exception("on_lost failed")
+            self._tell(self._on_lost)
+
+    def unrenewed(self) -> None:
+        """Its renewal was cancelled by somebody else: in the store it will end."""
+        if not self.released:
+            self.lose("its renewal was cancelled")
+
+    def _tell(self, on_lost: Callable[[], Any]) -> None:
+        try:
+            on_lost()
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # sys.exit, or what a test library raises, would end other renewals
+            log.exception("on_lost failed")
 
 
 class Reserved:
@@ -90,12 +101,13 @@ class Reserved:
         self.cost = cost
         self.tag = tag
         self.settled = False
+        self.begun = False
         self._process = os.getpid()
 
     def begin(self, decision: Decision) -> None:
         """Note what was decided when it was taken."""
         self.decision = decision
-        self.settled = False
+        self.settled, self.begun = False, True
         self._process = os.getpid()
 
     @property

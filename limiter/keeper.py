@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import count
 from time import monotonic
 
+from limiter.errors import StoreUnavailable
 from limiter.flows import Flow
 
 log = logging.getLogger("limiter")
@@ -44,17 +45,29 @@ class Keeper:
         self._threads = 0
 
     def add(self, flow: Flow[None]) -> None:
-        """Begin a flow; its first step is a pause."""
+        """Begin a flow; its first step is a pause.
+
+        Raises:
+            StoreUnavailable: This process gets no more threads.
+
+        """
         if self._process != os.getpid():
             self._begin()  # a fork's child holds none of its parent's leases, and not its thread
         self._flows.add(flow)
-        self._put(flow)
+        try:
+            self._put(flow)
+        except RuntimeError as error:
+            self._flows.discard(flow)
+            raise StoreUnavailable(f"nobody could renew a lease: {error}") from error
 
     def drop(self, flow: Flow[None]) -> None:
         """Let a flow go on no more, which need not be kept until its pause is over."""
         with self._changed:
             self._flows.discard(flow)
-            if len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
+            if not self._flows:  # the threads need not wait for anybody
+                self._due.clear()
+                self._changed.notify_all()
+            elif len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
                 self._due = [one for one in self._due if one[2] in self._flows]
                 heapq.heapify(self._due)
                 self._changed.notify()
@@ -66,7 +79,7 @@ class Keeper:
         except StopIteration:
             self._flows.discard(flow)
             return
-        except Exception:
+        except BaseException:  # whatever it is, others are to be renewed
             self._flows.discard(flow)
             log.exception("a lease is renewed no more")
             return

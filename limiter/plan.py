@@ -99,7 +99,9 @@ class Plan:
         else:
             cost, wanted = self.checked(cost, at_least)
         state, tag_bytes = self.keys.state(key, tag)
-        ending = self._endings.get((mode, cost, wanted)) if now_us == SERVER_CLOCK else None
+        ending = None
+        if now_us == SERVER_CLOCK and not lease:
+            ending = self._endings.get((mode, cost, wanted))
         if ending is None:
             ending = self._ending(mode, cost, wanted, now_us, lease)
         layout = self._layout

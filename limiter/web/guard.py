@@ -368,12 +368,12 @@ class AsyncGuard(_Guard[AsyncLimiter]):
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""
         for limiter, held in verdict.leases:
-            await limiter.drive(limiter.releasing(held))
+            await limiter.surely(limiter.releasing(held))
 
     async def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """As ``Guard.give_back``."""
         limiter: AsyncLimiter = self.rules[0].limiter
-        await limiter.drive(self._returning(verdict, unused))
+        await limiter.surely(self._returning(verdict, unused))
 
 
 def _is_plain(one: Asked, part: Part) -> bool:

@@ -1,0 +1,267 @@
+"""What goes wrong around a call: it is interrupted, or its caller does what nobody should."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from limiter import (
+    Concurrency,
+    FixedWindow,
+    InvalidKey,
+    InvalidSetting,
+    Limiter,
+    StoreUnavailable,
+)
+from limiter.aio import AsyncLimiter
+from limiter.demo.servers import Cluster
+from tests.calls.support import PATIENCE
+
+PLACES = Concurrency(3, lease=30)
+
+
+async def until(is_so: Any, seconds: float = 10.0) -> None:
+    """Wait until something is so that nothing tells us of."""
+    deadline = time.monotonic() + seconds
+    while not await is_so():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+def cancel_on_and_on(task: asyncio.Task[Any]) -> None:
+    """Cancel a task in every turn of the loop until it ends, as anyio's scopes do."""
+    if not task.done():
+        task.cancel()
+        asyncio.get_running_loop().call_soon(cancel_on_and_on, task)
+
+
+@pytest.fixture(params=["standalone", "memory"])
+def place(request: pytest.FixtureRequest) -> str:
+    """The address of a store."""
+    return "memory://" if request.param == "memory" else request.getfixturevalue("store")
+
+
+def test_leases_of_bodies_that_are_cancelled_on_and_on(place: str, subject: str) -> None:
+    """In the body, and while the lease is taken: all of them come back."""
+
+    async def main() -> None:
+        limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
+
+        async def body() -> None:
+            async with limiter.hold(subject):
+                await asyncio.sleep(60)
+
+        async def all_back() -> bool:
+            return (await limiter.peek(subject)).remaining == 3
+
+        for turns in range(8):
+            task = asyncio.ensure_future(body())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if turns == 7:
+                await asyncio.sleep(0.05)
+            cancel_on_and_on(task)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until(all_back)
+        assert limiter.unsettled == 0
+        await limiter.close()
+
+    asyncio.run(main())
+
+
+def test_a_reservation_whose_body_is_cancelled_on_and_on(place: str, subject: str) -> None:
+    """All of it is given back."""
+
+    async def main() -> None:
+        limiter = AsyncLimiter("100/hour", store=place, timeout=PATIENCE)
+
+        async def body() -> None:
+            async with limiter.reserve(subject, 50):
+                await asyncio.sleep(60)
+
+        async def remain(count: int) -> bool:
+            return (await limiter.peek(subject)).remaining == count
+
+        task = asyncio.ensure_future(body())
+        await until(lambda: remain(50))
+        cancel_on_and_on(task)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: remain(100))
+        await limiter.close()
+
+    asyncio.run(main())
+
+
+def test_subjects_in_turn_that_are_cancelled(cluster: Cluster, subject: str) -> None:
+    """What was taken before is given back; at most the call under way stays charged."""
+
+    async def main() -> None:
+        limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=cluster.url, timeout=PATIENCE)
+        keys = [f"{subject}-{number}" for number in range(3)]  # hashed to slots of their own
+        await limiter.hit_all([(key, 1) for key in keys])
+        done = 1
+        for turn in range(40):
+            task = asyncio.ensure_future(limiter.hit_all([(key, 1) for key in keys]))
+            await asyncio.sleep(turn * 0.000_05)
+            task.cancel()
+            try:
+                await task
+                done += 1
+            except asyncio.CancelledError:
+                pass
+        await asyncio.sleep(0.3)  # what was given back is on its way; nothing tells us
+        charged = [1_000 - (await limiter.peek(key)).remaining for key in keys]
+        assert min(charged) >= done
+        # Of each call that was cancelled, one subject's charge may have been under way.
+        assert sum(charged) <= 3 * done + (41 - done)
+        assert limiter.unsettled == 0
+        await limiter.close()
+
+    asyncio.run(main())
+
+
+def test_a_lease_that_was_never_taken(place: str, subject: str) -> None:
+    """Giving it back changes nothing, and breaks nothing that comes later."""
+    limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
+    limiter.hold(subject).release()
+    for _ in range(5):
+        with limiter.hold(subject):
+            pass
+    assert limiter.peek(subject).remaining == 3
+
+
+def test_a_lease_is_in_one_body_at_a_time(place: str, subject: str) -> None:
+    """A second body would hold what nobody counts; one after the other is fine."""
+    limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
+    lease = limiter.hold(subject)
+    with lease:
+        with pytest.raises(InvalidSetting, match="held already"), lease:
+            pass
+        assert limiter.peek(subject).remaining == 2
+    with lease:
+        assert limiter.peek(subject).remaining == 2
+    assert limiter.peek(subject).remaining == 3
+
+
+def test_a_settlement_before_anything_is_reserved(place: str, subject: str) -> None:
+    """It says so, and charges nothing."""
+    limiter = Limiter("10/hour", store=place, timeout=PATIENCE)
+    with pytest.raises(InvalidSetting, match="nothing is reserved yet"):
+        limiter.reserve(subject, 3).settle(3)
+    assert limiter.peek(subject).remaining == 10
+
+
+@pytest.mark.parametrize("items", [None, 7, [None], [("a",)]])
+def test_items_that_are_none(items: Any) -> None:
+    """A clear error, of the right kind."""
+    with pytest.raises(InvalidKey, match="hit_all was given"):
+        Limiter("10/hour", store="memory://").hit_all(items)
+
+
+def test_a_denial_stays_one_where_a_later_subject_cannot_be_looked_at(
+    cluster: Cluster, subject: str
+) -> None:
+    """With ``allow`` as well: the store has denied, and says nothing of the rest."""
+    limiter = Limiter(
+        FixedWindow(1, "day"), store=cluster.url, timeout=PATIENCE, on_error="allow"
+    ).open()
+    keys = [f"{subject}-{number}" for number in range(3)]
+    limiter.hit(keys[1])
+    run = limiter._transport.run
+
+    def third_is_gone(call: Any, deadline: float | None = None) -> Any:
+        if keys[2].encode() in call.rest:
+            raise StoreUnavailable("gone")
+        return run(call, deadline)
+
+    limiter._transport.run = third_is_gone  # type: ignore[method-assign]
+    first, second, third = limiter.hit_all([(key, 1) for key in keys])
+    assert (first.allowed, first.granted, first.remaining) == (True, 0, 1)
+    assert (second.allowed, second.degraded) == (False, False)
+    assert (third.allowed, third.degraded) == (False, True)
+
+
+class NotAnException(BaseException):
+    """What libraries raise past ``except Exception``."""
+
+
+def test_whatever_on_lost_raises_or_takes_others_are_renewed(store: str, subject: str) -> None:
+    """The thread that renews leases neither ends of it, nor waits for it."""
+    limiter = Limiter(Concurrency(30, lease=0.6), store=store, timeout=PATIENCE)
+    told = threading.Semaphore(0)
+    go_on = threading.Event()
+
+    def slow() -> None:
+        told.release()
+        go_on.wait(PATIENCE)
+        raise NotAnException
+
+    with limiter.hold(subject) as kept:
+        lost = [limiter.hold(f"{subject}-{number}", on_lost=slow) for number in range(10)]
+        for number, lease in enumerate(lost):
+            lease.__enter__()
+            limiter.reset(f"{subject}-{number}")
+        for _ in lost:
+            assert told.acquire(timeout=PATIENCE)
+        time.sleep(1.3)  # two of its lives have to pass
+        assert not kept.lost
+        assert limiter.peek(subject).remaining == 29
+        go_on.set()
+    assert all(lease.lost for lease in lost)
+
+
+def test_no_thread_waits_for_leases_that_were_given_back(place: str, subject: str) -> None:
+    """Not even for a third of their length."""
+    before = threading.active_count()
+    for number in range(8):
+        limiter = Limiter(Concurrency(5, lease="hour"), store=place, timeout=PATIENCE)
+        with limiter.hold(f"{subject}-{number}"):
+            pass
+        limiter.close()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # nothing tells us that a thread has ended
+
+
+def test_a_renewal_that_somebody_cancels_is_a_lost_lease(place: str, subject: str) -> None:
+    """Whoever cancels every task, as code does that shuts down, is told."""
+
+    async def main() -> None:
+        limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
+        lost = asyncio.Event()
+        async with limiter.hold(subject, on_lost=lost.set) as lease:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await asyncio.wait_for(lost.wait(), PATIENCE)
+            assert lease.lost
+        await limiter.close()
+
+    asyncio.run(main())
+
+
+def test_a_lease_outlives_the_loop_that_took_it(store: str, subject: str) -> None:
+    """Given back in another loop it is given back all the same."""
+    limiter = AsyncLimiter(PLACES, store=store, timeout=PATIENCE)
+
+    async def take() -> Any:
+        lease = limiter.hold(subject)
+        await lease.__aenter__()
+        return lease
+
+    async def give(lease: Any) -> int:
+        await lease.release()
+        left = (await limiter.peek(subject)).remaining
+        await limiter.close()
+        return left
+
+    lease = asyncio.run(take())
+    assert asyncio.run(give(lease)) == 3
+    gc.collect()
