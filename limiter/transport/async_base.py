@@ -151,18 +151,16 @@ class AsyncTransport:
         node = place.node or place.find(call)
         lane = None if node is None else node.lane
         try:
+            if deadline is None:
+                deadline = monotonic() + self._timeout
             if node is None or lane is None or not (lane.out or lane.is_ready()):
-                if deadline is None:
-                    deadline = monotonic() + self._timeout
                 return await place.run(call, deadline)
-            if deadline is None and lane.out:
+            if lane.out and deadline >= lane.wakes_at:
                 # As ``send`` does where others leave in this turn of the loop already.
-                deadline = lane.deadline
                 answer = lane.new_answer()
                 lane.out.append((call.by_sha + call.rest, answer, deadline))
             else:
                 answer = lane.send(call.by_sha + call.rest, deadline)
-                deadline = lane.deadline if deadline is None else deadline
             reply = await answer
             if type(reply) is list:
                 return reply

@@ -59,15 +59,14 @@ class AsyncLane(asyncio.Protocol):
         "_timeout",
         "_timer",
         "_transport",
-        "_wakes_at",
         "_where",
         "closed",
-        "deadline",
         "ended",
         "new_answer",
         "out",
         "since",
         "waiting",
+        "wakes_at",
     )
 
     def __init__(self, connection: Any, where: str, timeout: float) -> None:
@@ -84,8 +83,6 @@ class AsyncLane(asyncio.Protocol):
         """Calls of this turn of the loop; another one of it may join them."""
         self._held: list[Entry] = []
         """Calls of earlier turns, for which the server had no ear."""
-        self.deadline = 0.0
-        """That of the calls that brought none, and were sent last."""
         self._befores: dict[Answer, Answer] = {}
         """Of calls not yet sent that are two commands: the first one's answer."""
         self.since = monotonic()
@@ -93,7 +90,8 @@ class AsyncLane(asyncio.Protocol):
         self.closed = self._retired = self._paused = self._second_look = False
         self.ended: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
-        self._wakes_at = inf
+        self.wakes_at = inf
+        """When the timer looks for late calls: no call may be late before."""
         reader = connection._parser._reader
         self._feed, self._gets = reader.feed, reader.gets
         self._push = connection._parser._hiredis_PushNotificationType or ()
@@ -123,18 +121,13 @@ class AsyncLane(asyncio.Protocol):
         self.fail(StoreUnavailable(f"{self._where} closed the connection"))
         return False
 
-    def send(self, command: bytes, deadline: float | None = None) -> Answer:
-        """Send a command; its answer is there by about ``deadline``, or that of this turn of the loop."""
+    def send(self, command: bytes, deadline: float) -> Answer:
+        """Send a command; its answer is there by about ``deadline``."""
         answer = self.new_answer()
         out = self.out
         if not out:
             self._loop.call_soon(self._flush)
-            self.deadline = monotonic() + self._timeout
-            if self.deadline < self._wakes_at:
-                self._wake_at(self.deadline)
-        if deadline is None:
-            deadline = self.deadline
-        elif deadline < self._wakes_at:
+        if deadline < self.wakes_at:
             self._wake_at(deadline)
         out.append((command, answer, deadline))
         return answer
@@ -237,9 +230,12 @@ class AsyncLane(asyncio.Protocol):
             return
         if self._held:
             out, self._held = self._held + out, []
-        commands = [command for command, answer, _ in out if not answer.done()]
+        now = monotonic()
+        commands = [
+            command for command, answer, deadline in out if deadline > now and not answer.done()
+        ]
         if len(commands) < len(out):
-            out = [entry for entry in out if not entry[1].done()]
+            out = self._in_time(out, now)
         if not out:
             return
         if self._befores:
@@ -248,6 +244,13 @@ class AsyncLane(asyncio.Protocol):
             self.since = monotonic()
         self.waiting.extend(out)
         self._transport.write(b"".join(commands))
+
+    def _in_time(self, out: list[Entry], now: float) -> list[Entry]:
+        """What may still be sent; what the loop had no time for ends here, and is not charged."""
+        for _, answer, deadline in out:
+            if deadline <= now and not answer.done():
+                answer.set_result(StoreUnavailable(f"{self._where}: not sent within the deadline"))
+        return [entry for entry in out if not entry[1].done()]
 
     def _before(self, entry: Entry) -> list[Entry]:
         before = self._befores.pop(entry[1], None)
@@ -265,13 +268,13 @@ class AsyncLane(asyncio.Protocol):
     def _wake_at(self, when: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._wakes_at = when
+        self.wakes_at = when
         after = max(when - monotonic(), 0.0) + self._grain
         self._timer = self._loop.call_later(after, self._tick)
 
     def _tick(self) -> None:
         """End what is late, hang up on a silent server, and see when to look again."""
-        self._timer, self._wakes_at = None, inf
+        self._timer, self.wakes_at = None, inf
         if not self._second_look and self._poll(0):
             # The loop was kept busy: first it shall read what came in time.
             self._second_look = True

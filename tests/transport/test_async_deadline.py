@@ -238,6 +238,45 @@ def test_a_busy_loop_reads_what_came_in_time(store: str, subject: str, kind: str
     in_loop(main(), kind)
 
 
+def test_calls_of_a_turn_that_took_too_long(store: str, new_subject: Callable[[], str]) -> None:
+    """Each has its own deadline; what is late before it is sent is not charged for an error."""
+
+    async def main() -> None:
+        async with Asker(store, timeout=TIMEOUT) as asker:
+            first, second = new_subject(), new_subject()
+            assert await asker.used(first) == await asker.used(second) == 0
+            for turn in range(1, 4):
+                late = asyncio.ensure_future(spent(asker.hit(first)))
+                hog = asyncio.ensure_future(_hog(1.5 * TIMEOUT))
+                found = await asyncio.gather(late, hog, spent(asker.hit(second)))
+                assert "not sent within the deadline" in str(found[0][1])
+                assert found[2][1].remaining == PLENTY.limit - turn
+            assert await asker.used(first) == 0
+
+    in_loop(main())
+
+
+async def _hog(seconds: float) -> None:
+    time.sleep(seconds)  # blocks the loop: that is the test
+
+
+def test_a_deadline_that_joins_a_longer_one(proxy: Proxy, subject: str, kind: str) -> None:
+    """A call that leaves with one that may take longer is not forgotten until then."""
+
+    async def main() -> None:
+        async with Asker(proxy.url, timeout=TIMEOUT) as asker:
+            await asker.hit(subject)
+            proxy.replies = swallow
+            long = asyncio.ensure_future(asker.hit(subject, deadline=time.monotonic() + 60))
+            await asyncio.sleep(0)
+            took, answer = await spent(asker.hit(subject))
+            assert isinstance(answer, StoreUnavailable)
+            assert took < TIMEOUT + 1.0
+            long.cancel()
+
+    in_loop(main(), kind)
+
+
 def test_one_timer_for_all_calls(store: str, subject: str) -> None:
     """However many calls there are, the loop is asked for few timers."""
 
