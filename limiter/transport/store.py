@@ -148,9 +148,13 @@ def _from_url(url: str, kit: Kit) -> Store:
     if plain in ("redis", "rediss", "unix"):
         database = rest.partition("?")[0].partition("/")[2].strip("/")
         if plain != "unix" and database and not database.isdecimal():
-            raise InvalidSetting(
-                f"store is {masked(url)!r}: the database is {database!r}; accepted is a number"
+            # With an @ in it, it is no database but the rest of a password that was not quoted.
+            what = (
+                ACCEPTED
+                if "@" in database
+                else f"the database is {database!r}; accepted is a number"
             )
+            raise InvalidSetting(f"store is {masked(url)!r}: {what}")
         pool = _pool(f"{plain}://{rest}", url, kit)
         return _alone(pool.connection_class, pool.connection_kwargs, kit)
     if plain in ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"):

@@ -486,6 +486,18 @@ def test_a_database_that_is_no_number() -> None:
         Limiter("1/s", store="redis://localhost/prod")
 
 
+@pytest.mark.parametrize("rest", ["redis:6379/0", "redis", "redis/prod?protocol=3"])
+def test_a_password_that_looks_like_a_database(rest: str) -> None:
+    """A slash that was not quoted ends the address: what follows is still the password."""
+    with pytest.raises(InvalidSetting) as raised:
+        Limiter("1/s", store=f"redis://:Zm9v/hunter2@{rest}")
+
+    said = str(raised.value)
+    assert "hunter2" not in said
+    assert "Zm9v" not in said
+    assert "accepted are redis://" in said
+
+
 def test_a_server_that_quotes_our_password(make_limiter: MakeLimiter, proxy: Proxy) -> None:
     """A server that does not know the command of the handshake says what it got; we do not."""
     proxy.replies = replace(
