@@ -31,6 +31,10 @@ threads = 16
 # request: Traefik would send that request again.
 keepalive = 120
 
+# By default a client could send SCRIPT_NAME through a proxy that gunicorn trusts, and make a 500 of its
+# request.
+forwarder_headers = ""
+
 # It would lie in the home folder, and nobody here asks it anything.
 control_socket_disable = True
 

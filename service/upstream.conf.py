@@ -6,4 +6,5 @@ worker_class = "gthread"
 threads = 16
 keepalive = 120
 control_socket_disable = True
+forwarder_headers = ""
 graceful_timeout = 3

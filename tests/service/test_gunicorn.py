@@ -249,7 +249,10 @@ def test_what_two_servers_may_read_differently_is_refused(tmp_path: Path) -> Non
                 raw.sendall(head.encode("latin-1"))
                 status = raw.recv(65_536).split(b" ")[1]
                 assert status in (b"400", b"501"), (fields, status)
-        assert get(f"{url}/healthz").status == 200
+        # Names of WSGI's own variables are header fields like any other.
+        for name in ("SCRIPT_NAME", "PATH_INFO", "SERVER_PORT", "REMOTE_ADDR"):
+            assert get(f"{url}/healthz", {name: "/healthz"}).status == 200, name
+            assert get(f"{url}/healthz", {name: "/x"}).status == 200, name
 
 
 @pytest.mark.slow
