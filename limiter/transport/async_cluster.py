@@ -6,7 +6,7 @@ import asyncio
 from asyncio import AbstractEventLoop
 from binascii import crc_hqx
 from collections.abc import Iterable
-from functools import partial
+from functools import partial, reduce
 from time import monotonic
 
 from redis.exceptions import ResponseError
@@ -18,7 +18,7 @@ from limiter.transport.async_base import Place
 from limiter.transport.async_node import AsyncNode, Guard, anew, make_node
 from limiter.transport.detour import CLUSTER_SLOTS
 from limiter.transport.replies import code
-from limiter.transport.slots import SLOTS, SlotTable, graver
+from limiter.transport.slots import SLOTS, SlotTable, graver, in_turn
 from limiter.transport.store import Store
 
 
@@ -43,10 +43,17 @@ class ClusterPlace(Place):
         return self._table.owner(call.tag)
 
     async def load(self, script: Script, deadline: float) -> None:
-        """Make every primary know the script."""
+        """Make every primary know the script, also when one of them fails."""
         await self._read_anew(deadline)
-        for node in self._table.primaries:
-            await self._load_on(node, script, deadline)
+        failures: dict[AsyncNode, LimiterError] = {}
+        for node, until in in_turn(self._table.primaries, self._connect_timeout):
+            try:
+                await self._load_on(node, script, min(until, deadline))
+                failures.pop(node, None)
+            except LimiterError as error:
+                failures[node] = error
+        if failures:
+            raise reduce(graver, failures.values())
 
     def nodes(self) -> Iterable[AsyncNode]:
         """As ``Place.nodes``."""
@@ -102,9 +109,9 @@ class ClusterPlace(Place):
         """Ask one node after the other until one knows the slots."""
         failure: LimiterError | None = None
         try:
-            for node in self._table.to_ask():
+            for node, until in in_turn(self._table.to_ask(), self._connect_timeout):
                 try:
-                    await self._ask_table(node)
+                    await self._ask_table(node, until)
                     failure = None
                     break
                 except LimiterError as error:
@@ -116,8 +123,7 @@ class ClusterPlace(Place):
             self._reading = None
         self._table.was_read(failure)
 
-    async def _ask_table(self, node: AsyncNode) -> None:
-        deadline = monotonic() + self._connect_timeout
+    async def _ask_table(self, node: AsyncNode, deadline: float) -> None:
         reply = await self._tell(node, CLUSTER_SLOTS, deadline, self._timeout)
         for gone in self._table.fill(reply, node):
             gone.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from binascii import crc_hqx
-from functools import partial
+from functools import partial, reduce
 from time import monotonic
 from typing import Any
 
@@ -41,11 +41,18 @@ class ClusterTransport(Transport):
             raise
 
     def load(self, script: Script) -> None:
-        """Make every primary know the script."""
+        """Make every primary know the script, also when one of them fails."""
         deadline = monotonic() + self._connect_timeout
         self._read_anew(deadline)
-        for node in self._table.primaries:
-            self._load_on(node, script, deadline)
+        failures: dict[Node, LimiterError] = {}
+        for node, until in slots.in_turn(self._table.primaries, self._connect_timeout):
+            try:
+                self._load_on(node, script, min(until, deadline))
+                failures.pop(node, None)
+            except LimiterError as error:
+                failures[node] = error
+        if failures:
+            raise reduce(slots.graver, failures.values())
 
     def close(self) -> None:
         """Close the idle connections to every node."""
@@ -107,9 +114,9 @@ class ClusterTransport(Transport):
         """Ask one node after the other until one knows the slots."""
         failure: LimiterError | None = None
         try:
-            for node in self._table.to_ask():
+            for node, until in slots.in_turn(self._table.to_ask(), self._connect_timeout):
                 try:
-                    self._ask_table(node)
+                    self._ask_table(node, until)
                     failure = None
                     break
                 except LimiterError as error:
@@ -122,8 +129,7 @@ class ClusterTransport(Transport):
             self._reading = False
             changed.notify_all()
 
-    def _ask_table(self, node: Node) -> None:
-        deadline = monotonic() + self._connect_timeout
+    def _ask_table(self, node: Node, deadline: float) -> None:
         reply = self._tell(node, CLUSTER_SLOTS, deadline, self._timeout)
         for gone in self._table.fill(reply, node):
             gone.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from binascii import crc_hqx
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,6 +19,9 @@ SLOTS = 16_384
 #: The table is read anew at most so often, whatever fails: a cluster in trouble is not asked in a storm.
 REFRESH_EVERY = 0.5
 
+#: While other nodes can be asked, one may take this part of the time that connecting may take.
+FIRST_SHARE = 1 / 8
+
 
 class Member(Protocol):
     """One node of the cluster, as the table sees it."""
@@ -32,6 +35,7 @@ class Member(Protocol):
 
 
 Node = TypeVar("Node", bound=Member)
+Each = TypeVar("Each")
 
 
 class SlotTable(Generic[Node]):
@@ -139,6 +143,25 @@ def slot_of(tag: bytes) -> int:
 def one_slot(tags: Iterable[bytes]) -> bool:
     """Whether keys with these hash tags lie in one slot, so that one script call may have them all."""
     return len({*map(slot_of, tags)}) <= 1
+
+
+def in_turn(nodes: Iterable[Each], patience: float) -> Iterator[tuple[Each, float]]:
+    """The nodes, and by when each should have answered: soon, and those that were late once more.
+
+    A silent node must not keep us from the others. A connection goes on being made meanwhile, so a
+    slow node is found ready when its turn comes again.
+    """
+    left = list(nodes)
+    if len(left) > 1:
+        late = []
+        for node in left:
+            soon = monotonic() + patience * FIRST_SHARE
+            yield node, soon
+            if monotonic() >= soon:
+                late.append(node)
+        left = late
+    for node in left:
+        yield node, monotonic() + patience
 
 
 def graver(failure: LimiterError | None, error: LimiterError) -> LimiterError:

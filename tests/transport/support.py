@@ -175,6 +175,15 @@ def owner_port(client: redis.Redis, slot: int) -> int:
     return int(next(owner[1] for first, last, owner, *_ in ranges if first <= slot <= last))
 
 
+def ask_last(healthy: int, patch: pytest.MonkeyPatch) -> None:
+    """Of nodes that may be asked in any order, the one at that port is the last."""
+
+    def shuffle(known: list[tuple[str, int]]) -> None:
+        known.sort(key=lambda address: address[1] == healthy)
+
+    patch.setattr("limiter.transport.slots.random.shuffle", shuffle)
+
+
 class Asker:
     """What ``AsyncLimiter`` does with a transport: plan, run, decode."""
 

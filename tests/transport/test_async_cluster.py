@@ -14,8 +14,8 @@ from redis.crc import key_slot
 from limiter import StoreRefused, StoreUnavailable
 from limiter.demo.servers import HOST, Cluster, Server
 from limiter.transport.detour import MOST_REDIRECTS, TRYAGAIN_PAUSES
-from limiter.transport.slots import REFRESH_EVERY
-from tests.proxy import Proxy, replace
+from limiter.transport.slots import REFRESH_EVERY, SlotTable
+from tests.proxy import Proxy, replace, swallow
 from tests.transport.support import (
     LOG,
     PLENTY,
@@ -23,6 +23,7 @@ from tests.transport.support import (
     TAG,
     Asker,
     Move,
+    ask_last,
     decides_soon,
     in_loop,
     soon,
@@ -409,3 +410,44 @@ def test_a_failover(fragile: Cluster, kind: str) -> None:
                 fragile.wait()
 
     in_loop(main(), kind)
+
+
+def test_silent_nodes_do_not_keep_us_from_the_table(
+    cluster: Cluster, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first who can say says it, long before the others have had all of their time."""
+    healthy = cluster.nodes[0].port
+    ask_last(healthy, monkeypatch)
+
+    async def main(store: str) -> None:
+        async with Asker(store, timeout=0.1, connect_timeout=4.0) as asker:
+            await decides_soon(asker, subject, 3.0)
+        async with Asker(store, connect_timeout=4.0) as asker:
+            await asker.open()
+
+    with Proxy((HOST, healthy)) as one, Proxy((HOST, healthy)) as two:
+        one.requests = two.requests = swallow
+        in_loop(main(f"redis+cluster://{HOST}:{one.port},{HOST}:{two.port},{HOST}:{healthy}"))
+
+
+def test_a_silent_primary_does_not_keep_the_script_from_the_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each primary gets it, and who did not take it is told about in the end."""
+    client = cluster.nodes[0].client()
+
+    async def main(proxy: Proxy) -> None:
+        async with Asker(cluster.url, connect_timeout=1.0) as asker:
+            await asker.open()
+            healthy = table(asker).node_at((HOST, cluster.nodes[0].port))
+            silent = table(asker).node_at((HOST, proxy.port))
+            monkeypatch.setattr(SlotTable, "primaries", [silent, healthy])
+            client.script_flush()
+            with pytest.raises(StoreUnavailable, match=f":{proxy.port}"):
+                await asker.open()
+            assert all(client.script_exists(*[script.sha for script in asker.plan.scripts]))
+
+    with Proxy((HOST, cluster.nodes[1].port)) as proxy:
+        proxy.requests = swallow
+        in_loop(main(proxy))
+    client.close()

@@ -14,8 +14,8 @@ from redis.crc import key_slot
 from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable, TokenBucket
 from limiter.demo.servers import HOST, Cluster, Server
 from limiter.transport.detour import MOST_REDIRECTS, TRYAGAIN_PAUSES
-from limiter.transport.slots import REFRESH_EVERY
-from tests.proxy import Proxy, replace
+from limiter.transport.slots import REFRESH_EVERY, SlotTable
+from tests.proxy import Proxy, replace, swallow
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import (
     BUCKET,
@@ -24,6 +24,7 @@ from tests.transport.support import (
     SLOT,
     TAG,
     Move,
+    ask_last,
     decides_within,
     outcome,
     timed,
@@ -339,6 +340,40 @@ def test_a_planned_failover(make_limiter: MakeLimiter, fragile: Cluster) -> None
         for client in clients:
             client.close()
         fragile.wait()
+
+
+def test_silent_nodes_do_not_keep_us_from_the_table(
+    make_limiter: MakeLimiter, cluster: Cluster, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first who can say says it, long before the others have had all of their time."""
+    healthy = cluster.nodes[0].port
+    ask_last(healthy, monkeypatch)
+    with Proxy((HOST, healthy)) as one, Proxy((HOST, healthy)) as two:
+        one.requests = two.requests = swallow
+        store = f"redis+cluster://{HOST}:{one.port},{HOST}:{two.port},{HOST}:{healthy}"
+        limiter = make_limiter(store, timeout=0.1, connect_timeout=4.0)
+        assert decides_within(limiter, subject, 8.0) < 3.0
+        make_limiter(store, connect_timeout=4.0).open()
+
+
+def test_a_silent_primary_does_not_keep_the_script_from_the_others(
+    make_limiter: MakeLimiter, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each primary gets it, and who did not take it is told about in the end."""
+    limiter = make_limiter(cluster.url, connect_timeout=1.0).open()
+    table = limiter._transport._table  # type: ignore[attr-defined]
+    healthy = table.node_at((HOST, cluster.nodes[0].port))
+    client = cluster.nodes[0].client()
+    shas = [script.sha for script in limiter._plan.scripts]
+    with Proxy((HOST, cluster.nodes[1].port)) as proxy:
+        proxy.requests = swallow
+        silent = table.node_at((HOST, proxy.port))
+        monkeypatch.setattr(SlotTable, "primaries", [silent, healthy])
+        client.script_flush()
+        with pytest.raises(StoreUnavailable, match=f":{proxy.port}"):
+            limiter.open()
+    assert all(client.script_exists(*shas))
+    client.close()
 
 
 def test_a_store_that_comes_later(make_limiter: MakeLimiter, own: Server) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from redis.exceptions import ResponseError
 
@@ -146,3 +148,15 @@ def test_a_refusal_is_graver() -> None:
     assert slots.graver(None, down) is down
     assert slots.graver(down, refused) is refused
     assert slots.graver(refused, down) is refused
+
+
+def test_who_is_late_is_asked_once_more() -> None:
+    """First each for a short time; a node that answered in it, or alone is left, is not hurried."""
+    asked = []
+    for name, until in slots.in_turn(["quick", "late"], 0.08):
+        asked.append((name, round(until - time.monotonic(), 2)))
+        if name == "late":
+            time.sleep(0.02)  # longer than its share: that is the test
+    assert asked == [("quick", 0.01), ("late", 0.01), ("late", 0.08)]
+    [(_, until)] = slots.in_turn(["alone"], 0.08)
+    assert round(until - time.monotonic(), 2) == 0.08
