@@ -247,12 +247,13 @@ def test_the_image_runs_as_nobody_and_copies_what_there_is() -> None:
 
 @pytest.mark.slow
 def test_three_primaries_with_a_replica_each(system: System) -> None:
-    with system.node(1) as node:
-        nodes = node.execute_command("CLUSTER NODES")
-        flags = [line["flags"] for line in nodes.values()]
+    def flags() -> list[str]:
+        return [line["flags"] for line in node.execute_command("CLUSTER NODES").values()]
 
-    assert len(flags) == 6
-    assert sum("master" in flag for flag in flags) == 3
+    with system.node(1) as node:
+        assert len(flags()) == 6
+        # Who follows whom, a node hears by gossip.
+        until(lambda: sum("master" in flag for flag in flags()) == 3, lambda: str(flags()))
 
 
 @pytest.mark.slow
