@@ -6,8 +6,12 @@ import asyncio
 import gc
 import importlib
 import importlib.util
+import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from typing import Any, TypeVar
 
 import pytest
@@ -232,6 +236,65 @@ class Asker:
         """The connection to the only node, in the running loop."""
         place: Any = self.transport._last
         return place.node.lane
+
+
+class Dripping:
+    """A server that shakes hands, and whose answer to each call drips, byte by byte.
+
+    Without a ``reply`` the answer has no end, and no further call is read.
+    """
+
+    def __init__(self, every: float, reply: bytes | None = None) -> None:
+        self._every = every
+        self._reply = reply
+        self._listener = socket.create_server((HOST, 0))
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.url = f"redis://{HOST}:{self._listener.getsockname()[1]}?protocol=2"
+        self.connections = 0
+        self.ended = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def close(self) -> None:
+        """Hang up."""
+        self.ended.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(5)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while not self.ended.is_set():
+            try:
+                client = self._listener.accept()[0]
+            except OSError:
+                return
+            self.connections += 1
+            self._threads.append(threading.Thread(target=self._serve, args=(client,)))
+            self._threads[-1].start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            while data := client.recv(4096):
+                if b"EVALSHA" not in data:
+                    client.sendall(b"+OK\r\n" * data.count(b"SETINFO"))
+                    continue
+                for byte in (
+                    chain(b"$1000000\r\n", repeat(120)) if self._reply is None else self._reply
+                ):
+                    if self.ended.wait(self._every):
+                        return
+                    client.sendall(bytes([byte]))
+
+
+@contextmanager
+def dripping(every: float, reply: bytes | None = None) -> Iterator[Dripping]:
+    """Such a server."""
+    server = Dripping(every, reply)
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def loops() -> list[str]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -18,8 +16,10 @@ from tests.transport.conftest import MakeLimiter
 from tests.transport.support import (
     PLENTY,
     Asker,
+    Dripping,
     all_in_time,
     decides_soon,
+    dripping,
     in_loop,
     spent,
     timed,
@@ -144,58 +144,6 @@ def test_a_deadline_of_the_callers_own(
             assert in_time
 
     assert timed(ask) < given * 1.25 + 0.5
-
-
-class Dripping:
-    """A server that shakes hands, reads no calls, and lets an answer without end drip."""
-
-    def __init__(self, every: float) -> None:
-        self._every = every
-        self._listener = socket.create_server((HOST, 0))
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self.url = f"redis://{HOST}:{self._listener.getsockname()[1]}?protocol=2"
-        self.connections = 0
-        self.ended = threading.Event()
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def close(self) -> None:
-        """Hang up."""
-        self.ended.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(5)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while not self.ended.is_set():
-            try:
-                client = self._listener.accept()[0]
-            except OSError:
-                return
-            self.connections += 1
-            self._threads.append(threading.Thread(target=self._serve, args=(client,)))
-            self._threads[-1].start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError):
-            while data := client.recv(4096):
-                if b"EVALSHA" in data:
-                    break
-                client.sendall(b"+OK\r\n" * data.count(b"SETINFO"))
-            client.sendall(b"$1000000\r\n")
-            while not self.ended.wait(self._every):
-                client.sendall(b"x")
-
-
-@contextmanager
-def dripping(every: float) -> Iterator[Dripping]:
-    """Such a server."""
-    server = Dripping(every)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def test_a_server_that_drips_and_does_not_read(kind: str) -> None:

@@ -10,7 +10,7 @@ from limiter import Decision, StoreUnavailable
 from limiter.demo.servers import HOST, Cluster, Server, free_port
 from tests.proxy import Proxy, delay, swallow
 from tests.transport.conftest import MakeLimiter
-from tests.transport.support import timed, within_deadline
+from tests.transport.support import dripping, timed, within_deadline
 
 TIMEOUT = 0.1
 
@@ -74,6 +74,17 @@ def test_a_server_gone_in_mid_call(make_limiter: MakeLimiter, own: Server) -> No
 
     assert timed(fails) < 4.0  # the end of the connection is noticed, not waited out
     killer.join()
+
+
+def test_an_answer_that_drips(make_limiter: MakeLimiter) -> None:
+    """Each byte comes in time, the answer does not: the deadline is that of all of it."""
+    with dripping(0.02) as server:
+        limiter = make_limiter(server.url, timeout=TIMEOUT)
+        within_deadline(limiter, lambda: limiter.hit("u"), TIMEOUT)
+    with dripping(0.001, b"*6\r\n:1\r\n:9\r\n:0\r\n:0\r\n:0\r\n:1790000000000000\r\n") as server:
+        limiter = make_limiter(server.url)
+        assert [limiter.hit("u").remaining for _ in range(3)] == [9] * 3
+        assert server.connections == 1
 
 
 def test_a_slow_answer_in_time(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:

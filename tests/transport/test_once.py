@@ -48,6 +48,16 @@ def test_a_lost_request(make_limiter: MakeLimiter, proxy: Proxy, store: str, sub
     assert used(make_limiter(store), subject) == 0
 
 
+def test_a_reply_too_many(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
+    """Two replies to one call, in one packet: the second one is not the next call's."""
+    limiter = make_limiter(proxy.url).open()
+    proxy.replies = lambda data: data * 2
+    assert limiter.hit(subject).remaining == PLENTY.limit - 1
+    proxy.mend()
+    assert limiter.hit(subject, cost=7).remaining == PLENTY.limit - 8
+    assert limiter.peek(subject).remaining == PLENTY.limit - 8
+
+
 @pytest.mark.parametrize("count", [1, 4, 20])
 def test_half_a_reply(
     make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, count: int
