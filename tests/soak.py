@@ -60,7 +60,9 @@ def soak(rounds: int, tests: tuple[str, ...]) -> None:
         )
         if run.returncode:
             broken = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-            failed += [f"round {number} ({how}): {line}" for line in broken or lines[-20:]]
+            found = [f"round {number} ({how}): {line}" for line in broken or lines[-20:]]
+            click.echo("\n".join(found))
+            failed += found
     for line in failed:
         click.echo(line, err=True)
     sys.exit(1 if failed else 0)
