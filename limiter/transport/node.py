@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -164,7 +165,8 @@ class Node:
         self._changed = threading.Condition()
         self._waiting = 0
         self._connecting = 0
-        self._failures: deque[LimiterError] = deque()
+        #: When each attempt began that came to nothing, and why.
+        self._failures: deque[tuple[float, LimiterError]] = deque()
         forks.remember(self)
 
     def take(self, deadline: float) -> Lane:
@@ -219,16 +221,19 @@ class Node:
 
     def _wait(self, deadline: float) -> Lane:
         """Wait for a connection, ours or one that another caller gives back, whichever is first."""
+        came = monotonic()
         with self._changed:
             self._waiting += 1
             try:
                 while True:
                     if lane := self._ready():
                         return lane
-                    if self._failures:
-                        raise self._failures.popleft()
+                    while self._failures:
+                        began, failure = self._failures.popleft()
+                        if began >= came:  # an older attempt says nothing of how things are now
+                            raise failure
                     if self._connecting < self._waiting:
-                        beside(self._open_one, self.where)
+                        beside(partial(self._open_one, monotonic()), self.where)
                         self._connecting += 1
                     left = deadline - monotonic()
                     if left <= 0:
@@ -239,7 +244,7 @@ class Node:
                 if not self._waiting:
                     self._failures.clear()  # whom they were meant for got a connection, or gave up
 
-    def _open_one(self) -> None:
+    def _open_one(self, began: float) -> None:
         """In a thread of its own: connecting may take longer than any caller can wait."""
         lane = failure = None
         try:
@@ -252,7 +257,7 @@ class Node:
             if lane is not None:
                 self.give(lane)
             elif failure is not None and self._waiting > len(self._failures):
-                self._failures.append(failure)
+                self._failures.append((began, failure))
             self._changed.notify()
 
     def after_fork(self) -> None:

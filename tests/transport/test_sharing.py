@@ -14,10 +14,11 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+import redis
 
 from limiter import Limiter, StoreUnavailable
 from limiter.demo.servers import Cluster, Server
-from limiter.transport.node import IDLE_KEPT
+from limiter.transport.node import IDLE_KEPT, Lane, Node
 from tests.proxy import Proxy, delay
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import LOG, PLENTY, until, used
@@ -261,7 +262,7 @@ def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject
     node = limiter._transport._node  # type: ignore[attr-defined]
     node._idle = Taken(node._idle * 3)
     node._connecting = 1  # one is being made: it will come
-    maker = threading.Timer(0.05, node._open_one)
+    maker = threading.Timer(0.05, node._open_one, [time.monotonic()])
     maker.start()
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
         node.take(time.monotonic() + 0.2)
@@ -312,3 +313,29 @@ def test_more_clients_than_the_server_lets_in(
     for other in others:
         other.close()
     until(lambda: not allowing.hit("u").degraded)
+
+
+def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) -> None:
+    """Somebody began to connect, and gave up; that it fails now says nothing of the next attempt."""
+    fail, made = threading.Event(), []
+
+    class Late(redis.Connection):
+        def connect(self) -> None:
+            made.append(self)
+            if len(made) == 1:
+                fail.wait(10)
+                raise redis.ConnectionError("closed by the server")
+            super().connect()
+
+    settings = redis.ConnectionPool.from_url(store).connection_kwargs
+    node = Node(lambda: Late(**settings), "store", 5.0, ("localhost", 0))
+    with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
+        node.take(time.monotonic() + 0.05)
+    taken: list[Lane] = []
+    caller = threading.Thread(target=lambda: taken.append(node.take(time.monotonic() + 5)))
+    caller.start()
+    until(lambda: node._waiting)
+    fail.set()
+    caller.join()
+    assert len(made) == 2
+    taken[0].close()
