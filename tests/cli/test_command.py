@@ -59,11 +59,15 @@ finally:
     print(*sorted(sys.modules), file=sys.stderr)
 """
     found = {}
+    # What measures coverage in a child reads TOML itself.
+    environment = {
+        name: value for name, value in clean_environment().items() if "COVERAGE" not in name
+    }
     for words in (["--help"], ["hit", "--help"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *words],
             cwd=ROOT,
-            env=clean_environment(),
+            env=environment,
             capture_output=True,
             text=True,
             check=True,
