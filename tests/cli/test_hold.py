@@ -7,6 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -133,6 +134,10 @@ def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Pat
     words = [sys.executable, "-m", "limiter", "hold", "1", subject, "--store", store, "--"]
     words += ["bash", "-c", LISTENS, "bash", str(gate)]
     ours, theirs = pty.openpty()
+    # Else the terminal throws away what is printed while it sends the signal.
+    modes = termios.tcgetattr(theirs)
+    modes[3] |= termios.NOFLSH
+    termios.tcsetattr(theirs, termios.TCSANOW, modes)
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
     # It becomes the foreground of a terminal of its own.
     process = subprocess.Popen(["setsid", "--ctty", *words], cwd=ROOT, **streams)
