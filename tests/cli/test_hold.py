@@ -140,7 +140,9 @@ def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Pat
     termios.tcsetattr(theirs, termios.TCSANOW, modes)
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
     # It becomes the foreground of a terminal of its own.
-    process = subprocess.Popen(["setsid", "--ctty", *words], cwd=ROOT, **streams)
+    # Whoever runs the tests in the background ignores Ctrl-C, and so would the command.
+    words = ["setsid", "--ctty", "env", "--default-signal=HUP,INT,QUIT", *words]
+    process = subprocess.Popen(words, cwd=ROOT, **streams)
     os.close(theirs)
     said = b""
     while b"ready" not in said:
