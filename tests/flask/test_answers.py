@@ -17,6 +17,7 @@ from limiter.flask.refusals import Refusal
 from limiter.web.guard import Verdict
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
+from tests.ids import plain
 
 
 def hello() -> str:
@@ -215,7 +216,7 @@ def raising() -> Any:
         {"limits": lambda: 7},
         {"limits": lambda: ["5/minute"]},
     ],
-    ids=str,
+    ids=plain,
 )
 def test_a_mistake_is_never_an_open_door(
     make: Make, caplog: pytest.LogCaptureFixture, more: dict[str, Any]

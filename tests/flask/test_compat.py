@@ -21,6 +21,7 @@ from limiter import InvalidPolicy, InvalidSetting
 from limiter.compat import flask_limiter as ours
 from limiter.demo.servers import HOST, free_port
 from tests.flask.support import ask
+from tests.ids import plain
 
 theirs: Any = pytest.importorskip("flask_limiter", reason="flask-limiter is not installed")
 
@@ -591,7 +592,7 @@ def test_disabled(how: str) -> None:
         ({"in_memory_fallback_enabled": True}, [200, 200, 429]),
         ({"in_memory_fallback": ["1/minute"]}, [200, 429, 429]),
     ],
-    ids=str,
+    ids=plain,
 )
 def test_a_storage_that_is_gone(more: dict[str, Any], found: list[int]) -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
@@ -758,7 +759,7 @@ REFUSED: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("more", REFUSED, ids=str)
+@pytest.mark.parametrize("more", REFUSED, ids=plain)
 def test_what_is_not_offered_is_named(more: dict[str, Any]) -> None:
     (name,) = more
     with pytest.raises(InvalidSetting, match=name):

@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from limiter import InvalidKey, InvalidSetting, SlidingLog, TokenBucket, keys
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
+from tests.ids import plain
 
 SPELL = KeySpeller("rl", "api")
 SECRET = KeySpeller("rl", "api", "secret")
@@ -161,7 +162,7 @@ def test_an_int_is_its_decimal() -> None:
         "\ud800",
         ("a", "\udfff"),
     ],
-    ids=repr,
+    ids=plain,
 )
 def test_whom_a_key_must_name(key: Any) -> None:
     """InvalidKey says what came and what is accepted, for a key and for a tag."""

@@ -1,0 +1,10 @@
+"""Names of tests by their values, the same in every process."""
+
+from __future__ import annotations
+
+import re
+
+
+def plain(value: object) -> str:
+    """What a value looks like, but for where it lies in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value) if isinstance(value, str) else repr(value))
