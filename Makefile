@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.cfg pyproject.toml
+# Most tests wait for real servers; files are shared out among two processes. WORKERS= for one.
+WORKERS ?= -n 2 --dist loadfile
 
 .PHONY: demo test test-fast check bench accuracy soak lua venv clean help
 
@@ -34,11 +36,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 ifdef COVERAGE
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest $(TESTS)
+	$(BIN)/python -m coverage run -m pytest $(WORKERS) $(TESTS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
 else
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest $(WORKERS) $(TESTS)
 endif
 
 test-fast: $(VENV)/.test

@@ -37,12 +37,20 @@ def shell(line: str, **environ: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def unmeasured() -> dict[str, str]:
+    """An environment in which nobody measures coverage.
+
+    It reads TOML by itself, and a signal's exception in the middle of its own work can stop it for good.
+    """
+    return {name: value for name, value in clean_environment().items() if "COVERAGE" not in name}
+
+
 def start(words: list[str], **settings: Any) -> subprocess.Popen[str]:
     """Start ``limiter`` as a process of its own, which hears of SIGHUP under nohup as well."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
         ["env", "--default-signal=HUP,INT,QUIT", sys.executable, "-m", "limiter", *words],
-        env=clean_environment(),
+        env=unmeasured() if "--wait" in words else clean_environment(),
         cwd=ROOT,
         text=True,
         **{**pipes, **settings},

@@ -15,7 +15,7 @@ import pytest
 from limiter.__main__ import main
 from limiter.cli.lazy import LazyGroup
 from limiter.command import cli
-from tests.cli.support import run, shell
+from tests.cli.support import run, shell, unmeasured
 from tests.service.support import ROOT, clean_environment
 
 COMMANDS = [
@@ -59,15 +59,11 @@ finally:
     print(*sorted(sys.modules), file=sys.stderr)
 """
     found = {}
-    # What measures coverage in a child reads TOML itself.
-    environment = {
-        name: value for name, value in clean_environment().items() if "COVERAGE" not in name
-    }
     for words in (["--help"], ["hit", "--help"]):
         done = subprocess.run(
             [sys.executable, "-c", code, *words],
             cwd=ROOT,
-            env=environment,
+            env=unmeasured(),
             capture_output=True,
             text=True,
             check=True,
