@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -143,11 +143,9 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
     def _beside(
         self, flow: Flow[None], interrupted: Callable[[], None] | None = None
     ) -> Callable[[], None]:
-        task = asyncio.get_running_loop().create_task(self.drive(flow))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._task(flow)
         if interrupted is not None:
-            task.add_done_callback(lambda done: interrupted() if done.cancelled() else None)
+            task.add_done_callback(partial(_tell_if_cancelled, interrupted))
         return _canceller(task)
 
     async def drive(self, flow: Flow[_Result]) -> _Result:
@@ -173,10 +171,14 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
 
     async def surely(self, flow: Flow[_Result]) -> _Result:
         """As ``drive``, in a task of its own: whoever waits may be cancelled, again and again."""
+        return await asyncio.shield(self._task(flow))
+
+    def _task(self, flow: Flow[_Result]) -> asyncio.Task[_Result]:
+        """Drive a flow beside whoever began it."""
         task = asyncio.get_running_loop().create_task(self.drive(flow))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return task
 
 
 class AsyncLease(Held):
@@ -230,6 +232,12 @@ class AsyncReservation(Reserved):
     ) -> None:
         if error is not None and not self.is_inherited:
             await self.settle(0)
+
+
+def _tell_if_cancelled(interrupted: Callable[[], None], task: asyncio.Task[None]) -> None:
+    """Say that somebody cancelled a task; a turn later, since who ends the loop cancels the body, too."""
+    if task.cancelled():
+        task.get_loop().call_soon(interrupted)
 
 
 def _canceller(task: asyncio.Task[None]) -> Callable[[], None]:

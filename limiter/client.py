@@ -170,7 +170,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         All policies are asked, and all or none are charged, in one script call. The lease is renewed
         at a third of its length, and given back at the end of the body. When a renewal fails,
-        ``lost`` is set and ``on_lost`` is called, in a thread of the limiter's.
+        ``lost`` is set and ``on_lost`` is called, in a thread of its own.
 
         ``timeout`` is in seconds, as in ``wait``; leases may come back early, so that it asks at
         least every second.
