@@ -31,6 +31,8 @@ class Effort(NamedTuple):
     """Connections of `ab`."""
     requests: tuple[int, ...]
     """Requests of `ab`, for each number of connections."""
+    route_pairs: int
+    """Runs of `ab` to a Flask route in one repetition, each between two to the bare route."""
     route_requests: int
     """Requests of `ab` to a Flask route, in one run."""
     algorithms: tuple[str, ...]
@@ -47,7 +49,8 @@ FULL = Effort(
     thread_calls=20_000,
     connections=(1, 10, 100),
     requests=(400, 3_000, 3_000),
-    route_requests=2_000,
+    route_pairs=2,
+    route_requests=500,
     algorithms=tuple(ALGORITHMS),
     entries=(1_000, 10_000, 100_000),
 )
@@ -59,6 +62,7 @@ QUICK = Effort(
     thread_calls=1_000,
     connections=(1, 10),
     requests=(150, 300),
+    route_pairs=1,
     route_requests=200,
     algorithms=("sliding_log",),
     entries=(1_000, 10_000),

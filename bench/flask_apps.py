@@ -1,4 +1,4 @@
-"""One route of a Flask application: without a limiter, with ours, and with Flask-Limiter."""
+"""One route of a Flask application: without a limiter, with ours, with a peer, and what is between."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import importlib
 import os
 from typing import Any
 
-from flask import Flask, Response
+import redis
+from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 
+from limiter import Limiter
 from limiter.flask import FlaskLimiter
 
 #: Above all requests of one run, so that nobody is denied.
@@ -24,6 +26,33 @@ def bare() -> Flask:
     @app.get("/hello")
     def hello() -> ResponseReturnValue:
         return Response("Hello!\n", mimetype="text/plain")
+
+    return app
+
+
+def round_trip() -> Flask:
+    """No limiter; redis-py asks for a script that does nothing: what any limiter with a store pays."""
+    app = bare()
+    client = redis.Redis.from_url(os.environ["BENCH_STORE"])
+    script = client.script_load("return 1")
+
+    @app.before_request
+    def ask() -> None:
+        client.evalsha(script, 1, str(request.remote_addr))
+
+    return app
+
+
+def hit() -> Flask:
+    """A hit of the library before the view, and nothing around it."""
+    app = bare()
+    limiter = Limiter(
+        OPEN, algorithm="fixed_window", store=os.environ["BENCH_STORE"], timeout=_TIMEOUT
+    )
+
+    @app.before_request
+    def ask() -> None:
+        limiter.hit(str(request.remote_addr))
 
     return app
 

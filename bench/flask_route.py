@@ -33,6 +33,11 @@ OURS = {
     "sliding_log": "ours('sliding_log')",
     "token_bucket": "ours('token_bucket')",
 }
+#: What there is between a route and its limiter.
+_BETWEEN = {
+    "redis-py's evalsha of `return 1` alone": "round_trip()",
+    "the library's hit alone": "hit()",
+}
 _SEVERAL = {
     "three limits": "ours('fixed_window', '50000/minute; 100000/hour; 1000000/day')",
     "application and route": "ours_on_top()",
@@ -76,10 +81,12 @@ def measure(programs: list[Program], effort: Effort) -> Section:
         "A Flask route, with and without a limiter",
         "Time per request of the route with a limiter / without one: gunicorn's gthread, one worker, "
         f"16 threads, `ab -k -c {_CONNECTIONS}`, unpinned, {effort.route_requests} requests a run, "
-        "each between two of the route without a limiter; the median over "
-        f"{effort.repetitions} repetitions, in an order that is drawn anew each time. 1.25 is four fifths "
-        "of the requests a second. Flask-Limiter is measured in the same way, where it is installed, "
-        "with its header fields.",
+        f"{effort.route_pairs} in each of {effort.repetitions} repetitions, each between two of the "
+        "route without a limiter; the median over the repetitions, "
+        "in an order that is drawn anew each time. 1.25 is four fifths "
+        "of the requests a second. In the same way are measured: a call of redis-py that does nothing, "
+        "which is what any limiter with a store must pay; a hit of the library, with nothing around it; "
+        "and Flask-Limiter where it is installed, with its header fields.",
     )
     floors = {}
     for program in programs:
@@ -100,7 +107,7 @@ def measure(programs: list[Program], effort: Effort) -> Section:
 
 
 def _cases() -> dict[str, str]:
-    cases = {f"{name}, allowed": app for name, app in (OURS | _SEVERAL).items()}
+    cases = _BETWEEN | {f"{name}, allowed": app for name, app in (OURS | _SEVERAL).items()}
     if importlib.util.find_spec("flask_limiter") is not None:
         cases |= {f"Flask-Limiter, {name}": app for name, app in _PEER.items()}
     return cases
@@ -125,7 +132,7 @@ def _on(program: Program, effort: Effort) -> tuple[dict[str, Spread], dict[str, 
                 with server.client() as client:
                     client.flushall()
                 beside, own = [_run(bare, effort)], []
-                for _ in range(effort.pairs):
+                for _ in range(effort.route_pairs):
                     own.append(_run(served[name], effort))
                     beside.append(_run(bare, effort))
                 floors += [one.time for one in beside]
