@@ -1,8 +1,9 @@
-"""ForwardAuth over HTTP/1 and over HTTP/2: requests a second, and sockets left in TIME_WAIT.
+"""Ways for Traefik to ask: requests a second, and sockets left in TIME_WAIT.
 
 `python -m bench.forward_auth` prints a table. Traefik keeps two idle connections to whom it asks by HTTP/1,
-and closes the others; over HTTP/2 it keeps one for all. A closed one's port is taken for a minute, and
-there are some 28,000 of them for one address.
+and closes the others; over HTTP/2 it keeps one for all. Its load balancer keeps as many as it is told, so
+it may ask itself, and pass the question on. A closed one's port is taken for a minute, and there are some
+28,000 of them for one address.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ _START_TIMEOUT = 30.0
 _TIME_WAIT = "06"
 _STATIC = """
 global: {{ checkNewVersion: false, sendAnonymousUsage: false }}
-entryPoints: {{ web: {{ address: "{host}:{port}" }} }}
+entryPoints:
+  web: {{ address: "{host}:{port}", asDefault: true }}
+  inside: {{ address: "{host}:{inside}", forwardedHeaders: {{ trustedIPs: [127.0.0.1/32] }} }}
 providers: {{ file: {{ filename: "{folder}/dynamic.yml" }} }}
 log: {{ level: FATAL }}
 """
@@ -45,6 +48,7 @@ _DYNAMIC = """
 http:
   routers:
     bare: {{ rule: "Path(`/bare`)", service: upstream }}
+    asked: {{ rule: "PathPrefix(`/forward-auth/`)", entryPoints: [inside], service: asked }}
 {routers}
   middlewares:
 {middlewares}
@@ -53,6 +57,10 @@ http:
       loadBalancer:
         serversTransport: kept
         servers: [{{ url: "http://{host}:{upstream}" }}]
+    asked:
+      loadBalancer:
+        serversTransport: kept
+        servers: [{{ url: "http://{host}:{service}" }}]
   serversTransports:
     kept: {{ maxIdleConnsPerHost: 256 }}
 """
@@ -63,8 +71,9 @@ _MIDDLEWARE = """    {name}:
         trustForwardHeader: true
         maxResponseBodySize: 4096"""
 
-#: Options of the service's gunicorn.
+#: Ways to ask, and the options of the service's gunicorn; none: Traefik asks itself, and then "http1".
 KINDS = {
+    "itself": None,
     "http1": ["--keep-alive", "120"],
     "http1-closing": ["--keep-alive", "0"],
     "http2": ["--http-protocols", "h2,h1"],
@@ -76,7 +85,7 @@ class Run(NamedTuple):
 
     requests_per_second: float
     waiting_per_second: float
-    """Sockets that wait in TIME_WAIT at the address of the service, for each second of the run."""
+    """Sockets that wait in TIME_WAIT at the address that is asked, for each second of the run."""
 
 
 @click.command()
@@ -139,6 +148,8 @@ def _system() -> Iterator[tuple[int, dict[str, int]]]:
         _gunicorn(stack, environ, "service/upstream.conf.py", "service.upstream", upstream)
         asked = {name: free_port() for name in KINDS}
         for name, options in KINDS.items():
+            if options is None:
+                continue
             secure = certificate if name == "http2" else []
             more = [*options, *secure]
             _gunicorn(stack, environ, "service/gunicorn.conf.py", "service.app", asked[name], *more)
@@ -152,9 +163,11 @@ def _system() -> Iterator[tuple[int, dict[str, int]]]:
             )
             for name in KINDS
         )
-        (folder / "traefik.yml").write_text(_STATIC.format(host=HOST, port=port, folder=folder))
+        places = {"host": HOST, "port": port, "folder": folder, "upstream": upstream}
+        places |= {"inside": asked["itself"], "service": asked["http1"]}
+        (folder / "traefik.yml").write_text(_STATIC.format(**places))
         (folder / "dynamic.yml").write_text(
-            _DYNAMIC.format(host=HOST, upstream=upstream, routers=routers, middlewares=middlewares)
+            _DYNAMIC.format(**places, routers=routers, middlewares=middlewares)
         )
         environ["SSL_CERT_FILE"] = str(folder / "certificate.pem")
         traefik = dependencies(embedded=False)

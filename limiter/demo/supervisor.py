@@ -19,13 +19,15 @@ from limiter.demo.checks import CHECKOUT, DemoError
 from limiter.demo.children import Child, stop
 from limiter.demo.folders import Folder
 from limiter.demo.output import Log, say
-from limiter.demo.servers import HOST, Cluster, ServerError
+from limiter.demo.servers import HOST, Cluster, ServerError, free_port
 
 #: Seconds that one part may take to start on a machine that is kept busy.
 START_TIMEOUT = 30.0
 
-# The line of the static file that the demo replaces: containers listen everywhere, we do not.
+# The lines of the static file that the demo replaces: containers listen everywhere, and have each port to
+# themselves; we do not.
 _ADDRESS = '    address: ":9000"\n'
+_INSIDE = f'    address: "{HOST}:9001"\n'
 
 
 class Options(NamedTuple):
@@ -140,15 +142,17 @@ class Demo:
     def _start_traefik(self, traefik: Path) -> None:
         with _progress("Starting Traefik"):
             static = (CHECKOUT / "traefik/traefik.yml").read_text()
-            if static.count(_ADDRESS) != 1:
-                raise DemoError(f"traefik/traefik.yml has no line {_ADDRESS.strip()!r} to replace.")
-            address = f'    address: "{HOST}:{self._options.port}"\n'
+            inside = free_port()
+            for line, port in ((_ADDRESS, self._options.port), (_INSIDE, inside)):
+                if static.count(line) != 1:
+                    raise DemoError(f"traefik/traefik.yml has no line {line.strip()!r} to replace.")
+                static = static.replace(line, f'    address: "{HOST}:{port}"\n')
             copy = self._folder_of("traefik") / "traefik.yml"
-            copy.write_text(static.replace(_ADDRESS, address))
+            copy.write_text(static)
             self._environ["SERVICE_ADDRESSES"] = ",".join(
                 f"{HOST}:{port}" for _, port in self._instances
             )
-            self._environ["FORWARD_AUTH_ADDRESS"] = f"{HOST}:{self._instances[0][1]}"
+            self._environ["INSIDE_ADDRESS"] = f"{HOST}:{inside}"
             self._environ["UPSTREAM_ADDRESS"] = f"{HOST}:{self._upstream}"
             self._launch("traefik", [str(traefik), f"--configFile={copy}"])
             self._wait_for("traefik", self._options.port, "/healthz")

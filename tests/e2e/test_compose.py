@@ -23,10 +23,13 @@ import pytest
 import redis
 
 from limiter.demo.children import Child, stop
+from limiter.demo.servers import HOST, free_port
 from tests.e2e.support import ab, until
 from tests.service.support import ROOT, clean_environment
 
 SUBNET = "172.28.90."
+#: Where the load balancer asks itself.
+INSIDE = "127.0.0.1:9001"
 
 
 def read_compose(**variables: str) -> dict[str, Any]:
@@ -66,18 +69,12 @@ class System:
         self.services: dict[str, Any] = read_compose(LIMITER_LIMITS="100/minute")["services"]
         self.folder = folder
         self.children: dict[str, Child] = {}
+        self.inside = f"{HOST}:{free_port()}"
         self.net = f"127.{1 + secrets.randbelow(250)}.{secrets.randbelow(250)}."
         # The addresses that the file gives, and others for those that get one from Docker.
         self.addresses = {
             name: self._fixed(service) or f"{self.net}{100 + number}"
             for number, (name, service) in enumerate(self.services.items())
-        }
-
-        # A name that several services share leads to one of them.
-        self.aliases = {
-            alias: self.addresses[name]
-            for name, service in self.services.items()
-            for alias in (service["networks"]["default"] or {}).get("aliases", [])
         }
 
     def _fixed(self, service: dict[str, Any]) -> str | None:
@@ -88,10 +85,11 @@ class System:
     def local(self, name: str, text: str) -> str:
         """Replace what containers would be called; `config` writes a $ as $$."""
         text = text.replace("$$", "$")
+        text = text.replace(INSIDE, self.inside)
         # Traefik calls the instances from here; in the subnet it would be its own address.
-        text = text.replace(f"{SUBNET}0/24", "127.0.0.1/32").replace(SUBNET, self.net)
+        text = text.replace(f"{SUBNET}0/24,127.0.0.1/32", "127.0.0.1/32").replace(SUBNET, self.net)
         text = text.replace("0.0.0.0", self.addresses[name])  # noqa: S104
-        for host, address in {**self.addresses, **self.aliases}.items():
+        for host, address in self.addresses.items():
             text = re.sub(rf"\b{re.escape(host)}(?=:\d)", address, text)
         return text
 
@@ -168,8 +166,14 @@ class System:
                 shutil.copytree(ROOT / "traefik", folder / "traefik")
                 static = folder / "traefik/traefik.yml"
                 text = static.read_text()
-                assert 'address: ":9000"' in text
-                static.write_text(text.replace('":9000"', f'"{self.addresses[name]}:9000"'))
+                # A container is alone on its loopback.
+                for listens, own in (
+                    (":9000", f"{self.addresses[name]}:9000"),
+                    (INSIDE, self.inside),
+                ):
+                    assert f'address: "{listens}"' in text
+                    text = text.replace(f'"{listens}"', f'"{own}"')
+                static.write_text(text)
         return folder
 
     def log(self, name: str) -> str:
@@ -230,7 +234,7 @@ def test_settings_come_from_the_users_environment() -> None:
     for name in ("app-1", "app-2"):
         environment = compose["services"][name]["environment"]
         assert chosen.items() <= environment.items()
-        assert environment["LIMITER_TRUSTED_PROXIES"] == subnet
+        assert environment["LIMITER_TRUSTED_PROXIES"] == f"{subnet},127.0.0.1/32"
         assert environment["LIMITER_TIMEOUT"] == "1"
         assert environment["LIMITER_NAME"] is None  # unset, and not empty
 
@@ -282,7 +286,7 @@ def test_ab_sees_the_exact_limit(system: System) -> None:
 
 @pytest.mark.slow
 def test_the_upstream_behind_forward_auth_shares_the_limit(system: System) -> None:
-    """Both instances are asked by one name; the fields of the answer reach the client."""
+    """Both instances are asked; the fields of the answer reach the client."""
     paths = ["/demo-service/hello", "/demo-service/protected/hello"] * 51
     answers = [system.get(path, "127.4.4.4") for path in paths]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -249,7 +250,10 @@ def test_ab_sees_the_exact_limit_through_forward_auth(tmp_path: Path, store: str
     assert counts.failed == counts.refused, counts.report
     assert refused.status == 429
     assert refused.headers["Content-Type"] == "application/problem+json"
-    assert any('{outcome="denied",policy="default"} 901.0' in text for text in metrics)
+    # Both instances were asked.
+    denied = [re.findall(r'{outcome="denied",policy="default"} (\d+)', text) for text in metrics]
+    assert sum(int(count) for counts in denied for count in counts) == 901
+    assert len([counts for counts in denied if counts]) == 2
 
 
 def test_a_policy_file_holds_on_both_ways(tmp_path: Path, store: str) -> None:
@@ -275,7 +279,9 @@ def test_an_instance_that_hangs_gets_no_requests(tmp_path: Path, store: str) -> 
             # Traefik notices within its interval and time-out: until then a request may wait.
             time.sleep(4)
             answers = [get(f"{demo.url}{HELLO}") for _ in range(10)]
+            behind = [get(f"{demo.url}/demo-service/protected/hello").status for _ in range(10)]
         finally:
             os.killpg(group, signal.SIGCONT)
 
     assert {json.loads(answer.text)["instance"] for answer in answers} == {"instance-2"}
+    assert behind == [200] * 10

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +79,8 @@ class Behind(NamedTuple):
     service: Child
     service_port: int
     upstream_port: int
+    others: Sequence[str] = ()
+    """Addresses of further instances of the service."""
 
 
 @contextmanager
@@ -90,30 +92,30 @@ def behind(folder: Path, **variables: str) -> Iterator[Behind]:
 
 
 @contextmanager
-def front(folder: Path, kind: str, **variables: str) -> Iterator[Front]:
-    """Run the proxy of that kind in front of the service and the upstream."""
+def front(folder: Path, kind: str, others: Sequence[str] = (), **variables: str) -> Iterator[Front]:
+    """Run the proxy of that kind in front of the service, where there are more of it, and the upstream."""
     command, text, name = _proxy(kind, folder)
-    port = free_port()
+    port, inside = free_port(), free_port()
     with behind(folder, **variables) as found:
-        ports = {8000: found.service_port, 8002: found.upstream_port, 8080: port}
+        found = found._replace(others=others)
+        ports = {8000: found.service_port, 8002: found.upstream_port, 8080: port, 9001: inside}
         for documented, real in ports.items():
             text = re.sub(rf"\b{documented}\b", str(real), text)
         (folder / name).write_text(text)
-        with run_proxy(folder, kind, command, port, found) as front:
+        with run_proxy(folder, kind, command, port, found, inside) as front:
             yield front
 
 
 @contextmanager
 def run_proxy(
-    folder: Path, name: str, command: list[str], port: int, found: Behind
+    folder: Path, name: str, command: list[str], port: int, found: Behind, inside: int = 0
 ) -> Iterator[Front]:
-    """Run a proxy until it serves, on its port."""
-    service = f"{HOST}:{found.service_port}"
+    """Run a proxy until it serves, on its port; Traefik asks itself on the one ``inside``."""
     environment = clean_environment(
         HOME=str(folder),
         XDG_DATA_HOME=str(folder),
-        SERVICE_ADDRESSES=service,
-        FORWARD_AUTH_ADDRESS=service,
+        SERVICE_ADDRESSES=",".join([f"{HOST}:{found.service_port}", *found.others]),
+        INSIDE_ADDRESS=f"{HOST}:{inside}",
         UPSTREAM_ADDRESS=f"{HOST}:{found.upstream_port}",
     )
     with (folder / f"{name}.log").open("wb") as output:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import socket
@@ -18,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limiter.demo.servers import HOST
+from tests.e2e.support import until
 from tests.proxies.support import TRUSTED, Behind, Front, behind, front, run_traefik
 from tests.proxies.test_forward_auth import FORGED
+from tests.service.support import gunicorn
 
 pytestmark = [
     pytest.mark.slow,
@@ -199,3 +202,33 @@ def test_workers_are_replaced_under_load_without_an_error(tmp_path: Path, store:
 
     assert set(statuses) == {200, 429}, statuses
     assert 200 - 2 * len(threads) <= statuses[200] <= 200, statuses
+
+
+def test_an_instance_that_hangs_is_passed_by(tmp_path: Path, store: str) -> None:
+    """It takes connections, and answers nobody; who was asked before that is noticed is not kept long."""
+    variables = {
+        "LIMITER_STORE": store,
+        "LIMITER_PREFIX": f"traefik-{secrets.token_hex(4)}",
+        "LIMITER_LIMITS": "10000/hour",
+        "LIMITER_TIMEOUT": "5",
+        "LIMITER_TRUSTED_PROXIES": TRUSTED,
+    }
+    waited: list[float] = []
+    with gunicorn(tmp_path / "other.log", **variables) as (other, url):
+        address = url.removeprefix("http://")
+        with front(tmp_path, "traefik", [address], **variables) as running:
+
+            def served() -> bool:
+                began = time.monotonic()
+                status = running.ask("127.15.0.1", path="/x").status
+                waited.append(time.monotonic() - began)
+                return status == 200
+
+            assert all(served() for _ in range(4))
+            os.killpg(other.pid, signal.SIGSTOP)
+            try:
+                until(lambda: all(served() for _ in range(10)), lambda: f"waited {waited}")
+            finally:
+                os.killpg(other.pid, signal.SIGCONT)
+
+    assert max(waited) < 15, waited  # Traefik's own patience, 30 s, has no setting

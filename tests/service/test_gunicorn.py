@@ -99,6 +99,25 @@ def test_it_starts_without_a_store_and_recovers_with_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_workers_without_a_store_admit_no_more_than_one_limit_together(tmp_path: Path) -> None:
+    with (
+        gunicorn(
+            tmp_path / "log",
+            "--workers=4",
+            LIMITER_STORE=f"redis://{HOST}:{free_port()}",
+            LIMITER_LIMITS="40/hour",
+        ) as (_, url),
+        ThreadPoolExecutor(8) as pool,
+    ):
+        answers = list(pool.map(get, [f"{url}/demo-service/hello"] * 200))
+
+    statuses = [answer.status for answer in answers]
+    # Each decides for ten; which of them a request reaches, the kernel chooses.
+    assert 10 <= statuses.count(200) <= 40
+    assert statuses.count(200) + statuses.count(429) == 200
+
+
+@pytest.mark.slow
 def test_a_wrong_variable_is_one_line_and_an_exit_code() -> None:
     done = run_gunicorn(LIMITER_STORE=f"redis://{HOST}:{free_port()}", LIMITER_LIMITS="lots")
 
