@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from http import HTTPStatus
 from typing import Any
 
 from limiter.client import Limiter
-from limiter.web import wiring
+from limiter.web import problems, wiring
 from limiter.web.guard import Guard, Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.request import from_wsgi
@@ -138,5 +137,5 @@ class _Held:
 
 def _refuse(verdict: Verdict, environ: Environ, start_response: StartResponse) -> list[bytes]:
     fields, body = wiring.refusal(verdict)
-    start_response(f"{verdict.status} {HTTPStatus(verdict.status).phrase}", fields)
+    start_response(f"{verdict.status} {problems.title(verdict.status)}", fields)
     return [] if environ.get("REQUEST_METHOD") == "HEAD" else [body]

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from limiter.policyfile import Policies
 from limiter.web import problems, wiring
-from limiter.web.guard import Guard
+from limiter.web.guard import Guard, Verdict
 from limiter.web.identity import Network, Unidentified, address, is_trusted
 from limiter.web.request import Request, bare_host, from_wsgi
 from limiter.web.rules import Rule
@@ -29,6 +29,8 @@ from service.one_policy import OnePolicy
 PREFIX = "/forward-auth/"
 
 Environ = dict[str, Any]
+#: A status, header fields, and a body.
+Answer = tuple[int, list[wiring.Field], bytes]
 
 
 class ForwardAuth:
@@ -57,16 +59,14 @@ class ForwardAuth:
         start_response(f"{status} {problems.title(status)}", fields)
         return [] if asked.method == "HEAD" else [body]
 
-    def _answer(
-        self, asked: Request, name: str, path: str
-    ) -> tuple[int, list[wiring.Field], bytes]:
+    def _answer(self, asked: Request, name: str, path: str) -> Answer:
         if not is_trusted(asked.peer, self._trusted):
-            return self._refusal(403, "This is for proxies that are trusted here.", asked)
+            return _refusal(403, "This is for proxies that are trusted here.", asked)
         guard = self._policies.guard_for(name)
         if guard is None:
-            return self._refusal(404, "There is no such policy.", asked)
+            return _refusal(404, "There is no such policy.", asked)
         if counts_leases(guard):
-            return self._refusal(
+            return _refusal(
                 422, "This policy counts what is held, and nobody sees here when that ends.", asked
             )
         asked = original(replace(asked, address_from=guard.address_from), path)
@@ -75,22 +75,16 @@ class ForwardAuth:
                 raise Unidentified("the proxy names no client")
             address(asked.peer, asked.forwarded_for, self._trusted)
         except Unidentified:
-            return self._refusal(400, "The proxy does not say whose request it is.", asked)
+            return _refusal(400, "The proxy does not say whose request it is.", asked)
         verdict = self._decisions.enter(guard, asked)
         if verdict.allowed:
             return 200, verdict.fields, b""
         return verdict.status, *wiring.refusal(verdict)
 
-    def _refusal(
-        self, status: int, detail: str, asked: Request
-    ) -> tuple[int, list[wiring.Field], bytes]:
-        body = problems.problem(status, detail, asked.path).encode()
-        fields = [
-            ("Content-Type", problems.MEDIA_TYPE),
-            ("Content-Length", str(len(body))),
-            ("Cache-Control", "no-store"),
-        ]
-        return status, fields, body
+
+def _refusal(status: int, detail: str, asked: Request) -> Answer:
+    refused = Verdict(status, body=problems.problem(status, detail, asked.path))
+    return status, *wiring.refusal(refused)
 
 
 def original(asked: Request, path: str) -> Request:

@@ -37,6 +37,7 @@ def fields(decision: Decision, limiter_name: str, form: str = "draft-11") -> lis
 def of_all(spoken: Sequence[Spoken]) -> list[Field]:
     """Return the fields of several limiters' decisions about one request.
 
+    Where one denied, Retry-After is among them in each form, also in the one that says nothing else.
     A decision that no limit made (the store failed, and a fallback without numbers answered) has
     no fields: there is nothing true to say. The older forms know one limit; they get that of the
     limiter that is nearest to denying.
@@ -63,7 +64,7 @@ def of_all(spoken: Sequence[Spoken]) -> list[Field]:
         of_form = [one.decision for one in older if one.form == form]
         if of_form:
             found += _three(prefix, min(of_form, key=_nearness))
-    if waits and (policies or older):
+    if waits:
         found.append(("Retry-After", str(-(-max(waits) // _SECOND_US))))
     return found
 

@@ -13,6 +13,9 @@ from limiter.web import headers
 
 MEDIA_TYPE = "application/problem+json"
 
+#: Bytes of a refusal; proxies that ask us make something else of a long one.
+_MOST_BYTES = 1023
+
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _TYPES = "https://iana.org/assignments/http-problem-types#"
@@ -88,4 +91,21 @@ def _problem(
     kind: str, title: str, status: int, detail: str, instance: str, more: dict[str, Any]
 ) -> str:
     body = {"type": kind, "title": title, "status": status, "detail": detail, "instance": instance}
-    return json.dumps({**body, **more}, separators=(",", ":")) + "\n"
+    text = _spelled({**body, **more})
+    if len(text) > _MOST_BYTES:  # a client's path may be as long as it likes
+        room = _MOST_BYTES - len(_spelled({**body, "instance": "", **more}))
+        text = _spelled({**body, "instance": _fitting(instance, room), **more})
+    return text
+
+
+def _spelled(body: dict[str, Any]) -> str:
+    return json.dumps(body, separators=(",", ":")) + "\n"
+
+
+def _fitting(text: str, room: int) -> str:
+    """As much of a text as JSON spells in so many bytes."""
+    for place, character in enumerate(text):
+        room -= len(json.dumps(character)) - len('""')
+        if room < 0:
+            return text[:place]
+    return text

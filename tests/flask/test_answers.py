@@ -60,7 +60,7 @@ def test_forms_of_the_header(make: Make, form: str, names: list[str]) -> None:
     for answer in ask(app, "/a", "/a"):
         said = sorted(name for name in answer.headers.keys() if "RateLimit" in name)  # noqa: SIM118
         assert said == names
-    assert ("Retry-After" in answer.headers) == bool(names)
+    assert "Retry-After" in answer.headers
 
 
 @pytest.mark.parametrize("handled", [False, True])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from limiter.demo.servers import HOST, free_port
@@ -45,6 +48,32 @@ def test_yes_is_204_without_a_body_and_no_is_a_problem(make_app: MakeApp) -> Non
     assert answers[2].mimetype == "application/problem+json"
     assert json.loads(answers[2].data)["instance"] == "/orders"
     assert len(answers[2].data) < 1024
+
+
+#: A path's pieces: plain ones, and those that JSON spells with up to twelve bytes.
+PIECES = ["a", "/", "%22", "%FF", "%C3%A9", "%F0%9F%98%80", "%00", "%5C", "%ED%A0%80", "\xe9"]
+
+
+@given(piece=st.sampled_from(PIECES), count=st.integers(0, 3000), rest=st.text(max_size=9))
+@example(piece="%FF", count=800, rest="")
+@example(piece="%F0%9F%98%80", count=2000, rest="")
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+def test_a_refusal_is_short_whatever_the_path(
+    make_app: MakeApp, piece: str, count: int, rest: str
+) -> None:
+    """Traefik makes a 401 of an answer that is longer than its maxResponseBodySize."""
+    client = make_app(STORE="memory://", LIMITS="1/minute", NAME="n" * 64).test_client()
+    uri = "/" + piece * count + quote(rest)
+    answers = [ask(client, uri=uri), ask(client, uri=uri), ask(client, "nobody", uri=uri)]
+    answers.append(client.get(f"/forward-auth/nobody{uri}", headers=CLIENT))
+    answers.append(client.get(f"/forward-auth/default{uri}"))
+
+    assert [answer.status_code for answer in answers] == [204, 429, 404, 404, 400]
+    for answer in answers[1:]:
+        assert len(answer.data) < 1024
+        said = json.loads(answer.data)["instance"]
+        assert said.startswith("/")
+    assert path_of(uri).startswith(json.loads(answers[1].data)["instance"])
 
 
 @pytest.mark.parametrize(

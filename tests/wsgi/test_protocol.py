@@ -136,7 +136,7 @@ def test_what_can_never_pass_is_too_large() -> None:
 
     assert ask(app, CONTENT_LENGTH="5").code == 200
     answer = ask(app, CONTENT_LENGTH="6")
-    assert answer.code == 413
+    assert answer.status == "413 Content Too Large"  # as everywhere here; older Pythons differ
     assert not answer.all("Retry-After")
 
 
