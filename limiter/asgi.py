@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
@@ -358,7 +359,7 @@ class _Socket:
             if self._sleep and verdict.delay:
                 await asyncio.sleep(verdict.delay)
             return message
-        code, reason = _closing(verdict)
+        code, reason = closing(verdict)
         self._gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
         with suppress(OSError, RuntimeError):  # it may have gone by itself
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
@@ -425,14 +426,15 @@ async def _refuse_handshake(verdict: Verdict, scope: Scope, receive: Receive, se
     if "websocket.http.response" in (scope.get("extensions") or {}):
         await _refuse(verdict, send, "websocket.http")
     else:
-        code, reason = _closing(verdict)
+        code, reason = closing(verdict)
         await send({"type": "websocket.close", "code": code, "reason": reason})
 
 
-def _closing(verdict: Verdict) -> tuple[int, str]:
+def closing(verdict: Verdict) -> tuple[int, str]:
     """Code and reason with which a websocket is closed."""
     if verdict.status != 429:
-        return TRY_AGAIN_LATER, "The rate limit cannot be checked right now."
+        code = TRY_AGAIN_LATER if verdict.status == 503 else POLICY_VIOLATION
+        return code, json.loads(verdict.body)["detail"]
     waits = [one.decision.retry_after for one in verdict.results if not one.rule.shadow]
     seconds = max(1, math.ceil(max(waits)))
     return POLICY_VIOLATION, f"Rate limit exceeded: try again in {seconds} s."

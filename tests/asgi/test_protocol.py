@@ -605,6 +605,18 @@ async def test_messages_while_the_store_is_gone() -> None:
 
 
 @in_a_loop
+async def test_a_websocket_that_can_never_pass_is_not_told_to_try_again() -> None:
+    for more in ({"cost": 6}, {"key": "header:X-User"}):
+        app = LimiterMiddleware(echo, "5/minute", store=MEMORY, **more)  # type: ignore[arg-type]
+        connection = websocket(app)
+        await connection.start()
+        (message,) = connection.said
+        assert (message["type"], message["code"]) == ("websocket.close", 1008)
+        assert message["reason"].endswith(".")
+        assert "right now" not in message["reason"]
+
+
+@in_a_loop
 async def test_who_waits_for_a_message_only_so_long_loses_none() -> None:
     limiter = AsyncLimiter("9/minute", store=MEMORY)
     run = limiter._transport.run
