@@ -34,7 +34,7 @@ def create_app(instance: str | None = None) -> Flask:
                 "policy %s counts leases: /forward-auth refuses it, where nobody sees a request end",
                 rule.name,
             )
-    metrics = Metrics()
+    metrics = Metrics(policies)
     decisions = Decisions(metrics)
     app = Flask(__name__, static_folder=None)
     bodies.prepare(app)

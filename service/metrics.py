@@ -6,13 +6,18 @@ Labels are policies' names, and words of ours: never a subject, a path, or anyth
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from limiter import StoreRefused, StoreUnavailable
+from limiter.policyfile import Policies
 from limiter.web.guard import Verdict
+from service.one_policy import OnePolicy
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
@@ -34,8 +39,9 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 class Metrics:
     """The counters of one application."""
 
-    def __init__(self) -> None:
+    def __init__(self, policies: Policies | OnePolicy) -> None:
         self._registry = registry = CollectorRegistry()
+        self._file = None if isinstance(policies, OnePolicy) else _PolicyFile(policies)
         self._decisions = Counter(
             "limiter_decisions",
             "Decisions by policy and outcome",
@@ -90,8 +96,28 @@ class Metrics:
 
     def said(self) -> bytes:
         """All of it, as Prometheus reads it."""
-        if not os.environ.get(FOLDER):
-            return generate_latest(self._registry)
-        everybody = CollectorRegistry()
-        MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
-        return generate_latest(everybody)
+        if os.environ.get(FOLDER):
+            everybody = CollectorRegistry()
+            MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+        else:
+            everybody = self._registry
+        found = generate_latest(everybody)
+        if self._file is not None:
+            found += generate_latest(self._file)
+        return found
+
+
+class _PolicyFile(Collector):
+    """Whether the policy file is refused, as the worker knows that answers: all watch the same one."""
+
+    def __init__(self, policies: Policies) -> None:
+        self._policies = policies
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """The one gauge."""
+        _ = self._policies.current  # who is asked for nothing else has not looked for long
+        yield GaugeMetricFamily(
+            "limiter_policy_file_refused",
+            "Whether the policy file is refused, and an older text of it in force",
+            float(self._policies.refused is not None),
+        )

@@ -179,10 +179,12 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
 ) -> None:
     """On SIGHUP gunicorn makes new workers; those that start while the file is broken have the last one."""
     path, log = tmp_path / "policies.toml", tmp_path / "log"
+    second = f"{HOST}:{free_port()}"
     _policies(path, 5)
     with gunicorn(
         log,
         "--workers=2",
+        f"--bind={second}",
         LIMITER_STORE=store,
         LIMITER_PREFIX=subject,
         LIMITER_POLICIES=str(path),
@@ -197,20 +199,32 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
             assert {answer.status for answer in answers} == {200}
             return {json.loads(answer.text)["decision"]["limit"] for answer in answers}
 
+        def refused() -> set[str]:
+            """What the metrics of whichever worker answers say of the file."""
+            with ThreadPoolExecutor(8) as pool:
+                answers = list(pool.map(get, [f"http://{second}/metrics"] * 16))
+            found = (
+                re.findall(r"^limiter_policy_file_refused (.*)$", a.text, re.M) for a in answers
+            )
+            return {value for (value,) in found}
+
         def said(text: str, times: int = 1) -> None:
             until(lambda: log.read_text().count(text) >= times, log.read_text)
 
         assert limits() == {5}
+        assert refused() == {"0.0"}
         # A change is seen without anybody's word.
         _policies(path, 6)
         until(lambda: limits() == {6}, log.read_text)
         # A broken text changes nothing, and is said.
         path.write_text("[policies.api]\nlimits = '0/minute'\n")
         until(lambda: limits() == {6} and "is refused" in log.read_text(), log.read_text)
+        until(lambda: refused() == {"1.0"}, log.read_text)
         # Nor do the workers that come while it is there.
         child.signal(signal.SIGHUP)
         said("Booting worker", 4)
         until(lambda: limits() == {6}, log.read_text)
+        until(lambda: refused() == {"1.0"}, log.read_text)
         # One that dies is replaced, and starts.
         os.kill(int(re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-1]), 9)
         said("Booting worker", 5)
@@ -218,7 +232,7 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
         _policies(path, 7)
         child.signal(signal.SIGHUP)
         said("Booting worker", 7)
-        until(lambda: limits() == {7}, log.read_text)
+        until(lambda: limits() == {7} and refused() == {"0.0"}, log.read_text)
         # A worker's own SIGHUP is no end of it.
         _policies(path, 8)
         for pid in re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-2:]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -196,13 +197,23 @@ def test_a_file_that_is_refused_is_shown(make_by_file: Make) -> None:
     with open(policies.path, "a") as file:
         file.write("[policies.api2]\nlimits = '0/minute'\n")
 
+    assert counted(app)["limiter_policy_file_refused"] == 0
     assert policies.reload() is False
+    assert counted(app)["limiter_policy_file_refused"] == 1
     (fault,) = operators(app).get("/v1/policies", headers=BEARER).get_json()["refused"]
     assert fault["key"] == "policies.api2.limits"
     ready = app.test_client().get("/readyz")
     assert (ready.status_code, "refused" in ready.text) == (200, True)
     assert app.test_client().post("/v1/check/api", json={"key": "u"}).status_code == 200
     assert app.test_client().post("/v1/check/api2", json={"key": "u"}).status_code == 404
+    with open(policies.path, "w") as file:
+        file.write(POLICIES)
+    assert policies.reload() is True
+    assert counted(app)["limiter_policy_file_refused"] == 0
+
+
+def test_without_a_file_nothing_is_said_of_one(make_app: MakeApp) -> None:
+    assert "limiter_policy_file_refused" not in counted(make_app())
 
 
 def test_denials_are_said_without_the_subject(
@@ -252,25 +263,34 @@ class _Span:
         self.found[name] = value
 
 
-def test_each_decision_is_a_span(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("opentelemetry")
+def test_each_decision_is_a_span_of_its_caller_s_trace(
+    make_by_file: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = pytest.importorskip("opentelemetry.trace")
     spans: list[_Span] = []
+    traces: set[str] = set()
 
     class Tracer:
-        def start_as_current_span(self, name: str, context: object) -> Any:
+        def start_as_current_span(self, name: str, context: Any) -> Any:
             assert name == "limiter.decision"
             spans.append(_Span())
-            from contextlib import nullcontext
-
+            traces.add(f"{trace.get_current_span(context).get_span_context().trace_id:032x}")
             return nullcontext(spans[-1])
 
     monkeypatch.setattr(tracing, "_tracer", Tracer())
-    client = make_app(LIMITS="1/minute").test_client()
-    for _ in range(2):
-        client.post("/v1/check/default", json={"key": "canary"})
+    client = make_by_file(POLICIES).test_client()
+    fields = {"traceparent": f"00-{'12ab' * 8}-{'34cd' * 4}-01"}
+    checks = [{"key": "canary", "cost": 2}] * 2
+    client.post("/v1/check/api", json=checks[0], headers=fields)
+    client.post("/v1/check/api", json={"checks": checks}, headers=fields)
+    client.post("/v1/hold/jobs", json={"key": "canary"}, headers=fields)
+    proxied = {**fields, "X-Forwarded-For": "203.0.113.9"}
+    client.get("/forward-auth/shadow", headers=proxied)
 
-    assert [span.found["limiter.status"] for span in spans] == [200, 429]
-    assert spans[0].found["limiter.policies"] == ["default"]
+    assert [span.found["limiter.status"] for span in spans] == [200, 429, 429, 200, 200]
+    policies = [span.found["limiter.policies"] for span in spans]
+    assert policies == [["api"], ["api"], ["api"], ["jobs"], ["shadow"]]
+    assert traces == {"12ab" * 8}
     assert "canary" not in str([span.found for span in spans])
 
 
