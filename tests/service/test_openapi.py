@@ -37,25 +37,35 @@ ALLOWED_TO_REFUSE = re.compile(
 NAMES = ["api", "shadow", "jobs", "nobody"]
 
 
+TOKEN = "a-token-of-enough-length"  # noqa: S105
+
+
 @pytest.fixture
 def app(make_by_file: Make) -> Flask:
-    return make_by_file(POLICIES)
+    return make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
 
 
 OPERATIONS = ["check", "hold", "giveBack", "refund", "openapi"]
+OF_OPERATORS = ["metrics", "policies", "lookAt", "reset"]
+#: Nothing of what they are asked can be wrong, but for the token, which is taken away in any mode.
+NEVER_WRONG = ["openapi", *OF_OPERATORS]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: str(mode.value))
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", OPERATIONS + OF_OPERATORS)
 def test_every_answer_is_one_that_the_document_says(
     app: Flask, name: str, mode: GenerationMode
 ) -> None:
     """No 500, no status, type, header or body that is not described; and no nonsense that is accepted."""
     document = schemathesis.openapi.from_wsgi("/v1/openapi.json", app)
+    headers = {}
+    if name in OF_OPERATORS:
+        document.app = app.extensions["operators"]
+        headers = {"Authorization": f"Bearer {TOKEN}"}
     operation = document.find_operation_by_id(name)
-    if name == "openapi" and mode is GenerationMode.NEGATIVE:
-        return  # nothing of it can be wrong
+    if name in NEVER_WRONG and mode is GenerationMode.NEGATIVE:
+        return
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
@@ -63,8 +73,8 @@ def test_every_answer_is_one_that_the_document_says(
         policy = case.path_parameters.get("policy")
         if mode is GenerationMode.POSITIVE and isinstance(policy, str):
             case.path_parameters["policy"] = NAMES[len(policy) % len(NAMES)]
-        answer = case.call()
-        case.validate_response(answer, excluded_checks=[positive_data_acceptance])
+        answer = case.call(headers=headers)
+        case.validate_response(answer, headers=headers, excluded_checks=[positive_data_acceptance])
         if mode is GenerationMode.POSITIVE and answer.status_code in (400, 415, 422):
             assert ALLOWED_TO_REFUSE.search(answer.json()["detail"]), answer.json()
 
@@ -73,14 +83,24 @@ def test_every_answer_is_one_that_the_document_says(
 
 def test_the_document_has_the_paths_of_the_code(app: Flask) -> None:
     document = app.test_client().get("/v1/openapi.json").get_json()
-    said = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
-    served = {
-        (re.sub(r"<(\w+)>", r"{\1}", rule.rule), method)
-        for rule in app.url_map.iter_rules()
-        if rule.rule.startswith("/v1/")
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-    }
 
-    assert said == served
+    def said(by_operators: bool) -> set[tuple[str, str]]:
+        return {
+            (path, method.upper())
+            for path, item in document["paths"].items()
+            for method, operation in item.items()
+            if method != "servers" and ("operators" in operation.get("tags", ())) == by_operators
+        }
+
+    def served(by: Flask, prefix: str) -> set[tuple[str, str]]:
+        return {
+            (re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule), method)
+            for rule in by.url_map.iter_rules()
+            if rule.rule.startswith(prefix)
+            for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        }
+
+    assert said(by_operators=False) == served(app, "/v1/")
+    assert said(by_operators=True) == served(app.extensions["operators"], "/")
     assert document["openapi"].startswith("3.1")
     assert document["info"]["version"] == __version__
