@@ -50,18 +50,27 @@ def check(file: str, as_json: bool) -> None:
     metavar="ADDRESS",
     help="The other end of the connection: the client, or a proxy.",
 )
-@click.option("--host", default="localhost", show_default=True, help="The host that is asked.")
+@click.option("--host", help="The host that is asked; without it the header Host, or localhost.")
 @_as_json
 def explain(
-    file: str, method: str, path: str, headers: tuple[str, ...], peer: str, host: str, as_json: bool
+    file: str,
+    method: str,
+    path: str,
+    headers: tuple[str, ...],
+    peer: str,
+    host: str | None,
+    as_json: bool,
 ) -> None:
     """Say which policies apply to a request, to whom, with which numbers, and why the others do not.
 
-    Nothing is asked of a store and nothing is charged. LIMITER_TRUSTED_PROXIES counts. The exit code
-    is 0, or 1 when the file is wrong.
+    PATH is as a client sends it: escapes are decoded, a query is left out. Nothing is asked of a store
+    and nothing is charged. LIMITER_TRUSTED_PROXIES counts. The exit code is 0, or 1 when the file is
+    wrong.
 
     Example: limiter explain policies.toml GET /api/orders --header 'X-Forwarded-For: 203.0.113.9'
     """
+    from urllib.parse import unquote
+
     from limiter.errors import InvalidSetting
     from limiter.policyfile.explain import explain as explained
     from limiter.policyfile.explain import told
@@ -71,16 +80,19 @@ def explain(
     fields = [header.partition(":") for header in headers]
     if not all(colon and name.strip() for name, colon, _ in fields):
         raise click.BadParameter("accepted is 'Name: value'", param_hint="--header")
+    if not path.startswith("/"):
+        raise click.BadParameter(f"{path!r}: accepted is a path that begins with /")
     found = _read(file, as_json)
     try:
         trusted = trusted_proxies()
     except InvalidSetting as error:
         raise click.ClickException(str(error)) from None
+    said_headers = joined((name.strip(), value.strip()) for name, _, value in fields)
     request = Request(
         method=method.upper(),
-        host=bare_host(host),
-        path=path.partition("?")[0],
-        headers=joined((name.strip(), value.strip()) for name, _, value in fields),
+        host=bare_host(host or said_headers.get("host", "localhost")),
+        path=unquote(path.partition("?")[0]),
+        headers=said_headers,
         peer=peer,
     )
     said = explained(found, request, trusted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from limiter.errors import InvalidSetting
+from limiter.errors import InvalidSetting, shown
 from limiter.web.identity import Network, is_trusted
 from limiter.web.request import Request
 from limiter.web.rules import Cost
@@ -38,8 +38,12 @@ def by_header(name: str) -> Cost:
 
 
 def by_body(size: int) -> Cost:
-    """One unit for each so many bytes of the body, begun ones too, by its Content-Length."""
-    return lambda request, trusted: -(-request.size // size)  # noqa: ARG005 (no need of proxies)
+    """One unit for each so many bytes of the body, begun ones too; None where its length is not said."""
+
+    def cost(request: Request, trusted: Sequence[Network]) -> int | None:  # noqa: ARG001 (no need of proxies)
+        return None if request.size is None else -(-request.size // size)
+
+    return cost
 
 
 def size_of(value: object) -> int:
@@ -57,7 +61,7 @@ def size_of(value: object) -> int:
         found = value
     if found is None or not 1 <= found <= 2**50:
         raise InvalidSetting(
-            f"is {value!r}: accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB, 2MiB"
+            f"is {shown(value)}: accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB"
         )
     return found
 

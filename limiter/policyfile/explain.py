@@ -12,6 +12,7 @@ from limiter.web.guard import Guard
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import Asked, Rule
+from limiter.web.subjects import spelled
 
 
 def explain(file: PolicyFile, request: Request, trusted: Sequence[Network]) -> list[dict[str, Any]]:
@@ -33,7 +34,7 @@ def _of_rule(guard: Guard, rule: Rule, request: Request) -> dict[str, Any]:
     said: dict[str, Any] = {
         "policy": rule.name,
         "applies": True,
-        "key": _text(found.key),
+        "key": spelled(found.key),
         "cost": found.cost,
         "limits": [policy.to_dict() for policy in limits],
         "overridden": found.limits is not None,
@@ -42,7 +43,7 @@ def _of_rule(guard: Guard, rule: Rule, request: Request) -> dict[str, Any]:
     try:
         rule.limiter.plan(found.limits).checked(found.cost)
     except InvalidCost as error:
-        said["why"] = f"{error}: 413"
+        said["why"] = f"{error}: {'nothing, since it is in the shadows' if rule.shadow else 413}"
         said["refuses"] = True
     return said
 
@@ -66,10 +67,6 @@ def amount(policy: dict[str, Any]) -> str:
         return f"{policy['limit']} at once, leases of {policy['period']} s"
     burst = f" burst {policy['burst']}" if "burst" in policy else ""
     return f"{policy['limit']} per {policy['period']} s{burst}, {policy['algorithm']}"
-
-
-def _text(key: Any) -> str:
-    return ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
 def numbers(limits: Sequence[Policy]) -> str:

@@ -120,6 +120,7 @@ class _Scanner:
         place = 0
         self._pass(_VOID)
         while self._at < len(self._text) and self._text[self._at] != closes:
+            before = self._at
             if closes == "}":
                 self._pair(path)
             else:
@@ -130,6 +131,8 @@ class _Scanner:
             if self._text[self._at : self._at + 1] == ",":
                 self._at += 1
             self._pass(_VOID)
+            if self._at == before:  # not TOML after all
+                self._at = len(self._text)
         self._at += 1
 
 

@@ -24,7 +24,7 @@ from limiter.policyfile.schema import (
 )
 from limiter.web.identity import ADDRESS_FROM
 from limiter.web.rules import Match, Rule
-from limiter.web.subjects import identity
+from limiter.web.subjects import identity, meant
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -82,7 +82,7 @@ def text_of(path: str) -> str:
         with open(path, "rb") as file:
             raw = file.read(MOST_BYTES + 1)
         if len(raw) <= MOST_BYTES:
-            return raw.decode()
+            return raw.decode("utf-8-sig")
         said = f"is longer than {MOST_BYTES:,} bytes: accepted is a file up to that"
     except OSError as error:
         said = f"cannot be read: {error.strerror or error}"
@@ -106,9 +106,14 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
     """
     try:
         said = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        lines = lines_of(text)
+    except RecursionError:
+        raise InvalidPolicyFile([Fault(file, 1, "", "is nested too deep for anybody")]) from None
+    except (
+        ValueError
+    ) as error:  # above all TOMLDecodeError; a number may also be too long for Python
         raise InvalidPolicyFile([_not_toml(text, file, str(error))]) from None
-    notes = Notes(file, lines_of(text))
+    notes = Notes(file, lines)
     top = notes.table((), said, _TOP)
     defaults = notes.table(("defaults",), top.get("defaults", {}), DEFAULT_KEYS)
     # Read once for the faults that are its own; each policy reads what it takes of it again.
@@ -122,7 +127,7 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
     if not tables:
         notes.add(("policies",), "has no policy: accepted is at least one [policies.NAME]")
     default = top.get("default", _DEFAULT if _DEFAULT in tables else None)
-    if default is not None and not (isinstance(default, str) and default in tables):
+    if tables and default is not None and not (isinstance(default, str) and default in tables):
         notes.add(("default",), f"is {shown(default)}: accepted is one of {', '.join(tables)}")
     make = make or in_memory()
     policies = {}
@@ -154,7 +159,7 @@ def _policy(
     is_default: bool,
 ) -> Named | None:
     before = len(notes.faults)
-    if not NAME.fullmatch(name):
+    if not NAME.fullmatch(name) or not name.strip("."):  # as part of a path, .. would not arrive
         notes.add(path, "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -")
         name = "unnamed"
     read_policy(notes, path, own)
@@ -165,11 +170,13 @@ def _policy(
     silent = Notes("", {})
     found = read_policy(silent, path, merged)
     algorithm = found.get("algorithm")
+    _check_parts(notes, (*path, "key"), found)
     if "limits" not in own:
         notes.add((*path, "limits"), "is missing: accepted is a limit, as in limits = '100/minute'")
         return None
     limits = read_limits(notes, (*path, "limits"), own["limits"], algorithm)
     if limits is None:
+        _overrides(notes, (*path, "overrides"), own.get("overrides", {}), None, algorithm)
         return None
     settings = {key: found[key] for key in ("on_error", "timeout", "local_share") if found.get(key)}
     try:
@@ -186,8 +193,8 @@ def _policy(
         cost = costs.fixed(cost)
     if silent.faults or len(notes.faults) > before:
         return None
-    _check_parts(notes, (*path, "key"), found)
     match, exempt = found.get("match", {}), found.get("exempt", {})
+    key, or_address = found["key"], found["unidentified"] == "address"
     rule = Rule(
         limiter,
         match=Match(
@@ -195,35 +202,41 @@ def _policy(
             frozenset(match.get("hosts", ())),
             match.get("paths", ()),
         ),
-        identity=identity(found["key"]),
+        identity=identity(key),
         cost=cost,
         form=found["headers"],
         shadow=found["shadow"],
         percent=found["percent"],
         exempt_networks=exempt.get("networks", ()),
-        exempt_keys=frozenset(exempt.get("keys", ())),
+        exempt_keys=frozenset().union(
+            *(meant(name, key, or_address) for name in exempt.get("keys", ()))
+        ),
         exempt_paths=exempt.get("paths", ()),
-        overrides=overrides,
+        overrides={
+            subject: own
+            for name, own in overrides.items()
+            for subject in meant(name, key, or_address)
+        },
         unidentified=found["unidentified"],
         preflights=found["preflights"],
         is_default=is_default,
     )
-    return Named(rule, _described(rule, merged, limits))
+    return Named(rule, _described(rule, merged, limits, len(overrides)))
 
 
 def _overrides(
     notes: Notes, path: Path, value: Any, limiter: Any, algorithm: str | None
 ) -> dict[str, tuple[Policy, ...]]:
-    """Each subject's own numbers, for the same limits."""
+    """Each subject's own numbers, for the same limits; where those are wrong, there is no limiter."""
     found = {}
-    for subject, limits in notes.table(path, value, None).items():
+    for subject, limits in notes.table(path, value, None, is_secret=True).items():
         # The subject may be a secret, and is not said: the line tells which.
         try:
-            if isinstance(limits, str):
+            if isinstance(limits, str) and limiter is not None:
                 found[subject.strip()] = limiter.plan(limits).policies
                 continue
             read = read_limits(notes, (*path, subject), limits, algorithm)
-            if read is not None:
+            if read is not None and limiter is not None:
                 found[subject.strip()] = limiter.plan(read).policies
         except LimiterError as error:
             notes.add((*path, subject), str(error))
@@ -232,12 +245,13 @@ def _overrides(
 
 def _check_parts(notes: Notes, path: Path, found: Mapping[str, Any]) -> None:
     """A part of the path by which callers are told must be in each of the patterns."""
-    paths = found.get("match", {}).get("paths", ())
-    for spec in found["key"]:
+    paths = [one for one in found.get("match", {}).get("paths", ()) if one is not None]
+    for spec in found["key"] or ():
         kind, _, part = spec.partition(":")
-        if kind == "path" and any(part not in one.groupindex for one in paths):
+        if kind == "path" and not (paths and all(part in one.groupindex for one in paths)):
             notes.add(
-                path, f"is {shown(spec)}, and not every pattern of match.paths has {{{part}}}"
+                path,
+                f"is {shown(spec)}: accepted is a part that each pattern of match.paths has, as {{{part}}}",
             )
 
 
@@ -253,11 +267,14 @@ def _check_cost(
         try:
             limiter.plan(limits).checked(cost)
         except InvalidCost as error:
-            notes.add((*path, "cost"), str(error).removeprefix("cost "))
+            said = str(error).removeprefix("cost ").replace(" from 0 to ", " from 1 to ")
+            notes.add((*path, "cost"), said)
             return
 
 
-def _described(rule: Rule, merged: Mapping[str, Any], limits: tuple[Policy, ...]) -> dict[str, Any]:
+def _described(
+    rule: Rule, merged: Mapping[str, Any], limits: tuple[Policy, ...], overrides: int
+) -> dict[str, Any]:
     exempt = merged.get("exempt", {})
     return {
         "name": rule.name,
@@ -270,7 +287,7 @@ def _described(rule: Rule, merged: Mapping[str, Any], limits: tuple[Policy, ...]
         "shadow": rule.shadow,
         "percent": rule.percent,
         "exempt": {**exempt, "keys": len(exempt.get("keys", []))},
-        "overrides": len(rule.overrides),
+        "overrides": overrides,
         "unidentified": rule.unidentified,
         "preflights": rule.preflights,
         "default": rule.is_default,

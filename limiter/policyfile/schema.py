@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import ip_network
+from datetime import date, time
+from ipaddress import IPv6Network, ip_network
 from typing import Any
 
 from limiter.errors import InvalidPolicy, InvalidSetting, LimiterError
+from limiter.errors import shown as python_shown
 from limiter.grammar import parse_limits
 from limiter.policies import ALGORITHMS, Concurrency, Policy
 from limiter.policyfile import costs
@@ -17,7 +19,7 @@ from limiter.policyfile.lines import Path
 from limiter.settings import check_on_error, check_seconds, check_share
 from limiter.web.headers import FORMS
 from limiter.web.rules import UNIDENTIFIED, pattern
-from limiter.web.subjects import identity
+from limiter.web.subjects import TOKEN, identity
 
 #: What a policy may say, and what [defaults] may say for all of them.
 POLICY_KEYS = (
@@ -42,7 +44,6 @@ DEFAULT_KEYS = tuple(key for key in POLICY_KEYS if key not in ("limits", "match"
 _ALGORITHMS: dict[str, Any] = {**ALGORITHMS, Concurrency.algorithm: Concurrency}
 _METHOD = re.compile(r"[A-Za-z]{1,32}")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _LONGEST_SHOWN = 120
 
 
@@ -74,10 +75,13 @@ class Notes:
             self.add(path, str(error))
             return None
 
-    def table(self, path: Path, value: Any, known: Iterable[str] | None) -> dict[str, Any]:
+    def table(
+        self, path: Path, value: Any, known: Iterable[str] | None, is_secret: bool = False
+    ) -> dict[str, Any]:
         """A table with none but the known keys; what is wrong with it is noted, and left out."""
         if not isinstance(value, dict):
-            self.add(path, f"is {shown(value)}: accepted is a table")
+            said = f"a {type(value).__name__}" if is_secret else shown(value)
+            self.add(path, f"is {said}: accepted is a table")
             return {}
         if known is None:
             return value
@@ -108,7 +112,7 @@ def shown(value: object) -> str:
     """A wrong value, for a message: as TOML has it where that is short."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = repr(value)
+    text = value.isoformat() if isinstance(value, (date, time)) else python_shown(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
@@ -131,6 +135,11 @@ def read_limits(
     notes: Notes, path: Path, value: Any, algorithm: str | None
 ) -> tuple[Policy, ...] | None:
     """The policies that a limit string means, or a table, or a list of both; None with a note."""
+    if isinstance(value, str) and ";" in value:
+        # Each by itself, so that each one's fault is said; together they may still be one too many.
+        parts = [part for part in value.split(";") if part.strip()]
+        if None in [read_limits(notes, path, part, algorithm) for part in parts]:
+            return None
     if isinstance(value, list):
         if not value:
             notes.add(path, "is []: accepted is at least one limit")
@@ -170,11 +179,18 @@ def _read_limit_table(
     known += ["align"] if name == "fixed_window" else []
     given = notes.table(path, value, known)
     given.pop("algorithm", None)
-    missing = [key for key in known[1:4:2] if key not in given and key != "lease"]
-    if missing:
-        for key in missing:
+    before = len(notes.faults)
+    for key in known[1:4:2]:
+        if key not in given and key != "lease":
             notes.add((*path, key), f"is missing: accepted are {', '.join(known)}")
-        return None
+    # Each by itself, beside others that are right; then all together.
+    right = {"limit": 1} if kind is Concurrency else {"limit": 1, "per": 60}
+    for key, one in given.items():
+        _try(notes, (*path, key), kind, {**right, key: one})
+    return _try(notes, path, kind, given) if len(notes.faults) == before else None
+
+
+def _try(notes: Notes, path: Path, kind: Any, given: Mapping[str, Any]) -> tuple[Policy] | None:
     try:
         return (kind(**given),)
     except InvalidPolicy as error:
@@ -183,8 +199,6 @@ def _read_limit_table(
 
 
 def _key(value: Any) -> tuple[str, ...]:
-    if not isinstance(value, (str, list)):
-        value = [value]
     try:
         identity(value)
     except InvalidSetting as error:
@@ -263,7 +277,9 @@ def _read_lists(
     for key, listed in notes.table(path, value, readers).items():
         if not isinstance(listed, list) or (some and not listed):
             least = "a list of at least one" if some else "a list"
-            notes.add((*path, key), f"is {shown(listed)}: accepted is {least}")
+            # Subjects may be secrets.
+            said = f"a {type(listed).__name__}" if key == "keys" else shown(listed)
+            notes.add((*path, key), f"is {said}: accepted is {least}")
             continue
         found[key] = tuple(
             notes.read((*path, key, place), readers[key], one) for place, one in enumerate(listed)
@@ -289,7 +305,7 @@ def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
 
 
 def _cost_header(value: Any) -> Any:
-    if isinstance(value, str) and _HEADER.fullmatch(value):
+    if isinstance(value, str) and TOKEN.fullmatch(value):
         return costs.by_header(value)
     raise InvalidSetting(f"is {shown(value)}: accepted is the name of a header")
 
@@ -321,8 +337,10 @@ def _host(value: Any) -> str:
 def _network(value: Any) -> Any:
     try:
         if isinstance(value, str):
-            return ip_network(value)
-        why = ""
+            found = ip_network(value)
+            if not (isinstance(found, IPv6Network) and found[0].ipv4_mapped):
+                return found
+        why = " (IPv4 in IPv6)" if isinstance(value, str) else ""
     except ValueError as error:
         why = f" ({error})"
     raise InvalidSetting(

@@ -3,7 +3,8 @@
 The interface, for a service and for middleware:
 
 * ``Policies(path, store=..., trusted=...)`` reads the file (``InvalidPolicyFile``, a ``LimiterError``, with
-  every fault where it cannot be used); ``Policies.from_env()`` by ``LIMITER_POLICIES`` and the other
+  every fault where it cannot be used); of the environment it reads LIMITER_TRUSTED_PROXIES alone, and that
+  where ``trusted`` is not given. ``Policies.from_env()`` by ``LIMITER_POLICIES`` and the other
   variables. ``AsyncPolicies`` has ``AsyncGuard``s, and ``open`` and ``close`` are awaited.
 * ``policies.guard``: all policies together, for a request that no proxy chose one for. Ask for it once
   for each request: what it returns never changes. ``policies.guard_for(name)``: one policy alone, None
@@ -85,7 +86,7 @@ class _Policies(Generic[_AnyGuard]):
         path: str | os.PathLike[str],
         *,
         store: object,
-        trusted: Sequence[Network] = (),
+        trusted: Sequence[Network] | None = None,
         observe: Observer | None = None,
         prefix: str = "rl",
         key_secret: str | bytes | None = None,
@@ -98,7 +99,7 @@ class _Policies(Generic[_AnyGuard]):
         #: The last text that was refused, while it is what the file says.
         self.refused: InvalidPolicyFile | None = None
         self.refusals = 0
-        self._trusted = tuple(trusted)
+        self._trusted = settings.trusted_proxies() if trusted is None else tuple(trusted)
         self._observe = observe
         self._keys: dict[str, Any] = {"prefix": prefix, "key_secret": key_secret}
         self._defaults: dict[str, Any] = {

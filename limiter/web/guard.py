@@ -141,10 +141,17 @@ class _Guard(Generic[_Limiter]):
         return replace(request, address_from=self.address_from)
 
     def _is_routed(self, request: Request, default: Rule) -> bool:
-        """Whether another rule, with a match of its own, is about the request."""
-        return any(
-            rule is not default and rule.match.parts(request) is not None for rule in self._routed
-        )
+        """Whether another rule, with a match of its own, decides about the request."""
+        return any(rule is not default and self._decides(request, rule) for rule in self._routed)
+
+    def _decides(self, request: Request, rule: Rule) -> bool:
+        if rule.shadow:
+            return False
+        try:
+            found = rule.consider(self._believed(request), self.trusted)
+        except Unidentified:
+            return True  # it refuses
+        return isinstance(found, Asked) or found.is_meant
 
     def _asked(self, request: Request, shadowed: list[tuple[Rule, LimiterError]]) -> list[Asked]:
         found = []
@@ -216,11 +223,18 @@ class _Guard(Generic[_Limiter]):
         else:
             verdict = self._answer(request, _results(asked, decisions, parts))
         if verdict.allowed:
-            for at in leased:
-                owner = asked[at].rule.limiter
-                decision = verdict.results[at].decision
-                if decision.allowed:  # one in the shadows may not have been
+            kept = [
+                at for at in leased if verdict.results[at].decision.allowed
+            ]  # not all in the shadows
+            try:
+                for at in kept:
+                    owner, decision = asked[at].rule.limiter, verdict.results[at].decision
                     verdict.leases.append((owner, owner.keep(parts[at], lease, decision, began)))
+            except LimiterError as error:  # nobody can renew them
+                for owner, held in verdict.leases:
+                    yield from owner.releasing(held)
+                self._forget(asked, parts, lease, StoreUnavailable(str(error)))
+                return self._refused(request, asked, error)
         return verdict
 
     def _parts(

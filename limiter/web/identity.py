@@ -44,6 +44,10 @@ class Unidentified(LimiterError, ValueError):
     """Nobody can say who calls; a bucket for all such callers would punish each for the others."""
 
 
+class Ambiguous(Unidentified):
+    """The request says several things of who calls: whoever lets such pass is evaded by them."""
+
+
 def caller(
     peer: str | None, forwarded_for: str | None, trusted: Sequence[Network], prefix: int = PREFIX
 ) -> str:

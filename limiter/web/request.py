@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from limiter.web import identity
 
 _NOTHING: Mapping[str, str] = {}
+#: Of a body's length; no body is longer, whatever its header says.
+_MOST_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,28 @@ class Request:
         )
 
     def cookie(self, name: str) -> str | None:
-        """The value of a cookie; None without one, or where nobody can read the header."""
-        try:
-            found = SimpleCookie(self.headers.get("cookie", "")).get(name)
-        except CookieError:
-            return None
-        return None if found is None else found.value
+        """The value of a cookie as it was sent; None without one.
+
+        Raises:
+            identity.Ambiguous: It was sent with several values: frameworks differ in which they take.
+
+        """
+        found = set()
+        for cookie in self.headers.get("cookie", "").split(";"):
+            called, equals, value = cookie.partition("=")
+            if equals and called.strip() == name:
+                found.add(_unquoted(value.strip()))
+        if len(found) > 1:
+            raise identity.Ambiguous(f"the request has several cookies {name}")
+        return found.pop() if found else None
 
     @property
-    def size(self) -> int:
-        """Bytes of the body, as its header says; 0 where it does not."""
-        text = self.headers.get("content-length", "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) <= 15 else 0
+    def size(self) -> int | None:
+        """Bytes of the body, as its header says; None where nobody can tell, as with one sent in chunks."""
+        text = self.headers.get("content-length", "").strip() or "0"
+        if "transfer-encoding" in self.headers or not (text.isascii() and text.isdigit()):
+            return None
+        return int(text.lstrip("0")[:_MOST_DIGITS] or 0)
 
 
 def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
@@ -131,6 +143,15 @@ class _WsgiHeaders(Mapping[str, str]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+
+def _unquoted(value: str) -> str:
+    """The value of a cookie as frameworks read it, where it stands in quotes."""
+    if len(value) < 2 or not value.startswith('"') or not value.endswith('"'):
+        return value
+    return _QUOTED.sub(lambda one: one[2] or chr(int(one[1], 8)), value[1:-1])
+
+
+_QUOTED = re.compile(r"\\(?:([0-3][0-7]{2})|(.))", re.DOTALL)
 
 _WITHOUT_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
 #: Those that nearly every request is asked for.

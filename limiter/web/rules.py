@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import blake2b
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from limiter.errors import InvalidSetting
 from limiter.keys import Key
 from limiter.policies import Policy
-from limiter.web.identity import Network, Unidentified, address
+from limiter.web.identity import Ambiguous, Network, Unidentified, address
 from limiter.web.request import Request
-from limiter.web.subjects import Identity, Subject, by_address
+from limiter.web.subjects import Identity, by_address, spelled
 
-#: What a call costs; at least 1.
-Cost = Callable[[Request, Sequence[Network]], int]
+#: What a call costs, at least 1; None where nobody can tell: as much as its limits ever admit at once.
+Cost = Callable[[Request, Sequence[Network]], int | None]
 
 #: What happens to a caller that cannot be identified.
 UNIDENTIFIED = ("refuse", "skip", "address")
@@ -30,9 +30,9 @@ class Match:
     """Which requests a rule is about: methods, hosts and paths, each any where none is named.
 
     A path pattern is matched whole: ``*`` stands for anything but a slash, ``**`` for anything, and
-    ``{name}`` for one part of the path, by which an identity can ask. A path with empty or dotted segments
-    is meant as it stands and without them: applications differ in which of the two they serve. A host
-    that begins with ``*.`` stands for all below it.
+    ``{name}`` for one part of the path, by which an identity can ask; each takes as little as fits, from
+    the left. A path that others may read as another one is meant in each of its spellings: applications
+    differ in which they serve. A host that begins with ``*.`` stands for all below it.
     """
 
     methods: frozenset[str] = frozenset()
@@ -45,7 +45,10 @@ class Match:
             return None
         if not self.paths:
             return request.parts
-        for path in _spellings(request.path):
+        spellings = _spellings(request.path)
+        if request.path.endswith("/"):  # many an application serves it without, too
+            spellings += tuple(path.rstrip("/") for path in spellings)
+        for path in spellings:
             for pattern in self.paths:
                 if found := pattern.fullmatch(path):
                     return {**request.parts, **found.groupdict()}
@@ -53,7 +56,7 @@ class Match:
 
     def missed(self, request: Request) -> str | None:
         """What of the request is another than here: method or host; None where both are right."""
-        if self.methods and request.method not in self.methods:
+        if self.methods and not is_among(request.method, self.methods):
             return "method"
         if self.hosts and not self._has_host(request.host):
             return "host"
@@ -70,31 +73,95 @@ class Match:
         )
 
 
+def is_among(method: str, methods: Collection[str]) -> bool:
+    """Whether a method is one of those that are meant: who serves GET serves HEAD by it."""
+    return method in methods or (method == "HEAD" and "GET" in methods)
+
+
+_WILDCARD = re.compile(r"(\*\*|\*|\{[^{}]*\})")
+#: What no path has in it as it is read.
+_NO_PATH = re.compile(r"[?#]|%[0-9A-Fa-f]{2}|//|/\.{1,2}(?=/|$)")
+_MOST_WILDCARDS = 40
+
+
 def pattern(text: str) -> re.Pattern[str]:
     """The path pattern that a text means.
 
+    Matching takes a time that grows with the path's length alone, whatever the path: what stands
+    between two wildcards is taken where it comes first, and never looked for again.
+
     Raises:
-        InvalidSetting: It begins with no slash, or names a part twice or badly.
+        InvalidSetting: No path can be like this, or it names a part twice or badly.
 
     """
     if not text.startswith("/"):
         raise InvalidSetting(f"path is {text!r}: accepted is a pattern that begins with /")
-    spelled = ""
-    for piece in re.split(r"(\*\*|\*|\{[^{}]*\})", text):
-        if piece == "**":
-            spelled += ".*"
-        elif piece == "*":
-            spelled += "[^/]*"
-        elif piece.startswith("{"):
-            spelled += f"(?P<{piece[1:-1]}>[^/]+)"
-        else:
-            spelled += re.escape(piece)
+    if wrong := _NO_PATH.search(text):
+        raise InvalidSetting(
+            f"path is {text!r}, and no path has {wrong[0]!r} in it: accepted is a path as it is read, "
+            f"decoded, without a query, empty and dotted segments"
+        )
+    for segment in map(_WILDCARD.findall, text.split("/")):
+        if "**" in segment and len(segment) > 1:  # it would have to be looked for again and again
+            raise InvalidSetting(
+                f"path is {text!r}: accepted is one wildcard in a segment where that is **"
+            )
+    pieces = _WILDCARD.split(text)
     try:
-        return re.compile(spelled, re.DOTALL)
+        if any(brace in literal for literal in pieces[::2] for brace in "{}"):
+            raise re.error("a brace without its other one")
+        return re.compile(_Spelling(pieces).text, re.DOTALL)
     except re.error:
         raise InvalidSetting(
-            f"path is {text!r}: accepted are parts in braces that are names, each once, as in /orgs/{{org}}"
+            f"path is {text!r}: accepted are up to {_MOST_WILDCARDS} wildcards, and parts in braces that "
+            f"are names, each once, as in /orgs/{{org}}"
         ) from None
+
+
+class _Spelling:
+    r"""A pattern as a regular expression that does not look twice at what it has passed.
+
+    For Python 3.10, which has no atomic groups, ``(?=(...))\1`` is one.
+    """
+
+    def __init__(self, pieces: Sequence[str]) -> None:
+        self._groups = 0
+        pairs = list(zip(pieces[1::2], map(re.escape, pieces[2::2]), strict=True))
+        if len(pairs) > _MOST_WILDCARDS:
+            raise re.error("too many wildcards")
+        # Each ** begins a block, which is looked for as a whole: a * in it ends at the next slash.
+        starts = [place for place, (wildcard, _) in enumerate(pairs) if wildcard == "**"]
+        self.text = re.escape(pieces[0])
+        for start, end in zip([0, *starts], [*starts, len(pairs)], strict=True):
+            self.text += self._block(pairs[start:end], end == len(pairs))
+
+    def _block(self, pairs: Sequence[tuple[str, str]], is_last: bool) -> str:
+        if not pairs or pairs[0][0] != "**":
+            return self._within(pairs, is_last)
+        if is_last:
+            return f".*{pairs[0][1]}" + self._within(pairs[1:], is_last)
+        number = self._group()
+        return f"(?=(.*?{pairs[0][1]}{self._within(pairs[1:], is_last)}))\\{number}"
+
+    def _within(self, pairs: Sequence[tuple[str, str]], is_last: bool) -> str:
+        found = ""
+        for place, (wildcard, literal) in enumerate(pairs, 1):
+            if is_last and place == len(pairs):
+                found += self._some(wildcard) + literal
+            else:
+                number = self._group()
+                found += f"(?=({self._some(wildcard)}{literal}))\\{number}"
+        return found
+
+    def _some(self, wildcard: str) -> str:
+        if wildcard == "*":
+            return "[^/]*?"
+        self._group()
+        return f"(?P<{wildcard[1:-1]}>[^/]+?)"
+
+    def _group(self) -> int:
+        self._groups += 1
+        return self._groups
 
 
 def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG001 (other costs look)
@@ -118,13 +185,18 @@ class Passed(Enum):
     METHOD = "its methods are others"
     HOST = "its hosts are others"
     PATH = "its paths are others"
-    ROUTED = "it is the default, and a policy with a match of its own is about the request"
+    ROUTED = "it is the default, and a policy with a match of its own decides about the request"
     PREFLIGHT = "CORS preflights are free"
     EXEMPT_PATH = "the path is exempt"
     EXEMPT_NETWORK = "the client's address is exempt"
     EXEMPT_KEY = "the subject is exempt"
     UNIDENTIFIED = "the request does not say for whom it is counted, and such are let through"
     PERCENT = "the roll-out has not reached this subject"
+
+    @property
+    def is_meant(self) -> bool:
+        """Whether somebody has said of such requests that they are not limited here."""
+        return self.name.startswith(("EXEMPT", "PREFLIGHT"))
 
 
 @dataclass(frozen=True)
@@ -141,13 +213,14 @@ class Rule:
         shadow: Whether it counts and reports, and never denies.
         percent: For how many of the subjects it holds, always the same ones.
         exempt_networks: Client addresses that it is not about.
-        exempt_keys: Subjects that it is not about: as the request says them, or hashed as they stand
-            in keys.
+        exempt_keys: Subjects that it is not about, as ``subjects.spelled``; what a setting means by a
+            name, ``subjects.meant`` says.
         exempt_paths: Path patterns that it is not about.
-        overrides: Numbers of their own for subjects, named as for ``exempt_keys``.
+        overrides: Numbers of their own for subjects, spelled as for ``exempt_keys``.
         unidentified: What happens to a caller that cannot be identified: one of ``UNIDENTIFIED``.
         preflights: Whether it is about CORS preflights too.
-        is_default: Whether it is only about requests that no rule with a match of its own is about.
+        is_default: Whether it is only about requests of which no rule with a match of its own decides. One
+            in the shadows does not, nor one that is not rolled out yet; one that exempts does.
 
     """
 
@@ -171,7 +244,7 @@ class Rule:
         """The limiter's: it stands in keys, headers and reports."""
         return str(self.limiter.name)
 
-    def about(self, subject: Subject, cost: int) -> Rule:
+    def about(self, subject: Key, cost: int) -> Rule:
         """The same rule for a subject that somebody names, in the place of one that a request tells."""
         return replace(
             self,
@@ -216,21 +289,21 @@ class Rule:
         )
         if subject is None:
             return Passed.UNIDENTIFIED
-        if self.exempt_keys and not self.exempt_keys.isdisjoint(_names(subject)):
+        if self.exempt_keys and spelled(subject) in self.exempt_keys:
             return Passed.EXEMPT_KEY
         if not self._holds_for(subject):
             return Passed.PERCENT
-        return Asked(self, subject.key, max(1, self.cost(request, trusted)), self._limits(subject))
+        limits = self.overrides.get(spelled(subject)) if self.overrides else None
+        cost = self.cost(request, trusted)
+        if cost is None:
+            cost = min(policy.capacity for policy in limits or self.limiter.policies)
+        return Asked(self, subject, max(1, cost), limits)
 
-    def _limits(self, subject: Subject) -> tuple[Policy, ...] | None:
-        for name in _names(subject) if self.overrides else ():
-            if name in self.overrides:
-                return self.overrides[name]
-        return None
-
-    def _subject(self, request: Request, trusted: Sequence[Network]) -> Subject | None:
+    def _subject(self, request: Request, trusted: Sequence[Network]) -> Key | None:
         try:
             return self.identity(request, trusted)
+        except Ambiguous:
+            raise
         except Unidentified:
             if self.unidentified == "skip":
                 return None
@@ -248,35 +321,49 @@ class Rule:
     def _exempts(self, path: str) -> bool:
         return any(one.fullmatch(path) for one in self.exempt_paths)
 
-    def _holds_for(self, subject: Subject) -> bool:
+    def _holds_for(self, subject: Key) -> bool:
         """Whether the subject is among those that the roll-out has reached."""
         if self.percent >= 100:
             return True
-        text = f"{self.name} {subject.key!r}".encode("utf-8", "surrogateescape")
+        text = f"{self.name} {subject!r}".encode("utf-8", "surrogateescape")
         place = int.from_bytes(blake2b(text, digest_size=8).digest(), "big") % _PARTS
         return place < self.percent * _PARTS / 100
 
 
 def _spellings(path: str) -> tuple[str, ...]:
-    """The path without empty and dotted segments, and as it stands where that is another."""
-    if "//" not in path and "/." not in path:
+    """The path as it stands, and as others may read it, if that is another.
+
+    Without dotted segments, with and without merging slashes first; with a backslash for a slash and
+    without what follows a semicolon.
+    """
+    if not _ODD.search(path):
         return (path,)
+    found = {path: None}  # in this order, each once
+    if "\\" in path or ";" in path:
+        found[_PARAMETERS.sub("", path.replace("\\", "/"))] = None
+    for one in tuple(found):
+        segments = one.split("/")[1:]
+        for some in (segments, [segment for segment in segments[:-1] if segment] + segments[-1:]):
+            found["/" + "/".join(_undotted(some))] = None
+    return tuple(found)
+
+
+#: What a path has that is read in more ways than one.
+_ODD = re.compile(r"//|/\.|[\\;]")
+_PARAMETERS = re.compile(r";[^/]*")
+
+
+def _undotted(segments: Sequence[str]) -> list[str]:
+    """Segments of a path as RFC 3986 (section 5.2.4) leaves them."""
     kept: list[str] = []
-    segments = path.split("/")
     for segment in segments:
         if segment == "..":
             del kept[-1:]
-        elif segment not in ("", "."):
+        elif segment != ".":
             kept.append(segment)
-    end = "/" if kept and segments[-1] in ("", ".", "..") else ""
-    plain = "/" + "/".join(kept) + end
-    return (plain,) if plain == path else (plain, path)
-
-
-def _names(subject: Subject) -> tuple[str, str]:
-    """How settings may name a subject: as the request says it, or hashed."""
-    key = subject.key
-    return subject.said, ",".join(map(str, key)) if isinstance(key, tuple) else str(key)
+    if segments and segments[-1] in (".", ".."):
+        kept.append("")
+    return kept
 
 
 def _with_parts(request: Request, parts: Mapping[str, str]) -> Request:

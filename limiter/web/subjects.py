@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
 
-from limiter.errors import InvalidSetting
-from limiter.keys import Key
-from limiter.web.identity import Network, Unidentified, caller
+from limiter.errors import InvalidSetting, shown
+from limiter.keys import Key as Key  # what an identity finds, for who names subjects itself
+from limiter.web.identity import PREFIX, Ambiguous, Network, Unidentified, caller, parse
+from limiter.web.identity import subject as of_address
 from limiter.web.request import Request
 
 ACCEPTED = (
@@ -17,23 +17,20 @@ ACCEPTED = (
     "(or api-key:HEADER), path:NAME, host, global, and a list of these"
 )
 
+#: What the name of a header or a cookie may be.
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+
 _ADDRESS = re.compile(r"address/(3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8])")
+
+#: Kinds of which a client chooses the value.
+_HASHED = ("header", "cookie", "path", "api-key", "host")
 
 #: Where a client puts its key, when nobody says where else.
 _API_KEY = "x-api-key"
 
 
-class Subject(NamedTuple):
-    """Who is meant."""
-
-    key: Key
-    """What the limiter is asked about: hashed, but for addresses and names of ours."""
-    said: str
-    """What the request said, for exemptions and overrides; never for keys and logs."""
-
-
-#: Finds the subject of a request, or raises Unidentified.
-Identity = Callable[[Request, Sequence[Network]], Subject]
+#: Finds for whom a request counts, or raises Unidentified. What a client chose is hashed.
+Identity = Callable[[Request, Sequence[Network]], Key]
 
 
 def identity(spec: str | Sequence[str]) -> Identity:
@@ -43,39 +40,71 @@ def identity(spec: str | Sequence[str]) -> Identity:
         InvalidSetting: It describes none.
 
     """
-    specs = [spec] if isinstance(spec, str) else list(spec)
+    specs = [spec] if isinstance(spec, str) else list(spec) if _is_list(spec) else []
     if not specs or not all(isinstance(one, str) for one in specs):
-        raise InvalidSetting(f"key is {spec!r}: {ACCEPTED}")
+        raise InvalidSetting(f"key is {shown(spec)}: {ACCEPTED}")
     found = [_one(one) for one in specs]
     if len(found) == 1:
         return found[0]
 
-    def several(request: Request, trusted: Sequence[Network]) -> Subject:
-        subjects = [one(request, trusted) for one in found]
-        parts = tuple(str(subject.key) for subject in subjects)
-        return Subject(parts, ",".join(subject.said for subject in subjects))
+    return lambda request, trusted: tuple(str(one(request, trusted)) for one in found)
 
-    return several
+
+def _is_list(spec: object) -> bool:
+    return isinstance(spec, Sequence)
+
+
+def spelled(subject: Key) -> str:
+    """A subject as text: of several parts, with commas between."""
+    return ",".join(map(str, subject)) if isinstance(subject, tuple) else str(subject)
+
+
+def meant(name: str, spec: str | Sequence[str], or_address: bool = False) -> frozenset[str]:
+    """The subjects, as ``spelled``, that a setting means by a name.
+
+    The name itself, as it may stand in keys already, and what an identity by ``spec`` makes of it where
+    a request says it; of several parts with commas between, of each part. A request that says a hash is
+    hashed again, so it means nobody else. ``or_address``: the address counts where the request does not
+    say who it is; then a name that is an address means that.
+    """
+    if or_address and (found := _address(name)) is not None:
+        return frozenset({found})
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    parts = [name] if len(specs) == 1 else name.split(",")
+    if len(parts) != len(specs):
+        return frozenset({name})
+    pairs = zip(specs, map(str.strip, parts), strict=True)
+    return frozenset({name, ",".join(_meant(*pair) for pair in pairs)})
+
+
+def _meant(spec: str, name: str) -> str:
+    kind = spec.partition(":")[0]
+    if kind in _HASHED:
+        return name if re.fullmatch(f"{kind}:[0-9a-f]{{32}}", name) else hashed(kind, name)
+    bits = _ADDRESS.fullmatch(spec)
+    return _address(name, int(bits[1]) if bits else PREFIX) or name
+
+
+def _address(name: str, prefix: int = PREFIX) -> str | None:
+    try:
+        return of_address(parse(name), prefix)
+    except Unidentified:
+        return None
 
 
 def hashed(kind: str, value: str) -> str:
     """What a client chose, as a subject that nobody can read back, aim, or make long."""
-    digest = blake2b(value.encode("utf-8", "surrogateescape"), digest_size=16)
+    digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16)
     return f"{kind}:{digest.hexdigest()}"
 
 
-def by_address(request: Request, trusted: Sequence[Network]) -> Subject:
+def by_address(request: Request, trusted: Sequence[Network]) -> Key:
     """The client's address, by the proxies that are trusted."""
-    subject = caller(request.peer, request.forwarded_for, trusted)
-    return Subject(subject, subject)
+    return caller(request.peer, request.forwarded_for, trusted)
 
 
 def _by_prefix(prefix: int) -> Identity:
-    def find(request: Request, trusted: Sequence[Network]) -> Subject:
-        subject = caller(request.peer, request.forwarded_for, trusted, prefix)
-        return Subject(subject, subject)
-
-    return find
+    return lambda request, trusted: caller(request.peer, request.forwarded_for, trusted, prefix)
 
 
 def _one(spec: str) -> Identity:
@@ -85,9 +114,14 @@ def _one(spec: str) -> Identity:
     if found := _ADDRESS.fullmatch(spec):
         return _by_prefix(int(found[1]))
     if spec == "global":
-        return lambda request, trusted: Subject("global", "global")  # noqa: ARG005 (it is the same for all)
+        return lambda request, trusted: "global"  # noqa: ARG005 (it is the same for all)
     if spec == "host":
         return _valued("host", "host", lambda request: request.host)
+    if kind in ("header", "cookie", "api-key") and name and not TOKEN.fullmatch(name):
+        what = "a cookie" if kind == "cookie" else "a header"
+        raise InvalidSetting(
+            f"key is {spec!r}: accepted is the name of {what}, as in {kind}:X-Name"
+        )
     if kind == "header" and name:
         return _valued(
             "header", f"header {name}", lambda request: request.headers.get(name.lower())
@@ -102,21 +136,30 @@ def _one(spec: str) -> Identity:
 
 
 def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Identity:
-    def find(request: Request, trusted: Sequence[Network]) -> Subject:  # noqa: ARG001 (an address needs them)
+    def find(request: Request, trusted: Sequence[Network]) -> Key:  # noqa: ARG001 (an address needs them)
         value = (read(request) or "").strip()
         if not value:
             raise Unidentified(f"the request has no {what}")
-        return Subject(hashed(kind, value), value)
+        return hashed(kind, value)
 
     return find
 
 
 def _api_key(request: Request, header: str) -> str | None:
-    """The key in the header of that name, or in X-API-Key, or a bearer token."""
+    """The key in the header of that name; else in X-API-Key, or a bearer token.
+
+    Raises:
+        Ambiguous: There are several. The application behind would take one of them, and we perhaps
+            another, which a client could make up anew for each request.
+
+    """
+    scheme, _, token = request.headers.get("authorization", "").strip().partition(" ")
+    bearer = token if scheme.lower() == "bearer" else None
     if header:
-        return request.headers.get(header)
-    found = request.headers.get(_API_KEY)
-    if found:
-        return found
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token if scheme.lower() == "bearer" else None
+        found = {(header == "authorization" and bearer) or request.headers.get(header)}
+    else:
+        found = {request.headers.get(_API_KEY), bearer}
+    keys = {key.strip() for key in found if key}
+    if len(keys) > 1 or any("," in key for key in keys):  # a header that is repeated is a list
+        raise Ambiguous("the request has several API keys")
+    return keys.pop() if keys else None

@@ -114,7 +114,8 @@ def test_what_applies_and_why_the_others_do_not(path: str) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "all: applies to global: 100 per 60 s burst 20, token_bucket (cost 1)",
-        "rest: passes by: it is the default, and a policy with a match of its own is about the request",
+        "rest: passes by: it is the default, and a policy with a match of its own decides about the "
+        "request",
         f"orders: applies to {hashed('path', 'acme')},203.0.113.9: 5 per 60 s, sliding_log; 90 per 3600 s, "
         "sliding_log (cost 3)",
         "keys: passes by: its paths are others",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from limiter.policyfile.lines import lines_of
@@ -139,6 +139,7 @@ def test_any_text(pairs: list[tuple[str, str, str]]) -> None:
     assert [found[(key,)] for key in parsed] == written
 
 
+@example("a=[}")
 @given(st.text("ab=\"'[]{}.,# \n\\", max_size=30))
 def test_what_is_no_toml_ends_too(text: str) -> None:
     """Nobody asks, but nothing may hang."""

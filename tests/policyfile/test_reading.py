@@ -167,7 +167,11 @@ def test_match(match: str, asked: Request, expected: bool) -> None:
         ("{ body = '2KB' }", request(content_length="4001"), 3),
         ("{ body = 10 }", request(content_length="95"), 10),
         ("{ body = '1 MiB' }", request(content_length=str(2**21)), 2),
-        ("{ body = 10 }", request(content_length="nonsense"), 1),
+        ("{ body = 10 }", request(content_length="00000000000000000095"), 10),
+        # Whose length nobody can tell costs as much as is ever admitted.
+        ("{ body = 10 }", request(content_length="nonsense"), 100),
+        ("{ body = 10 }", request(transfer_encoding="chunked"), 100),
+        ("{ body = 10 }", request(), 1),
     ],
 )
 def test_cost(said: str, asked: Request, expected: int) -> None:
@@ -295,6 +299,38 @@ def test_the_default_steps_back_for_a_policy_with_a_match() -> None:
     assert names(request("/")) == ["default", "all"]
     assert names(request("/api/x")) == ["api", "all"]
     assert names(request("/api/x", peer="10.0.0.1")) == ["all"]
+
+
+@pytest.mark.parametrize(
+    ("more", "decides"),
+    [
+        ("", True),
+        ("exempt.paths = ['/api/x']", True),
+        ("exempt.keys = ['me']\nkey = 'header:X-Me'", True),
+        ("methods", True),
+        # Nobody has said that such requests are not limited.
+        ("shadow = true", False),
+        ("percent = 0", False),
+        ("key = 'api-key'\nunidentified = 'skip'", False),
+        ("key = 'api-key'\nshadow = true", False),
+    ],
+)
+def test_the_default_steps_back_only_for_a_policy_that_decides(more: str, decides: bool) -> None:
+    """What is tried out, or is not about this caller, leaves nobody without a limit."""
+    if more == "methods":
+        more = "match.methods = ['GET']"
+    found = file(TWO + more)
+    guard = Guard([named.rule for named in found.policies.values()])
+    asked = guard.asked(request("/api/x", x_me="me"))
+    assert ("default" in [one.rule.name for one in asked]) != decides
+
+
+def test_who_says_two_things_of_itself_is_refused_whatever_happens_to_others() -> None:
+    """Else it would choose what happens to it."""
+    for how in ("skip", "address", "refuse"):
+        found = rule(f"limits = '5/s'\nkey = 'cookie:sid'\nunidentified = '{how}'")
+        with pytest.raises(Unidentified, match="several cookies"):
+            found.ask(request(cookie="sid=a; sid=b"), ())
 
 
 def test_a_default_that_steps_back_refuses_nobody() -> None:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -25,12 +25,13 @@ from limiter import (
     StoreUnavailable,
 )
 from limiter.demo.servers import Cluster
+from limiter.keeper import Keeper
 from limiter.web import problems
 from limiter.web.guard import AsyncGuard, Guard, Verdict
 from limiter.web.identity import Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import Rule
-from limiter.web.subjects import identity
+from limiter.web.subjects import identity, meant
 from tests import proxy
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -185,7 +186,7 @@ def test_subjects_of_different_slots(door: Door, cluster: Cluster) -> None:
         assert door.statuses(3, asked) == [200, 429, 429]
     assert door.left("all", "global") == 44
     # Full after two; denials gave back what they had taken, and not what others had.
-    shade = str(identity("path:p")(replace(request(), parts={"p": "same"}), ()).key)
+    shade = str(identity("path:p")(replace(request(), parts={"p": "same"}), ()))
     assert door.left("shade", shade) == 0
 
 
@@ -224,7 +225,10 @@ def test_a_subject_with_numbers_of_its_own(door: Door, any_store: str) -> None:
         (
             "keys",
             FixedWindow(1, HOUR),
-            {"identity": identity("api-key"), "overrides": {"p": partner}},
+            {
+                "identity": identity("api-key"),
+                "overrides": dict.fromkeys(meant("p", "api-key"), partner),
+            },
         ),
     )
     assert door.statuses(2, request(x_api_key="other")) == [200, 429]
@@ -497,6 +501,30 @@ def test_leases_without_a_store(door: Door) -> None:
     assert (first.status, door.enter().status) == (200, 429)
     door.leave(first)
     assert door.enter().status == 200
+
+
+def test_leases_that_nobody_can_renew_are_not_kept(
+    monkeypatch: pytest.MonkeyPatch, any_store: str, subject: str
+) -> None:
+    """The process gets no more threads: a refusal, and what was taken before is given back."""
+    add, calls = Keeper.add, []
+
+    def once(self: Keeper, flow: Any) -> None:
+        calls.append(flow)
+        if len(calls) == 2:
+            raise StoreUnavailable("no more threads")
+        add(self, flow)
+
+    monkeypatch.setattr(Keeper, "add", once)
+    door = Door("threads", subject)
+    door.opened(any_store, ("a", Concurrency(1), {}), ("b", Concurrency(1), {}))
+    verdict = door.enter()
+    assert verdict.status == 503
+    deadline = monotonic() + 10
+    while [door.left(name, "203.0.113.9") for name in "ab"] != [1, 1]:
+        assert monotonic() < deadline
+        sleep(0.02)  # one of them is given back beside us, and nobody tells when
+    door.close()
 
 
 # --- whoever looks on ---

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limiter import InvalidSetting, Limiter, SlidingLog
 from limiter.web.identity import Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import Asked, Match, Passed, Rule, pattern
-from limiter.web.subjects import identity
+from limiter.web.subjects import identity, meant
 
 TRUSTED = (ip_network("127.0.0.0/8"),)
 
@@ -36,7 +38,14 @@ def rule(name: str = "r", **more: Any) -> Rule:
     [
         ("/", "/", {}),
         ("/", "/a", None),
-        ("/a", "/a/", None),
+        ("/a", "/a/", {}),
+        ("/a/", "/a", None),
+        ("/orgs/{org}", "/orgs/acme/", {"org": "acme"}),
+        ("/{a}-{b}-{c}.zip", "/x-y-z-1.zip", {"a": "x", "b": "y", "c": "z-1"}),
+        ("/{a}-{b}.zip", "/-y.zip", None),
+        ("/**/{n}-*.zip", "/a/b/c-1-2.zip", {"n": "c"}),
+        ("/**/a*b/**/z", "/x/a1/ab/y/z", {}),
+        ("/**/a*b/**/z", "/x/a1/a/b/y/z", None),
         ("/a", "/A", None),
         ("/a/*", "/a/b", {}),
         ("/a/*", "/a/", {}),
@@ -54,6 +63,7 @@ def rule(name: str = "r", **more: Any) -> Rule:
         ("/a/**/z", "/a/b/c/z", {}),
         ("/a/**", "/a/line\nbreak", {}),
         ("/a", "/a\n", None),
+        ("/a/**.js", "/a/b/c.js", {}),
     ],
 )
 def test_patterns(spelled: str, path: str, parts: dict[str, str] | None) -> None:
@@ -71,6 +81,13 @@ def test_patterns(spelled: str, path: str, parts: dict[str, str] | None) -> None
         "/../api/acme",
         "/api/x/../acme",
         "///x/..//../api/./acme",
+        "/api//x/../../api/acme",
+        "/y//../api/acme",
+        "/api/acme/",
+        "\\api\\acme",
+        "/x/..\\api/acme",
+        "/api;v=1/acme;a=b",
+        "/x/..;/api/acme",
     ],
 )
 def test_other_spellings_of_a_path_are_that_path(path: str) -> None:
@@ -89,21 +106,75 @@ def test_what_an_application_may_take_for_another_path() -> None:
     found = rule(exempt_paths=(pattern("/static/**"),))
     for path in ("/static/x", "/static/./x", "/static/a/../x", "/static//x", "/static/a/.."):
         assert found.consider(request(path), ()) is Passed.EXEMPT_PATH
-    for path in ("/static/../api", "/api/../static/x", "//static/x", "/static/.."):
+    for path in (
+        *("/static/../api", "/api/../static/x", "//static/x", "/static/..", "/static//../../api"),
+        *("/static/..\\api", "/static/..;/api", "/x/..;/static/x"),
+    ):
         assert isinstance(found.consider(request(path), ()), Asked)
 
 
-@pytest.mark.parametrize("spelled", ["", "a", "*", "/{a}/{a}", "/{1}", "/{a b}", "/{}", "/{a-b}"])
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        *("", "a", "*", "/{a}/{a}", "/{1}", "/{a b}", "/{}", "/{a-b}"),
+        # What no path is like, as it is read.
+        *("/x?y=1", "/a#b", "/caf%C3%A9", "/a//b", "/a/../b", "/a/.", "/..", "/orgs/{org", "/a}"),
+        # What would be looked for again and again.
+        *("/***", "/a**b*c", "/*a**", "/{a}**", "/**{a}", "/" + "*-" * 41),
+    ],
+)
 def test_wrong_patterns(spelled: str) -> None:
     with pytest.raises(InvalidSetting, match=r"path is .*accepted"):
         pattern(spelled)
 
 
+def plainly(spelled: str) -> re.Pattern[str]:
+    """What a pattern means, as one would write it down; it may take for ever."""
+    meaning = {"**": ".*", "*": "[^/]*"}
+    pieces = re.split(r"(\*\*|\*|\{[^{}]*\})", spelled)
+    for place, piece in enumerate(pieces):
+        known = meaning.get(piece, "[^/]+" if piece.startswith("{") else re.escape(piece))
+        pieces[place] = known
+    return re.compile("".join(pieces), re.DOTALL)
+
+
+@settings(max_examples=500)
+@given(
+    st.lists(st.sampled_from(["a", "b", "/", "/a", "-", "*", "**", "{}"]), max_size=8),
+    st.lists(st.text("ab/-", max_size=10), min_size=5, max_size=5),
+)
+def test_a_pattern_matches_what_it_says(pieces: list[str], paths: list[str]) -> None:
+    named = [piece.format(f"{{p{place}}}") for place, piece in enumerate(pieces)]
+    try:
+        found = pattern("/" + "".join(named))
+    except InvalidSetting:
+        return
+    plain = plainly("/" + "".join(named))
+    for path in paths:
+        assert bool(found.fullmatch("/" + path)) == bool(plain.fullmatch("/" + path)), path
+
+
+@pytest.mark.parametrize(
+    ("spelled", "path"),
+    [
+        ("/**/a/**/b/**/c", "/a/b" * 2_000),
+        ("/*-*-*-*.json", "/" + "-" * 8_000),
+        ("/{a}-{b}-{c}-{d}.zip", "/" + "-" * 8_000),
+        ("/**/x*y/**/z*y", "/x" * 4_000),
+        ("/**/{n}-{m}.zip", "/-" * 4_000),
+    ],
+)
+def test_no_path_keeps_a_worker_busy(spelled: str, path: str) -> None:
+    """Looked for again and again, these would take from a second to a year; here, milliseconds."""
+    began = time.process_time()
+    assert pattern(spelled).fullmatch(path) is None
+    assert time.process_time() - began < 0.5
+
+
 @given(st.text(st.characters(blacklist_categories=["Cs"]), max_size=20))
 def test_a_text_matches_itself(text: str) -> None:
-    """Whatever it is made of, where it has no star and no brace."""
-    for one in "*{}":
-        text = text.replace(one, "")
+    """Whatever it is made of, where it is a path and has no star and no brace."""
+    text = re.sub(r"[*{}?#%]|/[/.]*", "", text).lstrip(".")
     assert pattern("/" + text).fullmatch("/" + text)
 
 
@@ -128,6 +199,15 @@ def test_what_is_asked() -> None:
     assert found.name == "r"
 
 
+def test_a_cost_that_nobody_can_tell_is_all_that_is_ever_admitted() -> None:
+    """Of the subject's own numbers, where it has some."""
+    several = Limiter("9/minute; 5/hour", store="memory://", name="r")
+    for overrides, cost in [({}, 5), ({"203.0.113.9": (SlidingLog(3, 60),)}, 3)]:
+        found = Rule(several, cost=lambda *_: None, overrides=overrides).ask(request(), ())
+        assert found is not None
+        assert found.cost == cost
+
+
 @pytest.mark.parametrize("cost", [-1, 0, 1])
 def test_a_request_costs_at_least_one(cost: int) -> None:
     found = rule(cost=lambda *_: cost).ask(request(), ())
@@ -142,7 +222,7 @@ def test_why_not() -> None:
         match=everything,
         exempt_paths=(pattern("/a/healthz"),),
         exempt_networks=(ip_network("10.0.0.0/8"),),
-        exempt_keys=frozenset({"free"}),
+        exempt_keys=meant("free", "header:X-Org"),
         identity=identity("header:X-Org"),
         unidentified="skip",
         preflights=False,
@@ -151,6 +231,7 @@ def test_why_not() -> None:
     asked = request("/a/x", x_org="paying")
     for other, why in [
         (replace(asked, method="PUT"), Passed.METHOD),
+        (replace(asked, method="OPTIONS"), Passed.METHOD),
         (replace(asked, host="other"), Passed.HOST),
         (replace(asked, path="/b"), Passed.PATH),
         (replace(asked, path="/a/healthz"), Passed.EXEMPT_PATH),
@@ -162,6 +243,8 @@ def test_why_not() -> None:
         assert found.consider(other, TRUSTED) is why
         assert found.ask(other, TRUSTED) is None
     assert replace(found, percent=100.0).ask(asked, TRUSTED) is not None
+    # Who serves GET serves HEAD by it.
+    assert replace(found, percent=100.0).ask(replace(asked, method="HEAD"), TRUSTED) is not None
     preflight = request(
         "/a/x", "OPTIONS", origin="x", access_control_request_method="PUT", x_org="paying"
     )
@@ -193,24 +276,19 @@ def test_nobody_gets_exempt_by_what_cannot_be_read() -> None:
 
 
 def test_numbers_of_a_subject_s_own() -> None:
-    """By what the request says, or by its hash; of several parts, with commas between."""
     ten = (SlidingLog(50, 60),)
-    org = identity("header:X-Org")
 
-    def asked(overrides: str, said: str) -> Asked:
-        found = rule(identity=org, overrides={overrides: ten}).ask(request(x_org=said), ())
+    def asked(spec: str | list[str], name: str, said: str) -> Asked:
+        overrides = dict.fromkeys(meant(name, spec), ten)
+        found = rule(identity=identity(spec), overrides=overrides).ask(request(x_org=said), ())
         assert found is not None
         return found
 
-    assert asked("acme", "acme").limits == ten
-    assert asked("acme", "other").limits is None
-    hashed = str(asked("acme", "acme").key)
-    assert asked(hashed, "acme").limits == ten
-    both = identity(["address", "header:X-Org"])
-    for name in ("203.0.113.9,acme", f"203.0.113.9,{hashed}"):
-        found = rule(identity=both, overrides={name: ten}).ask(request(x_org="acme"), ())
-        assert found is not None
-        assert found.limits == ten
+    org, both = "header:X-Org", ["address", "header:X-Org"]
+    assert asked(org, "acme", "acme").limits == ten
+    assert asked(org, "acme", "other").limits is None
+    assert asked(both, "203.0.113.9,acme", "acme").limits == ten
+    assert asked(both, "203.0.113.8,acme", "acme").limits is None
 
 
 # --- roll-out ---

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import InvalidSetting
-from limiter.keys import KeySpeller
-from limiter.web.identity import ADDRESS_FROM, Unidentified, parse, subject
+from limiter.keys import Key, KeySpeller
+from limiter.web.identity import ADDRESS_FROM, Ambiguous, Unidentified, parse, subject
 from limiter.web.request import Request
-from limiter.web.subjects import hashed, identity
+from limiter.web.subjects import hashed, identity, meant, spelled
 
 PROXIES = (ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -42,8 +42,8 @@ def request(
     return Request("GET", "h.example", "/", fields, peer, {"org": "acme"}, address_from)
 
 
-def key(spec: str | list[str], asked: Request) -> object:
-    return identity(spec)(asked, PROXIES).key
+def key(spec: str | list[str], asked: Request) -> Key:
+    return identity(spec)(asked, PROXIES)
 
 
 # --- X-Forwarded-For, Forwarded, X-Real-IP: one of them is believed, and of trusted peers alone ---
@@ -252,12 +252,88 @@ def test_what_a_client_chose_is_hashed(spec: str, one: str, other: str) -> None:
         (request(x_api_key="k"), "k"),
         (request(authorization="Bearer k"), "k"),
         (request(authorization="bearer  k "), "k"),
-        (request(x_api_key="k", authorization="Bearer other"), "k"),
+        (request(x_api_key="k", authorization="Basic other"), "k"),
+        (request(x_api_key="k", authorization="Bearer k"), "k"),
     ],
 )
 def test_api_keys(asked: Request, said: str) -> None:
-    found = identity("api-key")(asked, PROXIES)
-    assert (found.said, found.key) == (said, hashed("api-key", said))
+    assert key("api-key", asked) == hashed("api-key", said)
+
+
+@pytest.mark.parametrize("value", ["Bearer k", "bearer k", "BEARER   k "])
+def test_one_bearer_token_is_one_key_however_it_is_spelled(value: str) -> None:
+    found = key("api-key:Authorization", request(authorization=value))
+    assert found == hashed("api-key", "k")
+
+
+@pytest.mark.parametrize(
+    ("spec", "asked"),
+    [
+        ("api-key", request(x_api_key="real", authorization="Bearer other")),
+        ("api-key", request(x_api_key="real, junk")),
+        ("api-key", request(authorization="Bearer real, Bearer junk")),
+        ("api-key:X-Mine", request(x_mine="real, junk")),
+        ("cookie:sid", request(cookie="sid=real; sid=junk")),
+        ("cookie:sid", request(cookie='sid=real; a=1; sid="re\\141l2"')),
+    ],
+)
+def test_who_says_two_things_is_nobody(spec: str, asked: Request) -> None:
+    """The application takes one of them, and we could take the other, made up anew each time."""
+    with pytest.raises(Ambiguous):
+        key(spec, asked)
+
+
+@pytest.mark.parametrize(
+    "cookie",
+    [
+        "sid=real",
+        "x=a b; sid=real",
+        'prefs={"a":1}; sid=real',
+        "novalue;sid=real;",
+        "=v; expires=Wed; sid = real ",
+        'sid="real"',
+        'sid="re\\141l"; sid=real',
+        'sid="\\r\\eal"',
+    ],
+)
+def test_a_cookie_is_read_as_applications_read_it(cookie: str) -> None:
+    """Whatever stands beside it."""
+    assert key("cookie:sid", request(cookie=cookie)) == hashed("cookie", "real")
+
+
+@pytest.mark.parametrize(
+    ("name", "spec", "said"),
+    [
+        ("acme", "header:X-Org", request(x_org="acme")),
+        ("203.0.113.9", "address", request("203.0.113.9")),
+        ("::ffff:203.0.113.9", "address", request("203.0.113.9")),
+        ("2001:db8::5", "address", request("2001:db8::6")),
+        ("2001:db8::/64", "address", request("2001:db8::6")),
+        ("2001:db8:0:1::5", "address/48", request("2001:db8::6")),
+        ("global", "global", request()),
+        ("h.example", "host", request()),
+        ("203.0.113.9,k", ["address", "api-key"], request("203.0.113.9", x_api_key="k")),
+        ("203.0.113.9, k", ["address", "api-key"], request("203.0.113.9", x_api_key="k")),
+    ],
+)
+def test_a_setting_means_whom_a_request_says(
+    name: str, spec: str | list[str], said: Request
+) -> None:
+    """By the plain name, or as it is spelled in keys."""
+    found = spelled(key(spec, said))
+    assert found in meant(name, spec)
+    assert found in meant(found, spec)
+
+
+def test_a_setting_means_nobody_else() -> None:
+    """Who knows a hash is not who is hashed; and a comma is no way into another's place."""
+    secret = hashed("api-key", "secret")
+    assert key("api-key", request(x_api_key=secret)) not in meant(secret, "api-key")
+    # Where the address counts in the place of a missing key, an address is meant as such.
+    assert meant("203.0.113.9", "api-key", or_address=True) == {"203.0.113.9"}
+    both = ["header:A", "header:B"]
+    assert spelled(key(both, request(a="x,y", b="z"))) not in meant("x,y,z", both)
+    assert spelled(key(both, request(a="x", b="y,z"))) not in meant("x,y,z", both)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +352,7 @@ def test_api_keys(asked: Request, said: str) -> None:
         ("path:other", request()),
         ("address", request(peer=None)),
         (["global", "header:X-Org"], request()),
+        ("cookie:sid", request(cookie="sid; sid=")),
     ],
 )
 def test_nobody_shares_a_bucket_with_all_who_say_nothing(
@@ -299,6 +376,12 @@ def test_combinations_are_told_apart(one: list[str], other: list[str]) -> None:
     spec = ["header:A", "header:B"]
     keys = [key(spec, request(a=a, b=b)) for a, b in (one, other)]
     assert (keys[0] == keys[1]) == (one == other)
+
+
+@pytest.mark.parametrize("spec", ["header:X Org", "header:X-Org:", "cookie:a=b", "api-key:B H"])
+def test_names_that_no_request_has(spec: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"accepted is the name of a (header|cookie)"):
+        identity(spec)
 
 
 @pytest.mark.parametrize(
