@@ -218,6 +218,14 @@ class Base(Generic[_Transport]):
         """Give back, later, a lease that the store may have given without our knowing."""
         self._forget(self._of_part(part, lease), why)
 
+    def change_here(self, part: Part, mode: str, lease: str) -> bool:
+        """Renew or release what ``on_error="local"`` has given of a lease; whether all of it was there."""
+        if self._share is None:
+            return False
+        more = {"cost": part.cost, "tag": None, "lease": lease}
+        plan = part.plan.of_leases
+        return self._share.change(plan, mode, part.key, now_us=self._now_us, **more)
+
     def _of_part(self, part: Part, lease: str) -> Held:
         more = {"cost": part.cost, "tag": None, "lease": lease}
         return Held(part.plan, part.plan.of_leases, part.key, more, 0, None)

@@ -14,7 +14,7 @@ from limiter import InvalidKey
 from limiter.web import problems
 from limiter.web.guard import Guard
 from limiter.web.headers import Field
-from limiter.web.subjects import Subject
+from limiter.web.subjects import Key
 
 #: A longer body is refused before it is read.
 MOST_BYTES = 65_536
@@ -57,7 +57,7 @@ def members(found: Any, accepted: Collection[str]) -> dict[str, Any]:
     return found
 
 
-def subject(found: dict[str, Any], guard: Guard) -> Subject:
+def subject(found: dict[str, Any], guard: Guard) -> Key:
     """Whom a call is about."""
     if "key" not in found:
         abort(422, f"key is missing: {_KEY}.")
@@ -65,13 +65,12 @@ def subject(found: dict[str, Any], guard: Guard) -> Subject:
     parts = [_plain(part) for part in (value if isinstance(value, list) else [value])]
     if not 1 <= len(parts) <= _MOST_PARTS or not all(map(_is_part, parts)):
         abort(422, f"key names nobody: {_KEY}.")
-    key = tuple(parts) if isinstance(value, list) else parts[0]
-    named = Subject(key, ",".join(map(str, parts)))
+    key: Key = tuple(parts) if isinstance(value, list) else parts[0]
     try:
-        guard.rules[0].limiter.plan().state(named.key, None)
+        guard.rules[0].limiter.plan().state(key, None)
     except InvalidKey as error:
         abort(422, f"{error}.")
-    return named
+    return key
 
 
 def _plain(value: Any) -> Any:

@@ -14,8 +14,8 @@ from limiter.policyfile import Policies
 from limiter.web import headers, problems
 from limiter.web.guard import Guard
 from limiter.web.headers import Field
-from limiter.web.request import Request
-from limiter.web.subjects import Subject
+from limiter.web.request import Request, from_wsgi
+from limiter.web.subjects import Key
 from service import bodies
 from service.decisions import Decisions
 from service.forward_auth import counts_leases
@@ -91,10 +91,10 @@ class _Turn:
             abort(503, _UNDECIDED)
         return self._peek(subject, cost) if peek else self._hit(subject, cost, silent)
 
-    def _hit(self, subject: Subject, cost: int, silent: StoreUnavailable | None) -> Answer:
+    def _hit(self, subject: Key, cost: int, silent: StoreUnavailable | None) -> Answer:
         (rule,) = self._guard.rules
         named = Guard([rule.about(subject, cost)], self._guard.trusted)
-        verdict = self._decisions.enter(named, about(request.path), silent)
+        verdict = self._decisions.enter(named, about(), silent)
         error = verdict.error
         self._unavailable = error if isinstance(error, StoreUnavailable) else None
         said = verdict.results[0].decision.to_dict() if verdict.results else None
@@ -104,10 +104,10 @@ class _Turn:
             return 422, bodies.problem(422, _NOBODY), []
         return verdict.status, {**json.loads(verdict.body), "decision": said}, verdict.fields
 
-    def _peek(self, subject: Subject, cost: int) -> Answer:
+    def _peek(self, subject: Key, cost: int) -> Answer:
         """What it would be, at this instant; nothing is taken, and nothing counted."""
         (rule,) = self._guard.rules
-        asked = rule.about(subject, cost).ask(about(request.path), self._guard.trusted)
+        asked = rule.about(subject, cost).ask(about(), self._guard.trusted)
         if asked is None:
             return 200, {"allowed": True, "decision": None}, []
         try:
@@ -128,6 +128,6 @@ class _Turn:
         return 429, {**json.loads(body), "decision": said}, fields
 
 
-def about(path: str) -> Request:
-    """A request of which nothing counts but the subject that its body names."""
-    return Request("POST", "", path, {}, None)
+def about() -> Request:
+    """What is asked here: of it nothing counts but the subject that its body names, and its trace."""
+    return from_wsgi(request.environ)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 
 from limiter import StoreUnavailable
@@ -21,17 +22,16 @@ class Decisions:
         self, guard: Guard, request: Request, unavailable: StoreUnavailable | None = None
     ) -> Verdict:
         """What a guard says of a request; where the store is known to be ``unavailable``, at once."""
+        if unavailable is None:
+            return self.of(request, lambda: guard.enter(request))
+        return self.of(request, lambda: guard.enter_without_store(request, unavailable))
+
+    def of(self, request: Request, decide: Callable[[], Verdict]) -> Verdict:
+        """What a call says that decides about a request, however it does."""
         began = perf_counter()
         with tracing.span(request) as span:
-            if unavailable is None:
-                verdict = guard.enter(request)
-            else:
-                verdict = guard.enter_without_store(request, unavailable)
+            verdict = decide()
             tracing.tell(span, verdict)
-        self.note(verdict, perf_counter() - began)
-        return verdict
-
-    def note(self, verdict: Verdict, seconds: float) -> None:
-        """Count a verdict, however it came about."""
-        self._metrics.count(verdict, seconds)
+        self._metrics.count(verdict, perf_counter() - began)
         logs.denied(verdict)
+        return verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from time import perf_counter
+from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, abort, request
@@ -14,7 +14,6 @@ from limiter.policyfile import Policies
 from limiter.web import headers, problems
 from limiter.web.guard import Guard, Result, Verdict
 from limiter.web.leases import Leases
-from limiter.web.rules import Asked
 from service import bodies
 from service.checks import about, found
 from service.decisions import Decisions
@@ -35,20 +34,18 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint
         lease, cost, renew = bodies.lease(body), bodies.cost(body), bodies.flag(body, "renew")
         if renew and lease is None:
             abort(422, "lease is missing: which one is to be renewed?")
-        asked = _asked(guard, body, cost)
+        leases = _leases(guard, body, cost)
         name = lease or secrets.token_hex(16)
         said = {"allowed": True, "lease": name, "cost": cost, "seconds": None, "decision": None}
-        if asked is None:  # exempt: nothing is counted, and nothing ends
+        if leases is None:  # nothing is counted, and nothing ends
             return bodies.said(said)
-        leases = _leases(asked)
         said["seconds"] = leases.seconds
         if renew:
-            if not _sure(lambda: leases.renew(name)):
+            # In the shadows what was never taken is renewed like the others.
+            if not _sure(leases, lambda: leases.renew(name)) and not leases.rule.shadow:
                 abort(410, "The lease has ended: it is no longer held.")
             return bodies.said(said)
-        began = perf_counter()
-        verdict = _take(leases, asked, name, forget=lease is None)
-        decisions.note(verdict, perf_counter() - began)
+        verdict = decisions.of(about(), lambda: _take(leases, name, forget=lease is None))
         decision = verdict.results[0].decision.to_dict() if verdict.results else None
         if verdict.allowed:
             return bodies.said({**said, "decision": decision}, 200, verdict.fields)
@@ -63,29 +60,30 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint
         lease, cost = bodies.lease(body), bodies.cost(body)
         if lease is None:
             abort(422, "lease is missing: which one is to be given back?")
-        asked = _asked(guard, body, cost)
-        count = 0 if asked is None else _sure(lambda: _leases(asked).give_back(lease))
+        leases = _leases(guard, body, cost)
+        count = 0 if leases is None else _sure(leases, lambda: leases.give_back(lease))
         return bodies.said({"given_back": count})
 
     return routes
 
 
-def _asked(guard: Guard, body: dict[str, Any], cost: int) -> Asked | None:
+def _leases(guard: Guard, body: dict[str, Any], cost: int) -> Leases | None:
+    """The leases of whom a body names; None for the exempt, and for more in the shadows than there are."""
     (rule,) = guard.rules
-    named = rule.about(bodies.subject(body, guard), cost)
-    return named.ask(about(request.path), guard.trusted)
-
-
-def _leases(asked: Asked) -> Leases:
+    asked = rule.about(bodies.subject(body, guard), cost).ask(about(), guard.trusted)
+    if asked is None:
+        return None
     try:
         return Leases(asked)
     except InvalidPolicy:
         abort(422, "This policy counts no leases: ask /v1/check.")
     except InvalidCost:
+        if rule.shadow:
+            return None
         abort(422, "The cost is more than this policy ever admits at once.")
 
 
-def _take(leases: Leases, asked: Asked, name: str, forget: bool) -> Verdict:
+def _take(leases: Leases, name: str, forget: bool) -> Verdict:
     error = None
     try:
         decision = leases.take(name)
@@ -95,14 +93,14 @@ def _take(leases: Leases, asked: Asked, name: str, forget: bool) -> Verdict:
         if forget and not decision.allowed:  # the caller will never know its id
             leases.forget(name, error)
     except StoreRefused as refused:
+        if leases.rule.shadow:
+            return Verdict(error=refused)
         return Verdict(503, body=problems.reduced_capacity(request.path), error=refused)
-    return _verdict(leases, asked, decision, error)
+    return _verdict(leases, decision, error)
 
 
-def _verdict(
-    leases: Leases, asked: Asked, decision: Decision, error: StoreUnavailable | None
-) -> Verdict:
-    rule = asked.rule
+def _verdict(leases: Leases, decision: Decision, error: StoreUnavailable | None) -> Verdict:
+    rule = leases.rule
     results = [Result(rule, decision, leases.part)]
     fields = [] if rule.shadow else headers.fields(decision, rule.name, rule.form)
     if decision.allowed or rule.shadow:
@@ -113,9 +111,11 @@ def _verdict(
     return Verdict(429, results, fields, body, error)
 
 
-def _sure(call: Any) -> int:
-    """What a change of a lease says, or 503 where the store does not."""
+def _sure(leases: Leases, change: Callable[[], int]) -> int:
+    """What a change of a lease says, or 503 where the store does not; in the shadows that is nothing."""
     try:
-        return int(call())
+        return change()
     except (StoreUnavailable, StoreRefused):
+        if leases.rule.shadow:
+            return 0
         abort(503, _UNSURE)

@@ -9,9 +9,8 @@ from flask import Flask, Response, abort, request
 
 from limiter import LimiterError
 from limiter.policyfile import Policies
-from limiter.web.subjects import Subject
+from limiter.web.subjects import Key, spelled
 from service import bodies, metrics
-from service.checks import about
 from service.one_policy import OnePolicy
 
 
@@ -74,17 +73,16 @@ def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, 
     A subject of several parts is written with commas, as it stands in keys.
     """
     parts = tuple(subject.split(","))
-    named = Subject(parts if len(parts) > 1 else subject, subject)
+    named: Key = parts if len(parts) > 1 else subject
     wanted = request.args.get("policy")
     found = {}
     for rule in policies.guard.rules:
         if wanted not in (None, rule.name):
             continue
         # Its own numbers, whether or not the roll-out has reached it.
-        asked = rule.about(named, 1).ask(about(request.path), ())
-        limits = None if asked is None else asked.limits
+        limits = rule.overrides.get(spelled(named))
         try:
-            found[rule.name] = getattr(rule.limiter, call)(named.key, limits=limits).to_dict()
+            found[rule.name] = getattr(rule.limiter, call)(named, limits=limits).to_dict()
         except ValueError as error:
             abort(422, f"{error}.")
         except LimiterError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, abort
 
 from limiter import InvalidCost, InvalidPolicy, LimiterError
 from limiter.policyfile import Policies
@@ -22,7 +22,7 @@ def blueprint(policies: Policies | OnePolicy) -> Blueprint:
         body = bodies.read(["key", "cost"])
         subject, cost = bodies.subject(body, guard), bodies.cost(body)
         (rule,) = guard.rules
-        asked = rule.about(subject, cost).ask(about(request.path), guard.trusted)
+        asked = rule.about(subject, cost).ask(about(), guard.trusted)
         if asked is not None:
             try:
                 rule.limiter.refund(asked.key, cost, limits=asked.limits)

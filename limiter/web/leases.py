@@ -13,7 +13,8 @@ class Leases:
     """The leases of one rule's subject; each call is one round trip.
 
     Whoever holds one draws its id, renews it before it ends, and gives it back. Taking a lease again
-    under the id of one that is held is the same lease.
+    under the id of one that is held is the same lease. One that this process gave, since the store did
+    not decide (``on_error="local"``), is renewed and given back here, whatever the store does by then.
 
     Raises:
         InvalidPolicy: No policy counts leases.
@@ -21,6 +22,7 @@ class Leases:
     """
 
     def __init__(self, asked: Asked) -> None:
+        self.rule = asked.rule
         self._limiter: Limiter = asked.rule.limiter
         self._plan: Plan = self._limiter.plan(asked.limits)
         if not self._plan.leases:
@@ -71,6 +73,14 @@ class Leases:
         return self._change("release", lease)
 
     def _change(self, mode: str, lease: str) -> int:
+        """How many units there were, here or in the store."""
+        here = self.part.cost if self._limiter.change_here(self.part, mode, lease) else 0
         part = self.part._replace(plan=self._plan.of_leases, shadow=False)
         flow = self._limiter.deciding([part], mode, lease, self._limiter.timeout)
-        return min(one.granted for one in self._limiter.drive(flow)[0].each)
+        try:
+            there = min(one.granted for one in self._limiter.drive(flow)[0].each)
+        except StoreUnavailable:
+            if not here:
+                raise
+            return here
+        return max(here, there)

@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from limiter import Limiter
 from limiter.demo.servers import HOST, Server, free_port
+from tests.e2e.support import until
 from tests.service.conftest import MakeApp
 
 Make = Callable[..., Flask]
@@ -42,6 +43,17 @@ def problem(answer: TestResponse, status: int) -> dict[str, Any]:
     assert answer.mimetype == "application/problem+json"
     assert {"type", "title", "status", "detail", "instance"} <= set(found)
     return found
+
+
+#: Leases alone, of a policy that counts and of one in the shadows.
+HOLDS = """
+[policies.one]
+limits = { algorithm = "concurrency", limit = 1, lease = 30 }
+
+[policies.shadow]
+limits = { algorithm = "concurrency", limit = 1, lease = 30 }
+shadow = true
+"""
 
 
 @pytest.fixture
@@ -313,3 +325,82 @@ def test_leases_without_a_store(make_by_file: Make) -> None:
     problem(client.delete("/v1/hold/jobs", json={"key": "u", "lease": "x"}), 503)
     client = make_by_file(POLICIES, ON_ERROR="local", **gone).test_client()
     assert client.post("/v1/hold/jobs", json={"key": "u"}).get_json()["decision"]["degraded"]
+
+
+def hold(client: FlaskClient, lease: str, policy: str = "one", **more: Any) -> TestResponse:
+    return client.post(f"/v1/hold/{policy}", json={"key": "u", "lease": lease, **more})
+
+
+def give_back(client: FlaskClient, lease: str, policy: str = "one", **more: Any) -> TestResponse:
+    return client.delete(f"/v1/hold/{policy}", json={"key": "u", "lease": lease, **more})
+
+
+def test_a_lease_of_the_fallback_is_renewed_and_given_back(make_by_file: Make) -> None:
+    gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05"}
+    client = make_by_file(HOLDS, **gone).test_client()
+
+    for name in ("first", "second"):
+        assert hold(client, name).status_code == 200
+        problem(hold(client, "another"), 429)
+        assert hold(client, name, renew=True).status_code == 200
+        assert give_back(client, name).get_json() == {"given_back": 1}
+        # What this process did not give, the store may have.
+        problem(give_back(client, name), 503)
+        problem(hold(client, name, renew=True), 503)
+
+
+def test_a_lease_of_the_fallback_outlives_the_outage(make_by_file: Make) -> None:
+    with Server() as server:
+        server.kill()
+        client = make_by_file(HOLDS, STORE=server.url, TIMEOUT="0.2").test_client()
+        assert hold(client, "first").get_json()["decision"]["degraded"] is True
+        server.restart()
+
+        def decides() -> bool:
+            answer = hold(client, "second")
+            return answer.status_code == 200 and not answer.get_json()["decision"]["degraded"]
+
+        until(decides, lambda: hold(client, "second").text)
+
+        assert hold(client, "first", renew=True).status_code == 200
+        assert give_back(client, "first").get_json() == {"given_back": 1}
+        problem(hold(client, "first", renew=True), 410)
+        assert hold(client, "second", renew=True).status_code == 200
+
+
+def test_in_the_shadows_every_lease_is_held(make_by_file: Make) -> None:
+    """What is beyond the limit was not taken, and is renewed and given back as if it had been."""
+    client = make_by_file(HOLDS).test_client()
+    for name, allowed in (("first", True), ("second", False)):
+        taken = hold(client, name, "shadow")
+        assert (taken.status_code, taken.get_json()["seconds"]) == (200, 30.0)
+        assert taken.get_json()["decision"]["allowed"] is allowed
+        assert hold(client, name, "shadow", renew=True).status_code == 200
+    assert give_back(client, "second", "shadow").get_json() == {"given_back": 0}
+    assert give_back(client, "first", "shadow").get_json() == {"given_back": 1}
+    dear = hold(client, "dear", "shadow", cost=2)
+    assert (dear.status_code, dear.get_json()["decision"]) == (200, None)
+    assert hold(client, "dear", "shadow", cost=2, renew=True).status_code == 200
+    assert give_back(client, "dear", "shadow", cost=2).get_json() == {"given_back": 0}
+
+
+@pytest.mark.parametrize("on_error", ["local", "allow", "deny", "raise"])
+def test_in_the_shadows_a_store_that_is_gone_denies_nobody(
+    make_by_file: Make, on_error: str
+) -> None:
+    gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05", "ON_ERROR": on_error}
+    client = make_by_file(HOLDS, **gone).test_client()
+    for name in ("first", "second"):
+        assert hold(client, name, "shadow").status_code == 200
+        assert hold(client, name, "shadow", renew=True).status_code == 200
+        assert give_back(client, name, "shadow").status_code == 200
+
+
+def test_in_the_shadows_a_store_that_refuses_denies_nobody(make_by_file: Make) -> None:
+    with Server(password="secret") as server:  # noqa: S106
+        client = make_by_file(HOLDS, STORE=f"redis://{HOST}:{server.port}/0").test_client()
+        assert hold(client, "first", "shadow").get_json()["decision"] is None
+        assert hold(client, "first", "shadow", renew=True).status_code == 200
+        assert give_back(client, "first", "shadow").get_json() == {"given_back": 0}
+        problem(hold(client, "first"), 503)
+        problem(give_back(client, "first"), 503)
