@@ -12,16 +12,19 @@ from fastapi.requests import HTTPConnection
 from fastapi.websockets import WebSocket
 
 from limiter.aio import AsyncLimiter
-from limiter.asgi import POLICY_VIOLATION, TRY_AGAIN_LATER, Scope, Stays
+from limiter.asgi import Scope, Stays, closing
+from limiter.keys import Key
 from limiter.web import problems, wiring
 from limiter.web.guard import AsyncGuard, Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
 from limiter.web.rules import Cost
-from limiter.web.subjects import Identity, Subject, by_address, hashed, identity
+from limiter.web.subjects import Identity, by_address, hashed, identity
 
 #: Under this name the path as the route spells it stands among a request's parts.
 _ROUTE = "limiter.route"
+#: Where a scope counts the limits without a name that it was asked about.
+_PLACE = "limiter.place"
 
 
 class Refused(HTTPException):
@@ -48,7 +51,7 @@ class Limit:
     ) -> AsyncIterator[Verdict]:
         """Ask about the request, and hold its leases until the response is sent."""
         scope = connection.scope
-        guard = self._guard()
+        guard = self._guard_in(scope)
         verdict = await guard.enter(from_asgi(scope, _parts(scope)))
         verdicts: list[Verdict] = scope.setdefault(wiring.VERDICTS, _Own())
         verdicts.append(verdict)
@@ -67,11 +70,42 @@ class Limit:
         finally:
             await stay.ended()
 
+    def _guard_in(self, scope: Scope) -> AsyncGuard:
+        return self._guard()
+
     async def close(self) -> None:
         """Give back what is still held, and close the event loop's connections; for a lifespan's end."""
         await self._stays.end()
         for limiter in wiring.limiters(self._guard()):
             await limiter.close()
+
+
+class _Unnamed(Limit):
+    """A limit of each route's own: the first without a name that a request is asked about, the second...
+
+    By their place they have names, and so places in the store, in every process the same.
+    """
+
+    def __init__(
+        self,
+        limits: Any,
+        *,
+        key: str | Sequence[str] | Identity | None,
+        sleep: bool,
+        **more: Any,
+    ) -> None:
+        more["key"] = _by_route(key)
+        super().__init__(limits, sleep=sleep, name="route", **more)
+        self._more = {name: value for name, value in more.items() if name != "algorithm"}
+        self._guards = {1: self._guard()}
+
+    def _guard_in(self, scope: Scope) -> AsyncGuard:
+        place = scope[_PLACE] = scope.get(_PLACE, 0) + 1
+        if place not in self._guards:
+            first = self._guard().rules[0].limiter
+            more = {**self._more, "store": first, "name": f"route-{place}"}
+            self._guards[place] = wiring.source(AsyncGuard, AsyncLimiter, first.policies, **more)()
+        return self._guards[place]
 
 
 class _Own(list[Verdict]):
@@ -93,28 +127,29 @@ def limit(
 ) -> Limit:
     """A dependency that limits the routes it is given to.
 
-    Without ``name`` each route has a limit of its own, also where the dependency is a router's; all
-    limits of one ``name`` are one. Everything else is as in ``limiter.asgi.LimiterMiddleware``; limiters
-    that share connections are given ``store=`` another limiter.
+    Without ``name`` each route has a limit of its own, also where the dependency is a router's, and
+    several on one route are several; all limits of one ``name`` are one. Everything else is as in
+    ``limiter.asgi.LimiterMiddleware``; limiters that share connections are given ``store=`` another
+    limiter.
 
     What is left is told on responses that FastAPI makes; with a ``LimiterMiddleware`` around the
     application, on every response.
     """
-    if name is None and wiring.is_plain(limits):
-        name, key = "route", _by_route(key)
-    more: dict[str, Any] = {"name": name, "key": key, "cost": cost, "form": form}
+    more: dict[str, Any] = {"key": key, "cost": cost, "form": form, "sleep": sleep, **settings}
     more |= {"trusted": trusted, "address_from": address_from, "observe": observe}
-    return Limit(limits, sleep=sleep, **more, **settings)
+    if name is None and wiring.is_plain(limits):
+        return _Unnamed(limits, **more)
+    return Limit(limits, name=name, **more)
 
 
 def _by_route(key: str | Sequence[str] | Identity | None) -> Identity:
     """The subject, and the route: each of them has a limit of its own."""
     inner = by_address if key is None else key if callable(key) else identity(key)
 
-    def find(request: Request, trusted: Sequence[Network]) -> Subject:
+    def find(request: Request, trusted: Sequence[Network]) -> Key:
         subject = inner(request, trusted)
-        parts = subject.key if isinstance(subject.key, tuple) else (subject.key,)
-        return Subject((*parts, request.parts[_ROUTE]), subject.said)
+        parts = subject if isinstance(subject, tuple) else (subject,)
+        return (*parts, request.parts[_ROUTE])
 
     return find
 
@@ -151,7 +186,7 @@ async def _answer(connection: HTTPConnection, error: Refused) -> Response | None
     if isinstance(connection, WebSocket) and (
         "websocket.http.response" not in (connection.scope.get("extensions") or {})
     ):
-        await connection.close(POLICY_VIOLATION if verdict.status == 429 else TRY_AGAIN_LATER)
+        await connection.close(*closing(verdict))
         return None
     return Response(
         verdict.body, verdict.status, dict(error.headers or {}), media_type=problems.MEDIA_TYPE

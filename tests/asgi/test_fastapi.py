@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from limiter import AsyncLimiter, Concurrency, InvalidSetting, LeakyBucket
 from limiter.asgi import LimiterMiddleware
+from limiter.demo.servers import HOST, free_port
 from limiter.fastapi import Limit, Refused, limit
 from limiter.web.guard import AsyncGuard, Verdict
 from limiter.web.rules import Rule
@@ -147,6 +148,55 @@ async def test_several_on_one_route_speak_together() -> None:
     assert denied.status == 429
     assert denied.headers["ratelimit"].startswith('"all";r=7;t=60, "route";r=0;t=')
     assert json.loads(denied.body)["violated-policies"] == ["route"]
+
+
+@in_a_loop
+async def test_a_router_s_limit_and_a_route_s_are_two() -> None:
+    """Without names, with one store, on one subject; also where they say the same."""
+    store = AsyncLimiter("1/minute", store=MEMORY)
+
+    def one(limits: Any, **more: Any) -> Any:
+        return Depends(limit(limits, store=store, **more))
+
+    app = FastAPI(dependencies=[one("100/minute")])
+    router = APIRouter(dependencies=[one("6/minute", cost=2)])
+    router.get("/a", dependencies=[one("6/minute"), one("9/minute; 50/hour")])(hello)
+    router.get("/b")(hello)
+    app.include_router(router)
+    answers = [await ask(app, "/a") for _ in range(4)]
+
+    assert [answer.status for answer in answers] == [200, 200, 200, 429]
+    assert answers[0].headers["ratelimit-policy"] == (
+        '"route";q=100;w=60, "route-2";q=6;w=60, "route-3";q=6;w=60, '
+        '"route-4.1";q=9;w=60, "route-4.2";q=50;w=3600'
+    )
+    assert answers[2].headers["ratelimit"] == (
+        '"route";r=97;t=60, "route-2";r=0;t=60, "route-3";r=3;t=60, '
+        '"route-4.1";r=6;t=60, "route-4.2";r=47;t=3600'
+    )
+    assert json.loads(answers[3].body)["violated-policies"] == ["route-2"]
+    assert (await ask(app, "/b")).headers["ratelimit"] == '"route";r=99;t=60, "route-2";r=4;t=60'
+
+
+@in_a_loop
+async def test_another_process_counts_in_the_same_places(store: str, subject: str) -> None:
+    """Which of several limits it is depends on the application's text alone."""
+
+    async def left() -> str:
+        base = AsyncLimiter("1/minute", store=store, timeout=5, connect_timeout=5)
+        more: dict[str, Any] = {"store": base, "prefix": subject, "timeout": 5.0}
+        found = [limit(f"{number}/minute", **more) for number in (9, 8)]
+        app = FastAPI(dependencies=[Depends(found[0])])
+        app.get("/", dependencies=[Depends(found[1])])(hello)
+        answer = await ask(app)
+        for one in found:
+            await one.close()
+        states: str = answer.headers["ratelimit"]
+        return states
+
+    assert await left() == '"route";r=8;t=60, "route-2";r=7;t=60'
+    assert (await left()).startswith('"route";r=7;')
+    assert '"route-2";r=5;' in await left()
 
 
 @in_a_loop
@@ -414,3 +464,21 @@ async def test_a_websocket_is_limited_at_its_handshake() -> None:
     assert [(message["type"], message["code"]) for message in closed.said] == [
         ("websocket.close", 1008)
     ]
+
+
+@in_a_loop
+async def test_a_websocket_is_closed_by_what_is_wrong() -> None:
+    gone = f"redis://{HOST}:{free_port()}/0"
+    for dependency, code in (
+        (by("5/minute", cost=6), 1008),
+        (by("5/minute", key="header:X-User"), 1008),
+        (Depends(limit("5/minute", store=gone, timeout=0.05)), 1013),
+    ):
+        app = FastAPI()
+        app.websocket("/", dependencies=[dependency])(hello)
+        closed = Connection(app, kind="websocket")
+        closed.tell("websocket.connect")
+        await closed.start()
+        (message,) = closed.said
+        assert (message["type"], message["code"]) == ("websocket.close", code)
+        assert message["reason"].endswith(".")
