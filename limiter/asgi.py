@@ -48,7 +48,8 @@ class LimiterMiddleware:
     Args:
         app: The application.
         limits: As for ``limiter.wsgi.LimiterMiddleware``, with ``AsyncLimiter`` and ``AsyncGuard``.
-        key: As there, as are ``cost``, ``form``, ``trusted``, ``address_from`` and ``observe``.
+        key: As there, also what a function is given and returns, as are ``cost``, ``form``, ``trusted``,
+            ``address_from`` and ``observe``.
         messages: Limits for each message that comes in through a websocket, in the same forms as
             ``limits``; the first that is denied closes the connection.
         sleep: Whether to wait, before the application is called or given a message, for as long as a

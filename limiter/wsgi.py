@@ -27,9 +27,10 @@ class LimiterMiddleware:
         limits: What a ``Limiter`` takes, or a ``Limiter``, a ``Rule``, several rules, a ``Guard``, or
             an object whose ``guard`` may become another one while it runs; ``()`` lets all pass.
         key: For whom is counted, in words (``"address"``, ``"api-key"``, ``"header:X-User"``, a list of
-            them) or as a function.
-        cost: What a request costs; 1 where nobody says.
-        form: In which header fields is told what is left.
+            them), or a function of the ``Request`` and the trusted networks that returns a str, an int
+            or a tuple of them; what a client chose, it should hash (``limiter.web.subjects.hashed``).
+        cost: What a request costs, a number or a function of the same two; 1 where nobody says.
+        form: In which header fields is told what is left; Retry-After is in all of them.
         trusted: Networks of the proxies whose X-Forwarded-For counts; else LIMITER_TRUSTED_PROXIES.
         address_from: Another header in which these say who calls: ``"forwarded"`` or ``"x-real-ip"``.
         observe: Is told every verdict.

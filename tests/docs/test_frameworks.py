@@ -106,6 +106,23 @@ def test_the_rules_hold_reports() -> None:
     )
 
 
+def test_the_functions_say_for_whom_and_how_much() -> None:
+    """The example with functions."""
+    (code,) = [code for _, code in BLOCKS if "def tenant" in code]
+    names: dict[str, Any] = {}
+    exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
+
+    def left(path: str = "/", **fields: str) -> str:
+        states: str = ask_wsgi(names["app"], path=path, **fields)["RateLimit"]
+        return states.partition(";t=")[0]
+
+    assert left(HTTP_X_TENANT="a") == '"default";r=99'
+    assert left("/reports/1", HTTP_X_TENANT="a") == '"default";r=89'
+    assert left("/reports/1", HTTP_X_TENANT="b") == '"default";r=90'
+    assert left() == '"default";r=99'
+    assert ask_wsgi(names["app"], HTTP_X_TENANT="a" * 101).code == 400
+
+
 def test_the_table_names_every_argument() -> None:
     """And every choice."""
     arguments = set(inspect.signature(LimiterMiddleware).parameters) - {"app", "limits"}
@@ -114,6 +131,7 @@ def test_the_table_names_every_argument() -> None:
     assert arguments - {"prefix", "local_share", "connect_timeout", "key_secret"} <= set(
         re.findall(r"`(\w+)`", "".join(rows))
     )
+    assert PAGE.count("(#functions)") == 2
     for choice in (*FORMS, *ADDRESS_FROM):
         assert f'"{choice}"' in PAGE
     assert ours.VARIABLES["store"] == "LIMITER_STORE"
