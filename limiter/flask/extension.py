@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from flask import Flask, Response, current_app, has_request_context, request
@@ -16,8 +15,9 @@ from limiter.base import Limits
 from limiter.client import Limiter
 from limiter.decision import Decision
 from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.flask.finder import Finder
 from limiter.flask.installed import Installed
-from limiter.flask.limits import Amount, KeySpec, Limit, ViewRule, by_key
+from limiter.flask.limits import Amount, KeySpec, Limit, ViewRule, by_key, named_methods
 from limiter.flask.passage import Passage
 from limiter.flask.registry import Exemption, Registry
 from limiter.flask.setup import Setup
@@ -25,6 +25,7 @@ from limiter.grammar import algorithm_named
 from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
+from limiter.web.rules import is_among
 
 Target = TypeVar("Target")
 
@@ -43,11 +44,12 @@ _BY_SETTINGS = _BySettings()
 class Attached:
     """What every such extension does: it declares limits, and has them enforced in applications."""
 
+    _finder: ClassVar[type[Finder]] = Finder
+
     def __init__(self) -> None:
         self._registry = Registry()
+        #: What is installed must not hold its application.
         self._installed: WeakKeyDictionary[Flask, Installed | None] = WeakKeyDictionary()
-        #: The limiters whose store all others share.
-        self._bases: list[Limiter] = []
 
     def open(self) -> None:
         """Connect beforehand, so that no request waits for it; optional, in each worker.
@@ -56,13 +58,13 @@ class Attached:
             StoreUnavailable, StoreRefused: It failed; a request will try again.
 
         """
-        for base in self._bases:
-            base.open()
+        for installed in self._at_work():
+            installed.base.open()
 
     def close(self) -> None:
         """Close the idle connections; a later request makes new ones."""
-        for base in self._bases:
-            base.close()
+        for installed in self._at_work():
+            installed.base.close()
 
     @property
     def current(self) -> Verdict | None:
@@ -92,7 +94,13 @@ class Attached:
         installed = self._installed.get(app)
         return () if installed is None else installed.rules(endpoint, method)
 
+    def _at_work(self) -> list[Installed]:
+        return [installed for installed in self._installed.values() if installed is not None]
+
     def _declare(self, limit: Limit) -> Callable[[Target], Target]:
+        for installed in self._at_work():
+            installed.check(limit)
+
         def declare(target: Target) -> Target:
             # One decorator may be put in several places, each with a count of its own.
             own = limit if limit.scope is not None else replace(limit)
@@ -102,7 +110,7 @@ class Attached:
 
         return declare
 
-    def _exempt(self, target: Target, exemption: Exemption) -> Target:
+    def _exempt(self, target: Target, exemption: object) -> Target:
         exempted = self._registry.exempt(target, exemption)
         self._forget()
         return exempted
@@ -111,12 +119,13 @@ class Attached:
         """Enforce the limits in an application; without a setup, none of them."""
         if app in self._installed:
             raise InvalidSetting("app is one that these limits are already at work in")
-        self._installed[app] = None if setup is None else Installed(self._registry, app, setup)
+        self._installed[app] = (
+            None if setup is None else Installed(self._registry, app, setup, self._finder)
+        )
 
     def _forget(self) -> None:
-        for installed in self._installed.values():
-            if installed is not None:
-                installed.forget()
+        for installed in self._at_work():
+            installed.forget()
 
     def _meet(self, limit: Limit, function: Callable[..., Any]) -> None:
         """A limited function is called: ask its limit, where the request has not met it as its view's."""
@@ -133,7 +142,7 @@ class Attached:
             )
         installed = self._installed[app]
         if installed is not None:
-            installed.enter_late(limit, function)
+            installed.meet(limit, function)
 
 
 class FlaskLimiter(Attached):
@@ -210,7 +219,7 @@ class FlaskLimiter(Attached):
             "key_secret": key_secret,
         }
         self._form = headers
-        self._trusted = None if trusted is None else tuple(map(_network, trusted))
+        self._trusted = None if trusted is None else _networks(trusted)
         self._on_denied = on_denied
         self._observe = observe
         self._limit_options = limit_options
@@ -251,7 +260,7 @@ class FlaskLimiter(Attached):
                 the request at hand, or None for no limit.
             key: For whom, in the place of the extension's.
             cost: What a request costs, or a function that says it; 0 passes and takes nothing.
-            methods: Only for requests of these methods.
+            methods: Only for requests of these methods; who means GET means HEAD too.
             per_method: Each method has a count of its own.
             exempt_when: Says of a request that the limit is not about it.
             deduct_when: Is shown the response, and says whether it counts. The cost is taken before
@@ -259,7 +268,8 @@ class FlaskLimiter(Attached):
                 cannot pass the limit together.
             override_defaults: Whether the limits of blueprints, and the default, do not hold beside
                 it.
-            on_denied: Makes the answer to a request that this limit denied, or None.
+            on_denied: Makes the answer to a request that this limit denied, as a view returns one, or
+                None; a 429, where it says no status.
             shadow: The limit counts and reports, and never denies.
             percent: For how many of the subjects it holds, always the same ones.
             unidentified: What happens to a caller without a subject: refuse (400), skip (the limit
@@ -348,20 +358,21 @@ class FlaskLimiter(Attached):
             algorithm = found.pop("algorithm", None)
             name = found.setdefault("name", "default")
             base = Limiter("1/second", **found)
-            self._bases.append(base)
             if algorithm is not None:
                 algorithm_named(algorithm)
-            if self._trusted is None:
-                self._trusted = settings.trusted_proxies(environ)
+            trusted = self._trusted
+            if trusted is None:
+                trusted = settings.trusted_proxies(environ)
         except (InvalidSetting, InvalidPolicy) as error:
             raise settings.named(error, environ) from None
         return Setup(
             name=name,
+            base=base,
             make=maker(base, algorithm, found),
             identity=self._identity,
             application=self._application,
             default=default,
-            trusted=self._trusted,
+            trusted=trusted,
             form=self._form,
             observe=self._observe,
             on_denied=self._on_denied,
@@ -392,15 +403,15 @@ def _wide(amount: Amount | None) -> tuple[Limit, ...]:
 
 
 def _methods(methods: Iterable[str]) -> frozenset[str]:
-    if isinstance(methods, str) or not all(isinstance(one, str) for one in methods):
-        raise InvalidSetting(f"methods are {methods!r}: accepted is a list of names, like ['POST']")
-    return frozenset(method.upper() for method in methods)
+    found = named_methods(methods)
+    return found | {"HEAD"} if is_among("HEAD", found) else found
 
 
-def _network(network: str | Network) -> Network:
-    if isinstance(network, (IPv4Network, IPv6Network)):
-        return network
+def _networks(trusted: Iterable[str | Network]) -> tuple[Network, ...]:
+    parts = trusted.split(",") if isinstance(trusted, str) else trusted
     try:
-        return ip_network(network)
+        return tuple(settings.network(str(part)) for part in parts)
     except ValueError as error:
-        raise InvalidSetting(f"trusted is {network!r}: {error}; accepted are networks") from None
+        raise InvalidSetting(
+            f"trusted is {trusted!r}: {error}; accepted are networks, and unix"
+        ) from None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from flask import Flask
+from flask import Flask, current_app
 
 from limiter.errors import InvalidSetting
 from limiter.flask.dynamic import ByAmount
 from limiter.flask.limits import Limit, ViewRule, spoken_name, state_name
-from limiter.flask.registry import Place, Registry, place
+from limiter.flask.registry import Place, Registry, blueprints, place
 from limiter.flask.setup import Make, Setup
 from limiter.web.guard import Guard
 
@@ -34,28 +34,46 @@ class Where(NamedTuple):
     """Those whose function says that there is none."""
 
 
+class Asking(NamedTuple):
+    """Limits that are asked together."""
+
+    guard: Guard | None
+    """None: there are none."""
+    dynamic: tuple[Limit, ...] = ()
+    """Those that a function says for each request."""
+
+
 class Found(NamedTuple):
     """What holds somewhere."""
 
-    guard: Guard | None
+    before: Asking
+    """What is asked before the view."""
+    at_view: Asking
+    """What is asked when one of the route's own functions is called before its limits are met."""
     own: frozenset[Limit]
-    """Those on the route's functions, which need not be asked again when these are called."""
-    dynamic: tuple[Limit, ...]
-    """Those that a function says for each request."""
+    """The limits on the route's functions."""
 
 
 class Finder:
     """The limits of an application, by route and method; each is worked out once."""
 
-    def __init__(self, registry: Registry, app: Flask, setup: Setup) -> None:
-        self._registry, self._app, self._setup = registry, app, setup
+    #: False: all limits of a route are asked before its view, those of other functions once in a request.
+    #: True: a function's limits are asked when it is called, and each time.
+    as_called: ClassVar[bool] = False
+
+    def __init__(self, registry: Registry, setup: Setup) -> None:
+        self._registry, self._setup = registry, setup
         self._found: dict[Where, Found] = {}
-        self._fallbacks: dict[tuple[str | None, str], Guard] = {}
-        self._late: dict[tuple[Limit, str], Guard] = {}
+        self._fallbacks: dict[Where, Asking] = {}
+        self._late: dict[tuple[Limit, tuple[str, ...], str], Guard] = {}
         #: Whether a limit waits for the response before it is charged for good.
         self.settles = False
-        for limits in (setup.application, setup.default, setup.fallback):
-            self._rules(_wide("", limits, (), ""), "GET")  # what is wrong shows at the start
+        for limit in (*setup.application, *setup.default, *setup.fallback, *registry.limits):
+            self.check(limit)
+
+    def check(self, limit: Limit) -> None:
+        """Raise what is wrong with a limit, by the algorithm that holds here."""
+        self._rules(_wide("", [limit], (), ""), "GET")
 
     def forget(self) -> None:
         """Work all out anew: something was declared."""
@@ -76,78 +94,113 @@ class Finder:
         return Where(rule.endpoint, method)
 
     def find(self, where: Where) -> Found:
-        """What holds there."""
+        """What holds there, in the current application."""
         found = self._found.get(where)
         if found is None:
+            app = current_app._get_current_object()  # type: ignore[attr-defined]
             own = []
             if where.endpoint is not None:
-                own = self._registry.own(self._app, where.endpoint, where.method)
-            places = [
-                one
-                for one in self._places(where, own)
-                if one.limit.is_about(where.method) and one.limit not in where.silent
-            ]
+                own = self._registry.own(app, where.endpoint, where.method)
+            before, at_view = self._places(app, where, own)
+            asked = self._asking(before, where)
             found = self._found[where] = Found(
-                self._guard(places, where.method) if places else None,
+                asked,
+                asked if at_view is None else self._asking(at_view, where),
                 frozenset(one.limit for one in own),
-                tuple(one.limit for one in places if callable(one.limit.amount)),
             )
         return found
 
-    def late(self, limit: Limit, function: Callable[..., Any], method: str) -> Guard:
-        """The guard of a limit on a function that is no view."""
-        key = (limit, method if limit.per_method else "")
+    def before(self, where: Where) -> Asking:
+        """What is asked before the view."""
+        return self.find(where).before
+
+    def at_view(self, where: Where) -> Asking:
+        """What is asked when one of the route's own functions is called before its limits are met."""
+        return self.find(where).at_view
+
+    def late(self, limit: Limit, function: Callable[..., Any], where: Where) -> Asking:
+        """What a limit on a function that is no view asks."""
+        if limit in where.silent or not limit.is_about(where.method):
+            return Asking(None)
+        spot = self._spot(function, where)
+        key = (limit, spot, where.method if limit.per_method else "")
         guard = self._late.get(key)
         if guard is None:
-            where = (f"{function.__module__}.{function.__qualname__}",)
-            found = place(limit, "-function", where, function.__name__)
-            guard = self._guard([found], method)
+            found = place(limit, "-function", spot, function.__name__)
+            guard = self._guard([found], where.method)
             while len(self._late) >= _LATE_KEPT:  # somebody declares limits in a view
                 self._late.pop(next(iter(self._late)), None)
             self._late[key] = guard
-        return guard
+        return Asking(guard, _dynamic([limit]))
 
-    def fallback(self, where: Where) -> Guard:
+    def fallback(self, where: Where) -> Asking:
         """What this process asks by itself while the store does not decide."""
-        key = (where.endpoint, where.method)
-        guard = self._fallbacks.get(key)
-        if guard is None:
+        found = self._fallbacks.get(where)
+        if found is None:
             places = _wide("-fallback", self._setup.fallback, (where.endpoint or "",), "fallback")
-            guard = self._guard(places, where.method, self._setup.make_fallback)
-            self._fallbacks[key] = guard
-        return guard
+            found = self._asking(places, where, self._setup.make_fallback)
+            self._fallbacks[where] = found
+        return found
+
+    def _asking(self, places: Sequence[Place], where: Where, make: Make | None = None) -> Asking:
+        """The guard of those that hold there."""
+        held = [one for one in places if one.limit.is_about(where.method)]
+        held = [one for one in held if one.limit not in where.silent]
+        guard = self._guard(held, where.method, make) if held else None
+        return Asking(guard, _dynamic(one.limit for one in held))
 
     # --- limits of a route ---
 
-    def _places(self, where: Where, own: Sequence[Place]) -> list[Place]:
-        """The application's limits, the route's own, its blueprints', and the default."""
-        endpoint, method, silent = where
-        setup = self._setup
-        application = _wide("", setup.application, (), "application")
-        if endpoint is None:
-            if not setup.default_unmatched:
-                return application
-            return application + _wide("-unmatched", setup.default, (), "default")
-        if not setup.limit_static and self._is_static(endpoint):
-            return []
-        exempt, also_own = self._registry.exemption(self._app, endpoint, method)
-        found = [] if exempt.application else application
-        mine = [one for one in own if one.limit.is_about(method) and one.limit not in silent]
-        if not also_own:
-            found += mine
-        if exempt.others or _overrides(mine):
-            return found
-        near = self._registry.of_blueprints(self._app, endpoint, method, silent)
-        if not _overrides(near):
-            near += _wide("-default", setup.default, (endpoint,), "default")
-        return found + near
+    def _places(
+        self, app: Flask, where: Where, own: Sequence[Place]
+    ) -> tuple[list[Place], list[Place] | None]:
+        """The application's limits, the route's own, its blueprints', and the default.
 
-    def _is_static(self, endpoint: str) -> bool:
+        Before the view, and at it; None: all are asked before it. Who asks leaves out those that are
+        about other methods, and those that are silent.
+        """
+        endpoint, method, _ = where
+        setup, registry = self._setup, self._registry
+        application = self._application()
+        if endpoint is None:
+            return application + _wide("-unmatched", setup.default, (), "default"), None
+        if not setup.limit_static and self._is_static(app, endpoint):
+            return [], None
+        names = blueprints(endpoint)
+        by_itself = registry.exemptions(app, endpoint, method)
+        exemptions = by_itself + [
+            one
+            for depth, one in enumerate(registry.exemption_of(app, name) for name in names)
+            if one is not None and (depth == 0 or one.nested)
+        ]
+        found = [] if any(one.application for one in exemptions) else application
+        if not by_itself:
+            found += own
+        if exemptions or _overrides(own, where):
+            return found, None
+        for name in names:
+            near = registry.of_blueprint(app, name, endpoint)
+            found += near
+            if _overrides(near, where):
+                return found, None
+        return found + self._default(endpoint), None
+
+    def _application(self) -> list[Place]:
+        return _wide("", self._setup.application, (), "application")
+
+    def _default(self, endpoint: str) -> list[Place]:
+        return _wide("-default", self._setup.default, (endpoint,), "default")
+
+    def _spot(self, function: Callable[..., Any], where: Where) -> tuple[str, ...]:
+        """By what the count of a function that is no view is named."""
+        return (f"{function.__module__}.{function.__qualname__}",)
+
+    def _is_static(self, app: Flask, endpoint: str) -> bool:
         """Whether a route is Flask's own for static files; another of that name is not."""
         before, _, last = endpoint.rpartition(".")
         if last != "static":
             return False
-        owner = self._app.blueprints.get(before) if before else self._app
+        owner = app.blueprints.get(before) if before else app
         return owner is not None and owner.has_static_folder
 
     # --- rules ---
@@ -208,5 +261,15 @@ def _wide(kind: str, limits: Iterable[Limit], where: tuple[str, ...], called: st
     ]
 
 
-def _overrides(places: Sequence[Place]) -> bool:
-    return any(one.limit.override_defaults for one in places)
+def _overrides(places: Iterable[Place], where: Where) -> bool:
+    """Whether one of those that hold there is in the place of what is further out."""
+    return any(
+        one.limit.override_defaults
+        and one.limit.is_about(where.method)
+        and one.limit not in where.silent
+        for one in places
+    )
+
+
+def _dynamic(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+    return tuple(limit for limit in limits if callable(limit.amount))

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 from flask import Flask, Response, request
-from werkzeug.wsgi import ClosingIterator
 
 from limiter.errors import StoreUnavailable
-from limiter.flask.finder import Finder, Found, Where
+from limiter.flask.finder import Asking, Finder, Where
 from limiter.flask.limits import Limit, ViewRule
 from limiter.flask.passage import Entry, Passage
 from limiter.flask.registry import Registry
 from limiter.flask.setup import Setup
-from limiter.web.guard import Guard
+from limiter.web.guard import Guard, Verdict
 from limiter.web.request import Request, from_wsgi
 
 
 class Installed:
     """Asks and tells the limits of one application."""
 
-    def __init__(self, registry: Registry, app: Flask, setup: Setup) -> None:
+    def __init__(
+        self, registry: Registry, app: Flask, setup: Setup, finder: type[Finder] = Finder
+    ) -> None:
         self._registry, self._setup = registry, setup
-        self._finder = Finder(registry, app, setup)
-        self.forget = self._finder.forget
+        self._finder = finder(registry, setup)
+        self.base = setup.base
+        self.check, self.forget = self._finder.check, self._finder.forget
         app.before_request(self.enter)
         app.after_request(self.answer)
         inner = app.wsgi_app
@@ -38,46 +41,47 @@ class Installed:
                     passage.leave()
                 raise
             passage = Passage.known(environ)
-            if passage is None or not passage.holds:
-                return body
-            return ClosingIterator(body, passage.leave)
+            return body if passage is None else _Body(body, passage)
 
         app.wsgi_app = with_leases  # type: ignore[method-assign]
 
     def rules(self, endpoint: str | None, method: str) -> tuple[ViewRule, ...]:
         """The rules of a route; None: of what no route matches."""
-        guard = self._finder.find(Where(endpoint, method)).guard
-        return () if guard is None else tuple(guard.rules)  # type: ignore[arg-type]  # all are
+        found = self._finder.find(Where(endpoint, method))
+        guards = dict.fromkeys((found.before.guard, found.at_view.guard))
+        return tuple(rule for guard in guards if guard for rule in guard.rules)  # type: ignore[misc]  # all are
 
     def enter(self) -> None:
-        """Ask all limits about the current request; an exception answers it in its view's place."""
-        current = request._get_current_object()  # type: ignore[attr-defined]
-        passage = Passage.of(current.environ)
-        where = self._finder.where(current)
-        says = self._registry.exempt_when
-        if where is None or (says and any(one() for one in says)):
-            passage.free.append(self._registry)
-            return
-        found = self._finder.find(where)
-        passage.met.append(found.own)
-        if found.dynamic:
-            found = self._by_amounts(where, found, passage)
-        if found.guard is not None:
-            self._pass(found.guard, where, current, passage)
+        """Ask what is asked before the current request's view; an exception answers in its place."""
+        here = self._here()
+        if here is not None:
+            self._ask(self._finder.before, here)
+            if not self._finder.as_called:
+                here.passage.met.append(self._finder.find(here.where).own)
 
-    def enter_late(self, limit: Limit, function: Callable[..., Any]) -> None:
-        """Ask a limit on a function that is called, and is no view that Flask knows."""
-        current = request._get_current_object()  # type: ignore[attr-defined]
-        passage = Passage.of(current.environ)
-        where = self._finder.where(current)
-        if where is None or self._registry in passage.free or not limit.is_about(current.method):
+    def enter_view(self) -> None:
+        """Ask what is asked at the current request's view, where that has not happened yet."""
+        here = self._here()
+        own = frozenset() if here is None else self._finder.find(here.where).own
+        if here is not None and not all(map(here.passage.has_met, own)):
+            self._ask(self._finder.at_view, here)
+            here.passage.met.append(own)
+
+    def meet(self, limit: Limit, function: Callable[..., Any]) -> None:
+        """A limited function is called whose limit the request has not met: ask it."""
+        here = self._here()
+        if here is None:
             return
-        passage.met.append(frozenset({limit}))
-        if callable(limit.amount):
-            passage.amounts[limit] = limit.amount()
-            if passage.amounts[limit] is None:
-                return
-        self._pass(self._finder.late(limit, function, current.method), where, current, passage)
+        as_called = self._finder.as_called
+        if limit in self._finder.find(here.where).own:
+            if not (
+                as_called and self._registry.on(function)
+            ):  # the innermost asks for all of them
+                self.enter_view()
+            return
+        self._ask(partial(self._finder.late, limit, function), here)
+        if not as_called:
+            here.passage.met.append(frozenset({limit}))
 
     def answer(self, response: Response) -> Response:
         """Settle what waited for the response, and say in it what was decided."""
@@ -88,27 +92,82 @@ class Installed:
             self._setup.write(response, passage)
         return response
 
-    def _by_amounts(self, where: Where, found: Found, passage: Passage) -> Found:
-        """What holds by what the functions say; where one says nothing, what it would override does."""
-        amounts = passage.amounts
-        while asked := [limit for limit in found.dynamic if limit not in amounts]:
-            for limit in asked:
-                amounts[limit] = limit.amount()  # type: ignore[operator]  # it is a function
-            silent = frozenset(limit for limit, said in amounts.items() if said is None)
-            found = self._finder.find(where._replace(silent=silent))
-        return found
+    def _here(self) -> _Here | None:
+        """The current request; None where no limit is about it."""
+        current = request._get_current_object()  # type: ignore[attr-defined]
+        where = self._finder.where(current)
+        if where is None:
+            return None
+        passage, registry = Passage.of(current.environ), self._registry
+        if registry not in passage.free:
+            passage.free[registry] = any(says() for says in registry.exempt_when)
+        return None if passage.free[registry] else _Here(current, where, passage)
 
-    def _pass(self, guard: Guard, where: Where, current: Any, passage: Passage) -> None:
-        asked = _request(current)
+    def _ask(self, find: Callable[[Where], Asking], here: _Here) -> None:
+        guard = _by_amounts(find, here)
+        if guard is None:
+            return
+        asked = _request(here.current)
         verdict = guard.enter(asked)
         if self._setup.fallback and isinstance(verdict.error, StoreUnavailable):
-            guard = self._finder.fallback(where)
-            verdict = guard.enter(asked)
-        passage.entries.append(Entry(self, guard, verdict))
-        if verdict.leases:
-            passage.holds = True
+            self._fall_back(asked, here)
+        else:
+            self._judge(guard, verdict, here.passage)
+
+    def _fall_back(self, asked: Request, here: _Here) -> None:
+        """Ask, once in a request, what this process decides by itself."""
+        limits = frozenset(self._setup.fallback)
+        if limits in here.passage.met:
+            return
+        guard = _by_amounts(self._finder.fallback, here)
+        if guard is not None:
+            self._judge(guard, guard.enter(asked), here.passage)
+        here.passage.met.append(limits)
+
+    def _judge(self, guard: Guard, verdict: Verdict, passage: Passage) -> None:
+        passage.add(Entry(self, guard, verdict))
         if not verdict.allowed:
             raise self._setup.refuse(verdict, self._setup.on_denied)
+
+
+class _Here(NamedTuple):
+    """A request, and where it belongs."""
+
+    current: Any
+    where: Where
+    passage: Passage
+
+
+class _Body:
+    """A response's body; with its end, even one that fails, the passage ends."""
+
+    def __init__(self, body: Iterable[bytes], passage: Passage) -> None:
+        self._body, self._passage = body, passage
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._body)
+
+    def close(self) -> None:
+        """The server is done with it."""
+        try:
+            if hasattr(self._body, "close"):
+                self._body.close()
+        finally:
+            self._passage.leave()
+
+
+def _by_amounts(find: Callable[[Where], Asking], here: _Here) -> Guard | None:
+    """What holds by what the functions say; where one says nothing, what it would override does."""
+    where, amounts = here.where, here.passage.amounts
+    while True:
+        found = find(where)
+        for limit in found.dynamic:
+            if limit not in amounts:
+                amounts[limit] = limit.amount()  # type: ignore[operator]  # it is a function
+        silent = {limit for limit in found.dynamic if amounts[limit] is None}
+        if not silent:
+            return found.guard
+        where = where._replace(silent=where.silent | silent)
 
 
 def _request(current: Any) -> Request:

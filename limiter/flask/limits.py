@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Any
 
 from flask import Response
+from flask import request as current
 
 from limiter.base import Limits
 from limiter.errors import (
@@ -19,13 +20,13 @@ from limiter.errors import (
     shown,
 )
 from limiter.grammar import read_limits
-from limiter.keys import NAME
+from limiter.keys import NAME, Key
 from limiter.policies import Policy
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import UNIDENTIFIED, Asked, Passed, Rule
-from limiter.web.subjects import ACCEPTED, Identity, Subject, hashed, identity
+from limiter.web.subjects import ACCEPTED, Identity, hashed, identity
 
 #: Limits, or a function of the request that says them; None from it: this request has none.
 Amount = Limits | Callable[[], "Limits | None"]
@@ -48,7 +49,8 @@ class Limit:
         exempt_when: Says of a request that it is not about it.
         deduct_when: Says, by the response, whether what was taken stays taken.
         override_defaults: Whether the limits further out do not hold beside it.
-        scope: Of a limit that several routes share, by what name they do; else None.
+        scope: Of a limit that several routes share, by what name they do; else None. What a function
+            says of it is a part of the subject.
         on_denied: Makes the answer to a request that it denies.
         shadow: Whether it counts and reports, and never denies.
         percent: For how many of the subjects it holds, always the same ones.
@@ -75,13 +77,17 @@ class Limit:
     def __post_init__(self) -> None:
         if isinstance(self.amount, str):
             read_limits(self.amount)  # a typing error shows when the module is loaded
-        elif isinstance(self.amount, Iterable):
+        elif isinstance(self.amount, Iterable) and not isinstance(self.amount, Policy):
             object.__setattr__(self, "amount", tuple(self.amount))
-        elif not (callable(self.amount) or isinstance(self.amount, Policy)):
+        if not (
+            isinstance(self.amount, (str, Policy)) or callable(self.amount) or _are(self.amount)
+        ):
             raise InvalidPolicy(
                 f"limits are {self.amount!r}: accepted are a limit string, a policy, several policies, "
                 f"or a function that returns one of these, or None"
             )
+        if not (_is_number(self.percent) and 0 <= self.percent <= 100):
+            raise InvalidSetting(f"percent is {shown(self.percent)}: accepted is 0 to 100")
         if not callable(self.cost):
             checked_cost(self.cost)
         if self.unidentified not in UNIDENTIFIED:
@@ -131,6 +137,7 @@ class ViewRule(Rule):
             rule: Rule = self if self.make is None else self.make()
             subject = self._subject(request, trusted)
             cost = checked_cost(limit.cost()) if callable(limit.cost) else limit.cost
+            scope = _scope(limit.scope) if callable(limit.scope) else ()
         except Unidentified:
             raise
         except LimiterError as error:
@@ -139,7 +146,9 @@ class ViewRule(Rule):
             return Passed.UNIDENTIFIED
         if not self._holds_for(subject):
             return Passed.PERCENT
-        return Asked(rule, subject.key, cost, None)
+        if scope:
+            subject = (*scope, *(subject if isinstance(subject, tuple) else (subject,)))
+        return Asked(rule, subject, cost, None)
 
 
 class Mistake(Exception):
@@ -163,17 +172,27 @@ def by_key(key: KeySpec) -> Identity:
             )
         return identity(key)
 
-    def find(request: Request, trusted: Sequence[Network]) -> Subject:  # noqa: ARG001 (addresses need them)
+    def find(request: Request, trusted: Sequence[Network]) -> Key:  # noqa: ARG001 (addresses need them)
         said = key()
         if said is None or said in ("", b"", ()):
             raise Unidentified("the key function named nobody")
         if isinstance(said, tuple):
-            parts = tuple(map(_text, said))
-            return Subject(hashed("keys", repr(parts)), ",".join(parts))
-        text = _text(said)
-        return Subject(hashed("key", text), text)
+            return hashed("keys", repr(tuple(map(_text, said))))
+        return hashed("key", _text(said))
 
     return find
+
+
+def named_methods(methods: Iterable[str]) -> frozenset[str]:
+    """The methods of these names.
+
+    Raises:
+        InvalidSetting: They are no names.
+
+    """
+    if isinstance(methods, str) or not all(isinstance(one, str) for one in methods):
+        raise InvalidSetting(f"methods are {methods!r}: accepted is a list of names, like ['POST']")
+    return frozenset(method.upper() for method in methods)
 
 
 def checked_cost(cost: object) -> int:
@@ -193,7 +212,7 @@ def state_name(*parts: str) -> str:
     name = ".".join(parts)
     if NAME.fullmatch(name):
         return name
-    digest = blake2b(name.encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
     return f"{parts[0][: _LONGEST - 1 - len(digest)]}.{digest}"
 
 
@@ -203,8 +222,27 @@ def spoken_name(text: str) -> str:
     return plain[:_LONGEST] or "_"
 
 
+def _scope(says: Callable[[str], Any]) -> tuple[str]:
+    """The scope that a function says of the current request, as a part of the subject.
+
+    Its endpoint, where the function says nothing.
+    """
+    endpoint = current.endpoint or ""
+    return (hashed("scope", _text(says(endpoint) or endpoint)),)
+
+
+def _are(policies: object) -> bool:
+    """Whether these are policies, and some."""
+    found = policies if isinstance(policies, tuple) else ()
+    return found != () and all(isinstance(one, Policy) for one in found)
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _text(said: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from threading import Lock
 from typing import Any, NamedTuple
 
 from flask import Response
@@ -24,18 +25,19 @@ class Entry(NamedTuple):
 class Passage:
     """What was decided about a request; kept beside it, in its environment."""
 
-    __slots__ = ("amounts", "entries", "free", "holds", "met")
+    __slots__ = ("_changing", "_closed", "_held", "amounts", "entries", "free", "met")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        #: Whether a lease is held for the response.
-        self.holds = False
-        #: Limits that have had their say, or have none in this request.
+        #: Limits that have let the request pass, or have no say in it.
         self.met: list[frozenset[Limit]] = []
         #: What functions of the request said.
         self.amounts: dict[Limit, Any] = {}
-        #: Registries none of whose limits is about this request.
-        self.free: list[object] = []
+        #: Whether the request is free of all limits of a registry.
+        self.free: dict[object, bool] = {}
+        self._held: list[Entry] = []
+        self._closed = False
+        self._changing = Lock()
 
     @classmethod
     def of(cls, environ: dict[str, Any]) -> Passage:
@@ -53,6 +55,20 @@ class Passage:
     def has_met(self, limit: Limit) -> bool:
         """Whether a limit need not be asked any more."""
         return any(limit in met for met in self.met)
+
+    def add(self, entry: Entry) -> None:
+        """Note what a guard said; its leases are held until the response is closed.
+
+        What is taken after that (by a thread that outlives the request) is given straight back.
+        """
+        self.entries.append(entry)
+        if not entry.verdict.leases:
+            return
+        with self._changing:
+            if not self._closed:
+                self._held.append(entry)
+                return
+        entry.guard.leave(entry.verdict)
 
     def verdict(self, owner: object) -> Verdict | None:
         """All that one extension's guards said, as one verdict."""
@@ -79,9 +95,11 @@ class Passage:
 
     def leave(self) -> None:
         """The response is closed: give the leases back."""
-        for entry in self.entries:
-            if entry.verdict.leases:
-                entry.guard.leave(entry.verdict)
+        with self._changing:
+            self._closed = True
+            held, self._held = self._held, []
+        for entry in held:
+            entry.guard.leave(entry.verdict)
 
 
 def _is_unused(result: Result, response: Response) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar
+from weakref import WeakSet
 
 from flask import Blueprint, Flask, current_app
 from flask.views import View
@@ -18,16 +19,12 @@ Target = TypeVar("Target")
 
 
 class Exemption(NamedTuple):
-    """From which limits a route or a blueprint is exempt."""
+    """A route or a blueprint is exempt; a route of an exempt blueprint keeps its own limits."""
 
     application: bool = True
-    """From those of the application as a whole."""
-    others: bool = True
-    """From all others; a route of an exempt blueprint keeps its own."""
+    """Also from the limits of the application as a whole."""
     nested: bool = False
     """Of a blueprint: with those that are registered on it."""
-    inherited: bool = False
-    """Of a blueprint: only from the limits of those that it is registered on."""
 
 
 class Place(NamedTuple):
@@ -43,7 +40,9 @@ class Registry:
 
     def __init__(self) -> None:
         self._blueprints: dict[Any, list[Limit]] = {}
-        self._exempt_blueprints: dict[Any, Exemption] = {}
+        self._exempt_blueprints: dict[Any, Any] = {}
+        #: All that are in use.
+        self.limits: WeakSet[Limit] = WeakSet()
         #: Says of a request that no limit is about it.
         self.exempt_when: list[Callable[[], Any]] = []
 
@@ -51,6 +50,7 @@ class Registry:
 
     def limit(self, target: Target, limit: Limit, meet: Callable[[Limit, Any], None]) -> Target:
         """Limit a blueprint, a class of views, or a function; ``meet`` is called with each call of it."""
+        self.limits.add(limit)
         if isinstance(target, Blueprint):
             self._blueprints.setdefault(target, []).append(limit)
             return target
@@ -70,8 +70,8 @@ class Registry:
         setattr(limited, _LIMITS, (*getattr(function, _LIMITS, ()), (self, limit)))
         return limited  # type: ignore[return-value]  # it takes and returns the same
 
-    def exempt(self, target: Target, exemption: Exemption) -> Target:
-        """Exempt a blueprint, a class of views, or a view."""
+    def exempt(self, target: Target, exemption: object) -> Target:
+        """Exempt a blueprint, a class of views, or a view; what that means is the finder's to say."""
         if isinstance(target, Blueprint):
             self._exempt_blueprints[target] = exemption
             return target
@@ -86,54 +86,34 @@ class Registry:
     def own(self, app: Flask, endpoint: str, method: str) -> list[Place]:
         """The limits of a route's own, on its view or on its class's method; whichever method they mean."""
         view = app.view_functions.get(endpoint)
-        found = _numbered(self._on(view), "", (endpoint,), endpoint)
+        found = _numbered(self.on(view), "", (endpoint,), endpoint)
         name, function = _method_of(view, method)
         if function is not None:
-            found += _numbered(self._on(function), "", (endpoint, name), endpoint)
+            found += _numbered(self.on(function), "", (endpoint, name), endpoint)
         return found
 
-    def of_blueprints(
-        self, app: Flask, endpoint: str, method: str, silent: frozenset[Limit]
-    ) -> list[Place]:
-        """The limits of a route's blueprints, from the nearest to one that overrides those further out."""
-        found: list[Place] = []
-        for name in _blueprints(endpoint):
-            blueprint = app.blueprints.get(name)
-            if blueprint is None:
-                continue
-            limits = self._blueprints.get(blueprint, [])
-            places = _numbered(limits, "-blueprint", (name, endpoint), name)
-            found += [
-                place
-                for place in places
-                if place.limit.is_about(method) and place.limit not in silent
-            ]
-            if any(place.limit.override_defaults for place in found):
-                break
-            if self._exempt_blueprints.get(blueprint, _NOT).inherited:
-                break
-        return found
+    def of_blueprint(self, app: Flask, name: str, endpoint: str) -> list[Place]:
+        """The limits of the blueprint of that name, for a route; whichever method they mean."""
+        limits = self._blueprints.get(app.blueprints.get(name), [])
+        return _numbered(limits, "-blueprint", (name, endpoint), name)
 
-    def exemption(self, app: Flask, endpoint: str, method: str) -> tuple[Exemption, bool]:
-        """From what a route is exempt; and whether it is by itself, and so from its own limits too."""
+    def exemptions(self, app: Flask, endpoint: str, method: str) -> list[Any]:
+        """How a route is exempt by itself: by its view, that one's class, or the class's method."""
         view = app.view_functions.get(endpoint)
-        carriers = [view, getattr(view, "view_class", None), _method_of(view, method)[1]]
-        found = [
-            exemption
-            for carrier in carriers
-            for owner, exemption in getattr(carrier, _EXEMPT, ())
-            if owner is self
+        marks = [
+            *getattr(view, _EXEMPT, ()),
+            # Not what its class inherits: who writes another class has said nothing of it.
+            *vars(getattr(view, "view_class", object)).get(_EXEMPT, ()),
+            *getattr(_method_of(view, method)[1], _EXEMPT, ()),
         ]
-        own = any(one.others for one in found)
-        for depth, name in enumerate(_blueprints(endpoint)):
-            exemption = self._exempt_blueprints.get(app.blueprints.get(name), _NOT)
-            if depth == 0 or exemption.nested:
-                found.append(exemption)
-        return Exemption(
-            any(one.application for one in found), any(one.others for one in found)
-        ), own
+        return [exemption for owner, exemption in marks if owner is self]
 
-    def _on(self, function: Any) -> list[Limit]:
+    def exemption_of(self, app: Flask, name: str) -> Any:
+        """How the blueprint of that name is exempt; None: it is not."""
+        return self._exempt_blueprints.get(app.blueprints.get(name))
+
+    def on(self, function: Any) -> list[Limit]:
+        """The limits that a function carries."""
         return [limit for owner, limit in getattr(function, _LIMITS, ()) if owner is self]
 
 
@@ -149,9 +129,6 @@ class _Decorating:
         return self._registry.limit(view, self._limit, self._meet)
 
 
-_NOT = Exemption(application=False, others=False)
-
-
 def _numbered(limits: list[Limit], kind: str, where: tuple[str, ...], called: str) -> list[Place]:
     """Each limit's place: the first that was declared keeps its name when others are added."""
     return [
@@ -161,14 +138,18 @@ def _numbered(limits: list[Limit], kind: str, where: tuple[str, ...], called: st
 
 
 def place(limit: Limit, kind: str, where: tuple[str, ...], called: str) -> Place:
-    """The place of a limit; that of a shared one is its scope's."""
-    if limit.scope is None:
+    """The place of a limit; that of a shared one is its scope's, or the function's that says it."""
+    scope = limit.scope
+    if scope is None:
         return Place(limit, (kind, *where), called)
-    scope = limit.scope(where[-1] if where else "") if callable(limit.scope) else limit.scope
-    return Place(limit, ("-shared", scope), scope)
+    if not callable(scope):
+        return Place(limit, ("-shared", scope), scope)
+    name = f"{scope.__module__}.{getattr(scope, '__qualname__', type(scope).__qualname__)}"
+    amount = limit.amount if isinstance(limit.amount, str) else ""
+    return Place(limit, ("-shared", name, amount), "shared")
 
 
-def _blueprints(endpoint: str) -> list[str]:
+def blueprints(endpoint: str) -> list[str]:
     """The names of a route's blueprints, the nearest first."""
     parts = endpoint.split(".")[:-1]
     return [".".join(parts[:end]) for end in range(len(parts), 0, -1)]

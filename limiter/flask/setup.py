@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flask import Response, current_app
+from werkzeug.wrappers import Response as BaseResponse
 
 from limiter.base import Limits
 from limiter.client import Limiter
@@ -35,8 +36,17 @@ def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exce
         for say in (*(limit.on_denied for limit in limits), on_denied):
             said = None if say is None else say(verdict)
             if said is not None:
-                return refusal(verdict, current_app.make_response(said))
+                return refusal(verdict, _answer(said, verdict.status))
     return refusal(verdict)
+
+
+def _answer(said: Any, status: int) -> Response:
+    """A response of what a view could return, with this status where that says none."""
+    if not isinstance(said, (BaseResponse, tuple)):
+        said = (said, status)
+    elif isinstance(said, tuple) and len(said) == 2 and not isinstance(said[1], (int, str)):
+        said = (said[0], status, said[1])  # a body and header fields
+    return current_app.make_response(said)
 
 
 def denying(verdict: Verdict) -> list[Result]:
@@ -51,7 +61,8 @@ class Setup:
 
     Attributes:
         name: Begins the name of every limiter.
-        make: Makes a limiter that shares its store with the others.
+        base: The limiter whose store all others share.
+        make: Makes a limiter that does.
         identity: For whom, where a limit says nothing.
         application: Limits that all requests share.
         default: Limits of each route that has none of its own.
@@ -59,7 +70,6 @@ class Setup:
         form: In which header fields the limits speak.
         observe: Is told of every verdict.
         on_denied: Makes the answer to a request that was denied.
-        default_unmatched: Whether the default also holds for what no route matches.
         limit_options: Whether an OPTIONS that Flask answers by itself counts.
         limit_static: Whether Flask's own routes for static files count.
         write: Says in a response what was decided.
@@ -70,6 +80,7 @@ class Setup:
     """
 
     name: str
+    base: Limiter
     make: Make
     identity: Identity
     application: Sequence[Limit] = ()
@@ -78,7 +89,6 @@ class Setup:
     form: str = "draft-11"
     observe: Observer | None = None
     on_denied: Callable[[Verdict], Any] | None = None
-    default_unmatched: bool = True
     limit_options: bool = False
     limit_static: bool = False
     write: Callable[[Response, Passage], None] = write_fields

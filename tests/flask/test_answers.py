@@ -127,12 +127,39 @@ def test_an_answer_of_the_limit_s_own(make: Make) -> None:
     )
     app.add_url_rule("/note", "note", limits.limit("1/minute", on_denied=note)(hello))
 
-    assert ask(app, "/a", "/a")[1].get_json() == {"slower": True}
+    denied = ask(app, "/a", "/a")[1]
+    assert (denied.status_code, denied.get_json()) == (429, {"slower": True})
     own = ask(app, "/own", "/own")[1]
     assert (own.status_code, own.text) == (418, "own")
     assert "Retry-After" in own.headers
     assert ask(app, "/note", "/note")[1].get_json() == {"slower": True}
     assert [verdict.status for verdict in seen] == [429]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("slower", 429),
+        ({"slower": True}, 429),
+        (["slower"], 429),
+        (("slower", {"X-Why": "speed"}), 429),
+        (("slower", 420), 420),
+        (("slower", "420 Calm"), 420),
+        (("slower", 420, {"X-Why": "speed"}), 420),
+        (Response("slower", 420), 420),
+        (Response("slower"), 200),
+    ],
+    ids=plain,
+)
+def test_a_denial_is_a_429_where_the_answer_says_no_status(said: Any, status: int) -> None:
+    app = Flask("app")
+    FlaskLimiter(app, "1/minute", store="memory://", on_denied=lambda _: said)
+    app.add_url_rule("/a", "a", hello)
+    answer = ask(app, "/a", "/a")[1]
+
+    assert answer.status_code == status
+    assert "slower" in answer.text
+    assert ("X-Why" in answer.headers) == ("X-Why" in str(said))
 
 
 def test_what_was_decided_is_known_in_the_view(make: Make) -> None:

@@ -10,6 +10,7 @@ import importlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -510,6 +511,7 @@ def test_what_is_known_in_a_view() -> None:
                 expiry=one.limit.get_expiry(),
                 remaining=one.remaining,
                 window=one.window[1],
+                left=one.window.remaining,
                 breached=one.breached,
                 shared=one.shared,
                 all=[str(limit.limit) for limit in limits.current_limits],
@@ -659,6 +661,8 @@ def test_a_bad_limit_shows_at_once() -> None:
 
     with pytest.raises(InvalidPolicy):
         limits.limit("many")
+    with pytest.raises(InvalidPolicy):
+        limits.limit("4/minute;6/minute")
     with pytest.raises(InvalidPolicy):
         limiter(OURS, Flask("app"), default_limits=["many"])
     with pytest.raises(InvalidSetting, match="limit string"):
@@ -812,6 +816,13 @@ def test_arguments_that_are_not_offered() -> None:
         limits.limit("1/minute", meta_limits=["1/hour"])
     with pytest.raises(InvalidSetting, match="key_func"):
         OURS.Limiter("address")
+    for declare in (limits.limit, partial(limits.shared_limit, scope="s")):
+        with pytest.raises(InvalidSetting, match="methods"):
+            declare("1/minute", methods="POST")
+    app = Flask("app")
+    app.config["RATELIMIT_KEY_FUNC"] = print
+    with pytest.raises(InvalidSetting, match="give Limiter its key_func"):
+        limiter(OURS, app)
     with pytest.raises(TypeError, match="limit a function"), limits.limit("1/minute"):
         pass
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from flask import Flask, Response, request, stream_with_context
+from flask import Flask, Response, copy_current_request_context, request, stream_with_context
 
 from limiter import Concurrency, FixedWindow, InvalidSetting
 from limiter.demo.servers import HOST, free_port
@@ -125,6 +125,84 @@ def test_a_helper_s_lease_is_held_to_the_end(make: Make) -> None:
     assert statuses(app, "/a", "/a") == [200, 200]
 
 
+@pytest.fixture
+def helped() -> tuple[Flask, FlaskLimiter, Callable[[], str]]:
+    """An application, its limits, and a helper that runs twice at once; counted in this process."""
+    app = Flask("app", static_folder=None)
+    limits = FlaskLimiter(app, None, store="memory://")
+    helper = limits.limit(Concurrency(2), key="global")(lambda: "help")
+    app.add_url_rule("/left", "left", lambda: str(left(limits)))
+
+    def left(limits: FlaskLimiter) -> int:
+        """How many more may run, beside the one that asks."""
+        helper()
+        return limits.decisions[-1].remaining
+
+    return app, limits, helper
+
+
+def test_a_lease_that_a_stream_takes_ends_with_it(
+    helped: tuple[Flask, FlaskLimiter, Callable[[], str]],
+) -> None:
+    """Nothing is held when the view returns: the helper is called while the body is read."""
+    app, _, helper = helped
+
+    @app.get("/stream")
+    def stream() -> Response:
+        def pieces() -> Iterator[str]:
+            yield helper()
+            yield "end"
+
+        return Response(stream_with_context(pieces()))
+
+    client = app.test_client()
+    answer = client.get("/stream", buffered=False)
+    assert next(iter(answer.response)) == b"help"
+    assert ask(app, "/left")[0].text == "0"
+    answer.close()
+
+    assert [answer.text for answer in ask(app, "/left", "/left")] == ["1", "1"]
+
+
+def test_a_lease_that_is_taken_after_the_end_is_given_straight_back(
+    helped: tuple[Flask, FlaskLimiter, Callable[[], str]],
+) -> None:
+    """By a thread that outlives its request."""
+    app, _, helper = helped
+    late: list[Callable[[], str]] = []
+
+    @app.get("/a")
+    def a() -> str:
+        late.append(copy_current_request_context(helper))
+        return "a"
+
+    assert statuses(app, "/a") == [200]
+    assert late[0]() == "help"
+    assert ask(app, "/left")[0].text == "1"
+
+
+def test_a_lease_does_not_outlive_a_body_that_fails_to_close(
+    helped: tuple[Flask, FlaskLimiter, Callable[[], str]],
+) -> None:
+    app, _, helper = helped
+
+    class Body:
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([b"body"])
+
+        def close(self) -> None:
+            raise ZeroDivisionError
+
+    @app.get("/a")
+    def a() -> Response:
+        helper()
+        return Response(Body())
+
+    with pytest.raises(ZeroDivisionError):
+        ask(app, "/a")
+    assert ask(app, "/left")[0].text == "1"
+
+
 def test_what_the_response_says_does_not_count_is_given_back(make: Make) -> None:
     """And the header says how things stand then."""
     app, limits = make()
@@ -190,11 +268,15 @@ def test_requests_at_the_same_time_cannot_pass_together(make: Make) -> None:
 
 
 def test_leases_and_what_the_response_says_do_not_go_together(make: Make) -> None:
-    app, limits = make()
-    limited = limits.limit(Concurrency(1), deduct_when=lambda _: True)
-    app.add_url_rule("/a", "a", limited(lambda: "a"))
-    with pytest.raises(InvalidSetting, match="deduct_when"), app.app_context():
-        limits.rules("a")
+    """It shows where it is declared; before there is an application, when that starts."""
+    _, limits = make()
+    with pytest.raises(InvalidSetting, match="deduct_when"):
+        limits.limit(Concurrency(1), deduct_when=lambda _: True)
+    early = FlaskLimiter(default=None, store="memory://")
+    view = early.limit(Concurrency(1), deduct_when=lambda _: True)(lambda: "a")
+    with pytest.raises(InvalidSetting, match="deduct_when"):
+        early.init_app(Flask("app"))
+    assert view.__name__ == "<lambda>"
 
 
 @pytest.mark.parametrize("on_error", ["local", "allow"])

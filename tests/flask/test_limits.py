@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -11,14 +13,21 @@ from flask.views import MethodView, View
 
 from limiter import FixedWindow, InvalidPolicy, InvalidSetting, TokenBucket
 from limiter.demo.servers import Server
-from limiter.flask import FlaskLimiter
+from limiter.flask import FlaskLimiter, LimitExceeded
 from limiter.flask.dynamic import MOST_KEPT
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
+from tests.ids import plain
 
 
 def hello() -> str:
     return "hello"
+
+
+def local(default: Any = None, **more: Any) -> tuple[Flask, FlaskLimiter]:
+    """An application whose limits are counted in this process."""
+    app = Flask("app", static_folder=None)
+    return app, FlaskLimiter(app, default, store="memory://", **more)
 
 
 def test_the_default_is_each_route_s_own(make: Make) -> None:
@@ -147,6 +156,13 @@ def test_a_wrong_argument_stops_the_start(more: dict[str, Any]) -> None:
         ("5/minute", {"key": "shoe size"}, InvalidSetting),
         ("5/minute", {"exempt_when": True}, InvalidSetting),
         ("5/minute", {"unidentified": "guess"}, InvalidSetting),
+        ("5/minute", {"percent": "50"}, InvalidSetting),
+        ("5/minute", {"percent": True}, InvalidSetting),
+        ("5/minute", {"percent": -1}, InvalidSetting),
+        ("5/minute", {"percent": 101}, InvalidSetting),
+        ("5/minute", {"percent": float("nan")}, InvalidSetting),
+        ([], {}, InvalidPolicy),
+        (["5/minute"], {}, InvalidPolicy),
         ("5/minute", {"on_denied": "no"}, InvalidSetting),
     ],
 )
@@ -162,6 +178,30 @@ def test_a_wrong_limit_is_refused_where_it_is_declared(
         extension.limit("5/minute")(3)
     with pytest.raises(TypeError):
         extension.exempt(3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "more"),
+    [
+        ("20000/hour", {}),
+        ("4/minute burst 6", {"algorithm": "fixed_window"}),
+        ("4/minute; 6/minute", {"algorithm": "fixed_window"}),
+        ([FixedWindow(4, "minute"), FixedWindow(6, "minute")], {}),
+    ],
+    ids=plain,
+)
+def test_a_limit_that_no_algorithm_can_keep_shows_before_a_request(
+    limits: Any, more: dict[str, Any]
+) -> None:
+    """Where it is written, or when the application starts, where only that says the algorithm."""
+    extension = FlaskLimiter(default=None, store="memory://", **more)
+    limited = extension.limit(limits)(hello)
+    with pytest.raises(InvalidPolicy):
+        extension.init_app(Flask("app"))
+    assert limited.__name__ == "hello"
+    extension = FlaskLimiter(Flask("app"), None, store="memory://", **more)
+    with pytest.raises(InvalidPolicy):
+        extension.limit(limits)
 
 
 def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) -> None:
@@ -211,6 +251,35 @@ def test_a_shared_limit_counts_its_routes_together(make: Make) -> None:
     assert statuses(app, "/x1", "/x2") == [200, 429]
 
 
+def test_a_scope_may_be_said_of_each_request() -> None:
+    """It is a part of the subject, so that a client that makes some up makes no limiters."""
+    app, limits = local()
+    by_host = limits.shared_limit("1/minute", scope=lambda _: request.host)
+    app.add_url_rule("/a", "a", by_host(hello))
+    app.add_url_rule("/b", "b", by_host(lambda: "b"))
+    client = app.test_client()
+
+    def status(path: str, host: str) -> int:
+        peer = {"REMOTE_ADDR": "203.0.113.1"}
+        return client.get(path, headers={"Host": host}, environ_base=peer).status_code
+
+    assert [status("/a", "one"), status("/a", "two"), status("/b", "one")] == [200, 200, 429]
+    with app.app_context():
+        names = {rule.limiter.name for path in "ab" for rule in limits.rules(path)}
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize("said", ["", None, 0, 7, b"seven"])
+def test_a_scope_may_be_anything_that_a_subject_is(said: Any) -> None:
+    """Nothing is the endpoint."""
+    app, limits = local()
+    scoped = limits.shared_limit("1/minute", scope=lambda _: said)
+    app.add_url_rule("/a", "a", scoped(hello))
+    app.add_url_rule("/b", "b", scoped(lambda: "b"))
+
+    assert statuses(app, "/a", "/a", "/b") == [200, 429, 429 if said else 200]
+
+
 def test_one_scope_twice_on_a_route_is_no_pass(make: Make) -> None:
     """They would count one request in one place twice; nobody gets through until it is mended."""
     app, limits = make()
@@ -229,6 +298,15 @@ def test_methods_and_counts_by_method(make: Make) -> None:
 
     assert statuses(app, "POST /a", "POST /a", *["/a"] * 4) == [200, 429, 200, 200, 200, 429]
     assert statuses(app, "/b", "POST /b", "/b", "POST /b") == [200, 200, 429, 429]
+
+
+def test_who_means_get_means_head() -> None:
+    """They are one to whoever serves them: HEAD is no way around the limit of GET."""
+    app, limits = local()
+    gets = limits.limit("1/minute", methods=["get"])
+    app.add_url_rule("/a", "a", gets(hello), methods=["GET", "POST"])
+
+    assert statuses(app, "HEAD /a", "/a", "HEAD /a", "POST /a") == [200, 429, 429, 200]
 
 
 def test_blueprints(make: Make) -> None:
@@ -321,6 +399,24 @@ def test_exemptions(make: Make) -> None:
     assert statuses(app, *["/free"] * 9, *["/all"] * 9) == [200] * 18
     assert statuses(app, *["/own"] * 3) == [200, 200, 429]
     assert statuses(app, *["/most"] * 5) == [200, 200, 200, 200, 429]
+
+
+def test_a_class_of_an_exempt_one_is_not_exempt() -> None:
+    """Who derives a view from one that is free has not said that it is free too."""
+    app, limits = local("1/minute")
+
+    @limits.exempt
+    class Free(MethodView):
+        def get(self) -> str:
+            return "free"
+
+    class Derived(Free):
+        pass
+
+    app.add_url_rule("/free", view_func=Free.as_view("free"))
+    app.add_url_rule("/derived", view_func=Derived.as_view("derived"))
+
+    assert statuses(app, "/free", "/free", "/derived", "/derived") == [200, 200, 200, 429]
 
 
 @pytest.mark.parametrize("nested", [True, False])
@@ -435,7 +531,13 @@ def test_keys(make: Make) -> None:
     app.add_url_rule("/both", "both", both(lambda: "both"))
     everybody = limits.limit("1/minute", key="global")
     app.add_url_rule("/all", "all", everybody(lambda: "all"))
+    by_nonsense = limits.limit("1/minute", key=lambda: "\ud800")
+    app.add_url_rule("/nonsense", "nonsense", by_nonsense(lambda: "nonsense"))
+    app.add_url_rule("/name", "\ud801" * 70, limits.limit("1/minute")(lambda: "name"))
 
+    assert statuses(app, "/nonsense", "/nonsense") == [200, 429]
+    with app.app_context():
+        assert limits.rules("\ud801" * 70)
     assert statuses(app, "/user?user=1", "/user?user=2", "/user?user=1") == [200, 200, 429]
     assert statuses(app, "/tuple?user=1", "/tuple?user=2", "/tuple?user=1") == [200, 200, 429]
     assert statuses(app, "/part/1", "/part/2", "/part/1") == [200, 200, 429]
@@ -457,6 +559,57 @@ def test_callers_are_told_apart_by_what_trusted_proxies_say(make: Make) -> None:
     assert status("10.0.0.1", "203.0.113.2") == 200
     assert status("192.0.2.9", "203.0.113.3") == 200
     assert status("192.0.2.9", "203.0.113.4") == 429
+
+
+def test_each_application_trusts_its_own_proxies() -> None:
+    """What the first one's configuration says is not said of the second."""
+    limits = FlaskLimiter(default="1/minute", store="memory://")
+    apps = [Flask("one"), Flask("two")]
+    apps[0].config["LIMITER_TRUSTED_PROXIES"] = "10.0.0.0/8"
+    for app in apps:
+        limits.init_app(app)
+        app.add_url_rule("/a", "a", hello)
+
+    def found(app: Flask) -> list[int]:
+        return [
+            app.test_client()
+            .get(
+                "/a",
+                headers={"X-Forwarded-For": client},
+                environ_base={"REMOTE_ADDR": "10.0.0.1"},
+            )
+            .status_code
+            for client in ("203.0.113.1", "203.0.113.2")
+        ]
+
+    assert [found(app) for app in apps] == [[200, 200], [200, 429]]
+
+
+def test_proxies_may_come_by_a_socket() -> None:
+    app, _ = local("1/minute", trusted=["unix", "10.0.0.0/8"])
+    app.add_url_rule("/a", "a", hello)
+    client = app.test_client()
+    found = [
+        client.get("/a", headers={"X-Forwarded-For": one}, environ_base={"REMOTE_ADDR": ""})
+        for one in ("203.0.113.1", "203.0.113.2", "203.0.113.1")
+    ]
+
+    assert [answer.status_code for answer in found] == [200, 200, 429]
+
+
+def test_an_application_is_freed() -> None:
+    """An extension that outlives its applications, as in tests, does not keep them."""
+    limits = FlaskLimiter(default="1/minute", store="memory://")
+    app = Flask("app")
+    limits.init_app(app)
+    app.add_url_rule("/a", "a", limits.limit("1/minute")(hello))
+    assert statuses(app, "/a") == [200]
+    known = weakref.ref(app)
+    del app
+    gc.collect()
+
+    assert known() is None
+    limits.close()
 
 
 def test_other_decorators_may_stand_around(make: Make) -> None:
@@ -491,6 +644,43 @@ def test_a_limited_function_that_is_no_view(make: Make) -> None:
         assert [send() for _ in range(5)] == ["sent"] * 5
     assert statuses(app, "/a", "/a", "/a") == [200, 200, 429]
     assert ask(app, "/a")[0].headers["RateLimit-Policy"] == '"send";q=2;w=60'
+
+
+def test_a_denial_that_a_view_catches_stays_one() -> None:
+    """The limit is met when it lets the request pass, not when it was asked."""
+    app, limits = local()
+    sms = limits.limit("1/hour")(lambda: "sent")
+
+    @app.get("/a")
+    def a() -> str:
+        found = []
+        for _ in range(3):
+            try:
+                found.append(sms())
+            except LimitExceeded:
+                found.append("denied")
+        return " ".join(found)
+
+    assert [answer.text for answer in ask(app, "/a", "/a")] == [
+        "sent sent sent",
+        "denied denied denied",
+    ]
+
+
+def test_a_view_that_an_error_handler_calls_is_denied_too() -> None:
+    """Its own limit has not let the request pass."""
+    app, limits = local()
+    view = limits.limit("1/minute")(hello)
+    app.add_url_rule("/a", "a", view)
+
+    @app.errorhandler(LimitExceeded)
+    def again(_: LimitExceeded) -> Any:
+        try:
+            return view()
+        except LimitExceeded:
+            return "denied again", 429
+
+    assert [answer.text for answer in ask(app, "/a", "/a")] == ["hello", "denied again"]
 
 
 def test_a_limit_that_a_function_says_on_a_function_that_is_no_view(make: Make) -> None:

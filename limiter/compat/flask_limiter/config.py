@@ -58,6 +58,9 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         "Retry-After is in seconds: a date needs the client's clock",
     ),
 }
+#: Values that leave a setting to the configuration, or open.
+_NOTHING: tuple[Any, ...] = (None, "", [], ())
+_INSTEAD = {"RATELIMIT_KEY_FUNC": "give Limiter its key_func"}
 _UNKNOWN = {
     "auto_check": "limits are always checked; use @limiter.exempt, and limiter.check()",
     "storage": "use storage_uri",
@@ -94,16 +97,14 @@ def read(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     known = {*names, *HEADERS, ENABLED}
     for key in config:
         if key.startswith("RATELIMIT_") and key not in known:
-            raise InvalidSetting(
-                f"{key} is no setting here: accepted are {', '.join(sorted(known))}"
-            )
-    found = {
-        names[key]: value for key, value in config.items() if key in names and value is not None
-    }
-    found |= {name: value for name, value in given.items() if value not in (None, "")}
+            instead = _INSTEAD.get(key, f"accepted are {', '.join(sorted(known))}")
+            raise InvalidSetting(f"{key} is no setting here: {instead}")
+    found = {names[key]: value for key, value in config.items() if key in names}
+    found = {name: value for name, value in found.items() if value not in _NOTHING}
+    found |= {name: value for name, value in given.items() if value not in _NOTHING}
     for name, (harmless, instead) in REFUSED.items():
         value = found.pop(name, None)
-        if value not in (None, [], (), *harmless):
+        if value not in (None, *harmless):
             raise InvalidSetting(f"{name} is {value!r}: not offered here; {instead}")
     return found
 

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from flask import Flask, Response, current_app, request
 
@@ -14,19 +14,20 @@ from limiter.client import Limiter as Decider
 from limiter.compat.flask_limiter import config
 from limiter.compat.flask_limiter.constants import ExemptionScope, HeaderNames
 from limiter.compat.flask_limiter.errors import Breached, RateLimitExceeded
+from limiter.compat.flask_limiter.finder import CompatFinder
 from limiter.compat.flask_limiter.request_limit import RequestLimit, deciding, request_limits
 from limiter.compat.flask_limiter.util import get_remote_address
 from limiter.errors import InvalidSetting
 from limiter.flask.extension import Attached, maker
-from limiter.flask.limits import Limit, by_key, state_name
+from limiter.flask.finder import Finder
+from limiter.flask.limits import Limit, by_key, named_methods, state_name
 from limiter.flask.passage import Passage
 from limiter.flask.refusals import refusal
-from limiter.flask.registry import Exemption
 from limiter.flask.setup import Setup, denying
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request
-from limiter.web.subjects import Identity, Subject
+from limiter.web.subjects import Identity
 
 #: Calls wait so long for a storage whose options say nothing.
 _TIMEOUT = 1.0
@@ -56,11 +57,16 @@ class Declaration:
 class Limiter(Attached):
     """Runs what is written for Flask-Limiter; arguments as there.
 
+    Attributes:
+        enabled: Whether limits are enforced; may be changed while the application runs.
+
     Raises:
         InvalidSetting: A setting is not offered here; the message says what to use instead.
         InvalidPolicy: A limit makes no sense.
 
     """
+
+    _finder: ClassVar[type[Finder]] = CompatFinder
 
     def __init__(
         self,
@@ -127,6 +133,7 @@ class Limiter(Attached):
         self._identity = _identity(key_func)
         self._header_names = dict(header_name_mapping or {})
         self.enabled = enabled
+        self._registry.exempt_when.append(lambda: not self.enabled)
         if app is not None:
             self.init_app(app)
 
@@ -167,7 +174,7 @@ class Limiter(Attached):
             key_func,
             meta_limits,
             per_method=per_method,
-            methods=frozenset(method.upper() for method in methods or ()),
+            methods=named_methods(methods or ()),
             message=error_message,
             exempt_when=exempt_when,
             override_defaults=override_defaults,
@@ -202,7 +209,7 @@ class Limiter(Attached):
             key_func,
             meta_limits,
             per_method=per_method,
-            methods=frozenset(method.upper() for method in methods or ()),
+            methods=named_methods(methods or ()),
             message=error_message,
             exempt_when=exempt_when,
             override_defaults=override_defaults,
@@ -213,15 +220,9 @@ class Limiter(Attached):
 
     def exempt(self, obj: Any = None, *, flags: ExemptionScope = _EXEMPT) -> Any:
         """Exempt a view or a blueprint; also a decorator."""
-        exemption = Exemption(
-            application=bool(flags & ExemptionScope.APPLICATION),
-            others=bool(flags & ExemptionScope.DEFAULT),
-            nested=bool(flags & ExemptionScope.DESCENDENTS),
-            inherited=bool(flags & ExemptionScope.ANCESTORS),
-        )
         if obj is None:
-            return partial(self._exempt, exemption=exemption)
-        return self._exempt(obj, exemption)
+            return partial(self._exempt, exemption=flags)
+        return self._exempt(obj, flags)
 
     def request_filter(self, fn: Callable[[], Any]) -> Callable[[], Any]:
         """Exempt every request of which a function says so."""
@@ -244,6 +245,7 @@ class Limiter(Attached):
             installed.enter()
         elif not verdict.allowed:
             raise _exceeded(verdict, None)
+        installed.enter_view()
 
     @property
     def current_limit(self) -> RequestLimit | None:
@@ -282,7 +284,7 @@ class Limiter(Attached):
     def _setup(self, found: dict[str, Any], app_config: Mapping[str, Any]) -> Setup:
         more = {"timeout": _TIMEOUT, **config.options(found.get("storage_options") or {})}
         uri = found.get("storage_uri")
-        if uri is None:
+        if not uri:
             warnings.warn(
                 "no storage_uri: each process counts for itself, in memory",
                 UserWarning,
@@ -295,19 +297,18 @@ class Limiter(Attached):
         name = state_name("flask", *filter(None, [found.get("key_prefix")]))
         algorithm = config.algorithm(found.get("strategy", "fixed-window"))
         base = Decider("1/second", store=config.store(uri or "memory://"), **more)
-        self._bases.append(base)
         here = Decider("1/second", store="memory://")
         names = {key: app_config.get(key, name) for key, name in config.HEADERS.items()}
         names |= {f"RATELIMIT_HEADER_{key.name}": name for key, name in self._header_names.items()}
         enabled = bool(found.get("headers_enabled"))
         return Setup(
             name=name,
+            base=base,
             make=maker(base, algorithm, more),
             identity=self._identity,
             application=_limits(found, "application_limits"),
             default=_limits(found, "default_limits"),
             on_denied=found.get("on_breach"),
-            default_unmatched=False,
             limit_options=True,
             write=partial(_write, self, names) if enabled else _write_nothing,
             refuse=_exceeded,
@@ -388,9 +389,14 @@ def _identity(key_func: Any) -> Identity:
         return _by_remote_address
     if not callable(key_func):
         raise InvalidSetting(f"key_func is {key_func!r}: accepted is a function")
-    return by_key(key_func)
+
+    def key() -> Any:
+        """What the function says, as text: Flask-Limiter takes anything."""
+        said = key_func()
+        return said if said is None or isinstance(said, bytes) else str(said)
+
+    return by_key(key)
 
 
-def _by_remote_address(request: Request, trusted: Iterable[Network]) -> Subject:  # noqa: ARG001 (none is)
-    found = get_remote_address()
-    return Subject(found, found)
+def _by_remote_address(request: Request, trusted: Iterable[Network]) -> str:  # noqa: ARG001 (none is)
+    return get_remote_address()

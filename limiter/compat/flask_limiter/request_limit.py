@@ -48,6 +48,14 @@ class Amount(NamedTuple):
         return f"{self.amount} per {self.multiples} {self.unit}"
 
 
+class Window(NamedTuple):
+    """How a limit stands."""
+
+    reset_time: int
+    """When it is whole again, in seconds since 1970."""
+    remaining: int
+
+
 class RequestLimit:
     """One limit, and what was decided.
 
@@ -73,9 +81,9 @@ class RequestLimit:
         self.retry_after = decision.retry_after
 
     @property
-    def window(self) -> tuple[int, int]:
+    def window(self) -> Window:
         """When it is whole again, and what is left."""
-        return self.reset_at, self.remaining
+        return Window(self.reset_at, self.remaining)
 
 
 def request_limits(verdict: Verdict) -> list[RequestLimit]:

@@ -1,0 +1,398 @@
+"""Which limits hold, and when they are asked: one application, both libraries, as in ``test_compat``."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask, Response, g, request
+from flask.views import MethodView
+
+from limiter.demo.servers import HOST, free_port
+from tests.flask.support import ask
+from tests.flask.test_compat import (
+    OURS,
+    THEIRS,
+    Library,
+    answers,
+    limiter,
+    quiet,
+    route,
+    same,
+    saying,
+)
+
+__all__ = ["quiet"]
+
+#: Names of flags with a bar between; empty: the flags of ``exempt`` by itself; None: not exempt.
+ID = uuid.UUID(int=7)
+FLAGS = [
+    None,
+    "",
+    "NONE",
+    "DEFAULT",
+    "APPLICATION",
+    "META",
+    "DESCENDENTS",
+    "DEFAULT|DESCENDENTS",
+    "ANCESTORS",
+    "DEFAULT|ANCESTORS",
+]
+
+
+def exempt(library: Library, limits: Any, target: Any, names: str | None) -> Any:
+    """Exempt it with the flags of these names."""
+    if names is None:
+        return target
+    flags = library.ExemptionScope.NONE
+    for name in filter(None, names.split("|")):
+        flags |= library.ExemptionScope[name]
+    more = {"flags": flags} if names else {}
+    return limits.exempt(target, **more)
+
+
+#: Factors of the application's limit, and of all others: either decides by itself, so that it does not
+#: matter who else is charged for a request that one denies.
+FACTORS = [(99, 1), (1, 99)]
+
+
+@pytest.mark.parametrize("names", FLAGS, ids=str)
+@pytest.mark.parametrize("override", [True, False])
+@pytest.mark.parametrize(("whole", "each"), FACTORS)
+def test_a_view_that_is_exempt(names: str | None, override: bool, whole: int, each: int) -> None:
+    """In a blueprint with a limit, and without one; with a limit of its own, and without one."""
+
+    def write(library: Library, app: Flask) -> None:
+        more = {"application_limits": [f"{7 * whole}/minute"]}
+        limits = limiter(library, app, default_limits=[f"{2 * each}/minute"], **more)
+        shop = Blueprint("shop", "shop", url_prefix="/shop")
+        limits.limit(f"{3 * each}/minute")(shop)
+        for place in (shop, app):
+            own = limits.limit(f"{4 * each}/minute", override_defaults=override)
+            name = "in" if place is shop else "out"
+            free = exempt(library, limits, saying(f"{name}_free"), names)
+            place.add_url_rule("/free", "free", free)
+            both = exempt(library, limits, own(saying(f"{name}_both")), names)
+            place.add_url_rule("/both", "both", both)
+        app.register_blueprint(shop)
+
+    paths = ("/shop/free", "/shop/both", "/free", "/both")
+    same(write, *[path for path in paths for _ in range(5)], fields=())
+
+
+PAIRS = [*itertools.product(FLAGS[:4], FLAGS), *itertools.product(FLAGS[4:], FLAGS[:2])]
+
+
+@pytest.mark.parametrize(("outside", "inside"), PAIRS, ids=str)
+@pytest.mark.parametrize("override", [True, False])
+@pytest.mark.parametrize(("whole", "each"), FACTORS)
+def test_blueprints_that_are_exempt(
+    outside: str | None, inside: str | None, override: bool, whole: int, each: int
+) -> None:
+    """One on another, both with limits."""
+
+    def write(library: Library, app: Flask) -> None:
+        more = {"application_limits": [f"{7 * whole}/minute"]}
+        limits = limiter(library, app, default_limits=[f"{2 * each}/minute"], **more)
+        outer = Blueprint("outer", "outer")
+        inner = Blueprint("inner", "inner", url_prefix="/in")
+        limits.limit(f"{4 * each}/minute")(outer)
+        limits.limit(f"{3 * each}/minute", override_defaults=override)(inner)
+        outer.add_url_rule("/a", "a", saying("outer_a"))
+        inner.add_url_rule("/a", "a", saying("inner_a"))
+        own = limits.limit(f"{5 * each}/minute")
+        inner.add_url_rule("/own", "own", own(saying("inner_own")))
+        outer.register_blueprint(inner)
+        exempt(library, limits, outer, outside)
+        exempt(library, limits, inner, inside)
+        app.register_blueprint(outer)
+
+    paths = ("/a", "/in/a", "/in/own")
+    same(write, *[path for path in paths for _ in range(6)], fields=())
+
+
+@pytest.mark.parametrize("override", [True, False])
+def test_three_blueprints_on_each_other(override: bool) -> None:
+    """The nearest decides whether those further out hold, or all of them do."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+        outer, middle, inner = (
+            Blueprint(name, name, url_prefix=f"/{name}") for name in ("outer", "middle", "inner")
+        )
+        inner.add_url_rule("/a", "a", saying("a"))
+        limits.limit("2/minute")(outer)
+        limits.limit("4/minute", override_defaults=override)(middle)
+        middle.register_blueprint(inner)
+        outer.register_blueprint(middle)
+        app.register_blueprint(outer)
+
+    assert same(write, *["/outer/middle/inner/a"] * 3, fields=()) == [200, 200, 429]
+
+
+def test_a_limit_of_other_methods() -> None:
+    """Beside it holds the default, and not the blueprint's limit; HEAD is not GET."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["2/minute"])
+        shop = Blueprint("shop", "shop")
+        limits.limit("1/minute")(shop)
+        posts = limits.limit("4/minute", methods=["POST"])
+        shop.add_url_rule("/posts", "posts", posts(saying("posts")), methods=["GET", "POST"])
+        gets = limits.limit("1/minute", methods=["get"])
+        shop.add_url_rule("/gets", "gets", gets(saying("gets")))
+        app.register_blueprint(shop)
+
+    assert same(write, *["/posts"] * 3, "POST /posts", fields=()) == [200, 200, 429, 200]
+    assert same(write, "/gets", "HEAD /gets", "HEAD /gets", "/gets") == [200, 200, 200, 429]
+
+
+def test_options_that_flask_answers_by_itself() -> None:
+    """They count for the application and the default, and never for what is written on a view."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["2/minute"], application_limits=["9/minute"])
+        route(app, "/own", limits.limit("1/minute")(saying("own")))
+        route(app, "/default")
+
+    own = ["OPTIONS /own", "OPTIONS /own", "/own", "/own"]
+    assert same(write, *own, fields=()) == [200, 200, 200, 429]
+    assert same(write, *["OPTIONS /default"] * 3) == [200, 200, 429]
+    assert same(write, *["OPTIONS /own"] * 10, fields=()) == [200] * 9 + [429]
+
+
+def test_a_view_s_limits_are_asked_when_it_is_called() -> None:
+    """What later hooks and other decorators have found out is known; whom these stop is not charged."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["9/minute"])
+
+        def by_user(view: Any) -> Any:
+            return limits.limit("2/minute", key_func=lambda: g.user)(view)
+
+        @app.before_request
+        def login() -> tuple[str, int] | None:
+            g.user = request.args.get("user")
+            return None if g.user else ("who?", 401)
+
+        def named(view: Any) -> Any:
+            def inside() -> Any:
+                g.name = request.args.get("name")
+                return view() if g.name else ("name?", 403)
+
+            inside.__name__ = inside.__qualname__ = view.__name__
+            inside.__dict__.update(vars(view))
+            return inside
+
+        route(app, "/a", by_user(saying("a")))
+        says = limits.limit(lambda: g.user)
+        route(app, "/says", says(saying("says")))
+        by_name = limits.limit("1/minute", key_func=lambda: g.name)
+        route(app, "/name", limits.limit("3/minute")(named(by_name(saying("name")))))
+
+    assert same(write, "/a", "/a", "/a", "/a?user=1", "/a?user=1", "/a?user=1", fields=()) == [
+        *[401] * 3,
+        200,
+        200,
+        429,
+    ]
+    assert same(write, *["/says?user=1/hour"] * 2, fields=()) == [200, 429]
+    calls = [*["/name?user=1"] * 4, *["/name?user=1&name=1"] * 2, "/name?user=1&name=2"]
+    assert same(write, *calls, fields=()) == [403, 403, 403, 403, 200, 429, 200]
+
+
+def test_each_call_of_a_helper_counts() -> None:
+    """For the route that calls it; a denial that the view catches stays one."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        sms = limits.limit("3/hour")(saying("sent"))
+
+        def view() -> str:
+            found = []
+            for _ in range(2):
+                try:
+                    found.append(sms())
+                except Exception as error:
+                    found.append(type(error).__name__)
+            return " ".join(found)
+
+        route(app, "/a", view)
+        route(app, "/b", lambda: view())
+
+    mine, others = answers(write, "/a", "/a", "/a", "/b")
+
+    assert [answer.text for answer in mine] == [
+        "sent sent",
+        "sent RateLimitExceeded",
+        "RateLimitExceeded RateLimitExceeded",
+        "sent sent",
+    ]
+    assert [answer.text for answer in mine] == [answer.text for answer in others]
+
+
+def test_the_default_beside_a_helper_s_limit() -> None:
+    """Difference: from the second request on, theirs takes the helper's for the view's; ours does not."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+        helper = limits.limit("3/minute")(saying("help"))
+        route(app, "/a", lambda: helper())
+
+    mine, others = answers(write, *["/a"] * 3)
+
+    assert [answer.status_code for answer in mine] == [200, 429, 429]
+    assert [answer.status_code for answer in others] == [200, 200, 200]
+
+
+def test_methods_of_a_class_count_once() -> None:
+    """With limits on the class and on its method, which are asked together."""
+    app = Flask("app")
+    limits = limiter(OURS, app)
+
+    class Methods(MethodView):
+        decorators = [limits.limit("9/minute")]  # noqa: RUF012
+
+        @limits.limit("2/minute")
+        def get(self) -> str:
+            return " ".join(str(limit.remaining) for limit in limits.current_limits)
+
+    app.add_url_rule("/a", view_func=Methods.as_view("a"))
+
+    assert [answer.text for answer in ask(app, "/a", "/a")] == ["8 1", "7 0"]
+
+
+@pytest.mark.parametrize("said", ["host", "", None, 7])
+def test_a_scope_that_a_function_says_of_each_request(said: Any) -> None:
+    """Of its endpoint; a class of views has one too. Nothing is the endpoint."""
+    seen: dict[Library, list[str]] = {OURS: [], THEIRS: []}
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+
+        def scope(endpoint: str) -> Any:
+            seen[library].append(endpoint)
+            return request.args.get("host") if said == "host" else said
+
+        class Methods(MethodView):
+            decorators = [limits.shared_limit("2/minute", scope=scope)]  # noqa: RUF012
+
+            def get(self) -> str:
+                return "get"
+
+        app.add_url_rule("/class", view_func=Methods.as_view("class"))
+        route(app, "/a", limits.shared_limit("2/minute", scope=scope)(saying("a")))
+
+    calls = [*["/a?host=1"] * 2, "/class?host=1", "/a?host=2", "/class", "/a"]
+    same(write, *calls, fields=())
+    assert seen[OURS] == seen[THEIRS]
+
+
+def test_a_fallback_that_a_function_says() -> None:
+    """Once in a request, though a view's limits are asked after the application's."""
+    gone = f"redis://{HOST}:{free_port()}/0"
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(
+            library,
+            app,
+            application_limits=["9/minute"],
+            storage_uri=gone,
+            in_memory_fallback=["2/minute"],
+        )
+        route(app, "/own", limits.limit("1/minute")(saying("own")))
+        route(app, "/a")
+
+    assert same(write, *["/a"] * 3, fields=()) == [200, 200, 429]
+    assert same(write, *["/own"] * 3, fields=()) == [200, 200, 429]
+
+    app = Flask("app")
+    says = {"limit": "1/minute"}
+    limiter(
+        OURS,
+        app,
+        storage_uri=gone,
+        default_limits=["9/minute"],
+        in_memory_fallback=[lambda: says["limit"]],
+    )
+    route(app, "/a")
+    assert [answer.status_code for answer in ask(app, "/a", "/a")] == [200, 429]
+    says["limit"] = ""
+    assert [answer.status_code for answer in ask(app, "/a")] == [200]
+
+
+def test_switched_off_and_on_again() -> None:
+    """While the application runs, as tests do it."""
+    made: list[Any] = []
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+        made.append(limits)
+        route(app, "/own", limits.limit("1/minute")(saying("own")))
+        route(app, "/a")
+
+        def switch() -> str:
+            limits.enabled = not limits.enabled
+            return "switched"
+
+        route(app, "/switch", limits.exempt(switch))
+
+    calls = ["/a", "/a", "/own", "/own"]
+    found = same(write, *calls, "/switch", *calls, "/switch", *calls, fields=())
+    assert found == [200, 429, 200, 429, 200, 200, 200, 200, 200, 200, 429, 429, 429, 429]
+
+
+def test_check_asks_a_view_s_limits_too() -> None:
+    """In a hook, before the view; it does not count again when the view is called."""
+    app = Flask("app")
+    limits = limiter(OURS, app)
+    app.before_request(limits.check)
+    route(app, "/a", limits.limit("2/minute")(saying("a")))
+
+    assert [answer.status_code for answer in ask(app, *["/a"] * 3)] == [200, 200, 429]
+
+
+def test_settings_that_say_nothing() -> None:
+    """An empty list leaves the limits to the configuration; an empty address is none."""
+
+    def write(library: Library, app: Flask) -> None:
+        app.config.update(
+            RATELIMIT_DEFAULT="1/minute", RATELIMIT_APPLICATION="4/hour", RATELIMIT_STORAGE_URI=""
+        )
+        with pytest.warns(UserWarning, match="memory"):
+            limiter(library, app, default_limits=[], application_limits=[], storage_uri="")
+        route(app, "/a")
+        for name in "bcdef":
+            route(app, f"/{name}")
+
+    assert same(write, "/a", "/a", fields=()) == [200, 429]
+    assert same(write, *[f"/{name}" for name in "abcdef"], fields=()) == [*[200] * 4, 429, 429]
+
+
+def test_keys_that_a_function_says() -> None:
+    """Theirs takes anything, as text."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        says = {"float": 1.5, "true": True, "tuple": ("a", None), "bytes": b"a", "id": ID}
+        for name, said in says.items():
+            by_key = limits.limit("1/minute", key_func=lambda said=said: said)
+            route(app, f"/{name}", by_key(saying(name)))
+
+    calls = [f"/{name}" for name in ("float", "true", "tuple", "bytes", "id")]
+    assert same(write, *calls, *calls) == [200] * 5 + [429] * 5
+
+
+def test_what_a_view_s_own_response_says() -> None:
+    """Difference: theirs says its fields beside those of the view; ours in their place."""
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["2/minute"])
+        route(app, "/a", lambda: Response("a", headers={"X-RateLimit-Limit": "7"}))
+
+    mine, others = (found[0].headers for found in answers(write, "/a"))
+
+    assert mine.getlist("X-RateLimit-Limit") == ["2"]
+    assert others.getlist("X-RateLimit-Limit") == ["7", "2"]
