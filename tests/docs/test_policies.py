@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from limiter.command import cli
+from limiter.policyfile import InvalidPolicyFile, watch
 from limiter.policyfile.reading import _TOP
 from limiter.policyfile.schema import POLICY_KEYS
 from tests.wsgi.support import ask
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "policies.md").read_text()
 EXAMPLE = (ROOT / "docs" / "policies.example.toml").read_text()
 (CONSOLE,) = re.findall(r"^```console\n(.*?)^```$", PAGE, re.M | re.S)
-(CODE,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+CODE, CONFIGURATION = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
 
 def test_commands_print_what_stands_below_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,5 +53,17 @@ def test_a_middleware_takes_policies(
     app = shown["application"]
     assert [int(ask(app).status[:3]) for _ in range(3)] == [200, 200, 429]
     path.write_text(f"[policies.{subject}]\nlimits = '3/hour'\n")
+    assert shown["policies"].reload()
+    # A worker that starts while the file is wrong begins with the last good text; a first start stops.
+    exec(CONFIGURATION, shown)  # noqa: S102 (it is ours)
+    shown["on_starting"](None)
+    path.write_text("nonsense")
+    exec(CODE.replace("redis://127.0.0.1:6379/0", store), shown)  # noqa: S102 (it is ours)
+    assert list(shown["policies"].current.guards) == [subject]
+    monkeypatch.setattr(watch, "_kept", {})
+    with pytest.raises(InvalidPolicyFile):
+        shown["on_starting"](None)
+    path.write_text(f"[policies.{subject}]\nlimits = '3/hour'\n")
+    app = shown["application"]
     assert shown["policies"].reload()
     assert [int(ask(app).status[:3]) for _ in range(2)] == [200, 429]

@@ -237,6 +237,19 @@ def test_settings_come_from_the_users_environment() -> None:
         assert environment["LIMITER_TRUSTED_PROXIES"] == f"{subnet},127.0.0.1/32"
         assert environment["LIMITER_TIMEOUT"] == "1"
         assert environment["LIMITER_NAME"] is None  # unset, and not empty
+        assert not environment["LIMITER_POLICIES"]
+        (mount,) = compose["services"][name]["volumes"]
+        assert (mount["source"], mount["target"]) == ("/dev/null", "/policies.toml")
+
+
+def test_a_policy_file_is_mounted_where_it_is_looked_for() -> None:
+    compose = read_compose(LIMITER_POLICIES="./docs/service.toml")
+    for name in ("app-1", "app-2"):
+        service = compose["services"][name]
+        (mount,) = service["volumes"]
+        assert mount["source"] == str(ROOT / "docs/service.toml")
+        assert mount["read_only"]
+        assert mount["target"] == service["environment"]["LIMITER_POLICIES"]
 
 
 def test_the_image_runs_as_nobody_and_copies_what_there_is() -> None:
