@@ -210,6 +210,13 @@ async def test_keys_costs_rules_and_limiters() -> None:
 
     assert [(await ask(app, "/orgs/a")).status for _ in range(3)] == [200, 200, 429]
     assert (await ask(app, "/orgs/b")).headers["ratelimit"] == '"route";r=2;t=60'
+    for path, subject in (("/int", 42), ("/str", "x"), ("/tuple", ("x", 42))):
+
+        def whom(request: object, trusted: object, subject: Any = subject) -> Any:
+            return subject
+
+        app.get(path, dependencies=[by("1/minute", key=whom)])(hello)
+        assert [(await ask(app, path)).status for _ in range(2)] == [200, 429]
     assert (await ask(app, "/limiter")).headers["ratelimit"] == '"own";r=0;t=60'
     assert (await ask(app, "/rule")).status == 429
     assert (await ask(app, "/guard")).status == 429

@@ -128,6 +128,16 @@ def test_keys_costs_and_forms() -> None:
     assert ask(app).code == 400
 
 
+@pytest.mark.parametrize("subject", [42, "x", ("x", 42)])
+def test_a_function_says_for_whom(subject: Any) -> None:
+    def whom(request: Request, trusted: Any) -> Any:
+        return subject
+
+    app = LimiterMiddleware(hello, "1/minute", store=MEMORY, key=whom)
+
+    assert [ask(app, REMOTE_ADDR=f"192.0.2.{one}").code for one in (1, 2)] == [200, 429]
+
+
 def test_what_can_never_pass_is_too_large() -> None:
     def cost(request: Request, trusted: Any) -> int:
         return request.size
