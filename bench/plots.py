@@ -8,8 +8,8 @@ from typing import Any
 from bench.goals import GOALS
 from bench.sections import Figures, Section
 
-_COLOURS = ("#3b6fb6", "#e08a2b", "#4c9a5b")
-_GOAL = "#b3261e"
+COLOURS = ("#3b6fb6", "#e08a2b", "#4c9a5b")
+GOAL = "#b3261e"
 
 
 def draw(section: Section, folder: Path) -> list[str]:
@@ -74,7 +74,7 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
             [y for y, _ in shown],
             [spread.median for _, spread in shown],
             height=height * 0.92,
-            color=_COLOURS[index % len(_COLOURS)],
+            color=COLOURS[index % len(COLOURS)],
             label=server,
             xerr=[
                 [spread.median - spread.low for _, spread in shown],
@@ -92,7 +92,7 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
     for row, name in enumerate(names):
         if name in goals:
             label = "_" if drawn else "goal: at most"
-            axes.plot([goals[name]] * 2, [row - 0.45, row + 0.45], color=_GOAL, lw=2, label=label)
+            axes.plot([goals[name]] * 2, [row - 0.45, row + 0.45], color=GOAL, lw=2, label=label)
             drawn = True
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.55)
@@ -104,7 +104,7 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
         ncols=4,
         frameon=False,
     )
-    return [_save(figure, folder, file)]
+    return [save(figure, folder, file)]
 
 
 def _threads(figures: Figures, folder: Path) -> list[str]:
@@ -121,7 +121,7 @@ def _threads(figures: Figures, folder: Path) -> list[str]:
             style = "--" if "redis-py" in what else "-"
             label = f"{what}, {server.removesuffix(', threads')}"
             xs, ys = zip(*points, strict=True)
-            colour = _COLOURS[index % len(_COLOURS)]
+            colour = COLOURS[index % len(COLOURS)]
             axes.plot(xs, ys, style, marker="o", color=colour, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks([1, 8, 32, 64], ["1", "8", "32", "64"])
@@ -129,7 +129,7 @@ def _threads(figures: Figures, folder: Path) -> list[str]:
     axes.set_ylabel("thousand calls a second")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
-    return [_save(figure, folder, "threads")]
+    return [save(figure, folder, "threads")]
 
 
 def _layers(figures: Figures, folder: Path) -> list[str]:
@@ -149,7 +149,7 @@ def _layers(figures: Figures, folder: Path) -> list[str]:
     axes.invert_yaxis()
     axes.set_xlabel("time / redis-py's evalsha of return 1")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return [_save(figure, folder, "profile")]
+    return [save(figure, folder, "profile")]
 
 
 def _requests(section: Section, folder: Path) -> list[str]:
@@ -183,7 +183,7 @@ def _requests(section: Section, folder: Path) -> list[str]:
             ):
                 ys = [at[count].get(field, 0.0) for count in connections if count in at]
                 label = algorithm if column == 0 else "_"
-                colour = _COLOURS[index % len(_COLOURS)]
+                colour = COLOURS[index % len(COLOURS)]
                 axes.bar(xs, ys, width=width * 0.92, color=colour, label=label)
         kept = "keep-alive" if keep else "no keep-alive"
         grid[0][column].set_title(f"{limit} limit, {kept}")
@@ -192,10 +192,11 @@ def _requests(section: Section, folder: Path) -> list[str]:
     grid[0][0].set_ylabel("requests a second")
     grid[1][0].set_ylabel("99 % answered within, ms")
     grid[0][0].legend(frameon=False, fontsize=8)
-    return [_save(figure, folder, "ab")]
+    return [save(figure, folder, "ab")]
 
 
-def _save(figure: Any, folder: Path, name: str) -> str:
+def save(figure: Any, folder: Path, name: str) -> str:
+    """Write a figure into the folder; the name of its file."""
     from matplotlib import pyplot
 
     file = f"{name}.png"

@@ -53,7 +53,7 @@ def _plain(figures: Figures) -> dict[str, Any]:
 
 def write(parent: Path, description: str, run: Run, sections: list[Section]) -> Path:
     """Write the folder, and return it."""
-    folder = _folder(parent, f"{run.date}-{description}")
+    folder = new_folder(parent, f"{run.date}-{description}")
     with (folder / "results.json").open("w") as file:
         json.dump(as_json(run, sections), file, indent=1)
         file.write("\n")
@@ -62,7 +62,8 @@ def write(parent: Path, description: str, run: Run, sections: list[Section]) -> 
     return folder
 
 
-def _folder(parent: Path, name: str) -> Path:
+def new_folder(parent: Path, name: str) -> Path:
+    """Make a folder of that name; of another one, where there is one already."""
     parent.mkdir(parents=True, exist_ok=True)
     for number in range(1, 1000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
@@ -87,7 +88,7 @@ def _markdown(run: Run, sections: list[Section], pictures: dict[str, list[str]])
     judged = goals.judge(sections)
     if judged:
         lines += ["## Goals", ""]
-        lines += [_sentence(judged), "", *_rows(goals.table(judged)), ""]
+        lines += [_sentence(judged), "", *markdown(goals.table(judged)), ""]
     for section in sections:
         lines += [f"## {section.title}", "", section.text, ""]
         lines += [f"*Not measured*: {note}\n" for note in section.notes]
@@ -95,7 +96,7 @@ def _markdown(run: Run, sections: list[Section], pictures: dict[str, list[str]])
             lines += [f"![{section.title}]({picture})", ""]
         for table in section.tables:
             if table.rows:
-                lines += [f"### {table.title}", "", *_rows(table), ""]
+                lines += [f"### {table.title}", "", *markdown(table), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -116,7 +117,9 @@ def _code(name: str, value: str) -> str:
     return f"`{value}`" if name == "command" else value
 
 
-def _rows(table: Table) -> list[str]:
+def markdown(table: Table) -> list[str]:
+    """The lines of a table."""
+
     def line(cells: Any) -> str:
         return "| " + " | ".join(re.sub(r"\|", r"\\|", str(cell)) for cell in cells) + " |"
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.accuracy.plots import _OURS, in_last_period, style
+from bench.accuracy.plots import OURS, in_last_period, style
 from bench.accuracy.simulated import policies
-from bench.plots import _COLOURS, _GOAL
+from bench.plots import COLOURS, GOAL
 from limiter import Concurrency, LeakyBucket, Limiter, RateLimited
 from limiter.client import Lease
 from limiter.policies import Policy
@@ -96,18 +96,18 @@ def draw(file: Path = FILE) -> None:
         axes.hist(
             [at_us / 1e6 for at_us in admitted_us],
             bins,
-            color=_OURS,
+            color=OURS,
             label="admitted, in half a second" if first else "_",
         )
         lasts_us, what = (TAKES_US, "held") if policy.leases else (PERIOD_US, "in the last 10 s")
         xs, ys = in_last_period(admitted_us, lasts_us)
-        axes.step(xs, ys, where="post", color=_COLOURS[1], lw=1.2, label=what if first else "_")
-        axes.axhline(policy.limit, color=_GOAL, lw=0.8, ls=":", label="limit" if first else "_")
+        axes.step(xs, ys, where="post", color=COLOURS[1], lw=1.2, label=what if first else "_")
+        axes.axhline(policy.limit, color=GOAL, lw=0.8, ls=":", label="limit" if first else "_")
         if isinstance(policy, LeakyBucket):
             leaves = [(one.at_us + one.delay_us) / 1e6 for one in found if one.admitted]
-            axes.plot(leaves, [-1.4] * len(leaves), "|", color=_COLOURS[2], ms=5, mew=1)
+            axes.plot(leaves, [-1.4] * len(leaves), "|", color=COLOURS[2], ms=5, mew=1)
             axes.text(
-                _END_S, 2.2, "after delay", fontsize=7, color=_COLOURS[2], va="center", ha="right"
+                _END_S, 2.2, "after delay", fontsize=7, color=COLOURS[2], va="center", ha="right"
             )
         title = f"{name} ({what})" if policy.leases else name
         axes.set_title(f"{title}: {len(admitted_us)} of {len(found)}, at most {max(ys)}")

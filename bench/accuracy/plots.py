@@ -9,9 +9,9 @@ from typing import Any
 from bench.accuracy.contenders import Contender
 from bench.accuracy.effort import Effort
 from bench.accuracy.realtime import Found, title
-from bench.plots import _COLOURS, _GOAL, _save
+from bench.plots import COLOURS, GOAL, save
 
-_OURS, _THEIRS, _AHEAD = _COLOURS[0], "#8a94a6", _COLOURS[1]
+OURS, _THEIRS, _AHEAD = COLOURS[0], "#8a94a6", COLOURS[1]
 
 
 def draw(
@@ -54,7 +54,7 @@ def _most(rows: Sequence[Mapping[str, Any]], effort: Effort, folder: Path) -> st
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.34 * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
         most = max(row["most_exact"] or 0, row["most_real"] or 0)
-        colour = _OURS if row["library"] == "slotgate" else _THEIRS
+        colour = OURS if row["library"] == "slotgate" else _THEIRS
         axes.barh(place - 0.19, most, height=0.36, color=colour)
         _number(axes, most, row["bound"], place - 0.19)
         if row["most_ahead"] is not None:
@@ -62,15 +62,13 @@ def _most(rows: Sequence[Mapping[str, Any]], effort: Effort, folder: Path) -> st
             axes.barh(place + 0.19, row["most_ahead"], height=0.36, color=_AHEAD, label=label)
             _number(axes, row["most_ahead"], row["bound"], place + 0.19)
         label = "bound of its kind" if place == 0 else "_"
-        axes.plot(
-            [row["bound"]] * 2, [place - 0.42, place + 0.42], color=_GOAL, lw=1.5, label=label
-        )
+        axes.plot([row["bound"]] * 2, [place - 0.42, place + 0.42], color=GOAL, lw=1.5, label=label)
     axes.axvline(effort.limit, color="#333333", lw=0.8, ls=":", label=f"limit {effort.limit}")
     axes.set_yticks(range(len(rows)), [_named(row) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(f"most admitted in any {effort.period_us / 1e6:g} s")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return _save(figure, folder, "most")
+    return save(figure, folder, "most")
 
 
 def _number(axes: Any, most: int, bound: int, y: float) -> None:
@@ -94,7 +92,7 @@ def _over_time(real: Sequence[tuple[Contender, Found]], effort: Effort, folder: 
         sharey=True,
         squeeze=False,
     )
-    shown = (("window's own seam", _OURS), ("a clock ahead", _AHEAD))
+    shown = (("window's own seam", OURS), ("a clock ahead", _AHEAD))
     for place, axes in enumerate(grid.flat):
         if place >= len(real):
             axes.set_axis_off()
@@ -108,14 +106,14 @@ def _over_time(real: Sequence[tuple[Contender, Found]], effort: Effort, folder: 
                     xs, ys, where="post", color=colour, lw=0.9, label=load if not place else "_"
                 )
         axes.axhline(effort.limit, color="#333333", lw=0.7, ls=":")
-        axes.axhline(contender.bound, color=_GOAL, lw=0.8)
+        axes.axhline(contender.bound, color=GOAL, lw=0.8)
         axes.set_title(title(contender), fontsize=7.5)
         axes.tick_params(labelsize=7)
         if place + columns >= len(real):
             axes.set_xlabel("seconds", fontsize=7)
     figure.supylabel("admitted in the last period", fontsize=8)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return _save(figure, folder, "time")
+    return save(figure, folder, "time")
 
 
 def in_last_period(times_us: Sequence[int], period_us: int) -> tuple[list[float], list[int]]:
@@ -137,7 +135,7 @@ def _retry(real: Sequence[tuple[Contender, Found]], folder: Path) -> str:
     figure, axes = pyplot.subplots(figsize=(8, 1.1 + 0.24 * len(shown)), layout="constrained")
     for place, (contender, found) in enumerate(shown):
         median, low, high = (value / 1e3 for value in found.error_us or (0, 0, 0))
-        colour = _OURS if contender.ours else _THEIRS
+        colour = OURS if contender.ours else _THEIRS
         axes.plot([low, high], [place, place], color=colour, lw=5, solid_capstyle="butt")
         axes.plot([median], [place], "|", color="#111111", ms=9, mew=1.5)
     axes.axvline(0, color="#333333", lw=0.7)
@@ -147,4 +145,4 @@ def _retry(real: Sequence[tuple[Contender, Found]], folder: Path) -> str:
     axes.set_xlabel(
         "told less true, milliseconds (left: sent away too early, right: told to wait too long)"
     )
-    return _save(figure, folder, "retry")
+    return save(figure, folder, "retry")

@@ -13,7 +13,7 @@ from bench.accuracy.bounds import BOUNDS
 from bench.accuracy.contenders import Contender
 from bench.accuracy.effort import Effort
 from bench.accuracy.realtime import Found, title
-from bench.report import Run, _folder, _rows
+from bench.report import Run, markdown, new_folder
 from bench.sections import Table
 from limiter.policies import Policy
 
@@ -135,7 +135,7 @@ def _plain(found: simulated.Found) -> dict[str, Any]:
 
 def write(parent: Path, name: str, run: Run, results: Results) -> Path:
     """Write the folder, and return it."""
-    folder = _folder(parent, f"{run.date}-{name}")
+    folder = new_folder(parent, f"{run.date}-{name}")
     with (folder / "results.json").open("w") as file:
         json.dump(as_json(run, results), file, indent=1)
         file.write("\n")
@@ -171,7 +171,7 @@ def _markdown(run: Run, results: Results, pictures: Mapping[str, str]) -> str:
     lines += [f"*Not measured*: {note}\n" for note in results.notes]
     lines += [f"## {per}, at most in one period", ""]
     lines += [f"![The most in one period]({pictures['most']})", ""]
-    lines += [*_rows(_table(results)), ""]
+    lines += [*markdown(_table(results)), ""]
     if results.real:
         lines += [f"## In real time, on {results.real_server}", "", *_real(results, pictures)]
     for server, measured in results.exact.items():
@@ -275,7 +275,7 @@ def _real(results: Results, pictures: Mapping[str, str]) -> list[str]:
         "",
         f"![What the last period admitted]({pictures['time']})",
         "",
-        *_rows(Table("", ["algorithm", "bound", *loads], most)),
+        *markdown(Table("", ["algorithm", "bound", *loads], most)),
         "",
         "### `retry_after` less the time until it opened, in milliseconds",
         "",
@@ -284,7 +284,7 @@ def _real(results: Results, pictures: Mapping[str, str]) -> list[str]:
         "",
         f"![The error of retry_after]({pictures['retry']})",
         "",
-        *_rows(Table("", asked, retry)),
+        *markdown(Table("", asked, retry)),
         "",
     ]
 
@@ -313,4 +313,4 @@ def _exact(measured: Sequence[tuple[str, Policy, Loads]]) -> list[str]:
         *("algorithm", "limit", "most in P/4", "in P", "in 2 P", "in 5 P"),
         *("under-admission", "denied at the rate", "denials", "`retry_after`: error, us"),
     ]
-    return [*_rows(Table("", columns, rows)), ""]
+    return [*markdown(Table("", columns, rows)), ""]
