@@ -279,7 +279,8 @@ class FlaskLimiter(Attached):
         none. What one of the functions raises is answered as an error, never as a pass.
 
         Raises:
-            InvalidPolicy, InvalidSetting, InvalidCost: An argument makes no sense.
+            InvalidPolicy, InvalidSetting, InvalidCost: An argument makes no sense. What only shows by
+                the application's algorithm is raised by ``init_app``, where that comes later.
 
         """
         return self._declare(
@@ -306,7 +307,8 @@ class FlaskLimiter(Attached):
 
         Args:
             limits: As in ``limit``.
-            scope: The name, which may stand in several calls; or a function of the endpoint.
+            scope: The name, which may stand in several calls; or a function of the endpoint that says
+                it for each request, a host for example.
             more: As in ``limit``.
 
         Raises: As ``limit``.

@@ -37,11 +37,15 @@ class Installed:
             try:
                 body = inner(environ, start_response)
             except BaseException:
-                if (passage := Passage.known(environ)) is not None:
-                    passage.leave()
+                Passage.of(environ).leave()
                 raise
             passage = Passage.known(environ)
-            return body if passage is None else _Body(body, passage)
+            if passage is not None:
+                return _Body(body, passage)
+            Passage.of(
+                environ
+            ).leave()  # no limit has looked at the request: none may hold anything
+            return body
 
         app.wsgi_app = with_leases  # type: ignore[method-assign]
 
@@ -73,15 +77,12 @@ class Installed:
         if here is None:
             return
         as_called = self._finder.as_called
-        if limit in self._finder.find(here.where).own:
-            if not (
-                as_called and self._registry.on(function)
-            ):  # the innermost asks for all of them
-                self.enter_view()
-            return
-        self._ask(partial(self._finder.late, limit, function), here)
-        if not as_called:
-            here.passage.met.append(frozenset({limit}))
+        if limit not in self._finder.find(here.where).own:
+            self._ask(partial(self._finder.late, limit, function), here)
+            if not as_called:
+                here.passage.met.append(frozenset({limit}))
+        elif not (as_called and self._registry.on(function)):  # the innermost asks for all of them
+            self.enter_view()
 
     def answer(self, response: Response) -> Response:
         """Settle what waited for the response, and say in it what was decided."""

@@ -799,7 +799,8 @@ def test_names_that_are_not_offered() -> None:
     with pytest.raises(ImportError, match="Cloudflare"):
         importlib.import_module("limiter.compat.flask_limiter.contrib.util")
     limits = limiter(OURS, Flask("app"))
-    for name in ("storage", "limiter", "reset", "context", "identify_request", "limit_manager"):
+    names = ["storage", "limiter", "reset", "context", "identify_request", "limit_manager"]
+    for name in (*names, "app", "logger", "initialized"):
         with pytest.raises(AttributeError, match="not offered here"):
             getattr(limits, name)
     with pytest.raises(AttributeError, match="no attribute"):

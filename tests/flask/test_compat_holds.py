@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask, Response, g, request
+from flask import Blueprint, Flask, g, request
 from flask.views import MethodView
 
 from limiter.demo.servers import HOST, free_port
@@ -233,20 +233,6 @@ def test_each_call_of_a_helper_counts() -> None:
     assert [answer.text for answer in mine] == [answer.text for answer in others]
 
 
-def test_the_default_beside_a_helper_s_limit() -> None:
-    """Difference: from the second request on, theirs takes the helper's for the view's; ours does not."""
-
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app, default_limits=["1/minute"])
-        helper = limits.limit("3/minute")(saying("help"))
-        route(app, "/a", lambda: helper())
-
-    mine, others = answers(write, *["/a"] * 3)
-
-    assert [answer.status_code for answer in mine] == [200, 429, 429]
-    assert [answer.status_code for answer in others] == [200, 200, 200]
-
-
 def test_methods_of_a_class_count_once() -> None:
     """With limits on the class and on its method, which are asked together."""
     app = Flask("app")
@@ -383,16 +369,3 @@ def test_keys_that_a_function_says() -> None:
 
     calls = [f"/{name}" for name in ("float", "true", "tuple", "bytes", "id")]
     assert same(write, *calls, *calls) == [200] * 5 + [429] * 5
-
-
-def test_what_a_view_s_own_response_says() -> None:
-    """Difference: theirs says its fields beside those of the view; ours in their place."""
-
-    def write(library: Library, app: Flask) -> None:
-        limiter(library, app, default_limits=["2/minute"])
-        route(app, "/a", lambda: Response("a", headers={"X-RateLimit-Limit": "7"}))
-
-    mine, others = (found[0].headers for found in answers(write, "/a"))
-
-    assert mine.getlist("X-RateLimit-Limit") == ["2"]
-    assert others.getlist("X-RateLimit-Limit") == ["7", "2"]

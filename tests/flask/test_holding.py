@@ -181,6 +181,17 @@ def test_a_lease_that_is_taken_after_the_end_is_given_straight_back(
     assert ask(app, "/left")[0].text == "1"
 
 
+def test_a_lease_is_not_held_of_a_request_that_no_limit_has_looked_at() -> None:
+    """A hook answers before the limits' own: a stream of its may not hold what nobody gives back."""
+    app = Flask("app", static_folder=None)
+    limits = FlaskLimiter(default=None, store="memory://")
+    helper = limits.limit(Concurrency(1), key="global")(lambda: "help")
+    app.before_request(lambda: Response(stream_with_context(helper() for _ in range(1))))
+    limits.init_app(app)
+
+    assert [answer.text for answer in ask(app, "/a", "/a")] == ["help", "help"]
+
+
 def test_a_lease_does_not_outlive_a_body_that_fails_to_close(
     helped: tuple[Flask, FlaskLimiter, Callable[[], str]],
 ) -> None:

@@ -393,10 +393,15 @@ def test_exemptions(make: Make) -> None:
     limits.exempt(blueprint)
     app.register_blueprint(blueprint)
     app.add_url_rule("/all", "all", limits.exempt(lambda: "all"))
+    limited = Blueprint("limited", "limited", url_prefix="/limited")
+    limited.add_url_rule("/all", "all", limits.exempt(lambda: "all"))
+    limits.limit("1/minute")(limited)
+    app.register_blueprint(limited)
     most = limits.exempt(application=False)
     app.add_url_rule("/most", "most", most(limits.limit("1/minute")(lambda: "most")))
 
     assert statuses(app, *["/free"] * 9, *["/all"] * 9) == [200] * 18
+    assert statuses(app, *["/limited/all"] * 3) == [200] * 3
     assert statuses(app, *["/own"] * 3) == [200, 200, 429]
     assert statuses(app, *["/most"] * 5) == [200, 200, 200, 200, 429]
 

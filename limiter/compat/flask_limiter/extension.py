@@ -324,6 +324,9 @@ _INSTEAD = {
     "context": "use current_limits",
     "identify_request": "use flask.request.endpoint",
     "limit_manager": "use rules(endpoint)",
+    "app": "use flask.current_app",
+    "logger": 'use logging.getLogger("limiter")',
+    "initialized": "limits are at work once init_app returns",
 }
 
 

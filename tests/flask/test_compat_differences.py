@@ -1,0 +1,169 @@
+"""Where the two libraries differ on purpose: what each row of the guide's table says of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask, Response
+
+from limiter import InvalidPolicy, InvalidSetting
+from limiter.flask import FlaskLimiter
+from tests.flask.support import statuses
+from tests.flask.test_compat import OURS, THEIRS, Library, answers, limiter, quiet, route, saying
+
+__all__ = ["quiet"]
+
+
+def found(write: Any, *calls: str) -> list[list[int]]:
+    """The statuses, ours first."""
+    return [[answer.status_code for answer in each] for each in answers(write, *calls)]
+
+
+def test_the_default_beside_a_helper_s_limit() -> None:
+    """Difference: from the second request on, theirs takes the helper's for the view's; ours does not."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["1/minute"])
+        helper = limits.limit("3/minute")(saying("help"))
+        route(app, "/a", lambda: helper())
+
+    mine, others = answers(write, *["/a"] * 3)
+
+    assert [answer.status_code for answer in mine] == [200, 429, 429]
+    assert [answer.status_code for answer in others] == [200, 200, 200]
+
+
+def test_what_a_view_s_own_response_says() -> None:
+    """Difference: theirs says its fields beside those of the view; ours in their place."""
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["2/minute"])
+        route(app, "/a", lambda: Response("a", headers={"X-RateLimit-Limit": "7"}))
+
+    mine, others = (found[0].headers for found in answers(write, "/a"))
+
+    assert mine.getlist("X-RateLimit-Limit") == ["2"]
+    assert others.getlist("X-RateLimit-Limit") == ["7", "2"]
+
+
+def test_the_application_s_limits_are_charged_before_a_view_s() -> None:
+    """Ours asks those of a view, its blueprint and the default together, when the view is called."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, application_limits=["3/minute"])
+        route(app, "/own", limits.limit("1/minute")(saying("own")))
+        route(app, "/a")
+
+    calls = ["/own", "/own", "/a", "/a"]
+    assert found(write, *calls) == [[200, 429, 200, 429]] * 2
+
+    app = Flask("app")
+    limits = FlaskLimiter(app, None, application="3/minute", store="memory://")
+    route(app, "/own", limits.limit("1/minute")(saying("own")))
+    route(app, "/a")
+    assert statuses(app, *calls) == [200, 429, 200, 200]
+
+
+def test_a_cost_above_the_limit() -> None:
+    """Denied by both; ours says why, and asks nobody else what to say."""
+    seen: dict[Library, list[str]] = {OURS: [], THEIRS: []}
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, on_breach=lambda one: seen[library].append(str(one.limit)))
+        costly = limits.limit("2/minute", cost=3, error_message="slower")
+        route(app, "/a", costly(saying("a")))
+
+    (mine,), (other,) = answers(write, "/a")
+
+    assert (mine.status_code, other.status_code) == (429, 429)
+    assert ("slower" in mine.text, "slower" in other.text) == (False, True)
+    assert "cost" in mine.text
+    assert "X-RateLimit-Limit" not in mine.headers
+    assert seen == {OURS: [], THEIRS: ["2 per 1 minute"]}
+
+
+def test_a_store_that_refuses(store: str) -> None:
+    """A wrong password is no failure that passes; somebody must look."""
+    wrong = store.replace("redis://", "redis://nobody:wrong@")
+
+    def write(library: Library, app: Flask) -> None:
+        for path, more in {
+            "/swallow": {"swallow_errors": True},
+            "/fallback": {"in_memory_fallback": ["9/minute"]},
+        }.items():
+            name = path.strip("/")
+            limits = library.Limiter(library.get_remote_address, app=app, storage_uri=wrong, **more)
+            app.extensions[name] = limits
+            route(app, path, limits.limit("1/minute")(saying(name)))
+
+    assert found(write, "/swallow", "/fallback") == [[503, 503], [200, 200]]
+
+
+def test_a_mistake_in_what_is_told_of_a_breach() -> None:
+    def write(library: Library, app: Flask) -> None:
+        more = {"swallow_errors": True, "on_breach": lambda _: [][0]}
+        limiter(library, app, default_limits=["1/minute"], **more)
+        route(app, "/a")
+
+    assert found(write, "/a", "/a") == [[200, 500], [200, 429]]
+
+
+@pytest.mark.parametrize("limit", ["0/minute", "4/minute;6/minute"])
+def test_limits_that_are_refused(limit: str) -> None:
+    """Theirs denies everybody by the first; of the second, ours would not know one from the other."""
+    app = Flask("app")
+    limiter(THEIRS, app, default_limits=[limit])
+    route(app, "/a")
+    assert statuses(app, "/a") == [429 if limit.startswith("0") else 200]
+
+    with pytest.raises(InvalidPolicy):
+        limiter(OURS, Flask("app"), default_limits=[limit])
+
+
+def test_one_scope_twice_on_a_view() -> None:
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        inner = limits.shared_limit("9/hour", scope="s")(saying("a"))
+        route(app, "/a", limits.shared_limit("5/minute", scope="s")(inner))
+
+    assert found(write, "/a") == [[500], [200]]
+
+
+def test_what_a_limit_says_of_itself() -> None:
+    """The largest unit; a year of 365 days; in the order in which they stand."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["5/hour", "9 per 60 seconds", "7/year"])
+
+        def told() -> str:
+            each = limits.current_limits
+            return ", ".join(f"{one.limit} in {one.limit.get_expiry()}" for one in each)
+
+        route(app, "/a", told)
+
+    (mine,), (other,) = answers(write, "/a")
+
+    assert mine.text == "5 per 1 hour in 3600, 9 per 1 minute in 60, 7 per 1 year in 31536000"
+    assert other.text == "9 per 60 second in 60, 5 per 1 hour in 3600, 7 per 1 year in 31104000"
+
+
+def test_the_second_in_which_a_sliding_limit_is_reset() -> None:
+    """Theirs: when its oldest call leaves it. Ours: when it is whole again."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(
+            library, app, default_limits=["5/minute"], strategy="sliding-window-counter"
+        )
+        route(app, "/a", lambda: str(limits.current_limit.reset_at))
+
+    (mine,), (other,) = answers(write, "/a")
+
+    assert int(mine.text) >= int(other.text) + 50
+
+
+def test_init_app_twice() -> None:
+    app = Flask("app")
+    limiter(THEIRS, app).init_app(app)
+    with pytest.raises(InvalidSetting, match="already at work"):
+        limiter(OURS, app).init_app(app)
