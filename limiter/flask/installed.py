@@ -160,15 +160,17 @@ class _Body:
 def _by_amounts(find: Callable[[Where], Asking], here: _Here) -> Guard | None:
     """What holds by what the functions say; where one says nothing, what it would override does."""
     where, amounts = here.where, here.passage.amounts
-    while True:
-        found = find(where)
+    found = find(where)
+    while found.dynamic:
         for limit in found.dynamic:
             if limit not in amounts:
                 amounts[limit] = limit.amount()  # type: ignore[operator]  # it is a function
         silent = {limit for limit in found.dynamic if amounts[limit] is None}
         if not silent:
-            return found.guard
+            break
         where = where._replace(silent=where.silent | silent)
+        found = find(where)
+    return found.guard
 
 
 def _request(current: Any) -> Request:

@@ -77,7 +77,7 @@ class Limit:
     def __post_init__(self) -> None:
         if isinstance(self.amount, str):
             read_limits(self.amount)  # a typing error shows when the module is loaded
-        elif isinstance(self.amount, Iterable) and not isinstance(self.amount, Policy):
+        elif isinstance(self.amount, Iterable):
             object.__setattr__(self, "amount", tuple(self.amount))
         if not (
             isinstance(self.amount, (str, Policy)) or callable(self.amount) or _are(self.amount)
