@@ -26,6 +26,7 @@ from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
 from limiter.web.rules import is_among
+from limiter.web.wiring import networks
 
 Target = TypeVar("Target")
 
@@ -219,7 +220,7 @@ class FlaskLimiter(Attached):
             "key_secret": key_secret,
         }
         self._form = headers
-        self._trusted = None if trusted is None else _networks(trusted)
+        self._trusted = None if trusted is None else networks(trusted)
         self._on_denied = on_denied
         self._observe = observe
         self._limit_options = limit_options
@@ -407,13 +408,3 @@ def _wide(amount: Amount | None) -> tuple[Limit, ...]:
 def _methods(methods: Iterable[str]) -> frozenset[str]:
     found = named_methods(methods)
     return found | {"HEAD"} if is_among("HEAD", found) else found
-
-
-def _networks(trusted: Iterable[str | Network]) -> tuple[Network, ...]:
-    parts = trusted.split(",") if isinstance(trusted, str) else trusted
-    try:
-        return tuple(settings.network(str(part)) for part in parts)
-    except ValueError as error:
-        raise InvalidSetting(
-            f"trusted is {trusted!r}: {error}; accepted are networks, and unix"
-        ) from None

@@ -68,7 +68,7 @@ def source(
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
             raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")
-    found = guard_class(rules, _networks(trusted), observe, _header(address_from))
+    found = guard_class(rules, networks(trusted), observe, _header(address_from))
     return lambda: found
 
 
@@ -193,7 +193,13 @@ def _header(address_from: str | None) -> str:
     )
 
 
-def _networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ...]:
+def networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ...]:
+    """The proxies whose word counts; None: those of LIMITER_TRUSTED_PROXIES.
+
+    Raises:
+        InvalidSetting: One of them is no network.
+
+    """
     if trusted is None:
         return settings.trusted_proxies()
     parts = trusted.split(",") if isinstance(trusted, str) else trusted
