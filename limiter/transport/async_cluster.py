@@ -15,7 +15,7 @@ from limiter.errors import LimiterError, StoreUnavailable
 from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.async_base import Place
-from limiter.transport.async_node import AsyncNode, Guard, anew, make_node
+from limiter.transport.async_node import AsyncNode, Guard, anew, make_node, under_way
 from limiter.transport.detour import CLUSTER_SLOTS
 from limiter.transport.replies import code
 from limiter.transport.slots import SLOTS, SlotTable, graver, in_turn
@@ -65,9 +65,9 @@ class ClusterPlace(Place):
 
     async def close(self) -> None:
         """As ``Place.close``; a reading that is under way ends."""
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+        if (reading := under_way(self._reading)) is not None:
+            reading.cancel()
+            await asyncio.wait([reading])
         await super().close()
 
     async def _follow(
@@ -84,7 +84,7 @@ class ClusterPlace(Place):
 
     def _refresh(self) -> None:
         """Start reading the table, unless that is under way or was done just now."""
-        if self._reading is None and self._table.is_due:
+        if under_way(self._reading) is None and self._table.is_due:
             self._reading = self.loop.create_task(self._read_table())
 
     async def _read_anew(self, deadline: float) -> None:
@@ -95,13 +95,13 @@ class ClusterPlace(Place):
 
         """
         self._refresh()
-        while (reading := self._reading) is not None:
-            await asyncio.wait([reading], timeout=max(deadline - monotonic(), 0.0))
-            if not reading.done():
+        while (reading := under_way(self._reading)) is not None:
+            left = deadline - monotonic()
+            if left <= 0:
                 raise StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
-            if not reading.cancelled():
-                break
-            self._refresh()  # who closed the transport did not mean this call
+            await asyncio.wait([reading], timeout=left)
+            if reading.cancelled():
+                self._refresh()  # who closed the transport did not mean this call
         if self._table.failure is not None:
             raise anew(self._table.failure)
 
@@ -119,8 +119,6 @@ class ClusterPlace(Place):
         except Exception as error:
             failure = StoreUnavailable(f"{self._store.where}: {error}")
             failure.__cause__ = error
-        finally:
-            self._reading = None
         self._table.was_read(failure)
 
     async def _ask_table(self, node: AsyncNode, deadline: float) -> None:

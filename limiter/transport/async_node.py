@@ -8,12 +8,14 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.transport.async_lane import AsyncLane, open_lane
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address, Store
+
+Result = TypeVar("Result")
 
 
 class Guard:
@@ -134,7 +136,7 @@ class AsyncNode:
 
         """
         while (lane := self.ready()) is None:
-            connecting = self._connecting
+            connecting = self.connecting
             if connecting is None:
                 connecting = asyncio.get_running_loop().create_task(self._open())
                 self._connecting = connecting
@@ -152,13 +154,13 @@ class AsyncNode:
         """Hang up, where calls are under way when they have ended; connect no further."""
         if self.lane is not None:
             self.lane.retire()
-        if self._connecting is not None:
-            self._connecting.cancel()
+        if (connecting := self.connecting) is not None:
+            connecting.cancel()
 
     @property
     def connecting(self) -> asyncio.Task[LimiterError | None] | None:
         """The task that makes a connection now."""
-        return self._connecting
+        return under_way(self._connecting)
 
     @property
     def has_idle(self) -> bool:
@@ -178,8 +180,6 @@ class AsyncNode:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
             return failure
-        finally:
-            self._connecting = None
         self.lane = lane
         return None
 
@@ -191,6 +191,16 @@ def make_node(
     where = store.where if address is None else f"store {address[0]}:{address[1]}"
     connect = partial(store.connection, address, connect_timeout)
     return AsyncNode(connect, where, timeout, connect_timeout, address or store.addresses[0], guard)
+
+
+def under_way(task: asyncio.Task[Result] | None) -> asyncio.Task[Result] | None:
+    """The task, unless it has ended.
+
+    That is for whoever looks to see, not for the task to say: one that was cancelled early never
+    began, and one that began at once (``asyncio.eager_task_factory``) may have ended before its
+    maker knew of it.
+    """
+    return None if task is None or task.done() else task
 
 
 def anew(failure: LimiterError) -> LimiterError:

@@ -11,11 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
+import redis.asyncio
 
 from limiter import Decision, FixedWindow, LimiterError, StoreRefused, StoreUnavailable
 from limiter.demo.servers import Cluster, Server
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
+from limiter.transport.async_node import AsyncNode, Guard
 from tests.proxy import Proxy, cut, cut_after, delay, replace, swallow
 from tests.transport.support import LOG, PLENTY, Asker, in_loop, spent, until
 from tests.transport.test_round_trip import commands
@@ -351,6 +354,78 @@ def test_closed_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None
             await asyncio.sleep(0.02)
             await asker.transport.close()
             assert (await call).granted == 1
+
+    in_loop(main(), kind)
+
+
+@pytest.mark.parametrize("where", ["single", "cluster"])
+def test_closed_in_the_turn_in_which_a_call_began(
+    store: str, cluster: Cluster, subject: str, kind: str, where: str
+) -> None:
+    """What it waits for is cancelled before its first step: it makes another."""
+
+    async def main() -> None:
+        async with Asker(store if where == "single" else cluster.url) as asker:
+            call = asyncio.ensure_future(asker.hit(subject))
+            await asyncio.sleep(0)
+            await asker.transport.close()
+            assert (await asyncio.wait_for(call, 10)).granted == 1
+
+    in_loop(main(), kind)
+
+
+@pytest.mark.parametrize("where", ["single", "cluster"])
+def test_every_task_cancelled_in_the_turn_in_which_a_call_began(
+    store: str, cluster: Cluster, subject: str, kind: str, where: str
+) -> None:
+    """As when a program is told to end; the next call is none the worse for it."""
+
+    async def main() -> None:
+        async with Asker(store if where == "single" else cluster.url) as asker:
+            call = asyncio.ensure_future(asker.hit(subject))
+            await asyncio.sleep(0)
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert (await asyncio.wait_for(asker.hit(subject), 10)).remaining == PLENTY.limit - 1
+
+    in_loop(main(), kind)
+
+
+def first_step_at_once(
+    loop: asyncio.AbstractEventLoop, coroutine: Any, **settings: Any
+) -> asyncio.Future[Any]:
+    """As ``asyncio.eager_task_factory`` of Python 3.12, for a task whose first step is its last."""
+    ended = loop.create_future()
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        ended.set_result(end.value)
+    return ended
+
+
+def test_a_task_that_ends_before_its_maker_knows_of_it(store: str, kind: str) -> None:
+    """A failure that comes at once is the caller's own, and not every later caller's."""
+    factory: Any = getattr(asyncio, "eager_task_factory", first_step_at_once)
+    settings = redis.asyncio.ConnectionPool.from_url(store).connection_kwargs
+    troubles = [redis.ConnectionError("not yet")]
+
+    def connection() -> redis.asyncio.Connection:
+        if troubles:
+            raise troubles.pop()
+        return redis.asyncio.Connection(**settings)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        guard = Guard(loop, lambda _: None)
+        node = AsyncNode(connection, "store", 2.0, 2.0, ("localhost", 0), guard)
+        loop.set_task_factory(factory)
+        with pytest.raises(StoreUnavailable, match="not yet"):
+            await node.take(time.monotonic() + 2)
+        loop.set_task_factory(None)
+        assert (await node.take(time.monotonic() + 2)).is_ready()
+        await guard.close(2.0)
 
     in_loop(main(), kind)
 
