@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from limiter.errors import StoreUnavailable
 from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.detour import ASKING, Detour, Step, command
@@ -38,6 +39,9 @@ class Transport:
                 it was sent and its reply did not come; it is never sent again.
             StoreRefused: The store answered with an error that time will not mend.
 
+        What a signal handler raises meanwhile comes out unchanged; but an OSError or TimeoutError of
+        its own cannot be told from the connection's, and becomes StoreUnavailable.
+
         """
         if deadline is None:
             deadline = monotonic() + self._timeout
@@ -47,6 +51,9 @@ class Transport:
             reply = lane.ask(call.by_sha + call.rest, deadline, self._timeout)
         except ResponseError as error:
             return self._go_on(error, call, node, lane, deadline)
+        except StoreUnavailable:
+            node.doubt(lane)
+            raise
         node.give(lane)
         return reply
 
@@ -79,7 +86,7 @@ class Transport:
         store, connect_timeout = self._store, self._connect_timeout
         where = store.where if address is None else f"store {address[0]}:{address[1]}"
         connect = partial(store.connection, address, connect_timeout)
-        return Node(connect, where, self._timeout, address or store.addresses[0])
+        return Node(connect, where, self._timeout, connect_timeout, address or store.addresses[0])
 
     def _load_on(self, node: Node, script: Script, deadline: float) -> None:
         # Nobody waits for a decision here: the answer may take all of the time that there is.
@@ -93,6 +100,9 @@ class Transport:
         except ResponseError as error:
             node.give(lane)
             raise translate(error, node.where) from cause(error)
+        except StoreUnavailable:
+            node.doubt(lane)
+            raise
         node.give(lane)
         return reply
 
@@ -127,5 +137,8 @@ class Transport:
             except ResponseError as another:
                 error = another
                 continue
+            except StoreUnavailable:
+                node.doubt(lane)
+                raise
             node.give(lane)
             return reply

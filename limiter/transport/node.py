@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -50,6 +51,7 @@ class Lane:
         "_settimeout",
         "_timeout",
         "_where",
+        "asked_at",
     )
 
     def __init__(self, connection: Any, where: str, timeout: float) -> None:
@@ -75,6 +77,8 @@ class Lane:
         poller.register(socket, _CLOSED)
         self._poll = poller.poll
         self._where = where
+        self.asked_at = monotonic()
+        """When it was last asked something; what was idle since has answered that."""
 
     def is_open(self) -> bool:
         """Nothing waits to be read: a server that hung up would show as readable."""
@@ -84,7 +88,8 @@ class Lane:
         """Send one command and read its reply, by ``deadline``.
 
         A lane on which this raised anything but ResponseError is not to be given back: its reply may
-        still come, and would reach the next call.
+        still come, and would reach the next call. What a signal handler raises meanwhile is raised
+        unchanged; but its OSError or TimeoutError looks like the socket's own.
 
         Raises:
             redis.ResponseError: The server answered with an error; the connection stays good.
@@ -93,6 +98,7 @@ class Lane:
             StoreRefused: What came back is not Redis's protocol.
 
         """
+        self.asked_at = monotonic()
         try:
             self._send(command)
             left = deadline - monotonic()
@@ -109,12 +115,7 @@ class Lane:
         except (RedisError, OSError) as error:
             self.close()
             raise translate(error, self._where) from cause(error)
-        except Exception as error:  # the parser stumbled
-            self.close()
-            raise StoreRefused(
-                f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
-            ) from error
-        except BaseException:  # we were interrupted: the reply may still come
+        except BaseException:  # it was no reply, or we were interrupted and it may still come
             self.close()
             raise
         if isinstance(reply, ResponseError):
@@ -126,8 +127,17 @@ class Lane:
         count = self._into(self._buffer)
         if not count:
             raise HungUp("the server closed the connection")
-        self._feed(self._buffer, 0, count)
-        return self._gets(False)
+        return self._parse(count)
+
+    def _parse(self, count: int) -> Any:
+        """What stands in so many new bytes, and those that were left over."""
+        try:
+            self._feed(self._buffer, 0, count)
+            return self._gets(False)
+        except Exception as error:
+            raise StoreRefused(
+                f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
+            ) from error
 
     def _read_on(self, reply: Any, deadline: float) -> Any:
         """The reply, where the first look may not have found it; all of it comes by ``deadline``."""
@@ -139,7 +149,7 @@ class Lane:
                 self._settimeout(left)
                 reply = self._read()
             elif isinstance(reply, self._push):
-                reply = self._gets(False)
+                reply = self._parse(0)
             elif isinstance(reply, HungUp):  # redis-py's kind for an error that ends a connection
                 raise reply
             else:
@@ -155,16 +165,24 @@ class Node:
     """One server: a stack of idle connections, and callers that wait for the next one."""
 
     def __init__(
-        self, connect: Callable[[], Any], where: str, timeout: float, address: Address
+        self,
+        connect: Callable[[], Any],
+        where: str,
+        timeout: float,
+        connect_timeout: float,
+        address: Address,
     ) -> None:
         self.address = address
         self._connect = connect
         self._timeout = timeout
+        self._connect_timeout = connect_timeout
         self.where = where
         self._idle: list[Lane] = []
         self._changed = threading.Condition()
         self._waiting = 0
-        self._connecting = 0
+        #: When each attempt began that is under way.
+        self._connecting: list[float] = []
+        self._closed_at = -inf
         #: When each attempt began that came to nothing, and why.
         self._failures: deque[tuple[float, LimiterError]] = deque()
         forks.remember(self)
@@ -192,14 +210,24 @@ class Node:
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they come back too many."""
-        while self._idle:
-            self.drop_idle()
+        with self._changed:
+            self._closed_at = monotonic()
+            self._changed.notify_all()  # who waits for a connection has to begin another
+        self.drop_idle()
 
-    def drop_idle(self) -> None:
-        """Close what is idle now: the server behind it has changed its role."""
-        idle, self._idle = self._idle, []
-        for lane in idle:
-            lane.close()
+    def drop_idle(self, asked_before: float = inf) -> None:
+        """Close what is idle now, or of that what has not been asked since: it may lead nowhere."""
+        for lane in list(self._idle):
+            if lane.asked_at < asked_before:
+                try:
+                    self._idle.remove(lane)
+                except ValueError:
+                    continue  # another thread has just taken it
+                lane.close()
+
+    def doubt(self, lane: Lane) -> None:
+        """It broke, or got no answer: so would those that were not heard of since it was asked."""
+        self.drop_idle(lane.asked_at)
 
     @property
     def has_idle(self) -> bool:
@@ -232,17 +260,29 @@ class Node:
                         began, failure = self._failures.popleft()
                         if began >= came:  # an older attempt says nothing of how things are now
                             raise failure
-                    if self._connecting < self._waiting:
-                        beside(partial(self._open_one, monotonic()), self.where)
-                        self._connecting += 1
+                    if self._is_due():
+                        began = monotonic()
+                        beside(partial(self._open_one, began), self.where)
+                        self._connecting.append(began)
                     left = deadline - monotonic()
                     if left <= 0:
                         raise StoreUnavailable(f"{self.where}: no connection within the deadline")
-                    self._changed.wait(left)
+                    self._changed.wait(min(left, self._connect_timeout))
             finally:
                 self._waiting -= 1
                 if not self._waiting:
                     self._failures.clear()  # whom they were meant for got a connection, or gave up
+
+    def _is_due(self) -> bool:
+        """Whether to begin another attempt: there is one under way for every caller who waits.
+
+        One that takes longer than it may counts no more. While there are such (somebody looks up the
+        name, and is not answered) one attempt at a time finds out whether that is over, so there are
+        as many threads as callers, and one more for each ``connect_timeout`` that the oldest takes.
+        """
+        since = max(self._closed_at, monotonic() - self._connect_timeout)
+        count = sum(began > since for began in self._connecting)
+        return count < (self._waiting if count == len(self._connecting) else 1)
 
     def _open_one(self, began: float) -> None:
         """In a thread of its own: connecting may take longer than any caller can wait."""
@@ -253,9 +293,11 @@ class Node:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
         with self._changed:
-            self._connecting -= 1
-            if lane is not None:
+            self._connecting.remove(began)
+            if lane is not None and began > self._closed_at:
                 self.give(lane)
+            elif lane is not None:
+                lane.close()  # it was for those before close()
             elif failure is not None and self._waiting > len(self._failures):
                 self._failures.append((began, failure))
             self._changed.notify()
@@ -264,7 +306,8 @@ class Node:
         """In the child: its parent's connections are not its own, and its locks may be held."""
         self._idle = []
         self._changed = threading.Condition()
-        self._waiting = self._connecting = 0
+        self._waiting = 0
+        self._connecting = []
         self._failures.clear()
 
 

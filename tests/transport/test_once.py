@@ -155,11 +155,13 @@ class Interrupt(BaseException):
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[float], None]]:
-    """Arm an alarm that raises Interrupt in this thread; disarmed in the end."""
+def interrupts(
+    error: type[BaseException] = Interrupt,
+) -> Iterator[Callable[[float], None]]:
+    """Arm an alarm that raises the error in this thread; disarmed in the end."""
 
     def ring(number: int, frame: FrameType | None) -> None:
-        raise Interrupt
+        raise error
 
     before = signal.signal(signal.SIGALRM, ring)
     left = signal.getitimer(signal.ITIMER_REAL)[0]  # the alarm that ends a test which hangs
@@ -189,6 +191,26 @@ def test_an_interrupted_calls_reply_reaches_nobody(
             limiter.hit("other", cost=100)
     least = min(policy.capacity for policy in limiter.policies)
     assert limiter.hit(subject, cost=3).remaining == least - 3
+
+
+class TimeIsUp(Exception):
+    """What a signal handler may raise as well: Celery's SoftTimeLimitExceeded is an Exception."""
+
+
+@pytest.mark.parametrize("on_error", ["raise", "allow"])
+def test_what_a_signal_handler_raises_is_the_callers(
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str, on_error: str
+) -> None:
+    """It says nothing of the store: no error of ours, no fallback; the connection is closed."""
+    limiter = make_limiter(proxy.url, on_error=on_error).open()
+    limiter.hit("other", cost=400)
+    proxy.replies = delay(0.15)
+    with interrupts(TimeIsUp) as arm:
+        arm(0.05)
+        with pytest.raises(TimeIsUp):
+            limiter.hit("other", cost=100)
+    assert not limiter._transport._node.has_idle  # type: ignore[attr-defined]
+    assert limiter.hit(subject, cost=3).remaining == PLENTY.limit - 3
 
 
 def test_interrupted_anywhere(

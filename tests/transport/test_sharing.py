@@ -12,16 +12,20 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis
 
 from limiter import Limiter, StoreUnavailable
 from limiter.demo.servers import Cluster, Server
+from limiter.transport.detour import command
 from limiter.transport.node import IDLE_KEPT, Lane, Node
 from tests.proxy import Proxy, delay
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import LOG, PLENTY, until, used
+
+PING = command("PING")
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
@@ -212,6 +216,103 @@ def test_connections_that_were_idle_too_long(
     assert limiter.hit("u").remaining == PLENTY.limit - 2
 
 
+def unheard(limiter: Limiter, key: str) -> None:
+    """A call that gets no answer."""
+    limiter._transport.run(limiter._plan.call("hit", key, 1), time.monotonic() + 0.1)
+
+
+def untold(limiter: Limiter, key: str) -> None:
+    """A command of our own that gets none."""
+    transport: Any = limiter._transport
+    transport._tell(transport._node, PING, time.monotonic() + 0.1, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("silent", "call"),
+    [(b"", unheard), (b"EVAL\r\n", unheard), (b"", untold)],
+    ids=["call", "second try", "command"],
+)
+def test_idle_connections_that_went_dead_in_silence(
+    make_limiter: MakeLimiter,
+    proxy: Proxy,
+    own: Server,
+    silent: bytes,
+    call: Callable[[Limiter, str], None],
+) -> None:
+    """What lies between forgot them all: one call finds out, and the others are spared."""
+    proxy.target = (own.host, own.port)
+    limiter = make_limiter(proxy.url, timeout=5.0)
+    node = limiter._transport._node  # type: ignore[attr-defined]
+    for lane in [node.take(time.monotonic() + 5) for _ in range(IDLE_KEPT)]:
+        node.give(lane)
+    proxy.requests = lambda data: b"" if silent in data else data
+    with pytest.raises(StoreUnavailable, match="no answer within the deadline"):
+        call(limiter, "u")
+    assert not node.has_idle
+    proxy.mend()
+    assert limiter.hit("u")
+
+
+def test_what_answered_since_is_kept(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
+    """One lost reply says nothing of a connection that was heard of later."""
+    limiter = make_limiter(proxy.url).open()
+    node = limiter._transport._node  # type: ignore[attr-defined]
+    older, lost, newer = (node.take(time.monotonic() + 5) for _ in range(3))
+    for lane in (older, lost, newer):
+        lane.ask(PING, time.monotonic() + 5, 2.0)
+    node.give(older)
+    node.give(newer)
+    node.doubt(lost)
+    assert node._idle == [newer]
+    lost.close()
+    assert limiter.hit(subject)
+
+
+def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
+    """While one thread closes what is idle, another one takes what the first is looking at."""
+    node = Node(lambda: None, "store", 5.0, 5.0, ("localhost", 0))
+
+    class JustTaken(Lane):
+        @property
+        def asked_at(self) -> float:  # type: ignore[override]
+            node._idle.remove(self)
+            return 0.0
+
+        def close(self) -> None:
+            raise AssertionError("somebody else uses it")
+
+    lane = JustTaken.__new__(JustTaken)
+    node._idle.append(lane)
+    node.drop_idle()
+    assert not node.has_idle
+
+
+def test_closed_while_it_connects(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
+    """A connection that is late for a limiter that was closed is closed too."""
+    limiter = make_limiter(proxy.url, timeout=5.0)
+    node = limiter._transport._node  # type: ignore[attr-defined]
+    proxy.replies = delay(0.1)
+    with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
+        node.take(time.monotonic() + 0.05)
+    limiter.close()
+    until(lambda: not node._connecting)
+    assert not node.has_idle
+    until(lambda: not proxy._open)
+    assert limiter.hit(subject)
+
+
+def test_a_caller_outlives_a_close(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
+    """Whoever waits for a connection meanwhile gets another one."""
+    limiter = make_limiter(proxy.url, timeout=20.0)
+    proxy.replies = delay(0.1)
+    caller = threading.Thread(target=limiter.hit, args=(subject,))
+    caller.start()
+    until(lambda: proxy.connections)
+    limiter.close()
+    caller.join()
+    assert used(limiter, subject) == 1
+
+
 def test_close_then_use(make_limiter: MakeLimiter, own: Server) -> None:
     """Closing is no end: it gives back what is idle."""
     limiter = make_limiter(own.url)
@@ -261,8 +362,9 @@ def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject
     limiter = make_limiter(store).open()
     node = limiter._transport._node  # type: ignore[attr-defined]
     node._idle = Taken(node._idle * 3)
-    node._connecting = 1  # one is being made: it will come
-    maker = threading.Timer(0.05, node._open_one, [time.monotonic()])
+    began = time.monotonic()
+    node._connecting = [began]  # one is being made: it will come
+    maker = threading.Timer(0.05, node._open_one, [began])
     maker.start()
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
         node.take(time.monotonic() + 0.2)
@@ -328,7 +430,7 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
             super().connect()
 
     settings = redis.ConnectionPool.from_url(store).connection_kwargs
-    node = Node(lambda: Late(**settings), "store", 5.0, ("localhost", 0))
+    node = Node(lambda: Late(**settings), "store", 5.0, 5.0, ("localhost", 0))
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
         node.take(time.monotonic() + 0.05)
     taken: list[Lane] = []
@@ -339,3 +441,36 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
     caller.join()
     assert len(made) == 2
     taken[0].close()
+
+
+def test_a_hanging_look_up_does_not_keep_the_next_from_beginning(store: str) -> None:
+    """It takes longer than connecting may: others begin beside it, one at a time."""
+    enough, made = threading.Event(), []
+    hanging = True
+
+    class Hanging(redis.Connection):
+        def connect(self) -> None:
+            made.append(self)
+            if hanging:
+                enough.wait(10)
+                raise redis.ConnectionError("no such host")
+            super().connect()
+
+    settings = redis.ConnectionPool.from_url(store).connection_kwargs
+    node = Node(lambda: Hanging(**settings), "store", 5.0, 0.2, ("localhost", 0))
+
+    def gives_up(number: int) -> None:
+        with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
+            node.take(time.monotonic() + 0.05)
+
+    in_threads(4, gives_up)
+    assert len(made) == 4
+    time.sleep(0.2)  # the time that connecting may take has to pass
+    in_threads(4, gives_up)
+    assert len(made) == 5
+    hanging = False
+    node.take(time.monotonic() + 5).close()  # it waits until the fifth has had its time
+    assert len(made) == 6
+    enough.set()
+    until(lambda: not node._connecting)
+    assert not node.has_idle
