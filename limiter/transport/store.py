@@ -134,9 +134,16 @@ _NO_PORT = re.compile(r"\A([^:@/]*://[^/@\[*]*?:)(?![0-9]+(?:[/?,]|\Z))[^/?@*]*\
 
 def masked(url: str) -> str:
     """The URL without its password, also where the password should have been quoted."""
-    hidden = _CREDENTIALS.sub(lambda m: f"{m[1] or ''}{m[2] or ':'}***@", url)
-    hidden = _NO_PORT.sub(r"\1***", hidden)
-    return re.sub(r"(password=)[^&]*", r"\1***", hidden, flags=re.IGNORECASE)
+    hidden = re.sub(r"(password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
+    hidden = _CREDENTIALS.sub(lambda m: f"{m[1] or ''}{m[2] or ':'}***@", hidden)
+    return _NO_PORT.sub(r"\1***", hidden)
+
+
+def _ends_early(rest: str) -> bool:
+    """Whether the host, as a URL is read, is none: something that was not quoted stands before it."""
+    before, _, options = rest.partition("?")
+    names = [option.partition("=")[0] for option in options.split("&")]
+    return "#" in rest or "@" in before.partition("/")[2] or any("@" in name for name in names)
 
 
 def _from_url(url: str, kit: Kit) -> Store:
@@ -145,16 +152,17 @@ def _from_url(url: str, kit: Kit) -> Store:
     plain = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
     if not separator or not rest:
         raise InvalidSetting(f"store is {masked(url)!r}: {ACCEPTED}")
+    if _ends_early(rest):
+        raise InvalidSetting(
+            f"store is {masked(url)!r}: there is a # in it, or an @ after the host; in a user, a "
+            f"password and a path write %23 for #, %40 for @, %3F for ? and %2F for /; {ACCEPTED}"
+        )
     if plain in ("redis", "rediss", "unix"):
         database = rest.partition("?")[0].partition("/")[2].strip("/")
         if plain != "unix" and database and not database.isdecimal():
-            # With an @ in it, it is no database but the rest of a password that was not quoted.
-            what = (
-                ACCEPTED
-                if "@" in database
-                else f"the database is {database!r}; accepted is a number"
+            raise InvalidSetting(
+                f"store is {masked(url)!r}: the database is {database!r}; accepted is a number"
             )
-            raise InvalidSetting(f"store is {masked(url)!r}: {what}")
         pool = _pool(f"{plain}://{rest}", url, kit)
         return _alone(pool.connection_class, pool.connection_kwargs, kit)
     if plain in ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"):

@@ -24,6 +24,7 @@ from limiter.demo.servers import (
     Server,
 )
 from limiter.scripts import COMMANDS
+from limiter.transport.store import read_store
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
@@ -469,6 +470,15 @@ def test_open_makes_every_primary_know_the_scripts(
         "redis://h?PASSWORD=hunter2&nothing=1",
         "redis+cluster://:hunter2@h:1/3",
         "redis://:hunter2@h/prod",
+        "redis://user:123#hunter2@host:6379/0",
+        "redis://user:123?hunter2@host:6379/0",
+        "redis://user:hunter2#1@host:6379/0",
+        "redis+cluster://user:77#hunter2@h:1,h2:2",
+        "redis+cluster://user:77?hunter2@h:1,h2:2",
+        "redis+cluster://user:77/hunter2@h:1,h2:2",
+        "unix://user:77/hunter2@/server.sock",
+        "redis://:#hunter2",
+        "redis://h?password=at@hunter2&nothing=1",
     ],
 )
 def test_no_message_holds_a_password(url: str) -> None:
@@ -478,6 +488,36 @@ def test_no_message_holds_a_password(url: str) -> None:
 
     assert "hunter2" not in str(raised.value)
     assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://user:123#word@host:6379/0",
+        "redis://user:123?word@host:6379/0",
+        "redis://user:123/word@host:6379/0",
+        "redis+cluster://user:7#word@h:1,h2:2",
+        "unix:///run/a#b.sock",
+        "redis://host:6379/0#word",
+    ],
+)
+def test_what_must_be_quoted(url: str) -> None:
+    """It would end the address early, and lead to another store than the one that was meant."""
+    with pytest.raises(InvalidSetting, match="%23 for #") as raised:
+        Limiter("1/s", store=url)
+
+    assert "123" not in str(raised.value)
+
+
+def test_what_was_quoted_is_read() -> None:
+    """Also an @ in the value of an option."""
+    for url, name, value in [
+        ("redis://user:1%23%3F%2F%40@host:1/2", "password", "1#?/@"),
+        ("redis://host?password=a@b", "password", "a@b"),
+        ("redis+cluster://:1%23%40@host:1,other:2", "password", "1#@"),
+        ("unix:///run/a%40%23.sock?db=1", "path", "/run/a@#.sock"),
+    ]:
+        assert read_store(url).settings[name] == value
 
 
 def test_a_database_that_is_no_number() -> None:
