@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -312,7 +313,7 @@ async def open_lane(
     """Let redis-py connect, all of it within ``connect_timeout``, and take the connection over."""
     connection.set_parser(_AsyncHiredisParser)
     try:
-        await asyncio.wait_for(_connect(connection), connect_timeout)
+        await asyncio.wait_for(_connect(connection, connect_timeout), connect_timeout)
         lane = AsyncLane(connection, where, timeout)
     except asyncio.TimeoutError:
         raise StoreUnavailable(f"{where}: no connection within {connect_timeout} s") from None
@@ -323,11 +324,50 @@ async def open_lane(
     return lane
 
 
-async def _connect(connection: Any) -> None:
-    """Address, TLS, AUTH and HELLO are redis-py's work."""
+async def _connect(connection: Any, patience: float) -> None:
+    """TLS, AUTH and HELLO are redis-py's work, and so is a Unix socket."""
+    if hasattr(connection, "host"):
+        given = dict(connection._connection_arguments())
+        host, port = given.pop("host"), given.pop("port")
+        given["server_hostname"] = host if "ssl" in given else None
+        given["sock"] = await _reach(host, port, patience)
+        connection._connection_arguments = lambda: given
     await connection.connect()
     if connection._writer.get_extra_info("ssl_object") is not None:
         # TLS sends session tickets after its handshake. Unread, they would look like a server
         # that hung up; an answer comes behind them.
         await connection.send_command("PING", check_health=False)
         await connection.read_response()
+
+
+async def _reach(host: str, port: int, patience: float) -> socket.socket:
+    """A socket to one of a name's addresses; each has its share of the time, for it may be silent.
+
+    ``asyncio`` would wait for the first one as long as the system does, which is minutes.
+    """
+    until = monotonic() + patience
+    kind = socket.SOCK_STREAM
+    try:
+        found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:  # it is a name: to look it up may take long
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
+    failure: Exception = OSError(f"{host} has no address")
+    for number, (family, kind, protocol, _, address) in enumerate(found):
+        share = (until - monotonic()) / (len(found) - number)
+        try:
+            return await asyncio.wait_for(_dial(family, kind, protocol, address), share)
+        except (OSError, asyncio.TimeoutError) as error:
+            failure = error
+    raise failure
+
+
+async def _dial(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    """A socket that is connected to this address."""
+    end = socket.socket(family, kind, protocol)
+    try:
+        end.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(end, address)
+    except BaseException:
+        end.close()
+        raise
+    return end

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from limiter import InvalidSetting, StoreRefused, StoreUnavailable
-from limiter.demo.servers import HOST, Certificates, Cluster, Server
+from limiter.demo.servers import HOST, Certificates, Cluster, Server, free_port
 from limiter.transport import connect, connect_async
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeServer
@@ -161,6 +163,75 @@ def test_tls_without_any_handshake_of_redis(
             await asker.hit(subject)
             assert asker.lane is lane
         await client.aclose()
+
+    in_loop(main(), kind)
+
+
+def named(*addresses: tuple[str, int]) -> Callable[..., Any]:
+    """A look-up by which a name has these addresses."""
+
+    async def look_up(host: str, port: int, **more: Any) -> list[Any]:
+        if host != "store.example":  # uvloop looks up what is an address already
+            return socket.getaddrinfo(host, port, **more)
+        return [
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)
+            for address in addresses
+        ]
+
+    return look_up
+
+
+@pytest.mark.parametrize("first", ["deaf", "refuses"])
+def test_a_name_of_which_one_address_leads_nowhere(
+    server: Server, deaf: str, subject: str, kind: str, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No address takes all the time that there is for connecting."""
+    port = int(deaf.rpartition(":")[2]) if first == "deaf" else free_port()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        look_up = named((HOST, port), (HOST, server.port))
+        monkeypatch.setattr(loop, "getaddrinfo", look_up, raising=False)
+        async with Asker(f"redis://store.example:{server.port}", timeout=5.0) as asker:
+            assert (await asker.hit(subject)).granted == 1
+
+    in_loop(main(), kind)
+
+
+def test_a_name_of_which_no_address_leads_anywhere(
+    deaf: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says so in time, and names the store."""
+
+    async def main(*ports: int) -> StoreUnavailable:
+        loop = asyncio.get_running_loop()
+        look_up = named(*((HOST, port) for port in ports))
+        monkeypatch.setattr(loop, "getaddrinfo", look_up, raising=False)
+        store = "redis://store.example:1"
+        async with Asker(store, timeout=5.0, connect_timeout=0.2) as asker:
+            with pytest.raises(StoreUnavailable, match=r"store store\.example:1") as raised:
+                await asker.hit("u")
+        return raised.value
+
+    silent = int(deaf.rpartition(":")[2])
+    assert "no connection within 0.2 s" in str(in_loop(main(silent, silent), kind))
+    assert "no connection within 0.2 s" in str(in_loop(main(free_port(), silent), kind))
+    assert "no address" in str(in_loop(main(), kind))
+    assert "Connect" in str(in_loop(main(silent, free_port()), kind))
+
+
+def test_tls_to_a_name_that_the_certificate_does_not_have(
+    tls_server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the certificate is asked for is the name, and not the address that it leads to."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        look_up = named((HOST, tls_server.port))
+        monkeypatch.setattr(loop, "getaddrinfo", look_up, raising=False)
+        async with Asker(tls_server.url.replace(HOST, "store.example"), timeout=5.0) as asker:
+            with pytest.raises(StoreUnavailable, match=r"(?i)certificate.*store\.example"):
+                await asker.hit("u")
 
     in_loop(main(), kind)
 
