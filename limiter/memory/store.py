@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from limiter.errors import InvalidSetting, StoreRefused, shown
+from limiter.errors import InvalidSetting, StoreRefused, StoreUnavailable, shown
 from limiter.memory.decide import Outcome, ask, change
 from limiter.policies.concurrency import Leases
 from limiter.policies.step import Step
@@ -66,8 +66,10 @@ class MemoryStore:
         #: (expiry, name) of every key, the soonest first; some lag, some are of keys that are gone.
         self._heap: list[tuple[int, bytes]] = []
         self._began_us = time.time_ns() // 1_000 - time.monotonic_ns() // 1_000
-        # Whoever asks in the middle of a call, as a signal's handler may, must not wait for it to end.
+        # Whoever asks in the middle of a call of the same thread, as a signal's handler may, must not
+        # wait for its end, nor change what the call has read already.
         self._lock = threading.RLock()
+        self._deciding = False
         _remember(self)
 
     def __len__(self) -> int:
@@ -78,26 +80,39 @@ class MemoryStore:
 
         Raises:
             StoreRefused: A key holds something of another kind; nothing was changed.
+            StoreUnavailable: It was asked in the middle of another call of this thread.
 
         """
+        with self._lock:
+            if self._deciding:
+                raise StoreUnavailable(
+                    "the store of this process was asked in the middle of another call, as by the "
+                    "handler of a signal"
+                )
+            try:
+                self._deciding = True
+                return self._run(question)
+            finally:
+                self._deciding = False
+
+    def _run(self, question: Question) -> list[int]:
         mode, at_least, now_us, names, blocks = question
         takes, asks = mode in _TAKING, mode in _ASKING
-        with self._lock:
-            clock_us = self._began_us + time.monotonic_ns() // 1_000
-            slack_us = _SLACK_US + _GIVEN_US if now_us else _SLACK_US
-            now_us = now_us or clock_us
-            steps = []
-            for block in blocks:
-                policy, name = block.policy, names[block.key]
-                value = self._read(name, policy.key_type, clock_us, mode == "reset")
-                lease = block.lease if takes or not asks else ""
-                steps.append(policy.step(value, now_us, lease, block.cost))
-            outcome = ask(takes, at_least, blocks, steps) if asks else change(mode, blocks, steps)
-            if mode == "reset":
-                for name in names:
-                    self._keys.pop(name, None)
-            elif mode != "peek":
-                self._save(question, steps, outcome, clock_us, slack_us)
+        clock_us = self._began_us + time.monotonic_ns() // 1_000
+        slack_us = _SLACK_US + _GIVEN_US if now_us else _SLACK_US
+        now_us = now_us or clock_us
+        steps = []
+        for block in blocks:
+            policy, name = block.policy, names[block.key]
+            value = self._read(name, policy.key_type, clock_us, mode == "reset")
+            lease = block.lease if takes or not asks else ""
+            steps.append(policy.step(value, now_us, lease, block.cost))
+        outcome = ask(takes, at_least, blocks, steps) if asks else change(mode, blocks, steps)
+        if mode == "reset":
+            for name in names:
+                self._keys.pop(name, None)
+        elif mode != "peek":
+            self._save(question, steps, outcome, clock_us, slack_us)
         outcome.reply.append(now_us)
         return outcome.reply
 

@@ -21,9 +21,11 @@ from limiter import (
     SlidingLog,
     SlidingWindow,
     StoreRefused,
+    StoreUnavailable,
     TokenBucket,
 )
 from limiter.memory import MemoryStore
+from limiter.memory import store as module
 from limiter.policies import Policy
 from limiter.question import Block, Question
 from tests.memory.support import clock_us, look, plant
@@ -158,11 +160,35 @@ def test_a_child_counts_for_itself() -> None:
     assert hit(store, policy, cost=2)[:2] == [2, 0]
 
 
-def test_whoever_asks_in_the_middle_of_a_call_does_not_wait_for_it() -> None:
-    """As a signal's handler would, in the same thread."""
-    policy, store = FixedWindow(5, "day"), MemoryStore()
-    with store._lock:
-        assert hit(store, policy)[0] == 1
+def test_whoever_asks_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a signal's handler may, in the same thread: an error and no wait; nothing is lost of the call."""
+    policy, store, asked = SlidingLog(5, "day"), MemoryStore(), []
+    decide = module.ask
+
+    def interrupted(*what: Any) -> Any:
+        if not asked:
+            asked.append("in the middle")
+            with pytest.raises(StoreUnavailable, match="in the middle of another call"):
+                hit(store, policy)
+        return decide(*what)
+
+    monkeypatch.setattr(module, "ask", interrupted)
+    assert [hit(store, policy)[0] for _ in range(6)] == [1, 1, 1, 1, 1, 0]
+    assert asked
+
+
+def test_a_call_that_is_interrupted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one is decided."""
+    policy, store, decide = FixedWindow(5, "day"), MemoryStore(), module.ask
+
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "ask", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        hit(store, policy)
+    monkeypatch.setattr(module, "ask", decide)
+    assert hit(store, policy)[:2] == [1, 4]
 
 
 def test_the_clock_is_the_walls_and_never_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
