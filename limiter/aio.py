@@ -16,6 +16,7 @@ from limiter.flows import Flow, Pause
 from limiter.held import Held, Reserved
 from limiter.keys import Key
 from limiter.local import AsyncMemoryTransport
+from limiter.several import Decisions
 from limiter.transport import AsyncTransport, connect_async
 
 _Own = TypeVar("_Own", bound="AsyncLimiter")
@@ -81,7 +82,7 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
 
     async def hit_all(
         self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
-    ) -> list[Decision]:
+    ) -> Decisions:
         """As ``Limiter.hit_all``."""
         return await self.drive(self._hitting_all(items, limits, tag))
 

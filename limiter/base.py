@@ -7,6 +7,7 @@ import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from inspect import iscoroutinefunction
 from math import inf
 from time import monotonic
@@ -28,10 +29,11 @@ from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import algorithm_named, parse_limits, read_limits
 from limiter.held import Held, Reserved
 from limiter.keys import Key, KeySpeller
-from limiter.local import LocalPlan, LocalTogether, Share, decide_shares
+from limiter.local import LocalPlan, LocalTogether, Share, decide_shares, remember
 from limiter.memory import MemoryStore
 from limiter.plan import SERVER_CLOCK, Part, Plan, Together
 from limiter.policies import Policy
+from limiter.several import Decisions, InTurn
 
 _Own = TypeVar("_Own", bound="Base[Any]")
 _Transport = TypeVar("_Transport")
@@ -43,8 +45,6 @@ Item = tuple[Key, int] | tuple[Key, int, Limits]
 
 MEMORY = "memory://"
 
-#: So many sets of numbers (``limits=`` at call time) are kept prepared.
-_PLANS_KEPT = 256
 #: Sleeping so much longer, at most, keeps those who wait for one moment from coming as one crowd.
 _JITTER = 0.05
 #: Whoever waits for a lease asks at least so often: it may be given back at any time.
@@ -139,7 +139,12 @@ class Base(Generic[_Transport]):
     def _beside(
         self, flow: Flow[None], interrupted: Callable[[], None] | None = None
     ) -> Callable[[], None]:
-        """Run a flow that nobody waits for; what comes back ends it, ``interrupted`` hears of others."""
+        """Run a flow that nobody waits for; what comes back ends it, ``interrupted`` hears of others.
+
+        Raises:
+            StoreUnavailable: Nobody can run it; it was closed.
+
+        """
         raise NotImplementedError
 
     # --- what adapters build on: several limiters' parts in one call ---
@@ -190,8 +195,7 @@ class Base(Generic[_Transport]):
         charge nothing where another one denies; ``raise`` is a denial here.
         """
         decisions = [
-            Decision.without_store(part.plan.policies, allowed=owner._on_error == "allow")
-            for owner, part in zip(owners, parts, strict=True)
+            owner._without_store(part.plan) for owner, part in zip(owners, parts, strict=True)
         ]
         local = [place for place, owner in enumerate(owners) if owner._share is not None]
         if local:
@@ -268,9 +272,7 @@ class Base(Generic[_Transport]):
         found = self._plans.get(limits)
         if found is None:
             found = self._plan_class(self._renumbered(limits), self._keys)
-            if len(self._plans) >= _PLANS_KEPT:
-                self._plans.clear()
-            self._plans[limits] = found
+            remember(self._plans, limits, found)
         return found
 
     def _renumbered(self, limits: Limits) -> tuple[Policy, ...]:
@@ -310,7 +312,12 @@ class Base(Generic[_Transport]):
         if self._on_error == "raise":
             raise error
         if self._share is not None:
-            return self._share.decide(plan, mode, key, now_us=self._now_us, **more)
+            with suppress(StoreUnavailable):  # in the middle of a decision of its own
+                return self._share.decide(plan, mode, key, now_us=self._now_us, **more)
+        return self._without_store(plan)
+
+    def _without_store(self, plan: Plan) -> Decision:
+        """What ``on_error`` decides where nobody can."""
         return Decision.without_store(plan.policies, allowed=self._on_error == "allow")
 
     def _resetting(self, key: Key, limits: Limits | None, tag: Key | None) -> Flow[Decision]:
@@ -345,7 +352,7 @@ class Base(Generic[_Transport]):
 
     def _hitting_all(
         self, items: Iterable[Item], limits: Limits | None, tag: Key | None
-    ) -> Flow[list[Decision]]:
+    ) -> Flow[Decisions]:
         try:
             listed = list(items)
         except TypeError:
@@ -354,7 +361,7 @@ class Base(Generic[_Transport]):
             ) from None
         parts = [self._part(item, limits) for item in listed]
         if not parts:
-            return []
+            return Decisions()
         seen: set[tuple[bytes, bytes]] = set()
         for part in parts:
             state = part.plan.state(part.key, tag)
@@ -365,13 +372,14 @@ class Base(Generic[_Transport]):
                 )
             seen.add(state)
         try:
-            return (yield from self._deciding(parts, tag))
-        except StoreUnavailable as error:
+            return Decisions((yield from self._deciding(parts, tag)))
+        except StoreUnavailable:
             if self._on_error == "raise":
                 raise
-            if self._share is not None:
-                return self._share.decide_all(parts, tag, self._now_us)
-            return [self._fallback(error, part.plan, "hit", part.key) for part in parts]
+        if self._share is not None:
+            with suppress(StoreUnavailable):  # in the middle of a decision of its own
+                return Decisions(self._share.decide_all(parts, tag, self._now_us))
+        return Decisions(self._without_store(part.plan) for part in parts)
 
     def _deciding(
         self,
@@ -391,7 +399,7 @@ class Base(Generic[_Transport]):
             return [Decision(plan.policies, plan.read((yield Ask(call, deadline))))]
         group = self._together(parts, tag)
         if not self._one_slot(group.tags):
-            return (yield from self._deciding_in_turn(parts, tag, mode, lease, deadline))
+            return (yield from InTurn(self, parts, tag, lease, deadline).deciding(mode))
         replies = group.read((yield Ask(group.call(mode, self._now_us, lease), deadline)))
         return [
             Decision(part.plan.policies, reply) for part, reply in zip(parts, replies, strict=True)
@@ -408,107 +416,14 @@ class Base(Generic[_Transport]):
         cost, _ = plan.checked(item[1])
         return Part(plan, item[0], cost)
 
-    def _deciding_in_turn(
-        self,
-        parts: list[Part],
-        tag: Key | None,
-        mode: str,
-        lease: str,
-        deadline: float | None = None,
-    ) -> Flow[list[Decision]]:
-        """One part after the other, and all of it given back when one of them has no room."""
-        if deadline is None:
-            deadline = monotonic() + self._timeout
-        decisions: list[Decision] = []
-        for part in parts:
-            try:
-                (decision,) = yield from self._asking_part(part, tag, mode, lease, deadline)
-            except LimiterError:
-                yield from self._giving_back(parts, decisions, tag, lease, deadline)
-                raise
-            except GeneratorExit:  # whoever called is gone
-                if decisions:
-                    self._beside(self._giving_back_later(parts, decisions, tag, lease))
-                raise
-            if decision.allowed or part.shadow:
-                decisions.append(decision)
-                continue
-            before = yield from self._giving_back(parts, decisions, tag, lease, deadline)
-            decisions = [
-                old if new is None else new for new, old in zip(before, decisions, strict=True)
-            ]
-            decisions.append(decision)
-            for later in parts[len(decisions) :]:
-                try:
-                    decisions += yield from self._asking_part(later, tag, "peek", "", deadline)
-                except StoreUnavailable:  # it was not going to be charged anyway
-                    unknown = Decision.without_store(later.plan.policies, allowed=False)
-                    decisions.append(unknown)
-            break
-        return decisions
-
-    def _giving_back_later(
-        self, parts: list[Part], decisions: list[Decision], tag: Key | None, lease: str
-    ) -> Flow[None]:
-        """Give back what a call took that was interrupted before it had asked for everything."""
-        yield Pause(0.0)
-        deadline = monotonic() + self._timeout
-        yield from self._giving_back(parts, decisions, tag, lease, deadline)
-
-    def _asking_part(
-        self, part: Part, tag: Key | None, mode: str, lease: str, deadline: float
-    ) -> Flow[list[Decision]]:
-        """One part alone, in a list of one."""
-        group = self._together([part], tag)
-        replies = group.read((yield Ask(group.call(mode, self._now_us, lease), deadline)))
-        return [Decision(part.plan.policies, reply) for reply in replies]
-
-    def _giving_back(
-        self,
-        parts: list[Part],
-        decisions: list[Decision],
-        tag: Key | None,
-        lease: str,
-        deadline: float,
-    ) -> Flow[list[Decision | None]]:
-        """Give back what was taken, and say how things stand; None where nothing changed."""
-        found: list[Decision | None] = []
-        for part, decision in zip(parts, decisions, strict=False):
-            found.append(None)
-            taken = self._taken(part, decision)
-            if not taken:
-                continue
-            try:
-                for one in taken:
-                    yield from self._undoing(one, tag, lease, deadline)
-            except LimiterError as error:
-                self._not_settled("a give-back", error)
-                continue
-            found[-1] = decision.given_back()
-            with suppress(LimiterError):
-                (found[-1],) = yield from self._asking_part(part, tag, "peek", "", deadline)
-        return found
-
-    def _taken(self, part: Part, decision: Decision) -> list[Part]:
-        """What was charged: in the shadows each policy of a part for itself, else all of it or nothing."""
-        if decision.allowed:
-            return [part] if part.cost else []
-        return [
-            part._replace(plan=self._plan_class((one.policy,), part.plan.keys), cost=one.granted)
-            for one in decision.each
-            if one.granted
-        ]
-
-    def _undoing(self, part: Part, tag: Key | None, lease: str, deadline: float) -> Flow[None]:
-        """Refund the rates of a part, and release its leases."""
-        rates = part.plan.of_rates
-        more: dict[str, Any] = {"tag": tag, "now_us": self._now_us}
+    def _undoing(self, plan: Plan) -> list[tuple[str, Plan]]:
+        """How what was charged by a plan is given back: its rates refunded, its leases released."""
+        rates, undoing = plan.of_rates, []
         if rates is not None:
-            rates.read((yield Ask(rates.call("refund", part.key, part.cost, **more), deadline)))
-        if part.plan.leases:
-            plan = part.plan.of_leases
-            call = plan.call("release", part.key, part.cost, lease=lease, **more)
-            plan.read((yield Ask(call, deadline)))
+            undoing.append(("refund", rates))
+        if plan.leases:
+            undoing.append(("release", plan.of_leases))
+        return undoing
 
     # --- leases and reservations ---
 
@@ -557,15 +472,17 @@ class Base(Generic[_Transport]):
         """See that the lease, taken by a call that began at ``asked``, is renewed."""
         held.begin(decision)
         if not decision.degraded or self._share is not None:
-            held.stop_renewing = self._beside(self._renewing(held, asked), held.unrenewed)
+            lease = held.more["lease"]
+            unrenewed = partial(held.unrenewed, lease)
+            held.stop_renewing = self._beside(self._renewing(held, lease, asked), unrenewed)
 
-    def _renewing(self, held: Held, asked: float) -> Flow[None]:
+    def _renewing(self, held: Held, lease: str, asked: float) -> Flow[None]:
         """Renew a lease at a third of its length, until it is given back or lost."""
         lasts = min(policy.period_us for policy in held.plan.leases) / 1e6
-        ends, pause = asked + lasts, lasts / 3
+        ends, pause, again = asked + lasts, lasts / 3, lasts / 10
         while True:
             yield Pause(pause)
-            if held.released:
+            if not held.holds(lease):
                 return
             asked = monotonic()
             try:
@@ -573,17 +490,17 @@ class Base(Generic[_Transport]):
             except StoreUnavailable as error:
                 # It lives on for a while; renewing twice is the same as once.
                 if monotonic() < ends:
-                    pause = min(lasts / 10, ends - monotonic())
+                    pause, again = min(again, ends - monotonic()), 2 * again
                     continue
                 why: object = error
             except LimiterError as error:
                 why = error
             else:
                 if renewed:
-                    ends, pause = asked + lasts, lasts / 3
+                    ends, pause, again = asked + lasts, lasts / 3, lasts / 10
                     continue
                 why = "it had ended"
-            if not held.released:
+            if held.holds(lease):
                 held.lose(why)
             return
 
@@ -604,25 +521,33 @@ class Base(Generic[_Transport]):
         if held.released or held.is_inherited or "lease" not in held.more:
             return
         held.released = True
-        held.stop_renewing()
         try:
+            held.stop_renewing()
             yield from self._changing_lease(held, "release")
         except LimiterError as error:
             self._not_settled("a release", error)
-        held.busy = False
+        except BaseException:  # giving it back twice is the same as once
+            self._forget(held, StoreUnavailable("it was interrupted"), 0.0)
+            raise
+        finally:
+            held.busy = False
 
-    def _forget(self, held: Held, why: StoreUnavailable) -> None:
+    def _forget(self, held: Held, why: StoreUnavailable, after: float | None = None) -> None:
         """The store may have given a lease all the same; its id says which to give back, later."""
         if self._forgetting_now >= _MOST_FORGOTTEN:
             self._not_settled("a release", why)
             return
         self._forgetting_now += 1
-        self._beside(self._forgetting(held.leases_plan, held.key, held.more))
+        after = self._timeout if after is None else after
+        try:
+            self._beside(self._forgetting(held.leases_plan, held.key, held.more, after))
+        except StoreUnavailable as error:
+            self._not_settled("a release", error)
 
-    def _forgetting(self, plan: Plan, key: Key, more: dict[str, Any]) -> Flow[None]:
+    def _forgetting(self, plan: Plan, key: Key, more: dict[str, Any], after: float) -> Flow[None]:
         """Give back a lease that may have been taken, when the store answers again."""
         try:
-            yield Pause(self._timeout)
+            yield Pause(after)
             plan.read((yield Ask(plan.call("release", key, now_us=self._now_us, **more))))
         except LimiterError as error:
             self._not_settled("a release", error)
@@ -678,11 +603,11 @@ class Base(Generic[_Transport]):
         if cost == 0:
             return
         more: dict[str, Any] = {"cost": cost, "tag": reserved.tag}
-        if reserved.decision.degraded:
-            if self._share is not None:
-                self._share.change(plan, mode, reserved.key, now_us=self._now_us, **more)
-            return
         try:
+            if reserved.decision.degraded:
+                if self._share is not None:
+                    self._share.change(plan, mode, reserved.key, now_us=self._now_us, **more)
+                return
             if cost > plan.most_cost:
                 yield from self._charging(plan, reserved.key, cost, reserved.tag)
                 return

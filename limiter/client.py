@@ -18,7 +18,9 @@ from limiter.keeper import Keeper
 from limiter.keys import Key
 from limiter.local import MemoryTransport
 from limiter.scripts import Script
+from limiter.several import Decisions
 from limiter.transport import Transport, connect
+from limiter.transport.forks import remember
 
 _Own = TypeVar("_Own", bound="Limiter")
 _Result = TypeVar("_Result")
@@ -140,12 +142,12 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
     def hit_all(
         self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
-    ) -> list[Decision]:
-        """Hit several subjects: all of them are charged, or none; ``all(...)`` says which.
+    ) -> Decisions:
+        """Hit several subjects: all of them are charged, or none.
 
-        Each item is a key and its cost, and perhaps limits of its own. The decisions come in the
-        order of the items; when one subject has no room, those that had some are allowed in theirs,
-        with nothing granted.
+        Each item is a key and its cost, and perhaps limits of its own. The decisions are a list in the
+        order of the items, which is true when all are allowed. When one subject has no room, those
+        that had some are allowed in theirs, with nothing granted.
 
         Subjects in one slot (with one ``tag``; at one address all are) are decided in one script
         call. Others are charged in turn, and given back when a later one has no room: that never
@@ -227,13 +229,16 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
     @cached_property
     def _keeper(self) -> Keeper:
-        return Keeper(self._advance)
+        keeper = Keeper(self._advance)
+        remember(keeper)
+        return keeper
 
     def _beside(
         self, flow: Flow[None], interrupted: Callable[[], None] | None = None
     ) -> Callable[[], None]:
-        self._keeper.add(flow)
-        return partial(self._keeper.drop, flow)
+        keeper = self._keeper
+        keeper.add(flow)
+        return partial(keeper.drop, flow)
 
     def drive(self, flow: Flow[_Result]) -> _Result:
         """Run every step of a flow, and return what it returns."""

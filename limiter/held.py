@@ -58,6 +58,10 @@ class Held:
         self.decision = decision
         self.degraded = decision.degraded
 
+    def holds(self, lease: str) -> bool:
+        """Whether the lease of this id was not given back, and is not one of an earlier use."""
+        return not self.released and self.more["lease"] == lease
+
     @property
     def is_inherited(self) -> bool:
         """Whether this is a fork's copy of its parent's lease, which is the parent's to give back."""
@@ -70,9 +74,9 @@ class Held:
         if self._on_lost is not None:
             self._tell(self._on_lost)
 
-    def unrenewed(self) -> None:
-        """Its renewal was cancelled by somebody else: in the store it will end."""
-        if not self.released:
+    def unrenewed(self, lease: str) -> None:
+        """The renewal of this id was cancelled by somebody else: in the store it will end."""
+        if self.holds(lease):
             self.lose("its renewal was cancelled")
 
     def _tell(self, on_lost: Callable[[], Any]) -> None:

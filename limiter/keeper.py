@@ -1,13 +1,11 @@
-"""A thread that runs the flows nobody waits for, the renewal of leases; more while it falls behind."""
+"""Threads that run the flows nobody waits for, as renewals of leases: one is free, so that none is late."""
 
 from __future__ import annotations
 
 import heapq
 import logging
-import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
 from time import monotonic
 
@@ -16,17 +14,19 @@ from limiter.flows import Flow
 
 log = logging.getLogger("limiter")
 
-#: A flow that begins so many seconds late gets another thread to help, up to so many: a store that
-#: does not answer about one lease must not let the others end.
-_LATE = 0.1
+#: A store that does not answer about one lease must not let the others end: while somebody waits for
+#: it another thread is free, up to so many. So many silent ones as can be asked in two thirds of a
+#: lease hold nobody up.
 _MOST_THREADS = 8
+#: So many stay free while anything is to come, so that not each lease begins a thread.
+_MOST_FREE = 2
 
 #: So many flows that were dropped may be due still, beside as many as go on.
 _MOST_DROPPED = 64
 
 
 class Keeper:
-    """Wakes each flow when its pause is over; a thread lives for as long as there are any.
+    """Wakes each flow when its pause is over; threads live for as long as there are any.
 
     ``advance`` runs a flow up to its next pause, and returns how long that is.
     """
@@ -34,30 +34,31 @@ class Keeper:
     def __init__(self, advance: Callable[[Flow[None]], float]) -> None:
         self._advance = advance
         self._numbers = count()
-        self._begin()
+        self.after_fork()
 
-    def _begin(self) -> None:
-        self._process = os.getpid()
+    def after_fork(self) -> None:
+        """Begin anew: a child holds none of its parent's leases, and has none of its threads."""
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, Flow[None]]] = []
         #: Those that go on; of the ones that were dropped, some are due still.
         self._flows: set[Flow[None]] = set()
-        self._threads = 0
+        self._threads = self._free = 0
 
     def add(self, flow: Flow[None]) -> None:
         """Begin a flow; its first step is a pause.
 
         Raises:
-            StoreUnavailable: This process gets no more threads.
+            StoreUnavailable: This process gets no more threads; the flow was closed.
 
         """
-        if self._process != os.getpid():
-            self._begin()  # a fork's child holds none of its parent's leases, and not its thread
         self._flows.add(flow)
+        self._put(flow)
         try:
-            self._put(flow)
+            with self._changed:
+                self._see_to_it()
         except RuntimeError as error:
-            self._flows.discard(flow)
+            self.drop(flow)
+            flow.close()
             raise StoreUnavailable(f"nobody could renew a lease: {error}") from error
 
     def drop(self, flow: Flow[None]) -> None:
@@ -85,29 +86,42 @@ class Keeper:
             return
         with self._changed:
             heapq.heappush(self._due, (due, next(self._numbers), flow))
-            if not self._threads:
-                self._start()
             self._changed.notify()
 
-    def _start(self) -> None:
-        threading.Thread(target=self._keep, daemon=True).start()
-        self._threads += 1
+    def _see_to_it(self) -> None:
+        """Have somebody free for what is due next."""
+        if not self._due or self._free or self._threads >= _MOST_THREADS:
+            return
+        try:
+            threading.Thread(target=self._keep, daemon=True).start()
+        except RuntimeError:  # this process gets no more
+            if not self._threads:
+                raise
+        else:
+            self._threads += 1
+            self._free += 1
 
     def _keep(self) -> None:
-        while True:
-            with self._changed:
-                while self._due and (left := self._due[0][0] - monotonic()) > 0:
-                    if self._threads > 1:  # nobody is late any more: one will do
-                        self._threads -= 1
-                        return
-                    self._changed.wait(left)
-                if not self._due:
-                    self._threads -= 1
-                    return
-                due, _, flow = heapq.heappop(self._due)
-                if flow not in self._flows:
-                    continue
-                if monotonic() - due > _LATE and self._threads < _MOST_THREADS:
-                    with suppress(RuntimeError):  # this process gets no more threads
-                        self._start()
+        while (flow := self._next()) is not None:
             self._put(flow)
+            with self._changed:
+                self._free += 1
+
+    def _next(self) -> Flow[None] | None:
+        """Wait for the next flow that is due; None where enough others do, or nothing is to come."""
+        with self._changed:
+            while self._due and self._free <= _MOST_FREE:
+                due, _, flow = self._due[0]
+                if flow not in self._flows:
+                    heapq.heappop(self._due)
+                elif (left := due - monotonic()) > 0:
+                    self._changed.wait(left)
+                else:
+                    heapq.heappop(self._due)
+                    self._free -= 1
+                    self._see_to_it()
+                    self._changed.notify()  # somebody else is to see what is next
+                    return flow
+            self._free -= 1
+            self._threads -= 1
+            return None

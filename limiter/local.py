@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from limiter.decision import STRIDE, Decision
 from limiter.keys import Key, KeySpeller
@@ -12,6 +12,12 @@ from limiter.plan import SERVER_CLOCK, Part, Plan, Together, own_suffix, suffixe
 from limiter.policies import Policy
 from limiter.question import Block, Question
 from limiter.scripts import Script
+
+_Numbers = TypeVar("_Numbers")
+_Plan = TypeVar("_Plan", bound=Plan)
+
+#: So many sets of numbers (``limits=`` at call time) are kept prepared.
+_PLANS_KEPT = 256
 
 
 class LocalPlan(Plan):
@@ -146,9 +152,8 @@ class Share:
         found = self._plans.get(plan)
         if found is None:
             shared = tuple(policy.shared(self._share) for policy in plan.policies)
-            found = self._plans[plan] = LocalPlan(shared, plan.keys)
-            while len(self._plans) > _PLANS_KEPT:
-                self._plans.pop(next(iter(self._plans)), None)
+            found = LocalPlan(shared, plan.keys)
+            remember(self._plans, plan, found)
         return found
 
 
@@ -178,5 +183,8 @@ def decide_shares(
     return decisions
 
 
-#: So many sets of numbers (``limits=`` at call time) are kept prepared.
-_PLANS_KEPT = 256
+def remember(plans: dict[_Numbers, _Plan], numbers: _Numbers, plan: _Plan) -> None:
+    """Keep the plan of a call's own numbers prepared; where there are too many, they are made anew."""
+    if len(plans) >= _PLANS_KEPT:
+        plans.clear()
+    plans[numbers] = plan

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -188,6 +189,45 @@ def test_a_fork_with_a_lease(store: str, subject: str) -> None:
     with child(_fork_while_holding, store, subject) as (_, pipe):
         assert pipe.poll(30)
         assert pipe.recv() == [13, 12, 13, 0, 15]
+
+
+def _fork_and_hold_in_threads(store: str, subject: str, pipe: Connection) -> None:
+    """Fork in the body; the child's first leases are those of two threads at once."""
+    limiter = Limiter(Concurrency(5, lease=LEASE), store=store, timeout=PATIENCE)
+    with limiter.hold(subject):
+        if os.fork() == 0:
+            real, together, lost = threading.Condition, threading.Barrier(2), []
+
+            def slowly(*lock: Any) -> Any:
+                time.sleep(0.05)
+                return real(*lock)
+
+            threading.Condition = slowly  # type: ignore[assignment,misc]
+
+            def hold(number: int) -> None:
+                together.wait()
+                time.sleep(number * 0.02)
+                with limiter.hold(f"{subject}-{number}") as lease:
+                    time.sleep(LEASE * 1.5)  # it has to be renewed
+                    lost.append(lease.lost or limiter.peek(f"{subject}-{number}").remaining != 4)
+
+            threads = [threading.Thread(target=hold, args=(number,)) for number in range(2)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            pipe.send(lost)
+            os._exit(0)
+        os.wait()
+    limiter.close()
+
+
+@pytest.mark.slow
+def test_the_first_leases_of_a_child(store: str, subject: str) -> None:
+    """Of two threads that take them at once: both are renewed."""
+    with child(_fork_and_hold_in_threads, store, subject) as (_, pipe):
+        assert pipe.poll(30)
+        assert pipe.recv() == [False, False]
 
 
 def _fork_while_reserving(store: str, subject: str, pipe: Connection) -> None:

@@ -20,9 +20,15 @@ from limiter import (
 )
 from limiter.aio import AsyncLimiter
 from limiter.demo.servers import Cluster
-from tests.calls.support import PATIENCE
+from limiter.plan import Part
+from limiter.question import Question
+from tests.calls.support import OURS, PATIENCE
 
 PLACES = Concurrency(3, lease=30)
+
+
+class NotAnException(BaseException):
+    """What libraries, and handlers of signals, raise past ``except Exception``."""
 
 
 async def until(is_so: Any, seconds: float = 10.0) -> None:
@@ -127,6 +133,127 @@ def test_subjects_in_turn_that_are_cancelled(cluster: Cluster, subject: str) -> 
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(("where", "lost"), [("refund", 1), ("peek", 0)])
+def test_interrupted_while_subjects_in_turn_are_given_back(
+    store: str, subject: str, where: str, lost: int
+) -> None:
+    """The rest is given back all the same; the one give-back that was under way is counted."""
+    limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
+    limiter._one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
+    keys = [f"{subject}-{number}" for number in range(4)]
+    limiter.hit(keys[3], 5)
+    interrupt_once(limiter, where)
+    with pytest.raises(NotAnException):
+        limiter.hit_all([(key, 1) for key in keys])
+    settled(lambda: [5 - limiter.peek(key).remaining for key in keys], [lost, 0, 0, 5])
+    assert limiter.unsettled == lost
+
+
+def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: str) -> None:
+    """The rates under way are counted; the leases beside them come back, and all of the others."""
+    limits = [Concurrency(5, lease=60), FixedWindow(5, "day")]
+    limiter = Limiter(limits, store=store, timeout=PATIENCE)
+    limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+    keys = [f"{subject}-{number}" for number in range(3)]
+    interrupt_once(limiter, "refund")
+    parts = [Part(limiter.plan(), key, 1) for key in keys]
+    with limiter.hold(keys[2], 5), pytest.raises(NotAnException):
+        limiter.drive(limiter.deciding(parts, "acquire", "one"))
+    lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
+    settled(lefts, [[5, 4], [5, 5], [5, 0]])
+    assert limiter.unsettled == 1
+
+
+def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: str) -> None:
+    """The same for coroutines, again and again."""
+
+    async def main() -> None:
+        limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=store, timeout=PATIENCE)
+        limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+        keys = [f"{subject}-{number}" for number in range(5)]
+        await limiter.hit(keys[-1], 1_000)
+        run = limiter._transport.run
+
+        async def cancel(call: Any, deadline: float | None = None) -> Any:
+            ours = asyncio.current_task()
+            if b"refund" in call.rest and ours is not None and ours.get_name() == OURS:
+                ours.cancel()
+            return await run(call, deadline)
+
+        limiter._transport.run = cancel  # type: ignore[method-assign]
+        for _ in range(10):
+            items = [(key, 1) for key in keys]
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.create_task(limiter.hit_all(items), name=OURS)
+
+        async def are_back() -> bool:
+            left = [(await limiter.peek(key)).remaining for key in keys[1:-1]]
+            return left == [1_000] * 3
+
+        await until(are_back)
+        assert (await limiter.peek(keys[0])).remaining >= 990  # as far as they were sent
+        assert limiter.unsettled == 10
+        await limiter.close()
+
+    asyncio.run(main())
+
+
+def test_nobody_to_give_back_later(
+    store: str, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process gets no more threads: what stays taken is counted."""
+    limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
+    limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+    keys = [f"{subject}-{number}" for number in range(4)]
+    limiter.hit(keys[3], 5)
+    interrupt_once(limiter, "refund")
+
+    def no_more(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", no_more)
+    with pytest.raises(NotAnException):
+        limiter.hit_all([(key, 1) for key in keys])
+    assert [limiter.peek(key).remaining for key in keys] == [4, 4, 4, 0]
+    assert limiter.unsettled == 3
+    assert limiter._keeper._flows == set()
+
+
+def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
+    """The lease comes back all the same, and may be taken again."""
+    limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
+    lease = limiter.hold(subject)
+    with pytest.raises(NotAnException), lease:
+        interrupt_once(limiter, "release")
+    settled(lambda: limiter.peek(subject).remaining, 3)
+    with lease:
+        assert limiter.peek(subject).remaining == 2
+    assert limiter.peek(subject).remaining == 3
+    assert limiter.unsettled == 0
+
+
+def interrupt_once(limiter: Limiter, mode: str) -> None:
+    """Have the next call of a mode interrupted before it is sent, as by Ctrl-C."""
+    run, done = limiter._transport.run, threading.Event()
+
+    def interrupted(call: Any, deadline: float | None = None) -> Any:
+        said = call.mode if isinstance(call, Question) else call.rest.decode(errors="replace")
+        if mode in said and not done.is_set():
+            done.set()
+            raise NotAnException
+        return run(call, deadline)
+
+    limiter._transport.run = interrupted  # type: ignore[method-assign]
+
+
+def settled(ask: Any, expected: Any) -> None:
+    """Wait until the answer is what it has to be: what is given back later tells nobody."""
+    deadline = time.monotonic() + 10.0
+    while (found := ask()) != expected:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.005)
+
+
 def test_a_lease_that_was_never_taken(place: str, subject: str) -> None:
     """Giving it back changes nothing, and breaks nothing that comes later."""
     limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
@@ -186,10 +313,6 @@ def test_a_denial_stays_one_where_a_later_subject_cannot_be_looked_at(
     assert (first.allowed, first.granted, first.remaining) == (True, 0, 1)
     assert (second.allowed, second.degraded) == (False, False)
     assert (third.allowed, third.degraded) == (False, True)
-
-
-class NotAnException(BaseException):
-    """What libraries raise past ``except Exception``."""
 
 
 def test_whatever_on_lost_raises_or_takes_others_are_renewed(store: str, subject: str) -> None:

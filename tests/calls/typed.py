@@ -24,6 +24,7 @@ from limiter import (
 from limiter.aio import AsyncLease, AsyncLimiter, AsyncReservation
 from limiter.client import Lease, Reservation
 from limiter.policies import Policy
+from limiter.several import Decisions
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -71,7 +72,7 @@ def sync() -> None:
         limiter.refund("user:42", cost=2)
         limiter.refund(b"user:42", limits=SlidingLog(500, 60), tag=7)
         assert_type(limiter.reset("user:42"), Decision)
-        assert_type(limiter.hit_all([("user:42", 1), ("org:7", 1, "500/minute")]), list[Decision])
+        assert_type(limiter.hit_all([("user:42", 1), ("org:7", 1, "500/minute")]), Decisions)
         assert_type(limiter.wait("user:42", timeout=3.0), Decision)
         limiter.wait("user:42", 2, None, limits=[SlidingLog(500, 60)])
         reservation = assert_type(limiter.reserve("user:42", cost=50), Reservation)
@@ -127,7 +128,7 @@ async def coroutines() -> None:
         await limiter.refund("user:42", cost=2)
         assert_type(await limiter.reset("user:42"), Decision)
         items = [("user:42", 1), ("org:7", 1)]
-        assert_type(await limiter.hit_all(items), list[Decision])
+        assert_type(await limiter.hit_all(items), Decisions)
         assert_type(await limiter.wait("user:42", timeout=3.0), Decision)
         async with limiter.reserve("user:42", cost=50) as reserved:
             assert_type(reserved, AsyncReservation)
