@@ -393,11 +393,18 @@ def test_every_task_cancelled_in_the_turn_in_which_a_call_began(
     in_loop(main(), kind)
 
 
+class Ended(asyncio.Future[Any]):
+    """What looks like a task that has ended."""
+
+    def set_name(self, name: object) -> None:
+        """Loops name what a factory made."""
+
+
 def first_step_at_once(
     loop: asyncio.AbstractEventLoop, coroutine: Any, **settings: Any
 ) -> asyncio.Future[Any]:
     """As ``asyncio.eager_task_factory`` of Python 3.12, for a task whose first step is its last."""
-    ended = loop.create_future()
+    ended = Ended(loop=loop)
     try:
         coroutine.send(None)
     except StopIteration as end:
@@ -407,7 +414,6 @@ def first_step_at_once(
 
 def test_a_task_that_ends_before_its_maker_knows_of_it(store: str, kind: str) -> None:
     """A failure that comes at once is the caller's own, and not every later caller's."""
-    factory: Any = getattr(asyncio, "eager_task_factory", first_step_at_once)
     settings = redis.asyncio.ConnectionPool.from_url(store).connection_kwargs
     troubles = [redis.ConnectionError("not yet")]
 
@@ -420,7 +426,7 @@ def test_a_task_that_ends_before_its_maker_knows_of_it(store: str, kind: str) ->
         loop = asyncio.get_running_loop()
         guard = Guard(loop, lambda _: None)
         node = AsyncNode(connection, "store", 2.0, 2.0, ("localhost", 0), guard)
-        loop.set_task_factory(factory)
+        loop.set_task_factory(first_step_at_once)
         with pytest.raises(StoreUnavailable, match="not yet"):
             await node.take(time.monotonic() + 2)
         loop.set_task_factory(None)
