@@ -11,16 +11,17 @@ EXACT = 2**53
 #: What a hash holds: a policy's field, and its numbers as packed doubles.
 Hash = dict[str, bytes]
 
-#: Numbers of a hash's field, little-endian doubles as in the scripts.
-DOUBLES = {8 * count: struct.Struct(f"<{count}d") for count in (1, 2, 3)}
+#: How the numbers of a hash's field are packed, by its length: little-endian doubles as in the scripts.
+Layouts = dict[int, struct.Struct]
+DOUBLES: Layouts = {8 * count: struct.Struct(f"<{count}d") for count in (2, 3)}
 
 
-def numbers(state: Hash | None, field: str) -> tuple[int, ...]:
+def numbers(state: Hash | None, field: str, layouts: Layouts = DOUBLES) -> tuple[int, ...]:
     """The whole numbers that stand in a field; none where they cannot be read."""
     raw = state.get(field) if state else None
-    if raw is None or len(raw) not in DOUBLES:
+    if raw is None or len(raw) not in layouts:
         return ()
-    found = DOUBLES[len(raw)].unpack(raw)
+    found = layouts[len(raw)].unpack(raw)
     for number in found:
         # A NaN fails the comparison, as does an infinity.
         if not 0 <= number < EXACT or number % 1:

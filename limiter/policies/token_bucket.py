@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import gcd
+from struct import Struct
 from typing import Any, ClassVar, TypeVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy
 from limiter.policies.base import Policy
-from limiter.policies.step import DOUBLES, EXACT, Hash, Step, numbers
+from limiter.policies.step import EXACT, Hash, Layouts, Step, numbers
 
 _LONGEST_FILL_US = 3_650 * units.DAY_US
+_SECOND_US = 1_000_000
+_LAYOUTS: Layouts = {12: Struct("<dI"), 28: Struct("<dIdd")}
 
 _Own = TypeVar("_Own", bound="Bucket")
 
@@ -167,22 +170,27 @@ class LeakyBucket(Bucket):
 
 
 class BucketStep(Step):
-    """A field of one double or three: when the bucket will be full, and a fraction in parts."""
+    """A field of two numbers or four: when it is full, in how many seconds, and a fraction in parts."""
 
-    __slots__ = ("_capacity", "_debt", "_field", "_now_us", "_parts", "_unit")
+    __slots__ = ("_capacity", "_debt", "_field", "_now_us", "_own_s", "_parts", "_reach_s", "_unit")
 
     def __init__(self, policy: Bucket, state: Hash | None, now_us: int) -> None:
         super().__init__()
         # All in parts of a microsecond: what a unit is worth, what the bucket holds, what it lacks.
         unit, parts = policy.interval
         capacity, debt = policy.burst * unit, 0
-        stored = numbers(state, policy.field)
-        if len(stored) in (1, 3):
-            full_us, part, stored_parts = stored if len(stored) == 3 else (*stored, 0, parts)
+        self._own_s = self._reach_s = -(-(capacity // parts) // _SECOND_US)
+        stored = numbers(state, policy.field, _LAYOUTS)
+        if stored and stored[1] * _SECOND_US <= _LONGEST_FILL_US:
+            full_us, reach_s, part, stored_parts = (
+                stored if len(stored) == 4 else (*stored, 0, parts)
+            )
             if part and stored_parts != parts:
                 full_us, part = full_us + 1, 0
             if full_us >= now_us and part < parts:
-                most_us = 2 * (capacity // parts + policy.period_us)
+                # One of other numbers may owe more than this one could.
+                self._reach_s = max(self._reach_s, reach_s)
+                most_us = 2 * (self._reach_s * _SECOND_US + policy.period_us)
                 if full_us - now_us > most_us:
                     # No debt is that long: cut it.
                     full_us, part, self.heal = now_us + most_us, 0, True
@@ -213,8 +221,7 @@ class BucketStep(Step):
     def write(self, state: Hash) -> None:
         """Pack the field; a fraction only where there is one."""
         whole, part = divmod(self._debt, self._parts)
-        full_us = self._now_us + whole
-        if part:
-            state[self._field] = DOUBLES[24].pack(full_us, part, self._parts)
-        else:
-            state[self._field] = DOUBLES[8].pack(full_us)
+        reach_s = self._reach_s if whole > self._capacity // self._parts else self._own_s
+        fraction = (part, self._parts) if part else ()
+        layout = _LAYOUTS[28 if part else 12]
+        state[self._field] = layout.pack(self._now_us + whole, reach_s, *fraction)

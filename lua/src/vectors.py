@@ -45,6 +45,12 @@ vectors: list[Vector] = []
 # --- how the table is spelled ---
 
 
+def debt(full: float, part: float = 0, parts: float = 1, reach: int = 5) -> dict[str, Any]:
+    """A bucket's value: when it is full, in how many seconds the largest fills, and a fraction."""
+    fraction = struct.pack("<2d", part, parts) if part else b""
+    return raw(struct.pack("<dI", full, reach) + fraction)
+
+
 def doubles(*numbers: float) -> dict[str, Any]:
     """A value of the hash: little-endian doubles; those that JSON knows are shown beside the bytes."""
     value: dict[str, Any] = {"hex": struct.pack(f"<{len(numbers)}d", *numbers).hex()}
@@ -235,7 +241,7 @@ def fixed_window_vectors() -> None:
     fw(
         "reset forgets the whole subject",
         T + S, "reset", 1, [0, 2, 0, 9 * S, 0],
-        before=[hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + S)})], after=[],
+        before=[hash_({WINDOW: doubles(T, 3), BUCKET: debt(T + S)})], after=[],
     )
     fw(
         "reset mends a key of another type",
@@ -316,8 +322,8 @@ def fixed_window_vectors() -> None:
     fw(
         "a longer life is another policy's: it and its field stay",
         T, "hit", 1, [1, 4, 0, 10 * S, 0],
-        before=[hash_({BUCKET: doubles(T + HOUR)})],
-        after=[hash_({BUCKET: doubles(T + HOUR), WINDOW: doubles(T, 1)})],
+        before=[hash_({BUCKET: debt(T + HOUR)})],
+        after=[hash_({BUCKET: debt(T + HOUR), WINDOW: doubles(T, 1)})],
     )
     fw(
         "a lowered limit keeps the count",
@@ -682,14 +688,14 @@ def sliding_log_vectors() -> None:
 # --- token_bucket: 1 a second, 5 saved; and 3 in 10 microseconds, whose interval is a third ---
 
 
-def bucket(full: float, part: float = 0, parts: float = 1, **more: Any) -> list[State]:
-    """The hash of a limiter with this one bucket; whole microseconds are one double."""
-    return [hash_({BUCKET: doubles(full, part, parts) if part else doubles(full)}, **more)]
+def bucket(full: float, reach: int = 5, **more: Any) -> list[State]:
+    """The hash of a limiter with this one bucket."""
+    return [hash_({BUCKET: debt(full, reach=reach)}, **more)]
 
 
 def thirds(full: int, part: int, **more: Any) -> list[State]:
     """The same in thirds of a microsecond."""
-    return [hash_({THIRDS: doubles(full, part, 3) if part else doubles(full)}, **more)]
+    return [hash_({THIRDS: debt(full, part, 3, reach=1)}, **more)]
 
 
 def token_bucket(*row: Any, burst: object = 5, t_us: int = S, **more: Any) -> None:
@@ -765,15 +771,15 @@ def token_bucket_vectors() -> None:
     )
     tb("peek heals nothing", T, "peek", 1, [0, 0, 8 * S, 12 * S, 0], before=bucket(T + HOUR))
     for what, value in {
-        "of another length": doubles(T + 5 * S, 0),
-        "whose time is no number": doubles(NAN),
-        "whose time is infinite": doubles(INF),
-        "whose time is no integer": doubles(T + 5 * S + 0.5),
-        "whose time is beyond 2^53": doubles(2.0**60),
-        "whose part is negative": doubles(T + 5 * S, -1, 1),
-        "whose part is a whole": doubles(T + 5 * S, 1, 1),
-        "whose part is no integer": doubles(T + 5 * S, 0.5, 1),
-        "whose part is no number": doubles(T + 5 * S, NAN, 1),
+        "of another length": doubles(T + 5 * S, 5),
+        "whose time is no number": debt(NAN),
+        "whose time is infinite": debt(INF),
+        "whose time is no integer": debt(T + 5 * S + 0.5),
+        "whose time is beyond 2^53": debt(2.0**60),
+        "whose part is negative": debt(T + 5 * S, -1, 1),
+        "whose part is a whole": debt(T + 5 * S, 1, 1),
+        "whose part is no integer": debt(T + 5 * S, 0.5, 1),
+        "whose part is no number": debt(T + 5 * S, NAN, 1),
     }.items():
         tb(
             f"a value {what} counts as unused",
@@ -791,12 +797,37 @@ def token_bucket_vectors() -> None:
         before=bucket(T + S, ttl=4_000), after=bucket(T + 5 * S, ttl=life(5 * S)),
     )
     tb(
-        "three doubles say the same where no part is left",
+        "a part of 0 says the same as none",
         T, "hit", 1, [0, 0, S, 5 * S, 0],
-        before=[hash_({BUCKET: doubles(T + 5 * S, 0, 1)})],
+        before=[hash_({BUCKET: raw(struct.pack("<dIdd", T + 5 * S, 5, 0, 1))})],
     )
     tb("a larger burst keeps the debt", T, "hit", 5, [5, 0, 0, 10 * S, 5 * S],
-       before=bucket(T + 5 * S), after=bucket(T + 10 * S), burst=10)
+       before=bucket(T + 5 * S), after=bucket(T + 10 * S, 10), burst=10)
+    tb(
+        "the debt of a larger burst is believed, and stays",
+        T, "hit", 1, [0, 0, 96 * S, 100 * S, 0],
+        before=bucket(T + 100 * S, 100),
+    )
+    tb(
+        "the most debt of a larger burst, too",
+        T, "hit", 1, [0, 0, 198 * S, 202 * S, 0],
+        before=bucket(T + HOUR, 100), after=bucket(T + 202 * S, 100),
+    )
+    tb(
+        "and is remembered for as long as there is more than this one holds",
+        T, "refund", 1, [1, 0, 0, 8 * S, 0],
+        before=bucket(T + 9 * S, 100), after=bucket(T + 8 * S, 100),
+    )
+    tb(
+        "not when there is less",
+        T, "refund", 4, [4, 4, 0, S, 0],
+        before=bucket(T + 5 * S, 100), after=bucket(T + S),
+    )
+    tb(
+        "a value that takes longer to fill than any bucket counts as unused",
+        T, "hit", 1, [1, 4, 0, S, 0],
+        before=bucket(T + 100 * S, 3_650 * 86_400 + 1), after=bucket(T + S),
+    )
     tb(
         "a faster rate keeps the debt's time",
         T, "hit", 1, [0, 0, S, 3 * S, 0],
@@ -829,7 +860,7 @@ def token_bucket_vectors() -> None:
     one(
         "token_bucket", HASH, [THIRDS, 7, 10, 1, 3, 7], "sevenths: a third is rounded up once",
         T, "hit", 1, [1, 3, 0, 6, 4],
-        before=thirds(T + 3, 1), after=[hash_({THIRDS: doubles(T + 5, 3, 7)})],
+        before=thirds(T + 3, 1), after=[hash_({THIRDS: debt(T + 5, 3, 7, reach=1)})],
     )
     # One unit each thousandth of a microsecond.
     big = 10**12
@@ -837,7 +868,7 @@ def token_bucket_vectors() -> None:
         "token_bucket", HASH, ["token_bucket:1000000000", big, 1000 * S, 0, 1, 1000],
         "a burst of 10^12",
         T, "hit", big, [big, 0, 0, big // 1000, 0],
-        after=[hash_({"token_bucket:1000000000": doubles(T + big // 1000)},
+        after=[hash_({"token_bucket:1000000000": debt(T + big // 1000, reach=big // 1000 // S)},
                      ttl=life(big // 1000))],
     )
 
@@ -911,7 +942,7 @@ def token_bucket_vectors() -> None:
     one(
         "token_bucket", HASH, [THIRDS, 7, 10, 1, 3, 7], "sevenths: refund rounds a third up once",
         T, "refund", 1, [1, 1, 0, 8, 0],
-        before=thirds(T + 8, 1), after=[hash_({THIRDS: doubles(T + 7, 4, 7)})],
+        before=thirds(T + 8, 1), after=[hash_({THIRDS: debt(T + 7, 4, 7, reach=1)})],
     )
     for name in ("gcra", "leaky_bucket"):
         field = f"{name}:1000000"
@@ -919,13 +950,13 @@ def token_bucket_vectors() -> None:
             "token_bucket", HASH, [field, 5, S, S, 0, 1], f"{name} has a field of its own",
             T, "hit", 2, [2, 3, 0, 2 * S, 0],
             before=bucket(T + 5 * S),
-            after=[hash_({BUCKET: doubles(T + 5 * S), field: doubles(T + 2 * S)})],
+            after=[hash_({BUCKET: debt(T + 5 * S), field: debt(T + 2 * S)})],
         )
         one(
             "token_bucket", HASH, [field, 5, S, S, 0, 1], f"{name} says how long the debt before it takes",
             T, "hit", 2, [2, 0, 0, 5 * S, 3 * S],
-            before=[hash_({field: doubles(T + 3 * S)})],
-            after=[hash_({field: doubles(T + 5 * S)})],
+            before=[hash_({field: debt(T + 3 * S)})],
+            after=[hash_({field: debt(T + 5 * S)})],
         )
 
     policy = [BUCKET, 5, S, S, 0, 1]
@@ -1488,7 +1519,7 @@ def block(
 def several_vectors() -> None:
     """All or none."""
     fw, sl, tb = (block(name) for name in ("fixed_window", "sliding_log", "token_bucket"))
-    window_and_bucket = {WINDOW: doubles(T, 1), BUCKET: doubles(T + S)}
+    window_and_bucket = {WINDOW: doubles(T, 1), BUCKET: debt(T + S)}
     several(
         "two policies of one hash, which lives for as long as the longer one",
         T, "hit", 0, [fw, tb], [[1, 4, 0, 10 * S, 0], [1, 4, 0, S, 0]],
@@ -1535,7 +1566,7 @@ def several_vectors() -> None:
         "a policy of cost 0 passes and keeps what it has",
         T, "hit", 0, [block("fixed_window", 0), tb], [[0, 0, 0, 10 * S, 0], [1, 4, 0, S, 0]],
         before=window(T, 5),
-        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S)})],
+        after=[hash_({WINDOW: doubles(T, 5), BUCKET: debt(T + S)})],
     )
     several(
         "at_least: all grant what fits into each",
@@ -1566,7 +1597,7 @@ def several_vectors() -> None:
         T, "hit", 0, [block("fixed_window", shadow=1), tb],
         [[0, 0, 10 * S, 10 * S, 0], [1, 4, 0, S, 0]],
         before=window(T, 5),
-        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S)})],
+        after=[hash_({WINDOW: doubles(T, 5), BUCKET: debt(T + S)})],
     )
     several(
         "a shadow policy is not charged for what another denied",
@@ -1616,19 +1647,19 @@ def several_vectors() -> None:
         "a decision shortens no life",
         T, "hit", 0, [tb], [[1, 4, 0, S, 0]],
         before=window(T, 2, ttl=life(10 * S)[1]),
-        after=[hash_({WINDOW: doubles(T, 2), BUCKET: doubles(T + S)}, ttl=life(10 * S)[1])],
+        after=[hash_({WINDOW: doubles(T, 2), BUCKET: debt(T + S)}, ttl=life(10 * S)[1])],
     )
     several(
         "a life too short for one of them is made longer",
         T, "hit", 0, [tb, fw], [[1, 4, 0, S, 0], [1, 2, 0, 10 * S, 0]],
         before=window(T, 2, ttl=3_000),
-        after=[hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + S)}, ttl=life(10 * S))],
+        after=[hash_({WINDOW: doubles(T, 3), BUCKET: debt(T + S)}, ttl=life(10 * S))],
     )
     several(
         "a denied hit heals an impossible time, and charges nothing",
         T, "hit", 0, [fw, tb], [[0, 0, 10 * S, 10 * S, 0], [0, 4, 0, S, S]],
-        before=[hash_({WINDOW: doubles(T + HOUR, 5), BUCKET: doubles(T + S)})],
-        after=[hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + S)})],
+        before=[hash_({WINDOW: doubles(T + HOUR, 5), BUCKET: debt(T + S)})],
+        after=[hash_({WINDOW: doubles(T, 5), BUCKET: debt(T + S)})],
     )
     several(
         "a denied hit deletes a log that ends too far ahead, and charges nothing",
@@ -1640,11 +1671,11 @@ def several_vectors() -> None:
         T + S, "hit", 0, [sl, fw, tb],
         [[0, 0, 9 * S, 9 * S, 0], [0, 0, 9 * S, 9 * S, 0], [0, 4, 0, S, S]],
         before=[
-            hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + 2 * S)}, ttl=-1),
+            hash_({WINDOW: doubles(T, 5), BUCKET: debt(T + 2 * S)}, ttl=-1),
             list_([T] * 3, ttl=-1),
         ],
         after=[
-            hash_({WINDOW: doubles(T, 5), BUCKET: doubles(T + 2 * S)}, ttl=life(9 * S)),
+            hash_({WINDOW: doubles(T, 5), BUCKET: debt(T + 2 * S)}, ttl=life(9 * S)),
             list_([T] * 3, ttl=life(9 * S)),
         ],
     )
@@ -1724,9 +1755,9 @@ def several_corrections_vectors() -> None:
     several(
         "three buckets of one hash",
         T, "hit", 0, [tb, gcra, leaky], [[1, 4, 0, S, 0], [1, 2, 0, 3 * S, 2 * S], [1, 4, 0, S, 0]],
-        before=[hash_({"gcra:1000000": doubles(T + 2 * S)})],
-        after=[hash_({"gcra:1000000": doubles(T + 3 * S), BUCKET: doubles(T + S),
-                      "leaky_bucket:1000000": doubles(T + S)})],
+        before=[hash_({"gcra:1000000": debt(T + 2 * S)})],
+        after=[hash_({"gcra:1000000": debt(T + 3 * S), BUCKET: debt(T + S),
+                      "leaky_bucket:1000000": debt(T + S)})],
     )
 
     several(
@@ -1735,11 +1766,11 @@ def several_corrections_vectors() -> None:
         [block("fixed_window", 4), block("sliding_log", 2), block("token_bucket", 1)],
         [[3, 5, 0, 5 * S, 0], [2, 2, 0, 9 * S, 0], [1, 3, 0, 2 * S, 0]],
         before=[
-            hash_({WINDOW: doubles(T, 3), BUCKET: doubles(T + 8 * S)}),
+            hash_({WINDOW: doubles(T, 3), BUCKET: debt(T + 8 * S)}),
             list_([T, T + 4 * S, T + 4 * S]),
         ],
         after=[
-            hash_({WINDOW: doubles(T, 0), BUCKET: doubles(T + 7 * S)}),
+            hash_({WINDOW: doubles(T, 0), BUCKET: debt(T + 7 * S)}),
             list_([T + 4 * S]),
         ],
     )

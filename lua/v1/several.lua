@@ -495,17 +495,24 @@ repeat
       if t_part > 0 then
         empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
       end
-      if state and (#state == 8 or #state == 24) then
-        local stored_us, stored_part, stored_parts = struct.unpack("<d", state), 0, parts
-        if #state == 24 then
-          stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+      local reach_s = math.ceil(empty_us / 1000000)
+      if state and (#state == 12 or #state == 28) then
+        local stored_us, stored_s = struct.unpack("<dI4", state)
+        local stored_part, stored_parts = 0, parts
+        if #state == 28 then
+          stored_part, stored_parts = struct.unpack("<dd", state, 13)
         end
         if stored_part ~= 0 and stored_parts ~= parts then
           stored_us, stored_part = stored_us + 1, 0
         end
-        if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0
+        -- (No bucket takes more than 3,650 days to fill.)
+        if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0 and stored_s <= 315360000
           and stored_part >= 0 and stored_part < parts and stored_part % 1 == 0 then
-          local most_us = 2 * (empty_us + period_us)
+          -- One of other numbers may owe more than this one could.
+          if stored_s > reach_s then
+            reach_s = stored_s
+          end
+          local most_us = 2 * (reach_s * 1000000 + period_us)
           if stored_us - now_us > most_us then
             stored_us, stored_part, heal = now_us + most_us, 0, true
           end
@@ -553,7 +560,8 @@ repeat
         before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
         if heal and takes and cost > 0 then
           heals = heals or {}
-          local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
+          local saved = struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
+        full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000), part, parts)
           heals[#heals + 1] = {"HSET", key, field, saved}
         end
         if room < at_least then
@@ -610,7 +618,8 @@ repeat
         delay_us, room = 0, math.max(0, math.min(room, limit))
       end
       if granted > 0 or (heal and changes and cost > 0) then
-        local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
+        local saved = struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
+        full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000), part, parts)
         local write = writes[index]
         if not write then
           writes[index] = {field, saved, nil, nil, nil, nil}

@@ -1,9 +1,10 @@
 --[[
 token_bucket v1: a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
 
-KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, part, parts),
-                    three doubles: the time full_us + part / parts at which the bucket is full if nobody
-                    takes more; or full_us alone, one double, where part is 0
+KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, reach_s), a double
+                    and four bytes: the time at which the bucket is full if nobody takes more, and in how
+                    many seconds, rounded up, the largest fills that may owe so much; then (part, parts),
+                    two doubles, where a fraction is left: it is full at full_us + part / parts
 
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
@@ -72,17 +73,24 @@ local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
   empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
 end
-if state and (#state == 8 or #state == 24) then
-  local stored_us, stored_part, stored_parts = struct.unpack("<d", state), 0, parts
-  if #state == 24 then
-    stored_us, stored_part, stored_parts = struct.unpack("<ddd", state)
+local reach_s = math.ceil(empty_us / 1000000)
+if state and (#state == 12 or #state == 28) then
+  local stored_us, stored_s = struct.unpack("<dI4", state)
+  local stored_part, stored_parts = 0, parts
+  if #state == 28 then
+    stored_part, stored_parts = struct.unpack("<dd", state, 13)
   end
   if stored_part ~= 0 and stored_parts ~= parts then
     stored_us, stored_part = stored_us + 1, 0
   end
-  if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0
+  -- (No bucket takes more than 3,650 days to fill.)
+  if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0 and stored_s <= 315360000
     and stored_part >= 0 and stored_part < parts and stored_part % 1 == 0 then
-    local most_us = 2 * (empty_us + period_us)
+    -- One of other numbers may owe more than this one could.
+    if stored_s > reach_s then
+      reach_s = stored_s
+    end
+    local most_us = 2 * (reach_s * 1000000 + period_us)
     if stored_us - now_us > most_us then
       stored_us, stored_part, heal = now_us + most_us, 0, true
     end
@@ -188,7 +196,8 @@ end
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
-    local saved = part == 0 and struct.pack("<d", full_us) or struct.pack("<ddd", full_us, part, parts)
+    local saved = struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
+      full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000), part, parts)
     redis.call("HSET", key, field, saved)
   end
   if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then

@@ -81,6 +81,26 @@ def test_buckets_keep_their_debt_in_time(
         assert one.peek(subject).remaining == one.policies[0].capacity
 
 
+@pytest.mark.parametrize("algorithm", BUCKETS)
+def test_a_much_smaller_burst_gives_nothing_back(
+    old_and_new: Any, subject: str, algorithm: type[Policy]
+) -> None:
+    """Its denials, side by side with the old one's calls, cut no debt that the old burst allows."""
+    old, new = old_and_new(algorithm(10, 1, burst=1000), algorithm(10, 1, burst=100))
+    assert old.hit(subject, 1000)
+    for _ in range(3):
+        denied = new.hit(subject)
+        assert (denied.allowed, denied.retry_after) == (False, 90.1)
+        assert old.hit(subject, 1000, at_least=1).granted == 0
+    new.refund(subject, 10)
+    assert (old.peek(subject).remaining, new.peek(subject).retry_after) == (10, 89.1)
+    assert not new.hit(subject)
+    assert old.hit(subject, 1000, at_least=1).granted == 10
+    # Whoever was told how long to wait gets in then.
+    new._now_us += 90_100_000
+    assert new.hit(subject)
+
+
 def test_leases_stay(old_and_new: Any, subject: str) -> None:
     """With their end, whatever limit and length come after."""
     old, more, less, other = old_and_new(

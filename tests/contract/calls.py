@@ -29,6 +29,10 @@ MODELS["several"] = [
 _callers = itertools.count()
 
 
+#: How the numbers of a hash's field are packed, by its length.
+LAYOUTS = {16: "<2d", 24: "<3d", 12: "<dI", 28: "<dI2d"}
+
+
 class Subject(NamedTuple):
     """A fresh subject under some policies, and the connection that asks about it."""
 
@@ -177,7 +181,7 @@ def check_stored_numbers(asked: Subject) -> None:
         values: list[float] = []
         if kind == b"hash":
             for value in client.hgetall(key).values():
-                values += struct.unpack(f"<{len(value) // 8}d", value)
+                values += struct.unpack(LAYOUTS[len(value)], value)
         elif kind == b"list":
             values = [float(entry) for entry in client.lrange(key, 0, -1)]
         elif kind == b"zset":

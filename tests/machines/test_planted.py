@@ -36,10 +36,17 @@ wrong_numbers = st.one_of(
     st.integers(-3_000, 3_000).map(lambda off: NOW_US + off + 0.5),
     st.just(float(NOW_US + 10**12)),
 )
+wrong_reaches = st.one_of(st.integers(0, 9), st.integers(0, 2**32 - 1))
 wrong_fields = st.one_of(
     st.binary(max_size=40),
     st.lists(wrong_numbers, min_size=1, max_size=4).map(
         lambda numbers: struct.pack(f"<{len(numbers)}d", *numbers)
+    ),
+    # A bucket's: when it is full, in how many seconds the largest fills, and a fraction.
+    st.builds(lambda full, reach: struct.pack("<dI", full, reach), wrong_numbers, wrong_reaches),
+    st.builds(
+        lambda full, reach, part, parts: struct.pack("<dI2d", full, reach, part, parts),
+        *(wrong_numbers, wrong_reaches, wrong_numbers, wrong_numbers),
     ),
 )
 wrong_entries = st.lists(

@@ -33,6 +33,8 @@ class TokenBucket(Rate):
         self.hits: list[tuple[int, Fraction]] = []
         #: parts of a microsecond in which the newest hit was kept
         self.parts = self.own_parts
+        #: seconds in which the largest fills that may owe so much: another one, where we could not
+        self.reach_s = 0
 
     @property
     def most(self) -> int:
@@ -54,10 +56,24 @@ class TokenBucket(Rate):
         """Time in which an empty bucket fills."""
         return self.burst * self.interval_us
 
-    @property
-    def most_debt_us(self) -> int:
+    def most_debt_us(self, clock_us: int) -> int:
         """More debt than this cannot be true, but after a clock that stepped back very far."""
-        return 2 * (self.capacity_us // 1 + self.period_us)
+        return 2 * (1_000_000 * self.reach(clock_us) + self.period_us)
+
+    @property
+    def own_reach(self) -> int:
+        """Seconds in which this bucket fills."""
+        return ceil(Fraction(self.capacity_us // 1, 1_000_000))
+
+    def reach(self, clock_us: int) -> int:
+        """Seconds in which the largest of those fills who may have made the debt."""
+        owed = self.full_at() // 1 >= clock_us
+        return max(self.own_reach, self.reach_s if owed else 0)
+
+    def note_reach(self, clock_us: int, before: int) -> None:
+        """Remember what was before, while more is owed than this bucket holds."""
+        more = self.full_at() // 1 - clock_us > self.capacity_us // 1
+        self.reach_s = before if more else self.own_reach
 
     def exactly_full_at(self) -> Fraction | int:
         """The moment at which the bucket is full again, by the whole history."""
@@ -75,18 +91,19 @@ class TokenBucket(Rate):
 
     def impossible(self, clock_us: int) -> bool:
         """Whether the debt is larger than any history without a clock that jumped could make it."""
-        return self.full_at() // 1 - clock_us > self.most_debt_us
+        return self.full_at() // 1 - clock_us > self.most_debt_us(clock_us)
 
     def debt(self, clock_us: int) -> Fraction | int:
         """Time until the bucket is full."""
         if self.impossible(clock_us):
-            return self.most_debt_us
+            return self.most_debt_us(clock_us)
         return max(0, self.full_at() - clock_us)
 
     def heal(self, clock_us: int) -> None:
         """Cut an impossible debt down to the most that we believe."""
         if self.impossible(clock_us):
-            self.hits = [(clock_us, Fraction(self.most_debt_us))]
+            most_us, self.reach_s = self.most_debt_us(clock_us), self.reach(clock_us)
+            self.hits = [(clock_us, Fraction(most_us))]
             self.parts = self.own_parts
 
     def left(self, clock_us: int) -> int:
@@ -105,16 +122,20 @@ class TokenBucket(Rate):
     def admit(self, clock_us: int, units: int) -> None:
         """Put the units' work behind what waits already."""
         self.heal(clock_us)
+        reach = self.reach(clock_us)
         self.round_up()
         self.hits.append((clock_us, units * self.interval_us))
+        self.note_reach(clock_us, reach)
 
     def give_back(self, clock_us: int, units: int) -> int:
         """The units' work is done at once, or all that waits if that is less."""
         waiting = self.debt(clock_us)
         given = min(units, ceil(waiting / self.interval_us))
         if given:
+            reach = self.reach(clock_us)
             self.round_up()
             self.hits.append((clock_us, -min(waiting, given * self.interval_us)))
+            self.note_reach(clock_us, reach)
         return given
 
     def round_up(self) -> None:
@@ -127,6 +148,7 @@ class TokenBucket(Rate):
         """Drop every hit."""
         self.hits.clear()
         self.parts = self.own_parts
+        self.reach_s = 0
 
     def change(self, limit: int | None = None, burst: int | None = None) -> None:
         """Give the policy other numbers; the debt stays as the time that it is."""
@@ -140,8 +162,8 @@ class TokenBucket(Rate):
 
     @property
     def believed_us(self) -> int:
-        """The debt that is believed."""
-        return self.most_debt_us
+        """The most debt that is ever believed: that of the largest bucket there may be."""
+        return 2 * (LONGEST_FILL_US + self.period_us)
 
     @property
     def bound(self) -> int:
@@ -155,7 +177,7 @@ class TokenBucket(Rate):
     def edges(self, now_us: int) -> list[int]:
         """Where it is full, where it was empty, and where the debt would be impossible."""
         full_us = ceil(self.full_at()) or now_us
-        return [full_us, full_us - ceil(self.capacity_us), full_us - self.most_debt_us]
+        return [full_us, full_us - ceil(self.capacity_us), full_us - self.most_debt_us(now_us)]
 
     def numbers(self) -> dict[str, int]:
         """And one unit's interval, in whole microseconds and parts of one."""

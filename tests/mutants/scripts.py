@@ -210,8 +210,19 @@ MUTANTS = [
         shows("token_bucket: more debt heals"),
     ),
     Mutant(
+        "a smaller burst cuts the debt of a larger one", "H98", BUCKET,
+        "if stored_s > reach_s then", "if false then",
+        shows("token_bucket: the debt of a larger burst"),
+    ),
+    Mutant(
+        "a smaller burst forgets that there was a larger one", "H98", BUCKET,
+        "full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000)",
+        "math.ceil(empty_us / 1000000)",
+        shows("token_bucket: and is remembered"),
+    ),
+    Mutant(
         "a state without end is believed", "H18", BUCKET,
-        "stored_us < 2^53 and stored_us % 1 == 0", "stored_us % 1 == 0",
+        "stored_us < 2^53 and stored_us % 1 == 0 and stored_s", "stored_us % 1 == 0 and stored_s",
         shows("token_bucket: a value whose time is beyond"),
     ),
     Mutant(
