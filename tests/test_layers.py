@@ -142,7 +142,7 @@ def test_the_memory_store_needs_the_core_alone() -> None:
 
 def test_only_the_two_clients_know_the_round_trip() -> None:
     """All else of a limiter stands once, and serves threads and coroutines alike."""
-    shared = ("limiter.base", "limiter.flows", "limiter.held", "limiter.local")
+    shared = ("limiter.base", "limiter.flows", "limiter.held", "limiter.local", "limiter.several")
     for name, tree in trees("limiter"):
         wanted = imports(tree)
         if not within(name, "limiter.transport", "limiter.client", "limiter.aio"):

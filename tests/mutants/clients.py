@@ -297,7 +297,7 @@ def check_renewed(make: Make, url: str) -> None:
 class NeverRenews(Limiter):
     """Takes a lease, and trusts that its body is quick."""
 
-    def _renewing(self, held: Any, asked: float) -> Any:
+    def _renewing(self, held: Any, lease: str, asked: float) -> Any:
         yield Pause(3_600)
 
 
