@@ -293,7 +293,8 @@ class Node:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
         with self._changed:
-            self._connecting.remove(began)
+            with suppress(ValueError):  # who began it was interrupted before it was noted
+                self._connecting.remove(began)
             if lane is not None and began > self._closed_at:
                 self.give(lane)
             elif lane is not None:

@@ -443,6 +443,15 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
     taken[0].close()
 
 
+def test_an_attempt_that_nobody_noted(store: str) -> None:
+    """Who began it was interrupted while its thread started: its connection serves the next."""
+    settings = redis.ConnectionPool.from_url(store).connection_kwargs
+    node = Node(lambda: redis.Connection(**settings), "store", 5.0, 5.0, ("localhost", 0))
+    node._open_one(time.monotonic())
+    assert not node._connecting
+    node.take(time.monotonic()).close()
+
+
 def test_a_hanging_look_up_does_not_keep_the_next_from_beginning(store: str) -> None:
     """It takes longer than connecting may: others begin beside it, one at a time."""
     enough, made = threading.Event(), []
