@@ -15,6 +15,8 @@ _lock = threading.Lock()
 
 def say(text: str) -> None:
     """Print at once. A reader that went away is no reason to end, let alone halfway."""
+    encoding = sys.stdout.encoding or "utf-8"
+    text = text.encode(encoding, "backslashreplace").decode(encoding)
     with _lock:
         try:
             sys.stdout.write(f"{text}\n")
@@ -35,9 +37,10 @@ class Log:
         self._thread.start()
 
     def close(self) -> None:
-        """Pass on what is left; the child has ended."""
+        """Pass on what is left; the child has ended. Its own children may hold the pipe: not for ever."""
         self._thread.join(1.0)
-        self._pipe.close()
+        if not self._thread.is_alive():  # it would wait for those
+            self._pipe.close()
 
     def _pass_on(self) -> None:
         for raw in self._pipe:

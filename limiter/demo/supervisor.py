@@ -52,6 +52,9 @@ class Demo:
         self._environ.pop("GUNICORN_CMD_ARGS", None)  # it would override what we say
         # A busy laptop must not turn the counts of `ab` into fallbacks.
         self._environ["LIMITER_TIMEOUT"] = self._environ.get("LIMITER_TIMEOUT") or "1"
+        policies = self._environ.get("LIMITER_POLICIES")
+        if policies:  # the instances run elsewhere
+            self._environ["LIMITER_POLICIES"] = str(Path(policies).absolute())
         share = self._environ.get("LIMITER_LOCAL_SHARE") or str(options.instances)
         self._environ["LIMITER_LOCAL_SHARE"] = share
         self._store = options.store or self._environ.get("LIMITER_STORE") or None
