@@ -98,10 +98,10 @@ class Lane:
             StoreRefused: What came back is not Redis's protocol.
 
         """
-        self.asked_at = monotonic()
         try:
             self._send(command)
-            left = deadline - monotonic()
+            self.asked_at = now = monotonic()
+            left = deadline - now
             usual = timeout - _AT_ONCE < left <= timeout
             if not usual:
                 self._settimeout(max(left, _AT_ONCE))
