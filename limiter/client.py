@@ -55,7 +55,8 @@ class Limiter(Base["Transport | MemoryTransport"]):
     same algorithms, periods and names.
 
     Threads may share a limiter, and a process may fork with it. It is also a context manager:
-    entering opens it, leaving closes it.
+    entering opens it, leaving closes it. What a signal handler raises meanwhile comes out as it is;
+    but an OSError of its own cannot be told from the connection's, and counts as the store's.
 
     Raises:
         InvalidPolicy: A limit makes no sense.
