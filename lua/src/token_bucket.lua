@@ -23,7 +23,9 @@ local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
   empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
 end
-local reach_s = math.ceil(empty_us / 1000000)
+local own_s = empty_us + 999999
+own_s = (own_s - own_s % 1000000) / 1000000
+local reach_s = own_s
 if state and (#state == 12 or #state == 28) then
   local stored_us, stored_s = struct.unpack("<dI4", state)
   local stored_part, stored_parts = 0, parts
@@ -111,4 +113,4 @@ if part > 0 then
 end
 --@ save
 struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
-  full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000), part, parts)
+  full_us - now_us > empty_us and reach_s or own_s, part, parts)

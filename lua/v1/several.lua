@@ -495,7 +495,9 @@ repeat
       if t_part > 0 then
         empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
       end
-      local reach_s = math.ceil(empty_us / 1000000)
+      local own_s = empty_us + 999999
+      own_s = (own_s - own_s % 1000000) / 1000000
+      local reach_s = own_s
       if state and (#state == 12 or #state == 28) then
         local stored_us, stored_s = struct.unpack("<dI4", state)
         local stored_part, stored_parts = 0, parts
@@ -561,7 +563,7 @@ repeat
         if heal and takes and cost > 0 then
           heals = heals or {}
           local saved = struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
-        full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000), part, parts)
+        full_us - now_us > empty_us and reach_s or own_s, part, parts)
           heals[#heals + 1] = {"HSET", key, field, saved}
         end
         if room < at_least then
@@ -619,7 +621,7 @@ repeat
       end
       if granted > 0 or (heal and changes and cost > 0) then
         local saved = struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
-        full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000), part, parts)
+        full_us - now_us > empty_us and reach_s or own_s, part, parts)
         local write = writes[index]
         if not write then
           writes[index] = {field, saved, nil, nil, nil, nil}

@@ -73,7 +73,9 @@ local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
   empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
 end
-local reach_s = math.ceil(empty_us / 1000000)
+local own_s = empty_us + 999999
+own_s = (own_s - own_s % 1000000) / 1000000
+local reach_s = own_s
 if state and (#state == 12 or #state == 28) then
   local stored_us, stored_s = struct.unpack("<dI4", state)
   local stored_part, stored_parts = 0, parts
@@ -197,7 +199,7 @@ if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
     local saved = struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
-      full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000), part, parts)
+      full_us - now_us > empty_us and reach_s or own_s, part, parts)
     redis.call("HSET", key, field, saved)
   end
   if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then

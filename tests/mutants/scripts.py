@@ -216,8 +216,7 @@ MUTANTS = [
     ),
     Mutant(
         "a smaller burst forgets that there was a larger one", "H98", BUCKET,
-        "full_us - now_us > empty_us and reach_s or math.ceil(empty_us / 1000000)",
-        "math.ceil(empty_us / 1000000)",
+        "full_us - now_us > empty_us and reach_s or own_s", "own_s",
         shows("token_bucket: and is remembered"),
     ),
     Mutant(
