@@ -24,12 +24,6 @@ settings.register_profile("few", settings.get_profile("ours"), max_examples=10)
 # What the tests ask is here, whatever proxy the rest of the world is behind.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localhost,::1"
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the file that takes longest: nobody is to wait for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_pythons.py")
-
-
 _subjects = itertools.count()
 _run = secrets.token_hex(4)
 

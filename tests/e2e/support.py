@@ -7,16 +7,18 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import pytest
 
-from limiter.demo.servers import free_port
+from limiter.demo.servers import HOST
 from tests.service.support import ROOT, clean_environment
 
 
@@ -83,11 +85,20 @@ def listening(pids: set[int]) -> set[str]:
     return found
 
 
+def _port_for_later() -> int:
+    """A free port that nobody else chooses: Traefik takes it when all other parts have theirs."""
+    while True:
+        port = secrets.choice(range(10_000, 18_000))  # `free_port` has those above
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+
+
 class Demo:
     """``limiter demo`` in a session of its own, with a temporary folder of its own."""
 
     def __init__(self, folder: Path, *options: str, **variables: str) -> None:
-        self.port = free_port()
+        self.port = _port_for_later()
         self.url = f"http://127.0.0.1:{self.port}"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
@@ -121,7 +132,7 @@ class Demo:
             lambda: text in self.log or self.process.poll() is not None,
             lambda: f"no {text!r} in:\n{self.log}",
         )
-        assert text in self.log
+        assert text in self.log, self.log
 
     def look(self) -> list[Process]:
         """Remember all processes of the demo, and return those that run now."""
