@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from limiter.client import Limiter
 from limiter.web import problems, wiring
+from limiter.web.closing import Closing
 from limiter.web.guard import Guard, Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.request import from_wsgi
@@ -113,27 +115,7 @@ class LimiterMiddleware:
             guard.leave(verdict)
             raise
         # Without a lease it stays what it was: a server may know how to send it best.
-        return _Held(response, guard, verdict) if verdict.leases else response
-
-
-class _Held:
-    """A response, and the leases that are given back when it is closed."""
-
-    def __init__(self, response: Iterable[bytes], guard: Guard, verdict: Verdict) -> None:
-        self._response = response
-        self._guard = guard
-        self._verdict = verdict
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._response)
-
-    def close(self) -> None:
-        """The response was sent, or nobody is there any more to send it to."""
-        try:
-            if hasattr(self._response, "close"):
-                self._response.close()
-        finally:
-            self._guard.leave(self._verdict)
+        return Closing(response, partial(guard.leave, verdict)) if verdict.leases else response
 
 
 def _refuse(verdict: Verdict, environ: Environ, start_response: StartResponse) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from limiter.flask.limits import Limit, ViewRule
 from limiter.flask.passage import Entry, Passage
 from limiter.flask.registry import Registry
 from limiter.flask.setup import Setup
+from limiter.web.closing import Closing
 from limiter.web.guard import Guard, Verdict
 from limiter.web.request import Request, from_wsgi
 
@@ -41,10 +42,9 @@ class Installed:
                 raise
             passage = Passage.known(environ)
             if passage is not None:
-                return _Body(body, passage)
-            Passage.of(
-                environ
-            ).leave()  # no limit has looked at the request: none may hold anything
+                return Closing(body, passage.leave)
+            # No limit has looked at the request: none may hold anything from here on.
+            Passage.of(environ).leave()
             return body
 
         app.wsgi_app = with_leases  # type: ignore[method-assign]
@@ -137,24 +137,6 @@ class _Here(NamedTuple):
     current: Any
     where: Where
     passage: Passage
-
-
-class _Body:
-    """A response's body; with its end, even one that fails, the passage ends."""
-
-    def __init__(self, body: Iterable[bytes], passage: Passage) -> None:
-        self._body, self._passage = body, passage
-
-    def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
-
-    def close(self) -> None:
-        """The server is done with it."""
-        try:
-            if hasattr(self._body, "close"):
-                self._body.close()
-        finally:
-            self._passage.leave()
 
 
 def _by_amounts(find: Callable[[Where], Asking], here: _Here) -> Guard | None:
