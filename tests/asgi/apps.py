@@ -42,7 +42,7 @@ async def pieces() -> AsyncIterator[str]:
     """Which process it is, every 50 ms, for ten seconds."""
     for _ in range(200):
         yield f"{os.getpid()}\n"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # so that the response is a stream
 
 
 # --- Django ---

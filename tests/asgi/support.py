@@ -56,7 +56,7 @@ class Connection:
         """What the application says."""
         self.said.append(message)
         self._news.set()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # whoever waits for it goes first
 
     def tell(self, kind: str, **more: Any) -> None:
         """Tell the application something."""
@@ -113,7 +113,7 @@ async def eventually_free(limiter: AsyncLimiter, count: int, seconds: float = 10
     deadline = time.monotonic() + seconds
     while await free(limiter) != count:
         assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # nothing tells us when: we have to look again
 
 
 def uvicorn(log: Path, app: str, *options: str, **variables: str) -> Any:

@@ -375,7 +375,7 @@ async def test_a_client_that_goes_away_leaves_its_lease(how: str) -> None:
         async def pieces() -> Any:
             while True:
                 yield "x"
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # a stream that does not end, and lets others go on
 
         return StreamingResponse(pieces())
 

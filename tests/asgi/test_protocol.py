@@ -373,22 +373,22 @@ async def test_a_cancelled_request_leaves_its_lease() -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # it hangs, which is the fault
 
     middleware = LimiterMiddleware(app, limiter)
     release = limiter._transport.run
 
     async def slow(call: Any, deadline: float | None = None) -> Any:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the delay is the fault
         return await release(call, deadline)
 
     limiter._transport.run = slow  # type: ignore[method-assign]
     for steps in range(12):
         task = Connection(middleware).start()
         for _ in range(steps):
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002)  # to meet it in each of its steps
         task.cancel()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # so that the first is seen before the second
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
