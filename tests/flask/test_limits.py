@@ -199,9 +199,11 @@ def test_a_limit_that_no_algorithm_can_keep_shows_before_a_request(
     with pytest.raises(InvalidPolicy):
         extension.init_app(Flask("app"))
     assert limited.__name__ == "hello"
-    extension = FlaskLimiter(Flask("app"), None, store="memory://", **more)
+    app = Flask("app")  # held, since the extension does not: it may be collected at any time
+    extension = FlaskLimiter(app, None, store="memory://", **more)
     with pytest.raises(InvalidPolicy):
         extension.limit(limits)
+    assert app.config is not None
 
 
 def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) -> None:
