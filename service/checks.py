@@ -87,9 +87,9 @@ class _Turn:
         subject, cost = bodies.subject(asked, self._guard), bodies.cost(asked)
         peek = bodies.flag(asked, "peek")
         silent = self._unavailable if monotonic() > self._patient_until else None
-        if peek and silent is not None:
-            abort(503, _UNDECIDED)
-        return self._peek(subject, cost) if peek else self._hit(subject, cost, silent)
+        if not peek:
+            return self._hit(subject, cost, silent)
+        return self._undecided(silent) if silent is not None else self._peek(subject, cost)
 
     def _hit(self, subject: Key, cost: int, silent: StoreUnavailable | None) -> Answer:
         (rule,) = self._guard.rules
@@ -112,11 +112,9 @@ class _Turn:
             return 200, {"allowed": True, "decision": None}, []
         try:
             decision = rule.limiter.peek(asked.key, asked.cost, limits=asked.limits)
-        except InvalidCost:
-            abort(422, _NOBODY)
         except LimiterError as error:
             self._unavailable = error if isinstance(error, StoreUnavailable) else None
-            abort(503, _UNDECIDED)
+            return self._undecided(error)
         self._unavailable = StoreUnavailable(_UNDECIDED) if decision.degraded else None
         said, fields = decision.to_dict(), headers.fields(decision, rule.name, rule.form)
         if decision.allowed or rule.shadow:
@@ -126,6 +124,13 @@ class _Turn:
             return 503, {**reduced, "decision": said}, []
         body = problems.quota_exceeded(decision, rule.name, request.path)
         return 429, {**json.loads(body), "decision": said}, fields
+
+    def _undecided(self, error: LimiterError) -> Answer:
+        """What a peek says that came to nothing; in the shadows that denies nobody."""
+        if self._guard.rules[0].shadow:
+            return 200, {"allowed": True, "decision": None}, []
+        cost = isinstance(error, InvalidCost)
+        return abort(422, _NOBODY) if cost else abort(503, _UNDECIDED)
 
 
 def about() -> Request:

@@ -134,6 +134,23 @@ def test_in_the_shadows_nothing_is_denied(client: FlaskClient) -> None:
     assert [answer.get_json()["decision"]["allowed"] for answer in answers] == [True, False]
     assert "RateLimit" not in answers[0].headers
     assert check(client, "shadow", key="u", peek=True).status_code == 200
+    for peek in (False, True):  # of more than it ever admits
+        dear = check(client, "shadow", key="dear", cost=2, peek=peek)
+        assert dear.get_json() == {"allowed": True, "decision": None}
+
+
+@pytest.mark.parametrize("on_error", ["local", "allow", "deny", "raise"])
+def test_in_the_shadows_no_store_denies_nobody(
+    make_by_file: Make, on_error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.checks.PATIENCE", 0)  # a silent store is asked once in a batch
+    gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05", "ON_ERROR": on_error}
+    client = make_by_file(POLICIES, **gone).test_client()
+    asked = [{"key": "u"}, {"key": "u", "peek": True}, {"key": "v", "peek": True}]
+
+    results = check(client, "shadow", checks=asked).get_json()["results"]
+
+    assert [(one["status"], one["allowed"]) for one in results] == [(200, True)] * 3
 
 
 @pytest.mark.parametrize(
