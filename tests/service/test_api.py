@@ -15,6 +15,7 @@ from werkzeug.test import TestResponse
 
 from limiter import Limiter
 from limiter.demo.servers import HOST, Server, free_port
+from service.bodies import MOST_BYTES
 from tests.e2e.support import until
 from tests.service.conftest import MakeApp
 
@@ -230,6 +231,29 @@ def test_bodies_have_a_type_and_a_bound(client: FlaskClient) -> None:
     problem(client.post("/v1/check/api", data={"key": "u"}), 415)
     long = json.dumps({"key": "u", "x": "y" * 70_000})
     problem(client.post("/v1/check/api", data=long, content_type="application/json"), 413)
+
+
+@pytest.mark.parametrize(("over", "status"), [(-1, 200), (0, 200), (1, 413), (500_000, 413)])
+def test_the_bound_holds_however_a_body_is_sent(
+    client: FlaskClient, over: int, status: int
+) -> None:
+    """In chunks nobody says how long it is; gunicorn marks where it ends."""
+    body = b'{"key": "u"}'.ljust(MOST_BYTES + over)
+
+    def remaining() -> int:
+        left: int = check(client, key="u", peek=True).get_json()["decision"]["remaining"]
+        return left
+
+    for charged, fields in enumerate(({}, {"Transfer-Encoding": "chunked"}), 1):
+        answer = client.post(
+            "/v1/check/api",
+            data=body,
+            content_type="application/json",
+            headers=fields,
+            environ_overrides={"wsgi.input_terminated": True},
+        )
+        assert answer.status_code == status
+        assert remaining() == 3 - (charged if status == 200 else 0)
 
 
 @pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503), ("local", 200)])
