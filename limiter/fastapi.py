@@ -19,7 +19,7 @@ from limiter.web.guard import AsyncGuard, Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
 from limiter.web.rules import Cost
-from limiter.web.subjects import Identity, by_address, hashed, identity
+from limiter.web.subjects import Identity, by_address, hashed, identity, somebody
 
 #: Under this name the path as the route spells it stands among a request's parts.
 _ROUTE = "limiter.route"
@@ -147,9 +147,9 @@ def _by_route(key: str | Sequence[str] | Identity | None) -> Identity:
     inner = by_address if key is None else key if callable(key) else identity(key)
 
     def find(request: Request, trusted: Sequence[Network]) -> Key:
-        subject = inner(request, trusted)
+        subject = somebody(inner(request, trusted))
         parts = subject if isinstance(subject, tuple) else (subject,)
-        return (*parts, request.parts[_ROUTE])
+        return (*parts, str(request.parts[_ROUTE]))
 
     return find
 

@@ -26,7 +26,7 @@ from limiter.web.guard import Verdict
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import UNIDENTIFIED, Asked, Passed, Rule
-from limiter.web.subjects import ACCEPTED, Identity, hashed, identity
+from limiter.web.subjects import ACCEPTED, Identity, hashed, identity, somebody
 
 #: Limits, or a function of the request that says them; None from it: this request has none.
 Amount = Limits | Callable[[], "Limits | None"]
@@ -173,9 +173,7 @@ def by_key(key: KeySpec) -> Identity:
         return identity(key)
 
     def find(request: Request, trusted: Sequence[Network]) -> Key:  # noqa: ARG001 (addresses need them)
-        said = key()
-        if said is None or said in ("", b"", ()):
-            raise Unidentified("the key function named nobody")
+        said = somebody(key())
         if isinstance(said, tuple):
             return hashed("keys", repr(tuple(map(_text, said))))
         return hashed("key", _text(said))

@@ -195,7 +195,7 @@ class _Guard(Generic[_Limiter]):
         try:
             asked, parts = self._parts(self._asked(request, shadowed), shadowed)
         except Unidentified as error:
-            return Verdict(400, body=problems.unidentified(request.path), error=error)
+            return Verdict(400, body=problems.unidentified(error, request.path), error=error)
         except InvalidCost as error:
             return Verdict(413, body=problems.too_large(request.path), error=error)
         except LimiterError as error:

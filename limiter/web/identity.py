@@ -44,6 +44,10 @@ class Unidentified(LimiterError, ValueError):
     """Nobody can say who calls; a bucket for all such callers would punish each for the others."""
 
 
+class NoAddress(Unidentified):
+    """What stands in the place of the caller's address is none; the message names it."""
+
+
 class Ambiguous(Unidentified):
     """The request says several things of who calls: whoever lets such pass is evaded by them."""
 
@@ -77,7 +81,7 @@ def address(peer: str | None, forwarded_for: str | None, trusted: Sequence[Netwo
         return found
     entries = [entry for entry in map(str.strip, forwarded_for.split(",")) if entry]
     if not entries:
-        raise Unidentified("X-Forwarded-For names nobody")
+        raise NoAddress("X-Forwarded-For names nobody")
     for entry in reversed(entries):
         found = parse(entry)
         if not _is_in(found, trusted):
@@ -105,7 +109,7 @@ def _read(text: str) -> Address:
             raise ValueError
         found = ip_address(bare.partition("%")[0])
     except ValueError:
-        raise Unidentified(f"{text[:64]!r} is no address") from None
+        raise NoAddress(f"{text[:64]!r} is no address") from None
     if isinstance(found, IPv6Address):
         if found.ipv4_mapped is not None:
             return found.ipv4_mapped

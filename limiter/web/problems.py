@@ -10,6 +10,7 @@ from typing import Any
 from limiter.decision import Decision
 from limiter.policies import Policy
 from limiter.web import headers
+from limiter.web.identity import NoAddress, Unidentified
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -63,11 +64,10 @@ def reduced_capacity(instance: str) -> str:
     )
 
 
-def unidentified(instance: str) -> str:
-    """Say that the caller's address cannot be told."""
-    return problem(
-        400, "The caller cannot be identified by the connection or X-Forwarded-For.", instance
-    )
+def unidentified(error: Unidentified, instance: str) -> str:
+    """Say why nobody can tell who calls; what was sent in the place of an address stays unsaid."""
+    why = " by the connection or X-Forwarded-For" if isinstance(error, NoAddress) else f": {error}"
+    return problem(400, f"The caller cannot be identified{why}.", instance)
 
 
 def problem(status: int, detail: str, instance: str) -> str:

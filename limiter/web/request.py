@@ -10,7 +10,7 @@ from typing import Any
 
 from limiter.web import identity
 
-_NOTHING: Mapping[str, str] = {}
+_NOTHING: Mapping[str, str | None] = {}
 #: Of a body's length; no body is longer, whatever its header says.
 _MOST_DIGITS = 18
 
@@ -25,7 +25,8 @@ class Request:
         path: Decoded, without the query.
         headers: By name in lower case; what was sent several times is joined by commas.
         peer: The other end of the connection, or None where there is no such address.
-        parts: Parts of the path by name, from whoever routed the request.
+        parts: Parts of the path by name, from whoever routed the request; None for one about which
+            the path's spellings do not agree.
         address_from: In which header trusted proxies say who calls: one of ``identity.ADDRESS_FROM``.
 
     """
@@ -35,7 +36,7 @@ class Request:
     path: str
     headers: Mapping[str, str]
     peer: str | None
-    parts: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    parts: Mapping[str, str | None] = field(default_factory=lambda: _NOTHING)
     address_from: str = "x-forwarded-for"
 
     @property
@@ -69,6 +70,18 @@ class Request:
             raise identity.Ambiguous(f"the request has several cookies {name}")
         return found.pop() if found else None
 
+    def part(self, name: str) -> str | None:
+        """A part of the path by its name; None without one.
+
+        Raises:
+            identity.Ambiguous: The path can be read in several ways, and the part is another in each.
+
+        """
+        found = self.parts.get(name)
+        if found is None and name in self.parts:
+            raise identity.Ambiguous(f"the request's path has several readings of its part {name}")
+        return found
+
     @property
     def size(self) -> int | None:
         """Bytes of the body, as its header says; None where nobody can tell, as with one sent in chunks."""
@@ -78,7 +91,7 @@ class Request:
         return int(text.lstrip("0")[:_MOST_DIGITS] or 0)
 
 
-def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
+def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHING) -> Request:
     """The request of a WSGI application."""
     made = object.__new__(_WsgiRequest)  # its __init__ would set, and so work out, every field
     made.__dict__.update(
@@ -166,7 +179,7 @@ def _variable(name: str) -> str:
     return variable if variable in _WITHOUT_PREFIX else f"HTTP_{variable}"
 
 
-def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str] = _NOTHING) -> Request:
+def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHING) -> Request:
     """The request of an ASGI application; a websocket's handshake is a GET."""
     headers = joined(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]

@@ -14,7 +14,7 @@ from limiter.keys import Key
 from limiter.policies import Policy
 from limiter.web.identity import Ambiguous, Network, Unidentified, address
 from limiter.web.request import Request
-from limiter.web.subjects import Identity, by_address, spelled
+from limiter.web.subjects import Identity, by_address, somebody, spelled
 
 #: What a call costs, at least 1; None where nobody can tell: as much as its limits ever admit at once.
 Cost = Callable[[Request, Sequence[Network]], int | None]
@@ -39,8 +39,11 @@ class Match:
     hosts: frozenset[str] = frozenset()
     paths: tuple[re.Pattern[str], ...] = ()
 
-    def parts(self, request: Request) -> Mapping[str, str] | None:
-        """The named parts of the path; None where the rule is not about this request."""
+    def parts(self, request: Request) -> Mapping[str, str | None] | None:
+        """The named parts of the path; None where the rule is not about this request.
+
+        A part is None where the path's spellings do not agree about it.
+        """
         if self.missed(request) is not None:
             return None
         if not self.paths:
@@ -48,11 +51,14 @@ class Match:
         spellings = _spellings(request.path)
         if request.path.endswith("/"):  # many an application serves it without, too
             spellings += tuple(path.rstrip("/") for path in spellings)
-        for path in spellings:
-            for pattern in self.paths:
-                if found := pattern.fullmatch(path):
-                    return {**request.parts, **found.groupdict()}
-        return None
+        found = [parts for path in spellings if (parts := self._named(path)) is not None]
+        if not found:
+            return None
+        if len(found) == 1:
+            return {**request.parts, **found[0]}
+        named = {name for parts in found for name in parts}
+        agreed = {name: _agreed([parts.get(name) for parts in found]) for name in named}
+        return {**request.parts, **agreed}
 
     def missed(self, request: Request) -> str | None:
         """What of the request is another than here: method or host; None where both are right."""
@@ -67,10 +73,18 @@ class Match:
         """Whether every request is meant."""
         return not (self.methods or self.hosts or self.paths)
 
+    def _named(self, path: str) -> Mapping[str, str] | None:
+        matches = (one.fullmatch(path) for one in self.paths)
+        return next((found.groupdict() for found in matches if found), None)
+
     def _has_host(self, host: str) -> bool:
         return host in self.hosts or any(
             one.startswith("*.") and host.endswith(one[1:]) for one in self.hosts
         )
+
+
+def _agreed(values: Sequence[str | None]) -> str | None:
+    return values[0] if len({*values}) == 1 else None
 
 
 def is_among(method: str, methods: Collection[str]) -> bool:
@@ -301,7 +315,7 @@ class Rule:
 
     def _subject(self, request: Request, trusted: Sequence[Network]) -> Key | None:
         try:
-            return self.identity(request, trusted)
+            return somebody(self.identity(request, trusted))
         except Ambiguous:
             raise
         except Unidentified:
@@ -366,5 +380,5 @@ def _undotted(segments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _with_parts(request: Request, parts: Mapping[str, str]) -> Request:
+def _with_parts(request: Request, parts: Mapping[str, str | None]) -> Request:
     return replace(request, parts=parts)

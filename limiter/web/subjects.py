@@ -50,6 +50,18 @@ def identity(spec: str | Sequence[str]) -> Identity:
     return lambda request, trusted: tuple(str(one(request, trusted)) for one in found)
 
 
+def somebody(subject: Key | None) -> Key:
+    """The subject that an identity has found, or a function of the application's.
+
+    Raises:
+        Unidentified: It is nobody.
+
+    """
+    if subject is None or subject in ("", b"", ()):
+        raise Unidentified("the key function named nobody")
+    return subject
+
+
 def _is_list(spec: object) -> bool:
     return isinstance(spec, Sequence)
 
@@ -129,7 +141,7 @@ def _one(spec: str) -> Identity:
     if kind == "cookie" and name:
         return _valued("cookie", f"cookie {name}", lambda request: request.cookie(name))
     if kind == "path" and name:
-        return _valued("path", f"part {name} of the path", lambda request: request.parts.get(name))
+        return _valued("path", f"part {name} of the path", lambda request: request.part(name))
     if kind == "api-key" and (name or not separator):
         return _valued("api-key", "API key", lambda request: _api_key(request, name.lower()))
     raise InvalidSetting(f"key is {spec!r}: {ACCEPTED}")

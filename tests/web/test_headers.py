@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from limiter.decision import Decision
 from limiter.policies import FixedWindow, Policy, SlidingLog, TokenBucket
 from limiter.web import headers, problems
+from limiter.web.identity import NoAddress, Unidentified
 
 SECOND = 1_000_000
 
@@ -176,10 +177,14 @@ def test_the_bodies_of_one_limit_have_one_length() -> None:
 
 def test_reduced_capacity_and_unidentified_are_problems_too() -> None:
     assert json.loads(problems.reduced_capacity("/x"))["status"] == 503
-    assert json.loads(problems.unidentified("/x")) == {
+    assert json.loads(problems.unidentified(NoAddress("'x' is no address"), "/x")) == {
         "type": "about:blank",
         "title": "Bad Request",
         "status": 400,
         "detail": "The caller cannot be identified by the connection or X-Forwarded-For.",
         "instance": "/x",
     }
+    why = problems.unidentified(Unidentified("the request has no API key"), "/x")
+    assert json.loads(why)["detail"] == (
+        "The caller cannot be identified: the request has no API key."
+    )

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limiter import InvalidSetting, Limiter, SlidingLog
-from limiter.web.identity import Unidentified
+from limiter.web.identity import Ambiguous, Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import Asked, Match, Passed, Rule, pattern
 from limiter.web.subjects import identity, meant
@@ -178,6 +178,29 @@ def test_a_text_matches_itself(text: str) -> None:
     assert pattern("/" + text).fullmatch("/" + text)
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/orgs/acme;1/f", "/orgs/z/../acme/f", "/orgs/acme\\..\\acme/f", "/orgs/z//../acme/f"],
+)
+def test_nobody_is_counted_by_a_part_that_is_another_in_each_spelling(path: str) -> None:
+    """Who may choose the spelling would choose a bucket; an application may serve them all as one."""
+    found = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
+
+    with pytest.raises(Ambiguous, match="org"):
+        found.ask(request(path), TRUSTED)
+    with pytest.raises(Ambiguous):
+        replace(found, unidentified="skip").ask(request(path), TRUSTED)
+    assert replace(found, identity=identity("global")).ask(request(path), TRUSTED)
+
+
+def test_a_part_on_which_all_spellings_agree_is_that_part() -> None:
+    found = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
+    plain = found.ask(request("/orgs/acme/f"), TRUSTED)
+
+    for path in ("/orgs/acme/./f", "/orgs//acme/f", "/orgs/acme//f;1", "/orgs/acme/f/"):
+        assert found.ask(request(path), TRUSTED) == plain
+
+
 def test_parts_of_who_routed_the_request_are_kept() -> None:
     match = Match(paths=(pattern("/{a}/*"),))
     asked = replace(request("/x/y"), parts={"a": "old", "b": "1"})
@@ -265,6 +288,19 @@ def test_who_cannot_be_identified() -> None:
     for how in ("refuse", "address"):
         with pytest.raises(Unidentified):
             rule(**of_header, unidentified=how).ask(replace(request(), peer=None), ())
+
+
+@pytest.mark.parametrize("nobody", [None, "", b"", ()])
+def test_an_identity_that_finds_nobody_lets_nobody_pass(nobody: Any) -> None:
+    """None means that such are let through only where the rule says so."""
+    found = rule(identity=lambda *asked: nobody)
+
+    with pytest.raises(Unidentified):
+        found.ask(request(), TRUSTED)
+    assert replace(found, unidentified="skip").ask(request(), TRUSTED) is None
+    by_address = replace(found, unidentified="address").ask(request(), TRUSTED)
+    assert by_address is not None
+    assert by_address.key == "203.0.113.9"
 
 
 def test_nobody_gets_exempt_by_what_cannot_be_read() -> None:

@@ -125,6 +125,15 @@ def test_keys_costs_and_forms() -> None:
     assert not answer.all("RateLimit")
     assert [ask(app, HTTP_X_API_KEY="a").code for _ in range(2)] == [200, 429]
     assert ask(app, HTTP_X_API_KEY="b").code == 200
+    nobody = ask(app)
+    assert nobody.code == 400
+    assert b"the request has no API key" in b"".join(nobody.body)
+
+
+@pytest.mark.parametrize("nobody", [None, "", b"", ()])
+def test_a_function_that_names_nobody_lets_nobody_pass(nobody: Any) -> None:
+    app = LimiterMiddleware(hello, "1/minute", store=MEMORY, key=lambda *asked: nobody)
+
     assert ask(app).code == 400
 
 
