@@ -6,6 +6,7 @@ import hmac
 from typing import Any
 
 from flask import Flask, Response, abort, request
+from werkzeug.routing import BaseConverter
 
 from limiter import LimiterError
 from limiter.policyfile import Policies
@@ -19,6 +20,7 @@ def create_operators_app(
 ) -> Flask:
     """Make the application; without a token only the metrics are there."""
     app = Flask(__name__, static_folder=None)
+    app.url_map.converters["subject"] = _Subject
     bodies.prepare(app)
 
     @app.get("/metrics")
@@ -45,17 +47,24 @@ def create_operators_app(
         said = {"file": policies.path, "policies": _said(policies), "refused": refused}
         return bodies.said(said)
 
-    @app.get("/v1/keys/<path:subject>")
+    @app.get("/v1/keys/<subject:subject>", merge_slashes=False)
     def read_key(subject: str) -> Response:
         """What a subject has used of each policy; nothing is taken."""
         return bodies.said({"subject": subject, "policies": _each(policies, subject, "peek")})
 
-    @app.post("/v1/reset/<path:subject>")
+    @app.post("/v1/reset/<subject:subject>", merge_slashes=False)
     def reset(subject: str) -> Response:
         """Forget a subject in each policy; say what stood there."""
         return bodies.said({"subject": subject, "policies": _each(policies, subject, "reset")})
 
     return app
+
+
+class _Subject(BaseConverter):
+    """All the rest of a path, also where it begins with a slash or has a line's end in it."""
+
+    part_isolating = False
+    regex = "(?s:.+)"
 
 
 _BEARER = [("WWW-Authenticate", 'Bearer realm="limiter"')]
@@ -68,12 +77,8 @@ def _said(policies: Policies | OnePolicy) -> list[dict[str, Any]]:
 
 
 def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, Any]:
-    """What every policy, or the one that the query names, says of a subject.
-
-    A subject of several parts is written with commas, as it stands in keys.
-    """
-    parts = tuple(subject.split(","))
-    named: Key = parts if len(parts) > 1 else subject
+    """What every policy, or the one that the query names, says of a subject."""
+    named = _named(subject)
     wanted = request.args.get("policy")
     found = {}
     for rule in policies.guard.rules:
@@ -90,3 +95,11 @@ def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, 
     if wanted is not None and not found:
         abort(404, "There is no such policy.")
     return found
+
+
+def _named(subject: str) -> Key:
+    """A subject as it stands in keys: parts with commas between, or one with a comma behind it."""
+    first, comma, others = subject.partition(",")
+    if not comma:
+        return subject
+    return (first, *others.split(",")) if others else (first,)

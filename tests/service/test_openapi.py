@@ -94,7 +94,7 @@ def test_the_document_has_the_paths_of_the_code(app: Flask) -> None:
 
     def served(by: Flask, prefix: str) -> set[tuple[str, str]]:
         return {
-            (re.sub(r"<(?:path:)?(\w+)>", r"{\1}", rule.rule), method)
+            (re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule), method)
             for rule in by.url_map.iter_rules()
             if rule.rule.startswith(prefix)
             for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}

@@ -170,11 +170,47 @@ def test_a_subject_is_looked_at_and_forgotten(make_by_file: Make) -> None:
     look("/v1/reset/partner", "POST")
     assert look("/v1/keys/partner") == {"api": 5, "shadow": 1, "jobs": 2}
     problem(operator.get("/v1/keys/partner?policy=nobody", headers=BEARER), 404)
-    problem(operator.get("/v1/keys/a,,b", headers=BEARER), 422)
+    for nobody in (",", "a,,b", "a,b,", ",a"):
+        problem(operator.get(f"/v1/keys/{nobody}", headers=BEARER), 422)
+    problem(operator.get("/v1/keys/", headers=BEARER), 404)
     problem(operator.get("/v1/reset/partner", headers=BEARER), 405)
     # It has nothing of what proxies and services ask.
     for path in ("/forward-auth/api", "/v1/check/api", "/demo-service/hello", "/healthz"):
         problem(operator.get(path, headers=BEARER), 404)
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("%2Fapi/orders", "/api/orders"),
+        ("/api/orders", "/api/orders"),
+        ("a//b", "a//b"),
+        ("a/", "a/"),
+        ("%2F", "/"),
+        ("a%0A", "a\n"),
+        ("a,", ["a"]),
+        ("/a,/b", ["/a", "/b"]),
+        ("1,2,3", [1, 2, 3]),
+    ],
+)
+def test_a_subject_in_a_path_is_that_one_and_no_other(
+    make_by_file: Make, path: str, key: str | list[str]
+) -> None:
+    app = make_by_file("[policies.api]\nlimits = '3/minute'\n", ADMIN_TOKEN=TOKEN)
+    client, operator = app.test_client(), operators(app)
+    others = ["api/orders", "a/b", "a", ["a", "b"], [1, 2]]
+    for about in (key, *others):
+        client.post("/v1/check/api", json={"key": about})
+
+    def left(about: object) -> int:
+        answer = client.post("/v1/check/api", json={"key": about, "peek": True})
+        found: int = answer.get_json()["decision"]["remaining"]
+        return found
+
+    looked = operator.get(f"/v1/keys/{path}", headers=BEARER)
+    assert looked.get_json()["policies"]["api"]["remaining"] == 2
+    assert operator.post(f"/v1/reset/{path}", headers=BEARER).status_code == 200
+    assert (left(key), [left(other) for other in others]) == (3, [2] * len(others))
 
 
 def test_policies_are_shown_without_their_subjects(make_by_file: Make, make_app: MakeApp) -> None:
