@@ -178,7 +178,11 @@ def network(text: str) -> IPv4Network | IPv6Network:
 
     """
     text = text.strip()
-    return UNIX_PEERS if text == "unix" else ip_network(text)
+    found = UNIX_PEERS if text == "unix" else ip_network(text)
+    if isinstance(found, IPv6Network) and (first := found[0].ipv4_mapped) is not None:
+        # Addresses are looked at as what they are, and no IPv4 address is in a network of IPv6.
+        return ip_network(f"{first}/{found.prefixlen - 96}")
+    return found
 
 
 def admin_token(environ: Mapping[str, str] | None = None) -> str | None:

@@ -11,6 +11,8 @@ from limiter.web.request import Request
 from limiter.web.rules import Cost
 
 _SIZE = re.compile(r"([0-9]{1,15})\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
+#: Of a cost; none with more of them passes, whatever the others are.
+_MOST_DIGITS = 18
 _UNITS = {"b": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -23,16 +25,19 @@ def fixed(cost: int) -> Cost:
 def by_header(name: str) -> Cost:
     """The number in a header, where the peer is a trusted proxy or service; else 1.
 
-    The largest, where there are several: what a client sends stands beside what our proxy adds.
+    The largest, where there are several: what a client sends stands beside what our proxy adds. None
+    where one of them is no whole number: nobody can tell what that costs.
     """
     name = name.lower()
 
-    def cost(request: Request, trusted: Sequence[Network]) -> int:
+    def cost(request: Request, trusted: Sequence[Network]) -> int | None:
         text = request.headers.get(name)
         if text is None or not is_trusted(request.peer, trusted):
             return 1
-        numbers = (part.strip() for part in text.split(","))
-        return max((int(one) for one in numbers if _is_number(one)), default=1)
+        numbers = [part.strip() for part in text.split(",")]
+        if not all(one.isascii() and one.isdigit() for one in numbers):
+            return None
+        return max(int(one.lstrip("0")[:_MOST_DIGITS] or 0) for one in numbers)
 
     return cost
 
@@ -64,7 +69,3 @@ def size_of(value: object) -> int:
             f"is {shown(value)}: accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB"
         )
     return found
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 15

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -75,11 +74,13 @@ def _nearness(decision: Decision) -> tuple[float, int]:
 
 
 def _three(prefix: str, decision: Decision) -> list[Field]:
-    """Limit, what remains, and seconds until it is whole again (not an epoch)."""
+    """Of the policy that decided: limit, what remains, and seconds until it is whole (not an epoch)."""
+    decided = next(row for row in decision.numbers if row[0] == decision.policy)
+    policy, remaining, _, reset_us = decided
     return [
-        (f"{prefix}-Limit", str(decision.limit)),
-        (f"{prefix}-Remaining", str(decision.remaining)),
-        (f"{prefix}-Reset", str(math.ceil(decision.reset_after))),
+        (f"{prefix}-Limit", str(policy.capacity)),
+        (f"{prefix}-Remaining", str(remaining)),
+        (f"{prefix}-Reset", str(-(-reset_us // _SECOND_US))),
     ]
 
 

@@ -13,6 +13,8 @@ from limiter.web import identity
 _NOTHING: Mapping[str, str | None] = {}
 #: Of a body's length; no body is longer, whatever its header says.
 _MOST_DIGITS = 18
+#: Methods whose bodies mean nothing (RFC 9110), and which browsers send without.
+_WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Request:
         peer: The other end of the connection, or None where there is no such address.
         parts: Parts of the path by name, from whoever routed the request; None for one about which
             the path's spellings do not agree.
+        announces_body: Whether a request that says nothing of a body has none, as in HTTP/1.
         address_from: In which header trusted proxies say who calls: one of ``identity.ADDRESS_FROM``.
 
     """
@@ -38,6 +41,7 @@ class Request:
     peer: str | None
     parts: Mapping[str, str | None] = field(default_factory=lambda: _NOTHING)
     address_from: str = "x-forwarded-for"
+    announces_body: bool = True
 
     @property
     def forwarded_for(self) -> str | None:
@@ -84,9 +88,16 @@ class Request:
 
     @property
     def size(self) -> int | None:
-        """Bytes of the body, as its header says; None where nobody can tell, as with one sent in chunks."""
-        text = self.headers.get("content-length", "").strip() or "0"
-        if "transfer-encoding" in self.headers or not (text.isascii() and text.isdigit()):
+        """Bytes of the body, as its header says; None where nobody can tell, as with one sent in chunks.
+
+        From HTTP/2 on a body needs neither a length nor Transfer-Encoding.
+        """
+        text = self.headers.get("content-length", "").strip()
+        if "transfer-encoding" in self.headers:
+            return None
+        if not text:
+            return 0 if self.announces_body or self.method in _WITHOUT_BODY else None
+        if not (text.isascii() and text.isdigit()):
             return None
         return int(text.lstrip("0")[:_MOST_DIGITS] or 0)
 
@@ -117,6 +128,10 @@ class _WsgiRequest(Request):
     def path(self) -> str:
         path = f"{self.environ.get('SCRIPT_NAME', '')}{self.environ.get('PATH_INFO', '')}"
         return _decoded(path) or "/"
+
+    @cached_property
+    def announces_body(self) -> bool:
+        return _announces_body(str(self.environ.get("SERVER_PROTOCOL", "")).rpartition("/")[2])
 
 
 def _decoded(path: str) -> str:
@@ -192,6 +207,7 @@ def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHI
         headers=headers,
         peer=str(client[0]) if client else None,
         parts=parts,
+        announces_body=_announces_body(str(scope.get("http_version", ""))),
     )
 
 
@@ -203,6 +219,11 @@ def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
         between = "; " if name == "cookie" else ", "
         headers[name] = headers[name] + between + value if name in headers else value
     return headers
+
+
+def _announces_body(version: str) -> bool:
+    """Whether a body is announced in this version of HTTP, or nobody says which it is."""
+    return version[:1] not in ("2", "3")
 
 
 def bare_host(text: str) -> str:

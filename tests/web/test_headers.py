@@ -119,6 +119,18 @@ def test_fields(parts: list[tuple[Policy, int, float, float]], expected: dict[st
     assert len(found) == len(expected)
 
 
+def test_older_forms_speak_of_one_limit() -> None:
+    """All three numbers belong to it: whoever waits for the reset waits for that limit's."""
+    day = FixedWindow(100, per="day")
+    for form, prefix in (("x-ratelimit", "X-RateLimit"), ("draft-06", "RateLimit")):
+        allowed = headers.fields(decide((MINUTE, 3, 0, 40), (day, 80, 0, 86_000)), "api", form)
+        denied = headers.fields(decide((day, 80, 0, 86_000), (MINUTE, 0, 7, 40)), "api", form)
+
+        names = [f"{prefix}-Limit", f"{prefix}-Remaining", f"{prefix}-Reset"]
+        assert allowed == list(zip(names, ["100", "3", "40"], strict=True))
+        assert denied == [*zip(names, ["100", "0", "40"], strict=True), ("Retry-After", "7")]
+
+
 @pytest.mark.parametrize("allowed", [True, False])
 def test_a_fallback_without_numbers_has_no_fields(allowed: bool) -> None:
     assert headers.fields(Decision.without_store((MINUTE,), allowed), "api") == []

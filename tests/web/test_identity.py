@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limiter.settings import trusted_proxies
+from limiter.settings import network, trusted_proxies
 from limiter.web.identity import Unidentified, caller
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -107,6 +107,17 @@ def test_all_addresses_of_an_ipv6_host_are_one_caller(network: int, hosts: tuple
     plain = [a for a in addresses if a.ipv4_mapped is None and int(a) >> 32 != 0x64FF9B << 64]
 
     assert len({caller(str(address), None, ()) for address in plain}) <= 1
+
+
+def test_a_network_of_ipv4_in_ipv6_is_that_of_ipv4() -> None:
+    """Addresses are looked at as IPv4, and who sits behind such a proxy is no proxy."""
+    mapped = (network("::ffff:10.0.0.0/104"),)
+
+    assert mapped == (ip_network("10.0.0.0/8"),)
+    for peer in ("10.0.0.5", "::ffff:10.0.0.5"):
+        assert caller(peer, "203.0.113.9", mapped) == "203.0.113.9"
+    assert network("::ffff:10.1.2.3") == ip_network("10.1.2.3/32")
+    assert network("::/0") == ip_network("::/0")
 
 
 @given(one=ipv4, other=ipv4, wrap=st.sampled_from(["{}", "::ffff:{}", "[::ffff:{}]:1"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +129,24 @@ def test_sizes(text: str, size: int | None) -> None:
     assert Request("GET", "", "/", {"content-length": text}, None).size == size
     chunked = {"content-length": text, "transfer-encoding": "chunked"}
     assert Request("GET", "", "/", chunked, None).size is None
+
+
+@pytest.mark.parametrize(
+    ("version", "method", "size"),
+    [
+        *(("1.1", "POST", 0), ("1.0", "PUT", 0), ("", "POST", 0)),
+        *(("2", "POST", None), ("2.0", "PUT", None), ("3", "PATCH", None), ("2", "MKCOL", None)),
+        *(("2", "GET", 0), ("2", "OPTIONS", 0), ("3", "DELETE", 0)),
+    ],
+)
+def test_a_body_that_http_2_does_not_announce(version: str, method: str, size: int | None) -> None:
+    """A client that says no length would choose its cost."""
+    by_wsgi = from_wsgi(environ(REQUEST_METHOD=method, SERVER_PROTOCOL=f"HTTP/{version}"))
+    by_asgi = from_asgi(scope(method=method, http_version=version))
+
+    assert [by_wsgi.size, by_asgi.size] == [size, size]
+    assert from_wsgi(environ(CONTENT_LENGTH="7", SERVER_PROTOCOL="HTTP/2")).size == 7
+    assert replace(by_wsgi, parts={"a": "b"}).size == size
 
 
 def test_preflights() -> None:

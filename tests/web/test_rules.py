@@ -293,7 +293,7 @@ def test_who_cannot_be_identified() -> None:
 @pytest.mark.parametrize("nobody", [None, "", b"", ()])
 def test_an_identity_that_finds_nobody_lets_nobody_pass(nobody: Any) -> None:
     """None means that such are let through only where the rule says so."""
-    found = rule(identity=lambda *asked: nobody)
+    found = rule(identity=lambda *_: nobody)
 
     with pytest.raises(Unidentified):
         found.ask(request(), TRUSTED)
