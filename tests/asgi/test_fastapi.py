@@ -233,7 +233,7 @@ async def test_who_cannot_be_told_is_refused() -> None:
     assert (answer.status, answer.headers["content-type"]) == (400, "application/problem+json")
     assert (await ask(app, headers={"x-user": "ann"})).status == 200
     for more in ({}, {"name": "named"}):
-        nobody: Any = by("4/minute", key=lambda *asked: None, **more)
+        nobody: Any = by("4/minute", key=lambda *_: None, **more)
         app.get(f"/nobody/{len(more)}", dependencies=[nobody])(hello)
         assert (await ask(app, f"/nobody/{len(more)}")).status == 400
 

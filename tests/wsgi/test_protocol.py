@@ -132,7 +132,7 @@ def test_keys_costs_and_forms() -> None:
 
 @pytest.mark.parametrize("nobody", [None, "", b"", ()])
 def test_a_function_that_names_nobody_lets_nobody_pass(nobody: Any) -> None:
-    app = LimiterMiddleware(hello, "1/minute", store=MEMORY, key=lambda *asked: nobody)
+    app = LimiterMiddleware(hello, "1/minute", store=MEMORY, key=lambda *_: nobody)
 
     assert ask(app).code == 400
 
