@@ -26,6 +26,9 @@ _Result = TypeVar("_Result")
 class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
     """As ``Limiter``, for coroutines; a client object is one of ``redis.asyncio``.
 
+    A call without ``await`` decides nothing, and is true all the same, as every coroutine is:
+    ``if limiter.hit(key):`` lets everybody in, with no more than Python's warning "was never awaited".
+
     Calls of one turn of the event loop that go to one node are written together. A call that is
     cancelled is charged at most once, and hurts no other. Event loops in several threads may share
     an ``AsyncLimiter``; each has connections of its own.
@@ -185,6 +188,8 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
 class AsyncLease(Held):
     """A lease, held for the body of an ``async with``; see ``Limiter.hold``."""
 
+    written = "async with limiter.hold(...)"
+
     def __init__(self, limiter: AsyncLimiter, **more: Any) -> None:
         super().__init__(**more)
         self._limiter = limiter
@@ -212,6 +217,8 @@ class AsyncLease(Held):
 
 class AsyncReservation(Reserved):
     """A cost taken in advance, for the body of an ``async with``; see ``Limiter.reserve``."""
+
+    written = "async with limiter.reserve(...)"
 
     def __init__(self, limiter: AsyncLimiter, **more: Any) -> None:
         super().__init__(**more)

@@ -284,6 +284,8 @@ def install(scripts: Iterable[Script], store: str, connect_timeout: float = 2.0)
 class Lease(Held):
     """A lease, held for the body of a ``with``; see ``Limiter.hold``."""
 
+    written = "with limiter.hold(...)"
+
     def __init__(self, limiter: Limiter, **more: Any) -> None:
         super().__init__(**more)
         self._limiter = limiter
@@ -320,6 +322,8 @@ class Lease(Held):
 
 class Reservation(Reserved):
     """A cost taken in advance, for the body of a ``with``; see ``Limiter.reserve``."""
+
+    written = "with limiter.reserve(...)"
 
     def __init__(self, limiter: Limiter, **more: Any) -> None:
         super().__init__(**more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NoReturn
 
 from limiter.decision import Decision
 from limiter.keys import Key
@@ -14,7 +14,23 @@ from limiter.plan import Plan
 log = logging.getLogger("limiter")
 
 
-class Held:
+class Entered:
+    """What asks the store when the body of its ``with`` is entered, and until then has decided nothing.
+
+    Any object is true: ``if jobs.hold("u"):`` would let everybody in.
+    """
+
+    written: ClassVar[str] = "with"
+    """How it is entered, for a message."""
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"a {type(self).__name__} is neither true nor false, nothing is asked until it is entered: "
+            f"write `{self.written}:`, which raises RateLimited where it is denied"
+        )
+
+
+class Held(Entered):
     """A lease under way: what was asked, what was decided, and whether it is still ours.
 
     Attributes:
@@ -88,7 +104,7 @@ class Held:
             log.exception("on_lost failed")
 
 
-class Reserved:
+class Reserved(Entered):
     """A cost that was taken before it is known.
 
     Attributes:

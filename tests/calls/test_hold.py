@@ -28,7 +28,7 @@ from limiter import (
 )
 from limiter.demo.servers import Server
 from tests.calls.conftest import Make
-from tests.calls.support import PLACES, RATES
+from tests.calls.support import PLACES, PLENTY, RATES
 from tests.proxy import Proxy, cut, forward
 from tests.transport.support import until
 
@@ -158,6 +158,17 @@ def test_what_makes_no_lease(make: Make, subject: str) -> None:
         with pytest.raises(InvalidSetting, match="on_lost is"):
             limiter.hold(subject, on_lost=on_lost)
     assert limiter.peek(subject).remaining == 2
+
+
+@pytest.mark.parametrize("call", ["hold", "reserve"])
+def test_a_forgotten_with_is_no_permission(make: Make, way: str, subject: str, call: str) -> None:
+    """Every object is true, and nobody was asked: ``if limiter.hold(key):`` would let everybody in."""
+    limiter = make(PLACES if call == "hold" else PLENTY)
+    asked = getattr(limiter, call)(subject, 1)
+    asked = asked if way == "sync" else asked.inner
+    with_ = "with" if way == "sync" else "async with"
+    with pytest.raises(TypeError, match=f"write `{with_} limiter.{call}"):
+        assert asked
 
 
 @pytest.mark.slow
