@@ -95,9 +95,11 @@ def _meant(one: Limit, chosen: type[Policy] | None) -> Policy:
         return _with_burst(one, per, one.burst, chosen or TokenBucket)
     if chosen is None:
         if one.limit > _DEFAULT_UP_TO:
+            fitting = [name for name in ALGORITHMS if ALGORITHMS[name].most_limit >= one.limit]
             raise InvalidPolicy(
-                f"limit is {one.text!r}: a log of {one.limit:,} entries should be meant; choose an "
-                f"algorithm ({', '.join(ALGORITHMS)}) for a limit above {_DEFAULT_UP_TO:,}"
+                f"limit is {one.text!r}: without an algorithm a limit goes up to {_DEFAULT_UP_TO:,} (a "
+                f"sliding log keeps an entry for each unit); choose an algorithm: "
+                f"{', '.join(fitting or ALGORITHMS)}"
             )
         chosen = DEFAULT_ALGORITHM
     return _build(chosen, one.limit, per)

@@ -155,10 +155,26 @@ def test_a_string_is_a_string(text: Any) -> None:
         parse_limits(text)
 
 
-def test_a_long_log_should_be_meant() -> None:
-    """Above 10,000 the string asks for an algorithm."""
-    with pytest.raises(InvalidPolicy, match=r"10001/second.*choose an algorithm \(fixed_window, "):
-        parse_limits("10001/second")
+@pytest.mark.parametrize("limit", [10_001, 100_000, 100_001, 10**12])
+def test_a_long_log_should_be_meant(limit: int) -> None:
+    """Above 10,000 the string asks for an algorithm, and names those that take so many."""
+    with pytest.raises(InvalidPolicy) as raised:
+        parse_limits(f"{limit}/day")
+    said, _, names = str(raised.value).partition("choose an algorithm: ")
+    assert said.startswith(
+        f"limit is '{limit}/day': without an algorithm a limit goes up to 10,000 ("
+    )
+    assert ("sliding_log" in names) == (limit <= 100_000)
+    for name in names.split(", "):
+        assert parse_limits(f"{limit}/day", name)
+
+
+def test_a_limit_beyond_every_algorithm() -> None:
+    """Whichever is chosen says how far it goes."""
+    with pytest.raises(InvalidPolicy, match="choose an algorithm: fixed_window, "):
+        parse_limits(f"{10**12 + 1}/day")
+    with pytest.raises(InvalidPolicy, match="from 1 to 1,000,000,000,000"):
+        parse_limits(f"{10**12 + 1}/day", "fixed_window")
 
 
 @pytest.mark.parametrize(
