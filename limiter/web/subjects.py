@@ -89,6 +89,29 @@ def meant(name: str, spec: str | Sequence[str], or_address: bool = False) -> fro
     return frozenset({name, ",".join(_meant(*pair) for pair in pairs)})
 
 
+def findable(name: str, spec: str | Sequence[str], or_address: bool = False) -> bool:
+    """Whether an identity by ``spec`` can find what ``meant`` says of a name, whatever the request."""
+    if or_address and _is_address(name):
+        return True
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    parts = [name] if len(specs) == 1 else name.split(",")
+    return len(parts) == len(specs) and all(map(_findable, specs, map(str.strip, parts)))
+
+
+def _findable(spec: str, name: str) -> bool:
+    if spec.partition(":")[0] in _HASHED:
+        return bool(name)
+    if spec == "global":
+        return name == spec
+    bits = _ADDRESS.fullmatch(spec)
+    return _is_address(name, int(bits[1]) if bits else PREFIX)
+
+
+def _is_address(name: str, prefix: int = PREFIX) -> bool:
+    """An address as anybody writes it, or what is limited of one as it stands in keys."""
+    return _address(name, prefix) is not None or _address(name.partition("/")[0], prefix) == name
+
+
 def _meant(spec: str, name: str) -> str:
     kind = spec.partition(":")[0]
     if kind in _HASHED:
