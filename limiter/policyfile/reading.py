@@ -24,7 +24,7 @@ from limiter.policyfile.schema import (
 )
 from limiter.web.identity import ADDRESS_FROM
 from limiter.web.rules import Match, Rule
-from limiter.web.subjects import identity, meant
+from limiter.web.subjects import findable, identity, meant
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,6 +47,9 @@ _LEFT_OUT: dict[str, Any] = {
     "unidentified": "refuse",
     "preflights": False,
 }
+
+#: Subjects by what finds them, where no client chooses them.
+_EXAMPLES = {"address": "203.0.113.9", "global": "global"}
 
 #: Makes a policy's limiter out of its limits and settings.
 Make = Callable[..., Any]
@@ -171,6 +174,8 @@ def _policy(
     found = read_policy(silent, path, merged)
     algorithm = found.get("algorithm")
     _check_parts(notes, (*path, "key"), found)
+    if "key" in own:
+        _check_names(notes, path, own, found)
     if "limits" not in own:
         notes.add((*path, "limits"), "is missing: accepted is a limit, as in limits = '100/minute'")
         return None
@@ -187,14 +192,21 @@ def _policy(
     overrides = _overrides(
         notes, (*path, "overrides"), own.get("overrides", {}), limiter, algorithm
     )
+    key, or_address = found["key"] or (), found["unidentified"] == "address"
+
+    def means(name: str) -> frozenset[str]:
+        return meant(name, key, or_address)
+
+    exempt = found.get("exempt", {})
+    exempt_keys = frozenset().union(*map(means, filter(None, exempt.get("keys", ()))))
+    by_subject = _by_subject(notes, (*path, "overrides"), overrides, means, exempt_keys)
     cost = found["cost"]
     if isinstance(cost, int):
         _check_cost(notes, path, cost, limiter, overrides)
         cost = costs.fixed(cost)
     if silent.faults or len(notes.faults) > before:
         return None
-    match, exempt = found.get("match", {}), found.get("exempt", {})
-    key, or_address = found["key"], found["unidentified"] == "address"
+    match = found.get("match", {})
     rule = Rule(
         limiter,
         match=Match(
@@ -208,15 +220,9 @@ def _policy(
         shadow=found["shadow"],
         percent=found["percent"],
         exempt_networks=exempt.get("networks", ()),
-        exempt_keys=frozenset().union(
-            *(meant(name, key, or_address) for name in exempt.get("keys", ()))
-        ),
+        exempt_keys=exempt_keys,
         exempt_paths=exempt.get("paths", ()),
-        overrides={
-            subject: own
-            for name, own in overrides.items()
-            for subject in meant(name, key, or_address)
-        },
+        overrides=by_subject,
         unidentified=found["unidentified"],
         preflights=found["preflights"],
         is_default=is_default,
@@ -227,20 +233,75 @@ def _policy(
 def _overrides(
     notes: Notes, path: Path, value: Any, limiter: Any, algorithm: str | None
 ) -> dict[str, tuple[Policy, ...]]:
-    """Each subject's own numbers, for the same limits; where those are wrong, there is no limiter."""
+    """Each name's own numbers, for the same limits; where those are wrong, there is no limiter."""
     found = {}
     for subject, limits in notes.table(path, value, None, is_secret=True).items():
         # The subject may be a secret, and is not said: the line tells which.
         try:
             if isinstance(limits, str) and limiter is not None:
-                found[subject.strip()] = limiter.plan(limits).policies
+                found[subject] = limiter.plan(limits).policies
                 continue
             read = read_limits(notes, (*path, subject), limits, algorithm)
             if read is not None and limiter is not None:
-                found[subject.strip()] = limiter.plan(read).policies
+                found[subject] = limiter.plan(read).policies
         except LimiterError as error:
             notes.add((*path, subject), str(error))
     return found
+
+
+def _by_subject(
+    notes: Notes,
+    path: Path,
+    overrides: Mapping[str, tuple[Policy, ...]],
+    means: Callable[[str], frozenset[str]],
+    exempt: frozenset[str],
+) -> dict[str, tuple[Policy, ...]]:
+    """The same by the subjects that the names mean: for each one word, and no other."""
+    found: dict[str, tuple[Policy, ...]] = {}
+    names: dict[str, str] = {}
+    for name, own in overrides.items():
+        subjects = means(name.strip())
+        if subjects & exempt:
+            notes.add(
+                (*path, name),
+                "is of a subject that exempt.keys names, too: accepted is one of the two",
+            )
+        others = [names[one] for one in subjects if found.get(one, own) != own]
+        if others:
+            notes.add(
+                (*path, name),
+                f"is of a subject to which line {notes.line((*path, others[0]))} gives other numbers: "
+                f"accepted is one override for each",
+            )
+        found.update(dict.fromkeys(subjects, own))
+        names.update(dict.fromkeys(subjects, name))
+    return found
+
+
+def _check_names(
+    notes: Notes, path: Path, own: Mapping[str, Any], found: Mapping[str, Any]
+) -> None:
+    """A policy that says its key names subjects that this can find; others would never be met.
+
+    One that says none may be for who names subjects itself, in /v1/check.
+    """
+    key, or_address = found["key"], found["unidentified"] == "address"
+    if key is None:
+        return
+    examples = [",".join(_EXAMPLES.get(spec.partition("/")[0], "VALUE") for spec in key)]
+    examples += [_EXAMPLES["address"]] if or_address else []
+    said = (
+        f"is no subject that key = {shown(own['key'])} finds: accepted is one as in "
+        f"{' or '.join(map(repr, examples))}"
+    )
+    exempt, overrides = own.get("exempt"), own.get("overrides")
+    if isinstance(exempt, dict) and "keys" in exempt:
+        for place, name in enumerate(found["exempt"].get("keys", ())):
+            if name and not findable(name, key, or_address):
+                notes.add((*path, "exempt", "keys", place), f"{said} (networks: exempt.networks)")
+    for name in overrides if isinstance(overrides, dict) else ():
+        if not findable(name.strip(), key, or_address):
+            notes.add((*path, "overrides", name), said)
 
 
 def _check_parts(notes: Notes, path: Path, found: Mapping[str, Any]) -> None:

@@ -56,16 +56,13 @@ class Notes:
         self._lines = lines
 
     def add(self, path: Path, said: str) -> None:
-        """Something is wrong at a place; where that is missing, at what surrounds it."""
-        line = next(
-            (
-                self._lines[path[:end]]
-                for end in range(len(path), 0, -1)
-                if path[:end] in self._lines
-            ),
-            1,
-        )
-        self.faults.append(Fault(self._file, line, spelled(path), said))
+        """Something is wrong at a place."""
+        self.faults.append(Fault(self._file, self.line(path), spelled(path), said))
+
+    def line(self, path: Path) -> int:
+        """The line of a place; where that is missing, of what surrounds it."""
+        around = (path[:end] for end in range(len(path), 0, -1))
+        return next((self._lines[one] for one in around if one in self._lines), 1)
 
     def read(self, path: Path, reader: Callable[[Any], Any], value: Any) -> Any:
         """What the reader makes of a value; None, and a note, where it refuses it."""

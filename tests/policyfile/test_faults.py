@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from limiter import LimiterError
 from limiter.policyfile import Fault, InvalidPolicyFile
 from limiter.policyfile.reading import read, text_of
+from limiter.web.subjects import hashed
 
 IDENTITIES = (
     "accepted are address (or address/N: IPv6 by N bits, 32 to 128), header:NAME, cookie:NAME, api-key "
@@ -36,6 +37,7 @@ DEFAULTS = (
     "accepted are algorithm, key, cost, on_error, timeout, local_share, headers, shadow, percent, exempt, "
     "unidentified, preflights"
 )
+NOBODY = "is no subject that key ="
 ONE = "[policies.p]\nlimits = '5/s'\n"
 
 #: A file, and every line of its message (without the file's name).
@@ -286,6 +288,68 @@ WRONG: list[tuple[str, list[str]]] = [
         ONE + "key = ['address', 'path:org']\nmatch.paths = ['/{org}', '/all']",
         [
             "3: policies.p.key is 'path:org': accepted is a part that each pattern of match.paths has, as {org}"
+        ],
+    ),
+    # Subjects that no request could ever be.
+    (
+        ONE
+        + "key = 'address'\nexempt.keys = ['203.0.113.9', '2001:db8::1', '2001:db8:1::/64', '10.0.0.0/8']\n"
+        + "[policies.p.overrides]\n'10.0.0.0/9' = '6/s'\n'a.example' = 8\n'203.0.113.8:80' = '7/s'\n"
+        + "'2001:db8:2::/56' = '6/s'",
+        [
+            f"4: policies.p.exempt.keys[3] {NOBODY} 'address' finds: accepted is one as in '203.0.113.9' "
+            "(networks: exempt.networks)",
+            f"6: policies.p.overrides.* {NOBODY} 'address' finds: accepted is one as in '203.0.113.9'",
+            f"7: policies.p.overrides.* {NOBODY} 'address' finds: accepted is one as in '203.0.113.9'",
+            f"7: policies.p.overrides.* is 8: {LIMITS}",
+            f"9: policies.p.overrides.* {NOBODY} 'address' finds: accepted is one as in '203.0.113.9'",
+        ],
+    ),
+    (
+        ONE + "key = ['address', 'host', 'global']\n"
+        "exempt.keys = ['203.0.113.9', '203.0.113.9,a', '203.0.113.9,a,global', '203.0.113.9,,global']",
+        [
+            f"4: policies.p.exempt.keys[{place}] {NOBODY} ['address', 'host', 'global'] finds: accepted is one "
+            "as in '203.0.113.9,VALUE,global' (networks: exempt.networks)"
+            for place in (0, 1, 3)
+        ],
+    ),
+    (
+        ONE + "key = 'global'\noverrides = { x = '6/s', global = '7/s' }",
+        [f"4: policies.p.overrides.* {NOBODY} 'global' finds: accepted is one as in 'global'"],
+    ),
+    (
+        ONE
+        + "key = ['path:org', 'cookie:id']\nunidentified = 'address'\nmatch.paths = ['/{org}']\n"
+        "exempt.keys = ['203.0.113.9', '2001:db8::/64', '10.0.0.0/8']",
+        [
+            f"6: policies.p.exempt.keys[2] {NOBODY} ['path:org', 'cookie:id'] finds: accepted is one as in "
+            "'VALUE,VALUE' or '203.0.113.9' (networks: exempt.networks)",
+        ],
+    ),
+    # Two words for one subject.
+    (
+        ONE + "[policies.p.overrides]\n'2001:db8::1' = '6/s'\n'2001:db8:1::1' = '6/s'\n"
+        "'2001:db8::2' = '7/s'\n'2001:db8:1::2' = '6/s'",
+        [
+            "6: policies.p.overrides.* is of a subject to which line 4 gives other numbers: accepted is one "
+            "override for each",
+        ],
+    ),
+    (
+        ONE + "key = 'api-key'\n[policies.p.overrides]\nsk_live_1 = '6/s'\n"
+        f"'{hashed('api-key', 'sk_live_1')}' = '7/s'\n' sk_live_1' = '8/s'",
+        [
+            f"{line}: policies.p.overrides.* is of a subject to which line {before} gives other numbers: accepted "
+            "is one override for each"
+            for line, before in ((6, 5), (7, 5))
+        ],
+    ),
+    (
+        ONE + f"key = 'api-key'\nexempt.keys = ['{hashed('api-key', 'sk_live_1')}']\n"
+        "overrides = { sk_live_1 = '6/s' }",
+        [
+            "5: policies.p.overrides.* is of a subject that exempt.keys names, too: accepted is one of the two",
         ],
     ),
     # What the defaults have wrong is said once, however many policies take it.

@@ -256,18 +256,28 @@ def test_overrides() -> None:
         assert said.limits == limits
 
 
+def test_a_policy_that_says_no_key_may_name_whom_it_likes() -> None:
+    """It may be for who asks by its name alone, about subjects of its own: /v1/check."""
+    found = rule("limits = '5/s'\nexempt.keys = ['10.0.0.0/8']\noverrides = { 'org,7' = '9/s' }")
+
+    assert about(found.about("10.0.0.0/8", 1), request()) is Passed.EXEMPT_KEY
+    said = about(found.about(("org", 7), 1), request())
+    assert isinstance(said, Asked)
+    assert said.limits == (SlidingLog(9, 1),)
+
+
 def test_defaults() -> None:
     """A policy says otherwise key by key; of exemptions, kind by kind."""
     found = file(
         "[defaults]\nkey = 'global'\nalgorithm = 'gcra'\nshadow = true\n"
         "exempt = { paths = ['/healthz'], keys = ['a'] }\n"
         "[policies.a]\nlimits = '5/s'\n"
-        "[policies.b]\nlimits = '5/s'\nkey = 'address'\nshadow = false\nexempt.keys = ['b']"
+        "[policies.b]\nlimits = '5/s'\nkey = 'address'\nshadow = false\nexempt.keys = ['192.0.2.1']"
     ).policies
     a, b = found["a"].rule, found["b"].rule
     assert a.limiter.policies == b.limiter.policies == (GCRA(5, 1),)
     assert (a.shadow, b.shadow) == (True, False)
-    assert (a.exempt_keys, b.exempt_keys) == ({"a"}, {"b"})
+    assert (a.exempt_keys, b.exempt_keys) == ({"a"}, {"192.0.2.1"})
     for one in (a, b):
         assert about(one, request("/healthz")) is Passed.EXEMPT_PATH
 
