@@ -7,8 +7,8 @@ import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
-from inspect import iscoroutinefunction
+from functools import partial, wraps
+from inspect import iscoroutinefunction, signature
 from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -37,6 +37,7 @@ from limiter.several import Decisions, InTurn
 
 _Own = TypeVar("_Own", bound="Base[Any]")
 _Transport = TypeVar("_Transport")
+_Init = TypeVar("_Init", bound=Callable[..., None])
 
 #: What ``limits`` may be.
 Limits = str | Policy | Iterable[Policy]
@@ -55,11 +56,33 @@ _MOST_FORGOTTEN = 16
 log = logging.getLogger("limiter")
 
 
+def _speaking_for_its_class(init: _Init) -> _Init:
+    """Say wrong arguments of the class that was called, which is not the one that takes them."""
+    known = signature(init)
+    limits, store, *others = list(known.parameters)[1:]
+
+    @wraps(init)
+    def checked(self: object, *given: Any, **named: Any) -> None:
+        try:
+            known.bind(self, *given, **named)
+        except TypeError as error:
+            name = type(self).__name__
+            raise TypeError(
+                f"{name}: {error}; accepted are {limits} and, by name, {store} (redis://host:port/0 or "
+                f"another URL, memory:// for this process alone, or a client of redis-py), "
+                f"{', '.join(others)}; {name}.from_env() reads them from LIMITER_*"
+            ) from None
+        init(self, *given, **named)
+
+    return checked  # type: ignore[return-value]  # it takes what init takes
+
+
 class Base(Generic[_Transport]):
     """Everything about a limiter but the round trip."""
 
     _transport: _Transport
 
+    @_speaking_for_its_class
     def __init__(
         self,
         limits: Limits,

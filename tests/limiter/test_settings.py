@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 import pytest
 
 from limiter import (
+    AsyncLimiter,
     FixedWindow,
     InvalidPolicy,
     InvalidSetting,
@@ -54,6 +56,27 @@ def wrong(limits: Any = "5/minute", **settings: Any) -> str:
 def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
     """One message for each, with all three."""
     assert wrong(**{setting: value}) == f"{setting} is {value!r}: {accepted}"
+
+
+@pytest.mark.parametrize("kind", [Limiter, AsyncLimiter])
+@pytest.mark.parametrize(
+    ("given", "named", "said"),
+    [
+        (["5/minute"], {}, "missing a required .*'store'"),
+        ([], {"store": STORE}, "missing a required .*'limits'"),
+        (["5/minute", STORE], {}, "too many positional arguments"),
+        (["5/minute"], {"store": STORE, "burst": 3}, "unexpected keyword argument 'burst'"),
+    ],
+)
+def test_a_wrong_call_names_the_class_that_was_called(
+    kind: Any, given: list[str], named: dict[str, Any], said: str
+) -> None:
+    """Not the base of both, which no user has seen; and says what is accepted."""
+    with pytest.raises(TypeError, match=f"^{kind.__name__}: {said}") as raised:
+        kind(*given, **named)
+    assert "accepted are limits and, by name, store (redis://" in str(raised.value)
+    assert f"{kind.__name__}.from_env()" in str(raised.value)
+    assert list(signature(kind).parameters)[:3] == ["limits", "store", "name"]
 
 
 def test_a_wrong_secret_stays_secret() -> None:
