@@ -65,7 +65,7 @@ def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
         (["5/minute"], {}, "missing a required .*'store'"),
         ([], {"store": STORE}, "missing a required .*'limits'"),
         (["5/minute", STORE], {}, "too many positional arguments"),
-        (["5/minute"], {"store": STORE, "burst": 3}, "unexpected keyword argument 'burst'"),
+        (["5/minute"], {"store": STORE, "burst": 3}, "got an unexpected keyword argument 'burst'"),
     ],
 )
 def test_a_wrong_call_names_the_class_that_was_called(
