@@ -82,9 +82,13 @@ def when_ready(server: Any) -> None:
         sys.exit(1)
 
 
+def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001
+    """Say all as JSON from the beginning: making the application may refuse the policy file."""
+    logs.set_up(getattr(logging, worker.cfg.loglevel.upper()))
+
+
 def post_worker_init(worker: Any) -> None:
     """Connect and load the scripts before the first request; without a store, serve as well."""
-    logs.set_up(getattr(logging, worker.cfg.loglevel.upper()))
     found = worker.wsgi.extensions
     if len(worker.sockets) == 2:
         found["doors"].operators_port = str(worker.sockets[1].getsockname()[1])

@@ -239,6 +239,10 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
             os.kill(int(pid), signal.SIGHUP)
         until(lambda: limits() == {8}, log.read_text)
         assert log.read_text().count("Booting worker") == 7
+    refusals = [line for line in log.read_text().splitlines() if "policies.api.limits" in line]
+    # Two workers saw the file break, and three began with it broken, of which one was killed.
+    assert len(refusals) >= 3
+    assert {json.loads(line)["logger"] for line in refusals} == {"limiter.policies"}
 
 
 @pytest.mark.slow
