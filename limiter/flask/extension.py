@@ -219,6 +219,11 @@ class FlaskLimiter(Attached):
             "prefix": prefix,
             "key_secret": key_secret,
         }
+        for argument, function in (("observe", observe), ("on_denied", on_denied)):
+            if not (function is None or callable(function)):
+                raise InvalidSetting(f"{argument} is {function!r}: accepted is a function")
+        if not isinstance(enabled, bool):
+            raise InvalidSetting(f"enabled is {enabled!r}: accepted are True and False")
         self._form = headers
         self._trusted = None if trusted is None else networks(trusted)
         self._on_denied = on_denied

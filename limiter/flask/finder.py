@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from flask import Flask, current_app
 
+from limiter.client import Limiter
 from limiter.errors import InvalidSetting
 from limiter.flask.dynamic import ByAmount
 from limiter.flask.limits import Limit, ViewRule, spoken_name, state_name
@@ -22,6 +24,9 @@ _METHODS = frozenset(
 
 #: So many guards of functions that are no views are kept.
 _LATE_KEPT = 1024
+
+
+log = logging.getLogger("limiter.flask")
 
 
 class Where(NamedTuple):
@@ -101,6 +106,12 @@ class Finder:
             own = []
             if where.endpoint is not None:
                 own = self._registry.own(app, where.endpoint, where.method)
+                if self._registry.is_passed_by(app.view_functions.get(where.endpoint)):
+                    log.warning(
+                        "route %s does not have the limit that stands above it: put that between the "
+                        "route's decorator and the function",
+                        where.endpoint,
+                    )
             before, at_view = self._places(app, where, own)
             asked = self._asking(before, where)
             found = self._found[where] = Found(
@@ -234,6 +245,8 @@ class Finder:
         dynamic = callable(limit.amount)
         amount: Any = "1/second" if dynamic else limit.amount
         limiter = make(state, amount)
+        if not (dynamic or callable(limit.cost)):
+            self._check_cost(limit.cost, limiter)
         if limit.deduct_when is not None:
             if any(policy.leases for policy in limiter.policies):
                 raise InvalidSetting("deduct_when is of no use here: a lease is given back anyway")
@@ -251,6 +264,10 @@ class Finder:
         if dynamic:
             object.__setattr__(rule, "make", ByAmount(rule, partial(make, state)))
         return rule
+
+    def _check_cost(self, cost: int, limiter: Limiter) -> None:
+        """Raise InvalidCost where no request could ever pass."""
+        limiter.plan().checked(cost)
 
 
 def _wide(kind: str, limits: Iterable[Limit], where: tuple[str, ...], called: str) -> list[Place]:

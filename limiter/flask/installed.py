@@ -35,16 +35,17 @@ class Installed:
 
         def with_leases(environ: Any, start_response: Any) -> Any:
             """Give leases back when the response is closed, or when there will be none."""
+            # Begun here, since a middleware below may hand the application a copy of the environment.
+            passage = Passage.of(environ)
             try:
                 body = inner(environ, start_response)
             except BaseException:
-                Passage.of(environ).leave()
+                passage.leave()
                 raise
-            passage = Passage.known(environ)
-            if passage is not None:
+            if passage.free:
                 return Closing(body, passage.leave)
             # No limit has looked at the request: none may hold anything from here on.
-            Passage.of(environ).leave()
+            passage.leave()
             return body
 
         app.wsgi_app = with_leases  # type: ignore[method-assign]
@@ -88,9 +89,11 @@ class Installed:
         """Settle what waited for the response, and say in it what was decided."""
         passage = Passage.known(request.environ)
         if passage is not None and passage.entries:
-            if self._finder.settles:
-                passage.settle(self, response)
-            self._setup.write(response, passage)
+            try:
+                if self._finder.settles:
+                    passage.settle(self, response)
+            finally:  # also in the answer to an error of deduct_when
+                self._setup.write(response, passage)
         return response
 
     def _here(self) -> _Here | None:

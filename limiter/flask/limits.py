@@ -26,7 +26,7 @@ from limiter.web.guard import Verdict
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import UNIDENTIFIED, Asked, Passed, Rule
-from limiter.web.subjects import ACCEPTED, Identity, hashed, identity, somebody
+from limiter.web.subjects import ACCEPTED, TOKEN, Identity, hashed, identity, somebody
 
 #: Limits, or a function of the request that says them; None from it: this request has none.
 Amount = Limits | Callable[[], "Limits | None"]
@@ -90,6 +90,8 @@ class Limit:
             raise InvalidSetting(f"percent is {shown(self.percent)}: accepted is 0 to 100")
         if not callable(self.cost):
             checked_cost(self.cost)
+        if not isinstance(self.shadow, bool):
+            raise InvalidSetting(f"shadow is {self.shadow!r}: accepted are True and False")
         if self.unidentified not in UNIDENTIFIED:
             raise InvalidSetting(
                 f"unidentified is {self.unidentified!r}: accepted are {', '.join(UNIDENTIFIED)}"
@@ -188,7 +190,8 @@ def named_methods(methods: Iterable[str]) -> frozenset[str]:
         InvalidSetting: They are no names.
 
     """
-    if isinstance(methods, str) or not all(isinstance(one, str) for one in methods):
+    methods = methods if isinstance(methods, str) else list(methods)
+    if isinstance(methods, str) or not all(map(_is_token, methods)):
         raise InvalidSetting(f"methods are {methods!r}: accepted is a list of names, like ['POST']")
     return frozenset(method.upper() for method in methods)
 
@@ -233,6 +236,10 @@ def _are(policies: object) -> bool:
     """Whether these are policies, and some."""
     found = policies if isinstance(policies, tuple) else ()
     return found != () and all(isinstance(one, Policy) for one in found)
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, str) and TOKEN.fullmatch(value) is not None
 
 
 def _is_text(value: object) -> bool:

@@ -25,7 +25,7 @@ class Entry(NamedTuple):
 class Passage:
     """What was decided about a request; kept beside it, in its environment."""
 
-    __slots__ = ("_changing", "_closed", "_held", "amounts", "entries", "free", "met")
+    __slots__ = ("_changing", "_closed", "_held", "_returned", "amounts", "entries", "free", "met")
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -36,6 +36,8 @@ class Passage:
         #: Whether the request is free of all limits of a registry.
         self.free: dict[object, bool] = {}
         self._held: list[Entry] = []
+        #: What was given back already, by the id of what was asked.
+        self._returned: set[int] = set()
         self._closed = False
         self._changing = Lock()
 
@@ -86,11 +88,16 @@ class Passage:
         return spoken(result for entry in self.entries for result in entry.verdict.results)
 
     def settle(self, owner: object, response: Response) -> None:
-        """Give back what, by the response, is not to be charged."""
+        """Give back, once, what by the response is not to be charged.
+
+        Flask shows a second response where it failed to finish the first one.
+        """
         for entry in self.entries:
             if entry.owner is owner and entry.verdict.allowed:
-                unused = [one for one in entry.verdict.results if _is_unused(one, response)]
+                taken = [one for one in entry.verdict.results if id(one.part) not in self._returned]
+                unused = [one for one in taken if _is_unused(one, response)]
                 if unused:
+                    self._returned.update(id(one.part) for one in unused)
                     entry.guard.give_back(entry.verdict, unused)
 
     def leave(self) -> None:

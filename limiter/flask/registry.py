@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, update_wrapper, wraps
+from types import FunctionType
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
 
@@ -43,6 +44,7 @@ class Registry:
         self._exempt_blueprints: dict[Any, Any] = {}
         #: All that are in use.
         self.limits: WeakSet[Limit] = WeakSet()
+        self._wrapped: WeakSet[FunctionType] = WeakSet()
         #: Says of a request that no limit is about it.
         self.exempt_when: list[Callable[[], Any]] = []
 
@@ -67,6 +69,8 @@ class Registry:
             meet(limit, function)
             return current_app.ensure_sync(function)(*args, **kwargs)
 
+        if isinstance(function, FunctionType):
+            self._wrapped.add(function)
         setattr(limited, _LIMITS, (*getattr(function, _LIMITS, ()), (self, limit)))
         return limited  # type: ignore[return-value]  # it takes and returns the same
 
@@ -77,11 +81,21 @@ class Registry:
             return target
         if not callable(target):
             raise TypeError(f"{target!r} cannot be exempted: accepted are views and blueprints")
-        # On the function itself, so that it is found behind other decorators too.
-        setattr(target, _EXEMPT, (*getattr(target, _EXEMPT, ()), (self, exemption)))
+        marks = (*getattr(target, _EXEMPT, ()), (self, exemption))
+        try:
+            # On the function itself, so that it is found behind other decorators too.
+            setattr(target, _EXEMPT, marks)
+        except AttributeError:  # a method of an object has no place for it
+            method, target = target, partial(target)  # type: ignore[assignment]
+            update_wrapper(target, method)
+            setattr(target, _EXEMPT, marks)
         return target
 
     # --- what holds for a route ---
+
+    def is_passed_by(self, view: Any) -> bool:
+        """Whether a view is a function that was limited after it had become one: nobody asks its limit."""
+        return isinstance(view, FunctionType) and view in self._wrapped and not self.on(view)
 
     def own(self, app: Flask, endpoint: str, method: str) -> list[Place]:
         """The limits of a route's own, on its view or on its class's method; whichever method they mean."""

@@ -9,7 +9,7 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from limiter.errors import InvalidSetting
+from limiter.errors import InvalidSetting, shown
 from limiter.keys import Key
 from limiter.policies import Policy
 from limiter.web.identity import Ambiguous, Network, Unidentified, address
@@ -311,6 +311,10 @@ class Rule:
         cost = self.cost(request, trusted)
         if cost is None:
             cost = min(policy.capacity for policy in limits or self.limiter.policies)
+        elif not isinstance(cost, int):
+            raise TypeError(
+                f"the cost of {self.name} said {shown(cost)}: accepted are a whole number, and None"
+            )
         return Asked(self, subject, max(1, cost), limits)
 
     def _subject(self, request: Request, trusted: Sequence[Network]) -> Key | None:

@@ -49,6 +49,7 @@ def source(
     Raises:
         InvalidSetting: Something is wrong, or belongs to what ``limits`` bring themselves.
         InvalidPolicy: A limit makes no sense.
+        InvalidCost: The cost is more than the limits ever admit at once.
 
     """
     rule_settings = {"key": key, "cost": cost, "form": form, **given}
@@ -64,6 +65,8 @@ def source(
             _refuse(given, "a limiter")
         else:
             limits = limiter_by(limiter_class, limits, given)
+        if isinstance(cost, int):
+            limits.plan().checked(cost)
         rules = [Rule(limits, identity=_identity(key), cost=_cost(cost), form=_form(form))]
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
@@ -205,7 +208,7 @@ def networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ..
     parts = trusted.split(",") if isinstance(trusted, str) else trusted
     try:
         return tuple(settings.network(str(part)) for part in parts)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise InvalidSetting(
             f"trusted is {trusted!r}: {error}; accepted are networks, and unix"
         ) from None

@@ -481,7 +481,7 @@ async def test_a_websocket_is_limited_at_its_handshake() -> None:
 async def test_a_websocket_is_closed_by_what_is_wrong() -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
     for dependency, code in (
-        (by("5/minute", cost=6), 1008),
+        (by("5/minute", cost=lambda *_: 6), 1008),
         (by("5/minute", key="header:X-User"), 1008),
         (Depends(limit("5/minute", store=gone, timeout=0.05)), 1013),
     ):

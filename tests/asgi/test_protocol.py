@@ -606,7 +606,7 @@ async def test_messages_while_the_store_is_gone() -> None:
 
 @in_a_loop
 async def test_a_websocket_that_can_never_pass_is_not_told_to_try_again() -> None:
-    for more in ({"cost": 6}, {"key": "header:X-User"}):
+    for more in ({"cost": lambda *_: 6}, {"key": "header:X-User"}):
         app = LimiterMiddleware(echo, "5/minute", store=MEMORY, **more)  # type: ignore[arg-type]
         connection = websocket(app)
         await connection.start()

@@ -7,7 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from flask import Flask, Response, copy_current_request_context, request, stream_with_context
+from flask import (
+    Flask,
+    Response,
+    copy_current_request_context,
+    request,
+    session,
+    stream_with_context,
+)
 
 from limiter import Concurrency, FixedWindow, InvalidSetting
 from limiter.demo.servers import HOST, free_port
@@ -247,6 +254,50 @@ def test_an_error_counts_unless_the_response_says_otherwise(make: Make) -> None:
 
     assert statuses(app, "/a", "/a", "/a") == [500, 500, 500]
     assert statuses(app, "/mistake", "/mistake") == [500, 429]
+
+
+def test_what_is_not_counted_is_given_back_once(make: Make) -> None:
+    """Flask shows a second response where a later function of the application fails on the first."""
+    app, limits = make()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    @app.get("/login")
+    @limits.limit("5/minute", deduct_when=lambda response: response.status_code == 401)
+    def login() -> tuple[str, int]:
+        if "boom" in request.args:
+            session["x"] = object()  # no session can keep it
+        return "", int(request.args["status"])
+
+    app.config["SECRET_KEY"] = "a key for one test"
+    bad, boom = "/login?status=401", "/login?status=200&boom=1"
+    answers = ask(app, bad, bad, bad, bad, boom, boom, boom, bad, bad)
+
+    assert [answer.status_code for answer in answers] == [401] * 4 + [500] * 3 + [401, 429]
+    left = [answer.headers["RateLimit"].split("r=")[1][0] for answer in answers]
+    assert left == ["4", "3", "2", "1", "1", "1", "1", "0", "0"]
+
+
+def test_an_answer_to_an_error_of_deduct_when_says_what_is_left(make: Make) -> None:
+    app, limits = make()
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+    limited = limits.limit("2/minute", deduct_when=lambda _: [][0])
+    app.add_url_rule("/a", "a", limited(lambda: "a"))
+
+    (answer,) = ask(app, "/a")
+    assert answer.status_code == 500
+    assert "r=1" in answer.headers["RateLimit"]
+
+
+def test_a_lease_is_given_back_where_a_middleware_copies_the_environment(make: Make) -> None:
+    app = Flask("app")
+    inner = app.wsgi_app
+    app.wsgi_app = lambda environ, start: inner(dict(environ), start)  # type: ignore[method-assign]
+    _, limits = make()
+    limits.init_app(app)
+    app.add_url_rule("/a", "a", limits.limit(Concurrency(1))(lambda: "a"))
+
+    assert statuses(app, "/a", "/a", "/a") == [200] * 3
+    assert held(app, limits, "a") == 0
 
 
 def test_requests_at_the_same_time_cannot_pass_together(make: Make) -> None:

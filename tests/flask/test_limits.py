@@ -11,7 +11,7 @@ import pytest
 from flask import Blueprint, Flask, request
 from flask.views import MethodView, View
 
-from limiter import FixedWindow, InvalidPolicy, InvalidSetting, TokenBucket
+from limiter import FixedWindow, InvalidCost, InvalidPolicy, InvalidSetting, TokenBucket
 from limiter.demo.servers import Server
 from limiter.flask import FlaskLimiter, LimitExceeded
 from limiter.flask.dynamic import MOST_KEPT
@@ -134,6 +134,10 @@ def test_a_wrong_setting_stops_the_start(
     [
         {"headers": "loud"},
         {"trusted": ["everybody"]},
+        {"trusted": 5},
+        {"observe": 5},
+        {"on_denied": 5},
+        {"enabled": "false"},
         {"key": "shoe size"},
         {"key": 3},
         {"exempt_when": True},
@@ -152,7 +156,11 @@ def test_a_wrong_argument_stops_the_start(more: dict[str, Any]) -> None:
         (5, {}, InvalidPolicy),
         ("5/minute", {"cost": -1}, ValueError),
         ("5/minute", {"cost": True}, ValueError),
+        ("5/minute", {"cost": 6}, InvalidCost),
+        ("5/minute; 9/hour", {"cost": 6}, InvalidCost),
         ("5/minute", {"methods": "POST"}, InvalidSetting),
+        ("5/minute", {"methods": ["FOO BAR"]}, InvalidSetting),
+        ("5/minute", {"shadow": "no"}, InvalidSetting),
         ("5/minute", {"key": "shoe size"}, InvalidSetting),
         ("5/minute", {"exempt_when": True}, InvalidSetting),
         ("5/minute", {"unidentified": "guess"}, InvalidSetting),
@@ -406,6 +414,45 @@ def test_exemptions(make: Make) -> None:
     assert statuses(app, *["/limited/all"] * 3) == [200] * 3
     assert statuses(app, *["/own"] * 3) == [200, 200, 429]
     assert statuses(app, *["/most"] * 5) == [200, 200, 200, 200, 429]
+
+
+def test_a_method_of_an_object_is_exempt() -> None:
+    app, limits = local("1/minute")
+
+    class Views:
+        def free(self) -> str:
+            return "free"
+
+        def limited(self) -> str:
+            return "limited"
+
+    views = Views()
+    app.add_url_rule("/free", view_func=limits.exempt(views.free))
+    app.add_url_rule("/limited", view_func=views.limited)
+
+    assert statuses(app, "/free", "/free", "/limited", "/limited") == [200, 200, 200, 429]
+    assert app.view_functions["free"].__name__ == "free"
+
+
+def test_a_limit_that_stands_above_its_route_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its route cannot know of it; a view that is served without its limit on purpose looks the same."""
+    app, limits = local("3/minute")
+
+    @limits.limit("1/minute")
+    @app.get("/above")
+    def above() -> str:
+        return "above"
+
+    @app.get("/below")
+    @limits.limit("1/minute")
+    def below() -> str:
+        return "below"
+
+    assert statuses(app, "/above", "/above", "/below", "/below") == [200, 200, 200, 429]
+    (said,) = [one.getMessage() for one in caplog.records if one.name == "limiter.flask"]
+    assert "route above does not have the limit" in said
 
 
 def test_a_class_of_an_exempt_one_is_not_exempt() -> None:

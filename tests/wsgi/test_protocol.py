@@ -18,6 +18,7 @@ import pytest
 from limiter import (
     Concurrency,
     FixedWindow,
+    InvalidCost,
     InvalidPolicy,
     InvalidSetting,
     LeakyBucket,
@@ -128,6 +129,16 @@ def test_keys_costs_and_forms() -> None:
     nobody = ask(app)
     assert nobody.code == 400
     assert b"the request has no API key" in b"".join(nobody.body)
+
+
+def test_a_cost_that_makes_no_sense_lets_nobody_pass() -> None:
+    """A fixed one shows at the start; what a function says is an error of the program, and no denial."""
+    with pytest.raises(InvalidCost, match="cost is 6"):
+        LimiterMiddleware(hello, "5/minute", store=MEMORY, cost=6)
+    for wrong in (1.5, "3"):
+        app = LimiterMiddleware(hello, "5/minute", store=MEMORY, cost=lambda *_, said=wrong: said)
+        with pytest.raises(TypeError, match="accepted are a whole number"):
+            ask(app)
 
 
 @pytest.mark.parametrize("nobody", [None, "", b"", ()])

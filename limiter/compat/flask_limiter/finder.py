@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from flask import Flask
 
+from limiter.client import Limiter
 from limiter.compat.flask_limiter.constants import ExemptionScope as Scope
 from limiter.flask.finder import Finder, Where
 from limiter.flask.registry import Place, blueprints
@@ -59,6 +60,9 @@ class CompatFinder(Finder):
             return nearest
         pairs = zip(limits, flags, strict=True)
         return [one for some, flag in pairs if not flag & Scope.DESCENDENTS for one in some]
+
+    def _check_cost(self, cost: int, limiter: Limiter) -> None:
+        """Flask-Limiter denies each request, and says nothing before."""
 
     def _spot(self, function: Callable[..., Any], where: Where) -> tuple[str, ...]:
         """Each route that calls a function has a count of its own."""
