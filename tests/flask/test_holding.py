@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -268,7 +269,7 @@ def test_what_is_not_counted_is_given_back_once(make: Make) -> None:
             session["x"] = object()  # no session can keep it
         return "", int(request.args["status"])
 
-    app.config["SECRET_KEY"] = "a key for one test"
+    app.secret_key = secrets.token_hex()
     bad, boom = "/login?status=401", "/login?status=200&boom=1"
     answers = ask(app, bad, bad, bad, bad, boom, boom, boom, bad, bad)
 
