@@ -12,7 +12,8 @@ The interface, for a service and for middleware:
 * ``policies.current``: everything as of one moment: ``.guard``, ``.guards`` by name, ``.file`` (its
   ``policies`` by name with ``rule`` and ``said``, its ``default``, its ``text``).
 * ``policies.reload()`` reads the file now, as on SIGHUP; False where it was refused. By itself a change
-  is seen by the first request that comes a second later or more, and read beside it, in a thread.
+  is seen by the first request that comes a second later or more, and read beside it, in a thread; one that
+  comes more than two seconds later reads it itself, so that the new text decides about it.
 * A refused text is logged with every fault, counted in ``policies.refusals`` and kept in
   ``policies.refused`` (None when all is well); what was in force stays.
 * ``hand_on(path)``, in the process that forks the others and before it does: stops a first start with
@@ -234,15 +235,21 @@ class _Policies(Generic[_AnyGuard]):
             stamp = _stamp(self.path)
             if stamp == self._stamp:
                 return
-            rested = stamp != _GONE and time.time() - stamp[0] / 1e9 > LOOK_EVERY
-            if rested or stamp == self._pending:
-                # Whoever asks for a decision is not to wait for this. At the process's end there are
-                # no new threads, and need not be.
-                with suppress(RuntimeError):
-                    threading.Thread(target=self.reload, daemon=True).start()
+            age = 0.0 if stamp == _GONE else time.time() - stamp[0] / 1e9
+            if age > LOOK_EVERY or stamp == self._pending:
+                self._read(is_overdue=age > 2 * LOOK_EVERY)
             self._pending = stamp
         finally:
             self._looking.release()
+
+    def _read(self, is_overdue: bool) -> None:
+        """Nobody waits for a text, but who comes when it has to be in force."""
+        if is_overdue:
+            self.reload()
+            return
+        # At the process's end there are no new threads, and need not be.
+        with suppress(RuntimeError):
+            threading.Thread(target=self.reload, daemon=True).start()
 
 
 class Policies(_Policies[Guard]):

@@ -181,6 +181,58 @@ def test_a_change_is_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_force(policies) == {"p": 7}
 
 
+def save(path: Path, said: str, seconds_ago: float) -> None:
+    """Write the file, so long ago."""
+    path.write_text(said)
+    os.utime(path, (time.time() - seconds_ago,) * 2)
+
+
+def test_who_comes_after_a_long_silence_is_decided_by_what_the_file_says(path: Path) -> None:
+    """However old the text is that was in force: it reads the new one itself, and a broken one once."""
+    policies = Policies(path, store="memory://")
+    for seconds, said, expected, refusals in (
+        (3, text(6), 6, 0),
+        (86_400, text(7, "p"), 7, 0),
+        (3, "nonsense", 7, 1),
+        (4, "more nonsense", 7, 2),
+        (3, text(8), 8, 2),
+    ):
+        save(path, said, seconds)
+        policies._look_at = 0.0
+        assert in_force(policies) == {"p": expected}
+        policies._look_at = 0.0
+        assert in_force(policies) == {"p": expected}
+        assert policies.refusals == refusals
+    path.unlink()
+    policies._look_at = 0.0
+    assert in_force(policies) == {"p": 8}
+
+
+def test_nobody_waits_for_who_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several requests after a silence one reads; the others go on with what was in force."""
+    policies = Policies(path, store="memory://")
+    save(path, text(6), seconds_ago=3)
+    entered, done = threading.Event(), threading.Event()
+
+    def slowly(path: str) -> str:
+        entered.set()
+        done.wait(20)
+        return watch_text_of(path)
+
+    watch_text_of = watch.text_of
+    monkeypatch.setattr(watch, "text_of", slowly)
+    policies._look_at = 0.0
+    found: list[dict[str, int]] = []
+    reader = threading.Thread(target=lambda: found.append(in_force(policies)))
+    reader.start()
+    assert entered.wait(20)
+    policies._look_at = 0.0
+    assert in_force(policies) == {"p": 5}
+    done.set()
+    reader.join(20)
+    assert found == [{"p": 6}]
+
+
 def look(policies: Policies) -> None:
     """Look at the file now, and let the one thread that may be reading it end."""
     policies._look_at = 0.0
