@@ -24,9 +24,9 @@ _CONNECTION = (
 COMMANDS = (*_CONNECTION, *scripts.COMMANDS)
 
 
-def is_safe(user: str, prefix: str) -> bool:
-    """Whether neither of them would say more to Redis than a name."""
-    return all(NAME.fullmatch(word) for word in (user, prefix))
+def is_safe(word: str) -> bool:
+    """Whether it would say no more to Redis than a name."""
+    return NAME.fullmatch(word) is not None
 
 
 def rule(user: str, prefix: str = "rl") -> str:

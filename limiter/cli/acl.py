@@ -18,8 +18,11 @@ def acl(user: str, prefix: str, as_json: bool) -> None:
 
     Example: limiter acl --user api | redis-cli; then set a password with ACL SETUSER api '>secret'.
     """
-    if not least_rights.is_safe(user, prefix):
-        raise click.BadParameter("accepted are 1 to 64 of A-Z a-z 0-9 _ . - for user and prefix")
+    for option, word in (("--user", user), ("--prefix", prefix)):
+        if not least_rights.is_safe(word):
+            raise click.BadParameter(
+                f"{word!r}: accepted are 1 to 64 of A-Z a-z 0-9 _ . -", param_hint=option
+            )
     if as_json:
         commands = list(least_rights.COMMANDS)
         click.echo(json.dumps({"user": user, "keys": f"{prefix}:*", "commands": commands}))

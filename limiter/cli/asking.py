@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import isnan
 from typing import Any, TypeVar
 
 import click
@@ -58,6 +59,22 @@ def _all(options: tuple[Callable[[_Function], _Function], ...], function: _Funct
 about_limits = partial(_all, (*_LIMITS, *_REST, _JSON, _QUIET))
 #: The options of one that brings its own arguments.
 about_leases = partial(_all, (store_option, *_REST))
+
+
+class Wait(click.FloatRange):
+    """Seconds from 0; to Click alone, what is no number is in any range."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The seconds."""
+        found: float = super().convert(value, param, ctx)
+        if isnan(found):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return found
 
 
 def subject(text: str) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from limiter import Decision, Limiter, RateLimited
-from limiter.cli.asking import about_limits, limiter_of_strings, optional_tag, subject
+from limiter.cli.asking import Wait, about_limits, limiter_of_strings, optional_tag, subject
 from limiter.cli.ends import CODES, CODES_OF_DONE, DENIED, by_exit_code
 
 
@@ -27,7 +27,7 @@ def _cost(text: str) -> Callable[[Any], Any]:
 )
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Wait(),
     metavar="SECONDS",
     help="Wait for so long at most; where it would take longer, it is denied at once.",
 )

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from limiter import RateLimited
-from limiter.cli.asking import about_leases, limiter_of_leases, optional_tag, subject
+from limiter.cli.asking import Wait, about_leases, limiter_of_leases, optional_tag, subject
 from limiter.cli.ends import BY_SIGNAL, CODES, DENIED, by_exit_code, fail
 
 _FORWARDED = tuple(
@@ -103,7 +103,7 @@ def _in_foreground() -> bool:
 @about_leases
 @click.option(
     "--wait",
-    type=click.FloatRange(min=0),
+    type=Wait(),
     default=0,
     show_default=True,
     metavar="SECONDS",

@@ -78,10 +78,15 @@ def explain(
     from limiter.web.request import Request, bare_host, joined
 
     fields = [header.partition(":") for header in headers]
-    if not all(colon and name.strip() for name, colon, _ in fields):
-        raise click.BadParameter("accepted is 'Name: value'", param_hint="--header")
+    for header, (name, colon, _) in zip(headers, fields, strict=True):
+        if not (colon and name.strip()):
+            raise click.BadParameter(
+                f"{header!r}: accepted is 'Name: value'", param_hint="--header"
+            )
     if not path.startswith("/"):
-        raise click.BadParameter(f"{path!r}: accepted is a path that begins with /")
+        raise click.BadParameter(
+            f"{path!r}: accepted is a path that begins with /", param_hint="PATH"
+        )
     found = _read(file, as_json)
     try:
         trusted = trusted_proxies()

@@ -63,6 +63,8 @@ def test_installing_on_every_primary(cluster: Cluster) -> None:
         ("scripts --install", "no store: give --store"),
         ("scripts --install --store memory://", "which ends with this command"),
         ("scripts --install --store http://x", "store is 'http://x': accepted are"),
+        ("acl --user 'a b'", "--user: 'a b': accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
+        ("acl --user a --prefix ''", "--prefix: '': accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
     ],
 )
 def test_what_makes_no_sense_is_2(line: str, message: str) -> None:

@@ -199,14 +199,22 @@ def test_whose_word_counts(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environ"),
+    ("arguments", "environ", "message"),
     [
-        (["--header", "no colon"], {}),
-        (["--header", ": no name"], {}),
-        ([], {"LIMITER_TRUSTED_PROXIES": "nonsense"}),
+        (
+            ["/", "--header", "A: b", "--header", "no colon"],
+            {},
+            "--header: 'no colon': accepted is",
+        ),
+        (["/", "--header", ": no name"], {}, "--header: ': no name': accepted is"),
+        (["x"], {}, "PATH: 'x': accepted is"),
+        (["/"], {"LIMITER_TRUSTED_PROXIES": "nonsense"}, "LIMITER_TRUSTED_PROXIES is 'nonsense'"),
     ],
 )
-def test_wrong_arguments(path: str, arguments: list[str], environ: dict[str, str]) -> None:
-    result = run("explain", path, "GET", "/", *arguments, **environ)
+def test_wrong_arguments(
+    path: str, arguments: list[str], environ: dict[str, str], message: str
+) -> None:
+    result = run("explain", path, "GET", *arguments, **environ)
     assert result.exit_code in (1, 2)
+    assert message in result.stderr
     assert "accepted" in result.stderr
