@@ -83,6 +83,8 @@ def bench(
 
     Progress goes to standard error. A full run takes some minutes and wants a quiet machine.
 
+    Example: limiter bench --quick --only hit
+
     Exit code: 0 when everything asked for was measured, 1 when something was not (or, with --strict, a
     goal was not met), 2 when the command line makes no sense.
     """

@@ -13,10 +13,15 @@ from tests.cli.support import run, shell
 def test_from_a_checkout_it_is_the_measurements() -> None:
     """Their options, their help and their exit codes, wherever it is called."""
     for line in ("cd / && limiter bench --help", "cd / && limiter bench --nonsense"):
-        done, theirs = shell(line), shell(f"{{ {line}; }}".replace("limiter bench", _PLAIN))
-        assert (done.returncode, done.stdout) == (theirs.returncode, theirs.stdout)
-        assert done.stderr == theirs.stderr
-    assert "--quick" in shell("limiter bench --help").stdout
+        done = shell(line)
+        plain = shell(f"{{ {line}; }}".replace("limiter bench", _PLAIN))
+        theirs = (plain.returncode, plain.stdout, plain.stderr)
+        said = [text.replace("python -m bench", "limiter bench") for text in theirs[1:]]
+        assert [done.returncode, done.stdout, done.stderr] == [theirs[0], *said]
+    found = shell("limiter bench --help").stdout
+    assert found.startswith("Usage: limiter bench [OPTIONS]")
+    assert "--quick" in found
+    assert "Example: limiter bench --quick --only hit" in found
 
 
 _PLAIN = 'PYTHONPATH="$OLDPWD" "$python" -m bench'
