@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Iterable
+from contextlib import suppress
+from math import inf
 
 from redis.exceptions import ResponseError
 
+from limiter.errors import StoreRefused
 from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.async_base import Place
 from limiter.transport.async_node import AsyncNode, Guard, make_node
+from limiter.transport.detour import HELLO
+from limiter.transport.replies import check_alone
 from limiter.transport.store import Store
 
 
@@ -30,8 +35,12 @@ class SinglePlace(Place):
         return self.node
 
     async def load(self, script: Script, deadline: float) -> None:
-        """As ``Place.load``."""
+        """As ``Place.load``; a node of a cluster is refused before some of its subjects are."""
         await self._load_on(self.node, script, deadline)
+        hello = None
+        with suppress(StoreRefused):  # it does not know HELLO
+            hello = await self._tell(self.node, HELLO, deadline, inf)
+        check_alone(hello, self.node.where)
 
     def nodes(self) -> Iterable[AsyncNode]:
         """As ``Place.nodes``."""

@@ -87,3 +87,4 @@ def command(*words: str | bytes) -> bytes:
 
 ASKING = command("ASKING")
 CLUSTER_SLOTS = command("CLUSTER", "SLOTS")
+HELLO = command("HELLO")

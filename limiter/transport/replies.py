@@ -8,6 +8,8 @@ and somebody must look (StoreRefused).
 
 from __future__ import annotations
 
+from typing import Any
+
 from redis import exceptions as redis_errors
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
@@ -27,8 +29,15 @@ _PASSING = frozenset(
     }
 )
 
+#: So a server begins that has as many connections as it may.
+_FULL = "max number of clients"
+
 #: So a server that does not know a command (HELLO, say) begins to quote its arguments.
 _QUOTE = ", with args beginning with"
+
+_NODE = "is a node of a cluster: give the store as redis+cluster://"
+#: So a server that is alone answers CLUSTER SLOTS.
+_ALONE = "cluster support disabled"
 
 
 def code(error: BaseException) -> str:
@@ -50,12 +59,32 @@ def translate(error: BaseException, where: str) -> LimiterError:
             f"{where} refused our credentials or rights ({said}): see the user and password of the "
             f"store, and what `limiter acl` prints"
         )
+    if said.startswith(_FULL):  # a cluster's node says it in words of its own
+        return StoreUnavailable(f"{where} cannot decide now: {said}")
     if code(error) in _PASSING:
         return StoreUnavailable(f"{where} cannot decide now: {code(error)} {said}")
     if code(error) in ("MOVED", "ASK"):
-        return StoreRefused(f"{where} is a node of a cluster: give the store as redis+cluster://")
+        return StoreRefused(f"{where} {_NODE}")
+    if _ALONE in said:
+        return StoreRefused(f"{where} is no cluster ({said}): give the store as redis://")
     if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError):
         return StoreUnavailable(f"{where}: {said}")
     if isinstance(error, redis_errors.RedisError):
         return StoreRefused(f"{where} refused the call: {said}")
     return StoreUnavailable(f"{where}: {type(error).__name__}: {said}")
+
+
+def check_alone(hello: Any, where: str) -> None:
+    """Check that a server is no node of a cluster, by its reply to HELLO.
+
+    A node decides about the subjects of its own slots, and of a cluster of one node about all, until
+    there is another.
+
+    Raises:
+        StoreRefused: It is one.
+
+    """
+    if isinstance(hello, list):  # as RESP2 has it
+        hello = dict(zip(hello[::2], hello[1::2], strict=False))
+    if isinstance(hello, dict) and hello.get(b"mode") == b"cluster":
+        raise StoreRefused(f"{where} {_NODE}")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from math import inf
 from time import monotonic
 
 from redis.exceptions import ResponseError
 
+from limiter.errors import StoreRefused
 from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.base import Transport
+from limiter.transport.detour import HELLO
 from limiter.transport.node import Node
+from limiter.transport.replies import check_alone
 from limiter.transport.store import Store
 
 
@@ -21,8 +26,12 @@ class SingleTransport(Transport):
         self._node = self._make_node(None)
 
     def load(self, script: Script) -> None:
-        """As ``Transport.load``."""
-        self._load_on(self._node, script, monotonic() + self._connect_timeout)
+        """As ``Transport.load``; a node of a cluster is refused before some of its subjects are."""
+        deadline, hello = monotonic() + self._connect_timeout, None
+        self._load_on(self._node, script, deadline)
+        with suppress(StoreRefused):  # it does not know HELLO
+            hello = self._tell(self._node, HELLO, deadline, timeout=inf)
+        check_alone(hello, self._node.where)
 
     def close(self) -> None:
         """As ``Transport.close``."""

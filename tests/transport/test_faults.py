@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from limiter import Limiter, LimiterError, StoreRefused, StoreUnavailable
 from limiter.demo.servers import HOST, Cluster, Server, free_port
 from limiter.transport.replies import code, translate
 from tests.transport.conftest import MakeLimiter, MakeServer
-from tests.transport.support import BUCKET, LOG, ONE_OF_EACH, PLENTY, outcome, until
+from tests.transport.support import BUCKET, LOG, ONE_OF_EACH, PLENTY, Asker, outcome, until
 
 Fault = Callable[[Server, redis.Redis], Any]
 
@@ -296,10 +297,43 @@ def test_a_node_of_a_cluster_as_a_single_store(make_limiter: MakeLimiter, cluste
     assert "give the store as redis+cluster://" in said.pop()
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_node_of_a_cluster_is_not_opened(
+    make_limiter: MakeLimiter, cluster: Cluster, protocol: int
+) -> None:
+    """It would go well, and then only some subjects would be decided."""
+    url = f"{cluster.nodes[0].url}?protocol={protocol}"
+    limiter = make_limiter(url, on_error="allow")
+    with pytest.raises(StoreRefused, match=r"give the store as redis\+cluster://"):
+        limiter.open()
+
+    async def open_one() -> None:
+        async with Asker(url) as asker:
+            await asker.open()
+
+    with pytest.raises(StoreRefused, match=r"give the store as redis\+cluster://"):
+        asyncio.run(open_one())
+
+
+def test_a_server_without_hello_is_opened(make_limiter: MakeLimiter, own: Server) -> None:
+    """It does not say what it is; with RESP2 nothing else of ours needs HELLO."""
+    admin = own.client()
+    admin.execute_command("ACL SETUSER default -hello")
+    url = f"{own.url}?protocol=2"
+    assert make_limiter(url).open().hit("u")
+
+    async def open_one() -> None:
+        async with Asker(url) as asker:
+            await (await asker.open()).hit("u")
+
+    asyncio.run(open_one())
+    admin.close()
+
+
 def test_a_single_store_as_a_cluster(make_limiter: MakeLimiter, store: str) -> None:
     """It does not know CLUSTER SLOTS."""
     url = store.replace("redis:", "redis+cluster:").removesuffix("/0")
-    with pytest.raises(StoreRefused, match="cluster support disabled"):
+    with pytest.raises(StoreRefused, match=r"is no cluster \(.*\): give the store as redis://"):
         make_limiter(url, on_error="allow").hit("u")
 
 
