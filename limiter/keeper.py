@@ -38,7 +38,10 @@ class Keeper:
 
     def after_fork(self) -> None:
         """Begin anew: a child holds none of its parent's leases, and has none of its threads."""
-        self._changed = threading.Condition()
+        # Entered by itself: whoever is interrupted at the end of ``Condition.__enter__``, which is
+        # Python's own code, would keep it for ever.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._due: list[tuple[float, int, Flow[None]]] = []
         #: Those that go on; of the ones that were dropped, some are due still.
         self._flows: set[Flow[None]] = set()
@@ -54,7 +57,7 @@ class Keeper:
         self._flows.add(flow)
         self._put(flow)
         try:
-            with self._changed:
+            with self._lock:
                 self._see_to_it()
         except RuntimeError as error:
             self.drop(flow)
@@ -63,7 +66,7 @@ class Keeper:
 
     def drop(self, flow: Flow[None]) -> None:
         """Let a flow go on no more, which need not be kept until its pause is over."""
-        with self._changed:
+        with self._lock:
             self._flows.discard(flow)
             if not self._flows:  # the threads need not wait for anybody
                 self._due.clear()
@@ -84,32 +87,34 @@ class Keeper:
             self._flows.discard(flow)
             log.exception("a lease is renewed no more")
             return
-        with self._changed:
+        with self._lock:
             heapq.heappush(self._due, (due, next(self._numbers), flow))
             self._changed.notify()
 
     def _see_to_it(self) -> None:
         """Have somebody free for what is due next."""
-        if not self._due or self._free or self._threads >= _MOST_THREADS:
+        if not self._due or self._free > 0 or self._threads >= _MOST_THREADS:
             return
         try:
             threading.Thread(target=self._keep, daemon=True).start()
         except RuntimeError:  # this process gets no more
             if not self._threads:
                 raise
-        else:
-            self._threads += 1
-            self._free += 1
 
     def _keep(self) -> None:
+        with self._lock:
+            # Here, since whoever begins a thread may be interrupted before it could count it. One
+            # that was begun too many finds enough others, and ends.
+            self._threads += 1
+            self._free += 1
         while (flow := self._next()) is not None:
             self._put(flow)
-            with self._changed:
+            with self._lock:
                 self._free += 1
 
     def _next(self) -> Flow[None] | None:
         """Wait for the next flow that is due; None where enough others do, or nothing is to come."""
-        with self._changed:
+        with self._lock:
             while self._due and self._free <= _MOST_FREE:
                 due, _, flow = self._due[0]
                 if flow not in self._flows:

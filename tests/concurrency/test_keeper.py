@@ -1,0 +1,63 @@
+"""Whoever begins a lease may be interrupted anywhere, as by a signal's handler; others are renewed."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from limiter import Concurrency, Limiter
+from limiter.flows import Flow, Pause
+from limiter.keeper import Keeper
+
+
+class Interrupt(BaseException):
+    """As a signal's handler raises it, in the middle of whatever the main thread does."""
+
+
+def test_interrupted_while_a_thread_begins(monkeypatch: pytest.MonkeyPatch, subject: str) -> None:
+    """The thread that nobody counted takes none of the later ones along."""
+    limiter = Limiter(Concurrency(5, lease=0.3), store="memory://")
+    start, before = threading.Thread.start, threading.active_count()
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        raise Interrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(Interrupt), limiter.hold(subject):
+        raise AssertionError
+    monkeypatch.undo()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)  # nothing tells us that it has ended
+    with limiter.hold(subject) as lease:
+        time.sleep(0.5)  # it has to outlive its length
+        assert not lease.lost
+        assert limiter.peek(subject).remaining == 4
+
+
+def test_interrupted_while_the_lock_is_taken() -> None:
+    """What takes it is no code of Python's own, which could be interrupted with the lock in hand."""
+
+    class Entered(threading.Condition):
+        def __enter__(self) -> bool:
+            super().__enter__()
+            raise Interrupt
+
+    def flow() -> Flow[None]:
+        while True:
+            yield Pause(60)
+
+    def advance(flow: Flow[None]) -> float:
+        step = next(flow)
+        assert isinstance(step, Pause)
+        return step.seconds
+
+    keeper = Keeper(advance)
+    keeper._changed = Entered(keeper._lock)
+    one = flow()
+    keeper.add(one)
+    keeper.drop(one)
