@@ -266,15 +266,16 @@ def _by_subject(
                 (*path, name),
                 "is of a subject that exempt.keys names, too: accepted is one of the two",
             )
-        others = [names[one] for one in subjects if found.get(one, own) != own]
-        if others:
+        lines = [notes.line((*path, names[one])) for one in subjects if found.get(one, own) != own]
+        if lines:
             notes.add(
                 (*path, name),
-                f"is of a subject to which line {notes.line((*path, others[0]))} gives other numbers: "
-                f"accepted is one override for each",
+                f"is of a subject to which line {min(lines)} gives other numbers: accepted is one override "
+                f"for each",
             )
-        found.update(dict.fromkeys(subjects, own))
-        names.update(dict.fromkeys(subjects, name))
+        for one in subjects:
+            found.setdefault(one, own)
+            names.setdefault(one, name)
     return found
 
 
