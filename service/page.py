@@ -41,6 +41,9 @@ from service.one_policy import OnePolicy
 
 _LIMIT, _PER = 10, 10
 
+#: What the page's limiters are called; no policy of a file begins with a dot, and shares their state.
+_NAME = ".page"
+
 Policy = Concurrency | FixedWindow | GCRA | LeakyBucket | SlidingLog | SlidingWindow | TokenBucket
 
 
@@ -74,8 +77,11 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions, answered_by:
     routes = Blueprint("page", __name__)
     store = policies.guard.rules[0].limiter
     # No fallback: the page shows what Redis decides, or that it does not.
-    rules = {name: Rule(_limiter(name, one.policy, store, "raise")) for name, one in SHOWN.items()}
-    own = Rule(_limiter("page", OWN, store, "local"))
+    rules = {
+        name: Rule(_limiter(f"{_NAME}.{name}", one.policy, store, "raise"))
+        for name, one in SHOWN.items()
+    }
+    own = Rule(_limiter(_NAME, OWN, store, "local"))
     html = _HTML.read_text()
     fields = {
         "Content-Security-Policy": content_security_policy(html),
@@ -146,8 +152,7 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions, answered_by:
 
 def _limiter(name: str, policy: Policy, store: Limiter, on_error: str) -> Limiter:
     """A limiter by the environment's prefix and secret, with the service's own connections."""
-    named = name if name == "page" else f"page.{name}"
-    return wiring.limiter_by(Limiter, policy, {"store": store, "name": named, "on_error": on_error})
+    return wiring.limiter_by(Limiter, policy, {"store": store, "name": name, "on_error": on_error})
 
 
 def _decide(asked: Asked) -> Decision:

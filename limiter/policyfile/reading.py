@@ -162,8 +162,12 @@ def _policy(
     is_default: bool,
 ) -> Named | None:
     before = len(notes.faults)
-    if not NAME.fullmatch(name) or not name.strip("."):  # as part of a path, .. would not arrive
-        notes.add(path, "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -")
+    # As part of a path, .. would not arrive; and what begins with a dot is of the service itself.
+    if not NAME.fullmatch(name) or name.startswith("."):
+        notes.add(
+            path,
+            "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, the first of them no dot",
+        )
         name = "unnamed"
     read_policy(notes, path, own)
     merged = {**_LEFT_OUT, **defaults, **own}

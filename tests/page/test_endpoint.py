@@ -152,6 +152,24 @@ def test_the_services_own_policies_are_others(make_app: MakeApp) -> None:
     assert answer.headers["RateLimit-Policy"] == '"page.gcra";q=5;w=60'
 
 
+def test_no_policy_of_a_file_shares_what_is_the_pages(
+    make_by_file: Callable[..., Flask],
+) -> None:
+    """Whatever it is called, and also with the same numbers."""
+    client = make_by_file(
+        "default = 'page'\n"
+        f"[policies.page]\nlimits = '{OWN.limit}/second burst {OWN.burst}'\nalgorithm = 'token_bucket'\n"
+        "[policies.'page.gcra']\nlimits = '10/10s'\nalgorithm = 'gcra'\n"
+    ).test_client()
+    for _ in range(10):
+        hit(client, "gcra")
+
+    for name, most in (("page", OWN.burst), ("page.gcra", 10)):
+        body = {"key": "203.0.113.1", "peek": True}
+        said = client.post(f"/v1/check/{name}", json=body).get_json()
+        assert said["decision"]["remaining"] == most
+
+
 @pytest.mark.parametrize("path", ["/", "/page/state"])
 def test_whoever_cannot_be_told_is_refused(client: FlaskClient, path: str) -> None:
     answer = client.get(path, headers={"X-Forwarded-For": "unknown"})
@@ -170,10 +188,10 @@ def test_the_page_is_limited_itself(client: FlaskClient) -> None:
     assert all("decision" in json.loads(answer.data) for answer in answers)
     assert last.status_code == 429
     said = json.loads(last.data)
-    assert said["violated-policies"] == ["page"]
+    assert said["violated-policies"] == [".page"]
     assert "decision" not in said
     assert last.headers["Retry-After"] == "1"
-    assert last.headers["RateLimit-Policy"] == '"page";q=300;w=6'
+    assert last.headers["RateLimit-Policy"] == '".page";q=300;w=6'
     assert client.get("/", headers=BOB).status_code == 200
     assert client.get("/healthz", headers=ALICE).status_code == 200
 

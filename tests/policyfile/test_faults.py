@@ -37,6 +37,9 @@ DEFAULTS = (
     "accepted are algorithm, key, cost, on_error, timeout, local_share, headers, shadow, percent, exempt, "
     "unidentified, preflights"
 )
+NAMES = (
+    "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, the first of them no dot"
+)
 NOBODY = "is no subject that key ="
 ONE = "[policies.p]\nlimits = '5/s'\n"
 
@@ -110,8 +113,11 @@ WRONG: list[tuple[str, list[str]]] = [
     # Names.
     (
         "[policies.'a b']\nlimits = '5/s'",
-        ['1: policies."a b" is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -'],
+        [f'1: policies."a b" {NAMES}'],
     ),
+    ("[policies.'..']\nlimits = '5/s'", [f'1: policies.".." {NAMES}']),
+    # As the service's own are called.
+    ("[policies.'.page']\nlimits = '5/s'", [f'1: policies.".page" {NAMES}']),
     # Limits.
     (
         "[policies.p]\nlimits = '5/fortnight'",
