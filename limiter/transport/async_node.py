@@ -188,7 +188,7 @@ def make_node(
     store: Store, timeout: float, connect_timeout: float, guard: Guard, address: Address | None
 ) -> AsyncNode:
     """A node of the store; without an address, the only one."""
-    where = store.where if address is None else f"store {address[0]}:{address[1]}"
+    where = store.where if address is None else store.named(address)
     connect = partial(store.connection, address, connect_timeout)
     return AsyncNode(connect, where, timeout, connect_timeout, address or store.addresses[0], guard)
 

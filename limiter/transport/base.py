@@ -84,7 +84,7 @@ class Transport:
 
     def _make_node(self, address: Address | None) -> Node:
         store, connect_timeout = self._store, self._connect_timeout
-        where = store.where if address is None else f"store {address[0]}:{address[1]}"
+        where = store.where if address is None else store.named(address)
         connect = partial(store.connection, address, connect_timeout)
         return Node(connect, where, self._timeout, connect_timeout, address or store.addresses[0])
 

@@ -8,6 +8,9 @@ and somebody must look (StoreRefused).
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from typing import Any
 
 from redis import exceptions as redis_errors
@@ -35,6 +38,12 @@ _FULL = "max number of clients"
 #: So a server that does not know a command (HELLO, say) begins to quote its arguments.
 _QUOTE = ", with args beginning with"
 
+_REFUSED = os.strerror(errno.ECONNREFUSED)
+#: So redis-py words what keeps it from connecting: with the address, which stands before it already.
+_CONNECTING = re.compile(r"Error -?[0-9]+ connecting to .*?\. (.*)\.", re.DOTALL)
+#: So asyncio does, in the place of what the system says.
+_CALL_FAILED = "Connect call failed"
+
 _NODE = "is a node of a cluster: give the store as redis+cluster://"
 #: So a server that is alone answers CLUSTER SLOTS.
 _ALONE = "cluster support disabled"
@@ -53,7 +62,7 @@ def cause(error: BaseException) -> BaseException | None:
 
 def translate(error: BaseException, where: str) -> LimiterError:
     """Our error for one of redis-py's, or of the socket's, while talking to ``where``."""
-    said = str(error).partition(_QUOTE)[0] or type(error).__name__
+    said = _said(error)
     if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
         return StoreRefused(
             f"{where} refused our credentials or rights ({said}): see the user and password of the "
@@ -72,6 +81,17 @@ def translate(error: BaseException, where: str) -> LimiterError:
     if isinstance(error, redis_errors.RedisError):
         return StoreRefused(f"{where} refused the call: {said}")
     return StoreUnavailable(f"{where}: {type(error).__name__}: {said}")
+
+
+def _said(error: BaseException) -> str:
+    """What the error says, without what we sent and without the address."""
+    said = str(error).partition(_QUOTE)[0] or type(error).__name__
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        hidden = error.strerror.startswith(_CALL_FAILED)
+        said = os.strerror(error.errno) if hidden else error.strerror
+    elif match := _CONNECTING.fullmatch(said):
+        said = match[1]
+    return f"{said}: does a server listen there?" if said == _REFUSED else said
 
 
 def check_alone(hello: Any, where: str) -> None:

@@ -92,10 +92,14 @@ class Store(NamedTuple):
 
     @property
     def where(self) -> str:
-        """The address for messages, without credentials."""
-        if "path" in self.settings:
-            return f"store {self.settings['path']}"
-        return "store " + ",".join(f"{host}:{port}" for host, port in self.addresses)
+        """All addresses, for messages: without credentials."""
+        return self.named(*self.addresses)
+
+    def named(self, *addresses: Address) -> str:
+        """Some of the addresses, for messages; with TLS, since silence may be all that it meets."""
+        places = ",".join(f"{host}:{port}" for host, port in addresses)
+        tls = issubclass(self.connection_class, (SYNC.tls_connection, ASYNC.tls_connection))
+        return f"store {self.settings.get('path', places)}{' (TLS)' if tls else ''}"
 
 
 def read_store(store: object, kit: Kit = SYNC) -> Store:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -335,6 +336,48 @@ def test_a_single_store_as_a_cluster(make_limiter: MakeLimiter, store: str) -> N
     url = store.replace("redis:", "redis+cluster:").removesuffix("/0")
     with pytest.raises(StoreRefused, match=r"is no cluster \(.*\): give the store as redis://"):
         make_limiter(url, on_error="allow").hit("u")
+
+
+@pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
+def test_an_error_says_the_address_once(make_limiter: MakeLimiter, kind: str) -> None:
+    """Nobody listens: both ways to call say the same, and what to look at."""
+    port = free_port()
+    url = f"{kind}://{HOST}:{port}"
+    said = f"store {HOST}:{port}: Connection refused: does a server listen there?"
+    with pytest.raises(StoreUnavailable) as raised:
+        make_limiter(url).hit("u")
+    assert str(raised.value) == said
+
+    async def hit_one() -> None:
+        async with Asker(url) as asker:
+            await asker.hit("u")
+
+    with pytest.raises(StoreUnavailable) as raised:
+        asyncio.run(hit_one())
+    assert str(raised.value) == said
+
+
+def test_a_name_or_a_path_that_leads_nowhere(make_limiter: MakeLimiter, tmp_path: Path) -> None:
+    """What the system says, and no more."""
+    with pytest.raises(StoreUnavailable, match=rf"^store {tmp_path}/x: No such file or directory$"):
+        make_limiter(f"unix://{tmp_path}/x").hit("u")
+    with pytest.raises(StoreUnavailable) as raised:
+        make_limiter("redis://no.invalid:1").hit("u")
+    assert str(raised.value).count("no.invalid") == 1
+
+
+def test_tls_to_a_server_without_it(make_limiter: MakeLimiter, own: Server) -> None:
+    """The server waits, and so do we: the message has TLS in it."""
+    url = own.url.replace("redis:", "rediss:")
+    with pytest.raises(StoreUnavailable, match=rf"^store {HOST}:{own.port} \(TLS\): "):
+        make_limiter(url, timeout=0.1).hit("u")
+
+    async def hit_one() -> None:
+        async with Asker(url, timeout=0.1) as asker:
+            await asker.hit("u")
+
+    with pytest.raises(StoreUnavailable, match=rf"^store {HOST}:{own.port} \(TLS\): "):
+        asyncio.run(hit_one())
 
 
 ERRORS = [
