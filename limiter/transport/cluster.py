@@ -28,7 +28,7 @@ class ClusterTransport(Transport):
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         super().__init__(store, timeout, connect_timeout)
         self._table: SlotTable[Node] = SlotTable(store, self._make_node)
-        self._changed = threading.Condition()
+        self._new_lock()
         self._reading = False
         forks.remember(self)
 
@@ -78,10 +78,10 @@ class ClusterTransport(Transport):
 
     def _refresh(self) -> None:
         """Start reading the table, unless that is under way or was done just now."""
-        with self._changed:
+        with self._lock:
             if self._reading or not self._table.is_due:
                 return
-            beside(partial(self._read_table, self._changed), self._store.where)
+            beside(partial(self._read_table, self._lock, self._changed), self._store.where)
             self._reading = True
 
     def _read_anew(self, deadline: float) -> None:
@@ -93,7 +93,7 @@ class ClusterTransport(Transport):
         """
         readings = self._table.readings
         self._refresh()
-        with self._changed:
+        with self._lock:
             while self._reading and self._table.readings == readings:
                 left = deadline - monotonic()
                 if left <= 0:
@@ -105,12 +105,17 @@ class ClusterTransport(Transport):
             if failure is not None:
                 raise type(failure)(*failure.args) from failure
 
+    def _new_lock(self) -> None:
+        # As in ``Node``.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+
     def after_fork(self) -> None:
         """In the child: a reading that was under way is the parent's."""
-        self._changed = threading.Condition()
+        self._new_lock()
         self._reading = False
 
-    def _read_table(self, changed: threading.Condition) -> None:
+    def _read_table(self, lock: threading.RLock, changed: threading.Condition) -> None:
         """Ask one node after the other until one knows the slots."""
         failure: LimiterError | None = None
         try:
@@ -124,7 +129,7 @@ class ClusterTransport(Transport):
         except Exception as error:
             failure = StoreUnavailable(f"{self._store.where}: {error}")
             failure.__cause__ = error
-        with changed:
+        with lock:
             self._table.was_read(failure)
             self._reading = False
             changed.notify_all()

@@ -134,7 +134,7 @@ class Lane:
         try:
             self._feed(self._buffer, 0, count)
             return self._gets(False)
-        except Exception as error:
+        except RedisError as error:
             raise StoreRefused(
                 f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
             ) from error
@@ -178,7 +178,7 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._idle: list[Lane] = []
-        self._changed = threading.Condition()
+        self._new_lock()
         self._waiting = 0
         #: When each attempt began that is under way.
         self._connecting: list[float] = []
@@ -202,7 +202,7 @@ class Node:
         idle = self._idle
         idle.append(lane)
         if self._waiting:
-            with self._changed:
+            with self._lock:
                 self._changed.notify()
         elif len(idle) > IDLE_KEPT:
             with suppress(IndexError):  # other threads took them in between
@@ -210,7 +210,7 @@ class Node:
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they come back too many."""
-        with self._changed:
+        with self._lock:
             self._closed_at = monotonic()
             self._changed.notify_all()  # who waits for a connection has to begin another
         self.drop_idle()
@@ -250,7 +250,7 @@ class Node:
     def _wait(self, deadline: float) -> Lane:
         """Wait for a connection, ours or one that another caller gives back, whichever is first."""
         came = monotonic()
-        with self._changed:
+        with self._lock:
             self._waiting += 1
             try:
                 while True:
@@ -292,7 +292,7 @@ class Node:
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
-        with self._changed:
+        with self._lock:
             with suppress(ValueError):  # who began it was interrupted before it was noted
                 self._connecting.remove(began)
             if lane is not None and began > self._closed_at:
@@ -303,10 +303,15 @@ class Node:
                 self._failures.append((began, failure))
             self._changed.notify()
 
+    def _new_lock(self) -> None:
+        # Entered itself: in a condition's own Python an exception of a signal handler could leave it held.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+
     def after_fork(self) -> None:
         """In the child: its parent's connections are not its own, and its locks may be held."""
         self._idle = []
-        self._changed = threading.Condition()
+        self._new_lock()
         self._waiting = 0
         self._connecting = []
         self._failures.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -236,6 +237,51 @@ def test_interrupted_anywhere(
             assert charged in (0, cost)
             assert limiter.hit(key, cost=1000).remaining == PLENTY.limit - charged - 1000
     assert interrupted > 30
+
+
+# Python's own Thread.start complains in the new thread where an exception reached it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupted_call_leaves_no_lock_taken(make_limiter: MakeLimiter, store: str) -> None:
+    """While it waits for a connection, too: the calls of other threads go on within their deadlines."""
+    limiter = make_limiter(store).open()
+    draw, answers = random.Random(3).uniform, []
+    with interrupts() as arm:
+        for _ in range(150):
+            limiter.close()  # the next call has to connect
+            with suppress(Interrupt, StoreUnavailable, RuntimeError):
+                arm(draw(20e-6, 700e-6))
+                limiter.hit("u")
+                arm(0)
+            with suppress(Interrupt):
+                arm(0)
+    limiter.close()
+    other = threading.Thread(target=lambda: answers.append(limiter.hit("v")), daemon=True)
+    other.start()
+    other.join(10)
+
+    assert len(answers) == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("error", [TimeIsUp, ValueError])
+def test_what_a_signal_handler_raises_is_no_fault_of_the_protocol(
+    make_limiter: MakeLimiter, store: str, error: type[Exception]
+) -> None:
+    """At random moments: also where a reply is being read."""
+    limiter = make_limiter(store).open()
+    draw, interrupted = random.Random(4).uniform, 0
+    with interrupts(error) as arm:
+        for _ in range(4_000):
+            try:
+                with suppress(StoreUnavailable, RuntimeError):
+                    arm(draw(20e-6, 250e-6))
+                    limiter.hit("u")
+                    arm(0)
+            except error:
+                interrupted += 1
+            with suppress(error):
+                arm(0)
+    assert interrupted > 200
 
 
 def _duration(limiter: Limiter, key: str) -> float:

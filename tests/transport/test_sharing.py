@@ -417,6 +417,22 @@ def test_more_clients_than_the_server_lets_in(
     until(lambda: not allowing.hit("u").degraded)
 
 
+def test_a_full_node_of_a_cluster_is_unavailable_too(
+    make_limiter: MakeLimiter, make_server: Callable[..., Server]
+) -> None:
+    """It says so in words of its own, which redis-py does not know."""
+    server = make_server(options=["--maxclients", "3", "--cluster-enabled", "yes"])
+    others = [server.client() for _ in range(3)]
+    for other in others:
+        other.ping()
+    for url in (server.url, server.url.replace("redis://", "redis+cluster://").removesuffix("/0")):
+        limiter = make_limiter(url, timeout=1.0)
+        with pytest.raises(StoreUnavailable, match=r"max number of clients|closed"):
+            limiter.hit("u")
+    for other in others:
+        other.close()
+
+
 def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) -> None:
     """Somebody began to connect, and gave up; that it fails now says nothing of the next attempt."""
     fail, made = threading.Event(), []
