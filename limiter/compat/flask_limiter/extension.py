@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from flask import Flask, Response, current_app, request
 
+from limiter.base import Limits
 from limiter.client import Limiter as Decider
 from limiter.compat.flask_limiter import config
 from limiter.compat.flask_limiter.constants import ExemptionScope, HeaderNames
@@ -17,13 +18,15 @@ from limiter.compat.flask_limiter.errors import Breached, RateLimitExceeded
 from limiter.compat.flask_limiter.finder import CompatFinder
 from limiter.compat.flask_limiter.request_limit import RequestLimit, deciding, request_limits
 from limiter.compat.flask_limiter.util import get_remote_address
-from limiter.errors import InvalidSetting
+from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.flask.extension import Attached, maker
 from limiter.flask.finder import Finder
 from limiter.flask.limits import Limit, by_key, named_methods, state_name
 from limiter.flask.passage import Passage
 from limiter.flask.refusals import refusal
-from limiter.flask.setup import Setup, denying
+from limiter.flask.setup import Make, Setup, denying
+from limiter.grammar import read_limits
+from limiter.policies import ALGORITHMS
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request
@@ -295,7 +298,7 @@ class Limiter(Attached):
         if found.get("in_memory_fallback_enabled") and not own:
             more["on_error"] = "local"
         name = state_name("flask", *filter(None, [found.get("key_prefix")]))
-        algorithm = config.algorithm(found.get("strategy", "fixed-window"))
+        strategy = found.get("strategy", "fixed-window")
         base = Decider("1/second", store=config.store(uri or "memory://"), **more)
         here = Decider("1/second", store="memory://")
         names = {key: app_config.get(key, name) for key, name in config.HEADERS.items()}
@@ -304,7 +307,7 @@ class Limiter(Attached):
         return Setup(
             name=name,
             base=base,
-            make=maker(base, algorithm, more),
+            make=_maker(base, strategy, more),
             identity=self._identity,
             application=_limits(found, "application_limits"),
             default=_limits(found, "default_limits"),
@@ -313,7 +316,7 @@ class Limiter(Attached):
             write=partial(_write, self, names) if enabled else _write_nothing,
             refuse=_exceeded,
             fallback=[_limit(one) for one in _listed(own)],
-            make_fallback=maker(here, algorithm, {}),
+            make_fallback=_maker(here, strategy, {}),
         )
 
 
@@ -328,6 +331,24 @@ _INSTEAD = {
     "logger": 'use logging.getLogger("limiter")',
     "initialized": "limits are at work once init_app returns",
 }
+
+
+def _maker(base: Decider, strategy: str, more: Mapping[str, Any]) -> Make:
+    """As ``maker``; a limit that is too large for the strategy is told in Flask-Limiter's words."""
+    make = maker(base, config.algorithm(strategy), more)
+    most = {other: ALGORITHMS[name].most_limit for other, name in config.ALGORITHMS.items()}
+
+    def make_checked(name: str, limits: Limits) -> Decider:
+        for one in read_limits(limits) if isinstance(limits, str) else ():
+            fitting = [f"strategy={other!r}" for other in most if one.limit <= most[other]]
+            if fitting and one.limit > most[strategy]:
+                raise InvalidPolicy(
+                    f"limit is {one.text!r}: with strategy={strategy!r} accepted are up to "
+                    f"{most[strategy]:,}; for more, give {' or '.join(fitting)}"
+                )
+        return make(name, limits)
+
+    return make_checked
 
 
 def _write(limiter: Limiter, names: Mapping[str, str], response: Response, _: Passage) -> None:
