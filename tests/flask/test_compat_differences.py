@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flask import Flask, Response
+from flask import Flask, Response, request
 
 from limiter import InvalidPolicy, InvalidSetting
 from limiter.flask import FlaskLimiter
@@ -119,6 +119,57 @@ def test_limits_that_are_refused(limit: str) -> None:
 
     with pytest.raises(InvalidPolicy):
         limiter(OURS, Flask("app"), default_limits=[limit])
+
+
+def test_a_log_of_more_than_it_holds() -> None:
+    """Theirs keeps a million entries for each caller; ours says what holds so many without."""
+    strategy = {"strategy": "moving-window"}
+    app = Flask("app")
+    limiter(THEIRS, app, default_limits=["1000000/day"], **strategy)
+    route(app, "/a")
+    assert statuses(app, "/a") == [200]
+
+    said = (
+        "limit is '1000000/day': with strategy='moving-window' accepted are up to 100,000; for more, give "
+        "strategy='fixed-window' or strategy='sliding-window-counter'"
+    )
+    with pytest.raises(InvalidPolicy) as raised:
+        limiter(OURS, Flask("app"), default_limits=["5/minute;1000000/day"], **strategy)
+    assert str(raised.value) == said
+    limits = limiter(OURS, Flask("app"), **strategy)
+    with pytest.raises(InvalidPolicy) as raised:
+        limits.limit("1000000/day")(saying("a"))
+    assert str(raised.value) == said
+    for other in ("fixed-window", "sliding-window-counter"):
+        limiter(OURS, Flask("app"), default_limits=["1000000/day"], strategy=other)
+    with pytest.raises(InvalidPolicy, match="FixedWindow: limit is 10000000000000"):
+        limiter(OURS, Flask("app"), default_limits=["10000000000000/day"])
+
+
+def test_what_a_denial_costs() -> None:
+    """Theirs counts, by fixed window, what it denies; ours nothing, so that what fits still passes."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app)
+        costly = limits.limit("5/minute", cost=lambda: int(request.args["cost"]))
+        route(app, "/a", costly(saying("a")))
+
+    calls = [f"/a?cost={cost}" for cost in (2, 2, 2, 1, 1)]
+    assert found(write, *calls) == [[200, 200, 429, 200, 429], [200, 200, 429, 429, 429]]
+
+
+def test_a_limit_above_the_route() -> None:
+    """The route has the function without it: theirs has no limit then; ours the default, and a warning."""
+
+    def write(library: Library, app: Flask) -> None:
+        limits = limiter(library, app, default_limits=["3/minute"])
+
+        @limits.limit("1/minute")
+        @app.get("/a")
+        def view() -> str:
+            return "a"
+
+    assert found(write, *["/a"] * 4) == [[200, 200, 200, 429], [200, 200, 200, 200]]
 
 
 def test_one_scope_twice_on_a_view() -> None:
