@@ -134,7 +134,7 @@ class Lane:
         try:
             self._feed(self._buffer, 0, count)
             return self._gets(False)
-        except RedisError as error:
+        except (RedisError, ValueError) as error:  # ValueError: redis-py reads what a MOVED says
             raise StoreRefused(
                 f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
             ) from error
