@@ -6,10 +6,11 @@ import heapq
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from time import monotonic
 
-from limiter.errors import StoreUnavailable
+from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow
 
 log = logging.getLogger("limiter")
@@ -51,18 +52,20 @@ class Keeper:
         """Begin a flow; its first step is a pause.
 
         Raises:
-            StoreUnavailable: This process gets no more threads; the flow was closed.
+            StoreUnavailable: This process gets no more threads; as after whatever interrupts us, the
+                flow was closed.
 
         """
         self._flows.add(flow)
-        self._put(flow)
         try:
+            self._line_up(flow, self._advance(flow))
             with self._lock:
                 self._see_to_it()
-        except RuntimeError as error:
+        except BaseException:  # perhaps our caller was interrupted, who is to know
             self.drop(flow)
-            flow.close()
-            raise StoreUnavailable(f"nobody could renew a lease: {error}") from error
+            with suppress(ValueError):  # a thread is about to end it
+                flow.close()
+            raise
 
     def drop(self, flow: Flow[None]) -> None:
         """Let a flow go on no more, which need not be kept until its pause is over."""
@@ -72,23 +75,29 @@ class Keeper:
                 self._due.clear()
                 self._changed.notify_all()
             elif len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
-                self._due = [one for one in self._due if one[2] in self._flows]
-                heapq.heapify(self._due)
+                due = [one for one in self._due if one[2] in self._flows]
+                heapq.heapify(due)
+                self._due = due
                 self._changed.notify()
 
-    def _put(self, flow: Flow[None]) -> None:
-        """Run it up to its next pause, and remember when that is over."""
+    def _go_on(self, flow: Flow[None]) -> None:
+        """Run it up to its next pause; whatever comes of that, others are to be renewed."""
         try:
-            due = monotonic() + self._advance(flow)
+            self._line_up(flow, self._advance(flow))
         except StopIteration:
             self._flows.discard(flow)
-            return
-        except BaseException:  # whatever it is, others are to be renewed
+        except BaseException as error:
             self._flows.discard(flow)
             log.exception("a lease is renewed no more")
-            return
+            # Who holds it is told, as of any other refusal; a flow that has ended tells nobody.
+            with suppress(BaseException):
+                flow.throw(LimiterError(f"its renewal failed: {error!r:.200}"))
+            flow.close()
+
+    def _line_up(self, flow: Flow[None], pause: float) -> None:
+        """Remember when it is to go on."""
         with self._lock:
-            heapq.heappush(self._due, (due, next(self._numbers), flow))
+            heapq.heappush(self._due, (monotonic() + pause, next(self._numbers), flow))
             self._changed.notify()
 
     def _see_to_it(self) -> None:
@@ -97,9 +106,13 @@ class Keeper:
             return
         try:
             threading.Thread(target=self._keep, daemon=True).start()
-        except RuntimeError:  # this process gets no more
-            if not self._threads:
-                raise
+        except RuntimeError as error:
+            if "new thread" not in str(error):
+                # Whoever is interrupted as it waits for its thread to begin may release a lock that
+                # it does not have.
+                raise error.__context__ or error from None
+            if not self._threads:  # this process gets no more
+                raise StoreUnavailable(f"nobody could renew a lease: {error}") from error
 
     def _keep(self) -> None:
         with self._lock:
@@ -108,7 +121,7 @@ class Keeper:
             self._threads += 1
             self._free += 1
         while (flow := self._next()) is not None:
-            self._put(flow)
+            self._go_on(flow)
             with self._lock:
                 self._free += 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,47 @@ def test_interrupted_while_a_thread_begins(monkeypatch: pytest.MonkeyPatch, subj
         time.sleep(0.5)  # it has to outlive its length
         assert not lease.lost
         assert limiter.peek(subject).remaining == 4
+
+
+def test_interrupted_while_a_lease_begins_to_be_renewed(
+    monkeypatch: pytest.MonkeyPatch, subject: str
+) -> None:
+    """The caller is told, and holds nothing."""
+    limiter = Limiter(Concurrency(5, lease=60), store="memory://")
+    keeper = limiter._keeper
+    advance = keeper._advance
+
+    def interrupted(flow: Flow[None]) -> float:
+        advance(flow)
+        raise Interrupt
+
+    monkeypatch.setattr(keeper, "_advance", interrupted)
+    with pytest.raises(Interrupt), limiter.hold(subject):
+        raise AssertionError
+    assert limiter.peek(subject).remaining == 5
+    assert keeper._flows == set()
+    assert keeper._due == []
+
+
+def test_a_renewal_that_fails_as_nobody_expects(subject: str) -> None:
+    """Its holder is told that the lease is lost; others are renewed."""
+    limiter = Limiter(Concurrency(5, lease=0.3), store="memory://")
+    run, told, failed = limiter._transport.run, threading.Event(), threading.Event()
+
+    def fails_once(call: Any, deadline: float | None = None) -> Any:
+        if call.mode == "renew" and not failed.is_set():
+            failed.set()
+            raise Interrupt
+        return run(call, deadline)
+
+    with limiter.hold(subject, on_lost=told.set) as lost:
+        limiter._transport.run = fails_once  # type: ignore[method-assign]
+        with limiter.hold(subject) as kept:
+            assert told.wait(10)
+            time.sleep(0.5)  # it has to outlive its length
+            assert lost.lost
+            assert not kept.lost
+            assert limiter.peek(subject).remaining == 4
 
 
 def test_interrupted_while_the_lock_is_taken() -> None:
