@@ -50,6 +50,8 @@ MEMORY = "memory://"
 _JITTER = 0.05
 #: Whoever waits for a lease asks at least so often: it may be given back at any time.
 _ASK_EVERY = 1.0
+#: So many seconds before a lease ends nobody asks any more for it to be renewed.
+_AT_ITS_END = 0.001
 #: So many leases that may have been taken are given back at a time; more end by themselves.
 _MOST_FORGOTTEN = 16
 
@@ -483,6 +485,12 @@ class Base(Generic[_Transport]):
             if decision.degraded or left <= 0 or _rates_wait(decision) > left:
                 raise RateLimited(decision)
             yield Pause(min(_jittered(decision.retry_after, left), _ASK_EVERY, left))
+            if held.released:
+                break
+        if held.released:  # by somebody else, while it was asked for: nobody would give it back
+            held.released = False
+            yield from self._releasing(held)
+            raise InvalidSetting("this lease was released while it was asked for: it is not held")
         try:
             self._keep(held, decision, asked)
         except StoreUnavailable:  # nobody can renew it
@@ -509,11 +517,14 @@ class Base(Generic[_Transport]):
                 return
             asked = monotonic()
             try:
-                renewed = yield from self._changing_lease(held, "renew")
+                # Whoever is told too late that it ended believes to hold what others have.
+                soon = min(asked + self._transport_timeout, ends) if asked < ends else None
+                renewed = yield from self._changing_lease(held, "renew", soon)
             except StoreUnavailable as error:
                 # It lives on for a while; renewing twice is the same as once.
-                if monotonic() < ends:
-                    pause, again = min(again, ends - monotonic()), 2 * again
+                left = ends - monotonic()
+                if left > _AT_ITS_END:
+                    pause, again = min(again, left / 2), 2 * again
                     continue
                 why: object = error
             except LimiterError as error:
@@ -527,7 +538,7 @@ class Base(Generic[_Transport]):
                 held.lose(why)
             return
 
-    def _changing_lease(self, held: Held, mode: str) -> Flow[bool]:
+    def _changing_lease(self, held: Held, mode: str, deadline: float | None = None) -> Flow[bool]:
         """Renew or release what the decision gave; whether all of it was still there."""
         if held.degraded:
             if self._share is None:
@@ -536,7 +547,8 @@ class Base(Generic[_Transport]):
                 held.leases_plan, mode, held.key, now_us=self._now_us, **held.more
             )
         plan, cost = held.leases_plan, int(held.more["cost"])
-        reply = yield Ask(plan.call(mode, held.key, now_us=self._now_us, **held.more))
+        call = plan.call(mode, held.key, now_us=self._now_us, **held.more)
+        reply = yield Ask(call, deadline)
         return min(plan.read(reply)[0:-1:STRIDE]) == cost
 
     def _releasing(self, held: Held) -> Flow[None]:

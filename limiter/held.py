@@ -92,7 +92,7 @@ class Held(Entered):
 
     def unrenewed(self, lease: str) -> None:
         """The renewal of this id was cancelled by somebody else: in the store it will end."""
-        if self.holds(lease):
+        if self.holds(lease) and not self.lost:
             self.lose("its renewal was cancelled")
 
     def _tell(self, on_lost: Callable[[], Any]) -> None:

@@ -161,6 +161,28 @@ def test_a_wait_that_is_cancelled_takes_nothing(run: Any, store: str, subject: s
     run(main())
 
 
+def test_whoever_cancels_all_when_a_lease_is_lost_is_told_once(subject: str) -> None:
+    """Its own renewal is among what is cancelled."""
+    calls = []
+
+    def lost() -> None:
+        calls.append(1)
+        for task in asyncio.all_tasks():
+            task.cancel()
+
+    async def main() -> None:
+        limiter = AsyncLimiter(Concurrency(1, lease=0.2), store="memory://")
+        try:
+            async with limiter.hold(subject, on_lost=lost):
+                await limiter.reset(subject)
+                await asyncio.sleep(10)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.05)  # a turn later somebody could be told again
+
+    asyncio.run(main())
+    assert calls == [1]
+
+
 def test_a_loop_that_ends_with_a_lease(run: Any, store: str, subject: str) -> None:
     """Whoever holds it is cancelled with the loop, and gives it back."""
     limiter = AsyncLimiter(PLACES, store=store, timeout=PATIENCE)

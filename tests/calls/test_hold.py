@@ -29,7 +29,7 @@ from limiter import (
 from limiter.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import PLACES, PLENTY, RATES
-from tests.proxy import Proxy, cut, forward
+from tests.proxy import Proxy, cut, forward, swallow
 from tests.transport.support import until
 
 
@@ -254,6 +254,18 @@ def test_lost_while_the_store_is_away(make_on: Make, proxy: Proxy, subject: str)
     assert limiter.unsettled == 1
 
 
+def test_lost_in_time_whatever_a_call_may_take(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """A silent store and a long time-out: the holder is told before others hold it, not after."""
+    limiter = make_on(proxy.url, Concurrency(1, lease=0.9), timeout=5.0)
+    lost = threading.Event()
+    with limiter.hold(subject, on_lost=lost.set):
+        began = time.monotonic()
+        proxy.requests = swallow
+        assert lost.wait(10)
+        assert 0.7 < time.monotonic() - began < 2.0
+        proxy.mend()
+
+
 def test_lost_to_something_else(make_on: Make, own: Server, subject: str) -> None:
     """The store refuses to renew: that is the end of the lease, and not of the body."""
     limiter, client = make_on(own.url, Concurrency(1, lease=0.6)), own.client()
@@ -294,6 +306,22 @@ def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyP
         assert 0.1 < time.monotonic() - began < 3
         assert lease.decision.granted == 1
         assert lefts(limiter, subject) == [0, 7]
+
+
+def test_released_while_it_is_asked_for(make: Make, subject: str) -> None:
+    """Nobody enters by it, and nothing of it is left."""
+    limiter = make(Concurrency(1, lease=60))
+    first, second = limiter.hold(subject), limiter.hold(subject, timeout=30)
+    first.__enter__()
+    threading.Timer(0.1, second.release).start()
+    threading.Timer(0.2, first.release).start()
+    with pytest.raises(InvalidSetting, match="released while it was asked for"):
+        second.__enter__()
+    until(lambda: first.released)
+    assert lefts(limiter, subject) == [1]
+    with second:
+        assert lefts(limiter, subject) == [0]
+    assert lefts(limiter, subject) == [1]
 
 
 def test_waits_no_longer_than_it_may(make: Make, subject: str) -> None:
