@@ -62,7 +62,11 @@ class Concurrency(Policy):
 
 
 class Leases:
-    """Members by the time at which they end: a sorted set, as small as it is needed."""
+    """Members by the time at which they end: a sorted set, as small as it is needed.
+
+    Whoever changes it may be interrupted anywhere, as by a signal's handler. What ``ends`` says is
+    so, at every step; while ``order`` says something else, it is not as long.
+    """
 
     __slots__ = ("ends", "order")
 
@@ -74,14 +78,21 @@ class Leases:
     def __len__(self) -> int:
         return len(self.ends)
 
+    def mend(self) -> None:
+        """Order the members anew, where whoever changed them was interrupted."""
+        if len(self.order) != len(self.ends):
+            self.order = sorted((end_us, member) for member, end_us in self.ends.items())
+
     def rank(self, end_us: int) -> int:
         """How many members end before."""
         return bisect_left(self.order, (end_us,))
 
     def put(self, member: str, end_us: int) -> None:
         """Add the member, or let it last longer."""
-        if end_us > self.ends.get(member, -1):
-            self.drop(member)
+        before_us = self.ends.get(member, -1)
+        if end_us > before_us:
+            if before_us >= 0:
+                self._unorder(before_us, member)
             self.ends[member] = end_us
             insort(self.order, (end_us, member))
 
@@ -89,7 +100,7 @@ class Leases:
         """Remove the member, if it is there."""
         end_us = self.ends.pop(member, None)
         if end_us is not None:
-            del self.order[bisect_left(self.order, (end_us, member))]
+            self._unorder(end_us, member)
 
     def keep(self, first_us: int, last_us: int) -> None:
         """Remove whatever does not end from ``first_us`` to ``last_us``."""
@@ -97,6 +108,9 @@ class Leases:
         for _, member in self.order[:dead] + self.order[far:]:
             del self.ends[member]
         self.order = self.order[dead:far]
+
+    def _unorder(self, end_us: int, member: str) -> None:
+        del self.order[bisect_left(self.order, (end_us, member))]
 
 
 class ConcurrencyStep(Step):
@@ -110,6 +124,7 @@ class ConcurrencyStep(Step):
         super().__init__()
         self._policy, self._leases, self._lease, self._now_us = policy, leases, lease, now_us
         self._taken = self._dropped = 0
+        leases.mend()
         first, far = self._live()
         self.room = policy.limit - (far - first)
         if far > first:
