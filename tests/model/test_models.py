@@ -17,6 +17,7 @@ from tests.model.token_bucket import GCRA, LeakyBucket, TokenBucket
 S = 1_000_000
 #: A multiple of an hour since 1970, so that windows on the clock begin here.
 T0 = 500_000 * 3600 * S
+BUCKETS = (TokenBucket, GCRA, LeakyBucket)
 
 
 def run(model, table):
@@ -230,6 +231,14 @@ def test_looking_and_being_denied_take_nothing(model):
     )
 
 
+def assert_waits(policy, units, us):
+    """So long, where it was worked out by hand; and it is the least after which the call passes."""
+    waits_us = policy.peek(T0, units).retry_after_us
+    assert waits_us == us.get(type(policy), waits_us)
+    assert not policy.peek(T0 + waits_us - 1, units).allowed
+    assert policy.peek(T0 + waits_us, units).allowed
+
+
 @pytest.mark.parametrize("model", MODELS.values())
 def test_a_part_is_granted_where_a_part_will_do(model):
     """``at_least`` takes as much as there is, and waits for no more than it asks for."""
@@ -238,8 +247,9 @@ def test_a_part_is_granted_where_a_part_will_do(model):
 
     assert policy.hit(T0, 9, at_least=4).granted == 0
     assert policy.hit(T0, 9, at_least=3)[:3] == (True, 3, 0)
-    waits_us = {FixedWindow: 10 * S, SlidingLog: 10 * S, SlidingWindow: 11 * S}
-    assert policy.hit(T0, 9, at_least=1).retry_after_us == waits_us.get(model, 1 * S)
+    by_hand = {FixedWindow: 10 * S, SlidingLog: 10 * S, SlidingWindow: 11 * S}
+    assert_waits(policy, 1, by_hand | dict.fromkeys(BUCKETS, 1 * S))
+    assert policy.hit(T0, 9, at_least=1).retry_after_us == policy.peek(T0, 1).retry_after_us
 
 
 @pytest.mark.parametrize("model", [FixedWindow, SlidingLog])
@@ -445,8 +455,8 @@ def test_a_settlement_charges_without_asking_up_to_a_debt_of_one_limit(model):
     assert policy.settle(T0, 3)[:4] == (True, 3, 0, 0)
     assert policy.settle(T0, 4)[:4] == (True, 2, 0, 0)
     assert policy.settle(T0, 4)[:4] == (True, 0, 0, 0)
-    waits_us = {FixedWindow: 8 * S, SlidingLog: 8 * S, SlidingWindow: 13 * S}
-    assert policy.peek(T0).retry_after_us == waits_us.get(model, 10 * S)
+    by_hand = {FixedWindow: 8 * S, SlidingLog: 8 * S, SlidingWindow: 13 * S}
+    assert_waits(policy, 1, by_hand | dict.fromkeys(BUCKETS, 10 * S))
     assert policy.refund(T0, 4)[:4] == (True, 4, 0, 0)
     assert policy.refund(T0, 1)[:4] == (True, 1, 1, 0)
 
