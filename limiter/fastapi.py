@@ -5,7 +5,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from fastapi import HTTPException, Response
 from fastapi.requests import HTTPConnection
@@ -39,7 +39,10 @@ class Refused(HTTPException):
 
 
 class Limit:
-    """The dependency that ``limit`` makes; its value is the ``Verdict``."""
+    """The dependency that ``limit`` makes; its value is the ``Verdict``.
+
+    FastAPI asks nobody who is not given to it in a ``Depends``; what it does instead is an error here.
+    """
 
     def __init__(self, limits: Any, *, sleep: bool = False, **more: Any) -> None:
         self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **more)
@@ -72,6 +75,15 @@ class Limit:
 
     def _guard_in(self, scope: Scope) -> AsyncGuard:
         return self._guard()
+
+    def _asked_by_nobody(self, *_: object) -> NoReturn:
+        raise TypeError(
+            "a limit is asked about requests in a Depends alone: write Depends(limit(...))"
+        )
+
+    dependency = property(_asked_by_nobody)  # in a list of dependencies
+    __deepcopy__ = _asked_by_nobody  # the default of a parameter
+    __get_pydantic_core_schema__ = _asked_by_nobody  # in an Annotated
 
     async def close(self) -> None:
         """Give back what is still held, and close the event loop's connections; for a lifespan's end."""

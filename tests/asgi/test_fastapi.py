@@ -150,6 +150,29 @@ async def test_several_on_one_route_speak_together() -> None:
     assert json.loads(denied.body)["violated-policies"] == ["route"]
 
 
+@pytest.mark.parametrize("more", [{}, {"name": "named"}], ids=repr)
+@in_a_loop
+async def test_a_limit_without_depends_is_an_error(more: dict[str, str]) -> None:
+    """FastAPI would ask nobody, and one who forgot it would not know."""
+    app = FastAPI()
+    limited: Any = limit("5/minute", store=MEMORY, **more)
+
+    async def by_default(verdict: Any = limited) -> None: ...
+
+    async def annotated(verdict: Any) -> None: ...
+
+    annotated.__annotations__["verdict"] = Annotated[str, limited]
+    with pytest.raises(TypeError, match=r"write Depends\(limit\(...\)\)"):
+        app.get("/", dependencies=[limited])(hello)
+    with pytest.raises(TypeError, match=r"write Depends\(limit\(...\)\)"):
+        FastAPI(dependencies=[limited]).get("/")(hello)
+    with pytest.raises(TypeError, match=r"write Depends\(limit\(...\)\)"):
+        app.get("/annotated")(annotated)
+    app.get("/default")(by_default)
+    with pytest.raises(TypeError, match=r"write Depends\(limit\(...\)\)"):
+        await ask(app, "/default")
+
+
 @in_a_loop
 async def test_a_router_s_limit_and_a_route_s_are_two() -> None:
     """Without names, with one store, on one subject; also where they say the same."""
