@@ -75,6 +75,26 @@ def test_a_taken_port_names_another(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"limiter demo --port {port + 1}" in done.output
 
 
+@pytest.mark.parametrize("as_option", [True, False])
+def test_a_store_for_each_instance_is_none_for_two(as_option: bool) -> None:
+    """Each would admit the whole limit."""
+    options, variables = (
+        (["--store=memory://"], {}) if as_option else ([], {"LIMITER_STORE": "memory://"})
+    )
+    done = CliRunner().invoke(demo, options, env=variables)
+
+    assert done.exit_code == 1
+    assert done.output.count("\n") == 1
+    assert "memory://, in which each of 2 instances would count for itself" in done.output
+    assert "--instances 1" in done.output
+
+
+def test_a_store_for_each_instance_will_do_for_one() -> None:
+    checks.instances("memory://", 1)
+    checks.instances("redis://127.0.0.1:1", 2)
+    checks.instances(None, 2)
+
+
 def test_a_port_that_only_root_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: socket.socket, address: object) -> None:
         raise PermissionError

