@@ -71,9 +71,15 @@ def from_environment(
             found[setting] = environ[variable]
     for setting in ("store", "limits"):
         if setting not in found:
+            file = environ.get(POLICIES) if setting == "limits" else None
             raise InvalidSetting(
                 f"{VARIABLES[setting]} is not set: give it, for example "
                 f"{'redis://127.0.0.1:6379/0' if setting == 'store' else '100/minute'}"
+                + (
+                    f"; {POLICIES}, which is {file!r}, is read by Policies.from_env()"
+                    if file
+                    else ""
+                )
             )
     for setting, number in (("local_share", int), ("timeout", float)):
         if isinstance(found.get(setting), str):
@@ -131,6 +137,12 @@ def policies_path(environ: Mapping[str, str] | None = None) -> str | None:
                 f"one of them, since the file says the limits and their algorithms"
             )
     return path or None
+
+
+def is_in_process(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether ``LIMITER_STORE`` is the memory of each process, which counts by itself."""
+    environ = os.environ if environ is None else environ
+    return environ.get(VARIABLES["store"]) == "memory://"
 
 
 def named(error: Exception, environ: Mapping[str, str] | None = None) -> Exception:

@@ -54,7 +54,7 @@ accesslog = None
 def on_starting(server: Any) -> None:
     """Refuse to start with a wrong environment: one line, and no worker that fails for ever."""
     try:
-        settings.from_env()
+        settings.from_env(workers=server.cfg.workers)
         settings.hand_on_policies()
     except LimiterError as error:
         server.log.error("%s", error)
@@ -63,15 +63,13 @@ def on_starting(server: Any) -> None:
     # instances are not known here; who runs some says so by the variable.
     if not os.environ.get("LIMITER_LOCAL_SHARE"):
         os.environ["LIMITER_LOCAL_SHARE"] = str(server.cfg.workers)
-    # Where workers count together; prometheus_client looks when it is imported, in a worker. One that
-    # another gunicorn made for itself goes with that.
-    given = os.path.basename(os.environ.get(_FOLDER, ""))
-    if not given or given.startswith(_OURS):
-        os.environ[_FOLDER] = tempfile.mkdtemp(prefix=_OURS)
 
 
 def when_ready(server: Any) -> None:
-    """Refuse addresses of which nobody could say which one is the operators', before there are workers."""
+    """Refuse addresses of which nobody could say which one is the operators', before there are workers.
+
+    Then nothing stands in the way any more: make what a start that failed would leave behind.
+    """
     names = [listener.getsockname() for listener in server.LISTENERS]
     # At a Unix socket the port would be a word of the client's.
     ports = {name[1] for name in names if isinstance(name, tuple)}
@@ -80,6 +78,11 @@ def when_ready(server: Any) -> None:
             "bind: accepted are one address, or two of different ports, the second for operators"
         )
         sys.exit(1)
+    # Where workers count together; prometheus_client looks when it is imported, in a worker. One that
+    # another gunicorn made for itself goes with that.
+    given = os.path.basename(os.environ.get(_FOLDER, ""))
+    if not given or given.startswith(_OURS):
+        os.environ[_FOLDER] = tempfile.mkdtemp(prefix=_OURS)
 
 
 def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv4Network, IPv6Network
 from typing import Any, NamedTuple
 
-from limiter import Limiter
+from limiter import InvalidSetting, Limiter
 from limiter.policyfile import Policies, hand_on
-from limiter.settings import admin_token, policies_path, trusted_proxies
+from limiter.settings import admin_token, is_in_process, policies_path, trusted_proxies
 from service.one_policy import OnePolicy
 
 #: While the store is away, each process decides for its share of the quota (LIMITER_LOCAL_SHARE).
@@ -22,9 +22,14 @@ class Settings(NamedTuple):
     admin_token: str | None
 
 
-def from_env() -> Settings:
+def from_env(workers: int = 1) -> Settings:
     """Read LIMITER_*; raise InvalidSetting, which names the variable, for a wrong one."""
     trusted = trusted_proxies()
+    if workers > 1 and is_in_process():
+        raise InvalidSetting(
+            f"LIMITER_STORE is memory://, in which each of the {workers} workers would count by itself: "
+            f"accepted is a store that they share, or --workers 1"
+        )
     policies: Policies | OnePolicy
     if policies_path():
         policies = Policies.from_env(**_DEFAULTS)

@@ -362,6 +362,11 @@ class FlaskLimiter(Attached):
             found = settings.from_environment(environ, {"limits": DEFAULT, **given})
             limits = found.pop("limits")
             if isinstance(default, _BySettings):
+                if file := environ.get(settings.POLICIES):
+                    raise InvalidSetting(
+                        f"{settings.POLICIES} is {file!r}, which FlaskLimiter does not read: accepted is "
+                        f"default=, or LimiterMiddleware(app.wsgi_app, Policies.from_env()) in its place"
+                    )
                 default = _wide(limits)
             algorithm = found.pop("algorithm", None)
             name = found.setdefault("name", "default")

@@ -293,6 +293,25 @@ def test_what_two_servers_may_read_differently_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path, store: str) -> None:
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        for more in ([f"--bind={HOST}:{port}"], [f"--bind={HOST}:{free_port()}"] * 2):
+            done = run_gunicorn(*more, LIMITER_STORE=store, TMPDIR=str(tmp_path))
+            assert done.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_workers_that_would_count_by_themselves_are_refused() -> None:
+    done = run_gunicorn("--workers=2", LIMITER_STORE="memory://")
+
+    assert done.returncode != 0
+    assert "each of the 2 workers would count by itself" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_addresses_that_cannot_be_told_apart_are_refused(tmp_path: Path, store: str) -> None:
     """By one line, and not by workers that fail for ever."""
     third = [f"--bind={HOST}:{free_port()}" for _ in range(2)]

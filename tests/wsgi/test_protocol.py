@@ -326,7 +326,7 @@ def test_the_environment_says_what_is_not_given(
     ("limits", "more", "message"),
     [
         ("5/minute", {}, "LIMITER_STORE is not set"),
-        (None, {"store": MEMORY}, "LIMITER_LIMITS is not set"),
+        (None, {"store": MEMORY}, "LIMITER_LIMITS is not set: give it, for example 100/minute$"),
         ("5/minute", {"store": "http://x"}, "store is"),
         ("5/minute", {"store": MEMORY, "key": "nose"}, "key is 'nose'"),
         ("5/minute", {"store": MEMORY, "form": "loud"}, "form is 'loud'"),
