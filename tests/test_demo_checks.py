@@ -128,6 +128,29 @@ def test_a_part_that_never_serves_is_given_up(monkeypatch: pytest.MonkeyPatch) -
             )
 
 
+@pytest.mark.parametrize(("name", "offered"), [("default", True), ("other", False)])
+def test_forward_auth_is_offered_where_its_policy_is(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    name: str,
+    offered: bool,
+) -> None:
+    """Traefik asks one policy by its name; without it, what stands behind it is a 404."""
+    path = tmp_path / "policies.toml"
+    path.write_text(f"[policies.{name}]\nlimits = '2/minute'\n")
+    ours = Demo(Options(1, 1, 1, "memory://"), {"LIMITER_POLICIES": str(path)})
+
+    monkeypatch.setattr(checks, "port", lambda _: None)
+    monkeypatch.setattr(ours, "_start_instances", lambda: None)
+    monkeypatch.setattr(ours, "_start_traefik", lambda _: None)
+    ours._start()
+
+    said = capsys.readouterr().out
+    assert ("/protected/hello" in said) == offered
+    assert ("there is no policy default, which traefik/dynamic.yml asks" in said) != offered
+
+
 def test_what_is_said_at_the_end_stands_in_lines_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

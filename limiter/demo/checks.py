@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
 import socket
 import sys
@@ -75,6 +76,13 @@ def settings(environ: Mapping[str, str]) -> tuple[Limiter | Policies, str]:
         return limiter, " and ".join(map(repr, limiter.policies))
     except LimiterError as error:
         raise DemoError(str(error)) from None
+
+
+def unknown_policy(limiter: Limiter | Policies) -> str | None:
+    """The policy that Traefik asks about requests to the upstream, where there is none of that name."""
+    known = ["default"] if isinstance(limiter, Limiter) else limiter.current.guards
+    asked = re.findall(r'/forward-auth/([^"`]+)"', (CHECKOUT / "traefik/dynamic.yml").read_text())
+    return next((name for name in asked if name not in known), None)
 
 
 def store(limiter: Limiter | Policies) -> None:

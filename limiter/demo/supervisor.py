@@ -65,6 +65,7 @@ class Demo:
         self._folder: Folder | None = None
         self._instances: list[tuple[str, int]] = []
         self._operators: list[int] = []
+        self._unknown_policy: str | None = None
         self._width = len(f"instance-{options.instances}")
 
     def run(self) -> None:
@@ -90,6 +91,7 @@ class Demo:
         traefik = checks.dependencies(embedded=self._store is None)
         self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
         limiter, self._limits = checks.settings(self._environ)
+        self._unknown_policy = checks.unknown_policy(limiter)
         checks.port(self._options.port)
         if self._store is not None:
             checks.store(limiter)
@@ -206,6 +208,11 @@ class Demo:
     def _announce(self, seconds: float) -> None:
         base = f"http://localhost:{self._options.port}/demo-service"
         url = f"{base}/hello"
+        protected = f"  curl -i {base}/protected/hello   # ForwardAuth\n"
+        if policy := self._unknown_policy:
+            protected = (
+                f"  # no ForwardAuth: there is no policy {policy}, which traefik/dynamic.yml asks\n"
+            )
         port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
         where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
         nodes = self._cluster.nodes if self._cluster is not None else []
@@ -219,7 +226,7 @@ class Demo:
             f"  {'limit':12} {self._limits}\n\n"
             "Try in another terminal:\n\n"
             f"  curl -i {url}\n"
-            f"  curl -i {base}/protected/hello   # ForwardAuth\n"
+            f"{protected}"
             f"  ab -n 1000 -c 100 {url}\n"
             f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
         )
