@@ -85,8 +85,13 @@ class Bucket(Policy):
         return {"burst": burst}
 
     def shared(self: _Own, share: int) -> _Own:
-        """One of ``share`` equal parts of the rate and of the burst, each at least 1."""
-        limit, burst = max(1, self.limit // share), max(1, self.burst // share)
+        """One of ``share`` equal parts of the rate and of the burst, each at least 1.
+
+        The burst is smaller where the rate, rounded down, would take longer to fill it than a state
+        can say: what was written of it could not be true.
+        """
+        limit = max(1, self.limit // share)
+        burst = max(1, min(self.burst // share, _LONGEST_FILL_US * limit // self.period_us))
         return self._with(limit=limit, burst=burst)
 
     def step(self, state: Hash | None, now_us: int, lease: str = "", units: int = 0) -> BucketStep:

@@ -410,6 +410,21 @@ def test_a_cost_beyond_a_local_share_is_denied_for_a_second() -> None:
         assert reply[:5] == [0, 2, 1_000_000, 0, 0]
 
 
+@pytest.mark.parametrize("bucket", [TokenBucket, GCRA, LeakyBucket])
+def test_a_share_that_fills_slowly_is_used_up(bucket: Any) -> None:
+    """A rate that is rounded down makes the longest time to fill no longer: it is read as written."""
+    for whole, share, burst in (
+        (bucket(3, per="day", burst=10_000), 2, 3_650),
+        (bucket(199, per=1, burst=10**9), 100, 10**7),
+        (bucket(19, per=366 * 86_400, burst=10), 10, 1),
+        (bucket(19, per=366 * 86_400, burst=189), 10, 9),
+    ):
+        store, part = MemoryStore(), whole.shared(share)
+        assert part.burst == burst
+        assert hit(store, part, cost=burst)[0] == burst
+        assert hit(store, part)[:2] == [0, 0]
+
+
 def test_a_log_of_many_entries_is_still_quick() -> None:
     """No step of a hit looks at every entry one by one."""
     store, policy = MemoryStore(), SlidingLog(100_000, "day")
