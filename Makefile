@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.cfg pyproject.toml
-# Most tests wait for real servers; files are shared out among two processes. WORKERS= for one.
-WORKERS ?= -n 2 --dist loadfile
+# Most tests wait for real servers; files are shared out among three processes. WORKERS= for one.
+WORKERS ?= -n 3 --dist loadfile
 
 .PHONY: demo test test-fast check bench accuracy soak lua venv clean help
 

@@ -82,8 +82,9 @@ class SlotTable(Generic[Node]):
 
     def node_at(self, address: Address) -> Node:
         """The node at an address that the cluster named, or where that address really leads."""
-        if self._store.remap is not None:
-            address = self._store.remap(address)
+        return self._at(self._remapped(address))
+
+    def _at(self, address: Address) -> Node:
         node = self.nodes.get(address)
         if node is None:
             # Two threads may both come here; the dictionary keeps one of the two.
@@ -94,7 +95,8 @@ class SlotTable(Generic[Node]):
         """Every node that may know the table, those with a connection first."""
         known = list({*self.nodes, *self._store.addresses})
         random.shuffle(known)
-        nodes = [self.nodes.get(address) or self.node_at(address) for address in known]
+        # The caller named these as they are reached; only what the cluster names is led elsewhere.
+        nodes = [self._at(address) for address in known]
         return sorted(nodes, key=lambda node: not node.has_idle)
 
     def fill(self, reply: Any, asked: Node) -> list[Node]:

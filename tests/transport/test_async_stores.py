@@ -349,13 +349,12 @@ def test_by_a_cluster_client(
 ) -> None:
     """Its start nodes, its settings and its remapping of addresses are ours."""
     proxies = {node.port: Proxy((HOST, node.port)) for node in cluster.nodes}
-    remap = {(HOST, port): (HOST, proxy.port) for port, proxy in proxies.items()}
 
     async def main() -> None:
         client = redis.asyncio.RedisCluster(
-            startup_nodes=[ClusterNode(HOST, node.port) for node in cluster.nodes],
+            startup_nodes=[ClusterNode(HOST, proxy.port) for proxy in proxies.values()],
             protocol=protocol,
-            address_remap=lambda address: remap.get(address, address),
+            address_remap=lambda address: (address[0], proxies[address[1]].port),
         )
         async with Asker(client) as asker:
             for _ in range(12):

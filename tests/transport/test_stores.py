@@ -375,13 +375,12 @@ def test_by_a_cluster_client(
 def test_by_a_cluster_client_with_addresses_of_its_own(
     make_limiter: MakeLimiter, cluster: Cluster, new_subject: Callable[[], str]
 ) -> None:
-    """``address_remap`` leads through it to where the nodes can be reached."""
+    """``address_remap`` leads what the cluster names to where it is reached, no start node."""
     proxies = {node.port: Proxy((HOST, node.port)) for node in cluster.nodes}
-    remap = {(HOST, port): (HOST, proxy.port) for port, proxy in proxies.items()}
     client = redis.RedisCluster(
         host=HOST,
-        port=cluster.nodes[0].port,
-        address_remap=lambda address: remap.get(address, address),
+        port=proxies[cluster.nodes[0].port].port,
+        address_remap=lambda address: (address[0], proxies[address[1]].port),
     )
     limiter = make_limiter(client, BOTH)
     for _ in range(9):
