@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import select
 import socket
@@ -19,6 +20,7 @@ from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser
 from redis.exceptions import RedisError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
+from limiter.transport.node import beside
 from limiter.transport.replies import cause, translate
 
 #: A reply as it came, or why there is none. Never an exception, which somebody would have to fetch.
@@ -350,7 +352,7 @@ async def _reach(host: str, port: int, patience: float) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:  # it is a name: to look it up may take long
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
+        found = await _look_up(host, port)
     failure: Exception = OSError(f"{host} has no address")
     for number, (family, kind, protocol, _, address) in enumerate(found):
         share = (until - monotonic()) / (len(found) - number)
@@ -359,6 +361,25 @@ async def _reach(host: str, port: int, patience: float) -> socket.socket:
         except (OSError, asyncio.TimeoutError) as error:
             failure = error
     raise failure
+
+
+async def _look_up(host: str, port: int) -> list[Any]:
+    """What a name leads to, asked in a thread of its own.
+
+    The loop has a few threads for everybody: while a name server is silent, look-ups that nobody
+    waits for any more would fill them, and the application's own work would wait behind.
+    """
+    answer: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
+    answer.set_running_or_notify_cancel()  # whoever waits may give up; the look-up cannot
+
+    def look_up() -> None:
+        try:
+            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            answer.set_exception(error)
+
+    beside(look_up, host)
+    return await asyncio.wrap_future(answer)
 
 
 async def _dial(family: int, kind: int, protocol: int, address: Any) -> socket.socket:

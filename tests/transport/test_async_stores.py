@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -167,46 +169,50 @@ def test_tls_without_any_handshake_of_redis(
     in_loop(main(), kind)
 
 
-def named(*addresses: tuple[str, int]) -> Callable[..., Any]:
-    """A look-up by which a name has these addresses."""
+Name = Callable[..., None]
 
-    async def look_up(host: str, port: int, **more: Any) -> list[Any]:
-        if host != "store.example":  # uvloop looks up what is an address already
-            return socket.getaddrinfo(host, port, **more)
-        return [
-            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)
-            for address in addresses
-        ]
 
-    return look_up
+@pytest.fixture
+def name(monkeypatch: pytest.MonkeyPatch) -> Name:
+    """Makes a name lead to these addresses, after a while."""
+    really = socket.getaddrinfo
+
+    def leads_to(*addresses: tuple[str, int], after: threading.Event | None = None) -> None:
+        def look_up(host: str, *of_what: Any, flags: int = 0, **more: Any) -> list[Any]:
+            if host != "store.example" or flags & socket.AI_NUMERICHOST:
+                return really(host, *of_what, flags=flags, **more)
+            if after is not None:
+                after.wait(10)
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)
+                for address in addresses
+            ]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+
+    return leads_to
 
 
 @pytest.mark.parametrize("first", ["deaf", "refuses"])
 def test_a_name_of_which_one_address_leads_nowhere(
-    server: Server, deaf: str, subject: str, kind: str, first: str, monkeypatch: pytest.MonkeyPatch
+    server: Server, deaf: str, subject: str, kind: str, first: str, name: Name
 ) -> None:
     """No address takes all the time that there is for connecting."""
     port = int(deaf.rpartition(":")[2]) if first == "deaf" else free_port()
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        look_up = named((HOST, port), (HOST, server.port))
-        monkeypatch.setattr(loop, "getaddrinfo", look_up, raising=False)
+        name((HOST, port), (HOST, server.port))
         async with Asker(f"redis://store.example:{server.port}", timeout=5.0) as asker:
             assert (await asker.hit(subject)).granted == 1
 
     in_loop(main(), kind)
 
 
-def test_a_name_of_which_no_address_leads_anywhere(
-    deaf: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_of_which_no_address_leads_anywhere(deaf: str, kind: str, name: Name) -> None:
     """The error says so in time, and names the store."""
 
     async def main(*ports: int) -> StoreUnavailable:
-        loop = asyncio.get_running_loop()
-        look_up = named(*((HOST, port) for port in ports))
-        monkeypatch.setattr(loop, "getaddrinfo", look_up, raising=False)
+        name(*((HOST, port) for port in ports))
         store = "redis://store.example:1"
         async with Asker(store, timeout=5.0, connect_timeout=0.2) as asker:
             with pytest.raises(StoreUnavailable, match=r"store store\.example:1") as raised:
@@ -220,15 +226,33 @@ def test_a_name_of_which_no_address_leads_anywhere(
     assert "Connect" in str(in_loop(main(silent, free_port()), kind))
 
 
+def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) -> None:
+    """What the application does in them, and the end of the program, wait for no name server."""
+    enough = threading.Event()
+    name(after=enough)
+
+    async def main() -> None:
+        async with Asker("redis://store.example:1", timeout=0.01, connect_timeout=0.01) as asker:
+            for _ in range(40):
+                with pytest.raises(StoreUnavailable, match="no connection within"):
+                    await asker.hit("u")
+        await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, time.monotonic), 5)
+
+    began = time.monotonic()
+    try:
+        in_loop(main(), kind)
+        assert time.monotonic() - began < 8
+    finally:
+        enough.set()
+
+
 def test_tls_to_a_name_that_the_certificate_does_not_have(
-    tls_server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
+    tls_server: Server, kind: str, name: Name
 ) -> None:
     """What the certificate is asked for is the name, and not the address that it leads to."""
 
     async def main() -> None:
-        loop = asyncio.get_running_loop()
-        look_up = named((HOST, tls_server.port))
-        monkeypatch.setattr(loop, "getaddrinfo", look_up, raising=False)
+        name((HOST, tls_server.port))
         async with Asker(tls_server.url.replace(HOST, "store.example"), timeout=5.0) as asker:
             with pytest.raises(StoreUnavailable, match=r"(?i)certificate.*store\.example"):
                 await asker.hit("u")
