@@ -251,9 +251,8 @@ class Base(Generic[_Transport]):
         """Renew or release what ``on_error="local"`` has given of a lease; whether all of it was there."""
         if self._share is None:
             return False
-        more = {"cost": part.cost, "tag": None, "lease": lease}
         plan = part.plan.of_leases
-        return self._share.change(plan, mode, part.key, now_us=self._now_us, **more)
+        return self._share.change(plan, mode, part.key, part.cost, None, self._now_us, lease)
 
     def _of_part(self, part: Part, lease: str) -> Held:
         more = {"cost": part.cost, "tag": None, "lease": lease}
@@ -267,8 +266,7 @@ class Base(Generic[_Transport]):
         """Give back what a part was charged; how things stand then, None where the store was not told."""
         if decision.degraded:
             if self._share is not None and not part.plan.leases:
-                more = {"cost": part.cost, "tag": None}
-                self._share.change(part.plan, "refund", part.key, now_us=self._now_us, **more)
+                self._share.change(part.plan, "refund", part.key, part.cost, None, self._now_us)
             return None
         call = part.plan.call("refund", part.key, part.cost, None, None, self._now_us)
         try:

@@ -41,10 +41,23 @@ class LocalPlan(Plan):
         """As ``Plan.call``."""
         self.check_mode(mode)
         cost, wanted = self.checked(cost, at_least)
-        state, _ = self.keys.state(key, tag)
         enough = wanted if wanted != cost else 0
+        return self.question(mode, enough, now_us, key, tag, cost, lease)
+
+    def question(
+        self,
+        mode: str,
+        at_least: int,
+        now_us: int,
+        key: Key,
+        tag: Key | None,
+        cost: int,
+        lease: str = "",
+    ) -> Question:
+        """As ``call``, of any cost."""
+        state, _ = self.keys.state(key, tag)
         keys = tuple(state + suffix for suffix in self._suffixes)
-        return Question(mode, enough, now_us, keys, self.blocks(cost, 0, lease))
+        return Question(mode, at_least, now_us, keys, self.blocks(cost, 0, lease))
 
     def blocks(self, cost: int, before: int, lease: str, shadow: bool = False) -> tuple[Block, ...]:
         """What is asked of each policy, where ``before`` keys stand before ours."""
@@ -141,11 +154,24 @@ class Share:
         """The same for several subjects, all of them charged or none."""
         return decide_shares([self] * len(parts), parts, tag, now_us, mode, lease)
 
-    def change(self, plan: Plan, mode: str, key: Key, **more: Any) -> bool:
-        """Renew, release or settle what was decided here; whether all of it was still there."""
+    def change(
+        self,
+        plan: Plan,
+        mode: str,
+        key: Key,
+        cost: int,
+        tag: Key | None,
+        now_us: int,
+        lease: str = "",
+    ) -> bool:
+        """Renew, release or settle what was decided here; whether all of it was still there.
+
+        A settlement may be larger than any call: each policy takes of it what its debt may be.
+        """
         own = self._plan(plan)
-        cost = min(more.pop("cost"), own.most_cost)
-        reply: list[int] = self._store.run(own.call(mode, key, cost, None, **more))
+        if mode != "settle":
+            cost = min(cost, own.most_cost)
+        reply = self._store.run(own.question(mode, 0, now_us, key, tag, cost, lease))
         return bool(min(reply[0:-1:STRIDE]) == cost)
 
     def _plan(self, plan: Plan) -> LocalPlan:

@@ -215,6 +215,19 @@ def test_local_reservations(make_on: Make, proxy: Proxy, new_subject: Any, polic
     assert limiter.unsettled == 0
 
 
+def test_a_large_local_settlement(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """It is charged to each policy in full, as far as its debt goes, whatever the smallest admits."""
+    proxy.requests = cut
+    limits = [TokenBucket(4, 1), FixedWindow(100, 60)]
+    limiter = make_on(proxy.url, limits, on_error="local", local_share=2)
+    limiter._now_us = NOW_US
+    with limiter.reserve(subject, 1) as reserved:
+        reserved.settle(31)
+    decision = limiter.peek(subject)
+    assert [one.remaining for one in decision.each] == [0, 19]
+    assert decision.retry_after == 1.5  # the bucket is in debt by as much as it holds
+
+
 @pytest.mark.parametrize(
     ("policy", "share", "part"),
     [
