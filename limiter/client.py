@@ -153,7 +153,8 @@ class Limiter(Base["Transport | MemoryTransport"]):
         Subjects in one slot (with one ``tag``; at one address all are) are decided in one script
         call. Others are charged in turn, and given back when a later one has no room: that never
         admits too much, but takes away too much for as long as a round trip, or until it expires by
-        itself where the give-back does not reach the store.
+        itself where the give-back does not reach the store. A log gives back its oldest units: until
+        the newer ones that stay in their place have aged, it may deny too much.
 
         Raises: As ``hit``; InvalidKey also where a subject is named twice.
         """
