@@ -45,7 +45,7 @@ class Plan:
             if fields.count(policy.field) > 1:
                 raise InvalidPolicy(
                     f"two policies of one limiter are {policy}: they would share their state; "
-                    f"name one of them (name=...)"
+                    f"leave one out, or name one of them (name=...)"
                 )
         self.policies = policies
         self.leases = tuple(policy for policy in policies if policy.leases)

@@ -96,8 +96,23 @@ def _in_foreground() -> bool:
         os.close(terminal)
 
 
+class _AtOnce(click.IntRange):
+    """How many leases there are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(
+                f"{value!r}: accepted is how many may run at once, a whole number from 1 "
+                f"(for a rate: limiter hit)",
+                param,
+                ctx,
+            )
+
+
 @click.command(epilog=CODES)
-@click.argument("limit", type=click.IntRange(min=1))
+@click.argument("limit", type=_AtOnce(min=1))
 @click.argument("key")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @about_leases

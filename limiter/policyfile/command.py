@@ -33,7 +33,8 @@ def check(file: str, as_json: bool) -> None:
     for name, named in found.policies.items():
         mark = " (the default)" if named.rule.is_default else ""
         click.echo(f"{name}{mark}: {numbers(named.rule.limiter.policies)}")
-    click.echo(f"{file} is right: {len(found.policies)} policies")
+    count = len(found.policies)
+    click.echo(f"{file} is right: {count} {'policy' if count == 1 else 'policies'}")
 
 
 @click.command(short_help="Say which policies apply to a request, and why.")
@@ -64,10 +65,12 @@ def explain(
     """Say which policies apply to a request, to whom, with which numbers, and why the others do not.
 
     PATH is as a client sends it: escapes are decoded, a query is left out. Nothing is asked of a store
-    and nothing is charged. LIMITER_TRUSTED_PROXIES counts. The exit code is 0, or 1 when the file is
-    wrong.
+    and nothing is charged. LIMITER_TRUSTED_PROXIES counts. The exit code is 0, 1 when the file is
+    wrong, or 2 when the command line or the variable makes no sense.
 
-    Example: limiter explain policies.toml GET /api/orders --header 'X-Forwarded-For: 203.0.113.9'
+    \b
+    Example:
+      limiter explain policies.toml GET /api/orders --header 'X-Forwarded-For: 203.0.113.9'
     """
     from urllib.parse import unquote
 
@@ -91,7 +94,7 @@ def explain(
     try:
         trusted = trusted_proxies()
     except InvalidSetting as error:
-        raise click.ClickException(str(error)) from None
+        raise click.UsageError(str(error)) from None
     said_headers = joined((name.strip(), value.strip()) for name, _, value in fields)
     request = Request(
         method=method.upper(),

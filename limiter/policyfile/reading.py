@@ -29,7 +29,13 @@ from limiter.web.subjects import findable, identity, meant
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    try:
+        import tomli as tomllib
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "policy files on Python 3.10 need tomli: pip install 'slotgate[policies]'",
+            name=error.name,
+        ) from None
 
 #: A longer file is a mistake.
 MOST_BYTES = 2**20

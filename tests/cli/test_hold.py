@@ -227,6 +227,13 @@ def test_what_cannot_be_run(store: str, subject: str, words: str, code: int, mes
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_a_rate_is_held_by_nobody() -> None:
+    """Who writes one is told what is accepted."""
+    done = run("hold --store redis://127.0.0.1:1 1/minute nobody -- true")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "'1/minute': accepted is how many may run at once" in done.stderr
+
+
 def test_limits_of_the_environment_are_not_about_leases(store: str, subject: str) -> None:
     """A service's variables do not keep a command from running."""
     environ = {"LIMITER_LIMITS": "5/x", "LIMITER_ALGORITHM": "gcra", "LIMITER_STORE": store}

@@ -136,7 +136,7 @@ WRONG: list[tuple[str, list[str]]] = [
         "[policies.p]\nlimits = '5/s; 9/s'",
         [
             "2: policies.p.limits: two policies of one limiter are SlidingLog(5, per=1): they would share their "
-            "state; name one of them (name=...)"
+            "state; leave one out, or name one of them (name=...)"
         ],
     ),
     (
