@@ -285,13 +285,15 @@ class AsyncLane(asyncio.Protocol):
             return
         self._second_look = False
         now, wake = monotonic(), inf
-        for _, answer, deadline in (*self.waiting, *self._held, *self.out):
-            if answer.done():
-                continue
-            if deadline <= now:
-                answer.set_result(StoreUnavailable(f"{self._where}: no answer within the deadline"))
-            elif deadline < wake:
-                wake = deadline
+        for entries, said in ((self.waiting, "no answer"), ((*self._held, *self.out), "not sent")):
+            for _, answer, deadline in entries:
+                if answer.done():
+                    continue
+                if deadline <= now:
+                    late = StoreUnavailable(f"{self._where}: {said} within the deadline")
+                    answer.set_result(late)
+                elif deadline < wake:
+                    wake = deadline
         self._held = [entry for entry in self._held if not entry[1].done()]
         self._befores = {a: before for a, before in self._befores.items() if not a.done()}
         if self.waiting:

@@ -49,7 +49,8 @@ def test_a_middleware_takes_policies(
     monkeypatch.chdir(tmp_path)
     path.write_text(f"[policies.{subject}]\nlimits = '2/hour'\n")
     shown: dict[str, Any] = {}
-    exec(CODE.replace("redis://127.0.0.1:6379/0", store), shown)  # noqa: S102 (it is ours)
+    code = CODE.replace('"redis://127.0.0.1:6379/0"', f'"{store}", timeout=5.0')
+    exec(code, shown)  # noqa: S102 (it is ours)
     app = shown["application"]
     assert [int(ask(app).status[:3]) for _ in range(3)] == [200, 200, 429]
     path.write_text(f"[policies.{subject}]\nlimits = '3/hour'\n")
@@ -58,7 +59,7 @@ def test_a_middleware_takes_policies(
     exec(CONFIGURATION, shown)  # noqa: S102 (it is ours)
     shown["on_starting"](None)
     path.write_text("nonsense")
-    exec(CODE.replace("redis://127.0.0.1:6379/0", store), shown)  # noqa: S102 (it is ours)
+    exec(code, shown)  # noqa: S102 (it is ours)
     assert list(shown["policies"].current.guards) == [subject]
     monkeypatch.setattr(watch, "_kept", {})
     with pytest.raises(InvalidPolicyFile):
