@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import secrets
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
+from limiter.base import Base
 from limiter.demo.servers import Cluster, Server, ServerError, find_server
 from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary
 
@@ -76,3 +78,11 @@ def new_subject() -> Callable[[], str]:
 def subject(new_subject: Callable[[], str]) -> str:
     """A subject of this test alone, so that nobody has to flush anything."""
     return new_subject()
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of documents, which names no timeout, waits for a busy machine longer than a service would."""
+    kept = inspect.unwrap(Base.__init__).__kwdefaults__
+    assert kept["timeout"] == 0.1
+    monkeypatch.setitem(kept, "timeout", 5.0)

@@ -48,6 +48,7 @@ def test_every_algorithm_has_its_section(name):
     assert idea.count(". ") + idea.count(".\n") >= 3
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("on", ["memory", "server"])
 @pytest.mark.parametrize("block", BLOCKS)
 def test_code_prints_what_stands_beside_it(block, on, store, subject):

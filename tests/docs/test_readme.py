@@ -35,6 +35,7 @@ def commands(block: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("block", blocks("python"))
 def test_python_runs(block: str, store: str) -> None:
     """Every Python block runs as it stands, but for the address of the store."""
