@@ -30,6 +30,8 @@ log = logging.getLogger("limiter.web")
 #: Close codes (RFC 6455 and its registry): a message against the rules, and a server that cannot tell.
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
+#: Bytes of the reason that stands beside such a code.
+_MOST_REASON = 123
 
 #: Seconds that what is still being given back may take when the server stops.
 _PATIENCE = 2.0
@@ -435,7 +437,8 @@ def closing(verdict: Verdict) -> tuple[int, str]:
     """Code and reason with which a websocket is closed."""
     if verdict.status != 429:
         code = TRY_AGAIN_LATER if verdict.status == 503 else POLICY_VIOLATION
-        return code, json.loads(verdict.body)["detail"]
+        reason = json.loads(verdict.body)["detail"].encode()[:_MOST_REASON]
+        return code, reason.decode(errors="ignore")
     waits = [one.decision.retry_after for one in verdict.results if not one.rule.shadow]
     seconds = max(1, math.ceil(max(waits)))
     return POLICY_VIOLATION, f"Rate limit exceeded: try again in {seconds} s."

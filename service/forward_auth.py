@@ -96,6 +96,7 @@ def original(asked: Request, path: str) -> Request:
         method=(headers.get("x-forwarded-method") or asked.method).upper(),
         host=bare_host(headers.get("x-forwarded-host") or asked.host),
         path=path if target is None else path_of(target),
+        announces_body=False,  # that of the proxy's own question says nothing
     )
 
 

@@ -11,7 +11,6 @@ it has changed. Where the new text is wrong, the last good one stays in force, i
 
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import signal
@@ -54,7 +53,8 @@ accesslog = None
 def on_starting(server: Any) -> None:
     """Refuse to start with a wrong environment: one line, and no worker that fails for ever."""
     try:
-        settings.from_env(workers=server.cfg.workers)
+        settings.check_workers(server.cfg.workers)
+        settings.from_env()
         settings.hand_on_policies()
     except LimiterError as error:
         server.log.error("%s", error)
@@ -63,6 +63,15 @@ def on_starting(server: Any) -> None:
     # instances are not known here; who runs some says so by the variable.
     if not os.environ.get("LIMITER_LOCAL_SHARE"):
         os.environ["LIMITER_LOCAL_SHARE"] = str(server.cfg.workers)
+
+
+def nworkers_changed(server: Any, new_value: int, old_value: int | None) -> None:
+    """Say, too, that workers which are added while it runs would each count for themselves."""
+    if old_value is not None:
+        try:
+            settings.check_workers(new_value)
+        except LimiterError as error:
+            server.log.error("%s", error)
 
 
 def when_ready(server: Any) -> None:
@@ -87,7 +96,7 @@ def when_ready(server: Any) -> None:
 
 def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001
     """Say all as JSON from the beginning: making the application may refuse the policy file."""
-    logs.set_up(getattr(logging, worker.cfg.loglevel.upper()))
+    logs.set_up(worker.log.error_log.level)
 
 
 def post_worker_init(worker: Any) -> None:

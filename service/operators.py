@@ -43,9 +43,9 @@ def create_operators_app(
     @app.get("/v1/policies")
     def read_policies() -> Response:
         """What is in force, and what of the policy file is refused."""
+        in_force = _said(policies)  # which looks at the file: what is refused is known after that
         refused = [fault._asdict() for fault in policies.refused.faults] if policies.refused else []
-        said = {"file": policies.path, "policies": _said(policies), "refused": refused}
-        return bodies.said(said)
+        return bodies.said({"file": policies.path, "policies": in_force, "refused": refused})
 
     @app.get("/v1/keys/<subject:subject>", merge_slashes=False)
     def read_key(subject: str) -> Response:

@@ -22,14 +22,18 @@ class Settings(NamedTuple):
     admin_token: str | None
 
 
-def from_env(workers: int = 1) -> Settings:
-    """Read LIMITER_*; raise InvalidSetting, which names the variable, for a wrong one."""
-    trusted = trusted_proxies()
+def check_workers(workers: int) -> None:
+    """Raise InvalidSetting where so many workers would not count together."""
     if workers > 1 and is_in_process():
         raise InvalidSetting(
             f"LIMITER_STORE is memory://, in which each of the {workers} workers would count by itself: "
             f"accepted is a store that they share, or --workers 1"
         )
+
+
+def from_env() -> Settings:
+    """Read LIMITER_*; raise InvalidSetting, which names the variable, for a wrong one."""
+    trusted = trusted_proxies()
     policies: Policies | OnePolicy
     if policies_path():
         policies = Policies.from_env(**_DEFAULTS)

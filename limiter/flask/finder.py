@@ -71,6 +71,7 @@ class Finder:
         self._found: dict[Where, Found] = {}
         self._fallbacks: dict[Where, Asking] = {}
         self._late: dict[tuple[Limit, tuple[str, ...], str], Guard] = {}
+        self._warned: set[str] = set()
         #: Whether a limit waits for the response before it is charged for good.
         self.settles = False
         for limit in (*setup.application, *setup.default, *setup.fallback, *registry.limits):
@@ -98,6 +99,16 @@ class Finder:
             return None
         return Where(rule.endpoint, method)
 
+    def _warn(self, app: Flask, endpoint: str) -> None:
+        """Say, once, that a route has no part in a limit that was likely meant for it."""
+        if endpoint not in self._warned and self._registry.is_passed_by(app, endpoint):
+            self._warned.add(endpoint)
+            log.warning(
+                "the function of route %s was limited after it had become the route's view, which has no "
+                "part in that: put the limit between the route's decorator and the function",
+                endpoint,
+            )
+
     def find(self, where: Where) -> Found:
         """What holds there, in the current application."""
         found = self._found.get(where)
@@ -106,12 +117,7 @@ class Finder:
             own = []
             if where.endpoint is not None:
                 own = self._registry.own(app, where.endpoint, where.method)
-                if self._registry.is_passed_by(app.view_functions.get(where.endpoint)):
-                    log.warning(
-                        "route %s does not have the limit that stands above it: put that between the "
-                        "route's decorator and the function",
-                        where.endpoint,
-                    )
+                self._warn(app, where.endpoint)
             before, at_view = self._places(app, where, own)
             asked = self._asking(before, where)
             found = self._found[where] = Found(

@@ -37,6 +37,10 @@ class Installed:
             """Give leases back when the response is closed, or when there will be none."""
             # Begun here, since a middleware below may hand the application a copy of the environment.
             passage = Passage.of(environ)
+            if passage.is_under_way:
+                # Of another run: a view serves a request of its own making, or a middleware tries again.
+                passage = Passage()
+                environ = passage.within(environ)
             try:
                 body = inner(environ, start_response)
             except BaseException:

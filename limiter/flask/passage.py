@@ -54,6 +54,15 @@ class Passage:
         """The request's; None where no limit has looked at it."""
         return environ.get(_KEY)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a limit has looked at the request, or its response has been closed."""
+        return bool(self.free) or self._closed
+
+    def within(self, environ: Mapping[str, Any]) -> dict[str, Any]:
+        """The same environment of a request whose passage is this one."""
+        return {**environ, _KEY: self}
+
     def has_met(self, limit: Limit) -> bool:
         """Whether a limit need not be asked any more."""
         return any(limit in met for met in self.met)

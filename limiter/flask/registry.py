@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial, update_wrapper, wraps
+from functools import wraps
 from types import FunctionType
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakSet
@@ -45,6 +45,8 @@ class Registry:
         #: All that are in use.
         self.limits: WeakSet[Limit] = WeakSet()
         self._wrapped: WeakSet[FunctionType] = WeakSet()
+        #: Methods of objects, which have no place for a mark.
+        self._exempt_methods: list[tuple[Any, Any]] = []
         #: Says of a request that no limit is about it.
         self.exempt_when: list[Callable[[], Any]] = []
 
@@ -85,17 +87,23 @@ class Registry:
         try:
             # On the function itself, so that it is found behind other decorators too.
             setattr(target, _EXEMPT, marks)
-        except AttributeError:  # a method of an object has no place for it
-            method, target = target, partial(target)  # type: ignore[assignment]
-            update_wrapper(target, method)
-            setattr(target, _EXEMPT, marks)
+        except AttributeError:
+            self._exempt_methods.append((target, exemption))
         return target
 
     # --- what holds for a route ---
 
-    def is_passed_by(self, view: Any) -> bool:
-        """Whether a view is a function that was limited after it had become one: nobody asks its limit."""
-        return isinstance(view, FunctionType) and view in self._wrapped and not self.on(view)
+    def is_passed_by(self, app: Flask, endpoint: str) -> bool:
+        """Whether a view is a function that was limited after it had become one: nobody asks that limit.
+
+        Where another view is the limited one, that may well be meant.
+        """
+        view = app.view_functions.get(endpoint)
+        return (
+            isinstance(view, FunctionType)
+            and view in self._wrapped
+            and not any(view in _layers(other) for other in app.view_functions.values())
+        )
 
     def own(self, app: Flask, endpoint: str, method: str) -> list[Place]:
         """The limits of a route's own, on its view or on its class's method; whichever method they mean."""
@@ -103,7 +111,7 @@ class Registry:
         found = _numbered(self.on(view), "", (endpoint,), endpoint)
         name, function = _method_of(view, method)
         if function is not None:
-            found += _numbered(self.on(function), "", (endpoint, name), endpoint)
+            found += _numbered(self.on(function), "-method", (endpoint, name), endpoint)
         return found
 
     def of_blueprint(self, app: Flask, name: str, endpoint: str) -> list[Place]:
@@ -120,6 +128,9 @@ class Registry:
             *vars(getattr(view, "view_class", object)).get(_EXEMPT, ()),
             *getattr(_method_of(view, method)[1], _EXEMPT, ()),
         ]
+        if self._exempt_methods:
+            inner = [view, *_layers(view)]
+            marks += [(self, mark) for method, mark in self._exempt_methods if method in inner]
         return [exemption for owner, exemption in marks if owner is self]
 
     def exemption_of(self, app: Flask, name: str) -> Any:
@@ -129,6 +140,14 @@ class Registry:
     def on(self, function: Any) -> list[Limit]:
         """The limits that a function carries."""
         return [limit for owner, limit in getattr(function, _LIMITS, ()) if owner is self]
+
+
+def _layers(function: Any) -> list[Any]:
+    """What a function was made from by decorators that say so, the outermost first."""
+    found: list[Any] = []
+    while (function := getattr(function, "__wrapped__", None)) is not None:
+        found.append(function)
+    return found
 
 
 class _Decorating:

@@ -19,7 +19,7 @@ from limiter.policyfile.lines import Path
 from limiter.settings import check_on_error, check_seconds, check_share
 from limiter.web.headers import FORMS
 from limiter.web.rules import UNIDENTIFIED, pattern
-from limiter.web.subjects import TOKEN, identity
+from limiter.web.subjects import HEADER, identity
 
 #: What a policy may say, and what [defaults] may say for all of them.
 POLICY_KEYS = (
@@ -302,9 +302,9 @@ def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
 
 
 def _cost_header(value: Any) -> Any:
-    if isinstance(value, str) and TOKEN.fullmatch(value):
+    if isinstance(value, str) and HEADER.fullmatch(value):
         return costs.by_header(value)
-    raise InvalidSetting(f"is {shown(value)}: accepted is the name of a header")
+    raise InvalidSetting(f"is {shown(value)}: accepted is the name of a header (without _)")
 
 
 def _pattern(value: Any) -> Any:

@@ -13,7 +13,8 @@ The interface, for a service and for middleware:
   ``policies`` by name with ``rule`` and ``said``, its ``default``, its ``text``).
 * ``policies.reload()`` reads the file now, as on SIGHUP; False where it was refused. By itself a change
   is seen by the first request that comes a second later or more, and read beside it, in a thread; one that
-  comes more than two seconds later reads it itself, so that the new text decides about it.
+  comes more than two seconds later reads it itself, so that the new text decides about it and about
+  those that come meanwhile. (``AsyncPolicies`` always reads beside: its event loop must not stand still.)
 * A refused text is logged with every fault, counted in ``policies.refusals`` and kept in
   ``policies.refused`` (None when all is well); what was in force stays.
 * ``hand_on(path)``, in the process that forks the others and before it does: stops a first start with
@@ -36,7 +37,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from limiter import settings
 from limiter.aio import AsyncLimiter
@@ -81,6 +82,8 @@ class _Policies(Generic[_AnyGuard]):
 
     _guard_class: type[_AnyGuard]
     _limiter_class: type[Limiter] | type[AsyncLimiter]
+    _may_wait: ClassVar[bool]
+    """Whether whoever asks for what is in force may wait until a text is read."""
 
     def __init__(
         self,
@@ -163,8 +166,9 @@ class _Policies(Generic[_AnyGuard]):
     @property
     def current(self) -> Current[_AnyGuard]:
         """Everything that is in force now, of one text."""
-        if monotonic() >= self._look_at:
-            self._look()
+        now = monotonic()
+        if now >= self._look_at:
+            self._look(now >= self._look_at + LOOK_EVERY)
         return self._current
 
     def reload(self) -> bool:
@@ -215,7 +219,7 @@ class _Policies(Generic[_AnyGuard]):
         self._process = os.getpid()
         # A signal's handler may reload while the same thread is at it.
         self._lock = threading.RLock()
-        self._looking = threading.Lock()
+        self._looking = threading.RLock()
         self._look_at = monotonic() + LOOK_EVERY
         self._pending: _Stamp | None = None
 
@@ -223,15 +227,23 @@ class _Policies(Generic[_AnyGuard]):
         if self._process != os.getpid():
             self._begin()  # a lock that another thread held is held for ever in the child
 
-    def _look(self) -> None:
-        """Whether the file has changed, and has rested since: an editor may be in the middle of it."""
+    def _look(self, was_idle: bool) -> None:
+        """Whether the file has changed, and has rested since: an editor may be in the middle of it.
+
+        After an idle time all who come wait for whoever looks first: what it finds may have to be in
+        force already.
+        """
         self._mind_forks()
-        if not self._looking.acquire(blocking=False):
+        if not self._looking.acquire(blocking=was_idle and self._may_wait):
             return
         try:
-            if monotonic() < self._look_at:
-                return
-            self._look_at = monotonic() + LOOK_EVERY
+            if monotonic() >= self._look_at:
+                self._compare()
+        finally:
+            self._looking.release()
+
+    def _compare(self) -> None:
+        try:
             stamp = _stamp(self.path)
             if stamp == self._stamp:
                 return
@@ -240,11 +252,11 @@ class _Policies(Generic[_AnyGuard]):
                 self._read(is_overdue=age > 2 * LOOK_EVERY)
             self._pending = stamp
         finally:
-            self._looking.release()
+            self._look_at = monotonic() + LOOK_EVERY
 
     def _read(self, is_overdue: bool) -> None:
         """Nobody waits for a text, but who comes when it has to be in force."""
-        if is_overdue:
+        if is_overdue and self._may_wait:
             self.reload()
             return
         # At the process's end there are no new threads, and need not be.
@@ -257,6 +269,7 @@ class Policies(_Policies[Guard]):
 
     _guard_class = Guard
     _limiter_class = Limiter
+    _may_wait = True
 
     def open(self) -> Policies:
         """Connect and load the scripts beforehand. Optional.
@@ -278,6 +291,7 @@ class AsyncPolicies(_Policies[AsyncGuard]):
 
     _guard_class = AsyncGuard
     _limiter_class = AsyncLimiter
+    _may_wait = False  # the event loop would stand still, and calls under way run out of time
 
     async def open(self) -> AsyncPolicies:
         """As ``Policies.open``, for the running event loop."""

@@ -17,6 +17,9 @@ MEDIA_TYPE = "application/problem+json"
 #: Bytes of a refusal; proxies that ask us make something else of a long one.
 _MOST_BYTES = 1023
 
+#: Bytes of what the application says of a caller that it cannot identify.
+_MOST_REASON_BYTES = 300
+
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _TYPES = "https://iana.org/assignments/http-problem-types#"
@@ -66,7 +69,8 @@ def reduced_capacity(instance: str) -> str:
 
 def unidentified(error: Unidentified, instance: str) -> str:
     """Say why nobody can tell who calls; what was sent in the place of an address stays unsaid."""
-    why = " by the connection or X-Forwarded-For" if isinstance(error, NoAddress) else f": {error}"
+    told = f": {_fitting(str(error), _MOST_REASON_BYTES)}"
+    why = " by the connection or what proxies say of it" if isinstance(error, NoAddress) else told
     return problem(400, f"The caller cannot be identified{why}.", instance)
 
 

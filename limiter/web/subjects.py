@@ -19,6 +19,8 @@ ACCEPTED = (
 
 #: What the name of a header or a cookie may be.
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+#: Without an underscore: servers and proxies drop such a header, or take it for one with a hyphen.
+HEADER = re.compile(TOKEN.pattern.replace("_", ""))
 
 _ADDRESS = re.compile(r"address/(3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8])")
 
@@ -152,8 +154,10 @@ def _one(spec: str) -> Identity:
         return lambda request, trusted: "global"  # noqa: ARG005 (it is the same for all)
     if spec == "host":
         return _valued("host", "host", lambda request: request.host)
-    if kind in ("header", "cookie", "api-key") and name and not TOKEN.fullmatch(name):
-        what = "a cookie" if kind == "cookie" else "a header"
+    is_cookie = kind == "cookie"
+    fits = TOKEN if is_cookie else HEADER
+    if kind in ("header", "cookie", "api-key") and name and not fits.fullmatch(name):
+        what = "a cookie" if is_cookie else "a header (without _)"
         raise InvalidSetting(
             f"key is {spec!r}: accepted is the name of {what}, as in {kind}:X-Name"
         )
@@ -188,8 +192,8 @@ def _api_key(request: Request, header: str) -> str | None:
             another, which a client could make up anew for each request.
 
     """
-    scheme, _, token = request.headers.get("authorization", "").strip().partition(" ")
-    bearer = token if scheme.lower() == "bearer" else None
+    scheme, *token = request.headers.get("authorization", "").split(None, 1) or [""]
+    bearer = token[0] if token and scheme.lower() == "bearer" else None
     if header:
         found = {(header == "authorization" and bearer) or request.headers.get(header)}
     else:

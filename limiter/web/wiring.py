@@ -65,9 +65,9 @@ def source(
             _refuse(given, "a limiter")
         else:
             limits = limiter_by(limiter_class, limits, given)
-        if isinstance(cost, int):
-            limits.plan().checked(cost)
         rules = [Rule(limits, identity=_identity(key), cost=_cost(cost), form=_form(form))]
+        if isinstance(cost, int):
+            limits.plan().checked(cost, least=1)
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
             raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")

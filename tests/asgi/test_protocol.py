@@ -24,6 +24,7 @@ from limiter.asgi import LimiterMiddleware
 from limiter.demo.servers import HOST, free_port
 from limiter.policyfile import AsyncPolicies
 from limiter.web.guard import AsyncGuard, Guard
+from limiter.web.identity import Unidentified
 from limiter.web.rules import Match, Rule, pattern
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
 
@@ -614,6 +615,16 @@ async def test_a_websocket_that_can_never_pass_is_not_told_to_try_again() -> Non
         assert (message["type"], message["code"]) == ("websocket.close", 1008)
         assert message["reason"].endswith(".")
         assert "right now" not in message["reason"]
+
+
+@in_a_loop
+async def test_the_reason_of_a_closed_websocket_fits_into_a_frame() -> None:
+    def nobody(*_: object) -> str:
+        raise Unidentified("\u20ac" * 200)
+
+    connection = websocket(LimiterMiddleware(echo, "5/minute", store=MEMORY, key=nobody))
+    await connection.start()
+    assert 100 < len(connection.said[0]["reason"].encode()) <= 123
 
 
 @in_a_loop

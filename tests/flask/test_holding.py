@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from flask import (
@@ -350,3 +351,59 @@ def test_giving_back_without_a_store(make: Make, on_error: str) -> None:
     app.add_url_rule("/a", "a", limited(lambda: "a"))
 
     assert statuses(app, "/a", "/a", "/a") == [200, 200, 200]
+
+
+def test_a_request_that_a_view_makes_up_is_one_of_its_own(make: Make) -> None:
+    """A view that serves others in a batch, from a copy of its own request, frees none of them."""
+    app, _ = make("2/minute", exempt_when=lambda: request.path == "/batch")
+
+    @app.get("/batch")
+    def batch() -> str:
+        made_up = {**request.environ, "PATH_INFO": "/limited", "werkzeug.request": None}
+        answers = [Response.from_app(app.wsgi_app, made_up, buffered=True) for _ in range(3)]
+        return " ".join(str(answer.status_code) for answer in answers)
+
+    app.add_url_rule("/limited", "limited", lambda: "limited")
+
+    assert ask(app, "/batch")[0].text == "200 200 429"
+    assert statuses(app, "/limited") == [429]
+
+
+def test_a_second_run_of_a_request_holds_its_own_lease(make: Make) -> None:
+    app, limits = make(Concurrency(1))
+    seen: list[int] = []
+
+    @app.get("/a")
+    def a() -> str:
+        seen.append(held(app, limits, "a"))
+        return "a"
+
+    inner: Any = app.wsgi_app
+
+    def trying_again(environ: Any, start_response: Any) -> Any:
+        body = inner(environ, lambda *_: None)
+        list(body)
+        body.close()
+        return inner(environ, start_response)
+
+    app.wsgi_app = trying_again  # type: ignore[method-assign]
+    assert statuses(app, "/a") == [200]
+    assert seen == [1, 1]
+    assert held(app, limits, "a") == 0
+
+
+def test_an_application_that_a_view_serves_gives_back_its_own_leases(make: Make) -> None:
+    app, limits = make(Concurrency(1))
+    inner = Flask("inner")
+    FlaskLimiter(inner, "5/minute", store="memory://")
+    inner.add_url_rule("/a", "a", lambda: "inner")
+
+    @app.get("/a")
+    def a() -> Response:
+        answer = Response.from_app(inner.wsgi_app, request.environ, buffered=True)
+        assert held(app, limits, "a") == 1
+        return answer
+
+    (answer,) = ask(app, "/a")
+    assert (answer.status_code, answer.text) == (200, "inner")
+    assert held(app, limits, "a") == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import pytest
@@ -437,15 +438,27 @@ def test_a_method_of_an_object_is_exempt() -> None:
         def free(self) -> str:
             return "free"
 
+        def later(self) -> str:
+            return "later"
+
         def limited(self) -> str:
             return "limited"
 
+    def decorated(view: Callable[[], str]) -> Callable[[], str]:
+        @wraps(view)
+        def inner() -> str:
+            return view()
+
+        return inner
+
     views = Views()
     app.add_url_rule("/free", view_func=limits.exempt(views.free))
+    app.add_url_rule("/later", "later", decorated(views.later))
     app.add_url_rule("/limited", view_func=views.limited)
+    limits.exempt(views.later)
 
-    assert statuses(app, "/free", "/free", "/limited", "/limited") == [200, 200, 200, 429]
-    assert app.view_functions["free"].__name__ == "free"
+    calls = ["/free", "/free", "/later", "/later", "/limited", "/limited"]
+    assert statuses(app, *calls) == [200, 200, 200, 200, 200, 429]
 
 
 def test_a_limit_that_stands_above_its_route_is_warned_of(
@@ -466,7 +479,42 @@ def test_a_limit_that_stands_above_its_route_is_warned_of(
 
     assert statuses(app, "/above", "/above", "/below", "/below") == [200, 200, 200, 429]
     (said,) = [one.getMessage() for one in caplog.records if one.name == "limiter.flask"]
-    assert "route above does not have the limit" in said
+    assert "the function of route above was limited after it had become the route's view" in said
+
+
+def test_some_limits_above_a_route_are_warned_of_too(caplog: pytest.LogCaptureFixture) -> None:
+    app, limits = local(None)
+
+    @limits.limit("1/minute", methods=["GET"])
+    @app.route("/half", methods=["GET", "POST"])
+    @limits.limit("1/minute", methods=["POST"])
+    def half() -> str:
+        return "half"
+
+    app.add_url_rule("/free", "free", hello)
+    app.add_url_rule("/limited", "limited", limits.limit("1/minute")(hello))
+
+    calls = ["/half", "/half", "POST /half", "POST /half", "/free", "/free", "/limited", "/limited"]
+    assert statuses(app, *calls) == [200, 200, 200, 429, 200, 200, 200, 429]
+    (said,) = [one.getMessage() for one in caplog.records if one.name == "limiter.flask"]
+    assert "route half" in said
+
+
+def test_a_method_of_a_class_counts_beside_a_view_of_a_blueprint() -> None:
+    """Both are ``a.get`` to somebody who joins their names."""
+    app, limits = local(None)
+
+    class Views(MethodView):
+        @limits.limit("2/minute")
+        def get(self) -> str:
+            return "a"
+
+    blueprint = Blueprint("a", "a")
+    blueprint.add_url_rule("/view", "get", limits.limit("2/minute")(lambda: "view"))
+    app.register_blueprint(blueprint)
+    app.add_url_rule("/class", view_func=Views.as_view("a"))
+
+    assert statuses(app, "/class", "/class", "/view", "/view", "/view") == [200, 200, 200, 200, 429]
 
 
 def test_a_class_of_an_exempt_one_is_not_exempt() -> None:

@@ -221,7 +221,7 @@ WRONG: list[tuple[str, list[str]]] = [
     # Costs.
     (
         ONE + "cost = { header = 'a b' }",
-        ["3: policies.p.cost.header is 'a b': accepted is the name of a header"],
+        ["3: policies.p.cost.header is 'a b': accepted is the name of a header (without _)"],
     ),
     (
         ONE + "cost = { body = '1 parsec' }",
@@ -287,7 +287,8 @@ WRONG: list[tuple[str, list[str]]] = [
     (
         ONE + "key = 'header:X Org'",
         [
-            "3: policies.p.key is 'header:X Org': accepted is the name of a header, as in header:X-Name"
+            "3: policies.p.key is 'header:X Org': accepted is the name of a header (without _), as in "
+            "header:X-Name"
         ],
     ),
     (

@@ -221,16 +221,64 @@ def test_nobody_waits_for_who_reads(path: Path, monkeypatch: pytest.MonkeyPatch)
 
     watch_text_of = watch.text_of
     monkeypatch.setattr(watch, "text_of", slowly)
-    policies._look_at = 0.0
+    policies._look_at = time.monotonic()
     found: list[dict[str, int]] = []
     reader = threading.Thread(target=lambda: found.append(in_force(policies)))
     reader.start()
     assert entered.wait(20)
-    policies._look_at = 0.0
+    policies._look_at = time.monotonic()
     assert in_force(policies) == {"p": 5}
     done.set()
     reader.join(20)
     assert found == [{"p": 6}]
+
+
+def test_all_who_come_after_a_silence_wait_for_who_reads(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new text has been in force for a while: it decides about each of them."""
+    policies = Policies(path, store="memory://")
+    save(path, text(6), seconds_ago=3)
+    entered, done = threading.Event(), threading.Event()
+
+    def slowly(path: str) -> str:
+        entered.set()
+        done.wait(20)
+        return watch_text_of(path)
+
+    watch_text_of = watch.text_of
+    monkeypatch.setattr(watch, "text_of", slowly)
+    policies._look_at = 0.0
+    found: list[dict[str, int]] = []
+    askers = [threading.Thread(target=lambda: found.append(in_force(policies))) for _ in range(8)]
+    for asker in askers:
+        asker.start()
+    assert entered.wait(20)
+    time.sleep(0.05)  # the others have to come
+    assert found == []
+    done.set()
+    for asker in askers:
+        asker.join(20)
+    assert found == [{"p": 6}] * 8
+
+
+def test_an_event_loop_never_waits_for_a_text(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls under way would run out of time: an idle worker's first requests have the old one."""
+    policies = AsyncPolicies(path, store="memory://")
+    save(path, text(6), seconds_ago=3)
+    done = threading.Event()
+    watch_text_of = watch.text_of
+    monkeypatch.setattr(watch, "text_of", lambda path: done.wait(20) and watch_text_of(path))
+
+    def number() -> int:
+        (named,) = policies.current.file.policies.values()
+        return int(named.said["limits"][0]["limit"])
+
+    for _ in range(3):
+        policies._look_at = 0.0
+        assert number() == 5
+    done.set()
+    until(lambda: number() == 6)
 
 
 def look(policies: Policies) -> None:

@@ -219,6 +219,20 @@ def test_leases_and_impossible_costs_are_refused(make_by_file: Make) -> None:
     assert ask(client, "exports", headers={"X-Cost": "10"}).status_code == 204
 
 
+def test_a_cost_by_the_body_is_all_where_its_length_is_not_told(make_by_file: Make) -> None:
+    """The proxy's question has no body of its own; a GET is taken for one without."""
+    text = "[policies.p]\nlimits = '10/minute'\ncost = { body = '1KiB' }\n"
+    client = make_by_file(text).test_client()
+    asked = [ask(client, "p", method=method) for method in ("GET", "POST", "GET")]
+    assert [answer.status_code for answer in asked] == [204, 429, 204]
+    by_length = client.get(
+        "/forward-auth/p",
+        headers={**CLIENT, "X-Forwarded-Method": "POST"},
+        environ_overrides={"CONTENT_LENGTH": "2048"},
+    )
+    assert (by_length.status_code, by_length.headers["RateLimit"]) == (204, '"p";r=6;t=60')
+
+
 def test_the_body_is_never_read(make_app: MakeApp) -> None:
     class Unread:
         def read(self, *_: object) -> bytes:

@@ -312,6 +312,16 @@ def test_workers_that_would_count_by_themselves_are_refused() -> None:
 
 
 @pytest.mark.slow
+def test_workers_that_come_later_and_count_by_themselves_are_told_of(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with gunicorn(log, "--log-level=notice", LIMITER_STORE="memory://") as (child, _):
+        child.process.send_signal(signal.SIGTTIN)
+        until(
+            lambda: "each of the 2 workers would count by itself" in log.read_text(), log.read_text
+        )
+
+
+@pytest.mark.slow
 def test_addresses_that_cannot_be_told_apart_are_refused(tmp_path: Path, store: str) -> None:
     """By one line, and not by workers that fail for ever."""
     third = [f"--bind={HOST}:{free_port()}" for _ in range(2)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -246,6 +248,19 @@ def test_a_file_that_is_refused_is_shown(make_by_file: Make) -> None:
         file.write(POLICIES)
     assert policies.reload() is True
     assert counted(app)["limiter_policy_file_refused"] == 0
+
+
+def test_what_is_refused_and_what_is_in_force_are_of_one_moment(make_by_file: Make) -> None:
+    """Also where the question itself finds that the file has changed."""
+    app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
+    policies = app.extensions["policies"]
+    for text, faults in (("nonsense", 1), (POLICIES.replace("3/minute", "4/minute"), 0)):
+        with open(policies.path, "w") as file:
+            file.write(text)
+        os.utime(policies.path, (time.time() - 60,) * 2)
+        policies._look_at = 0.0
+        said = operators(app).get("/v1/policies", headers=BEARER).get_json()
+        assert len(said["refused"]) == faults
 
 
 def test_without_a_file_nothing_is_said_of_one(make_app: MakeApp) -> None:

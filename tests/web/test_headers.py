@@ -193,10 +193,13 @@ def test_reduced_capacity_and_unidentified_are_problems_too() -> None:
         "type": "about:blank",
         "title": "Bad Request",
         "status": 400,
-        "detail": "The caller cannot be identified by the connection or X-Forwarded-For.",
+        "detail": "The caller cannot be identified by the connection or what proxies say of it.",
         "instance": "/x",
     }
     why = problems.unidentified(Unidentified("the request has no API key"), "/x")
     assert json.loads(why)["detail"] == (
         "The caller cannot be identified: the request has no API key."
     )
+    long = json.loads(problems.unidentified(Unidentified("\u20ac" * 3_000), "/x" * 3_000))
+    assert long["detail"] == "The caller cannot be identified: " + "\u20ac" * 50 + "."
+    assert len(problems.unidentified(Unidentified("x" * 3_000), "/x" * 3_000)) < 1024

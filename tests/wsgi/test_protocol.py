@@ -133,8 +133,11 @@ def test_keys_costs_and_forms() -> None:
 
 def test_a_cost_that_makes_no_sense_lets_nobody_pass() -> None:
     """A fixed one shows at the start; what a function says is an error of the program, and no denial."""
-    with pytest.raises(InvalidCost, match="cost is 6"):
+    with pytest.raises(InvalidCost, match="cost is 6: accepted is a whole number from 1 to 5"):
         LimiterMiddleware(hello, "5/minute", store=MEMORY, cost=6)
+    for wrong in (0, -1, True):
+        with pytest.raises(InvalidSetting, match=f"cost is {wrong}: accepted .* from 1"):
+            LimiterMiddleware(hello, "5/minute", store=MEMORY, cost=wrong)
     for wrong in (1.5, "3"):
         app = LimiterMiddleware(hello, "5/minute", store=MEMORY, cost=lambda *_, said=wrong: said)
         with pytest.raises(TypeError, match="accepted are a whole number"):

@@ -340,11 +340,12 @@ def _maker(base: Decider, strategy: str, more: Mapping[str, Any]) -> Make:
 
     def make_checked(name: str, limits: Limits) -> Decider:
         for one in read_limits(limits) if isinstance(limits, str) else ():
-            fitting = [f"strategy={other!r}" for other in most if one.limit <= most[other]]
-            if fitting and one.limit > most[strategy]:
+            if one.limit > most[strategy]:
+                fitting = [f"strategy={other!r}" for other in most if one.limit <= most[other]]
+                more = f"; for more, give {' or '.join(fitting)}" if fitting else ""
                 raise InvalidPolicy(
                     f"limit is {one.text!r}: with strategy={strategy!r} accepted are up to "
-                    f"{most[strategy]:,}; for more, give {' or '.join(fitting)}"
+                    f"{most[strategy]:,}{more}"
                 )
         return make(name, limits)
 
