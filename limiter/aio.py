@@ -145,11 +145,11 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         return set()
 
     def _beside(
-        self, flow: Flow[None], interrupted: Callable[[], None] | None = None
+        self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
         task = self._task(flow)
         if interrupted is not None:
-            task.add_done_callback(partial(_tell_if_cancelled, interrupted))
+            task.add_done_callback(partial(_tell_if_interrupted, interrupted))
         return _canceller(task)
 
     async def drive(self, flow: Flow[_Result]) -> _Result:
@@ -242,10 +242,12 @@ class AsyncReservation(Reserved):
             await self.settle(0)
 
 
-def _tell_if_cancelled(interrupted: Callable[[], None], task: asyncio.Task[None]) -> None:
-    """Say that somebody cancelled a task; a turn later, since who ends the loop cancels the body, too."""
+def _tell_if_interrupted(interrupted: Callable[[str], None], task: asyncio.Task[None]) -> None:
+    """Say what ended a task early; a turn later, since who ends the loop cancels the body, too."""
     if task.cancelled():
-        task.get_loop().call_soon(interrupted)
+        task.get_loop().call_soon(interrupted, "its renewal was cancelled")
+    elif (error := task.exception()) is not None:
+        task.get_loop().call_soon(interrupted, f"its renewal failed: {error!r:.200}")
 
 
 def _canceller(task: asyncio.Task[None]) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -162,9 +163,11 @@ class Base(Generic[_Transport]):
         raise NotImplementedError
 
     def _beside(
-        self, flow: Flow[None], interrupted: Callable[[], None] | None = None
+        self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
-        """Run a flow that nobody waits for; what comes back ends it, ``interrupted`` hears of others.
+        """Run a flow that nobody waits for; what comes back ends it.
+
+        ``interrupted`` is told what else ended it, where the flow itself was not.
 
         Raises:
             StoreUnavailable: Nobody can run it; it was closed.
@@ -514,9 +517,12 @@ class Base(Generic[_Transport]):
             if not held.holds(lease):
                 return
             asked = monotonic()
+            # Whoever is told too late that it ended believes to hold what others have.
+            if asked >= ends:
+                held.lose("it ended before it could be renewed")
+                return
             try:
-                # Whoever is told too late that it ended believes to hold what others have.
-                soon = min(asked + self._transport_timeout, ends) if asked < ends else None
+                soon = min(asked + self._transport_timeout, ends)
                 renewed = yield from self._changing_lease(held, "renew", soon)
             except StoreUnavailable as error:
                 # It lives on for a while; renewing twice is the same as once.
@@ -579,11 +585,15 @@ class Base(Generic[_Transport]):
 
     def _forgetting(self, plan: Plan, key: Key, more: dict[str, Any], after: float) -> Flow[None]:
         """Give back a lease that may have been taken, when the store answers again."""
+        process = os.getpid()
         try:
             yield Pause(after)
             plan.read((yield Ask(plan.call("release", key, now_us=self._now_us, **more))))
         except LimiterError as error:
             self._not_settled("a release", error)
+        except GeneratorExit:
+            self._cut_off("a release", process)
+            raise
         finally:
             self._forgetting_now -= 1
 
@@ -647,6 +657,9 @@ class Base(Generic[_Transport]):
             plan.read((yield Ask(plan.call(mode, reserved.key, now_us=self._now_us, **more))))
         except LimiterError as error:
             self._not_settled("a settlement", error)
+        except GeneratorExit:
+            self._cut_off("a settlement", os.getpid())
+            raise
 
     def _charging(self, plan: Plan, key: Key, cost: int, tag: Key | None) -> Flow[None]:
         """Charge without asking what no single call may cost: each policy as far as its debt goes."""
@@ -670,6 +683,11 @@ class Base(Generic[_Transport]):
         cost, _ = plan.checked(cost, least=1)
         self._keys.state(key, tag)
         return {"plan": plan, "key": key, "cost": cost, "tag": tag}
+
+    def _cut_off(self, what: str, process: int) -> None:
+        """Say that nobody goes on with it; a fork's copy is gone on with by the parent."""
+        if process == os.getpid():
+            self._not_settled(what, StoreUnavailable("it was interrupted"))
 
     def _not_settled(self, what: str, error: LimiterError) -> None:
         """Say and count what the store was not told; it goes when its key expires."""

@@ -236,7 +236,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
         return keeper
 
     def _beside(
-        self, flow: Flow[None], interrupted: Callable[[], None] | None = None
+        self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
         keeper = self._keeper
         keeper.add(flow)
@@ -318,7 +318,13 @@ class Lease(Held):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.release()
+        try:
+            self.release()
+        except LimiterError:
+            raise
+        except BaseException:  # interrupted, perhaps before it was given back
+            self.release()
+            raise
 
 
 class Reservation(Reserved):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar
 
 from limiter.decision import Decision
 from limiter.keys import Key
@@ -17,13 +17,16 @@ log = logging.getLogger("limiter")
 class Entered:
     """What asks the store when the body of its ``with`` is entered, and until then has decided nothing.
 
-    Any object is true: ``if jobs.hold("u"):`` would let everybody in.
+    Any object is true: ``if jobs.hold("u"):`` would let everybody in. Once it has been entered it is
+    true, too.
     """
 
     written: ClassVar[str] = "with"
     """How it is entered, for a message."""
 
-    def __bool__(self) -> NoReturn:
+    def __bool__(self) -> bool:
+        if hasattr(self, "decision"):
+            return True
         raise TypeError(
             f"a {type(self).__name__} is neither true nor false, nothing is asked until it is entered: "
             f"write `{self.written}:`, which raises RateLimited where it is denied"
@@ -86,14 +89,14 @@ class Held(Entered):
     def lose(self, why: object) -> None:
         """Say that the lease is no longer ours; nothing is raised into whoever holds it."""
         self.lost = True
-        log.warning("a lease was lost: %s", why)
         if self._on_lost is not None:
             self._tell(self._on_lost)
+        log.warning("a lease was lost: %s", why)
 
-    def unrenewed(self, lease: str) -> None:
-        """The renewal of this id was cancelled by somebody else: in the store it will end."""
+    def unrenewed(self, lease: str, why: str) -> None:
+        """The renewal of this id was ended by something else: in the store it will end."""
         if self.holds(lease) and not self.lost:
-            self.lose("its renewal was cancelled")
+            self.lose(why)
 
     def _tell(self, on_lost: Callable[[], Any]) -> None:
         try:

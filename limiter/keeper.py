@@ -12,12 +12,12 @@ from time import monotonic
 
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow
+from limiter.threads import begin
 
 log = logging.getLogger("limiter")
 
 #: A store that does not answer about one lease must not let the others end: while somebody waits for
-#: it another thread is free, up to so many. So many silent ones as can be asked in two thirds of a
-#: lease hold nobody up.
+#: it another thread is free, up to so many. A lease that none of them comes to before its end is lost.
 _MOST_THREADS = 8
 #: So many stay free while anything is to come, so that not each lease begins a thread.
 _MOST_FREE = 2
@@ -77,7 +77,9 @@ class Keeper:
             elif len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
                 due = [one for one in self._due if one[2] in self._flows]
                 heapq.heapify(due)
-                self._due = due
+                self._due[:] = (
+                    due  # in place: a signal's handler may drop what its own thread lines up
+                )
                 self._changed.notify()
 
     def _go_on(self, flow: Flow[None]) -> None:
@@ -88,11 +90,13 @@ class Keeper:
             self._flows.discard(flow)
         except BaseException as error:
             self._flows.discard(flow)
-            log.exception("a lease is renewed no more")
             # Who holds it is told, as of any other refusal; a flow that has ended tells nobody.
             with suppress(BaseException):
                 flow.throw(LimiterError(f"its renewal failed: {error!r:.200}"))
-            flow.close()
+            with suppress(BaseException):
+                flow.close()
+            with suppress(BaseException):  # it may be the log itself that failed
+                log.exception("a lease is renewed no more")
 
     def _line_up(self, flow: Flow[None], pause: float) -> None:
         """Remember when it is to go on."""
@@ -105,14 +109,10 @@ class Keeper:
         if not self._due or self._free > 0 or self._threads >= _MOST_THREADS:
             return
         try:
-            threading.Thread(target=self._keep, daemon=True).start()
-        except RuntimeError as error:
-            if "new thread" not in str(error):
-                # Whoever is interrupted as it waits for its thread to begin may release a lock that
-                # it does not have.
-                raise error.__context__ or error from None
-            if not self._threads:  # this process gets no more
-                raise StoreUnavailable(f"nobody could renew a lease: {error}") from error
+            begin(self._keep, "nobody could renew a lease")
+        except StoreUnavailable:
+            if not self._threads:
+                raise
 
     def _keep(self) -> None:
         with self._lock:

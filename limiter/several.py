@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
@@ -56,6 +57,7 @@ class InTurn:
         self._lease = lease
         self._deadline = monotonic() + limiter.timeout if deadline is None else deadline
         self._charges: list[_Charge] = []
+        self._process = os.getpid()
 
     def deciding(self, mode: str) -> Flow[list[Decision]]:
         """Charge all parts, or none."""
@@ -127,7 +129,7 @@ class InTurn:
                 limiter._not_settled("a give-back", error)
                 kept.add(place)
             except GeneratorExit:
-                limiter._not_settled("a give-back", StoreUnavailable("it was interrupted"))
+                limiter._cut_off("a give-back", self._process)
                 raise
         return kept | {charge.place for charge in self._charges}
 
@@ -138,5 +140,5 @@ class InTurn:
             self._deadline = monotonic() + self._limiter.timeout
             yield from self._giving_back()
         finally:
-            for _ in self._charges:
+            for _ in self._charges if self._process == os.getpid() else ():
                 self._limiter._not_settled("a give-back", StoreUnavailable("there was no time"))

@@ -118,7 +118,7 @@ def _is_plain_call(node: ast.AST) -> bool:
 
 
 def test_the_transport_knows_no_client_and_no_policy() -> None:
-    """It carries bytes and replies: of the library it needs errors, the call, the scripts."""
+    """It carries bytes and replies: of the library it needs errors, the call, the scripts, threads."""
     for name, tree in trees("limiter/transport"):
         for wanted in imports(tree):
             if within(wanted, "limiter"):
@@ -127,6 +127,7 @@ def test_the_transport_knows_no_client_and_no_policy() -> None:
                     "limiter.errors",
                     "limiter.plan",
                     "limiter.scripts",
+                    "limiter.threads",
                     "limiter.transport",
                 ), f"{name} imports {wanted}"
 

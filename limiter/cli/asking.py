@@ -73,7 +73,7 @@ class Wait(click.FloatRange):
         """The seconds."""
         found: float = super().convert(value, param, ctx)
         if isnan(found):
-            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+            self.fail(f"{value}: accepted are seconds from 0", param, ctx)
         return found
 
 

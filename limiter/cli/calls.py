@@ -12,7 +12,7 @@ import click
 
 from limiter import Decision, Limiter, RateLimited
 from limiter.cli.asking import Wait, about_limits, limiter_of_strings, optional_tag, subject
-from limiter.cli.ends import CODES, CODES_OF_DONE, DENIED, by_exit_code
+from limiter.cli.ends import BY_FALLBACK, CODES, CODES_OF_DONE, DENIED, by_exit_code
 
 
 def _cost(text: str) -> Callable[[Any], Any]:
@@ -124,7 +124,7 @@ def _tell(decision: Decision, took: str, as_json: bool, quiet: bool) -> None:
     else:
         said = f"denied: {_left(decision)} left, retry after {_seconds(decision.retry_after)}"
     if decision.degraded:
-        said = f"{said.partition(':')[0]}: the store did not decide, LIMITER_ON_ERROR did"
+        said = f"{said.partition(':')[0]}: {BY_FALLBACK}"
     _say(said, decision.to_dict(), as_json, quiet)
     if not decision.allowed:
         raise SystemExit(DENIED)

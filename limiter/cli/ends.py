@@ -13,6 +13,8 @@ from limiter.errors import LimiterError, RateLimited, StoreRefused, StoreUnavail
 DENIED = 1
 UNDECIDED = 3
 REFUSED = 4
+#: Why it was decided as it was, where nobody knows what the store would have said.
+BY_FALLBACK = "the store did not decide, LIMITER_ON_ERROR did"
 #: Of whatever a signal ended, as shells say it.
 BY_SIGNAL = 128
 

@@ -14,7 +14,7 @@ import click
 
 from limiter import RateLimited
 from limiter.cli.asking import Wait, about_leases, limiter_of_leases, optional_tag, subject
-from limiter.cli.ends import BY_SIGNAL, CODES, DENIED, by_exit_code, fail
+from limiter.cli.ends import BY_FALLBACK, BY_SIGNAL, CODES, DENIED, by_exit_code, fail
 
 _FORWARDED = tuple(
     getattr(signal, f"SIG{name}") for name in ("INT", "QUIT", "TERM", "HUP", "USR1", "USR2")
@@ -167,11 +167,14 @@ def hold(
             Running(command) as running,
             by_exit_code(),
             closing(limiter_of_leases(limit, lease, **asked)) as limiter,
-            limiter.hold(subject(key), timeout=wait, tag=optional_tag(tag)),
+            limiter.hold(subject(key), timeout=wait, tag=optional_tag(tag)) as held,
         ):
+            if held.degraded:
+                click.echo(f"limiter: {BY_FALLBACK}: other machines know of no lease", err=True)
             code = running.run()
     except Stopped as stopped:
         code = stopped.code
     except RateLimited as denied:
-        fail(denied_code, f"all leases are taken: {denied}")
+        why = BY_FALLBACK if denied.decision.degraded else f"all leases are taken: {denied}"
+        fail(denied_code, why)
     raise SystemExit(code)

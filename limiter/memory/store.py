@@ -35,12 +35,12 @@ class _Key:
 
     __slots__ = ("expires_us", "kind", "marked_us", "value")
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, expires_us: int = _NEVER) -> None:
         self.kind = kind
         self.value = _EMPTY[kind]()
-        self.expires_us = _NEVER
+        self.expires_us = expires_us
         #: The life by which it stands in the store's heap; lives only grow, so the heap may lag.
-        self.marked_us = _NEVER
+        self.marked_us = expires_us
 
 
 class MemoryStore:
@@ -142,22 +142,25 @@ class MemoryStore:
     ) -> None:
         """Write what changed, and let it live for as long as it counts."""
         names, blocks, keys = question.keys, question.blocks, self._keys
+        grown = False
+        # In whole milliseconds, as a server counts lives.
+        lives = [clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us for step in steps]
         for place in outcome.writes:
             policy, name = blocks[place].policy, names[blocks[place].key]
             key = keys.get(name)
             if key is None:
-                key = keys[name] = _Key(policy.key_type)
+                # First its life and its place in the heap: whoever is interrupted leaves none for ever.
+                key, grown = _Key(policy.key_type, lives[place]), True
+                heapq.heappush(self._heap, (lives[place], name))
+                keys[name] = key
             steps[place].write(key.value)
-        grown = False
-        for block, step in zip(blocks, steps, strict=True):
+        for block, until_us in zip(blocks, lives, strict=True):
             key = keys.get(names[block.key])
             if key is None or not block.cost:
                 continue
             if not key.value:
                 del keys[names[block.key]]
                 continue
-            # In whole milliseconds, as a server counts lives.
-            until_us = clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us
             if key.expires_us == _NEVER or (outcome.passes and until_us > key.expires_us):
                 key.expires_us = until_us
                 if key.marked_us == _NEVER:

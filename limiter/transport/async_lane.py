@@ -20,7 +20,7 @@ from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser
 from redis.exceptions import RedisError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
-from limiter.transport.node import beside
+from limiter.threads import begin
 from limiter.transport.replies import cause, translate
 
 #: A reply as it came, or why there is none. Never an exception, which somebody would have to fetch.
@@ -33,6 +33,10 @@ _AT_ONCE = 0.001
 _MOST_GRAIN = 0.010
 #: A call's reply may be overdue by so many timeouts, while others come, before we hang up.
 _MOST_OVERDUE = 2
+
+_LookUp = concurrent.futures.Future[list[Any]]
+#: What is under way in this process, by its number and name: a fork's thread is its parent's.
+_looked_up: dict[tuple[int, str, int], _LookUp] = {}
 
 _CLOSING = SimpleNamespace(is_closing=lambda: True)
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
@@ -371,17 +375,25 @@ async def _look_up(host: str, port: int) -> list[Any]:
     The loop has a few threads for everybody: while a name server is silent, look-ups that nobody
     waits for any more would fill them, and the application's own work would wait behind.
     """
-    answer: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
-    answer.set_running_or_notify_cancel()  # whoever waits may give up; the look-up cannot
-
-    def look_up() -> None:
-        try:
-            answer.set_result(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-        except Exception as error:
-            answer.set_exception(error)
-
-    beside(look_up, host)
+    key = (os.getpid(), host, port)
+    answer = _looked_up.get(key)
+    if answer is None:
+        answer = concurrent.futures.Future()
+        answer.set_running_or_notify_cancel()  # whoever waits may give up; the look-up cannot
+        begin(partial(_tell_addresses, key, answer), f"{host}:{port}")
     return await asyncio.wrap_future(answer)
+
+
+def _tell_addresses(key: tuple[int, str, int], answer: _LookUp) -> None:
+    _looked_up[key] = answer
+    try:
+        found = socket.getaddrinfo(*key[1:], type=socket.SOCK_STREAM)
+    except Exception as error:
+        _looked_up.pop(key, None)
+        answer.set_exception(error)
+    else:
+        _looked_up.pop(key, None)
+        answer.set_result(found)
 
 
 async def _dial(family: int, kind: int, protocol: int, address: Any) -> socket.socket:

@@ -13,10 +13,11 @@ from redis.exceptions import ResponseError
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.plan import Call
 from limiter.scripts import Script
+from limiter.threads import as_raised, begin
 from limiter.transport import forks, slots
 from limiter.transport.base import Transport
 from limiter.transport.detour import CLUSTER_SLOTS
-from limiter.transport.node import Node, beside
+from limiter.transport.node import Node
 from limiter.transport.replies import code
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Store
@@ -81,9 +82,10 @@ class ClusterTransport(Transport):
         with self._lock:
             if self._reading or not self._table.is_due:
                 return
-            beside(partial(self._read_table, self._lock, self._changed), self._store.where)
+            begin(partial(self._read_table, self._lock, self._changed), self._store.where)
             self._reading = True
 
+    @as_raised
     def _read_anew(self, deadline: float) -> None:
         """Read the table, or wait for the reading that is under way.
 

@@ -17,6 +17,7 @@ from redis.exceptions import ConnectionError as HungUp
 from redis.exceptions import RedisError, ResponseError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
+from limiter.threads import as_raised, begin
 from limiter.transport import forks
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
@@ -134,7 +135,8 @@ class Lane:
         try:
             self._feed(self._buffer, 0, count)
             return self._gets(False)
-        except (RedisError, ValueError) as error:  # ValueError: redis-py reads what a MOVED says
+        # ValueError: redis-py reads what a MOVED says. MemoryError: of an array that nobody has room for.
+        except (RedisError, ValueError, MemoryError) as error:
             raise StoreRefused(
                 f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
             ) from error
@@ -247,6 +249,7 @@ class Node:
             lane.close()
         return None
 
+    @as_raised
     def _wait(self, deadline: float) -> Lane:
         """Wait for a connection, ours or one that another caller gives back, whichever is first."""
         came = monotonic()
@@ -262,7 +265,7 @@ class Node:
                             raise failure
                     if self._is_due():
                         began = monotonic()
-                        beside(partial(self._open_one, began), self.where)
+                        begin(partial(self._open_one, began), self.where)
                         self._connecting.append(began)
                     left = deadline - monotonic()
                     if left <= 0:
@@ -315,16 +318,3 @@ class Node:
         self._waiting = 0
         self._connecting = []
         self._failures.clear()
-
-
-def beside(work: Callable[[], None], where: str) -> None:
-    """Run it in a thread of its own.
-
-    Raises:
-        StoreUnavailable: This process gets no more threads.
-
-    """
-    try:
-        threading.Thread(target=work, daemon=True).start()
-    except RuntimeError as error:
-        raise StoreUnavailable(f"{where}: {error}") from error

@@ -44,7 +44,7 @@ _CONNECTING = re.compile(r"Error -?[0-9]+ connecting to .*?\. (.*)\.", re.DOTALL
 #: So asyncio does, in the place of what the system says.
 _CALL_FAILED = "Connect call failed"
 
-_NODE = "is a node of a cluster: give the store as redis+cluster://"
+_NODE = "is a node of a cluster: give the store as"
 #: So a server that is alone answers CLUSTER SLOTS.
 _ALONE = "cluster support disabled"
 
@@ -73,14 +73,21 @@ def translate(error: BaseException, where: str) -> LimiterError:
     if code(error) in _PASSING:
         return StoreUnavailable(f"{where} cannot decide now: {code(error)} {said}")
     if code(error) in ("MOVED", "ASK"):
-        return StoreRefused(f"{where} {_NODE}")
+        return StoreRefused(f"{where} {_NODE} {_scheme(where)}+cluster://")
     if _ALONE in said:
-        return StoreRefused(f"{where} is no cluster ({said}): give the store as redis://")
+        return StoreRefused(
+            f"{where} is no cluster ({said}): give the store as {_scheme(where)}://"
+        )
     if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError):
         return StoreUnavailable(f"{where}: {said}")
     if isinstance(error, redis_errors.RedisError):
         return StoreRefused(f"{where} refused the call: {said}")
     return StoreUnavailable(f"{where}: {type(error).__name__}: {said}")
+
+
+def _scheme(where: str) -> str:
+    """How an address begins that leads there as well, TLS or not."""
+    return "rediss" if where.endswith("(TLS)") else "redis"
 
 
 def _said(error: BaseException) -> str:
@@ -107,4 +114,4 @@ def check_alone(hello: Any, where: str) -> None:
     if isinstance(hello, list):  # as RESP2 has it
         hello = dict(zip(hello[::2], hello[1::2], strict=False))
     if isinstance(hello, dict) and hello.get(b"mode") == b"cluster":
-        raise StoreRefused(f"{where} {_NODE}")
+        raise StoreRefused(f"{where} {_NODE} {_scheme(where)}+cluster://")

@@ -98,7 +98,10 @@ class Store(NamedTuple):
     def named(self, *addresses: Address) -> str:
         """Some of the addresses, for messages; with TLS, since silence may be all that it meets."""
         places = ",".join(f"{host}:{port}" for host, port in addresses)
-        tls = issubclass(self.connection_class, (SYNC.tls_connection, ASYNC.tls_connection))
+        kind = self.connection_class  # perhaps a function that makes one
+        tls = isinstance(kind, type) and issubclass(
+            kind, (SYNC.tls_connection, ASYNC.tls_connection)
+        )
         return f"store {self.settings.get('path', places)}{' (TLS)' if tls else ''}"
 
 

@@ -202,16 +202,48 @@ def test_a_loop_that_ends_with_a_lease(run: Any, store: str, subject: str) -> No
         assert other.peek(subject).remaining == 2
 
 
-def test_a_loop_that_ends_soon_after_a_lost_reply(run: Any, proxy: Proxy, subject: str) -> None:
-    """The ghost's give-back is not waited for, and does not complain."""
+def test_a_loop_that_ends_soon_after_a_lost_reply(
+    caplog: pytest.LogCaptureFixture, proxy: Proxy, subject: str
+) -> None:
+    """The ghost's give-back is not waited for; it is counted and said, and that is all that is."""
+    limiter = AsyncLimiter(PLACES, store=proxy.url, timeout=PATIENCE)
 
     async def main() -> None:
-        async with AsyncLimiter(PLACES, store=proxy.url, timeout=PATIENCE) as limiter:
+        async with limiter:
             proxy.replies = cut
             with pytest.raises(StoreUnavailable):
                 await limiter.hold(subject).__aenter__()
 
-    run(main())
+    asyncio.run(main())
+    gc.collect()
+    assert limiter.unsettled == 1
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.endswith("a release of limiter default did not reach the store: it was interrupted")
+
+
+def test_a_renewal_that_fails_as_nobody_expects(
+    caplog: pytest.LogCaptureFixture, subject: str
+) -> None:
+    """Its holder is told that the lease is lost."""
+    told: list[str] = []
+
+    async def main() -> None:
+        limiter = AsyncLimiter(Concurrency(1, lease=0.1), store="memory://")
+        run = limiter._transport.run
+
+        async def fails(call: Any, deadline: float | None = None) -> Any:
+            if call.mode == "renew":
+                raise ValueError("as nobody expects")
+            return await run(call, deadline)
+
+        limiter._transport.run = fails  # type: ignore[method-assign]
+        async with limiter.hold(subject, on_lost=lambda: told.append("lost")) as lease:
+            while not lease.lost:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert told == ["lost"]
+    assert "as nobody expects" in caplog.text
 
 
 def test_many_at_once(run: Any, limiter: AsyncLimiter, new_subject: Any) -> None:

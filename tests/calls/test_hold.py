@@ -171,6 +171,30 @@ def test_a_forgotten_with_is_no_permission(make: Make, way: str, subject: str, c
         assert asked
 
 
+@pytest.mark.parametrize("call", ["hold", "reserve"])
+def test_what_was_entered_is_true(subject: str, call: str) -> None:
+    """Clean-up may ask whether there is anything to clean up."""
+    limiter = Limiter(PLACES if call == "hold" else PLENTY, store="memory://")
+    asked = getattr(limiter, call)(subject, 1)
+    with asked:
+        assert asked
+    assert asked
+
+
+@pytest.mark.parametrize("late", [0.0, 5.0])
+def test_a_lease_that_nobody_came_to_before_its_end(subject: str, late: float) -> None:
+    """It is lost then, and no store is asked about it: the answer would come later still."""
+    limiter = Limiter(Concurrency(1, lease=1), store="memory://")
+    with limiter.hold(subject) as lease:
+        limiter._transport.run = None  # type: ignore[assignment,method-assign]
+        flow = limiter._renewing(lease, lease.more["lease"], time.monotonic() - 1 - late)
+        next(flow)
+        with pytest.raises(StopIteration):
+            next(flow)
+        assert lease.lost
+        del limiter._transport.run
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["standalone", "memory"])
 def test_renewed_beyond_its_length(make: Make, subject: str) -> None:

@@ -232,6 +232,24 @@ def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
     assert limiter.unsettled == 0
 
 
+def test_interrupted_before_the_end_of_a_body(place: str, subject: str) -> None:
+    """The lease is not renewed for the rest of the process's life."""
+    limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
+    releasing, done = limiter._releasing, threading.Event()
+
+    def interrupted(held: Any) -> Any:
+        if not done.is_set():
+            done.set()
+            raise NotAnException
+        return releasing(held)
+
+    limiter._releasing = interrupted  # type: ignore[method-assign]
+    with pytest.raises(NotAnException), limiter.hold(subject):
+        pass
+    assert limiter.peek(subject).remaining == 3
+    assert limiter._keeper._flows == set()
+
+
 def interrupt_once(limiter: Limiter, mode: str) -> None:
     """Have the next call of a mode interrupted before it is sent, as by Ctrl-C."""
     run, done = limiter._transport.run, threading.Event()

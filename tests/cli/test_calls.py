@@ -173,8 +173,11 @@ def test_any_bytes_are_a_key(store: str, subject: str) -> None:
         ("hit 5/minute user:42 --store S --cost 2 --at-least 3", "at_least is 3"),
         ("hit 5/minute user:42 --store S --at-least 1 --wait 3", "--wait is not for it"),
         ("hit 5/minute user:42 --store S --wait -1", "Invalid value for '--wait'"),
-        ("hit 5/minute user:42 --store S --wait nan", "'--wait': nan is not in the range x>=0"),
-        ("hold 1 user:42 --store S --wait nan -- true", "'--wait': nan is not in the range x>=0"),
+        ("hit 5/minute user:42 --store S --wait nan", "'--wait': nan: accepted are seconds from 0"),
+        (
+            "hold 1 user:42 --store S --wait nan -- true",
+            "'--wait': nan: accepted are seconds from 0",
+        ),
         ("hit 5/minute user:42 --store S --algorithm x", "Invalid value for '--algorithm'"),
         ("hit 5/minute user:42 --store S --name 'a b'", "name is 'a b': accepted are"),
         ("hit 5/minute user:42 --store S --timeout 0", "timeout is 0.0: accepted are"),

@@ -240,6 +240,17 @@ def test_limits_of_the_environment_are_not_about_leases(store: str, subject: str
     assert run(f"hold 1 {subject} true", **environ).exit_code == 0
 
 
+@pytest.mark.parametrize(("on_error", "code"), [("allow", 0), ("local", 0), ("deny", 1)])
+def test_a_fallback_says_that_it_decided(subject: str, on_error: str, code: int) -> None:
+    """Nobody takes it for leases that are taken, or for one that others see."""
+    line = f"hold --store redis://{HOST}:1 1 {subject} true"
+    done = run(line, LIMITER_ON_ERROR=on_error)
+    assert done.exit_code == code
+    assert "limiter: the store did not decide, LIMITER_ON_ERROR did" in done.stderr
+    assert ("other machines know of no lease" in done.stderr) == (code == 0)
+    assert "taken" not in done.stderr
+
+
 def test_without_a_store_it_does_not_run(subject: str, tmp_path: Path) -> None:
     """3, and the command has not run."""
     done = run(f"hold --store redis://{HOST}:1 1 {subject} -- touch {tmp_path / 'ran'}")

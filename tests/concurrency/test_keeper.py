@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from limiter import Concurrency, Limiter
 from limiter.flows import Flow, Pause
-from limiter.keeper import Keeper
+from limiter.keeper import _MOST_THREADS, Keeper
 
 
 class Interrupt(BaseException):
@@ -79,6 +80,27 @@ def test_a_renewal_that_fails_as_nobody_expects(subject: str) -> None:
             assert lost.lost
             assert not kept.lost
             assert limiter.peek(subject).remaining == 4
+
+
+def test_a_log_that_fails_ends_no_other_renewals(subject: str) -> None:
+    """As often as there may be threads, and once more."""
+
+    class Failing(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise Interrupt
+
+    limiter = Limiter(Concurrency(20, lease=0.2), store="memory://")
+    log, handler, told = logging.getLogger("limiter"), Failing(), threading.Semaphore(0)
+    log.addHandler(handler)
+    try:
+        for _ in range(_MOST_THREADS + 1):
+            lease = limiter.hold(subject, on_lost=told.release)
+            with lease:
+                limiter.reset(subject)
+                assert told.acquire(timeout=10)
+                assert lease.lost
+    finally:
+        log.removeHandler(handler)
 
 
 def test_interrupted_while_the_lock_is_taken() -> None:

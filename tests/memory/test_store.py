@@ -256,6 +256,26 @@ def test_leases_are_whole_wherever_a_call_was_interrupted(mode: str) -> None:
     assert step > 100
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=repr)
+def test_no_key_is_for_ever_wherever_a_call_was_interrupted(policy: Policy) -> None:
+    """Each that there is has a life, and its place among those that are thrown out."""
+    step, ended = 0, False
+    while not ended:
+        step += 1
+        store = MemoryStore()
+        try:
+            with Interrupting(module.__file__, step):
+                hit(store, policy)
+            ended = True
+        except Interrupt:
+            pass
+        places = set(store._heap)
+        for name, key in store._keys.items():
+            assert key.expires_us < 2**60
+            assert (key.marked_us, name) in places
+    assert step > 100
+
+
 def test_the_clock_is_the_walls_and_never_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever happens to the wall's clock after the store was made."""
     store = MemoryStore()

@@ -228,7 +228,7 @@ def test_a_name_of_which_no_address_leads_anywhere(deaf: str, kind: str, name: N
 
 def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) -> None:
     """What the application does in them, and the end of the program, wait for no name server."""
-    enough = threading.Event()
+    enough, before = threading.Event(), threading.active_count()
     name(after=enough)
 
     async def main() -> None:
@@ -236,6 +236,7 @@ def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) ->
             for _ in range(40):
                 with pytest.raises(StoreUnavailable, match="no connection within"):
                     await asker.hit("u")
+            assert threading.active_count() <= before + 2  # they wait for one look-up
         await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, time.monotonic), 5)
 
     began = time.monotonic()

@@ -432,6 +432,16 @@ def test_every_error_of_redis_py_is_translated() -> None:
         assert isinstance(translate(error, "store"), (StoreRefused, StoreUnavailable))
 
 
+@pytest.mark.parametrize(
+    ("where", "scheme"), [("store h:1", "redis"), ("store h:1 (TLS)", "rediss")]
+)
+def test_what_is_advised_keeps_tls(where: str, scheme: str) -> None:
+    moved = translate(redis_errors.MovedError("1 h:2", status_code="MOVED"), where)
+    alone = translate(redis.ResponseError("This instance has cluster support disabled"), where)
+    assert str(moved).endswith(f"give the store as {scheme}+cluster://")
+    assert str(alone).endswith(f"give the store as {scheme}://")
+
+
 def test_no_thread_can_be_started(
     make_limiter: MakeLimiter, store: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

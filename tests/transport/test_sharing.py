@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import redis
 
-from limiter import Limiter, StoreUnavailable
+from limiter import Limiter, StoreRefused, StoreUnavailable
 from limiter.demo.servers import Cluster, Server
 from limiter.transport.detour import command
 from limiter.transport.node import IDLE_KEPT, Lane, Node
@@ -466,6 +466,20 @@ def test_an_attempt_that_nobody_noted(store: str) -> None:
     node._open_one(time.monotonic())
     assert not node._connecting
     node.take(time.monotonic()).close()
+
+
+@pytest.mark.parametrize("error", [MemoryError, ValueError])
+def test_a_reply_that_nobody_can_read(store: str, error: type[Exception]) -> None:
+    """An array of so many elements that there is no room for it, say: nobody decides by that."""
+
+    def stumble(*_: Any) -> None:
+        raise error
+
+    settings = redis.ConnectionPool.from_url(store).connection_kwargs
+    lane = Lane(redis.Connection(**settings), "store", 5.0)
+    lane._feed = stumble
+    with pytest.raises(StoreRefused, match="something else than Redis's protocol"):
+        lane.ask(PING, time.monotonic() + 5, 5.0)
 
 
 def test_a_hanging_look_up_does_not_keep_the_next_from_beginning(store: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -303,6 +304,19 @@ def test_by_a_client(
             client_name="theirs",
         )
     )
+    works(make_limiter(client, BOTH), subject)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "kind", [partial(redis.Connection), lambda **more: redis.Connection(**more)]
+)
+def test_by_a_client_whose_connections_a_function_makes(
+    make_limiter: MakeLimiter, server: Server, subject: str, kind: Any
+) -> None:
+    """As redis-py takes it, which only calls it."""
+    pool = redis.ConnectionPool(connection_class=kind, host=server.host, port=server.port)
+    client = redis.Redis(connection_pool=pool)
     works(make_limiter(client, BOTH), subject)
     client.close()
 
