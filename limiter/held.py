@@ -38,7 +38,7 @@ class Held(Entered):
 
     Attributes:
         decision: What was decided when the lease was taken.
-        lost: Whether a renewal failed: others may hold what we still believe to.
+        lost: Whether it ended, since it could not be renewed: others may hold what we believe to.
 
     """
 
