@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -26,6 +28,13 @@ NEEDED = [
     *("hypothesis", "limits", "pytest", "pytest-timeout", "trustme"),
 ]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+
+
+class Run(NamedTuple):
+    """A run of the tests by another interpreter, and where it says what came of it."""
+
+    process: subprocess.Popen[bytes]
+    said: Path
 
 
 def _is(python: str, version: tuple[int, int]) -> bool:
@@ -56,9 +65,9 @@ def _python(version: tuple[int, int]) -> str:
     return str(_home(version) / "bin" / "python")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def environments() -> None:
-    """One for each interpreter, made side by side, and kept between runs: that takes longest."""
+    """One for each interpreter, made side by side, and kept between runs."""
     lacking = [version for version in FOUND if not (_home(version) / "complete").exists()]
     running = {}
     for version in lacking:
@@ -76,20 +85,38 @@ def environments() -> None:
         (_home(version) / "complete").touch()
 
 
+@pytest.fixture(scope="module")
+def runs(
+    environments: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[tuple[int, int], Run]]:
+    """The tests in each interpreter, side by side: this file is the last that others wait for."""
+    folder = tmp_path_factory.mktemp("pythons")
+    found = {}
+    for version in FOUND:
+        said = folder / "{}.{}".format(*version)
+        with said.open("w") as output:
+            process = subprocess.Popen(
+                [_python(version), "-m", "pytest", *OPTIONS, *TESTS],
+                cwd=ROOT,
+                env={**os.environ, "COVERAGE_PROCESS_START": ""},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        found[version] = Run(process, said)
+    yield found
+    for process, _ in found.values():
+        process.kill()
+        process.wait()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("version", FOUND, ids=lambda version: "{}.{}".format(*version))
-def test_library_on(version: tuple[int, int]) -> None:
+def test_library_on(version: tuple[int, int], runs: dict[tuple[int, int], Run]) -> None:
     """The library's tests pass in that interpreter's own environment."""
-    run = subprocess.run(
-        [_python(version), "-m", "pytest", *OPTIONS, *TESTS],
-        cwd=ROOT,
-        env={**os.environ, "COVERAGE_PROCESS_START": ""},
-        capture_output=True,
-        text=True,
-    )
+    process, said = runs[version]
 
-    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+    assert process.wait() == 0, said.read_text()[-6000:]
 
 
 @pytest.mark.slow

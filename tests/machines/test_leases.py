@@ -21,6 +21,8 @@ from tests.model.base import Answer, Model
 from tests.model.concurrency import Concurrency
 from tests.scripts import single
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 #: The frequent ones more than once: leases are renewed and given back about as often as taken.
 MODES = ["acquire", "acquire", "acquire", "renew", "renew", "release", "peek"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -21,6 +22,8 @@ from tests.model.base import Answer, Model, Rate
 from tests.model.concurrency import Concurrency
 from tests.model.several import Several, Verdict
 from tests.scripts import field_of, several, single
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 class SeveralMachine(Machine):

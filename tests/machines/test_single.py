@@ -12,6 +12,8 @@ from tests.machines.support import POLICIES, Machine, draw_call, modes, new_key,
 from tests.model.base import Answer, Model, Rate
 from tests.scripts import single
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 
 class SingleMachine(Machine):
     """A subject under one policy, asked through that algorithm's own script."""

@@ -15,6 +15,8 @@ from tests.model.base import Answer, Model, Rate
 from tests.model.concurrency import Concurrency
 from tests.scripts import Caller, sha1, single, source
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 WORLDS = [world for model in MODELS.values() for world in model.small_worlds()]
 LEASE_WORLDS = [world for model in LEASES.values() for world in model.small_worlds()]
 #: Around one period, where everything lives or ends.

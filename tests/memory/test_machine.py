@@ -6,6 +6,7 @@ import os
 import struct
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
@@ -15,6 +16,8 @@ from limiter.policies import ALGORITHMS, Concurrency, Policy
 from limiter.question import Block, Question
 from tests.memory.support import leases, look, plant
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
+
+pytestmark = pytest.mark.usefixtures("unmeasured")
 
 #: A longer search: so many times the examples.
 DEPTH = int(os.environ.get("TEST_DEPTH", "1"))

@@ -262,7 +262,10 @@ def test_an_interrupted_call_leaves_no_lock_taken(make_limiter: MakeLimiter, sto
     assert len(answers) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(  # the latter of a thread whose maker was interrupted as it began
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+)
 def test_what_a_signal_handler_raises_is_no_fault_of_the_protocol(
     make_limiter: MakeLimiter, store: str
 ) -> None:
