@@ -282,7 +282,8 @@ class FlaskLimiter(Attached):
                 is not about it), address (its address counts).
 
         A route's limits are all asked, in one call, before its view runs, and all are charged, or
-        none. What one of the functions raises is answered as an error, never as a pass.
+        none. What one of the functions raises is answered as an error, never as a pass. A function
+        that is no view counts by its qualified name: those that one factory makes are one.
 
         Raises:
             InvalidPolicy, InvalidSetting, InvalidCost: An argument makes no sense. What only shows by

@@ -190,10 +190,12 @@ def named_methods(methods: Iterable[str]) -> frozenset[str]:
         InvalidSetting: They are no names.
 
     """
-    methods = methods if isinstance(methods, str) else list(methods)
-    if isinstance(methods, str) or not all(map(_is_token, methods)):
-        raise InvalidSetting(f"methods are {methods!r}: accepted is a list of names, like ['POST']")
-    return frozenset(method.upper() for method in methods)
+    is_list = isinstance(methods, Iterable) and not isinstance(methods, str)
+    names = list(methods) if is_list else []
+    if not (is_list and all(map(_is_token, names))):
+        said = names or methods
+        raise InvalidSetting(f"methods are {said!r}: accepted is a list of names, like ['POST']")
+    return frozenset(name.upper() for name in names)
 
 
 def checked_cost(cost: object) -> int:

@@ -175,6 +175,7 @@ def test_a_wrong_argument_stops_the_start(more: dict[str, Any]) -> None:
         ("5/minute; 9/hour", {"cost": 6}, InvalidCost),
         ("5/minute", {"methods": "POST"}, InvalidSetting),
         ("5/minute", {"methods": ["FOO BAR"]}, InvalidSetting),
+        ("5/minute", {"methods": 5}, InvalidSetting),
         ("5/minute", {"shadow": "no"}, InvalidSetting),
         ("5/minute", {"key": "shoe size"}, InvalidSetting),
         ("5/minute", {"exempt_when": True}, InvalidSetting),
