@@ -658,7 +658,7 @@ class Base(Generic[_Transport]):
         except LimiterError as error:
             self._not_settled("a settlement", error)
         except GeneratorExit:
-            self._cut_off("a settlement", os.getpid())
+            self._not_settled("a settlement", StoreUnavailable("it was interrupted"))
             raise
 
     def _charging(self, plan: Plan, key: Key, cost: int, tag: Key | None) -> Flow[None]:

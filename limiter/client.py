@@ -173,8 +173,8 @@ class Limiter(Base["Transport | MemoryTransport"]):
         """Hold ``cost`` leases for the body of a ``with``, and charge the rates beside them.
 
         All policies are asked, and all or none are charged, in one script call. The lease is renewed
-        at a third of its length, and given back at the end of the body. When it cannot
-        be renewed until it ends, ``lost`` is set and ``on_lost`` is called, in a thread of its own.
+        at a third of its length, and given back at the end of the body. When it cannot be renewed until
+        it ends, ``lost`` is set and ``on_lost`` is called, in a thread of its own.
 
         ``timeout`` is in seconds, as in ``wait``; leases may come back early, so that it asks at
         least every second.

@@ -77,9 +77,8 @@ class Keeper:
             elif len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
                 due = [one for one in self._due if one[2] in self._flows]
                 heapq.heapify(due)
-                self._due[:] = (
-                    due  # in place: a signal's handler may drop what its own thread lines up
-                )
+                # In place: a signal's handler may drop something while its thread lines something up.
+                self._due[:] = due
                 self._changed.notify()
 
     def _go_on(self, flow: Flow[None]) -> None:
