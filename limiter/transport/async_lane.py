@@ -320,8 +320,10 @@ async def open_lane(
 ) -> AsyncLane:
     """Let redis-py connect, all of it within ``connect_timeout``, and take the connection over."""
     connection.set_parser(_AsyncHiredisParser)
+    connecting = asyncio.ensure_future(_connect(connection, connect_timeout))
+    connecting.add_done_callback(_note)
     try:
-        await asyncio.wait_for(_connect(connection, connect_timeout), connect_timeout)
+        await asyncio.wait_for(connecting, connect_timeout)
         lane = AsyncLane(connection, where, timeout)
     except asyncio.TimeoutError:
         raise StoreUnavailable(f"{where}: no connection within {connect_timeout} s") from None
@@ -330,6 +332,12 @@ async def open_lane(
     if lane.closed:
         raise StoreUnavailable(f"{where} closed the connection")
     return lane
+
+
+def _note(connecting: asyncio.Future[None]) -> None:
+    """Whoever waited may be gone, who would have fetched the error: asyncio is not to complain of that."""
+    if not connecting.cancelled():
+        connecting.exception()
 
 
 async def _connect(connection: Any, patience: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 import time
@@ -20,7 +21,7 @@ from redis.backoff import ExponentialBackoff
 
 from limiter import InvalidSetting, StoreRefused, StoreUnavailable
 from limiter.demo.servers import HOST, Certificates, Cluster, Server, free_port
-from limiter.transport import connect, connect_async
+from limiter.transport import async_lane, connect, connect_async
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeServer
 from tests.transport.support import LOG, PLENTY, Asker, all_in_time, in_loop
@@ -224,6 +225,38 @@ def test_a_name_of_which_no_address_leads_anywhere(deaf: str, kind: str, name: N
     assert "no connection within 0.2 s" in str(in_loop(main(free_port(), silent), kind))
     assert "no address" in str(in_loop(main(), kind))
     assert "Connect" in str(in_loop(main(silent, free_port()), kind))
+
+
+def test_nobody_complains_of_a_connection_that_was_given_up(
+    server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed as whoever waited for it was cancelled: there is nobody to fetch the error."""
+    waiting = asyncio.Event()
+
+    async def fails(*_: Any) -> None:
+        try:
+            waiting.set()
+            await asyncio.sleep(10)
+        finally:
+            raise ConnectionRefusedError
+
+    complaints: list[Any] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        asker = Asker(server.url, timeout=0.5)
+        call = asyncio.ensure_future(asker.hit("u"))
+        await waiting.wait()
+        await asker.transport.close()
+        with pytest.raises(StoreUnavailable):
+            await call
+        await asker.transport.close()
+
+    monkeypatch.setattr(async_lane, "_reach", fails)
+    in_loop(main(), kind)
+    gc.collect()
+    assert complaints == []
 
 
 def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) -> None:
