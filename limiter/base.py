@@ -684,10 +684,10 @@ class Base(Generic[_Transport]):
         self._keys.state(key, tag)
         return {"plan": plan, "key": key, "cost": cost, "tag": tag}
 
-    def _cut_off(self, what: str, process: int) -> None:
+    def _cut_off(self, what: str, process: int, why: str = "it was interrupted") -> None:
         """Say that nobody goes on with it; a fork's copy is gone on with by the parent."""
         if process == os.getpid():
-            self._not_settled(what, StoreUnavailable("it was interrupted"))
+            self._not_settled(what, StoreUnavailable(why))
 
     def _not_settled(self, what: str, error: LimiterError) -> None:
         """Say and count what the store was not told; it goes when its key expires."""

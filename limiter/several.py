@@ -140,5 +140,5 @@ class InTurn:
             self._deadline = monotonic() + self._limiter.timeout
             yield from self._giving_back()
         finally:
-            for _ in self._charges if self._process == os.getpid() else ():
-                self._limiter._not_settled("a give-back", StoreUnavailable("there was no time"))
+            for _ in self._charges:
+                self._limiter._cut_off("a give-back", self._process, "there was no time")

@@ -246,7 +246,7 @@ def test_a_renewal_that_fails_as_nobody_expects(
         limiter._transport.run = fails  # type: ignore[method-assign]
         async with limiter.hold(subject, on_lost=lambda: told.append("lost")) as lease:
             while not lease.lost:
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.01)  # nothing tells us when: we have to look again
 
     asyncio.run(asyncio.wait_for(main(), 10))
     assert told == ["lost"]

@@ -208,19 +208,25 @@ def test_who_comes_after_a_long_silence_is_decided_by_what_the_file_says(path: P
     assert in_force(policies) == {"p": 8}
 
 
-def test_nobody_waits_for_who_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several requests after a silence one reads; the others go on with what was in force."""
-    policies = Policies(path, store="memory://")
-    save(path, text(6), seconds_ago=3)
+def slow_reading(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """From now on a file is being read until the second event; the first says that it has begun."""
     entered, done = threading.Event(), threading.Event()
+    text_of = watch.text_of
 
     def slowly(path: str) -> str:
         entered.set()
         done.wait(20)
-        return watch_text_of(path)
+        return text_of(path)
 
-    watch_text_of = watch.text_of
     monkeypatch.setattr(watch, "text_of", slowly)
+    return entered, done
+
+
+def test_nobody_waits_for_who_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several requests after a silence one reads; the others go on with what was in force."""
+    policies = Policies(path, store="memory://")
+    save(path, text(6), seconds_ago=3)
+    entered, done = slow_reading(monkeypatch)
     policies._look_at = time.monotonic()
     found: list[dict[str, int]] = []
     reader = threading.Thread(target=lambda: found.append(in_force(policies)))
@@ -239,15 +245,7 @@ def test_all_who_come_after_a_silence_wait_for_who_reads(
     """The new text has been in force for a while: it decides about each of them."""
     policies = Policies(path, store="memory://")
     save(path, text(6), seconds_ago=3)
-    entered, done = threading.Event(), threading.Event()
-
-    def slowly(path: str) -> str:
-        entered.set()
-        done.wait(20)
-        return watch_text_of(path)
-
-    watch_text_of = watch.text_of
-    monkeypatch.setattr(watch, "text_of", slowly)
+    entered, done = slow_reading(monkeypatch)
     policies._look_at = 0.0
     found: list[dict[str, int]] = []
     askers = [threading.Thread(target=lambda: found.append(in_force(policies))) for _ in range(8)]
@@ -266,9 +264,7 @@ def test_an_event_loop_never_waits_for_a_text(path: Path, monkeypatch: pytest.Mo
     """Its calls under way would run out of time: an idle worker's first requests have the old one."""
     policies = AsyncPolicies(path, store="memory://")
     save(path, text(6), seconds_ago=3)
-    done = threading.Event()
-    watch_text_of = watch.text_of
-    monkeypatch.setattr(watch, "text_of", lambda path: done.wait(20) and watch_text_of(path))
+    _, done = slow_reading(monkeypatch)
 
     def number() -> int:
         (named,) = policies.current.file.policies.values()

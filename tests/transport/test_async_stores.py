@@ -236,7 +236,7 @@ def test_nobody_complains_of_a_connection_that_was_given_up(
     async def fails(*_: Any) -> None:
         try:
             waiting.set()
-            await asyncio.sleep(10)
+            await asyncio.sleep(10)  # until it is given up, which is the fault
         finally:
             raise ConnectionRefusedError
 
