@@ -4,6 +4,7 @@ from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.decision import Decision
 from limiter.errors import (
+    Invalid,
     InvalidCost,
     InvalidKey,
     InvalidPolicy,
@@ -31,6 +32,7 @@ __all__ = [
     "Concurrency",
     "Decision",
     "FixedWindow",
+    "Invalid",
     "InvalidCost",
     "InvalidKey",
     "InvalidPolicy",

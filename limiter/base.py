@@ -315,9 +315,11 @@ class Base(Generic[_Transport]):
                 (type(policy), policy.field) for policy in own
             ]:
                 return others
-        raise InvalidPolicy(
-            f"limits are {limits!r}: accepted here are those of {list(own)} with other numbers, "
-            f"since algorithm, period and name say which state is meant"
+        raise InvalidPolicy.of(
+            "limits",
+            repr(limits),
+            f"accepted here are those of {list(own)} with other numbers, "
+            f"since algorithm, period and name say which state is meant",
         )
 
     # --- one decision ---
@@ -612,8 +614,10 @@ class Base(Generic[_Transport]):
         cost, _ = plan.checked(cost, least=1)
         self._keys.state(key, tag)
         if on_lost is not None and (not callable(on_lost) or iscoroutinefunction(on_lost)):
-            raise InvalidSetting(
-                f"on_lost is {on_lost!r}: accepted is a function without arguments that is no coroutine"
+            raise InvalidSetting.of(
+                "on_lost",
+                repr(on_lost),
+                "accepted is a function without arguments that is no coroutine",
             )
         return {
             "plan": plan,
@@ -634,7 +638,7 @@ class Base(Generic[_Transport]):
     def _settling(self, reserved: Reserved, actual: int) -> Flow[None]:
         """Give back what was not used, or charge what was used beyond; once."""
         if isinstance(actual, bool) or not isinstance(actual, int) or actual < 0:
-            raise InvalidCost(f"actual is {shown(actual)}: accepted is a whole number from 0")
+            raise InvalidCost.of("actual", shown(actual), "accepted is a whole number from 0")
         if not reserved.begun:
             raise InvalidSetting("nothing is reserved yet: settle in the body of the with")
         if reserved.settled:
@@ -711,8 +715,8 @@ def _policies(limits: Limits, algorithm: str | None) -> tuple[Policy, ...]:
         return parse_limits(limits, algorithm)
     if algorithm is not None:
         algorithm_named(algorithm)
-        raise InvalidSetting(
-            f"algorithm is {algorithm!r}: it belongs to a limit string; policies bring their own"
+        raise InvalidSetting.of(
+            "algorithm", repr(algorithm), "it belongs to a limit string; policies bring their own"
         )
     policies = (limits,) if isinstance(limits, Policy) else limits
     try:

@@ -1,10 +1,11 @@
 """Everything this package raises.
 
 * LimiterError
-  * InvalidPolicy      a limit that makes no sense, raised when it is built; a ValueError
-  * InvalidCost        a cost that can never pass, raised before Redis is asked; a ValueError
-  * InvalidKey         a subject that names nobody; a ValueError
-  * InvalidSetting     a wrong store, name, timeout ... or variable; a ValueError
+  * Invalid            a caller's mistake; a ValueError, with ``setting``, ``value`` and ``expected``
+    * InvalidPolicy    a limit that makes no sense, raised when it is built; a ValueError
+    * InvalidCost      a cost that can never pass, raised before Redis is asked; a ValueError
+    * InvalidKey       a subject that names nobody; a ValueError
+    * InvalidSetting   a wrong store, name, timeout ... or variable; a ValueError
   * StoreUnavailable   the store did not decide within the deadline
   * StoreRefused       the store answered, but not with a decision: somebody must look
   * RateLimited        a call that waits or reserves was denied; carries the decision
@@ -12,10 +13,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from limiter.decision import Decision
+
+_Own = TypeVar("_Own", bound="Invalid")
+
+_PLURALS = ("limits", "methods")
 
 
 def shown(value: object) -> str:
@@ -30,19 +35,49 @@ class LimiterError(Exception):
     """The base of every error of this package."""
 
 
-class InvalidPolicy(LimiterError, ValueError):
+class Invalid(LimiterError, ValueError):
+    """Something that a caller gave is of no use.
+
+    Attributes:
+        setting: What it was given as: an argument, a variable, a key of a file; None where the mistake
+            is not one value's.
+        value: The value, as the message shows it: a text, in which secrets are masked.
+        expected: What is accepted, and what to do.
+
+    """
+
+    setting: str | None = None
+    value: str | None = None
+    expected: str | None = None
+
+    @classmethod
+    def of(cls: type[_Own], setting: str, value: str, expected: str, owner: str = "") -> _Own:
+        """The error of one value: ``<setting> is <value>: <expected>``; ``owner`` is what has it."""
+        verb = "are" if setting in _PLURALS else "is"
+        before = f"{owner}: " if owner else ""
+        error = cls(f"{before}{setting} {verb} {value}: {expected}")
+        error.setting, error.value, error.expected = setting, value, expected
+        return error
+
+    @property
+    def predicate(self) -> str:
+        """The message without the setting's name, for a caller that knows it by another one."""
+        return str(self) if self.setting is None else f"is {self.value}: {self.expected}"
+
+
+class InvalidPolicy(Invalid):
     """A limit makes no sense; the message names its values and what is accepted."""
 
 
-class InvalidCost(LimiterError, ValueError):
+class InvalidCost(Invalid):
     """A cost is no whole number, negative, or more than the smallest limit could ever admit."""
 
 
-class InvalidKey(LimiterError, ValueError):
+class InvalidKey(Invalid):
     """A key is of the wrong type, empty, or not UTF-8."""
 
 
-class InvalidSetting(LimiterError, ValueError):
+class InvalidSetting(Invalid):
     """A setting of a limiter, or a variable of the environment, has a value nobody can use."""
 
 

@@ -43,7 +43,7 @@ def algorithm_named(name: object) -> type[Policy]:
     """
     if isinstance(name, str) and name in ALGORITHMS:
         return ALGORITHMS[name]
-    raise InvalidSetting(f"algorithm is {name!r}: accepted are {', '.join(ALGORITHMS)}")
+    raise InvalidSetting.of("algorithm", repr(name), f"accepted are {', '.join(ALGORITHMS)}")
 
 
 def parse_limits(text: str, algorithm: str | None = None) -> tuple[Policy, ...]:
@@ -69,7 +69,7 @@ def read_limits(text: str) -> list[Limit]:
 
     """
     if not isinstance(text, str):
-        raise InvalidPolicy(f"limits are {text!r}: {_ACCEPTED}")
+        raise InvalidPolicy.of("limits", repr(text), _ACCEPTED)
     return [_read(part, text) for part in re.split("[;,|]", text)]
 
 
@@ -77,13 +77,13 @@ def _read(part: str, text: str) -> Limit:
     match = _LIMIT.fullmatch(part)
     if match is None:
         where = "" if part == text else f" in {text!r}"
-        raise InvalidPolicy(f"limit is {part.strip()!r}{where}: {_ACCEPTED}")
+        raise InvalidPolicy.of("limit", f"{part.strip()!r}{where}", _ACCEPTED)
     limit = _number(match[1], part)
     multiple = 1 if match[2] is None else _number(match[2], part)
     period_us = multiple * units.unit_us(match[3])
     if not units.SHORTEST_US <= period_us <= units.LONGEST_US:
-        raise InvalidPolicy(
-            f"limit is {part.strip()!r}: its period must be 1 millisecond to 366 days"
+        raise InvalidPolicy.of(
+            "limit", repr(part.strip()), "its period must be 1 millisecond to 366 days"
         )
     burst = None if match[4] is None else _number(match[4], part)
     return Limit(part.strip(), limit, period_us, burst)
@@ -96,10 +96,12 @@ def _meant(one: Limit, chosen: type[Policy] | None) -> Policy:
     if chosen is None:
         if one.limit > _DEFAULT_UP_TO:
             fitting = [name for name in ALGORITHMS if ALGORITHMS[name].most_limit >= one.limit]
-            raise InvalidPolicy(
-                f"limit is {one.text!r}: without an algorithm a limit goes up to {_DEFAULT_UP_TO:,} (a "
+            raise InvalidPolicy.of(
+                "limit",
+                repr(one.text),
+                f"without an algorithm a limit goes up to {_DEFAULT_UP_TO:,} (a "
                 f"sliding log keeps an entry for each unit); choose an algorithm: "
-                f"{', '.join(fitting or ALGORITHMS)}"
+                f"{', '.join(fitting or ALGORITHMS)}",
             )
         chosen = DEFAULT_ALGORITHM
     return _build(chosen, one.limit, per)
@@ -108,8 +110,8 @@ def _meant(one: Limit, chosen: type[Policy] | None) -> Policy:
 def _with_burst(one: Limit, per: int | float, burst: int, chosen: type[Policy]) -> Policy:
     if not chosen.has_burst:
         bursting = ", ".join(name for name, policy in ALGORITHMS.items() if policy.has_burst)
-        raise InvalidPolicy(
-            f"limit is {one.text!r}: {chosen.algorithm} has no burst; accepted with {bursting}"
+        raise InvalidPolicy.of(
+            "limit", repr(one.text), f"{chosen.algorithm} has no burst; accepted with {bursting}"
         )
     return _build(chosen, one.limit, per, burst=burst)
 
@@ -125,5 +127,5 @@ def _number(digits: str, part: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise InvalidPolicy(f"limit is {part.strip()!r}: {digits} is no whole number from 1")
+        raise InvalidPolicy.of("limit", repr(part.strip()), f"{digits} is no whole number from 1")
     return number

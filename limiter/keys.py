@@ -40,8 +40,8 @@ class KeySpeller:
     def __init__(self, prefix: str, name: str, secret: str | bytes | None = None) -> None:
         for setting, value in (("prefix", prefix), ("name", name)):
             if not (isinstance(value, str) and NAME.fullmatch(value)):
-                raise InvalidSetting(
-                    f"{setting} is {value!r}: accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
+                raise InvalidSetting.of(
+                    setting, repr(value), "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
                 )
         self._secret = _digest_key(secret)
         self._before = f"{prefix}:{{".encode()
@@ -68,7 +68,7 @@ class KeySpeller:
         """Readable where nothing can collide, else ``~`` and a digest."""
         if isinstance(key, tuple):
             if not key:
-                raise InvalidKey(f"{what} is (): {_ACCEPTED}")
+                raise InvalidKey.of(what, "()", _ACCEPTED)
             parts = [_part(part, what) for part in key]
             text = b",".join(parts) if len(parts) > 1 else parts[0] + b","
             readable = len(text) <= _LONGEST_PLAIN and all(map(_PLAIN_PART.fullmatch, parts))
@@ -90,8 +90,8 @@ def _part(part: object, what: str) -> bytes:
         try:
             raw = part.encode()
         except UnicodeEncodeError:
-            raise InvalidKey(
-                f"{what} is {part!r}: it holds a lone surrogate; accepted is UTF-8"
+            raise InvalidKey.of(
+                what, repr(part), "it holds a lone surrogate; accepted is UTF-8"
             ) from None
     elif isinstance(part, bytes):
         raw = part
@@ -101,9 +101,9 @@ def _part(part: object, what: str) -> bytes:
         except ValueError:
             raise InvalidKey(f"{what} is an int of more digits than Python prints") from None
     else:
-        raise InvalidKey(f"{what} is {part!r} ({type(part).__name__}): {_ACCEPTED}")
+        raise InvalidKey.of(what, f"{part!r} ({type(part).__name__})", _ACCEPTED)
     if not raw:
-        raise InvalidKey(f"{what} is {part!r}: {_ACCEPTED}")
+        raise InvalidKey.of(what, repr(part), f"{_ACCEPTED}")
     return raw
 
 

@@ -347,8 +347,8 @@ def _whole(what: str, number: object, least: int, most: int, which: str) -> int:
     """The number as an int, which an IntEnum is and a bool is not, where it is in its range."""
     if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
         return int(number)
-    raise InvalidCost(
-        f"{what} is {shown(number)}: accepted is a whole number from {least} to {most}, {which}"
+    raise InvalidCost.of(
+        what, shown(number), f"accepted is a whole number from {least} to {most}, {which}"
     )
 
 

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from limiter.errors import InvalidPolicy, InvalidSetting, shown
+from limiter.errors import Invalid, InvalidPolicy, InvalidSetting, shown
 
 log = logging.getLogger("limiter")
 
@@ -145,16 +145,16 @@ def is_in_process(environ: Mapping[str, str] | None = None) -> bool:
     return environ.get(VARIABLES["store"]) == "memory://"
 
 
-def named(error: Exception, environ: Mapping[str, str] | None = None) -> Exception:
+def named(error: Invalid, environ: Mapping[str, str] | None = None) -> Invalid:
     """The error of a setting or policy, with the variable that it came from in front."""
     environ = os.environ if environ is None else environ
-    said = str(error)
-    for setting, variable in VARIABLES.items():
-        if said.startswith(f"{setting} is ") and environ.get(variable):
-            return InvalidSetting(f"{variable}: {said}")
+    variable = VARIABLES.get(error.setting or "")
+    if variable is not None and environ.get(variable):
+        return InvalidSetting(f"{variable}: {error}")
     if isinstance(error, InvalidPolicy) and (text := environ.get(VARIABLES["limits"])):
-        whole = "" if repr(text.strip()) in said else f" is {text!r}"
-        return InvalidSetting(f"{VARIABLES['limits']}{whole}: {said}")
+        # One of several limits, or a policy that was made of one, does not show the whole text.
+        whole = "" if repr(text.strip()) in (error.value or "") else f" is {text!r}"
+        return InvalidSetting(f"{VARIABLES['limits']}{whole}: {error}")
     return error
 
 
@@ -175,9 +175,11 @@ def trusted_proxies(
         try:
             networks.append(network(part))
         except ValueError as error:
-            raise InvalidSetting(
-                f"{TRUSTED_PROXIES} is {text!r}: {error}; accepted are networks with a comma "
-                f"between, for example {_TRUSTED_PROXIES}, and unix for proxies on a Unix socket"
+            raise InvalidSetting.of(
+                TRUSTED_PROXIES,
+                repr(text),
+                f"{error}; accepted are networks with a comma "
+                f"between, for example {_TRUSTED_PROXIES}, and unix for proxies on a Unix socket",
             ) from None
     return tuple(networks)
 
@@ -223,14 +225,14 @@ def check_on_error(value: object) -> str:
     """What to do while the store does not decide."""
     if isinstance(value, str) and value in ON_ERROR:
         return value
-    raise InvalidSetting(f"on_error is {value!r}: accepted are {', '.join(ON_ERROR)}")
+    raise InvalidSetting.of("on_error", repr(value), f"accepted are {', '.join(ON_ERROR)}")
 
 
 def check_share(value: object) -> int:
     """How many limiters share a quota while the store does not decide."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise InvalidSetting(f"local_share is {value!r}: accepted is a whole number from 1")
+    raise InvalidSetting.of("local_share", repr(value), "accepted is a whole number from 1")
 
 
 #: Seconds that nobody waits; a whole number beyond is too large for a float.
@@ -243,8 +245,8 @@ def check_wait(value: object) -> float | None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
         return float(min(value, _FOR_EVER))
-    raise InvalidSetting(
-        f"timeout is {shown(value)}: accepted are seconds from 0, and None for as long as it takes"
+    raise InvalidSetting.of(
+        "timeout", shown(value), "accepted are seconds from 0, and None for as long as it takes"
     )
 
 
@@ -252,7 +254,7 @@ def check_seconds(name: str, value: object) -> float:
     """A time-out."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.001 <= value <= 3600:
         return float(value)
-    raise InvalidSetting(f"{name} is {shown(value)}: accepted are seconds from 0.001 to 3600")
+    raise InvalidSetting.of(name, shown(value), "accepted are seconds from 0.001 to 3600")
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
@@ -273,4 +275,4 @@ def _number(kind: type[int] | type[float], variable: str, text: str) -> int | fl
         return kind(text)
     except ValueError:
         what = "a whole number" if kind is int else "seconds, like 0.1"
-        raise InvalidSetting(f"{variable} is {text!r}: accepted is {what}") from None
+        raise InvalidSetting.of(variable, repr(text), f"accepted is {what}") from None

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from hashlib import blake2b
 
+from limiter.log_throttle import ThrottleFilter
 from limiter.web.guard import Verdict
-from service.complaints import Seldom
 
 log = logging.getLogger("limiter.service")
 
@@ -39,14 +39,14 @@ def set_up(level: int) -> None:
 
 def calm() -> Callable[[], None]:
     """Let what is said of every call be said seldom; what comes back ends that."""
-    seldom = Seldom()
+    throttle = ThrottleFilter()
     loggers = [logging.getLogger(name) for name in _OF_CALLS]
     for logger in loggers:
-        logger.addFilter(seldom)
+        logger.addFilter(throttle)
 
     def end() -> None:
         for logger in loggers:
-            logger.removeFilter(seldom)
+            logger.removeFilter(throttle)
 
     return end
 

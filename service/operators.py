@@ -44,7 +44,7 @@ def create_operators_app(
     def read_policies() -> Response:
         """What is in force, and what of the policy file is refused."""
         in_force = _said(policies)  # which looks at the file: what is refused is known after that
-        refused = [fault._asdict() for fault in policies.refused.faults] if policies.refused else []
+        refused = [fault.to_dict() for fault in policies.refused.faults] if policies.refused else []
         return bodies.said({"file": policies.path, "policies": in_force, "refused": refused})
 
     @app.get("/v1/keys/<subject:subject>", merge_slashes=False)

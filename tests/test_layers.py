@@ -207,6 +207,7 @@ def test_the_service_uses_public_names_only() -> None:
     settings = ("admin_token", "is_in_process", "policies_path", "trusted_proxies")
     public = {f"limiter.{name}" for name in limiter.__all__}
     public |= {f"limiter.settings.{name}" for name in settings}
+    public |= {"limiter.log_throttle.ThrottleFilter"}
     for name, tree in trees("service"):
         for wanted in imports(tree):
             if within(wanted, "limiter"):

@@ -52,6 +52,6 @@ class ByAmount:
 def _policies(amount: object) -> tuple[Policy, ...]:
     if isinstance(amount, Iterable):
         return tuple(amount)
-    raise InvalidPolicy(
-        f"limits are {amount!r}: accepted are a limit string, a policy, several policies, and None"
+    raise InvalidPolicy.of(
+        "limits", repr(amount), "accepted are a limit string, a policy, several policies, and None"
     )

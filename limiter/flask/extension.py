@@ -204,7 +204,7 @@ class FlaskLimiter(Attached):
     ) -> None:
         super().__init__()
         if headers not in FORMS:
-            raise InvalidSetting(f"headers is {headers!r}: accepted are {', '.join(FORMS)}")
+            raise InvalidSetting.of("headers", repr(headers), f"accepted are {', '.join(FORMS)}")
         self._default = default if isinstance(default, _BySettings) else _wide(default)
         self._application = _wide(application)
         self._identity = by_key(key)
@@ -221,9 +221,9 @@ class FlaskLimiter(Attached):
         }
         for argument, function in (("observe", observe), ("on_denied", on_denied)):
             if not (function is None or callable(function)):
-                raise InvalidSetting(f"{argument} is {function!r}: accepted is a function")
+                raise InvalidSetting.of(argument, repr(function), "accepted is a function")
         if not isinstance(enabled, bool):
-            raise InvalidSetting(f"enabled is {enabled!r}: accepted are True and False")
+            raise InvalidSetting.of("enabled", repr(enabled), "accepted are True and False")
         self._form = headers
         self._trusted = None if trusted is None else networks(trusted)
         self._on_denied = on_denied
@@ -350,7 +350,7 @@ class FlaskLimiter(Attached):
     def exempt_when(self, says: Callable[[], Any]) -> Callable[[], Any]:
         """Exempt every request of which a function says so; also a decorator."""
         if not callable(says):
-            raise InvalidSetting(f"exempt_when is {says!r}: accepted is a function")
+            raise InvalidSetting.of("exempt_when", repr(says), "accepted is a function")
         self._registry.exempt_when.append(says)
         return says
 

@@ -82,26 +82,28 @@ class Limit:
         if not (
             isinstance(self.amount, (str, Policy)) or callable(self.amount) or _are(self.amount)
         ):
-            raise InvalidPolicy(
-                f"limits are {self.amount!r}: accepted are a limit string, a policy, several policies, "
-                f"or a function that returns one of these, or None"
+            raise InvalidPolicy.of(
+                "limits",
+                repr(self.amount),
+                "accepted are a limit string, a policy, several policies, "
+                "or a function that returns one of these, or None",
             )
         if not (_is_number(self.percent) and 0 <= self.percent <= 100):
-            raise InvalidSetting(f"percent is {shown(self.percent)}: accepted is 0 to 100")
+            raise InvalidSetting.of("percent", shown(self.percent), "accepted is 0 to 100")
         if not callable(self.cost):
             checked_cost(self.cost)
         if not isinstance(self.shadow, bool):
-            raise InvalidSetting(f"shadow is {self.shadow!r}: accepted are True and False")
+            raise InvalidSetting.of("shadow", repr(self.shadow), "accepted are True and False")
         if self.unidentified not in UNIDENTIFIED:
-            raise InvalidSetting(
-                f"unidentified is {self.unidentified!r}: accepted are {', '.join(UNIDENTIFIED)}"
+            raise InvalidSetting.of(
+                "unidentified", repr(self.unidentified), f"accepted are {', '.join(UNIDENTIFIED)}"
             )
         for name in ("exempt_when", "deduct_when", "on_denied"):
             value = getattr(self, name)
             if not (value is None or callable(value)):
-                raise InvalidSetting(f"{name} is {value!r}: accepted is a function")
+                raise InvalidSetting.of(name, repr(value), "accepted is a function")
         if not (self.scope is None or callable(self.scope) or _is_text(self.scope)):
-            raise InvalidSetting(f"scope is {self.scope!r}: accepted is a text, or a function")
+            raise InvalidSetting.of("scope", repr(self.scope), "accepted is a text, or a function")
 
     def is_about(self, method: str) -> bool:
         """Whether a request of that method is meant."""
@@ -169,8 +171,8 @@ def by_key(key: KeySpec) -> Identity:
     """
     if not callable(key):
         if not isinstance(key, (str, list, tuple)):
-            raise InvalidSetting(
-                f"key is {key!r}: {ACCEPTED}, or a function that names the subject"
+            raise InvalidSetting.of(
+                "key", repr(key), f"{ACCEPTED}, or a function that names the subject"
             )
         return identity(key)
 
@@ -194,7 +196,7 @@ def named_methods(methods: Iterable[str]) -> frozenset[str]:
     names = list(methods) if is_list else []
     if not (is_list and all(map(_is_token, names))):
         said = names or methods
-        raise InvalidSetting(f"methods are {said!r}: accepted is a list of names, like ['POST']")
+        raise InvalidSetting.of("methods", repr(said), "accepted is a list of names, like ['POST']")
     return frozenset(name.upper() for name in names)
 
 
@@ -207,7 +209,7 @@ def checked_cost(cost: object) -> int:
     """
     if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 0:
         return int(cost)
-    raise InvalidCost(f"cost is {shown(cost)}: accepted is a whole number from 0")
+    raise InvalidCost.of("cost", shown(cost), "accepted is a whole number from 0")
 
 
 def state_name(*parts: str) -> str:
@@ -256,8 +258,10 @@ def _text(said: object) -> str:
     if isinstance(said, bytes):
         return said.decode("utf-8", "surrogateescape")
     if isinstance(said, bool) or not isinstance(said, (str, int)):
-        raise InvalidKey(
-            f"key is {shown(said)}: accepted from a key function are str, bytes, int, a tuple of those, "
-            f"and None for nobody"
+        raise InvalidKey.of(
+            "key",
+            shown(said),
+            "accepted from a key function are str, bytes, int, a tuple of those, "
+            "and None for nobody",
         )
     return str(said)

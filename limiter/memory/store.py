@@ -58,8 +58,8 @@ class MemoryStore:
 
     def __init__(self, most_subjects: int = 100_000) -> None:
         if type(most_subjects) is not int or most_subjects < 1:
-            raise InvalidSetting(
-                f"most_subjects is {shown(most_subjects)}: accepted is a whole number from 1"
+            raise InvalidSetting.of(
+                "most_subjects", shown(most_subjects), "accepted is a whole number from 1"
             )
         self._most = most_subjects
         self._keys: dict[bytes, _Key] = {}

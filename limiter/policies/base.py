@@ -54,11 +54,13 @@ class Policy:
         try:
             self._set("period_us", units.period_us(per))
         except InvalidPolicy as error:
-            said = str(error).removeprefix("per")
-            raise InvalidPolicy(f"{type(self).__name__}: {self._period_name}{said}") from None
+            value, expected = str(error.value), str(error.expected)
+            raise InvalidPolicy.of(
+                self._period_name, value, expected, type(self).__name__
+            ) from None
         if name is not None and not (isinstance(name, str) and _NAME.fullmatch(name)):
-            raise InvalidPolicy(
-                f"{type(self).__name__}: name is {name!r}: accepted are 1 to 64 of a-z 0-9 _ . -"
+            raise InvalidPolicy.of(
+                "name", repr(name), "accepted are 1 to 64 of a-z 0-9 _ . -", type(self).__name__
             )
         self._set("name", name)
 
@@ -67,10 +69,8 @@ class Policy:
 
     def _whole(self, field: str, value: Any, most: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise InvalidPolicy(
-                f"{type(self).__name__}: {field} is {shown(value)}: accepted is a whole number "
-                f"from 1 to {most:,}{self._instead(field)}"
-            )
+            expected = f"accepted is a whole number from 1 to {most:,}{self._instead(field)}"
+            raise InvalidPolicy.of(field, shown(value), expected, type(self).__name__)
         return int(value)  # an IntEnum prints as its name
 
     def _instead(self, field: str) -> str:
@@ -123,10 +123,8 @@ class Policy:
     def _others(self, burst: int | None) -> dict[str, Any]:
         """What builds this policy beside limit, period and name."""
         if burst is not None:
-            raise InvalidPolicy(
-                f"{type(self).__name__}: burst is {shown(burst)}: accepted is none, since "
-                f"{self.algorithm} saves nothing up"
-            )
+            expected = f"accepted is none, since {self.algorithm} saves nothing up"
+            raise InvalidPolicy.of("burst", shown(burst), expected, type(self).__name__)
         return {}
 
     def shared(self: _Own, share: int) -> _Own:

@@ -37,7 +37,8 @@ class FixedWindow(Policy):
     ) -> None:
         super().__init__(limit, per, name)
         if not isinstance(align, bool):
-            raise InvalidPolicy(f"FixedWindow: align is {align!r}: accepted are True and False")
+            expected = "accepted are True and False"
+            raise InvalidPolicy.of("align", repr(align), expected, "FixedWindow")
         self._set("align", align)
 
     @property

@@ -121,7 +121,7 @@ def _read(file: str, as_json: bool) -> PolicyFile:
         return read(text_of(file), file)
     except InvalidPolicyFile as error:
         if as_json:
-            faults = [fault._asdict() for fault in error.faults]
+            faults = [fault.to_dict() for fault in error.faults]
             click.echo(json.dumps({"file": file, "ok": False, "errors": faults}))
         else:
             click.echo(str(error), err=True)

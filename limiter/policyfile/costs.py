@@ -65,7 +65,9 @@ def size_of(value: object) -> int:
     elif isinstance(value, int) and not isinstance(value, bool):
         found = value
     if found is None or not 1 <= found <= 2**50:
-        raise InvalidSetting(
-            f"is {shown(value)}: accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB"
+        raise InvalidSetting.of(
+            "value",
+            shown(value),
+            "accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB",
         )
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from limiter.errors import InvalidSetting
 
@@ -17,12 +17,18 @@ class Fault(NamedTuple):
     """The key's full name, as in ``policies.api.limits``; empty where it is the file as such."""
     said: str
     """What is wrong, and what is accepted."""
+    is_sentence: bool = False
+    """Whether ``said`` has a subject of its own; else it says what the key, or the file, is."""
 
     def __str__(self) -> str:
-        where = f"{self.file}:{self.line}: "
-        if self.key:
-            where += self.key + (" " if self.said.startswith("is ") else ": ")
-        return where + self.said
+        between = ": " if self.is_sentence else " "
+        return (
+            f"{self.file}:{self.line}: " + (f"{self.key}{between}" if self.key else "") + self.said
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """File, line, key and what is wrong, ready for JSON."""
+        return {"file": self.file, "line": self.line, "key": self.key, "said": self.said}
 
 
 class InvalidPolicyFile(InvalidSetting):

@@ -197,7 +197,7 @@ def _policy(
     try:
         limiter = make(limits, name=name, **settings)
     except LimiterError as error:
-        notes.add((*path, "limits"), str(error))
+        notes.refuse((*path, "limits"), error)
         return None
     overrides = _overrides(
         notes, (*path, "overrides"), own.get("overrides", {}), limiter, algorithm
@@ -255,7 +255,7 @@ def _overrides(
             if read is not None and limiter is not None:
                 found[subject] = limiter.plan(read).policies
         except LimiterError as error:
-            notes.add((*path, subject), str(error))
+            notes.refuse((*path, subject), error)
     return found
 
 
@@ -337,10 +337,9 @@ def _check_cost(
     """A cost that no request could ever pay would refuse them all."""
     for limits in (None, *overrides.values()):
         try:
-            limiter.plan(limits).checked(cost)
+            limiter.plan(limits).checked(cost, least=1)
         except InvalidCost as error:
-            said = str(error).removeprefix("cost ").replace(" from 0 to ", " from 1 to ")
-            notes.add((*path, "cost"), said)
+            notes.refuse((*path, "cost"), error)
             return
 
 

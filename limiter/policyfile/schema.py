@@ -6,10 +6,11 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, time
+from functools import partial
 from ipaddress import IPv6Network, ip_network
 from typing import Any
 
-from limiter.errors import InvalidPolicy, InvalidSetting, LimiterError
+from limiter.errors import Invalid, InvalidPolicy, InvalidSetting, LimiterError
 from limiter.errors import shown as python_shown
 from limiter.grammar import parse_limits
 from limiter.policies import ALGORITHMS, Concurrency, Policy
@@ -56,8 +57,15 @@ class Notes:
         self._lines = lines
 
     def add(self, path: Path, said: str) -> None:
-        """Something is wrong at a place."""
+        """Something is wrong at a place: say what it is, and what is accepted."""
         self.faults.append(Fault(self._file, self.line(path), spelled(path), said))
+
+    def refuse(self, path: Path, error: LimiterError) -> None:
+        """The library refuses what stands at a place."""
+        if isinstance(error, Invalid) and error.setting in ("value", "path", path[-1]):
+            self.add(path, error.predicate)
+        else:
+            self.faults.append(Fault(self._file, self.line(path), spelled(path), str(error), True))
 
     def line(self, path: Path) -> int:
         """The line of a place; where that is missing, of what surrounds it."""
@@ -69,7 +77,7 @@ class Notes:
         try:
             return reader(value)
         except LimiterError as error:
-            self.add(path, str(error))
+            self.refuse(path, error)
             return None
 
     def table(
@@ -191,29 +199,26 @@ def _try(notes: Notes, path: Path, kind: Any, given: Mapping[str, Any]) -> tuple
     try:
         return (kind(**given),)
     except InvalidPolicy as error:
-        notes.add(path, str(error))
+        notes.refuse(path, error)
         return None
 
 
 def _key(value: Any) -> tuple[str, ...]:
-    try:
-        identity(value)
-    except InvalidSetting as error:
-        raise InvalidSetting(str(error).removeprefix("key ")) from None
+    identity(value)
     return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    raise InvalidSetting(f"is {shown(value)}: accepted are true and false")
+    raise InvalidSetting.of("value", shown(value), "accepted are true and false")
 
 
 def _choice(*accepted: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if isinstance(value, str) and value in accepted:
             return value
-        raise InvalidSetting(f"is {shown(value)}: accepted are {', '.join(accepted)}")
+        raise InvalidSetting.of("value", shown(value), f"accepted are {', '.join(accepted)}")
 
     return read
 
@@ -226,27 +231,15 @@ _any_algorithm = _choice(*_ALGORITHMS)
 def _percent(value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100:
         return float(value)
-    raise InvalidSetting(f"is {shown(value)}: accepted is a number from 0 to 100")
-
-
-def _by(check: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
-    """A check of ``limiter.settings``, without the name that it puts in front."""
-
-    def read(value: Any) -> Any:
-        try:
-            return check(value)
-        except InvalidSetting as error:
-            raise InvalidSetting(str(error).removeprefix(f"{name} ")) from None
-
-    return read
+    raise InvalidSetting.of("value", shown(value), "accepted is a number from 0 to 100")
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
     "algorithm": _algorithm,
     "key": _key,
-    "on_error": _by(check_on_error, "on_error"),
-    "timeout": _by(lambda value: check_seconds("timeout", value), "timeout"),
-    "local_share": _by(check_share, "local_share"),
+    "on_error": check_on_error,
+    "timeout": partial(check_seconds, "timeout"),
+    "local_share": check_share,
     "headers": _choice(*FORMS),
     "shadow": _flag,
     "percent": _percent,
@@ -304,30 +297,28 @@ def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
 def _cost_header(value: Any) -> Any:
     if isinstance(value, str) and HEADER.fullmatch(value):
         return costs.by_header(value)
-    raise InvalidSetting(f"is {shown(value)}: accepted is the name of a header (without _)")
+    raise InvalidSetting.of("value", shown(value), "accepted is the name of a header (without _)")
 
 
 def _pattern(value: Any) -> Any:
     if not isinstance(value, str):
-        raise InvalidSetting(f"is {shown(value)}: accepted is a pattern that begins with /")
-    try:
-        return pattern(value)
-    except InvalidSetting as error:
-        raise InvalidSetting(str(error).removeprefix("path ")) from None
+        raise InvalidSetting.of("value", shown(value), "accepted is a pattern that begins with /")
+    return pattern(value)
 
 
 def _method(value: Any) -> str:
     if isinstance(value, str) and _METHOD.fullmatch(value):
         return value.upper()
-    raise InvalidSetting(f"is {shown(value)}: accepted is a method, as in 'GET'")
+    raise InvalidSetting.of("value", shown(value), "accepted is a method, as in 'GET'")
 
 
 def _host(value: Any) -> str:
     if isinstance(value, str) and _HOST.fullmatch(value.lower()):
         return value.lower()
-    raise InvalidSetting(
-        f"is {shown(value)}: accepted is a host without a port, as in 'api.example.com' or "
-        f"'*.example.com'"
+    raise InvalidSetting.of(
+        "value",
+        shown(value),
+        "accepted is a host without a port, as in 'api.example.com' or '*.example.com'",
     )
 
 
@@ -340,8 +331,8 @@ def _network(value: Any) -> Any:
         why = " (IPv4 in IPv6)" if isinstance(value, str) else ""
     except ValueError as error:
         why = f" ({error})"
-    raise InvalidSetting(
-        f"is {shown(value)}{why}: accepted is a network, as in '10.0.0.0/8', or an address"
+    raise InvalidSetting.of(
+        "value", f"{shown(value)}{why}", "accepted is a network, as in '10.0.0.0/8', or an address"
     )
 
 
@@ -349,4 +340,5 @@ def _subject(value: Any) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
     # Whatever it is, it may be a secret.
-    raise InvalidSetting(f"is a {type(value).__name__} that names nobody: accepted is a text")
+    said = f"a {type(value).__name__} that names nobody"
+    raise InvalidSetting.of("value", said, "accepted is a text")

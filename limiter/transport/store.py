@@ -130,7 +130,7 @@ def read_store(store: object, kit: Kit = SYNC) -> Store:
             f"store is a {name}, which is for {other.user}: give {kit.user} a URL, or a client of "
             f"{kit.package} ({kit.package}.{kind})"
         )
-    raise InvalidSetting(f"store is a {name}: {ACCEPTED}")
+    raise InvalidSetting.of("store", f"a {name}", ACCEPTED)
 
 
 #: All that stands before the last @: a scheme, a user, and what may be a password.
@@ -158,17 +158,19 @@ def _from_url(url: str, kit: Kit) -> Store:
     scheme = scheme.lower()
     plain = {"valkey": "redis", "valkeys": "rediss"}.get(scheme, scheme)
     if not separator or not rest:
-        raise InvalidSetting(f"store is {masked(url)!r}: {ACCEPTED}")
+        raise InvalidSetting.of("store", repr(masked(url)), ACCEPTED)
     if _ends_early(rest):
-        raise InvalidSetting(
-            f"store is {masked(url)!r}: there is a # in it, or an @ after the host; in a user, a "
-            f"password and a path write %23 for #, %40 for @, %3F for ? and %2F for /; {ACCEPTED}"
+        raise InvalidSetting.of(
+            "store",
+            repr(masked(url)),
+            f"there is a # in it, or an @ after the host; in a user, a "
+            f"password and a path write %23 for #, %40 for @, %3F for ? and %2F for /; {ACCEPTED}",
         )
     if plain in ("redis", "rediss", "unix"):
         database = rest.partition("?")[0].partition("/")[2].strip("/")
         if plain != "unix" and database and not database.isdecimal():
-            raise InvalidSetting(
-                f"store is {masked(url)!r}: the database is {database!r}; accepted is a number"
+            raise InvalidSetting.of(
+                "store", repr(masked(url)), f"the database is {database!r}; accepted is a number"
             )
         pool = _pool(f"{plain}://{rest}", url, kit)
         return _alone(pool.connection_class, pool.connection_kwargs, kit)
@@ -176,7 +178,7 @@ def _from_url(url: str, kit: Kit) -> Store:
         return _cluster_from_url(
             "rediss" if plain.startswith(("rediss", "valkeys")) else "redis", rest, url, kit
         )
-    raise InvalidSetting(f"store is {masked(url)!r}: {ACCEPTED}")
+    raise InvalidSetting.of("store", repr(masked(url)), ACCEPTED)
 
 
 def _cluster_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
@@ -189,9 +191,9 @@ def _cluster_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
         found = pool.connection_kwargs
         addresses.append((found.get("host", "localhost"), found.get("port", 6379)))
     if pool is None or not all(hosts.split(",")):
-        raise InvalidSetting(f"store is {masked(url)!r}: a cluster needs host:port,host:port")
+        raise InvalidSetting.of("store", repr(masked(url)), "a cluster needs host:port,host:port")
     if pool.connection_kwargs.get("db"):
-        raise InvalidSetting(f"store is {masked(url)!r}: a cluster has database 0 only")
+        raise InvalidSetting.of("store", repr(masked(url)), "a cluster has database 0 only")
     settings = _theirs(pool.connection_kwargs)
     return Store(True, tuple(addresses), pool.connection_class, settings, kit.retry)
 
@@ -227,7 +229,7 @@ def _pool(plain: str, url: str, kit: Kit) -> Any:
     except (ValueError, TypeError) as error:
         # What redis-py says may quote the password; where there is one, nothing is said.
         why = f" ({error})" if masked(url) == url else ""
-        raise InvalidSetting(f"store is {masked(url)!r}{why}: {ACCEPTED}") from None
+        raise InvalidSetting.of("store", f"{masked(url)!r}{why}", ACCEPTED) from None
     return pool
 
 
@@ -236,5 +238,7 @@ def _checked(store: Store, shown: str) -> Store:
     try:
         store.connection(store.addresses[0] if store.is_cluster else None, 1.0)
     except Exception as error:
-        raise InvalidSetting(f"store is {shown}: its options make no connection: {error}") from None
+        raise InvalidSetting.of(
+            "store", shown, f"its options make no connection: {error}"
+        ) from None
     return store

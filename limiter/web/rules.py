@@ -109,16 +109,17 @@ def pattern(text: str) -> re.Pattern[str]:
 
     """
     if not text.startswith("/"):
-        raise InvalidSetting(f"path is {text!r}: accepted is a pattern that begins with /")
+        raise InvalidSetting.of("path", repr(text), "accepted is a pattern that begins with /")
     if wrong := _NO_PATH.search(text):
-        raise InvalidSetting(
-            f"path is {text!r}, and no path has {wrong[0]!r} in it: accepted is a path as it is read, "
-            f"decoded, without a query, empty and dotted segments"
+        raise InvalidSetting.of(
+            "path",
+            f"{text!r}, and no path has {wrong[0]!r} in it",
+            "accepted is a path as it is read, decoded, without a query, empty and dotted segments",
         )
     for segment in map(_WILDCARD.findall, text.split("/")):
         if "**" in segment and len(segment) > 1:  # it would have to be looked for again and again
-            raise InvalidSetting(
-                f"path is {text!r}: accepted is one wildcard in a segment where that is **"
+            raise InvalidSetting.of(
+                "path", repr(text), "accepted is one wildcard in a segment where that is **"
             )
     pieces = _WILDCARD.split(text)
     try:
@@ -126,9 +127,11 @@ def pattern(text: str) -> re.Pattern[str]:
             raise re.error("a brace without its other one")
         return re.compile(_Spelling(pieces).text, re.DOTALL)
     except re.error:
-        raise InvalidSetting(
-            f"path is {text!r}: accepted are up to {_MOST_WILDCARDS} wildcards, and parts in braces that "
-            f"are names, each once, as in /orgs/{{org}}"
+        raise InvalidSetting.of(
+            "path",
+            repr(text),
+            f"accepted are up to {_MOST_WILDCARDS} wildcards, and parts in braces that "
+            f"are names, each once, as in /orgs/{{org}}",
         ) from None
 
 

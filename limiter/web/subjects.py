@@ -44,7 +44,7 @@ def identity(spec: str | Sequence[str]) -> Identity:
     """
     specs = [spec] if isinstance(spec, str) else list(spec) if _is_list(spec) else []
     if not specs or not all(isinstance(one, str) for one in specs):
-        raise InvalidSetting(f"key is {shown(spec)}: {ACCEPTED}")
+        raise InvalidSetting.of("key", shown(spec), f"{ACCEPTED}")
     found = [_one(one) for one in specs]
     if len(found) == 1:
         return found[0]
@@ -158,8 +158,8 @@ def _one(spec: str) -> Identity:
     fits = TOKEN if is_cookie else HEADER
     if kind in ("header", "cookie", "api-key") and name and not fits.fullmatch(name):
         what = "a cookie" if is_cookie else "a header (without _)"
-        raise InvalidSetting(
-            f"key is {spec!r}: accepted is the name of {what}, as in {kind}:X-Name"
+        raise InvalidSetting.of(
+            "key", repr(spec), f"accepted is the name of {what}, as in {kind}:X-Name"
         )
     if kind == "header" and name:
         return _valued(
@@ -171,7 +171,7 @@ def _one(spec: str) -> Identity:
         return _valued("path", f"part {name} of the path", lambda request: request.part(name))
     if kind == "api-key" and (name or not separator):
         return _valued("api-key", "API key", lambda request: _api_key(request, name.lower()))
-    raise InvalidSetting(f"key is {spec!r}: {ACCEPTED}")
+    raise InvalidSetting.of("key", repr(spec), f"{ACCEPTED}")
 
 
 def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Identity:

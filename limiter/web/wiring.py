@@ -118,8 +118,7 @@ def limiter_by(
     try:
         return limiter_class(**found)
     except (InvalidSetting, InvalidPolicy) as error:
-        ours = any(str(error).startswith(f"{name} is ") for name in given)
-        if ours or (isinstance(error, InvalidPolicy) and limits is not None):
+        if error.setting in given or (isinstance(error, InvalidPolicy) and limits is not None):
             raise
         raise settings.named(error) from None
 
@@ -176,23 +175,25 @@ def _cost(cost: int | Cost | None) -> Cost:
         return cost or one_unit
     if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 1:
         return lambda request, trusted: cost  # noqa: ARG005 (it is the same for all)
-    raise InvalidSetting(
-        f"cost is {cost!r}: accepted are a whole number from 1, and a function of the request and "
-        f"the trusted networks"
+    raise InvalidSetting.of(
+        "cost",
+        repr(cost),
+        "accepted are a whole number from 1, and a function of the request and "
+        "the trusted networks",
     )
 
 
 def _form(form: str | None) -> str:
     if form is None or form in FORMS:
         return form or FORMS[0]
-    raise InvalidSetting(f"form is {form!r}: accepted are {', '.join(FORMS)}")
+    raise InvalidSetting.of("form", repr(form), f"accepted are {', '.join(FORMS)}")
 
 
 def _header(address_from: str | None) -> str:
     if address_from is None or address_from in ADDRESS_FROM:
         return address_from or ADDRESS_FROM[0]
-    raise InvalidSetting(
-        f"address_from is {address_from!r}: accepted are {', '.join(ADDRESS_FROM)}"
+    raise InvalidSetting.of(
+        "address_from", repr(address_from), f"accepted are {', '.join(ADDRESS_FROM)}"
     )
 
 
@@ -209,8 +210,8 @@ def networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ..
     try:
         return tuple(settings.network(str(part)) for part in parts)
     except (TypeError, ValueError) as error:
-        raise InvalidSetting(
-            f"trusted is {trusted!r}: {error}; accepted are networks, and unix"
+        raise InvalidSetting.of(
+            "trusted", repr(trusted), f"{error}; accepted are networks, and unix"
         ) from None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +66,51 @@ def test_rate_limited_carries_the_decision() -> None:
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert str(error) == str(copy) == "denied by SlidingLog(5, per=60): retry after 1.500000 s"
     assert copy.decision == error.decision == decision
+
+
+@pytest.mark.parametrize(
+    ("make", "setting", "value", "expected"),
+    [
+        (lambda: limiter.SlidingLog(0, 60), "limit", "0", "accepted is a whole number from 1"),
+        (lambda: limiter.Concurrency(1, lease=0), "lease", "0", "accepted are seconds"),
+        (lambda: limiter.parse_limits("5/x"), "limit", "'5/x'", "accepted is N/unit"),
+        (
+            lambda: limiter.Limiter("1/s", store="redis://:secret@:x"),
+            "store",
+            "'redis://:***@:x'",
+            "accepted are redis://",
+        ),
+        (
+            lambda: limiter.Limiter("1/s", store="memory://", on_error="x"),
+            "on_error",
+            "'x'",
+            "accepted are raise",
+        ),
+        (
+            lambda: limiter.Limiter("1/s", store="memory://").hit(""),
+            "key",
+            "''",
+            "accepted are str",
+        ),
+    ],
+)
+def test_a_mistake_says_what_it_is_without_being_read(
+    make: Callable[[], object], setting: str, value: str, expected: str
+) -> None:
+    """A program that reacts to one needs no text of ours; a pickle keeps it."""
+    with pytest.raises(limiter.Invalid) as raised:
+        make()
+    for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):  # noqa: S301
+        assert (error.setting, error.value) == (setting, value)
+        assert error.expected is not None
+        assert error.expected.startswith(expected)
+        assert str(error).endswith(f"{setting} is {value}: {error.expected}")
+
+
+def test_no_code_of_ours_reads_our_messages() -> None:
+    """A message may be worded anew without a change of what is decided."""
+    folder = Path(limiter.__file__).parent
+    read = re.compile(r"str\(error\)\.(removeprefix|startswith|replace)|\bsaid\.startswith\(")
+    transport = folder / "transport"  # which reads what servers say
+    texts = [path for path in folder.rglob("*.py") if transport not in path.parents]
+    assert [path.name for path in texts if read.search(path.read_text())] == []

@@ -46,14 +46,14 @@ ONE = "[policies.p]\nlimits = '5/s'\n"
 #: A file, and every line of its message (without the file's name).
 WRONG: list[tuple[str, list[str]]] = [
     # Never "no limits".
-    ("", ["1: policies: has no policy: accepted is at least one [policies.NAME]"]),
-    ("# nothing\n", ["1: policies: has no policy: accepted is at least one [policies.NAME]"]),
-    ("\n[policies]\n", ["2: policies: has no policy: accepted is at least one [policies.NAME]"]),
+    ("", ["1: policies has no policy: accepted is at least one [policies.NAME]"]),
+    ("# nothing\n", ["1: policies has no policy: accepted is at least one [policies.NAME]"]),
+    ("\n[policies]\n", ["2: policies has no policy: accepted is at least one [policies.NAME]"]),
     (
         "policies = 5",
         [
             "1: policies is 5: accepted is a table",
-            "1: policies: has no policy: accepted is at least one [policies.NAME]",
+            "1: policies has no policy: accepted is at least one [policies.NAME]",
         ],
     ),
     (
@@ -151,7 +151,7 @@ WRONG: list[tuple[str, list[str]]] = [
         "[policies.p]\nlimits = { algorithm = 'gcra', limit = 0, per = 60, lease = 5 }",
         [
             "2: policies.p.limits.lease is no key here: accepted are algorithm, limit, name, per, burst",
-            "2: policies.p.limits.limit: GCRA: limit is 0: accepted is a whole number from 1 to 1,000,000,000,000",
+            "2: policies.p.limits.limit is 0: accepted is a whole number from 1 to 1,000,000,000,000",
         ],
     ),
     (

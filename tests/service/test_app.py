@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,9 +12,9 @@ from flask.testing import FlaskClient
 
 from limiter import InvalidSetting
 from limiter.demo.servers import HOST, Server, free_port
-from service import complaints, logs
+from limiter.log_throttle import PAUSE, ThrottleFilter
+from service import logs
 from service.app import create_app
-from service.complaints import Seldom
 
 HELLO = "/demo-service/hello"
 
@@ -200,17 +201,17 @@ def test_what_is_said_often_is_counted_while_it_is_withheld(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(complaints.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     ours = logging.getLogger("ours")
-    seldom = Seldom()
-    ours.addFilter(seldom)
+    throttle = ThrottleFilter()
+    ours.addFilter(throttle)
 
     for _ in range(3):
         ours.error("%s: x", "ValueError")
     ours.error("something else")
-    now += complaints.PAUSE
+    now += PAUSE
     ours.error("%s: x", "ValueError")
-    ours.removeFilter(seldom)
+    ours.removeFilter(throttle)
 
     assert caplog.messages == [
         "ValueError: x",

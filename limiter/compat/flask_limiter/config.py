@@ -105,7 +105,7 @@ def read(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     for name, (harmless, instead) in REFUSED.items():
         value = found.pop(name, None)
         if value not in (None, *harmless):
-            raise InvalidSetting(f"{name} is {value!r}: not offered here; {instead}")
+            raise InvalidSetting.of(name, repr(value), f"not offered here; {instead}")
     return found
 
 
@@ -130,7 +130,7 @@ def algorithm(strategy: str) -> str:
     """
     if strategy in ALGORITHMS:
         return ALGORITHMS[strategy]
-    raise InvalidSetting(f"strategy is {strategy!r}: accepted are {', '.join(ALGORITHMS)}")
+    raise InvalidSetting.of("strategy", repr(strategy), f"accepted are {', '.join(ALGORITHMS)}")
 
 
 def store(uri: str) -> str:

@@ -170,7 +170,7 @@ class Limiter(Attached):
         Raises: As the class.
         """
         if scope is not None:
-            raise InvalidSetting(f"scope is {scope!r}: not offered here; use shared_limit")
+            raise InvalidSetting.of("scope", repr(scope), "not offered here; use shared_limit")
         return self._declared(
             limit_value,
             None,
@@ -278,8 +278,10 @@ class Limiter(Attached):
         **more: Any,
     ) -> Declaration:
         if meta_limits:
-            raise InvalidSetting(
-                f"meta_limits is {meta_limits!r}: not offered here; {config.REFUSED['meta_limits'][1]}"
+            raise InvalidSetting.of(
+                "meta_limits",
+                repr(meta_limits),
+                f"not offered here; {config.REFUSED['meta_limits'][1]}",
             )
         key = None if key_func is None else _identity(key_func)
         return Declaration(self._declare(_limit(limit_value, key, scope=scope, **more)))
@@ -343,9 +345,10 @@ def _maker(base: Decider, strategy: str, more: Mapping[str, Any]) -> Make:
             if one.limit > most[strategy]:
                 fitting = [f"strategy={other!r}" for other in most if one.limit <= most[other]]
                 more = f"; for more, give {' or '.join(fitting)}" if fitting else ""
-                raise InvalidPolicy(
-                    f"limit is {one.text!r}: with strategy={strategy!r} accepted are up to "
-                    f"{most[strategy]:,}{more}"
+                raise InvalidPolicy.of(
+                    "limit",
+                    repr(one.text),
+                    f"with strategy={strategy!r} accepted are up to {most[strategy]:,}{more}",
                 )
         return make(name, limits)
 
@@ -405,7 +408,7 @@ def _limit(value: Any, key: Identity | None = None, **more: Any) -> Limit:
         says = value
         return Limit(lambda: says() or None, key, **more)
     if not isinstance(value, str):
-        raise InvalidSetting(f"limit is {value!r}: accepted are a limit string, and a function")
+        raise InvalidSetting.of("limit", repr(value), "accepted are a limit string, and a function")
     return Limit(value, key, **more)
 
 
@@ -413,7 +416,7 @@ def _identity(key_func: Any) -> Identity:
     if key_func is get_remote_address:
         return _by_remote_address
     if not callable(key_func):
-        raise InvalidSetting(f"key_func is {key_func!r}: accepted is a function")
+        raise InvalidSetting.of("key_func", repr(key_func), "accepted is a function")
 
     def key() -> Any:
         """What the function says, as text: Flask-Limiter takes anything."""

@@ -1,0 +1,62 @@
+"""At most one log line of a kind in a while, with the count of those that were left out.
+
+It knows nothing of limits: its users decide what a kind is. A kind is a text of ours, perhaps with the
+name of a policy, so that there are few; never a subject, or anything else that a client chooses.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+#: Seconds between two lines of one kind.
+PAUSE = 10.0
+
+#: Kinds that are told apart; beyond, all begin anew.
+_MOST_KINDS = 1_000
+
+
+class LogThrottle:
+    """Passes the first line of a kind, and after it at most one every ``PAUSE`` seconds.
+
+    Threads may share it. It has no lock: a fork could copy one that is held, and then log nothing.
+    """
+
+    def __init__(self) -> None:
+        #: By kind: the time until which lines are left out, and how many were.
+        self._silent: dict[object, list[float]] = {}
+
+    def passes(self, kind: object) -> int | None:
+        """Return how many lines of this kind were left out before this one; None: leave it out, too."""
+        now = time.monotonic()
+        last = self._silent.get(kind)
+        if last is not None:
+            if now < last[0] or self._silent.pop(kind, None) is not last:
+                last[1] += 1
+                return None
+        elif len(self._silent) >= _MOST_KINDS:
+            self._silent.clear()
+        new = [now + PAUSE, 0]
+        if self._silent.setdefault(kind, new) is not new:  # another thread was faster
+            return None
+        return 0 if last is None else int(last[1])
+
+    def forget(self) -> None:
+        """Begin anew: the next line of each kind passes."""
+        self._silent.clear()
+
+
+class ThrottleFilter(logging.Filter):
+    """Throttles a logger's lines; a kind is a message before its arguments, and the policy it is about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._throttle = LogThrottle()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line passes; it then says how many were left out before it."""
+        left_out = self._throttle.passes((record.name, record.msg, getattr(record, "policy", None)))
+        if left_out:
+            record.msg = f"{record.getMessage()} (and {left_out} like it)"
+            record.args = ()
+        return left_out is not None
