@@ -49,7 +49,10 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         try:
             reply = await self._transport.run(call)
         except StoreUnavailable as error:
+            self._note(error)
             return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
+        if self._outage.since is not None:
+            self._outage.answered()
         return Decision(plan.policies, plan.read(reply))
 
     async def peek(
@@ -119,7 +122,11 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         await self._transport.close()
 
     async def __aenter__(self: _Own) -> _Own:
-        return await self.open()
+        try:
+            await self.open()
+        except StoreUnavailable as error:
+            self._entered(error)
+        return self
 
     async def __aexit__(
         self,
@@ -135,6 +142,9 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
         if in_memory:
             return AsyncMemoryTransport()
         return connect_async(store, timeout, connect_timeout)
+
+    def _where(self) -> str:
+        return self._transport.where
 
     def _one_slot(self, tags: list[bytes]) -> bool:
         return self._transport.one_slot(tags)
@@ -164,8 +174,11 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
                 try:
                     reply = await self._transport.run(step.call, step.deadline)
                 except LimiterError as error:
+                    self._note(error)
                     step = flow.throw(error)
                 else:
+                    if self._outage.since is not None:
+                        self._outage.answered()
                     step = flow.send(reply)
         except StopIteration as done:
             result: _Result = done.value

@@ -32,6 +32,7 @@ from limiter.held import Held, Reserved
 from limiter.keys import Key, KeySpeller
 from limiter.local import LocalPlan, LocalTogether, Share, decide_shares, remember
 from limiter.memory import MemoryStore
+from limiter.outage import Outage
 from limiter.plan import SERVER_CLOCK, Part, Plan, Together
 from limiter.policies import Policy
 from limiter.several import Decisions, InTurn
@@ -55,6 +56,14 @@ _ASK_EVERY = 1.0
 _AT_ITS_END = 0.001
 #: So many leases that may have been taken are given back at a time; more end by themselves.
 _MOST_FORGOTTEN = 16
+
+#: What happens to calls while the store does not decide, by ``on_error``.
+_INSTEAD = {
+    "raise": "calls raise StoreUnavailable",
+    "allow": "calls are allowed (on_error=allow)",
+    "deny": "calls are denied (on_error=deny)",
+    "local": "this process decides about its share of each limit (on_error=local)",
+}
 
 log = logging.getLogger("limiter")
 
@@ -121,11 +130,13 @@ class Base(Generic[_Transport]):
             self._transport = store._transport
             self._transport_timeout: float = store._transport_timeout
             self._shares: MemoryStore = store._shares
+            self._outage: Outage = store._outage
         else:
             self._transport = self._connect(store, in_memory, timeout, connect_timeout)
             self._transport_timeout = self._timeout
             #: Where those that share a store decide while it does not: together, as in the store.
             self._shares = MemoryStore()
+            self._outage = Outage(self._where())
         self._share = Share(share, self._shares) if on_error == "local" else None
         #: The time of every call, for tests and simulations; 0: the server's clock.
         self._now_us = SERVER_CLOCK
@@ -156,6 +167,10 @@ class Base(Generic[_Transport]):
         self, store: object, in_memory: bool, timeout: float, connect_timeout: float
     ) -> _Transport:
         """The round trip, to a store in this process or elsewhere."""
+        raise NotImplementedError
+
+    def _where(self) -> str:
+        """The store, for messages."""
         raise NotImplementedError
 
     def _one_slot(self, tags: list[bytes]) -> bool:
@@ -332,6 +347,17 @@ class Base(Generic[_Transport]):
         except StoreUnavailable as error:
             return self._fallback(error, plan, mode, key, **more)
         return Decision(plan.policies, plan.read(reply))
+
+    def _note(self, error: LimiterError) -> None:
+        """A call found no decision: say so in the log where the store is away."""
+        if isinstance(error, StoreUnavailable):
+            self._outage.failed(error, _INSTEAD[self._on_error])
+
+    def _entered(self, error: StoreUnavailable) -> None:
+        """Opening failed in a ``with``: the calls find out what ``on_error`` makes of that."""
+        if self._on_error == "raise":
+            raise error
+        self._note(error)
 
     def _fallback(
         self, error: StoreUnavailable, plan: Plan, mode: str, key: Key, **more: Any

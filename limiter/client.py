@@ -55,8 +55,10 @@ class Limiter(Base["Transport | MemoryTransport"]):
     same algorithms, periods and names.
 
     Threads may share a limiter, and a process may fork with it. It is also a context manager:
-    entering opens it, leaving closes it. What a signal handler raises meanwhile comes out as it is;
-    but an OSError of its own cannot be told from the connection's, and counts as the store's.
+    entering opens it, leaving closes it. If the store is away when it is entered, and ``on_error`` is
+    not ``"raise"``, a warning is logged, and the calls follow ``on_error``. What a signal handler
+    raises meanwhile comes out as it is; but an OSError of its own cannot be told from the connection's,
+    and counts as the store's.
 
     Raises:
         InvalidPolicy: A limit makes no sense.
@@ -91,7 +93,10 @@ class Limiter(Base["Transport | MemoryTransport"]):
         try:
             reply = self._transport.run(call)
         except StoreUnavailable as error:
+            self._note(error)
             return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
+        if self._outage.since is not None:
+            self._outage.answered()
         return Decision(plan.policies, plan.read(reply))
 
     def peek(
@@ -211,7 +216,11 @@ class Limiter(Base["Transport | MemoryTransport"]):
         self._transport.close()
 
     def __enter__(self: _Own) -> _Own:
-        return self.open()
+        try:
+            self.open()
+        except StoreUnavailable as error:
+            self._entered(error)
+        return self
 
     def __exit__(
         self,
@@ -225,6 +234,9 @@ class Limiter(Base["Transport | MemoryTransport"]):
         self, store: object, in_memory: bool, timeout: float, connect_timeout: float
     ) -> Transport | MemoryTransport:
         return MemoryTransport() if in_memory else connect(store, timeout, connect_timeout)
+
+    def _where(self) -> str:
+        return self._transport.where
 
     def _one_slot(self, tags: list[bytes]) -> bool:
         return self._transport.one_slot(tags)
@@ -260,8 +272,11 @@ class Limiter(Base["Transport | MemoryTransport"]):
             try:
                 reply = self._transport.run(step.call, step.deadline)
             except LimiterError as error:
+                self._note(error)
                 step = flow.throw(error)
             else:
+                if self._outage.since is not None:
+                    self._outage.answered()
                 step = flow.send(reply)
         return step.seconds
 

@@ -88,6 +88,8 @@ class LocalTogether(Together):
 class MemoryTransport:
     """Takes a question to a store in this process; there is nothing to wait for."""
 
+    where = "memory://"
+
     def __init__(self, store: MemoryStore | None = None) -> None:
         self._store = MemoryStore() if store is None else store
 
@@ -108,6 +110,8 @@ class MemoryTransport:
 
 class AsyncMemoryTransport:
     """The same for a coroutine."""
+
+    where = MemoryTransport.where
 
     def __init__(self) -> None:
         self._inner = MemoryTransport()

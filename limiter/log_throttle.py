@@ -7,7 +7,7 @@ name of a policy, so that there are few; never a subject, or anything else that 
 from __future__ import annotations
 
 import logging
-import time
+from time import monotonic
 
 #: Seconds between two lines of one kind.
 PAUSE = 10.0
@@ -28,7 +28,7 @@ class LogThrottle:
 
     def passes(self, kind: object) -> int | None:
         """Return how many lines of this kind were left out before this one; None: leave it out, too."""
-        now = time.monotonic()
+        now = monotonic()
         last = self._silent.get(kind)
         if last is not None:
             if now < last[0] or self._silent.pop(kind, None) is not last:

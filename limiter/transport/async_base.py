@@ -134,6 +134,7 @@ class AsyncTransport:
     def __init__(
         self, kind: type[Place], store: Store, timeout: float, connect_timeout: float
     ) -> None:
+        self.where = store.where
         self._kind = kind
         self._store = store
         self._timeout = timeout

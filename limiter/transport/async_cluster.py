@@ -17,7 +17,7 @@ from limiter.scripts import Script
 from limiter.transport.async_base import Place
 from limiter.transport.async_node import AsyncNode, Guard, anew, make_node, under_way
 from limiter.transport.detour import CLUSTER_SLOTS
-from limiter.transport.replies import code
+from limiter.transport.replies import cause, code, translate
 from limiter.transport.slots import SLOTS, SlotTable, graver, in_turn
 from limiter.transport.store import Store
 
@@ -117,8 +117,8 @@ class ClusterPlace(Place):
                 except LimiterError as error:
                     failure = graver(failure, error)
         except Exception as error:
-            failure = StoreUnavailable(f"{self._store.where}: {error}")
-            failure.__cause__ = error
+            failure = translate(error, self._store.where)
+            failure.__cause__ = cause(error)
         self._table.was_read(failure)
 
     async def _ask_table(self, node: AsyncNode, deadline: float) -> None:

@@ -13,14 +13,13 @@ from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic
-from types import SimpleNamespace
 from typing import Any
 
-from redis._parsers.hiredis import NOT_ENOUGH_DATA, _AsyncHiredisParser
 from redis.exceptions import RedisError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.threads import begin
+from limiter.transport import redispy
 from limiter.transport.replies import cause, translate
 
 #: A reply as it came, or why there is none. Never an exception, which somebody would have to fetch.
@@ -38,7 +37,6 @@ _LookUp = concurrent.futures.Future[list[Any]]
 #: What is under way in this process, by its number and name: a fork's thread is its parent's.
 _looked_up: dict[tuple[int, str, int], _LookUp] = {}
 
-_CLOSING = SimpleNamespace(is_closing=lambda: True)
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
@@ -59,7 +57,6 @@ class AsyncLane(asyncio.Protocol):
         "_loop",
         "_paused",
         "_poll",
-        "_push",
         "_retired",
         "_second_look",
         "_socket",
@@ -76,8 +73,8 @@ class AsyncLane(asyncio.Protocol):
         "wakes_at",
     )
 
-    def __init__(self, connection: Any, where: str, timeout: float) -> None:
-        """Take over the connection, which nobody else may use or close any more."""
+    def __init__(self, transport: asyncio.Transport, where: str, timeout: float) -> None:
+        """Take over the transport of a connection that redis-py has made."""
         self._loop = loop = asyncio.get_running_loop()
         # As ``loop.create_future``, which is a call of Python's own more.
         self.new_answer: Callable[[], Answer] = partial(asyncio.Future, loop=loop)
@@ -99,24 +96,16 @@ class AsyncLane(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self.wakes_at = inf
         """When the timer looks for late calls: no call may be late before."""
-        reader = connection._parser._reader
+        reader = redispy.new_reader()
         self._feed, self._gets = reader.feed, reader.gets
-        self._push = connection._parser._hiredis_PushNotificationType or ()
-        stream = connection._reader
-        writer = connection._writer
-        self._transport = writer.transport
-        # A stream's writer that is forgotten closes its connection, unless that is done already.
-        writer._transport = _CLOSING
-        connection._reader = connection._writer = None
+        self._transport = transport
         self._transport.set_protocol(self)
         self._socket = self._transport.get_extra_info("socket")
         poller = select.poll()
         poller.register(self._socket.fileno(), _CLOSED)
         self._poll = poller.poll
-        if stream.at_eof() or self._transport.is_closing():
+        if self._transport.is_closing():
             self.connection_lost(None)
-        elif stream._buffer:
-            self.data_received(bytes(stream._buffer))
 
     def is_ready(self) -> bool:
         """Whether a call may be sent on it; one that has been silent is looked at."""
@@ -175,12 +164,7 @@ class AsyncLane(asyncio.Protocol):
         self._held, self.out = [], []
         with suppress(Exception):
             self._transport.abort()
-        transport = getattr(self._transport, "_ssl_protocol", self._transport)
-        transport = getattr(transport, "_transport", transport)
-        held = getattr(transport, "_sock", None)
-        if held is not None:
-            held.close()
-            transport._sock = None
+        redispy.free_socket(self._transport)
 
     def leave_to_parent(self, nowhere: int) -> None:
         """In the child of a fork: whatever is done to the connection here goes ``nowhere``."""
@@ -191,11 +175,11 @@ class AsyncLane(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Replies, or parts of them."""
         self.since = monotonic()
-        gets, waiting, nothing = self._gets, self.waiting, NOT_ENOUGH_DATA
+        gets, waiting, nothing = self._gets, self.waiting, redispy.NOT_COMPLETE
         try:
             self._feed(data)
             while (reply := gets(False)) is not nothing:
-                if type(reply) is not list and isinstance(reply, self._push):
+                if type(reply) is not list and isinstance(reply, redispy.Push):
                     continue
                 answer = waiting.popleft()[1]
                 if not answer.done():
@@ -319,16 +303,15 @@ async def open_lane(
     connection: Any, where: str, timeout: float, connect_timeout: float
 ) -> AsyncLane:
     """Let redis-py connect, all of it within ``connect_timeout``, and take the connection over."""
-    connection.set_parser(_AsyncHiredisParser)
     connecting = asyncio.ensure_future(_connect(connection, connect_timeout))
     connecting.add_done_callback(_note)
     try:
         await asyncio.wait_for(connecting, connect_timeout)
-        lane = AsyncLane(connection, where, timeout)
+        lane = AsyncLane(await redispy.taken_over(connection), where, timeout)
     except asyncio.TimeoutError:
         raise StoreUnavailable(f"{where}: no connection within {connect_timeout} s") from None
     finally:
-        connection._close()  # unless it was taken over
+        redispy.close_in_loop(connection)
     if lane.closed:
         raise StoreUnavailable(f"{where} closed the connection")
     return lane
@@ -342,18 +325,17 @@ def _note(connecting: asyncio.Future[None]) -> None:
 
 async def _connect(connection: Any, patience: float) -> None:
     """TLS, AUTH and HELLO are redis-py's work, and so is a Unix socket."""
-    if hasattr(connection, "host"):
-        given = dict(connection._connection_arguments())
-        host, port = given.pop("host"), given.pop("port")
-        given["server_hostname"] = host if "ssl" in given else None
-        given["sock"] = await _reach(host, port, patience)
-        connection._connection_arguments = lambda: given
-    await connection.connect()
-    if connection._writer.get_extra_info("ssl_object") is not None:
-        # TLS sends session tickets after its handshake. Unread, they would look like a server
-        # that hung up; an answer comes behind them.
-        await connection.send_command("PING", check_health=False)
-        await connection.read_response()
+    if not hasattr(connection, "host"):
+        await redispy.connected_in_loop(connection)
+        return
+    given = redispy.arguments(connection)
+    end = await _reach(given["host"], given["port"], patience)
+    try:
+        redispy.give_socket(connection, given["host"], end)
+        await redispy.connected_in_loop(connection)
+    finally:
+        if not connection.is_connected:  # it never came to own the socket
+            end.close()
 
 
 async def _reach(host: str, port: int, patience: float) -> socket.socket:

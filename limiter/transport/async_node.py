@@ -49,14 +49,15 @@ class Guard:
     def drop(self) -> None:
         """As ``close``, from any thread, whatever became of the loop; wait for nothing."""
         lanes = list(self.lanes)
-        if asyncio._get_running_loop() is self._loop:
-            _retire_all(lanes)
-        else:
-            try:
-                self._loop.call_soon_threadsafe(_retire_all, lanes)
-            except RuntimeError:  # it was closed
-                for lane in lanes:
-                    lane.abandon()
+        with suppress(RuntimeError):  # no loop is running here
+            if asyncio.get_running_loop() is self._loop:
+                _retire_all(lanes)
+                return
+        try:
+            self._loop.call_soon_threadsafe(_retire_all, lanes)
+        except RuntimeError:  # it was closed
+            for lane in lanes:
+                lane.abandon()
 
     def __del__(self) -> None:
         """Whoever used the connections is gone."""

@@ -27,6 +27,7 @@ class Transport:
     """
 
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
+        self.where = store.where
         self._store = store
         self._timeout = timeout
         self._connect_timeout = connect_timeout

@@ -18,7 +18,7 @@ from limiter.transport import forks, slots
 from limiter.transport.base import Transport
 from limiter.transport.detour import CLUSTER_SLOTS
 from limiter.transport.node import Node
-from limiter.transport.replies import code
+from limiter.transport.replies import cause, code, translate
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Store
 
@@ -129,8 +129,8 @@ class ClusterTransport(Transport):
                 except LimiterError as error:
                     failure = slots.graver(failure, error)
         except Exception as error:
-            failure = StoreUnavailable(f"{self._store.where}: {error}")
-            failure.__cause__ = error
+            failure = translate(error, self._store.where)
+            failure.__cause__ = cause(error)
         with lock:
             self._table.was_read(failure)
             self._reading = False

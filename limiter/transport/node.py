@@ -12,13 +12,12 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from redis._parsers.hiredis import NOT_ENOUGH_DATA, _HiredisParser
-from redis.exceptions import ConnectionError as HungUp
+from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.threads import as_raised, begin
-from limiter.transport import forks
+from limiter.transport import forks, redispy
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
 
@@ -28,13 +27,16 @@ IDLE_KEPT = 16
 #: A call that has waited no longer than this has all of its deadline left, as far as sockets care.
 _AT_ONCE = 0.001
 
+#: Bytes that are read at once; a reply of a script has less than one of a thousand.
+_BUFFER = 16_384
+
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
 class Lane:
     """One connection of redis-py, and a look at whether the server has closed it.
 
-    redis-py connects; we read, with its parser's reader. What its connection does around each command
+    redis-py connects; we read, with a reader of our own. What its connection does around each command
     (three calls, and the text of an error that seldom happens) took a twentieth of a decision's time,
     and each piece of a reply would be given all of the time that there is for the whole.
     """
@@ -47,7 +49,6 @@ class Lane:
         "_has_more",
         "_into",
         "_poll",
-        "_push",
         "_send",
         "_settimeout",
         "_timeout",
@@ -57,23 +58,15 @@ class Lane:
 
     def __init__(self, connection: Any, where: str, timeout: float) -> None:
         """Connect: address, TLS, AUTH and HELLO are redis-py's work. Then answers may take ``timeout``."""
-        connection.set_parser(_HiredisParser)
-        connection.connect()
-        socket, parser = connection._sock, connection._parser
-        if hasattr(socket, "pending"):
-            # TLS sends session tickets after its handshake. Unread, they would look like a server
-            # that hung up; an answer comes behind them.
-            connection.send_command("PING", check_health=False)
-            connection.read_response()
+        socket = redispy.connected(connection)
         socket.settimeout(timeout)
         self._connection = connection
         self._timeout = timeout
         self._settimeout = socket.settimeout
         self._send = socket.sendall
-        self._into, self._buffer = socket.recv_into, parser._buffer
-        reader = parser._reader
+        self._into, self._buffer = socket.recv_into, bytearray(_BUFFER)
+        reader = redispy.new_reader()
         self._feed, self._gets, self._has_more = reader.feed, reader.gets, reader.has_data
-        self._push = parser._hiredis_PushNotificationType or ()
         poller = select.poll()
         poller.register(socket, _CLOSED)
         self._poll = poller.poll
@@ -127,7 +120,7 @@ class Lane:
         """What one look at the socket gives, and whatever it may be: the reply, mostly."""
         count = self._into(self._buffer)
         if not count:
-            raise HungUp("the server closed the connection")
+            raise ConnectionLost("the server closed the connection")
         return self._parse(count)
 
     def _parse(self, count: int) -> Any:
@@ -135,8 +128,8 @@ class Lane:
         try:
             self._feed(self._buffer, 0, count)
             return self._gets(False)
-        # ValueError: redis-py reads what a MOVED says. MemoryError: of an array that nobody has room for.
-        except (RedisError, ValueError, MemoryError) as error:
+        # MemoryError: of an array for which there is no room.
+        except (RedisError, MemoryError) as error:
             raise StoreRefused(
                 f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
             ) from error
@@ -144,16 +137,14 @@ class Lane:
     def _read_on(self, reply: Any, deadline: float) -> Any:
         """The reply, where the first look may not have found it; all of it comes by ``deadline``."""
         while True:
-            if reply is NOT_ENOUGH_DATA:
+            if reply is redispy.NOT_COMPLETE:
                 left = deadline - monotonic()
                 if left <= 0:
                     raise TimeoutError
                 self._settimeout(left)
                 reply = self._read()
-            elif isinstance(reply, self._push):
+            elif isinstance(reply, redispy.Push):
                 reply = self._parse(0)
-            elif isinstance(reply, HungUp):  # redis-py's kind for an error that ends a connection
-                raise reply
             else:
                 self._settimeout(self._timeout)
                 return reply

@@ -8,7 +8,9 @@ and somebody must look (StoreRefused).
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import logging
 import os
 import re
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
+from limiter.log_throttle import LogThrottle
 
 #: Replies of a store that will decide again when its trouble is over; they all come before any write.
 _PASSING = frozenset(
@@ -31,6 +34,15 @@ _PASSING = frozenset(
         "TRYAGAIN",
     }
 )
+
+#: Kinds of replies that mean our credentials or rights.
+_RIGHTS = ("NOAUTH", "WRONGPASS", "NOPERM")
+
+#: What the network and the server may do; asyncio's time-out is one of its own on Python 3.10.
+_OF_THE_STORE = (redis_errors.RedisError, OSError, TimeoutError, asyncio.TimeoutError)
+
+log = logging.getLogger("limiter")
+_throttle = LogThrottle()
 
 #: So a server begins that has as many connections as it may.
 _FULL = "max number of clients"
@@ -57,13 +69,24 @@ def code(error: BaseException) -> str:
 
 def cause(error: BaseException) -> BaseException | None:
     """The error, as the cause of ours; none where it quotes what we sent: a password may be in that."""
+    if isinstance(error, LimiterError):  # it is ours already
+        return error.__cause__
     return None if _QUOTE in str(error) else error
 
 
 def translate(error: BaseException, where: str) -> LimiterError:
-    """Our error for one of redis-py's, or of the socket's, while talking to ``where``."""
+    """Our error for one that was raised, or answered, while talking to ``where``.
+
+    Only what the network or the server does makes the store unavailable. Anything else is a fault of a
+    program, ours or redis-py's: it is refused, and logged with its traceback, since nothing may be
+    admitted because of it.
+    """
+    if isinstance(error, LimiterError):
+        return error
+    if not isinstance(error, _OF_THE_STORE):
+        return _fault(error, where)
     said = _said(error)
-    if isinstance(error, redis_errors.AuthenticationError | redis_errors.NoPermissionError):
+    if code(error) in _RIGHTS or isinstance(error, redis_errors.AuthenticationError):
         return StoreRefused(
             f"{where} refused our credentials or rights ({said}): see the user and password of the "
             f"store, and what `limiter acl` prints"
@@ -78,11 +101,20 @@ def translate(error: BaseException, where: str) -> LimiterError:
         return StoreRefused(
             f"{where} is no cluster ({said}): give the store as {_scheme(where)}://"
         )
-    if isinstance(error, redis_errors.ConnectionError | redis_errors.TimeoutError | OSError):
-        return StoreUnavailable(f"{where}: {said}")
-    if isinstance(error, redis_errors.RedisError):
-        return StoreRefused(f"{where} refused the call: {said}")
-    return StoreUnavailable(f"{where}: {type(error).__name__}: {said}")
+    lost = (redis_errors.ConnectionError, redis_errors.TimeoutError)
+    if isinstance(error, redis_errors.RedisError) and not isinstance(error, lost):
+        kind = "" if code(error) in ("ERR", *said.split()[:1]) else f"{code(error)} "
+        return StoreRefused(f"{where} refused the call: {kind}{said}")
+    return StoreUnavailable(f"{where}: {said}")
+
+
+def _fault(error: BaseException, where: str) -> StoreRefused:
+    """A program's own fault, in the place of an answer."""
+    what = f"{type(error).__name__}: {error}"[:200]
+    if (left_out := _throttle.passes((type(error), where))) is not None:
+        more = f" ({left_out} times before, too)" if left_out else ""
+        log.error("%s: %s%s", where, what, more, exc_info=error)
+    return StoreRefused(f"{where}: {what}; this is no failure of the store: see the log")
 
 
 def _scheme(where: str) -> str:

@@ -126,8 +126,19 @@ class SlotTable(Generic[Node]):
         return [self.nodes.pop(address) for address in set(self.nodes) - named]
 
     def pointed_to(self, error: ResponseError, node: Node) -> Node:
-        """The node that a MOVED or ASK of ``node`` names; a MOVED is remembered."""
-        slot, host, port = _pointed_to(error)
+        """The node that a MOVED or ASK of ``node`` names; a MOVED is remembered.
+
+        Raises:
+            StoreRefused: It names none.
+
+        """
+        try:
+            slot, host, port = _pointed_to(error)
+        except ValueError:
+            raise StoreRefused(
+                f"{node.where} answered {code(error)} with {str(error)!r:.200}: accepted are a slot and "
+                f"host:port"
+            ) from None
         target = self.node_at((_host(host, node.address), port))
         if code(error) == "MOVED":
             self.owners[slot] = target

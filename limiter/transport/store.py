@@ -13,6 +13,7 @@ import redis.retry
 from redis.backoff import NoBackoff
 
 from limiter.errors import InvalidSetting
+from limiter.transport import redispy
 
 Address = tuple[str, int]
 
@@ -20,13 +21,6 @@ ACCEPTED = (
     "accepted are redis://host:port/0, rediss:// (TLS), unix:///path, valkey://, valkeys://, "
     "redis+cluster://host:port,host:port, rediss+cluster://, memory:// (this process alone), and a "
     "client object of redis-py (Redis or RedisCluster)"
-)
-
-#: Settings of a connection that are ours: retries, deadlines, decoding, and what pools add.
-_OURS = re.compile(
-    r"retry.*|.*timeout|health_check_interval|decode_responses|encoding.*|redis_connect_func|"
-    r"maint.*|orig_.*|oss_cluster_.*|event_dispatcher|himport_registry|cache.*|parser_class|"
-    r"client_name|command_packer|max_connections|connection_pool.*|response_callbacks"
 )
 
 
@@ -194,7 +188,7 @@ def _cluster_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
         raise InvalidSetting.of("store", repr(masked(url)), "a cluster needs host:port,host:port")
     if pool.connection_kwargs.get("db"):
         raise InvalidSetting.of("store", repr(masked(url)), "a cluster has database 0 only")
-    settings = _theirs(pool.connection_kwargs)
+    settings = redispy.kept(pool.connection_kwargs)
     return Store(True, tuple(addresses), pool.connection_class, settings, kit.retry)
 
 
@@ -202,12 +196,12 @@ def _from_cluster(client: Any, kit: Kit) -> Store:
     manager = client.nodes_manager
     settings = manager.connection_kwargs
     kind = kit.tls_connection if settings.get("ssl") else kit.connection
-    kept = {name: value for name, value in settings.items() if name != "ssl"}
+    found = {name: value for name, value in settings.items() if name != "ssl"}
     return Store(
         True,
         tuple((node.host, int(node.port)) for node in manager.startup_nodes.values()),
-        kept.pop("connection_class", kind),
-        _theirs(kept),
+        found.pop("connection_class", kind),
+        redispy.kept(found),
         kit.retry,
         manager.address_remap,
     )
@@ -215,12 +209,7 @@ def _from_cluster(client: Any, kit: Kit) -> Store:
 
 def _alone(kind: type[Any], settings: dict[str, Any], kit: Kit) -> Store:
     address = (settings.get("host", "localhost"), int(settings.get("port", 6379)))
-    return Store(False, (address,), kind, _theirs(settings), kit.retry)
-
-
-def _theirs(settings: dict[str, Any]) -> dict[str, Any]:
-    """The user's settings that are not ours to make."""
-    return {name: value for name, value in settings.items() if not _OURS.fullmatch(name)}
+    return Store(False, (address,), kind, redispy.kept(settings), kit.retry)
 
 
 def _pool(plain: str, url: str, kit: Kit) -> Any:

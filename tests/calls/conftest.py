@@ -10,7 +10,7 @@ import pytest
 
 from limiter import Limiter
 from limiter.aio import AsyncLimiter
-from limiter.demo.servers import Server
+from limiter.demo.servers import Server, free_port
 from tests.calls.support import PATIENCE, InLoop, Loop
 from tests.proxy import Proxy
 
@@ -93,6 +93,12 @@ def proxy(server: Server) -> Iterator[Proxy]:
     """A proxy before the shared server."""
     with Proxy((server.host, server.port)) as running:
         yield running
+
+
+@pytest.fixture
+def deaf_port() -> int:
+    """A port at which no server listens."""
+    return free_port()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable
 
 import pytest
@@ -201,7 +200,7 @@ def test_what_is_said_often_is_counted_while_it_is_withheld(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr("limiter.log_throttle.monotonic", lambda: now)
     ours = logging.getLogger("ours")
     throttle = ThrottleFilter()
     ours.addFilter(throttle)

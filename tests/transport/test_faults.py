@@ -406,7 +406,9 @@ ERRORS = [
     (redis_errors.AskError("1 h:1", status_code="ASK"), StoreRefused),
     (ConnectionResetError(104, "reset"), StoreUnavailable),
     (OSError("unreachable"), StoreUnavailable),
-    (UnicodeError("label too long"), StoreUnavailable),
+    (asyncio.TimeoutError(), StoreUnavailable),
+    (UnicodeError("label too long"), StoreRefused),
+    (AttributeError("no attribute '_sock'"), StoreRefused),
 ]
 
 

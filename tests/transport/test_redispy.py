@@ -1,0 +1,143 @@
+"""What we use of redis-py that is not public: in one place, checked, and never an open door."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+
+import limiter
+from limiter import AsyncLimiter, Limiter, StoreRefused
+from limiter.demo.servers import Cluster, Server
+from limiter.transport import redispy, replies
+
+PRIVATE = {"_sock", "_parser", "_parsers", "_reader", "_writer", "_connection_arguments", "_close"}
+PRIVATE |= {"_ssl_protocol"}
+
+
+def test_one_module_knows_what_is_not_public() -> None:
+    """An attribute of something else than ``self``, or a module, with such a name stands there alone."""
+    users = set()
+    for path in Path(limiter.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            is_own = isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "self"
+            if isinstance(node, ast.Attribute) and node.attr in PRIVATE and not is_own:
+                users.add(path.name)
+            if isinstance(node, ast.ImportFrom) and "._" in (node.module or ""):
+                users.add(path.name)
+    assert users == {"redispy.py"}
+
+
+@pytest.mark.parametrize(
+    ("half", "name"),
+    [("asyncio.connection.AbstractConnection", "_close"), ("connection.Connection", "can_read")],
+)
+def test_a_redis_py_that_lacks_a_name_is_refused_at_import(half: str, name: str) -> None:
+    """With the version that was found, and what to install; the first hit would be too late."""
+    code = (
+        f"import redis.asyncio.connection, redis.connection\n"
+        f"for kind in redis.{half}.__mro__:\n"
+        f"    if {name!r} in vars(kind): delattr(kind, {name!r})\n"
+        f"import limiter"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith(f"ImportError: redis-py is {redis.__version__}, which has no ")
+    assert last.endswith(
+        f".{name}: accepted are 8.0 and later, below 9; pip install 'redis[hiredis]>=8.0,<9'"
+    )
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py has renamed something that we use when we connect."""
+
+    def renamed(*_: Any) -> Any:
+        raise AttributeError("'Connection' object has no attribute '_sock'")
+
+    async def renamed_in_loop(*_: Any) -> Any:
+        renamed()
+
+    monkeypatch.setattr(redispy, "connected", renamed)
+    monkeypatch.setattr(redispy, "connected_in_loop", renamed_in_loop)
+    replies._throttle.forget()
+
+
+@pytest.mark.parametrize("on_error", ["allow", "local", "deny"])
+@pytest.mark.parametrize("where", ["single", "cluster"])
+@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.usefixtures("broken")
+def test_a_fault_of_the_program_admits_nobody(
+    store: str,
+    cluster: Cluster,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+    way: str,
+    on_error: str,
+) -> None:
+    """Only a failing store may; the log has one traceback, and not one for each call."""
+    url = store if where == "single" else cluster.url
+
+    async def hit() -> None:
+        coroutines = AsyncLimiter("2/minute", store=url, on_error=on_error, timeout=5.0)
+        for _ in range(5):
+            with pytest.raises(StoreRefused, match="AttributeError: 'Connection'"):
+                await coroutines.hit("u")
+        await coroutines.close()
+
+    if way == "async":
+        asyncio.run(hit())
+    else:
+        threads = Limiter("2/minute", store=url, on_error=on_error, timeout=5.0)
+        for _ in range(5):
+            with pytest.raises(StoreRefused, match="AttributeError: 'Connection'"):
+                threads.hit("u")
+    faults = [record for record in caplog.records if record.levelno == logging.ERROR]
+    # Each node of a cluster is a place of its own.
+    assert 1 <= len(faults) <= (1 if where == "single" else 3)
+    assert all(record.exc_info and record.exc_info[0] is AttributeError for record in faults)
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_the_settings_of_a_client_that_count(server: Server, subject: str, way: str) -> None:
+    """Its name is seen by the server; what redis-py alone is to know never reaches our connections."""
+    own = {"client_name": f"of-{subject}", "socket_timeout": 1e-9, "retry_on_error": [OSError]}
+    more: dict[str, Any] = {"host": server.host, "port": server.port, **own}
+
+    async def hit() -> None:
+        client = redis.asyncio.Redis(**more)
+        async with AsyncLimiter("2/minute", store=client, timeout=5.0) as coroutines:
+            assert await coroutines.hit(subject)
+            assert own["client_name"] in names()
+        await client.aclose()
+
+    def names() -> set[str]:
+        with redis.Redis(host=server.host, port=server.port) as admin:
+            return {client["name"] for client in admin.client_list()}
+
+    if way == "async":
+        asyncio.run(hit())
+        return
+    client = redis.Redis(**more)
+    with Limiter("2/minute", store=client, timeout=5.0) as threads:
+        assert threads.hit(subject)
+        assert own["client_name"] in names()
+    client.close()
+
+
+def test_settings_by_name() -> None:
+    """Kept are those that say where and who; a connection class of the user's own has its own."""
+    given = {"host": "h", "ssl_ca_certs": "f", "cache_config": 1, "retry": 2, "tenant": "theirs"}
+    assert redispy.kept({**given, "maint_notifications_config": 3}) == {
+        "host": "h",
+        "ssl_ca_certs": "f",
+        "tenant": "theirs",
+    }
