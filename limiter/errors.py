@@ -96,6 +96,16 @@ class StoreRefused(LimiterError):
     """
 
 
+_Any = TypeVar("_Any", bound=LimiterError)
+
+
+def anew(failure: _Any) -> _Any:
+    """The same failure for one more caller, with a traceback of its own."""
+    another = type(failure)(*failure.args)
+    another.__cause__ = failure.__cause__
+    return another
+
+
 class RateLimited(LimiterError):
     """A call was denied; ``decision`` says by which policy and for how long."""
 

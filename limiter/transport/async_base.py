@@ -14,12 +14,12 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from limiter.errors import LimiterError, StoreUnavailable
+from limiter.errors import LimiterError, StoreUnavailable, anew
 from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport import forks
 from limiter.transport.async_lane import AsyncLane
-from limiter.transport.async_node import AsyncNode, Guard, anew
+from limiter.transport.async_node import AsyncNode, Guard
 from limiter.transport.detour import ASKING, Detour, Step, command
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot

@@ -11,11 +11,11 @@ from time import monotonic
 
 from redis.exceptions import ResponseError
 
-from limiter.errors import LimiterError, StoreUnavailable
+from limiter.errors import LimiterError, anew
 from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.async_base import Place
-from limiter.transport.async_node import AsyncNode, Guard, anew, make_node, under_way
+from limiter.transport.async_node import AsyncNode, Guard, make_node, under_way
 from limiter.transport.detour import CLUSTER_SLOTS
 from limiter.transport.replies import cause, code, translate
 from limiter.transport.slots import SLOTS, SlotTable, graver, in_turn
@@ -98,7 +98,7 @@ class ClusterPlace(Place):
         while (reading := under_way(self._reading)) is not None:
             left = deadline - monotonic()
             if left <= 0:
-                raise StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
+                raise self._table.late()
             await asyncio.wait([reading], timeout=left)
             if reading.cancelled():
                 self._refresh()  # who closed the transport did not mean this call

@@ -200,8 +200,10 @@ class AsyncLane(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is gone, by whomever."""
-        gone = StoreUnavailable(f"{self._where}: {error or 'the connection was closed'}")
-        self._fail_from(gone, error)
+        if error is None:
+            self.fail(StoreUnavailable(f"{self._where}: the connection was closed"))
+        else:  # perhaps one of a program's own, in which asyncio saw no way but to close it
+            self._fail_from(translate(error, self._where), cause(error))
         if not self.ended.done():
             self.ended.set_result(None)
 

@@ -10,7 +10,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-from limiter.errors import LimiterError, StoreUnavailable
+from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.transport.async_lane import AsyncLane, open_lane
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address, Store
@@ -119,6 +119,8 @@ class AsyncNode:
         self.lane: AsyncLane | None = None
         """The connection, which may have been closed."""
         self._connecting: asyncio.Task[LimiterError | None] | None = None
+        #: Why the last attempt ended, where time will not mend that.
+        self._refusal: StoreRefused | None = None
 
     def ready(self) -> AsyncLane | None:
         """The connection, if there is one that a call may be sent on."""
@@ -143,6 +145,8 @@ class AsyncNode:
                 self._connecting = connecting
             left = deadline - monotonic()
             if left <= 0:
+                if self._refusal is not None:  # no attempt ends within the deadline, but all end so
+                    raise anew(self._refusal)
                 raise StoreUnavailable(f"{self.where}: no connection within the deadline")
             await asyncio.wait([connecting], timeout=left)
             if connecting.done() and not connecting.cancelled():
@@ -170,6 +174,11 @@ class AsyncNode:
 
     async def _open(self) -> LimiterError | None:
         """In a task of its own: connecting may take longer than any caller can wait."""
+        failure = await self._opened()
+        self._refusal = failure if isinstance(failure, StoreRefused) else None
+        return failure
+
+    async def _opened(self) -> LimiterError | None:
         try:
             lane = await open_lane(
                 self._connect(), self.where, self._timeout, self._connect_timeout
@@ -202,10 +211,3 @@ def under_way(task: asyncio.Task[Result] | None) -> asyncio.Task[Result] | None:
     maker knew of it.
     """
     return None if task is None or task.done() else task
-
-
-def anew(failure: LimiterError) -> LimiterError:
-    """The same failure for one more caller, with a traceback of its own."""
-    another = type(failure)(*failure.args)
-    another.__cause__ = failure.__cause__
-    return another

@@ -10,7 +10,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from limiter.errors import LimiterError, StoreUnavailable
+from limiter.errors import LimiterError, StoreUnavailable, anew
 from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.threads import as_raised, begin
@@ -99,13 +99,11 @@ class ClusterTransport(Transport):
             while self._reading and self._table.readings == readings:
                 left = deadline - monotonic()
                 if left <= 0:
-                    raise StoreUnavailable(
-                        f"{self._store.where}: no slot table within the deadline"
-                    )
+                    raise self._table.late()
                 self._changed.wait(left)
             failure = self._table.failure
             if failure is not None:
-                raise type(failure)(*failure.args) from failure
+                raise anew(failure)
 
     def _new_lock(self) -> None:
         # As in ``Node``.

@@ -15,7 +15,7 @@ from typing import Any
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
-from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
+from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.threads import as_raised, begin
 from limiter.transport import forks, redispy
 from limiter.transport.replies import cause, translate
@@ -178,6 +178,8 @@ class Node:
         self._closed_at = -inf
         #: When each attempt began that came to nothing, and why.
         self._failures: deque[tuple[float, LimiterError]] = deque()
+        #: Why the last attempt ended, where time will not mend that.
+        self._refusal: StoreRefused | None = None
         forks.remember(self)
 
     def take(self, deadline: float) -> Lane:
@@ -260,6 +262,8 @@ class Node:
                         self._connecting.append(began)
                     left = deadline - monotonic()
                     if left <= 0:
+                        if self._refusal is not None:  # no attempt ends in time, but all end so
+                            raise anew(self._refusal)
                         raise StoreUnavailable(f"{self.where}: no connection within the deadline")
                     self._changed.wait(min(left, self._connect_timeout))
             finally:
@@ -289,6 +293,7 @@ class Node:
         with self._lock:
             with suppress(ValueError):  # who began it was interrupted before it was noted
                 self._connecting.remove(began)
+            self._refusal = failure if isinstance(failure, StoreRefused) else None
             if lane is not None and began > self._closed_at:
                 self.give(lane)
             elif lane is not None:

@@ -10,7 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import ResponseError
 
-from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
+from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.transport.replies import code
 from limiter.transport.store import Address, Store
 
@@ -66,6 +66,12 @@ class SlotTable(Generic[Node]):
         self.failure = failure
         self.read_at = monotonic()
         self.readings += 1
+
+    def late(self) -> LimiterError:
+        """Why there is no table by a deadline: a refusal that the last reading met, or the time."""
+        if isinstance(self.failure, StoreRefused):
+            return anew(self.failure)
+        return StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
 
     def owner(self, tag: bytes) -> Node:
         """The node that has a tag's slot.

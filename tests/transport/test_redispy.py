@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +143,50 @@ def test_settings_by_name() -> None:
         "ssl_ca_certs": "f",
         "tenant": "theirs",
     }
+
+
+@pytest.mark.parametrize("where", ["single", "cluster"])
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_a_refusal_that_comes_after_every_deadline_is_known_all_the_same(
+    store: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, way: str, where: str
+) -> None:
+    """A handshake that is slower than the calls, and fails: the first cannot know, later ones do."""
+
+    def slow(*_: Any) -> Any:
+        time.sleep(0.1)  # longer than the deadline: the slowness is the fault
+        raise redis.AuthenticationError("wrong password")
+
+    async def slow_in_loop(*_: Any) -> None:
+        await asyncio.sleep(0.1)
+        raise redis.AuthenticationError("wrong password")
+
+    monkeypatch.setattr(redispy, "connected", slow)
+    monkeypatch.setattr(redispy, "connected_in_loop", slow_in_loop)
+    more: dict[str, Any] = {"store": store if where == "single" else cluster.url}
+    more |= {"on_error": "allow", "timeout": 0.05}
+
+    async def hit() -> list[str]:
+        coroutines = AsyncLimiter("2/minute", **more)
+        answers = []
+        for _ in range(12):
+            try:
+                answers.append("admitted" if await coroutines.hit("u") else "denied")
+            except StoreRefused:
+                answers.append("refused")
+        await coroutines.close()
+        return answers
+
+    def hit_by_thread() -> list[str]:
+        answers = []
+        with contextlib.closing(Limiter("2/minute", **more)) as threads:
+            for _ in range(12):
+                try:
+                    answers.append("admitted" if threads.hit("u") else "denied")
+                except StoreRefused:
+                    answers.append("refused")
+        return answers
+
+    answers = asyncio.run(hit()) if way == "async" else hit_by_thread()
+    first = answers.index("refused")
+    assert set(answers[:first]) == {"admitted"}
+    assert set(answers[first:]) == {"refused"}
