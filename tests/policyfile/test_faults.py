@@ -96,7 +96,7 @@ WRONG: list[tuple[str, list[str]]] = [
     (
         ONE + "match = { path = ['/'] }\nexempt = { key = ['a'] }",
         [
-            "3: policies.p.match.path is no key here: did you mean paths? accepted are paths, methods, hosts",
+            "3: policies.p.match.path is no key here: did you mean paths? accepted are paths, methods, hosts, ignore_case",
             "4: policies.p.exempt.key is no key here: did you mean keys? accepted are networks, keys, paths",
         ],
     ),
