@@ -250,15 +250,19 @@ def path_of(target: str, method: str) -> str | None:
 
 def raw_path(target: str) -> str:
     """The path of a target, not decoded."""
-    whole = target.partition("?")[0]
-    if whole.startswith("/"):
-        return whole
-    rest = _ORIGIN.sub("", whole, count=1)
+    return _rooted(target.partition("?")[0])
+
+
+def _rooted(path: str) -> str:
+    """A path as servers read it that does not begin with a slash."""
+    if path.startswith("/"):
+        return path
+    rest = _ORIGIN.sub("", path, count=1)
     return rest if rest.startswith("/") else f"/{rest}"
 
 
 def readings(path: str, target: str | None = None) -> tuple[str, ...]:
-    """A path as it stands, first, and as others may read it.
+    """A path, first as it stands, and as others may read it.
 
     ``target`` is what the client sent, where that is known; it counts where the path is what it means. The
     readings differ in whether a # ends the path, whether %2F separates parts, how a path is read that does
@@ -272,8 +276,9 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
     """
     if not _ODD.search(path) and (target is None or not _encodes_slash(target)):
         return (path,)
-    found = dict.fromkeys((path, *_as_sent(path, target)))  # in this order, each once
-    for step in (_rooted, _without_replaced, _without_parameters, _without_newline):
+    texts = (path, *_as_sent(path, target))
+    found = dict.fromkeys(map(_rooted, texts))  # in this order, each once
+    for step in (_without_replaced, _without_parameters, _without_newline):
         found |= dict.fromkeys(map(step, tuple(found)))
     if len(found) > _MOST_READINGS:
         raise Ambiguous("the request's path has too many readings")
@@ -305,11 +310,6 @@ def _meaning(path: str, target: str) -> list[str]:
     for whole in (target.partition("?")[0], raw_path(target)):
         found += [cut for cut in (whole, whole.partition("#")[0]) if decoded(cut) == path]
     return found
-
-
-def _rooted(path: str) -> str:
-    """As servers read a target that does not begin with a slash."""
-    return path if path.startswith("/") else raw_path(path)
 
 
 def _without_replaced(path: str) -> str:
