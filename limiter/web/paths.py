@@ -81,10 +81,10 @@ class Match:
 
     def _named(self, path: str) -> Mapping[str, str] | None:
         matches = (one.fullmatch(path) for one in self.paths)
-        found = next(filter(None, matches), None)
-        if found is None:
-            return None
-        return {name: part.replace(_NO_SLASH, "/") for name, part in found.groupdict().items()}
+        found = next((found.groupdict() for found in matches if found), None)
+        if found and _NO_SLASH in path:
+            return {name: part.replace(_NO_SLASH, "/") for name, part in found.items()}
+        return found
 
     def _has_host(self, host: str) -> bool:
         if "," in host:  # two fields, joined: the application takes one of them
@@ -94,12 +94,12 @@ class Match:
         )
 
 
-def _served(request: Request) -> Iterator[str]:
+def _served(request: Request) -> Sequence[str]:
     """The readings of a request's path; many applications serve one that ends in a slash without it."""
-    for path in request.readings:
-        yield path
-        if path.endswith("/"):
-            yield path.rstrip("/")
+    found = request.readings
+    if len(found) == 1 and not found[0].endswith("/"):
+        return found
+    return (*found, *(path.rstrip("/") for path in found if path.endswith("/")))
 
 
 def _in_any_case(found: re.Pattern[str]) -> re.Pattern[str]:
@@ -211,7 +211,7 @@ _NO_SLASH = "\udc2f"
 _ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 
 #: What a path has that is read in more ways than one.
-_ODD = re.compile(r"\A(?!/)|//|/\.|[\\;#\ufffd]|\n\Z")
+_ODD = re.compile(r"//|/\.|[\\;#\ufffd]|\n\Z")
 _DOTTED = re.compile(r"//|/\.")
 _PARAMETERS = re.compile(r";[^/]*")
 #: A target in absolute form, up to its path (RFC 9112, section 3.2.2).
@@ -274,7 +274,8 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
         Ambiguous: There are more than any honest client's path has.
 
     """
-    if not _ODD.search(path) and (target is None or not _encodes_slash(target)):
+    is_plain = path.startswith("/") and not _ODD.search(path)
+    if is_plain and (target is None or "%2" not in target or not _encodes_slash(target)):
         return (path,)
     texts = (path, *_as_sent(path, target))
     found = dict.fromkeys(map(_rooted, texts))  # in this order, each once
@@ -290,7 +291,7 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
 
 
 def _encodes_slash(target: str) -> bool:
-    return "%2" in target and _ENCODED_SLASH.search(target.partition("?")[0]) is not None
+    return _ENCODED_SLASH.search(target.partition("?")[0]) is not None
 
 
 def _as_sent(path: str, target: str | None) -> Iterator[str]:
