@@ -94,6 +94,10 @@ WRONG: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        ONE + "match = { ignore_case = 'yes' }",
+        ["3: policies.p.match.ignore_case is 'yes': accepted are true and false"],
+    ),
+    (
         ONE + "match = { path = ['/'] }\nexempt = { key = ['a'] }",
         [
             "3: policies.p.match.path is no key here: did you mean paths? accepted are paths, methods, hosts, ignore_case",
