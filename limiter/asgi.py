@@ -245,7 +245,7 @@ class LimiterMiddleware:
             await _answer_lifespan(receiving, sending)
 
     def _warn_of_replaced_peers(self) -> None:
-        """Say of costs by a header that the server takes away from them whom they believe."""
+        """Warn where uvicorn hides the proxies of which a cost by a header is believed."""
         guard = self._guard()
         if hides_proxies(sys.argv, os.environ, guard.trusted):
             for rule in guard.rules:

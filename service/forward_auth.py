@@ -94,8 +94,8 @@ def _refusal(status: int, detail: str, asked: Request) -> Answer:
 def original(asked: Request, appended: str) -> Request | None:
     """The request that a proxy asks about, as its header fields tell, else as its own question does.
 
-    ``appended`` is the target that stands behind the policy's name, as it was sent. None where a method, a
-    host or a target is told that is none, or several: another one reaches the upstream.
+    ``appended`` is the target that stands behind the policy's name, as it was sent. None where the proxy
+    names a method, a host or a target that is none, or several: another one reaches the upstream.
     """
     headers = asked.headers
     target = headers.get("x-forwarded-uri", appended)

@@ -295,7 +295,7 @@ def _encodes_slash(target: str) -> bool:
 
 
 def _as_sent(path: str, target: str | None) -> Iterator[str]:
-    """The path cut at a #, and with encoded slashes that separate nothing, as far as that can be told."""
+    """The path cut at a #, and with encoded slashes that separate nothing, as far as that is known."""
     sent = [] if target is None else _meaning(path, target)
     if not sent:
         yield path.partition("#")[0]

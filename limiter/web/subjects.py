@@ -201,7 +201,7 @@ def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Iden
     return find
 
 
-#: Fields whose content has commas by nature, so that one sent twice is not told from one sent once.
+#: Fields whose content has commas by nature, so that one sent twice looks like one sent once.
 #: They identify no caller anyway.
 _LISTS = re.compile(r"user-agent|referer|accept(-.+)?|sec-ch-.+")
 
@@ -263,12 +263,12 @@ def _credentials(kind: str, value: str) -> str:
 
     """
     scheme, *rest = _single("credentials", value).split() or [""]
-    scheme = scheme.lower()
+    scheme = scheme.capitalize()
     if len(rest) > 1:
         raise Ambiguous("the request has words behind its credentials")
-    if scheme == "basic" and rest and not _is_base64(rest[0]):
+    if scheme == "Basic" and rest and not _is_base64(rest[0]):
         raise Ambiguous("the request has credentials that are no base64")
-    if scheme == "bearer" and kind == "api-key":
+    if scheme == "Bearer" and kind == "api-key":
         return "".join(rest)
     return " ".join([scheme, *rest])
 

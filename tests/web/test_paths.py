@@ -139,6 +139,14 @@ def test_capitals_may_be_ignored(path: str) -> None:
     assert Match(paths=(pattern("/orders/*"),)).parts(sent("/Orders/Ab")) is None
 
 
+def test_two_hosts_are_refused_where_a_rule_is_about_hosts() -> None:
+    """The application takes one of two fields, and a rule about that one would not hold."""
+    asked = replace(sent("/"), host="h.example, x.example")
+    with pytest.raises(Ambiguous, match="hosts"):
+        Match(hosts=frozenset({"h.example"})).parts(asked)
+    assert Match().parts(asked) == {}
+
+
 # --- real routers ---
 
 #: What is joined to targets: words of the route, and what anybody is known to read in another way.
