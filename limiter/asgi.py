@@ -6,6 +6,8 @@ import asyncio
 import json
 import logging
 import math
+import os
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,6 +20,7 @@ from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
 from limiter.web.rules import Cost
 from limiter.web.subjects import Identity
+from limiter.web.uvicorn_peers import hides_proxies
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -223,6 +226,7 @@ class LimiterMiddleware:
             asked = True
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self._warn_of_replaced_peers()
                 await self._open_if_possible()
             return message
 
@@ -239,6 +243,15 @@ class LimiterMiddleware:
             log.debug("the application knows no lifespan", exc_info=True)
         if not asked:
             await _answer_lifespan(receiving, sending)
+
+    def _warn_of_replaced_peers(self) -> None:
+        """Warn where uvicorn hides the proxies of which a cost by a header is believed."""
+        guard = self._guard()
+        if hides_proxies(sys.argv, os.environ, guard.trusted):
+            for rule in guard.rules:
+                warn = getattr(rule.cost, "warn_of_replaced_peers", None)
+                if warn is not None:
+                    warn()
 
     async def _open_if_possible(self) -> None:
         try:

@@ -15,14 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote
 
 from limiter.policyfile import Policies
-from limiter.web import problems, wiring
+from limiter.web import paths, problems, wiring
 from limiter.web.guard import Guard, Verdict
 from limiter.web.identity import Network, Unidentified, address, is_trusted
 from limiter.web.request import Request, bare_host, from_wsgi
 from limiter.web.rules import Rule
+from limiter.web.subjects import TOKEN
 from service.decisions import Decisions
 from service.one_policy import OnePolicy
 
@@ -49,8 +50,8 @@ class ForwardAuth:
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a proxy."""
         asked = from_wsgi(environ)
-        name, appended, path = asked.path.removeprefix(PREFIX).partition("/")
-        status, fields, body = self._answer(asked, name, f"/{path}")
+        name, appended, _ = asked.path.removeprefix(PREFIX).partition("/")
+        status, fields, body = self._answer(asked, name, _appended(asked))
         if status == 200:
             # Envoy takes nothing but 200 for a yes; the others take 204, which has no body at all.
             status, fields = (
@@ -59,7 +60,7 @@ class ForwardAuth:
         start_response(f"{status} {problems.title(status)}", fields)
         return [] if asked.method == "HEAD" else [body]
 
-    def _answer(self, asked: Request, name: str, path: str) -> Answer:
+    def _answer(self, asked: Request, name: str, appended: str) -> Answer:
         if not is_trusted(asked.peer, self._trusted):
             return _refusal(403, "This is for proxies that are trusted here.", asked)
         guard = self._policies.guard_for(name)
@@ -69,7 +70,10 @@ class ForwardAuth:
             return _refusal(
                 422, "This policy counts what is held, and nobody sees here when that ends.", asked
             )
-        asked = original(replace(asked, address_from=guard.address_from), path)
+        about = original(replace(asked, address_from=guard.address_from), appended)
+        if about is None or (not about.target and _looks_at_paths(guard)):
+            return _refusal(400, "The proxy does not say which request it asks about.", asked)
+        asked = about
         try:
             if asked.forwarded_for is None:
                 raise Unidentified("the proxy names no client")
@@ -87,27 +91,39 @@ def _refusal(status: int, detail: str, asked: Request) -> Answer:
     return status, *wiring.refusal(refused)
 
 
-def original(asked: Request, path: str) -> Request:
-    """The request that a proxy asks about, as its header fields tell, else as its own question does."""
+def original(asked: Request, appended: str) -> Request | None:
+    """The request that a proxy asks about, as its header fields tell, else as its own question does.
+
+    ``appended`` is the target that stands behind the policy's name, as it was sent. None where the proxy
+    names a method, a host or a target that is none, or several: another one reaches the upstream.
+    """
     headers = asked.headers
-    target = headers.get("x-forwarded-uri")
+    target = headers.get("x-forwarded-uri", appended)
+    method = (headers.get("x-forwarded-method") or asked.method).upper()
+    host = headers.get("x-forwarded-host") or asked.host
+    path = paths.path_of(target, method) if target or "x-forwarded-uri" in headers else "/"
+    if path is None or "," in host or not TOKEN.fullmatch(method):
+        return None
     return replace(
         asked,
-        method=(headers.get("x-forwarded-method") or asked.method).upper(),
-        host=bare_host(headers.get("x-forwarded-host") or asked.host),
-        path=path if target is None else path_of(target),
+        method=method,
+        host=bare_host(host),
+        path=path,
+        target=target,
         announces_body=False,  # that of the proxy's own question says nothing
     )
 
 
-def path_of(target: str) -> str:
-    """The path of a request's target, decoded."""
-    if not target.startswith("/"):
-        try:
-            target = urlsplit(target).path
-        except ValueError:
-            target = ""
-    return unquote(target.partition("?")[0], errors="replace") or "/"
+def _appended(asked: Request) -> str:
+    """What a proxy has put behind the policy's name, as it was sent; empty where that is nothing."""
+    sent = asked.target or quote(asked.path)
+    _, slash, rest = paths.raw_path(sent).removeprefix(PREFIX).partition("/")
+    return slash + rest
+
+
+def _looks_at_paths(guard: Guard) -> bool:
+    """Whether it makes a difference which path a request has."""
+    return any(rule.match.paths or rule.exempt_paths for rule in guard.rules)
 
 
 def counts_leases(guard: Guard) -> bool:

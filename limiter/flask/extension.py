@@ -25,7 +25,7 @@ from limiter.grammar import algorithm_named
 from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
-from limiter.web.rules import is_among
+from limiter.web.paths import is_among
 from limiter.web.wiring import networks
 
 Target = TypeVar("Target")

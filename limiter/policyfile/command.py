@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 import click
@@ -64,20 +65,20 @@ def explain(
 ) -> None:
     """Say which policies apply to a request, to whom, with which numbers, and why the others do not.
 
-    PATH is as a client sends it: escapes are decoded, a query is left out. Nothing is asked of a store
-    and nothing is charged. LIMITER_TRUSTED_PROXIES counts. The exit code is 0, 1 when the file is
-    wrong, or 2 when the command line or the variable makes no sense.
+    PATH is what a client sends in its request line, read as ForwardAuth reads it: escapes are decoded, a
+    query is left out, and all readings of a path count. Nothing is asked of a store and nothing is
+    charged. LIMITER_TRUSTED_PROXIES counts. The exit code is 0, 1 when the file is wrong, or 2 when the
+    command line or the variable makes no sense.
 
     \b
     Example:
       limiter explain policies.toml GET /api/orders --header 'X-Forwarded-For: 203.0.113.9'
     """
-    from urllib.parse import unquote
-
     from limiter.errors import InvalidSetting
     from limiter.policyfile.explain import explain as explained
     from limiter.policyfile.explain import told
     from limiter.settings import trusted_proxies
+    from limiter.web.paths import path_of
     from limiter.web.request import Request, bare_host, joined
 
     fields = [header.partition(":") for header in headers]
@@ -86,9 +87,13 @@ def explain(
             raise click.BadParameter(
                 f"{header!r}: accepted is 'Name: value'", param_hint="--header"
             )
-    if not path.startswith("/"):
+    target = os.fsencode(path).decode("latin-1")
+    decoded = path_of(target, method.upper())
+    if decoded is None:
         raise click.BadParameter(
-            f"{path!r}: accepted is a path that begins with /", param_hint="PATH"
+            f"{path!r}: accepted is what a request line has, without blanks: /orders?a=b, "
+            f"http://host/orders, and * with OPTIONS",
+            param_hint="PATH",
         )
     found = _read(file, as_json)
     try:
@@ -99,9 +104,10 @@ def explain(
     request = Request(
         method=method.upper(),
         host=bare_host(host or said_headers.get("host", "localhost")),
-        path=unquote(path.partition("?")[0]),
+        path=decoded,
         headers=said_headers,
         peer=peer,
+        target=target,
     )
     said = explained(found, request, trusted)
     if as_json:

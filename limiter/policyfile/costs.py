@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -9,6 +10,8 @@ from limiter.errors import InvalidSetting, shown
 from limiter.web.identity import Network, is_trusted
 from limiter.web.request import Request
 from limiter.web.rules import Cost
+
+log = logging.getLogger("limiter.web")
 
 _SIZE = re.compile(r"([0-9]{1,15})\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
 #: Of a cost; none with more of them passes, whatever the others are.
@@ -22,24 +25,42 @@ def fixed(cost: int) -> Cost:
     return lambda request, trusted: cost  # noqa: ARG005 (it is the same for all)
 
 
-def by_header(name: str) -> Cost:
+class ByHeader:
     """The number in a header, where the peer is a trusted proxy or service; else 1.
 
     The largest, where there are several: what a client sends stands beside what our proxy adds. None
     where one of them is no whole number: nobody can tell what that costs.
     """
-    name = name.lower()
 
-    def cost(request: Request, trusted: Sequence[Network]) -> int | None:
-        text = request.headers.get(name)
-        if text is None or not is_trusted(request.peer, trusted):
+    def __init__(self, name: str) -> None:
+        self._name = name.lower()
+        self._has_warned = False
+
+    def __call__(self, request: Request, trusted: Sequence[Network]) -> int | None:
+        """What a request costs."""
+        text = request.headers.get(self._name)
+        if text is None:
+            return 1
+        if not is_trusted(request.peer, trusted):
+            if request.has_replaced_peer:
+                self.warn_of_replaced_peers()
             return 1
         numbers = [part.strip() for part in text.split(",")]
         if not all(one.isascii() and one.isdigit() for one in numbers):
             return None
         return max(int(one.lstrip("0")[:_MOST_DIGITS] or 0) for one in numbers)
 
-    return cost
+    def warn_of_replaced_peers(self) -> None:
+        """Log, once, that the server hides the proxies that this believes."""
+        if self._has_warned:
+            return
+        self._has_warned = True
+        log.warning(
+            "costs by %s count as 1: the server puts the client's address in the place of the trusted "
+            "proxy's; run uvicorn with --no-proxy-headers (proxy_headers=False), and name the proxies in "
+            "LIMITER_TRUSTED_PROXIES",
+            self._name,
+        )
 
 
 def by_body(size: int) -> Cost:

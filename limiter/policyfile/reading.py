@@ -223,6 +223,7 @@ def _policy(
             frozenset(match.get("methods", ())),
             frozenset(match.get("hosts", ())),
             match.get("paths", ()),
+            bool(match.get("ignore_case")),
         ),
         identity=identity(key),
         cost=cost,

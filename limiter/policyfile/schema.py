@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, time
 from functools import partial
 from ipaddress import IPv6Network, ip_network
@@ -19,7 +19,8 @@ from limiter.policyfile.faults import Fault
 from limiter.policyfile.lines import Path
 from limiter.settings import check_on_error, check_seconds, check_share
 from limiter.web.headers import FORMS
-from limiter.web.rules import UNIDENTIFIED, pattern
+from limiter.web.paths import pattern
+from limiter.web.rules import UNIDENTIFIED
 from limiter.web.subjects import HEADER, identity
 
 #: What a policy may say, and what [defaults] may say for all of them.
@@ -248,23 +249,30 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _read_match(notes: Notes, path: Path, value: Any) -> dict[str, tuple[Any, ...]]:
-    return _read_lists(
-        notes, path, value, {"paths": _pattern, "methods": _method, "hosts": _host}, some=True
-    )
+def _read_match(notes: Notes, path: Path, value: Any) -> dict[str, Any]:
+    readers = {"paths": _pattern, "methods": _method, "hosts": _host}
+    return _read_lists(notes, path, value, readers, some=True, flags=("ignore_case",))
 
 
-def _read_exempt(notes: Notes, path: Path, value: Any) -> dict[str, tuple[Any, ...]]:
+def _read_exempt(notes: Notes, path: Path, value: Any) -> dict[str, Any]:
     readers = {"networks": _network, "keys": _subject, "paths": _pattern}
     return _read_lists(notes, path, value, readers, some=False)
 
 
 def _read_lists(
-    notes: Notes, path: Path, value: Any, readers: Mapping[str, Callable[[Any], Any]], some: bool
-) -> dict[str, tuple[Any, ...]]:
-    """A table of lists; ``some``: an empty one would mean the opposite of what it says."""
-    found = {}
-    for key, listed in notes.table(path, value, readers).items():
+    notes: Notes,
+    path: Path,
+    value: Any,
+    readers: Mapping[str, Callable[[Any], Any]],
+    some: bool,
+    flags: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A table of lists and flags; ``some``: an empty list would mean the opposite of what it says."""
+    found: dict[str, Any] = {}
+    for key, listed in notes.table(path, value, (*readers, *flags)).items():
+        if key in flags:
+            found[key] = notes.read((*path, key), _flag, listed)
+            continue
         if not isinstance(listed, list) or (some and not listed):
             least = "a list of at least one" if some else "a list"
             # Subjects may be secrets.
@@ -296,7 +304,7 @@ def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
 
 def _cost_header(value: Any) -> Any:
     if isinstance(value, str) and HEADER.fullmatch(value):
-        return costs.by_header(value)
+        return costs.ByHeader(value)
     raise InvalidSetting.of("value", shown(value), "accepted is the name of a header (without _)")
 
 

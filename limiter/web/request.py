@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from limiter.web import identity
+from limiter.web import identity, paths
 
 _NOTHING: Mapping[str, str | None] = {}
 #: Of a body's length; no body is longer, whatever its header says.
@@ -31,6 +32,8 @@ class Request:
             the path's spellings do not agree.
         announces_body: Whether a request that says nothing of a body has none, as in HTTP/1.
         address_from: In which header trusted proxies say who calls: one of ``identity.ADDRESS_FROM``.
+        target: The path as it was sent, perhaps with more of the request's target; None: not known.
+        has_replaced_peer: Whether the server has put the client's address in the place of the proxy's.
 
     """
 
@@ -42,6 +45,18 @@ class Request:
     parts: Mapping[str, str | None] = field(default_factory=lambda: _NOTHING)
     address_from: str = "x-forwarded-for"
     announces_body: bool = True
+    target: str | None = None
+    has_replaced_peer: bool = False
+
+    @cached_property
+    def readings(self) -> tuple[str, ...]:
+        """The path, and what others may take it for.
+
+        Raises:
+            identity.Ambiguous: There are more than any honest client's path has.
+
+        """
+        return paths.readings(self.path, self.target)
 
     @property
     def forwarded_for(self) -> str | None:
@@ -59,20 +74,19 @@ class Request:
         )
 
     def cookie(self, name: str) -> str | None:
-        """The value of a cookie as it was sent; None without one.
+        """The meaning of a cookie, in one spelling of several; None without one.
 
         Raises:
-            identity.Ambiguous: It was sent with several values: frameworks differ in which they take.
+            identity.Ambiguous: It was sent with several values, on several lines, or with an escape that no
+                encoder writes: frameworks differ in what they take.
 
         """
-        found = set()
-        for cookie in self.headers.get("cookie", "").split(";"):
-            called, equals, value = cookie.partition("=")
-            if equals and called.strip() == name:
-                found.add(_unquoted(value.strip()))
-        if len(found) > 1:
+        text = self.headers.get("cookie", "")
+        found = _cookies(text.split(";"), name)
+        # Lines are joined with a semicolon or with a comma, by the server or by the one behind it.
+        if len(found) > 1 or ("," in text and found != _cookies(_SEPARATORS.split(text), name)):
             raise identity.Ambiguous(f"the request has several cookies {name}")
-        return found.pop() if found else None
+        return cookie_meaning(found.pop().encode("latin-1", "replace")) if found else None
 
     def part(self, name: str) -> str | None:
         """A part of the path by its name; None without one.
@@ -130,6 +144,10 @@ class _WsgiRequest(Request):
         return _decoded(path) or "/"
 
     @cached_property
+    def target(self) -> str | None:
+        return self.environ.get("RAW_URI") or self.environ.get("REQUEST_URI")
+
+    @cached_property
     def announces_body(self) -> bool:
         return _announces_body(str(self.environ.get("SERVER_PROTOCOL", "")).rpartition("/")[2])
 
@@ -172,6 +190,37 @@ class _WsgiHeaders(Mapping[str, str]):
         return sum(1 for _ in self)
 
 
+_SEPARATORS = re.compile("[;,]")
+
+
+def _cookies(pairs: Iterable[str], name: str) -> set[str]:
+    """The values of the cookies of a name."""
+    found = set()
+    for pair in pairs:
+        called, equals, value = pair.partition("=")
+        if equals and called.strip() == name:
+            found.add(_unquoted(value.strip()))
+    return found
+
+
+def cookie_meaning(value: bytes) -> str:
+    """A cookie's value in one spelling for all that frameworks may read as one: they decode it, or do not.
+
+    PHP reads a + as a blank, others do not.
+
+    Raises:
+        identity.Ambiguous: A letter, a digit, or one of ``-._`` is escaped, which no encoder does.
+
+    """
+    if _NEEDLESS.search(value):
+        raise identity.Ambiguous("the request has a cookie with an escape that no encoder writes")
+    return unquote_to_bytes(value).decode("utf-8", "surrogateescape").replace(" ", "+")
+
+
+#: An escape of A-Z a-z 0-9 - . _ (encoders of forms do escape the ~).
+_NEEDLESS = re.compile(rb"%(2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9A])", re.IGNORECASE)
+
+
 def _unquoted(value: str) -> str:
     """The value of a cookie as frameworks read it, where it stands in quotes."""
     if len(value) < 2 or not value.startswith('"') or not value.endswith('"'):
@@ -200,6 +249,7 @@ def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHI
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
     )
     client = scope.get("client")
+    target = scope.get("raw_path")
     return Request(
         method=str(scope.get("method", "GET")).upper(),
         host=bare_host(headers.get("host", "")),
@@ -208,6 +258,8 @@ def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHI
         peer=str(client[0]) if client else None,
         parts=parts,
         announces_body=_announces_body(str(scope.get("http_version", ""))),
+        target=None if target is None else target.decode("latin-1"),
+        has_replaced_peer=bool(client and client[1] == 0),  # no connection comes from such a port
     )
 
 
@@ -227,8 +279,8 @@ def _announces_body(version: str) -> bool:
 
 
 def bare_host(text: str) -> str:
-    """A host without its port, in lower case."""
-    host = text.strip().lower()
+    """A host without its port and a user's name, in lower case."""
+    host = text.strip().lower().rpartition("@")[2]
     if host.startswith("["):
         return host.partition("]")[0] + "]"
     return host.partition(":")[0].rstrip(".")

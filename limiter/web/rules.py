@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from limiter.errors import InvalidSetting, shown
+from limiter.errors import shown
 from limiter.keys import Key
 from limiter.policies import Policy
 from limiter.web.identity import Ambiguous, Network, Unidentified, address
+from limiter.web.paths import Match as Match
+from limiter.web.paths import pattern as pattern  # beside the rules, for who writes some
 from limiter.web.request import Request
 from limiter.web.subjects import Identity, by_address, somebody, spelled
 
@@ -23,162 +25,6 @@ Cost = Callable[[Request, Sequence[Network]], int | None]
 UNIDENTIFIED = ("refuse", "skip", "address")
 
 _PARTS = 10_000
-
-
-@dataclass(frozen=True)
-class Match:
-    """Which requests a rule is about: methods, hosts and paths, each any where none is named.
-
-    A path pattern is matched whole: ``*`` stands for anything but a slash, ``**`` for anything, and
-    ``{name}`` for one part of the path, by which an identity can ask; each takes as little as fits, from
-    the left. A path that others may read as another one is meant in each of its spellings: applications
-    differ in which they serve. A host that begins with ``*.`` stands for all below it.
-    """
-
-    methods: frozenset[str] = frozenset()
-    hosts: frozenset[str] = frozenset()
-    paths: tuple[re.Pattern[str], ...] = ()
-
-    def parts(self, request: Request) -> Mapping[str, str | None] | None:
-        """The named parts of the path; None where the rule is not about this request.
-
-        A part is None where the path's spellings do not agree about it.
-        """
-        if self.missed(request) is not None:
-            return None
-        if not self.paths:
-            return request.parts
-        spellings = _spellings(request.path)
-        if request.path.endswith("/"):  # many an application serves it without, too
-            spellings += tuple(path.rstrip("/") for path in spellings)
-        found = [parts for path in spellings if (parts := self._named(path)) is not None]
-        if not found:
-            return None
-        if len(found) == 1:
-            return {**request.parts, **found[0]}
-        named = {name for parts in found for name in parts}
-        agreed = {name: _agreed([parts.get(name) for parts in found]) for name in named}
-        return {**request.parts, **agreed}
-
-    def missed(self, request: Request) -> str | None:
-        """What of the request is another than here: method or host; None where both are right."""
-        if self.methods and not is_among(request.method, self.methods):
-            return "method"
-        if self.hosts and not self._has_host(request.host):
-            return "host"
-        return None
-
-    @property
-    def is_everything(self) -> bool:
-        """Whether every request is meant."""
-        return not (self.methods or self.hosts or self.paths)
-
-    def _named(self, path: str) -> Mapping[str, str] | None:
-        matches = (one.fullmatch(path) for one in self.paths)
-        return next((found.groupdict() for found in matches if found), None)
-
-    def _has_host(self, host: str) -> bool:
-        return host in self.hosts or any(
-            one.startswith("*.") and host.endswith(one[1:]) for one in self.hosts
-        )
-
-
-def _agreed(values: Sequence[str | None]) -> str | None:
-    return values[0] if len({*values}) == 1 else None
-
-
-def is_among(method: str, methods: Collection[str]) -> bool:
-    """Whether a method is one of those that are meant: who serves GET serves HEAD by it."""
-    return method in methods or (method == "HEAD" and "GET" in methods)
-
-
-_WILDCARD = re.compile(r"(\*\*|\*|\{[^{}]*\})")
-#: What no path has in it as it is read.
-_NO_PATH = re.compile(r"[?#]|%[0-9A-Fa-f]{2}|//|/\.{1,2}(?=/|$)")
-_MOST_WILDCARDS = 40
-
-
-def pattern(text: str) -> re.Pattern[str]:
-    """The path pattern that a text means.
-
-    Matching takes a time that grows with the path's length alone, whatever the path: what stands
-    between two wildcards is taken where it comes first, and never looked for again.
-
-    Raises:
-        InvalidSetting: No path can be like this, or it names a part twice or badly.
-
-    """
-    if not text.startswith("/"):
-        raise InvalidSetting.of("path", repr(text), "accepted is a pattern that begins with /")
-    if wrong := _NO_PATH.search(text):
-        raise InvalidSetting.of(
-            "path",
-            f"{text!r}, and no path has {wrong[0]!r} in it",
-            "accepted is a path as it is read, decoded, without a query, empty and dotted segments",
-        )
-    for segment in map(_WILDCARD.findall, text.split("/")):
-        if "**" in segment and len(segment) > 1:  # it would have to be looked for again and again
-            raise InvalidSetting.of(
-                "path", repr(text), "accepted is one wildcard in a segment where that is **"
-            )
-    pieces = _WILDCARD.split(text)
-    try:
-        if any(brace in literal for literal in pieces[::2] for brace in "{}"):
-            raise re.error("a brace without its other one")
-        return re.compile(_Spelling(pieces).text, re.DOTALL)
-    except re.error:
-        raise InvalidSetting.of(
-            "path",
-            repr(text),
-            f"accepted are up to {_MOST_WILDCARDS} wildcards, and parts in braces that "
-            f"are names, each once, as in /orgs/{{org}}",
-        ) from None
-
-
-class _Spelling:
-    r"""A pattern as a regular expression that does not look twice at what it has passed.
-
-    For Python 3.10, which has no atomic groups, ``(?=(...))\1`` is one.
-    """
-
-    def __init__(self, pieces: Sequence[str]) -> None:
-        self._groups = 0
-        pairs = list(zip(pieces[1::2], map(re.escape, pieces[2::2]), strict=True))
-        if len(pairs) > _MOST_WILDCARDS:
-            raise re.error("too many wildcards")
-        # Each ** begins a block, which is looked for as a whole: a * in it ends at the next slash.
-        starts = [place for place, (wildcard, _) in enumerate(pairs) if wildcard == "**"]
-        self.text = re.escape(pieces[0])
-        for start, end in zip([0, *starts], [*starts, len(pairs)], strict=True):
-            self.text += self._block(pairs[start:end], end == len(pairs))
-
-    def _block(self, pairs: Sequence[tuple[str, str]], is_last: bool) -> str:
-        if not pairs or pairs[0][0] != "**":
-            return self._within(pairs, is_last)
-        if is_last:
-            return f".*{pairs[0][1]}" + self._within(pairs[1:], is_last)
-        number = self._group()
-        return f"(?=(.*?{pairs[0][1]}{self._within(pairs[1:], is_last)}))\\{number}"
-
-    def _within(self, pairs: Sequence[tuple[str, str]], is_last: bool) -> str:
-        found = ""
-        for place, (wildcard, literal) in enumerate(pairs, 1):
-            if is_last and place == len(pairs):
-                found += self._some(wildcard) + literal
-            else:
-                number = self._group()
-                found += f"(?=({self._some(wildcard)}{literal}))\\{number}"
-        return found
-
-    def _some(self, wildcard: str) -> str:
-        if wildcard == "*":
-            return "[^/]*?"
-        self._group()
-        return f"(?P<{wildcard[1:-1]}>[^/]+?)"
-
-    def _group(self) -> int:
-        self._groups += 1
-        return self._groups
 
 
 def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG001 (other costs look)
@@ -297,7 +143,7 @@ class Rule:
             return Passed.METHOD if missed == "method" else Passed.HOST if missed else Passed.PATH
         if not self.preflights and request.is_preflight:
             return Passed.PREFLIGHT
-        if self.exempt_paths and all(map(self._exempts, _spellings(request.path))):
+        if self.exempt_paths and all(map(self._exempts, request.readings)):
             return Passed.EXEMPT_PATH
         if self.exempt_networks and self._is_exempt(request, trusted):
             return Passed.EXEMPT_NETWORK
@@ -349,42 +195,6 @@ class Rule:
         text = f"{self.name} {subject!r}".encode("utf-8", "surrogateescape")
         place = int.from_bytes(blake2b(text, digest_size=8).digest(), "big") % _PARTS
         return place < self.percent * _PARTS / 100
-
-
-def _spellings(path: str) -> tuple[str, ...]:
-    """The path as it stands, and as others may read it, if that is another.
-
-    Without dotted segments, with and without merging slashes first; with a backslash for a slash and
-    without what follows a semicolon.
-    """
-    if not _ODD.search(path):
-        return (path,)
-    found = {path: None}  # in this order, each once
-    if "\\" in path or ";" in path:
-        found[_PARAMETERS.sub("", path.replace("\\", "/"))] = None
-    for one in tuple(found):
-        segments = one.split("/")[1:]
-        for some in (segments, [segment for segment in segments[:-1] if segment] + segments[-1:]):
-            found["/" + "/".join(_undotted(some))] = None
-    return tuple(found)
-
-
-#: What a path has that is read in more ways than one.
-_ODD = re.compile(r"//|/\.|[\\;]")
-_PARAMETERS = re.compile(r";[^/]*")
-
-
-def _undotted(segments: Sequence[str]) -> list[str]:
-    """Segments of a path as RFC 3986 (section 5.2.4) leaves them."""
-    kept: list[str] = []
-    for segment in segments:
-        if segment == "..":
-            del kept[-1:]
-        elif segment != ".":
-            kept.append(segment)
-    if segments and segments[-1] in (".", ".."):
-        kept.append("")
-    return kept
 
 
 def _with_parts(request: Request, parts: Mapping[str, str | None]) -> Request:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 
 from limiter.errors import InvalidSetting, shown
 from limiter.keys import Key as Key  # what an identity finds, for who names subjects itself
 from limiter.web.identity import PREFIX, Ambiguous, Network, Unidentified, caller, parse
 from limiter.web.identity import subject as of_address
-from limiter.web.request import Request
+from limiter.web.request import Request, bare_host, cookie_meaning
 
 ACCEPTED = (
     "accepted are address (or address/N: IPv6 by N bits, 32 to 128), header:NAME, cookie:NAME, api-key "
@@ -102,7 +104,7 @@ def findable(name: str, spec: str | Sequence[str], or_address: bool = False) -> 
 
 def _findable(spec: str, name: str) -> bool:
     if spec.partition(":")[0] in _HASHED:
-        return bool(name)
+        return bool(name) and _canonical(spec, name) is not None
     if spec == "global":
         return name == spec
     bits = _ADDRESS.fullmatch(spec)
@@ -117,9 +119,26 @@ def _is_address(name: str, prefix: int = PREFIX) -> bool:
 def _meant(spec: str, name: str) -> str:
     kind = spec.partition(":")[0]
     if kind in _HASHED:
-        return name if re.fullmatch(f"{kind}:[0-9a-f]{{32}}", name) else hashed(kind, name)
+        is_hash = re.fullmatch(f"{kind}:[0-9a-f]{{32}}", name)
+        value = None if is_hash else _canonical(spec, name)
+        return name if value is None else hashed(kind, value)
     bits = _ADDRESS.fullmatch(spec)
     return _address(name, int(bits[1]) if bits else PREFIX) or name
+
+
+def _canonical(spec: str, name: str) -> str | None:
+    """What an identity by ``spec`` makes of a value that a request says; None where it refuses that."""
+    kind, _, field = spec.partition(":")
+    try:
+        if kind == "cookie":
+            return cookie_meaning(name.encode("utf-8", "surrogatepass"))
+        if kind == "path":
+            return name
+        if kind == "host":
+            return _single("hosts", bare_host(name))
+        return _value(kind, field.lower(), name)
+    except Ambiguous:
+        return None
 
 
 def _address(name: str, prefix: int = PREFIX) -> str | None:
@@ -153,7 +172,7 @@ def _one(spec: str) -> Identity:
     if spec == "global":
         return lambda request, trusted: "global"  # noqa: ARG005 (it is the same for all)
     if spec == "host":
-        return _valued("host", "host", lambda request: request.host)
+        return _valued("host", "host", lambda request: _single("hosts", request.host))
     is_cookie = kind == "cookie"
     fits = TOKEN if is_cookie else HEADER
     if kind in ("header", "cookie", "api-key") and name and not fits.fullmatch(name):
@@ -162,15 +181,13 @@ def _one(spec: str) -> Identity:
             "key", repr(spec), f"accepted is the name of {what}, as in {kind}:X-Name"
         )
     if kind == "header" and name:
-        return _valued(
-            "header", f"header {name}", lambda request: request.headers.get(name.lower())
-        )
+        return _valued("header", f"header {name}", partial(_header, name.lower()))
     if kind == "cookie" and name:
         return _valued("cookie", f"cookie {name}", lambda request: request.cookie(name))
     if kind == "path" and name:
         return _valued("path", f"part {name} of the path", lambda request: request.part(name))
     if kind == "api-key" and (name or not separator):
-        return _valued("api-key", "API key", lambda request: _api_key(request, name.lower()))
+        return _valued("api-key", "API key", partial(_api_key, name.lower()))
     raise InvalidSetting.of("key", repr(spec), f"{ACCEPTED}")
 
 
@@ -184,7 +201,37 @@ def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Iden
     return find
 
 
-def _api_key(request: Request, header: str) -> str | None:
+#: Fields whose content has commas by nature, so that one sent twice looks like one sent once.
+#: They identify no caller anyway.
+_LISTS = re.compile(r"user-agent|referer|accept(-.+)?|sec-ch-.+")
+
+
+def _header(name: str, request: Request) -> str | None:
+    value = request.headers.get(name)
+    return None if value is None else _value("header", name, value)
+
+
+def _value(kind: str, name: str, value: str) -> str:
+    """The one value of a header field, in one spelling.
+
+    Raises:
+        Ambiguous: There are several: the application takes one of them.
+
+    """
+    if kind == "header" and _LISTS.fullmatch(name):
+        return value
+    if name == "authorization":
+        return _credentials(kind, value)
+    return _single("API keys" if kind == "api-key" else f"values of {name}", value)
+
+
+def _single(what: str, value: str) -> str:
+    if "," in value:  # lines of one field are joined by commas
+        raise Ambiguous(f"the request has several {what}")
+    return value
+
+
+def _api_key(header: str, request: Request) -> str | None:
     """The key in the header of that name; else in X-API-Key, or a bearer token.
 
     Raises:
@@ -192,13 +239,43 @@ def _api_key(request: Request, header: str) -> str | None:
             another, which a client could make up anew for each request.
 
     """
-    scheme, *token = request.headers.get("authorization", "").split(None, 1) or [""]
-    bearer = token[0] if token and scheme.lower() == "bearer" else None
     if header:
-        found = {(header == "authorization" and bearer) or request.headers.get(header)}
-    else:
-        found = {request.headers.get(_API_KEY), bearer}
-    keys = {key.strip() for key in found if key}
-    if len(keys) > 1 or any("," in key for key in keys):  # a header that is repeated is a list
+        return _value("api-key", header, request.headers.get(header, ""))
+    credentials = request.headers.get("authorization", "")
+    keys = {_value("api-key", _API_KEY, request.headers.get(_API_KEY, "")).strip()}
+    if _BEARER.search(credentials):
+        keys.add(_credentials("api-key", credentials))
+    keys.discard("")
+    if len(keys) > 1:
         raise Ambiguous("the request has several API keys")
     return keys.pop() if keys else None
+
+
+#: A bearer token anywhere in a field that was perhaps sent several times.
+_BEARER = re.compile(r"(?:\A|,)\s*bearer(?:\s|,|\Z)", re.IGNORECASE)
+
+
+def _credentials(kind: str, value: str) -> str:
+    """What an Authorization field says, in one spelling; as an API key, a bearer token alone.
+
+    Raises:
+        Ambiguous: It says several things, or one that frameworks read in several ways.
+
+    """
+    scheme, *rest = _single("credentials", value).split() or [""]
+    scheme = scheme.capitalize()
+    if len(rest) > 1:
+        raise Ambiguous("the request has words behind its credentials")
+    if scheme == "Basic" and rest and not _is_base64(rest[0]):
+        raise Ambiguous("the request has credentials that are no base64")
+    if scheme == "Bearer" and kind == "api-key":
+        return "".join(rest)
+    return " ".join([scheme, *rest])
+
+
+def _is_base64(text: str) -> bool:
+    """Whether it is base64 as encoders write it; decoders take much else for the same."""
+    try:
+        return b64encode(b64decode(text)) == text.encode()
+    except ValueError:
+        return False

@@ -22,6 +22,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from limiter import AsyncLimiter, Concurrency
 from limiter.asgi import LimiterMiddleware
 from limiter.fastapi import limit
+from limiter.policyfile import costs
 from limiter.web.rules import Match, Rule, pattern
 
 #: A rate for all, and how many streams and websockets at once.
@@ -146,3 +147,30 @@ async def fastapi_chat(socket: WebSocket) -> None:
 
 
 fastapi_app.include_router(_router)
+
+
+# --- one limit by the path ---
+
+orders_app = FastAPI()
+
+
+@orders_app.get("/orders")
+@orders_app.get("/orders/{order}")
+async def orders(order: str = "") -> str:
+    """Say which order it is."""
+    return order
+
+
+_orders = AsyncLimiter(
+    "1/minute", store=_all, prefix=os.environ.get("LIMITER_PREFIX", "rl"), name="orders"
+)
+orders_app.add_middleware(
+    LimiterMiddleware,
+    limits=[Rule(_orders, match=Match(paths=(pattern("/orders"), pattern("/orders/{order}"))))],
+)
+
+#: Costs by a header, as a policy file has them.
+priced_app = LimiterMiddleware(
+    Starlette(routes=[Route("/hello", hello)]),
+    [Rule(AsyncLimiter.from_env(name="priced"), cost=costs.ByHeader("X-Cost"))],
+)

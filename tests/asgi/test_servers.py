@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +18,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from limiter import Concurrency, Limiter
-from limiter.demo.servers import HOST
+from limiter.demo.servers import HOST, free_port
 from tests.asgi.support import uvicorn
-from tests.service.support import get
-from tests.wsgi.support import begin_http, eventually
+from tests.service.support import ROOT, clean_environment, get
+from tests.wsgi.support import begin_http, eventually, listens, served
 
 pytestmark = pytest.mark.slow
 
@@ -156,3 +158,71 @@ def test_messages_are_limited(tmp_path: Path, variables: dict[str, str]) -> None
     assert frame is not None
     assert frame.code == 1008
     assert frame.reason.startswith("Rate limit exceeded: try again in ")
+
+
+#: What was served without end, at a limit of one; and with httptools, which ends a path at a #.
+ORDERS = ["/orders", "/orders%0A", "/orders/5", "/orders/5%0A", "/%6frders%0a", "/orders/%0A"]
+
+
+@pytest.mark.parametrize("parser", ["h11", "httptools"])
+def test_no_reading_of_a_path_gets_past_its_limit(
+    tmp_path: Path, variables: dict[str, str], parser: str
+) -> None:
+    pytest.importorskip(parser)
+    app = f"{APPS}orders_app"
+    targets = [*ORDERS, "/orders/7#x", "/orders/7%23x"]
+    targets += ["/orders#x", "http://h/orders"] if parser == "httptools" else []
+    with uvicorn(tmp_path / "log", app, f"--http={parser}", **variables) as (_, port):
+        found = served(port, targets)
+
+    assert found == dict.fromkeys(targets, (200, 429))
+
+
+@pytest.mark.parametrize(
+    ("options", "cost", "warnings"),
+    [
+        ((), 1, 1),
+        (("--no-proxy-headers",), 5, 0),
+        (("--forwarded-allow-ips=10.0.0.1",), 5, 0),
+    ],
+)
+def test_a_cost_by_a_header_under_uvicorn(
+    tmp_path: Path, variables: dict[str, str], options: tuple[str, ...], cost: int, warnings: int
+) -> None:
+    """By default it hides the proxy that the cost is believed of; that is said once, at the start."""
+    log = tmp_path / "log"
+    fields = {"X-Forwarded-For": "203.0.113.1", "X-Cost": "5"}
+    with uvicorn(log, f"{APPS}priced_app", *options, **variables) as (_, port):
+        at_the_start = log.read_text()
+        answers = [get(f"http://{HOST}:{port}/hello", fields) for _ in range(2)]
+    left = [int(answer.headers["RateLimit"].split(";")[1][2:]) for answer in answers]
+
+    assert left == [20 - cost, 20 - 2 * cost]
+    assert log.read_text().count("--no-proxy-headers") == warnings
+    assert at_the_start.count("x-cost") == warnings
+
+
+@pytest.mark.parametrize("started_by", ["run(app)", "run(app, proxy_headers=False)"])
+def test_a_cost_by_a_header_where_a_program_starts_uvicorn(
+    variables: dict[str, str], started_by: str
+) -> None:
+    """Its command line says nothing: the first request that costs less than it says does."""
+    port = free_port()
+    code = (
+        "import uvicorn; from functools import partial; from tests.asgi.apps import priced_app as app;"
+        f"run = partial(uvicorn.run, port={port}, log_level='warning'); {started_by}"
+    )
+    fields = {"X-Forwarded-For": "203.0.113.1", "X-Cost": "5"}
+    environment = clean_environment(**variables)
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            eventually(lambda: listens(port))
+            for _ in range(2):
+                get(f"http://{HOST}:{port}/hello", fields)
+        finally:
+            child.terminate()
+            said = child.communicate(timeout=10)[1]
+
+    assert said.count("--no-proxy-headers") == (started_by == "run(app)")

@@ -223,3 +223,32 @@ def test_wrong_arguments(
     assert result.exit_code == 2
     assert message in result.stderr
     assert "accepted" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/keys/%2Fa",
+        "/keys/a#b",
+        "/KEYS/a",
+        "/Keys/%C3%A9\u00e9",
+        "HTTP://h/keys/a?b",
+        "//keys/a%0A",
+    ],
+)
+def test_a_path_is_read_as_forward_auth_reads_it(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "policies.toml"
+    path.write_text(
+        "[policies.keys]\nlimits = '1/minute'\n"
+        "match = { paths = ['/keys/{name}'], ignore_case = true }\n"
+    )
+    assert explain(str(path), "GET", target)["keys"]["applies"] is True
+    said = json.loads(run("check", str(path), "--json").stdout)["policies"][0]
+    assert said["match"] == {"paths": ["/keys/{name}"], "ignore_case": True}
+
+
+@pytest.mark.parametrize("target", ["keys", "", "/a b", "ftp://h/a", "*"])
+def test_what_is_no_target_is_no_path(path: str, target: str) -> None:
+    result = run("explain", path, "GET", target)
+    assert result.exit_code == 2
+    assert "accepted is what a request line has" in " ".join(result.stderr.split())

@@ -94,9 +94,13 @@ WRONG: list[tuple[str, list[str]]] = [
         ],
     ),
     (
+        ONE + "match = { ignore_case = 'yes' }",
+        ["3: policies.p.match.ignore_case is 'yes': accepted are true and false"],
+    ),
+    (
         ONE + "match = { path = ['/'] }\nexempt = { key = ['a'] }",
         [
-            "3: policies.p.match.path is no key here: did you mean paths? accepted are paths, methods, hosts",
+            "3: policies.p.match.path is no key here: did you mean paths? accepted are paths, methods, hosts, ignore_case",
             "4: policies.p.exempt.key is no key here: did you mean keys? accepted are networks, keys, paths",
         ],
     ),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from limiter.demo.servers import HOST, free_port
-from service.forward_auth import path_of
+from limiter.web.paths import path_of
 from tests.service.conftest import MakeApp
 
 Make = Callable[..., Flask]
@@ -73,7 +73,8 @@ def test_a_refusal_is_short_whatever_the_path(
         assert len(answer.data) < 1024
         said = json.loads(answer.data)["instance"]
         assert said.startswith("/")
-    assert path_of(uri).startswith(json.loads(answers[1].data)["instance"])
+    path = path_of(uri, "GET") or ""
+    assert path.startswith(json.loads(answers[1].data)["instance"])
 
 
 @pytest.mark.parametrize(
@@ -248,19 +249,142 @@ def test_the_body_is_never_read(make_app: MakeApp) -> None:
     assert answer.status_code == 204
 
 
+ORDERS = """
+[policies.orders]
+limits = "1/minute"
+match.paths = ["/orders", "/orders/{id}", "/caf\u00e9"]
+match.ignore_case = true
+
+[policies.by-id]
+limits = "1/minute"
+key = "path:id"
+match.paths = ["/orders/{id}"]
+
+[policies.hosts]
+limits = "1/minute"
+match.hosts = ["api.example.com"]
+match.methods = ["GET"]
+exempt.paths = ["/static/**"]
+
+[policies.sid]
+limits = "1/minute"
+key = "cookie:sid"
+
+[policies.keys]
+limits = "1/minute"
+key = "api-key"
+
+[policies.users]
+limits = "1/minute"
+key = "header:X-User"
+"""
+
+
+SPELLINGS = [
+    *("/orders%0A", "/orders/%0A", "/orders%FF", "/orders\xff", "/Orders"),
+    *("/orders#x", "/orders#x?y", "/orders?x#y"),
+    *("/orders/7%2f8", "/orders/7%2F..", "/ORDERS/a%2Fb"),
+    *("/caf\xc3\xa9", "/caf%C3%A9"),
+]
+
+
 @pytest.mark.parametrize(
-    ("target", "path"),
+    "uri", [*SPELLINGS, "HTTP://h/orders", "https://u@h:1/orders#x", "http:///orders"]
+)
+def test_no_reading_of_a_path_gets_past_its_limit(make_by_file: Make, uri: str) -> None:
+    client = make_by_file(ORDERS).test_client()
+
+    assert [ask(client, "orders", uri=uri).status_code for _ in range(2)] == [204, 429]
+
+
+@pytest.mark.parametrize("uri", SPELLINGS)
+def test_nor_where_the_proxy_puts_it_behind_ours(make_by_file: Make, uri: str) -> None:
+    """The server of the tests decodes what it is given; a real one tells what was sent."""
+    client = make_by_file(ORDERS).test_client()
+    sent = {"RAW_URI": f"/forward-auth/orders{uri}"}
+    answers = [
+        client.get("/forward-auth/orders/x", headers=CLIENT, environ_overrides=sent)
+        for _ in range(2)
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 429]
+
+
+@pytest.mark.parametrize(
+    ("uri", "method"),
     [
-        ("/a/b?c=/d", "/a/b"),
-        ("", "/"),
-        ("/", "/"),
-        ("?a", "/"),
-        ("/a%2Fb%C3%A9%ff", "/a/b\u00e9\ufffd"),
-        ("//a/../b", "//a/../b"),  # a rule looks at its plain spelling as well
-        ("http://x:1/a?b", "/a"),
-        ("http://[x/a", "/"),
-        ("*", "*"),
+        ("", "GET"),
+        ("orders", "GET"),
+        ("?orders", "GET"),
+        ("#orders", "GET"),
+        ("*", "GET"),
+        ("ftp://h/orders", "GET"),
+        ("http:orders", "GET"),
+        ("h:80", "CONNECT"),
+        ("/orders x", "GET"),
+        ("/orders\tx", "GET"),
+        ("/orders\x7f", "GET"),
+        ("/orders\\..;x#/a%2F%FF%0A", "GET"),
+        ("/orders", "GET,OPTIONS"),
+        ("/orders", "GET OPTIONS"),
     ],
 )
-def test_a_target_is_one_path(target: str, path: str) -> None:
-    assert path_of(target) == path
+def test_what_is_no_request_is_refused(make_by_file: Make, uri: str, method: str) -> None:
+    """Each was an open door: the upstream reads it in some way, and no policy was about it."""
+    client = make_by_file(ORDERS).test_client()
+    answer = ask(client, "orders", uri=uri, method=method)
+
+    assert (answer.status_code, answer.mimetype) == (400, "application/problem+json")
+
+
+def test_a_proxy_has_to_say_which_path_where_that_counts(make_by_file: Make) -> None:
+    client = make_by_file(ORDERS).test_client()
+
+    assert ask(client, "orders").status_code == 400
+    assert ask(client, "users", headers={"X-User": "a"}).status_code == 204
+    assert ask(client, "orders", uri="*", method="OPTIONS").status_code == 204
+
+
+def test_two_hosts_are_none(make_by_file: Make) -> None:
+    client = make_by_file(ORDERS).test_client()
+    hosts = ["api.example.com", "API.example.com.:80", "u@api.example.com", "x, api.example.com"]
+    statuses = [ask(client, "hosts", host=host, uri="/").status_code for host in hosts]
+
+    assert statuses == [204, 429, 429, 400]
+    # What is exempt is so in each reading.
+    for uri, status in [("/static/a%2Fb", 204), ("/static/..%2Fx", 429), ("/static#/../x", 429)]:
+        assert ask(client, "hosts", host="api.example.com", uri=uri).status_code == status, uri
+
+
+def test_a_part_with_an_encoded_slash_is_one_subject(make_by_file: Make) -> None:
+    client = make_by_file(ORDERS).test_client()
+    uris = ["/orders/a%2Fb", "/orders/a%2fb", "/orders/%61%2Fb", "/orders/a%2Fc", "/orders/a%0A"]
+    statuses = [ask(client, "by-id", uri=uri).status_code for uri in uris]
+
+    assert statuses == [204, 429, 429, 204, 400]
+
+
+@pytest.mark.parametrize(
+    ("policy", "field", "values", "expected"),
+    [
+        (
+            "sid",
+            "Cookie",
+            ["sid=s%3Aa", "sid=s%3aa", "sid=s:a", "x=1, 2; sid=s:a"],
+            [204, *[429] * 3],
+        ),
+        ("sid", "Cookie", ["sid=a,sid=b", "x=1,sid=a", "sid=a,x", "sid=%61"], [400] * 4),
+        ("keys", "Authorization", ["Bearer a", "bearer a", "Bearer a x"], [204, 429, 400]),
+        ("keys", "Authorization", ["Basic x, Bearer y", "Bearer y,Basic x", "Basic x"], [400] * 3),
+        ("users", "X-User", ["a", " a ", "a, b", "b,a"], [204, 429, 400, 400]),
+    ],
+)
+def test_one_caller_is_one_subject(
+    make_by_file: Make, policy: str, field: str, values: list[str], expected: list[int]
+) -> None:
+    client = make_by_file(ORDERS).test_client(use_cookies=False)
+    statuses = [
+        ask(client, policy, uri="/", headers={field: value}).status_code for value in values
+    ]
+
+    assert statuses == expected

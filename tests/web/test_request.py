@@ -83,6 +83,25 @@ def test_asgi() -> None:
     assert (found.cookie("a"), found.cookie("b"), found.cookie("c")) == ("1", "2", None)
 
 
+def test_what_was_sent() -> None:
+    """Each server says it in a place of its own, or not at all."""
+    assert from_wsgi(environ(RAW_URI="/a%2Fb?c", REQUEST_URI="/x")).target == "/a%2Fb?c"
+    assert from_wsgi(environ(REQUEST_URI="/a%2Fb?c")).target == "/a%2Fb?c"
+    assert from_wsgi(environ()).target is None
+    assert from_asgi(scope(raw_path=b"/a%2Fb\xff")).target == "/a%2Fb\xff"
+    assert from_asgi(scope(raw_path=None)).target is None
+    lazy = from_wsgi(environ(PATH_INFO="/a/b", RAW_URI="/a%2Fb"))
+    assert replace(lazy, parts={"a": "b"}).readings == lazy.readings == ("/a/b", "/a\udc2fb")
+
+
+def test_a_server_may_have_replaced_the_peer() -> None:
+    """Uvicorn names the port 0 where it has believed a proxy."""
+    assert from_asgi(scope(client=("203.0.113.9", 0))).has_replaced_peer
+    assert not from_asgi(scope()).has_replaced_peer
+    assert not from_asgi(scope(client=None)).has_replaced_peer
+    assert not from_wsgi(environ()).has_replaced_peer
+
+
 def test_a_websocket_s_handshake_is_a_get() -> None:
     found = scope()
     del found["method"]
@@ -108,6 +127,7 @@ def test_no_address_is_none(address: Any) -> None:
         ("[2001:db8::1]", "[2001:db8::1]"),
         ("", ""),
         (" a ", "a"),
+        ("u:p@A.example:80", "a.example"),
     ],
 )
 def test_hosts(text: str, host: str) -> None:

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from limiter import InvalidSetting, Limiter, SlidingLog
 from limiter.web.identity import Ambiguous, Unidentified
+from limiter.web.paths import Match, pattern
 from limiter.web.request import Request
-from limiter.web.rules import Asked, Match, Passed, Rule, pattern
+from limiter.web.rules import Asked, Passed, Rule
 from limiter.web.subjects import identity, meant
 
 TRUSTED = (ip_network("127.0.0.0/8"),)
@@ -62,7 +63,8 @@ def rule(name: str = "r", **more: Any) -> Rule:
         ("/orgs/{org}/{id}.json", "/orgs/a/7.json", {"org": "a", "id": "7"}),
         ("/a/**/z", "/a/b/c/z", {}),
         ("/a/**", "/a/line\nbreak", {}),
-        ("/a", "/a\n", None),
+        ("/a", "/a\n", {}),
+        ("/a", "/a\n\n", None),
         ("/a/**.js", "/a/b/c.js", {}),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
@@ -12,7 +13,7 @@ from limiter import InvalidSetting
 from limiter.keys import Key, KeySpeller
 from limiter.web.identity import ADDRESS_FROM, Ambiguous, Unidentified, parse, subject
 from limiter.web.request import Request
-from limiter.web.subjects import hashed, identity, meant, spelled
+from limiter.web.subjects import findable, hashed, identity, meant, spelled
 
 PROXIES = (ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -227,7 +228,7 @@ READ = {
     "api-key": lambda value: request(x_api_key=value),
     "api-key:X-Mine": lambda value: request(x_mine=value),
 }
-printable = st.characters(min_codepoint=33, max_codepoint=255, exclude_characters='",;\\\x7f')
+printable = st.characters(min_codepoint=33, max_codepoint=255, exclude_characters='",;\\%\x7f')
 words = st.text(printable, min_size=1, max_size=40).map(str.strip).filter(bool)
 
 
@@ -275,6 +276,34 @@ def test_one_bearer_token_is_one_key_however_it_is_spelled(value: str) -> None:
         ("api-key:X-Mine", request(x_mine="real, junk")),
         ("cookie:sid", request(cookie="sid=real; sid=junk")),
         ("cookie:sid", request(cookie='sid=real; a=1; sid="re\\141l2"')),
+        # Two lines, joined with a comma.
+        ("cookie:sid", request(cookie="sid=real,sid=junk")),
+        ("cookie:sid", request(cookie="sid=junk, sid=real; a=1")),
+        ("cookie:sid", request(cookie="a=1,sid=real")),
+        ("cookie:sid", request(cookie="sid=real,junk")),
+        ("cookie:sid", request(cookie='sid="real,junk"')),
+        # Escapes that no encoder writes.
+        ("cookie:sid", request(cookie="sid=%72eal")),
+        ("cookie:sid", request(cookie="sid=rea%6c")),
+        ("cookie:sid", request(cookie="sid=re%2dal")),
+        ("cookie:sid", request(cookie="sid=re%5Fal")),
+        ("api-key", request(authorization="Bearer real junk")),
+        ("api-key", request(authorization="Bearer real\tjunk")),
+        ("api-key", request(authorization="Bearer real,junk")),
+        ("api-key", request(authorization="Basic x, Bearer real")),
+        ("api-key", request(authorization="bearer real,Basic x")),
+        ("api-key", request(authorization='Digest a="b", bearer real')),
+        ("api-key", request(authorization=", Bearer real")),
+        ("api-key", request(x_api_key="real", authorization="Bearer real x")),
+        ("api-key:Authorization", request(authorization="Bearer real junk")),
+        ("api-key:Authorization", request(authorization="Basic cmVhbDp4, Basic eDp4")),
+        ("api-key:Authorization", request(authorization="Basic cmVhbDp4=")),
+        ("api-key:Authorization", request(authorization="Basic cmVh!bDp4")),
+        ("header:Authorization", request(authorization="Basic cmVhbDp4, Bearer x")),
+        ("header:Authorization", request(authorization="Token real junk")),
+        ("header:X-User", request(x_user="real, junk")),
+        ("header:X-User", request(x_user="real,")),
+        ("host", replace(request(), host="h.example, junk")),
     ],
 )
 def test_who_says_two_things_is_nobody(spec: str, asked: Request) -> None:
@@ -294,6 +323,7 @@ def test_who_says_two_things_is_nobody(spec: str, asked: Request) -> None:
         'sid="real"',
         'sid="re\\141l"; sid=real',
         'sid="\\r\\eal"',
+        "prefs=1,2; sid=real; ids=a,b",
     ],
 )
 def test_a_cookie_is_read_as_applications_read_it(cookie: str) -> None:
@@ -301,9 +331,55 @@ def test_a_cookie_is_read_as_applications_read_it(cookie: str) -> None:
     assert key("cookie:sid", request(cookie=cookie)) == hashed("cookie", "real")
 
 
+TWINS = [
+    ("cookie:sid", "cookie", ["s%3Aa%2Fb", "s%3aa%2fb", "s:a/b", '"s:a/b"', "s%3Aa/b"], "s:a/b"),
+    ("cookie:sid", "cookie", ["a%20b%3D", "a+b=", "a%2Bb="], "a+b="),
+    ("cookie:sid", "cookie", ["a~b", "a%7Eb"], "a~b"),
+    ("cookie:sid", "cookie", ["caf%C3%A9", "caf\xc3\xa9"], "café"),
+    ("api-key", "authorization", ["Bearer a", "BEARER  a", "bearer a "], "a"),
+    ("api-key", "authorization", ["Bearer a%2Cb"], "a%2Cb"),
+    ("api-key:Authorization", "authorization", ["Basic YTpi", "basic  YTpi"], "BASIC YTpi"),
+    ("header:Authorization", "authorization", ["Bearer a", "bearer  a"], "Bearer a"),
+    ("header:X-User", "x-user", ["a b", " a b "], "a b"),
+    ("header:User-Agent", "user-agent", ["M (X, like Y)"], "M (X, like Y)"),
+    ("header:Accept-Language", "accept-language", ["de, en;q=0.5"], "de, en;q=0.5"),
+]
+
+
+@pytest.mark.parametrize(("spec", "field", "values", "name"), TWINS)
+def test_one_caller_is_one_subject(spec: str, field: str, values: list[str], name: str) -> None:
+    """However its application lets it spell itself; and a setting means it by each spelling."""
+    before = "a=1; sid=" if field == "cookie" else ""
+    found = {
+        spelled(key(spec, replace(request(), headers={field: f"{before}{value}"})))
+        for value in values
+    }
+
+    assert len(found) == 1
+    assert found < meant(name, spec)
+    assert findable(name, spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [("cookie:sid", "%61"), ("header:X-User", "a,b"), ("api-key", "a,b"), ("host", "a,b")],
+)
+def test_what_no_request_says_is_not_findable(spec: str, name: str) -> None:
+    assert not findable(name, spec)
+    assert meant(name, spec) == {name}
+
+
+def test_a_digest_is_no_api_key() -> None:
+    asked = request(authorization='Digest username="a", realm="b", nonce="c"')
+    with pytest.raises(Unidentified) as raised:
+        key("api-key", asked)
+    assert not isinstance(raised.value, Ambiguous)
+
+
 @pytest.mark.parametrize(
     ("name", "spec", "said"),
     [
+        ("H.Example.", "host", request()),
         ("acme", "header:X-Org", request(x_org="acme")),
         ("203.0.113.9", "address", request("203.0.113.9")),
         ("::ffff:203.0.113.9", "address", request("203.0.113.9")),
@@ -331,9 +407,9 @@ def test_a_setting_means_nobody_else() -> None:
     assert key("api-key", request(x_api_key=secret)) not in meant(secret, "api-key")
     # Where the address counts in the place of a missing key, an address is meant as such.
     assert meant("203.0.113.9", "api-key", or_address=True) == {"203.0.113.9"}
-    both = ["header:A", "header:B"]
-    assert spelled(key(both, request(a="x,y", b="z"))) not in meant("x,y,z", both)
-    assert spelled(key(both, request(a="x", b="y,z"))) not in meant("x,y,z", both)
+    both = ["header:Referer", "header:User-Agent"]
+    assert spelled(key(both, request(referer="x,y", user_agent="z"))) not in meant("x,y,z", both)
+    assert spelled(key(both, request(referer="x", user_agent="y,z"))) not in meant("x,y,z", both)
 
 
 @pytest.mark.parametrize(

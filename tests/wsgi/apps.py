@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import path
+from flask import Flask
 
 from limiter import Concurrency, Limiter
 from limiter.web.rules import Match, Rule, pattern
@@ -82,4 +83,24 @@ django_errors = LimiterMiddleware(
         )
         for how in ("raise", "deny", "allow", "local")
     ],
+)
+
+
+# --- one limit by the path, in front of Flask ---
+
+_flask = Flask(__name__)
+
+
+@_flask.get("/orders")
+@_flask.get("/orders/<order>")
+def orders(order: str = "") -> str:
+    """Say which order it is."""
+    return order
+
+
+_orders = Limiter(
+    "1/minute", store=_all, prefix=os.environ.get("LIMITER_PREFIX", "rl"), name="orders"
+)
+flask_orders = LimiterMiddleware(
+    _flask, [Rule(_orders, match=Match(paths=(pattern("/orders"), pattern("/orders/{order}"))))]
 )

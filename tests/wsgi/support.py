@@ -114,7 +114,7 @@ def running(
         child = Child(module, command, env=clean_environment(**variables), cwd=ROOT, output=output)
     try:
         deadline = time.monotonic() + 30
-        while not _listens(port):
+        while not listens(port):
             assert child.alive, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)  # nothing tells us when it listens
@@ -129,7 +129,8 @@ def gunicorn(log: Path, app: str, *options: str, **variables: str) -> Any:
     return running(log, "gunicorn", *more, bind="--bind {host}:{port}", **variables)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether a server listens."""
     with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
         return True
     return False
@@ -149,3 +150,17 @@ def begin_http(
         assert data, head
         head += data
     return connection, head.decode()
+
+
+def served(port: int, targets: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """The statuses of each target's first and second request, each target by a client of its own."""
+    found = {}
+    for place, target in enumerate(targets):
+        statuses = []
+        for _ in range(2):
+            fields = {"X-Forwarded-For": f"203.0.113.{place}", "Connection": "close"}
+            connection, head = begin_http(port, target, headers=fields)
+            connection.close()
+            statuses.append(int(head.split()[1]))
+        found[target] = (statuses[0], statuses[1])
+    return found

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from limiter import (
     Concurrency,
@@ -595,3 +596,31 @@ print({"django", "flask", "fastapi", "starlette", "werkzeug", "anyio"} & set(sys
     )
 
     assert found.stdout == "set()\n"
+
+
+ORDERS = (pattern("/orders"),)
+
+
+@pytest.mark.parametrize("path", ["/orders", "/orders\xff", "/orders/\xff"])
+def test_bottle_leaves_bytes_out_that_are_not_utf_8(path: str) -> None:
+    bottle = pytest.importorskip("bottle")
+    inner = bottle.Bottle()
+    for rule in ("/orders", "/orders/"):
+        inner.route(rule, callback=lambda: "orders")
+    app = LimiterMiddleware(
+        inner, [Rule(Limiter("1/minute", store=MEMORY), match=Match(paths=ORDERS))]
+    )
+
+    assert [begin(app, path=path).code for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("path", ["/orders", "orders"])
+def test_flask_sets_a_slash_before_a_path_that_has_none(path: str) -> None:
+    """As its own server hands it on."""
+    inner = Flask(__name__)
+    inner.add_url_rule("/orders", view_func=lambda: "orders", endpoint="orders")
+    app = LimiterMiddleware(
+        inner, [Rule(Limiter("1/minute", store=MEMORY), match=Match(paths=ORDERS))]
+    )
+
+    assert [begin(app, path=path).code for _ in range(2)] == [200, 429]

@@ -17,7 +17,7 @@ import pytest
 from limiter import Concurrency, Limiter
 from limiter.demo.servers import HOST, free_port
 from tests.service.support import get
-from tests.wsgi.support import begin_http, eventually, gunicorn
+from tests.wsgi.support import begin_http, eventually, gunicorn, served
 
 pytestmark = pytest.mark.slow
 
@@ -155,3 +155,14 @@ def test_behind_a_unix_socket(tmp_path: Path, store: str, subject: str) -> None:
 
         assert [status("198.51.100.1"), status("198.51.100.2")] == [200, 200]
         assert [status("192.0.2.1, 198.51.100.1"), status(None)] == [429, 400]
+
+
+def test_no_reading_of_a_path_gets_past_its_limit(tmp_path: Path, store: str, subject: str) -> None:
+    targets = ["/orders", "/orders#x", "/orders/7#x?y", "http://h/orders", "/orders/5%0A"]
+    with gunicorn(tmp_path / "log", f"{APPS}flask_orders", **variables(store, subject)) as (
+        _,
+        port,
+    ):
+        found = served(port, targets)
+
+    assert found == dict.fromkeys(targets, (200, 429))

@@ -1,0 +1,48 @@
+"""Whether uvicorn's command line has it hide the proxies that a limit would believe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+from limiter import settings
+from limiter.web.identity import Network
+
+_OFF = ("0", "false", "off", "no", "n", "f")
+
+
+def hides_proxies(
+    command: Sequence[str], environ: Mapping[str, str], trusted: Sequence[Network]
+) -> bool:
+    """Whether this is uvicorn's command, and it replaces the addresses of some of the trusted proxies.
+
+    By default it does so for 127.0.0.1 (``--proxy-headers``, ``--forwarded-allow-ips``). Of a server that a
+    program starts by itself, the command says nothing.
+    """
+    program = PurePath(command[0] if command else "")
+    if program.stem != "uvicorn" and program.parts[-2:] != ("uvicorn", "__main__.py"):
+        return False
+    if "--no-proxy-headers" in command or environ.get("UVICORN_PROXY_HEADERS", "").lower() in _OFF:
+        return False
+    return any(_is_among(one.strip(), trusted) for one in _allowed(command, environ).split(","))
+
+
+def _allowed(command: Sequence[str], environ: Mapping[str, str]) -> str:
+    option = "--forwarded-allow-ips"
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        if word == option:
+            return following
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2]
+    variables = ("UVICORN_FORWARDED_ALLOW_IPS", "FORWARDED_ALLOW_IPS")
+    return next(filter(None, map(environ.get, variables)), "127.0.0.1")
+
+
+def _is_among(allowed: str, trusted: Sequence[Network]) -> bool:
+    if allowed == "*":
+        return True
+    try:
+        network = settings.network(allowed)
+    except ValueError:
+        return False
+    return any(network.version == one.version and network.overlaps(one) for one in trusted)

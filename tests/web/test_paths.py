@@ -1,0 +1,236 @@
+"""How a path can be read: a limit holds for what a real router would serve, whatever the client sends."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from starlette.routing import compile_path
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, RequestRedirect, Rule
+
+from limiter.web.identity import Ambiguous
+from limiter.web.paths import Match, path_of, pattern, readings
+from limiter.web.request import Request
+
+ORDERS = Match(paths=(pattern("/orders"), pattern("/orders/{id}")))
+
+
+def sent(target: str, method: str = "GET") -> Request:
+    """A request as ForwardAuth reads it."""
+    path = path_of(target, method)
+    assert path is not None, target
+    return Request(method, "h.example", path, {}, "203.0.113.9", target=target)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("/orders", ["/orders"]),
+        ("/orders?a=%2F#x", ["/orders"]),
+        ("/orders/a%20b", ["/orders/a b"]),
+        ("/orders#x", ["/orders#x", "/orders"]),
+        ("/orders%23x", ["/orders#x"]),
+        ("/orders%0A", ["/orders\n", "/orders"]),
+        ("/a%2fb", ["/a/b", "/a\udc2fb"]),
+        ("/a%252Fb", ["/a%2Fb"]),
+        ("/a%2F..%2Fb", ["/a/../b", "/a\udc2f..\udc2fb", "/b"]),
+        ("/caf%C3%A9", ["/café"]),
+        ("/caf\xc3\xa9", ["/café"]),
+        ("/a%FF", ["/a\ufffd", "/a"]),
+        ("/a\xff", ["/a\ufffd", "/a"]),
+        ("http://h/a", ["/a"]),
+        ("HTTPS://u@h:1", ["/"]),
+        ("http://h?a", ["/"]),
+        ("http:///a", ["/a"]),
+        ("//h/a", ["//h/a", "/h/a"]),
+    ],
+)
+def test_readings(target: str, expected: list[str]) -> None:
+    assert list(sent(target).readings) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "expected"),
+    [
+        ("/orders#x", None, ["/orders#x", "/orders"]),
+        ("/orders#x", "/orders%23x", ["/orders#x"]),
+        ("/orders", "/orders#x", ["/orders"]),
+        ("/a/b", "/a%2Fb#x", ["/a/b", "/a\udc2fb"]),
+        ("/a/b", "http://h/a%2Fb?x", ["/a/b", "/a\udc2fb"]),
+        # Something has changed the path since: what was sent counts no more.
+        ("/v1/a/b", "/a%2Fb", ["/v1/a/b"]),
+        ("orders", "orders", ["/orders"]),
+        ("http://h/orders", "http://h/orders", ["/orders"]),
+        ("http://h/a/b", "http://h/a%2Fb", ["/a/b", "/a\udc2fb"]),
+        ("*", "*", ["/*"]),
+        ("", "?a", ["/"]),
+    ],
+)
+def test_readings_in_process(path: str, target: str | None, expected: list[str]) -> None:
+    """As gunicorn, uvicorn, Hypercorn and Werkzeug's server hand them on."""
+    assert list(readings(path, target)) == expected
+
+
+@pytest.mark.parametrize(
+    ("target", "method"),
+    [
+        *(("", "GET"), ("orders", "GET"), ("?a", "GET"), ("#a", "GET"), ("*", "GET")),
+        *(("ftp://h/a", "GET"), ("http:a", "GET"), ("h:80", "CONNECT"), ("://h/a", "GET")),
+        *(("/a b", "GET"), ("/a\n", "GET"), ("/a\x7f", "GET"), (" /a", "GET"), ("/\x00", "GET")),
+        ("**", "OPTIONS"),
+    ],
+)
+def test_no_targets(target: str, method: str) -> None:
+    assert path_of(target, method) is None
+
+
+def test_options_of_the_server() -> None:
+    assert path_of("*", "OPTIONS") == "*"
+
+
+def test_too_many_readings_are_refused() -> None:
+    """No honest client sends such a path, and each reading costs time."""
+    with pytest.raises(Ambiguous, match="readings"):
+        ORDERS.parts(sent("/a%2Fb\\..;%FF%0A#x"))
+    began = time.process_time()
+    match = Match(paths=(pattern("/**/a/**/b/**/c"),))
+    for piece in ("/..%2F", "/.\\", "/a;%2F", "//%FF", "/a%2Fb/../"):
+        match.parts(sent(piece * 2_000 + "#"))
+    assert time.process_time() - began < 1.0
+
+
+@pytest.mark.parametrize(
+    ("target", "parts"),
+    [
+        ("/orders/a%2Fb", {"id": "a/b"}),
+        ("/orders/a%2fb", {"id": "a/b"}),
+        ("/orders/5%0A", {"id": None}),
+        ("/orders/a%FF", {"id": None}),
+        ("/orders/a#b", {"id": None}),
+        ("/orders/a%23b", {"id": "a#b"}),
+        ("/orders/%0A", {"id": None}),
+        ("/orders%2F5", {"id": "5"}),
+        ("/orders/a/b", None),
+        ("/orders/ABC", {"id": "ABC"}),
+    ],
+)
+def test_parts(target: str, parts: dict[str, str | None] | None) -> None:
+    """None where the readings differ about it."""
+    assert ORDERS.parts(sent(target)) == parts
+
+
+@pytest.mark.parametrize("path", ["/Orders/Ab", "/orders/Ab", "/ORDERS/Ab"])
+def test_capitals_may_be_ignored(path: str) -> None:
+    """As Express does; parts stay as they were sent."""
+    for match in (
+        Match(paths=(pattern("/Orders/{id}"),), ignore_case=True),
+        Match(paths=(pattern("/oRDERS/{id}", ignore_case=True),)),
+        Match(paths=(pattern("/**rs/{id}", ignore_case=True),)),
+    ):
+        assert match.parts(sent(path)) == {"id": "Ab"}
+    assert Match(paths=(pattern("/orders/*"),)).parts(sent("/Orders/Ab")) is None
+
+
+def test_two_hosts_are_refused_where_a_rule_is_about_hosts() -> None:
+    """The application takes one of two fields, and a rule about that one would not hold."""
+    asked = replace(sent("/"), host="h.example, x.example")
+    with pytest.raises(Ambiguous, match="hosts"):
+        Match(hosts=frozenset({"h.example"})).parts(asked)
+    assert Match().parts(asked) == {}
+
+
+# --- real routers ---
+
+#: What is joined to targets: words of the route, and what anybody is known to read in another way.
+PIECES = [
+    *("orders", "orders", "5", "/", "/", "//", ".", "..", "/../", "x", "Orders"),
+    *(
+        "%0A",
+        "%0a",
+        "%0D",
+        "%00",
+        "%20",
+        "%09",
+        "#",
+        "?",
+        "%23",
+        "%3F",
+        ";",
+        "%3B",
+        ";a=b",
+        "\\",
+        "%5C",
+    ),
+    *("%2F", "%2f", "%2E", "%2e%2e", "%252F", "%25", "%FF", "%C3", "%C3%A9", "\xff", "\xc3\xa9"),
+    *("%6Frders", "%EF%BF%BD", "%ED%A0%80", "%E2%80%A8", "%C2%85", "%C2%A0", "*", ":", "@", "~"),
+]
+STARLETTE = [compile_path(path)[0] for path in ("/orders", "/orders/", "/orders/{id}")]
+WERKZEUG = Map([Rule("/orders"), Rule("/orders/<id>"), Rule("/orders/<int:id>")])
+WERKZEUG_LAX = Map(
+    [Rule("/orders"), Rule("/orders/<id>")], strict_slashes=False, merge_slashes=False
+)
+
+
+def text_of(path: str, errors: str) -> str:
+    return unquote_to_bytes(path.encode("latin-1")).decode(errors=errors)
+
+
+def starlette(path: str) -> Iterator[str | None]:
+    """The id with which Starlette serves a path, or None where it serves one without."""
+    for route in STARLETTE:
+        if found := route.match(path):
+            yield found.groupdict().get("id")
+
+
+def werkzeug(path: str) -> Iterator[str | None]:
+    for routes in (WERKZEUG, WERKZEUG_LAX):
+        with suppress(RequestRedirect, HTTPException):
+            found = routes.bind("h").match(path)[1].get("id")
+            yield None if found is None else str(found)
+
+
+def raw(path: str, ignore_case: bool = False) -> Iterator[str | None]:
+    """As upstreams do that look at a path before it is decoded: aiohttp, Express, Koa."""
+    flags = re.IGNORECASE if ignore_case else 0
+    if found := re.fullmatch("/orders(?:/([^/]+))?/?", path, flags):
+        yield found[1] and text_of(found[1], "replace")
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=6),
+    st.sampled_from(["/", "/", "/orders", "/orders/", "http://h/orders"]),
+)
+@example(["%0A"], "/orders")
+@example(["5", "%0A"], "/orders/")
+@example(["#", "x"], "/orders")
+@example(["5", "%2F", "x"], "/orders/")
+@example(["%FF"], "/orders")
+@example(["Orders"], "/")
+def test_a_limit_holds_for_what_a_router_serves(pieces: list[str], start: str) -> None:
+    """Whichever it is, and wherever it ends a path; by the same part of it, or by none."""
+    target = start + "".join(pieces)
+    served: list[str | None] = []
+    loosely: list[str | None] = []
+    for end in ("[?]", "[?#]"):  # servers end a path at one of these
+        path = re.split(end, target.removeprefix("http://h"), maxsplit=1)[0]
+        served += raw(path)
+        loosely += raw(path, ignore_case=True)
+        for errors in ("replace", "ignore"):  # what frameworks do about bytes that are not UTF-8
+            text = text_of(path, errors)
+            served += [*starlette(text), *werkzeug(text)]
+    try:
+        for match, ids in ((ORDERS, served), (replace(ORDERS, ignore_case=True), loosely)):
+            parts = match.parts(sent(target))
+            assert not ids or parts is not None, target
+            assert all((parts or {}).get("id") in (None, one) for one in ids), target
+    except Ambiguous:
+        return  # a 400
