@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from hashlib import blake2b
@@ -16,9 +17,12 @@ from limiter.log_throttle import ThrottleFilter
 from limiter.web.guard import Verdict
 
 log = logging.getLogger("limiter.service")
+#: What was changed by hand, or given back: a line for each, however many.
+audit = logging.getLogger("limiter.service.audit")
 
-#: Loggers that say something of single calls, so that there may be many of them.
-_OF_CALLS = ("limiter", "limiter.web", "limiter.service")
+#: Loggers with lines about single requests, of which there may be a flood. The last two are Flask's, by
+#: the modules of its applications.
+_OF_CALLS = ("limiter", "limiter.web", "limiter.service", "service.app", "service.operators")
 
 _OF_EVERY_RECORD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -37,16 +41,28 @@ def set_up(level: int) -> None:
     logger.setLevel(level)
 
 
+class _OfGunicorn(ThrottleFilter):
+    """Throttles lines of gunicorn's, which has put a client's words into the message itself."""
+
+    def kind(self, record: logging.LogRecord) -> object:
+        """The words with which the message begins."""
+        return record.name, record.levelno, _FIRST_WORDS.match(str(record.msg))[0]  # type: ignore[index]
+
+
+_FIRST_WORDS = re.compile(r"[A-Za-z ]*")
+
+
 def calm() -> Callable[[], None]:
-    """Let what is said of every call be said seldom; what comes back ends that."""
+    """Throttle the lines about single requests; what comes back ends that."""
     throttle = ThrottleFilter()
-    loggers = [logging.getLogger(name) for name in _OF_CALLS]
-    for logger in loggers:
-        logger.addFilter(throttle)
+    throttles: list[tuple[str, logging.Filter]] = [(name, throttle) for name in _OF_CALLS]
+    throttles.append(("gunicorn.error", _OfGunicorn()))
+    for name, one in throttles:
+        logging.getLogger(name).addFilter(one)
 
     def end() -> None:
-        for logger in loggers:
-            logger.removeFilter(throttle)
+        for name, one in throttles:
+            logging.getLogger(name).removeFilter(one)
 
     return end
 
