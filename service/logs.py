@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from hashlib import blake2b
+
+from flask import request
 
 from limiter.log_throttle import ThrottleFilter
 from limiter.web.guard import Verdict
@@ -41,28 +42,16 @@ def set_up(level: int) -> None:
     logger.setLevel(level)
 
 
-class _OfGunicorn(ThrottleFilter):
-    """Throttles lines of gunicorn's, which has put a client's words into the message itself."""
-
-    def kind(self, record: logging.LogRecord) -> object:
-        """The words with which the message begins."""
-        return record.name, record.levelno, _FIRST_WORDS.match(str(record.msg))[0]  # type: ignore[index]
-
-
-_FIRST_WORDS = re.compile(r"[A-Za-z ]*")
-
-
 def calm() -> Callable[[], None]:
     """Throttle the lines about single requests; what comes back ends that."""
     throttle = ThrottleFilter()
-    throttles: list[tuple[str, logging.Filter]] = [(name, throttle) for name in _OF_CALLS]
-    throttles.append(("gunicorn.error", _OfGunicorn()))
-    for name, one in throttles:
-        logging.getLogger(name).addFilter(one)
+    loggers = [logging.getLogger(name) for name in _OF_CALLS]
+    for logger in loggers:
+        logger.addFilter(throttle)
 
     def end() -> None:
-        for name, one in throttles:
-            logging.getLogger(name).removeFilter(one)
+        for logger in loggers:
+            logger.removeFilter(throttle)
 
     return end
 
@@ -83,6 +72,12 @@ def denied(verdict: Verdict) -> None:
         log.info(
             "a limit denied in the shadows" if policy.shadow else "a limit denied", extra=fields
         )
+
+
+def changed(what: str, policy: str, subject: object, cost: int | None = None) -> None:
+    """Write down a change that no limit made: a line for each, whatever came before it."""
+    fields = {"policy": policy, "subject": disguised(subject), "peer": request.remote_addr}
+    audit.info(what, extra=fields if cost is None else {**fields, "cost": cost})
 
 
 def disguised(subject: object) -> str:

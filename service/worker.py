@@ -1,16 +1,17 @@
 """gunicorn's worker with threads, none of which ever waits for a client.
 
-gunicorn's own gives a connection a thread before the request is there: as many half requests as there
-are threads, or as many bodies that drip, stop it, and so do clients that do not close a connection that
-is over. Here the main loop receives, and a thread begins when it has all it needs. It knows no more of
-HTTP than where a request ends, and decides nothing by it: where it is wrong, the thread finds the end of
-the connection, and never waits.
+gunicorn's own worker gives a connection a thread before the request is there. Sixteen half requests, or
+bodies that drip, then stop sixteen threads; one client that does not close a refused connection stops the
+main loop for two seconds. Here the main loop receives, and a thread begins when it has all that it will
+read. This module knows of HTTP where a request ends, and nothing else. Where it is wrong about that, the
+thread reads the end of the connection, and does not wait.
 
-With TLS (``--certfile``) or HTTP/2, gunicorn itself reads, in threads: only for networks without strangers.
+With TLS (``--certfile``) or HTTP/2 gunicorn itself reads, in threads: use them where all clients are yours.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import struct
@@ -23,6 +24,8 @@ from typing import Any
 
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+
+from limiter.log_throttle import ThrottleFilter
 
 #: Bytes of a request that wait here for the rest of it: a body of 64 KiB, which is the most that the
 #: service reads, and a large head.
@@ -51,6 +54,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._coming: dict[Any, _Coming] = {}
         #: Connections that are over but for the client's end, and until when that is waited for.
         self._leaving: dict[Any, float] = {}
+
+    def init_process(self) -> None:
+        """Begin to serve, in the worker's process."""
+        self.log.error_log.addFilter(_OneOfAKind())
+        super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
         """Receive what a thread will read, without one; called by the main loop for each request."""
@@ -235,3 +243,11 @@ class _Coming:
                 return  # gunicorn refuses it
             last = int(size[1], 16) == 0
             at = end + 2 if last else end + 2 + int(size[1], 16) + 2
+
+
+class _OneOfAKind(ThrottleFilter):
+    """Throttles gunicorn's lines, of which each request that cannot be read would write one."""
+
+    def kind(self, record: logging.LogRecord) -> object:
+        """The words with which it begins: what the client sent may be further on in the message itself."""
+        return record.levelno, re.split("[^A-Za-z ]", str(record.msg), maxsplit=1)[0]

@@ -347,5 +347,5 @@ def test_the_configuration_uses_names_that_gunicorn_knows() -> None:
     }
 
     assert ours - set(make_settings()) == {"Any", "LimiterError", "logs", "settings"}
-    assert found["worker_class"] == "gthread"
+    assert found["worker_class"] == "service.worker.Worker"
     assert found["keepalive"] >= 75
