@@ -111,17 +111,26 @@ def behind(folder: Path, **variables: str) -> Iterator[Behind]:
 
 @contextmanager
 def front(
-    folder: Path, kind: str, others: Sequence[str] = (), outer: str = "", **variables: str
+    folder: Path,
+    kind: str,
+    others: Sequence[str] = (),
+    outer: str = "",
+    changes: Mapping[str, str] | None = None,
+    **variables: str,
 ) -> Iterator[Front]:
     """Run the proxy of that kind in front of the service, where there are more of it, and the upstream.
 
-    ``outer``: where another proxy calls from, which stands in front of it.
+    ``outer``: where another proxy calls from, which stands in front of it. ``changes``: of its
+    configuration's text.
     """
     command, text, name = _proxy(kind, folder)
     if outer and kind in BEHIND_ANOTHER:
         before, more = BEHIND_ANOTHER[kind]
         assert text.count(before) == 1
         text = text.replace(before, before + more.format(outer=outer))
+    for before, after in (changes or {}).items():
+        assert text.count(before) == 1
+        text = text.replace(before, after)
     port, inside = free_port(), free_port()
     with behind(folder, **variables) as found:
         found = found._replace(others=others)
