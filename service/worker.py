@@ -33,8 +33,11 @@ LARGEST = 96 * 1024
 
 _CHUNK = 65_536
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LENGTH, _CODING, _CHUNKED, _EXPECT = 1, 2, 3, 4
 _FIELDS = re.compile(
-    rb"^(?:(content-length)[ \t]*:[ \t]*(\d{1,18})|(transfer-encoding)[ \t]*:|(expect)[ \t]*:[ \t]*100-)",
+    rb"^(?:content-length[ \t]*:[ \t]*(\d{1,18})"
+    rb"|(transfer-encoding)[ \t]*:[ \t]*(chunked[ \t]*(?=\r|\Z))?"
+    rb"|(expect)[ \t]*:[ \t]*100-)",
     re.IGNORECASE | re.MULTILINE,
 )
 _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})")
@@ -87,14 +90,15 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return
         except OSError:
             data = b""
-        if data:
+        if data or self._coming[conn].received:
             self._take(conn, data)
         else:
             self._close(conn)
 
     def _take(self, conn: Any, data: bytes) -> None:
+        """Nothing is the client's end: gunicorn answers half a request, too."""
         coming = self._coming[conn]
-        if coming.goes_on(data):
+        if coming.goes_on(data) and data:
             if coming.answer:
                 with suppress(OSError):  # the next receiving will find it broken, too
                     conn.sock.send(coming.answer)
@@ -213,12 +217,15 @@ class _Coming:
             yield True
         body = end + 4
         found = list(_FIELDS.finditer(self.received, 0, end))
-        if any(field[4] for field in found):
+        if any(field[_EXPECT] for field in found):
             self.answer = _CONTINUE
-        if any(field[3] for field in found):
+        framing = [field for field in found if not field[_EXPECT]]
+        if len(framing) > 1 or (framing and framing[0][_CODING] and not framing[0][_CHUNKED]):
+            return  # gunicorn refuses it
+        if framing and framing[0][_CHUNKED]:
             yield from self._reading_chunks(body)
         else:
-            length = max((int(field[2]) for field in found if field[1]), default=0)
+            length = int(framing[0][_LENGTH]) if framing else 0
             while len(self.received) < body + length:
                 if body + length > LARGEST:
                     self.is_whole = False
