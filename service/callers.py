@@ -1,4 +1,4 @@
-"""Callers of what is not for everybody: their addresses, and the tokens that they show."""
+"""The callers of ``/v1`` and of the operators' address: where they call from, and the tokens they show."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ class Token:
         state = self._wrong.peek(address)
         if not state.allowed:
             seconds = str(math.ceil(state.retry_after))
-            said = bodies.problem(429, "Too many wrong tokens came from this address.")
-            abort(bodies.said(said, 429, [("Retry-After", seconds)]))
+            problem = bodies.problem(429, "Too many wrong tokens came from this address.")
+            abort(bodies.said(problem, 429, [("Retry-After", seconds)]))
         scheme, _, token = given.partition(" ")
         good = hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._expected)
         if good and scheme.lower() == "bearer":
@@ -100,5 +100,5 @@ class Token:
     def require(self) -> None:
         """Abort with 401 without it."""
         if not self.is_shown():
-            said = bodies.problem(401, "The token is missing or wrong.")
-            abort(bodies.said(said, 401, _BEARER))
+            problem = bodies.problem(401, "The token is missing or wrong.")
+            abort(bodies.said(problem, 401, _BEARER))

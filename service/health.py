@@ -36,12 +36,12 @@ def blueprint(policies: Policies | OnePolicy) -> Blueprint:
         except LimiterError as error:
             text = f"the store does not decide, and no fallback does: {error}\n"
             return Response(text, 503, mimetype="text/plain")
-        said = []
+        notes = []
         if away:
             instead = ", ".join(sorted({rule.limiter.on_error for rule in rules}))
-            said.append(f"the store does not decide; until it does, on_error decides: {instead}")
+            notes.append(f"the store does not decide; until it does, on_error decides: {instead}")
         if policies.refused:
-            said.append("the policy file is refused, and an older text of it in force")
-        return Response("; ".join(["ready", *said]) + "\n", mimetype="text/plain")
+            notes.append("the policy file is refused, and an older text of it in force")
+        return Response("; ".join(["ready", *notes]) + "\n", mimetype="text/plain")
 
     return routes

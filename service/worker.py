@@ -23,13 +23,17 @@ from time import monotonic
 from typing import Any
 
 from gunicorn.http.unreader import SocketUnreader
-from gunicorn.workers.gthread import STOP_KEEPALIVE_LINGER, ThreadWorker
+from gunicorn.workers.gthread import ThreadWorker
 
 from limiter.log_throttle import ThrottleFilter
 
 #: Bytes of a request that wait here for the rest of it: a body of 64 KiB, which is the most that the
 #: service reads, and a large head.
 LARGEST = 96 * 1024
+
+#: Seconds in which a client may close a connection that is over, and in which a worker that is to end
+#: waits for requests that have begun.
+LINGER = 2.0
 
 _CHUNK = 65_536
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -129,7 +133,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.nr_conns -= 1
             conn.close()
         else:
-            self._leaving[conn] = monotonic() + STOP_KEEPALIVE_LINGER
+            self._leaving[conn] = monotonic() + LINGER
 
     def _discard(self, conn: Any, _socket: object = None) -> None:
         try:
@@ -152,7 +156,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Close what has taken too long; the main loop calls it every second, or more often."""
         super().murder_pending()
         now = monotonic()
-        patience = self.read_timeout if self.alive else STOP_KEEPALIVE_LINGER
+        patience = self.read_timeout if self.alive else LINGER
         late = [conn for conn, coming in self._coming.items() if now >= coming.began + patience]
         late += [conn for conn, until in self._leaving.items() if now >= until]
         for conn in late:

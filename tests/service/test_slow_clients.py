@@ -1,4 +1,4 @@
-"""Clients that keep the service and the upstream waiting: nobody else waits for them."""
+"""Clients that keep the service and the upstream waiting: no other client waits for them."""
 
 from __future__ import annotations
 
