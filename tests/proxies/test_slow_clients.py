@@ -12,6 +12,7 @@ import pytest
 
 from tests.proxies.support import Front, front
 from tests.service.slow_clients import ATTACKS, Attack, attacking, served
+from tests.service.test_floods import flood
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,6 +54,28 @@ SLOW = {
     "half requests": ATTACKS["half a request, dripping"],
     "idle": ATTACKS["idle"],
 }
+
+
+REFUSED = {
+    "no HTTP": (b"nonsense\r\n\r\n", 400),
+    "no host": (b"GET /x HTTP/1.1\r\n\r\n", 400),
+    "two lengths": (_post("/x", "Content-Length: 1\r\nContent-Length: 2", "xx"), 400),
+    "an encoded slash": (b"GET /%2fx HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+    "a path that is not routed": (b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n", None),
+    "a method that is not served": (b"POST /healthz HTTP/1.1\r\nHost: x\r\n\r\n", None),
+    "a limit": (b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n", None),
+}
+
+
+def test_what_is_refused_leaves_no_line(traefik: tuple[Front, Path]) -> None:
+    """But for bodies that are cut off, of which the limit admits no more than it does of all else."""
+    found, folder = traefik
+    log = folder / "traefik.log"
+    before = log.read_text()
+    for sent, status in REFUSED.values():
+        flood(found.port, sent, status)
+
+    assert log.read_text() == before
 
 
 @pytest.mark.parametrize("name", SLOW)
