@@ -20,17 +20,28 @@ pytestmark = [
 ]
 
 
+#: A client with a limit of its own.
+DENIED = "127.41.0.1"
+POLICIES = f"""
+[policies.default]
+limits = "1000/minute"
+[policies.default.overrides]
+"{DENIED}" = "1/hour"
+"""
+
+
 @pytest.fixture(scope="module")
 def traefik(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[tuple[Front, Path]]:
     """Ours, which a client has only a second for."""
     folder = tmp_path_factory.mktemp("slow")
+    (folder / "policies.toml").write_text(POLICIES)
     with front(
         folder,
         "traefik",
         changes={"readTimeout: 10s": "readTimeout: 1s"},
         LIMITER_STORE=store,
         LIMITER_PREFIX=f"slow-{secrets.token_hex(4)}",
-        LIMITER_LIMITS="1000/minute",
+        LIMITER_POLICIES=str(folder / "policies.toml"),
         LIMITER_TIMEOUT="5",
     ) as found:
         yield found, folder
@@ -62,18 +73,18 @@ REFUSED = {
     "two lengths": (_post("/x", "Content-Length: 1\r\nContent-Length: 2", "xx"), 400),
     "an encoded slash": (b"GET /%2fx HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "a path that is not routed": (b"GET /v1/x HTTP/1.1\r\nHost: x\r\n\r\n", None),
-    "a method that is not served": (b"POST /healthz HTTP/1.1\r\nHost: x\r\n\r\n", None),
-    "a limit": (b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n", None),
+    "a method that is not served": (b"POST /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 405),
+    "a limit": (b"GET /x HTTP/1.1\r\nHost: x\r\n\r\n", 429),
 }
 
 
 def test_what_is_refused_leaves_no_line(traefik: tuple[Front, Path]) -> None:
-    """But for bodies that are cut off, of which the limit admits no more than it does of all else."""
+    """Only clients that go away do, while the service is asked or their body is received."""
     found, folder = traefik
     log = folder / "traefik.log"
     before = log.read_text()
     for sent, status in REFUSED.values():
-        flood(found.port, sent, status)
+        flood(found.port, sent, status, DENIED, ends=False)
 
     assert log.read_text() == before
 

@@ -88,13 +88,16 @@ OF_OPERATORS = {
 }
 
 
-def flood(port: int, sent: bytes, status: int | None, source: str = HOST) -> None:
-    """Send it again and again, each time on a connection of its own."""
+def flood(
+    port: int, sent: bytes, status: int | None, source: str = HOST, ends: bool = True
+) -> None:
+    """Send it again and again, each time on a connection of its own, which ends with it or goes on."""
 
     def once(_: int) -> bytes:
         with socket.create_connection((HOST, port), 10, source_address=(source, 0)) as one:
             one.sendall(sent)
-            one.shutdown(socket.SHUT_WR)
+            if ends:
+                one.shutdown(socket.SHUT_WR)
             return one.recv(65_536)
 
     with ThreadPoolExecutor(8) as pool:
