@@ -26,7 +26,7 @@ POLICIES = f"""
 [policies.default]
 limits = "1000/minute"
 [policies.default.overrides]
-"{DENIED}" = "1/hour"
+"{DENIED}" = "1/minute"
 """
 
 
