@@ -68,7 +68,7 @@ SLOW = {
 
 
 REFUSED = {
-    "no HTTP": (b"nonsense\r\n\r\n", 400),
+    "no HTTP": (b"GET nonsense, and more of it\r\n\r\n", 400),
     "no host": (b"GET /x HTTP/1.1\r\n\r\n", 400),
     "two lengths": (_post("/x", "Content-Length: 1\r\nContent-Length: 2", "xx"), 400),
     "an encoded slash": (b"GET /%2fx HTTP/1.1\r\nHost: x\r\n\r\n", 400),
