@@ -207,6 +207,11 @@ class Base(Generic[_Transport]):
         return self._timeout
 
     @property
+    def on_error(self) -> str:
+        """What decides while the store does not: ``raise``, ``allow``, ``deny`` or ``local``."""
+        return self._on_error
+
+    @property
     def keeps_store_timeout(self) -> bool:
         """Whether its calls take as long as those of the limiter whose store it shares."""
         return self._timeout == self._transport_timeout

@@ -47,15 +47,19 @@ class LogThrottle:
 
 
 class ThrottleFilter(logging.Filter):
-    """Throttles a logger's lines; a kind is a message before its arguments, and the policy it is about."""
+    """Throttles a logger's lines."""
 
     def __init__(self) -> None:
         super().__init__()
         self._throttle = LogThrottle()
 
+    def kind(self, record: logging.LogRecord) -> object:
+        """A line's kind: its message before its arguments, and the policy it is about."""
+        return record.name, record.msg, getattr(record, "policy", None)
+
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line passes; it then says how many were left out before it."""
-        left_out = self._throttle.passes((record.name, record.msg, getattr(record, "policy", None)))
+        left_out = self._throttle.passes(self.kind(record))
         if left_out:
             record.msg = f"{record.getMessage()} (and {left_out} like it)"
             record.args = ()

@@ -37,10 +37,11 @@ VARIABLES = {
 
 POLICIES = "LIMITER_POLICIES"
 ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)
+API_TOKEN = "LIMITER_API_TOKEN"  # noqa: S105 (the variable's name)
 TRUSTED_PROXIES = "LIMITER_TRUSTED_PROXIES"
 
 _OURS = "LIMITER_"
-_KNOWN = (*VARIABLES.values(), POLICIES, ADMIN_TOKEN, TRUSTED_PROXIES)
+_KNOWN = (*VARIABLES.values(), POLICIES, ADMIN_TOKEN, API_TOKEN, TRUSTED_PROXIES)
 #: What Kubernetes and Docker set in every container beside a service that is called ``limiter``.
 _OF_A_SERVICE = re.compile(
     r"\w+_SERVICE_(HOST|PORT)\w*|LIMITER_(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?"
@@ -200,23 +201,46 @@ def network(text: str) -> IPv4Network | IPv6Network:
 
 
 def admin_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """What an operator shows to the service, or None: then there is nothing for operators.
+    """The token that operators show to the service, or None: then there is nothing for operators.
 
     Raises:
-        InvalidSetting: It could be guessed, or cannot be sent; the message does not say it.
+        InvalidSetting: It could be guessed, or cannot be sent; the message does not show it.
+
+    """
+    return _token(ADMIN_TOKEN, os.environ if environ is None else environ)
+
+
+def api_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """The token by which the service answers callers outside its trusted networks, too; None: none.
+
+    Raises:
+        InvalidSetting: It could be guessed, cannot be sent, or is that of the operators; the message does
+            not show it.
 
     """
     environ = os.environ if environ is None else environ
-    token = environ.get(ADMIN_TOKEN) or None
+    token = _token(API_TOKEN, environ)
+    if token is not None and token == environ.get(ADMIN_TOKEN):
+        raise InvalidSetting.of(
+            API_TOKEN,
+            f"the same as {ADMIN_TOKEN}",
+            "accepted is another token, since its holders may not do what operators do",
+        )
+    return token
+
+
+def _token(variable: str, environ: Mapping[str, str]) -> str | None:
+    token = environ.get(variable) or None
     if token is not None and not (
         len(token) >= _SHORTEST_TOKEN
         and token.isascii()
         and token.isprintable()
         and " " not in token
     ):
-        raise InvalidSetting(
-            f"{ADMIN_TOKEN} is set to {len(token)} characters: accepted are {_SHORTEST_TOKEN} or more, "
-            f"printable ASCII without blanks"
+        raise InvalidSetting.of(
+            variable,
+            f"set to {len(token)} characters",
+            f"accepted are {_SHORTEST_TOKEN} or more, printable ASCII without blanks",
         )
     return token
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 
-from flask import Flask
+from flask import Flask, abort, request
 
+from limiter.settings import API_TOKEN
 from service import (
     bodies,
     checks,
@@ -19,6 +20,7 @@ from service import (
     refunds,
     settings,
 )
+from service.callers import Callers, Token
 from service.decisions import Decisions
 from service.doors import Doors
 from service.forward_auth import ForwardAuth, rule_counts_leases
@@ -27,7 +29,7 @@ from service.metrics import Metrics
 
 def create_app(instance: str | None = None) -> Flask:
     """Make the service; ``instance`` is the name it gives itself, else that of its host."""
-    policies, trusted, token = settings.from_env()
+    policies, trusted, admin_token, api_token = settings.from_env()
     for rule in policies.guard.rules:
         if rule_counts_leases(rule):
             logs.log.warning(
@@ -38,6 +40,17 @@ def create_app(instance: str | None = None) -> Flask:
     decisions = Decisions(metrics)
     app = Flask(__name__, static_folder=None)
     bodies.prepare(app)
+    callers = Callers(policies, trusted)
+    token = None if api_token is None else Token(API_TOKEN, api_token, callers)
+
+    @app.before_request
+    def check_caller() -> None:
+        """Answer ``/v1`` to callers in trusted networks, and to those with the token."""
+        if not request.path.startswith("/v1/") or callers.are_trusted():
+            return
+        if token is None or not token.is_shown():
+            abort(403, "This is for callers in a trusted network, or with a token.")
+
     named = instance or socket.gethostname()
     app.register_blueprint(hello.blueprint(policies, decisions, named))
     app.register_blueprint(page.blueprint(policies, decisions, named))
@@ -46,7 +59,7 @@ def create_app(instance: str | None = None) -> Flask:
     app.register_blueprint(holds.blueprint(policies, decisions))
     app.register_blueprint(refunds.blueprint(policies))
     app.register_blueprint(openapi.blueprint())
-    for_operators = operators.create_operators_app(policies, metrics, token)
+    for_operators = operators.create_operators_app(policies, metrics, admin_token, callers)
     doors = Doors(app.wsgi_app, ForwardAuth(policies, trusted, decisions), for_operators)
     app.wsgi_app = doors  # type: ignore[method-assign]
     app.extensions.update(policies=policies, doors=doors, operators=for_operators)

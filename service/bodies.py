@@ -41,7 +41,12 @@ def read(accepted: Collection[str]) -> dict[str, Any]:
     """The request's body; aborts where it is no JSON object of these members."""
     if request.mimetype != "application/json":
         abort(415, "The body is to be application/json.")
-    raw = request.get_data(cache=False)
+    try:
+        raw = request.get_data(cache=False)
+    except HTTPException:
+        raise
+    except Exception:  # each server has its own errors for chunks that are none
+        abort(400, "The body cannot be read: its chunks are wrong, or it ended too early.")
     if len(raw) > MOST_BYTES:
         abort(413, f"The body is longer than {MOST_BYTES:,} bytes.")
     try:

@@ -22,9 +22,11 @@ from limiter import LimiterError
 from service import logs, settings
 
 bind = "127.0.0.1:8000"
-worker_class = "gthread"
+worker_class = "service.worker.Worker"
 workers = 1
 threads = 16
+# A usual limit of 1,024 open files has room for them and for all else.
+worker_connections = 500
 
 # Longer than a proxy keeps an idle connection, so that it is never we who close one under a
 # request: Traefik would send that request again.

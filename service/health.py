@@ -1,10 +1,14 @@
-"""``/healthz`` and ``/readyz``: whether the process is alive, and whether the store decides."""
+"""``/healthz`` and ``/readyz``: whether the process is alive, and whether it can answer.
+
+While the store is away, a fallback answers. A process that is not ready then would be taken out of service
+with all others, since they share the store; so it is ready, and says what decides.
+"""
 
 from __future__ import annotations
 
 from flask import Blueprint, Response
 
-from limiter import LimiterError
+from limiter import LimiterError, StoreUnavailable
 from limiter.policyfile import Policies
 from service.one_policy import OnePolicy
 
@@ -23,16 +27,21 @@ def blueprint(policies: Policies | OnePolicy) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        """Say whether the store decides."""
-        limiter = policies.guard.rules[0].limiter
+        """Say whether the process can answer, and what decides."""
+        rules = policies.guard.rules
         try:
-            failed = any(limiter.peek(probe).degraded for probe in _PROBES)
-            reason = "it does not answer in time" if failed else ""
+            away = any(rules[0].limiter.peek(probe).degraded for probe in _PROBES)
+        except StoreUnavailable:
+            away = True
         except LimiterError as error:
-            failed, reason = True, str(error)
-        if failed:
-            return Response(f"the store does not decide: {reason}\n", 503, mimetype="text/plain")
-        said = "ready; the policy file is refused, and an older text of it in force\n"
-        return Response(said if policies.refused else "ready\n", mimetype="text/plain")
+            text = f"the store does not decide, and no fallback does: {error}\n"
+            return Response(text, 503, mimetype="text/plain")
+        notes = []
+        if away:
+            instead = ", ".join(sorted({rule.limiter.on_error for rule in rules}))
+            notes.append(f"the store does not decide; until it does, on_error decides: {instead}")
+        if policies.refused:
+            notes.append("the policy file is refused, and an older text of it in force")
+        return Response("; ".join(["ready", *notes]) + "\n", mimetype="text/plain")
 
     return routes

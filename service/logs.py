@@ -12,13 +12,18 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from hashlib import blake2b
 
+from flask import request
+
 from limiter.log_throttle import ThrottleFilter
 from limiter.web.guard import Verdict
 
 log = logging.getLogger("limiter.service")
+#: What was changed by hand, or given back: a line for each, however many.
+audit = logging.getLogger("limiter.service.audit")
 
-#: Loggers that say something of single calls, so that there may be many of them.
-_OF_CALLS = ("limiter", "limiter.web", "limiter.service")
+#: Loggers with lines about single requests, of which there may be a flood. The last two are Flask's, by
+#: the modules of its applications.
+_OF_CALLS = ("limiter", "limiter.web", "limiter.service", "service.app", "service.operators")
 
 _OF_EVERY_RECORD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -38,7 +43,7 @@ def set_up(level: int) -> None:
 
 
 def calm() -> Callable[[], None]:
-    """Let what is said of every call be said seldom; what comes back ends that."""
+    """Throttle the lines about single requests; what comes back ends that."""
     throttle = ThrottleFilter()
     loggers = [logging.getLogger(name) for name in _OF_CALLS]
     for logger in loggers:
@@ -67,6 +72,12 @@ def denied(verdict: Verdict) -> None:
         log.info(
             "a limit denied in the shadows" if policy.shadow else "a limit denied", extra=fields
         )
+
+
+def changed(what: str, policy: str, subject: object, cost: int | None = None) -> None:
+    """Write down a change that no limit made: a line for each, whatever came before it."""
+    fields = {"policy": policy, "subject": disguised(subject), "peer": request.remote_addr}
+    audit.info(what, extra=fields if cost is None else {**fields, "cost": cost})
 
 
 def disguised(subject: object) -> str:

@@ -6,7 +6,7 @@ Labels are policies' names, and words of ours: never a subject, a path, or anyth
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from limiter import StoreRefused, StoreUnavailable
 from limiter.policyfile import Policies
 from limiter.web.guard import Verdict
+from limiter.web.rules import Rule
 from service.one_policy import OnePolicy
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -31,6 +32,9 @@ _OUTCOMES = {
     400: "unidentified",
     413: "too_costly",
 }
+#: Outcomes of a policy, and of requests that no policy decided about, or all of them together.
+_OF_A_POLICY = ("allowed", "denied", "unavailable")
+_OF_NO_POLICY = ("passed", "unavailable", "unidentified", "too_costly")
 #: The policy's name where it is none, or all of them.
 _NOBODY = ""
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -41,6 +45,9 @@ class Metrics:
 
     def __init__(self, policies: Policies | OnePolicy) -> None:
         self._registry = registry = CollectorRegistry()
+        self._policies = policies
+        #: The rules whose counters exist.
+        self._rules: Sequence[Rule] | None = None
         self._file = None if isinstance(policies, OnePolicy) else _PolicyFile(policies)
         self._decisions = Counter(
             "limiter_decisions",
@@ -72,6 +79,24 @@ class Metrics:
             registry=registry,
             buckets=_BUCKETS,
         )
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Have a counter of each policy in force, at 0: what begins at 1 is no increase to Prometheus."""
+        rules = self._policies.guard.rules
+        if rules is self._rules:
+            return
+        for rule in rules:
+            for outcome in _OF_A_POLICY:
+                self._decisions.labels(rule.name, outcome)
+            self._degraded.labels(rule.name)
+            if rule.shadow:
+                self._shadow.labels(rule.name)
+        for outcome in _OF_NO_POLICY:
+            self._decisions.labels(_NOBODY, outcome)
+        for error in (StoreUnavailable, StoreRefused):
+            self._errors.labels(error.__name__)
+        self._rules = rules
 
     def count(self, verdict: Verdict, seconds: float) -> None:
         """Count one verdict."""
@@ -96,6 +121,7 @@ class Metrics:
 
     def said(self) -> bytes:
         """All of it, as Prometheus reads it."""
+        self._prepare()
         if os.environ.get(FOLDER):
             everybody = CollectorRegistry()
             MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Any
 
 from flask import Flask, Response, abort, request
@@ -10,13 +9,18 @@ from werkzeug.routing import BaseConverter
 
 from limiter import LimiterError
 from limiter.policyfile import Policies
+from limiter.settings import ADMIN_TOKEN
 from limiter.web.subjects import Key, spelled
-from service import bodies, metrics
+from service import bodies, logs, metrics
+from service.callers import Callers, Token
 from service.one_policy import OnePolicy
 
 
 def create_operators_app(
-    policies: Policies | OnePolicy, counters: metrics.Metrics, token: str | None
+    policies: Policies | OnePolicy,
+    counters: metrics.Metrics,
+    token: str | None,
+    callers: Callers,
 ) -> Flask:
     """Make the application; without a token only the metrics are there."""
     app = Flask(__name__, static_folder=None)
@@ -30,15 +34,13 @@ def create_operators_app(
 
     if token is None:
         return app
-    expected = token.encode()
+    admin_token = Token(ADMIN_TOKEN, token, callers)
 
     @app.before_request
     def check_token() -> None:
-        """Let nobody else near the subjects; how long it takes says nothing of the token."""
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-        good = hmac.compare_digest(given.strip().encode("latin-1", "replace"), expected)
-        if request.path != "/metrics" and not (good and scheme.lower() == "bearer"):
-            abort(bodies.said(bodies.problem(401, "The token is missing or wrong."), 401, _BEARER))
+        """Answer operators only, but for the metrics."""
+        if request.path != "/metrics":
+            admin_token.require()
 
     @app.get("/v1/policies")
     def read_policies() -> Response:
@@ -55,7 +57,10 @@ def create_operators_app(
     @app.post("/v1/reset/<subject:subject>", merge_slashes=False)
     def reset(subject: str) -> Response:
         """Forget a subject in each policy; say what stood there."""
-        return bodies.said({"subject": subject, "policies": _each(policies, subject, "reset")})
+        before = _each(policies, subject, "reset")
+        for name in before:
+            logs.changed("an operator reset a subject", name, _named(subject))
+        return bodies.said({"subject": subject, "policies": before})
 
     return app
 
@@ -65,9 +70,6 @@ class _Subject(BaseConverter):
 
     part_isolating = False
     regex = "(?s:.+)"
-
-
-_BEARER = [("WWW-Authenticate", 'Bearer realm="limiter"')]
 
 
 def _said(policies: Policies | OnePolicy) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from flask import Blueprint, Response, abort
 
 from limiter import InvalidCost, InvalidPolicy, LimiterError
 from limiter.policyfile import Policies
-from service import bodies
+from service import bodies, logs
 from service.checks import about, found
 from service.one_policy import OnePolicy
 
@@ -32,6 +32,7 @@ def blueprint(policies: Policies | OnePolicy) -> Blueprint:
                 abort(422, "The cost is more than this policy ever admits at once.")
             except LimiterError:
                 abort(503, "The store did not answer; it may have happened.")
+            logs.changed("a charge was refunded", rule.name, asked.key, cost)
         return bodies.said({"refunded": asked is not None})
 
     return routes

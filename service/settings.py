@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 
 from limiter import InvalidSetting, Limiter
 from limiter.policyfile import Policies, hand_on
-from limiter.settings import admin_token, is_in_process, policies_path, trusted_proxies
+from limiter.settings import (
+    admin_token,
+    api_token,
+    is_in_process,
+    policies_path,
+    trusted_proxies,
+)
 from service.one_policy import OnePolicy
 
 #: While the store is away, each process decides for its share of the quota (LIMITER_LOCAL_SHARE).
@@ -15,11 +21,12 @@ _DEFAULTS: dict[str, Any] = {"on_error": "local"}
 
 
 class Settings(NamedTuple):
-    """The policies, the proxies whose word counts, and what an operator has to know to be let in."""
+    """The policies, the networks that are trusted, and what operators and callers show."""
 
     policies: Policies | OnePolicy
     trusted: tuple[IPv4Network | IPv6Network, ...]
     admin_token: str | None
+    api_token: str | None
 
 
 def check_workers(workers: int) -> None:
@@ -34,12 +41,13 @@ def check_workers(workers: int) -> None:
 def from_env() -> Settings:
     """Read LIMITER_*; raise InvalidSetting, which names the variable, for a wrong one."""
     trusted = trusted_proxies()
+    tokens = admin_token(), api_token()
     policies: Policies | OnePolicy
     if policies_path():
         policies = Policies.from_env(**_DEFAULTS)
     else:
         policies = OnePolicy(Limiter.from_env(limits="100/minute", **_DEFAULTS), trusted)
-    return Settings(policies, trusted, admin_token())
+    return Settings(policies, trusted, *tokens)
 
 
 def hand_on_policies() -> None:

@@ -2,8 +2,9 @@
 """``gunicorn --config service/upstream.conf.py "service.upstream:create_app()"`` runs the upstream."""
 
 bind = "127.0.0.1:8002"
-worker_class = "gthread"
+worker_class = "service.worker.Worker"  # clients that are slow take no thread
 threads = 16
+worker_connections = 500
 keepalive = 120
 control_socket_disable = True
 forwarder_headers = ""

@@ -14,7 +14,7 @@ from limiter import Limiter, LimiterError
 from limiter.base import MEMORY
 from limiter.demo.servers import HOST, ServerError, find_server
 from limiter.policyfile import Policies
-from limiter.settings import admin_token, policies_path, trusted_proxies
+from limiter.settings import admin_token, api_token, policies_path, trusted_proxies
 
 #: The folder that holds ``service/`` and ``traefik/``, in a checkout.
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -69,6 +69,7 @@ def settings(environ: Mapping[str, str]) -> tuple[Limiter | Policies, str]:
     try:
         trusted_proxies(environ)
         admin_token(environ)
+        api_token(environ)
         if path := policies_path(environ):
             policies = Policies.from_env(environ, on_error="local")
             return policies, f"{path}: {', '.join(policies.current.guards)}"

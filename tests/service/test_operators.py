@@ -80,8 +80,49 @@ def test_decisions_are_counted_by_policy_and_outcome(make_by_file: Make) -> None
     assert "canary" not in operators(app).get("/metrics").text
 
 
+def at_zero(*policies: str, shadow: tuple[str, ...] = ()) -> set[str]:
+    """All counters that there are with these policies."""
+    return {
+        *(
+            f'limiter_decisions_total{{outcome="{outcome}",policy="{policy}"}}'
+            for policy in policies
+            for outcome in ("allowed", "denied", "unavailable")
+        ),
+        *(
+            f'limiter_decisions_total{{outcome="{outcome}",policy=""}}'
+            for outcome in ("passed", "unavailable", "unidentified", "too_costly")
+        ),
+        *(f'limiter_degraded_decisions_total{{policy="{policy}"}}' for policy in policies),
+        *(f'limiter_shadow_denials_total{{policy="{policy}"}}' for policy in shadow),
+        'limiter_store_errors_total{error="StoreUnavailable"}',
+        'limiter_store_errors_total{error="StoreRefused"}',
+        "limiter_decision_seconds_count",
+        "limiter_decision_seconds_sum",
+    }
+
+
+def test_all_counters_are_there_at_zero_before_anything_is_counted(
+    make_by_file: Make, make_app: MakeApp
+) -> None:
+    """A series that begins at 1 has no increase: the first failure would be seen by no alert."""
+    app = make_by_file(POLICIES)
+    expected = {*at_zero("api", "shadow", "jobs", shadow=("shadow",))}
+    assert counted(app) == dict.fromkeys({*expected, "limiter_policy_file_refused"}, 0.0)
+    policies = app.extensions["policies"]
+    with open(policies.path, "a") as file:
+        file.write("[policies.new]\nlimits = '1/minute'\n")
+    policies.reload()
+    found = counted(app)
+    assert at_zero("new") <= set(found)
+    assert set(found.values()) == {0.0}
+    assert counted(make_app(POLICIES="", LIMITS="1/minute")) == dict.fromkeys(
+        at_zero("default"), 0.0
+    )
+
+
 def test_many_subjects_are_few_series(make_by_file: Make) -> None:
     app = make_by_file(POLICIES)
+    before = set(counted(app))
     client = app.test_client()
     for turn in range(10):
         checks = [{"key": f"u-{turn}-{number}"} for number in range(100)]
@@ -89,7 +130,8 @@ def test_many_subjects_are_few_series(make_by_file: Make) -> None:
         client.post(f"/v1/check/nobody-{turn}", json={"key": "u"})
         client.get(f"/forward-auth/nobody-{turn}")
 
-    assert len(counted(app)) < 10
+    # Of three policies and of none, whatever is asked, and all of them from the start.
+    assert set(counted(app)) == before
 
 
 def test_a_store_that_is_gone_is_seen(make_app: MakeApp) -> None:

@@ -1,0 +1,189 @@
+"""Who is answered at ``/v1``, and what becomes of those who try tokens."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from limiter import InvalidSetting
+from service import logs
+from tests.service.conftest import MakeApp
+from tests.service.test_api import problem
+from tests.service.test_operators import BEARER, TOKEN, operators
+
+Make = Callable[..., Flask]
+
+API_TOKEN = "another-token-of-length"  # noqa: S105
+TRUSTED = "10.0.0.0/8,192.0.2.1/32"
+STRANGER = "203.0.113.66"
+
+#: All that is asked at /v1: a method, a path, and a body.
+CALLS: list[tuple[str, str, Any]] = [
+    ("POST", "/v1/check/default", {"key": "victim"}),
+    ("POST", "/v1/hold/default", {"key": "victim"}),
+    ("DELETE", "/v1/hold/default", {"key": "victim", "lease": "x"}),
+    ("POST", "/v1/refund/default", {"key": "victim"}),
+    ("GET", "/v1/openapi.json", None),
+    ("GET", "/v1/nothing", None),
+    ("GET", "/v1/check/default", None),
+]
+
+
+def ask(
+    client: FlaskClient, peer: str, call: tuple[str, str, Any] = CALLS[0], **fields: str
+) -> TestResponse:
+    method, path, body = call
+    headers = {name.replace("_", "-"): value for name, value in fields.items()}
+    environ = {"REMOTE_ADDR": peer}
+    return client.open(path, method=method, json=body, headers=headers, environ_overrides=environ)
+
+
+@pytest.fixture
+def client(make_app: MakeApp) -> FlaskClient:
+    return make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, LIMITS="5/minute").test_client()
+
+
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: " ".join(call[:2]))
+def test_a_stranger_is_not_answered(client: FlaskClient, call: tuple[str, str, Any]) -> None:
+    """It could charge others, and refund itself: of 20 times, it did 20."""
+    answers = [ask(client, STRANGER, call) for _ in range(20)]
+
+    for answer in answers:
+        assert "trusted network" in problem(answer, 403)["detail"]
+
+
+@pytest.mark.parametrize("peer", ["10.1.2.3", "192.0.2.1"])
+def test_a_caller_in_a_trusted_network_is_answered(client: FlaskClient, peer: str) -> None:
+    assert ask(client, peer).status_code == 200
+    assert ask(client, peer, X_Forwarded_For="10.9.9.9").status_code == 200
+    assert ask(client, peer, Authorization="Bearer wrong-but-nobody-asked").status_code == 200
+
+
+def test_a_caller_with_the_token_is_answered_wherever_it_is(
+    client: FlaskClient, make_app: MakeApp
+) -> None:
+    bearer = f"Bearer {API_TOKEN}"
+    assert [ask(client, STRANGER, Authorization=bearer).status_code for _ in range(6)] == [
+        *[200] * 5,
+        429,
+    ]
+    assert ask(client, STRANGER, Authorization=BEARER["Authorization"]).status_code == 403
+    without = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN="").test_client()
+    assert ask(without, STRANGER, Authorization=bearer).status_code == 403
+    assert ask(without, STRANGER, Authorization="Bearer ").status_code == 403
+
+
+@pytest.mark.parametrize(
+    "forwarded_for", [STRANGER, f"10.1.1.1, {STRANGER}", f"{STRANGER}, 10.1.1.1", "", "unknown"]
+)
+def test_a_proxy_that_passes_it_on_opens_nothing(client: FlaskClient, forwarded_for: str) -> None:
+    problem(ask(client, "10.1.2.3", X_Forwarded_For=forwarded_for), 403)
+
+
+def test_and_none_that_says_it_elsewhere(make_by_file: Make) -> None:
+    text = "address_from = 'x-real-ip'\n[policies.default]\nlimits = '5/minute'\n"
+    client = make_by_file(text, TRUSTED_PROXIES=TRUSTED).test_client()
+
+    assert ask(client, "10.1.2.3").status_code == 200
+    problem(ask(client, "10.1.2.3", X_Real_Ip=STRANGER), 403)
+    problem(ask(client, "10.1.2.3", X_Real_Ip="10.1.1.1", X_Forwarded_For=STRANGER), 403)
+
+
+def test_wrong_tokens_are_slowed_down(make_app: MakeApp) -> None:
+    """For the address that shows them; then no token of its is looked at, and others are."""
+    app = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, ADMIN_TOKEN=TOKEN)
+    client, operator = app.test_client(), operators(app)
+    policies: tuple[str, str, Any] = ("GET", "/v1/policies", None)
+    for asked, call, right, refused in (
+        (client, CALLS[0], API_TOKEN, 403),
+        (operator, policies, TOKEN, 401),
+    ):
+        good = {"Authorization": f"Bearer {right}"}
+        statuses = [ask(asked, STRANGER, call, **good).status_code for _ in range(12)]
+        assert statuses == [200] * 12  # which count for nothing
+        wrong = [
+            ask(asked, STRANGER, call, Authorization=f"Bearer {number}").status_code
+            for number in range(12)
+        ]
+        assert wrong == [refused] * 10 + [429] * 2
+        slowed = ask(asked, STRANGER, call, **good)
+        problem(slowed, 429)
+        assert 1 <= int(slowed.headers["Retry-After"]) <= 60
+        assert ask(asked, "203.0.113.67", call, **good).status_code == 200
+        # Behind one proxy clients are told apart.
+        behind = {**good, "X_Forwarded_For": STRANGER}
+        assert ask(asked, "10.1.1.1", call, **behind).status_code == 429
+        behind["X_Forwarded_For"] = "203.0.113.67"
+        assert ask(asked, "10.1.1.1", call, **behind).status_code == 200
+        # All addresses of an IPv6 network of a host's are one.
+        for number in range(11):
+            answer = ask(asked, f"2001:db8::{number}", call, Authorization="Bearer wrong")
+        assert answer.status_code == 429
+        assert ask(asked, STRANGER, call).status_code == refused  # who shows none tries none
+
+
+def test_wrong_tokens_leave_a_line_and_no_flood(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    app = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, ADMIN_TOKEN=TOKEN)
+    request.addfinalizer(logs.calm())
+    with caplog.at_level(logging.DEBUG, "limiter"):
+        for number in range(50):
+            shown = {"Authorization": f"Bearer secret-{number}"}
+            ask(app.test_client(), f"203.0.113.{number}", **shown)
+            ask(operators(app), f"203.0.113.{number}", ("GET", "/v1/policies", None), **shown)
+    lines = [json.loads(logs.AsJson().format(record)) for record in caplog.records]
+
+    assert [(line["level"], line["message"], line["address"]) for line in lines] == [
+        ("warning", f"a caller showed a token that is not {variable}", "203.0.113.0")
+        for variable in ("LIMITER_API_TOKEN", "LIMITER_ADMIN_TOKEN")
+    ]
+    assert "secret" not in str(lines)
+
+
+def test_resets_and_refunds_leave_a_line_each(
+    make_by_file: Make,
+    caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
+) -> None:
+    """However many there are, and however many there were."""
+    text = "[policies.api]\nlimits = '9/minute'\n[policies.other]\nlimits = '9/minute'\n"
+    app = make_by_file(text, ADMIN_TOKEN=TOKEN)
+    request.addfinalizer(logs.calm())
+    with caplog.at_level(logging.INFO, "limiter"):
+        for _ in range(3):
+            app.test_client().post("/v1/refund/api", json={"key": "canary", "cost": 2})
+            operators(app).post("/v1/reset/canary", headers=BEARER)
+        operators(app).post("/v1/reset/canary?policy=nobody", headers=BEARER)
+    lines = [json.loads(logs.AsJson().format(record)) for record in caplog.records]
+
+    assert [(line["message"], line["policy"], line.get("cost")) for line in lines] == [
+        ("a charge was refunded", "api", 2),
+        ("an operator reset a subject", "api", None),
+        ("an operator reset a subject", "other", None),
+    ] * 3
+    assert {(line["level"], line["peer"], len(line["subject"])) for line in lines} == {
+        ("info", "127.0.0.1", 8)
+    }
+    assert len({line["subject"] for line in lines}) == 1
+    assert "canary" not in str(lines)
+
+
+@pytest.mark.parametrize("token", ["short", "with blanks in between", "\xe9" * 20])
+def test_a_token_that_could_be_guessed_or_not_be_sent(make_app: MakeApp, token: str) -> None:
+    with pytest.raises(InvalidSetting, match="LIMITER_API_TOKEN is set to") as caught:
+        make_app(API_TOKEN=token)
+    assert token not in str(caught.value)
+
+
+def test_the_tokens_are_two(make_app: MakeApp) -> None:
+    with pytest.raises(InvalidSetting, match="LIMITER_API_TOKEN is the same as") as caught:
+        make_app(API_TOKEN=TOKEN, ADMIN_TOKEN=TOKEN)
+    assert TOKEN not in str(caught.value)
