@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import math
-import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 
 from limiter.aio import AsyncLimiter
 from limiter.errors import InvalidSetting, LimiterError
+from limiter.settings import of_uvicorn
 from limiter.web import wiring
 from limiter.web.guard import AsyncGuard, Observer, Verdict
 from limiter.web.identity import Network
@@ -247,7 +247,7 @@ class LimiterMiddleware:
     def _warn_of_replaced_peers(self) -> None:
         """Warn where uvicorn hides the proxies of which a cost by a header is believed."""
         guard = self._guard()
-        if hides_proxies(sys.argv, os.environ, guard.trusted):
+        if hides_proxies(sys.argv, of_uvicorn(), guard.trusted):
             for rule in guard.rules:
                 warn = getattr(rule.cost, "warn_of_replaced_peers", None)
                 if warn is not None:

@@ -245,6 +245,12 @@ def _token(variable: str, environ: Mapping[str, str]) -> str | None:
     return token
 
 
+def of_uvicorn() -> dict[str, str]:
+    """The variables that say for which proxies uvicorn replaces a request's peer."""
+    names = ("UVICORN_PROXY_HEADERS", "UVICORN_FORWARDED_ALLOW_IPS", "FORWARDED_ALLOW_IPS")
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
 def check_on_error(value: object) -> str:
     """What to do while the store does not decide."""
     if isinstance(value, str) and value in ON_ERROR:
