@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from limiter.errors import InvalidSetting, shown
@@ -346,9 +345,7 @@ class Rule:
         """Whether the subject is among those that the roll-out has reached."""
         if self.percent >= 100:
             return True
-        text = f"{self.name} {subject!r}".encode("utf-8", "surrogateescape")
-        place = int.from_bytes(blake2b(text, digest_size=8).digest(), "big") % _PARTS
-        return place < self.percent * _PARTS / 100
+        return bool(self.limiter.plan().keys.share(subject, _PARTS) < self.percent * _PARTS / 100)
 
 
 def _spellings(path: str) -> tuple[str, ...]:

@@ -358,6 +358,18 @@ def test_a_percentage_is_stable() -> None:
     assert share(10) == share(10)
     assert share(10) < share(20) < share(70)
     # Written down once: another process, or another release, is to reach the same ones.
-    assert sorted(share(1))[:5] == [33, 73, 134, 143, 209]
+    assert sorted(share(1))[:5] == [17, 123, 228, 326, 381]
     # Two rules are rolled out to others first: the same few would bear everything.
     assert len(share(50) & share(50, "other")) < 0.6 * len(share(50))
+
+
+def test_with_a_secret_no_client_can_choose_a_name_outside_of_a_roll_out() -> None:
+    """Without one it can: the share of a name is a digest that its own computer can make."""
+    by_name = identity("header:X-Org")
+    limiters = [
+        Limiter("5/minute", store="memory://", name="r", key_secret=secret)
+        for secret in (None, "one", "two")
+    ]
+    found = [reached(Rule(one, percent=50, identity=by_name), 400) for one in limiters]
+    for one, other in ((0, 1), (1, 2)):
+        assert 120 < len(found[one] ^ found[other]) < 280
