@@ -511,14 +511,21 @@ class Base(Generic[_Transport]):
             held.stop_renewing = self._beside(self._renewing(held, lease, asked), unrenewed)
 
     def _renewing(self, held: Held, lease: str, asked: float) -> Flow[None]:
-        """Renew a lease at a third of its length, until it is given back or lost."""
+        """Renew a lease at a third of its length, until it is given back, lost, or held for too long."""
         lasts = min(policy.period_us for policy in held.plan.leases) / 1e6
+        must_end = asked + held.longest
         ends, pause, again = asked + lasts, lasts / 3, lasts / 10
         while True:
-            yield Pause(pause)
+            yield Pause(max(0.0, min(pause, must_end - monotonic())))
             if not held.holds(lease):
                 return
             asked = monotonic()
+            if asked >= must_end:
+                # First the holder learns of it: from then on another client may have the place.
+                held.lose(f"it was held for {held.longest:g} s, the longest that its policy allows")
+                with suppress(LimiterError):  # then it ends by itself, without a renewal
+                    yield from self._changing_lease(held, "release")
+                return
             # Whoever is told too late that it ended believes to hold what others have.
             if asked >= ends:
                 held.lose("it ended before it could be renewed")

@@ -175,7 +175,8 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         All policies are asked, and all or none are charged, in one script call. The lease is renewed
         at a third of its length, and given back at the end of the body. When it cannot be renewed until
-        it ends, ``lost`` is set and ``on_lost`` is called, in a thread of its own.
+        it ends, ``lost`` is set and ``on_lost`` is called, in a thread of its own; so it is when the
+        lease was held for ``max_hold`` seconds, and is given back.
 
         ``timeout`` is in seconds, as in ``wait``; leases may come back early, so that it asks at
         least every second.

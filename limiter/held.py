@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from math import inf
 from typing import Any, ClassVar
 
 from limiter.decision import Decision
 from limiter.keys import Key
 from limiter.plan import Plan
+from limiter.policies import Concurrency
 
 log = logging.getLogger("limiter")
 
@@ -80,6 +82,13 @@ class Held(Entered):
     def holds(self, lease: str) -> bool:
         """Whether the lease of this id was not given back, and is not one of an earlier use."""
         return not self.released and self.more["lease"] == lease
+
+    @property
+    def longest(self) -> float:
+        """Seconds after which the lease is given back although it is held; infinite where there are none."""
+        leases = self.leases_plan.policies
+        found = (policy.max_hold for policy in leases if isinstance(policy, Concurrency))
+        return min((float(seconds) for seconds in found if seconds is not None), default=inf)
 
     @property
     def is_inherited(self) -> bool:

@@ -180,6 +180,7 @@ def _read_limit_table(
         return None
     kind = _ALGORITHMS[name]
     known = ["algorithm", "limit", "name", "lease" if kind is Concurrency else "per"]
+    known += ["max_hold"] if kind is Concurrency else []
     known += ["burst"] if kind.has_burst else []
     known += ["align"] if name == "fixed_window" else []
     given = notes.table(path, value, known)
@@ -189,7 +190,9 @@ def _read_limit_table(
         if key not in given and key != "lease":
             notes.add((*path, key), f"is missing: accepted are {', '.join(known)}")
     # Each by itself, beside others that are right; then all together.
-    right = {"limit": 1} if kind is Concurrency else {"limit": 1, "per": 60}
+    right: dict[str, Any] = {"limit": 1, "per": 60}
+    if kind is Concurrency:
+        right = {"limit": 1, "lease": "1ms"}
     for key, one in given.items():
         _try(notes, (*path, key), kind, {**right, key: one})
     return _try(notes, path, kind, given) if len(notes.faults) == before else None
