@@ -85,7 +85,7 @@ class Held(Entered):
 
     @property
     def longest(self) -> float:
-        """Seconds after which the lease is given back although it is held; infinite where there are none."""
+        """Seconds after which the lease is given back although it is held; infinite without one."""
         leases = self.leases_plan.policies
         found = (policy.max_hold for policy in leases if isinstance(policy, Concurrency))
         return min((float(seconds) for seconds in found if seconds is not None), default=inf)

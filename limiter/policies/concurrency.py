@@ -22,7 +22,8 @@ class Concurrency(Policy):
     renewed: a holder that dies blocks its place no longer than that. ``lease`` is what ``per`` is to
     the other policies. A call may cost at most 4,000, since each unit is an entry. With ``max_hold``,
     the holder's process gives a lease back that many seconds after it was taken, and reports it as
-    lost: a slow client holds its place no longer. Source: the semaphore with timeouts of Redis in Action (J. Carlson, 2013), on the server's clock.
+    lost: a slow client holds its place no longer. Source: the semaphore with timeouts of Redis in Action
+    (J. Carlson, 2013), on the server's clock.
 
     Bound: ``limit`` held at every instant, but for holders that outlive their lease.
 

@@ -12,6 +12,7 @@ from limiter.errors import InvalidCost, LimiterError
 from limiter.keys import NAME
 from limiter.policies import Policy
 from limiter.policyfile import costs
+from limiter.policyfile.advice import warnings
 from limiter.policyfile.faults import Fault, InvalidPolicyFile
 from limiter.policyfile.lines import Path, lines_of
 from limiter.policyfile.schema import (
@@ -24,7 +25,7 @@ from limiter.policyfile.schema import (
 )
 from limiter.web.identity import ADDRESS_FROM
 from limiter.web.rules import Match, Rule
-from limiter.web.subjects import findable, identity, meant
+from limiter.web.subjects import findable, identity, is_chosen, meant
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -51,7 +52,7 @@ _LEFT_OUT: dict[str, Any] = {
     "shadow": False,
     "percent": 100,
     "unidentified": "refuse",
-    "preflights": False,
+    "preflights": "apart",
 }
 
 #: Subjects by what finds them, where no client chooses them.
@@ -78,6 +79,8 @@ class PolicyFile(NamedTuple):
     """Which policy is asked where no other with a match of its own is about a request."""
     address_from: str
     """The header in which trusted proxies say who calls."""
+    warnings: tuple[Fault, ...] = ()
+    """What is not wrong, and still no good idea."""
 
 
 def text_of(path: str) -> str:
@@ -148,7 +151,8 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
             policies[name] = found
     if notes.faults:
         raise InvalidPolicyFile(sorted(notes.faults, key=lambda fault: fault.line))
-    return PolicyFile(text, policies, default, address_from)
+    advice = warnings([named.said for named in policies.values()], file, notes.line)
+    return PolicyFile(text, policies, default, address_from, tuple(advice))
 
 
 def _not_toml(text: str, file: str, said: str) -> Fault:
@@ -184,6 +188,12 @@ def _policy(
     found = read_policy(silent, path, merged)
     algorithm = found.get("algorithm")
     _check_parts(notes, (*path, "key"), found)
+    is_bounded = any(map(is_chosen, found["key"] or ()))
+    if "new_subjects" in own and found["key"] and not is_bounded:
+        notes.add(
+            (*path, "new_subjects"),
+            f"is of no use with key = {shown(merged['key'])}: accepted is a key that clients choose",
+        )
     if "key" in own:
         _check_names(notes, path, own, found)
     if "limits" not in own:
@@ -235,6 +245,7 @@ def _policy(
         overrides=by_subject,
         unidentified=found["unidentified"],
         preflights=found["preflights"],
+        new_subjects=found.get("new_subjects") if is_bounded else None,
         is_default=is_default,
     )
     return Named(rule, _described(rule, merged, limits, len(overrides)))
@@ -312,7 +323,8 @@ def _check_names(
                 notes.add((*path, "exempt", "keys", place), f"{said} (networks: exempt.networks)")
     for name in overrides if isinstance(overrides, dict) else ():
         if not findable(name.strip(), key, or_address):
-            notes.add((*path, "overrides", name), said)
+            hint = " (a comma in a subject is written \\,)" if "," in name else ""
+            notes.add((*path, "overrides", name), said + hint)
 
 
 def _check_parts(notes: Notes, path: Path, found: Mapping[str, Any]) -> None:
@@ -361,5 +373,6 @@ def _described(
         "overrides": overrides,
         "unidentified": rule.unidentified,
         "preflights": rule.preflights,
+        "new_subjects": rule.new_subjects and rule.new_subjects.text,
         "default": rule.is_default,
     }

@@ -19,6 +19,7 @@ from limiter.policyfile.faults import Fault
 from limiter.policyfile.lines import Path
 from limiter.settings import check_on_error, check_seconds, check_share
 from limiter.web.headers import FORMS
+from limiter.web.new_subjects import NewSubjects
 from limiter.web.rules import UNIDENTIFIED, pattern
 from limiter.web.subjects import HEADER, identity
 
@@ -39,6 +40,7 @@ POLICY_KEYS = (
     "overrides",
     "unidentified",
     "preflights",
+    "new_subjects",
 )
 DEFAULT_KEYS = tuple(key for key in POLICY_KEYS if key not in ("limits", "match", "overrides"))
 
@@ -217,6 +219,12 @@ def _flag(value: Any) -> bool:
     raise InvalidSetting.of("value", shown(value), "accepted are true and false")
 
 
+def _preflights(value: Any) -> bool | str:
+    if isinstance(value, bool) or value == "apart":
+        return value  # type: ignore[no-any-return]
+    raise InvalidSetting.of("value", shown(value), "accepted are 'apart', true and false")
+
+
 def _choice(*accepted: str) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if isinstance(value, str) and value in accepted:
@@ -247,7 +255,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "shadow": _flag,
     "percent": _percent,
     "unidentified": _choice(*UNIDENTIFIED),
-    "preflights": _flag,
+    "preflights": _preflights,
+    "new_subjects": NewSubjects,
 }
 
 

@@ -157,6 +157,11 @@ def _pairs(name: str, spec: str | Sequence[str]) -> list[tuple[str, str]] | None
     return [(one, str(part).strip()) for one, part in zip(specs, parts, strict=True)]
 
 
+def is_chosen(spec: str) -> bool:
+    """Whether a client chooses what an identity by ``spec`` finds."""
+    return spec.partition(":")[0] in _HASHED
+
+
 def _findable(spec: str, name: str) -> bool:
     if spec.partition(":")[0] in _HASHED:
         return bool(name)
@@ -197,7 +202,7 @@ def hashed(kind: str, value: str) -> str:
     return f"{kind}:{digest.hexdigest()}"
 
 
-def by_address(request: Request, trusted: Sequence[Network]) -> Key:
+def by_address(request: Request, trusted: Sequence[Network]) -> str:
     """The client's address, by the proxies that are trusted."""
     return caller(request.peer, request.forwarded_for, trusted)
 

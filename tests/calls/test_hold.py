@@ -215,7 +215,7 @@ def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
 def test_held_no_longer_than_the_policy_allows(
     make: Make, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A slow holder is told, and its place is given to another client, without waiting for a lease's end."""
+    """A slow holder is told, and its place is free at once: another client waits for no lease's end."""
     limiter = make([Concurrency(2, lease=0.3, max_hold=0.7), SlidingLog(9, "day")])
     calls: list[float] = []
     began = time.monotonic()

@@ -31,15 +31,16 @@ LIMITS = (
 RATES = "fixed_window, sliding_log, sliding_window, token_bucket, gcra, leaky_bucket"
 POLICY = (
     "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, headers, shadow, "
-    "percent, exempt, overrides, unidentified, preflights"
+    "percent, exempt, overrides, unidentified, preflights, new_subjects"
 )
 DEFAULTS = (
     "accepted are algorithm, key, cost, on_error, timeout, local_share, headers, shadow, percent, exempt, "
-    "unidentified, preflights"
+    "unidentified, preflights, new_subjects"
 )
 NAMES = (
     "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, the first of them no dot"
 )
+NEW = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"
 NOBODY = "is no subject that key ="
 ONE = "[policies.p]\nlimits = '5/s'\n"
 
@@ -193,7 +194,7 @@ WRONG: list[tuple[str, list[str]]] = [
             "10: policies.p.shadow is 1: accepted are true and false",
             "11: policies.p.percent is 100.5: accepted is a number from 0 to 100",
             "12: policies.p.unidentified is 'share': accepted are refuse, skip, address",
-            "13: policies.p.preflights is 'no': accepted are true and false",
+            "13: policies.p.preflights is 'no': accepted are 'apart', true and false",
             "14: policies.p.match.paths[0] is 'api': accepted is a pattern that begins with /",
             "14: policies.p.match.paths[1] is '/{a}/{a}': accepted are up to 40 wildcards, and parts in braces that are names, each "
             "once, as in /orgs/{org}",
@@ -357,6 +358,25 @@ WRONG: list[tuple[str, list[str]]] = [
         "overrides = { sk_live_1 = '6/s' }",
         [
             "5: policies.p.overrides.* is of a subject that exempt.keys names, too: accepted is one of the two",
+        ],
+    ),
+    # A comma separates parts, unless it is written as part of one.
+    (
+        ONE + "key = 'api-key'\n[policies.p.overrides]\n'a,b' = '6/s'\n'a\\,b' = '7/s'",
+        [
+            f"5: policies.p.overrides.* {NOBODY} 'api-key' finds: accepted is one as in 'VALUE' (a comma in "
+            "a subject is written \\,)",
+        ],
+    ),
+    (
+        ONE + "new_subjects = '20/hour'\n[policies.q]\nlimits = '5/s'\nkey = 'cookie:id'\n"
+        "new_subjects = '2000/hour'\n[policies.r]\nlimits = '5/s'\nkey = 'cookie:id'\n"
+        "new_subjects = '20/hour; 30/day'\n[policies.s]\nlimits = '5/s'\nkey = 'cookie:id'\nnew_subjects = 5",
+        [
+            "3: policies.p.new_subjects is of no use with key = 'address': accepted is a key that clients choose",
+            f"7: policies.q.new_subjects is '2000/hour': {NEW}",
+            f"11: policies.r.new_subjects is '20/hour; 30/day': {NEW}",
+            f"15: policies.s.new_subjects is 5: {NEW}",
         ],
     ),
     # What the defaults have wrong is said once, however many policies take it.
