@@ -31,6 +31,7 @@ from limiter.grammar import algorithm_named, parse_limits, read_limits
 from limiter.held import Held, Reserved
 from limiter.keys import Key, KeySpeller
 from limiter.local import LocalPlan, LocalTogether, Share, decide_shares, remember
+from limiter.log_throttle import log_seldom
 from limiter.memory import MemoryStore
 from limiter.plan import SERVER_CLOCK, Part, Plan, Together
 from limiter.policies import Policy
@@ -703,7 +704,8 @@ class Base(Generic[_Transport]):
     def _not_settled(self, what: str, error: LimiterError) -> None:
         """Say and count what the store was not told; it goes when its key expires."""
         self.unsettled += 1
-        log.warning("%s of limiter %s did not reach the store: %s", what, self.name, error)
+        text = "%s of limiter %s did not reach the store: %s"
+        log_seldom(log, logging.WARNING, text, what, self.name, error, kind=(what, self.name))
 
 
 def _jittered(seconds: float, left: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from limiter.decision import Decision
 from limiter.keys import Key
+from limiter.log_throttle import log_seldom
 from limiter.plan import Plan
 from limiter.policies import Concurrency
 
@@ -100,7 +101,8 @@ class Held(Entered):
         self.lost = True
         if self._on_lost is not None:
             self._tell(self._on_lost)
-        log.warning("a lease was lost: %s", why)
+        kind = why if isinstance(why, str) else type(why)
+        log_seldom(log, logging.WARNING, "a lease was lost: %s", why, kind=kind)
 
     def unrenewed(self, lease: str, why: str) -> None:
         """The renewal of this id was ended by something else: in the store it will end."""
@@ -112,8 +114,8 @@ class Held(Entered):
             on_lost()
         except KeyboardInterrupt:
             raise
-        except BaseException:  # sys.exit, or what a test library raises, would end other renewals
-            log.exception("on_lost failed")
+        except BaseException as error:  # sys.exit, or what a test library raises, would end others
+            log_seldom(log, logging.ERROR, "on_lost failed", kind=type(error), exc_info=True)
 
 
 class Reserved(Entered):

@@ -16,6 +16,7 @@ from limiter.decision import Decision
 from limiter.errors import InvalidCost, InvalidSetting, LimiterError, StoreUnavailable
 from limiter.flows import Flow
 from limiter.held import Held
+from limiter.log_throttle import log_seldom
 from limiter.plan import Part
 from limiter.web import headers, problems
 from limiter.web.identity import Network, Unidentified
@@ -188,7 +189,7 @@ class _Guard(Generic[_Limiter]):
             try:
                 self._observe(request, verdict)
             except Exception:  # it would take the verdict, and its leases, with it
-                log.exception("an observer failed")
+                log_seldom(log, logging.ERROR, "an observer failed", exc_info=True)
         return verdict
 
     def _prepared(
@@ -375,7 +376,8 @@ class _Guard(Generic[_Limiter]):
 
     def _refused(self, request: Request, asked: Sequence[Asked], error: LimiterError) -> Verdict:
         """The store answered, but not with a decision: nobody passes unchecked, and somebody must look."""
-        log.error("%s: %s", type(error).__name__, error)
+        name = type(error).__name__
+        log_seldom(log, logging.ERROR, "%s: %s", name, error, kind=name)
         if asked and all(one.rule.shadow for one in asked):
             return Verdict(error=error)
         return self._reduced(request, (), error)

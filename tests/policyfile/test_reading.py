@@ -433,15 +433,19 @@ def test_the_example() -> None:
     def asked(*args: Any, **more: Any) -> dict[str, Asked]:
         return {one.rule.name: one for one in guard.asked(request(*args, **more))}
 
-    assert set(asked("/")) == {"everything", "everyone"}
+    assert found.warnings == ()
+    both = {"everything", "every-address"}
+    assert set(asked("/")) == {*both, "everyone"}
     assert not asked("/healthz")
     partner = asked("/api/x", host="api.example.com", x_api_key="the-key-of-a-partner")
-    assert set(partner) == {"everything", "api"}
+    assert set(partner) == {*both, "api"}
+    assert partner["api"].address == "203.0.113.9"
     assert partner["api"].limits is not None
     assert asked("/api/x", host="api.example.com")["api"].key == "203.0.113.9"
     upload = asked("/orgs/a/uploads/1", method="PUT", content_length="5000")
     assert {name: one.cost for name, one in upload.items()} == {
         "everything": 1,
+        "every-address": 1,
         "uploads": 5,
         "uploads-at-once": 1,
     }
