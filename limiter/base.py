@@ -31,6 +31,7 @@ from limiter.grammar import algorithm_named, parse_limits, read_limits
 from limiter.held import Held, Reserved
 from limiter.keys import Key, KeySpeller
 from limiter.local import LocalPlan, LocalTogether, Share, decide_shares, remember
+from limiter.log_throttle import log_seldom
 from limiter.memory import MemoryStore
 from limiter.outage import Outage
 from limiter.plan import SERVER_CLOCK, Part, Plan, Together
@@ -542,14 +543,21 @@ class Base(Generic[_Transport]):
             held.stop_renewing = self._beside(self._renewing(held, lease, asked), unrenewed)
 
     def _renewing(self, held: Held, lease: str, asked: float) -> Flow[None]:
-        """Renew a lease at a third of its length, until it is given back or lost."""
+        """Renew a lease at a third of its length, until it is given back, lost, or held for too long."""
         lasts = min(policy.period_us for policy in held.plan.leases) / 1e6
+        must_end = asked + held.longest
         ends, pause, again = asked + lasts, lasts / 3, lasts / 10
         while True:
-            yield Pause(pause)
+            yield Pause(max(0.0, min(pause, must_end - monotonic())))
             if not held.holds(lease):
                 return
             asked = monotonic()
+            if asked >= must_end:
+                # First the holder learns of it: from then on another client may have the place.
+                held.lose(f"it was held for {held.longest:g} s, the longest that its policy allows")
+                with suppress(LimiterError):  # then it ends by itself, without a renewal
+                    yield from self._changing_lease(held, "release")
+                return
             # Whoever is told too late that it ended believes to hold what others have.
             if asked >= ends:
                 held.lose("it ended before it could be renewed")
@@ -727,7 +735,8 @@ class Base(Generic[_Transport]):
     def _not_settled(self, what: str, error: LimiterError) -> None:
         """Say and count what the store was not told; it goes when its key expires."""
         self.unsettled += 1
-        log.warning("%s of limiter %s did not reach the store: %s", what, self.name, error)
+        text = "%s of limiter %s did not reach the store: %s"
+        log_seldom(log, logging.WARNING, text, what, self.name, error, kind=(what, self.name))
 
 
 def _jittered(seconds: float, left: float) -> float:

@@ -48,7 +48,8 @@ class Limiter(Base["Transport | MemoryTransport"]):
             and burst is divided by it.
         timeout: Seconds within which a call is decided, or its fallback is.
         connect_timeout: Seconds that a connection, made beside the calls, may take.
-        key_secret: Hashes every subject with a key, so that none can be read or aimed.
+        key_secret: Hashes every subject with a secret key: keys show no subject, and no client can
+            predict one.
 
     Every call that takes a key takes ``tag=``: subjects with one tag lie in one slot of a cluster; a
     tagged subject's state is its own. And it takes ``limits=``: this subject's own numbers, for the
@@ -179,7 +180,8 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         All policies are asked, and all or none are charged, in one script call. The lease is renewed
         at a third of its length, and given back at the end of the body. When it cannot be renewed until
-        it ends, ``lost`` is set and ``on_lost`` is called, in a thread of its own.
+        it ends, ``lost`` is set and ``on_lost`` is called, in a thread of its own; so it is when the
+        lease was held for ``max_hold`` seconds, and is given back.
 
         ``timeout`` is in seconds, as in ``wait``; leases may come back early, so that it asks at
         least every second.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from math import inf
 from typing import Any, ClassVar
 
 from limiter.decision import Decision
 from limiter.keys import Key
+from limiter.log_throttle import log_seldom
 from limiter.plan import Plan
+from limiter.policies import Concurrency
 
 log = logging.getLogger("limiter")
 
@@ -82,6 +85,13 @@ class Held(Entered):
         return not self.released and self.more["lease"] == lease
 
     @property
+    def longest(self) -> float:
+        """Seconds after which the lease is given back although it is held; infinite without one."""
+        leases = self.leases_plan.policies
+        found = (policy.max_hold for policy in leases if isinstance(policy, Concurrency))
+        return min((float(seconds) for seconds in found if seconds is not None), default=inf)
+
+    @property
     def is_inherited(self) -> bool:
         """Whether this is a fork's copy of its parent's lease, which is the parent's to give back."""
         return self._process != os.getpid()
@@ -91,7 +101,8 @@ class Held(Entered):
         self.lost = True
         if self._on_lost is not None:
             self._tell(self._on_lost)
-        log.warning("a lease was lost: %s", why)
+        kind = why if isinstance(why, str) else type(why)
+        log_seldom(log, logging.WARNING, "a lease was lost: %s", why, kind=kind)
 
     def unrenewed(self, lease: str, why: str) -> None:
         """The renewal of this id was ended by something else: in the store it will end."""
@@ -103,8 +114,8 @@ class Held(Entered):
             on_lost()
         except KeyboardInterrupt:
             raise
-        except BaseException:  # sys.exit, or what a test library raises, would end other renewals
-            log.exception("on_lost failed")
+        except BaseException as error:  # sys.exit, or what a test library raises, would end others
+            log_seldom(log, logging.ERROR, "on_lost failed", kind=type(error), exc_info=True)
 
 
 class Reserved(Entered):

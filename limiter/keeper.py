@@ -12,6 +12,7 @@ from time import monotonic
 
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow
+from limiter.log_throttle import log_seldom
 from limiter.threads import begin
 
 log = logging.getLogger("limiter")
@@ -95,7 +96,7 @@ class Keeper:
             with suppress(BaseException):
                 flow.close()
             with suppress(BaseException):  # it may be the log itself that failed
-                log.exception("a lease is renewed no more")
+                log_seldom(log, logging.ERROR, "a lease is renewed no more", exc_info=True)
 
     def _line_up(self, flow: Flow[None], pause: float) -> None:
         """Remember when it is to go on."""

@@ -1,13 +1,15 @@
 """The only place that spells a Redis key.
 
 ``rl:{user:42}:api:v1`` is a subject's hash: prefix, hash tag, limiter, version of the scripts. A
-policy whose state is no field of that hash has a key of its own, the same text and the field.
+policy whose state is no field of that hash has a key of its own, the same text and the field. Under a
+tag the subject stands before the limiter, with a ``|`` between them. A ``|`` stands in no prefix,
+subject, name or field, so a key can be read back in one way only.
 
 >>> spell = KeySpeller("rl", "api")
 >>> spell.state("user:42")
 (b'rl:{user:42}:api:v1', b'user:42')
 >>> spell.state(("user", 42), tag="org:7")
-(b'rl:{org:7}:user,42:api:v1', b'org:7')
+(b'rl:{org:7}:user,42|api:v1', b'org:7')
 >>> spell.state("a{b}")[0]
 b'rl:{~77e9dba01c1057ea04f2ec05f910f2a6}:api:v1'
 """
@@ -46,7 +48,8 @@ class KeySpeller:
         self._secret = _digest_key(secret)
         self._before = f"{prefix}:{{".encode()
         self._after = f"}}:{name}:{VERSION}".encode()
-        self._after_tagged = f":{name}:{VERSION}".encode()
+        self._after_tagged = f"|{name}:{VERSION}".encode()
+        self._name = name.encode()
 
     def state(self, key: Key, tag: Key | None = None) -> tuple[bytes, bytes]:
         """The key of the subject's hash, and the tag that decides its slot.
@@ -64,24 +67,41 @@ class KeySpeller:
         shared = self._subject(tag, "tag")
         return self._before + shared + b"}:" + subject + self._after_tagged, shared
 
+    def share(self, key: Key, shares: int) -> int:
+        """One of ``shares`` equal shares of all subjects, from 0: the same one for the subject each time.
+
+        Another limiter's subjects are divided in another way. With a secret no client can predict the
+        share of a subject.
+
+        Raises:
+            InvalidKey: ``key`` names nobody.
+
+        """
+        _, _, encoded = _read(key, "key")
+        digest = blake2b(self._name + b" " + encoded, digest_size=8, key=self._secret or b"")
+        return int.from_bytes(digest.digest(), "big") % shares
+
     def _subject(self, key: Key, what: str) -> bytes:
         """Readable where nothing can collide, else ``~`` and a digest."""
-        if isinstance(key, tuple):
-            if not key:
-                raise InvalidKey.of(what, "()", _ACCEPTED)
-            parts = [_part(part, what) for part in key]
-            text = b",".join(parts) if len(parts) > 1 else parts[0] + b","
-            readable = len(text) <= _LONGEST_PLAIN and all(map(_PLAIN_PART.fullmatch, parts))
-            # Lengths stand before the parts: no two tuples have one encoding.
-            encoded = b"t" + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-        else:
-            text = _part(key, what)
-            readable = _PLAIN_BYTES.fullmatch(text) is not None
-            encoded = b"s" + text
+        text, readable, encoded = _read(key, what)
         if readable and self._secret is None:
             return text
         digest = blake2b(encoded, digest_size=16, key=self._secret or b"")
         return b"~" + digest.hexdigest().encode()
+
+
+def _read(key: Key, what: str) -> tuple[bytes, bool, bytes]:
+    """A key as text, whether a Redis key may hold that text, and an encoding that no other key has."""
+    if not isinstance(key, tuple):
+        text = _part(key, what)
+        return text, _PLAIN_BYTES.fullmatch(text) is not None, b"s" + text
+    if not key:
+        raise InvalidKey.of(what, "()", _ACCEPTED)
+    parts = [_part(part, what) for part in key]
+    text = b",".join(parts) if len(parts) > 1 else parts[0] + b","
+    readable = len(text) <= _LONGEST_PLAIN and all(map(_PLAIN_PART.fullmatch, parts))
+    # Lengths stand before the parts: no two tuples have one encoding.
+    return text, readable, b"t" + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 def _part(part: object, what: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
+from typing import Any
 
 #: Seconds between two lines of one kind.
 PAUSE = 10.0
@@ -44,6 +45,21 @@ class LogThrottle:
     def forget(self) -> None:
         """Begin anew: the next line of each kind passes."""
         self._silent.clear()
+
+
+#: Of the lines that the library logs for a request, a lease or a call.
+_library = LogThrottle()
+forget = _library.forget
+
+
+def log_seldom(
+    logger: logging.Logger, level: int, text: str, *args: object, kind: object = None, **more: Any
+) -> None:
+    """Log a line, unless one of its kind was logged just now: one with this text, and ``kind``."""
+    left_out = _library.passes((logger.name, text, kind))
+    if left_out is not None:
+        beside = f" (and {left_out} like it)" if left_out else ""
+        logger.log(level, text + beside, *args, stacklevel=2, **more)
 
 
 class ThrottleFilter(logging.Filter):

@@ -14,10 +14,10 @@ NAME = "default"
 
 
 class OnePolicy:
-    """A limiter's policy, for each client address; CORS preflights are free."""
+    """A limiter's policy, for each client address; CORS preflights are counted apart."""
 
     def __init__(self, limiter: Limiter, trusted: tuple[Network, ...]) -> None:
-        rule = Rule(limiter, preflights=False)
+        rule = Rule(limiter)
         self.guard = Guard([rule], trusted)
         self.path = None
         self.refused = None

@@ -10,7 +10,7 @@ from werkzeug.routing import BaseConverter
 from limiter import LimiterError
 from limiter.policyfile import Policies
 from limiter.settings import ADMIN_TOKEN
-from limiter.web.subjects import Key, spelled
+from limiter.web.subjects import named, spelled
 from service import bodies, logs, metrics
 from service.callers import Callers, Token
 from service.one_policy import OnePolicy
@@ -59,7 +59,7 @@ def create_operators_app(
         """Forget a subject in each policy; say what stood there."""
         before = _each(policies, subject, "reset")
         for name in before:
-            logs.changed("an operator reset a subject", name, _named(subject))
+            logs.changed("an operator reset a subject", name, named(subject))
         return bodies.said({"subject": subject, "policies": before})
 
     return app
@@ -80,16 +80,16 @@ def _said(policies: Policies | OnePolicy) -> list[dict[str, Any]]:
 
 def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, Any]:
     """What every policy, or the one that the query names, says of a subject."""
-    named = _named(subject)
+    key = named(subject)
     wanted = request.args.get("policy")
     found = {}
     for rule in policies.guard.rules:
         if wanted not in (None, rule.name):
             continue
         # Its own numbers, whether or not the roll-out has reached it.
-        limits = rule.overrides.get(spelled(named))
+        limits = rule.overrides.get(spelled(key))
         try:
-            found[rule.name] = getattr(rule.limiter, call)(named, limits=limits).to_dict()
+            found[rule.name] = getattr(rule.limiter, call)(key, limits=limits).to_dict()
         except ValueError as error:
             abort(422, f"{error}.")
         except LimiterError as error:
@@ -97,11 +97,3 @@ def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, 
     if wanted is not None and not found:
         abort(404, "There is no such policy.")
     return found
-
-
-def _named(subject: str) -> Key:
-    """A subject as it stands in keys: parts with commas between, or one with a comma behind it."""
-    first, comma, others = subject.partition(",")
-    if not comma:
-        return subject
-    return (first, *others.split(",")) if others else (first,)

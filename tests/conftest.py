@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
+from limiter import log_throttle
 from limiter.base import Base
 from limiter.demo.servers import Cluster, Server, ServerError, find_server
 from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary
@@ -29,6 +30,12 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localho
 
 _subjects = itertools.count()
 _run = secrets.token_hex(4)
+
+
+@pytest.fixture(autouse=True)
+def own_log_lines() -> None:
+    """What earlier tests have logged keeps no line of this one away."""
+    log_throttle.forget()
 
 
 @pytest.fixture(scope="session")

@@ -167,7 +167,8 @@ class FlaskLimiter(Attached):
         on_denied: Makes the answer to a request that was denied, or None for the usual one.
         exempt_when: Says of a request that no limit is about it.
         observe: Is told of every request and verdict, for counters and logs.
-        limit_options: Whether an OPTIONS that Flask answers by itself counts.
+        limit_options: Whether an OPTIONS that Flask answers by itself counts. A CORS preflight that
+            counts does so apart, for each client address.
         limit_static: Whether Flask's own routes for static files count.
         enabled: False: no limit is enforced, and no store is needed.
 

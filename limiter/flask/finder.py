@@ -264,6 +264,7 @@ class Finder:
             shadow=limit.shadow,
             percent=limit.percent,
             unidentified=limit.unidentified,
+            preflights=self._setup.preflights,
             limit=limit,
             called=called,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from flask import Response, current_app
 from werkzeug.wrappers import Response as BaseResponse
@@ -71,6 +71,7 @@ class Setup:
         observe: Is told of every verdict.
         on_denied: Makes the answer to a request that was denied.
         limit_options: Whether an OPTIONS that Flask answers by itself counts.
+        preflights: How CORS preflights count that do: as ``Rule.preflights``.
         limit_static: Whether Flask's own routes for static files count.
         write: Says in a response what was decided.
         refuse: Makes the exception for a refusal.
@@ -91,6 +92,7 @@ class Setup:
     on_denied: Callable[[Verdict], Any] | None = None
     limit_options: bool = False
     limit_static: bool = False
+    preflights: bool | Literal["apart"] = "apart"
     write: Callable[[Response, Passage], None] = write_fields
     refuse: Callable[[Verdict, Callable[[Verdict], Any] | None], Exception] = refuse
     fallback: Sequence[Limit] = ()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from limiter import units
+from limiter.errors import InvalidPolicy
 from limiter.policies.base import Policy
 from limiter.policies.step import Step
 
@@ -18,13 +20,16 @@ class Concurrency(Policy):
 
     A lease ends when its holder gives it back, or ``lease`` seconds after it was taken or last
     renewed: a holder that dies blocks its place no longer than that. ``lease`` is what ``per`` is to
-    the other policies. A call may cost at most 4,000, since each unit is an entry. Source: the
-    semaphore with timeouts of Redis in Action (J. Carlson, 2013), on the server's clock.
+    the other policies. A call may cost at most 4,000, since each unit is an entry. With ``max_hold``,
+    the holder's process gives a lease back that many seconds after it was taken, and reports it as
+    lost: a slow client holds its place no longer. Source: the semaphore with timeouts of Redis in Action
+    (J. Carlson, 2013), on the server's clock.
 
     Bound: ``limit`` held at every instant, but for holders that outlive their lease.
 
     Raises:
-        InvalidPolicy: ``limit`` is not in 1 to 100,000, or ``lease`` not in 1 ms to 366 days.
+        InvalidPolicy: ``limit`` is not in 1 to 100,000, ``lease`` not in 1 ms to 366 days, or
+            ``max_hold`` not in ``lease`` to 366 days.
 
     """
 
@@ -36,13 +41,40 @@ class Concurrency(Policy):
     most_entries: ClassVar[int] = 4_000
     _period_name: ClassVar[str] = "lease"
 
-    def __init__(self, limit: int, lease: units.Period = 30, *, name: str | None = None) -> None:
+    max_hold_us: int | None
+
+    def __init__(
+        self,
+        limit: int,
+        lease: units.Period = 30,
+        *,
+        max_hold: units.Period | None = None,
+        name: str | None = None,
+    ) -> None:
         super().__init__(limit, lease, name)
+        self._set("max_hold_us", None if max_hold is None else self._longest(max_hold))
+
+    def _longest(self, max_hold: units.Period) -> int:
+        try:
+            longest_us = units.period_us(max_hold)
+        except InvalidPolicy as error:
+            value, expected = str(error.value), str(error.expected)
+        else:
+            if longest_us >= self.period_us:
+                return longest_us
+            value = str(units.seconds(longest_us))
+            expected = f"accepted are seconds from the length of a lease, {self.lease}"
+        raise InvalidPolicy.of("max_hold", value, expected, type(self).__name__)
 
     @property
     def lease(self) -> int | float:
         """Seconds for which a lease is good that nobody renews."""
         return self.per
+
+    @property
+    def max_hold(self) -> int | float | None:
+        """Seconds after which a lease is given back, however often it was renewed; None: never."""
+        return None if self.max_hold_us is None else units.seconds(self.max_hold_us)
 
     @property
     def most_cost(self) -> int:
@@ -53,6 +85,18 @@ class Concurrency(Policy):
     def field(self) -> str:
         """How the key of its own ends; other leases on the same subject are the same places."""
         return self.identity if self.name is None else f"{self.identity}:{self.name}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As for every policy, and the longest hold where there is one."""
+        more = {} if self.max_hold is None else {"max_hold": self.max_hold}
+        return {**super().to_dict(), **more}
+
+    def _others(self, burst: int | None) -> dict[str, Any]:
+        longest = None if self.max_hold_us is None else timedelta(microseconds=self.max_hold_us)
+        return {**super()._others(burst), "max_hold": longest}
+
+    def _more(self) -> str:
+        return "" if self.max_hold is None else f", max_hold={self.max_hold}"
 
     def step(
         self, state: Leases | None, now_us: int, lease: str = "", units: int = 0

@@ -20,7 +20,8 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="The same as JSO
 def check(file: str, as_json: bool) -> None:
     """Say whether a policy file is right, and everything that is wrong with it.
 
-    The exit code is 0 when it is right, else 1; no store is needed.
+    The exit code is 0 when it is right, else 1; no store is needed. Warnings are not wrong: they name a
+    policy whose keys clients choose, where nothing bounds how many they make up.
 
     Example: limiter check policies.toml
     """
@@ -29,11 +30,15 @@ def check(file: str, as_json: bool) -> None:
     found = _read(file, as_json)
     if as_json:
         policies = [named.said for named in found.policies.values()]
-        click.echo(json.dumps({"file": file, "ok": True, "policies": policies}))
+        advice = [warning.to_dict() for warning in found.warnings]
+        said = {"file": file, "ok": True, "policies": policies, "warnings": advice}
+        click.echo(json.dumps(said))
         return
     for name, named in found.policies.items():
         mark = " (the default)" if named.rule.is_default else ""
         click.echo(f"{name}{mark}: {numbers(named.rule.limiter.policies)}")
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
     count = len(found.policies)
     click.echo(f"{file} is right: {count} {'policy' if count == 1 else 'policies'}")
 

@@ -64,7 +64,8 @@ def told(said: dict[str, Any]) -> str:
 def amount(policy: dict[str, Any]) -> str:
     """A limit, told as short as its numbers allow."""
     if policy["algorithm"] == "concurrency":
-        return f"{policy['limit']} at once, leases of {policy['period']} s"
+        longest = f", held for {policy['max_hold']} s at most" if "max_hold" in policy else ""
+        return f"{policy['limit']} at once, leases of {policy['period']} s{longest}"
     burst = f" burst {policy['burst']}" if "burst" in policy else ""
     return f"{policy['limit']} per {policy['period']} s{burst}, {policy['algorithm']}"
 

@@ -31,6 +31,10 @@ class Fault(NamedTuple):
         return {"file": self.file, "line": self.line, "key": self.key, "said": self.said}
 
 
+#: Beyond, they are counted: a file that is no policy file at all would have one for each line.
+MOST_FAULTS = 100
+
+
 class InvalidPolicyFile(InvalidSetting):
     """A policy file cannot be used; ``faults`` are all of the reasons, the message one a line."""
 

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Iterator
 
 #: Where a value stands: the keys that lead to it, and places in lists.
 Path = tuple[str | int, ...]
 
 _STRING = re.compile(
-    r'"""(?:[^\\]|\\.)*?"""(?:"{0,2})'
+    r'"""[^"\\]*(?:(?:\\.|"(?!""))[^"\\]*)*"""(?:"{0,2})'
     r"|'''.*?'''(?:'{0,2})"
-    r'|"(?:[^"\\]|\\.)*"'
+    r'|"[^"\\]*(?:\\.[^"\\]*)*"'
     r"|'[^']*'",
     re.DOTALL,
 )
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SCALAR = re.compile(r"[^,\]}#\n]*")
 _BLANKS = re.compile(r"[ \t]*")
-_VOID = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_VOID = re.compile(r"[ \t\r\n]*(?:#[^\n]*[ \t\r\n]*)*")
 _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|x[0-9A-Fa-f]{2}|.)")
 _ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
+
+
+#: Of a path: what a policy file may hold needs seven.
+_MOST_PARTS = 16
+#: Of a text: each takes memory here, and more in the parser.
+_MOST_PLACES = 100_000
+
+
+class TooMuch(Exception):
+    """A text would take too much memory or time; ``said`` is what it is, ``line`` where."""
+
+    def __init__(self, line: int, said: str) -> None:
+        super().__init__(said)
+        self.line = line
+        self.said = said
 
 
 def lines_of(text: str) -> dict[Path, int]:
     """The line of every key, and of every element of a list, in a text that is TOML.
 
-    Not more than that is looked at: whether it is TOML, the parser has said already.
+    Not more than that is looked at: whether it is TOML, the parser says.
+
+    Raises:
+        TooMuch: It is nested too deep, or has too many keys and elements; for the parser too.
+
     """
     return _Scanner(text).lines
 
@@ -38,8 +56,9 @@ class _Scanner:
     def __init__(self, text: str) -> None:
         self.lines: dict[Path, int] = {}
         self._text = text
-        self._newlines = [found.start() for found in re.finditer("\n", text)]
         self._at = 0
+        #: The line of a place that was noted, which is never behind the next one.
+        self._line, self._line_at = 1, 0
         #: How many tables each [[list of tables]] has so far.
         self._tables: dict[Path, int] = {}
         table: Path = ()
@@ -60,9 +79,24 @@ class _Scanner:
         return found[0]
 
     def _note(self, path: Path) -> None:
-        line = bisect_left(self._newlines, self._at) + 1
         for end in range(1, len(path) + 1):
-            self.lines.setdefault(path[:end], line)
+            self.lines.setdefault(path[:end], self._line_here())
+        if len(self.lines) > _MOST_PLACES:
+            raise TooMuch(
+                self._line, f"has more than {_MOST_PLACES:,} keys and elements: accepted are fewer"
+            )
+
+    def _line_here(self) -> int:
+        self._line += self._text.count("\n", self._line_at, self._at)
+        self._line_at = self._at
+        return self._line
+
+    def _bound(self, path: Path) -> None:
+        """Refuse what is nested deeper than anything that a policy file may hold."""
+        if len(path) > _MOST_PARTS:
+            raise TooMuch(
+                self._line_here(), f"is nested deeper than {_MOST_PARTS}: accepted is less"
+            )
 
     def _header(self) -> Path:
         is_list = self._text.startswith("[[", self._at)
@@ -73,6 +107,7 @@ class _Scanner:
         end, self._at = self._at, start
         for place, key in enumerate(keys):
             path = (*path, key)
+            self._bound(path)
             if place == len(keys) - 1 and is_list:
                 self._note(path)
                 self._tables[path] = self._tables.get(path, -1) + 1
@@ -85,6 +120,7 @@ class _Scanner:
     def _pair(self, table: Path) -> None:
         start = self._at
         path = (*table, *self._keys())
+        self._bound(path)
         end, self._at = self._at, start
         self._note(path)
         self._at = end + 1  # the equals sign
@@ -93,7 +129,9 @@ class _Scanner:
 
     def _keys(self) -> Iterator[str]:
         """The parts of a dotted key; afterwards the walk stands on what ends it."""
-        while self._at < len(self._text):
+        for _ in range(_MOST_PARTS + 1):  # with one more it is too deep
+            if self._at >= len(self._text):
+                return
             self._pass(_BLANKS)
             if self._text[self._at : self._at + 1] in ('"', "'"):
                 yield _unquoted(self._pass(_STRING))
@@ -116,6 +154,7 @@ class _Scanner:
             self._pass(_SCALAR)
 
     def _several(self, path: Path, closes: str) -> None:
+        self._bound((*path, 0))
         self._at += 1
         place = 0
         self._pass(_VOID)

@@ -12,19 +12,22 @@ from limiter.errors import InvalidCost, LimiterError
 from limiter.keys import NAME
 from limiter.policies import Policy
 from limiter.policyfile import costs
+from limiter.policyfile.advice import warnings
 from limiter.policyfile.faults import Fault, InvalidPolicyFile
-from limiter.policyfile.lines import Path, lines_of
+from limiter.policyfile.lines import Path, TooMuch, lines_of
 from limiter.policyfile.schema import (
     DEFAULT_KEYS,
     POLICY_KEYS,
     Notes,
     read_limits,
     read_policy,
+    shortened,
     shown,
 )
 from limiter.web.identity import ADDRESS_FROM
+from limiter.web.new_subjects import NewSubjects
 from limiter.web.rules import Match, Rule
-from limiter.web.subjects import findable, identity, meant
+from limiter.web.subjects import findable, identity, is_chosen, meant
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,8 +40,11 @@ else:
             name=error.name,
         ) from None
 
-#: A longer file is a mistake.
-MOST_BYTES = 2**20
+#: A longer file is a mistake; it would be read in seconds, while others wait.
+MOST_BYTES = 2**19
+_MOST_POLICIES = 1_000
+#: Of [defaults], times the policies, each of which has its own key and so its own subjects.
+_MOST_SHARED_KEYS = 100_000
 
 _TOP = ("default", "address_from", "defaults", "policies")
 #: The default policy's name, where the file names no other.
@@ -51,8 +57,10 @@ _LEFT_OUT: dict[str, Any] = {
     "shadow": False,
     "percent": 100,
     "unidentified": "refuse",
-    "preflights": False,
+    "preflights": "apart",
 }
+
+_READ_LEFT_OUT = read_policy(Notes("", {}), (), _LEFT_OUT)
 
 #: Subjects by what finds them, where no client chooses them.
 _EXAMPLES = {"address": "203.0.113.9", "global": "global"}
@@ -78,6 +86,8 @@ class PolicyFile(NamedTuple):
     """Which policy is asked where no other with a match of its own is about a request."""
     address_from: str
     """The header in which trusted proxies say who calls."""
+    warnings: tuple[Fault, ...] = ()
+    """What is not wrong, and still no good idea."""
 
 
 def text_of(path: str) -> str:
@@ -114,10 +124,10 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
 
     """
     try:
+        lines = lines_of(text)  # first, since the parser has no bounds
         said = tomllib.loads(text)
-        lines = lines_of(text)
-    except RecursionError:
-        raise InvalidPolicyFile([Fault(file, 1, "", "is nested too deep for anybody")]) from None
+    except TooMuch as error:
+        raise InvalidPolicyFile([Fault(file, error.line, "", error.said)]) from None
     except (
         ValueError
     ) as error:  # above all TOMLDecodeError; a number may also be too long for Python
@@ -125,8 +135,8 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
     notes = Notes(file, lines)
     top = notes.table((), said, _TOP)
     defaults = notes.table(("defaults",), top.get("defaults", {}), DEFAULT_KEYS)
-    # Read once for the faults that are its own; each policy reads what it takes of it again.
-    read_policy(notes, ("defaults",), defaults)
+    read_defaults = read_policy(notes, ("defaults",), defaults)
+    shared = _Shared(defaults, {**_READ_LEFT_OUT, **read_defaults}, are_right=not notes.count)
     address_from = top.get("address_from", ADDRESS_FROM[0])
     if address_from not in ADDRESS_FROM:
         notes.add(
@@ -137,25 +147,73 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
         notes.add(("policies",), "has no policy: accepted is at least one [policies.NAME]")
     default = top.get("default", _DEFAULT if _DEFAULT in tables else None)
     if tables and default is not None and not (isinstance(default, str) and default in tables):
-        notes.add(("default",), f"is {shown(default)}: accepted is one of {', '.join(tables)}")
+        names = shortened(", ".join(tables))
+        notes.add(("default",), f"is {shown(default)}: accepted is one of {names}")
+    if not _is_of_a_size(notes, tables, read_defaults):
+        raise InvalidPolicyFile(notes.all_faults)
     make = make or in_memory()
     policies = {}
     for name, table in tables.items():
         path = ("policies", name)
         own = notes.table(path, table, POLICY_KEYS)
-        found = _policy(notes, path, name, own, defaults, make, name == default)
+        found = _policy(notes, path, name, own, shared, make, name == default)
         if found is not None:
             policies[name] = found
-    if notes.faults:
-        raise InvalidPolicyFile(sorted(notes.faults, key=lambda fault: fault.line))
-    return PolicyFile(text, policies, default, address_from)
+    if notes.count:
+        raise InvalidPolicyFile(notes.all_faults)
+    advice = warnings([named.said for named in policies.values()], file, notes.line)
+    return PolicyFile(text, policies, default, address_from, tuple(advice))
+
+
+class _Shared(NamedTuple):
+    """What holds for every policy that does not say otherwise."""
+
+    said: Mapping[str, Any]
+    """[defaults], as the file has it."""
+    found: Mapping[str, Any]
+    """The same, read, with what holds where the file says nothing."""
+    are_right: bool
+
+
+def _is_of_a_size(notes: Notes, tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Whether there are no more policies, and shared subjects, than can be read in a moment."""
+    count = len(tables)
+    keys = len((defaults.get("exempt") or {}).get("keys", ()))
+    if count > _MOST_POLICIES:
+        notes.add(("policies",), f"has {count} policies: accepted are up to {_MOST_POLICIES:,}")
+    elif count * keys > _MOST_SHARED_KEYS:
+        notes.add(
+            ("defaults", "exempt", "keys"),
+            f"has {keys} subjects for each of {count} policies: accepted are up to {_MOST_SHARED_KEYS:,} "
+            f"together; name them in the policies that they are for",
+        )
+    else:
+        return True
+    return False
+
+
+#: Where the parser's own words quote keys and values, which may be secrets.
+_QUOTING = {
+    "Cannot declare": "a table is declared twice",
+    "Cannot mutate immutable namespace": "a table or list is complete, and is added to",
+    "Duplicate inline table key": "a key stands twice in an inline table",
+}
+#: A quoted character, which the parser shows where it expects another one.
+_QUOTED_CHARACTER = re.compile(r"""'(?:[^']|\\(?:x..|u.{4}|U.{8}|.))'|"'\"""")
 
 
 def _not_toml(text: str, file: str, said: str) -> Fault:
-    """The parser's one complaint; it stops at the first."""
+    """The parser's one complaint; it stops at the first. Of the text, it quotes one character at most."""
     found = re.search(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$", said)
     line = int(found[1]) if found and found[1] else text.count("\n") + 1
-    return Fault(file, line, "", f"is no TOML: {said}")
+    place = found[0] if found else ""
+    why = said.removesuffix(place)
+    for begins, instead in _QUOTING.items():
+        if why.startswith(begins):
+            why = instead
+    if re.search("['\"]", _QUOTED_CHARACTER.sub("", why)):
+        why = "the parser does not understand it"
+    return Fault(file, line, "", f"is no TOML: {why}{place}")
 
 
 def _policy(
@@ -163,11 +221,11 @@ def _policy(
     path: Path,
     name: str,
     own: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    shared: _Shared,
     make: Make,
     is_default: bool,
 ) -> Named | None:
-    before = len(notes.faults)
+    before, defaults = notes.count, shared.said
     # As part of a path, .. would not arrive; and what begins with a dot is of the service itself.
     if not NAME.fullmatch(name) or name.startswith("."):
         notes.add(
@@ -175,15 +233,21 @@ def _policy(
             "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, the first of them no dot",
         )
         name = "unnamed"
-    read_policy(notes, path, own)
+    read_own = read_policy(notes, path, own)
     merged = {**_LEFT_OUT, **defaults, **own}
     if isinstance(own.get("exempt"), dict) and isinstance(defaults.get("exempt"), dict):
         merged["exempt"] = {**defaults["exempt"], **own["exempt"]}
-    # What [defaults] has wrong is noted there, once.
-    silent = Notes("", {})
-    found = read_policy(silent, path, merged)
+    found = {**shared.found, **read_own}
+    if "exempt" in read_own:
+        found["exempt"] = {**shared.found.get("exempt", {}), **read_own["exempt"]}
     algorithm = found.get("algorithm")
     _check_parts(notes, (*path, "key"), found)
+    is_bounded = any(map(is_chosen, found["key"] or ()))
+    if "new_subjects" in own and found["key"] and not is_bounded:
+        notes.add(
+            (*path, "new_subjects"),
+            f"is of no use with key = {shown(merged['key'])}: accepted is a key that clients choose",
+        )
     if "key" in own:
         _check_names(notes, path, own, found)
     if "limits" not in own:
@@ -214,9 +278,10 @@ def _policy(
     if isinstance(cost, int):
         _check_cost(notes, path, cost, limiter, overrides)
         cost = costs.fixed(cost)
-    if silent.faults or len(notes.faults) > before:
+    # What [defaults] has wrong is noted there, once.
+    if not shared.are_right or notes.count > before:
         return None
-    match = found.get("match", {})
+    match, bound = found.get("match", {}), found.get("new_subjects")
     rule = Rule(
         limiter,
         match=Match(
@@ -236,6 +301,7 @@ def _policy(
         overrides=by_subject,
         unidentified=found["unidentified"],
         preflights=found["preflights"],
+        new_subjects=NewSubjects(bound.text) if bound and is_bounded else None,
         is_default=is_default,
     )
     return Named(rule, _described(rule, merged, limits, len(overrides)))
@@ -313,7 +379,8 @@ def _check_names(
                 notes.add((*path, "exempt", "keys", place), f"{said} (networks: exempt.networks)")
     for name in overrides if isinstance(overrides, dict) else ():
         if not findable(name.strip(), key, or_address):
-            notes.add((*path, "overrides", name), said)
+            hint = " (a comma in a subject is written \\,)" if "," in name else ""
+            notes.add((*path, "overrides", name), said + hint)
 
 
 def _check_parts(notes: Notes, path: Path, found: Mapping[str, Any]) -> None:
@@ -362,5 +429,6 @@ def _described(
         "overrides": overrides,
         "unidentified": rule.unidentified,
         "preflights": rule.preflights,
+        "new_subjects": rule.new_subjects and rule.new_subjects.text,
         "default": rule.is_default,
     }

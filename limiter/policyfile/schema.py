@@ -15,10 +15,11 @@ from limiter.errors import shown as python_shown
 from limiter.grammar import parse_limits
 from limiter.policies import ALGORITHMS, Concurrency, Policy
 from limiter.policyfile import costs
-from limiter.policyfile.faults import Fault
+from limiter.policyfile.faults import MOST_FAULTS, Fault
 from limiter.policyfile.lines import Path
 from limiter.settings import check_on_error, check_seconds, check_share
 from limiter.web.headers import FORMS
+from limiter.web.new_subjects import NewSubjects
 from limiter.web.paths import pattern
 from limiter.web.rules import UNIDENTIFIED
 from limiter.web.subjects import HEADER, identity
@@ -40,6 +41,7 @@ POLICY_KEYS = (
     "overrides",
     "unidentified",
     "preflights",
+    "new_subjects",
 )
 DEFAULT_KEYS = tuple(key for key in POLICY_KEYS if key not in ("limits", "match", "overrides"))
 
@@ -47,6 +49,11 @@ _ALGORITHMS: dict[str, Any] = {**ALGORITHMS, Concurrency.algorithm: Concurrency}
 _METHOD = re.compile(r"[A-Za-z]{1,32}")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]")
 _LONGEST_SHOWN = 120
+#: A key that may be a misspelled one of ours; others are not shown.
+_WORD = re.compile(r"[A-Za-z_-]{1,20}")
+#: Of a file: each pattern takes a millisecond or two to read.
+_MOST_PATHS = 2_000
+_MOST_LIMITS = 100
 
 
 class Notes:
@@ -54,19 +61,43 @@ class Notes:
 
     def __init__(self, file: str, lines: Mapping[Path, int]) -> None:
         self.faults: list[Fault] = []
+        #: How many there are, also of those that are not kept.
+        self.count = 0
+        #: Path patterns that were read.
+        self.patterns = 0
         self._file = file
         self._lines = lines
 
-    def add(self, path: Path, said: str) -> None:
-        """Something is wrong at a place: say what it is, and what is accepted."""
-        self.faults.append(Fault(self._file, self.line(path), spelled(path), said))
+    def add(self, path: Path, said: str, is_sentence: bool = False, hides: bool = False) -> None:
+        """Something is wrong at a place: say what it is, and what is accepted.
+
+        ``hides``: the last key may be a secret; the line tells which it is.
+        """
+        self.count += 1
+        if not self.is_full:
+            key = spelled((*path[:-1], "*") if hides else path)
+            self.faults.append(Fault(self._file, self.line(path), key, said, is_sentence))
 
     def refuse(self, path: Path, error: LimiterError) -> None:
         """The library refuses what stands at a place."""
         if isinstance(error, Invalid) and error.setting in ("value", "path", path[-1]):
             self.add(path, error.predicate)
         else:
-            self.faults.append(Fault(self._file, self.line(path), spelled(path), str(error), True))
+            self.add(path, str(error), True)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether further faults are counted only."""
+        return len(self.faults) >= MOST_FAULTS
+
+    @property
+    def all_faults(self) -> list[Fault]:
+        """The faults that are kept, by line, and how many there are beside them."""
+        found = sorted(self.faults, key=lambda fault: fault.line)
+        if self.count > len(found):
+            more = f"has {self.count - len(found)} more faults, which are left out"
+            found.append(Fault(self._file, 1, "", more))
+        return found
 
     def line(self, path: Path) -> int:
         """The line of a place; where that is missing, of what surrounds it."""
@@ -94,9 +125,12 @@ class Notes:
         known = list(known)
         for key in value:
             if key not in known:
-                close = difflib.get_close_matches(key, known, 1)
+                # A subject may stand here by mistake, under the wrong header.
+                is_word = _WORD.fullmatch(key) is not None and not self.is_full
+                close = difflib.get_close_matches(key, known, 1) if is_word else []
                 meant = f"did you mean {close[0]}? " if close else ""
-                self.add((*path, key), f"is no key here: {meant}accepted are {', '.join(known)}")
+                accepted = f"is no key here: {meant}accepted are {', '.join(known)}"
+                self.add((*path, key), accepted, hides=not is_word)
         return {key: value[key] for key in known if key in value}
 
 
@@ -109,7 +143,8 @@ def spelled(path: Path) -> str:
         elif isinstance(part, int):
             found += f"[{part}]"
         else:
-            quoted = part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else f'"{part}"'
+            part = shortened(part)
+            quoted = part if re.fullmatch(r"[A-Za-z0-9_-]+|\*", part) else f'"{part}"'
             found += f".{quoted}" if found else quoted
     return found
 
@@ -118,7 +153,11 @@ def shown(value: object) -> str:
     """A wrong value, for a message: as TOML has it where that is short."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    text = value.isoformat() if isinstance(value, (date, time)) else python_shown(value)
+    return shortened(value.isoformat() if isinstance(value, (date, time)) else python_shown(value))
+
+
+def shortened(text: str) -> str:
+    """A text for a message, which may be as long as the file."""
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
@@ -144,11 +183,17 @@ def read_limits(
     if isinstance(value, str) and ";" in value:
         # Each by itself, so that each one's fault is said; together they may still be one too many.
         parts = [part for part in value.split(";") if part.strip()]
+        if len(parts) > _MOST_LIMITS:
+            notes.add(path, f"has {len(parts)} limits: accepted are up to {_MOST_LIMITS}")
+            return None
         if None in [read_limits(notes, path, part, algorithm) for part in parts]:
             return None
     if isinstance(value, list):
         if not value:
             notes.add(path, "is []: accepted is at least one limit")
+            return None
+        if len(value) > _MOST_LIMITS:
+            notes.add(path, f"has {len(value)} limits: accepted are up to {_MOST_LIMITS}")
             return None
         several = [
             read_limits(notes, (*path, place), one, algorithm) for place, one in enumerate(value)
@@ -181,19 +226,22 @@ def _read_limit_table(
         return None
     kind = _ALGORITHMS[name]
     known = ["algorithm", "limit", "name", "lease" if kind is Concurrency else "per"]
+    known += ["max_hold"] if kind is Concurrency else []
     known += ["burst"] if kind.has_burst else []
     known += ["align"] if name == "fixed_window" else []
     given = notes.table(path, value, known)
     given.pop("algorithm", None)
-    before = len(notes.faults)
+    before = notes.count
     for key in known[1:4:2]:
         if key not in given and key != "lease":
             notes.add((*path, key), f"is missing: accepted are {', '.join(known)}")
     # Each by itself, beside others that are right; then all together.
-    right = {"limit": 1} if kind is Concurrency else {"limit": 1, "per": 60}
+    right: dict[str, Any] = {"limit": 1, "per": 60}
+    if kind is Concurrency:
+        right = {"limit": 1, "lease": "1ms"}
     for key, one in given.items():
         _try(notes, (*path, key), kind, {**right, key: one})
-    return _try(notes, path, kind, given) if len(notes.faults) == before else None
+    return _try(notes, path, kind, given) if notes.count == before else None
 
 
 def _try(notes: Notes, path: Path, kind: Any, given: Mapping[str, Any]) -> tuple[Policy] | None:
@@ -213,6 +261,12 @@ def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
     raise InvalidSetting.of("value", shown(value), "accepted are true and false")
+
+
+def _preflights(value: Any) -> bool | str:
+    if isinstance(value, bool) or value == "apart":
+        return value  # type: ignore[no-any-return]
+    raise InvalidSetting.of("value", shown(value), "accepted are 'apart', true and false")
 
 
 def _choice(*accepted: str) -> Callable[[Any], str]:
@@ -245,7 +299,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "shadow": _flag,
     "percent": _percent,
     "unidentified": _choice(*UNIDENTIFIED),
-    "preflights": _flag,
+    "preflights": _preflights,
+    "new_subjects": NewSubjects,
 }
 
 
@@ -269,7 +324,9 @@ def _read_lists(
 ) -> dict[str, Any]:
     """A table of lists and flags; ``some``: an empty list would mean the opposite of what it says."""
     found: dict[str, Any] = {}
-    for key, listed in notes.table(path, value, (*readers, *flags)).items():
+    known = (*readers, *flags)
+    # A table of subjects may have been meant, and those may be secrets.
+    for key, listed in notes.table(path, value, known, is_secret="keys" in readers).items():
         if key in flags:
             found[key] = notes.read((*path, key), _flag, listed)
             continue
@@ -279,6 +336,13 @@ def _read_lists(
             said = f"a {type(listed).__name__}" if key == "keys" else shown(listed)
             notes.add((*path, key), f"is {said}: accepted is {least}")
             continue
+        if readers[key] is _pattern:
+            notes.patterns += len(listed)
+            if notes.patterns > _MOST_PATHS:
+                notes.add(
+                    (*path, key), f"is one pattern too many: accepted are {_MOST_PATHS:,} a file"
+                )
+                continue
         found[key] = tuple(
             notes.read((*path, key, place), readers[key], one) for place, one in enumerate(listed)
         )

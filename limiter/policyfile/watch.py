@@ -47,6 +47,7 @@ from limiter.policyfile.faults import InvalidPolicyFile
 from limiter.policyfile.reading import PolicyFile, read, text_of
 from limiter.web.guard import AsyncGuard, Guard, Observer
 from limiter.web.identity import Network
+from limiter.web.new_subjects import NewSubjects
 
 log = logging.getLogger("limiter.policies")
 
@@ -119,6 +120,8 @@ class _Policies(Generic[_AnyGuard]):
             **self._keys,
             **self._defaults,
         )
+        #: By policy: they go on when the file changes.
+        self._new_subjects: dict[str, NewSubjects] = {}
         self._begin()
         self._stamp = _stamp(self.path)
         kept = _kept.get(os.path.abspath(self.path))
@@ -194,6 +197,12 @@ class _Policies(Generic[_AnyGuard]):
     def _made(self, text: str) -> Current[_AnyGuard]:
         file = read(text, self.path, self._limiter)
         rules = [named.rule for named in file.policies.values()]
+        for rule in rules:
+            if rule.new_subjects is not None:
+                rule.new_subjects.go_on(self._new_subjects.get(rule.name, rule.new_subjects))
+                self._new_subjects[rule.name] = rule.new_subjects
+        for warning in file.warnings:
+            log.warning("%s", warning)
 
         def guard(some: list[Any]) -> _AnyGuard:
             return self._guard_class(some, self._trusted, self._observe, file.address_from)

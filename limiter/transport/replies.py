@@ -18,7 +18,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
-from limiter.log_throttle import LogThrottle
+from limiter.log_throttle import log_seldom
 
 #: Replies of a store that will decide again when its trouble is over; they all come before any write.
 _PASSING = frozenset(
@@ -42,7 +42,6 @@ _RIGHTS = ("NOAUTH", "WRONGPASS", "NOPERM")
 _OF_THE_STORE = (redis_errors.RedisError, OSError, TimeoutError, asyncio.TimeoutError)
 
 log = logging.getLogger("limiter")
-_throttle = LogThrottle()
 
 #: So a server begins that has as many connections as it may.
 _FULL = "max number of clients"
@@ -111,9 +110,8 @@ def translate(error: BaseException, where: str) -> LimiterError:
 def _fault(error: BaseException, where: str) -> StoreRefused:
     """A program's own fault, in the place of an answer."""
     what = f"{type(error).__name__}: {error}"[:200]
-    if (left_out := _throttle.passes((type(error), where))) is not None:
-        more = f" ({left_out} times before, too)" if left_out else ""
-        log.error("%s: %s%s", where, what, more, exc_info=error)
+    kind = (type(error), where)
+    log_seldom(log, logging.ERROR, "%s: %s", where, what, kind=kind, exc_info=error)
     return StoreRefused(f"{where}: {what}; this is no failure of the store: see the log")
 
 

@@ -107,7 +107,7 @@ def read_store(store: object, kit: Kit = SYNC) -> Store:
 
     """
     if isinstance(store, str):
-        return _checked(_from_url(store, kit), masked(store))
+        return _checked(_from_url(store, kit), repr(masked(store)), store)
     if isinstance(store, kit.cluster):
         return _checked(_from_cluster(store, kit), "a RedisCluster")
     if isinstance(store, kit.client):
@@ -127,17 +127,55 @@ def read_store(store: object, kit: Kit = SYNC) -> Store:
     raise InvalidSetting.of("store", f"a {name}", ACCEPTED)
 
 
-#: All that stands before the last @: a scheme, a user, and what may be a password.
-_CREDENTIALS = re.compile(r"\A([^:@/]*:/{0,2})?([^:@/]*:)?.*@", re.DOTALL)
-#: What stands where a port belongs and is none: a password whose host was forgotten.
-_NO_PORT = re.compile(r"\A([^:@/]*://[^/@\[*]*?:)(?![0-9]+(?:[/?,]|\Z))[^/?@*]*\Z")
+#: What may be shown of a URL: of anything else no part can be told from a password.
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}")
+_USER = re.compile(r"[A-Za-z0-9_.-]{0,64}")
+_HOST = re.compile(r"(?:[A-Za-z0-9_.*-]*|\[[0-9A-Fa-f:.]*\])(?::[0-9]{1,5})?")
+_PATH = re.compile(r"(?:/[0-9]{0,5}/?)?")
+_UNIX_PATH = re.compile(r"/[A-Za-z0-9_./~-]*")
+_OPTION = re.compile(
+    r"(?:db|protocol|username|encoding|timeout|path|max_connections|health_check_interval|"
+    r"client_name|retry_on_[a-z]{1,16}|decode_responses|(?:ssl|socket)_[a-z_]{1,32})"
+)
+_VALUE = re.compile(r"[0-9.]{1,16}|[Tt]rue|[Ff]alse|none|optional|required|/[A-Za-z0-9_./~-]*")
+_HIDDEN = "***"
 
 
 def masked(url: str) -> str:
-    """The URL without its password, also where the password should have been quoted."""
-    hidden = re.sub(r"(password=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
-    hidden = _CREDENTIALS.sub(lambda m: f"{m[1] or ''}{m[2] or ':'}***@", hidden)
-    return _NO_PORT.sub(r"\1***", hidden)
+    """The URL, with stars for each part that may be a password, or a part of one that was not quoted."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url if all(map(_HOST.fullmatch, url.split(","))) else _HIDDEN
+    if not _SCHEME.fullmatch(scheme):
+        return _HIDDEN
+    found = f"{scheme}://"
+    credentials, at, rest = rest.rpartition("@")
+    if any(sign in credentials for sign in "?#/"):  # behind the @ may be the end of a password
+        return found + _HIDDEN
+    if at:
+        user, colon, _ = credentials.partition(":")
+        found += f"{user if colon and _USER.fullmatch(user) else ''}:{_HIDDEN}@"
+    before, mark, options = rest.partition("?")
+    if "#" in rest:
+        return found + _HIDDEN
+    address, slash, path = before.partition("/")
+    hosts = address.split(",")
+    if not all(map(_HOST.fullmatch, hosts)):  # a port that is none may be a password without a host
+        first, colon, _ = address.partition(":")
+        return found + (f"{first}:{_HIDDEN}" if colon and _USER.fullmatch(first) else _HIDDEN)
+    pattern = _UNIX_PATH if scheme.strip().lower() == "unix" else _PATH
+    if not pattern.fullmatch(slash + path):
+        return f"{found}{address}/{_HIDDEN}"
+    return found + address + slash + path + mark + "&".join(map(_masked_option, options.split("&")))
+
+
+def _masked_option(option: str) -> str:
+    name, equals, value = option.partition("=")
+    if not option:
+        return ""
+    if name.lower() in ("password", "ssl_password") or not (equals and _OPTION.fullmatch(name)):
+        return f"{name}={_HIDDEN}" if equals and name.lower() == "password" else _HIDDEN
+    return option if _VALUE.fullmatch(value) else f"{name}={_HIDDEN}"
 
 
 def _ends_early(rest: str) -> bool:
@@ -164,7 +202,7 @@ def _from_url(url: str, kit: Kit) -> Store:
         database = rest.partition("?")[0].partition("/")[2].strip("/")
         if plain != "unix" and database and not database.isdecimal():
             raise InvalidSetting.of(
-                "store", repr(masked(url)), f"the database is {database!r}; accepted is a number"
+                "store", repr(masked(url)), "the database is no number; accepted is a number"
             )
         pool = _pool(f"{plain}://{rest}", url, kit)
         return _alone(pool.connection_class, pool.connection_kwargs, kit)
@@ -214,20 +252,26 @@ def _alone(kind: type[Any], settings: dict[str, Any], kit: Kit) -> Store:
 
 def _pool(plain: str, url: str, kit: Kit) -> Any:
     try:
-        pool = kit.pool.from_url(plain)
+        return kit.pool.from_url(plain)
     except (ValueError, TypeError) as error:
-        # What redis-py says may quote the password; where there is one, nothing is said.
-        why = f" ({error})" if masked(url) == url else ""
-        raise InvalidSetting.of("store", f"{masked(url)!r}{why}", ACCEPTED) from None
-    return pool
+        why = str(error)
+    # Not in the handler: what redis-py says may quote the password, and would hang on to our error.
+    raise InvalidSetting.of("store", repr(masked(url)) + _reason(url, why), ACCEPTED)
 
 
-def _checked(store: Store, shown: str) -> Store:
+def _reason(url: str, why: str) -> str:
+    """What redis-py says of a URL, where nothing of that has to be hidden."""
+    return f" ({why})" if masked(url) == url else ""
+
+
+def _checked(store: Store, shown: str, url: str | None = None) -> Store:
     """The store, once a connection could be made: wrong options are found now, not at the first hit."""
     try:
         store.connection(store.addresses[0] if store.is_cluster else None, 1.0)
-    except Exception as error:
-        raise InvalidSetting.of(
-            "store", shown, f"its options make no connection: {error}"
-        ) from None
-    return store
+    except Exception as error:  # a setting may be of any type
+        why = str(error)
+    else:
+        return store
+    hides = url is not None and masked(url) != url
+    said = "; see the names and values behind the ?" if hides else f": {why}"
+    raise InvalidSetting.of("store", shown, f"its options make no connection{said}")

@@ -6,6 +6,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from math import ceil
 from time import monotonic
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -15,9 +16,11 @@ from limiter.decision import Decision
 from limiter.errors import InvalidCost, InvalidSetting, LimiterError, StoreUnavailable
 from limiter.flows import Flow
 from limiter.held import Held
+from limiter.log_throttle import log_seldom
 from limiter.plan import Part
 from limiter.web import headers, problems
 from limiter.web.identity import Network, Unidentified
+from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.request import Request
 from limiter.web.rules import Asked, Passed, Rule
 
@@ -43,7 +46,8 @@ class Verdict:
     """Whether a request may go on, and what to say about it.
 
     Attributes:
-        status: 200 where it may go on; else 429, 503 (nobody can decide, and the rule says no), 413 (its
+        status: 200 where it may go on; else 429 (a limit denies, or its client has begun too many
+            subjects), 503 (nobody can decide, and the rule says no), 413 (its
             cost could never pass) or 400 (nobody can tell who calls).
         results: What each rule said that was about the request.
         fields: Header fields for the response, also for one that is let through.
@@ -173,7 +177,7 @@ class _Guard(Generic[_Limiter]):
         request = self._believed(request)
         found = self._prepared(request, shadowed)
         if not isinstance(found, Verdict):
-            found = yield from self._judging(request, *found)
+            found = yield from self._bounding(request, *found, shadowed)
         return self._told(request, found, shadowed)
 
     def _told(
@@ -185,7 +189,7 @@ class _Guard(Generic[_Limiter]):
             try:
                 self._observe(request, verdict)
             except Exception:  # it would take the verdict, and its leases, with it
-                log.exception("an observer failed")
+                log_seldom(log, logging.ERROR, "an observer failed", exc_info=True)
         return verdict
 
     def _prepared(
@@ -202,13 +206,85 @@ class _Guard(Generic[_Limiter]):
             return self._refused(request, (), error)
         return (asked, parts) if asked else Verdict()
 
-    def _judging(self, request: Request, asked: list[Asked], parts: list[Part]) -> Flow[Verdict]:
+    def _bounding(
+        self,
+        request: Request,
+        asked: list[Asked],
+        parts: list[Part],
+        shadowed: list[tuple[Rule, LimiterError]],
+    ) -> Flow[Verdict]:
+        """As ``_judging``, where a client may begin only so many subjects: one too many is not written."""
+        if all(one.address is None for one in asked):
+            return (yield from self._judging(request, asked, parts))
+        begun: list[Asked] = []
+        kept: list[tuple[Asked, Part]] = []
+        why: StoreUnavailable | None = None
+        try:
+            for one, part in zip(asked, parts, strict=True):
+                error = yield from self._beginning(one, part, begun)
+                if error is None:
+                    kept.append((one, part))
+                elif one.rule.shadow:
+                    shadowed.append((one.rule, error))
+                else:
+                    _take_back(begun)
+                    return self._too_many(request, error)
+        except StoreUnavailable as unavailable:
+            kept, why = list(zip(asked, parts, strict=True)), unavailable
+        except LimiterError as refused:
+            _take_back(begun)
+            return self._refused(request, asked, refused)
+        if not kept:
+            return Verdict()
+        asked, parts = [one for one, _ in kept], [part for _, part in kept]
+        verdict = yield from self._judging(request, asked, parts, why)
+        decisions = {id(result.rule): result.decision for result in verdict.results}
+        for one in begun:
+            decision = decisions.get(id(one.rule))
+            if decision is None or decision.degraded or _was_known(decision):
+                _take_back([one])
+        return verdict
+
+    def _beginning(
+        self, one: Asked, part: Part, begun: list[Asked]
+    ) -> Flow[TooManyNewSubjects | None]:
+        """Why the subject may not be begun; the store is asked only where its client has begun too many."""
+        limit, address = one.rule.new_subjects, one.address
+        if limit is None or address is None:
+            return None
+        begins = limit.begins(address, one.key)
+        if begins:
+            begun.append(one)
+        if begins is not False:
+            return None
+        limiter = one.rule.limiter
+        alone = [part._replace(shadow=False)]
+        (decision,) = yield from limiter.deciding(alone, "peek", "", limiter.timeout)
+        if _was_known(decision):
+            return None
+        return TooManyNewSubjects(one.rule.name, limit, limit.retry_after(address))
+
+    def _too_many(self, request: Request, error: TooManyNewSubjects) -> Verdict:
+        wait = [("Retry-After", str(max(1, ceil(error.retry_after))))]
+        body = problems.too_many_new_subjects(error.policy, str(error), request.path)
+        return Verdict(429, fields=wait, body=body, error=error)
+
+    def _judging(
+        self,
+        request: Request,
+        asked: list[Asked],
+        parts: list[Part],
+        why: StoreUnavailable | None = None,
+    ) -> Flow[Verdict]:
+        """The verdict of one call to the store; ``why`` it is known not to answer, if it is."""
         limiter = asked[0].rule.limiter
         leased = [at for at, part in enumerate(parts) if part.plan.leases]
         lease, began = (secrets.token_hex(16), monotonic()) if leased else ("", 0.0)
         mode = "acquire" if leased else "hit"
         timeout = min(one.rule.limiter.timeout for one in asked)
         try:
+            if why is not None:
+                raise why
             decisions = yield from limiter.deciding(parts, mode, lease, timeout)
         except StoreUnavailable as error:
             self._forget(asked, parts, lease, error)
@@ -300,7 +376,8 @@ class _Guard(Generic[_Limiter]):
 
     def _refused(self, request: Request, asked: Sequence[Asked], error: LimiterError) -> Verdict:
         """The store answered, but not with a decision: nobody passes unchecked, and somebody must look."""
-        log.error("%s: %s", type(error).__name__, error)
+        name = type(error).__name__
+        log_seldom(log, logging.ERROR, "%s: %s", name, error, kind=name)
         if asked and all(one.rule.shadow for one in asked):
             return Verdict(error=error)
         return self._reduced(request, (), error)
@@ -321,7 +398,7 @@ class Guard(_Guard[Limiter]):
             if len(asked) == 1 and _is_plain(asked[0], parts[0]):
                 found = self._judge(request, asked[0], parts[0])
             else:
-                flow = self._judging(request, asked, parts)
+                flow = self._bounding(request, asked, parts, shadowed)
                 try:
                     found = asked[0].rule.limiter.drive(flow)
                 finally:
@@ -392,7 +469,20 @@ class AsyncGuard(_Guard[AsyncLimiter]):
 
 def _is_plain(one: Asked, part: Part) -> bool:
     """Whether a limiter's own ``hit`` decides as all rules together would."""
-    return not (part.shadow or part.plan.leases) and bool(one.rule.limiter.keeps_store_timeout)
+    is_alone = not (part.shadow or part.plan.leases) and one.address is None
+    return is_alone and bool(one.rule.limiter.keeps_store_timeout)
+
+
+def _was_known(decision: Decision) -> bool:
+    """Whether the subject had used something of a policy before this decision."""
+    return any(one.remaining + one.granted != one.policy.capacity for one in decision.each)
+
+
+def _take_back(begun: Iterable[Asked]) -> None:
+    """These began no subject: the store knew it, or did not decide."""
+    for one in begun:
+        if one.rule.new_subjects is not None and one.address is not None:
+            one.rule.new_subjects.take_back(one.address, one.key)
 
 
 def _results(asked: list[Asked], decisions: list[Decision], parts: list[Part]) -> list[Result]:

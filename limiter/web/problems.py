@@ -50,6 +50,13 @@ def quota_exceeded_by(decisions: Iterable[tuple[Decision, str]], instance: str) 
     )
 
 
+def too_many_new_subjects(policy: str, why: str, instance: str) -> str:
+    """Say that a client address has begun as many subjects as a policy allows it."""
+    detail = f"{why[:1].upper()}{why[1:]}."
+    more = {"violated-policies": [policy]}
+    return _problem(_TYPES + "quota-exceeded", "Quota Exceeded", 429, detail, instance, more)
+
+
 def too_large(instance: str) -> str:
     """Say that the request costs more than its limit ever admits: waiting is no use."""
     return problem(413, "The request costs more than its rate limit ever admits at once.", instance)

@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from limiter.errors import shown
 from limiter.keys import Key
 from limiter.policies import Policy
 from limiter.web.identity import Ambiguous, Network, Unidentified, address
+from limiter.web.new_subjects import NewSubjects
 from limiter.web.paths import Match as Match
 from limiter.web.paths import pattern as pattern  # beside the rules, for who writes some
 from limiter.web.request import Request
@@ -40,6 +40,8 @@ class Asked(NamedTuple):
     cost: int
     limits: tuple[Policy, ...] | None
     """The subject's own numbers; None: the rule's."""
+    address: Key | None = None
+    """The client's, where the rule bounds how many subjects it may begin, and it has chosen this one."""
 
 
 class Passed(Enum):
@@ -81,7 +83,9 @@ class Rule:
         exempt_paths: Path patterns that it is not about.
         overrides: Numbers of their own for subjects, spelled as for ``exempt_keys``.
         unidentified: What happens to a caller that cannot be identified: one of ``UNIDENTIFIED``.
-        preflights: Whether it is about CORS preflights too.
+        preflights: How CORS preflights are counted: ``"apart"`` (each client address by itself, at a cost
+            of 1), True (as other requests) or False (not at all).
+        new_subjects: How many new subjects one client address may begin, where clients choose them.
         is_default: Whether it is only about requests of which no rule with a match of its own decides. One
             in the shadows does not, nor one that is not rolled out yet; one that exempts does.
 
@@ -99,7 +103,8 @@ class Rule:
     exempt_paths: tuple[re.Pattern[str], ...] = ()
     overrides: Mapping[str, tuple[Policy, ...]] = field(default_factory=dict)
     unidentified: str = "refuse"
-    preflights: bool = True
+    preflights: bool | Literal["apart"] = "apart"
+    new_subjects: NewSubjects | None = None
     is_default: bool = False
 
     @property
@@ -117,6 +122,7 @@ class Rule:
             exempt_networks=(),
             exempt_paths=(),
             preflights=True,
+            new_subjects=None,
             is_default=False,
         )
 
@@ -157,6 +163,8 @@ class Rule:
         if not self._holds_for(subject):
             return Passed.PERCENT
         limits = self.overrides.get(spelled(subject)) if self.overrides else None
+        if self.counts_apart(request):
+            return Asked(self, subject, 1, limits)
         cost = self.cost(request, trusted)
         if cost is None:
             cost = min(policy.capacity for policy in limits or self.limiter.policies)
@@ -164,10 +172,17 @@ class Rule:
             raise TypeError(
                 f"the cost of {self.name} said {shown(cost)}: accepted are a whole number, and None"
             )
-        return Asked(self, subject, max(1, cost), limits)
+        chooser = None if self.new_subjects is None else by_address(request, trusted)
+        return Asked(self, subject, max(1, cost), limits, None if chooser == subject else chooser)
+
+    def counts_apart(self, request: Request) -> bool:
+        """Whether the rule counts this request as a preflight: browsers send those without credentials."""
+        return self.preflights == "apart" and request.is_preflight
 
     def _subject(self, request: Request, trusted: Sequence[Network]) -> Key | None:
         try:
+            if self.counts_apart(request):
+                return ("preflight", by_address(request, trusted))
             return somebody(self.identity(request, trusted))
         except Ambiguous:
             raise
@@ -192,9 +207,7 @@ class Rule:
         """Whether the subject is among those that the roll-out has reached."""
         if self.percent >= 100:
             return True
-        text = f"{self.name} {subject!r}".encode("utf-8", "surrogateescape")
-        place = int.from_bytes(blake2b(text, digest_size=8).digest(), "big") % _PARTS
-        return place < self.percent * _PARTS / 100
+        return bool(self.limiter.plan().keys.share(subject, _PARTS) < self.percent * _PARTS / 100)
 
 
 def _with_parts(request: Request, parts: Mapping[str, str | None]) -> Request:

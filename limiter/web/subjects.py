@@ -71,8 +71,56 @@ def _is_list(spec: object) -> bool:
 
 
 def spelled(subject: Key) -> str:
-    """A subject as text: of several parts, with commas between."""
-    return ",".join(map(str, subject)) if isinstance(subject, tuple) else str(subject)
+    r"""A subject as a text that no other subject has.
+
+    A comma stands between the parts of a tuple, and behind the only one. In a text, a backslash stands
+    before each comma and each backslash.
+
+    >>> spelled(("acme", "root")), spelled(("acme",)), spelled("user:42")
+    ('acme,root', 'acme,', 'user:42')
+    >>> print(spelled("acme,root"))
+    acme\,root
+    """
+    if not isinstance(subject, tuple):
+        return _escaped(subject)
+    return ",".join(map(_escaped, subject)) + "," * (len(subject) == 1)
+
+
+def named(text: str) -> Key:
+    """The subject that a text means: what ``spelled`` has made of it."""
+    parts = [""]
+    for piece in _PIECES.findall(text):
+        if piece == ",":
+            parts.append("")
+        else:
+            parts[-1] += piece[1:] if piece in ("\\,", "\\\\") else piece
+    keys = tuple(map(_unescaped, parts))
+    if len(keys) == 1:
+        return keys[0]
+    return keys[:1] if keys[1:] == ("",) else keys
+
+
+#: An escaped character, a comma, and what stands between those; a backslash elsewhere means itself.
+_PIECES = re.compile(r"\\[,\\]|,|[^,\\]+|\\")
+
+
+def _escaped(part: str | bytes | int) -> str:
+    if isinstance(part, int):
+        return f"{part:d}"
+    text = part.decode("utf-8", "surrogateescape") if isinstance(part, bytes) else part
+    return text.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _unescaped(text: str) -> str | bytes:
+    """A text; bytes, where it stands for some that are no text."""
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
 
 
 def meant(name: str, spec: str | Sequence[str], or_address: bool = False) -> frozenset[str]:
@@ -85,21 +133,35 @@ def meant(name: str, spec: str | Sequence[str], or_address: bool = False) -> fro
     """
     if or_address and (found := _address(name)) is not None:
         return frozenset({found})
-    specs = [spec] if isinstance(spec, str) else list(spec)
-    parts = [name] if len(specs) == 1 else name.split(",")
-    if len(parts) != len(specs):
-        return frozenset({name})
-    pairs = zip(specs, map(str.strip, parts), strict=True)
-    return frozenset({name, ",".join(_meant(*pair) for pair in pairs)})
+    itself = spelled(named(name))
+    pairs = _pairs(name, spec)
+    if pairs is None:
+        return frozenset({itself})
+    values = tuple(_meant(*pair) for pair in pairs)
+    return frozenset({itself, spelled(values if len(values) > 1 else values[0])})
 
 
 def findable(name: str, spec: str | Sequence[str], or_address: bool = False) -> bool:
     """Whether an identity by ``spec`` can find what ``meant`` says of a name, whatever the request."""
     if or_address and _is_address(name):
         return True
+    pairs = _pairs(name, spec)
+    return pairs is not None and all(_findable(*pair) for pair in pairs)
+
+
+def _pairs(name: str, spec: str | Sequence[str]) -> list[tuple[str, str]] | None:
+    """Each identity with its part of a name; None where the name has more parts, or fewer."""
     specs = [spec] if isinstance(spec, str) else list(spec)
-    parts = [name] if len(specs) == 1 else name.split(",")
-    return len(parts) == len(specs) and all(map(_findable, specs, map(str.strip, parts)))
+    subject = named(name)
+    parts = subject if isinstance(subject, tuple) else (subject,)
+    if len(parts) != len(specs) or isinstance(subject, tuple) != (len(specs) > 1):
+        return None
+    return [(one, str(part).strip()) for one, part in zip(specs, parts, strict=True)]
+
+
+def is_chosen(spec: str) -> bool:
+    """Whether a client chooses what an identity by ``spec`` finds."""
+    return spec.partition(":")[0] in _HASHED
 
 
 def _findable(spec: str, name: str) -> bool:
@@ -149,12 +211,17 @@ def _address(name: str, prefix: int = PREFIX) -> str | None:
 
 
 def hashed(kind: str, value: str) -> str:
-    """What a client chose, as a subject that nobody can read back, aim, or make long."""
+    """What a client chose, as a subject of bounded length that does not show it.
+
+    A client that knows this code can compute the digest of a value, and choose values whose subjects lie
+    in one slot of a cluster. LIMITER_KEY_SECRET prevents that: then the keys of the store cannot be
+    predicted.
+    """
     digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16)
     return f"{kind}:{digest.hexdigest()}"
 
 
-def by_address(request: Request, trusted: Sequence[Network]) -> Key:
+def by_address(request: Request, trusted: Sequence[Network]) -> str:
     """The client's address, by the proxies that are trusted."""
     return caller(request.peer, request.forwarded_for, trusted)
 

@@ -439,6 +439,29 @@ async def test_an_answer_that_never_came_leaves_no_lease() -> None:
     await eventually_free(limiter, 1)
 
 
+@in_a_loop
+async def test_a_client_that_reads_slowly_holds_no_place_for_ever() -> None:
+    limiter = AsyncLimiter(Concurrency(1, lease=0.2, max_hold=0.2), store=MEMORY)
+    reads = asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await reads.wait()
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    first = Connection(LimiterMiddleware(slow, limiter), path="/")
+    first.tell("http.request", body=b"", more_body=False)
+    task = first.start()
+    await first.until(1)
+    app = LimiterMiddleware(hello, limiter)
+    assert (await ask(app)).status == 429
+    await eventually_free(limiter, 1)
+    assert (await ask(app)).status == 200
+    reads.set()
+    await task
+    assert first.body == b"hello"
+
+
 # --- websockets ---
 
 

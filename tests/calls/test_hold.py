@@ -211,6 +211,41 @@ def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
     assert lefts(limiter, subject) == [1, 8]
 
 
+@pytest.mark.parametrize("kind", ["standalone", "memory"])
+def test_held_no_longer_than_the_policy_allows(
+    make: Make, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A slow holder is told, and its place is free at once: another client waits for no lease's end."""
+    limiter = make([Concurrency(2, lease=0.3, max_hold=0.7), SlidingLog(9, "day")])
+    calls: list[float] = []
+    began = time.monotonic()
+    with (
+        caplog.at_level(logging.WARNING, "limiter"),
+        limiter.hold(subject, 2, on_lost=lambda: calls.append(time.monotonic() - began)) as lease,
+    ):
+        assert not limiter.peek(subject).allowed
+        until(lambda: limiter.peek(subject).remaining == 2)
+        after = time.monotonic() - began
+        assert lease.lost
+        with limiter.hold(subject, 2, timeout=0) as other:
+            assert not other.lost
+    (told,) = calls
+    assert 0.7 <= told <= after  # a busy machine may be late, never early
+    assert caplog.text.count("a lease was lost: it was held for 0.7 s, the longest") == 1
+    assert lefts(limiter, subject) == [2, 5]
+
+
+@pytest.mark.parametrize("kind", ["memory"])
+def test_a_longest_hold_of_the_call_s_own(make: Make, subject: str) -> None:
+    """It is no part of the state: a limiter without one, and one with another, share the places."""
+    limiter = make(Concurrency(1, lease=30))
+    with limiter.hold(subject, limits=Concurrency(1, lease=0.2, max_hold=0.2)) as lease:
+        until(lambda: limiter.peek(subject).remaining == 1)
+        assert lease.lost
+    with limiter.hold(subject) as lease:
+        assert not lease.lost
+
+
 def test_lost(make: Make, subject: str, caplog: pytest.LogCaptureFixture) -> None:
     """A renewal finds it gone: that is said once, in another thread, and not raised into the body."""
     limiter = make([Concurrency(5, lease=0.6), SlidingLog(9, "day")])

@@ -142,7 +142,7 @@ def test_a_tag_on_a_cluster(cluster: Cluster, new_subject) -> None:
     line = f"{subject} --store {cluster.url} --tag {tag}"
     assert said(f"hit 3/hour {line} --timeout 10")[:2] == (0, "allowed: took 1, 2 of 3 left\n")
     with cluster.client() as client:
-        assert client.exists(f"rl:{{{tag}}}:{subject}:default:v1:sliding_log:3600000000")
+        assert client.exists(f"rl:{{{tag}}}:{subject}|default:v1:sliding_log:3600000000")
 
 
 def test_any_bytes_are_a_key(store: str, subject: str) -> None:

@@ -23,6 +23,7 @@ from limiter.demo.servers import HOST, free_port
 from limiter.flask import FlaskLimiter
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
+from tests.transport.support import until
 
 
 def held(app: Flask, limits: FlaskLimiter, endpoint: str) -> int:
@@ -46,6 +47,23 @@ def test_a_lease_is_held_while_the_view_runs(make: Make) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[0].text == "1"
     assert held(app, limits, "a") == 0
+
+
+def test_a_client_that_reads_slowly_holds_no_place_for_ever(make: Make) -> None:
+    app, limits = make()
+
+    @app.get("/stream")
+    @limits.limit(Concurrency(1, lease=0.2, max_hold=0.2))
+    def stream() -> Response:
+        return Response(iter(["one", "two"]))
+
+    client = app.test_client()
+    slow = client.get("/stream", environ_base={"REMOTE_ADDR": "203.0.113.1"}, buffered=False)
+    assert statuses(app, "/stream") == [429]
+    until(lambda: held(app, limits, "stream") == 0)
+    assert statuses(app, "/stream") == [200]
+    assert b"".join(slow.response) == b"onetwo"
+    slow.close()
 
 
 @pytest.mark.parametrize("with_context", [True, False])

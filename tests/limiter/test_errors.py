@@ -77,7 +77,7 @@ def test_rate_limited_carries_the_decision() -> None:
         (
             lambda: limiter.Limiter("1/s", store="redis://:secret@:x"),
             "store",
-            "'redis://:***@:x'",
+            "'redis://:***@:***'",
             "accepted are redis://",
         ),
         (

@@ -1,19 +1,30 @@
-"""A subject's key is its own, readable where it can be, and cannot be aimed."""
+"""A subject's key is its own, and readable where it can be; with a secret no client can predict it."""
 
 from __future__ import annotations
 
 import doctest
 import enum
-from typing import Any
+import itertools
+import operator
+import re
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from limiter import InvalidKey, InvalidSetting, SlidingLog, TokenBucket, keys
+from limiter import (
+    Concurrency,
+    FixedWindow,
+    InvalidKey,
+    InvalidSetting,
+    SlidingLog,
+    TokenBucket,
+    keys,
+)
 from limiter.keys import KeySpeller
-from limiter.plan import Plan
+from limiter.plan import Plan, own_suffix
 from tests.ids import plain
 
 SPELL = KeySpeller("rl", "api")
@@ -75,17 +86,100 @@ def test_a_key_has_one_hash_tag_and_a_bounded_length(key: Any, tag: Any) -> None
         assert 1 <= len(hash_tag) <= 64
         assert len(state) <= len("rl:{}::api:v1") + 128
         assert state.startswith(b"rl:{" + hash_tag + b"}:")
-        assert state.endswith(b":api:v1")
+        assert state.endswith(b":api:v1" if tag is None else b"|api:v1")
         assert state.count(b"{") == state.count(b"}") == 1
         assert not set(state) & set(b"\0\r\n ")
         assert key_slot(state) == key_slot(hash_tag)
 
 
+#: Names of limiters and policies that look like other parts of a key.
+names = st.sampled_from(
+    ["a", "v1", "jobs", "concurrency", "sliding_log", "60000000", "a.v1", "-", "A"]
+)
+plain_subjects = st.sampled_from(
+    ["a", "v1", "jobs:v1", "jobs:v1:concurrency", "a:v1:sliding_log:60000000", ":", "a/b", "1"]
+)
+policies = st.builds(
+    lambda kind, name: kind(5, 60, name=name and name.lower()),
+    st.sampled_from([FixedWindow, SlidingLog, Concurrency]),
+    st.none() | names,
+)
+
+
+class Spelled(NamedTuple):
+    """Everything of which a key is made."""
+
+    prefix: str
+    tag: bytes | None
+    subject: bytes
+    name: str
+    field: str
+
+
+@st.composite
+def spellings(draw: st.DrawFn) -> tuple[bytes, Spelled]:
+    """A key, as a plan spells it, and of what it is made."""
+    prefix, name = draw(names), draw(names)
+    key = draw(st.one_of(plain_subjects, subjects))
+    tag = draw(st.one_of(st.none(), plain_subjects, subjects))
+    policy = draw(policies)
+    speller = KeySpeller(prefix, name, draw(st.sampled_from([None, "secret"])))
+    state, _ = speller.state(key, tag)
+    field = own_suffix(policy).decode().removeprefix(":")
+    subject = speller.state(key)[1]
+    shared = None if tag is None else speller.state(tag)[1]
+    return state + own_suffix(policy), Spelled(prefix, shared, subject, name, field)
+
+
+def read_back(key: bytes) -> Spelled:
+    """Of what a key is made, by the grammar of lua/README.md."""
+    found = re.fullmatch(
+        rb"([A-Za-z0-9_.-]+):\{([^{}|]+)\}:(?:([^{}|]+)\|)?([A-Za-z0-9_.-]+):v1(?::([a-z0-9_.:-]+))?",
+        key,
+    )
+    assert found is not None
+    prefix, first, tagged, name, field = found.groups()
+    tag, subject = (None, first) if tagged is None else (first, tagged)
+    return Spelled(prefix.decode(), tag, subject, name.decode(), (field or b"").decode())
+
+
+@given(one=spellings(), other=spellings())
+def test_a_key_can_be_read_back_in_one_way_only(
+    one: tuple[bytes, Spelled], other: tuple[bytes, Spelled]
+) -> None:
+    """So two keys are one only if all of their parts are."""
+    for key, parts in (one, other):
+        assert read_back(key) == parts
+    assert (one[0] == other[0]) == (one[1] == other[1])
+
+
+def test_a_tagged_subject_is_no_lease_of_another_limiter() -> None:
+    """The limiter ``concurrency`` with a subject that looks like a key, and the limiter ``jobs``."""
+    hash_key = KeySpeller("rl", "concurrency").state("jobs:v1", tag="T")[0]
+    leases = KeySpeller("rl", "jobs").state("T")[0] + own_suffix(Concurrency(1, name="v1"))
+    assert hash_key != leases
+
+
+def test_a_share_of_the_subjects() -> None:
+    """The same for one subject each time, in another way for another limiter, and secret with a secret."""
+    shares = {
+        name: [speller.share(number, 2) for number in range(200)]
+        for name, speller in {
+            "own": SPELL,
+            "limiter": KeySpeller("rl", "other"),
+            "secret": SECRET,
+        }.items()
+    }
+    assert shares["own"] == [SPELL.share(str(number), 2) for number in range(200)]
+    for one, other in itertools.combinations(shares.values(), 2):
+        assert 60 < sum(map(operator.eq, one, other)) < 140
+    assert {SPELL.share("u", shares) for shares in (1, 1)} == {0}
+
+
 @given(key=subjects, other=subjects, tag=subjects)
 def test_all_keys_of_a_subject_lie_in_one_slot(key: Any, other: Any, tag: Any) -> None:
     """Those of every policy, and of every subject with one tag."""
-    policies = (TokenBucket(5, 1), SlidingLog(5, 1), SlidingLog(9, 60, name="x"))
-    plan = Plan(policies, SPELL)
+    plan = Plan((TokenBucket(5, 1), SlidingLog(5, 1), SlidingLog(9, 60, name="x")), SPELL)
     for tagged in (None, tag):
         call = plan.call("hit", key, 1, tag=tagged)
         slots = {key_slot(word) for word in call.rest.split(b"\r\n") if word.startswith(b"rl:")}
@@ -109,7 +203,7 @@ def test_all_keys_of_a_subject_lie_in_one_slot(key: Any, other: Any, tag: Any) -
 def test_plain_subjects_stay_readable(key: Any, spelled: bytes) -> None:
     """Up to 64 characters of a plain alphabet."""
     assert SPELL.state(key) == (b"rl:{" + spelled + b"}:api:v1", spelled)
-    assert SPELL.state("x", tag=key) == (b"rl:{" + spelled + b"}:x:api:v1", spelled)
+    assert SPELL.state("x", tag=key) == (b"rl:{" + spelled + b"}:x|api:v1", spelled)
 
 
 @pytest.mark.parametrize(

@@ -326,7 +326,26 @@ EVERY_KIND: list[Policy] = [
     LeakyBucket(100, per=1, burst=20),
     Concurrency(20),
     Concurrency(20, lease=0.5, name="seats"),
+    Concurrency(20, max_hold=600),
+    Concurrency(20, lease=0.25, max_hold=0.75, name="short"),
 ]
+
+
+def test_the_longest_hold_is_no_part_of_the_identity() -> None:
+    """It may change at any time, over the leases that there are; it is shown where there is one."""
+    policy = Concurrency(20, lease=30, max_hold="10 minutes")
+    assert (policy.max_hold, Concurrency(20).max_hold) == (600, None)
+    assert (policy.field, policy.arguments) == (Concurrency(20).field, Concurrency(20).arguments)
+    assert policy.to_dict() == {**Concurrency(20).to_dict(), "max_hold": 600}
+    assert policy.renumbered(7) == Concurrency(7, lease=30, max_hold=600)
+    assert policy.shared(2) == Concurrency(10, lease=30, max_hold=600)
+    assert repr(policy) == "Concurrency(20, lease=30, max_hold=600)"
+
+
+@pytest.mark.parametrize("longest", [0, -1, 29.9, "20s", "x", True, float("nan"), "400 days"])
+def test_a_longest_hold_is_no_shorter_than_a_lease(longest: Any) -> None:
+    assert "Concurrency: max_hold is" in refused(Concurrency, 5, max_hold=longest)
+    assert Concurrency(5, lease=5, max_hold=5).max_hold == 5
 
 
 @pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)

@@ -19,6 +19,7 @@ exempt.paths = ["/healthz"]
 [policies.all]
 limits = { algorithm = "token_bucket", limit = 100, per = "minute", burst = 20 }
 key = "global"
+preflights = false
 [policies.rest]
 limits = "10/minute"
 [policies.orders]

@@ -31,15 +31,16 @@ LIMITS = (
 RATES = "fixed_window, sliding_log, sliding_window, token_bucket, gcra, leaky_bucket"
 POLICY = (
     "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, headers, shadow, "
-    "percent, exempt, overrides, unidentified, preflights"
+    "percent, exempt, overrides, unidentified, preflights, new_subjects"
 )
 DEFAULTS = (
     "accepted are algorithm, key, cost, on_error, timeout, local_share, headers, shadow, percent, exempt, "
-    "unidentified, preflights"
+    "unidentified, preflights, new_subjects"
 )
 NAMES = (
     "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, the first of them no dot"
 )
+NEW = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"
 NOBODY = "is no subject that key ="
 ONE = "[policies.p]\nlimits = '5/s'\n"
 
@@ -74,7 +75,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ),
     (
         ONE + "[policies.p]\n",
-        ["3: is no TOML: Cannot declare ('policies', 'p') twice (at line 3, column 12)"],
+        ["3: is no TOML: a table is declared twice (at line 3, column 12)"],
     ),
     (ONE + "limits = '6/s'", ["3: is no TOML: Cannot overwrite a value (at end of document)"]),
     # Keys that nobody knows, wherever they stand.
@@ -197,7 +198,7 @@ WRONG: list[tuple[str, list[str]]] = [
             "10: policies.p.shadow is 1: accepted are true and false",
             "11: policies.p.percent is 100.5: accepted is a number from 0 to 100",
             "12: policies.p.unidentified is 'share': accepted are refuse, skip, address",
-            "13: policies.p.preflights is 'no': accepted are true and false",
+            "13: policies.p.preflights is 'no': accepted are 'apart', true and false",
             "14: policies.p.match.paths[0] is 'api': accepted is a pattern that begins with /",
             "14: policies.p.match.paths[1] is '/{a}/{a}': accepted are up to 40 wildcards, and parts in braces that are names, each "
             "once, as in /orgs/{org}",
@@ -286,7 +287,7 @@ WRONG: list[tuple[str, list[str]]] = [
         ],
     ),
     # What Python's parser cannot take.
-    ("x = " + "[" * 3_000, ["1: is nested too deep for anybody"]),
+    ("x = " + "[" * 3_000, ["1: is nested deeper than 16: accepted is less"]),
     # A caller that nobody could ever tell.
     (
         ONE + "key = 'header:X Org'",
@@ -363,6 +364,25 @@ WRONG: list[tuple[str, list[str]]] = [
             "5: policies.p.overrides.* is of a subject that exempt.keys names, too: accepted is one of the two",
         ],
     ),
+    # A comma separates parts, unless it is written as part of one.
+    (
+        ONE + "key = 'api-key'\n[policies.p.overrides]\n'a,b' = '6/s'\n'a\\,b' = '7/s'",
+        [
+            f"5: policies.p.overrides.* {NOBODY} 'api-key' finds: accepted is one as in 'VALUE' (a comma in "
+            "a subject is written \\,)",
+        ],
+    ),
+    (
+        ONE + "new_subjects = '20/hour'\n[policies.q]\nlimits = '5/s'\nkey = 'cookie:id'\n"
+        "new_subjects = '2000/hour'\n[policies.r]\nlimits = '5/s'\nkey = 'cookie:id'\n"
+        "new_subjects = '20/hour; 30/day'\n[policies.s]\nlimits = '5/s'\nkey = 'cookie:id'\nnew_subjects = 5",
+        [
+            "3: policies.p.new_subjects is of no use with key = 'address': accepted is a key that clients choose",
+            f"7: policies.q.new_subjects is '2000/hour': {NEW}",
+            f"11: policies.r.new_subjects is '20/hour; 30/day': {NEW}",
+            f"15: policies.s.new_subjects is 5: {NEW}",
+        ],
+    ),
     # What the defaults have wrong is said once, however many policies take it.
     (
         "[defaults]\npercent = 101\n[policies.a]\nlimits = '5/s'\n[policies.b]\nlimits = 'x'",
@@ -398,8 +418,8 @@ def test_a_file_that_nobody_can_read(tmp_path: Path) -> None:
     assert said() == "cannot be read: No such file or directory"
     path.write_bytes(b"\xff\xfe")
     assert said() == "is not UTF-8 (byte 0): accepted is TOML, which is"
-    path.write_bytes(b"#" * (2**20 + 1))
-    assert said() == "is longer than 1,048,576 bytes: accepted is a file up to that"
+    path.write_bytes(b"#" * (2**19 + 1))
+    assert said() == "is longer than 524,288 bytes: accepted is a file up to that"
     path.unlink()
     path.mkdir()
     assert said() == "cannot be read: Is a directory"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,7 @@ def test_what_a_policy_says_of_itself() -> None:
 def test_what_is_so_where_nothing_is_said() -> None:
     found = rule("limits = '5/s'")
     assert (found.name, found.form, found.shadow, found.percent) == ("p", "draft-11", False, 100)
-    assert (found.unidentified, found.preflights) == ("refuse", False)
+    assert (found.unidentified, found.preflights) == ("refuse", "apart")
     assert about(found, request()) == Asked(found, "203.0.113.9", 1, None)
 
 
@@ -386,11 +387,40 @@ PREFLIGHT = request(
 )
 
 
-def test_preflights_are_free_unless_they_are_not() -> None:
-    """An OPTIONS request that is none is not free."""
-    assert about(rule("limits = '5/s'"), PREFLIGHT) is Passed.PREFLIGHT
-    assert isinstance(about(rule("limits = '5/s'\npreflights = true"), PREFLIGHT), Asked)
-    assert isinstance(about(rule("limits = '5/s'"), request(method="OPTIONS")), Asked)
+@pytest.mark.parametrize(
+    ("said", "key"),
+    [
+        ("", ("preflight", "203.0.113.9")),
+        ("preflights = 'apart'", ("preflight", "203.0.113.9")),
+        ("preflights = true", "203.0.113.9"),
+    ],
+)
+def test_for_whom_a_preflight_counts(said: str, key: object) -> None:
+    """An OPTIONS request that is none counts as any other."""
+    found = rule(f"limits = '5/s'\n{said}")
+    assert [one.key for one in asked_by(found, PREFLIGHT, request(method="OPTIONS"))] == [
+        key,
+        "203.0.113.9",
+    ]
+    free = rule("limits = '5/s'\npreflights = false")
+    assert about(free, PREFLIGHT) is Passed.PREFLIGHT
+    assert isinstance(about(free, request(method="OPTIONS")), Asked)
+
+
+def asked_by(found: Rule, *requests: Request) -> list[Asked]:
+    """What a rule asks about requests that it is about."""
+    asked = [about(found, one) for one in requests]
+    assert all(isinstance(one, Asked) for one in asked)
+    return asked  # type: ignore[return-value]
+
+
+def test_a_preflight_needs_no_credentials_and_costs_1() -> None:
+    """Browsers send it without any; it has no body, and no cost of an application's."""
+    found = rule("limits = '5/s'\nkey = 'api-key'\ncost = { body = '1KiB' }")
+    (asked,) = asked_by(found, replace(PREFLIGHT, announces_body=False))
+    assert (asked.key, asked.cost) == (("preflight", "203.0.113.9"), 1)
+    with pytest.raises(Unidentified):
+        found.ask(replace(PREFLIGHT, peer=None), ())
 
 
 def test_the_example() -> None:
@@ -403,15 +433,19 @@ def test_the_example() -> None:
     def asked(*args: Any, **more: Any) -> dict[str, Asked]:
         return {one.rule.name: one for one in guard.asked(request(*args, **more))}
 
-    assert set(asked("/")) == {"everything", "everyone"}
+    assert found.warnings == ()
+    both = {"everything", "every-address"}
+    assert set(asked("/")) == {*both, "everyone"}
     assert not asked("/healthz")
     partner = asked("/api/x", host="api.example.com", x_api_key="the-key-of-a-partner")
-    assert set(partner) == {"everything", "api"}
+    assert set(partner) == {*both, "api"}
+    assert partner["api"].address == "203.0.113.9"
     assert partner["api"].limits is not None
     assert asked("/api/x", host="api.example.com")["api"].key == "203.0.113.9"
     upload = asked("/orgs/a/uploads/1", method="PUT", content_length="5000")
     assert {name: one.cost for name, one in upload.items()} == {
         "everything": 1,
+        "every-address": 1,
         "uploads": 5,
         "uploads-at-once": 1,
     }

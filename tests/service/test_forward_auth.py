@@ -159,6 +159,16 @@ preflights = true
 
 [policies.free]
 limits = "1/minute"
+preflights = false
+
+[policies.apart]
+limits = "2/minute"
+key = "api-key"
+
+[policies.keys]
+limits = "5/day"
+key = "api-key"
+new_subjects = "3/hour"
 
 [policies.jobs]
 limits = { algorithm = "concurrency", limit = 2 }
@@ -197,7 +207,7 @@ def test_the_original_request_is_what_counts(make_by_file: Make) -> None:
         assert (answer.status_code, "RateLimit" in answer.headers) == (204, False)
 
 
-def test_preflights_are_free_unless_the_policy_counts_them(make_by_file: Make) -> None:
+def test_preflights_are_counted_apart_unless_the_policy_says_else(make_by_file: Make) -> None:
     client = make_by_file(POLICIES).test_client()
     preflight = {"Origin": "https://x.example", "Access-Control-Request-Method": "PUT"}
 
@@ -209,6 +219,29 @@ def test_preflights_are_free_unless_the_policy_counts_them(make_by_file: Make) -
     assert statuses("free", method="OPTIONS") == [204, 429]
     assert ask(client, "free", method="GET", headers=preflight).status_code == 429
     assert statuses("counted", method="OPTIONS", headers=preflight) == [204, 429]
+    # Apart: for each client address, without credentials, and out of no key's own budget.
+    assert statuses("apart", method="OPTIONS", headers=preflight) == [204, 204]
+    assert statuses("apart", method="OPTIONS", headers=preflight) == [429, 429]
+    assert statuses("apart", headers={"X-API-Key": "k"}) == [204, 204]
+    other = {"X-Forwarded-For": "198.51.100.2"}
+    assert statuses("apart", method="OPTIONS", headers={**preflight, **other}) == [204, 204]
+
+
+def test_a_client_begins_only_so_many_subjects(make_by_file: Make) -> None:
+    """However many keys it makes up; what it has begun, and what is known through others, goes on."""
+    client = make_by_file(POLICIES).test_client()
+
+    def statuses(*keys: str, address: str = "203.0.113.9") -> list[int]:
+        fields = {"X-Forwarded-For": address}
+        asked = [ask(client, "keys", headers={"X-API-Key": key, **fields}) for key in keys]
+        return [answer.status_code for answer in asked]
+
+    assert statuses("known", address="198.51.100.2") == [204]
+    assert statuses(*"abcdefgh") == [204] * 3 + [429] * 5
+    assert statuses("known", "a") == [204, 204]
+    denied = ask(client, "keys", headers={"X-API-Key": "i"})
+    assert int(denied.headers["Retry-After"]) > 3_590
+    assert "begins 3 new subjects per 3600 s for one address" in denied.text
 
 
 def test_leases_and_impossible_costs_are_refused(make_by_file: Make) -> None:

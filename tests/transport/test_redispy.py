@@ -19,7 +19,7 @@ import redis.asyncio
 import limiter
 from limiter import AsyncLimiter, Limiter, StoreRefused
 from limiter.demo.servers import Cluster, Server
-from limiter.transport import redispy, replies
+from limiter.transport import redispy
 
 PRIVATE = {"_sock", "_parser", "_parsers", "_reader", "_writer", "_connection_arguments", "_close"}
 PRIVATE |= {"_ssl_protocol"}
@@ -70,7 +70,6 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(redispy, "connected", renamed)
     monkeypatch.setattr(redispy, "connected_in_loop", renamed_in_loop)
-    replies._throttle.forget()
 
 
 @pytest.mark.parametrize("on_error", ["allow", "local", "deny"])

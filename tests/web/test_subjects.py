@@ -6,14 +6,14 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from limiter import InvalidSetting
 from limiter.keys import Key, KeySpeller
 from limiter.web.identity import ADDRESS_FROM, Ambiguous, Unidentified, parse, subject
 from limiter.web.request import Request
-from limiter.web.subjects import findable, hashed, identity, meant, spelled
+from limiter.web.subjects import findable, hashed, identity, meant, named, spelled
 
 PROXIES = (ip_network("127.0.0.0/8"), ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
@@ -235,7 +235,7 @@ words = st.text(printable, min_size=1, max_size=40).map(str.strip).filter(bool)
 @pytest.mark.parametrize("spec", READ)
 @given(one=words, other=words)
 def test_what_a_client_chose_is_hashed(spec: str, one: str, other: str) -> None:
-    """Two are two, and no key can be read, aimed or made long by whoever chooses it."""
+    """Two are two, and no key shows what a client chose, or is as long as that."""
     if spec.startswith("cookie") and not (one + other).isascii():  # no cookie is spelled like that
         return
     keys = [str(key(spec, READ[spec](value))) for value in (one, other)]
@@ -399,6 +399,51 @@ def test_a_setting_means_whom_a_request_says(
     found = spelled(key(spec, said))
     assert found in meant(name, spec)
     assert found in meant(found, spec)
+
+
+#: Parts of subjects, and above all those that hold what separates parts.
+texts = st.one_of(st.text(",\\ab", min_size=1, max_size=5), st.text(min_size=1, max_size=5))
+keys = st.one_of(
+    texts, st.binary(min_size=1, max_size=4), st.integers(), st.just("acme,root"), st.just("acme,")
+)
+subjects = st.one_of(keys, st.lists(keys, min_size=1, max_size=3).map(tuple))
+
+
+def plain(subject: Key) -> object:
+    """A subject by what it means: 42, "42" and b"42" are one."""
+    if isinstance(subject, tuple):
+        return tuple(map(plain, subject))
+    return subject if isinstance(subject, bytes) else str(subject).encode("utf-8", "surrogatepass")
+
+
+@given(subjects, subjects)
+@example("acme,root", ("acme", "root"))
+@example(("acme",), "acme,")
+@example("a\\", ("a\\",))
+@example("a\\,b", ("a\\", "b"))
+def test_no_two_subjects_are_spelled_alike(one: Key, other: Key) -> None:
+    """An exemption, an override, or an operator's path for one of them is not for the other."""
+    assert (spelled(one) == spelled(other)) == (plain(one) == plain(other))
+
+
+@given(subjects)
+def test_a_spelled_subject_can_be_read_back(subject: Key) -> None:
+    assert plain(named(spelled(subject))) == plain(subject)
+
+
+@given(st.text(",\\ab\udcff\ud800", max_size=8))
+def test_any_text_names_a_subject(text: str) -> None:
+    """Also one that nothing spells like this: what it names is spelled in one way."""
+    assert named(spelled(named(text))) == named(text)
+
+
+def test_a_comma_in_a_name_is_written_with_a_backslash() -> None:
+    asked = request(a="x,y", b="back\\slash")
+    assert spelled(key("header:A", asked)) in meant("x\\,y", "header:A")
+    assert meant("x,y", "header:A") == {"x,y"}  # a pair, as a service may name one
+    assert spelled(key(["header:A", "header:B"], asked)) in meant(
+        "x\\,y,back\\slash", ["header:A", "header:B"]
+    )
 
 
 def test_a_setting_means_nobody_else() -> None:

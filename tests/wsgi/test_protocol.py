@@ -585,6 +585,19 @@ def test_a_lease_is_renewed_for_as_long_as_the_response_lasts(
     limiter.close()
 
 
+def test_a_client_that_reads_slowly_holds_no_place_for_ever() -> None:
+    """The place is given to another client; the slow one still gets its response."""
+    with Limiter(Concurrency(1, lease=0.2, max_hold=0.2), store=MEMORY) as limiter:
+        app = LimiterMiddleware(stream, limiter)
+        slow = begin(app)
+        assert ask(app).code == 429
+        eventually(lambda: limiter.peek(CALLER).remaining == 1)
+        assert ask(app).code == 200
+        assert body(slow) == b"abc"
+        slow.body.close()  # type: ignore[attr-defined]
+        assert limiter.peek(CALLER).remaining == 1
+
+
 def test_it_needs_no_framework() -> None:
     """And brings none."""
     program = """

@@ -315,6 +315,7 @@ class Limiter(Attached):
             default=_limits(found, "default_limits"),
             on_denied=found.get("on_breach"),
             limit_options=True,
+            preflights=True,
             write=partial(_write, self, names) if enabled else _write_nothing,
             refuse=_exceeded,
             fallback=[_limit(one) for one in _listed(own)],

@@ -1,0 +1,68 @@
+"""What is not wrong in a policy file, and still no good idea: keys that clients choose, without a bound.
+
+Each made-up key is a subject of its own: it has the whole limit, and takes memory in the store. A policy
+by address over the same requests bounds that, and so does ``new_subjects``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from limiter.policies import Concurrency
+from limiter.policyfile.faults import Fault
+from limiter.policyfile.lines import Path
+from limiter.web.subjects import is_chosen
+
+_ADVICE = (
+    "clients choose it, so each key that one makes up has the whole limit, and takes memory in the store: "
+    "add new_subjects = '20/hour' to the policy, or another policy that is not the default one, with "
+    "key = 'address'{match}"
+)
+
+
+def warnings(
+    policies: Sequence[Mapping[str, Any]], file: str, line: Callable[[Path], int]
+) -> list[Fault]:
+    """One for each policy whose key clients choose, where nothing bounds how many they make up.
+
+    ``policies`` are what a file says of each, with its defaults; ``line`` is where a key stands.
+    """
+    found = []
+    for policy in policies:
+        specs = [policy["key"]] if isinstance(policy["key"], str) else policy["key"]
+        chosen = any(map(is_chosen, specs)) and policy["new_subjects"] is None
+        if chosen and not any(_bounds(other, policy) for other in policies):
+            path = ("policies", policy["name"], "key")
+            match = " and the same match" if policy["match"] else ""
+            said = _ADVICE.format(match=match)
+            found.append(Fault(file, line(path), ".".join(path), said, True))
+    return found
+
+
+def _bounds(other: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:
+    """Whether a policy counts, by address, every request that the other one is about."""
+    if not isinstance(other["key"], str) or other["key"].partition("/")[0] != "address":
+        return False
+    # Where a policy with a match decides, the default one is not asked.
+    if other["shadow"] or other["percent"] < 100 or other["default"]:
+        return False
+    if all(limit["algorithm"] == Concurrency.algorithm for limit in other["limits"]):
+        return False
+    spared = set(other["exempt"].get("paths", ())) - set(policy["exempt"].get("paths", ()))
+    return not spared and _covers(other["match"], policy["match"])
+
+
+def _covers(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> bool:
+    """Whether a match is about all requests of another one, as far as their words tell."""
+    if narrow.get("ignore_case") and wide.get("paths") and not wide.get("ignore_case"):
+        return False
+    return all(
+        not wide.get(key) or (narrow.get(key) and _words(narrow[key]) <= _words(wide[key]))
+        for key in ("paths", "methods", "hosts")
+    )
+
+
+def _words(listed: Sequence[str]) -> set[str]:
+    # Paths begin with a slash, and their capitals count.
+    return {word if word.startswith("/") else word.lower() for word in listed}
