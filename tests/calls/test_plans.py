@@ -197,7 +197,7 @@ def test_a_tag_is_the_slot(cluster: Cluster, new_subject: Callable[[], str]) -> 
     prefix = f"rl:{{{tag}}}:"
     keys = list(client.scan_iter(f"{prefix}*", target_nodes="primaries"))
     assert sorted(keys) == [
-        f"{prefix}{name}:default:v1:sliding_log:60000000" for name in ("7", "a", "c", "d,1")
+        f"{prefix}{name}|default:v1:sliding_log:60000000" for name in ("7", "a", "c", "d,1")
     ]
     assert {key_slot(key.encode()) for key in keys} == {key_slot(tag.encode())}
     client.delete(*keys)

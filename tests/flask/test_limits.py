@@ -579,6 +579,24 @@ def test_static_files_and_preflights_are_free_unless_told(store: str, subject: s
         assert statuses(app, "/mine", "/mine") == [200, 429]
 
 
+def test_a_preflight_that_counts_does_so_apart(make: Make) -> None:
+    """A view that answers OPTIONS itself: without a key, and out of the budget of none."""
+    app, limits = make()
+
+    @app.route("/a", methods=["GET", "OPTIONS"])
+    @limits.limit("2/minute", key="api-key")
+    def a() -> str:
+        return "a"
+
+    fields = {"Origin": "https://x.example", "Access-Control-Request-Method": "GET"}
+    client = app.test_client()
+    preflights = [client.options("/a", headers=fields).status_code for _ in range(3)]
+    assert preflights == [200, 200, 429]
+    keyed = [client.get("/a", headers={"X-API-Key": "k"}).status_code for _ in range(3)]
+    assert keyed == [200, 200, 429]
+    assert client.options("/a").status_code == 400
+
+
 def test_limits_that_a_function_says(make: Make) -> None:
     """A text, a policy, several; None is none, and then what it overrides holds."""
     app, limits = make("4/minute")
