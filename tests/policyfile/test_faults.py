@@ -366,9 +366,9 @@ WRONG: list[tuple[str, list[str]]] = [
     ),
     # A comma separates parts, unless it is written as part of one.
     (
-        ONE + "key = 'api-key'\n[policies.p.overrides]\n'a,b' = '6/s'\n'a\\,b' = '7/s'",
+        ONE + "key = 'header:Referer'\n[policies.p.overrides]\n'a,b' = '6/s'\n'a\\,b' = '7/s'",
         [
-            f"5: policies.p.overrides.* {NOBODY} 'api-key' finds: accepted is one as in 'VALUE' (a comma in "
+            f"5: policies.p.overrides.* {NOBODY} 'header:Referer' finds: accepted is one as in 'VALUE' (a comma in "
             "a subject is written \\,)",
         ],
     ),
