@@ -16,6 +16,7 @@ from flask import request
 
 from limiter.log_throttle import ThrottleFilter
 from limiter.web.guard import Verdict
+from limiter.web.new_subjects import TooManyNewSubjects
 
 log = logging.getLogger("limiter.service")
 #: What was changed by hand, or given back: a line for each, however many.
@@ -58,6 +59,8 @@ def calm() -> Callable[[], None]:
 
 def denied(verdict: Verdict) -> None:
     """Say, seldom, that a limit denied; who was denied is told apart, and not named."""
+    if isinstance(verdict.error, TooManyNewSubjects):
+        log.info("a client began too many subjects", extra={"policy": verdict.error.policy})
     for policy, decision, part in verdict.results:
         if decision.allowed or not log.isEnabledFor(logging.INFO):
             continue

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from limiter import StoreRefused, StoreUnavailable
 from limiter.policyfile import Policies
 from limiter.web.guard import Verdict
+from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.rules import Rule
 from service.one_policy import OnePolicy
 
@@ -107,7 +108,9 @@ class Metrics:
             self._shadow.labels(rule.name).inc()
         if not verdict.results:
             outcome = "passed" if verdict.allowed else _OUTCOMES[verdict.status]
-            self._decisions.labels(_NOBODY, outcome).inc()
+            error = verdict.error
+            policy = error.policy if isinstance(error, TooManyNewSubjects) else _NOBODY
+            self._decisions.labels(policy, outcome).inc()
         for rule, decision, _ in verdict.results:
             if decision.degraded:
                 self._degraded.labels(rule.name).inc()
