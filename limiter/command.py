@@ -40,3 +40,9 @@ def cli() -> None:
     # Where nobody has set up logging, warnings go to standard error; they say who warns.
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(logging.Formatter("limiter: %(message)s"))
+        # A command that finds no decision ends with the reason as its one line.
+        logging.lastResort.addFilter(_is_no_outage)
+
+
+def _is_no_outage(record: logging.LogRecord) -> bool:
+    return record.name != "limiter.outage"

@@ -8,7 +8,7 @@ from time import monotonic
 from limiter.errors import StoreUnavailable
 from limiter.log_throttle import LogThrottle
 
-log = logging.getLogger("limiter")
+log = logging.getLogger("limiter.outage")
 
 #: Seconds without a failure after which the store counts as back: while one node of a cluster is away,
 #: the others go on to answer.
