@@ -1,0 +1,142 @@
+"""Sends requests as they stand, byte by byte, from the address of a client."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, StreamEnded, StreamReset
+from h2.exceptions import H2Error
+
+from limiter.demo.servers import HOST
+from tests.attacks.catalogue import SENT, Attack, http2_fields, written
+from tests.attacks.machines import Target
+
+#: Seconds to wait for an answer to begin, and then for it to go on (some servers keep the connection).
+_PATIENCE = 3.0
+_MORE = 0.2
+_HONEST = 50
+_FREE = written("GET {free}")
+_ENDS = (StreamEnded, StreamReset, ConnectionTerminated)
+
+_runs = itertools.count(1)
+
+
+def _client(run: int) -> str:
+    return f"127.{16 + run // 62_500}.{run // 250 % 250 + 1}.{run % 250 + 1}"
+
+
+def connect(port: int, client: str, patience: float = _PATIENCE) -> socket.socket:
+    """Connect from that address."""
+    return socket.create_connection((HOST, port), patience, source_address=(client, 0))
+
+
+def exchange(port: int, client: str, text: str, patience: float = _PATIENCE) -> bytes:
+    """Send a request; return what comes until the connection ends, or until nothing comes any more."""
+    got = b""
+    with suppress(OSError), connect(port, client, patience) as sent:
+        sent.sendall(text.encode("latin-1"))
+        while piece := sent.recv(65_536):
+            got += piece
+            if _is_last(got):
+                break
+            sent.settimeout(_MORE)
+    return got
+
+
+def _is_last(got: bytes) -> bool:
+    """Whether an answer is whole and says that none follows; some servers then do not close at once."""
+    head, _, body = got.lower().partition(b"\r\n\r\n")
+    length = re.search(rb"\ncontent-length: *(\d+)", head)
+    return b"connection: close" in head and length is not None and int(length[1]) <= len(body)
+
+
+def exchange_http2(port: int, client: str, short: str) -> bytes:
+    """Send a header block over HTTP/2, as it stands; return the bytes that answer."""
+    config = H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
+    spoken = H2Connection(config)
+    got = b""
+    with suppress(OSError, H2Error), connect(port, client) as sent:
+        spoken.initiate_connection()
+        spoken.send_headers(1, http2_fields(short), end_stream=True)
+        sent.sendall(spoken.data_to_send())
+        while piece := sent.recv(65_536):
+            got += piece
+            if any(isinstance(event, _ENDS) for event in spoken.receive_data(piece)):
+                break
+            sent.sendall(spoken.data_to_send())
+    return got
+
+
+def speaks_http2(target: Target) -> bool:
+    """Whether a target answers HTTP/2 at its plain port: by a SETTINGS frame."""
+    got = exchange_http2(target.port, "127.15.0.1", "GET /up")
+    return got[3:4] == b"\x04" and not got.startswith(b"HTTP")
+
+
+def send(target: Target, attack: Attack, variants: Sequence[str]) -> tuple[int, int, bytes]:
+    """Send 20 requests; return how many were served, how many were sent, and an answer."""
+    run = next(_runs)
+    client = attack.peer or _client(run)
+    name = attack.ran.replace("{c}", str(run))
+    before = target.ran(name) if target.counts_at else 0
+    good, silent, sent = 0, 0, 0
+    send_one = exchange_http2 if attack.http2 else exchange
+    answer = b""
+    for number in range(1, SENT + 1):
+        text = variants[(number - 1) % len(variants)]
+        text = text.replace("{c}", str(run)).replace("{n}", str(number))
+        answer = send_one(target.port, client, text)
+        sent += 1
+        good += answer[9:10] == b"2"
+        silent = 0 if answer else silent + 1
+        if silent == 3:  # nothing comes of more
+            break
+    return target.ran(name) - before if target.counts_at else good, sent, answer
+
+
+def besiege(target: Target, attack: Attack) -> tuple[int, int]:
+    """Hold connections; return how many of 50 honest requests are answered within 5 s, and 50."""
+    client = _client(next(_runs))
+    held = []
+    stop = threading.Event()
+
+    def trickle() -> None:
+        while not stop.wait(0.5):
+            for one in held:
+                with suppress(OSError):
+                    one.send(b"x")
+
+    def honest(_: int) -> bool:
+        return exchange(target.port, HOST, _FREE.replace("{free}", free), 5.0)[9:12] == b"200"
+
+    free = "/free" if target.counts_at else "/healthz"
+    first = attack.send[0].replace("{free}", free)
+    slow = threading.Thread(target=trickle, daemon=True)
+    pool = ThreadPoolExecutor(_HONEST)
+    try:
+        for _ in range(attack.held):
+            one = connect(target.port, client)
+            held.append(one)
+            one.sendall(first.encode("latin-1"))
+        if first:
+            slow.start()
+        time.sleep(0.5)  # until the servers have begun to read them
+        done, _ = wait([pool.submit(honest, number) for number in range(_HONEST)], timeout=5.0)
+        return sum(one.result() for one in done), _HONEST
+    finally:
+        stop.set()
+        for one in held:
+            one.close()
+        pool.shutdown(wait=True)
+        deadline = time.monotonic() + 90
+        while not honest(0) and time.monotonic() < deadline:
+            time.sleep(0.2)  # the next attack finds it as it was
