@@ -149,11 +149,8 @@ class Run:
                     "asserted": asserted,
                 }
             )
-            if is_open:
-                mark = "!" if asserted else "~"
-                self._say(
-                    f"{mark} {attack.name}, {target.name}: {served} of {sent}: {group[0][:90]!r}"
-                )
+            if is_open and asserted:
+                self._say(f"! {target.name}: {served} of {sent}: {group[0][:100]!r}")
 
 
 def _worst(cells: list[dict[str, Any]]) -> str:

@@ -203,16 +203,28 @@ class Machines:
         return self._stack.enter_context(run_traefik(folder, "outer", http, behind)).port
 
 
+#: What is edited in the documented configurations: they serve one host (and 127.0.0.1), and no other.
+_ONE_HOST = {
+    "    listen 127.0.0.1:8080;\n": "    listen 127.0.0.1:8080;\n    server_name shop.example 127.0.0.1;\n",
+    "http://127.0.0.1:8080 {\n": "http://shop.example:8080, http://127.0.0.1:8080 {\n\tbind 127.0.0.1\n",
+    'domains: ["*"]': 'domains: ["shop.example", "shop.example:80", "127.0.0.1:8080"]',
+    '"Path(`/demo-service/protected/hello`)"': '"(Host(`shop.example`) || Host(`127.0.0.1`)) && '
+    'Path(`/demo-service/protected/hello`)"',
+}
+_NGINX_OTHERS = "server { listen 127.0.0.1:8080 default_server; return 421; }\n"
+
+
 def _counting(text: str) -> str:
-    """A configuration that shows the service the fields by which policies count."""
+    """A configuration for one host, which shows the service the fields by which policies count."""
 
     def add(line: re.Match[str]) -> str:
         names = [name.lower() if line[2] else name for name in _COUNTED_BY]
         return line[0] + "".join(f"{line[1]}{name}{line[2]}\n" for name in names)
 
-    text = text.replace(
-        "http://127.0.0.1:8080 {\n", "http://:8080 {\n\tbind 127.0.0.1\n"
-    )  # any Host
+    if "auth_request" in text:
+        text += _NGINX_OTHERS
+    for documented, edited in _ONE_HOST.items():
+        text = text.replace(documented, edited)
     return re.sub(r"^( *- (?:\{ exact: )?)origin((?: \})?)\n", add, text, flags=re.M | re.I)
 
 
@@ -224,8 +236,10 @@ def _trusting(text: str) -> str:
 
 
 def check_documents() -> None:
-    """Refuse to run where the documents no longer have what is changed here."""
-    routes, static = (ROOT / "traefik/dynamic.yml"), (ROOT / "traefik/traefik.yml")
-    for text in (routes.read_text(), block("yaml"), block("caddyfile")):
-        assert _counting(text) != text
+    """Refuse to run where the documents no longer have what is edited here."""
+    routes, static = (ROOT / "traefik/dynamic.yml").read_text(), ROOT / "traefik/traefik.yml"
+    blocks = [block("nginx"), block("caddyfile"), block("yaml"), routes]
+    for text, edited in zip(blocks, _ONE_HOST, strict=True):
+        assert text.count(edited) == 1, edited
+    assert all(len(re.findall("(?i)- .*origin", text)) == 1 for text in blocks[2:])
     assert _trusting(static.read_text()) != static.read_text()

@@ -21,8 +21,10 @@ from tests.attacks.catalogue import SENT, Attack, http2_fields, written
 from tests.attacks.machines import Target
 
 #: Seconds to wait for an answer to begin, and then for it to go on (some servers keep the connection).
-_PATIENCE = 3.0
-_MORE = 0.2
+_PATIENCE = 2.0
+_MORE = 0.1
+#: After this many requests in a row that a server refuses (not by a limit), no more are sent.
+_REFUSED = 3
 _HONEST = 50
 _FREE = written("GET {free}")
 _ENDS = (StreamEnded, StreamReset, ConnectionTerminated)
@@ -40,27 +42,31 @@ def connect(port: int, client: str, patience: float = _PATIENCE) -> socket.socke
 
 
 def exchange(port: int, client: str, text: str, patience: float = _PATIENCE) -> bytes:
-    """Send a request; return what comes until the connection ends, or until nothing comes any more."""
+    """Send a request; return what comes until the answer is whole, or until nothing comes any more."""
     got = b""
+    hides = (
+        " HTTP/1.1\r\n" in text.partition("\r\n\r\n")[2]
+    )  # another request, with an answer of its own
     with suppress(OSError), connect(port, client, patience) as sent:
         sent.sendall(text.encode("latin-1"))
         while piece := sent.recv(65_536):
             got += piece
-            if _is_last(got):
+            if _is_whole(got, hides):
                 break
             sent.settimeout(_MORE)
     return got
 
 
-def _is_last(got: bytes) -> bool:
-    """Whether an answer is whole and says that none follows; some servers then do not close at once."""
+def _is_whole(got: bytes, hides: bool) -> bool:
     head, _, body = got.lower().partition(b"\r\n\r\n")
+    if hides and b"\nconnection: close" not in head:
+        return False
     length = re.search(rb"\ncontent-length: *(\d+)", head)
-    return b"connection: close" in head and length is not None and int(length[1]) <= len(body)
+    return body.endswith(b"\r\n0\r\n\r\n") if length is None else len(body) >= int(length[1])
 
 
 def exchange_http2(port: int, client: str, short: str) -> bytes:
-    """Send a header block over HTTP/2, as it stands; return the bytes that answer."""
+    """Send a header block over HTTP/2, as it stands; return the bytes that answer, if all do."""
     config = H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
     spoken = H2Connection(config)
     got = b""
@@ -71,9 +77,9 @@ def exchange_http2(port: int, client: str, short: str) -> bytes:
         while piece := sent.recv(65_536):
             got += piece
             if any(isinstance(event, _ENDS) for event in spoken.receive_data(piece)):
-                break
+                return got
             sent.sendall(spoken.data_to_send())
-    return got
+    return b""
 
 
 def speaks_http2(target: Target) -> bool:
@@ -88,18 +94,17 @@ def send(target: Target, attack: Attack, variants: Sequence[str]) -> tuple[int, 
     client = attack.peer or _client(run)
     name = attack.ran.replace("{c}", str(run))
     before = target.ran(name) if target.counts_at else 0
-    good, silent, sent = 0, 0, 0
+    good, refused, sent = 0, 0, 0
     send_one = exchange_http2 if attack.http2 else exchange
     answer = b""
-    for number in range(1, SENT + 1):
-        text = variants[(number - 1) % len(variants)]
-        text = text.replace("{c}", str(run)).replace("{n}", str(number))
-        answer = send_one(target.port, client, text)
+    while sent < SENT and (refused < _REFUSED or attack.cycle):
+        text = variants[sent % len(variants)]
         sent += 1
-        good += answer[9:10] == b"2"
-        silent = 0 if answer else silent + 1
-        if silent == 3:  # nothing comes of more
-            break
+        text = text.replace("{c}", str(run)).replace("{n}", str(sent))
+        answer = send_one(target.port, client, text)
+        status = answer[9:12]
+        good += status[:1] == b"2"
+        refused = refused + 1 if not answer or (status[:1] == b"4" and status != b"429") else 0
     return target.ran(name) - before if target.counts_at else good, sent, answer
 
 

@@ -11,9 +11,11 @@ from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import Cookie, Depends, FastAPI, Header, Request
+from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from flask import Flask, jsonify, request
 
+HOSTS = ["shop.example", "127.0.0.1"]
 METHODS = ["GET", "HEAD", "POST", "OPTIONS"]
 
 _ran: Counter[str] = Counter()
@@ -29,6 +31,7 @@ def _count(handler: str, method: str, **who: str | None) -> None:
 def flask_app(limited: str | None = None) -> Any:
     """Flask; with ``limited``, by FlaskLimiter, which counts by that key."""
     app = Flask(__name__)
+    app.config["TRUSTED_HOSTS"] = HOSTS
 
     def handle(name: str, order_id: str | None = None) -> str:
         request.get_data()
@@ -85,6 +88,7 @@ def limited_flask() -> Any:
 def fastapi_app() -> Any:
     """FastAPI."""
     app = FastAPI()
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
 
     def add(path: str, name: str) -> None:
         async def handle(
