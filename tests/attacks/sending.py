@@ -70,7 +70,7 @@ def exchange_http2(port: int, client: str, short: str) -> bytes:
     config = H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
     spoken = H2Connection(config)
     got = b""
-    with suppress(OSError, H2Error), connect(port, client) as sent:
+    with suppress(OSError, H2Error), connect(port, client, _MORE * 10) as sent:
         spoken.initiate_connection()
         spoken.send_headers(1, http2_fields(short), end_stream=True)
         sent.sendall(spoken.data_to_send())

