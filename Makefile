@@ -6,7 +6,7 @@ REQUIREMENTS := setup.cfg pyproject.toml
 # Most tests wait for real servers; files are shared out among three processes. WORKERS= for one.
 WORKERS ?= -n 3 --dist loadfile
 
-.PHONY: demo test test-fast check bench accuracy soak lua venv clean help
+.PHONY: demo test test-fast check bench accuracy soak attacks lua venv clean help
 
 help:
 	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C;"
@@ -16,6 +16,7 @@ help:
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots"
 	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
 	@echo "make soak       the concurrency, transport and demo tests again and again"
+	@echo "make attacks    attacks on the limiter, behind each proxy and in front of several frameworks"
 	@echo "make lua        join lua/src into lua/v1"
 	@echo "make venv       .venv with what all of these need"
 
@@ -60,6 +61,9 @@ accuracy: $(VENV)/.bench
 
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.soak $(SOAK)
+
+attacks: $(VENV)/.test
+	$(BIN)/python -m tests.attacks $(ATTACKS)
 
 lua:
 	$(PYTHON) lua/src/join.py

@@ -1,0 +1,1 @@
+"""Attacks on a running limiter, behind real proxies and in front of real frameworks."""
