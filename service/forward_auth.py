@@ -104,11 +104,14 @@ def original(asked: Request, appended: str) -> Request | None:
     path = paths.path_of(target, method) if target or "x-forwarded-uri" in headers else "/"
     if path is None or "," in host or not TOKEN.fullmatch(method):
         return None
+    if headers.get("content-length") == "0":  # of the question itself, as Envoy asks
+        headers = {name: value for name, value in headers.items() if name != "content-length"}
     return replace(
         asked,
         method=method,
         host=bare_host(host),
         path=path,
+        headers=headers,
         target=target,
         announces_body=False,  # that of the proxy's own question says nothing
     )

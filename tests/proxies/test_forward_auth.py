@@ -21,6 +21,7 @@ POLICIES = """
 limits = "3/minute"
 match.methods = ["GET", "POST", "OPTIONS"]
 match.paths = ["/limited/**"]
+match.hosts = ["127.0.0.1"]
 """
 
 A_PREFLIGHT = {"Origin": "https://x.example", "Access-Control-Request-Method": "PUT"}
@@ -99,6 +100,17 @@ def test_method_and_path_are_those_of_the_client(proxy: Front) -> None:
     for spelled in ("//limited/x", "/%6cimited/x", "/free/../limited/x", "/./limited/x"):
         # Some proxies refuse such a path, or send the client to the plain one: none lets it pass.
         assert status("GET", spelled) in (307, 308, 400, 429), spelled
+
+
+def test_the_host_is_the_one_that_the_target_names(proxy: Front) -> None:
+    """The proxy chooses by it where a request goes; the field Host may name another one (RFC 9112)."""
+    fields = {"Host": "elsewhere.example"}
+    target = "http://127.0.0.1/limited/x"
+    statuses = [proxy.ask("127.7.0.1", "GET", target, fields).status for _ in range(5)]
+
+    assert set(statuses) <= {200, 400, 429}
+    assert statuses.count(200) <= 3
+    assert statuses[-1] != 200
 
 
 def test_a_preflight_is_counted_apart(proxy: Front) -> None:

@@ -268,6 +268,13 @@ def test_a_cost_by_the_body_is_all_where_its_length_is_not_told(make_by_file: Ma
         environ_overrides={"CONTENT_LENGTH": "2048"},
     )
     assert (by_length.status_code, by_length.headers["RateLimit"]) == (204, '"p";r=6;t=60')
+    # Envoy asks without the body, and says that its question has none: that is no length of the client's.
+    of_the_question = client.get(
+        "/forward-auth/p",
+        headers={**CLIENT, "X-Forwarded-Method": "POST"},
+        environ_overrides={"CONTENT_LENGTH": "0"},
+    )
+    assert of_the_question.status_code == 429
 
 
 def test_the_body_is_never_read(make_app: MakeApp) -> None:
