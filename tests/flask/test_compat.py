@@ -49,13 +49,15 @@ OURS, THEIRS = Library.of("limiter.compat.flask_limiter"), Library.of("flask_lim
 Write = Callable[[Library, Flask], None]
 
 
-def answers(write: Write, *calls: str) -> tuple[list[TestResponse], list[TestResponse]]:
+def answers(
+    write: Write, *calls: str, address: str = "203.0.113.1"
+) -> tuple[list[TestResponse], list[TestResponse]]:
     """What both answer, ours first."""
     found = []
     for library in (OURS, THEIRS):
         app = Flask("app", static_folder=None)
         write(library, app)
-        found.append(ask(app, *calls))
+        found.append(ask(app, *calls, address=address))
     return found[0], found[1]
 
 

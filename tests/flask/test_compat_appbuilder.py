@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +12,9 @@ import pytest
 from flask import Flask, Response
 
 from tests.flask.support import statuses
+from tests.flask.test_guide import GUIDE
+
+(BLOCK,) = re.findall(r"^```python\n(from flask_appbuilder.*?)^```$", GUIDE, re.M | re.S)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of SQLAlchemy, Flask-Babel and others
 
@@ -20,25 +23,16 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of SQLAlchemy, Flask-Babel 
 def app(request: pytest.FixtureRequest) -> Iterator[Flask]:
     """A login that Flask-AppBuilder limits, and a view with a limit of each of its two kinds."""
     pytest.importorskip("flask_appbuilder", reason="flask-appbuilder is not installed")
-    library: Any = importlib.import_module(request.param)
-    get_remote_address = importlib.import_module(f"{request.param}.util").get_remote_address
+    names: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from flask_appbuilder import AppBuilder, BaseView, expose
         from flask_appbuilder.security.decorators import limit
-        from flask_appbuilder.security.sqla.manager import SecurityManager
         from flask_appbuilder.utils.legacy import get_sqla_class
         from flask_appbuilder.utils.limit import Limit
 
-        class Manager(SecurityManager):
-            """Makes the limiter as its base does, from another import."""
-
-            def create_limiter(self, app: Flask) -> Any:
-                limiter = library.Limiter(
-                    key_func=app.config.get("RATELIMIT_KEY_FUNC", get_remote_address)
-                )
-                limiter.init_app(app)
-                return limiter
+        exec(BLOCK.replace("limiter.compat.flask_limiter", request.param), names)  # noqa: S102
+        get_remote_address = names["get_remote_address"]
 
         class Reports(BaseView):
             route_base = "/reports"
@@ -73,7 +67,7 @@ def app(request: pytest.FixtureRequest) -> Iterator[Flask]:
         try:
             with app.app_context():
                 database.init_app(app)
-                builder = AppBuilder(app, database.session, security_manager_class=Manager)
+                builder = AppBuilder(app, database.session, security_manager_class=names["Manager"])
                 builder.add_view_no_menu(Reports)
                 builder.add_view_no_menu(Files)
                 yield app

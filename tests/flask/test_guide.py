@@ -33,8 +33,9 @@ ASKED = [
 
 
 def blocks() -> list[str]:
-    """The guide's Python, in order."""
-    return re.findall(r"^```python\n(.*?)^```$", GUIDE, re.M | re.S)
+    """The guide's Python, in order; that of Flask-AppBuilder has a test of its own."""
+    found = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.M | re.S)
+    return [block for block in found if "flask_appbuilder" not in block]
 
 
 def rows(header: str) -> list[list[str]]:
