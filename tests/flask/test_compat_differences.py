@@ -220,15 +220,40 @@ def test_init_app_twice() -> None:
         limiter(OURS, app).init_app(app)
 
 
+def shifted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """By how many seconds both libraries' clocks are ahead."""
+    shift = [0.0]
+    second, nanosecond = time.time, time.monotonic_ns
+    monkeypatch.setattr(time, "time", lambda: second() + shift[0])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: nanosecond() + int(shift[0] * 1e9))
+    return shift
+
+
+def test_when_remaining_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view that outlasts the window: theirs reads the next one."""
+    shift = shifted(monkeypatch)
+
+    def slow() -> str:
+        shift[0] += 61
+        return "slow"
+
+    def write(library: Library, app: Flask) -> None:
+        limiter(library, app, default_limits=["5/minute"])
+        route(app, "/a", slow)
+
+    (mine,), (other,) = (
+        [answer.headers["X-RateLimit-Remaining"] for answer in each]
+        for each in answers(write, "/a")
+    )
+    assert (mine, other) == ("4", "5")
+
+
 @pytest.mark.parametrize(("limit", "mine"), [("1/minute", 120), ("10/minute", 66)])
 def test_how_long_a_sliding_window_denies(
     limit: str, mine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Theirs until the clock's next minute; ours for as long as the count weighs."""
-    shift = [0.0]
-    second, nanosecond = time.time, time.monotonic_ns
-    monkeypatch.setattr(time, "time", lambda: second() + shift[0])
-    monkeypatch.setattr(time, "monotonic_ns", lambda: nanosecond() + int(shift[0] * 1e9))
+    shift = shifted(monkeypatch)
     waits = []
     for library in (OURS, THEIRS):
         app = Flask("app")
