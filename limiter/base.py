@@ -299,6 +299,21 @@ class Base(Generic[_Transport]):
             self._not_settled("a give-back", error)
             return None
 
+    def clear(self) -> None:
+        """Forget every subject of every limiter that shares this ``memory://``; for tests.
+
+        Raises:
+            InvalidSetting: The store is another one, in which others may keep counts.
+
+        """
+        clear = getattr(self._transport, "clear", None)
+        if clear is None:
+            raise InvalidSetting(
+                f"{self._where()} cannot be cleared: accepted is store='memory://'; reset one subject "
+                f"with reset(key), or flush the database that tests have for themselves"
+            )
+        clear()
+
     def shares_store(self, other: Base[Any]) -> bool:
         """Whether both ask one store, through the same connections."""
         return self._transport is other._transport

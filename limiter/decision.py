@@ -86,6 +86,11 @@ class Decision:
         return max(self._reply[3:-1:STRIDE]) / _SECOND
 
     @property
+    def decided_at(self) -> float:
+        """When it was decided, in seconds since 1970 by the store's clock; 0.0 where nobody decided."""
+        return self._reply[-1] / _SECOND
+
+    @property
     def delay(self) -> float:
         """Seconds to wait before going on, where a policy queues its calls; 0.0 when denied."""
         if not self.allowed:

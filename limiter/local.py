@@ -97,6 +97,10 @@ class MemoryTransport:
         """The reply, as a script would give it."""
         return self._store.run(call)
 
+    def clear(self) -> None:
+        """Forget every subject."""
+        self._store.clear()
+
     def load(self, script: Script) -> None:
         """There is no script to load."""
 
@@ -116,6 +120,7 @@ class AsyncMemoryTransport:
     def __init__(self) -> None:
         self._inner = MemoryTransport()
         self.one_slot = self._inner.one_slot
+        self.clear = self._inner.clear
 
     async def run(self, call: Question, deadline: float | None = None) -> list[int]:
         """As ``MemoryTransport.run``."""

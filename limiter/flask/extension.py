@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar, overload
 from weakref import WeakKeyDictionary
 
 from flask import Flask, Response, current_app, has_request_context, request
+from werkzeug.local import LocalProxy
 
 from limiter import settings
 from limiter.base import Limits
@@ -118,6 +119,8 @@ class Attached:
 
     def _install(self, app: Flask, setup: Setup | None) -> None:
         """Enforce the limits in an application; without a setup, none of them."""
+        if isinstance(app, LocalProxy):  # current_app, as Flask-AppBuilder gives it
+            app = app._get_current_object()
         if app in self._installed:
             raise InvalidSetting("app is one that these limits are already at work in")
         self._installed[app] = (
@@ -137,13 +140,18 @@ class Attached:
             return
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         if app not in self._installed:
-            raise InvalidSetting(
-                f"{function.__name__} is limited, but the limits are not at work in this application: "
-                f"call init_app"
-            )
+            self._meet_elsewhere(function)
+            return
         installed = self._installed[app]
         if installed is not None:
             installed.meet(limit, function)
+
+    def _meet_elsewhere(self, function: Callable[..., Any]) -> None:
+        """A limited function is called in an application in which the limits are not at work."""
+        raise InvalidSetting(
+            f"{function.__name__} is limited, but the limits are not at work in this application: "
+            f"call init_app"
+        )
 
 
 class FlaskLimiter(Attached):

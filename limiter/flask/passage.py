@@ -25,7 +25,10 @@ class Entry(NamedTuple):
 class Passage:
     """What was decided about a request; kept beside it, in its environment."""
 
-    __slots__ = ("_changing", "_closed", "_held", "_returned", "amounts", "entries", "free", "met")
+    __slots__ = (
+        *("_changing", "_closed", "_held", "_returned"),
+        *("amounts", "clock_ahead", "entries", "free", "met"),
+    )
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
@@ -35,6 +38,8 @@ class Passage:
         self.amounts: dict[Limit, Any] = {}
         #: Whether the request is free of all limits of a registry.
         self.free: dict[object, bool] = {}
+        #: Seconds by which this process's clock is ahead of the store's; noted where dates are written.
+        self.clock_ahead = 0.0
         self._held: list[Entry] = []
         #: What was given back already, by the id of what was asked.
         self._returned: set[int] = set()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flask import Response, current_app
+from flask import Response, current_app, request
 from werkzeug.wrappers import Response as BaseResponse
 
 from limiter.base import Limits
@@ -14,9 +15,12 @@ from limiter.client import Limiter
 from limiter.flask.limits import Limit, ViewRule
 from limiter.flask.passage import Passage
 from limiter.flask.refusals import refusal
+from limiter.log_throttle import log_seldom
 from limiter.web.guard import Observer, Result, Verdict
 from limiter.web.identity import Network
 from limiter.web.subjects import Identity
+
+log = logging.getLogger("limiter.flask")
 
 #: Makes the limiter of a name.
 Make = Callable[[str, Limits], Limiter]
@@ -32,12 +36,30 @@ def write_fields(response: Response, passage: Passage) -> None:
 def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exception:
     """The exception that answers a request, with what the limits that denied it want to say."""
     if verdict.status == 429:
+        _log_denial(verdict)
         limits = [one.rule.limit for one in denying(verdict) if isinstance(one.rule, ViewRule)]
         for say in (*(limit.on_denied for limit in limits), on_denied):
             said = None if say is None else say(verdict)
             if said is not None:
                 return refusal(verdict, _answer(said, verdict.status))
     return refusal(verdict)
+
+
+def _log_denial(verdict: Verdict) -> None:
+    """Log which limit denied, and to whom: an address, or the hash that is the subject."""
+    for result in denying(verdict)[:1]:
+        decision, key = result.decision, result.part.key
+        log_seldom(
+            log,
+            logging.INFO,
+            "the limit %s of %s denied a request of %s to endpoint %s: it may come again in %.3f s",
+            decision.policy,
+            result.rule.name,
+            " ".join(map(str, key)) if isinstance(key, tuple) else key,
+            request.endpoint,
+            decision.retry_after,
+            kind=result.rule.name,
+        )
 
 
 def _answer(said: Any, status: int) -> Response:

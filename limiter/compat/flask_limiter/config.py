@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from limiter.errors import InvalidSetting
+
+#: Flask-Limiter's own logger.
+log = logging.getLogger("flask-limiter")
 
 #: Argument of Limiter, and the key of the application's configuration that gives it.
 KEYS = {
@@ -60,7 +64,10 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 #: Values that leave a setting to the configuration, or open.
 _NOTHING: tuple[Any, ...] = (None, "", [], ())
-_INSTEAD = {"RATELIMIT_KEY_FUNC": "give Limiter its key_func"}
+_INSTEAD = {
+    "RATELIMIT_KEY_FUNC": "give Limiter its key_func",
+    "RATELIMIT_STORAGE_URL": "use RATELIMIT_STORAGE_URI",
+}
 _UNKNOWN = {
     "auto_check": "limits are always checked; use @limiter.exempt, and limiter.check()",
     "storage": "use storage_uri",
@@ -89,16 +96,17 @@ _OPTIONS = {"socket_timeout": "timeout", "socket_connect_timeout": "connect_time
 def read(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     """All settings by argument; what the program gives counts more than the configuration.
 
+    A key of that kind which is no setting, as an application may have of its own, is logged and not read.
+
     Raises:
-        InvalidSetting: One is not offered, or no setting at all; the message says what to use.
+        InvalidSetting: One is not offered; the message says what to use.
 
     """
     names = {key: name for name, key in KEYS.items()}
-    known = {*names, *HEADERS, ENABLED}
     for key in config:
-        if key.startswith("RATELIMIT_") and key not in known:
-            instead = _INSTEAD.get(key, f"accepted are {', '.join(sorted(known))}")
-            raise InvalidSetting(f"{key} is no setting here: {instead}")
+        if key.startswith("RATELIMIT_") and key not in {*names, *HEADERS, ENABLED}:
+            instead = _INSTEAD.get(key, "Flask-Limiter 4.1 has no such setting either")
+            log.warning("%s is not read by Limiter: %s", key, instead)
     found = {names[key]: value for key, value in config.items() if key in names}
     found = {name: value for name, value in found.items() if value not in _NOTHING}
     found |= {name: value for name, value in given.items() if value not in _NOTHING}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,7 +18,12 @@ from limiter.compat.flask_limiter import config
 from limiter.compat.flask_limiter.constants import ExemptionScope, HeaderNames
 from limiter.compat.flask_limiter.errors import Breached, RateLimitExceeded
 from limiter.compat.flask_limiter.finder import CompatFinder
-from limiter.compat.flask_limiter.request_limit import RequestLimit, deciding, request_limits
+from limiter.compat.flask_limiter.request_limit import (
+    RequestLimit,
+    deciding,
+    note_clock,
+    request_limits,
+)
 from limiter.compat.flask_limiter.util import get_remote_address
 from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.flask.extension import Attached, maker
@@ -26,7 +33,9 @@ from limiter.flask.passage import Passage
 from limiter.flask.refusals import refusal
 from limiter.flask.setup import Make, Setup, denying
 from limiter.grammar import read_limits
-from limiter.policies import ALGORITHMS
+from limiter.keys import Key
+from limiter.log_throttle import log_seldom
+from limiter.policies import ALGORITHMS, Policy
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request
@@ -62,6 +71,8 @@ class Limiter(Attached):
 
     Attributes:
         enabled: Whether limits are enforced; may be changed while the application runs.
+        initialized: Whether ``init_app`` was called, with limits that are enforced.
+        logger: Where breaches are logged.
 
     Raises:
         InvalidSetting: A setting is not offered here; the message says what to use instead.
@@ -136,6 +147,8 @@ class Limiter(Attached):
         self._identity = _identity(key_func)
         self._header_names = dict(header_name_mapping or {})
         self.enabled = enabled
+        self.initialized = False
+        self.logger = config.log
         self._registry.exempt_when.append(lambda: not self.enabled)
         if app is not None:
             self.init_app(app)
@@ -148,6 +161,9 @@ class Limiter(Attached):
         self.enabled = bool(app.config.setdefault(config.ENABLED, self.enabled))
         found = config.read(self._given, app.config)
         self._install(app, self._setup(found, app.config) if self.enabled else None)
+        if self.enabled:
+            self.initialized = True
+            app.extensions.setdefault("limiter", set()).add(self)
 
     def limit(
         self,
@@ -161,7 +177,7 @@ class Limiter(Attached):
         override_defaults: bool = True,
         deduct_when: Callable[[Response], Any] | None = None,
         on_breach: Callable[[RequestLimit], Any] | None = None,
-        cost: int | Callable[[], int] = 1,
+        cost: int | Callable[[], int] | None = 1,
         scope: object = None,
         meta_limits: object = None,
     ) -> Declaration:
@@ -183,7 +199,7 @@ class Limiter(Attached):
             override_defaults=override_defaults,
             deduct_when=deduct_when,
             on_denied=on_breach,
-            cost=cost,
+            cost=1 if cost is None else cost,
         )
 
     def shared_limit(
@@ -199,7 +215,7 @@ class Limiter(Attached):
         override_defaults: bool = True,
         deduct_when: Callable[[Response], Any] | None = None,
         on_breach: Callable[[RequestLimit], Any] | None = None,
-        cost: int | Callable[[], int] = 1,
+        cost: int | Callable[[], int] | None = 1,
         meta_limits: object = None,
     ) -> Declaration:
         """Limit several routes together.
@@ -218,7 +234,7 @@ class Limiter(Attached):
             override_defaults=override_defaults,
             deduct_when=deduct_when,
             on_denied=on_breach,
-            cost=cost,
+            cost=1 if cost is None else cost,
         )
 
     def exempt(self, obj: Any = None, *, flags: ExemptionScope = _EXEMPT) -> Any:
@@ -250,6 +266,17 @@ class Limiter(Attached):
             raise _exceeded(verdict, None)
         installed.enter_view()
 
+    def reset(self) -> None:
+        """Forget all counts of a ``memory://`` storage, as a test suite does between its tests.
+
+        Raises:
+            InvalidSetting: The storage is another one, in which others may keep counts.
+
+        """
+        for installed in self._at_work():
+            installed.base.clear()
+            self.logger.info("Storage has been reset and all limits cleared")
+
     @property
     def current_limit(self) -> RequestLimit | None:
         """The limit that denied, or is nearest to it."""
@@ -261,6 +288,13 @@ class Limiter(Attached):
         """All limits that were asked."""
         verdict = self.current
         return [] if verdict is None else request_limits(verdict)
+
+    def _meet_elsewhere(self, function: Callable[..., Any]) -> None:
+        """No limit holds where ``init_app`` was never called: some applications leave it out for tests."""
+        if self.initialized:
+            super()._meet_elsewhere(function)
+        text = "%s is limited, but init_app was never called: no limit holds"
+        log_seldom(self.logger, logging.WARNING, text, function.__name__)
 
     def __getattr__(self, name: str) -> Any:
         if name in _INSTEAD:
@@ -313,6 +347,7 @@ class Limiter(Attached):
             identity=self._identity,
             application=_limits(found, "application_limits"),
             default=_limits(found, "default_limits"),
+            observe=note_clock,
             on_denied=found.get("on_breach"),
             limit_options=True,
             preflights=True,
@@ -326,22 +361,24 @@ class Limiter(Attached):
 _INSTEAD = {
     "limiter": "use limiter.Limiter, whose peek, hit and reset take a key",
     "storage": "use limiter.Limiter, whose peek and reset take a key",
-    "reset": "reset one subject at a time: rule.limiter.reset(key) of each of rules(endpoint)",
     "context": "use current_limits",
     "identify_request": "use flask.request.endpoint",
     "limit_manager": "use rules(endpoint)",
     "app": "use flask.current_app",
-    "logger": 'use logging.getLogger("limiter")',
-    "initialized": "limits are at work once init_app returns",
 }
 
 
 def _maker(base: Decider, strategy: str, more: Mapping[str, Any]) -> Make:
-    """As ``maker``; a limit that is too large for the strategy is told in Flask-Limiter's words."""
+    """As ``maker``, with Flask-Limiter's words for a limit that is too large for the strategy.
+
+    One above all that is accepted anywhere counts as that much: it is written for "no limit".
+    """
     make = maker(base, config.algorithm(strategy), more)
     most = {other: ALGORITHMS[name].most_limit for other, name in config.ALGORITHMS.items()}
 
     def make_checked(name: str, limits: Limits) -> Decider:
+        if isinstance(limits, str):
+            limits = _bounded(limits)
         for one in read_limits(limits) if isinstance(limits, str) else ():
             if one.limit > most[strategy]:
                 fitting = [f"strategy={other!r}" for other in most if one.limit <= most[other]]
@@ -354,6 +391,18 @@ def _maker(base: Decider, strategy: str, more: Mapping[str, Any]) -> Make:
         return make(name, limits)
 
     return make_checked
+
+
+def _bounded(limits: str) -> str:
+    """A limit string, in which no limit is above the most that there is."""
+    parts = []
+    for one in read_limits(limits):
+        if one.limit > Policy.most_limit:
+            text = "limit is %r: it counts as %s, the most that there is"
+            log_seldom(config.log, logging.WARNING, text, one.text, f"{Policy.most_limit:,}")
+        within = min(one.limit, Policy.most_limit)
+        parts.append(re.sub("[0-9_]+", str(within), one.text, count=1))
+    return ";".join(parts)
 
 
 def _write(limiter: Limiter, names: Mapping[str, str], response: Response, _: Passage) -> None:
@@ -380,11 +429,31 @@ def _exceeded(verdict: Verdict, on_breach: Callable[..., Any] | None) -> Excepti
     one = deciding(verdict) if verdict.status == 429 and denying(verdict) else None
     if one is None:
         return refusal(verdict)
+    _log_breach(one)
     answer = None
-    for tell in (one.rule.limit.on_denied, on_breach):
+    for tell in dict.fromkeys((on_breach, one.rule.limit.on_denied)):
         said = None if tell is None else tell(one)  # type: ignore[arg-type]  # ours take a RequestLimit
-        answer = said if answer is None and isinstance(said, Response) else answer
+        answer = said if isinstance(said, Response) else answer
     return RateLimitExceeded(Breached(one.limit, one.rule.limit.message), answer)
+
+
+def _log_breach(one: RequestLimit) -> None:
+    """Log what Flask-Limiter logs, in the same words."""
+    if not config.log.isEnabledFor(logging.INFO):
+        return
+    identity = one.rule.identity
+    key = identity.key() if isinstance(identity, _ByKeyFunc) else get_remote_address()
+    shown = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in str(key))
+    config.log.info("ratelimit %s (%s) exceeded at endpoint: %s", one.limit, shown, _scope(one))
+
+
+def _scope(one: RequestLimit) -> str:
+    """What Flask-Limiter calls the scope of a limit: for what, beside the key, it counts."""
+    limit, endpoint = one.rule.limit, request.endpoint or ""
+    scope = limit.scope(endpoint) if callable(limit.scope) else limit.scope
+    if scope is None and one.shared:
+        scope = "global"
+    return f"{scope or endpoint}:{request.method}" if limit.per_method else scope or endpoint
 
 
 def _limits(found: Mapping[str, Any], what: str) -> list[Limit]:
@@ -418,13 +487,23 @@ def _identity(key_func: Any) -> Identity:
         return _by_remote_address
     if not callable(key_func):
         raise InvalidSetting.of("key_func", repr(key_func), "accepted is a function")
+    return _ByKeyFunc(key_func)
 
-    def key() -> Any:
-        """What the function says, as text: Flask-Limiter takes anything."""
-        said = key_func()
-        return said if said is None or isinstance(said, bytes) else str(said)
 
-    return by_key(key)
+class _ByKeyFunc:
+    """The identity that a key function names."""
+
+    def __init__(self, key_func: Callable[[], Any]) -> None:
+        self._key_func = key_func
+        self._identity = by_key(self.key)
+
+    def key(self) -> Any:
+        """What the function returns, as text: Flask-Limiter takes anything."""
+        key = self._key_func()
+        return key if key is None or isinstance(key, bytes) else str(key)
+
+    def __call__(self, request: Request, trusted: Sequence[Network]) -> Key:
+        return self._identity(request, trusted)
 
 
 def _by_remote_address(request: Request, trusted: Iterable[Network]) -> str:  # noqa: ARG001 (none is)

@@ -6,8 +6,11 @@ import math
 import time
 from typing import NamedTuple
 
+from flask import request
+
 from limiter.decision import Decision
 from limiter.flask.limits import ViewRule
+from limiter.flask.passage import Passage
 from limiter.flask.setup import denying
 from limiter.keys import Key
 from limiter.policies import Policy
@@ -76,7 +79,8 @@ class RequestLimit:
         self.breached = not decision.allowed
         self.shared = rule.limit.scope is not None or rule.called == "application"
         self.remaining = decision.remaining
-        self.reset_at = math.ceil(time.time() + decision.reset_after)
+        decided_at = decision.decided_at + Passage.of(request.environ).clock_ahead
+        self.reset_at = math.ceil(decided_at + decision.reset_after)
         self.rule = rule
         self.retry_after = decision.retry_after
 
@@ -84,6 +88,14 @@ class RequestLimit:
     def window(self) -> Window:
         """When it is whole again, and what is left."""
         return Window(self.reset_at, self.remaining)
+
+
+def note_clock(_: object, verdict: Verdict) -> None:
+    """Note by how much this process's clock is ahead, since ``reset_at`` is read by it."""
+    for result in verdict.results:
+        if result.decision.decided_at:
+            ahead = time.time() - result.decision.decided_at
+            Passage.of(request.environ).clock_ahead = ahead
 
 
 def request_limits(verdict: Verdict) -> list[RequestLimit]:
