@@ -228,7 +228,8 @@ class Demo:
             f"  {'metrics':12} {', '.join(f'http://{HOST}:{port}/metrics' for port in self._operators)}\n"
             f"  {'limit':12} {self._limits}\n\n"
             f"Try in another terminal:\n\n{lines}\n"
-            f"{about} All of them spend one limit. (ab is Debian's package apache2-utils.)\n"
+            f"{about}\n"
+            "All of them spend one limit. ab is Debian's package apache2-utils.\n"
             "For another algorithm stop this demo with Ctrl-C, and start it here with:\n\n"
             f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
         )
