@@ -17,7 +17,7 @@ class Clock:
 
     It does not matter whether a limiter was made before or in the ``with``, by the test or by the
     application, and it may be sync or async. At the end of the ``with`` the time goes on from where it
-    stands. Other stores have their server's clock, which stays what it is; and ``wait`` sleeps in real time.
+    stands. Other stores have the clock of their server, which is not moved; ``wait`` sleeps in real time.
     """
 
     def __init__(self) -> None:
