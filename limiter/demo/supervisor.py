@@ -210,7 +210,7 @@ class Demo:
         url, protected = f"{page}demo-service/hello", f"{page}demo-service/protected/hello"
         # No comment behind a command: not every shell takes one that is pasted.
         commands = [f"curl -i {url}", f"curl -i {protected}", f"ab -n 1000 -c 100 {url}"]
-        about = "The second one goes through ForwardAuth to an upstream that knows no limiter."
+        about = "The second command goes through ForwardAuth to an upstream that knows no limiter."
         if policy := self._unknown_policy:
             commands.remove(f"curl -i {protected}")
             about = f"ForwardAuth is left out: there is no policy {policy}, which traefik/dynamic.yml asks."
