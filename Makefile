@@ -6,7 +6,7 @@ REQUIREMENTS := setup.cfg pyproject.toml
 # Most tests wait for real servers; files are shared out among three processes. WORKERS= for one.
 WORKERS ?= -n 3 --dist loadfile
 
-.PHONY: demo test test-fast check bench accuracy soak attacks lua venv clean help
+.PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua venv clean help
 
 help:
 	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C;"
@@ -26,8 +26,8 @@ $(VENV)/.%: $(REQUIREMENTS)
 	  { echo "slotgate needs Python 3.10 or later: make $* PYTHON=python3.12, say" >&2; exit 1; }
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || \
 	  $(PYTHON) -m venv --clear $(VENV)
-	@echo "installing what 'make $*' needs into $(VENV) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[$*]'
+	@echo "installing what 'make $*' needs into $(VENV), once; this takes a minute or more ..."
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[$*]'
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -47,7 +47,11 @@ endif
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" $(TESTS)
 
-check: $(VENV)/.check $(VENV)/.test
+luacheck:
+	@command -v luacheck >/dev/null || \
+	  { echo "make check needs luacheck: apt install lua-check (Debian's package), or luarocks" >&2; exit 1; }
+
+check: luacheck $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 #: What the extra ``cli`` brings.
 _CLI = ("click", "tomli")
@@ -10,6 +11,7 @@ _CLI = ("click", "tomli")
 
 def main() -> None:
     """Run the command line; it needs the extra ``cli``."""
+    _refuse_mixture()
     try:
         from limiter.command import cli
 
@@ -17,9 +19,25 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in _CLI:
             raise
-        lacks = f"limiter: the command line needs {error.name}: pip install 'slotgate[cli]'"
-        sys.stderr.write(f"{lacks}\n")
-        sys.exit(2)  # 1 would say that a hit was denied
+        _refuse(
+            f"the command line needs {error.name}: in a checkout of slotgate, pip install '.[cli]'"
+        )
+
+
+def _refuse_mixture() -> None:
+    """Refuse to run where PyPI's ``limiter`` is installed in our folder: its files replace some of ours."""
+    folder = Path(__file__).parent.parent
+    for other in folder.glob("limiter-*.dist-info"):
+        name = other.stem.replace("-", " ")
+        _refuse(
+            f"{folder} holds slotgate and another distribution, {name}, whose package has the same name: "
+            f"accepted is one of them; pip uninstall limiter slotgate, then install slotgate again"
+        )
+
+
+def _refuse(why: str) -> None:
+    sys.stderr.write(f"limiter: {why}\n")
+    sys.exit(2)  # 1 would say that a hit was denied
 
 
 if __name__ == "__main__":

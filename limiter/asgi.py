@@ -59,6 +59,7 @@ class LimiterMiddleware:
             ``limits``; the first that is denied closes the connection.
         sleep: Whether to wait, before the application is called or given a message, for as long as a
             leaky bucket says.
+        enabled: False: no limit is enforced, and no store is needed.
         store: As the others that follow, of the ``AsyncLimiter``; what is not given is read from
             LIMITER_*.
 
@@ -85,6 +86,7 @@ class LimiterMiddleware:
         observe: Observer | None = None,
         messages: Any = None,
         sleep: bool = False,
+        enabled: bool = True,
         store: object = None,
         name: str | None = None,
         prefix: str | None = None,
@@ -113,6 +115,7 @@ class LimiterMiddleware:
             AsyncGuard,
             AsyncLimiter,
             limits,
+            enabled=enabled,
             key=key,
             cost=cost,
             form=form,
@@ -123,7 +126,7 @@ class LimiterMiddleware:
         )
         self._messages = (
             None
-            if messages is None
+            if messages is None or not enabled
             else _guard_of_messages(
                 messages,
                 self._guard(),

@@ -37,6 +37,7 @@ class LimiterMiddleware:
         address_from: Another header in which these say who calls: ``"forwarded"`` or ``"x-real-ip"``.
         observe: Is told every verdict.
         sleep: Whether to wait, before the application is called, for as long as a leaky bucket says.
+        enabled: False: no limit is enforced, and no store is needed.
         settings: Of the ``Limiter``; those that are not given are read from LIMITER_*.
 
     Leases (``Concurrency``) are held until the server closes the response. What was decided stands in
@@ -59,6 +60,7 @@ class LimiterMiddleware:
         address_from: str | None = None,
         observe: Observer | None = None,
         sleep: bool = False,
+        enabled: bool = True,
         **settings: Any,
     ) -> None:
         self.app = app
@@ -67,6 +69,7 @@ class LimiterMiddleware:
             Guard,
             Limiter,
             limits,
+            enabled=enabled,
             key=key,
             cost=cost,
             form=form,

@@ -206,28 +206,31 @@ class Demo:
                 raise DemoError(f"The {node.reason()}")
 
     def _announce(self, seconds: float) -> None:
-        base = f"http://localhost:{self._options.port}/demo-service"
-        url = f"{base}/hello"
-        protected = f"  curl -i {base}/protected/hello   # ForwardAuth\n"
+        page = f"http://localhost:{self._options.port}/"
+        url, protected = f"{page}demo-service/hello", f"{page}demo-service/protected/hello"
+        # No comment behind a command: not every shell takes one that is pasted.
+        commands = [f"curl -i {url}", f"curl -i {protected}", f"ab -n 1000 -c 100 {url}"]
+        about = "The second command goes through ForwardAuth to an upstream that knows no limiter."
         if policy := self._unknown_policy:
-            protected = (
-                f"  # no ForwardAuth: there is no policy {policy}, which traefik/dynamic.yml asks\n"
-            )
+            commands.remove(f"curl -i {protected}")
+            about = f"ForwardAuth is left out: there is no policy {policy}, which traefik/dynamic.yml asks."
+        lines = "".join(f"  {command}\n" for command in commands)
         port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
         where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
         nodes = self._cluster.nodes if self._cluster is not None else []
         store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "as you told us"
         say(
-            f"Ready after {seconds:.1f} s; Ctrl-C stops everything.\n\n"
-            f"  {'traefik':12} http://localhost:{self._options.port}\n"
+            f"Ready after {seconds:.1f} s; Ctrl-C stops everything. "
+            f"In a browser, {page} shows all algorithms at work.\n\n"
+            f"  {'traefik':12} {page}\n"
             f"{where}"
             f"  {'store':12} {store}\n"
             f"  {'metrics':12} {', '.join(f'http://{HOST}:{port}/metrics' for port in self._operators)}\n"
             f"  {'limit':12} {self._limits}\n\n"
-            "Try in another terminal:\n\n"
-            f"  curl -i {url}\n"
-            f"{protected}"
-            f"  ab -n 1000 -c 100 {url}\n"
+            f"Try in another terminal:\n\n{lines}\n"
+            f"{about}\n"
+            "All of them spend one limit. ab is Debian's package apache2-utils.\n"
+            "For another algorithm stop this demo with Ctrl-C, and start it here with:\n\n"
             f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
         )
 

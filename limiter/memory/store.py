@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from limiter.errors import InvalidSetting, StoreRefused, StoreUnavailable, shown
+from limiter.memory import clock
 from limiter.memory.decide import Outcome, ask, change
 from limiter.policies.concurrency import Leases
 from limiter.policies.step import Step
@@ -65,8 +66,7 @@ class MemoryStore:
         self._keys: dict[bytes, _Key] = {}
         #: (expiry, name) of every key, the soonest first; some lag, some are of keys that are gone.
         self._heap: list[tuple[int, bytes]] = []
-        # Whole numbers also where a test has put another clock in their place, as hiro's, which is float.
-        self._began_us = int(time.time_ns()) // 1_000 - int(time.monotonic_ns()) // 1_000
+        self._began_us = int(time.time_ns()) // 1_000 - clock.now_us()
         # Whoever asks in the middle of a call of the same thread, as a signal's handler may, must not
         # wait for its end, nor change what the call has read already.
         self._lock = threading.RLock()
@@ -105,7 +105,7 @@ class MemoryStore:
     def _run(self, question: Question) -> list[int]:
         mode, at_least, now_us, names, blocks = question
         takes, asks = mode in _TAKING, mode in _ASKING
-        clock_us = self._began_us + int(time.monotonic_ns()) // 1_000
+        clock_us = self._began_us + clock.now_us()
         slack_us = _SLACK_US + _GIVEN_US if now_us else _SLACK_US
         now_us = now_us or clock_us
         steps = []

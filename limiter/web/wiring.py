@@ -33,6 +33,7 @@ def source(
     limiter_class: type[Limiter] | type[AsyncLimiter],
     limits: Any,
     *,
+    enabled: bool = True,
     key: str | Sequence[str] | Identity | None = None,
     cost: int | Cost | None = None,
     form: str | None = None,
@@ -44,7 +45,8 @@ def source(
     """What gives the guard of each request.
 
     ``limits`` are what a limiter takes, or a limiter, a rule, several rules, a guard, or an object whose
-    ``guard`` may become another one while it runs. What is not given is that of the environment.
+    ``guard`` may become another one while it runs. What is not given is that of the environment. Where
+    ``enabled`` is False, nothing of all this is read, and every request passes.
 
     Raises:
         InvalidSetting: Something is wrong, or belongs to what ``limits`` bring themselves.
@@ -52,6 +54,11 @@ def source(
         InvalidCost: The cost is more than the limits ever admit at once.
 
     """
+    if not isinstance(enabled, bool):
+        raise InvalidSetting.of("enabled", repr(enabled), "accepted are True and False")
+    if not enabled:
+        nothing = guard_class([], ())
+        return lambda: nothing
     rule_settings = {"key": key, "cost": cost, "form": form, **given}
     if isinstance(limits, (Guard, AsyncGuard)) or hasattr(limits, "guard"):
         of_guard = {"trusted": trusted, "address_from": address_from, "observe": observe}

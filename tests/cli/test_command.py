@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import secrets
 import shlex
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import click
 import pytest
@@ -171,8 +173,43 @@ main()
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f"limiter: the command line needs {lacking}: pip install 'slotgate[cli]'\n"
+        f"limiter: the command line needs {lacking}: in a checkout of slotgate, "
+        "pip install '.[cli]'\n"
     )
+
+
+@pytest.mark.parametrize("overwritten", [[], ["__init__.py", "base.py"]])
+def test_another_package_of_the_name_is_one_line(tmp_path: Path, overwritten: list[str]) -> None:
+    """PyPI's ``limiter`` in the folder of ours, installed before it or after it."""
+    shutil.copytree(ROOT / "limiter", tmp_path / "limiter")
+
+    def ask() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", "from limiter.__main__ import main; main()", "--help"],
+            cwd=tmp_path,
+            env={**clean_environment(), "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert ask().returncode == 0
+    (tmp_path / "limiter-0.5.0.dist-info").mkdir()
+    for name in overwritten:
+        (tmp_path / "limiter" / name).write_text("class Limiter: pass")
+    done = ask()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"limiter: {tmp_path} holds slotgate and another distribution, limiter 0.5.0, whose package has "
+        "the same name: accepted is one of them; pip uninstall limiter slotgate, then install slotgate "
+        "again\n"
+    )
+
+
+def test_no_hint_asks_an_index_for_it() -> None:
+    """It is on none."""
+    for path in [*(ROOT / "limiter").rglob("*.py"), *(ROOT / "service").rglob("*.py")]:
+        assert not re.search(r"pip install [^.]*slotgate", path.read_text()), path
 
 
 def test_another_missing_module_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

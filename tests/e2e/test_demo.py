@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from itertools import cycle
@@ -17,8 +18,8 @@ import pytest
 
 from limiter.demo.servers import HOST
 from limiter.policies import ALGORITHMS
-from tests.e2e.support import Demo, ab, listening, until
-from tests.service.support import get
+from tests.e2e.support import Counts, Demo, ab, listening, until
+from tests.service.support import ROOT, get
 
 pytestmark = [
     pytest.mark.slow,
@@ -61,6 +62,33 @@ def test_ab_sees_exact_limits_and_the_stop_leaves_nothing(
     assert demo.left_behind() == []
     assert "Traceback" not in demo.log
     assert "WRN" not in demo.log
+
+
+def test_the_printed_lines_can_be_pasted_in_order(tmp_path: Path, store: str) -> None:
+    """Into one shell, all at once; and the page that is named is there."""
+    with Demo(tmp_path, "--store", store) as demo:
+        demo.wait_for("make demo")
+        printed = demo.log.partition("Try in another terminal:\n\n")[2].partition("\n\n")[0]
+        done = subprocess.run(
+            ["bash", "-ec", printed],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        (page,) = re.findall(r"In a browser, (\S+) shows", demo.log)
+        shown = get(page)
+        assert demo.stop() == 0
+
+    assert re.findall(r"^HTTP/1.1 (\d+)", done.stdout, re.M) == ["200", "200"]
+    assert '"upstream": "upstream"' in done.stdout
+    counts = Counts(done.stdout)
+    assert (counts.complete, counts.admitted) == (1000, 98)
+    assert page == f"http://localhost:{demo.port}/"
+    assert "<title>Rate limits at work</title>" in shown.text
+    assert "#" not in printed  # zsh takes no comment that is typed
+    assert "make" not in printed
 
 
 def _urls(demo: Demo) -> list[str]:

@@ -127,7 +127,7 @@ def test_it_works_by_keyboard(browser: Browser, url: str) -> None:
         order.append(focused())
         outline = "return getComputedStyle(document.activeElement).outlineStyle"
         assert browser.run(outline) == "solid", order
-    fire_at = [f"Fire at {title.text}" for title in browser.all("h2")]
+    fire_at = [f"Fire at {title.text}" for title in browser.all("article h2")]
     assert order == ["One", "Ten", "Burst of 30", "seam", "rate", *fire_at]
 
     press.send_keys(Keys.SPACE).perform()  # not at the last of them
@@ -266,7 +266,7 @@ def test_the_seam_fires_in_three_steps(browser: Browser, url: str) -> None:
         return fetched(to, ...more);
       };""")
     click(browser, "#seam")
-    assert browser.news.startswith("One now; 9 seconds later nine, ")
+    assert browser.news.startswith("Seam: one opens a window ")
     assert not browser.one("#seam").is_enabled()
     browser.wait_for_news("Ten just after the seam: admitted by Sliding log ")
     until(lambda: browser.one("#seam").is_enabled(), lambda: "it stays disabled")
@@ -276,6 +276,70 @@ def test_the_seam_fires_in_three_steps(browser: Browser, url: str) -> None:
     assert (len(steps), steps[0]) == (20, 0)
     assert steps[1] >= 880
     assert steps[10] >= 1000
+
+
+def test_the_seam_s_countdown_moves(browser: Browser, url: str) -> None:
+    """While all that was used comes back, and while its steps are due."""
+    browser.visit(url, "203.0.113.10")
+    click(browser, "[data-burst='1']")
+    browser.wait_for_news("One: ")
+    click(browser, "#seam")
+    said: list[str] = []
+
+    def three_values() -> bool:
+        text = browser.one("#countdown").text
+        said.extend([text] if text and text not in said else [])
+        return len(said) == 3
+
+    until(three_values, lambda: f"{said}")
+    left = [int(match[1]) for text in said if (match := re.fullmatch(r"One in (\d+) s\.", text))]
+    assert left == [left[0], left[0] - 1, left[0] - 2]
+    assert browser.one("#countdown").get_attribute("role") == "timer"  # which is not read aloud
+
+
+#: Labels that something else may cross: all but those of the axis must stand on a ground of their own,
+#: which is drawn over what moves, and where no line begins.
+_CROSSED = """
+return [...document.querySelectorAll('svg[role=img]')].flatMap((picture) => {
+  const ground = picture.querySelector('.gutter'), box = ground?.getBoundingClientRect();
+  const card = getComputedStyle(picture.closest('article')).backgroundColor;
+  const covers = ground && getComputedStyle(ground).fill === card
+    && [...picture.querySelectorAll('.moving')].every(
+      (one) => one.compareDocumentPosition(ground) & Node.DOCUMENT_POSITION_FOLLOWING);
+  const lines = [...picture.querySelectorAll('line')].map((one) => one.getBoundingClientRect().left);
+  return [...picture.querySelectorAll('.labels text:not([text-anchor])')].filter((label) => {
+    const { right } = label.getBoundingClientRect();
+    return !covers || right > box.right || lines.some((left) => left < right);
+  }).map((label) => `${picture.id}: ${label.textContent}`);
+})"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1280])
+def test_labels_are_crossed_by_nothing(browser: Browser, url: str, width: int, scheme: str) -> None:
+    browser.look(width, scheme)
+    browser.visit(url, "203.0.113.5")
+    labels = browser.run(
+        "return [...document.querySelectorAll('#sliding_window .labels text')].map((e) => e.textContent)"
+    )
+
+    assert labels[:4] == ["limit 10", "bound 18", "admitted", "denied"]
+    assert browser.run(_CROSSED) == []
+    browser.look(1280)
+
+
+@pytest.mark.parametrize("width", [320, 768, 1100, 1280, 1920])
+def test_nothing_stands_alone_in_a_row(browser: Browser, url: str, width: int) -> None:
+    browser.look(width)
+    browser.visit(url, "203.0.113.5")
+    rows: dict[float, float] = {}
+    for box in browser.run(
+        "return [...document.querySelectorAll('#cards > *')].map((e) => e.getBoundingClientRect())"
+    ):
+        rows[box["y"]] = max(rows.get(box["y"], 0), box["right"])
+
+    assert len(set(rows.values())) == 1, rows  # each row reaches the right edge
+    browser.look(1280)
 
 
 def test_nothing_is_fired_when_nobody_looks(browser: Browser, url: str) -> None:

@@ -6,9 +6,12 @@ import json
 import secrets
 import sys
 from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
 
 import pytest
 
+from limiter.demo.servers import HOST
 from tests.proxies.support import Front, front
 
 pytestmark = [
@@ -135,3 +138,36 @@ def test_nothing_passes_when_nobody_answers(proxy: Front) -> None:
     answer = proxy.ask("127.6.0.1", path="/limited/x")
     assert answer.status >= 500
     assert "upstream" not in answer.text
+
+
+def test_a_denial_leaves_no_line_in_nginx_s_error_log(tmp_path: Path, store: str) -> None:
+    """And it keeps the client's connection, with or without a body."""
+    (tmp_path / "policies.toml").write_text(POLICIES)
+    with front(
+        tmp_path,
+        "nginx",
+        LIMITER_STORE=store,
+        LIMITER_PREFIX=f"nginx-{secrets.token_hex(4)}",
+        LIMITER_POLICIES=str(tmp_path / "policies.toml"),
+        LIMITER_TIMEOUT="5",
+    ) as proxy:
+        before = (tmp_path / "nginx.log").read_text()  # while it waited for the upstream
+        connection = HTTPConnection(HOST, proxy.port, timeout=20)
+        statuses, kept = [], []
+        for body in (None, None, None, b"x" * 100_000, None):
+            connection.request("POST", "/limited/x", body)
+            answer = connection.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+            kept.append(connection.sock)
+        connection.close()
+        proxy.service.stop()
+        unavailable = proxy.ask("127.6.0.2", path="/limited/x")
+    lines = (tmp_path / "nginx.log").read_text().removeprefix(before).splitlines()
+
+    assert statuses == [200, 200, 200, 429, 429]
+    assert len({id(one) for one in kept}) == 1
+    assert unavailable.status == 503
+    assert [line for line in lines if "connect() failed" not in line] == [
+        line for line in lines if "unexpected status: 50" in line
+    ]
