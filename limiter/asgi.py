@@ -18,8 +18,8 @@ from limiter.web import wiring
 from limiter.web.guard import AsyncGuard, Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
-from limiter.web.rules import Cost
-from limiter.web.subjects import Identity
+from limiter.web.rules import CostFunction
+from limiter.web.subjects import KeyFunction
 from limiter.web.uvicorn_peers import hides_proxies
 
 Scope = MutableMapping[str, Any]
@@ -78,8 +78,8 @@ class LimiterMiddleware:
         app: App,
         limits: Any = None,
         *,
-        key: str | Sequence[str] | Identity | None = None,
-        cost: int | Cost | None = None,
+        key: str | Sequence[str] | KeyFunction | None = None,
+        cost: int | CostFunction | None = None,
         form: str | None = None,
         trusted: str | Iterable[str | Network] | None = None,
         address_from: str | None = None,

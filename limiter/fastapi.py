@@ -3,26 +3,31 @@
 # No postponed annotations here: FastAPI reads them of the dependency, where it could not resolve them.
 
 import asyncio
+import inspect
 import json
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NoReturn, get_args, get_type_hints
 
-from fastapi import HTTPException, Response
+from fastapi import HTTPException, Response, params
 from fastapi.requests import HTTPConnection
 from fastapi.websockets import WebSocket
 
 from limiter.aio import AsyncLimiter
 from limiter.asgi import Scope, Stays, closing
+from limiter.errors import InvalidSetting
 from limiter.keys import Key
 from limiter.web import problems, wiring
 from limiter.web.guard import AsyncGuard, Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
-from limiter.web.rules import Cost
-from limiter.web.subjects import Identity, by_address, hashed, identity, somebody
+from limiter.web.rules import CostFunction
+from limiter.web.subjects import Identity, KeyFunction, hashed, somebody
 
 #: Under this name the path as the route spells it stands among a request's parts.
 _ROUTE = "limiter.route"
+#: Behind this and the name of an argument, a scope has what the argument's dependency returned.
+_RESULT = "limiter.result."
 #: Where a scope counts the limits without a name that it was asked about.
 _PLACE = "limiter.place"
 
@@ -41,21 +46,35 @@ class Refused(HTTPException):
 class Limit:
     """The dependency that ``limit`` makes; its value is the ``Verdict``.
 
+    ``dependencies`` are those whose results are its arguments: FastAPI finds them in its signature.
+
     FastAPI asks nobody who is not given to it in a ``Depends``; what it does instead is an error here.
     """
 
-    def __init__(self, limits: Any, *, sleep: bool = False, **more: Any) -> None:
+    def __init__(
+        self,
+        limits: Any,
+        *,
+        dependencies: Mapping[str, params.Depends],
+        sleep: bool = False,
+        **more: Any,
+    ) -> None:
         self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **more)
         self._sleep = sleep
         self._stays = Stays()
+        self.__signature__ = _with_dependencies(inspect.signature(self.__call__), dependencies)
 
     async def __call__(
-        self, connection: HTTPConnection, response: Response
+        self, connection: HTTPConnection, response: Response, **results: Any
     ) -> AsyncIterator[Verdict]:
-        """Ask about the request, and hold its leases until the response is sent."""
+        """Decide about the request, and hold its leases until the response is sent.
+
+        ``results`` are those of the dependencies, by the names of their arguments.
+        """
         scope = connection.scope
         guard = self._guard_in(scope)
-        verdict = await guard.enter(from_asgi(scope, _parts(scope)))
+        known = {f"{_RESULT}{name}": result for name, result in results.items()}
+        verdict = await guard.enter(from_asgi({**scope, **known}, _parts(scope)))
         verdicts: list[Verdict] = scope.setdefault(wiring.VERDICTS, _Own())
         verdicts.append(verdict)
         # A middleware around us says it all, and on every response.
@@ -102,12 +121,13 @@ class _Unnamed(Limit):
         self,
         limits: Any,
         *,
-        key: str | Sequence[str] | Identity | None,
+        dependencies: Mapping[str, params.Depends],
+        key: str | Sequence[str] | KeyFunction | None,
         sleep: bool,
         **more: Any,
     ) -> None:
         more["key"] = _by_route(key)
-        super().__init__(limits, sleep=sleep, name="route", **more)
+        super().__init__(limits, dependencies=dependencies, sleep=sleep, name="route", **more)
         self._more = {name: value for name, value in more.items() if name != "algorithm"}
         self._guards = {1: self._guard()}
 
@@ -128,8 +148,8 @@ def limit(
     limits: Any,
     *,
     name: str | None = None,
-    key: str | Sequence[str] | Identity | None = None,
-    cost: int | Cost | None = None,
+    key: str | Sequence[str] | KeyFunction | params.Depends | None = None,
+    cost: int | CostFunction | params.Depends | None = None,
     form: str | None = None,
     trusted: str | Iterable[str | Network] | None = None,
     address_from: str | None = None,
@@ -140,23 +160,82 @@ def limit(
     """A dependency that limits the routes it is given to.
 
     Without ``name`` each route has a limit of its own, also where the dependency is a router's, and
-    several on one route are several; all limits of one ``name`` are one. Everything else is as in
+    several on one route are several; all limits of one ``name`` are one. ``key`` and ``cost`` may also be
+    dependencies: ``key=Depends(current_user_id)``. Everything else is as in
     ``limiter.asgi.LimiterMiddleware``; limiters that share connections are given ``store=`` another
     limiter.
 
     What is left is told on responses that FastAPI makes; with a ``LimiterMiddleware`` around the
     application, on every response.
     """
-    more: dict[str, Any] = {"key": key, "cost": cost, "form": form, "sleep": sleep, **settings}
+    given = {"key": key, "cost": cost}
+    dependencies = {
+        name: value for name, value in given.items() if isinstance(value, params.Depends)
+    }
+    for argument, value in given.items():
+        _check_dependency(argument, value)
+    more: dict[str, Any] = {**given, **{name: _result(name) for name in dependencies}, **settings}
+    more |= {"dependencies": dependencies, "form": form, "sleep": sleep}
     more |= {"trusted": trusted, "address_from": address_from, "observe": observe}
     if name is None and wiring.is_plain(limits):
         return _Unnamed(limits, **more)
     return Limit(limits, name=name, **more)
 
 
-def _by_route(key: str | Sequence[str] | Identity | None) -> Identity:
+def _check_dependency(setting: str, value: Any) -> None:
+    """Raise InvalidSetting where FastAPI could not call it, or we could not: a ``Depends`` is missing."""
+    if isinstance(value, params.Depends):
+        if value.dependency is None:
+            expected = "accepted is a dependency with its function, as in Depends(current_user_id)"
+            raise InvalidSetting.of(setting, repr(value), expected)
+    elif callable(value) and _is_dependency(value):
+        name = getattr(value, "__name__", None) or repr(value)
+        raise InvalidSetting.of(
+            setting,
+            f"{name}, which only FastAPI can call",
+            f"accepted is a dependency in a Depends; write {setting}=Depends({name})",
+        )
+
+
+def _is_dependency(function: Any) -> bool:
+    """Whether a function needs FastAPI to be called: it is async, or has parameters of FastAPI's kinds."""
+    call = function if inspect.isroutine(function) else type(function).__call__
+    kinds = (params.Depends, params.Param, params.Body)
+    marks: list[Any] = []
+    hints: dict[str, Any] = {}
+    with suppress(
+        NameError, TypeError, ValueError
+    ):  # written in C, or names for type checkers alone
+        marks += [one.default for one in inspect.signature(call).parameters.values()]
+        hints = get_type_hints(call, include_extras=True)
+    marks += [mark for hint in hints.values() for mark in get_args(hint)[1:]]
+    return (
+        inspect.iscoroutinefunction(call)
+        or any(isinstance(mark, kinds) for mark in marks)
+        or any(
+            isinstance(hint, type) and issubclass(hint, HTTPConnection) for hint in hints.values()
+        )
+    )
+
+
+def _with_dependencies(
+    signature: inspect.Signature, dependencies: Mapping[str, params.Depends]
+) -> inspect.Signature:
+    """The signature that FastAPI reads: with a parameter for each dependency in the place of ``**``."""
+    kinds = inspect.Parameter
+    own = [one for one in signature.parameters.values() if one.kind is not kinds.VAR_KEYWORD]
+    more = [kinds(name, kinds.KEYWORD_ONLY, default=one) for name, one in dependencies.items()]
+    return signature.replace(parameters=[*own, *more])
+
+
+def _result(argument: str) -> Any:
+    """The function that reads what a dependency has returned for this request."""
+    return lambda request, trusted: request.scope[f"{_RESULT}{argument}"]  # noqa: ARG005 (no address)
+
+
+def _by_route(key: str | Sequence[str] | KeyFunction | None) -> Identity:
     """The subject, and the route: each of them has a limit of its own."""
-    inner = by_address if key is None else key if callable(key) else identity(key)
+    inner = wiring.identity_by(key)
 
     def find(request: Request, trusted: Sequence[Network]) -> Key:
         subject = somebody(inner(request, trusted))

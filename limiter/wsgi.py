@@ -13,8 +13,8 @@ from limiter.web.closing import Closing
 from limiter.web.guard import Guard, Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.request import from_wsgi
-from limiter.web.rules import Cost
-from limiter.web.subjects import Identity
+from limiter.web.rules import CostFunction
+from limiter.web.subjects import KeyFunction
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -29,9 +29,10 @@ class LimiterMiddleware:
         limits: What a ``Limiter`` takes, or a ``Limiter``, a ``Rule``, several rules, a ``Guard``, or
             an object whose ``guard`` may become another one while it runs; ``()`` lets all pass.
         key: For whom is counted, in words (``"address"``, ``"api-key"``, ``"header:X-User"``, a list of
-            them), or a function of the ``Request`` and the trusted networks that returns a str, an int
-            or a tuple of them; what a client chose, it should hash (``limiter.web.subjects.hashed``).
-        cost: What a request costs, a number or a function of the same two; 1 where nobody says.
+            them), or a function that returns a str, an int or a tuple of them, and None for no caller
+            (400). It takes the ``Request``, the ``Request`` and the trusted networks, or nothing. It
+            should hash what a client chose (``limiter.web.subjects.hashed``).
+        cost: What a request costs, a number or a function that takes the same; 1 by default.
         form: In which header fields is told what is left; Retry-After is in all of them.
         trusted: Networks of the proxies whose X-Forwarded-For counts; else LIMITER_TRUSTED_PROXIES.
         address_from: Another header in which these say who calls: ``"forwarded"`` or ``"x-real-ip"``.
@@ -53,8 +54,8 @@ class LimiterMiddleware:
         app: App,
         limits: Any = None,
         *,
-        key: str | Sequence[str] | Identity | None = None,
-        cost: int | Cost | None = None,
+        key: str | Sequence[str] | KeyFunction | None = None,
+        cost: int | CostFunction | None = None,
         form: str | None = None,
         trusted: str | Iterable[str | Network] | None = None,
         address_from: str | None = None,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.calls import typed
+from tests.calls import typed, typed_web
 
 FILE = Path(typed.__file__)
 ROOT = FILE.parent.parent.parent
@@ -26,7 +26,7 @@ def test_mypy_knows_every_call() -> None:
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed; it comes with the extra test")
     run = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file=", str(FILE)],
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", str(FILE), typed_web.__file__],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -53,3 +53,4 @@ def test_it_has_every_call() -> None:
 def test_it_runs() -> None:
     """What is typed is also true."""
     typed.main()
+    typed_web.main()

@@ -20,13 +20,15 @@ from limiter.flask.finder import Finder
 from limiter.flask.installed import Installed
 from limiter.flask.limits import Amount, KeySpec, Limit, ViewRule, by_key, named_methods
 from limiter.flask.passage import Passage
-from limiter.flask.registry import Exemption, Registry
+from limiter.flask.registry import Declaration, Exemption, Registry
 from limiter.flask.setup import Setup
 from limiter.grammar import algorithm_named
+from limiter.web.functions import check_function
 from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
 from limiter.web.paths import is_among
+from limiter.web.rules import CostFunction
 from limiter.web.wiring import networks
 
 Target = TypeVar("Target")
@@ -99,9 +101,12 @@ class Attached:
     def _at_work(self) -> list[Installed]:
         return [installed for installed in self._installed.values() if installed is not None]
 
-    def _declare(self, limit: Limit) -> Callable[[Target], Target]:
-        for installed in self._at_work():
-            installed.check(limit)
+    def _declare(self, limit: Limit) -> Declaration:
+        self._registry.declared(limit)
+        for app, installed in self._installed.items():
+            self._check_views(app)
+            if installed is not None:
+                installed.check(limit)
 
         def declare(target: Target) -> Target:
             # One decorator may be put in several places, each with a count of its own.
@@ -110,7 +115,11 @@ class Attached:
             self._forget()
             return limited
 
-        return declare
+        return Declaration(declare)
+
+    def _check_views(self, app: Flask) -> None:
+        for view in app.view_functions.values():
+            self._registry.check_view(view)
 
     def _exempt(self, target: Target, exemption: object) -> Target:
         exempted = self._registry.exempt(target, exemption)
@@ -123,6 +132,7 @@ class Attached:
             app = app._get_current_object()
         if app in self._installed:
             raise InvalidSetting("app is one that these limits are already at work in")
+        self._check_views(app)
         self._installed[app] = (
             None if setup is None else Installed(self._registry, app, setup, self._finder)
         )
@@ -164,8 +174,9 @@ class FlaskLimiter(Attached):
             100/minute.
         application: Limits that all requests share, on top of every other.
         key: For whom: "address", "header:NAME", "cookie:NAME", "api-key", "path:NAME", "host",
-            "global", a list of these, or a function that returns the subject. All but addresses are
-            hashed.
+            "global", a list of these, or a function that returns the subject, and None for no
+            caller (400). It takes nothing, the request (``limiter.web.request.Request``), or the
+            request and the trusted networks. All but addresses are hashed.
         store, algorithm, on_error, local_share, timeout, connect_timeout, name, prefix, key_secret:
             As a ``Limiter`` takes them; what is not given is read from the application's
             configuration and then the environment, as LIMITER_STORE and so on.
@@ -228,9 +239,10 @@ class FlaskLimiter(Attached):
             "prefix": prefix,
             "key_secret": key_secret,
         }
-        for argument, function in (("observe", observe), ("on_denied", on_denied)):
-            if not (function is None or callable(function)):
-                raise InvalidSetting.of(argument, repr(function), "accepted is a function")
+        if observe is not None:
+            check_function("observe", observe, "the request", "the verdict")
+        if on_denied is not None:
+            check_function("on_denied", on_denied, "the verdict")
         if not isinstance(enabled, bool):
             raise InvalidSetting.of("enabled", repr(enabled), "accepted are True and False")
         self._form = headers
@@ -257,7 +269,7 @@ class FlaskLimiter(Attached):
         limits: Amount,
         *,
         key: KeySpec | None = None,
-        cost: int | Callable[[], int] = 1,
+        cost: int | CostFunction = 1,
         methods: Iterable[str] = (),
         per_method: bool = False,
         exempt_when: Callable[[], Any] | None = None,
@@ -267,14 +279,15 @@ class FlaskLimiter(Attached):
         shadow: bool = False,
         percent: float = 100.0,
         unidentified: str = "refuse",
-    ) -> Callable[[Target], Target]:
+    ) -> Declaration:
         """Limit a view, a class of views, a blueprint (each of its routes), or any function in a request.
 
         Args:
             limits: A limit string, a policy, several, or a function that returns one of these for
                 the request at hand, or None for no limit.
             key: For whom, in the place of the extension's.
-            cost: What a request costs, or a function that says it; 0 passes and takes nothing.
+            cost: What a request costs, or a function that returns it; 0 passes and takes nothing. A
+                function takes the same as that of ``key``.
             methods: Only for requests of these methods; who means GET means HEAD too.
             per_method: Each method has a count of its own.
             exempt_when: Says of a request that the limit is not about it.
@@ -318,7 +331,7 @@ class FlaskLimiter(Attached):
 
     def shared_limit(
         self, limits: Amount, scope: str | Callable[[str], str], **more: Any
-    ) -> Callable[[Target], Target]:
+    ) -> Declaration:
         """Limit all routes that it is put on together, under one name.
 
         Args:
@@ -358,8 +371,7 @@ class FlaskLimiter(Attached):
 
     def exempt_when(self, says: Callable[[], Any]) -> Callable[[], Any]:
         """Exempt every request of which a function says so; also a decorator."""
-        if not callable(says):
-            raise InvalidSetting.of("exempt_when", repr(says), "accepted is a function")
+        check_function("exempt_when", says)
         self._registry.exempt_when.append(says)
         return says
 

@@ -100,7 +100,13 @@ class Finder:
         return Where(rule.endpoint, method)
 
     def _warn(self, app: Flask, endpoint: str) -> None:
-        """Say, once, that a route has no part in a limit that was likely meant for it."""
+        """Warn, once, that a route has no part in a limit that was likely meant for it.
+
+        Raises:
+            InvalidSetting: The limit was given the view in the place of limits.
+
+        """
+        self._registry.check_view(app.view_functions.get(endpoint))
         if endpoint not in self._warned and self._registry.is_passed_by(app, endpoint):
             self._warned.add(endpoint)
             log.warning(

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
 
 from limiter.errors import StoreUnavailable
+from limiter.flask import hooks
 from limiter.flask.finder import Asking, Finder, Where
-from limiter.flask.limits import Limit, ViewRule
+from limiter.flask.limits import Limit, Mistake, ViewRule
 from limiter.flask.passage import Entry, Passage
 from limiter.flask.registry import Registry
 from limiter.flask.setup import Setup
@@ -61,12 +63,31 @@ class Installed:
         return tuple(rule for guard in guards if guard for rule in guard.rules)  # type: ignore[misc]  # all are
 
     def enter(self) -> None:
-        """Ask what is asked before the current request's view; an exception answers in its place."""
-        here = self._here()
-        if here is not None:
-            self._ask(self._finder.before, here)
-            if not self._finder.as_called:
-                here.passage.met.append(self._finder.find(here.where).own)
+        """Ask what is asked before the current request's view; an exception answers in its place.
+
+        Raises:
+            Mistake: A function of a limit failed, perhaps since a hook that runs later had not run yet.
+
+        """
+        environ = request.environ
+        hooks.begin(environ, self.enter)
+        try:
+            here = self._here()
+            if here is not None:
+                self._ask(self._finder.before, here)
+                if not self._finder.as_called:
+                    here.passage.met.append(self._finder.find(here.where).own)
+        except (AttributeError, KeyError) as error:
+            is_answer = isinstance(error, HTTPException)  # as of request.args["user"]
+            later = "" if is_answer else hooks.waiting(current_app, environ)
+            if not later:
+                raise
+            raise Mistake(
+                f"a function of a limit failed with {type(error).__name__} ({error}), and {later} run "
+                f"after the limits: if it reads what they set, {hooks.TO_DO}"
+            ) from error
+        finally:
+            hooks.end(environ)
 
     def enter_view(self) -> None:
         """Ask what is asked at the current request's view, where that has not happened yet."""

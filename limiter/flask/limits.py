@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from flask import Response
+from flask import Response, current_app
 from flask import request as current
 
 from limiter.base import Limits
@@ -19,21 +20,48 @@ from limiter.errors import (
     LimiterError,
     shown,
 )
+from limiter.flask import hooks
 from limiter.grammar import read_limits
 from limiter.keys import NAME, Key
 from limiter.policies import Policy
+from limiter.web.functions import check_function, of_request
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
-from limiter.web.rules import UNIDENTIFIED, Asked, Passed, Rule
-from limiter.web.subjects import ACCEPTED, TOKEN, Identity, hashed, identity, somebody
+from limiter.web.rules import UNIDENTIFIED, Asked, CostFunction, Passed, Rule
+from limiter.web.subjects import (
+    ACCEPTED_IN_PROGRAMS,
+    TOKEN,
+    Identity,
+    hashed,
+    identity,
+    somebody,
+)
 
 #: Limits, or a function of the request that says them; None from it: this request has none.
 Amount = Limits | Callable[[], "Limits | None"]
 #: For whom: what ``identity`` reads, or a function of the request that names the subject.
-KeySpec = str | Sequence[str] | Callable[[], Any]
+KeySpec = (
+    str
+    | Sequence[str]
+    | Callable[[], Any]
+    | Callable[[Request], Any]
+    | Callable[[Request, Sequence[Network]], Any]
+)
+
+log = logging.getLogger("limiter.flask")
 
 _LONGEST = 64
+
+#: How many arguments a function of a request takes in Flask, where that is open: it has ``flask.request``.
+_USUAL = 0
+#: What other functions of a limit are called with.
+_FUNCTIONS = {"exempt_when": (), "deduct_when": ("the response",), "on_denied": ("the verdict",)}
+#: What limits may be, and what to do about a view in their place; for messages.
+AMOUNTS = (
+    "a limit string, a policy, several policies, or a function that returns one of these, or None"
+)
+PARENTHESES = 'above a view, write the limits in parentheses: @limits.limit("5/minute")'
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +89,7 @@ class Limit:
 
     amount: Amount
     identity: Identity | None = None
-    cost: int | Callable[[], int] = 1
+    cost: int | CostFunction = 1
     methods: frozenset[str] = frozenset()
     per_method: bool = False
     exempt_when: Callable[[], Any] | None = None
@@ -82,15 +110,15 @@ class Limit:
         if not (
             isinstance(self.amount, (str, Policy)) or callable(self.amount) or _are(self.amount)
         ):
-            raise InvalidPolicy.of(
-                "limits",
-                repr(self.amount),
-                "accepted are a limit string, a policy, several policies, "
-                "or a function that returns one of these, or None",
-            )
+            raise InvalidPolicy.of("limits", repr(self.amount), f"accepted are {AMOUNTS}")
+        if callable(self.amount):
+            more = f" that returns the limits of a request; {PARENTHESES}"
+            check_function("limits", self.amount, more=more)
         if not (_is_number(self.percent) and 0 <= self.percent <= 100):
             raise InvalidSetting.of("percent", shown(self.percent), "accepted is 0 to 100")
-        if not callable(self.cost):
+        if callable(self.cost):
+            object.__setattr__(self, "cost", of_request("cost", self.cost, _USUAL))
+        else:
             checked_cost(self.cost)
         if not isinstance(self.shadow, bool):
             raise InvalidSetting.of("shadow", repr(self.shadow), "accepted are True and False")
@@ -98,12 +126,12 @@ class Limit:
             raise InvalidSetting.of(
                 "unidentified", repr(self.unidentified), f"accepted are {', '.join(UNIDENTIFIED)}"
             )
-        for name in ("exempt_when", "deduct_when", "on_denied"):
+        for name, arguments in _FUNCTIONS.items():
             value = getattr(self, name)
-            if not (value is None or callable(value)):
-                raise InvalidSetting.of(name, repr(value), "accepted is a function")
-        if not (self.scope is None or callable(self.scope) or _is_text(self.scope)):
-            raise InvalidSetting.of("scope", repr(self.scope), "accepted is a text, or a function")
+            if value is not None:
+                check_function(name, value, *arguments)
+        if not (self.scope is None or _is_text(self.scope)):
+            check_function("scope", self.scope, "the endpoint", more=", or a text")
 
     def is_about(self, method: str) -> bool:
         """Whether a request of that method is meant."""
@@ -140,7 +168,9 @@ class ViewRule(Rule):
         try:
             rule: Rule = self if self.make is None else self.make()
             subject = self._subject(request, trusted)
-            cost = checked_cost(limit.cost()) if callable(limit.cost) else limit.cost
+            cost = limit.cost
+            if callable(cost):
+                cost = checked_cost(cost(request, trusted))  # type: ignore[call-arg]  # it takes both
             scope = _scope(limit.scope) if callable(limit.scope) else ()
         except Unidentified:
             raise
@@ -170,19 +200,39 @@ def by_key(key: KeySpec) -> Identity:
 
     """
     if not callable(key):
-        if not isinstance(key, (str, list, tuple)):
-            raise InvalidSetting.of(
-                "key", repr(key), f"{ACCEPTED}, or a function that names the subject"
-            )
-        return identity(key)
+        return identity(key, ACCEPTED_IN_PROGRAMS)
+    read, warn = of_request("key", key, _USUAL), _hooks_warning(key)
 
-    def find(request: Request, trusted: Sequence[Network]) -> Key:  # noqa: ARG001 (addresses need them)
-        said = somebody(key())
+    def find(request: Request, trusted: Sequence[Network]) -> Key:
+        try:
+            said = somebody(read(request, trusted))
+        except Unidentified:
+            warn(request)
+            raise
         if isinstance(said, tuple):
             return hashed("keys", repr(tuple(map(_text, said))))
         return hashed("key", _text(said))
 
     return find
+
+
+def _hooks_warning(key: Any) -> Callable[[Request], None]:
+    """What warns, once, that a key function names no caller while hooks that may set one run later."""
+    warned: set[str] = set()
+
+    def warn(request: Request) -> None:
+        later = "" if warned else hooks.waiting(current_app, request.environ)
+        if later:
+            warned.add(later)
+            log.warning(
+                "key function %s named no caller, and %s run after the limits: if it reads what they "
+                "set, %s",
+                getattr(key, "__qualname__", None) or repr(key),
+                later,
+                hooks.TO_DO,
+            )
+
+    return warn
 
 
 def named_methods(methods: Iterable[str]) -> frozenset[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from types import FunctionType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from weakref import WeakSet
 
 from flask import Blueprint, Flask, current_app
 from flask.views import View
 
-from limiter.flask.limits import Limit
+from limiter.errors import InvalidSetting
+from limiter.flask.limits import AMOUNTS, PARENTHESES, Limit
 
 _LIMITS = "__limiter_limits__"
 _EXEMPT = "__limiter_exempt__"
@@ -36,6 +37,35 @@ class Place(NamedTuple):
     called: str
 
 
+class Declaration:
+    """What declares a limit: a decorator of views, classes of views, blueprints and functions.
+
+    A view that is limited without parentheses (``@limits.limit``) is taken for a function that returns
+    limits, and Flask is given this object as the view. Reading an attribute of a view is then an error.
+    """
+
+    def __init__(self, declare: Callable[[Any], Any]) -> None:
+        self._declare = declare
+
+    def __call__(self, target: Target) -> Target:
+        """Limit the target, and return what stands in its place."""
+        limited: Target = self._declare(target)
+        return limited
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in _OF_VIEWS:
+            raise InvalidSetting.of(
+                "view",
+                "a limit that is put on no function",
+                f"accepted is a function; {PARENTHESES}",
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+#: What Flask reads of a view when it becomes one, and ``functools.wraps`` of what it wraps.
+_OF_VIEWS = ("__name__", "methods", "provide_automatic_options")
+
+
 class Registry:
     """Limits by view and blueprint; the functions carry theirs, so that other decorators may wrap them."""
 
@@ -45,12 +75,19 @@ class Registry:
         #: All that are in use.
         self.limits: WeakSet[Limit] = WeakSet()
         self._wrapped: WeakSet[FunctionType] = WeakSet()
+        #: Functions that return limits, and are no views.
+        self._amounts: WeakSet[FunctionType] = WeakSet()
         #: Methods of objects, which have no place for a mark.
         self._exempt_methods: list[tuple[Any, Any]] = []
         #: Says of a request that no limit is about it.
         self.exempt_when: list[Callable[[], Any]] = []
 
     # --- what a user says ---
+
+    def declared(self, limit: Limit) -> None:
+        """Note a limit that was declared, and perhaps not put on a target."""
+        if isinstance(limit.amount, FunctionType):
+            self._amounts.add(limit.amount)
 
     def limit(self, target: Target, limit: Limit, meet: Callable[[Limit, Any], None]) -> Target:
         """Limit a blueprint, a class of views, or a function; ``meet`` is called with each call of it."""
@@ -92,6 +129,15 @@ class Registry:
         return target
 
     # --- what holds for a route ---
+
+    def check_view(self, view: object) -> None:
+        """Raise InvalidSetting where a view was taken for a function that returns limits."""
+        if isinstance(view, FunctionType) and view in self._amounts:
+            raise InvalidSetting.of(
+                "limits",
+                f"{view.__name__}, which is the view of a route",
+                f"accepted are {AMOUNTS}; {PARENTHESES}, and below the route's decorator",
+            )
 
     def is_passed_by(self, app: Flask, endpoint: str) -> bool:
         """Whether a view is a function that was limited after it had become one: nobody asks that limit.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -34,6 +35,8 @@ class Request:
         address_from: In which header trusted proxies say who calls: one of ``identity.ADDRESS_FROM``.
         target: The path as it was sent, perhaps with more of the request's target; None: not known.
         has_replaced_peer: Whether the server has put the client's address in the place of the proxy's.
+        environ: The WSGI environment, where the request came by one; else empty.
+        scope: The ASGI scope of the connection, where the request came by one; else empty.
 
     """
 
@@ -47,6 +50,13 @@ class Request:
     announces_body: bool = True
     target: str | None = None
     has_replaced_peer: bool = False
+    environ: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, repr=False, compare=False)
+    scope: Mapping[str, Any] = field(default_factory=lambda: _NOTHING, repr=False, compare=False)
+
+    @property
+    def state(self) -> SimpleNamespace:
+        """What middlewares of Starlette and FastAPI have put into ``request.state``: a copy."""
+        return SimpleNamespace(**self.scope.get("state", {}))
 
     @cached_property
     def readings(self) -> tuple[str, ...]:
@@ -125,14 +135,13 @@ def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str | None] = _NOT
         peer=environ.get("REMOTE_ADDR") or None,
         parts=parts,
         environ=environ,
+        scope=_NOTHING,
     )
     return made
 
 
 class _WsgiRequest(Request):
     """A request that works its host and its path out when a rule looks at them; most do not."""
-
-    environ: Mapping[str, Any]
 
     @cached_property
     def host(self) -> str:
@@ -260,6 +269,7 @@ def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHI
         announces_body=_announces_body(str(scope.get("http_version", ""))),
         target=None if target is None else target.decode("latin-1"),
         has_replaced_peer=bool(client and client[1] == 0),  # no connection comes from such a port
+        scope=scope,
     )
 
 

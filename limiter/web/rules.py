@@ -20,6 +20,8 @@ from limiter.web.subjects import Identity, by_address, somebody, spelled
 
 #: What a call costs, at least 1; None where nobody can tell: as much as its limits ever admit at once.
 Cost = Callable[[Request, Sequence[Network]], int | None]
+#: The same, of an application: it takes as much as it needs.
+CostFunction = Callable[[], int | None] | Callable[[Request], int | None] | Cost
 
 #: What happens to a caller that cannot be identified.
 UNIDENTIFIED = ("refuse", "skip", "address")

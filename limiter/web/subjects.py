@@ -10,6 +10,7 @@ from hashlib import blake2b
 
 from limiter.errors import InvalidSetting, shown
 from limiter.keys import Key as Key  # what an identity finds, for who names subjects itself
+from limiter.web import functions
 from limiter.web.identity import PREFIX, Ambiguous, Network, Unidentified, caller, parse
 from limiter.web.identity import subject as of_address
 from limiter.web.request import Request, bare_host, cookie_meaning
@@ -18,6 +19,8 @@ ACCEPTED = (
     "accepted are address (or address/N: IPv6 by N bits, 32 to 128), header:NAME, cookie:NAME, api-key "
     "(or api-key:HEADER), path:NAME, host, global, and a list of these"
 )
+#: What a program may give, where a policy file cannot.
+ACCEPTED_IN_PROGRAMS = f"{ACCEPTED}; or {functions.accepted('key')}"
 
 #: What the name of a header or a cookie may be.
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
@@ -35,10 +38,16 @@ _API_KEY = "x-api-key"
 
 #: Finds for whom a request counts, or raises Unidentified. What a client chose is hashed.
 Identity = Callable[[Request, Sequence[Network]], Key]
+#: The same, of an application: it takes as much as it needs, and returns None for no caller.
+KeyFunction = (
+    Callable[[], "Key | None"]
+    | Callable[[Request], "Key | None"]
+    | Callable[[Request, Sequence[Network]], "Key | None"]
+)
 
 
-def identity(spec: str | Sequence[str]) -> Identity:
-    """The identity that a text, or a list of them, describes.
+def identity(spec: str | Sequence[str], accepted: str = ACCEPTED) -> Identity:
+    """The identity that a text, or a list of them, describes; ``accepted`` is for the error.
 
     Raises:
         InvalidSetting: It describes none.
@@ -46,8 +55,8 @@ def identity(spec: str | Sequence[str]) -> Identity:
     """
     specs = [spec] if isinstance(spec, str) else list(spec) if _is_list(spec) else []
     if not specs or not all(isinstance(one, str) for one in specs):
-        raise InvalidSetting.of("key", shown(spec), f"{ACCEPTED}")
-    found = [_one(one) for one in specs]
+        raise InvalidSetting.of("key", shown(spec), accepted)
+    found = [_one(one, accepted) for one in specs]
     if len(found) == 1:
         return found[0]
 
@@ -59,10 +68,16 @@ def somebody(subject: Key | None) -> Key:
 
     Raises:
         Unidentified: It is nobody.
+        TypeError: It is no subject: an error of the program, so that the request does not pass.
 
     """
     if subject is None or subject in ("", b"", ()):
-        raise Unidentified("the key function named nobody")
+        raise Unidentified("the key function named no caller")
+    if not isinstance(subject, (str, bytes, int, tuple)):
+        raise TypeError(
+            f"key is {shown(subject)}: accepted from a key function are str, bytes, int, a tuple of those, "
+            f"and None for no caller; return the caller's id, as in str(user.id)"
+        )
     return subject
 
 
@@ -230,7 +245,7 @@ def _by_prefix(prefix: int) -> Identity:
     return lambda request, trusted: caller(request.peer, request.forwarded_for, trusted, prefix)
 
 
-def _one(spec: str) -> Identity:
+def _one(spec: str, accepted: str) -> Identity:
     kind, separator, name = spec.partition(":")
     if spec == "address":
         return by_address
@@ -255,7 +270,7 @@ def _one(spec: str) -> Identity:
         return _valued("path", f"part {name} of the path", lambda request: request.part(name))
     if kind == "api-key" and (name or not separator):
         return _valued("api-key", "API key", partial(_api_key, name.lower()))
-    raise InvalidSetting.of("key", repr(spec), f"{ACCEPTED}")
+    raise InvalidSetting.of("key", repr(spec), accepted)
 
 
 def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Identity:

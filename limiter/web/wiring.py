@@ -10,11 +10,18 @@ from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.web import problems
+from limiter.web.functions import accepted, of_request
 from limiter.web.guard import AsyncGuard, Guard, Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import ADDRESS_FROM, Network
-from limiter.web.rules import Cost, Rule, one_unit
-from limiter.web.subjects import Identity, identity
+from limiter.web.rules import Cost, CostFunction, Rule, one_unit
+from limiter.web.subjects import (
+    ACCEPTED_IN_PROGRAMS,
+    Identity,
+    KeyFunction,
+    by_address,
+    identity,
+)
 
 _AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
 _AnyLimiter = TypeVar("_AnyLimiter", bound="Limiter | AsyncLimiter")
@@ -34,8 +41,8 @@ def source(
     limits: Any,
     *,
     enabled: bool = True,
-    key: str | Sequence[str] | Identity | None = None,
-    cost: int | Cost | None = None,
+    key: str | Sequence[str] | KeyFunction | None = None,
+    cost: int | CostFunction | None = None,
     form: str | None = None,
     trusted: str | Iterable[str | Network] | None = None,
     address_from: str | None = None,
@@ -72,7 +79,7 @@ def source(
             _refuse(given, "a limiter")
         else:
             limits = limiter_by(limiter_class, limits, given)
-        rules = [Rule(limits, identity=_identity(key), cost=_cost(cost), form=_form(form))]
+        rules = [Rule(limits, identity=identity_by(key), cost=_cost(cost), form=_form(form))]
         if isinstance(cost, int):
             limits.plan().checked(cost, least=1)
     for rule in rules:
@@ -171,22 +178,29 @@ def refusal(verdict: Verdict) -> tuple[list[Field], bytes]:
     return [*fields, *verdict.fields], body
 
 
-def _identity(key: str | Sequence[str] | Identity | None) -> Identity:
+def identity_by(key: str | Sequence[str] | KeyFunction | None) -> Identity:
+    """The identity that a ``key`` means; None: the client's address.
+
+    Raises:
+        InvalidSetting: It means none.
+
+    """
     if key is None:
-        return identity("address")
-    return key if callable(key) else identity(key)
+        return by_address
+    return of_request("key", key) if callable(key) else identity(key, ACCEPTED_IN_PROGRAMS)
 
 
-def _cost(cost: int | Cost | None) -> Cost:
-    if cost is None or callable(cost):
-        return cost or one_unit
+def _cost(cost: int | CostFunction | None) -> Cost:
+    if cost is None:
+        return one_unit
+    if callable(cost):
+        return of_request("cost", cost)
     if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 1:
         return lambda request, trusted: cost  # noqa: ARG005 (it is the same for all)
     raise InvalidSetting.of(
         "cost",
         repr(cost),
-        "accepted are a whole number from 1, and a function of the request and "
-        "the trusted networks",
+        f"accepted is a whole number from 1, or {accepted('cost')}",
     )
 
 

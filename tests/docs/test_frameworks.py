@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import types
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.conf import settings
+from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
+from django.test import override_settings
 from django.urls import path
 
 from limiter import settings as ours
@@ -22,7 +27,7 @@ from tests.service.support import ROOT
 from tests.wsgi.support import ask as ask_wsgi
 
 PAGE = (ROOT / "docs" / "frameworks.md").read_text()
-BLOCKS = re.findall(r"^## (.*?)$|^```python\n(.*?)^```$", PAGE, re.M | re.S)
+BLOCKS = re.findall(r"^##+ (.*?)$|^```python\n(.*?)^```$", PAGE, re.M | re.S)
 STORE = "redis://127.0.0.1:6379/0"
 
 
@@ -31,7 +36,7 @@ def examples() -> list[Any]:
     found, heading = [], ""
     for title, code in BLOCKS:
         heading = title or heading
-        if code:
+        if code and not heading.startswith("By the user"):
             found.append(pytest.param(code, id=f"{heading} {len(found)}"))
     return found
 
@@ -87,19 +92,71 @@ def _answers(app: Any, count: int) -> list[tuple[int, str]]:
 @in_a_loop
 async def test_the_route_has_a_limit_of_its_own() -> None:
     """The FastAPI example's."""
-    (code,) = [code for _, code in BLOCKS if "limiter.fastapi" in code]
-    names: dict[str, Any] = {}
-    exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
+    names = _names('@app.get("/search"')
     statuses = [(await ask_asgi(names["app"], "/search")).status for _ in range(6)]
 
     assert statuses == [200] * 5 + [429]
 
 
-def test_the_rules_hold_reports() -> None:
-    """The example with rules: two at once."""
-    (code,) = [code for _, code in BLOCKS if "Concurrency" in code]
+@in_a_loop
+async def test_users_of_fastapi_are_told_apart() -> None:
+    """By the example's dependency; a wrong token is its own answer."""
+    names = _names("def current_user_id")
+
+    async def ask(token: str) -> Any:
+        fields = {"authorization": f"Bearer {token}"}
+        return await ask_asgi(names["app"], "/orders", headers=fields)
+
+    for token in ("ann's token", "bob's token"):
+        answers = [await ask(token) for _ in range(101)]
+        assert [answer.status for answer in answers] == [200] * 100 + [429]
+        assert answers[0].headers["ratelimit-policy"] == '"route";q=100;w=60'
+    assert (await ask("guessed")).status == 401
+
+
+class SetsUser:
+    """What Django's AuthenticationMiddleware does, by a header."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Set the user, and go on."""
+        key = request.headers.get("X-User")
+        request.user = SimpleNamespace(is_authenticated=key is not None, pk=key)  # type: ignore[assignment]
+        return self.get_response(request)
+
+
+@pytest.mark.usefixtures("_django")
+def test_users_of_django_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the example's middleware, below the one that finds the user."""
+    project: Any = types.ModuleType("project")
+    vars(project).update(_names("class LimitUsers"), SetsUser=SetsUser)
+    monkeypatch.setitem(sys.modules, "project", project)
+    with override_settings(MIDDLEWARE=["project.SetsUser", "project.LimitUsers"]):
+        app = get_wsgi_application()
+
+        def answers(**fields: str) -> list[Any]:
+            return [ask_wsgi(app, **fields) for _ in range(101)]
+
+        for user in ("ann", "bob"):
+            found = answers(HTTP_X_USER=user)
+            assert [answer.code for answer in found] == [200] * 100 + [429]
+            assert 1 <= int(found[-1]["Retry-After"]) <= 60
+        assert {answer.code for answer in answers()} == {200}
+
+
+def _names(text: str) -> dict[str, Any]:
+    """The names of the example with this text, run with a store of its own."""
+    (code,) = [code for _, code in BLOCKS if text in code]
     names: dict[str, Any] = {}
     exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
+    return names
+
+
+def test_the_rules_hold_reports() -> None:
+    """The example with rules: two at once."""
+    names = _names("Concurrency")
 
     assert ask_wsgi(names["app"], path="/reports/a")["RateLimit"] == (
         '"every";r=99;t=60, "reports";r=1'
@@ -108,9 +165,7 @@ def test_the_rules_hold_reports() -> None:
 
 def test_the_functions_say_for_whom_and_how_much() -> None:
     """The example with functions."""
-    (code,) = [code for _, code in BLOCKS if "def tenant" in code]
-    names: dict[str, Any] = {}
-    exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
+    names = _names("def tenant")
 
     def left(path: str = "/", **fields: str) -> str:
         states: str = ask_wsgi(names["app"], path=path, **fields)["RateLimit"]
@@ -131,7 +186,7 @@ def test_the_table_names_every_argument() -> None:
     assert arguments - {"prefix", "local_share", "connect_timeout", "key_secret"} <= set(
         re.findall(r"`(\w+)`", "".join(rows))
     )
-    assert PAGE.count("(#functions)") == 2
+    assert PAGE.count("(#functions)") == 3
     for choice in (*FORMS, *ADDRESS_FROM):
         assert f'"{choice}"' in PAGE
     assert ours.VARIABLES["store"] == "LIMITER_STORE"

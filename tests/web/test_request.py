@@ -83,6 +83,21 @@ def test_asgi() -> None:
     assert (found.cookie("a"), found.cookie("b"), found.cookie("c")) == ("1", "2", None)
 
 
+def test_a_key_function_finds_what_the_server_and_middlewares_say() -> None:
+    """The WSGI environment, the ASGI scope, and what stands in ``request.state`` of Starlette."""
+    ours = environ(REMOTE_USER="ann")
+    for found in (from_wsgi(ours), replace(from_wsgi(ours), parts={"a": "b"})):
+        assert (found.environ["REMOTE_USER"], dict(found.scope)) == ("ann", {})
+    theirs = scope(state={"user": "ann"}, user="bob")
+    for found in (from_asgi(theirs), replace(from_asgi(theirs), parts={"a": "b"})):
+        assert (found.scope["user"], found.state.user, dict(found.environ)) == ("bob", "ann", {})
+    with pytest.raises(AttributeError):
+        assert from_asgi(scope()).state.user
+    assert from_asgi(theirs) == from_asgi(scope())
+    assert "bob" not in repr(from_asgi(theirs))
+    assert "REMOTE_USER" not in repr(from_wsgi(ours))
+
+
 def test_what_was_sent() -> None:
     """Each server says it in a place of its own, or not at all."""
     assert from_wsgi(environ(RAW_URI="/a%2Fb?c", REQUEST_URI="/x")).target == "/a%2Fb?c"

@@ -132,6 +132,35 @@ def test_keys_costs_and_forms() -> None:
     assert b"the request has no API key" in b"".join(nobody.body)
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        lambda request: request.environ.get("REMOTE_USER"),
+        lambda request, trusted: (request.environ.get("REMOTE_USER") or "", len(trusted))[0],
+        lambda *both: both[0].environ.get("REMOTE_USER"),
+    ],
+)
+def test_functions_take_as_much_as_they_need(key: Any) -> None:
+    """And find what the server has put into the environment."""
+    app = LimiterMiddleware(hello, "4/minute", store=MEMORY, key=key, cost=lambda: 2)
+    codes = [ask(app, REMOTE_USER=user).code for user in ("ann", "ann", "bob", "ann", "")]
+    assert codes == [200, 200, 200, 429, 400]
+
+
+async def late(request: Any) -> str:
+    """A function that has to be awaited."""
+    return "x"
+
+
+@pytest.mark.parametrize("setting", ["key", "cost"])
+@pytest.mark.parametrize("function", [late, lambda one, two, three: (one, two, three)])
+def test_a_function_that_cannot_be_called_is_an_error_at_once(setting: str, function: Any) -> None:
+    with pytest.raises(InvalidSetting, match=f"{setting} is .*: accepted is a function of nothing"):
+        LimiterMiddleware(hello, "5/minute", store=MEMORY, **{setting: function})
+    with pytest.raises(InvalidSetting, match=r"'user': accepted .*; or a function of nothing"):
+        LimiterMiddleware(hello, "5/minute", store=MEMORY, key="user")
+
+
 def test_a_cost_that_makes_no_sense_lets_nobody_pass() -> None:
     """A fixed one shows at the start; what a function says is an error of the program, and no denial."""
     with pytest.raises(InvalidCost, match="cost is 6: accepted is a whole number from 1 to 5"):

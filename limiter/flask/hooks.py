@@ -1,0 +1,41 @@
+"""Hooks of Flask that run before a view, but after the limits: what they set is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flask import Flask, request
+
+#: Under this name an environment has the hook that decides about limits, while that runs.
+_RUNNING = "limiter.flask.running"
+
+TO_DO = "register them on the application and before FlaskLimiter(app), or call init_app(app) after them"
+
+
+def begin(environ: dict[str, Any], hook: Callable[..., Any]) -> None:
+    """Note that the hook that decides about limits runs."""
+    environ[_RUNNING] = hook
+
+
+def end(environ: dict[str, Any]) -> None:
+    """Note that it has run."""
+    environ.pop(_RUNNING, None)
+
+
+def waiting(app: Flask, environ: Mapping[str, Any]) -> str:
+    """The ``before_request`` hooks that run after the limits of this request, for messages; empty: none."""
+    hook = environ.get(_RUNNING)
+    if hook is None:
+        return ""
+    of_application = app.before_request_funcs.get(None, [])
+    later = of_application[of_application.index(hook) + 1 :] if hook in of_application else []
+    names = [_name(one) for one in later]
+    for blueprint in reversed(request.blueprints):
+        of_blueprint = app.before_request_funcs.get(blueprint, [])
+        names += [f"{_name(one)} of blueprint {blueprint}" for one in of_blueprint]
+    return f"the before_request hooks {', '.join(names)}" if names else ""
+
+
+def _name(hook: Any) -> str:
+    return str(getattr(hook, "__qualname__", None) or repr(hook))

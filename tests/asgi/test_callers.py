@@ -1,0 +1,308 @@
+"""Counting by who was authenticated: dependencies, and what a key function finds on the connection."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Security, WebSocket
+from fastapi.security import APIKeyHeader
+from starlette.applications import Starlette
+from starlette.authentication import AuthCredentials, SimpleUser
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from limiter import AsyncLimiter, InvalidSetting
+from limiter.asgi import LimiterMiddleware
+from limiter.fastapi import limit
+from limiter.web.guard import AsyncGuard
+from limiter.web.identity import Unidentified
+from tests.asgi.support import Connection, ask, in_a_loop
+
+MEMORY = "memory://"
+
+
+async def hello() -> dict[str, str]:
+    """Say hello."""
+    return {"hello": "world"}
+
+
+async def token(authorization: Annotated[str, Header()] = "") -> str:
+    """A sub-dependency."""
+    if authorization == "wrong":
+        raise HTTPException(401, "wrong token")
+    return authorization
+
+
+async def user_id(found: Annotated[str, Depends(token)]) -> str | None:
+    """Who is authenticated; None: no caller."""
+    return found or None
+
+
+def user_id_in_a_thread(found: str = Depends(token)) -> str | None:
+    """The same, as a function that is not async."""
+    return found or None
+
+
+def by_state(connection: Request) -> Any:
+    """By what a middleware has found."""
+    return connection.state.user
+
+
+async def statuses(app: Any, *users: str, path: str = "/") -> list[int]:
+    """The statuses of requests of these users."""
+    found = [
+        await ask(app, path, headers={"authorization": user} if user else {}) for user in users
+    ]
+    return [one.status for one in found]
+
+
+@pytest.mark.parametrize("user", [user_id, user_id_in_a_thread])
+@pytest.mark.parametrize("more", [{}, {"name": "named"}], ids=["unnamed", "named"])
+@in_a_loop
+async def test_a_key_may_be_a_dependency(user: Any, more: dict[str, str]) -> None:
+    """With dependencies of its own; its HTTPException is the answer, and None is 400."""
+    app = FastAPI()
+    limited = limit("2/minute", key=Depends(user), store=MEMORY, **more)
+    app.get("/", dependencies=[Depends(limited)])(hello)
+
+    assert await statuses(app, "ann", "ann", "bob", "ann", "") == [200, 200, 200, 429, 400]
+    wrong = await ask(app, headers={"authorization": "wrong"})
+    assert (wrong.status, json.loads(wrong.body)) == (401, {"detail": "wrong token"})
+    nobody = await ask(app)
+    assert nobody.headers["content-type"] == "application/problem+json"
+
+
+@in_a_loop
+async def test_a_dependency_is_called_once_and_may_be_overridden() -> None:
+    """As FastAPI does with others: also of a router, of an application, and of several limits."""
+    calls: list[str] = []
+
+    def user(found: Annotated[str, Depends(token)]) -> str:
+        calls.append(found)
+        return found
+
+    def by_user(limits: str) -> Any:
+        return Depends(limit(limits, key=Depends(user), store=MEMORY))
+
+    app = FastAPI(dependencies=[by_user("9/minute")])
+    router = APIRouter(dependencies=[by_user("5/minute")])
+
+    @router.get("/", dependencies=[by_user("2/minute")])
+    async def whom(name: str = Depends(user)) -> str:
+        return name
+
+    app.include_router(router)
+    assert await statuses(app, "ann", "bob", "ann", "ann") == [200, 200, 200, 429]
+    assert calls == ["ann", "bob", "ann", "ann"]
+    app.dependency_overrides[user] = lambda: "carl"
+    assert json.loads((await ask(app, headers={"authorization": "ann"})).body) == "carl"
+
+
+@in_a_loop
+async def test_a_cost_may_be_a_dependency() -> None:
+    async def cost(x_cost: Annotated[int, Header()] = 1) -> int:
+        return x_cost
+
+    app = FastAPI()
+    limited = limit("5/minute", key=Depends(user_id), cost=Depends(cost), store=MEMORY)
+    app.get("/", dependencies=[Depends(limited)])(hello)
+
+    async def left(user: str, **more: str) -> str:
+        return (await ask(app, headers={"authorization": user, **more})).headers["ratelimit"]
+
+    assert await left("ann") == '"route";r=4;t=60'
+    assert (await left("ann", **{"x-cost": "3"})).startswith('"route";r=1;t=')
+    assert (await ask(app, headers={"authorization": "ann", "x-cost": "x"})).status == 422
+    assert await left("bob", **{"x-cost": "4"}) == '"route";r=1;t=60'
+
+
+@in_a_loop
+async def test_a_dependency_s_parameters_are_the_route_s() -> None:
+    """The documentation of the interface has them, and nothing of ours."""
+    by_key = Security(APIKeyHeader(name="X-Key"))
+    app = FastAPI()
+    app.get("/key", dependencies=[Depends(limit("1/minute", key=by_key, store=MEMORY))])(hello)
+    app.get("/user", dependencies=[Depends(limit("1/minute", key=Depends(user_id), store=MEMORY))])(
+        hello
+    )
+    app.get("/plain", dependencies=[Depends(limit("1/minute", store=MEMORY))])(hello)
+    paths = app.openapi()["paths"]
+
+    assert paths["/key"]["get"]["security"] == [{"APIKeyHeader": []}]
+    assert [one["name"] for one in paths["/user"]["get"]["parameters"]] == ["authorization"]
+    assert "parameters" not in paths["/plain"]["get"]
+    assert [(await ask(app, "/key", headers={"x-key": key})).status for key in "aba"] == [
+        200,
+        200,
+        429,
+    ]
+
+
+@in_a_loop
+async def test_a_websocket_s_key_may_be_a_dependency() -> None:
+    app = FastAPI()
+    limited = limit("1/minute", key=Depends(user_id), store=MEMORY)
+
+    @app.websocket("/", dependencies=[Depends(limited)])
+    async def chat(socket: WebSocket) -> None:
+        await socket.accept()
+
+    async def began(user: str) -> str:
+        connection = Connection(app, kind="websocket", headers={"authorization": user})
+        connection.tell("websocket.connect")
+        await connection.start()
+        return str(connection.said[0]["type"])
+
+    assert [await began(user) for user in ("ann", "bob", "ann")] == [
+        "websocket.accept",
+        "websocket.accept",
+        "websocket.close",
+    ]
+
+
+@in_a_loop
+async def test_a_key_that_is_no_subject_is_an_error_of_the_program() -> None:
+    """Not a 503, and not a pass: the message says what to return."""
+
+    class User:
+        pass
+
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(limit("1/minute", key=Depends(User), store=MEMORY))])(hello)
+    with pytest.raises(TypeError, match=r"key is <.*User.*: accepted .*; return the caller's id"):
+        await ask(app)
+
+
+@pytest.mark.parametrize("setting", ["key", "cost"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (user_id, r"write \w+=Depends\(user_id\)"),
+        (user_id_in_a_thread, r"write \w+=Depends\(user_id_in_a_thread\)"),
+        (by_state, r"write \w+=Depends\(by_state\)"),
+        (APIKeyHeader(name="X-Key"), r"write \w+=Depends\("),
+        (Depends(), r"accepted is a dependency with its function"),
+        (
+            lambda one, two, three: (one, two, three),
+            "accepted is a function of nothing, of the request, or",
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_forgotten_depends_is_an_error_at_once(setting: str, value: Any, message: str) -> None:
+    with pytest.raises(InvalidSetting, match=f"{setting} is .*{message}"):
+        limit("5/minute", store=MEMORY, **{setting: value})
+
+
+def test_a_dependency_beside_a_guard_is_an_error_at_once() -> None:
+    with pytest.raises(InvalidSetting, match="key is given beside a guard"):
+        limit(AsyncGuard([]), key=Depends(user_id))
+
+
+# --- functions of the connection ---
+
+
+class SetsState:
+    """A middleware of the application that finds who calls."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Set it where ``request.state`` of Starlette and FastAPI reads it."""
+        fields = dict(scope["headers"])
+        scope.setdefault("state", {})["user"] = fields.get(b"authorization", b"").decode()
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        lambda request: request.state.user,
+        lambda request: request.scope["state"]["user"],
+        lambda request, trusted: (request.state.user, len(trusted)) if request.state.user else None,
+    ],
+)
+@in_a_loop
+async def test_a_key_may_be_a_function_of_the_connection(key: Any) -> None:
+    """In the middleware and in the dependency."""
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(limit("2/minute", key=key, store=MEMORY))])(hello)
+    app.add_middleware(SetsState)
+    assert await statuses(app, "ann", "ann", "bob", "ann", "") == [200, 200, 200, 429, 400]
+
+    plain = FastAPI()
+    plain.get("/")(hello)
+    plain.add_middleware(LimiterMiddleware, limits="2/minute", key=key, store=MEMORY)
+    plain.add_middleware(SetsState)
+    assert await statuses(plain, "ann", "ann", "bob", "ann", "") == [200, 200, 200, 429, 400]
+
+
+class Backend:
+    """Who is authenticated, as Starlette's middleware asks for it."""
+
+    async def authenticate(self, connection: Any) -> Any:
+        """By the header."""
+        name = connection.headers.get("authorization")
+        return (AuthCredentials(["authenticated"]), SimpleUser(name)) if name else None
+
+
+def by_user(request: Any) -> str | None:
+    """The user that Starlette's AuthenticationMiddleware has found."""
+    user = request.scope["user"]
+    return str(user.display_name) if user.is_authenticated else None
+
+
+@in_a_loop
+async def test_a_key_may_be_starlette_s_user() -> None:
+    async def page(request: Any) -> PlainTextResponse:
+        return PlainTextResponse("hello")
+
+    middleware = [
+        Middleware(AuthenticationMiddleware, backend=Backend()),
+        Middleware(LimiterMiddleware, limits="1/minute", key=by_user, store=MEMORY),
+    ]
+    app = Starlette(routes=[Route("/", page)], middleware=middleware)
+    assert await statuses(app, "ann", "bob", "ann", "") == [200, 200, 429, 400]
+
+
+@pytest.mark.parametrize(
+    ("setting", "function"),
+    [("key", user_id), ("cost", user_id), ("key", lambda one, two, three: (one, two, three))],
+    ids=["async", "async cost", "three"],
+)
+def test_a_function_that_cannot_be_called_is_an_error_at_once(setting: str, function: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    with pytest.raises(InvalidSetting, match=f"{setting} is .*: accepted is a function of nothing"):
+        LimiterMiddleware(app, "5/minute", store=MEMORY, **{setting: function})
+
+
+@in_a_loop
+async def test_functions_take_as_much_as_they_need() -> None:
+    """Nothing, the request, or the request and the networks."""
+
+    def refuse(request: Any) -> str:
+        raise Unidentified("no name")
+
+    app = FastAPI()
+    store = AsyncLimiter("1/minute", store=MEMORY)
+    keys = [
+        lambda: "x",
+        lambda request: request.path,
+        lambda request, trusted: (request.path, len(trusted)),
+        lambda *all_: len(all_),
+    ]
+    for number, key in enumerate(
+        [*keys, partial(lambda name, request: name + request.path, "x"), refuse]
+    ):
+        limited = limit("2/minute", key=key, cost=lambda: 2, store=store)
+        app.get(f"/{number}", dependencies=[Depends(limited)])(hello)
+    for number in range(5):
+        assert [(await ask(app, f"/{number}")).status for _ in range(2)] == [200, 429]
+    assert (await ask(app, "/5")).status == 400
