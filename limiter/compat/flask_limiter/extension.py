@@ -26,6 +26,7 @@ from limiter.compat.flask_limiter.request_limit import (
 )
 from limiter.compat.flask_limiter.util import get_remote_address
 from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.flask import registry
 from limiter.flask.extension import Attached, maker
 from limiter.flask.finder import Finder
 from limiter.flask.limits import Limit, by_key, named_methods, state_name
@@ -36,6 +37,7 @@ from limiter.grammar import read_limits
 from limiter.keys import Key
 from limiter.log_throttle import log_seldom
 from limiter.policies import ALGORITHMS, Policy
+from limiter.web.functions import check_function
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request
@@ -47,15 +49,8 @@ _TIMEOUT = 1.0
 _EXEMPT = ExemptionScope.APPLICATION | ExemptionScope.META | ExemptionScope.DEFAULT
 
 
-class Declaration:
+class Declaration(registry.Declaration):
     """What ``limit`` and ``shared_limit`` return: a decorator."""
-
-    def __init__(self, declare: Callable[[Any], Any]) -> None:
-        self._declare = declare
-
-    def __call__(self, target: Any) -> Any:
-        """Limit a view or a blueprint."""
-        return self._declare(target)
 
     def __enter__(self) -> None:
         raise TypeError(
@@ -485,8 +480,7 @@ def _limit(value: Any, key: Identity | None = None, **more: Any) -> Limit:
 def _identity(key_func: Any) -> Identity:
     if key_func is get_remote_address:
         return _by_remote_address
-    if not callable(key_func):
-        raise InvalidSetting.of("key_func", repr(key_func), "accepted is a function")
+    check_function("key_func", key_func)
     return _ByKeyFunc(key_func)
 
 
