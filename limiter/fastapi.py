@@ -147,6 +147,7 @@ class _Own(list[Verdict]):
 def limit(
     limits: Any,
     *,
+    enabled: bool = True,
     name: str | None = None,
     key: str | Sequence[str] | KeyFunction | params.Depends | None = None,
     cost: int | CostFunction | params.Depends | None = None,
@@ -162,12 +163,14 @@ def limit(
     Without ``name`` each route has a limit of its own, also where the dependency is a router's, and
     several on one route are several; all limits of one ``name`` are one. ``key`` and ``cost`` may also be
     dependencies: ``key=Depends(current_user_id)``. Everything else is as in
-    ``limiter.asgi.LimiterMiddleware``; limiters that share connections are given ``store=`` another
+    ``limiter.asgi.LimiterMiddleware``, ``enabled=False`` too; limiters that share connections are given ``store=`` another
     limiter.
 
     What is left is told on responses that FastAPI makes; with a ``LimiterMiddleware`` around the
     application, on every response.
     """
+    if enabled is not True:  # in tests of something else; no dependency is asked either
+        return Limit(limits, enabled=enabled, dependencies={})
     given = {"key": key, "cost": cost}
     dependencies = {
         name: value for name, value in given.items() if isinstance(value, params.Depends)

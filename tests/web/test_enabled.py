@@ -1,12 +1,14 @@
-"""``enabled=False`` of both middlewares."""
+"""``enabled=False`` of both middlewares, and of FastAPI's limits."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from fastapi import Depends, FastAPI, HTTPException
 
 from limiter import InvalidSetting, asgi, wsgi
+from limiter.fastapi import limit
 from tests.asgi.support import ask as ask_asgi
 from tests.asgi.support import in_a_loop
 from tests.wsgi.support import ask as ask_wsgi
@@ -44,9 +46,24 @@ async def test_every_request_passes_asynchronously_too() -> None:
     assert "ratelimit" not in answers[0].headers
 
 
+def refuse_everybody() -> None:
+    raise HTTPException(401)
+
+
+@in_a_loop
+async def test_no_dependency_of_a_limit_that_is_off_is_asked() -> None:
+    app = FastAPI()
+    off = [Depends(limit("1/minute", key=Depends(refuse_everybody), enabled=False)) for _ in "12"]
+    app.get("/", dependencies=off)(lambda: "hello")
+
+    assert [(await ask_asgi(app)).status for _ in range(2)] == [200, 200]
+
+
 @pytest.mark.parametrize("enabled", ["false", 0, None])
 def test_what_is_no_bool_is_named(enabled: Any) -> None:
     """Text of a variable would be true, whatever it says."""
     for middleware in (wsgi.LimiterMiddleware, asgi.LimiterMiddleware):
         with pytest.raises(InvalidSetting, match="accepted are True and False"):
             middleware(hello, "1/minute", store="memory://", enabled=enabled)
+    with pytest.raises(InvalidSetting, match="accepted are True and False"):
+        limit("1/minute", store="memory://", enabled=enabled)
