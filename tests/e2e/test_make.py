@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def make(folder: Path, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a target with a ``.venv`` in that folder, as from a shell: `make test` hands on what it was given."""
+    """Run a target with a ``.venv`` in that folder, as from a shell: make hands on what it was given."""
     kept = {name: value for name, value in clean_environment().items() if "MAKE" not in name}
     return subprocess.run(
         ["make", target, f"VENV={folder}/venv"],
