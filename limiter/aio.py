@@ -177,8 +177,7 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
                     self._note(error)
                     step = flow.throw(error)
                 else:
-                    if self._outage.since is not None:
-                        self._outage.answered()
+                    self._outage.answered()
                     step = flow.send(reply)
         except StopIteration as done:
             result: _Result = done.value

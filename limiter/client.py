@@ -277,8 +277,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
                 self._note(error)
                 step = flow.throw(error)
             else:
-                if self._outage.since is not None:
-                    self._outage.answered()
+                self._outage.answered()
                 step = flow.send(reply)
         return step.seconds
 

@@ -123,7 +123,7 @@ def _part(part: object, what: str) -> bytes:
     else:
         raise InvalidKey.of(what, f"{part!r} ({type(part).__name__})", _ACCEPTED)
     if not raw:
-        raise InvalidKey.of(what, repr(part), f"{_ACCEPTED}")
+        raise InvalidKey.of(what, repr(part), _ACCEPTED)
     return raw
 
 

@@ -45,7 +45,7 @@ class Outage:
             log.warning("no decision from %s; %s%s", error, instead, more)
 
     def answered(self) -> None:
-        """A call found a decision, while ``since`` is not None."""
+        """A call found a decision; the shortest way of a hit looks at ``since`` before it calls this."""
         since, last = self.since, self._last
         if since is None or monotonic() - last < QUIET:
             return

@@ -71,7 +71,7 @@ def period_us(per: Period) -> int:
         us = per * SECOND_US
     # A NaN fails the comparison, as does an infinity.
     if us is None or not SHORTEST_US <= us <= LONGEST_US:
-        raise InvalidPolicy.of("per", shown(per), f"{_ACCEPTED}")
+        raise InvalidPolicy.of("per", shown(per), _ACCEPTED)
     return round(us)
 
 

@@ -333,7 +333,7 @@ async def _connect(connection: Any, patience: float) -> None:
     given = redispy.arguments(connection)
     end = await _reach(given["host"], given["port"], patience)
     try:
-        redispy.give_socket(connection, given["host"], end)
+        redispy.give_socket(connection, given, end)
         await redispy.connected_in_loop(connection)
     finally:
         if not connection.is_connected:  # it never came to own the socket

@@ -184,8 +184,6 @@ class AsyncNode:
                 self._connect(), self.where, self._timeout, self._connect_timeout
             )
             await self._guard.add(lane)
-        except LimiterError as error:
-            return error
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)

@@ -94,17 +94,19 @@ def connected(connection: Any) -> socket.socket:
     return cast("socket.socket", found)
 
 
-def give_socket(connection: Any, host: str, end: socket.socket) -> None:
-    """Have a connection of ``redis.asyncio`` use this socket to ``host``."""
-    given = arguments(connection)
-    del given["host"], given["port"]
-    given["server_hostname"] = host if "ssl" in given else None
-    given["sock"] = end
-    connection._connection_arguments = lambda: given
+def give_socket(connection: Any, given: Mapping[str, Any], end: socket.socket) -> None:
+    """Have a connection of ``redis.asyncio`` use this socket, and what ``arguments`` has given."""
+    found = {name: value for name, value in given.items() if name not in ("host", "port")}
+    found["server_hostname"] = given["host"] if "ssl" in given else None
+    found["sock"] = end
+    connection._connection_arguments = lambda: found
 
 
 def arguments(connection: Any) -> dict[str, Any]:
-    """How a connection of ``redis.asyncio`` would be opened: ``host`` and ``port`` among them."""
+    """How a connection of ``redis.asyncio`` would be opened: ``host`` and ``port`` among them.
+
+    With TLS this reads the certificates: once for each connection will do.
+    """
     return dict(connection._connection_arguments())
 
 
