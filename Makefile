@@ -6,7 +6,7 @@ REQUIREMENTS := setup.cfg pyproject.toml
 # Most tests wait for real servers; files are shared out among three processes. WORKERS= for one.
 WORKERS ?= -n 3 --dist loadfile
 
-.PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua venv clean help
+.PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua docs venv clean help
 
 help:
 	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C;"
@@ -18,6 +18,7 @@ help:
 	@echo "make soak       the concurrency, transport and demo tests again and again"
 	@echo "make attacks    attacks on the limiter, behind each proxy and in front of several frameworks"
 	@echo "make lua        join lua/src into lua/v1"
+	@echo "make docs       docs/ as a site with an API reference, in docs/_build"
 	@echo "make venv       .venv with what all of these need"
 
 # One stamp for each set of extras: a demo needs no test tools.
@@ -56,6 +57,7 @@ check: luacheck $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	luacheck --quiet lua/v1
+	$(BIN)/python -m tests.prose
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)
@@ -72,6 +74,10 @@ attacks: $(VENV)/.test
 lua:
 	$(PYTHON) lua/src/join.py
 	$(PYTHON) lua/src/vectors.py
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "open docs/_build/index.html"
 
 venv: $(VENV)/.check $(VENV)/.test $(VENV)/.bench $(VENV)/.demo
 
