@@ -40,7 +40,7 @@ _SHOWN_BY = {
 }
 
 
-def _link_pages(_app: Sphinx, path: Path, _parent: str, content: list[str]) -> None:
+def _link_pages(_app: Sphinx, _path: Path, _parent: str, content: list[str]) -> None:
     """Let links of an included file lead to pages of the site."""
     for target, page in _SHOWN_BY.items():
         content[0] = content[0].replace(f"]({target})", f"]({page})")

@@ -67,7 +67,7 @@ def python(path: str, source: str) -> Iterator[Passage]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             if id(node) in docstrings:
                 yield Passage(path, node.lineno, "docstring", node.value)
-            elif node.value.count(" ") > 2:
+            elif node.value.count(" ") > 1:
                 yield Passage(path, node.lineno, "message", node.value)
     previous, lines, start = -1, [], 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
