@@ -15,6 +15,7 @@ from limiter.flask.dynamic import ByAmount
 from limiter.flask.limits import Limit, ViewRule, spoken_name, state_name
 from limiter.flask.registry import Place, Registry, blueprints, place
 from limiter.flask.setup import Make, Setup
+from limiter.web import limiter_calls
 from limiter.web.guard import Guard
 
 #: Methods that have a count of their own where nobody routed the request; all others share one.
@@ -280,7 +281,7 @@ class Finder:
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
         """Raise InvalidCost where no request could ever pass."""
-        limiter.plan().checked(cost)
+        limiter_calls.plan(limiter).checked(cost)
 
 
 def _wide(kind: str, limits: Iterable[Limit], where: tuple[str, ...], called: str) -> list[Place]:
