@@ -32,7 +32,7 @@ RETURN_1 = "kernel and server, `return 1`"
 SCRIPT = "kernel and server, the limiter's script"
 PARSED = "+ hiredis"
 CONNECTION = "+ redis-py's connection"
-TRANSPORT = "+ transport: lane, deadline"
+TRANSPORT = "+ transport: connection, deadline"
 PLANNED = "+ plan: cost, key, bytes"
 HIT = "+ reply checked, `Decision` (= `hit`)"
 STEPS = (RETURN_1, SCRIPT, PARSED, CONNECTION, TRANSPORT, PLANNED, HIT)

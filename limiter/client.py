@@ -14,9 +14,9 @@ from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
 from limiter.held import Held, Reserved
-from limiter.keeper import Keeper
 from limiter.keys import Key
 from limiter.local import MemoryTransport
+from limiter.renewal_threads import RenewalThreads
 from limiter.scripts import Script
 from limiter.several import Decisions
 from limiter.transport import Transport, connect
@@ -244,17 +244,17 @@ class Limiter(Base["Transport | MemoryTransport"]):
         return self._transport.one_slot(tags)
 
     @cached_property
-    def _keeper(self) -> Keeper:
-        keeper = Keeper(self._advance)
-        remember(keeper)
-        return keeper
+    def _renewal_threads(self) -> RenewalThreads:
+        renewal_threads = RenewalThreads(self._advance)
+        remember(renewal_threads)
+        return renewal_threads
 
     def _beside(
         self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
-        keeper = self._keeper
-        keeper.add(flow)
-        return partial(keeper.drop, flow)
+        renewal_threads = self._renewal_threads
+        renewal_threads.add(flow)
+        return partial(renewal_threads.drop, flow)
 
     def drive(self, flow: Flow[_Result]) -> _Result:
         """Run every step of a flow, and return what it returns."""

@@ -12,7 +12,7 @@ from limiter.errors import StoreUnavailable
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def begin(work: Callable[[], None], what: str) -> None:
+def start_thread(work: Callable[[], None], what: str) -> None:
     """Run it in a thread of its own, which does not keep the process alive.
 
     Raises:
@@ -20,7 +20,7 @@ def begin(work: Callable[[], None], what: str) -> None:
 
     """
     try:
-        _begin(work)
+        _start(work)
     except RuntimeError as error:
         raise StoreUnavailable(f"{what}: {error}") from error
 
@@ -45,5 +45,5 @@ def as_raised(function: _Function) -> _Function:
 
 
 @as_raised
-def _begin(work: Callable[[], None]) -> None:
+def _start(work: Callable[[], None]) -> None:
     threading.Thread(target=work, daemon=True).start()

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from limiter import StoreUnavailable
-from limiter.threads import as_raised, begin
+from limiter.threads import as_raised, start_thread
 
 
 class Interrupt(BaseException):
@@ -59,7 +59,7 @@ def test_interrupted_while_a_thread_begins(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(Interrupt):
-        begin(lambda: None, "store")
+        start_thread(lambda: None, "store")
     monkeypatch.setattr(threading.Thread, "start", refused)
     with pytest.raises(StoreUnavailable, match="store: can't start new thread"):
-        begin(lambda: None, "store")
+        start_thread(lambda: None, "store")

@@ -13,7 +13,7 @@ from typing import Any
 from limiter.errors import InvalidSetting, StoreRefused, StoreUnavailable, shown
 from limiter.memory import clock
 from limiter.memory.decide import Outcome, ask, change
-from limiter.policies.concurrency import Leases
+from limiter.policies.concurrency import LeaseSet
 from limiter.policies.step import Step
 from limiter.question import Question
 
@@ -28,7 +28,7 @@ _NEVER = 2**62
 _TAKING = frozenset({"hit", "acquire"})
 _ASKING = frozenset({"hit", "acquire", "peek", "reset"})
 
-_EMPTY: dict[str, Callable[[], Any]] = {"hash": dict, "list": list, "zset": Leases}
+_EMPTY: dict[str, Callable[[], Any]] = {"hash": dict, "list": list, "zset": LeaseSet}
 
 
 class _Key:

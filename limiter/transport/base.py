@@ -13,8 +13,8 @@ from redis.exceptions import ResponseError
 from limiter.errors import StoreUnavailable
 from limiter.plan import Call
 from limiter.scripts import Script
-from limiter.transport.detour import ASKING, Detour, Step, command
-from limiter.transport.node import Lane, Node
+from limiter.transport.node import Connection, Node
+from limiter.transport.redirects import ASKING, Action, Redirects, command
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot
 from limiter.transport.store import Address, Store
@@ -47,15 +47,15 @@ class Transport:
         if deadline is None:
             deadline = monotonic() + self._timeout
         node = self._find(call, deadline)
-        lane = node.take(deadline)
+        connection = node.take(deadline)
         try:
-            reply = lane.ask(call.by_sha + call.rest, deadline, self._timeout)
+            reply = connection.ask(call.by_sha + call.rest, deadline, self._timeout)
         except ResponseError as error:
-            return self._go_on(error, call, node, lane, deadline)
+            return self._go_on(error, call, node, connection, deadline)
         except StoreUnavailable:
-            node.doubt(lane)
+            node.doubt(connection)
             raise
-        node.give(lane)
+        node.give(connection)
         return reply
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
@@ -95,51 +95,51 @@ class Transport:
 
     def _tell(self, node: Node, packed: bytes, deadline: float, timeout: float) -> Any:
         """One plain command to one node, without a second try."""
-        lane = node.take(deadline)
+        connection = node.take(deadline)
         try:
-            reply = lane.ask(packed, deadline, timeout)
+            reply = connection.ask(packed, deadline, timeout)
         except ResponseError as error:
-            node.give(lane)
+            node.give(connection)
             raise translate(error, node.where) from cause(error)
         except StoreUnavailable:
-            node.doubt(lane)
+            node.doubt(connection)
             raise
-        node.give(lane)
+        node.give(connection)
         return reply
 
     def _go_on(
-        self, error: ResponseError, call: Call, node: Node, lane: Lane, deadline: float
+        self, error: ResponseError, call: Call, node: Node, connection: Connection, deadline: float
     ) -> Any:
         """The server answered with an error: send the call again where that proves nothing ran."""
-        detour = Detour(call)
+        redirects = Redirects(call)
         while True:
-            step = detour.after(error, deadline - monotonic())
-            if step is Step.AGAIN:
-                if detour.pause:
-                    sleep(detour.pause)
-            elif step is Step.ELSEWHERE:
-                lane.close()
+            action = redirects.next_action(error, deadline - monotonic())
+            if action is Action.RETRY:
+                if redirects.pause:
+                    sleep(redirects.pause)
+            elif action is Action.RECONNECT:
+                connection.close()
                 node.drop_idle()
                 node = self._follow(error, call, node, deadline) or node
-                lane = node.take(deadline)
+                connection = node.take(deadline)
             else:
-                node.give(lane)
+                node.give(connection)
                 there = None
-                if step is Step.THERE:
+                if action is Action.FOLLOW:
                     there = self._follow(error, call, node, deadline)
                 if there is None:
-                    raise detour.failure(error, node.where) from cause(error)
+                    raise redirects.failure(error, node.where) from cause(error)
                 node = there
-                lane = node.take(deadline)
+                connection = node.take(deadline)
             try:
-                if detour.asking:
-                    lane.ask(ASKING, deadline, self._timeout)
-                reply = lane.ask(detour.command, deadline, self._timeout)
+                if redirects.asking:
+                    connection.ask(ASKING, deadline, self._timeout)
+                reply = connection.ask(redirects.command, deadline, self._timeout)
             except ResponseError as another:
                 error = another
                 continue
             except StoreUnavailable:
-                node.doubt(lane)
+                node.doubt(connection)
                 raise
-            node.give(lane)
+            node.give(connection)
             return reply

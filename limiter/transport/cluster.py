@@ -13,11 +13,11 @@ from redis.exceptions import ResponseError
 from limiter.errors import LimiterError, StoreUnavailable, anew
 from limiter.plan import Call
 from limiter.scripts import Script
-from limiter.threads import as_raised, begin
+from limiter.threads import as_raised, start_thread
 from limiter.transport import forks, slots
 from limiter.transport.base import Transport
-from limiter.transport.detour import CLUSTER_SLOTS
 from limiter.transport.node import Node
+from limiter.transport.redirects import CLUSTER_SLOTS
 from limiter.transport.replies import cause, code, translate
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Store
@@ -82,7 +82,7 @@ class ClusterTransport(Transport):
         with self._lock:
             if self._reading or not self._table.is_due:
                 return
-            begin(partial(self._read_table, self._lock, self._changed), self._store.where)
+            start_thread(partial(self._read_table, self._lock, self._changed), self._store.where)
             self._reading = True
 
     @as_raised

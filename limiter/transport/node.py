@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
-from limiter.threads import as_raised, begin
+from limiter.threads import as_raised, start_thread
 from limiter.transport import forks, redispy
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
@@ -33,7 +33,7 @@ _BUFFER = 16_384
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
-class Lane:
+class Connection:
     """One connection of redis-py, and a look at whether the server has closed it.
 
     redis-py connects; we read, with a reader of our own. What its connection does around each command
@@ -43,12 +43,12 @@ class Lane:
 
     __slots__ = (
         "_buffer",
-        "_connection",
         "_feed",
         "_gets",
         "_has_more",
         "_into",
         "_poll",
+        "_redis_connection",
         "_send",
         "_settimeout",
         "_timeout",
@@ -56,11 +56,11 @@ class Lane:
         "asked_at",
     )
 
-    def __init__(self, connection: Any, where: str, timeout: float) -> None:
+    def __init__(self, redis_connection: Any, where: str, timeout: float) -> None:
         """Connect: address, TLS, AUTH and HELLO are redis-py's work. Then answers may take ``timeout``."""
-        socket = redispy.connected(connection)
+        socket = redispy.connected(redis_connection)
         socket.settimeout(timeout)
-        self._connection = connection
+        self._redis_connection = redis_connection
         self._timeout = timeout
         self._settimeout = socket.settimeout
         self._send = socket.sendall
@@ -81,7 +81,7 @@ class Lane:
     def ask(self, command: bytes, deadline: float, timeout: float) -> Any:
         """Send one command and read its reply, by ``deadline``.
 
-        A lane on which this raised anything but ResponseError is not to be given back: its reply may
+        A connection on which this raised anything but ResponseError is not to be given back: its reply may
         still come, and would reach the next call. What a signal handler raises meanwhile is raised
         unchanged; but its OSError or TimeoutError looks like the socket's own.
 
@@ -151,7 +151,7 @@ class Lane:
 
     def close(self) -> None:
         """Hang up."""
-        self._connection.disconnect()
+        self._redis_connection.disconnect()
 
 
 class Node:
@@ -170,7 +170,7 @@ class Node:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self.where = where
-        self._idle: list[Lane] = []
+        self._idle: list[Connection] = []
         self._new_lock()
         self._waiting = 0
         #: When each attempt began that is under way.
@@ -182,7 +182,7 @@ class Node:
         self._refusal: StoreRefused | None = None
         forks.remember(self)
 
-    def take(self, deadline: float) -> Lane:
+    def take(self, deadline: float) -> Connection:
         """An open connection for the caller alone, to be given back or closed.
 
         Raises:
@@ -192,10 +192,10 @@ class Node:
         """
         return self._ready() or self._wait(deadline)
 
-    def give(self, lane: Lane) -> None:
+    def give(self, connection: Connection) -> None:
         """Let the next caller have it."""
         idle = self._idle
-        idle.append(lane)
+        idle.append(connection)
         if self._waiting:
             with self._lock:
                 self._changed.notify()
@@ -212,53 +212,53 @@ class Node:
 
     def drop_idle(self, asked_before: float = inf) -> None:
         """Close what is idle now, or of that what has not been asked since: it may lead nowhere."""
-        for lane in list(self._idle):
-            if lane.asked_at < asked_before:
+        for connection in list(self._idle):
+            if connection.asked_at < asked_before:
                 try:
-                    self._idle.remove(lane)
+                    self._idle.remove(connection)
                 except ValueError:
                     continue  # another thread has just taken it
-                lane.close()
+                connection.close()
 
-    def doubt(self, lane: Lane) -> None:
+    def doubt(self, connection: Connection) -> None:
         """It broke, or got no answer: so would those that were not heard of since it was asked."""
-        self.drop_idle(lane.asked_at)
+        self.drop_idle(connection.asked_at)
 
     @property
     def has_idle(self) -> bool:
         """Whether a connection is ready: such a node answers at once, or fails within the deadline."""
         return bool(self._idle)
 
-    def _ready(self) -> Lane | None:
+    def _ready(self) -> Connection | None:
         """The idle connection that was used last, if it is still open."""
         idle = self._idle
         while idle:
             try:
-                lane = idle.pop()
+                connection = idle.pop()
             except IndexError:  # another thread took it in between
                 break
-            if lane.is_open():
-                return lane
-            lane.close()
+            if connection.is_open():
+                return connection
+            connection.close()
         return None
 
     @as_raised
-    def _wait(self, deadline: float) -> Lane:
+    def _wait(self, deadline: float) -> Connection:
         """Wait for a connection, ours or one that another caller gives back, whichever is first."""
         came = monotonic()
         with self._lock:
             self._waiting += 1
             try:
                 while True:
-                    if lane := self._ready():
-                        return lane
+                    if connection := self._ready():
+                        return connection
                     while self._failures:
                         began, failure = self._failures.popleft()
                         if began >= came:  # an older attempt says nothing of how things are now
                             raise failure
                     if self._is_due():
                         began = monotonic()
-                        begin(partial(self._open_one, began), self.where)
+                        start_thread(partial(self._open_one, began), self.where)
                         self._connecting.append(began)
                     left = deadline - monotonic()
                     if left <= 0:
@@ -284,9 +284,9 @@ class Node:
 
     def _open_one(self, began: float) -> None:
         """In a thread of its own: connecting may take longer than any caller can wait."""
-        lane = failure = None
+        connection = failure = None
         try:
-            lane = Lane(self._connect(), self.where, self._timeout)
+            connection = Connection(self._connect(), self.where, self._timeout)
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
@@ -294,10 +294,10 @@ class Node:
             with suppress(ValueError):  # who began it was interrupted before it was noted
                 self._connecting.remove(began)
             self._refusal = failure if isinstance(failure, StoreRefused) else None
-            if lane is not None and began > self._closed_at:
-                self.give(lane)
-            elif lane is not None:
-                lane.close()  # it was for those before close()
+            if connection is not None and began > self._closed_at:
+                self.give(connection)
+            elif connection is not None:
+                connection.close()  # it was for those before close()
             elif failure is not None and self._waiting > len(self._failures):
                 self._failures.append((began, failure))
             self._changed.notify()

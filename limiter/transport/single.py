@@ -12,8 +12,8 @@ from limiter.errors import StoreRefused
 from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.base import Transport
-from limiter.transport.detour import HELLO
 from limiter.transport.node import Node
+from limiter.transport.redirects import HELLO
 from limiter.transport.replies import check_alone
 from limiter.transport.store import Store
 

@@ -561,22 +561,22 @@ def test_an_outage_leaves_few_ghosts_to_give_back(make_on: Make, own: Server, su
 def test_many_leases_have_two_threads(store: str, new_subject: Callable[[], str]) -> None:
     """One renews them all, the other is there to help; they end with the last."""
 
-    def keepers() -> set[threading.Thread]:
+    def renewal_threads() -> set[threading.Thread]:
         return {one for one in threading.enumerate() if "_keep" in one.name}
 
-    before = keepers()
+    before = renewal_threads()
     with Limiter(Concurrency(1, lease=1), store=store, timeout=10.0) as limiter:
         leases = [limiter.hold(new_subject()) for _ in range(100)]
         for lease in leases:
             lease.__enter__()
-        assert len(keepers() - before) <= 2
+        assert len(renewal_threads() - before) <= 2
         time.sleep(1.3)  # all of them have to outlive their length
-        assert len(keepers() - before) <= 2
+        assert len(renewal_threads() - before) <= 2
         assert not any(lease.lost for lease in leases)
         assert not any(limiter.peek(lease.key).allowed for lease in leases)
         for lease in leases:
             lease.release()
-        until(lambda: keepers() <= before, 5)
+        until(lambda: renewal_threads() <= before, 5)
 
 
 @pytest.mark.slow
@@ -684,8 +684,8 @@ def test_what_was_given_back_is_forgotten(make: Make, subject: str) -> None:
     if hasattr(limiter, "inner"):
         until(lambda: not limiter._tasks, 5)
     else:
-        assert len(limiter._keeper._due) <= 128
-        assert limiter._keeper._flows == set()
+        assert len(limiter._renewal_threads._due) <= 128
+        assert limiter._renewal_threads._flows == set()
 
 
 class Interrupt(BaseException):
@@ -707,7 +707,7 @@ def test_interrupted_in_its_delay(
             with pytest.raises(Interrupt), limiter.hold(subject):
                 raise AssertionError
         assert lefts(limiter, subject)[0] == 5
-        assert limiter._keeper._flows == set()
+        assert limiter._renewal_threads._flows == set()
 
 
 def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> None:

@@ -217,7 +217,7 @@ def test_nobody_to_give_back_later(
         limiter.hit_all([(key, 1) for key in keys])
     assert [limiter.peek(key).remaining for key in keys] == [4, 4, 4, 0]
     assert limiter.unsettled == 3
-    assert limiter._keeper._flows == set()
+    assert limiter._renewal_threads._flows == set()
 
 
 def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
@@ -248,7 +248,7 @@ def test_interrupted_before_the_end_of_a_body(place: str, subject: str) -> None:
     with pytest.raises(NotAnException), limiter.hold(subject):
         pass
     assert limiter.peek(subject).remaining == 3
-    assert limiter._keeper._flows == set()
+    assert limiter._renewal_threads._flows == set()
 
 
 def interrupt_once(limiter: Limiter, mode: str) -> None:

@@ -16,7 +16,7 @@ from limiter.policies import (
     SlidingWindow,
     TokenBucket,
 )
-from limiter.policies.concurrency import Leases
+from limiter.policies.concurrency import LeaseSet
 from limiter.question import Block, Question
 from tests.scripts import argument_names
 
@@ -102,9 +102,9 @@ def plant(store: MemoryStore, name: str, kind: str, value: Any, ttl_ms: int) -> 
     store._keys[name.encode()] = key
 
 
-def leases(members: dict[str, int]) -> Leases:
+def leases(members: dict[str, int]) -> LeaseSet:
     """A set with these members."""
-    made = Leases()
+    made = LeaseSet()
     for member, end_us in members.items():
         made.put(member, end_us)
     return made

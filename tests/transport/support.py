@@ -232,10 +232,10 @@ class Asker:
         await self.transport.close()
 
     @property
-    def lane(self) -> Any:
+    def connection(self) -> Any:
         """The connection to the only node, in the running loop."""
-        place: Any = self.transport._last
-        return place.node.lane
+        loop_transport: Any = self.transport._last
+        return loop_transport.node.connection
 
 
 class Dripping:

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from limiter import StoreRefused, StoreUnavailable
 from limiter.demo.servers import HOST, Cluster, Server
-from limiter.transport.detour import MOST_REDIRECTS, TRYAGAIN_PAUSES
+from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES
 from limiter.transport.slots import REFRESH_EVERY, SlotTable
 from tests.proxy import Proxy, replace, swallow
 from tests.transport.support import (
@@ -33,8 +33,8 @@ from tests.transport.support import (
 
 def table(asker: Asker) -> Any:
     """The table of the running loop."""
-    place: Any = asker.transport._last
-    return place._table
+    loop_transport: Any = asker.transport._last
+    return loop_transport._table
 
 
 @pytest.mark.parametrize("policies", [[PLENTY], [LOG], [PLENTY, LOG]], ids=len)
@@ -340,11 +340,11 @@ def test_nodes_that_are_gone_are_forgotten(cluster: Cluster, subject: str, kind:
         async with Asker(f"redis+cluster://{HOST}:{cluster.nodes[0].port}") as asker:
             assert await asker.hit(subject)
             gone = table(asker).node_at((HOST, proxy.port))
-            lane = await gone.take(asyncio.get_running_loop().time() + 1)
+            connection = await gone.take(asyncio.get_running_loop().time() + 1)
             table(asker).read_at -= REFRESH_EVERY
             await asker.open()
             assert (HOST, proxy.port) not in table(asker).nodes
-            assert lane.closed
+            assert connection.closed
             assert await asker.hit(subject)
 
     with Proxy((HOST, cluster.nodes[1].port)) as proxy:

@@ -21,7 +21,7 @@ from redis.backoff import ExponentialBackoff
 
 from limiter import InvalidSetting, StoreRefused, StoreUnavailable
 from limiter.demo.servers import HOST, Certificates, Cluster, Server, free_port
-from limiter.transport import async_lane, connect, connect_async
+from limiter.transport import async_connection, connect, connect_async
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeServer
 from tests.transport.support import LOG, PLENTY, Asker, all_in_time, in_loop
@@ -135,7 +135,7 @@ def test_by_tls(tls_server: Server, subject: str, kind: str, protocol: int) -> N
             before = watcher.info("stats")["total_connections_received"]
             for _ in range(20):
                 await asker.hit(subject)
-                asker.lane.since -= (
+                asker.connection.since -= (
                     1.0  # as if it had been silent: it is looked at before each call
                 )
             assert watcher.info("stats")["total_connections_received"] == before
@@ -161,10 +161,10 @@ def test_tls_without_any_handshake_of_redis(
         )
         async with Asker(client, BOTH) as asker:
             await asker.hit(subject)
-            lane = asker.lane
-            lane.since -= 1.0
+            connection = asker.connection
+            connection.since -= 1.0
             await asker.hit(subject)
-            assert asker.lane is lane
+            assert asker.connection is connection
         await client.aclose()
 
     in_loop(main(), kind)
@@ -253,7 +253,7 @@ def test_nobody_complains_of_a_connection_that_was_given_up(
             await call
         await asker.transport.close()
 
-    monkeypatch.setattr(async_lane, "_reach", fails)
+    monkeypatch.setattr(async_connection, "_reach", fails)
     in_loop(main(), kind)
     gc.collect()
     assert complaints == []

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable, TokenBucket
 from limiter.demo.servers import HOST, Cluster, Server
-from limiter.transport.detour import MOST_REDIRECTS, TRYAGAIN_PAUSES
+from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES
 from limiter.transport.slots import REFRESH_EVERY, SlotTable
 from tests.proxy import Proxy, replace, swallow
 from tests.transport.conftest import MakeLimiter
@@ -289,9 +289,9 @@ def test_a_primary_that_became_a_replica(
     admin = first.client()
     with Proxy((HOST, first.port)) as proxy:
         limiter = make_limiter(proxy.url, timeout=2.0).open()
-        lanes = [limiter._transport._node.take(time.monotonic() + 2) for _ in range(3)]  # type: ignore[attr-defined]
-        for lane in lanes:
-            limiter._transport._node.give(lane)  # type: ignore[attr-defined]
+        connections = [limiter._transport._node.take(time.monotonic() + 2) for _ in range(3)]  # type: ignore[attr-defined]
+        for connection in connections:
+            limiter._transport._node.give(connection)  # type: ignore[attr-defined]
         assert limiter.hit("u", cost=5)
         # The name now means another server; the old connections are left open.
         admin.replicaof(HOST, second.port)

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 from limiter import StoreRefused, StoreUnavailable
 from limiter.plan import Call
 from limiter.transport import slots
-from limiter.transport.detour import MOST_REDIRECTS, TRYAGAIN_PAUSES, Detour, Step
+from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES, Action, Redirects
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Address, read_store
 
@@ -18,77 +18,80 @@ CALL = Call(b"sha-", b"text-", b"rest", b"tag")
 MOVED = "MOVED 5 h:1"
 
 
-def steps(*said: str, left: float = 1.0) -> list[Step]:
+def steps(*said: str, left: float = 1.0) -> list[Action]:
     """The steps of one call that is answered so, one answer after the other."""
-    detour = Detour(CALL)
-    return [detour.after(ResponseError(each), left) for each in said]
+    redirects = Redirects(CALL)
+    return [redirects.next_action(ResponseError(each), left) for each in said]
 
 
 @pytest.mark.parametrize(
     ("said", "expected"),
     [
-        (["NOSCRIPT none"], [Step.AGAIN]),
-        (["NOSCRIPT none", "NOSCRIPT none"], [Step.AGAIN, Step.END]),
-        (["READONLY no"], [Step.ELSEWHERE]),
-        (["READONLY no", "READONLY no"], [Step.ELSEWHERE, Step.END]),
-        (["READONLY no", "NOSCRIPT none", MOVED], [Step.ELSEWHERE, Step.AGAIN, Step.THERE]),
-        (["TRYAGAIN x"] * 4, [Step.AGAIN] * 3 + [Step.END]),
-        (["ASK 5 h:1", MOVED, "ASK 5 h:1", MOVED], [Step.THERE] * MOST_REDIRECTS + [Step.END]),
-        (["ERR any"], [Step.END]),
-        (["OOM full"], [Step.END]),
-        (["WRONGTYPE other"], [Step.END]),
-        (["CLUSTERDOWN"], [Step.END]),
-        ([""], [Step.END]),
+        (["NOSCRIPT none"], [Action.RETRY]),
+        (["NOSCRIPT none", "NOSCRIPT none"], [Action.RETRY, Action.FAIL]),
+        (["READONLY no"], [Action.RECONNECT]),
+        (["READONLY no", "READONLY no"], [Action.RECONNECT, Action.FAIL]),
+        (["READONLY no", "NOSCRIPT none", MOVED], [Action.RECONNECT, Action.RETRY, Action.FOLLOW]),
+        (["TRYAGAIN x"] * 4, [Action.RETRY] * 3 + [Action.FAIL]),
+        (
+            ["ASK 5 h:1", MOVED, "ASK 5 h:1", MOVED],
+            [Action.FOLLOW] * MOST_REDIRECTS + [Action.FAIL],
+        ),
+        (["ERR any"], [Action.FAIL]),
+        (["OOM full"], [Action.FAIL]),
+        (["WRONGTYPE other"], [Action.FAIL]),
+        (["CLUSTERDOWN"], [Action.FAIL]),
+        ([""], [Action.FAIL]),
     ],
 )
-def test_each_reason_counts_once(said: list[str], expected: list[Step]) -> None:
+def test_each_reason_counts_once(said: list[str], expected: list[Action]) -> None:
     """What proves that nothing ran is sent again, so often; everything else is the end."""
     assert steps(*said) == expected
 
 
 def test_pauses_end_with_the_deadline() -> None:
     """A pause that ends too late is none."""
-    detour = Detour(CALL)
+    redirects = Redirects(CALL)
     for pause in TRYAGAIN_PAUSES:
-        assert detour.after(ResponseError("TRYAGAIN x"), 1.0) is Step.AGAIN
-        assert detour.pause == pause
-    assert steps("TRYAGAIN x", left=TRYAGAIN_PAUSES[0]) == [Step.END]
-    assert steps("TRYAGAIN x", left=-1.0) == [Step.END]
+        assert redirects.next_action(ResponseError("TRYAGAIN x"), 1.0) is Action.RETRY
+        assert redirects.pause == pause
+    assert steps("TRYAGAIN x", left=TRYAGAIN_PAUSES[0]) == [Action.FAIL]
+    assert steps("TRYAGAIN x", left=-1.0) == [Action.FAIL]
 
 
 def test_the_text_goes_once_the_id_was_unknown() -> None:
     """Also to the node that the call is sent on to."""
-    detour = Detour(CALL)
-    assert detour.command == b"sha-rest"
-    detour.after(ResponseError("NOSCRIPT none"), 1.0)
-    assert detour.command == b"text-rest"
-    detour.after(ResponseError(MOVED), 1.0)
-    assert detour.command == b"text-rest"
+    redirects = Redirects(CALL)
+    assert redirects.command == b"sha-rest"
+    redirects.next_action(ResponseError("NOSCRIPT none"), 1.0)
+    assert redirects.command == b"text-rest"
+    redirects.next_action(ResponseError(MOVED), 1.0)
+    assert redirects.command == b"text-rest"
 
 
 def test_only_an_ask_asks() -> None:
     """And the tries that follow it in the same place do, until the slot is another's."""
-    detour = Detour(CALL)
+    redirects = Redirects(CALL)
     for said, asking in [
         ("ASK 5 h:1", True),
         ("NOSCRIPT none", True),
         ("TRYAGAIN x", True),
         (MOVED, False),
     ]:
-        detour.after(ResponseError(said), 1.0)
-        assert detour.asking is asking
+        redirects.next_action(ResponseError(said), 1.0)
+        assert redirects.asking is asking
 
 
 def test_what_the_end_comes_to() -> None:
     """Circles are the cluster's trouble; a single store that redirects is named wrongly."""
-    detour = Detour(CALL)
+    redirects = Redirects(CALL)
     error = ResponseError(MOVED)
-    detour.after(error, 1.0)
-    assert isinstance(detour.failure(error, "store"), StoreRefused)
+    redirects.next_action(error, 1.0)
+    assert isinstance(redirects.failure(error, "store"), StoreRefused)
     for _ in range(MOST_REDIRECTS):
-        detour.after(error, 1.0)
-    assert str(detour.failure(error, "store")) == "store: more than 3 redirections"
-    assert isinstance(detour.failure(ResponseError("OOM full"), "store"), StoreUnavailable)
+        redirects.next_action(error, 1.0)
+    assert str(redirects.failure(error, "store")) == "store: more than 3 redirections"
+    assert isinstance(redirects.failure(ResponseError("OOM full"), "store"), StoreUnavailable)
 
 
 class Node:

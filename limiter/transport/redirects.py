@@ -20,16 +20,16 @@ TRYAGAIN_PAUSES = (0.005, 0.010, 0.020)
 MOST_REDIRECTS = 3
 
 
-class Step(Enum):
+class Action(Enum):
     """Where a call that was answered with an error goes next."""
 
-    AGAIN = "to the same node, after ``pause`` seconds"
-    ELSEWHERE = "this primary became a replica; its address, or the slot, has another by now"
-    THERE = "to the node that the error names"
-    END = "nowhere: ``failure`` says why"
+    RETRY = "to the same node, after ``pause`` seconds"
+    RECONNECT = "this primary became a replica; its address, or the slot, has another by now"
+    FOLLOW = "to the node that the error names"
+    FAIL = "nowhere: ``failure`` says why"
 
 
-class Detour:
+class Redirects:
     """The way of one call after its first error reply."""
 
     __slots__ = ("_call", "_head", "_pauses", "_redirects", "_seen", "asking", "pause")
@@ -49,13 +49,13 @@ class Detour:
         """What to send now."""
         return self._head + self._call.rest
 
-    def after(self, error: ResponseError, left: float) -> Step:
+    def next_action(self, error: ResponseError, left: float) -> Action:
         """What to do about the error, with so many seconds left."""
         kind = code(error)
         self.pause = 0.0
-        step = self._step(kind, left)
+        action = self._action(kind, left)
         self._seen.add(kind)
-        return step
+        return action
 
     def failure(self, error: ResponseError, where: str) -> LimiterError:
         """What the error comes to, where it was the end."""
@@ -63,21 +63,21 @@ class Detour:
             return StoreUnavailable(f"{where}: more than {MOST_REDIRECTS} redirections")
         return translate(error, where)
 
-    def _step(self, kind: str, left: float) -> Step:
+    def _action(self, kind: str, left: float) -> Action:
         if kind == "NOSCRIPT" and kind not in self._seen:
             self._head = self._call.by_text
-            return Step.AGAIN
+            return Action.RETRY
         if kind == "TRYAGAIN":
             self.pause = next(self._pauses, left)
-            return Step.AGAIN if self.pause < left else Step.END
+            return Action.RETRY if self.pause < left else Action.FAIL
         if kind == "READONLY" and kind not in self._seen:
             self.asking = False
-            return Step.ELSEWHERE
+            return Action.RECONNECT
         if kind in ("MOVED", "ASK") and self._redirects < MOST_REDIRECTS:
             self._redirects += 1
             self.asking = kind == "ASK"
-            return Step.THERE
-        return Step.END
+            return Action.FOLLOW
+        return Action.FAIL
 
 
 def command(*words: str | bytes) -> bytes:

@@ -13,7 +13,7 @@ from time import monotonic
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow
 from limiter.log_throttle import log_seldom
-from limiter.threads import begin
+from limiter.threads import start_thread
 
 log = logging.getLogger("limiter")
 
@@ -27,7 +27,7 @@ _MOST_FREE = 2
 _MOST_DROPPED = 64
 
 
-class Keeper:
+class RenewalThreads:
     """Wakes each flow when its pause is over; threads live for as long as there are any.
 
     ``advance`` runs a flow up to its next pause, and returns how long that is.
@@ -109,7 +109,7 @@ class Keeper:
         if not self._due or self._free > 0 or self._threads >= _MOST_THREADS:
             return
         try:
-            begin(self._keep, "nobody could renew a lease")
+            start_thread(self._keep, "nobody could renew a lease")
         except StoreUnavailable:
             if not self._threads:
                 raise

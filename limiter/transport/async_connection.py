@@ -18,7 +18,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
-from limiter.threads import begin
+from limiter.threads import start_thread
 from limiter.transport import redispy
 from limiter.transport.replies import cause, translate
 
@@ -40,7 +40,7 @@ _looked_up: dict[tuple[int, str, int], _LookUp] = {}
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
-class AsyncLane(asyncio.Protocol):
+class AsyncConnection(asyncio.Protocol):
     """A connection that redis-py has made, its replies read by hiredis in the order of the calls.
 
     The calls of one turn of the loop leave in one piece. Whoever gives up leaves its place in the
@@ -301,22 +301,22 @@ class AsyncLane(asyncio.Protocol):
             self._wake_at(wake)
 
 
-async def open_lane(
-    connection: Any, where: str, timeout: float, connect_timeout: float
-) -> AsyncLane:
+async def open_connection(
+    redis_connection: Any, where: str, timeout: float, connect_timeout: float
+) -> AsyncConnection:
     """Let redis-py connect, all of it within ``connect_timeout``, and take the connection over."""
-    connecting = asyncio.ensure_future(_connect(connection, connect_timeout))
+    connecting = asyncio.ensure_future(_connect(redis_connection, connect_timeout))
     connecting.add_done_callback(_note)
     try:
         await asyncio.wait_for(connecting, connect_timeout)
-        lane = AsyncLane(await redispy.taken_over(connection), where, timeout)
+        connection = AsyncConnection(await redispy.taken_over(redis_connection), where, timeout)
     except asyncio.TimeoutError:
         raise StoreUnavailable(f"{where}: no connection within {connect_timeout} s") from None
     finally:
-        redispy.close_in_loop(connection)
-    if lane.closed:
+        redispy.close_in_loop(redis_connection)
+    if connection.closed:
         raise StoreUnavailable(f"{where} closed the connection")
-    return lane
+    return connection
 
 
 def _note(connecting: asyncio.Future[None]) -> None:
@@ -325,18 +325,18 @@ def _note(connecting: asyncio.Future[None]) -> None:
         connecting.exception()
 
 
-async def _connect(connection: Any, patience: float) -> None:
+async def _connect(redis_connection: Any, patience: float) -> None:
     """TLS, AUTH and HELLO are redis-py's work, and so is a Unix socket."""
-    if not hasattr(connection, "host"):
-        await redispy.connected_in_loop(connection)
+    if not hasattr(redis_connection, "host"):
+        await redispy.connected_in_loop(redis_connection)
         return
-    given = redispy.arguments(connection)
+    given = redispy.arguments(redis_connection)
     end = await _reach(given["host"], given["port"], patience)
     try:
-        redispy.give_socket(connection, given, end)
-        await redispy.connected_in_loop(connection)
+        redispy.give_socket(redis_connection, given, end)
+        await redispy.connected_in_loop(redis_connection)
     finally:
-        if not connection.is_connected:  # it never came to own the socket
+        if not redis_connection.is_connected:  # it never came to own the socket
             end.close()
 
 
@@ -372,7 +372,7 @@ async def _look_up(host: str, port: int) -> list[Any]:
     if answer is None:
         answer = concurrent.futures.Future()
         answer.set_running_or_notify_cancel()  # whoever waits may give up; the look-up cannot
-        begin(partial(_tell_addresses, key, answer), f"{host}:{port}")
+        start_thread(partial(_tell_addresses, key, answer), f"{host}:{port}")
     return await asyncio.wrap_future(answer)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from limiter import Concurrency, Limiter
 from limiter.flows import Flow, Pause
-from limiter.keeper import _MOST_THREADS, Keeper
+from limiter.renewal_threads import _MOST_THREADS, RenewalThreads
 
 
 class Interrupt(BaseException):
@@ -46,19 +46,19 @@ def test_interrupted_while_a_lease_begins_to_be_renewed(
 ) -> None:
     """The caller is told, and holds nothing."""
     limiter = Limiter(Concurrency(5, lease=60), store="memory://")
-    keeper = limiter._keeper
-    advance = keeper._advance
+    renewal_threads = limiter._renewal_threads
+    advance = renewal_threads._advance
 
     def interrupted(flow: Flow[None]) -> float:
         advance(flow)
         raise Interrupt
 
-    monkeypatch.setattr(keeper, "_advance", interrupted)
+    monkeypatch.setattr(renewal_threads, "_advance", interrupted)
     with pytest.raises(Interrupt), limiter.hold(subject):
         raise AssertionError
     assert limiter.peek(subject).remaining == 5
-    assert keeper._flows == set()
-    assert keeper._due == []
+    assert renewal_threads._flows == set()
+    assert renewal_threads._due == []
 
 
 def test_a_renewal_that_fails_as_nobody_expects(subject: str) -> None:
@@ -120,8 +120,8 @@ def test_interrupted_while_the_lock_is_taken() -> None:
         assert isinstance(step, Pause)
         return step.seconds
 
-    keeper = Keeper(advance)
-    keeper._changed = Entered(keeper._lock)
+    renewal_threads = RenewalThreads(advance)
+    renewal_threads._changed = Entered(renewal_threads._lock)
     one = flow()
-    keeper.add(one)
-    keeper.drop(one)
+    renewal_threads.add(one)
+    renewal_threads.drop(one)
