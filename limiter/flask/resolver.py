@@ -15,6 +15,7 @@ from limiter.flask.dynamic import ByAmount
 from limiter.flask.limits import DeclaredLimit, ViewRule, spoken_name, state_name
 from limiter.flask.registry import PlacedLimit, Registry, blueprints, place
 from limiter.flask.setup import Make, Setup
+from limiter.web import limiter_calls
 from limiter.web.guard import Guard
 
 #: Methods that have a count of their own where nobody routed the request; all others share one.
@@ -284,7 +285,7 @@ class LimitResolver:
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
         """Raise InvalidCost where no request could ever pass."""
-        limiter.plan().checked(cost)
+        limiter_calls.plan(limiter).checked(cost)
 
 
 def _wide(
