@@ -12,7 +12,7 @@ from flask import request
 from limiter.base import Limits
 from limiter.errors import InvalidPolicy
 from limiter.flask.limits import ViewRule
-from limiter.flask.passage import Passage
+from limiter.flask.request_state import RequestState
 from limiter.policies import Policy
 from limiter.web.rules import Rule
 
@@ -36,7 +36,7 @@ class ByAmount:
             InvalidPolicy: It makes no sense.
 
         """
-        amount = Passage.of(request.environ).amounts[self._rule.limit]
+        amount = RequestState.of(request.environ).amounts[self._rule.limit]
         if not isinstance(amount, (str, Policy)):
             amount = _policies(amount)
         found = self._rules.get(amount)

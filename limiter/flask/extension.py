@@ -16,11 +16,11 @@ from limiter.base import Limits
 from limiter.client import Limiter
 from limiter.decision import Decision
 from limiter.errors import InvalidPolicy, InvalidSetting
-from limiter.flask.finder import Finder
-from limiter.flask.installed import Installed
-from limiter.flask.limits import Amount, KeySpec, Limit, ViewRule, by_key, named_methods
-from limiter.flask.passage import Passage
+from limiter.flask.app_limits import AppLimits
+from limiter.flask.limits import Amount, DeclaredLimit, KeySpec, ViewRule, by_key, named_methods
 from limiter.flask.registry import Declaration, Exemption, Registry
+from limiter.flask.request_state import RequestState
+from limiter.flask.resolver import LimitResolver
 from limiter.flask.setup import Setup
 from limiter.grammar import algorithm_named
 from limiter.web.functions import check_function
@@ -45,15 +45,15 @@ class _BySettings:
 _BY_SETTINGS = _BySettings()
 
 
-class Attached:
+class Extension:
     """What every such extension does: it declares limits, and has them enforced in applications."""
 
-    _finder: ClassVar[type[Finder]] = Finder
+    _resolver: ClassVar[type[LimitResolver]] = LimitResolver
 
     def __init__(self) -> None:
         self._registry = Registry()
         #: What is installed must not hold its application.
-        self._installed: WeakKeyDictionary[Flask, Installed | None] = WeakKeyDictionary()
+        self._app_limits: WeakKeyDictionary[Flask, AppLimits | None] = WeakKeyDictionary()
 
     def open(self) -> None:
         """Connect beforehand, so that no request waits for it; optional, in each worker.
@@ -62,13 +62,13 @@ class Attached:
             StoreUnavailable, StoreRefused: It failed; a request will try again.
 
         """
-        for installed in self._at_work():
-            installed.base.open()
+        for app_limits in self._at_work():
+            app_limits.base.open()
 
     def close(self) -> None:
         """Close the idle connections; a later request makes new ones."""
-        for installed in self._at_work():
-            installed.base.close()
+        for app_limits in self._at_work():
+            app_limits.base.close()
 
     @property
     def current(self) -> Verdict | None:
@@ -78,9 +78,9 @@ class Attached:
         """
         if not has_request_context():
             return None
-        passage = Passage.known(request.environ)
-        installed = self._installed.get(current_app._get_current_object())  # type: ignore[attr-defined]
-        return passage.verdict(installed) if passage is not None and installed else None
+        state = RequestState.known(request.environ)
+        app_limits = self._app_limits.get(current_app._get_current_object())  # type: ignore[attr-defined]
+        return state.verdict(app_limits) if state is not None and app_limits else None
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -95,18 +95,18 @@ class Attached:
         address, or what a hashed key became.
         """
         app = current_app._get_current_object()  # type: ignore[attr-defined]
-        installed = self._installed.get(app)
-        return () if installed is None else installed.rules(endpoint, method)
+        app_limits = self._app_limits.get(app)
+        return () if app_limits is None else app_limits.rules(endpoint, method)
 
-    def _at_work(self) -> list[Installed]:
-        return [installed for installed in self._installed.values() if installed is not None]
+    def _at_work(self) -> list[AppLimits]:
+        return [app_limits for app_limits in self._app_limits.values() if app_limits is not None]
 
-    def _declare(self, limit: Limit) -> Declaration:
+    def _declare(self, limit: DeclaredLimit) -> Declaration:
         self._registry.declared(limit)
-        for app, installed in self._installed.items():
+        for app, app_limits in self._app_limits.items():
             self._check_views(app)
-            if installed is not None:
-                installed.check(limit)
+            if app_limits is not None:
+                app_limits.check(limit)
 
         def declare(target: Target) -> Target:
             # One decorator may be put in several places, each with a count of its own.
@@ -130,31 +130,31 @@ class Attached:
         """Enforce the limits in an application; without a setup, none of them."""
         if isinstance(app, LocalProxy):  # current_app, as Flask-AppBuilder gives it
             app = app._get_current_object()
-        if app in self._installed:
+        if app in self._app_limits:
             raise InvalidSetting("app is one that these limits are already at work in")
         self._check_views(app)
-        self._installed[app] = (
-            None if setup is None else Installed(self._registry, app, setup, self._finder)
+        self._app_limits[app] = (
+            None if setup is None else AppLimits(self._registry, app, setup, self._resolver)
         )
 
     def _forget(self) -> None:
-        for installed in self._at_work():
-            installed.forget()
+        for app_limits in self._at_work():
+            app_limits.forget()
 
-    def _meet(self, limit: Limit, function: Callable[..., Any]) -> None:
+    def _meet(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
         """A limited function is called: ask its limit, where the request has not met it as its view's."""
         if not has_request_context():
             return
-        passage = Passage.known(request.environ)
-        if passage is not None and passage.has_met(limit):
+        state = RequestState.known(request.environ)
+        if state is not None and state.has_met(limit):
             return
         app = current_app._get_current_object()  # type: ignore[attr-defined]
-        if app not in self._installed:
+        if app not in self._app_limits:
             self._meet_elsewhere(function)
             return
-        installed = self._installed[app]
-        if installed is not None:
-            installed.meet(limit, function)
+        app_limits = self._app_limits[app]
+        if app_limits is not None:
+            app_limits.meet(limit, function)
 
     def _meet_elsewhere(self, function: Callable[..., Any]) -> None:
         """A limited function is called in an application in which the limits are not at work."""
@@ -164,7 +164,7 @@ class Attached:
         )
 
 
-class FlaskLimiter(Attached):
+class FlaskLimiter(Extension):
     """Rate limits for a Flask application: all of a request's are decided in one call to the store.
 
     Args:
@@ -429,12 +429,12 @@ def maker(
     return make
 
 
-def _limit(amount: Amount, key: KeySpec | None, **more: Any) -> Limit:
-    return Limit(amount, None if key is None else by_key(key), **more)
+def _limit(amount: Amount, key: KeySpec | None, **more: Any) -> DeclaredLimit:
+    return DeclaredLimit(amount, None if key is None else by_key(key), **more)
 
 
-def _wide(amount: Amount | None) -> tuple[Limit, ...]:
-    return () if amount is None else (Limit(amount),)
+def _wide(amount: Amount | None) -> tuple[DeclaredLimit, ...]:
+    return () if amount is None else (DeclaredLimit(amount),)
 
 
 def _methods(methods: Iterable[str]) -> frozenset[str]:

@@ -65,7 +65,7 @@ PARENTHESES = 'above a view, write the limits in parentheses: @limits.limit("5/m
 
 
 @dataclass(frozen=True, eq=False)
-class Limit:
+class DeclaredLimit:
     """What a decorator, or the application as a whole, says.
 
     Attributes:
@@ -142,7 +142,7 @@ class Limit:
 class ViewRule(Rule):
     """A rule that a limit became for one route and method."""
 
-    limit: Limit = field(kw_only=True)
+    limit: DeclaredLimit = field(kw_only=True)
     called: str = field(kw_only=True)
     """What headers and refusals call it; the limiter's name is for keys."""
     make: Callable[[], Rule] | None = field(kw_only=True, default=None)

@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, current_app
 from flask.views import View
 
 from limiter.errors import InvalidSetting
-from limiter.flask.limits import AMOUNTS, PARENTHESES, Limit
+from limiter.flask.limits import AMOUNTS, PARENTHESES, DeclaredLimit
 
 _LIMITS = "__limiter_limits__"
 _EXEMPT = "__limiter_exempt__"
@@ -29,10 +29,10 @@ class Exemption(NamedTuple):
     """Of a blueprint: with those that are registered on it."""
 
 
-class Place(NamedTuple):
+class PlacedLimit(NamedTuple):
     """A limit, and where it was met: by what its counts are named, and how it is called."""
 
-    limit: Limit
+    limit: DeclaredLimit
     state: tuple[str, ...]
     called: str
 
@@ -70,10 +70,10 @@ class Registry:
     """Limits by view and blueprint; the functions carry theirs, so that other decorators may wrap them."""
 
     def __init__(self) -> None:
-        self._blueprints: dict[Any, list[Limit]] = {}
+        self._blueprints: dict[Any, list[DeclaredLimit]] = {}
         self._exempt_blueprints: dict[Any, Any] = {}
         #: All that are in use.
-        self.limits: WeakSet[Limit] = WeakSet()
+        self.limits: WeakSet[DeclaredLimit] = WeakSet()
         self._wrapped: WeakSet[FunctionType] = WeakSet()
         #: Functions that return limits, and are no views.
         self._amounts: WeakSet[FunctionType] = WeakSet()
@@ -84,12 +84,14 @@ class Registry:
 
     # --- what a user says ---
 
-    def declared(self, limit: Limit) -> None:
+    def declared(self, limit: DeclaredLimit) -> None:
         """Note a limit that was declared, and perhaps not put on a target."""
         if isinstance(limit.amount, FunctionType):
             self._amounts.add(limit.amount)
 
-    def limit(self, target: Target, limit: Limit, meet: Callable[[Limit, Any], None]) -> Target:
+    def limit(
+        self, target: Target, limit: DeclaredLimit, meet: Callable[[DeclaredLimit, Any], None]
+    ) -> Target:
         """Limit a blueprint, a class of views, or a function; ``meet`` is called with each call of it."""
         self.limits.add(limit)
         if isinstance(target, Blueprint):
@@ -114,7 +116,7 @@ class Registry:
         return limited  # type: ignore[return-value]  # it takes and returns the same
 
     def exempt(self, target: Target, exemption: object) -> Target:
-        """Exempt a blueprint, a class of views, or a view; what that means is the finder's to say."""
+        """Exempt a blueprint, a class of views, or a view; what that means is the resolver's to say."""
         if isinstance(target, Blueprint):
             self._exempt_blueprints[target] = exemption
             return target
@@ -151,7 +153,7 @@ class Registry:
             and not any(view in _layers(other) for other in app.view_functions.values())
         )
 
-    def own(self, app: Flask, endpoint: str, method: str) -> list[Place]:
+    def own(self, app: Flask, endpoint: str, method: str) -> list[PlacedLimit]:
         """The limits of a route's own, on its view or on its class's method; whichever method they mean."""
         view = app.view_functions.get(endpoint)
         found = _numbered(self.on(view), "", (endpoint,), endpoint)
@@ -160,7 +162,7 @@ class Registry:
             found += _numbered(self.on(function), "-method", (endpoint, name), endpoint)
         return found
 
-    def of_blueprint(self, app: Flask, name: str, endpoint: str) -> list[Place]:
+    def of_blueprint(self, app: Flask, name: str, endpoint: str) -> list[PlacedLimit]:
         """The limits of the blueprint of that name, for a route; whichever method they mean."""
         limits = self._blueprints.get(app.blueprints.get(name), [])
         return _numbered(limits, "-blueprint", (name, endpoint), name)
@@ -183,7 +185,7 @@ class Registry:
         """How the blueprint of that name is exempt; None: it is not."""
         return self._exempt_blueprints.get(app.blueprints.get(name))
 
-    def on(self, function: Any) -> list[Limit]:
+    def on(self, function: Any) -> list[DeclaredLimit]:
         """The limits that a function carries."""
         return [limit for owner, limit in getattr(function, _LIMITS, ()) if owner is self]
 
@@ -200,7 +202,7 @@ class _Decorating:
     """A limit as one of the decorators of a class of views."""
 
     def __init__(
-        self, registry: Registry, limit: Limit, meet: Callable[[Limit, Any], None]
+        self, registry: Registry, limit: DeclaredLimit, meet: Callable[[DeclaredLimit, Any], None]
     ) -> None:
         self._registry, self._limit, self._meet = registry, limit, meet
 
@@ -208,7 +210,9 @@ class _Decorating:
         return self._registry.limit(view, self._limit, self._meet)
 
 
-def _numbered(limits: list[Limit], kind: str, where: tuple[str, ...], called: str) -> list[Place]:
+def _numbered(
+    limits: list[DeclaredLimit], kind: str, where: tuple[str, ...], called: str
+) -> list[PlacedLimit]:
     """Each limit's place: the first that was declared keeps its name when others are added."""
     return [
         place(limit, kind if number == 1 else f"{kind}-{number}", where, called)
@@ -216,16 +220,16 @@ def _numbered(limits: list[Limit], kind: str, where: tuple[str, ...], called: st
     ]
 
 
-def place(limit: Limit, kind: str, where: tuple[str, ...], called: str) -> Place:
+def place(limit: DeclaredLimit, kind: str, where: tuple[str, ...], called: str) -> PlacedLimit:
     """The place of a limit; that of a shared one is its scope's, or the function's that says it."""
     scope = limit.scope
     if scope is None:
-        return Place(limit, (kind, *where), called)
+        return PlacedLimit(limit, (kind, *where), called)
     if not callable(scope):
-        return Place(limit, ("-shared", scope), scope)
+        return PlacedLimit(limit, ("-shared", scope), scope)
     name = f"{scope.__module__}.{getattr(scope, '__qualname__', type(scope).__qualname__)}"
     amount = limit.amount if isinstance(limit.amount, str) else ""
-    return Place(limit, ("-shared", name, amount), "shared")
+    return PlacedLimit(limit, ("-shared", name, amount), "shared")
 
 
 def blueprints(endpoint: str) -> list[str]:

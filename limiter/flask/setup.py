@@ -12,9 +12,9 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from limiter.base import Limits
 from limiter.client import Limiter
-from limiter.flask.limits import Limit, ViewRule
-from limiter.flask.passage import Passage
+from limiter.flask.limits import DeclaredLimit, ViewRule
 from limiter.flask.refusals import refusal
+from limiter.flask.request_state import RequestState
 from limiter.log_throttle import log_seldom
 from limiter.web.guard import Observer, Result, Verdict
 from limiter.web.identity import Network
@@ -26,10 +26,10 @@ log = logging.getLogger("limiter.flask")
 Make = Callable[[str, Limits], Limiter]
 
 
-def write_fields(response: Response, passage: Passage) -> None:
+def write_fields(response: Response, state: RequestState) -> None:
     """Say in the response's header what was decided."""
     found = response.headers
-    for name, value in passage.fields():
+    for name, value in state.fields():
         found[name] = value
 
 
@@ -106,8 +106,8 @@ class Setup:
     base: Limiter
     make: Make
     identity: Identity
-    application: Sequence[Limit] = ()
-    default: Sequence[Limit] = ()
+    application: Sequence[DeclaredLimit] = ()
+    default: Sequence[DeclaredLimit] = ()
     trusted: Sequence[Network] = ()
     form: str = "draft-11"
     observe: Observer | None = None
@@ -115,7 +115,7 @@ class Setup:
     limit_options: bool = False
     limit_static: bool = False
     preflights: bool | Literal["apart"] = "apart"
-    write: Callable[[Response, Passage], None] = write_fields
+    write: Callable[[Response, RequestState], None] = write_fields
     refuse: Callable[[Verdict, Callable[[Verdict], Any] | None], Exception] = refuse
-    fallback: Sequence[Limit] = ()
+    fallback: Sequence[DeclaredLimit] = ()
     make_fallback: Make | None = None

@@ -197,6 +197,14 @@ def _remember(store: MemoryStore) -> None:
         _stores.add(store)
 
 
+def clear_all() -> None:
+    """Forget every subject of every store in this process; for tests."""
+    with _guard:
+        stores = list(_stores)
+    for store in stores:
+        store.clear()
+
+
 def _before_fork() -> None:
     """Wait until no thread is in the middle of a call: the child's copies are whole, its locks free."""
     _guard.acquire()

@@ -17,21 +17,21 @@ from limiter.client import Limiter as Decider
 from limiter.compat.flask_limiter import config
 from limiter.compat.flask_limiter.constants import ExemptionScope, HeaderNames
 from limiter.compat.flask_limiter.errors import Breached, RateLimitExceeded
-from limiter.compat.flask_limiter.finder import CompatFinder
 from limiter.compat.flask_limiter.request_limit import (
     RequestLimit,
     deciding,
     note_clock,
     request_limits,
 )
+from limiter.compat.flask_limiter.resolver import CompatResolver
 from limiter.compat.flask_limiter.util import get_remote_address
 from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.flask import registry
-from limiter.flask.extension import Attached, maker
-from limiter.flask.finder import Finder
-from limiter.flask.limits import Limit, by_key, named_methods, state_name
-from limiter.flask.passage import Passage
+from limiter.flask.extension import Extension, maker
+from limiter.flask.limits import DeclaredLimit, by_key, named_methods, state_name
 from limiter.flask.refusals import refusal
+from limiter.flask.request_state import RequestState
+from limiter.flask.resolver import LimitResolver
 from limiter.flask.setup import Make, Setup, denying
 from limiter.grammar import read_limits
 from limiter.keys import Key
@@ -61,7 +61,7 @@ class Declaration(registry.Declaration):
         """Nothing was entered."""
 
 
-class Limiter(Attached):
+class Limiter(Extension):
     """Runs what is written for Flask-Limiter; arguments as there.
 
     Attributes:
@@ -75,7 +75,7 @@ class Limiter(Attached):
 
     """
 
-    _finder: ClassVar[type[Finder]] = CompatFinder
+    _resolver: ClassVar[type[LimitResolver]] = CompatResolver
 
     def __init__(
         self,
@@ -250,16 +250,16 @@ class Limiter(Attached):
             RateLimitExceeded: A limit has no room.
 
         """
-        installed = self._installed.get(current_app._get_current_object())  # type: ignore[attr-defined]
-        if installed is None:
+        app_limits = self._app_limits.get(current_app._get_current_object())  # type: ignore[attr-defined]
+        if app_limits is None:
             return
-        passage = Passage.known(request.environ)
-        verdict = None if passage is None else passage.verdict(installed)
+        state = RequestState.known(request.environ)
+        verdict = None if state is None else state.verdict(app_limits)
         if verdict is None:
-            installed.enter()
+            app_limits.enter()
         elif not verdict.allowed:
             raise _exceeded(verdict, None)
-        installed.enter_view()
+        app_limits.enter_view()
 
     def reset(self) -> None:
         """Forget all counts of a ``memory://`` storage, as a test suite does between its tests.
@@ -268,8 +268,8 @@ class Limiter(Attached):
             InvalidSetting: The storage is another one, in which others may keep counts.
 
         """
-        for installed in self._at_work():
-            installed.base.clear()
+        for app_limits in self._at_work():
+            app_limits.base.clear()
             self.logger.info("Storage has been reset and all limits cleared")
 
     @property
@@ -400,7 +400,7 @@ def _bounded(limits: str) -> str:
     return ";".join(parts)
 
 
-def _write(limiter: Limiter, names: Mapping[str, str], response: Response, _: Passage) -> None:
+def _write(limiter: Limiter, names: Mapping[str, str], response: Response, _: RequestState) -> None:
     """Say what the nearest limit has left; when to come back only to whom it denied."""
     one = limiter.current_limit
     if one is None:
@@ -413,7 +413,7 @@ def _write(limiter: Limiter, names: Mapping[str, str], response: Response, _: Pa
         said[names["RATELIMIT_HEADER_RETRY_AFTER"]] = str(max(1, math.ceil(one.retry_after)))
 
 
-def _write_nothing(response: Response, passage: Passage) -> None:
+def _write_nothing(response: Response, state: RequestState) -> None:
     """Say nothing."""
 
 
@@ -451,7 +451,7 @@ def _scope(one: RequestLimit) -> str:
     return f"{scope or endpoint}:{request.method}" if limit.per_method else scope or endpoint
 
 
-def _limits(found: Mapping[str, Any], what: str) -> list[Limit]:
+def _limits(found: Mapping[str, Any], what: str) -> list[DeclaredLimit]:
     more: dict[str, Any] = {
         "per_method": bool(found.get(f"{what}_per_method")),
         "exempt_when": found.get(f"{what}_exempt_when"),
@@ -468,13 +468,13 @@ def _listed(values: Any) -> list[Any]:
     return [values] if isinstance(values, str) or callable(values) else list(values)
 
 
-def _limit(value: Any, key: Identity | None = None, **more: Any) -> Limit:
+def _limit(value: Any, key: Identity | None = None, **more: Any) -> DeclaredLimit:
     if callable(value):
         says = value
-        return Limit(lambda: says() or None, key, **more)
+        return DeclaredLimit(lambda: says() or None, key, **more)
     if not isinstance(value, str):
         raise InvalidSetting.of("limit", repr(value), "accepted are a limit string, and a function")
-    return Limit(value, key, **more)
+    return DeclaredLimit(value, key, **more)
 
 
 def _identity(key_func: Any) -> Identity:

@@ -11,21 +11,21 @@ from flask import Flask
 
 from limiter.client import Limiter
 from limiter.compat.flask_limiter.constants import ExemptionScope as Scope
-from limiter.flask.finder import Finder, Where
-from limiter.flask.registry import Place, blueprints
+from limiter.flask.registry import PlacedLimit, blueprints
+from limiter.flask.resolver import LimitResolver, RouteKey
 
 #: A blueprint that is exempt with one of these has no limits, nor do those that it is registered on.
 _CLEARS = Scope.META | Scope.DESCENDENTS
 
 
-class CompatFinder(Finder):
+class CompatResolver(LimitResolver):
     """As ``LimitManager.resolve_limits`` of Flask-Limiter 4.1."""
 
     as_called: ClassVar[bool] = True
 
     def _places(
-        self, app: Flask, where: Where, own: Sequence[Place]
-    ) -> tuple[list[Place], list[Place] | None]:
+        self, app: Flask, where: RouteKey, own: Sequence[PlacedLimit]
+    ) -> tuple[list[PlacedLimit], list[PlacedLimit] | None]:
         endpoint = where.endpoint
         application = self._application()
         if endpoint is None:
@@ -49,7 +49,7 @@ class CompatFinder(Finder):
 
     def _of_blueprints(
         self, app: Flask, endpoint: str, names: Sequence[str], flags: Sequence[Scope]
-    ) -> list[Place]:
+    ) -> list[PlacedLimit]:
         if flags[0] & _CLEARS:
             return []
         limits = [self._registry.of_blueprint(app, name, endpoint) for name in names]
@@ -64,10 +64,10 @@ class CompatFinder(Finder):
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
         """Flask-Limiter denies each request, and says nothing before."""
 
-    def _spot(self, function: Callable[..., Any], where: Where) -> tuple[str, ...]:
+    def _spot(self, function: Callable[..., Any], where: RouteKey) -> tuple[str, ...]:
         """Each route that calls a function has a count of its own."""
         return (where.endpoint or "", *super()._spot(function, where))
 
 
-def _overrides(places: Sequence[Place]) -> bool:
+def _overrides(places: Sequence[PlacedLimit]) -> bool:
     return any(one.limit.override_defaults for one in places)

@@ -11,26 +11,30 @@ from werkzeug.exceptions import HTTPException
 
 from limiter.errors import StoreUnavailable
 from limiter.flask import hooks
-from limiter.flask.finder import Asking, Finder, Where
-from limiter.flask.limits import Limit, Mistake, ViewRule
-from limiter.flask.passage import Entry, Passage
+from limiter.flask.limits import DeclaredLimit, Mistake, ViewRule
 from limiter.flask.registry import Registry
+from limiter.flask.request_state import Entry, RequestState
+from limiter.flask.resolver import LimitGroup, LimitResolver, RouteKey
 from limiter.flask.setup import Setup
 from limiter.web.closing import Closing
 from limiter.web.guard import Guard, Verdict
 from limiter.web.request import Request, from_wsgi
 
 
-class Installed:
+class AppLimits:
     """Asks and tells the limits of one application."""
 
     def __init__(
-        self, registry: Registry, app: Flask, setup: Setup, finder: type[Finder] = Finder
+        self,
+        registry: Registry,
+        app: Flask,
+        setup: Setup,
+        resolver: type[LimitResolver] = LimitResolver,
     ) -> None:
         self._registry, self._setup = registry, setup
-        self._finder = finder(registry, setup)
+        self._resolver = resolver(registry, setup)
         self.base = setup.base
-        self.check, self.forget = self._finder.check, self._finder.forget
+        self.check, self.forget = self._resolver.check, self._resolver.forget
         app.before_request(self.enter)
         app.after_request(self.answer)
         inner = app.wsgi_app
@@ -38,27 +42,27 @@ class Installed:
         def with_leases(environ: Any, start_response: Any) -> Any:
             """Give leases back when the response is closed, or when there will be none."""
             # Begun here, since a middleware below may hand the application a copy of the environment.
-            passage = Passage.of(environ)
-            if passage.is_under_way:
+            state = RequestState.of(environ)
+            if state.is_under_way:
                 # Of another run: a view serves a request of its own making, or a middleware tries again.
-                passage = Passage()
-                environ = passage.within(environ)
+                state = RequestState()
+                environ = state.within(environ)
             try:
                 body = inner(environ, start_response)
             except BaseException:
-                passage.leave()
+                state.leave()
                 raise
-            if passage.free:
-                return Closing(body, passage.leave)
+            if state.free:
+                return Closing(body, state.leave)
             # No limit has looked at the request: none may hold anything from here on.
-            passage.leave()
+            state.leave()
             return body
 
         app.wsgi_app = with_leases  # type: ignore[method-assign]
 
     def rules(self, endpoint: str | None, method: str) -> tuple[ViewRule, ...]:
         """The rules of a route; None: of what no route matches."""
-        found = self._finder.find(Where(endpoint, method))
+        found = self._resolver.find(RouteKey(endpoint, method))
         guards = dict.fromkeys((found.before.guard, found.at_view.guard))
         return tuple(rule for guard in guards if guard for rule in guard.rules)  # type: ignore[misc]  # all are
 
@@ -74,9 +78,9 @@ class Installed:
         try:
             here = self._here()
             if here is not None:
-                self._ask(self._finder.before, here)
-                if not self._finder.as_called:
-                    here.passage.met.append(self._finder.find(here.where).own)
+                self._ask(self._resolver.before, here)
+                if not self._resolver.as_called:
+                    here.state.met.append(self._resolver.find(here.where).own)
         except (AttributeError, KeyError) as error:
             is_answer = isinstance(error, HTTPException)  # as of request.args["user"]
             later = "" if is_answer else hooks.waiting(current_app, environ)
@@ -92,47 +96,47 @@ class Installed:
     def enter_view(self) -> None:
         """Ask what is asked at the current request's view, where that has not happened yet."""
         here = self._here()
-        own = frozenset() if here is None else self._finder.find(here.where).own
-        if here is not None and not all(map(here.passage.has_met, own)):
-            self._ask(self._finder.at_view, here)
-            here.passage.met.append(own)
+        own = frozenset() if here is None else self._resolver.find(here.where).own
+        if here is not None and not all(map(here.state.has_met, own)):
+            self._ask(self._resolver.at_view, here)
+            here.state.met.append(own)
 
-    def meet(self, limit: Limit, function: Callable[..., Any]) -> None:
+    def meet(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
         """A limited function is called whose limit the request has not met: ask it."""
         here = self._here()
         if here is None:
             return
-        as_called = self._finder.as_called
-        if limit not in self._finder.find(here.where).own:
-            self._ask(partial(self._finder.late, limit, function), here)
+        as_called = self._resolver.as_called
+        if limit not in self._resolver.find(here.where).own:
+            self._ask(partial(self._resolver.late, limit, function), here)
             if not as_called:
-                here.passage.met.append(frozenset({limit}))
+                here.state.met.append(frozenset({limit}))
         elif not (as_called and self._registry.on(function)):  # the innermost asks for all of them
             self.enter_view()
 
     def answer(self, response: Response) -> Response:
         """Settle what waited for the response, and say in it what was decided."""
-        passage = Passage.known(request.environ)
-        if passage is not None and passage.entries:
+        state = RequestState.known(request.environ)
+        if state is not None and state.entries:
             try:
-                if self._finder.settles:
-                    passage.settle(self, response)
+                if self._resolver.settles:
+                    state.settle(self, response)
             finally:  # also in the answer to an error of deduct_when
-                self._setup.write(response, passage)
+                self._setup.write(response, state)
         return response
 
     def _here(self) -> _Here | None:
         """The current request; None where no limit is about it."""
         current = request._get_current_object()  # type: ignore[attr-defined]
-        where = self._finder.where(current)
+        where = self._resolver.where(current)
         if where is None:
             return None
-        passage, registry = Passage.of(current.environ), self._registry
-        if registry not in passage.free:
-            passage.free[registry] = any(says() for says in registry.exempt_when)
-        return None if passage.free[registry] else _Here(current, where, passage)
+        state, registry = RequestState.of(current.environ), self._registry
+        if registry not in state.free:
+            state.free[registry] = any(says() for says in registry.exempt_when)
+        return None if state.free[registry] else _Here(current, where, state)
 
-    def _ask(self, find: Callable[[Where], Asking], here: _Here) -> None:
+    def _ask(self, find: Callable[[RouteKey], LimitGroup], here: _Here) -> None:
         guard = _by_amounts(find, here)
         if guard is None:
             return
@@ -141,20 +145,20 @@ class Installed:
         if self._setup.fallback and isinstance(verdict.error, StoreUnavailable):
             self._fall_back(asked, here)
         else:
-            self._judge(guard, verdict, here.passage)
+            self._judge(guard, verdict, here.state)
 
     def _fall_back(self, asked: Request, here: _Here) -> None:
         """Ask, once in a request, what this process decides by itself."""
         limits = frozenset(self._setup.fallback)
-        if limits in here.passage.met:
+        if limits in here.state.met:
             return
-        guard = _by_amounts(self._finder.fallback, here)
+        guard = _by_amounts(self._resolver.fallback, here)
         if guard is not None:
-            self._judge(guard, guard.enter(asked), here.passage)
-        here.passage.met.append(limits)
+            self._judge(guard, guard.enter(asked), here.state)
+        here.state.met.append(limits)
 
-    def _judge(self, guard: Guard, verdict: Verdict, passage: Passage) -> None:
-        passage.add(Entry(self, guard, verdict))
+    def _judge(self, guard: Guard, verdict: Verdict, state: RequestState) -> None:
+        state.add(Entry(self, guard, verdict))
         if not verdict.allowed:
             raise self._setup.refuse(verdict, self._setup.on_denied)
 
@@ -163,13 +167,13 @@ class _Here(NamedTuple):
     """A request, and where it belongs."""
 
     current: Any
-    where: Where
-    passage: Passage
+    where: RouteKey
+    state: RequestState
 
 
-def _by_amounts(find: Callable[[Where], Asking], here: _Here) -> Guard | None:
+def _by_amounts(find: Callable[[RouteKey], LimitGroup], here: _Here) -> Guard | None:
     """What holds by what the functions say; where one says nothing, what it would override does."""
-    where, amounts = here.where, here.passage.amounts
+    where, amounts = here.where, here.state.amounts
     found = find(where)
     while found.dynamic:
         for limit in found.dynamic:

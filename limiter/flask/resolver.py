@@ -12,9 +12,10 @@ from flask import Flask, current_app
 from limiter.client import Limiter
 from limiter.errors import InvalidSetting
 from limiter.flask.dynamic import ByAmount
-from limiter.flask.limits import Limit, ViewRule, spoken_name, state_name
-from limiter.flask.registry import Place, Registry, blueprints, place
+from limiter.flask.limits import DeclaredLimit, ViewRule, spoken_name, state_name
+from limiter.flask.registry import PlacedLimit, Registry, blueprints, place
 from limiter.flask.setup import Make, Setup
+from limiter.web import limiter_calls
 from limiter.web.guard import Guard
 
 #: Methods that have a count of their own where nobody routed the request; all others share one.
@@ -29,37 +30,37 @@ _LATE_KEPT = 1024
 log = logging.getLogger("limiter.flask")
 
 
-class Where(NamedTuple):
+class RouteKey(NamedTuple):
     """What decides which limits hold."""
 
     endpoint: str | None
     """None: no route matches."""
     method: str
-    silent: frozenset[Limit] = frozenset()
+    silent: frozenset[DeclaredLimit] = frozenset()
     """Those whose function says that there is none."""
 
 
-class Asking(NamedTuple):
+class LimitGroup(NamedTuple):
     """Limits that are asked together."""
 
     guard: Guard | None
     """None: there are none."""
-    dynamic: tuple[Limit, ...] = ()
+    dynamic: tuple[DeclaredLimit, ...] = ()
     """Those that a function says for each request."""
 
 
-class Found(NamedTuple):
+class RouteLimits(NamedTuple):
     """What holds somewhere."""
 
-    before: Asking
+    before: LimitGroup
     """What is asked before the view."""
-    at_view: Asking
+    at_view: LimitGroup
     """What is asked when one of the route's own functions is called before its limits are met."""
-    own: frozenset[Limit]
+    own: frozenset[DeclaredLimit]
     """The limits on the route's functions."""
 
 
-class Finder:
+class LimitResolver:
     """The limits of an application, by route and method; each is worked out once."""
 
     #: False: all limits of a route are asked before its view, those of other functions once in a request.
@@ -68,16 +69,16 @@ class Finder:
 
     def __init__(self, registry: Registry, setup: Setup) -> None:
         self._registry, self._setup = registry, setup
-        self._found: dict[Where, Found] = {}
-        self._fallbacks: dict[Where, Asking] = {}
-        self._late: dict[tuple[Limit, tuple[str, ...], str], Guard] = {}
+        self._found: dict[RouteKey, RouteLimits] = {}
+        self._fallbacks: dict[RouteKey, LimitGroup] = {}
+        self._late: dict[tuple[DeclaredLimit, tuple[str, ...], str], Guard] = {}
         self._warned: set[str] = set()
         #: Whether a limit waits for the response before it is charged for good.
         self.settles = False
         for limit in (*setup.application, *setup.default, *setup.fallback, *registry.limits):
             self.check(limit)
 
-    def check(self, limit: Limit) -> None:
+    def check(self, limit: DeclaredLimit) -> None:
         """Raise what is wrong with a limit, by the algorithm that holds here."""
         self._rules(_wide("", [limit], (), ""), "GET")
 
@@ -86,18 +87,18 @@ class Finder:
         self._found.clear()
         self._fallbacks.clear()
 
-    def where(self, current: Any) -> Where | None:
+    def where(self, current: Any) -> RouteKey | None:
         """Where a request belongs; None where no limit is about it."""
         rule, method = current.url_rule, current.method
         if rule is None:
-            return Where(None, method if method in _METHODS else "OTHER")
+            return RouteKey(None, method if method in _METHODS else "OTHER")
         if (
             method == "OPTIONS"
             and getattr(rule, "provide_automatic_options", False)
             and not self._setup.limit_options
         ):
             return None
-        return Where(rule.endpoint, method)
+        return RouteKey(rule.endpoint, method)
 
     def _warn(self, app: Flask, endpoint: str) -> None:
         """Warn, once, that a route has no part in a limit that was likely meant for it.
@@ -115,7 +116,7 @@ class Finder:
                 endpoint,
             )
 
-    def find(self, where: Where) -> Found:
+    def find(self, where: RouteKey) -> RouteLimits:
         """What holds there, in the current application."""
         found = self._found.get(where)
         if found is None:
@@ -126,25 +127,27 @@ class Finder:
                 self._warn(app, where.endpoint)
             before, at_view = self._places(app, where, own)
             asked = self._asking(before, where)
-            found = self._found[where] = Found(
+            found = self._found[where] = RouteLimits(
                 asked,
                 asked if at_view is None else self._asking(at_view, where),
                 frozenset(one.limit for one in own),
             )
         return found
 
-    def before(self, where: Where) -> Asking:
+    def before(self, where: RouteKey) -> LimitGroup:
         """What is asked before the view."""
         return self.find(where).before
 
-    def at_view(self, where: Where) -> Asking:
+    def at_view(self, where: RouteKey) -> LimitGroup:
         """What is asked when one of the route's own functions is called before its limits are met."""
         return self.find(where).at_view
 
-    def late(self, limit: Limit, function: Callable[..., Any], where: Where) -> Asking:
+    def late(
+        self, limit: DeclaredLimit, function: Callable[..., Any], where: RouteKey
+    ) -> LimitGroup:
         """What a limit on a function that is no view asks."""
         if limit in where.silent or not limit.is_about(where.method):
-            return Asking(None)
+            return LimitGroup(None)
         spot = self._spot(function, where)
         key = (limit, spot, where.method if limit.per_method else "")
         guard = self._late.get(key)
@@ -154,9 +157,9 @@ class Finder:
             while len(self._late) >= _LATE_KEPT:  # somebody declares limits in a view
                 self._late.pop(next(iter(self._late)), None)
             self._late[key] = guard
-        return Asking(guard, _dynamic([limit]))
+        return LimitGroup(guard, _dynamic([limit]))
 
-    def fallback(self, where: Where) -> Asking:
+    def fallback(self, where: RouteKey) -> LimitGroup:
         """What this process asks by itself while the store does not decide."""
         found = self._fallbacks.get(where)
         if found is None:
@@ -165,18 +168,20 @@ class Finder:
             self._fallbacks[where] = found
         return found
 
-    def _asking(self, places: Sequence[Place], where: Where, make: Make | None = None) -> Asking:
+    def _asking(
+        self, places: Sequence[PlacedLimit], where: RouteKey, make: Make | None = None
+    ) -> LimitGroup:
         """The guard of those that hold there."""
         held = [one for one in places if one.limit.is_about(where.method)]
         held = [one for one in held if one.limit not in where.silent]
         guard = self._guard(held, where.method, make) if held else None
-        return Asking(guard, _dynamic(one.limit for one in held))
+        return LimitGroup(guard, _dynamic(one.limit for one in held))
 
     # --- limits of a route ---
 
     def _places(
-        self, app: Flask, where: Where, own: Sequence[Place]
-    ) -> tuple[list[Place], list[Place] | None]:
+        self, app: Flask, where: RouteKey, own: Sequence[PlacedLimit]
+    ) -> tuple[list[PlacedLimit], list[PlacedLimit] | None]:
         """The application's limits, the route's own, its blueprints', and the default.
 
         Before the view, and at it; None: all are asked before it. Who asks leaves out those that are
@@ -208,13 +213,13 @@ class Finder:
                 return found, None
         return found + self._default(endpoint), None
 
-    def _application(self) -> list[Place]:
+    def _application(self) -> list[PlacedLimit]:
         return _wide("", self._setup.application, (), "application")
 
-    def _default(self, endpoint: str) -> list[Place]:
+    def _default(self, endpoint: str) -> list[PlacedLimit]:
         return _wide("-default", self._setup.default, (endpoint,), "default")
 
-    def _spot(self, function: Callable[..., Any], where: Where) -> tuple[str, ...]:
+    def _spot(self, function: Callable[..., Any], where: RouteKey) -> tuple[str, ...]:
         """By what the count of a function that is no view is named."""
         return (f"{function.__module__}.{function.__qualname__}",)
 
@@ -228,12 +233,12 @@ class Finder:
 
     # --- rules ---
 
-    def _guard(self, places: Sequence[Place], method: str, make: Make | None = None) -> Guard:
+    def _guard(self, places: Sequence[PlacedLimit], method: str, make: Make | None = None) -> Guard:
         rules = self._rules(places, method, make)
         return Guard(rules, self._setup.trusted, self._setup.observe)
 
     def _rules(
-        self, places: Sequence[Place], method: str, make: Make | None = None
+        self, places: Sequence[PlacedLimit], method: str, make: Make | None = None
     ) -> list[ViewRule]:
         rules: list[ViewRule] = []
         states: set[str] = set()
@@ -253,7 +258,7 @@ class Finder:
             rules.append(self._rule(one.limit, state, name, make or self._setup.make))
         return rules
 
-    def _rule(self, limit: Limit, state: str, called: str, make: Make) -> ViewRule:
+    def _rule(self, limit: DeclaredLimit, state: str, called: str, make: Make) -> ViewRule:
         dynamic = callable(limit.amount)
         amount: Any = "1/second" if dynamic else limit.amount
         limiter = make(state, amount)
@@ -280,18 +285,20 @@ class Finder:
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
         """Raise InvalidCost where no request could ever pass."""
-        limiter.plan().checked(cost)
+        limiter_calls.plan(limiter).checked(cost)
 
 
-def _wide(kind: str, limits: Iterable[Limit], where: tuple[str, ...], called: str) -> list[Place]:
+def _wide(
+    kind: str, limits: Iterable[DeclaredLimit], where: tuple[str, ...], called: str
+) -> list[PlacedLimit]:
     """The places of limits that no function or blueprint carries."""
     return [
-        Place(limit, (kind if number == 1 else f"{kind}-{number}", *where), called)
+        PlacedLimit(limit, (kind if number == 1 else f"{kind}-{number}", *where), called)
         for number, limit in enumerate(limits, 1)
     ]
 
 
-def _overrides(places: Iterable[Place], where: Where) -> bool:
+def _overrides(places: Iterable[PlacedLimit], where: RouteKey) -> bool:
     """Whether one of those that hold there is in the place of what is further out."""
     return any(
         one.limit.override_defaults
@@ -301,5 +308,5 @@ def _overrides(places: Iterable[Place], where: Where) -> bool:
     )
 
 
-def _dynamic(limits: Iterable[Limit]) -> tuple[Limit, ...]:
+def _dynamic(limits: Iterable[DeclaredLimit]) -> tuple[DeclaredLimit, ...]:
     return tuple(limit for limit in limits if callable(limit.amount))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from flask import Response
 
-from limiter.flask.limits import Limit, ViewRule
+from limiter.flask.limits import DeclaredLimit, ViewRule
 from limiter.web.guard import Guard, Result, Verdict, spoken
 
 _KEY = "limiter.flask"
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
     verdict: Verdict
 
 
-class Passage:
+class RequestState:
     """What was decided about a request; kept beside it, in its environment."""
 
     __slots__ = (
@@ -33,9 +33,9 @@ class Passage:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         #: Limits that have let the request pass, or have no say in it.
-        self.met: list[frozenset[Limit]] = []
+        self.met: list[frozenset[DeclaredLimit]] = []
         #: What functions of the request said.
-        self.amounts: dict[Limit, Any] = {}
+        self.amounts: dict[DeclaredLimit, Any] = {}
         #: Whether the request is free of all limits of a registry.
         self.free: dict[object, bool] = {}
         #: Seconds by which this process's clock is ahead of the store's; noted where dates are written.
@@ -47,15 +47,15 @@ class Passage:
         self._changing = Lock()
 
     @classmethod
-    def of(cls, environ: dict[str, Any]) -> Passage:
+    def of(cls, environ: dict[str, Any]) -> RequestState:
         """The request's, begun where it is new."""
-        found: Passage | None = environ.get(_KEY)
+        found: RequestState | None = environ.get(_KEY)
         if found is None:
             found = environ[_KEY] = cls()
         return found
 
     @staticmethod
-    def known(environ: Mapping[str, Any]) -> Passage | None:
+    def known(environ: Mapping[str, Any]) -> RequestState | None:
         """The request's; None where no limit has looked at it."""
         return environ.get(_KEY)
 
@@ -65,10 +65,10 @@ class Passage:
         return bool(self.free) or self._closed
 
     def within(self, environ: Mapping[str, Any]) -> dict[str, Any]:
-        """The same environment of a request whose passage is this one."""
+        """The same environment of a request whose state is this one."""
         return {**environ, _KEY: self}
 
-    def has_met(self, limit: Limit) -> bool:
+    def has_met(self, limit: DeclaredLimit) -> bool:
         """Whether a limit need not be asked any more."""
         return any(limit in met for met in self.met)
 
