@@ -15,6 +15,7 @@ from limiter.flask.dynamic import RulesByAmount
 from limiter.flask.limits import DeclaredLimit, ViewRule, spoken_name, state_name
 from limiter.flask.registry import PlacedLimit, Registry, blueprints, placed
 from limiter.flask.setup import Make, Setup
+from limiter.web import limiter_calls
 from limiter.web.guard import Guard
 
 #: Methods that have a count of their own where nobody routed the request; all others share one.
@@ -267,7 +268,7 @@ class LimitResolver:
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
         """Raise InvalidCost where no request could ever pass."""
-        limiter.plan().checked(cost)
+        limiter_calls.plan(limiter).checked(cost)
 
 
 def _holds(limit: DeclaredLimit, key: RouteKey) -> bool:
