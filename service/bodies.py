@@ -11,7 +11,7 @@ from flask import Flask, Response, abort, request
 from werkzeug.exceptions import HTTPException
 
 from limiter import InvalidKey
-from limiter.web import problems
+from limiter.web import limiter_calls, problems
 from limiter.web.guard import Guard
 from limiter.web.headers import Field
 from limiter.web.subjects import Key
@@ -76,7 +76,7 @@ def subject(found: dict[str, Any], guard: Guard) -> Key:
         abort(422, f"key names nobody: {_KEY}.")
     key: Key = tuple(parts) if isinstance(value, list) else parts[0]
     try:
-        guard.rules[0].limiter.plan().state(key, None)
+        limiter_calls.plan(guard.rules[0].limiter).state(key, None)
     except InvalidKey as error:
         abort(422, f"{error}.")
     return key

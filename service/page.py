@@ -30,7 +30,7 @@ from limiter import (
     TokenBucket,
 )
 from limiter.policyfile import Policies
-from limiter.web import headers, problems, wiring
+from limiter.web import headers, limiter_calls, problems, wiring
 from limiter.web.guard import Guard, Verdict
 from limiter.web.leases import Leases
 from limiter.web.request import from_wsgi
@@ -158,7 +158,7 @@ def _limiter(name: str, policy: Policy, store: Limiter, on_error: str) -> Limite
 def _decide(asked: Asked) -> Decision:
     """Take one; a lease is never given back here, and ends by itself."""
     limiter: Limiter = asked.rule.limiter
-    if limiter.plan().leases:
+    if limiter_calls.plan(limiter).leases:
         return Leases(asked).take(secrets.token_hex(16))
     return limiter.hit(asked.key)
 

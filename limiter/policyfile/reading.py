@@ -24,6 +24,7 @@ from limiter.policyfile.schema import (
     shortened,
     shown,
 )
+from limiter.web import limiter_calls
 from limiter.web.identity import ADDRESS_FROM
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.rules import Match, Rule
@@ -316,11 +317,11 @@ def _overrides(
         # The subject may be a secret, and is not said: the line tells which.
         try:
             if isinstance(limits, str) and limiter is not None:
-                found[subject] = limiter.plan(limits).policies
+                found[subject] = limiter_calls.plan(limiter, limits).policies
                 continue
             read = read_limits(notes, (*path, subject), limits, algorithm)
             if read is not None and limiter is not None:
-                found[subject] = limiter.plan(read).policies
+                found[subject] = limiter_calls.plan(limiter, read).policies
         except LimiterError as error:
             notes.refuse((*path, subject), error)
     return found
@@ -405,7 +406,7 @@ def _check_cost(
     """A cost that no request could ever pay would refuse them all."""
     for limits in (None, *overrides.values()):
         try:
-            limiter.plan(limits).checked(cost, least=1)
+            limiter_calls.plan(limiter, limits).checked(cost, least=1)
         except InvalidCost as error:
             notes.refuse((*path, "cost"), error)
             return

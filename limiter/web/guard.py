@@ -18,7 +18,7 @@ from limiter.flows import Flow
 from limiter.held import Held
 from limiter.log_throttle import log_seldom
 from limiter.plan import Part
-from limiter.web import headers, problems
+from limiter.web import headers, limiter_calls, problems
 from limiter.web.identity import Network, Unidentified
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.request import Request
@@ -113,7 +113,7 @@ class _Guard(Generic[_Limiter]):
         self._routed = [rule for rule in self.rules if not rule.match.is_everything]
         for rule in self.rules:
             first = self.rules[0].limiter
-            if not rule.limiter.shares_store(first):
+            if not limiter_calls.shares_store(rule.limiter, first):
                 raise InvalidSetting(
                     f"store of rule {rule.name} is another than that of rule {first.name}: rules that "
                     f"are asked together share one; make the limiter with store=<the other limiter>"
@@ -259,7 +259,7 @@ class _Guard(Generic[_Limiter]):
             return None
         limiter = one.rule.limiter
         alone = [part._replace(shadow=False)]
-        (decision,) = yield from limiter.deciding(alone, "peek", "", limiter.timeout)
+        (decision,) = yield from limiter_calls.deciding(limiter, alone, "peek", "", limiter.timeout)
         if _was_known(decision):
             return None
         return TooManyNewSubjects(one.rule.name, limit, limit.retry_after(address))
@@ -285,11 +285,11 @@ class _Guard(Generic[_Limiter]):
         try:
             if why is not None:
                 raise why
-            decisions = yield from limiter.deciding(parts, mode, lease, timeout)
+            decisions = yield from limiter_calls.deciding(limiter, parts, mode, lease, timeout)
         except StoreUnavailable as error:
             self._forget(asked, parts, lease, error)
             owners = [one.rule.limiter for one in asked]
-            decisions = limiter.fallbacks(owners, parts, mode, lease)
+            decisions = limiter_calls.fallbacks(owners, parts, mode, lease)
             verdict = self._answer(request, _results(asked, decisions, parts), error)
         except LimiterError as error:
             return self._refused(request, asked, error)
@@ -305,10 +305,12 @@ class _Guard(Generic[_Limiter]):
             try:
                 for at in kept:
                     owner, decision = asked[at].rule.limiter, verdict.results[at].decision
-                    verdict.leases.append((owner, owner.keep(parts[at], lease, decision, began)))
+                    verdict.leases.append(
+                        (owner, limiter_calls.keep(owner, parts[at], lease, decision, began))
+                    )
             except LimiterError as error:  # nobody can renew them
                 for owner, held in verdict.leases:
-                    yield from owner.releasing(held)
+                    yield from limiter_calls.releasing(owner, held)
                 self._forget(asked, parts, lease, StoreUnavailable(str(error)))
                 return self._refused(request, asked, error)
         return verdict
@@ -324,7 +326,7 @@ class _Guard(Generic[_Limiter]):
         """
         found, parts = [], []
         for one in asked:
-            plan = one.rule.limiter.plan(one.limits)
+            plan = limiter_calls.plan(one.rule.limiter, one.limits)
             try:
                 plan.checked(one.cost)
             except InvalidCost as error:
@@ -342,7 +344,7 @@ class _Guard(Generic[_Limiter]):
         """Give back, later, the leases that a call may have taken without our seeing it."""
         for one, part in zip(asked, parts, strict=True):
             if part.plan.leases:
-                one.rule.limiter.forget(part, lease, why)
+                limiter_calls.forget(one.rule.limiter, part, lease, why)
 
     def _answer(
         self, request: Request, results: list[Result], error: LimiterError | None = None
@@ -363,7 +365,9 @@ class _Guard(Generic[_Limiter]):
     def _returning(self, verdict: Verdict, unused: Iterable[Result]) -> Flow[None]:
         """Give back what some rules have charged, and say how things stand then."""
         for result in unused:
-            said = yield from result.rule.limiter.returning(result.part, result.decision)
+            said = yield from limiter_calls.returning(
+                result.rule.limiter, result.part, result.decision
+            )
             if said is not None:
                 now = result._replace(decision=said)
                 verdict.results = tuple(now if one is result else one for one in verdict.results)
@@ -400,7 +404,7 @@ class Guard(_Guard[Limiter]):
             else:
                 flow = self._bounding(request, asked, parts, shadowed)
                 try:
-                    found = asked[0].rule.limiter.drive(flow)
+                    found = limiter_calls.drive(asked[0].rule.limiter, flow)
                 finally:
                     flow.close()  # where it was interrupted, it gives back what it may have taken
         return self._told(request, found, shadowed)
@@ -434,12 +438,12 @@ class Guard(_Guard[Limiter]):
     def leave(self, verdict: Verdict) -> None:
         """The response is closed: give back what was held for it."""
         for limiter, held in verdict.leases:
-            limiter.drive(limiter.releasing(held))
+            limiter_calls.drive(limiter, limiter_calls.releasing(limiter, held))
 
     def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """Give back what these of an allowed request's rules have charged; the verdict says so."""
         limiter: Limiter = self.rules[0].limiter
-        limiter.drive(self._returning(verdict, unused))
+        limiter_calls.drive(limiter, self._returning(verdict, unused))
 
 
 class AsyncGuard(_Guard[AsyncLimiter]):
@@ -452,25 +456,25 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         limiter: AsyncLimiter = self.rules[0].limiter
         flow = self._entering(request)
         try:
-            return await limiter.drive(flow)
+            return await limiter_calls.drive(limiter, flow)
         finally:
             flow.close()
 
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""
         for limiter, held in verdict.leases:
-            await limiter.surely(limiter.releasing(held))
+            await limiter_calls.surely(limiter, limiter_calls.releasing(limiter, held))
 
     async def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """As ``Guard.give_back``."""
         limiter: AsyncLimiter = self.rules[0].limiter
-        await limiter.surely(self._returning(verdict, unused))
+        await limiter_calls.surely(limiter, self._returning(verdict, unused))
 
 
 def _is_plain(one: Asked, part: Part) -> bool:
     """Whether a limiter's own ``hit`` decides as all rules together would."""
     is_alone = not (part.shadow or part.plan.leases) and one.address is None
-    return is_alone and bool(one.rule.limiter.keeps_store_timeout)
+    return is_alone and bool(limiter_calls.keeps_store_timeout(one.rule.limiter))
 
 
 def _was_known(decision: Decision) -> bool:

@@ -6,6 +6,7 @@ from limiter.client import Limiter
 from limiter.decision import Decision
 from limiter.errors import InvalidPolicy, StoreUnavailable
 from limiter.plan import Part, Plan
+from limiter.web import limiter_calls
 from limiter.web.rules import Asked
 
 
@@ -24,7 +25,7 @@ class Leases:
     def __init__(self, asked: Asked) -> None:
         self.rule = asked.rule
         self._limiter: Limiter = asked.rule.limiter
-        self._plan: Plan = self._limiter.plan(asked.limits)
+        self._plan: Plan = limiter_calls.plan(self._limiter, asked.limits)
         if not self._plan.leases:
             raise InvalidPolicy(f"no policy of {asked.rule.name} counts leases")
         self._plan.checked(asked.cost, least=1)
@@ -43,16 +44,15 @@ class Leases:
             StoreRefused: The store answered, but not with a decision.
 
         """
-        flow = self._limiter.deciding([self.part], "acquire", lease, self._limiter.timeout)
-        return self._limiter.drive(flow)[0]
+        return self._ask(self.part, "acquire", lease)
 
     def fallback(self, lease: str) -> Decision:
         """What ``on_error`` makes of a store that did not decide; ``raise`` is a denial here."""
-        return self._limiter.fallbacks([self._limiter], [self.part], "acquire", lease)[0]
+        return limiter_calls.fallbacks([self._limiter], [self.part], "acquire", lease)[0]
 
     def forget(self, lease: str, why: StoreUnavailable) -> None:
         """Give back, later, what the store may have taken without our knowing."""
-        self._limiter.forget(self.part, lease, why)
+        limiter_calls.forget(self._limiter, self.part, lease, why)
 
     def renew(self, lease: str) -> bool:
         """Let them last for another while; False where one of them has ended.
@@ -74,13 +74,18 @@ class Leases:
 
     def _change(self, mode: str, lease: str) -> int:
         """How many units there were, here or in the store."""
-        here = self.part.cost if self._limiter.change_here(self.part, mode, lease) else 0
+        changed = limiter_calls.change_here(self._limiter, self.part, mode, lease)
+        here = self.part.cost if changed else 0
         part = self.part._replace(plan=self._plan.of_leases, shadow=False)
-        flow = self._limiter.deciding([part], mode, lease, self._limiter.timeout)
         try:
-            there = min(one.granted for one in self._limiter.drive(flow)[0].each)
+            there = min(one.granted for one in self._ask(part, mode, lease).each)
         except StoreUnavailable:
             if not here:
                 raise
             return here
         return max(here, there)
+
+    def _ask(self, part: Part, mode: str, lease: str) -> Decision:
+        limiter = self._limiter
+        flow = limiter_calls.deciding(limiter, [part], mode, lease, limiter.timeout)
+        return limiter_calls.drive(limiter, flow)[0]

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from limiter.errors import shown
 from limiter.keys import Key
 from limiter.policies import Policy
+from limiter.web import limiter_calls
 from limiter.web.identity import Ambiguous, Network, Unidentified, address
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.paths import Match as Match
@@ -209,7 +210,10 @@ class Rule:
         """Whether the subject is among those that the roll-out has reached."""
         if self.percent >= 100:
             return True
-        return bool(self.limiter.plan().keys.share(subject, _PARTS) < self.percent * _PARTS / 100)
+        return bool(
+            limiter_calls.plan(self.limiter).keys.share(subject, _PARTS)
+            < self.percent * _PARTS / 100
+        )
 
 
 def _with_parts(request: Request, parts: Mapping[str, str | None]) -> Request:

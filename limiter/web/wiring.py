@@ -9,7 +9,7 @@ from limiter import settings
 from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.errors import InvalidPolicy, InvalidSetting
-from limiter.web import problems
+from limiter.web import limiter_calls, problems
 from limiter.web.functions import accepted, of_request
 from limiter.web.guard import AsyncGuard, Guard, Observer, Verdict
 from limiter.web.headers import FORMS
@@ -81,7 +81,7 @@ def source(
             limits = limiter_by(limiter_class, limits, given)
         rules = [Rule(limits, identity=identity_by(key), cost=_cost(cost), form=_form(form))]
         if isinstance(cost, int):
-            limits.plan().checked(cost, least=1)
+            limiter_calls.plan(limits).checked(cost, least=1)
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
             raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")

@@ -21,6 +21,7 @@ from limiter import (
 from limiter.aio import AsyncLimiter
 from limiter.plan import Part
 from limiter.question import Question
+from limiter.web import limiter_calls
 from service.demo.servers import Cluster
 from tests.calls.support import OURS, PATIENCE
 
@@ -156,9 +157,9 @@ def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: st
     limiter._one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(3)]
     interrupt_once(limiter, "refund")
-    parts = [Part(limiter.plan(), key, 1) for key in keys]
+    parts = [Part(limiter_calls.plan(limiter), key, 1) for key in keys]
     with limiter.hold(keys[2], 5), pytest.raises(NotAnException):
-        limiter.drive(limiter.deciding(parts, "acquire", "one"))
+        limiter_calls.drive(limiter, limiter_calls.deciding(limiter, parts, "acquire", "one"))
     lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
     settled(lefts, [[5, 4], [5, 5], [5, 0]])
     assert limiter.unsettled == 1
