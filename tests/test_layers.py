@@ -147,7 +147,9 @@ def test_only_the_two_clients_know_the_round_trip() -> None:
     shared = ("limiter.base", "limiter.flows", "limiter.held", "limiter.local", "limiter.several")
     for name, tree in trees("limiter"):
         wanted = imports(tree)
-        if not within(name, "limiter.transport", "limiter.client", "limiter.aio"):
+        if not within(
+            name, "limiter.transport", "limiter.client", "limiter.aio", "limiter.testing"
+        ):
             assert not [one for one in wanted if within(one, "limiter.transport")], name
         if name in shared:
             clients = ("limiter.client", "limiter.aio", "asyncio", "time.sleep", "threading")
