@@ -231,4 +231,4 @@ def test_a_subject_that_a_peer_names_is_not_chosen_by_a_client(store: str) -> No
 
     rule = Rule(Limiter("5/hour", store=store), **bounded())
     assert rule.about("u", 1).new_subjects is None
-    assert Guard([rule.about("u", 1)]).asked(request())[0].address is None
+    assert Guard([rule.about("u", 1)]).checks(request())[0].address is None
