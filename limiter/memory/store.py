@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from limiter.errors import InvalidSetting, StoreRefused, StoreUnavailable, shown
+from limiter.errors import InvalidSetting, StoreRefused, shown
 from limiter.memory import clock
 from limiter.memory.decide import Outcome, ask, change
 from limiter.policies.concurrency import LeaseSet
@@ -21,9 +21,6 @@ from limiter.question import Question
 _SLACK_US, _GIVEN_US = 1_000_000, 3_600_000_000
 #: So many places in line are brought up to date in one call, which takes a millisecond.
 _MOST_RENEWALS = 1_000
-
-#: The life of a key that has been given none.
-_NEVER = 2**62
 
 _TAKING = frozenset({"hit", "acquire"})
 _ASKING = frozenset({"hit", "acquire", "peek", "reset"})
@@ -36,7 +33,7 @@ class _Key:
 
     __slots__ = ("expires_us", "kind", "marked_us", "value")
 
-    def __init__(self, kind: str, expires_us: int = _NEVER) -> None:
+    def __init__(self, kind: str, expires_us: int) -> None:
         self.kind = kind
         self.value = _EMPTY[kind]()
         self.expires_us = expires_us
@@ -67,10 +64,8 @@ class MemoryStore:
         #: (expiry, name) of every key, the soonest first; some lag, some are of keys that are gone.
         self._heap: list[tuple[int, bytes]] = []
         self._began_us = int(time.time_ns()) // 1_000 - clock.now_us()
-        # Whoever asks in the middle of a call of the same thread, as a signal's handler may, must not
-        # wait for its end, nor change what the call has read already.
+        # Reentrant, since a signal handler may ask in the middle of a call of its own thread.
         self._lock = threading.RLock()
-        self._deciding = False
         _remember(self)
 
     def __len__(self) -> int:
@@ -87,20 +82,10 @@ class MemoryStore:
 
         Raises:
             StoreRefused: A key holds something of another kind; nothing was changed.
-            StoreUnavailable: It was asked in the middle of another call of this thread.
 
         """
         with self._lock:
-            if self._deciding:
-                raise StoreUnavailable(
-                    "the store of this process was asked in the middle of another call, as by the "
-                    "handler of a signal"
-                )
-            try:
-                self._deciding = True
-                return self._run(question)
-            finally:
-                self._deciding = False
+            return self._run(question)
 
     def _run(self, question: Question) -> list[int]:
         mode, at_least, now_us, names, blocks = question
@@ -156,10 +141,9 @@ class MemoryStore:
             policy, name = blocks[place].policy, names[blocks[place].key]
             key = keys.get(name)
             if key is None:
-                # First its life and its place in the heap: whoever is interrupted leaves none for ever.
-                key, grown = _Key(policy.key_type, lives[place]), True
+                key = keys[name] = _Key(policy.key_type, lives[place])
                 heapq.heappush(self._heap, (lives[place], name))
-                keys[name] = key
+                grown = True
             steps[place].write(key.value)
         for block, until_us in zip(blocks, lives, strict=True):
             key = keys.get(names[block.key])
@@ -168,11 +152,8 @@ class MemoryStore:
             if not key.value:
                 del keys[names[block.key]]
                 continue
-            if key.expires_us == _NEVER or (outcome.passes and until_us > key.expires_us):
-                key.expires_us = until_us
-                if key.marked_us == _NEVER:
-                    key.marked_us, grown = until_us, True
-                    heapq.heappush(self._heap, (until_us, names[block.key]))
+            if outcome.passes:
+                key.expires_us = max(key.expires_us, until_us)
         if grown:
             self._bound(clock_us, names)
 

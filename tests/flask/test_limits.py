@@ -638,7 +638,7 @@ def test_so_many_limiters_stand_behind_a_function_and_no_more(make: Make) -> Non
 
     with app.app_context():
         (rule,) = limits.rules("a")
-    assert len(rule.make._rules) == MOST_KEPT  # type: ignore[union-attr]
+    assert len(rule.rule_by_amount._rules) == MOST_KEPT  # type: ignore[union-attr]
 
 
 def test_costs(make: Make) -> None:

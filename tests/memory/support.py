@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from limiter.memory import MemoryStore
-from limiter.memory.store import _NEVER, _Key
+from limiter.memory.store import _Key
 from limiter.policies import (
     Concurrency,
     FixedWindow,
@@ -19,6 +19,9 @@ from limiter.policies import (
 from limiter.policies.concurrency import LeaseSet
 from limiter.question import Block, Question
 from tests.scripts import argument_names
+
+#: The life of a key that a test planted for ever.
+NEVER = 2**62
 
 #: The algorithm that each script decides.
 CLASSES: dict[str, type[Policy]] = {
@@ -94,11 +97,9 @@ def clock_us(store: MemoryStore) -> int:
 
 def plant(store: MemoryStore, name: str, kind: str, value: Any, ttl_ms: int) -> None:
     """Put a key into the store that no call has written; -1: for ever."""
-    key = _Key(kind if kind != "string" else "hash")
+    key = _Key("hash", NEVER if ttl_ms == -1 else clock_us(store) + ttl_ms * 1_000)
     key.kind, key.value = kind, value
-    if ttl_ms != -1:
-        key.expires_us = key.marked_us = clock_us(store) + ttl_ms * 1_000
-        heapq.heappush(store._heap, (key.marked_us, name.encode()))
+    heapq.heappush(store._heap, (key.marked_us, name.encode()))
     store._keys[name.encode()] = key
 
 
@@ -117,7 +118,7 @@ def look(store: MemoryStore, keys: Sequence[str]) -> dict[str, tuple[str, Any, f
         key = store._keys.get(name.encode())
         if key is None or key.expires_us <= now_us:
             continue
-        life_ms = -1 if key.expires_us == _NEVER else (key.expires_us - now_us) / 1_000
+        life_ms = -1 if key.expires_us == NEVER else (key.expires_us - now_us) / 1_000
         held = key.value.ends if key.kind == "zset" else key.value
         if isinstance(held, dict):
             held = dict(sorted(held.items()))

@@ -8,7 +8,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,12 +21,11 @@ from limiter import (
     SlidingLog,
     SlidingWindow,
     StoreRefused,
-    StoreUnavailable,
     TokenBucket,
 )
 from limiter.memory import MemoryStore
 from limiter.memory import store as module
-from limiter.policies import Policy, concurrency
+from limiter.policies import Policy
 from limiter.question import Block, Question
 from tests.memory.support import clock_us, look, plant
 
@@ -161,23 +159,6 @@ def test_a_child_counts_for_itself() -> None:
     assert hit(store, policy, cost=2)[:2] == [2, 0]
 
 
-def test_whoever_asks_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a signal's handler may, in the same thread: an error and no wait; nothing is lost of the call."""
-    policy, store, asked = SlidingLog(5, "day"), MemoryStore(), []
-    decide = module.ask
-
-    def interrupted(*what: Any) -> Any:
-        if not asked:
-            asked.append("in the middle")
-            with pytest.raises(StoreUnavailable, match="in the middle of another call"):
-                hit(store, policy)
-        return decide(*what)
-
-    monkeypatch.setattr(module, "ask", interrupted)
-    assert [hit(store, policy)[0] for _ in range(6)] == [1, 1, 1, 1, 1, 0]
-    assert asked
-
-
 def test_a_call_that_is_interrupted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one is decided."""
     policy, store, decide = FixedWindow(5, "day"), MemoryStore(), module.ask
@@ -190,90 +171,6 @@ def test_a_call_that_is_interrupted_ends(monkeypatch: pytest.MonkeyPatch) -> Non
         hit(store, policy)
     monkeypatch.setattr(module, "ask", decide)
     assert hit(store, policy)[:2] == [1, 4]
-
-
-class Interrupt(BaseException):
-    """As a signal's handler raises it, between any two steps of the interpreter."""
-
-
-class Interrupting:
-    """Lets the code of one file be interrupted at one of its steps."""
-
-    def __init__(self, file: str, step: int) -> None:
-        self.file, self.step = file, step
-
-    def __enter__(self) -> None:
-        self.before = sys.gettrace()
-        sys.settrace(self.enter)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self.before)
-
-    def enter(self, frame: FrameType, event: str, _: Any) -> Any:
-        """Look at each step of a call, where it is one of ours."""
-        if frame.f_code.co_filename != self.file:
-            return None
-        frame.f_trace_opcodes = True
-        return self.look
-
-    def look(self, _: FrameType, event: str, __: Any) -> Any:
-        """Count; interrupt once."""
-        if event == "opcode":
-            self.step -= 1
-            if self.step == 0:
-                raise Interrupt
-        return self.look
-
-
-@pytest.mark.parametrize("mode", ["acquire", "renew", "release"])
-def test_leases_are_whole_wherever_a_call_was_interrupted(mode: str) -> None:
-    """No lease is lost that somebody else has, or that is renewed; the next calls are decided."""
-    policy, second = Concurrency(9, lease=10), 1_000_000
-    name, step, ended = (b"subject",), 0, False
-
-    def ask(store: MemoryStore, mode: str, lease: str, at: int) -> list[int]:
-        block = Block(policy, 0, 2, lease=lease)
-        return store.run(Question(mode, 0, (1_000 + at) * second, name, (block,)))
-
-    while not ended:
-        step += 1
-        store = MemoryStore()
-        for at, lease in enumerate(["ends", "own", "other"]):
-            ask(store, "acquire", lease, at)
-        try:
-            with Interrupting(concurrency.__file__, step):
-                ask(store, mode, "own" if mode != "acquire" else "new", 10)
-            ended = True
-        except Interrupt:
-            pass
-        assert ask(store, "renew", "other", 10)[0] == 2
-        if mode != "release":
-            assert ask(store, "renew", "own", 10)[0] == 2
-        assert ask(store, "acquire", "newer", 10)[0] == 2
-        for lease in ("own", "other", "new", "newer"):
-            ask(store, "release", lease, 10)
-        assert ask(store, "peek", "", 10)[:2] == [0, 9]
-    assert step > 100
-
-
-@pytest.mark.parametrize("policy", POLICIES, ids=repr)
-def test_no_key_is_for_ever_wherever_a_call_was_interrupted(policy: Policy) -> None:
-    """Each that there is has a life, and its place among those that are thrown out."""
-    step, ended = 0, False
-    while not ended:
-        step += 1
-        store = MemoryStore()
-        try:
-            with Interrupting(module.__file__, step):
-                hit(store, policy)
-            ended = True
-        except Interrupt:
-            pass
-        places = set(store._heap)
-        for name, key in store._keys.items():
-            assert key.expires_us < 2**60
-            assert (key.marked_us, name) in places
-    assert step > 100
 
 
 def test_the_clock_is_the_walls_and_never_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
