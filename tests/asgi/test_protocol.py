@@ -21,12 +21,12 @@ from limiter import (
     StoreUnavailable,
 )
 from limiter.asgi import LimiterMiddleware
-from limiter.demo.servers import HOST, free_port
 from limiter.policyfile import AsyncPolicies
 from limiter.testing import StoreCall, intercept
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Unidentified
 from limiter.web.rules import Match, Rule, pattern
+from service.demo.servers import HOST, free_port
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
 
 MEMORY = "memory://"

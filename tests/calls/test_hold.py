@@ -26,8 +26,8 @@ from limiter import (
     base,
     client,
 )
-from limiter.demo.servers import Server
 from limiter.testing import StoreCall, intercept
+from service.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import PLACES, PLENTY, RATES
 from tests.proxy import Proxy, cut, forward, swallow

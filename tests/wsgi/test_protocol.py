@@ -26,7 +26,6 @@ from limiter import (
     Limiter,
     StoreUnavailable,
 )
-from limiter.demo.servers import HOST, free_port
 from limiter.policyfile import Policies
 from limiter.testing import StoreCall, intercept
 from limiter.web.guard import AsyncGuard, Guard, Verdict
@@ -34,6 +33,7 @@ from limiter.web.request import Request
 from limiter.web.rules import Match, Rule, pattern
 from limiter.web.subjects import identity
 from limiter.wsgi import LimiterMiddleware
+from service.demo.servers import HOST, free_port
 from tests.wsgi.support import CALLER, Answer, ask, begin, environ, eventually
 
 MEMORY = "memory://"
