@@ -28,14 +28,14 @@ from limiter.web.functions import check_function, of_request
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
-from limiter.web.rules import UNIDENTIFIED, Asked, CostFunction, Passed, Rule
+from limiter.web.rules import UNIDENTIFIED, Check, CostFunction, Rule, SkipReason
 from limiter.web.subjects import (
     ACCEPTED_IN_PROGRAMS,
     TOKEN,
     Identity,
+    checked_subject,
     hashed,
     identity,
-    somebody,
 )
 
 #: Limits, or a function of the request that says them; None from it: this request has none.
@@ -168,7 +168,7 @@ class ViewRule(Rule):
         """As its route, its blueprint or its scope is called."""
         return self.called
 
-    def consider(self, request: Request, trusted: Sequence[Network]) -> Asked | Passed:
+    def consider(self, request: Request, trusted: Sequence[Network]) -> Check | SkipReason:
         """As ``Rule.consider``, by what the functions say about this request.
 
         Raises:
@@ -179,7 +179,7 @@ class ViewRule(Rule):
         """
         limit = self.limit
         if limit.exempt_when is not None and limit.exempt_when():
-            return Passed.EXEMPT_KEY
+            return SkipReason.EXEMPT_KEY
         try:
             rule = self if self.rule_by_amount is None else self.rule_by_amount(self)
             subject = self._subject(request, trusted)
@@ -192,12 +192,12 @@ class ViewRule(Rule):
         except LimiterError as error:
             raise Mistake(str(error)) from error
         if subject is None:
-            return Passed.UNIDENTIFIED
+            return SkipReason.UNIDENTIFIED
         if not self._holds_for(subject):
-            return Passed.PERCENT
+            return SkipReason.PERCENT
         if scope:
             subject = (*scope, *(subject if isinstance(subject, tuple) else (subject,)))
-        return Asked(rule, subject, cost, None)
+        return Check(rule, subject, cost, None)
 
 
 class Mistake(Exception):
@@ -220,7 +220,7 @@ def by_key(key: KeySpec) -> Identity:
 
     def find(request: Request, trusted: Sequence[Network]) -> Key:
         try:
-            subject = somebody(read(request, trusted))
+            subject = checked_subject(read(request, trusted))
         except Unidentified:
             warn(request)
             raise

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from flask import Response
 
 from limiter.flask.limits import DeclaredLimit, ViewRule
-from limiter.web.guard import Guard, Result, Verdict, spoken
+from limiter.web.guard import Guard, Result, Verdict, header_fields
 
 _KEY = "limiter.flask"
 
@@ -93,13 +93,13 @@ class RequestState:
             return verdicts[0] if verdicts else None
         last = verdicts[-1]
         results = [result for verdict in verdicts for result in verdict.results]
-        return Verdict(last.status, results, spoken(results), last.body, last.error)
+        return Verdict(last.status, results, header_fields(results), last.body, last.error)
 
     def fields(self) -> list[tuple[str, str]]:
         """The header fields of all verdicts."""
         if len(self.entries) == 1:
             return self.entries[0].verdict.fields
-        return spoken(result for entry in self.entries for result in entry.verdict.results)
+        return header_fields(result for entry in self.entries for result in entry.verdict.results)
 
     def settle(self, owner: object, response: Response) -> None:
         """Give back, once, what by the response is not to be charged.
