@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 
 from limiter import InvalidPolicy, InvalidSetting
 from limiter.compat import flask_limiter as ours
-from limiter.demo.servers import HOST, free_port
+from service.demo.servers import HOST, free_port
 from tests.flask.support import ask
 from tests.ids import plain
 

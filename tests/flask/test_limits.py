@@ -13,10 +13,10 @@ from flask import Blueprint, Flask, request
 from flask.views import MethodView, View
 
 from limiter import FixedWindow, InvalidCost, InvalidPolicy, InvalidSetting, TokenBucket
-from limiter.demo.servers import Server
 from limiter.flask import FlaskLimiter, LimitExceeded
 from limiter.flask.dynamic import MOST_KEPT
 from limiter.wsgi import LimiterMiddleware
+from service.demo.servers import Server
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
 from tests.ids import plain

@@ -20,14 +20,15 @@ from redis.cluster import ClusterNode
 from redis.retry import Retry
 
 from limiter import Concurrency, InvalidSetting, Limiter, StoreRefused, StoreUnavailable, acl
-from limiter.demo.servers import (
+from limiter.scripts import COMMANDS
+from limiter.testing import set_time
+from limiter.transport.store import read_store
+from service.demo.servers import (
     HOST,
     Certificates,
     Cluster,
     Server,
 )
-from limiter.scripts import COMMANDS
-from limiter.transport.store import read_store
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
@@ -200,9 +201,10 @@ def test_each_right_is_needed(make_limiter: MakeLimiter, own: Server, right: str
 
 def _filled(limiter: Limiter, server: Server) -> Any:
     """A hit that finds something older than a period to sweep away."""
-    limiter._now_us = 1_790_000_000_000_000
+    now_us = 1_790_000_000_000_000
+    set_time(limiter, now_us)
     limiter.hit("old", cost=10)
-    limiter._now_us += 366 * 86_400 * 10**6
+    set_time(limiter, now_us + 366 * 86_400 * 10**6)
     return limiter.hit("old", cost=3)
 
 

@@ -24,7 +24,6 @@ from limiter import (
     StoreRefused,
     StoreUnavailable,
 )
-from limiter.demo.servers import Cluster
 from limiter.renewal_threads import RenewalThreads
 from limiter.web import problems
 from limiter.web.guard import AsyncGuard, Guard
@@ -33,6 +32,7 @@ from limiter.web.request import Request
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity, meant
 from limiter.web.verdict import Verdict
+from service.demo.servers import Cluster
 from tests import proxy
 
 NOWHERE = "redis://127.0.0.1:1/0"
