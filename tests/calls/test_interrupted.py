@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+from limiter.question import Question
 
 from limiter import (
     Concurrency,
@@ -21,7 +22,6 @@ from limiter import (
 from limiter.aio import AsyncLimiter
 from limiter.demo.servers import Cluster
 from limiter.plan import Part
-from limiter.question import Question
 from limiter.web import limiter_calls
 from tests.calls.support import OURS, PATIENCE
 

@@ -6,6 +6,8 @@ import heapq
 from collections.abc import Sequence
 from typing import Any
 
+from limiter.call import Block, Call, CallTemplate
+
 from limiter.memory import MemoryStore
 from limiter.memory.store import _NEVER, _Key
 from limiter.policies import (
@@ -17,7 +19,6 @@ from limiter.policies import (
     TokenBucket,
 )
 from limiter.policies.concurrency import LeaseSet
-from limiter.question import Block, Question
 from tests.scripts import argument_names
 
 #: The algorithm that each script decides.

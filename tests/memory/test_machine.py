@@ -10,10 +10,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from limiter.call import Block, Call, CallTemplate
 
 from limiter.memory import MemoryStore
 from limiter.policies import ALGORITHMS, Concurrency, Policy
-from limiter.question import Block, Question
 from tests.memory.support import leases, look, plant
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
 

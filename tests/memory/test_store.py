@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from limiter.call import Block, Call, CallTemplate
 
 from limiter import (
     GCRA,
@@ -28,7 +29,6 @@ from limiter import (
 from limiter.memory import MemoryStore
 from limiter.memory import store as module
 from limiter.policies import Policy, concurrency
-from limiter.question import Block, Question
 from tests.memory.support import clock_us, look, plant
 
 LIMIT = 100

@@ -20,7 +20,7 @@ import redis
 from limiter import Limiter, StoreRefused, StoreUnavailable
 from limiter.demo.servers import Cluster, Server
 from limiter.transport.node import IDLE_KEPT, Connection, Node
-from limiter.transport.redirects import command
+from limiter.transport.wire import command
 from tests.proxy import Proxy, delay
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import LOG, PLENTY, until, used
