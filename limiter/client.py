@@ -57,9 +57,9 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
     Threads may share a limiter, and a process may fork with it. It is also a context manager:
     entering opens it, leaving closes it. If the store is away when it is entered, and ``on_error`` is
-    not ``"raise"``, a warning is logged, and the calls follow ``on_error``. What a signal handler
-    raises meanwhile comes out as it is; but an OSError of its own cannot be told from the connection's,
-    and counts as the store's.
+    not ``"raise"``, a warning is logged, and the calls follow ``on_error``. An exception
+    that a signal handler raises during a call is raised unchanged (but its OSError counts as the
+    store's), and the call's connection is closed: no other call gets the reply.
 
     Raises:
         InvalidPolicy: A limit makes no sense.

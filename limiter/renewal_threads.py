@@ -1,4 +1,4 @@
-"""Threads that run the flows nobody waits for, as renewals of leases: one is free, so that none is late."""
+"""Threads that renew leases and release them later: flows whose result no caller waits for."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from limiter.threads import start_thread
 
 log = logging.getLogger("limiter")
 
-#: A store that does not answer about one lease must not let the others end: while somebody waits for
-#: it another thread is free, up to so many. A lease that none of them comes to before its end is lost.
+#: While one thread waits for a store that does not answer, another one renews the next lease. If all of
+#: these wait, leases that are due meanwhile may be lost.
 _MOST_THREADS = 8
-#: So many stay free while anything is to come, so that not each lease begins a thread.
+#: Threads that stay free while any flow is left, so that not each lease starts a thread.
 _MOST_FREE = 2
 
-#: So many flows that were dropped may be due still, beside as many as go on.
+#: Dropped flows that may stay in the queue, beside as many as there are flows that go on.
 _MOST_DROPPED = 64
 
 
 class RenewalThreads:
-    """Wakes each flow when its pause is over; threads live for as long as there are any.
+    """Resume each flow when its pause is over; threads live for as long as there are flows.
 
     ``advance`` runs a flow up to its next pause, and returns how long that is.
     """
@@ -40,12 +40,10 @@ class RenewalThreads:
 
     def after_fork(self) -> None:
         """Begin anew: a child holds none of its parent's leases, and has none of its threads."""
-        # Entered by itself: whoever is interrupted at the end of ``Condition.__enter__``, which is
-        # Python's own code, would keep it for ever.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = threading.Condition()
+        #: When each flow goes on, in order; some of them were dropped.
         self._due: list[tuple[float, int, Flow[None]]] = []
-        #: Those that go on; of the ones that were dropped, some are due still.
+        #: The flows that go on.
         self._flows: set[Flow[None]] = set()
         self._threads = self._free = 0
 
@@ -53,81 +51,76 @@ class RenewalThreads:
         """Begin a flow; its first step is a pause.
 
         Raises:
-            StoreUnavailable: This process gets no more threads; as after whatever interrupts us, the
-                flow was closed.
+            StoreUnavailable: This process gets no more threads; the flow was closed.
 
         """
         self._flows.add(flow)
         try:
-            self._line_up(flow, self._advance(flow))
-            with self._lock:
-                self._see_to_it()
-        except BaseException:  # perhaps our caller was interrupted, who is to know
+            self._schedule(flow, self._advance(flow))
+            with self._changed:
+                self._start_if_none_is_free()
+        except (
+            BaseException
+        ):  # also where the caller was interrupted: it cannot drop the flow itself
             self.drop(flow)
-            with suppress(ValueError):  # a thread is about to end it
-                flow.close()
+            flow.close()
             raise
 
     def drop(self, flow: Flow[None]) -> None:
-        """Let a flow go on no more, which need not be kept until its pause is over."""
-        with self._lock:
+        """End a flow at its pause."""
+        with self._changed:
             self._flows.discard(flow)
-            if not self._flows:  # the threads need not wait for anybody
+            if not self._flows:  # the threads end now, not when the last pause is over
                 self._due.clear()
                 self._changed.notify_all()
             elif len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
-                due = [one for one in self._due if one[2] in self._flows]
-                heapq.heapify(due)
-                # In place: a signal's handler may drop something while its thread lines something up.
-                self._due[:] = due
+                self._due = [entry for entry in self._due if entry[2] in self._flows]
+                heapq.heapify(self._due)
                 self._changed.notify()
 
-    def _go_on(self, flow: Flow[None]) -> None:
-        """Run it up to its next pause; whatever comes of that, others are to be renewed."""
+    def _resume(self, flow: Flow[None]) -> None:
+        """Run it up to its next pause, or to its end."""
         try:
-            self._line_up(flow, self._advance(flow))
+            self._schedule(flow, self._advance(flow))
         except StopIteration:
             self._flows.discard(flow)
-        except BaseException as error:
+        except Exception as error:  # a fault of a program; other leases go on to be renewed
             self._flows.discard(flow)
-            # Who holds it is told, as of any other refusal; a flow that has ended tells nobody.
-            with suppress(BaseException):
+            log_seldom(log, logging.ERROR, "a lease is renewed no more", exc_info=True)
+            with suppress(
+                LimiterError, StopIteration
+            ):  # it says to its holder that the lease is lost
                 flow.throw(LimiterError(f"its renewal failed: {error!r:.200}"))
-            with suppress(BaseException):
-                flow.close()
-            with suppress(BaseException):  # it may be the log itself that failed
-                log_seldom(log, logging.ERROR, "a lease is renewed no more", exc_info=True)
 
-    def _line_up(self, flow: Flow[None], pause: float) -> None:
-        """Remember when it is to go on."""
-        with self._lock:
+    def _schedule(self, flow: Flow[None], pause: float) -> None:
+        """Have it resumed after the pause."""
+        with self._changed:
             heapq.heappush(self._due, (monotonic() + pause, next(self._numbers), flow))
             self._changed.notify()
 
-    def _see_to_it(self) -> None:
-        """Have somebody free for what is due next."""
+    def _start_if_none_is_free(self) -> None:
+        """Start a thread for the flow that is due next, where all threads are busy."""
         if not self._due or self._free > 0 or self._threads >= _MOST_THREADS:
             return
         try:
-            start_thread(self._keep, "nobody could renew a lease")
+            start_thread(self._work, "no thread could renew a lease")
         except StoreUnavailable:
             if not self._threads:
                 raise
 
-    def _keep(self) -> None:
-        with self._lock:
-            # Here, since whoever begins a thread may be interrupted before it could count it. One
-            # that was begun too many finds enough others, and ends.
+    def _work(self) -> None:
+        """Resume flows, until enough other threads do."""
+        with self._changed:
             self._threads += 1
             self._free += 1
         while (flow := self._next()) is not None:
-            self._go_on(flow)
-            with self._lock:
+            self._resume(flow)
+            with self._changed:
                 self._free += 1
 
     def _next(self) -> Flow[None] | None:
-        """Wait for the next flow that is due; None where enough others do, or nothing is to come."""
-        with self._lock:
+        """Wait for the next flow that is due; None where enough threads wait, or no flow is left."""
+        with self._changed:
             while self._due and self._free <= _MOST_FREE:
                 due, _, flow = self._due[0]
                 if flow not in self._flows:
@@ -137,8 +130,8 @@ class RenewalThreads:
                 else:
                     heapq.heappop(self._due)
                     self._free -= 1
-                    self._see_to_it()
-                    self._changed.notify()  # somebody else is to see what is next
+                    self._start_if_none_is_free()
+                    self._changed.notify()  # another thread looks at what is due next
                     return flow
             self._free -= 1
             self._threads -= 1

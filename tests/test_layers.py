@@ -19,13 +19,13 @@ import limiter
 ROOT = Path(__file__).parent.parent
 CORE = [
     "acl",
+    "call",
     "decision",
     "errors",
     "grammar",
     "keys",
     "plan",
     "policies",
-    "question",
     "scripts",
     "units",
     "version",
@@ -124,9 +124,10 @@ def test_the_transport_knows_no_client_and_no_policy() -> None:
             if within(wanted, "limiter"):
                 assert within(
                     wanted,
+                    "limiter.call",
                     "limiter.errors",
                     "limiter.log_throttle",
-                    "limiter.plan",
+                    "limiter.policies",
                     "limiter.scripts",
                     "limiter.threads",
                     "limiter.transport",
@@ -147,7 +148,9 @@ def test_only_the_two_clients_know_the_round_trip() -> None:
     shared = ("limiter.base", "limiter.flows", "limiter.held", "limiter.local", "limiter.several")
     for name, tree in trees("limiter"):
         wanted = imports(tree)
-        if not within(name, "limiter.transport", "limiter.client", "limiter.aio"):
+        if not within(
+            name, "limiter.transport", "limiter.client", "limiter.aio", "limiter.testing"
+        ):
             assert not [one for one in wanted if within(one, "limiter.transport")], name
         if name in shared:
             clients = ("limiter.client", "limiter.aio", "asyncio", "time.sleep", "threading")

@@ -106,11 +106,7 @@ class Concurrency(Policy):
 
 
 class LeaseSet:
-    """Members by the time at which they end: a sorted set, as small as it is needed.
-
-    Whoever changes it may be interrupted anywhere, as by a signal's handler. What ``ends`` says is
-    so, at every step; while ``order`` says something else, it is not as long.
-    """
+    """Members by the time at which they end: Redis's sorted set, as far as leases need one."""
 
     __slots__ = ("ends", "order")
 
@@ -121,11 +117,6 @@ class LeaseSet:
 
     def __len__(self) -> int:
         return len(self.ends)
-
-    def mend(self) -> None:
-        """Order the members anew, where whoever changed them was interrupted."""
-        if len(self.order) != len(self.ends):
-            self.order = sorted((end_us, member) for member, end_us in self.ends.items())
 
     def rank(self, end_us: int) -> int:
         """How many members end before."""
@@ -168,7 +159,6 @@ class ConcurrencyStep(Step):
         super().__init__()
         self._policy, self._leases, self._lease, self._now_us = policy, leases, lease, now_us
         self._taken = self._dropped = 0
-        leases.mend()
         first, far = self._live()
         self.room = policy.limit - (far - first)
         if far > first:

@@ -42,8 +42,8 @@ class Transport:
             StoreRefused: The store answered with an error that time will not mend, or with something
                 else than a decision.
 
-        What a signal handler raises meanwhile comes out unchanged; but an OSError or TimeoutError of
-        its own cannot be told from the connection's, and becomes StoreUnavailable.
+        An exception that a signal handler raises meanwhile is raised unchanged; but its OSError (a
+        TimeoutError is one) counts as the connection's, and becomes StoreUnavailable.
 
         """
         if deadline is None:

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
-from limiter.threads import as_raised, start_thread
+from limiter.threads import start_thread
 from limiter.transport import forks, redispy
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
@@ -81,9 +81,8 @@ class Connection:
     def ask(self, command: bytes, deadline: float, timeout: float) -> Any:
         """Send one command and read its reply, by ``deadline``.
 
-        A connection on which this raised anything but ResponseError is not to be given back: its reply may
-        still come, and would reach the next call. What a signal handler raises meanwhile is raised
-        unchanged; but its OSError or TimeoutError looks like the socket's own.
+        If this raises anything but ResponseError, also an exception of a signal handler, the connection
+        was closed and must not be given back: its reply might reach the next call.
 
         Raises:
             redis.ResponseError: The server answered with an error; the connection stays good.
@@ -170,16 +169,10 @@ class Node:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self.where = where
-        self._idle: list[Connection] = []
-        self._new_lock()
-        self._waiting = 0
-        #: When each attempt began that is under way.
-        self._connecting: list[float] = []
         self._closed_at = -inf
-        #: When each attempt began that came to nothing, and why.
-        self._failures: deque[tuple[float, LimiterError]] = deque()
         #: Why the last attempt ended, where time will not mend that.
         self._refusal: StoreRefused | None = None
+        self.after_fork()
         forks.remember(self)
 
     def take(self, deadline: float) -> Connection:
@@ -197,7 +190,7 @@ class Node:
         idle = self._idle
         idle.append(connection)
         if self._waiting:
-            with self._lock:
+            with self._changed:
                 self._changed.notify()
         elif len(idle) > IDLE_KEPT:
             with suppress(IndexError):  # other threads took them in between
@@ -205,7 +198,7 @@ class Node:
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they come back too many."""
-        with self._lock:
+        with self._changed:
             self._closed_at = monotonic()
             self._changed.notify_all()  # who waits for a connection has to begin another
         self.drop_idle()
@@ -242,11 +235,10 @@ class Node:
             connection.close()
         return None
 
-    @as_raised
     def _wait(self, deadline: float) -> Connection:
         """Wait for a connection, ours or one that another caller gives back, whichever is first."""
         came = monotonic()
-        with self._lock:
+        with self._changed:
             self._waiting += 1
             try:
                 while True:
@@ -259,7 +251,7 @@ class Node:
                     if self._is_due():
                         began = monotonic()
                         start_thread(partial(self._open_one, began), self.where)
-                        self._connecting.append(began)
+                        self._connecting.add(began)
                     left = deadline - monotonic()
                     if left <= 0:
                         if self._refusal is not None:  # no attempt ends in time, but all end so
@@ -290,9 +282,8 @@ class Node:
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
-        with self._lock:
-            with suppress(ValueError):  # who began it was interrupted before it was noted
-                self._connecting.remove(began)
+        with self._changed:
+            self._connecting.discard(began)
             self._refusal = failure if isinstance(failure, StoreRefused) else None
             if connection is not None and began > self._closed_at:
                 self.give(connection)
@@ -302,15 +293,13 @@ class Node:
                 self._failures.append((began, failure))
             self._changed.notify()
 
-    def _new_lock(self) -> None:
-        # Entered itself: in a condition's own Python an exception of a signal handler could leave it held.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-
     def after_fork(self) -> None:
         """In the child: its parent's connections are not its own, and its locks may be held."""
-        self._idle = []
-        self._new_lock()
+        self._changed = threading.Condition()
+        self._idle: list[Connection] = []
+        #: Callers that wait for a connection.
         self._waiting = 0
-        self._connecting = []
-        self._failures.clear()
+        #: When each attempt to connect began that is under way.
+        self._connecting: set[float] = set()
+        #: When each attempt began that failed while a caller waited, and why.
+        self._failures: deque[tuple[float, LimiterError]] = deque()

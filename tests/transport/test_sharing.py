@@ -363,7 +363,7 @@ def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject
     node = limiter._transport._node  # type: ignore[attr-defined]
     node._idle = Taken(node._idle * 3)
     began = time.monotonic()
-    node._connecting = [began]  # one is being made: it will come
+    node._connecting = {began}  # one is being made: it will come
     maker = threading.Timer(0.05, node._open_one, [began])
     maker.start()
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
@@ -457,15 +457,6 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
     caller.join()
     assert len(made) == 2
     taken[0].close()
-
-
-def test_an_attempt_that_nobody_noted(store: str) -> None:
-    """Who began it was interrupted while its thread started: its connection serves the next."""
-    settings = redis.ConnectionPool.from_url(store).connection_kwargs
-    node = Node(lambda: redis.Connection(**settings), "store", 5.0, 5.0, ("localhost", 0))
-    node._open_one(time.monotonic())
-    assert not node._connecting
-    node.take(time.monotonic()).close()
 
 
 def test_a_reply_that_nobody_can_read(store: str) -> None:

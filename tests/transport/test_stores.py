@@ -28,6 +28,7 @@ from limiter.demo.servers import (
 )
 from limiter.scripts import COMMANDS
 from limiter.transport.store import read_store
+from limiter.transport.wire import script_of
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
@@ -468,7 +469,7 @@ def test_open_makes_every_primary_know_the_scripts(
     for client in clients:
         client.script_flush()
     limiter = make_limiter(cluster.url, BOTH).open()
-    sha = limiter._plan.scripts[0].sha
+    sha = script_of(limiter.policies).sha
     assert [client.script_exists(sha) for client in clients] == [[True]] * 3
     for client in clients:
         client.close()
