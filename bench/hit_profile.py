@@ -23,8 +23,8 @@ from bench.server_time import heard
 from bench.stores import Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, Subject
 from limiter import Limiter
-from limiter.demo.servers import Server
 from limiter.transport.wire import checked, encode
+from service.demo.servers import Server
 
 #: Of so many runs the fastest counts: nothing makes pure Python faster than it is.
 _ALONE_RUNS = 7

@@ -33,7 +33,7 @@ except ModuleNotFoundError:
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a checkout, too
 
 from limiter import FixedWindow, Limiter, LimiterError
-from limiter.demo.servers import Server, ServerError
+from service.demo.servers import Server, ServerError
 
 LIMIT = 100
 THREADS = 8

@@ -417,7 +417,7 @@ def _with_fields(message: Message, verdicts: Sequence[Verdict]) -> Message:
     said = {bytes(name).decode("latin-1").lower() for name, _ in own}
     return {
         **message,
-        "headers": own + _encoded(wiring.unsaid(said, wiring.spoken(verdicts))),
+        "headers": own + _encoded(wiring.added_fields(said, wiring.fields_of(verdicts))),
     }
 
 

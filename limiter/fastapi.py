@@ -22,7 +22,7 @@ from limiter.web.guard import AsyncGuard, Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
 from limiter.web.rules import CostFunction
-from limiter.web.subjects import Identity, KeyFunction, hashed, somebody
+from limiter.web.subjects import Identity, KeyFunction, checked_subject, hashed
 
 #: Under this name the path as the route spells it stands among a request's parts.
 _ROUTE = "limiter.route"
@@ -78,7 +78,7 @@ class Limit:
         verdicts: list[Verdict] = scope.setdefault(wiring.VERDICTS, _Own())
         verdicts.append(verdict)
         # A middleware around us says it all, and on every response.
-        fields = dict(wiring.spoken(verdicts)) if isinstance(verdicts, _Own) else {}
+        fields = dict(wiring.fields_of(verdicts)) if isinstance(verdicts, _Own) else {}
         if not verdict.allowed:
             _answer_in(scope)
             raise Refused(verdict, {**fields, "Cache-Control": "no-store"})
@@ -241,7 +241,7 @@ def _by_route(key: str | Sequence[str] | KeyFunction | None) -> Identity:
     inner = wiring.identity_by(key)
 
     def find(request: Request, trusted: Sequence[Network]) -> Key:
-        subject = somebody(inner(request, trusted))
+        subject = checked_subject(inner(request, trusted))
         parts = subject if isinstance(subject, tuple) else (subject,)
         return (*parts, str(request.parts[_ROUTE]))
 

@@ -107,7 +107,7 @@ class LimiterMiddleware:
             status: str, response_headers: list[tuple[str, str]], exc_info: Any = None
         ) -> Callable[[bytes], object]:
             said = {name.lower() for name, _ in response_headers}
-            fields = [*response_headers, *wiring.unsaid(said, verdict.fields)]
+            fields = [*response_headers, *wiring.added_fields(said, verdict.fields)]
             # Not every server's takes a third argument that is None.
             return start_response(status, fields, *([exc_info] if exc_info else []))
 

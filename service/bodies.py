@@ -119,7 +119,7 @@ def lease(found: dict[str, Any]) -> str | None:
     return value
 
 
-def said(what: Any, status: int = 200, fields: Iterable[Field] = ()) -> Response:
+def json_response(what: Any, status: int = 200, fields: Iterable[Field] = ()) -> Response:
     """An answer in JSON; one from 400 on is a problem."""
     media_type = "application/json" if status < 400 else problems.MEDIA_TYPE
     answer = Response(json.dumps(what) + "\n", status, content_type=media_type)
@@ -138,4 +138,4 @@ def _refused(error: HTTPException) -> Any:
     if error.response is not None or error.code is None or error.code < 400:
         return error
     fields = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
-    return said(problem(error.code, error.description or ""), error.code, fields)
+    return json_response(problem(error.code, error.description or ""), error.code, fields)

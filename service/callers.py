@@ -88,7 +88,7 @@ class Token:
         if not state.allowed:
             seconds = str(math.ceil(state.retry_after))
             problem = bodies.problem(429, "Too many wrong tokens came from this address.")
-            abort(bodies.said(problem, 429, [("Retry-After", seconds)]))
+            abort(bodies.json_response(problem, 429, [("Retry-After", seconds)]))
         scheme, _, token = given.partition(" ")
         good = hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._expected)
         if good and scheme.lower() == "bearer":
@@ -101,4 +101,4 @@ class Token:
         """Abort with 401 without it."""
         if not self.is_shown():
             problem = bodies.problem(401, "The token is missing or wrong.")
-            abort(bodies.said(problem, 401, _BEARER))
+            abort(bodies.json_response(problem, 401, _BEARER))

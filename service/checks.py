@@ -17,9 +17,9 @@ from limiter.web.headers import Field
 from limiter.web.request import Request, from_wsgi
 from limiter.web.subjects import Key
 from service import bodies
-from service.decisions import Decisions
 from service.forward_auth import counts_leases
 from service.one_policy import OnePolicy
+from service.recorder import Recorder
 
 MOST_CHECKS = 100
 #: Seconds after which a batch no longer asks a store that was silent at its last check.
@@ -33,7 +33,7 @@ _NOBODY = "The cost is more than this policy ever admits at once."
 Answer = tuple[int, dict[str, Any], list[Field]]
 
 
-def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint:
+def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
     """The route, for these policies."""
     routes = Blueprint("checks", __name__)
 
@@ -45,14 +45,16 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint
             abort(422, "This policy counts what is held: ask /v1/hold.")
         body = bodies.read([*_MEMBERS, "checks"])
         if "checks" not in body:
-            status, said, fields = _Turn(guard, decisions).one(body)
-            return bodies.said(said, status, fields)
+            status, said, fields = _Turn(guard, recorder).one(body)
+            return bodies.json_response(said, status, fields)
         asked = bodies.members(body, ["checks"])["checks"]
         if not isinstance(asked, list) or not 1 <= len(asked) <= MOST_CHECKS:
             abort(422, f"checks is no list of 1 to {MOST_CHECKS}.")
-        turn = _Turn(guard, decisions)
+        turn = _Turn(guard, recorder)
         answers = [turn.one_of_many(one) for one in asked]
-        return bodies.said({"results": [{"status": status, **said} for status, said, _ in answers]})
+        return bodies.json_response(
+            {"results": [{"status": status, **said} for status, said, _ in answers]}
+        )
 
     return routes
 
@@ -68,9 +70,9 @@ def found(policies: Policies | OnePolicy, name: str) -> Guard:
 class _Turn:
     """The checks of one request; a store that is silent is not waited for again and again."""
 
-    def __init__(self, guard: Guard, decisions: Decisions) -> None:
+    def __init__(self, guard: Guard, recorder: Recorder) -> None:
         self._guard = guard
-        self._decisions = decisions
+        self._recorder = recorder
         self._patient_until = monotonic() + PATIENCE
         self._unavailable: StoreUnavailable | None = None
 
@@ -94,7 +96,7 @@ class _Turn:
     def _hit(self, subject: Key, cost: int, silent: StoreUnavailable | None) -> Answer:
         (rule,) = self._guard.rules
         named = Guard([rule.about(subject, cost)], self._guard.trusted)
-        verdict = self._decisions.enter(named, about(), silent)
+        verdict = self._recorder.enter(named, about(), silent)
         error = verdict.error
         self._unavailable = error if isinstance(error, StoreUnavailable) else None
         said = verdict.results[0].decision.to_dict() if verdict.results else None
@@ -107,7 +109,7 @@ class _Turn:
     def _peek(self, subject: Key, cost: int) -> Answer:
         """What it would be, at this instant; nothing is taken, and nothing counted."""
         (rule,) = self._guard.rules
-        asked = rule.about(subject, cost).ask(about(), self._guard.trusted)
+        asked = rule.about(subject, cost).check(about(), self._guard.trusted)
         if asked is None:
             return 200, {"allowed": True, "decision": None}, []
         try:

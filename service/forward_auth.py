@@ -24,8 +24,8 @@ from limiter.web.identity import Network, Unidentified, address, is_trusted
 from limiter.web.request import Request, bare_host, from_wsgi
 from limiter.web.rules import Rule
 from limiter.web.subjects import TOKEN
-from service.decisions import Decisions
 from service.one_policy import OnePolicy
+from service.recorder import Recorder
 
 PREFIX = "/forward-auth/"
 
@@ -41,11 +41,11 @@ class ForwardAuth:
         self,
         policies: Policies | OnePolicy,
         trusted: tuple[Network, ...],
-        decisions: Decisions,
+        recorder: Recorder,
     ) -> None:
         self._policies = policies
         self._trusted = trusted
-        self._decisions = decisions
+        self._recorder = recorder
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a proxy."""
@@ -80,7 +80,7 @@ class ForwardAuth:
             address(asked.peer, asked.forwarded_for, self._trusted)
         except Unidentified:
             return _refusal(400, "The proxy does not say whose request it is.", asked)
-        verdict = self._decisions.enter(guard, asked)
+        verdict = self._recorder.enter(guard, asked)
         if verdict.allowed:
             return 200, verdict.fields, b""
         return verdict.status, *wiring.refusal(verdict)

@@ -22,7 +22,7 @@ def blueprint(policies: Policies | OnePolicy) -> Blueprint:
         body = bodies.read(["key", "cost"])
         subject, cost = bodies.subject(body, guard), bodies.cost(body)
         (rule,) = guard.rules
-        asked = rule.about(subject, cost).ask(about(), guard.trusted)
+        asked = rule.about(subject, cost).check(about(), guard.trusted)
         if asked is not None:
             try:
                 rule.limiter.refund(asked.key, cost, limits=asked.limits)
@@ -33,6 +33,6 @@ def blueprint(policies: Policies | OnePolicy) -> Blueprint:
             except LimiterError:
                 abort(503, "The store did not answer; it may have happened.")
             logs.changed("a charge was refunded", rule.name, asked.key, cost)
-        return bodies.said({"refunded": asked is not None})
+        return bodies.json_response({"refunded": asked is not None})
 
     return routes

@@ -1,4 +1,4 @@
-"""The limits of one application at work: asked before its views, told in its responses."""
+"""The limits of one application at work: checked before its views, reported in its responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from limiter.web.request import Request, from_wsgi
 
 
 class AppLimits:
-    """Asks and tells the limits of one application."""
+    """Checks the limits of one application and reports them."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class AppLimits:
         app.wsgi_app = with_leases  # type: ignore[method-assign]
 
     def rules(self, endpoint: str | None, method: str) -> tuple[ViewRule, ...]:
-        """The rules of a route; None: of what no route matches."""
-        found = self._resolver.find(RouteKey(endpoint, method))
-        guards = dict.fromkeys((found.before.guard, found.at_view.guard))
+        """The rules of a route; None: of requests that no route matches."""
+        limits = self._resolver.of_route(RouteKey(endpoint, method))
+        guards = dict.fromkeys((limits.before.guard, limits.at_view.guard))
         return tuple(rule for guard in guards if guard for rule in guard.rules)  # type: ignore[misc]  # all are
 
     def enter(self) -> None:
-        """Ask what is asked before the current request's view; an exception answers in its place.
+        """Check what is checked before the current request's view; an exception answers in its place.
 
         Raises:
             Mistake: A function of a limit failed, perhaps since a hook that runs later had not run yet.
@@ -76,11 +76,11 @@ class AppLimits:
         environ = request.environ
         hooks.begin(environ, self.enter)
         try:
-            here = self._here()
-            if here is not None:
-                self._ask(self._resolver.before, here)
+            current = self._current()
+            if current is not None:
+                self._check(lambda key: self._resolver.of_route(key).before, current)
                 if not self._resolver.as_called:
-                    here.state.met.append(self._resolver.find(here.where).own)
+                    current.state.met.append(self._resolver.of_route(current.key).own)
         except (AttributeError, KeyError) as error:
             is_answer = isinstance(error, HTTPException)  # as of request.args["user"]
             later = "" if is_answer else hooks.waiting(current_app, environ)
@@ -94,68 +94,69 @@ class AppLimits:
             hooks.end(environ)
 
     def enter_view(self) -> None:
-        """Ask what is asked at the current request's view, where that has not happened yet."""
-        here = self._here()
-        own = frozenset() if here is None else self._resolver.find(here.where).own
-        if here is not None and not all(map(here.state.has_met, own)):
-            self._ask(self._resolver.at_view, here)
-            here.state.met.append(own)
+        """Check what is checked at the current request's view, where that has not happened yet."""
+        current = self._current()
+        if current is None:
+            return
+        own = self._resolver.of_route(current.key).own
+        if not all(map(current.state.has_met, own)):
+            self._check(lambda key: self._resolver.of_route(key).at_view, current)
+            current.state.met.append(own)
 
     def meet(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
-        """A limited function is called whose limit the request has not met: ask it."""
-        here = self._here()
-        if here is None:
+        """A limited function is called whose limit the request has not met: check it."""
+        current = self._current()
+        if current is None:
             return
         as_called = self._resolver.as_called
-        if limit not in self._resolver.find(here.where).own:
-            self._ask(partial(self._resolver.late, limit, function), here)
+        if limit not in self._resolver.of_route(current.key).own:
+            self._check(partial(self._resolver.of_function, limit, function), current)
             if not as_called:
-                here.state.met.append(frozenset({limit}))
-        elif not (as_called and self._registry.on(function)):  # the innermost asks for all of them
+                current.state.met.append(frozenset({limit}))
+        elif not (as_called and self._registry.on(function)):  # the innermost checks all of them
             self.enter_view()
 
     def answer(self, response: Response) -> Response:
-        """Settle what waited for the response, and say in it what was decided."""
+        """Settle what waited for the response, and write into it what was decided."""
         state = RequestState.known(request.environ)
         if state is not None and state.entries:
             try:
-                if self._resolver.settles:
-                    state.settle(self, response)
+                state.settle(self, response)
             finally:  # also in the answer to an error of deduct_when
                 self._setup.write(response, state)
         return response
 
-    def _here(self) -> _Here | None:
+    def _current(self) -> _Current | None:
         """The current request; None where no limit is about it."""
-        current = request._get_current_object()  # type: ignore[attr-defined]
-        where = self._resolver.where(current)
-        if where is None:
+        flask_request = request._get_current_object()  # type: ignore[attr-defined]
+        key = self._resolver.key_of(flask_request)
+        if key is None:
             return None
-        state, registry = RequestState.of(current.environ), self._registry
+        state, registry = RequestState.of(flask_request.environ), self._registry
         if registry not in state.free:
-            state.free[registry] = any(says() for says in registry.exempt_when)
-        return None if state.free[registry] else _Here(current, where, state)
+            state.free[registry] = any(is_exempt() for is_exempt in registry.exempt_when)
+        return None if state.free[registry] else _Current(flask_request, key, state)
 
-    def _ask(self, find: Callable[[RouteKey], LimitGroup], here: _Here) -> None:
-        guard = _by_amounts(find, here)
+    def _check(self, find: Callable[[RouteKey], LimitGroup], current: _Current) -> None:
+        guard = _guard_by_amounts(find, current)
         if guard is None:
             return
-        asked = _request(here.current)
-        verdict = guard.enter(asked)
+        web_request = _web_request(current.flask_request)
+        verdict = guard.enter(web_request)
         if self._setup.fallback and isinstance(verdict.error, StoreUnavailable):
-            self._fall_back(asked, here)
+            self._fall_back(web_request, current)
         else:
-            self._judge(guard, verdict, here.state)
+            self._judge(guard, verdict, current.state)
 
-    def _fall_back(self, asked: Request, here: _Here) -> None:
-        """Ask, once in a request, what this process decides by itself."""
+    def _fall_back(self, web_request: Request, current: _Current) -> None:
+        """Check, once in a request, the limits that this process decides by itself."""
         limits = frozenset(self._setup.fallback)
-        if limits in here.state.met:
+        if limits in current.state.met:
             return
-        guard = _by_amounts(self._resolver.fallback, here)
+        guard = _guard_by_amounts(self._resolver.of_fallback, current)
         if guard is not None:
-            self._judge(guard, guard.enter(asked), here.state)
-        here.state.met.append(limits)
+            self._judge(guard, guard.enter(web_request), current.state)
+        current.state.met.append(limits)
 
     def _judge(self, guard: Guard, verdict: Verdict, state: RequestState) -> None:
         state.add(Entry(self, guard, verdict))
@@ -163,33 +164,33 @@ class AppLimits:
             raise self._setup.refuse(verdict, self._setup.on_denied)
 
 
-class _Here(NamedTuple):
-    """A request, and where it belongs."""
+class _Current(NamedTuple):
+    """The current request, and which limits are about it."""
 
-    current: Any
-    where: RouteKey
+    flask_request: Any
+    key: RouteKey
     state: RequestState
 
 
-def _by_amounts(find: Callable[[RouteKey], LimitGroup], here: _Here) -> Guard | None:
-    """What holds by what the functions say; where one says nothing, what it would override does."""
-    where, amounts = here.where, here.state.amounts
-    found = find(where)
-    while found.dynamic:
-        for limit in found.dynamic:
+def _guard_by_amounts(find: Callable[[RouteKey], LimitGroup], current: _Current) -> Guard | None:
+    """The guard by what dynamic limits return; where one returns None, what it would override holds."""
+    key, amounts = current.key, current.state.amounts
+    group = find(key)
+    while group.dynamic:
+        for limit in group.dynamic:
             if limit not in amounts:
                 amounts[limit] = limit.amount()  # type: ignore[operator]  # it is a function
-        silent = {limit for limit in found.dynamic if amounts[limit] is None}
+        silent = {limit for limit in group.dynamic if amounts[limit] is None}
         if not silent:
             break
-        where = where._replace(silent=where.silent | silent)
-        found = find(where)
-    return found.guard
+        key = key._replace(silent=key.silent | silent)
+        group = find(key)
+    return group.guard
 
 
-def _request(current: Any) -> Request:
+def _web_request(flask_request: Any) -> Request:
     """A Flask request as the rules see it."""
-    parts = current.view_args
+    parts = flask_request.view_args
     if not parts:
-        return from_wsgi(current.environ)
-    return from_wsgi(current.environ, {name: str(value) for name, value in parts.items()})
+        return from_wsgi(flask_request.environ)
+    return from_wsgi(flask_request.environ, {name: str(value) for name, value in parts.items()})

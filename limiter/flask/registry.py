@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
 from types import FunctionType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from weakref import WeakSet
@@ -98,7 +98,7 @@ class Registry:
             self._blueprints.setdefault(target, []).append(limit)
             return target
         if isinstance(target, type) and issubclass(target, View):
-            decorator = _Decorating(self, limit, meet)
+            decorator = partial(self.limit, limit=limit, meet=meet)
             target.decorators = [*target.decorators, decorator]
             return target
         if not callable(target):
@@ -142,7 +142,7 @@ class Registry:
             )
 
     def is_passed_by(self, app: Flask, endpoint: str) -> bool:
-        """Whether a view is a function that was limited after it had become one: nobody asks that limit.
+        """Whether a view is a function that was limited too late, when it was a view already.
 
         Where another view is the limited one, that may well be meant.
         """
@@ -156,16 +156,16 @@ class Registry:
     def own(self, app: Flask, endpoint: str, method: str) -> list[PlacedLimit]:
         """The limits of a route's own, on its view or on its class's method; whichever method they mean."""
         view = app.view_functions.get(endpoint)
-        found = _numbered(self.on(view), "", (endpoint,), endpoint)
+        places = placed(self.on(view), "", (endpoint,), endpoint)
         name, function = _method_of(view, method)
         if function is not None:
-            found += _numbered(self.on(function), "-method", (endpoint, name), endpoint)
-        return found
+            places += placed(self.on(function), "-method", (endpoint, name), endpoint)
+        return places
 
     def of_blueprint(self, app: Flask, name: str, endpoint: str) -> list[PlacedLimit]:
         """The limits of the blueprint of that name, for a route; whichever method they mean."""
         limits = self._blueprints.get(app.blueprints.get(name), [])
-        return _numbered(limits, "-blueprint", (name, endpoint), name)
+        return placed(limits, "-blueprint", (name, endpoint), name)
 
     def exemptions(self, app: Flask, endpoint: str, method: str) -> list[Any]:
         """How a route is exempt by itself: by its view, that one's class, or the class's method."""
@@ -191,37 +191,25 @@ class Registry:
 
 
 def _layers(function: Any) -> list[Any]:
-    """What a function was made from by decorators that say so, the outermost first."""
-    found: list[Any] = []
+    """The functions that ``functools.wraps`` has wrapped, the outermost first."""
+    layers: list[Any] = []
     while (function := getattr(function, "__wrapped__", None)) is not None:
-        found.append(function)
-    return found
+        layers.append(function)
+    return layers
 
 
-class _Decorating:
-    """A limit as one of the decorators of a class of views."""
-
-    def __init__(
-        self, registry: Registry, limit: DeclaredLimit, meet: Callable[[DeclaredLimit, Any], None]
-    ) -> None:
-        self._registry, self._limit, self._meet = registry, limit, meet
-
-    def __call__(self, view: Any) -> Any:
-        return self._registry.limit(view, self._limit, self._meet)
-
-
-def _numbered(
-    limits: list[DeclaredLimit], kind: str, where: tuple[str, ...], called: str
+def placed(
+    limits: Iterable[DeclaredLimit], kind: str, where: tuple[str, ...], called: str
 ) -> list[PlacedLimit]:
-    """Each limit's place: the first that was declared keeps its name when others are added."""
+    """Each limit in its place: the first that was declared keeps its name when others are added."""
     return [
-        place(limit, kind if number == 1 else f"{kind}-{number}", where, called)
+        _place(limit, kind if number == 1 else f"{kind}-{number}", where, called)
         for number, limit in enumerate(limits, 1)
     ]
 
 
-def place(limit: DeclaredLimit, kind: str, where: tuple[str, ...], called: str) -> PlacedLimit:
-    """The place of a limit; that of a shared one is its scope's, or the function's that says it."""
+def _place(limit: DeclaredLimit, kind: str, where: tuple[str, ...], called: str) -> PlacedLimit:
+    """The place of a limit; that of a shared one is its scope's, or its scope function's."""
     scope = limit.scope
     if scope is None:
         return PlacedLimit(limit, (kind, *where), called)

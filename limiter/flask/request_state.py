@@ -1,21 +1,21 @@
-"""One request's way through its limits, from its arrival to the end of its response."""
+"""What is known of one request, from its arrival to the end of its response."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
 from flask import Response
 
 from limiter.flask.limits import DeclaredLimit, ViewRule
-from limiter.web.guard import Guard, Result, Verdict, spoken
+from limiter.web.guard import Guard, Result, Verdict, header_fields
 
 _KEY = "limiter.flask"
 
 
 class Entry(NamedTuple):
-    """What one guard said."""
+    """The verdict of one guard."""
 
     owner: object
     guard: Guard
@@ -34,7 +34,7 @@ class RequestState:
         self.entries: list[Entry] = []
         #: Limits that have let the request pass, or have no say in it.
         self.met: list[frozenset[DeclaredLimit]] = []
-        #: What functions of the request said.
+        #: What dynamic limits returned for the request.
         self.amounts: dict[DeclaredLimit, Any] = {}
         #: Whether the request is free of all limits of a registry.
         self.free: dict[object, bool] = {}
@@ -49,10 +49,10 @@ class RequestState:
     @classmethod
     def of(cls, environ: dict[str, Any]) -> RequestState:
         """The request's, begun where it is new."""
-        found: RequestState | None = environ.get(_KEY)
-        if found is None:
-            found = environ[_KEY] = cls()
-        return found
+        state: RequestState | None = environ.get(_KEY)
+        if state is None:
+            state = environ[_KEY] = cls()
+        return state
 
     @staticmethod
     def known(environ: Mapping[str, Any]) -> RequestState | None:
@@ -73,7 +73,7 @@ class RequestState:
         return any(limit in met for met in self.met)
 
     def add(self, entry: Entry) -> None:
-        """Note what a guard said; its leases are held until the response is closed.
+        """Note the verdict of a guard; its leases are held until the response is closed.
 
         What is taken after that (by a thread that outlives the request) is given straight back.
         """
@@ -87,19 +87,19 @@ class RequestState:
         entry.guard.leave(entry.verdict)
 
     def verdict(self, owner: object) -> Verdict | None:
-        """All that one extension's guards said, as one verdict."""
-        found = [entry.verdict for entry in self.entries if entry.owner is owner]
-        if len(found) < 2:
-            return found[0] if found else None
-        last = found[-1]
-        results = [result for verdict in found for result in verdict.results]
-        return Verdict(last.status, results, spoken(results), last.body, last.error)
+        """The verdicts of one extension's guards, as one."""
+        verdicts = [entry.verdict for entry in self.entries if entry.owner is owner]
+        if len(verdicts) < 2:
+            return verdicts[0] if verdicts else None
+        last = verdicts[-1]
+        results = [result for verdict in verdicts for result in verdict.results]
+        return Verdict(last.status, results, header_fields(results), last.body, last.error)
 
     def fields(self) -> list[tuple[str, str]]:
         """The header fields of all verdicts."""
         if len(self.entries) == 1:
             return self.entries[0].verdict.fields
-        return spoken(result for entry in self.entries for result in entry.verdict.results)
+        return header_fields(result for entry in self.entries for result in entry.verdict.results)
 
     def settle(self, owner: object, response: Response) -> None:
         """Give back, once, what by the response is not to be charged.
@@ -108,10 +108,13 @@ class RequestState:
         """
         for entry in self.entries:
             if entry.owner is owner and entry.verdict.allowed:
-                taken = [one for one in entry.verdict.results if id(one.part) not in self._returned]
-                unused = [one for one in taken if _is_unused(one, response)]
+                unused = [
+                    result
+                    for result in entry.verdict.results
+                    if id(result.part) not in self._returned and _is_unused(result, response)
+                ]
                 if unused:
-                    self._returned.update(id(one.part) for one in unused)
+                    self._returned.update(id(result.part) for result in unused)
                     entry.guard.give_back(entry.verdict, unused)
 
     def leave(self) -> None:
@@ -124,8 +127,5 @@ class RequestState:
 
 
 def _is_unused(result: Result, response: Response) -> bool:
-    rule = result.rule
-    says: Callable[[Response], Any] | None = (
-        rule.limit.deduct_when if isinstance(rule, ViewRule) else None
-    )
-    return says is not None and result.decision.allowed and not says(response)
+    deduct_when = result.rule.limit.deduct_when if isinstance(result.rule, ViewRule) else None
+    return deduct_when is not None and result.decision.allowed and not deduct_when(response)

@@ -11,9 +11,9 @@ from flask import Flask, current_app
 
 from limiter.client import Limiter
 from limiter.errors import InvalidSetting
-from limiter.flask.dynamic import ByAmount
+from limiter.flask.dynamic import RulesByAmount
 from limiter.flask.limits import DeclaredLimit, ViewRule, spoken_name, state_name
-from limiter.flask.registry import PlacedLimit, Registry, blueprints, place
+from limiter.flask.registry import PlacedLimit, Registry, blueprints, placed
 from limiter.flask.setup import Make, Setup
 from limiter.web import limiter_calls
 from limiter.web.guard import Guard
@@ -23,8 +23,8 @@ _METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 )
 
-#: So many guards of functions that are no views are kept.
-_LATE_KEPT = 1024
+#: How many guards of functions that are no views are kept.
+_MOST_FUNCTIONS = 1024
 
 
 log = logging.getLogger("limiter.flask")
@@ -37,58 +37,56 @@ class RouteKey(NamedTuple):
     """None: no route matches."""
     method: str
     silent: frozenset[DeclaredLimit] = frozenset()
-    """Those whose function says that there is none."""
+    """Limits whose function returned that there is none."""
 
 
 class LimitGroup(NamedTuple):
-    """Limits that are asked together."""
+    """Limits that are checked together."""
 
     guard: Guard | None
     """None: there are none."""
     dynamic: tuple[DeclaredLimit, ...] = ()
-    """Those that a function says for each request."""
+    """Those whose amount a function returns for each request."""
 
 
 class RouteLimits(NamedTuple):
-    """What holds somewhere."""
+    """The limits of a route."""
 
     before: LimitGroup
-    """What is asked before the view."""
+    """Those that are checked before the view."""
     at_view: LimitGroup
-    """What is asked when one of the route's own functions is called before its limits are met."""
+    """Those that are checked when one of the route's own functions is called before its limits are met."""
     own: frozenset[DeclaredLimit]
-    """The limits on the route's functions."""
+    """Those on the route's functions."""
 
 
 class LimitResolver:
     """The limits of an application, by route and method; each is worked out once."""
 
-    #: False: all limits of a route are asked before its view, those of other functions once in a request.
-    #: True: a function's limits are asked when it is called, and each time.
+    #: False: all limits of a route are checked before its view, those of other functions once in a
+    #: request. True: a function's limits are checked when it is called, and each time.
     as_called: ClassVar[bool] = False
 
     def __init__(self, registry: Registry, setup: Setup) -> None:
         self._registry, self._setup = registry, setup
-        self._found: dict[RouteKey, RouteLimits] = {}
+        self._routes: dict[RouteKey, RouteLimits] = {}
         self._fallbacks: dict[RouteKey, LimitGroup] = {}
-        self._late: dict[tuple[DeclaredLimit, tuple[str, ...], str], Guard] = {}
+        self._functions: dict[tuple[DeclaredLimit, tuple[str, ...], str], Guard] = {}
         self._warned: set[str] = set()
-        #: Whether a limit waits for the response before it is charged for good.
-        self.settles = False
         for limit in (*setup.application, *setup.default, *setup.fallback, *registry.limits):
             self.check(limit)
 
     def check(self, limit: DeclaredLimit) -> None:
         """Raise what is wrong with a limit, by the algorithm that holds here."""
-        self._rules(_wide("", [limit], (), ""), "GET")
+        self._rules(placed([limit], "", (), ""), "GET")
 
     def forget(self) -> None:
         """Work all out anew: something was declared."""
-        self._found.clear()
+        self._routes.clear()
         self._fallbacks.clear()
 
-    def where(self, current: Any) -> RouteKey | None:
-        """Where a request belongs; None where no limit is about it."""
+    def key_of(self, current: Any) -> RouteKey | None:
+        """The key of a request's route; None where no limit is about it."""
         rule, method = current.url_rule, current.method
         if rule is None:
             return RouteKey(None, method if method in _METHODS else "OTHER")
@@ -116,110 +114,100 @@ class LimitResolver:
                 endpoint,
             )
 
-    def find(self, where: RouteKey) -> RouteLimits:
-        """What holds there, in the current application."""
-        found = self._found.get(where)
-        if found is None:
+    def of_route(self, key: RouteKey) -> RouteLimits:
+        """The limits of a route of the current application."""
+        limits = self._routes.get(key)
+        if limits is None:
             app = current_app._get_current_object()  # type: ignore[attr-defined]
             own = []
-            if where.endpoint is not None:
-                own = self._registry.own(app, where.endpoint, where.method)
-                self._warn(app, where.endpoint)
-            before, at_view = self._places(app, where, own)
-            asked = self._asking(before, where)
-            found = self._found[where] = RouteLimits(
-                asked,
-                asked if at_view is None else self._asking(at_view, where),
-                frozenset(one.limit for one in own),
+            if key.endpoint is not None:
+                own = self._registry.own(app, key.endpoint, key.method)
+                self._warn(app, key.endpoint)
+            before, at_view = self._of_route(app, key, own)
+            group = self._group(before, key)
+            limits = self._routes[key] = RouteLimits(
+                group,
+                group if at_view is None else self._group(at_view, key),
+                frozenset(place.limit for place in own),
             )
-        return found
+        return limits
 
-    def before(self, where: RouteKey) -> LimitGroup:
-        """What is asked before the view."""
-        return self.find(where).before
-
-    def at_view(self, where: RouteKey) -> LimitGroup:
-        """What is asked when one of the route's own functions is called before its limits are met."""
-        return self.find(where).at_view
-
-    def late(
-        self, limit: DeclaredLimit, function: Callable[..., Any], where: RouteKey
+    def of_function(
+        self, limit: DeclaredLimit, function: Callable[..., Any], key: RouteKey
     ) -> LimitGroup:
-        """What a limit on a function that is no view asks."""
-        if limit in where.silent or not limit.is_about(where.method):
+        """A limit on a function that is no view."""
+        if limit in key.silent or not limit.is_about(key.method):
             return LimitGroup(None)
-        spot = self._spot(function, where)
-        key = (limit, spot, where.method if limit.per_method else "")
-        guard = self._late.get(key)
+        state = self._function_state(function, key)
+        known = (limit, state, key.method if limit.per_method else "")
+        guard = self._functions.get(known)
         if guard is None:
-            found = place(limit, "-function", spot, function.__name__)
-            guard = self._guard([found], where.method)
-            while len(self._late) >= _LATE_KEPT:  # somebody declares limits in a view
-                self._late.pop(next(iter(self._late)), None)
-            self._late[key] = guard
+            guard = self._guard(placed([limit], "-function", state, function.__name__), key.method)
+            while len(self._functions) >= _MOST_FUNCTIONS:  # a view declares limits anew
+                self._functions.pop(next(iter(self._functions)), None)
+            self._functions[known] = guard
         return LimitGroup(guard, _dynamic([limit]))
 
-    def fallback(self, where: RouteKey) -> LimitGroup:
-        """What this process asks by itself while the store does not decide."""
-        found = self._fallbacks.get(where)
-        if found is None:
-            places = _wide("-fallback", self._setup.fallback, (where.endpoint or "",), "fallback")
-            found = self._asking(places, where, self._setup.make_fallback)
-            self._fallbacks[where] = found
-        return found
+    def of_fallback(self, key: RouteKey) -> LimitGroup:
+        """The limits that this process decides by itself while the store does not."""
+        group = self._fallbacks.get(key)
+        if group is None:
+            places = placed(self._setup.fallback, "-fallback", (key.endpoint or "",), "fallback")
+            group = self._group(places, key, self._setup.make_fallback)
+            self._fallbacks[key] = group
+        return group
 
-    def _asking(
-        self, places: Sequence[PlacedLimit], where: RouteKey, make: Make | None = None
+    def _group(
+        self, places: Sequence[PlacedLimit], key: RouteKey, make: Make | None = None
     ) -> LimitGroup:
-        """The guard of those that hold there."""
-        held = [one for one in places if one.limit.is_about(where.method)]
-        held = [one for one in held if one.limit not in where.silent]
-        guard = self._guard(held, where.method, make) if held else None
-        return LimitGroup(guard, _dynamic(one.limit for one in held))
+        """Those of the limits that hold for the key."""
+        held = [place for place in places if _holds(place.limit, key)]
+        guard = self._guard(held, key.method, make) if held else None
+        return LimitGroup(guard, _dynamic(place.limit for place in held))
 
     # --- limits of a route ---
 
-    def _places(
-        self, app: Flask, where: RouteKey, own: Sequence[PlacedLimit]
+    def _of_route(
+        self, app: Flask, key: RouteKey, own: Sequence[PlacedLimit]
     ) -> tuple[list[PlacedLimit], list[PlacedLimit] | None]:
         """The application's limits, the route's own, its blueprints', and the default.
 
-        Before the view, and at it; None: all are asked before it. Who asks leaves out those that are
-        about other methods, and those that are silent.
+        Before the view, and at it; None: all are checked before it. Limits that are about other methods,
+        or silent, are among them.
         """
-        endpoint, method, _ = where
+        endpoint, method, _ = key
         setup, registry = self._setup, self._registry
         application = self._application()
         if endpoint is None:
-            return application + _wide("-unmatched", setup.default, (), "default"), None
+            return application + placed(setup.default, "-unmatched", (), "default"), None
         if not setup.limit_static and self._is_static(app, endpoint):
             return [], None
         names = blueprints(endpoint)
         by_itself = registry.exemptions(app, endpoint, method)
         exemptions = by_itself + [
-            one
-            for depth, one in enumerate(registry.exemption_of(app, name) for name in names)
-            if one is not None and (depth == 0 or one.nested)
+            exemption
+            for depth, exemption in enumerate(registry.exemption_of(app, name) for name in names)
+            if exemption is not None and (depth == 0 or exemption.nested)
         ]
-        found = [] if any(one.application for one in exemptions) else application
+        places = [] if any(exemption.application for exemption in exemptions) else application
         if not by_itself:
-            found += own
-        if exemptions or _overrides(own, where):
-            return found, None
+            places += own
+        if exemptions or _overrides(own, key):
+            return places, None
         for name in names:
             near = registry.of_blueprint(app, name, endpoint)
-            found += near
-            if _overrides(near, where):
-                return found, None
-        return found + self._default(endpoint), None
+            places += near
+            if _overrides(near, key):
+                return places, None
+        return places + self._default(endpoint), None
 
     def _application(self) -> list[PlacedLimit]:
-        return _wide("", self._setup.application, (), "application")
+        return placed(self._setup.application, "", (), "application")
 
     def _default(self, endpoint: str) -> list[PlacedLimit]:
-        return _wide("-default", self._setup.default, (endpoint,), "default")
+        return placed(self._setup.default, "-default", (endpoint,), "default")
 
-    def _spot(self, function: Callable[..., Any], where: RouteKey) -> tuple[str, ...]:
+    def _function_state(self, function: Callable[..., Any], key: RouteKey) -> tuple[str, ...]:
         """By what the count of a function that is no view is named."""
         return (f"{function.__module__}.{function.__qualname__}",)
 
@@ -242,33 +230,30 @@ class LimitResolver:
     ) -> list[ViewRule]:
         rules: list[ViewRule] = []
         states: set[str] = set()
-        called: list[str] = []
-        for one in dict.fromkeys(places):
-            kind, *where = one.state
-            parts = [*where, *([method] if one.limit.per_method else [])]
+        names: list[str] = []
+        for place in dict.fromkeys(places):
+            kind, *where = place.state
+            parts = [*where, *([method] if place.limit.per_method else [])]
             state = state_name(self._setup.name + kind, *parts)
             if state in states:
                 raise InvalidSetting(
-                    f"scope is {one.called!r} of two limits of one route: they would count in one place"
+                    f"scope is {place.called!r} of two limits of one route: they would count in one place"
                 )
             states.add(state)
-            called.append(spoken_name(one.called))
-            count = called.count(called[-1])
-            name = called[-1] if count == 1 else f"{called[-1]}-{count}"
-            rules.append(self._rule(one.limit, state, name, make or self._setup.make))
+            names.append(spoken_name(place.called))
+            count = names.count(names[-1])
+            name = names[-1] if count == 1 else f"{names[-1]}-{count}"
+            rules.append(self._rule(place.limit, state, name, make or self._setup.make))
         return rules
 
     def _rule(self, limit: DeclaredLimit, state: str, called: str, make: Make) -> ViewRule:
-        dynamic = callable(limit.amount)
-        amount: Any = "1/second" if dynamic else limit.amount
-        limiter = make(state, amount)
-        if not (dynamic or callable(limit.cost)):
+        is_dynamic = callable(limit.amount)
+        limiter = make(state, "1/second" if callable(limit.amount) else limit.amount)
+        if not (is_dynamic or callable(limit.cost)):
             self._check_cost(limit.cost, limiter)
-        if limit.deduct_when is not None:
-            if any(policy.leases for policy in limiter.policies):
-                raise InvalidSetting("deduct_when is of no use here: a lease is given back anyway")
-            self.settles = True
-        rule = ViewRule(
+        if limit.deduct_when is not None and any(policy.leases for policy in limiter.policies):
+            raise InvalidSetting("deduct_when is of no use here: a lease is given back anyway")
+        return ViewRule(
             limiter,
             identity=limit.identity or self._setup.identity,
             form=self._setup.form,
@@ -278,34 +263,21 @@ class LimitResolver:
             preflights=self._setup.preflights,
             limit=limit,
             called=called,
+            rule_by_amount=RulesByAmount(partial(make, state)) if is_dynamic else None,
         )
-        if dynamic:
-            object.__setattr__(rule, "make", ByAmount(rule, partial(make, state)))
-        return rule
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
         """Raise InvalidCost where no request could ever pass."""
         limiter_calls.plan(limiter).checked(cost)
 
 
-def _wide(
-    kind: str, limits: Iterable[DeclaredLimit], where: tuple[str, ...], called: str
-) -> list[PlacedLimit]:
-    """The places of limits that no function or blueprint carries."""
-    return [
-        PlacedLimit(limit, (kind if number == 1 else f"{kind}-{number}", *where), called)
-        for number, limit in enumerate(limits, 1)
-    ]
+def _holds(limit: DeclaredLimit, key: RouteKey) -> bool:
+    return limit.is_about(key.method) and limit not in key.silent
 
 
-def _overrides(places: Iterable[PlacedLimit], where: RouteKey) -> bool:
-    """Whether one of those that hold there is in the place of what is further out."""
-    return any(
-        one.limit.override_defaults
-        and one.limit.is_about(where.method)
-        and one.limit not in where.silent
-        for one in places
-    )
+def _overrides(places: Iterable[PlacedLimit], key: RouteKey) -> bool:
+    """Whether one of those that hold replaces the limits further out."""
+    return any(place.limit.override_defaults and _holds(place.limit, key) for place in places)
 
 
 def _dynamic(limits: Iterable[DeclaredLimit]) -> tuple[DeclaredLimit, ...]:

@@ -22,7 +22,7 @@ from limiter.web import headers, limiter_calls, problems
 from limiter.web.identity import Network, Unidentified
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.request import Request
-from limiter.web.rules import Asked, Passed, Rule
+from limiter.web.rules import Check, Rule, SkipReason
 
 log = logging.getLogger("limiter.web")
 
@@ -119,7 +119,7 @@ class _Guard(Generic[_Limiter]):
                     f"are asked together share one; make the limiter with store=<the other limiter>"
                 )
 
-    def asked(self, request: Request) -> list[Asked]:
+    def checks(self, request: Request) -> list[Check]:
         """What the rules that are about a request ask.
 
         Raises:
@@ -128,7 +128,7 @@ class _Guard(Generic[_Limiter]):
         """
         return self._asked(self._believed(request), [])
 
-    def consider(self, request: Request, rule: Rule) -> Asked | Passed:
+    def consider(self, request: Request, rule: Rule) -> Check | SkipReason:
         """What one of the rules asks about a request, or why it asks nothing.
 
         Raises:
@@ -136,7 +136,7 @@ class _Guard(Generic[_Limiter]):
 
         """
         if rule.is_default and self._is_routed(request, rule):
-            return Passed.ROUTED
+            return SkipReason.ROUTED
         return rule.consider(self._believed(request), self.trusted)
 
     def _believed(self, request: Request) -> Request:
@@ -155,9 +155,9 @@ class _Guard(Generic[_Limiter]):
             found = rule.consider(self._believed(request), self.trusted)
         except Unidentified:
             return True  # it refuses
-        return isinstance(found, Asked) or found.is_meant
+        return isinstance(found, Check) or found.is_meant
 
-    def _asked(self, request: Request, shadowed: list[tuple[Rule, LimiterError]]) -> list[Asked]:
+    def _asked(self, request: Request, shadowed: list[tuple[Rule, LimiterError]]) -> list[Check]:
         found = []
         for rule in self.rules:
             try:
@@ -167,7 +167,7 @@ class _Guard(Generic[_Limiter]):
                     raise
                 shadowed.append((rule, error))
                 continue
-            if isinstance(asked, Asked):
+            if isinstance(asked, Check):
                 found.append(asked)
         return found
 
@@ -194,7 +194,7 @@ class _Guard(Generic[_Limiter]):
 
     def _prepared(
         self, request: Request, shadowed: list[tuple[Rule, LimiterError]]
-    ) -> Verdict | tuple[list[Asked], list[Part]]:
+    ) -> Verdict | tuple[list[Check], list[Part]]:
         """The questions to the store, or the verdict where there are none."""
         try:
             asked, parts = self._parts(self._asked(request, shadowed), shadowed)
@@ -209,15 +209,15 @@ class _Guard(Generic[_Limiter]):
     def _bounding(
         self,
         request: Request,
-        asked: list[Asked],
+        asked: list[Check],
         parts: list[Part],
         shadowed: list[tuple[Rule, LimiterError]],
     ) -> Flow[Verdict]:
         """As ``_judging``, where a client may begin only so many subjects: one too many is not written."""
         if all(one.address is None for one in asked):
             return (yield from self._judging(request, asked, parts))
-        begun: list[Asked] = []
-        kept: list[tuple[Asked, Part]] = []
+        begun: list[Check] = []
+        kept: list[tuple[Check, Part]] = []
         why: StoreUnavailable | None = None
         try:
             for one, part in zip(asked, parts, strict=True):
@@ -246,7 +246,7 @@ class _Guard(Generic[_Limiter]):
         return verdict
 
     def _beginning(
-        self, one: Asked, part: Part, begun: list[Asked]
+        self, one: Check, part: Part, begun: list[Check]
     ) -> Flow[TooManyNewSubjects | None]:
         """Why the subject may not be begun; the store is asked only where its client has begun too many."""
         limit, address = one.rule.new_subjects, one.address
@@ -272,7 +272,7 @@ class _Guard(Generic[_Limiter]):
     def _judging(
         self,
         request: Request,
-        asked: list[Asked],
+        asked: list[Check],
         parts: list[Part],
         why: StoreUnavailable | None = None,
     ) -> Flow[Verdict]:
@@ -316,8 +316,8 @@ class _Guard(Generic[_Limiter]):
         return verdict
 
     def _parts(
-        self, asked: list[Asked], shadowed: list[tuple[Rule, LimiterError]]
-    ) -> tuple[list[Asked], list[Part]]:
+        self, asked: list[Check], shadowed: list[tuple[Rule, LimiterError]]
+    ) -> tuple[list[Check], list[Part]]:
         """Those whose question makes sense, and the questions.
 
         Raises:
@@ -339,7 +339,7 @@ class _Guard(Generic[_Limiter]):
         return found, parts
 
     def _forget(
-        self, asked: list[Asked], parts: list[Part], lease: str, why: StoreUnavailable
+        self, asked: list[Check], parts: list[Part], lease: str, why: StoreUnavailable
     ) -> None:
         """Give back, later, the leases that a call may have taken without our seeing it."""
         for one, part in zip(asked, parts, strict=True):
@@ -350,7 +350,7 @@ class _Guard(Generic[_Limiter]):
         self, request: Request, results: list[Result], error: LimiterError | None = None
     ) -> Verdict:
         """Say what the rules that decide have decided."""
-        fields = spoken(results)
+        fields = header_fields(results)
         denied = [one for one in results if not (one.decision.allowed or one.rule.shadow)]
         if not denied:
             return Verdict(200, results, fields, error=error)
@@ -371,14 +371,14 @@ class _Guard(Generic[_Limiter]):
             if said is not None:
                 now = result._replace(decision=said)
                 verdict.results = tuple(now if one is result else one for one in verdict.results)
-        verdict.fields = spoken(verdict.results)
+        verdict.fields = header_fields(verdict.results)
 
     def _reduced(
         self, request: Request, results: Sequence[Result], error: LimiterError | None
     ) -> Verdict:
         return Verdict(503, results, body=problems.reduced_capacity(request.path), error=error)
 
-    def _refused(self, request: Request, asked: Sequence[Asked], error: LimiterError) -> Verdict:
+    def _refused(self, request: Request, asked: Sequence[Check], error: LimiterError) -> Verdict:
         """The store answered, but not with a decision: nobody passes unchecked, and somebody must look."""
         name = type(error).__name__
         log_seldom(log, logging.ERROR, "%s: %s", name, error, kind=name)
@@ -422,7 +422,7 @@ class Guard(_Guard[Limiter]):
             verdict: Verdict = done.value
             return verdict
 
-    def _judge(self, request: Request, one: Asked, part: Part) -> Verdict:
+    def _judge(self, request: Request, one: Check, part: Part) -> Verdict:
         """The verdict where one rule asks, by its limiter's own call: the shortest way there is."""
         why: StoreUnavailable | None = None
         try:
@@ -471,7 +471,7 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         await limiter_calls.surely(limiter, self._returning(verdict, unused))
 
 
-def _is_plain(one: Asked, part: Part) -> bool:
+def _is_plain(one: Check, part: Part) -> bool:
     """Whether a limiter's own ``hit`` decides as all rules together would."""
     is_alone = not (part.shadow or part.plan.leases) and one.address is None
     return is_alone and bool(limiter_calls.keeps_store_timeout(one.rule.limiter))
@@ -482,25 +482,25 @@ def _was_known(decision: Decision) -> bool:
     return any(one.remaining + one.granted != one.policy.capacity for one in decision.each)
 
 
-def _take_back(begun: Iterable[Asked]) -> None:
+def _take_back(begun: Iterable[Check]) -> None:
     """These began no subject: the store knew it, or did not decide."""
     for one in begun:
         if one.rule.new_subjects is not None and one.address is not None:
             one.rule.new_subjects.take_back(one.address, one.key)
 
 
-def _results(asked: list[Asked], decisions: list[Decision], parts: list[Part]) -> list[Result]:
+def _results(asked: list[Check], decisions: list[Decision], parts: list[Part]) -> list[Result]:
     return [
         Result(one.rule, decision, part)
         for one, decision, part in zip(asked, decisions, parts, strict=True)
     ]
 
 
-def spoken(results: Iterable[Result]) -> list[tuple[str, str]]:
+def header_fields(results: Iterable[Result]) -> list[tuple[str, str]]:
     """The header fields of several rules' results, but for those in the shadows."""
     return headers.of_all(
         [
-            headers.Spoken(result.decision, result.rule.name, result.rule.form)
+            headers.NamedDecision(result.decision, result.rule.name, result.rule.form)
             for result in results
             if not result.rule.shadow
         ]

@@ -17,7 +17,7 @@ from limiter.web.new_subjects import NewSubjects
 from limiter.web.paths import Match as Match
 from limiter.web.paths import pattern as pattern  # beside the rules, for who writes some
 from limiter.web.request import Request
-from limiter.web.subjects import Identity, by_address, somebody, spelled
+from limiter.web.subjects import Identity, by_address, checked_subject, spelled
 
 #: What a call costs, at least 1; None where nobody can tell: as much as its limits ever admit at once.
 Cost = Callable[[Request, Sequence[Network]], int | None]
@@ -35,7 +35,7 @@ def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG0
     return 1
 
 
-class Asked(NamedTuple):
+class Check(NamedTuple):
     """What a rule asks about one request."""
 
     rule: Rule
@@ -47,7 +47,7 @@ class Asked(NamedTuple):
     """The client's, where the rule bounds how many subjects it may begin, and it has chosen this one."""
 
 
-class Passed(Enum):
+class SkipReason(Enum):
     """Why a rule is not about a request."""
 
     METHOD = "its methods are others"
@@ -129,7 +129,7 @@ class Rule:
             is_default=False,
         )
 
-    def ask(self, request: Request, trusted: Sequence[Network]) -> Asked | None:
+    def check(self, request: Request, trusted: Sequence[Network]) -> Check | None:
         """What this rule asks about a request; None where it is not about it.
 
         Raises:
@@ -137,9 +137,9 @@ class Rule:
 
         """
         found = self.consider(request, trusted)
-        return found if isinstance(found, Asked) else None
+        return found if isinstance(found, Check) else None
 
-    def consider(self, request: Request, trusted: Sequence[Network]) -> Asked | Passed:
+    def consider(self, request: Request, trusted: Sequence[Network]) -> Check | SkipReason:
         """What this rule asks about a request, or why it asks nothing.
 
         Raises:
@@ -149,25 +149,31 @@ class Rule:
         parts = self.match.parts(request)
         if parts is None:
             missed = self.match.missed(request)
-            return Passed.METHOD if missed == "method" else Passed.HOST if missed else Passed.PATH
+            return (
+                SkipReason.METHOD
+                if missed == "method"
+                else SkipReason.HOST
+                if missed
+                else SkipReason.PATH
+            )
         if not self.preflights and request.is_preflight:
-            return Passed.PREFLIGHT
+            return SkipReason.PREFLIGHT
         if self.exempt_paths and all(map(self._exempts, request.readings)):
-            return Passed.EXEMPT_PATH
+            return SkipReason.EXEMPT_PATH
         if self.exempt_networks and self._is_exempt(request, trusted):
-            return Passed.EXEMPT_NETWORK
+            return SkipReason.EXEMPT_NETWORK
         subject = self._subject(
             request if parts is request.parts else _with_parts(request, parts), trusted
         )
         if subject is None:
-            return Passed.UNIDENTIFIED
+            return SkipReason.UNIDENTIFIED
         if self.exempt_keys and spelled(subject) in self.exempt_keys:
-            return Passed.EXEMPT_KEY
+            return SkipReason.EXEMPT_KEY
         if not self._holds_for(subject):
-            return Passed.PERCENT
+            return SkipReason.PERCENT
         limits = self.overrides.get(spelled(subject)) if self.overrides else None
         if self.counts_apart(request):
-            return Asked(self, subject, 1, limits)
+            return Check(self, subject, 1, limits)
         cost = self.cost(request, trusted)
         if cost is None:
             cost = min(policy.capacity for policy in limits or self.limiter.policies)
@@ -176,7 +182,7 @@ class Rule:
                 f"the cost of {self.name} said {shown(cost)}: accepted are a whole number, and None"
             )
         chooser = None if self.new_subjects is None else by_address(request, trusted)
-        return Asked(self, subject, max(1, cost), limits, None if chooser == subject else chooser)
+        return Check(self, subject, max(1, cost), limits, None if chooser == subject else chooser)
 
     def counts_apart(self, request: Request) -> bool:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""
@@ -186,7 +192,7 @@ class Rule:
         try:
             if self.counts_apart(request):
                 return ("preflight", by_address(request, trusted))
-            return somebody(self.identity(request, trusted))
+            return checked_subject(self.identity(request, trusted))
         except Ambiguous:
             raise
         except Unidentified:

@@ -63,7 +63,7 @@ def identity(spec: str | Sequence[str], accepted: str = ACCEPTED) -> Identity:
     return lambda request, trusted: tuple(str(one(request, trusted)) for one in found)
 
 
-def somebody(subject: Key | None) -> Key:
+def checked_subject(subject: Key | None) -> Key:
     """The subject that an identity has found, or a function of the application's.
 
     Raises:

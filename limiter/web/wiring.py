@@ -142,7 +142,7 @@ def limiters(guard: _AnyGuard) -> list[Any]:
     return list({id(rule.limiter): rule.limiter for rule in guard.rules}.values())
 
 
-def spoken(verdicts: Sequence[Verdict]) -> list[Field]:
+def fields_of(verdicts: Sequence[Verdict]) -> list[Field]:
     """The fields of several verdicts about one response, each name once.
 
     Lists are joined; of the others the last verdict's counts, and of Retry-After the longest.
@@ -158,7 +158,7 @@ def spoken(verdicts: Sequence[Verdict]) -> list[Field]:
     return list(found.values())
 
 
-def unsaid(said: Collection[str], fields: Iterable[Field]) -> list[Field]:
+def added_fields(said: Collection[str], fields: Iterable[Field]) -> list[Field]:
     """Those fields that go beside what a response says already (names in lower case)."""
     return [
         (name, value)

@@ -21,11 +21,11 @@ from limiter import (
     StoreUnavailable,
 )
 from limiter.asgi import LimiterMiddleware
-from limiter.demo.servers import HOST, free_port
 from limiter.policyfile import AsyncPolicies
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Unidentified
 from limiter.web.rules import Match, Rule, pattern
+from service.demo.servers import HOST, free_port
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
 
 MEMORY = "memory://"
@@ -830,7 +830,7 @@ async def test_the_end_waits_for_what_is_being_given_back() -> None:
     run = limiter._transport.run
 
     async def slow(call: Any, deadline: float | None = None) -> Any:
-        if call.mode == "release":
+        if call.template.mode == "release":
             await asyncio.sleep(0.05)
         return await run(call, deadline)
 

@@ -239,7 +239,7 @@ def test_a_renewal_that_fails_as_nobody_expects(
         run = limiter._transport.run
 
         async def fails(call: Any, deadline: float | None = None) -> Any:
-            if call.mode == "renew":
+            if call.template.mode == "renew":
                 raise ValueError("as nobody expects")
             return await run(call, deadline)
 

@@ -23,8 +23,8 @@ from limiter import (
     StoreUnavailable,
     TokenBucket,
 )
-from limiter.demo.servers import Server
 from limiter.policies import Policy
+from service.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, RATES, by_algorithm
 from tests.proxy import Proxy, cut, swallow

@@ -26,7 +26,7 @@ from limiter import (
     base,
     client,
 )
-from limiter.demo.servers import Server
+from service.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import PLACES, PLENTY, RATES
 from tests.proxy import Proxy, cut, forward, swallow

@@ -19,9 +19,9 @@ from limiter import (
     StoreUnavailable,
 )
 from limiter.aio import AsyncLimiter
-from limiter.demo.servers import Cluster
 from limiter.plan import Part
 from limiter.web import limiter_calls
+from service.demo.servers import Cluster
 from tests.calls.support import OURS, PATIENCE
 
 PLACES = Concurrency(3, lease=30)

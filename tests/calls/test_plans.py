@@ -20,8 +20,8 @@ from limiter import (
     SlidingWindow,
     TokenBucket,
 )
-from limiter.demo.servers import Cluster
 from limiter.policies import Policy
+from service.demo.servers import Cluster
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, RATES, by_algorithm
 

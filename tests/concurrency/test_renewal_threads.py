@@ -42,7 +42,7 @@ def test_a_renewal_that_fails_by_a_fault_of_a_program(subject: str) -> None:
     run, told, failed = limiter._transport.run, threading.Event(), threading.Event()
 
     def fails_once(call: Any, deadline: float | None = None) -> Any:
-        if call.mode == "renew" and not failed.is_set():
+        if call.template.mode == "renew" and not failed.is_set():
             failed.set()
             raise RuntimeError
         return run(call, deadline)

@@ -11,10 +11,10 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from limiter import LeakyBucket
-from limiter.demo.servers import HOST, free_port
 from limiter.flask import CallerUnknown, FlaskLimiter, LimitExceeded, NotDecided, TooCostly
 from limiter.flask.refusals import Refusal
 from limiter.web.guard import Verdict
+from service.demo.servers import HOST, free_port
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
 from tests.ids import plain

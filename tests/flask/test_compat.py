@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 
 from limiter import InvalidPolicy, InvalidSetting
 from limiter.compat import flask_limiter as ours
-from limiter.demo.servers import HOST, free_port
+from service.demo.servers import HOST, free_port
 from tests.flask.support import ask
 from tests.ids import plain
 
@@ -833,9 +833,17 @@ def test_every_argument_of_theirs_is_one_of_ours() -> None:
     """So that whatever a user writes is run, or refused by name."""
     import inspect
 
+    options = {
+        "__init__": ours.config.Settings,
+        "limit": ours.extension.LimitOptions,
+        "shared_limit": ours.extension.LimitOptions,
+    }
     for name in ("__init__", "limit", "shared_limit", "exempt", "request_filter", "init_app"):
         wanted = inspect.signature(getattr(theirs.Limiter, name)).parameters
-        assert set(wanted) <= set(inspect.signature(getattr(ours.Limiter, name)).parameters), name
+        offered = {*inspect.signature(getattr(ours.Limiter, name)).parameters}
+        if name in options:
+            offered |= {*options[name].__annotations__}
+        assert set(wanted) <= offered, name
     known = {
         *ours.extension.config.KEYS.values(),
         *ours.extension.config.HEADERS,

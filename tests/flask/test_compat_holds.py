@@ -10,7 +10,7 @@ import pytest
 from flask import Blueprint, Flask, g, request
 from flask.views import MethodView
 
-from limiter.demo.servers import HOST, free_port
+from service.demo.servers import HOST, free_port
 from tests.flask.support import ask
 from tests.flask.test_compat import (
     OURS,

@@ -19,8 +19,8 @@ from flask import (
 )
 
 from limiter import Concurrency, FixedWindow, InvalidSetting
-from limiter.demo.servers import HOST, free_port
 from limiter.flask import FlaskLimiter
+from service.demo.servers import HOST, free_port
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
 from tests.transport.support import until

@@ -13,10 +13,10 @@ from flask import Blueprint, Flask, request
 from flask.views import MethodView, View
 
 from limiter import FixedWindow, InvalidCost, InvalidPolicy, InvalidSetting, TokenBucket
-from limiter.demo.servers import Server
 from limiter.flask import FlaskLimiter, LimitExceeded
 from limiter.flask.dynamic import MOST_KEPT
 from limiter.wsgi import LimiterMiddleware
+from service.demo.servers import Server
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
 from tests.ids import plain
@@ -638,7 +638,7 @@ def test_so_many_limiters_stand_behind_a_function_and_no_more(make: Make) -> Non
 
     with app.app_context():
         (rule,) = limits.rules("a")
-    assert len(rule.make._rules) == MOST_KEPT  # type: ignore[union-attr]
+    assert len(rule.rule_by_amount._rules) == MOST_KEPT  # type: ignore[union-attr]
 
 
 def test_costs(make: Make) -> None:

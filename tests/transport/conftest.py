@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from limiter import Limiter
-from limiter.demo.servers import (
+from service.demo.servers import (
     HOST,
     Certificates,
     Cluster,

@@ -27,12 +27,12 @@ from limiter import (
     StoreUnavailable,
     TokenBucket,
 )
-from limiter.demo.servers import HOST, Cluster
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
 from limiter.policies import Policy
 from limiter.transport import connect_async
 from limiter.transport.wire import script_of
+from service.demo.servers import HOST, Cluster
 
 #: Enough that nothing is denied by chance, slow enough that nothing comes back.
 PLENTY = FixedWindow(1_000_000, "day")

@@ -12,10 +12,10 @@ import pytest
 from redis.crc import key_slot
 
 from limiter import StoreRefused, StoreUnavailable
-from limiter.demo.servers import HOST, Cluster, Server
 from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES
 from limiter.transport.slots import REFRESH_EVERY, SlotTable
 from limiter.transport.wire import script_of
+from service.demo.servers import HOST, Cluster, Server
 from tests.proxy import Proxy, replace, swallow
 from tests.transport.support import (
     LOG,

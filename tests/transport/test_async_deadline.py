@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from limiter import StoreUnavailable
-from limiter.demo.servers import HOST, Cluster, Server, free_port
+from service.demo.servers import HOST, Cluster, Server, free_port
 from tests.proxy import Proxy, delay, swallow
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import (

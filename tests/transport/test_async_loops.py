@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from limiter.demo.servers import Cluster, Server
+from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, delay
 from tests.transport.support import (
     PLENTY,

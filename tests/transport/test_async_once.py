@@ -15,10 +15,10 @@ import redis
 import redis.asyncio
 
 from limiter import Decision, FixedWindow, LimiterError, StoreRefused, StoreUnavailable
-from limiter.demo.servers import Cluster, Server
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
 from limiter.transport.async_node import AsyncNode, ConnectionCloser
+from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, cut, cut_after, delay, replace, swallow
 from tests.transport.support import LOG, PLENTY, Asker, in_loop, spent, until
 from tests.transport.test_round_trip import commands

@@ -20,8 +20,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from limiter import InvalidSetting, StoreRefused, StoreUnavailable
-from limiter.demo.servers import HOST, Certificates, Cluster, Server, free_port
 from limiter.transport import async_connection, connect, connect_async
+from service.demo.servers import HOST, Certificates, Cluster, Server, free_port
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeServer
 from tests.transport.support import LOG, PLENTY, Asker, all_in_time, in_loop

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from limiter import StoreRefused, StoreUnavailable
-from limiter.demo.servers import Server
 from limiter.policies import Policy
+from service.demo.servers import Server
 from tests.proxy import Cut, Hook, Proxy, cut, cut_after, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import LOG, ONE_OF_EACH, PLENTY, outcome, until, used

@@ -13,7 +13,7 @@ from limiter.transport import slots
 from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES, Action, Redirects
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Address, read_store
-from limiter.transport.wire import encode
+from limiter.transport.wire import encode, encode_with_text
 
 CALL = Call(CallTemplate("hit", 0, 0, (Block(FixedWindow(5, 1), 0, 1),)), (b"key",), b"tag")
 MOVED = "MOVED 5 h:1"

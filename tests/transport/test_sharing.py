@@ -18,9 +18,9 @@ import pytest
 import redis
 
 from limiter import Limiter, StoreRefused, StoreUnavailable
-from limiter.demo.servers import Cluster, Server
 from limiter.transport.node import IDLE_KEPT, Connection, Node
 from limiter.transport.wire import command
+from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, delay
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import LOG, PLENTY, until, used

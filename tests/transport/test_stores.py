@@ -20,15 +20,15 @@ from redis.cluster import ClusterNode
 from redis.retry import Retry
 
 from limiter import Concurrency, InvalidSetting, Limiter, StoreRefused, StoreUnavailable, acl
-from limiter.demo.servers import (
+from limiter.scripts import COMMANDS
+from limiter.transport.store import read_store
+from limiter.transport.wire import script_of
+from service.demo.servers import (
     HOST,
     Certificates,
     Cluster,
     Server,
 )
-from limiter.scripts import COMMANDS
-from limiter.transport.store import read_store
-from limiter.transport.wire import script_of
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline

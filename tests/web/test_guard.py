@@ -24,7 +24,6 @@ from limiter import (
     StoreRefused,
     StoreUnavailable,
 )
-from limiter.demo.servers import Cluster
 from limiter.renewal_threads import RenewalThreads
 from limiter.web import problems
 from limiter.web.guard import AsyncGuard, Guard, Verdict
@@ -32,6 +31,7 @@ from limiter.web.identity import Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity, meant
+from service.demo.servers import Cluster
 from tests import proxy
 
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -26,13 +26,13 @@ from limiter import (
     Limiter,
     StoreUnavailable,
 )
-from limiter.demo.servers import HOST, free_port
 from limiter.policyfile import Policies
 from limiter.web.guard import AsyncGuard, Guard, Verdict
 from limiter.web.request import Request
 from limiter.web.rules import Match, Rule, pattern
 from limiter.web.subjects import identity
 from limiter.wsgi import LimiterMiddleware
+from service.demo.servers import HOST, free_port
 from tests.wsgi.support import CALLER, Answer, ask, begin, environ, eventually
 
 MEMORY = "memory://"

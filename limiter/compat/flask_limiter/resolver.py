@@ -23,10 +23,10 @@ class CompatResolver(LimitResolver):
 
     as_called: ClassVar[bool] = True
 
-    def _places(
-        self, app: Flask, where: RouteKey, own: Sequence[PlacedLimit]
+    def _of_route(
+        self, app: Flask, key: RouteKey, own: Sequence[PlacedLimit]
     ) -> tuple[list[PlacedLimit], list[PlacedLimit] | None]:
-        endpoint = where.endpoint
+        endpoint = key.endpoint
         application = self._application()
         if endpoint is None:
             return application, None
@@ -34,40 +34,40 @@ class CompatResolver(LimitResolver):
             return [], None
         names = blueprints(endpoint)
         flags = [self._registry.exemption_of(app, name) or Scope.NONE for name in names]
-        by_itself = reduce(or_, self._registry.exemptions(app, endpoint, where.method), Scope.NONE)
-        exempt = reduce(or_, [one for one in flags if one & Scope.DESCENDENTS], by_itself)
+        by_itself = reduce(or_, self._registry.exemptions(app, endpoint, key.method), Scope.NONE)
+        exempt = reduce(or_, [flag for flag in flags if flag & Scope.DESCENDENTS], by_itself)
         exempt |= flags[0] & ~Scope.ANCESTORS if flags else Scope.NONE
-        limits = [one for one in ([] if by_itself else own) if one.limit not in where.silent]
-        if names and not _overrides(limits):
+        places = [] if by_itself else [place for place in own if place.limit not in key.silent]
+        if names and not _overrides(places):
             near = self._of_blueprints(app, endpoint, names, flags)
-            limits += [one for one in near if one.limit not in where.silent]
-        means_others = not any(one.limit.is_about(where.method) for one in limits)
-        if (means_others or not _overrides(limits)) and not exempt & Scope.DEFAULT:
-            limits += self._default(endpoint)
+            places += [place for place in near if place.limit not in key.silent]
+        means_others = not any(place.limit.is_about(key.method) for place in places)
+        if (means_others or not _overrides(places)) and not exempt & Scope.DEFAULT:
+            places += self._default(endpoint)
         before = [] if exempt & Scope.APPLICATION else application
-        return (before, limits) if own else (before + limits, None)
+        return (before, places) if own else (before + places, None)
 
     def _of_blueprints(
         self, app: Flask, endpoint: str, names: Sequence[str], flags: Sequence[Scope]
     ) -> list[PlacedLimit]:
         if flags[0] & _CLEARS:
             return []
-        limits = [self._registry.of_blueprint(app, name, endpoint) for name in names]
-        nearest = limits[0]
+        by_blueprint = [self._registry.of_blueprint(app, name, endpoint) for name in names]
+        nearest = by_blueprint[0]
         if flags[0] & Scope.ANCESTORS or (
-            nearest and all(one.limit.override_defaults for one in nearest)
+            nearest and all(place.limit.override_defaults for place in nearest)
         ):
             return nearest
-        pairs = zip(limits, flags, strict=True)
-        return [one for some, flag in pairs if not flag & Scope.DESCENDENTS for one in some]
+        pairs = zip(by_blueprint, flags, strict=True)
+        return [place for places, flag in pairs if not flag & Scope.DESCENDENTS for place in places]
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
         """Flask-Limiter denies each request, and says nothing before."""
 
-    def _spot(self, function: Callable[..., Any], where: RouteKey) -> tuple[str, ...]:
+    def _function_state(self, function: Callable[..., Any], key: RouteKey) -> tuple[str, ...]:
         """Each route that calls a function has a count of its own."""
-        return (where.endpoint or "", *super()._spot(function, where))
+        return (key.endpoint or "", *super()._function_state(function, key))
 
 
 def _overrides(places: Sequence[PlacedLimit]) -> bool:
-    return any(one.limit.override_defaults for one in places)
+    return any(place.limit.override_defaults for place in places)

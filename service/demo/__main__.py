@@ -1,8 +1,13 @@
-"""``limiter demo``; what it needs is imported when it runs."""
+"""``make demo``, or ``python -m service.demo`` in a checkout."""
 
 from __future__ import annotations
 
+import os
+
 import click
+
+from service.demo.checks import DemoError
+from service.demo.supervisor import Demo, Options
 
 
 @click.command()
@@ -32,14 +37,13 @@ def demo(port: int, nodes: int, instances: int, store: str | None) -> None:
     """Run a cluster, service instances and Traefik until Ctrl-C.
 
     The environment chooses the limit, as in LIMITER_ALGORITHM=token_bucket
-    LIMITER_LIMITS="20/second" limiter demo.
+    LIMITER_LIMITS="20/second" make demo.
     """
-    import os
-
-    from limiter.demo.checks import DemoError
-    from limiter.demo.supervisor import Demo, Options
-
     try:
         Demo(Options(port, nodes, instances, store), os.environ).run()
     except DemoError as error:
         raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    demo(prog_name="python -m service.demo")

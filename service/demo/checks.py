@@ -11,26 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from limiter import Limiter, LimiterError
-from limiter.base import MEMORY
-from limiter.demo.servers import HOST, ServerError, find_server
 from limiter.policyfile import Policies
-from limiter.settings import admin_token, api_token, policies_path, trusted_proxies
+from limiter.settings import (
+    admin_token,
+    api_token,
+    is_in_process,
+    policies_path,
+    trusted_proxies,
+)
+from service.demo.servers import HOST, ServerError, find_server
 
-#: The folder that holds ``service/`` and ``traefik/``, in a checkout.
+#: The folder that holds ``service/`` and ``traefik/``.
 CHECKOUT = Path(__file__).parent.parent.parent
 
 
 class DemoError(Exception):
     """The demo cannot start, or cannot go on; the message is for the user."""
-
-
-def checkout() -> None:
-    """Check that this is a checkout: an installed package has no service."""
-    for name in ("service/app.py", "traefik/traefik.yml", "traefik/dynamic.yml"):
-        if not (CHECKOUT / name).is_file():
-            raise DemoError(
-                f"The demo runs from a checkout of the repository; {name} is not in {CHECKOUT}."
-            )
 
 
 def dependencies(embedded: bool) -> Path:
@@ -54,13 +50,13 @@ def dependencies(embedded: bool) -> Path:
     return Path(traefik)
 
 
-def instances(store: str | None, count: int) -> None:
+def instances(environ: Mapping[str, str], count: int) -> None:
     """Check that all instances would count together."""
-    if store == MEMORY and count > 1:
+    if is_in_process(environ) and count > 1:
         raise DemoError(
-            f"The store is {MEMORY}, in which each of {count} instances would count for itself: choose a "
+            f"The store is memory://, in which each of {count} instances would count for itself: choose a "
             f"store that they share, none for a cluster of the demo's own, or one instance, as in "
-            f"`limiter demo --instances 1` or `make demo DEMO='--instances 1'`."
+            f"`make demo DEMO='--instances 1'`."
         )
 
 
@@ -108,6 +104,5 @@ def port(number: int) -> None:
         except OSError:
             raise DemoError(
                 f"Port {number} is taken, perhaps by another demo: stop that, "
-                f"or choose another port, as in `limiter demo --port {number + 1}` or "
-                f"`make demo DEMO='--port {number + 1}'`."
+                f"or choose another port, as in `make demo DEMO='--port {number + 1}'`."
             ) from None

@@ -14,12 +14,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from limiter.demo import checks
-from limiter.demo.checks import CHECKOUT, DemoError
-from limiter.demo.children import Child, stop
-from limiter.demo.folders import Folder
-from limiter.demo.output import Log, say
-from limiter.demo.servers import HOST, Cluster, ServerError, free_port
+from service.demo import checks
+from service.demo.checks import CHECKOUT, DemoError
+from service.demo.children import Child, stop
+from service.demo.folders import Folder
+from service.demo.output import Log, say
+from service.demo.servers import HOST, Cluster, ServerError, free_port
 
 #: Seconds that one part may take to start on a machine that is kept busy.
 START_TIMEOUT = 30.0
@@ -86,10 +86,9 @@ class Demo:
 
     def _start(self) -> None:
         began = time.monotonic()
-        checks.checkout()
-        checks.instances(self._store, self._options.instances)
         traefik = checks.dependencies(embedded=self._store is None)
         self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
+        checks.instances(self._environ, self._options.instances)
         limiter, self._limits = checks.settings(self._environ)
         self._unknown_policy = checks.unknown_policy(limiter)
         checks.port(self._options.port)

@@ -12,7 +12,7 @@ from service import logs, tracing
 from service.metrics import Metrics
 
 
-class Decisions:
+class Recorder:
     """Asks guards, and sees to it that operators hear of it."""
 
     def __init__(self, metrics: Metrics) -> None:
@@ -23,10 +23,10 @@ class Decisions:
     ) -> Verdict:
         """What a guard says of a request; where the store is known to be ``unavailable``, at once."""
         if unavailable is None:
-            return self.of(request, lambda: guard.enter(request))
-        return self.of(request, lambda: guard.enter_without_store(request, unavailable))
+            return self.record(request, lambda: guard.enter(request))
+        return self.record(request, lambda: guard.enter_without_store(request, unavailable))
 
-    def of(self, request: Request, decide: Callable[[], Verdict]) -> Verdict:
+    def record(self, request: Request, decide: Callable[[], Verdict]) -> Verdict:
         """What a call says that decides about a request, however it does."""
         began = perf_counter()
         with tracing.span(request) as span:

@@ -1,4 +1,4 @@
-"""Leases by calls of their own, for holders that are no `with`: in another language, say."""
+"""LeaseCalls by calls of their own, for holders that are no `with`: in another language, say."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from limiter.decision import Decision
 from limiter.errors import InvalidPolicy, StoreUnavailable
 from limiter.plan import Part, Plan
 from limiter.web import limiter_calls
-from limiter.web.rules import Asked
+from limiter.web.rules import Check
 
 
-class Leases:
+class LeaseCalls:
     """The leases of one rule's subject; each call is one round trip.
 
     Whoever holds one draws its id, renews it before it ends, and gives it back. Taking a lease again
@@ -22,7 +22,7 @@ class Leases:
 
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Check) -> None:
         self.rule = asked.rule
         self._limiter: Limiter = asked.rule.limiter
         self._plan: Plan = limiter_calls.plan(self._limiter, asked.limits)

@@ -17,9 +17,9 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.retry import Retry
 
-from limiter.demo.children import Child, stop
-from limiter.demo.folders import SOCKET, Folder
-from limiter.demo.programs import HOST, ServerError, find_server, free_port, supports_tls
+from service.demo.children import Child, stop
+from service.demo.folders import SOCKET, Folder
+from service.demo.programs import HOST, ServerError, find_server, free_port, supports_tls
 
 __all__ = [
     "HOST",

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from typing import IO
 
-from limiter.demo.children import Child
+from service.demo.children import Child
 
 _lock = threading.Lock()
 

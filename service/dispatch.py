@@ -10,7 +10,7 @@ from service.forward_auth import PREFIX
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class Doors:
+class Dispatcher:
     """The WSGI application in front of the others.
 
     Attributes:
