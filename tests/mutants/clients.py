@@ -25,6 +25,7 @@ from limiter import (
 from limiter.aio import AsyncLimiter
 from limiter.decision import Decision
 from limiter.flows import Pause
+from limiter.testing import set_time
 from limiter.transport import async_connection
 from tests.machines.support import new_key
 from tests.proxy import Proxy, cut, forward
@@ -160,7 +161,7 @@ class LocalClock(Limiter):
 
     def hit(self, key: keys.Key, cost: int = 1, **more: Any) -> Decision:
         """As a client that trusts its own clock."""
-        self._now_us = time.time_ns() // 1000 + self.ahead_us
+        set_time(self, time.time_ns() // 1000 + self.ahead_us)
         return super().hit(key, cost, **more)
 
 
