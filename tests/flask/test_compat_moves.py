@@ -331,15 +331,3 @@ def test_no_cost_is_one(library: Library, app: Flask) -> None:
 def test_a_key_function_with_arguments_is_an_error_at_once() -> None:
     with pytest.raises(InvalidSetting, match=r"key_func is .* without arguments"):
         flask_limiter.Limiter(lambda request: str(request), storage_uri="memory://")
-
-
-def test_a_limit_without_parentheses_is_no_view() -> None:
-    app = Flask("moves")
-    key_func = flask_limiter.util.get_remote_address
-    limiter = flask_limiter.Limiter(key_func, app=app, storage_uri="memory://")
-    with pytest.raises(InvalidSetting, match="write the limits in parentheses"):
-
-        @app.get("/")
-        @limiter.limit
-        def view() -> str:
-            return "hello"
