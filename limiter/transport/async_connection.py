@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
 import select
-import socket
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,8 +16,8 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
-from limiter.threads import start_thread
 from limiter.transport import redispy
+from limiter.transport.name_lookup import look_up
 from limiter.transport.replies import cause, translate
 
 #: A reply as it came, or why there is none. Never an exception, which somebody would have to fetch.
@@ -32,10 +30,6 @@ _AT_ONCE = 0.001
 _MOST_GRAIN = 0.010
 #: A call's reply may be overdue by so many timeouts, while others come, before we hang up.
 _MOST_OVERDUE = 2
-
-_LookUp = concurrent.futures.Future[list[Any]]
-#: What is under way in this process, by its number and name: a fork's thread is its parent's.
-_looked_up: dict[tuple[int, str, int], _LookUp] = {}
 
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
@@ -305,8 +299,8 @@ async def open_connection(
     redis_connection: Any, where: str, timeout: float, connect_timeout: float
 ) -> AsyncConnection:
     """Let redis-py connect, all of it within ``connect_timeout``, and take the connection over."""
-    connecting = asyncio.ensure_future(_connect(redis_connection, connect_timeout))
-    connecting.add_done_callback(_note)
+    connecting = asyncio.ensure_future(_connect(redis_connection))
+    connecting.add_done_callback(_retrieve_error)
     try:
         await asyncio.wait_for(connecting, connect_timeout)
         connection = AsyncConnection(await redispy.taken_over(redis_connection), where, timeout)
@@ -319,82 +313,15 @@ async def open_connection(
     return connection
 
 
-def _note(connecting: asyncio.Future[None]) -> None:
-    """Whoever waited may be gone, who would have fetched the error: asyncio is not to complain of that."""
+def _retrieve_error(connecting: asyncio.Future[None]) -> None:
+    """Keep asyncio from logging an error that no caller waits for any more."""
     if not connecting.cancelled():
         connecting.exception()
 
 
-async def _connect(redis_connection: Any, patience: float) -> None:
-    """TLS, AUTH and HELLO are redis-py's work, and so is a Unix socket."""
-    if not hasattr(redis_connection, "host"):
-        await redispy.connected_in_loop(redis_connection)
-        return
-    given = redispy.arguments(redis_connection)
-    end = await _reach(given["host"], given["port"], patience)
-    try:
-        redispy.give_socket(redis_connection, given, end)
-        await redispy.connected_in_loop(redis_connection)
-    finally:
-        if not redis_connection.is_connected:  # it never came to own the socket
-            end.close()
-
-
-async def _reach(host: str, port: int, patience: float) -> socket.socket:
-    """A socket to one of a name's addresses; each has its share of the time, for it may be silent.
-
-    ``asyncio`` would wait for the first one as long as the system does, which is minutes.
-    """
-    until = monotonic() + patience
-    kind = socket.SOCK_STREAM
-    try:
-        found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:  # it is a name: to look it up may take long
-        found = await _look_up(host, port)
-    failure: Exception = OSError(f"{host} has no address")
-    for number, (family, kind, protocol, _, address) in enumerate(found):
-        share = (until - monotonic()) / (len(found) - number)
-        try:
-            return await asyncio.wait_for(_dial(family, kind, protocol, address), share)
-        except (OSError, asyncio.TimeoutError) as error:
-            failure = error
-    raise failure
-
-
-async def _look_up(host: str, port: int) -> list[Any]:
-    """What a name leads to, asked in a thread of its own.
-
-    The loop has a few threads for everybody: while a name server is silent, look-ups that nobody
-    waits for any more would fill them, and the application's own work would wait behind.
-    """
-    key = (os.getpid(), host, port)
-    answer = _looked_up.get(key)
-    if answer is None:
-        answer = concurrent.futures.Future()
-        answer.set_running_or_notify_cancel()  # whoever waits may give up; the look-up cannot
-        start_thread(partial(_tell_addresses, key, answer), f"{host}:{port}")
-    return await asyncio.wrap_future(answer)
-
-
-def _tell_addresses(key: tuple[int, str, int], answer: _LookUp) -> None:
-    _looked_up[key] = answer
-    try:
-        found = socket.getaddrinfo(*key[1:], type=socket.SOCK_STREAM)
-    except Exception as error:
-        _looked_up.pop(key, None)
-        answer.set_exception(error)
-    else:
-        _looked_up.pop(key, None)
-        answer.set_result(found)
-
-
-async def _dial(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
-    """A socket that is connected to this address."""
-    end = socket.socket(family, kind, protocol)
-    try:
-        end.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(end, address)
-    except BaseException:
-        end.close()
-        raise
-    return end
+async def _connect(redis_connection: Any) -> None:
+    """Dialling is asyncio's work, or redis-py's (a Unix socket); TLS, AUTH and HELLO are redis-py's."""
+    host = getattr(redis_connection, "host", None)
+    if host is not None and await look_up(host, redis_connection.port) > 1:
+        redispy.dial_in_parallel(redis_connection)
+    await redispy.connected_in_loop(redis_connection)

@@ -26,7 +26,7 @@ from limiter import (
 from limiter.policies import Policy
 from service.demo.servers import Server
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, RATES, by_algorithm
+from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
 from tests.proxy import Proxy, cut, swallow
 from tests.transport.support import until
 
@@ -202,7 +202,7 @@ def test_local_reservations(make_on: Make, proxy: Proxy, new_subject: Any, polic
     """Settled here: less, more, and all of it by an exception."""
     proxy.requests = cut
     limiter = make_on(proxy.url, policy, on_error="local", local_share=2)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     for actual, left in ((1, 4), (3, 2), (4, 1), (9, 0), (None, 2)):
         subject = new_subject()
         with limiter.reserve(subject, 3) as reserved:
@@ -218,7 +218,7 @@ def test_a_large_local_settlement(make_on: Make, proxy: Proxy, subject: str) -> 
     proxy.requests = cut
     limits = [TokenBucket(4, 1), FixedWindow(100, 60)]
     limiter = make_on(proxy.url, limits, on_error="local", local_share=2)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     with limiter.reserve(subject, 1) as reserved:
         reserved.settle(31)
     decision = limiter.peek(subject)

@@ -26,6 +26,7 @@ from limiter import (
     base,
     client,
 )
+from limiter.testing import StoreCall, intercept
 from service.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import PLACES, PLENTY, RATES
@@ -186,13 +187,13 @@ def test_a_lease_that_nobody_came_to_before_its_end(subject: str, late: float) -
     """It is lost then, and no store is asked about it: the answer would come later still."""
     limiter = Limiter(Concurrency(1, lease=1), store="memory://")
     with limiter.hold(subject) as lease:
-        limiter._transport.run = None  # type: ignore[assignment,method-assign]
+        intercept(limiter, lambda *_: pytest.fail("the store was asked"))
         flow = limiter._renewing(lease, lease.more["lease"], time.monotonic() - 1 - late)
         next(flow)
         with pytest.raises(StopIteration):
             next(flow)
         assert lease.lost
-        del limiter._transport.run
+        intercept(limiter, None)
 
 
 @pytest.mark.slow
@@ -581,26 +582,24 @@ def test_many_leases_have_two_threads(store: str, new_subject: Callable[[], str]
 
 @pytest.mark.slow
 def test_a_node_that_hangs_takes_no_other_lease_along(
-    store: str, new_subject: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    store: str, new_subject: Callable[[], str]
 ) -> None:
     """Forty renewals that wait for their deadline, again and again: the others come in time."""
     with Limiter(Concurrency(1, lease=1.5), store=store, timeout=0.1) as limiter:
-        real, there = limiter._transport.run, [True]
 
-        def run(call: Any, deadline: float | None = None) -> Any:
-            if b"away-" in call.tag and not there[0]:
+        def hangs(call: StoreCall, ahead: Any) -> Any:
+            if b"away-" in call.keys[0]:
                 time.sleep(0.1)  # as long as the deadline
                 raise StoreUnavailable("no answer")
-            return real(call, deadline)
+            return ahead()
 
-        monkeypatch.setattr(limiter._transport, "run", run)
         away = [limiter.hold(f"away-{new_subject()}").__enter__() for _ in range(40)]
         near = [limiter.hold(new_subject()).__enter__() for _ in range(10)]
-        there[0] = False
+        intercept(limiter, hangs)
         time.sleep(2.2)  # all of them have to outlive their length
         assert all(lease.lost for lease in away)
         assert not any(lease.lost or limiter.peek(lease.key) for lease in near)
-        there[0] = True
+        intercept(limiter, None)
         for lease in near + away:
             lease.release()
 
@@ -612,14 +611,14 @@ def test_a_store_that_says_nothing_about_one_lease(
 ) -> None:
     """Whoever renews waits for it longer than the others last: those come in time all the same."""
     with Limiter(Concurrency(1, lease=0.6), store=store, timeout=10.0) as limiter:
-        run, ends = limiter._transport.run, threading.Event()
+        ends = threading.Event()
 
-        def hangs(call: Any, deadline: float | None = None) -> Any:
-            if b"away-" in call.tag and b"renew" in call.rest:
+        def hangs(call: StoreCall, ahead: Any) -> Any:
+            if b"away-" in call.keys[0] and call.mode == "renew":
                 ends.wait(10)
-            return run(call, deadline)
+            return ahead()
 
-        limiter._transport.run = hangs  # type: ignore[method-assign]
+        intercept(limiter, hangs)
         away = [limiter.hold(f"away-{new_subject()}").__enter__() for _ in range(silent)]
         near = [limiter.hold(new_subject()).__enter__() for _ in range(3)]
         time.sleep(0.3)  # the silence has begun
@@ -635,15 +634,15 @@ def test_a_store_that_says_nothing_about_one_lease(
 def test_a_lease_used_again_is_not_the_one_before(store: str, subject: str) -> None:
     """A renewal of the first whose answer comes too late says nothing of the second, nor ends it."""
     with Limiter(Concurrency(2, lease=0.6), store=store, timeout=10.0) as limiter:
-        run, begun, again = limiter._transport.run, threading.Event(), threading.Event()
+        begun, again = threading.Event(), threading.Event()
 
-        def slowly(call: Any, deadline: float | None = None) -> Any:
-            if b"renew" in call.rest and not begun.is_set():
+        def slowly(call: StoreCall, ahead: Any) -> Any:
+            if call.mode == "renew" and not begun.is_set():
                 begun.set()
                 again.wait(5)
-            return run(call, deadline)
+            return ahead()
 
-        limiter._transport.run = slowly  # type: ignore[method-assign]
+        intercept(limiter, slowly)
         lease = limiter.hold(subject)
         with lease:
             assert begun.wait(5)

@@ -10,6 +10,7 @@ import pytest
 
 from limiter import Concurrency, Limiter
 from limiter.flows import Flow
+from limiter.testing import StoreCall, intercept
 
 
 class Interrupt(BaseException):
@@ -39,16 +40,16 @@ def test_interrupted_while_a_lease_begins_to_be_renewed(
 def test_a_renewal_that_fails_by_a_fault_of_a_program(subject: str) -> None:
     """Its lease is lost, and says so; others are renewed."""
     limiter = Limiter(Concurrency(5, lease=0.3), store="memory://")
-    run, told, failed = limiter._transport.run, threading.Event(), threading.Event()
+    told = threading.Event()
 
-    def fails_once(call: Any, deadline: float | None = None) -> Any:
-        if call.mode == "renew" and not failed.is_set():
-            failed.set()
+    def fails_once(call: StoreCall, ahead: Any) -> Any:
+        if call.mode == "renew":
+            intercept(limiter, None)
             raise RuntimeError
-        return run(call, deadline)
+        return ahead()
 
     with limiter.hold(subject, on_lost=told.set) as lost:
-        limiter._transport.run = fails_once  # type: ignore[method-assign]
+        intercept(limiter, fails_once)
         with limiter.hold(subject) as kept:
             assert told.wait(10)
             time.sleep(0.5)  # it has to outlive its length

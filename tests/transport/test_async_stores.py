@@ -175,13 +175,13 @@ Name = Callable[..., None]
 
 @pytest.fixture
 def name(monkeypatch: pytest.MonkeyPatch) -> Name:
-    """Makes a name lead to these addresses, after a while."""
+    """Makes the name store.example lead to these addresses, after a while."""
     really = socket.getaddrinfo
 
     def leads_to(*addresses: tuple[str, int], after: threading.Event | None = None) -> None:
-        def look_up(host: str, *of_what: Any, flags: int = 0, **more: Any) -> list[Any]:
-            if host != "store.example" or flags & socket.AI_NUMERICHOST:
-                return really(host, *of_what, flags=flags, **more)
+        def look_up(host: str, *of_what: Any, **more: Any) -> list[Any]:
+            if host != "store.example":
+                return really(host, *of_what, **more)
             if after is not None:
                 after.wait(10)
             return [
@@ -196,9 +196,9 @@ def name(monkeypatch: pytest.MonkeyPatch) -> Name:
 
 @pytest.mark.parametrize("first", ["deaf", "refuses"])
 def test_a_name_of_which_one_address_leads_nowhere(
-    server: Server, deaf: str, subject: str, kind: str, first: str, name: Name
+    server: Server, deaf: str, subject: str, first: str, name: Name
 ) -> None:
-    """No address takes all the time that there is for connecting."""
+    """No address takes all the time that there is for connecting (uvloop looks names up by itself)."""
     port = int(deaf.rpartition(":")[2]) if first == "deaf" else free_port()
 
     async def main() -> None:
@@ -206,25 +206,25 @@ def test_a_name_of_which_one_address_leads_nowhere(
         async with Asker(f"redis://store.example:{server.port}", timeout=5.0) as asker:
             assert (await asker.hit(subject)).granted == 1
 
-    in_loop(main(), kind)
+    in_loop(main())
 
 
-def test_a_name_of_which_no_address_leads_anywhere(deaf: str, kind: str, name: Name) -> None:
+def test_a_name_of_which_no_address_leads_anywhere(deaf: str, name: Name) -> None:
     """The error says so in time, and names the store."""
 
     async def main(*ports: int) -> StoreUnavailable:
         name(*((HOST, port) for port in ports))
         store = "redis://store.example:1"
-        async with Asker(store, timeout=5.0, connect_timeout=0.2) as asker:
+        async with Asker(store, timeout=5.0, connect_timeout=0.5) as asker:
             with pytest.raises(StoreUnavailable, match=r"store store\.example:1") as raised:
                 await asker.hit("u")
         return raised.value
 
     silent = int(deaf.rpartition(":")[2])
-    assert "no connection within 0.2 s" in str(in_loop(main(silent, silent), kind))
-    assert "no connection within 0.2 s" in str(in_loop(main(free_port(), silent), kind))
-    assert "no address" in str(in_loop(main(), kind))
-    assert "Connect" in str(in_loop(main(silent, free_port()), kind))
+    assert "no connection within 0.5 s" in str(in_loop(main(silent, silent)))
+    assert "no connection within 0.5 s" in str(in_loop(main(silent, free_port())))
+    assert "Connect" in str(in_loop(main(free_port(), free_port())))
+    assert "empty" in str(in_loop(main()))
 
 
 def test_nobody_complains_of_a_connection_that_was_given_up(
@@ -253,7 +253,7 @@ def test_nobody_complains_of_a_connection_that_was_given_up(
             await call
         await asker.transport.close()
 
-    monkeypatch.setattr(async_connection, "_reach", fails)
+    monkeypatch.setattr(async_connection, "look_up", fails)
     in_loop(main(), kind)
     gc.collect()
     assert complaints == []
@@ -280,15 +280,12 @@ def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) ->
         enough.set()
 
 
-def test_tls_to_a_name_that_the_certificate_does_not_have(
-    tls_server: Server, kind: str, name: Name
-) -> None:
+def test_tls_to_a_name_that_the_certificate_does_not_have(tls_server: Server, kind: str) -> None:
     """What the certificate is asked for is the name, and not the address that it leads to."""
 
     async def main() -> None:
-        name((HOST, tls_server.port))
-        async with Asker(tls_server.url.replace(HOST, "store.example"), timeout=5.0) as asker:
-            with pytest.raises(StoreUnavailable, match=r"(?i)certificate.*store\.example"):
+        async with Asker(tls_server.url.replace(HOST, "localhost"), timeout=5.0) as asker:
+            with pytest.raises(StoreUnavailable, match=r"(?i)certificate.*localhost"):
                 await asker.hit("u")
 
     in_loop(main(), kind)

@@ -21,7 +21,9 @@ from redis.retry import Retry
 
 from limiter import Concurrency, InvalidSetting, Limiter, StoreRefused, StoreUnavailable, acl
 from limiter.scripts import COMMANDS
+from limiter.testing import set_time
 from limiter.transport.store import read_store
+from limiter.transport.wire import script_of
 from service.demo.servers import (
     HOST,
     Certificates,
@@ -200,9 +202,10 @@ def test_each_right_is_needed(make_limiter: MakeLimiter, own: Server, right: str
 
 def _filled(limiter: Limiter, server: Server) -> Any:
     """A hit that finds something older than a period to sweep away."""
-    limiter._now_us = 1_790_000_000_000_000
+    now_us = 1_790_000_000_000_000
+    set_time(limiter, now_us)
     limiter.hit("old", cost=10)
-    limiter._now_us += 366 * 86_400 * 10**6
+    set_time(limiter, now_us + 366 * 86_400 * 10**6)
     return limiter.hit("old", cost=3)
 
 
@@ -468,7 +471,7 @@ def test_open_makes_every_primary_know_the_scripts(
     for client in clients:
         client.script_flush()
     limiter = make_limiter(cluster.url, BOTH).open()
-    sha = limiter._plan.scripts[0].sha
+    sha = script_of(limiter.policies).sha
     assert [client.script_exists(sha) for client in clients] == [[True]] * 3
     for client in clients:
         client.close()
