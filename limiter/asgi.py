@@ -15,12 +15,13 @@ from limiter.aio import AsyncLimiter
 from limiter.errors import InvalidSetting, LimiterError
 from limiter.settings import of_uvicorn
 from limiter.web import wiring
-from limiter.web.guard import AsyncGuard, Observer, Verdict
+from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
 from limiter.web.rules import CostFunction
 from limiter.web.subjects import KeyFunction
 from limiter.web.uvicorn_peers import hides_proxies
+from limiter.web.verdict import Observer, Verdict
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

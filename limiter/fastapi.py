@@ -18,11 +18,12 @@ from limiter.asgi import Scope, Stays, closing
 from limiter.errors import InvalidSetting
 from limiter.keys import Key
 from limiter.web import problems, wiring
-from limiter.web.guard import AsyncGuard, Observer, Verdict
+from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
 from limiter.web.rules import CostFunction
 from limiter.web.subjects import Identity, KeyFunction, checked_subject, hashed
+from limiter.web.verdict import Observer, Verdict
 
 #: Under this name the path as the route spells it stands among a request's parts.
 _ROUTE = "limiter.route"

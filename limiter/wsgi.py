@@ -10,11 +10,12 @@ from typing import Any
 from limiter.client import Limiter
 from limiter.web import problems, wiring
 from limiter.web.closing import Closing
-from limiter.web.guard import Guard, Observer, Verdict
+from limiter.web.guard import Guard
 from limiter.web.identity import Network
 from limiter.web.request import from_wsgi
 from limiter.web.rules import CostFunction
 from limiter.web.subjects import KeyFunction
+from limiter.web.verdict import Observer, Verdict
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]

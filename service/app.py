@@ -22,7 +22,7 @@ from service import (
 )
 from service.callers import Callers, Token
 from service.dispatch import Dispatcher
-from service.forward_auth import ForwardAuth, rule_counts_leases
+from service.forward_auth import ForwardAuth
 from service.metrics import Metrics
 from service.recorder import Recorder
 
@@ -31,7 +31,7 @@ def create_app(instance: str | None = None) -> Flask:
     """Make the service; ``instance`` is the name it gives itself, else that of its host."""
     policies, trusted, admin_token, api_token = settings.from_env()
     for rule in policies.guard.rules:
-        if rule_counts_leases(rule):
+        if rule.counts_leases:
             logs.log.warning(
                 "policy %s counts leases: /forward-auth refuses it, where nobody sees a request end",
                 rule.name,

@@ -7,15 +7,15 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, abort
 
-from limiter import Decision, InvalidCost, InvalidPolicy, StoreRefused, StoreUnavailable
+from limiter import InvalidCost, InvalidPolicy, StoreRefused, StoreUnavailable
 from limiter.policyfile import Policies
-from limiter.web import headers, problems
-from limiter.web.guard import Guard, Result, Verdict
+from limiter.web.guard import Guard
 from limiter.web.lease_calls import LeaseCalls
+from limiter.web.verdict import Result, Verdict
 from service import bodies
-from service.checks import about, found
+from service.checks import about, check_of, found
 from service.one_policy import OnePolicy
 from service.recorder import Recorder
 
@@ -69,22 +69,21 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
 
 def _leases(guard: Guard, body: dict[str, Any], cost: int) -> LeaseCalls | None:
     """The leases of whom a body names; None for the exempt, and for more in the shadows than there are."""
-    (rule,) = guard.rules
-    asked = rule.about(bodies.subject(body, guard), cost).check(about(), guard.trusted)
-    if asked is None:
+    check = check_of(guard, bodies.subject(body, guard), cost)
+    if check is None:
         return None
     try:
-        return LeaseCalls(asked)
+        return LeaseCalls(check)
     except InvalidPolicy:
         abort(422, "This policy counts no leases: ask /v1/check.")
     except InvalidCost:
-        if rule.shadow:
+        if check.rule.shadow:
             return None
         abort(422, "The cost is more than this policy ever admits at once.")
 
 
 def _take(leases: LeaseCalls, name: str, forget: bool) -> Verdict:
-    error = None
+    rule, error = leases.rule, None
     try:
         decision = leases.take(name)
     except StoreUnavailable as unavailable:
@@ -93,22 +92,8 @@ def _take(leases: LeaseCalls, name: str, forget: bool) -> Verdict:
         if forget and not decision.allowed:  # the caller will never know its id
             leases.forget(name, error)
     except StoreRefused as refused:
-        if leases.rule.shadow:
-            return Verdict(error=refused)
-        return Verdict(503, body=problems.reduced_capacity(request.path), error=refused)
-    return _verdict(leases, decision, error)
-
-
-def _verdict(leases: LeaseCalls, decision: Decision, error: StoreUnavailable | None) -> Verdict:
-    rule = leases.rule
-    results = [Result(rule, decision, leases.part)]
-    fields = [] if rule.shadow else headers.fields(decision, rule.name, rule.form)
-    if decision.allowed or rule.shadow:
-        return Verdict(200, results, fields, error=error)
-    if not decision.each:
-        return Verdict(503, results, body=problems.reduced_capacity(request.path), error=error)
-    body = problems.quota_exceeded(decision, rule.name, request.path)
-    return Verdict(429, results, fields, body, error)
+        return Verdict.of_error(refused, about(), rule.shadow)
+    return Verdict.of_results([Result(rule, decision, leases.part)], about(), error)
 
 
 def _sure(leases: LeaseCalls, change: Callable[[], int]) -> int:

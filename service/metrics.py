@@ -16,9 +16,9 @@ from prometheus_client.registry import Collector
 
 from limiter import StoreRefused, StoreUnavailable
 from limiter.policyfile import Policies
-from limiter.web.guard import Verdict
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.rules import Rule
+from limiter.web.verdict import Verdict
 from service.one_policy import OnePolicy
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST

@@ -31,10 +31,11 @@ from limiter import (
 )
 from limiter.policyfile import Policies
 from limiter.web import headers, limiter_calls, problems, wiring
-from limiter.web.guard import Guard, Verdict
+from limiter.web.guard import Guard
 from limiter.web.lease_calls import LeaseCalls
 from limiter.web.request import from_wsgi
 from limiter.web.rules import Check, Rule
+from limiter.web.verdict import Verdict
 from service import bodies
 from service.one_policy import OnePolicy
 from service.recorder import Recorder

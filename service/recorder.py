@@ -1,4 +1,4 @@
-"""The one way to a decision: it is timed, counted, traced, and where it denies, said."""
+"""The one way to a decision: it is timed, counted and traced, and a denial is logged."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Callable
 from time import perf_counter
 
 from limiter import StoreUnavailable
-from limiter.web.guard import Guard, Verdict
+from limiter.web.guard import Guard
 from limiter.web.request import Request
+from limiter.web.verdict import Verdict
 from service import logs, tracing
 from service.metrics import Metrics
 
 
 class Recorder:
-    """Asks guards, and sees to it that operators hear of it."""
+    """Has guards decide, and records it for operators."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -21,17 +22,15 @@ class Recorder:
     def enter(
         self, guard: Guard, request: Request, unavailable: StoreUnavailable | None = None
     ) -> Verdict:
-        """What a guard says of a request; where the store is known to be ``unavailable``, at once."""
-        if unavailable is None:
-            return self.record(request, lambda: guard.enter(request))
-        return self.record(request, lambda: guard.enter_without_store(request, unavailable))
+        """The verdict of a guard; where the store is known to be ``unavailable``, at once."""
+        return self.record(request, lambda: guard.enter(request, unavailable))
 
     def record(self, request: Request, decide: Callable[[], Verdict]) -> Verdict:
-        """What a call says that decides about a request, however it does."""
+        """The verdict of a function that decides about a request."""
         began = perf_counter()
         with tracing.span(request) as span:
             verdict = decide()
-            tracing.tell(span, verdict)
+            tracing.note(span, verdict)
         self._metrics.count(verdict, perf_counter() - began)
         logs.denied(verdict)
         return verdict

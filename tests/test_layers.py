@@ -19,13 +19,13 @@ import limiter
 ROOT = Path(__file__).parent.parent
 CORE = [
     "acl",
+    "call",
     "decision",
     "errors",
     "grammar",
     "keys",
     "plan",
     "policies",
-    "question",
     "scripts",
     "units",
     "version",
@@ -124,9 +124,10 @@ def test_the_transport_knows_no_client_and_no_policy() -> None:
             if within(wanted, "limiter"):
                 assert within(
                     wanted,
+                    "limiter.call",
                     "limiter.errors",
                     "limiter.log_throttle",
-                    "limiter.plan",
+                    "limiter.policies",
                     "limiter.scripts",
                     "limiter.threads",
                     "limiter.transport",

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from flask import Response
 
 from limiter.flask.limits import DeclaredLimit, ViewRule
-from limiter.web.guard import Guard, Result, Verdict, header_fields
+from limiter.web.guard import Guard
+from limiter.web.verdict import Result, Verdict, header_fields
 
 _KEY = "limiter.flask"
 

@@ -10,9 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 from limiter.errors import shown
 from limiter.keys import Key
+from limiter.plan import Part
 from limiter.policies import Policy
 from limiter.web import limiter_calls
-from limiter.web.identity import Ambiguous, Network, Unidentified, address
+from limiter.web.identity import Ambiguous, Network, Unidentified
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.paths import Match as Match
 from limiter.web.paths import pattern as pattern  # beside the rules, for who writes some
@@ -45,6 +46,17 @@ class Check(NamedTuple):
     """The subject's own numbers; None: the rule's."""
     address: Key | None = None
     """The client's, where the rule bounds how many subjects it may begin, and it has chosen this one."""
+
+    def part(self) -> Part:
+        """What it asks of the store.
+
+        Raises:
+            InvalidCost: The cost could never pass.
+
+        """
+        plan = limiter_calls.plan(self.rule.limiter, self.limits)
+        plan.checked(self.cost)
+        return Part(plan, self.key, self.cost, self.rule.shadow)
 
 
 class SkipReason(Enum):
@@ -115,6 +127,11 @@ class Rule:
         """The limiter's: it stands in keys, headers and reports."""
         return str(self.limiter.name)
 
+    @property
+    def counts_leases(self) -> bool:
+        """Whether it counts what is held, not what passes."""
+        return any(policy.leases for policy in self.limiter.policies)
+
     def about(self, subject: Key, cost: int) -> Rule:
         """The same rule for a subject that somebody names, in the place of one that a request tells."""
         return replace(
@@ -162,9 +179,9 @@ class Rule:
             return SkipReason.EXEMPT_PATH
         if self.exempt_networks and self._is_exempt(request, trusted):
             return SkipReason.EXEMPT_NETWORK
-        subject = self._subject(
-            request if parts is request.parts else _with_parts(request, parts), trusted
-        )
+        if parts is not request.parts:
+            request = request.changed(parts=parts)
+        subject = self._subject(request, trusted)
         if subject is None:
             return SkipReason.UNIDENTIFIED
         if self.exempt_keys and spelled(subject) in self.exempt_keys:
@@ -172,7 +189,7 @@ class Rule:
         if not self._holds_for(subject):
             return SkipReason.PERCENT
         limits = self.overrides.get(spelled(subject)) if self.overrides else None
-        if self.counts_apart(request):
+        if self._counts_apart(request):
             return Check(self, subject, 1, limits)
         cost = self.cost(request, trusted)
         if cost is None:
@@ -184,13 +201,13 @@ class Rule:
         chooser = None if self.new_subjects is None else by_address(request, trusted)
         return Check(self, subject, max(1, cost), limits, None if chooser == subject else chooser)
 
-    def counts_apart(self, request: Request) -> bool:
+    def _counts_apart(self, request: Request) -> bool:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""
         return self.preflights == "apart" and request.is_preflight
 
     def _subject(self, request: Request, trusted: Sequence[Network]) -> Key | None:
         try:
-            if self.counts_apart(request):
+            if self._counts_apart(request):
                 return ("preflight", by_address(request, trusted))
             return checked_subject(self.identity(request, trusted))
         except Ambiguous:
@@ -204,7 +221,7 @@ class Rule:
 
     def _is_exempt(self, request: Request, trusted: Sequence[Network]) -> bool:
         try:
-            found = address(request.peer, request.forwarded_for, trusted)
+            found = request.client(trusted)
         except Unidentified:
             return False
         return any(found in network for network in self.exempt_networks)
@@ -220,7 +237,3 @@ class Rule:
             limiter_calls.plan(self.limiter).keys.share(subject, _PARTS)
             < self.percent * _PARTS / 100
         )
-
-
-def _with_parts(request: Request, parts: Mapping[str, str | None]) -> Request:
-    return replace(request, parts=parts)

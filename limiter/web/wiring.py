@@ -11,7 +11,7 @@ from limiter.client import Limiter
 from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.web import limiter_calls, problems
 from limiter.web.functions import accepted, of_request
-from limiter.web.guard import AsyncGuard, Guard, Observer, Verdict
+from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.headers import FORMS
 from limiter.web.identity import ADDRESS_FROM, Network
 from limiter.web.rules import Cost, CostFunction, Rule, one_unit
@@ -22,6 +22,7 @@ from limiter.web.subjects import (
     by_address,
     identity,
 )
+from limiter.web.verdict import Observer, Verdict
 
 _AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
 _AnyLimiter = TypeVar("_AnyLimiter", bound="Limiter | AsyncLimiter")

@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from limiter import AsyncLimiter, Concurrency, InvalidSetting, LeakyBucket
 from limiter.asgi import LimiterMiddleware
 from limiter.fastapi import Limit, Refused, limit
-from limiter.web.guard import AsyncGuard, Verdict
+from limiter.web.guard import AsyncGuard
 from limiter.web.rules import Rule
+from limiter.web.verdict import Verdict
 from service.demo.servers import HOST, free_port
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
 

@@ -31,6 +31,7 @@ from limiter.keys import KeySpeller
 from limiter.plan import Plan
 from limiter.policies import Policy
 from limiter.transport import connect_async
+from limiter.transport.wire import script_of
 from service.demo.servers import HOST, Cluster
 
 #: Enough that nothing is denied by chance, slow enough that nothing comes back.
@@ -209,7 +210,7 @@ class Asker:
     ) -> Decision:
         """One call."""
         call = self.plan.call(mode, key, cost, None, tag)
-        return Decision(self.policies, self.plan.read(await self.transport.run(call, deadline)))
+        return Decision(self.policies, await self.transport.run(call, deadline))
 
     async def hit(self, key: str, cost: int = 1, **more: Any) -> Decision:
         """As ``AsyncLimiter.hit``."""
@@ -221,8 +222,7 @@ class Asker:
 
     async def open(self) -> Asker:
         """As ``AsyncLimiter.open``."""
-        for script in self.plan.scripts:
-            await self.transport.load(script)
+        await self.transport.load(script_of(self.policies))
         return self
 
     async def __aenter__(self) -> Asker:

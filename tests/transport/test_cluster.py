@@ -14,6 +14,7 @@ from redis.crc import key_slot
 from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable, TokenBucket
 from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES
 from limiter.transport.slots import REFRESH_EVERY, SlotTable
+from limiter.transport.wire import script_of
 from service.demo.servers import HOST, Cluster, Server
 from tests.proxy import Proxy, replace, swallow
 from tests.transport.conftest import MakeLimiter
@@ -364,7 +365,7 @@ def test_a_silent_primary_does_not_keep_the_script_from_the_others(
     table = limiter._transport._table  # type: ignore[attr-defined]
     healthy = table.node_at((HOST, cluster.nodes[0].port))
     client = cluster.nodes[0].client()
-    shas = [script.sha for script in limiter._plan.scripts]
+    shas = [script_of(limiter.policies).sha]
     with Proxy((HOST, cluster.nodes[1].port)) as proxy:
         proxy.requests = swallow
         silent = table.node_at((HOST, proxy.port))

@@ -23,6 +23,7 @@ from limiter import Concurrency, InvalidSetting, Limiter, StoreRefused, StoreUna
 from limiter.scripts import COMMANDS
 from limiter.testing import set_time
 from limiter.transport.store import read_store
+from limiter.transport.wire import script_of
 from service.demo.servers import (
     HOST,
     Certificates,
@@ -470,7 +471,7 @@ def test_open_makes_every_primary_know_the_scripts(
     for client in clients:
         client.script_flush()
     limiter = make_limiter(cluster.url, BOTH).open()
-    sha = limiter._plan.scripts[0].sha
+    sha = script_of(limiter.policies).sha
     assert [client.script_exists(sha) for client in clients] == [[True]] * 3
     for client in clients:
         client.close()

@@ -26,11 +26,12 @@ from limiter import (
 )
 from limiter.renewal_threads import RenewalThreads
 from limiter.web import problems
-from limiter.web.guard import AsyncGuard, Guard, Verdict
+from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity, meant
+from limiter.web.verdict import Verdict
 from service.demo.servers import Cluster
 from tests import proxy
 

@@ -28,10 +28,11 @@ from limiter import (
 )
 from limiter.policyfile import Policies
 from limiter.testing import StoreCall, intercept
-from limiter.web.guard import AsyncGuard, Guard, Verdict
+from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.request import Request
 from limiter.web.rules import Match, Rule, pattern
 from limiter.web.subjects import identity
+from limiter.web.verdict import Verdict
 from limiter.wsgi import LimiterMiddleware
 from service.demo.servers import HOST, free_port
 from tests.wsgi.support import CALLER, Answer, ask, begin, environ, eventually
