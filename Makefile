@@ -32,7 +32,7 @@ $(VENV)/.%: $(REQUIREMENTS)
 	@touch $@
 
 demo: $(VENV)/.demo
-	@exec $(BIN)/limiter demo $(DEMO)
+	@exec $(BIN)/python -m service.demo $(DEMO)
 
 # COVERAGE=1 measures the branches taken, subprocesses included, and fails below what setup.cfg says.
 test: $(VENV)/.test

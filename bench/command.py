@@ -29,7 +29,7 @@ from bench.effort import FULL, QUICK, Effort
 from bench.sections import Failed, Section
 from bench.stores import Program, programs
 from limiter import LimiterError
-from limiter.demo.servers import ServerError
+from service.demo.servers import ServerError
 
 PARTS: dict[str, Callable[[list[Program], Effort], Section]] = {
     "hit": hits.measure,

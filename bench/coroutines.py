@@ -20,7 +20,7 @@ from bench.sections import Section, tabulate
 from bench.stores import Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, Subject
 from limiter import AsyncLimiter
-from limiter.demo.servers import Server
+from service.demo.servers import Server
 
 ONE = "one at a time"
 AT_ONCE = 64

@@ -22,8 +22,8 @@ from bench.effort import Effort, progress
 from bench.sections import Failed, Section, Spread, tabulate
 from bench.stores import Program
 from bench.through_traefik import parse
-from limiter.demo.children import Child
-from limiter.demo.servers import HOST, Server, free_port
+from service.demo.children import Child
+from service.demo.servers import HOST, Server, free_port
 
 CHECKOUT = Path(__file__).parent.parent
 BARE = "bare()"

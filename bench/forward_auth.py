@@ -25,9 +25,9 @@ import click
 
 from bench.sections import Failed
 from bench.through_traefik import parse
-from limiter.demo.checks import dependencies
-from limiter.demo.children import Child
-from limiter.demo.servers import HOST, Server, free_port
+from service.demo.checks import dependencies
+from service.demo.children import Child
+from service.demo.servers import HOST, Server, free_port
 
 CHECKOUT = Path(__file__).parent.parent
 #: Nobody is denied.

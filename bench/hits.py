@@ -21,7 +21,7 @@ from bench.sections import Section, Spread, tabulate
 from bench.stores import Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, THREE_DENYING, Subject
 from limiter import Limiter
-from limiter.demo.servers import Cluster, Server
+from service.demo.servers import Cluster, Server
 
 KEY = "user:42"
 CLUSTER_KEYS = 1_000

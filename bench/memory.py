@@ -9,7 +9,7 @@ from bench.sections import Failed, Section, Spread, tabulate
 from bench.stores import Program
 from bench.subjects import Policies
 from limiter import GCRA, FixedWindow, Limiter, SlidingLog, SlidingWindow, TokenBucket
-from limiter.demo.servers import Server
+from service.demo.servers import Server
 
 #: Names of 1 to 16 characters: the allocator rounds up, and so a single name can be lucky.
 SUBJECTS = [("user:1234567890"[:length] or "u").ljust(length, "x") for length in range(1, 17)]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from bench.effort import Effort, Step
 from bench.sections import Failed, Spread
-from limiter.demo.servers import Server
+from service.demo.servers import Server
 
 
 class Cost(NamedTuple):

@@ -24,7 +24,7 @@ from bench.subjects import (
     Subject,
 )
 from limiter import Limiter, SlidingLog
-from limiter.demo.servers import Server
+from service.demo.servers import Server
 
 #: A clock, a read and a write with a life: the least that any limiter does.
 REFERENCE = """

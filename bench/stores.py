@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import redis
 
-from limiter.demo.servers import Server, ServerError, find_server
+from service.demo.servers import Server, ServerError, find_server
 
 
 class Program(NamedTuple):

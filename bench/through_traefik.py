@@ -19,9 +19,9 @@ from typing import Any
 
 from bench.effort import Effort, progress
 from bench.sections import Failed, Section, Spread, Table
-from limiter.demo.children import Child
-from limiter.demo.servers import HOST, Cluster, free_port
 from limiter.policies import ALGORITHMS
+from service.demo.children import Child
+from service.demo.servers import HOST, Cluster, free_port
 
 CHECKOUT = Path(__file__).parent.parent
 PATH = "/demo-service/hello"
@@ -46,7 +46,7 @@ def measure(effort: Effort) -> Section:
     section = Section(
         "ab",
         "`ab` through Traefik",
-        "The demo as `limiter demo` starts it (Traefik, two service instances under gunicorn), on a "
+        "The demo as `make demo` starts it (Traefik, two service instances under gunicorn), on a "
         "cluster of three nodes, everything on this machine and unpinned: `ab` takes its share of "
         f"the same cores. Open: `{OPEN}`, nobody is denied. Tight: `{TIGHT}`, all but "
         f"{TIGHT_LIMIT} are; every run begins with nothing taken (a token bucket also admits what "
@@ -133,7 +133,7 @@ def _demo(store: str, algorithm: str, limit: str) -> Iterator[int]:
     port = free_port()
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LIMITER_")}
     environ |= {"LIMITER_ALGORITHM": algorithm, "LIMITER_LIMITS": limit}
-    command = [sys.executable, "-m", "limiter", "demo", "--port", str(port), "--store", store]
+    command = [sys.executable, "-m", "service.demo", "--port", str(port), "--store", store]
     with tempfile.TemporaryFile() as output:
         child = Child("demo", command, env=environ, cwd=CHECKOUT, output=output)
         try:
@@ -142,7 +142,7 @@ def _demo(store: str, algorithm: str, limit: str) -> Iterator[int]:
                 if not child.alive or time.monotonic() > deadline:
                     output.seek(0)
                     said = output.read().decode(errors="replace").strip()[-500:]
-                    raise Failed(f"`limiter demo` did not start: {said}")
+                    raise Failed(f"the demo did not start: {said}")
                 time.sleep(0.1)
             yield port
         finally:

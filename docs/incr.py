@@ -35,7 +35,7 @@ except ModuleNotFoundError:
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # also run from a checkout
 
 from limiter import FixedWindow, Limiter, LimiterError
-from limiter.demo.servers import Server, ServerError
+from service.demo.servers import Server, ServerError
 
 LIMIT = 100
 THREADS = 8

@@ -14,12 +14,12 @@ from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
 from limiter.held import Held, Reserved
-from limiter.keeper import Keeper
 from limiter.keys import Key
-from limiter.local import MemoryTransport
+from limiter.memory.transport import MemoryTransport
+from limiter.renewal_threads import RenewalThreads
 from limiter.scripts import Script
 from limiter.several import Decisions
-from limiter.transport import Transport, connect
+from limiter.transport import Transport, connect, script_of
 from limiter.transport.forks import remember
 
 _Own = TypeVar("_Own", bound="Limiter")
@@ -57,9 +57,9 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
     Threads may share a limiter, and a process may fork with it. It is also a context manager:
     entering opens it, leaving closes it. If the store is away when it is entered, and ``on_error`` is
-    not ``"raise"``, a warning is logged, and the calls follow ``on_error``. What a signal handler
-    raises meanwhile comes out as it is; but an OSError of its own cannot be told from the connection's,
-    and counts as the store's.
+    not ``"raise"``, a warning is logged, and the calls follow ``on_error``. An exception
+    that a signal handler raises during a call is raised unchanged (but its OSError counts as the
+    store's), and the call's connection is closed: no other call gets the reply.
 
     Raises:
         InvalidPolicy: A limit makes no sense.
@@ -98,7 +98,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
             return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
         if self._outage.since is not None:
             self._outage.answered()
-        return Decision(plan.policies, plan.read(reply))
+        return Decision(plan.policies, reply)
 
     def peek(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
@@ -209,8 +209,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
             StoreUnavailable, StoreRefused: It failed; a later call tries again by itself.
 
         """
-        for script in self._plan.scripts:
-            self._transport.load(script)
+        self._transport.load(script_of(self.policies))
         return self
 
     def close(self) -> None:
@@ -244,17 +243,17 @@ class Limiter(Base["Transport | MemoryTransport"]):
         return self._transport.one_slot(tags)
 
     @cached_property
-    def _keeper(self) -> Keeper:
-        keeper = Keeper(self._advance)
-        remember(keeper)
-        return keeper
+    def _renewal_threads(self) -> RenewalThreads:
+        renewal_threads = RenewalThreads(self._advance)
+        remember(renewal_threads)
+        return renewal_threads
 
     def _beside(
         self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
-        keeper = self._keeper
-        keeper.add(flow)
-        return partial(keeper.drop, flow)
+        renewal_threads = self._renewal_threads
+        renewal_threads.add(flow)
+        return partial(renewal_threads.drop, flow)
 
     def drive(self, flow: Flow[_Result]) -> _Result:
         """Run every step of a flow, and return what it returns."""

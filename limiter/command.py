@@ -21,9 +21,6 @@ _ENTRIES = {
     ),
     "scripts": Entry("limiter.cli.scripts", "scripts", "List, print or install the Lua scripts."),
     "acl": Entry("limiter.cli.acl", "acl", "Print the least rights, for redis-cli."),
-    "demo": Entry(
-        "limiter.demo.command", "demo", "Run a cluster, service instances and Traefik until Ctrl-C."
-    ),
     "bench": Entry("limiter.cli.bench", "bench", "Measure, from a checkout."),
 }
 

@@ -25,7 +25,7 @@ _ACCEPTED = (
 )
 
 
-class Limit(NamedTuple):
+class ParsedLimit(NamedTuple):
     """One limit of a string, as it was written and as numbers."""
 
     text: str
@@ -61,7 +61,7 @@ def parse_limits(text: str, algorithm: str | None = None) -> tuple[Policy, ...]:
     return tuple(_meant(one, chosen) for one in read_limits(text))
 
 
-def read_limits(text: str) -> list[Limit]:
+def read_limits(text: str) -> list[ParsedLimit]:
     """The numbers that a limit string gives, in its order.
 
     Raises:
@@ -73,7 +73,7 @@ def read_limits(text: str) -> list[Limit]:
     return [_read(part, text) for part in re.split("[;,|]", text)]
 
 
-def _read(part: str, text: str) -> Limit:
+def _read(part: str, text: str) -> ParsedLimit:
     match = _LIMIT.fullmatch(part)
     if match is None:
         where = "" if part == text else f" in {text!r}"
@@ -86,10 +86,10 @@ def _read(part: str, text: str) -> Limit:
             "limit", repr(part.strip()), "its period must be 1 millisecond to 366 days"
         )
     burst = None if match[4] is None else _number(match[4], part)
-    return Limit(part.strip(), limit, period_us, burst)
+    return ParsedLimit(part.strip(), limit, period_us, burst)
 
 
-def _meant(one: Limit, chosen: type[Policy] | None) -> Policy:
+def _meant(one: ParsedLimit, chosen: type[Policy] | None) -> Policy:
     per = units.seconds(one.period_us)
     if one.burst is not None:
         return _with_burst(one, per, one.burst, chosen or TokenBucket)
@@ -107,7 +107,7 @@ def _meant(one: Limit, chosen: type[Policy] | None) -> Policy:
     return _build(chosen, one.limit, per)
 
 
-def _with_burst(one: Limit, per: int | float, burst: int, chosen: type[Policy]) -> Policy:
+def _with_burst(one: ParsedLimit, per: int | float, burst: int, chosen: type[Policy]) -> Policy:
     if not chosen.has_burst:
         bursting = ", ".join(name for name, policy in ALGORITHMS.items() if policy.has_burst)
         raise InvalidPolicy.of(

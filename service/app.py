@@ -21,23 +21,23 @@ from service import (
     settings,
 )
 from service.callers import Callers, Token
-from service.decisions import Decisions
-from service.doors import Doors
-from service.forward_auth import ForwardAuth, rule_counts_leases
+from service.dispatch import Dispatcher
+from service.forward_auth import ForwardAuth
 from service.metrics import Metrics
+from service.recorder import Recorder
 
 
 def create_app(instance: str | None = None) -> Flask:
     """Make the service; ``instance`` is the name it gives itself, else that of its host."""
     policies, trusted, admin_token, api_token = settings.from_env()
     for rule in policies.guard.rules:
-        if rule_counts_leases(rule):
+        if rule.counts_leases:
             logs.log.warning(
                 "policy %s counts leases: /forward-auth refuses it, where nobody sees a request end",
                 rule.name,
             )
     metrics = Metrics(policies)
-    decisions = Decisions(metrics)
+    recorder = Recorder(metrics)
     app = Flask(__name__, static_folder=None)
     bodies.prepare(app)
     callers = Callers(policies, trusted)
@@ -52,15 +52,15 @@ def create_app(instance: str | None = None) -> Flask:
             abort(403, "This is for callers in a trusted network, or with a token.")
 
     named = instance or socket.gethostname()
-    app.register_blueprint(hello.blueprint(policies, decisions, named))
-    app.register_blueprint(page.blueprint(policies, decisions, named))
+    app.register_blueprint(hello.blueprint(policies, recorder, named))
+    app.register_blueprint(page.blueprint(policies, recorder, named))
     app.register_blueprint(health.blueprint(policies))
-    app.register_blueprint(checks.blueprint(policies, decisions))
-    app.register_blueprint(holds.blueprint(policies, decisions))
+    app.register_blueprint(checks.blueprint(policies, recorder))
+    app.register_blueprint(holds.blueprint(policies, recorder))
     app.register_blueprint(refunds.blueprint(policies))
     app.register_blueprint(openapi.blueprint())
     for_operators = operators.create_operators_app(policies, metrics, admin_token, callers)
-    doors = Doors(app.wsgi_app, ForwardAuth(policies, trusted, decisions), for_operators)
-    app.wsgi_app = doors  # type: ignore[method-assign]
-    app.extensions.update(policies=policies, doors=doors, operators=for_operators)
+    dispatcher = Dispatcher(app.wsgi_app, ForwardAuth(policies, trusted, recorder), for_operators)
+    app.wsgi_app = dispatcher  # type: ignore[method-assign]
+    app.extensions.update(policies=policies, dispatcher=dispatcher, operators=for_operators)
     return app

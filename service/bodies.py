@@ -11,7 +11,7 @@ from flask import Flask, Response, abort, request
 from werkzeug.exceptions import HTTPException
 
 from limiter import InvalidKey
-from limiter.web import problems
+from limiter.web import limiter_calls, problems
 from limiter.web.guard import Guard
 from limiter.web.headers import Field
 from limiter.web.subjects import Key
@@ -76,7 +76,7 @@ def subject(found: dict[str, Any], guard: Guard) -> Key:
         abort(422, f"key names nobody: {_KEY}.")
     key: Key = tuple(parts) if isinstance(value, list) else parts[0]
     try:
-        guard.rules[0].limiter.plan().state(key, None)
+        limiter_calls.plan(guard.rules[0].limiter).state(key, None)
     except InvalidKey as error:
         abort(422, f"{error}.")
     return key
@@ -119,7 +119,7 @@ def lease(found: dict[str, Any]) -> str | None:
     return value
 
 
-def said(what: Any, status: int = 200, fields: Iterable[Field] = ()) -> Response:
+def json_response(what: Any, status: int = 200, fields: Iterable[Field] = ()) -> Response:
     """An answer in JSON; one from 400 on is a problem."""
     media_type = "application/json" if status < 400 else problems.MEDIA_TYPE
     answer = Response(json.dumps(what) + "\n", status, content_type=media_type)
@@ -138,4 +138,4 @@ def _refused(error: HTTPException) -> Any:
     if error.response is not None or error.code is None or error.code < 400:
         return error
     fields = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
-    return said(problem(error.code, error.description or ""), error.code, fields)
+    return json_response(problem(error.code, error.description or ""), error.code, fields)

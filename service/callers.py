@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import suppress
 
 from flask import abort, request
 
@@ -13,7 +13,7 @@ from limiter import Limiter
 from limiter.policyfile import Policies
 from limiter.web import identity
 from limiter.web.identity import Network, Unidentified
-from limiter.web.request import from_wsgi
+from limiter.web.request import Request, from_wsgi
 from service import bodies, logs
 from service.one_policy import OnePolicy
 
@@ -36,31 +36,30 @@ class Callers:
 
     def are_trusted(self) -> bool:
         """Whether the peer is in a trusted network, and each client that it names."""
-        peer = request.remote_addr
-        if not identity.is_trusted(peer, self._trusted):
+        if not identity.is_trusted(request.remote_addr, self._trusted):
             return False
         try:
-            clients = [str(identity.address(peer, named, self._trusted)) for named in self._named()]
+            clients = [str(named.client(self._trusted)) for named in self._named()]
         except Unidentified:
             return False
         return all(identity.is_trusted(client, self._trusted) for client in clients)
 
     def address(self) -> str:
         """The caller's address, for counting."""
-        peer = request.remote_addr
-        for named in [*self._named(), None]:
-            try:
-                return identity.caller(peer, named, self._trusted)
-            except Unidentified:
-                continue
-        return "unix"
+        for named in self._named():
+            with suppress(Unidentified):
+                return named.caller(self._trusted)
+        try:
+            return identity.caller(request.remote_addr, None, self._trusted)
+        except Unidentified:
+            return "unix"
 
-    def _named(self) -> list[str]:
-        """What proxies say in the field that they write, and in the one that most write."""
+    def _named(self) -> list[Request]:
+        """The request by the field that our proxies write, and by the one that most write, where sent."""
         asked = from_wsgi(request.environ)
         fields = dict.fromkeys((self._policies.guard.address_from, "x-forwarded-for"))
-        found = [replace(asked, address_from=field).forwarded_for for field in fields]
-        return [named for named in found if named is not None]
+        readings = [asked.changed(address_from=field) for field in fields]
+        return [reading for reading in readings if reading.forwarded_for is not None]
 
 
 class Token:
@@ -88,7 +87,7 @@ class Token:
         if not state.allowed:
             seconds = str(math.ceil(state.retry_after))
             problem = bodies.problem(429, "Too many wrong tokens came from this address.")
-            abort(bodies.said(problem, 429, [("Retry-After", seconds)]))
+            abort(bodies.json_response(problem, 429, [("Retry-After", seconds)]))
         scheme, _, token = given.partition(" ")
         good = hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._expected)
         if good and scheme.lower() == "bearer":
@@ -101,4 +100,4 @@ class Token:
         """Abort with 401 without it."""
         if not self.is_shown():
             problem = bodies.problem(401, "The token is missing or wrong.")
-            abort(bodies.said(problem, 401, _BEARER))
+            abort(bodies.json_response(problem, 401, _BEARER))

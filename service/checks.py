@@ -11,15 +11,15 @@ from werkzeug.exceptions import HTTPException
 
 from limiter import InvalidCost, LimiterError, StoreUnavailable
 from limiter.policyfile import Policies
-from limiter.web import headers, problems
 from limiter.web.guard import Guard
 from limiter.web.headers import Field
 from limiter.web.request import Request, from_wsgi
+from limiter.web.rules import Check
 from limiter.web.subjects import Key
+from limiter.web.verdict import Result, Verdict
 from service import bodies
-from service.decisions import Decisions
-from service.forward_auth import counts_leases
 from service.one_policy import OnePolicy
+from service.recorder import Recorder
 
 MOST_CHECKS = 100
 #: Seconds after which a batch no longer asks a store that was silent at its last check.
@@ -27,13 +27,13 @@ PATIENCE = 0.5
 
 _MEMBERS = ("key", "cost", "peek")
 _UNDECIDED = "The store does not decide right now."
-_NOBODY = "The cost is more than this policy ever admits at once."
+_TOO_LARGE = "The cost is more than this policy ever admits at once."
 
-#: A status, what is said, and header fields.
-Answer = tuple[int, dict[str, Any], list[Field]]
+#: A status, a body for JSON, and header fields.
+CheckResult = tuple[int, dict[str, Any], list[Field]]
 
 
-def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint:
+def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
     """The route, for these policies."""
     routes = Blueprint("checks", __name__)
 
@@ -41,18 +41,20 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint
     def check(policy: str) -> Response:
         """Decide; a batch is decided in order, each by itself."""
         guard = found(policies, policy)
-        if counts_leases(guard):
+        if guard.counts_leases:
             abort(422, "This policy counts what is held: ask /v1/hold.")
         body = bodies.read([*_MEMBERS, "checks"])
         if "checks" not in body:
-            status, said, fields = _Turn(guard, decisions).one(body)
-            return bodies.said(said, status, fields)
+            status, result, fields = _Checks(guard, recorder).one(body)
+            return bodies.json_response(result, status, fields)
         asked = bodies.members(body, ["checks"])["checks"]
         if not isinstance(asked, list) or not 1 <= len(asked) <= MOST_CHECKS:
             abort(422, f"checks is no list of 1 to {MOST_CHECKS}.")
-        turn = _Turn(guard, decisions)
-        answers = [turn.one_of_many(one) for one in asked]
-        return bodies.said({"results": [{"status": status, **said} for status, said, _ in answers]})
+        checks = _Checks(guard, recorder)
+        results = [checks.one_of_many(one) for one in asked]
+        return bodies.json_response(
+            {"results": [{"status": status, **found} for status, found, _ in results]}
+        )
 
     return routes
 
@@ -65,16 +67,22 @@ def found(policies: Policies | OnePolicy, name: str) -> Guard:
     return guard
 
 
-class _Turn:
+def check_of(guard: Guard, subject: Key, cost: int) -> Check | None:
+    """What a policy asks about a subject that a body names; None for the exempt."""
+    (rule,) = guard.rules
+    return rule.about(subject, cost).check(about(), guard.trusted)
+
+
+class _Checks:
     """The checks of one request; a store that is silent is not waited for again and again."""
 
-    def __init__(self, guard: Guard, decisions: Decisions) -> None:
+    def __init__(self, guard: Guard, recorder: Recorder) -> None:
         self._guard = guard
-        self._decisions = decisions
+        self._recorder = recorder
         self._patient_until = monotonic() + PATIENCE
         self._unavailable: StoreUnavailable | None = None
 
-    def one_of_many(self, asked: Any) -> Answer:
+    def one_of_many(self, asked: Any) -> CheckResult:
         """An answer, also where it makes no sense."""
         try:
             return self.one(bodies.members(asked, _MEMBERS))
@@ -82,7 +90,7 @@ class _Turn:
             status = error.code or 500
             return status, bodies.problem(status, error.description or ""), []
 
-    def one(self, asked: dict[str, Any]) -> Answer:
+    def one(self, asked: dict[str, Any]) -> CheckResult:
         """An answer; aborts where it makes no sense."""
         subject, cost = bodies.subject(asked, self._guard), bodies.cost(asked)
         peek = bodies.flag(asked, "peek")
@@ -91,46 +99,41 @@ class _Turn:
             return self._hit(subject, cost, silent)
         return self._undecided(silent) if silent is not None else self._peek(subject, cost)
 
-    def _hit(self, subject: Key, cost: int, silent: StoreUnavailable | None) -> Answer:
+    def _hit(self, subject: Key, cost: int, silent: StoreUnavailable | None) -> CheckResult:
         (rule,) = self._guard.rules
         named = Guard([rule.about(subject, cost)], self._guard.trusted)
-        verdict = self._decisions.enter(named, about(), silent)
-        error = verdict.error
-        self._unavailable = error if isinstance(error, StoreUnavailable) else None
-        said = verdict.results[0].decision.to_dict() if verdict.results else None
-        if verdict.allowed:
-            return 200, {"allowed": True, "decision": said}, verdict.fields
-        if verdict.status == 413:
-            return 422, bodies.problem(422, _NOBODY), []
-        return verdict.status, {**json.loads(verdict.body), "decision": said}, verdict.fields
+        return self._result(self._recorder.enter(named, about(), silent))
 
-    def _peek(self, subject: Key, cost: int) -> Answer:
+    def _peek(self, subject: Key, cost: int) -> CheckResult:
         """What it would be, at this instant; nothing is taken, and nothing counted."""
-        (rule,) = self._guard.rules
-        asked = rule.about(subject, cost).ask(about(), self._guard.trusted)
-        if asked is None:
+        check = check_of(self._guard, subject, cost)
+        if check is None:
             return 200, {"allowed": True, "decision": None}, []
+        rule = check.rule
         try:
-            decision = rule.limiter.peek(asked.key, asked.cost, limits=asked.limits)
+            part = check.part()
+            decision = rule.limiter.peek(check.key, check.cost, limits=check.limits)
         except LimiterError as error:
             self._unavailable = error if isinstance(error, StoreUnavailable) else None
             return self._undecided(error)
-        self._unavailable = StoreUnavailable(_UNDECIDED) if decision.degraded else None
-        said, fields = decision.to_dict(), headers.fields(decision, rule.name, rule.form)
-        if decision.allowed or rule.shadow:
-            return 200, {"allowed": True, "decision": said}, [] if rule.shadow else fields
-        if not decision.each:
-            reduced = json.loads(problems.reduced_capacity(request.path))
-            return 503, {**reduced, "decision": said}, []
-        body = problems.quota_exceeded(decision, rule.name, request.path)
-        return 429, {**json.loads(body), "decision": said}, fields
+        return self._result(Verdict.of_results([Result(rule, decision, part)], about()))
 
-    def _undecided(self, error: LimiterError) -> Answer:
-        """What a peek says that came to nothing; in the shadows that denies nobody."""
+    def _result(self, verdict: Verdict) -> CheckResult:
+        error = verdict.error
+        self._unavailable = error if isinstance(error, StoreUnavailable) else None
+        decision = verdict.results[0].decision.to_dict() if verdict.results else None
+        if verdict.allowed:
+            return 200, {"allowed": True, "decision": decision}, verdict.fields
+        if verdict.status == 413:
+            return 422, bodies.problem(422, _TOO_LARGE), []
+        return verdict.status, {**json.loads(verdict.body), "decision": decision}, verdict.fields
+
+    def _undecided(self, error: LimiterError) -> CheckResult:
+        """The result of a peek that failed; in shadow mode it denies nothing."""
         if self._guard.rules[0].shadow:
             return 200, {"allowed": True, "decision": None}, []
         cost = isinstance(error, InvalidCost)
-        return abort(422, _NOBODY) if cost else abort(503, _UNDECIDED)
+        return abort(422, _TOO_LARGE) if cost else abort(503, _UNDECIDED)
 
 
 def about() -> Request:

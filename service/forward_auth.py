@@ -13,19 +13,18 @@ reads a body.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 from limiter.policyfile import Policies
 from limiter.web import paths, problems, wiring
-from limiter.web.guard import Guard, Verdict
-from limiter.web.identity import Network, Unidentified, address, is_trusted
+from limiter.web.guard import Guard
+from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request, bare_host, from_wsgi
-from limiter.web.rules import Rule
 from limiter.web.subjects import TOKEN
-from service.decisions import Decisions
+from limiter.web.verdict import Verdict
 from service.one_policy import OnePolicy
+from service.recorder import Recorder
 
 PREFIX = "/forward-auth/"
 
@@ -41,11 +40,11 @@ class ForwardAuth:
         self,
         policies: Policies | OnePolicy,
         trusted: tuple[Network, ...],
-        decisions: Decisions,
+        recorder: Recorder,
     ) -> None:
         self._policies = policies
         self._trusted = trusted
-        self._decisions = decisions
+        self._recorder = recorder
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a proxy."""
@@ -61,26 +60,25 @@ class ForwardAuth:
         return [] if asked.method == "HEAD" else [body]
 
     def _answer(self, asked: Request, name: str, appended: str) -> Answer:
-        if not is_trusted(asked.peer, self._trusted):
+        if not asked.is_proxied(self._trusted):
             return _refusal(403, "This is for proxies that are trusted here.", asked)
         guard = self._policies.guard_for(name)
         if guard is None:
             return _refusal(404, "There is no such policy.", asked)
-        if counts_leases(guard):
+        if guard.counts_leases:
             return _refusal(
                 422, "This policy counts what is held, and nobody sees here when that ends.", asked
             )
-        about = original(replace(asked, address_from=guard.address_from), appended)
+        about = original(asked, appended, guard.address_from)
         if about is None or (not about.target and _looks_at_paths(guard)):
             return _refusal(400, "The proxy does not say which request it asks about.", asked)
-        asked = about
         try:
-            if asked.forwarded_for is None:
+            if about.forwarded_for is None:
                 raise Unidentified("the proxy names no client")
-            address(asked.peer, asked.forwarded_for, self._trusted)
+            about.client(self._trusted)
         except Unidentified:
-            return _refusal(400, "The proxy does not say whose request it is.", asked)
-        verdict = self._decisions.enter(guard, asked)
+            return _refusal(400, "The proxy does not say whose request it is.", about)
+        verdict = self._recorder.enter(guard, about)
         if verdict.allowed:
             return 200, verdict.fields, b""
         return verdict.status, *wiring.refusal(verdict)
@@ -91,8 +89,8 @@ def _refusal(status: int, detail: str, asked: Request) -> Answer:
     return status, *wiring.refusal(refused)
 
 
-def original(asked: Request, appended: str) -> Request | None:
-    """The request that a proxy asks about, as its header fields tell, else as its own question does.
+def original(asked: Request, appended: str, address_from: str) -> Request | None:
+    """The request that a proxy asks about, by its header fields, else by its own request.
 
     ``appended`` is the target that stands behind the policy's name, as it was sent. None where the proxy
     names a method, a host or a target that is none, or several: another one reaches the upstream.
@@ -104,16 +102,16 @@ def original(asked: Request, appended: str) -> Request | None:
     path = paths.path_of(target, method) if target or "x-forwarded-uri" in headers else "/"
     if path is None or "," in host or not TOKEN.fullmatch(method):
         return None
-    if headers.get("content-length") == "0":  # of the question itself, as Envoy asks
+    if headers.get("content-length") == "0":  # of the proxy's own request, as Envoy asks
         headers = {name: value for name, value in headers.items() if name != "content-length"}
-    return replace(
-        asked,
+    return asked.changed(
+        address_from=address_from,
         method=method,
         host=bare_host(host),
         path=path,
         headers=headers,
         target=target,
-        announces_body=False,  # that of the proxy's own question says nothing
+        announces_body=False,  # that of the proxy's own request says nothing
     )
 
 
@@ -127,13 +125,3 @@ def _appended(asked: Request) -> str:
 def _looks_at_paths(guard: Guard) -> bool:
     """Whether it makes a difference which path a request has."""
     return any(rule.match.paths or rule.exempt_paths for rule in guard.rules)
-
-
-def counts_leases(guard: Guard) -> bool:
-    """Whether a policy counts what is held, not what passes."""
-    return any(rule_counts_leases(rule) for rule in guard.rules)
-
-
-def rule_counts_leases(rule: Rule) -> bool:
-    """The same of one rule."""
-    return any(policy.leases for policy in rule.limiter.policies)

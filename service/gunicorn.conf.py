@@ -105,7 +105,7 @@ def post_worker_init(worker: Any) -> None:
     """Connect and load the scripts before the first request; without a store, serve as well."""
     found = worker.wsgi.extensions
     if len(worker.sockets) == 2:
-        found["doors"].operators_port = str(worker.sockets[1].getsockname()[1])
+        found["dispatcher"].operators_port = str(worker.sockets[1].getsockname()[1])
     signal.signal(signal.SIGHUP, lambda *_: found["policies"].reload())
     try:
         found["policies"].open()

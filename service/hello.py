@@ -7,11 +7,11 @@ from flask import Blueprint, Response, json, request
 from limiter.policyfile import Policies
 from limiter.web import wiring
 from limiter.web.request import from_wsgi
-from service.decisions import Decisions
 from service.one_policy import OnePolicy
+from service.recorder import Recorder
 
 
-def blueprint(policies: Policies | OnePolicy, decisions: Decisions, instance: str) -> Blueprint:
+def blueprint(policies: Policies | OnePolicy, recorder: Recorder, instance: str) -> Blueprint:
     """The route, for these policies and the instance of this name."""
     routes = Blueprint("hello", __name__)
     # The counts stand in the headers, so that `ab` sees one length.
@@ -21,7 +21,7 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions, instance: st
     def hello() -> Response:
         """Say hello."""
         guard = policies.guard
-        verdict = decisions.enter(guard, from_wsgi(request.environ))
+        verdict = recorder.enter(guard, from_wsgi(request.environ))
         if not verdict.allowed:
             fields, refusal = wiring.refusal(verdict)
             return Response(refusal, verdict.status, fields)

@@ -7,22 +7,22 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, abort
 
-from limiter import Decision, InvalidCost, InvalidPolicy, StoreRefused, StoreUnavailable
+from limiter import InvalidCost, InvalidPolicy, StoreRefused, StoreUnavailable
 from limiter.policyfile import Policies
-from limiter.web import headers, problems
-from limiter.web.guard import Guard, Result, Verdict
-from limiter.web.leases import Leases
+from limiter.web.guard import Guard
+from limiter.web.lease_calls import LeaseCalls
+from limiter.web.verdict import Result, Verdict
 from service import bodies
-from service.checks import about, found
-from service.decisions import Decisions
+from service.checks import about, check_of, found
 from service.one_policy import OnePolicy
+from service.recorder import Recorder
 
 _UNSURE = "The store did not answer; it may have happened."
 
 
-def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint:
+def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
     """The routes, for these policies."""
     routes = Blueprint("holds", __name__)
 
@@ -38,19 +38,19 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint
         name = lease or secrets.token_hex(16)
         said = {"allowed": True, "lease": name, "cost": cost, "seconds": None, "decision": None}
         if leases is None:  # nothing is counted, and nothing ends
-            return bodies.said(said)
+            return bodies.json_response(said)
         said["seconds"] = leases.seconds
         if renew:
             # In the shadows what was never taken is renewed like the others.
             if not _sure(leases, lambda: leases.renew(name)) and not leases.rule.shadow:
                 abort(410, "The lease has ended: it is no longer held.")
-            return bodies.said(said)
-        verdict = decisions.of(about(), lambda: _take(leases, name, forget=lease is None))
+            return bodies.json_response(said)
+        verdict = recorder.record(about(), lambda: _take(leases, name, forget=lease is None))
         decision = verdict.results[0].decision.to_dict() if verdict.results else None
         if verdict.allowed:
-            return bodies.said({**said, "decision": decision}, 200, verdict.fields)
+            return bodies.json_response({**said, "decision": decision}, 200, verdict.fields)
         problem = {**json.loads(verdict.body), "decision": decision}
-        return bodies.said(problem, verdict.status, verdict.fields)
+        return bodies.json_response(problem, verdict.status, verdict.fields)
 
     @routes.delete("/v1/hold/<policy>")
     def give_back(policy: str) -> Response:
@@ -62,29 +62,28 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions) -> Blueprint
             abort(422, "lease is missing: which one is to be given back?")
         leases = _leases(guard, body, cost)
         count = 0 if leases is None else _sure(leases, lambda: leases.give_back(lease))
-        return bodies.said({"given_back": count})
+        return bodies.json_response({"given_back": count})
 
     return routes
 
 
-def _leases(guard: Guard, body: dict[str, Any], cost: int) -> Leases | None:
+def _leases(guard: Guard, body: dict[str, Any], cost: int) -> LeaseCalls | None:
     """The leases of whom a body names; None for the exempt, and for more in the shadows than there are."""
-    (rule,) = guard.rules
-    asked = rule.about(bodies.subject(body, guard), cost).ask(about(), guard.trusted)
-    if asked is None:
+    check = check_of(guard, bodies.subject(body, guard), cost)
+    if check is None:
         return None
     try:
-        return Leases(asked)
+        return LeaseCalls(check)
     except InvalidPolicy:
         abort(422, "This policy counts no leases: ask /v1/check.")
     except InvalidCost:
-        if rule.shadow:
+        if check.rule.shadow:
             return None
         abort(422, "The cost is more than this policy ever admits at once.")
 
 
-def _take(leases: Leases, name: str, forget: bool) -> Verdict:
-    error = None
+def _take(leases: LeaseCalls, name: str, forget: bool) -> Verdict:
+    rule, error = leases.rule, None
     try:
         decision = leases.take(name)
     except StoreUnavailable as unavailable:
@@ -93,25 +92,11 @@ def _take(leases: Leases, name: str, forget: bool) -> Verdict:
         if forget and not decision.allowed:  # the caller will never know its id
             leases.forget(name, error)
     except StoreRefused as refused:
-        if leases.rule.shadow:
-            return Verdict(error=refused)
-        return Verdict(503, body=problems.reduced_capacity(request.path), error=refused)
-    return _verdict(leases, decision, error)
+        return Verdict.of_error(refused, about(), rule.shadow)
+    return Verdict.of_results([Result(rule, decision, leases.part)], about(), error)
 
 
-def _verdict(leases: Leases, decision: Decision, error: StoreUnavailable | None) -> Verdict:
-    rule = leases.rule
-    results = [Result(rule, decision, leases.part)]
-    fields = [] if rule.shadow else headers.fields(decision, rule.name, rule.form)
-    if decision.allowed or rule.shadow:
-        return Verdict(200, results, fields, error=error)
-    if not decision.each:
-        return Verdict(503, results, body=problems.reduced_capacity(request.path), error=error)
-    body = problems.quota_exceeded(decision, rule.name, request.path)
-    return Verdict(429, results, fields, body, error)
-
-
-def _sure(leases: Leases, change: Callable[[], int]) -> int:
+def _sure(leases: LeaseCalls, change: Callable[[], int]) -> int:
     """What a change of a lease says, or 503 where the store does not; in the shadows that is nothing."""
     try:
         return change()

@@ -15,8 +15,8 @@ from hashlib import blake2b
 from flask import request
 
 from limiter.log_throttle import ThrottleFilter
-from limiter.web.guard import Verdict
 from limiter.web.new_subjects import TooManyNewSubjects
+from limiter.web.verdict import Verdict
 
 log = logging.getLogger("limiter.service")
 #: What was changed by hand, or given back: a line for each, however many.

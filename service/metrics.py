@@ -16,9 +16,9 @@ from prometheus_client.registry import Collector
 
 from limiter import StoreRefused, StoreUnavailable
 from limiter.policyfile import Policies
-from limiter.web.guard import Verdict
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.rules import Rule
+from limiter.web.verdict import Verdict
 from service.one_policy import OnePolicy
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -52,7 +52,7 @@ class Metrics:
         self._file = None if isinstance(policies, OnePolicy) else _PolicyFile(policies)
         self._decisions = Counter(
             "limiter_decisions",
-            "Decisions by policy and outcome",
+            "Recorder by policy and outcome",
             ["policy", "outcome"],
             registry=registry,
         )
@@ -64,7 +64,7 @@ class Metrics:
         )
         self._degraded = Counter(
             "limiter_degraded_decisions",
-            "Decisions that a fallback made, since the store did not",
+            "Recorder that a fallback made, since the store did not",
             ["policy"],
             registry=registry,
         )
@@ -122,7 +122,7 @@ class Metrics:
                 self._shadow.labels(rule.name).inc()
             self._decisions.labels(rule.name, outcome).inc()
 
-    def said(self) -> bytes:
+    def rendered(self) -> bytes:
         """All of it, as Prometheus reads it."""
         self._prepare()
         if os.environ.get(FOLDER):

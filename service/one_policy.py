@@ -26,7 +26,7 @@ class OnePolicy:
         """The policy's guard; None for any other name."""
         return self.guard if name in (NAME, self.guard.rules[0].name) else None
 
-    def said(self) -> list[dict[str, Any]]:
+    def described(self) -> list[dict[str, Any]]:
         """The policy, ready for JSON."""
         rule = self.guard.rules[0]
         limits = [policy.to_dict() for policy in rule.limiter.policies]

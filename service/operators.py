@@ -30,7 +30,7 @@ def create_operators_app(
     @app.get("/metrics")
     def read_metrics() -> Response:
         """All counters of this instance."""
-        return Response(counters.said(), content_type=metrics.MEDIA_TYPE)
+        return Response(counters.rendered(), content_type=metrics.MEDIA_TYPE)
 
     if token is None:
         return app
@@ -47,12 +47,16 @@ def create_operators_app(
         """What is in force, and what of the policy file is refused."""
         in_force = _said(policies)  # which looks at the file: what is refused is known after that
         refused = [fault.to_dict() for fault in policies.refused.faults] if policies.refused else []
-        return bodies.said({"file": policies.path, "policies": in_force, "refused": refused})
+        return bodies.json_response(
+            {"file": policies.path, "policies": in_force, "refused": refused}
+        )
 
     @app.get("/v1/keys/<subject:subject>", merge_slashes=False)
     def read_key(subject: str) -> Response:
         """What a subject has used of each policy; nothing is taken."""
-        return bodies.said({"subject": subject, "policies": _each(policies, subject, "peek")})
+        return bodies.json_response(
+            {"subject": subject, "policies": _each(policies, subject, "peek")}
+        )
 
     @app.post("/v1/reset/<subject:subject>", merge_slashes=False)
     def reset(subject: str) -> Response:
@@ -60,7 +64,7 @@ def create_operators_app(
         before = _each(policies, subject, "reset")
         for name in before:
             logs.changed("an operator reset a subject", name, named(subject))
-        return bodies.said({"subject": subject, "policies": before})
+        return bodies.json_response({"subject": subject, "policies": before})
 
     return app
 
@@ -74,7 +78,7 @@ class _Subject(BaseConverter):
 
 def _said(policies: Policies | OnePolicy) -> list[dict[str, Any]]:
     if isinstance(policies, OnePolicy):
-        return policies.said()
+        return policies.described()
     return [named.said for named in policies.current.file.policies.values()]
 
 

@@ -30,14 +30,15 @@ from limiter import (
     TokenBucket,
 )
 from limiter.policyfile import Policies
-from limiter.web import headers, problems, wiring
-from limiter.web.guard import Guard, Verdict
-from limiter.web.leases import Leases
+from limiter.web import headers, limiter_calls, problems, wiring
+from limiter.web.guard import Guard
+from limiter.web.lease_calls import LeaseCalls
 from limiter.web.request import from_wsgi
-from limiter.web.rules import Asked, Rule
+from limiter.web.rules import Check, Rule
+from limiter.web.verdict import Verdict
 from service import bodies
-from service.decisions import Decisions
 from service.one_policy import OnePolicy
+from service.recorder import Recorder
 
 _LIMIT, _PER = 10, 10
 
@@ -72,7 +73,7 @@ OWN = TokenBucket(50, per=1, burst=300)
 _HTML = Path(__file__).with_name("page.html")
 
 
-def blueprint(policies: Policies | OnePolicy, decisions: Decisions, answered_by: str) -> Blueprint:
+def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: str) -> Blueprint:
     """The page and what it asks, from the store of these policies."""
     routes = Blueprint("page", __name__)
     store = policies.guard.rules[0].limiter
@@ -95,13 +96,13 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions, answered_by:
         """Let nobody ask too often."""
         before = policies.guard
         guard = Guard([own], before.trusted, address_from=before.address_from)
-        verdict = decisions.enter(guard, from_wsgi(request.environ))
+        verdict = recorder.enter(guard, from_wsgi(request.environ))
         return None if verdict.allowed else _refused(verdict)
 
-    def asked(rule: Rule) -> Asked:
+    def asked(rule: Rule) -> Check:
         before = policies.guard
         about = replace(from_wsgi(request.environ), address_from=before.address_from)
-        found = rule.ask(about, before.trusted)
+        found = rule.check(about, before.trusted)
         assert found is not None  # noqa: S101 (a rule without a match is about everything)
         return found
 
@@ -126,8 +127,8 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions, answered_by:
                     decided = False
             found["policies"].append({**policy.to_dict(), "bound": bound, "state": said})
         if not decided:
-            return bodies.said({**_unavailable(), **found}, 503)
-        return bodies.said(found)
+            return bodies.json_response({**_unavailable(), **found}, 503)
+        return bodies.json_response(found)
 
     @routes.post("/page/hit")
     def hit() -> Response:
@@ -139,13 +140,13 @@ def blueprint(policies: Policies | OnePolicy, decisions: Decisions, answered_by:
         try:
             decision = _decide(about)
         except LimiterError:
-            return bodies.said({**_unavailable(), "answered_by": answered_by}, 503)
+            return bodies.json_response({**_unavailable(), "answered_by": answered_by}, 503)
         said = {"answered_by": answered_by, "decision": decision.to_dict()}
         spoken = headers.fields(decision, name)
         if decision.allowed:
-            return bodies.said({"allowed": True, **said}, 200, spoken)
+            return bodies.json_response({"allowed": True, **said}, 200, spoken)
         problem = json.loads(problems.quota_exceeded(decision, name, request.path))
-        return bodies.said({**problem, **said}, 429, spoken)
+        return bodies.json_response({**problem, **said}, 429, spoken)
 
     return routes
 
@@ -155,11 +156,11 @@ def _limiter(name: str, policy: Policy, store: Limiter, on_error: str) -> Limite
     return wiring.limiter_by(Limiter, policy, {"store": store, "name": name, "on_error": on_error})
 
 
-def _decide(asked: Asked) -> Decision:
+def _decide(asked: Check) -> Decision:
     """Take one; a lease is never given back here, and ends by itself."""
     limiter: Limiter = asked.rule.limiter
-    if limiter.plan().leases:
-        return Leases(asked).take(secrets.token_hex(16))
+    if limiter_calls.plan(limiter).leases:
+        return LeaseCalls(asked).take(secrets.token_hex(16))
     return limiter.hit(asked.key)
 
 

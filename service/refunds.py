@@ -7,7 +7,7 @@ from flask import Blueprint, Response, abort
 from limiter import InvalidCost, InvalidPolicy, LimiterError
 from limiter.policyfile import Policies
 from service import bodies, logs
-from service.checks import about, found
+from service.checks import check_of, found
 from service.one_policy import OnePolicy
 
 
@@ -21,18 +21,17 @@ def blueprint(policies: Policies | OnePolicy) -> Blueprint:
         guard = found(policies, policy)
         body = bodies.read(["key", "cost"])
         subject, cost = bodies.subject(body, guard), bodies.cost(body)
-        (rule,) = guard.rules
-        asked = rule.about(subject, cost).ask(about(), guard.trusted)
-        if asked is not None:
+        check = check_of(guard, subject, cost)
+        if check is not None:
             try:
-                rule.limiter.refund(asked.key, cost, limits=asked.limits)
+                check.rule.limiter.refund(check.key, cost, limits=check.limits)
             except InvalidPolicy:
                 abort(422, "This policy counts what is held: give it back by DELETE /v1/hold.")
             except InvalidCost:
                 abort(422, "The cost is more than this policy ever admits at once.")
             except LimiterError:
                 abort(503, "The store did not answer; it may have happened.")
-            logs.changed("a charge was refunded", rule.name, asked.key, cost)
-        return bodies.said({"refunded": asked is not None})
+            logs.changed("a charge was refunded", check.rule.name, check.key, cost)
+        return bodies.json_response({"refunded": check is not None})
 
     return routes

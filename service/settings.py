@@ -44,7 +44,7 @@ def from_env() -> Settings:
     tokens = admin_token(), api_token()
     policies: Policies | OnePolicy
     if policies_path():
-        policies = Policies.from_env(**_DEFAULTS)
+        policies = Policies.from_env(trusted=trusted, **_DEFAULTS)
     else:
         policies = OnePolicy(Limiter.from_env(limits="100/minute", **_DEFAULTS), trusted)
     return Settings(policies, trusted, *tokens)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from limiter.web.guard import Verdict
 from limiter.web.request import Request
+from limiter.web.verdict import Verdict
 
 try:
     from opentelemetry import propagate, trace
@@ -17,18 +16,15 @@ else:
     _tracer = trace.get_tracer("limiter.service")
 
 
-@contextmanager
-def span(request: Request) -> Iterator[Any]:
+def span(request: Request) -> AbstractContextManager[Any]:
     """The span around one decision, in the trace that the request says it belongs to."""
     if _tracer is None:
-        yield None
-        return
+        return nullcontext()
     before = propagate.extract(request.headers)
-    with _tracer.start_as_current_span("limiter.decision", before) as found:
-        yield found
+    return _tracer.start_as_current_span("limiter.decision", before)
 
 
-def tell(found: Any, verdict: Verdict) -> None:
+def note(found: Any, verdict: Verdict) -> None:
     """Note in a span what was decided; never for whom."""
     if found is None or not found.is_recording():
         return

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from limiter import log_throttle
 from limiter.base import Base
-from limiter.demo.servers import Cluster, Server, ServerError, find_server
+from service.demo.servers import Cluster, Server, ServerError, find_server
 from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary
 
 __all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]

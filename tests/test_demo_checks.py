@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from limiter.demo import checks, output, supervisor
-from limiter.demo.checks import DemoError
-from limiter.demo.command import demo
-from limiter.demo.servers import HOST, ServerError
-from limiter.demo.supervisor import Demo, Options
+from service.demo import checks, output, supervisor
+from service.demo.__main__ import demo
+from service.demo.checks import DemoError
+from service.demo.servers import HOST, ServerError
+from service.demo.supervisor import Demo, Options
 
 
 def one_line(error: DemoError) -> str:
@@ -56,15 +56,6 @@ def test_with_a_store_no_server_is_needed(monkeypatch: pytest.MonkeyPatch) -> No
     assert checks.dependencies(embedded=False).name == "traefik"
 
 
-def test_without_a_checkout_it_says_where_it_looked(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(checks, "CHECKOUT", tmp_path)
-    with pytest.raises(DemoError, match=r"from a checkout.*service/app\.py") as caught:
-        checks.checkout()
-    assert str(tmp_path) in one_line(caught.value)
-
-
 def test_a_taken_port_names_another(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
@@ -72,7 +63,7 @@ def test_a_taken_port_names_another(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert done.exit_code == 1
     assert done.output.count("\n") == 1
-    assert f"limiter demo --port {port + 1}" in done.output
+    assert f"DEMO='--port {port + 1}'" in done.output
 
 
 @pytest.mark.parametrize("as_option", [True, False])
@@ -90,9 +81,8 @@ def test_a_store_for_each_instance_is_none_for_two(as_option: bool) -> None:
 
 
 def test_a_store_for_each_instance_will_do_for_one() -> None:
-    checks.instances("memory://", 1)
-    checks.instances("redis://127.0.0.1:1", 2)
-    checks.instances(None, 2)
+    checks.instances({"LIMITER_STORE": "memory://"}, 1)
+    checks.instances({"LIMITER_STORE": "redis://127.0.0.1:1"}, 2)
 
 
 def test_a_port_that_only_root_may_use(monkeypatch: pytest.MonkeyPatch) -> None:

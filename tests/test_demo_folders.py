@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from limiter.demo.folders import Folder, sweep
-from limiter.demo.servers import Server
+from service.demo.folders import Folder, sweep
+from service.demo.servers import Server
 from tests.service.support import ROOT
 
 HOURS = 7200
@@ -39,7 +39,7 @@ def test_what_a_killed_process_left(root: Path) -> None:
     """Files and all; the next start does it."""
     code = """
 import os, signal
-from limiter.demo.folders import Folder
+from service.demo.folders import Folder
 for kind in ("server", "demo"):
     folder = Folder(kind)
     (folder.path / "within").mkdir()
@@ -51,7 +51,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=False)
     assert len(list(root.iterdir())) == 2
 
-    code = 'from limiter.demo.folders import Folder; Folder("server").remove()'
+    code = 'from service.demo.folders import Folder; Folder("server").remove()'
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, check=True)
     assert list(root.iterdir()) == []
 

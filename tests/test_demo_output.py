@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from limiter.demo.children import Child
-from limiter.demo.output import Log, say
-from limiter.demo.supervisor import Demo, Options
+from service.demo.children import Child
+from service.demo.output import Log, say
+from service.demo.supervisor import Demo, Options
 
 
 def test_a_child_whose_own_children_live_on_is_not_waited_for() -> None:

@@ -1,6 +1,6 @@
 """Who may import whom (docs: the layers), read from the source and not from what happens to run.
 
-One exception stands: ``limiter/demo/servers.py`` starts real servers, joins them to a cluster and
+One exception stands: ``service/demo/servers.py`` starts real servers, joins them to a cluster and
 looks whether they are ready. It is a tool for the demo, the tests and the benchmarks, talks to
 servers as an administrator does, and decides nothing; so it uses redis-py by itself.
 """
@@ -19,13 +19,13 @@ import limiter
 ROOT = Path(__file__).parent.parent
 CORE = [
     "acl",
+    "call",
     "decision",
     "errors",
     "grammar",
     "keys",
     "plan",
     "policies",
-    "question",
     "scripts",
     "units",
     "version",
@@ -90,7 +90,7 @@ def test_only_the_transport_imports_redis() -> None:
         if any(within(wanted, "redis", "valkey", "hiredis") for wanted in imports(tree))
     }
     assert {name for name in users if not within(name, "limiter.transport")} == {
-        "limiter.demo.servers"
+        "service.demo.servers"
     }
 
 
@@ -124,9 +124,10 @@ def test_the_transport_knows_no_client_and_no_policy() -> None:
             if within(wanted, "limiter"):
                 assert within(
                     wanted,
+                    "limiter.call",
                     "limiter.errors",
                     "limiter.log_throttle",
-                    "limiter.plan",
+                    "limiter.policies",
                     "limiter.scripts",
                     "limiter.threads",
                     "limiter.transport",
@@ -147,7 +148,9 @@ def test_only_the_two_clients_know_the_round_trip() -> None:
     shared = ("limiter.base", "limiter.flows", "limiter.held", "limiter.local", "limiter.several")
     for name, tree in trees("limiter"):
         wanted = imports(tree)
-        if not within(name, "limiter.transport", "limiter.client", "limiter.aio"):
+        if not within(
+            name, "limiter.transport", "limiter.client", "limiter.aio", "limiter.testing"
+        ):
             assert not [one for one in wanted if within(one, "limiter.transport")], name
         if name in shared:
             clients = ("limiter.client", "limiter.aio", "asyncio", "time.sleep", "threading")
@@ -158,28 +161,21 @@ def test_the_web_adapters_know_decisions_not_stores() -> None:
     """Headers and identity work on values."""
     for name, tree in trees("limiter/web"):
         for wanted in imports(tree):
-            assert not within(wanted, "limiter.transport", "limiter.demo", "service"), name
-
-
-def test_nothing_below_knows_the_demo() -> None:
-    """The command line starts it; the library does not need it."""
-    for name, tree in trees("limiter"):
-        if not within(name, "limiter.demo", "limiter.command"):
-            assert not [w for w in imports(tree) if within(w, "limiter.demo")], name
+            assert not within(wanted, "limiter.transport", "service"), name
 
 
 _OF_THE_PROCESS = ("os.environ", "os.environb", "os.getenv")
 
 
 def test_one_module_reads_the_environment() -> None:
-    """Settings; the demo hands its own environment on to the processes that it starts."""
+    """It is ``limiter.settings``."""
     readers = set()
     for name, tree in trees("limiter"):
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and ast.unparse(node) in _OF_THE_PROCESS:
                 readers.add(name)
         assert not [w for w in imports(tree) if w in ("os.environ", "os.getenv")], name
-    assert {name for name in readers if not within(name, "limiter.demo")} == {"limiter.settings"}
+    assert readers == {"limiter.settings"}
 
 
 def test_one_module_reads_the_scripts() -> None:
@@ -195,7 +191,7 @@ def test_one_module_reads_the_scripts() -> None:
 
 
 def test_nothing_shipped_imports_tests_or_bench() -> None:
-    """What users install stands alone; only the demo may name the service, as a text."""
+    """What users install stands alone."""
     for name, tree in trees("limiter", "service"):
         for wanted in imports(tree):
             assert not within(wanted, "tests", "bench"), f"{name} imports {wanted}"
@@ -221,7 +217,6 @@ def test_the_service_uses_public_names_only() -> None:
 def test_the_library_needs_redis_alone() -> None:
     """Everything else that it imports is Python's own; extras stay outside of the core's imports."""
     optional = (
-        "limiter.demo",
         "limiter.cli",
         "limiter.command",
         "limiter.__main__",
@@ -238,8 +233,18 @@ def test_the_library_needs_redis_alone() -> None:
             "limiter",
             "redis",
             "hiredis",
+            "typing_extensions",  # for type checkers alone, see below
         }
         assert not outside - sys.stdlib_module_names, name
+
+
+def test_no_module_imports_what_only_type_checkers_need() -> None:
+    """The library does not depend on typing_extensions: its imports stand under TYPE_CHECKING."""
+    for name, tree in trees("limiter", "service"):
+        for node in [*ast.walk(tree)]:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        assert not [w for w in imports(tree) if within(w, "typing_extensions")], name
 
 
 @pytest.mark.parametrize("name", sorted(set(limiter.__all__) - {"__version__"}))

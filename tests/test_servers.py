@@ -17,9 +17,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from limiter.demo import servers
-from limiter.demo.children import Child
-from limiter.demo.servers import (
+from service.demo import servers
+from service.demo.children import Child
+from service.demo.servers import (
     HOST,
     Certificates,
     Cluster,
@@ -225,7 +225,7 @@ def test_a_start_can_be_interrupted_and_leaves_nothing() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
 def test_children_end_with_a_parent_that_is_killed() -> None:
     program = (
-        "import time; from limiter.demo.servers import Server; "
+        "import time; from service.demo.servers import Server; "
         "s = Server().start(); print(s.pid, s.folder, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:

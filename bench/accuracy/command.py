@@ -19,7 +19,7 @@ from bench.accuracy.report import Results, as_json, write
 from bench.effort import progress
 from bench.stores import Program, programs
 from limiter import LimiterError
-from limiter.demo.servers import Server, ServerError
+from service.demo.servers import Server, ServerError
 
 PARTS = ("simulated", "real")
 

@@ -15,6 +15,7 @@ from bench.plots import COLOURS, GOAL
 from limiter import Concurrency, LeakyBucket, Limiter, RateLimited
 from limiter.client import Lease
 from limiter.policies import Policy
+from limiter.testing import set_time
 
 FILE = Path(__file__).parent.parent.parent / "docs" / "algorithms.png"
 
@@ -57,9 +58,10 @@ def outcomes(policy: Policy, times_us: Sequence[int]) -> list[Outcome]:
         for at_us in times_us:
             if policy.leases:
                 while held and held[0][0] <= at_us:
-                    limiter._now_us, lease = _BEGIN_US + held[0][0], held.pop(0)[1]
+                    ends_us, lease = held.pop(0)
+                    set_time(limiter, _BEGIN_US + ends_us)
                     lease.release()
-            limiter._now_us = _BEGIN_US + at_us
+            set_time(limiter, _BEGIN_US + at_us)
             if not policy.leases:
                 decision = limiter.hit("user:42")
                 found.append(Outcome(at_us, decision.allowed, round(decision.delay * 1e6)))

@@ -23,6 +23,7 @@ from bench.accuracy.effort import Effort
 from bench.effort import Step
 from limiter import Concurrency, Decision, FixedWindow, Limiter, RateLimited
 from limiter.policies import ALGORITHMS, Policy
+from limiter.testing import set_time
 
 #: Where simulated time begins: in the middle of every period that is measured.
 BEGIN_US = 1_790_000_000_500_000
@@ -154,7 +155,7 @@ class Asked:
     def __call__(self, now_us: int, cost: int) -> tuple[bool, int]:
         """Hit; after a denial peek at the time that was told, and just before."""
         self.calls += 1
-        self._limiter._now_us = now_us
+        set_time(self._limiter, now_us)
         decision = self._limiter.hit(self._key, cost)
         if decision.granted == cost:
             self.history.append(Admitted(now_us, now_us, cost))
@@ -168,7 +169,7 @@ class Asked:
         return False, max(told_us, opens_us)
 
     def _passes(self, at_us: int, cost: int) -> bool:
-        self._limiter._now_us = at_us
+        set_time(self._limiter, at_us)
         return _passes(self._limiter.peek(self._key, cost), cost)
 
 
@@ -216,7 +217,7 @@ def measure_leases(store: str, limit: int, effort: Effort) -> Found:
         Concurrency(limit, lease=3600), store=store, name="accuracy", timeout=TIMEOUT
     ) as own:
         for _ in range(effort.random_calls):
-            own._now_us = now_us
+            set_time(own, now_us)
             cost = draw.randint(1, max(1, limit // 4))
             lease = own.hold("leases", cost)
             try:
@@ -228,11 +229,11 @@ def measure_leases(store: str, limit: int, effort: Effort) -> Found:
                 leases.append([lease, now_us, now_us + lease_us, cost])
             now_us += draw.randint(0, lease_us // limit)
             if leases and draw.random() < 0.3:
-                own._now_us = now_us
+                set_time(own, now_us)
                 one = draw.choice(leases)
                 one[0].release()
                 one[2] = min(one[2], now_us)
-        own._now_us = now_us
+        set_time(own, now_us)
         for lease, *_ in leases:
             lease.release()
     held = most_at_any_instant((begin, end, cost) for _, begin, end, cost in leases)
@@ -241,7 +242,7 @@ def measure_leases(store: str, limit: int, effort: Effort) -> Found:
 
 def _lease_opens(own: Limiter, now_us: int, cost: int, told_us: int, lease_us: int) -> int:
     def passes(later_us: int) -> bool:
-        own._now_us = now_us + later_us
+        set_time(own, now_us + later_us)
         return _passes(own.peek("leases", cost), cost)
 
     return opens_after(passes, told_us, lease_us)

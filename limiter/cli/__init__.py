@@ -1,1 +1,1 @@
-"""Commands of ``limiter`` that are neither the demo's nor the policy files'; imported when they run."""
+"""Commands of ``limiter`` that are not the policy files'; imported when they run."""

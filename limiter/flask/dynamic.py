@@ -1,4 +1,4 @@
-"""Limits that a function says for each request."""
+"""Limits that a function returns for each request."""
 
 from __future__ import annotations
 
@@ -12,41 +12,40 @@ from flask import request
 from limiter.base import Limits
 from limiter.errors import InvalidPolicy
 from limiter.flask.limits import ViewRule
-from limiter.flask.passage import Passage
+from limiter.flask.request_state import RequestState
 from limiter.policies import Policy
 from limiter.web.rules import Rule
 
-#: So many limiters are kept for one limit of one route.
+#: How many limiters are kept for one limit of one route.
 MOST_KEPT = 64
 
 
-class ByAmount:
-    """The rules of one limit for what its function has said lately, each with its limiter."""
+class RulesByAmount:
+    """The rules of one limit for the last amounts of its function, each with its limiter."""
 
-    def __init__(self, rule: ViewRule, limiter: Callable[[Limits], Any]) -> None:
-        self._rule = rule
+    def __init__(self, limiter: Callable[[Limits], Any]) -> None:
         self._limiter = limiter
         self._rules: dict[object, Rule] = {}
         self._changing = Lock()
 
-    def __call__(self) -> Rule:
-        """The rule for what was said of the current request.
+    def __call__(self, dynamic: ViewRule) -> Rule:
+        """The rule for the amount of the current request.
 
         Raises:
-            InvalidPolicy: It makes no sense.
+            InvalidPolicy: The amount makes no sense.
 
         """
-        amount = Passage.of(request.environ).amounts[self._rule.limit]
+        amount = RequestState.of(request.environ).amounts[dynamic.limit]
         if not isinstance(amount, (str, Policy)):
             amount = _policies(amount)
-        found = self._rules.get(amount)
-        if found is None:
-            found = replace(self._rule, limiter=self._limiter(amount), make=None)
+        rule = self._rules.get(amount)
+        if rule is None:
+            rule = replace(dynamic, limiter=self._limiter(amount), rule_by_amount=None)
             with self._changing:
                 while len(self._rules) >= MOST_KEPT:
                     self._rules.pop(next(iter(self._rules)))
-                self._rules[amount] = found
-        return found
+                self._rules[amount] = rule
+        return rule
 
 
 def _policies(amount: object) -> tuple[Policy, ...]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypedDict
 
 from flask import Response, current_app
 from flask import request as current
@@ -28,14 +28,14 @@ from limiter.web.functions import check_function, of_request
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
-from limiter.web.rules import UNIDENTIFIED, Asked, CostFunction, Passed, Rule
+from limiter.web.rules import UNIDENTIFIED, Check, CostFunction, Rule, SkipReason
 from limiter.web.subjects import (
     ACCEPTED_IN_PROGRAMS,
     TOKEN,
     Identity,
+    checked_subject,
     hashed,
     identity,
-    somebody,
 )
 
 #: Limits, or a function of the request that says them; None from it: this request has none.
@@ -64,8 +64,24 @@ AMOUNTS = (
 PARENTHESES = 'above a view, write the limits in parentheses: @limits.limit("5/minute")'
 
 
+class LimitOptions(TypedDict, total=False):
+    """What ``FlaskLimiter.limit`` says of a limit, beside its amount."""
+
+    key: KeySpec | None
+    cost: int | CostFunction
+    methods: Iterable[str]
+    per_method: bool
+    exempt_when: Callable[[], Any] | None
+    deduct_when: Callable[[Response], Any] | None
+    override_defaults: bool
+    on_denied: Callable[[Verdict], Any] | None
+    shadow: bool
+    percent: float
+    unidentified: str
+
+
 @dataclass(frozen=True, eq=False)
-class Limit:
+class DeclaredLimit:
     """What a decorator, or the application as a whole, says.
 
     Attributes:
@@ -107,14 +123,13 @@ class Limit:
             read_limits(self.amount)  # a typing error shows when the module is loaded
         elif isinstance(self.amount, Iterable):
             object.__setattr__(self, "amount", tuple(self.amount))
-        if not (
-            isinstance(self.amount, (str, Policy)) or callable(self.amount) or _are(self.amount)
-        ):
-            raise InvalidPolicy.of("limits", repr(self.amount), f"accepted are {AMOUNTS}")
         if callable(self.amount):
             more = f" that returns the limits of a request; {PARENTHESES}"
             check_function("limits", self.amount, more=more)
-        if not (_is_number(self.percent) and 0 <= self.percent <= 100):
+        elif not (isinstance(self.amount, (str, Policy)) or _are_policies(self.amount)):
+            raise InvalidPolicy.of("limits", repr(self.amount), f"accepted are {AMOUNTS}")
+        is_number = isinstance(self.percent, (int, float)) and not isinstance(self.percent, bool)
+        if not (is_number and 0 <= self.percent <= 100):
             raise InvalidSetting.of("percent", shown(self.percent), "accepted is 0 to 100")
         if callable(self.cost):
             object.__setattr__(self, "cost", of_request("cost", self.cost, _USUAL))
@@ -130,7 +145,7 @@ class Limit:
             value = getattr(self, name)
             if value is not None:
                 check_function(name, value, *arguments)
-        if not (self.scope is None or _is_text(self.scope)):
+        if not (self.scope is None or (isinstance(self.scope, str) and self.scope)):
             check_function("scope", self.scope, "the endpoint", more=", or a text")
 
     def is_about(self, method: str) -> bool:
@@ -142,18 +157,18 @@ class Limit:
 class ViewRule(Rule):
     """A rule that a limit became for one route and method."""
 
-    limit: Limit = field(kw_only=True)
+    limit: DeclaredLimit = field(kw_only=True)
     called: str = field(kw_only=True)
     """What headers and refusals call it; the limiter's name is for keys."""
-    make: Callable[[], Rule] | None = field(kw_only=True, default=None)
-    """Of a limit that is a function: gives the rule for what it said of this request."""
+    rule_by_amount: Callable[[ViewRule], Rule] | None = field(kw_only=True, default=None)
+    """Of a limit that is a function: gives the rule for what it returned for this request."""
 
     @property
     def name(self) -> str:
         """As its route, its blueprint or its scope is called."""
         return self.called
 
-    def consider(self, request: Request, trusted: Sequence[Network]) -> Asked | Passed:
+    def consider(self, request: Request, trusted: Sequence[Network]) -> Check | SkipReason:
         """As ``Rule.consider``, by what the functions say about this request.
 
         Raises:
@@ -164,9 +179,9 @@ class ViewRule(Rule):
         """
         limit = self.limit
         if limit.exempt_when is not None and limit.exempt_when():
-            return Passed.EXEMPT_KEY
+            return SkipReason.EXEMPT_KEY
         try:
-            rule: Rule = self if self.make is None else self.make()
+            rule = self if self.rule_by_amount is None else self.rule_by_amount(self)
             subject = self._subject(request, trusted)
             cost = limit.cost
             if callable(cost):
@@ -177,12 +192,12 @@ class ViewRule(Rule):
         except LimiterError as error:
             raise Mistake(str(error)) from error
         if subject is None:
-            return Passed.UNIDENTIFIED
+            return SkipReason.UNIDENTIFIED
         if not self._holds_for(subject):
-            return Passed.PERCENT
+            return SkipReason.PERCENT
         if scope:
             subject = (*scope, *(subject if isinstance(subject, tuple) else (subject,)))
-        return Asked(rule, subject, cost, None)
+        return Check(rule, subject, cost, None)
 
 
 class Mistake(Exception):
@@ -205,13 +220,13 @@ def by_key(key: KeySpec) -> Identity:
 
     def find(request: Request, trusted: Sequence[Network]) -> Key:
         try:
-            said = somebody(read(request, trusted))
+            subject = checked_subject(read(request, trusted))
         except Unidentified:
             warn(request)
             raise
-        if isinstance(said, tuple):
-            return hashed("keys", repr(tuple(map(_text, said))))
-        return hashed("key", _text(said))
+        if isinstance(subject, tuple):
+            return hashed("keys", repr(tuple(map(_text, subject))))
+        return hashed("key", _text(subject))
 
     return find
 
@@ -244,9 +259,10 @@ def named_methods(methods: Iterable[str]) -> frozenset[str]:
     """
     is_list = isinstance(methods, Iterable) and not isinstance(methods, str)
     names = list(methods) if is_list else []
-    if not (is_list and all(map(_is_token, names))):
-        said = names or methods
-        raise InvalidSetting.of("methods", repr(said), "accepted is a list of names, like ['POST']")
+    if not (is_list and all(isinstance(name, str) and TOKEN.fullmatch(name) for name in names)):
+        raise InvalidSetting.of(
+            "methods", repr(names or methods), "accepted is a list of names, like ['POST']"
+        )
     return frozenset(name.upper() for name in names)
 
 
@@ -286,32 +302,22 @@ def _scope(says: Callable[[str], Any]) -> tuple[str]:
     return (hashed("scope", _text(says(endpoint) or endpoint)),)
 
 
-def _are(policies: object) -> bool:
-    """Whether these are policies, and some."""
-    found = policies if isinstance(policies, tuple) else ()
-    return found != () and all(isinstance(one, Policy) for one in found)
+def _are_policies(amount: object) -> bool:
+    return (
+        isinstance(amount, tuple)
+        and amount != ()
+        and all(isinstance(policy, Policy) for policy in amount)
+    )
 
 
-def _is_token(value: object) -> bool:
-    return isinstance(value, str) and TOKEN.fullmatch(value) is not None
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _text(said: object) -> str:
-    if isinstance(said, bytes):
-        return said.decode("utf-8", "surrogateescape")
-    if isinstance(said, bool) or not isinstance(said, (str, int)):
+def _text(part: object) -> str:
+    if isinstance(part, bytes):
+        return part.decode("utf-8", "surrogateescape")
+    if isinstance(part, bool) or not isinstance(part, (str, int)):
         raise InvalidKey.of(
             "key",
-            shown(said),
+            shown(part),
             "accepted from a key function are str, bytes, int, a tuple of those, "
             "and None for nobody",
         )
-    return str(said)
+    return str(part)

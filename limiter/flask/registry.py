@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
 from types import FunctionType
 from typing import Any, NamedTuple, NoReturn, TypeVar
 from weakref import WeakSet
@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, current_app
 from flask.views import View
 
 from limiter.errors import InvalidSetting
-from limiter.flask.limits import AMOUNTS, PARENTHESES, Limit
+from limiter.flask.limits import AMOUNTS, PARENTHESES, DeclaredLimit
 
 _LIMITS = "__limiter_limits__"
 _EXEMPT = "__limiter_exempt__"
@@ -29,10 +29,10 @@ class Exemption(NamedTuple):
     """Of a blueprint: with those that are registered on it."""
 
 
-class Place(NamedTuple):
+class PlacedLimit(NamedTuple):
     """A limit, and where it was met: by what its counts are named, and how it is called."""
 
-    limit: Limit
+    limit: DeclaredLimit
     state: tuple[str, ...]
     called: str
 
@@ -70,10 +70,10 @@ class Registry:
     """Limits by view and blueprint; the functions carry theirs, so that other decorators may wrap them."""
 
     def __init__(self) -> None:
-        self._blueprints: dict[Any, list[Limit]] = {}
+        self._blueprints: dict[Any, list[DeclaredLimit]] = {}
         self._exempt_blueprints: dict[Any, Any] = {}
         #: All that are in use.
-        self.limits: WeakSet[Limit] = WeakSet()
+        self.limits: WeakSet[DeclaredLimit] = WeakSet()
         self._wrapped: WeakSet[FunctionType] = WeakSet()
         #: Functions that return limits, and are no views.
         self._amounts: WeakSet[FunctionType] = WeakSet()
@@ -84,19 +84,21 @@ class Registry:
 
     # --- what a user says ---
 
-    def declared(self, limit: Limit) -> None:
+    def declared(self, limit: DeclaredLimit) -> None:
         """Note a limit that was declared, and perhaps not put on a target."""
         if isinstance(limit.amount, FunctionType):
             self._amounts.add(limit.amount)
 
-    def limit(self, target: Target, limit: Limit, meet: Callable[[Limit, Any], None]) -> Target:
+    def limit(
+        self, target: Target, limit: DeclaredLimit, meet: Callable[[DeclaredLimit, Any], None]
+    ) -> Target:
         """Limit a blueprint, a class of views, or a function; ``meet`` is called with each call of it."""
         self.limits.add(limit)
         if isinstance(target, Blueprint):
             self._blueprints.setdefault(target, []).append(limit)
             return target
         if isinstance(target, type) and issubclass(target, View):
-            decorator = _Decorating(self, limit, meet)
+            decorator = partial(self.limit, limit=limit, meet=meet)
             target.decorators = [*target.decorators, decorator]
             return target
         if not callable(target):
@@ -114,7 +116,7 @@ class Registry:
         return limited  # type: ignore[return-value]  # it takes and returns the same
 
     def exempt(self, target: Target, exemption: object) -> Target:
-        """Exempt a blueprint, a class of views, or a view; what that means is the finder's to say."""
+        """Exempt a blueprint, a class of views, or a view; what that means is the resolver's to say."""
         if isinstance(target, Blueprint):
             self._exempt_blueprints[target] = exemption
             return target
@@ -140,7 +142,7 @@ class Registry:
             )
 
     def is_passed_by(self, app: Flask, endpoint: str) -> bool:
-        """Whether a view is a function that was limited after it had become one: nobody asks that limit.
+        """Whether a view is a function that was limited too late, when it was a view already.
 
         Where another view is the limited one, that may well be meant.
         """
@@ -151,19 +153,19 @@ class Registry:
             and not any(view in _layers(other) for other in app.view_functions.values())
         )
 
-    def own(self, app: Flask, endpoint: str, method: str) -> list[Place]:
+    def own(self, app: Flask, endpoint: str, method: str) -> list[PlacedLimit]:
         """The limits of a route's own, on its view or on its class's method; whichever method they mean."""
         view = app.view_functions.get(endpoint)
-        found = _numbered(self.on(view), "", (endpoint,), endpoint)
+        places = placed(self.on(view), "", (endpoint,), endpoint)
         name, function = _method_of(view, method)
         if function is not None:
-            found += _numbered(self.on(function), "-method", (endpoint, name), endpoint)
-        return found
+            places += placed(self.on(function), "-method", (endpoint, name), endpoint)
+        return places
 
-    def of_blueprint(self, app: Flask, name: str, endpoint: str) -> list[Place]:
+    def of_blueprint(self, app: Flask, name: str, endpoint: str) -> list[PlacedLimit]:
         """The limits of the blueprint of that name, for a route; whichever method they mean."""
         limits = self._blueprints.get(app.blueprints.get(name), [])
-        return _numbered(limits, "-blueprint", (name, endpoint), name)
+        return placed(limits, "-blueprint", (name, endpoint), name)
 
     def exemptions(self, app: Flask, endpoint: str, method: str) -> list[Any]:
         """How a route is exempt by itself: by its view, that one's class, or the class's method."""
@@ -183,49 +185,39 @@ class Registry:
         """How the blueprint of that name is exempt; None: it is not."""
         return self._exempt_blueprints.get(app.blueprints.get(name))
 
-    def on(self, function: Any) -> list[Limit]:
+    def on(self, function: Any) -> list[DeclaredLimit]:
         """The limits that a function carries."""
         return [limit for owner, limit in getattr(function, _LIMITS, ()) if owner is self]
 
 
 def _layers(function: Any) -> list[Any]:
-    """What a function was made from by decorators that say so, the outermost first."""
-    found: list[Any] = []
+    """The functions that ``functools.wraps`` has wrapped, the outermost first."""
+    layers: list[Any] = []
     while (function := getattr(function, "__wrapped__", None)) is not None:
-        found.append(function)
-    return found
+        layers.append(function)
+    return layers
 
 
-class _Decorating:
-    """A limit as one of the decorators of a class of views."""
-
-    def __init__(
-        self, registry: Registry, limit: Limit, meet: Callable[[Limit, Any], None]
-    ) -> None:
-        self._registry, self._limit, self._meet = registry, limit, meet
-
-    def __call__(self, view: Any) -> Any:
-        return self._registry.limit(view, self._limit, self._meet)
-
-
-def _numbered(limits: list[Limit], kind: str, where: tuple[str, ...], called: str) -> list[Place]:
-    """Each limit's place: the first that was declared keeps its name when others are added."""
+def placed(
+    limits: Iterable[DeclaredLimit], kind: str, where: tuple[str, ...], called: str
+) -> list[PlacedLimit]:
+    """Each limit in its place: the first that was declared keeps its name when others are added."""
     return [
-        place(limit, kind if number == 1 else f"{kind}-{number}", where, called)
+        _place(limit, kind if number == 1 else f"{kind}-{number}", where, called)
         for number, limit in enumerate(limits, 1)
     ]
 
 
-def place(limit: Limit, kind: str, where: tuple[str, ...], called: str) -> Place:
-    """The place of a limit; that of a shared one is its scope's, or the function's that says it."""
+def _place(limit: DeclaredLimit, kind: str, where: tuple[str, ...], called: str) -> PlacedLimit:
+    """The place of a limit; that of a shared one is its scope's, or its scope function's."""
     scope = limit.scope
     if scope is None:
-        return Place(limit, (kind, *where), called)
+        return PlacedLimit(limit, (kind, *where), called)
     if not callable(scope):
-        return Place(limit, ("-shared", scope), scope)
+        return PlacedLimit(limit, ("-shared", scope), scope)
     name = f"{scope.__module__}.{getattr(scope, '__qualname__', type(scope).__qualname__)}"
     amount = limit.amount if isinstance(limit.amount, str) else ""
-    return Place(limit, ("-shared", name, amount), "shared")
+    return PlacedLimit(limit, ("-shared", name, amount), "shared")
 
 
 def blueprints(endpoint: str) -> list[str]:

@@ -10,25 +10,22 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from limiter.errors import InvalidSetting, StoreRefused, StoreUnavailable, shown
+from limiter.call import Call
+from limiter.errors import InvalidSetting, StoreRefused, shown
 from limiter.memory import clock
 from limiter.memory.decide import Outcome, ask, change
-from limiter.policies.concurrency import Leases
+from limiter.policies.concurrency import LeaseSet
 from limiter.policies.step import Step
-from limiter.question import Question
 
 #: What every key lives longer than its state counts, and one that is used under a given time.
 _SLACK_US, _GIVEN_US = 1_000_000, 3_600_000_000
 #: So many places in line are brought up to date in one call, which takes a millisecond.
 _MOST_RENEWALS = 1_000
 
-#: The life of a key that has been given none.
-_NEVER = 2**62
-
 _TAKING = frozenset({"hit", "acquire"})
 _ASKING = frozenset({"hit", "acquire", "peek", "reset"})
 
-_EMPTY: dict[str, Callable[[], Any]] = {"hash": dict, "list": list, "zset": Leases}
+_EMPTY: dict[str, Callable[[], Any]] = {"hash": dict, "list": list, "zset": LeaseSet}
 
 
 class _Key:
@@ -36,7 +33,7 @@ class _Key:
 
     __slots__ = ("expires_us", "kind", "marked_us", "value")
 
-    def __init__(self, kind: str, expires_us: int = _NEVER) -> None:
+    def __init__(self, kind: str, expires_us: int) -> None:
         self.kind = kind
         self.value = _EMPTY[kind]()
         self.expires_us = expires_us
@@ -47,7 +44,7 @@ class _Key:
 class MemoryStore:
     """Subjects' state in this process, decided by the rules of the scripts.
 
-    Same question, same reply, same state as ``several.lua``. Threads may share it, and a process may
+    Same call, same reply, same state as ``several.lua``. Threads may share it, and a process may
     fork with it: the child goes on with a copy. Its clock is the wall's when it was made, and never
     steps back.
 
@@ -67,10 +64,8 @@ class MemoryStore:
         #: (expiry, name) of every key, the soonest first; some lag, some are of keys that are gone.
         self._heap: list[tuple[int, bytes]] = []
         self._began_us = int(time.time_ns()) // 1_000 - clock.now_us()
-        # Whoever asks in the middle of a call of the same thread, as a signal's handler may, must not
-        # wait for its end, nor change what the call has read already.
+        # Reentrant, since a signal handler may ask in the middle of a call of its own thread.
         self._lock = threading.RLock()
-        self._deciding = False
         _remember(self)
 
     def __len__(self) -> int:
@@ -82,28 +77,19 @@ class MemoryStore:
             self._keys.clear()
             self._heap.clear()
 
-    def run(self, question: Question) -> list[int]:
+    def run(self, call: Call) -> list[int]:
         """Decide: five integers for each block, and the time of the decision.
 
         Raises:
             StoreRefused: A key holds something of another kind; nothing was changed.
-            StoreUnavailable: It was asked in the middle of another call of this thread.
 
         """
         with self._lock:
-            if self._deciding:
-                raise StoreUnavailable(
-                    "the store of this process was asked in the middle of another call, as by the "
-                    "handler of a signal"
-                )
-            try:
-                self._deciding = True
-                return self._run(question)
-            finally:
-                self._deciding = False
+            return self._run(call)
 
-    def _run(self, question: Question) -> list[int]:
-        mode, at_least, now_us, names, blocks = question
+    def _run(self, call: Call) -> list[int]:
+        template, names = call.template, call.keys
+        mode, now_us, blocks = template.mode, template.now_us, template.blocks
         takes, asks = mode in _TAKING, mode in _ASKING
         clock_us = self._began_us + clock.now_us()
         slack_us = _SLACK_US + _GIVEN_US if now_us else _SLACK_US
@@ -114,12 +100,14 @@ class MemoryStore:
             value = self._read(name, policy.key_type, clock_us, mode == "reset")
             lease = block.lease if takes or not asks else ""
             steps.append(policy.step(value, now_us, lease, block.cost))
-        outcome = ask(takes, at_least, blocks, steps) if asks else change(mode, blocks, steps)
+        outcome = (
+            ask(takes, template.at_least, blocks, steps) if asks else change(mode, blocks, steps)
+        )
         if mode == "reset":
             for name in names:
                 self._keys.pop(name, None)
         elif mode != "peek":
-            self._save(question, steps, outcome, clock_us, slack_us)
+            self._save(call, steps, outcome, clock_us, slack_us)
         outcome.reply.append(now_us)
         return outcome.reply
 
@@ -141,14 +129,14 @@ class MemoryStore:
 
     def _save(
         self,
-        question: Question,
+        call: Call,
         steps: list[Step],
         outcome: Outcome,
         clock_us: int,
         slack_us: int,
     ) -> None:
         """Write what changed, and let it live for as long as it counts."""
-        names, blocks, keys = question.keys, question.blocks, self._keys
+        names, blocks, keys = call.keys, call.template.blocks, self._keys
         grown = False
         # In whole milliseconds, as a server counts lives.
         lives = [clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us for step in steps]
@@ -156,10 +144,9 @@ class MemoryStore:
             policy, name = blocks[place].policy, names[blocks[place].key]
             key = keys.get(name)
             if key is None:
-                # First its life and its place in the heap: whoever is interrupted leaves none for ever.
-                key, grown = _Key(policy.key_type, lives[place]), True
+                key = keys[name] = _Key(policy.key_type, lives[place])
                 heapq.heappush(self._heap, (lives[place], name))
-                keys[name] = key
+                grown = True
             steps[place].write(key.value)
         for block, until_us in zip(blocks, lives, strict=True):
             key = keys.get(names[block.key])
@@ -168,11 +155,8 @@ class MemoryStore:
             if not key.value:
                 del keys[names[block.key]]
                 continue
-            if key.expires_us == _NEVER or (outcome.passes and until_us > key.expires_us):
-                key.expires_us = until_us
-                if key.marked_us == _NEVER:
-                    key.marked_us, grown = until_us, True
-                    heapq.heappush(self._heap, (until_us, names[block.key]))
+            if outcome.passes:
+                key.expires_us = max(key.expires_us, until_us)
         if grown:
             self._bound(clock_us, names)
 
@@ -214,6 +198,14 @@ _held: list[MemoryStore] = []
 def _remember(store: MemoryStore) -> None:
     with _guard:
         _stores.add(store)
+
+
+def clear_all() -> None:
+    """Forget every subject of every store in this process; for tests."""
+    with _guard:
+        stores = list(_stores)
+    for store in stores:
+        store.clear()
 
 
 def _before_fork() -> None:

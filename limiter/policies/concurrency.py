@@ -99,18 +99,14 @@ class Concurrency(Policy):
         return "" if self.max_hold is None else f", max_hold={self.max_hold}"
 
     def step(
-        self, state: Leases | None, now_us: int, lease: str = "", units: int = 0
+        self, state: LeaseSet | None, now_us: int, lease: str = "", units: int = 0
     ) -> ConcurrencyStep:
         """Read the policy's own leases; of ``lease``, whether it holds the units 1 to ``units``."""
-        return ConcurrencyStep(self, state or Leases(), now_us, lease, units)
+        return ConcurrencyStep(self, state or LeaseSet(), now_us, lease, units)
 
 
-class Leases:
-    """Members by the time at which they end: a sorted set, as small as it is needed.
-
-    Whoever changes it may be interrupted anywhere, as by a signal's handler. What ``ends`` says is
-    so, at every step; while ``order`` says something else, it is not as long.
-    """
+class LeaseSet:
+    """Members by the time at which they end: Redis's sorted set, as far as leases need one."""
 
     __slots__ = ("ends", "order")
 
@@ -121,11 +117,6 @@ class Leases:
 
     def __len__(self) -> int:
         return len(self.ends)
-
-    def mend(self) -> None:
-        """Order the members anew, where whoever changed them was interrupted."""
-        if len(self.order) != len(self.ends):
-            self.order = sorted((end_us, member) for member, end_us in self.ends.items())
 
     def rank(self, end_us: int) -> int:
         """How many members end before."""
@@ -163,12 +154,11 @@ class ConcurrencyStep(Step):
     __slots__ = ("_dropped", "_lease", "_leases", "_now_us", "_policy", "_taken")
 
     def __init__(
-        self, policy: Concurrency, leases: Leases, now_us: int, lease: str, units: int
+        self, policy: Concurrency, leases: LeaseSet, now_us: int, lease: str, units: int
     ) -> None:
         super().__init__()
         self._policy, self._leases, self._lease, self._now_us = policy, leases, lease, now_us
         self._taken = self._dropped = 0
-        leases.mend()
         first, far = self._live()
         self.room = policy.limit - (far - first)
         if far > first:
@@ -221,7 +211,7 @@ class ConcurrencyStep(Step):
             self.reset_us = next(others, self._now_us) - self._now_us
         return self.held
 
-    def write(self, state: Leases) -> None:
+    def write(self, state: LeaseSet) -> None:
         """Add what was taken, once the dead are gone; or remove what was given back."""
         if self._taken:
             state.keep(self._now_us + 1, self._far_us)

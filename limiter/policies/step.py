@@ -77,5 +77,5 @@ class Step:
         raise NotImplementedError
 
     def write(self, state: Any) -> None:
-        """Put what became of it where it stands: a dict, a list, or ``Leases``, perhaps empty."""
+        """Put what became of it where it stands: a dict, a list, or ``LeaseSet``, perhaps empty."""
         raise NotImplementedError

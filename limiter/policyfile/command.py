@@ -126,7 +126,8 @@ def explain(
 
 def _read(file: str, as_json: bool) -> PolicyFile:
     from limiter.policyfile.faults import InvalidPolicyFile
-    from limiter.policyfile.reading import read, text_of
+    from limiter.policyfile.reading import read
+    from limiter.policyfile.text import text_of
 
     try:
         return read(text_of(file), file)

@@ -8,10 +8,11 @@ from typing import Any
 from limiter.errors import InvalidCost
 from limiter.policies import Policy
 from limiter.policyfile.reading import PolicyFile
+from limiter.web import limiter_calls
 from limiter.web.guard import Guard
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request
-from limiter.web.rules import Asked, Rule
+from limiter.web.rules import Check, Rule
 from limiter.web.subjects import spelled
 
 
@@ -28,7 +29,7 @@ def _of_rule(guard: Guard, rule: Rule, request: Request) -> dict[str, Any]:
     except Unidentified as error:
         status = "nothing, since it is in the shadows" if rule.shadow else "400"
         return {"policy": rule.name, "applies": False, "why": f"{error}: {status}", "refuses": True}
-    if not isinstance(found, Asked):
+    if not isinstance(found, Check):
         return {"policy": rule.name, "applies": False, "why": found.value}
     limits = rule.limiter.policies if found.limits is None else found.limits
     said: dict[str, Any] = {
@@ -41,7 +42,7 @@ def _of_rule(guard: Guard, rule: Rule, request: Request) -> dict[str, Any]:
         "shadow": rule.shadow,
     }
     try:
-        rule.limiter.plan(found.limits).checked(found.cost)
+        limiter_calls.plan(rule.limiter, found.limits).checked(found.cost)
     except InvalidCost as error:
         said["why"] = f"{error}: {'nothing, since it is in the shadows' if rule.shadow else 413}"
         said["refuses"] = True

@@ -1,11 +1,16 @@
-"""What is wrong with a policy file: all of it at once."""
+"""What is wrong with a policy file: all of it at once, each fault with its place."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, time
 from typing import Any, NamedTuple
 
-from limiter.errors import InvalidSetting
+from limiter.errors import Invalid, InvalidSetting, LimiterError
+from limiter.errors import shown as python_shown
+from limiter.policyfile.lines import Path
 
 
 class Fault(NamedTuple):
@@ -33,6 +38,9 @@ class Fault(NamedTuple):
 
 #: Beyond, they are counted: a file that is no policy file at all would have one for each line.
 MOST_FAULTS = 100
+_LONGEST_SHOWN = 120
+#: A key that may be a misspelled one of ours; others are not shown.
+_WORD = re.compile(r"[A-Za-z_-]{1,20}")
 
 
 class InvalidPolicyFile(InvalidSetting):
@@ -44,3 +52,108 @@ class InvalidPolicyFile(InvalidSetting):
 
     def __reduce__(self) -> tuple[type[InvalidPolicyFile], tuple[tuple[Fault, ...]]]:
         return type(self), (self.faults,)
+
+
+class Notes:
+    """Gathers what is wrong, each with its place in the file."""
+
+    def __init__(self, file: str, lines: Mapping[Path, int]) -> None:
+        self.faults: list[Fault] = []
+        #: How many there are, also of those that are not kept.
+        self.count = 0
+        #: Path patterns that were read.
+        self.patterns = 0
+        self._file = file
+        self._lines = lines
+
+    def add(self, path: Path, text: str, is_sentence: bool = False, hides: bool = False) -> None:
+        """Something is wrong at a place: say what it is, and what is accepted.
+
+        ``hides``: the last key may be a secret; the line tells which it is.
+        """
+        self.count += 1
+        if not self.is_full:
+            key = spelled((*path[:-1], "*") if hides else path)
+            self.faults.append(Fault(self._file, self.line(path), key, text, is_sentence))
+
+    def refuse(self, path: Path, error: LimiterError) -> None:
+        """The library refuses what stands at a place."""
+        if isinstance(error, Invalid) and error.setting in ("value", "path", path[-1]):
+            self.add(path, error.predicate)
+        else:
+            self.add(path, str(error), True)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether further faults are counted only."""
+        return len(self.faults) >= MOST_FAULTS
+
+    @property
+    def all_faults(self) -> list[Fault]:
+        """The faults that are kept, by line, and how many there are beside them."""
+        faults = sorted(self.faults, key=lambda fault: fault.line)
+        if self.count > len(faults):
+            text = f"has {self.count - len(faults)} more faults, which are left out"
+            faults.append(Fault(self._file, 1, "", text))
+        return faults
+
+    def line(self, path: Path) -> int:
+        """The line of a place; where that is missing, of what surrounds it."""
+        around = (path[:end] for end in range(len(path), 0, -1))
+        return next((self._lines[place] for place in around if place in self._lines), 1)
+
+    def read(self, path: Path, reader: Callable[[Any], Any], value: Any) -> Any:
+        """What the reader makes of a value; None, and a note, where it refuses it."""
+        try:
+            return reader(value)
+        except LimiterError as error:
+            self.refuse(path, error)
+            return None
+
+    def table(
+        self, path: Path, value: Any, known: Iterable[str] | None, is_secret: bool = False
+    ) -> dict[str, Any]:
+        """A table with none but the known keys; what is wrong with it is noted, and left out."""
+        if not isinstance(value, dict):
+            what = f"a {type(value).__name__}" if is_secret else shown(value)
+            self.add(path, f"is {what}: accepted is a table")
+            return {}
+        if known is None:
+            return value
+        known = list(known)
+        for key in value:
+            if key not in known:
+                # A subject may stand here by mistake, under the wrong header.
+                is_word = _WORD.fullmatch(key) is not None and not self.is_full
+                close = difflib.get_close_matches(key, known, 1) if is_word else []
+                meant = f"did you mean {close[0]}? " if close else ""
+                accepted = f"is no key here: {meant}accepted are {', '.join(known)}"
+                self.add((*path, key), accepted, hides=not is_word)
+        return {key: value[key] for key in known if key in value}
+
+
+def spelled(path: Path) -> str:
+    """The place as a key, as TOML would spell it."""
+    key = ""
+    for before, part in zip(("", *path), path, strict=False):
+        if before == "overrides":  # a subject, and perhaps a secret: the line tells which
+            key += ".*"
+        elif isinstance(part, int):
+            key += f"[{part}]"
+        else:
+            part = shortened(part)
+            quoted = part if re.fullmatch(r"[A-Za-z0-9_-]+|\*", part) else f'"{part}"'
+            key += f".{quoted}" if key else quoted
+    return key
+
+
+def shown(value: object) -> str:
+    """A wrong value, for a message: as TOML has it where that is short."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return shortened(value.isoformat() if isinstance(value, (date, time)) else python_shown(value))
+
+
+def shortened(text: str) -> str:
+    """A text for a message, which may be as long as the file."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

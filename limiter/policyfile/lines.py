@@ -30,12 +30,12 @@ _MOST_PLACES = 100_000
 
 
 class TooMuch(Exception):
-    """A text would take too much memory or time; ``said`` is what it is, ``line`` where."""
+    """A text would take too much memory or time; ``text`` is what it is, ``line`` where."""
 
-    def __init__(self, line: int, said: str) -> None:
-        super().__init__(said)
+    def __init__(self, line: int, text: str) -> None:
+        super().__init__(text)
         self.line = line
-        self.said = said
+        self.text = text
 
 
 def lines_of(text: str) -> dict[Path, int]:
@@ -181,8 +181,8 @@ def _unquoted(text: str) -> str:
     return _ESCAPE.sub(_character, text[1:-1])
 
 
-def _character(found: re.Match[str]) -> str:
-    said = found[1]
-    if len(said) > 1:
-        return chr(int(said[1:], 16))
-    return _ESCAPED.get(said, said)
+def _character(escape: re.Match[str]) -> str:
+    code = escape[1]
+    if len(code) > 1:
+        return chr(int(code[1:], 16))
+    return _ESCAPED.get(code, code)

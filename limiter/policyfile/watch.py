@@ -44,10 +44,12 @@ from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.errors import InvalidSetting
 from limiter.policyfile.faults import InvalidPolicyFile
-from limiter.policyfile.reading import PolicyFile, read, text_of
-from limiter.web.guard import AsyncGuard, Guard, Observer
+from limiter.policyfile.reading import PolicyFile, read
+from limiter.policyfile.text import text_of
+from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Network
 from limiter.web.new_subjects import NewSubjects
+from limiter.web.verdict import Observer
 
 log = logging.getLogger("limiter.policies")
 

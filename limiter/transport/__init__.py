@@ -2,19 +2,21 @@
 
 ``store`` says where the store is, ``replies`` what its errors mean, ``node`` keeps the connections to
 one server, ``base`` sends a call and follows what comes back, ``single`` and ``cluster`` know which node
-has a subject. For coroutines the same with ``async_`` before it, and ``async_lane`` for what is on a
-connection. Neither does I/O: ``detour``, what an error reply allows next, and ``slots``, a cluster's table.
+has a subject. For coroutines the same with ``async_`` before it, and ``async_connection`` for the calls on
+one connection. ``wire`` (a call as bytes), ``redirects`` (what an error
+reply allows next) and ``slots`` (a cluster's table) do no I/O.
 """
 
 from __future__ import annotations
 
-from limiter.transport.async_base import AsyncTransport, Place
-from limiter.transport.async_cluster import ClusterPlace
-from limiter.transport.async_single import SinglePlace
+from limiter.transport.async_base import AsyncTransport, LoopTransport
+from limiter.transport.async_cluster import ClusterLoopTransport
+from limiter.transport.async_single import SingleLoopTransport
 from limiter.transport.base import Transport
 from limiter.transport.cluster import ClusterTransport
 from limiter.transport.single import SingleTransport
 from limiter.transport.store import ASYNC, read_store
+from limiter.transport.wire import script_of
 
 
 def connect(store: object, timeout: float, connect_timeout: float) -> Transport:
@@ -32,8 +34,8 @@ def connect(store: object, timeout: float, connect_timeout: float) -> Transport:
 def connect_async(store: object, timeout: float, connect_timeout: float) -> AsyncTransport:
     """As ``connect``, for coroutines; callable outside of any event loop."""
     found = read_store(store, ASYNC)
-    kind: type[Place] = ClusterPlace if found.is_cluster else SinglePlace
+    kind: type[LoopTransport] = ClusterLoopTransport if found.is_cluster else SingleLoopTransport
     return AsyncTransport(kind, found, timeout, connect_timeout)
 
 
-__all__ = ["AsyncTransport", "Transport", "connect", "connect_async"]
+__all__ = ["AsyncTransport", "Transport", "connect", "connect_async", "script_of"]

@@ -14,19 +14,20 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from limiter.call import Call
 from limiter.errors import LimiterError, StoreUnavailable, anew
-from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport import forks
-from limiter.transport.async_lane import AsyncLane
-from limiter.transport.async_node import AsyncNode, Guard
-from limiter.transport.detour import ASKING, Detour, Step, command
+from limiter.transport.async_connection import AsyncConnection
+from limiter.transport.async_node import AsyncNode, ConnectionCloser
+from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot
 from limiter.transport.store import Store
+from limiter.transport.wire import ASKING, checked, command, encode
 
 
-class Place:
+class LoopTransport:
     """The connections of one event loop.
 
     What kind of store it is says ``find``: ``async_single`` knows one node, ``async_cluster`` one for
@@ -37,10 +38,15 @@ class Place:
     """The node of every subject, where there is one alone."""
 
     def __init__(
-        self, loop: AbstractEventLoop, store: Store, guard: Guard, timeout: float, connect: float
+        self,
+        loop: AbstractEventLoop,
+        store: Store,
+        closer: ConnectionCloser,
+        timeout: float,
+        connect: float,
     ) -> None:
         self.loop = loop
-        self.guard = guard
+        self.closer = closer
         self._store = store
         self._timeout = timeout
         self._connect_timeout = connect
@@ -71,45 +77,51 @@ class Place:
             node.close()
         if connecting:
             await asyncio.wait(connecting)
-        await self.guard.close(self._timeout + self._connect_timeout)
+        await self.closer.close(self._timeout + self._connect_timeout)
 
-    async def run(self, call: Call, deadline: float) -> Any:
+    async def run(self, call: Call, encoded: bytes, deadline: float) -> Any:
         """As ``AsyncTransport.run``, where no connection was ready."""
         node = self.find(call) or await self.search(call, deadline)
-        lane = await node.take(deadline)
-        reply = await lane.send(call.by_sha + call.rest, deadline)
-        return await self.go_on(reply, call, node, lane, deadline)
+        connection = await node.take(deadline)
+        reply = await connection.send(encoded, deadline)
+        return await self.go_on(reply, call, encoded, node, connection, deadline)
 
     async def go_on(
-        self, reply: Any, call: Call, node: AsyncNode, lane: AsyncLane, deadline: float
+        self,
+        reply: Any,
+        call: Call,
+        encoded: bytes,
+        node: AsyncNode,
+        connection: AsyncConnection,
+        deadline: float,
     ) -> Any:
         """The reply, unless it is an error: send the call again where that proves nothing ran."""
-        detour: Detour | None = None
+        redirects: Redirects | None = None
         while isinstance(reply, ResponseError):
-            detour = detour or Detour(call)
-            step = detour.after(reply, deadline - monotonic())
-            if step is Step.AGAIN:
-                if detour.pause:
-                    await asyncio.sleep(detour.pause)
-            elif step is Step.ELSEWHERE:
-                lane.retire()
+            redirects = redirects or Redirects(call, encoded)
+            action = redirects.next_action(reply, deadline - monotonic())
+            if action is Action.RETRY:
+                if redirects.pause:
+                    await asyncio.sleep(redirects.pause)
+            elif action is Action.RECONNECT:
+                connection.retire()
                 node = await self._follow(reply, call, node, deadline) or node
             else:
                 there = None
-                if step is Step.THERE:
+                if action is Action.FOLLOW:
                     there = await self._follow(reply, call, node, deadline)
                 if there is None:
-                    raise detour.failure(reply, node.where) from cause(reply)
+                    raise redirects.failure(reply, node.where) from cause(reply)
                 node = there
-            lane = await node.take(deadline)
-            if detour.asking:
-                before, answer = lane.send_both(ASKING, detour.command, deadline)
+            connection = await node.take(deadline)
+            if redirects.asking:
+                before, answer = connection.send_both(ASKING, redirects.command, deadline)
                 reply = await answer
                 if before.done() and isinstance(refused := before.result(), ResponseError):
                     reply = refused
             else:
-                reply = await lane.send(detour.command, deadline)
-        return _checked(reply, node.where)
+                reply = await connection.send(redirects.command, deadline)
+        return _unless_error(reply, node.where)
 
     async def _follow(
         self, error: ResponseError, call: Call, node: AsyncNode, deadline: float
@@ -123,51 +135,52 @@ class Place:
 
     async def _tell(self, node: AsyncNode, packed: bytes, deadline: float, timeout: float) -> Any:
         """One plain command to one node, without a second try."""
-        lane = await node.take(deadline)
-        reply = await lane.send(packed, min(deadline, monotonic() + timeout))
-        return _checked(reply, node.where)
+        connection = await node.take(deadline)
+        reply = await connection.send(packed, min(deadline, monotonic() + timeout))
+        return _unless_error(reply, node.where)
 
 
 class AsyncTransport:
     """As ``Transport``, for coroutines: any number of event loops, each with its own connections."""
 
     def __init__(
-        self, kind: type[Place], store: Store, timeout: float, connect_timeout: float
+        self, kind: type[LoopTransport], store: Store, timeout: float, connect_timeout: float
     ) -> None:
         self.where = store.where
         self._kind = kind
         self._store = store
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._places: dict[AbstractEventLoop, Place] = {}
-        self._last: Place | None = None
+        self._by_loop: dict[AbstractEventLoop, LoopTransport] = {}
+        self._last: LoopTransport | None = None
         self._lock = threading.Lock()
         forks.remember(self)
 
-    async def run(self, call: Call, deadline: float | None = None) -> Any:
+    async def run(self, call: Call, deadline: float | None = None) -> list[int]:
         """As ``Transport.run``; a call that is cancelled may have run, at most once."""
-        place = self._last
-        if place is None or place.loop is not get_running_loop():
-            place = self._here()
-        node = place.node or place.find(call)
-        lane = None if node is None else node.lane
+        loop_transport = self._last
+        if loop_transport is None or loop_transport.loop is not get_running_loop():
+            loop_transport = self._here()
+        node = loop_transport.node or loop_transport.find(call)
+        connection = None if node is None else node.connection
         try:
             if deadline is None:
                 deadline = monotonic() + self._timeout
-            if node is None or lane is None or not (lane.out or lane.is_ready()):
-                return await place.run(call, deadline)
-            if lane.out and deadline >= lane.wakes_at:
+            encoded = encode(call)
+            if node is None or connection is None or not (connection.out or connection.is_ready()):
+                return checked(call, await loop_transport.run(call, encoded, deadline))
+            if connection.out and deadline >= connection.wakes_at:
                 # As ``send`` does where others leave in this turn of the loop already.
-                answer = lane.new_answer()
-                lane.out.append((call.by_sha + call.rest, answer, deadline))
+                answer = connection.new_answer()
+                connection.out.append((encoded, answer, deadline))
             else:
-                answer = lane.send(call.by_sha + call.rest, deadline)
+                answer = connection.send(encoded, deadline)
             reply = await answer
-            if type(reply) is list:
-                return reply
-            return await place.go_on(reply, call, node, lane, deadline)
+            if type(reply) is not list:
+                reply = await loop_transport.go_on(reply, call, encoded, node, connection, deadline)
+            return checked(call, reply)
         except StoreUnavailable:
-            place.failed()
+            loop_transport.failed()
             raise
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
@@ -181,46 +194,48 @@ class AsyncTransport:
     async def close(self) -> None:
         """Close the running loop's connections, those that are in use when their calls have ended."""
         loop = get_running_loop()
-        place = self._places.get(loop)
-        if place is not None:
+        loop_transport = self._by_loop.get(loop)
+        if loop_transport is not None:
             self._forget(loop)
-            await place.close()
+            await loop_transport.close()
 
     def after_fork(self) -> None:
         """In the child: its parent's connections are not its own, and neither is its event loop."""
-        places, self._places, self._last = self._places, {}, None
+        by_loop, self._by_loop, self._last = self._by_loop, {}, None
         self._lock = threading.Lock()
         nowhere = os.open(os.devnull, os.O_RDWR)
-        for place in places.values():
-            for lane in place.guard.lanes:
-                lane.leave_to_parent(nowhere)
+        for loop_transport in by_loop.values():
+            for connection in loop_transport.closer.connections:
+                connection.leave_to_parent(nowhere)
             # Never freed: to free them would need the parent's loop.
-            _left_to_parents.append(place)
+            _left_to_parents.append(loop_transport)
         os.close(nowhere)
 
-    def _here(self) -> Place:
+    def _here(self) -> LoopTransport:
         """The connections of the running loop."""
         loop = get_running_loop()
         with self._lock:
-            place = self._places.get(loop)
-            if place is None:
-                for closed in [known for known in self._places if known.is_closed()]:
-                    self._places.pop(closed).guard.drop()
-                guard = Guard(loop, _forgetting(self))
-                place = self._kind(loop, self._store, guard, self._timeout, self._connect_timeout)
-                self._places[loop] = place
-            self._last = place
-        return place
+            loop_transport = self._by_loop.get(loop)
+            if loop_transport is None:
+                for closed in [known for known in self._by_loop if known.is_closed()]:
+                    self._by_loop.pop(closed).closer.drop()
+                closer = ConnectionCloser(loop, _forgetting(self))
+                loop_transport = self._kind(
+                    loop, self._store, closer, self._timeout, self._connect_timeout
+                )
+                self._by_loop[loop] = loop_transport
+            self._last = loop_transport
+        return loop_transport
 
     def _forget(self, loop: AbstractEventLoop) -> None:
         with self._lock:
-            self._places.pop(loop, None)
+            self._by_loop.pop(loop, None)
             last = self._last
             if last is not None and last.loop is loop:
                 self._last = None
 
 
-_left_to_parents: list[Place] = []
+_left_to_parents: list[LoopTransport] = []
 
 
 def _forgetting(transport: AsyncTransport) -> Any:
@@ -234,7 +249,7 @@ def _forgetting(transport: AsyncTransport) -> Any:
     return forget
 
 
-def _checked(reply: Any, where: str) -> Any:
+def _unless_error(reply: Any, where: str) -> Any:
     """The reply, unless it is why there is none."""
     if isinstance(reply, LimiterError):
         raise anew(reply)

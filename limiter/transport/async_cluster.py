@@ -11,34 +11,39 @@ from time import monotonic
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import LimiterError, anew
-from limiter.plan import Call
 from limiter.scripts import Script
-from limiter.transport.async_base import Place
-from limiter.transport.async_node import AsyncNode, Guard, make_node, under_way
-from limiter.transport.detour import CLUSTER_SLOTS
+from limiter.transport.async_base import LoopTransport
+from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node, under_way
 from limiter.transport.replies import cause, code, translate
 from limiter.transport.slots import SLOTS, SlotTable, graver, in_turn
 from limiter.transport.store import Store
+from limiter.transport.wire import CLUSTER_SLOTS
 
 
-class ClusterPlace(Place):
+class ClusterLoopTransport(LoopTransport):
     """Finds the node that owns a subject's slot, and follows the cluster when slots move."""
 
     def __init__(
-        self, loop: AbstractEventLoop, store: Store, guard: Guard, timeout: float, connect: float
+        self,
+        loop: AbstractEventLoop,
+        store: Store,
+        closer: ConnectionCloser,
+        timeout: float,
+        connect: float,
     ) -> None:
-        super().__init__(loop, store, guard, timeout, connect)
-        make = partial(make_node, store, timeout, connect, guard)
+        super().__init__(loop, store, closer, timeout, connect)
+        make = partial(make_node, store, timeout, connect, closer)
         self._table: SlotTable[AsyncNode] = SlotTable(store, make)
         self._reading: asyncio.Task[None] | None = None
 
     def find(self, call: Call) -> AsyncNode | None:
-        """As ``Place.find``."""
+        """As ``LoopTransport.find``."""
         return self._table.owners[crc_hqx(call.tag, 0) % SLOTS]
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
-        """As ``Place.search``."""
+        """As ``LoopTransport.search``."""
         await self._read_anew(deadline)
         return self._table.owner(call.tag)
 
@@ -56,7 +61,7 @@ class ClusterPlace(Place):
             raise reduce(graver, failures.values())
 
     def nodes(self) -> Iterable[AsyncNode]:
-        """As ``Place.nodes``."""
+        """As ``LoopTransport.nodes``."""
         return list(self._table.nodes.values())
 
     def failed(self) -> None:
@@ -64,7 +69,7 @@ class ClusterPlace(Place):
         self._refresh()
 
     async def close(self) -> None:
-        """As ``Place.close``; a reading that is under way ends."""
+        """As ``LoopTransport.close``; a reading that is under way ends."""
         if (reading := under_way(self._reading)) is not None:
             reading.cancel()
             await asyncio.wait([reading])

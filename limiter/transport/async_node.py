@@ -11,58 +11,58 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
-from limiter.transport.async_lane import AsyncLane, open_lane
+from limiter.transport.async_connection import AsyncConnection, open_connection
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address, Store
 
 Result = TypeVar("Result")
 
 
-class Guard:
+class ConnectionCloser:
     """Closes the connections of one event loop with the loop, or when nobody needs them any more."""
 
     def __init__(self, loop: AbstractEventLoop, gone: Callable[[AbstractEventLoop], None]) -> None:
         """``gone`` is called when the loop is about to be closed."""
         self._loop = loop
         self._gone = gone
-        self.lanes: set[AsyncLane] = set()
+        self.connections: set[AsyncConnection] = set()
         self._watch: AsyncGenerator[None, None] | None = None
 
-    async def add(self, lane: AsyncLane) -> None:
+    async def add(self, connection: AsyncConnection) -> None:
         """Look after this connection too."""
-        self.lanes.difference_update([old for old in self.lanes if old.ended.done()])
-        self.lanes.add(lane)
+        self.connections.difference_update([old for old in self.connections if old.ended.done()])
+        self.connections.add(connection)
         if self._watch is None:
-            self._watch = _until_closed(self.lanes, self._loop, self._gone)
+            self._watch = _until_closed(self.connections, self._loop, self._gone)
             await self._watch.__anext__()
 
     async def close(self, seconds: float) -> None:
         """Hang up, where calls are under way when they have ended; wait for that so long."""
-        _retire_all(self.lanes)
-        await _ended(self.lanes, seconds)
-        _fail_all(self.lanes)
-        self.lanes.clear()
+        _retire_all(self.connections)
+        await _ended(self.connections, seconds)
+        _fail_all(self.connections)
+        self.connections.clear()
         watch, self._watch = self._watch, None
         if watch is not None:
             await watch.aclose()
 
     def drop(self) -> None:
         """As ``close``, from any thread, whatever became of the loop; wait for nothing."""
-        lanes = list(self.lanes)
+        connections = list(self.connections)
         with suppress(RuntimeError):  # no loop is running here
             if asyncio.get_running_loop() is self._loop:
-                _retire_all(lanes)
+                _retire_all(connections)
                 return
         try:
-            self._loop.call_soon_threadsafe(_retire_all, lanes)
+            self._loop.call_soon_threadsafe(_retire_all, connections)
         except RuntimeError:  # it was closed
-            for lane in lanes:
-                lane.abandon()
+            for connection in connections:
+                connection.abandon()
 
     def __del__(self) -> None:
         """Whoever used the connections is gone."""
         self.drop()
-        self.lanes.clear()
+        self.connections.clear()
         if self._watch is not None:
             # With nothing left to close it ends at once; else the loop would make a task of that.
             with suppress(StopIteration, RuntimeError):
@@ -70,30 +70,32 @@ class Guard:
 
 
 async def _until_closed(
-    lanes: set[AsyncLane], loop: AbstractEventLoop, gone: Callable[[AbstractEventLoop], None]
+    connections: set[AsyncConnection],
+    loop: AbstractEventLoop,
+    gone: Callable[[AbstractEventLoop], None],
 ) -> AsyncGenerator[None, None]:
     """Ends when the loop shuts its generators down, the last thing that it does before it is closed."""
     try:
         yield
     finally:
-        if lanes:
+        if connections:
             gone(loop)
-            _fail_all(lanes)
-            await _ended(lanes, 1.0)
+            _fail_all(connections)
+            await _ended(connections, 1.0)
 
 
-def _retire_all(lanes: Iterable[AsyncLane]) -> None:
-    for lane in lanes:
-        lane.retire()
+def _retire_all(connections: Iterable[AsyncConnection]) -> None:
+    for connection in connections:
+        connection.retire()
 
 
-def _fail_all(lanes: Iterable[AsyncLane]) -> None:
-    for lane in lanes:
-        lane.fail(StoreUnavailable("the connection was closed with its event loop"))
+def _fail_all(connections: Iterable[AsyncConnection]) -> None:
+    for connection in connections:
+        connection.fail(StoreUnavailable("the connection was closed with its event loop"))
 
 
-async def _ended(lanes: Iterable[AsyncLane], seconds: float) -> None:
-    ends = [lane.ended for lane in lanes if not lane.ended.done()]
+async def _ended(connections: Iterable[AsyncConnection], seconds: float) -> None:
+    ends = [connection.ended for connection in connections if not connection.ended.done()]
     if ends:
         await asyncio.wait(ends, timeout=seconds)
 
@@ -108,29 +110,29 @@ class AsyncNode:
         timeout: float,
         connect_timeout: float,
         address: Address,
-        guard: Guard,
+        closer: ConnectionCloser,
     ) -> None:
         self.address = address
         self.where = where
         self._connect = connect
         self._timeout = timeout
         self._connect_timeout = connect_timeout
-        self._guard = guard
-        self.lane: AsyncLane | None = None
+        self._closer = closer
+        self.connection: AsyncConnection | None = None
         """The connection, which may have been closed."""
         self._connecting: asyncio.Task[LimiterError | None] | None = None
         #: Why the last attempt ended, where time will not mend that.
         self._refusal: StoreRefused | None = None
 
-    def ready(self) -> AsyncLane | None:
+    def ready(self) -> AsyncConnection | None:
         """The connection, if there is one that a call may be sent on."""
-        lane = self.lane
-        if lane is None or lane.is_ready():
-            return lane
-        self.lane = None
+        connection = self.connection
+        if connection is None or connection.is_ready():
+            return connection
+        self.connection = None
         return None
 
-    async def take(self, deadline: float) -> AsyncLane:
+    async def take(self, deadline: float) -> AsyncConnection:
         """The connection, made where there is none; nothing else may be awaited before it is used.
 
         Raises:
@@ -138,7 +140,7 @@ class AsyncNode:
             StoreRefused: The server does not let us in.
 
         """
-        while (lane := self.ready()) is None:
+        while (connection := self.ready()) is None:
             connecting = self.connecting
             if connecting is None:
                 connecting = asyncio.get_running_loop().create_task(self._open())
@@ -153,12 +155,12 @@ class AsyncNode:
                 failure = connecting.result()
                 if failure is not None:
                     raise anew(failure)
-        return lane
+        return connection
 
     def close(self) -> None:
         """Hang up, where calls are under way when they have ended; connect no further."""
-        if self.lane is not None:
-            self.lane.retire()
+        if self.connection is not None:
+            self.connection.retire()
         if (connecting := self.connecting) is not None:
             connecting.cancel()
 
@@ -180,25 +182,31 @@ class AsyncNode:
 
     async def _opened(self) -> LimiterError | None:
         try:
-            lane = await open_lane(
+            connection = await open_connection(
                 self._connect(), self.where, self._timeout, self._connect_timeout
             )
-            await self._guard.add(lane)
+            await self._closer.add(connection)
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
             return failure
-        self.lane = lane
+        self.connection = connection
         return None
 
 
 def make_node(
-    store: Store, timeout: float, connect_timeout: float, guard: Guard, address: Address | None
+    store: Store,
+    timeout: float,
+    connect_timeout: float,
+    closer: ConnectionCloser,
+    address: Address | None,
 ) -> AsyncNode:
     """A node of the store; without an address, the only one."""
     where = store.where if address is None else store.named(address)
     connect = partial(store.connection, address, connect_timeout)
-    return AsyncNode(connect, where, timeout, connect_timeout, address or store.addresses[0], guard)
+    return AsyncNode(
+        connect, where, timeout, connect_timeout, address or store.addresses[0], closer
+    )
 
 
 def under_way(task: asyncio.Task[Result] | None) -> asyncio.Task[Result] | None:

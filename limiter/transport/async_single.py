@@ -9,33 +9,38 @@ from math import inf
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import StoreRefused
-from limiter.plan import Call
 from limiter.scripts import Script
-from limiter.transport.async_base import Place
-from limiter.transport.async_node import AsyncNode, Guard, make_node
-from limiter.transport.detour import HELLO
+from limiter.transport.async_base import LoopTransport
+from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node
 from limiter.transport.replies import check_alone
 from limiter.transport.store import Store
+from limiter.transport.wire import HELLO
 
 
-class SinglePlace(Place):
+class SingleLoopTransport(LoopTransport):
     """One node has every subject."""
 
     node: AsyncNode
 
     def __init__(
-        self, loop: AbstractEventLoop, store: Store, guard: Guard, timeout: float, connect: float
+        self,
+        loop: AbstractEventLoop,
+        store: Store,
+        closer: ConnectionCloser,
+        timeout: float,
+        connect: float,
     ) -> None:
-        super().__init__(loop, store, guard, timeout, connect)
-        self.node = make_node(store, timeout, connect, guard, None)
+        super().__init__(loop, store, closer, timeout, connect)
+        self.node = make_node(store, timeout, connect, closer, None)
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
-        """As ``Place.search``."""
+        """As ``LoopTransport.search``."""
         return self.node
 
     async def load(self, script: Script, deadline: float) -> None:
-        """As ``Place.load``; a node of a cluster is refused before some of its subjects are."""
+        """As ``LoopTransport.load``; a node of a cluster is refused before some of its subjects are."""
         await self._load_on(self.node, script, deadline)
         hello = None
         with suppress(StoreRefused):  # it does not know HELLO
@@ -43,7 +48,7 @@ class SinglePlace(Place):
         check_alone(hello, self.node.where)
 
     def nodes(self) -> Iterable[AsyncNode]:
-        """As ``Place.nodes``."""
+        """As ``LoopTransport.nodes``."""
         return [self.node]
 
     async def _follow(

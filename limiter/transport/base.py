@@ -10,14 +10,15 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import StoreUnavailable
-from limiter.plan import Call
 from limiter.scripts import Script
-from limiter.transport.detour import ASKING, Detour, Step, command
-from limiter.transport.node import Lane, Node
+from limiter.transport.node import Connection, Node
+from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot
 from limiter.transport.store import Address, Store
+from limiter.transport.wire import ASKING, checked, command, encode
 
 
 class Transport:
@@ -32,31 +33,33 @@ class Transport:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
 
-    def run(self, call: Call, deadline: float | None = None) -> Any:
+    def run(self, call: Call, deadline: float | None = None) -> list[int]:
         """The script's reply, by ``deadline`` as ``time.monotonic`` counts; without one, in time.
 
         Raises:
             StoreUnavailable: No decision by the deadline, or none now. The call may have run where
                 it was sent and its reply did not come; it is never sent again.
-            StoreRefused: The store answered with an error that time will not mend.
+            StoreRefused: The store answered with an error that time will not mend, or with something
+                else than a decision.
 
-        What a signal handler raises meanwhile comes out unchanged; but an OSError or TimeoutError of
-        its own cannot be told from the connection's, and becomes StoreUnavailable.
+        An exception that a signal handler raises meanwhile is raised unchanged; but its OSError (a
+        TimeoutError is one) counts as the connection's, and becomes StoreUnavailable.
 
         """
         if deadline is None:
             deadline = monotonic() + self._timeout
+        encoded = encode(call)
         node = self._find(call, deadline)
-        lane = node.take(deadline)
+        connection = node.take(deadline)
         try:
-            reply = lane.ask(call.by_sha + call.rest, deadline, self._timeout)
+            reply = connection.ask(encoded, deadline, self._timeout)
         except ResponseError as error:
-            return self._go_on(error, call, node, lane, deadline)
+            return checked(call, self._go_on(error, call, encoded, node, connection, deadline))
         except StoreUnavailable:
-            node.doubt(lane)
+            node.doubt(connection)
             raise
-        node.give(lane)
-        return reply
+        node.give(connection)
+        return checked(call, reply)
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
         """Whether keys with these hash tags may be in one script call."""
@@ -95,51 +98,57 @@ class Transport:
 
     def _tell(self, node: Node, packed: bytes, deadline: float, timeout: float) -> Any:
         """One plain command to one node, without a second try."""
-        lane = node.take(deadline)
+        connection = node.take(deadline)
         try:
-            reply = lane.ask(packed, deadline, timeout)
+            reply = connection.ask(packed, deadline, timeout)
         except ResponseError as error:
-            node.give(lane)
+            node.give(connection)
             raise translate(error, node.where) from cause(error)
         except StoreUnavailable:
-            node.doubt(lane)
+            node.doubt(connection)
             raise
-        node.give(lane)
+        node.give(connection)
         return reply
 
     def _go_on(
-        self, error: ResponseError, call: Call, node: Node, lane: Lane, deadline: float
+        self,
+        error: ResponseError,
+        call: Call,
+        encoded: bytes,
+        node: Node,
+        connection: Connection,
+        deadline: float,
     ) -> Any:
         """The server answered with an error: send the call again where that proves nothing ran."""
-        detour = Detour(call)
+        redirects = Redirects(call, encoded)
         while True:
-            step = detour.after(error, deadline - monotonic())
-            if step is Step.AGAIN:
-                if detour.pause:
-                    sleep(detour.pause)
-            elif step is Step.ELSEWHERE:
-                lane.close()
+            action = redirects.next_action(error, deadline - monotonic())
+            if action is Action.RETRY:
+                if redirects.pause:
+                    sleep(redirects.pause)
+            elif action is Action.RECONNECT:
+                connection.close()
                 node.drop_idle()
                 node = self._follow(error, call, node, deadline) or node
-                lane = node.take(deadline)
+                connection = node.take(deadline)
             else:
-                node.give(lane)
+                node.give(connection)
                 there = None
-                if step is Step.THERE:
+                if action is Action.FOLLOW:
                     there = self._follow(error, call, node, deadline)
                 if there is None:
-                    raise detour.failure(error, node.where) from cause(error)
+                    raise redirects.failure(error, node.where) from cause(error)
                 node = there
-                lane = node.take(deadline)
+                connection = node.take(deadline)
             try:
-                if detour.asking:
-                    lane.ask(ASKING, deadline, self._timeout)
-                reply = lane.ask(detour.command, deadline, self._timeout)
+                if redirects.asking:
+                    connection.ask(ASKING, deadline, self._timeout)
+                reply = connection.ask(redirects.command, deadline, self._timeout)
             except ResponseError as another:
                 error = another
                 continue
             except StoreUnavailable:
-                node.doubt(lane)
+                node.doubt(connection)
                 raise
-            node.give(lane)
+            node.give(connection)
             return reply

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import threading
 from binascii import crc_hqx
-from functools import partial, reduce
+from functools import reduce
 from time import monotonic
-from typing import Any
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import LimiterError, StoreUnavailable, anew
-from limiter.plan import Call
 from limiter.scripts import Script
-from limiter.threads import as_raised, begin
+from limiter.threads import start_thread
 from limiter.transport import forks, slots
 from limiter.transport.base import Transport
-from limiter.transport.detour import CLUSTER_SLOTS
 from limiter.transport.node import Node
 from limiter.transport.replies import cause, code, translate
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Store
+from limiter.transport.wire import CLUSTER_SLOTS
 
 
 class ClusterTransport(Transport):
@@ -29,11 +28,15 @@ class ClusterTransport(Transport):
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         super().__init__(store, timeout, connect_timeout)
         self._table: SlotTable[Node] = SlotTable(store, self._make_node)
-        self._new_lock()
-        self._reading = False
+        self.after_fork()
         forks.remember(self)
 
-    def run(self, call: Call, deadline: float | None = None) -> Any:
+    def after_fork(self) -> None:
+        """In the child: a reading that was under way is the parent's."""
+        self._changed = threading.Condition()
+        self._reading = False
+
+    def run(self, call: Call, deadline: float | None = None) -> list[int]:
         """As ``Transport.run``; a node that fails makes us read the table anew, beside the calls."""
         try:
             return super().run(call, deadline)
@@ -79,13 +82,12 @@ class ClusterTransport(Transport):
 
     def _refresh(self) -> None:
         """Start reading the table, unless that is under way or was done just now."""
-        with self._lock:
+        with self._changed:
             if self._reading or not self._table.is_due:
                 return
-            begin(partial(self._read_table, self._lock, self._changed), self._store.where)
+            start_thread(self._read_table, self._store.where)
             self._reading = True
 
-    @as_raised
     def _read_anew(self, deadline: float) -> None:
         """Read the table, or wait for the reading that is under way.
 
@@ -95,7 +97,7 @@ class ClusterTransport(Transport):
         """
         readings = self._table.readings
         self._refresh()
-        with self._lock:
+        with self._changed:
             while self._reading and self._table.readings == readings:
                 left = deadline - monotonic()
                 if left <= 0:
@@ -105,17 +107,7 @@ class ClusterTransport(Transport):
             if failure is not None:
                 raise anew(failure)
 
-    def _new_lock(self) -> None:
-        # As in ``Node``.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-
-    def after_fork(self) -> None:
-        """In the child: a reading that was under way is the parent's."""
-        self._new_lock()
-        self._reading = False
-
-    def _read_table(self, lock: threading.RLock, changed: threading.Condition) -> None:
+    def _read_table(self) -> None:
         """Ask one node after the other until one knows the slots."""
         failure: LimiterError | None = None
         try:
@@ -129,10 +121,10 @@ class ClusterTransport(Transport):
         except Exception as error:
             failure = translate(error, self._store.where)
             failure.__cause__ = cause(error)
-        with lock:
+        with self._changed:
             self._table.was_read(failure)
             self._reading = False
-            changed.notify_all()
+            self._changed.notify_all()
 
     def _ask_table(self, node: Node, deadline: float) -> None:
         reply = self._tell(node, CLUSTER_SLOTS, deadline, self._timeout)

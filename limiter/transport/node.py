@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError, ResponseError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
-from limiter.threads import as_raised, begin
+from limiter.threads import start_thread
 from limiter.transport import forks, redispy
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
@@ -33,7 +33,7 @@ _BUFFER = 16_384
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
-class Lane:
+class Connection:
     """One connection of redis-py, and a look at whether the server has closed it.
 
     redis-py connects; we read, with a reader of our own. What its connection does around each command
@@ -43,12 +43,12 @@ class Lane:
 
     __slots__ = (
         "_buffer",
-        "_connection",
         "_feed",
         "_gets",
         "_has_more",
         "_into",
         "_poll",
+        "_redis_connection",
         "_send",
         "_settimeout",
         "_timeout",
@@ -56,11 +56,11 @@ class Lane:
         "asked_at",
     )
 
-    def __init__(self, connection: Any, where: str, timeout: float) -> None:
+    def __init__(self, redis_connection: Any, where: str, timeout: float) -> None:
         """Connect: address, TLS, AUTH and HELLO are redis-py's work. Then answers may take ``timeout``."""
-        socket = redispy.connected(connection)
+        socket = redispy.connected(redis_connection)
         socket.settimeout(timeout)
-        self._connection = connection
+        self._redis_connection = redis_connection
         self._timeout = timeout
         self._settimeout = socket.settimeout
         self._send = socket.sendall
@@ -81,9 +81,8 @@ class Lane:
     def ask(self, command: bytes, deadline: float, timeout: float) -> Any:
         """Send one command and read its reply, by ``deadline``.
 
-        A lane on which this raised anything but ResponseError is not to be given back: its reply may
-        still come, and would reach the next call. What a signal handler raises meanwhile is raised
-        unchanged; but its OSError or TimeoutError looks like the socket's own.
+        If this raises anything but ResponseError, also an exception of a signal handler, the connection
+        was closed and must not be given back: its reply might reach the next call.
 
         Raises:
             redis.ResponseError: The server answered with an error; the connection stays good.
@@ -151,7 +150,7 @@ class Lane:
 
     def close(self) -> None:
         """Hang up."""
-        self._connection.disconnect()
+        self._redis_connection.disconnect()
 
 
 class Node:
@@ -170,19 +169,13 @@ class Node:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self.where = where
-        self._idle: list[Lane] = []
-        self._new_lock()
-        self._waiting = 0
-        #: When each attempt began that is under way.
-        self._connecting: list[float] = []
         self._closed_at = -inf
-        #: When each attempt began that came to nothing, and why.
-        self._failures: deque[tuple[float, LimiterError]] = deque()
         #: Why the last attempt ended, where time will not mend that.
         self._refusal: StoreRefused | None = None
+        self.after_fork()
         forks.remember(self)
 
-    def take(self, deadline: float) -> Lane:
+    def take(self, deadline: float) -> Connection:
         """An open connection for the caller alone, to be given back or closed.
 
         Raises:
@@ -192,12 +185,12 @@ class Node:
         """
         return self._ready() or self._wait(deadline)
 
-    def give(self, lane: Lane) -> None:
+    def give(self, connection: Connection) -> None:
         """Let the next caller have it."""
         idle = self._idle
-        idle.append(lane)
+        idle.append(connection)
         if self._waiting:
-            with self._lock:
+            with self._changed:
                 self._changed.notify()
         elif len(idle) > IDLE_KEPT:
             with suppress(IndexError):  # other threads took them in between
@@ -205,61 +198,60 @@ class Node:
 
     def close(self) -> None:
         """Close the idle connections; those in use are closed when they come back too many."""
-        with self._lock:
+        with self._changed:
             self._closed_at = monotonic()
             self._changed.notify_all()  # who waits for a connection has to begin another
         self.drop_idle()
 
     def drop_idle(self, asked_before: float = inf) -> None:
         """Close what is idle now, or of that what has not been asked since: it may lead nowhere."""
-        for lane in list(self._idle):
-            if lane.asked_at < asked_before:
+        for connection in list(self._idle):
+            if connection.asked_at < asked_before:
                 try:
-                    self._idle.remove(lane)
+                    self._idle.remove(connection)
                 except ValueError:
                     continue  # another thread has just taken it
-                lane.close()
+                connection.close()
 
-    def doubt(self, lane: Lane) -> None:
+    def doubt(self, connection: Connection) -> None:
         """It broke, or got no answer: so would those that were not heard of since it was asked."""
-        self.drop_idle(lane.asked_at)
+        self.drop_idle(connection.asked_at)
 
     @property
     def has_idle(self) -> bool:
         """Whether a connection is ready: such a node answers at once, or fails within the deadline."""
         return bool(self._idle)
 
-    def _ready(self) -> Lane | None:
+    def _ready(self) -> Connection | None:
         """The idle connection that was used last, if it is still open."""
         idle = self._idle
         while idle:
             try:
-                lane = idle.pop()
+                connection = idle.pop()
             except IndexError:  # another thread took it in between
                 break
-            if lane.is_open():
-                return lane
-            lane.close()
+            if connection.is_open():
+                return connection
+            connection.close()
         return None
 
-    @as_raised
-    def _wait(self, deadline: float) -> Lane:
+    def _wait(self, deadline: float) -> Connection:
         """Wait for a connection, ours or one that another caller gives back, whichever is first."""
         came = monotonic()
-        with self._lock:
+        with self._changed:
             self._waiting += 1
             try:
                 while True:
-                    if lane := self._ready():
-                        return lane
+                    if connection := self._ready():
+                        return connection
                     while self._failures:
                         began, failure = self._failures.popleft()
                         if began >= came:  # an older attempt says nothing of how things are now
                             raise failure
                     if self._is_due():
                         began = monotonic()
-                        begin(partial(self._open_one, began), self.where)
-                        self._connecting.append(began)
+                        start_thread(partial(self._open_one, began), self.where)
+                        self._connecting.add(began)
                     left = deadline - monotonic()
                     if left <= 0:
                         if self._refusal is not None:  # no attempt ends in time, but all end so
@@ -284,33 +276,30 @@ class Node:
 
     def _open_one(self, began: float) -> None:
         """In a thread of its own: connecting may take longer than any caller can wait."""
-        lane = failure = None
+        connection = failure = None
         try:
-            lane = Lane(self._connect(), self.where, self._timeout)
+            connection = Connection(self._connect(), self.where, self._timeout)
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
-        with self._lock:
-            with suppress(ValueError):  # who began it was interrupted before it was noted
-                self._connecting.remove(began)
+        with self._changed:
+            self._connecting.discard(began)
             self._refusal = failure if isinstance(failure, StoreRefused) else None
-            if lane is not None and began > self._closed_at:
-                self.give(lane)
-            elif lane is not None:
-                lane.close()  # it was for those before close()
+            if connection is not None and began > self._closed_at:
+                self.give(connection)
+            elif connection is not None:
+                connection.close()  # it was for those before close()
             elif failure is not None and self._waiting > len(self._failures):
                 self._failures.append((began, failure))
             self._changed.notify()
 
-    def _new_lock(self) -> None:
-        # Entered itself: in a condition's own Python an exception of a signal handler could leave it held.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-
     def after_fork(self) -> None:
         """In the child: its parent's connections are not its own, and its locks may be held."""
-        self._idle = []
-        self._new_lock()
+        self._changed = threading.Condition()
+        self._idle: list[Connection] = []
+        #: Callers that wait for a connection.
         self._waiting = 0
-        self._connecting = []
-        self._failures.clear()
+        #: When each attempt to connect began that is under way.
+        self._connecting: set[float] = set()
+        #: When each attempt began that failed while a caller waited, and why.
+        self._failures: deque[tuple[float, LimiterError]] = deque()

@@ -40,6 +40,9 @@ _KEPT = frozenset(
 )
 _KEPT_PREFIX = "ssl_"
 
+#: Seconds after which a name's next address is tried beside the one before (RFC 8305 recommends it).
+_EYEBALLS_DELAY = 0.25
+
 #: Stands for the transport of a stream that was taken over; such a stream must not close it.
 _CLOSING = SimpleNamespace(is_closing=lambda: True)
 
@@ -94,20 +97,16 @@ def connected(connection: Any) -> socket.socket:
     return cast("socket.socket", found)
 
 
-def give_socket(connection: Any, given: Mapping[str, Any], end: socket.socket) -> None:
-    """Have a connection of ``redis.asyncio`` use this socket, and what ``arguments`` has given."""
-    found = {name: value for name, value in given.items() if name not in ("host", "port")}
-    found["server_hostname"] = given["host"] if "ssl" in given else None
-    found["sock"] = end
-    connection._connection_arguments = lambda: found
+def dial_in_parallel(connection: Any) -> None:
+    """Have a connection of ``redis.asyncio`` try the next address of a name while one is silent.
 
-
-def arguments(connection: Any) -> dict[str, Any]:
-    """How a connection of ``redis.asyncio`` would be opened: ``host`` and ``port`` among them.
-
-    With TLS this reads the certificates: once for each connection will do.
+    Only for a name with several addresses: asyncio may leave a socket to the garbage collector where
+    this is cancelled. uvloop has no such option; it tries one address after the other.
     """
-    return dict(connection._connection_arguments())
+    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        given = connection._connection_arguments()
+        given["happy_eyeballs_delay"] = _EYEBALLS_DELAY
+        connection._connection_arguments = lambda: given
 
 
 async def connected_in_loop(connection: Any) -> None:

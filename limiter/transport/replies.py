@@ -51,8 +51,8 @@ _QUOTE = ", with args beginning with"
 
 _REFUSED = os.strerror(errno.ECONNREFUSED)
 #: So redis-py words what keeps it from connecting: with the address, which stands before it already.
-_CONNECTING = re.compile(r"Error -?[0-9]+ connecting to .*?\. (.*)\.", re.DOTALL)
-#: So asyncio does, in the place of what the system says.
+_CONNECTING = re.compile(r"Error (-?[0-9]+) connecting to .*?\. (.*)\.", re.DOTALL)
+#: So asyncio words it, in the place of what the system says.
 _CALL_FAILED = "Connect call failed"
 
 _NODE = "is a node of a cluster: give the store as"
@@ -124,10 +124,11 @@ def _said(error: BaseException) -> str:
     """What the error says, without what we sent and without the address."""
     said = str(error).partition(_QUOTE)[0] or type(error).__name__
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        hidden = error.strerror.startswith(_CALL_FAILED)
-        said = os.strerror(error.errno) if hidden else error.strerror
+        said = error.strerror
     elif match := _CONNECTING.fullmatch(said):
-        said = match[1]
+        said = match[2]
+        if said.startswith(_CALL_FAILED):
+            said = os.strerror(int(match[1]))
     return f"{said}: does a server listen there?" if said == _REFUSED else said
 
 

@@ -20,7 +20,7 @@ _OLDER = (("draft-06", "RateLimit"), ("x-ratelimit", "X-RateLimit"))
 Field = tuple[str, str]
 
 
-class Spoken(NamedTuple):
+class NamedDecision(NamedTuple):
     """One limiter's decision, under its name, in the form that was chosen for it."""
 
     decision: Decision
@@ -30,10 +30,10 @@ class Spoken(NamedTuple):
 
 def fields(decision: Decision, limiter_name: str, form: str = "draft-11") -> list[Field]:
     """Return what one limiter's decision says, and Retry-After when a limit denied."""
-    return of_all([Spoken(decision, limiter_name, form)])
+    return of_all([NamedDecision(decision, limiter_name, form)])
 
 
-def of_all(spoken: Sequence[Spoken]) -> list[Field]:
+def of_all(spoken: Sequence[NamedDecision]) -> list[Field]:
     """Return the fields of several limiters' decisions about one request.
 
     Where one denied, Retry-After is among them in each form, also in the one that says nothing else.
@@ -45,7 +45,7 @@ def of_all(spoken: Sequence[Spoken]) -> list[Field]:
     policies: list[str] = []
     states: list[str] = []
     waits: list[int] = []
-    older: list[Spoken] = []
+    older: list[NamedDecision] = []
     for one in spoken:
         numbers = one.decision.numbers
         waits += [wait for _, _, wait, _ in numbers if wait]

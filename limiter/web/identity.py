@@ -61,9 +61,11 @@ def caller(
     the right for as long as trusted proxies vouch for the next entry. What stands left of that is
     the caller's own invention.
     """
-    if forwarded_for is None and peer and len(peer) <= _LONGEST_KNOWN:
+    if forwarded_for is not None and is_trusted(peer, trusted):
+        return subject(outermost(forwarded_for, trusted), prefix)
+    if peer and len(peer) <= _LONGEST_KNOWN:
         return _of_peer(peer, prefix)
-    return subject(address(peer, forwarded_for, trusted), prefix)
+    return subject(parse(peer or ""), prefix)
 
 
 @lru_cache(maxsize=4096)
@@ -71,14 +73,8 @@ def _of_peer(peer: str, prefix: int) -> str:
     return subject(parse(peer), prefix)
 
 
-def address(peer: str | None, forwarded_for: str | None, trusted: Sequence[Network]) -> Address:
-    """Return the caller's address; see ``caller``."""
-    if not peer and forwarded_for is not None and UNIX_PEERS in trusted:
-        found: Address = UNIX_PEERS.network_address
-    else:
-        found = parse(peer or "")
-    if forwarded_for is None or not _is_in(found, trusted):
-        return found
+def outermost(forwarded_for: str, trusted: Sequence[Network]) -> Address:
+    """Return the first address from the right that is not trusted; the leftmost where all are."""
     entries = [entry for entry in map(str.strip, forwarded_for.split(",")) if entry]
     if not entries:
         raise NoAddress("X-Forwarded-For names nobody")

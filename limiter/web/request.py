@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from limiter.web import identity, paths
+from limiter.web.identity import PREFIX, Address, Network
 
 _NOTHING: Mapping[str, str | None] = {}
 #: Of a body's length; no body is longer, whatever its header says.
 _MOST_DIGITS = 18
 #: Methods whose bodies mean nothing (RFC 9110), and which browsers send without.
 _WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+#: What a request works out once, and the fields that it does so of.
+_WORKED_OUT = {
+    "readings": {"path", "target"},
+    "forwarded_for": {"headers", "address_from"},
+    "_trust": {"peer"},
+    "_client": {"headers", "address_from", "peer"},
+}
 
 
 @dataclass(frozen=True)
@@ -68,11 +77,57 @@ class Request:
         """
         return paths.readings(self.path, self.target)
 
-    @property
+    @cached_property
     def forwarded_for(self) -> str | None:
         """The proxies' word for where the request came from, as X-Forwarded-For has it."""
         value = self.headers.get(self.address_from)
         return None if value is None else identity.entries(self.address_from, value)
+
+    def is_proxied(self, trusted: Sequence[Network]) -> bool:
+        """Whether the peer is one of these proxies."""
+        known = self.__dict__.get("_trust")
+        if known is None or known[0] is not trusted:
+            known = trusted, identity.is_trusted(self.peer, trusted)
+            self.__dict__["_trust"] = known
+        return bool(known[1])
+
+    def client(self, trusted: Sequence[Network]) -> Address:
+        """The client's address, by the proxies that are trusted; worked out once.
+
+        Raises:
+            identity.Unidentified: There is none.
+
+        """
+        known = self.__dict__.get("_client")
+        if known is None or known[0] is not trusted:
+            named = self.forwarded_for if self.is_proxied(trusted) else None
+            found = (
+                identity.parse(self.peer or "")
+                if named is None
+                else identity.outermost(named, trusted)
+            )
+            known = self.__dict__["_client"] = trusted, found
+        address: Address = known[1]
+        return address
+
+    def caller(self, trusted: Sequence[Network], prefix: int = PREFIX) -> str:
+        """The client's subject: an IPv4 address, or an IPv6 network of ``prefix`` bits.
+
+        Raises: As ``client``.
+        """
+        if self.forwarded_for is None:
+            return identity.caller(self.peer, None, trusted, prefix)
+        return identity.subject(self.client(trusted), prefix)
+
+    def changed(self, **fields: Any) -> Request:
+        """A copy with other fields, which keeps what was worked out of the same ones."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        for name, sources in _WORKED_OUT.items():
+            if not sources.isdisjoint(fields):
+                made.__dict__.pop(name, None)
+        made.__dict__.update(fields)
+        return made
 
     @property
     def is_preflight(self) -> bool:
@@ -178,7 +233,7 @@ class _WsgiHeaders(Mapping[str, str]):
         return str(found)
 
     def get(self, name: str, default: Any = None) -> Any:
-        variable = _VARIABLES.get(name) or _variable(name)
+        variable = _variable(name)
         value = self._environ.get(variable)
         if value is None or (value == "" and variable in _WITHOUT_PREFIX):
             return default
@@ -240,10 +295,9 @@ def _unquoted(value: str) -> str:
 _QUOTED = re.compile(r"\\(?:([0-3][0-7]{2})|(.))", re.DOTALL)
 
 _WITHOUT_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
-#: Those that nearly every request is asked for.
-_VARIABLES = {"x-forwarded-for": "HTTP_X_FORWARDED_FOR"}
 
 
+@lru_cache(maxsize=256)  # names come from the program and its settings, not from clients
 def _variable(name: str) -> str:
     """Where a gateway puts a header; one with an underscore has no place, and hides no other."""
     if "_" in name:

@@ -10,13 +10,15 @@ from typing import Any, Literal, NamedTuple
 
 from limiter.errors import shown
 from limiter.keys import Key
+from limiter.plan import Part
 from limiter.policies import Policy
-from limiter.web.identity import Ambiguous, Network, Unidentified, address
+from limiter.web import limiter_calls
+from limiter.web.identity import Ambiguous, Network, Unidentified
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.paths import Match as Match
 from limiter.web.paths import pattern as pattern  # beside the rules, for who writes some
 from limiter.web.request import Request
-from limiter.web.subjects import Identity, by_address, somebody, spelled
+from limiter.web.subjects import Identity, by_address, checked_subject, spelled
 
 #: What a call costs, at least 1; None where nobody can tell: as much as its limits ever admit at once.
 Cost = Callable[[Request, Sequence[Network]], int | None]
@@ -34,7 +36,7 @@ def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG0
     return 1
 
 
-class Asked(NamedTuple):
+class Check(NamedTuple):
     """What a rule asks about one request."""
 
     rule: Rule
@@ -45,8 +47,19 @@ class Asked(NamedTuple):
     address: Key | None = None
     """The client's, where the rule bounds how many subjects it may begin, and it has chosen this one."""
 
+    def part(self) -> Part:
+        """What it asks of the store.
 
-class Passed(Enum):
+        Raises:
+            InvalidCost: The cost could never pass.
+
+        """
+        plan = limiter_calls.plan(self.rule.limiter, self.limits)
+        plan.checked(self.cost)
+        return Part(plan, self.key, self.cost, self.rule.shadow)
+
+
+class SkipReason(Enum):
     """Why a rule is not about a request."""
 
     METHOD = "its methods are others"
@@ -114,6 +127,11 @@ class Rule:
         """The limiter's: it stands in keys, headers and reports."""
         return str(self.limiter.name)
 
+    @property
+    def counts_leases(self) -> bool:
+        """Whether it counts what is held, not what passes."""
+        return any(policy.leases for policy in self.limiter.policies)
+
     def about(self, subject: Key, cost: int) -> Rule:
         """The same rule for a subject that somebody names, in the place of one that a request tells."""
         return replace(
@@ -128,7 +146,7 @@ class Rule:
             is_default=False,
         )
 
-    def ask(self, request: Request, trusted: Sequence[Network]) -> Asked | None:
+    def check(self, request: Request, trusted: Sequence[Network]) -> Check | None:
         """What this rule asks about a request; None where it is not about it.
 
         Raises:
@@ -136,9 +154,9 @@ class Rule:
 
         """
         found = self.consider(request, trusted)
-        return found if isinstance(found, Asked) else None
+        return found if isinstance(found, Check) else None
 
-    def consider(self, request: Request, trusted: Sequence[Network]) -> Asked | Passed:
+    def consider(self, request: Request, trusted: Sequence[Network]) -> Check | SkipReason:
         """What this rule asks about a request, or why it asks nothing.
 
         Raises:
@@ -148,25 +166,31 @@ class Rule:
         parts = self.match.parts(request)
         if parts is None:
             missed = self.match.missed(request)
-            return Passed.METHOD if missed == "method" else Passed.HOST if missed else Passed.PATH
+            return (
+                SkipReason.METHOD
+                if missed == "method"
+                else SkipReason.HOST
+                if missed
+                else SkipReason.PATH
+            )
         if not self.preflights and request.is_preflight:
-            return Passed.PREFLIGHT
+            return SkipReason.PREFLIGHT
         if self.exempt_paths and all(map(self._exempts, request.readings)):
-            return Passed.EXEMPT_PATH
+            return SkipReason.EXEMPT_PATH
         if self.exempt_networks and self._is_exempt(request, trusted):
-            return Passed.EXEMPT_NETWORK
-        subject = self._subject(
-            request if parts is request.parts else _with_parts(request, parts), trusted
-        )
+            return SkipReason.EXEMPT_NETWORK
+        if parts is not request.parts:
+            request = request.changed(parts=parts)
+        subject = self._subject(request, trusted)
         if subject is None:
-            return Passed.UNIDENTIFIED
+            return SkipReason.UNIDENTIFIED
         if self.exempt_keys and spelled(subject) in self.exempt_keys:
-            return Passed.EXEMPT_KEY
+            return SkipReason.EXEMPT_KEY
         if not self._holds_for(subject):
-            return Passed.PERCENT
+            return SkipReason.PERCENT
         limits = self.overrides.get(spelled(subject)) if self.overrides else None
-        if self.counts_apart(request):
-            return Asked(self, subject, 1, limits)
+        if self._counts_apart(request):
+            return Check(self, subject, 1, limits)
         cost = self.cost(request, trusted)
         if cost is None:
             cost = min(policy.capacity for policy in limits or self.limiter.policies)
@@ -175,17 +199,17 @@ class Rule:
                 f"the cost of {self.name} said {shown(cost)}: accepted are a whole number, and None"
             )
         chooser = None if self.new_subjects is None else by_address(request, trusted)
-        return Asked(self, subject, max(1, cost), limits, None if chooser == subject else chooser)
+        return Check(self, subject, max(1, cost), limits, None if chooser == subject else chooser)
 
-    def counts_apart(self, request: Request) -> bool:
+    def _counts_apart(self, request: Request) -> bool:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""
         return self.preflights == "apart" and request.is_preflight
 
     def _subject(self, request: Request, trusted: Sequence[Network]) -> Key | None:
         try:
-            if self.counts_apart(request):
+            if self._counts_apart(request):
                 return ("preflight", by_address(request, trusted))
-            return somebody(self.identity(request, trusted))
+            return checked_subject(self.identity(request, trusted))
         except Ambiguous:
             raise
         except Unidentified:
@@ -197,7 +221,7 @@ class Rule:
 
     def _is_exempt(self, request: Request, trusted: Sequence[Network]) -> bool:
         try:
-            found = address(request.peer, request.forwarded_for, trusted)
+            found = request.client(trusted)
         except Unidentified:
             return False
         return any(found in network for network in self.exempt_networks)
@@ -209,8 +233,7 @@ class Rule:
         """Whether the subject is among those that the roll-out has reached."""
         if self.percent >= 100:
             return True
-        return bool(self.limiter.plan().keys.share(subject, _PARTS) < self.percent * _PARTS / 100)
-
-
-def _with_parts(request: Request, parts: Mapping[str, str | None]) -> Request:
-    return replace(request, parts=parts)
+        return bool(
+            limiter_calls.plan(self.limiter).keys.share(subject, _PARTS)
+            < self.percent * _PARTS / 100
+        )

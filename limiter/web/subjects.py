@@ -11,7 +11,7 @@ from hashlib import blake2b
 from limiter.errors import InvalidSetting, shown
 from limiter.keys import Key as Key  # what an identity finds, for who names subjects itself
 from limiter.web import functions
-from limiter.web.identity import PREFIX, Ambiguous, Network, Unidentified, caller, parse
+from limiter.web.identity import PREFIX, Ambiguous, Network, Unidentified, parse
 from limiter.web.identity import subject as of_address
 from limiter.web.request import Request, bare_host, cookie_meaning
 
@@ -63,7 +63,7 @@ def identity(spec: str | Sequence[str], accepted: str = ACCEPTED) -> Identity:
     return lambda request, trusted: tuple(str(one(request, trusted)) for one in found)
 
 
-def somebody(subject: Key | None) -> Key:
+def checked_subject(subject: Key | None) -> Key:
     """The subject that an identity has found, or a function of the application's.
 
     Raises:
@@ -238,11 +238,11 @@ def hashed(kind: str, value: str) -> str:
 
 def by_address(request: Request, trusted: Sequence[Network]) -> str:
     """The client's address, by the proxies that are trusted."""
-    return caller(request.peer, request.forwarded_for, trusted)
+    return request.caller(trusted)
 
 
 def _by_prefix(prefix: int) -> Identity:
-    return lambda request, trusted: caller(request.peer, request.forwarded_for, trusted, prefix)
+    return lambda request, trusted: request.caller(trusted, prefix)
 
 
 def _one(spec: str, accepted: str) -> Identity:

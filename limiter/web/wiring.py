@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from limiter import settings
 from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.errors import InvalidPolicy, InvalidSetting
-from limiter.web import problems
+from limiter.web import limiter_calls, problems
 from limiter.web.functions import accepted, of_request
-from limiter.web.guard import AsyncGuard, Guard, Observer, Verdict
+from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.headers import FORMS
 from limiter.web.identity import ADDRESS_FROM, Network
 from limiter.web.rules import Cost, CostFunction, Rule, one_unit
@@ -22,6 +22,7 @@ from limiter.web.subjects import (
     by_address,
     identity,
 )
+from limiter.web.verdict import Observer, Verdict
 
 _AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
 _AnyLimiter = TypeVar("_AnyLimiter", bound="Limiter | AsyncLimiter")
@@ -33,6 +34,37 @@ VERDICTS = "limiter.verdicts"
 
 #: Fields that are lists: what two limiters say of one response stands side by side.
 _LISTS = ("ratelimit-policy", "ratelimit")
+
+
+class StoreSettings(TypedDict, total=False):
+    """The settings of a middleware's limiter; those that are not given are read from LIMITER_*."""
+
+    store: object
+    name: str | None
+    prefix: str | None
+    algorithm: str | None
+    on_error: str | None
+    local_share: int | None
+    timeout: float | None
+    connect_timeout: float | None
+    key_secret: str | bytes | None
+
+
+class LimitSettings(StoreSettings, total=False):
+    """What ``source`` is given of any limit of requests, without its key and its cost."""
+
+    enabled: bool
+    form: str | None
+    trusted: str | Iterable[str | Network] | None
+    address_from: str | None
+    observe: Observer | None
+
+
+class GuardSettings(LimitSettings, total=False):
+    """What ``source`` is given: the arguments of each middleware."""
+
+    key: str | Sequence[str] | KeyFunction | None
+    cost: int | CostFunction | None
 
 
 def source(
@@ -81,7 +113,7 @@ def source(
             limits = limiter_by(limiter_class, limits, given)
         rules = [Rule(limits, identity=identity_by(key), cost=_cost(cost), form=_form(form))]
         if isinstance(cost, int):
-            limits.plan().checked(cost, least=1)
+            limiter_calls.plan(limits).checked(cost, least=1)
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
             raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")
@@ -142,7 +174,7 @@ def limiters(guard: _AnyGuard) -> list[Any]:
     return list({id(rule.limiter): rule.limiter for rule in guard.rules}.values())
 
 
-def spoken(verdicts: Sequence[Verdict]) -> list[Field]:
+def fields_of(verdicts: Sequence[Verdict]) -> list[Field]:
     """The fields of several verdicts about one response, each name once.
 
     Lists are joined; of the others the last verdict's counts, and of Retry-After the longest.
@@ -158,7 +190,7 @@ def spoken(verdicts: Sequence[Verdict]) -> list[Field]:
     return list(found.values())
 
 
-def unsaid(said: Collection[str], fields: Iterable[Field]) -> list[Field]:
+def added_fields(said: Collection[str], fields: Iterable[Field]) -> list[Field]:
     """Those fields that go beside what a response says already (names in lower case)."""
     return [
         (name, value)

@@ -12,10 +12,11 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from limiter import AsyncLimiter, Concurrency, InvalidSetting, LeakyBucket
 from limiter.asgi import LimiterMiddleware
-from limiter.demo.servers import HOST, free_port
 from limiter.fastapi import Limit, Refused, limit
-from limiter.web.guard import AsyncGuard, Verdict
+from limiter.web.guard import AsyncGuard
 from limiter.web.rules import Rule
+from limiter.web.verdict import Verdict
+from service.demo.servers import HOST, free_port
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
 
 MEMORY = "memory://"
@@ -419,8 +420,8 @@ async def test_a_client_that_goes_away_leaves_its_lease(how: str) -> None:
     await asyncio.gather(task, return_exceptions=True)
     await eventually_free(limiter, 2)
     await holds.close()
-    assert not holds._stays._open
-    assert not holds._stays._tasks
+    assert not holds._held._requests
+    assert not holds._held._tasks
 
 
 @in_a_loop

@@ -21,11 +21,12 @@ from limiter import (
     StoreUnavailable,
 )
 from limiter.asgi import LimiterMiddleware
-from limiter.demo.servers import HOST, free_port
 from limiter.policyfile import AsyncPolicies
+from limiter.testing import StoreCall, intercept
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Unidentified
 from limiter.web.rules import Match, Rule, pattern
+from service.demo.servers import HOST, free_port
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
 
 MEMORY = "memory://"
@@ -140,13 +141,7 @@ async def test_rules_are_asked_in_one_call() -> None:
     rules = [Rule(first), Rule(search, match=Match(paths=(pattern("/search/**"),)))]
     app = LimiterMiddleware(hello, rules)
     calls: list[Any] = []
-    run = first._transport.run
-
-    async def counted(call: Any, deadline: float | None = None) -> Any:
-        calls.append(call)
-        return await run(call, deadline)
-
-    first._transport.run = counted  # type: ignore[method-assign]
+    intercept(first, lambda call, ahead: calls.append(call) or ahead())
     answers = [await ask(app, path) for path in ("/search/x", "/search/y", "/")]
 
     assert [answer.status for answer in answers] == [200, 429, 200]
@@ -377,13 +372,12 @@ async def test_a_cancelled_request_leaves_its_lease() -> None:
         await asyncio.sleep(60)  # it hangs, which is the fault
 
     middleware = LimiterMiddleware(app, limiter)
-    release = limiter._transport.run
 
-    async def slow(call: Any, deadline: float | None = None) -> Any:
+    async def slow(call: StoreCall, ahead: Any) -> Any:
         await asyncio.sleep(0.01)  # the delay is the fault
-        return await release(call, deadline)
+        return await ahead()
 
-    limiter._transport.run = slow  # type: ignore[method-assign]
+    intercept(limiter, slow)
     for steps in range(12):
         task = Connection(middleware).start()
         for _ in range(steps):
@@ -395,25 +389,24 @@ async def test_a_cancelled_request_leaves_its_lease() -> None:
             await task
         await eventually_free(limiter, 2)
     await middleware.close()
-    assert not middleware._stays._open
-    assert not middleware._stays._tasks
+    assert not middleware._held._requests
+    assert not middleware._held._tasks
 
 
 @in_a_loop
 async def test_a_request_cancelled_when_the_store_had_decided() -> None:
     """The lease was given, and nobody learned of it: it is given back a moment later."""
     limiter = two()
-    run = limiter._transport.run
     asked = asyncio.Event()
 
-    async def given_but_late(call: Any, deadline: float | None = None) -> Any:
-        reply = await run(call, deadline)
-        limiter._transport.run = run  # type: ignore[method-assign]
+    async def given_but_late(call: StoreCall, ahead: Any) -> Any:
+        reply = await ahead()
+        intercept(limiter, None)
         asked.set()
         await asyncio.sleep(60)
         return reply
 
-    limiter._transport.run = given_but_late  # type: ignore[method-assign]
+    intercept(limiter, given_but_late)
     task = Connection(LimiterMiddleware(hello, limiter)).start()
     await asked.wait()
     assert await free(limiter) == 1
@@ -426,14 +419,13 @@ async def test_a_request_cancelled_when_the_store_had_decided() -> None:
 @in_a_loop
 async def test_an_answer_that_never_came_leaves_no_lease() -> None:
     limiter = AsyncLimiter([Concurrency(1, lease=30)], store=MEMORY, timeout=0.05, on_error="allow")
-    run = limiter._transport.run
 
-    async def given_but_lost(call: Any, deadline: float | None = None) -> Any:
-        await run(call, deadline)
-        limiter._transport.run = run  # type: ignore[method-assign]
+    async def given_but_lost(call: StoreCall, ahead: Any) -> Any:
+        await ahead()
+        intercept(limiter, None)
         raise StoreUnavailable("no answer in time")
 
-    limiter._transport.run = given_but_lost  # type: ignore[method-assign]
+    intercept(limiter, given_but_lost)
 
     assert (await ask(LimiterMiddleware(hello, limiter))).status == 200
     await eventually_free(limiter, 1)
@@ -653,19 +645,18 @@ async def test_the_reason_of_a_closed_websocket_fits_into_a_frame() -> None:
 @in_a_loop
 async def test_who_waits_for_a_message_only_so_long_loses_none() -> None:
     limiter = AsyncLimiter("9/minute", store=MEMORY)
-    run = limiter._transport.run
     calls: list[Any] = []
 
-    async def slow(call: Any, deadline: float | None = None) -> Any:
+    async def slow(call: StoreCall, ahead: Any) -> Any:
         calls.append(call)
-        await asyncio.sleep(0.03)
-        return await run(call, deadline)
+        await asyncio.sleep(0.03)  # longer than the application waits for a message
+        return await ahead()
 
     seen: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        limiter._transport.run = slow  # type: ignore[method-assign]
+        intercept(limiter, slow)
         while len(seen) < 2:
             try:
                 message = await asyncio.wait_for(receive(), 0.01)
@@ -827,14 +818,13 @@ async def test_the_end_gives_back_what_is_held() -> None:
 @in_a_loop
 async def test_the_end_waits_for_what_is_being_given_back() -> None:
     limiter = two()
-    run = limiter._transport.run
 
-    async def slow(call: Any, deadline: float | None = None) -> Any:
+    async def slow(call: StoreCall, ahead: Any) -> Any:
         if call.mode == "release":
-            await asyncio.sleep(0.05)
-        return await run(call, deadline)
+            await asyncio.sleep(0.05)  # the delay is the fault
+        return await ahead()
 
-    limiter._transport.run = slow  # type: ignore[method-assign]
+    intercept(limiter, slow)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)

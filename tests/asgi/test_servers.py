@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from limiter import Concurrency, Limiter
-from limiter.demo.servers import HOST, free_port
+from service.demo.servers import HOST, free_port
 from tests.asgi.support import uvicorn
 from tests.service.support import ROOT, clean_environment, get
 from tests.wsgi.support import begin_http, eventually, listens, served

@@ -32,8 +32,8 @@ from typing import Any
 import click
 
 from limiter import LimiterError
-from limiter.demo.servers import HOST, Server
 from limiter.policyfile import Policies
+from service.demo.servers import HOST, Server
 from tests.attacks.catalogue import ATTACKS, HONEST, LIMIT, POLICIES, SENT, Attack, written
 from tests.attacks.machines import OTHERS, PROXIES, UPSTREAMS, Machines, Target, check_documents
 from tests.attacks.sending import besiege, exchange, send, speaks_http2

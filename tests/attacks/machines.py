@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import pytest
 
-from limiter.demo.children import Child
-from limiter.demo.servers import HOST, free_port
+from service.demo.children import Child
+from service.demo.servers import HOST, free_port
 from tests.e2e.support import until
 from tests.proxies.support import TRUSTED, Behind, _proxy, block, run_proxy, run_traefik
 from tests.service.support import ROOT, clean_environment, gunicorn

@@ -16,7 +16,7 @@ from h2.connection import H2Connection
 from h2.events import ConnectionTerminated, StreamEnded, StreamReset
 from h2.exceptions import H2Error
 
-from limiter.demo.servers import HOST
+from service.demo.servers import HOST
 from tests.attacks.catalogue import SENT, Attack, http2_fields, written
 from tests.attacks.machines import Target
 

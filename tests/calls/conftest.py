@@ -10,7 +10,7 @@ import pytest
 
 from limiter import Limiter
 from limiter.aio import AsyncLimiter
-from limiter.demo.servers import Server, free_port
+from service.demo.servers import Server, free_port
 from tests.calls.support import PATIENCE, InLoop, Loop
 from tests.proxy import Proxy
 

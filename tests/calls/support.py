@@ -20,6 +20,7 @@ from limiter import (
     TokenBucket,
     base,
     client,
+    testing,
 )
 from limiter.policies import Policy
 
@@ -113,12 +114,17 @@ class InLoop:
         return call
 
 
+def set_time(limiter: Any, now_us: int) -> None:
+    """As ``limiter.testing.set_time``, also of an ``InLoop``."""
+    testing.set_time(getattr(limiter, "inner", limiter), now_us)
+
+
 class Time:
     """The time of a limiter and of its sleeps, which passes by sleeping alone."""
 
     def __init__(self, limiter: Any, patch: pytest.MonkeyPatch) -> None:
         self.limiter = limiter
-        self.began_us = limiter._now_us = NOW_US
+        self.passed_us = 0
         #: How long each sleep was asked to be.
         self.slept: list[float] = []
         #: Whom somebody else hits right after each of so many sleeps.
@@ -143,10 +149,15 @@ class Time:
     @property
     def passed_us(self) -> int:
         """Microseconds since it began."""
-        return int(self.limiter._now_us) - self.began_us
+        return self._passed_us
+
+    @passed_us.setter
+    def passed_us(self, passed_us: int) -> None:
+        self._passed_us = passed_us
+        set_time(self.limiter, NOW_US + passed_us)
 
     def sleep(self, seconds: float) -> bool:
         """Let it pass; whether somebody else comes then."""
         self.slept.append(seconds)
-        self.limiter._now_us += round(seconds * 1e6)
+        self.passed_us += round(seconds * 1e6)
         return len(self.slept) <= self.visits

@@ -13,6 +13,7 @@ import pytest
 
 from limiter import Concurrency, LeakyBucket, Limiter, SlidingLog, StoreUnavailable
 from limiter.aio import AsyncLimiter
+from limiter.testing import StoreCall, intercept
 from tests.calls.support import PATIENCE
 from tests.proxy import Proxy, cut, delay
 
@@ -236,14 +237,13 @@ def test_a_renewal_that_fails_as_nobody_expects(
 
     async def main() -> None:
         limiter = AsyncLimiter(Concurrency(1, lease=0.1), store="memory://")
-        run = limiter._transport.run
 
-        async def fails(call: Any, deadline: float | None = None) -> Any:
+        async def fails(call: StoreCall, ahead: Any) -> Any:
             if call.mode == "renew":
                 raise ValueError("as nobody expects")
-            return await run(call, deadline)
+            return await ahead()
 
-        limiter._transport.run = fails  # type: ignore[method-assign]
+        intercept(limiter, fails)
         async with limiter.hold(subject, on_lost=lambda: told.append("lost")) as lease:
             while not lease.lost:
                 await asyncio.sleep(0.01)  # nothing tells us when: we have to look again

@@ -17,10 +17,10 @@ from limiter import (
     StoreUnavailable,
     TokenBucket,
 )
-from limiter.demo.servers import Server
 from limiter.policies import Policy
+from service.demo.servers import Server
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, RATES, by_algorithm
+from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
 from tests.proxy import Proxy, cut
 
 
@@ -38,7 +38,7 @@ def fail(first: Callable[[], object] = lambda: None) -> None:
 def test_refund(make: Make, subject: str, policy: Policy) -> None:
     """What was used can be used again, and no more than that; of nothing, nothing is given back."""
     limiter = make(policy)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
 
     assert limiter.refund(subject, 3) is None
     assert limiter.hit(subject, 10)
@@ -54,24 +54,24 @@ def test_refund(make: Make, subject: str, policy: Policy) -> None:
 def test_refund_of_a_log_gives_back_the_oldest(make: Make, subject: str) -> None:
     """Without the newest, a window that began after them would admit too much."""
     limiter = make(SlidingLog(3, 60))
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     limiter.hit(subject)
-    limiter._now_us += 10_000_000
+    set_time(limiter, NOW_US + 10_000_000)
     limiter.hit(subject, 2)
     limiter.refund(subject)
 
-    limiter._now_us = NOW_US + 60_000_000
+    set_time(limiter, NOW_US + 60_000_000)
     assert limiter.peek(subject).remaining == 1
-    limiter._now_us = NOW_US + 70_000_000
+    set_time(limiter, NOW_US + 70_000_000)
     assert limiter.peek(subject).remaining == 3
 
 
 def test_refund_of_two_windows(make: Make, subject: str) -> None:
     """First out of the current one, then out of the previous."""
     limiter = make(SlidingWindow(10, 60))
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     limiter.hit(subject, 10)
-    limiter._now_us += 90_000_000
+    set_time(limiter, NOW_US + 90_000_000)
     limiter.hit(subject, 3)  # the previous one weighs 5 still
     limiter.refund(subject, 5)
     assert limiter.peek(subject).remaining == 6
@@ -90,7 +90,7 @@ def test_refund_of_several(make: Make, subject: str) -> None:
 def settled(make: Make, subject: str, policy: Policy, taken: int, *actual: int) -> int:
     """What is left after a reservation was settled at once, as often as that."""
     limiter = make(policy)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     with limiter.reserve(subject, taken) as reserved:
         assert reserved.decision.granted == taken
         assert reserved.decision.remaining == 10 - taken
@@ -120,15 +120,16 @@ def test_debt(make: Make, new_subject: object, policy: Policy) -> None:
     answers = []
     for actual in (15, 20, 21, 1_000_000):
         subject = new_subject()
-        limiter._now_us = NOW_US
+        set_time(limiter, NOW_US)
         with limiter.reserve(subject, 1) as reserved:
             reserved.settle(actual)
         answers.append(limiter.peek(subject))
         assert (answers[-1].allowed, answers[-1].remaining) == (False, 0)
         # Whoever waits as told gets one.
-        limiter._now_us += round(answers[-1].retry_after * 1e6) - 1
+        opens_us = NOW_US + round(answers[-1].retry_after * 1e6)
+        set_time(limiter, opens_us - 1)
         assert not limiter.hit(subject)
-        limiter._now_us += 1
+        set_time(limiter, opens_us)
         assert limiter.hit(subject)
     by_actual = [answer.retry_after for answer in answers]
     assert by_actual[1] == by_actual[2] == by_actual[3]
@@ -147,12 +148,12 @@ def test_a_log_is_charged_more_than_one_call_may_write(make: Make, subject: str)
 def test_each_policy_is_charged_to_its_own_bound(make: Make, subject: str) -> None:
     """A small limit beside a large one: its debt ends at one limit, the other is charged in full."""
     limiter = make([SlidingLog(2, 60), SlidingWindow(10_000, "day"), FixedWindow(30, "hour")])
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     with limiter.reserve(subject, 1) as reserved:
         reserved.settle(501)
     after = limiter.peek(subject)
     assert [one.remaining for one in after.each] == [0, 9_499, 0]
-    limiter._now_us += 60_000_000
+    set_time(limiter, NOW_US + 60_000_000)
     assert limiter.peek(subject).each[0].remaining == 2
 
 
@@ -160,7 +161,7 @@ def test_each_policy_is_charged_to_its_own_bound(make: Make, subject: str) -> No
 def test_an_exception_gives_all_of_it_back(make: Make, subject: str, policy: Policy) -> None:
     """And passes on; one after settling changes nothing any more."""
     limiter = make(policy)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     with pytest.raises(OwnError), limiter.reserve(subject, 6):
         fail()
     assert limiter.peek(subject).remaining == 10

@@ -16,7 +16,7 @@ from limiter import (
 )
 from limiter.policies import Policy
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, PLACES, RATES, by_algorithm
+from tests.calls.support import NOW_US, PLACES, RATES, by_algorithm, set_time
 from tests.model import model_of
 from tests.model.base import Answer
 
@@ -44,9 +44,10 @@ def said(policy: Policy, answer: Answer) -> Answer:
 def test_every_call_says_what_the_model_says(make: Make, subject: str, policy: Policy) -> None:
     """A hundred calls of every sort, at times that matter: every field, after each of them."""
     limiter, model, draw = make(policy), model_of(policy), random.Random(policy.algorithm)
-    now_us = limiter._now_us = NOW_US
+    now_us = NOW_US
     for _ in range(100):
-        now_us = limiter._now_us = now_us + draw.choice(MOVES_US)
+        now_us += draw.choice(MOVES_US)
+        set_time(limiter, now_us)
         cost = draw.choice([0, 1, 1, 2, 3, 7, 10])
         call = draw.choice(["hit", "hit", "part", "peek", "refund", "settle", "reset"])
         if call == "hit":
@@ -83,7 +84,7 @@ def test_the_policy_that_decides(make: Make, subject: str) -> None:
     """On denial the one that takes longest, else the one with the least left; the first of equals."""
     short, long = SlidingLog(2, 10), SlidingLog(3, 100)
     limiter = make([long, short])
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
 
     assert limiter.hit(subject).policy == short
     assert limiter.hit(subject).policy == short
@@ -91,7 +92,7 @@ def test_the_policy_that_decides(make: Make, subject: str) -> None:
     assert (denied.policy, denied.limit, denied.retry_after) == (short, 2, 10.0)
     assert [one.remaining for one in denied.each] == [1, 0]
     assert [one.allowed for one in denied.each] == [True, False]
-    limiter._now_us += 10_000_000
+    set_time(limiter, NOW_US + 10_000_000)
     # Both have room for one: the first of equals.
     first = limiter.hit(subject)
     assert (first.policy, first.remaining) == (long, 0)
@@ -101,7 +102,7 @@ def test_the_policy_that_decides(make: Make, subject: str) -> None:
 def test_peek_says_what_hit_would(make: Make, subject: str) -> None:
     """What it says of a cost is what the hit then does; its remaining does not depend on the cost."""
     limiter = make([SlidingLog(5, 60), RATES[3]])
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     for cost in (3, 2, 1, 5):
         peek, hit = limiter.peek(subject, cost), limiter.hit(subject, cost)
         assert (peek.allowed, peek.retry_after) == (hit.allowed, hit.retry_after)
@@ -113,7 +114,7 @@ def test_peek_says_what_hit_would(make: Make, subject: str) -> None:
 def test_at_least(make: Make, subject: str, policy: Policy) -> None:
     """As many as there are, from that up to the cost; too few take nothing."""
     limiter = make(policy)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
 
     assert limiter.hit(subject, 6, at_least=2).granted == 6
     part = limiter.hit(subject, 6, at_least=2)
@@ -234,7 +235,7 @@ def test_a_key_of_something_else(make: Make, place: str, subject: str, request: 
 def test_reset(make: Make, subject: str, policy: Policy) -> None:
     """What a peek would have said just before; then all is as if unused."""
     limiter = make(policy)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     if policy.leases:
         lease = limiter.hold(subject)
         lease.__enter__()
@@ -266,12 +267,12 @@ def test_reset_forgets_all_of_the_subject(make: Make, new_subject: object) -> No
 def test_leases_in_a_decision(make: Make, subject: str) -> None:
     """Places are held, not spent: what is said of them lasts as long as the last lease."""
     limiter = make(Concurrency(3, lease=60))
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     with limiter.hold(subject, 2) as lease:
         taken = lease.decision
         assert (taken.allowed, taken.granted, taken.remaining) == (True, 2, 1)
         assert (taken.reset_after, taken.delay, taken.limit) == (60.0, 0.0, 3)
-        limiter._now_us += 10_000_000
+        set_time(limiter, NOW_US + 10_000_000)
         denied = limiter.peek(subject, cost=2)
         assert (denied.allowed, denied.retry_after, denied.reset_after) == (False, 50.0, 50.0)
         assert denied.remaining == 1

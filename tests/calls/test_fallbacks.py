@@ -16,7 +16,6 @@ from limiter import (
     InvalidKey,
     InvalidPolicy,
     LeakyBucket,
-    Limiter,
     RateLimited,
     SlidingLog,
     SlidingWindow,
@@ -24,11 +23,10 @@ from limiter import (
     StoreUnavailable,
     TokenBucket,
 )
-from limiter.demo.servers import Server
-from limiter.memory import store
 from limiter.policies import Policy
+from service.demo.servers import Server
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, RATES, by_algorithm
+from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
 from tests.proxy import Proxy, cut, swallow
 from tests.transport.support import until
 
@@ -204,7 +202,7 @@ def test_local_reservations(make_on: Make, proxy: Proxy, new_subject: Any, polic
     """Settled here: less, more, and all of it by an exception."""
     proxy.requests = cut
     limiter = make_on(proxy.url, policy, on_error="local", local_share=2)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     for actual, left in ((1, 4), (3, 2), (4, 1), (9, 0), (None, 2)):
         subject = new_subject()
         with limiter.reserve(subject, 3) as reserved:
@@ -220,7 +218,7 @@ def test_a_large_local_settlement(make_on: Make, proxy: Proxy, subject: str) -> 
     proxy.requests = cut
     limits = [TokenBucket(4, 1), FixedWindow(100, 60)]
     limiter = make_on(proxy.url, limits, on_error="local", local_share=2)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     with limiter.reserve(subject, 1) as reserved:
         reserved.settle(31)
     decision = limiter.peek(subject)
@@ -291,36 +289,6 @@ def test_several_subjects_here(make_on: Make, proxy: Proxy, new_subject: Any) ->
     assert limiter.peek(a).remaining == 1
     decision, *_ = limiter.hit_all([(a, 1, "20/minute")])
     assert (decision.limit, decision.remaining) == (4, 2)
-
-
-@pytest.mark.parametrize("on_error", ["raise", "allow", "deny", "local"])
-def test_a_call_in_the_middle_of_a_decision_of_this_process(
-    on_error: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As of a signal's handler: on_error decides, and where that is this process, too, it denies."""
-    where = "redis://127.0.0.1:1/0" if on_error == "local" else "memory://"
-    limiter = Limiter(SlidingLog(3, 60), store=where, on_error=on_error, timeout=0.2)
-    calls: list[Callable[[], Any]] = [
-        lambda: limiter.hit("u"),
-        lambda: limiter.hit_all([("u", 1), ("v", 1)])[0],
-    ]
-    decide, within = store.ask, []
-
-    def interrupted(*what: Any) -> Any:
-        while calls:
-            call = calls.pop()
-            if on_error == "raise":
-                with pytest.raises(StoreUnavailable):
-                    call()
-            else:
-                within.append(call())
-        return decide(*what)
-
-    monkeypatch.setattr(store, "ask", interrupted)
-    assert [limiter.hit("u").allowed for _ in range(4)] == [True, True, True, False]
-    assert [one.degraded for one in within] == [True] * len(within)
-    assert [one.allowed for one in within] == [on_error == "allow"] * len(within)
-    assert limiter.peek("v").remaining == 3
 
 
 def test_numbers_and_tags_here(make_on: Make, proxy: Proxy, subject: str) -> None:

@@ -21,10 +21,10 @@ from limiter import (
     StoreUnavailable,
     TokenBucket,
 )
-from limiter.demo.servers import SLOTS, Cluster, Server
 from limiter.policies import Policy
+from service.demo.servers import SLOTS, Cluster, Server
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, RATES, by_algorithm
+from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
 from tests.proxy import Proxy, cut, forward, swallow
 from tests.transport.support import until
 
@@ -39,7 +39,7 @@ def lefts(limiter: Any, *subjects: str, **more: Any) -> list[int]:
 def test_all_or_none(make: Make, new_subject: Any, policy: Policy, tagged: bool) -> None:
     """Each with its cost; a denial by one, wherever it stands, leaves the others as they were."""
     limiter = make(policy)
-    limiter._now_us = NOW_US
+    set_time(limiter, NOW_US)
     more = {"tag": new_subject()} if tagged else {}
     a, b, c = subjects = [new_subject() for _ in range(3)]
 

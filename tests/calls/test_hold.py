@@ -26,7 +26,8 @@ from limiter import (
     base,
     client,
 )
-from limiter.demo.servers import Server
+from limiter.testing import StoreCall, intercept
+from service.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import PLACES, PLENTY, RATES
 from tests.proxy import Proxy, cut, forward, swallow
@@ -186,13 +187,13 @@ def test_a_lease_that_nobody_came_to_before_its_end(subject: str, late: float) -
     """It is lost then, and no store is asked about it: the answer would come later still."""
     limiter = Limiter(Concurrency(1, lease=1), store="memory://")
     with limiter.hold(subject) as lease:
-        limiter._transport.run = None  # type: ignore[assignment,method-assign]
+        intercept(limiter, lambda *_: pytest.fail("the store was asked"))
         flow = limiter._renewing(lease, lease.more["lease"], time.monotonic() - 1 - late)
         next(flow)
         with pytest.raises(StopIteration):
             next(flow)
         assert lease.lost
-        del limiter._transport.run
+        intercept(limiter, None)
 
 
 @pytest.mark.slow
@@ -561,46 +562,44 @@ def test_an_outage_leaves_few_ghosts_to_give_back(make_on: Make, own: Server, su
 def test_many_leases_have_two_threads(store: str, new_subject: Callable[[], str]) -> None:
     """One renews them all, the other is there to help; they end with the last."""
 
-    def keepers() -> set[threading.Thread]:
+    def renewal_threads() -> set[threading.Thread]:
         return {one for one in threading.enumerate() if "_keep" in one.name}
 
-    before = keepers()
+    before = renewal_threads()
     with Limiter(Concurrency(1, lease=1), store=store, timeout=10.0) as limiter:
         leases = [limiter.hold(new_subject()) for _ in range(100)]
         for lease in leases:
             lease.__enter__()
-        assert len(keepers() - before) <= 2
+        assert len(renewal_threads() - before) <= 2
         time.sleep(1.3)  # all of them have to outlive their length
-        assert len(keepers() - before) <= 2
+        assert len(renewal_threads() - before) <= 2
         assert not any(lease.lost for lease in leases)
         assert not any(limiter.peek(lease.key).allowed for lease in leases)
         for lease in leases:
             lease.release()
-        until(lambda: keepers() <= before, 5)
+        until(lambda: renewal_threads() <= before, 5)
 
 
 @pytest.mark.slow
 def test_a_node_that_hangs_takes_no_other_lease_along(
-    store: str, new_subject: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    store: str, new_subject: Callable[[], str]
 ) -> None:
     """Forty renewals that wait for their deadline, again and again: the others come in time."""
     with Limiter(Concurrency(1, lease=1.5), store=store, timeout=0.1) as limiter:
-        real, there = limiter._transport.run, [True]
 
-        def run(call: Any, deadline: float | None = None) -> Any:
-            if b"away-" in call.tag and not there[0]:
+        def hangs(call: StoreCall, ahead: Any) -> Any:
+            if b"away-" in call.keys[0]:
                 time.sleep(0.1)  # as long as the deadline
                 raise StoreUnavailable("no answer")
-            return real(call, deadline)
+            return ahead()
 
-        monkeypatch.setattr(limiter._transport, "run", run)
         away = [limiter.hold(f"away-{new_subject()}").__enter__() for _ in range(40)]
         near = [limiter.hold(new_subject()).__enter__() for _ in range(10)]
-        there[0] = False
+        intercept(limiter, hangs)
         time.sleep(2.2)  # all of them have to outlive their length
         assert all(lease.lost for lease in away)
         assert not any(lease.lost or limiter.peek(lease.key) for lease in near)
-        there[0] = True
+        intercept(limiter, None)
         for lease in near + away:
             lease.release()
 
@@ -612,14 +611,14 @@ def test_a_store_that_says_nothing_about_one_lease(
 ) -> None:
     """Whoever renews waits for it longer than the others last: those come in time all the same."""
     with Limiter(Concurrency(1, lease=0.6), store=store, timeout=10.0) as limiter:
-        run, ends = limiter._transport.run, threading.Event()
+        ends = threading.Event()
 
-        def hangs(call: Any, deadline: float | None = None) -> Any:
-            if b"away-" in call.tag and b"renew" in call.rest:
+        def hangs(call: StoreCall, ahead: Any) -> Any:
+            if b"away-" in call.keys[0] and call.mode == "renew":
                 ends.wait(10)
-            return run(call, deadline)
+            return ahead()
 
-        limiter._transport.run = hangs  # type: ignore[method-assign]
+        intercept(limiter, hangs)
         away = [limiter.hold(f"away-{new_subject()}").__enter__() for _ in range(silent)]
         near = [limiter.hold(new_subject()).__enter__() for _ in range(3)]
         time.sleep(0.3)  # the silence has begun
@@ -635,15 +634,15 @@ def test_a_store_that_says_nothing_about_one_lease(
 def test_a_lease_used_again_is_not_the_one_before(store: str, subject: str) -> None:
     """A renewal of the first whose answer comes too late says nothing of the second, nor ends it."""
     with Limiter(Concurrency(2, lease=0.6), store=store, timeout=10.0) as limiter:
-        run, begun, again = limiter._transport.run, threading.Event(), threading.Event()
+        begun, again = threading.Event(), threading.Event()
 
-        def slowly(call: Any, deadline: float | None = None) -> Any:
-            if b"renew" in call.rest and not begun.is_set():
+        def slowly(call: StoreCall, ahead: Any) -> Any:
+            if call.mode == "renew" and not begun.is_set():
                 begun.set()
                 again.wait(5)
-            return run(call, deadline)
+            return ahead()
 
-        limiter._transport.run = slowly  # type: ignore[method-assign]
+        intercept(limiter, slowly)
         lease = limiter.hold(subject)
         with lease:
             assert begun.wait(5)
@@ -684,8 +683,8 @@ def test_what_was_given_back_is_forgotten(make: Make, subject: str) -> None:
     if hasattr(limiter, "inner"):
         until(lambda: not limiter._tasks, 5)
     else:
-        assert len(limiter._keeper._due) <= 128
-        assert limiter._keeper._flows == set()
+        assert len(limiter._renewal_threads._due) <= 128
+        assert limiter._renewal_threads._flows == set()
 
 
 class Interrupt(BaseException):
@@ -707,7 +706,7 @@ def test_interrupted_in_its_delay(
             with pytest.raises(Interrupt), limiter.hold(subject):
                 raise AssertionError
         assert lefts(limiter, subject)[0] == 5
-        assert limiter._keeper._flows == set()
+        assert limiter._renewal_threads._flows == set()
 
 
 def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> None:

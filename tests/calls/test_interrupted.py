@@ -19,9 +19,10 @@ from limiter import (
     StoreUnavailable,
 )
 from limiter.aio import AsyncLimiter
-from limiter.demo.servers import Cluster
 from limiter.plan import Part
-from limiter.question import Question
+from limiter.testing import StoreCall, intercept
+from limiter.web import limiter_calls
+from service.demo.servers import Cluster
 from tests.calls.support import OURS, PATIENCE
 
 PLACES = Concurrency(3, lease=30)
@@ -156,9 +157,9 @@ def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: st
     limiter._one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(3)]
     interrupt_once(limiter, "refund")
-    parts = [Part(limiter.plan(), key, 1) for key in keys]
+    parts = [Part(limiter_calls.plan(limiter), key, 1) for key in keys]
     with limiter.hold(keys[2], 5), pytest.raises(NotAnException):
-        limiter.drive(limiter.deciding(parts, "acquire", "one"))
+        limiter_calls.drive(limiter, limiter_calls.deciding(limiter, parts, "acquire", "one"))
     lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
     settled(lefts, [[5, 4], [5, 5], [5, 0]])
     assert limiter.unsettled == 1
@@ -172,15 +173,14 @@ def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: st
         limiter._one_slot = lambda _: False  # type: ignore[method-assign]
         keys = [f"{subject}-{number}" for number in range(5)]
         await limiter.hit(keys[-1], 1_000)
-        run = limiter._transport.run
 
-        async def cancel(call: Any, deadline: float | None = None) -> Any:
+        async def cancel(call: StoreCall, ahead: Any) -> Any:
             ours = asyncio.current_task()
-            if b"refund" in call.rest and ours is not None and ours.get_name() == OURS:
+            if call.mode == "refund" and ours is not None and ours.get_name() == OURS:
                 ours.cancel()
-            return await run(call, deadline)
+            return await ahead()
 
-        limiter._transport.run = cancel  # type: ignore[method-assign]
+        intercept(limiter, cancel)
         for _ in range(10):
             items = [(key, 1) for key in keys]
             with pytest.raises(asyncio.CancelledError):
@@ -216,7 +216,7 @@ def test_nobody_to_give_back_later(
         limiter.hit_all([(key, 1) for key in keys])
     assert [limiter.peek(key).remaining for key in keys] == [4, 4, 4, 0]
     assert limiter.unsettled == 3
-    assert limiter._keeper._flows == set()
+    assert limiter._renewal_threads._flows == set()
 
 
 def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
@@ -247,21 +247,19 @@ def test_interrupted_before_the_end_of_a_body(place: str, subject: str) -> None:
     with pytest.raises(NotAnException), limiter.hold(subject):
         pass
     assert limiter.peek(subject).remaining == 3
-    assert limiter._keeper._flows == set()
+    assert limiter._renewal_threads._flows == set()
 
 
 def interrupt_once(limiter: Limiter, mode: str) -> None:
     """Have the next call of a mode interrupted before it is sent, as by Ctrl-C."""
-    run, done = limiter._transport.run, threading.Event()
 
-    def interrupted(call: Any, deadline: float | None = None) -> Any:
-        said = call.mode if isinstance(call, Question) else call.rest.decode(errors="replace")
-        if mode in said and not done.is_set():
-            done.set()
+    def interrupted(call: StoreCall, ahead: Any) -> Any:
+        if call.mode == mode:
+            intercept(limiter, None)
             raise NotAnException
-        return run(call, deadline)
+        return ahead()
 
-    limiter._transport.run = interrupted  # type: ignore[method-assign]
+    intercept(limiter, interrupted)
 
 
 def settled(ask: Any, expected: Any) -> None:
@@ -319,14 +317,13 @@ def test_a_denial_stays_one_where_a_later_subject_cannot_be_looked_at(
     ).open()
     keys = [f"{subject}-{number}" for number in range(3)]
     limiter.hit(keys[1])
-    run = limiter._transport.run
 
-    def third_is_gone(call: Any, deadline: float | None = None) -> Any:
-        if keys[2].encode() in call.rest:
+    def third_is_gone(call: StoreCall, ahead: Any) -> Any:
+        if any(keys[2].encode() in key for key in call.keys):
             raise StoreUnavailable("gone")
-        return run(call, deadline)
+        return ahead()
 
-    limiter._transport.run = third_is_gone  # type: ignore[method-assign]
+    intercept(limiter, third_is_gone)
     first, second, third = limiter.hit_all([(key, 1) for key in keys])
     assert (first.allowed, first.granted, first.remaining) == (True, 0, 1)
     assert (second.allowed, second.degraded) == (False, False)

@@ -20,10 +20,10 @@ from limiter import (
     SlidingWindow,
     TokenBucket,
 )
-from limiter.demo.servers import Cluster
 from limiter.policies import Policy
+from service.demo.servers import Cluster
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, RATES, by_algorithm
+from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
 
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
@@ -32,7 +32,7 @@ def test_a_subject_of_its_own_numbers(make: Make, new_subject: Any, policy: Poli
     limiter = make(policy)
     for more in ("20/minute", type(policy)(20, 60), [type(policy)(20, 60)]):
         subject = new_subject()
-        limiter._now_us = NOW_US
+        set_time(limiter, NOW_US)
         decision = limiter.hit(subject, 15, limits=more)
         assert (decision.granted, decision.remaining, decision.limit) == (15, 5, 20)
         assert decision.policy == type(policy)(20, 60)
@@ -137,7 +137,7 @@ def test_a_reservation_settles_by_its_own_numbers(
     limiter = make(policy)
     for actual, left in ((5, 15), (18, 2), (40, 0), (1000, 0)):
         subject = new_subject()
-        limiter._now_us = NOW_US
+        set_time(limiter, NOW_US)
         with limiter.reserve(subject, 15, limits="20/minute") as reserved:
             reserved.settle(actual)
         decision = limiter.peek(subject, limits="20/minute")

@@ -24,7 +24,7 @@ from limiter import (
 )
 from limiter.policies import Policy
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, PATIENCE
+from tests.calls.support import NOW_US, PATIENCE, set_time
 from tests.concurrency.hammer import processes
 from tests.histories import Admitted, most_in_any_window, own_windows
 
@@ -41,7 +41,7 @@ def old_and_new(make_on: Make, place: str, kind: str) -> Any:
         shared = getattr(first, "inner", first) if kind == "memory" else place
         made = [first, *(make_on(shared, limits) for limits in sets[1:])]
         for limiter in made:
-            limiter._now_us = NOW_US
+            set_time(limiter, NOW_US)
         return made
 
     return make
@@ -59,9 +59,10 @@ def test_windows_and_logs_keep_their_count(
     assert [one.peek(subject).remaining for one in (old, more, less)] == [0, 0, 0]
     told = less.peek(subject).retry_after
     assert told >= 60
-    less._now_us += round(told * 1e6) - 1
+    opens_us = NOW_US + round(told * 1e6)
+    set_time(less, opens_us - 1)
     assert not less.hit(subject)
-    less._now_us += 1
+    set_time(less, opens_us)
     assert less.hit(subject)
 
 
@@ -77,7 +78,7 @@ def test_buckets_keep_their_debt_in_time(
     assert {one.peek(subject, 0).reset_after for one in limiters} == {36.0}
     # Nobody is blocked for longer than the old time to full.
     for one in limiters:
-        one._now_us += 36_000_000
+        set_time(one, NOW_US + 36_000_000)
         assert one.peek(subject).remaining == one.policies[0].capacity
 
 
@@ -97,7 +98,7 @@ def test_a_much_smaller_burst_gives_nothing_back(
     assert not new.hit(subject)
     assert old.hit(subject, 1000, at_least=1).granted == 10
     # Whoever was told how long to wait gets in then.
-    new._now_us += 90_100_000
+    set_time(new, NOW_US + 90_100_000)
     assert new.hit(subject)
 
 

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from limiter import Limiter
-from limiter.demo.servers import HOST, Cluster, free_port
+from service.demo.servers import HOST, Cluster, free_port
 from tests.cli.support import run, shell
 
 

@@ -23,7 +23,7 @@ from tests.service.support import ROOT, clean_environment
 QUICKSTART = (ROOT / "docs/quickstart.md").read_text()
 
 COMMANDS = [
-    *("hit", "peek", "refund", "reset", "hold", "check", "explain", "scripts", "acl", "demo"),
+    *("hit", "peek", "refund", "reset", "hold", "check", "explain", "scripts", "acl"),
     "bench",
 ]
 
@@ -53,7 +53,7 @@ def test_every_command_is_there(name: str) -> None:
 
 
 def test_help_imports_no_command() -> None:
-    """Nor what they need; and asking a store needs no Flask, no TOML and no demo."""
+    """Nor what they need; and asking a store needs no Flask, no TOML and no service."""
     code = """
 import sys
 from limiter.command import cli
@@ -80,7 +80,7 @@ finally:
     }
     assert ours == {"limiter.cli", "limiter.cli.lazy"}
     for modules in found.values():
-        assert not modules & {"flask", "tomllib", "tomli", "limiter.policyfile", "limiter.demo"}
+        assert not modules & {"flask", "tomllib", "tomli", "limiter.policyfile", "service"}
 
 
 def examples() -> list[tuple[str, str]]:
@@ -95,8 +95,8 @@ def examples() -> list[tuple[str, str]]:
 
 
 def test_every_command_that_asks_has_examples() -> None:
-    """The demo and the measurements need none."""
-    assert {name for name, _ in examples()} == set(COMMANDS) - {"demo", "bench"}
+    """The measurements need none."""
+    assert {name for name, _ in examples()} == set(COMMANDS) - {"bench"}
 
 
 @pytest.mark.parametrize(("name", "line"), examples(), ids=lambda value: str(value)[:40])

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from limiter.demo.servers import HOST, Server
+from service.demo.servers import HOST, Server
 from tests.cli.support import run, start
 from tests.e2e.support import until
 from tests.service.support import ROOT

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from limiter import acl
-from limiter.demo.servers import HOST, Cluster, Server
 from limiter.scripts import names, script
+from service.demo.servers import HOST, Cluster, Server
 from tests.cli.support import run
 from tests.service.support import ROOT
 

@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from limiter import scripts as loader
-from limiter.demo.servers import Server
+from service.demo.servers import Server
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "lua" / "README.md").read_text()

@@ -78,7 +78,7 @@ def size(client, policy: Policy, subject: str) -> int:
 
 def test_the_bytes_are_those_of_this_server():
     """Within a sixth: allocators and servers differ a little."""
-    from limiter.demo.servers import Server
+    from service.demo.servers import Server
 
     with Server() as server, server.client() as client:
         client.url = server.url

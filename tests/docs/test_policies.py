@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from limiter.command import cli
 from limiter.policyfile import InvalidPolicyFile, watch
-from limiter.policyfile.reading import _TOP
-from limiter.policyfile.schema import POLICY_KEYS
+from limiter.policyfile.reading import TOP_KEYS
+from limiter.policyfile.schema import KEYS
 from tests.wsgi.support import ask
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,8 +35,8 @@ def test_commands_print_what_stands_below_them(monkeypatch: pytest.MonkeyPatch) 
 
 def test_every_key_is_told_and_shown() -> None:
     """In the table, in its order; and the example has each of them."""
-    assert tuple(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == POLICY_KEYS
-    for key in (*POLICY_KEYS, *_TOP):
+    assert tuple(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == tuple(KEYS)
+    for key in (*KEYS, *TOP_KEYS):
         assert re.search(rf"\b{key}\b", EXAMPLE), key
         assert f"`{key}`" in PAGE or key in ("policies", "defaults"), key
 

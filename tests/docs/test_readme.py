@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from limiter.demo.servers import Server
 from limiter.policies import ALGORITHMS
 from limiter.settings import VARIABLES
+from service.demo.servers import Server
 from tests.e2e.support import Demo
 from tests.service.support import ROOT
 

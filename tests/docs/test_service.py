@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from limiter.demo.servers import HOST, Server, free_port
+from service.demo.servers import HOST, Server, free_port
 from service.upstream import passing_on
 from tests.proxies.support import block
 from tests.service.support import ROOT, gunicorn

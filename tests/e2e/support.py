@@ -18,7 +18,7 @@ from types import TracebackType
 
 import pytest
 
-from limiter.demo.servers import HOST
+from service.demo.servers import HOST
 from tests.service.support import ROOT, clean_environment
 
 
@@ -95,7 +95,7 @@ def _port_for_later() -> int:
 
 
 class Demo:
-    """``limiter demo`` in a session of its own, with a temporary folder of its own."""
+    """``make demo`` in a session of its own, with a temporary folder of its own."""
 
     def __init__(self, folder: Path, *options: str, **variables: str) -> None:
         self.port = _port_for_later()
@@ -111,7 +111,7 @@ class Demo:
                 # A demo under nohup ignores SIGHUP; tests that run under it must not pass that on.
                 [
                     *("env", "--default-signal=HUP"),
-                    *(sys.executable, "-m", "limiter", "demo", f"--port={self.port}"),
+                    *(sys.executable, "-m", "service.demo", f"--port={self.port}"),
                     *options,
                 ],
                 env=clean_environment(TMPDIR=str(self.temporary), **variables),

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 import redis
 
-from limiter.demo.children import Child, stop
-from limiter.demo.servers import HOST, free_port
+from service.demo.children import Child, stop
+from service.demo.servers import HOST, free_port
 from tests.e2e.support import ab, until
 from tests.service.support import ROOT, clean_environment
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from limiter.demo.servers import HOST
 from limiter.policies import ALGORITHMS
+from service.demo.servers import HOST
 from tests.e2e.support import Counts, Demo, ab, listening, until
 from tests.service.support import ROOT, get
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from limiter.compat.flask_limiter import config
+from limiter.compat.flask_limiter import config, extension
 from limiter.flask import FlaskLimiter
+from limiter.flask.limits import LimitOptions
 from limiter.settings import VARIABLES
 from tests.flask.support import statuses
 
@@ -130,6 +131,9 @@ def test_what_is_named_of_ours_exists(row: list[str]) -> None:
     }
     known = {
         *arguments,
+        *LimitOptions.__annotations__,
+        *extension.LimitOptions.__annotations__,
+        *config.Settings.__annotations__,
         *dir(FlaskLimiter),
         *dir(compat.Limiter),
         *dir(compat),

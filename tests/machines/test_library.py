@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from limiter import Decision, Limiter, RateLimited
 from limiter.policies import Policy
+from limiter.testing import set_time
 from tests.concurrency.hammer import PATIENCE, drawn_policies
 from tests.machines.support import DEPTH, NOW_US, new_key
 from tests.model import MODELS, model_of
@@ -57,10 +58,15 @@ def agree(decision: Decision, expected: Verdict, limits: list[Policy]) -> None:
 
 
 def reserve(
-    limiter: Limiter, models: Several, subject: str, cost: int, actual: int, limits: list[Policy]
+    limiter: Limiter,
+    models: Several,
+    now_us: int,
+    subject: str,
+    cost: int,
+    actual: int,
+    limits: list[Policy],
 ) -> None:
     """What turns out to be less is given back, what turns out to be more is charged."""
-    now_us = limiter._now_us
     expected = models.hit(now_us, cost)
     try:
         with limiter.reserve(subject, cost) as reserved:
@@ -82,10 +88,10 @@ def test_every_field_of_a_decision(store, limits, steps):
     models, subject = Several([model_of(policy) for policy in limits]), new_key()
     most = min(policy.most_cost for policy in limits)
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
-    limiter._now_us = NOW_US
+    now_us = NOW_US
     for move_us, mode, wanted in steps:
-        limiter._now_us += move_us
-        now_us, cost = limiter._now_us, min(wanted, most)
+        now_us, cost = now_us + move_us, min(wanted, most)
+        set_time(limiter, now_us)
         if mode == "reset":
             agree(limiter.reset(subject), models.reset(now_us), limits)
         elif mode == "peek":
@@ -94,7 +100,9 @@ def test_every_field_of_a_decision(store, limits, steps):
             limiter.refund(subject, cost)
             models.refund(now_us, cost)
         elif mode == "reserve" and cost:
-            reserve(limiter, models, subject, cost, (3 * cost + move_us) % (most + 1), limits)
+            reserve(
+                limiter, models, now_us, subject, cost, (3 * cost + move_us) % (most + 1), limits
+            )
         elif mode == "part" and cost:
             decision = limiter.hit(subject, cost, at_least=1)
             agree(decision, models.hit(now_us, cost, at_least=1), limits)
@@ -111,10 +119,10 @@ def test_a_peek_says_what_the_hit_then_does(store, limits, steps):
     subject = new_key()
     most = min(policy.most_cost for policy in limits)
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
-    limiter._now_us = NOW_US
+    now_us = NOW_US
     for move_us, _, wanted in steps:
-        limiter._now_us += move_us
-        cost = min(wanted, most)
+        now_us, cost = now_us + move_us, min(wanted, most)
+        set_time(limiter, now_us)
         peek = limiter.peek(subject, cost)
         again = limiter.peek(subject, most)
         hit = limiter.hit(subject, cost)

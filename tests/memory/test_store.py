@@ -8,7 +8,6 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,14 +21,13 @@ from limiter import (
     SlidingLog,
     SlidingWindow,
     StoreRefused,
-    StoreUnavailable,
     TokenBucket,
 )
+from limiter.call import Block
 from limiter.memory import MemoryStore
 from limiter.memory import store as module
-from limiter.policies import Policy, concurrency
-from limiter.question import Block, Question
-from tests.memory.support import clock_us, look, plant
+from limiter.policies import Policy
+from tests.memory.support import call_of, clock_us, look, plant
 
 LIMIT = 100
 POLICIES: list[Policy] = [
@@ -54,7 +52,7 @@ def hit(
     """Take from one policy."""
     mode = "acquire" if policy.leases else "hit"
     block = Block(policy, 0, cost, lease=lease if policy.leases else "")
-    return store.run(Question(mode, 0, now_us, (name.encode(),), (block,)))
+    return store.run(call_of(mode, 0, now_us, (name.encode(),), (block,)))
 
 
 def in_threads(work: Callable[[int], Any], count: int = 64) -> None:
@@ -101,7 +99,7 @@ def test_threads_on_many_keys_lose_nothing() -> None:
             hit(store, policy, f"own-{number}-{turn}")
             if turn % 7 == 0:
                 name = f"own-{number}-{turn}".encode()
-                store.run(Question("reset", 0, 0, (name,), (Block(policy, 0, 1),)))
+                store.run(call_of("reset", 0, 0, (name,), (Block(policy, 0, 1),)))
 
     in_threads(work)
     assert sum(granted) == 64 * 60
@@ -117,7 +115,7 @@ def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
 
     def busy() -> None:
         while not ends.is_set():
-            store.run(Question("hit", 0, 0, (b"both",), blocks))
+            store.run(call_of("hit", 0, 0, (b"both",), blocks))
             hit(store, policy, cost=100)
 
     threads = [threading.Thread(target=busy, daemon=True) for _ in range(4)]
@@ -127,7 +125,7 @@ def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
         for _ in range(50):
             child = os.fork()
             if child == 0:
-                reply = store.run(Question("hit", 0, 0, (b"both",), blocks))
+                reply = store.run(call_of("hit", 0, 0, (b"both",), blocks))
                 # Both policies were charged alike, to the last call before the fork.
                 os._exit(0 if reply[1] == reply[6] else 1)
             assert _status(child) == 0
@@ -161,23 +159,6 @@ def test_a_child_counts_for_itself() -> None:
     assert hit(store, policy, cost=2)[:2] == [2, 0]
 
 
-def test_whoever_asks_in_the_middle_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a signal's handler may, in the same thread: an error and no wait; nothing is lost of the call."""
-    policy, store, asked = SlidingLog(5, "day"), MemoryStore(), []
-    decide = module.ask
-
-    def interrupted(*what: Any) -> Any:
-        if not asked:
-            asked.append("in the middle")
-            with pytest.raises(StoreUnavailable, match="in the middle of another call"):
-                hit(store, policy)
-        return decide(*what)
-
-    monkeypatch.setattr(module, "ask", interrupted)
-    assert [hit(store, policy)[0] for _ in range(6)] == [1, 1, 1, 1, 1, 0]
-    assert asked
-
-
 def test_a_call_that_is_interrupted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next one is decided."""
     policy, store, decide = FixedWindow(5, "day"), MemoryStore(), module.ask
@@ -190,90 +171,6 @@ def test_a_call_that_is_interrupted_ends(monkeypatch: pytest.MonkeyPatch) -> Non
         hit(store, policy)
     monkeypatch.setattr(module, "ask", decide)
     assert hit(store, policy)[:2] == [1, 4]
-
-
-class Interrupt(BaseException):
-    """As a signal's handler raises it, between any two steps of the interpreter."""
-
-
-class Interrupting:
-    """Lets the code of one file be interrupted at one of its steps."""
-
-    def __init__(self, file: str, step: int) -> None:
-        self.file, self.step = file, step
-
-    def __enter__(self) -> None:
-        self.before = sys.gettrace()
-        sys.settrace(self.enter)
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self.before)
-
-    def enter(self, frame: FrameType, event: str, _: Any) -> Any:
-        """Look at each step of a call, where it is one of ours."""
-        if frame.f_code.co_filename != self.file:
-            return None
-        frame.f_trace_opcodes = True
-        return self.look
-
-    def look(self, _: FrameType, event: str, __: Any) -> Any:
-        """Count; interrupt once."""
-        if event == "opcode":
-            self.step -= 1
-            if self.step == 0:
-                raise Interrupt
-        return self.look
-
-
-@pytest.mark.parametrize("mode", ["acquire", "renew", "release"])
-def test_leases_are_whole_wherever_a_call_was_interrupted(mode: str) -> None:
-    """No lease is lost that somebody else has, or that is renewed; the next calls are decided."""
-    policy, second = Concurrency(9, lease=10), 1_000_000
-    name, step, ended = (b"subject",), 0, False
-
-    def ask(store: MemoryStore, mode: str, lease: str, at: int) -> list[int]:
-        block = Block(policy, 0, 2, lease=lease)
-        return store.run(Question(mode, 0, (1_000 + at) * second, name, (block,)))
-
-    while not ended:
-        step += 1
-        store = MemoryStore()
-        for at, lease in enumerate(["ends", "own", "other"]):
-            ask(store, "acquire", lease, at)
-        try:
-            with Interrupting(concurrency.__file__, step):
-                ask(store, mode, "own" if mode != "acquire" else "new", 10)
-            ended = True
-        except Interrupt:
-            pass
-        assert ask(store, "renew", "other", 10)[0] == 2
-        if mode != "release":
-            assert ask(store, "renew", "own", 10)[0] == 2
-        assert ask(store, "acquire", "newer", 10)[0] == 2
-        for lease in ("own", "other", "new", "newer"):
-            ask(store, "release", lease, 10)
-        assert ask(store, "peek", "", 10)[:2] == [0, 9]
-    assert step > 100
-
-
-@pytest.mark.parametrize("policy", POLICIES, ids=repr)
-def test_no_key_is_for_ever_wherever_a_call_was_interrupted(policy: Policy) -> None:
-    """Each that there is has a life, and its place among those that are thrown out."""
-    step, ended = 0, False
-    while not ended:
-        step += 1
-        store = MemoryStore()
-        try:
-            with Interrupting(module.__file__, step):
-                hit(store, policy)
-            ended = True
-        except Interrupt:
-            pass
-        places = set(store._heap)
-        for name, key in store._keys.items():
-            assert key.expires_us < 2**60
-            assert (key.marked_us, name) in places
-    assert step > 100
 
 
 def test_the_clock_is_the_walls_and_never_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,9 +274,9 @@ def test_a_call_never_throws_out_its_own_keys() -> None:
     assert [hit(store, short, "short")[1] for _ in range(3)] == [4, 3, 2]
     logs = [SlidingLog(5, 60, name=name) for name in "abc"]
     names = tuple(policy.field.encode() for policy in logs)
-    question = Question("hit", 0, 0, names, tuple(Block(p, at, 1) for at, p in enumerate(logs)))
-    assert store.run(question)[1::5] == [4, 4, 4]
-    assert store.run(question)[1::5] == [3, 3, 3]
+    call = call_of("hit", 0, 0, names, tuple(Block(p, at, 1) for at, p in enumerate(logs)))
+    assert store.run(call)[1::5] == [4, 4, 4]
+    assert store.run(call)[1::5] == [3, 3, 3]
     assert len(store) == 3
 
 
@@ -405,7 +302,7 @@ def test_resets_leave_nothing_behind() -> None:
     block = (Block(policy, 0, 1),)
     for _ in range(1_000):
         hit(store, policy)
-        store.run(Question("reset", 0, 0, (b"subject",), block))
+        store.run(call_of("reset", 0, 0, (b"subject",), block))
     assert len(store) == 0
     assert len(store._heap) < 100
 
@@ -416,9 +313,9 @@ def test_a_key_of_another_kind_is_refused() -> None:
     plant(store, "log", "string", "not ours", 10_000)
     blocks = (Block(FixedWindow(5, 60), 0, 1), Block(log, 1, 1))
     with pytest.raises(StoreRefused, match="b'log' holds a string: accepted is a list"):
-        store.run(Question("hit", 0, 0, (b"hash", b"log"), blocks))
+        store.run(call_of("hit", 0, 0, (b"hash", b"log"), blocks))
     assert len(store) == 1
-    store.run(Question("reset", 0, 0, (b"hash", b"log"), blocks))
+    store.run(call_of("reset", 0, 0, (b"hash", b"log"), blocks))
     assert hit(store, log, "log")[:2] == [1, 4]
 
 

@@ -25,7 +25,8 @@ from limiter import (
 from limiter.aio import AsyncLimiter
 from limiter.decision import Decision
 from limiter.flows import Pause
-from limiter.transport import async_lane
+from limiter.testing import set_time
+from limiter.transport import async_connection
 from tests.machines.support import new_key
 from tests.proxy import Proxy, cut, forward
 
@@ -147,9 +148,9 @@ def check_subjects_are_apart(make: Make, url: str) -> None:
     with make("5/hour", store=url, name="mutants", timeout=5.0) as limiter:
         calls = [limiter._plan.call("peek", subject, 1) for subject in subjects]
         tagged = limiter._plan.call("peek", "a", 1, tag="}")
-    assert len({call.rest for call in calls}) == len(subjects)
+    assert len({call.keys for call in calls}) == len(subjects)
     for call in [*calls, tagged]:
-        key = call.rest.split(b"\r\n")[1]
+        (key,) = call.keys
         assert key_slot(key) == key_slot(call.tag), key
 
 
@@ -160,7 +161,7 @@ class LocalClock(Limiter):
 
     def hit(self, key: keys.Key, cost: int = 1, **more: Any) -> Decision:
         """As a client that trusts its own clock."""
-        self._now_us = time.time_ns() // 1000 + self.ahead_us
+        set_time(self, time.time_ns() // 1000 + self.ahead_us)
         return super().hit(key, cost, **more)
 
 
@@ -421,20 +422,20 @@ def check_replies_are_ones_own(make: Make, url: str) -> None:
             call.cancel()
             assert (await limiter.hit(second)).remaining == 7
 
-    there = async_lane.AsyncLane
-    async_lane.AsyncLane = getattr(make, "lane", there)  # type: ignore[misc]
+    there = async_connection.AsyncConnection
+    async_connection.AsyncConnection = getattr(make, "connection", there)  # type: ignore[misc]
     try:
         asyncio.run(main())
     finally:
-        async_lane.AsyncLane = there  # type: ignore[misc]
+        async_connection.AsyncConnection = there  # type: ignore[misc]
 
 
 def _under_way(limiter: AsyncLimiter) -> bool:
-    (place,) = limiter._transport._places.values()  # type: ignore[union-attr]
-    return any(lane.waiting for lane in place.guard.lanes)
+    (loop_transport,) = limiter._transport._by_loop.values()  # type: ignore[union-attr]
+    return any(connection.waiting for connection in loop_transport.closer.connections)
 
 
-class ForgetsTheCancelled(async_lane.AsyncLane):
+class ForgetsTheCancelled(async_connection.AsyncConnection):
     """Takes whoever gave up out of the queue, whose reply comes all the same."""
 
     __slots__ = ()
@@ -447,9 +448,9 @@ class ForgetsTheCancelled(async_lane.AsyncLane):
 
 
 class SwapsReplies(Limiter):
-    """Of whom the lanes of coroutines are broken."""
+    """Of whom the connections of coroutines are broken."""
 
-    lane = ForgetsTheCancelled
+    connection = ForgetsTheCancelled
 
 
 MUTANTS = [

@@ -10,7 +10,7 @@ import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
-from limiter.demo.servers import HOST, free_port
+from service.demo.servers import HOST, free_port
 from service.page import SHOWN
 from tests.e2e.support import Demo, until
 from tests.page.support import Browser

@@ -11,8 +11,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from limiter.demo.servers import HOST, Server, free_port
 from limiter.policies import ALGORITHMS
+from service.demo.servers import HOST, Server, free_port
 from service.page import OWN, SHOWN, content_security_policy
 from tests.service.conftest import MakeApp
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from limiter.policyfile.faults import MOST_FAULTS, InvalidPolicyFile
-from limiter.policyfile.reading import MOST_BYTES, read
+from limiter.policyfile.reading import read
 from limiter.policyfile.schema import _MOST_PATHS
+from limiter.policyfile.text import MOST_BYTES
 
 ONE = "[policies.p]\nlimits = '5/s'\n"
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from limiter import LimiterError
 from limiter.policyfile import Fault, InvalidPolicyFile
-from limiter.policyfile.reading import read, text_of
+from limiter.policyfile.reading import read
+from limiter.policyfile.text import text_of
 from limiter.web.subjects import hashed
 
 IDENTITIES = (

@@ -23,7 +23,7 @@ from limiter.policyfile.reading import PolicyFile, in_memory, read
 from limiter.web.guard import Guard
 from limiter.web.identity import Unidentified
 from limiter.web.request import Request, joined
-from limiter.web.rules import Asked, Passed, Rule
+from limiter.web.rules import Check, Rule, SkipReason
 from limiter.web.subjects import hashed
 
 EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "policies.example.toml"
@@ -52,13 +52,13 @@ def request(
     return Request(method, host, path, fields, peer)
 
 
-def about(found: Rule, asked: Request) -> Asked | Passed:
+def about(found: Rule, asked: Request) -> Check | SkipReason:
     return found.consider(asked, TRUSTED)
 
 
 def cost(found: Rule, asked: Request) -> int:
     said = about(found, asked)
-    assert isinstance(said, Asked)
+    assert isinstance(said, Check)
     return said.cost
 
 
@@ -122,7 +122,7 @@ def test_limits(text: str, expected: tuple[Policy, ...]) -> None:
 )
 def test_key(spec: str, asked: Request, key: Any) -> None:
     found = about(rule(f"limits = '5/s'\nkey = {spec}"), asked)
-    assert isinstance(found, Asked)
+    assert isinstance(found, Check)
     assert found.key == key
 
 
@@ -146,7 +146,7 @@ def test_key(spec: str, asked: Request, key: Any) -> None:
 )
 def test_match(match: str, asked: Request, expected: bool) -> None:
     found = about(rule(f"limits = '5/s'\nmatch.{match}"), asked)
-    assert isinstance(found, Asked) == expected
+    assert isinstance(found, Check) == expected
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_what_is_so_where_nothing_is_said() -> None:
     found = rule("limits = '5/s'")
     assert (found.name, found.form, found.shadow, found.percent) == ("p", "draft-11", False, 100)
     assert (found.unidentified, found.preflights) == ("refuse", "apart")
-    assert about(found, request()) == Asked(found, "203.0.113.9", 1, None)
+    assert about(found, request()) == Check(found, "203.0.113.9", 1, None)
 
 
 def test_exemptions() -> None:
@@ -226,18 +226,18 @@ def test_exemptions() -> None:
         "exempt = { networks = ['10.0.0.0/8', '2001:db8::/32', '192.0.2.1'], "
         f"keys = ['acme', '{hashed('header', 'secret')}'], paths = ['/healthz', '/static/**'] }}"
     )
-    assert about(found, request("/healthz", x_org="x")) is Passed.EXEMPT_PATH
-    assert about(found, request("/static/a/b", x_org="x")) is Passed.EXEMPT_PATH
-    assert about(found, request(peer="10.1.1.1", x_org="x")) is Passed.EXEMPT_NETWORK
-    assert about(found, request(peer="::ffff:10.1.1.1", x_org="x")) is Passed.EXEMPT_NETWORK
-    assert about(found, request(peer="2001:db8::1", x_org="x")) is Passed.EXEMPT_NETWORK
-    assert about(found, request(peer="192.0.2.1", x_org="x")) is Passed.EXEMPT_NETWORK
-    assert about(found, request(x_org="acme")) is Passed.EXEMPT_KEY
-    assert about(found, request(x_org="secret")) is Passed.EXEMPT_KEY  # named by its hash
-    assert isinstance(about(found, request(x_org="other")), Asked)
+    assert about(found, request("/healthz", x_org="x")) is SkipReason.EXEMPT_PATH
+    assert about(found, request("/static/a/b", x_org="x")) is SkipReason.EXEMPT_PATH
+    assert about(found, request(peer="10.1.1.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
+    assert about(found, request(peer="::ffff:10.1.1.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
+    assert about(found, request(peer="2001:db8::1", x_org="x")) is SkipReason.EXEMPT_NETWORK
+    assert about(found, request(peer="192.0.2.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
+    assert about(found, request(x_org="acme")) is SkipReason.EXEMPT_KEY
+    assert about(found, request(x_org="secret")) is SkipReason.EXEMPT_KEY  # named by its hash
+    assert isinstance(about(found, request(x_org="other")), Check)
     # Nobody makes himself exempt by a header.
     forged = request(x_org="other", x_forwarded_for="10.1.1.1")
-    assert isinstance(about(found, forged), Asked)
+    assert isinstance(about(found, forged), Check)
 
 
 def test_overrides() -> None:
@@ -253,7 +253,7 @@ def test_overrides() -> None:
         ("other", None),
     ):
         said = about(found, request(x_api_key=key))
-        assert isinstance(said, Asked)
+        assert isinstance(said, Check)
         assert said.limits == limits
 
 
@@ -261,9 +261,9 @@ def test_a_policy_that_says_no_key_may_name_whom_it_likes() -> None:
     """It may be for who asks by its name alone, about subjects of its own: /v1/check."""
     found = rule("limits = '5/s'\nexempt.keys = ['10.0.0.0/8']\noverrides = { 'org,7' = '9/s' }")
 
-    assert about(found.about("10.0.0.0/8", 1), request()) is Passed.EXEMPT_KEY
+    assert about(found.about("10.0.0.0/8", 1), request()) is SkipReason.EXEMPT_KEY
     said = about(found.about(("org", 7), 1), request())
-    assert isinstance(said, Asked)
+    assert isinstance(said, Check)
     assert said.limits == (SlidingLog(9, 1),)
 
 
@@ -280,7 +280,7 @@ def test_defaults() -> None:
     assert (a.shadow, b.shadow) == (True, False)
     assert (a.exempt_keys, b.exempt_keys) == ({"a"}, {"192.0.2.1"})
     for one in (a, b):
-        assert about(one, request("/healthz")) is Passed.EXEMPT_PATH
+        assert about(one, request("/healthz")) is SkipReason.EXEMPT_PATH
 
 
 TWO = "[policies.default]\nlimits = '5/s'\n[policies.api]\nlimits = '9/s'\nmatch.paths = ['/api/**']\n"
@@ -309,7 +309,7 @@ def test_the_default_steps_back_for_a_policy_with_a_match() -> None:
     guard = Guard([named.rule for named in found.policies.values()])
 
     def names(asked: Request) -> list[str]:
-        return [one.rule.name for one in guard.asked(asked)]
+        return [one.rule.name for one in guard.checks(asked)]
 
     assert names(request("/")) == ["default", "all"]
     assert names(request("/api/x")) == ["api", "all"]
@@ -336,7 +336,7 @@ def test_the_default_steps_back_only_for_a_policy_that_decides(more: str, decide
         more = "match.methods = ['GET']"
     found = file(TWO + more)
     guard = Guard([named.rule for named in found.policies.values()])
-    asked = guard.asked(request("/api/x", x_me="me"))
+    asked = guard.checks(request("/api/x", x_me="me"))
     assert ("default" in [one.rule.name for one in asked]) != decides
 
 
@@ -345,7 +345,7 @@ def test_who_says_two_things_of_itself_is_refused_whatever_happens_to_others() -
     for how in ("skip", "address", "refuse"):
         found = rule(f"limits = '5/s'\nkey = 'cookie:sid'\nunidentified = '{how}'")
         with pytest.raises(Unidentified, match="several cookies"):
-            found.ask(request(cookie="sid=a; sid=b"), ())
+            found.check(request(cookie="sid=a; sid=b"), ())
 
 
 def test_a_default_that_steps_back_refuses_nobody() -> None:
@@ -355,9 +355,9 @@ def test_a_default_that_steps_back_refuses_nobody() -> None:
         "[policies.api]\nlimits = '9/s'\nmatch.paths = ['/api/**']\n"
     )
     guard = Guard([named.rule for named in found.policies.values()])
-    assert [one.rule.name for one in guard.asked(request("/api/x"))] == ["api"]
+    assert [one.rule.name for one in guard.checks(request("/api/x"))] == ["api"]
     with pytest.raises(Unidentified):
-        guard.asked(request("/"))
+        guard.checks(request("/"))
 
 
 @pytest.mark.parametrize(
@@ -378,8 +378,8 @@ def test_address_from(address_from: str, expected: str) -> None:
         "forwarded": "for=9.9.9.9, for=2.2.2.2;proto=https",
         "x_real_ip": "3.3.3.3",
     }
-    assert [one.key for one in guard.asked(request(peer="127.0.0.1", **headers))] == [expected]
-    assert [one.key for one in guard.asked(request(peer="8.8.8.8", **headers))] == ["8.8.8.8"]
+    assert [one.key for one in guard.checks(request(peer="127.0.0.1", **headers))] == [expected]
+    assert [one.key for one in guard.checks(request(peer="8.8.8.8", **headers))] == ["8.8.8.8"]
 
 
 PREFLIGHT = request(
@@ -403,14 +403,14 @@ def test_for_whom_a_preflight_counts(said: str, key: object) -> None:
         "203.0.113.9",
     ]
     free = rule("limits = '5/s'\npreflights = false")
-    assert about(free, PREFLIGHT) is Passed.PREFLIGHT
-    assert isinstance(about(free, request(method="OPTIONS")), Asked)
+    assert about(free, PREFLIGHT) is SkipReason.PREFLIGHT
+    assert isinstance(about(free, request(method="OPTIONS")), Check)
 
 
-def asked_by(found: Rule, *requests: Request) -> list[Asked]:
+def asked_by(found: Rule, *requests: Request) -> list[Check]:
     """What a rule asks about requests that it is about."""
     asked = [about(found, one) for one in requests]
-    assert all(isinstance(one, Asked) for one in asked)
+    assert all(isinstance(one, Check) for one in asked)
     return asked  # type: ignore[return-value]
 
 
@@ -420,7 +420,7 @@ def test_a_preflight_needs_no_credentials_and_costs_1() -> None:
     (asked,) = asked_by(found, replace(PREFLIGHT, announces_body=False))
     assert (asked.key, asked.cost) == (("preflight", "203.0.113.9"), 1)
     with pytest.raises(Unidentified):
-        found.ask(replace(PREFLIGHT, peer=None), ())
+        found.check(replace(PREFLIGHT, peer=None), ())
 
 
 def test_the_example() -> None:
@@ -430,8 +430,8 @@ def test_the_example() -> None:
     rules = [named.rule for named in found.policies.values()]
     guard = Guard(rules, TRUSTED)
 
-    def asked(*args: Any, **more: Any) -> dict[str, Asked]:
-        return {one.rule.name: one for one in guard.asked(request(*args, **more))}
+    def asked(*args: Any, **more: Any) -> dict[str, Check]:
+        return {one.rule.name: one for one in guard.checks(request(*args, **more))}
 
     assert found.warnings == ()
     both = {"everything", "every-address"}

@@ -14,8 +14,8 @@ import pytest
 
 from limiter import InvalidSetting, LimiterError
 from limiter.policyfile import AsyncPolicies, InvalidPolicyFile, Policies, hand_on, watch
-from limiter.web.guard import Verdict
 from limiter.web.request import Request
+from limiter.web.verdict import Verdict
 
 REQUEST = Request("GET", "localhost", "/", {}, "203.0.113.9")
 NOWHERE = "redis://127.0.0.1:1/0"

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from limiter.demo.children import Child
-from limiter.demo.servers import HOST, free_port
+from service.demo.children import Child
+from service.demo.servers import HOST, free_port
 from tests.e2e.support import until
 from tests.service.support import ROOT, clean_environment, gunicorn
 

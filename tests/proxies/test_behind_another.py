@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from limiter.demo.servers import HOST
+from service.demo.servers import HOST
 from tests.proxies.support import OUTER, TRUSTED, Front, front, run_passing_on
 from tests.proxies.test_forward_auth import A_PREFLIGHT, FORGED
 

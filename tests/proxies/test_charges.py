@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from limiter.demo.servers import HOST, free_port
+from service.demo.servers import HOST, free_port
 from tests.e2e.support import until
 from tests.proxies.support import TRUSTED, Behind, Front, behind, front, run_traefik
 from tests.proxy import Cut, Proxy

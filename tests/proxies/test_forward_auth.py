@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from limiter.demo.servers import HOST
+from service.demo.servers import HOST
 from tests.proxies.support import Front, front
 
 pytestmark = [

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from limiter.demo.servers import HOST
+from service.demo.servers import HOST
 from tests.e2e.support import until
 from tests.proxies.support import TRUSTED, Behind, Front, behind, front, run_traefik
 from tests.proxies.test_forward_auth import FORGED

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from limiter.demo.servers import HOST
+from service.demo.servers import HOST
 
 
 class Attack(NamedTuple):

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from limiter.demo.children import Child
-from limiter.demo.servers import HOST, free_port
+from service.demo.children import Child
+from service.demo.servers import HOST, free_port
 
 ROOT = Path(__file__).parent.parent.parent
 

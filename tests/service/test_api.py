@@ -14,8 +14,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from limiter import Limiter
-from limiter.demo.servers import HOST, Server, free_port
 from service.bodies import MOST_BYTES
+from service.demo.servers import HOST, Server, free_port
 from tests.e2e.support import until
 from tests.service.conftest import MakeApp
 

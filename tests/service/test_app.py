@@ -10,10 +10,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from limiter import InvalidSetting
-from limiter.demo.servers import HOST, Server, free_port
 from limiter.log_throttle import PAUSE, ThrottleFilter
 from service import logs
 from service.app import create_app
+from service.demo.servers import HOST, Server, free_port
 
 HELLO = "/demo-service/hello"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from limiter.demo.servers import HOST, Server, free_port
+from service.demo.servers import HOST, Server, free_port
 from tests.service.support import gunicorn
 
 pytestmark = [

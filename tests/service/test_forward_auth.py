@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from limiter.demo.servers import HOST, free_port
 from limiter.web.paths import path_of
+from service.demo.servers import HOST, free_port
 from tests.service.conftest import MakeApp
 
 Make = Callable[..., Flask]

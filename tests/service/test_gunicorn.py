@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from gunicorn.config import make_settings
 
-from limiter.demo.servers import HOST, Server, free_port
+from service.demo.servers import HOST, Server, free_port
 from tests.e2e.support import until
 from tests.service.support import ROOT, get, gunicorn, post, run_gunicorn
 

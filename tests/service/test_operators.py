@@ -15,8 +15,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from limiter import InvalidSetting
-from limiter.demo.servers import HOST, Server, free_port
 from service import logs, tracing
+from service.demo.servers import HOST, Server, free_port
 from tests.service.conftest import MakeApp
 from tests.service.test_api import problem
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from limiter.demo.servers import HOST, free_port
+from service.demo.servers import HOST, free_port
 from service.worker import LARGEST, Worker
 from tests.service.slow_clients import ATTACKS, attacking, served
 from tests.service.support import gunicorn

@@ -10,7 +10,7 @@ from contextlib import suppress
 import pytest
 
 from limiter import StoreUnavailable
-from limiter.demo.servers import HOST, Cluster, Server, free_port
+from service.demo.servers import HOST, Cluster, Server, free_port
 from tests.proxy import Proxy, delay, swallow
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import (
@@ -111,7 +111,7 @@ def test_a_slow_connection_serves_the_next_caller(proxy: Proxy, subject: str, ki
                 assert "no connection within the deadline" in str(answer)
                 assert took < 1.0
             proxy.mend()
-            while asker.lane is None:
+            while asker.connection is None:
                 await asyncio.sleep(0.02)  # it is being made beside us
             assert (await asker.hit(subject)).remaining == PLENTY.limit - 1
             assert proxy.connections == 1
@@ -156,9 +156,9 @@ def test_a_server_that_drips_and_does_not_read(kind: str) -> None:
             for _ in range(80):
                 calls |= {asyncio.ensure_future(spent(asker.hit("u"))) for _ in range(20)}
                 await asyncio.sleep(0.01)
-                if (lane := asker.lane) is not None and not lane.closed:
-                    most = max(most, len(lane.waiting) + len(lane._held))
-                    size = max(size, lane._transport.get_write_buffer_size())
+                if (connection := asker.connection) is not None and not connection.closed:
+                    most = max(most, len(connection.waiting) + len(connection._held))
+                    size = max(size, connection._transport.get_write_buffer_size())
             found = await asyncio.gather(*calls)
             assert {type(answer) for _, answer in found} == {StoreUnavailable}
             # On a machine that is kept busy some wait for their turn; see ``within_deadline``.
@@ -201,7 +201,7 @@ def test_calls_of_a_turn_that_took_too_long(
                 late = asyncio.ensure_future(spent(asker.hit(first)))
                 hog = asyncio.ensure_future(_hog(0.6))
                 if first_to_see == "timer":  # of calls before, which rings in the same turn
-                    asyncio.get_running_loop().call_soon(asker.lane._tick)
+                    asyncio.get_running_loop().call_soon(asker.connection._tick)
                 found = await asyncio.gather(late, hog, spent(asker.hit(second)))
                 assert "not sent within the deadline" in str(found[0][1])
                 assert found[2][1].remaining == PLENTY.limit - turn

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from limiter.demo.servers import Cluster, Server
+from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, delay
 from tests.transport.support import (
     PLENTY,
@@ -53,7 +53,7 @@ def test_loops_in_threads(
 
     in_threads(8, lambda number: in_loop(main(number), kind))
     assert in_loop(asker.used(subject), kind) == 400
-    assert not asker.transport._places
+    assert not asker.transport._by_loop
 
 
 def test_one_loop_after_the_other(own: Server, kind: str) -> None:
@@ -201,13 +201,13 @@ def test_a_fork_has_its_own_connections(own: Server, kind: str) -> None:
     async def main() -> None:
         await asker.hit("u")
         await left.hit("u")
-        lane = asker.lane
+        connection = asker.connection
         for _ in range(3):
             assert in_child(child) == 0
             assert (await asker.hit("u")).granted == 1
             assert (await left.hit("u")).granted == 1
-        assert asker.lane is lane
-        assert not lane.closed
+        assert asker.connection is connection
+        assert not connection.closed
         await asker.transport.close()
         await left.transport.close()
 

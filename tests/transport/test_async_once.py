@@ -15,10 +15,10 @@ import redis
 import redis.asyncio
 
 from limiter import Decision, FixedWindow, LimiterError, StoreRefused, StoreUnavailable
-from limiter.demo.servers import Cluster, Server
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
-from limiter.transport.async_node import AsyncNode, Guard
+from limiter.transport.async_node import AsyncNode, ConnectionCloser
+from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, cut, cut_after, delay, replace, swallow
 from tests.transport.support import LOG, PLENTY, Asker, in_loop, spent, until
 from tests.transport.test_round_trip import commands
@@ -40,7 +40,7 @@ class Subject:
         call = self.plan.call("hit", self.key, cost)
         deadline = None if seconds is None else time.monotonic() + seconds
         self.called += cost
-        reply = self.plan.read(await asker.transport.run(call, deadline))
+        reply = await asker.transport.run(call, deadline)
         self.answered += cost
         self.check(Decision(self.policies, reply))
 
@@ -85,7 +85,7 @@ def test_whoever_gives_up_hurts_nobody(
             await asyncio.gather(*(caller(asker, each) for each in subjects * 4))
             for subject in subjects:
                 reply = await asker.transport.run(subject.plan.call("peek", subject.key, 0))
-                subject.check(Decision(subject.policies, subject.plan.read(reply)))
+                subject.check(Decision(subject.policies, reply))
 
     in_loop(main(), kind)
     assert min(ends["answered"], ends["cancelled"], ends["late"]) > 10, ends
@@ -217,12 +217,12 @@ def test_a_silent_connection_is_given_up(proxy: Proxy, subject: str, kind: str) 
             proxy.replies = swallow
             task = asyncio.ensure_future(asker.hit(subject))
             await asyncio.sleep(0.01)
-            lane = asker.lane
+            connection = asker.connection
             task.cancel()
             await asyncio.wait([task])
-            assert not lane.closed
-            await asyncio.wait([lane.ended], timeout=2.0)
-            assert lane.closed
+            assert not connection.closed
+            await asyncio.wait([connection.ended], timeout=2.0)
+            assert connection.closed
             proxy.mend()
             assert (await asker.hit(subject)).remaining == PLENTY.limit - 3
 
@@ -335,9 +335,9 @@ def test_closed_while_calls_are_under_way(
             proxy.replies = delay(0.1)
             calls = [asyncio.ensure_future(asker.hit(subject)) for _ in range(5)]
             await asyncio.sleep(0.02)
-            lane = asker.lane
+            connection = asker.connection
             await asyncio.gather(asker.transport.close(), *calls)
-            assert lane.ended.done()
+            assert connection.ended.done()
             assert [call.result().granted for call in calls] == [1] * 5
             proxy.mend()
             assert await asker.used(subject) == 6
@@ -425,14 +425,14 @@ def test_a_task_that_ends_before_its_maker_knows_of_it(store: str, kind: str) ->
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        guard = Guard(loop, lambda _: None)
-        node = AsyncNode(connection, "store", 2.0, 2.0, ("localhost", 0), guard)
+        closer = ConnectionCloser(loop, lambda _: None)
+        node = AsyncNode(connection, "store", 2.0, 2.0, ("localhost", 0), closer)
         loop.set_task_factory(first_step_at_once)
         with pytest.raises(StoreUnavailable, match="not yet"):
             await node.take(time.monotonic() + 2)
         loop.set_task_factory(None)
         assert (await node.take(time.monotonic() + 2)).is_ready()
-        await guard.close(2.0)
+        await closer.close(2.0)
 
     in_loop(main(), kind)
 

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from limiter import Decision, StoreUnavailable
-from limiter.demo.servers import HOST, Cluster, Server, free_port
+from service.demo.servers import HOST, Cluster, Server, free_port
 from tests.proxy import Proxy, delay, swallow
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import dripping, timed, within_deadline

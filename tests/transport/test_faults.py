@@ -14,8 +14,8 @@ import redis
 from redis import exceptions as redis_errors
 
 from limiter import Limiter, LimiterError, StoreRefused, StoreUnavailable
-from limiter.demo.servers import HOST, Cluster, Server, free_port
 from limiter.transport.replies import code, translate
+from service.demo.servers import HOST, Cluster, Server, free_port
 from tests.transport.conftest import MakeLimiter, MakeServer
 from tests.transport.support import BUCKET, LOG, ONE_OF_EACH, PLENTY, Asker, outcome, until
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import random
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import pytest
 
-from limiter import Limiter, StoreRefused, StoreUnavailable
-from limiter.demo.servers import Server
+from limiter import StoreRefused, StoreUnavailable
 from limiter.policies import Policy
-from tests.proxy import Hook, Proxy, cut, cut_after, delay, replace, swallow
+from service.demo.servers import Server
+from tests.proxy import Cut, Hook, Proxy, cut, cut_after, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import LOG, ONE_OF_EACH, PLENTY, outcome, until, used
 
@@ -155,142 +154,73 @@ class Interrupt(BaseException):
     """What a signal handler raises in the middle of a call; not even an Exception."""
 
 
-@contextmanager
-def interrupts(
-    error: type[BaseException] = Interrupt,
-) -> Iterator[Callable[[float], None]]:
-    """Arm an alarm that raises the error in this thread; disarmed in the end."""
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise error
-
-    before = signal.signal(signal.SIGALRM, ring)
-    left = signal.getitimer(signal.ITIMER_REAL)[0]  # the alarm that ends a test which hangs
-    # What measures coverage takes locks, which an interrupt would leave taken for ever.
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    try:
-        yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds) and None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        sys.settrace(tracer)
-        signal.signal(signal.SIGALRM, before)
-        signal.setitimer(signal.ITIMER_REAL, left)
-
-
-@pytest.mark.parametrize("policies", [PLENTY, [PLENTY, LOG]], ids=["one", "several"])
-def test_an_interrupted_calls_reply_reaches_nobody(
-    make_limiter: MakeLimiter, proxy: Proxy, subject: str, policies: object
-) -> None:
-    """The reply was still under way; the next call has another connection."""
-    limiter = make_limiter(proxy.url, policies).open()
-    limiter.hit("other", cost=400)
-    proxy.replies = delay(0.15)
-    with interrupts() as arm:
-        arm(0.05)
-        with pytest.raises(Interrupt):
-            limiter.hit("other", cost=100)
-    least = min(policy.capacity for policy in limiter.policies)
-    assert limiter.hit(subject, cost=3).remaining == least - 3
-
-
 class TimeIsUp(Exception):
     """What a signal handler may raise as well: Celery's SoftTimeLimitExceeded is an Exception."""
 
 
-@pytest.mark.parametrize("on_error", ["raise", "allow"])
-def test_what_a_signal_handler_raises_is_the_callers(
-    make_limiter: MakeLimiter, proxy: Proxy, subject: str, on_error: str
+@contextmanager
+def signals_raise(error: type[BaseException]) -> Iterator[Callable[[], None]]:
+    """A function that raises the error in the main thread, whatever it waits for, by a signal."""
+
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGUSR1, raise_it)
+    try:
+        yield lambda: signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("error", [Interrupt, TimeIsUp])
+@pytest.mark.parametrize("policies", [PLENTY, [PLENTY, LOG]], ids=["one", "several"])
+def test_an_interrupted_calls_reply_reaches_no_other(
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str, policies: Any, error: type[BaseException]
 ) -> None:
-    """It says nothing of the store: no error of ours, no fallback; the connection is closed."""
-    limiter = make_limiter(proxy.url, on_error=on_error).open()
+    """The exception comes out as it is, whatever the fallback, and the connection is closed."""
+    limiter = make_limiter(proxy.url, policies, on_error="allow", timeout=10.0).open()
     limiter.hit("other", cost=400)
-    proxy.replies = delay(0.15)
-    with interrupts(TimeIsUp) as arm:
-        arm(0.05)
-        with pytest.raises(TimeIsUp):
+    raised = threading.Event()
+    with signals_raise(error) as interrupt:
+
+        def hold_back(data: bytes) -> bytes:
+            interrupt()
+            raised.wait(10)
+            return data
+
+        proxy.replies = hold_back
+        with pytest.raises(error):
             limiter.hit("other", cost=100)
+    proxy.mend()
+    raised.set()
     assert not limiter._transport._node.has_idle  # type: ignore[attr-defined]
-    assert limiter.hit(subject, cost=3).remaining == PLENTY.limit - 3
+    least = min(policy.capacity for policy in limiter.policies)
+    assert limiter.hit(subject, cost=3).remaining == least - 3
 
 
-def test_interrupted_anywhere(
-    make_limiter: MakeLimiter, store: str, new_subject: Callable[[], str]
+@pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
+def test_a_call_that_is_interrupted_as_it_connects(
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str, kind: str
 ) -> None:
-    """At random moments of the call, 300 times: every answer is the answer to its question."""
-    limiter = make_limiter(store).open()
-    draw = random.Random(2).uniform
-    took = min(_duration(limiter, new_subject()) for _ in range(20))
-    interrupted = 0
-    with interrupts() as arm:
-        for number in range(300):
-            key, cost = new_subject(), number + 1
-            try:
-                with suppress(StoreUnavailable):
-                    arm(draw(took * 0.05, took * 1.5))
-                    limiter.hit(key, cost=cost)
-                    arm(0)
-            except Interrupt:
-                interrupted += 1
-            arm(0)
-            charged = used(limiter, key)
-            assert charged in (0, cost)
-            assert limiter.hit(key, cost=1000).remaining == PLENTY.limit - charged - 1000
-    assert interrupted > 30
+    """No lock stays taken: the calls of other threads are decided."""
+    limiter = make_limiter(proxy.url.replace("redis:", f"{kind}:"), timeout=10.0)
+    transport: Any = limiter._transport
+    with signals_raise(Interrupt) as interrupt:
 
+        def interrupt_and_cut(data: bytes) -> bytes:
+            until(lambda: getattr(transport, "_node", transport)._changed._waiters)
+            interrupt()
+            raise Cut
 
-# Python's own Thread.start complains in the new thread where an exception reached it.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupted_call_leaves_no_lock_taken(make_limiter: MakeLimiter, store: str) -> None:
-    """While it waits for a connection, too: the calls of other threads go on within their deadlines."""
-    limiter = make_limiter(store).open()
-    draw, answers = random.Random(3).uniform, []
-    with interrupts() as arm:
-        for _ in range(150):
-            limiter.close()  # the next call has to connect
-            with suppress(Interrupt, StoreUnavailable, RuntimeError):
-                arm(draw(20e-6, 700e-6))
-                limiter.hit("u")
-                arm(0)
-            with suppress(Interrupt):
-                arm(0)
-    limiter.close()
-    other = threading.Thread(target=lambda: answers.append(limiter.hit("v")), daemon=True)
+        proxy.requests = interrupt_and_cut
+        with pytest.raises(Interrupt):
+            limiter.hit(subject)
+    proxy.mend()
+    answers: list[object] = []
+    other = threading.Thread(target=lambda: answers.append(outcome(lambda: limiter.hit(subject))))
     other.start()
-    other.join(10)
-
+    other.join(20)
     assert len(answers) == 1
-
-
-@pytest.mark.filterwarnings(  # the latter of a thread whose maker was interrupted as it began
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
-)
-def test_what_a_signal_handler_raises_is_no_fault_of_the_protocol(
-    make_limiter: MakeLimiter, store: str
-) -> None:
-    """At random moments: also where a reply is being read."""
-    limiter = make_limiter(store).open()
-    draw, interrupted = random.Random(4).uniform, 0
-    with interrupts(TimeIsUp) as arm:
-        for _ in range(4_000):
-            try:
-                # A KeyError is Python's own: a thread was being started.
-                with suppress(StoreUnavailable, RuntimeError, KeyError):
-                    arm(draw(20e-6, 250e-6))
-                    limiter.hit("u")
-                    arm(0)
-            except TimeIsUp:
-                interrupted += 1
-            with suppress(TimeIsUp):
-                arm(0)
-    assert interrupted > 200
-
-
-def _duration(limiter: Limiter, key: str) -> float:
-    start = time.perf_counter()
-    limiter.hit(key)
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize("fault", [cut, swallow], ids=["cut", "silent"])

@@ -18,8 +18,8 @@ import redis.asyncio
 
 import limiter
 from limiter import AsyncLimiter, Limiter, StoreRefused
-from limiter.demo.servers import Cluster, Server
 from limiter.transport import redispy
+from service.demo.servers import Cluster, Server
 
 PRIVATE = {"_sock", "_parser", "_parsers", "_reader", "_writer", "_connection_arguments", "_close"}
 PRIVATE |= {"_ssl_protocol"}

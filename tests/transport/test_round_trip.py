@@ -9,8 +9,8 @@ import pytest
 import redis
 
 from limiter import Limiter
-from limiter.demo.servers import Cluster, Server
 from limiter.policies import Policy
+from service.demo.servers import Cluster, Server
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import BUCKET, LOG, ONE_OF_EACH, PLENTY, used
 

@@ -18,9 +18,9 @@ import pytest
 import redis
 
 from limiter import Limiter, StoreRefused, StoreUnavailable
-from limiter.demo.servers import Cluster, Server
-from limiter.transport.detour import command
-from limiter.transport.node import IDLE_KEPT, Lane, Node
+from limiter.transport.node import IDLE_KEPT, Connection, Node
+from limiter.transport.wire import command
+from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, delay
 from tests.transport.conftest import MakeLimiter
 from tests.transport.support import LOG, PLENTY, until, used
@@ -189,7 +189,7 @@ def test_connections_that_were_killed(make_limiter: MakeLimiter, own: Server) ->
     client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
     client.close()
     # On a busy machine the end of a connection is heard of a little later.
-    until(lambda: not any(lane.is_open() for lane in limiter._transport._node._idle))
+    until(lambda: not any(connection.is_open() for connection in limiter._transport._node._idle))
     assert [limiter.hit("u").remaining for _ in range(10)] == [
         PLENTY.limit - calls for calls in range(9, 19)
     ]
@@ -211,8 +211,8 @@ def test_connections_that_were_idle_too_long(
     server = make_server(options=["--timeout", "1"])
     limiter = make_limiter(server.url).open()
     limiter.hit("u")
-    lane = limiter._transport._node._idle[0]  # type: ignore[attr-defined]
-    until(lambda: not lane.is_open(), every=0.1)  # the server's second has to pass
+    connection = limiter._transport._node._idle[0]  # type: ignore[attr-defined]
+    until(lambda: not connection.is_open(), every=0.1)  # the server's second has to pass
     assert limiter.hit("u").remaining == PLENTY.limit - 2
 
 
@@ -243,8 +243,8 @@ def test_idle_connections_that_went_dead_in_silence(
     proxy.target = (own.host, own.port)
     limiter = make_limiter(proxy.url, timeout=5.0)
     node = limiter._transport._node  # type: ignore[attr-defined]
-    for lane in [node.take(time.monotonic() + 5) for _ in range(IDLE_KEPT)]:
-        node.give(lane)
+    for connection in [node.take(time.monotonic() + 5) for _ in range(IDLE_KEPT)]:
+        node.give(connection)
     proxy.requests = lambda data: b"" if silent in data else data
     with pytest.raises(StoreUnavailable, match="no answer within the deadline"):
         call(limiter, "u")
@@ -258,8 +258,8 @@ def test_what_answered_since_is_kept(make_limiter: MakeLimiter, proxy: Proxy, su
     limiter = make_limiter(proxy.url).open()
     node = limiter._transport._node  # type: ignore[attr-defined]
     older, lost, newer = (node.take(time.monotonic() + 5) for _ in range(3))
-    for lane in (older, lost, newer):
-        lane.ask(PING, time.monotonic() + 5, 2.0)
+    for connection in (older, lost, newer):
+        connection.ask(PING, time.monotonic() + 5, 2.0)
     node.give(older)
     node.give(newer)
     node.doubt(lost)
@@ -272,7 +272,7 @@ def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
     """While one thread closes what is idle, another one takes what the first is looking at."""
     node = Node(lambda: None, "store", 5.0, 5.0, ("localhost", 0))
 
-    class JustTaken(Lane):
+    class JustTaken(Connection):
         @property
         def asked_at(self) -> float:  # type: ignore[override]
             node._idle.remove(self)
@@ -281,8 +281,8 @@ def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
         def close(self) -> None:
             raise AssertionError("somebody else uses it")
 
-    lane = JustTaken.__new__(JustTaken)
-    node._idle.append(lane)
+    connection = JustTaken.__new__(JustTaken)
+    node._idle.append(connection)
     node.drop_idle()
     assert not node.has_idle
 
@@ -363,7 +363,7 @@ def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject
     node = limiter._transport._node  # type: ignore[attr-defined]
     node._idle = Taken(node._idle * 3)
     began = time.monotonic()
-    node._connecting = [began]  # one is being made: it will come
+    node._connecting = {began}  # one is being made: it will come
     maker = threading.Timer(0.05, node._open_one, [began])
     maker.start()
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
@@ -449,7 +449,7 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
     node = Node(lambda: Late(**settings), "store", 5.0, 5.0, ("localhost", 0))
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
         node.take(time.monotonic() + 0.05)
-    taken: list[Lane] = []
+    taken: list[Connection] = []
     caller = threading.Thread(target=lambda: taken.append(node.take(time.monotonic() + 5)))
     caller.start()
     until(lambda: node._waiting)
@@ -459,15 +459,6 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
     taken[0].close()
 
 
-def test_an_attempt_that_nobody_noted(store: str) -> None:
-    """Who began it was interrupted while its thread started: its connection serves the next."""
-    settings = redis.ConnectionPool.from_url(store).connection_kwargs
-    node = Node(lambda: redis.Connection(**settings), "store", 5.0, 5.0, ("localhost", 0))
-    node._open_one(time.monotonic())
-    assert not node._connecting
-    node.take(time.monotonic()).close()
-
-
 def test_a_reply_that_nobody_can_read(store: str) -> None:
     """An array of so many elements that there is no room for it, say: nobody decides by that."""
 
@@ -475,10 +466,10 @@ def test_a_reply_that_nobody_can_read(store: str) -> None:
         raise MemoryError
 
     settings = redis.ConnectionPool.from_url(store).connection_kwargs
-    lane = Lane(redis.Connection(**settings), "store", 5.0)
-    lane._feed = stumble
+    connection = Connection(redis.Connection(**settings), "store", 5.0)
+    connection._feed = stumble
     with pytest.raises(StoreRefused, match="something else than Redis's protocol"):
-        lane.ask(PING, time.monotonic() + 5, 5.0)
+        connection.ask(PING, time.monotonic() + 5, 5.0)
 
 
 def test_a_hanging_look_up_does_not_keep_the_next_from_beginning(store: str) -> None:

@@ -24,14 +24,15 @@ from limiter import (
     StoreRefused,
     StoreUnavailable,
 )
-from limiter.demo.servers import Cluster
-from limiter.keeper import Keeper
+from limiter.renewal_threads import RenewalThreads
 from limiter.web import problems
-from limiter.web.guard import AsyncGuard, Guard, Verdict
+from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Unidentified
 from limiter.web.request import Request
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity, meant
+from limiter.web.verdict import Verdict
+from service.demo.servers import Cluster
 from tests import proxy
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -507,15 +508,15 @@ def test_leases_that_nobody_can_renew_are_not_kept(
     monkeypatch: pytest.MonkeyPatch, any_store: str, subject: str
 ) -> None:
     """The process gets no more threads: a refusal, and what was taken before is given back."""
-    add, calls = Keeper.add, []
+    add, calls = RenewalThreads.add, []
 
-    def once(self: Keeper, flow: Any) -> None:
+    def once(self: RenewalThreads, flow: Any) -> None:
         calls.append(flow)
         if len(calls) == 2:
             raise StoreUnavailable("no more threads")
         add(self, flow)
 
-    monkeypatch.setattr(Keeper, "add", once)
+    monkeypatch.setattr(RenewalThreads, "add", once)
     door = Door("threads", subject)
     door.opened(any_store, ("a", Concurrency(1), {}), ("b", Concurrency(1), {}))
     verdict = door.enter()

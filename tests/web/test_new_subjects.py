@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from limiter import Concurrency, FixedWindow, InvalidSetting
-from limiter.demo.servers import Cluster, Server
 from limiter.web import new_subjects
 from limiter.web.guard import Guard
 from limiter.web.new_subjects import NewSubjects, TooManyNewSubjects
 from limiter.web.request import Request
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity
+from service.demo.servers import Cluster, Server
 from tests.web.test_guard import ADDRESS, HOUR, NOWHERE, Door, door, fields, request
 
 __all__ = ["door"]
@@ -231,4 +231,4 @@ def test_a_subject_that_a_peer_names_is_not_chosen_by_a_client(store: str) -> No
 
     rule = Rule(Limiter("5/hour", store=store), **bounded())
     assert rule.about("u", 1).new_subjects is None
-    assert Guard([rule.about("u", 1)]).asked(request())[0].address is None
+    assert Guard([rule.about("u", 1)]).checks(request())[0].address is None

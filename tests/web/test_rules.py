@@ -17,7 +17,7 @@ from limiter.web.guard import Guard
 from limiter.web.identity import Ambiguous, Unidentified
 from limiter.web.paths import Match, pattern
 from limiter.web.request import Request
-from limiter.web.rules import Asked, Passed, Rule
+from limiter.web.rules import Check, Rule, SkipReason
 from limiter.web.subjects import identity, meant
 
 TRUSTED = (ip_network("127.0.0.0/8"),)
@@ -108,12 +108,12 @@ def test_what_an_application_may_take_for_another_path() -> None:
         assert api.parts(request(path)) is None
     found = rule(exempt_paths=(pattern("/static/**"),))
     for path in ("/static/x", "/static/./x", "/static/a/../x", "/static//x", "/static/a/.."):
-        assert found.consider(request(path), ()) is Passed.EXEMPT_PATH
+        assert found.consider(request(path), ()) is SkipReason.EXEMPT_PATH
     for path in (
         *("/static/../api", "/api/../static/x", "//static/x", "/static/..", "/static//../../api"),
         *("/static/..\\api", "/static/..;/api", "/x/..;/static/x"),
     ):
-        assert isinstance(found.consider(request(path), ()), Asked)
+        assert isinstance(found.consider(request(path), ()), Check)
 
 
 @pytest.mark.parametrize(
@@ -190,18 +190,18 @@ def test_nobody_is_counted_by_a_part_that_is_another_in_each_spelling(path: str)
     found = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
 
     with pytest.raises(Ambiguous, match="org"):
-        found.ask(request(path), TRUSTED)
+        found.check(request(path), TRUSTED)
     with pytest.raises(Ambiguous):
-        replace(found, unidentified="skip").ask(request(path), TRUSTED)
-    assert replace(found, identity=identity("global")).ask(request(path), TRUSTED)
+        replace(found, unidentified="skip").check(request(path), TRUSTED)
+    assert replace(found, identity=identity("global")).check(request(path), TRUSTED)
 
 
 def test_a_part_on_which_all_spellings_agree_is_that_part() -> None:
     found = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
-    plain = found.ask(request("/orgs/acme/f"), TRUSTED)
+    plain = found.check(request("/orgs/acme/f"), TRUSTED)
 
     for path in ("/orgs/acme/./f", "/orgs//acme/f", "/orgs/acme//f;1", "/orgs/acme/f/"):
-        assert found.ask(request(path), TRUSTED) == plain
+        assert found.check(request(path), TRUSTED) == plain
 
 
 def test_parts_of_who_routed_the_request_are_kept() -> None:
@@ -209,8 +209,8 @@ def test_parts_of_who_routed_the_request_are_kept() -> None:
     asked = replace(request("/x/y"), parts={"a": "old", "b": "1"})
     assert match.parts(asked) == {"a": "x", "b": "1"}
     assert Match().parts(asked) == {"a": "old", "b": "1"}
-    found = rule(match=match, identity=identity("path:a")).ask(asked, ())
-    again = rule(identity=identity("path:a")).ask(replace(asked, parts={"a": "x"}), ())
+    found = rule(match=match, identity=identity("path:a")).check(asked, ())
+    again = rule(identity=identity("path:a")).check(replace(asked, parts={"a": "x"}), ())
     assert found is not None
     assert again is not None
     assert found.key == again.key
@@ -221,7 +221,7 @@ def test_parts_of_who_routed_the_request_are_kept() -> None:
 
 def test_what_is_asked() -> None:
     found = rule(cost=lambda *_: 3)
-    assert found.ask(request(), TRUSTED) == Asked(found, "203.0.113.9", 3, None)
+    assert found.check(request(), TRUSTED) == Check(found, "203.0.113.9", 3, None)
     assert found.name == "r"
 
 
@@ -229,14 +229,14 @@ def test_a_cost_that_nobody_can_tell_is_all_that_is_ever_admitted() -> None:
     """Of the subject's own numbers, where it has some."""
     several = Limiter("9/minute; 5/hour", store="memory://", name="r")
     for overrides, cost in [({}, 5), ({"203.0.113.9": (SlidingLog(3, 60),)}, 3)]:
-        found = Rule(several, cost=lambda *_: None, overrides=overrides).ask(request(), ())
+        found = Rule(several, cost=lambda *_: None, overrides=overrides).check(request(), ())
         assert found is not None
         assert found.cost == cost
 
 
 @pytest.mark.parametrize("cost", [-1, 0, 1])
 def test_a_request_costs_at_least_one(cost: int) -> None:
-    found = rule(cost=lambda *_: cost).ask(request(), ())
+    found = rule(cost=lambda *_: cost).check(request(), ())
     assert found is not None
     assert found.cost == 1
 
@@ -256,41 +256,41 @@ def test_why_not() -> None:
     )
     asked = request("/a/x", x_org="paying")
     for other, why in [
-        (replace(asked, method="PUT"), Passed.METHOD),
-        (replace(asked, method="OPTIONS"), Passed.METHOD),
-        (replace(asked, host="other"), Passed.HOST),
-        (replace(asked, path="/b"), Passed.PATH),
-        (replace(asked, path="/a/healthz"), Passed.EXEMPT_PATH),
-        (replace(asked, peer="10.1.1.1"), Passed.EXEMPT_NETWORK),
-        (request("/a/x", x_org="free"), Passed.EXEMPT_KEY),
-        (request("/a/x"), Passed.UNIDENTIFIED),
-        (asked, Passed.PERCENT),
+        (replace(asked, method="PUT"), SkipReason.METHOD),
+        (replace(asked, method="OPTIONS"), SkipReason.METHOD),
+        (replace(asked, host="other"), SkipReason.HOST),
+        (replace(asked, path="/b"), SkipReason.PATH),
+        (replace(asked, path="/a/healthz"), SkipReason.EXEMPT_PATH),
+        (replace(asked, peer="10.1.1.1"), SkipReason.EXEMPT_NETWORK),
+        (request("/a/x", x_org="free"), SkipReason.EXEMPT_KEY),
+        (request("/a/x"), SkipReason.UNIDENTIFIED),
+        (asked, SkipReason.PERCENT),
     ]:
         assert found.consider(other, TRUSTED) is why
-        assert found.ask(other, TRUSTED) is None
-    assert replace(found, percent=100.0).ask(asked, TRUSTED) is not None
+        assert found.check(other, TRUSTED) is None
+    assert replace(found, percent=100.0).check(asked, TRUSTED) is not None
     # Who serves GET serves HEAD by it.
-    assert replace(found, percent=100.0).ask(replace(asked, method="HEAD"), TRUSTED) is not None
+    assert replace(found, percent=100.0).check(replace(asked, method="HEAD"), TRUSTED) is not None
     preflight = request(
         "/a/x", "OPTIONS", origin="x", access_control_request_method="PUT", x_org="paying"
     )
     free = replace(found, match=Match())
-    assert free.consider(preflight, TRUSTED) is Passed.PREFLIGHT
-    assert replace(free, preflights=True).consider(preflight, TRUSTED) is Passed.PERCENT
+    assert free.consider(preflight, TRUSTED) is SkipReason.PREFLIGHT
+    assert replace(free, preflights=True).consider(preflight, TRUSTED) is SkipReason.PERCENT
 
 
 def test_who_cannot_be_identified() -> None:
     """An error, or what the rule says; and never a bucket for all of them."""
     of_header = {"identity": identity("header:X-Org")}
     with pytest.raises(Unidentified):
-        rule(**of_header).ask(request(), ())
-    assert rule(**of_header, unidentified="skip").ask(request(), ()) is None
-    found = rule(**of_header, unidentified="address").ask(request(), ())
+        rule(**of_header).check(request(), ())
+    assert rule(**of_header, unidentified="skip").check(request(), ()) is None
+    found = rule(**of_header, unidentified="address").check(request(), ())
     assert found is not None
     assert found.key == "203.0.113.9"
     for how in ("refuse", "address"):
         with pytest.raises(Unidentified):
-            rule(**of_header, unidentified=how).ask(replace(request(), peer=None), ())
+            rule(**of_header, unidentified=how).check(replace(request(), peer=None), ())
 
 
 @pytest.mark.parametrize("nobody", [None, "", b"", ()])
@@ -299,9 +299,9 @@ def test_an_identity_that_finds_nobody_lets_nobody_pass(nobody: Any) -> None:
     found = rule(identity=lambda *_: nobody)
 
     with pytest.raises(Unidentified):
-        found.ask(request(), TRUSTED)
-    assert replace(found, unidentified="skip").ask(request(), TRUSTED) is None
-    by_address = replace(found, unidentified="address").ask(request(), TRUSTED)
+        found.check(request(), TRUSTED)
+    assert replace(found, unidentified="skip").check(request(), TRUSTED) is None
+    by_address = replace(found, unidentified="address").check(request(), TRUSTED)
     assert by_address is not None
     assert by_address.key == "203.0.113.9"
 
@@ -310,16 +310,16 @@ def test_nobody_gets_exempt_by_what_cannot_be_read() -> None:
     """An address that nobody can tell is in no network."""
     found = rule(exempt_networks=(ip_network("0.0.0.0/0"),), identity=identity("global"))
     asked = replace(request(x_forwarded_for="nonsense"), peer="127.0.0.1")
-    assert found.ask(asked, TRUSTED) is not None
-    assert found.ask(replace(asked, peer=None), TRUSTED) is not None
+    assert found.check(asked, TRUSTED) is not None
+    assert found.check(replace(asked, peer=None), TRUSTED) is not None
 
 
 def test_numbers_of_a_subject_s_own() -> None:
     ten = (SlidingLog(50, 60),)
 
-    def asked(spec: str | list[str], name: str, said: str) -> Asked:
+    def asked(spec: str | list[str], name: str, said: str) -> Check:
         overrides = dict.fromkeys(meant(name, spec), ten)
-        found = rule(identity=identity(spec), overrides=overrides).ask(request(x_org=said), ())
+        found = rule(identity=identity(spec), overrides=overrides).check(request(x_org=said), ())
         assert found is not None
         return found
 
@@ -338,7 +338,7 @@ def reached(found: Rule, subjects: int = 2_000) -> set[int]:
     return {
         number
         for number in range(subjects)
-        if found.ask(request(x_org=str(number)), ()) is not None
+        if found.check(request(x_org=str(number)), ()) is not None
     }
 
 
@@ -393,4 +393,4 @@ def test_a_preflight_takes_nothing_from_its_client_s_budget() -> None:
     assert guard.enter(replace(preflight, peer="198.51.100.7")).status == 200
     nobody = replace(preflight, peer=None)
     assert guard.enter(nobody).status == 400
-    assert replace(found, unidentified="skip").consider(nobody, ()) is Passed.UNIDENTIFIED
+    assert replace(found, unidentified="skip").consider(nobody, ()) is SkipReason.UNIDENTIFIED

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
-from limiter.demo.children import Child
-from limiter.demo.servers import HOST, free_port
+from service.demo.children import Child
+from service.demo.servers import HOST, free_port
 from tests.service.support import ROOT, clean_environment
 
 #: Who calls, where a test says nothing else.

@@ -26,13 +26,15 @@ from limiter import (
     Limiter,
     StoreUnavailable,
 )
-from limiter.demo.servers import HOST, free_port
 from limiter.policyfile import Policies
-from limiter.web.guard import AsyncGuard, Guard, Verdict
+from limiter.testing import StoreCall, intercept
+from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.request import Request
 from limiter.web.rules import Match, Rule, pattern
 from limiter.web.subjects import identity
+from limiter.web.verdict import Verdict
 from limiter.wsgi import LimiterMiddleware
+from service.demo.servers import HOST, free_port
 from tests.wsgi.support import CALLER, Answer, ask, begin, environ, eventually
 
 MEMORY = "memory://"
@@ -280,8 +282,7 @@ def test_rules_are_asked_in_one_call() -> None:
     rules = [Rule(first), Rule(search, match=Match(paths=(pattern("/search/**"),)))]
     app = LimiterMiddleware(hello, rules)
     calls: list[Any] = []
-    run = first._transport.run
-    first._transport.run = lambda call, deadline=None: calls.append(call) or run(call, deadline)  # type: ignore
+    intercept(first, lambda call, ahead: calls.append(call) or ahead())
 
     answer = ask(app, path="/search/x")
 
@@ -579,14 +580,13 @@ def test_a_denied_request_holds_nothing(free: Callable[[], int], limiter: Limite
 def test_an_answer_that_nobody_saw_leaves_no_lease(error: BaseException) -> None:
     """The store gave a lease, and the request never learned of it: it is given back a moment later."""
     limiter = Limiter([Concurrency(1, lease=30)], store=MEMORY, timeout=0.05, on_error="deny")
-    run = limiter._transport.run
 
-    def interrupted(call: Any, deadline: float | None = None) -> Any:
-        run(call, deadline)
-        limiter._transport.run = run  # type: ignore[method-assign]
+    def interrupted(call: StoreCall, ahead: Any) -> Any:
+        ahead()
+        intercept(limiter, None)
         raise error
 
-    limiter._transport.run = interrupted  # type: ignore[method-assign, assignment]
+    intercept(limiter, interrupted)
     app = LimiterMiddleware(hello, limiter)
     if isinstance(error, StoreUnavailable):
         assert ask(app).code == 503

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from limiter import Concurrency, Limiter
-from limiter.demo.servers import HOST, free_port
+from service.demo.servers import HOST, free_port
 from tests.service.support import get
 from tests.wsgi.support import begin_http, eventually, gunicorn, served
 

@@ -3,13 +3,48 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from flask import Response
 
 from limiter.errors import InvalidSetting
 
+if TYPE_CHECKING:
+    from limiter.compat.flask_limiter.request_limit import RequestLimit
+
 #: Flask-Limiter's own logger.
 log = logging.getLogger("flask-limiter")
+
+
+class Settings(TypedDict, total=False):
+    """The arguments of Limiter that the application's configuration may give as well."""
+
+    default_limits: Iterable[Any] | None
+    default_limits_per_method: bool | None
+    default_limits_exempt_when: Callable[[], Any] | None
+    default_limits_deduct_when: Callable[[Response], Any] | None
+    default_limits_cost: int | Callable[[], int] | None
+    application_limits: Iterable[Any] | None
+    application_limits_per_method: bool | None
+    application_limits_exempt_when: Callable[[], Any] | None
+    application_limits_deduct_when: Callable[[Response], Any] | None
+    application_limits_cost: int | Callable[[], int] | None
+    headers_enabled: bool | None
+    strategy: str | None
+    storage_uri: str | None
+    storage_options: Mapping[str, Any] | None
+    swallow_errors: bool | None
+    on_breach: Callable[[RequestLimit], Any] | None
+    in_memory_fallback: Iterable[Any] | None
+    in_memory_fallback_enabled: bool | None
+    key_prefix: str
+    retry_after: str | None
+    fail_on_first_breach: bool | None
+    meta_limits: Iterable[Any] | None
+    on_meta_breach: Callable[[RequestLimit], Any] | None
+    request_identifier: Callable[..., str] | None
+
 
 #: Argument of Limiter, and the key of the application's configuration that gives it.
 KEYS = {
@@ -107,24 +142,24 @@ def read(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
         if key.startswith("RATELIMIT_") and key not in {*names, *HEADERS, ENABLED}:
             instead = _INSTEAD.get(key, "Flask-Limiter 4.1 has no such setting either")
             log.warning("%s is not read by Limiter: %s", key, instead)
-    found = {names[key]: value for key, value in config.items() if key in names}
-    found = {name: value for name, value in found.items() if value not in _NOTHING}
-    found |= {name: value for name, value in given.items() if value not in _NOTHING}
+    settings = {names[key]: value for key, value in config.items() if key in names}
+    settings = {name: value for name, value in settings.items() if value not in _NOTHING}
+    settings |= {name: value for name, value in given.items() if value not in _NOTHING}
     for name, (harmless, instead) in REFUSED.items():
-        value = found.pop(name, None)
+        value = settings.pop(name, None)
         if value not in (None, *harmless):
             raise InvalidSetting.of(name, repr(value), f"not offered here; {instead}")
-    return found
+    return settings
 
 
-def refuse_arguments(more: Mapping[str, Any]) -> None:
+def refuse_unknown(arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that Flask-Limiter 4.1 has not either.
 
     Raises:
         TypeError: There is one.
 
     """
-    for name in more:
+    for name in arguments.keys() - KEYS:
         instead = _UNKNOWN.get(name, "Flask-Limiter 4.1 has no such argument")
         raise TypeError(f"Limiter got an unexpected argument {name!r}: {instead}")
 

@@ -21,7 +21,7 @@ class RateLimitExceeded(TooManyRequests):
 
     def __init__(self, limit: Breached, response: Response | None = None) -> None:
         message = limit.error_message
-        said = message() if callable(message) else message
-        super().__init__(description=said or str(limit.limit), response=response)
+        description = (message() if callable(message) else message) or str(limit.limit)
+        super().__init__(description=description, response=response)
         self.limit = limit
         self.response = response

@@ -10,8 +10,8 @@ from flask import request
 
 from limiter.decision import Decision
 from limiter.flask.limits import ViewRule
-from limiter.flask.passage import Passage
-from limiter.flask.setup import denying
+from limiter.flask.refusals import denying
+from limiter.flask.request_state import RequestState
 from limiter.keys import Key
 from limiter.policies import Policy
 from limiter.web.guard import Result, Verdict
@@ -79,7 +79,7 @@ class RequestLimit:
         self.breached = not decision.allowed
         self.shared = rule.limit.scope is not None or rule.called == "application"
         self.remaining = decision.remaining
-        decided_at = decision.decided_at + Passage.of(request.environ).clock_ahead
+        decided_at = decision.decided_at + RequestState.of(request.environ).clock_ahead
         self.reset_at = math.ceil(decided_at + decision.reset_after)
         self.rule = rule
         self.retry_after = decision.retry_after
@@ -95,23 +95,28 @@ def note_clock(_: object, verdict: Verdict) -> None:
     for result in verdict.results:
         if result.decision.decided_at:
             ahead = time.time() - result.decision.decided_at
-            Passage.of(request.environ).clock_ahead = ahead
+            RequestState.of(request.environ).clock_ahead = ahead
 
 
 def request_limits(verdict: Verdict) -> list[RequestLimit]:
-    """All limits that were decided about, in the order in which they were asked."""
-    return [one for result in verdict.results for one in _each(result)]
+    """All limits that were decided about, in the order in which they were checked."""
+    return [limit for result in verdict.results for limit in _limits_of(result)]
 
 
 def deciding(verdict: Verdict) -> RequestLimit | None:
     """The limit that denied, the longest; else the one with the least left."""
-    limits = [one for result in denying(verdict) for one in _each(result) if one.breached]
-    limits = limits or request_limits(verdict)
-    return min(limits, key=lambda one: (-one.retry_after, one.remaining), default=None)
+    breached = [
+        limit for result in denying(verdict) for limit in _limits_of(result) if limit.breached
+    ]
+    return min(
+        breached or request_limits(verdict),
+        key=lambda limit: (-limit.retry_after, limit.remaining),
+        default=None,
+    )
 
 
-def _each(result: Result) -> list[RequestLimit]:
+def _limits_of(result: Result) -> list[RequestLimit]:
     rule = result.rule
     if not isinstance(rule, ViewRule):
         return []
-    return [RequestLimit(rule, result.part.key, one) for one in result.decision.each]
+    return [RequestLimit(rule, result.part.key, decision) for decision in result.decision.each]

@@ -1,0 +1,127 @@
+"""Flask-Limiter's limits, key functions and strategies, as ours."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from limiter.base import Limits
+from limiter.client import Limiter
+from limiter.compat.flask_limiter import config
+from limiter.compat.flask_limiter.util import get_remote_address
+from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.flask.limits import DeclaredLimit, by_key
+from limiter.flask.setup import Make, maker
+from limiter.grammar import read_limits
+from limiter.keys import Key
+from limiter.log_throttle import log_seldom
+from limiter.policies import ALGORITHMS, Policy
+from limiter.web.functions import check_function
+from limiter.web.identity import Network
+from limiter.web.request import Request
+from limiter.web.subjects import Identity
+
+
+def declared(value: Any, key: Identity | None = None, **options: Any) -> DeclaredLimit:
+    """A limit that is declared by a string, or by a function; an empty string is no limit.
+
+    Raises:
+        InvalidSetting, InvalidPolicy: The value makes no sense.
+
+    """
+    if callable(value):
+        return DeclaredLimit(lambda: value() or None, key, **options)
+    if not isinstance(value, str):
+        raise InvalidSetting.of("limit", repr(value), "accepted are a limit string, and a function")
+    return DeclaredLimit(value, key, **options)
+
+
+def of_application(settings: Mapping[str, Any], name: str) -> list[DeclaredLimit]:
+    """The limits of a setting, ``default_limits`` or ``application_limits``, with its options."""
+    options: dict[str, Any] = {
+        "per_method": bool(settings.get(f"{name}_per_method")),
+        "exempt_when": settings.get(f"{name}_exempt_when"),
+        "deduct_when": settings.get(f"{name}_deduct_when"),
+        "cost": settings.get(f"{name}_cost") or 1,
+    }
+    return [declared(value, **options) for value in listed(settings.get(name))]
+
+
+def listed(values: Any) -> list[Any]:
+    """A list as it is; of one text or function, a list of it; of nothing, none."""
+    if values is None:
+        return []
+    return [values] if isinstance(values, str) or callable(values) else list(values)
+
+
+def identity(key_func: Any) -> Identity:
+    """The identity that a key function names.
+
+    Raises:
+        InvalidSetting: It is no function without arguments.
+
+    """
+    if key_func is get_remote_address:
+        return _by_remote_address
+    check_function("key_func", key_func)
+    return ByKeyFunc(key_func)
+
+
+class ByKeyFunc:
+    """The identity that a key function of the application names."""
+
+    def __init__(self, key_func: Callable[[], Any]) -> None:
+        self._key_func = key_func
+        self._identity = by_key(self.key)
+
+    def key(self) -> Any:
+        """What the function returns, as text: Flask-Limiter takes anything."""
+        key = self._key_func()
+        return key if key is None or isinstance(key, bytes) else str(key)
+
+    def __call__(self, request: Request, trusted: Sequence[Network]) -> Key:
+        """The subject of the key, as of every key function."""
+        return self._identity(request, trusted)
+
+
+def _by_remote_address(request: Request, trusted: Iterable[Network]) -> str:  # noqa: ARG001 (none is)
+    return get_remote_address()
+
+
+def checked_maker(base: Limiter, strategy: str, settings: Mapping[str, Any]) -> Make:
+    """As ``maker``, with Flask-Limiter's words for a limit that is too large for the strategy.
+
+    One above all that is accepted anywhere counts as that much: it is written for "no limit".
+    """
+    make = maker(base, config.algorithm(strategy), settings)
+    most = {other: ALGORITHMS[name].most_limit for other, name in config.ALGORITHMS.items()}
+
+    def make_checked(name: str, limits: Limits) -> Limiter:
+        if isinstance(limits, str):
+            limits = _bounded(limits)
+        for parsed in read_limits(limits) if isinstance(limits, str) else ():
+            if parsed.limit > most[strategy]:
+                fitting = [f"strategy={name!r}" for name in most if parsed.limit <= most[name]]
+                hint = f"; for more, give {' or '.join(fitting)}" if fitting else ""
+                raise InvalidPolicy.of(
+                    "limit",
+                    repr(parsed.text),
+                    f"with strategy={strategy!r} accepted are up to {most[strategy]:,}{hint}",
+                )
+        return make(name, limits)
+
+    return make_checked
+
+
+def _bounded(limits: str) -> str:
+    """A limit string, in which no limit is above the most that there is."""
+    parts = []
+    for parsed in read_limits(limits):
+        if parsed.limit > Policy.most_limit:
+            text = "limit is %r: it counts as %s, the most that there is"
+            log_seldom(config.log, logging.WARNING, text, parsed.text, f"{Policy.most_limit:,}")
+        within = min(parsed.limit, Policy.most_limit)
+        parts.append(re.sub("[0-9_]+", str(within), parsed.text, count=1))
+    return ";".join(parts)

@@ -1,0 +1,196 @@
+"""The limits of one application at work: checked before its views, reported in its responses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+
+from limiter.errors import StoreUnavailable
+from limiter.flask import hooks
+from limiter.flask.limits import DeclaredLimit, Mistake, ViewRule
+from limiter.flask.registry import Registry
+from limiter.flask.request_state import Entry, RequestState
+from limiter.flask.resolver import LimitGroup, LimitResolver, RouteKey
+from limiter.flask.setup import Setup
+from limiter.web.closing import Closing
+from limiter.web.guard import Guard, Verdict
+from limiter.web.request import Request, from_wsgi
+
+
+class AppLimits:
+    """Checks the limits of one application and reports them."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        app: Flask,
+        setup: Setup,
+        resolver: type[LimitResolver] = LimitResolver,
+    ) -> None:
+        self._registry, self._setup = registry, setup
+        self._resolver = resolver(registry, setup)
+        self.base = setup.base
+        self.check, self.forget = self._resolver.check, self._resolver.forget
+        app.before_request(self.enter)
+        app.after_request(self.answer)
+        inner = app.wsgi_app
+
+        def with_leases(environ: Any, start_response: Any) -> Any:
+            """Give leases back when the response is closed, or when there will be none."""
+            # Begun here, since a middleware below may hand the application a copy of the environment.
+            state = RequestState.of(environ)
+            if state.is_under_way:
+                # Of another run: a view serves a request of its own making, or a middleware tries again.
+                state = RequestState()
+                environ = state.within(environ)
+            try:
+                body = inner(environ, start_response)
+            except BaseException:
+                state.leave()
+                raise
+            if state.free:
+                return Closing(body, state.leave)
+            # No limit has looked at the request: none may hold anything from here on.
+            state.leave()
+            return body
+
+        app.wsgi_app = with_leases  # type: ignore[method-assign]
+
+    def rules(self, endpoint: str | None, method: str) -> tuple[ViewRule, ...]:
+        """The rules of a route; None: of requests that no route matches."""
+        limits = self._resolver.of_route(RouteKey(endpoint, method))
+        guards = dict.fromkeys((limits.before.guard, limits.at_view.guard))
+        return tuple(rule for guard in guards if guard for rule in guard.rules)  # type: ignore[misc]  # all are
+
+    def enter(self) -> None:
+        """Check what is checked before the current request's view; an exception answers in its place.
+
+        Raises:
+            Mistake: A function of a limit failed, perhaps since a hook that runs later had not run yet.
+
+        """
+        environ = request.environ
+        hooks.begin(environ, self.enter)
+        try:
+            current = self._current()
+            if current is not None:
+                self._check(lambda key: self._resolver.of_route(key).before, current)
+                if not self._resolver.as_called:
+                    current.state.met.append(self._resolver.of_route(current.key).own)
+        except (AttributeError, KeyError) as error:
+            is_answer = isinstance(error, HTTPException)  # as of request.args["user"]
+            later = "" if is_answer else hooks.waiting(current_app, environ)
+            if not later:
+                raise
+            raise Mistake(
+                f"a function of a limit failed with {type(error).__name__} ({error}), and {later} run "
+                f"after the limits: if it reads what they set, {hooks.TO_DO}"
+            ) from error
+        finally:
+            hooks.end(environ)
+
+    def enter_view(self) -> None:
+        """Check what is checked at the current request's view, where that has not happened yet."""
+        current = self._current()
+        if current is None:
+            return
+        own = self._resolver.of_route(current.key).own
+        if not all(map(current.state.has_met, own)):
+            self._check(lambda key: self._resolver.of_route(key).at_view, current)
+            current.state.met.append(own)
+
+    def meet(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
+        """A limited function is called whose limit the request has not met: check it."""
+        current = self._current()
+        if current is None:
+            return
+        as_called = self._resolver.as_called
+        if limit not in self._resolver.of_route(current.key).own:
+            self._check(partial(self._resolver.of_function, limit, function), current)
+            if not as_called:
+                current.state.met.append(frozenset({limit}))
+        elif not (as_called and self._registry.on(function)):  # the innermost checks all of them
+            self.enter_view()
+
+    def answer(self, response: Response) -> Response:
+        """Settle what waited for the response, and write into it what was decided."""
+        state = RequestState.known(request.environ)
+        if state is not None and state.entries:
+            try:
+                state.settle(self, response)
+            finally:  # also in the answer to an error of deduct_when
+                self._setup.write(response, state)
+        return response
+
+    def _current(self) -> _Current | None:
+        """The current request; None where no limit is about it."""
+        flask_request = request._get_current_object()  # type: ignore[attr-defined]
+        key = self._resolver.key_of(flask_request)
+        if key is None:
+            return None
+        state, registry = RequestState.of(flask_request.environ), self._registry
+        if registry not in state.free:
+            state.free[registry] = any(is_exempt() for is_exempt in registry.exempt_when)
+        return None if state.free[registry] else _Current(flask_request, key, state)
+
+    def _check(self, find: Callable[[RouteKey], LimitGroup], current: _Current) -> None:
+        guard = _guard_by_amounts(find, current)
+        if guard is None:
+            return
+        web_request = _web_request(current.flask_request)
+        verdict = guard.enter(web_request)
+        if self._setup.fallback and isinstance(verdict.error, StoreUnavailable):
+            self._fall_back(web_request, current)
+        else:
+            self._judge(guard, verdict, current.state)
+
+    def _fall_back(self, web_request: Request, current: _Current) -> None:
+        """Check, once in a request, the limits that this process decides by itself."""
+        limits = frozenset(self._setup.fallback)
+        if limits in current.state.met:
+            return
+        guard = _guard_by_amounts(self._resolver.of_fallback, current)
+        if guard is not None:
+            self._judge(guard, guard.enter(web_request), current.state)
+        current.state.met.append(limits)
+
+    def _judge(self, guard: Guard, verdict: Verdict, state: RequestState) -> None:
+        state.add(Entry(self, guard, verdict))
+        if not verdict.allowed:
+            raise self._setup.refuse(verdict, self._setup.on_denied)
+
+
+class _Current(NamedTuple):
+    """The current request, and which limits are about it."""
+
+    flask_request: Any
+    key: RouteKey
+    state: RequestState
+
+
+def _guard_by_amounts(find: Callable[[RouteKey], LimitGroup], current: _Current) -> Guard | None:
+    """The guard by what dynamic limits return; where one returns None, what it would override holds."""
+    key, amounts = current.key, current.state.amounts
+    group = find(key)
+    while group.dynamic:
+        for limit in group.dynamic:
+            if limit not in amounts:
+                amounts[limit] = limit.amount()  # type: ignore[operator]  # it is a function
+        silent = {limit for limit in group.dynamic if amounts[limit] is None}
+        if not silent:
+            break
+        key = key._replace(silent=key.silent | silent)
+        group = find(key)
+    return group.guard
+
+
+def _web_request(flask_request: Any) -> Request:
+    """A Flask request as the rules see it."""
+    parts = flask_request.view_args
+    if not parts:
+        return from_wsgi(flask_request.environ)
+    return from_wsgi(flask_request.environ, {name: str(value) for name, value in parts.items()})

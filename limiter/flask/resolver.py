@@ -1,0 +1,284 @@
+"""Which limits hold for a route and a method, as rules that are asked together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
+
+from flask import Flask, current_app
+
+from limiter.client import Limiter
+from limiter.errors import InvalidSetting
+from limiter.flask.dynamic import RulesByAmount
+from limiter.flask.limits import DeclaredLimit, ViewRule, spoken_name, state_name
+from limiter.flask.registry import PlacedLimit, Registry, blueprints, placed
+from limiter.flask.setup import Make, Setup
+from limiter.web import limiter_calls
+from limiter.web.guard import Guard
+
+#: Methods that have a count of their own where nobody routed the request; all others share one.
+_METHODS = frozenset(
+    {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
+)
+
+#: How many guards of functions that are no views are kept.
+_MOST_FUNCTIONS = 1024
+
+
+log = logging.getLogger("limiter.flask")
+
+
+class RouteKey(NamedTuple):
+    """What decides which limits hold."""
+
+    endpoint: str | None
+    """None: no route matches."""
+    method: str
+    silent: frozenset[DeclaredLimit] = frozenset()
+    """Limits whose function returned that there is none."""
+
+
+class LimitGroup(NamedTuple):
+    """Limits that are checked together."""
+
+    guard: Guard | None
+    """None: there are none."""
+    dynamic: tuple[DeclaredLimit, ...] = ()
+    """Those whose amount a function returns for each request."""
+
+
+class RouteLimits(NamedTuple):
+    """The limits of a route."""
+
+    before: LimitGroup
+    """Those that are checked before the view."""
+    at_view: LimitGroup
+    """Those that are checked when one of the route's own functions is called before its limits are met."""
+    own: frozenset[DeclaredLimit]
+    """Those on the route's functions."""
+
+
+class LimitResolver:
+    """The limits of an application, by route and method; each is worked out once."""
+
+    #: False: all limits of a route are checked before its view, those of other functions once in a
+    #: request. True: a function's limits are checked when it is called, and each time.
+    as_called: ClassVar[bool] = False
+
+    def __init__(self, registry: Registry, setup: Setup) -> None:
+        self._registry, self._setup = registry, setup
+        self._routes: dict[RouteKey, RouteLimits] = {}
+        self._fallbacks: dict[RouteKey, LimitGroup] = {}
+        self._functions: dict[tuple[DeclaredLimit, tuple[str, ...], str], Guard] = {}
+        self._warned: set[str] = set()
+        for limit in (*setup.application, *setup.default, *setup.fallback, *registry.limits):
+            self.check(limit)
+
+    def check(self, limit: DeclaredLimit) -> None:
+        """Raise what is wrong with a limit, by the algorithm that holds here."""
+        self._rules(placed([limit], "", (), ""), "GET")
+
+    def forget(self) -> None:
+        """Work all out anew: something was declared."""
+        self._routes.clear()
+        self._fallbacks.clear()
+
+    def key_of(self, current: Any) -> RouteKey | None:
+        """The key of a request's route; None where no limit is about it."""
+        rule, method = current.url_rule, current.method
+        if rule is None:
+            return RouteKey(None, method if method in _METHODS else "OTHER")
+        if (
+            method == "OPTIONS"
+            and getattr(rule, "provide_automatic_options", False)
+            and not self._setup.limit_options
+        ):
+            return None
+        return RouteKey(rule.endpoint, method)
+
+    def _warn(self, app: Flask, endpoint: str) -> None:
+        """Warn, once, that a route has no part in a limit that was likely meant for it.
+
+        Raises:
+            InvalidSetting: The limit was given the view in the place of limits.
+
+        """
+        self._registry.check_view(app.view_functions.get(endpoint))
+        if endpoint not in self._warned and self._registry.is_passed_by(app, endpoint):
+            self._warned.add(endpoint)
+            log.warning(
+                "the function of route %s was limited after it had become the route's view, which has no "
+                "part in that: put the limit between the route's decorator and the function",
+                endpoint,
+            )
+
+    def of_route(self, key: RouteKey) -> RouteLimits:
+        """The limits of a route of the current application."""
+        limits = self._routes.get(key)
+        if limits is None:
+            app = current_app._get_current_object()  # type: ignore[attr-defined]
+            own = []
+            if key.endpoint is not None:
+                own = self._registry.own(app, key.endpoint, key.method)
+                self._warn(app, key.endpoint)
+            before, at_view = self._of_route(app, key, own)
+            group = self._group(before, key)
+            limits = self._routes[key] = RouteLimits(
+                group,
+                group if at_view is None else self._group(at_view, key),
+                frozenset(place.limit for place in own),
+            )
+        return limits
+
+    def of_function(
+        self, limit: DeclaredLimit, function: Callable[..., Any], key: RouteKey
+    ) -> LimitGroup:
+        """A limit on a function that is no view."""
+        if limit in key.silent or not limit.is_about(key.method):
+            return LimitGroup(None)
+        state = self._function_state(function, key)
+        known = (limit, state, key.method if limit.per_method else "")
+        guard = self._functions.get(known)
+        if guard is None:
+            guard = self._guard(placed([limit], "-function", state, function.__name__), key.method)
+            while len(self._functions) >= _MOST_FUNCTIONS:  # a view declares limits anew
+                self._functions.pop(next(iter(self._functions)), None)
+            self._functions[known] = guard
+        return LimitGroup(guard, _dynamic([limit]))
+
+    def of_fallback(self, key: RouteKey) -> LimitGroup:
+        """The limits that this process decides by itself while the store does not."""
+        group = self._fallbacks.get(key)
+        if group is None:
+            places = placed(self._setup.fallback, "-fallback", (key.endpoint or "",), "fallback")
+            group = self._group(places, key, self._setup.make_fallback)
+            self._fallbacks[key] = group
+        return group
+
+    def _group(
+        self, places: Sequence[PlacedLimit], key: RouteKey, make: Make | None = None
+    ) -> LimitGroup:
+        """Those of the limits that hold for the key."""
+        held = [place for place in places if _holds(place.limit, key)]
+        guard = self._guard(held, key.method, make) if held else None
+        return LimitGroup(guard, _dynamic(place.limit for place in held))
+
+    # --- limits of a route ---
+
+    def _of_route(
+        self, app: Flask, key: RouteKey, own: Sequence[PlacedLimit]
+    ) -> tuple[list[PlacedLimit], list[PlacedLimit] | None]:
+        """The application's limits, the route's own, its blueprints', and the default.
+
+        Before the view, and at it; None: all are checked before it. Limits that are about other methods,
+        or silent, are among them.
+        """
+        endpoint, method, _ = key
+        setup, registry = self._setup, self._registry
+        application = self._application()
+        if endpoint is None:
+            return application + placed(setup.default, "-unmatched", (), "default"), None
+        if not setup.limit_static and self._is_static(app, endpoint):
+            return [], None
+        names = blueprints(endpoint)
+        by_itself = registry.exemptions(app, endpoint, method)
+        exemptions = by_itself + [
+            exemption
+            for depth, exemption in enumerate(registry.exemption_of(app, name) for name in names)
+            if exemption is not None and (depth == 0 or exemption.nested)
+        ]
+        places = [] if any(exemption.application for exemption in exemptions) else application
+        if not by_itself:
+            places += own
+        if exemptions or _overrides(own, key):
+            return places, None
+        for name in names:
+            near = registry.of_blueprint(app, name, endpoint)
+            places += near
+            if _overrides(near, key):
+                return places, None
+        return places + self._default(endpoint), None
+
+    def _application(self) -> list[PlacedLimit]:
+        return placed(self._setup.application, "", (), "application")
+
+    def _default(self, endpoint: str) -> list[PlacedLimit]:
+        return placed(self._setup.default, "-default", (endpoint,), "default")
+
+    def _function_state(self, function: Callable[..., Any], key: RouteKey) -> tuple[str, ...]:
+        """By what the count of a function that is no view is named."""
+        return (f"{function.__module__}.{function.__qualname__}",)
+
+    def _is_static(self, app: Flask, endpoint: str) -> bool:
+        """Whether a route is Flask's own for static files; another of that name is not."""
+        before, _, last = endpoint.rpartition(".")
+        if last != "static":
+            return False
+        owner = app.blueprints.get(before) if before else app
+        return owner is not None and owner.has_static_folder
+
+    # --- rules ---
+
+    def _guard(self, places: Sequence[PlacedLimit], method: str, make: Make | None = None) -> Guard:
+        rules = self._rules(places, method, make)
+        return Guard(rules, self._setup.trusted, self._setup.observe)
+
+    def _rules(
+        self, places: Sequence[PlacedLimit], method: str, make: Make | None = None
+    ) -> list[ViewRule]:
+        rules: list[ViewRule] = []
+        states: set[str] = set()
+        names: list[str] = []
+        for place in dict.fromkeys(places):
+            kind, *where = place.state
+            parts = [*where, *([method] if place.limit.per_method else [])]
+            state = state_name(self._setup.name + kind, *parts)
+            if state in states:
+                raise InvalidSetting(
+                    f"scope is {place.called!r} of two limits of one route: they would count in one place"
+                )
+            states.add(state)
+            names.append(spoken_name(place.called))
+            count = names.count(names[-1])
+            name = names[-1] if count == 1 else f"{names[-1]}-{count}"
+            rules.append(self._rule(place.limit, state, name, make or self._setup.make))
+        return rules
+
+    def _rule(self, limit: DeclaredLimit, state: str, called: str, make: Make) -> ViewRule:
+        is_dynamic = callable(limit.amount)
+        limiter = make(state, "1/second" if callable(limit.amount) else limit.amount)
+        if not (is_dynamic or callable(limit.cost)):
+            self._check_cost(limit.cost, limiter)
+        if limit.deduct_when is not None and any(policy.leases for policy in limiter.policies):
+            raise InvalidSetting("deduct_when is of no use here: a lease is given back anyway")
+        return ViewRule(
+            limiter,
+            identity=limit.identity or self._setup.identity,
+            form=self._setup.form,
+            shadow=limit.shadow,
+            percent=limit.percent,
+            unidentified=limit.unidentified,
+            preflights=self._setup.preflights,
+            limit=limit,
+            called=called,
+            rule_by_amount=RulesByAmount(partial(make, state)) if is_dynamic else None,
+        )
+
+    def _check_cost(self, cost: int, limiter: Limiter) -> None:
+        """Raise InvalidCost where no request could ever pass."""
+        limiter_calls.plan(limiter).checked(cost)
+
+
+def _holds(limit: DeclaredLimit, key: RouteKey) -> bool:
+    return limit.is_about(key.method) and limit not in key.silent
+
+
+def _overrides(places: Iterable[PlacedLimit], key: RouteKey) -> bool:
+    """Whether one of those that hold replaces the limits further out."""
+    return any(place.limit.override_defaults and _holds(place.limit, key) for place in places)
+
+
+def _dynamic(limits: Iterable[DeclaredLimit]) -> tuple[DeclaredLimit, ...]:
+    return tuple(limit for limit in limits if callable(limit.amount))

@@ -1,0 +1,88 @@
+"""The text of a policy file: read within bounds, and as TOML with the line of every key."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from limiter.policyfile.faults import Fault, InvalidPolicyFile
+from limiter.policyfile.lines import Path, TooMuch, lines_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    try:
+        import tomli as tomllib
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "policy files on Python 3.10 need tomli: in a checkout of slotgate, pip install '.[policies]'",
+            name=error.name,
+        ) from None
+
+#: A longer file is a mistake; it would be read in seconds, while others wait.
+MOST_BYTES = 2**19
+
+
+def text_of(path: str) -> str:
+    """The file's text.
+
+    Raises:
+        InvalidPolicyFile: Nobody can read it, it is too long, or it is not UTF-8.
+
+    """
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+        if len(raw) <= MOST_BYTES:
+            return raw.decode("utf-8-sig")
+        text = f"is longer than {MOST_BYTES:,} bytes: accepted is a file up to that"
+    except OSError as error:
+        text = f"cannot be read: {error.strerror or error}"
+    except UnicodeDecodeError as error:
+        text = f"is not UTF-8 (byte {error.start}): accepted is TOML, which is"
+    raise InvalidPolicyFile([Fault(path, 1, "", text)])
+
+
+def parsed(text: str, file: str) -> tuple[dict[str, Any], Mapping[Path, int]]:
+    """The tables of a TOML text, and on which line each key stands.
+
+    Raises:
+        InvalidPolicyFile: It is no TOML, or too large; the parser's first complaint is the only one.
+
+    """
+    try:
+        lines = lines_of(text)  # first, since the parser has no bounds
+        return tomllib.loads(text), lines
+    except TooMuch as error:
+        fault = Fault(file, error.line, "", error.text)
+    except (
+        ValueError
+    ) as error:  # above all TOMLDecodeError; a number may also be too long for Python
+        fault = _not_toml(text, file, str(error))
+    raise InvalidPolicyFile([fault])
+
+
+#: Where the parser's own words quote keys and values, which may be secrets.
+_QUOTING = {
+    "Cannot declare": "a table is declared twice",
+    "Cannot mutate immutable namespace": "a table or list is complete, and is added to",
+    "Duplicate inline table key": "a key stands twice in an inline table",
+}
+#: A quoted character, which the parser shows where it expects another one.
+_QUOTED_CHARACTER = re.compile(r"""'(?:[^']|\\(?:x..|u.{4}|U.{8}|.))'|"'\"""")
+
+
+def _not_toml(text: str, file: str, message: str) -> Fault:
+    """The parser's one complaint; it stops at the first. Of the text, it quotes one character at most."""
+    where = re.search(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$", message)
+    line = int(where[1]) if where and where[1] else text.count("\n") + 1
+    place = where[0] if where else ""
+    why = message.removesuffix(place)
+    for begins, instead in _QUOTING.items():
+        if why.startswith(begins):
+            why = instead
+    if re.search("['\"]", _QUOTED_CHARACTER.sub("", why)):
+        why = "the parser does not understand it"
+    return Fault(file, line, "", f"is no TOML: {why}{place}")

@@ -1,0 +1,138 @@
+"""Threads that renew leases and release them later: flows whose result no caller waits for."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
+from time import monotonic
+
+from limiter.errors import LimiterError, StoreUnavailable
+from limiter.flows import Flow
+from limiter.log_throttle import log_seldom
+from limiter.threads import start_thread
+
+log = logging.getLogger("limiter")
+
+#: While one thread waits for a store that does not answer, another one renews the next lease. If all of
+#: these wait, leases that are due meanwhile may be lost.
+_MOST_THREADS = 8
+#: Threads that stay free while any flow is left, so that not each lease starts a thread.
+_MOST_FREE = 2
+
+#: Dropped flows that may stay in the queue, beside as many as there are flows that go on.
+_MOST_DROPPED = 64
+
+
+class RenewalThreads:
+    """Resume each flow when its pause is over; threads live for as long as there are flows.
+
+    ``advance`` runs a flow up to its next pause, and returns how long that is.
+    """
+
+    def __init__(self, advance: Callable[[Flow[None]], float]) -> None:
+        self._advance = advance
+        self._numbers = count()
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Begin anew: a child holds none of its parent's leases, and has none of its threads."""
+        self._changed = threading.Condition()
+        #: When each flow goes on, in order; some of them were dropped.
+        self._due: list[tuple[float, int, Flow[None]]] = []
+        #: The flows that go on.
+        self._flows: set[Flow[None]] = set()
+        self._threads = self._free = 0
+
+    def add(self, flow: Flow[None]) -> None:
+        """Begin a flow; its first step is a pause.
+
+        Raises:
+            StoreUnavailable: This process gets no more threads; the flow was closed.
+
+        """
+        self._flows.add(flow)
+        try:
+            self._schedule(flow, self._advance(flow))
+            with self._changed:
+                self._start_if_none_is_free()
+        except (
+            BaseException
+        ):  # also where the caller was interrupted: it cannot drop the flow itself
+            self.drop(flow)
+            flow.close()
+            raise
+
+    def drop(self, flow: Flow[None]) -> None:
+        """End a flow at its pause."""
+        with self._changed:
+            self._flows.discard(flow)
+            if not self._flows:  # the threads end now, not when the last pause is over
+                self._due.clear()
+                self._changed.notify_all()
+            elif len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
+                self._due = [entry for entry in self._due if entry[2] in self._flows]
+                heapq.heapify(self._due)
+                self._changed.notify()
+
+    def _resume(self, flow: Flow[None]) -> None:
+        """Run it up to its next pause, or to its end."""
+        try:
+            self._schedule(flow, self._advance(flow))
+        except StopIteration:
+            self._flows.discard(flow)
+        except Exception as error:  # a fault of a program; other leases go on to be renewed
+            self._flows.discard(flow)
+            log_seldom(log, logging.ERROR, "a lease is renewed no more", exc_info=True)
+            with suppress(
+                LimiterError, StopIteration
+            ):  # it says to its holder that the lease is lost
+                flow.throw(LimiterError(f"its renewal failed: {error!r:.200}"))
+
+    def _schedule(self, flow: Flow[None], pause: float) -> None:
+        """Have it resumed after the pause."""
+        with self._changed:
+            heapq.heappush(self._due, (monotonic() + pause, next(self._numbers), flow))
+            self._changed.notify()
+
+    def _start_if_none_is_free(self) -> None:
+        """Start a thread for the flow that is due next, where all threads are busy."""
+        if not self._due or self._free > 0 or self._threads >= _MOST_THREADS:
+            return
+        try:
+            start_thread(self._work, "no thread could renew a lease")
+        except StoreUnavailable:
+            if not self._threads:
+                raise
+
+    def _work(self) -> None:
+        """Resume flows, until enough other threads do."""
+        with self._changed:
+            self._threads += 1
+            self._free += 1
+        while (flow := self._next()) is not None:
+            self._resume(flow)
+            with self._changed:
+                self._free += 1
+
+    def _next(self) -> Flow[None] | None:
+        """Wait for the next flow that is due; None where enough threads wait, or no flow is left."""
+        with self._changed:
+            while self._due and self._free <= _MOST_FREE:
+                due, _, flow = self._due[0]
+                if flow not in self._flows:
+                    heapq.heappop(self._due)
+                elif (left := due - monotonic()) > 0:
+                    self._changed.wait(left)
+                else:
+                    heapq.heappop(self._due)
+                    self._free -= 1
+                    self._start_if_none_is_free()
+                    self._changed.notify()  # another thread looks at what is due next
+                    return flow
+            self._free -= 1
+            self._threads -= 1
+            return None

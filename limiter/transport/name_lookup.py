@@ -1,0 +1,53 @@
+"""Look-ups of host names for an event loop, in threads of their own.
+
+A loop has a few threads for everything: while a name server is silent, look-ups that no caller waits for
+any more would fill them, the application's own work would wait behind, and the program could not end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import ipaddress
+import os
+import socket
+from contextlib import suppress
+from functools import partial
+
+from limiter.threads import start_thread
+
+_Name = tuple[int, str, int]
+_LookUp = concurrent.futures.Future[int]
+#: Look-ups under way, by process (a fork's thread is its parent's), host and port.
+_under_way: dict[_Name, _LookUp] = {}
+
+
+async def look_up(host: str, port: int) -> int:
+    """How many addresses the name has; look-ups of one name at the same time share a thread.
+
+    Raises:
+        OSError: There is no such name.
+
+    """
+    with suppress(ValueError):
+        ipaddress.ip_address(host)
+        return 1  # it is an address
+    name = (os.getpid(), host, port)
+    pending = _under_way.get(name)
+    if pending is None:
+        pending = _LookUp()
+        pending.set_running_or_notify_cancel()  # a caller may give up; the look-up cannot
+        start_thread(partial(_run, name, pending), f"{host}:{port}")
+    return await asyncio.wrap_future(pending)
+
+
+def _run(name: _Name, pending: _LookUp) -> None:
+    _under_way[name] = pending
+    try:
+        found = socket.getaddrinfo(*name[1:], type=socket.SOCK_STREAM)
+    except Exception as error:
+        _under_way.pop(name, None)
+        pending.set_exception(error)
+    else:
+        _under_way.pop(name, None)
+        pending.set_result(len(found))

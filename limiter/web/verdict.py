@@ -1,0 +1,134 @@
+"""What is answered to a request: the one way from the rules' results, or an error, to a verdict.
+
+It asks no store; ``guard`` and the service obtain the decisions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from math import ceil
+from typing import Any, NamedTuple
+
+from limiter.decision import Decision
+from limiter.errors import InvalidCost, LimiterError, StoreUnavailable
+from limiter.held import Held
+from limiter.log_throttle import log_seldom
+from limiter.plan import Part
+from limiter.web import headers, problems
+from limiter.web.identity import Unidentified
+from limiter.web.new_subjects import TooManyNewSubjects
+from limiter.web.request import Request
+from limiter.web.rules import Rule
+
+log = logging.getLogger("limiter.web")
+
+
+class Result(NamedTuple):
+    """The decision of one rule about a request."""
+
+    rule: Rule
+    decision: Decision
+    part: Part
+    """What was asked of the store."""
+
+
+class Verdict:
+    """Whether a request may go on, and the response's fields, and its body where it may not.
+
+    Attributes:
+        status: 200 where it may go on; else 429 (a limit denies, or its client has begun too many
+            subjects), 503 (no decision was possible, and the rule denies then), 413 (its cost could
+            never pass) or 400 (the caller cannot be identified).
+        results: The decision of each rule that is about the request.
+        fields: Header fields for the response, also for one that is let through.
+        body: A refusal as ``application/problem+json``; empty where there is none.
+        error: Why the store did not decide, or could not be asked.
+        shadowed: Rules in shadow mode that could not be evaluated, and why: they would have refused.
+
+    """
+
+    def __init__(
+        self,
+        status: int = 200,
+        results: Sequence[Result] = (),
+        fields: Sequence[tuple[str, str]] = (),
+        body: str = "",
+        error: LimiterError | None = None,
+    ) -> None:
+        self.status = status
+        self.results = tuple(results)
+        self.fields = list(fields)
+        self.body = body
+        self.error = error
+        self.shadowed: list[tuple[Rule, LimiterError]] = []
+        self.leases: list[tuple[Any, Held]] = []
+
+    @classmethod
+    def of_results(
+        cls, results: Sequence[Result], request: Request, error: LimiterError | None = None
+    ) -> Verdict:
+        """Answer what the rules that are not in shadow mode decided; ``error``: why the store did not."""
+        denied = []
+        for result in results:
+            if result.decision.degraded and error is None:
+                error = StoreUnavailable("the store did not decide")
+            if not (result.decision.allowed or result.rule.shadow):
+                denied.append(result)
+        fields = header_fields(results)
+        if not denied:
+            return cls(200, results, fields, error=error)
+        by_limits = [
+            (result.decision, result.rule.name) for result in denied if result.decision.each
+        ]
+        if not by_limits:  # denied by a fallback, not by a limit
+            return cls(503, results, body=problems.reduced_capacity(request.path), error=error)
+        body = problems.quota_exceeded_by(by_limits, request.path)
+        return cls(429, results, fields, body, error)
+
+    @classmethod
+    def of_error(cls, error: LimiterError, request: Request, in_shadow: bool = False) -> Verdict:
+        """Refuse a request about which no rule decided; ``in_shadow``: no rule would have denied it."""
+        if isinstance(error, Unidentified):
+            return cls(400, body=problems.unidentified(error, request.path), error=error)
+        if isinstance(error, InvalidCost):
+            return cls(413, body=problems.too_large(request.path), error=error)
+        if isinstance(error, TooManyNewSubjects):
+            wait = [("Retry-After", str(max(1, ceil(error.retry_after))))]
+            body = problems.too_many_new_subjects(error.policy, str(error), request.path)
+            return cls(429, fields=wait, body=body, error=error)
+        # The store answered, but not with a decision: no request passes unchecked, and operators must look.
+        name = type(error).__name__
+        log_seldom(log, logging.ERROR, "%s: %s", name, error, kind=name)
+        if in_shadow:
+            return cls(error=error)
+        return cls(503, body=problems.reduced_capacity(request.path), error=error)
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request may go on."""
+        return self.status == 200
+
+    @property
+    def delay(self) -> float:
+        """Seconds to wait before going on, where a leaky bucket queues its calls; not in shadow mode."""
+        deciding = (result.decision for result in self.results if not result.rule.shadow)
+        return max((decision.delay for decision in deciding), default=0.0)
+
+    def __bool__(self) -> bool:
+        return self.allowed
+
+
+#: Called with every request and its verdict, also of errors: for counters and logs.
+Observer = Callable[[Request, Verdict], object]
+
+
+def header_fields(results: Iterable[Result]) -> list[tuple[str, str]]:
+    """The header fields of several rules' results, without those in shadow mode."""
+    return headers.of_all(
+        [
+            headers.NamedDecision(result.decision, result.rule.name, result.rule.form)
+            for result in results
+            if not result.rule.shadow
+        ]
+    )

@@ -1,0 +1,182 @@
+--[[
+several v1: any list of policies, of one subject or of several in one slot, all or none
+
+KEYS[n]             each subject's hash, and the lists of those policies that have one, in any order
+
+ARGV[1] now_us      the time to use; 0: the server's clock
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget;
+                    refund: give back; settle: take without asking; and where there are leases
+                    acquire: hit, and take a lease; renew, release: of leases alone
+ARGV[3] at_least    0, or units that would do where fewer than a policy's cost will
+then for each policy:
+        algorithm   the name of its script in this folder
+        key         the number, in KEYS, of the key that the script would have as KEYS[1]
+        shadow      1: it counts what passes, and never denies; 0: it decides
+        cost, and the rest of what the script takes up to at_least: field, limit, period_us ...
+
+Returns for each policy the first five integers of its script's reply, and now_us once, at the end.
+        Nothing is taken unless every policy that decides has room. Where fewer than cost will do,
+        all policies grant the same: as much as fits into each. Where every lease is held already,
+        acquire says so, and takes nothing else again.
+
+Writes  As the scripts for one policy do.
+]]
+
+local ARGV, KEYS = ARGV, KEYS
+local now_us = ARGV[1] + 0
+local mode = ARGV[2]
+local enough = ARGV[3] + 0
+
+-- 1. Can this be meant?
+local takes = mode == "hit" or mode == "acquire"
+local asks = takes or mode == "peek" or mode == "reset"
+local changes = mode ~= "peek" and mode ~= "reset"
+local only_rates, only_leases = mode == "hit", false
+if not asks then
+  only_rates = mode == "refund" or mode == "settle"
+  only_leases = mode == "renew" or mode == "release"
+end
+if not (asks or only_rates or only_leases)
+  or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and now_us % 1 + enough % 1 == 0) then
+  return redis.error_reply("LIMITER an argument of several v1 is out of range")
+end
+
+-- 2. What time is it? (A key used under a given time must outlive the real clock.)
+local slack_ms = 0
+if now_us == 0 then
+  local time = redis.call("TIME")
+  now_us = time[1] * 1000000 + time[2]
+else
+  slack_ms = 3600000
+end
+
+-- 3. Ask every policy, and work out what taking the cost from it would leave. Where less than the
+-- cost would do and less fits, ask again for as much as fits into all. (Both tables begin with room
+-- for three policies, since growing one costs more than all that is put into it.)
+local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
+local before = {nil, nil, nil, nil, nil, nil, nil, nil, nil}
+local last, take = #ARGV, 2^53
+local writes, lives, heals, tails, fits, said, again, leases, holding
+repeat
+  local at, common, kept = 3, 2^53, 0
+  writes, lives, heals, tails, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
+  leases, holding = 0, 0
+  while at < last do
+    local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
+    local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
+    local granted, room, retry_us, reset_us, delay_us = 0, 0, 0, 0, 0
+    local heal, short, mine = false, false, false
+    local at_least, wanted = cost, cost
+    if enough > 0 and enough < cost then
+      at_least = enough
+      if take < cost then
+        wanted = take
+      end
+    end
+    if not (cost >= 0 and cost <= limit and cost % 1 == 0 and (shadow == "0" or shadow == "1")) then
+      return redis.error_reply("LIMITER an argument of several v1 is out of range")
+    end
+    if algorithm == "concurrency" then
+      local lease_us = ARGV[at + 7] + 0
+      local id = ARGV[at + 8]
+      if only_rates then
+        return redis.error_reply("LIMITER several v1 knows no such mode here")
+      end
+      if not (limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
+      and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
+      or (id ~= "" and not string.find(id, "\0", 1, true)))) then
+        return redis.error_reply("LIMITER an argument of several v1 is out of range")
+      end
+      {{concurrency_ask}}
+      if asks then
+        if room < 0 then
+          room = 0
+        end
+        before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, held
+        if takes then
+          leases = leases + 1
+        end
+        if room < at_least and held == 0 then
+          delay_us, short = 0, true
+          {{concurrency_retry}}
+        elseif takes and cost > 0 and held == 0 then
+          granted = wanted
+          if room < granted then
+            granted = room
+          end
+          {{concurrency_charge}}
+          room = room - granted
+        elseif takes and held > 0 then
+          granted, holding, mine = held, holding + 1, true
+        end
+      else
+        {{concurrency_renew_or_release}}
+        delay_us, room = 0, math.max(0, math.min(room, limit))
+      end
+      if granted > 0 or (heal and changes and cost > 0) then
+        tails = tails or {}
+        tails[index] = {"concurrency", granted, cost, held, ends_us, far_us, id}
+      end
+      at = at + 8
+    {{branches}}
+    else
+      return redis.error_reply("LIMITER several v1 knows no such algorithm")
+    end
+    if short then
+      fits = fits and shadow == "1"
+    elseif asks and shadow == "0" and not mine and before[kept + 2] < wanted and before[kept + 2] < common then
+      common, again = before[kept + 2], enough > 0
+    end
+    if changes and cost > 0 and (lives[index] or -1) < reset_us then
+      lives[index] = reset_us
+    end
+    reply[said + 1], reply[said + 2], reply[said + 3] = granted, room, retry_us
+    reply[said + 4], reply[said + 5] = reset_us, delay_us
+    said, kept = said + 5, kept + 3
+  end
+  take, again = common, again and fits
+until not again
+
+-- 4. Where one of them has no room, nothing is taken from any; nor where all of it is held already.
+local same = holding > 0 and holding == leases
+if same or not fits then
+  for first = 0, said - 1, 5 do
+    local kept = first / 5 * 3
+    reply[first + 4], reply[first + 2], reply[first + 1] = before[kept + 1], before[kept + 2], 0
+    if same then
+      reply[first + 1], reply[first + 3], reply[first + 5] = before[kept + 3], 0, 0
+    end
+  end
+  fits = false
+  for mending = 1, heals and #heals or 0 do
+    redis.call((unpack or table.unpack)(heals[mending]))
+  end
+end
+
+-- 5. Save what changed, and let it live for as long as it counts.
+for index = 1, #KEYS do
+  local key, life_us = KEYS[index], lives[index]
+  if life_us then
+    local ttl_ms = redis.call("PTTL", key)
+    if fits and writes[index] then
+      redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
+    end
+    local tail = fits and tails and tails[index]
+    if tail then
+      if tail[1] == "concurrency" then
+        local _, granted, cost, held, ends_us, far_us, id = (unpack or table.unpack)(tail)
+        {{concurrency_save}}
+      {{tails}}
+      end
+    end
+    if ttl_ms == -1 or (fits and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
+      redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)
+    end
+  elseif mode == "reset" then
+    redis.call("DEL", key)
+  end
+end
+
+-- 6. Answer.
+reply[said + 1] = now_us
+return reply

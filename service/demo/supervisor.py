@@ -1,0 +1,280 @@
+"""Starts the parts of the demo, watches them, and leaves nothing of them behind."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from service.demo import checks
+from service.demo.checks import CHECKOUT, DemoError
+from service.demo.children import Child, stop
+from service.demo.folders import Folder
+from service.demo.output import Log, say
+from service.demo.servers import HOST, Cluster, ServerError, free_port
+
+#: Seconds that one part may take to start on a machine that is kept busy.
+START_TIMEOUT = 30.0
+
+# The lines of the static file that the demo replaces: containers listen everywhere, and have each port to
+# themselves; we do not.
+_ADDRESS = '    address: ":9000"\n'
+_INSIDE = f'    address: "{HOST}:9001"\n'
+
+
+class Options(NamedTuple):
+    """What the command line says."""
+
+    port: int
+    nodes: int
+    instances: int
+    store: str | None
+
+
+class Stopped(Exception):
+    """Somebody asked the demo to stop."""
+
+
+class Demo:
+    """A cluster, service instances and Traefik, from ``run`` until somebody asks it to stop."""
+
+    def __init__(self, options: Options, environ: Mapping[str, str]) -> None:
+        self._options = options
+        self._environ = dict(environ)
+        self._environ.pop("GUNICORN_CMD_ARGS", None)  # it would override what we say
+        # A busy laptop must not turn the counts of `ab` into fallbacks.
+        self._environ["LIMITER_TIMEOUT"] = self._environ.get("LIMITER_TIMEOUT") or "1"
+        policies = self._environ.get("LIMITER_POLICIES")
+        if policies:  # the instances run elsewhere
+            self._environ["LIMITER_POLICIES"] = str(Path(policies).absolute())
+        share = self._environ.get("LIMITER_LOCAL_SHARE") or str(options.instances)
+        self._environ["LIMITER_LOCAL_SHARE"] = share
+        self._store = options.store or self._environ.get("LIMITER_STORE") or None
+        self._stop_asked = threading.Event()
+        self._cluster: Cluster | None = None
+        self._children: list[Child] = []
+        self._logs: dict[str, Log] = {}
+        self._folder: Folder | None = None
+        self._instances: list[tuple[str, int]] = []
+        self._operators: list[int] = []
+        self._unknown_policy: str | None = None
+        self._width = len(f"instance-{options.instances}")
+
+    def run(self) -> None:
+        """Run until somebody asks us to stop; raise DemoError when a part fails."""
+        with self._signals():
+            try:
+                self._start()
+                while True:
+                    self._pause(0.1)
+                    self._watch_cluster()
+            except Stopped:
+                say("\nStopping ...")
+            except ServerError as error:
+                raise DemoError(str(error)) from None
+            finally:
+                self._stop()
+        say("Everything has stopped.")
+
+    def _start(self) -> None:
+        began = time.monotonic()
+        traefik = checks.dependencies(embedded=self._store is None)
+        self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
+        checks.instances(self._environ, self._options.instances)
+        limiter, self._limits = checks.settings(self._environ)
+        self._unknown_policy = checks.unknown_policy(limiter)
+        checks.port(self._options.port)
+        if self._store is not None:
+            checks.store(limiter)
+        else:
+            self._start_cluster()
+        self._start_instances()
+        self._start_traefik(traefik)
+        self._announce(time.monotonic() - began)
+
+    def _start_cluster(self) -> None:
+        with _progress(f"Starting a cluster of {self._options.nodes} nodes"):
+            self._cluster = Cluster(self._options.nodes)
+            self._cluster.start(self._pause)
+        self._environ["LIMITER_STORE"] = self._cluster.url
+
+    def _start_instances(self) -> None:
+        count = self._options.instances
+        with _progress(f"Starting {count} service instance{'s' if count > 1 else ''}"):
+            self._start_upstream()
+            for number in range(1, count + 1):
+                # Names of one length, so that all answers have one length.
+                self._start_instance(f"instance-{number:0{len(str(count))}}")
+            for name, port in self._instances:
+                self._wait_for(name, port, "/readyz")
+            self._wait_for("upstream", self._upstream, "/")
+
+    def _start_instance(self, name: str) -> None:
+        """Start one, on an address of its own and another one for operators."""
+        app = f"service.app:create_app({name!r})"
+        self._environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder_of(name))
+        port, for_operators = self._start_gunicorn(name, "service/gunicorn.conf.py", app, 2)
+        self._instances.append((name, port))
+        self._operators.append(for_operators)
+
+    def _start_upstream(self) -> None:
+        """Start what stands behind ForwardAuth."""
+        app = "service.upstream:create_app('upstream')"
+        (self._upstream,) = self._start_gunicorn("upstream", "service/upstream.conf.py", app, 1)
+
+    def _start_gunicorn(self, name: str, config: str, app: str, addresses: int) -> list[int]:
+        """Start one, and return the ports on which it serves."""
+        with ExitStack() as stack:
+            # We listen, gunicorn serves: no port can be lost between choosing and taking it.
+            listeners = [
+                stack.enter_context(socket.create_server((HOST, 0))) for _ in range(addresses)
+            ]
+            command = [sys.executable, "-m", "gunicorn", "--config", config, "--name", name]
+            for listener in listeners:
+                command += ["--bind", f"fd://{listener.fileno()}"]
+            keep = tuple(listener.fileno() for listener in listeners)
+            self._launch(name, [*command, app], keep=keep)
+            return [listener.getsockname()[1] for listener in listeners]
+
+    def _start_traefik(self, traefik: Path) -> None:
+        with _progress("Starting Traefik"):
+            static = (CHECKOUT / "traefik/traefik.yml").read_text()
+            inside = free_port()
+            for line, port in ((_ADDRESS, self._options.port), (_INSIDE, inside)):
+                if static.count(line) != 1:
+                    raise DemoError(f"traefik/traefik.yml has no line {line.strip()!r} to replace.")
+                static = static.replace(line, f'    address: "{HOST}:{port}"\n')
+            copy = self._folder_of("traefik") / "traefik.yml"
+            copy.write_text(static)
+            self._environ["SERVICE_ADDRESSES"] = ",".join(
+                f"{HOST}:{port}" for _, port in self._instances
+            )
+            self._environ["INSIDE_ADDRESS"] = f"{HOST}:{inside}"
+            self._environ["UPSTREAM_ADDRESS"] = f"{HOST}:{self._upstream}"
+            self._launch("traefik", [str(traefik), f"--configFile={copy}"])
+            self._wait_for("traefik", self._options.port, "/healthz")
+
+    def _folder_of(self, name: str) -> Path:
+        """A folder for the files of one part, which goes with the demo."""
+        if self._folder is None:
+            self._folder = Folder("demo")
+        folder = self._folder.path / name
+        folder.mkdir()
+        return folder
+
+    def _launch(self, name: str, command: list[str], keep: tuple[int, ...] = ()) -> None:
+        child = Child(
+            name,
+            command,
+            env=self._environ,
+            cwd=CHECKOUT,
+            output=subprocess.PIPE,
+            keep=keep,
+        )
+        self._children.append(child)
+        self._logs[name] = Log(child, self._width)
+
+    def _wait_for(self, name: str, port: int, path: str) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while (answer := _get(port, path))[0] != 200:
+            if time.monotonic() > deadline:
+                raise DemoError(f"{name} did not serve {path} in time: {answer[1]}")
+            self._pause(0.02)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; raise as soon as somebody wants us to stop, or when a child has ended."""
+        if self._stop_asked.wait(seconds):
+            raise Stopped
+        for child in self._children:
+            if not child.alive:
+                self._logs[child.name].close()
+                said = " / ".join(self._logs[child.name].last) or "it said nothing"
+                raise DemoError(f"{child.name} ended ({child.ending}): {said}")
+
+    def _watch_cluster(self) -> None:
+        for node in self._cluster.nodes if self._cluster is not None else []:
+            if not node.alive:
+                raise DemoError(f"The {node.reason()}")
+
+    def _announce(self, seconds: float) -> None:
+        page = f"http://localhost:{self._options.port}/"
+        url, protected = f"{page}demo-service/hello", f"{page}demo-service/protected/hello"
+        # No comment behind a command: not every shell takes one that is pasted.
+        commands = [f"curl -i {url}", f"curl -i {protected}", f"ab -n 1000 -c 100 {url}"]
+        about = "The second command goes through ForwardAuth to an upstream that knows no limiter."
+        if policy := self._unknown_policy:
+            commands.remove(f"curl -i {protected}")
+            about = f"ForwardAuth is left out: there is no policy {policy}, which traefik/dynamic.yml asks."
+        lines = "".join(f"  {command}\n" for command in commands)
+        port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
+        where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
+        nodes = self._cluster.nodes if self._cluster is not None else []
+        store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "as you told us"
+        say(
+            f"Ready after {seconds:.1f} s; Ctrl-C stops everything. "
+            f"In a browser, {page} shows all algorithms at work.\n\n"
+            f"  {'traefik':12} {page}\n"
+            f"{where}"
+            f"  {'store':12} {store}\n"
+            f"  {'metrics':12} {', '.join(f'http://{HOST}:{port}/metrics' for port in self._operators)}\n"
+            f"  {'limit':12} {self._limits}\n\n"
+            f"Try in another terminal:\n\n{lines}\n"
+            f"{about}\n"
+            "All of them spend one limit. ab is Debian's package apache2-utils.\n"
+            "For another algorithm stop this demo with Ctrl-C, and start it here with:\n\n"
+            f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
+        )
+
+    def _stop(self) -> None:
+        stop(self._children)
+        for log in self._logs.values():
+            log.close()
+        if self._cluster is not None:
+            self._cluster.stop()
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder = None
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Note requests to stop: raised wherever it hits, one could lose a child just started."""
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+            numbers.append(signal.SIGHUP)
+        before = {
+            number: signal.signal(number, lambda *_: self._stop_asked.set()) for number in numbers
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[None]:
+    say(f"{what} ...")
+    began = time.monotonic()
+    yield
+    say(f"{what} ... ready after {time.monotonic() - began:.1f} s")
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    """Return the status and the text of an answer, or 0 and what went wrong."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=2)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(1000).decode(errors="replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error)
+    finally:
+        connection.close()

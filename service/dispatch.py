@@ -1,0 +1,34 @@
+"""Which application answers: what proxies ask, what operators ask, and all else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from service.forward_auth import PREFIX
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Dispatcher:
+    """The WSGI application in front of the others.
+
+    Attributes:
+        operators_port: The port of the second address, on which only operators are answered; None
+            where there is no such address. It is the socket's own, and no word of a client's.
+
+    """
+
+    def __init__(self, public: App, forward_auth: App, operators: App) -> None:
+        self._public = public
+        self._forward_auth = forward_auth
+        self._operators = operators
+        self.operators_port: str | None = None
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Let the right one answer."""
+        if self.operators_port is not None and environ["SERVER_PORT"] == self.operators_port:
+            return self._operators(environ, start_response)
+        if environ.get("PATH_INFO", "").startswith(PREFIX):
+            return self._forward_auth(environ, start_response)
+        return self._public(environ, start_response)

@@ -1,0 +1,166 @@
+"""What an error reply allows next, and what a slot table says: values in, values out."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from redis.exceptions import ResponseError
+
+from limiter import FixedWindow, StoreRefused, StoreUnavailable
+from limiter.call import Block, Call, CallTemplate
+from limiter.transport import slots
+from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES, Action, Redirects
+from limiter.transport.slots import SLOTS, SlotTable
+from limiter.transport.store import Address, read_store
+from limiter.transport.wire import encode, encode_with_text
+
+CALL = Call(CallTemplate("hit", 0, 0, (Block(FixedWindow(5, 1), 0, 1),)), (b"key",), b"tag")
+MOVED = "MOVED 5 h:1"
+
+
+def steps(*said: str, left: float = 1.0) -> list[Action]:
+    """The steps of one call that is answered so, one answer after the other."""
+    redirects = Redirects(CALL, encode(CALL))
+    return [redirects.next_action(ResponseError(each), left) for each in said]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (["NOSCRIPT none"], [Action.RETRY]),
+        (["NOSCRIPT none", "NOSCRIPT none"], [Action.RETRY, Action.FAIL]),
+        (["READONLY no"], [Action.RECONNECT]),
+        (["READONLY no", "READONLY no"], [Action.RECONNECT, Action.FAIL]),
+        (["READONLY no", "NOSCRIPT none", MOVED], [Action.RECONNECT, Action.RETRY, Action.FOLLOW]),
+        (["TRYAGAIN x"] * 4, [Action.RETRY] * 3 + [Action.FAIL]),
+        (
+            ["ASK 5 h:1", MOVED, "ASK 5 h:1", MOVED],
+            [Action.FOLLOW] * MOST_REDIRECTS + [Action.FAIL],
+        ),
+        (["ERR any"], [Action.FAIL]),
+        (["OOM full"], [Action.FAIL]),
+        (["WRONGTYPE other"], [Action.FAIL]),
+        (["CLUSTERDOWN"], [Action.FAIL]),
+        ([""], [Action.FAIL]),
+    ],
+)
+def test_each_reason_counts_once(said: list[str], expected: list[Action]) -> None:
+    """What proves that nothing ran is sent again, so often; everything else is the end."""
+    assert steps(*said) == expected
+
+
+def test_pauses_end_with_the_deadline() -> None:
+    """A pause that ends too late is none."""
+    redirects = Redirects(CALL, encode(CALL))
+    for pause in TRYAGAIN_PAUSES:
+        assert redirects.next_action(ResponseError("TRYAGAIN x"), 1.0) is Action.RETRY
+        assert redirects.pause == pause
+    assert steps("TRYAGAIN x", left=TRYAGAIN_PAUSES[0]) == [Action.FAIL]
+    assert steps("TRYAGAIN x", left=-1.0) == [Action.FAIL]
+
+
+def test_the_text_goes_once_the_id_was_unknown() -> None:
+    """Also to the node that the call is sent on to."""
+    redirects = Redirects(CALL, encode(CALL))
+    assert redirects.command == encode(CALL)
+    redirects.next_action(ResponseError("NOSCRIPT none"), 1.0)
+    assert redirects.command == encode_with_text(CALL)
+    redirects.next_action(ResponseError(MOVED), 1.0)
+    assert redirects.command == encode_with_text(CALL)
+
+
+def test_only_an_ask_asks() -> None:
+    """And the tries that follow it in the same place do, until the slot is another's."""
+    redirects = Redirects(CALL, encode(CALL))
+    for said, asking in [
+        ("ASK 5 h:1", True),
+        ("NOSCRIPT none", True),
+        ("TRYAGAIN x", True),
+        (MOVED, False),
+    ]:
+        redirects.next_action(ResponseError(said), 1.0)
+        assert redirects.asking is asking
+
+
+def test_what_the_end_comes_to() -> None:
+    """Circles are the cluster's trouble; a single store that redirects is named wrongly."""
+    redirects = Redirects(CALL, encode(CALL))
+    error = ResponseError(MOVED)
+    redirects.next_action(error, 1.0)
+    assert isinstance(redirects.failure(error, "store"), StoreRefused)
+    for _ in range(MOST_REDIRECTS):
+        redirects.next_action(error, 1.0)
+    assert str(redirects.failure(error, "store")) == "store: more than 3 redirections"
+    assert isinstance(redirects.failure(ResponseError("OOM full"), "store"), StoreUnavailable)
+
+
+class Node:
+    """A node without any connection."""
+
+    has_idle = False
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.where = f"store {address[0]}:{address[1]}"
+
+
+def made(url: str = "redis+cluster://a:1,b:2") -> SlotTable[Node]:
+    return SlotTable(read_store(url), Node)
+
+
+def test_a_table_is_taken_over_whole() -> None:
+    """Owners, nodes, and who is gone; nodes of the setting are kept."""
+    table = made()
+    asked = table.node_at(("a", 1))
+    assert table.fill([[0, 99, [b"a", 1]], [100, SLOTS - 1, ["c", 3], ["d", 4]]], asked) == []
+    first, last = table.owners[0], table.owners[SLOTS - 1]
+    assert first is table.owners[99] is asked
+    assert last is not None
+    assert last.address == ("c", 3)
+    assert table.primaries == {first, last}
+    assert table.fill([[0, SLOTS - 1, [None, 1]]], asked) == [last]
+    assert set(table.nodes) == {("a", 1)}
+    assert {node.address for node in table.to_ask()} == {("a", 1), ("b", 2)}
+
+
+def test_a_slot_that_nobody_has() -> None:
+    """It is said which."""
+    table = made()
+    with pytest.raises(StoreUnavailable, match=f"no node has slot {slots.slot_of(b'tag')}"):
+        table.owner(b"tag")
+
+
+def test_a_moved_is_remembered_and_an_ask_is_not() -> None:
+    """The first says where the slot is, the second where one call goes."""
+    table = made()
+    node = table.node_at(("a", 1))
+    table.fill([[0, SLOTS - 1, ["a", 1]]], node)
+    there = table.pointed_to(ResponseError("ASK 5 b:2"), node)
+    assert there.address == ("b", 2)
+    assert table.owners[5] is node
+    assert table.pointed_to(ResponseError("MOVED 5 :2"), node).address == ("a", 2)
+    owner = table.owners[5]
+    assert owner is not None
+    assert owner.address == ("a", 2)
+    assert table.owners[4] is node
+
+
+def test_a_refusal_is_graver() -> None:
+    """Than a node that is down, whichever comes first."""
+    refused, down = StoreRefused("r"), StoreUnavailable("d")
+    assert slots.graver(None, down) is down
+    assert slots.graver(down, refused) is refused
+    assert slots.graver(refused, down) is refused
+
+
+def test_who_is_late_is_asked_once_more() -> None:
+    """First each for a short time; a node that answered in it, or alone is left, is not hurried."""
+    asked = []
+    for name, until in slots.in_turn(["quick", "late"], 0.08):
+        asked.append((name, round(until - time.monotonic(), 2)))
+        if name == "late":
+            time.sleep(0.02)  # longer than its share: that is the test
+    assert asked == [("quick", 0.01), ("late", 0.01), ("late", 0.08)]
+    [(_, until)] = slots.in_turn(["alone"], 0.08)
+    assert round(until - time.monotonic(), 2) == 0.08
