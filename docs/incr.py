@@ -48,7 +48,7 @@ ATTEMPTS = 40
 processes = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
 
 #: Returns whether this call is admitted.
-Ask = Callable[[], bool]
+Call = Callable[[], bool]
 
 
 def get_set(store: redis.Redis, key: str) -> bool:
@@ -73,14 +73,14 @@ def incr_expire(store: redis.Redis, key: str, window_s: int = WINDOW_S) -> bool:
     return count <= LIMIT
 
 
-def crowd(ask: Ask) -> int:
+def count_admitted(call: Call) -> int:
     """Make THREADS x CALLS_EACH calls at once; return how many are admitted."""
     admitted: list[bool] = []
     start = threading.Barrier(THREADS)
 
     def one_client() -> None:
         start.wait()
-        admitted.extend(ask() for _ in range(CALLS_EACH))
+        admitted.extend(call() for _ in range(CALLS_EACH))
 
     threads = [threading.Thread(target=one_client) for _ in range(THREADS)]
     for thread in threads:
@@ -161,17 +161,17 @@ def demonstrate(url: str) -> bool:
     try:
         show(f"{THREADS * CALLS_EACH} calls, {LIMIT} allowed", "what happened", "result")
         for attempt in range(ATTEMPTS):
-            admitted = crowd(functools.partial(get_set, store, f"{prefix}.1.{attempt}"))
+            admitted = count_admitted(functools.partial(get_set, store, f"{prefix}.1.{attempt}"))
             if admitted > LIMIT:
                 break
         report("1 GET, then SET", f"{admitted} admitted", "counts are lost", admitted > LIMIT)
 
         key = f"{prefix}.2"
-        admitted = crowd(functools.partial(incr, store, key))
+        admitted = count_admitted(functools.partial(incr, store, key))
         outcome = f"{admitted} admitted, count {store.get(key)}, TTL {store.ttl(key)}"
         report("2 INCR", outcome, "exact, but never expires", admitted == LIMIT)
 
-        admitted = crowd(functools.partial(incr_expire, store, f"{prefix}.3", 60))
+        admitted = count_admitted(functools.partial(incr_expire, store, f"{prefix}.3", 60))
         report("3 INCR, then EXPIRE", f"{admitted} admitted", "exact", admitted == LIMIT)
         kills, lost = kill_clients(store, url, f"{prefix}.3", scripted=False)
         outcome = f"{kills} killed, {len(lost)} key without TTL"
@@ -181,7 +181,7 @@ def demonstrate(url: str) -> bool:
 
         policy = FixedWindow(LIMIT, per=60)
         with Limiter(policy, store=url, prefix=f"{prefix}.4", timeout=5) as limiter:
-            admitted = crowd(lambda: limiter.hit("user:1").allowed)
+            admitted = count_admitted(lambda: limiter.hit("user:1").allowed)
         report("4 the script", f"{admitted} admitted", "exact", admitted == LIMIT)
         kills, lost = kill_clients(store, url, f"{prefix}.4", scripted=True)
         outcome = f"{kills} killed, {len(lost)} keys without TTL"

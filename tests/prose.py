@@ -1,6 +1,7 @@
 """Finds words, phrases and sentences that a reader would have to read twice; ``make check`` runs it.
 
-It reads what people read: pages in Markdown, docstrings, comments, messages, and comments of Lua templates.
+It reads what people read: pages in Markdown, docstrings, messages, and comments of Python, Lua, TOML and
+YAML.
 ``prose.toml`` beside it lists the terms, and the exceptions with their reasons.
 """
 
@@ -90,7 +91,21 @@ def lua(path: str, source: str) -> Iterator[Passage]:
             yield Passage(path, number, "comment", match[1])
 
 
-READERS = {".md": markdown, ".py": python, ".lua": lua}
+def hashes(path: str, source: str) -> Iterator[Passage]:
+    """Comments of a configuration file: TOML or YAML."""
+    lines: list[str] = []
+    start = 0
+    for number, line in enumerate([*source.splitlines(), ""], start=1):
+        if match := re.match(r"\s*#+ ?(.*)", line):
+            start = start if lines else number
+            lines.append(match[1])
+        else:
+            if lines:
+                yield Passage(path, start, "comment", "\n".join(lines))
+            lines = []
+
+
+READERS = {".md": markdown, ".py": python, ".lua": lua, ".toml": hashes, ".yml": hashes}
 
 
 def passages() -> Iterator[Passage]:
@@ -107,8 +122,9 @@ def passages() -> Iterator[Passage]:
 def faults(passage: Passage) -> Iterator[str]:
     """What is wrong with a passage."""
     text = _NO_PROSE.sub("code", _LINK.sub(r"\1", passage.text))
+    one_line = " ".join(text.split())  # a term may be broken across two lines
     for term in RULES["terms"]:
-        for match in re.finditer(term["pattern"], text, re.I):
+        for match in re.finditer(term["pattern"], one_line, re.I):
             yield f"{match[0]!r}: {term['instead']}"
     if passage.kind in ("page", "docstring"):
         for sentence in _SENTENCE_END.split(text):

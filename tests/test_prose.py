@@ -41,7 +41,22 @@ def test_a_template() -> None:
     assert len(list(prose.faults(part))) == 1
 
 
+def test_a_configuration() -> None:
+    """Comments are read, line after line as one; values are not."""
+    source = "# A value of so\n# many.\na = 'nobody'\n\n# whoever\n"
+    parts = list(prose.hashes("a.toml", source))
+    assert [part.line for part in parts] == [1, 5]
+    assert sum(len(list(prose.faults(part))) for part in parts) == 2
+
+
 def test_there_is_something_to_read() -> None:
     """An empty search would find nothing wrong."""
     read = {part.path for part in prose.passages()}
-    assert {"README.md", "docs/policies.md", "lua/README.md", "limiter/client.py"} <= read
+    assert {
+        "README.md",
+        "CHANGELOG.md",
+        "docs/policies.md",
+        "docs/policies.example.toml",
+        "lua/README.md",
+        "limiter/client.py",
+    } <= read
