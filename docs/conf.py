@@ -48,7 +48,9 @@ def _link_pages(_app: Sphinx, _path: Path, _parent: str, content: list[str]) -> 
 
 
 def _link_files(_app: Sphinx, _page: str, content: list[str]) -> None:
-    """Let links to measurements lead to the files themselves, which are no pages of the site."""
+    """Let links to files outside this folder lead to their pages or, for measurements, to the files."""
+    for target, page in _SHOWN_BY.items():
+        content[0] = content[0].replace(f"](../{target})", f"]({page})")
     content[0] = content[0].replace("](../bench/", "](path:../bench/")
 
 
