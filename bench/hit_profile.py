@@ -23,6 +23,7 @@ from bench.server_time import heard
 from bench.stores import Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, Subject
 from limiter import Limiter
+from limiter.transport.wire import checked, encode
 from service.demo.servers import Server
 
 #: Of so many runs the fastest counts: nothing makes pure Python faster than it is.
@@ -32,9 +33,9 @@ RETURN_1 = "kernel and server, `return 1`"
 SCRIPT = "kernel and server, the limiter's script"
 PARSED = "+ hiredis"
 CONNECTION = "+ redis-py's connection"
-TRANSPORT = "+ transport: connection, deadline"
-PLANNED = "+ plan: cost, key, bytes"
-HIT = "+ reply checked, `Decision` (= `hit`)"
+TRANSPORT = "+ transport: bytes, connection, deadline, reply checked"
+PLANNED = "+ plan: cost, key"
+HIT = "+ `Decision` (= `hit`)"
 STEPS = (RETURN_1, SCRIPT, PARSED, CONNECTION, TRANSPORT, PLANNED, HIT)
 
 
@@ -137,8 +138,9 @@ def _layers(
         HIT: partial(limiter.hit, KEY),
     }
     alone = {
-        "plan: cost, key, bytes": _alone(partial(plan.call, "hit", KEY, 1), effort),
-        "reply checked": _alone(partial(plan.read, reply), effort),
+        "plan: cost, key": _alone(partial(plan.call, "hit", KEY, 1), effort),
+        "call encoded": _alone(partial(encode, call), effort),
+        "reply checked": _alone(partial(checked, call, reply), effort),
         "`Decision` made": _alone(
             partial(type(limiter.peek(KEY)), limiter.policies, reply), effort
         ),

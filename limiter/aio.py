@@ -15,9 +15,9 @@ from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
 from limiter.held import Held, Reserved
 from limiter.keys import Key
-from limiter.local import AsyncMemoryTransport
+from limiter.memory.transport import AsyncMemoryTransport
 from limiter.several import Decisions
-from limiter.transport import AsyncTransport, connect_async
+from limiter.transport import AsyncTransport, connect_async, script_of
 
 _Own = TypeVar("_Own", bound="AsyncLimiter")
 _Result = TypeVar("_Result")
@@ -53,7 +53,7 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
             return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
         if self._outage.since is not None:
             self._outage.answered()
-        return Decision(plan.policies, plan.read(reply))
+        return Decision(plan.policies, reply)
 
     async def peek(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
@@ -113,8 +113,7 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
 
     async def open(self: _Own) -> _Own:
         """As ``Limiter.open``, for the running event loop."""
-        for script in self._plan.scripts:
-            await self._transport.load(script)
+        await self._transport.load(script_of(self.policies))
         return self
 
     async def close(self) -> None:

@@ -15,7 +15,8 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from limiter import settings
-from limiter.decision import STRIDE, Decision
+from limiter.call import SERVER_CLOCK, STRIDE
+from limiter.decision import Decision
 from limiter.errors import (
     InvalidCost,
     InvalidKey,
@@ -30,11 +31,11 @@ from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import algorithm_named, parse_limits, read_limits
 from limiter.held import Held, Reserved
 from limiter.keys import Key, KeySpeller
-from limiter.local import LocalPlan, LocalTogether, Share, decide_shares, remember
+from limiter.local import Share, decide_shares
 from limiter.log_throttle import log_seldom
 from limiter.memory import MemoryStore
 from limiter.outage import Outage
-from limiter.plan import SERVER_CLOCK, Part, Plan, Together
+from limiter.plan import JointCall, Part, Plan, remember
 from limiter.policies import Policy
 from limiter.several import Decisions, InTurn
 
@@ -117,11 +118,7 @@ class Base(Generic[_Transport]):
         self._forgetting_now = 0
         self._keys = KeySpeller(prefix, name, key_secret)
         in_memory = isinstance(store, str) and store == MEMORY
-        if isinstance(store, type(self)):
-            in_memory = store._plan_class is LocalPlan
-        self._plan_class: type[Plan] = LocalPlan if in_memory else Plan
-        self._together: type[Together] = LocalTogether if in_memory else Together
-        self._plan = self._plan_class(self.policies, self._keys)
+        self._plan = Plan(self.policies, self._keys)
         self._plans: dict[object, Plan] = {}
         self._on_error = settings.check_on_error(on_error)
         share = settings.check_share(local_share)
@@ -294,7 +291,7 @@ class Base(Generic[_Transport]):
             return None
         call = part.plan.call("refund", part.key, part.cost, None, None, self._now_us)
         try:
-            return Decision(part.plan.policies, part.plan.read((yield Ask(call))))
+            return Decision(part.plan.policies, (yield Ask(call)))
         except LimiterError as error:
             self._not_settled("a give-back", error)
             return None
@@ -333,7 +330,7 @@ class Base(Generic[_Transport]):
             limits = _policies(limits, None)
         found = self._plans.get(limits)
         if found is None:
-            found = self._plan_class(self._renumbered(limits), self._keys)
+            found = Plan(self._renumbered(limits), self._keys)
             remember(self._plans, limits, found)
         return found
 
@@ -367,7 +364,7 @@ class Base(Generic[_Transport]):
             reply = yield Ask(call)
         except StoreUnavailable as error:
             return self._fallback(error, plan, mode, key, **more)
-        return Decision(plan.policies, plan.read(reply))
+        return Decision(plan.policies, reply)
 
     def _note(self, error: LimiterError) -> None:
         """A call found no decision: say so in the log where the store is away."""
@@ -398,12 +395,12 @@ class Base(Generic[_Transport]):
     def _resetting(self, key: Key, limits: Limits | None, tag: Key | None) -> Flow[Decision]:
         plan = self._plan_for(limits)
         reply = yield Ask(plan.call("reset", key, 1, None, tag, self._now_us))
-        return Decision(plan.policies, plan.read(reply))
+        return Decision(plan.policies, reply)
 
     def _refunding(self, key: Key, cost: int, limits: Limits | None, tag: Key | None) -> Flow[None]:
         plan = self._plan_for(limits)
         plan.checked(cost, least=1)
-        plan.read((yield Ask(plan.call("refund", key, cost, None, tag, self._now_us))))
+        yield Ask(plan.call("refund", key, cost, None, tag, self._now_us))
 
     def _waiting(
         self, key: Key, cost: int, timeout: float | None, limits: Limits | None, tag: Key | None
@@ -468,14 +465,10 @@ class Base(Generic[_Transport]):
 
         Parts may name one subject several times, as long as their policies' fields differ.
         """
-        if len(parts) == 1 and not parts[0].shadow:  # its call is prepared but for the key
-            plan, key, cost, _ = parts[0]
-            call = plan.call(mode, key, cost, None, tag, self._now_us, lease)
-            return [Decision(plan.policies, plan.read((yield Ask(call, deadline))))]
-        group = self._together(parts, tag)
-        if not self._one_slot(group.tags):
+        joint = JointCall(parts, tag)
+        if not self._one_slot(joint.tags):
             return (yield from InTurn(self, parts, tag, lease, deadline).deciding(mode))
-        replies = group.read((yield Ask(group.call(mode, self._now_us, lease), deadline)))
+        replies = joint.split((yield Ask(joint.call(mode, self._now_us, lease), deadline)))
         return [
             Decision(part.plan.policies, reply) for part, reply in zip(parts, replies, strict=True)
         ]
@@ -609,7 +602,7 @@ class Base(Generic[_Transport]):
         plan, cost = held.leases_plan, int(held.more["cost"])
         call = plan.call(mode, held.key, now_us=self._now_us, **held.more)
         reply = yield Ask(call, deadline)
-        return min(plan.read(reply)[0:-1:STRIDE]) == cost
+        return bool(min(reply[0:-1:STRIDE]) == cost)
 
     def _releasing(self, held: Held) -> Flow[None]:
         """Give the lease back, once; a store that does not answer lets it end by itself."""
@@ -644,7 +637,7 @@ class Base(Generic[_Transport]):
         process = os.getpid()
         try:
             yield Pause(after)
-            plan.read((yield Ask(plan.call("release", key, now_us=self._now_us, **more))))
+            yield Ask(plan.call("release", key, now_us=self._now_us, **more))
         except LimiterError as error:
             self._not_settled("a release", error)
         except GeneratorExit:
@@ -712,7 +705,7 @@ class Base(Generic[_Transport]):
             if cost > plan.most_cost:
                 yield from self._charging(plan, reserved.key, cost, reserved.tag)
                 return
-            plan.read((yield Ask(plan.call(mode, reserved.key, now_us=self._now_us, **more))))
+            yield Ask(plan.call(mode, reserved.key, now_us=self._now_us, **more))
         except LimiterError as error:
             self._not_settled("a settlement", error)
         except GeneratorExit:
@@ -721,11 +714,11 @@ class Base(Generic[_Transport]):
 
     def _charging(self, plan: Plan, key: Key, cost: int, tag: Key | None) -> Flow[None]:
         """Charge without asking what no single call may cost: each policy as far as its debt goes."""
-        parts = [Part(self._plan_class((one,), self._keys), key, cost) for one in plan.policies]
+        parts = [Part(Plan((one,), self._keys), key, cost) for one in plan.policies]
         while parts:
             asked = [one._replace(cost=min(one.cost, one.plan.most_cost)) for one in parts]
-            group = self._together(asked, tag)
-            replies = group.read((yield Ask(group.call("settle", self._now_us))))
+            joint = JointCall(asked, tag)
+            replies = joint.split((yield Ask(joint.call("settle", self._now_us))))
             parts = [
                 one._replace(cost=one.cost - part.cost)
                 for one, part, reply in zip(parts, asked, replies, strict=True)

@@ -15,11 +15,11 @@ from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
 from limiter.held import Held, Reserved
 from limiter.keys import Key
-from limiter.local import MemoryTransport
+from limiter.memory.transport import MemoryTransport
 from limiter.renewal_threads import RenewalThreads
 from limiter.scripts import Script
 from limiter.several import Decisions
-from limiter.transport import Transport, connect
+from limiter.transport import Transport, connect, script_of
 from limiter.transport.forks import remember
 
 _Own = TypeVar("_Own", bound="Limiter")
@@ -98,7 +98,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
             return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
         if self._outage.since is not None:
             self._outage.answered()
-        return Decision(plan.policies, plan.read(reply))
+        return Decision(plan.policies, reply)
 
     def peek(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
@@ -209,8 +209,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
             StoreUnavailable, StoreRefused: It failed; a later call tries again by itself.
 
         """
-        for script in self._plan.scripts:
-            self._transport.load(script)
+        self._transport.load(script_of(self.policies))
         return self
 
     def close(self) -> None:

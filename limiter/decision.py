@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from limiter.call import STRIDE
 from limiter.policies import Policy
-
-#: Integers that a script says of each policy: granted, remaining, retry_after_us, reset_after_us,
-#: delay_us. Behind the last policy's comes the time of the decision.
-STRIDE = 5
 
 _SECOND = 1e6
 

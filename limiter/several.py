@@ -12,7 +12,7 @@ from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
 from limiter.keys import Key
-from limiter.plan import Part, Plan
+from limiter.plan import JointCall, Part, Plan
 
 if TYPE_CHECKING:
     from limiter.base import Base
@@ -97,19 +97,15 @@ class InTurn:
     def _asking(self, part: Part, mode: str, lease: str) -> Flow[Decision]:
         """One part alone."""
         limiter = self._limiter
-        group = limiter._together([part], self._tag)
-        asked = Ask(group.call(mode, limiter._now_us, lease), self._deadline)
-        (reply,) = group.read((yield asked))
-        return Decision(part.plan.policies, reply)
+        call = JointCall([part], self._tag).call(mode, limiter._now_us, lease)
+        return Decision(part.plan.policies, (yield Ask(call, self._deadline)))
 
     def _charged(self, place: int, part: Part, decision: Decision) -> Iterator[_Charge]:
         """What was taken: in the shadows by each policy of a part for itself, else all of it or nothing."""
         limiter, taken = self._limiter, [part] if part.cost else []
         if not decision.allowed:
             taken = [
-                part._replace(
-                    plan=limiter._plan_class((one.policy,), part.plan.keys), cost=one.granted
-                )
+                part._replace(plan=Plan((one.policy,), part.plan.keys), cost=one.granted)
                 for one in decision.each
                 if one.granted
             ]
@@ -124,7 +120,7 @@ class InTurn:
             place, mode, plan, key, cost = self._charges.pop(0)
             call = plan.call(mode, key, cost, None, self._tag, limiter._now_us, self._lease)
             try:
-                plan.read((yield Ask(call, self._deadline)))
+                yield Ask(call, self._deadline)
             except LimiterError as error:
                 limiter._not_settled("a give-back", error)
                 kept.add(place)

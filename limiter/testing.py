@@ -17,13 +17,12 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from limiter.aio import AsyncLimiter
+from limiter.call import SERVER_CLOCK, Call
 from limiter.client import Limiter
 from limiter.errors import InvalidSetting, StoreUnavailable, shown
-from limiter.local import AsyncMemoryTransport, MemoryTransport
 from limiter.memory import clock as of_memory
 from limiter.memory.store import clear_all
-from limiter.plan import SERVER_CLOCK, Call
-from limiter.question import Question
+from limiter.memory.transport import AsyncMemoryTransport, MemoryTransport
 from limiter.transport import AsyncTransport, Transport
 
 __all__ = ["Clock", "StoreCall", "intercept", "reset", "set_time", "store_away"]
@@ -161,10 +160,10 @@ def intercept(
         raise InvalidSetting.of("around", shown(around), expected)
     run = transport.run
 
-    def intercepted(call: Any, deadline: float | None = None) -> Any:
-        return around(_described(call), partial(run, call, deadline))
+    def intercepted(call: Call, deadline: float | None = None) -> Any:
+        return around(StoreCall(call.template.mode, call.keys), partial(run, call, deadline))
 
-    async def awaited(call: Any, deadline: float | None = None) -> Any:
+    async def awaited(call: Call, deadline: float | None = None) -> Any:
         result = intercepted(call, deadline)
         return await result if isawaitable(result) else result
 
@@ -195,16 +194,3 @@ def _kinds(*kinds: Any) -> Iterator[Any]:
     for kind in kinds:
         yield kind
         yield from _kinds(*kind.__subclasses__())
-
-
-def _described(call: Call | Question) -> StoreCall:
-    """What a call asks; on the wire the keys come first, behind their number, then time and mode."""
-    if isinstance(call, Question):
-        return StoreCall(call.mode, call.keys)
-    words: list[bytes] = []
-    count, rest = int(call.by_sha.rsplit(b"\r\n", 2)[-2]), call.rest
-    while len(words) < count + 2:
-        size, rest = rest[1:].split(b"\r\n", 1)
-        words.append(rest[: int(size)])
-        rest = rest[int(size) + 2 :]
-    return StoreCall(words[-1].decode(), tuple(words[:count]))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from limiter import units
+from limiter.call import Block
 from limiter.policies.step import Step
-from limiter.question import Block
 
 
 class Outcome(NamedTuple):

@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from limiter.call import Call
 from limiter.errors import InvalidSetting, StoreRefused, shown
 from limiter.memory import clock
 from limiter.memory.decide import Outcome, ask, change
 from limiter.policies.concurrency import LeaseSet
 from limiter.policies.step import Step
-from limiter.question import Question
 
 #: What every key lives longer than its state counts, and one that is used under a given time.
 _SLACK_US, _GIVEN_US = 1_000_000, 3_600_000_000
@@ -44,7 +44,7 @@ class _Key:
 class MemoryStore:
     """Subjects' state in this process, decided by the rules of the scripts.
 
-    Same question, same reply, same state as ``several.lua``. Threads may share it, and a process may
+    Same call, same reply, same state as ``several.lua``. Threads may share it, and a process may
     fork with it: the child goes on with a copy. Its clock is the wall's when it was made, and never
     steps back.
 
@@ -77,7 +77,7 @@ class MemoryStore:
             self._keys.clear()
             self._heap.clear()
 
-    def run(self, question: Question) -> list[int]:
+    def run(self, call: Call) -> list[int]:
         """Decide: five integers for each block, and the time of the decision.
 
         Raises:
@@ -85,10 +85,11 @@ class MemoryStore:
 
         """
         with self._lock:
-            return self._run(question)
+            return self._run(call)
 
-    def _run(self, question: Question) -> list[int]:
-        mode, at_least, now_us, names, blocks = question
+    def _run(self, call: Call) -> list[int]:
+        template, names = call.template, call.keys
+        mode, now_us, blocks = template.mode, template.now_us, template.blocks
         takes, asks = mode in _TAKING, mode in _ASKING
         clock_us = self._began_us + clock.now_us()
         slack_us = _SLACK_US + _GIVEN_US if now_us else _SLACK_US
@@ -99,12 +100,14 @@ class MemoryStore:
             value = self._read(name, policy.key_type, clock_us, mode == "reset")
             lease = block.lease if takes or not asks else ""
             steps.append(policy.step(value, now_us, lease, block.cost))
-        outcome = ask(takes, at_least, blocks, steps) if asks else change(mode, blocks, steps)
+        outcome = (
+            ask(takes, template.at_least, blocks, steps) if asks else change(mode, blocks, steps)
+        )
         if mode == "reset":
             for name in names:
                 self._keys.pop(name, None)
         elif mode != "peek":
-            self._save(question, steps, outcome, clock_us, slack_us)
+            self._save(call, steps, outcome, clock_us, slack_us)
         outcome.reply.append(now_us)
         return outcome.reply
 
@@ -126,14 +129,14 @@ class MemoryStore:
 
     def _save(
         self,
-        question: Question,
+        call: Call,
         steps: list[Step],
         outcome: Outcome,
         clock_us: int,
         slack_us: int,
     ) -> None:
         """Write what changed, and let it live for as long as it counts."""
-        names, blocks, keys = question.keys, question.blocks, self._keys
+        names, blocks, keys = call.keys, call.template.blocks, self._keys
         grown = False
         # In whole milliseconds, as a server counts lives.
         lives = [clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us for step in steps]

@@ -3,7 +3,8 @@
 ``store`` says where the store is, ``replies`` what its errors mean, ``node`` keeps the connections to
 one server, ``base`` sends a call and follows what comes back, ``single`` and ``cluster`` know which node
 has a subject. For coroutines the same with ``async_`` before it, and ``async_connection`` for the calls on
-one connection. ``redirects`` (what an error reply allows next) and ``slots`` (a cluster's table) do no I/O.
+one connection. ``wire`` (a call as bytes), ``redirects`` (what an error
+reply allows next) and ``slots`` (a cluster's table) do no I/O.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from limiter.transport.base import Transport
 from limiter.transport.cluster import ClusterTransport
 from limiter.transport.single import SingleTransport
 from limiter.transport.store import ASYNC, read_store
+from limiter.transport.wire import script_of
 
 
 def connect(store: object, timeout: float, connect_timeout: float) -> Transport:
@@ -36,4 +38,4 @@ def connect_async(store: object, timeout: float, connect_timeout: float) -> Asyn
     return AsyncTransport(kind, found, timeout, connect_timeout)
 
 
-__all__ = ["AsyncTransport", "Transport", "connect", "connect_async"]
+__all__ = ["AsyncTransport", "Transport", "connect", "connect_async", "script_of"]

@@ -14,16 +14,17 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
+from limiter.call import Call
 from limiter.errors import LimiterError, StoreUnavailable, anew
-from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport import forks
 from limiter.transport.async_connection import AsyncConnection
 from limiter.transport.async_node import AsyncNode, ConnectionCloser
-from limiter.transport.redirects import ASKING, Action, Redirects, command
+from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot
 from limiter.transport.store import Store
+from limiter.transport.wire import ASKING, checked, command, encode
 
 
 class LoopTransport:
@@ -78,20 +79,26 @@ class LoopTransport:
             await asyncio.wait(connecting)
         await self.closer.close(self._timeout + self._connect_timeout)
 
-    async def run(self, call: Call, deadline: float) -> Any:
+    async def run(self, call: Call, encoded: bytes, deadline: float) -> Any:
         """As ``AsyncTransport.run``, where no connection was ready."""
         node = self.find(call) or await self.search(call, deadline)
         connection = await node.take(deadline)
-        reply = await connection.send(call.by_sha + call.rest, deadline)
-        return await self.go_on(reply, call, node, connection, deadline)
+        reply = await connection.send(encoded, deadline)
+        return await self.go_on(reply, call, encoded, node, connection, deadline)
 
     async def go_on(
-        self, reply: Any, call: Call, node: AsyncNode, connection: AsyncConnection, deadline: float
+        self,
+        reply: Any,
+        call: Call,
+        encoded: bytes,
+        node: AsyncNode,
+        connection: AsyncConnection,
+        deadline: float,
     ) -> Any:
         """The reply, unless it is an error: send the call again where that proves nothing ran."""
         redirects: Redirects | None = None
         while isinstance(reply, ResponseError):
-            redirects = redirects or Redirects(call)
+            redirects = redirects or Redirects(call, encoded)
             action = redirects.next_action(reply, deadline - monotonic())
             if action is Action.RETRY:
                 if redirects.pause:
@@ -114,7 +121,7 @@ class LoopTransport:
                     reply = refused
             else:
                 reply = await connection.send(redirects.command, deadline)
-        return _checked(reply, node.where)
+        return _unless_error(reply, node.where)
 
     async def _follow(
         self, error: ResponseError, call: Call, node: AsyncNode, deadline: float
@@ -130,7 +137,7 @@ class LoopTransport:
         """One plain command to one node, without a second try."""
         connection = await node.take(deadline)
         reply = await connection.send(packed, min(deadline, monotonic() + timeout))
-        return _checked(reply, node.where)
+        return _unless_error(reply, node.where)
 
 
 class AsyncTransport:
@@ -149,7 +156,7 @@ class AsyncTransport:
         self._lock = threading.Lock()
         forks.remember(self)
 
-    async def run(self, call: Call, deadline: float | None = None) -> Any:
+    async def run(self, call: Call, deadline: float | None = None) -> list[int]:
         """As ``Transport.run``; a call that is cancelled may have run, at most once."""
         loop_transport = self._last
         if loop_transport is None or loop_transport.loop is not get_running_loop():
@@ -159,18 +166,19 @@ class AsyncTransport:
         try:
             if deadline is None:
                 deadline = monotonic() + self._timeout
+            encoded = encode(call)
             if node is None or connection is None or not (connection.out or connection.is_ready()):
-                return await loop_transport.run(call, deadline)
+                return checked(call, await loop_transport.run(call, encoded, deadline))
             if connection.out and deadline >= connection.wakes_at:
                 # As ``send`` does where others leave in this turn of the loop already.
                 answer = connection.new_answer()
-                connection.out.append((call.by_sha + call.rest, answer, deadline))
+                connection.out.append((encoded, answer, deadline))
             else:
-                answer = connection.send(call.by_sha + call.rest, deadline)
+                answer = connection.send(encoded, deadline)
             reply = await answer
-            if type(reply) is list:
-                return reply
-            return await loop_transport.go_on(reply, call, node, connection, deadline)
+            if type(reply) is not list:
+                reply = await loop_transport.go_on(reply, call, encoded, node, connection, deadline)
+            return checked(call, reply)
         except StoreUnavailable:
             loop_transport.failed()
             raise
@@ -241,7 +249,7 @@ def _forgetting(transport: AsyncTransport) -> Any:
     return forget
 
 
-def _checked(reply: Any, where: str) -> Any:
+def _unless_error(reply: Any, where: str) -> Any:
     """The reply, unless it is why there is none."""
     if isinstance(reply, LimiterError):
         raise anew(reply)

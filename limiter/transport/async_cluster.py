@@ -11,15 +11,15 @@ from time import monotonic
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import LimiterError, anew
-from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.async_base import LoopTransport
 from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node, under_way
-from limiter.transport.redirects import CLUSTER_SLOTS
 from limiter.transport.replies import cause, code, translate
 from limiter.transport.slots import SLOTS, SlotTable, graver, in_turn
 from limiter.transport.store import Store
+from limiter.transport.wire import CLUSTER_SLOTS
 
 
 class ClusterLoopTransport(LoopTransport):

@@ -321,7 +321,7 @@ def _retrieve_error(connecting: asyncio.Future[None]) -> None:
 
 async def _connect(redis_connection: Any) -> None:
     """Dialling is asyncio's work, or redis-py's (a Unix socket); TLS, AUTH and HELLO are redis-py's."""
-    if hasattr(redis_connection, "host"):
-        await look_up(redis_connection.host, redis_connection.port)
+    host = getattr(redis_connection, "host", None)
+    if host is not None and await look_up(host, redis_connection.port) > 1:
         redispy.dial_in_parallel(redis_connection)
     await redispy.connected_in_loop(redis_connection)

@@ -9,14 +9,14 @@ from math import inf
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import StoreRefused
-from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.async_base import LoopTransport
 from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node
-from limiter.transport.redirects import HELLO
 from limiter.transport.replies import check_alone
 from limiter.transport.store import Store
+from limiter.transport.wire import HELLO
 
 
 class SingleLoopTransport(LoopTransport):

@@ -10,14 +10,15 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import StoreUnavailable
-from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.node import Connection, Node
-from limiter.transport.redirects import ASKING, Action, Redirects, command
+from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot
 from limiter.transport.store import Address, Store
+from limiter.transport.wire import ASKING, checked, command, encode
 
 
 class Transport:
@@ -32,13 +33,14 @@ class Transport:
         self._timeout = timeout
         self._connect_timeout = connect_timeout
 
-    def run(self, call: Call, deadline: float | None = None) -> Any:
+    def run(self, call: Call, deadline: float | None = None) -> list[int]:
         """The script's reply, by ``deadline`` as ``time.monotonic`` counts; without one, in time.
 
         Raises:
             StoreUnavailable: No decision by the deadline, or none now. The call may have run where
                 it was sent and its reply did not come; it is never sent again.
-            StoreRefused: The store answered with an error that time will not mend.
+            StoreRefused: The store answered with an error that time will not mend, or with something
+                else than a decision.
 
         An exception that a signal handler raises meanwhile is raised unchanged; but its OSError (a
         TimeoutError is one) counts as the connection's, and becomes StoreUnavailable.
@@ -46,17 +48,18 @@ class Transport:
         """
         if deadline is None:
             deadline = monotonic() + self._timeout
+        encoded = encode(call)
         node = self._find(call, deadline)
         connection = node.take(deadline)
         try:
-            reply = connection.ask(call.by_sha + call.rest, deadline, self._timeout)
+            reply = connection.ask(encoded, deadline, self._timeout)
         except ResponseError as error:
-            return self._go_on(error, call, node, connection, deadline)
+            return checked(call, self._go_on(error, call, encoded, node, connection, deadline))
         except StoreUnavailable:
             node.doubt(connection)
             raise
         node.give(connection)
-        return reply
+        return checked(call, reply)
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
         """Whether keys with these hash tags may be in one script call."""
@@ -108,10 +111,16 @@ class Transport:
         return reply
 
     def _go_on(
-        self, error: ResponseError, call: Call, node: Node, connection: Connection, deadline: float
+        self,
+        error: ResponseError,
+        call: Call,
+        encoded: bytes,
+        node: Node,
+        connection: Connection,
+        deadline: float,
     ) -> Any:
         """The server answered with an error: send the call again where that proves nothing ran."""
-        redirects = Redirects(call)
+        redirects = Redirects(call, encoded)
         while True:
             action = redirects.next_action(error, deadline - monotonic())
             if action is Action.RETRY:

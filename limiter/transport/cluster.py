@@ -6,21 +6,20 @@ import threading
 from binascii import crc_hqx
 from functools import reduce
 from time import monotonic
-from typing import Any
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import LimiterError, StoreUnavailable, anew
-from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.threads import start_thread
 from limiter.transport import forks, slots
 from limiter.transport.base import Transport
 from limiter.transport.node import Node
-from limiter.transport.redirects import CLUSTER_SLOTS
 from limiter.transport.replies import cause, code, translate
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Store
+from limiter.transport.wire import CLUSTER_SLOTS
 
 
 class ClusterTransport(Transport):
@@ -37,7 +36,7 @@ class ClusterTransport(Transport):
         self._changed = threading.Condition()
         self._reading = False
 
-    def run(self, call: Call, deadline: float | None = None) -> Any:
+    def run(self, call: Call, deadline: float | None = None) -> list[int]:
         """As ``Transport.run``; a node that fails makes us read the table anew, beside the calls."""
         try:
             return super().run(call, deadline)

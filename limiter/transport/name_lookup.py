@@ -17,13 +17,13 @@ from functools import partial
 from limiter.threads import start_thread
 
 _Name = tuple[int, str, int]
-_LookUp = concurrent.futures.Future[None]
+_LookUp = concurrent.futures.Future[int]
 #: Look-ups under way, by process (a fork's thread is its parent's), host and port.
 _under_way: dict[_Name, _LookUp] = {}
 
 
-async def look_up(host: str, port: int) -> None:
-    """Return when the system has found the name's addresses; look-ups of one name share a thread.
+async def look_up(host: str, port: int) -> int:
+    """How many addresses the name has; look-ups of one name at the same time share a thread.
 
     Raises:
         OSError: There is no such name.
@@ -31,23 +31,23 @@ async def look_up(host: str, port: int) -> None:
     """
     with suppress(ValueError):
         ipaddress.ip_address(host)
-        return  # it is an address
+        return 1  # it is an address
     name = (os.getpid(), host, port)
     pending = _under_way.get(name)
     if pending is None:
         pending = _LookUp()
         pending.set_running_or_notify_cancel()  # a caller may give up; the look-up cannot
         start_thread(partial(_run, name, pending), f"{host}:{port}")
-    await asyncio.wrap_future(pending)
+    return await asyncio.wrap_future(pending)
 
 
 def _run(name: _Name, pending: _LookUp) -> None:
     _under_way[name] = pending
     try:
-        socket.getaddrinfo(*name[1:], type=socket.SOCK_STREAM)
+        found = socket.getaddrinfo(*name[1:], type=socket.SOCK_STREAM)
     except Exception as error:
         _under_way.pop(name, None)
         pending.set_exception(error)
     else:
         _under_way.pop(name, None)
-        pending.set_result(None)
+        pending.set_result(len(found))

@@ -10,9 +10,10 @@ from enum import Enum
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import LimiterError, StoreUnavailable
-from limiter.plan import Call, bulk
 from limiter.transport.replies import code, translate
+from limiter.transport.wire import encode_with_text
 
 #: A slot that is half moved refuses calls on several keys; most moves of one subject end within these.
 TRYAGAIN_PAUSES = (0.005, 0.010, 0.020)
@@ -32,22 +33,18 @@ class Action(Enum):
 class Redirects:
     """The way of one call after its first error reply."""
 
-    __slots__ = ("_call", "_head", "_pauses", "_redirects", "_seen", "asking", "pause")
+    __slots__ = ("_call", "_pauses", "_redirects", "_seen", "asking", "command", "pause")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, encoded: bytes) -> None:
         self._call = call
-        self._head = call.by_sha
+        self.command = encoded
+        """What to send now."""
         self._pauses = iter(TRYAGAIN_PAUSES)
         self._redirects = 0
         self._seen: set[str] = set()
         self.asking = False
         """The command goes behind an ASKING, on the same connection, with nothing between them."""
         self.pause = 0.0
-
-    @property
-    def command(self) -> bytes:
-        """What to send now."""
-        return self._head + self._call.rest
 
     def next_action(self, error: ResponseError, left: float) -> Action:
         """What to do about the error, with so many seconds left."""
@@ -65,7 +62,7 @@ class Redirects:
 
     def _action(self, kind: str, left: float) -> Action:
         if kind == "NOSCRIPT" and kind not in self._seen:
-            self._head = self._call.by_text
+            self.command = encode_with_text(self._call)
             return Action.RETRY
         if kind == "TRYAGAIN":
             self.pause = next(self._pauses, left)
@@ -78,13 +75,3 @@ class Redirects:
             self.asking = kind == "ASK"
             return Action.FOLLOW
         return Action.FAIL
-
-
-def command(*words: str | bytes) -> bytes:
-    """A whole command, as the protocol spells it."""
-    return b"*%d\r\n" % len(words) + b"".join(map(bulk, words))
-
-
-ASKING = command("ASKING")
-CLUSTER_SLOTS = command("CLUSTER", "SLOTS")
-HELLO = command("HELLO")

@@ -98,9 +98,10 @@ def connected(connection: Any) -> socket.socket:
 
 
 def dial_in_parallel(connection: Any) -> None:
-    """Have a connection of ``redis.asyncio`` not wait for one silent address of a name.
+    """Have a connection of ``redis.asyncio`` try the next address of a name while one is silent.
 
-    uvloop has no such option; it tries one address after the other.
+    Only for a name with several addresses: asyncio may leave a socket to the garbage collector where
+    this is cancelled. uvloop has no such option; it tries one address after the other.
     """
     if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
         given = connection._connection_arguments()

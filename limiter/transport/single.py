@@ -8,14 +8,14 @@ from time import monotonic
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import StoreRefused
-from limiter.plan import Call
 from limiter.scripts import Script
 from limiter.transport.base import Transport
 from limiter.transport.node import Node
-from limiter.transport.redirects import HELLO
 from limiter.transport.replies import check_alone
 from limiter.transport.store import Store
+from limiter.transport.wire import HELLO
 
 
 class SingleTransport(Transport):

@@ -66,6 +66,7 @@ class _Guard(Generic[_Limiter]):
         self.trusted = tuple(trusted)
         self.address_from = address_from
         self.counts_leases = any(rule.counts_leases for rule in self.rules)
+        self._bounds_subjects = any(rule.new_subjects is not None for rule in self.rules)
         self._observe = observe
         self._routed = [rule for rule in self.rules if not rule.match.is_everything]
         for rule in self.rules:
@@ -92,9 +93,12 @@ class _Guard(Generic[_Limiter]):
             Unidentified: The caller cannot be identified, and the rule refuses such.
 
         """
+        return self._consider(self._believed(request), rule)
+
+    def _consider(self, request: Request, rule: Rule) -> Check | SkipReason:
         if rule.is_default and self._is_routed(request, rule):
             return SkipReason.ROUTED
-        return rule.consider(self._believed(request), self.trusted)
+        return rule.consider(request, self.trusted)
 
     def _believed(self, request: Request) -> Request:
         if request.address_from == self.address_from:
@@ -109,7 +113,7 @@ class _Guard(Generic[_Limiter]):
         if rule.shadow:
             return False
         try:
-            found = rule.consider(self._believed(request), self.trusted)
+            found = rule.consider(request, self.trusted)
         except Unidentified:
             return True  # it refuses
         return isinstance(found, Check) or found.is_meant
@@ -118,7 +122,7 @@ class _Guard(Generic[_Limiter]):
         checks = []
         for rule in self.rules:
             try:
-                check = self.consider(request, rule)
+                check = self._consider(request, rule)
             except Unidentified as error:
                 if not rule.shadow:
                     raise
@@ -158,10 +162,10 @@ class _Guard(Generic[_Limiter]):
         charges: list[_Charge] = []
         try:
             charges = self._charges(request, shadowed)
-            if all(charge.check.address is None for charge in charges):
-                verdict = yield from self._deciding_flow(request, charges, unavailable)
-            else:
+            if self._bounds_subjects:
                 verdict = yield from self._bounding_flow(request, charges, shadowed, unavailable)
+            else:
+                verdict = yield from self._deciding_flow(request, charges, unavailable)
         except LimiterError as error:
             in_shadow = bool(charges) and all(charge.rule.shadow for charge in charges)
             verdict = Verdict.of_error(error, request, in_shadow)
@@ -236,7 +240,7 @@ class _Guard(Generic[_Limiter]):
         """Decide in one call to the store, else by each rule's ``on_error``; keep the leases."""
         if not charges:
             return Verdict()
-        leased = any(charge.part.plan.leases for charge in charges)
+        leased = self.counts_leases and any(charge.part.plan.leases for charge in charges)
         lease, began = (secrets.token_hex(16), monotonic()) if leased else ("", 0.0)
         mode = "acquire" if leased else "hit"
         try:

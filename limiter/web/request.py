@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -233,7 +233,7 @@ class _WsgiHeaders(Mapping[str, str]):
         return str(found)
 
     def get(self, name: str, default: Any = None) -> Any:
-        variable = _VARIABLES.get(name) or _variable(name)
+        variable = _variable(name)
         value = self._environ.get(variable)
         if value is None or (value == "" and variable in _WITHOUT_PREFIX):
             return default
@@ -295,10 +295,9 @@ def _unquoted(value: str) -> str:
 _QUOTED = re.compile(r"\\(?:([0-3][0-7]{2})|(.))", re.DOTALL)
 
 _WITHOUT_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
-#: Those that nearly every request is asked for.
-_VARIABLES = {"x-forwarded-for": "HTTP_X_FORWARDED_FOR"}
 
 
+@lru_cache(maxsize=256)  # names come from the program and its settings, not from clients
 def _variable(name: str) -> str:
     """Where a gateway puts a header; one with an underscore has no place, and hides no other."""
     if "_" in name:

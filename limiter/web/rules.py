@@ -189,7 +189,7 @@ class Rule:
         if not self._holds_for(subject):
             return SkipReason.PERCENT
         limits = self.overrides.get(spelled(subject)) if self.overrides else None
-        if self.counts_apart(request):
+        if self._counts_apart(request):
             return Check(self, subject, 1, limits)
         cost = self.cost(request, trusted)
         if cost is None:
@@ -201,13 +201,13 @@ class Rule:
         chooser = None if self.new_subjects is None else by_address(request, trusted)
         return Check(self, subject, max(1, cost), limits, None if chooser == subject else chooser)
 
-    def counts_apart(self, request: Request) -> bool:
+    def _counts_apart(self, request: Request) -> bool:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""
         return self.preflights == "apart" and request.is_preflight
 
     def _subject(self, request: Request, trusted: Sequence[Network]) -> Key | None:
         try:
-            if self.counts_apart(request):
+            if self._counts_apart(request):
                 return ("preflight", by_address(request, trusted))
             return checked_subject(self.identity(request, trusted))
         except Ambiguous:

@@ -69,10 +69,13 @@ class Verdict:
         cls, results: Sequence[Result], request: Request, error: LimiterError | None = None
     ) -> Verdict:
         """Answer what the rules that are not in shadow mode decided; ``error``: why the store did not."""
-        if error is None and any(result.decision.degraded for result in results):
-            error = StoreUnavailable("the store did not decide")
+        denied = []
+        for result in results:
+            if result.decision.degraded and error is None:
+                error = StoreUnavailable("the store did not decide")
+            if not (result.decision.allowed or result.rule.shadow):
+                denied.append(result)
         fields = header_fields(results)
-        denied = [one for one in results if not (one.decision.allowed or one.rule.shadow)]
         if not denied:
             return cls(200, results, fields, error=error)
         by_limits = [

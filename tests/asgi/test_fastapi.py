@@ -420,8 +420,8 @@ async def test_a_client_that_goes_away_leaves_its_lease(how: str) -> None:
     await asyncio.gather(task, return_exceptions=True)
     await eventually_free(limiter, 2)
     await holds.close()
-    assert not holds._stays._open
-    assert not holds._stays._tasks
+    assert not holds._held._requests
+    assert not holds._held._tasks
 
 
 @in_a_loop

@@ -389,8 +389,8 @@ async def test_a_cancelled_request_leaves_its_lease() -> None:
             await task
         await eventually_free(limiter, 2)
     await middleware.close()
-    assert not middleware._stays._open
-    assert not middleware._stays._tasks
+    assert not middleware._held._requests
+    assert not middleware._held._tasks
 
 
 @in_a_loop

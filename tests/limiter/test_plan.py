@@ -14,6 +14,7 @@ import pytest
 from limiter import InvalidCost, InvalidPolicy, SlidingLog, TokenBucket, acl, scripts
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
+from limiter.transport.wire import encode
 
 PLAN = Plan((SlidingLog(100, 60), TokenBucket(50, 60, burst=20)), KeySpeller("rl", "api"))
 
@@ -45,11 +46,11 @@ def test_at_least_is_from_1_to_the_cost(at_least: Any) -> None:
 
 
 def test_many_costs_are_not_all_kept() -> None:
-    """Prepared endings are bounded, and the calls beyond are the same."""
+    """Prepared templates are bounded, and the calls beyond are the same."""
     plan = Plan((TokenBucket(10_000, 60),), KeySpeller("rl", "api"))
-    first = [plan.call("hit", "u", cost) for cost in range(1, 1_000)]
-    assert len(plan._endings) < 1_000
-    assert [plan.call("hit", "u", cost) for cost in range(1, 1_000)] == first
+    first = [encode(plan.call("hit", "u", cost)) for cost in range(1, 1_000)]
+    assert len(plan.templates) < 1_000
+    assert [encode(plan.call("hit", "u", cost)) for cost in range(1, 1_000)] == first
 
 
 def test_scripts_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Sequence
 from typing import Any
 
+from limiter.call import Block, Call, CallTemplate
 from limiter.memory import MemoryStore
 from limiter.memory.store import _Key
 from limiter.policies import (
@@ -17,7 +18,6 @@ from limiter.policies import (
     TokenBucket,
 )
 from limiter.policies.concurrency import LeaseSet
-from limiter.question import Block, Question
 from tests.scripts import argument_names
 
 #: The life of a key that a test planted for ever.
@@ -54,8 +54,15 @@ def policy_of(script: str, given: dict[str, Any]) -> Policy:
     return policy
 
 
-def question(script: str, keys: Sequence[str], words: Sequence[Any]) -> Question:
-    """What a script's arguments ask, as a question."""
+def call_of(
+    mode: str, at_least: int, now_us: int, keys: tuple[bytes, ...], blocks: tuple[Block, ...]
+) -> Call:
+    """A call that no plan has made."""
+    return Call(CallTemplate(mode, at_least, now_us, blocks), keys)
+
+
+def read_call(script: str, keys: Sequence[str], words: Sequence[Any]) -> Call:
+    """The call that a script's arguments spell."""
     names = tuple(key.encode() for key in keys)
     texts = [str(word) for word in words]
     if script != "several":
@@ -63,7 +70,7 @@ def question(script: str, keys: Sequence[str], words: Sequence[Any]) -> Question
         given = dict(zip(argument_names(script), texts, strict=False))
         at_least = int(given.pop("at_least", 0))
         now_us, mode = int(given.pop("now_us")), given["mode"]
-        return Question(mode, at_least, now_us, names, (_block(script, 0, False, given),))
+        return call_of(mode, at_least, now_us, names, (_block(script, 0, False, given),))
     now_us, mode, at_least = int(texts[0]), texts[1], int(texts[2])
     blocks, at = [], 3
     while at < len(texts):
@@ -72,7 +79,7 @@ def question(script: str, keys: Sequence[str], words: Sequence[Any]) -> Question
         given = dict(zip(own, texts[at + 3 :], strict=False))
         blocks.append(_block(algorithm, int(number) - 1, shadow == "1", given))
         at += 3 + len(own)
-    return Question(mode, at_least, now_us, names, tuple(blocks))
+    return call_of(mode, at_least, now_us, names, tuple(blocks))
 
 
 def _block(script: str, key: int, shadow: bool, given: dict[str, Any]) -> Block:
@@ -92,7 +99,7 @@ def number(text: str | int) -> Any:
 
 def clock_us(store: MemoryStore) -> int:
     """The store's own time."""
-    return store.run(Question("peek", 0, 0, (), ()))[-1]
+    return store.run(call_of("peek", 0, 0, (), ()))[-1]
 
 
 def plant(store: MemoryStore, name: str, kind: str, value: Any, ttl_ms: int) -> None:

@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from limiter.call import Block
 from limiter.memory import MemoryStore
 from limiter.policies import ALGORITHMS, Concurrency, Policy
-from limiter.question import Block, Question
-from tests.memory.support import leases, look, plant
+from tests.memory.support import call_of, leases, look, plant
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
@@ -171,7 +171,7 @@ class Subjects(RuleBasedStateMachine):
             names, blocks = (keys[0].encode(),), [blocks[0]._replace(key=0)]
 
         expected = self.caller.run(keys, script, words)
-        reply = self.store.run(Question(mode, least, self.clock_us, names, tuple(blocks)))
+        reply = self.store.run(call_of(mode, least, self.clock_us, names, tuple(blocks)))
 
         asked = (self.clock_us, mode, least, blocks)
         assert reply == expected, (reply, expected, asked)

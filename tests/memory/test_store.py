@@ -23,11 +23,11 @@ from limiter import (
     StoreRefused,
     TokenBucket,
 )
+from limiter.call import Block
 from limiter.memory import MemoryStore
 from limiter.memory import store as module
 from limiter.policies import Policy
-from limiter.question import Block, Question
-from tests.memory.support import clock_us, look, plant
+from tests.memory.support import call_of, clock_us, look, plant
 
 LIMIT = 100
 POLICIES: list[Policy] = [
@@ -52,7 +52,7 @@ def hit(
     """Take from one policy."""
     mode = "acquire" if policy.leases else "hit"
     block = Block(policy, 0, cost, lease=lease if policy.leases else "")
-    return store.run(Question(mode, 0, now_us, (name.encode(),), (block,)))
+    return store.run(call_of(mode, 0, now_us, (name.encode(),), (block,)))
 
 
 def in_threads(work: Callable[[int], Any], count: int = 64) -> None:
@@ -99,7 +99,7 @@ def test_threads_on_many_keys_lose_nothing() -> None:
             hit(store, policy, f"own-{number}-{turn}")
             if turn % 7 == 0:
                 name = f"own-{number}-{turn}".encode()
-                store.run(Question("reset", 0, 0, (name,), (Block(policy, 0, 1),)))
+                store.run(call_of("reset", 0, 0, (name,), (Block(policy, 0, 1),)))
 
     in_threads(work)
     assert sum(granted) == 64 * 60
@@ -115,7 +115,7 @@ def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
 
     def busy() -> None:
         while not ends.is_set():
-            store.run(Question("hit", 0, 0, (b"both",), blocks))
+            store.run(call_of("hit", 0, 0, (b"both",), blocks))
             hit(store, policy, cost=100)
 
     threads = [threading.Thread(target=busy, daemon=True) for _ in range(4)]
@@ -125,7 +125,7 @@ def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
         for _ in range(50):
             child = os.fork()
             if child == 0:
-                reply = store.run(Question("hit", 0, 0, (b"both",), blocks))
+                reply = store.run(call_of("hit", 0, 0, (b"both",), blocks))
                 # Both policies were charged alike, to the last call before the fork.
                 os._exit(0 if reply[1] == reply[6] else 1)
             assert _status(child) == 0
@@ -274,9 +274,9 @@ def test_a_call_never_throws_out_its_own_keys() -> None:
     assert [hit(store, short, "short")[1] for _ in range(3)] == [4, 3, 2]
     logs = [SlidingLog(5, 60, name=name) for name in "abc"]
     names = tuple(policy.field.encode() for policy in logs)
-    question = Question("hit", 0, 0, names, tuple(Block(p, at, 1) for at, p in enumerate(logs)))
-    assert store.run(question)[1::5] == [4, 4, 4]
-    assert store.run(question)[1::5] == [3, 3, 3]
+    call = call_of("hit", 0, 0, names, tuple(Block(p, at, 1) for at, p in enumerate(logs)))
+    assert store.run(call)[1::5] == [4, 4, 4]
+    assert store.run(call)[1::5] == [3, 3, 3]
     assert len(store) == 3
 
 
@@ -302,7 +302,7 @@ def test_resets_leave_nothing_behind() -> None:
     block = (Block(policy, 0, 1),)
     for _ in range(1_000):
         hit(store, policy)
-        store.run(Question("reset", 0, 0, (b"subject",), block))
+        store.run(call_of("reset", 0, 0, (b"subject",), block))
     assert len(store) == 0
     assert len(store._heap) < 100
 
@@ -313,9 +313,9 @@ def test_a_key_of_another_kind_is_refused() -> None:
     plant(store, "log", "string", "not ours", 10_000)
     blocks = (Block(FixedWindow(5, 60), 0, 1), Block(log, 1, 1))
     with pytest.raises(StoreRefused, match="b'log' holds a string: accepted is a list"):
-        store.run(Question("hit", 0, 0, (b"hash", b"log"), blocks))
+        store.run(call_of("hit", 0, 0, (b"hash", b"log"), blocks))
     assert len(store) == 1
-    store.run(Question("reset", 0, 0, (b"hash", b"log"), blocks))
+    store.run(call_of("reset", 0, 0, (b"hash", b"log"), blocks))
     assert hit(store, log, "log")[:2] == [1, 4]
 
 

@@ -9,7 +9,7 @@ import pytest
 from limiter import StoreRefused
 from limiter.memory import MemoryStore
 from tests.contract import vectors
-from tests.memory.support import leases, look, number, plant, question
+from tests.memory.support import leases, look, number, plant, read_call
 
 VECTORS = vectors.load()
 #: A call in the process has values for arguments, and no text that could be none.
@@ -40,7 +40,7 @@ def test_vector(vector: vectors.Vector) -> None:
             value = leases(value)
         ttl = state["ttl_ms"]
         plant(store, state["key"], state["type"], value, ttl if isinstance(ttl, int) else ttl[0])
-    asked = question(vector["script"], vector["keys"], vector["args"])
+    asked = read_call(vector["script"], vector["keys"], vector["args"])
 
     if "error" in vector:
         with pytest.raises(StoreRefused, match="reset the subject"):

@@ -27,10 +27,12 @@ from limiter import (
     StoreUnavailable,
     TokenBucket,
 )
+from limiter.aio import AsyncLimiter
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
 from limiter.policies import Policy
 from limiter.transport import connect_async
+from limiter.transport.wire import script_of
 from service.demo.servers import HOST, Cluster
 
 #: Enough that nothing is denied by chance, slow enough that nothing comes back.
@@ -209,7 +211,7 @@ class Asker:
     ) -> Decision:
         """One call."""
         call = self.plan.call(mode, key, cost, None, tag)
-        return Decision(self.policies, self.plan.read(await self.transport.run(call, deadline)))
+        return Decision(self.policies, await self.transport.run(call, deadline))
 
     async def hit(self, key: str, cost: int = 1, **more: Any) -> Decision:
         """As ``AsyncLimiter.hit``."""
@@ -221,9 +223,12 @@ class Asker:
 
     async def open(self) -> Asker:
         """As ``AsyncLimiter.open``."""
-        for script in self.plan.scripts:
-            await self.transport.load(script)
+        await self.transport.load(script_of(self.policies))
         return self
+
+    async def ready(self, key: str, cost: int = 1) -> Decision:
+        """A hit for which a busy machine may need some time: then a connection is ready."""
+        return await self.hit(key, cost, deadline=time.monotonic() + 20)
 
     async def __aenter__(self) -> Asker:
         return self
@@ -317,15 +322,59 @@ def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
     try:
         return loop.run_until_complete(main)
     finally:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(_end(left))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-        gc.collect()
+        end_loop(loop)
         assert not complaints
+
+
+def end_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """As ``asyncio.run`` does in the end; then what was left over complains."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(_end(left))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    gc.collect()
+
+
+class LoopLimiter:
+    """An ``AsyncLimiter`` that is called as a ``Limiter`` is: each call runs its event loop."""
+
+    def __init__(self, kind: str, limits: Any, store: Any, **settings: Any) -> None:
+        self._loop = new_loop(kind)
+        self._complaints: list[dict[str, Any]] = []
+        self._loop.set_exception_handler(lambda _, context: self._complaints.append(context))
+        self._limiter = AsyncLimiter(limits, store=store, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._limiter, name)
+        if not asyncio.iscoroutinefunction(found):
+            return found
+        return lambda *given, **named: self._loop.run_until_complete(found(*given, **named))
+
+    def open(self) -> LoopLimiter:
+        """As ``Limiter.open``."""
+        self._loop.run_until_complete(self._limiter.open())
+        return self
+
+    def __enter__(self) -> LoopLimiter:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._limiter.close())
+
+    def end(self) -> None:
+        """Close it, and its event loop, of which nothing may be left."""
+        self.close()
+        end_loop(self._loop)
+        assert not self._complaints
+
+
+def slot_table(limiter: Any) -> Any:
+    """The slot table of a limiter of either kind."""
+    transport = limiter._transport
+    return getattr(transport, "_last", transport)._table
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:

@@ -204,9 +204,11 @@ def test_a_call_that_is_interrupted_as_it_connects(
 ) -> None:
     """No lock stays taken: the calls of other threads are decided."""
     limiter = make_limiter(proxy.url.replace("redis:", f"{kind}:"), timeout=10.0)
+    transport: Any = limiter._transport
     with signals_raise(Interrupt) as interrupt:
 
         def interrupt_and_cut(data: bytes) -> bytes:
+            until(lambda: getattr(transport, "_node", transport)._changed._waiters)
             interrupt()
             raise Cut
 

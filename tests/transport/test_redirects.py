@@ -7,20 +7,21 @@ import time
 import pytest
 from redis.exceptions import ResponseError
 
-from limiter import StoreRefused, StoreUnavailable
-from limiter.plan import Call
+from limiter import FixedWindow, StoreRefused, StoreUnavailable
+from limiter.call import Block, Call, CallTemplate
 from limiter.transport import slots
 from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES, Action, Redirects
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Address, read_store
+from limiter.transport.wire import encode, encode_with_text
 
-CALL = Call(b"sha-", b"text-", b"rest", b"tag")
+CALL = Call(CallTemplate("hit", 0, 0, (Block(FixedWindow(5, 1), 0, 1),)), (b"key",), b"tag")
 MOVED = "MOVED 5 h:1"
 
 
 def steps(*said: str, left: float = 1.0) -> list[Action]:
     """The steps of one call that is answered so, one answer after the other."""
-    redirects = Redirects(CALL)
+    redirects = Redirects(CALL, encode(CALL))
     return [redirects.next_action(ResponseError(each), left) for each in said]
 
 
@@ -51,7 +52,7 @@ def test_each_reason_counts_once(said: list[str], expected: list[Action]) -> Non
 
 def test_pauses_end_with_the_deadline() -> None:
     """A pause that ends too late is none."""
-    redirects = Redirects(CALL)
+    redirects = Redirects(CALL, encode(CALL))
     for pause in TRYAGAIN_PAUSES:
         assert redirects.next_action(ResponseError("TRYAGAIN x"), 1.0) is Action.RETRY
         assert redirects.pause == pause
@@ -61,17 +62,17 @@ def test_pauses_end_with_the_deadline() -> None:
 
 def test_the_text_goes_once_the_id_was_unknown() -> None:
     """Also to the node that the call is sent on to."""
-    redirects = Redirects(CALL)
-    assert redirects.command == b"sha-rest"
+    redirects = Redirects(CALL, encode(CALL))
+    assert redirects.command == encode(CALL)
     redirects.next_action(ResponseError("NOSCRIPT none"), 1.0)
-    assert redirects.command == b"text-rest"
+    assert redirects.command == encode_with_text(CALL)
     redirects.next_action(ResponseError(MOVED), 1.0)
-    assert redirects.command == b"text-rest"
+    assert redirects.command == encode_with_text(CALL)
 
 
 def test_only_an_ask_asks() -> None:
     """And the tries that follow it in the same place do, until the slot is another's."""
-    redirects = Redirects(CALL)
+    redirects = Redirects(CALL, encode(CALL))
     for said, asking in [
         ("ASK 5 h:1", True),
         ("NOSCRIPT none", True),
@@ -84,7 +85,7 @@ def test_only_an_ask_asks() -> None:
 
 def test_what_the_end_comes_to() -> None:
     """Circles are the cluster's trouble; a single store that redirects is named wrongly."""
-    redirects = Redirects(CALL)
+    redirects = Redirects(CALL, encode(CALL))
     error = ResponseError(MOVED)
     redirects.next_action(error, 1.0)
     assert isinstance(redirects.failure(error, "store"), StoreRefused)

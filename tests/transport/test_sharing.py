@@ -19,7 +19,7 @@ import redis
 
 from limiter import Limiter, StoreRefused, StoreUnavailable
 from limiter.transport.node import IDLE_KEPT, Connection, Node
-from limiter.transport.redirects import command
+from limiter.transport.wire import command
 from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, delay
 from tests.transport.conftest import MakeLimiter

@@ -1,0 +1,56 @@
+"""How a limiter reaches a store in its own process; there is nothing to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from limiter.call import Call
+from limiter.memory.store import MemoryStore
+
+
+class MemoryTransport:
+    """What ``transport.Transport`` is to a server."""
+
+    where = "memory://"
+
+    def __init__(self) -> None:
+        self._store = MemoryStore()
+
+    def run(self, call: Call, deadline: float | None = None) -> list[int]:
+        """The reply, as a script would give it."""
+        return self._store.run(call)
+
+    def clear(self) -> None:
+        """Forget every subject."""
+        self._store.clear()
+
+    def load(self, script: object) -> None:
+        """There is no script to load."""
+
+    def close(self) -> None:
+        """There is no connection to close; the state stays."""
+
+    def one_slot(self, tags: Sequence[bytes]) -> bool:
+        """Whether subjects with these hash tags can be decided in one call."""
+        return True
+
+
+class AsyncMemoryTransport:
+    """The same for a coroutine."""
+
+    where = MemoryTransport.where
+
+    def __init__(self) -> None:
+        self._inner = MemoryTransport()
+        self.one_slot = self._inner.one_slot
+        self.clear = self._inner.clear
+
+    async def run(self, call: Call, deadline: float | None = None) -> list[int]:
+        """As ``MemoryTransport.run``."""
+        return self._inner.run(call, deadline)
+
+    async def load(self, script: object) -> None:
+        """There is no script to load."""
+
+    async def close(self) -> None:
+        """There is no connection to close; the state stays."""
