@@ -54,8 +54,10 @@ HUGE: dict[str, Callable[[int], str]] = {
     ("what", "size", "megabytes"),
     [
         *((what, 20_000, 20) for what in HUGE),
-        *((what, 500_000, 60) for what in ("dotted key", "dotted header", "tables in tables")),
-        *((what, 500_000, 60) for what in ("blanks", "lines", "limits", "paths")),
+        *(
+            pytest.param(what, 500_000, 60, marks=pytest.mark.slow)
+            for what in ("blanks", "dotted key", "dotted header", "limits", "lines", "paths")
+        ),
     ],
 )
 def test_what_a_file_takes(what: str, size: int, megabytes: int) -> None:
