@@ -77,6 +77,7 @@ def app() -> Iterator[Flask]:
             logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 def test_an_application_of_flask_appbuilder(app: Flask) -> None:
     """Its login, and the limits of its views."""
     assert statuses(app, *["POST /login/"] * 3, "/login/") == [200, 200, 429, 200]
