@@ -13,7 +13,7 @@ from typing import Any
 
 from limiter.aio import AsyncLimiter
 from limiter.errors import InvalidSetting, LimiterError
-from limiter.settings import of_uvicorn
+from limiter.settings import LimiterSettings, of_uvicorn
 from limiter.web import wiring
 from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
@@ -99,7 +99,7 @@ class LimiterMiddleware:
         key_secret: str | bytes | None = None,
     ) -> None:
         # One by one, since type checkers cannot match ``**settings`` with Starlette's Middleware.
-        settings = {
+        settings: LimiterSettings = {
             "store": store,
             "name": name,
             "prefix": prefix,

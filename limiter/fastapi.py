@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 from fastapi import HTTPException, Response, params
 from fastapi.requests import HTTPConnection
@@ -17,6 +17,7 @@ from limiter.aio import AsyncLimiter
 from limiter.asgi import Scope, Stays, closing
 from limiter.errors import InvalidSetting
 from limiter.keys import Key
+from limiter.settings import StoreSettings
 from limiter.web import problems, wiring
 from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
@@ -24,6 +25,9 @@ from limiter.web.request import Request, from_asgi
 from limiter.web.rules import CostFunction
 from limiter.web.subjects import Identity, KeyFunction, checked_subject, hashed
 from limiter.web.verdict import Observer, Verdict
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Under this name the path as the route spells it stands among a request's parts.
 _ROUTE = "limiter.route"
@@ -157,7 +161,7 @@ def limit(
     address_from: str | None = None,
     observe: Observer | None = None,
     sleep: bool = False,
-    **settings: Any,
+    **settings: Unpack[StoreSettings],
 ) -> Limit:
     """A dependency that limits the routes it is given to.
 

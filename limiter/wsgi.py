@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limiter.client import Limiter
+from limiter.settings import LimiterSettings
 from limiter.web import problems, wiring
 from limiter.web.closing import Closing
 from limiter.web.guard import Guard
@@ -16,6 +17,9 @@ from limiter.web.request import from_wsgi
 from limiter.web.rules import CostFunction
 from limiter.web.subjects import KeyFunction
 from limiter.web.verdict import Observer, Verdict
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -63,7 +67,7 @@ class LimiterMiddleware:
         observe: Observer | None = None,
         sleep: bool = False,
         enabled: bool = True,
-        **settings: Any,
+        **settings: Unpack[LimiterSettings],
     ) -> None:
         self.app = app
         self._sleep = sleep

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from limiter import settings
 from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.settings import LimiterSettings
 from limiter.web import limiter_calls, problems
 from limiter.web.functions import accepted, of_request
 from limiter.web.guard import AsyncGuard, Guard
@@ -23,6 +24,9 @@ from limiter.web.subjects import (
     identity,
 )
 from limiter.web.verdict import Observer, Verdict
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 _AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
 _AnyLimiter = TypeVar("_AnyLimiter", bound="Limiter | AsyncLimiter")
@@ -48,7 +52,7 @@ def source(
     trusted: str | Iterable[str | Network] | None = None,
     address_from: str | None = None,
     observe: Observer | None = None,
-    **given: Any,
+    **given: Unpack[LimiterSettings],
 ) -> Callable[[], _AnyGuard]:
     """What gives the guard of each request.
 
