@@ -85,28 +85,6 @@ def test_a_store_for_each_instance_will_do_for_one() -> None:
     checks.instances({"LIMITER_STORE": "redis://127.0.0.1:1"}, 2)
 
 
-def test_a_port_that_only_root_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: socket.socket, address: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(socket.socket, "bind", refuse)
-    with pytest.raises(DemoError, match="not ours"):
-        checks.port(80)
-
-
-def test_a_static_file_without_the_line_to_replace(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "traefik").mkdir()
-    (tmp_path / "traefik/traefik.yml").write_text("entryPoints: {}\n")
-    monkeypatch.setattr(supervisor, "CHECKOUT", tmp_path)
-    ours = Demo(Options(1, 1, 1, None), {})
-
-    with pytest.raises(DemoError, match="to replace"):
-        ours._start_traefik(Path("/bin/true"))
-    ours._stop()
-
-
 def test_a_part_that_never_serves_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "START_TIMEOUT", 0.0)
 
