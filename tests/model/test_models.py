@@ -1,4 +1,7 @@
-"""Tables worked out by hand hold the models to the words of the design, in seconds."""
+"""What the models say beyond the test vectors, which hold the scripts to numbers worked out by hand.
+
+The state machines hold each model to its script, and so to the vectors.
+"""
 
 from __future__ import annotations
 
