@@ -9,7 +9,7 @@ from collections import ChainMap
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Any, TypedDict
+from typing import Any
 
 from limiter.errors import Invalid, InvalidPolicy, InvalidSetting, shown
 
@@ -34,26 +34,6 @@ VARIABLES = {
     "local_share": "LIMITER_LOCAL_SHARE",
     "timeout": "LIMITER_TIMEOUT",
 }
-
-
-class StoreSettings(TypedDict, total=False):
-    """What an adapter passes on to the ``Limiter`` that it makes; None: what the environment says."""
-
-    store: object
-    prefix: str | None
-    algorithm: str | None
-    on_error: str | None
-    local_share: int | None
-    timeout: float | None
-    connect_timeout: float | None
-    key_secret: str | bytes | None
-
-
-class LimiterSettings(StoreSettings, total=False):
-    """These, and the name, where the adapter gives none."""
-
-    name: str | None
-
 
 POLICIES = "LIMITER_POLICIES"
 ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)

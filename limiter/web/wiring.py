@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from limiter import settings
 from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.errors import InvalidPolicy, InvalidSetting
-from limiter.settings import LimiterSettings
 from limiter.web import limiter_calls, problems
 from limiter.web.functions import accepted, of_request
 from limiter.web.guard import AsyncGuard, Guard
@@ -25,9 +24,6 @@ from limiter.web.subjects import (
 )
 from limiter.web.verdict import Observer, Verdict
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 _AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
 _AnyLimiter = TypeVar("_AnyLimiter", bound="Limiter | AsyncLimiter")
 
@@ -38,6 +34,37 @@ VERDICTS = "limiter.verdicts"
 
 #: Fields that are lists: what two limiters say of one response stands side by side.
 _LISTS = ("ratelimit-policy", "ratelimit")
+
+
+class StoreSettings(TypedDict, total=False):
+    """The settings of a middleware's limiter; those that are not given are read from LIMITER_*."""
+
+    store: object
+    name: str | None
+    prefix: str | None
+    algorithm: str | None
+    on_error: str | None
+    local_share: int | None
+    timeout: float | None
+    connect_timeout: float | None
+    key_secret: str | bytes | None
+
+
+class LimitSettings(StoreSettings, total=False):
+    """What ``source`` is given of any limit of requests, without its key and its cost."""
+
+    enabled: bool
+    form: str | None
+    trusted: str | Iterable[str | Network] | None
+    address_from: str | None
+    observe: Observer | None
+
+
+class GuardSettings(LimitSettings, total=False):
+    """What ``source`` is given: the arguments of each middleware."""
+
+    key: str | Sequence[str] | KeyFunction | None
+    cost: int | CostFunction | None
 
 
 def source(
@@ -52,7 +79,7 @@ def source(
     trusted: str | Iterable[str | Network] | None = None,
     address_from: str | None = None,
     observe: Observer | None = None,
-    **given: Unpack[LimiterSettings],
+    **given: Any,
 ) -> Callable[[], _AnyGuard]:
     """What gives the guard of each request.
 

@@ -81,7 +81,7 @@ def reserve(
         models.settle(now_us, actual - cost)
 
 
-@settings(max_examples=30 * DEPTH)
+@settings(max_examples=60 * DEPTH)
 @given(policies, steps)
 def test_every_field_of_a_decision(store, limits, steps):
     """Of one policy and of several, for all that moves or looks, through time and back."""
@@ -112,7 +112,7 @@ def test_every_field_of_a_decision(store, limits, steps):
     limiter.close()
 
 
-@settings(max_examples=20 * DEPTH)
+@settings(max_examples=40 * DEPTH)
 @given(policies, steps)
 def test_a_peek_says_what_the_hit_then_does(store, limits, steps):
     """Allowed, retry_after and policy are those of the hit; remaining is that of before it."""

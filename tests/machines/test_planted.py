@@ -196,7 +196,7 @@ def test_wrong_state_heals(any_store, plan, steps):
     check_bound(plan.model, live(any_store, plan, steps, [takes(plan.model)], alone))
 
 
-@settings(max_examples=75 * DEPTH)
+@settings(max_examples=80 * DEPTH)
 @given(plan=plans, steps=calls)
 def test_wrong_state_heals_among_several(store, plan, steps):
     """The script for several policies, on the same."""
