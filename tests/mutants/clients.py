@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
+from unittest.mock import NamedTuple, patch
 
 import redis
 from redis.crc import key_slot
@@ -23,8 +24,10 @@ from limiter import (
     keys,
 )
 from limiter.aio import AsyncLimiter
+from limiter.client import Lease, Reservation
 from limiter.decision import Decision
 from limiter.flows import Pause
+from limiter.several import SequentialHit
 from limiter.testing import set_time
 from limiter.transport import async_connection
 from tests.machines.support import new_key
@@ -146,8 +149,8 @@ def check_subjects_are_apart(make: Make, url: str) -> None:
     """No two subjects share a key, and the slot is that of the whole subject."""
     subjects = ["a", "}a", "a}", "{a}", "a}{b", "a,b", ("a", "b"), ("a,b",), "a:b", ("a:b",), "a\n"]
     with make("5/hour", store=url, name="mutants", timeout=5.0) as limiter:
-        calls = [limiter._plan.call("peek", subject, 1) for subject in subjects]
-        tagged = limiter._plan.call("peek", "a", 1, tag="}")
+        calls = [limiter._core.plan.call("peek", subject, 1) for subject in subjects]
+        tagged = limiter._core.plan.call("peek", "a", 1, tag="}")
     assert len({call.keys for call in calls}) == len(subjects)
     for call in [*calls, tagged]:
         (key,) = call.keys
@@ -229,7 +232,7 @@ class SpellsVerbatim(Limiter):
 
     def __init__(self, *limits: Any, **settings: Any) -> None:
         super().__init__(*limits, **settings)
-        self._plan.keys = Verbatim("rl", self.name)
+        self._core.plan.keys = Verbatim("rl", self.name)
 
 
 class ForgetsCost(Limiter):
@@ -259,13 +262,24 @@ def check_settled_once(make: Make, url: str) -> None:
             assert limiter.peek(subject).remaining == left - 9
 
 
+class _SettledTwice(Reservation):
+    def settle_flow(self, actual: int) -> Any:
+        yield from super().settle_flow(actual)
+        self.settled = False
+        yield from super().settle_flow(actual)
+
+
 class SettlesTwice(Limiter):
     """Sends a settlement again, as if the first had not arrived."""
 
-    def _settling(self, reserved: Any, actual: int) -> Any:
-        yield from super()._settling(reserved, actual)
-        reserved.settled = False
-        yield from super()._settling(reserved, actual)
+    def reserve(self, *given: Any, **more: Any) -> Any:
+        """Of the other class."""
+        return _as(_SettledTwice, super().reserve(*given, **more))
+
+
+def _as(kind: type[Any], made: Any) -> Any:
+    made.__class__ = kind
+    return made
 
 
 def check_exceptions_give_back(make: Make, url: str) -> None:
@@ -277,12 +291,18 @@ def check_exceptions_give_back(make: Make, url: str) -> None:
         assert limiter.peek(subject).remaining == 20
 
 
+class _Charged(Reservation):
+    def settle_flow(self, actual: int) -> Any:
+        if actual:
+            yield from super().settle_flow(actual)
+
+
 class KeepsTheCharge(Limiter):
     """Does not look at how the body of a reservation ended."""
 
-    def _settling(self, reserved: Any, actual: int) -> Any:
-        if actual:
-            yield from super()._settling(reserved, actual)
+    def reserve(self, *given: Any, **more: Any) -> Any:
+        """Of the other class."""
+        return _as(_Charged, super().reserve(*given, **more))
 
 
 def check_renewed(make: Make, url: str) -> None:
@@ -295,11 +315,17 @@ def check_renewed(make: Make, url: str) -> None:
             assert not limiter.peek(subject), "somebody else may hold it"
 
 
+class _Unrenewed(Lease):
+    def _renew_flow(self, lease: str, asked: float) -> Any:
+        yield Pause(3_600)
+
+
 class NeverRenews(Limiter):
     """Takes a lease, and trusts that its body is quick."""
 
-    def _renewing(self, held: Any, lease: str, asked: float) -> Any:
-        yield Pause(3_600)
+    def hold(self, *given: Any, **more: Any) -> Any:
+        """Of the other class."""
+        return _as(_Unrenewed, super().hold(*given, **more))
 
 
 def check_lost(make: Make, url: str) -> None:
@@ -311,12 +337,18 @@ def check_lost(make: Make, url: str) -> None:
             assert lost.wait(1.0), "nobody said so"
 
 
+class _Granted(Lease):
+    def _change_flow(self, *what: Any) -> Any:
+        yield from super()._change_flow(*what)
+        return True
+
+
 class TakesForGranted(Limiter):
     """Renews, and does not look at the answer."""
 
-    def _changing_lease(self, held: Any, mode: str) -> Any:
-        yield from super()._changing_lease(held, mode)
-        return True
+    def hold(self, *given: Any, **more: Any) -> Any:
+        """Of the other class."""
+        return _as(_Granted, super().hold(*given, **more))
 
 
 def check_no_ghost(make: Make, url: str) -> None:
@@ -341,17 +373,23 @@ def check_no_ghost(make: Make, url: str) -> None:
             time.sleep(0.02)  # nothing tells us
 
 
+class _Ghost(Lease):
+    def forget(self, *what: Any) -> None:
+        """As a client that draws no id beforehand."""
+
+
 class LeavesGhosts(Limiter):
     """Has no lease where it has no reply."""
 
-    def _forget(self, *what: Any) -> None:
-        """As a client that draws no id beforehand."""
+    def hold(self, *given: Any, **more: Any) -> Any:
+        """Of the other class."""
+        return _as(_Ghost, super().hold(*given, **more))
 
 
 def check_given_back(make: Make, url: str) -> None:
     """Of subjects that are charged in turn, none keeps the charge of a call that another denied."""
     with make("5/hour", store=url, name="mutants", timeout=5.0) as limiter:
-        limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+        limiter._core.transport.one_slot = lambda _: False  # type: ignore
         first, last = new_name(), new_name()
         limiter.hit(last, 5)
         assert not all(limiter.hit_all([(first, 2), (last, 1)]))
@@ -361,9 +399,10 @@ def check_given_back(make: Make, url: str) -> None:
 class KeepsWhatItTook(Limiter):
     """Gives nothing back."""
 
-    def _undoing(self, *what: Any) -> Any:
+    def hit_all(self, *given: Any, **more: Any) -> Any:
         """Without a word to the store."""
-        yield from ()
+        with patch.object(SequentialHit, "_charged", lambda *_: ()):
+            return super().hit_all(*given, **more)
 
 
 def check_share(make: Make, url: str) -> None:
@@ -431,7 +470,7 @@ def check_replies_are_ones_own(make: Make, url: str) -> None:
 
 
 def _under_way(limiter: AsyncLimiter) -> bool:
-    (loop_transport,) = limiter._transport._by_loop.values()  # type: ignore[union-attr]
+    (loop_transport,) = limiter._core.transport._by_loop.values()  # type: ignore[union-attr]
     return any(connection.waiting for connection in loop_transport.closer.connections)
 
 

@@ -136,11 +136,11 @@ def test_a_deadline_of_the_callers_own(
 
     in_loop(main(), kind)
     limiter = make_limiter(proxy.url, timeout=0.1).open()
-    call = limiter._plan.call("hit", subject, 1)
+    call = limiter._core.plan.call("hit", subject, 1)
 
     def ask() -> None:
         with suppress(StoreUnavailable):
-            assert limiter._transport.run(call, time.monotonic() + given)
+            assert limiter._core.transport.run(call, time.monotonic() + given)
             assert in_time
 
     assert timed(ask) < given * 1.25 + 0.5

@@ -175,8 +175,8 @@ def test_sent_round_in_circles(make_limiter: MakeLimiter, cluster: Cluster) -> N
         limiter = make_limiter(cluster.url, on_error="deny").open()
         key = next(f"u{n}" for n in range(99) if cluster.primary_of(f"u{n}") is cluster.nodes[0])
         slot = key_slot(key.encode())
-        node = limiter._transport._table.node_at((HOST, proxy.port))  # type: ignore[attr-defined]
-        limiter._transport._table.owners[slot] = node  # type: ignore[attr-defined]
+        node = limiter._core.transport._table.node_at((HOST, proxy.port))  # type: ignore[attr-defined]
+        limiter._core.transport._table.owners[slot] = node  # type: ignore[attr-defined]
         sent = []
 
         def moved(data: bytes) -> bytes:
@@ -188,7 +188,7 @@ def test_sent_round_in_circles(make_limiter: MakeLimiter, cluster: Cluster) -> N
         assert limiter.hit(key).degraded
         assert len(sent) == 1 + MOST_REDIRECTS
         proxy.replies = replace(b"-ASK nonsense\r\n")
-        limiter._transport._table.owners[slot] = node  # type: ignore[attr-defined]
+        limiter._core.transport._table.owners[slot] = node  # type: ignore[attr-defined]
         with pytest.raises(StoreRefused):
             limiter.hit(key)
 
@@ -248,12 +248,12 @@ def test_a_dead_primary_stops_its_own_subjects_only(make_limiter: MakeLimiter) -
 
 def _no_storm(limiter: Limiter, cluster: Cluster, keys: list[str]) -> None:
     """However many calls fail, the table is read at most twice a second."""
-    before = limiter._transport._table.readings  # type: ignore[attr-defined]
+    before = limiter._core.transport._table.readings  # type: ignore[attr-defined]
     start = time.monotonic()
     failed = 0
     while time.monotonic() - start < 0.8:
         failed += outcome(lambda: limiter.hit(keys[0])) == "StoreUnavailable"
-    readings = limiter._transport._table.readings - before  # type: ignore[attr-defined]
+    readings = limiter._core.transport._table.readings - before  # type: ignore[attr-defined]
     assert failed > 10
     assert readings <= 1 + (time.monotonic() - start) / REFRESH_EVERY
 
@@ -290,9 +290,9 @@ def test_a_primary_that_became_a_replica(
     admin = first.client()
     with Proxy((HOST, first.port)) as proxy:
         limiter = make_limiter(proxy.url, timeout=2.0).open()
-        connections = [limiter._transport._node.take(time.monotonic() + 2) for _ in range(3)]  # type: ignore[attr-defined]
+        connections = [limiter._core.transport._node.take(time.monotonic() + 2) for _ in range(3)]  # type: ignore[attr-defined]
         for connection in connections:
-            limiter._transport._node.give(connection)  # type: ignore[attr-defined]
+            limiter._core.transport._node.give(connection)  # type: ignore[attr-defined]
         assert limiter.hit("u", cost=5)
         # The name now means another server; the old connections are left open.
         admin.replicaof(HOST, second.port)
@@ -362,7 +362,7 @@ def test_a_silent_primary_does_not_keep_the_script_from_the_others(
 ) -> None:
     """Each primary gets it, and who did not take it is told about in the end."""
     limiter = make_limiter(cluster.url, connect_timeout=1.0).open()
-    table = limiter._transport._table  # type: ignore[attr-defined]
+    table = limiter._core.transport._table  # type: ignore[attr-defined]
     healthy = table.node_at((HOST, cluster.nodes[0].port))
     client = cluster.nodes[0].client()
     shas = [script_of(limiter.policies).sha]
@@ -413,7 +413,7 @@ def test_nodes_that_are_gone_are_forgotten(
     """What no table names any more keeps no connection open."""
     limiter = make_limiter(f"redis+cluster://{HOST}:{cluster.nodes[0].port}")
     assert limiter.hit(subject)
-    transport: Any = limiter._transport
+    transport: Any = limiter._core.transport
     with Proxy((HOST, cluster.nodes[1].port)) as proxy:
         gone = transport._table.node_at((HOST, proxy.port))
         gone.give(gone.take(time.monotonic() + 1))
@@ -429,7 +429,7 @@ def test_a_primary_of_a_cluster_that_became_a_replica(
 ) -> None:
     """READONLY: the table is read anew, and the call is sent to the new owner, once."""
     limiter = make_limiter(cluster.url).open()
-    transport: Any = limiter._transport
+    transport: Any = limiter._core.transport
     key = next(f"r{n}" for n in range(99) if cluster.primary_of(f"r{n}") is cluster.nodes[0])
     limiter.reset(key)
     with Proxy((HOST, cluster.nodes[0].port)) as proxy:

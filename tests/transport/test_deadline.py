@@ -118,7 +118,7 @@ def test_a_slow_connection_serves_the_next_caller(
     proxy.mend()
     made = proxy.connections
     deadline = 50
-    while not limiter._transport._node._idle and deadline:  # type: ignore[attr-defined]
+    while not limiter._core.transport._node._idle and deadline:  # type: ignore[attr-defined]
         deadline -= 1
         threading.Event().wait(0.05)  # the connection is being made in another thread
     assert not limiter.hit(subject).degraded
