@@ -168,7 +168,7 @@ def test_the_web_adapters_know_decisions_not_stores() -> None:
 
 def test_no_modules_import_each_other() -> None:
     """Nor in a circle of several; what a function or a type checker alone imports counts, too."""
-    graph = {name: tree for name, tree in trees("limiter", "service")}
+    graph = dict(trees("limiter", "service"))
     needs = {
         name: {
             wanted for path in imports(tree) if (wanted := _module(path, graph)) not in ("", name)

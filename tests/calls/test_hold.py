@@ -574,7 +574,7 @@ def test_many_leases_have_two_threads(store: str, new_subject: Callable[[], str]
         time.sleep(1.3)  # all of them have to outlive their length
         assert len(renewal_threads() - before) <= 2
         assert not any(lease.lost for lease in leases)
-        assert not any(limiter.peek(lease.key).allowed for lease in leases)
+        assert not any(limiter.peek(lease._key).allowed for lease in leases)
         for lease in leases:
             lease.release()
         until(lambda: renewal_threads() <= before, 5)
@@ -598,7 +598,7 @@ def test_a_node_that_hangs_takes_no_other_lease_along(
         intercept(limiter, hangs)
         time.sleep(2.2)  # all of them have to outlive their length
         assert all(lease.lost for lease in away)
-        assert not any(lease.lost or limiter.peek(lease.key) for lease in near)
+        assert not any(lease.lost or limiter.peek(lease._key) for lease in near)
         intercept(limiter, None)
         for lease in near + away:
             lease.release()
@@ -624,7 +624,7 @@ def test_a_store_that_says_nothing_about_one_lease(
         time.sleep(0.3)  # the silence has begun
         late = limiter.hold(new_subject()).__enter__()
         time.sleep(1.3)  # all of them have to outlive their length
-        assert not any(lease.lost or limiter.peek(lease.key) for lease in [*near, late])
+        assert not any(lease.lost or limiter.peek(lease._key) for lease in [*near, late])
         ends.set()
         for lease in [*near, *away, late]:
             lease.release()
@@ -721,4 +721,4 @@ def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> N
     lease.release()
     with Limiter(FixedWindow(1, 60), store=store) as other:
         assert other.peek(subject).allowed
-    lease._limiter.close()
+    lease._core.transport.close()
