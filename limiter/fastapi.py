@@ -5,25 +5,30 @@
 import asyncio
 import inspect
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NoReturn, get_args, get_type_hints
 
 from fastapi import HTTPException, Response, params
 from fastapi.requests import HTTPConnection
 from fastapi.websockets import WebSocket
 
 from limiter.aio import AsyncLimiter
-from limiter.asgi import Scope, Stays, closing
 from limiter.errors import InvalidSetting
 from limiter.keys import Key
 from limiter.web import problems, wiring
+from limiter.web.asgi_messages import Scope, closing
 from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
+from limiter.web.request_leases import HeldLeases
 from limiter.web.rules import CostFunction
 from limiter.web.subjects import Identity, KeyFunction, checked_subject, hashed
-from limiter.web.verdict import Observer, Verdict
+from limiter.web.verdict import Verdict
+from limiter.web.wiring import LimitSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 #: Under this name the path as the route spells it stands among a request's parts.
 _ROUTE = "limiter.route"
@@ -62,7 +67,7 @@ class Limit:
     ) -> None:
         self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **more)
         self._sleep = sleep
-        self._stays = Stays()
+        self._held = HeldLeases()
         self.__signature__ = _with_dependencies(inspect.signature(self.__call__), dependencies)
 
     async def __call__(
@@ -83,7 +88,7 @@ class Limit:
         if not verdict.allowed:
             _answer_in(scope)
             raise Refused(verdict, {**fields, "Cache-Control": "no-store"})
-        stay = self._stays.begin(guard, verdict)
+        leases = self._held.of(guard, verdict)
         try:
             for name, value in fields.items():
                 response.headers[name] = value
@@ -91,7 +96,7 @@ class Limit:
                 await asyncio.sleep(verdict.delay)
             yield verdict
         finally:
-            await stay.ended()
+            await leases.release()
 
     def _guard_in(self, scope: Scope) -> AsyncGuard:
         return self._guard()
@@ -107,7 +112,7 @@ class Limit:
 
     async def close(self) -> None:
         """Give back what is still held, and close the event loop's connections; for a lifespan's end."""
-        await self._stays.end()
+        await self._held.release()
         for limiter in wiring.limiters(self._guard()):
             await limiter.close()
 
@@ -148,16 +153,10 @@ class _Own(list[Verdict]):
 def limit(
     limits: Any,
     *,
-    enabled: bool = True,
-    name: str | None = None,
     key: str | Sequence[str] | KeyFunction | params.Depends | None = None,
     cost: int | CostFunction | params.Depends | None = None,
-    form: str | None = None,
-    trusted: str | Iterable[str | Network] | None = None,
-    address_from: str | None = None,
-    observe: Observer | None = None,
     sleep: bool = False,
-    **settings: Any,
+    **settings: "Unpack[LimitSettings]",
 ) -> Limit:
     """A dependency that limits the routes it is given to.
 
@@ -170,6 +169,7 @@ def limit(
     What is left is told on responses that FastAPI makes; with a ``LimiterMiddleware`` around the
     application, on every response.
     """
+    enabled = settings.get("enabled", True)
     if enabled is not True:  # in tests of something else; no dependency is asked either
         return Limit(limits, enabled=enabled, dependencies={})
     given = {"key": key, "cost": cost}
@@ -179,11 +179,11 @@ def limit(
     for argument, value in given.items():
         _check_dependency(argument, value)
     more: dict[str, Any] = {**given, **{name: _result(name) for name in dependencies}, **settings}
-    more |= {"dependencies": dependencies, "form": form, "sleep": sleep}
-    more |= {"trusted": trusted, "address_from": address_from, "observe": observe}
-    if name is None and wiring.is_plain(limits):
+    more |= {"dependencies": dependencies, "sleep": sleep}
+    if settings.get("name") is None and wiring.is_plain(limits):
+        more.pop("name", None)
         return _Unnamed(limits, **more)
-    return Limit(limits, name=name, **more)
+    return Limit(limits, **more)
 
 
 def _check_dependency(setting: str, value: Any) -> None:

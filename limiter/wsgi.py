@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from limiter.client import Limiter
 from limiter.web import problems, wiring
 from limiter.web.closing import Closing
 from limiter.web.guard import Guard
-from limiter.web.identity import Network
 from limiter.web.request import from_wsgi
-from limiter.web.rules import CostFunction
-from limiter.web.subjects import KeyFunction
-from limiter.web.verdict import Observer, Verdict
+from limiter.web.verdict import Verdict
+from limiter.web.wiring import GuardSettings
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Callable[[bytes], object]]
@@ -40,7 +41,7 @@ class LimiterMiddleware:
         observe: Is told every verdict.
         sleep: Whether to wait, before the application is called, for as long as a leaky bucket says.
         enabled: False: no limit is enforced, and no store is needed.
-        settings: Of the ``Limiter``; those that are not given are read from LIMITER_*.
+        store, name, ...: Settings of the ``Limiter``; those that are not given are read from LIMITER_*.
 
     Leases (``Concurrency``) are held until the server closes the response. What was decided stands in
     ``environ["limiter.verdicts"]``.
@@ -55,31 +56,12 @@ class LimiterMiddleware:
         app: App,
         limits: Any = None,
         *,
-        key: str | Sequence[str] | KeyFunction | None = None,
-        cost: int | CostFunction | None = None,
-        form: str | None = None,
-        trusted: str | Iterable[str | Network] | None = None,
-        address_from: str | None = None,
-        observe: Observer | None = None,
         sleep: bool = False,
-        enabled: bool = True,
-        **settings: Any,
+        **settings: Unpack[GuardSettings],
     ) -> None:
         self.app = app
         self._sleep = sleep
-        self._guard = wiring.source(
-            Guard,
-            Limiter,
-            limits,
-            enabled=enabled,
-            key=key,
-            cost=cost,
-            form=form,
-            trusted=trusted,
-            address_from=address_from,
-            observe=observe,
-            **settings,
-        )
+        self._guard = wiring.source(Guard, Limiter, limits, **settings)
 
     def open(self) -> None:
         """Connect beforehand; optional.

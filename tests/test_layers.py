@@ -270,8 +270,18 @@ def test_the_library_needs_redis_alone() -> None:
             "limiter",
             "redis",
             "hiredis",
+            "typing_extensions",  # for type checkers alone, see below
         }
         assert not outside - sys.stdlib_module_names, name
+
+
+def test_no_module_imports_what_only_type_checkers_need() -> None:
+    """The library does not depend on typing_extensions: its imports stand under TYPE_CHECKING."""
+    for name, tree in trees("limiter", "service"):
+        for node in [*ast.walk(tree)]:
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        assert not [w for w in imports(tree) if within(w, "typing_extensions")], name
 
 
 @pytest.mark.parametrize("name", sorted(set(limiter.__all__) - {"__version__"}))

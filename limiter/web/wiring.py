@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from limiter import settings
 from limiter.aio import AsyncLimiter
@@ -34,6 +34,37 @@ VERDICTS = "limiter.verdicts"
 
 #: Fields that are lists: what two limiters say of one response stands side by side.
 _LISTS = ("ratelimit-policy", "ratelimit")
+
+
+class StoreSettings(TypedDict, total=False):
+    """The settings of a middleware's limiter; those that are not given are read from LIMITER_*."""
+
+    store: object
+    name: str | None
+    prefix: str | None
+    algorithm: str | None
+    on_error: str | None
+    local_share: int | None
+    timeout: float | None
+    connect_timeout: float | None
+    key_secret: str | bytes | None
+
+
+class LimitSettings(StoreSettings, total=False):
+    """What ``source`` is given of any limit of requests, without its key and its cost."""
+
+    enabled: bool
+    form: str | None
+    trusted: str | Iterable[str | Network] | None
+    address_from: str | None
+    observe: Observer | None
+
+
+class GuardSettings(LimitSettings, total=False):
+    """What ``source`` is given: the arguments of each middleware."""
+
+    key: str | Sequence[str] | KeyFunction | None
+    cost: int | CostFunction | None
 
 
 def source(

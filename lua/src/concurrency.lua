@@ -1,20 +1,67 @@
---@ summary
-at most limit leases at any instant; a lease that is not renewed ends by itself
---@ key
-zset of "id:unit" for each unit that a lease holds, by the time at which it ends, in
-whole microseconds
---@ arguments
-field text       the policy's name; not used, since the set's own key ends in it
-limit            units that may be held at once; a call's own cost is at most 4000
-lease_us         how long a lease lasts if nobody renews it
-id text          the lease's name, drawn by its holder; not used to peek and reset
---@ check
-limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
-and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
-or (id ~= "" and not string.find(id, "\0", 1, true)))
---@ carry
-cost, held, ends_us, far_us, id
+--[[
+concurrency v1: at most limit leases at any instant; a lease that is not renewed ends by itself
+
+KEYS[1] key         zset of "id:unit" for each unit that a lease holds, by the time at which it ends, in
+                    whole microseconds
+
+ARGV[1] now_us      the time to use; 0: the server's clock
+ARGV[2] mode        acquire: take a lease, or say that it is held already; renew: let it last from now;
+                    release: give it back; peek: only say what acquire would; reset: say it, then
+                    forget the subject
+ARGV[3] cost        units that the lease holds; 0 looks without taking
+ARGV[4] field       the policy's name; not used, since the set's own key ends in it
+ARGV[5] limit       units that may be held at once; a call's own cost is at most 4000
+ARGV[6] lease_us    how long a lease lasts if nobody renews it
+ARGV[7] id          the lease's name, drawn by its holder; not used to peek and reset
+ARGV[8] at_least    may be left out: units that would do, where fewer than cost will
+
+Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
+        units of this lease that were taken, renewed (all or 0), or given back;
+        whole units that would pass right now; time until this same call would pass, 0 where it
+        passes; time until all is as if unused; time that the units taken before this call need to
+        drip away, 0 for a call that does not pass; the time of the decision.
+
+Writes  Only an acquire that passes, renew and release of a lease that lives, and reset. (And any
+        of them, where it finds a key without expiry: it mends that.)
+]]
+
+local ARGV, key = ARGV, KEYS[1]
+local now_us = ARGV[1] + 0
+local mode = ARGV[2]
+local cost = ARGV[3] + 0
+local field = ARGV[4]
+local limit = ARGV[5] + 0
+local lease_us = ARGV[6] + 0
+local id = ARGV[7]
+local at_least = ARGV[8] and ARGV[8] + 0 or cost
+
+-- 1. Can this be meant?
+local takes = mode == "acquire"
+if not (takes or mode == "peek" or mode == "reset" or mode == "renew" or mode == "release")
+  or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
+  and limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
+  and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
+  or (id ~= "" and not string.find(id, "\0", 1, true)))
+  and now_us % 1 + cost % 1 + at_least % 1 == 0) then
+  return redis.error_reply("LIMITER an argument of concurrency v1 is out of range")
+end
+
+-- 2. What time is it? (A key used under a given time must outlive the real clock.)
+local slack_ms = 0
+if now_us == 0 then
+  local time = redis.call("TIME")
+  now_us = time[1] * 1000000 + time[2]
+else
+  slack_ms = 3600000
+end
+
+-- 3. What stands there, and how much room does it leave?
+local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
 --@ ask
+local size = 0
+if mode ~= "reset" or redis.call("TYPE", key).ok == "zset" then
+  size = redis.call("ZCARD", key)
+end
 -- No lease lasts for more than 366 days: what ends later cannot be true, and counts as ended.
 local live, held, far_us, ends_us = 0, 0, now_us + 31622400000000, now_us + lease_us
 if size > 0 then
@@ -34,53 +81,95 @@ if size > 0 then
   end
 end
 room = limit - live
---@ retry
--- The lease whose end makes room, if all before it end as well.
-local dead = redis.call("ZCOUNT", key, "-inf", now_us) + live + at_least - limit - 1
-local freeing = redis.call("ZRANGE", key, dead, dead, "WITHSCORES")
-retry_us = math.floor(freeing[2]) - now_us
---@ charge
-if ends_us - now_us > reset_us then
-  reset_us = ends_us - now_us
-end
---@ renew
-if held > 0 and held == cost then
-  granted = cost
-  if ends_us - now_us > reset_us then
-    reset_us = ends_us - now_us
+--@ end
+
+-- 4. Take it, if it fits.
+if takes or mode == "peek" or mode == "reset" then
+  if room < 0 then
+    room = 0
   end
-end
---@ release
-granted, room = held, room + held
-if held > 0 then
-  -- Of as many as it had, and one more, the last to end that is not its own.
-  local own, latest = {}, redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
-    "LIMIT", 0, held + 1, "WITHSCORES")
-  for unit = 1, cost do
-    own[string.format("%s:%d", id, unit)] = true
+  if room < at_least and held == 0 then
+    delay_us = 0
+    --@ retry
+    -- The lease whose end makes room, if all before it end as well.
+    local dead = redis.call("ZCOUNT", key, "-inf", now_us) + live + at_least - limit - 1
+    local freeing = redis.call("ZRANGE", key, dead, dead, "WITHSCORES")
+    retry_us = math.floor(freeing[2]) - now_us
+    --@ end
+  elseif takes and cost > 0 and held == 0 then
+    granted = cost
+    if room < cost then
+      granted = room
+    end
+    --@ charge
+    if ends_us - now_us > reset_us then
+      reset_us = ends_us - now_us
+    end
+    --@ end
+    room = room - granted
+  elseif takes then
+    granted = held
   end
-  reset_us = 0
-  for place = 1, #latest, 2 do
-    if reset_us == 0 and not own[latest[place]] then
-      reset_us = math.floor(latest[place + 1]) - now_us
+else
+  --@ renew_or_release
+  if mode == "renew" then
+    if held > 0 and held == cost then
+      granted = cost
+      if ends_us - now_us > reset_us then
+        reset_us = ends_us - now_us
+      end
+    end
+  else
+    granted, room = held, room + held
+    if held > 0 then
+      -- Of as many as it had, and one more, the last to end that is not its own.
+      local own, latest = {}, redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
+        "LIMIT", 0, held + 1, "WITHSCORES")
+      for unit = 1, cost do
+        own[string.format("%s:%d", id, unit)] = true
+      end
+      reset_us = 0
+      for place = 1, #latest, 2 do
+        if reset_us == 0 and not own[latest[place]] then
+          reset_us = math.floor(latest[place + 1]) - now_us
+        end
+      end
     end
   end
+  --@ end
+  delay_us, room = 0, math.max(0, math.min(room, limit))
 end
---@ save
-if mode == "release" then
-  for unit = 1, cost do
-    redis.call("ZREM", key, string.format("%s:%d", id, unit))
-  end
-elseif mode == "renew" or held == 0 then
-  -- The new ones first: removing all that there was would take the key's expiry along.
-  for unit = 1, granted do
-    local member = string.format("%s:%d", id, unit)
-    if mode == "renew" then
-      redis.call("ZADD", key, "GT", ends_us, member)
-    else
-      redis.call("ZADD", key, ends_us, member)
+
+-- 5. Save what changed, and let it live for as long as it counts.
+if cost > 0 and mode ~= "peek" and mode ~= "reset" then
+  local ttl_ms = redis.call("PTTL", key)
+  if granted > 0 or heal then
+    --@ save
+    if mode == "release" then
+      for unit = 1, cost do
+        redis.call("ZREM", key, string.format("%s:%d", id, unit))
+      end
+    elseif mode == "renew" or held == 0 then
+      -- The new ones first: removing all that there was would take the key's expiry along.
+      for unit = 1, granted do
+        local member = string.format("%s:%d", id, unit)
+        if mode == "renew" then
+          redis.call("ZADD", key, "GT", ends_us, member)
+        else
+          redis.call("ZADD", key, ends_us, member)
+        end
+      end
+      redis.call("ZREMRANGEBYSCORE", key, "-inf", now_us)
+      redis.call("ZREMRANGEBYSCORE", key, far_us + 1, "+inf")
     end
+    --@ end
   end
-  redis.call("ZREMRANGEBYSCORE", key, "-inf", now_us)
-  redis.call("ZREMRANGEBYSCORE", key, far_us + 1, "+inf")
+  if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
+    redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
+  end
+elseif mode == "reset" then
+  redis.call("DEL", key)
 end
+
+-- 6. Answer.
+return {granted, room, retry_us, reset_us, delay_us, now_us}

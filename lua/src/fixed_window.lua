@@ -4,7 +4,7 @@ at most limit in each window; a window opens at the first admitted hit
 hash, shared with the subject's other policies; field -> (start_us, used),
 two doubles
 --@ arguments
-field text       the policy's field in the hash
+field            the policy's field in the hash
 limit            cost that one window admits
 period_us        length of a window
 aligned          1: windows end at multiples of the period since 1970; 0: see above

@@ -4,7 +4,7 @@ at most limit in any window of one period, to the microsecond
 list of integer microseconds, one for each unit of cost, the oldest first,
 never decreasing
 --@ arguments
-field text       the policy's name; not used, since the list's own key ends in it
+field            the policy's name; not used, since the list's own key ends in it
 limit            cost that any window admits; a call's own cost is at most 4000
 period_us        length of the window
 --@ check

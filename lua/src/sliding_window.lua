@@ -5,7 +5,7 @@ that the window still covers
 hash, shared with the subject's other policies; field -> (start_us, current, previous),
 three doubles
 --@ arguments
-field text       the policy's field in the hash
+field            the policy's field in the hash
 limit            cost that one window admits
 period_us        length of a window
 unit_us          time is read in whole units: ceil(limit * period_us / 2^52), so that products are exact

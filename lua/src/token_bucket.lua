@@ -6,7 +6,7 @@ and four bytes: the time at which the bucket is full if nobody takes more, and i
 many seconds, rounded up, the largest fills that may owe so much; then (part, parts),
 two doubles, where a fraction is left: it is full at full_us + part / parts
 --@ arguments
-field text       the policy's field in the hash
+field            the policy's field in the hash
 limit            units that the bucket holds (its burst)
 period_us        the period of the rate; only bounds how far ahead a stored time can be true
 t_us             whole microseconds in which one unit drips in

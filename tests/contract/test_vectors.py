@@ -41,7 +41,7 @@ def test_names_are_unique_and_every_script_has_vectors():
     assert all(count == 1 for count in Counter(v["name"] for v in VECTORS).values())
     tested, there = {v["script"] for v in VECTORS}, {path.stem for path in scripts.V1.glob("*.lua")}
     missing = ", ".join(sorted(there - tested))
-    assert not missing, f"no vectors for {missing}: add them to lua/src/vectors.py, then make lua"
+    assert not missing, f"no vectors for {missing}: add lua/src/vectors/<name>.txt, then make lua"
     assert tested == there
 
 

@@ -21,6 +21,7 @@ from limiter import settings as ours
 from limiter.asgi import LimiterMiddleware
 from limiter.web.headers import FORMS
 from limiter.web.identity import ADDRESS_FROM
+from limiter.web.wiring import GuardSettings
 from tests.asgi.support import ask as ask_asgi
 from tests.asgi.support import in_a_loop
 from tests.service.support import ROOT
@@ -180,7 +181,8 @@ def test_the_functions_say_for_whom_and_how_much() -> None:
 
 def test_the_table_names_every_argument() -> None:
     """And every choice."""
-    arguments = set(inspect.signature(LimiterMiddleware).parameters) - {"app", "limits"}
+    own = {*inspect.signature(LimiterMiddleware).parameters} - {"app", "limits", "settings"}
+    arguments = own | GuardSettings.__optional_keys__
     rows = re.findall(r"^\| (`.*?) \|", PAGE, re.M)
 
     assert arguments - {"prefix", "local_share", "connect_timeout", "key_secret"} <= set(

@@ -12,7 +12,17 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from limiter import InvalidPolicy, InvalidSetting
 from limiter.flask import FlaskLimiter
 from tests.flask.support import statuses
-from tests.flask.test_compat import OURS, THEIRS, Library, answers, limiter, quiet, route, saying
+from tests.flask.test_compat import (
+    OURS,
+    THEIRS,
+    Library,
+    answers,
+    both,
+    limiter,
+    quiet,
+    route,
+    saying,
+)
 
 __all__ = ["quiet"]
 
@@ -22,18 +32,12 @@ def found(write: Any, *calls: str) -> list[list[int]]:
     return [[answer.status_code for answer in each] for each in answers(write, *calls)]
 
 
-def test_the_default_beside_a_helper_s_limit() -> None:
+@both("200 /a, 2 x 429|200 /a", fields=())
+def test_the_default_beside_a_helper_s_limit(library: Library, app: Flask) -> None:
     """Difference: from the second request on, theirs takes the helper's for the view's; ours does not."""
-
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app, default_limits=["1/minute"])
-        helper = limits.limit("3/minute")(saying("help"))
-        route(app, "/a", lambda: helper())
-
-    mine, others = answers(write, *["/a"] * 3)
-
-    assert [answer.status_code for answer in mine] == [200, 429, 429]
-    assert [answer.status_code for answer in others] == [200, 200, 200]
+    limits = limiter(library, app, default_limits=["1/minute"])
+    helper = limits.limit("3/minute")(saying("help"))
+    route(app, "/a", lambda: helper())
 
 
 def test_what_a_view_s_own_response_says() -> None:
@@ -102,13 +106,11 @@ def test_a_store_that_refuses(store: str) -> None:
     assert found(write, "/swallow", "/fallback") == [[503, 503], [200, 200]]
 
 
-def test_a_mistake_in_what_is_told_of_a_breach() -> None:
-    def write(library: Library, app: Flask) -> None:
-        more = {"swallow_errors": True, "on_breach": lambda _: [][0]}
-        limiter(library, app, default_limits=["1/minute"], **more)
-        route(app, "/a")
-
-    assert found(write, "/a", "/a") == [[200, 500], [200, 429]]
+@both("200 /a, 500|429 /a", fields=())
+def test_a_mistake_in_what_is_told_of_a_breach(library: Library, app: Flask) -> None:
+    more = {"swallow_errors": True, "on_breach": lambda _: [][0]}
+    limiter(library, app, default_limits=["1/minute"], **more)
+    route(app, "/a")
 
 
 @pytest.mark.parametrize("limit", ["0/minute", "4/minute;6/minute"])
@@ -146,39 +148,30 @@ def test_a_log_of_more_than_it_holds() -> None:
         limiter(OURS, Flask("app"), default_limits=["1000000/day"], strategy=other)
 
 
-def test_what_a_denial_costs() -> None:
+@both("2 x 200 /a?cost=2, 429 /a?cost=2, 200|429 /a?cost=1, 429 /a?cost=1", fields=())
+def test_what_a_denial_costs(library: Library, app: Flask) -> None:
     """Theirs counts, by fixed window, what it denies; ours nothing, so that what fits still passes."""
-
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app)
-        costly = limits.limit("5/minute", cost=lambda: int(request.args["cost"]))
-        route(app, "/a", costly(saying("a")))
-
-    calls = [f"/a?cost={cost}" for cost in (2, 2, 2, 1, 1)]
-    assert found(write, *calls) == [[200, 200, 429, 200, 429], [200, 200, 429, 429, 429]]
+    limits = limiter(library, app)
+    costly = limits.limit("5/minute", cost=lambda: int(request.args["cost"]))
+    route(app, "/a", costly(saying("a")))
 
 
-def test_a_limit_above_the_route() -> None:
+@both("3 x 200 /a, 429|200 /a", fields=())
+def test_a_limit_above_the_route(library: Library, app: Flask) -> None:
     """The route has the function without it: theirs has no limit then; ours the default, and a warning."""
+    limits = limiter(library, app, default_limits=["3/minute"])
 
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app, default_limits=["3/minute"])
-
-        @limits.limit("1/minute")
-        @app.get("/a")
-        def view() -> str:
-            return "a"
-
-    assert found(write, *["/a"] * 4) == [[200, 200, 200, 429], [200, 200, 200, 200]]
+    @limits.limit("1/minute")
+    @app.get("/a")
+    def view() -> str:
+        return "a"
 
 
-def test_one_scope_twice_on_a_view() -> None:
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app)
-        inner = limits.shared_limit("9/hour", scope="s")(saying("a"))
-        route(app, "/a", limits.shared_limit("5/minute", scope="s")(inner))
-
-    assert found(write, "/a") == [[500], [200]]
+@both("500|200 /a", fields=())
+def test_one_scope_twice_on_a_view(library: Library, app: Flask) -> None:
+    limits = limiter(library, app)
+    inner = limits.shared_limit("9/hour", scope="s")(saying("a"))
+    route(app, "/a", limits.shared_limit("5/minute", scope="s")(inner))
 
 
 def test_what_a_limit_says_of_itself() -> None:
@@ -270,12 +263,10 @@ def test_how_long_a_sliding_window_denies(
     assert waits[1] <= 60
 
 
-def test_the_redirect_of_a_missing_slash() -> None:
-    def write(library: Library, app: Flask) -> None:
-        limiter(library, app, application_limits=["2/minute"])
-        app.add_url_rule("/a/", "a", saying("a"))
-
-    assert found(write, "/a", "/a/", "/a", "/a/") == [[308, 200, 429, 429], [308, 200, 308, 200]]
+@both("308 /a, 200 /a/, 429|308 /a, 429|200 /a/", fields=())
+def test_the_redirect_of_a_missing_slash(library: Library, app: Flask) -> None:
+    limiter(library, app, application_limits=["2/minute"])
+    app.add_url_rule("/a/", "a", saying("a"))
 
 
 def test_a_server_on_a_unix_socket() -> None:

@@ -17,6 +17,7 @@ from tests.flask.test_compat import (
     THEIRS,
     Library,
     answers,
+    both,
     limiter,
     quiet,
     route,
@@ -82,11 +83,15 @@ def test_a_view_that_is_exempt(names: str | None, override: bool, whole: int, ea
     same(write, *[path for path in paths for _ in range(5)], fields=())
 
 
-PAIRS = [*itertools.product(FLAGS[:4], FLAGS), *itertools.product(FLAGS[4:], FLAGS[:2])]
+#: Flags of the outer blueprint, of the inner one, and whether this one's limit overrides the other's.
+PAIRS = [
+    *itertools.product(FLAGS[:4], FLAGS, [True]),
+    *itertools.product(FLAGS[4:], FLAGS[:2], [True]),
+    *itertools.product(FLAGS[:4], FLAGS[:4], [False]),
+]
 
 
-@pytest.mark.parametrize(("outside", "inside"), PAIRS, ids=str)
-@pytest.mark.parametrize("override", [True, False])
+@pytest.mark.parametrize(("outside", "inside", "override"), PAIRS, ids=str)
 @pytest.mark.parametrize(("whole", "each"), FACTORS)
 def test_blueprints_that_are_exempt(
     outside: str | None, inside: str | None, override: bool, whole: int, each: int
@@ -132,21 +137,18 @@ def test_three_blueprints_on_each_other(override: bool) -> None:
     assert same(write, *["/outer/middle/inner/a"] * 3, fields=()) == [200, 200, 429]
 
 
-def test_a_limit_of_other_methods() -> None:
+@both("2 x 200 /posts, 429 /posts, 200 POST /posts", fields=())
+@both("200 /gets, 2 x 200 HEAD /gets, 429 /gets")
+def test_a_limit_of_other_methods(library: Library, app: Flask) -> None:
     """Beside it holds the default, and not the blueprint's limit; HEAD is not GET."""
-
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app, default_limits=["2/minute"])
-        shop = Blueprint("shop", "shop")
-        limits.limit("1/minute")(shop)
-        posts = limits.limit("4/minute", methods=["POST"])
-        shop.add_url_rule("/posts", "posts", posts(saying("posts")), methods=["GET", "POST"])
-        gets = limits.limit("1/minute", methods=["get"])
-        shop.add_url_rule("/gets", "gets", gets(saying("gets")))
-        app.register_blueprint(shop)
-
-    assert same(write, *["/posts"] * 3, "POST /posts", fields=()) == [200, 200, 429, 200]
-    assert same(write, "/gets", "HEAD /gets", "HEAD /gets", "/gets") == [200, 200, 200, 429]
+    limits = limiter(library, app, default_limits=["2/minute"])
+    shop = Blueprint("shop", "shop")
+    limits.limit("1/minute")(shop)
+    posts = limits.limit("4/minute", methods=["POST"])
+    shop.add_url_rule("/posts", "posts", posts(saying("posts")), methods=["GET", "POST"])
+    gets = limits.limit("1/minute", methods=["get"])
+    shop.add_url_rule("/gets", "gets", gets(saying("gets")))
+    app.register_blueprint(shop)
 
 
 def test_options_that_flask_answers_by_itself() -> None:
@@ -163,44 +165,38 @@ def test_options_that_flask_answers_by_itself() -> None:
     assert same(write, *["OPTIONS /own"] * 10, fields=()) == [200] * 9 + [429]
 
 
-def test_a_view_s_limits_are_asked_when_it_is_called() -> None:
+@both("3 x 401 /a, 2 x 200 /a?user=1, 429 /a?user=1", fields=())
+@both("200 /says?user=1/hour, 429 /says?user=1/hour", fields=())
+@both(
+    "4 x 403 /name?user=1, 200 /name?user=1&name=1, 429 /name?user=1&name=1, 200 /name?user=1&name=2",
+    fields=(),
+)
+def test_a_view_s_limits_are_asked_when_it_is_called(library: Library, app: Flask) -> None:
     """What later hooks and other decorators have found out is known; whom these stop is not charged."""
+    limits = limiter(library, app, default_limits=["9/minute"])
 
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app, default_limits=["9/minute"])
+    def by_user(view: Any) -> Any:
+        return limits.limit("2/minute", key_func=lambda: g.user)(view)
 
-        def by_user(view: Any) -> Any:
-            return limits.limit("2/minute", key_func=lambda: g.user)(view)
+    @app.before_request
+    def login() -> tuple[str, int] | None:
+        g.user = request.args.get("user")
+        return None if g.user else ("who?", 401)
 
-        @app.before_request
-        def login() -> tuple[str, int] | None:
-            g.user = request.args.get("user")
-            return None if g.user else ("who?", 401)
+    def named(view: Any) -> Any:
+        def inside() -> Any:
+            g.name = request.args.get("name")
+            return view() if g.name else ("name?", 403)
 
-        def named(view: Any) -> Any:
-            def inside() -> Any:
-                g.name = request.args.get("name")
-                return view() if g.name else ("name?", 403)
+        inside.__name__ = inside.__qualname__ = view.__name__
+        inside.__dict__.update(vars(view))
+        return inside
 
-            inside.__name__ = inside.__qualname__ = view.__name__
-            inside.__dict__.update(vars(view))
-            return inside
-
-        route(app, "/a", by_user(saying("a")))
-        says = limits.limit(lambda: g.user)
-        route(app, "/says", says(saying("says")))
-        by_name = limits.limit("1/minute", key_func=lambda: g.name)
-        route(app, "/name", limits.limit("3/minute")(named(by_name(saying("name")))))
-
-    assert same(write, "/a", "/a", "/a", "/a?user=1", "/a?user=1", "/a?user=1", fields=()) == [
-        *[401] * 3,
-        200,
-        200,
-        429,
-    ]
-    assert same(write, *["/says?user=1/hour"] * 2, fields=()) == [200, 429]
-    calls = [*["/name?user=1"] * 4, *["/name?user=1&name=1"] * 2, "/name?user=1&name=2"]
-    assert same(write, *calls, fields=()) == [403, 403, 403, 403, 200, 429, 200]
+    route(app, "/a", by_user(saying("a")))
+    says = limits.limit(lambda: g.user)
+    route(app, "/says", says(saying("says")))
+    by_name = limits.limit("1/minute", key_func=lambda: g.name)
+    route(app, "/name", limits.limit("3/minute")(named(by_name(saying("name")))))
 
 
 def test_each_call_of_a_helper_counts() -> None:
@@ -340,32 +336,24 @@ def test_check_asks_a_view_s_limits_too() -> None:
     assert [answer.status_code for answer in ask(app, *["/a"] * 3)] == [200, 200, 429]
 
 
-def test_settings_that_say_nothing() -> None:
+@both("200 /a, 429 /a", fields=())
+@both("200 /a, 200 /b, 200 /c, 200 /d, 429 /e, 429 /f", fields=())
+def test_settings_that_say_nothing(library: Library, app: Flask) -> None:
     """An empty list leaves the limits to the configuration; an empty address is none."""
-
-    def write(library: Library, app: Flask) -> None:
-        app.config.update(
-            RATELIMIT_DEFAULT="1/minute", RATELIMIT_APPLICATION="4/hour", RATELIMIT_STORAGE_URI=""
-        )
-        with pytest.warns(UserWarning, match="memory"):
-            limiter(library, app, default_limits=[], application_limits=[], storage_uri="")
-        route(app, "/a")
-        for name in "bcdef":
-            route(app, f"/{name}")
-
-    assert same(write, "/a", "/a", fields=()) == [200, 429]
-    assert same(write, *[f"/{name}" for name in "abcdef"], fields=()) == [*[200] * 4, 429, 429]
+    app.config.update(
+        RATELIMIT_DEFAULT="1/minute", RATELIMIT_APPLICATION="4/hour", RATELIMIT_STORAGE_URI=""
+    )
+    with pytest.warns(UserWarning, match="memory"):
+        limiter(library, app, default_limits=[], application_limits=[], storage_uri="")
+    route(app, "/a")
+    for name in "bcdef":
+        route(app, f"/{name}")
 
 
-def test_keys_that_a_function_says() -> None:
+@both("200 /a, 200 /b, 200 /c, 200 /d, 200 /e, 429 /a, 429 /b, 429 /c, 429 /d, 429 /e")
+def test_keys_that_a_function_says(library: Library, app: Flask) -> None:
     """Theirs takes anything, as text."""
-
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app)
-        says = {"float": 1.5, "true": True, "tuple": ("a", None), "bytes": b"a", "id": ID}
-        for name, said in says.items():
-            by_key = limits.limit("1/minute", key_func=lambda said=said: said)
-            route(app, f"/{name}", by_key(saying(name)))
-
-    calls = [f"/{name}" for name in ("float", "true", "tuple", "bytes", "id")]
-    assert same(write, *calls, *calls) == [200] * 5 + [429] * 5
+    limits = limiter(library, app)
+    for name, said in zip("abcde", (1.5, True, ("a", None), b"a", ID), strict=True):
+        by_key = limits.limit("1/minute", key_func=lambda said=said: said)
+        route(app, f"/{name}", by_key(saying(name)))

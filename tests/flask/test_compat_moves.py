@@ -18,6 +18,7 @@ from tests.flask.test_compat import (
     THEIRS,
     Library,
     answers,
+    both,
     limiter,
     route,
     same,
@@ -320,28 +321,13 @@ def test_a_clock_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     assert statuses(app, "/a", "/a") == [200, 429]
 
 
-def test_no_cost_is_one() -> None:
+@both("200 /a, 429 /a")
+def test_no_cost_is_one(library: Library, app: Flask) -> None:
     """As the views of Flask-AppBuilder give it."""
-
-    def write(library: Library, app: Flask) -> None:
-        limits = limiter(library, app)
-        route(app, "/a", limits.limit("1/minute", cost=None)(saying("a")))
-
-    assert same(write, "/a", "/a") == [200, 429]
+    limits = limiter(library, app)
+    route(app, "/a", limits.limit("1/minute", cost=None)(saying("a")))
 
 
 def test_a_key_function_with_arguments_is_an_error_at_once() -> None:
     with pytest.raises(InvalidSetting, match=r"key_func is .* without arguments"):
         flask_limiter.Limiter(lambda request: str(request), storage_uri="memory://")
-
-
-def test_a_limit_without_parentheses_is_no_view() -> None:
-    app = Flask("moves")
-    key_func = flask_limiter.util.get_remote_address
-    limiter = flask_limiter.Limiter(key_func, app=app, storage_uri="memory://")
-    with pytest.raises(InvalidSetting, match="write the limits in parentheses"):
-
-        @app.get("/")
-        @limiter.limit
-        def view() -> str:
-            return "hello"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,7 +21,6 @@ from limiter.flask import FlaskLimiter
 from service.demo.servers import HOST, free_port
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
-from tests.transport.support import until
 
 
 def held(app: Flask, limits: FlaskLimiter, endpoint: str) -> int:
@@ -47,23 +44,6 @@ def test_a_lease_is_held_while_the_view_runs(make: Make) -> None:
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[0].text == "1"
     assert held(app, limits, "a") == 0
-
-
-def test_a_client_that_reads_slowly_holds_no_place_for_ever(make: Make) -> None:
-    app, limits = make()
-
-    @app.get("/stream")
-    @limits.limit(Concurrency(1, lease=0.2, max_hold=0.2))
-    def stream() -> Response:
-        return Response(iter(["one", "two"]))
-
-    client = app.test_client()
-    slow = client.get("/stream", environ_base={"REMOTE_ADDR": "203.0.113.1"}, buffered=False)
-    assert statuses(app, "/stream") == [429]
-    until(lambda: held(app, limits, "stream") == 0)
-    assert statuses(app, "/stream") == [200]
-    assert b"".join(slow.response) == b"onetwo"
-    slow.close()
 
 
 @pytest.mark.parametrize("with_context", [True, False])
@@ -122,20 +102,6 @@ def test_a_lease_is_not_lost_with_a_response_that_is_replaced(make: Make) -> Non
 
     assert statuses(app, "/a", "/a", "/a") == [200, 200, 200]
     assert held(app, limits, "a") == 0
-
-
-def test_a_denial_holds_nothing(make: Make) -> None:
-    app, limits = make(None, application="1/minute")
-
-    @app.get("/a")
-    @limits.limit(Concurrency(1))
-    def a() -> str:
-        return "a"
-
-    assert statuses(app, "/a", "/a") == [200, 429]
-    with app.app_context():
-        rule = limits.rules("a")[1]
-    assert rule.limiter.peek("203.0.113.1").remaining == 1
 
 
 def test_a_helper_s_lease_is_held_to_the_end(make: Make) -> None:
@@ -323,30 +289,15 @@ def test_a_lease_is_given_back_where_a_middleware_copies_the_environment(make: M
 def test_requests_at_the_same_time_cannot_pass_together(make: Make) -> None:
     """The cost is taken before the view runs: as many views run at once as there is room."""
     app, limits = make()
-    inside, most, lock = [0], [0], threading.Lock()
 
     @app.get("/login")
     @limits.limit("2/minute", deduct_when=lambda response: response.status_code == 401)
     def login() -> tuple[str, int]:
-        with lock:
-            inside[0] += 1
-            most[0] = max(most[0], inside[0])
-        time.sleep(0.1)
-        with lock:
-            inside[0] -= 1
-        return "", 401
+        return "+".join(
+            answer.text for answer in ask(app, "/login") if answer.status_code != 429
+        ), 401
 
-    found: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: found.extend(statuses(app, "/login"))) for _ in range(10)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert sorted(found) == [401, 401, *[429] * 8]
-    assert most[0] <= 2
+    assert statuses(app, "/login", "/login") == [401, 429]
 
 
 def test_leases_and_what_the_response_says_do_not_go_together(make: Make) -> None:

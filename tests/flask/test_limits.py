@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -153,9 +153,6 @@ def test_a_policy_file_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
         {"observe": 5},
         {"on_denied": 5},
         {"enabled": "false"},
-        {"key": "shoe size"},
-        {"key": 3},
-        {"exempt_when": True},
         {"algorithm": "magic"},
     ],
 )
@@ -164,10 +161,18 @@ def test_a_wrong_argument_stops_the_start(more: dict[str, Any]) -> None:
         FlaskLimiter(Flask("app"), store="memory://", **more)
 
 
+def test_an_unknown_argument_is_an_error_at_once() -> None:
+    with pytest.raises(TypeError, match="'stoer'"):
+        FlaskLimiter(stoer="memory://")  # type: ignore[call-arg]
+    limits = FlaskLimiter(default=None, store="memory://")
+    for declare in (limits.limit, partial(limits.shared_limit, scope="s")):
+        with pytest.raises(TypeError, match="'message'"):
+            declare("1/minute", message="slower")
+
+
 @pytest.mark.parametrize(
     ("limits", "more", "error"),
     [
-        ("5 per fortnight", {}, InvalidPolicy),
         (5, {}, InvalidPolicy),
         ("5/minute", {"cost": -1}, ValueError),
         ("5/minute", {"cost": True}, ValueError),
@@ -177,17 +182,13 @@ def test_a_wrong_argument_stops_the_start(more: dict[str, Any]) -> None:
         ("5/minute", {"methods": ["FOO BAR"]}, InvalidSetting),
         ("5/minute", {"methods": 5}, InvalidSetting),
         ("5/minute", {"shadow": "no"}, InvalidSetting),
-        ("5/minute", {"key": "shoe size"}, InvalidSetting),
-        ("5/minute", {"exempt_when": True}, InvalidSetting),
         ("5/minute", {"unidentified": "guess"}, InvalidSetting),
         ("5/minute", {"percent": "50"}, InvalidSetting),
-        ("5/minute", {"percent": True}, InvalidSetting),
         ("5/minute", {"percent": -1}, InvalidSetting),
         ("5/minute", {"percent": 101}, InvalidSetting),
         ("5/minute", {"percent": float("nan")}, InvalidSetting),
         ([], {}, InvalidPolicy),
         (["5/minute"], {}, InvalidPolicy),
-        ("5/minute", {"on_denied": "no"}, InvalidSetting),
     ],
 )
 def test_a_wrong_limit_is_refused_where_it_is_declared(
@@ -247,7 +248,8 @@ def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) 
     assert answers[-1].headers["RateLimit-Policy"] == (
         '"application";q=100;w=60, "a";q=50;w=3600, "a-2";q=2;w=60, "all";q=70;w=3600'
     )
-    left = [part.split("r=")[1].split(";")[0] for part in _items(answers[-1].headers["RateLimit"])]
+    parts = answers[-1].headers["RateLimit"].split(", ")
+    left = [part.split("r=")[1].split(";")[0] for part in parts]
     assert left == ["98", "48", "0", "68"]
 
 
@@ -256,10 +258,6 @@ def _calls(client: Any) -> int:
     return sum(
         stats.get(name, {"calls": 0})["calls"] for name in ("cmdstat_evalsha", "cmdstat_eval")
     )
-
-
-def _items(text: str) -> list[str]:
-    return text.split(", ")
 
 
 def test_a_shared_limit_counts_its_routes_together(make: Make) -> None:
@@ -283,13 +281,9 @@ def test_a_scope_may_be_said_of_each_request() -> None:
     by_host = limits.shared_limit("1/minute", scope=lambda _: request.host)
     app.add_url_rule("/a", "a", by_host(hello))
     app.add_url_rule("/b", "b", by_host(lambda: "b"))
-    client = app.test_client()
 
-    def status(path: str, host: str) -> int:
-        peer = {"REMOTE_ADDR": "203.0.113.1"}
-        return client.get(path, headers={"Host": host}, environ_base=peer).status_code
-
-    assert [status("/a", "one"), status("/a", "two"), status("/b", "one")] == [200, 200, 429]
+    assert statuses(app, "/a", host="one") + statuses(app, "/a", host="two") == [200, 200]
+    assert statuses(app, "/b", host="one") == [429]
     with app.app_context():
         names = {rule.limiter.name for path in "ab" for rule in limits.rules(path)}
     assert len(names) == 1
@@ -554,13 +548,8 @@ def test_exempt_by_what_a_function_says(make: Make) -> None:
     own = limits.limit("1/minute", exempt_when=lambda: "mine" in request.args)
     app.add_url_rule("/own", "own", own(hello))
 
-    assert statuses(app, "/own?free", "/own?free", "/own?mine", "/own", "/own") == [
-        200,
-        200,
-        200,
-        200,
-        429,
-    ]
+    assert statuses(app, "/own?free", "/own?free", "/own?mine") == [200] * 3
+    assert statuses(app, "/own", "/own") == [200, 429]
 
 
 def test_static_files_and_preflights_are_free_unless_told(store: str, subject: str) -> None:
@@ -619,15 +608,8 @@ def test_a_limit_that_changes_keeps_its_count(make: Make) -> None:
     says = limits.limit(lambda: request.args["limit"])
     app.add_url_rule("/a", "a", says(hello))
 
-    calls = ["2/minute", "2/minute", "2/minute", "4/minute", "4/minute", "4/minute"]
-    assert statuses(app, *[f"/a?limit={limit}" for limit in calls]) == [
-        200,
-        200,
-        429,
-        200,
-        200,
-        429,
-    ]
+    for limit in ("2/minute", "4/minute"):
+        assert statuses(app, *[f"/a?limit={limit}"] * 3) == [200, 200, 429]
 
 
 def test_so_many_limiters_stand_behind_a_function_and_no_more(make: Make) -> None:
@@ -681,19 +663,19 @@ def test_keys(make: Make) -> None:
 
 
 def test_callers_are_told_apart_by_what_trusted_proxies_say(make: Make) -> None:
-    app, _ = make("1/minute", trusted=["10.0.0.0/8"])
+    app, _ = make("1/minute", trusted=["10.0.0.0/8", "unix"])
     app.add_url_rule("/a", "a", hello)
-    client = app.test_client()
 
-    def status(peer: str, forwarded: str) -> int:
-        headers = {"X-Forwarded-For": forwarded}
-        return client.get("/a", headers=headers, environ_base={"REMOTE_ADDR": peer}).status_code
-
-    assert status("10.0.0.1", "203.0.113.1") == 200
-    assert status("10.0.0.1", "198.51.100.1, 203.0.113.1") == 429
-    assert status("10.0.0.1", "203.0.113.2") == 200
-    assert status("192.0.2.9", "203.0.113.3") == 200
-    assert status("192.0.2.9", "203.0.113.4") == 429
+    for peer, forwarded, status in [
+        ("10.0.0.1", "203.0.113.1", 200),
+        ("10.0.0.1", "198.51.100.1, 203.0.113.1", 429),
+        ("10.0.0.1", "203.0.113.2", 200),
+        ("192.0.2.9", "203.0.113.3", 200),
+        ("192.0.2.9", "203.0.113.4", 429),
+        ("", "203.0.113.5", 200),  # a proxy on a Unix socket
+        ("", "203.0.113.5", 429),
+    ]:
+        assert statuses(app, "/a", address=peer, x_forwarded_for=forwarded) == [status]
 
 
 def test_each_application_trusts_its_own_proxies() -> None:
@@ -701,35 +683,11 @@ def test_each_application_trusts_its_own_proxies() -> None:
     limits = FlaskLimiter(default="1/minute", store="memory://")
     apps = [Flask("one"), Flask("two")]
     apps[0].config["LIMITER_TRUSTED_PROXIES"] = "10.0.0.0/8"
-    for app in apps:
+    for app, status in zip(apps, (200, 429), strict=True):
         limits.init_app(app)
         app.add_url_rule("/a", "a", hello)
-
-    def found(app: Flask) -> list[int]:
-        return [
-            app.test_client()
-            .get(
-                "/a",
-                headers={"X-Forwarded-For": client},
-                environ_base={"REMOTE_ADDR": "10.0.0.1"},
-            )
-            .status_code
-            for client in ("203.0.113.1", "203.0.113.2")
-        ]
-
-    assert [found(app) for app in apps] == [[200, 200], [200, 429]]
-
-
-def test_proxies_may_come_by_a_socket() -> None:
-    app, _ = local("1/minute", trusted=["unix", "10.0.0.0/8"])
-    app.add_url_rule("/a", "a", hello)
-    client = app.test_client()
-    found = [
-        client.get("/a", headers={"X-Forwarded-For": one}, environ_base={"REMOTE_ADDR": ""})
-        for one in ("203.0.113.1", "203.0.113.2", "203.0.113.1")
-    ]
-
-    assert [answer.status_code for answer in found] == [200, 200, 429]
+        assert statuses(app, "/a", address="10.0.0.1", x_forwarded_for="203.0.113.1") == [200]
+        assert statuses(app, "/a", address="10.0.0.1", x_forwarded_for="203.0.113.2") == [status]
 
 
 def test_an_application_is_freed() -> None:

@@ -68,9 +68,9 @@ def agrees(algorithm: str) -> Check:
 
 LIFE = 'redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)'
 SHORTER = "if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then"
-SINGLE, SEVERAL = "single.template.lua", "several.template.lua"
+SINGLE, SEVERAL, PARTS = "templates/rate.lua", "templates/several.lua", "templates/parts.lua"
 WINDOW, LOG, BUCKET = "fixed_window.lua", "sliding_log.lua", "token_bucket.lua"
-SLIDING, LEASES, JOIN = "sliding_window.lua", "concurrency.lua", "join.py"
+SLIDING, LEASES = "sliding_window.lua", "concurrency.lua"
 
 MUTANTS = [
     Mutant(
@@ -111,7 +111,7 @@ MUTANTS = [
     ),
     Mutant(
         "peek takes", "H12b", SINGLE,
-        'local takes = mode == "{take}"', 'local takes = mode == "{take}" or mode == "peek"',
+        'local takes = mode == "hit"', 'local takes = mode == "hit" or mode == "peek"',
         lambda url: calls.check_nothing_written(url, "sliding_log"),
     ),
     Mutant(
@@ -131,14 +131,14 @@ MUTANTS = [
     ),
     Mutant(
         "a cost that is nan denies nothing", "H18", SINGLE,
-        "at_least >= 0 and at_least <= cost and cost <= limit\n  {check}\n"
+        "at_least >= 0 and at_least <= cost and cost <= limit\n  {{checked}}\n"
         "  and now_us % 1 + cost % 1 + at_least % 1 == 0) then",
-        "not (at_least < 0 or at_least > cost or cost > limit)\n  {check}) then",
+        "not (at_least < 0 or at_least > cost or cost > limit)\n  {{checked}}) then",
         shows("a cost that is nan"),
     ),
     Mutant(
         "at_least is not looked at", "H21", SINGLE,
-        "ARGV[{last}] and ARGV[{last}] + 0 or cost", "cost", shows("at_least takes what is there"),
+        "ARGV[{{last}}] and ARGV[{{last}}] + 0 or cost", "cost", shows("at_least takes what is there"),
     ),
     Mutant(
         "one more than the limit", "H10", WINDOW,
@@ -267,7 +267,7 @@ MUTANTS = [
         'fits = fits and shadow == "1"', "fits = false", shows("several: a shadow policy without"),
     ),
     Mutant(
-        "a debt without end", "H21", JOIN,
+        "a debt without end", "H21", PARTS,
         "granted = math.max(0, math.min(cost, room + limit))", "granted = cost",
         shows("settle makes no more debt"),
     ),
@@ -349,11 +349,11 @@ MUTANTS = [
         shows("concurrency: and not a microsecond longer"),
     ),
     Mutant(
-        "leases without expiry", "H107", SINGLE, SHORTER, "if false then",
+        "leases without expiry", "H107", LEASES, SHORTER, "if false then",
         lambda url: calls.check_charge_gives_life(url, "concurrency"),
     ),
     Mutant(
-        "a set that lives as long as the last lease that was taken", "H107", SINGLE,
+        "a set that lives as long as the last lease that was taken", "H107", LEASES,
         f"{SHORTER}\n    {LIFE}",
         'if granted > 0 then\n    redis.call("PEXPIRE", key, ARGV[6] / 1000 + slack_ms + 1000)',
         shows("concurrency: renew makes nothing shorter"),

@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+import redis.asyncio
 import trustme
 
 from limiter import Limiter
@@ -22,7 +25,7 @@ from service.demo.servers import (
     supports_tls,
 )
 from tests.proxy import Proxy
-from tests.transport.support import PLENTY, Move, loops
+from tests.transport.support import PLENTY, LoopLimiter, Move, loops
 
 MakeLimiter = Callable[..., Limiter]
 MakeServer = Callable[..., Server]
@@ -39,6 +42,40 @@ def make_limiter() -> Iterator[MakeLimiter]:
             return limiter
 
         yield make
+
+
+class Maker:
+    """Makes limiters of one kind: for threads, or for an event loop, whose calls then wait for it."""
+
+    def __init__(self, kind: str, stack: ExitStack) -> None:
+        self._kind, self._stack = kind, stack
+        self.redis: Any = redis if kind == "threads" else redis.asyncio
+        """The half of redis-py whose clients they take."""
+
+    def client(self, make: str, *given: Any, **settings: Any) -> Any:
+        """A client of that half, made by ``make``."""
+        client = attrgetter(make)(self.redis)(*given, **settings)
+        if self._kind == "threads":  # the other one connects in an event loop, which it never sees
+            self._stack.callback(client.close)
+        return client
+
+    def __call__(self, store: Any, limits: Any = PLENTY, **settings: Any) -> Any:
+        """A limiter, which is closed in the end."""
+        settings = {"timeout": 2.0, **settings}
+        if self._kind == "threads":
+            limiter = Limiter(limits, store=store, **settings)
+            self._stack.callback(limiter.close)
+            return limiter
+        in_loop = LoopLimiter(self._kind, limits, store, **settings)
+        self._stack.callback(in_loop.end)
+        return in_loop
+
+
+@pytest.fixture(params=["threads", *loops()])
+def make_any(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    """As ``make_limiter``, for threads and for each kind of event loop that is installed."""
+    with ExitStack() as stack:
+        yield Maker(request.param, stack)
 
 
 @pytest.fixture

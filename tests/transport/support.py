@@ -27,6 +27,7 @@ from limiter import (
     StoreUnavailable,
     TokenBucket,
 )
+from limiter.aio import AsyncLimiter
 from limiter.keys import KeySpeller
 from limiter.plan import Plan
 from limiter.policies import Policy
@@ -63,7 +64,7 @@ def within_deadline(limiter: Limiter, call: Callable[[], Any], timeout: float) -
     """The store does not decide, and that is said in time.
 
     The promise is 1.25 x timeout + 10 ms. On a machine that is kept busy a thread may wait for its
-    turn longer than that, so the best of five has to keep it, and none may take seconds.
+    turn longer than that, so the best of five has to keep it, and none may hang.
     """
     took = []
 
@@ -76,7 +77,7 @@ def within_deadline(limiter: Limiter, call: Callable[[], Any], timeout: float) -
         if took[-1] <= 1.25 * timeout + 0.010:
             break
     assert min(took) <= 1.25 * timeout + 0.010, took
-    assert max(took) <= timeout + 1.0, took
+    assert max(took) <= timeout + 5.0, took
 
 
 def until(condition: Callable[[], Answer], seconds: float = 10.0, every: float = 0.01) -> Answer:
@@ -225,6 +226,10 @@ class Asker:
         await self.transport.load(script_of(self.policies))
         return self
 
+    async def ready(self, key: str, cost: int = 1) -> Decision:
+        """A hit for which a busy machine may need some time: then a connection is ready."""
+        return await self.hit(key, cost, deadline=time.monotonic() + 20)
+
     async def __aenter__(self) -> Asker:
         return self
 
@@ -252,13 +257,16 @@ class Dripping:
         self.url = f"redis://{HOST}:{self._listener.getsockname()[1]}?protocol=2"
         self.connections = 0
         self.ended = threading.Event()
+        self._clients: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept)]
         self._threads[0].start()
 
     def close(self) -> None:
         """Hang up."""
         self.ended.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
+        for end in (self._listener, *self._clients):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for data
         for thread in self._threads:
             thread.join(5)
         self._listener.close()
@@ -270,6 +278,7 @@ class Dripping:
             except OSError:
                 return
             self.connections += 1
+            self._clients.append(client)
             self._threads.append(threading.Thread(target=self._serve, args=(client,)))
             self._threads[-1].start()
 
@@ -317,15 +326,59 @@ def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
     try:
         return loop.run_until_complete(main)
     finally:
-        left = asyncio.all_tasks(loop)
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(_end(left))
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
-        loop.close()
-        gc.collect()
+        end_loop(loop)
         assert not complaints
+
+
+def end_loop(loop: asyncio.AbstractEventLoop) -> None:
+    """As ``asyncio.run`` does in the end; then what was left over complains."""
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.run_until_complete(_end(left))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+    gc.collect()
+
+
+class LoopLimiter:
+    """An ``AsyncLimiter`` that is called as a ``Limiter`` is: each call runs its event loop."""
+
+    def __init__(self, kind: str, limits: Any, store: Any, **settings: Any) -> None:
+        self._loop = new_loop(kind)
+        self._complaints: list[dict[str, Any]] = []
+        self._loop.set_exception_handler(lambda _, context: self._complaints.append(context))
+        self._limiter = AsyncLimiter(limits, store=store, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._limiter, name)
+        if not asyncio.iscoroutinefunction(found):
+            return found
+        return lambda *given, **named: self._loop.run_until_complete(found(*given, **named))
+
+    def open(self) -> LoopLimiter:
+        """As ``Limiter.open``."""
+        self._loop.run_until_complete(self._limiter.open())
+        return self
+
+    def __enter__(self) -> LoopLimiter:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.run_until_complete(self._limiter.close())
+
+    def end(self) -> None:
+        """Close it, and its event loop, of which nothing may be left."""
+        self.close()
+        end_loop(self._loop)
+        assert not self._complaints
+
+
+def slot_table(limiter: Any) -> Any:
+    """The slot table of a limiter of either kind."""
+    transport = limiter._core.transport
+    return getattr(transport, "_last", transport)._table
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
@@ -353,7 +406,7 @@ async def all_in_time(make: Callable[[], Awaitable[Any]], timeout: float, count:
         if worst[-1] <= 1.25 * timeout + 0.010:
             break
     assert min(worst) <= 1.25 * timeout + 0.010, worst
-    assert max(worst) <= timeout + 1.0, worst
+    assert max(worst) <= timeout + 5.0, worst
 
 
 async def soon(condition: Callable[[], Awaitable[Answer]], seconds: float = 10.0) -> Answer:
@@ -365,7 +418,7 @@ async def soon(condition: Callable[[], Awaitable[Answer]], seconds: float = 10.0
     return answer
 
 
-async def decides_soon(asker: Asker, key: str, seconds: float = 3.0) -> None:
+async def decides_soon(asker: Asker, key: str, seconds: float = 10.0) -> None:
     """The store decides again within so many seconds."""
 
     async def decides() -> bool:

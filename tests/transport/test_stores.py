@@ -14,10 +14,11 @@ from urllib.parse import quote
 
 import pytest
 import redis
+import redis.asyncio
+import redis.asyncio.retry
 from redis import connection as redis_connection
+from redis._parsers import _AsyncRESP2Parser, _AsyncRESP3Parser
 from redis.backoff import ExponentialBackoff
-from redis.cluster import ClusterNode
-from redis.retry import Retry
 
 from limiter import Concurrency, InvalidSetting, Limiter, StoreRefused, StoreUnavailable, acl
 from limiter.scripts import COMMANDS
@@ -31,7 +32,7 @@ from service.demo.servers import (
     Server,
 )
 from tests.proxy import Proxy, delay, replace, swallow
-from tests.transport.conftest import MakeLimiter, MakeServer
+from tests.transport.conftest import MakeLimiter, Maker, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
 
 BOTH = [PLENTY, LOG]
@@ -51,42 +52,42 @@ def works(limiter: Limiter, key: str = "u") -> None:
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey", "REDIS"])
-def test_by_url(make_limiter: MakeLimiter, server: Server, subject: str, scheme: str) -> None:
+def test_by_url(make_any: Maker, server: Server, subject: str, scheme: str) -> None:
     """Both names of the protocol, in any case, with a database."""
     url = f"{scheme}://{server.host}:{server.port}/3"
-    works(make_limiter(url, BOTH), subject)
+    works(make_any(url, BOTH), subject)
     client = redis.Redis(host=server.host, port=server.port, db=3)
     assert client.exists(f"rl:{{{subject}}}:default:v1")
     client.close()
 
 
-def test_by_any_server(make_limiter: MakeLimiter, any_store: str, subject: str) -> None:
+def test_by_any_server(make_any: Maker, any_store: str, subject: str) -> None:
     """Valkey and Redis."""
-    works(make_limiter(any_store, [PLENTY, LOG, BUCKET]), subject)
+    works(make_any(any_store, [PLENTY, LOG, BUCKET]), subject)
 
 
 @pytest.mark.parametrize("scheme", ["redis+cluster", "valkey+cluster"])
 def test_by_the_url_of_a_cluster(
-    make_limiter: MakeLimiter, cluster: Cluster, new_subject: Callable[[], str], scheme: str
+    make_any: Maker, cluster: Cluster, new_subject: Callable[[], str], scheme: str
 ) -> None:
     """One node is enough to find the others; a dead one among them does not matter."""
     node = cluster.nodes[1]
     for hosts in (f"{HOST}:{node.port}", f"{HOST}:1,{HOST}:{node.port}"):
-        limiter = make_limiter(f"{scheme}://{hosts}", BOTH)
+        limiter = make_any(f"{scheme}://{hosts}", BOTH)
         for _ in range(10):
             works(limiter, new_subject())
 
 
-def test_by_unix_socket(make_limiter: MakeLimiter, server: Server, subject: str) -> None:
+def test_by_unix_socket(make_any: Maker, server: Server, subject: str) -> None:
     """No port at all."""
-    works(make_limiter(server.unix_url, BOTH), subject)
-    missing = make_limiter("unix:///nowhere/server.sock", timeout=1.0)
+    works(make_any(server.unix_url, BOTH), subject)
+    missing = make_any("unix:///nowhere/server.sock", timeout=1.0)
     with pytest.raises(StoreUnavailable, match=r"store /nowhere/server\.sock"):
         missing.hit("u")
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_by_password(make_limiter: MakeLimiter, make_server: MakeServer, protocol: int) -> None:
+def test_by_password(make_any: Maker, make_server: MakeServer, protocol: int) -> None:
     """In the URL, in the query, over the socket; a wrong or missing one is refused."""
     server = make_server(password=PASSWORD)
     at = f"{HOST}:{server.port}"
@@ -97,14 +98,14 @@ def test_by_password(make_limiter: MakeLimiter, make_server: MakeServer, protoco
         f"redis://{at}?password={quoted}&protocol={protocol}",
         f"unix://:{quoted}@{server.unix_socket}?protocol={protocol}",
     ):
-        works(make_limiter(url, BOTH))
+        works(make_any(url, BOTH))
     for url in (
         f"redis://{at}?protocol={protocol}",
         f"redis://:wrong@{at}?protocol={protocol}",
         f"redis://nobody:{quoted}@{at}?protocol={protocol}",
     ):
         for on_error in ("raise", "allow", "deny"):
-            limiter = make_limiter(url, on_error=on_error)
+            limiter = make_any(url, on_error=on_error)
             with pytest.raises(StoreRefused, match="refused our credentials or rights") as raised:
                 limiter.hit("u")
             assert "hush" not in str(raised.value)
@@ -112,12 +113,12 @@ def test_by_password(make_limiter: MakeLimiter, make_server: MakeServer, protoco
                 limiter.open()
 
 
-def test_a_cluster_by_password(make_limiter: MakeLimiter, guarded: Cluster) -> None:
+def test_a_cluster_by_password(make_any: Maker, guarded: Cluster) -> None:
     """Every node gets the credentials; a wrong one is refused by the slot table already."""
-    limiter = make_limiter(guarded.url, BOTH)
+    limiter = make_any(guarded.url, BOTH)
     for number in range(10):
         works(limiter, f"u{number}")
-    wrong = make_limiter(guarded.url.replace(":hush@", ":wrong@"), on_error="allow")
+    wrong = make_any(guarded.url.replace(":hush@", ":wrong@"), on_error="allow")
     with pytest.raises(StoreRefused):
         wrong.hit("u")
 
@@ -128,7 +129,7 @@ def grant(admin: redis.Redis) -> None:
     admin.execute_command("ACL", "SETUSER", "api", ">hush")
 
 
-def test_by_the_least_rights(make_limiter: MakeLimiter, make_server: MakeServer) -> None:
+def test_by_the_least_rights(make_any: Maker, make_server: MakeServer) -> None:
     """A user with exactly what ``limiter acl`` prints can do everything that we do."""
     server = make_server()
     printed = subprocess.run(
@@ -143,12 +144,12 @@ def test_by_the_least_rights(make_limiter: MakeLimiter, make_server: MakeServer)
     url = f"redis://api:hush@{HOST}:{server.port}"
     for policies in ([PLENTY], [LOG], [BUCKET], [PLENTY, LOG, BUCKET]):
         for protocol in (2, 3):
-            works(make_limiter(f"{url}?protocol={protocol}", policies))
+            works(make_any(f"{url}?protocol={protocol}", policies))
     admin.script_flush()
-    assert make_limiter(url).hit("after a flush")
+    assert make_any(url).hit("after a flush")
     # Nothing else: no other keys, no other commands.
     with pytest.raises(StoreRefused):
-        make_limiter(url, prefix="other").hit("u")
+        make_any(url, prefix="other").hit("u")
     api = redis.Redis.from_url(url)
     for command in ("KEYS *", "FLUSHALL", "GET rl:x", "CONFIG GET *"):
         with pytest.raises(redis.exceptions.NoPermissionError):
@@ -157,13 +158,13 @@ def test_by_the_least_rights(make_limiter: MakeLimiter, make_server: MakeServer)
     admin.close()
 
 
-def test_a_cluster_by_the_least_rights(make_limiter: MakeLimiter, guarded: Cluster) -> None:
+def test_a_cluster_by_the_least_rights(make_any: Maker, guarded: Cluster) -> None:
     """The slot table, and ASKING, are among them."""
     for node in guarded.nodes:
         admin = node.client()
         grant(admin)
         admin.close()
-    limiter = make_limiter(guarded.url.replace("://:", "://api:"), BOTH)
+    limiter = make_any(guarded.url.replace("://:", "://api:"), BOTH)
     for number in range(10):
         works(limiter, f"u{number}")
 
@@ -212,11 +213,11 @@ def _filled(limiter: Limiter, server: Server) -> Any:
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_by_tls(
-    make_limiter: MakeLimiter, tls_server: Server, subject: str, scheme: str, protocol: int
+    make_any: Maker, tls_server: Server, subject: str, scheme: str, protocol: int
 ) -> None:
     """The certificate is checked, and the connections are kept."""
     url = f"{tls_server.url.replace('rediss', scheme)}&protocol={protocol}"
-    limiter = make_limiter(url, BOTH)
+    limiter = make_any(url, BOTH)
     works(limiter, subject)
     watcher = tls_server.client()
     before = watcher.info("stats")["total_connections_received"]
@@ -227,7 +228,7 @@ def test_by_tls(
 
 
 def test_tls_without_any_handshake_of_redis(
-    make_limiter: MakeLimiter,
+    make_any: Maker,
     certificates: Certificates,
     tls_binary: Path,
     make_server: MakeServer,
@@ -235,7 +236,8 @@ def test_tls_without_any_handshake_of_redis(
 ) -> None:
     """Session tickets that wait to be read are no sign that the server hung up."""
     server = make_server(tls_binary, tls=certificates)
-    client = redis.Redis(
+    client = make_any.client(
+        "Redis",
         host=HOST,
         port=server.port,
         ssl=True,
@@ -243,38 +245,37 @@ def test_tls_without_any_handshake_of_redis(
         protocol=2,
         driver_info=None,
     )
-    limiter = make_limiter(client, BOTH)
+    limiter = make_any(client, BOTH)
     works(limiter, subject)
-    client.close()
 
 
 @pytest.mark.parametrize("scheme", ["rediss+cluster", "valkeys+cluster"])
 def test_a_cluster_by_tls(
-    make_limiter: MakeLimiter, tls_cluster: Cluster, new_subject: Callable[[], str], scheme: str
+    make_any: Maker, tls_cluster: Cluster, new_subject: Callable[[], str], scheme: str
 ) -> None:
     """Every node's certificate is checked."""
-    limiter = make_limiter(tls_cluster.url.replace("rediss+cluster", scheme), BOTH)
+    limiter = make_any(tls_cluster.url.replace("rediss+cluster", scheme), BOTH)
     for _ in range(6):
         works(limiter, new_subject())
 
 
-def test_tls_to_nobody_we_trust(make_limiter: MakeLimiter, tls_server: Server) -> None:
+def test_tls_to_nobody_we_trust(make_any: Maker, tls_server: Server) -> None:
     """A certificate of an unknown authority, or plain text: no decision, in time."""
     bare = f"{HOST}:{tls_server.port}"
-    unknown = make_limiter(f"rediss://:hush@{bare}", timeout=1.0)
+    unknown = make_any(f"rediss://:hush@{bare}", timeout=1.0)
     with pytest.raises(StoreUnavailable, match=r"(?i)certificate"):
         unknown.hit("u")
-    plain = make_limiter(f"redis://:hush@{bare}", timeout=1.0)
+    plain = make_any(f"redis://:hush@{bare}", timeout=1.0)
     with pytest.raises(StoreUnavailable):
         plain.hit("u")
 
 
-def test_a_tls_handshake_that_stalls(make_limiter: MakeLimiter, tls_server: Server) -> None:
+def test_a_tls_handshake_that_stalls(make_any: Maker, tls_server: Server) -> None:
     """It stalls beside the calls, which are in time."""
     with Proxy((HOST, tls_server.port)) as proxy:
         proxy.replies = swallow
         url = tls_server.url.replace(str(tls_server.port), str(proxy.port))
-        limiter = make_limiter(url, timeout=0.1, connect_timeout=0.5)
+        limiter = make_any(url, timeout=0.1, connect_timeout=0.5)
         within_deadline(limiter, lambda: limiter.hit("u"), 0.1)
 
 
@@ -288,29 +289,36 @@ class PythonParser(redis.Connection):
         super().__init__(**settings, parser_class=parser)
 
 
+class AsyncPythonParser(redis.asyncio.Connection):
+    """The same, of an event loop."""
+
+    def __init__(self, **settings: Any) -> None:
+        parser = _AsyncRESP3Parser if settings.get("protocol") == 3 else _AsyncRESP2Parser
+        super().__init__(**settings, parser_class=parser)
+
+
 @pytest.mark.parametrize("decode", [False, True])
 @pytest.mark.parametrize("protocol", [2, 3, None])
-@pytest.mark.parametrize("kind", [redis.Connection, PythonParser])
+@pytest.mark.parametrize("parser", ["hiredis", "python"])
 def test_by_a_client(
-    make_limiter: MakeLimiter, server: Server, subject: str, decode: bool, protocol: Any, kind: Any
+    make_any: Maker, server: Server, subject: str, decode: bool, protocol: Any, parser: str
 ) -> None:
     """Only its connection's settings count; its decoding, retries and time-outs are not ours."""
-    client = redis.Redis(
-        connection_pool=redis.ConnectionPool(
-            connection_class=kind,
-            host=server.host,
-            port=server.port,
-            decode_responses=decode,
-            protocol=protocol,
-            socket_timeout=0.000001,
-            health_check_interval=1,
-            retry=Retry(ExponentialBackoff(), 9),
-            max_connections=1,
-            client_name="theirs",
-        )
+    kit = make_any.redis
+    python_parser = PythonParser if kit is redis else AsyncPythonParser
+    pool = kit.ConnectionPool(
+        connection_class=kit.Connection if parser == "hiredis" else python_parser,
+        host=server.host,
+        port=server.port,
+        decode_responses=decode,
+        protocol=protocol,
+        socket_timeout=0.000001,
+        health_check_interval=1,
+        retry=kit.retry.Retry(ExponentialBackoff(), 9),
+        max_connections=1,
+        client_name="theirs",
     )
-    works(make_limiter(client, BOTH), subject)
-    client.close()
+    works(make_any(make_any.client("Redis", connection_pool=pool), BOTH), subject)
 
 
 @pytest.mark.parametrize(
@@ -361,65 +369,69 @@ def test_by_a_blocking_pool(
     pool.disconnect()
 
 
-def test_by_a_client_of_a_url(make_limiter: MakeLimiter, server: Server, subject: str) -> None:
+def test_by_a_client_of_a_url(make_any: Maker, server: Server, subject: str) -> None:
     """Unix sockets and databases reach us through a client as well."""
     for url in (server.unix_url, f"{server.url.removesuffix('/0')}/5"):
-        client = redis.Redis.from_url(url)
-        works(make_limiter(client, BOTH), subject)
-        client.close()
+        client = make_any.client("Redis.from_url", url)
+        works(make_any(client, BOTH), subject)
 
 
 @pytest.mark.parametrize("decode", [False, True])
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_by_a_cluster_client(
-    make_limiter: MakeLimiter,
+    make_any: Maker,
     cluster: Cluster,
     new_subject: Callable[[], str],
     decode: bool,
     protocol: int,
 ) -> None:
     """Its start nodes and its settings are ours."""
-    client = redis.RedisCluster(
-        startup_nodes=[ClusterNode(HOST, node.port) for node in cluster.nodes],
+    client = make_any.client(
+        "RedisCluster",
+        startup_nodes=[
+            make_any.redis.cluster.ClusterNode(HOST, node.port) for node in cluster.nodes
+        ],
         decode_responses=decode,
         protocol=protocol,
         require_full_coverage=False,
     )
-    limiter = make_limiter(client, BOTH)
+    limiter = make_any(client, BOTH)
     for _ in range(6):
         works(limiter, new_subject())
-    client.close()
 
 
 def test_by_a_cluster_client_with_addresses_of_its_own(
-    make_limiter: MakeLimiter, cluster: Cluster, new_subject: Callable[[], str]
+    make_any: Maker, cluster: Cluster, new_subject: Callable[[], str]
 ) -> None:
     """``address_remap`` leads what the cluster names to where it is reached, no start node."""
     proxies = {node.port: Proxy((HOST, node.port)) for node in cluster.nodes}
-    client = redis.RedisCluster(
+    client = make_any.client(
+        "RedisCluster",
         host=HOST,
         port=proxies[cluster.nodes[0].port].port,
         address_remap=lambda address: (address[0], proxies[address[1]].port),
     )
-    limiter = make_limiter(client, BOTH)
+    limiter = make_any(client, BOTH)
     for _ in range(9):
         works(limiter, new_subject())
     assert all(proxy.connections for proxy in proxies.values())
-    client.close()
     limiter.close()
     for proxy in proxies.values():
         proxy.close()
 
 
 def test_by_a_cluster_client_with_tls(
-    make_limiter: MakeLimiter, certificates: Certificates, tls_cluster: Cluster, subject: str
+    make_any: Maker, certificates: Certificates, tls_cluster: Cluster, subject: str
 ) -> None:
     """``ssl=True`` of a RedisCluster means TLS for us too."""
-    client = redis.RedisCluster(
-        host=HOST, port=tls_cluster.nodes[0].port, ssl=True, ssl_ca_certs=str(certificates.ca)
+    client = make_any.client(
+        "RedisCluster",
+        host=HOST,
+        port=tls_cluster.nodes[0].port,
+        ssl=True,
+        ssl_ca_certs=str(certificates.ca),
     )
-    works(make_limiter(client, BOTH), subject)
-    client.close()
+    works(make_any(client, BOTH), subject)
 
 
 @pytest.mark.parametrize(
@@ -651,14 +663,14 @@ def test_a_password_that_looks_like_a_database(rest: str) -> None:
     assert "accepted are redis://" in said
 
 
-def test_a_server_that_quotes_our_password(make_limiter: MakeLimiter, proxy: Proxy) -> None:
+def test_a_server_that_quotes_our_password(make_any: Maker, proxy: Proxy) -> None:
     """A server that does not know the command of the handshake says what it got; we do not."""
     proxy.replies = replace(
         b"-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hunter2' \r\n"
     )
 
     with pytest.raises(StoreRefused) as raised:
-        make_limiter(proxy.url.replace("//", "//:hunter2@")).hit("u")
+        make_any(proxy.url.replace("//", "//:hunter2@")).hit("u")
 
     error: BaseException | None = raised.value
     while error is not None:
@@ -667,7 +679,7 @@ def test_a_server_that_quotes_our_password(make_limiter: MakeLimiter, proxy: Pro
 
 
 def test_a_refusal_is_none_the_less_one_where_another_node_is_down(
-    make_limiter: MakeLimiter, make_server: MakeServer
+    make_any: Maker, make_server: MakeServer
 ) -> None:
     """Wrong credentials never admit everybody, whichever node is asked last."""
     locked = make_server(password="right")  # noqa: S106
@@ -675,11 +687,11 @@ def test_a_refusal_is_none_the_less_one_where_another_node_is_down(
 
     for _ in range(12):
         with pytest.raises(StoreRefused):
-            make_limiter(store, on_error="allow").hit("u")
+            make_any(store, on_error="allow").hit("u")
 
 
-def test_opening_may_take_as_long_as_connecting(make_limiter: MakeLimiter, proxy: Proxy) -> None:
+def test_opening_may_take_as_long_as_connecting(make_any: Maker, proxy: Proxy) -> None:
     """Nobody waits for a decision: a slow answer to the loading of a script is good enough."""
     proxy.replies = delay(0.15)
 
-    make_limiter(proxy.url, timeout=0.1).open()
+    make_any(proxy.url, timeout=0.1).open()

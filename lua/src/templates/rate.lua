@@ -1,37 +1,42 @@
 --[[
-{name} v1: {summary}
+{{name}} v1: {{summary}}
 
-KEYS[1] key         {key}
+KEYS[1] key         {{key}}
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-{modes}
-ARGV[3] cost        {cost}
-{arguments}
-ARGV[{last}] at_least    may be left out: units that would do, where fewer than cost will
+ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
+                    refund: give back; settle: take without asking, up to a debt of limit
+ARGV[3] cost        units wanted, or given back; 0 looks without taking
+{{arguments}}
+ARGV[{{last}}] at_least    may be left out: units that would do, where fewer than cost will
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        {granted};
+        units taken, or given back;
         whole units that would pass right now; time until this same call would pass, 0 where it
         passes; time until all is as if unused; time that the units taken before this call need to
         drip away, 0 for a call that does not pass; the time of the decision.
 
-Writes  {writes}
+Writes  Only a hit that passes, refund and settle where they change something, and reset.
+        (And a hit that does not pass, where it finds a key without expiry, or a time
+        too far ahead to be true: it mends that.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
 local now_us = ARGV[1] + 0
 local mode = ARGV[2]
 local cost = ARGV[3] + 0
-{bind}
-local at_least = ARGV[{last}] and ARGV[{last}] + 0 or cost
+local field = ARGV[4]
+local limit = ARGV[5] + 0
+{{numbers}}
+local at_least = ARGV[{{last}}] and ARGV[{{last}}] + 0 or cost
 
 -- 1. Can this be meant?
-local takes = mode == "{take}"
-if not (takes or mode == "peek" or mode == "reset"{others})
+local takes = mode == "hit"
+if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
-  {check}
+  {{checked}}
   and now_us % 1 + cost % 1 + at_least % 1 == 0) then
-  return redis.error_reply("LIMITER an argument of {name} v1 is out of range")
+  return redis.error_reply("LIMITER an argument of {{name}} v1 is out of range")
 end
 
 -- 2. What time is it? (A key used under a given time must outlive the real clock.)
@@ -45,35 +50,37 @@ end
 
 -- 3. What stands there, and how much room does it leave?
 local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
-{load}
-{ask}
+{{load}}
+{{ask}}
 
 -- 4. Take it, if it fits.
 if takes or mode == "peek" or mode == "reset" then
   if room < 0 then
     room = 0
   end
-  if {denied} then
+  if room < at_least then
     delay_us = 0
-    {retry}
-  elseif takes and cost > 0{unless} then
+    {{retry}}
+  elseif takes and cost > 0 then
     granted = cost
     if room < cost then
       granted = room
     end
-    {charge}
+    {{charge}}
     room = room - granted
-  {held}
+
   end
 else
-  {otherwise}
+  {{refund_or_settle}}
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
 -- 5. Save what changed, and let it live for as long as it counts.
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
-  {save}
+  if granted > 0 or heal then
+    {{write}}
+  end
   if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
     redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
   end

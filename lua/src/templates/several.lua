@@ -76,7 +76,49 @@ repeat
     if not (cost >= 0 and cost <= limit and cost % 1 == 0 and (shadow == "0" or shadow == "1")) then
       return redis.error_reply("LIMITER an argument of several v1 is out of range")
     end
-    {branches}
+    if algorithm == "concurrency" then
+      local lease_us = ARGV[at + 7] + 0
+      local id = ARGV[at + 8]
+      if only_rates then
+        return redis.error_reply("LIMITER several v1 knows no such mode here")
+      end
+      if not (limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
+      and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
+      or (id ~= "" and not string.find(id, "\0", 1, true)))) then
+        return redis.error_reply("LIMITER an argument of several v1 is out of range")
+      end
+      {{concurrency_ask}}
+      if asks then
+        if room < 0 then
+          room = 0
+        end
+        before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, held
+        if takes then
+          leases = leases + 1
+        end
+        if room < at_least and held == 0 then
+          delay_us, short = 0, true
+          {{concurrency_retry}}
+        elseif takes and cost > 0 and held == 0 then
+          granted = wanted
+          if room < granted then
+            granted = room
+          end
+          {{concurrency_charge}}
+          room = room - granted
+        elseif takes and held > 0 then
+          granted, holding, mine = held, holding + 1, true
+        end
+      else
+        {{concurrency_renew_or_release}}
+        delay_us, room = 0, math.max(0, math.min(room, limit))
+      end
+      if granted > 0 or (heal and changes and cost > 0) then
+        tails = tails or {}
+        tails[index] = {"concurrency", granted, cost, held, ends_us, far_us, id}
+      end
+      at = at + 8
+    {{branches}}
     else
       return redis.error_reply("LIMITER several v1 knows no such algorithm")
     end
@@ -121,7 +163,11 @@ for index = 1, #KEYS do
     end
     local tail = fits and tails and tails[index]
     if tail then
-      {save_tails}
+      if tail[1] == "concurrency" then
+        local _, granted, cost, held, ends_us, far_us, id = (unpack or table.unpack)(tail)
+        {{concurrency_save}}
+      {{tails}}
+      end
     end
     if ttl_ms == -1 or (fits and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
       redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)

@@ -1,0 +1,79 @@
+"""Messages of ASGI: header fields in responses, refusals, and the ends of responses and websockets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from typing import Any
+
+from limiter.web import wiring
+from limiter.web.verdict import Verdict
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Close codes (RFC 6455 and its registry): a message against the rules, and a server that cannot tell.
+POLICY_VIOLATION = 1008
+TRY_AGAIN_LATER = 1013
+#: Bytes of the reason that stands beside such a code.
+_MOST_REASON = 123
+
+
+def is_last(message: Message, trailers: bool = False) -> bool:
+    """Whether nothing of the response comes after this message."""
+    kind = message["type"].removeprefix("websocket.")
+    if kind in ("http.response.body", "http.response.zerocopysend"):
+        return not trailers and not message.get("more_body")
+    if kind == "http.response.pathsend":
+        return not trailers
+    return kind == "http.response.trailers" and not message.get("more_trailers")
+
+
+def with_fields(message: Message, verdicts: Sequence[Verdict]) -> Message:
+    """The start of a response, with the verdicts' fields behind its own."""
+    own = list(message.get("headers") or ())
+    names = {bytes(name).decode("latin-1").lower() for name, _ in own}
+    added = wiring.added_fields(names, wiring.fields_of(verdicts))
+    return {**message, "headers": own + _encoded(added)}
+
+
+def _encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+
+
+async def refuse(verdict: Verdict, send: Send, protocol: str, is_head: bool = False) -> None:
+    """Send a refusal as a response."""
+    fields, body = wiring.refusal(verdict)
+    await send(
+        {
+            "type": f"{protocol}.response.start",
+            "status": verdict.status,
+            "headers": _encoded(fields),
+        }
+    )
+    await send({"type": f"{protocol}.response.body", "body": b"" if is_head else body})
+
+
+async def refuse_handshake(verdict: Verdict, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse by a response where the server can send one; else by closing, which is a 403."""
+    message = await receive()
+    if message["type"] != "websocket.connect":
+        return
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        await refuse(verdict, send, "websocket.http")
+    else:
+        code, reason = closing(verdict)
+        await send({"type": "websocket.close", "code": code, "reason": reason})
+
+
+def closing(verdict: Verdict) -> tuple[int, str]:
+    """Code and reason with which a websocket is closed."""
+    if verdict.status != 429:
+        code = TRY_AGAIN_LATER if verdict.status == 503 else POLICY_VIOLATION
+        reason = json.loads(verdict.body)["detail"].encode()[:_MOST_REASON]
+        return code, reason.decode(errors="ignore")
+    seconds = dict(verdict.fields).get("Retry-After", "1")
+    return POLICY_VIOLATION, f"Rate limit exceeded: try again in {seconds} s."
