@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
-from unittest.mock import NamedTuple, patch
+from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import redis
 from redis.crc import key_slot
