@@ -337,6 +337,7 @@ def test_the_page_is_there_and_tells_clients_apart(system: System) -> None:
     assert state["policies"][0]["state"]["remaining"] == 10
 
 
+@pytest.mark.slow
 def test_a_replica_takes_over(system: System) -> None:
     """Last, since it takes a primary away: everybody is limited again without anybody's help."""
     clients = [f"127.6.6.{number}" for number in range(1, 21)]
