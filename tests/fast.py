@@ -17,7 +17,7 @@ SERVER, SLOW = "it starts a server", "it is marked slow"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the files that have most slow tests, so that no worker ends with one; or leave those out."""
+    """Begin with the files that have most slow tests: no worker is to end with one. Or leave those out."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
     if config.getoption("--fast"):

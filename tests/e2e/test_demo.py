@@ -145,7 +145,10 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path, store: str) -> None:
         demo.process.kill()
         demo.process.wait()
 
-        until(lambda: not any(p.runs for p in demo.seen.values()), lambda: str(demo.left_behind()))
+        until(
+            lambda: not any(p.runs for p in demo.seen.values()),
+            what=lambda: str(demo.left_behind()),
+        )
 
 
 def test_a_second_demo_says_so_and_leaves_the_first_alone(tmp_path: Path, store: str) -> None:
@@ -293,7 +296,7 @@ def test_a_policy_file_holds_on_both_ways(tmp_path: Path, store: str) -> None:
         paths = [HELLO, "/demo-service/protected/hello"] * 2
         statuses = [get(f"{demo.url}{path}").status for path in paths]
         path.write_text("[policies.default]\nlimits = '3/minute'\n")
-        until(lambda: get(f"{demo.url}{HELLO}").status == 200, lambda: demo.log)
+        until(lambda: get(f"{demo.url}{HELLO}").status == 200, what=lambda: demo.log)
 
     assert statuses == [200, 200, 429, 429]
 
