@@ -179,7 +179,10 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path, store: str) -> None:
         demo.process.kill()
         demo.process.wait()
 
-        until(lambda: not any(p.runs for p in demo.seen.values()), lambda: str(demo.left_behind()))
+        until(
+            lambda: not any(p.runs for p in demo.seen.values()),
+            what=lambda: str(demo.left_behind()),
+        )
 
 
 def test_a_port_that_is_taken_late_is_a_reason_too(tmp_path: Path, store: str) -> None:
