@@ -310,6 +310,7 @@ def test_looking_costs_nothing_between_looks(path: Path, monkeypatch: pytest.Mon
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_no_request_sees_a_mixture(path: Path) -> None:
     """Two policies of one number each time: both old or both new, in every one of many requests."""
     path.write_text(text(1_000_000, "a", "b"))

@@ -93,6 +93,7 @@ def test_a_deadline_of_the_callers_own(
     assert timed(ask) < 5
 
 
+@pytest.mark.slow
 def test_a_server_that_drips_and_does_not_read(kind: str) -> None:
     """Calls fail in time, what waits to be sent does not grow, and such a connection is given up."""
 

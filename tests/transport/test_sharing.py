@@ -212,7 +212,7 @@ def test_connections_that_were_idle_too_long(
     limiter = make_limiter(server.url).open()
     limiter.hit("u")
     connection = limiter._transport._node._idle[0]  # type: ignore[attr-defined]
-    until(lambda: not connection.is_open(), every=0.1)  # the server's second has to pass
+    until(lambda: not connection.is_open())  # the server's second has to pass
     assert limiter.hit("u").remaining == PLENTY.limit - 2
 
 

@@ -204,7 +204,7 @@ def raw(path: str, ignore_case: bool = False) -> Iterator[str | None]:
         yield found[1] and text_of(found[1], "replace")
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.sampled_from(PIECES), max_size=6),
     st.sampled_from(["/", "/", "/orders", "/orders/", "http://h/orders"]),
