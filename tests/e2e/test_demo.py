@@ -49,7 +49,7 @@ def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path:
         counted: dict[str, Counts] = {}
         for limit, algorithm in enumerate(ALGORITHMS, 100):
             choose(algorithm, limit)
-            until(lambda: _limits(demo) == {limit}, lambda: demo.log)  # noqa: B023
+            until(lambda: _limits(demo) == {limit}, what=lambda: demo.log)  # noqa: B023
             counted[algorithm] = ab(protected if limit % 2 else hello)
 
         refused = get(protected)
