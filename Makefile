@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.cfg pyproject.toml
-# Most tests wait for real servers; files are shared out among three processes. WORKERS= for one.
-WORKERS ?= -n 3 --dist loadfile
+# Most tests wait for real servers; files are shared out among three processes. WORKERS= for one. The order
+# is that of tests/fast.py, which begins with the slowest files.
+WORKERS ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua venv clean help
 

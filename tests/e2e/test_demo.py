@@ -49,7 +49,7 @@ def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path:
         counted: dict[str, Counts] = {}
         for limit, algorithm in enumerate(ALGORITHMS, 100):
             choose(algorithm, limit)
-            until(lambda: _limits(demo) == {limit}, lambda: demo.log)  # noqa: B023
+            until(lambda: _limits(demo) == {limit}, what=lambda: demo.log)  # noqa: B023
             counted[algorithm] = ab(protected if limit % 2 else hello)
 
         refused = get(protected)
@@ -179,7 +179,10 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path, store: str) -> None:
         demo.process.kill()
         demo.process.wait()
 
-        until(lambda: not any(p.runs for p in demo.seen.values()), lambda: str(demo.left_behind()))
+        until(
+            lambda: not any(p.runs for p in demo.seen.values()),
+            what=lambda: str(demo.left_behind()),
+        )
 
 
 def test_a_port_that_is_taken_late_is_a_reason_too(tmp_path: Path, store: str) -> None:
