@@ -46,7 +46,7 @@ def _link_pages(_app: Sphinx, _path: Path, _parent: str, content: list[str]) -> 
     """Let links of an included file lead to pages of the site."""
     for target, page in _SHOWN_BY.items():
         content[0] = content[0].replace(f"]({target})", f"]({page})")
-    content[0] = content[0].replace("](docs/", "](")
+    content[0] = content[0].replace("](docs/", "](").replace("](lua/src/", "](path:../lua/src/")
 
 
 def _link_files(_app: Sphinx, _page: str, content: list[str]) -> None:

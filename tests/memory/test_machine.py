@@ -257,7 +257,7 @@ class Subjects(RuleBasedStateMachine):
 def test_memory_and_redis_agree(any_store: str, store: str) -> None:
     """Mixes of algorithms and sizes, asked together and one by one, in every mode."""
     machine = type("Subjects", (Subjects,), {"url": any_store})
-    examples = (100 if any_store == store else 25) * DEPTH
+    examples = (40 if any_store == store else 10) * DEPTH
     run_state_machine_as_test(
         machine, settings=settings(max_examples=examples, stateful_step_count=40, deadline=None)
     )

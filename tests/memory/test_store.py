@@ -107,6 +107,7 @@ def test_threads_on_many_keys_lose_nothing() -> None:
     assert len(store) <= 1_000
 
 
+@pytest.mark.slow
 def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
     """However many threads are in the middle of a call."""
     policy, store, ends = SlidingLog(10**5, "day"), MemoryStore(), threading.Event()
@@ -207,6 +208,7 @@ def test_the_bound_is_a_whole_number_from_1(most: Any) -> None:
         MemoryStore(most_subjects=most)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded() -> None:
     """Ten times as many subjects as may be kept, and as many again: nothing grows."""
     store, policy = MemoryStore(most_subjects=2_000), FixedWindow(5, "hour")
@@ -226,6 +228,7 @@ def test_memory_is_bounded() -> None:
     assert max(sizes) < 1.1 * sizes[0]
 
 
+@pytest.mark.slow
 def test_100_000_subjects_are_kept_by_default() -> None:
     """And not one more."""
     store, policy = MemoryStore(), FixedWindow(5, "hour")

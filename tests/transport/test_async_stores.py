@@ -36,7 +36,7 @@ def name(monkeypatch: pytest.MonkeyPatch) -> Name:
             if host != "store.example":
                 return really(host, *of_what, **more)
             if after is not None:
-                after.wait(10)
+                after.wait(60)
             return [
                 (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)
                 for address in addresses
@@ -56,12 +56,13 @@ def test_a_name_of_which_one_address_leads_nowhere(
 
     async def main() -> None:
         name((HOST, port), (HOST, server.port))
-        async with Asker(f"redis://store.example:{server.port}", timeout=5.0) as asker:
+        async with Asker(f"redis://store.example:{server.port}", timeout=20.0) as asker:
             assert (await asker.hit(subject)).granted == 1
 
     in_loop(main())
 
 
+@pytest.mark.slow
 def test_a_name_of_which_no_address_leads_anywhere(deaf: str, name: Name) -> None:
     """The error says so in time, and names the store."""
 
@@ -123,12 +124,12 @@ def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) ->
                 with pytest.raises(StoreUnavailable, match="no connection within"):
                     await asker.hit("u")
             assert threading.active_count() <= before + 2  # they wait for one look-up
-        await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, time.monotonic), 5)
+        await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, time.monotonic), 20)
 
     began = time.monotonic()
     try:
         in_loop(main(), kind)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30
     finally:
         enough.set()
 
