@@ -28,7 +28,7 @@ from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
 from limiter.web.paths import is_among
-from limiter.web.wiring import networks
+from limiter.web.wiring import StoreSettings, networks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -85,15 +85,6 @@ class FlaskLimiter(Extension):
         *,
         application: Amount | None = None,
         key: KeySpec = "address",
-        store: object = None,
-        algorithm: str | None = None,
-        on_error: str | None = None,
-        local_share: int | None = None,
-        timeout: float | None = None,
-        connect_timeout: float | None = None,
-        name: str | None = None,
-        prefix: str | None = None,
-        key_secret: str | bytes | None = None,
         headers: str = "draft-11",
         trusted: Iterable[str | Network] | None = None,
         on_denied: Callable[[Verdict], Any] | None = None,
@@ -102,8 +93,11 @@ class FlaskLimiter(Extension):
         limit_options: bool = False,
         limit_static: bool = False,
         enabled: bool = True,
+        **store_settings: Unpack[StoreSettings],
     ) -> None:
         super().__init__()
+        _check_names(store_settings, StoreSettings)
+        self._given = {name: value for name, value in store_settings.items() if value is not None}
         if headers not in FORMS:
             raise InvalidSetting.of("headers", repr(headers), f"accepted are {', '.join(FORMS)}")
         self._default = default if isinstance(default, _BySettings) else _without_options(default)
@@ -119,17 +113,6 @@ class FlaskLimiter(Extension):
             limit_options=limit_options,
             limit_static=limit_static,
         )
-        self._given: dict[str, Any] = {
-            "store": store,
-            "algorithm": algorithm,
-            "on_error": on_error,
-            "local_share": local_share,
-            "timeout": timeout,
-            "connect_timeout": connect_timeout,
-            "name": name,
-            "prefix": prefix,
-            "key_secret": key_secret,
-        }
         if observe is not None:
             check_function("observe", observe, "the request", "the verdict")
         if on_denied is not None:
@@ -228,12 +211,11 @@ class FlaskLimiter(Extension):
         return function
 
     def _setup(self, config: Mapping[str, Any]) -> Setup:
-        given = {name: value for name, value in self._given.items() if value is not None}
         default = self._default
-        hidden = [*given, *([] if isinstance(default, _BySettings) else ["limits"])]
+        hidden = [*self._given, *([] if isinstance(default, _BySettings) else ["limits"])]
         environ = settings.with_config(config, hidden)
         try:
-            found = settings.from_environment(environ, {"limits": DEFAULT, **given})
+            found = settings.from_environment(environ, {"limits": DEFAULT, **self._given})
             limits = found.pop("limits")
             if isinstance(default, _BySettings):
                 if file := environ.get(settings.POLICIES):
@@ -259,13 +241,17 @@ class FlaskLimiter(Extension):
 def _declared(
     amount: Amount, scope: str | Callable[[str], str] | None, options: LimitOptions
 ) -> DeclaredLimit:
-    for name in options:
-        if name not in LimitOptions.__annotations__:
-            raise TypeError(f"unexpected keyword argument {name!r}")
+    _check_names(options, LimitOptions)
     key = options.get("key")
     fields: dict[str, Any] = {**options, "methods": _methods(options.get("methods", ()))}
     fields.pop("key", None)
     return DeclaredLimit(amount, None if key is None else by_key(key), scope=scope, **fields)
+
+
+def _check_names(given: Mapping[str, Any], accepted: type) -> None:
+    for name in given:
+        if name not in accepted.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
 
 
 def _without_options(amount: Amount | None) -> tuple[DeclaredLimit, ...]:

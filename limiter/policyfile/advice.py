@@ -28,16 +28,16 @@ def warnings(
 
     ``policies`` are what a file says of each, with its defaults; ``line`` is where a key stands.
     """
-    found = []
+    faults = []
     for policy in policies:
         specs = [policy["key"]] if isinstance(policy["key"], str) else policy["key"]
         chosen = any(map(is_chosen, specs)) and policy["new_subjects"] is None
         if chosen and not any(_bounds(other, policy) for other in policies):
             path = ("policies", policy["name"], "key")
             match = " and the same match" if policy["match"] else ""
-            said = _ADVICE.format(match=match)
-            found.append(Fault(file, line(path), ".".join(path), said, True))
-    return found
+            text = _ADVICE.format(match=match)
+            faults.append(Fault(file, line(path), ".".join(path), text, True))
+    return faults
 
 
 def _bounds(other: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:

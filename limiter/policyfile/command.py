@@ -27,19 +27,19 @@ def check(file: str, as_json: bool) -> None:
     """
     from limiter.policyfile.explain import numbers
 
-    found = _read(file, as_json)
+    policy_file = _read(file, as_json)
     if as_json:
-        policies = [named.said for named in found.policies.values()]
-        advice = [warning.to_dict() for warning in found.warnings]
-        said = {"file": file, "ok": True, "policies": policies, "warnings": advice}
-        click.echo(json.dumps(said))
+        policies = [named.said for named in policy_file.policies.values()]
+        advice = [warning.to_dict() for warning in policy_file.warnings]
+        result = {"file": file, "ok": True, "policies": policies, "warnings": advice}
+        click.echo(json.dumps(result))
         return
-    for name, named in found.policies.items():
+    for name, named in policy_file.policies.items():
         mark = " (the default)" if named.rule.is_default else ""
         click.echo(f"{name}{mark}: {numbers(named.rule.limiter.policies)}")
-    for warning in found.warnings:
+    for warning in policy_file.warnings:
         click.echo(f"warning: {warning}", err=True)
-    count = len(found.policies)
+    count = len(policy_file.policies)
     click.echo(f"{file} is right: {count} {'policy' if count == 1 else 'policies'}")
 
 
@@ -80,8 +80,8 @@ def explain(
       limiter explain policies.toml GET /api/orders --header 'X-Forwarded-For: 203.0.113.9'
     """
     from limiter.errors import InvalidSetting
+    from limiter.policyfile.explain import as_text
     from limiter.policyfile.explain import explain as explained
-    from limiter.policyfile.explain import told
     from limiter.settings import trusted_proxies
     from limiter.web.paths import path_of
     from limiter.web.request import Request, bare_host, joined
@@ -100,27 +100,27 @@ def explain(
             f"http://host/orders, and * with OPTIONS",
             param_hint="PATH",
         )
-    found = _read(file, as_json)
+    policy_file = _read(file, as_json)
     try:
         trusted = trusted_proxies()
     except InvalidSetting as error:
         raise click.UsageError(str(error)) from None
-    said_headers = joined((name.strip(), value.strip()) for name, _, value in fields)
+    request_headers = joined((name.strip(), value.strip()) for name, _, value in fields)
     request = Request(
         method=method.upper(),
-        host=bare_host(host or said_headers.get("host", "localhost")),
+        host=bare_host(host or request_headers.get("host", "localhost")),
         path=decoded,
-        headers=said_headers,
+        headers=request_headers,
         peer=peer,
         target=target,
     )
-    said = explained(found, request, trusted)
+    entries = explained(policy_file, request, trusted)
     if as_json:
-        click.echo(json.dumps({"file": file, "policies": said}))
+        click.echo(json.dumps({"file": file, "policies": entries}))
         return
-    for one in said:
-        click.echo(told(one))
-    if not any(one["applies"] or one.get("refuses") for one in said):
+    for entry in entries:
+        click.echo(as_text(entry))
+    if not any(entry["applies"] or entry.get("refuses") for entry in entries):
         click.echo("no policy is about this request: it is not limited")
 
 

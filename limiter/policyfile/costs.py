@@ -14,7 +14,7 @@ from limiter.web.rules import Cost
 log = logging.getLogger("limiter.web")
 
 _SIZE = re.compile(r"([0-9]{1,15})\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
-#: Of a cost; none with more of them passes, whatever the others are.
+#: Digits read of a cost; a longer number exceeds every limit.
 _MOST_DIGITS = 18
 _UNITS = {"b": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -46,9 +46,9 @@ class ByHeader:
                 self.warn_of_replaced_peers()
             return 1
         numbers = [part.strip() for part in text.split(",")]
-        if not all(one.isascii() and one.isdigit() for one in numbers):
+        if not all(number.isascii() and number.isdigit() for number in numbers):
             return None
-        return max(int(one.lstrip("0")[:_MOST_DIGITS] or 0) for one in numbers)
+        return max(int(number.lstrip("0")[:_MOST_DIGITS] or 0) for number in numbers)
 
     def warn_of_replaced_peers(self) -> None:
         """Log, once, that the server hides the proxies that this believes."""
@@ -79,16 +79,16 @@ def size_of(value: object) -> int:
         InvalidSetting: It is neither, or less than 1.
 
     """
-    found = None
+    size = None
     if isinstance(value, str) and (match := _SIZE.fullmatch(value.strip())):
         unit = (match[2] or "b").lower()
-        found = int(match[1]) * (_BINARY.get(unit[:2]) or _UNITS[unit[0]])
+        size = int(match[1]) * (_BINARY.get(unit[:2]) or _UNITS[unit[0]])
     elif isinstance(value, int) and not isinstance(value, bool):
-        found = value
-    if found is None or not 1 <= found <= 2**50:
+        size = value
+    if size is None or not 1 <= size <= 2**50:
         raise InvalidSetting.of(
             "value",
             shown(value),
             "accepted are bytes from 1, as a whole number or as in 512, 1KiB, 64KB",
         )
-    return found
+    return size

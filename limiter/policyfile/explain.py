@@ -25,45 +25,45 @@ def explain(file: PolicyFile, request: Request, trusted: Sequence[Network]) -> l
 
 def _of_rule(guard: Guard, rule: Rule, request: Request) -> dict[str, Any]:
     try:
-        found = guard.consider(request, rule)
+        check = guard.consider(request, rule)
     except Unidentified as error:
         status = "nothing, since it is in the shadows" if rule.shadow else "400"
         return {"policy": rule.name, "applies": False, "why": f"{error}: {status}", "refuses": True}
-    if not isinstance(found, Check):
-        return {"policy": rule.name, "applies": False, "why": found.value}
-    limits = rule.limiter.policies if found.limits is None else found.limits
-    said: dict[str, Any] = {
+    if not isinstance(check, Check):
+        return {"policy": rule.name, "applies": False, "why": check.value}
+    limits = rule.limiter.policies if check.limits is None else check.limits
+    entry: dict[str, Any] = {
         "policy": rule.name,
         "applies": True,
-        "key": spelled(found.key),
-        "cost": found.cost,
+        "key": spelled(check.key),
+        "cost": check.cost,
         "limits": [policy.to_dict() for policy in limits],
-        "overridden": found.limits is not None,
+        "overridden": check.limits is not None,
         "shadow": rule.shadow,
     }
     try:
-        limiter_calls.plan(rule.limiter, found.limits).checked(found.cost)
+        limiter_calls.plan(rule.limiter, check.limits).checked(check.cost)
     except InvalidCost as error:
-        said["why"] = f"{error}: {'nothing, since it is in the shadows' if rule.shadow else 413}"
-        said["refuses"] = True
-    return said
+        entry["why"] = f"{error}: {'nothing, since it is in the shadows' if rule.shadow else 413}"
+        entry["refuses"] = True
+    return entry
 
 
-def told(said: dict[str, Any]) -> str:
+def as_text(entry: dict[str, Any]) -> str:
     """An entry as a line or two of text."""
-    if not said["applies"]:
-        verb = "refuses" if said.get("refuses") else "passes by"
-        return f"{said['policy']}: {verb}: {said['why']}"
-    notes = [f"cost {said['cost']}"]
-    notes += ["numbers of its own"] * said["overridden"]
-    notes += ["shadow: counts, never denies"] * said["shadow"]
-    notes += [f"refuses: {said['why']}"] if said.get("refuses") else []
-    limits = "; ".join(map(amount, said["limits"]))
-    return f"{said['policy']}: applies to {said['key']}: {limits} ({', '.join(notes)})"
+    if not entry["applies"]:
+        verb = "refuses" if entry.get("refuses") else "passes by"
+        return f"{entry['policy']}: {verb}: {entry['why']}"
+    notes = [f"cost {entry['cost']}"]
+    notes += ["numbers of its own"] * entry["overridden"]
+    notes += ["shadow: counts, never denies"] * entry["shadow"]
+    notes += [f"refuses: {entry['why']}"] if entry.get("refuses") else []
+    limits = "; ".join(map(amount, entry["limits"]))
+    return f"{entry['policy']}: applies to {entry['key']}: {limits} ({', '.join(notes)})"
 
 
 def amount(policy: dict[str, Any]) -> str:
-    """A limit, told as short as its numbers allow."""
+    """A limit, as short as its numbers allow."""
     if policy["algorithm"] == "concurrency":
         longest = f", held for {policy['max_hold']} s at most" if "max_hold" in policy else ""
         return f"{policy['limit']} at once, leases of {policy['period']} s{longest}"
@@ -72,5 +72,5 @@ def amount(policy: dict[str, Any]) -> str:
 
 
 def numbers(limits: Sequence[Policy]) -> str:
-    """Several limits, told short."""
+    """Several limits, in short."""
     return "; ".join(amount(policy.to_dict()) for policy in limits)

@@ -57,7 +57,7 @@ class _Scanner:
         self.lines: dict[Path, int] = {}
         self._text = text
         self._at = 0
-        #: The line of a place that was noted, which is never behind the next one.
+        #: The line of a place that was looked for, which is never behind the next one.
         self._line, self._line_at = 1, 0
         #: How many tables each [[list of tables]] has so far.
         self._tables: dict[Path, int] = {}
@@ -78,12 +78,12 @@ class _Scanner:
         self._at = found.end()
         return found[0]
 
-    def _note(self, path: Path) -> None:
+    def _note(self, path: Path, line: int) -> None:
         for end in range(1, len(path) + 1):
-            self.lines.setdefault(path[:end], self._line_here())
+            self.lines.setdefault(path[:end], line)
         if len(self.lines) > _MOST_PLACES:
             raise TooMuch(
-                self._line, f"has more than {_MOST_PLACES:,} keys and elements: accepted are fewer"
+                line, f"has more than {_MOST_PLACES:,} keys and elements: accepted are fewer"
             )
 
     def _line_here(self) -> int:
@@ -91,39 +91,27 @@ class _Scanner:
         self._line_at = self._at
         return self._line
 
-    def _bound(self, path: Path) -> None:
-        """Refuse what is nested deeper than anything that a policy file may hold."""
-        if len(path) > _MOST_PARTS:
-            raise TooMuch(
-                self._line_here(), f"is nested deeper than {_MOST_PARTS}: accepted is less"
-            )
-
     def _header(self) -> Path:
-        is_list = self._text.startswith("[[", self._at)
+        line, is_list = self._line_here(), self._text.startswith("[[", self._at)
         self._at += 1 + is_list
-        start = self._at
         path: Path = ()
         keys = list(self._keys())
-        end, self._at = self._at, start
         for place, key in enumerate(keys):
-            path = (*path, key)
-            self._bound(path)
+            path = _bounded((*path, key), line)
             if place == len(keys) - 1 and is_list:
-                self._note(path)
+                self._note(path, line)
                 self._tables[path] = self._tables.get(path, -1) + 1
             if path in self._tables:
                 path = (*path, self._tables[path])
-        self._note(path)
-        self._at = end + 1 + is_list
+        self._note(path, line)
+        self._at += 1 + is_list
         return path
 
     def _pair(self, table: Path) -> None:
-        start = self._at
-        path = (*table, *self._keys())
-        self._bound(path)
-        end, self._at = self._at, start
-        self._note(path)
-        self._at = end + 1  # the equals sign
+        line = self._line_here()
+        path = _bounded((*table, *self._keys()), line)
+        self._note(path, line)
+        self._at += 1  # the equals sign
         self._pass(_BLANKS)
         self._value(path)
 
@@ -154,7 +142,7 @@ class _Scanner:
             self._pass(_SCALAR)
 
     def _several(self, path: Path, closes: str) -> None:
-        self._bound((*path, 0))
+        _bounded((*path, 0), self._line_here())
         self._at += 1
         place = 0
         self._pass(_VOID)
@@ -163,7 +151,7 @@ class _Scanner:
             if closes == "}":
                 self._pair(path)
             else:
-                self._note((*path, place))
+                self._note((*path, place), self._line_here())
                 self._value((*path, place))
             place += 1
             self._pass(_VOID)
@@ -173,6 +161,13 @@ class _Scanner:
             if self._at == before:  # not TOML after all
                 self._at = len(self._text)
         self._at += 1
+
+
+def _bounded(path: Path, line: int) -> Path:
+    """The path; nothing that a policy file may hold is nested deeper."""
+    if len(path) > _MOST_PARTS:
+        raise TooMuch(line, f"is nested deeper than {_MOST_PARTS}: accepted is less")
+    return path
 
 
 def _unquoted(text: str) -> str:

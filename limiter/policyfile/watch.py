@@ -1,28 +1,10 @@
 """The policies that are in force: read from a file, and again when it changes.
 
-The interface, for a service and for middleware:
-
-* ``Policies(path, store=..., trusted=...)`` reads the file (``InvalidPolicyFile``, a ``LimiterError``, with
-  every fault where it cannot be used); of the environment it reads LIMITER_TRUSTED_PROXIES alone, and that
-  where ``trusted`` is not given. ``Policies.from_env()`` by ``LIMITER_POLICIES`` and the other
-  variables. ``AsyncPolicies`` has ``AsyncGuard``s, and ``open`` and ``close`` are awaited.
-* ``policies.guard``: all policies together, for a request that no proxy chose one for. Ask for it once
-  for each request: what it returns never changes. ``policies.guard_for(name)``: one policy alone, None
-  where there is none of that name. ``leave`` of any of these guards takes any verdict.
-* ``policies.current``: everything as of one moment: ``.guard``, ``.guards`` by name, ``.file`` (its
-  ``policies`` by name with ``rule`` and ``said``, its ``default``, its ``text``).
-* ``policies.reload()`` reads the file now, as on SIGHUP; False where it was refused. By itself a change
-  is seen by the first request that comes a second later or more, and read beside it, in a thread; one that
-  comes more than two seconds later reads it itself, so that the new text decides about it and about
-  those that come meanwhile. (``AsyncPolicies`` always reads beside: its event loop must not stand still.)
-* A refused text is logged with every fault, counted in ``policies.refusals`` and kept in
-  ``policies.refused`` (None when all is well); what was in force stays.
-* ``hand_on(path)``, in the process that forks the others and before it does: stops a first start with
-  a bad file by ``InvalidPolicyFile``. From then on this process and whoever is forked from it share the
-  last good text, whichever of them read it: a ``Policies`` that is made while the file is broken
-  begins with that instead of raising.
-* ``policies.open()`` connects and loads the scripts, ``policies.close()`` closes the connections: all
-  policies share them, and what is read later goes on with them.
+``Policies`` reads the file when it is made, and keeps reading it: the first request that comes a second
+or more after a change sees it, and has it read in a thread; a request that comes more than two seconds
+after it reads the file itself, so that the new text decides about it and about those that come meanwhile.
+``AsyncPolicies`` always reads in a thread, since its event loop must not stand still. All policies share
+their connections with the ones that are read later.
 """
 
 from __future__ import annotations
@@ -103,8 +85,9 @@ class _Policies(Generic[_AnyGuard]):
         connect_timeout: float = 2.0,
     ) -> None:
         self.path = os.fspath(path)
-        #: The last text that was refused, while it is what the file says.
+        #: Why the file is refused now; None when all is well.
         self.refused: InvalidPolicyFile | None = None
+        #: How many texts have been refused so far.
         self.refusals = 0
         self._trusted = settings.trusted_proxies() if trusted is None else tuple(trusted)
         self._observe = observe
@@ -150,10 +133,10 @@ class _Policies(Generic[_AnyGuard]):
             InvalidSetting: A variable is missing or wrong; the message names it.
 
         """
-        found = settings.for_policies(environ, defaults)
-        found.setdefault("trusted", settings.trusted_proxies(environ))
+        arguments = settings.for_policies(environ, defaults)
+        arguments.setdefault("trusted", settings.trusted_proxies(environ))
         try:
-            return cls(found.pop("path"), **found)
+            return cls(arguments.pop("path"), **arguments)
         except InvalidPolicyFile:
             raise
         except InvalidSetting as error:
@@ -161,7 +144,7 @@ class _Policies(Generic[_AnyGuard]):
 
     @property
     def guard(self) -> _AnyGuard:
-        """All policies together, as they are in force now."""
+        """All policies together, as they are in force now; ask once for each request, it never changes."""
         return self.current.guard
 
     def guard_for(self, name: str) -> _AnyGuard | None:
@@ -177,23 +160,26 @@ class _Policies(Generic[_AnyGuard]):
         return self._current
 
     def reload(self) -> bool:
-        """Read the file now; False where it is refused, and what is in force stays."""
+        """Read the file now, as on SIGHUP; False where it is refused, and what is in force stays.
+
+        Every fault of a refused text is logged.
+        """
         self._mind_forks()
         with self._lock:
             stamp = _stamp(self.path)
             try:
                 text = text_of(self.path)
-                found = self._current if text == self._current.file.text else self._made(text)
+                current = self._current if text == self._current.file.text else self._made(text)
             except InvalidPolicyFile as error:
                 self._stamp = stamp
                 self._refuse(error)
                 return False
             self._stamp = stamp
             self.refused = None
-            if found is not self._current:
-                self._current = found
+            if current is not self._current:
+                self._current = current
                 self._keep()
-                log.info("%s was read: %s", self.path, ", ".join(found.guards))
+                log.info("%s was read: %s", self.path, ", ".join(current.guards))
             return True
 
     def _made(self, text: str) -> Current[_AnyGuard]:
@@ -315,7 +301,9 @@ class AsyncPolicies(_Policies[AsyncGuard]):
 
 
 def hand_on(path: str | os.PathLike[str]) -> None:
-    """Share the last good text of a file with whoever will be forked from this process.
+    """Share the last good text of a file with the processes that will be forked from this one.
+
+    A ``Policies`` that one of them makes while the file is broken begins with that text.
 
     Raises:
         InvalidPolicyFile: There is none yet, and the file cannot be used.
@@ -356,9 +344,9 @@ class _Kept:
         """The text that was put last, by whichever process; None where one is being put right now."""
         head = self._DIGEST + 8
         for _ in range(100):
-            found = os.pread(self._file, os.fstat(self._file).st_size, 0)
-            raw = found[head : head + int.from_bytes(found[self._DIGEST : head], "big")]
-            if blake2b(raw, digest_size=self._DIGEST).digest() == found[: self._DIGEST]:
+            content = os.pread(self._file, os.fstat(self._file).st_size, 0)
+            raw = content[head : head + int.from_bytes(content[self._DIGEST : head], "big")]
+            if blake2b(raw, digest_size=self._DIGEST).digest() == content[: self._DIGEST]:
                 return raw.decode()
             time.sleep(0.001)
         return None
@@ -373,7 +361,7 @@ _GONE = (0, 0, 0)
 def _stamp(path: str) -> _Stamp:
     """What changes when the file does."""
     try:
-        found = os.stat(path)
+        stat = os.stat(path)
     except OSError:
         return _GONE
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

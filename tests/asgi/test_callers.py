@@ -271,18 +271,6 @@ async def test_a_key_may_be_starlette_s_user() -> None:
     assert await statuses(app, "ann", "bob", "ann", "") == [200, 200, 429, 400]
 
 
-@pytest.mark.parametrize(
-    ("setting", "function"),
-    [("key", user_id), ("cost", user_id), ("key", lambda one, two, three: (one, two, three))],
-    ids=["async", "async cost", "three"],
-)
-def test_a_function_that_cannot_be_called_is_an_error_at_once(setting: str, function: Any) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None: ...
-
-    with pytest.raises(InvalidSetting, match=f"{setting} is .*: accepted is a function of nothing"):
-        LimiterMiddleware(app, "5/minute", store=MEMORY, **{setting: function})
-
-
 @in_a_loop
 async def test_functions_take_as_much_as_they_need() -> None:
     """Nothing, the request, or the request and the networks."""

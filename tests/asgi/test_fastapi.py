@@ -344,6 +344,24 @@ async def test_with_a_middleware_every_response_says_it() -> None:
     assert answer.headers["ratelimit"].startswith('"added";r=8;t=60, "dependency";r=0;')
 
 
+def refuse_every_caller() -> None:
+    raise HTTPException(401)
+
+
+@in_a_loop
+async def test_no_dependency_of_a_limit_that_is_off_is_asked() -> None:
+    app = FastAPI()
+    off = [
+        Depends(limit("1/minute", key=Depends(refuse_every_caller), enabled=False)) for _ in "12"
+    ]
+    app.get("/", dependencies=off)(lambda: "hello")
+
+    assert [(await ask(app)).status for _ in range(2)] == [200, 200]
+    for enabled in ("false", 0, None):
+        with pytest.raises(InvalidSetting, match="accepted are True and False"):
+            limit("1/minute", store=MEMORY, enabled=enabled)  # type: ignore[arg-type]
+
+
 # --- leases ---
 
 

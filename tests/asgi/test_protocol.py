@@ -6,8 +6,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,15 +15,15 @@ from limiter import (
     Concurrency,
     InvalidSetting,
     LeakyBucket,
-    Limiter,
     StoreUnavailable,
 )
 from limiter.asgi import LimiterMiddleware
-from limiter.policyfile import AsyncPolicies
 from limiter.testing import StoreCall, intercept
-from limiter.web.guard import AsyncGuard, Guard
+from limiter.web.guard import Guard
 from limiter.web.identity import Unidentified
-from limiter.web.rules import Match, Rule, pattern
+from limiter.web.new_subjects import NewSubjects
+from limiter.web.rules import Rule
+from limiter.web.subjects import identity
 from service.demo.servers import HOST, free_port
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
 
@@ -51,138 +49,9 @@ def two() -> AsyncLimiter:
 # --- what is said ---
 
 
-@in_a_loop
-async def test_one_line_limits_an_application() -> None:
-    app = LimiterMiddleware(hello, "2/minute", store=MEMORY, name="api")
-    answers = [await ask(app, "/a/b") for _ in range(3)]
-
-    assert [answer.status for answer in answers] == [200, 200, 429]
-    assert answers[0].body == b"hello"
-    assert answers[0].headers == {
-        "content-type": "text/plain",
-        "ratelimit-policy": '"api";q=2;w=60',
-        "ratelimit": '"api";r=1;t=60',
-    }
-    denied = answers[2]
-    for answer in answers:
-        assert all(name == name.lower() for name, _ in answer.said[0]["headers"])
-    wait = denied.headers["retry-after"]
-    assert denied.headers == {
-        "content-type": "application/problem+json",
-        "content-length": str(len(denied.body)),
-        "cache-control": "no-store",
-        "ratelimit-policy": '"api";q=2;w=60',
-        "ratelimit": f'"api";r=0;t={wait}',
-        "retry-after": wait,
-    }
-    assert json.loads(denied.body)["instance"] == "/a/b"
-    assert json.loads(denied.body)["violated-policies"] == ["api"]
-
-
-@in_a_loop
-async def test_a_refusal_of_head_has_no_body() -> None:
-    app = LimiterMiddleware(hello, "1/minute", store=MEMORY)
-    await ask(app)
-    answer = await ask(app, method="HEAD")
-
-    assert (answer.status, answer.body) == (429, b"")
-
-
-@in_a_loop
-async def test_who_calls_and_who_cannot_be_told() -> None:
-    app = LimiterMiddleware(hello, "1/minute", store=MEMORY, trusted=["203.0.113.0/24"])
-
-    async def status(client: Any, forwarded_for: str) -> int:
-        answer = await ask(app, client=client, headers={"x-forwarded-for": forwarded_for})
-        return answer.status
-
-    assert await status(("203.0.113.7", 1), "198.51.100.1") == 200
-    assert await status(("203.0.113.7", 1), "9.9.9.9, 198.51.100.1") == 429
-    assert await status(("192.0.2.1", 1), "198.51.100.2") == 200
-    assert await status(("192.0.2.1", 1), "198.51.100.3") == 429
-    assert await status(("203.0.113.7", 1), "nobody") == 400
-
-
-@in_a_loop
-async def test_what_the_application_says_itself_stays() -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        own = [(b"RateLimit", b'"own";r=1'), (b"X-RateLimit-Limit", b"7")]
-        await send({**START, "headers": own})
-        await send({"type": "http.response.body"})
-
-    def said(connection: Connection) -> list[bytes]:
-        return [value for _, value in connection.said[0]["headers"]]
-
-    answer = await ask(LimiterMiddleware(app, "5/minute", store=MEMORY))
-    assert said(answer)[2:] == [b'"default";q=5;w=60', b'"default";r=4;t=60']
-    older = await ask(LimiterMiddleware(app, "5/minute", store=MEMORY, form="x-ratelimit"))
-    assert said(older)[1:] == [b"7", b"4", b"60"]
-
-
-@in_a_loop
-async def test_two_of_them_speak_side_by_side() -> None:
-    seen: list[int] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.extend(one.results[0].decision.remaining for one in scope["limiter.verdicts"])
-        await hello(scope, receive, send)
-
-    inner = LimiterMiddleware(app, "5/minute", store=MEMORY, name="inner")
-    answer = await ask(LimiterMiddleware(inner, "9/minute", store=MEMORY, name="outer"))
-
-    assert answer.headers["ratelimit"] == '"inner";r=4;t=60, "outer";r=8;t=60'
-    assert seen == [4]
-
-
-@in_a_loop
-async def test_rules_are_asked_in_one_call() -> None:
-    first = AsyncLimiter("3/minute", store=MEMORY, name="all")
-    search = AsyncLimiter("1/minute", store=first, name="search")
-    rules = [Rule(first), Rule(search, match=Match(paths=(pattern("/search/**"),)))]
-    app = LimiterMiddleware(hello, rules)
-    calls: list[Any] = []
-    intercept(first, lambda call, ahead: calls.append(call) or ahead())
-    answers = [await ask(app, path) for path in ("/search/x", "/search/y", "/")]
-
-    assert [answer.status for answer in answers] == [200, 429, 200]
-    assert len(calls) == 3
-    assert answers[1].headers["ratelimit"].startswith('"all";r=2;')  # nothing was taken
-    assert answers[2].headers["ratelimit"] == '"all";r=1;t=60'
-
-
-@in_a_loop
-async def test_a_guard_may_be_replaced() -> None:
-    def guard(limits: str) -> AsyncGuard:
-        return AsyncGuard([Rule(AsyncLimiter(limits, store=MEMORY))])
-
-    holder = SimpleNamespace(guard=guard("5/minute"))
-    app = LimiterMiddleware(hello, holder)
-
-    assert (await ask(app)).headers["ratelimit-policy"] == '"default";q=5;w=60'
-    holder.guard = guard("7/minute")
-    assert (await ask(app)).headers["ratelimit-policy"] == '"default";q=7;w=60'
-
-
-@in_a_loop
-async def test_a_policy_file_and_what_it_says_later(tmp_path: Path) -> None:
-    file = tmp_path / "policies.toml"
-    text = '[policies.pages]\nlimits = "5/minute"\nmatch.paths = ["/pages/**"]\n'
-    file.write_text(text)
-    policies = AsyncPolicies(file, store=MEMORY)
-    app = LimiterMiddleware(hello, policies)
-
-    assert (await ask(app, "/pages/a")).headers["ratelimit"] == '"pages";r=4;t=60'
-    assert "ratelimit" not in (await ask(app)).headers
-    file.write_text(text.replace("5/minute", "7/minute"))
-    assert policies.reload()
-    assert (await ask(app, "/pages/a")).headers["ratelimit"] == '"pages";r=5;t=60'
-
-
 @pytest.mark.parametrize(
     ("limits", "more", "message"),
     [
-        (Limiter("5/minute", store=MEMORY), {}, "accepted here: AsyncLimiter"),
-        (Guard([]), {}, "accepted here: AsyncGuard"),
         ("5/minute", {"store": MEMORY, "messages": Guard([])}, "messages: .*AsyncGuard"),
         ((), {"messages": "5/minute"}, "messages: LIMITER_STORE is not set"),
     ],
@@ -190,37 +59,6 @@ async def test_a_policy_file_and_what_it_says_later(tmp_path: Path) -> None:
 def test_a_wrong_setting(limits: Any, more: Any, message: str) -> None:
     with pytest.raises(InvalidSetting, match=message):
         LimiterMiddleware(hello, limits, **more)
-
-
-@in_a_loop
-async def test_it_sleeps_a_delay_only_when_asked() -> None:
-    async def spent(per: float, **more: Any) -> float:
-        app = LimiterMiddleware(hello, LeakyBucket(20, per=per), store=MEMORY, **more)
-        before = asyncio.get_running_loop().time()
-        assert [(await ask(app)).status for _ in range(4)] == [200] * 4
-        return asyncio.get_running_loop().time() - before
-
-    assert await spent(1, sleep=True) > 0.14  # the fourth leaves 150 ms after the first
-    assert await spent(1000) < 50  # and here 150 s
-
-
-@pytest.mark.parametrize(
-    ("on_error", "codes"),
-    [("raise", [503] * 3), ("deny", [503] * 3), ("allow", [200] * 3), ("local", [200, 200, 429])],
-)
-@in_a_loop
-async def test_the_store_is_gone(on_error: str, codes: list[int]) -> None:
-    store = f"redis://{HOST}:{free_port()}/0"
-    app = LimiterMiddleware(hello, "2/minute", store=store, timeout=0.05, on_error=on_error)
-    answers = [await ask(app) for _ in range(3)]
-    await app.close()
-
-    assert [answer.status for answer in answers] == codes
-    for answer in answers:
-        assert ("ratelimit" in answer.headers) == (on_error == "local")
-        if answer.status == 503:
-            assert "retry-after" not in answer.headers
-            assert json.loads(answer.body)["type"].endswith("#temporary-reduced-capacity")
 
 
 @in_a_loop
@@ -640,6 +478,30 @@ async def test_the_reason_of_a_closed_websocket_fits_into_a_frame() -> None:
     connection = websocket(LimiterMiddleware(echo, "5/minute", store=MEMORY, key=nobody))
     await connection.start()
     assert 100 < len(connection.said[0]["reason"].encode()) <= 123
+
+
+@in_a_loop
+async def test_a_websocket_that_begins_too_many_subjects_is_closed_like_others() -> None:
+    limiter = AsyncLimiter("9/minute", store=MEMORY)
+    rule = Rule(limiter, identity=identity("api-key"), new_subjects=NewSubjects("1/hour"))
+    app = LimiterMiddleware(hello, rule)
+    for key, kinds in (("a", "http.response.start"), ("b", "websocket.close")):
+        connection = websocket(app, headers={"x-api-key": key})
+        await connection.start()
+        assert connection.said[0]["type"] == kinds
+    assert connection.said[0]["code"] == 1008
+    assert connection.said[0]["reason"] == "Rate limit exceeded: try again in 3600 s."
+
+
+@in_a_loop
+async def test_messages_pass_where_limits_are_off() -> None:
+    connection = websocket(LimiterMiddleware(echo, "1/minute", messages="1/day", enabled=False))
+    for text in "ab":
+        connection.tell("websocket.receive", text=text)
+    connection.tell("websocket.disconnect", code=1000)
+    await connection.start()
+
+    assert [message.get("text") for message in connection.said] == [None, "a", "b"]
 
 
 @in_a_loop

@@ -14,6 +14,7 @@ from limiter.compat.flask_limiter import config, extension
 from limiter.flask import FlaskLimiter
 from limiter.flask.limits import LimitOptions
 from limiter.settings import VARIABLES
+from limiter.web.wiring import StoreSettings
 from tests.flask.support import statuses
 
 theirs: Any = pytest.importorskip("flask_limiter", reason="flask-limiter is not installed")
@@ -132,6 +133,7 @@ def test_what_is_named_of_ours_exists(row: list[str]) -> None:
     known = {
         *arguments,
         *LimitOptions.__annotations__,
+        *StoreSettings.__annotations__,
         *extension.LimitOptions.__annotations__,
         *config.Settings.__annotations__,
         *dir(FlaskLimiter),

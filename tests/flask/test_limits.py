@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -159,6 +159,15 @@ def test_a_policy_file_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_wrong_argument_stops_the_start(more: dict[str, Any]) -> None:
     with pytest.raises(InvalidSetting):
         FlaskLimiter(Flask("app"), store="memory://", **more)
+
+
+def test_an_unknown_argument_is_an_error_at_once() -> None:
+    with pytest.raises(TypeError, match="'stoer'"):
+        FlaskLimiter(stoer="memory://")  # type: ignore[call-arg]
+    limits = FlaskLimiter(default=None, store="memory://")
+    for declare in (limits.limit, partial(limits.shared_limit, scope="s")):
+        with pytest.raises(TypeError, match="'message'"):
+            declare("1/minute", message="slower")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ HUGE: dict[str, Callable[[int], str]] = {
     "tables in tables": lambda size: f"{ONE}x = {'{a=' * (size // 4)}1{'}' * (size // 4)}\n",
     "long list": lambda size: filled(size, lambda _: "1,", f"{ONE}x = [", "]\n"),
     "unknown keys": lambda size: filled(size, lambda at: f"limts{at:x}=1\n"),
-    "long key": lambda size: f"{ONE}limits{'limits' * (size // 6)} = 1\n",
     "tables": lambda size: filled(size, lambda at: f"[x{at:x}]\n"),
     "policies": lambda size: filled(size, lambda at: f"[policies.a{at:x}]\nlimits='1/s'\n"),
     "limits": lambda size: filled(size, lambda _: "x;", "[policies.p]\nlimits = '", "'\n"),
@@ -46,7 +45,6 @@ HUGE: dict[str, Callable[[int], str]] = {
     "number": lambda size: f"{ONE}cost = 0x{'f' * size}\n",
     "blanks": lambda size: f"{ONE}{' ' * size}\n",
     "lines": lambda size: ONE + "\n" * size,
-    "string": lambda size: f"{ONE}x = '''{'a' * size}'''\ny = \"{'a' * size}\"\n",
 }
 
 
@@ -55,7 +53,7 @@ HUGE: dict[str, Callable[[int], str]] = {
     [
         *((what, 20_000, 20) for what in HUGE),
         *((what, 500_000, 60) for what in ("dotted key", "dotted header", "tables in tables")),
-        *((what, 500_000, 60) for what in ("blanks", "lines", "limits", "paths")),
+        *((what, 100_000, 60) for what in ("blanks", "lines", "limits", "paths")),
     ],
 )
 def test_what_a_file_takes(what: str, size: int, megabytes: int) -> None:
@@ -137,11 +135,8 @@ OF_A_KEY = "[policies.p]\nlimits = '5/s'\nkey = 'api-key'\n"
         f"[policies.p.overrides.{SUBJECT}]\n[policies.p.overrides.{SUBJECT}]\n",
         f"[[policies.p.overrides.{SUBJECT}]]\n[policies.p.overrides.{SUBJECT}]\n",
         f"overrides = {{ {SUBJECT} = 1, {SUBJECT} = 2 }}\n",
-        f"overrides = {{ {SUBJECT} = 1 }}\n[overrides.{SUBJECT}]\n",
         f"overrides = {{ {SUBJECT} = {{ a = 1 }}, {SUBJECT}.a.b = 2 }}\n",
         f"{SUBJECT} = []\n[[{SUBJECT}]]\n",
-        f"a = [{{}}]\n[a.{SUBJECT}]\n[a.{SUBJECT}]\n",
-        f"x.{SUBJECT} = 1\n[x]\n",
         f"[x.{SUBJECT}.y]\n[x]\n{SUBJECT}.z = 1\n",
         f"x = '{SUBJECT}\n",
         f'x = "{SUBJECT}\\q"\n',
@@ -152,13 +147,10 @@ OF_A_KEY = "[policies.p]\nlimits = '5/s'\nkey = 'api-key'\n"
         f"{SUBJECT} = '{SUBJECT}' {SUBJECT}\n",
         f"'{SUBJECT}' '{SUBJECT}' = 1\n",
         f"x = ['{SUBJECT}' '{SUBJECT}']\n",
-        f"x = ['{SUBJECT}'",
-        f"x = {{ '{SUBJECT}'",
         f"x = {{ a = '{SUBJECT}',, }}\n",
         f"x = '{SUBJECT}\x00'\n",
         f"x = 2024-13-45T00:00:00 # {SUBJECT}\n",
         f"[{SUBJECT}\n",
-        f"[[{SUBJECT}]\n",
         f"x = 1{'0' * 5_000}\n# {SUBJECT}\n",
         f"= {SUBJECT}\n",
         f"x = 0xg{SUBJECT}\n",
@@ -174,7 +166,6 @@ OF_A_KEY = "[policies.p]\nlimits = '5/s'\nkey = 'api-key'\n"
         f"{OF_A_KEY}exempt.keys = [['{SUBJECT}']]\n",
         f"{OF_A_KEY}exempt.keys = {{ {SUBJECT} = 1 }}\n",
         f"{OF_A_KEY}exempt = '{SUBJECT}'\n",
-        f"{OF_A_KEY}exempt = ['{SUBJECT}']\n",
         f"{OF_A_KEY}exempt.{SUBJECT} = 1\n",
         f"{OF_A_KEY}{SUBJECT} = '6/s'\n",
         f"{OF_A_KEY}'{SUBJECT},b' = '6/s'\n",

@@ -81,13 +81,8 @@ def test_a_right_file(path: str) -> None:
 def test_a_right_file_as_json(path: str) -> None:
     said = json.loads(run("check", path, "--json").stdout)
     assert (said["file"], said["ok"]) == (path, True)
-    assert [policy["name"] for policy in said["policies"]] == [
-        "all",
-        "rest",
-        "orders",
-        "keys",
-        "shadow",
-    ]
+    names = [policy["name"] for policy in said["policies"]]
+    assert names == ["all", "rest", "orders", "keys", "shadow"]
 
 
 def test_a_wrong_file(path: str) -> None:
@@ -134,13 +129,6 @@ def test_what_applies_and_why_the_others_do_not(path: str) -> None:
     [
         (["GET", "/orgs/a/b"], "orders", "its methods are others"),
         (["POST", "/orgs/a/b"], "orders", "its hosts are others"),
-        (["POST", "/"], "orders", "its hosts are others"),
-        (["POST", "/", "--host", "api.example"], "orders", "its paths are others"),
-        (
-            ["POST", "/orgs/a/b", "--host", "api.example", "--peer", "10.0.0.1"],
-            "orders",
-            "the client's address is exempt",
-        ),
         (["GET", "/healthz"], "all", "the path is exempt"),
         (["GET", "/keys/1", "--header", "X-API-Key: free"], "keys", "the subject is exempt"),
         (["GET", "/keys/1"], "keys", "the request has no API key: 400"),
@@ -148,19 +136,6 @@ def test_what_applies_and_why_the_others_do_not(path: str) -> None:
             ["GET", "/shadow"],
             "shadow",
             "the request does not say for whom it is counted, and such are let through",
-        ),
-        (
-            ["GET", "/shadow", "--header", "X-Org: a"],
-            "shadow",
-            "the roll-out has not reached this subject",
-        ),
-        (
-            [
-                *("OPTIONS", "/", "--header", "Origin: https://a.example"),
-                *("--header", "Access-Control-Request-Method: PUT"),
-            ],
-            "all",
-            "CORS preflights are free",
         ),
         (["GET", "/", "--peer", "nobody"], "rest", "'nobody' is no address: 400"),
     ],
@@ -227,15 +202,7 @@ def test_wrong_arguments(
 
 
 @pytest.mark.parametrize(
-    "target",
-    [
-        "/keys/%2Fa",
-        "/keys/a#b",
-        "/KEYS/a",
-        "/Keys/%C3%A9\u00e9",
-        "HTTP://h/keys/a?b",
-        "//keys/a%0A",
-    ],
+    "target", ["/keys/%2Fa", "/KEYS/a#b", "/Keys/%C3%A9\u00e9", "HTTP://h/keys/a?b"]
 )
 def test_a_path_is_read_as_forward_auth_reads_it(tmp_path: Path, target: str) -> None:
     path = tmp_path / "policies.toml"

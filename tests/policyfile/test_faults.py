@@ -49,8 +49,6 @@ ONE = "[policies.p]\nlimits = '5/s'\n"
 WRONG: list[tuple[str, list[str]]] = [
     # Never "no limits".
     ("", ["1: policies has no policy: accepted is at least one [policies.NAME]"]),
-    ("# nothing\n", ["1: policies has no policy: accepted is at least one [policies.NAME]"]),
-    ("\n[policies]\n", ["2: policies has no policy: accepted is at least one [policies.NAME]"]),
     (
         "policies = 5",
         [
@@ -114,14 +112,12 @@ WRONG: list[tuple[str, list[str]]] = [
             "2: address_from is 'cf-connecting-ip': accepted are x-forwarded-for, forwarded, x-real-ip",
         ],
     ),
-    ("default = 5\n" + ONE, ["1: default is 5: accepted is one of p"]),
     ("defaults = 5\n" + ONE, ["1: defaults is 5: accepted is a table"]),
     # Names.
     (
         "[policies.'a b']\nlimits = '5/s'",
         [f'1: policies."a b" {NAMES}'],
     ),
-    ("[policies.'..']\nlimits = '5/s'", [f'1: policies.".." {NAMES}']),
     # As the service's own are called.
     ("[policies.'.page']\nlimits = '5/s'", [f'1: policies.".page" {NAMES}']),
     # Limits.
@@ -139,19 +135,8 @@ WRONG: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "[policies.p]\nlimits = '5/s; 9/s'",
-        [
-            "2: policies.p.limits: two policies of one limiter are SlidingLog(5, per=1): they would share their "
-            "state; leave one out, or name one of them (name=...)"
-        ],
-    ),
-    (
         "[policies.p]\nlimits = { limit = 5, per = 60 }",
         [f"2: policies.p.limits.algorithm is missing: accepted are {RATES}, concurrency"],
-    ),
-    (
-        "[policies.p]\nlimits = { algorithm = 'x', limit = 5, per = 60 }",
-        [f"2: policies.p.limits.algorithm is 'x': accepted are {RATES}, concurrency"],
     ),
     (
         "[policies.p]\nlimits = { algorithm = 'gcra', limit = 0, per = 60, lease = 5 }",
@@ -216,14 +201,11 @@ WRONG: list[tuple[str, list[str]]] = [
             "19: policies.p.exempt.paths is '/healthz': accepted is a list",
         ],
     ),
-    (ONE + "key = []", [f"3: policies.p.key is []: {IDENTITIES}"]),
-    (ONE + "key = 5", [f"3: policies.p.key is 5: {IDENTITIES}"]),
     (ONE + "key = 'address/16'", [f"3: policies.p.key is 'address/16': {IDENTITIES}"]),
     (
         ONE + "match.methods = ['G T']",
         ["3: policies.p.match.methods[0] is 'G T': accepted is a method, as in 'GET'"],
     ),
-    (ONE + "match = 5", ["3: policies.p.match is 5: accepted is a table"]),
     # Costs.
     (
         ONE + "cost = { header = 'a b' }",
@@ -234,19 +216,6 @@ WRONG: list[tuple[str, list[str]]] = [
         [
             "3: policies.p.cost.body is '1 parsec': accepted are bytes from 1, as a whole number or as in 512, "
             "1KiB, 64KB"
-        ],
-    ),
-    (
-        ONE + "cost = { header = 'A', body = 1 }",
-        [
-            "3: policies.p.cost is {'header': 'A', 'body': 1}: accepted are a whole number from 1, "
-            "{header = 'X-Cost'} and {body = '1KiB'}"
-        ],
-    ),
-    (
-        ONE + "cost = 6",  # nobody could ever pass
-        [
-            "3: policies.p.cost is 6: accepted is a whole number from 1 to 5, the most that these limits ever admit at once"
         ],
     ),
     (
@@ -290,13 +259,6 @@ WRONG: list[tuple[str, list[str]]] = [
     # What Python's parser cannot take.
     ("x = " + "[" * 3_000, ["1: is nested deeper than 16: accepted is less"]),
     # A caller that nobody could ever tell.
-    (
-        ONE + "key = 'header:X Org'",
-        [
-            "3: policies.p.key is 'header:X Org': accepted is the name of a header (without _), as in "
-            "header:X-Name"
-        ],
-    ),
     (
         ONE + "key = ['address', 'path:org']\nmatch.paths = ['/{org}', '/all']",
         [

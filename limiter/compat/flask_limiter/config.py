@@ -46,32 +46,18 @@ class Settings(TypedDict, total=False):
     request_identifier: Callable[..., str] | None
 
 
+def _key(name: str) -> str:
+    key = name.replace("application_limits", "application").replace("default_limits_", "defaults_")
+    return f"RATELIMIT_{key.upper()}"
+
+
 #: Argument of Limiter, and the key of the application's configuration that gives it.
-KEYS = {
+KEYS = {name: _key(name) for name in Settings.__annotations__} | {
     "default_limits": "RATELIMIT_DEFAULT",
-    "default_limits_per_method": "RATELIMIT_DEFAULTS_PER_METHOD",
-    "default_limits_exempt_when": "RATELIMIT_DEFAULTS_EXEMPT_WHEN",
-    "default_limits_deduct_when": "RATELIMIT_DEFAULTS_DEDUCT_WHEN",
-    "default_limits_cost": "RATELIMIT_DEFAULTS_COST",
-    "application_limits": "RATELIMIT_APPLICATION",
-    "application_limits_per_method": "RATELIMIT_APPLICATION_PER_METHOD",
-    "application_limits_exempt_when": "RATELIMIT_APPLICATION_EXEMPT_WHEN",
-    "application_limits_deduct_when": "RATELIMIT_APPLICATION_DEDUCT_WHEN",
-    "application_limits_cost": "RATELIMIT_APPLICATION_COST",
-    "headers_enabled": "RATELIMIT_HEADERS_ENABLED",
-    "strategy": "RATELIMIT_STRATEGY",
-    "storage_uri": "RATELIMIT_STORAGE_URI",
-    "storage_options": "RATELIMIT_STORAGE_OPTIONS",
-    "swallow_errors": "RATELIMIT_SWALLOW_ERRORS",
     "on_breach": "RATELIMIT_ON_BREACH_CALLBACK",
-    "in_memory_fallback": "RATELIMIT_IN_MEMORY_FALLBACK",
-    "in_memory_fallback_enabled": "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED",
-    "key_prefix": "RATELIMIT_KEY_PREFIX",
     "retry_after": "RATELIMIT_HEADER_RETRY_AFTER_VALUE",
-    "fail_on_first_breach": "RATELIMIT_FAIL_ON_FIRST_BREACH",
     "meta_limits": "RATELIMIT_META",
     "on_meta_breach": "RATELIMIT_ON_META_BREACH_CALLBACK",
-    "request_identifier": "RATELIMIT_REQUEST_IDENTIFIER",
 }
 ENABLED = "RATELIMIT_ENABLED"
 #: Keys of header names, and the name that each says by default.
