@@ -432,7 +432,7 @@ def check_replies_are_ones_own(make: Make, url: str) -> None:
 
 def _under_way(limiter: AsyncLimiter) -> bool:
     (loop_transport,) = limiter._transport._by_loop.values()  # type: ignore[union-attr]
-    return any(connection.waiting for connection in loop_transport.closer.connections)
+    return any(connection.sent for connection in loop_transport.closer.connections)
 
 
 class ForgetsTheCancelled(async_connection.AsyncConnection):
