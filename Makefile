@@ -3,15 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 REQUIREMENTS := setup.cfg pyproject.toml
-# Most tests wait for real servers; files are shared out among three processes. WORKERS= for one.
-WORKERS ?= -n 3 --dist loadfile
+# Most tests wait for real servers; files are shared out among three processes. WORKERS= for one. The order
+# is that of tests/fast.py, which begins with the slowest files.
+WORKERS ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua venv clean help
 
 help:
 	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C;"
 	@echo "                options as in: make demo DEMO=\"--port 9001\""
-	@echo "make test       everything; test-fast leaves out what takes seconds; COVERAGE=1 measures it"
+	@echo "make test       everything; test-fast leaves out what is slow or starts servers;"
+	@echo "                COVERAGE=1 measures it"
 	@echo "make check      ruff, mypy, luacheck"
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots"
 	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
@@ -45,7 +47,7 @@ else
 endif
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest -m "not slow" $(TESTS)
+	$(BIN)/python -m pytest --fast -r fE $(WORKERS) $(TESTS)
 
 luacheck:
 	@command -v luacheck >/dev/null || \

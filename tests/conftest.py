@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import itertools
 import os
@@ -15,9 +16,27 @@ from hypothesis import settings
 from limiter import log_throttle
 from limiter.base import Base
 from service.demo.servers import Cluster, Server, ServerError, find_server
-from tests.no_skips import pytest_sessionfinish, pytest_terminal_summary
+from tests import fast, no_skips
 
-__all__ = ["pytest_sessionfinish", "pytest_terminal_summary"]
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What ``make test-fast`` gives."""
+    parser.addoption("--fast", action="store_true", help="leave out what is slow or starts servers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Two files of ours with hooks."""
+    for plugin in (fast, no_skips):
+        config.pluginmanager.register(plugin)
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay in memory: no collection of garbage looks at them again, which takes long."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()
+
 
 # A busy machine makes an example slow, not wrong; in CI the same examples run every time.
 settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")

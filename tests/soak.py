@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 ROOT = Path(__file__).parent.parent
-DEFAULT = ("tests/concurrency", "tests/transport", "tests/e2e")
+DEFAULT = ("tests/concurrency", "tests/transport", "tests/e2e", "tests/machines")
 
 
 def _spin(parent: int) -> None:
@@ -28,7 +28,7 @@ def _spin(parent: int) -> None:
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.argument("tests", nargs=-1)
 def soak(rounds: int, tests: tuple[str, ...]) -> None:
-    """Repeat TESTS (the concurrency, transport and demo tests) for so many rounds."""
+    """Repeat TESTS (those of concurrency, transport, demo and state machines) for so many rounds."""
     failed: list[str] = []
     for number in range(1, rounds + 1):
         busy = number % 2 == 0
@@ -45,6 +45,7 @@ def soak(rounds: int, tests: tuple[str, ...]) -> None:
             run = subprocess.run(
                 [sys.executable, "-m", "pytest", "-q", "--no-header", *(tests or DEFAULT)],
                 cwd=ROOT,
+                env={"TEST_DEPTH": "2", **os.environ},
                 capture_output=True,
                 text=True,
             )

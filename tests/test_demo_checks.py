@@ -80,31 +80,46 @@ def test_a_store_for_each_instance_is_none_for_two(as_option: bool) -> None:
     assert "--instances 1" in done.output
 
 
+@pytest.mark.parametrize(
+    ("variables", "options", "said"),
+    [
+        ({"LIMITER_LIMITS": "lots"}, [], "LIMITER_LIMITS"),
+        ({"LIMITER_TIMEOUT": "soon"}, [], "LIMITER_TIMEOUT"),
+        ({"LIMITER_TRUSTED_PROXIES": "all"}, [], "LIMITER_TRUSTED_PROXIES"),
+        ({"LIMITER_STORE": "http://x"}, [], "LIMITER_STORE"),
+        ({"LIMITER_ADMIN_TOKEN": "short"}, [], "LIMITER_ADMIN_TOKEN"),
+        ({"LIMITER_POLICIES": "no.toml"}, [], "no.toml:1: cannot be read"),
+        ({}, ["--store", "redis://127.0.0.1:1"], "store"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(
+    variables: dict[str, str], options: list[str], said: str
+) -> None:
+    with socket.create_server((HOST, 0)) as free:
+        port = free.getsockname()[1]
+    done = CliRunner().invoke(demo, [f"--port={port}", *options], env=variables)
+
+    assert done.exit_code == 1
+    assert said in done.output
+    assert done.output.count("\n") == 1, done.output
+
+
+def test_names_of_instances_have_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that all answers have, and `ab` counts none of them as failed."""
+    ours, names = Demo(Options(1, 1, 10, "memory://"), {}), list[str]()
+    monkeypatch.setattr(ours, "_start_instance", names.append)
+    monkeypatch.setattr(ours, "_start_upstream", lambda: None)
+    monkeypatch.setattr(ours, "_wait_for", lambda *_: None)
+    monkeypatch.setattr(ours, "_upstream", 1, raising=False)
+    ours._start_instances()
+
+    assert len(set(names)) == 10
+    assert len(set(map(len, names))) == 1
+
+
 def test_a_store_for_each_instance_will_do_for_one() -> None:
     checks.instances({"LIMITER_STORE": "memory://"}, 1)
     checks.instances({"LIMITER_STORE": "redis://127.0.0.1:1"}, 2)
-
-
-def test_a_port_that_only_root_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: socket.socket, address: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(socket.socket, "bind", refuse)
-    with pytest.raises(DemoError, match="not ours"):
-        checks.port(80)
-
-
-def test_a_static_file_without_the_line_to_replace(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "traefik").mkdir()
-    (tmp_path / "traefik/traefik.yml").write_text("entryPoints: {}\n")
-    monkeypatch.setattr(supervisor, "CHECKOUT", tmp_path)
-    ours = Demo(Options(1, 1, 1, None), {})
-
-    with pytest.raises(DemoError, match="to replace"):
-        ours._start_traefik(Path("/bin/true"))
-    ours._stop()
 
 
 def test_a_part_that_never_serves_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

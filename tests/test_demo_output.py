@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from service.demo.children import Child
-from service.demo.output import Log, say
+from service.demo.output import Log
 from service.demo.supervisor import Demo, Options
 
 
@@ -27,13 +25,6 @@ def test_a_child_whose_own_children_live_on_is_not_waited_for() -> None:
     assert list(log.last) == ["began"]
     child.kill()
     log.close()
-
-
-def test_what_a_terminal_cannot_show_is_spelled_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
-    say("caf\u00e9 \ufffd")
-    assert written.getvalue() == b"caf\\xe9 \\ufffd\n"
 
 
 def test_a_policy_file_is_the_same_for_those_who_run_elsewhere(

@@ -20,7 +20,7 @@ def test_a_skip_fails_the_run_in_ci(tmp_path, ci, skips, code):
     run = subprocess.run(
         [*command, "--rootdir", str(tmp_path), "-p", "no:cacheprovider", str(test)],
         cwd=Path(__file__).parent.parent,
-        env=os.environ | {"CI": ci},
+        env=os.environ | {"CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,

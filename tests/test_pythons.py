@@ -1,4 +1,4 @@
-"""Every supported Python that is found on this machine runs the library's tests."""
+"""The oldest and the newest other Python that we support run the library's tests, where they are found."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ def read_setup() -> ConfigParser:
 
 
 SUPPORTED = [(3, 10), (3, 11), (3, 12), (3, 13)]
+OTHERS = [version for version in SUPPORTED if version != sys.version_info[:2]]
+#: Those between have nothing that these two have not.
+TRIED = (OTHERS[0], OTHERS[-1])
 #: What depends on the interpreter most: values, bytes, sockets and threads, on a real server.
 TESTS = [
     "tests/limiter",
@@ -70,7 +73,7 @@ def find(version: tuple[int, int]) -> str | None:
     return None
 
 
-FOUND = {v: python for v in SUPPORTED if v != sys.version_info[:2] and (python := find(v))}
+FOUND = {version: python for version in TRIED if (python := find(version))}
 
 
 def _home(version: tuple[int, int]) -> Path:
@@ -153,10 +156,8 @@ def test_the_oldest_python_has_the_oldest_redis_py() -> None:
 
 @pytest.mark.slow
 def test_names_what_was_not_found(request: pytest.FixtureRequest) -> None:
-    """The run says which supported Pythons it did not try."""
-    missing = [v for v in SUPPORTED if v not in FOUND and v != sys.version_info[:2]]
+    """The run says which of the Pythons it did not try."""
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    for version in missing:
-        reporter.write_line("\nnot found, and so not run: Python {}.{}".format(*version))
-
-    assert len(FOUND) + len(missing) == len(SUPPORTED) - (sys.version_info[:2] in SUPPORTED)
+    for version in TRIED:
+        if version not in FOUND:
+            reporter.write_line("\nnot found, and so not run: Python {}.{}".format(*version))

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,14 +27,7 @@ from service.demo.servers import (
     find_server,
     supports_tls,
 )
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
-    """Wait for a condition that another process brings about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)  # nothing tells us: we have to look again
+from tests.waiting import until
 
 
 def is_free(port: int) -> bool:
@@ -192,7 +184,7 @@ def test_replicas_follow_their_primaries() -> None:
         primary = cluster.nodes.index(cluster.primary_of("a"))
         with cluster.nodes[2 + primary].client() as replica:
             replica.execute_command("READONLY")
-            until(lambda: replica.get("a") == "1", "the replica has the key")
+            until(lambda: replica.get("a") == "1")
 
 
 @pytest.mark.slow
@@ -234,7 +226,7 @@ def test_children_end_with_a_parent_that_is_killed() -> None:
         parent.kill()
         parent.wait()
 
-        until(lambda: not Path(f"/proc/{pid}").exists(), "the server ended")
+        until(lambda: not Path(f"/proc/{pid}").exists())
     for path in Path(folder).iterdir():  # nobody was left to remove it
         path.unlink()
     Path(folder).rmdir()
@@ -264,7 +256,7 @@ def test_a_childs_own_children_end_with_it() -> None:
 
     child.process.stdout.close()
     assert child.process.returncode == -signal.SIGKILL
-    until(lambda: not _runs(grandchild), "the grandchild ended")
+    until(lambda: not _runs(grandchild))
 
 
 def _runs(pid: int) -> bool:

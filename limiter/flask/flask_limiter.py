@@ -27,7 +27,7 @@ from limiter.web.functions import check_function
 from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
-from limiter.web.paths import is_among
+from limiter.web.match import is_among
 from limiter.web.wiring import StoreSettings, networks
 
 if TYPE_CHECKING:
@@ -215,8 +215,8 @@ class FlaskLimiter(Extension):
         hidden = [*self._given, *([] if isinstance(default, _BySettings) else ["limits"])]
         environ = settings.with_config(config, hidden)
         try:
-            found = settings.from_environment(environ, {"limits": DEFAULT, **self._given})
-            limits = found.pop("limits")
+            store_settings = settings.from_environment(environ, {"limits": DEFAULT, **self._given})
+            limits = store_settings.pop("limits")
             if isinstance(default, _BySettings):
                 if file := environ.get(settings.POLICIES):
                     raise InvalidSetting(
@@ -224,9 +224,9 @@ class FlaskLimiter(Extension):
                         f"default=, or LimiterMiddleware(app.wsgi_app, Policies.from_env()) in its place"
                     )
                 default = _without_options(limits)
-            algorithm = found.pop("algorithm", None)
-            name = found.setdefault("name", "default")
-            base = Limiter("1/second", **found)
+            algorithm = store_settings.pop("algorithm", None)
+            name = store_settings.setdefault("name", "default")
+            base = Limiter("1/second", **store_settings)
             if algorithm is not None:
                 algorithm_named(algorithm)
             trusted = self._trusted
@@ -234,7 +234,7 @@ class FlaskLimiter(Extension):
                 trusted = settings.trusted_proxies(environ)
         except (InvalidSetting, InvalidPolicy) as error:
             raise settings.named(error, environ) from None
-        make = maker(base, algorithm, found)
+        make = maker(base, algorithm, store_settings)
         return self._setup_of(name=name, base=base, make=make, default=default, trusted=trusted)
 
 

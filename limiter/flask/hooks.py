@@ -30,10 +30,10 @@ def waiting(app: Flask, environ: Mapping[str, Any]) -> str:
         return ""
     of_application = app.before_request_funcs.get(None, [])
     later = of_application[of_application.index(hook) + 1 :] if hook in of_application else []
-    names = [_name(one) for one in later]
+    names = [_name(function) for function in later]
     for blueprint in reversed(request.blueprints):
         of_blueprint = app.before_request_funcs.get(blueprint, [])
-        names += [f"{_name(one)} of blueprint {blueprint}" for one in of_blueprint]
+        names += [f"{_name(function)} of blueprint {blueprint}" for function in of_blueprint]
     return f"the before_request hooks {', '.join(names)}" if names else ""
 
 

@@ -71,12 +71,12 @@ class _Scanner:
             self._pass(_VOID)
 
     def _pass(self, pattern: re.Pattern[str]) -> str:
-        found = pattern.match(self._text, self._at)
-        if found is None:  # not TOML after all
+        match = pattern.match(self._text, self._at)
+        if match is None:  # not TOML after all
             self._at = len(self._text)
             return ""
-        self._at = found.end()
-        return found[0]
+        self._at = match.end()
+        return match[0]
 
     def _note(self, path: Path, line: int) -> None:
         for end in range(1, len(path) + 1):

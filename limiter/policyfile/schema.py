@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from ipaddress import IPv6Network, ip_network
 from typing import Any, NamedTuple
@@ -16,14 +16,17 @@ from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
 from limiter.settings import check_on_error, check_seconds, check_share
 from limiter.web.headers import FORMS
+from limiter.web.match import pattern
 from limiter.web.new_subjects import NewSubjects
-from limiter.web.paths import pattern
 from limiter.web.rules import UNIDENTIFIED
 from limiter.web.subjects import HEADER, identity
 
 _ALGORITHMS: dict[str, Any] = {**ALGORITHMS, Concurrency.algorithm: Concurrency}
 _METHOD = re.compile(r"[A-Za-z]{1,32}")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE | re.ASCII)
+#: Reads the value at a place, and notes what is wrong with it.
+Reader = Callable[[Notes, Path, Any], Any]
+
 #: Of a file: each pattern takes a millisecond or two to read.
 _MOST_PATHS = 2_000
 _MOST_LIMITS = 100
@@ -159,52 +162,6 @@ _cost_header = _checked(
 )
 
 
-def _read_match(notes: Notes, path: Path, value: Any) -> dict[str, Any]:
-    readers = {"paths": _pattern, "methods": _method, "hosts": _host}
-    return _read_lists(notes, path, value, readers, some=True, flags=("ignore_case",))
-
-
-def _read_exempt(notes: Notes, path: Path, value: Any) -> dict[str, Any]:
-    readers = {"networks": _network, "keys": _subject, "paths": _pattern}
-    return _read_lists(notes, path, value, readers, some=False)
-
-
-def _read_lists(
-    notes: Notes,
-    path: Path,
-    value: Any,
-    readers: Mapping[str, Callable[[Any], Any]],
-    some: bool,
-    flags: Sequence[str] = (),
-) -> dict[str, Any]:
-    """A table of lists and flags; ``some``: an empty list would mean the opposite of what it says."""
-    lists: dict[str, Any] = {}
-    known = (*readers, *flags)
-    # A table of subjects may have been meant, and those may be secrets.
-    for key, listed in notes.table(path, value, known, is_secret="keys" in readers).items():
-        if key in flags:
-            lists[key] = notes.read((*path, key), _flag, listed)
-            continue
-        if not isinstance(listed, list) or (some and not listed):
-            least = "a list of at least one" if some else "a list"
-            # Subjects may be secrets.
-            what = f"a {type(listed).__name__}" if key == "keys" else shown(listed)
-            notes.add((*path, key), f"is {what}: accepted is {least}")
-            continue
-        if readers[key] is _pattern:
-            notes.patterns += len(listed)
-            if notes.patterns > _MOST_PATHS:
-                notes.add(
-                    (*path, key), f"is one pattern too many: accepted are {_MOST_PATHS:,} a file"
-                )
-                continue
-        lists[key] = tuple(
-            notes.read((*path, key, place), readers[key], value)
-            for place, value in enumerate(listed)
-        )
-    return lists
-
-
 def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
     if isinstance(value, dict):
         if list(value) == ["header"]:
@@ -244,15 +201,45 @@ def _subject(value: Any) -> str:
     raise InvalidSetting.of("value", what, "accepted is a text")
 
 
-def _value(read: Callable[[Any], Any]) -> Callable[[Notes, Path, Any], Any]:
+def _value(read: Callable[[Any], Any]) -> Reader:
     """A reader of a whole value; what it refuses is noted at the value's place."""
     return lambda notes, path, value: notes.read(path, read, value)
+
+
+def _list(read: Callable[[Any], Any], is_filled: bool = False, is_secret: bool = False) -> Reader:
+    """A reader of a list; ``is_filled``: an empty one would mean the opposite of what it says."""
+
+    def read_list(notes: Notes, path: Path, value: Any) -> tuple[Any, ...] | None:
+        if not isinstance(value, list) or (is_filled and not value):
+            what = f"a {type(value).__name__}" if is_secret else shown(value)
+            least = " of at least one" if is_filled else ""
+            notes.add(path, f"is {what}: accepted is a list{least}")
+            return None
+        if read is _pattern:
+            notes.patterns += len(value)
+            if notes.patterns > _MOST_PATHS:
+                notes.add(path, f"is one pattern too many: accepted are {_MOST_PATHS:,} a file")
+                return None
+        return tuple(notes.read((*path, place), read, part) for place, part in enumerate(value))
+
+    return read_list
+
+
+def _table(readers: Mapping[str, Reader], is_secret: bool = False) -> Reader:
+    """A reader of a table; keys that are wrong are left out. ``is_secret``: it may name subjects."""
+
+    def read_table(notes: Notes, path: Path, value: Any) -> dict[str, Any]:
+        table = notes.table(path, value, readers, is_secret)
+        values = {key: readers[key](notes, (*path, key), part) for key, part in table.items()}
+        return {key: value for key, value in values.items() if value is not None}
+
+    return read_table
 
 
 class Key(NamedTuple):
     """What is known of a key of a policy."""
 
-    read: Callable[[Notes, Path, Any], Any] | None
+    read: Reader | None
     """Reads its value, and notes what is wrong; None: it is read once the others are known."""
     left_out: Any = None
     """What holds where neither the policy nor [defaults] has the key; None: nothing."""
@@ -265,7 +252,17 @@ KEYS = {
     "limits": Key(None, is_shared=False),
     "algorithm": Key(_value(_choice(*ALGORITHMS))),  # of rates; leases have a table of their own
     "key": Key(_value(_key), "address"),
-    "match": Key(_read_match, is_shared=False),
+    "match": Key(
+        _table(
+            {
+                "paths": _list(_pattern, is_filled=True),
+                "methods": _list(_method, is_filled=True),
+                "hosts": _list(_host, is_filled=True),
+                "ignore_case": _value(_flag),
+            }
+        ),
+        is_shared=False,
+    ),
     "cost": Key(_read_cost, 1),
     "on_error": Key(_value(check_on_error)),
     "timeout": Key(_value(partial(check_seconds, "timeout"))),
@@ -273,7 +270,16 @@ KEYS = {
     "headers": Key(_value(_choice(*FORMS)), "draft-11"),
     "shadow": Key(_value(_flag), False),
     "percent": Key(_value(_percent), 100),
-    "exempt": Key(_read_exempt),
+    "exempt": Key(
+        _table(
+            {
+                "networks": _list(_network),
+                "keys": _list(_subject, is_secret=True),
+                "paths": _list(_pattern),
+            },
+            is_secret=True,
+        )
+    ),
     "overrides": Key(None, is_shared=False),
     "unidentified": Key(_value(_choice(*UNIDENTIFIED)), "refuse"),
     "preflights": Key(_value(_preflights), "apart"),

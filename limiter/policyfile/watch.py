@@ -68,7 +68,7 @@ class _Policies(Generic[_AnyGuard]):
     _guard_class: type[_AnyGuard]
     _limiter_class: type[Limiter] | type[AsyncLimiter]
     _may_wait: ClassVar[bool]
-    """Whether whoever asks for what is in force may wait until a text is read."""
+    """Whether a request may wait until a text is read."""
 
     def __init__(
         self,
@@ -192,8 +192,8 @@ class _Policies(Generic[_AnyGuard]):
         for warning in file.warnings:
             log.warning("%s", warning)
 
-        def guard(some: list[Any]) -> _AnyGuard:
-            return self._guard_class(some, self._trusted, self._observe, file.address_from)
+        def guard(rules: list[Any]) -> _AnyGuard:
+            return self._guard_class(rules, self._trusted, self._observe, file.address_from)
 
         return Current(file, guard(rules), {rule.name: guard([rule]) for rule in rules})
 

@@ -99,10 +99,8 @@ def port(number: int) -> None:
         try:
             probe.bind((HOST, number))
             probe.listen()
-        except PermissionError:
-            raise DemoError(f"Port {number} is not ours to use: choose another --port.") from None
         except OSError:
             raise DemoError(
-                f"Port {number} is taken, perhaps by another demo: stop that, "
+                f"Port {number} is taken, perhaps by another demo, or not ours to use: stop that, "
                 f"or choose another port, as in `make demo DEMO='--port {number + 1}'`."
             ) from None

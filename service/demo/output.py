@@ -15,8 +15,6 @@ _lock = threading.Lock()
 
 def say(text: str) -> None:
     """Print at once. A reader that went away is no reason to end, let alone halfway."""
-    encoding = sys.stdout.encoding or "utf-8"
-    text = text.encode(encoding, "backslashreplace").decode(encoding)
     with _lock:
         try:
             sys.stdout.write(f"{text}\n")

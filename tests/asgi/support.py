@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from limiter import AsyncLimiter
 from limiter.web.request import joined
 from tests.transport.support import in_loop
+from tests.waiting import soon
 from tests.wsgi.support import CALLER, running
 
 
@@ -108,12 +108,13 @@ async def free(limiter: AsyncLimiter, key: str = CALLER) -> int:
     return (await limiter.peek(key)).remaining
 
 
-async def eventually_free(limiter: AsyncLimiter, count: int, seconds: float = 10.0) -> None:
-    """Wait until so much is left; nothing else tells when it is."""
-    deadline = time.monotonic() + seconds
-    while await free(limiter) != count:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)  # nothing tells us when: we have to look again
+async def eventually_free(limiter: AsyncLimiter, count: int) -> None:
+    """Wait until so much is left."""
+
+    async def is_free() -> bool:
+        return await free(limiter) == count
+
+    await soon(is_free)
 
 
 def uvicorn(log: Path, app: str, *options: str, **variables: str) -> Any:

@@ -21,7 +21,8 @@ from limiter import Concurrency, Limiter
 from service.demo.servers import HOST, free_port
 from tests.asgi.support import uvicorn
 from tests.service.support import ROOT, clean_environment, get
-from tests.wsgi.support import begin_http, eventually, listens, served
+from tests.waiting import until
+from tests.wsgi.support import begin_http, listens, served
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +75,7 @@ def test_rates_and_streams(
         assert json.loads(denied.text)["violated-policies"] == ["streams"]
         for connection, _ in held:
             connection.close()
-        eventually(lambda: streams.peek(HOST).remaining == 2)
+        until(lambda: streams.peek(HOST).remaining == 2)
 
         forwarded = {"X-Forwarded-For": "203.0.113.1"}
         with ThreadPoolExecutor(8) as pool:
@@ -92,7 +93,7 @@ def test_rates_and_streams(
         open_still, _ = begin_http(port, "/stream")
         assert streams.peek(HOST).remaining == 1
         child.signal(signal.SIGTERM)
-        eventually(lambda: streams.peek(HOST).remaining == 2)
+        until(lambda: streams.peek(HOST).remaining == 2)
         open_still.close()
         child.process.wait(10)
 
@@ -109,7 +110,7 @@ def test_a_killed_worker_s_lease_ends_by_itself(
         for worker in {_process(connection) for connection in held}:
             os.kill(worker, signal.SIGKILL)
         killed = time.monotonic()
-        eventually(lambda: streams.peek(HOST).remaining == 2)
+        until(lambda: streams.peek(HOST).remaining == 2)
         assert time.monotonic() - killed < lease + 1.0
         for connection in held:
             connection.close()
@@ -138,9 +139,9 @@ def test_websockets_hold_leases(
         assert response.headers["Content-Type"] == "application/problem+json"
         assert response.headers["Cache-Control"] == "no-store"
         assert json.loads(response.body or b"")["violated-policies"] == ["streams"]
-        eventually(lambda: streams.peek(HOST).remaining == 1)
+        until(lambda: streams.peek(HOST).remaining == 1)
         second.socket.shutdown(socket.SHUT_RDWR)  # without a word
-        eventually(lambda: streams.peek(HOST).remaining == 2)
+        until(lambda: streams.peek(HOST).remaining == 2)
 
 
 def test_messages_are_limited(tmp_path: Path, variables: dict[str, str]) -> None:
@@ -218,7 +219,7 @@ def test_a_cost_by_a_header_where_a_program_starts_uvicorn(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
     ) as child:
         try:
-            eventually(lambda: listens(port))
+            until(lambda: listens(port))
             for _ in range(2):
                 get(f"http://{HOST}:{port}/hello", fields)
         finally:

@@ -93,7 +93,7 @@ def _run(log: Path, *command: str, **variables: str) -> Iterator[int]:
             return probe.connect_ex((HOST, port)) == 0
 
     try:
-        until(listens, log.read_text)
+        until(listens, what=log.read_text)
         yield port
     finally:
         child.stop()

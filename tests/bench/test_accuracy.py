@@ -340,6 +340,7 @@ def test_a_quick_run_measures_everybody(tmp_path: Path) -> None:
     assert str(CHECKOUT) not in json.dumps(results)
 
 
+@pytest.mark.slow
 def test_the_picture_shows_every_algorithm(tmp_path):
     """And it is what the algorithms do, in simulated time."""
     kinds = dict(picture.kinds())

@@ -24,20 +24,13 @@ from limiter.testing import StoreCall, intercept
 from limiter.web import limiter_calls
 from service.demo.servers import Cluster
 from tests.calls.support import OURS, PATIENCE
+from tests.waiting import soon, until
 
 PLACES = Concurrency(3, lease=30)
 
 
 class NotAnException(BaseException):
     """What libraries, and handlers of signals, raise past ``except Exception``."""
-
-
-async def until(is_so: Any, seconds: float = 10.0) -> None:
-    """Wait until something is so that nothing tells us of."""
-    deadline = time.monotonic() + seconds
-    while not await is_so():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.005)
 
 
 def cancel_on_and_on(task: asyncio.Task[Any]) -> None:
@@ -75,7 +68,7 @@ def test_leases_of_bodies_that_are_cancelled_on_and_on(place: str, subject: str)
             cancel_on_and_on(task)
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await until(all_back)
+            await soon(all_back)
         assert limiter.unsettled == 0
         await limiter.close()
 
@@ -96,11 +89,11 @@ def test_a_reservation_whose_body_is_cancelled_on_and_on(place: str, subject: st
             return (await limiter.peek(subject)).remaining == count
 
         task = asyncio.ensure_future(body())
-        await until(lambda: remain(50))
+        await soon(lambda: remain(50))
         cancel_on_and_on(task)
         with pytest.raises(asyncio.CancelledError):
             await task
-        await until(lambda: remain(100))
+        await soon(lambda: remain(100))
         await limiter.close()
 
     asyncio.run(main())
@@ -140,13 +133,13 @@ def test_interrupted_while_subjects_in_turn_are_given_back(
 ) -> None:
     """The rest is given back all the same; the one give-back that was under way is counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
     keys = [f"{subject}-{number}" for number in range(4)]
     limiter.hit(keys[3], 5)
     interrupt_once(limiter, where)
     with pytest.raises(NotAnException):
         limiter.hit_all([(key, 1) for key in keys])
-    settled(lambda: [5 - limiter.peek(key).remaining for key in keys], [lost, 0, 0, 5])
+    until(lambda: [5 - limiter.peek(key).remaining for key in keys] == [lost, 0, 0, 5])
     assert limiter.unsettled == lost
 
 
@@ -154,14 +147,14 @@ def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: st
     """The rates under way are counted; the leases beside them come back, and all of the others."""
     limits = [Concurrency(5, lease=60), FixedWindow(5, "day")]
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(3)]
     interrupt_once(limiter, "refund")
     parts = [Part(limiter_calls.plan(limiter), key, 1) for key in keys]
     with limiter.hold(keys[2], 5), pytest.raises(NotAnException):
         limiter_calls.drive(limiter, limiter_calls.deciding(limiter, parts, "acquire", "one"))
     lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
-    settled(lefts, [[5, 4], [5, 5], [5, 0]])
+    until(lambda: lefts() == [[5, 4], [5, 5], [5, 0]])
     assert limiter.unsettled == 1
 
 
@@ -170,7 +163,7 @@ def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: st
 
     async def main() -> None:
         limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=store, timeout=PATIENCE)
-        limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+        limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
         keys = [f"{subject}-{number}" for number in range(5)]
         await limiter.hit(keys[-1], 1_000)
 
@@ -190,7 +183,7 @@ def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: st
             left = [(await limiter.peek(key)).remaining for key in keys[1:-1]]
             return left == [1_000] * 3
 
-        await until(are_back)
+        await soon(are_back)
         assert (await limiter.peek(keys[0])).remaining >= 990  # as far as they were sent
         assert limiter.unsettled == 10
         await limiter.close()
@@ -203,7 +196,7 @@ def test_nobody_to_give_back_later(
 ) -> None:
     """The process gets no more threads: what stays taken is counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(4)]
     limiter.hit(keys[3], 5)
     interrupt_once(limiter, "refund")
@@ -216,7 +209,7 @@ def test_nobody_to_give_back_later(
         limiter.hit_all([(key, 1) for key in keys])
     assert [limiter.peek(key).remaining for key in keys] == [4, 4, 4, 0]
     assert limiter.unsettled == 3
-    assert limiter._renewal_threads._flows == set()
+    assert limiter._core.renewal_threads._flows == set()
 
 
 def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
@@ -225,7 +218,7 @@ def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
     lease = limiter.hold(subject)
     with pytest.raises(NotAnException), lease:
         interrupt_once(limiter, "release")
-    settled(lambda: limiter.peek(subject).remaining, 3)
+    until(lambda: limiter.peek(subject).remaining == 3)
     with lease:
         assert limiter.peek(subject).remaining == 2
     assert limiter.peek(subject).remaining == 3
@@ -235,19 +228,20 @@ def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
 def test_interrupted_before_the_end_of_a_body(place: str, subject: str) -> None:
     """The lease is not renewed for the rest of the process's life."""
     limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
-    releasing, done = limiter._releasing, threading.Event()
+    lease = limiter.hold(subject)
+    release_flow, done = lease.release_flow, threading.Event()
 
-    def interrupted(held: Any) -> Any:
+    def interrupted() -> Any:
         if not done.is_set():
             done.set()
             raise NotAnException
-        return releasing(held)
+        return release_flow()
 
-    limiter._releasing = interrupted  # type: ignore[method-assign]
-    with pytest.raises(NotAnException), limiter.hold(subject):
+    lease.release_flow = interrupted  # type: ignore[method-assign]
+    with pytest.raises(NotAnException), lease:
         pass
     assert limiter.peek(subject).remaining == 3
-    assert limiter._renewal_threads._flows == set()
+    assert limiter._core.renewal_threads._flows == set()
 
 
 def interrupt_once(limiter: Limiter, mode: str) -> None:
@@ -260,14 +254,6 @@ def interrupt_once(limiter: Limiter, mode: str) -> None:
         return ahead()
 
     intercept(limiter, interrupted)
-
-
-def settled(ask: Any, expected: Any) -> None:
-    """Wait until the answer is what it has to be: what is given back later tells nobody."""
-    deadline = time.monotonic() + 10.0
-    while (found := ask()) != expected:
-        assert time.monotonic() < deadline, found
-        time.sleep(0.005)
 
 
 def test_a_lease_that_was_never_taken(place: str, subject: str) -> None:

@@ -10,6 +10,7 @@ from limiter.cli import bench
 from tests.cli.support import run, shell
 
 
+@pytest.mark.slow
 def test_from_a_checkout_it_is_the_measurements() -> None:
     """Their options, their help and their exit codes, wherever it is called."""
     for line in ("cd / && limiter bench --help", "cd / && limiter bench --nonsense"):

@@ -53,7 +53,7 @@ class Held:
                 stdout=out,
                 start_new_session=True,
             )
-        until(lambda: "ready" in self.said, lambda: self.said)
+        until(lambda: "ready" in self.said, what=lambda: self.said)
 
     @property
     def said(self) -> str:
@@ -113,7 +113,7 @@ def test_signals_are_passed_on(held: Held) -> None:
     names = ["INT", "QUIT", "TERM", "HUP", "USR1", "USR2"]
     for number, name in enumerate(names, 2):
         held.process.send_signal(signal.Signals[f"SIG{name}"])
-        until(lambda: len(held.said.split()) == number, lambda: held.said)  # noqa: B023
+        until(lambda: len(held.said.split()) == number, what=lambda: held.said)  # noqa: B023
     assert held.process.poll() is None
     assert held.leases() == 1
     assert held.finish() == (7, "")
@@ -166,7 +166,7 @@ def test_a_signal_while_waiting_ends_it(held: Held, number: int, tmp_path: Path)
     words = ["hold", "1", held.subject, "--store", held.store, "--wait", "100", "--"]
     with start([*words, "touch", str(tmp_path / "ran")]) as waiting:
         # Nobody else asks for this one: SIGTERM, for example, is coverage's as well.
-        until(lambda: _catches(waiting.pid, signal.SIGUSR2), lambda: "no handler")
+        until(lambda: _catches(waiting.pid, signal.SIGUSR2), what=lambda: "no handler")
         waiting.send_signal(number)
         assert waiting.communicate(timeout=30) == ("", "")
     assert waiting.returncode == 128 + number
@@ -202,7 +202,7 @@ def test_it_is_renewed(store: str, subject: str, tmp_path: Path) -> None:
         first = client.zrange(key, 0, -1, withscores=True)
         until(
             lambda: client.zrange(key, 0, -1, withscores=True)[0][1] > first[0][1] + 1_000_000,
-            lambda: "no renewal",
+            what=lambda: "no renewal",
         )
     assert held.finish() == (7, "")
 

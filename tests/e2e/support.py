@@ -10,8 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -20,14 +18,7 @@ import pytest
 
 from service.demo.servers import HOST
 from tests.service.support import ROOT, clean_environment
-
-
-def until(condition: Callable[[], bool], what: Callable[[], str], seconds: float = 30.0) -> None:
-    """Wait for a condition that other processes bring about."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.02)  # nothing tells us: we have to look again
+from tests.waiting import until
 
 
 class Process:
@@ -130,7 +121,7 @@ class Demo:
         """Wait until it has said this."""
         until(
             lambda: text in self.log or self.process.poll() is not None,
-            lambda: f"no {text!r} in:\n{self.log}",
+            what=lambda: f"no {text!r} in:\n{self.log}",
         )
         assert text in self.log, self.log
 

@@ -144,7 +144,7 @@ class System:
                 assert child.process.wait(60) == 0, self.log(other)
                 continue
             assert how["condition"] == "service_healthy"
-            until(lambda o=other: self.is_healthy(o), lambda o=other: self.log(o))  # type: ignore[misc]
+            until(lambda o=other: self.is_healthy(o), what=lambda o=other: self.log(o))  # type: ignore[misc]
             assert child.alive, self.log(other)
         with (self.folder / f"{name}.log").open("ab") as output:
             self.children[name] = Child(
@@ -207,11 +207,11 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     found = System(tmp_path_factory.mktemp("compose"))
     try:
         found.start("redis-2")
-        until(lambda: found.is_healthy("redis-2"), lambda: found.log("redis-2"))
+        until(lambda: found.is_healthy("redis-2"), what=lambda: found.log("redis-2"))
         with found.node(2) as node:
             node.execute_command("CLUSTER ADDSLOTS", 0, 1, 2)
         found.start("load-balancer")
-        until(lambda: found.is_healthy("load-balancer"), lambda: found.log("load-balancer"))
+        until(lambda: found.is_healthy("load-balancer"), what=lambda: found.log("load-balancer"))
         yield found
     finally:
         stop(found.children.values())
@@ -273,7 +273,7 @@ def test_three_primaries_with_a_replica_each(system: System) -> None:
     with system.node(1) as node:
         assert len(flags()) == 6
         # Who follows whom, a node hears by gossip.
-        until(lambda: sum("master" in flag for flag in flags()) == 3, lambda: str(flags()))
+        until(lambda: sum("master" in flag for flag in flags()) == 3, what=lambda: str(flags()))
 
 
 @pytest.mark.slow
@@ -337,6 +337,7 @@ def test_the_page_is_there_and_tells_clients_apart(system: System) -> None:
     assert state["policies"][0]["state"]["remaining"] == 10
 
 
+@pytest.mark.slow
 def test_a_replica_takes_over(system: System) -> None:
     """Last, since it takes a primary away: everybody is limited again without anybody's help."""
     clients = [f"127.6.6.{number}" for number in range(1, 21)]
@@ -348,4 +349,4 @@ def test_a_replica_takes_over(system: System) -> None:
         assert {answer[0] for answer in answers} <= {200, 429}
         return all("Ratelimit" in answer[1] for answer in answers)
 
-    until(all_limited, lambda: system.log("app-1"))
+    until(all_limited, what=lambda: system.log("app-1"))

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
-from flask import Blueprint, Flask, Response, jsonify, request
+from flask import Flask, Response, jsonify, request
 from flask.views import MethodView, View
 from werkzeug.test import TestResponse
 
@@ -340,23 +340,6 @@ def test_request_filters(library: Library, app: Flask) -> None:
         return request.headers.get("X-Health") == "1" or "free" in request.args
 
     route(app, "/a")
-
-
-@both("2 x 200 /a, 429 /a, 200 /b, 3 x 200 /own, 429 /own")
-@both("200 /together/a, 200 /together/b, 429 /together/a")
-def test_blueprints(library: Library, app: Flask) -> None:
-    limits = limiter(library, app, default_limits=["1/minute"])
-    blueprint = Blueprint("shop", "shop")
-    blueprint.add_url_rule("/a", "a", saying("a"))
-    blueprint.add_url_rule("/b", "b", saying("b"))
-    blueprint.add_url_rule("/own", "own", limits.limit("3/minute")(saying("own")))
-    limits.limit("2/minute")(blueprint)
-    app.register_blueprint(blueprint)
-    together = Blueprint("together", "together", url_prefix="/together")
-    together.add_url_rule("/a", "a", saying("a"))
-    together.add_url_rule("/b", "b", saying("b"))
-    limits.shared_limit("2/minute", scope="together")(together)
-    app.register_blueprint(together)
 
 
 @both("200 /a, 200 /b, 200 /a, 429 /b")

@@ -19,8 +19,8 @@ from tests.flask.test_guide import GUIDE
 pytestmark = pytest.mark.filterwarnings("ignore")  # of SQLAlchemy, Flask-Babel and others
 
 
-@pytest.fixture(scope="module", params=["limiter.compat.flask_limiter", "flask_limiter"])
-def app(request: pytest.FixtureRequest) -> Iterator[Flask]:
+@pytest.fixture
+def app() -> Iterator[Flask]:
     """A login that Flask-AppBuilder limits, and a view with a limit of each of its two kinds."""
     pytest.importorskip("flask_appbuilder", reason="flask-appbuilder is not installed")
     names: dict[str, Any] = {}
@@ -31,7 +31,7 @@ def app(request: pytest.FixtureRequest) -> Iterator[Flask]:
         from flask_appbuilder.utils.legacy import get_sqla_class
         from flask_appbuilder.utils.limit import Limit
 
-        exec(BLOCK.replace("limiter.compat.flask_limiter", request.param), names)  # noqa: S102
+        exec(BLOCK, names)  # noqa: S102
         get_remote_address = names["get_remote_address"]
 
         class Reports(BaseView):
@@ -77,8 +77,9 @@ def app(request: pytest.FixtureRequest) -> Iterator[Flask]:
             logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 def test_an_application_of_flask_appbuilder(app: Flask) -> None:
-    """Its login, and the limits of its views, with both libraries."""
+    """Its login, and the limits of its views."""
     assert statuses(app, *["POST /login/"] * 3, "/login/") == [200, 200, 429, 200]
     assert statuses(app, *["/reports/one/"] * 4) == [200, 200, 200, 429]
     assert statuses(app, "/files/one/") == [200]

@@ -185,28 +185,6 @@ def test_a_lease_is_not_held_of_a_request_that_no_limit_has_looked_at() -> None:
     assert [answer.text for answer in ask(app, "/a", "/a")] == ["help", "help"]
 
 
-def test_a_lease_does_not_outlive_a_body_that_fails_to_close(
-    helped: tuple[Flask, FlaskLimiter, Callable[[], str]],
-) -> None:
-    app, _, helper = helped
-
-    class Body:
-        def __iter__(self) -> Iterator[bytes]:
-            return iter([b"body"])
-
-        def close(self) -> None:
-            raise ZeroDivisionError
-
-    @app.get("/a")
-    def a() -> Response:
-        helper()
-        return Response(Body())
-
-    with pytest.raises(ZeroDivisionError):
-        ask(app, "/a")
-    assert ask(app, "/left")[0].text == "1"
-
-
 def test_what_the_response_says_does_not_count_is_given_back(make: Make) -> None:
     """And the header says how things stand then."""
     app, limits = make()

@@ -24,7 +24,7 @@ from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
 NOW_US = 1_790_000_000_123_457
 HOUR_US = 3_600_000_000
 
-#: A longer search: so many times the examples.
+#: A longer search: so many times the examples; `make soak` searches twice as long.
 DEPTH = int(os.environ.get("TEST_DEPTH", "1"))
 
 _run = secrets.token_hex(4)

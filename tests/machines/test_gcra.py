@@ -36,7 +36,7 @@ class Textbook:
         return [cost, 0]
 
 
-@settings(max_examples=200 * DEPTH)
+@settings(max_examples=80 * DEPTH)
 @given(st.data())
 def test_gcra_decides_as_a_textbook_and_as_a_token_bucket(store, data):
     """And so does a leaky bucket; each under its own field of one hash."""

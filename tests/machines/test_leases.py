@@ -127,4 +127,4 @@ def test_script_and_model_agree(any_store, store, algorithm):
     policies = LEASE_POLICIES[algorithm]
     machine = type(f"{algorithm}_machine", (LeaseMachine,), {"policies": policies})
 
-    run_on(machine, any_store, examples=150 if any_store == store else 40)
+    run_on(machine, any_store, examples=60 if any_store == store else 20)

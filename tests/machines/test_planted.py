@@ -183,7 +183,7 @@ def among_several(
     return several([(model, 1, field_of(model, "p"))], now_us, mode, cost, holder=holder)
 
 
-@settings(max_examples=200 * DEPTH)
+@settings(max_examples=100 * DEPTH)
 @given(plan=plans, steps=calls)
 @example(plan=Plan(LOG, entries=[b"inf", NOW_ENTRY]), steps=[(0, 4)])
 @example(plan=Plan(LOG, entries=[NOW_ENTRY, b"7", NOW_ENTRY]), steps=[(0, 4)])
@@ -196,14 +196,14 @@ def test_wrong_state_heals(any_store, plan, steps):
     check_bound(plan.model, live(any_store, plan, steps, [takes(plan.model)], alone))
 
 
-@settings(max_examples=150 * DEPTH)
+@settings(max_examples=80 * DEPTH)
 @given(plan=plans, steps=calls)
 def test_wrong_state_heals_among_several(store, plan, steps):
     """The script for several policies, on the same."""
     check_bound(plan.model, live(store, plan, steps, [takes(plan.model)], among_several))
 
 
-@settings(max_examples=200 * DEPTH)
+@settings(max_examples=100 * DEPTH)
 @given(plan=plans, steps=calls, data=st.data())
 @example(plan=Plan(LOG, entries=[NOW_ENTRY, b"junk", NOW_ENTRY]), steps=[(0, 3)] * 3, data=None)
 def test_wrong_state_crashes_no_correction(store, plan, steps, data):

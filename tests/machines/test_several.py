@@ -196,11 +196,11 @@ def run(kinds: list[st.SearchStrategy[Model]], url: str, examples: int) -> None:
 
 def test_script_and_models_agree(any_store, store):
     """Mixes of algorithms and sizes, asked together and one by one."""
-    run(list(POLICIES.values()), any_store, examples=80 if any_store == store else 20)
+    run(list(POLICIES.values()), any_store, examples=40 if any_store == store else 15)
 
 
 def test_script_and_models_agree_where_leases_are_held(any_store, store):
     """The same beside leases: what is held is not charged again."""
     rates = st.one_of(*POLICIES.values())
     kinds = [rates, *LEASE_POLICIES.values()]
-    run(kinds, any_store, examples=80 if any_store == store else 20)
+    run(kinds, any_store, examples=40 if any_store == store else 15)

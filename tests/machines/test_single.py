@@ -120,4 +120,4 @@ def test_script_and_model_agree(any_store, store, algorithm):
     """Costs, parts, refunds, jumps, steps back, other limits, lost scripts and lost expiries."""
     machine = type(f"{algorithm}_machine", (SingleMachine,), {"policies": POLICIES[algorithm]})
 
-    run_on(machine, any_store, examples=80 if any_store == store else 20)
+    run_on(machine, any_store, examples=40 if any_store == store else 15)

@@ -24,7 +24,7 @@ MOVES_US = [-9, -5, -4, -3, -1, 0, 0, 1, 1, 2, 3, 4, 5]
 COSTS = [(1, None), (1, None), (2, None), (3, None), (3, 1), (3, 2)]
 HITS, WITH_CORRECTIONS = ["hit"], ["hit", "hit", "refund", "settle"]
 LEASE_CALLS = ["acquire", "acquire", "renew", "release"]
-HISTORIES, CALLS_EACH = 1_500, 6
+HISTORIES, CALLS_EACH = 500, 6
 
 #: A call of a model and the script's arguments for the same: told the model, and when.
 Draw = Callable[[Any, int], tuple[Answer, tuple[str, list[Any]]]]

@@ -108,6 +108,7 @@ def test_threads_on_many_keys_lose_nothing() -> None:
     assert len(store) <= 1_000
 
 
+@pytest.mark.slow
 def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
     """However many threads are in the middle of a call."""
     policy, store, ends = SlidingLog(10**5, "day"), MemoryStore(), threading.Event()
@@ -208,6 +209,7 @@ def test_the_bound_is_a_whole_number_from_1(most: Any) -> None:
         MemoryStore(most_subjects=most)
 
 
+@pytest.mark.slow
 def test_memory_is_bounded() -> None:
     """Ten times as many subjects as may be kept, and as many again: nothing grows."""
     assert signature(MemoryStore).parameters["most_subjects"].default == 100_000

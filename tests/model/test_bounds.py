@@ -20,7 +20,7 @@ steps = st.lists(
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda model: f"{model.identity}-{model.most}")
-@settings(max_examples=100 * DEPTH)
+@settings(max_examples=30 * DEPTH)
 @given(steps=steps)
 def test_what_is_admitted_less_what_is_given_back_keeps_the_bound(sample, steps):
     """In every window of one period, whoever calls at whatever moments."""

@@ -1,4 +1,4 @@
-"""Every broken script and client is caught by the check that names it, and nothing else is."""
+"""Every broken script is caught by the check that names it, and nothing else is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from limiter import Limiter
-from tests.mutants import clients, scripts
+from tests.mutants import scripts
 
 CAUGHT = (AssertionError, redis.RedisError)
 
@@ -31,15 +30,6 @@ def test_a_broken_script_is_caught(mutant, sound, store, tmp_path):
         mutant.check(store)
 
 
-@pytest.mark.parametrize("mutant", clients.MUTANTS, ids=[m.name for m in clients.MUTANTS])
-def test_a_broken_client_is_caught(mutant, store):
-    """The check passes on our limiter, and fails on the broken one."""
-    mutant.check(Limiter, store)
-
-    with pytest.raises(AssertionError):
-        mutant.check(mutant.make, store)
-
-
 def test_a_mutant_whose_text_is_gone_says_so(tmp_path):
     """A fragment that was rewritten must not leave a mutant that breaks nothing."""
     stale = scripts.MUTANTS[0]._replace(old="text that no fragment has")
@@ -56,7 +46,5 @@ def test_the_scripts_joined_for_mutants_are_those_that_are_shipped(sound):
 
 def test_every_mutant_stands_for_a_hazard():
     """Names are unique; numbers are those of the catalogue."""
-    mutants = [*scripts.MUTANTS, *clients.MUTANTS]
-
-    assert len({mutant.name for mutant in mutants}) == len(mutants) >= 16
-    assert all(re.fullmatch(r"H\d+b?", mutant.hazard) for mutant in mutants)
+    assert len({mutant.name for mutant in scripts.MUTANTS}) == len(scripts.MUTANTS) >= 16
+    assert all(re.fullmatch(r"H\d+b?", mutant.hazard) for mutant in scripts.MUTANTS)

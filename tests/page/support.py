@@ -61,7 +61,7 @@ class Browser(Chrome):
         self.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": headers})
         self.get_log("browser")  # what others did is not ours
         self.get(url)
-        until(lambda: len(self.all("article")) == 7, lambda: self.news)
+        until(lambda: len(self.all("article")) == 7, what=lambda: self.news)
 
     def all(self, selector: str) -> list[WebElement]:
         """Every element that matches."""
@@ -82,7 +82,7 @@ class Browser(Chrome):
 
     def wait_for_news(self, text: str) -> None:
         """Wait until the page says this."""
-        until(lambda: text in self.news, lambda: f"no {text!r} in {self.news!r}")
+        until(lambda: text in self.news, what=lambda: f"no {text!r} in {self.news!r}")
 
     def cards(self) -> dict[str, Card]:
         """What is shown of each algorithm."""

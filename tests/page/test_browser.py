@@ -140,7 +140,7 @@ def test_it_works_by_keyboard(browser: Browser, url: str) -> None:
     press.send_keys(Keys.END).perform()
     assert browser.one("#rate-said").text == "5.0 a second"
     assert browser.one("#rate").get_attribute("aria-valuetext") == "5.0 a second"
-    until(lambda: browser.cards()["sliding_log"].denied >= 3, lambda: browser.news)
+    until(lambda: browser.cards()["sliding_log"].denied >= 3, what=lambda: browser.news)
     press.send_keys(Keys.HOME).perform()
     assert browser.one("#rate-said").text == "off"
     card = browser.cards()["sliding_log"]
@@ -269,7 +269,7 @@ def test_the_seam_fires_in_three_steps(browser: Browser, url: str) -> None:
     assert browser.news.startswith("Seam: one opens a window ")
     assert not browser.one("#seam").is_enabled()
     browser.wait_for_news("Ten just after the seam: admitted by Sliding log ")
-    until(lambda: browser.one("#seam").is_enabled(), lambda: "it stays disabled")
+    until(lambda: browser.one("#seam").is_enabled(), what=lambda: "it stays disabled")
     steps = browser.run("return steps.map((at) => at - steps[0])")
 
     assert [card.admitted + card.denied for card in browser.cards().values()] == [20] * 7
@@ -291,7 +291,7 @@ def test_the_seam_s_countdown_moves(browser: Browser, url: str) -> None:
         said.extend([text] if text and text not in said else [])
         return len(said) == 3
 
-    until(three_values, lambda: f"{said}")
+    until(three_values, what=lambda: f"{said}")
     left = [int(match[1]) for text in said if (match := re.fullmatch(r"One in (\d+) s\.", text))]
     assert left == [left[0], left[0] - 1, left[0] - 2]
     assert browser.one("#countdown").get_attribute("role") == "timer"  # which is not read aloud
@@ -346,7 +346,7 @@ def test_nothing_is_fired_when_nobody_looks(browser: Browser, url: str) -> None:
     browser.visit(url, "203.0.113.9")
     browser.run("""const rate = document.getElementById('rate');
       rate.value = 5; rate.dispatchEvent(new Event('input'));""")
-    until(lambda: browser.cards()["gcra"].admitted >= 2, lambda: browser.news)
+    until(lambda: browser.cards()["gcra"].admitted >= 2, what=lambda: browser.news)
     browser.run("""Object.defineProperty(document, 'hidden', {value: true});
       document.dispatchEvent(new Event('visibilitychange'));""")
 

@@ -310,6 +310,7 @@ def test_looking_costs_nothing_between_looks(path: Path, monkeypatch: pytest.Mon
     assert threading.active_count() == before
 
 
+@pytest.mark.slow
 def test_no_request_sees_a_mixture(path: Path) -> None:
     """Two policies of one number each time: both old or both new, in every one of many requests."""
     path.write_text(text(1_000_000, "a", "b"))
@@ -436,8 +437,8 @@ def test_from_the_environment(path: Path) -> None:
     (rule,) = policies.guard.rules
     assert rule.name == "p"
     assert rule.limiter.timeout == 0.5
-    assert rule.limiter._on_error == "deny"
-    assert rule.limiter._plan.state("x")[0].startswith(b"mine:")
+    assert rule.limiter.on_error == "deny"
+    assert rule.limiter._core.plan.state("x")[0].startswith(b"mine:")
     assert [str(network) for network in policies.guard.trusted] == ["10.0.0.0/8"]
 
 

@@ -158,7 +158,7 @@ def run_proxy(
         child = Child(name, command, env=environment, cwd=folder, output=output)
     try:
         front = Front(port, found.service)
-        until(lambda: _serves(front, child), (folder / f"{name}.log").read_text)
+        until(lambda: _serves(front, child), what=(folder / f"{name}.log").read_text)
         yield front
     finally:
         child.stop()

@@ -138,10 +138,10 @@ def test_workers_that_are_killed_cost_no_more_than_what_they_were_asked(
         kills = 3
         log = tmp_path / "other.log"
         for kill in range(kills):
-            until(lambda n=kill: log.read_text().count("Booting worker") > n, log.read_text)  # type: ignore[misc]
+            until(lambda n=kill: log.read_text().count("Booting worker") > n, what=log.read_text)  # type: ignore[misc]
             time.sleep(0.5)  # under load, which is what this is about
             os.kill(_workers(other.pid)[0], signal.SIGKILL)
-        until(lambda: log.read_text().count("Booting worker") > kills, log.read_text)
+        until(lambda: log.read_text().count("Booting worker") > kills, what=log.read_text)
         stop.set()
         for thread in threads:
             thread.join()

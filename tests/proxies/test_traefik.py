@@ -227,7 +227,7 @@ def test_an_instance_that_hangs_is_passed_by(tmp_path: Path, store: str) -> None
             assert all(served() for _ in range(4))
             os.killpg(other.pid, signal.SIGSTOP)
             try:
-                until(lambda: all(served() for _ in range(10)), lambda: f"waited {waited}")
+                until(lambda: all(served() for _ in range(10)), what=lambda: f"waited {waited}")
             finally:
                 os.killpg(other.pid, signal.SIGCONT)
 

@@ -401,7 +401,7 @@ def test_a_lease_of_the_fallback_outlives_the_outage(make_by_file: Make) -> None
             answer = hold(client, "second")
             return answer.status_code == 200 and not answer.get_json()["decision"]["degraded"]
 
-        until(decides, lambda: hold(client, "second").text)
+        until(decides, what=lambda: hold(client, "second").text)
 
         assert hold(client, "first", renew=True).status_code == 200
         assert give_back(client, "first").get_json() == {"given_back": 1}

@@ -217,22 +217,22 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
             return {value for (value,) in found}
 
         def said(text: str, times: int = 1) -> None:
-            until(lambda: log.read_text().count(text) >= times, log.read_text)
+            until(lambda: log.read_text().count(text) >= times, what=log.read_text)
 
         assert limits() == {5}
         assert refused() == {"0.0"}
         # A change is seen without anybody's word.
         _policies(path, 6)
-        until(lambda: limits() == {6}, log.read_text)
+        until(lambda: limits() == {6}, what=log.read_text)
         # A broken text changes nothing, and is said.
         path.write_text("[policies.api]\nlimits = '0/minute'\n")
-        until(lambda: limits() == {6} and "is refused" in log.read_text(), log.read_text)
-        until(lambda: refused() == {"1.0"}, log.read_text)
+        until(lambda: limits() == {6} and "is refused" in log.read_text(), what=log.read_text)
+        until(lambda: refused() == {"1.0"}, what=log.read_text)
         # Nor do the workers that come while it is there.
         child.signal(signal.SIGHUP)
         said("Booting worker", 4)
-        until(lambda: limits() == {6}, log.read_text)
-        until(lambda: refused() == {"1.0"}, log.read_text)
+        until(lambda: limits() == {6}, what=log.read_text)
+        until(lambda: refused() == {"1.0"}, what=log.read_text)
         # One that dies is replaced, and starts.
         os.kill(int(re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-1]), 9)
         said("Booting worker", 5)
@@ -240,12 +240,12 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
         _policies(path, 7)
         child.signal(signal.SIGHUP)
         said("Booting worker", 7)
-        until(lambda: limits() == {7} and refused() == {"0.0"}, log.read_text)
+        until(lambda: limits() == {7} and refused() == {"0.0"}, what=log.read_text)
         # A worker's own SIGHUP is no end of it.
         _policies(path, 8)
         for pid in re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-2:]:
             os.kill(int(pid), signal.SIGHUP)
-        until(lambda: limits() == {8}, log.read_text)
+        until(lambda: limits() == {8}, what=log.read_text)
         assert log.read_text().count("Booting worker") == 7
     refusals = [line for line in log.read_text().splitlines() if "policies.api.limits" in line]
     # Two workers saw the file break, and three began with it broken, of which one was killed.
@@ -325,7 +325,8 @@ def test_workers_that_come_later_and_count_by_themselves_are_told_of(tmp_path: P
     with gunicorn(log, "--log-level=notice", LIMITER_STORE="memory://") as (child, _):
         child.process.send_signal(signal.SIGTTIN)
         until(
-            lambda: "each of the 2 workers would count by itself" in log.read_text(), log.read_text
+            lambda: "each of the 2 workers would count by itself" in log.read_text(),
+            what=log.read_text,
         )
 
 

@@ -34,6 +34,7 @@ from limiter.policies import Policy
 from limiter.transport import connect_async
 from limiter.transport.wire import script_of
 from service.demo.servers import HOST, Cluster
+from tests.waiting import soon, until
 
 #: Enough that nothing is denied by chance, slow enough that nothing comes back.
 PLENTY = FixedWindow(1_000_000, "day")
@@ -78,15 +79,6 @@ def within_deadline(limiter: Limiter, call: Callable[[], Any], timeout: float) -
             break
     assert min(took) <= 1.25 * timeout + 0.010, took
     assert max(took) <= timeout + 5.0, took
-
-
-def until(condition: Callable[[], Answer], seconds: float = 10.0, every: float = 0.01) -> Answer:
-    """Ask until the answer is true; fail after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(every)  # nothing tells us: we have to look again
-    return answer
 
 
 def decides_within(limiter: Limiter, key: str, seconds: float) -> float:
@@ -320,6 +312,7 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
 
 def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
     """As ``asyncio.run``, in debug mode; fails when anybody complains, also of what was left over."""
+    gc.freeze()  # older objects are not this loop's, and a look at all of them takes 0.3 s
     loop = new_loop(kind)
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
@@ -327,6 +320,7 @@ def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
         return loop.run_until_complete(main)
     finally:
         end_loop(loop)
+        gc.unfreeze()
         assert not complaints
 
 
@@ -377,7 +371,7 @@ class LoopLimiter:
 
 def slot_table(limiter: Any) -> Any:
     """The slot table of a limiter of either kind."""
-    transport = limiter._transport
+    transport = limiter._core.transport
     return getattr(transport, "_last", transport)._table
 
 
@@ -407,15 +401,6 @@ async def all_in_time(make: Callable[[], Awaitable[Any]], timeout: float, count:
             break
     assert min(worst) <= 1.25 * timeout + 0.010, worst
     assert max(worst) <= timeout + 5.0, worst
-
-
-async def soon(condition: Callable[[], Awaitable[Answer]], seconds: float = 10.0) -> Answer:
-    """As ``until``, in an event loop."""
-    deadline = time.monotonic() + seconds
-    while not (answer := await condition()):
-        assert time.monotonic() < deadline, "it never came true"
-        await asyncio.sleep(0.01)  # nothing tells us: we have to look again
-    return answer
 
 
 async def decides_soon(asker: Asker, key: str, seconds: float = 10.0) -> None:

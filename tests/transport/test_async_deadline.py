@@ -83,16 +83,17 @@ def test_a_deadline_of_the_callers_own(
             assert found[0] < 5
 
     in_loop(main(), kind)
-    call = limiter._plan.call("hit", subject, 1)
+    call = limiter._core.plan.call("hit", subject, 1)
 
     def ask() -> None:
         with suppress(StoreUnavailable):
-            assert limiter._transport.run(call, time.monotonic() + given)
+            assert limiter._core.transport.run(call, time.monotonic() + given)
             assert in_time
 
     assert timed(ask) < 5
 
 
+@pytest.mark.slow
 def test_a_server_that_drips_and_does_not_read(kind: str) -> None:
     """Calls fail in time, what waits to be sent does not grow, and such a connection is given up."""
 

@@ -62,6 +62,7 @@ def test_a_name_of_which_one_address_leads_nowhere(
     in_loop(main())
 
 
+@pytest.mark.slow
 def test_a_name_of_which_no_address_leads_anywhere(deaf: str, name: Name) -> None:
     """The error says so in time, and names the store."""
 

@@ -73,6 +73,7 @@ def test_a_server_gone_in_mid_call(make_any: Maker, own: Server) -> None:
     killer.join()
 
 
+@pytest.mark.slow
 def test_an_answer_that_drips(make_limiter: MakeLimiter) -> None:
     """Each byte comes in time, the answer does not: the deadline is that of all of it."""
     with dripping(0.02) as server:
@@ -114,7 +115,7 @@ def test_a_slow_connection_serves_the_next_caller(
         limiter.hit(subject)
     proxy.mend()
     made = proxy.connections
-    until(lambda: limiter._transport._node._idle)  # type: ignore[attr-defined]
+    until(lambda: limiter._core.transport._node._idle)  # type: ignore[attr-defined]
     assert not limiter.hit(subject).degraded
     assert proxy.connections == made
 

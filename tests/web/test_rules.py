@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from limiter import InvalidSetting, Limiter, SlidingLog
 from limiter.web.guard import Guard
 from limiter.web.identity import Ambiguous, Unidentified
-from limiter.web.paths import Match, pattern
+from limiter.web.match import Match, pattern
 from limiter.web.request import Request
 from limiter.web.rules import Check, Rule, SkipReason
 from limiter.web.subjects import identity, meant
@@ -141,7 +141,7 @@ def plainly(spelled: str) -> re.Pattern[str]:
     return re.compile("".join(pieces), re.DOTALL)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(
     st.lists(st.sampled_from(["a", "b", "/", "/a", "-", "*", "**", "{}"]), max_size=8),
     st.lists(st.text("ab/-", max_size=10), min_size=5, max_size=5),

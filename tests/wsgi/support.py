@@ -94,14 +94,6 @@ def ask(app: Any, **more: Any) -> Answer:
         answer.body.close()  # type: ignore[attr-defined]
 
 
-def eventually(true: Callable[[], object], seconds: float = 10.0) -> None:
-    """Wait for what happens beside us; nothing else tells when it has."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @contextmanager
 def running(
     log: Path, module: str, *options: str, bind: str, **variables: str

@@ -21,7 +21,8 @@ from limiter import (
 from limiter.testing import StoreCall, intercept
 from limiter.web.rules import Match, Rule, pattern
 from limiter.wsgi import LimiterMiddleware
-from tests.wsgi.support import CALLER, Answer, ask, begin, environ, eventually
+from tests.waiting import until
+from tests.wsgi.support import CALLER, Answer, ask, begin, environ
 
 MEMORY = "memory://"
 
@@ -225,7 +226,7 @@ def test_an_answer_that_nobody_saw_leaves_no_lease(error: BaseException) -> None
             ask(app)
 
     assert limiter.peek(CALLER).remaining == 0
-    eventually(lambda: limiter.peek(CALLER).remaining == 1)
+    until(lambda: limiter.peek(CALLER).remaining == 1)
 
 
 def test_a_lease_is_renewed_for_as_long_as_the_response_lasts(
@@ -250,7 +251,7 @@ def test_a_client_that_reads_slowly_holds_no_place_for_ever() -> None:
         app = LimiterMiddleware(stream, limiter)
         slow = begin(app)
         assert ask(app).code == 429
-        eventually(lambda: limiter.peek(CALLER).remaining == 1)
+        until(lambda: limiter.peek(CALLER).remaining == 1)
         assert ask(app).code == 200
         assert body(slow) == b"abc"
         slow.body.close()  # type: ignore[attr-defined]

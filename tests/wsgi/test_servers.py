@@ -17,7 +17,8 @@ import pytest
 from limiter import Concurrency, Limiter
 from service.demo.servers import HOST, free_port
 from tests.service.support import get
-from tests.wsgi.support import begin_http, eventually, gunicorn, served
+from tests.waiting import until
+from tests.wsgi.support import begin_http, gunicorn, served
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +97,7 @@ def test_a_stream_holds_a_lease_until_it_is_closed(
         # Clients that go away in the middle of it, long before its end.
         first.close()
         second.close()
-        eventually(lambda: streams.peek(HOST).remaining == 2, seconds=5)
+        until(lambda: streams.peek(HOST).remaining == 2, seconds=5)
 
 
 def test_a_killed_worker_s_lease_ends_by_itself(
@@ -115,7 +116,7 @@ def test_a_killed_worker_s_lease_ends_by_itself(
         worker = int(held[0].recv(64).decode().split()[1])  # a chunk: its length, and the process
         os.kill(worker, signal.SIGKILL)
         killed = time.monotonic()
-        eventually(lambda: streams.peek(HOST).remaining == 2)
+        until(lambda: streams.peek(HOST).remaining == 2)
         assert time.monotonic() - killed < lease + 1.0
         for connection in held:
             connection.close()

@@ -1,0 +1,43 @@
+"""Waiting for what happens beside a test, in another thread, process or server, and tells nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+#: Longer than anything takes on a busy machine; what is so earlier ends the wait.
+PATIENCE = 30.0
+_PAUSE = 0.01
+
+
+def never() -> str:
+    """What a wait in vain says, where the test has nothing better."""
+    return "it never came true"
+
+
+def until(
+    condition: Callable[[], Answer], seconds: float = PATIENCE, what: Callable[[], str] = never
+) -> Answer:
+    """Ask until the answer is true; fail after so many seconds, and say what there was instead."""
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, what()
+        time.sleep(_PAUSE)  # nothing tells us: we have to look again
+    return answer
+
+
+async def soon(
+    condition: Callable[[], Awaitable[Answer]],
+    seconds: float = PATIENCE,
+    what: Callable[[], str] = never,
+) -> Answer:
+    """As ``until``, in an event loop."""
+    deadline = time.monotonic() + seconds
+    while not (answer := await condition()):
+        assert time.monotonic() < deadline, what()
+        await asyncio.sleep(_PAUSE)  # nothing tells us: we have to look again
+    return answer
