@@ -82,7 +82,7 @@ def test_cancelled_in_the_body(run: Any, limiter: AsyncLimiter, subject: str) ->
             await cancelled(work(), held)
             assert await left(limiter, subject) == 2
             await asyncio.sleep(0.01)  # the task has to notice
-            assert limiter._tasks == set()
+            assert limiter._core.tasks == set()
 
     run(main())
 

@@ -133,7 +133,7 @@ def test_interrupted_while_subjects_in_turn_are_given_back(
 ) -> None:
     """The rest is given back all the same; the one give-back that was under way is counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
     keys = [f"{subject}-{number}" for number in range(4)]
     limiter.hit(keys[3], 5)
     interrupt_once(limiter, where)
@@ -147,12 +147,12 @@ def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: st
     """The rates under way are counted; the leases beside them come back, and all of the others."""
     limits = [Concurrency(5, lease=60), FixedWindow(5, "day")]
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(3)]
     interrupt_once(limiter, "refund")
     parts = [Part(limiter_calls.plan(limiter), key, 1) for key in keys]
     with limiter.hold(keys[2], 5), pytest.raises(NotAnException):
-        limiter_calls.drive(limiter, limiter_calls.deciding(limiter, parts, "acquire", "one"))
+        limiter_calls.drive(limiter, limiter_calls.decide_flow(limiter, parts, "acquire", "one"))
     lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
     until(lambda: lefts() == [[5, 4], [5, 5], [5, 0]])
     assert limiter.unsettled == 1
@@ -163,7 +163,7 @@ def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: st
 
     async def main() -> None:
         limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=store, timeout=PATIENCE)
-        limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+        limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
         keys = [f"{subject}-{number}" for number in range(5)]
         await limiter.hit(keys[-1], 1_000)
 
@@ -196,7 +196,7 @@ def test_nobody_to_give_back_later(
 ) -> None:
     """The process gets no more threads: what stays taken is counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(4)]
     limiter.hit(keys[3], 5)
     interrupt_once(limiter, "refund")
@@ -209,7 +209,7 @@ def test_nobody_to_give_back_later(
         limiter.hit_all([(key, 1) for key in keys])
     assert [limiter.peek(key).remaining for key in keys] == [4, 4, 4, 0]
     assert limiter.unsettled == 3
-    assert limiter._renewal_threads._flows == set()
+    assert limiter._core.renewal_threads._flows == set()
 
 
 def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
@@ -228,19 +228,20 @@ def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
 def test_interrupted_before_the_end_of_a_body(place: str, subject: str) -> None:
     """The lease is not renewed for the rest of the process's life."""
     limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
-    releasing, done = limiter._releasing, threading.Event()
+    lease = limiter.hold(subject)
+    release_flow, done = lease.release_flow, threading.Event()
 
-    def interrupted(held: Any) -> Any:
+    def interrupted() -> Any:
         if not done.is_set():
             done.set()
             raise NotAnException
-        return releasing(held)
+        return release_flow()
 
-    limiter._releasing = interrupted  # type: ignore[method-assign]
-    with pytest.raises(NotAnException), limiter.hold(subject):
+    lease.release_flow = interrupted  # type: ignore[method-assign]
+    with pytest.raises(NotAnException), lease:
         pass
     assert limiter.peek(subject).remaining == 3
-    assert limiter._renewal_threads._flows == set()
+    assert limiter._core.renewal_threads._flows == set()
 
 
 def interrupt_once(limiter: Limiter, mode: str) -> None:

@@ -371,7 +371,7 @@ class LoopLimiter:
 
 def slot_table(limiter: Any) -> Any:
     """The slot table of a limiter of either kind."""
-    transport = limiter._transport
+    transport = limiter._core.transport
     return getattr(transport, "_last", transport)._table
 
 
