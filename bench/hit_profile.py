@@ -100,7 +100,7 @@ def _layers(
     server: Server, limiter: Limiter, effort: Effort, stack: ExitStack
 ) -> tuple[dict[str, Chunk], dict[str, Spread]]:
     inside: Any = limiter
-    plan, transport = inside._plan, inside._transport
+    plan, transport = inside._core.plan, inside._core.transport
     client: Any = stack.enter_context(plain_client(server))
     connection: Any = client.connection_pool.get_connection()
     stack.callback(client.connection_pool.release, connection)

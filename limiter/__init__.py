@@ -2,7 +2,7 @@
 
 from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
-from limiter.decision import Decision
+from limiter.decision import Decision, RateLimited
 from limiter.errors import (
     Invalid,
     InvalidCost,
@@ -10,7 +10,6 @@ from limiter.errors import (
     InvalidPolicy,
     InvalidSetting,
     LimiterError,
-    RateLimited,
     StoreRefused,
     StoreUnavailable,
 )

@@ -9,153 +9,44 @@ from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from limiter.base import Base, Item, Limits
+from limiter.base import Base
+from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
-from limiter.held import Held, Reserved
+from limiter.grammar import Limits
 from limiter.keys import Key
-from limiter.memory.transport import AsyncMemoryTransport
-from limiter.several import Decisions
+from limiter.leases import HeldLease
+from limiter.memory.transport import MEMORY, AsyncMemoryTransport
+from limiter.reservations import ReservedCost
+from limiter.several import Decisions, Item, hit_all_flow
 from limiter.transport import AsyncTransport, connect_async, script_of
 
 _Own = TypeVar("_Own", bound="AsyncLimiter")
 _Result = TypeVar("_Result")
 
 
-class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
-    """As ``Limiter``, for coroutines; a client object is one of ``redis.asyncio``.
+class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
+    """A limiter's core, whose flows run in the task that awaits them, or in tasks beside it."""
 
-    A call without ``await`` decides nothing, and is true all the same, as every coroutine is:
-    ``if limiter.hit(key):`` lets everybody in, with no more than Python's warning "was never awaited".
-
-    Calls of one turn of the event loop that go to one node are written together. A call that is
-    cancelled is charged at most once, and hurts no other. Event loops in several threads may share
-    an ``AsyncLimiter``; each has connections of its own.
-    """
-
-    async def hit(
-        self,
-        key: Key,
-        cost: int = 1,
-        *,
-        at_least: int | None = None,
-        limits: Limits | None = None,
-        tag: Key | None = None,
-    ) -> Decision:
-        """As ``Limiter.hit``."""
-        plan = self._plan if limits is None else self._plan_for(limits)
-        call = plan.call("hit", key, cost, at_least, tag, self._now_us)
-        try:
-            reply = await self._transport.run(call)
-        except StoreUnavailable as error:
-            self._note(error)
-            return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
-        if self._outage.since is not None:
-            self._outage.answered()
-        return Decision(plan.policies, reply)
-
-    async def peek(
-        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
-    ) -> Decision:
-        """As ``Limiter.peek``."""
-        plan = self._plan_for(limits)
-        return await self.drive(self._asking(plan, "peek", key, cost=cost, tag=tag))
-
-    async def reset(
-        self, key: Key, *, limits: Limits | None = None, tag: Key | None = None
-    ) -> Decision:
-        """As ``Limiter.reset``."""
-        return await self.drive(self._resetting(key, limits, tag))
-
-    async def refund(
-        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
-    ) -> None:
-        """As ``Limiter.refund``."""
-        await self.drive(self._refunding(key, cost, limits, tag))
-
-    async def wait(
-        self,
-        key: Key,
-        cost: int = 1,
-        timeout: float | None = None,
-        *,
-        limits: Limits | None = None,
-        tag: Key | None = None,
-    ) -> Decision:
-        """As ``Limiter.wait``."""
-        return await self.drive(self._waiting(key, cost, timeout, limits, tag))
-
-    async def hit_all(
-        self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
-    ) -> Decisions:
-        """As ``Limiter.hit_all``."""
-        return await self.drive(self._hitting_all(items, limits, tag))
-
-    def hold(
-        self,
-        key: Key,
-        cost: int = 1,
-        timeout: float | None = 0,
-        on_lost: Callable[[], Any] | None = None,
-        *,
-        limits: Limits | None = None,
-        tag: Key | None = None,
-    ) -> AsyncLease:
-        """As ``Limiter.hold``, for an ``async with``; ``on_lost`` is called in the event loop."""
-        return AsyncLease(self, **self._held(key, cost, timeout, on_lost, limits, tag))
-
-    def reserve(
-        self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
-    ) -> AsyncReservation:
-        """As ``Limiter.reserve``, for an ``async with``."""
-        return AsyncReservation(self, **self._reserved(key, cost, limits, tag))
-
-    async def open(self: _Own) -> _Own:
-        """As ``Limiter.open``, for the running event loop."""
-        await self._transport.load(script_of(self.policies))
-        return self
-
-    async def close(self) -> None:
-        """Close the running event loop's connections. A later call makes new ones."""
-        await self._transport.close()
-
-    async def __aenter__(self: _Own) -> _Own:
-        try:
-            await self.open()
-        except StoreUnavailable as error:
-            self._entered(error)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def _connect(
-        self, store: object, in_memory: bool, timeout: float, connect_timeout: float
+    @classmethod
+    def connect(
+        cls, store: object, timeout: float, connect_timeout: float
     ) -> AsyncTransport | AsyncMemoryTransport:
-        if in_memory:
+        """As ``Core.connect``."""
+        if store == MEMORY:
             return AsyncMemoryTransport()
         return connect_async(store, timeout, connect_timeout)
 
-    def _where(self) -> str:
-        return self._transport.where
-
-    def _one_slot(self, tags: list[bytes]) -> bool:
-        return self._transport.one_slot(tags)
-
     @cached_property
-    def _tasks(self) -> set[asyncio.Task[Any]]:
+    def tasks(self) -> set[asyncio.Task[Any]]:
         """What runs beside the calls: an event loop holds its tasks weakly."""
         return set()
 
-    def _beside(
+    def run_beside(
         self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
+        """As ``Core.run_beside``."""
         task = self._task(flow)
         if interrupted is not None:
             task.add_done_callback(partial(_tell_if_interrupted, interrupted))
@@ -171,12 +62,12 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
                     step = next(flow)
                     continue
                 try:
-                    reply = await self._transport.run(step.call, step.deadline)
+                    reply = await self.transport.run(step.call, step.deadline)
                 except LimiterError as error:
-                    self._note(error)
+                    self.note(error)
                     step = flow.throw(error)
                 else:
-                    self._outage.answered()
+                    self.outage.answered()
                     step = flow.send(reply)
         except StopIteration as done:
             result: _Result = done.value
@@ -185,33 +76,149 @@ class AsyncLimiter(Base["AsyncTransport | AsyncMemoryTransport"]):
             flow.close()  # where it was cancelled, it gives back what it has taken
 
     async def surely(self, flow: Flow[_Result]) -> _Result:
-        """As ``drive``, in a task of its own: whoever waits may be cancelled, again and again."""
+        """As ``drive``, in a task of its own: its caller may be cancelled, again and again."""
         return await asyncio.shield(self._task(flow))
 
     def _task(self, flow: Flow[_Result]) -> asyncio.Task[_Result]:
-        """Drive a flow beside whoever began it."""
+        """Drive a flow beside its caller."""
         task = asyncio.get_running_loop().create_task(self.drive(flow))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
         return task
 
 
-class AsyncLease(Held):
+class AsyncLimiter(Base):
+    """As ``Limiter``, for coroutines; a client object is one of ``redis.asyncio``.
+
+    A call without ``await`` decides nothing, and is true all the same, as every coroutine is:
+    ``if limiter.hit(key):`` lets everybody in, with no more than Python's warning "was never awaited".
+
+    Calls of one turn of the event loop that go to one node are written together. A call that is
+    cancelled is charged at most once, and hurts no other. Event loops in several threads may share
+    an ``AsyncLimiter``; each has connections of its own.
+    """
+
+    _core_class = LoopCore
+    _core: LoopCore
+
+    async def hit(
+        self,
+        key: Key,
+        cost: int = 1,
+        *,
+        at_least: int | None = None,
+        limits: Limits | None = None,
+        tag: Key | None = None,
+    ) -> Decision:
+        """As ``Limiter.hit``."""
+        core = self._core
+        plan = core.plan if limits is None else core.plan_for(limits)
+        call = plan.call("hit", key, cost, at_least, tag, core.now_us)
+        try:
+            reply = await core.transport.run(call)
+        except StoreUnavailable as error:
+            core.note(error)
+            return core.fallback(error, plan, "hit", key, cost, at_least, tag)
+        if core.outage.since is not None:
+            core.outage.answered()
+        return Decision(plan.policies, reply)
+
+    async def peek(
+        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Decision:
+        """As ``Limiter.peek``."""
+        core = self._core
+        return await core.drive(core.ask_flow(core.plan_for(limits), "peek", key, cost, tag))
+
+    async def reset(
+        self, key: Key, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Decision:
+        """As ``Limiter.reset``."""
+        return await self._core.drive(self._core.reset_flow(key, limits, tag))
+
+    async def refund(
+        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> None:
+        """As ``Limiter.refund``."""
+        await self._core.drive(self._core.refund_flow(key, cost, limits, tag))
+
+    async def wait(
+        self,
+        key: Key,
+        cost: int = 1,
+        timeout: float | None = None,
+        *,
+        limits: Limits | None = None,
+        tag: Key | None = None,
+    ) -> Decision:
+        """As ``Limiter.wait``."""
+        core = self._core
+        return await core.drive(core.wait_flow(key, cost, timeout, limits, tag))
+
+    async def hit_all(
+        self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Decisions:
+        """As ``Limiter.hit_all``."""
+        return await self._core.drive(hit_all_flow(self._core, items, limits, tag))
+
+    def hold(
+        self,
+        key: Key,
+        cost: int = 1,
+        timeout: float | None = 0,
+        on_lost: Callable[[], Any] | None = None,
+        *,
+        limits: Limits | None = None,
+        tag: Key | None = None,
+    ) -> AsyncLease:
+        """As ``Limiter.hold``, for an ``async with``; ``on_lost`` is called in the event loop."""
+        return AsyncLease.for_call(self._core, key, cost, timeout, on_lost, limits, tag)
+
+    def reserve(
+        self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
+    ) -> AsyncReservation:
+        """As ``Limiter.reserve``, for an ``async with``."""
+        return AsyncReservation.for_call(self._core, key, cost, limits, tag)
+
+    async def open(self: _Own) -> _Own:
+        """As ``Limiter.open``, for the running event loop."""
+        await self._core.transport.load(script_of(self.policies))
+        return self
+
+    async def close(self) -> None:
+        """Close the running event loop's connections. A later call makes new ones."""
+        await self._core.transport.close()
+
+    async def __aenter__(self: _Own) -> _Own:
+        try:
+            await self.open()
+        except StoreUnavailable as error:
+            self._core.not_opened(error)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class AsyncLease(HeldLease):
     """A lease, held for the body of an ``async with``; see ``Limiter.hold``."""
 
     written = "async with limiter.hold(...)"
 
-    def __init__(self, limiter: AsyncLimiter, **more: Any) -> None:
-        super().__init__(**more)
-        self._limiter = limiter
+    _core: LoopCore
 
     async def release(self) -> None:
         """Give it back now; the end of the body then does nothing more."""
-        await self._limiter.surely(self._limiter._releasing(self))
+        await self._core.surely(self.release_flow())
 
     async def __aenter__(self) -> AsyncLease:
         try:
-            await self._limiter.drive(self._limiter._holding(self))
+            await self._core.drive(self.hold_flow())
         except asyncio.CancelledError:  # perhaps with the lease in hand
             await self.release()
             raise
@@ -226,21 +233,19 @@ class AsyncLease(Held):
         await self.release()
 
 
-class AsyncReservation(Reserved):
+class AsyncReservation(ReservedCost):
     """A cost taken in advance, for the body of an ``async with``; see ``Limiter.reserve``."""
 
     written = "async with limiter.reserve(...)"
 
-    def __init__(self, limiter: AsyncLimiter, **more: Any) -> None:
-        super().__init__(**more)
-        self._limiter = limiter
+    _core: LoopCore
 
     async def settle(self, actual: int) -> None:
         """As ``Reservation.settle``."""
-        await self._limiter.surely(self._limiter._settling(self, actual))
+        await self._core.surely(self.settle_flow(actual))
 
     async def __aenter__(self) -> AsyncReservation:
-        await self._limiter.drive(self._limiter._reserving(self))
+        await self._core.drive(self.reserve_flow())
         return self
 
     async def __aexit__(

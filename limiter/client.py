@@ -9,16 +9,19 @@ from time import sleep
 from types import TracebackType
 from typing import Any, TypeVar
 
-from limiter.base import Base, Item, Limits
+from limiter.base import Base
+from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
-from limiter.held import Held, Reserved
+from limiter.grammar import Limits
 from limiter.keys import Key
-from limiter.memory.transport import MemoryTransport
+from limiter.leases import HeldLease
+from limiter.memory.transport import MEMORY, MemoryTransport
 from limiter.renewal_threads import RenewalThreads
+from limiter.reservations import ReservedCost
 from limiter.scripts import Script
-from limiter.several import Decisions
+from limiter.several import Decisions, Item, hit_all_flow
 from limiter.transport import Transport, connect, script_of
 from limiter.transport.forks import remember
 
@@ -26,7 +29,58 @@ _Own = TypeVar("_Own", bound="Limiter")
 _Result = TypeVar("_Result")
 
 
-class Limiter(Base["Transport | MemoryTransport"]):
+class ThreadCore(Core["Transport | MemoryTransport"]):
+    """A limiter's core, whose flows run in the thread that calls, or in threads beside it."""
+
+    @classmethod
+    def connect(
+        cls, store: object, timeout: float, connect_timeout: float
+    ) -> Transport | MemoryTransport:
+        """As ``Core.connect``."""
+        return MemoryTransport() if store == MEMORY else connect(store, timeout, connect_timeout)
+
+    @cached_property
+    def renewal_threads(self) -> RenewalThreads:
+        """They run what no caller waits for."""
+        threads = RenewalThreads(self._advance)
+        remember(threads)
+        return threads
+
+    def run_beside(
+        self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
+    ) -> Callable[[], None]:
+        """As ``Core.run_beside``."""
+        threads = self.renewal_threads
+        threads.add(flow)
+        return partial(threads.drop, flow)
+
+    def drive(self, flow: Flow[_Result]) -> _Result:
+        """Run every step of a flow, and return what it returns."""
+        try:
+            while True:
+                sleep(self._advance(flow))
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+        finally:
+            flow.close()  # where it was interrupted, it gives back what it has taken
+
+    def _advance(self, flow: Flow[Any]) -> float:
+        """Run a flow up to its next pause, and return how long that is; StopIteration at its end."""
+        step = next(flow)
+        while not isinstance(step, Pause):
+            try:
+                reply = self.transport.run(step.call, step.deadline)
+            except LimiterError as error:
+                self.note(error)
+                step = flow.throw(error)
+            else:
+                self.outage.answered()
+                step = flow.send(reply)
+        return step.seconds
+
+
+class Limiter(Base):
     """Limits that hold across all processes that share a store.
 
     Args:
@@ -67,6 +121,9 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
     """
 
+    _core_class = ThreadCore
+    _core: ThreadCore
+
     def hit(
         self,
         key: Key,
@@ -89,15 +146,16 @@ class Limiter(Base["Transport | MemoryTransport"]):
             StoreRefused: The store answered, but not with a decision.
 
         """
-        plan = self._plan if limits is None else self._plan_for(limits)
-        call = plan.call("hit", key, cost, at_least, tag, self._now_us)
+        core = self._core
+        plan = core.plan if limits is None else core.plan_for(limits)
+        call = plan.call("hit", key, cost, at_least, tag, core.now_us)
         try:
-            reply = self._transport.run(call)
+            reply = core.transport.run(call)
         except StoreUnavailable as error:
-            self._note(error)
-            return self._fallback(error, plan, "hit", key, cost=cost, at_least=at_least, tag=tag)
-        if self._outage.since is not None:
-            self._outage.answered()
+            core.note(error)
+            return core.fallback(error, plan, "hit", key, cost, at_least, tag)
+        if core.outage.since is not None:
+            core.outage.answered()
         return Decision(plan.policies, reply)
 
     def peek(
@@ -107,14 +165,15 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         Raises: As ``hit``.
         """
-        return self.drive(self._asking(self._plan_for(limits), "peek", key, cost=cost, tag=tag))
+        core = self._core
+        return core.drive(core.ask_flow(core.plan_for(limits), "peek", key, cost, tag))
 
     def reset(self, key: Key, *, limits: Limits | None = None, tag: Key | None = None) -> Decision:
         """Forget the subject in this limiter; return what a peek would have said just before.
 
         Raises: As ``hit``; StoreUnavailable whatever ``on_error`` is, since nothing was forgotten.
         """
-        return self.drive(self._resetting(key, limits, tag))
+        return self._core.drive(self._core.reset_flow(key, limits, tag))
 
     def refund(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
@@ -126,7 +185,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         Raises: As ``hit``; StoreUnavailable whatever ``on_error`` is, since it may not have happened.
         """
-        self.drive(self._refunding(key, cost, limits, tag))
+        self._core.drive(self._core.refund_flow(key, cost, limits, tag))
 
     def wait(
         self,
@@ -145,7 +204,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
         Raises: As ``hit``, and RateLimited where it would take longer than ``timeout``, which is
         said at once, with nothing taken; or where the store did not decide and its fallback denied.
         """
-        return self.drive(self._waiting(key, cost, timeout, limits, tag))
+        return self._core.drive(self._core.wait_flow(key, cost, timeout, limits, tag))
 
     def hit_all(
         self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
@@ -164,7 +223,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         Raises: As ``hit``; InvalidKey also where a subject is named twice.
         """
-        return self.drive(self._hitting_all(items, limits, tag))
+        return self._core.drive(hit_all_flow(self._core, items, limits, tag))
 
     def hold(
         self,
@@ -188,7 +247,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         Raises: As ``wait``, when the body is entered; InvalidPolicy where no policy counts leases.
         """
-        return Lease(self, **self._held(key, cost, timeout, on_lost, limits, tag))
+        return Lease.for_call(self._core, key, cost, timeout, on_lost, limits, tag)
 
     def reserve(
         self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
@@ -200,7 +259,7 @@ class Limiter(Base["Transport | MemoryTransport"]):
 
         Raises: As ``hit``, and RateLimited where it was denied, when the body is entered.
         """
-        return Reservation(self, **self._reserved(key, cost, limits, tag))
+        return Reservation.for_call(self._core, key, cost, limits, tag)
 
     def open(self: _Own) -> _Own:
         """Connect and load the scripts beforehand, within ``connect_timeout``. Optional.
@@ -209,18 +268,18 @@ class Limiter(Base["Transport | MemoryTransport"]):
             StoreUnavailable, StoreRefused: It failed; a later call tries again by itself.
 
         """
-        self._transport.load(script_of(self.policies))
+        self._core.transport.load(script_of(self.policies))
         return self
 
     def close(self) -> None:
         """Close the idle connections. A later call makes new ones, as does one that is under way."""
-        self._transport.close()
+        self._core.transport.close()
 
     def __enter__(self: _Own) -> _Own:
         try:
             self.open()
         except StoreUnavailable as error:
-            self._entered(error)
+            self._core.not_opened(error)
         return self
 
     def __exit__(
@@ -230,55 +289,6 @@ class Limiter(Base["Transport | MemoryTransport"]):
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    def _connect(
-        self, store: object, in_memory: bool, timeout: float, connect_timeout: float
-    ) -> Transport | MemoryTransport:
-        return MemoryTransport() if in_memory else connect(store, timeout, connect_timeout)
-
-    def _where(self) -> str:
-        return self._transport.where
-
-    def _one_slot(self, tags: list[bytes]) -> bool:
-        return self._transport.one_slot(tags)
-
-    @cached_property
-    def _renewal_threads(self) -> RenewalThreads:
-        renewal_threads = RenewalThreads(self._advance)
-        remember(renewal_threads)
-        return renewal_threads
-
-    def _beside(
-        self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
-    ) -> Callable[[], None]:
-        renewal_threads = self._renewal_threads
-        renewal_threads.add(flow)
-        return partial(renewal_threads.drop, flow)
-
-    def drive(self, flow: Flow[_Result]) -> _Result:
-        """Run every step of a flow, and return what it returns."""
-        try:
-            while True:
-                sleep(self._advance(flow))
-        except StopIteration as done:
-            result: _Result = done.value
-            return result
-        finally:
-            flow.close()  # where it was interrupted, it gives back what it has taken
-
-    def _advance(self, flow: Flow[Any]) -> float:
-        """Run a flow up to its next pause, and return how long that is; StopIteration at its end."""
-        step = next(flow)
-        while not isinstance(step, Pause):
-            try:
-                reply = self._transport.run(step.call, step.deadline)
-            except LimiterError as error:
-                self._note(error)
-                step = flow.throw(error)
-            else:
-                self._outage.answered()
-                step = flow.send(reply)
-        return step.seconds
 
 
 def install(scripts: Iterable[Script], store: str, connect_timeout: float = 2.0) -> None:
@@ -297,18 +307,16 @@ def install(scripts: Iterable[Script], store: str, connect_timeout: float = 2.0)
         transport.close()
 
 
-class Lease(Held):
+class Lease(HeldLease):
     """A lease, held for the body of a ``with``; see ``Limiter.hold``."""
 
     written = "with limiter.hold(...)"
 
-    def __init__(self, limiter: Limiter, **more: Any) -> None:
-        super().__init__(**more)
-        self._limiter = limiter
+    _core: ThreadCore
 
     def release(self) -> None:
         """Give it back now; the end of the body then does nothing more."""
-        self._limiter.drive(self._limiter._releasing(self))
+        self._core.drive(self.release_flow())
 
     def _tell(self, on_lost: Callable[[], Any]) -> None:
         """In a thread of its own: the one that renews leases has others to renew."""
@@ -319,7 +327,7 @@ class Lease(Held):
 
     def __enter__(self) -> Lease:
         try:
-            self._limiter.drive(self._limiter._holding(self))
+            self._core.drive(self.hold_flow())
         except LimiterError:
             raise
         except BaseException:  # interrupted, perhaps with the lease in hand
@@ -342,14 +350,12 @@ class Lease(Held):
             raise
 
 
-class Reservation(Reserved):
+class Reservation(ReservedCost):
     """A cost taken in advance, for the body of a ``with``; see ``Limiter.reserve``."""
 
     written = "with limiter.reserve(...)"
 
-    def __init__(self, limiter: Limiter, **more: Any) -> None:
-        super().__init__(**more)
-        self._limiter = limiter
+    _core: ThreadCore
 
     def settle(self, actual: int) -> None:
         """Say what it cost in truth; only the first time counts.
@@ -360,10 +366,10 @@ class Reservation(Reserved):
             InvalidCost: ``actual`` is no whole number from 0.
 
         """
-        self._limiter.drive(self._limiter._settling(self, actual))
+        self._core.drive(self.settle_flow(actual))
 
     def __enter__(self) -> Reservation:
-        self._limiter.drive(self._limiter._reserving(self))
+        self._core.drive(self.reserve_flow())
         return self
 
     def __exit__(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from limiter.call import STRIDE
+from limiter.errors import LimiterError
 from limiter.policies import Policy
 
 _SECOND = 1e6
@@ -192,3 +193,15 @@ _set_policies = Decision.__dict__["_policies"].__set__
 _set_reply = Decision.__dict__["_reply"].__set__
 _set_degraded = Decision.__dict__["degraded"].__set__
 _set_part = Decision.__dict__["_part"].__set__
+
+
+class RateLimited(LimiterError):
+    """A call was denied; ``decision`` says by which policy and for how long."""
+
+    def __init__(self, decision: Decision) -> None:
+        policy = decision.policy
+        super().__init__(f"denied by {policy}: retry after {decision.retry_after:.6f} s")
+        self.decision = decision
+
+    def __reduce__(self) -> tuple[type[RateLimited], tuple[Decision]]:
+        return type(self), (self.decision,)

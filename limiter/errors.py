@@ -8,15 +8,12 @@
     * InvalidSetting   a wrong store, name, timeout ... or variable; a ValueError
   * StoreUnavailable   the store did not decide within the deadline
   * StoreRefused       the store answered, but not with a decision: somebody must look
-  * RateLimited        a call that waits or reserves was denied; carries the decision
+  * RateLimited        a call that waits or reserves was denied; see ``limiter.decision``
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from limiter.decision import Decision
+from typing import TypeVar
 
 _Own = TypeVar("_Own", bound="Invalid")
 
@@ -104,15 +101,3 @@ def anew(failure: _Any) -> _Any:
     another = type(failure)(*failure.args)
     another.__cause__ = failure.__cause__
     return another
-
-
-class RateLimited(LimiterError):
-    """A call was denied; ``decision`` says by which policy and for how long."""
-
-    def __init__(self, decision: Decision) -> None:
-        policy = decision.policy
-        super().__init__(f"denied by {policy}: retry after {decision.retry_after:.6f} s")
-        self.decision = decision
-
-    def __reduce__(self) -> tuple[type[RateLimited], tuple[Decision]]:
-        return type(self), (self.decision,)

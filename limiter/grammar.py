@@ -1,13 +1,17 @@
-"""Limit strings: ``100/minute``, ``5 per 30s; 1000/hour burst 50``."""
+"""What ``limits`` may be: policies, or a string as ``100/minute`` or ``5 per 30s; 1000/hour burst 50``."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from limiter import units
 from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.policies import ALGORITHMS, Policy, SlidingLog, TokenBucket
+
+#: What ``limits`` may be.
+Limits = str | Policy | Iterable[Policy]
 
 DEFAULT_ALGORITHM = SlidingLog
 #: Up to here a limit without an algorithm is a log; above, memory is worth a thought.
@@ -44,6 +48,34 @@ def algorithm_named(name: object) -> type[Policy]:
     if isinstance(name, str) and name in ALGORITHMS:
         return ALGORITHMS[name]
     raise InvalidSetting.of("algorithm", repr(name), f"accepted are {', '.join(ALGORITHMS)}")
+
+
+def policies_of(limits: Limits, algorithm: str | None = None) -> tuple[Policy, ...]:
+    """The policies that ``limits`` are, or that its string means.
+
+    Raises:
+        InvalidPolicy: They are neither, or make no sense.
+        InvalidSetting: There is no such algorithm, or it is given beside policies.
+
+    """
+    if isinstance(limits, str):
+        return parse_limits(limits, algorithm)
+    if algorithm is not None:
+        algorithm_named(algorithm)
+        raise InvalidSetting.of(
+            "algorithm", repr(algorithm), "it belongs to a limit string; policies bring their own"
+        )
+    policies = (limits,) if isinstance(limits, Policy) else limits
+    try:
+        found = tuple(policies)
+    except TypeError:
+        found = (limits,)  # type: ignore[assignment]  # named in the error below
+    for policy in found:
+        if not isinstance(policy, Policy):
+            raise InvalidPolicy(
+                f"limits hold {policy!r}: accepted are a limit string, a policy, or several policies"
+            )
+    return found
 
 
 def parse_limits(text: str, algorithm: str | None = None) -> tuple[Policy, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from limiter.call import STRIDE, Call
 from limiter.decision import Decision
@@ -12,35 +11,33 @@ from limiter.memory import MemoryStore
 from limiter.plan import JointCall, Part, Plan, remember
 
 
-class Share:
+class LocalShare:
     """One of ``share`` equal parts of every quota, decided here while the store does not decide."""
 
     def __init__(self, share: int, store: MemoryStore) -> None:
         self._share = share
-        self._store = store
+        self.store = store
         self._plans: dict[Plan, Plan] = {}
 
-    def decide(self, plan: Plan, mode: str, key: Key, **more: Any) -> Decision:
+    def decide(
+        self,
+        plan: Plan,
+        mode: str,
+        key: Key,
+        cost: int,
+        at_least: int | None,
+        tag: Key | None,
+        now_us: int,
+        lease: str,
+    ) -> Decision:
         """What this part of the quota says; a cost above it is denied."""
         own = self.plan(plan)
-        cost, at_least = more.pop("cost"), more.pop("at_least", None)
         if cost > own.most_cost:
             if at_least is None or at_least > own.most_cost:
                 return Decision.without_store(own.policies, allowed=False)
             cost = own.most_cost
-        call = own.call(mode, key, cost, at_least, **more)
-        return Decision(own.policies, self._store.run(call), degraded=True)
-
-    def decide_all(
-        self,
-        parts: Sequence[Part],
-        tag: Key | None,
-        now_us: int,
-        mode: str = "hit",
-        lease: str = "",
-    ) -> list[Decision]:
-        """The same for several subjects, all of them charged or none."""
-        return decide_shares([self] * len(parts), parts, tag, now_us, mode, lease)
+        call = own.call(mode, key, cost, at_least, tag, now_us, lease)
+        return Decision(own.policies, self.store.run(call), degraded=True)
 
     def change(
         self,
@@ -61,7 +58,7 @@ class Share:
             cost = min(cost, own.most_cost)
         state, _ = own.state(key, tag)
         template = own.template(mode, cost, cost, now_us, lease)
-        reply = self._store.run(Call(template, own.keys_of(state)))
+        reply = self.store.run(Call(template, own.keys_of(state)))
         return bool(min(reply[0:-1:STRIDE]) == cost)
 
     def plan(self, plan: Plan) -> Plan:
@@ -75,7 +72,7 @@ class Share:
 
 
 def decide_shares(
-    shares: Sequence[Share],
+    shares: Sequence[LocalShare],
     parts: Sequence[Part],
     tag: Key | None,
     now_us: int,
@@ -93,7 +90,7 @@ def decide_shares(
     asked = [place for place, fit in enumerate(fits) if fit]
     if asked:
         joint = JointCall([own[place] for place in asked], tag)
-        replies = joint.split(shares[0]._store.run(joint.call(mode, now_us, lease)))
+        replies = joint.split(shares[0].store.run(joint.call(mode, now_us, lease)))
         for place, reply in zip(asked, replies, strict=True):
             decisions[place] = Decision(own[place].plan.policies, reply, degraded=True)
     return decisions

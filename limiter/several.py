@@ -1,21 +1,24 @@
-"""Several subjects: what their decisions are together, and how they are decided where no one call can."""
+"""Several subjects: all are charged or none, in one call where that can be, else one after the other."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from limiter.core import Core
 from limiter.decision import Decision
-from limiter.errors import LimiterError, StoreUnavailable
+from limiter.errors import InvalidKey, LimiterError, StoreUnavailable, shown
 from limiter.flows import Ask, Flow, Pause
+from limiter.grammar import Limits
 from limiter.keys import Key
+from limiter.local import decide_shares
 from limiter.plan import JointCall, Part, Plan
 
-if TYPE_CHECKING:
-    from limiter.base import Base
+#: One subject of ``hit_all``: its key, its cost, and perhaps limits of its own.
+Item = tuple[Key, int] | tuple[Key, int, Limits]
 
 
 class Decisions(list[Decision]):
@@ -23,6 +26,103 @@ class Decisions(list[Decision]):
 
     def __bool__(self) -> bool:
         return all(self)
+
+
+def hit_all_flow(
+    core: Core[Any], items: Iterable[Item], limits: Limits | None, tag: Key | None
+) -> Flow[Decisions]:
+    """As ``Limiter.hit_all``."""
+    try:
+        listed = list(items)
+    except TypeError:
+        raise InvalidKey(
+            f"hit_all was given {shown(items)}: accepted is a list of tuples of key and cost"
+        ) from None
+    parts = [_part(core, item, limits) for item in listed]
+    if not parts:
+        return Decisions()
+    _check_apart(parts, tag)
+    try:
+        return Decisions((yield from decide_flow(core, parts, tag)))
+    except StoreUnavailable:
+        if core.on_error == "raise":
+            raise
+    if core.share is None:
+        return Decisions(core.without_store(part.plan) for part in parts)
+    return Decisions(decide_shares([core.share] * len(parts), parts, tag, core.now_us))
+
+
+def decide_flow(
+    core: Core[Any],
+    parts: Sequence[Part],
+    tag: Key | None = None,
+    mode: str = "hit",
+    lease: str = "",
+    deadline: float | None = None,
+) -> Flow[list[Decision]]:
+    """All parts in one script call, or one after the other where their slots differ.
+
+    Parts may name one subject several times, as long as their policies' fields differ.
+    """
+    joint = JointCall(parts, tag)
+    if not core.transport.one_slot(joint.tags):
+        return (yield from SequentialHit(core, parts, tag, lease, deadline).decide_flow(mode))
+    replies = joint.split((yield Ask(joint.call(mode, core.now_us, lease), deadline)))
+    return [Decision(part.plan.policies, reply) for part, reply in zip(parts, replies, strict=True)]
+
+
+def decide_without_store(
+    owners: Sequence[Core[Any]], parts: Sequence[Part], mode: str, lease: str
+) -> list[Decision]:
+    """What the ``on_error`` of each part's owner makes of a store that did not decide.
+
+    The owners share one store. Those that decide in this process do it together, and charge nothing
+    where another one denies; ``raise`` is a denial here.
+    """
+    decisions = [owner.without_store(part.plan) for owner, part in zip(owners, parts, strict=True)]
+    local = [place for place, owner in enumerate(owners) if owner.share is not None]
+    if local:
+        denied = any(
+            not (decisions[place].allowed or part.shadow or place in local)
+            for place, part in enumerate(parts)
+        )
+        shares = [share for owner in owners if (share := owner.share) is not None]
+        asked = [parts[place] for place in local]
+        now_us, mode = owners[0].now_us, "peek" if denied else mode
+        decided = decide_shares(shares, asked, None, now_us, mode, lease)
+        for place, decision in zip(local, decided, strict=True):
+            decisions[place] = decision
+    return decisions
+
+
+def _part(core: Core[Any], item: Item, limits: Limits | None) -> Part:
+    if not isinstance(item, tuple) or len(item) not in (2, 3):
+        raise InvalidKey(
+            f"hit_all was given {shown(item)}: accepted are tuples of key and cost, and limits of "
+            f"the subject's own as a third"
+        )
+    plan = core.plan_for(item[2] if len(item) == 3 else limits)
+    plan.check_mode("hit")
+    cost, _ = plan.checked(item[1])
+    return Part(plan, item[0], cost)
+
+
+def _check_apart(parts: list[Part], tag: Key | None) -> None:
+    """Refuse a subject that is named twice.
+
+    Raises:
+        InvalidKey: One is.
+
+    """
+    seen: set[tuple[bytes, bytes]] = set()
+    for part in parts:
+        state = part.plan.state(part.key, tag)
+        if state in seen:
+            raise InvalidKey(
+                f"key {part.key!r} stands for a subject that is named twice: name it once, with "
+                f"the sum of its costs"
+            )
+        seen.add(state)
 
 
 class _Charge(NamedTuple):
@@ -35,106 +135,107 @@ class _Charge(NamedTuple):
     cost: int
 
 
-class InTurn:
+class SequentialHit:
     """Parts that are charged one after the other, since their slots differ.
 
-    What is charged is noted until all of them have room. Where one has none, or the store fails, it is
-    given back at once; where the caller is gone, or the time is over, beside the calls. Whatever is on
-    its way back is noted no more: nothing is given back twice.
+    What is charged is noted until all of them have room. If one has none, or the store fails, it is
+    refunded at once; if the caller is gone, or the time is over, beside the calls. A charge that is being
+    refunded is noted no more: nothing is refunded twice.
     """
 
     def __init__(
         self,
-        limiter: Base[Any],
+        core: Core[Any],
         parts: Sequence[Part],
         tag: Key | None,
         lease: str,
         deadline: float | None,
     ) -> None:
-        self._limiter = limiter
+        self._core = core
         self._parts = parts
         self._tag = tag
         self._lease = lease
-        self._deadline = monotonic() + limiter.timeout if deadline is None else deadline
+        self._deadline = monotonic() + core.timeout if deadline is None else deadline
         self._charges: list[_Charge] = []
         self._process = os.getpid()
 
-    def deciding(self, mode: str) -> Flow[list[Decision]]:
+    def decide_flow(self, mode: str) -> Flow[list[Decision]]:
         """Charge all parts, or none."""
         decisions: list[Decision] = []
         try:
             for place, part in enumerate(self._parts):
-                decision = yield from self._asking(part, mode, self._lease)
+                decision = yield from self._ask_flow(part, mode, self._lease)
                 decisions.append(decision)
                 if not (decision.allowed or part.shadow):
-                    return (yield from self._denying(decisions))
+                    return (yield from self._deny_flow(decisions))
                 self._charges += self._charged(place, part, decision)
             self._charges.clear()
             return decisions
         except LimiterError:
-            yield from self._giving_back()
+            yield from self._refund_flow()
             raise
         finally:
             if self._charges:
-                with suppress(StoreUnavailable):  # nobody can: it was counted
-                    self._limiter._beside(self._giving_back_later())
+                with suppress(StoreUnavailable):  # it cannot be run: it was counted
+                    self._core.run_beside(self._refund_later_flow())
 
-    def _denying(self, decisions: list[Decision]) -> Flow[list[Decision]]:
-        """Give back what was charged before a denial, and say how things stand then."""
+    def _deny_flow(self, decisions: list[Decision]) -> Flow[list[Decision]]:
+        """Refund what was charged before a denial, and say how things stand then."""
         places = {charge.place for charge in self._charges}
-        places -= yield from self._giving_back()
+        places -= yield from self._refund_flow()
         for place in sorted(places):
             decisions[place] = decisions[place].given_back()
             with suppress(LimiterError):
-                decisions[place] = yield from self._asking(self._parts[place], "peek", "")
+                decisions[place] = yield from self._ask_flow(self._parts[place], "peek", "")
         for later in self._parts[len(decisions) :]:
             try:
-                decisions.append((yield from self._asking(later, "peek", "")))
+                decisions.append((yield from self._ask_flow(later, "peek", "")))
             except StoreUnavailable:  # it was not going to be charged anyway
                 decisions.append(Decision.without_store(later.plan.policies, allowed=False))
         return decisions
 
-    def _asking(self, part: Part, mode: str, lease: str) -> Flow[Decision]:
+    def _ask_flow(self, part: Part, mode: str, lease: str) -> Flow[Decision]:
         """One part alone."""
-        limiter = self._limiter
-        call = JointCall([part], self._tag).call(mode, limiter._now_us, lease)
+        call = JointCall([part], self._tag).call(mode, self._core.now_us, lease)
         return Decision(part.plan.policies, (yield Ask(call, self._deadline)))
 
     def _charged(self, place: int, part: Part, decision: Decision) -> Iterator[_Charge]:
-        """What was taken: in the shadows by each policy of a part for itself, else all of it or nothing."""
-        limiter, taken = self._limiter, [part] if part.cost else []
+        """What was taken: all of a part or nothing; in shadow mode by each of its policies for itself."""
+        taken = [part] if part.cost else []
         if not decision.allowed:
             taken = [
-                part._replace(plan=Plan((one.policy,), part.plan.keys), cost=one.granted)
-                for one in decision.each
-                if one.granted
+                part._replace(plan=Plan((each.policy,), part.plan.keys), cost=each.granted)
+                for each in decision.each
+                if each.granted
             ]
-        for one in taken:
-            for mode, plan in limiter._undoing(one.plan):
-                yield _Charge(place, mode, plan, one.key, one.cost)
+        for plan, key, cost, _ in taken:
+            if plan.of_rates is not None:
+                yield _Charge(place, "refund", plan.of_rates, key, cost)
+            if plan.leases:
+                yield _Charge(place, "release", plan.of_leases, key, cost)
 
-    def _giving_back(self) -> Flow[set[int]]:
-        """Give back what was charged while there is time; the places where something stays charged."""
-        limiter, kept = self._limiter, set()
+    def _refund_flow(self) -> Flow[set[int]]:
+        """Refund what was charged while there is time; the places where something stays charged."""
+        core, kept = self._core, set()
         while self._charges and monotonic() < self._deadline:
             place, mode, plan, key, cost = self._charges.pop(0)
-            call = plan.call(mode, key, cost, None, self._tag, limiter._now_us, self._lease)
+            call = plan.call(mode, key, cost, None, self._tag, core.now_us, self._lease)
             try:
                 yield Ask(call, self._deadline)
             except LimiterError as error:
-                limiter._not_settled("a give-back", error)
+                core.not_settled("a give-back", error)
                 kept.add(place)
             except GeneratorExit:
-                limiter._cut_off("a give-back", self._process)
+                core.cut_off("a give-back", self._process)
                 raise
         return kept | {charge.place for charge in self._charges}
 
-    def _giving_back_later(self) -> Flow[None]:
-        """Give back what a call took that could not do it; what stays charged all the same is counted."""
+    def _refund_later_flow(self) -> Flow[None]:
+        """Refund what a call took that could not do it; what stays charged all the same is counted."""
         try:
             yield Pause(0.0)
-            self._deadline = monotonic() + self._limiter.timeout
-            yield from self._giving_back()
+            self._deadline = monotonic() + self._core.timeout
+            yield from self._refund_flow()
         finally:
             for _ in self._charges:
-                self._limiter._cut_off("a give-back", self._process, "there was no time")
+                self._core.cut_off("a give-back", self._process, "there was no time")

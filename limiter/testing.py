@@ -96,7 +96,7 @@ def set_time(limiter: _AnyLimiter, now_us: int | None) -> None:
     if now_us is not None and (type(now_us) is not int or now_us < 1):
         expected = "accepted is a whole number of microseconds from 1, or None"
         raise InvalidSetting.of("now_us", shown(now_us), expected)
-    limiter._now_us = SERVER_CLOCK if now_us is None else now_us
+    limiter._core.now_us = SERVER_CLOCK if now_us is None else now_us
 
 
 @contextmanager
@@ -113,7 +113,7 @@ def store_away(limiter: _AnyLimiter | None = None) -> Iterator[None]:
     with ExitStack() as stack:
         if limiter is not None:
             _check_limiter(limiter)
-            transport = limiter._transport
+            transport = limiter._core.transport
             waits = isinstance(limiter, AsyncLimiter)
             for name in ("run", "load"):
                 stack.enter_context(patch.object(transport, name, _away(waits, transport)))
@@ -148,7 +148,7 @@ def intercept(
 
     """
     _check_limiter(limiter)
-    transport: Any = limiter._transport
+    transport: Any = limiter._core.transport
     vars(transport).pop("run", None)
     if around is None:
         return

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,7 +146,8 @@ def test_the_memory_store_needs_the_core_alone() -> None:
 
 def test_only_the_two_clients_know_the_round_trip() -> None:
     """All else of a limiter stands once, and serves threads and coroutines alike."""
-    shared = ("limiter.base", "limiter.flows", "limiter.held", "limiter.local", "limiter.several")
+    names = ("base", "core", "entered", "flows", "leases", "local", "reservations", "several")
+    shared = [f"limiter.{name}" for name in names]
     for name, tree in trees("limiter"):
         wanted = imports(tree)
         if not within(
@@ -162,6 +164,41 @@ def test_the_web_adapters_know_decisions_not_stores() -> None:
     for name, tree in trees("limiter/web"):
         for wanted in imports(tree):
             assert not within(wanted, "limiter.transport", "service"), name
+
+
+def test_no_modules_import_each_other() -> None:
+    """Nor in a circle of several; what a function or a type checker alone imports counts, too."""
+    graph = dict(trees("limiter", "service"))
+    needs = {
+        name: {
+            wanted for path in imports(tree) if (wanted := _module(path, graph)) not in ("", name)
+        }
+        for name, tree in graph.items()
+    }
+    # Whatever imports nothing that is left is in no circle; what is left at last is, or leads into one.
+    while free := [name for name, wanted in needs.items() if not wanted & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert not needs, {name: sorted(wanted & needs.keys()) for name, wanted in needs.items()}
+
+
+def _module(path: str, modules: Collection[str]) -> str:
+    """The module that an import means: ``limiter.plan.Part`` is of ``limiter.plan``; outside, nothing."""
+    while path and path not in modules:
+        path = path.rpartition(".")[0]
+    return path
+
+
+#: What a user may call of a limiter; whatever else an adapter needs is in ``limiter.web.limiter_calls``.
+PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve reset
+timeout unsettled wait"""
+
+
+@pytest.mark.parametrize("kind", [limiter.Limiter, limiter.AsyncLimiter])
+def test_a_limiter_has_the_documented_names_alone(kind: Any) -> None:
+    """A user could call ``forget``, and mean ``reset``."""
+    made = kind("5/minute", store="memory://")
+    assert [name for name in dir(made) if not name.startswith("_")] == PUBLIC.split()
 
 
 _OF_THE_PROCESS = ("os.environ", "os.environb", "os.getenv")

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import click
 
 from limiter import Concurrency, Limiter, settings
-from limiter.base import MEMORY
 from limiter.errors import InvalidPolicy
 from limiter.grammar import read_limits
+from limiter.memory.transport import MEMORY
 from limiter.policies import ALGORITHMS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

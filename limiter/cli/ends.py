@@ -8,7 +8,8 @@ from typing import NoReturn
 
 import click
 
-from limiter.errors import LimiterError, RateLimited, StoreRefused, StoreUnavailable
+from limiter.decision import RateLimited
+from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 
 DENIED = 1
 UNDECIDED = 3

@@ -9,10 +9,10 @@ from typing import Any
 
 from flask import request
 
-from limiter.base import Limits
 from limiter.errors import InvalidPolicy
 from limiter.flask.limits import ViewRule
 from limiter.flask.request_state import RequestState
+from limiter.grammar import Limits
 from limiter.policies import Policy
 from limiter.web.rules import Rule
 

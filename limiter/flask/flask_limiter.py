@@ -27,7 +27,7 @@ from limiter.web.functions import check_function
 from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
-from limiter.web.paths import is_among
+from limiter.web.match import is_among
 from limiter.web.wiring import StoreSettings, networks
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from typing import Any, TypedDict
 from flask import Response, current_app
 from flask import request as current
 
-from limiter.base import Limits
 from limiter.errors import (
     InvalidCost,
     InvalidKey,
@@ -21,7 +20,7 @@ from limiter.errors import (
     shown,
 )
 from limiter.flask import hooks
-from limiter.grammar import read_limits
+from limiter.grammar import Limits, read_limits
 from limiter.keys import NAME, Key
 from limiter.policies import Policy
 from limiter.web.functions import check_function, of_request

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from flask import Response
 
-from limiter.base import Limits
 from limiter.client import Limiter
 from limiter.flask.limits import DeclaredLimit
 from limiter.flask.refusals import refuse
 from limiter.flask.request_state import RequestState
+from limiter.grammar import Limits
 from limiter.web.guard import Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.subjects import Identity

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from limiter.call import Call
 from limiter.memory.store import MemoryStore
 
+#: The ``store`` of a limiter whose state is in its own process.
+MEMORY = "memory://"
+
 
 class MemoryTransport:
     """What ``transport.Transport`` is to a server."""
 
-    where = "memory://"
+    where = MEMORY
 
     def __init__(self) -> None:
         self._store = MemoryStore()

@@ -86,12 +86,7 @@ def explain(
     from limiter.web.paths import path_of
     from limiter.web.request import Request, bare_host, joined
 
-    fields = [header.partition(":") for header in headers]
-    for header, (name, colon, _) in zip(headers, fields, strict=True):
-        if not (colon and name.strip()):
-            raise click.BadParameter(
-                f"{header!r}: accepted is 'Name: value'", param_hint="--header"
-            )
+    request_headers = joined(map(_field, headers))
     target = os.fsencode(path).decode("latin-1")
     decoded = path_of(target, method.upper())
     if decoded is None:
@@ -105,7 +100,6 @@ def explain(
         trusted = trusted_proxies()
     except InvalidSetting as error:
         raise click.UsageError(str(error)) from None
-    request_headers = joined((name.strip(), value.strip()) for name, _, value in fields)
     request = Request(
         method=method.upper(),
         host=bare_host(host or request_headers.get("host", "localhost")),
@@ -122,6 +116,14 @@ def explain(
         click.echo(as_text(entry))
     if not any(entry["applies"] or entry.get("refuses") for entry in entries):
         click.echo("no policy is about this request: it is not limited")
+
+
+def _field(header: str) -> tuple[str, str]:
+    """A header field as the command line gives it."""
+    name, colon, value = header.partition(":")
+    if not (colon and name.strip()):
+        raise click.BadParameter(f"{header!r}: accepted is 'Name: value'", param_hint="--header")
+    return name.strip(), value.strip()
 
 
 def _read(file: str, as_json: bool) -> PolicyFile:

@@ -16,8 +16,8 @@ from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
 from limiter.settings import check_on_error, check_seconds, check_share
 from limiter.web.headers import FORMS
+from limiter.web.match import pattern
 from limiter.web.new_subjects import NewSubjects
-from limiter.web.paths import pattern
 from limiter.web.rules import UNIDENTIFIED
 from limiter.web.subjects import HEADER, identity
 

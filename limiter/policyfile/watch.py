@@ -91,8 +91,10 @@ class _Policies(Generic[_AnyGuard]):
         self.refusals = 0
         self._trusted = settings.trusted_proxies() if trusted is None else tuple(trusted)
         self._observe = observe
-        self._keys: dict[str, Any] = {"prefix": prefix, "key_secret": key_secret}
-        self._defaults: dict[str, Any] = {
+        #: Of every limiter, where its policy does not say otherwise.
+        self._settings: dict[str, Any] = {
+            "prefix": prefix,
+            "key_secret": key_secret,
             "on_error": on_error,
             "local_share": local_share,
             "timeout": timeout,
@@ -102,8 +104,7 @@ class _Policies(Generic[_AnyGuard]):
             store=store,
             name="policies",
             connect_timeout=connect_timeout,
-            **self._keys,
-            **self._defaults,
+            **self._settings,
         )
         #: By policy: they go on when the file changes.
         self._new_subjects: dict[str, NewSubjects] = {}
@@ -198,9 +199,7 @@ class _Policies(Generic[_AnyGuard]):
         return Current(file, guard(rules), {rule.name: guard([rule]) for rule in rules})
 
     def _limiter(self, limits: Any, **own: Any) -> Any:
-        return self._limiter_class(
-            limits, store=self._root, **self._keys, **{**self._defaults, **own}
-        )
+        return self._limiter_class(limits, store=self._root, **{**self._settings, **own})
 
     def _keep(self) -> None:
         kept = _kept.get(os.path.abspath(self.path))

@@ -286,8 +286,8 @@ class _Guard(Generic[_Limiter]):
                 held = limiter_calls.keep(rule.limiter, part, lease, decision, began)
                 verdict.leases.append((rule.limiter, held))
         except LimiterError as error:
-            for owner, held in verdict.leases:
-                yield from limiter_calls.releasing(owner, held)
+            for _, held in verdict.leases:
+                yield from limiter_calls.releasing(held)
             _forget(given, lease, StoreUnavailable(str(error)))
             raise
 
@@ -327,7 +327,7 @@ class Guard(_Guard[Limiter]):
     def leave(self, verdict: Verdict) -> None:
         """Release what was held for a request, whose response is closed."""
         for limiter, held in verdict.leases:
-            limiter_calls.drive(limiter, limiter_calls.releasing(limiter, held))
+            limiter_calls.drive(limiter, limiter_calls.releasing(held))
 
     def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """Refund what these of an allowed request's rules have charged; the verdict says so."""
@@ -348,7 +348,7 @@ class AsyncGuard(_Guard[AsyncLimiter]):
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""
         for limiter, held in verdict.leases:
-            await limiter_calls.surely(limiter, limiter_calls.releasing(limiter, held))
+            await limiter_calls.surely(limiter, limiter_calls.releasing(held))
 
     async def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """As ``Guard.give_back``."""

@@ -6,33 +6,35 @@ Users have no need of these functions; that is why no limiter has them as method
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from time import monotonic
+from typing import Any, TypeVar, overload
 
-if TYPE_CHECKING:
-    from limiter.aio import AsyncLimiter
-    from limiter.base import Base, Limits
-    from limiter.client import Limiter
-    from limiter.decision import Decision
-    from limiter.errors import StoreUnavailable
-    from limiter.flows import Flow
-    from limiter.held import Held
-    from limiter.plan import Part, Plan
+from limiter.aio import AsyncLimiter
+from limiter.base import Base
+from limiter.client import Limiter
+from limiter.decision import Decision
+from limiter.errors import LimiterError, StoreUnavailable
+from limiter.flows import Ask, Flow
+from limiter.grammar import Limits
+from limiter.leases import HeldLease
+from limiter.plan import Part, Plan
+from limiter.several import decide_flow, decide_without_store
 
 _Result = TypeVar("_Result")
 
 
-def plan(limiter: Base[Any], limits: Limits | None = None) -> Plan:
+def plan(limiter: Base, limits: Limits | None = None) -> Plan:
     """Return what is known of a call before its key and cost are; with other numbers, or the limiter's.
 
     Raises:
         InvalidPolicy: The limits differ from the limiter's in more than their numbers.
 
     """
-    return limiter.plan(limits)
+    return limiter._core.plan_for(limits)
 
 
 def deciding(
-    limiter: Base[Any],
+    limiter: Base,
     parts: list[Part],
     mode: str = "hit",
     lease: str = "",
@@ -44,53 +46,72 @@ def deciding(
     Parts may name one subject several times, as long as their keys or fields differ. ``timeout``
     replaces the store's own.
     """
-    return limiter.deciding(parts, mode, lease, timeout)
+    core = limiter._core
+    deadline = None
+    if timeout is not None and timeout != core.store.timeout:
+        deadline = monotonic() + timeout
+    return decide_flow(core, parts, None, mode, lease, deadline)
 
 
 def fallbacks(
-    owners: Sequence[Base[Any]], parts: Sequence[Part], mode: str, lease: str = ""
+    owners: Sequence[Base], parts: Sequence[Part], mode: str, lease: str = ""
 ) -> list[Decision]:
     """Decide by ``on_error`` of each part's owner, since the store did not.
 
     The owners share one store. Those that decide in this process do it together, and charge nothing
     where another one denies; ``raise`` is a denial here.
     """
-    return owners[0].fallbacks(owners, parts, mode, lease)
+    return decide_without_store([owner._core for owner in owners], parts, mode, lease)
 
 
-def keep(limiter: Base[Any], part: Part, lease: str, decision: Decision, asked: float) -> Held:
+def keep(limiter: Base, part: Part, lease: str, decision: Decision, asked: float) -> HeldLease:
     """Return the lease that a part took, renewed until it is released; ``asked`` is when the call began."""
-    return limiter.keep(part, lease, decision, asked)
+    held = HeldLease.of_part(limiter._core, part, lease)
+    held.keep(decision, asked)
+    return held
 
 
-def forget(limiter: Base[Any], part: Part, lease: str, why: StoreUnavailable) -> None:
+def forget(limiter: Base, part: Part, lease: str, why: StoreUnavailable) -> None:
     """Release, later, a lease that the store may have given without an answer."""
-    limiter.forget(part, lease, why)
+    HeldLease.of_part(limiter._core, part, lease).forget(why)
 
 
-def change_here(limiter: Base[Any], part: Part, mode: str, lease: str) -> bool:
+def change_here(limiter: Base, part: Part, mode: str, lease: str) -> bool:
     """Renew or release what ``on_error="local"`` gave of a lease; return whether all of it was there."""
-    return limiter.change_here(part, mode, lease)
+    core, plan = limiter._core, part.plan.of_leases
+    if core.share is None:
+        return False
+    return core.share.change(plan, mode, part.key, part.cost, None, core.now_us, lease)
 
 
-def releasing(limiter: Base[Any], held: Held) -> Flow[None]:
+def releasing(held: HeldLease) -> Flow[None]:
     """Release the lease, once; if the store does not answer, the lease ends by itself."""
-    return limiter.releasing(held)
+    return held.release_flow()
 
 
-def returning(limiter: Base[Any], part: Part, decision: Decision) -> Flow[Decision | None]:
+def returning(limiter: Base, part: Part, decision: Decision) -> Flow[Decision | None]:
     """Refund what a part was charged; return the state after it, None where the store did not get it."""
-    return limiter.returning(part, decision)
+    core, plan = limiter._core, part.plan
+    if decision.degraded:
+        if core.share is not None and not plan.leases:
+            core.share.change(plan, "refund", part.key, part.cost, None, core.now_us)
+        return None
+    call = plan.call("refund", part.key, part.cost, None, None, core.now_us)
+    try:
+        return Decision(plan.policies, (yield Ask(call)))
+    except LimiterError as error:
+        core.not_settled("a give-back", error)
+        return None
 
 
-def shares_store(limiter: Base[Any], other: Base[Any]) -> bool:
+def shares_store(limiter: Base, other: Base) -> bool:
     """Return whether both use one store, through the same connections."""
-    return limiter.shares_store(other)
+    return limiter._core.store is other._core.store
 
 
-def keeps_store_timeout(limiter: Base[Any]) -> bool:
+def keeps_store_timeout(limiter: Base) -> bool:
     """Return whether its calls take as long as those of the limiter whose store it shares."""
-    return limiter.keeps_store_timeout
+    return limiter._core.timeout == limiter._core.store.timeout
 
 
 @overload
@@ -103,9 +124,9 @@ def drive(limiter: AsyncLimiter, flow: Flow[_Result]) -> Coroutine[Any, Any, _Re
 
 def drive(limiter: Limiter | AsyncLimiter, flow: Flow[Any]) -> Any:
     """Run every step of a flow, and return what it returns; a coroutine for an ``AsyncLimiter``."""
-    return limiter.drive(flow)
+    return limiter._core.drive(flow)
 
 
 async def surely(limiter: AsyncLimiter, flow: Flow[_Result]) -> _Result:
     """Run a flow as ``drive`` does, in a task of its own: cancelling the caller does not stop it."""
-    return await limiter.surely(flow)
+    return await limiter._core.surely(flow)

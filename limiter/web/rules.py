@@ -14,9 +14,9 @@ from limiter.plan import Part
 from limiter.policies import Policy
 from limiter.web import limiter_calls
 from limiter.web.identity import Ambiguous, Network, Unidentified
+from limiter.web.match import Match as Match
+from limiter.web.match import pattern as pattern  # beside the rules, for who writes some
 from limiter.web.new_subjects import NewSubjects
-from limiter.web.paths import Match as Match
-from limiter.web.paths import pattern as pattern  # beside the rules, for who writes some
 from limiter.web.request import Request
 from limiter.web.subjects import Identity, by_address, checked_subject, spelled
 

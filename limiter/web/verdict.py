@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from limiter.decision import Decision
 from limiter.errors import InvalidCost, LimiterError, StoreUnavailable
-from limiter.held import Held
+from limiter.leases import HeldLease
 from limiter.log_throttle import log_seldom
 from limiter.plan import Part
 from limiter.web import headers, problems
@@ -62,7 +62,7 @@ class Verdict:
         self.body = body
         self.error = error
         self.shadowed: list[tuple[Rule, LimiterError]] = []
-        self.leases: list[tuple[Any, Held]] = []
+        self.leases: list[tuple[Any, HeldLease]] = []
 
     @classmethod
     def of_results(

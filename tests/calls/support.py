@@ -18,8 +18,9 @@ from limiter import (
     SlidingLog,
     SlidingWindow,
     TokenBucket,
-    base,
     client,
+    core,
+    leases,
     testing,
 )
 from limiter.policies import Policy
@@ -144,7 +145,8 @@ class Time:
 
         patch.setattr(client, "sleep", sleep)
         patch.setattr(asyncio, "sleep", asleep)
-        patch.setattr(base, "monotonic", lambda: self.passed_us / 1e6)
+        for flows in (core, leases):
+            patch.setattr(flows, "monotonic", lambda: self.passed_us / 1e6)
 
     @property
     def passed_us(self) -> int:

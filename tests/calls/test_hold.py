@@ -22,8 +22,8 @@ from limiter import (
     RateLimited,
     SlidingLog,
     StoreUnavailable,
-    base,
     client,
+    leases,
 )
 from limiter.testing import StoreCall, intercept
 from service.demo.servers import Server
@@ -44,8 +44,8 @@ def lefts(limiter: Any, subject: str) -> list[int]:
 
 def raw(limiter: Any, mode: str, subject: str, lease: str, cost: int = 1) -> list[int]:
     """The script's reply to a call for a lease of this name, which nobody renews."""
-    call = limiter._plan.of_leases.call(mode, subject, cost, lease=lease)
-    reply = limiter._transport.run(call)
+    call = limiter._core.plan.of_leases.call(mode, subject, cost, lease=lease)
+    reply = limiter._core.transport.run(call)
     found: list[int] = limiter.loop.run(reply) if inspect.iscoroutine(reply) else reply
     return found
 
@@ -257,7 +257,7 @@ def test_a_part_of_it_is_not_it(make: Make, subject: str) -> None:
     limiter = make(Concurrency(5, lease=0.6))
     lost = threading.Event()
     with limiter.hold(subject, 3, on_lost=lost.set) as lease:
-        assert raw(limiter, "release", subject, lease.more["lease"], 1)[0] == 1
+        assert raw(limiter, "release", subject, lease._lease, 1)[0] == 1
         assert lost.wait(5)
     assert limiter.peek(subject).remaining == 5
 
@@ -316,8 +316,8 @@ def test_a_store_that_is_away_for_a_moment(
 
 def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until it is given back, long before its end; asking at least every second."""
-    assert base._ASK_EVERY == 1.0
-    monkeypatch.setattr(base, "_ASK_EVERY", 0.15)
+    assert leases._ASK_EVERY == 1.0
+    monkeypatch.setattr(leases, "_ASK_EVERY", 0.15)
     limiter = make([Concurrency(1, lease=60), SlidingLog(9, "day")])
     first = limiter.hold(subject)
     first.__enter__()
@@ -492,7 +492,7 @@ def test_one_id_is_one_lease(proxy: Proxy, store: str, subject: str) -> None:
             Limiter(policies, store=proxy.url, timeout=5.0) as limiter,
             Limiter(policies, store=store, timeout=5.0) as sure,
         ):
-            call = limiter._plan.call("acquire", name, 1, lease="drawn-by-the-client")
+            call = limiter._core.plan.call("acquire", name, 1, lease="drawn-by-the-client")
 
             def cut_once(data: bytes) -> bytes:
                 proxy.replies = forward
@@ -500,9 +500,9 @@ def test_one_id_is_one_lease(proxy: Proxy, store: str, subject: str) -> None:
 
             proxy.replies = cut_once
             with pytest.raises(StoreUnavailable):
-                limiter._transport.run(call)
+                limiter._core.transport.run(call)
             for _ in range(3):
-                granted, left, retry_us, *_ = limiter._transport.run(call)
+                granted, left, retry_us, *_ = limiter._core.transport.run(call)
                 assert (granted, left, retry_us) == (1, 1, 0)
             assert [one.remaining for one in sure.peek(name).each] == [1, *charged]
 
@@ -514,8 +514,8 @@ def test_an_outage_leaves_few_ghosts_to_give_back(make_on: Make, own: Server, su
     own.kill()
     for _ in range(60):
         with limiter.hold(subject):
-            assert limiter._forgetting_now <= 16
-    until(lambda: limiter._forgetting_now == 0, 10)
+            assert limiter._core.forgetting <= 16
+    until(lambda: limiter._core.forgetting == 0, 10)
     assert limiter.unsettled == 60
 
 
@@ -535,7 +535,7 @@ def test_many_leases_have_two_threads(store: str, new_subject: Callable[[], str]
         time.sleep(1.3)  # all of them have to outlive their length
         assert len(renewal_threads() - before) <= 2
         assert not any(lease.lost for lease in leases)
-        assert not any(limiter.peek(lease.key).allowed for lease in leases)
+        assert not any(limiter.peek(lease._key).allowed for lease in leases)
         for lease in leases:
             lease.release()
         until(lambda: renewal_threads() <= before, 5)
@@ -559,7 +559,7 @@ def test_a_node_that_hangs_takes_no_other_lease_along(
         intercept(limiter, hangs)
         time.sleep(2.2)  # all of them have to outlive their length
         assert all(lease.lost for lease in away)
-        assert not any(lease.lost or limiter.peek(lease.key) for lease in near)
+        assert not any(lease.lost or limiter.peek(lease._key) for lease in near)
         intercept(limiter, None)
         for lease in near + away:
             lease.release()
@@ -585,7 +585,7 @@ def test_a_store_that_says_nothing_about_one_lease(
         time.sleep(0.3)  # the silence has begun
         late = limiter.hold(new_subject()).__enter__()
         time.sleep(1.3)  # all of them have to outlive their length
-        assert not any(lease.lost or limiter.peek(lease.key) for lease in [*near, late])
+        assert not any(lease.lost or limiter.peek(lease._key) for lease in [*near, late])
         ends.set()
         for lease in [*near, *away, late]:
             lease.release()
@@ -642,10 +642,10 @@ def test_what_was_given_back_is_forgotten(make: Make, subject: str) -> None:
         with limiter.hold(subject):
             pass
     if hasattr(limiter, "inner"):
-        until(lambda: not limiter._tasks, 5)
+        until(lambda: not limiter._core.tasks, 5)
     else:
-        assert len(limiter._renewal_threads._due) <= 128
-        assert limiter._renewal_threads._flows == set()
+        assert len(limiter._core.renewal_threads._due) <= 128
+        assert limiter._core.renewal_threads._flows == set()
 
 
 class Interrupt(BaseException):
@@ -667,7 +667,7 @@ def test_interrupted_in_its_delay(
             with pytest.raises(Interrupt), limiter.hold(subject):
                 raise AssertionError
         assert lefts(limiter, subject)[0] == 5
-        assert limiter._renewal_threads._flows == set()
+        assert limiter._core.renewal_threads._flows == set()
 
 
 def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> None:
@@ -682,4 +682,4 @@ def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> N
     lease.release()
     with Limiter(FixedWindow(1, 60), store=store) as other:
         assert other.peek(subject).allowed
-    lease._limiter.close()
+    lease._core.transport.close()

@@ -56,7 +56,7 @@ def test_leases_of_bodies_that_are_cancelled_on_and_on(place: str, subject: str)
                 await asyncio.sleep(60)
 
         async def all_back() -> bool:
-            return not limiter._tasks and (await limiter.peek(subject)).remaining == 3
+            return not limiter._core.tasks and (await limiter.peek(subject)).remaining == 3
 
         for turns in range(8):
             task = asyncio.ensure_future(body())
@@ -132,7 +132,7 @@ def test_interrupted_while_subjects_in_turn_are_given_back(
 ) -> None:
     """The rest is given back all the same; the one give-back that was under way is counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
     keys = [f"{subject}-{number}" for number in range(4)]
     limiter.hit(keys[3], 5)
     interrupt_once(limiter, where)
@@ -146,7 +146,7 @@ def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: st
     """The rates under way are counted; the leases beside them come back, and all of the others."""
     limits = [Concurrency(5, lease=60), FixedWindow(5, "day")]
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(3)]
     interrupt_once(limiter, "refund")
     parts = [Part(limiter_calls.plan(limiter), key, 1) for key in keys]
@@ -162,7 +162,7 @@ def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: st
 
     async def main() -> None:
         limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=store, timeout=PATIENCE)
-        limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+        limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
         keys = [f"{subject}-{number}" for number in range(5)]
         await limiter.hit(keys[-1], 1_000)
 
@@ -195,7 +195,7 @@ def test_nobody_to_give_back_later(
 ) -> None:
     """The process gets no more threads: what stays taken is counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
-    limiter._one_slot = lambda _: False  # type: ignore[method-assign]
+    limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(4)]
     limiter.hit(keys[3], 5)
     interrupt_once(limiter, "refund")
@@ -208,7 +208,7 @@ def test_nobody_to_give_back_later(
         limiter.hit_all([(key, 1) for key in keys])
     assert [limiter.peek(key).remaining for key in keys] == [4, 4, 4, 0]
     assert limiter.unsettled == 3
-    assert limiter._renewal_threads._flows == set()
+    assert limiter._core.renewal_threads._flows == set()
 
 
 def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:

@@ -22,7 +22,7 @@ def test_interrupted_while_a_lease_begins_to_be_renewed(
 ) -> None:
     """The caller is told, and holds nothing."""
     limiter = Limiter(Concurrency(5, lease=60), store="memory://")
-    renewal_threads = limiter._renewal_threads
+    renewal_threads = limiter._core.renewal_threads
     advance = renewal_threads._advance
 
     def interrupted(flow: Flow[None]) -> float:

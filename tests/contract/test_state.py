@@ -168,7 +168,7 @@ def test_the_library_passes_every_key_and_only_those(store, subject):
     """After a hit of the library no other key holds the subject, and all share one slot."""
     policies = [TokenBucket(7, per=60), SlidingLog(9, per=60), SlidingLog(99, per=3600)]
     with Limiter(policies, store=store, name="keys", timeout=5.0) as limiter:
-        call = limiter._plan.call("hit", subject, 1)
+        call = limiter._core.plan.call("hit", subject, 1)
         limiter.hit(subject)
     with redis.Redis.from_url(store) as client:
         found = list(client.scan_iter(match=f"rl:{{{subject}}}*", count=10_000))

@@ -29,7 +29,7 @@ def test_the_tree_is_the_one_drawn() -> None:
     """No error is missing from the drawing, and none stands elsewhere."""
     real = {
         name: kind.__mro__[1].__name__
-        for name, kind in inspect.getmembers(errors, inspect.isclass)
+        for name, kind in inspect.getmembers(limiter, inspect.isclass)
         if issubclass(kind, Exception)
     }
     assert real == drawn()
@@ -39,21 +39,20 @@ def test_the_drawing_says_which_are_value_errors() -> None:
     """The caller's own mistakes are also ValueErrors, the store's are not."""
     lines = [line for line in (errors.__doc__ or "").splitlines() if "* " in line]
     for line in lines:
-        kind = getattr(errors, line.split()[1])
+        kind = getattr(limiter, line.split()[1])
         assert issubclass(kind, ValueError) == ("a ValueError" in line), line
 
 
 def test_every_error_is_public() -> None:
     """What is raised can be caught by its public name."""
-    for name in drawn():
-        assert getattr(limiter, name) is getattr(errors, name)
-        assert name in limiter.__all__
+    defined = {name for name, _ in inspect.getmembers(errors, inspect.isclass)}
+    assert defined - {"TypeVar"} < drawn().keys() <= set(limiter.__all__)
 
 
 @pytest.mark.parametrize("name", sorted(set(drawn()) - {"RateLimited"}))
 def test_errors_travel(name: str) -> None:
     """An error of a worker process arrives as what it was."""
-    error = getattr(errors, name)("said")
+    error = getattr(limiter, name)("said")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert type(copy) is type(error)
     assert copy.args == error.args

@@ -141,9 +141,9 @@ def test_from_the_environment() -> None:
     )
     assert limiter.policies == (TokenBucket(5, 60), TokenBucket(9, 3600))
     assert limiter.name == "n"
-    assert limiter._on_error == "deny"
-    assert limiter._transport._timeout == 0.25
-    assert limiter._plan.call("hit", "u", 1).keys[0].startswith(b"p:{~")
+    assert limiter.on_error == "deny"
+    assert limiter._core.transport._timeout == 0.25
+    assert limiter._core.plan.call("hit", "u", 1).keys[0].startswith(b"p:{~")
 
 
 def test_the_processs_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -437,8 +437,8 @@ def test_from_the_environment(path: Path) -> None:
     (rule,) = policies.guard.rules
     assert rule.name == "p"
     assert rule.limiter.timeout == 0.5
-    assert rule.limiter._on_error == "deny"
-    assert rule.limiter._plan.state("x")[0].startswith(b"mine:")
+    assert rule.limiter.on_error == "deny"
+    assert rule.limiter._core.plan.state("x")[0].startswith(b"mine:")
     assert [str(network) for network in policies.guard.trusted] == ["10.0.0.0/8"]
 
 

@@ -83,11 +83,11 @@ def test_a_deadline_of_the_callers_own(
             assert found[0] < 5
 
     in_loop(main(), kind)
-    call = limiter._plan.call("hit", subject, 1)
+    call = limiter._core.plan.call("hit", subject, 1)
 
     def ask() -> None:
         with suppress(StoreUnavailable):
-            assert limiter._transport.run(call, time.monotonic() + given)
+            assert limiter._core.transport.run(call, time.monotonic() + given)
             assert in_time
 
     assert timed(ask) < 5

@@ -249,12 +249,12 @@ def test_a_dead_primary_stops_its_own_subjects_only(make_limiter: MakeLimiter) -
 
 def _no_storm(limiter: Limiter, cluster: Cluster, keys: list[str]) -> None:
     """However many calls fail, the table is read at most twice a second."""
-    before = limiter._transport._table.readings  # type: ignore[attr-defined]
+    before = limiter._core.transport._table.readings  # type: ignore[attr-defined]
     start = time.monotonic()
     failed = 0
     while time.monotonic() - start < 0.8:
         failed += outcome(lambda: limiter.hit(keys[0])) == "StoreUnavailable"
-    readings = limiter._transport._table.readings - before  # type: ignore[attr-defined]
+    readings = limiter._core.transport._table.readings - before  # type: ignore[attr-defined]
     assert failed > 10
     assert readings <= 1 + (time.monotonic() - start) / REFRESH_EVERY
 
@@ -301,9 +301,9 @@ def test_a_primary_that_became_a_replica(
     admin = first.client()
     with Proxy((HOST, first.port)) as proxy:
         limiter = make_limiter(proxy.url, timeout=2.0).open()
-        connections = [limiter._transport._node.take(time.monotonic() + 2) for _ in range(3)]  # type: ignore[attr-defined]
+        connections = [limiter._core.transport._node.take(time.monotonic() + 2) for _ in range(3)]  # type: ignore[attr-defined]
         for connection in connections:
-            limiter._transport._node.give(connection)  # type: ignore[attr-defined]
+            limiter._core.transport._node.give(connection)  # type: ignore[attr-defined]
         assert limiter.hit("u", cost=5)
         # The name now means another server; the old connections are left open.
         admin.replicaof(HOST, second.port)

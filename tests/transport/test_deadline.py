@@ -115,7 +115,7 @@ def test_a_slow_connection_serves_the_next_caller(
         limiter.hit(subject)
     proxy.mend()
     made = proxy.connections
-    until(lambda: limiter._transport._node._idle)  # type: ignore[attr-defined]
+    until(lambda: limiter._core.transport._node._idle)  # type: ignore[attr-defined]
     assert not limiter.hit(subject).degraded
     assert proxy.connections == made
 

@@ -263,7 +263,7 @@ def test_a_refusal_is_never_a_fallback(
     fault(own, admin)
     with pytest.raises(StoreRefused, match="refused"):
         limiter.hit("u")
-    assert limiter._transport._node._idle  # the connection itself is good  # type: ignore[attr-defined]
+    assert limiter._core.transport._node._idle  # the connection itself is good  # type: ignore[attr-defined]
     admin.close()
 
 

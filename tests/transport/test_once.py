@@ -200,7 +200,7 @@ def test_an_interrupted_calls_reply_reaches_no_other(
             limiter.hit("other", cost=100)
     proxy.mend()
     raised.set()
-    assert not limiter._transport._node.has_idle  # type: ignore[attr-defined]
+    assert not limiter._core.transport._node.has_idle  # type: ignore[attr-defined]
     least = min(policy.capacity for policy in limiter.policies)
     assert limiter.hit(subject, cost=3).remaining == least - 3
 
@@ -211,7 +211,7 @@ def test_a_call_that_is_interrupted_as_it_connects(
 ) -> None:
     """No lock stays taken: the calls of other threads are decided."""
     limiter = make_limiter(proxy.url.replace("redis:", f"{kind}:"), timeout=10.0)
-    transport: Any = limiter._transport
+    transport: Any = limiter._core.transport
     with signals_raise(Interrupt) as interrupt:
 
         def interrupt_and_cut(data: bytes) -> bytes:

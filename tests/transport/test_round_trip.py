@@ -41,7 +41,7 @@ def test_one_command_for_each_call(
     client = own.client()
     for call in (
         lambda: limiter.hit("u"),
-        lambda: limiter.hit("u", cost=limiter._plan.most_cost),
+        lambda: limiter.hit("u", cost=limiter._core.plan.most_cost),
         lambda: limiter.hit("u", cost=9, at_least=1),
         lambda: limiter.hit("u", cost=0),
         lambda: limiter.hit("u", tag="t"),

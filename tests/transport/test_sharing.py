@@ -76,7 +76,7 @@ def test_64_threads(make_limiter: MakeLimiter, store: str, subject: str, policy:
 
     in_threads(64, work)
     assert used(limiter, subject) == 640
-    assert len(limiter._transport._node._idle) <= IDLE_KEPT  # type: ignore[attr-defined]
+    assert len(limiter._core.transport._node._idle) <= IDLE_KEPT  # type: ignore[attr-defined]
 
 
 def test_64_threads_on_a_cluster(make_limiter: MakeLimiter, cluster: Cluster, subject: str) -> None:
@@ -88,7 +88,7 @@ def test_64_threads_on_a_cluster(make_limiter: MakeLimiter, cluster: Cluster, su
             assert limiter.hit(f"{subject}-{number}").remaining == PLENTY.limit - calls
 
     in_threads(64, work)
-    assert limiter._transport._table.readings == 1  # type: ignore[attr-defined]
+    assert limiter._core.transport._table.readings == 1  # type: ignore[attr-defined]
 
 
 def test_as_many_connections_as_callers(
@@ -189,7 +189,9 @@ def test_connections_that_were_killed(make_limiter: MakeLimiter, own: Server) ->
     client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
     client.close()
     # On a busy machine the end of a connection is heard of a little later.
-    until(lambda: not any(connection.is_open() for connection in limiter._transport._node._idle))
+    until(
+        lambda: not any(connection.is_open() for connection in limiter._core.transport._node._idle)
+    )
     assert [limiter.hit("u").remaining for _ in range(10)] == [
         PLENTY.limit - calls for calls in range(9, 19)
     ]
@@ -211,19 +213,19 @@ def test_connections_that_were_idle_too_long(
     server = make_server(options=["--timeout", "1"])
     limiter = make_limiter(server.url).open()
     limiter.hit("u")
-    connection = limiter._transport._node._idle[0]  # type: ignore[attr-defined]
+    connection = limiter._core.transport._node._idle[0]  # type: ignore[attr-defined]
     until(lambda: not connection.is_open())  # the server's second has to pass
     assert limiter.hit("u").remaining == PLENTY.limit - 2
 
 
 def unheard(limiter: Limiter, key: str) -> None:
     """A call that gets no answer."""
-    limiter._transport.run(limiter._plan.call("hit", key, 1), time.monotonic() + 0.1)
+    limiter._core.transport.run(limiter._core.plan.call("hit", key, 1), time.monotonic() + 0.1)
 
 
 def untold(limiter: Limiter, key: str) -> None:
     """A command of our own that gets none."""
-    transport: Any = limiter._transport
+    transport: Any = limiter._core.transport
     transport._tell(transport._node, PING, time.monotonic() + 0.1, 2.0)
 
 
@@ -242,7 +244,7 @@ def test_idle_connections_that_went_dead_in_silence(
     """What lies between forgot them all: one call finds out, and the others are spared."""
     proxy.target = (own.host, own.port)
     limiter = make_limiter(proxy.url, timeout=5.0)
-    node = limiter._transport._node  # type: ignore[attr-defined]
+    node = limiter._core.transport._node  # type: ignore[attr-defined]
     for connection in [node.take(time.monotonic() + 5) for _ in range(IDLE_KEPT)]:
         node.give(connection)
     proxy.requests = lambda data: b"" if silent in data else data
@@ -256,7 +258,7 @@ def test_idle_connections_that_went_dead_in_silence(
 def test_what_answered_since_is_kept(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
     """One lost reply says nothing of a connection that was heard of later."""
     limiter = make_limiter(proxy.url).open()
-    node = limiter._transport._node  # type: ignore[attr-defined]
+    node = limiter._core.transport._node  # type: ignore[attr-defined]
     older, lost, newer = (node.take(time.monotonic() + 5) for _ in range(3))
     for connection in (older, lost, newer):
         connection.ask(PING, time.monotonic() + 5, 2.0)
@@ -290,7 +292,7 @@ def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
 def test_closed_while_it_connects(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
     """A connection that is late for a limiter that was closed is closed too."""
     limiter = make_limiter(proxy.url, timeout=5.0)
-    node = limiter._transport._node  # type: ignore[attr-defined]
+    node = limiter._core.transport._node  # type: ignore[attr-defined]
     proxy.replies = delay(0.1)
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
         node.take(time.monotonic() + 0.05)
@@ -332,7 +334,7 @@ def test_close_a_cluster_then_use(make_limiter: MakeLimiter, cluster: Cluster) -
     for _ in range(2):
         with limiter:
             assert limiter.hit("u")
-    assert not [node for node in limiter._transport._table.nodes.values() if node._idle]  # type: ignore[attr-defined]
+    assert not [node for node in limiter._core.transport._table.nodes.values() if node._idle]  # type: ignore[attr-defined]
     assert limiter.hit("u")
 
 
@@ -360,7 +362,7 @@ class Taken(list):  # type: ignore[type-arg]
 def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject: str) -> None:
     """Whoever finds an idle connection and then none waits for another."""
     limiter = make_limiter(store).open()
-    node = limiter._transport._node  # type: ignore[attr-defined]
+    node = limiter._core.transport._node  # type: ignore[attr-defined]
     node._idle = Taken(node._idle * 3)
     began = time.monotonic()
     node._connecting = {began}  # one is being made: it will come

@@ -192,9 +192,9 @@ def test_each_right_is_needed(make_limiter: MakeLimiter, own: Server, right: str
                 refused += 1
     leases = make_limiter(url, Concurrency(3), on_error="allow")
     for mode in ("acquire", "renew", "acquire", "peek", "release", "reset"):
-        call = leases._plan.call(mode, "u", 1, lease="somebody's")
+        call = leases._core.plan.call(mode, "u", 1, lease="somebody's")
         try:
-            leases._transport.run(call)
+            leases._core.transport.run(call)
         except StoreRefused:
             refused += 1
     assert refused

@@ -17,7 +17,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect, Rule
 
 from limiter.web.identity import Ambiguous
-from limiter.web.paths import Match, path_of, pattern, readings
+from limiter.web.match import Match, pattern
+from limiter.web.paths import path_of, readings
 from limiter.web.request import Request
 
 ORDERS = Match(paths=(pattern("/orders"), pattern("/orders/{id}")))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from limiter import InvalidSetting, Limiter, SlidingLog
 from limiter.web.guard import Guard
 from limiter.web.identity import Ambiguous, Unidentified
-from limiter.web.paths import Match, pattern
+from limiter.web.match import Match, pattern
 from limiter.web.request import Request
 from limiter.web.rules import Check, Rule, SkipReason
 from limiter.web.subjects import identity, meant

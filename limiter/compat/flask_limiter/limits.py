@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from limiter.base import Limits
 from limiter.client import Limiter
 from limiter.compat.flask_limiter import config
 from limiter.compat.flask_limiter.util import get_remote_address
 from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.flask.limits import DeclaredLimit, by_key
 from limiter.flask.setup import Make, maker
-from limiter.grammar import read_limits
+from limiter.grammar import Limits, read_limits
 from limiter.keys import Key
 from limiter.log_throttle import log_seldom
 from limiter.policies import ALGORITHMS, Policy

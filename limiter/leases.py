@@ -1,0 +1,320 @@
+"""A lease's whole life: it is taken, renewed, and released or lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from inspect import iscoroutinefunction
+from math import inf
+from time import monotonic
+from typing import Any, TypeVar
+
+from limiter import settings
+from limiter.call import STRIDE
+from limiter.core import Core, jittered
+from limiter.decision import Decision, RateLimited
+from limiter.entered import Entered
+from limiter.errors import InvalidSetting, LimiterError, StoreUnavailable
+from limiter.flows import Ask, Flow, Pause
+from limiter.grammar import Limits
+from limiter.keys import Key
+from limiter.log_throttle import log_seldom
+from limiter.plan import Part, Plan
+from limiter.policies import Concurrency
+
+#: Seconds between two tries to take a lease, at most: one may be released at any time.
+_ASK_EVERY = 1.0
+#: Stop renewing this many seconds before the lease expires.
+_AT_ITS_END = 0.001
+#: At most this many leases that may have been taken are released at a time; more expire by themselves.
+_MOST_FORGOTTEN = 16
+
+_Own = TypeVar("_Own", bound="HeldLease")
+
+log = logging.getLogger("limiter")
+
+
+class HeldLease(Entered):
+    """A lease under way: what was asked, what was decided, and whether it is still ours.
+
+    Attributes:
+        decision: What was decided when the lease was taken.
+        lost: Whether it ended, since it could not be renewed: another client may hold its place.
+        released: Whether it was given back.
+        degraded: Whether ``on_error`` gave it, not the store.
+
+    """
+
+    def __init__(
+        self,
+        core: Core[Any],
+        plan: Plan,
+        key: Key,
+        cost: int,
+        tag: Key | None = None,
+        timeout: float | None = 0,
+        on_lost: Callable[[], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.lost = self.released = self.degraded = False
+        self._core = core
+        self._plan = plan
+        self._key = key
+        self._cost = cost
+        self._tag = tag
+        self._timeout = timeout
+        self._on_lost = on_lost
+        self._lease = ""
+        """Its id, drawn when it is taken."""
+        self._busy = False
+        self._stop_renewing: Callable[[], None] = _nothing
+
+    @classmethod
+    def for_call(
+        cls: type[_Own],
+        core: Core[Any],
+        key: Key,
+        cost: int,
+        timeout: float | None,
+        on_lost: Callable[[], Any] | None,
+        limits: Limits | None,
+        tag: Key | None,
+    ) -> _Own:
+        """The lease of ``Limiter.hold``, if the call makes sense; nothing is taken yet."""
+        plan = core.plan_for(limits)
+        plan.check_mode("acquire")
+        cost, _ = plan.checked(cost, least=1)
+        plan.state(key, tag)
+        if on_lost is not None and (not callable(on_lost) or iscoroutinefunction(on_lost)):
+            raise InvalidSetting.of(
+                "on_lost",
+                repr(on_lost),
+                "accepted is a function without arguments that is no coroutine",
+            )
+        return cls(core, plan, key, cost, tag, settings.check_wait(timeout), on_lost)
+
+    @classmethod
+    def of_part(cls: type[_Own], core: Core[Any], part: Part, lease: str) -> _Own:
+        """The lease of this id that a joint call took for one of its parts."""
+        held = cls(core, part.plan, part.key, part.cost)
+        held._lease = lease
+        return held
+
+    # --- taking ---
+
+    def hold_flow(self) -> Flow[None]:
+        """Take the lease, unless it is in use already."""
+        if self._busy:
+            raise InvalidSetting(
+                "this lease is held already: accepted is one body at a time; call hold for each"
+            )
+        self._busy = True
+        try:
+            yield from self._take_flow()
+        except LimiterError:
+            self._busy = False
+            raise
+
+    def _take_flow(self) -> Flow[None]:
+        """Take the lease, and see that it is renewed for as long as it is held."""
+        wait_until = inf if self._timeout is None else monotonic() + self._timeout
+        self._lease = secrets.token_hex(16)
+        self._process = os.getpid()
+        self.lost = self.released = self.degraded = False
+        while True:
+            asked = monotonic()
+            decision = yield from self._acquire_flow()
+            if decision.allowed:
+                break
+            left = wait_until - monotonic()
+            if decision.degraded or left <= 0 or _rates_wait(decision) > left:
+                raise RateLimited(decision)
+            yield Pause(min(jittered(decision.retry_after, left), _ASK_EVERY, left))
+            if self.released:
+                break
+        if self.released:  # while it was asked for: no other call would release what it took
+            self.released = False
+            yield from self.release_flow()
+            raise InvalidSetting("this lease was released while it was asked for: it is not held")
+        try:
+            self.keep(decision, asked)
+        except StoreUnavailable:  # it cannot be renewed
+            yield from self.release_flow()
+            raise
+        if decision.delay:
+            yield Pause(decision.delay)
+
+    def _acquire_flow(self) -> Flow[Decision]:
+        """One try; what the store may have taken without our knowing is released later."""
+        acquire = self._core.ask_flow(
+            self._plan, "acquire", self._key, self._cost, self._tag, self._lease
+        )
+        try:
+            decision = yield from acquire
+        except StoreUnavailable as error:
+            self.forget(error)
+            raise
+        if decision.degraded:
+            self.forget(StoreUnavailable("the store did not decide"))
+        return decision
+
+    def keep(self, decision: Decision, asked: float) -> None:
+        """See that the lease, taken by a call that began at ``asked``, is renewed.
+
+        Raises:
+            StoreUnavailable: It cannot be renewed.
+
+        """
+        self.decision = decision
+        self.degraded = decision.degraded
+        if not self.degraded or self._core.share is not None:
+            lease = self._lease
+            renewing = self._renew_flow(lease, asked)
+            self._stop_renewing = self._core.run_beside(renewing, partial(self._unrenewed, lease))
+
+    # --- renewing ---
+
+    def _renew_flow(self, lease: str, asked: float) -> Flow[None]:
+        """Renew a lease at a third of its length, until it is released, lost, or held for too long."""
+        lasts = min(policy.period_us for policy in self._plan.leases) / 1e6
+        longest = self._longest()
+        must_end = asked + longest
+        ends, pause, again = asked + lasts, lasts / 3, lasts / 10
+        while True:
+            yield Pause(max(0.0, min(pause, must_end - monotonic())))
+            if not self._holds(lease):
+                return
+            asked = monotonic()
+            if asked >= must_end:
+                # First the holder learns of it: from then on another client may have the place.
+                self._lose(f"it was held for {longest:g} s, the longest that its policy allows")
+                with suppress(LimiterError):  # then it expires, without a renewal
+                    yield from self._change_flow("release", lease)
+                return
+            # If the loss is reported late, the holder uses a place that another client has by now.
+            if asked >= ends:
+                self._lose("it ended before it could be renewed")
+                return
+            try:
+                soon = min(asked + self._core.store.timeout, ends)
+                renewed = yield from self._change_flow("renew", lease, soon)
+            except StoreUnavailable as error:
+                # It lives on for a while; renewing twice is the same as once.
+                left = ends - monotonic()
+                if left > _AT_ITS_END:
+                    pause, again = min(again, left / 2), 2 * again
+                    continue
+                why: object = error
+            except LimiterError as error:
+                why = error
+            else:
+                if renewed:
+                    ends, pause, again = asked + lasts, lasts / 3, lasts / 10
+                    continue
+                why = "it had ended"
+            if self._holds(lease):
+                self._lose(why)
+            return
+
+    def _change_flow(self, mode: str, lease: str, deadline: float | None = None) -> Flow[bool]:
+        """Renew or release what the decision gave; whether all of it was still there."""
+        core, plan = self._core, self._plan.of_leases
+        if self.degraded:
+            return core.share is None or core.share.change(
+                plan, mode, self._key, self._cost, self._tag, core.now_us, lease
+            )
+        call = plan.call(mode, self._key, self._cost, None, self._tag, core.now_us, lease)
+        reply = yield Ask(call, deadline)
+        return bool(min(reply[0:-1:STRIDE]) == self._cost)
+
+    def _holds(self, lease: str) -> bool:
+        """Whether the lease of this id was not released, and is not one of an earlier use."""
+        return not self.released and self._lease == lease
+
+    def _longest(self) -> float:
+        """Seconds after which the lease is released although it is held; infinite without a bound."""
+        bounds = (
+            policy.max_hold for policy in self._plan.leases if isinstance(policy, Concurrency)
+        )
+        return min((float(bound) for bound in bounds if bound is not None), default=inf)
+
+    def _unrenewed(self, lease: str, why: str) -> None:
+        """Something else ended the renewal of this id: in the store the lease will end."""
+        if self._holds(lease) and not self.lost:
+            self._lose(why)
+
+    def _lose(self, why: object) -> None:
+        """Report that the lease is no longer ours; nothing is raised in its holder."""
+        self.lost = True
+        if self._on_lost is not None:
+            self._tell(self._on_lost)
+        kind = why if isinstance(why, str) else type(why)
+        log_seldom(log, logging.WARNING, "a lease was lost: %s", why, kind=kind)
+
+    def _tell(self, on_lost: Callable[[], Any]) -> None:
+        try:
+            on_lost()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # sys.exit, or what a test library raises, would end others
+            log_seldom(log, logging.ERROR, "on_lost failed", kind=type(error), exc_info=True)
+
+    # --- releasing ---
+
+    def release_flow(self) -> Flow[None]:
+        """Release the lease, once; if the store does not answer, it expires."""
+        if self.released or self.is_inherited or not self._lease:
+            return
+        self.released = True
+        try:
+            self._stop_renewing()
+            yield from self._change_flow("release", self._lease)
+        except LimiterError as error:
+            self._core.not_settled("a release", error)
+        except BaseException:  # releasing twice is the same as once
+            self.forget(StoreUnavailable("it was interrupted"), 0.0)
+            raise
+        finally:
+            self._busy = False
+
+    def forget(self, why: StoreUnavailable, after: float | None = None) -> None:
+        """Release, later, what the store may have given all the same: the id says which."""
+        core = self._core
+        if core.forgetting >= _MOST_FORGOTTEN:
+            core.not_settled("a release", why)
+            return
+        core.forgetting += 1
+        after = core.timeout if after is None else after
+        try:
+            core.run_beside(self._forget_flow(self._lease, after))
+        except StoreUnavailable as error:
+            core.not_settled("a release", error)
+
+    def _forget_flow(self, lease: str, after: float) -> Flow[None]:
+        """Release a lease that may have been taken, when the store answers again."""
+        core, plan, process = self._core, self._plan.of_leases, os.getpid()
+        try:
+            yield Pause(after)
+            now_us = core.now_us
+            yield Ask(plan.call("release", self._key, self._cost, None, self._tag, now_us, lease))
+        except LimiterError as error:
+            core.not_settled("a release", error)
+        except GeneratorExit:
+            core.cut_off("a release", process)
+            raise
+        finally:
+            core.forgetting -= 1
+
+
+def _rates_wait(decision: Decision) -> float:
+    """How long the rates alone deny: unlike a lease, they have no holder who releases them earlier."""
+    waits = [each.retry_after for each in decision.each if not each.policy.leases]
+    return max(waits, default=0.0)
+
+
+def _nothing() -> None:
+    """Nothing is being renewed."""

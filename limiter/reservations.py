@@ -1,0 +1,108 @@
+"""A reservation: a cost that is taken before it is known, and settled when it is."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+from limiter.core import Core
+from limiter.decision import RateLimited
+from limiter.entered import Entered
+from limiter.errors import InvalidCost, InvalidSetting, LimiterError, StoreUnavailable, shown
+from limiter.flows import Ask, Flow
+from limiter.grammar import Limits
+from limiter.keys import Key
+from limiter.plan import JointCall, Part, Plan
+
+_Own = TypeVar("_Own", bound="ReservedCost")
+
+
+class ReservedCost(Entered):
+    """A cost that was taken before it is known.
+
+    Attributes:
+        decision: What was decided when it was taken.
+        settled: Whether the true cost is known.
+
+    """
+
+    def __init__(self, core: Core[Any], plan: Plan, key: Key, cost: int, tag: Key | None) -> None:
+        super().__init__()
+        self.settled = False
+        self._core = core
+        self._plan = plan
+        self._key = key
+        self._cost = cost
+        self._tag = tag
+
+    @classmethod
+    def for_call(
+        cls: type[_Own],
+        core: Core[Any],
+        key: Key,
+        cost: int,
+        limits: Limits | None,
+        tag: Key | None,
+    ) -> _Own:
+        """The reservation of ``Limiter.reserve``, if the call makes sense; nothing is taken yet."""
+        plan = core.plan_for(limits)
+        plan.check_mode("hit")
+        cost, _ = plan.checked(cost, least=1)
+        plan.state(key, tag)
+        return cls(core, plan, key, cost, tag)
+
+    def reserve_flow(self) -> Flow[None]:
+        """Take the cost."""
+        ask = self._core.ask_flow(self._plan, "hit", self._key, self._cost, self._tag)
+        decision = yield from ask
+        if not decision.allowed:
+            raise RateLimited(decision)
+        self.decision = decision
+        self.settled = False
+        self._process = os.getpid()
+
+    def settle_flow(self, actual: int) -> Flow[None]:
+        """Refund what was not used, or charge what was used beyond; once."""
+        if isinstance(actual, bool) or not isinstance(actual, int) or actual < 0:
+            raise InvalidCost.of("actual", shown(actual), "accepted is a whole number from 0")
+        if not hasattr(self, "decision"):
+            raise InvalidSetting("nothing is reserved yet: settle in the body of the with")
+        if self.settled:
+            return
+        self.settled = True
+        mode = "refund" if actual < self._cost else "settle"
+        cost = abs(actual - self._cost)
+        if cost == 0:
+            return
+        core = self._core
+        try:
+            yield from self._change_flow(mode, cost)
+        except LimiterError as error:
+            core.not_settled("a settlement", error)
+        except GeneratorExit:
+            core.not_settled("a settlement", StoreUnavailable("it was interrupted"))
+            raise
+
+    def _change_flow(self, mode: str, cost: int) -> Flow[None]:
+        core, plan = self._core, self._plan
+        if self.decision.degraded:
+            if core.share is not None:
+                core.share.change(plan, mode, self._key, cost, self._tag, core.now_us)
+        elif cost > plan.most_cost:
+            yield from self._charge_flow(cost)
+        else:
+            yield Ask(plan.call(mode, self._key, cost, None, self._tag, core.now_us))
+
+    def _charge_flow(self, cost: int) -> Flow[None]:
+        """Charge without asking what no single call may cost: each policy as far as its debt goes."""
+        plan = self._plan
+        parts = [Part(Plan((policy,), plan.keys), self._key, cost) for policy in plan.policies]
+        while parts:
+            asked = [part._replace(cost=min(part.cost, part.plan.most_cost)) for part in parts]
+            joint = JointCall(asked, self._tag)
+            replies = joint.split((yield Ask(joint.call("settle", self._core.now_us))))
+            parts = [
+                part._replace(cost=part.cost - charged.cost)
+                for part, charged, reply in zip(parts, asked, replies, strict=True)
+                if reply[0] == charged.cost < part.cost
+            ]
