@@ -151,7 +151,7 @@ def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: st
     interrupt_once(limiter, "refund")
     parts = [Part(limiter_calls.plan(limiter), key, 1) for key in keys]
     with limiter.hold(keys[2], 5), pytest.raises(NotAnException):
-        limiter_calls.drive(limiter, limiter_calls.deciding(limiter, parts, "acquire", "one"))
+        limiter_calls.drive(limiter, limiter_calls.decide_flow(limiter, parts, "acquire", "one"))
     lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
     until(lambda: lefts() == [[5, 4], [5, 5], [5, 0]])
     assert limiter.unsettled == 1
