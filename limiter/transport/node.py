@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -169,8 +168,8 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
-        #: Why the last attempt ended, where time will not mend that.
-        self._refusal: StoreRefused | None = None
+        #: When the last attempt began that has ended, and why it failed.
+        self._failed: tuple[float, LimiterError | None] = (-inf, None)
         self.after_fork()
         forks.remember(self)
 
@@ -243,28 +242,23 @@ class Node:
                 while True:
                     if connection := self._ready():
                         return connection
-                    while self._failures:
-                        began, failure = self._failures.popleft()
-                        if (
-                            began >= came
-                        ):  # an older attempt may have failed for a reason that is over
-                            raise failure
+                    began, failure = self._failed
+                    # An attempt before we came may have failed for a reason that is over.
+                    if failure is not None and began >= came:
+                        raise anew(failure)
                     if self._is_due():
                         began = monotonic()
                         start_thread(partial(self._open_one, began), self.where)
                         self._connecting.add(began)
                     left = deadline - monotonic()
                     if left <= 0:
-                        if (
-                            self._refusal is not None
-                        ):  # attempts end after the deadline, and all of them so
-                            raise anew(self._refusal)
+                        # Attempts may take longer than every deadline, and end so.
+                        if isinstance(failure, StoreRefused):
+                            raise anew(failure)
                         raise StoreUnavailable(f"{self.where}: no connection within the deadline")
                     self._changed.wait(min(left, self._connect_timeout))
             finally:
                 self._waiting -= 1
-                if not self._waiting:
-                    self._failures.clear()  # their callers got a connection, or gave up
 
     def _is_due(self) -> bool:
         """Whether to begin another attempt: there is to be one under way for each caller that waits.
@@ -287,14 +281,12 @@ class Node:
             failure.__cause__ = cause(error)
         with self._changed:
             self._connecting.discard(began)
-            self._refusal = failure if isinstance(failure, StoreRefused) else None
+            self._failed = (began, failure)
             if connection is not None and began > self._closed_at:
                 self.give(connection)
             elif connection is not None:
                 connection.close()  # it was begun before ``close``
-            elif failure is not None and self._waiting > len(self._failures):
-                self._failures.append((began, failure))
-            self._changed.notify()
+            self._changed.notify_all()
 
     def after_fork(self) -> None:
         """In the child: its parent's connections are not its own, and its locks may be held."""
@@ -304,5 +296,3 @@ class Node:
         self._waiting = 0
         #: When each attempt to connect began that is under way.
         self._connecting: set[float] = set()
-        #: When each attempt began that failed while a caller waited, and why.
-        self._failures: deque[tuple[float, LimiterError]] = deque()
