@@ -87,5 +87,5 @@ class LeaseCalls:
 
     def _ask(self, part: Part, mode: str, lease: str) -> Decision:
         limiter = self._limiter
-        flow = limiter_calls.deciding(limiter, [part], mode, lease, limiter.timeout)
+        flow = limiter_calls.decide_flow(limiter, [part], mode, lease, limiter.timeout)
         return limiter_calls.drive(limiter, flow)[0]
