@@ -13,7 +13,6 @@ import pytest
 from limiter import (
     Concurrency,
     FixedWindow,
-    InvalidKey,
     InvalidSetting,
     Limiter,
     StoreUnavailable,
@@ -57,7 +56,7 @@ def test_leases_of_bodies_that_are_cancelled_on_and_on(place: str, subject: str)
                 await asyncio.sleep(60)
 
         async def all_back() -> bool:
-            return (await limiter.peek(subject)).remaining == 3
+            return not limiter._core.tasks and (await limiter.peek(subject)).remaining == 3
 
         for turns in range(8):
             task = asyncio.ensure_future(body())
@@ -225,25 +224,6 @@ def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
     assert limiter.unsettled == 0
 
 
-def test_interrupted_before_the_end_of_a_body(place: str, subject: str) -> None:
-    """The lease is not renewed for the rest of the process's life."""
-    limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
-    lease = limiter.hold(subject)
-    release_flow, done = lease.release_flow, threading.Event()
-
-    def interrupted() -> Any:
-        if not done.is_set():
-            done.set()
-            raise NotAnException
-        return release_flow()
-
-    lease.release_flow = interrupted  # type: ignore[method-assign]
-    with pytest.raises(NotAnException), lease:
-        pass
-    assert limiter.peek(subject).remaining == 3
-    assert limiter._core.renewal_threads._flows == set()
-
-
 def interrupt_once(limiter: Limiter, mode: str) -> None:
     """Have the next call of a mode interrupted before it is sent, as by Ctrl-C."""
 
@@ -287,13 +267,6 @@ def test_a_settlement_before_anything_is_reserved(place: str, subject: str) -> N
     assert limiter.peek(subject).remaining == 10
 
 
-@pytest.mark.parametrize("items", [None, 7, [None], [("a",)]])
-def test_items_that_are_none(items: Any) -> None:
-    """A clear error, of the right kind."""
-    with pytest.raises(InvalidKey, match="hit_all was given"):
-        Limiter("10/hour", store="memory://").hit_all(items)
-
-
 def test_a_denial_stays_one_where_a_later_subject_cannot_be_looked_at(
     cluster: Cluster, subject: str
 ) -> None:
@@ -316,8 +289,10 @@ def test_a_denial_stays_one_where_a_later_subject_cannot_be_looked_at(
     assert (third.allowed, third.degraded) == (False, True)
 
 
-def test_whatever_on_lost_raises_or_takes_others_are_renewed(store: str, subject: str) -> None:
-    """The thread that renews leases neither ends of it, nor waits for it."""
+def test_whatever_on_lost_raises_or_takes_others_are_renewed(
+    store: str, subject: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The thread that renews leases neither ends of it, nor waits for it; that is logged."""
     limiter = Limiter(Concurrency(30, lease=0.6), store=store, timeout=PATIENCE)
     told = threading.Semaphore(0)
     go_on = threading.Event()
@@ -339,6 +314,7 @@ def test_whatever_on_lost_raises_or_takes_others_are_renewed(store: str, subject
         assert limiter.peek(subject).remaining == 29
         go_on.set()
     assert all(lease.lost for lease in lost)
+    until(lambda: caplog.text.count("on_lost failed") == len(lost))
 
 
 def test_no_thread_waits_for_leases_that_were_given_back(place: str, subject: str) -> None:
