@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from limiter import Concurrency, Limiter
+from limiter import Limiter
 from service.demo.servers import HOST, free_port
 from tests.asgi.support import uvicorn
 from tests.service.support import ROOT, clean_environment, get
@@ -26,26 +25,6 @@ pytestmark = pytest.mark.slow
 
 APPS = "tests.asgi.apps:"
 ALL = ["django_app", "starlette_app", "fastapi_app"]
-
-
-@pytest.fixture
-def streams(store: str, subject: str) -> Iterator[Limiter]:
-    """What the application's limiter of streams sees."""
-    with Limiter(
-        [Concurrency(2, lease=30)], store=store, prefix=subject, name="streams", timeout=5
-    ) as found:
-        yield found
-
-
-@pytest.fixture
-def variables(store: str, subject: str) -> dict[str, str]:
-    """The applications' environment."""
-    return {
-        "LIMITER_STORE": store,
-        "LIMITER_PREFIX": subject,
-        "LIMITER_LIMITS": "20/minute",
-        "LIMITER_TIMEOUT": "5",
-    }
 
 
 def chat(port: int, address: str = HOST) -> connect:
