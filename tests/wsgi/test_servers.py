@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from limiter import Concurrency, Limiter
-from service.demo.servers import HOST, free_port
+from service.demo.servers import HOST
 from tests.service.support import get
 from tests.waiting import until
 from tests.wsgi.support import begin_http, gunicorn, served
@@ -125,16 +125,6 @@ def test_a_killed_worker_s_lease_ends_by_itself(
         assert all("200 OK" in head for _, head in again)
         for connection, _ in again:
             connection.close()
-
-
-def test_the_store_is_gone(tmp_path: Path, subject: str) -> None:
-    expected = {"raise": [503] * 3, "deny": [503] * 3, "allow": [200] * 3, "local": [200, 200, 429]}
-    gone = variables(f"redis://{HOST}:{free_port()}/0", subject, LIMITER_TIMEOUT="0.1")
-    with gunicorn(tmp_path / "log", f"{APPS}django_errors", **gone) as (_, port):
-        for how, codes in expected.items():
-            answers = [get(f"http://{HOST}:{port}/{how}/hello") for _ in range(3)]
-            assert [answer.status for answer in answers] == codes
-            assert all(("RateLimit" in one.headers) == (how == "local") for one in answers)
 
 
 def test_behind_a_unix_socket(tmp_path: Path, store: str, subject: str) -> None:
