@@ -140,6 +140,7 @@ def test_interrupted_while_subjects_in_turn_are_given_back(
         limiter.hit_all([(key, 1) for key in keys])
     until(lambda: [5 - limiter.peek(key).remaining for key in keys] == [lost, 0, 0, 5])
     assert limiter.unsettled == lost
+    limiter.close()
 
 
 def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: str) -> None:
@@ -155,6 +156,7 @@ def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: st
     lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
     until(lambda: lefts() == [[5, 4], [5, 5], [5, 0]])
     assert limiter.unsettled == 1
+    limiter.close()
 
 
 def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: str) -> None:
@@ -208,6 +210,7 @@ def test_nobody_to_give_back_later(
         limiter.hit_all([(key, 1) for key in keys])
     assert [limiter.peek(key).remaining for key in keys] == [4, 4, 4, 0]
     assert limiter.unsettled == 3
+    limiter.close()
     assert limiter._core.renewal_threads._flows == set()
 
 
@@ -287,6 +290,7 @@ def test_a_denial_stays_one_where_a_later_subject_cannot_be_looked_at(
     assert (first.allowed, first.granted, first.remaining) == (True, 0, 1)
     assert (second.allowed, second.degraded) == (False, False)
     assert (third.allowed, third.degraded) == (False, True)
+    limiter.close()
 
 
 def test_whatever_on_lost_raises_or_takes_others_are_renewed(
@@ -314,7 +318,9 @@ def test_whatever_on_lost_raises_or_takes_others_are_renewed(
         assert limiter.peek(subject).remaining == 29
         go_on.set()
     assert all(lease.lost for lease in lost)
-    until(lambda: caplog.text.count("on_lost failed") == len(lost))
+    until(
+        lambda: caplog.text.count("on_lost failed") == 1
+    )  # the log says each kind of failure once
 
 
 def test_no_thread_waits_for_leases_that_were_given_back(place: str, subject: str) -> None:
