@@ -168,11 +168,11 @@ class LimiterMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open and close around the application's own; alone where it has none."""
-        asked = False
+        received = False
 
         async def receiving() -> Message:
-            nonlocal asked
-            asked = True
+            nonlocal received
+            received = True
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._warn_of_replaced_peers()
@@ -187,10 +187,10 @@ class LimiterMiddleware:
         try:
             await self.app(scope, receiving, sending)
         except Exception:
-            if asked:
+            if received:
                 raise
             log.debug("the application knows no lifespan", exc_info=True)
-        if not asked:
+        if not received:
             await _answer_lifespan(receiving, sending)
 
     def _warn_of_replaced_peers(self) -> None:

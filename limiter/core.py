@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from limiter import settings
-from limiter.call import SERVER_CLOCK
+from limiter.call import SERVER_CLOCK, STRIDE
 from limiter.decision import Decision, RateLimited
 from limiter.errors import InvalidPolicy, LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
@@ -176,6 +176,26 @@ class Core(Generic[_Transport]):
         plan = self.plan_for(limits)
         plan.checked(cost, least=1)
         yield Ask(plan.call("refund", key, cost, None, tag, self.now_us))
+
+    def change_flow(
+        self,
+        plan: Plan,
+        mode: str,
+        key: Key,
+        cost: int,
+        tag: Key | None,
+        lease: str = "",
+        degraded: bool = False,
+        deadline: float | None = None,
+    ) -> Flow[bool]:
+        """Renew, release, refund or settle, where it was decided; whether all of the cost was there."""
+        if not degraded:
+            call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
+            reply = yield Ask(call, deadline)
+            return bool(min(reply[0:-1:STRIDE]) == cost)
+        if self.share is None:  # nothing was counted
+            return True
+        return self.share.change(plan, mode, key, cost, tag, self.now_us, lease)
 
     def wait_flow(
         self, key: Key, cost: int, timeout: float | None, limits: Limits | None, tag: Key | None

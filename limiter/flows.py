@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeVar
 
+from limiter.call import Call
+
 _Result = TypeVar("_Result")
 
 
 class Ask(NamedTuple):
     """One round trip, by ``deadline`` on the monotonic clock; without one, within the time-out."""
 
-    call: Any
+    call: Call
     deadline: float | None = None
 
 

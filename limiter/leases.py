@@ -14,12 +14,11 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from limiter import settings
-from limiter.call import STRIDE
 from limiter.core import Core, jittered
 from limiter.decision import Decision, RateLimited
 from limiter.entered import Entered
 from limiter.errors import InvalidSetting, LimiterError, StoreUnavailable
-from limiter.flows import Ask, Flow, Pause
+from limiter.flows import Flow, Pause
 from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.log_throttle import log_seldom
@@ -222,14 +221,8 @@ class HeldLease(Entered):
 
     def _change_flow(self, mode: str, lease: str, deadline: float | None = None) -> Flow[bool]:
         """Renew or release what the decision gave; whether all of it was still there."""
-        core, plan = self._core, self._plan.of_leases
-        if self.degraded:
-            return core.share is None or core.share.change(
-                plan, mode, self._key, self._cost, self._tag, core.now_us, lease
-            )
-        call = plan.call(mode, self._key, self._cost, None, self._tag, core.now_us, lease)
-        reply = yield Ask(call, deadline)
-        return bool(min(reply[0:-1:STRIDE]) == self._cost)
+        plan, key, cost, tag = self._plan.of_leases, self._key, self._cost, self._tag
+        return self._core.change_flow(plan, mode, key, cost, tag, lease, self.degraded, deadline)
 
     def _holds(self, lease: str) -> bool:
         """Whether the lease of this id was not released, and is not one of an earlier use."""
@@ -299,8 +292,7 @@ class HeldLease(Entered):
         core, plan, process = self._core, self._plan.of_leases, os.getpid()
         try:
             yield Pause(after)
-            now_us = core.now_us
-            yield Ask(plan.call("release", self._key, self._cost, None, self._tag, now_us, lease))
+            yield from core.change_flow(plan, "release", self._key, self._cost, self._tag, lease)
         except LimiterError as error:
             core.not_settled("a release", error)
         except GeneratorExit:

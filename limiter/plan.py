@@ -15,7 +15,7 @@ _Name = TypeVar("_Name")
 _Value = TypeVar("_Value")
 
 #: At most this many templates of a plan, and plans of a limiter, are kept.
-_MOST_KEPT = 512
+_MOST_KEPT = 256
 
 
 class Plan:

@@ -74,24 +74,19 @@ class ReservedCost(Entered):
         cost = abs(actual - self._cost)
         if cost == 0:
             return
-        core = self._core
+        core, plan, degraded = self._core, self._plan, self.decision.degraded
         try:
-            yield from self._change_flow(mode, cost)
+            if cost > plan.most_cost and not degraded:
+                yield from self._charge_flow(cost)
+            else:
+                yield from core.change_flow(
+                    plan, mode, self._key, cost, self._tag, degraded=degraded
+                )
         except LimiterError as error:
             core.not_settled("a settlement", error)
         except GeneratorExit:
             core.not_settled("a settlement", StoreUnavailable("it was interrupted"))
             raise
-
-    def _change_flow(self, mode: str, cost: int) -> Flow[None]:
-        core, plan = self._core, self._plan
-        if self.decision.degraded:
-            if core.share is not None:
-                core.share.change(plan, mode, self._key, cost, self._tag, core.now_us)
-        elif cost > plan.most_cost:
-            yield from self._charge_flow(cost)
-        else:
-            yield Ask(plan.call(mode, self._key, cost, None, self._tag, core.now_us))
 
     def _charge_flow(self, cost: int) -> Flow[None]:
         """Charge without asking what no single call may cost: each policy as far as its debt goes."""

@@ -35,10 +35,10 @@ class LimiterMiddleware:
             (400). It takes the ``Request``, the ``Request`` and the trusted networks, or nothing. It
             should hash what a client chose (``limiter.web.subjects.hashed``).
         cost: What a request costs, a number or a function that takes the same; 1 by default.
-        form: In which header fields is told what is left; Retry-After is in all of them.
+        form: In which header fields the remaining quota is sent; Retry-After is in all of them.
         trusted: Networks of the proxies whose X-Forwarded-For counts; else LIMITER_TRUSTED_PROXIES.
         address_from: Another header in which these say who calls: ``"forwarded"`` or ``"x-real-ip"``.
-        observe: Is told every verdict.
+        observe: Called with every request and its verdict.
         sleep: Whether to wait, before the application is called, for as long as a leaky bucket says.
         enabled: False: no limit is enforced, and no store is needed.
         store, name, ...: Settings of the ``Limiter``; those that are not given are read from LIMITER_*.
@@ -89,8 +89,8 @@ class LimiterMiddleware:
         def start(
             status: str, response_headers: list[tuple[str, str]], exc_info: Any = None
         ) -> Callable[[bytes], object]:
-            said = {name.lower() for name, _ in response_headers}
-            fields = [*response_headers, *wiring.added_fields(said, verdict.fields)]
+            present = {name.lower() for name, _ in response_headers}
+            fields = [*response_headers, *wiring.added_fields(present, verdict.fields)]
             # Not every server's takes a third argument that is None.
             return start_response(status, fields, *([exc_info] if exc_info else []))
 

@@ -56,9 +56,9 @@ class Callers:
 
     def _named(self) -> list[Request]:
         """The request by the field that our proxies write, and by the one that most write, where sent."""
-        asked = from_wsgi(request.environ)
+        by_environ = from_wsgi(request.environ)
         fields = dict.fromkeys((self._policies.guard.address_from, "x-forwarded-for"))
-        readings = [asked.changed(address_from=field) for field in fields]
+        readings = [by_environ.changed(address_from=field) for field in fields]
         return [reading for reading in readings if reading.forwarded_for is not None]
 
 

@@ -47,11 +47,11 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
         if "checks" not in body:
             status, result, fields = _Checks(guard, recorder).one(body)
             return bodies.json_response(result, status, fields)
-        asked = bodies.members(body, ["checks"])["checks"]
-        if not isinstance(asked, list) or not 1 <= len(asked) <= MOST_CHECKS:
+        items = bodies.members(body, ["checks"])["checks"]
+        if not isinstance(items, list) or not 1 <= len(items) <= MOST_CHECKS:
             abort(422, f"checks is no list of 1 to {MOST_CHECKS}.")
         checks = _Checks(guard, recorder)
-        results = [checks.one_of_many(one) for one in asked]
+        results = [checks.one_of_many(one) for one in items]
         return bodies.json_response(
             {"results": [{"status": status, **found} for status, found, _ in results]}
         )
@@ -82,18 +82,18 @@ class _Checks:
         self._patient_until = monotonic() + PATIENCE
         self._unavailable: StoreUnavailable | None = None
 
-    def one_of_many(self, asked: Any) -> CheckResult:
+    def one_of_many(self, item: Any) -> CheckResult:
         """An answer, also where it makes no sense."""
         try:
-            return self.one(bodies.members(asked, _MEMBERS))
+            return self.one(bodies.members(item, _MEMBERS))
         except HTTPException as error:
             status = error.code or 500
             return status, bodies.problem(status, error.description or ""), []
 
-    def one(self, asked: dict[str, Any]) -> CheckResult:
+    def one(self, item: dict[str, Any]) -> CheckResult:
         """An answer; aborts where it makes no sense."""
-        subject, cost = bodies.subject(asked, self._guard), bodies.cost(asked)
-        peek = bodies.flag(asked, "peek")
+        subject, cost = bodies.subject(item, self._guard), bodies.cost(item)
+        peek = bodies.flag(item, "peek")
         silent = self._unavailable if monotonic() > self._patient_until else None
         if not peek:
             return self._hit(subject, cost, silent)

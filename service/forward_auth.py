@@ -30,7 +30,7 @@ PREFIX = "/forward-auth/"
 
 Environ = dict[str, Any]
 #: A status, header fields, and a body.
-Answer = tuple[int, list[wiring.Field], bytes]
+Reply = tuple[int, list[wiring.Field], bytes]
 
 
 class ForwardAuth:
@@ -48,63 +48,65 @@ class ForwardAuth:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a proxy."""
-        asked = from_wsgi(environ)
-        name, appended, _ = asked.path.removeprefix(PREFIX).partition("/")
-        status, fields, body = self._answer(asked, name, _appended(asked))
+        request = from_wsgi(environ)
+        name, appended, _ = request.path.removeprefix(PREFIX).partition("/")
+        status, fields, body = self._answer(request, name, _appended(request))
         if status == 200:
             # Envoy takes nothing but 200 for a yes; the others take 204, which has no body at all.
             status, fields = (
                 (200, [*fields, ("Content-Length", "0")]) if appended else (204, fields)
             )
         start_response(f"{status} {problems.title(status)}", fields)
-        return [] if asked.method == "HEAD" else [body]
+        return [] if request.method == "HEAD" else [body]
 
-    def _answer(self, asked: Request, name: str, appended: str) -> Answer:
-        if not asked.is_proxied(self._trusted):
-            return _refusal(403, "This is for proxies that are trusted here.", asked)
+    def _answer(self, request: Request, name: str, appended: str) -> Reply:
+        if not request.is_proxied(self._trusted):
+            return _refusal(403, "This is for proxies that are trusted here.", request)
         guard = self._policies.guard_for(name)
         if guard is None:
-            return _refusal(404, "There is no such policy.", asked)
+            return _refusal(404, "There is no such policy.", request)
         if guard.counts_leases:
             return _refusal(
-                422, "This policy counts what is held, and nobody sees here when that ends.", asked
+                422,
+                "This policy counts what is held, and nobody sees here when that ends.",
+                request,
             )
-        about = original(asked, appended, guard.address_from)
-        if about is None or (not about.target and _looks_at_paths(guard)):
-            return _refusal(400, "The proxy does not say which request it asks about.", asked)
+        proxied = original(request, appended, guard.address_from)
+        if proxied is None or (not proxied.target and _looks_at_paths(guard)):
+            return _refusal(400, "The proxy does not say which request it asks about.", request)
         try:
-            if about.forwarded_for is None:
+            if proxied.forwarded_for is None:
                 raise Unidentified("the proxy names no client")
-            about.client(self._trusted)
+            proxied.client(self._trusted)
         except Unidentified:
-            return _refusal(400, "The proxy does not say whose request it is.", about)
-        verdict = self._recorder.enter(guard, about)
+            return _refusal(400, "The proxy does not say whose request it is.", proxied)
+        verdict = self._recorder.enter(guard, proxied)
         if verdict.allowed:
             return 200, verdict.fields, b""
         return verdict.status, *wiring.refusal(verdict)
 
 
-def _refusal(status: int, detail: str, asked: Request) -> Answer:
-    refused = Verdict(status, body=problems.problem(status, detail, asked.path))
+def _refusal(status: int, detail: str, request: Request) -> Reply:
+    refused = Verdict(status, body=problems.problem(status, detail, request.path))
     return status, *wiring.refusal(refused)
 
 
-def original(asked: Request, appended: str, address_from: str) -> Request | None:
+def original(request: Request, appended: str, address_from: str) -> Request | None:
     """The request that a proxy asks about, by its header fields, else by its own request.
 
     ``appended`` is the target that stands behind the policy's name, as it was sent. None where the proxy
     names a method, a host or a target that is none, or several: another one reaches the upstream.
     """
-    headers = asked.headers
+    headers = request.headers
     target = headers.get("x-forwarded-uri", appended)
-    method = (headers.get("x-forwarded-method") or asked.method).upper()
-    host = headers.get("x-forwarded-host") or asked.host
+    method = (headers.get("x-forwarded-method") or request.method).upper()
+    host = headers.get("x-forwarded-host") or request.host
     path = paths.path_of(target, method) if target or "x-forwarded-uri" in headers else "/"
     if path is None or "," in host or not TOKEN.fullmatch(method):
         return None
     if headers.get("content-length") == "0":  # of the proxy's own request, as Envoy asks
         headers = {name: value for name, value in headers.items() if name != "content-length"}
-    return asked.changed(
+    return request.changed(
         address_from=address_from,
         method=method,
         host=bare_host(host),
@@ -115,9 +117,9 @@ def original(asked: Request, appended: str, address_from: str) -> Request | None
     )
 
 
-def _appended(asked: Request) -> str:
+def _appended(request: Request) -> str:
     """What a proxy has put behind the policy's name, as it was sent; empty where that is nothing."""
-    sent = asked.target or quote(asked.path)
+    sent = request.target or quote(request.path)
     _, slash, rest = paths.raw_path(sent).removeprefix(PREFIX).partition("/")
     return slash + rest
 

@@ -36,19 +36,19 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
             abort(422, "lease is missing: which one is to be renewed?")
         leases = _leases(guard, body, cost)
         name = lease or secrets.token_hex(16)
-        said = {"allowed": True, "lease": name, "cost": cost, "seconds": None, "decision": None}
+        result = {"allowed": True, "lease": name, "cost": cost, "seconds": None, "decision": None}
         if leases is None:  # nothing is counted, and nothing ends
-            return bodies.json_response(said)
-        said["seconds"] = leases.seconds
+            return bodies.json_response(result)
+        result["seconds"] = leases.seconds
         if renew:
             # In the shadows what was never taken is renewed like the others.
             if not _sure(leases, lambda: leases.renew(name)) and not leases.rule.shadow:
                 abort(410, "The lease has ended: it is no longer held.")
-            return bodies.json_response(said)
+            return bodies.json_response(result)
         verdict = recorder.record(about(), lambda: _take(leases, name, forget=lease is None))
         decision = verdict.results[0].decision.to_dict() if verdict.results else None
         if verdict.allowed:
-            return bodies.json_response({**said, "decision": decision}, 200, verdict.fields)
+            return bodies.json_response({**result, "decision": decision}, 200, verdict.fields)
         problem = {**json.loads(verdict.body), "decision": decision}
         return bodies.json_response(problem, verdict.status, verdict.fields)
 

@@ -93,7 +93,7 @@ class AsJson(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
-        said = {
+        line = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -101,7 +101,7 @@ class AsJson(logging.Formatter):
         }
         for name, value in vars(record).items():
             if name not in _OF_EVERY_RECORD:
-                said[name] = value
+                line[name] = value
         if record.exc_info:
-            said["exception"] = self.formatException(record.exc_info)
-        return json.dumps(said, default=str)
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)

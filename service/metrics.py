@@ -37,7 +37,7 @@ _OUTCOMES = {
 _OF_A_POLICY = ("allowed", "denied", "unavailable")
 _OF_NO_POLICY = ("passed", "unavailable", "unidentified", "too_costly")
 #: The policy's name where it is none, or all of them.
-_NOBODY = ""
+_NO_POLICY = ""
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 
@@ -94,7 +94,7 @@ class Metrics:
             if rule.shadow:
                 self._shadow.labels(rule.name)
         for outcome in _OF_NO_POLICY:
-            self._decisions.labels(_NOBODY, outcome)
+            self._decisions.labels(_NO_POLICY, outcome)
         for error in (StoreUnavailable, StoreRefused):
             self._errors.labels(error.__name__)
         self._rules = rules
@@ -109,7 +109,7 @@ class Metrics:
         if not verdict.results:
             outcome = "passed" if verdict.allowed else _OUTCOMES[verdict.status]
             error = verdict.error
-            policy = error.policy if isinstance(error, TooManyNewSubjects) else _NOBODY
+            policy = error.policy if isinstance(error, TooManyNewSubjects) else _NO_POLICY
             self._decisions.labels(policy, outcome).inc()
         for rule, decision, _ in verdict.results:
             if decision.degraded:
@@ -126,11 +126,11 @@ class Metrics:
         """All of it, as Prometheus reads it."""
         self._prepare()
         if os.environ.get(FOLDER):
-            everybody = CollectorRegistry()
-            MultiProcessCollector(everybody)  # type: ignore[no-untyped-call]
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
-            everybody = self._registry
-        found = generate_latest(everybody)
+            registry = self._registry
+        found = generate_latest(registry)
         if self._file is not None:
             found += generate_latest(self._file)
         return found

@@ -99,7 +99,7 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: s
         verdict = recorder.enter(guard, from_wsgi(request.environ))
         return None if verdict.allowed else _refused(verdict)
 
-    def asked(rule: Rule) -> Check:
+    def check_of(rule: Rule) -> Check:
         before = policies.guard
         about = replace(from_wsgi(request.environ), address_from=before.address_from)
         found = rule.check(about, before.trusted)
@@ -117,15 +117,15 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: s
         found: dict[str, Any] = {"answered_by": answered_by, "subject": None, "policies": []}
         decided = True
         for name, (policy, bound) in SHOWN.items():
-            about = asked(rules[name])
+            about = check_of(rules[name])
             found["subject"] = about.key
-            said = None
+            left = None
             if decided:  # one time-out is enough
                 try:
-                    said = about.rule.limiter.peek(about.key).to_dict()
+                    left = about.rule.limiter.peek(about.key).to_dict()
                 except LimiterError:
                     decided = False
-            found["policies"].append({**policy.to_dict(), "bound": bound, "state": said})
+            found["policies"].append({**policy.to_dict(), "bound": bound, "state": left})
         if not decided:
             return bodies.json_response({**_unavailable(), **found}, 503)
         return bodies.json_response(found)
@@ -136,17 +136,17 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: s
         name = request.args.get("policy", "")
         if name not in rules:
             abort(422, f"policy is none of the page's: accepted are {', '.join(rules)}.")
-        about = asked(rules[name])
+        about = check_of(rules[name])
         try:
             decision = _decide(about)
         except LimiterError:
             return bodies.json_response({**_unavailable(), "answered_by": answered_by}, 503)
-        said = {"answered_by": answered_by, "decision": decision.to_dict()}
-        spoken = headers.fields(decision, name)
+        result = {"answered_by": answered_by, "decision": decision.to_dict()}
+        limit_fields = headers.fields(decision, name)
         if decision.allowed:
-            return bodies.json_response({"allowed": True, **said}, 200, spoken)
+            return bodies.json_response({"allowed": True, **result}, 200, limit_fields)
         problem = json.loads(problems.quota_exceeded(decision, name, request.path))
-        return bodies.json_response({**problem, **said}, 429, spoken)
+        return bodies.json_response({**problem, **result}, 429, limit_fields)
 
     return routes
 

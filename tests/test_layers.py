@@ -8,8 +8,10 @@ servers as an administrator does, and decides nothing; so it uses redis-py by it
 from __future__ import annotations
 
 import ast
+import copy
 import sys
 from collections.abc import Collection, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +59,16 @@ def trees(*folders: str) -> Iterator[tuple[str, ast.Module]]:
     """Every module of these folders by its dotted name, parsed."""
     for path in sources(*folders):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        yield ".".join(parts).removesuffix(".__init__"), ast.parse(path.read_text())
+        yield ".".join(parts).removesuffix(".__init__"), parsed(path)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The file, which several tests look at."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(tree: ast.Module) -> set[str]:
     """Dotted names of all that a module imports, wherever in it, each with what is taken of it."""
     found: set[str] = set()
@@ -277,7 +286,8 @@ def test_the_library_needs_redis_alone() -> None:
 
 def test_no_module_imports_what_only_type_checkers_need() -> None:
     """The library does not depend on typing_extensions: its imports stand under TYPE_CHECKING."""
-    for name, tree in trees("limiter", "service"):
+    for name, whole in trees("limiter", "service"):
+        tree = copy.deepcopy(whole)
         for node in [*ast.walk(tree)]:
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 node.body = []

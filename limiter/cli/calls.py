@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from limiter import Decision, Limiter, RateLimited
-from limiter.cli.asking import Wait, about_limits, limiter_of_strings, optional_tag, subject
-from limiter.cli.ends import BY_FALLBACK, CODES, CODES_OF_DONE, DENIED, by_exit_code
+from limiter.cli.exit_codes import BY_FALLBACK, CODES, CODES_OF_DONE, DENIED, by_exit_code
+from limiter.cli.options import Wait, about_limits, limiter_of_strings, optional_tag, subject
 
 
 def _cost(text: str) -> Callable[[Any], Any]:
@@ -58,7 +58,7 @@ def hit(
             return denied.decision
 
     decision = _ask(ask, **asked)
-    _tell(decision, f"took {decision.granted}, ", as_json, quiet)
+    _print_decision(decision, f"took {decision.granted}, ", as_json, quiet)
 
 
 @click.command(epilog=CODES)
@@ -74,7 +74,7 @@ def peek(cost: int, as_json: bool, quiet: bool, **asked: Any) -> None:
       limiter peek 100/minute user:42 --json
     """
     decision = _ask(lambda limiter, key, tag: limiter.peek(key, cost, tag=tag), **asked)
-    _tell(decision, "", as_json, quiet)
+    _print_decision(decision, "", as_json, quiet)
 
 
 @click.command(epilog=CODES_OF_DONE)
@@ -89,7 +89,7 @@ def reset(as_json: bool, quiet: bool, **asked: Any) -> None:
       limiter reset 100/minute user:42
     """
     decision = _ask(lambda limiter, key, tag: limiter.reset(key, tag=tag), **asked)
-    _say(f"forgotten: {_left(decision)} were left", decision.to_dict(), as_json, quiet)
+    _print(f"forgotten: {_left(decision)} were left", decision.to_dict(), as_json, quiet)
 
 
 @click.command(epilog=CODES_OF_DONE)
@@ -105,7 +105,7 @@ def refund(cost: int, as_json: bool, quiet: bool, **asked: Any) -> None:
       limiter refund 100/minute user:42 --cost 5
     """
     _ask(lambda limiter, key, tag: limiter.refund(key, cost, tag=tag), **asked)
-    _say(f"gave back {cost}, or what was used", {"cost": cost}, as_json, quiet)
+    _print(f"gave back {cost}, or what was used", {"cost": cost}, as_json, quiet)
 
 
 def _ask(
@@ -115,22 +115,22 @@ def _ask(
         return ask(limiter, subject(key), optional_tag(tag))
 
 
-def _tell(decision: Decision, took: str, as_json: bool, quiet: bool) -> None:
+def _print_decision(decision: Decision, took: str, as_json: bool, quiet: bool) -> None:
     """The decision in a line, and as the exit code."""
     if decision.allowed:
-        said = f"allowed: {took}{_left(decision)} left"
+        line = f"allowed: {took}{_left(decision)} left"
         if decision.delay:
-            said += f", go on after {_seconds(decision.delay)}"
+            line += f", go on after {_seconds(decision.delay)}"
     else:
-        said = f"denied: {_left(decision)} left, retry after {_seconds(decision.retry_after)}"
+        line = f"denied: {_left(decision)} left, retry after {_seconds(decision.retry_after)}"
     if decision.degraded:
-        said = f"{said.partition(':')[0]}: {BY_FALLBACK}"
-    _say(said, decision.to_dict(), as_json, quiet)
+        line = f"{line.partition(':')[0]}: {BY_FALLBACK}"
+    _print(line, decision.to_dict(), as_json, quiet)
     if not decision.allowed:
         raise SystemExit(DENIED)
 
 
-def _say(line: str, value: dict[str, Any], as_json: bool, quiet: bool) -> None:
+def _print(line: str, value: dict[str, Any], as_json: bool, quiet: bool) -> None:
     if not quiet:
         click.echo(json.dumps(value) if as_json else line)
 

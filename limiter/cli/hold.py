@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from limiter import RateLimited
-from limiter.cli.asking import Wait, about_leases, limiter_of_leases, optional_tag, subject
-from limiter.cli.ends import BY_FALLBACK, BY_SIGNAL, CODES, DENIED, by_exit_code, fail
+from limiter.cli.exit_codes import BY_FALLBACK, BY_SIGNAL, CODES, DENIED, by_exit_code, fail
+from limiter.cli.options import Wait, about_leases, limiter_of_leases, optional_tag, subject
 
 _FORWARDED = tuple(
     getattr(signal, f"SIG{name}") for name in ("INT", "QUIT", "TERM", "HUP", "USR1", "USR2")

@@ -14,7 +14,7 @@ class Entry(NamedTuple):
 
     module: str
     attribute: str
-    does: str
+    summary: str
 
 
 class LazyGroup(click.Group):
@@ -25,7 +25,7 @@ class LazyGroup(click.Group):
         self._entries = entries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names, in the order in which they are told."""
+        """Names, in the order in which the help lists them."""
         return list(self._entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -33,11 +33,11 @@ class LazyGroup(click.Group):
         entry = self._entries.get(cmd_name)
         if entry is None:
             return None
-        found: click.Command = getattr(import_module(entry.module), entry.attribute)
-        found.short_help = entry.does
-        return found
+        command: click.Command = getattr(import_module(entry.module), entry.attribute)
+        command.short_help = entry.summary
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """What each does."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.does) for name, entry in self._entries.items()])
+            formatter.write_dl([(name, entry.summary) for name, entry in self._entries.items()])

@@ -7,8 +7,8 @@ import json
 import click
 
 from limiter import scripts as ours
-from limiter.cli.asking import environment, needs_store, store_option
-from limiter.cli.ends import by_exit_code
+from limiter.cli.exit_codes import by_exit_code
+from limiter.cli.options import environment, needs_store, store_option
 
 
 @click.command()

@@ -74,7 +74,7 @@ class AppLimits:
 
         """
         environ = request.environ
-        hooks.begin(environ, self.enter)
+        environ[hooks.RUNNING] = self.enter
         try:
             current = self._current()
             if current is not None:
@@ -91,7 +91,7 @@ class AppLimits:
                 f"after the limits: if it reads what they set, {hooks.TO_DO}"
             ) from error
         finally:
-            hooks.end(environ)
+            environ.pop(hooks.RUNNING, None)
 
     def enter_view(self) -> None:
         """Check what is checked at the current request's view, where that has not happened yet."""

@@ -18,6 +18,7 @@ from limiter.flask.limits import (
     KeySpec,
     LimitOptions,
     by_key,
+    check_names,
     named_methods,
 )
 from limiter.flask.registry import Declaration, Exemption
@@ -96,7 +97,7 @@ class FlaskLimiter(Extension):
         **store_settings: Unpack[StoreSettings],
     ) -> None:
         super().__init__()
-        _check_names(store_settings, StoreSettings)
+        check_names(store_settings, StoreSettings)
         self._given = {name: value for name, value in store_settings.items() if value is not None}
         if headers not in FORMS:
             raise InvalidSetting.of("headers", repr(headers), f"accepted are {', '.join(FORMS)}")
@@ -241,17 +242,11 @@ class FlaskLimiter(Extension):
 def _declared(
     amount: Amount, scope: str | Callable[[str], str] | None, options: LimitOptions
 ) -> DeclaredLimit:
-    _check_names(options, LimitOptions)
+    check_names(options, LimitOptions)
     key = options.get("key")
     fields: dict[str, Any] = {**options, "methods": _methods(options.get("methods", ()))}
     fields.pop("key", None)
     return DeclaredLimit(amount, None if key is None else by_key(key), scope=scope, **fields)
-
-
-def _check_names(given: Mapping[str, Any], accepted: type) -> None:
-    for name in given:
-        if name not in accepted.__annotations__:
-            raise TypeError(f"unexpected keyword argument {name!r}")
 
 
 def _without_options(amount: Amount | None) -> tuple[DeclaredLimit, ...]:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, request
 
 #: Under this name an environment has the hook that decides about limits, while that runs.
-_RUNNING = "limiter.flask.running"
+RUNNING = "limiter.flask.running"
 
 TO_DO = "register them on the application and before FlaskLimiter(app), or call init_app(app) after them"
 
 
-def begin(environ: dict[str, Any], hook: Callable[..., Any]) -> None:
-    """Note that the hook that decides about limits runs."""
-    environ[_RUNNING] = hook
-
-
-def end(environ: dict[str, Any]) -> None:
-    """Note that it has run."""
-    environ.pop(_RUNNING, None)
-
-
 def waiting(app: Flask, environ: Mapping[str, Any]) -> str:
     """The ``before_request`` hooks that run after the limits of this request, for messages; empty: none."""
-    hook = environ.get(_RUNNING)
+    hook = environ.get(RUNNING)
     if hook is None:
         return ""
     of_application = app.before_request_funcs.get(None, [])

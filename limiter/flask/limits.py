@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, TypedDict
@@ -247,6 +247,13 @@ def _hooks_warning(key: Any) -> Callable[[Request], None]:
             )
 
     return warn
+
+
+def check_names(options: Mapping[str, Any], accepted: type) -> None:
+    """Raise TypeError where an option is none of a TypedDict's."""
+    for name in options:
+        if name not in accepted.__annotations__:
+            raise TypeError(f"unexpected keyword argument {name!r}")
 
 
 def named_methods(methods: Iterable[str]) -> frozenset[str]:

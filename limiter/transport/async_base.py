@@ -28,14 +28,14 @@ from limiter.transport.wire import ASKING, checked, command, encode
 
 
 class LoopTransport:
-    """The connections of one event loop.
+    """Carries the calls of one event loop.
 
-    What kind of store it is says ``find``: ``async_single`` knows one node, ``async_cluster`` one for
-    each slot.
+    ``find`` depends on the kind of store: ``async_single`` knows one node, ``async_cluster`` one for each
+    slot.
     """
 
     node: AsyncNode | None = None
-    """The node of every subject, where there is one alone."""
+    """The node of every subject, where the store is one server."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class LoopTransport:
         return self.node
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
-        """The node that owns the call's subject; asks the store where it is not known."""
+        """The node that owns the call's subject; if it is not known, ask the store."""
         raise NotImplementedError
 
     async def load(self, script: Script, deadline: float) -> None:
@@ -64,14 +64,14 @@ class LoopTransport:
         raise NotImplementedError
 
     def nodes(self) -> Iterable[AsyncNode]:
-        """Every node that we know."""
+        """Every known node."""
         raise NotImplementedError
 
     def failed(self) -> None:
         """A call found no decision."""
 
     async def close(self) -> None:
-        """Hang up, where calls are under way when they have ended."""
+        """Close the connections, those with calls under way when the calls have ended."""
         connecting = [node.connecting for node in self.nodes() if node.connecting is not None]
         for node in self.nodes():
             node.close()
@@ -84,9 +84,9 @@ class LoopTransport:
         node = self.find(call) or await self.search(call, deadline)
         connection = await node.take(deadline)
         reply = await connection.send(encoded, deadline)
-        return await self.go_on(reply, call, encoded, node, connection, deadline)
+        return await self.handle_errors(reply, call, encoded, node, connection, deadline)
 
-    async def go_on(
+    async def handle_errors(
         self,
         reply: Any,
         call: Call,
@@ -107,17 +107,17 @@ class LoopTransport:
                 connection.retire()
                 node = await self._follow(reply, call, node, deadline) or node
             else:
-                there = None
+                target = None
                 if action is Action.FOLLOW:
-                    there = await self._follow(reply, call, node, deadline)
-                if there is None:
+                    target = await self._follow(reply, call, node, deadline)
+                if target is None:
                     raise redirects.failure(reply, node.where) from cause(reply)
-                node = there
+                node = target
             connection = await node.take(deadline)
             if redirects.asking:
-                before, answer = connection.send_both(ASKING, redirects.command, deadline)
-                reply = await answer
-                if before.done() and isinstance(refused := before.result(), ResponseError):
+                asked, pending = connection.send_both(ASKING, redirects.command, deadline)
+                reply = await pending
+                if asked.done() and isinstance(refused := asked.result(), ResponseError):
                     reply = refused
             else:
                 reply = await connection.send(redirects.command, deadline)
@@ -130,13 +130,15 @@ class LoopTransport:
         raise NotImplementedError
 
     async def _load_on(self, node: AsyncNode, script: Script, deadline: float) -> None:
-        # Nobody waits for a decision here: the answer may take all of the time that there is.
-        await self._tell(node, command("SCRIPT", "LOAD", script.source), deadline, inf)
+        # No caller waits for a decision here: the reply may take until the deadline.
+        await self._command(node, command("SCRIPT", "LOAD", script.source), deadline, inf)
 
-    async def _tell(self, node: AsyncNode, packed: bytes, deadline: float, timeout: float) -> Any:
+    async def _command(
+        self, node: AsyncNode, encoded: bytes, deadline: float, timeout: float
+    ) -> Any:
         """One plain command to one node, without a second try."""
         connection = await node.take(deadline)
-        reply = await connection.send(packed, min(deadline, monotonic() + timeout))
+        reply = await connection.send(encoded, min(deadline, monotonic() + timeout))
         return _unless_error(reply, node.where)
 
 
@@ -160,24 +162,30 @@ class AsyncTransport:
         """As ``Transport.run``; a call that is cancelled may have run, at most once."""
         loop_transport = self._last
         if loop_transport is None or loop_transport.loop is not get_running_loop():
-            loop_transport = self._here()
+            loop_transport = self._of_running_loop()
         node = loop_transport.node or loop_transport.find(call)
         connection = None if node is None else node.connection
         try:
             if deadline is None:
                 deadline = monotonic() + self._timeout
             encoded = encode(call)
-            if node is None or connection is None or not (connection.out or connection.is_ready()):
+            if (
+                node is None
+                or connection is None
+                or not (connection.unsent or connection.is_ready())
+            ):
                 return checked(call, await loop_transport.run(call, encoded, deadline))
-            if connection.out and deadline >= connection.wakes_at:
-                # As ``send`` does where others leave in this turn of the loop already.
-                answer = connection.new_answer()
-                connection.out.append((encoded, answer, deadline))
+            if connection.unsent and deadline >= connection.wakes_at:
+                # As ``send`` does where other calls of this turn of the loop are written already.
+                pending = connection.new_pending()
+                connection.unsent.append((encoded, pending, deadline))
             else:
-                answer = connection.send(encoded, deadline)
-            reply = await answer
+                pending = connection.send(encoded, deadline)
+            reply = await pending
             if type(reply) is not list:
-                reply = await loop_transport.go_on(reply, call, encoded, node, connection, deadline)
+                reply = await loop_transport.handle_errors(
+                    reply, call, encoded, node, connection, deadline
+                )
             return checked(call, reply)
         except StoreUnavailable:
             loop_transport.failed()
@@ -189,7 +197,7 @@ class AsyncTransport:
 
     async def load(self, script: Script) -> None:
         """As ``Transport.load``, for the connections of the running loop."""
-        await self._here().load(script, monotonic() + self._connect_timeout)
+        await self._of_running_loop().load(script, monotonic() + self._connect_timeout)
 
     async def close(self) -> None:
         """Close the running loop's connections, those that are in use when their calls have ended."""
@@ -211,7 +219,7 @@ class AsyncTransport:
             _left_to_parents.append(loop_transport)
         os.close(nowhere)
 
-    def _here(self) -> LoopTransport:
+    def _of_running_loop(self) -> LoopTransport:
         """The connections of the running loop."""
         loop = get_running_loop()
         with self._lock:
@@ -239,7 +247,7 @@ _left_to_parents: list[LoopTransport] = []
 
 
 def _forgetting(transport: AsyncTransport) -> Any:
-    """What forgets a loop; it does not keep the transport alive, nor the transport a closed loop."""
+    """A function that forgets a loop, and keeps neither the transport nor a closed loop alive."""
     known = weakref.ref(transport)
 
     def forget(loop: AbstractEventLoop) -> None:
@@ -250,7 +258,7 @@ def _forgetting(transport: AsyncTransport) -> Any:
 
 
 def _unless_error(reply: Any, where: str) -> Any:
-    """The reply, unless it is why there is none."""
+    """Return the reply; raise it where it is an error."""
     if isinstance(reply, LimiterError):
         raise anew(reply)
     if isinstance(reply, RedisError):

@@ -116,7 +116,7 @@ class ClusterLoopTransport(LoopTransport):
         try:
             for node, until in in_turn(self._table.to_ask(), self._connect_timeout):
                 try:
-                    await self._ask_table(node, until)
+                    await self._read_table_of(node, until)
                     failure = None
                     break
                 except LimiterError as error:
@@ -126,7 +126,7 @@ class ClusterLoopTransport(LoopTransport):
             failure.__cause__ = cause(error)
         self._table.was_read(failure)
 
-    async def _ask_table(self, node: AsyncNode, deadline: float) -> None:
-        reply = await self._tell(node, CLUSTER_SLOTS, deadline, self._timeout)
+    async def _read_table_of(self, node: AsyncNode, deadline: float) -> None:
+        reply = await self._command(node, CLUSTER_SLOTS, deadline, self._timeout)
         for gone in self._table.fill(reply, node):
             gone.close()

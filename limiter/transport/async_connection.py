@@ -20,34 +20,36 @@ from limiter.transport import redispy
 from limiter.transport.name_lookup import look_up
 from limiter.transport.replies import cause, translate
 
-#: A reply as it came, or why there is none. Never an exception, which somebody would have to fetch.
-Answer = asyncio.Future[Any]
-Entry = tuple[bytes, Answer, float]
+#: Its result is a reply, or the error that stands in its place. No exception is set: asyncio logs one that
+#: no caller retrieves.
+PendingReply = asyncio.Future[Any]
+#: A command, its reply, and its deadline.
+QueuedCall = tuple[bytes, PendingReply, float]
 
-#: A connection that was heard of no longer ago is not looked at before it is used.
+#: Seconds after the last reply in which a connection is used without a look whether it is open.
 _AT_ONCE = 0.001
-#: One timer looks after all calls of a connection; deadlines so close to each other share its ringing.
+#: Seconds by which the one timer of a connection may be late, so that close deadlines share a wake-up.
 _MOST_GRAIN = 0.010
-#: A call's reply may be overdue by so many timeouts, while others come, before we hang up.
+#: Timeouts by which a reply may be overdue, while others arrive, before the connection is closed.
 _MOST_OVERDUE = 2
 
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
 class AsyncConnection(asyncio.Protocol):
-    """A connection that redis-py has made, its replies read by hiredis in the order of the calls.
+    """A connection that redis-py has made; hiredis reads its replies, in the order of the calls.
 
-    The calls of one turn of the loop leave in one piece. Whoever gives up leaves its place in the
-    queue, where the reply is read and dropped: it never reaches anybody else.
+    The calls of one turn of the loop are written together. A call that is cancelled, or late, keeps its
+    place in the queue, where its reply is read and dropped: it never reaches another call.
     """
 
     __slots__ = (
         "__weakref__",
-        "_befores",
         "_feed",
+        "_first_replies",
         "_gets",
         "_grain",
-        "_held",
+        "_held_back",
         "_loop",
         "_paused",
         "_poll",
@@ -60,10 +62,10 @@ class AsyncConnection(asyncio.Protocol):
         "_where",
         "closed",
         "ended",
-        "new_answer",
-        "out",
+        "new_pending",
+        "sent",
         "since",
-        "waiting",
+        "unsent",
         "wakes_at",
     )
 
@@ -71,25 +73,25 @@ class AsyncConnection(asyncio.Protocol):
         """Take over the transport of a connection that redis-py has made."""
         self._loop = loop = asyncio.get_running_loop()
         # As ``loop.create_future``, which is a call of Python's own more.
-        self.new_answer: Callable[[], Answer] = partial(asyncio.Future, loop=loop)
+        self.new_pending: Callable[[], PendingReply] = partial(asyncio.Future, loop=loop)
         self._where = where
         self._timeout = timeout
         self._grain = min(timeout / 20, _MOST_GRAIN)
-        self.waiting: deque[Entry] = deque()
-        """Calls that were sent, the oldest first; some have given up."""
-        self.out: list[Entry] = []
-        """Calls of this turn of the loop; another one of it may join them."""
-        self._held: list[Entry] = []
-        """Calls of earlier turns, for which the server had no ear."""
-        self._befores: dict[Answer, Answer] = {}
-        """Of calls not yet sent that are two commands: the first one's answer."""
+        self.sent: deque[QueuedCall] = deque()
+        """Calls that were sent, the oldest first; some were cancelled since, or are late."""
+        self.unsent: list[QueuedCall] = []
+        """Calls of this turn of the loop, which others of it may join."""
+        self._held_back: list[QueuedCall] = []
+        """Calls of earlier turns, held back while the socket's write buffer is full."""
+        self._first_replies: dict[PendingReply, PendingReply] = {}
+        """The first command's reply, of calls not yet sent that are two commands."""
         self.since = monotonic()
-        """Something came last, or was asked after a silence."""
+        """When a reply came last, or a call was sent after a silence."""
         self.closed = self._retired = self._paused = self._second_look = False
         self.ended: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self.wakes_at = inf
-        """When the timer looks for late calls: no call may be late before."""
+        """When the timer looks for late calls: before every deadline."""
         reader = redispy.new_reader()
         self._feed, self._gets = reader.feed, reader.gets
         self._transport = transport
@@ -105,32 +107,33 @@ class AsyncConnection(asyncio.Protocol):
         """Whether a call may be sent on it; one that has been silent is looked at."""
         if self.closed:
             return False
-        if self.waiting or self.out or monotonic() - self.since < _AT_ONCE or not self._poll(0):
+        if self.sent or self.unsent or monotonic() - self.since < _AT_ONCE or not self._poll(0):
             return True
-        # What can be read and was not asked for is the end, which the loop will tell us later.
+        # No reply is expected: what can be read is the end, of which the loop learns later.
         self.fail(StoreUnavailable(f"{self._where} closed the connection"))
         return False
 
-    def send(self, command: bytes, deadline: float) -> Answer:
-        """Send a command; its answer is there by about ``deadline``."""
-        answer = self.new_answer()
-        out = self.out
-        if not out:
+    def send(self, command: bytes, deadline: float) -> PendingReply:
+        """Send a command; its reply, or an error, is there by about ``deadline``."""
+        pending = self.new_pending()
+        if not self.unsent:
             self._loop.call_soon(self._flush)
         if deadline < self.wakes_at:
             self._wake_at(deadline)
-        out.append((command, answer, deadline))
-        return answer
+        self.unsent.append((command, pending, deadline))
+        return pending
 
-    def send_both(self, first: bytes, command: bytes, deadline: float) -> tuple[Answer, Answer]:
-        """Send two commands with nothing between them; as long as one goes, the other does."""
-        before = self.new_answer()
-        answer = self.send(first + command, deadline)
-        self._befores[answer] = before
-        return before, answer
+    def send_both(
+        self, first: bytes, command: bytes, deadline: float
+    ) -> tuple[PendingReply, PendingReply]:
+        """Send two commands with nothing between them: both are sent, or neither."""
+        first_reply = self.new_pending()
+        pending = self.send(first + command, deadline)
+        self._first_replies[pending] = first_reply
+        return first_reply, pending
 
     def retire(self) -> None:
-        """Close it when the calls that are under way have their replies; no more may be sent."""
+        """Close it when the calls under way have their replies; no more may be sent."""
         if not self.closed:
             self.closed = self._retired = True
             self._flush()
@@ -142,26 +145,26 @@ class AsyncConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        entries = (*self.waiting, *self._held, *self.out)
-        self.waiting.clear()
-        self._held, self.out = [], []
-        self._befores.clear()
-        for _, answer, _ in entries:
-            if not answer.done():
-                answer.set_result(error)
+        calls = (*self.sent, *self._held_back, *self.unsent)
+        self.sent.clear()
+        self._held_back, self.unsent = [], []
+        self._first_replies.clear()
+        for _, pending, _ in calls:
+            if not pending.done():
+                pending.set_result(error)
         self._transport.abort()
 
     def abandon(self) -> None:
-        """Its loop was closed under it: free the socket, as the loop would have in its next turn."""
+        """Free the socket after its loop was closed, which would have freed it in its next turn."""
         self.closed = True
-        self.waiting.clear()
-        self._held, self.out = [], []
+        self.sent.clear()
+        self._held_back, self.unsent = [], []
         with suppress(Exception):
             self._transport.abort()
         redispy.free_socket(self._transport)
 
     def leave_to_parent(self, nowhere: int) -> None:
-        """In the child of a fork: whatever is done to the connection here goes ``nowhere``."""
+        """In the child of a fork: have all that is done to the connection go ``nowhere``."""
         descriptor = self._socket.fileno()
         if descriptor >= 0:
             os.dup2(nowhere, descriptor, inheritable=False)
@@ -169,18 +172,18 @@ class AsyncConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Replies, or parts of them."""
         self.since = monotonic()
-        gets, waiting, nothing = self._gets, self.waiting, redispy.NOT_COMPLETE
+        gets, sent, nothing = self._gets, self.sent, redispy.NOT_COMPLETE
         try:
             self._feed(data)
             while (reply := gets(False)) is not nothing:
                 if type(reply) is not list and isinstance(reply, redispy.Push):
                     continue
-                answer = waiting.popleft()[1]
-                if not answer.done():
-                    answer.set_result(reply)
+                pending = sent.popleft()[1]
+                if not pending.done():
+                    pending.set_result(reply)
         except RedisError as error:
             self._fail_from(translate(error, self._where), cause(error))
-        except Exception as error:  # the parser stumbled, or nobody had asked for that
+        except Exception as error:  # the parser failed, or no call expected a reply
             said = (
                 f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
             )
@@ -189,11 +192,11 @@ class AsyncConnection(asyncio.Protocol):
             self._end_retirement()
 
     def eof_received(self) -> None:
-        """The server hung up."""
+        """The server closed the connection."""
         self.fail(StoreUnavailable(f"{self._where} closed the connection"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """It is gone, by whomever."""
+        """It is closed, by the server or by us."""
         if error is None:
             self.fail(StoreUnavailable(f"{self._where}: the connection was closed"))
         else:  # perhaps one of a program's own, in which asyncio saw no way but to close it
@@ -202,54 +205,54 @@ class AsyncConnection(asyncio.Protocol):
             self.ended.set_result(None)
 
     def pause_writing(self) -> None:
-        """The server does not read: calls wait here, where they can be taken back."""
+        """The socket's write buffer is full: hold calls back, which can still be cancelled."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The buffer has room again."""
         self._paused = False
         self._flush()
 
     def _flush(self) -> None:
-        out, self.out = self.out, []
+        calls, self.unsent = self._held_back + self.unsent, []
         if self._paused:
-            self._held += out
+            self._held_back = calls
             return
-        if self._held:
-            out, self._held = self._held + out, []
+        self._held_back = []
         now = monotonic()
         commands = [
-            command for command, answer, deadline in out if deadline > now and not answer.done()
+            command for command, pending, deadline in calls if deadline > now and not pending.done()
         ]
-        if len(commands) < len(out):
-            out = self._in_time(out, now)
-        if not out:
+        if len(commands) < len(calls):
+            calls = self._in_time(calls, now)
+        if not calls:
             return
-        if self._befores:
-            out = [one for entry in out for one in (*self._before(entry), entry)]
-        if not self.waiting:
+        if self._first_replies:
+            calls = [each for call in calls for each in (*self._before(call), call)]
+        if not self.sent:
             self.since = monotonic()
-        self.waiting.extend(out)
+        self.sent.extend(calls)
         self._transport.write(b"".join(commands))
 
-    def _in_time(self, out: list[Entry], now: float) -> list[Entry]:
-        """What may still be sent; what the loop had no time for ends here, and is not charged."""
-        for _, answer, deadline in out:
-            if deadline <= now and not answer.done():
-                answer.set_result(StoreUnavailable(f"{self._where}: not sent within the deadline"))
-        return [entry for entry in out if not entry[1].done()]
+    def _in_time(self, calls: list[QueuedCall], now: float) -> list[QueuedCall]:
+        """The calls that may still be sent; late ones fail here, and are not charged."""
+        for _, pending, deadline in calls:
+            if deadline <= now and not pending.done():
+                pending.set_result(StoreUnavailable(f"{self._where}: not sent within the deadline"))
+        return [call for call in calls if not call[1].done()]
 
-    def _before(self, entry: Entry) -> list[Entry]:
-        before = self._befores.pop(entry[1], None)
-        return [] if before is None else [(b"", before, entry[2])]
+    def _before(self, call: QueuedCall) -> list[QueuedCall]:
+        """The first command of a call that is two, as a call of its own."""
+        first_reply = self._first_replies.pop(call[1], None)
+        return [] if first_reply is None else [(b"", first_reply, call[2])]
 
     def _fail_from(self, failure: LimiterError, error: BaseException | None) -> None:
         failure.__cause__ = error
         self.fail(failure)
 
     def _end_retirement(self) -> None:
-        """Hang up unless somebody waits still."""
-        if all(answer.done() for _, answer, _ in (*self.waiting, *self._held)):
+        """Close it, unless a call still waits for its reply."""
+        if all(pending.done() for _, pending, _ in (*self.sent, *self._held_back)):
             self.fail(StoreUnavailable(f"{self._where}: the connection was closed"))
 
     def _wake_at(self, when: float) -> None:
@@ -260,28 +263,33 @@ class AsyncConnection(asyncio.Protocol):
         self._timer = self._loop.call_later(after, self._tick)
 
     def _tick(self) -> None:
-        """End what is late, hang up on a silent server, and see when to look again."""
+        """End late calls, close the connection to a silent server, and set the timer anew."""
         self._timer, self.wakes_at = None, inf
         if not self._second_look and self._poll(0):
-            # The loop was kept busy: first it shall read what came in time.
+            # The loop was busy: let it first read the replies that came in time.
             self._second_look = True
             self._wake_at(monotonic() - self._grain)
             return
         self._second_look = False
         now, wake = monotonic(), inf
-        for entries, said in ((self.waiting, "no answer"), ((*self._held, *self.out), "not sent")):
-            for _, answer, deadline in entries:
-                if answer.done():
+        for calls, problem in (
+            (self.sent, "no answer"),
+            ((*self._held_back, *self.unsent), "not sent"),
+        ):
+            for _, pending, deadline in calls:
+                if pending.done():
                     continue
                 if deadline <= now:
-                    late = StoreUnavailable(f"{self._where}: {said} within the deadline")
-                    answer.set_result(late)
+                    late = StoreUnavailable(f"{self._where}: {problem} within the deadline")
+                    pending.set_result(late)
                 elif deadline < wake:
                     wake = deadline
-        self._held = [entry for entry in self._held if not entry[1].done()]
-        self._befores = {a: before for a, before in self._befores.items() if not a.done()}
-        if self.waiting:
-            _, first, deadline = self.waiting[0]
+        self._held_back = [call for call in self._held_back if not call[1].done()]
+        self._first_replies = {
+            pending: first for pending, first in self._first_replies.items() if not pending.done()
+        }
+        if self.sent:
+            _, first, deadline = self.sent[0]
             if first.done() and now - self.since >= self._timeout:
                 self.fail(StoreUnavailable(f"{self._where}: nothing came for the whole timeout"))
                 return

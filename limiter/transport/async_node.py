@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class ConnectionCloser:
-    """Closes the connections of one event loop with the loop, or when nobody needs them any more."""
+    """Closes the connections of one event loop: with the loop, or when no transport has them any more."""
 
     def __init__(self, loop: AbstractEventLoop, gone: Callable[[AbstractEventLoop], None]) -> None:
         """``gone`` is called when the loop is about to be closed."""
@@ -29,7 +29,7 @@ class ConnectionCloser:
         self._watch: AsyncGenerator[None, None] | None = None
 
     async def add(self, connection: AsyncConnection) -> None:
-        """Look after this connection too."""
+        """Close this connection, too, in the end."""
         self.connections.difference_update([old for old in self.connections if old.ended.done()])
         self.connections.add(connection)
         if self._watch is None:
@@ -37,7 +37,7 @@ class ConnectionCloser:
             await self._watch.__anext__()
 
     async def close(self, seconds: float) -> None:
-        """Hang up, where calls are under way when they have ended; wait for that so long."""
+        """Close the connections when their calls have ended; after ``seconds`` at the latest."""
         _retire_all(self.connections)
         await _ended(self.connections, seconds)
         _fail_all(self.connections)
@@ -47,7 +47,7 @@ class ConnectionCloser:
             await watch.aclose()
 
     def drop(self) -> None:
-        """As ``close``, from any thread, whatever became of the loop; wait for nothing."""
+        """As ``close``, from any thread and without waiting; the loop may have been closed."""
         connections = list(self.connections)
         with suppress(RuntimeError):  # no loop is running here
             if asyncio.get_running_loop() is self._loop:
@@ -60,7 +60,7 @@ class ConnectionCloser:
                 connection.abandon()
 
     def __del__(self) -> None:
-        """Whoever used the connections is gone."""
+        """The transport that had the connections is gone."""
         self.drop()
         self.connections.clear()
         if self._watch is not None:
@@ -133,11 +133,11 @@ class AsyncNode:
         return None
 
     async def take(self, deadline: float) -> AsyncConnection:
-        """The connection, made where there is none; nothing else may be awaited before it is used.
+        """The connection, made where there is none; the caller uses it before it awaits anything else.
 
         Raises:
             StoreUnavailable: There was none by ``deadline``.
-            StoreRefused: The server does not let us in.
+            StoreRefused: The server refuses to connect us.
 
         """
         while (connection := self.ready()) is None:
@@ -147,7 +147,7 @@ class AsyncNode:
                 self._connecting = connecting
             left = deadline - monotonic()
             if left <= 0:
-                if self._refusal is not None:  # no attempt ends within the deadline, but all end so
+                if self._refusal is not None:  # attempts end after the deadline, and all of them so
                     raise anew(self._refusal)
                 raise StoreUnavailable(f"{self.where}: no connection within the deadline")
             await asyncio.wait([connecting], timeout=left)
@@ -158,7 +158,7 @@ class AsyncNode:
         return connection
 
     def close(self) -> None:
-        """Hang up, where calls are under way when they have ended; connect no further."""
+        """Close the connection when its calls have ended; end an attempt to connect."""
         if self.connection is not None:
             self.connection.retire()
         if (connecting := self.connecting) is not None:
@@ -212,8 +212,7 @@ def make_node(
 def under_way(task: asyncio.Task[Result] | None) -> asyncio.Task[Result] | None:
     """The task, unless it has ended.
 
-    That is for whoever looks to see, not for the task to say: one that was cancelled early never
-    began, and one that began at once (``asyncio.eager_task_factory``) may have ended before its
-    maker knew of it.
+    The task itself cannot note its end: one that was cancelled early never began, and one that began at
+    once (``asyncio.eager_task_factory``) may have ended before its maker knew of it.
     """
     return None if task is None or task.done() else task

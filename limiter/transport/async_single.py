@@ -44,7 +44,7 @@ class SingleLoopTransport(LoopTransport):
         await self._load_on(self.node, script, deadline)
         hello = None
         with suppress(StoreRefused):  # it does not know HELLO
-            hello = await self._tell(self.node, HELLO, deadline, inf)
+            hello = await self._command(self.node, HELLO, deadline, inf)
         check_alone(hello, self.node.where)
 
     def nodes(self) -> Iterable[AsyncNode]:

@@ -24,7 +24,7 @@ from limiter.transport.wire import ASKING, checked, command, encode
 class Transport:
     """Carries a call to the node that owns its subject, and the reply back.
 
-    What kind of store it is says ``_find``: ``single`` knows one node, ``cluster`` one for each slot.
+    ``_find`` depends on the kind of store: ``single`` knows one node, ``cluster`` one for each slot.
     """
 
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
@@ -52,11 +52,13 @@ class Transport:
         node = self._find(call, deadline)
         connection = node.take(deadline)
         try:
-            reply = connection.ask(encoded, deadline, self._timeout)
+            reply = connection.execute(encoded, deadline, self._timeout)
         except ResponseError as error:
-            return checked(call, self._go_on(error, call, encoded, node, connection, deadline))
+            return checked(
+                call, self._handle_error(error, call, encoded, node, connection, deadline)
+            )
         except StoreUnavailable:
-            node.doubt(connection)
+            node.distrust(connection)
             raise
         node.give(connection)
         return checked(call, reply)
@@ -93,24 +95,24 @@ class Transport:
         return Node(connect, where, self._timeout, connect_timeout, address or store.addresses[0])
 
     def _load_on(self, node: Node, script: Script, deadline: float) -> None:
-        # Nobody waits for a decision here: the answer may take all of the time that there is.
-        self._tell(node, command("SCRIPT", "LOAD", script.source), deadline, timeout=inf)
+        # No caller waits for a decision here: the reply may take until the deadline.
+        self._command(node, command("SCRIPT", "LOAD", script.source), deadline, timeout=inf)
 
-    def _tell(self, node: Node, packed: bytes, deadline: float, timeout: float) -> Any:
+    def _command(self, node: Node, encoded: bytes, deadline: float, timeout: float) -> Any:
         """One plain command to one node, without a second try."""
         connection = node.take(deadline)
         try:
-            reply = connection.ask(packed, deadline, timeout)
+            reply = connection.execute(encoded, deadline, timeout)
         except ResponseError as error:
             node.give(connection)
             raise translate(error, node.where) from cause(error)
         except StoreUnavailable:
-            node.doubt(connection)
+            node.distrust(connection)
             raise
         node.give(connection)
         return reply
 
-    def _go_on(
+    def _handle_error(
         self,
         error: ResponseError,
         call: Call,
@@ -133,22 +135,22 @@ class Transport:
                 connection = node.take(deadline)
             else:
                 node.give(connection)
-                there = None
+                target = None
                 if action is Action.FOLLOW:
-                    there = self._follow(error, call, node, deadline)
-                if there is None:
+                    target = self._follow(error, call, node, deadline)
+                if target is None:
                     raise redirects.failure(error, node.where) from cause(error)
-                node = there
+                node = target
                 connection = node.take(deadline)
             try:
                 if redirects.asking:
-                    connection.ask(ASKING, deadline, self._timeout)
-                reply = connection.ask(redirects.command, deadline, self._timeout)
+                    connection.execute(ASKING, deadline, self._timeout)
+                reply = connection.execute(redirects.command, deadline, self._timeout)
             except ResponseError as another:
                 error = another
                 continue
             except StoreUnavailable:
-                node.doubt(connection)
+                node.distrust(connection)
                 raise
             node.give(connection)
             return reply

@@ -113,7 +113,7 @@ class ClusterTransport(Transport):
         try:
             for node, until in slots.in_turn(self._table.to_ask(), self._connect_timeout):
                 try:
-                    self._ask_table(node, until)
+                    self._read_table_of(node, until)
                     failure = None
                     break
                 except LimiterError as error:
@@ -126,7 +126,7 @@ class ClusterTransport(Transport):
             self._reading = False
             self._changed.notify_all()
 
-    def _ask_table(self, node: Node, deadline: float) -> None:
-        reply = self._tell(node, CLUSTER_SLOTS, deadline, self._timeout)
+    def _read_table_of(self, node: Node, deadline: float) -> None:
+        reply = self._command(node, CLUSTER_SLOTS, deadline, self._timeout)
         for gone in self._table.fill(reply, node):
             gone.close()

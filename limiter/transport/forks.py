@@ -1,4 +1,4 @@
-"""What must be made anew in the child of a fork: connections, and locks that nobody will release."""
+"""Renew connections and locks in the child of a fork: no thread of the child would release them."""
 
 from __future__ import annotations
 

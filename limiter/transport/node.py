@@ -1,10 +1,9 @@
-"""The connections to one server: made beside the calls, kept, and never waited for too long."""
+"""The connections to one server, for threads: made in the background, and kept for the next caller."""
 
 from __future__ import annotations
 
 import select
 import threading
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -21,24 +20,23 @@ from limiter.transport import forks, redispy
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
 
-#: Idle connections that a node keeps; the longest unused ones beyond are closed.
+#: Idle connections that a node keeps; of more, those unused for longest are closed.
 IDLE_KEPT = 16
 
-#: A call that has waited no longer than this has all of its deadline left, as far as sockets care.
+#: Seconds of waiting after which a socket's timeout still counts as the call's whole timeout.
 _AT_ONCE = 0.001
 
-#: Bytes that are read at once; a reply of a script has less than one of a thousand.
+#: Bytes read at once; a script's reply has less than 1,000.
 _BUFFER = 16_384
 
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
 class Connection:
-    """One connection of redis-py, and a look at whether the server has closed it.
+    """A connection that redis-py has made; we write to it and read from it ourselves.
 
-    redis-py connects; we read, with a reader of our own. What its connection does around each command
-    (three calls, and the text of an error that seldom happens) took a twentieth of a decision's time,
-    and each piece of a reply would be given all of the time that there is for the whole.
+    What redis-py does around each command took a twentieth of a decision's time, and its timeout counts
+    for each piece of a reply, where ours counts for the whole.
     """
 
     __slots__ = (
@@ -53,11 +51,11 @@ class Connection:
         "_settimeout",
         "_timeout",
         "_where",
-        "asked_at",
+        "used_at",
     )
 
     def __init__(self, redis_connection: Any, where: str, timeout: float) -> None:
-        """Connect: address, TLS, AUTH and HELLO are redis-py's work. Then answers may take ``timeout``."""
+        """Connect, by redis-py (address, TLS, AUTH, HELLO); ``timeout`` is that of most commands."""
         socket = redispy.connected(redis_connection)
         socket.settimeout(timeout)
         self._redis_connection = redis_connection
@@ -71,14 +69,14 @@ class Connection:
         poller.register(socket, _CLOSED)
         self._poll = poller.poll
         self._where = where
-        self.asked_at = monotonic()
-        """When it was last asked something; what was idle since has answered that."""
+        self.used_at = monotonic()
+        """When a command was last sent; an idle connection has answered it."""
 
     def is_open(self) -> bool:
-        """Nothing waits to be read: a server that hung up would show as readable."""
+        """Whether there is nothing to read: the end of a connection would be."""
         return not self._poll(0) and not self._has_more()
 
-    def ask(self, command: bytes, deadline: float, timeout: float) -> Any:
+    def execute(self, command: bytes, deadline: float, timeout: float) -> Any:
         """Send one command and read its reply, by ``deadline``.
 
         If this raises anything but ResponseError, also an exception of a signal handler, the connection
@@ -93,7 +91,7 @@ class Connection:
         """
         try:
             self._send(command)
-            self.asked_at = now = monotonic()
+            self.used_at = now = monotonic()
             left = deadline - now
             usual = timeout - _AT_ONCE < left <= timeout
             if not usual:
@@ -116,14 +114,14 @@ class Connection:
         return reply
 
     def _read(self) -> Any:
-        """What one look at the socket gives, and whatever it may be: the reply, mostly."""
+        """What one read of the socket gives: mostly the whole reply."""
         count = self._into(self._buffer)
         if not count:
             raise ConnectionLost("the server closed the connection")
         return self._parse(count)
 
     def _parse(self, count: int) -> Any:
-        """What stands in so many new bytes, and those that were left over."""
+        """Parse that many new bytes, and those left over before."""
         try:
             self._feed(self._buffer, 0, count)
             return self._gets(False)
@@ -134,7 +132,7 @@ class Connection:
             ) from error
 
     def _read_on(self, reply: Any, deadline: float) -> Any:
-        """The reply, where the first look may not have found it; all of it comes by ``deadline``."""
+        """The reply, where the first read did not complete it; all of it by ``deadline``."""
         while True:
             if reply is redispy.NOT_COMPLETE:
                 left = deadline - monotonic()
@@ -149,12 +147,12 @@ class Connection:
                 return reply
 
     def close(self) -> None:
-        """Hang up."""
+        """Close it."""
         self._redis_connection.disconnect()
 
 
 class Node:
-    """One server: a stack of idle connections, and callers that wait for the next one."""
+    """One server: its idle connections, and callers that wait for one."""
 
     def __init__(
         self,
@@ -170,23 +168,23 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
-        #: Why the last attempt ended, where time will not mend that.
-        self._refusal: StoreRefused | None = None
+        #: When the last attempt began that has ended, and why it failed.
+        self._failed: tuple[float, LimiterError | None] = (-inf, None)
         self.after_fork()
         forks.remember(self)
 
     def take(self, deadline: float) -> Connection:
-        """An open connection for the caller alone, to be given back or closed.
+        """An open connection for the caller alone; the caller passes it to ``give``, or closes it.
 
         Raises:
             StoreUnavailable: There was none by ``deadline``.
-            StoreRefused: The server does not let us in.
+            StoreRefused: The server refuses to connect us.
 
         """
         return self._ready() or self._wait(deadline)
 
     def give(self, connection: Connection) -> None:
-        """Let the next caller have it."""
+        """Keep it for the next caller."""
         idle = self._idle
         idle.append(connection)
         if self._waiting:
@@ -197,25 +195,25 @@ class Node:
                 idle.pop(0).close()
 
     def close(self) -> None:
-        """Close the idle connections; those in use are closed when they come back too many."""
+        """Close the idle connections; those in use are kept when they come back."""
         with self._changed:
             self._closed_at = monotonic()
-            self._changed.notify_all()  # who waits for a connection has to begin another
+            self._changed.notify_all()  # callers that wait have to begin another attempt
         self.drop_idle()
 
-    def drop_idle(self, asked_before: float = inf) -> None:
-        """Close what is idle now, or of that what has not been asked since: it may lead nowhere."""
+    def drop_idle(self, used_before: float = inf) -> None:
+        """Close the idle connections last used before that time: they may lead nowhere."""
         for connection in list(self._idle):
-            if connection.asked_at < asked_before:
+            if connection.used_at < used_before:
                 try:
                     self._idle.remove(connection)
                 except ValueError:
                     continue  # another thread has just taken it
                 connection.close()
 
-    def doubt(self, connection: Connection) -> None:
-        """It broke, or got no answer: so would those that were not heard of since it was asked."""
-        self.drop_idle(connection.asked_at)
+    def distrust(self, connection: Connection) -> None:
+        """It broke, or got no reply: close the idle ones that are not known to have worked since."""
+        self.drop_idle(connection.used_at)
 
     @property
     def has_idle(self) -> bool:
@@ -236,7 +234,7 @@ class Node:
         return None
 
     def _wait(self, deadline: float) -> Connection:
-        """Wait for a connection, ours or one that another caller gives back, whichever is first."""
+        """Wait for a connection: a new one, or one that another caller gives back."""
         came = monotonic()
         with self._changed:
             self._waiting += 1
@@ -244,31 +242,30 @@ class Node:
                 while True:
                     if connection := self._ready():
                         return connection
-                    while self._failures:
-                        began, failure = self._failures.popleft()
-                        if began >= came:  # an older attempt says nothing of how things are now
-                            raise failure
+                    began, failure = self._failed
+                    # An attempt before we came may have failed for a reason that is over.
+                    if failure is not None and began >= came:
+                        raise anew(failure)
                     if self._is_due():
                         began = monotonic()
                         start_thread(partial(self._open_one, began), self.where)
                         self._connecting.add(began)
                     left = deadline - monotonic()
                     if left <= 0:
-                        if self._refusal is not None:  # no attempt ends in time, but all end so
-                            raise anew(self._refusal)
+                        # Attempts may take longer than every deadline, and end so.
+                        if isinstance(failure, StoreRefused):
+                            raise anew(failure)
                         raise StoreUnavailable(f"{self.where}: no connection within the deadline")
                     self._changed.wait(min(left, self._connect_timeout))
             finally:
                 self._waiting -= 1
-                if not self._waiting:
-                    self._failures.clear()  # whom they were meant for got a connection, or gave up
 
     def _is_due(self) -> bool:
-        """Whether to begin another attempt: there is one under way for every caller who waits.
+        """Whether to begin another attempt: there is to be one under way for each caller that waits.
 
-        One that takes longer than it may counts no more. While there are such (somebody looks up the
-        name, and is not answered) one attempt at a time finds out whether that is over, so there are
-        as many threads as callers, and one more for each ``connect_timeout`` that the oldest takes.
+        Attempts that take longer than ``connect_timeout`` do not count (a name server may be silent).
+        While there are such, only one more is under way at a time: there are as many threads as callers,
+        and one more for each ``connect_timeout`` that the oldest attempt takes.
         """
         since = max(self._closed_at, monotonic() - self._connect_timeout)
         count = sum(began > since for began in self._connecting)
@@ -284,14 +281,12 @@ class Node:
             failure.__cause__ = cause(error)
         with self._changed:
             self._connecting.discard(began)
-            self._refusal = failure if isinstance(failure, StoreRefused) else None
+            self._failed = (began, failure)
             if connection is not None and began > self._closed_at:
                 self.give(connection)
             elif connection is not None:
-                connection.close()  # it was for those before close()
-            elif failure is not None and self._waiting > len(self._failures):
-                self._failures.append((began, failure))
-            self._changed.notify()
+                connection.close()  # it was begun before ``close``
+            self._changed.notify_all()
 
     def after_fork(self) -> None:
         """In the child: its parent's connections are not its own, and its locks may be held."""
@@ -301,5 +296,3 @@ class Node:
         self._waiting = 0
         #: When each attempt to connect began that is under way.
         self._connecting: set[float] = set()
-        #: When each attempt began that failed while a caller waited, and why.
-        self._failures: deque[tuple[float, LimiterError]] = deque()

@@ -30,7 +30,7 @@ class SingleTransport(Transport):
         deadline, hello = monotonic() + self._connect_timeout, None
         self._load_on(self._node, script, deadline)
         with suppress(StoreRefused):  # it does not know HELLO
-            hello = self._tell(self._node, HELLO, deadline, timeout=inf)
+            hello = self._command(self._node, HELLO, deadline, timeout=inf)
         check_alone(hello, self._node.where)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Which node of a cluster has which slot: the table, without any way to ask for it."""
+"""Which node of a cluster has which slot: the table, without the I/O that reads it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from limiter.transport.store import Address, Store
 
 SLOTS = 16_384
 
-#: The table is read anew at most so often, whatever fails: a cluster in trouble is not asked in a storm.
+#: Seconds between two readings of the table, at least, so that a cluster in trouble is not flooded.
 REFRESH_EVERY = 0.5
 
-#: While other nodes can be asked, one may take this part of the time that connecting may take.
+#: The part of ``connect_timeout`` that one node may take while there are others to ask.
 FIRST_SHARE = 1 / 8
 
 
@@ -39,7 +39,7 @@ Each = TypeVar("Each")
 
 
 class SlotTable(Generic[Node]):
-    """The owner of each slot, every node by its address, and when we were told so."""
+    """The owner of each slot, every node by its address, and when that was read."""
 
     def __init__(self, store: Store, make_node: Callable[[Address], Node]) -> None:
         self._store = store
@@ -68,7 +68,7 @@ class SlotTable(Generic[Node]):
         self.readings += 1
 
     def late(self) -> LimiterError:
-        """Why there is no table by a deadline: a refusal that the last reading met, or the time."""
+        """The error where there is no table by a deadline: a refusal of the last reading, or the time."""
         if isinstance(self.failure, StoreRefused):
             return anew(self.failure)
         return StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
@@ -101,12 +101,12 @@ class SlotTable(Generic[Node]):
         """Every node that may know the table, those with a connection first."""
         known = list({*self.nodes, *self._store.addresses})
         random.shuffle(known)
-        # The caller named these as they are reached; only what the cluster names is led elsewhere.
+        # The user named these as they are reached; only addresses that the cluster names are remapped.
         nodes = [self._at(address) for address in known]
         return sorted(nodes, key=lambda node: not node.has_idle)
 
     def fill(self, reply: Any, asked: Node) -> list[Node]:
-        """Take over what the node that was asked has answered; return the nodes that are gone.
+        """Take over a node's reply to CLUSTER SLOTS; return the nodes that are gone.
 
         Raises:
             StoreRefused: It is no table.
@@ -165,10 +165,10 @@ def one_slot(tags: Iterable[bytes]) -> bool:
 
 
 def in_turn(nodes: Iterable[Each], patience: float) -> Iterator[tuple[Each, float]]:
-    """The nodes, and by when each should have answered: soon, and those that were late once more.
+    """The nodes, and by when each should have answered: soon, and late ones a second time.
 
-    A silent node must not keep us from the others. A connection goes on being made meanwhile, so a
-    slow node is found ready when its turn comes again.
+    A silent node must not keep us from the others. Connecting goes on in the background, so a slow node
+    may be ready the second time.
     """
     left = list(nodes)
     if len(left) > 1:
@@ -184,7 +184,7 @@ def in_turn(nodes: Iterable[Each], patience: float) -> Iterator[tuple[Each, floa
 
 
 def graver(failure: LimiterError | None, error: LimiterError) -> LimiterError:
-    """A refusal must not turn into a fallback because another node is down."""
+    """The error to report of two: a refusal must not become a fallback because another node is down."""
     return failure if isinstance(failure, StoreRefused) else error
 
 
@@ -195,7 +195,7 @@ def _address(owner: Any, asked: Address) -> Address:
 
 
 def _host(named: str | None, asked: Address) -> str:
-    """The host, where a node knows its own; else the one that we reached the node by."""
+    """The host that a node names; where it does not know its own, the one by which it was reached."""
     return named if named and named != "?" else asked[0]
 
 

@@ -229,7 +229,9 @@ class _Guard(Generic[_Limiter]):
             raise unavailable
         limiter = rule.limiter
         alone = [charge.part._replace(shadow=False)]
-        (decision,) = yield from limiter_calls.deciding(limiter, alone, "peek", "", limiter.timeout)
+        (decision,) = yield from limiter_calls.decide_flow(
+            limiter, alone, "peek", "", limiter.timeout
+        )
         if _was_known(decision):
             return None
         return TooManyNewSubjects(rule.name, limit, limit.retry_after(address))
@@ -271,7 +273,7 @@ class _Guard(Generic[_Limiter]):
         """One joint call, within the shortest of the rules' timeouts."""
         timeout = min(charge.rule.limiter.timeout for charge in charges)
         parts = [charge.part for charge in charges]
-        return limiter_calls.deciding(charges[0].rule.limiter, parts, mode, lease, timeout)
+        return limiter_calls.decide_flow(charges[0].rule.limiter, parts, mode, lease, timeout)
 
     def _keeping_flow(self, verdict: Verdict, lease: str, began: float) -> Flow[None]:
         """Have the leases renewed; in shadow mode perhaps not all were given.
@@ -287,7 +289,7 @@ class _Guard(Generic[_Limiter]):
                 verdict.leases.append((rule.limiter, held))
         except LimiterError as error:
             for _, held in verdict.leases:
-                yield from limiter_calls.releasing(held)
+                yield from limiter_calls.release_flow(held)
             _forget(given, lease, StoreUnavailable(str(error)))
             raise
 
@@ -295,7 +297,7 @@ class _Guard(Generic[_Limiter]):
         """Refund what some rules have charged; the verdict then has the state after it."""
         for result in unused:
             limiter = result.rule.limiter
-            decision = yield from limiter_calls.returning(limiter, result.part, result.decision)
+            decision = yield from limiter_calls.refund_flow(limiter, result.part, result.decision)
             if decision is not None:
                 now = result._replace(decision=decision)
                 verdict.results = tuple(now if one is result else one for one in verdict.results)
@@ -327,7 +329,7 @@ class Guard(_Guard[Limiter]):
     def leave(self, verdict: Verdict) -> None:
         """Release what was held for a request, whose response is closed."""
         for limiter, held in verdict.leases:
-            limiter_calls.drive(limiter, limiter_calls.releasing(held))
+            limiter_calls.drive(limiter, limiter_calls.release_flow(held))
 
     def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """Refund what these of an allowed request's rules have charged; the verdict says so."""
@@ -348,7 +350,7 @@ class AsyncGuard(_Guard[AsyncLimiter]):
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""
         for limiter, held in verdict.leases:
-            await limiter_calls.surely(limiter, limiter_calls.releasing(held))
+            await limiter_calls.surely(limiter, limiter_calls.release_flow(held))
 
     async def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """As ``Guard.give_back``."""

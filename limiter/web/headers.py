@@ -33,7 +33,7 @@ def fields(decision: Decision, limiter_name: str, form: str = "draft-11") -> lis
     return of_all([NamedDecision(decision, limiter_name, form)])
 
 
-def of_all(spoken: Sequence[NamedDecision]) -> list[Field]:
+def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
     """Return the fields of several limiters' decisions about one request.
 
     Where one denied, Retry-After is among them in each form, also in the one that says nothing else.
@@ -46,7 +46,7 @@ def of_all(spoken: Sequence[NamedDecision]) -> list[Field]:
     states: list[str] = []
     waits: list[int] = []
     older: list[NamedDecision] = []
-    for one in spoken:
+    for one in decisions:
         numbers = one.decision.numbers
         waits += [wait for _, _, wait, _ in numbers if wait]
         if not numbers or one.form == "none":
@@ -135,7 +135,7 @@ def _window(policy: Policy) -> int | None:
 def _state(head: _Head, numbers: tuple[Policy, int, int, int]) -> str:
     name, window, leases = head
     _, remaining, retry_us, reset_us = numbers
-    if leases:  # when somebody gives a lease back, nobody knows
+    if leases:  # it is not known when a lease will be released
         return f"{name}{remaining}"
     seconds = -(-(retry_us or reset_us) // _SECOND_US)
     if window is not None and seconds > window:

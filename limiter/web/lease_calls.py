@@ -22,14 +22,14 @@ class LeaseCalls:
 
     """
 
-    def __init__(self, asked: Check) -> None:
-        self.rule = asked.rule
-        self._limiter: Limiter = asked.rule.limiter
-        self._plan: Plan = limiter_calls.plan(self._limiter, asked.limits)
+    def __init__(self, check: Check) -> None:
+        self.rule = check.rule
+        self._limiter: Limiter = check.rule.limiter
+        self._plan: Plan = limiter_calls.plan(self._limiter, check.limits)
         if not self._plan.leases:
-            raise InvalidPolicy(f"no policy of {asked.rule.name} counts leases")
-        self._plan.checked(asked.cost, least=1)
-        self.part = Part(self._plan, asked.key, asked.cost, asked.rule.shadow)
+            raise InvalidPolicy(f"no policy of {check.rule.name} counts leases")
+        self._plan.checked(check.cost, least=1)
+        self.part = Part(self._plan, check.key, check.cost, check.rule.shadow)
 
     @property
     def seconds(self) -> float:
@@ -87,5 +87,5 @@ class LeaseCalls:
 
     def _ask(self, part: Part, mode: str, lease: str) -> Decision:
         limiter = self._limiter
-        flow = limiter_calls.deciding(limiter, [part], mode, lease, limiter.timeout)
+        flow = limiter_calls.decide_flow(limiter, [part], mode, lease, limiter.timeout)
         return limiter_calls.drive(limiter, flow)[0]

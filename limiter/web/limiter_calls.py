@@ -9,6 +9,7 @@ from collections.abc import Coroutine, Sequence
 from time import monotonic
 from typing import Any, TypeVar, overload
 
+from limiter import several
 from limiter.aio import AsyncLimiter
 from limiter.base import Base
 from limiter.client import Limiter
@@ -18,7 +19,6 @@ from limiter.flows import Ask, Flow
 from limiter.grammar import Limits
 from limiter.leases import HeldLease
 from limiter.plan import Part, Plan
-from limiter.several import decide_flow, decide_without_store
 
 _Result = TypeVar("_Result")
 
@@ -33,7 +33,7 @@ def plan(limiter: Base, limits: Limits | None = None) -> Plan:
     return limiter._core.plan_for(limits)
 
 
-def deciding(
+def decide_flow(
     limiter: Base,
     parts: list[Part],
     mode: str = "hit",
@@ -50,7 +50,7 @@ def deciding(
     deadline = None
     if timeout is not None and timeout != core.store.timeout:
         deadline = monotonic() + timeout
-    return decide_flow(core, parts, None, mode, lease, deadline)
+    return several.decide_flow(core, parts, None, mode, lease, deadline)
 
 
 def fallbacks(
@@ -61,7 +61,7 @@ def fallbacks(
     The owners share one store. Those that decide in this process do it together, and charge nothing
     where another one denies; ``raise`` is a denial here.
     """
-    return decide_without_store([owner._core for owner in owners], parts, mode, lease)
+    return several.decide_without_store([owner._core for owner in owners], parts, mode, lease)
 
 
 def keep(limiter: Base, part: Part, lease: str, decision: Decision, asked: float) -> HeldLease:
@@ -84,12 +84,12 @@ def change_here(limiter: Base, part: Part, mode: str, lease: str) -> bool:
     return core.share.change(plan, mode, part.key, part.cost, None, core.now_us, lease)
 
 
-def releasing(held: HeldLease) -> Flow[None]:
+def release_flow(held: HeldLease) -> Flow[None]:
     """Release the lease, once; if the store does not answer, the lease ends by itself."""
     return held.release_flow()
 
 
-def returning(limiter: Base, part: Part, decision: Decision) -> Flow[Decision | None]:
+def refund_flow(limiter: Base, part: Part, decision: Decision) -> Flow[Decision | None]:
     """Refund what a part was charged; return the state after it, None where the store did not get it."""
     core, plan = limiter._core, part.plan
     if decision.degraded:

@@ -76,8 +76,8 @@ def reduced_capacity(instance: str) -> str:
 
 def unidentified(error: Unidentified, instance: str) -> str:
     """Say why nobody can tell who calls; what was sent in the place of an address stays unsaid."""
-    told = f": {_fitting(str(error), _MOST_REASON_BYTES)}"
-    why = " by the connection or what proxies say of it" if isinstance(error, NoAddress) else told
+    reason = f": {_fitting(str(error), _MOST_REASON_BYTES)}"
+    why = " by the connection or what proxies say of it" if isinstance(error, NoAddress) else reason
     return problem(400, f"The caller cannot be identified{why}.", instance)
 
 

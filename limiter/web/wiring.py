@@ -190,12 +190,12 @@ def fields_of(verdicts: Sequence[Verdict]) -> list[Field]:
     return list(found.values())
 
 
-def added_fields(said: Collection[str], fields: Iterable[Field]) -> list[Field]:
+def added_fields(present: Collection[str], fields: Iterable[Field]) -> list[Field]:
     """Those fields that go beside what a response says already (names in lower case)."""
     return [
         (name, value)
         for name, value in fields
-        if name.lower() in _LISTS or name.lower() not in said
+        if name.lower() in _LISTS or name.lower() not in present
     ]
 
 

@@ -28,7 +28,7 @@ from limiter.web.rules import Match, Rule, pattern
 #: A rate for all, and how many streams and websockets at once.
 _all = AsyncLimiter.from_env(name="all")
 _streams = AsyncLimiter(
-    [Concurrency(2, lease=float(os.environ.get("TEST_LEASE", "30")))],
+    [Concurrency(2, lease=30)],
     store=_all,
     prefix=os.environ.get("LIMITER_PREFIX", "rl"),
     name="streams",

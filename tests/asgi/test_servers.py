@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from limiter import Concurrency, Limiter
+from limiter import Limiter
 from service.demo.servers import HOST, free_port
 from tests.asgi.support import uvicorn
 from tests.service.support import ROOT, clean_environment, get
@@ -28,26 +25,6 @@ pytestmark = pytest.mark.slow
 
 APPS = "tests.asgi.apps:"
 ALL = ["django_app", "starlette_app", "fastapi_app"]
-
-
-@pytest.fixture
-def streams(store: str, subject: str) -> Iterator[Limiter]:
-    """What the application's limiter of streams sees."""
-    with Limiter(
-        [Concurrency(2, lease=30)], store=store, prefix=subject, name="streams", timeout=5
-    ) as found:
-        yield found
-
-
-@pytest.fixture
-def variables(store: str, subject: str) -> dict[str, str]:
-    """The applications' environment."""
-    return {
-        "LIMITER_STORE": store,
-        "LIMITER_PREFIX": subject,
-        "LIMITER_LIMITS": "20/minute",
-        "LIMITER_TIMEOUT": "5",
-    }
 
 
 def chat(port: int, address: str = HOST) -> connect:
@@ -96,29 +73,6 @@ def test_rates_and_streams(
         until(lambda: streams.peek(HOST).remaining == 2)
         open_still.close()
         child.process.wait(10)
-
-
-def test_a_killed_worker_s_lease_ends_by_itself(
-    tmp_path: Path, variables: dict[str, str], streams: Limiter
-) -> None:
-    lease = 1.5
-    more = {**variables, "TEST_LEASE": str(lease)}
-    with uvicorn(tmp_path / "log", f"{APPS}starlette_app", "--workers=2", **more) as (_, port):
-        held = [begin_http(port, "/stream")[0] for _ in range(2)]
-        time.sleep(lease)  # they are renewed, and not just young
-        assert streams.peek(HOST).remaining == 0
-        for worker in {_process(connection) for connection in held}:
-            os.kill(worker, signal.SIGKILL)
-        killed = time.monotonic()
-        until(lambda: streams.peek(HOST).remaining == 2)
-        assert time.monotonic() - killed < lease + 1.0
-        for connection in held:
-            connection.close()
-
-
-def _process(connection: socket.socket) -> int:
-    """Which process streams: it says so in each chunk, behind the chunk's length."""
-    return int(connection.recv(64).decode().split()[1])
 
 
 @pytest.mark.parametrize("app", ["starlette_app", "fastapi_app"])

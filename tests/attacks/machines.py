@@ -21,7 +21,7 @@ import pytest
 from service.demo.children import Child
 from service.demo.servers import HOST, free_port
 from tests.e2e.support import until
-from tests.proxies.support import TRUSTED, Behind, _proxy, block, run_proxy, run_traefik
+from tests.proxies.support import TRUSTED, Behind, block, configured, run_proxy, run_traefik
 from tests.service.support import ROOT, clean_environment, gunicorn
 
 PROXIES = ("nginx", "caddy", "envoy", "traefik", "nginx+traefik", "traefik+traefik")
@@ -187,7 +187,7 @@ class Machines:
     def _proxy(self, name: str, kind: str, behind: Behind, change: Callable[[str], str]) -> int:
         folder = self._folder / name
         folder.mkdir()
-        command, text, file = _proxy(kind, folder)
+        command, text, file = configured(kind, folder)
         text = change(text)
         port, inside = free_port(), free_port()
         ports = {8000: behind.service_port, 8002: behind.upstream_port, 8080: port, 9001: inside}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import random
 import subprocess
 import sys
 import time
 import types
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,15 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.accuracy import bounds, command, contenders, picture, realtime, report, simulated
+from bench.accuracy import bounds, command, contenders, realtime, simulated
 from bench.accuracy.contenders import Answer, Contender, clock_ahead
 from bench.accuracy.counting import (
     Admitted,
-    most_at_any_instant,
     most_in_any_window,
     opens_after,
     under_admission,
 )
 from bench.accuracy.effort import QUICK, Effort
-from bench.accuracy.plots import in_last_period
 from bench.accuracy.realtime import Asked
 from limiter import SlidingLog, SlidingWindow
 from limiter.policies import ALGORITHMS
@@ -60,14 +56,6 @@ def test_only_what_is_certain_counts():
     assert most_in_any_window(history, 13) == 2
 
 
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 3)), max_size=12))
-def test_the_most_held_is_that_of_every_instant(held):
-    """Intervals are half-open, and those that end before they begin are none."""
-    counted = max(sum(units for begin, end, units in held if begin <= at < end) for at in range(21))
-
-    assert most_at_any_instant(held) == counted
-
-
 @given(st.integers(1, 100), st.integers(-5, 100), st.integers(100, 200))
 def test_when_it_opens_is_found_whatever_was_told(opens, told, most):
     """And where the truth was told, with two questions."""
@@ -88,11 +76,6 @@ def test_under_admission():
 
     assert under_admission(history, 10, 2, 2, 10) == 25.0
     assert under_admission(history, 10, 2, 1, 10) == -50.0
-
-
-def test_what_the_last_period_admitted():
-    """A unit counts from its time on, until a period later."""
-    assert in_last_period([0, 1_000_000], 3_000_000) == ([0.0, 0.0, 1.0, 3.0, 4.0], [0, 1, 2, 1, 0])
 
 
 @pytest.mark.parametrize(
@@ -138,14 +121,6 @@ def test_ours_in_simulated_time(name, policy):
     assert found[simulated.OVERLOAD].under == pytest.approx(
         100 / 3 if isinstance(policy, SlidingWindow) else 0
     )
-
-
-def test_the_adversary_reaches_the_bound_of_the_sliding_window():
-    """One less than all twice: the unit that opened the window is too old by then."""
-    policy = SlidingWindow(20, 2)
-    most = simulated.measure("memory://", policy, TINY, lambda: None)["window's own seam"].most
-
-    assert most[policy.period_us] == 38
 
 
 def test_a_broken_bound_and_an_early_time_are_said():
@@ -243,26 +218,6 @@ def test_a_clock_ahead_is_seen_by_one_package_only(monkeypatch):
     assert package.now() < time.time() + 1
 
 
-def test_every_load_ends_and_keeps_to_its_time():
-    """Whatever it is answered."""
-    draw = random.Random(1)
-    for load in [*realtime.LOADS.values(), realtime.retries]:
-        now_us, asked = 1_000_000_000, 0
-        run = load(now_us + 5, TINY)
-        due_us, client = next(run)
-        while True:
-            now_us = max(now_us, due_us) + 200
-            asked += 1
-            assert client in (0, 1)
-            answer = Answer(draw.random() < 0.1, 0)
-            try:
-                due_us, client = run.send(Asked(now_us - 100, now_us, answer))
-            except StopIteration:
-                break
-        assert 1 < asked < 2_000
-        assert now_us < 1_006_000_000
-
-
 def test_it_fails_where_ours_is_wrong(tmp_path, monkeypatch):
     """And says what is."""
 
@@ -283,12 +238,6 @@ def test_it_fails_where_ours_is_wrong(tmp_path, monkeypatch):
     assert "wrong: this is wrong" in ran.output
     (text,) = [path.read_text() for path in tmp_path.rglob("report.md")]
     assert "* this is wrong" in text
-
-
-def test_help_and_a_wrong_word():
-    """Help says what the exit codes mean."""
-    assert "Exit code" in CliRunner().invoke(command.accuracy, ["--help"]).output
-    assert CliRunner().invoke(command.accuracy, ["--only", "theirs"]).exit_code == 2
 
 
 def test_every_peer_is_in_the_extra():
@@ -338,26 +287,3 @@ def test_a_quick_run_measures_everybody(tmp_path: Path) -> None:
         assert (folder / file).read_bytes().startswith(b"\x89PNG")
     assert str(tmp_path) not in text
     assert str(CHECKOUT) not in json.dumps(results)
-
-
-@pytest.mark.slow
-def test_the_picture_shows_every_algorithm(tmp_path):
-    """And it is what the algorithms do, in simulated time."""
-    kinds = dict(picture.kinds())
-
-    assert set(ALGORITHMS) | {"fixed_window, aligned", "concurrency"} == set(kinds)
-    picture.draw(tmp_path / "picture.png")
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-    told = picture.outcomes(kinds["leaky_bucket"], picture.load())
-    leaves = [one.at_us + one.delay_us for one in told if one.admitted]
-    assert all(later - earlier >= 999_999 for earlier, later in pairwise(leaves))
-
-
-def test_a_row_in_words():
-    """Figures to the microsecond where there are any, else those of real time."""
-    row = report._row("some", "algorithm")
-    assert (report.under(row), report.error(row)) == ("-", "-")
-    row |= {"under_real": -0.01, "retry_real_us": (1e3, -2_400.0, 40.0)}
-    assert (report.under(row), report.error(row)) == ("0.0 %", "-2 to 0 ms, median +1")
-    row |= {"under_exact": 5.0, "retry_exact_us": (0, 0)}
-    assert (report.under(row), report.error(row)) == ("5.0 %", "0 us")

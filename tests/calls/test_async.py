@@ -66,27 +66,6 @@ async def left(limiter: AsyncLimiter, subject: str) -> int:
     return (await limiter.peek(subject)).each[0].remaining
 
 
-def test_cancelled_in_the_body(run: Any, limiter: AsyncLimiter, subject: str) -> None:
-    """The lease is given back, and its task ends."""
-
-    async def work() -> None:
-        async with limiter.hold(subject, 2):
-            await asyncio.sleep(30)
-
-    async def main() -> None:
-        async with limiter:
-
-            async def held() -> bool:
-                return await left(limiter, subject) == 0
-
-            await cancelled(work(), held)
-            assert await left(limiter, subject) == 2
-            await asyncio.sleep(0.01)  # the task has to notice
-            assert limiter._core.tasks == set()
-
-    run(main())
-
-
 def test_cancelled_in_the_delay(run: Any, limiter: AsyncLimiter, subject: str) -> None:
     """The lease was taken, and its body is never entered."""
 
@@ -131,26 +110,6 @@ def test_cancelled_while_it_waits(run: Any, limiter: AsyncLimiter, subject: str)
             with pytest.raises(asyncio.CancelledError):
                 await waiting
             assert await left(limiter, subject) == 0
-
-    run(main())
-
-
-def test_cancelled_reservations(run: Any, store: str, subject: str) -> None:
-    """An exception like any other: all of it is given back."""
-    limiter = AsyncLimiter(SlidingLog(10, 60), store=store, timeout=PATIENCE)
-
-    async def work() -> None:
-        async with limiter.reserve(subject, 4):
-            await asyncio.sleep(30)
-
-    async def main() -> None:
-        async with limiter:
-
-            async def taken() -> bool:
-                return (await limiter.peek(subject)).remaining == 6
-
-            await cancelled(work(), taken)
-            assert (await limiter.peek(subject)).remaining == 10
 
     run(main())
 

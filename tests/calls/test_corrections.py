@@ -66,19 +66,6 @@ def test_refund_of_a_log_gives_back_the_oldest(make: Make, subject: str) -> None
     assert limiter.peek(subject).remaining == 3
 
 
-def test_refund_of_two_windows(make: Make, subject: str) -> None:
-    """First out of the current one, then out of the previous."""
-    limiter = make(SlidingWindow(10, 60))
-    set_time(limiter, NOW_US)
-    limiter.hit(subject, 10)
-    set_time(limiter, NOW_US + 90_000_000)
-    limiter.hit(subject, 3)  # the previous one weighs 5 still
-    limiter.refund(subject, 5)
-    assert limiter.peek(subject).remaining == 6
-    limiter.refund(subject, 8)
-    assert limiter.peek(subject).remaining == 10
-
-
 def test_refund_of_several(make: Make, subject: str) -> None:
     """Each for itself."""
     limiter = make(RATES)

@@ -99,17 +99,6 @@ def test_the_policy_that_decides(make: Make, subject: str) -> None:
     assert limiter.peek(subject, cost=2).policy == long
 
 
-def test_peek_says_what_hit_would(make: Make, subject: str) -> None:
-    """What it says of a cost is what the hit then does; its remaining does not depend on the cost."""
-    limiter = make([SlidingLog(5, 60), RATES[3]])
-    set_time(limiter, NOW_US)
-    for cost in (3, 2, 1, 5):
-        peek, hit = limiter.peek(subject, cost), limiter.hit(subject, cost)
-        assert (peek.allowed, peek.retry_after) == (hit.allowed, hit.retry_after)
-        assert peek.granted == 0
-        assert peek.remaining == limiter.peek(subject, 0).remaining + hit.granted
-
-
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 def test_at_least(make: Make, subject: str, policy: Policy) -> None:
     """As many as there are, from that up to the cost; too few take nothing."""
@@ -157,14 +146,6 @@ def test_costs_from_one(make: Make, subject: str) -> None:
     for call in (limiter.refund, limiter.reserve, make(PLACES).hold):
         with pytest.raises(InvalidCost, match="from 1 to"):
             call(subject, 0)
-
-
-def test_at_least_is_of_the_cost(make: Make, subject: str) -> None:
-    """From 1 to the cost."""
-    limiter = make(SlidingLog(10, 60))
-    for least in (0, -1, 6, True, 1.0, "1"):
-        with pytest.raises(InvalidCost, match="at_least is"):
-            limiter.hit(subject, 5, at_least=least)
 
 
 def test_a_call_that_makes_no_sense_for_the_policies(make: Make, subject: str) -> None:

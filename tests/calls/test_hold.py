@@ -6,7 +6,6 @@ import asyncio
 import gc
 import inspect
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -182,20 +181,6 @@ def test_what_was_entered_is_true(subject: str, call: str) -> None:
     assert asked
 
 
-@pytest.mark.parametrize("late", [0.0, 5.0])
-def test_a_lease_that_nobody_came_to_before_its_end(subject: str, late: float) -> None:
-    """It is lost then, and no store is asked about it: the answer would come later still."""
-    limiter = Limiter(Concurrency(1, lease=1), store="memory://")
-    with limiter.hold(subject) as lease:
-        intercept(limiter, lambda *_: pytest.fail("the store was asked"))
-        flow = lease._renew_flow(lease._lease, time.monotonic() - 1 - late)
-        next(flow)
-        with pytest.raises(StopIteration):
-            next(flow)
-        assert lease.lost
-        intercept(limiter, None)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["standalone", "memory"])
 def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
@@ -275,30 +260,6 @@ def test_a_part_of_it_is_not_it(make: Make, subject: str) -> None:
         assert raw(limiter, "release", subject, lease._lease, 1)[0] == 1
         assert lost.wait(5)
     assert limiter.peek(subject).remaining == 5
-
-
-def test_an_on_lost_that_raises(
-    make_on: Make, store: str, new_subject: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is logged; whoever renews goes on to renew the others."""
-    limiter = make_on(store, Concurrency(1, lease=0.6))
-    one, other, third = new_subject(), new_subject(), new_subject()
-
-    def fail() -> None:
-        raise OwnError
-
-    with (
-        caplog.at_level(logging.ERROR, "limiter"),
-        limiter.hold(one, on_lost=fail) as first,
-        limiter.hold(other, on_lost=sys.exit) as second,
-    ):
-        limiter.reset(one)
-        limiter.reset(other)
-        until(lambda: first.lost and second.lost)
-        with limiter.hold(third) as last:
-            time.sleep(0.8)  # the last one has to outlive its length
-            assert not last.lost
-    assert caplog.text.count("on_lost failed") == 2
 
 
 def test_lost_while_the_store_is_away(make_on: Make, proxy: Proxy, subject: str) -> None:

@@ -51,7 +51,7 @@ def test_a_middleware_takes_policies(
     shown: dict[str, Any] = {}
     code = CODE.replace('"redis://127.0.0.1:6379/0"', f'"{store}", timeout=5.0')
     exec(code, shown)  # noqa: S102 (it is ours)
-    app = shown["application"]
+    app, first = shown["application"], shown["policies"]
     assert [int(ask(app).status[:3]) for _ in range(3)] == [200, 200, 429]
     path.write_text(f"[policies.{subject}]\nlimits = '3/hour'\n")
     assert shown["policies"].reload()
@@ -68,3 +68,5 @@ def test_a_middleware_takes_policies(
     app = shown["application"]
     assert shown["policies"].reload()
     assert [int(ask(app).status[:3]) for _ in range(2)] == [200, 429]
+    for policies in (first, shown["policies"]):
+        policies.close()

@@ -153,13 +153,6 @@ def test_a_key_can_be_read_back_in_one_way_only(
     assert (one[0] == other[0]) == (one[1] == other[1])
 
 
-def test_a_tagged_subject_is_no_lease_of_another_limiter() -> None:
-    """The limiter ``concurrency`` with a subject that looks like a key, and the limiter ``jobs``."""
-    hash_key = KeySpeller("rl", "concurrency").state("jobs:v1", tag="T")[0]
-    leases = KeySpeller("rl", "jobs").state("T")[0] + own_suffix(Concurrency(1, name="v1"))
-    assert hash_key != leases
-
-
 def test_a_share_of_the_subjects() -> None:
     """The same for one subject each time, in another way for another limiter, and secret with a secret."""
     shares = {
@@ -215,12 +208,6 @@ def test_any_other_subject_is_a_digest(key: Any) -> None:
     assert spelled[:1] == b"~"
     assert len(spelled) == 33
     int(spelled[1:], 16)
-
-
-def test_a_tagged_subjects_state_is_its_own() -> None:
-    """Also where tag and subject are one."""
-    states = {SPELL.state("a")[0], SPELL.state("a", tag="a")[0], SPELL.state("a", tag="b")[0]}
-    assert len(states) == 3
 
 
 class Number(enum.IntEnum):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from limiter import AsyncLimiter, Concurrency, InvalidSetting, Limiter, StoreUnavailable
+from limiter import AsyncLimiter, Concurrency, InvalidSetting, Limiter, SlidingLog, StoreUnavailable
 from limiter.testing import StoreCall, intercept, reset, set_time, store_away
 
 NOW_US = 1_790_000_000_000_000
@@ -90,7 +90,7 @@ def test_the_time_of_one_limiter(place: str, subject: str) -> None:
     assert limiter.hit(subject)
     limiter.reset(subject)
     set_time(limiter, None)
-    with Limiter("1/minute", store=limiter) as other:
+    with limiter, Limiter("1/minute", store=limiter) as other:
         assert limiter.hit(subject)
         assert 59 < other.peek(subject).retry_after <= 60
 
@@ -103,13 +103,13 @@ def test_calls_are_seen_as_they_are_made(place: str, subject: str) -> None:
         calls.append(call)
         return ahead()
 
-    limiter = Limiter([Concurrency(5), *Limiter("9/day", store=place).policies], store=place)
-    intercept(limiter, count)
-    with limiter.hold(subject):
-        pass
-    limiter.peek(subject)
-    intercept(limiter, None)
-    limiter.peek(subject)
+    with Limiter([Concurrency(5), SlidingLog(9, "day")], store=place, timeout=5) as limiter:
+        intercept(limiter, count)
+        with limiter.hold(subject):
+            pass
+        limiter.peek(subject)
+        intercept(limiter, None)
+        limiter.peek(subject)
     assert [call.mode for call in calls] == ["acquire", "release", "peek"]
     whole, leases, peeked = (call.keys for call in calls)
     assert set(leases) < set(whole) == set(peeked)

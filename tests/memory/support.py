@@ -10,12 +10,9 @@ from limiter.call import Block, Call, CallTemplate
 from limiter.memory import MemoryStore
 from limiter.memory.store import _Key
 from limiter.policies import (
+    ALGORITHMS,
     Concurrency,
-    FixedWindow,
     Policy,
-    SlidingLog,
-    SlidingWindow,
-    TokenBucket,
 )
 from limiter.policies.concurrency import LeaseSet
 from tests.scripts import argument_names
@@ -23,10 +20,9 @@ from tests.scripts import argument_names
 #: The life of a key that a test planted for ever.
 NEVER = 2**62
 
-#: The algorithm that each script decides.
+#: The algorithm that each script decides; of several, the first.
 CLASSES: dict[str, type[Policy]] = {
-    policy.script: policy
-    for policy in (FixedWindow, SlidingLog, SlidingWindow, TokenBucket, Concurrency)
+    policy.script: policy for policy in (*reversed(ALGORITHMS.values()), Concurrency)
 }
 
 

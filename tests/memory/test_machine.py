@@ -195,20 +195,27 @@ class Subjects(RuleBasedStateMachine):
 
     def compare(self, asked: object = None) -> None:
         """What stands under every key, and how long it will."""
-        client: Any = self.caller.client
         ours, theirs = look(self.store, self.keys), {}
-        for key in self.keys:
-            kind = client.type(key).decode()
+        kinds = {self.keys[place]: policy.key_type for policy, place in self.places}
+        with self.caller.client.pipeline(transaction=False) as pipeline:
+            for key, kind in kinds.items():
+                if kind == "hash":
+                    pipeline.hgetall(key)
+                elif kind == "list":
+                    pipeline.lrange(key, 0, -1)
+                else:
+                    pipeline.zrange(key, 0, -1, withscores=True)
+            replies = pipeline.execute()
+        for (key, kind), held in zip(kinds.items(), replies, strict=True):
+            value: Any
             if kind == "hash":
-                value: Any = {name.decode(): held for name, held in client.hgetall(key).items()}
+                value = {name.decode(): numbers for name, numbers in held.items()}
             elif kind == "list":
-                value = list(map(int, client.lrange(key, 0, -1)))
-            elif kind == "zset":
-                members = client.zrange(key, 0, -1, withscores=True)
-                value = {member.decode(): int(score) for member, score in members}
+                value = list(map(int, held))
             else:
-                continue
-            theirs[key] = (kind, value)
+                value = {member.decode(): int(score) for member, score in held}
+            if value:
+                theirs[key] = (kind, value)
         assert {key: held[:2] for key, held in ours.items()} == theirs, (ours, theirs, asked)
         for _, _, life_ms in ours.values():
             assert 0 < life_ms <= self.longest_ms, asked

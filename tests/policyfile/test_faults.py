@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import LimiterError
+from limiter.policies import ALGORITHMS
 from limiter.policyfile import Fault, InvalidPolicyFile
 from limiter.policyfile.reading import read
 from limiter.policyfile.text import text_of
@@ -29,7 +30,7 @@ LIMITS = (
     "accepted are a limit string as in '100/minute', a table as in {algorithm = 'token_bucket', limit = 100, "
     "per = 'minute', burst = 20}, and a list of these"
 )
-RATES = "fixed_window, sliding_log, sliding_window, token_bucket, gcra, leaky_bucket"
+RATES = ", ".join(ALGORITHMS)
 POLICY = (
     "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, headers, shadow, "
     "percent, exempt, overrides, unidentified, preflights, new_subjects"

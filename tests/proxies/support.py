@@ -23,6 +23,12 @@ from tests.service.support import ROOT, clean_environment, gunicorn
 #: Only what the proxies call from is trusted: clients come from elsewhere in 127.0.0.0/8.
 TRUSTED = f"{HOST}/32"
 
+#: Of every module here: it starts real proxies, and clients with addresses of their own.
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
+]
+
 
 class Answer(NamedTuple):
     """What a client got; names in lower case."""
@@ -123,7 +129,7 @@ def front(
     ``outer``: where another proxy calls from, which stands in front of it. ``changes``: of its
     configuration's text.
     """
-    command, text, name = _proxy(kind, folder)
+    command, text, name = configured(kind, folder)
     if outer and kind in BEHIND_ANOTHER:
         before, more = BEHIND_ANOTHER[kind]
         assert text.count(before) == 1
@@ -140,6 +146,19 @@ def front(
         (folder / name).write_text(text)
         with run_proxy(folder, kind, command, port, found, inside) as front:
             yield front
+
+
+@contextmanager
+def front_by_file(
+    folder: Path, kind: str, policies: str, store: str, **more: Any
+) -> Iterator[Front]:
+    """The same, by the text of a policy file, and under a prefix of its own in this store."""
+    file = folder / "policies.toml"
+    file.write_text(policies)
+    more = {"LIMITER_STORE": store, "LIMITER_POLICIES": str(file), "LIMITER_TIMEOUT": "5", **more}
+    prefix = f"{kind}-{secrets.token_hex(4)}"
+    with front(folder, kind, LIMITER_PREFIX=prefix, **more) as found:
+        yield found
 
 
 @contextmanager
@@ -221,7 +240,7 @@ def _serves(found: Front, child: Child) -> bool:
         return False
 
 
-def _proxy(kind: str, folder: Path) -> tuple[list[str], str, str]:
+def configured(kind: str, folder: Path) -> tuple[list[str], str, str]:
     """Its command, its configuration, and that file's name."""
     if kind == "traefik":
         # Ours as it is, but that the second route is every path.

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import secrets
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from service.demo.servers import HOST
-from tests.proxies.support import OUTER, TRUSTED, Front, front, run_passing_on
-from tests.proxies.test_forward_auth import A_PREFLIGHT, FORGED
+from tests.proxies.support import MARKS, OUTER, TRUSTED, Front, front_by_file, run_passing_on
+from tests.proxies.test_forward_auth import A_PREFLIGHT, FORGED, POLICIES
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
-]
-
-POLICIES = """
-[policies.default]
-limits = "3/minute"
-match.methods = ["GET", "OPTIONS"]
-match.hosts = ["127.0.0.1"]
-match.paths = ["/limited/**"]
-"""
+pytestmark = MARKS
 
 #: Besides those by which a client is another one, those by which its request is.
 ANOTHER_REQUEST = [
@@ -48,18 +35,12 @@ def outer(
 ) -> Iterator[Front]:
     before, kind = request.param
     folder = tmp_path_factory.mktemp(f"{before}-{kind}")
-    (folder / "policies.toml").write_text(POLICIES)
+    more = {
+        "outer": HOST if before == "traefik" else OUTER,
+        "LIMITER_TRUSTED_PROXIES": f"{TRUSTED},{OUTER}",
+    }
     with (
-        front(
-            folder,
-            kind,
-            outer=HOST if before == "traefik" else OUTER,
-            LIMITER_TRUSTED_PROXIES=f"{TRUSTED},{OUTER}",
-            LIMITER_STORE=store,
-            LIMITER_PREFIX=f"{kind}-{secrets.token_hex(4)}",
-            LIMITER_POLICIES=str(folder / "policies.toml"),
-            LIMITER_TIMEOUT="5",
-        ) as inner,
+        front_by_file(folder, kind, POLICIES, store, **more) as inner,
         run_passing_on(folder, before, inner) as found,
     ):
         yield found

@@ -6,25 +6,19 @@ import json
 import os
 import secrets
 import signal
-import sys
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from service.demo.servers import HOST, free_port
 from tests.e2e.support import until
-from tests.proxies.support import TRUSTED, Behind, Front, behind, front, run_traefik
+from tests.proxies.support import MARKS, TRUSTED, Behind, Front, behind, front, run_traefik
 from tests.proxy import Cut, Proxy
 from tests.service.support import gunicorn, post
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
-]
+pytestmark = MARKS
 
 LIMIT = 100_000
 

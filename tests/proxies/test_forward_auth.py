@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import sys
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -12,12 +10,9 @@ from pathlib import Path
 import pytest
 
 from service.demo.servers import HOST
-from tests.proxies.support import Front, front
+from tests.proxies.support import MARKS, Front, front_by_file
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
-]
+pytestmark = MARKS
 
 POLICIES = """
 [policies.default]
@@ -49,15 +44,7 @@ def proxy(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, store: str
 ) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp(request.param)
-    (folder / "policies.toml").write_text(POLICIES)
-    with front(
-        folder,
-        request.param,
-        LIMITER_STORE=store,
-        LIMITER_PREFIX=f"{request.param}-{secrets.token_hex(4)}",
-        LIMITER_POLICIES=str(folder / "policies.toml"),
-        LIMITER_TIMEOUT="5",
-    ) as found:
+    with front_by_file(folder, request.param, POLICIES, store) as found:
         yield found
 
 
@@ -142,15 +129,7 @@ def test_nothing_passes_when_nobody_answers(proxy: Front) -> None:
 
 def test_a_denial_leaves_no_line_in_nginx_s_error_log(tmp_path: Path, store: str) -> None:
     """And it keeps the client's connection, with or without a body."""
-    (tmp_path / "policies.toml").write_text(POLICIES)
-    with front(
-        tmp_path,
-        "nginx",
-        LIMITER_STORE=store,
-        LIMITER_PREFIX=f"nginx-{secrets.token_hex(4)}",
-        LIMITER_POLICIES=str(tmp_path / "policies.toml"),
-        LIMITER_TIMEOUT="5",
-    ) as proxy:
+    with front_by_file(tmp_path, "nginx", POLICIES, store) as proxy:
         before = (tmp_path / "nginx.log").read_text()  # while it waited for the upstream
         connection = HTTPConnection(HOST, proxy.port, timeout=20)
         statuses, kept = [], []

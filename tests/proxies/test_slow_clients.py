@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.proxies.support import Front, front
+from tests.proxies.support import MARKS, Front, front_by_file
 from tests.service.slow_clients import ATTACKS, Attack, attacking, served
 from tests.service.test_floods import flood
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
-]
+pytestmark = MARKS
 
 
 #: A client with a limit of its own.
@@ -34,16 +29,8 @@ limits = "1000/minute"
 def traefik(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[tuple[Front, Path]]:
     """Ours, which a client has only a second for."""
     folder = tmp_path_factory.mktemp("slow")
-    (folder / "policies.toml").write_text(POLICIES)
-    with front(
-        folder,
-        "traefik",
-        changes={"readTimeout: 10s": "readTimeout: 1s"},
-        LIMITER_STORE=store,
-        LIMITER_PREFIX=f"slow-{secrets.token_hex(4)}",
-        LIMITER_POLICIES=str(folder / "policies.toml"),
-        LIMITER_TIMEOUT="5",
-    ) as found:
+    changes = {"readTimeout: 10s": "readTimeout: 1s"}
+    with front_by_file(folder, "traefik", POLICIES, store, changes=changes) as found:
         yield found, folder
 
 

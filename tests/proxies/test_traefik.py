@@ -6,7 +6,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,14 +19,11 @@ from hypothesis import strategies as st
 
 from service.demo.servers import HOST
 from tests.e2e.support import until
-from tests.proxies.support import TRUSTED, Behind, Front, behind, front, run_traefik
+from tests.proxies.support import MARKS, TRUSTED, Behind, Front, behind, front, run_traefik
 from tests.proxies.test_forward_auth import FORGED
 from tests.service.support import gunicorn
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
-]
+pytestmark = MARKS
 
 #: The three states of trustForwardHeader: left out is another one than false.
 SETTINGS: dict[str, dict[str, bool]] = {

@@ -20,11 +20,11 @@ def make_app(
     """Make an application by these LIMITER_*, on the shared store and under a prefix of its own."""
     prefix = new_subject()
 
-    def make(**variables: str) -> Flask:
+    def make(instance: str | None = "app", **variables: str) -> Flask:
         found = {"STORE": store, "PREFIX": prefix, "TIMEOUT": "5", **variables}
         for variable, value in found.items():
             monkeypatch.setenv(f"LIMITER_{variable}", value)
-        return create_app("app")
+        return create_app(instance)
 
     return make
 

@@ -6,16 +6,16 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from service.demo.children import Child
 from service.demo.servers import HOST, free_port
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -28,10 +28,10 @@ class Answer(NamedTuple):
     text: str
 
 
-def get(url: str, headers: Mapping[str, str] | None = None) -> Answer:
+def get(url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> Answer:
     """Ask, without a proxy of the environment; any status is an answer."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310
+    request = urllib.request.Request(url, body, dict(headers or {}))  # noqa: S310
     try:
         with opener.open(request, timeout=10) as response:
             return Answer(response.status, response.headers, response.read().decode())
@@ -48,15 +48,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 def post(url: str, body: object) -> Answer:
     """Ask with a body of JSON."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    fields = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), fields)  # noqa: S310
-    try:
-        with opener.open(request, timeout=10) as response:
-            return Answer(response.status, response.headers, response.read().decode())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Answer(error.code, error.headers, error.read().decode())
+    return get(url, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
 
 @contextmanager
@@ -67,17 +59,26 @@ def gunicorn(
     address = f"{HOST}:{free_port()}"
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
     command += ["--bind", address, *options, app]
-    with log.open("wb") as output:
-        child = Child(
-            "gunicorn", command, env=clean_environment(**variables), cwd=ROOT, output=output
-        )
-    try:
-        deadline = time.monotonic() + 30
-        while not _is_alive(address):
-            assert child.alive, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)  # nothing tells us when it listens
+    with started(log, command, lambda: _is_alive(address), **variables) as child:
         yield child, f"http://{address}"
+
+
+@contextmanager
+def started(
+    log: Path, command: list[str], serves: Callable[[], bool], **variables: str
+) -> Iterator[Child]:
+    """Run a server's process, and yield it when it serves."""
+    environment = clean_environment(**variables)
+    with log.open("wb") as output:
+        child = Child(command[0], command, env=environment, cwd=ROOT, output=output)
+
+    def is_there() -> bool:
+        assert child.alive, log.read_text()
+        return serves()
+
+    try:
+        until(is_there, what=log.read_text)
+        yield child
     finally:
         child.stop()
 

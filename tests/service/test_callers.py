@@ -177,9 +177,12 @@ def test_resets_and_refunds_leave_a_line_each(
 
 
 @pytest.mark.parametrize("token", ["short", "with blanks in between", "\xe9" * 20])
-def test_a_token_that_could_be_guessed_or_not_be_sent(make_app: MakeApp, token: str) -> None:
-    with pytest.raises(InvalidSetting, match="LIMITER_API_TOKEN is set to") as caught:
-        make_app(API_TOKEN=token)
+@pytest.mark.parametrize("variable", ["API_TOKEN", "ADMIN_TOKEN"])
+def test_a_token_that_could_be_guessed_or_not_be_sent(
+    make_app: MakeApp, variable: str, token: str
+) -> None:
+    with pytest.raises(InvalidSetting, match=f"LIMITER_{variable} is set to") as caught:
+        make_app(**{variable: token})
     assert token not in str(caught.value)
 
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from limiter.web.paths import path_of
-from service.demo.servers import HOST, free_port
 from tests.service.conftest import MakeApp
 
 Make = Callable[..., Flask]
@@ -129,20 +128,6 @@ def test_a_policy_that_is_not_there(make_app: MakeApp, path: str) -> None:
 
     assert answer.status_code == 404
     assert answer.mimetype == "application/problem+json"
-
-
-@pytest.mark.parametrize(
-    ("on_error", "status"), [("allow", 204), ("deny", 503), ("raise", 503), ("local", 204)]
-)
-def test_a_store_that_is_gone(make_app: MakeApp, on_error: str, status: int) -> None:
-    client = make_app(
-        STORE=f"redis://{HOST}:{free_port()}/0", ON_ERROR=on_error, TIMEOUT="0.2"
-    ).test_client()
-    answer = ask(client)
-
-    assert answer.status_code == status
-    assert ("RateLimit" in answer.headers) == (on_error == "local")
-    assert "Retry-After" not in answer.headers
 
 
 POLICIES = """

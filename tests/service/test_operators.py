@@ -14,7 +14,6 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from limiter import InvalidSetting
 from service import logs, tracing
 from service.demo.servers import HOST, Server, free_port
 from tests.service.conftest import MakeApp
@@ -182,13 +181,6 @@ def test_without_the_right_token_there_is_nothing(
         problem(answer, 401)
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert client.get("/metrics").status_code == 200
-
-
-@pytest.mark.parametrize("token", ["short", "with blanks in between", "\xe9" * 20])
-def test_a_token_that_could_be_guessed_or_not_be_sent(make_app: MakeApp, token: str) -> None:
-    with pytest.raises(InvalidSetting, match="LIMITER_ADMIN_TOKEN is set to") as caught:
-        make_app(ADMIN_TOKEN=token)
-    assert token not in str(caught.value)
 
 
 def test_a_subject_is_looked_at_and_forgotten(make_by_file: Make) -> None:

@@ -105,7 +105,7 @@ def test_a_server_that_drips_and_does_not_read(kind: str) -> None:
                 calls |= {asyncio.ensure_future(spent(asker.hit("u"))) for _ in range(10)}
                 await asyncio.sleep(0.01)
                 if (connection := asker.connection) is not None and not connection.closed:
-                    most = max(most, len(connection.waiting) + len(connection._held))
+                    most = max(most, len(connection.sent) + len(connection._held_back))
                     size = max(size, connection._transport.get_write_buffer_size())
             found = await asyncio.gather(*calls)
             assert {type(answer) for _, answer in found} == {StoreUnavailable}

@@ -243,7 +243,7 @@ def test_closed_while_calls_are_under_way(
             await asker.hit(subject)
             proxy.replies = delay(0.1)
             calls = [asyncio.ensure_future(asker.hit(subject)) for _ in range(5)]
-            while len(asker.connection.waiting) < 5:
+            while len(asker.connection.sent) < 5:
                 await asyncio.sleep(0)
             connection = asker.connection
             await asyncio.gather(asker.transport.close(), *calls)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import contextlib
 import logging
 import subprocess
 import sys
@@ -17,9 +16,11 @@ import redis
 import redis.asyncio
 
 import limiter
-from limiter import AsyncLimiter, Limiter, StoreRefused
+from limiter import StoreRefused
 from limiter.transport import redispy
 from service.demo.servers import Cluster, Server
+from tests.transport.conftest import Maker
+from tests.transport.support import outcome
 
 PRIVATE = {"_sock", "_parser", "_parsers", "_reader", "_writer", "_connection_arguments", "_close"}
 PRIVATE |= {"_ssl_protocol"}
@@ -74,64 +75,34 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("on_error", ["allow", "local", "deny"])
 @pytest.mark.parametrize("where", ["single", "cluster"])
-@pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.usefixtures("broken")
 def test_a_fault_of_the_program_admits_nobody(
+    make_any: Maker,
     store: str,
     cluster: Cluster,
     caplog: pytest.LogCaptureFixture,
     where: str,
-    way: str,
     on_error: str,
 ) -> None:
     """Only a failing store may; the log has one traceback, and not one for each call."""
     url = store if where == "single" else cluster.url
-
-    async def hit() -> None:
-        coroutines = AsyncLimiter("2/minute", store=url, on_error=on_error, timeout=5.0)
-        for _ in range(5):
-            with pytest.raises(StoreRefused, match="AttributeError: 'Connection'"):
-                await coroutines.hit("u")
-        await coroutines.close()
-
-    if way == "async":
-        asyncio.run(hit())
-    else:
-        threads = Limiter("2/minute", store=url, on_error=on_error, timeout=5.0)
-        for _ in range(5):
-            with pytest.raises(StoreRefused, match="AttributeError: 'Connection'"):
-                threads.hit("u")
+    limiter = make_any(url, "2/minute", on_error=on_error, timeout=5.0)
+    for _ in range(5):
+        with pytest.raises(StoreRefused, match="AttributeError: 'Connection'"):
+            limiter.hit("u")
     faults = [record for record in caplog.records if record.levelno == logging.ERROR]
     # Each node of a cluster is a place of its own.
     assert 1 <= len(faults) <= (1 if where == "single" else 3)
     assert all(record.exc_info and record.exc_info[0] is AttributeError for record in faults)
 
 
-@pytest.mark.parametrize("way", ["sync", "async"])
-def test_the_settings_of_a_client_that_count(server: Server, subject: str, way: str) -> None:
+def test_the_settings_of_a_client_that_count(make_any: Maker, server: Server, subject: str) -> None:
     """Its name is seen by the server; what redis-py alone is to know never reaches our connections."""
     own = {"client_name": f"of-{subject}", "socket_timeout": 1e-9, "retry_on_error": [OSError]}
-    more: dict[str, Any] = {"host": server.host, "port": server.port, **own}
-
-    async def hit() -> None:
-        client = redis.asyncio.Redis(**more)
-        async with AsyncLimiter("2/minute", store=client, timeout=5.0) as coroutines:
-            assert await coroutines.hit(subject)
-            assert own["client_name"] in names()
-        await client.aclose()
-
-    def names() -> set[str]:
-        with redis.Redis(host=server.host, port=server.port) as admin:
-            return {client["name"] for client in admin.client_list()}
-
-    if way == "async":
-        asyncio.run(hit())
-        return
-    client = redis.Redis(**more)
-    with Limiter("2/minute", store=client, timeout=5.0) as threads:
-        assert threads.hit(subject)
-        assert own["client_name"] in names()
-    client.close()
+    client = make_any.client("Redis", host=server.host, port=server.port, **own)
+    assert make_any(client, "2/minute", timeout=5.0).hit(subject)
+    with redis.Redis(host=server.host, port=server.port) as admin:
+        assert own["client_name"] in {client["name"] for client in admin.client_list()}
 
 
 def test_settings_by_name() -> None:
@@ -145,9 +116,8 @@ def test_settings_by_name() -> None:
 
 
 @pytest.mark.parametrize("where", ["single", "cluster"])
-@pytest.mark.parametrize("way", ["sync", "async"])
 def test_a_refusal_that_comes_after_every_deadline_is_known_all_the_same(
-    store: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, way: str, where: str
+    make_any: Maker, store: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """A handshake that is slower than the calls, and fails: the first cannot know, later ones do."""
 
@@ -161,31 +131,9 @@ def test_a_refusal_that_comes_after_every_deadline_is_known_all_the_same(
 
     monkeypatch.setattr(redispy, "connected", slow)
     monkeypatch.setattr(redispy, "connected_in_loop", slow_in_loop)
-    more: dict[str, Any] = {"store": store if where == "single" else cluster.url}
-    more |= {"on_error": "allow", "timeout": 0.05}
-
-    async def hit() -> list[str]:
-        coroutines = AsyncLimiter("2/minute", **more)
-        answers = []
-        for _ in range(12):
-            try:
-                answers.append("admitted" if await coroutines.hit("u") else "denied")
-            except StoreRefused:
-                answers.append("refused")
-        await coroutines.close()
-        return answers
-
-    def hit_by_thread() -> list[str]:
-        answers = []
-        with contextlib.closing(Limiter("2/minute", **more)) as threads:
-            for _ in range(12):
-                try:
-                    answers.append("admitted" if threads.hit("u") else "denied")
-                except StoreRefused:
-                    answers.append("refused")
-        return answers
-
-    answers = asyncio.run(hit()) if way == "async" else hit_by_thread()
-    first = answers.index("refused")
-    assert set(answers[:first]) == {"admitted"}
-    assert set(answers[first:]) == {"refused"}
+    url = store if where == "single" else cluster.url
+    limiter = make_any(url, "2/minute", on_error="allow", timeout=0.05)
+    answers = [outcome(lambda: limiter.hit("u")) for _ in range(12)]
+    first = answers.index("StoreRefused")
+    assert set(answers[:first]) == {"allow"}
+    assert set(answers[first:]) == {"StoreRefused"}

@@ -226,7 +226,7 @@ def unheard(limiter: Limiter, key: str) -> None:
 def untold(limiter: Limiter, key: str) -> None:
     """A command of our own that gets none."""
     transport: Any = limiter._core.transport
-    transport._tell(transport._node, PING, time.monotonic() + 0.1, 2.0)
+    transport._command(transport._node, PING, time.monotonic() + 0.1, 2.0)
 
 
 @pytest.mark.parametrize(
@@ -261,10 +261,10 @@ def test_what_answered_since_is_kept(make_limiter: MakeLimiter, proxy: Proxy, su
     node = limiter._core.transport._node  # type: ignore[attr-defined]
     older, lost, newer = (node.take(time.monotonic() + 5) for _ in range(3))
     for connection in (older, lost, newer):
-        connection.ask(PING, time.monotonic() + 5, 2.0)
+        connection.execute(PING, time.monotonic() + 5, 2.0)
     node.give(older)
     node.give(newer)
-    node.doubt(lost)
+    node.distrust(lost)
     assert node._idle == [newer]
     lost.close()
     assert limiter.hit(subject)
@@ -276,7 +276,7 @@ def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
 
     class JustTaken(Connection):
         @property
-        def asked_at(self) -> float:  # type: ignore[override]
+        def used_at(self) -> float:  # type: ignore[override]
             node._idle.remove(self)
             return 0.0
 
@@ -471,7 +471,7 @@ def test_a_reply_that_nobody_can_read(store: str) -> None:
     connection = Connection(redis.Connection(**settings), "store", 5.0)
     connection._feed = stumble
     with pytest.raises(StoreRefused, match="something else than Redis's protocol"):
-        connection.ask(PING, time.monotonic() + 5, 5.0)
+        connection.execute(PING, time.monotonic() + 5, 5.0)
 
 
 def test_a_hanging_look_up_does_not_keep_the_next_from_beginning(store: str) -> None:

@@ -518,7 +518,8 @@ def test_leases_that_nobody_can_renew_are_not_kept(
 
     monkeypatch.setattr(RenewalThreads, "add", once)
     door = Door("threads", subject)
-    door.opened(any_store, ("a", Concurrency(1), {}), ("b", Concurrency(1), {}))
+    more = {"timeout": 1.0}  # after which what was perhaps taken is released
+    door.opened(any_store, ("a", Concurrency(1), {}), ("b", Concurrency(1), {}), **more)
     verdict = door.enter()
     assert verdict.status == 503
     deadline = monotonic() + 10

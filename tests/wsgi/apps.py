@@ -51,10 +51,6 @@ urlpatterns = [
     path("hello", hello),
     path("broken", broken),
     path("stream", stream),
-    path("raise/hello", hello),
-    path("deny/hello", hello),
-    path("allow/hello", hello),
-    path("local/hello", hello),
 ]
 
 #: One line, by LIMITER_*.
@@ -71,18 +67,6 @@ _streams = Limiter(
 django_rules = LimiterMiddleware(
     get_wsgi_application(),
     [Rule(_all), Rule(_streams, match=Match(paths=(pattern("/stream"),)))],
-)
-
-#: Each way to go on without the store, on paths of its own.
-django_errors = LimiterMiddleware(
-    get_wsgi_application(),
-    [
-        Rule(
-            Limiter("2/minute", store=_all, name=how, on_error=how),
-            match=Match(paths=(pattern(f"/{how}/**"),)),
-        )
-        for how in ("raise", "deny", "allow", "local")
-    ],
 )
 
 

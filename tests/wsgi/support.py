@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,7 +13,7 @@ from wsgiref.validate import validator
 
 from service.demo.children import Child
 from service.demo.servers import HOST, free_port
-from tests.service.support import ROOT, clean_environment
+from tests.service.support import started
 
 #: Who calls, where a test says nothing else.
 CALLER = "203.0.113.7"
@@ -102,17 +101,8 @@ def running(
     port = free_port()
     spelled = bind.format(host=HOST, port=port).split()
     command = [sys.executable, "-m", module, *spelled, *options]
-    with log.open("wb") as output:
-        child = Child(module, command, env=clean_environment(**variables), cwd=ROOT, output=output)
-    try:
-        deadline = time.monotonic() + 30
-        while not listens(port):
-            assert child.alive, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.02)  # nothing tells us when it listens
+    with started(log, command, lambda: listens(port), **variables) as child:
         yield child, port
-    finally:
-        child.stop()
 
 
 def gunicorn(log: Path, app: str, *options: str, **variables: str) -> Any:

@@ -8,14 +8,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from limiter import Concurrency, Limiter
-from service.demo.servers import HOST, free_port
+from limiter import Limiter
+from service.demo.servers import HOST
 from tests.service.support import get
 from tests.waiting import until
 from tests.wsgi.support import begin_http, gunicorn, served
@@ -25,32 +24,14 @@ pytestmark = pytest.mark.slow
 APPS = "tests.wsgi.apps:"
 
 
-@pytest.fixture
-def streams(store: str, subject: str) -> Iterator[Limiter]:
-    """What the application's limiter of streams sees."""
-    with Limiter(
-        [Concurrency(2, lease=30)], store=store, prefix=subject, name="streams", timeout=5
-    ) as found:
-        yield found
-
-
-def variables(store: str, subject: str, **more: str) -> dict[str, str]:
-    return {
-        "LIMITER_STORE": store,
-        "LIMITER_PREFIX": subject,
-        "LIMITER_LIMITS": "20/minute",
-        "LIMITER_TIMEOUT": "5",
-        **more,
-    }
-
-
-def test_workers_share_django_s_limit(tmp_path: Path, store: str, subject: str) -> None:
+def test_workers_share_django_s_limit(tmp_path: Path, variables: dict[str, str]) -> None:
     with gunicorn(
         tmp_path / "log",
         f"{APPS}django_app",
         "--workers=2",
         "--threads=4",
-        **variables(store, subject, LIMITER_NAME="site"),
+        **variables,
+        LIMITER_NAME="site",
     ) as (_, port):
         with ThreadPoolExecutor(8) as pool:
             answers = list(pool.map(get, [f"http://{HOST}:{port}/hello"] * 60))
@@ -77,11 +58,9 @@ def test_workers_share_django_s_limit(tmp_path: Path, store: str, subject: str) 
 
 
 def test_a_stream_holds_a_lease_until_it_is_closed(
-    tmp_path: Path, store: str, subject: str, streams: Limiter
+    tmp_path: Path, variables: dict[str, str], streams: Limiter
 ) -> None:
-    with gunicorn(
-        tmp_path / "log", f"{APPS}django_rules", "--threads=4", **variables(store, subject)
-    ) as (_, port):
+    with gunicorn(tmp_path / "log", f"{APPS}django_rules", "--threads=4", **variables) as (_, port):
         url = f"http://{HOST}:{port}"
         first, head = begin_http(port, "/stream")
         second, _ = begin_http(port, "/stream")
@@ -101,14 +80,15 @@ def test_a_stream_holds_a_lease_until_it_is_closed(
 
 
 def test_a_killed_worker_s_lease_ends_by_itself(
-    tmp_path: Path, store: str, subject: str, streams: Limiter
+    tmp_path: Path, variables: dict[str, str], streams: Limiter
 ) -> None:
     lease = 1.5
     with gunicorn(
         tmp_path / "log",
         f"{APPS}django_rules",
         "--threads=4",
-        **variables(store, subject, TEST_LEASE=str(lease)),
+        **variables,
+        TEST_LEASE=str(lease),
     ) as (_, port):
         held = [begin_http(port, "/stream")[0] for _ in range(2)]
         time.sleep(lease)  # they are renewed, and not just young
@@ -127,21 +107,13 @@ def test_a_killed_worker_s_lease_ends_by_itself(
             connection.close()
 
 
-def test_the_store_is_gone(tmp_path: Path, subject: str) -> None:
-    expected = {"raise": [503] * 3, "deny": [503] * 3, "allow": [200] * 3, "local": [200, 200, 429]}
-    gone = variables(f"redis://{HOST}:{free_port()}/0", subject, LIMITER_TIMEOUT="0.1")
-    with gunicorn(tmp_path / "log", f"{APPS}django_errors", **gone) as (_, port):
-        for how, codes in expected.items():
-            answers = [get(f"http://{HOST}:{port}/{how}/hello") for _ in range(3)]
-            assert [answer.status for answer in answers] == codes
-            assert all(("RateLimit" in one.headers) == (how == "local") for one in answers)
-
-
-def test_behind_a_unix_socket(tmp_path: Path, store: str, subject: str) -> None:
+def test_behind_a_unix_socket(tmp_path: Path, variables: dict[str, str]) -> None:
     """As nginx asks it: the connection has no address, the header has."""
     path = tmp_path / "socket"
-    more = variables(store, subject, LIMITER_LIMITS="1/minute", LIMITER_TRUSTED_PROXIES="unix")
-    with gunicorn(tmp_path / "log", f"{APPS}django_app", f"--bind=unix:{path}", **more):
+    own = {"LIMITER_LIMITS": "1/minute", "LIMITER_TRUSTED_PROXIES": "unix"}
+    with gunicorn(
+        tmp_path / "log", f"{APPS}django_app", f"--bind=unix:{path}", **{**variables, **own}
+    ):
 
         def status(address: str | None) -> int:
             connection = http.client.HTTPConnection("localhost", timeout=10)
@@ -158,9 +130,11 @@ def test_behind_a_unix_socket(tmp_path: Path, store: str, subject: str) -> None:
         assert [status("192.0.2.1, 198.51.100.1"), status(None)] == [429, 400]
 
 
-def test_no_reading_of_a_path_gets_past_its_limit(tmp_path: Path, store: str, subject: str) -> None:
+def test_no_reading_of_a_path_gets_past_its_limit(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
     targets = ["/orders", "/orders#x", "/orders/7#x?y", "http://h/orders", "/orders/5%0A"]
-    with gunicorn(tmp_path / "log", f"{APPS}flask_orders", **variables(store, subject)) as (
+    with gunicorn(tmp_path / "log", f"{APPS}flask_orders", **variables) as (
         _,
         port,
     ):

@@ -23,7 +23,7 @@ from limiter.compat.flask_limiter.resolver import CompatResolver
 from limiter.errors import InvalidSetting
 from limiter.flask import registry
 from limiter.flask.extension import Extension
-from limiter.flask.limits import named_methods, state_name
+from limiter.flask.limits import check_names, named_methods, state_name
 from limiter.flask.request_state import RequestState
 from limiter.flask.resolver import LimitResolver
 from limiter.flask.setup import Setup
@@ -128,7 +128,7 @@ class Limiter(Extension):
         """
         if scope is not None:
             raise InvalidSetting.of("scope", repr(scope), "not offered here; use shared_limit")
-        return self._declared(limit_value, None, **options)
+        return self._declared(limit_value, None, options)
 
     def shared_limit(
         self,
@@ -140,7 +140,7 @@ class Limiter(Extension):
 
         Raises: As the class.
         """
-        return self._declared(limit_value, scope, **options)
+        return self._declared(limit_value, scope, options)
 
     def exempt(self, obj: Any = None, *, flags: ExemptionScope = _EXEMPT) -> Any:
         """Exempt a view or a blueprint; also a decorator."""
@@ -209,39 +209,28 @@ class Limiter(Extension):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _declared(
-        self,
-        value: Any,
-        scope: str | Callable[[str], str] | None,
-        *,
-        key_func: Callable[[], Any] | None = None,
-        methods: Iterable[str] | None = None,
-        error_message: str | Callable[[], str] | None = None,
-        on_breach: Callable[[RequestLimit], Any] | None = None,
-        cost: int | Callable[[], int] | None = 1,
-        meta_limits: object = None,
-        per_method: bool = False,
-        exempt_when: Callable[[], Any] | None = None,
-        override_defaults: bool = True,
-        deduct_when: Callable[[Response], Any] | None = None,
+        self, value: Any, scope: str | Callable[[str], str] | None, options: LimitOptions
     ) -> Declaration:
+        check_names(options, LimitOptions)
+        meta_limits, key_func = options.get("meta_limits"), options.get("key_func")
         if meta_limits:
+            instead = config.REFUSED["meta_limits"][1]
             raise InvalidSetting.of(
-                "meta_limits",
-                repr(meta_limits),
-                f"not offered here; {config.REFUSED['meta_limits'][1]}",
+                "meta_limits", repr(meta_limits), f"not offered here; {instead}"
             )
+        cost = options.get("cost")
         limit = limits.declared(
             value,
             None if key_func is None else limits.identity(key_func),
             scope=scope,
-            methods=named_methods(methods or ()),
-            message=error_message,
-            on_denied=on_breach,
+            methods=named_methods(options.get("methods") or ()),
+            message=options.get("error_message"),
+            on_denied=options.get("on_breach"),
             cost=1 if cost is None else cost,
-            per_method=per_method,
-            exempt_when=exempt_when,
-            override_defaults=override_defaults,
-            deduct_when=deduct_when,
+            per_method=options.get("per_method", False),
+            exempt_when=options.get("exempt_when"),
+            override_defaults=options.get("override_defaults", True),
+            deduct_when=options.get("deduct_when"),
         )
         return Declaration(self._declare(limit))
 
