@@ -7,19 +7,20 @@ REQUIREMENTS := setup.cfg pyproject.toml
 # is that of tests/fast.py, which begins with the slowest files.
 WORKERS ?= -n 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua venv clean help
+.PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua docs venv clean help
 
 help:
 	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C;"
 	@echo "                options as in: make demo DEMO=\"--port 9001\""
 	@echo "make test       everything; test-fast leaves out what is slow or starts servers;"
 	@echo "                COVERAGE=1 measures it"
-	@echo "make check      ruff, mypy, luacheck"
+	@echo "make check      ruff, mypy, luacheck, and the words of pages, comments and messages"
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots"
 	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
 	@echo "make soak       the concurrency, transport and demo tests again and again"
 	@echo "make attacks    attacks on the limiter, behind each proxy and in front of several frameworks"
 	@echo "make lua        join lua/src into lua/v1"
+	@echo "make docs       docs/ as a site with an API reference, in docs/_build"
 	@echo "make venv       .venv with what all of these need"
 
 # One stamp for each set of extras: a demo needs no test tools.
@@ -58,6 +59,7 @@ check: luacheck $(VENV)/.check $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	luacheck --quiet lua/v1
+	$(BIN)/python -m tests.prose
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench $(BENCH)
@@ -74,6 +76,10 @@ attacks: $(VENV)/.test
 lua:
 	$(PYTHON) lua/src/join.py
 	$(PYTHON) lua/src/vectors.py
+
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "open docs/_build/index.html"
 
 venv: $(VENV)/.check $(VENV)/.test $(VENV)/.bench $(VENV)/.demo
 

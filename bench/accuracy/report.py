@@ -156,7 +156,7 @@ def _markdown(run: Run, results: Results, pictures: Mapping[str, str]) -> str:
         f"* load average before and after: {run.load[0]:.2f} and {run.load[1]:.2f}",
         f"* took {run.seconds:.0f} s",
         "",
-        "What is measured and how: [docs/algorithms.md](../../../docs/algorithms.md#measured). What "
+        "What is measured and how: [docs/accuracy.md](../../../docs/accuracy.md#how-it-is-measured). What "
         "was measured in real time varies with the machine's load by some milliseconds, and by a unit "
         "or two.",
         "",

@@ -20,6 +20,8 @@ from limiter.command import cli
 from tests.cli.support import run, shell, unmeasured
 from tests.service.support import ROOT, clean_environment
 
+QUICKSTART = (ROOT / "docs/quickstart.md").read_text()
+
 COMMANDS = [
     *("hit", "peek", "refund", "reset", "hold", "check", "explain", "scripts", "acl"),
     "bench",
@@ -219,25 +221,22 @@ def test_another_missing_module_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> N
         main()
 
 
-def test_the_readme_s_session(store: str) -> None:
+def test_the_session_of_the_quickstart(store: str) -> None:
     """Every command, in one shell, prints what stands below it; but for the seconds."""
-    section = (ROOT / "README.md").read_text().partition("\n## Command line\n")[2]
-    (block,) = re.findall(
-        r"^```shell-session\n(.*?)^```$", section.partition("\n## ")[0], re.M | re.S
-    )
+    (block,) = re.findall(r"^```shell-session\n(.*?)^```$", QUICKSTART, re.M | re.S)
     block = block.replace("redis://127.0.0.1:6379/0", store)
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     shown = [line for line in block.splitlines() if not line.startswith("$ ")]
-    done = shell("; ".join(commands), LIMITER_PREFIX=f"readme-{secrets.token_hex(4)}")
+    done = shell("; ".join(commands), LIMITER_PREFIX=f"page-{secrets.token_hex(4)}")
     assert done.stderr == ""
     assert [re.sub(r"\b[\d.]+ s$", "N s", line) for line in done.stdout.splitlines()] == [
         re.sub(r"\b[\d.]+ s$", "N s", line) for line in shown
     ]
 
 
-def test_the_readme_s_completion() -> None:
+def test_the_completion_of_the_quickstart() -> None:
     """The line that stands there, in bash."""
-    (line,) = re.findall(r'`(eval "\$\(_LIMITER_COMPLETE[^`]*)`', (ROOT / "README.md").read_text())
+    (line,) = re.findall(r'`(eval "\$\(_LIMITER_COMPLETE[^`]*)`', QUICKSTART)
     done = shell(f"{line}; complete -p limiter")
     assert (done.returncode, done.stderr) == (0, "")
     assert "_limiter_completion" in done.stdout

@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README, and the pages for newcomers, show is what happens."""
 
 from __future__ import annotations
 
@@ -15,13 +15,28 @@ from service.demo.servers import Server
 from tests.e2e.support import Demo
 from tests.service.support import ROOT
 
-README = (ROOT / "README.md").read_text()
-CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+README, CONTRIBUTING, QUICKSTART, OPERATE, SPEED = (
+    (ROOT / name).read_text()
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/quickstart.md",
+        "docs/operate.md",
+        "docs/speed.md",
+    )
+)
+
+PAGES = [Path("README.md"), Path("CONTRIBUTING.md"), Path("lua/README.md")]
+PAGES += [path.relative_to(ROOT) for path in sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(kind: str) -> list[str]:
-    """The README's code blocks of one kind, in order."""
-    return re.findall(rf"^```{kind}\n(.*?)^```$", README, re.M | re.S)
+def blocks(kind: str, *pages: str) -> list[str]:
+    """The code blocks of one kind on these pages, in order."""
+    return [
+        block
+        for page in pages
+        for block in re.findall(rf"^```{kind}\n(.*?)^```$", page, re.M | re.S)
+    ]
 
 
 def commands(block: str) -> list[tuple[str, list[str]]]:
@@ -36,12 +51,13 @@ def commands(block: str) -> list[tuple[str, list[str]]]:
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize("block", blocks("python", README, QUICKSTART))
 def test_python_runs(block: str, store: str) -> None:
     """Every Python block runs as it stands, but for the address of the store."""
     assert "redis://127.0.0.1:6379/0" in block
 
-    exec(compile(block.replace("redis://127.0.0.1:6379/0", store), "README.md", "exec"), {})  # noqa: S102
+    code = compile(block.replace("redis://127.0.0.1:6379/0", store), "page.md", "exec")
+    exec(code, {"__name__": "page"})  # noqa: S102
 
 
 @pytest.mark.slow
@@ -51,7 +67,7 @@ def test_the_console_shows_what_is_printed(tmp_path: Path) -> None:
     """Every command, run against the demo, prints the lines shown below it, in that order."""
     with Server() as server, Demo(tmp_path, f"--store={server.url}") as demo:
         demo.wait_for("make demo")
-        for block in blocks("console"):
+        for block in blocks("console", README, SPEED):
             server.client().flushall()
             for command, shown in commands(block):
                 command = command.replace("localhost:9000", f"127.0.0.1:{demo.port}")
@@ -76,17 +92,15 @@ def _general(line: str) -> str:
 
 def test_every_algorithm_and_variable_is_in_it() -> None:
     """The tables name what exists, and promise no algorithm that does not."""
-    rows = re.findall(r"^\| `(\w+)`", README, re.M)
-
-    assert set(ALGORITHMS) == {row for row in rows if not row.startswith("LIMITER_")}
-    assert set(VARIABLES.values()) <= set(re.findall(r"LIMITER_\w+", README))
+    assert set(ALGORITHMS) <= set(re.findall(r"^\| `(\w+)`", README, re.M))
+    assert set(VARIABLES.values()) <= set(re.findall(r"^\| `(LIMITER_\w+)`", OPERATE, re.M))
 
 
-@pytest.mark.parametrize("text", [README, CONTRIBUTING], ids=["README", "CONTRIBUTING"])
-def test_every_file_that_it_points_to_exists(text: str) -> None:
-    """A link within the repository leads somewhere."""
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
+    """A link within the repository leads somewhere; Sphinx checks those within the site."""
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+        assert (ROOT / page.parent / target).exists(), target
 
 
 def test_every_make_target_that_it_names_exists() -> None:
@@ -95,7 +109,7 @@ def test_every_make_target_that_it_names_exists() -> None:
     for target in set(
         re.findall(
             r"make ([a-z-]+)",
-            "".join([*blocks("sh"), *re.findall(r"`[^`]+`", README + CONTRIBUTING)]),
+            "".join([*blocks("sh", README), *re.findall(r"`[^`]+`", README + CONTRIBUTING)]),
         )
     ):
         assert re.search(rf"^{target}:", makefile, re.M), target

@@ -1,0 +1,67 @@
+"""The site that ``make docs`` builds."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.service.support import ROOT, clean_environment
+
+#: Which pages a reader can choose from, by their titles in order.
+TITLES = [
+    "Quickstart",
+    "Choose an algorithm",
+    "Flask",
+    "FastAPI, ASGI, WSGI, Django",
+    "In front of any service",
+    "The decision service",
+    "Policies",
+    "Operate",
+    "From Flask-Limiter",
+    "Testing an application that is limited",
+    "How exact",
+    "How fast",
+    "The Lua contract",
+    "Why a script, and not INCR",
+    "Hazards",
+    "API",
+    "Changelog",
+    "Contributing",
+]
+
+
+@pytest.mark.slow
+def test_the_site_has_no_warning_and_no_dead_link(tmp_path: Path) -> None:
+    """Sphinx knows every link between pages, and to headings; a warning is an error."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-b",
+            "html",
+            "docs",
+            tmp_path,
+        ],
+        cwd=ROOT,
+        env={**clean_environment(), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    front = (tmp_path / "index.html").read_text()
+    contents = re.findall(
+        r'toctree-l1"><a class="reference internal" href="[\w-]+.html">(.*?)</a>', front
+    )
+    assert contents == TITLES
+    assert "Take <code" in (tmp_path / "api.html").read_text()
+    assert (tmp_path / "searchindex.js").stat().st_size > 10_000
