@@ -247,7 +247,7 @@ class Core(Generic[_Transport]):
             self.outage.failed(error, _INSTEAD[self.on_error])
 
     def not_opened(self, error: StoreUnavailable) -> None:
-        """Handle a failed opening in a ``with``: raise the error, or leave it to the calls' ``on_error``."""
+        """Handle a failed opening in a ``with``: raise the error, or let the calls follow ``on_error``."""
         if self.on_error == "raise":
             raise error
         self.note(error)

@@ -135,9 +135,7 @@ class HeldLease(Entered):
             yield Pause(min(jittered(decision.retry_after, left), _ASK_EVERY, left))
             if self.released:
                 break
-        if (
-            self.released
-        ):  # another thread released it during the call, whose lease it could not see
+        if self.released:  # during the call, perhaps before the lease was taken: release it again
             self.released = False
             yield from self.release_flow()
             raise InvalidSetting("this lease was released while it was requested: it is not held")
