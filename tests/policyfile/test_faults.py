@@ -23,7 +23,7 @@ IDENTITIES = (
     "(or api-key:HEADER), path:NAME, host, global, and a list of these"
 )
 UNITS = (
-    "accepted is N/unit or N per K unit, with ' burst B' behind it for a bucket, and several of them with ; "
+    "accepted is N/unit or N per K unit, followed by ' burst B' for a bucket, and several of them with ; "
     "between; units are ms s sec second m min minute h hour d day w week month year"
 )
 LIMITS = (
