@@ -81,7 +81,7 @@ def test_a_wrong_call_names_the_class_that_was_called(
 
 def test_a_wrong_secret_stays_secret() -> None:
     """The message has its type."""
-    assert wrong(key_secret=5).startswith("key_secret is a int that is no secret: accepted is")
+    assert wrong(key_secret=5).startswith("key_secret is an unusable int: accepted is")
 
 
 @pytest.mark.parametrize(
