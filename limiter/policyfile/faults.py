@@ -59,7 +59,7 @@ class Notes:
 
     def __init__(self, file: str, lines: Mapping[Path, int]) -> None:
         self.faults: list[Fault] = []
-        #: The number of faults, also of those that are not kept.
+        #: The number of faults, also of faults that are not kept.
         self.count = 0
         #: Path patterns that were read.
         self.patterns = 0
