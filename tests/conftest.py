@@ -1,4 +1,4 @@
-"""Real servers, one of each kind for the whole run, and subjects that nobody else uses."""
+"""Real servers, one of each kind for the whole run, and subjects that no other test uses."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def new_subject() -> Callable[[], str]:
 
 @pytest.fixture
 def subject(new_subject: Callable[[], str]) -> str:
-    """A subject of this test alone, so that nobody has to flush anything."""
+    """A subject of this test alone, so that no test needs to flush a server."""
     return new_subject()
 
 

@@ -51,7 +51,7 @@ def assert_bound(model: Any, history: Iterable[Admitted]) -> None:
 
 
 def assert_never_in_debt(policy: Any, history: Iterable[Admitted]) -> None:
-    """Fail unless every window of the history, of whatever length, fits into burst plus drip.
+    """Fail unless every window of the history, of whatever length, fits into burst plus refill.
 
     The widest excess over all windows that end at a hit is a running maximum, as in any queue:
     waiting work, here in units x period, so that it stays a whole number.
@@ -60,4 +60,4 @@ def assert_never_in_debt(policy: Any, history: Iterable[Admitted]) -> None:
     for at, cost in sorted(history):
         waiting = max(0, waiting - (at - last_us) * policy.limit) + cost * policy.period_us
         last_us = at
-        assert waiting <= policy.burst * policy.period_us, f"more than dripped in, under {policy}"
+        assert waiting <= policy.burst * policy.period_us, f"more than was refilled, under {policy}"

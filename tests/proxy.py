@@ -42,7 +42,7 @@ def cut(data: bytes) -> bytes:
 
 
 def cut_after(count: int) -> Hook:
-    """Let so many bytes of the next piece pass, then end the connection."""
+    """Let the first ``count`` bytes of the next piece pass, then end the connection."""
 
     def hook(data: bytes) -> bytes:
         raise Cut(data[:count])
@@ -73,9 +73,9 @@ class Proxy:
         self.requests: Hook = forward
         self.replies: Hook = forward
         self.piece = 0
-        """Send so many bytes at a time; 0: all at once."""
+        """Number of bytes sent at a time; 0: all at once."""
         self.connections = 0
-        """So many were accepted."""
+        """Number of accepted connections."""
         self._listener = socket.create_server((HOST, 0), backlog=128)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What the demo finds before it starts anything, and that nobody reading is no reason to end."""
+"""The demo's checks before it starts anything; and that it goes on when its output is not read."""
 
 from __future__ import annotations
 
@@ -183,5 +183,5 @@ def test_nobody_who_reads_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stdout", Gone())
 
     output.say("hello")
-    output.say("is anybody there?")
+    output.say("a line without a reader")
     sys.stdout.close()

@@ -30,7 +30,7 @@ def root(
 
 
 def age(path: Path) -> None:
-    """Let a folder look as if nobody had written to it for long."""
+    """Make a folder look as if no demo had written to it for long."""
     os.utime(path, (time.time() - HOURS,) * 2)
 
 

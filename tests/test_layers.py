@@ -225,7 +225,7 @@ def test_one_module_reads_the_environment() -> None:
 
 
 def test_one_module_reads_the_scripts() -> None:
-    """Nobody else has a path into lua/: no string that ends in .lua, none that is the folder's."""
+    """No other module has a path into lua/: no string that ends in .lua, none that is the folder's."""
     readers = set()
     for name, tree in trees("limiter", "service"):
         for node in ast.walk(tree):

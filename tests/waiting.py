@@ -1,4 +1,4 @@
-"""Waiting for what happens beside a test, in another thread, process or server, and tells nobody."""
+"""Wait for events in another thread, process or server, which sends the test no signal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def never() -> str:
 def until(
     condition: Callable[[], Answer], seconds: float = PATIENCE, what: Callable[[], str] = never
 ) -> Answer:
-    """Ask until the answer is true; fail after so many seconds, and say what there was instead."""
+    """Repeat until ``condition`` is true; fail after ``seconds``, with the message of ``what``."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, what()

@@ -1,4 +1,4 @@
-"""Leases: taken with the rates beside them or not at all, renewed, given back, and lost out loud."""
+"""Leases: taken with the rates or not at all, renewed, released, and reported when they are lost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def lefts(limiter: Any, subject: str) -> list[int]:
 
 
 def raw(limiter: Any, mode: str, subject: str, lease: str, cost: int = 1) -> list[int]:
-    """The script's reply to a call for a lease of this name, which nobody renews."""
+    """The script's reply to a call for a lease of this id, which is not renewed."""
     call = limiter._core.plan.of_leases.call(mode, subject, cost, lease=lease)
     reply = limiter._core.transport.run(call)
     found: list[int] = limiter.loop.run(reply) if inspect.iscoroutine(reply) else reply
@@ -90,7 +90,7 @@ def test_all_or_none(make: Make, subject: str) -> None:
 
 
 def test_every_algorithm_beside_leases(make: Make, subject: str) -> None:
-    """Each is charged once, and not given back with the lease."""
+    """Each call is charged once to the rates, and not refunded with the lease."""
     limiter = make([PLACES, *RATES])
     with limiter.hold(subject, 2) as lease:
         assert lease.decision.granted == 2
@@ -100,7 +100,7 @@ def test_every_algorithm_beside_leases(make: Make, subject: str) -> None:
 
 
 def test_one_script_call_each(make_on: Make, own: Server, subject: str) -> None:
-    """To take and to give back, with rates and without; a second release is none."""
+    """One round trip to take and one to release, with rates and without; a second release makes none."""
     for limits in (PLACES, [PLACES, SlidingLog(100, "minute")], [*RATES[:5], PLACES]):
         limiter = make_on(own.url, limits)
         with limiter.hold(subject):
@@ -132,7 +132,7 @@ def test_given_back(make: Make, subject: str) -> None:
 
 
 def test_a_lease_entered_again_is_another(make: Make, subject: str) -> None:
-    """One after the other; each is given back."""
+    """One after the other; each is released."""
     limiter = make([PLACES, SlidingLog(3, "day")])
     lease = limiter.hold(subject)
     for left in (2, 1, 0):
@@ -152,7 +152,7 @@ def test_what_makes_no_lease(make: Make, subject: str) -> None:
             limiter.hold(subject, timeout=timeout)
 
     async def coroutine() -> None:
-        raise AssertionError("nobody would wait for it")
+        raise AssertionError("another try would only wait")
 
     for on_lost in ("call me", coroutine):
         with pytest.raises(InvalidSetting, match="on_lost is"):
@@ -162,7 +162,7 @@ def test_what_makes_no_lease(make: Make, subject: str) -> None:
 
 @pytest.mark.parametrize("call", ["hold", "reserve"])
 def test_a_forgotten_with_is_no_permission(make: Make, way: str, subject: str, call: str) -> None:
-    """Every object is true, and nobody was asked: ``if limiter.hold(key):`` would let everybody in."""
+    """By default an object is true: ``if limiter.hold(key):`` would admit every caller without a call."""
     limiter = make(PLACES if call == "hold" else PLENTY)
     asked = getattr(limiter, call)(subject, 1)
     asked = asked if way == "sync" else asked.inner
@@ -184,7 +184,7 @@ def test_what_was_entered_is_true(subject: str, call: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["standalone", "memory"])
 def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
-    """At a third of it, so that nobody else gets in, and it is not lost."""
+    """It is renewed at a third of its length: no other holder gets its place, and it is not lost."""
     limiter = make([Concurrency(1, lease=0.5), SlidingLog(9, "day")])
     with limiter.hold(subject) as lease:
         began = time.monotonic()
@@ -201,7 +201,7 @@ def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
 def test_held_no_longer_than_the_policy_allows(
     make: Make, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A slow holder is told, and its place is free at once: another client waits for no lease's end."""
+    """A slow holder learns of it, and its place is free at once, not only when the lease expires."""
     limiter = make([Concurrency(2, lease=0.3, max_hold=0.7), SlidingLog(9, "day")])
     calls: list[float] = []
     began = time.monotonic()
@@ -253,7 +253,7 @@ def test_lost(make: Make, subject: str, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_a_part_of_it_is_not_it(make: Make, subject: str) -> None:
-    """A lease of three units one of which somebody took away is lost, not renewed in part."""
+    """A lease of three units of which another client released one is lost, not renewed in part."""
     limiter = make(Concurrency(5, lease=0.6))
     lost = threading.Event()
     with limiter.hold(subject, 3, on_lost=lost.set) as lease:
@@ -276,7 +276,7 @@ def test_lost_while_the_store_is_away(make_on: Make, proxy: Proxy, subject: str)
 
 
 def test_lost_in_time_whatever_a_call_may_take(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """A silent store and a long time-out: the holder is told before others hold it, not after."""
+    """If the store is silent and the timeout long, the holder learns of the loss before another has it."""
     limiter = make_on(proxy.url, Concurrency(1, lease=0.9), timeout=5.0)
     lost = threading.Event()
     with limiter.hold(subject, on_lost=lost.set):
@@ -315,7 +315,7 @@ def test_a_store_that_is_away_for_a_moment(
 
 
 def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until it is given back, long before its end; asking at least every second."""
+    """It waits until a release, long before the lease would expire, and tries at least every second."""
     assert leases._ASK_EVERY == 1.0
     monkeypatch.setattr(leases, "_ASK_EVERY", 0.15)
     limiter = make([Concurrency(1, lease=60), SlidingLog(9, "day")])
@@ -330,7 +330,7 @@ def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyP
 
 
 def test_released_while_it_is_asked_for(make: Make, subject: str) -> None:
-    """Nobody enters by it, and nothing of it is left."""
+    """The body is not entered, and nothing of the lease is left."""
     limiter = make(Concurrency(1, lease=60))
     first, second = limiter.hold(subject), limiter.hold(subject, timeout=30)
     first.__enter__()
@@ -375,9 +375,9 @@ def test_waits_no_longer_than_it_may(make: Make, subject: str) -> None:
 
 
 def test_a_dead_holders_place_in_time(make: Make, subject: str) -> None:
-    """Who waits for a lease that nobody renews gets it when that ends."""
+    """A caller that waits for a lease that is not renewed gets its place when it expires."""
     limiter = make(Concurrency(1, lease=0.4))
-    raw(limiter, "acquire", subject, "of somebody dead")
+    raw(limiter, "acquire", subject, "of a dead holder")
     began = time.monotonic()
     with limiter.hold(subject, timeout=5):
         assert 0.3 < time.monotonic() - began < 2
@@ -396,7 +396,7 @@ def test_the_delay_of_a_queue_beside_it_is_slept(make: Make, subject: str) -> No
 
 
 def test_other_lengths_of_one_lease(make_on: Make, own: Server, subject: str) -> None:
-    """The set lives for as long as the longest, whoever comes after it, renews, or gives back."""
+    """The set expires with its longest lease, whichever lease is taken, renewed or released after it."""
     long, short = Concurrency(9, lease=50), Concurrency(9, lease=0.3)
     limiter, client = make_on(own.url, long), own.client()
 
@@ -421,7 +421,7 @@ def test_other_lengths_of_one_lease(make_on: Make, own: Server, subject: str) ->
 def test_a_lost_reply_leaves_no_ghost(
     make_on: Make, proxy: Proxy, store: str, subject: str
 ) -> None:
-    """The lease was taken, its reply was lost: it is given back soon."""
+    """The lease was taken, and its reply was lost: the lease is released soon."""
     limiter, sure = make_on(proxy.url, PLACES, timeout=0.2), make_on(store, PLACES)
     limiter.peek(subject)
     proxy.replies = cut
@@ -437,7 +437,7 @@ def test_a_lost_reply_leaves_no_ghost(
 def test_nor_does_one_whose_fallback_decided(
     make_on: Make, proxy: Proxy, store: str, subject: str, on_error: str
 ) -> None:
-    """The ghost is given back, and what the fallback gave stays."""
+    """The lease in the store is released, and the lease of the fallback stays."""
     limiter = make_on(proxy.url, PLACES, timeout=0.2, on_error=on_error)
     sure = make_on(store, PLACES)
     limiter.peek(subject)
@@ -458,7 +458,7 @@ def test_nor_does_one_whose_fallback_decided(
 
 
 def test_a_ghost_ends_by_itself(make_on: Make, proxy: Proxy, store: str, subject: str) -> None:
-    """Where it cannot be given back either, that is counted, and its length is all it lasts."""
+    """If it cannot be released either, that is counted, and the lease expires after its length."""
     policy = Concurrency(1, lease=0.8)
     limiter, sure = make_on(proxy.url, policy, timeout=0.1), make_on(store, policy)
     limiter.peek(subject)
@@ -519,7 +519,7 @@ def test_one_id_is_one_lease(proxy: Proxy, store: str, subject: str) -> None:
 
 
 def test_an_outage_leaves_few_ghosts_to_give_back(make_on: Make, own: Server, subject: str) -> None:
-    """Whoever asks for leases all the time, while nobody answers, keeps no list of them all."""
+    """A client that asks for leases while no server answers keeps no list of all of them."""
     limiter = make_on(own.url, PLACES, timeout=0.02, on_error="allow")
     limiter.peek(subject)
     own.kill()
@@ -581,7 +581,7 @@ def test_a_node_that_hangs_takes_no_other_lease_along(
 def test_a_store_that_says_nothing_about_one_lease(
     store: str, new_subject: Callable[[], str], silent: int
 ) -> None:
-    """Whoever renews waits for it longer than the others last: those come in time all the same."""
+    """A thread that waits for its renewal longer than other leases last does not delay those."""
     with Limiter(Concurrency(1, lease=0.6), store=store, timeout=10.0) as limiter:
         ends = threading.Event()
 
@@ -627,7 +627,7 @@ def test_a_lease_used_again_is_not_the_one_before(store: str, subject: str) -> N
 
 
 def test_a_lease_used_again_at_once(make: Make, subject: str) -> None:
-    """Ending the renewal of the one before tells nobody that this one is lost."""
+    """Ending the renewal of the earlier lease does not report this one as lost."""
     limiter = make(PLACES)
     lease = limiter.hold(subject)
 
@@ -666,7 +666,7 @@ class Interrupt(BaseException):
 def test_interrupted_in_its_delay(
     store: str, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease is in hand, but its body is never entered: it is given back."""
+    """The lease was taken, but its body is never entered: it is released."""
 
     def interrupt(seconds: float) -> None:
         raise Interrupt

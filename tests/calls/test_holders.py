@@ -68,7 +68,7 @@ def _hold_in_a_loop(store: str, subject: str, pipe: Connection) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("hold", [_hold, _hold_in_a_loop])
 def test_a_holder_that_was_stopped_says_lost(store: str, subject: str, hold: Any) -> None:
-    """For two leases; somebody else holds it then, and is not disturbed by who wakes up."""
+    """It stops for two leases; another client holds it then, and is not disturbed when it wakes up."""
     with (
         Limiter(Concurrency(1, lease=LEASE), store=store, timeout=PATIENCE) as limiter,
         child(hold, store, subject) as (process, pipe),
@@ -185,7 +185,7 @@ def _fork_while_holding(store: str, subject: str, pipe: Connection) -> None:
 
 @pytest.mark.slow
 def test_a_fork_with_a_lease(store: str, subject: str) -> None:
-    """The lease is the parent's: no child gives it back, or renews it; a child's own is its own."""
+    """The lease is the parent's: no child releases or renews it; a child's own lease is its own."""
     with child(_fork_while_holding, store, subject) as (_, pipe):
         assert pipe.poll(30)
         assert pipe.recv() == [13, 12, 13, 0, 15]
@@ -264,7 +264,7 @@ def _reserve(store: str, subject: str, pipe: Connection) -> None:
 
 
 def test_a_killed_reservation_keeps_its_charge(store: str, subject: str) -> None:
-    """Nobody else can know what it used."""
+    """The charge stays: no other process knows the true cost."""
     with child(_reserve, store, subject) as (process, pipe):
         assert pipe.poll(PATIENCE)
         os.kill(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What goes wrong around a call: it is interrupted, or its caller does what nobody should."""
+"""Interrupted and cancelled calls, and callers that use a lease or a reservation in a wrong way."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_leases_of_bodies_that_are_cancelled_on_and_on(place: str, subject: str)
 
 
 def test_a_reservation_whose_body_is_cancelled_on_and_on(place: str, subject: str) -> None:
-    """All of it is given back."""
+    """All of it is released."""
 
     async def main() -> None:
         limiter = AsyncLimiter("100/hour", store=place, timeout=PATIENCE)
@@ -99,7 +99,7 @@ def test_a_reservation_whose_body_is_cancelled_on_and_on(place: str, subject: st
 
 
 def test_subjects_in_turn_that_are_cancelled(cluster: Cluster, subject: str) -> None:
-    """What was taken before is given back; at most the call under way stays charged."""
+    """Earlier charges are refunded; at most the call under way stays charged."""
 
     async def main() -> None:
         limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=cluster.url, timeout=PATIENCE)
@@ -115,7 +115,7 @@ def test_subjects_in_turn_that_are_cancelled(cluster: Cluster, subject: str) -> 
                 done += 1
             except asyncio.CancelledError:
                 pass
-        await asyncio.sleep(0.3)  # what was given back is on its way; nothing tells us
+        await asyncio.sleep(0.3)  # refunds are on their way; nothing signals their end
         charged = [1_000 - (await limiter.peek(key)).remaining for key in keys]
         assert min(charged) >= done
         # Of each call that was cancelled, one subject's charge may have been under way.
@@ -130,7 +130,7 @@ def test_subjects_in_turn_that_are_cancelled(cluster: Cluster, subject: str) -> 
 def test_interrupted_while_subjects_in_turn_are_given_back(
     store: str, subject: str, where: str, lost: int
 ) -> None:
-    """The rest is given back all the same; the one give-back that was under way is counted."""
+    """The other charges are refunded; the one refund that was under way is counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
     limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
     keys = [f"{subject}-{number}" for number in range(4)]
@@ -240,7 +240,7 @@ def interrupt_once(limiter: Limiter, mode: str) -> None:
 
 
 def test_a_lease_that_was_never_taken(place: str, subject: str) -> None:
-    """Giving it back changes nothing, and breaks nothing that comes later."""
+    """Releasing it changes nothing, and breaks nothing that comes later."""
     limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
     limiter.hold(subject).release()
     for _ in range(5):
@@ -250,7 +250,7 @@ def test_a_lease_that_was_never_taken(place: str, subject: str) -> None:
 
 
 def test_a_lease_is_in_one_body_at_a_time(place: str, subject: str) -> None:
-    """A second body would hold what nobody counts; one after the other is fine."""
+    """A second body would hold a place that is not counted; one after the other is allowed."""
     limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
     lease = limiter.hold(subject)
     with lease:
@@ -338,7 +338,7 @@ def test_no_thread_waits_for_leases_that_were_given_back(place: str, subject: st
 
 
 def test_a_renewal_that_somebody_cancels_is_a_lost_lease(place: str, subject: str) -> None:
-    """Whoever cancels every task, as code does that shuts down, is told."""
+    """If a program cancels every task, as at its shutdown, the holder learns of the loss."""
 
     async def main() -> None:
         limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
@@ -354,7 +354,7 @@ def test_a_renewal_that_somebody_cancels_is_a_lost_lease(place: str, subject: st
 
 
 def test_a_lease_outlives_the_loop_that_took_it(store: str, subject: str) -> None:
-    """Given back in another loop it is given back all the same."""
+    """A lease is released also in another loop."""
     limiter = AsyncLimiter(PLACES, store=store, timeout=PATIENCE)
 
     async def take() -> Any:

@@ -159,7 +159,7 @@ def test_places_of_its_own(make: Make, subject: str) -> None:
 
 
 def test_many_sets_of_numbers(make: Make, subject: str) -> None:
-    """So many are kept prepared; one more is no mistake."""
+    """The number of prepared plans is bounded; one more is no mistake."""
     limiter = make(SlidingWindow(10, 60))
     for limit in range(1, 600):
         assert limiter.peek(subject, limits=f"{limit}/minute").limit == limit
@@ -167,7 +167,7 @@ def test_many_sets_of_numbers(make: Make, subject: str) -> None:
 
 
 def test_a_tag_has_a_state_of_its_own(make: Make, new_subject: Any) -> None:
-    """Of every call; the subject without it, or with another, is somebody else."""
+    """In every call: the subject without a tag, or with another tag, is another subject."""
     subject, tag, other = new_subject(), new_subject(), new_subject()
     limiter, leases = make(SlidingLog(10, 60)), make(Concurrency(2, 60))
 

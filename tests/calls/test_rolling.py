@@ -76,7 +76,7 @@ def test_buckets_keep_their_debt_in_time(
     limiters[0].hit(subject, 60)
     assert [one.peek(subject).remaining for one in limiters] == [40, 80, 4, 140, 0, 0, 70]
     assert {one.peek(subject, 0).reset_after for one in limiters} == {36.0}
-    # Nobody is blocked for longer than the old time to full.
+    # No caller is blocked for longer than the old time to full.
     for one in limiters:
         set_time(one, NOW_US + 36_000_000)
         assert one.peek(subject).remaining == one.policies[0].capacity
@@ -97,7 +97,7 @@ def test_a_much_smaller_burst_gives_nothing_back(
     assert (old.peek(subject).remaining, new.peek(subject).retry_after) == (10, 89.1)
     assert not new.hit(subject)
     assert old.hit(subject, 1000, at_least=1).granted == 10
-    # Whoever was told how long to wait gets in then.
+    # A caller that waits for its ``retry_after`` gets in then.
     set_time(new, NOW_US + 90_100_000)
     assert new.hit(subject)
 
@@ -157,7 +157,7 @@ def test_one_policy_more(old_and_new: Any, subject: str) -> None:
 
 
 def _serve(store: str, pipe: Connection) -> None:
-    """Hit as fast as it goes, under whatever policy and for as long as it is told; say what passed."""
+    """Hit as fast as possible, under each policy that arrives, until the end; send what passed."""
     while (told := pipe.recv()) is not None:
         policy, subject, seconds = told
         admitted = []
@@ -255,7 +255,7 @@ def test_a_rolling_deploy_of_buckets(
 
 @pytest.mark.slow
 def test_a_rolling_deploy_of_leases(workers: list[Connection], store: str, subject: str) -> None:
-    """Never more are held than the larger limit admits; all are given back."""
+    """Never more are held than the larger limit admits; all are released."""
     old, new = Concurrency(1, lease=5), Concurrency(3, lease=9)
     with Limiter(Concurrency(1000), store=store, timeout=PATIENCE) as looks:
         for pipe, policy in zip(workers, (old, old, new, new), strict=True):

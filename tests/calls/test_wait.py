@@ -43,7 +43,7 @@ def test_passes_after_retry_after(
 
 
 def test_waits_for_others_too(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else was faster, twice: it asks and sleeps again."""
+    """Another caller was faster, twice: it tries and sleeps again."""
     limiter = make(SlidingLog(1, 60))
     times = Time(limiter, monkeypatch)
     limiter.hit(subject)
@@ -54,7 +54,7 @@ def test_waits_for_others_too(make: Make, subject: str, monkeypatch: pytest.Monk
 
 
 def test_at_once(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody sleeps where there is room."""
+    """If there is room, it does not sleep."""
     limiter = make(SlidingLog(2, 60))
     times = Time(limiter, monkeypatch)
     assert limiter.wait(subject).remaining == 1

@@ -152,7 +152,7 @@ def test_forgotten_while_it_connects(proxy: Proxy, kind: str) -> None:
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.03])
 def test_a_loop_that_ends_while_it_connects(proxy: Proxy, kind: str, after: float) -> None:
-    """Nobody complains of what was left half made."""
+    """No warning is logged about a connection that was half made."""
     proxy.replies = delay(0.01)
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Coroutines: each reply reaches its own call, each call is sent once, whoever gives up."""
+"""Coroutines: each reply reaches its own call, and each call is sent once, also if callers give up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.transport.test_round_trip import commands
 
 
 class Subject:
-    """A key with a limit that nobody else has, and what is known of its calls."""
+    """A key with a limit that no other test uses, and what is known of its calls."""
 
     def __init__(self, key: str, number: int) -> None:
         self.key = key
@@ -132,7 +132,7 @@ def test_a_call_that_gave_up_before_it_was_sent_is_not_sent(
 
 
 def test_late_replies_are_read_and_dropped(proxy: Proxy, subject: str, kind: str) -> None:
-    """The connection stays; what comes too late reaches nobody, and counts once."""
+    """The connection stays; a late reply reaches no other call, and its call counts once."""
     late_ones_ended = threading.Event()
 
     def hold_back(data: bytes) -> bytes:
@@ -161,7 +161,7 @@ def test_late_replies_are_read_and_dropped(proxy: Proxy, subject: str, kind: str
 
 
 def test_a_silent_connection_is_given_up(proxy: Proxy, subject: str, kind: str) -> None:
-    """Nothing at all comes for the timeout, also when nobody waits for it any more."""
+    """No data comes for the whole timeout, also if no caller waits for it any more."""
     arrived = threading.Event()
 
     def keep(data: bytes) -> bytes:
@@ -289,7 +289,7 @@ def test_closed_in_the_turn_in_which_a_call_began(
 def test_every_task_cancelled_in_the_turn_in_which_a_call_began(
     store: str, cluster: Cluster, subject: str, kind: str, where: str
 ) -> None:
-    """As when a program is told to end; the next call is none the worse for it."""
+    """As when a program is terminated; the next call is decided."""
 
     async def main() -> None:
         async with Asker(store if where == "single" else cluster.url) as asker:
@@ -348,7 +348,7 @@ def test_a_task_that_ends_before_its_maker_knows_of_it(store: str, kind: str) ->
 
 
 def test_cancelled_while_it_connects(proxy: Proxy, store: str, subject: str, kind: str) -> None:
-    """Whoever waits beside gets the connection; the cancelled one charges nothing."""
+    """Another caller that waits gets the connection; the cancelled call charges nothing."""
 
     async def main() -> None:
         async with Asker(proxy.url) as asker:
@@ -366,7 +366,7 @@ def test_cancelled_while_it_connects(proxy: Proxy, store: str, subject: str, kin
 
 
 def test_connections_that_were_killed(own: Server, kind: str) -> None:
-    """CLIENT KILL while nobody calls: noticed before anything is sent, also by a loop that was busy."""
+    """CLIENT KILL between two calls: noticed before anything is sent, also by a loop that was busy."""
 
     async def main() -> None:
         async with Asker(own.url, timeout=5.0) as asker:

@@ -84,7 +84,7 @@ def test_a_name_of_which_no_address_leads_anywhere(deaf: str, name: Name) -> Non
 def test_nobody_complains_of_a_connection_that_was_given_up(
     server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It failed as whoever waited for it was cancelled: there is nobody to fetch the error."""
+    """The attempt failed while its caller was cancelled: no caller is left to retrieve the error."""
     waiting = asyncio.Event()
 
     async def fails(*_: Any) -> None:

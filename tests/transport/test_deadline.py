@@ -16,7 +16,7 @@ TIMEOUT = 0.1
 
 
 def test_refused(make_any: Maker) -> None:
-    """Nobody listens there."""
+    """No server listens there."""
     port = free_port()
     for store in (f"redis://{HOST}:{port}", f"redis+cluster://{HOST}:{port}"):
         limiter = make_any(store, timeout=TIMEOUT)
@@ -47,7 +47,7 @@ def test_a_ready_connection_gets_no_answer(make_any: Maker, proxy: Proxy, subjec
 
 
 def test_a_stopped_server(make_any: Maker, own: Server) -> None:
-    """SIGSTOP: the kernel takes the connection and the data, nobody answers."""
+    """SIGSTOP: the kernel takes the connection and the data, and the server does not answer."""
     limiter = make_any(own.url, timeout=TIMEOUT).open()
     fresh = make_any(own.url, timeout=TIMEOUT, connect_timeout=0.5)
     own.pause()
@@ -93,7 +93,7 @@ def test_a_slow_answer_in_time(make_any: Maker, proxy: Proxy, subject: str) -> N
 
 
 def test_a_slow_answer_too_late(make_any: Maker, proxy: Proxy, subject: str) -> None:
-    """What comes after the deadline does not count, and reaches nobody."""
+    """A reply after the deadline does not count, and reaches no other call."""
     limiter = make_any(proxy.url, timeout=TIMEOUT).open()
     sure = make_any(proxy.url)
     sure.hit(subject, cost=7)

@@ -26,7 +26,7 @@ Fault = Callable[[Server, redis.Redis], Any]
 def loading(server: Server, admin: redis.Redis) -> Iterator[None]:
     """The server reads its data: a thousand keys, each of them slowly."""
     for number in range(300):
-        admin.set(f"key-{number}", "x" * 2_000)  # so many bytes, then it looks at its clients
+        admin.set(f"key-{number}", "x" * 2_000)  # after this many bytes it looks at its clients
     admin.config_set("key-load-delay", 3_000)  # microseconds for each key
     admin.config_set("rdbcompression", "no")
     admin.config_set("loading-process-events-interval-bytes", 1024)
@@ -59,7 +59,7 @@ def _said(admin: redis.Redis) -> str:
 
 @contextmanager
 def busy(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """Somebody else's script does not end."""
+    """Another client's script does not end."""
     admin.config_set("busy-reply-threshold", 1)
     other = server.client()
 
@@ -117,7 +117,7 @@ def unsaved(server: Server, admin: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def replica(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """It became a replica, of nobody who is there."""
+    """The server became a replica of a primary that does not exist."""
     admin.replicaof(HOST, free_port())
     try:
         yield
@@ -134,7 +134,7 @@ def stale(server: Server, admin: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def stopped(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """Nobody is there."""
+    """No server listens there."""
     server.kill()
     try:
         yield
@@ -231,7 +231,7 @@ def test_a_slot_that_nobody_has(make_limiter: MakeLimiter, make_server: MakeServ
 
 
 def wrong_type(server: Server, admin: redis.Redis) -> None:
-    """Somebody else's key stands where ours should."""
+    """The key holds another program's value."""
     admin.set("rl:{u}:default:v1", "x")
     admin.set(f"rl:{{u}}:default:v1:{LOG.field}", "x")
 
@@ -257,7 +257,7 @@ def half_rights(server: Server, admin: redis.Redis) -> None:
 def test_a_refusal_is_never_a_fallback(
     make_limiter: MakeLimiter, own: Server, policy: Any, on_error: str, fault: Fault
 ) -> None:
-    """Somebody must look: to admit, or to deny, everybody would hide it."""
+    """An operator must change something: a fallback that admits or denies every call would hide it."""
     admin = own.client()
     limiter = make_limiter(own.url, policy, on_error=on_error).open()
     fault(own, admin)
@@ -327,7 +327,7 @@ def test_a_single_store_as_a_cluster(make_limiter: MakeLimiter, store: str) -> N
 
 @pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
 def test_an_error_says_the_address_once(make_any: Maker, kind: str) -> None:
-    """Nobody listens: all ways to call say the same, and what to look at."""
+    """No server listens: all kinds of call raise the same message, which says what to check."""
     port = free_port()
     url = f"{kind}://{HOST}:{port}"
     said = f"store {HOST}:{port}: Connection refused: does a server listen there?"

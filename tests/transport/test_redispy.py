@@ -1,4 +1,4 @@
-"""What we use of redis-py that is not public: in one place, checked, and never an open door."""
+"""Private names of redis-py: used in one module, checked when it is imported."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PING = command("PING")
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run it in so many threads at once, and raise what one of them raised."""
+    """Run ``work`` in ``count`` threads at once, and raise an error that one of them raised."""
     errors: list[BaseException] = []
     start = threading.Barrier(count)
 
@@ -80,7 +80,7 @@ def test_64_threads(make_limiter: MakeLimiter, store: str, subject: str, policy:
 
 
 def test_64_threads_on_a_cluster(make_limiter: MakeLimiter, cluster: Cluster, subject: str) -> None:
-    """Nobody read the slot table before: one reads it, the others wait for that."""
+    """The slot table was not read before: one call reads it, and the others wait for that."""
     limiter = make_limiter(cluster.url, timeout=20.0)
 
     def work(number: int) -> None:
@@ -94,7 +94,7 @@ def test_64_threads_on_a_cluster(make_limiter: MakeLimiter, cluster: Cluster, su
 def test_as_many_connections_as_callers(
     make_limiter: MakeLimiter, proxy: Proxy, subject: str
 ) -> None:
-    """Nobody queues for a pool: 40 slow calls take as long as one."""
+    """No call waits for a pool: 40 slow calls take as long as one."""
     limiter = make_limiter(proxy.url, timeout=20.0).open()
     proxy.replies = delay(0.05)
     start = time.monotonic()
@@ -281,7 +281,7 @@ def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
             return 0.0
 
         def close(self) -> None:
-            raise AssertionError("somebody else uses it")
+            raise AssertionError("another caller uses it")
 
     connection = JustTaken.__new__(JustTaken)
     node._idle.append(connection)
@@ -304,7 +304,7 @@ def test_closed_while_it_connects(make_limiter: MakeLimiter, proxy: Proxy, subje
 
 
 def test_a_caller_outlives_a_close(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
-    """Whoever waits for a connection meanwhile gets another one."""
+    """Another caller that waits for a connection gets one."""
     limiter = make_limiter(proxy.url, timeout=20.0)
     proxy.replies = delay(0.1)
     caller = threading.Thread(target=limiter.hit, args=(subject,))
@@ -316,7 +316,7 @@ def test_a_caller_outlives_a_close(make_limiter: MakeLimiter, proxy: Proxy, subj
 
 
 def test_close_then_use(make_limiter: MakeLimiter, own: Server) -> None:
-    """Closing is no end: it gives back what is idle."""
+    """``close`` closes the idle connections; the limiter can still be used."""
     limiter = make_limiter(own.url)
     watcher = own.client()
     for _ in range(3):
@@ -360,7 +360,7 @@ class Taken(list):  # type: ignore[type-arg]
 
 
 def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject: str) -> None:
-    """Whoever finds an idle connection and then none waits for another."""
+    """A caller finds an idle connection, then none: it waits for another one."""
     limiter = make_limiter(store).open()
     node = limiter._core.transport._node  # type: ignore[attr-defined]
     node._idle = Taken(node._idle * 3)
@@ -436,7 +436,7 @@ def test_a_full_node_of_a_cluster_is_unavailable_too(
 
 
 def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) -> None:
-    """Somebody began to connect, and gave up; that it fails now says nothing of the next attempt."""
+    """An earlier caller began to connect and gave up; its failure does not count for the next attempt."""
     fail, made = threading.Event(), []
 
     class Late(redis.Connection):
@@ -462,7 +462,7 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
 
 
 def test_a_reply_that_nobody_can_read(store: str) -> None:
-    """An array of so many elements that there is no room for it, say: nobody decides by that."""
+    """An array that does not fit into memory, for example: no decision is made from it."""
 
     def stumble(*_: Any) -> None:
         raise MemoryError

@@ -234,7 +234,7 @@ def test_tls_without_any_handshake_of_redis(
     make_server: MakeServer,
     subject: str,
 ) -> None:
-    """Session tickets that wait to be read are no sign that the server hung up."""
+    """Unread session tickets do not look like a connection that the server closed."""
     server = make_server(tls_binary, tls=certificates)
     client = make_any.client(
         "Redis",
@@ -539,7 +539,7 @@ PASSWORDS = [
     "p\n",
     "p=",
 ]
-#: Addresses with a password in every place where somebody would put it, forget a host, or mistype.
+#: Addresses with a password in every place where a user may put it, forget a host, or mistype.
 FORMS = [
     "{s}://:{p}@{h}",
     "{s}://u:{p}@{h}",
@@ -681,7 +681,7 @@ def test_a_server_that_quotes_our_password(make_any: Maker, proxy: Proxy) -> Non
 def test_a_refusal_is_none_the_less_one_where_another_node_is_down(
     make_any: Maker, make_server: MakeServer
 ) -> None:
-    """Wrong credentials never admit everybody, whichever node is asked last."""
+    """Wrong credentials never admit a caller, whichever node is asked last."""
     locked = make_server(password="right")  # noqa: S106
     store = f"redis+cluster://127.0.0.1:1,{locked.host}:{locked.port}"
 
@@ -691,7 +691,7 @@ def test_a_refusal_is_none_the_less_one_where_another_node_is_down(
 
 
 def test_opening_may_take_as_long_as_connecting(make_any: Maker, proxy: Proxy) -> None:
-    """Nobody waits for a decision: a slow answer to the loading of a script is good enough."""
+    """No caller waits for a decision here: a slow reply to SCRIPT LOAD is allowed."""
     proxy.replies = delay(0.15)
 
     make_any(proxy.url, timeout=0.1).open()
