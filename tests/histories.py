@@ -1,7 +1,7 @@
-"""What concurrent callers were granted, and whether that kept the bound in every window.
+"""The grants of concurrent callers, and the check that they kept the bound in every window.
 
-A history needs no order of its own: the store says when it decided, in microseconds, so whatever
-came back to whichever thread can be put into one line and looked at window by window.
+A history needs no order of its own: every reply has the time of its decision, in microseconds, so that
+the replies of all threads can be sorted, and checked window by window.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def own_windows(history: Iterable[Admitted], period_us: int, align: bool = False
 
 
 def assert_bound(model: Any, history: Iterable[Admitted]) -> None:
-    """Fail unless the history kept the bound in every window, and all else the model knows of."""
+    """Fail unless the history kept the bound in every window, and the model's other rules."""
     history = list(history)
     most = most_in_any_window(history, model.period_us)
     assert most <= model.bound, f"{most} in one period under {model}"

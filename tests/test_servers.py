@@ -135,7 +135,7 @@ def test_a_taken_port_is_answered_by_another_one(monkeypatch: pytest.MonkeyPatch
             assert client.ping()
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing() -> None:
+def test_a_server_that_cannot_start_names_the_reason_and_leaves_nothing() -> None:
     server = Server(options=["--no-such-option", "1"])
 
     with pytest.raises(ServerError, match="no-such-option"):
@@ -203,7 +203,7 @@ def test_children_end_with_a_parent_that_is_killed() -> None:
 
 
 def test_a_child_of_another_thread_survives_that_thread() -> None:
-    """The kernel would take the thread's end for the parent's."""
+    """The kernel could take the thread's end for the parent's."""
     children: list[Child] = []
     thread = threading.Thread(target=lambda: children.append(Child("cat", ["/bin/sleep", "60"])))
     thread.start()

@@ -9,13 +9,13 @@ from typing import TypeVar
 
 Answer = TypeVar("Answer")
 
-#: Longer than anything takes on a busy machine; what is so earlier ends the wait.
+#: Longer than anything takes on a busy machine; a true condition ends the wait earlier.
 PATIENCE = 30.0
 _PAUSE = 0.01
 
 
 def never() -> str:
-    """What a wait in vain says, where the test has nothing better."""
+    """The default message of a wait in vain."""
     return "it never came true"
 
 
@@ -26,7 +26,7 @@ def until(
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, what()
-        time.sleep(_PAUSE)  # nothing tells us: we have to look again
+        time.sleep(_PAUSE)  # no event signals it: look again
     return answer
 
 
@@ -39,5 +39,5 @@ async def soon(
     deadline = time.monotonic() + seconds
     while not (answer := await condition()):
         assert time.monotonic() < deadline, what()
-        await asyncio.sleep(_PAUSE)  # nothing tells us: we have to look again
+        await asyncio.sleep(_PAUSE)  # no event signals it: look again
     return answer

@@ -128,7 +128,7 @@ def test_a_wait_that_is_cancelled_takes_nothing(run: Any, store: str, subject: s
     run(main())
 
 
-def test_whoever_cancels_all_when_a_lease_is_lost_is_told_once(subject: str) -> None:
+def test_on_lost_may_cancel_every_task_and_is_called_once(subject: str) -> None:
     """Its own renewal task is among the cancelled ones."""
     calls = []
 
@@ -188,7 +188,7 @@ def test_a_loop_that_ends_soon_after_a_lost_reply(
     assert said.endswith("a release of limiter default did not reach the store: it was interrupted")
 
 
-def test_a_renewal_that_fails_as_nobody_expects(
+def test_a_renewal_that_fails_by_an_unexpected_error(
     caplog: pytest.LogCaptureFixture, subject: str
 ) -> None:
     """``on_lost`` is called: the lease is lost."""

@@ -51,7 +51,7 @@ def test_refund(make: Make, subject: str, policy: Policy) -> None:
     assert limiter.hit(subject, 10).remaining == 0
 
 
-def test_refund_of_a_log_gives_back_the_oldest(make: Make, subject: str) -> None:
+def test_refund_of_a_log_refunds_the_oldest_units(make: Make, subject: str) -> None:
     """If the newest were refunded, a later window would admit too much."""
     limiter = make(SlidingLog(3, 60))
     set_time(limiter, NOW_US)
@@ -145,7 +145,7 @@ def test_each_policy_is_charged_to_its_own_bound(make: Make, subject: str) -> No
 
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
-def test_an_exception_gives_all_of_it_back(make: Make, subject: str, policy: Policy) -> None:
+def test_an_exception_refunds_all_of_it(make: Make, subject: str, policy: Policy) -> None:
     """The exception is raised on; after a settlement it changes nothing more."""
     limiter = make(policy)
     set_time(limiter, NOW_US)
@@ -157,7 +157,7 @@ def test_an_exception_gives_all_of_it_back(make: Make, subject: str, policy: Pol
     assert limiter.peek(subject).remaining == 6
 
 
-def test_actual_costs_that_are_none(make: Make, subject: str) -> None:
+def test_wrong_actual_costs(make: Make, subject: str) -> None:
     """A wrong actual cost settles nothing; a right one may be more than any limit."""
     limiter = make(SlidingLog(10, 60))
     with limiter.reserve(subject, 6) as reserved:

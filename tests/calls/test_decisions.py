@@ -166,7 +166,7 @@ def test_a_call_that_makes_no_sense_for_the_policies(make: Make, subject: str) -
     assert leases.peek(subject).each[1].remaining == 10
 
 
-def test_keys_that_name_nobody(make: Make, subject: str) -> None:
+def test_wrong_keys(make: Make, subject: str) -> None:
     """Every call refuses them, as a key and as a tag, before it calls the store."""
     limiter, leases = make(SlidingLog(10, 60)), make(PLACES)
     calls = (
@@ -185,7 +185,7 @@ def test_keys_that_name_nobody(make: Make, subject: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["standalone", "cluster"])
-def test_a_key_of_something_else(make: Make, place: str, subject: str, request: object) -> None:
+def test_a_key_of_another_program(make: Make, place: str, subject: str, request: object) -> None:
     """Every call refuses it, but reset forgets it."""
     cluster = request.getfixturevalue("cluster") if "cluster" in place else None
     client = cluster.client() if cluster else request.getfixturevalue("server").client()

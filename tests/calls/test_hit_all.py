@@ -79,7 +79,7 @@ def test_limits_of_their_own(make: Make, new_subject: Any) -> None:
         limiter.hit_all([(a, 2), (b, 31, "30/minute; 40/minute")])
 
 
-def test_nothing_and_nobody(make: Make, new_subject: Any) -> None:
+def test_no_items_and_items_that_cost_nothing(make: Make, new_subject: Any) -> None:
     """No item, and items of cost 0; any iterable is accepted."""
     limiter = make(SlidingLog(3, 60))
     a, b, c = (new_subject() for _ in range(3))
@@ -105,7 +105,7 @@ def test_in_an_if(make: Make, new_subject: Any) -> None:
     assert limiter.hit_all([])
 
 
-def test_items_that_are_none(make: Make, subject: str) -> None:
+def test_wrong_items(make: Make, subject: str) -> None:
     """Nothing is charged to any subject."""
     limiter = make(SlidingLog(10, 60))
     for wrong in (subject, (subject,), [subject, 1], (subject, 1, None, 1), None, 7):
@@ -252,7 +252,7 @@ def decides(limiter: Any, subject: str) -> bool:
     return True
 
 
-def test_a_lost_give_back(make_on: Make, behind: Behind) -> None:
+def test_a_lost_refund(make_on: Make, behind: Behind) -> None:
     """It is counted; until the charge expires, it denies too much and admits nothing too much."""
     limiter, (a, b) = make_on(behind.url, SlidingLog(3, 2)), behind.subjects
     limiter.hit(b, 3)

@@ -1,4 +1,4 @@
-"""A limit that changes over live state: old and new numbers side by side, and what starts afresh."""
+"""A limit that changes over live state: old and new numbers side by side, and changes that start unused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BUCKETS = [TokenBucket, GCRA, LeakyBucket]
 
 @pytest.fixture
 def old_and_new(make_on: Make, place: str, kind: str) -> Any:
-    """Make limiters of one state, of each of these limits, all at one time."""
+    """Make limiters of the same state with each of these limits, all at one time."""
 
     def make(*sets: Any) -> list[Any]:
         first = make_on(place, sets[0])
@@ -51,7 +51,7 @@ def old_and_new(make_on: Make, place: str, kind: str) -> Any:
 def test_windows_and_logs_keep_their_count(
     old_and_new: Any, subject: str, algorithm: type[Policy]
 ) -> None:
-    """60 of 100 used: of 200, 140 remain; of 50, none, until the old ones leave."""
+    """60 of 100 used: of 200, 140 remain; of 50, none, until the old units expire."""
     old, more, less = old_and_new(*(algorithm(limit, 60) for limit in (100, 200, 50)))
     old.hit(subject, 60)
     assert [one.peek(subject).remaining for one in (old, more, less)] == [40, 140, 0]
@@ -70,7 +70,7 @@ def test_windows_and_logs_keep_their_count(
 def test_buckets_keep_their_debt_in_time(
     old_and_new: Any, subject: str, algorithm: type[Policy]
 ) -> None:
-    """60 of 100 used: 120 of 200, 6 of 10; the burst alone keeps units, the rate alone seconds."""
+    """60 of 100 used: 120 of 200, 6 of 10; a new burst keeps the units, a new rate the seconds."""
     numbers = [(100, 100), (200, 200), (10, 10), (100, 200), (100, 50), (200, 100), (50, 100)]
     limiters = old_and_new(*(algorithm(limit, 60, burst=burst) for limit, burst in numbers))
     limiters[0].hit(subject, 60)
@@ -83,10 +83,10 @@ def test_buckets_keep_their_debt_in_time(
 
 
 @pytest.mark.parametrize("algorithm", BUCKETS)
-def test_a_much_smaller_burst_gives_nothing_back(
+def test_a_much_smaller_burst_refunds_nothing(
     old_and_new: Any, subject: str, algorithm: type[Policy]
 ) -> None:
-    """Its denials, side by side with the old one's calls, cut no debt that the old burst allows."""
+    """Its denials, beside the old limiter's calls, cut no debt that the old burst allows."""
     old, new = old_and_new(algorithm(10, 1, burst=1000), algorithm(10, 1, burst=100))
     assert old.hit(subject, 1000)
     for _ in range(3):
@@ -103,7 +103,7 @@ def test_a_much_smaller_burst_gives_nothing_back(
 
 
 def test_leases_stay(old_and_new: Any, subject: str) -> None:
-    """With their end, whatever limit and length come after."""
+    """They keep their end, whatever limit and length come later."""
     old, more, less, other = old_and_new(
         *(Concurrency(limit, lease) for limit, lease in ((3, 60), (5, 60), (1, 60), (3, 10)))
     )
@@ -133,7 +133,9 @@ def test_leases_stay(old_and_new: Any, subject: str) -> None:
     ],
     ids=repr,
 )
-def test_what_starts_afresh(old_and_new: Any, subject: str, others: tuple[Policy, ...]) -> None:
+def test_changes_that_start_unused(
+    old_and_new: Any, subject: str, others: tuple[Policy, ...]
+) -> None:
     """Another algorithm, period, name or alignment is another limit."""
     limiters = old_and_new(*others)
     with ExitStack() as held:
@@ -197,7 +199,7 @@ def workers(store: str) -> Iterator[list[Connection]]:
 def side_by_side(
     workers: list[Connection], old: Policy, new: Policy, subject: str
 ) -> list[Admitted]:
-    """What two processes each were granted, all of them at once."""
+    """The units granted to two processes each, all at once."""
     for pipe, policy in zip(workers, (old, old, new, new), strict=True):
         pipe.send((policy, subject, 0.3))
     found = []

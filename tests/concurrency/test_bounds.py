@@ -69,14 +69,14 @@ def test_a_concurrent_history_is_one_that_a_single_caller_could_have_had(store, 
 
 @settings(max_examples=8 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
 @given(plans())
-def test_so_it_is_on_redis(redis_store, plan):
+def test_a_concurrent_history_on_redis(redis_store, plan):
     """The same against Redis's own server."""
     check(redis_store, *plan)
 
 
 @settings(max_examples=8 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
 @given(plans())
-def test_so_it_is_on_a_cluster(cluster, plan):
+def test_a_concurrent_history_on_a_cluster(cluster, plan):
     """The same against a cluster."""
     check(cluster.url, *plan)
 
@@ -86,7 +86,7 @@ def test_so_it_is_on_a_cluster(cluster, plan):
     [policy_of(sample) for model in MODELS.values() for sample in model.samples(3, 10_000)],
     ids=lambda policy: policy.identity,
 )
-def test_whoever_waits_as_told_is_admitted(store, subject, policy):
+def test_a_caller_that_waits_for_retry_after_is_admitted(store, subject, policy):
     """By the store's clock: a call that waited for ``retry_after`` is never denied."""
     with Limiter(policy, store=store, timeout=PATIENCE) as limiter:
         waits = 0
@@ -102,7 +102,7 @@ def test_whoever_waits_as_told_is_admitted(store, subject, policy):
                 waits += 1
 
 
-def test_a_history_that_no_single_caller_could_have_had_is_seen():
+def test_an_impossible_history_is_found():
     """The check itself finds one unit too many, and one denial too many."""
     policy = SlidingLog(1, 1)
     first = Told(10**15, "k", 1, (1, 0, 0, 1_000_000, 0))

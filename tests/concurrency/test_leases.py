@@ -172,7 +172,7 @@ def holders(store: str) -> Iterator[tuple[str, list[int]]]:
 
 
 @pytest.mark.slow
-def test_what_dead_holders_held_is_free_within_one_lease(store, holders):
+def test_places_of_dead_holders_are_free_within_one_lease(store, holders):
     """While leases are renewed, no place is free; a lease after the holders were killed, all are."""
     key, pids = holders
     caller = Caller(store)

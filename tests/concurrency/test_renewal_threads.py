@@ -37,7 +37,7 @@ def test_interrupted_while_a_lease_begins_to_be_renewed(
     assert renewal_threads._due == []
 
 
-def test_a_renewal_that_fails_by_a_fault_of_a_program(subject: str) -> None:
+def test_a_renewal_that_fails_by_a_fault_in_the_code(subject: str) -> None:
     """Its lease is reported as lost; others are renewed."""
     limiter = Limiter(Concurrency(5, lease=0.3), store="memory://")
     told = threading.Event()

@@ -109,7 +109,7 @@ def test_threads_on_many_keys_lose_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
+def test_a_fork_has_free_locks_and_complete_state() -> None:
     """While threads are in the middle of calls."""
     policy, store, ends = SlidingLog(10**5, "day"), MemoryStore(), threading.Event()
     both = [FixedWindow(10**9, "day", name="a"), FixedWindow(10**9, "day", name="b")]
@@ -187,7 +187,7 @@ def test_the_clock_is_the_walls_and_never_steps_back(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
-def test_an_expired_key_is_none(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expired_key_is_unused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key lives for a second longer than its state counts; then the subject is unused."""
     store = MemoryStore()
     reset_us = hit(store, policy, cost=3)[3]
@@ -230,7 +230,7 @@ def test_memory_is_bounded() -> None:
     assert max(sizes) < 1.1 * sizes[0]
 
 
-def test_who_is_soonest_unused_goes_first() -> None:
+def test_the_subject_that_expires_soonest_is_removed_first() -> None:
     """Not the oldest subject, and not the one that was not used for longest."""
     store, long, short = MemoryStore(most_subjects=3), FixedWindow(5, 600), FixedWindow(5, 60)
     hit(store, long, "long")
@@ -246,7 +246,7 @@ def test_who_is_soonest_unused_goes_first() -> None:
     assert set(look(store, ["a", "b", "c", "d"])) == {"a", "c", "d"}
 
 
-def test_who_has_expired_goes_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_subjects_are_removed_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while there is room, a few with each new key."""
     store, long, short = MemoryStore(most_subjects=10), FixedWindow(5, 600), FixedWindow(5, 1)
     for number in range(5):
@@ -260,7 +260,7 @@ def test_who_has_expired_goes_before_all_others(monkeypatch: pytest.MonkeyPatch)
     assert len(look(store, [f"long-{number}" for number in range(5)])) == 5
 
 
-def test_a_call_never_throws_out_its_own_keys() -> None:
+def test_a_call_never_removes_its_own_keys() -> None:
     """Even if they expire soonest, or are more than the store may keep."""
     store, long, short = MemoryStore(most_subjects=2), FixedWindow(5, 600), FixedWindow(5, 60)
     hit(store, long, "long")

@@ -59,7 +59,7 @@ def test_vector(vector: vectors.Vector) -> None:
         assert life_ms == -1 if most == -1 else least - 1_000 <= life_ms <= most
 
 
-def test_only_what_is_about_text_is_left_out() -> None:
+def test_only_vectors_about_text_are_left_out() -> None:
     """Every other vector runs here: those left out have an argument that is missing or wrong."""
     assert len(OURS) > 140
     for vector in ABOUT_TEXT:

@@ -170,7 +170,7 @@ def test_a_move_that_ends_meanwhile(
     assert limiter.hit(f"{subject}-new", tag=TAG)
 
 
-def test_sent_round_in_circles(make_any: Maker, cluster: Cluster) -> None:
+def test_redirects_in_a_circle(make_any: Maker, cluster: Cluster) -> None:
     """More than three redirects: the cluster is in trouble."""
     with Proxy((HOST, cluster.nodes[0].port)) as proxy:
         limiter = make_any(cluster.url, on_error="deny").open()
@@ -397,7 +397,7 @@ def test_a_store_that_comes_later(make_any: Maker, own: Server) -> None:
     decides_within(limiter, "u", 3.0)
 
 
-def test_nobody_names_a_cluster_without_nodes() -> None:
+def test_a_cluster_url_without_nodes() -> None:
     """At least one address."""
     with pytest.raises(InvalidSetting):
         Limiter("5/minute", store="redis+cluster://")
@@ -406,7 +406,7 @@ def test_nobody_names_a_cluster_without_nodes() -> None:
 @pytest.mark.parametrize(
     "table", [b"+OK\r\n", b"*1\r\n:5\r\n", b"*1\r\n*3\r\n:0\r\n:9\r\n+x\r\n", b"*0\r\n"]
 )
-def test_a_table_that_is_none(make_any: Maker, cluster: Cluster, table: bytes) -> None:
+def test_a_wrong_slot_table(make_any: Maker, cluster: Cluster, table: bytes) -> None:
     """The reply is not a slot table, or a table without slots."""
 
     def answer(data: bytes) -> bytes:

@@ -58,7 +58,7 @@ def test_a_reply_too_many(make_limiter: MakeLimiter, proxy: Proxy, subject: str)
     assert limiter.peek(subject).remaining == PLENTY.limit - 8
 
 
-def test_a_push_answers_nobody(make_any: Maker, proxy: Proxy, subject: str) -> None:
+def test_a_push_is_no_reply(make_any: Maker, proxy: Proxy, subject: str) -> None:
     """A message that the server sends by itself is not the reply to a call."""
     limiter = make_any(f"{proxy.url}?protocol=3").open()
     proxy.replies = lambda data: b">2\r\n+invalidate\r\n_\r\n" + data
@@ -98,7 +98,7 @@ def test_byte_by_byte(make_any: Maker, proxy: Proxy, store: str, subject: str) -
 
 
 @pytest.mark.parametrize("on_error", ["allow", "deny"])
-def test_a_fallback_does_not_ask_again(
+def test_a_fallback_sends_nothing_again(
     make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, on_error: str
 ) -> None:
     """The call that ran is charged, whatever the fallback decides."""
