@@ -233,8 +233,8 @@ class Demo:
 
     def _stop(self) -> None:
         # Traefik first: its health checks would warn of instances that end before it.
-        stop([child for child in self._children if child.name == "traefik"])
-        stop(self._children)
+        for is_traefik in (True, False):
+            stop([child for child in self._children if (child.name == "traefik") == is_traefik])
         for log in self._logs.values():
             log.close()
         if self._cluster is not None:
