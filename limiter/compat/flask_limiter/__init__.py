@@ -1,4 +1,4 @@
-"""Flask-Limiter's names: what its users write most runs as it is, the rest is refused by name."""
+"""A replacement for Flask-Limiter's import: common uses run unchanged, the rest raise an error."""
 
 from limiter.compat.flask_limiter.constants import ExemptionScope, HeaderNames
 from limiter.compat.flask_limiter.errors import RateLimitExceeded
@@ -8,7 +8,7 @@ from limiter.compat.flask_limiter.request_limit import RequestLimit
 __all__ = ["ExemptionScope", "HeaderNames", "Limiter", "RateLimitExceeded", "RequestLimit"]
 
 _INSTEAD = {
-    "Limit": "write the limit string, and Limiter.limit for what else it says",
+    "Limit": "write a limit string, and give its options to Limiter.limit",
     "ApplicationLimit": "write the limit string in application_limits",
     "RouteLimit": "use Limiter.limit",
     "MetaLimit": "put another limit on the routes: a denied request takes nothing from any",
