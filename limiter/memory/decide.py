@@ -49,7 +49,11 @@ def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Ste
         elif takes and fits and not wait_us and block.cost:
             granted = min(block.cost, step.room if take is None else min(step.room, take))
             step.charge(granted)
-        if takes and block.cost and (step.needs_repair or (granted and not same_lease and not step.held)):
+        if (
+            takes
+            and block.cost
+            and (step.needs_repair or (granted and not same_lease and not step.held))
+        ):
             writes.append(place)
         reply += [granted, max(step.room, 0), wait_us, step.reset_us, delay_us]
     return Outcome(reply, writes, fits and not same_lease)
