@@ -189,7 +189,7 @@ async def test_a_key_that_is_no_subject_is_an_error_of_the_program() -> None:
         (Depends(), r"accepted is a dependency with its function"),
         (
             lambda one, two, three: (one, two, three),
-            "accepted is a function of nothing, of the request, or",
+            "accepted is a function without arguments, of the request, or",
         ),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -200,7 +200,7 @@ def test_a_forgotten_depends_is_an_error_at_once(setting: str, value: Any, messa
 
 
 def test_a_dependency_beside_a_guard_is_an_error_at_once() -> None:
-    with pytest.raises(InvalidSetting, match="key is given beside a guard"):
+    with pytest.raises(InvalidSetting, match="key cannot be combined with a guard"):
         limit(AsyncGuard([]), key=Depends(user_id))
 
 

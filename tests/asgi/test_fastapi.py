@@ -244,7 +244,7 @@ async def test_keys_costs_rules_and_limiters() -> None:
     assert (await ask(app, "/limiter")).headers["ratelimit"] == '"own";r=0;t=60'
     assert (await ask(app, "/rule")).status == 429
     assert (await ask(app, "/guard")).status == 429
-    with pytest.raises(InvalidSetting, match="name is given beside rules"):
+    with pytest.raises(InvalidSetting, match="name cannot be combined with rules"):
         limit([Rule(own)], name="x")
 
 

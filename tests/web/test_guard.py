@@ -338,7 +338,7 @@ def test_a_cost_that_can_never_pass(door: Door, any_store: str) -> None:
 
 def test_rules_of_two_stores_are_no_guard() -> None:
     rules = [Rule(Limiter("5/s", store="memory://", name=name)) for name in "ab"]
-    with pytest.raises(InvalidSetting, match="store of rule b is another than that of rule a"):
+    with pytest.raises(InvalidSetting, match="store of rule b is not the store of rule a"):
         Guard(rules)
 
 

@@ -193,7 +193,7 @@ def test_reduced_capacity_and_unidentified_are_problems_too() -> None:
         "type": "about:blank",
         "title": "Bad Request",
         "status": 400,
-        "detail": "The caller cannot be identified by the connection or what proxies say of it.",
+        "detail": "The caller cannot be identified by its connection or by the header fields of proxies.",
         "instance": "/x",
     }
     why = problems.unidentified(Unidentified("the request has no API key"), "/x")

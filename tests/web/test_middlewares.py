@@ -247,9 +247,13 @@ async def late(request: Any) -> str:
 def test_a_function_that_cannot_be_called_is_an_error_at_once(
     make: Make, setting: str, function: Any
 ) -> None:
-    with pytest.raises(InvalidSetting, match=f"{setting} is .*: accepted is a function of nothing"):
+    with pytest.raises(
+        InvalidSetting, match=f"{setting} is .*: accepted is a function without arguments"
+    ):
         make(**{setting: function})
-    with pytest.raises(InvalidSetting, match=r"'user': accepted .*; or a function of nothing"):
+    with pytest.raises(
+        InvalidSetting, match=r"'user': accepted .*; or a function without arguments"
+    ):
         make(key="user")
 
 
@@ -419,10 +423,10 @@ def test_what_limits_bring_themselves_is_not_given_beside_them(web: Wsgi, make: 
     limiters = [web.limiter("5/minute", store=MEMORY) for _ in range(2)]
     rules = [Rule(limiter) for limiter in limiters]
     for limits, more, message in (
-        (rules[:1], {"key": "host"}, "key is given beside rules"),
-        (limiters[0], {"name": "x"}, "name is given beside a limiter"),
-        (web.guard([]), {"trusted": "::/0"}, "trusted is given beside a guard"),
-        (rules, {}, "store of rule default is another"),
+        (rules[:1], {"key": "host"}, "key cannot be combined with rules"),
+        (limiters[0], {"name": "x"}, "name cannot be combined with a limiter"),
+        (web.guard([]), {"trusted": "::/0"}, "trusted cannot be combined with a guard"),
+        (rules, {}, "store of rule default is not the store"),
         (SimpleNamespace(guard=None), {}, f"accepted here: {web.guard.__name__}"),
         (web.others[0], {}, f"accepted here: {web.guard.__name__}"),
         (web.others[1], {}, f"accepted here: {web.limiter.__name__}"),

@@ -70,7 +70,7 @@ def test_what_is_answered(door: Door, store: str) -> None:
     assert isinstance(verdict.error, TooManyNewSubjects)
     assert 3_590 <= int(fields(verdict)["Retry-After"]) <= 3_600
     said = json.loads(verdict.body)
-    assert said["detail"] == "Policy api begins 3 new subjects per 3600 s for one address."
+    assert said["detail"] == "Policy api allows 3 new subjects per 3600 s for one address."
     assert said["violated-policies"] == ["api"]
 
 
