@@ -48,7 +48,7 @@ else
 endif
 
 test-fast: $(VENV)/.test
-	$(BIN)/python -m pytest --fast -r fE $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest --fast -r fE $(WORKERS:3=2) $(TESTS)
 
 luacheck:
 	@command -v luacheck >/dev/null || \

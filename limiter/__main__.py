@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-#: What the extra ``cli`` brings.
+#: Modules that the extra ``cli`` installs.
 _CLI = ("click", "tomli")
 
 
@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def _refuse_mixture() -> None:
-    """Refuse to run where PyPI's ``limiter`` is installed in our folder: its files replace some of ours."""
+    """Refuse to run if PyPI's ``limiter`` is installed too: its files replace some of this package's."""
     folder = Path(__file__).parent.parent
     for other in folder.glob("limiter-*.dist-info"):
         name = other.stem.replace("-", " ")
@@ -35,9 +35,9 @@ def _refuse_mixture() -> None:
         )
 
 
-def _refuse(why: str) -> None:
-    sys.stderr.write(f"limiter: {why}\n")
-    sys.exit(2)  # 1 would say that a hit was denied
+def _refuse(reason: str) -> None:
+    sys.stderr.write(f"limiter: {reason}\n")
+    sys.exit(2)  # 1 would mean that a hit was denied
 
 
 if __name__ == "__main__":

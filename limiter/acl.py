@@ -1,11 +1,11 @@
-"""The least rights that a store must give us, as an ACL rule of Redis or Valkey."""
+"""An ACL rule of Redis or Valkey with the commands that the limiter needs, and no others."""
 
 from __future__ import annotations
 
 from limiter import scripts
 from limiter.keys import NAME
 
-#: What a connection needs besides the scripts' own commands; redis-py says hello and its name.
+#: Commands of a connection, beside those of the scripts; redis-py sends HELLO and its own name.
 _CONNECTION = (
     "evalsha",
     "eval",
@@ -25,14 +25,14 @@ COMMANDS = (*_CONNECTION, *scripts.COMMANDS)
 
 
 def is_safe(word: str) -> bool:
-    """Whether it would say no more to Redis than a name."""
+    """Whether a word is only a name to Redis, and cannot add to the rule."""
     return NAME.fullmatch(word) is not None
 
 
 def rule(user: str, prefix: str = "rl") -> str:
-    """An ``ACL SETUSER`` line that gives these commands, on keys that begin with the prefix.
+    """An ``ACL SETUSER`` line that permits these commands on keys that begin with the prefix.
 
-    It sets no password: until one is set, Redis lets nobody in as the user.
+    It sets no password: until one is set, Redis accepts no connection of the user.
     """
     commands = " ".join(f"+{name}" for name in COMMANDS)
     return f"ACL SETUSER {user} reset on ~{prefix}:* resetchannels -@all {commands}"

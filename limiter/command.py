@@ -10,18 +10,18 @@ from limiter.cli.lazy import Entry, LazyGroup
 from limiter.version import __version__
 
 _ENTRIES = {
-    "hit": Entry("limiter.cli.calls", "hit", "Take from what a subject has left, if it has."),
-    "peek": Entry("limiter.cli.calls", "peek", "Say what hit would; take nothing."),
-    "refund": Entry("limiter.cli.calls", "refund", "Give back what was taken."),
+    "hit": Entry("limiter.cli.calls", "hit", "Take units from a subject, if every limit has room."),
+    "peek": Entry("limiter.cli.calls", "peek", "Report what hit would decide; take nothing."),
+    "refund": Entry("limiter.cli.calls", "refund", "Refund units that were taken."),
     "reset": Entry("limiter.cli.calls", "reset", "Forget what a subject has used."),
-    "hold": Entry("limiter.cli.hold", "hold", "Run a command while holding one of a few leases."),
-    "check": Entry("limiter.policyfile.command", "check", "Say whether a policy file is right."),
+    "hold": Entry("limiter.cli.hold", "hold", "Run a command while holding a lease."),
+    "check": Entry("limiter.policyfile.command", "check", "Check a policy file."),
     "explain": Entry(
-        "limiter.policyfile.command", "explain", "Say which policies apply to a request, and why."
+        "limiter.policyfile.command", "explain", "Show which policies apply to a request, and why."
     ),
     "scripts": Entry("limiter.cli.scripts", "scripts", "List, print or install the Lua scripts."),
-    "acl": Entry("limiter.cli.acl", "acl", "Print the least rights, for redis-cli."),
-    "bench": Entry("limiter.cli.bench", "bench", "Measure, from a checkout."),
+    "acl": Entry("limiter.cli.acl", "acl", "Print an ACL rule with the least rights."),
+    "bench": Entry("limiter.cli.bench", "bench", "Run the measurements, from a checkout."),
 }
 
 
@@ -32,14 +32,14 @@ _ENTRIES = {
 def cli() -> None:
     """Exact distributed rate limits on Redis or Valkey.
 
-    LIMITER_STORE and the other variables of the environment are the defaults of what is asked.
+    LIMITER_STORE and the other variables of the environment are the defaults of the options.
     """
-    # Where nobody has set up logging, warnings go to standard error; they say who warns.
+    # If logging is not set up, warnings go to standard error: name the program in them.
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(logging.Formatter("limiter: %(message)s"))
-        # A command that finds no decision ends with the reason as its one line.
-        logging.lastResort.addFilter(_is_no_outage)
+        # A command without a decision prints the reason itself: do not print it twice.
+        logging.lastResort.addFilter(_is_not_of_outages)
 
 
-def _is_no_outage(record: logging.LogRecord) -> bool:
+def _is_not_of_outages(record: logging.LogRecord) -> bool:
     return record.name != "limiter.outage"

@@ -1,4 +1,4 @@
-"""The answer to a call, and the only decoder of a reply."""
+"""The result of a call, and the only decoder of a script's reply."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _SECOND = 1e6
 
 
 class Decision:
-    """Whether a call may pass, and what to tell the caller. True when allowed.
+    """The result of a call: allowed or denied, with the numbers. True when allowed.
 
-    Frozen, equal and hashable by value, picklable. It keeps the script's reply, and works a field
-    out when it is read. Times are seconds, exact to the microsecond.
+    A decision is frozen, equal and hashable by value, and picklable. It keeps the script's reply, and
+    computes a field when it is read. Times are seconds, exact to the microsecond.
 
-    Example: of ``Limiter("100/minute", ...)`` the first hit of cost 3 gives allowed True, granted 3,
+    Example: with ``Limiter("100/minute", ...)`` the first hit of cost 3 gives allowed True, granted 3,
     remaining 97, retry_after 0.0, reset_after 60.0.
     """
 
     __slots__ = ("_part", "_policies", "_reply", "degraded")
 
     degraded: bool
-    """The store did not decide; ``on_error`` did."""
+    """Whether ``on_error`` decided, since the store did not."""
 
     _policies: tuple[Policy, ...]
     _reply: list[int]
@@ -44,11 +44,11 @@ class Decision:
 
     @classmethod
     def without_store(cls, policies: tuple[Policy, ...], allowed: bool) -> Decision:
-        """What ``on_error`` decides while the store does not."""
+        """Build the decision of ``on_error`` ``allow`` or ``deny``, while the store does not decide."""
         return cls(policies, [0, 0, 0 if allowed else 1_000_000, 0, 0, 0], degraded=True)
 
     def given_back(self) -> Decision:
-        """How things stood if all that was granted has been given back."""
+        """Return this decision as if all granted units had been refunded."""
         reply = list(self._reply)
         for at in range(0, len(reply) - 1, STRIDE):
             granted = reply[at]
@@ -57,7 +57,7 @@ class Decision:
 
     @property
     def allowed(self) -> bool:
-        """Every policy had room (and, for hit, was charged)."""
+        """Whether every policy had room (and, for ``hit``, was charged)."""
         return not any(self._reply[2:-1:STRIDE])
 
     def __bool__(self) -> bool:
@@ -65,7 +65,7 @@ class Decision:
 
     @property
     def granted(self) -> int:
-        """Units taken: the cost, or with ``at_least`` anything from it up; 0 when denied."""
+        """Units taken: the cost, or with ``at_least`` a number from that to the cost; 0 when denied."""
         return self._reply[0]
 
     @property
@@ -75,22 +75,22 @@ class Decision:
 
     @property
     def retry_after(self) -> float:
-        """Seconds until this same call would pass if nobody else spends; 0.0 when allowed."""
+        """Seconds until this same call would pass, if no other call spends; 0.0 when allowed."""
         return max(self._reply[2:-1:STRIDE]) / _SECOND
 
     @property
     def reset_after(self) -> float:
-        """Seconds until all is as if unused: the largest over all policies."""
+        """Seconds until every policy counts as unused: the largest over all policies."""
         return max(self._reply[3:-1:STRIDE]) / _SECOND
 
     @property
     def decided_at(self) -> float:
-        """When it was decided, in seconds since 1970 by the store's clock; 0.0 where nobody decided."""
+        """Time of the decision, in seconds since 1970 by the store's clock; 0.0 if nothing was counted."""
         return self._reply[-1] / _SECOND
 
     @property
     def delay(self) -> float:
-        """Seconds to wait before going on, where a policy queues its calls; 0.0 when denied."""
+        """Seconds to wait before going on, if a policy is a queue (leaky bucket); 0.0 when denied."""
         if not self.allowed:
             return 0.0
         delays = zip(self._policies, self._reply[4:-1:STRIDE], strict=False)
@@ -100,8 +100,8 @@ class Decision:
     def policy(self) -> Policy:
         """The policy that decided.
 
-        On denial the denying one with the largest retry_after, else the one with the smallest
-        remaining; the first of equals.
+        If the call is denied, the denying policy with the largest ``retry_after``, else the policy with the
+        smallest ``remaining``. Of several equals, the first.
         """
         waits = self._reply[2:-1:STRIDE]
         longest = max(waits)
@@ -112,13 +112,13 @@ class Decision:
 
     @property
     def limit(self) -> int:
-        """The limit of ``policy``; of a bucket, its burst."""
+        """The limit of ``policy``, or its burst if it is a bucket."""
         return self.policy.capacity
 
     @property
     def each(self) -> tuple[Decision, ...]:
-        """One decision for each policy, in order, of that policy alone."""
-        # Where nobody decided there is no time of the decision.
+        """A decision for each policy alone, in order; empty if nothing was counted."""
+        # Without the store and without a local share there are no numbers, and no time of the decision.
         if self._part or (self.degraded and not self._reply[-1]):
             return ()
         reply = self._reply
@@ -129,9 +129,9 @@ class Decision:
 
     @property
     def numbers(self) -> list[tuple[Policy, int, int, int]]:
-        """Of each policy: itself, what remains, and retry_after and reset_after in microseconds.
+        """Each policy with its ``remaining``, and ``retry_after`` and ``reset_after`` in microseconds.
 
-        Empty where nobody decided. What ``each`` says, for those who only want to tell it.
+        Empty if nothing was counted. It has the main numbers of ``each`` at a lower cost.
         """
         reply = self._reply
         if self.degraded and not reply[-1]:
@@ -142,11 +142,11 @@ class Decision:
         return [(policy, reply[at + 1], reply[at + 2], reply[at + 3]) for policy, at in rows]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields by name, ready for JSON; ``each`` as a list of the same without ``each``."""
-        said = self._fields()
+        """Return all fields by name, ready for JSON; ``each`` as a list of the same without ``each``."""
+        fields = self._fields()
         if not self._part:
-            said["each"] = [decision._fields() for decision in self.each]
-        return said
+            fields["each"] = [decision._fields() for decision in self.each]
+        return fields
 
     def _fields(self) -> dict[str, Any]:
         return {
@@ -162,7 +162,7 @@ class Decision:
         }
 
     def _value(self) -> tuple[object, ...]:
-        """All that the fields are worked out of: not the time of the decision."""
+        """Return what makes decisions equal: everything but the time of the decision."""
         return (self._policies, tuple(self._reply[:-1]), self.degraded, self._part)
 
     def __eq__(self, other: object) -> bool:
@@ -188,7 +188,7 @@ class Decision:
         raise AttributeError(f"a Decision is frozen: {name} cannot be deleted")
 
 
-# The slots' own setters: past the freeze, and at a third of object.__setattr__'s cost.
+# The slots' own setters work on a frozen object, at a third of object.__setattr__'s cost.
 _set_policies = Decision.__dict__["_policies"].__set__
 _set_reply = Decision.__dict__["_reply"].__set__
 _set_degraded = Decision.__dict__["degraded"].__set__
@@ -196,7 +196,7 @@ _set_part = Decision.__dict__["_part"].__set__
 
 
 class RateLimited(LimiterError):
-    """A call was denied; ``decision`` says by which policy and for how long."""
+    """A call was denied; ``decision`` has the policy that denied, and ``retry_after``."""
 
     def __init__(self, decision: Decision) -> None:
         policy = decision.policy

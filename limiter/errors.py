@@ -1,13 +1,13 @@
-"""Everything this package raises.
+"""Every error that this package raises.
 
 * LimiterError
   * Invalid            a caller's mistake; a ValueError, with ``setting``, ``value`` and ``expected``
     * InvalidPolicy    a limit that makes no sense, raised when it is built; a ValueError
-    * InvalidCost      a cost that can never pass, raised before Redis is asked; a ValueError
-    * InvalidKey       a subject that names nobody; a ValueError
+    * InvalidCost      a cost that can never pass, raised before the store is called; a ValueError
+    * InvalidKey       a key of a wrong type, or empty; a ValueError
     * InvalidSetting   a wrong store, name, timeout ... or variable; a ValueError
   * StoreUnavailable   the store did not decide within the deadline
-  * StoreRefused       the store answered, but not with a decision: somebody must look
+  * StoreRefused       the store replied with an error that an operator must fix
   * RateLimited        a call that waits or reserves was denied; see ``limiter.decision``
 """
 
@@ -21,7 +21,7 @@ _PLURALS = ("limits", "methods")
 
 
 def shown(value: object) -> str:
-    """A wrong value, for a message: its repr, where Python prints one."""
+    """Return a wrong value's repr for a message, or its type if Python prints no repr."""
     try:
         return repr(value)
     except ValueError:  # an int of more digits than Python prints
@@ -33,12 +33,12 @@ class LimiterError(Exception):
 
 
 class Invalid(LimiterError, ValueError):
-    """Something that a caller gave is of no use.
+    """A value that the caller passed is wrong.
 
     Attributes:
-        setting: What it was given as: an argument, a variable, a key of a file; None where the mistake
-            is not one value's.
-        value: The value, as the message shows it: a text, in which secrets are masked.
+        setting: The name of the argument, variable or key of a file; None if several values are wrong
+            together.
+        value: The value as the message shows it, with secrets masked.
         expected: What is accepted, and what to do.
 
     """
@@ -49,7 +49,7 @@ class Invalid(LimiterError, ValueError):
 
     @classmethod
     def of(cls: type[_Own], setting: str, value: str, expected: str, owner: str = "") -> _Own:
-        """The error of one value: ``<setting> is <value>: <expected>``; ``owner`` is what has it."""
+        """Build the error of one value: ``<setting> is <value>: <expected>``, after ``owner`` if given."""
         verb = "are" if setting in _PLURALS else "is"
         before = f"{owner}: " if owner else ""
         error = cls(f"{before}{setting} {verb} {value}: {expected}")
@@ -58,7 +58,7 @@ class Invalid(LimiterError, ValueError):
 
     @property
     def predicate(self) -> str:
-        """The message without the setting's name, for a caller that knows it by another one."""
+        """The message without the setting's name, for a caller that uses another name."""
         return str(self) if self.setting is None else f"is {self.value}: {self.expected}"
 
 
@@ -75,21 +75,21 @@ class InvalidKey(Invalid):
 
 
 class InvalidSetting(Invalid):
-    """A setting of a limiter, or a variable of the environment, has a value nobody can use."""
+    """A setting of a limiter, or a variable of the environment, has a wrong value."""
 
 
 class StoreUnavailable(LimiterError):
-    """The store refused, could not be reached, or did not answer within the deadline.
+    """The store cannot serve, could not be reached, or did not answer within the deadline.
 
-    The only error that a failure policy (``on_error``) may turn into a decision.
+    ``on_error`` may turn this error into a decision, and no other error.
     """
 
 
 class StoreRefused(LimiterError):
-    """The store answered with something other than a decision.
+    """The store replied with an error that waiting does not solve.
 
-    Wrong credentials, missing rights, a key of another type, a broken script: waiting mends none
-    of these, and admitting everybody would hide them. Never subject to ``on_error``.
+    Examples are wrong credentials, missing rights, a key of another type, and a broken script.
+    ``on_error`` does not apply: a fallback that admits all calls would hide the mistake.
     """
 
 
@@ -97,7 +97,7 @@ _Any = TypeVar("_Any", bound=LimiterError)
 
 
 def anew(failure: _Any) -> _Any:
-    """The same failure for one more caller, with a traceback of its own."""
-    another = type(failure)(*failure.args)
-    another.__cause__ = failure.__cause__
-    return another
+    """Copy a failure for another caller, with a traceback of its own."""
+    copy = type(failure)(*failure.args)
+    copy.__cause__ = failure.__cause__
+    return copy

@@ -1,4 +1,4 @@
-"""What ``limits`` may be: policies, or a string as ``100/minute`` or ``5 per 30s; 1000/hour burst 50``."""
+"""Read limits: policies, or a string such as ``100/minute`` or ``5 per 30s; 1000/hour burst 50``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from limiter.policies import ALGORITHMS, Policy, SlidingLog, TokenBucket
 Limits = str | Policy | Iterable[Policy]
 
 DEFAULT_ALGORITHM = SlidingLog
-#: Up to here a limit without an algorithm is a log; above, memory is worth a thought.
+#: The largest limit that is a sliding log by default: a log keeps an entry for each unit.
 _DEFAULT_UP_TO = 10_000
 
 _NUMBER = "[0-9][0-9_]*"
@@ -24,7 +24,7 @@ _LIMIT = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _ACCEPTED = (
-    "accepted is N/unit or N per K unit, with ' burst B' behind it for a bucket, and several of "
+    "accepted is N/unit or N per K unit, followed by ' burst B' for a bucket, and several of "
     f"them with ; between; units are {units.UNIT_NAMES}"
 )
 
@@ -42,7 +42,7 @@ def algorithm_named(name: object) -> type[Policy]:
     """The policy class of an algorithm's name.
 
     Raises:
-        InvalidSetting: There is none of that name.
+        InvalidSetting: No algorithm has that name.
 
     """
     if isinstance(name, str) and name in ALGORITHMS:
@@ -51,11 +51,11 @@ def algorithm_named(name: object) -> type[Policy]:
 
 
 def policies_of(limits: Limits, algorithm: str | None = None) -> tuple[Policy, ...]:
-    """The policies that ``limits`` are, or that its string means.
+    """The policies that ``limits`` holds, or that its string means.
 
     Raises:
-        InvalidPolicy: They are neither, or make no sense.
-        InvalidSetting: There is no such algorithm, or it is given beside policies.
+        InvalidPolicy: ``limits`` is neither a limit string nor policies, or has a wrong value.
+        InvalidSetting: No algorithm has that name, or it is combined with policies.
 
     """
     if isinstance(limits, str):
@@ -63,41 +63,40 @@ def policies_of(limits: Limits, algorithm: str | None = None) -> tuple[Policy, .
     if algorithm is not None:
         algorithm_named(algorithm)
         raise InvalidSetting.of(
-            "algorithm", repr(algorithm), "it belongs to a limit string; policies bring their own"
+            "algorithm", repr(algorithm), "accepted only with a limit string; policies have one"
         )
-    policies = (limits,) if isinstance(limits, Policy) else limits
     try:
-        found = tuple(policies)
+        policies = (limits,) if isinstance(limits, Policy) else tuple(limits)
     except TypeError:
-        found = (limits,)  # type: ignore[assignment]  # named in the error below
-    for policy in found:
+        policies = (limits,)  # type: ignore[assignment]  # named in the error below
+    for policy in policies:
         if not isinstance(policy, Policy):
             raise InvalidPolicy(
                 f"limits hold {policy!r}: accepted are a limit string, a policy, or several policies"
             )
-    return found
+    return policies
 
 
 def parse_limits(text: str, algorithm: str | None = None) -> tuple[Policy, ...]:
     """The policies that a limit string means, in its order.
 
-    ``algorithm`` chooses for all of them. Without it each is a sliding log, or a token bucket where
-    the string gives a burst.
+    ``algorithm`` holds for all of them. Without it, each is a sliding log, or a token bucket if it has
+    a burst.
 
     Raises:
-        InvalidPolicy: The string is no list of limits, or one of them makes no sense.
-        InvalidSetting: There is no such algorithm.
+        InvalidPolicy: The string is not a list of limits, or one of them has a wrong value.
+        InvalidSetting: No algorithm has that name.
 
     """
     chosen = None if algorithm is None else algorithm_named(algorithm)
-    return tuple(_meant(one, chosen) for one in read_limits(text))
+    return tuple(_policy(parsed, chosen) for parsed in read_limits(text))
 
 
 def read_limits(text: str) -> list[ParsedLimit]:
     """The numbers that a limit string gives, in its order.
 
     Raises:
-        InvalidPolicy: The string is no list of limits.
+        InvalidPolicy: The string is not a list of limits.
 
     """
     if not isinstance(text, str):
@@ -121,35 +120,35 @@ def _read(part: str, text: str) -> ParsedLimit:
     return ParsedLimit(part.strip(), limit, period_us, burst)
 
 
-def _meant(one: ParsedLimit, chosen: type[Policy] | None) -> Policy:
-    per = units.seconds(one.period_us)
-    if one.burst is not None:
-        return _with_burst(one, per, one.burst, chosen or TokenBucket)
+def _policy(parsed: ParsedLimit, chosen: type[Policy] | None) -> Policy:
+    per = units.seconds(parsed.period_us)
+    if parsed.burst is not None:
+        return _with_burst(parsed, per, parsed.burst, chosen or TokenBucket)
     if chosen is None:
-        if one.limit > _DEFAULT_UP_TO:
-            fitting = [name for name in ALGORITHMS if ALGORITHMS[name].most_limit >= one.limit]
+        if parsed.limit > _DEFAULT_UP_TO:
+            fitting = [name for name in ALGORITHMS if ALGORITHMS[name].most_limit >= parsed.limit]
             raise InvalidPolicy.of(
                 "limit",
-                repr(one.text),
+                repr(parsed.text),
                 f"without an algorithm a limit goes up to {_DEFAULT_UP_TO:,} (a "
                 f"sliding log keeps an entry for each unit); choose an algorithm: "
                 f"{', '.join(fitting or ALGORITHMS)}",
             )
         chosen = DEFAULT_ALGORITHM
-    return _build(chosen, one.limit, per)
+    return _build(chosen, parsed.limit, per)
 
 
-def _with_burst(one: ParsedLimit, per: int | float, burst: int, chosen: type[Policy]) -> Policy:
+def _with_burst(parsed: ParsedLimit, per: int | float, burst: int, chosen: type[Policy]) -> Policy:
     if not chosen.has_burst:
         bursting = ", ".join(name for name, policy in ALGORITHMS.items() if policy.has_burst)
         raise InvalidPolicy.of(
-            "limit", repr(one.text), f"{chosen.algorithm} has no burst; accepted with {bursting}"
+            "limit", repr(parsed.text), f"{chosen.algorithm} has no burst; accepted with {bursting}"
         )
-    return _build(chosen, one.limit, per, burst=burst)
+    return _build(chosen, parsed.limit, per, burst=burst)
 
 
-def _build(policy: Any, limit: int, per: int | float, **more: int) -> Policy:
-    built: Policy = policy(limit, per, **more)
+def _build(policy: Any, limit: int, per: int | float, **burst: int) -> Policy:
+    built: Policy = policy(limit, per, **burst)
     return built
 
 

@@ -1,9 +1,9 @@
-"""The only place that spells a Redis key.
+"""The only module that writes keys of Redis.
 
-``rl:{user:42}:api:v1`` is a subject's hash: prefix, hash tag, limiter, version of the scripts. A
-policy whose state is no field of that hash has a key of its own, the same text and the field. Under a
-tag the subject stands before the limiter, with a ``|`` between them. A ``|`` stands in no prefix,
-subject, name or field, so a key can be read back in one way only.
+``rl:{user:42}:api:v1`` is a subject's hash: prefix, hash tag, limiter, version of the scripts. If a
+policy's state is not a field of that hash, its own key is the same text and the policy's field. With a
+tag, the subject comes before the limiter, and ``|`` separates them. No prefix, subject, name or field
+contains ``|``, so a key can be read in only one way.
 
 >>> spell = KeySpeller("rl", "api")
 >>> spell.state("user:42")
@@ -21,7 +21,7 @@ from hashlib import blake2b
 
 from limiter.errors import InvalidKey, InvalidSetting
 
-#: Whom a limit is for.
+#: The key of a subject, for which a limit counts.
 Key = str | bytes | int | tuple[str | bytes | int, ...]
 
 VERSION = "v1"
@@ -30,14 +30,14 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:@/-]{1,64}")
 _PLAIN_BYTES = re.compile(rb"[A-Za-z0-9_.:@/-]{1,64}")
 _PLAIN_PART = re.compile(rb"[A-Za-z0-9_.:@/-]+")
 _LONGEST_PLAIN = 64
-#: What a prefix or the name of a limiter may be.
+#: What a prefix, or the name of a limiter, may be.
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _ACCEPTED = "accepted are str, bytes, int, and a flat tuple of those, none of them empty"
 
 
 class KeySpeller:
-    """The keys of one limiter's subjects."""
+    """Writes the keys of one limiter's subjects."""
 
     def __init__(self, prefix: str, name: str, secret: str | bytes | None = None) -> None:
         for setting, value in (("prefix", prefix), ("name", name)):
@@ -52,10 +52,10 @@ class KeySpeller:
         self._name = name.encode()
 
     def state(self, key: Key, tag: Key | None = None) -> tuple[bytes, bytes]:
-        """The key of the subject's hash, and the tag that decides its slot.
+        """Return the key of the subject's hash, and the tag that decides its slot.
 
         Raises:
-            InvalidKey: ``key`` or ``tag`` names nobody.
+            InvalidKey: ``key`` or ``tag`` is of a wrong type, empty, or not UTF-8.
 
         """
         if type(key) is str and self._secret is None and _PLAIN.fullmatch(key):
@@ -68,13 +68,13 @@ class KeySpeller:
         return self._before + shared + b"}:" + subject + self._after_tagged, shared
 
     def share(self, key: Key, shares: int) -> int:
-        """One of ``shares`` equal shares of all subjects, from 0: the same one for the subject each time.
+        """Assign the subject to one of ``shares`` equal shares, from 0: the same one at each call.
 
-        Another limiter's subjects are divided in another way. With a secret no client can predict the
-        share of a subject.
+        Each limiter divides the subjects in its own way. With a secret, no client can predict the share
+        of a subject.
 
         Raises:
-            InvalidKey: ``key`` names nobody.
+            InvalidKey: ``key`` is of a wrong type, empty, or not UTF-8.
 
         """
         _, _, encoded = _read(key, "key")
@@ -82,7 +82,7 @@ class KeySpeller:
         return int.from_bytes(digest.digest(), "big") % shares
 
     def _subject(self, key: Key, what: str) -> bytes:
-        """Readable where nothing can collide, else ``~`` and a digest."""
+        """Return the subject as text if no other key has that text, else ``~`` and a digest."""
         text, readable, encoded = _read(key, what)
         if readable and self._secret is None:
             return text
@@ -91,7 +91,7 @@ class KeySpeller:
 
 
 def _read(key: Key, what: str) -> tuple[bytes, bool, bytes]:
-    """A key as text, whether a Redis key may hold that text, and an encoding that no other key has."""
+    """Return a key as text, whether a Redis key may contain it, and an encoding that no other key has."""
     if not isinstance(key, tuple):
         text = _part(key, what)
         return text, _PLAIN_BYTES.fullmatch(text) is not None, b"s" + text
@@ -100,12 +100,12 @@ def _read(key: Key, what: str) -> tuple[bytes, bool, bytes]:
     parts = [_part(part, what) for part in key]
     text = b",".join(parts) if len(parts) > 1 else parts[0] + b","
     readable = len(text) <= _LONGEST_PLAIN and all(map(_PLAIN_PART.fullmatch, parts))
-    # Lengths stand before the parts: no two tuples have one encoding.
+    # Each part follows its length, so no two tuples have the same encoding.
     return text, readable, b"t" + b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 def _part(part: object, what: str) -> bytes:
-    """The bytes of a key that is no tuple, or of one part of a tuple."""
+    """Return the bytes of a key that is no tuple, or of one part of a tuple."""
     if isinstance(part, str):
         try:
             raw = part.encode()
@@ -131,12 +131,12 @@ def _digest_key(secret: str | bytes | None) -> bytes | None:
     if secret is None:
         return None
     if not isinstance(secret, (str, bytes)) or not secret:
-        # The value itself stays out of the message: it is a secret, even where it is a wrong one.
+        # The message does not show the value: even a wrong secret is one.
         raise InvalidSetting(
-            f"key_secret is a {type(secret).__name__} that is no secret: accepted is a str or bytes, "
+            f"key_secret is an unusable {type(secret).__name__}: accepted is a str or bytes, "
             f"not empty"
         )
-    # A byte that the environment could not decode is a lone surrogate here, and is that byte again.
+    # Python decodes a wrong byte of the environment to a lone surrogate; this restores the byte.
     try:
         raw = secret.encode(errors="surrogateescape") if isinstance(secret, str) else secret
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""At most one log line of a kind in a while, with the count of those that were left out.
+"""Log at most one line of a kind every few seconds, with the number of lines left out.
 
-It knows nothing of limits: its users decide what a kind is. A kind is a text of ours, perhaps with the
-name of a policy, so that there are few; never a subject, or anything else that a client chooses.
+The caller decides what a kind is: a text of this package, perhaps with the name of a policy. It never
+contains a subject, or anything else that a client chooses, so that there are few kinds.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 #: Seconds between two lines of one kind.
 PAUSE = 10.0
 
-#: Kinds that are told apart; beyond, all begin anew.
+#: Kinds that are kept; when there are more, all are dropped.
 _MOST_KINDS = 1_000
 
 
 class LogThrottle:
     """Passes the first line of a kind, and after it at most one every ``PAUSE`` seconds.
 
-    Threads may share it. It has no lock: a fork could copy one that is held, and then log nothing.
+    Threads may share it. It has no lock: a fork could copy a held lock, and the child would log nothing.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class LogThrottle:
         self._silent: dict[object, list[float]] = {}
 
     def passes(self, kind: object) -> int | None:
-        """Return how many lines of this kind were left out before this one; None: leave it out, too."""
+        """Return how many lines of this kind were left out before this one; None: leave it out too."""
         now = monotonic()
         last = self._silent.get(kind)
         if last is not None:
@@ -43,23 +43,23 @@ class LogThrottle:
         return 0 if last is None else int(last[1])
 
     def forget(self) -> None:
-        """Begin anew: the next line of each kind passes."""
+        """Drop all kinds: the next line of each is logged."""
         self._silent.clear()
 
 
-#: Of the lines that the library logs for a request, a lease or a call.
+#: For the lines that the library logs about a request, a lease or a call.
 _library = LogThrottle()
 forget = _library.forget
 
 
 def log_seldom(
-    logger: logging.Logger, level: int, text: str, *args: object, kind: object = None, **more: Any
+    logger: logging.Logger, level: int, text: str, *args: object, kind: object = None, **rest: Any
 ) -> None:
-    """Log a line, unless one of its kind was logged just now: one with this text, and ``kind``."""
+    """Log a line, unless one with the same text and ``kind`` was logged in the last ``PAUSE`` seconds."""
     left_out = _library.passes((logger.name, text, kind))
     if left_out is not None:
-        beside = f" (and {left_out} like it)" if left_out else ""
-        logger.log(level, text + beside, *args, stacklevel=2, **more)
+        note = f" (and {left_out} like it)" if left_out else ""
+        logger.log(level, text + note, *args, stacklevel=2, **rest)
 
 
 class ThrottleFilter(logging.Filter):
@@ -70,11 +70,11 @@ class ThrottleFilter(logging.Filter):
         self._throttle = LogThrottle()
 
     def kind(self, record: logging.LogRecord) -> object:
-        """A line's kind: its message before its arguments, and the policy it is about."""
+        """A line's kind: its message without its arguments, and its policy."""
         return record.name, record.msg, getattr(record, "policy", None)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line passes; it then says how many were left out before it."""
+        """Whether the line is logged; the number of lines left out before it is added to its text."""
         left_out = self._throttle.passes(self.kind(record))
         if left_out:
             record.msg = f"{record.getMessage()} (and {left_out} like it)"

@@ -1,4 +1,4 @@
-"""What the log says when a store stops to decide, and when it decides again."""
+"""Log when a store stops deciding, and when it decides again."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from limiter.log_throttle import LogThrottle
 
 log = logging.getLogger("limiter.outage")
 
-#: Seconds without a failure after which the store counts as back: while one node of a cluster is away,
-#: the others go on to answer.
+#: Seconds without a failure after which an outage counts as over. While one node of a cluster is down,
+#: the others answer between its failures.
 QUIET = 1.0
 
 
 class Outage:
-    """The failures of one store, as all limiters see them that share it.
+    """The failures of one store, counted for all limiters that share it.
 
-    Threads and event loops may share it. It has no lock, as ``LogThrottle`` has none: a count may be off
-    by the few calls that came at one instant.
+    Threads and event loops may share it. It has no lock, for the same reason as ``LogThrottle``: a count
+    may be wrong by a few simultaneous calls.
     """
 
     __slots__ = ("_calls", "_last", "_throttle", "_where", "since")
@@ -28,24 +28,24 @@ class Outage:
         """``where`` is the store, for messages."""
         self._where = where
         self.since: float | None = None
-        """When it began, as ``time.monotonic`` counts; None while the store decides."""
+        """When the outage began, by ``time.monotonic``; None while the store decides."""
         self._calls = 0
         self._last = 0.0
         self._throttle = LogThrottle()
 
     def failed(self, error: StoreUnavailable, instead: str) -> None:
-        """A call found no decision; ``instead`` says what happens in its place."""
+        """Record a call without a decision; ``instead`` is what happens in its place, for the log."""
         self._last = now = monotonic()
         if self.since is None:
             self.since, self._calls = now, 0
         self._calls += 1
         left_out = self._throttle.passes("away")
         if left_out is not None:
-            more = f" ({left_out} calls failed since the last such line)" if left_out else ""
-            log.warning("no decision from %s; %s%s", error, instead, more)
+            note = f" ({left_out} calls failed since the last such line)" if left_out else ""
+            log.warning("no decision from %s; %s%s", error, instead, note)
 
     def answered(self) -> None:
-        """A call found a decision; the shortest way of a hit looks at ``since`` before it calls this."""
+        """Record a decision; a fast hit calls this only while ``since`` is set."""
         since, last = self.since, self._last
         if since is None or monotonic() - last < QUIET:
             return

@@ -1,4 +1,4 @@
-"""The only place that reads ``lua/``."""
+"""The only module that reads ``lua/``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _HERE = Path(__file__).parent
 
 
 class Script(NamedTuple):
-    """One complete script, and the id by which EVALSHA calls it."""
+    """One complete script, and its SHA-1, by which EVALSHA calls it."""
 
     name: str
     source: bytes
@@ -19,10 +19,10 @@ class Script(NamedTuple):
 
 
 def folder() -> Path:
-    """``limiter/lua/v1`` of an installed wheel, ``lua/v1`` beside the package in a checkout.
+    """Find the scripts: ``limiter/lua/v1`` of a wheel, or ``lua/v1`` beside the package in a checkout.
 
     Raises:
-        FileNotFoundError: Neither is there.
+        FileNotFoundError: Neither folder exists.
 
     """
     for root in (_HERE / "lua", _HERE.parent / "lua"):
@@ -32,18 +32,18 @@ def folder() -> Path:
 
 
 def names() -> list[str]:
-    """Every complete script, without its ending."""
+    """List the names of the complete scripts, without the suffix."""
     return sorted(path.stem for path in folder().glob("*.lua"))
 
 
 @cache
 def script(name: str) -> Script:
-    """The script of that name, without its ending."""
+    """Read the script of that name, without the suffix."""
     source = (folder() / f"{name}.lua").read_bytes()
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
 
 
-#: Every command that a script calls; an ACL user needs these and EVALSHA, EVAL, SCRIPT LOAD.
+#: The commands that scripts call. An ACL user needs these, and EVALSHA, EVAL and SCRIPT LOAD.
 COMMANDS = (
     "del",
     "hget",

@@ -1,4 +1,7 @@
-"""The only module that reads the environment, and what every setting may be."""
+"""Read settings from the environment, and check their values.
+
+No other module reads the environment.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ ON_ERROR = ("raise", "allow", "deny", "local")
 
 _TRUSTED_PROXIES = "127.0.0.0/8,::1/128"
 
-#: The proxies that come by a Unix socket, and so have no address; a network that nobody else is in.
+#: Stands for proxies that connect through a Unix socket and have no address; no client has this one.
 UNIX_PEERS = IPv4Network("0.0.0.0/32")
 
-#: Setting of a Limiter, and the variable that gives it.
+#: Settings of a Limiter, and the variable of each.
 VARIABLES = {
     "store": "LIMITER_STORE",
     "algorithm": "LIMITER_ALGORITHM",
@@ -40,38 +43,38 @@ ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)
 API_TOKEN = "LIMITER_API_TOKEN"  # noqa: S105 (the variable's name)
 TRUSTED_PROXIES = "LIMITER_TRUSTED_PROXIES"
 
-_OURS = "LIMITER_"
+_PREFIX = "LIMITER_"
 _KNOWN = (*VARIABLES.values(), POLICIES, ADMIN_TOKEN, API_TOKEN, TRUSTED_PROXIES)
 #: What Kubernetes and Docker set in every container beside a service that is called ``limiter``.
-_OF_A_SERVICE = re.compile(
+_SET_BY_CONTAINERS = re.compile(
     r"\w+_SERVICE_(HOST|PORT)\w*|LIMITER_(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?"
 )
-#: Those that were said to be unknown, each once.
+#: Unknown variables that were logged: each is logged once.
 _unknown: set[str] = set()
 
-#: A shorter one could be guessed.
+#: Characters of a token; a shorter one could be guessed.
 _SHORTEST_TOKEN = 16
 
 
 def from_environment(
     environ: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The settings of a Limiter that the environment gives; ``defaults`` fill what it leaves open.
+    """Read the settings of a Limiter from the environment; ``defaults`` hold for variables not set.
 
-    An empty variable counts as unset. One that begins like ours and is none is warned of.
+    An empty variable counts as unset. Unknown variables that begin with LIMITER_ are logged.
 
     Raises:
-        InvalidSetting: A variable that must be there is not, or holds a number nobody can read.
+        InvalidSetting: A required variable is missing, or one that must be a number is not.
 
     """
     environ = os.environ if environ is None else environ
     _warn_of_unknown(environ)
-    found: dict[str, Any] = dict(defaults or {})
+    values: dict[str, Any] = dict(defaults or {})
     for setting, variable in VARIABLES.items():
         if environ.get(variable):
-            found[setting] = environ[variable]
+            values[setting] = environ[variable]
     for setting in ("store", "limits"):
-        if setting not in found:
+        if setting not in values:
             file = environ.get(POLICIES) if setting == "limits" else None
             raise InvalidSetting(
                 f"{VARIABLES[setting]} is not set: give it, for example "
@@ -83,15 +86,15 @@ def from_environment(
                 )
             )
     for setting, number in (("local_share", int), ("timeout", float)):
-        if isinstance(found.get(setting), str):
-            found[setting] = _number(number, VARIABLES[setting], found[setting])
-    return found
+        if isinstance(values.get(setting), str):
+            values[setting] = _number(number, VARIABLES[setting], values[setting])
+    return values
 
 
 def with_config(config: Mapping[str, Any], without: Collection[str] = ()) -> Mapping[str, Any]:
-    """What an application's configuration says of LIMITER_*, and behind it the environment.
+    """The LIMITER_* keys of an application's configuration, then those of the environment.
 
-    ``without`` are settings that neither is asked for.
+    ``without`` names settings that are read from neither.
     """
     hidden = {VARIABLES[setting]: "" for setting in without}
     ours = {
@@ -105,28 +108,28 @@ def with_config(config: Mapping[str, Any], without: Collection[str] = ()) -> Map
 def for_policies(
     environ: Mapping[str, str] | None = None, defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """``path``, the policy file of ``LIMITER_POLICIES``, and the settings that hold for its policies.
+    """The ``path`` of the policy file (``LIMITER_POLICIES``), and the settings of all its policies.
 
     Raises:
-        InvalidSetting: There is none; or a variable that it excludes is set as well, or is wrong.
+        InvalidSetting: No file is named, a variable is wrong, or it cannot be combined with the file.
 
     """
     environ = os.environ if environ is None else environ
     path = policies_path(environ) or (defaults or {}).get("path")
     if not path:
         raise InvalidSetting(f"{POLICIES} is not set: give it, for example policies.toml")
-    # Limits and names stand in the file.
-    found = from_environment(environ, {**(defaults or {}), "limits": path, "path": path})
+    # The file contains limits and names.
+    values = from_environment(environ, {**(defaults or {}), "limits": path, "path": path})
     for setting in ("limits", "name", "algorithm"):
-        found.pop(setting, None)
-    return found
+        values.pop(setting, None)
+    return values
 
 
 def policies_path(environ: Mapping[str, str] | None = None) -> str | None:
     """The policy file that ``LIMITER_POLICIES`` names, or None.
 
     Raises:
-        InvalidSetting: A variable that it excludes is set as well.
+        InvalidSetting: A variable is set that cannot be combined with the file.
 
     """
     environ = os.environ if environ is None else environ
@@ -135,25 +138,25 @@ def policies_path(environ: Mapping[str, str] | None = None) -> str | None:
         if path and (value := environ.get(VARIABLES[setting])):
             raise InvalidSetting(
                 f"{VARIABLES[setting]} is {value!r} beside {POLICIES}, which is {path!r}: accepted is "
-                f"one of them, since the file says the limits and their algorithms"
+                f"one of them, since the file contains the limits and their algorithms"
             )
     return path or None
 
 
 def is_in_process(environ: Mapping[str, str] | None = None) -> bool:
-    """Whether ``LIMITER_STORE`` is the memory of each process, which counts by itself."""
+    """Whether ``LIMITER_STORE`` is ``memory://``, where each process counts for itself."""
     environ = os.environ if environ is None else environ
     return environ.get(VARIABLES["store"]) == "memory://"
 
 
 def named(error: Invalid, environ: Mapping[str, str] | None = None) -> Invalid:
-    """The error of a setting or policy, with the variable that it came from in front."""
+    """The same error, beginning with the variable that held the wrong value."""
     environ = os.environ if environ is None else environ
     variable = VARIABLES.get(error.setting or "")
     if variable is not None and environ.get(variable):
         return InvalidSetting(f"{variable}: {error}")
     if isinstance(error, InvalidPolicy) and (text := environ.get(VARIABLES["limits"])):
-        # One of several limits, or a policy that was made of one, does not show the whole text.
+        # The error may show one limit of several: then add the whole variable.
         whole = "" if repr(text.strip()) in (error.value or "") else f" is {text!r}"
         return InvalidSetting(f"{VARIABLES['limits']}{whole}: {error}")
     return error
@@ -165,7 +168,7 @@ def trusted_proxies(
     """The networks of ``LIMITER_TRUSTED_PROXIES``, whose forwarded headers count.
 
     Raises:
-        InvalidSetting: One of them is no network.
+        InvalidSetting: One of them is not a network.
 
     """
     environ = os.environ if environ is None else environ
@@ -186,36 +189,36 @@ def trusted_proxies(
 
 
 def network(text: str) -> IPv4Network | IPv6Network:
-    """A network of proxies; ``unix`` are those that come by a Unix socket.
+    """Read a network of proxies; ``unix`` means proxies that connect through a Unix socket.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not a network.
 
     """
     text = text.strip()
-    found = UNIX_PEERS if text == "unix" else ip_network(text)
-    if isinstance(found, IPv6Network) and (first := found[0].ipv4_mapped) is not None:
-        # Addresses are looked at as what they are, and no IPv4 address is in a network of IPv6.
-        return ip_network(f"{first}/{found.prefixlen - 96}")
-    return found
+    result = UNIX_PEERS if text == "unix" else ip_network(text)
+    if isinstance(result, IPv6Network) and (first := result[0].ipv4_mapped) is not None:
+        # ::ffff:10.0.0.1 is compared as IPv4, and no IPv4 address is in a network of IPv6.
+        return ip_network(f"{first}/{result.prefixlen - 96}")
+    return result
 
 
 def admin_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """The token that operators show to the service, or None: then there is nothing for operators.
+    """The token that operators send to the service; None: the service has no endpoints for operators.
 
     Raises:
-        InvalidSetting: It could be guessed, or cannot be sent; the message does not show it.
+        InvalidSetting: It is too short, or a header field cannot hold it; the message does not show it.
 
     """
     return _token(ADMIN_TOKEN, os.environ if environ is None else environ)
 
 
 def api_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """The token by which the service answers callers outside its trusted networks, too; None: none.
+    """The token of callers outside the trusted networks; None: the service answers no such caller.
 
     Raises:
-        InvalidSetting: It could be guessed, cannot be sent, or is that of the operators; the message does
-            not show it.
+        InvalidSetting: It is too short, a header field cannot hold it, or it is the operators' token. The
+            message does not show it.
 
     """
     environ = os.environ if environ is None else environ
@@ -246,58 +249,58 @@ def _token(variable: str, environ: Mapping[str, str]) -> str | None:
 
 
 def of_uvicorn() -> dict[str, str]:
-    """The variables that say for which proxies uvicorn replaces a request's peer."""
+    """The variables by which uvicorn decides for which proxies it replaces a request's peer."""
     names = ("UVICORN_PROXY_HEADERS", "UVICORN_FORWARDED_ALLOW_IPS", "FORWARDED_ALLOW_IPS")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def check_on_error(value: object) -> str:
-    """What to do while the store does not decide."""
+    """Check ``on_error``: what calls do while the store does not decide."""
     if isinstance(value, str) and value in ON_ERROR:
         return value
     raise InvalidSetting.of("on_error", repr(value), f"accepted are {', '.join(ON_ERROR)}")
 
 
 def check_share(value: object) -> int:
-    """How many limiters share a quota while the store does not decide."""
+    """Check ``local_share``: how many processes share each limit in the fallback ``local``."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise InvalidSetting.of("local_share", repr(value), "accepted is a whole number from 1")
 
 
-#: Seconds that nobody waits; a whole number beyond is too large for a float.
-_FOR_EVER = 10**12
+#: Seconds; a longer wait is cut to this, since a larger int may not fit into a float.
+_LONGEST_WAIT = 10**12
 
 
 def check_wait(value: object) -> float | None:
-    """How long a call may wait for its turn."""
+    """Check ``timeout``: how many seconds a call may wait until it is allowed."""
     if value is None:
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return float(min(value, _FOR_EVER))
+        return float(min(value, _LONGEST_WAIT))
     raise InvalidSetting.of(
         "timeout", shown(value), "accepted are seconds from 0, and None for as long as it takes"
     )
 
 
 def check_seconds(name: str, value: object) -> float:
-    """A time-out."""
+    """Check a timeout in seconds."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0.001 <= value <= 3600:
         return float(value)
     raise InvalidSetting.of(name, shown(value), "accepted are seconds from 0.001 to 3600")
 
 
 def _warn_of_unknown(environ: Mapping[str, str]) -> None:
-    """Say which variables begin like ours and are none, and which one may be meant; never a value."""
+    """Log unknown variables that begin with LIMITER_, and which one may be meant; never a value."""
     for name in sorted(set(environ) - _unknown):
-        if not name.startswith(_OURS) or name in _KNOWN or _OF_A_SERVICE.fullmatch(name):
+        if not name.startswith(_PREFIX) or name in _KNOWN or _SET_BY_CONTAINERS.fullmatch(name):
             continue
         _unknown.add(name)
-        # Without what all of them begin with, which would make all of them near.
-        rests = {known.removeprefix(_OURS): known for known in _KNOWN}
-        near = get_close_matches(name.removeprefix(_OURS), rests, 1)
-        meant = f"is {rests[near[0]]} meant?" if near else f"known are {', '.join(_KNOWN)}"
-        log.warning("%s is set, and no variable of ours: %s", name, meant)
+        # Compare without the common prefix, which would make all names similar.
+        suffixes = {known.removeprefix(_PREFIX): known for known in _KNOWN}
+        near = get_close_matches(name.removeprefix(_PREFIX), suffixes, 1)
+        meant = f"is {suffixes[near[0]]} meant?" if near else f"known are {', '.join(_KNOWN)}"
+        log.warning("%s is set, and is not a variable of the limiter: %s", name, meant)
 
 
 def _number(kind: type[int] | type[float], variable: str, text: str) -> int | float:

@@ -1,7 +1,7 @@
-"""For tests of applications that are limited, and for simulations: time, outages, and a fresh beginning.
+"""Tools for tests of limited applications, and for simulations: move time, fail calls, clear counts.
 
 ``with Clock() as clock:`` stops the time of every limiter on ``memory://``; ``clock.advance(60)`` moves it.
-``with store_away():`` takes the store away, and ``reset()`` empties every ``memory://`` of this process.
+``with store_away():`` makes calls to the store fail; ``reset()`` clears every ``memory://`` of the process.
 ``set_time`` and ``intercept`` change the calls of one limiter, on any store.
 """
 
@@ -20,7 +20,7 @@ from limiter.aio import AsyncLimiter
 from limiter.call import SERVER_CLOCK, Call
 from limiter.client import Limiter
 from limiter.errors import InvalidSetting, StoreUnavailable, shown
-from limiter.memory import clock as of_memory
+from limiter.memory import clock as memory_clock
 from limiter.memory.store import clear_all
 from limiter.memory.transport import AsyncMemoryTransport, MemoryTransport
 from limiter.transport import AsyncTransport, Transport
@@ -31,21 +31,21 @@ _AnyLimiter = Limiter | AsyncLimiter
 
 
 class Clock:
-    """The clock of all limiters on ``memory://`` in this process, which stands until the test moves it.
+    """A stopped clock for all limiters on ``memory://`` in this process; the test moves it.
 
-    It does not matter whether a limiter was made before or in the ``with``, by the test or by the
-    application, and it may be sync or async. At the end of the ``with`` the time goes on from where it
-    stands. Other stores have the clock of their server, which is not moved; ``wait`` sleeps in real time.
+    It holds for sync and async limiters, whether they were created before the ``with`` or in it. At the
+    end of the ``with``, time goes on from the time of this clock. Other stores keep the clock of their
+    server, and ``wait`` sleeps in real time.
     """
 
     def __init__(self) -> None:
         self._is_ours = False
 
     def advance(self, seconds: float) -> None:
-        """Move the time on.
+        """Move the clock forward.
 
         Raises:
-            InvalidSetting: ``seconds`` is no number from 0, or the ``with`` has not begun or has ended.
+            InvalidSetting: ``seconds`` is negative or not a number, or the call is outside the ``with``.
 
         """
         is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
@@ -56,10 +56,10 @@ class Clock:
                 "the clock is not in use: accepted is a call in the body of its with; write "
                 "with Clock() as clock"
             )
-        of_memory.advance(round(seconds * 1_000_000))
+        memory_clock.advance(round(seconds * 1_000_000))
 
     def __enter__(self) -> Clock:
-        if not of_memory.stop():
+        if not memory_clock.stop():
             raise InvalidSetting(
                 "another Clock is in use: accepted is one at a time; use that one, or end its with first"
             )
@@ -73,7 +73,7 @@ class Clock:
         trace: TracebackType | None,
     ) -> None:
         self._is_ours = False
-        of_memory.resume()
+        memory_clock.resume()
 
 
 def reset() -> None:
@@ -82,14 +82,14 @@ def reset() -> None:
 
 
 def set_time(limiter: _AnyLimiter, now_us: int | None) -> None:
-    """Have all later calls of one limiter decided at this time, on any store, for simulations.
+    """Set the time at which later calls of one limiter are decided, on any store, for simulations.
 
-    ``now_us`` is in whole microseconds since 1970, in which the scripts count; None is the store's own
-    clock again. Keys still expire by the store's clock: an hour later than usual, so that a simulation
-    may run faster than the time that it simulates. What sleeps does so in real time.
+    ``now_us`` is in whole microseconds since 1970; None returns to the store's own clock. Keys still
+    expire by the store's clock, but an hour later than usual, so that a slow simulation does not lose
+    its state. ``wait`` and other calls that sleep do so in real time.
 
     Raises:
-        InvalidSetting: ``limiter`` is no limiter, or ``now_us`` no whole number from 1.
+        InvalidSetting: ``limiter`` is not a limiter, or ``now_us`` not a whole number from 1.
 
     """
     _check_limiter(limiter)
@@ -101,27 +101,27 @@ def set_time(limiter: _AnyLimiter, now_us: int | None) -> None:
 
 @contextmanager
 def store_away(limiter: _AnyLimiter | None = None) -> Iterator[None]:
-    """Have the store answer no call in the ``with``: all find StoreUnavailable at once, and ``on_error``.
+    """Make every call to the store fail at once in the ``with``: StoreUnavailable, or as ``on_error`` says.
 
-    Without an argument every store of this process is away, whoever made the limiters, and when; with a
-    limiter, its store is, for all that share its connections. Nothing is sent, and nothing waits.
+    Without an argument, this holds for every store of this process, and for all limiters, old and new.
+    With a limiter, it holds for all limiters that share its connections. No call is sent, and none waits.
 
     Raises:
-        InvalidSetting: ``limiter`` is no limiter.
+        InvalidSetting: ``limiter`` is not a limiter.
 
     """
     with ExitStack() as stack:
         if limiter is not None:
             _check_limiter(limiter)
             transport = limiter._core.transport
-            waits = isinstance(limiter, AsyncLimiter)
+            is_async = isinstance(limiter, AsyncLimiter)
             for name in ("run", "load"):
-                stack.enter_context(patch.object(transport, name, _away(waits, transport)))
+                stack.enter_context(patch.object(transport, name, _away(is_async, transport)))
         else:
             for kind in _kinds(Transport, MemoryTransport, AsyncTransport, AsyncMemoryTransport):
-                waits = iscoroutinefunction(kind.run)
+                is_async = iscoroutinefunction(kind.run)
                 for name in ("run", "load"):
-                    stack.enter_context(patch.object(kind, name, _away(waits)))
+                    stack.enter_context(patch.object(kind, name, _away(is_async)))
         yield
 
 
@@ -129,22 +129,22 @@ class StoreCall(NamedTuple):
     """A call that a limiter is about to make, for ``intercept``."""
 
     mode: str
-    """hit, peek, refund, settle, reset; where there are leases acquire, renew, release."""
+    """hit, peek, refund, settle, reset; for leases acquire, renew, release."""
     keys: tuple[bytes, ...]
-    """The keys of the store in which the subjects' state stands."""
+    """The keys in the store that hold the subjects' state."""
 
 
 def intercept(
     limiter: _AnyLimiter, around: Callable[[StoreCall, Callable[[], Any]], Any] | None
 ) -> None:
-    """Put a function around the calls of one store: to count them, make them slow, or lose answers.
+    """Wrap the calls to one store in a function: to count them, delay them, or drop answers.
 
-    ``around(call, ahead)`` gets the call and what makes it, and returns what ``ahead()`` returns; for an
-    ``AsyncLimiter`` it may be a coroutine function, and ``await ahead()``. It is in the place of an
-    earlier one; None ends it. All limiters that share the store's connections have it.
+    ``around(call, ahead)`` gets the call and the function that makes it, and returns what ``ahead()``
+    returns. For an ``AsyncLimiter`` it may be a coroutine function that awaits ``ahead()``. It replaces
+    an earlier function; None removes it. It holds for all limiters that share the store's connections.
 
     Raises:
-        InvalidSetting: ``limiter`` is no limiter, or ``around`` no function that it can call.
+        InvalidSetting: ``limiter`` is not a limiter, or ``around`` not a function that it can call.
 
     """
     _check_limiter(limiter)
@@ -154,7 +154,7 @@ def intercept(
         return
     is_async = isinstance(limiter, AsyncLimiter)
     if not callable(around) or (iscoroutinefunction(around) and not is_async):
-        expected = "accepted is a function of a call and of what makes it, or None"
+        expected = "accepted is a function of the call and of the function that makes it, or None"
         if not is_async:
             expected += "; a coroutine function only for an AsyncLimiter"
         raise InvalidSetting.of("around", shown(around), expected)
@@ -176,8 +176,8 @@ def _check_limiter(limiter: object) -> None:
         raise InvalidSetting.of("limiter", shown(limiter), expected)
 
 
-def _away(waits: bool, transport: Any = None) -> Callable[..., Any]:
-    """What stands in the place of a transport's method; without one, of its class's."""
+def _away(is_async: bool, transport: Any = None) -> Callable[..., Any]:
+    """A replacement for a method of ``transport``; without one, for a method of its class."""
 
     def away(*args: Any) -> Any:
         where = (args[0] if transport is None else transport).where
@@ -186,11 +186,11 @@ def _away(waits: bool, transport: Any = None) -> Callable[..., Any]:
     async def awaited(*args: Any) -> Any:
         away(*args)
 
-    return awaited if waits else away
+    return awaited if is_async else away
 
 
 def _kinds(*kinds: Any) -> Iterator[Any]:
-    """Classes, and all that are derived from them."""
+    """Classes and all their subclasses."""
     for kind in kinds:
         yield kind
         yield from _kinds(*kind.__subclasses__())

@@ -1,4 +1,4 @@
-"""Lengths of time: what a policy's ``per`` may be, and how it is kept."""
+"""Periods: what a policy's ``per`` may be, in microseconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DAY_US = 86_400 * SECOND_US
 SHORTEST_US = MILLISECOND_US
 LONGEST_US = 366 * DAY_US
 
-#: What a period may be given as.
+#: The types of a period.
 Period = int | float | str | timedelta
 
 _UNITS_US = {
@@ -36,7 +36,7 @@ _UNITS_US = {
 }
 UNIT_NAMES = " ".join(_UNITS_US)
 
-#: A unit as a limit string or a period spells it; a plural s is free.
+#: A unit as it is written in a limit string or a period; a plural s is optional.
 UNIT_PATTERN = "|".join(sorted((f"{unit}s?" for unit in _UNITS_US), key=len, reverse=True))
 _PERIOD = re.compile(rf"\s*(?:([0-9_]+)\s*)?({UNIT_PATTERN})\s*", re.IGNORECASE)
 
@@ -47,7 +47,7 @@ _ACCEPTED = (
 
 
 def unit_us(name: str) -> int:
-    """Microseconds in the unit that ``name`` (of ``UNIT_PATTERN``) spells."""
+    """Microseconds of the unit ``name``, which matches ``UNIT_PATTERN``."""
     name = name.lower()
     return _UNITS_US[name] if name in _UNITS_US else _UNITS_US[name.removesuffix("s")]
 
@@ -56,7 +56,7 @@ def period_us(per: Period) -> int:
     """Whole microseconds of ``per``.
 
     Raises:
-        InvalidPolicy: It is no length of time, or shorter than 1 ms, or longer than 366 days.
+        InvalidPolicy: It is not a duration, shorter than 1 ms, or longer than 366 days.
 
     """
     us: float | None = None
@@ -69,7 +69,7 @@ def period_us(per: Period) -> int:
         us = per // timedelta(microseconds=1)
     elif isinstance(per, (int, float)) and not isinstance(per, bool):
         us = per * SECOND_US
-    # A NaN fails the comparison, as does an infinity.
+    # The comparison is false for NaN and infinity.
     if us is None or not SHORTEST_US <= us <= LONGEST_US:
         raise InvalidPolicy.of("per", shown(per), _ACCEPTED)
     return round(us)

@@ -79,7 +79,7 @@ class _Subject(BaseConverter):
 def _described(policies: Policies | OnePolicy) -> list[dict[str, Any]]:
     if isinstance(policies, OnePolicy):
         return policies.described()
-    return [named.said for named in policies.current.file.policies.values()]
+    return [named.description for named in policies.current.file.policies.values()]
 
 
 def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, Any]:

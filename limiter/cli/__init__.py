@@ -1,1 +1,1 @@
-"""Commands of ``limiter`` that are not the policy files'; imported when they run."""
+"""Commands of ``limiter`` that need no policy file; each is imported when it runs."""

@@ -11,10 +11,10 @@ from limiter import acl as least_rights
 
 @click.command()
 @click.option("--user", default="limiter", show_default=True, help="Name of the ACL user.")
-@click.option("--prefix", default="rl", show_default=True, help="What every key begins with.")
+@click.option("--prefix", default="rl", show_default=True, help="Prefix of every key.")
 @click.option("--json", "as_json", is_flag=True, help="The commands and the key pattern as JSON.")
 def acl(user: str, prefix: str, as_json: bool) -> None:
-    """Print the least rights that the limiter needs, as a line for redis-cli.
+    """Print an ACL rule with the least rights that the limiter needs, for redis-cli.
 
     Example: limiter acl --user api | redis-cli; then set a password with ACL SETUSER api '>secret'.
     """

@@ -20,9 +20,9 @@ def bench(words: tuple[str, ...]) -> None:
     """Measure the limiter: what ``python -m bench`` does in a checkout, with the same options."""
     if not (_CHECKOUT / "bench" / "__main__.py").is_file():
         raise click.ClickException(
-            f"the measurements are no part of the package: bench/ is not in {_CHECKOUT}; run it from "
+            f"the measurements are not part of the package: bench/ is not in {_CHECKOUT}; run it from "
             f"a checkout of the repository, after pip install -e '.[bench]'"
         )
     sys.path.insert(0, str(_CHECKOUT))
-    sys.argv[1:] = words  # the report tells them
+    sys.argv[1:] = words  # the report shows them
     import_module("bench.command").bench(prog_name="limiter bench")

@@ -23,22 +23,22 @@ def _cost(text: str) -> Callable[[Any], Any]:
 @about_limits
 @_cost("Units to take; 0 takes nothing.")
 @click.option(
-    "--at-least", type=int, metavar="N", help="Take what there is, from N up to the cost."
+    "--at-least", type=int, metavar="N", help="Take the units that are left, from N up to the cost."
 )
 @click.option(
     "--wait",
     type=Wait(),
     metavar="SECONDS",
-    help="Wait for so long at most; where it would take longer, it is denied at once.",
+    help="Wait up to this long; if that would not be enough, deny at once.",
 )
 def hit(
-    cost: int, at_least: int | None, wait: float | None, as_json: bool, quiet: bool, **asked: Any
+    cost: int, at_least: int | None, wait: float | None, as_json: bool, quiet: bool, **options: Any
 ) -> None:
-    """Take from what KEY has left, if every LIMIT has room; else take nothing.
+    """Take units from KEY, if every LIMIT has room; else take nothing.
 
-    A LIMIT is like 100/minute, 5/30s or "100/minute burst 20"; without any, LIMITER_LIMITS holds.
+    A LIMIT is like 100/minute, 5/30s or "100/minute burst 20"; without one, LIMITER_LIMITS holds.
     KEY is always the last argument. LIMITER_STORE, LIMITER_PREFIX, LIMITER_KEY_SECRET and
-    LIMITER_ON_ERROR count as they do for a service.
+    LIMITER_ON_ERROR have the same meaning as in a service.
 
     \b
     Examples:
@@ -47,9 +47,11 @@ def hit(
       limiter hit 20/second 1000/hour org:7 --cost 5 --wait 10
     """
     if wait is not None and at_least is not None:
-        raise click.UsageError("--at-least takes what there is now: --wait is not for it")
+        raise click.UsageError(
+            "--at-least takes what is left now: it cannot be combined with --wait"
+        )
 
-    def ask(limiter: Limiter, key: bytes, tag: bytes | None) -> Decision:
+    def take(limiter: Limiter, key: bytes, tag: bytes | None) -> Decision:
         if wait is None:
             return limiter.hit(key, cost, at_least=at_least, tag=tag)
         try:
@@ -57,15 +59,15 @@ def hit(
         except RateLimited as denied:
             return denied.decision
 
-    decision = _ask(ask, **asked)
+    decision = _call(take, **options)
     _print_decision(decision, f"took {decision.granted}, ", as_json, quiet)
 
 
 @click.command(epilog=CODES)
 @about_limits
 @_cost("Units that would be taken.")
-def peek(cost: int, as_json: bool, quiet: bool, **asked: Any) -> None:
-    """Say what hit would, with its exit codes; take nothing, write nothing.
+def peek(cost: int, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Report what hit would decide, with the same exit codes; take and write nothing.
 
     Arguments and options are those of hit.
 
@@ -73,14 +75,14 @@ def peek(cost: int, as_json: bool, quiet: bool, **asked: Any) -> None:
     Example:
       limiter peek 100/minute user:42 --json
     """
-    decision = _ask(lambda limiter, key, tag: limiter.peek(key, cost, tag=tag), **asked)
+    decision = _call(lambda limiter, key, tag: limiter.peek(key, cost, tag=tag), **options)
     _print_decision(decision, "", as_json, quiet)
 
 
 @click.command(epilog=CODES_OF_DONE)
 @about_limits
-def reset(as_json: bool, quiet: bool, **asked: Any) -> None:
-    """Forget what KEY has used; say what was left just before.
+def reset(as_json: bool, quiet: bool, **options: Any) -> None:
+    """Forget what KEY has used; print what was left before.
 
     Arguments and options are those of hit.
 
@@ -88,15 +90,15 @@ def reset(as_json: bool, quiet: bool, **asked: Any) -> None:
     Example:
       limiter reset 100/minute user:42
     """
-    decision = _ask(lambda limiter, key, tag: limiter.reset(key, tag=tag), **asked)
+    decision = _call(lambda limiter, key, tag: limiter.reset(key, tag=tag), **options)
     _print(f"forgotten: {_left(decision)} were left", decision.to_dict(), as_json, quiet)
 
 
 @click.command(epilog=CODES_OF_DONE)
 @about_limits
-@_cost("Units to give back.")
-def refund(cost: int, as_json: bool, quiet: bool, **asked: Any) -> None:
-    """Give back what KEY has taken, but no more than it has used.
+@_cost("Units to refund.")
+def refund(cost: int, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Refund units to KEY, but no more than it has used.
 
     Arguments and options are those of hit.
 
@@ -104,19 +106,19 @@ def refund(cost: int, as_json: bool, quiet: bool, **asked: Any) -> None:
     Example:
       limiter refund 100/minute user:42 --cost 5
     """
-    _ask(lambda limiter, key, tag: limiter.refund(key, cost, tag=tag), **asked)
-    _print(f"gave back {cost}, or what was used", {"cost": cost}, as_json, quiet)
+    _call(lambda limiter, key, tag: limiter.refund(key, cost, tag=tag), **options)
+    _print(f"refunded {cost}, or what was used", {"cost": cost}, as_json, quiet)
 
 
-def _ask(
-    ask: Callable[[Limiter, bytes, bytes | None], Any], key: str, tag: str | None, **asked: Any
+def _call(
+    call: Callable[[Limiter, bytes, bytes | None], Any], key: str, tag: str | None, **options: Any
 ) -> Any:
-    with by_exit_code(), closing(limiter_of_strings(key=key, **asked)) as limiter:
-        return ask(limiter, subject(key), optional_tag(tag))
+    with by_exit_code(), closing(limiter_of_strings(key=key, **options)) as limiter:
+        return call(limiter, subject(key), optional_tag(tag))
 
 
 def _print_decision(decision: Decision, took: str, as_json: bool, quiet: bool) -> None:
-    """The decision in a line, and as the exit code."""
+    """Print the decision in one line, and exit with 1 if it is a denial."""
     if decision.allowed:
         line = f"allowed: {took}{_left(decision)} left"
         if decision.delay:
@@ -140,5 +142,5 @@ def _left(decision: Decision) -> str:
 
 
 def _seconds(seconds: float) -> str:
-    """Long enough for a sleep, and short enough to read."""
+    """Seconds, rounded up to milliseconds: a caller that sleeps so long is not too early."""
     return f"{ceil(seconds * 1000) / 1000:g} s"

@@ -1,4 +1,4 @@
-"""How a command ends, for shells: its exit code, and a line on standard error where something failed."""
+"""Exit codes of the commands, and the line on standard error after a failure."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 DENIED = 1
 UNDECIDED = 3
 REFUSED = 4
-#: Why it was decided as it was, where nobody knows what the store would have said.
+#: The reason that is printed for a decision of the fallback.
 BY_FALLBACK = "the store did not decide, LIMITER_ON_ERROR did"
-#: Of whatever a signal ended, as shells say it.
+#: A command that a signal ended has this exit code and the signal's number, as in shells.
 BY_SIGNAL = 128
 
 _FAILURES = """
-  2  the command line or a variable makes no sense
+  2  the command line or a variable is wrong
   3  the store did not decide
   4  the store refused: rights, password, a key of another type
 """
-#: The end of the help of what may be denied, and of what may not.
+#: The end of the help texts: of commands that can be denied, and of the others.
 CODES = f"\b\nExit codes:\n  0  allowed\n  1  denied{_FAILURES}"
 CODES_OF_DONE = f"\b\nExit codes:\n  0  done{_FAILURES}"
 
 
 @contextmanager
 def by_exit_code() -> Iterator[None]:
-    """Turn what a limiter raises into the exit codes; what RateLimited means is the command's to say."""
+    """Turn a limiter's errors into exit codes, but for RateLimited, which each command handles."""
     try:
         yield
     except RateLimited:
@@ -43,11 +43,11 @@ def by_exit_code() -> Iterator[None]:
     except LimiterError as error:
         raise click.UsageError(str(error)) from None
     except KeyboardInterrupt:
-        # Click would make it 1, which says that it was denied.
+        # Click would exit with 1, which means denied.
         raise SystemExit(BY_SIGNAL + 2) from None
 
 
-def fail(code: int, why: object) -> NoReturn:
-    """Say why, and end."""
-    click.echo(f"limiter: {why}", err=True)
+def fail(code: int, reason: object) -> NoReturn:
+    """Print the reason to standard error, and exit."""
+    click.echo(f"limiter: {reason}", err=True)
     raise SystemExit(code)

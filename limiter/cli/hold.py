@@ -1,4 +1,4 @@
-"""``limiter hold``: a command that runs while a lease is held."""
+"""``limiter hold``: run a command while holding a lease."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from limiter.cli.options import Wait, about_leases, limiter_of_leases, optional_
 _FORWARDED = tuple(
     getattr(signal, f"SIG{name}") for name in ("INT", "QUIT", "TERM", "HUP", "USR1", "USR2")
 )
-#: A terminal sends these to everybody in the foreground by itself.
-_OF_THE_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
+#: A terminal sends these itself, to every process in the foreground.
+_FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT)
 
-#: As shells say it: there is no such command, or it cannot be run.
+#: Exit codes of shells: the command was not found, or could not be run.
 _NOT_FOUND = 127
 _NOT_RUN = 126
 
 
 class Stopped(BaseException):
-    """A signal came before there was a command to pass it on to."""
+    """A signal arrived before the command was started."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -36,7 +36,7 @@ class Stopped(BaseException):
 
 
 class Running:
-    """A command, to which signals that come for us are passed on. A context manager."""
+    """Runs a command and passes signals on to it; a context manager."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = words
@@ -46,7 +46,7 @@ class Running:
         self._before: dict[int, Any] = {}
 
     def run(self) -> int:
-        """Run it to its end, and return its exit code; of a signal, as shells say it."""
+        """Run the command to its end, and return its exit code; after a signal, 128 and its number."""
         self._starting = True
         try:
             self._process = subprocess.Popen(self._words)  # noqa: S603 (what the user asked for)
@@ -60,7 +60,7 @@ class Running:
 
     def __enter__(self) -> Running:
         for number in _FORWARDED:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
+            if signal.getsignal(number) != signal.SIG_IGN:  # as under `nohup`
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
@@ -78,12 +78,12 @@ class Running:
             raise Stopped(number)
         if self._process is None:
             self._early.append(number)
-        elif not (number in _OF_THE_KEYBOARD and _in_foreground()):
+        elif not (number in _FROM_TERMINAL and _in_foreground()):
             self._process.send_signal(number)
 
 
 def _in_foreground() -> bool:
-    """Whether a terminal's Ctrl-C reaches us, and so the command as well."""
+    """Whether this process is in a terminal's foreground, where Ctrl-C reaches the command too."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
@@ -96,23 +96,23 @@ def _in_foreground() -> bool:
         os.close(terminal)
 
 
-class _AtOnce(click.IntRange):
-    """How many leases there are."""
+class _LeaseCount(click.IntRange):
+    """The number of leases."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter:
             self.fail(
-                f"{value!r}: accepted is how many may run at once, a whole number from 1 "
-                f"(for a rate: limiter hit)",
+                f"{value!r}: accepted is how many commands may run at once, a whole number from 1 "
+                f"(for a rate, use limiter hit)",
                 param,
                 ctx,
             )
 
 
 @click.command(epilog=CODES)
-@click.argument("limit", type=_AtOnce(min=1))
+@click.argument("limit", type=_LeaseCount(min=1))
 @click.argument("key")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @about_leases
@@ -122,7 +122,7 @@ class _AtOnce(click.IntRange):
     default=0,
     show_default=True,
     metavar="SECONDS",
-    help="Wait for so long at most until a lease is free.",
+    help="Wait up to this long for a free lease.",
 )
 @click.option(
     "--lease",
@@ -130,7 +130,7 @@ class _AtOnce(click.IntRange):
     default=30,
     show_default=True,
     metavar="SECONDS",
-    help="So long a lease outlives a machine that died.",
+    help="How long a lease stays taken after its machine fails.",
 )
 @click.option(
     "-E",
@@ -138,7 +138,7 @@ class _AtOnce(click.IntRange):
     type=click.IntRange(0, 255),
     default=DENIED,
     show_default=True,
-    help="The exit code where all leases were taken.",
+    help="Exit code if all leases are taken.",
 )
 def hold(
     limit: int,
@@ -148,14 +148,14 @@ def hold(
     wait: float,
     lease: float,
     denied_code: int,
-    **asked: Any,
+    **options: Any,
 ) -> None:
-    """Run COMMAND while holding one of LIMIT leases of KEY; on all machines that share the store.
+    """Run COMMAND while holding one of LIMIT leases of KEY, on all machines that share the store.
 
-    The lease is renewed while the command runs, and given back at its end. The exit code is the
-    command's; where it was not run, one of those below, 126 or 127. Signals are passed on. Where
-    the lease is lost (the store is away for longer than it lasts) the command goes on, and standard
-    error says so. After -- everything is the command's.
+    The lease is renewed while the command runs, and released at its end. The exit code is the
+    command's; if it was not run, one of those below, 126 or 127. Signals are passed on. If the store
+    does not answer for longer than a lease lasts, the lease is lost: the command goes on, and a
+    warning is printed. Everything after -- belongs to the command.
 
     \b
     Examples:
@@ -166,15 +166,17 @@ def hold(
         with (
             Running(command) as running,
             by_exit_code(),
-            closing(limiter_of_leases(limit, lease, **asked)) as limiter,
+            closing(limiter_of_leases(limit, lease, **options)) as limiter,
             limiter.hold(subject(key), timeout=wait, tag=optional_tag(tag)) as held,
         ):
             if held.degraded:
-                click.echo(f"limiter: {BY_FALLBACK}: other machines know of no lease", err=True)
+                click.echo(
+                    f"limiter: {BY_FALLBACK}: other machines do not see this lease", err=True
+                )
             code = running.run()
     except Stopped as stopped:
         code = stopped.code
     except RateLimited as denied:
-        why = BY_FALLBACK if denied.decision.degraded else f"all leases are taken: {denied}"
-        fail(denied_code, why)
+        reason = BY_FALLBACK if denied.decision.degraded else f"all leases are taken: {denied}"
+        fail(denied_code, reason)
     raise SystemExit(code)

@@ -1,4 +1,4 @@
-"""A group whose commands are imported when they are asked for."""
+"""A command group that imports each command when it is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 
 class Entry(NamedTuple):
-    """Where a command is, and what it does, in a line."""
+    """Where a command is defined, and its summary in one line."""
 
     module: str
     attribute: str
@@ -29,7 +29,7 @@ class LazyGroup(click.Group):
         return list(self._entries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, imported now."""
+        """Import and return the command of a name."""
         entry = self._entries.get(cmd_name)
         if entry is None:
             return None
@@ -38,6 +38,6 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """What each does."""
+        """Write the commands and their summaries into the help."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in self._entries.items()])

@@ -1,4 +1,4 @@
-"""What the commands that ask a store share: their options, and the limiter that these mean."""
+"""Options of the commands that need a store, and the limiter that is built from them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from limiter.policies import ALGORITHMS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-#: A process that asks once has to connect first.
+#: Longer than a limiter's own: a process that makes one call must connect first.
 _TIMEOUT = 2.0
 
 store_option = click.option(
-    "--store", metavar="URL", help="Where the state is.  [default: LIMITER_STORE]"
+    "--store", metavar="URL", help="The store that holds the state.  [default: LIMITER_STORE]"
 )
 _LIMITS = (
     click.argument("limits", nargs=-1, metavar="[LIMIT]..."),
@@ -30,23 +30,23 @@ _LIMITS = (
     click.option(
         "--algorithm",
         type=click.Choice(list(ALGORITHMS)),
-        help="Of every limit.  [default: LIMITER_ALGORITHM, or sliding_log]",
+        help="The algorithm of every limit.  [default: LIMITER_ALGORITHM, or sliding_log]",
     ),
 )
 _REST = (
     click.option(
-        "--name", help="Limiters with one name share their state.  [default: LIMITER_NAME]"
+        "--name", help="Limiters with the same name share state.  [default: LIMITER_NAME]"
     ),
-    click.option("--tag", help="Subjects with one tag lie in one slot of a cluster."),
+    click.option("--tag", help="Subjects with the same tag share a slot of a cluster."),
     click.option(
         "--timeout",
         type=float,
         metavar="SECONDS",
-        help=f"For the decision, connecting included.  [default: LIMITER_TIMEOUT, or {_TIMEOUT:g}]",
+        help=f"Time for the decision, with connecting.  [default: LIMITER_TIMEOUT, or {_TIMEOUT:g}]",
     ),
 )
-_JSON = click.option("--json", "as_json", is_flag=True, help="The answer as JSON.")
-_QUIET = click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
 
 
 def _all(options: tuple[Callable[[_Function], _Function], ...], function: _Function) -> _Function:
@@ -57,12 +57,12 @@ def _all(options: tuple[Callable[[_Function], _Function], ...], function: _Funct
 
 #: The arguments and options of a call about a subject and its limits.
 about_limits = partial(_all, (*_LIMITS, *_REST, _JSON, _QUIET))
-#: The options of one that brings its own arguments.
+#: The options of a command that has its own arguments.
 about_leases = partial(_all, (store_option, *_REST))
 
 
 class Wait(click.FloatRange):
-    """Seconds from 0; to Click alone, what is no number is in any range."""
+    """Seconds from 0, without NaN, which Click's range accepts."""
 
     def __init__(self) -> None:
         super().__init__(min=0)
@@ -71,28 +71,28 @@ class Wait(click.FloatRange):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """The seconds."""
-        found: float = super().convert(value, param, ctx)
-        if isnan(found):
+        seconds: float = super().convert(value, param, ctx)
+        if isnan(seconds):
             self.fail(f"{value}: accepted are seconds from 0", param, ctx)
-        return found
+        return seconds
 
 
 def subject(text: str) -> bytes:
-    """A key or a tag as it was typed, whatever its bytes."""
+    """The bytes of a key or a tag as it was typed, UTF-8 or not."""
     return text.encode(errors="surrogateescape")
 
 
 def optional_tag(text: str | None) -> bytes | None:
-    """A tag as it was typed, if one was."""
+    """The bytes of a tag, if one was typed."""
     return None if text is None else subject(text)
 
 
 def limiter_of_strings(limits: tuple[str, ...], key: str, **options: Any) -> Limiter:
-    """A limiter by the command line, and by the environment where that is silent.
+    """The limiter of the command line; the environment gives what is missing there.
 
     Raises:
-        click.UsageError: Something is missing, or stands in another's place.
-        InvalidSetting, InvalidPolicy: As the limiter.
+        click.UsageError: An argument is missing, or in a wrong place.
+        InvalidSetting, InvalidPolicy: As ``Limiter``.
 
     """
     try:
@@ -100,17 +100,17 @@ def limiter_of_strings(limits: tuple[str, ...], key: str, **options: Any) -> Lim
     except InvalidPolicy:
         pass
     else:
-        raise click.UsageError(f"{key!r} is a limit: the last argument is KEY, whom it is for")
+        raise click.UsageError(f"{key!r} is a limit: the last argument is KEY, the subject")
     given = {**options, "limits": "; ".join(limits) or None}
     return _limiter(given, "no limit: give it before KEY, as in 100/minute, or in LIMITER_LIMITS")
 
 
 def limiter_of_leases(limit: int, lease: float, **options: Any) -> Limiter:
-    """A limiter of leases; what the environment says of limits is not about them.
+    """A limiter of leases; LIMITER_LIMITS and LIMITER_ALGORITHM are not read.
 
     Raises:
-        click.UsageError: Something is missing.
-        InvalidSetting, InvalidPolicy: As the limiter.
+        click.UsageError: There is no store.
+        InvalidSetting, InvalidPolicy: As ``Limiter``.
 
     """
     given = {**options, "limits": Concurrency(limit, lease=lease)}
@@ -121,30 +121,30 @@ def needs_store(store: str | None, environ: Mapping[str, str]) -> str:
     """The store's URL.
 
     Raises:
-        click.UsageError: There is none, or one that ends with the command.
+        click.UsageError: There is none, or it is ``memory://``.
 
     """
-    found = store or environ.get(settings.VARIABLES["store"])
-    if not found:
+    url = store or environ.get(settings.VARIABLES["store"])
+    if not url:
         raise click.UsageError(
             "no store: give --store, as in redis://127.0.0.1:6379/0, or LIMITER_STORE"
         )
-    if found == MEMORY:
+    if url == MEMORY:
         raise click.UsageError(
-            f"store is {MEMORY}, which ends with this command: accepted is one that others share"
+            f"store is {MEMORY}, which ends with this command: accepted is one that other processes share"
         )
-    return found
+    return url
 
 
 def environment(*hidden: str) -> Mapping[str, str]:
-    """The environment, without what the command line says."""
+    """The environment, without the variables of the settings in ``hidden``."""
     return settings.with_config({}, hidden)
 
 
-def _limiter(given: dict[str, Any], lacks: str, hidden: tuple[str, ...] = ()) -> Limiter:
+def _limiter(given: dict[str, Any], missing: str, hidden: tuple[str, ...] = ()) -> Limiter:
     given = {name: value for name, value in given.items() if value is not None}
     environ = environment(*given, *hidden)
     given["store"] = needs_store(given.get("store"), environ)
     if not (given.get("limits") or environ.get(settings.VARIABLES["limits"])):
-        raise click.UsageError(lacks)
+        raise click.UsageError(missing)
     return Limiter.from_env(environ, **{"timeout": _TIMEOUT, **given})

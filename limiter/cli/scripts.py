@@ -6,22 +6,24 @@ import json
 
 import click
 
-from limiter import scripts as ours
+from limiter import scripts as lua
 from limiter.cli.exit_codes import by_exit_code
 from limiter.cli.options import environment, needs_store, store_option
 
 
 @click.command()
-@click.argument("name", required=False, type=click.Choice(ours.names()))
+@click.argument("name", required=False, type=click.Choice(lua.names()))
 @click.option("--install", is_flag=True, help="Load them on the store: all primaries of a cluster.")
 @store_option
-@click.option("--json", "as_json", is_flag=True, help="Names, SHA-1s and, of NAME, the text.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="JSON: names, SHA-1s and, with NAME, the text."
+)
 def scripts(name: str | None, install: bool, store: str | None, as_json: bool) -> None:
-    """List the Lua scripts by the SHA-1 under which EVALSHA calls them; of NAME, print the text.
+    """List the Lua scripts, each with its SHA-1 for EVALSHA; with NAME, print the text of one.
 
-    A limiter loads what a store does not know by itself; --install is for whoever calls the scripts
-    without one, and for a store whose users may not load any. Its exit code is 3 where the store does
-    not answer, and 4 where it refuses.
+    A limiter loads missing scripts by itself. --install is for clients that call the scripts without
+    a limiter, and for a store whose users may not load scripts. Its exit code is 3 if the store does
+    not answer, and 4 if the store refuses.
 
     \b
     Examples:
@@ -30,20 +32,20 @@ def scripts(name: str | None, install: bool, store: str | None, as_json: bool) -
       limiter scripts --install --store redis://127.0.0.1:6379/0
     """
     if store is not None and not install:
-        raise click.UsageError("--store is for --install")
-    found = [ours.script(one) for one in ([name] if name else ours.names())]
+        raise click.UsageError("--store is accepted only with --install")
+    chosen = [lua.script(each) for each in ([name] if name else lua.names())]
     if install:
         from limiter.client import install as load
 
         with by_exit_code():
-            load(found, needs_store(store, environment()))
+            load(chosen, needs_store(store, environment()))
     if as_json:
-        rows = [{"name": one.name, "sha1": one.sha} for one in found]
+        rows = [{"name": script.name, "sha1": script.sha} for script in chosen]
         if name and not install:
-            rows = [{**rows[0], "source": found[0].source.decode()}]
+            rows = [{**rows[0], "source": chosen[0].source.decode()}]
         click.echo(json.dumps(rows))
     elif name and not install:
-        click.echo(found[0].source, nl=False)
+        click.echo(chosen[0].source, nl=False)
     else:
-        for one in found:
-            click.echo(f"{one.sha}  {one.name}{'  installed' if install else ''}")
+        for script in chosen:
+            click.echo(f"{script.sha}  {script.name}{'  installed' if install else ''}")

@@ -1,1 +1,1 @@
-"""Other libraries' names for what this one does, so that their users can move by changing an import."""
+"""Replacements for other libraries: moving from one begins with another import."""

@@ -1,4 +1,4 @@
-"""Rate limits for Flask: ``FlaskLimiter``, and what it answers with."""
+"""Rate limits for Flask: ``FlaskLimiter``, and the exceptions of refused requests."""
 
 from limiter.flask.flask_limiter import FlaskLimiter
 from limiter.flask.refusals import CallerUnknown, LimitExceeded, NotDecided, TooCostly

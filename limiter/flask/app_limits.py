@@ -1,4 +1,4 @@
-"""The limits of one application at work: checked before its views, reported in its responses."""
+"""Enforce the limits of one application: check them before its views, report them in its responses."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class AppLimits:
         inner = app.wsgi_app
 
         def with_leases(environ: Any, start_response: Any) -> Any:
-            """Give leases back when the response is closed, or when there will be none."""
-            # Begun here, since a middleware below may hand the application a copy of the environment.
+            """Release leases when the response is closed, or when there will be none."""
+            # Create the state here: a middleware below may pass a copy of the environment on.
             state = RequestState.of(environ)
             if state.is_under_way:
-                # Of another run: a view serves a request of its own making, or a middleware tries again.
+                # The state is of another run: a view calls the application, or a middleware retries.
                 state = RequestState()
                 environ = state.within(environ)
             try:
@@ -54,23 +54,23 @@ class AppLimits:
                 raise
             if state.free:
                 return Closing(body, state.leave)
-            # No limit has looked at the request: none may hold anything from here on.
+            # No limit was checked for the request: release at once what is taken from here on.
             state.leave()
             return body
 
         app.wsgi_app = with_leases  # type: ignore[method-assign]
 
     def rules(self, endpoint: str | None, method: str) -> tuple[ViewRule, ...]:
-        """The rules of a route; None: of requests that no route matches."""
+        """The rules of a route; ``endpoint`` None: of requests that no route matches."""
         limits = self._resolver.of_route(RouteKey(endpoint, method))
         guards = dict.fromkeys((limits.before.guard, limits.at_view.guard))
         return tuple(rule for guard in guards if guard for rule in guard.rules)  # type: ignore[misc]  # all are
 
     def enter(self) -> None:
-        """Check what is checked before the current request's view; an exception answers in its place.
+        """Check the limits that apply before the current request's view.
 
         Raises:
-            Mistake: A function of a limit failed, perhaps since a hook that runs later had not run yet.
+            Mistake: A function of a limit failed, perhaps because it needs a hook that runs later.
 
         """
         environ = request.environ
@@ -82,7 +82,7 @@ class AppLimits:
                 if not self._resolver.as_called:
                     current.state.met.append(self._resolver.of_route(current.key).own)
         except (AttributeError, KeyError) as error:
-            is_answer = isinstance(error, HTTPException)  # as of request.args["user"]
+            is_answer = isinstance(error, HTTPException)  # such as that of request.args["user"]
             later = "" if is_answer else hooks.waiting(current_app, environ)
             if not later:
                 raise
@@ -94,7 +94,7 @@ class AppLimits:
             environ.pop(hooks.RUNNING, None)
 
     def enter_view(self) -> None:
-        """Check what is checked at the current request's view, where that has not happened yet."""
+        """Check the limits that apply at the current request's view, unless they were checked already."""
         current = self._current()
         if current is None:
             return
@@ -104,7 +104,7 @@ class AppLimits:
             current.state.met.append(own)
 
     def meet(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
-        """A limited function is called whose limit the request has not met: check it."""
+        """Check a limit that the request has not met, since its function is called."""
         current = self._current()
         if current is None:
             return
@@ -113,21 +113,21 @@ class AppLimits:
             self._check(partial(self._resolver.of_function, limit, function), current)
             if not as_called:
                 current.state.met.append(frozenset({limit}))
-        elif not (as_called and self._registry.on(function)):  # the innermost checks all of them
+        elif not (as_called and self._registry.on(function)):  # the innermost function checks all
             self.enter_view()
 
     def answer(self, response: Response) -> Response:
-        """Settle what waited for the response, and write into it what was decided."""
+        """Refund what the response does not use, and write the decisions into its header."""
         state = RequestState.known(request.environ)
         if state is not None and state.entries:
             try:
                 state.settle(self, response)
-            finally:  # also in the answer to an error of deduct_when
+            finally:  # also if deduct_when raises an error
                 self._setup.write(response, state)
         return response
 
     def _current(self) -> _Current | None:
-        """The current request; None where no limit is about it."""
+        """The current request; None if no limit applies to it."""
         flask_request = request._get_current_object()  # type: ignore[attr-defined]
         key = self._resolver.key_of(flask_request)
         if key is None:
@@ -149,7 +149,7 @@ class AppLimits:
             self._judge(guard, verdict, current.state)
 
     def _fall_back(self, web_request: Request, current: _Current) -> None:
-        """Check, once in a request, the limits that this process decides by itself."""
+        """Check the limits that this process decides by itself, once in a request."""
         limits = frozenset(self._setup.fallback)
         if limits in current.state.met:
             return
@@ -165,7 +165,7 @@ class AppLimits:
 
 
 class _Current(NamedTuple):
-    """The current request, and which limits are about it."""
+    """The current request, with the key that finds its limits."""
 
     flask_request: Any
     key: RouteKey
@@ -173,7 +173,7 @@ class _Current(NamedTuple):
 
 
 def _guard_by_amounts(find: Callable[[RouteKey], LimitGroup], current: _Current) -> Guard | None:
-    """The guard by what dynamic limits return; where one returns None, what it would override holds."""
+    """The guard, by what dynamic limits return; a limit that returns None overrides no other."""
     key, amounts = current.key, current.state.amounts
     group = find(key)
     while group.dynamic:
@@ -189,7 +189,7 @@ def _guard_by_amounts(find: Callable[[RouteKey], LimitGroup], current: _Current)
 
 
 def _web_request(flask_request: Any) -> Request:
-    """A Flask request as the rules see it."""
+    """A Flask request as the object that rules read."""
     parts = flask_request.view_args
     if not parts:
         return from_wsgi(flask_request.environ)

@@ -21,7 +21,7 @@ MOST_KEPT = 64
 
 
 class RulesByAmount:
-    """The rules of one limit for the last amounts of its function, each with its limiter."""
+    """The rules of one dynamic limit: one for each amount that its function returned lately."""
 
     def __init__(self, limiter: Callable[[Limits], Any]) -> None:
         self._limiter = limiter
@@ -32,7 +32,7 @@ class RulesByAmount:
         """The rule for the amount of the current request.
 
         Raises:
-            InvalidPolicy: The amount makes no sense.
+            InvalidPolicy: The amount is not a limit.
 
         """
         amount = RequestState.of(request.environ).amounts[dynamic.limit]

@@ -1,4 +1,4 @@
-"""What the Flask extensions share: they declare limits, and enforce them in applications."""
+"""The base of the Flask extensions: declare limits, and enforce them in applications."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Extension:
 
     def __init__(self) -> None:
         self._registry = Registry()
-        #: By application, which must not be held; None: no limit is enforced in it.
+        #: Weak, so that applications can be freed; None: no limit is enforced in the application.
         self._app_limits: WeakKeyDictionary[Flask, AppLimits | None] = WeakKeyDictionary()
 
     def open(self) -> None:
-        """Connect beforehand, so that no request waits for it; optional, in each worker.
+        """Connect now, so that no request waits for it. Optional; call it in each worker.
 
         Raises:
-            StoreUnavailable, StoreRefused: It failed; a request will try again.
+            StoreUnavailable, StoreRefused: The store cannot be used now; a request will try again.
 
         """
         for app_limits in self._enforced():
@@ -50,9 +50,9 @@ class Extension:
 
     @property
     def current(self) -> Verdict | None:
-        """What was decided about the current request: its results, and what is said about them.
+        """The verdict on the current request, with its results and header fields.
 
-        None where no limit is about it, and outside of requests.
+        None if no limit applies to the request, and outside of requests.
         """
         if not has_request_context():
             return None
@@ -62,15 +62,15 @@ class Extension:
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """The decision of each limit about the current request."""
+        """The decision of each limit that applies to the current request."""
         verdict = self.current
         return () if verdict is None else tuple(result.decision for result in verdict.results)
 
     def rules(self, endpoint: str | None, method: str = "GET") -> tuple[ViewRule, ...]:
-        """The rules of a route of the current application; None: of what no route matches.
+        """The rules of a route of the current application; None: of requests that no route matches.
 
         Each has its ``limiter``, whose ``peek``, ``reset`` and ``refund`` take the subject: an
-        address, or what a hashed key became.
+        address, or the hash of a key.
         """
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         app_limits = self._app_limits.get(app)
@@ -87,7 +87,7 @@ class Extension:
                 app_limits.check(limit)
 
         def declare(target: Target) -> Target:
-            # One decorator may be put in several places, each with a count of its own.
+            # One decorator may limit several targets, each with a count of its own.
             own = limit if limit.scope is not None else replace(limit)
             limited = self._registry.limit(target, own, self._meet)
             self._forget()
@@ -106,10 +106,12 @@ class Extension:
 
     def _install(self, app: Flask, setup: Setup | None) -> None:
         """Enforce the limits in an application; without a setup, none of them."""
-        if isinstance(app, LocalProxy):  # current_app, as Flask-AppBuilder gives it
+        if isinstance(app, LocalProxy):  # current_app, which Flask-AppBuilder passes
             app = app._get_current_object()
         if app in self._app_limits:
-            raise InvalidSetting("app is one that these limits are already at work in")
+            raise InvalidSetting(
+                "app already enforces these limits: call init_app once for each app"
+            )
         self._check_views(app)
         self._app_limits[app] = (
             None if setup is None else AppLimits(self._registry, app, setup, self._resolver)
@@ -120,7 +122,7 @@ class Extension:
             app_limits.forget()
 
     def _meet(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
-        """A limited function is called: ask its limit, where the request has not met it as its view's."""
+        """Check the limit of a function that is called, unless the request has met it already."""
         if not has_request_context():
             return
         state = RequestState.known(request.environ)
@@ -135,8 +137,7 @@ class Extension:
             app_limits.meet(limit, function)
 
     def _meet_elsewhere(self, function: Callable[..., Any]) -> None:
-        """A limited function is called in an application in which the limits are not at work."""
+        """Refuse a call of a limited function in an application without ``init_app``."""
         raise InvalidSetting(
-            f"{function.__name__} is limited, but the limits are not at work in this application: "
-            f"call init_app"
+            f"{function.__name__} is limited, but its limits are not enforced in this app: call init_app"
         )

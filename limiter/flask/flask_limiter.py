@@ -34,7 +34,7 @@ from limiter.web.wiring import StoreSettings, networks
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-#: The default limit where neither the program nor the environment gives one.
+#: The default limit if neither the program nor the environment sets one.
 DEFAULT = "100/minute"
 
 
@@ -47,35 +47,36 @@ _BY_SETTINGS = _BySettings()
 
 
 class FlaskLimiter(Extension):
-    """Rate limits for a Flask application: all of a request's are decided in one call to the store.
+    """Rate limits for a Flask application; one call to the store decides all limits of a request.
 
     Args:
-        app: The application; or ``init_app`` says it later.
-        default: Limits of each route that has none of its own, for each route by itself; of all
-            that no route matches, together. None: no default. Without it: LIMITER_LIMITS, else
+        app: The application; without it, call ``init_app`` later.
+        default: Limits of routes without limits of their own. Each route has its own count; requests
+            that no route matches share one. None: no default. Without it: LIMITER_LIMITS, else
             100/minute.
-        application: Limits that all requests share, on top of every other.
-        key: For whom: "address", "header:NAME", "cookie:NAME", "api-key", "path:NAME", "host",
-            "global", a list of these, or a function that returns the subject, and None for no
-            caller (400). It takes nothing, the request (``limiter.web.request.Request``), or the
-            request and the trusted networks. All but addresses are hashed.
+        application: Limits that all requests share, in addition to all others.
+        key: How the subject is found: "address", "header:NAME", "cookie:NAME", "api-key", "path:NAME",
+            "host", "global", a list of these, or a function that returns the subject, or None if the
+            request has none (400). The function takes no argument, the request
+            (``limiter.web.request.Request``), or the request and the trusted networks. Subjects are
+            hashed, except addresses.
         store, algorithm, on_error, local_share, timeout, connect_timeout, name, prefix, key_secret:
-            As a ``Limiter`` takes them; what is not given is read from the application's
-            configuration and then the environment, as LIMITER_STORE and so on.
-        headers: In which header fields the limits speak: draft-11, draft-06, x-ratelimit, none.
+            As of ``Limiter``. A missing one is read from the application's configuration, then from
+            the environment, as LIMITER_STORE and so on.
+        headers: The form of the header fields: draft-11, draft-06, x-ratelimit, none.
         trusted: Networks of the proxies whose X-Forwarded-For counts; without it:
             LIMITER_TRUSTED_PROXIES.
-        on_denied: Makes the answer to a request that was denied, or None for the usual one.
-        exempt_when: Says of a request that no limit is about it.
-        observe: Is told of every request and verdict, for counters and logs.
-        limit_options: Whether an OPTIONS that Flask answers by itself counts. A CORS preflight that
-            counts does so apart, for each client address.
+        on_denied: Returns the response to a denied request, or None for the usual one.
+        exempt_when: If it returns a true value, no limit applies to the request.
+        observe: Is called with every request and verdict, for counters and logs.
+        limit_options: Whether an OPTIONS request that Flask itself answers counts. CORS preflights
+            then have a count of their own, for each client address.
         limit_static: Whether Flask's own routes for static files count.
         enabled: False: no limit is enforced, and no store is needed.
 
     Raises:
-        InvalidPolicy, InvalidSetting: A limit or a setting makes no sense; with ``app``, or in
-            ``init_app``.
+        InvalidPolicy, InvalidSetting: A limit or a setting is wrong; raised here if ``app`` is given,
+            else by ``init_app``.
 
     """
 
@@ -136,33 +137,32 @@ class FlaskLimiter(Extension):
         """Limit a view, a class of views, a blueprint (each of its routes), or any function in a request.
 
         Args:
-            limits: A limit string, a policy, several, or a function that returns one of these for
-                the request at hand, or None for no limit.
-            key: For whom, in the place of the extension's.
-            cost: What a request costs, or a function that returns it; 0 passes and takes nothing. A
-                function takes the same as that of ``key``.
-            methods: Only for requests of these methods; who means GET means HEAD too.
+            limits: A limit string, a policy, several policies, or a function that returns one of these
+                for the current request, or None for no limit.
+            key: How the subject is found, in place of the extension's ``key``.
+            cost: The cost of a request, or a function that returns it; a request of cost 0 passes and
+                takes nothing. The function takes the same arguments as that of ``key``.
+            methods: The limit applies to these methods only; GET includes HEAD.
             per_method: Each method has a count of its own.
-            exempt_when: Says of a request that the limit is not about it.
-            deduct_when: Is shown the response, and says whether it counts. The cost is taken before
-                the view runs and given back where it does not, so that requests at the same time
-                cannot pass the limit together.
-            override_defaults: Whether the limits of blueprints, and the default, do not hold beside
-                it.
-            on_denied: Makes the answer to a request that this limit denied, as a view returns one, or
-                None; a 429, where it says no status.
-            shadow: The limit counts and reports, and never denies.
-            percent: For how many of the subjects it holds, always the same ones.
+            exempt_when: If it returns a true value, the limit does not apply to the request.
+            deduct_when: Gets the response and returns whether the request counts. The cost is taken
+                before the view runs, and refunded if the request does not count, so that simultaneous
+                requests cannot exceed the limit.
+            override_defaults: Whether the limit replaces the default and the limits of blueprints.
+            on_denied: Returns the response to a request that this limit denied, as a view would, or
+                None for the usual one. The status is 429 unless the response has one.
+            shadow: The limit counts and reports, but never denies.
+            percent: The percentage of subjects to which the limit applies, always the same ones.
             unidentified: What happens to a caller without a subject: refuse (400), skip (the limit
-                is not about it), address (its address counts).
+                does not apply), address (the client's address is the subject).
 
-        A route's limits are all asked, in one call, before its view runs, and all are charged, or
-        none. What one of the functions raises is answered as an error, never as a pass. A function
-        that is no view counts by its qualified name: those that one factory makes are one.
+        All limits of a route are checked in one call before its view runs; all are charged, or none.
+        An error of one of the functions is an error of the request, which then never passes. A
+        function that is not a view counts by its qualified name: functions of one factory share it.
 
         Raises:
-            InvalidPolicy, InvalidSetting, InvalidCost: An argument makes no sense. What only shows by
-                the application's algorithm is raised by ``init_app``, where that comes later.
+            InvalidPolicy, InvalidSetting, InvalidCost: An argument is wrong. ``init_app`` raises errors
+                that depend on the application's algorithm, if it is called later.
 
         """
         return self._declare(_declared(limits, None, options))
@@ -170,12 +170,12 @@ class FlaskLimiter(Extension):
     def shared_limit(
         self, limits: Amount, scope: str | Callable[[str], str], **options: Unpack[LimitOptions]
     ) -> Declaration:
-        """Limit all routes that it is put on together, under one name.
+        """Limit several routes together: they share one count.
 
         Args:
             limits: As in ``limit``.
-            scope: The name, which may stand in several calls; or a function of the endpoint that says
-                it for each request, a host for example.
+            scope: The name of the count, which several calls may use; or a function of the endpoint that
+                returns the name for each request, for example a host.
             options: As in ``limit``.
 
         Raises: As ``limit``.
@@ -195,9 +195,9 @@ class FlaskLimiter(Extension):
         """Exempt a view, a class of views or a blueprint.
 
         Args:
-            target: What is exempt; without it, a decorator comes back.
-            application: Also from the limits that all requests share.
-            nested: Of a blueprint: also those that are registered on it.
+            target: The view, class or blueprint; without it, ``exempt`` returns a decorator.
+            application: Exempt it also from the limits that all requests share.
+            nested: Exempt also the blueprints that are registered on this one.
 
         """
         exemption = Exemption(application=application, nested=nested)
@@ -206,7 +206,7 @@ class FlaskLimiter(Extension):
         return self._exempt(target, exemption)
 
     def exempt_when(self, function: Callable[[], Any]) -> Callable[[], Any]:
-        """Exempt every request for which a function returns something true; also a decorator."""
+        """Exempt every request for which a function returns a true value; also a decorator."""
         check_function("exempt_when", function)
         self._registry.exempt_when.append(function)
         return function

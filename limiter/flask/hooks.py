@@ -1,4 +1,4 @@
-"""Hooks of Flask that run before a view, but after the limits: what they set is not there yet."""
+"""Find the hooks that run before a view, but after the limits: their values are not set yet."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from flask import Flask, request
 
-#: Under this name an environment has the hook that decides about limits, while that runs.
+#: The key in an environment for the hook that checks the limits, while it runs.
 RUNNING = "limiter.flask.running"
 
 TO_DO = "register them on the application and before FlaskLimiter(app), or call init_app(app) after them"
 
 
 def waiting(app: Flask, environ: Mapping[str, Any]) -> str:
-    """The ``before_request`` hooks that run after the limits of this request, for messages; empty: none."""
+    """The ``before_request`` hooks that run after the limits of this request, for messages."""
     hook = environ.get(RUNNING)
     if hook is None:
         return ""

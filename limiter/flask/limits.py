@@ -1,4 +1,4 @@
-"""One limit as its user declares it, and the rule that it becomes where it is met."""
+"""A limit as an application declares it, and the rule that it becomes for a route."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from limiter.web.subjects import (
     identity,
 )
 
-#: Limits, or a function of the request that says them; None from it: this request has none.
+#: Limits, or a function that returns them for the current request; None: this request has none.
 Amount = Limits | Callable[[], "Limits | None"]
-#: For whom: what ``identity`` reads, or a function of the request that names the subject.
+#: How the subject is found: a setting that ``identity`` reads, or a function that returns the subject.
 KeySpec = (
     str
     | Sequence[str]
@@ -52,11 +52,11 @@ log = logging.getLogger("limiter.flask")
 
 _LONGEST = 64
 
-#: How many arguments a function of a request takes in Flask, where that is open: it has ``flask.request``.
+#: Arguments of a function whose signature is not known: none, since it can read ``flask.request``.
 _USUAL = 0
-#: What other functions of a limit are called with.
+#: The arguments of the other functions of a limit.
 _FUNCTIONS = {"exempt_when": (), "deduct_when": ("the response",), "on_denied": ("the verdict",)}
-#: What limits may be, and what to do about a view in their place; for messages.
+#: For messages: what limits may be, and what to do if a view is given in their place.
 AMOUNTS = (
     "a limit string, a policy, several policies, or a function that returns one of these, or None"
 )
@@ -64,7 +64,7 @@ PARENTHESES = 'above a view, write the limits in parentheses: @limits.limit("5/m
 
 
 class LimitOptions(TypedDict, total=False):
-    """What ``FlaskLimiter.limit`` says of a limit, beside its amount."""
+    """The options of ``FlaskLimiter.limit``."""
 
     key: KeySpec | None
     cost: int | CostFunction
@@ -81,24 +81,24 @@ class LimitOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class DeclaredLimit:
-    """What a decorator, or the application as a whole, says.
+    """A limit as a decorator or the extension declares it.
 
     Attributes:
         amount: The limits.
-        identity: For whom; None: as the extension says.
-        cost: What a request costs.
-        methods: The requests' methods that it is about; empty: all.
+        identity: Finds the subject; None: the extension's.
+        cost: The cost of a request.
+        methods: The methods to which the limit applies; empty: all.
         per_method: Whether each method has a count of its own.
-        exempt_when: Says of a request that it is not about it.
-        deduct_when: Says, by the response, whether what was taken stays taken.
-        override_defaults: Whether the limits further out do not hold beside it.
-        scope: Of a limit that several routes share, by what name they do; else None. What a function
-            says of it is a part of the subject.
-        on_denied: Makes the answer to a request that it denies.
-        shadow: Whether it counts and reports, and never denies.
-        percent: For how many of the subjects it holds, always the same ones.
-        unidentified: What happens to a caller that cannot be identified.
-        message: What the answer may say of it.
+        exempt_when: Returns whether a request is exempt from the limit.
+        deduct_when: Returns, by the response, whether the request is charged.
+        override_defaults: Whether it replaces the limits of blueprints, and the default.
+        scope: The name of the count that several routes share, or a function that returns it; else
+            None. The result of a function becomes a part of the subject.
+        on_denied: Returns the response to a request that the limit denies.
+        shadow: Whether it counts and reports, but never denies.
+        percent: The percentage of subjects to which it applies, always the same ones.
+        unidentified: What happens to a caller without a subject.
+        message: The text of the response to a denied request.
 
     """
 
@@ -119,12 +119,12 @@ class DeclaredLimit:
 
     def __post_init__(self) -> None:
         if isinstance(self.amount, str):
-            read_limits(self.amount)  # a typing error shows when the module is loaded
+            read_limits(self.amount)  # a mistake raises when the module is loaded
         elif isinstance(self.amount, Iterable):
             object.__setattr__(self, "amount", tuple(self.amount))
         if callable(self.amount):
-            more = f" that returns the limits of a request; {PARENTHESES}"
-            check_function("limits", self.amount, more=more)
+            note = f" that returns the limits of a request; {PARENTHESES}"
+            check_function("limits", self.amount, more=note)
         elif not (isinstance(self.amount, (str, Policy)) or _are_policies(self.amount)):
             raise InvalidPolicy.of("limits", repr(self.amount), f"accepted are {AMOUNTS}")
         is_number = isinstance(self.percent, (int, float)) and not isinstance(self.percent, bool)
@@ -148,32 +148,32 @@ class DeclaredLimit:
             check_function("scope", self.scope, "the endpoint", more=", or a text")
 
     def is_about(self, method: str) -> bool:
-        """Whether a request of that method is meant."""
+        """Whether the limit applies to a method."""
         return not self.methods or method in self.methods
 
 
 @dataclass(frozen=True)
 class ViewRule(Rule):
-    """A rule that a limit became for one route and method."""
+    """The rule of a limit for one route and method."""
 
     limit: DeclaredLimit = field(kw_only=True)
     called: str = field(kw_only=True)
-    """What headers and refusals call it; the limiter's name is for keys."""
+    """Its name in header fields and refusals; the limiter's name is for keys."""
     rule_by_amount: Callable[[ViewRule], Rule] | None = field(kw_only=True, default=None)
-    """Of a limit that is a function: gives the rule for what it returned for this request."""
+    """If the limit is a function: returns the rule for the current request."""
 
     @property
     def name(self) -> str:
-        """As its route, its blueprint or its scope is called."""
+        """The name of its route, its blueprint or its scope."""
         return self.called
 
     def consider(self, request: Request, trusted: Sequence[Network]) -> Check | SkipReason:
-        """As ``Rule.consider``, by what the functions say about this request.
+        """As ``Rule.consider``, with the functions of the limit.
 
         Raises:
-            Unidentified: The caller cannot be told, and the limit refuses such.
-            Mistake: What one of the functions said makes no sense.
-            Exception: What one of them raised: it stops the request too.
+            Unidentified: The request has no subject, and the limit refuses such requests.
+            Mistake: One of the functions returned a wrong value.
+            Exception: One of the functions raised it; the request does not pass.
 
         """
         limit = self.limit
@@ -200,17 +200,17 @@ class ViewRule(Rule):
 
 
 class Mistake(Exception):
-    """A function of the application said something about a request that makes no sense.
+    """A function of the application returned a wrong value for a request.
 
-    It is an error of the program, answered as one (500): no request passes for it, and somebody must look.
+    The answer is 500, since it is an error of the program: the request does not pass.
     """
 
 
 def by_key(key: KeySpec) -> Identity:
-    """The identity that a ``key`` means.
+    """The identity of a ``key``.
 
     Raises:
-        InvalidSetting: It means none.
+        InvalidSetting: The key is neither a known setting nor a function.
 
     """
     if not callable(key):
@@ -231,7 +231,7 @@ def by_key(key: KeySpec) -> Identity:
 
 
 def _hooks_warning(key: Any) -> Callable[[Request], None]:
-    """What warns, once, that a key function names no caller while hooks that may set one run later."""
+    """A function that warns, once, if a key function finds no subject while hooks run after it."""
     warned: set[str] = set()
 
     def warn(request: Request) -> None:
@@ -239,7 +239,7 @@ def _hooks_warning(key: Any) -> Callable[[Request], None]:
         if later:
             warned.add(later)
             log.warning(
-                "key function %s named no caller, and %s run after the limits: if it reads what they "
+                "key function %s returned no subject, and %s run after the limits: if it reads what they "
                 "set, %s",
                 getattr(key, "__qualname__", None) or repr(key),
                 later,
@@ -250,7 +250,7 @@ def _hooks_warning(key: Any) -> Callable[[Request], None]:
 
 
 def check_names(options: Mapping[str, Any], accepted: type) -> None:
-    """Raise TypeError where an option is none of a TypedDict's."""
+    """Raise TypeError if an option is not a key of a TypedDict."""
     for name in options:
         if name not in accepted.__annotations__:
             raise TypeError(f"unexpected keyword argument {name!r}")
@@ -260,7 +260,7 @@ def named_methods(methods: Iterable[str]) -> frozenset[str]:
     """The methods of these names.
 
     Raises:
-        InvalidSetting: They are no names.
+        InvalidSetting: They are not a list of names.
 
     """
     is_list = isinstance(methods, Iterable) and not isinstance(methods, str)
@@ -273,10 +273,10 @@ def named_methods(methods: Iterable[str]) -> frozenset[str]:
 
 
 def checked_cost(cost: object) -> int:
-    """A cost that makes sense.
+    """A cost that was checked.
 
     Raises:
-        InvalidCost: It is no whole number from 0.
+        InvalidCost: It is not a whole number from 0.
 
     """
     if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 0:
@@ -285,7 +285,7 @@ def checked_cost(cost: object) -> int:
 
 
 def state_name(*parts: str) -> str:
-    """The parts with a dot between, as a limiter's name: itself, or what stands for it."""
+    """The parts joined by dots, as a limiter's name; hashed if a name cannot hold them."""
     name = ".".join(parts)
     if NAME.fullmatch(name):
         return name
@@ -293,19 +293,19 @@ def state_name(*parts: str) -> str:
     return f"{parts[0][: _LONGEST - 1 - len(digest)]}.{digest}"
 
 
-def spoken_name(text: str) -> str:
-    """A name that the header's syntax has room for: quotes and all that is not ASCII are replaced."""
+def header_name(text: str) -> str:
+    """A name for a header field: quotes and characters outside ASCII are replaced."""
     plain = "".join(sign if " " <= sign <= "~" and sign not in '"\\' else "_" for sign in text)
     return plain[:_LONGEST] or "_"
 
 
-def _scope(says: Callable[[str], Any]) -> tuple[str]:
-    """The scope that a function says of the current request, as a part of the subject.
+def _scope(scope_of: Callable[[str], Any]) -> tuple[str]:
+    """The scope that a function returns for the current request, as a part of the subject.
 
-    Its endpoint, where the function says nothing.
+    The endpoint, if the function returns nothing.
     """
     endpoint = current.endpoint or ""
-    return (hashed("scope", _text(says(endpoint) or endpoint)),)
+    return (hashed("scope", _text(scope_of(endpoint) or endpoint)),)
 
 
 def _are_policies(amount: object) -> bool:
@@ -324,6 +324,6 @@ def _text(part: object) -> str:
             "key",
             shown(part),
             "accepted from a key function are str, bytes, int, a tuple of those, "
-            "and None for nobody",
+            "and None for no subject",
         )
     return str(part)

@@ -1,4 +1,4 @@
-"""The answers to denied requests, and the exceptions that carry them: what Flask's error handlers know."""
+"""The responses to refused requests, and the exceptions that carry them to Flask's error handlers."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ log = logging.getLogger("limiter.flask")
 
 
 class Refusal(HTTPException):
-    """A request that may not go on; ``verdict`` says why.
+    """A request is refused; ``verdict`` has the reason.
 
-    It answers with problem+json where the application has no handler of its own for it, or for its
-    status. The RateLimit fields are added to whatever answers.
+    The response is problem+json, unless the application has a handler for this exception or its status.
+    The RateLimit fields are added to every response.
     """
 
     def __init__(self, verdict: Verdict, answer: Response | None = None) -> None:
@@ -39,7 +39,7 @@ class Refusal(HTTPException):
 
     @property
     def decision(self) -> Decision | None:
-        """The decision that denied; None where no limit did."""
+        """The decision that denied the request; None if no limit did."""
         return next((result.decision for result in denying(self.verdict)), None)
 
 
@@ -48,7 +48,7 @@ class LimitExceeded(Refusal, TooManyRequests):
 
 
 class NotDecided(Refusal, ServiceUnavailable):
-    """503: nobody can decide, and ``on_error`` lets nobody pass."""
+    """503: the store did not decide, and ``on_error`` admits no request."""
 
 
 class TooCostly(Refusal, RequestEntityTooLarge):
@@ -56,19 +56,19 @@ class TooCostly(Refusal, RequestEntityTooLarge):
 
 
 class CallerUnknown(Refusal, BadRequest):
-    """400: nobody can tell for whom the request counts."""
+    """400: the request has no usable key."""
 
 
 _BY_STATUS = {429: LimitExceeded, 503: NotDecided, 413: TooCostly, 400: CallerUnknown}
 
 
 def refusal(verdict: Verdict, answer: Response | None = None) -> Refusal:
-    """The exception for a verdict; ``answer`` is sent in the place of problem+json."""
+    """The exception for a verdict; ``answer`` replaces the problem+json."""
     return _BY_STATUS[verdict.status](verdict, answer)
 
 
 def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exception:
-    """The exception for a verdict, with the answer of the first ``on_denied`` that makes one."""
+    """The exception for a verdict, with the response of the first ``on_denied`` that returns one."""
     if verdict.status == 429:
         _log_denial(verdict)
         rules = [result.rule for result in denying(verdict)]
@@ -89,12 +89,12 @@ def denying(verdict: Verdict) -> list[Result]:
 
 
 def _log_denial(verdict: Verdict) -> None:
-    """Log which limit denied, and to whom: an address, or the hash that is the subject."""
+    """Log the limit that denied, and the subject: an address or a hash."""
     for result in denying(verdict)[:1]:
         log_seldom(
             log,
             logging.INFO,
-            "the limit %s of %s denied a request of %s to endpoint %s: it may come again in %.3f s",
+            "the limit %s of %s denied a request of %s to endpoint %s: retry after %.3f s",
             result.decision.policy,
             result.rule.name,
             spelled(result.part.key),
@@ -105,7 +105,7 @@ def _log_denial(verdict: Verdict) -> None:
 
 
 def _response(answer: Any, status: int) -> Response:
-    """The response of an answer as a view returns it, with this status where it says none."""
+    """Make a response of what a view may return, with this status if it has none."""
     if not isinstance(answer, (BaseResponse, tuple)):
         answer = (answer, status)
     elif isinstance(answer, tuple) and len(answer) == 2 and not isinstance(answer[1], (int, str)):

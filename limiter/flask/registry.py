@@ -1,4 +1,4 @@
-"""What a user has limited and exempted, before and while there is an application."""
+"""The limits and exemptions that an application declares, also before it exists."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Target = TypeVar("Target")
 
 
 class Exemption(NamedTuple):
-    """A route or a blueprint is exempt; a route of an exempt blueprint keeps its own limits."""
+    """The exemption of a route or a blueprint; a route of an exempt blueprint keeps its own limits."""
 
     application: bool = True
-    """Also from the limits of the application as a whole."""
+    """Whether it covers the limits that all requests share."""
     nested: bool = False
-    """Of a blueprint: with those that are registered on it."""
+    """Whether it covers the blueprints that are registered on this one."""
 
 
 class PlacedLimit(NamedTuple):
-    """A limit, and where it was met: by what its counts are named, and how it is called."""
+    """A limit in its place: the name of its count, and the name in header fields."""
 
     limit: DeclaredLimit
     state: tuple[str, ...]
@@ -38,17 +38,17 @@ class PlacedLimit(NamedTuple):
 
 
 class Declaration:
-    """What declares a limit: a decorator of views, classes of views, blueprints and functions.
+    """A decorator that limits views, classes of views, blueprints and functions.
 
-    A view that is limited without parentheses (``@limits.limit``) is taken for a function that returns
-    limits, and Flask is given this object as the view. Reading an attribute of a view is then an error.
+    If the parentheses are missing (``@limits.limit``), the view is taken for a function that returns
+    limits, and Flask gets this object as the view. Reading an attribute of a view then raises an error.
     """
 
     def __init__(self, declare: Callable[[Any], Any]) -> None:
         self._declare = declare
 
     def __call__(self, target: Target) -> Target:
-        """Limit the target, and return what stands in its place."""
+        """Limit the target, and return its replacement."""
         limited: Target = self._declare(target)
         return limited
 
@@ -62,37 +62,37 @@ class Declaration:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
-#: What Flask reads of a view when it becomes one, and ``functools.wraps`` of what it wraps.
+#: Attributes that Flask reads when it registers a view, and ``functools.wraps`` reads.
 _OF_VIEWS = ("__name__", "methods", "provide_automatic_options")
 
 
 class Registry:
-    """Limits by view and blueprint; the functions carry theirs, so that other decorators may wrap them."""
+    """Limits by view and blueprint; a function carries its limits, also if other decorators wrap it."""
 
     def __init__(self) -> None:
         self._blueprints: dict[Any, list[DeclaredLimit]] = {}
         self._exempt_blueprints: dict[Any, Any] = {}
-        #: All that are in use.
+        #: All limits in use.
         self.limits: WeakSet[DeclaredLimit] = WeakSet()
         self._wrapped: WeakSet[FunctionType] = WeakSet()
-        #: Functions that return limits, and are no views.
+        #: Functions that return limits; none of them may be a view.
         self._amounts: WeakSet[FunctionType] = WeakSet()
-        #: Methods of objects, which have no place for a mark.
+        #: Bound methods, which cannot carry an attribute.
         self._exempt_methods: list[tuple[Any, Any]] = []
-        #: Says of a request that no limit is about it.
+        #: Functions that return whether a request is exempt from all limits.
         self.exempt_when: list[Callable[[], Any]] = []
 
-    # --- what a user says ---
+    # --- declarations ---
 
     def declared(self, limit: DeclaredLimit) -> None:
-        """Note a limit that was declared, and perhaps not put on a target."""
+        """Record a limit that was declared, also if it has no target."""
         if isinstance(limit.amount, FunctionType):
             self._amounts.add(limit.amount)
 
     def limit(
         self, target: Target, limit: DeclaredLimit, meet: Callable[[DeclaredLimit, Any], None]
     ) -> Target:
-        """Limit a blueprint, a class of views, or a function; ``meet`` is called with each call of it."""
+        """Limit a blueprint, a class of views, or a function; each call of that calls ``meet``."""
         self.limits.add(limit)
         if isinstance(target, Blueprint):
             self._blueprints.setdefault(target, []).append(limit)
@@ -113,10 +113,10 @@ class Registry:
         if isinstance(function, FunctionType):
             self._wrapped.add(function)
         setattr(limited, _LIMITS, (*getattr(function, _LIMITS, ()), (self, limit)))
-        return limited  # type: ignore[return-value]  # it takes and returns the same
+        return limited  # type: ignore[return-value]  # same signature
 
     def exempt(self, target: Target, exemption: object) -> Target:
-        """Exempt a blueprint, a class of views, or a view; what that means is the resolver's to say."""
+        """Exempt a blueprint, a class of views, or a view; the resolver reads the exemption."""
         if isinstance(target, Blueprint):
             self._exempt_blueprints[target] = exemption
             return target
@@ -124,16 +124,16 @@ class Registry:
             raise TypeError(f"{target!r} cannot be exempted: accepted are views and blueprints")
         marks = (*getattr(target, _EXEMPT, ()), (self, exemption))
         try:
-            # On the function itself, so that it is found behind other decorators too.
+            # Marked on the function itself, so that other decorators do not hide it.
             setattr(target, _EXEMPT, marks)
         except AttributeError:
             self._exempt_methods.append((target, exemption))
         return target
 
-    # --- what holds for a route ---
+    # --- the limits of a route ---
 
     def check_view(self, view: object) -> None:
-        """Raise InvalidSetting where a view was taken for a function that returns limits."""
+        """Raise InvalidSetting if a view was taken for a function that returns limits."""
         if isinstance(view, FunctionType) and view in self._amounts:
             raise InvalidSetting.of(
                 "limits",
@@ -142,9 +142,9 @@ class Registry:
             )
 
     def is_passed_by(self, app: Flask, endpoint: str) -> bool:
-        """Whether a view is a function that was limited too late, when it was a view already.
+        """Whether a view is a function that was limited after it had become a view.
 
-        Where another view is the limited one, that may well be meant.
+        False if another view is the limited one: then the program may mean it.
         """
         view = app.view_functions.get(endpoint)
         return (
@@ -154,7 +154,7 @@ class Registry:
         )
 
     def own(self, app: Flask, endpoint: str, method: str) -> list[PlacedLimit]:
-        """The limits of a route's own, on its view or on its class's method; whichever method they mean."""
+        """The limits on a route's view or its class's method, for all HTTP methods."""
         view = app.view_functions.get(endpoint)
         places = placed(self.on(view), "", (endpoint,), endpoint)
         name, function = _method_of(view, method)
@@ -163,16 +163,16 @@ class Registry:
         return places
 
     def of_blueprint(self, app: Flask, name: str, endpoint: str) -> list[PlacedLimit]:
-        """The limits of the blueprint of that name, for a route; whichever method they mean."""
+        """The limits of a blueprint for a route, for all HTTP methods."""
         limits = self._blueprints.get(app.blueprints.get(name), [])
         return placed(limits, "-blueprint", (name, endpoint), name)
 
     def exemptions(self, app: Flask, endpoint: str, method: str) -> list[Any]:
-        """How a route is exempt by itself: by its view, that one's class, or the class's method."""
+        """The exemptions of a route's own: of its view, the view's class, or the class's method."""
         view = app.view_functions.get(endpoint)
         marks = [
             *getattr(view, _EXEMPT, ()),
-            # Not what its class inherits: who writes another class has said nothing of it.
+            # Only the class itself: a class that inherits from an exempt one is not exempt.
             *vars(getattr(view, "view_class", object)).get(_EXEMPT, ()),
             *getattr(_method_of(view, method)[1], _EXEMPT, ()),
         ]
@@ -182,7 +182,7 @@ class Registry:
         return [exemption for owner, exemption in marks if owner is self]
 
     def exemption_of(self, app: Flask, name: str) -> Any:
-        """How the blueprint of that name is exempt; None: it is not."""
+        """The exemption of a blueprint; None: it has none."""
         return self._exempt_blueprints.get(app.blueprints.get(name))
 
     def on(self, function: Any) -> list[DeclaredLimit]:
@@ -201,7 +201,7 @@ def _layers(function: Any) -> list[Any]:
 def placed(
     limits: Iterable[DeclaredLimit], kind: str, where: tuple[str, ...], called: str
 ) -> list[PlacedLimit]:
-    """Each limit in its place: the first that was declared keeps its name when others are added."""
+    """Each limit in its place; the first one keeps its name when others are added."""
     return [
         _place(limit, kind if number == 1 else f"{kind}-{number}", where, called)
         for number, limit in enumerate(limits, 1)
@@ -209,7 +209,7 @@ def placed(
 
 
 def _place(limit: DeclaredLimit, kind: str, where: tuple[str, ...], called: str) -> PlacedLimit:
-    """The place of a limit; that of a shared one is its scope's, or its scope function's."""
+    """The place of a limit; a shared limit is named by its scope, or by its scope function."""
     scope = limit.scope
     if scope is None:
         return PlacedLimit(limit, (kind, *where), called)
@@ -227,7 +227,7 @@ def blueprints(endpoint: str) -> list[str]:
 
 
 def _method_of(view: Any, method: str) -> tuple[str, Any]:
-    """The function of a class of views that serves a method; HEAD is GET's where nobody else is."""
+    """The function of a class of views that serves a method; GET serves HEAD if there is no ``head``."""
     view_class = getattr(view, "view_class", None)
     for name in (method.lower(), *(["get"] if method == "HEAD" else [])):
         function = getattr(view_class, name, None)

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 
 class RequestState:
-    """What was decided about a request; kept beside it, in its environment."""
+    """The verdicts on a request; kept in its environment."""
 
     __slots__ = (
         *("_changing", "_closed", "_held", "_returned"),
@@ -33,23 +33,23 @@ class RequestState:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        #: Limits that have let the request pass, or have no say in it.
+        #: Limits that admitted the request, or do not apply to it.
         self.met: list[frozenset[DeclaredLimit]] = []
         #: What dynamic limits returned for the request.
         self.amounts: dict[DeclaredLimit, Any] = {}
-        #: Whether the request is free of all limits of a registry.
+        #: By registry: whether the request is exempt from all of its limits.
         self.free: dict[object, bool] = {}
-        #: Seconds by which this process's clock is ahead of the store's; noted where dates are written.
+        #: Seconds by which this process's clock is ahead of the store's, for dates in header fields.
         self.clock_ahead = 0.0
         self._held: list[Entry] = []
-        #: What was given back already, by the id of what was asked.
+        #: Ids of the parts that were refunded already.
         self._returned: set[int] = set()
         self._closed = False
         self._changing = Lock()
 
     @classmethod
     def of(cls, environ: dict[str, Any]) -> RequestState:
-        """The request's, begun where it is new."""
+        """The state of a request; a new request gets one."""
         state: RequestState | None = environ.get(_KEY)
         if state is None:
             state = environ[_KEY] = cls()
@@ -57,26 +57,26 @@ class RequestState:
 
     @staticmethod
     def known(environ: Mapping[str, Any]) -> RequestState | None:
-        """The request's; None where no limit has looked at it."""
+        """The state of a request; None if no limit was checked."""
         return environ.get(_KEY)
 
     @property
     def is_under_way(self) -> bool:
-        """Whether a limit has looked at the request, or its response has been closed."""
+        """Whether a limit was checked, or the response has been closed."""
         return bool(self.free) or self._closed
 
     def within(self, environ: Mapping[str, Any]) -> dict[str, Any]:
-        """The same environment of a request whose state is this one."""
+        """A copy of the environment with this state."""
         return {**environ, _KEY: self}
 
     def has_met(self, limit: DeclaredLimit) -> bool:
-        """Whether a limit need not be asked any more."""
+        """Whether a limit needs no further check."""
         return any(limit in met for met in self.met)
 
     def add(self, entry: Entry) -> None:
-        """Note the verdict of a guard; its leases are held until the response is closed.
+        """Record the verdict of a guard; its leases are held until the response is closed.
 
-        What is taken after that (by a thread that outlives the request) is given straight back.
+        A lease that is taken later, by a thread that outlives the request, is released at once.
         """
         self.entries.append(entry)
         if not entry.verdict.leases:
@@ -88,7 +88,7 @@ class RequestState:
         entry.guard.leave(entry.verdict)
 
     def verdict(self, owner: object) -> Verdict | None:
-        """The verdicts of one extension's guards, as one."""
+        """The verdicts of one extension's guards, combined."""
         verdicts = [entry.verdict for entry in self.entries if entry.owner is owner]
         if len(verdicts) < 2:
             return verdicts[0] if verdicts else None
@@ -103,9 +103,9 @@ class RequestState:
         return header_fields(result for entry in self.entries for result in entry.verdict.results)
 
     def settle(self, owner: object, response: Response) -> None:
-        """Give back, once, what by the response is not to be charged.
+        """Refund, once, what the response does not charge.
 
-        Flask shows a second response where it failed to finish the first one.
+        Flask passes a second response if it could not finish the first one.
         """
         for entry in self.entries:
             if entry.owner is owner and entry.verdict.allowed:
@@ -119,7 +119,7 @@ class RequestState:
                     entry.guard.give_back(entry.verdict, unused)
 
     def leave(self) -> None:
-        """The response is closed: give the leases back."""
+        """Release the leases: the response is closed."""
         with self._changing:
             self._closed = True
             held, self._held = self._held, []

@@ -1,4 +1,4 @@
-"""Which limits hold for a route and a method, as rules that are asked together."""
+"""Find the limits of a route and a method, as rules that are checked together."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from flask import Flask, current_app
 from limiter.client import Limiter
 from limiter.errors import InvalidSetting
 from limiter.flask.dynamic import RulesByAmount
-from limiter.flask.limits import DeclaredLimit, ViewRule, spoken_name, state_name
+from limiter.flask.limits import DeclaredLimit, ViewRule, header_name, state_name
 from limiter.flask.registry import PlacedLimit, Registry, blueprints, placed
 from limiter.flask.setup import Make, Setup
 from limiter.web import limiter_calls
 from limiter.web.guard import Guard
 
-#: Methods that have a count of their own where nobody routed the request; all others share one.
+#: Methods with a count of their own if no route matches the request; all others share one.
 _METHODS = frozenset(
     {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 )
 
-#: How many guards of functions that are no views are kept.
+#: How many guards of functions that are not views are kept.
 _MOST_FUNCTIONS = 1024
 
 
@@ -31,13 +31,13 @@ log = logging.getLogger("limiter.flask")
 
 
 class RouteKey(NamedTuple):
-    """What decides which limits hold."""
+    """What decides which limits apply."""
 
     endpoint: str | None
     """None: no route matches."""
     method: str
     silent: frozenset[DeclaredLimit] = frozenset()
-    """Limits whose function returned that there is none."""
+    """Limits whose function returned None."""
 
 
 class LimitGroup(NamedTuple):
@@ -46,25 +46,25 @@ class LimitGroup(NamedTuple):
     guard: Guard | None
     """None: there are none."""
     dynamic: tuple[DeclaredLimit, ...] = ()
-    """Those whose amount a function returns for each request."""
+    """Limits whose amount a function returns for each request."""
 
 
 class RouteLimits(NamedTuple):
     """The limits of a route."""
 
     before: LimitGroup
-    """Those that are checked before the view."""
+    """The limits that are checked before the view."""
     at_view: LimitGroup
-    """Those that are checked when one of the route's own functions is called before its limits are met."""
+    """The limits that are checked when a function of the route is called, if they were not met before."""
     own: frozenset[DeclaredLimit]
-    """Those on the route's functions."""
+    """The limits on the route's functions."""
 
 
 class LimitResolver:
-    """The limits of an application, by route and method; each is worked out once."""
+    """The limits of an application by route and method; each result is kept."""
 
-    #: False: all limits of a route are checked before its view, those of other functions once in a
-    #: request. True: a function's limits are checked when it is called, and each time.
+    #: False: all limits of a route are checked before its view, and those of other functions once in a
+    #: request. True: the limits of a function are checked at each call of it.
     as_called: ClassVar[bool] = False
 
     def __init__(self, registry: Registry, setup: Setup) -> None:
@@ -77,16 +77,16 @@ class LimitResolver:
             self.check(limit)
 
     def check(self, limit: DeclaredLimit) -> None:
-        """Raise what is wrong with a limit, by the algorithm that holds here."""
+        """Raise an error if a limit is wrong with this application's algorithm."""
         self._rules(placed([limit], "", (), ""), "GET")
 
     def forget(self) -> None:
-        """Work all out anew: something was declared."""
+        """Drop the results that are kept: a limit or an exemption was declared."""
         self._routes.clear()
         self._fallbacks.clear()
 
     def key_of(self, current: Any) -> RouteKey | None:
-        """The key of a request's route; None where no limit is about it."""
+        """The key of a request's route; None if no limit applies to the request."""
         rule, method = current.url_rule, current.method
         if rule is None:
             return RouteKey(None, method if method in _METHODS else "OTHER")
@@ -99,18 +99,18 @@ class LimitResolver:
         return RouteKey(rule.endpoint, method)
 
     def _warn(self, app: Flask, endpoint: str) -> None:
-        """Warn, once, that a route has no part in a limit that was likely meant for it.
+        """Log, once, that a limit on a route's function does not apply to the route.
 
         Raises:
-            InvalidSetting: The limit was given the view in the place of limits.
+            InvalidSetting: The limit got the view in place of limits.
 
         """
         self._registry.check_view(app.view_functions.get(endpoint))
         if endpoint not in self._warned and self._registry.is_passed_by(app, endpoint):
             self._warned.add(endpoint)
             log.warning(
-                "the function of route %s was limited after it had become the route's view, which has no "
-                "part in that: put the limit between the route's decorator and the function",
+                "the function of route %s was limited after it had become the route's view, which is not "
+                "limited: put the limit between the route's decorator and the function",
                 endpoint,
             )
 
@@ -135,7 +135,7 @@ class LimitResolver:
     def of_function(
         self, limit: DeclaredLimit, function: Callable[..., Any], key: RouteKey
     ) -> LimitGroup:
-        """A limit on a function that is no view."""
+        """The limit on a function that is not a view."""
         if limit in key.silent or not limit.is_about(key.method):
             return LimitGroup(None)
         state = self._function_state(function, key)
@@ -143,7 +143,9 @@ class LimitResolver:
         guard = self._functions.get(known)
         if guard is None:
             guard = self._guard(placed([limit], "-function", state, function.__name__), key.method)
-            while len(self._functions) >= _MOST_FUNCTIONS:  # a view declares limits anew
+            while (
+                len(self._functions) >= _MOST_FUNCTIONS
+            ):  # a view that declares limits adds one each time
                 self._functions.pop(next(iter(self._functions)), None)
             self._functions[known] = guard
         return LimitGroup(guard, _dynamic([limit]))
@@ -160,10 +162,10 @@ class LimitResolver:
     def _group(
         self, places: Sequence[PlacedLimit], key: RouteKey, make: Make | None = None
     ) -> LimitGroup:
-        """Those of the limits that hold for the key."""
-        held = [place for place in places if _holds(place.limit, key)]
-        guard = self._guard(held, key.method, make) if held else None
-        return LimitGroup(guard, _dynamic(place.limit for place in held))
+        """The limits that apply to the key, as a group."""
+        applying = [place for place in places if _applies(place.limit, key)]
+        guard = self._guard(applying, key.method, make) if applying else None
+        return LimitGroup(guard, _dynamic(place.limit for place in applying))
 
     # --- limits of a route ---
 
@@ -172,8 +174,8 @@ class LimitResolver:
     ) -> tuple[list[PlacedLimit], list[PlacedLimit] | None]:
         """The application's limits, the route's own, its blueprints', and the default.
 
-        Before the view, and at it; None: all are checked before it. Limits that are about other methods,
-        or silent, are among them.
+        First the limits before the view, then those at the view; None: all are checked before it. Both
+        include limits of other methods, and silent ones.
         """
         endpoint, method, _ = key
         setup, registry = self._setup, self._registry
@@ -208,11 +210,11 @@ class LimitResolver:
         return placed(self._setup.default, "-default", (endpoint,), "default")
 
     def _function_state(self, function: Callable[..., Any], key: RouteKey) -> tuple[str, ...]:
-        """By what the count of a function that is no view is named."""
+        """The name of the count of a function that is not a view."""
         return (f"{function.__module__}.{function.__qualname__}",)
 
     def _is_static(self, app: Flask, endpoint: str) -> bool:
-        """Whether a route is Flask's own for static files; another of that name is not."""
+        """Whether a route is Flask's own for static files, not another route named ``static``."""
         before, _, last = endpoint.rpartition(".")
         if last != "static":
             return False
@@ -237,10 +239,10 @@ class LimitResolver:
             state = state_name(self._setup.name + kind, *parts)
             if state in states:
                 raise InvalidSetting(
-                    f"scope is {place.called!r} of two limits of one route: they would count in one place"
+                    f"scope is {place.called!r} of two limits of one route: give each its own"
                 )
             states.add(state)
-            names.append(spoken_name(place.called))
+            names.append(header_name(place.called))
             count = names.count(names[-1])
             name = names[-1] if count == 1 else f"{names[-1]}-{count}"
             rules.append(self._rule(place.limit, state, name, make or self._setup.make))
@@ -252,7 +254,9 @@ class LimitResolver:
         if not (is_dynamic or callable(limit.cost)):
             self._check_cost(limit.cost, limiter)
         if limit.deduct_when is not None and any(policy.leases for policy in limiter.policies):
-            raise InvalidSetting("deduct_when is of no use here: a lease is given back anyway")
+            raise InvalidSetting(
+                "deduct_when cannot be combined with Concurrency: a lease is released anyway"
+            )
         return ViewRule(
             limiter,
             identity=limit.identity or self._setup.identity,
@@ -267,17 +271,17 @@ class LimitResolver:
         )
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
-        """Raise InvalidCost where no request could ever pass."""
+        """Raise InvalidCost if no request could ever pass."""
         limiter_calls.plan(limiter).checked(cost)
 
 
-def _holds(limit: DeclaredLimit, key: RouteKey) -> bool:
+def _applies(limit: DeclaredLimit, key: RouteKey) -> bool:
     return limit.is_about(key.method) and limit not in key.silent
 
 
 def _overrides(places: Iterable[PlacedLimit], key: RouteKey) -> bool:
-    """Whether one of those that hold replaces the limits further out."""
-    return any(place.limit.override_defaults and _holds(place.limit, key) for place in places)
+    """Whether one of the limits that apply replaces those of outer blueprints, and the default."""
+    return any(place.limit.override_defaults and _applies(place.limit, key) for place in places)
 
 
 def _dynamic(limits: Iterable[DeclaredLimit]) -> tuple[DeclaredLimit, ...]:

@@ -1,4 +1,4 @@
-"""The settings of one application's limits, and what makes their limiters."""
+"""The settings of one application's limits, and the functions that make their limiters."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from limiter.web.guard import Observer, Verdict
 from limiter.web.identity import Network
 from limiter.web.subjects import Identity
 
-#: Makes the limiter of a name.
+#: Makes a limiter with a name and limits.
 Make = Callable[[str, Limits], Limiter]
 
 
 def write_fields(response: Response, state: RequestState) -> None:
-    """Write what was decided into the response's header."""
+    """Write the decisions into the response's header."""
     headers = response.headers
     for name, value in state.fields():
         headers[name] = value
@@ -30,26 +30,26 @@ def write_fields(response: Response, state: RequestState) -> None:
 
 @dataclass
 class Setup:
-    """The limits of an application as a whole, and how all of its limits are checked and reported.
+    """The settings that all limits of an application share.
 
     Attributes:
-        name: Begins the name of every limiter.
+        name: Prefix of the name of every limiter.
         base: The limiter whose store all others share.
-        make: Makes a limiter that does.
-        identity: For whom, where a limit says nothing.
+        make: Makes a limiter on the store of ``base``.
+        identity: Finds the subject, unless a limit has its own.
         application: Limits that all requests share.
-        default: Limits of each route that has none of its own.
+        default: Limits of each route without limits of its own.
         trusted: Proxies whose X-Forwarded-For counts.
-        form: In which header fields the limits are reported.
+        form: The form of the header fields.
         observe: Is called with every request and verdict.
-        on_denied: Makes the answer to a request that was denied.
-        limit_options: Whether an OPTIONS that Flask answers by itself counts.
-        preflights: How CORS preflights count that do: as ``Rule.preflights``.
+        on_denied: Returns the response to a denied request.
+        limit_options: Whether an OPTIONS request that Flask itself answers counts.
+        preflights: How CORS preflights count: as ``Rule.preflights``.
         limit_static: Whether Flask's own routes for static files count.
-        write: Writes what was decided into a response.
+        write: Writes the decisions into a response.
         refuse: Makes the exception for a refusal.
         fallback: Limits that each process decides by itself while the store does not.
-        make_fallback: Makes a limiter for those.
+        make_fallback: Makes a limiter for ``fallback``.
 
     """
 
@@ -73,7 +73,7 @@ class Setup:
 
 
 def maker(base: Limiter, algorithm: str | None, settings: Mapping[str, Any]) -> Make:
-    """Return what makes limiters with the store of ``base``; the algorithm is for limit strings."""
+    """A function that makes limiters on the store of ``base``; the algorithm is for limit strings."""
     kept = {name: value for name, value in settings.items() if name not in ("store", "name")}
 
     def make(name: str, limits: Limits) -> Limiter:

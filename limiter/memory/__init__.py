@@ -1,4 +1,4 @@
-"""The algorithms in the process: ``memory://``, and whoever decides while the store cannot."""
+"""The algorithms in the process: for ``memory://``, and for ``on_error="local"`` while the store fails."""
 
 from limiter.memory.store import MemoryStore
 

@@ -1,4 +1,4 @@
-"""All or none: what ``lua/v1/several.lua`` makes of a list of policies, in Python."""
+"""Decide several policies, all or none: the rules of ``lua/v1/several.lua``, in Python."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from limiter.policies.step import Step
 
 
 class Outcome(NamedTuple):
-    """What a call is told, and what it leaves."""
+    """The reply to a call, and the state that it changes."""
 
     reply: list[int]
     """Granted, remaining, retry_after_us, reset_after_us and delay_us of each block, in order."""
     writes: list[int]
-    """The blocks whose state is to be written, by their place."""
+    """The indexes of the blocks whose state must be written."""
     passes: bool
-    """Whether anything may be charged: only then are lives made longer."""
+    """Whether the call may charge; only then is the expiry of its keys moved."""
 
 
 def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Step]) -> Outcome:
-    """Hit, acquire, peek and reset: take it, if it fits everywhere, or say whether it would."""
+    """Hit, acquire, peek and reset: charge every block if all have room, or report whether they have."""
     waits, fits, take = [], True, None
     leases = holding = 0
     for block, step in zip(blocks, steps, strict=True):
@@ -37,31 +37,31 @@ def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Ste
         waits.append(0)
         if room < block.cost and not block.shadow and not step.held:
             take = room if take is None else min(take, room)
-    # A lease that is held already is the same lease: nothing is charged again.
-    same = takes and holding == leases > 0
+    # A holder that asks for its lease again holds the same lease: it is not charged twice.
+    same_lease = takes and holding == leases > 0
     reply, writes = [], []
     for place, (block, step, wait_us) in enumerate(zip(blocks, steps, waits, strict=True)):
         granted, delay_us = 0, 0 if wait_us else step.delay_us
-        if same:
+        if same_lease:
             granted, wait_us, delay_us = step.held or block.cost, 0, 0
         elif takes and fits and step.held:
             granted = step.held
         elif takes and fits and not wait_us and block.cost:
             granted = min(block.cost, step.room if take is None else min(step.room, take))
             step.charge(granted)
-        if takes and block.cost and (step.heal or (granted and not same and not step.held)):
+        if takes and block.cost and (step.heal or (granted and not same_lease and not step.held)):
             writes.append(place)
         reply += [granted, max(step.room, 0), wait_us, step.reset_us, delay_us]
-    return Outcome(reply, writes, fits and not same)
+    return Outcome(reply, writes, fits and not same_lease)
 
 
 def _wait_us(block: Block, step: Step, wanted: int) -> int:
-    """Time until it passes; a local share may be less than what is wanted, and then it never does."""
+    """The time until ``wanted`` passes, or a second if it never does: a local share may be smaller."""
     return step.retry_us(wanted) if wanted <= block.policy.capacity else units.SECOND_US
 
 
 def change(mode: str, blocks: Sequence[Block], steps: Sequence[Step]) -> Outcome:
-    """Refund, settle, renew and release: each policy for itself, without asking."""
+    """Refund, settle, renew and release: change each block by itself, whatever the others have."""
     reply, writes = [], []
     for place, (block, step) in enumerate(zip(blocks, steps, strict=True)):
         capacity, cost, done = block.policy.capacity, block.cost, 0

@@ -1,4 +1,4 @@
-"""A store in the process: keys, their lives, a clock, and a bound on memory."""
+"""A store in the process: keys, their expiry, a clock, and a bound on memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from limiter.memory.decide import Outcome, ask, change
 from limiter.policies.concurrency import LeaseSet
 from limiter.policies.step import Step
 
-#: What every key lives longer than its state counts, and one that is used under a given time.
+#: How much later a key expires than its state; under a caller's own time, another hour is added.
 _SLACK_US, _GIVEN_US = 1_000_000, 3_600_000_000
-#: So many places in line are brought up to date in one call, which takes a millisecond.
-_MOST_RENEWALS = 1_000
+#: Entries of the heap that one call corrects at most; more would take it longer than a millisecond.
+_MOST_CORRECTIONS = 1_000
 
 _TAKING = frozenset({"hit", "acquire"})
 _ASKING = frozenset({"hit", "acquire", "peek", "reset"})
@@ -29,7 +29,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {"hash": dict, "list": list, "zset": Leas
 
 
 class _Key:
-    """What stands under a name, and for how long."""
+    """The value of a key, and when it expires."""
 
     __slots__ = ("expires_us", "kind", "marked_us", "value")
 
@@ -37,21 +37,21 @@ class _Key:
         self.kind = kind
         self.value = _EMPTY[kind]()
         self.expires_us = expires_us
-        #: The life by which it stands in the store's heap; lives only grow, so the heap may lag.
+        #: The expiry of its entry in the store's heap; an expiry only grows, so the heap may lag.
         self.marked_us = expires_us
 
 
 class MemoryStore:
-    """Subjects' state in this process, decided by the rules of the scripts.
+    """The state of subjects in this process, decided by the rules of the scripts.
 
-    Same call, same reply, same state as ``several.lua``. Threads may share it, and a process may
-    fork with it: the child goes on with a copy. Its clock is the wall's when it was made, and never
-    steps back.
+    A call gets the same reply, and leaves the same state, as with ``several.lua``. Threads may share
+    a store. If a process forks, the child goes on with a copy. The clock begins at the wall's time and
+    never steps back.
 
-    At most ``most_subjects`` keys are kept (a subject has one, and one more for each log and each
-    set of leases), and for a moment a thousandth more. When one more comes, those go first that have
-    expired, then those that are soonest as if unused, but never a key of the call itself. Whoever is
-    thrown out starts afresh: each time that can admit one more bound of its policies.
+    At most ``most_subjects`` keys are kept, and for a moment a thousandth more. A subject has one key,
+    and one more for each log and each set of leases. If there are too many, the store removes expired
+    keys first, then those that expire soonest, but never a key of the present call. A removed subject
+    starts unused, which can admit one more bound of its policies each time.
     """
 
     def __init__(self, most_subjects: int = 100_000) -> None:
@@ -61,10 +61,10 @@ class MemoryStore:
             )
         self._most = most_subjects
         self._keys: dict[bytes, _Key] = {}
-        #: (expiry, name) of every key, the soonest first; some lag, some are of keys that are gone.
+        #: (expiry, name) of every key, the soonest first; some lag, and some belong to removed keys.
         self._heap: list[tuple[int, bytes]] = []
         self._began_us = int(time.time_ns()) // 1_000 - clock.now_us()
-        # Reentrant, since a signal handler may ask in the middle of a call of its own thread.
+        # Reentrant: a signal handler may make a call while its own thread is in the middle of one.
         self._lock = threading.RLock()
         _remember(self)
 
@@ -78,10 +78,10 @@ class MemoryStore:
             self._heap.clear()
 
     def run(self, call: Call) -> list[int]:
-        """Decide: five integers for each block, and the time of the decision.
+        """Decide a call; return five integers for each block, and the time of the decision.
 
         Raises:
-            StoreRefused: A key holds something of another kind; nothing was changed.
+            StoreRefused: A key holds a value of another kind; nothing was changed.
 
         """
         with self._lock:
@@ -111,8 +111,8 @@ class MemoryStore:
         outcome.reply.append(now_us)
         return outcome.reply
 
-    def _read(self, name: bytes, kind: str, clock_us: int, mends: bool) -> Any:
-        """What stands under a name; None where there is nothing, or no more."""
+    def _read(self, name: bytes, kind: str, clock_us: int, resets: bool) -> Any:
+        """The value of a key; None if there is none or it has expired."""
         key = self._keys.get(name)
         if key is None:
             return None
@@ -121,7 +121,7 @@ class MemoryStore:
             return None
         if key.kind == kind:
             return key.value
-        if mends:
+        if resets:
             return None
         raise StoreRefused(
             f"the key {name!r} holds a {key.kind}: accepted is a {kind}; reset the subject"
@@ -135,20 +135,20 @@ class MemoryStore:
         clock_us: int,
         slack_us: int,
     ) -> None:
-        """Write what changed, and let it live for as long as it counts."""
+        """Write the changed state, and move the expiry of its keys."""
         names, blocks, keys = call.keys, call.template.blocks, self._keys
         grown = False
-        # In whole milliseconds, as a server counts lives.
-        lives = [clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us for step in steps]
+        # In whole milliseconds, as a server counts them.
+        expiries = [clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us for step in steps]
         for place in outcome.writes:
             policy, name = blocks[place].policy, names[blocks[place].key]
             key = keys.get(name)
             if key is None:
-                key = keys[name] = _Key(policy.key_type, lives[place])
-                heapq.heappush(self._heap, (lives[place], name))
+                key = keys[name] = _Key(policy.key_type, expiries[place])
+                heapq.heappush(self._heap, (expiries[place], name))
                 grown = True
             steps[place].write(key.value)
-        for block, until_us in zip(blocks, lives, strict=True):
+        for block, until_us in zip(blocks, expiries, strict=True):
             key = keys.get(names[block.key])
             if key is None or not block.cost:
                 continue
@@ -161,33 +161,33 @@ class MemoryStore:
             self._bound(clock_us, names)
 
     def _bound(self, clock_us: int, spared: tuple[bytes, ...]) -> None:
-        """Throw out a few of those that have expired, and as many as are too many."""
-        keys, heap, back = self._keys, self._heap, []
-        dropped = renewed = 0
+        """Remove up to two expired keys, and every key above the bound."""
+        keys, heap, kept = self._keys, self._heap, []
+        dropped = corrected = 0
         if len(heap) > 2 * len(keys) + 64:
-            # Most are of keys that are gone.
+            # Most entries belong to removed keys.
             for key in keys.values():
                 key.marked_us = key.expires_us
             heap[:] = [(key.marked_us, name) for name, key in keys.items()]
             heapq.heapify(heap)
         while heap and (len(keys) > self._most or (heap[0][0] <= clock_us and dropped < 2)):
-            item = heapq.heappop(heap)
-            found = keys.get(item[1])
-            if found is None or found.marked_us != item[0]:
+            marked_us, name = heapq.heappop(heap)
+            candidate = keys.get(name)
+            if candidate is None or candidate.marked_us != marked_us:
                 continue
-            if found.expires_us != found.marked_us:
-                found.marked_us = found.expires_us
-                heapq.heappush(heap, (found.marked_us, item[1]))
-                renewed += 1
-                if renewed == _MOST_RENEWALS:
+            if candidate.expires_us != marked_us:
+                candidate.marked_us = candidate.expires_us
+                heapq.heappush(heap, (candidate.marked_us, name))
+                corrected += 1
+                if corrected == _MOST_CORRECTIONS:
                     break  # the next calls go on with it; until then there is one key too many
-            elif item[1] in spared:
-                back.append(item)
+            elif name in spared:
+                kept.append((marked_us, name))
             else:
-                del keys[item[1]]
+                del keys[name]
                 dropped += 1
-        for item in back:
-            heapq.heappush(heap, item)
+        for entry in kept:
+            heapq.heappush(heap, entry)
 
 
 _stores: weakref.WeakSet[MemoryStore] = weakref.WeakSet()
@@ -209,7 +209,7 @@ def clear_all() -> None:
 
 
 def _before_fork() -> None:
-    """Wait until no thread is in the middle of a call: the child's copies are whole, its locks free."""
+    """Wait until no thread is in a call, so that the child gets complete state and free locks."""
     _guard.acquire()
     _held[:] = _stores
     for store in _held:

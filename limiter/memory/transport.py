@@ -1,4 +1,4 @@
-"""How a limiter reaches a store in its own process; there is nothing to wait for."""
+"""How a limiter reaches a store in its own process: without a connection, and without waiting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEMORY = "memory://"
 
 
 class MemoryTransport:
-    """What ``transport.Transport`` is to a server."""
+    """Carries calls to a ``MemoryStore``, with the methods of ``transport.Transport``."""
 
     where = MEMORY
 
@@ -20,7 +20,7 @@ class MemoryTransport:
         self._store = MemoryStore()
 
     def run(self, call: Call, deadline: float | None = None) -> list[int]:
-        """The reply, as a script would give it."""
+        """Decide a call; the reply has the form of a script's."""
         return self._store.run(call)
 
     def clear(self) -> None:
@@ -28,10 +28,10 @@ class MemoryTransport:
         self._store.clear()
 
     def load(self, script: object) -> None:
-        """There is no script to load."""
+        """Do nothing: there is no script to load."""
 
     def close(self) -> None:
-        """There is no connection to close; the state stays."""
+        """Do nothing: there is no connection, and the state stays."""
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
         """Whether subjects with these hash tags can be decided in one call."""
@@ -39,7 +39,7 @@ class MemoryTransport:
 
 
 class AsyncMemoryTransport:
-    """The same for a coroutine."""
+    """As ``MemoryTransport``, for coroutines."""
 
     where = MemoryTransport.where
 
@@ -53,7 +53,7 @@ class AsyncMemoryTransport:
         return self._inner.run(call, deadline)
 
     async def load(self, script: object) -> None:
-        """There is no script to load."""
+        """Do nothing: there is no script to load."""
 
     async def close(self) -> None:
-        """There is no connection to close; the state stays."""
+        """Do nothing: there is no connection, and the state stays."""

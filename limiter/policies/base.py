@@ -1,4 +1,4 @@
-"""What every policy is: a frozen value that cannot be wrong."""
+"""The base of all policies: a frozen value, checked when it is built."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class Policy:
     """One limit: an algorithm and its numbers.
 
     Attributes:
-        limit: Units of cost that the policy admits in a period.
+        limit: Number of units that the policy admits in a period.
         period_us: The period, in whole microseconds.
-        name: What the policy is called in headers and keys, or None.
+        name: The policy's name in header fields and keys, or None.
 
     """
 
     algorithm: ClassVar[str]
-    """The name by which a user chooses the algorithm, and part of the state's identity."""
+    """The algorithm's name in settings, and part of the state's identity."""
     script: ClassVar[str]
-    """The file of ``lua/v1`` that decides it, without its ending."""
+    """The script of ``lua/v1`` that decides, without its suffix."""
     key_type: ClassVar[str] = "hash"
-    """hash: the state is a field of the subject's hash; list, zset: a key of its own."""
+    """``hash``: the state is a field of the subject's hash; ``list``, ``zset``: it has a key of its own."""
     has_burst: ClassVar[bool] = False
     """Whether the policy takes a burst."""
     queues: ClassVar[bool] = False
-    """Whether an admitted call waits for its turn (``Decision.delay``)."""
+    """Whether an admitted call must wait before it goes on (``Decision.delay``)."""
     leases: ClassVar[bool] = False
-    """Whether what a call takes is held until it is given back, instead of spent."""
+    """Whether a call holds its units until it releases them, instead of spending them."""
     most_limit: ClassVar[int] = 10**12
     _period_name: ClassVar[str] = "per"
-    """What the class calls the period that it is given."""
+    """The name of the constructor's argument for the period."""
 
     limit: int
     period_us: int
@@ -74,7 +74,7 @@ class Policy:
         return int(value)  # an IntEnum prints as its name
 
     def _instead(self, field: str) -> str:
-        """What to use where ``field`` is too large for this algorithm."""
+        """Name what to use if ``field`` is too large for this algorithm."""
         return ""
 
     @property
@@ -84,7 +84,7 @@ class Policy:
 
     @property
     def capacity(self) -> int:
-        """The most that can pass at one instant: the limit, or the burst."""
+        """The most units that can pass at one instant: the limit, or the burst."""
         return self.limit
 
     @property
@@ -94,25 +94,25 @@ class Policy:
 
     @property
     def identity(self) -> str:
-        """What the algorithm's name is in keys: limits that differ in it share no state."""
+        """The algorithm's name in keys: limits with different identities share no state."""
         return self.algorithm
 
     @cached_property
     def field(self) -> str:
-        """Where the state stands: the hash's field, or the end of the policy's own key."""
+        """The field of the hash that holds the state, or the end of the policy's own key."""
         name = "" if self.name is None else f":{self.name}"
         return f"{self.identity}:{self.period_us}{name}"
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """What the script is told after the field, in the order of its header."""
+        """The script's arguments after ``field``, in the order of its header."""
         return (self.capacity, self.period_us)
 
     def renumbered(self: _Own, limit: int, burst: int | None = None) -> _Own:
-        """The same policy with other numbers: its state is the same, and so is its field.
+        """Return this policy with other numbers, on the same state.
 
         Raises:
-            InvalidPolicy: The numbers make no sense, or there is a burst where none belongs.
+            InvalidPolicy: A number is out of range, or the algorithm takes no burst.
 
         """
         build: Any = type(self)
@@ -121,36 +121,37 @@ class Policy:
         return renumbered
 
     def _others(self, burst: int | None) -> dict[str, Any]:
-        """What builds this policy beside limit, period and name."""
+        """Return the constructor's arguments besides limit, period and name."""
         if burst is not None:
-            expected = f"accepted is none, since {self.algorithm} saves nothing up"
+            expected = f"accepted is none, since {self.algorithm} saves no unused units"
             raise InvalidPolicy.of("burst", shown(burst), expected, type(self).__name__)
         return {}
 
     def shared(self: _Own, share: int) -> _Own:
-        """One of ``share`` equal parts of this policy, and at least 1.
+        """Return one of ``share`` equal parts of this policy, at least 1.
 
-        It is not held to the ranges: a part may divide worse than the whole, beyond what Lua can
-        count, so no script can be asked about it.
+        The part is not checked. Its numbers may be too large for Lua to count exactly, so it is only
+        for decisions in the process, not for a script.
         """
         return self._with(limit=max(1, self.limit // share))
 
     def _with(self: _Own, **numbers: int) -> _Own:
-        """A copy with other numbers, which nobody checks."""
+        """Copy the policy with other numbers, without a check."""
         other = object.__new__(type(self))
         for field in dataclasses.fields(self):
             other._set(field.name, numbers.get(field.name, getattr(self, field.name)))
         return other
 
     def step(self, state: Any, now_us: int, lease: str = "", units: int = 0) -> Step:
-        """Read the state under the policy's key at a time: the script, for a store in the process.
+        """Begin a decision on state in the process, as the script does on the server.
 
-        ``lease`` and ``units`` name what a call with a lease is about.
+        ``state`` is the value under the policy's key. For a call with a lease, ``lease`` is its id, and
+        ``units`` the number of units.
         """
         raise NotImplementedError
 
     def to_dict(self) -> dict[str, Any]:
-        """Name, algorithm, limit and period (seconds), and the burst where there is one."""
+        """Return name, algorithm, limit, period in seconds, and the burst if the policy has one."""
         return {
             "name": self.name,
             "algorithm": self.algorithm,
@@ -159,8 +160,8 @@ class Policy:
         }
 
     def __repr__(self) -> str:
-        more = self._more() if self.name is None else f"{self._more()}, name={self.name!r}"
-        return f"{type(self).__name__}({self.limit}, {self._period_name}={self.per}{more})"
+        options = self._options() if self.name is None else f"{self._options()}, name={self.name!r}"
+        return f"{type(self).__name__}({self.limit}, {self._period_name}={self.per}{options})"
 
-    def _more(self) -> str:
+    def _options(self) -> str:
         return ""

@@ -1,4 +1,4 @@
-"""Python's side of ``lua/v1/concurrency.lua``."""
+"""``Concurrency``, and the decisions of ``lua/v1/concurrency.lua`` in Python."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from limiter.policies.step import Step
 class Concurrency(Policy):
     """At most ``limit`` leases held at any instant.
 
-    A lease ends when its holder gives it back, or ``lease`` seconds after it was taken or last
-    renewed: a holder that dies blocks its place no longer than that. ``lease`` is what ``per`` is to
-    the other policies. A call may cost at most 4,000, since each unit is an entry. With ``max_hold``,
-    the holder's process gives a lease back that many seconds after it was taken, and reports it as
-    lost: a slow client holds its place no longer. Source: the semaphore with timeouts of Redis in Action
-    (J. Carlson, 2013), on the server's clock.
+    A lease ends when its holder releases it, or ``lease`` seconds after it was taken or last renewed. If
+    a holder dies, it blocks its place no longer than that. ``lease`` corresponds to ``per`` of the other
+    policies. A call may cost at most 4,000, since each unit is an entry. With ``max_hold``, the holder's
+    process releases a lease that many seconds after it was taken, and reports it as lost, so a slow client
+    holds its place no longer. Source: the semaphore with timeouts of Redis in Action (J. Carlson, 2013),
+    on the server's clock.
 
-    Bound: ``limit`` held at every instant, but for holders that outlive their lease.
+    Bound: ``limit`` held at every instant, apart from holders that go on after their lease expired.
 
     Raises:
         InvalidPolicy: ``limit`` is not in 1 to 100,000, ``lease`` not in 1 ms to 366 days, or
@@ -68,50 +68,50 @@ class Concurrency(Policy):
 
     @property
     def lease(self) -> int | float:
-        """Seconds for which a lease is good that nobody renews."""
+        """Seconds after which a lease expires if it is not renewed."""
         return self.per
 
     @property
     def max_hold(self) -> int | float | None:
-        """Seconds after which a lease is given back, however often it was renewed; None: never."""
+        """Seconds after which a lease is released, however often it was renewed; None: never."""
         return None if self.max_hold_us is None else units.seconds(self.max_hold_us)
 
     @property
     def most_cost(self) -> int:
-        """The limit, and no more than one call may write."""
+        """The limit, but no more entries than one call may write."""
         return min(self.limit, self.most_entries)
 
     @cached_property
     def field(self) -> str:
-        """How the key of its own ends; other leases on the same subject are the same places."""
+        """The end of the policy's own key, without the period: ``lease`` may change from call to call."""
         return self.identity if self.name is None else f"{self.identity}:{self.name}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As for every policy, and the longest hold where there is one."""
-        more = {} if self.max_hold is None else {"max_hold": self.max_hold}
-        return {**super().to_dict(), **more}
+        """Return the same as other policies, and ``max_hold`` if it is set."""
+        longest = {} if self.max_hold is None else {"max_hold": self.max_hold}
+        return {**super().to_dict(), **longest}
 
     def _others(self, burst: int | None) -> dict[str, Any]:
         longest = None if self.max_hold_us is None else timedelta(microseconds=self.max_hold_us)
         return {**super()._others(burst), "max_hold": longest}
 
-    def _more(self) -> str:
+    def _options(self) -> str:
         return "" if self.max_hold is None else f", max_hold={self.max_hold}"
 
     def step(
         self, state: LeaseSet | None, now_us: int, lease: str = "", units: int = 0
     ) -> ConcurrencyStep:
-        """Read the policy's own leases; of ``lease``, whether it holds the units 1 to ``units``."""
+        """Read the policy's leases, and how many of the units 1 to ``units`` this ``lease`` holds."""
         return ConcurrencyStep(self, state or LeaseSet(), now_us, lease, units)
 
 
 class LeaseSet:
-    """Members by the time at which they end: Redis's sorted set, as far as leases need one."""
+    """Members ordered by the time at which they expire: the part of a sorted set that leases need."""
 
     __slots__ = ("ends", "order")
 
     def __init__(self) -> None:
-        #: The end of each member, and the same in order; scores and ranks of Redis's set.
+        #: The end of each member, and the pairs in order: scores and ranks of Redis's set.
         self.ends: dict[str, int] = {}
         self.order: list[tuple[int, str]] = []
 
@@ -119,11 +119,11 @@ class LeaseSet:
         return len(self.ends)
 
     def rank(self, end_us: int) -> int:
-        """How many members end before."""
+        """Return the number of members that expire before ``end_us``."""
         return bisect_left(self.order, (end_us,))
 
     def put(self, member: str, end_us: int) -> None:
-        """Add the member, or let it last longer."""
+        """Add the member, or extend it; never shorten it."""
         before_us = self.ends.get(member, -1)
         if end_us > before_us:
             if before_us >= 0:
@@ -138,7 +138,7 @@ class LeaseSet:
             self._unorder(end_us, member)
 
     def keep(self, first_us: int, last_us: int) -> None:
-        """Remove whatever does not end from ``first_us`` to ``last_us``."""
+        """Keep the members that expire from ``first_us`` to ``last_us``, and remove the others."""
         dead, far = self.rank(first_us), self.rank(last_us + 1)
         for _, member in self.order[:dead] + self.order[far:]:
             del self.ends[member]
@@ -149,7 +149,7 @@ class LeaseSet:
 
 
 class ConcurrencyStep(Step):
-    """Members ``lease:unit``, each with its end."""
+    """One call on the members ``lease:unit``."""
 
     __slots__ = ("_dropped", "_lease", "_leases", "_now_us", "_policy", "_taken")
 
@@ -167,8 +167,8 @@ class ConcurrencyStep(Step):
                 self.held = sum(map(self._lives, range(1, units + 1)))
 
     def _live(self) -> tuple[int, int]:
-        """The ranks from which and up to which the leases live."""
-        # No lease lasts for more than 366 days: what ends later cannot be true, and counts as ended.
+        """Return the ranks of the first unexpired member, and of the first after the last one."""
+        # No lease lasts longer than 366 days: a later end cannot be true, and counts as expired.
         return self._leases.rank(self._now_us + 1), self._leases.rank(self._far_us + 1)
 
     @property
@@ -180,18 +180,18 @@ class ConcurrencyStep(Step):
         return self._now_us < end_us <= self._far_us
 
     def retry_us(self, at_least: int) -> int:
-        """Until the lease ends whose end makes room, if all before it end as well."""
+        """Return the time until the unit expires whose end makes room, if all before it expire too."""
         _, far = self._live()
         return self._leases.order[far + at_least - self._policy.limit - 1][0] - self._now_us
 
     def charge(self, units: int) -> None:
-        """Hold so many units, each until the lease ends."""
+        """Hold ``units`` until the lease ends."""
         self._taken = units
         self.room -= units
         self.reset_us = max(self.reset_us, self._policy.period_us)
 
     def renew(self, units: int) -> int:
-        """From now on."""
+        """Extend the lease from now, if it still holds all of the units."""
         if not units or self.held != units:
             return 0
         self._taken = units
@@ -199,7 +199,7 @@ class ConcurrencyStep(Step):
         return units
 
     def release(self, units: int) -> int:
-        """Whoever is left ends as before."""
+        """Release the lease; other leases keep their ends."""
         if self.held:
             self._dropped = units
             self.room += self.held
@@ -212,7 +212,7 @@ class ConcurrencyStep(Step):
         return self.held
 
     def write(self, state: LeaseSet) -> None:
-        """Add what was taken, once the dead are gone; or remove what was given back."""
+        """Remove expired members and add the new ones, or remove the released ones."""
         if self._taken:
             state.keep(self._now_us + 1, self._far_us)
             for unit in range(1, self._taken + 1):

@@ -1,4 +1,4 @@
-"""Python's side of ``lua/v1/fixed_window.lua``."""
+"""``FixedWindow``, and the decisions of ``lua/v1/fixed_window.lua`` in Python."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from limiter.policies.step import DOUBLES, Hash, Step, numbers
 class FixedWindow(Policy):
     """At most ``limit`` in each window of one period.
 
-    A window opens at the first admitted hit and lasts exactly ``per``; with ``align`` windows end at
-    multiples of ``per`` since 1970. The cheapest algorithm, and the oldest: Redis's own
-    documentation of INCR describes it (docs/incr.md shows what that version loses).
+    A window opens at the first admitted hit and lasts exactly ``per``. With ``align``, windows end at
+    multiples of ``per`` since 1970. This algorithm is the cheapest and the oldest: Redis's documentation
+    of INCR describes it (docs/incr.md shows what that version loses).
 
-    Bound: ``limit`` in each own window; up to ``2 * limit`` in any other window of that length, at
-    the seam of two.
+    Bound: ``limit`` in each of these windows; up to ``2 * limit`` in any other window of one period,
+    since it can cover the end of one and the start of the next.
 
     Raises:
         InvalidPolicy: ``limit`` is not in 1 to 10^12, or ``per`` not in 1 ms to 366 days.
@@ -43,7 +43,7 @@ class FixedWindow(Policy):
 
     @property
     def identity(self) -> str:
-        """Aligned windows are others than those that open at the first hit."""
+        """The algorithm's name in keys: aligned windows share no state with those that open at a hit."""
         return "fixed_window.aligned" if self.align else "fixed_window"
 
     @property
@@ -54,7 +54,7 @@ class FixedWindow(Policy):
     def _others(self, burst: int | None) -> dict[str, Any]:
         return {**super()._others(burst), "align": self.align}
 
-    def _more(self) -> str:
+    def _options(self) -> str:
         return ", align=True" if self.align else ""
 
     def step(
@@ -65,7 +65,7 @@ class FixedWindow(Policy):
 
 
 class FixedWindowStep(Step):
-    """A field of two doubles: start of the window, and what it holds."""
+    """One call on a field of two doubles: the window's start and its count."""
 
     __slots__ = ("_field", "_left_us", "_start_us", "_used")
 
@@ -79,7 +79,7 @@ class FixedWindowStep(Step):
         if len(stored) == 2:
             stored_us, count = stored
             if stored_us - now_us > period_us:
-                # No clock steps back that far: keep the count, and let it end like any other.
+                # No clock steps back that far: keep the count, in a window that begins now.
                 stored_us, self.heal = now_us, True
             if stored_us + period_us > now_us:
                 start_us, used = stored_us, count
@@ -89,21 +89,21 @@ class FixedWindowStep(Step):
         self._left_us = start_us + period_us - now_us
 
     def retry_us(self, at_least: int) -> int:
-        """Until the window ends."""
+        """Return the time until the window ends."""
         return self._left_us
 
     def charge(self, units: int) -> None:
-        """Count them; the first one opens the window."""
+        """Count ``units``; the first hit opens the window."""
         self._used += units
         self.room -= units
         self.reset_us = self._left_us
 
     def refund(self, units: int) -> int:
-        """Off the count; the window stays open."""
-        given = min(units, self._used)
-        self._used -= given
-        self.room += given
-        return given
+        """Lower the count; the window stays open."""
+        refunded = min(units, self._used)
+        self._used -= refunded
+        self.room += refunded
+        return refunded
 
     def write(self, state: Hash) -> None:
         """Pack the field."""

@@ -1,4 +1,4 @@
-"""Python's side of ``lua/v1/sliding_log.lua``."""
+"""``SlidingLog``, and the decisions of ``lua/v1/sliding_log.lua`` in Python."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from limiter.policies.step import Step
 class SlidingLog(Policy):
     """At most ``limit`` in any window of one period, to the microsecond.
 
-    Keeps the time of every unit admitted, about 11 bytes each; also known as the moving window. A
+    It keeps the time of every admitted unit, about 11 bytes each; also known as the moving window. A
     call may cost at most 4,000, since each unit is an entry.
 
-    Bound: ``limit`` in any window. No algorithm is more exact; none takes more memory.
+    Bound: ``limit`` in any window. No algorithm is more exact, and none takes more memory.
 
     Raises:
         InvalidPolicy: ``limit`` is not in 1 to 100,000, or ``per`` not in 1 ms to 366 days.
@@ -36,7 +36,7 @@ class SlidingLog(Policy):
 
     @property
     def most_cost(self) -> int:
-        """The limit, and no more than one call may write."""
+        """The limit, but no more entries than one call may write."""
         return min(self.limit, self.most_entries)
 
     def _instead(self, field: str) -> str:
@@ -50,7 +50,7 @@ class SlidingLog(Policy):
 
 
 class SlidingLogStep(Step):
-    """A list of times, one for each unit, the oldest first, never decreasing."""
+    """One call on a list of times: one for each unit, the oldest first, never decreasing."""
 
     __slots__ = ("_added", "_dead", "_entries", "_last_us", "_limit", "_next_us")
 
@@ -66,7 +66,7 @@ class SlidingLogStep(Step):
                 last_us = max(newest_us, now_us)
                 dead = bisect_right(entries, last_us - period_us)
             else:
-                # No clock steps back that far: the log reads as empty.
+                # The newest entry has left the window, or cannot be true: the log counts as empty.
                 self.heal = newest_us > now_us
                 dead = size
         self.room = policy.limit - size + dead
@@ -74,26 +74,26 @@ class SlidingLogStep(Step):
         self._limit, self._next_us = policy.limit, period_us - now_us
 
     def retry_us(self, at_least: int) -> int:
-        """Until the entry ends whose end makes room."""
+        """Return the time until the entry leaves the window whose end makes room."""
         freeing = len(self._entries) - self._limit + at_least - 1
         return self._entries[freeing] + self._next_us
 
     def charge(self, units: int) -> None:
-        """An entry for each unit; where the clock stepped back, at the newest one's time."""
+        """Add an entry for each unit; if the clock stepped back, at the newest entry's time."""
         self._added = units
         self.room -= units
         self.reset_us = self._last_us + self._next_us
 
     def refund(self, units: int) -> int:
-        """The oldest leave: without the newest, a window that began after them would admit too much."""
-        given = min(units, len(self._entries) - self._dead)
-        self._dead += given
-        self.room += given
+        """Remove the oldest entries: without the newest, a later window would admit too much."""
+        refunded = min(units, len(self._entries) - self._dead)
+        self._dead += refunded
+        self.room += refunded
         if self._dead == len(self._entries):
             self.reset_us = 0
-        return given
+        return refunded
 
     def write(self, state: list[int]) -> None:
-        """Append the new entries, drop the dead ones."""
+        """Append the new entries, and remove those that left the window."""
         state += [self._last_us] * self._added
         del state[: self._dead]

@@ -1,4 +1,4 @@
-"""Python's side of ``lua/v1/sliding_window.lua``."""
+"""``SlidingWindow``, and the decisions of ``lua/v1/sliding_window.lua`` in Python."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from limiter.policies.step import DOUBLES, EXACT, Hash, Step, numbers
 class SlidingWindow(Policy):
     """About ``limit`` in any window of one period, from the counts of two windows.
 
-    What was admitted in the window before counts in proportion to how much of it the last period
-    still covers, as if it had come evenly. Two counters, whatever the limit. Windows begin at the
-    first hit after idleness. Source: the sliding window counter of Cloudflare (J. Desgats, 2017).
+    The previous window's count is weighted by the share of that window that the last period still
+    covers, as if its hits had been evenly spread. The state is two counters for every limit. A window
+    begins at the first hit after a pause. Source: Cloudflare's sliding window counter (J. Desgats, 2017).
 
-    Bound: ``2 * limit - 2`` in any window of one period against an adversary (1 where ``limit`` is 1);
-    under even traffic about ``limit``, in truth one less, since the share is rounded up.
+    Bound: ``2 * limit - 2`` in any window of one period against an attacker (1 if ``limit`` is 1). Under
+    even traffic it is about ``limit``, or exactly one less, since the share is rounded up.
 
     Raises:
         InvalidPolicy: ``limit`` is not in 1 to 10^12, or ``per`` not in 1 ms to 366 days.
@@ -35,12 +35,12 @@ class SlidingWindow(Policy):
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """Limit, period, and the microseconds by which the passing of a window is told."""
+        """Limit, period, and the unit of time in microseconds."""
         return (self.limit, self.period_us, self.unit_us)
 
     @cached_property
     def unit_us(self) -> int:
-        """The least unit of time in which ``limit`` times a period is at most 2^52: most often 1."""
+        """The least unit of time in microseconds that keeps ``limit * period`` within 2^52, often 1."""
         return max(1, -(-self.limit * self.period_us // (EXACT // 2)))
 
     def step(
@@ -51,7 +51,7 @@ class SlidingWindow(Policy):
 
 
 class SlidingWindowStep(Step):
-    """A field of three doubles: start of the window, what it holds, what the one before it held."""
+    """One call on a field of three doubles: the window's start, its count, and the previous count."""
 
     __slots__ = ("_current", "_now_us", "_policy", "_previous", "_start_us")
 
@@ -63,7 +63,7 @@ class SlidingWindowStep(Step):
         if len(stored) == 3:
             stored_us, newer, older = stored
             if stored_us - now_us > period_us:
-                # No clock steps back that far: keep the counts, and let them end like any other.
+                # No clock steps back that far: keep the counts, in a window that begins now.
                 stored_us, self.heal = now_us, True
             if now_us - stored_us >= period_us:
                 stored_us, newer, older = stored_us + period_us, 0, newer
@@ -74,7 +74,7 @@ class SlidingWindowStep(Step):
         self._weigh()
 
     def _grid(self, previous: int) -> tuple[int, int]:
-        """The unit in which time is told beside such a count, and a period's number of them."""
+        """Return the unit of time for a previous count, and the number of units in a period."""
         policy = self._policy
         unit_us = policy.unit_us
         if previous > policy.limit:
@@ -82,13 +82,13 @@ class SlidingWindowStep(Step):
         return unit_us, -(-policy.period_us // unit_us)
 
     def _weigh(self) -> None:
-        """Work out the room, and when both counts are gone."""
+        """Compute the room, and the time until both counts have expired."""
         current, previous = self._current, self._previous
         self.room, self.reset_us = self._policy.limit - current, 0
         left_us = self._start_us + self._policy.period_us - self._now_us
         if previous:
             unit_us, width = self._grid(previous)
-            # Of `width` units, the window still covers `covered` of the one before.
+            # The last period covers `covered` of the `width` time units of the previous window.
             covered = width - max(0, self._now_us - self._start_us) // unit_us
             self.room += -previous * covered // width
             self.reset_us = left_us
@@ -96,7 +96,7 @@ class SlidingWindowStep(Step):
             self.reset_us = left_us + self._policy.period_us
 
     def retry_us(self, at_least: int) -> int:
-        """Until the share of the window before has shrunk enough, or that of this one."""
+        """Return the time until the previous count's share, or later this count's, is small enough."""
         period_us, limit = self._policy.period_us, self._policy.limit
         left_us = self._start_us + period_us - self._now_us
         spare = limit - self._current - at_least
@@ -107,7 +107,7 @@ class SlidingWindowStep(Step):
                 return left_us - period_us + (width - fitting) * unit_us
         if not self._current:
             return left_us
-        # In the next window, where this one is the one before; or when that is over, too.
+        # In the next window, in which this count is the previous one; or after that window.
         unit_us, width = self._grid(self._current)
         fitting = (limit - at_least) * width // self._current
         if not fitting:
@@ -115,19 +115,19 @@ class SlidingWindowStep(Step):
         return left_us + max(0, width - fitting) * unit_us
 
     def charge(self, units: int) -> None:
-        """Count them in the window that is open."""
+        """Count ``units`` in the open window."""
         self._current += units
         self.room -= units
         self.reset_us = self._start_us + 2 * self._policy.period_us - self._now_us
 
     def refund(self, units: int) -> int:
-        """Off this window's count, then off that of the one before."""
-        given = min(units, self._current + self._previous)
-        here = min(given, self._current)
-        self._current -= here
-        self._previous -= given - here
+        """Lower this window's count first, then the previous one."""
+        refunded = min(units, self._current + self._previous)
+        from_current = min(refunded, self._current)
+        self._current -= from_current
+        self._previous -= refunded - from_current
         self._weigh()
-        return given
+        return refunded
 
     def write(self, state: Hash) -> None:
         """Pack the field."""

@@ -1,46 +1,46 @@
-"""What every algorithm does with its state in the process: the sections of its Lua fragment, in Python."""
+"""One decision of an algorithm on state in the process: the sections of its Lua fragment in Python."""
 
 from __future__ import annotations
 
 import struct
 from typing import Any
 
-#: Lua counts in doubles: beyond this, not every integer has one.
+#: Lua's numbers are doubles, which cannot hold every integer above this.
 EXACT = 2**53
 
-#: What a hash holds: a policy's field, and its numbers as packed doubles.
+#: A subject's hash: a policy's field, and its numbers as packed doubles.
 Hash = dict[str, bytes]
 
-#: How the numbers of a hash's field are packed, by its length: little-endian doubles as in the scripts.
+#: The packing of a field's numbers, by the field's length: little-endian, as in the scripts.
 Layouts = dict[int, struct.Struct]
 DOUBLES: Layouts = {8 * count: struct.Struct(f"<{count}d") for count in (2, 3)}
 
 
 def numbers(state: Hash | None, field: str, layouts: Layouts = DOUBLES) -> tuple[int, ...]:
-    """The whole numbers that stand in a field; none where they cannot be read."""
+    """Read the whole numbers of a field; an unreadable field has none."""
     raw = state.get(field) if state else None
     if raw is None or len(raw) not in layouts:
         return ()
-    found = layouts[len(raw)].unpack(raw)
-    for number in found:
-        # A NaN fails the comparison, as does an infinity.
+    values = layouts[len(raw)].unpack(raw)
+    for number in values:
+        # NaN and infinity fail this comparison.
         if not 0 <= number < EXACT or number % 1:
             return ()
-    return tuple(map(int, found))
+    return tuple(map(int, values))
 
 
 class Step:
-    """One policy's state as a call finds it, and what the call makes of it.
+    """One policy's state before a call, and the changes that the call makes.
 
-    Reading is what ``__init__`` does, of the state under the policy's key (None: there is none) at
-    a time. Nothing is changed until ``write``.
+    ``__init__`` reads the state under the policy's key at a time (None: no state). Nothing changes
+    before ``write``.
 
     Attributes:
         room: Whole units that would pass now; negative in debt.
-        reset_us: Time until all is as if unused.
-        delay_us: Time that what was taken before needs to drip away.
-        heal: What stood there cannot be; ``write`` mends it.
-        held: Units of the call's own lease that live.
+        reset_us: Time until the state counts as unused.
+        delay_us: Time in which a bucket regains the units taken before this call.
+        heal: The stored state cannot be true; ``write`` repairs it.
+        held: Units that the call's own lease still holds.
 
     """
 
@@ -57,25 +57,25 @@ class Step:
         self.heal = False
 
     def retry_us(self, at_least: int) -> int:
-        """Time until ``at_least`` units pass, where there is less room and they can ever pass."""
+        """Return the time until ``at_least`` units pass: more than the room, at most the capacity."""
         raise NotImplementedError
 
     def charge(self, units: int) -> None:
-        """Take units, also more than there are."""
+        """Charge ``units``, which may be more than there is room for."""
         raise NotImplementedError
 
     def refund(self, units: int) -> int:
-        """Give back up to so many units; how many were there to give."""
+        """Refund up to ``units``; return the number refunded."""
         raise NotImplementedError
 
     def renew(self, units: int) -> int:
-        """Let the call's lease last from now, if it holds all of the units; all or 0."""
+        """Extend the call's lease from now, if it holds all ``units``; return ``units`` or 0."""
         raise NotImplementedError
 
     def release(self, units: int) -> int:
-        """Give the call's lease back; how many of its units lived."""
+        """Release the call's lease; return the number of units that it still held."""
         raise NotImplementedError
 
     def write(self, state: Any) -> None:
-        """Put what became of it where it stands: a dict, a list, or ``LeaseSet``, perhaps empty."""
+        """Write the new state into ``state``: a dict, a list or a ``LeaseSet``, which may be empty."""
         raise NotImplementedError

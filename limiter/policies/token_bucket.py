@@ -1,4 +1,4 @@
-"""Python's side of ``lua/v1/token_bucket.lua``."""
+"""The bucket policies, and the decisions of ``lua/v1/token_bucket.lua`` in Python."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _Own = TypeVar("_Own", bound="Bucket")
 
 @dataclass(frozen=True, init=False, repr=False)
 class Bucket(Policy):
-    """What token bucket, GCRA and leaky bucket share: a rate, and how much of it is saved up."""
+    """The base of token bucket, GCRA and leaky bucket: a rate and a burst."""
 
     script: ClassVar[str] = "token_bucket"
     has_burst: ClassVar[bool] = True
@@ -50,7 +50,7 @@ class Bucket(Policy):
             )
 
     def _dividing(self, burst_follows: bool) -> str:
-        """The nearest limit that shares a large enough divisor with the period, in words."""
+        """Advise the nearest limit that shares a large enough divisor with the period."""
         size = max(self.limit, self.burst) if burst_follows else self.burst
         least = self.limit * (size + 2) // EXACT + 1
         nearest = 0
@@ -61,7 +61,7 @@ class Bucket(Policy):
             if fits and (not nearest or abs(limit - self.limit) < abs(nearest - self.limit)):
                 nearest = limit
         if nearest and nearest <= self.most_limit:
-            return f"use a limit that divides better, the nearest is {nearest}"
+            return f"use a limit that divides the period better; the nearest is {nearest}"
         return "use a smaller burst, or a longer period"
 
     @property
@@ -71,13 +71,13 @@ class Bucket(Policy):
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """Burst, period, and the time of one unit as a whole and a fraction of microseconds."""
+        """Burst, period, and the interval of one unit as a whole and a fraction of microseconds."""
         unit, parts = self.interval
         return (self.burst, self.period_us, unit // parts, unit % parts, parts)
 
     @cached_property
     def interval(self) -> tuple[int, int]:
-        """The time of one unit, in parts of a microsecond, and how many parts it has."""
+        """The interval of one unit, in parts of a microsecond, and the number of parts in a microsecond."""
         common = gcd(self.limit, self.period_us)
         return self.period_us // common, self.limit // common
 
@@ -85,10 +85,10 @@ class Bucket(Policy):
         return {"burst": burst}
 
     def shared(self: _Own, share: int) -> _Own:
-        """One of ``share`` equal parts of the rate and of the burst, each at least 1.
+        """Return one of ``share`` equal parts of the rate and of the burst, each at least 1.
 
-        The burst is smaller where the rate, rounded down, would take longer to fill it than a state
-        can say: what was written of it could not be true.
+        If the rounded rate would take longer than 3,650 days to refill the burst, the burst is smaller:
+        the state of a longer refill counts as unreadable.
         """
         limit = max(1, self.limit // share)
         burst = max(1, min(self.burst // share, _LONGEST_FILL_US * limit // self.period_us))
@@ -99,30 +99,30 @@ class Bucket(Policy):
         return BucketStep(self, state, now_us)
 
     def to_dict(self) -> dict[str, Any]:
-        """As for every policy, and the burst."""
+        """Return the same as other policies, and the burst."""
         return {**super().to_dict(), "burst": self.burst}
 
-    def _more(self) -> str:
+    def _options(self) -> str:
         return f", burst={self.burst}" if self.burst != self.limit else ""
 
 
 def _divisors(number: int) -> set[int]:
-    """The divisors of ``number``; of its prime factors above 1,000, only their product."""
-    found = {1}
+    """Return divisors of ``number``; prime factors above 1,000 count as one factor, their product."""
+    divisors = {1}
     for prime in range(2, 1_000):
         while number % prime == 0:
             number //= prime
-            found |= {divisor * prime for divisor in found}
-    return found | {divisor * number for divisor in found}
+            divisors |= {divisor * prime for divisor in divisors}
+    return divisors | {divisor * number for divisor in divisors}
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class TokenBucket(Bucket):
-    """``limit`` tokens drip in in every period; up to ``burst`` of them are saved.
+    """``limit`` tokens are refilled in each period, and up to ``burst`` are saved.
 
-    A call takes as many tokens as it costs. A bucket that nobody has used is full. Source: the
-    token bucket of ATM and RFC 2697 traffic policing, kept as one time (when the bucket will be
-    full again) in whole microseconds and an exact fraction.
+    A call takes as many tokens as it costs. An unused bucket is full. The state is one time, at which the
+    bucket will be full again, in whole microseconds and an exact fraction. Source: the token bucket of
+    ATM and RFC 2697 traffic policing.
 
     Bound: ``burst + floor(W * limit / per)`` in any window W.
 
@@ -137,10 +137,10 @@ class TokenBucket(Bucket):
 
 @dataclass(frozen=True, init=False, repr=False)
 class GCRA(Bucket):
-    """One unit every ``per / limit`` on average, and up to ``burst`` of them at once.
+    """One unit every ``per / limit`` on average, and up to ``burst`` units at once.
 
-    The token bucket's twin: it decides the same, told as a theoretical arrival time instead of as
-    tokens. Its state is its own. Source: the generic cell rate algorithm, ITU-T I.371.
+    GCRA decides exactly as the token bucket. Its definition has a theoretical arrival time in place of
+    tokens, and it has its own state. Source: the generic cell rate algorithm, ITU-T I.371.
 
     Bound: ``burst + floor(W * limit / per)`` in any window W.
 
@@ -155,14 +155,14 @@ class GCRA(Bucket):
 
 @dataclass(frozen=True, init=False, repr=False)
 class LeakyBucket(Bucket):
-    """A queue that leaves at ``limit`` units in every ``per``, and holds up to ``burst`` of them.
+    """A queue that holds up to ``burst`` units, of which ``limit`` leave in each period.
 
-    A call that finds room is admitted at once and told its ``delay``, the time until those before it
-    have left; whoever waits that long sends at an even rate. A call that finds the queue full is
+    If the queue has room, a call is admitted at once, with a ``delay``: the time until the units before it
+    have left. Callers that wait for their delay go on at a steady rate. If the queue is full, the call is
     denied. Source: J. Turner's leaky bucket (1986), as the queue that A. Tanenbaum describes.
 
-    Bound: ``burst + floor(W * limit / per)`` admitted in any window W; of those that wait their
-    delay, one unit every ``per / limit`` goes on.
+    Bound: ``burst + floor(W * limit / per)`` admitted in any window W. If all callers wait for their delay,
+    one unit goes on every ``per / limit``.
 
     Raises:
         InvalidPolicy: ``limit`` or ``burst`` is not in 1 to 10^12, ``per`` not in 1 ms to 366 days,
@@ -175,13 +175,13 @@ class LeakyBucket(Bucket):
 
 
 class BucketStep(Step):
-    """A field of two numbers or four: when it is full, in how many seconds, and a fraction in parts."""
+    """One call on a field: ``full_us`` and ``reach_s``, and a fraction as ``part`` and ``parts``."""
 
     __slots__ = ("_capacity", "_debt", "_field", "_now_us", "_own_s", "_parts", "_reach_s", "_unit")
 
     def __init__(self, policy: Bucket, state: Hash | None, now_us: int) -> None:
         super().__init__()
-        # All in parts of a microsecond: what a unit is worth, what the bucket holds, what it lacks.
+        # In parts of a microsecond: the interval of a unit, the time to fill the bucket, and its debt.
         unit, parts = policy.interval
         capacity, debt = policy.burst * unit, 0
         self._own_s = self._reach_s = -(-(capacity // parts) // _SECOND_US)
@@ -193,11 +193,11 @@ class BucketStep(Step):
             if part and stored_parts != parts:
                 full_us, part = full_us + 1, 0
             if full_us >= now_us and part < parts:
-                # One of other numbers may owe more than this one could.
+                # A bucket of other numbers may have written a larger debt than this one could.
                 self._reach_s = max(self._reach_s, reach_s)
                 most_us = 2 * (self._reach_s * _SECOND_US + policy.period_us)
                 if full_us - now_us > most_us:
-                    # No debt is that long: cut it.
+                    # No debt can be that large: cut it.
                     full_us, part, self.heal = now_us + most_us, 0, True
                 debt = (full_us - now_us) * parts + part
         self.room = (capacity - debt) // unit
@@ -206,25 +206,25 @@ class BucketStep(Step):
         self.reset_us = self.delay_us = -(-debt // parts)
 
     def retry_us(self, at_least: int) -> int:
-        """Until what is lacking has dripped in."""
+        """Return the time until the missing units are refilled."""
         return -((self._capacity - self._debt - at_least * self._unit) // self._parts)
 
     def charge(self, units: int) -> None:
-        """Owe so many units' time."""
+        """Add the time of ``units`` to the debt."""
         self._debt += units * self._unit
         self.room -= units
         self.reset_us = -(-self._debt // self._parts)
 
     def refund(self, units: int) -> int:
-        """Owe so much less, at least nothing."""
-        given = min(units, -(-self._debt // self._unit))
+        """Lower the debt, to no less than 0."""
+        refunded = min(units, -(-self._debt // self._unit))
         self._debt = max(0, self._debt - units * self._unit)
         self.room = (self._capacity - self._debt) // self._unit
         self.reset_us = -(-self._debt // self._parts)
-        return given
+        return refunded
 
     def write(self, state: Hash) -> None:
-        """Pack the field; a fraction only where there is one."""
+        """Pack the field, with a fraction only if there is one."""
         whole, part = divmod(self._debt, self._parts)
         reach_s = self._reach_s if whole > self._capacity // self._parts else self._own_s
         fraction = (part, self._parts) if part else ()

@@ -1,4 +1,4 @@
-"""Policies in a file: TOML to limiters, identities and matches, and the file again when it changes."""
+"""Policies from a TOML file, which is read again when it changes."""
 
 from limiter.policyfile.faults import Fault, InvalidPolicyFile
 from limiter.policyfile.watch import AsyncPolicies, Policies, hand_on

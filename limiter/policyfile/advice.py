@@ -1,7 +1,7 @@
-"""What is not wrong in a policy file, and still no good idea: keys that clients choose, without a bound.
+"""Warn of policies whose keys clients choose, if their number has no bound.
 
-Each made-up key is a subject of its own: it has the whole limit, and takes memory in the store. A policy
-by address over the same requests bounds that, and so does ``new_subjects``.
+Each made-up key is a new subject: it gets the whole limit, and takes memory in the store. A policy with
+``key = "address"`` for the same requests bounds this, and so does ``new_subjects``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from limiter.policyfile.lines import Path
 from limiter.web.subjects import is_chosen
 
 _ADVICE = (
-    "clients choose it, so each key that one makes up has the whole limit, and takes memory in the store: "
+    "clients choose it, so each made-up key gets the whole limit, and takes memory in the store: "
     "add new_subjects = '20/hour' to the policy, or another policy that is not the default one, with "
     "key = 'address'{match}"
 )
@@ -24,9 +24,9 @@ _ADVICE = (
 def warnings(
     policies: Sequence[Mapping[str, Any]], file: str, line: Callable[[Path], int]
 ) -> list[Fault]:
-    """One for each policy whose key clients choose, where nothing bounds how many they make up.
+    """One warning for each policy whose keys clients choose, if their number has no bound.
 
-    ``policies`` are what a file says of each, with its defaults; ``line`` is where a key stands.
+    ``policies`` are described as in ``Named.description``; ``line`` returns the line of a key.
     """
     faults = []
     for policy in policies:
@@ -41,10 +41,10 @@ def warnings(
 
 
 def _bounds(other: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:
-    """Whether a policy counts, by address, every request that the other one is about."""
+    """Whether ``other`` counts, by address, every request to which ``policy`` applies."""
     if not isinstance(other["key"], str) or other["key"].partition("/")[0] != "address":
         return False
-    # Where a policy with a match decides, the default one is not asked.
+    # A default policy does not apply if a policy with a match does.
     if other["shadow"] or other["percent"] < 100 or other["default"]:
         return False
     if all(limit["algorithm"] == Concurrency.algorithm for limit in other["limits"]):
@@ -54,7 +54,7 @@ def _bounds(other: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:
 
 
 def _covers(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> bool:
-    """Whether a match is about all requests of another one, as far as their words tell."""
+    """Whether a match covers all requests of another one, by comparing their texts."""
     if narrow.get("ignore_case") and wide.get("paths") and not wide.get("ignore_case"):
         return False
     return all(

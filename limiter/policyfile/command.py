@@ -1,4 +1,4 @@
-"""``limiter check`` and ``limiter explain``; what they need is imported when they run."""
+"""``limiter check`` and ``limiter explain``; they import what they need when they run."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import click
 if TYPE_CHECKING:
     from limiter.policyfile.reading import PolicyFile
 
-_as_json = click.option("--json", "as_json", is_flag=True, help="The same as JSON.")
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
-@click.command(short_help="Say whether a policy file is right.")
+@click.command(short_help="Check a policy file.")
 @click.argument("file", type=click.Path())
 @_as_json
 def check(file: str, as_json: bool) -> None:
-    """Say whether a policy file is right, and everything that is wrong with it.
+    """Check a policy file, and print all of its errors.
 
-    The exit code is 0 when it is right, else 1; no store is needed. Warnings are not wrong: they name a
-    policy whose keys clients choose, where nothing bounds how many they make up.
+    The exit code is 0 if the file is right, else 1; no store is needed. Warnings do not change it: they
+    name policies whose keys clients choose, if nothing bounds how many keys they make up.
 
     Example: limiter check policies.toml
     """
@@ -29,7 +29,7 @@ def check(file: str, as_json: bool) -> None:
 
     policy_file = _read(file, as_json)
     if as_json:
-        policies = [named.said for named in policy_file.policies.values()]
+        policies = [named.description for named in policy_file.policies.values()]
         advice = [warning.to_dict() for warning in policy_file.warnings]
         result = {"file": file, "ok": True, "policies": policies, "warnings": advice}
         click.echo(json.dumps(result))
@@ -43,21 +43,25 @@ def check(file: str, as_json: bool) -> None:
     click.echo(f"{file} is right: {count} {'policy' if count == 1 else 'policies'}")
 
 
-@click.command(short_help="Say which policies apply to a request, and why.")
+@click.command(short_help="Show which policies apply to a request, and why.")
 @click.argument("file", type=click.Path())
 @click.argument("method")
 @click.argument("path")
 @click.option(
-    "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="Several may be given."
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="A header field; may be repeated.",
 )
 @click.option(
     "--peer",
     default="127.0.0.1",
     show_default=True,
     metavar="ADDRESS",
-    help="The other end of the connection: the client, or a proxy.",
+    help="Address of the other end of the connection: the client, or a proxy.",
 )
-@click.option("--host", help="The host that is asked; without it the header Host, or localhost.")
+@click.option("--host", help="Host of the request; without it, the header Host, or localhost.")
 @_as_json
 def explain(
     file: str,
@@ -68,12 +72,12 @@ def explain(
     host: str | None,
     as_json: bool,
 ) -> None:
-    """Say which policies apply to a request, to whom, with which numbers, and why the others do not.
+    """Show which policies apply to a request, with subjects and limits, and why the others do not.
 
     PATH is what a client sends in its request line, read as ForwardAuth reads it: escapes are decoded, a
-    query is left out, and all readings of a path count. Nothing is asked of a store and nothing is
-    charged. LIMITER_TRUSTED_PROXIES counts. The exit code is 0, 1 when the file is wrong, or 2 when the
-    command line or the variable makes no sense.
+    query is left out, and all readings of a path count. The command calls no store and charges nothing.
+    It reads LIMITER_TRUSTED_PROXIES. The exit code is 0, 1 if the file is wrong, or 2 if the command
+    line or the variable is wrong.
 
     \b
     Example:
@@ -115,11 +119,11 @@ def explain(
     for entry in entries:
         click.echo(as_text(entry))
     if not any(entry["applies"] or entry.get("refuses") for entry in entries):
-        click.echo("no policy is about this request: it is not limited")
+        click.echo("no policy applies to this request: it is not limited")
 
 
 def _field(header: str) -> tuple[str, str]:
-    """A header field as the command line gives it."""
+    """The name and value of a header field of the command line."""
     name, colon, value = header.partition(":")
     if not (colon and name.strip()):
         raise click.BadParameter(f"{header!r}: accepted is 'Name: value'", param_hint="--header")

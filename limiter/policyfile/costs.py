@@ -1,4 +1,4 @@
-"""What a request costs, as a policy file says it; at least 1."""
+"""The costs of requests in a policy file; at least 1."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 def fixed(cost: int) -> Cost:
-    """Always the same."""
-    return lambda request, trusted: cost  # noqa: ARG005 (it is the same for all)
+    """The same cost for every request."""
+    return lambda request, trusted: cost  # noqa: ARG005 (the signature of a Cost)
 
 
 class ByHeader:
-    """The number in a header, where the peer is a trusted proxy or service; else 1.
+    """The number in a header field, if the peer is a trusted proxy or service; else 1.
 
-    The largest, where there are several: what a client sends stands beside what our proxy adds. None
-    where one of them is no whole number: nobody can tell what that costs.
+    If there are several, the largest: a client may send one beside the proxy's. None if one of them is
+    not a whole number: then the cost is unknown.
     """
 
     def __init__(self, name: str) -> None:
@@ -37,7 +37,7 @@ class ByHeader:
         self._has_warned = False
 
     def __call__(self, request: Request, trusted: Sequence[Network]) -> int | None:
-        """What a request costs."""
+        """The cost of a request."""
         text = request.headers.get(self._name)
         if text is None:
             return 1
@@ -51,29 +51,29 @@ class ByHeader:
         return max(int(number.lstrip("0")[:_MOST_DIGITS] or 0) for number in numbers)
 
     def warn_of_replaced_peers(self) -> None:
-        """Log, once, that the server hides the proxies that this believes."""
+        """Log, once, that the server replaces the address of the trusted proxy."""
         if self._has_warned:
             return
         self._has_warned = True
         log.warning(
-            "costs by %s count as 1: the server puts the client's address in the place of the trusted "
-            "proxy's; run uvicorn with --no-proxy-headers (proxy_headers=False), and name the proxies in "
+            "costs by %s count as 1: the server replaces the trusted proxy's address with the client's; "
+            "run uvicorn with --no-proxy-headers (proxy_headers=False), and name the proxies in "
             "LIMITER_TRUSTED_PROXIES",
             self._name,
         )
 
 
 def by_body(size: int) -> Cost:
-    """One unit for each so many bytes of the body, begun ones too; None where its length is not said."""
+    """One unit for each ``size`` bytes of the body, rounded up; None if its length is unknown."""
 
-    def cost(request: Request, trusted: Sequence[Network]) -> int | None:  # noqa: ARG001 (no need of proxies)
+    def cost(request: Request, trusted: Sequence[Network]) -> int | None:  # noqa: ARG001 (the signature of a Cost)
         return None if request.size is None else -(-request.size // size)
 
     return cost
 
 
 def size_of(value: object) -> int:
-    """Bytes, as an int or as a text like ``1KiB``.
+    """Bytes, from an int or a text like ``1KiB``.
 
     Raises:
         InvalidSetting: It is neither, or less than 1.

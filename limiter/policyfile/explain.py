@@ -1,4 +1,4 @@
-"""What a policy file makes of one request: which policies apply, to whom, and why the others do not."""
+"""Explain one request: which policies apply, to which subject, and why the others do not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from limiter.web.subjects import spelled
 
 
 def explain(file: PolicyFile, request: Request, trusted: Sequence[Network]) -> list[dict[str, Any]]:
-    """One entry for each policy, in the file's order, ready for JSON; no store is asked."""
+    """One entry for each policy, in the file's order, ready for JSON; no store is called."""
     rules = [named.rule for named in file.policies.values()]
     guard = Guard(rules, trusted, address_from=file.address_from)
     return [_of_rule(guard, rule, request) for rule in rules]
@@ -27,7 +27,7 @@ def _of_rule(guard: Guard, rule: Rule, request: Request) -> dict[str, Any]:
     try:
         check = guard.consider(request, rule)
     except Unidentified as error:
-        status = "nothing, since it is in the shadows" if rule.shadow else "400"
+        status = "no refusal in shadow mode" if rule.shadow else "400"
         return {"policy": rule.name, "applies": False, "why": f"{error}: {status}", "refuses": True}
     if not isinstance(check, Check):
         return {"policy": rule.name, "applies": False, "why": check.value}
@@ -44,18 +44,18 @@ def _of_rule(guard: Guard, rule: Rule, request: Request) -> dict[str, Any]:
     try:
         limiter_calls.plan(rule.limiter, check.limits).checked(check.cost)
     except InvalidCost as error:
-        entry["why"] = f"{error}: {'nothing, since it is in the shadows' if rule.shadow else 413}"
+        entry["why"] = f"{error}: {'no refusal in shadow mode' if rule.shadow else 413}"
         entry["refuses"] = True
     return entry
 
 
 def as_text(entry: dict[str, Any]) -> str:
-    """An entry as a line or two of text."""
+    """An entry as a line of text."""
     if not entry["applies"]:
-        verb = "refuses" if entry.get("refuses") else "passes by"
+        verb = "refuses" if entry.get("refuses") else "does not apply"
         return f"{entry['policy']}: {verb}: {entry['why']}"
     notes = [f"cost {entry['cost']}"]
-    notes += ["numbers of its own"] * entry["overridden"]
+    notes += ["an override"] * entry["overridden"]
     notes += ["shadow: counts, never denies"] * entry["shadow"]
     notes += [f"refuses: {entry['why']}"] if entry.get("refuses") else []
     limits = "; ".join(map(amount, entry["limits"]))
@@ -63,7 +63,7 @@ def as_text(entry: dict[str, Any]) -> str:
 
 
 def amount(policy: dict[str, Any]) -> str:
-    """A limit, as short as its numbers allow."""
+    """A limit as a short text."""
     if policy["algorithm"] == "concurrency":
         longest = f", held for {policy['max_hold']} s at most" if "max_hold" in policy else ""
         return f"{policy['limit']} at once, leases of {policy['period']} s{longest}"
@@ -72,5 +72,5 @@ def amount(policy: dict[str, Any]) -> str:
 
 
 def numbers(limits: Sequence[Policy]) -> str:
-    """Several limits, in short."""
+    """Several limits as a short text."""
     return "; ".join(amount(policy.to_dict()) for policy in limits)

@@ -1,4 +1,4 @@
-"""What is wrong with a policy file: all of it at once, each fault with its place."""
+"""All faults of a policy file, each with its place."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from limiter.policyfile.lines import Path
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong, and where."""
+    """One fault and its place."""
 
     file: str
     line: int
     key: str
-    """The key's full name, as in ``policies.api.limits``; empty where it is the file as such."""
+    """The key's full name, as in ``policies.api.limits``; empty for a fault of the whole file."""
     said: str
     """What is wrong, and what is accepted."""
     is_sentence: bool = False
-    """Whether ``said`` has a subject of its own; else it says what the key, or the file, is."""
+    """Whether ``said`` is a whole sentence; else it continues the name of the key or the file."""
 
     def __str__(self) -> str:
         between = ": " if self.is_sentence else " "
@@ -32,19 +32,19 @@ class Fault(NamedTuple):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """File, line, key and what is wrong, ready for JSON."""
+        """The file, line, key and fault, ready for JSON."""
         return {"file": self.file, "line": self.line, "key": self.key, "said": self.said}
 
 
-#: Beyond, they are counted: a file that is no policy file at all would have one for each line.
+#: Further faults are only counted: a file of another kind would have one for each line.
 MOST_FAULTS = 100
 _LONGEST_SHOWN = 120
-#: A key that may be a misspelled one of ours; others are not shown.
+#: A key that may be a misspelled known one. Others are not shown, since they may be secrets.
 _WORD = re.compile(r"[A-Za-z_-]{1,20}")
 
 
 class InvalidPolicyFile(InvalidSetting):
-    """A policy file cannot be used; ``faults`` are all of the reasons, the message one a line."""
+    """A policy file cannot be used; ``faults`` has all reasons, and the message one in each line."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))
@@ -55,11 +55,11 @@ class InvalidPolicyFile(InvalidSetting):
 
 
 class Notes:
-    """Gathers what is wrong, each with its place in the file."""
+    """Collects faults, each with its place in the file."""
 
     def __init__(self, file: str, lines: Mapping[Path, int]) -> None:
         self.faults: list[Fault] = []
-        #: How many there are, also of those that are not kept.
+        #: The number of faults, also of faults that are not kept.
         self.count = 0
         #: Path patterns that were read.
         self.patterns = 0
@@ -67,9 +67,9 @@ class Notes:
         self._lines = lines
 
     def add(self, path: Path, text: str, is_sentence: bool = False, hides: bool = False) -> None:
-        """Something is wrong at a place: say what it is, and what is accepted.
+        """Add a fault at a place: the text names the value and what is accepted.
 
-        ``hides``: the last key may be a secret; the line tells which it is.
+        ``hides``: the last key may be a secret, so that only its line is shown.
         """
         self.count += 1
         if not self.is_full:
@@ -77,7 +77,7 @@ class Notes:
             self.faults.append(Fault(self._file, self.line(path), key, text, is_sentence))
 
     def refuse(self, path: Path, error: LimiterError) -> None:
-        """The library refuses what stands at a place."""
+        """Add an error of the library as the fault of a place."""
         if isinstance(error, Invalid) and error.setting in ("value", "path", path[-1]):
             self.add(path, error.predicate)
         else:
@@ -85,12 +85,12 @@ class Notes:
 
     @property
     def is_full(self) -> bool:
-        """Whether further faults are counted only."""
+        """Whether further faults are only counted."""
         return len(self.faults) >= MOST_FAULTS
 
     @property
     def all_faults(self) -> list[Fault]:
-        """The faults that are kept, by line, and how many there are beside them."""
+        """The faults that are kept, by line, and the number of the others."""
         faults = sorted(self.faults, key=lambda fault: fault.line)
         if self.count > len(faults):
             text = f"has {self.count - len(faults)} more faults, which are left out"
@@ -98,12 +98,12 @@ class Notes:
         return faults
 
     def line(self, path: Path) -> int:
-        """The line of a place; where that is missing, of what surrounds it."""
+        """The line of a place; if the place is missing, of the table or list around it."""
         around = (path[:end] for end in range(len(path), 0, -1))
         return next((self._lines[place] for place in around if place in self._lines), 1)
 
     def read(self, path: Path, reader: Callable[[Any], Any], value: Any) -> Any:
-        """What the reader makes of a value; None, and a note, where it refuses it."""
+        """The result of a reader for a value; None, and a fault, if the reader refuses it."""
         try:
             return reader(value)
         except LimiterError as error:
@@ -113,7 +113,7 @@ class Notes:
     def table(
         self, path: Path, value: Any, known: Iterable[str] | None, is_secret: bool = False
     ) -> dict[str, Any]:
-        """A table with none but the known keys; what is wrong with it is noted, and left out."""
+        """A table with known keys only; the others are left out, and each is a fault."""
         if not isinstance(value, dict):
             what = f"a {type(value).__name__}" if is_secret else shown(value)
             self.add(path, f"is {what}: accepted is a table")
@@ -123,7 +123,7 @@ class Notes:
         known = list(known)
         for key in value:
             if key not in known:
-                # A subject may stand here by mistake, under the wrong header.
+                # A subject may be here by mistake, under the wrong [table].
                 is_word = _WORD.fullmatch(key) is not None and not self.is_full
                 close = difflib.get_close_matches(key, known, 1) if is_word else []
                 meant = f"did you mean {close[0]}? " if close else ""
@@ -133,10 +133,10 @@ class Notes:
 
 
 def spelled(path: Path) -> str:
-    """The place as a key, as TOML would spell it."""
+    """The place as a key, written as in TOML."""
     key = ""
     for before, part in zip(("", *path), path, strict=False):
-        if before == "overrides":  # a subject, and perhaps a secret: the line tells which
+        if before == "overrides":  # a subject, which may be a secret: the line is enough
             key += ".*"
         elif isinstance(part, int):
             key += f"[{part}]"
@@ -148,12 +148,12 @@ def spelled(path: Path) -> str:
 
 
 def shown(value: object) -> str:
-    """A wrong value, for a message: as TOML has it where that is short."""
+    """A wrong value for a message, written as in TOML if that is short."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return shortened(value.isoformat() if isinstance(value, (date, time)) else python_shown(value))
 
 
 def shortened(text: str) -> str:
-    """A text for a message, which may be as long as the file."""
+    """A text for a message, cut to a bounded length."""
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

@@ -1,11 +1,11 @@
-"""On which line each key of a TOML text stands, which Python's parser does not say."""
+"""Find the line of each key of a TOML text, which Python's parser does not report."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 
-#: Where a value stands: the keys that lead to it, and places in lists.
+#: The place of a value: the keys that lead to it, and indexes in lists.
 Path = tuple[str | int, ...]
 
 _STRING = re.compile(
@@ -23,14 +23,14 @@ _ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|x[0-9A-Fa-f]{2}|.)")
 _ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
 
 
-#: Of a path: what a policy file may hold needs seven.
+#: Length of a path; a policy file needs seven.
 _MOST_PARTS = 16
-#: Of a text: each takes memory here, and more in the parser.
+#: Keys and elements of a text; each takes memory here, and more in the parser.
 _MOST_PLACES = 100_000
 
 
 class TooMuch(Exception):
-    """A text would take too much memory or time; ``text`` is what it is, ``line`` where."""
+    """A TOML text would take too much memory or time; ``text`` is the fault, ``line`` its place."""
 
     def __init__(self, line: int, text: str) -> None:
         super().__init__(text)
@@ -39,27 +39,27 @@ class TooMuch(Exception):
 
 
 def lines_of(text: str) -> dict[Path, int]:
-    """The line of every key, and of every element of a list, in a text that is TOML.
+    """The line of every key, and of every element of a list, in a TOML text.
 
-    Not more than that is looked at: whether it is TOML, the parser says.
+    The parser must check that the text is TOML: this function does not.
 
     Raises:
-        TooMuch: It is nested too deep, or has too many keys and elements; for the parser too.
+        TooMuch: The text is nested too deep, or has too many keys and elements, also for the parser.
 
     """
     return _Scanner(text).lines
 
 
 class _Scanner:
-    """A walk over the text that knows where values begin and end, and nothing of what they are."""
+    """Walks over the text; finds where values begin and end, and does not read them."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Path, int] = {}
         self._text = text
         self._at = 0
-        #: The line of a place that was looked for, which is never behind the next one.
+        #: The last position whose line was counted; positions only grow.
         self._line, self._line_at = 1, 0
-        #: How many tables each [[list of tables]] has so far.
+        #: Number of tables in each [[list of tables]] so far, less one.
         self._tables: dict[Path, int] = {}
         table: Path = ()
         self._pass(_VOID)
@@ -116,8 +116,8 @@ class _Scanner:
         self._value(path)
 
     def _keys(self) -> Iterator[str]:
-        """The parts of a dotted key; afterwards the walk stands on what ends it."""
-        for _ in range(_MOST_PARTS + 1):  # with one more it is too deep
+        """The parts of a dotted key; the position is then at the sign that ends it."""
+        for _ in range(_MOST_PARTS + 1):  # one more is too deep
             if self._at >= len(self._text):
                 return
             self._pass(_BLANKS)
@@ -164,7 +164,7 @@ class _Scanner:
 
 
 def _bounded(path: Path, line: int) -> Path:
-    """The path; nothing that a policy file may hold is nested deeper."""
+    """The path; raises TooMuch if it is nested too deep."""
     if len(path) > _MOST_PARTS:
         raise TooMuch(line, f"is nested deeper than {_MOST_PARTS}: accepted is less")
     return path

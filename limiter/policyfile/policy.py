@@ -1,4 +1,4 @@
-"""One policy's table, made into a rule."""
+"""Read one policy's table, and make a rule of it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from limiter.web.new_subjects import NewSubjects
 from limiter.web.rules import Match, Rule
 from limiter.web.subjects import findable, identity, is_chosen, meant
 
-#: Subjects by what finds them, where no client chooses them.
+#: Example subjects, by kinds of keys that no client chooses.
 _EXAMPLES = {"address": "203.0.113.9", "global": "global"}
 _READ_LEFT_OUT = read_keys(Notes("", {}), (), LEFT_OUT)
 
-#: Makes a policy's limiter out of its limits and settings.
+#: Makes a policy's limiter of its limits and settings.
 Make = Callable[..., Any]
 _Numbers = dict[str, tuple[Policy, ...]]
 
@@ -31,29 +31,29 @@ class Named(NamedTuple):
     """One policy of a file."""
 
     rule: Rule
-    said: dict[str, Any]
-    """What the file says of it, with its defaults: without subjects, ready for JSON."""
+    description: dict[str, Any]
+    """The policy as in the file, with its defaults: without subjects, ready for JSON."""
 
 
 class Defaults(NamedTuple):
-    """The table [defaults]: what holds for every policy that does not say otherwise."""
+    """The table [defaults]: values for keys that a policy does not have."""
 
     written: Mapping[str, Any]
     values: Mapping[str, Any]
-    """What the keys mean; None for what is wrong."""
+    """The values that were read; None for a wrong one."""
 
 
 def read_policy(
     notes: Notes, name: str, table: Any, defaults: Defaults, make: Make, is_default: bool
 ) -> Named | None:
-    """The rule of a policy's table; None where the file is wrong, here or before."""
+    """The rule of a policy's table; None if the file has a fault, here or before."""
     path = ("policies", name)
     own = notes.table(path, table, KEYS)
-    # As part of a path, .. would not arrive; and what begins with a dot is of the service itself.
+    # URLs contain the name: clients resolve "..", and a dot begins the service's own names.
     if not NAME.fullmatch(name) or name.startswith("."):
         notes.add(
             path,
-            "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, the first of them no dot",
+            "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first",
         )
         name = "unnamed"
     policy = _Policy(
@@ -81,7 +81,7 @@ def read_policy(
 
 
 def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What a policy has, key by key, over the defaults; of exemptions, kind by kind."""
+    """A policy's keys over the defaults; exemptions are merged kind by kind."""
     merged = {**defaults, **own}
     if isinstance(own.get("exempt"), dict) and isinstance(defaults.get("exempt"), dict):
         merged["exempt"] = {**defaults["exempt"], **own["exempt"]}
@@ -93,11 +93,11 @@ class _Policy:
     """One policy's table while it is read.
 
     Attributes:
-        notes: Gathers what is wrong.
-        path: Where the table stands.
+        notes: Collects faults.
+        path: The place of the table.
         own: Its keys, as they are written.
         written: The same, with the defaults.
-        values: What these mean; None for what is wrong.
+        values: The values that were read; None for a wrong one.
 
     """
 
@@ -108,44 +108,44 @@ class _Policy:
     values: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        # Without a key, where it is wrong, no subject is looked for.
+        # Empty if the key is wrong: then subjects are not checked.
         self.key: tuple[str, ...] = self.values["key"] or ()
         self.is_chosen = any(map(is_chosen, self.key))
         self.or_address = self.values["unidentified"] == "address"
 
     def add(self, *path: str | int, text: str) -> None:
-        """Note what is wrong at a place in the table."""
+        """Add a fault at a place in the table."""
         self.notes.add((*self.path, *path), text)
 
     def check_key(self) -> None:
-        """A part of the path that is the key must be in each pattern; new subjects must be the clients'."""
+        """Check that each pattern has the part that is the key, and that ``new_subjects`` has a use."""
         paths = [path for path in self.values.get("match", {}).get("paths", ()) if path is not None]
         for spec in self.key:
             kind, _, part = spec.partition(":")
             if kind == "path" and not (paths and all(part in path.groupindex for path in paths)):
                 self.add(
                     "key",
-                    text=f"is {shown(spec)}: accepted is a part that each pattern of match.paths has, as "
+                    text=f"is {shown(spec)}: accepted is a part that each pattern of match.paths has, like "
                     f"{{{part}}}",
                 )
         if "new_subjects" in self.own and self.key and not self.is_chosen:
             self.add(
                 "new_subjects",
-                text=f"is of no use with key = {shown(self.written['key'])}: accepted is a key that "
+                text=f"has no effect with key = {shown(self.written['key'])}: accepted is a key that "
                 f"clients choose",
             )
 
     def check_subjects(self) -> None:
-        """The key must find the subjects that are named; others would never be met.
+        """Check that the key can find the subjects that are named in the table.
 
-        A policy that says no key may be for callers that name subjects themselves, in /v1/check.
+        Not called without a key: callers of /v1/check may name the subjects themselves.
         """
         if not self.key:
             return
         examples = [",".join(_EXAMPLES.get(spec.partition("/")[0], "VALUE") for spec in self.key)]
         examples += [_EXAMPLES["address"]] if self.or_address else []
         text = (
-            f"is no subject that key = {shown(self.own['key'])} finds: accepted is one as in "
+            f"is not a subject that key = {shown(self.own['key'])} finds: accepted is one like "
             f"{' or '.join(map(repr, examples))}"
         )
         exempt, overrides = self.own.get("exempt"), self.own.get("overrides")
@@ -159,7 +159,7 @@ class _Policy:
                 self.add("overrides", name, text=text + hint)
 
     def limits(self) -> tuple[Policy, ...] | None:
-        """The policy's limits; None where they are missing or wrong."""
+        """The policy's limits; None if they are missing or wrong."""
         if "limits" not in self.own:
             self.add("limits", text="is missing: accepted is a limit, as in limits = '100/minute'")
             return None
@@ -167,7 +167,7 @@ class _Policy:
         return read_limits(self.notes, path, self.own["limits"], self.values.get("algorithm"))
 
     def limiter(self, make: Make, name: str, limits: tuple[Policy, ...]) -> Any:
-        """The policy's limiter; None where it refuses the limits."""
+        """The policy's limiter; None if it refuses the limits."""
         settings = {key: self.values[key] for key in LIMITER_KEYS if self.values.get(key)}
         try:
             return make(limits, name=name, **settings)
@@ -176,12 +176,12 @@ class _Policy:
             return None
 
     def overrides(self, limiter: Any) -> _Numbers:
-        """Each name's own numbers, for the same limits; none where those are wrong."""
+        """The limits of each name in ``overrides``; wrong ones are left out."""
         path = (*self.path, "overrides")
         overrides: _Numbers = {}
         table = self.notes.table(path, self.own.get("overrides", {}), None, is_secret=True)
         for name, limits in table.items():
-            # The subject may be a secret, and is not shown: the line tells which.
+            # The subject may be a secret, and is not shown: the line is enough.
             try:
                 if not isinstance(limits, str) or limiter is None:
                     limits = read_limits(
@@ -203,7 +203,7 @@ class _Policy:
         return frozenset().union(*map(self.subjects, names))
 
     def by_subject(self, overrides: _Numbers, exempt: frozenset[str]) -> _Numbers:
-        """The overrides by the subjects that their names mean: one for each subject."""
+        """The overrides by subject: a name may mean several subjects."""
         by_subject: _Numbers = {}
         names: dict[str, str] = {}
         for name, own in overrides.items():
@@ -212,7 +212,7 @@ class _Policy:
                 self.add(
                     "overrides",
                     name,
-                    text="is of a subject that exempt.keys names, too: accepted is one of the two",
+                    text="is for a subject that exempt.keys names, too: accepted is one of the two",
                 )
             lines = [
                 self.notes.line((*self.path, "overrides", names[subject]))
@@ -223,7 +223,7 @@ class _Policy:
                 self.add(
                     "overrides",
                     name,
-                    text=f"is of a subject to which line {min(lines)} gives other numbers: accepted is one "
+                    text=f"is for a subject that has other limits in line {min(lines)}: accepted is one "
                     f"override for each",
                 )
             for subject in subjects:
@@ -232,7 +232,7 @@ class _Policy:
         return by_subject
 
     def check_cost(self, limiter: Any, overrides: _Numbers) -> None:
-        """A cost that no request could ever pay would refuse them all."""
+        """Check that a fixed cost is not above every limit, which would refuse all requests."""
         if not isinstance(self.values["cost"], int):
             return
         for limits in (None, *overrides.values()):
@@ -245,7 +245,7 @@ class _Policy:
     def rule(
         self, limiter: Any, exempt_keys: frozenset[str], overrides: _Numbers, is_default: bool
     ) -> Rule:
-        """The rule, of a table in which nothing is wrong."""
+        """The rule of a table without faults."""
         values = self.values
         match, exempt = values.get("match", {}), values.get("exempt", {})
         cost, bound = values["cost"], values.get("new_subjects")

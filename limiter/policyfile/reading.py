@@ -1,4 +1,4 @@
-"""The text of a policy file, made into rules; or everything that is wrong with it."""
+"""Read the text of a policy file into rules, or report all of its faults."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from limiter.policyfile.text import parsed
 from limiter.web.identity import ADDRESS_FROM
 
 _MOST_POLICIES = 1_000
-#: Of [defaults], times the policies, each of which has its own key and so its own subjects.
+#: Subjects in [defaults] times policies: each policy reads them with its own key.
 _MOST_SHARED_KEYS = 100_000
 
 TOP_KEYS = ("default", "address_from", "defaults", "policies")
-#: The default policy's name, where the file names no other.
+#: The default policy's name, unless the file names another.
 _DEFAULT = "default"
 
 
 class PolicyFile(NamedTuple):
-    """What a whole file says."""
+    """The content of a policy file."""
 
     text: str
     policies: dict[str, Named]
     default: str | None
-    """The policy for requests about which no other one with a match of its own decides."""
+    """The policy for requests to which no policy with a match applies."""
     address_from: str
-    """The header in which trusted proxies give the client's address."""
+    """The header field in which trusted proxies send the client's address."""
     warnings: tuple[Fault, ...] = ()
-    """What is accepted, but not advisable."""
+    """Faults that do not make the file unusable."""
 
 
 def in_memory() -> Make:
-    """Return what makes limiters that need no store, to look at a file."""
+    """Return a function that makes limiters without a store, to check a file."""
     root = Limiter("1/second", store="memory://")
     return lambda limits, **settings: Limiter(limits, store=root, **settings)
 
 
 def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
-    """The policies of a text, in its order; without ``make`` they know no store.
+    """The policies of a text, in its order; without ``make`` they have no store.
 
     Raises:
-        InvalidPolicyFile: With everything that is wrong with it.
+        InvalidPolicyFile: The text has faults; the error has all of them.
 
     """
     tables, lines = parsed(text, file)
@@ -61,7 +61,7 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
     policy_tables = notes.table(("policies",), top.get("policies", {}), None)
     default = top.get("default", _DEFAULT if _DEFAULT in policy_tables else None)
     _check_default(notes, default, policy_tables)
-    if not _is_of_a_size(notes, policy_tables, defaults.values):
+    if not _is_small_enough(notes, policy_tables, defaults.values):
         raise InvalidPolicyFile(notes.all_faults)
     make = make or in_memory()
     policies = {}
@@ -71,7 +71,7 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
             policies[name] = policy
     if notes.count:
         raise InvalidPolicyFile(notes.all_faults)
-    advice = warnings([policy.said for policy in policies.values()], file, notes.line)
+    advice = warnings([policy.description for policy in policies.values()], file, notes.line)
     return PolicyFile(text, policies, default, address_from, tuple(advice))
 
 
@@ -83,8 +83,8 @@ def _check_default(notes: Notes, default: Any, tables: Mapping[str, Any]) -> Non
         notes.add(("default",), f"is {shown(default)}: accepted is one of {names}")
 
 
-def _is_of_a_size(notes: Notes, tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
-    """Whether there are no more policies, and shared subjects, than can be read in a moment."""
+def _is_small_enough(notes: Notes, tables: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Whether policies and shared subjects are few enough to be read quickly."""
     count = len(tables)
     keys = len((defaults.get("exempt") or {}).get("keys", ()))
     if count > _MOST_POLICIES:
@@ -93,7 +93,7 @@ def _is_of_a_size(notes: Notes, tables: Mapping[str, Any], defaults: Mapping[str
         notes.add(
             ("defaults", "exempt", "keys"),
             f"has {keys} subjects for each of {count} policies: accepted are up to {_MOST_SHARED_KEYS:,} "
-            f"together; name them in the policies that they are for",
+            f"in all; name them in the policies that need them",
         )
     else:
         return True

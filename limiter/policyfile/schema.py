@@ -1,4 +1,4 @@
-"""What may stand in a policy file, key by key; everything that is wrong is noted, with its place."""
+"""The keys of a policy file, and the readers of their values, which collect faults."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from limiter.web.subjects import HEADER, identity
 _ALGORITHMS: dict[str, Any] = {**ALGORITHMS, Concurrency.algorithm: Concurrency}
 _METHOD = re.compile(r"[A-Za-z]{1,32}")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE | re.ASCII)
-#: Reads the value at a place, and notes what is wrong with it.
+#: Reads the value at a place; a wrong value is added to the notes.
 Reader = Callable[[Notes, Path, Any], Any]
 
-#: Of a file: each pattern takes a millisecond or two to read.
+#: Patterns of a file; each takes a millisecond or two to read.
 _MOST_PATHS = 2_000
 _MOST_LIMITS = 100
 
@@ -35,7 +35,7 @@ _MOST_LIMITS = 100
 def read_limits(
     notes: Notes, path: Path, value: Any, algorithm: str | None
 ) -> tuple[Policy, ...] | None:
-    """The policies that a limit string means, or a table, or a list of both; None with a note."""
+    """The policies of a limit string, a table, or a list of these; None, and a fault, if one is wrong."""
     parts = value if isinstance(value, list) else []
     if isinstance(value, str) and ";" in value:
         parts = [part for part in value.split(";") if part.strip()]
@@ -52,7 +52,7 @@ def read_limits(
             policies += read_limits(notes, (*path, place), limit, algorithm) or ()
         return policies if notes.count == before else None
     if isinstance(value, str):
-        # Each by itself, so that each one's fault is noted; together they may still be one too many.
+        # First each part alone, so that each gets its fault; then all, which may be too many together.
         if None in [read_limits(notes, path, part, algorithm) for part in parts]:
             return None
         parsed: tuple[Policy, ...] | None = notes.read(
@@ -92,7 +92,7 @@ def _read_limit_table(
     for key in right:
         if key not in given and key != "lease":
             notes.add((*path, key), f"is missing: accepted are {', '.join(known)}")
-    # Each by itself, beside others that are right; then all together.
+    # First each key alone, beside right values, so that each gets its fault; then all together.
     for key, setting in given.items():
         _try(notes, (*path, key), kind, {**right, key: setting})
     return _try(notes, path, kind, given) if notes.count == before else None
@@ -116,7 +116,7 @@ def _checked(
     accepted: str,
     meaning: Callable[[Any], Any] = lambda value: value,
 ) -> Callable[[Any], Any]:
-    """A reader of a value that is right as it is, and means something."""
+    """A reader that checks a value, and returns its meaning."""
 
     def read(value: Any) -> Any:
         if not is_right(value):
@@ -158,7 +158,7 @@ _host = _checked(
     str.lower,
 )
 _cost_header = _checked(
-    _fitting(HEADER), "accepted is the name of a header (without _)", costs.ByHeader
+    _fitting(HEADER), "accepted is the name of a header field (without _)", costs.ByHeader
 )
 
 
@@ -197,17 +197,17 @@ def _subject(value: Any) -> str:
     if isinstance(value, str) and value.strip():
         return value.strip()
     # Not shown: it may be a secret.
-    what = f"a {type(value).__name__} that names nobody"
+    what = f"a {type(value).__name__} that names no subject"
     raise InvalidSetting.of("value", what, "accepted is a text")
 
 
 def _value(read: Callable[[Any], Any]) -> Reader:
-    """A reader of a whole value; what it refuses is noted at the value's place."""
+    """A reader of a whole value; a refused value is a fault at its place."""
     return lambda notes, path, value: notes.read(path, read, value)
 
 
 def _list(read: Callable[[Any], Any], is_filled: bool = False, is_secret: bool = False) -> Reader:
-    """A reader of a list; ``is_filled``: an empty one would mean the opposite of what it says."""
+    """A reader of a list; ``is_filled``: it may not be empty, since an empty match matches all."""
 
     def read_list(notes: Notes, path: Path, value: Any) -> tuple[Any, ...] | None:
         if not isinstance(value, list) or (is_filled and not value):
@@ -226,7 +226,7 @@ def _list(read: Callable[[Any], Any], is_filled: bool = False, is_secret: bool =
 
 
 def _table(readers: Mapping[str, Reader], is_secret: bool = False) -> Reader:
-    """A reader of a table; keys that are wrong are left out. ``is_secret``: it may name subjects."""
+    """A reader of a table; wrong keys are left out. ``is_secret``: it may contain subjects."""
 
     def read_table(notes: Notes, path: Path, value: Any) -> dict[str, Any]:
         table = notes.table(path, value, readers, is_secret)
@@ -237,12 +237,12 @@ def _table(readers: Mapping[str, Reader], is_secret: bool = False) -> Reader:
 
 
 class Key(NamedTuple):
-    """What is known of a key of a policy."""
+    """How a key of a policy is read."""
 
     read: Reader | None
-    """Reads its value, and notes what is wrong; None: it is read once the others are known."""
+    """Reads its value; None: it is read when the other keys are known."""
     left_out: Any = None
-    """What holds where neither the policy nor [defaults] has the key; None: nothing."""
+    """The value if neither the policy nor [defaults] has the key."""
     is_shared: bool = True
     """Whether [defaults] may have it for all policies."""
 
@@ -250,7 +250,7 @@ class Key(NamedTuple):
 #: The keys of a policy, in the order of the documentation.
 KEYS = {
     "limits": Key(None, is_shared=False),
-    "algorithm": Key(_value(_choice(*ALGORITHMS))),  # of rates; leases have a table of their own
+    "algorithm": Key(_value(_choice(*ALGORITHMS))),  # of rates; leases are written as a table
     "key": Key(_value(_key), "address"),
     "match": Key(
         _table(
@@ -286,13 +286,13 @@ KEYS = {
     "new_subjects": Key(_value(NewSubjects)),
 }
 SHARED_KEYS = tuple(name for name, key in KEYS.items() if key.is_shared)
-#: Settings of the policy's limiter; what is left out is whatever the limiters are made with.
+#: Settings of the policy's limiter; missing ones are those of ``Policies``.
 LIMITER_KEYS = ("on_error", "timeout", "local_share")
 LEFT_OUT = {name: key.left_out for name, key in KEYS.items() if key.left_out is not None}
 
 
 def read_keys(notes: Notes, path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a table's keys, but for limits and overrides; None for what is wrong."""
+    """The values of a table's keys, except limits and overrides; None for a wrong one."""
     return {
         name: key.read(notes, (*path, name), table[name])
         for name, key in KEYS.items()

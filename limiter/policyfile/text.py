@@ -1,4 +1,4 @@
-"""The text of a policy file: read within bounds, and as TOML with the line of every key."""
+"""Read the text of a policy file within bounds, and parse it with the line of every key."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
             name=error.name,
         ) from None
 
-#: A longer file is a mistake; it would be read in seconds, while others wait.
+#: A longer file is a mistake, and would delay requests for seconds.
 MOST_BYTES = 2**19
 
 
@@ -29,7 +29,7 @@ def text_of(path: str) -> str:
     """The file's text.
 
     Raises:
-        InvalidPolicyFile: Nobody can read it, it is too long, or it is not UTF-8.
+        InvalidPolicyFile: The file cannot be read, is too long, or is not UTF-8.
 
     """
     try:
@@ -37,19 +37,19 @@ def text_of(path: str) -> str:
             raw = file.read(MOST_BYTES + 1)
         if len(raw) <= MOST_BYTES:
             return raw.decode("utf-8-sig")
-        text = f"is longer than {MOST_BYTES:,} bytes: accepted is a file up to that"
+        text = f"is longer than {MOST_BYTES:,} bytes: accepted is a shorter file"
     except OSError as error:
         text = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError as error:
-        text = f"is not UTF-8 (byte {error.start}): accepted is TOML, which is"
+        text = f"is not UTF-8 (byte {error.start}): accepted is TOML in UTF-8"
     raise InvalidPolicyFile([Fault(path, 1, "", text)])
 
 
 def parsed(text: str, file: str) -> tuple[dict[str, Any], Mapping[Path, int]]:
-    """The tables of a TOML text, and on which line each key stands.
+    """The tables of a TOML text, and the line of each key.
 
     Raises:
-        InvalidPolicyFile: It is no TOML, or too large; the parser's first complaint is the only one.
+        InvalidPolicyFile: The text is not TOML, or too large; the parser reports its first fault only.
 
     """
     try:
@@ -57,25 +57,23 @@ def parsed(text: str, file: str) -> tuple[dict[str, Any], Mapping[Path, int]]:
         return tomllib.loads(text), lines
     except TooMuch as error:
         fault = Fault(file, error.line, "", error.text)
-    except (
-        ValueError
-    ) as error:  # above all TOMLDecodeError; a number may also be too long for Python
+    except ValueError as error:  # TOMLDecodeError, or a number that is too long for Python
         fault = _not_toml(text, file, str(error))
     raise InvalidPolicyFile([fault])
 
 
-#: Where the parser's own words quote keys and values, which may be secrets.
+#: The parser's messages that quote keys or values, which may be secrets; and what replaces them.
 _QUOTING = {
     "Cannot declare": "a table is declared twice",
-    "Cannot mutate immutable namespace": "a table or list is complete, and is added to",
-    "Duplicate inline table key": "a key stands twice in an inline table",
+    "Cannot mutate immutable namespace": "a complete table or list is extended",
+    "Duplicate inline table key": "an inline table has a key twice",
 }
-#: A quoted character, which the parser shows where it expects another one.
+#: A single quoted character: the parser shows an unexpected one.
 _QUOTED_CHARACTER = re.compile(r"""'(?:[^']|\\(?:x..|u.{4}|U.{8}|.))'|"'\"""")
 
 
 def _not_toml(text: str, file: str, message: str) -> Fault:
-    """The parser's one complaint; it stops at the first. Of the text, it quotes one character at most."""
+    """The parser's fault, with at most one character of the text."""
     where = re.search(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)$", message)
     line = int(where[1]) if where and where[1] else text.count("\n") + 1
     place = where[0] if where else ""
@@ -85,4 +83,4 @@ def _not_toml(text: str, file: str, message: str) -> Fault:
             why = instead
     if re.search("['\"]", _QUOTED_CHARACTER.sub("", why)):
         why = "the parser does not understand it"
-    return Fault(file, line, "", f"is no TOML: {why}{place}")
+    return Fault(file, line, "", f"is not TOML: {why}{place}")

@@ -1,10 +1,9 @@
-"""The policies that are in force: read from a file, and again when it changes.
+"""The policies that are in force: read from a file, and again when the file changes.
 
-``Policies`` reads the file when it is made, and keeps reading it: the first request that comes a second
-or more after a change sees it, and has it read in a thread; a request that comes more than two seconds
-after it reads the file itself, so that the new text decides about it and about those that come meanwhile.
-``AsyncPolicies`` always reads in a thread, since its event loop must not stand still. All policies share
-their connections with the ones that are read later.
+``Policies`` reads the file when it is created. The first request that arrives a second or more after a
+change starts a thread, which reads the file. A request that arrives more than two seconds after the
+change reads the file itself, so that the new text decides about it. ``AsyncPolicies`` always reads in a
+thread, since reading would block its event loop. New policies use the connections of the old ones.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ from limiter.web.verdict import Observer
 
 log = logging.getLogger("limiter.policies")
 
-#: Seconds between two looks at the file, and for which it must not have changed to be read.
+#: Seconds between two checks of the file. It is read after it has not changed for as long.
 LOOK_EVERY = 1.0
 
 _AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
 _Own = TypeVar("_Own", bound="_Policies[Any]")
 _Stamp = tuple[int, int, int]
 
-#: The shared connections belong to a limiter of two limits, whose script every guard uses.
+#: The limits of the limiter that owns the connections; ``open`` loads its script, which all guards use.
 _ANY_TWO_LIMITS = "1/second; 1/minute"
 
 
 @dataclass(frozen=True)
 class Current(Generic[_AnyGuard]):
-    """What is in force at one moment.
+    """The policies in force at one moment.
 
     Attributes:
-        file: What the file says.
-        guard: All of its policies together.
-        guards: Each alone, by its name.
+        file: The content of the file.
+        guard: Checks all policies together.
+        guards: Each checks one policy, by its name.
 
     """
 
@@ -63,12 +62,12 @@ class Current(Generic[_AnyGuard]):
 
 
 class _Policies(Generic[_AnyGuard]):
-    """All but the two kinds of limiters and guards."""
+    """The common part of ``Policies`` and ``AsyncPolicies``."""
 
     _guard_class: type[_AnyGuard]
     _limiter_class: type[Limiter] | type[AsyncLimiter]
     _may_wait: ClassVar[bool]
-    """Whether a request may wait until a text is read."""
+    """Whether a request may wait until the file is read."""
 
     def __init__(
         self,
@@ -85,13 +84,13 @@ class _Policies(Generic[_AnyGuard]):
         connect_timeout: float = 2.0,
     ) -> None:
         self.path = os.fspath(path)
-        #: Why the file is refused now; None when all is well.
+        #: The error of the file's current text; None if the text is in force.
         self.refused: InvalidPolicyFile | None = None
-        #: How many texts have been refused so far.
+        #: How many texts were refused so far.
         self.refusals = 0
         self._trusted = settings.trusted_proxies() if trusted is None else tuple(trusted)
         self._observe = observe
-        #: Of every limiter, where its policy does not say otherwise.
+        #: Settings of every limiter, unless its policy has its own.
         self._settings: dict[str, Any] = {
             "prefix": prefix,
             "key_secret": key_secret,
@@ -106,11 +105,11 @@ class _Policies(Generic[_AnyGuard]):
             connect_timeout=connect_timeout,
             **self._settings,
         )
-        #: By policy: they go on when the file changes.
+        #: By policy: kept when the file changes.
         self._new_subjects: dict[str, NewSubjects] = {}
         self._begin()
         self._stamp = _stamp(self.path)
-        kept = _kept.get(os.path.abspath(self.path))
+        kept = _shared_texts.get(os.path.abspath(self.path))
         try:
             self._current: Current[_AnyGuard] = self._made(text_of(self.path))
         except InvalidPolicyFile as error:
@@ -126,9 +125,9 @@ class _Policies(Generic[_AnyGuard]):
     def from_env(
         cls: type[_Own], environ: Mapping[str, str] | None = None, **defaults: Any
     ) -> _Own:
-        """The policies of ``LIMITER_POLICIES``, with ``LIMITER_STORE`` and the others.
+        """The policies of the file in ``LIMITER_POLICIES``, with the settings of the other variables.
 
-        ``defaults`` are arguments of the class that a variable, where it is set, overrides.
+        ``defaults`` are arguments of the class; variables that are set override them.
 
         Raises:
             InvalidSetting: A variable is missing or wrong; the message names it.
@@ -145,27 +144,27 @@ class _Policies(Generic[_AnyGuard]):
 
     @property
     def guard(self) -> _AnyGuard:
-        """All policies together, as they are in force now; ask once for each request, it never changes."""
+        """Checks all policies in force. It never changes: read this property once for each request."""
         return self.current.guard
 
     def guard_for(self, name: str) -> _AnyGuard | None:
-        """One policy alone, as it is in force now; None where there is none of that name."""
+        """Checks one policy in force; None if no policy has that name."""
         return self.current.guards.get(name)
 
     @property
     def current(self) -> Current[_AnyGuard]:
-        """Everything that is in force now, of one text."""
+        """The policies in force now, all of one text."""
         now = monotonic()
         if now >= self._look_at:
             self._look(now >= self._look_at + LOOK_EVERY)
         return self._current
 
     def reload(self) -> bool:
-        """Read the file now, as on SIGHUP; False where it is refused, and what is in force stays.
+        """Read the file now, as on SIGHUP; False if the text is refused, and the old policies stay.
 
-        Every fault of a refused text is logged.
+        All faults of a refused text are logged.
         """
-        self._mind_forks()
+        self._restart_in_child()
         with self._lock:
             stamp = _stamp(self.path)
             try:
@@ -202,34 +201,34 @@ class _Policies(Generic[_AnyGuard]):
         return self._limiter_class(limits, store=self._root, **{**self._settings, **own})
 
     def _keep(self) -> None:
-        kept = _kept.get(os.path.abspath(self.path))
+        kept = _shared_texts.get(os.path.abspath(self.path))
         if kept is not None:
             kept.put(self._current.file.text)
 
     def _refuse(self, error: InvalidPolicyFile) -> None:
         self.refused = error
         self.refusals += 1
-        log.error("%s is refused, what was in force stays:\n%s", self.path, error)
+        log.error("%s is refused, the policies in force stay:\n%s", self.path, error)
 
     def _begin(self) -> None:
         self._process = os.getpid()
-        # A signal's handler may reload while the same thread is at it.
+        # Re-entrant: a signal handler may reload while the same thread does.
         self._lock = threading.RLock()
         self._looking = threading.RLock()
         self._look_at = monotonic() + LOOK_EVERY
         self._pending: _Stamp | None = None
 
-    def _mind_forks(self) -> None:
+    def _restart_in_child(self) -> None:
         if self._process != os.getpid():
-            self._begin()  # a lock that another thread held is held for ever in the child
+            self._begin()  # a lock held by another thread at the fork stays locked in the child
 
     def _look(self, was_idle: bool) -> None:
-        """Whether the file has changed, and has rested since: an editor may be in the middle of it.
+        """Check whether the file has changed, and read it if an editor has finished writing it.
 
-        After an idle time all who come wait for whoever looks first: what it finds may have to be in
-        force already.
+        After an idle time all requests wait for the first one, since a change that is old enough must
+        already be in force.
         """
-        self._mind_forks()
+        self._restart_in_child()
         if not self._looking.acquire(blocking=was_idle and self._may_wait):
             return
         try:
@@ -251,27 +250,27 @@ class _Policies(Generic[_AnyGuard]):
             self._look_at = monotonic() + LOOK_EVERY
 
     def _read(self, is_overdue: bool) -> None:
-        """Nobody waits for a text, but who comes when it has to be in force."""
+        """Read the file in a thread, or at once if its text must already be in force."""
         if is_overdue and self._may_wait:
             self.reload()
             return
-        # At the process's end there are no new threads, and need not be.
+        # At the end of the process no thread can be started, and none is needed.
         with suppress(RuntimeError):
             threading.Thread(target=self.reload, daemon=True).start()
 
 
 class Policies(_Policies[Guard]):
-    """A file's policies, for threads; see the module."""
+    """The policies of a file, for threads."""
 
     _guard_class = Guard
     _limiter_class = Limiter
     _may_wait = True
 
     def open(self) -> Policies:
-        """Connect and load the scripts beforehand. Optional.
+        """Connect and load the scripts now. Optional.
 
         Raises:
-            StoreUnavailable, StoreRefused: It failed; a later call tries again by itself.
+            StoreUnavailable, StoreRefused: The store cannot be used now; later calls try again.
 
         """
         self._root.open()
@@ -283,11 +282,11 @@ class Policies(_Policies[Guard]):
 
 
 class AsyncPolicies(_Policies[AsyncGuard]):
-    """A file's policies, for coroutines; see the module."""
+    """The policies of a file, for coroutines."""
 
     _guard_class = AsyncGuard
     _limiter_class = AsyncLimiter
-    _may_wait = False  # the event loop would stand still, and calls under way run out of time
+    _may_wait = False  # the event loop would block, and calls in progress would time out
 
     async def open(self) -> AsyncPolicies:
         """As ``Policies.open``, for the running event loop."""
@@ -300,12 +299,12 @@ class AsyncPolicies(_Policies[AsyncGuard]):
 
 
 def hand_on(path: str | os.PathLike[str]) -> None:
-    """Share the last good text of a file with the processes that will be forked from this one.
+    """Share the last valid text of a file with processes that are forked later.
 
-    A ``Policies`` that one of them makes while the file is broken begins with that text.
+    If the file is wrong when one of them creates its ``Policies``, these begin with that text.
 
     Raises:
-        InvalidPolicyFile: There is none yet, and the file cannot be used.
+        InvalidPolicyFile: The file cannot be used, and there is no earlier text.
 
     """
     path = os.fspath(path)
@@ -314,15 +313,15 @@ def hand_on(path: str | os.PathLike[str]) -> None:
     try:
         text = read(text_of(path), path).text
     except InvalidPolicyFile:
-        if where not in _kept:
+        if where not in _shared_texts:
             raise
-    kept = _kept.setdefault(where, _Kept())
+    kept = _shared_texts.setdefault(where, _SharedText())
     if text is not None:
         kept.put(text)
 
 
-class _Kept:
-    """A text in memory that a process shares with those that are forked from it."""
+class _SharedText:
+    """A text in memory that a process shares with its forked children."""
 
     _DIGEST = 16
 
@@ -334,13 +333,13 @@ class _Kept:
             self._file = os.dup(file.fileno())
 
     def put(self, text: str) -> None:
-        """Remember a text, in one write."""
+        """Store a text, in one write."""
         raw = text.encode()
         digest = blake2b(raw, digest_size=self._DIGEST).digest()
         os.pwrite(self._file, digest + len(raw).to_bytes(8, "big") + raw, 0)
 
     def get(self) -> str | None:
-        """The text that was put last, by whichever process; None where one is being put right now."""
+        """The text that any process stored last; None while one is being stored."""
         head = self._DIGEST + 8
         for _ in range(100):
             content = os.pread(self._file, os.fstat(self._file).st_size, 0)
@@ -352,13 +351,13 @@ class _Kept:
 
 
 #: By the file's absolute path.
-_kept: dict[str, _Kept] = {}
+_shared_texts: dict[str, _SharedText] = {}
 
 _GONE = (0, 0, 0)
 
 
 def _stamp(path: str) -> _Stamp:
-    """What changes when the file does."""
+    """A value that changes when the file does."""
     try:
         stat = os.stat(path)
     except OSError:

@@ -1,10 +1,10 @@
-"""The round trip: the only code that imports redis.
+"""The round trip to a server: the only code that imports redis.
 
-``store`` says where the store is, ``replies`` what its errors mean, ``node`` keeps the connections to
-one server, ``base`` sends a call and follows what comes back, ``single`` and ``cluster`` know which node
-has a subject. For coroutines the same with ``async_`` before it, and ``async_connection`` for the calls on
-one connection. ``wire`` (a call as bytes), ``redirects`` (what an error
-reply allows next) and ``slots`` (a cluster's table) do no I/O.
+``store`` reads a limiter's ``store``, ``node`` keeps the connections to one server, ``base`` sends a call
+and handles its reply, and ``single`` and ``cluster`` know which node has a subject. The modules for
+coroutines begin with ``async_``; ``async_connection`` handles the calls on one connection. ``wire``
+(a call as bytes), ``replies`` (errors), ``redirects`` (what an error reply allows next) and ``slots`` (a
+cluster's table) do no I/O.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from limiter.transport.wire import script_of
 
 
 def connect(store: object, timeout: float, connect_timeout: float) -> Transport:
-    """The transport for the ``store`` of a limiter; nothing is connected yet.
+    """Make the transport for a limiter's ``store``; its first call connects.
 
     Raises:
         InvalidSetting: ``store`` is neither a URL that we know nor a client of redis-py.
 
     """
-    found = read_store(store)
-    kind = ClusterTransport if found.is_cluster else SingleTransport
-    return kind(found, timeout, connect_timeout)
+    parsed = read_store(store)
+    kind = ClusterTransport if parsed.is_cluster else SingleTransport
+    return kind(parsed, timeout, connect_timeout)
 
 
 def connect_async(store: object, timeout: float, connect_timeout: float) -> AsyncTransport:
     """As ``connect``, for coroutines; callable outside of any event loop."""
-    found = read_store(store, ASYNC)
-    kind: type[LoopTransport] = ClusterLoopTransport if found.is_cluster else SingleLoopTransport
-    return AsyncTransport(kind, found, timeout, connect_timeout)
+    parsed = read_store(store, ASYNC)
+    kind: type[LoopTransport] = ClusterLoopTransport if parsed.is_cluster else SingleLoopTransport
+    return AsyncTransport(kind, parsed, timeout, connect_timeout)
 
 
 __all__ = ["AsyncTransport", "Transport", "connect", "connect_async", "script_of"]

@@ -1,4 +1,4 @@
-"""A call's way to the store and back within an event loop: what ``base`` is for threads."""
+"""Send a call from an event loop and handle its reply, as ``base`` does for threads."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LoopTransport:
     """
 
     node: AsyncNode | None = None
-    """The node of every subject, where the store is one server."""
+    """The node of every subject, if the store is one server."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class LoopTransport:
         return self.node
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
-        """The node that owns the call's subject; if it is not known, ask the store."""
+        """Find the node that owns the call's subject; if it is not known, ask the store."""
         raise NotImplementedError
 
     async def load(self, script: Script, deadline: float) -> None:
-        """Make the store know the script."""
+        """Load the script into the store."""
         raise NotImplementedError
 
     def nodes(self) -> Iterable[AsyncNode]:
@@ -68,10 +68,10 @@ class LoopTransport:
         raise NotImplementedError
 
     def failed(self) -> None:
-        """A call found no decision."""
+        """Take note that a call got no decision."""
 
     async def close(self) -> None:
-        """Close the connections, those with calls under way when the calls have ended."""
+        """Close the connections; one with calls under way is closed when they have ended."""
         connecting = [node.connecting for node in self.nodes() if node.connecting is not None]
         for node in self.nodes():
             node.close()
@@ -80,7 +80,7 @@ class LoopTransport:
         await self.closer.close(self._timeout + self._connect_timeout)
 
     async def run(self, call: Call, encoded: bytes, deadline: float) -> Any:
-        """As ``AsyncTransport.run``, where no connection was ready."""
+        """As ``AsyncTransport.run``, if no connection was ready."""
         node = self.find(call) or await self.search(call, deadline)
         connection = await node.take(deadline)
         reply = await connection.send(encoded, deadline)
@@ -95,7 +95,7 @@ class LoopTransport:
         connection: AsyncConnection,
         deadline: float,
     ) -> Any:
-        """The reply, unless it is an error: send the call again where that proves nothing ran."""
+        """Return the reply; if it is an error that proves that nothing ran, send the call again."""
         redirects: Redirects | None = None
         while isinstance(reply, ResponseError):
             redirects = redirects or Redirects(call, encoded)
@@ -115,10 +115,10 @@ class LoopTransport:
                 node = target
             connection = await node.take(deadline)
             if redirects.asking:
-                asked, pending = connection.send_both(ASKING, redirects.command, deadline)
+                first, pending = connection.send_both(ASKING, redirects.command, deadline)
                 reply = await pending
-                if asked.done() and isinstance(refused := asked.result(), ResponseError):
-                    reply = refused
+                if first.done() and isinstance(first_reply := first.result(), ResponseError):
+                    reply = first_reply
             else:
                 reply = await connection.send(redirects.command, deadline)
         return _unless_error(reply, node.where)
@@ -126,7 +126,7 @@ class LoopTransport:
     async def _follow(
         self, error: ResponseError, call: Call, node: AsyncNode, deadline: float
     ) -> AsyncNode | None:
-        """The node that a MOVED, an ASK or a READONLY of ``node`` means; None: there is no other."""
+        """Find the node to send to after a MOVED, ASK or READONLY of ``node``; None if there is none."""
         raise NotImplementedError
 
     async def _load_on(self, node: AsyncNode, script: Script, deadline: float) -> None:
@@ -136,7 +136,7 @@ class LoopTransport:
     async def _command(
         self, node: AsyncNode, encoded: bytes, deadline: float, timeout: float
     ) -> Any:
-        """One plain command to one node, without a second try."""
+        """Send one plain command to one node, once."""
         connection = await node.take(deadline)
         reply = await connection.send(encoded, min(deadline, monotonic() + timeout))
         return _unless_error(reply, node.where)
@@ -176,7 +176,7 @@ class AsyncTransport:
             ):
                 return checked(call, await loop_transport.run(call, encoded, deadline))
             if connection.unsent and deadline >= connection.wakes_at:
-                # As ``send`` does where other calls of this turn of the loop are written already.
+                # As ``send`` does if other calls of this turn of the loop wait to be written already.
                 pending = connection.new_pending()
                 connection.unsent.append((encoded, pending, deadline))
             else:
@@ -200,7 +200,7 @@ class AsyncTransport:
         await self._of_running_loop().load(script, monotonic() + self._connect_timeout)
 
     async def close(self) -> None:
-        """Close the running loop's connections, those that are in use when their calls have ended."""
+        """Close the running loop's connections; one in use is closed when its calls have ended."""
         loop = get_running_loop()
         loop_transport = self._by_loop.get(loop)
         if loop_transport is not None:
@@ -208,19 +208,19 @@ class AsyncTransport:
             await loop_transport.close()
 
     def after_fork(self) -> None:
-        """In the child: its parent's connections are not its own, and neither is its event loop."""
+        """Leave the connections and event loops to the parent; called in the child of a fork."""
         by_loop, self._by_loop, self._last = self._by_loop, {}, None
         self._lock = threading.Lock()
         nowhere = os.open(os.devnull, os.O_RDWR)
         for loop_transport in by_loop.values():
             for connection in loop_transport.closer.connections:
                 connection.leave_to_parent(nowhere)
-            # Never freed: to free them would need the parent's loop.
+            # Keep them alive: freeing them would need the parent's loop.
             _left_to_parents.append(loop_transport)
         os.close(nowhere)
 
     def _of_running_loop(self) -> LoopTransport:
-        """The connections of the running loop."""
+        """The transport of the running loop, made at its first call."""
         loop = get_running_loop()
         with self._lock:
             loop_transport = self._by_loop.get(loop)
@@ -247,18 +247,18 @@ _left_to_parents: list[LoopTransport] = []
 
 
 def _forgetting(transport: AsyncTransport) -> Any:
-    """A function that forgets a loop, and keeps neither the transport nor a closed loop alive."""
-    known = weakref.ref(transport)
+    """Make a function that forgets a loop, and keeps neither the transport nor a closed loop alive."""
+    reference = weakref.ref(transport)
 
     def forget(loop: AbstractEventLoop) -> None:
-        if (alive := known()) is not None:
+        if (alive := reference()) is not None:
             alive._forget(loop)
 
     return forget
 
 
 def _unless_error(reply: Any, where: str) -> Any:
-    """Return the reply; raise it where it is an error."""
+    """Return the reply; raise it if it is an error."""
     if isinstance(reply, LimiterError):
         raise anew(reply)
     if isinstance(reply, RedisError):

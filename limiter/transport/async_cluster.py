@@ -1,4 +1,4 @@
-"""Calls of an event loop to a cluster, each loop with a table of its own."""
+"""Calls of an event loop to a cluster; each loop has its own slot table."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ClusterLoopTransport(LoopTransport):
         return self._table.owner(call.tag)
 
     async def load(self, script: Script, deadline: float) -> None:
-        """Make every primary know the script, also when one of them fails."""
+        """Load the script into every primary; if one fails, still try the others."""
         await self._read_anew(deadline)
         failures: dict[AsyncNode, LimiterError] = {}
         for node, until in in_turn(self._table.primaries, self._connect_timeout):
@@ -65,11 +65,11 @@ class ClusterLoopTransport(LoopTransport):
         return list(self._table.nodes.values())
 
     def failed(self) -> None:
-        """Read the table anew, beside the calls."""
+        """Start reading the slot table again, in the background."""
         self._refresh()
 
     async def close(self) -> None:
-        """As ``LoopTransport.close``; a reading that is under way ends."""
+        """As ``LoopTransport.close``; if the table is being read, stop that."""
         if (reading := under_way(self._reading)) is not None:
             reading.cancel()
             await asyncio.wait([reading])
@@ -88,7 +88,7 @@ class ClusterLoopTransport(LoopTransport):
         return target
 
     def _refresh(self) -> None:
-        """Start reading the table, unless that is under way or was done just now."""
+        """Start reading the table, unless a reading is under way or has just ended."""
         if under_way(self._reading) is None and self._table.is_due:
             self._reading = self.loop.create_task(self._read_table())
 
@@ -96,7 +96,7 @@ class ClusterLoopTransport(LoopTransport):
         """Read the table, or wait for the reading that is under way.
 
         Raises:
-            StoreUnavailable: It did not end by ``deadline``, or no node could say.
+            StoreUnavailable: The reading did not end by ``deadline``, or no node knew the slots.
 
         """
         self._refresh()
@@ -106,7 +106,7 @@ class ClusterLoopTransport(LoopTransport):
                 raise self._table.late()
             await asyncio.wait([reading], timeout=left)
             if reading.cancelled():
-                self._refresh()  # who closed the transport did not mean this call
+                self._refresh()  # ``close`` cancelled it; this call still needs the table
         if self._table.failure is not None:
             raise anew(self._table.failure)
 

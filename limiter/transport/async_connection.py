@@ -1,4 +1,4 @@
-"""One connection of an event loop, and the many calls that are under way on it."""
+"""One connection of an event loop, which carries many calls at the same time."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from limiter.transport import redispy
 from limiter.transport.name_lookup import look_up
 from limiter.transport.replies import cause, translate
 
-#: Its result is a reply, or the error that stands in its place. No exception is set: asyncio logs one that
-#: no caller retrieves.
+#: Its result is a reply or an error. An error is no exception of the future: asyncio would log it if the
+#: caller has gone.
 PendingReply = asyncio.Future[Any]
 #: A command, its reply, and its deadline.
 QueuedCall = tuple[bytes, PendingReply, float]
 
-#: Seconds after the last reply in which a connection is used without a look whether it is open.
+#: Seconds after the last reply in which a connection is used without a check that it is open.
 _AT_ONCE = 0.001
 #: Seconds by which the one timer of a connection may be late, so that close deadlines share a wake-up.
 _MOST_GRAIN = 0.010
@@ -39,8 +39,8 @@ _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 class AsyncConnection(asyncio.Protocol):
     """A connection that redis-py has made; hiredis reads its replies, in the order of the calls.
 
-    The calls of one turn of the loop are written together. A call that is cancelled, or late, keeps its
-    place in the queue, where its reply is read and dropped: it never reaches another call.
+    The calls of one turn of the loop are written together. A call that is cancelled or late keeps its
+    place in the queue: its reply is read and dropped, and never reaches another call.
     """
 
     __slots__ = (
@@ -72,26 +72,26 @@ class AsyncConnection(asyncio.Protocol):
     def __init__(self, transport: asyncio.Transport, where: str, timeout: float) -> None:
         """Take over the transport of a connection that redis-py has made."""
         self._loop = loop = asyncio.get_running_loop()
-        # As ``loop.create_future``, which is a call of Python's own more.
+        # Faster than ``loop.create_future``, which is one more Python call.
         self.new_pending: Callable[[], PendingReply] = partial(asyncio.Future, loop=loop)
         self._where = where
         self._timeout = timeout
         self._grain = min(timeout / 20, _MOST_GRAIN)
         self.sent: deque[QueuedCall] = deque()
-        """Calls that were sent, the oldest first; some were cancelled since, or are late."""
+        """Calls that were sent, the oldest first; cancelled and late ones stay until their reply."""
         self.unsent: list[QueuedCall] = []
-        """Calls of this turn of the loop, which others of it may join."""
+        """Calls of this turn of the loop; later calls of the turn join them."""
         self._held_back: list[QueuedCall] = []
         """Calls of earlier turns, held back while the socket's write buffer is full."""
         self._first_replies: dict[PendingReply, PendingReply] = {}
-        """The first command's reply, of calls not yet sent that are two commands."""
+        """For each unsent call of two commands: the reply to its first command, by that to its second."""
         self.since = monotonic()
-        """When a reply came last, or a call was sent after a silence."""
+        """When a reply last came, or a call was sent while no other was under way."""
         self.closed = self._retired = self._paused = self._second_look = False
         self.ended: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         self.wakes_at = inf
-        """When the timer looks for late calls: before every deadline."""
+        """When the timer next looks for late calls: at the earliest deadline, or before it."""
         reader = redispy.new_reader()
         self._feed, self._gets = reader.feed, reader.gets
         self._transport = transport
@@ -104,17 +104,17 @@ class AsyncConnection(asyncio.Protocol):
             self.connection_lost(None)
 
     def is_ready(self) -> bool:
-        """Whether a call may be sent on it; one that has been silent is looked at."""
+        """Whether a call may be sent; after a pause, check that the server has not closed it."""
         if self.closed:
             return False
         if self.sent or self.unsent or monotonic() - self.since < _AT_ONCE or not self._poll(0):
             return True
-        # No reply is expected: what can be read is the end, of which the loop learns later.
+        # No reply is expected: what can be read is the connection's end, which the loop has yet to report.
         self.fail(StoreUnavailable(f"{self._where} closed the connection"))
         return False
 
     def send(self, command: bytes, deadline: float) -> PendingReply:
-        """Send a command; its reply, or an error, is there by about ``deadline``."""
+        """Send a command; its future gets a reply, or an error soon after ``deadline``."""
         pending = self.new_pending()
         if not self.unsent:
             self._loop.call_soon(self._flush)
@@ -133,14 +133,14 @@ class AsyncConnection(asyncio.Protocol):
         return first_reply, pending
 
     def retire(self) -> None:
-        """Close it when the calls under way have their replies; no more may be sent."""
+        """Accept no more calls, and close the connection when those under way have their replies."""
         if not self.closed:
             self.closed = self._retired = True
             self._flush()
             self._end_retirement()
 
     def fail(self, error: LimiterError) -> None:
-        """Close it; what was under way may have run, and ends with the error."""
+        """Close it; calls under way end with the error, and may have run."""
         self.closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -155,7 +155,7 @@ class AsyncConnection(asyncio.Protocol):
         self._transport.abort()
 
     def abandon(self) -> None:
-        """Free the socket after its loop was closed, which would have freed it in its next turn."""
+        """Free the socket after its event loop was closed: the loop can no longer do that."""
         self.closed = True
         self.sent.clear()
         self._held_back, self.unsent = [], []
@@ -164,13 +164,13 @@ class AsyncConnection(asyncio.Protocol):
         redispy.free_socket(self._transport)
 
     def leave_to_parent(self, nowhere: int) -> None:
-        """In the child of a fork: have all that is done to the connection go ``nowhere``."""
+        """Replace the socket by ``nowhere`` in the child of a fork, which must not write to it."""
         descriptor = self._socket.fileno()
         if descriptor >= 0:
             os.dup2(nowhere, descriptor, inheritable=False)
 
     def data_received(self, data: bytes) -> None:
-        """Replies, or parts of them."""
+        """Parse received bytes, and give each reply to its call."""
         self.since = monotonic()
         gets, sent, nothing = self._gets, self.sent, redispy.NOT_COMPLETE
         try:
@@ -184,32 +184,32 @@ class AsyncConnection(asyncio.Protocol):
         except RedisError as error:
             self._fail_from(translate(error, self._where), cause(error))
         except Exception as error:  # the parser failed, or no call expected a reply
-            said = (
-                f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
+            message = (
+                f"{self._where} answered with something other than Redis's protocol: {error!r:.200}"
             )
-            self._fail_from(StoreRefused(said), error)
+            self._fail_from(StoreRefused(message), error)
         if self._retired:
             self._end_retirement()
 
     def eof_received(self) -> None:
-        """The server closed the connection."""
+        """End the calls under way: the server closed the connection."""
         self.fail(StoreUnavailable(f"{self._where} closed the connection"))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """It is closed, by the server or by us."""
+        """End the calls under way: the server or this process closed the connection."""
         if error is None:
             self.fail(StoreUnavailable(f"{self._where}: the connection was closed"))
-        else:  # perhaps one of a program's own, in which asyncio saw no way but to close it
+        else:  # perhaps a program's fault: asyncio closes a connection whose protocol raised one
             self._fail_from(translate(error, self._where), cause(error))
         if not self.ended.done():
             self.ended.set_result(None)
 
     def pause_writing(self) -> None:
-        """The socket's write buffer is full: hold calls back, which can still be cancelled."""
+        """Hold calls back while the socket's write buffer is full; they can still be cancelled."""
         self._paused = True
 
     def resume_writing(self) -> None:
-        """The buffer has room again."""
+        """Send the calls held back: the buffer has room again."""
         self._paused = False
         self._flush()
 
@@ -235,14 +235,14 @@ class AsyncConnection(asyncio.Protocol):
         self._transport.write(b"".join(commands))
 
     def _in_time(self, calls: list[QueuedCall], now: float) -> list[QueuedCall]:
-        """The calls that may still be sent; late ones fail here, and are not charged."""
+        """Return the calls that may still be sent; fail the late ones, which are not charged."""
         for _, pending, deadline in calls:
             if deadline <= now and not pending.done():
                 pending.set_result(StoreUnavailable(f"{self._where}: not sent within the deadline"))
         return [call for call in calls if not call[1].done()]
 
     def _before(self, call: QueuedCall) -> list[QueuedCall]:
-        """The first command of a call that is two, as a call of its own."""
+        """Return the first command of a call of two commands, as a queued call for its reply."""
         first_reply = self._first_replies.pop(call[1], None)
         return [] if first_reply is None else [(b"", first_reply, call[2])]
 
@@ -263,10 +263,10 @@ class AsyncConnection(asyncio.Protocol):
         self._timer = self._loop.call_later(after, self._tick)
 
     def _tick(self) -> None:
-        """End late calls, close the connection to a silent server, and set the timer anew."""
+        """End late calls, close the connection if the server is silent, and set the timer again."""
         self._timer, self.wakes_at = None, inf
         if not self._second_look and self._poll(0):
-            # The loop was busy: let it first read the replies that came in time.
+            # The loop was busy: it must first read replies that arrived in time.
             self._second_look = True
             self._wake_at(monotonic() - self._grain)
             return
@@ -291,7 +291,7 @@ class AsyncConnection(asyncio.Protocol):
         if self.sent:
             _, first, deadline = self.sent[0]
             if first.done() and now - self.since >= self._timeout:
-                self.fail(StoreUnavailable(f"{self._where}: nothing came for the whole timeout"))
+                self.fail(StoreUnavailable(f"{self._where}: no data came for the whole timeout"))
                 return
             if now - deadline > _MOST_OVERDUE * self._timeout:
                 self.fail(StoreUnavailable(f"{self._where}: answers come too late"))
@@ -306,7 +306,7 @@ class AsyncConnection(asyncio.Protocol):
 async def open_connection(
     redis_connection: Any, where: str, timeout: float, connect_timeout: float
 ) -> AsyncConnection:
-    """Let redis-py connect, all of it within ``connect_timeout``, and take the connection over."""
+    """Connect by redis-py, handshake included, within ``connect_timeout``, and take the connection over."""
     connecting = asyncio.ensure_future(_connect(redis_connection))
     connecting.add_done_callback(_retrieve_error)
     try:
@@ -328,7 +328,7 @@ def _retrieve_error(connecting: asyncio.Future[None]) -> None:
 
 
 async def _connect(redis_connection: Any) -> None:
-    """Dialling is asyncio's work, or redis-py's (a Unix socket); TLS, AUTH and HELLO are redis-py's."""
+    """Connect: asyncio opens the socket (redis-py a Unix socket), and redis-py does TLS, AUTH and HELLO."""
     host = getattr(redis_connection, "host", None)
     if host is not None and await look_up(host, redis_connection.port) > 1:
         redispy.dial_in_parallel(redis_connection)

@@ -1,4 +1,4 @@
-"""One server, as one event loop sees it: its connection, made beside the calls."""
+"""One event loop's connection to one server, made in the background."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 
 class ConnectionCloser:
-    """Closes the connections of one event loop: with the loop, or when no transport has them any more."""
+    """Closes the connections of one event loop: when the loop closes, or when their transport is gone."""
 
     def __init__(self, loop: AbstractEventLoop, gone: Callable[[AbstractEventLoop], None]) -> None:
         """``gone`` is called when the loop is about to be closed."""
@@ -29,7 +29,7 @@ class ConnectionCloser:
         self._watch: AsyncGenerator[None, None] | None = None
 
     async def add(self, connection: AsyncConnection) -> None:
-        """Close this connection, too, in the end."""
+        """Remember to close this connection, too."""
         self.connections.difference_update([old for old in self.connections if old.ended.done()])
         self.connections.add(connection)
         if self._watch is None:
@@ -37,7 +37,7 @@ class ConnectionCloser:
             await self._watch.__anext__()
 
     async def close(self, seconds: float) -> None:
-        """Close the connections when their calls have ended; after ``seconds`` at the latest."""
+        """Close the connections when their calls have ended, after ``seconds`` at the latest."""
         _retire_all(self.connections)
         await _ended(self.connections, seconds)
         _fail_all(self.connections)
@@ -47,9 +47,9 @@ class ConnectionCloser:
             await watch.aclose()
 
     def drop(self) -> None:
-        """As ``close``, from any thread and without waiting; the loop may have been closed."""
+        """As ``close``, but from any thread, without waiting, and also after the loop was closed."""
         connections = list(self.connections)
-        with suppress(RuntimeError):  # no loop is running here
+        with suppress(RuntimeError):  # no loop is running in this thread
             if asyncio.get_running_loop() is self._loop:
                 _retire_all(connections)
                 return
@@ -60,11 +60,11 @@ class ConnectionCloser:
                 connection.abandon()
 
     def __del__(self) -> None:
-        """The transport that had the connections is gone."""
+        """Close the connections: their transport is gone."""
         self.drop()
         self.connections.clear()
         if self._watch is not None:
-            # With nothing left to close it ends at once; else the loop would make a task of that.
+            # With nothing left to close the generator ends at once; else the loop would need a task for it.
             with suppress(StopIteration, RuntimeError):
                 self._watch.aclose().send(None)
 
@@ -74,7 +74,7 @@ async def _until_closed(
     loop: AbstractEventLoop,
     gone: Callable[[AbstractEventLoop], None],
 ) -> AsyncGenerator[None, None]:
-    """Ends when the loop shuts its generators down, the last thing that it does before it is closed."""
+    """Close the connections when the loop shuts down its generators, its last step before it closes."""
     try:
         yield
     finally:
@@ -101,7 +101,7 @@ async def _ended(connections: Iterable[AsyncConnection], seconds: float) -> None
 
 
 class AsyncNode:
-    """One server: one connection, and callers that wait for it."""
+    """One server, its one connection, and the callers that wait for it."""
 
     def __init__(
         self,
@@ -119,13 +119,13 @@ class AsyncNode:
         self._connect_timeout = connect_timeout
         self._closer = closer
         self.connection: AsyncConnection | None = None
-        """The connection, which may have been closed."""
+        """The last connection made; it may be closed by now."""
         self._connecting: asyncio.Task[LimiterError | None] | None = None
-        #: Why the last attempt ended, where time will not mend that.
+        #: Why the last attempt to connect failed, if waiting cannot help (wrong credentials, say).
         self._refusal: StoreRefused | None = None
 
     def ready(self) -> AsyncConnection | None:
-        """The connection, if there is one that a call may be sent on."""
+        """The connection, if a call may be sent on it."""
         connection = self.connection
         if connection is None or connection.is_ready():
             return connection
@@ -133,11 +133,11 @@ class AsyncNode:
         return None
 
     async def take(self, deadline: float) -> AsyncConnection:
-        """The connection, made where there is none; the caller uses it before it awaits anything else.
+        """The connection; if there is none, wait until it is made. Use it before the next await.
 
         Raises:
-            StoreUnavailable: There was none by ``deadline``.
-            StoreRefused: The server refuses to connect us.
+            StoreUnavailable: There was no connection by ``deadline``.
+            StoreRefused: The server refused the connection.
 
         """
         while (connection := self.ready()) is None:
@@ -147,7 +147,7 @@ class AsyncNode:
                 self._connecting = connecting
             left = deadline - monotonic()
             if left <= 0:
-                if self._refusal is not None:  # attempts end after the deadline, and all of them so
+                if self._refusal is not None:  # each attempt may end after the deadline, with this
                     raise anew(self._refusal)
                 raise StoreUnavailable(f"{self.where}: no connection within the deadline")
             await asyncio.wait([connecting], timeout=left)
@@ -158,7 +158,7 @@ class AsyncNode:
         return connection
 
     def close(self) -> None:
-        """Close the connection when its calls have ended; end an attempt to connect."""
+        """Close the connection when its calls have ended; cancel an attempt to connect."""
         if self.connection is not None:
             self.connection.retire()
         if (connecting := self.connecting) is not None:
@@ -166,16 +166,16 @@ class AsyncNode:
 
     @property
     def connecting(self) -> asyncio.Task[LimiterError | None] | None:
-        """The task that makes a connection now."""
+        """The task that is making a connection, if any."""
         return under_way(self._connecting)
 
     @property
     def has_idle(self) -> bool:
-        """Whether a connection is ready: such a node answers at once, or fails within the deadline."""
+        """Whether a connection is ready, so that the node need not be connected first."""
         return self.ready() is not None
 
     async def _open(self) -> LimiterError | None:
-        """In a task of its own: connecting may take longer than any caller can wait."""
+        """Connect, in a task of its own: it may take longer than any caller can wait."""
         failure = await self._opened()
         self._refusal = failure if isinstance(failure, StoreRefused) else None
         return failure
@@ -201,7 +201,7 @@ def make_node(
     closer: ConnectionCloser,
     address: Address | None,
 ) -> AsyncNode:
-    """A node of the store; without an address, the only one."""
+    """Make a node of the store; without an address, the only one."""
     where = store.where if address is None else store.named(address)
     connect = partial(store.connection, address, connect_timeout)
     return AsyncNode(
@@ -210,9 +210,9 @@ def make_node(
 
 
 def under_way(task: asyncio.Task[Result] | None) -> asyncio.Task[Result] | None:
-    """The task, unless it has ended.
+    """Return the task, unless it has ended.
 
-    The task itself cannot note its end: one that was cancelled early never began, and one that began at
-    once (``asyncio.eager_task_factory``) may have ended before its maker knew of it.
+    A task cannot clear its own variable when it ends: if it is cancelled early, it never begins; with
+    ``asyncio.eager_task_factory`` it may end before the variable is set.
     """
     return None if task is None or task.done() else task

@@ -20,7 +20,7 @@ from limiter.transport.wire import HELLO
 
 
 class SingleLoopTransport(LoopTransport):
-    """One node has every subject."""
+    """Sends every call to the store's one node."""
 
     node: AsyncNode
 
@@ -40,10 +40,10 @@ class SingleLoopTransport(LoopTransport):
         return self.node
 
     async def load(self, script: Script, deadline: float) -> None:
-        """As ``LoopTransport.load``; a node of a cluster is refused before some of its subjects are."""
+        """As ``LoopTransport.load``; refuse a cluster's node, which would answer for some subjects only."""
         await self._load_on(self.node, script, deadline)
         hello = None
-        with suppress(StoreRefused):  # it does not know HELLO
+        with suppress(StoreRefused):  # the server does not know HELLO
             hello = await self._command(self.node, HELLO, deadline, inf)
         check_alone(hello, self.node.where)
 

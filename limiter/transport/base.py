@@ -1,4 +1,4 @@
-"""A call's way to the store and back: sent once, answered within the deadline."""
+"""Send a call to the store once, and return its reply within the deadline."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ class Transport:
         self._connect_timeout = connect_timeout
 
     def run(self, call: Call, deadline: float | None = None) -> list[int]:
-        """The script's reply, by ``deadline`` as ``time.monotonic`` counts; without one, in time.
+        """Return the script's reply, by ``deadline`` (of ``time.monotonic``) or within the timeout.
 
         Raises:
-            StoreUnavailable: No decision by the deadline, or none now. The call may have run where
-                it was sent and its reply did not come; it is never sent again.
-            StoreRefused: The store answered with an error that time will not mend, or with something
-                else than a decision.
+            StoreUnavailable: The store did not decide by the deadline, or cannot decide now. If the call
+                was sent, it may have run; it is never sent again.
+            StoreRefused: The store answered with an error that waiting cannot remove, or with something
+                other than a decision.
 
-        An exception that a signal handler raises meanwhile is raised unchanged; but its OSError (a
-        TimeoutError is one) counts as the connection's, and becomes StoreUnavailable.
+        An exception that a signal handler raises meanwhile is raised unchanged. But an OSError of the
+        handler (such as a TimeoutError) counts as the connection's, and becomes StoreUnavailable.
 
         """
         if deadline is None:
@@ -64,11 +64,11 @@ class Transport:
         return checked(call, reply)
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
-        """Whether keys with these hash tags may be in one script call."""
+        """Whether one script call may have keys with these hash tags."""
         return not self._store.is_cluster or one_slot(tags)
 
     def load(self, script: Script) -> None:
-        """Connect, and make the store know the script, within the time that connecting may take.
+        """Connect and load the script into the store, within ``connect_timeout``.
 
         Raises:
             StoreUnavailable, StoreRefused: As for ``run``.
@@ -85,7 +85,7 @@ class Transport:
         raise NotImplementedError
 
     def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
-        """The node that a MOVED, an ASK or a READONLY of ``node`` means; None: there is no other."""
+        """Find the node to send to after a MOVED, ASK or READONLY of ``node``; None if there is none."""
         raise NotImplementedError
 
     def _make_node(self, address: Address | None) -> Node:
@@ -99,7 +99,7 @@ class Transport:
         self._command(node, command("SCRIPT", "LOAD", script.source), deadline, timeout=inf)
 
     def _command(self, node: Node, encoded: bytes, deadline: float, timeout: float) -> Any:
-        """One plain command to one node, without a second try."""
+        """Send one plain command to one node, once."""
         connection = node.take(deadline)
         try:
             reply = connection.execute(encoded, deadline, timeout)
@@ -121,7 +121,7 @@ class Transport:
         connection: Connection,
         deadline: float,
     ) -> Any:
-        """The server answered with an error: send the call again where that proves nothing ran."""
+        """Send the call again if the error reply proves that nothing ran; otherwise raise it."""
         redirects = Redirects(call, encoded)
         while True:
             action = redirects.next_action(error, deadline - monotonic())
@@ -146,8 +146,8 @@ class Transport:
                 if redirects.asking:
                     connection.execute(ASKING, deadline, self._timeout)
                 reply = connection.execute(redirects.command, deadline, self._timeout)
-            except ResponseError as another:
-                error = another
+            except ResponseError as next_error:
+                error = next_error
                 continue
             except StoreUnavailable:
                 node.distrust(connection)

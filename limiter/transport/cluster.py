@@ -1,4 +1,4 @@
-"""Calls to a cluster: our own table of which node has which slot."""
+"""Calls to a cluster, by our own table of which node has which slot."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class ClusterTransport(Transport):
         forks.remember(self)
 
     def after_fork(self) -> None:
-        """In the child: a reading that was under way is the parent's."""
+        """Forget a reading that was under way: in the child of a fork, its thread does not exist."""
         self._changed = threading.Condition()
         self._reading = False
 
     def run(self, call: Call, deadline: float | None = None) -> list[int]:
-        """As ``Transport.run``; a node that fails makes us read the table anew, beside the calls."""
+        """As ``Transport.run``; if a node fails, start reading the slot table again in the background."""
         try:
             return super().run(call, deadline)
         except StoreUnavailable:
@@ -45,7 +45,7 @@ class ClusterTransport(Transport):
             raise
 
     def load(self, script: Script) -> None:
-        """Make every primary know the script, also when one of them fails."""
+        """Load the script into every primary; if one fails, still try the others."""
         deadline = monotonic() + self._connect_timeout
         self._read_anew(deadline)
         failures: dict[Node, LimiterError] = {}
@@ -81,7 +81,7 @@ class ClusterTransport(Transport):
         return target
 
     def _refresh(self) -> None:
-        """Start reading the table, unless that is under way or was done just now."""
+        """Start reading the table, unless a reading is under way or has just ended."""
         with self._changed:
             if self._reading or not self._table.is_due:
                 return
@@ -92,7 +92,7 @@ class ClusterTransport(Transport):
         """Read the table, or wait for the reading that is under way.
 
         Raises:
-            StoreUnavailable: It did not end by ``deadline``, or no node could say.
+            StoreUnavailable: The reading did not end by ``deadline``, or no node knew the slots.
 
         """
         readings = self._table.readings

@@ -1,4 +1,4 @@
-"""Renew connections and locks in the child of a fork: no thread of the child would release them."""
+"""Replace connections and locks in the child of a fork, where no thread would release them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class Forked(Protocol):
     """Something that holds connections or locks."""
 
     def after_fork(self) -> None:
-        """In the child, before anything else runs there."""
+        """Replace them; called in the child before anything else runs there."""
 
 
-_known: weakref.WeakSet[Forked] = weakref.WeakSet()
+_holders: weakref.WeakSet[Forked] = weakref.WeakSet()
 
 
 def remember(holder: Forked) -> None:
-    """Call the holder's ``after_fork`` in every child, for as long as it lives."""
-    _known.add(holder)
+    """Call the holder's ``after_fork`` in every child, for as long as the holder exists."""
+    _holders.add(holder)
 
 
-def _forget() -> None:
-    for holder in list(_known):
+def _call_holders() -> None:
+    for holder in list(_holders):
         holder.after_fork()
 
 
-os.register_at_fork(after_in_child=_forget)
+os.register_at_fork(after_in_child=_call_holders)

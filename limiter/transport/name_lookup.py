@@ -1,7 +1,7 @@
-"""Look-ups of host names for an event loop, in threads of their own.
+"""Look-ups of host names for an event loop, in their own threads.
 
-A loop has a few threads for everything: while a name server is silent, look-ups that no caller waits for
-any more would fill them, the application's own work would wait behind, and the program could not end.
+An event loop has few threads for all such work. While a name server is silent, abandoned look-ups would
+fill them: the application's own work would wait, and the program could not end.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from limiter.threads import start_thread
 
 _Name = tuple[int, str, int]
 _LookUp = concurrent.futures.Future[int]
-#: Look-ups under way, by process (a fork's thread is its parent's), host and port.
+#: Look-ups under way, by process (the child of a fork does not have the thread), host and port.
 _under_way: dict[_Name, _LookUp] = {}
 
 
 async def look_up(host: str, port: int) -> int:
-    """How many addresses the name has; look-ups of one name at the same time share a thread.
+    """Count the addresses of a host name; look-ups of one name at the same time share a thread.
 
     Raises:
         OSError: There is no such name.
@@ -31,7 +31,7 @@ async def look_up(host: str, port: int) -> int:
     """
     with suppress(ValueError):
         ipaddress.ip_address(host)
-        return 1  # it is an address
+        return 1
     name = (os.getpid(), host, port)
     pending = _under_way.get(name)
     if pending is None:
@@ -44,10 +44,10 @@ async def look_up(host: str, port: int) -> int:
 def _run(name: _Name, pending: _LookUp) -> None:
     _under_way[name] = pending
     try:
-        found = socket.getaddrinfo(*name[1:], type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(*name[1:], type=socket.SOCK_STREAM)
     except Exception as error:
         _under_way.pop(name, None)
         pending.set_exception(error)
     else:
         _under_way.pop(name, None)
-        pending.set_result(len(found))
+        pending.set_result(len(addresses))

@@ -1,4 +1,4 @@
-"""The connections to one server, for threads: made in the background, and kept for the next caller."""
+"""The connections to one server, for threads: made in the background, kept for the next call."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from limiter.transport import forks, redispy
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
 
-#: Idle connections that a node keeps; of more, those unused for longest are closed.
+#: Idle connections that a node keeps; if there are more, the one unused for longest is closed.
 IDLE_KEPT = 16
 
-#: Seconds of waiting after which a socket's timeout still counts as the call's whole timeout.
+#: Seconds that a call may have waited before the socket's usual timeout would be too long for it.
 _AT_ONCE = 0.001
 
-#: Bytes read at once; a script's reply has less than 1,000.
+#: Bytes read at once; the reply of a script has fewer than 1,000.
 _BUFFER = 16_384
 
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
 
 
 class Connection:
-    """A connection that redis-py has made; we write to it and read from it ourselves.
+    """A connection that redis-py has made, written and read without redis-py.
 
-    What redis-py does around each command took a twentieth of a decision's time, and its timeout counts
-    for each piece of a reply, where ours counts for the whole.
+    redis-py's work around each command took a twentieth of a decision's time. Its timeout also counts
+    for each piece of a reply; ours counts for the whole reply.
     """
 
     __slots__ = (
@@ -70,23 +70,23 @@ class Connection:
         self._poll = poller.poll
         self._where = where
         self.used_at = monotonic()
-        """When a command was last sent; an idle connection has answered it."""
+        """When a command was last sent; if the connection is idle, the reply came."""
 
     def is_open(self) -> bool:
-        """Whether there is nothing to read: the end of a connection would be."""
+        """Whether there is nothing to read; if the server had closed the connection, there would be."""
         return not self._poll(0) and not self._has_more()
 
     def execute(self, command: bytes, deadline: float, timeout: float) -> Any:
         """Send one command and read its reply, by ``deadline``.
 
-        If this raises anything but ResponseError, also an exception of a signal handler, the connection
-        was closed and must not be given back: its reply might reach the next call.
+        If this raises anything but ResponseError, even an exception of a signal handler, the connection
+        was closed. Do not pass it to ``Node.give``: its reply might reach the next call.
 
         Raises:
             redis.ResponseError: The server answered with an error; the connection stays good.
-            StoreUnavailable: No reply by the deadline, or the connection broke. The command may have
-                run.
-            StoreRefused: What came back is not Redis's protocol.
+            StoreUnavailable: No reply came by the deadline, or the connection broke. The command may
+                have run.
+            StoreRefused: The answer is not Redis's protocol.
 
         """
         try:
@@ -106,7 +106,7 @@ class Connection:
         except (RedisError, OSError) as error:
             self.close()
             raise translate(error, self._where) from cause(error)
-        except BaseException:  # it was no reply, or we were interrupted and it may still come
+        except BaseException:  # not a reply, or a signal handler's exception while the reply is due
             self.close()
             raise
         if isinstance(reply, ResponseError):
@@ -114,25 +114,25 @@ class Connection:
         return reply
 
     def _read(self) -> Any:
-        """What one read of the socket gives: mostly the whole reply."""
+        """Read the socket once, and return the reply if it is complete (it mostly is)."""
         count = self._into(self._buffer)
         if not count:
             raise ConnectionLost("the server closed the connection")
         return self._parse(count)
 
     def _parse(self, count: int) -> Any:
-        """Parse that many new bytes, and those left over before."""
+        """Parse ``count`` new bytes, behind those left over before."""
         try:
             self._feed(self._buffer, 0, count)
             return self._gets(False)
-        # MemoryError: of an array for which there is no room.
+        # MemoryError: the answer announces an array for which there is no memory.
         except (RedisError, MemoryError) as error:
             raise StoreRefused(
-                f"{self._where} answered with something else than Redis's protocol: {error!r:.200}"
+                f"{self._where} answered with something other than Redis's protocol: {error!r:.200}"
             ) from error
 
     def _read_on(self, reply: Any, deadline: float) -> Any:
-        """The reply, where the first read did not complete it; all of it by ``deadline``."""
+        """Read until the reply is complete, by ``deadline``."""
         while True:
             if reply is redispy.NOT_COMPLETE:
                 left = deadline - monotonic()
@@ -147,12 +147,12 @@ class Connection:
                 return reply
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._redis_connection.disconnect()
 
 
 class Node:
-    """One server: its idle connections, and callers that wait for one."""
+    """One server, its idle connections, and the callers that wait for one."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
-        #: When the last attempt began that has ended, and why it failed.
+        #: The attempt to connect that ended last: when it began, and why it failed.
         self._failed: tuple[float, LimiterError | None] = (-inf, None)
         self.after_fork()
         forks.remember(self)
@@ -177,32 +177,32 @@ class Node:
         """An open connection for the caller alone; the caller passes it to ``give``, or closes it.
 
         Raises:
-            StoreUnavailable: There was none by ``deadline``.
-            StoreRefused: The server refuses to connect us.
+            StoreUnavailable: There was no connection by ``deadline``.
+            StoreRefused: The server refused the connection.
 
         """
         return self._ready() or self._wait(deadline)
 
     def give(self, connection: Connection) -> None:
-        """Keep it for the next caller."""
+        """Keep the connection for the next caller."""
         idle = self._idle
         idle.append(connection)
         if self._waiting:
             with self._changed:
                 self._changed.notify()
         elif len(idle) > IDLE_KEPT:
-            with suppress(IndexError):  # other threads took them in between
+            with suppress(IndexError):  # other threads took the connections in between
                 idle.pop(0).close()
 
     def close(self) -> None:
-        """Close the idle connections; those in use are kept when they come back."""
+        """Close the idle connections; those in use are kept when their call ends."""
         with self._changed:
             self._closed_at = monotonic()
-            self._changed.notify_all()  # callers that wait have to begin another attempt
+            self._changed.notify_all()  # callers that wait must begin another attempt
         self.drop_idle()
 
     def drop_idle(self, used_before: float = inf) -> None:
-        """Close the idle connections last used before that time: they may lead nowhere."""
+        """Close the idle connections last used before that time: they may be broken, too."""
         for connection in list(self._idle):
             if connection.used_at < used_before:
                 try:
@@ -212,12 +212,12 @@ class Node:
                 connection.close()
 
     def distrust(self, connection: Connection) -> None:
-        """It broke, or got no reply: close the idle ones that are not known to have worked since."""
+        """After a failure of ``connection``, close the idle ones that have not been used since."""
         self.drop_idle(connection.used_at)
 
     @property
     def has_idle(self) -> bool:
-        """Whether a connection is ready: such a node answers at once, or fails within the deadline."""
+        """Whether a connection is ready, so that the node need not be connected first."""
         return bool(self._idle)
 
     def _ready(self) -> Connection | None:
@@ -234,8 +234,8 @@ class Node:
         return None
 
     def _wait(self, deadline: float) -> Connection:
-        """Wait for a connection: a new one, or one that another caller gives back."""
-        came = monotonic()
+        """Wait for a connection: a new one, or one that another caller passes to ``give``."""
+        arrived = monotonic()
         with self._changed:
             self._waiting += 1
             try:
@@ -243,8 +243,8 @@ class Node:
                     if connection := self._ready():
                         return connection
                     began, failure = self._failed
-                    # An attempt before we came may have failed for a reason that is over.
-                    if failure is not None and began >= came:
+                    # The cause of an earlier attempt's failure may be over by now.
+                    if failure is not None and began >= arrived:
                         raise anew(failure)
                     if self._is_due():
                         began = monotonic()
@@ -252,7 +252,7 @@ class Node:
                         self._connecting.add(began)
                     left = deadline - monotonic()
                     if left <= 0:
-                        # Attempts may take longer than every deadline, and end so.
+                        # If each attempt takes longer than the deadline, its refusal is still reported.
                         if isinstance(failure, StoreRefused):
                             raise anew(failure)
                         raise StoreUnavailable(f"{self.where}: no connection within the deadline")
@@ -261,18 +261,18 @@ class Node:
                 self._waiting -= 1
 
     def _is_due(self) -> bool:
-        """Whether to begin another attempt: there is to be one under way for each caller that waits.
+        """Whether to begin another attempt to connect: each caller that waits should have one under way.
 
-        Attempts that take longer than ``connect_timeout`` do not count (a name server may be silent).
-        While there are such, only one more is under way at a time: there are as many threads as callers,
-        and one more for each ``connect_timeout`` that the oldest attempt takes.
+        An attempt older than ``connect_timeout`` does not count (a name server may be silent). While there
+        is one, only one newer attempt runs at a time. So there are at most as many threads as callers, and
+        one more for each ``connect_timeout`` that the oldest attempt takes.
         """
         since = max(self._closed_at, monotonic() - self._connect_timeout)
         count = sum(began > since for began in self._connecting)
         return count < (self._waiting if count == len(self._connecting) else 1)
 
     def _open_one(self, began: float) -> None:
-        """In a thread of its own: connecting may take longer than any caller can wait."""
+        """Connect, in a thread of its own: it may take longer than any caller can wait."""
         connection = failure = None
         try:
             connection = Connection(self._connect(), self.where, self._timeout)
@@ -285,14 +285,14 @@ class Node:
             if connection is not None and began > self._closed_at:
                 self.give(connection)
             elif connection is not None:
-                connection.close()  # it was begun before ``close``
+                connection.close()  # the node was closed after this attempt began
             self._changed.notify_all()
 
     def after_fork(self) -> None:
-        """In the child: its parent's connections are not its own, and its locks may be held."""
+        """Forget the parent's connections, and replace the locks: in a fork's child, they may be held."""
         self._changed = threading.Condition()
         self._idle: list[Connection] = []
-        #: Callers that wait for a connection.
+        #: Number of callers that wait for a connection.
         self._waiting = 0
-        #: When each attempt to connect began that is under way.
+        #: When each attempt to connect began, of those under way.
         self._connecting: set[float] = set()

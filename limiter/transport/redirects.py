@@ -1,7 +1,8 @@
-"""What an error reply allows next: pure, and the same for every way to carry a call.
+"""What to do after an error reply: decided without I/O, for threads and event loops alike.
 
-A call is sent again, once for each reason and inside its deadline, where the reply proves that nothing
-ran: NOSCRIPT (as EVAL), MOVED, ASK, READONLY, and TRYAGAIN after a pause. Everything else is the end.
+A call is sent again only if the reply proves that nothing ran, and only within its deadline. The replies
+are NOSCRIPT (sent as EVAL), MOVED, ASK, READONLY, and TRYAGAIN (after a pause). Any other error fails the
+call.
 """
 
 from __future__ import annotations
@@ -15,39 +16,39 @@ from limiter.errors import LimiterError, StoreUnavailable
 from limiter.transport.replies import code, translate
 from limiter.transport.wire import encode_with_text
 
-#: A slot that is half moved refuses calls on several keys; most moves of one subject end within these.
+#: While a slot is moved, its node may refuse calls on several keys; one subject's keys follow within this.
 TRYAGAIN_PAUSES = (0.005, 0.010, 0.020)
-#: A call is sent on so often; a cluster that sends it further is in trouble.
+#: MOVED and ASK replies that one call follows; a cluster that sends more of them is in trouble.
 MOST_REDIRECTS = 3
 
 
 class Action(Enum):
-    """Where a call that was answered with an error goes next."""
+    """Where to send a call next, after an error reply."""
 
     RETRY = "to the same node, after ``pause`` seconds"
-    RECONNECT = "this primary became a replica; its address, or the slot, has another by now"
+    RECONNECT = "over a new connection to the new primary: this node became a replica"
     FOLLOW = "to the node that the error names"
     FAIL = "nowhere: ``failure`` says why"
 
 
 class Redirects:
-    """The way of one call after its first error reply."""
+    """The redirects of one call, from its first error reply on."""
 
-    __slots__ = ("_call", "_pauses", "_redirects", "_seen", "asking", "command", "pause")
+    __slots__ = ("_call", "_followed", "_pauses", "_seen", "asking", "command", "pause")
 
     def __init__(self, call: Call, encoded: bytes) -> None:
         self._call = call
         self.command = encoded
-        """What to send now."""
+        """The command to send next."""
         self._pauses = iter(TRYAGAIN_PAUSES)
-        self._redirects = 0
+        self._followed = 0
         self._seen: set[str] = set()
         self.asking = False
-        """The command goes behind an ASKING, on the same connection, with nothing between them."""
+        """Whether to send ASKING directly before the command, on the same connection."""
         self.pause = 0.0
 
     def next_action(self, error: ResponseError, left: float) -> Action:
-        """What to do about the error, with so many seconds left."""
+        """Decide what to do about the error, with ``left`` seconds until the deadline."""
         kind = code(error)
         self.pause = 0.0
         action = self._action(kind, left)
@@ -55,9 +56,9 @@ class Redirects:
         return action
 
     def failure(self, error: ResponseError, where: str) -> LimiterError:
-        """What the error comes to, where it was the end."""
-        if code(error) in ("MOVED", "ASK") and self._redirects == MOST_REDIRECTS:
-            return StoreUnavailable(f"{where}: more than {MOST_REDIRECTS} redirections")
+        """Make the error to raise, if the call cannot be sent again."""
+        if code(error) in ("MOVED", "ASK") and self._followed == MOST_REDIRECTS:
+            return StoreUnavailable(f"{where}: more than {MOST_REDIRECTS} redirects")
         return translate(error, where)
 
     def _action(self, kind: str, left: float) -> Action:
@@ -70,8 +71,8 @@ class Redirects:
         if kind == "READONLY" and kind not in self._seen:
             self.asking = False
             return Action.RECONNECT
-        if kind in ("MOVED", "ASK") and self._redirects < MOST_REDIRECTS:
-            self._redirects += 1
+        if kind in ("MOVED", "ASK") and self._followed < MOST_REDIRECTS:
+            self._followed += 1
             self.asking = kind == "ASK"
             return Action.FOLLOW
         return Action.FAIL

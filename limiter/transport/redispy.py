@@ -1,9 +1,8 @@
-"""What we take from redis-py and hiredis beyond calling them, in one place.
+"""The only code that uses private names of redis-py, hiredis and asyncio's streams.
 
-redis-py connects: address, TLS, AUTH and HELLO are its work. Then we take the connection over, and read its
-replies with a reader of our own. For that we use names that are not public, of redis-py and of asyncio's
-streams. They stand here and nowhere else, and those of redis-py are checked when this is imported: a
-version that lacks one of them is refused at once, and not when the first connection is made.
+redis-py makes a connection: it does the address, TLS, AUTH and HELLO. Then we take the connection over,
+and read its replies with our own hiredis reader, which needs private names. Those of redis-py are checked
+when this module is imported, so that a version that lacks one is refused before the first connection.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ import redis.asyncio
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import InvalidResponse, ResponseError
 
-#: What a reader answers as long as a reply is not complete.
+#: A reader returns this while a reply is not complete.
 NOT_COMPLETE = object()
 
-#: What a server sends by itself (RESP3): no reply to a call.
+#: A message that a server sends by itself (RESP3), which is not the reply to a call.
 Push = hiredis.PushNotification
 
-#: Settings of a client that we keep: where the server is, who we are there, and how TLS is checked. All
-#: others (time-outs, retries, decoding, caches, notifications) are ours to choose.
+#: Settings of a client that we keep: the address, the credentials, and how TLS is checked. We choose all
+#: others (timeouts, retries, decoding, caches, notifications) ourselves.
 _KEPT = frozenset(
     {
         *("host", "port", "path", "db", "protocol"),
@@ -40,15 +39,15 @@ _KEPT = frozenset(
 )
 _KEPT_PREFIX = "ssl_"
 
-#: Seconds after which a name's next address is tried beside the one before (RFC 8305 recommends it).
+#: Seconds after which a name's next address is tried, beside the one before (recommended by RFC 8305).
 _EYEBALLS_DELAY = 0.25
 
-#: Stands for the transport of a stream that was taken over; such a stream must not close it.
+#: Replaces the transport of a stream whose connection was taken over: the stream must not close it.
 _CLOSING = SimpleNamespace(is_closing=lambda: True)
 
 
 class ErrorReply(ResponseError):
-    """An error that the server answered; ``status_code`` is its first word, which tells its kind."""
+    """An error reply of the server; ``status_code`` is its first word, which names its kind."""
 
     def __init__(self, text: str) -> None:
         code, _, rest = text.partition(" ")
@@ -56,7 +55,7 @@ class ErrorReply(ResponseError):
 
 
 def new_reader() -> Any:
-    """A reader of replies that returns errors as ``ErrorReply``, and bytes as they are."""
+    """Make a reader of replies that returns errors as ``ErrorReply``, and does not decode bytes."""
     return hiredis.Reader(
         protocolError=InvalidResponse,
         replyError=ErrorReply,
@@ -66,10 +65,10 @@ def new_reader() -> Any:
 
 
 def kept(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a client's connections that hold for ours as well.
+    """Return those settings of a client's connections that our connections get, too.
 
-    What redis-py does not know stays, too: a connection class of the user's own may, and if not, making
-    a connection says so.
+    A setting that redis-py does not know is kept: the user's own connection class may know it. If it does
+    not, making a connection fails with a message.
     """
     return {
         name: value
@@ -79,38 +78,38 @@ def kept(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def connected(connection: Any) -> socket.socket:
-    """Connect, and return the socket, on which nothing is left to be read.
+    """Connect, and return the socket with nothing left to read on it.
 
     Raises:
-        redis.RedisError, OSError: It failed.
+        redis.RedisError, OSError: The connection could not be made.
 
     """
     connection.connect()
-    found = connection._sock
-    if hasattr(found, "pending"):
-        # TLS sends session tickets after its handshake. Unread, they would look like a server
-        # that closed the connection; an answer comes behind them.
+    connected_socket = connection._sock
+    if hasattr(connected_socket, "pending"):
+        # A server may send TLS session tickets after the handshake. Unread, they would look as if it had
+        # closed the connection. The reply to PING comes after them.
         connection.send_command("PING", check_health=False)
         connection.read_response()
     if connection.can_read(0):
-        raise ConnectionLost("the server closed the connection, or sent what was not asked for")
-    return cast("socket.socket", found)
+        raise ConnectionLost("the server closed the connection, or sent data without a request")
+    return cast("socket.socket", connected_socket)
 
 
 def dial_in_parallel(connection: Any) -> None:
-    """Have a connection of ``redis.asyncio`` try the next address of a name while one is silent.
+    """Make a connection of ``redis.asyncio`` try a name's next address while one does not answer.
 
-    Only for a name with several addresses: asyncio may leave a socket to the garbage collector where
-    this is cancelled. uvloop has no such option; it tries one address after the other.
+    Use it only for a name with several addresses: if the attempt is cancelled, asyncio may leave a socket
+    to the garbage collector. uvloop has no such option; it tries one address after the other.
     """
     if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        given = connection._connection_arguments()
-        given["happy_eyeballs_delay"] = _EYEBALLS_DELAY
-        connection._connection_arguments = lambda: given
+        arguments = connection._connection_arguments()
+        arguments["happy_eyeballs_delay"] = _EYEBALLS_DELAY
+        connection._connection_arguments = lambda: arguments
 
 
 async def connected_in_loop(connection: Any) -> None:
-    """As ``connected``, for a connection of ``redis.asyncio``; then it may be taken over."""
+    """As ``connected``, for a connection of ``redis.asyncio``; afterwards call ``taken_over``."""
     await connection.connect()
     if connection._writer.get_extra_info("ssl_object") is not None:
         # As in ``connected``.
@@ -119,19 +118,19 @@ async def connected_in_loop(connection: Any) -> None:
 
 
 async def taken_over(connection: Any) -> asyncio.Transport:
-    """The transport of a connection, which nothing else may use or close any more.
+    """Take the transport from a connection of redis-py, which can no longer use or close it.
 
-    The caller sets a protocol of its own before anything else is awaited: until then nothing is read.
+    The caller must set its own protocol before it awaits anything else: until then nothing is read.
 
     Raises:
-        redis.ConnectionError: The server closed it, or sent what was not asked for.
+        redis.ConnectionError: The server closed it, or sent data without a request.
 
     """
     if await connection.can_read():
-        raise ConnectionLost("the server closed the connection, or sent what was not asked for")
+        raise ConnectionLost("the server closed the connection, or sent data without a request")
     writer = connection._writer
     transport = writer.transport
-    # A stream's writer that is collected closes its connection, unless that is closed already.
+    # When a stream's writer is garbage-collected, it closes its transport, unless that is closing already.
     writer._transport = _CLOSING
     connection._reader = connection._writer = None
     return cast("asyncio.Transport", transport)
@@ -143,34 +142,34 @@ def close_in_loop(connection: Any) -> None:
 
 
 def free_socket(transport: asyncio.Transport) -> None:
-    """Close a transport's socket now, where its event loop was closed before it could."""
+    """Close a transport's socket now, because its event loop was closed before the loop could do it."""
     inner: Any = getattr(transport, "_ssl_protocol", transport)
     inner = getattr(inner, "_transport", inner)
-    held = getattr(inner, "_sock", None)
-    if held is not None:
-        held.close()
+    inner_socket = getattr(inner, "_sock", None)
+    if inner_socket is not None:
+        inner_socket.close()
         inner._sock = None
 
 
 def _known_settings() -> frozenset[str]:
     """Every setting of redis-py's connections, pools and clients."""
-    found = {"response_callbacks"}  # which RedisCluster adds by itself
+    names = {"response_callbacks"}  # RedisCluster adds it by itself
     for half in (redis, redis.asyncio):
         for kind in (
             *(half.Connection, half.SSLConnection, half.UnixDomainSocketConnection),
             *(half.ConnectionPool, half.Redis, half.RedisCluster),
         ):
-            for one in kind.__mro__:
+            for base in kind.__mro__:
                 with suppress(TypeError, ValueError):  # a class without a signature
-                    found |= set(inspect.signature(one.__init__).parameters)
-    return frozenset(found - {"self", "args", "kwargs"})
+                    names |= set(inspect.signature(base.__init__).parameters)
+    return frozenset(names - {"self", "args", "kwargs"})
 
 
 def check() -> None:
-    """Refuse a redis-py that we cannot work with.
+    """Check that the installed redis-py has the private names that this module uses.
 
     Raises:
-        ImportError: It lacks a name that we need; the message says which, and the version.
+        ImportError: It lacks one; the message has the name and the version.
 
     """
     sync: Any = redis.Connection

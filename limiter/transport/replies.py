@@ -1,9 +1,10 @@
-"""What an error of the store means: the only code that knows redis-py's exceptions.
+"""Translate the store's errors: the only code that reads redis-py's exceptions.
 
-Three things can be true of an error. *Nothing ran*, and the call may be sent once more where that can
-help (``NOSCRIPT``, ``MOVED``, ``ASK``, ``READONLY``, ``TRYAGAIN``); the store *cannot decide now*
-(StoreUnavailable, the only thing that ``on_error`` may turn into a decision); or the store *refuses*,
-and somebody must look (StoreRefused).
+An error of the store has one of three meanings:
+
+* Nothing ran; the call may be sent again (``NOSCRIPT``, ``MOVED``, ``ASK``, ``READONLY``, ``TRYAGAIN``).
+* The store cannot decide now: StoreUnavailable, the only error that ``on_error`` may turn into a decision.
+* The store refuses, and an operator must change something: StoreRefused.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from redis import exceptions as redis_errors
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.log_throttle import log_seldom
 
-#: Replies of a store that will decide again when its trouble is over; they all come before any write.
+#: Error replies that end by themselves when the store recovers; it sends them before any write.
 _PASSING = frozenset(
     {
         "CLUSTERDOWN",
@@ -35,80 +36,80 @@ _PASSING = frozenset(
     }
 )
 
-#: Kinds of replies that mean our credentials or rights.
+#: Error replies about our credentials or rights.
 _RIGHTS = ("NOAUTH", "WRONGPASS", "NOPERM")
 
-#: What the network and the server may do; asyncio's time-out is one of its own on Python 3.10.
+#: Errors of the network or the server; asyncio's TimeoutError is a class of its own on Python 3.10.
 _OF_THE_STORE = (redis_errors.RedisError, OSError, TimeoutError, asyncio.TimeoutError)
 
 log = logging.getLogger("limiter")
 
-#: So a server begins that has as many connections as it may.
+#: The beginning of the reply of a server that has reached ``maxclients``.
 _FULL = "max number of clients"
 
-#: So a server that does not know a command (HELLO, say) begins to quote its arguments.
+#: A server that does not know a command (HELLO, say) writes this before it quotes the arguments.
 _QUOTE = ", with args beginning with"
 
 _REFUSED = os.strerror(errno.ECONNREFUSED)
-#: So redis-py words what keeps it from connecting: with the address, which stands before it already.
+#: The form of redis-py's errors while connecting; our messages begin with the address already.
 _CONNECTING = re.compile(r"Error (-?[0-9]+) connecting to .*?\. (.*)\.", re.DOTALL)
-#: So asyncio words it, in the place of what the system says.
+#: asyncio's text in the place of the system's.
 _CALL_FAILED = "Connect call failed"
 
 _NODE = "is a node of a cluster: give the store as"
-#: So a server that is alone answers CLUSTER SLOTS.
+#: The reply of a server that is no cluster to CLUSTER SLOTS.
 _ALONE = "cluster support disabled"
 
 
 def code(error: BaseException) -> str:
-    """The first word of an error reply, which says its kind."""
+    """The first word of an error reply, which names its kind."""
     stated = getattr(error, "status_code", None)
     return stated if isinstance(stated, str) else str(error).partition(" ")[0]
 
 
 def cause(error: BaseException) -> BaseException | None:
-    """The error, as the cause of ours; none where it quotes what we sent: a password may be in that."""
-    if isinstance(error, LimiterError):  # it is ours already
+    """The cause for our error; None if redis-py's quotes what we sent, which may have a password."""
+    if isinstance(error, LimiterError):
         return error.__cause__
     return None if _QUOTE in str(error) else error
 
 
 def translate(error: BaseException, where: str) -> LimiterError:
-    """Our error for one that was raised, or answered, while talking to ``where``.
+    """Make our error from one that was raised, or answered, during a call to ``where``.
 
-    Only what the network or the server does makes the store unavailable. Anything else is a fault of a
-    program, ours or redis-py's: it is refused, and logged with its traceback, since nothing may be
-    admitted because of it.
+    Only errors of the network or the server make the store unavailable. Any other error is a fault in
+    our code or redis-py's. It is logged with its traceback and becomes StoreRefused, so that ``on_error``
+    admits nothing because of it.
     """
     if isinstance(error, LimiterError):
         return error
     if not isinstance(error, _OF_THE_STORE):
         return _fault(error, where)
-    said = _said(error)
+    text = _text(error)
     if code(error) in _RIGHTS or isinstance(error, redis_errors.AuthenticationError):
         return StoreRefused(
-            f"{where} refused our credentials or rights ({said}): see the user and password of the "
+            f"{where} refused our credentials or rights ({text}): see the user and password of the "
             f"store, and what `limiter acl` prints"
         )
-    if said.startswith(_FULL):  # a cluster's node says it in words of its own
-        return StoreUnavailable(f"{where} cannot decide now: {said}")
+    if text.startswith(_FULL):  # a cluster's node continues in other words
+        return StoreUnavailable(f"{where} cannot decide now: {text}")
     if code(error) in _PASSING:
-        return StoreUnavailable(f"{where} cannot decide now: {code(error)} {said}")
+        return StoreUnavailable(f"{where} cannot decide now: {code(error)} {text}")
     if code(error) in ("MOVED", "ASK"):
         return StoreRefused(f"{where} {_NODE} {_scheme(where)}+cluster://")
-    if _ALONE in said:
+    if _ALONE in text:
         return StoreRefused(
-            f"{where} is no cluster ({said}): give the store as {_scheme(where)}://"
+            f"{where} is no cluster ({text}): give the store as {_scheme(where)}://"
         )
     lost = (redis_errors.ConnectionError, redis_errors.TimeoutError)
     if isinstance(error, redis_errors.RedisError) and not isinstance(error, lost):
-        kind = "" if code(error) in ("ERR", *said.split()[:1]) else f"{code(error)} "
-        return StoreRefused(f"{where} refused the call: {kind}{said}")
-    return StoreUnavailable(f"{where}: {said}")
+        kind = "" if code(error) in ("ERR", *text.split()[:1]) else f"{code(error)} "
+        return StoreRefused(f"{where} refused the call: {kind}{text}")
+    return StoreUnavailable(f"{where}: {text}")
 
 
 def _fault(error: BaseException, where: str) -> StoreRefused:
-    """A program's own fault, in the place of an answer."""
+    """Log an unexpected exception, and make the error to raise for it."""
     what = f"{type(error).__name__}: {error}"[:200]
     kind = (type(error), where)
     log_seldom(log, logging.ERROR, "%s: %s", where, what, kind=kind, exc_info=error)
@@ -116,33 +117,33 @@ def _fault(error: BaseException, where: str) -> StoreRefused:
 
 
 def _scheme(where: str) -> str:
-    """How an address begins that leads there as well, TLS or not."""
+    """The URL scheme for the same store, with TLS or without."""
     return "rediss" if where.endswith("(TLS)") else "redis"
 
 
-def _said(error: BaseException) -> str:
-    """What the error says, without what we sent and without the address."""
-    said = str(error).partition(_QUOTE)[0] or type(error).__name__
+def _text(error: BaseException) -> str:
+    """The error's text, without the quoted arguments and without the address."""
+    text = str(error).partition(_QUOTE)[0] or type(error).__name__
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        said = error.strerror
-    elif match := _CONNECTING.fullmatch(said):
-        said = match[2]
-        if said.startswith(_CALL_FAILED):
-            said = os.strerror(int(match[1]))
-    return f"{said}: does a server listen there?" if said == _REFUSED else said
+        text = error.strerror
+    elif match := _CONNECTING.fullmatch(text):
+        text = match[2]
+        if text.startswith(_CALL_FAILED):
+            text = os.strerror(int(match[1]))
+    return f"{text}: does a server listen there?" if text == _REFUSED else text
 
 
 def check_alone(hello: Any, where: str) -> None:
     """Check that a server is no node of a cluster, by its reply to HELLO.
 
-    A node decides about the subjects of its own slots, and of a cluster of one node about all, until
-    there is another.
+    A node decides only about the subjects of its own slots. While it is the cluster's only node, these
+    are all, so that the mistake would show only after a second node is added.
 
     Raises:
-        StoreRefused: It is one.
+        StoreRefused: The server is a node of a cluster.
 
     """
-    if isinstance(hello, list):  # as RESP2 has it
+    if isinstance(hello, list):  # the form of RESP2
         hello = dict(zip(hello[::2], hello[1::2], strict=False))
     if isinstance(hello, dict) and hello.get(b"mode") == b"cluster":
         raise StoreRefused(f"{where} {_NODE} {_scheme(where)}+cluster://")

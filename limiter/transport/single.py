@@ -19,17 +19,17 @@ from limiter.transport.wire import HELLO
 
 
 class SingleTransport(Transport):
-    """One node has every subject."""
+    """Sends every call to the store's one node."""
 
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         super().__init__(store, timeout, connect_timeout)
         self._node = self._make_node(None)
 
     def load(self, script: Script) -> None:
-        """As ``Transport.load``; a node of a cluster is refused before some of its subjects are."""
+        """As ``Transport.load``; refuse a cluster's node, which would answer for some subjects only."""
         deadline, hello = monotonic() + self._connect_timeout, None
         self._load_on(self._node, script, deadline)
-        with suppress(StoreRefused):  # it does not know HELLO
+        with suppress(StoreRefused):  # the server does not know HELLO
             hello = self._command(self._node, HELLO, deadline, timeout=inf)
         check_alone(hello, self._node.where)
 

@@ -1,4 +1,4 @@
-"""Which node of a cluster has which slot: the table, without the I/O that reads it."""
+"""The slot table: which node of a cluster has which slot. It does no I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from limiter.transport.store import Address, Store
 
 SLOTS = 16_384
 
-#: Seconds between two readings of the table, at least, so that a cluster in trouble is not flooded.
+#: Seconds between two readings of the table, at least: a cluster in trouble must not get more load.
 REFRESH_EVERY = 0.5
 
 #: The part of ``connect_timeout`` that one node may take while there are others to ask.
@@ -31,7 +31,7 @@ class Member(Protocol):
 
     @property
     def has_idle(self) -> bool:
-        """Whether a connection is ready: such a node answers at once, or fails within the deadline."""
+        """Whether a connection is ready, so that the node need not be connected first."""
 
 
 Node = TypeVar("Node", bound=Member)
@@ -39,7 +39,7 @@ Each = TypeVar("Each")
 
 
 class SlotTable(Generic[Node]):
-    """The owner of each slot, every node by its address, and when that was read."""
+    """The owner of each slot, every node by its address, and when the table was last read."""
 
     def __init__(self, store: Store, make_node: Callable[[Address], Node]) -> None:
         self._store = store
@@ -49,11 +49,11 @@ class SlotTable(Generic[Node]):
         self.readings = 0
         self.read_at = -REFRESH_EVERY
         self.failure: LimiterError | None = None
-        """Why the last reading came to nothing."""
+        """Why the last reading failed; None if it did not."""
 
     @property
     def is_due(self) -> bool:
-        """Whether it may be read anew."""
+        """Whether the table may be read again."""
         return monotonic() - self.read_at >= REFRESH_EVERY
 
     @property
@@ -62,13 +62,13 @@ class SlotTable(Generic[Node]):
         return {node for node in self.owners if node is not None}
 
     def was_read(self, failure: LimiterError | None) -> None:
-        """A reading has ended."""
+        """Note that a reading has ended."""
         self.failure = failure
         self.read_at = monotonic()
         self.readings += 1
 
     def late(self) -> LimiterError:
-        """The error where there is no table by a deadline: a refusal of the last reading, or the time."""
+        """Make the error for a missed deadline: the last reading's refusal, or StoreUnavailable."""
         if isinstance(self.failure, StoreRefused):
             return anew(self.failure)
         return StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
@@ -77,7 +77,7 @@ class SlotTable(Generic[Node]):
         """The node that has a tag's slot.
 
         Raises:
-            StoreUnavailable: The table names none.
+            StoreUnavailable: The table has no owner of the slot.
 
         """
         slot = slot_of(tag)
@@ -87,30 +87,30 @@ class SlotTable(Generic[Node]):
         return node
 
     def node_at(self, address: Address) -> Node:
-        """The node at an address that the cluster named, or where that address really leads."""
+        """The node at an address that the cluster named, after the client's ``address_remap``."""
         return self._at(self._remapped(address))
 
     def _at(self, address: Address) -> Node:
         node = self.nodes.get(address)
         if node is None:
-            # Two threads may both come here; the dictionary keeps one of the two.
+            # Two threads may make the node at the same time; both use the one that the dictionary keeps.
             node = self.nodes.setdefault(address, self._make_node(address))
         return node
 
     def to_ask(self) -> list[Node]:
-        """Every node that may know the table, those with a connection first."""
+        """Every node that may know the table; nodes with a ready connection come first."""
         known = list({*self.nodes, *self._store.addresses})
         random.shuffle(known)
-        # The user named these as they are reached; only addresses that the cluster names are remapped.
+        # The user's own addresses are never remapped, only those that the cluster names.
         nodes = [self._at(address) for address in known]
         return sorted(nodes, key=lambda node: not node.has_idle)
 
     def fill(self, reply: Any, asked: Node) -> list[Node]:
-        """Take over a node's reply to CLUSTER SLOTS; return the nodes that are gone.
+        """Fill the table from a node's reply to CLUSTER SLOTS; return the nodes that have left.
 
         Raises:
-            StoreRefused: It is no table.
-            StoreUnavailable: It is an empty one.
+            StoreRefused: The reply is no table of slots.
+            StoreUnavailable: The table is empty.
 
         """
         try:
@@ -132,10 +132,10 @@ class SlotTable(Generic[Node]):
         return [self.nodes.pop(address) for address in set(self.nodes) - named]
 
     def pointed_to(self, error: ResponseError, node: Node) -> Node:
-        """The node that a MOVED or ASK of ``node`` names; a MOVED is remembered.
+        """The node that a MOVED or ASK of ``node`` names; after MOVED, it owns the slot.
 
         Raises:
-            StoreRefused: It names none.
+            StoreRefused: The reply names no node.
 
         """
         try:
@@ -160,42 +160,42 @@ def slot_of(tag: bytes) -> int:
 
 
 def one_slot(tags: Iterable[bytes]) -> bool:
-    """Whether keys with these hash tags lie in one slot, so that one script call may have them all."""
+    """Whether keys with these hash tags lie in one slot, so that one script call may have all of them."""
     return len({*map(slot_of, tags)}) <= 1
 
 
-def in_turn(nodes: Iterable[Each], patience: float) -> Iterator[tuple[Each, float]]:
-    """The nodes, and by when each should have answered: soon, and late ones a second time.
+def in_turn(nodes: Iterable[Each], timeout: float) -> Iterator[tuple[Each, float]]:
+    """Yield each node with a short deadline, then each late node again with the whole timeout.
 
-    A silent node must not keep us from the others. Connecting goes on in the background, so a slow node
+    So a silent node does not keep us from the others. Connecting goes on in the background: a slow node
     may be ready the second time.
     """
     left = list(nodes)
     if len(left) > 1:
         late = []
         for node in left:
-            soon = monotonic() + patience * FIRST_SHARE
-            yield node, soon
-            if monotonic() >= soon:
+            deadline = monotonic() + timeout * FIRST_SHARE
+            yield node, deadline
+            if monotonic() >= deadline:
                 late.append(node)
         left = late
     for node in left:
-        yield node, monotonic() + patience
+        yield node, monotonic() + timeout
 
 
 def graver(failure: LimiterError | None, error: LimiterError) -> LimiterError:
-    """The error to report of two: a refusal must not become a fallback because another node is down."""
+    """Choose the error to report: if one node refused, another's failure must not lead to a fallback."""
     return failure if isinstance(failure, StoreRefused) else error
 
 
 def _address(owner: Any, asked: Address) -> Address:
-    """The owner's address."""
+    """The address of a slot's owner, from its entry in a reply to CLUSTER SLOTS."""
     host = owner[0].decode() if isinstance(owner[0], bytes) else owner[0]
     return (_host(host, asked), int(owner[1]))
 
 
 def _host(named: str | None, asked: Address) -> str:
-    """The host that a node names; where it does not know its own, the one by which it was reached."""
+    """The host that a node names; if it does not know its own, the host by which we reached it."""
     return named if named and named != "?" else asked[0]
 
 

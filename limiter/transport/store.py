@@ -1,4 +1,4 @@
-"""Where the store is: a URL, or a client object of redis-py, as addresses and connection settings."""
+"""Read a limiter's ``store``, a URL or a client of redis-py, as addresses and connection settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACCEPTED = (
 
 
 class Kit(NamedTuple):
-    """One of the two halves of redis-py, and whose store its clients may be."""
+    """The classes of ``redis`` or ``redis.asyncio``, and the limiter that takes its clients."""
 
     user: str
     package: str
@@ -60,7 +60,7 @@ ASYNC = Kit(
 
 
 class Store(NamedTuple):
-    """Addresses to begin with, and how to connect to any of them."""
+    """The first addresses to try, and how to connect to any address of the store."""
 
     is_cluster: bool
     addresses: tuple[Address, ...]
@@ -70,9 +70,9 @@ class Store(NamedTuple):
     remap: Callable[[Address], Address] | None = None
 
     def connection(self, address: Address | None, connect_timeout: float) -> Any:
-        """A connection of redis-py, not yet connected; without an address, to the only one.
+        """Make a connection of redis-py, not yet connected; without an address, to the only one.
 
-        Until it is connected, handshake included, it waits ``connect_timeout`` for each answer.
+        While it connects, handshake included, it waits up to ``connect_timeout`` for each answer.
         """
         settings = dict(self.settings)
         if address is not None:
@@ -86,24 +86,24 @@ class Store(NamedTuple):
 
     @property
     def where(self) -> str:
-        """All addresses, for messages: without credentials."""
+        """All addresses, for messages, without credentials."""
         return self.named(*self.addresses)
 
     def named(self, *addresses: Address) -> str:
-        """Some of the addresses, for messages; with TLS, since silence may be all that it meets."""
-        places = ",".join(f"{host}:{port}" for host, port in addresses)
-        kind = self.connection_class  # perhaps a function that makes one
+        """Some of the addresses, for messages, and whether TLS is used: a server without it is silent."""
+        listed = ",".join(f"{host}:{port}" for host, port in addresses)
+        kind = self.connection_class  # may also be a function
         tls = isinstance(kind, type) and issubclass(
             kind, (SYNC.tls_connection, ASYNC.tls_connection)
         )
-        return f"store {self.settings.get('path', places)}{' (TLS)' if tls else ''}"
+        return f"store {self.settings.get('path', listed)}{' (TLS)' if tls else ''}"
 
 
 def read_store(store: object, kit: Kit = SYNC) -> Store:
-    """Understand the ``store`` of a limiter.
+    """Read the ``store`` of a limiter.
 
     Raises:
-        InvalidSetting: It is neither a URL that we know nor a client of that half of redis-py.
+        InvalidSetting: It is neither a URL that we know nor a client of the kit's classes.
 
     """
     if isinstance(store, str):
@@ -114,8 +114,8 @@ def read_store(store: object, kit: Kit = SYNC) -> Store:
         pool = store.connection_pool
         if type(pool).__name__ == "SentinelConnectionPool":
             raise InvalidSetting("store is a client of a Sentinel, which is not supported yet")
-        found = _alone(pool.connection_class, pool.connection_kwargs, kit)
-        return _checked(found, "a Redis client")
+        parsed = _alone(pool.connection_class, pool.connection_kwargs, kit)
+        return _checked(parsed, "a Redis client")
     name = f"{type(store).__module__}.{type(store).__qualname__}".removeprefix("builtins.")
     other = ASYNC if kit is SYNC else SYNC
     if isinstance(store, (other.client, other.cluster)):
@@ -127,7 +127,7 @@ def read_store(store: object, kit: Kit = SYNC) -> Store:
     raise InvalidSetting.of("store", f"a {name}", ACCEPTED)
 
 
-#: What may be shown of a URL: of anything else no part can be told from a password.
+#: The parts of a URL that a message may show: any other text may be a password.
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}")
 _USER = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _HOST = re.compile(r"(?:[A-Za-z0-9_.*-]*|\[[0-9A-Fa-f:.]*\])(?::[0-9]{1,5})?")
@@ -142,31 +142,33 @@ _HIDDEN = "***"
 
 
 def masked(url: str) -> str:
-    """The URL, with stars for each part that may be a password, or a part of one that was not quoted."""
+    """The URL with ``***`` for each part that may be a password, or the rest of one that was not quoted."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url if all(map(_HOST.fullmatch, url.split(","))) else _HIDDEN
     if not _SCHEME.fullmatch(scheme):
         return _HIDDEN
-    found = f"{scheme}://"
+    safe = f"{scheme}://"
     credentials, at, rest = rest.rpartition("@")
-    if any(sign in credentials for sign in "?#/"):  # behind the @ may be the end of a password
-        return found + _HIDDEN
+    if any(sign in credentials for sign in "?#/"):  # the end of a password may come after the @
+        return safe + _HIDDEN
     if at:
         user, colon, _ = credentials.partition(":")
-        found += f"{user if colon and _USER.fullmatch(user) else ''}:{_HIDDEN}@"
+        safe += f"{user if colon and _USER.fullmatch(user) else ''}:{_HIDDEN}@"
     before, mark, options = rest.partition("?")
     if "#" in rest:
-        return found + _HIDDEN
+        return safe + _HIDDEN
     address, slash, path = before.partition("/")
     hosts = address.split(",")
-    if not all(map(_HOST.fullmatch, hosts)):  # a port that is none may be a password without a host
+    if not all(
+        map(_HOST.fullmatch, hosts)
+    ):  # "user:password" without a host looks like a wrong port
         first, colon, _ = address.partition(":")
-        return found + (f"{first}:{_HIDDEN}" if colon and _USER.fullmatch(first) else _HIDDEN)
+        return safe + (f"{first}:{_HIDDEN}" if colon and _USER.fullmatch(first) else _HIDDEN)
     pattern = _UNIX_PATH if scheme.strip().lower() == "unix" else _PATH
     if not pattern.fullmatch(slash + path):
-        return f"{found}{address}/{_HIDDEN}"
-    return found + address + slash + path + mark + "&".join(map(_masked_option, options.split("&")))
+        return f"{safe}{address}/{_HIDDEN}"
+    return safe + address + slash + path + mark + "&".join(map(_masked_option, options.split("&")))
 
 
 def _masked_option(option: str) -> str:
@@ -179,7 +181,7 @@ def _masked_option(option: str) -> str:
 
 
 def _ends_early(rest: str) -> bool:
-    """Whether the host, as a URL is read, is none: something that was not quoted stands before it."""
+    """Whether a # or @ that was not quoted ends the URL's host too early."""
     before, _, options = rest.partition("?")
     names = [option.partition("=")[0] for option in options.split("&")]
     return "#" in rest or "@" in before.partition("/")[2] or any("@" in name for name in names)
@@ -195,14 +197,14 @@ def _from_url(url: str, kit: Kit) -> Store:
         raise InvalidSetting.of(
             "store",
             repr(masked(url)),
-            f"there is a # in it, or an @ after the host; in a user, a "
+            f"it has a # in it, or an @ after the host; in a user, a "
             f"password and a path write %23 for #, %40 for @, %3F for ? and %2F for /; {ACCEPTED}",
         )
     if plain in ("redis", "rediss", "unix"):
         database = rest.partition("?")[0].partition("/")[2].strip("/")
         if plain != "unix" and database and not database.isdecimal():
             raise InvalidSetting.of(
-                "store", repr(masked(url)), "the database is no number; accepted is a number"
+                "store", repr(masked(url)), "the database is not a number; accepted is a number"
             )
         pool = _pool(f"{plain}://{rest}", url, kit)
         return _alone(pool.connection_class, pool.connection_kwargs, kit)
@@ -220,8 +222,8 @@ def _cluster_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
     addresses, pool = [], None
     for host in hosts.split(","):
         pool = _pool(f"{scheme}://{credentials}{at}{host}{slash}{path}{mark}{query}", url, kit)
-        found = pool.connection_kwargs
-        addresses.append((found.get("host", "localhost"), found.get("port", 6379)))
+        options = pool.connection_kwargs
+        addresses.append((options.get("host", "localhost"), options.get("port", 6379)))
     if pool is None or not all(hosts.split(",")):
         raise InvalidSetting.of("store", repr(masked(url)), "a cluster needs host:port,host:port")
     if pool.connection_kwargs.get("db"):
@@ -234,12 +236,12 @@ def _from_cluster(client: Any, kit: Kit) -> Store:
     manager = client.nodes_manager
     settings = manager.connection_kwargs
     kind = kit.tls_connection if settings.get("ssl") else kit.connection
-    found = {name: value for name, value in settings.items() if name != "ssl"}
+    options = {name: value for name, value in settings.items() if name != "ssl"}
     return Store(
         True,
         tuple((node.host, int(node.port)) for node in manager.startup_nodes.values()),
-        found.pop("connection_class", kind),
-        redispy.kept(found),
+        options.pop("connection_class", kind),
+        redispy.kept(options),
         kit.retry,
         manager.address_remap,
     )
@@ -254,24 +256,24 @@ def _pool(plain: str, url: str, kit: Kit) -> Any:
     try:
         return kit.pool.from_url(plain)
     except (ValueError, TypeError) as error:
-        why = str(error)
-    # Not in the handler: what redis-py says may quote the password, and would hang on to our error.
-    raise InvalidSetting.of("store", repr(masked(url)) + _reason(url, why), ACCEPTED)
+        reason = str(error)
+    # Raised outside the handler: redis-py's error may quote the password, and must not be our context.
+    raise InvalidSetting.of("store", repr(masked(url)) + _reason(url, reason), ACCEPTED)
 
 
-def _reason(url: str, why: str) -> str:
-    """What redis-py says of a URL, where nothing of that has to be hidden."""
-    return f" ({why})" if masked(url) == url else ""
+def _reason(url: str, reason: str) -> str:
+    """redis-py's reason to reject a URL, in parentheses; empty if a part of the URL must be hidden."""
+    return f" ({reason})" if masked(url) == url else ""
 
 
 def _checked(store: Store, shown: str, url: str | None = None) -> Store:
-    """The store, once a connection could be made: wrong options are found now, not at the first hit."""
+    """Return the store after making a connection object: wrong options fail now, not at the first hit."""
     try:
         store.connection(store.addresses[0] if store.is_cluster else None, 1.0)
-    except Exception as error:  # a setting may be of any type
-        why = str(error)
+    except Exception as error:  # options may be of any type, and raise any error
+        reason = str(error)
     else:
         return store
     hides = url is not None and masked(url) != url
-    said = "; see the names and values behind the ?" if hides else f": {why}"
-    raise InvalidSetting.of("store", shown, f"its options make no connection{said}")
+    details = "; see the names and values behind the ?" if hides else f": {reason}"
+    raise InvalidSetting.of("store", shown, f"its options are wrong{details}")

@@ -1,6 +1,6 @@
 """A call in the protocol of Redis: the bytes of one script call, and the check of its reply.
 
-It does no I/O. What does not depend on the keys is prepared once for each template.
+It does no I/O. The bytes that do not depend on the keys are prepared once for each call template.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from limiter.policies import Policy
 
 
 class _Prepared(NamedTuple):
-    """What a template comes to, whatever the keys are."""
+    """The parts of a call's bytes that are the same for all keys of a template."""
 
     by_sha: bytes
     """The command up to its keys, with EVALSHA."""
     by_text: bytes
-    """The same with EVAL and the script's text, for a server that does not know it."""
+    """The same with EVAL and the script's text, for a server that does not know the script."""
     ending: bytes
     """The arguments behind the keys."""
     reply: list[type[int]]
-    """The types in a whole reply."""
+    """The types of a reply's items."""
     script: str
 
 
 def encode(call: Call) -> bytes:
-    """The command that calls the script by its id."""
+    """Encode a call as EVALSHA, which names the script by its SHA-1."""
     template, keys, _ = call
     prepared: _Prepared = template.prepared or _prepare(template, len(keys))
-    if len(keys) == 1:  # the shortest way for the most frequent call
+    if len(keys) == 1:  # the most frequent call, without a loop
         return b"%b$%d\r\n%b\r\n%b" % (prepared.by_sha, len(keys[0]), keys[0], prepared.ending)
     return prepared.by_sha + b"".join(map(bulk, keys)) + prepared.ending
 
 
 def encode_with_text(call: Call) -> bytes:
-    """The command that brings the script's text along."""
+    """Encode a call as EVAL, which has the script's text in it."""
     template, keys, _ = call
     prepared: _Prepared = template.prepared or _prepare(template, len(keys))
     return prepared.by_text + b"".join(map(bulk, keys)) + prepared.ending
 
 
 def checked(call: Call, reply: object) -> list[int]:
-    """The reply, if it is one.
+    """Return the reply, if it has the form of one.
 
     Raises:
-        StoreRefused: It has another shape: something that is not our script answered.
+        StoreRefused: It has another form, so it is not from our script.
 
     """
     prepared: _Prepared = call.template.prepared
@@ -61,18 +61,18 @@ def checked(call: Call, reply: object) -> list[int]:
 
 
 def script_of(policies: tuple[Policy, ...]) -> scripts.Script:
-    """The script that decides these policies of one subject."""
+    """The script that decides these policies for one subject."""
     return scripts.script(policies[0].script if len(policies) == 1 else "several")
 
 
 def bulk(text: str | bytes) -> bytes:
-    """One argument of a command, as the protocol spells it."""
+    """One argument of a command, encoded."""
     raw = text.encode() if isinstance(text, str) else text
     return b"$%d\r\n%b\r\n" % (len(raw), raw)
 
 
 def command(*words: str | bytes) -> bytes:
-    """A whole command, as the protocol spells it."""
+    """A whole command, encoded."""
     return b"*%d\r\n" % len(words) + b"".join(map(bulk, words))
 
 
@@ -84,7 +84,7 @@ HELLO = command("HELLO")
 def _prepare(template: CallTemplate, keys: int) -> _Prepared:
     mode, blocks = template.mode, template.blocks
     first = blocks[0].policy
-    # ``several`` alone knows shadows, and takes an ``acquire`` of a rate, which is a hit.
+    # Only ``several`` knows shadow mode, and treats ``acquire`` of a rate as a hit.
     if len(blocks) == 1 and not blocks[0].shadow and (first.leases or mode != "acquire"):
         name, arguments = first.script, _arguments_of_one(template)
     else:
@@ -97,7 +97,7 @@ def _prepare(template: CallTemplate, keys: int) -> _Prepared:
 
 
 def _arguments_of_one(template: CallTemplate) -> list[str]:
-    """What the script of one algorithm is told."""
+    """The arguments of the script of a single algorithm."""
     (block,) = template.blocks
     arguments = [str(template.now_us), template.mode, str(block.cost), *_own(block.policy)]
     if block.policy.leases:

@@ -1,28 +1,27 @@
 --[[
-concurrency v1: at most limit leases at any instant; a lease that is not renewed ends by itself
+concurrency v1: at most limit units held at any instant; a lease that is not renewed expires
 
-KEYS[1] key         zset of "id:unit" for each unit that a lease holds, by the time at which it ends, in
-                    whole microseconds
+KEYS[1] key         zset with a member "id:unit" for each unit that a lease holds; the score is the
+                    time at which it expires, in whole microseconds
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        acquire: take a lease, or say that it is held already; renew: let it last from now;
-                    release: give it back; peek: only say what acquire would; reset: say it, then
-                    forget the subject
-ARGV[3] cost        units that the lease holds; 0 looks without taking
+ARGV[2] mode        acquire: take a lease, or report that it is held already; renew: extend it from
+                    now; release: return it; peek: report what acquire would; reset: report it, then
+                    delete the key
+ARGV[3] cost        units that the lease holds; 0 takes nothing
 ARGV[4] field       the policy's name; not used, since the set's own key ends in it
 ARGV[5] limit       units that may be held at once; a call's own cost is at most 4000
-ARGV[6] lease_us    how long a lease lasts if nobody renews it
-ARGV[7] id          the lease's name, drawn by its holder; not used to peek and reset
-ARGV[8] at_least    may be left out: units that would do, where fewer than cost will
+ARGV[6] lease_us    time after which a lease expires if it is not renewed
+ARGV[7] id          the lease's name, chosen at random by its holder; peek and reset ignore it
+ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units of this lease that were taken, renewed (all or 0), or given back;
-        whole units that would pass right now; time until this same call would pass, 0 where it
-        passes; time until all is as if unused; time that the units taken before this call need to
-        drip away, 0 for a call that does not pass; the time of the decision.
+        units of this lease that were taken, renewed (all or 0), or released;
+        whole units that would pass right now; time until this same call would pass, 0 if it
+        passes; time until the subject counts as unused; 0; the time of the decision.
 
-Writes  Only an acquire that passes, renew and release of a lease that lives, and reset. (And any
-        of them, where it finds a key without expiry: it mends that.)
+Writes  Only an acquire that passes, renew and release of a lease that is held, and reset. (All
+        but peek and reset repair a key without expiry, unless cost is 0.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -35,7 +34,7 @@ local lease_us = ARGV[6] + 0
 local id = ARGV[7]
 local at_least = ARGV[8] and ARGV[8] + 0 or cost
 
--- 1. Can this be meant?
+-- 1. Check the arguments.
 local takes = mode == "acquire"
 if not (takes or mode == "peek" or mode == "reset" or mode == "renew" or mode == "release")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
@@ -46,7 +45,7 @@ if not (takes or mode == "peek" or mode == "reset" or mode == "renew" or mode ==
   return redis.error_reply("LIMITER an argument of concurrency v1 is out of range")
 end
 
--- 2. What time is it? (A key used under a given time must outlive the real clock.)
+-- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
   local time = redis.call("TIME")
@@ -55,14 +54,14 @@ else
   slack_ms = 3600000
 end
 
--- 3. What stands there, and how much room does it leave?
+-- 3. Read the state, and compute the room that it leaves.
 local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
 --@ ask
 local size = 0
 if mode ~= "reset" or redis.call("TYPE", key).ok == "zset" then
   size = redis.call("ZCARD", key)
 end
--- No lease lasts for more than 366 days: what ends later cannot be true, and counts as ended.
+-- No lease lasts longer than 366 days: a later end cannot be true, and counts as expired.
 local live, held, far_us, ends_us = 0, 0, now_us + 31622400000000, now_us + lease_us
 if size > 0 then
   live = redis.call("ZCOUNT", key, now_us + 1, far_us)
@@ -83,7 +82,7 @@ end
 room = limit - live
 --@ end
 
--- 4. Take it, if it fits.
+-- 4. Take the lease, if it fits.
 if takes or mode == "peek" or mode == "reset" then
   if room < 0 then
     room = 0
@@ -91,7 +90,7 @@ if takes or mode == "peek" or mode == "reset" then
   if room < at_least and held == 0 then
     delay_us = 0
     --@ retry
-    -- The lease whose end makes room, if all before it end as well.
+    -- The unit whose expiry makes room, if all units before it expire too.
     local dead = redis.call("ZCOUNT", key, "-inf", now_us) + live + at_least - limit - 1
     local freeing = redis.call("ZRANGE", key, dead, dead, "WITHSCORES")
     retry_us = math.floor(freeing[2]) - now_us
@@ -122,7 +121,7 @@ else
   else
     granted, room = held, room + held
     if held > 0 then
-      -- Of as many as it had, and one more, the last to end that is not its own.
+      -- Of the last `held` + 1 members at least one is another lease's: its end is the reset.
       local own, latest = {}, redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
         "LIMIT", 0, held + 1, "WITHSCORES")
       for unit = 1, cost do
@@ -140,7 +139,7 @@ else
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save what changed, and let it live for as long as it counts.
+-- 5. Save the changes, and set an expiry at which the state no longer counts.
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
@@ -150,7 +149,7 @@ if cost > 0 and mode ~= "peek" and mode ~= "reset" then
         redis.call("ZREM", key, string.format("%s:%d", id, unit))
       end
     elseif mode == "renew" or held == 0 then
-      -- The new ones first: removing all that there was would take the key's expiry along.
+      -- Add first: if expired members were all, removing them would delete the key, and its expiry.
       for unit = 1, granted do
         local member = string.format("%s:%d", id, unit)
         if mode == "renew" then
@@ -171,5 +170,5 @@ elseif mode == "reset" then
   redis.call("DEL", key)
 end
 
--- 6. Answer.
+-- 6. Reply.
 return {granted, room, retry_us, reset_us, delay_us, now_us}

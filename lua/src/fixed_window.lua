@@ -5,9 +5,9 @@ hash, shared with the subject's other policies; field -> (start_us, used),
 two doubles
 --@ arguments
 field            the policy's field in the hash
-limit            cost that one window admits
+limit            units that one window admits
 period_us        length of a window
-aligned          1: windows end at multiples of the period since 1970; 0: see above
+aligned          1: windows end at multiples of the period since 1970; 0: as above
 --@ check
 (aligned == 0 or aligned == 1) and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
 and limit % 1 + period_us % 1 == 0
@@ -19,7 +19,7 @@ end
 if state and #state == 16 then
   local stored_us, count = struct.unpack("<dd", state)
   if stored_us - now_us > period_us and stored_us < 2^53 then
-    -- No clock steps back that far: keep the count, and let it end like any other.
+    -- No clock steps back that far: keep the count, in a window that begins now.
     stored_us, heal = now_us, true
   end
   if stored_us + period_us > now_us and stored_us < 2^53 and stored_us % 1 == 0

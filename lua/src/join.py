@@ -3,9 +3,9 @@
 A rate is one file, ``<algorithm>.lua``: sections that begin with ``--@ name``. ``templates/`` says where
 they go: ``rate.lua`` is the script of one rate, ``rate_in_several.lua`` its part of ``several.lua``, and
 ``hash.lua`` and ``list.lua`` read and write the two kinds of state. ``concurrency.lua`` is a whole script;
-what stands there between ``--@ name`` and ``--@ end`` is used in ``several.lua`` too.
+``several.lua`` also uses its parts between ``--@ name`` and ``--@ end``.
 
-``make lua`` runs this file; a test runs it too, and compares what it writes with what is committed.
+``make lua`` runs this file. A test runs it too, and compares the result with the committed files.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from textwrap import dedent, indent
 
 HERE = Path(__file__).parent
 TEMPLATES = HERE / "templates"
-#: Where field, limit and the algorithm's own arguments begin: in the script of one rate they stand behind
-#: the time, the mode and the cost; in ``several``, the words of a policy begin at ``at + 1``.
+#: The place of ``field``, a policy's first argument: after time, mode and cost in the script of one rate,
+#: and after the four words at ``at + 1`` in ``several``.
 FIRST, FIRST_IN_SEVERAL = 4, 5
-#: The column in which a header says what an argument means.
+#: The column of a header in which the meanings of the arguments begin.
 COLUMN = 20
 
 
 def sections(text: str) -> dict[str, str]:
-    """What follows each line ``--@ name``, up to the next one."""
+    """Split a fragment into its sections, each after a line ``--@ name``."""
     parts = re.split(r"^--@ (\w+)\n", text, flags=re.M)[1:]
     return {name: body.strip("\n") for name, body in zip(parts[::2], parts[1::2], strict=True)}
 
 
 def marked(text: str) -> dict[str, str]:
-    """What stands between each line ``--@ name`` and the next ``--@ end``."""
-    found = re.findall(r"^ *--@ (\w+)\n(.*?)\n *--@ end$", text, re.M | re.S)
-    return {name: dedent(body) for name, body in found}
+    """Collect the parts between each line ``--@ name`` and the next ``--@ end``."""
+    parts = re.findall(r"^ *--@ (\w+)\n(.*?)\n *--@ end$", text, re.M | re.S)
+    return {name: dedent(body) for name, body in parts}
 
 
 def fill(template: str, values: dict[str, str]) -> str:
-    """Put each value in the place of its ``{{name}}``; a place alone in its line indents all of it.
+    """Replace each ``{{name}}`` by its value, indented as its line if it stands alone in the line.
 
-    Values may have places of their own.
+    A value may contain further ``{{name}}``.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -53,7 +53,7 @@ def fill(template: str, values: dict[str, str]) -> str:
 
 
 def read_rate(path: Path) -> dict[str, str]:
-    """The value of every place that a template has for this rate."""
+    """Return the value of every ``{{name}}`` that the templates use for this rate."""
     own = sections(path.read_text())
     kind = own.get("key", "").partition(" ")[0].rstrip(",")
     if kind not in ("hash", "list"):
@@ -66,7 +66,7 @@ def read_rate(path: Path) -> dict[str, str]:
     values = {**parts, **sections((TEMPLATES / f"{kind}.lua").read_text()), **own}
 
     def numbers(place: str, first: int) -> str:
-        """Bind the algorithm's own arguments; field and limit are bound already."""
+        """Write the lines that read the algorithm's own arguments; the templates read field and limit."""
         lines = []
         for number, name in enumerate(names[2:], first + 2):
             lines.append(fill(parts["number"], {"argument": name, "place": place.format(number)}))
@@ -83,7 +83,7 @@ def read_rate(path: Path) -> dict[str, str]:
         ),
         "numbers": numbers("{}", FIRST),
         "numbers_in_several": numbers("at + {}", FIRST_IN_SEVERAL),
-        # In several.lua, whose bytes are fixed, the next lines of an expression are not indented.
+        # several.lua does not indent the further lines of an expression; its text stays as it is.
         "flat_save": re.sub(r"\n +", "\n", own.get("save", "")),
         "last": str(FIRST + len(names)),
         "words_in_several": str(FIRST_IN_SEVERAL + len(names) - 1),
@@ -91,7 +91,7 @@ def read_rate(path: Path) -> dict[str, str]:
 
 
 def scripts() -> dict[str, str]:
-    """The text of every complete script, by file name."""
+    """Return the text of every complete script by file name."""
     whole = (HERE / "concurrency.lua").read_text()
     paths = sorted(path for path in HERE.glob("*.lua") if path.stem != "concurrency")
     rates = [read_rate(path) for path in paths]
@@ -115,7 +115,7 @@ def scripts() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write every script of ``lua/v1``, and their sums."""
+    """Write every script of ``lua/v1``, and ``SHA1SUMS``."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE.parent / "v1"
     sums = []
     for name, text in sorted(scripts().items()):

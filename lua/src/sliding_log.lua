@@ -5,7 +5,7 @@ list of integer microseconds, one for each unit of cost, the oldest first,
 never decreasing
 --@ arguments
 field            the policy's name; not used, since the list's own key ends in it
-limit            cost that any window admits; a call's own cost is at most 4000
+limit            units that any window admits; a call's own cost is at most 4000
 period_us        length of the window
 --@ check
 limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
@@ -26,7 +26,7 @@ if size > 0 then
     if last_us < now_us then
       last_us = now_us
     end
-    -- Entries die from the front, and few between two calls: gallop, then bisect.
+    -- Few entries leave between two calls: search in growing steps from the oldest, then bisect.
     local live, probe = size - 1, 0
     while dead < live do
       local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
@@ -45,7 +45,7 @@ if size > 0 then
 end
 room = limit - size + dead
 --@ retry
--- The entry whose end makes room: most often the oldest that is live, just read.
+-- The entry whose end makes room: most often the oldest in the window, which was just read.
 local freeing = size - limit + at_least - 1
 if freeing > dead then
   oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
@@ -57,7 +57,7 @@ retry_us = oldest_us + period_us - now_us
 --@ charge
 reset_us = last_us + period_us - now_us
 --@ refund
--- The oldest leave: without the newest, a window that began after them would admit too much.
+-- Remove the oldest entries: without the newest, a later window would admit too much.
 granted = size - dead
 if cost < granted then
   granted = cost
@@ -67,7 +67,7 @@ if dead == size then
   reset_us = 0
 end
 --@ save
--- The new entries first: trimming an emptied list would take its expiry along.
+-- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
 if mode == "refund" then
   redis.call("LTRIM", key, dead, -1)
 elseif granted == 1 then

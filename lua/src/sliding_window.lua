@@ -1,27 +1,27 @@
 --@ summary
-at most limit in a window estimated from two counters: this one's, and the share of the last one's
-that the window still covers
+about limit in any window, estimated from two counters: the open window's, and a share of the
+previous one's
 --@ key
 hash, shared with the subject's other policies; field -> (start_us, current, previous),
 three doubles
 --@ arguments
 field            the policy's field in the hash
-limit            cost that one window admits
+limit            units that one window admits
 period_us        length of a window
-unit_us          time is read in whole units: ceil(limit * period_us / 2^52), so that products are exact
+unit_us          the unit in which time is read: ceil(limit * period_us / 2^52) keeps products exact
 --@ check
 limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^52
 and unit_us >= 1 and unit_us < 2^53 and unit_us * 2^52 >= limit * period_us
 and limit % 1 + period_us % 1 + unit_us % 1 == 0
 --@ ask
--- The window that is open, what it holds, and what the one before it held.
+-- The start and the count of the open window, and the count of the previous one.
 local start_us, current, previous, given = now_us, 0, 0, 0
 if state and #state == 24 then
   local stored_us, newer, older = struct.unpack("<ddd", state)
   if stored_us >= 0 and stored_us < 2^53 and newer >= 0 and newer < 2^53 and older >= 0 and older < 2^53
     and stored_us % 1 + newer % 1 + older % 1 == 0 then
     if stored_us - now_us > period_us then
-      -- No clock steps back that far: keep the counts, and let them end like any other.
+      -- No clock steps back that far: keep the counts, in a window that begins now.
       stored_us, heal = now_us, true
     end
     if now_us - stored_us >= period_us then
@@ -42,7 +42,7 @@ if mode == "refund" then
     current, previous = 0, previous + current
   end
 end
--- Of `width` units, the window still covers `covered` of those that belong to the one before.
+-- The last period covers `covered` of the `width` time units of the previous window.
 local unit = unit_us
 if previous > limit then
   unit = unit_us * math.ceil(previous / limit)
@@ -61,7 +61,7 @@ elseif previous > 0 then
   reset_us = start_us + period_us - now_us
 end
 --@ retry
--- In this window, once the one before it weighs no more than what this call would leave;
+-- In this window, when the previous count's share leaves room for this call;
 local fitting, spare = 0, limit - current - at_least
 if spare > 0 and previous > 0 then
   fitting = (spare * width - spare * width % previous) / previous
@@ -69,7 +69,7 @@ end
 if fitting > 0 then
   retry_us = start_us + (width - fitting) * unit - now_us
 else
-  -- or in the next one, where this one is the one before; or when that is over, too.
+  -- or in the next window, in which this count is the previous one; or after that window.
   retry_us = start_us + period_us - now_us
   if current > 0 then
     unit = unit_us

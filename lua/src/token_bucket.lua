@@ -1,23 +1,23 @@
 --@ summary
-a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
+a unit is refilled every t_us + t_part / parts microseconds; up to limit are saved
 --@ key
 hash, shared with the subject's other policies; field -> (full_us, reach_s), a double
-and four bytes: the time at which the bucket is full if nobody takes more, and in how
-many seconds, rounded up, the largest fills that may owe so much; then (part, parts),
-two doubles, where a fraction is left: it is full at full_us + part / parts
+and four bytes: the time at which the bucket is full if no call takes more, and the
+seconds, rounded up, in which the largest bucket that may have this debt is refilled;
+then (part, parts), two doubles, if a fraction is left: full at full_us + part / parts
 --@ arguments
 field            the policy's field in the hash
 limit            units that the bucket holds (its burst)
 period_us        the period of the rate; only bounds how far ahead a stored time can be true
-t_us             whole microseconds in which one unit drips in
-t_part           and the rest of them, in parts: 0 <= t_part < parts
-parts            parts of a microsecond: rate / gcd(rate, period_us)
+t_us             whole microseconds in which one unit is refilled
+t_part           the fraction of a microsecond beyond t_us, in parts: 0 <= t_part < parts
+parts            parts in a microsecond: rate / gcd(rate, period_us)
 --@ check
 limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
 and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
 and limit % 1 + period_us % 1 + t_us % 1 + t_part % 1 + parts % 1 == 0
 --@ ask
--- What the bucket lacks, as the time until it is full, and what it lacks when it is empty.
+-- The debt as the time at which the bucket is full, and the debt of an empty bucket.
 local full_us, part = now_us, 0
 local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
@@ -38,7 +38,7 @@ if state and (#state == 12 or #state == 28) then
   -- (No bucket takes more than 3,650 days to fill.)
   if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0 and stored_s <= 315360000
     and stored_part >= 0 and stored_part < parts and stored_part % 1 == 0 then
-    -- One of other numbers may owe more than this one could.
+    -- A bucket of other numbers may have written a larger debt than this one could.
     if stored_s > reach_s then
       reach_s = stored_s
     end
@@ -56,7 +56,7 @@ if state and (#state == 12 or #state == 28) then
 end
 room = limit
 if reset_us > 0 then
-  -- One division says how many units fit, but for its rounding; then integers decide.
+  -- A division in doubles may round up, so begin one unit higher and correct in integers.
   local gap_us, gap_part = now_us + empty_us - full_us, empty_part - part
   if t_part == 0 then
     if gap_part < 0 then
@@ -78,7 +78,7 @@ if reset_us > 0 then
       room = room - 1
     end
   end
-  -- Deeper in debt than by one limit, nothing asks how deep.
+  -- Beyond a debt of one limit, no decision depends on how large the debt is.
   if room < -limit then
     room = -limit
   end

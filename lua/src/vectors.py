@@ -1,9 +1,8 @@
 """Write the test vectors of the scripts, ``lua/v1/vectors.json``, from the tables in ``vectors/``.
 
-Every expectation in a table was worked out by hand, from the words of the contract (``lua/README.md``);
-this file only spells it for machines: doubles as bytes, lives as ranges. A test runs each vector through
-EVALSHA, and another compares the file with what this one writes. ``vectors/README.md`` says how a row is
-written.
+Every expected value in a table was worked out by hand from the contract (``lua/README.md``). This program
+only converts it: numbers to doubles in bytes, expiries to ranges. A test runs each vector through EVALSHA;
+another compares ``vectors.json`` with this program's output. ``vectors/README.md`` explains the tables.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ from typing import Any
 
 HERE = Path(__file__).parent / "vectors"
 OUT = HERE.parent.parent / "v1" / "vectors.json"
-#: In the order in which their vectors stand in the file: the rates by name, and then these.
+#: The order of the vectors in the file: the rates by name, and then these.
 LAST = ["concurrency", "several"]
 TABLES = sorted({path.stem for path in HERE.glob("*.txt")} - {"refusals", *LAST}) + LAST
 
-#: A moment of 2026, and the longest lease, which ends at the farthest end that can be true.
+#: A time in 2026, and the length of the longest lease, beyond which no stored end can be true.
 NAMES = {"T": 1_790_000_000_000_000, "FAR": 366 * 24 * 3_600_000_000}
 UNITS = {"": 1, "s": 1_000_000, "h": 3_600_000_000}
-#: What keys get beyond the time that counts: always up to a second, and an hour under a given time.
+#: How much longer a key lives than its state counts: up to a second, and an hour if time is given.
 GIVEN_MS, SLACK_MS = 3_600_000, 1_000
-#: A life that no decision of the tables would ask for: longer than each, so it must stay as it is.
+#: A remaining life longer than any decision of the tables sets, so no call may change it.
 LONG_MS = 9_000_000
 #: The hashes of two subjects.
 KEY, OTHER = "rl:{vector}:api:v1", "rl:{vector}:other:v1"
@@ -38,7 +37,7 @@ KEY, OTHER = "rl:{vector}:api:v1", "rl:{vector}:other:v1"
 
 @dataclass(frozen=True)
 class Policy:
-    """A line ``policy``: its script, how its state is spelled, and its arguments by name."""
+    """A line ``policy``: its script, the notation of its state, and its arguments by name."""
 
     script: str
     state: str
@@ -46,11 +45,11 @@ class Policy:
 
     @property
     def key(self) -> str:
-        """The hash that it shares with others, or a key of its own."""
+        """The key of its state: the subject's hash, or a key of its own."""
         return KEY if STATES[self.state][0] == "hash" else f"{KEY}:{self.arguments['field']}"
 
     def words(self, own: dict[str, str]) -> list[str]:
-        """Its arguments as the script takes them, some of them replaced."""
+        """Return its arguments in the script's order; ``own`` replaces some of them."""
         return [spelled(own.get(name, value)) for name, value in self.arguments.items()]
 
 
@@ -61,7 +60,7 @@ Policies = dict[str, Policy]
 
 
 def number(text: str) -> Any:
-    """The value of ``T+10s-1``, ``2^53`` or ``nan``; None for what is no number."""
+    """Return the value of ``T+10s-1``, ``2^53`` or ``nan``; None if the text is no number."""
     if text in ("nan", "inf", "-inf"):
         return float(text)
     term = r"([+-]?)(?:(T|FAR)|(\d+(?:\.\d+)?)(?:\^(\d+))?([sh]?))"
@@ -76,13 +75,13 @@ def number(text: str) -> Any:
 
 
 def spelled(text: str) -> str:
-    """An argument or entry as Redis gets it."""
+    """Write an argument or entry in the form that Redis gets."""
     value = number(text)
     return text.replace(r"\0", "\0") if value is None else str(value)
 
 
 def options(words: list[str]) -> dict[str, str]:
-    """Every ``name=value``."""
+    """Split words of the form ``name=value``."""
     return dict(word.split("=", 1) for word in words)
 
 
@@ -90,14 +89,14 @@ def options(words: list[str]) -> dict[str, str]:
 
 
 def doubles(words: list[str]) -> dict[str, Any]:
-    """Little-endian doubles; those that JSON knows are shown beside the bytes."""
+    """Pack numbers as little-endian doubles; show them beside the bytes if JSON can write them."""
     values = [number(word) for word in words]
     shown = {"doubles": values} if all(map(math.isfinite, values)) else {}
     return {"hex": struct.pack(f"<{len(values)}d", *values).hex(), **shown}
 
 
 def debt(words: list[str]) -> dict[str, Any]:
-    """When a bucket is full, a fraction of a microsecond, and in how many seconds the largest fills."""
+    """Pack a bucket: when it is full, a fraction of a microsecond, and ``reach=`` its ``reach_s``."""
     reach = int(words.pop()[6:]) if words[-1].startswith("reach=") else 5
     data = struct.pack("<dI", number(words[0]), reach)
     for fraction in words[1:]:
@@ -106,22 +105,22 @@ def debt(words: list[str]) -> dict[str, Any]:
 
 
 def log(words: list[str]) -> list[str]:
-    """Entries of a log, the oldest first."""
+    """Convert the entries of a log, the oldest first."""
     return [spelled(word) for word in words]
 
 
 def leases(words: list[str]) -> dict[str, Any]:
-    """When each unit of a holder ends (``b=T+12s/T+12s``); ``@`` begins a whole member's name."""
-    found: dict[str, Any] = {}
+    """Read when each unit of a holder expires (``b=T+12s/T+12s``); ``@`` begins a full member name."""
+    ends_by_member: dict[str, Any] = {}
     for word in words:
         holder, ends = word.rsplit("=", 1)
         for unit, end in enumerate(ends.split("/"), 1):
             member = holder[1:] if holder.startswith("@") else f"{holder}:{unit}"
-            found[member] = end if "inf" in end else number(end)  # JSON has no infinity
-    return found
+            ends_by_member[member] = end if "inf" in end else number(end)  # JSON has no infinity
+    return ends_by_member
 
 
-#: The type of the key, and how what it holds for a policy is read.
+#: For each notation of a state: the type of its key, and the function that reads it.
 STATES: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
     "doubles": ("hash", doubles),
     "debt": ("hash", debt),
@@ -130,12 +129,12 @@ STATES: dict[str, tuple[str, Callable[[list[str]], Any]]] = {
     "leases": ("zset", leases),
     "text": ("string", lambda words: words[0]),
 }
-#: The member of a vector's state that holds it.
+#: The member of a key's JSON object that holds the content.
 MEMBERS = {"list": "entries", "zset": "entries", "string": "value"}
 
 
 def state(text: str, policy: str, policies: Policies) -> list[dict[str, Any]]:
-    """Every key of a column; what stands in one hash is put together."""
+    """Read a column into its keys; the fields of one hash become one key."""
     keys: dict[str, dict[str, Any]] = {}
     for part in text.split(", ") if text != "-" else []:
         name, _, own = part.rpartition(": ")
@@ -157,7 +156,7 @@ def state(text: str, policy: str, policies: Policies) -> list[dict[str, Any]]:
 
 
 def life(reset_us: int) -> list[int]:
-    """The range in which a key's life must lie that counts for ``reset_us`` from now."""
+    """Return the range of the remaining life of a key whose state counts for ``reset_us`` from now."""
     least = -(-reset_us // 1000) + GIVEN_MS
     return [least, least + SLACK_MS]
 
@@ -166,7 +165,7 @@ def life(reset_us: int) -> list[int]:
 
 
 def call(text: str, policies: Policies) -> tuple[str, list[str], list[str]]:
-    """The script, the keys and the arguments of a call of one policy."""
+    """Return the script, the keys and the arguments of a call of one policy."""
     policy, *words = shlex.split(text)
     own = options(words[3:])
     at_least = [spelled(own.pop("at_least"))] if "at_least" in own else []
@@ -174,14 +173,14 @@ def call(text: str, policies: Policies) -> tuple[str, list[str], list[str]]:
     return policies[policy].script, [policies[policy].key], words
 
 
-def call_of_several(text: str, asked: str, policies: Policies) -> tuple[str, list[str], list[str]]:
-    """The keys and the arguments of a call of several policies."""
+def call_of_several(text: str, blocks: str, policies: Policies) -> tuple[str, list[str], list[str]]:
+    """Return the script, the keys and the arguments of a call of several policies."""
     now, mode, *rest = text.split()
     own = {"at_least": "0", "keys": "window,log", **options(rest)}
     keys = [OTHER if "@" in name else policies[name].key for name in own["keys"].split(",")]
     arguments = [spelled(now), mode, own["at_least"]]
-    for one in asked.split(", "):
-        name, *changes = one.split()
+    for block_text in blocks.split(", "):
+        name, *changes = block_text.split()
         changed = {"shadow": "0", "cost": "1", **options(changes)}
         policy = policies[name.partition("@")[0]]
         key = OTHER if "@" in name else policy.key
@@ -197,61 +196,63 @@ def call_of_several(text: str, asked: str, policies: Policies) -> tuple[str, lis
 
 
 def vector(row: str, first: str, policies: Policies) -> dict[str, Any]:
-    """The vector of a row; ``first`` is the policy that it is about if it names none."""
-    asked, *columns, reply, before, after, name = row.split(" | ")
-    policy = asked.split()[0]
+    """Make the vector of a row; ``first`` is its policy if the row names none."""
+    request, *columns, reply, before, after, name = row.split(" | ")
+    policy = request.split()[0]
     if policy not in policies:
-        policy, asked = first, f"{first} {asked}"
+        policy, request = first, f"{first} {request}"
     if columns:
-        script, keys, words = call_of_several(asked.removeprefix(f"{first} "), columns[0], policies)
+        script, keys, words = call_of_several(
+            request.removeprefix(f"{first} "), columns[0], policies
+        )
     else:
-        script, keys, words = call(asked, policies)
-    found: dict[str, Any] = {"name": f"{script}: {name}", "script": script}
-    found |= {"keys": keys, "args": words, "before": state(before, policy, policies)}
+        script, keys, words = call(request, policies)
+    result: dict[str, Any] = {"name": f"{script}: {name}", "script": script}
+    result |= {"keys": keys, "args": words, "before": state(before, policy, policies)}
     if reply[0].isdigit():
-        found["reply"] = [*map(number, reply.replace(",", "").split()), int(words[0])]
+        result["reply"] = [*map(number, reply.replace(",", "").split()), int(words[0])]
     else:
-        said = f"LIMITER an argument of {script} v1 is out of range"
-        found["error"] = said if reply == "out of range" else reply
-    left = found["before"] if after == "=" else state(after, policy, policies)
-    found["after"] = [
+        out_of_range = f"LIMITER an argument of {script} v1 is out of range"
+        result["error"] = out_of_range if reply == "out of range" else reply
+    stored = result["before"] if after == "=" else state(after, policy, policies)
+    result["after"] = [
         {**key, "ttl_ms": ttl if isinstance(ttl := key["ttl_ms"], list) else [ttl, ttl]}
-        for key in left
+        for key in stored
     ]
-    return found
+    return result
 
 
 def refusals(changes: str, before: str, takes: str) -> Iterator[str]:
-    """The rows of ``refusals.txt`` for one policy, of which ``changes`` are made."""
+    """Write the rows of ``refusals.txt`` for one policy, with ``changes`` to its arguments."""
     rates, of_leases = ["hit", "refund", "settle"], ["acquire", "renew", "release"]
     own, others = (rates, of_leases) if takes == "hit" else (of_leases, rates)
     for line in lines("refusals"):
         for mode in own if "{own}" in line else others if "{other}" in line else [takes]:
             row = line.format(takes=takes, TAKES=takes.upper(), own=mode, other=mode)
-            asked, reply, name = row.split(" | ")
-            there = "text 'not ours'" if reply == "WRONGTYPE" else before
-            yield f"{asked}{changes} | {reply} | {there} | = | {name}"
+            request, reply, name = row.split(" | ")
+            stored = "text 'not ours'" if reply == "WRONGTYPE" else before
+            yield f"{request}{changes} | {reply} | {stored} | = | {name}"
 
 
 def lines(table: str) -> list[str]:
-    """The rows of a table, each in one line; no comments."""
+    """Read the rows of a table, each in one line, without comments."""
     text = re.sub(r"^#.*\n", "", (HERE / f"{table}.txt").read_text(), flags=re.M)
     text = re.sub(r"\n +", " ", text)
     return [re.sub(r" *\| *", " | ", line).strip() for line in text.splitlines() if line]
 
 
 def read_policies(table: str) -> Policies:
-    """The policies that a table names, in their order."""
-    found = {}
+    """Read the policies of a table, in their order."""
+    policies = {}
     for line in lines(table):
         if line.startswith("policy "):
             name, script, kind, *arguments = line.split()[1:]
-            found[name] = Policy(script, kind, options(arguments))
-    return found
+            policies[name] = Policy(script, kind, options(arguments))
+    return policies
 
 
 def vectors() -> Iterator[dict[str, Any]]:
-    """Every vector of every table."""
+    """Make every vector of every table."""
     own = {table: read_policies(table) for table in TABLES}
     policies = {name: policy for of_table in own.values() for name, policy in of_table.items()}
     for table in TABLES:
@@ -267,7 +268,7 @@ def vectors() -> Iterator[dict[str, Any]]:
 
 
 def text() -> str:
-    """The file: a vector is an object, and each of its members a line."""
+    """Write the file: an object for each vector, with a line for each member."""
     objects = []
     for item in vectors():
         members = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in item.items()]

@@ -5,24 +5,23 @@ KEYS[1] key         hash, shared with the subject's other policies; field -> (st
                     two doubles
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
-                    refund: give back; settle: take without asking, up to a debt of limit
-ARGV[3] cost        units wanted, or given back; 0 looks without taking
+ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
+                    refund: return units; settle: charge without a check, up to a debt of limit
+ARGV[3] cost        units to charge or refund; 0 takes nothing
 ARGV[4] field       the policy's field in the hash
-ARGV[5] limit       cost that one window admits
+ARGV[5] limit       units that one window admits
 ARGV[6] period_us   length of a window
-ARGV[7] aligned     1: windows end at multiples of the period since 1970; 0: see above
-ARGV[8] at_least    may be left out: units that would do, where fewer than cost will
+ARGV[7] aligned     1: windows end at multiples of the period since 1970; 0: as above
+ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units taken, or given back;
-        whole units that would pass right now; time until this same call would pass, 0 where it
-        passes; time until all is as if unused; time that the units taken before this call need to
-        drip away, 0 for a call that does not pass; the time of the decision.
+        units taken or refunded;
+        whole units that would pass right now; time until this same call would pass, 0 if it
+        passes; time until the subject counts as unused; time in which a bucket regains the units taken
+        before this call, 0 for a call that does not pass; the time of the decision.
 
-Writes  Only a hit that passes, refund and settle where they change something, and reset.
-        (And a hit that does not pass, where it finds a key without expiry, or a time
-        too far ahead to be true: it mends that.)
+Writes  Only a hit that passes, a refund or settle that changes something, and reset. (A denied
+        hit repairs a key without expiry, and a stored time too far ahead to be true.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -35,7 +34,7 @@ local period_us = ARGV[6] + 0
 local aligned = ARGV[7] + 0
 local at_least = ARGV[8] and ARGV[8] + 0 or cost
 
--- 1. Can this be meant?
+-- 1. Check the arguments.
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
@@ -45,7 +44,7 @@ if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode =
   return redis.error_reply("LIMITER an argument of fixed_window v1 is out of range")
 end
 
--- 2. What time is it? (A key used under a given time must outlive the real clock.)
+-- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
   local time = redis.call("TIME")
@@ -54,7 +53,7 @@ else
   slack_ms = 3600000
 end
 
--- 3. What stands there, and how much room does it leave?
+-- 3. Read the state, and compute the room that it leaves.
 local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
 local state = nil
 if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
@@ -67,7 +66,7 @@ end
 if state and #state == 16 then
   local stored_us, count = struct.unpack("<dd", state)
   if stored_us - now_us > period_us and stored_us < 2^53 then
-    -- No clock steps back that far: keep the count, and let it end like any other.
+    -- No clock steps back that far: keep the count, in a window that begins now.
     stored_us, heal = now_us, true
   end
   if stored_us + period_us > now_us and stored_us < 2^53 and stored_us % 1 == 0
@@ -77,7 +76,7 @@ if state and #state == 16 then
 end
 room = limit - used
 
--- 4. Take it, if it fits.
+-- 4. Charge the cost, if it fits.
 if takes or mode == "peek" or mode == "reset" then
   if room < 0 then
     room = 0
@@ -112,7 +111,7 @@ else
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save what changed, and let it live for as long as it counts.
+-- 5. Save the changes, and set an expiry at which the state no longer counts.
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
@@ -126,5 +125,5 @@ elseif mode == "reset" then
   redis.call("DEL", key)
 end
 
--- 6. Answer.
+-- 6. Reply.
 return {granted, room, retry_us, reset_us, delay_us, now_us}

@@ -1,25 +1,25 @@
 --[[
-several v1: any list of policies, of one subject or of several in one slot, all or none
+several v1: any list of policies, for one subject or several in one slot, all or none
 
-KEYS[n]             each subject's hash, and the lists of those policies that have one, in any order
+KEYS[n]             each subject's hash, and the policies' own lists and sets, in any order
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget;
-                    refund: give back; settle: take without asking; and where there are leases
-                    acquire: hit, and take a lease; renew, release: of leases alone
-ARGV[3] at_least    0, or units that would do where fewer than a policy's cost will
+ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the keys;
+                    refund: return units; settle: charge without a check; for leases also
+                    acquire: as hit, and take the leases; renew, release: for leases only
+ARGV[3] at_least    0, or the fewest units to take, if less than a policy's cost is free
 then for each policy:
         algorithm   the name of its script in this folder
-        key         the number, in KEYS, of the key that the script would have as KEYS[1]
-        shadow      1: it counts what passes, and never denies; 0: it decides
+        key         the index in KEYS of the key that the script takes as KEYS[1]
+        shadow      1: shadow mode, the policy counts but never denies; 0: it decides
         cost, and the rest of what the script takes up to at_least: field, limit, period_us ...
 
 Returns for each policy the first five integers of its script's reply, and now_us once, at the end.
-        Nothing is taken unless every policy that decides has room. Where fewer than cost will do,
-        all policies grant the same: as much as fits into each. Where every lease is held already,
-        acquire says so, and takes nothing else again.
+        Nothing is taken unless every policy that decides has room. With at_least, all policies
+        grant the same number: the most that fits into each. If every lease is held already,
+        acquire reports that, and charges no rate again.
 
-Writes  As the scripts for one policy do.
+Writes  As the scripts of the single policies do.
 ]]
 
 local ARGV, KEYS = ARGV, KEYS
@@ -27,7 +27,7 @@ local now_us = ARGV[1] + 0
 local mode = ARGV[2]
 local enough = ARGV[3] + 0
 
--- 1. Can this be meant?
+-- 1. Check the arguments.
 local takes = mode == "hit" or mode == "acquire"
 local asks = takes or mode == "peek" or mode == "reset"
 local changes = mode ~= "peek" and mode ~= "reset"
@@ -41,7 +41,7 @@ if not (asks or only_rates or only_leases)
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
 
--- 2. What time is it? (A key used under a given time must outlive the real clock.)
+-- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
   local time = redis.call("TIME")
@@ -50,9 +50,9 @@ else
   slack_ms = 3600000
 end
 
--- 3. Ask every policy, and work out what taking the cost from it would leave. Where less than the
--- cost would do and less fits, ask again for as much as fits into all. (Both tables begin with room
--- for three policies, since growing one costs more than all that is put into it.)
+-- 3. Check every policy, and compute its state after the charge. With at_least, if less than the
+-- cost fits, repeat with the number that fits into all. (Both tables begin with places for three
+-- policies, since growing a table takes longer than filling it.)
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local before = {nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local last, take = #ARGV, 2^53
@@ -91,7 +91,7 @@ repeat
       if mode ~= "reset" or redis.call("TYPE", key).ok == "zset" then
         size = redis.call("ZCARD", key)
       end
-      -- No lease lasts for more than 366 days: what ends later cannot be true, and counts as ended.
+      -- No lease lasts longer than 366 days: a later end cannot be true, and counts as expired.
       local live, held, far_us, ends_us = 0, 0, now_us + 31622400000000, now_us + lease_us
       if size > 0 then
         live = redis.call("ZCOUNT", key, now_us + 1, far_us)
@@ -120,7 +120,7 @@ repeat
         end
         if room < at_least and held == 0 then
           delay_us, short = 0, true
-          -- The lease whose end makes room, if all before it end as well.
+          -- The unit whose expiry makes room, if all units before it expire too.
           local dead = redis.call("ZCOUNT", key, "-inf", now_us) + live + at_least - limit - 1
           local freeing = redis.call("ZRANGE", key, dead, dead, "WITHSCORES")
           retry_us = math.floor(freeing[2]) - now_us
@@ -147,7 +147,7 @@ repeat
         else
           granted, room = held, room + held
           if held > 0 then
-            -- Of as many as it had, and one more, the last to end that is not its own.
+            -- Of the last `held` + 1 members at least one is another lease's: its end is the reset.
             local own, latest = {}, redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
               "LIMIT", 0, held + 1, "WITHSCORES")
             for unit = 1, cost do
@@ -189,7 +189,7 @@ repeat
       if state and #state == 16 then
         local stored_us, count = struct.unpack("<dd", state)
         if stored_us - now_us > period_us and stored_us < 2^53 then
-          -- No clock steps back that far: keep the count, and let it end like any other.
+          -- No clock steps back that far: keep the count, in a window that begins now.
           stored_us, heal = now_us, true
         end
         if stored_us + period_us > now_us and stored_us < 2^53 and stored_us % 1 == 0
@@ -272,7 +272,7 @@ repeat
           if last_us < now_us then
             last_us = now_us
           end
-          -- Entries die from the front, and few between two calls: gallop, then bisect.
+          -- Few entries leave between two calls: search in growing steps from the oldest, then bisect.
           local live, probe = size - 1, 0
           while dead < live do
             local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
@@ -301,7 +301,7 @@ repeat
         end
         if room < at_least then
           delay_us, short = 0, true
-          -- The entry whose end makes room: most often the oldest that is live, just read.
+          -- The entry whose end makes room: most often the oldest in the window, which was just read.
           local freeing = size - limit + at_least - 1
           if freeing > dead then
             oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
@@ -320,7 +320,7 @@ repeat
         end
       else
         if mode == "refund" then
-          -- The oldest leave: without the newest, a window that began after them would admit too much.
+          -- Remove the oldest entries: without the newest, a later window would admit too much.
           granted = size - dead
           if cost < granted then
             granted = cost
@@ -359,14 +359,14 @@ repeat
       if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
         state = redis.call("HGET", key, field)
       end
-      -- The window that is open, what it holds, and what the one before it held.
+      -- The start and the count of the open window, and the count of the previous one.
       local start_us, current, previous, given = now_us, 0, 0, 0
       if state and #state == 24 then
         local stored_us, newer, older = struct.unpack("<ddd", state)
         if stored_us >= 0 and stored_us < 2^53 and newer >= 0 and newer < 2^53 and older >= 0 and older < 2^53
           and stored_us % 1 + newer % 1 + older % 1 == 0 then
           if stored_us - now_us > period_us then
-            -- No clock steps back that far: keep the counts, and let them end like any other.
+            -- No clock steps back that far: keep the counts, in a window that begins now.
             stored_us, heal = now_us, true
           end
           if now_us - stored_us >= period_us then
@@ -387,7 +387,7 @@ repeat
           current, previous = 0, previous + current
         end
       end
-      -- Of `width` units, the window still covers `covered` of those that belong to the one before.
+      -- The last period covers `covered` of the `width` time units of the previous window.
       local unit = unit_us
       if previous > limit then
         unit = unit_us * math.ceil(previous / limit)
@@ -417,7 +417,7 @@ repeat
         end
         if room < at_least then
           delay_us, short = 0, true
-          -- In this window, once the one before it weighs no more than what this call would leave;
+          -- In this window, when the previous count's share leaves room for this call;
           local fitting, spare = 0, limit - current - at_least
           if spare > 0 and previous > 0 then
             fitting = (spare * width - spare * width % previous) / previous
@@ -425,7 +425,7 @@ repeat
           if fitting > 0 then
             retry_us = start_us + (width - fitting) * unit - now_us
           else
-            -- or in the next one, where this one is the one before; or when that is over, too.
+            -- or in the next window, in which this count is the previous one; or after that window.
             retry_us = start_us + period_us - now_us
             if current > 0 then
               unit = unit_us
@@ -489,7 +489,7 @@ repeat
       if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
         state = redis.call("HGET", key, field)
       end
-      -- What the bucket lacks, as the time until it is full, and what it lacks when it is empty.
+      -- The debt as the time at which the bucket is full, and the debt of an empty bucket.
       local full_us, part = now_us, 0
       local empty_us, empty_part = limit * t_us, limit * t_part
       if t_part > 0 then
@@ -510,7 +510,7 @@ repeat
         -- (No bucket takes more than 3,650 days to fill.)
         if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0 and stored_s <= 315360000
           and stored_part >= 0 and stored_part < parts and stored_part % 1 == 0 then
-          -- One of other numbers may owe more than this one could.
+          -- A bucket of other numbers may have written a larger debt than this one could.
           if stored_s > reach_s then
             reach_s = stored_s
           end
@@ -528,7 +528,7 @@ repeat
       end
       room = limit
       if reset_us > 0 then
-        -- One division says how many units fit, but for its rounding; then integers decide.
+        -- A division in doubles may round up, so begin one unit higher and correct in integers.
         local gap_us, gap_part = now_us + empty_us - full_us, empty_part - part
         if t_part == 0 then
           if gap_part < 0 then
@@ -550,7 +550,7 @@ repeat
             room = room - 1
           end
         end
-        -- Deeper in debt than by one limit, nothing asks how deep.
+        -- Beyond a debt of one limit, no decision depends on how large the debt is.
         if room < -limit then
           room = -limit
         end
@@ -648,7 +648,7 @@ repeat
   take, again = common, again and fits
 until not again
 
--- 4. Where one of them has no room, nothing is taken from any; nor where all of it is held already.
+-- 4. If a policy has no room, or every lease is held already, take nothing.
 local same = holding > 0 and holding == leases
 if same or not fits then
   for first = 0, said - 1, 5 do
@@ -664,7 +664,7 @@ if same or not fits then
   end
 end
 
--- 5. Save what changed, and let it live for as long as it counts.
+-- 5. Save the changes, and set an expiry at which the state no longer counts.
 for index = 1, #KEYS do
   local key, life_us = KEYS[index], lives[index]
   if life_us then
@@ -681,7 +681,7 @@ for index = 1, #KEYS do
             redis.call("ZREM", key, string.format("%s:%d", id, unit))
           end
         elseif mode == "renew" or held == 0 then
-          -- The new ones first: removing all that there was would take the key's expiry along.
+          -- Add first: if expired members were all, removing them would delete the key, and its expiry.
           for unit = 1, granted do
             local member = string.format("%s:%d", id, unit)
             if mode == "renew" then
@@ -695,7 +695,7 @@ for index = 1, #KEYS do
         end
       elseif tail[1] == "sliding_log" then
         local _, granted, dead, last_us = (unpack or table.unpack)(tail)
-        -- The new entries first: trimming an emptied list would take its expiry along.
+        -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
         if mode == "refund" then
           redis.call("LTRIM", key, dead, -1)
         elseif granted == 1 then
@@ -720,6 +720,6 @@ for index = 1, #KEYS do
   end
 end
 
--- 6. Answer.
+-- 6. Reply.
 reply[said + 1] = now_us
 return reply

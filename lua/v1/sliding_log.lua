@@ -5,23 +5,22 @@ KEYS[1] key         list of integer microseconds, one for each unit of cost, the
                     never decreasing
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
-                    refund: give back; settle: take without asking, up to a debt of limit
-ARGV[3] cost        units wanted, or given back; 0 looks without taking
+ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
+                    refund: return units; settle: charge without a check, up to a debt of limit
+ARGV[3] cost        units to charge or refund; 0 takes nothing
 ARGV[4] field       the policy's name; not used, since the list's own key ends in it
-ARGV[5] limit       cost that any window admits; a call's own cost is at most 4000
+ARGV[5] limit       units that any window admits; a call's own cost is at most 4000
 ARGV[6] period_us   length of the window
-ARGV[7] at_least    may be left out: units that would do, where fewer than cost will
+ARGV[7] at_least    optional: the fewest units to take, if less than cost is free
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units taken, or given back;
-        whole units that would pass right now; time until this same call would pass, 0 where it
-        passes; time until all is as if unused; time that the units taken before this call need to
-        drip away, 0 for a call that does not pass; the time of the decision.
+        units taken or refunded;
+        whole units that would pass right now; time until this same call would pass, 0 if it
+        passes; time until the subject counts as unused; time in which a bucket regains the units taken
+        before this call, 0 for a call that does not pass; the time of the decision.
 
-Writes  Only a hit that passes, refund and settle where they change something, and reset.
-        (And a hit that does not pass, where it finds a key without expiry, or a time
-        too far ahead to be true: it mends that.)
+Writes  Only a hit that passes, a refund or settle that changes something, and reset. (A denied
+        hit repairs a key without expiry, and a stored time too far ahead to be true.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -33,7 +32,7 @@ local limit = ARGV[5] + 0
 local period_us = ARGV[6] + 0
 local at_least = ARGV[7] and ARGV[7] + 0 or cost
 
--- 1. Can this be meant?
+-- 1. Check the arguments.
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
@@ -43,7 +42,7 @@ if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode =
   return redis.error_reply("LIMITER an argument of sliding_log v1 is out of range")
 end
 
--- 2. What time is it? (A key used under a given time must outlive the real clock.)
+-- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
   local time = redis.call("TIME")
@@ -52,7 +51,7 @@ else
   slack_ms = 3600000
 end
 
--- 3. What stands there, and how much room does it leave?
+-- 3. Read the state, and compute the room that it leaves.
 local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
 local size = 0
 if mode ~= "reset" or redis.call("TYPE", key).ok == "list" then
@@ -71,7 +70,7 @@ if size > 0 then
     if last_us < now_us then
       last_us = now_us
     end
-    -- Entries die from the front, and few between two calls: gallop, then bisect.
+    -- Few entries leave between two calls: search in growing steps from the oldest, then bisect.
     local live, probe = size - 1, 0
     while dead < live do
       local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
@@ -90,14 +89,14 @@ if size > 0 then
 end
 room = limit - size + dead
 
--- 4. Take it, if it fits.
+-- 4. Charge the cost, if it fits.
 if takes or mode == "peek" or mode == "reset" then
   if room < 0 then
     room = 0
   end
   if room < at_least then
     delay_us = 0
-    -- The entry whose end makes room: most often the oldest that is live, just read.
+    -- The entry whose end makes room: most often the oldest in the window, which was just read.
     local freeing = size - limit + at_least - 1
     if freeing > dead then
       oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
@@ -117,7 +116,7 @@ if takes or mode == "peek" or mode == "reset" then
   end
 else
   if mode == "refund" then
-    -- The oldest leave: without the newest, a window that began after them would admit too much.
+    -- Remove the oldest entries: without the newest, a later window would admit too much.
     granted = size - dead
     if cost < granted then
       granted = cost
@@ -137,11 +136,11 @@ else
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save what changed, and let it live for as long as it counts.
+-- 5. Save the changes, and set an expiry at which the state no longer counts.
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
-    -- The new entries first: trimming an emptied list would take its expiry along.
+    -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
     if mode == "refund" then
       redis.call("LTRIM", key, dead, -1)
     elseif granted == 1 then
@@ -164,5 +163,5 @@ elseif mode == "reset" then
   redis.call("DEL", key)
 end
 
--- 6. Answer.
+-- 6. Reply.
 return {granted, room, retry_us, reset_us, delay_us, now_us}

@@ -1,29 +1,28 @@
 --[[
-sliding_window v1: at most limit in a window estimated from two counters: this one's, and the share of the last one's
-that the window still covers
+sliding_window v1: about limit in any window, estimated from two counters: the open window's, and a share of the
+previous one's
 
 KEYS[1] key         hash, shared with the subject's other policies; field -> (start_us, current, previous),
                     three doubles
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
-                    refund: give back; settle: take without asking, up to a debt of limit
-ARGV[3] cost        units wanted, or given back; 0 looks without taking
+ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
+                    refund: return units; settle: charge without a check, up to a debt of limit
+ARGV[3] cost        units to charge or refund; 0 takes nothing
 ARGV[4] field       the policy's field in the hash
-ARGV[5] limit       cost that one window admits
+ARGV[5] limit       units that one window admits
 ARGV[6] period_us   length of a window
-ARGV[7] unit_us     time is read in whole units: ceil(limit * period_us / 2^52), so that products are exact
-ARGV[8] at_least    may be left out: units that would do, where fewer than cost will
+ARGV[7] unit_us     the unit in which time is read: ceil(limit * period_us / 2^52) keeps products exact
+ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units taken, or given back;
-        whole units that would pass right now; time until this same call would pass, 0 where it
-        passes; time until all is as if unused; time that the units taken before this call need to
-        drip away, 0 for a call that does not pass; the time of the decision.
+        units taken or refunded;
+        whole units that would pass right now; time until this same call would pass, 0 if it
+        passes; time until the subject counts as unused; time in which a bucket regains the units taken
+        before this call, 0 for a call that does not pass; the time of the decision.
 
-Writes  Only a hit that passes, refund and settle where they change something, and reset.
-        (And a hit that does not pass, where it finds a key without expiry, or a time
-        too far ahead to be true: it mends that.)
+Writes  Only a hit that passes, a refund or settle that changes something, and reset. (A denied
+        hit repairs a key without expiry, and a stored time too far ahead to be true.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -36,7 +35,7 @@ local period_us = ARGV[6] + 0
 local unit_us = ARGV[7] + 0
 local at_least = ARGV[8] and ARGV[8] + 0 or cost
 
--- 1. Can this be meant?
+-- 1. Check the arguments.
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
@@ -47,7 +46,7 @@ if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode =
   return redis.error_reply("LIMITER an argument of sliding_window v1 is out of range")
 end
 
--- 2. What time is it? (A key used under a given time must outlive the real clock.)
+-- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
   local time = redis.call("TIME")
@@ -56,20 +55,20 @@ else
   slack_ms = 3600000
 end
 
--- 3. What stands there, and how much room does it leave?
+-- 3. Read the state, and compute the room that it leaves.
 local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
 local state = nil
 if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
   state = redis.call("HGET", key, field)
 end
--- The window that is open, what it holds, and what the one before it held.
+-- The start and the count of the open window, and the count of the previous one.
 local start_us, current, previous, given = now_us, 0, 0, 0
 if state and #state == 24 then
   local stored_us, newer, older = struct.unpack("<ddd", state)
   if stored_us >= 0 and stored_us < 2^53 and newer >= 0 and newer < 2^53 and older >= 0 and older < 2^53
     and stored_us % 1 + newer % 1 + older % 1 == 0 then
     if stored_us - now_us > period_us then
-      -- No clock steps back that far: keep the counts, and let them end like any other.
+      -- No clock steps back that far: keep the counts, in a window that begins now.
       stored_us, heal = now_us, true
     end
     if now_us - stored_us >= period_us then
@@ -90,7 +89,7 @@ if mode == "refund" then
     current, previous = 0, previous + current
   end
 end
--- Of `width` units, the window still covers `covered` of those that belong to the one before.
+-- The last period covers `covered` of the `width` time units of the previous window.
 local unit = unit_us
 if previous > limit then
   unit = unit_us * math.ceil(previous / limit)
@@ -109,14 +108,14 @@ elseif previous > 0 then
   reset_us = start_us + period_us - now_us
 end
 
--- 4. Take it, if it fits.
+-- 4. Charge the cost, if it fits.
 if takes or mode == "peek" or mode == "reset" then
   if room < 0 then
     room = 0
   end
   if room < at_least then
     delay_us = 0
-    -- In this window, once the one before it weighs no more than what this call would leave;
+    -- In this window, when the previous count's share leaves room for this call;
     local fitting, spare = 0, limit - current - at_least
     if spare > 0 and previous > 0 then
       fitting = (spare * width - spare * width % previous) / previous
@@ -124,7 +123,7 @@ if takes or mode == "peek" or mode == "reset" then
     if fitting > 0 then
       retry_us = start_us + (width - fitting) * unit - now_us
     else
-      -- or in the next one, where this one is the one before; or when that is over, too.
+      -- or in the next window, in which this count is the previous one; or after that window.
       retry_us = start_us + period_us - now_us
       if current > 0 then
         unit = unit_us
@@ -163,7 +162,7 @@ else
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save what changed, and let it live for as long as it counts.
+-- 5. Save the changes, and set an expiry at which the state no longer counts.
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
@@ -177,5 +176,5 @@ elseif mode == "reset" then
   redis.call("DEL", key)
 end
 
--- 6. Answer.
+-- 6. Reply.
 return {granted, room, retry_us, reset_us, delay_us, now_us}

@@ -1,32 +1,31 @@
 --[[
-token_bucket v1: a unit drips in every t_us + t_part / parts microseconds, and up to limit are saved
+token_bucket v1: a unit is refilled every t_us + t_part / parts microseconds; up to limit are saved
 
 KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, reach_s), a double
-                    and four bytes: the time at which the bucket is full if nobody takes more, and in how
-                    many seconds, rounded up, the largest fills that may owe so much; then (part, parts),
-                    two doubles, where a fraction is left: it is full at full_us + part / parts
+                    and four bytes: the time at which the bucket is full if no call takes more, and the
+                    seconds, rounded up, in which the largest bucket that may have this debt is refilled;
+                    then (part, parts), two doubles, if a fraction is left: full at full_us + part / parts
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget the subject;
-                    refund: give back; settle: take without asking, up to a debt of limit
-ARGV[3] cost        units wanted, or given back; 0 looks without taking
+ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
+                    refund: return units; settle: charge without a check, up to a debt of limit
+ARGV[3] cost        units to charge or refund; 0 takes nothing
 ARGV[4] field       the policy's field in the hash
 ARGV[5] limit       units that the bucket holds (its burst)
 ARGV[6] period_us   the period of the rate; only bounds how far ahead a stored time can be true
-ARGV[7] t_us        whole microseconds in which one unit drips in
-ARGV[8] t_part      and the rest of them, in parts: 0 <= t_part < parts
-ARGV[9] parts       parts of a microsecond: rate / gcd(rate, period_us)
-ARGV[10] at_least    may be left out: units that would do, where fewer than cost will
+ARGV[7] t_us        whole microseconds in which one unit is refilled
+ARGV[8] t_part      the fraction of a microsecond beyond t_us, in parts: 0 <= t_part < parts
+ARGV[9] parts       parts in a microsecond: rate / gcd(rate, period_us)
+ARGV[10] at_least    optional: the fewest units to take, if less than cost is free
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
-        units taken, or given back;
-        whole units that would pass right now; time until this same call would pass, 0 where it
-        passes; time until all is as if unused; time that the units taken before this call need to
-        drip away, 0 for a call that does not pass; the time of the decision.
+        units taken or refunded;
+        whole units that would pass right now; time until this same call would pass, 0 if it
+        passes; time until the subject counts as unused; time in which a bucket regains the units taken
+        before this call, 0 for a call that does not pass; the time of the decision.
 
-Writes  Only a hit that passes, refund and settle where they change something, and reset.
-        (And a hit that does not pass, where it finds a key without expiry, or a time
-        too far ahead to be true: it mends that.)
+Writes  Only a hit that passes, a refund or settle that changes something, and reset. (A denied
+        hit repairs a key without expiry, and a stored time too far ahead to be true.)
 ]]
 
 local ARGV, key = ARGV, KEYS[1]
@@ -41,7 +40,7 @@ local t_part = ARGV[8] + 0
 local parts = ARGV[9] + 0
 local at_least = ARGV[10] and ARGV[10] + 0 or cost
 
--- 1. Can this be meant?
+-- 1. Check the arguments.
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
@@ -52,7 +51,7 @@ if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode =
   return redis.error_reply("LIMITER an argument of token_bucket v1 is out of range")
 end
 
--- 2. What time is it? (A key used under a given time must outlive the real clock.)
+-- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
   local time = redis.call("TIME")
@@ -61,13 +60,13 @@ else
   slack_ms = 3600000
 end
 
--- 3. What stands there, and how much room does it leave?
+-- 3. Read the state, and compute the room that it leaves.
 local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
 local state = nil
 if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
   state = redis.call("HGET", key, field)
 end
--- What the bucket lacks, as the time until it is full, and what it lacks when it is empty.
+-- The debt as the time at which the bucket is full, and the debt of an empty bucket.
 local full_us, part = now_us, 0
 local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
@@ -88,7 +87,7 @@ if state and (#state == 12 or #state == 28) then
   -- (No bucket takes more than 3,650 days to fill.)
   if stored_us >= now_us and stored_us < 2^53 and stored_us % 1 == 0 and stored_s <= 315360000
     and stored_part >= 0 and stored_part < parts and stored_part % 1 == 0 then
-    -- One of other numbers may owe more than this one could.
+    -- A bucket of other numbers may have written a larger debt than this one could.
     if stored_s > reach_s then
       reach_s = stored_s
     end
@@ -106,7 +105,7 @@ if state and (#state == 12 or #state == 28) then
 end
 room = limit
 if reset_us > 0 then
-  -- One division says how many units fit, but for its rounding; then integers decide.
+  -- A division in doubles may round up, so begin one unit higher and correct in integers.
   local gap_us, gap_part = now_us + empty_us - full_us, empty_part - part
   if t_part == 0 then
     if gap_part < 0 then
@@ -128,13 +127,13 @@ if reset_us > 0 then
       room = room - 1
     end
   end
-  -- Deeper in debt than by one limit, nothing asks how deep.
+  -- Beyond a debt of one limit, no decision depends on how large the debt is.
   if room < -limit then
     room = -limit
   end
 end
 
--- 4. Take it, if it fits.
+-- 4. Charge the cost, if it fits.
 if takes or mode == "peek" or mode == "reset" then
   if room < 0 then
     room = 0
@@ -194,7 +193,7 @@ else
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save what changed, and let it live for as long as it counts.
+-- 5. Save the changes, and set an expiry at which the state no longer counts.
 if cost > 0 and mode ~= "peek" and mode ~= "reset" then
   local ttl_ms = redis.call("PTTL", key)
   if granted > 0 or heal then
@@ -209,5 +208,5 @@ elseif mode == "reset" then
   redis.call("DEL", key)
 end
 
--- 6. Answer.
+-- 6. Reply.
 return {granted, room, retry_us, reset_us, delay_us, now_us}

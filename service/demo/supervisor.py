@@ -231,7 +231,9 @@ class Demo:
         )
 
     def _stop(self) -> None:
-        stop(self._children)
+        # Traefik first: its health checks would warn of instances that end before it.
+        for is_traefik in (True, False):
+            stop([child for child in self._children if (child.name == "traefik") == is_traefik])
         for log in self._logs.values():
             log.close()
         if self._cluster is not None:

@@ -334,8 +334,19 @@ def test_released_while_it_is_asked_for(make: Make, subject: str) -> None:
     limiter = make(Concurrency(1, lease=60))
     first, second = limiter.hold(subject), limiter.hold(subject, timeout=30)
     first.__enter__()
-    threading.Timer(0.1, second.release).start()
-    threading.Timer(0.2, first.release).start()
+    asked = threading.Event()
+
+    def watch(call: StoreCall, ahead: Any) -> Any:
+        asked.set()
+        return ahead()
+
+    def release_both() -> None:
+        assert asked.wait(10)
+        second.release()
+        first.release()
+
+    intercept(getattr(limiter, "inner", limiter), watch)
+    threading.Thread(target=release_both).start()
     with pytest.raises(InvalidSetting, match="released while it was asked for"):
         second.__enter__()
     until(lambda: first.released)

@@ -119,7 +119,7 @@ def test_giving_back_and_forgetting(store: str, subject: str) -> None:
     """Each says what it did; neither is ever denied."""
     line = f"5/hour {subject} --store {store}"
     said(f"hit {line} --cost 5")
-    assert said(f"refund {line} --cost 2") == (0, "gave back 2, or what was used\n", "")
+    assert said(f"refund {line} --cost 2") == (0, "refunded 2, or what was used\n", "")
     assert said(f"peek {line}")[1] == "allowed: 2 of 5 left\n"
     assert said(f"reset {line}") == (0, "forgotten: 2 of 5 were left\n", "")
     assert said(f"peek {line}")[1] == "allowed: 5 of 5 left\n"
@@ -171,7 +171,10 @@ def test_any_bytes_are_a_key(store: str, subject: str) -> None:
         ("hit 5/minute user:42 --store S --cost 6", "cost is 6"),
         ("hit 5/minute user:42 --store S --cost -1", "cost is -1"),
         ("hit 5/minute user:42 --store S --cost 2 --at-least 3", "at_least is 3"),
-        ("hit 5/minute user:42 --store S --at-least 1 --wait 3", "--wait is not for it"),
+        (
+            "hit 5/minute user:42 --store S --at-least 1 --wait 3",
+            "it cannot be combined with --wait",
+        ),
         ("hit 5/minute user:42 --store S --wait -1", "Invalid value for '--wait'"),
         ("hit 5/minute user:42 --store S --wait nan", "'--wait': nan: accepted are seconds from 0"),
         (
@@ -249,7 +252,7 @@ def test_a_misspelt_variable_is_warned_of_in_a_line(store: str, subject: str) ->
     done = shell(f"limiter peek 1/hour {subject}", LIMITER_STORE=store, LIMITER_NAEM="x")
     assert done.stdout == "allowed: 1 of 1 left\n"
     assert done.stderr == (
-        "limiter: LIMITER_NAEM is set, and no variable of ours: is LIMITER_NAME meant?\n"
+        "limiter: LIMITER_NAEM is set, and is not a variable of the limiter: is LIMITER_NAME meant?\n"
     )
     assert done.returncode == 0
 

@@ -231,7 +231,7 @@ def test_a_rate_is_held_by_nobody() -> None:
     """Who writes one is told what is accepted."""
     done = run("hold --store redis://127.0.0.1:1 1/minute nobody -- true")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "'1/minute': accepted is how many may run at once" in done.stderr
+    assert "'1/minute': accepted is how many commands may run at once" in done.stderr
 
 
 def test_limits_of_the_environment_are_not_about_leases(store: str, subject: str) -> None:
@@ -247,7 +247,7 @@ def test_a_fallback_says_that_it_decided(subject: str, on_error: str, code: int)
     done = run(line, LIMITER_ON_ERROR=on_error)
     assert done.exit_code == code
     assert "limiter: the store did not decide, LIMITER_ON_ERROR did" in done.stderr
-    assert ("other machines know of no lease" in done.stderr) == (code == 0)
+    assert ("other machines do not see this lease" in done.stderr) == (code == 0)
     assert "taken" not in done.stderr
 
 

@@ -59,7 +59,7 @@ def test_installing_on_every_primary(cluster: Cluster) -> None:
     ("line", "message"),
     [
         ("scripts nonsense", "'nonsense' is not one of"),
-        ("scripts --store redis://x", "--store is for --install"),
+        ("scripts --store redis://x", "--store is accepted only with --install"),
         ("scripts --install", "no store: give --store"),
         ("scripts --install --store memory://", "which ends with this command"),
         ("scripts --install --store http://x", "store is 'http://x': accepted are"),

@@ -61,7 +61,7 @@ def test_a_middleware_takes_policies(
     path.write_text("nonsense")
     exec(code, shown)  # noqa: S102 (it is ours)
     assert list(shown["policies"].current.guards) == [subject]
-    monkeypatch.setattr(watch, "_kept", {})
+    monkeypatch.setattr(watch, "_shared_texts", {})
     with pytest.raises(InvalidPolicyFile):
         shown["on_starting"](None)
     path.write_text(f"[policies.{subject}]\nlimits = '3/hour'\n")

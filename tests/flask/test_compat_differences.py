@@ -209,7 +209,7 @@ def test_the_second_in_which_a_sliding_limit_is_reset() -> None:
 def test_init_app_twice() -> None:
     app = Flask("app")
     limiter(THEIRS, app).init_app(app)
-    with pytest.raises(InvalidSetting, match="already at work"):
+    with pytest.raises(InvalidSetting, match="already enforces"):
         limiter(OURS, app).init_app(app)
 
 

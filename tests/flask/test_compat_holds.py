@@ -59,6 +59,7 @@ def exempt(library: Library, limits: Any, target: Any, names: str | None) -> Any
 FACTORS = [(99, 1), (1, 99)]
 
 
+@pytest.mark.slow  # all of them together
 @pytest.mark.parametrize("names", FLAGS, ids=str)
 @pytest.mark.parametrize("override", [True, False])
 @pytest.mark.parametrize(("whole", "each"), FACTORS)
@@ -91,6 +92,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.slow  # all of them together
 @pytest.mark.parametrize(("outside", "inside", "override"), PAIRS, ids=str)
 @pytest.mark.parametrize(("whole", "each"), FACTORS)
 def test_blueprints_that_are_exempt(

@@ -76,7 +76,7 @@ def test_limits_may_be_declared_before_the_application_is_known(store: str, subj
 
     assert statuses(app, "/a", "/a") == [200, 429]
     limits.close()
-    with pytest.raises(InvalidSetting, match="already at work"):
+    with pytest.raises(InvalidSetting, match="already enforces"):
         limits.init_app(app)
 
 

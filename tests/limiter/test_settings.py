@@ -81,7 +81,7 @@ def test_a_wrong_call_names_the_class_that_was_called(
 
 def test_a_wrong_secret_stays_secret() -> None:
     """The message has its type."""
-    assert wrong(key_secret=5).startswith("key_secret is a int that is no secret: accepted is")
+    assert wrong(key_secret=5).startswith("key_secret is an unusable int: accepted is")
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_two_policies_need_two_fields() -> None:
 
 def test_an_algorithm_belongs_to_a_string() -> None:
     """Policies have theirs."""
-    assert "it belongs to a limit string" in wrong(SlidingLog(5, 60), algorithm="sliding_log")
+    assert "accepted only with a limit string" in wrong(SlidingLog(5, 60), algorithm="sliding_log")
     assert "accepted are fixed_window" in wrong(SlidingLog(5, 60), algorithm="nonsense")
 
 
@@ -308,14 +308,17 @@ def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
 def test_a_misspelt_variable_is_warned_of(warned: Warned, misspelt: str, meant: str) -> None:
     """Once, with the nearest name and without its value, which may be a secret."""
     assert warned({misspelt: "hush"}, times=3) == [
-        f"{misspelt} is set, and no variable of ours: is {meant} meant?"
+        f"{misspelt} is set, and is not a variable of the limiter: is {meant} meant?"
     ]
 
 
 def test_a_variable_that_is_near_to_none_is_told_what_is_known(warned: Warned) -> None:
     """All names."""
     (said,) = warned({"LIMITER_XYZ": "1"})
-    assert "LIMITER_XYZ is set, and no variable of ours: known are LIMITER_STORE, " in said
+    assert (
+        "LIMITER_XYZ is set, and is not a variable of the limiter: known are LIMITER_STORE, "
+        in said
+    )
     assert "LIMITER_ADMIN_TOKEN" in said
 
 

@@ -276,7 +276,7 @@ def test_a_call_never_throws_out_its_own_keys() -> None:
 
 def test_no_call_looks_at_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where all have been asked again, several calls find out who is the soonest unused now."""
-    monkeypatch.setattr("limiter.memory.store._MOST_RENEWALS", 10)
+    monkeypatch.setattr("limiter.memory.store._MOST_CORRECTIONS", 10)
     store, short, long = MemoryStore(most_subjects=100), FixedWindow(5, 60), FixedWindow(5, 600)
     for number in range(100):
         hit(store, short, str(number))

@@ -15,7 +15,7 @@ VECTORS = vectors.load()
 #: A call in the process has values for arguments, and no text that could be none.
 ABOUT_TEXT = [v for v in VECTORS if not v.get("error", "WRONGTYPE").startswith("WRONGTYPE")]
 #: And it has no key without expiry, which might be given one.
-GIVES_EXPIRY = [v for v in VECTORS if "without expiry one" in v["name"]]
+GIVES_EXPIRY = [v for v in VECTORS if "sets the expiry of" in v["name"]]
 OURS = [v for v in VECTORS if v not in ABOUT_TEXT and v not in GIVES_EXPIRY]
 
 

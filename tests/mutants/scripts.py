@@ -19,12 +19,12 @@ from tests.contract.source import SRC, load_module
 from tests.machines.support import POLICIES
 from tests.machines.test_single import SingleMachine
 
-#: Raises where the scripts in use are broken; told the address of a server.
+#: Takes the address of a server; raises if the scripts in use are broken.
 Check = Callable[[str], None]
 
 
 class Mutant(NamedTuple):
-    """What is broken, in which file of ``lua/src``, and by which check that must be seen."""
+    """A change that breaks a file of ``lua/src``, and the check that must find it."""
 
     name: str
     hazard: str
@@ -35,17 +35,17 @@ class Mutant(NamedTuple):
 
 
 def shows(names: str) -> Check:
-    """The test vectors whose names hold this."""
+    """Return a check that runs the test vectors whose names contain ``names``."""
     return partial(vectors.check_all, names=names)
 
 
 def reads(script: str) -> Check:
-    """The checks of a script's text."""
+    """Return a check of a script's text."""
     return lambda _: checks.check_text(script, scripts.source(script))
 
 
 def agrees(algorithm: str) -> Check:
-    """The state machine of an algorithm, for a short search that is always the same."""
+    """Return a check that runs an algorithm's state machine for a short search, always the same."""
 
     def check(url: str) -> None:
         machine = type("Machine", (SingleMachine,), {"url": url, "policies": POLICIES[algorithm]})
@@ -88,20 +88,20 @@ MUTANTS = [
         shows("token_bucket: thirds"),
     ),
     Mutant(
-        "a key without expiry stays one", "H03", SINGLE, SHORTER,
+        "a key without an expiry does not get one", "H03", SINGLE, SHORTER,
         "if granted > 0 and ttl_ms ~= -1 and ttl_ms * 1000 <= reset_us + slack_ms * 1000 then",
-        shows("a denied hit gives a key without expiry one"),
+        shows("a denied hit sets the expiry of a key that has none"),
     ),
     Mutant(
         "a decision shortens the life of another policy's state", "H06", SINGLE, SHORTER,
         "if ttl_ms == -1 or granted > 0 then",
-        shows("a longer life is another policy's"),
+        shows("a later expiry is another policy's"),
     ),
     Mutant(
-        "trimming comes first, and takes the expiry of an emptied log along", "H04", LOG,
+        "trimming comes first, and deletes an emptied log with its expiry", "H04", LOG,
         "if granted == 1 then",
         'if dead > 0 then\n  redis.call("LTRIM", key, dead, -1)\nend\nif granted == 1 then',
-        shows("sliding_log: a hit after everything has left"),
+        shows("sliding_log: a hit after all entries have left"),
     ),
     Mutant(
         "a denied hit spends", "H08", WINDOW,
@@ -110,7 +110,7 @@ MUTANTS = [
         lambda url: calls.check_nothing_written(url, "fixed_window"),
     ),
     Mutant(
-        "peek takes", "H12b", SINGLE,
+        "peek charges", "H12b", SINGLE,
         'local takes = mode == "hit"', 'local takes = mode == "hit" or mode == "peek"',
         lambda url: calls.check_nothing_written(url, "sliding_log"),
     ),
@@ -121,7 +121,7 @@ MUTANTS = [
         shows("cost 0"),
     ),
     Mutant(
-        "the cost is not asked for", "H21", SINGLE, "granted = cost\n", "granted = 1\n",
+        "the cost is ignored", "H21", SINGLE, "granted = cost\n", "granted = 1\n",
         shows("fixed_window: a later hit counts"),
     ),
     Mutant(
@@ -137,8 +137,8 @@ MUTANTS = [
         shows("a cost that is nan"),
     ),
     Mutant(
-        "at_least is not looked at", "H21", SINGLE,
-        "ARGV[{{last}}] and ARGV[{{last}}] + 0 or cost", "cost", shows("at_least takes what is there"),
+        "at_least is ignored", "H21", SINGLE,
+        "ARGV[{{last}}] and ARGV[{{last}}] + 0 or cost", "cost", shows("at_least takes what is free"),
     ),
     Mutant(
         "one more than the limit", "H10", WINDOW,
@@ -151,14 +151,14 @@ MUTANTS = [
         shows("fixed_window: at its end a window is over"),
     ),
     Mutant(
-        "a window that every hit begins anew", "H10", WINDOW,
+        "every hit begins a new window", "H10", WINDOW,
         "used, reset_us = used + granted,", "start_us = now_us\nused, reset_us = used + granted,",
         shows("fixed_window: a later hit counts"),
     ),
     Mutant(
         "an entry that counts a microsecond too long", "H10", LOG,
         "if entry_us + period_us > last_us", "if entry_us + period_us >= last_us",
-        shows("sliding_log: and not a microsecond longer"),
+        shows("sliding_log: at its end a unit no longer counts"),
     ),
     Mutant(
         "two hits of one microsecond are one entry", "H14", LOG,
@@ -187,7 +187,7 @@ MUTANTS = [
     Mutant(
         "idle time is credited beyond the burst", "H12", BUCKET,
         "if stored_us >= now_us and stored_us < 2^53", "if stored_us < 2^53",
-        shows("however long it rests"),
+        shows("after any time without calls"),
     ),
     Mutant(
         "a clock in whole seconds", "H28", SINGLE,
@@ -195,19 +195,19 @@ MUTANTS = [
         lambda url: calls.check_server_clock(url, "fixed_window"),
     ),
     Mutant(
-        "a log that goes back with the clock", "H24", LOG,
+        "a clock that steps back makes a log's times decrease", "H24", LOG,
         "if last_us < now_us then", "if true then",
         shows("sliding_log: a clock that stepped back logs"),
     ),
     Mutant(
-        "a window that a step back ends", "H26", WINDOW,
+        "a clock that steps back ends a window", "H26", WINDOW,
         "if stored_us - now_us > period_us and", "if stored_us - now_us > 0 and",
         shows("fixed_window: a clock that stepped back"),
     ),
     Mutant(
-        "an impossible debt is believed", "H26", BUCKET,
+        "an impossible debt is kept", "H26", BUCKET,
         "if stored_us - now_us > most_us then", "if false then",
-        shows("token_bucket: more debt heals"),
+        shows("token_bucket: a denied hit cuts"),
     ),
     Mutant(
         "a smaller burst cuts the debt of a larger one", "H98", BUCKET,
@@ -215,56 +215,56 @@ MUTANTS = [
         shows("token_bucket: the debt of a larger burst"),
     ),
     Mutant(
-        "a smaller burst forgets that there was a larger one", "H98", BUCKET,
+        "a smaller burst drops the reach of a larger one", "H98", BUCKET,
         "full_us - now_us > empty_us and reach_s or own_s", "own_s",
         shows("token_bucket: and is remembered"),
     ),
     Mutant(
-        "a state without end is believed", "H18", BUCKET,
+        "a stored time without end is kept", "H18", BUCKET,
         "stored_us < 2^53 and stored_us % 1 == 0 and stored_s", "stored_us % 1 == 0 and stored_s",
         shows("token_bucket: a value whose time is beyond"),
     ),
     Mutant(
-        "a limiter of two keys, one of them built", "H36", SINGLE,
+        "a script that builds a key", "H36", SINGLE,
         "local ARGV, key = ARGV, KEYS[1]", 'local ARGV, key = ARGV, KEYS[1] .. ":current"',
         reads("fixed_window"),
     ),
     Mutant(
-        "an error that is caught, and admits", "H40", SINGLE,
-        "-- 6. Answer.", 'redis.pcall("PTTL", key)\n\n-- 6. Answer.', reads("token_bucket"),
+        "a script that catches an error, and admits", "H40", SINGLE,
+        "-- 6. Reply.", 'redis.pcall("PTTL", key)\n\n-- 6. Reply.', reads("token_bucket"),
     ),
     Mutant(
-        "a header that lies", "H97", SINGLE,
+        "a header in another order than the arguments", "H97", SINGLE,
         "local mode = ARGV[2]\nlocal cost = ARGV[3] + 0",
         "local cost = ARGV[2] + 0\nlocal mode = ARGV[3]", reads("sliding_log"),
     ),
     Mutant(
-        "several: who has room is charged, though another denies", "H09", SEVERAL,
+        "several: a hash is charged, though another policy denies", "H09", SEVERAL,
         "if fits and writes[index] then", "if writes[index] then",
-        shows("several: one denies, none is charged"),
+        shows("several: one policy denies, none is charged"),
     ),
     Mutant(
-        "several: logs are charged, though another denies", "H09", SEVERAL,
+        "several: logs are charged, though another policy denies", "H09", SEVERAL,
         "local tail = fits and tails and tails[index]", "local tail = tails and tails[index]",
         lambda url: calls.check_nothing_written(url, "several"),
     ),
     Mutant(
-        "several: a key lives as long as its first policy", "H06", SEVERAL,
+        "several: a key's expiry follows its first policy", "H06", SEVERAL,
         "(lives[index] or -1) < reset_us", "not lives[index]",
-        shows("several: a life too short for one of them"),
+        shows("several: an expiry too early for one of them"),
     ),
     Mutant(
-        "several: reset forgets the hash, not the logs", "H51", SEVERAL,
+        "several: reset deletes the hash, not the logs", "H51", SEVERAL,
         'elseif mode == "reset" then', 'elseif mode == "reset" and index == 1 then',
-        shows("several: reset says"),
+        shows("several: reset reports"),
     ),
     Mutant(
-        "several: at_least takes from each what it has", "H09", SEVERAL,
-        "until not again", "until true", shows("several: at_least: the scarcest"),
+        "several: at_least charges each policy another number", "H09", SEVERAL,
+        "until not again", "until true", shows("several: at_least: the policy with the least"),
     ),
     Mutant(
-        "several: a shadow policy denies", "H09", SEVERAL,
-        'fits = fits and shadow == "1"', "fits = false", shows("several: a shadow policy without"),
+        "several: a policy in shadow mode denies", "H09", SEVERAL,
+        'fits = fits and shadow == "1"', "fits = false", shows("several: a policy in shadow mode without"),
     ),
     Mutant(
         "a debt without end", "H21", PARTS,
@@ -274,39 +274,39 @@ MUTANTS = [
     Mutant(
         "a refund of more than was used", "H21", WINDOW,
         "if cost < granted then\n  granted = cost\nend", "granted = cost",
-        shows("fixed_window: refund gives back no more"),
+        shows("fixed_window: refund returns no more"),
     ),
     Mutant(
         "a refund of more than the debt", "H21", BUCKET,
         "if cost < granted then\n  granted = cost\n", "if true then\n  granted = cost\n",
-        shows("token_bucket: refund leaves less than nothing"),
+        shows("token_bucket: refund leaves no debt below zero"),
     ),
     Mutant(
-        "a refund drops the newest of a log", "H10", LOG,
+        "a refund removes the newest entries of a log", "H10", LOG,
         'if mode == "refund" then\n  redis.call("LTRIM", key, dead, -1)',
         'if mode == "refund" then\n  redis.call("LTRIM", key, 0, -granted - 1)',
-        shows("sliding_log: refund drops the oldest"),
+        shows("sliding_log: refund removes the oldest"),
     ),
     Mutant(
-        "the share of the last window is rounded down", "H11", SLIDING,
+        "the share of the previous window is rounded down", "H11", SLIDING,
         "local weight = previous * covered + width - 1", "local weight = previous * covered",
-        shows("sliding_window: the share of the past is rounded up"),
+        shows("sliding_window: the share of the previous count is rounded up"),
     ),
     Mutant(
-        "the last window is forgotten", "H11", SLIDING,
+        "the count of the previous window is lost", "H11", SLIDING,
         "stored_us, newer, older = stored_us + period_us, 0, newer",
         "stored_us, newer, older = stored_us + period_us, 0, 0",
-        shows("sliding_window: at the moment that was promised"),
+        shows("sliding_window: after exactly retry_after"),
     ),
     Mutant(
-        "a queue in which nobody waits for the part of a microsecond", "H92", BUCKET,
+        "a delay without the fraction of a microsecond", "H92", BUCKET,
         "    delay_us = reset_us\n", "    delay_us = full_us - now_us\n",
         shows("token_bucket: thirds"),
     ),
     Mutant(
-        "a queue in which everybody waits for himself, too", "H92", BUCKET,
+        "a delay that includes the call itself", "H92", BUCKET,
         "    delay_us = reset_us\n", "    delay_us = reset_us + t_us\n",
-        shows("token_bucket: a later hit waits behind the first"),
+        shows("token_bucket: a later hit's delay"),
     ),
     Mutant(
         "a lease that is held is taken again", "H106", LEASES,
@@ -318,37 +318,37 @@ MUTANTS = [
         shows("several: acquire: what is held already is not charged again"),
     ),
     Mutant(
-        "a release of whoever ends first", "H104", LEASES,
+        "a release of the unit that expires first", "H104", LEASES,
         'redis.call("ZREM", key, string.format("%s:%d", id, unit))', 'redis.call("ZPOPMIN", key)',
         shows("concurrency: release"),
     ),
     Mutant(
-        "a second release that says it was one", "H104", LEASES,
+        "a second release that reports units", "H104", LEASES,
         "granted, room = held, room + held", "granted, room = cost, room + cost",
         shows("concurrency: release again"),
     ),
     Mutant(
-        "a renewal of what has ended", "H105", LEASES,
+        "a renewal of an expired lease", "H105", LEASES,
         "if held > 0 and held == cost then", "if true then",
-        shows("concurrency: renew of a lease that has ended"),
+        shows("concurrency: renew of a lease that has expired"),
     ),
     Mutant(
-        "a renewal of a part", "H105", LEASES,
+        "a renewal of a lease that lost a unit", "H105", LEASES,
         "if held > 0 and held == cost then", "if held > 0 then",
-        shows("concurrency: renew of a lease of which a unit has ended"),
+        shows("concurrency: renew of a lease of which a unit has expired"),
     ),
     Mutant(
-        "a lease that is held at its end", "H103", LEASES,
+        "a lease that still counts at its end", "H103", LEASES,
         'live = redis.call("ZCOUNT", key, now_us + 1, far_us)',
         'live = redis.call("ZCOUNT", key, now_us, far_us)',
-        shows("concurrency: and not a microsecond longer"),
+        shows("concurrency: at its end a lease has expired"),
     ),
     Mutant(
         "leases without expiry", "H107", LEASES, SHORTER, "if false then",
         lambda url: calls.check_charge_gives_life(url, "concurrency"),
     ),
     Mutant(
-        "a set that lives as long as the last lease that was taken", "H107", LEASES,
+        "a set whose expiry follows the last lease taken", "H107", LEASES,
         f"{SHORTER}\n    {LIFE}",
         'if granted > 0 then\n    redis.call("PEXPIRE", key, ARGV[6] / 1000 + slack_ms + 1000)',
         shows("concurrency: renew makes nothing shorter"),
@@ -358,7 +358,7 @@ MUTANTS = [
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """Let tests and library take the scripts of another folder."""
+    """Make tests and library use the scripts of another folder."""
 
     def forget() -> None:
         scripts.source.cache_clear()
@@ -366,21 +366,21 @@ def in_use(folder: Path) -> Iterator[None]:
         scripts.argument_names.cache_clear()
         loader.script.cache_clear()
 
-    there, ours = loader.folder, scripts.V1
+    loader_folder, tests_folder = loader.folder, scripts.V1
     loader.folder, scripts.V1 = (lambda: folder), folder
     forget()
     try:
         yield
     finally:
-        loader.folder, scripts.V1 = there, ours
+        loader.folder, scripts.V1 = loader_folder, tests_folder
         forget()
 
 
 def joined(folder: Path, mutant: Mutant | None = None) -> Path:
-    """Join the fragments into ``folder``, one of them broken.
+    """Join the fragments into ``folder``, with one change if there is a mutant.
 
     Raises:
-        AssertionError: The text that the mutant breaks is not there, or not once.
+        AssertionError: The text that the mutant replaces is missing, or occurs twice.
 
     """
     source, v1 = folder / "src", folder / "v1"
@@ -391,7 +391,7 @@ def joined(folder: Path, mutant: Mutant | None = None) -> Path:
         text = path.read_text()
         assert text.count(mutant.old) == 1, (
             f"{mutant.name}: {mutant.file} has {mutant.old!r} {text.count(mutant.old)} times: "
-            f"it has changed, and so must the mutant"
+            f"the file has changed, so change the mutant too"
         )
         path.write_text(text.replace(mutant.old, mutant.new))
     for name, text in load_module("join", source).scripts().items():

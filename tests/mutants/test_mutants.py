@@ -1,4 +1,4 @@
-"""Every broken script is caught by the check that names it, and nothing else is."""
+"""Every broken script fails its check, and the unbroken scripts pass it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CAUGHT = (AssertionError, redis.RedisError)
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
-    """The scripts as they are, joined the same way."""
+    """The unbroken scripts, joined the same way."""
     return scripts.joined(tmp_path_factory.mktemp("sound"))
 
 
@@ -30,21 +30,21 @@ def test_a_broken_script_is_caught(mutant, sound, store, tmp_path):
         mutant.check(store)
 
 
-def test_a_mutant_whose_text_is_gone_says_so(tmp_path):
-    """A fragment that was rewritten must not leave a mutant that breaks nothing."""
+def test_a_mutant_whose_text_is_missing_fails(tmp_path):
+    """After a fragment is rewritten, a mutant that changes nothing is an error."""
     stale = scripts.MUTANTS[0]._replace(old="text that no fragment has")
 
-    with pytest.raises(AssertionError, match="so must the mutant"):
+    with pytest.raises(AssertionError, match="so change the mutant too"):
         scripts.joined(tmp_path, stale)
 
 
-def test_the_scripts_joined_for_mutants_are_those_that_are_shipped(sound):
-    """What is broken here is what runs there."""
+def test_the_unbroken_scripts_are_the_committed_ones(sound):
+    """The mutants change the scripts that servers run."""
     for path in sound.glob("*.lua"):
         assert path.read_text() == (scripts.scripts.V1 / path.name).read_text()
 
 
 def test_every_mutant_stands_for_a_hazard():
-    """Names are unique; numbers are those of the catalogue."""
+    """Names are unique, and each mutant has a number of ``docs/hazards.md``."""
     assert len({mutant.name for mutant in scripts.MUTANTS}) == len(scripts.MUTANTS) >= 16
     assert all(re.fullmatch(r"H\d+b?", mutant.hazard) for mutant in scripts.MUTANTS)

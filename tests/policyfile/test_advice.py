@@ -40,7 +40,7 @@ def test_a_key_that_clients_choose(key: str, more: str) -> None:
     text = f"[policies.p]\nlimits = '5/minute'\nmatch.paths = ['/{{org}}']\nkey = {key}\n{more}"
     (warning,) = read(text, "policies.toml").warnings
     assert str(warning) == (
-        "policies.toml:4: policies.p.key: clients choose it, so each key that one makes up has the whole "
+        "policies.toml:4: policies.p.key: clients choose it, so each made-up key gets the whole "
         "limit, and takes memory in the store: add new_subjects = '20/hour' to the policy, or another "
         "policy that is not the default one, with key = 'address' and the same match"
     )

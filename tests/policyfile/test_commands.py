@@ -115,11 +115,11 @@ def test_what_applies_and_why_the_others_do_not(path: str) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "all: applies to global: 100 per 60 s burst 20, token_bucket (cost 1)",
-        "rest: passes by: it is the default policy, and a more specific policy applies",
+        "rest: does not apply: it is the default policy, and a more specific policy applies",
         f"orders: applies to {hashed('path', 'acme')},203.0.113.9: 5 per 60 s, sliding_log; 90 per 3600 s, "
         "sliding_log (cost 3)",
-        "keys: passes by: the path does not match",
-        "shadow: passes by: the path does not match",
+        "keys: does not apply: the path does not match",
+        "shadow: does not apply: the path does not match",
     ]
 
 
@@ -151,7 +151,7 @@ def test_numbers_of_a_subject_s_own(path: str) -> None:
     assert said["limits"][0]["limit"] == 30
     assert said["key"] == hashed("api-key", "partner")
     assert (
-        "numbers of its own"
+        "an override"
         in run("explain", path, "GET", "/keys/1", "--header", "X-API-Key: partner").stdout
     )
 
@@ -166,7 +166,7 @@ def test_a_cost_that_can_never_pass(path: str) -> None:
 
 def test_nothing_applies(path: str) -> None:
     last = run("explain", path, "GET", "/healthz").stdout.splitlines()[-1]
-    assert last == "no policy is about this request: it is not limited"
+    assert last == "no policy applies to this request: it is not limited"
 
 
 def test_whose_word_counts(path: str) -> None:

@@ -23,7 +23,7 @@ IDENTITIES = (
     "(or api-key:HEADER), path:NAME, host, global, and a list of these"
 )
 UNITS = (
-    "accepted is N/unit or N per K unit, with ' burst B' behind it for a bucket, and several of them with ; "
+    "accepted is N/unit or N per K unit, followed by ' burst B' for a bucket, and several of them with ; "
     "between; units are ms s sec second m min minute h hour d day w week month year"
 )
 LIMITS = (
@@ -39,11 +39,9 @@ DEFAULTS = (
     "accepted are algorithm, key, cost, on_error, timeout, local_share, headers, shadow, percent, exempt, "
     "unidentified, preflights, new_subjects"
 )
-NAMES = (
-    "is no name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, the first of them no dot"
-)
+NAMES = "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first"
 NEW = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"
-NOBODY = "is no subject that key ="
+NOT_FOUND = "is not a subject that key ="
 ONE = "[policies.p]\nlimits = '5/s'\n"
 
 #: A file, and every line of its message (without the file's name).
@@ -71,13 +69,13 @@ WRONG: list[tuple[str, list[str]]] = [
     # No TOML at all.
     (
         ONE + "a b",
-        ["3: is no TOML: Expected '=' after a key in a key/value pair (at line 3, column 3)"],
+        ["3: is not TOML: Expected '=' after a key in a key/value pair (at line 3, column 3)"],
     ),
     (
         ONE + "[policies.p]\n",
-        ["3: is no TOML: a table is declared twice (at line 3, column 12)"],
+        ["3: is not TOML: a table is declared twice (at line 3, column 12)"],
     ),
-    (ONE + "limits = '6/s'", ["3: is no TOML: Cannot overwrite a value (at end of document)"]),
+    (ONE + "limits = '6/s'", ["3: is not TOML: Cannot overwrite a value (at end of document)"]),
     # Keys that nobody knows, wherever they stand.
     (
         "defult = 'p'\n" + ONE + "limit = 5\n",
@@ -197,8 +195,8 @@ WRONG: list[tuple[str, list[str]]] = [
             "17: policies.p.exempt.networks[0] is '10.0.0.1/8' (10.0.0.1/8 has host bits set): accepted is a "
             "network, as in '10.0.0.0/8', or an address",
             "17: policies.p.exempt.networks[1] is 7: accepted is a network, as in '10.0.0.0/8', or an address",
-            "18: policies.p.exempt.keys[0] is a str that names nobody: accepted is a text",
-            "18: policies.p.exempt.keys[1] is a int that names nobody: accepted is a text",
+            "18: policies.p.exempt.keys[0] is a str that names no subject: accepted is a text",
+            "18: policies.p.exempt.keys[1] is a int that names no subject: accepted is a text",
             "19: policies.p.exempt.paths is '/healthz': accepted is a list",
         ],
     ),
@@ -210,7 +208,7 @@ WRONG: list[tuple[str, list[str]]] = [
     # Costs.
     (
         ONE + "cost = { header = 'a b' }",
-        ["3: policies.p.cost.header is 'a b': accepted is the name of a header (without _)"],
+        ["3: policies.p.cost.header is 'a b': accepted is the name of a header field (without _)"],
     ),
     (
         ONE + "cost = { body = '1 parsec' }",
@@ -251,7 +249,7 @@ WRONG: list[tuple[str, list[str]]] = [
         [
             "2: policies.p.limits: limit is '0/hour': 0 is no whole number from 1",
             f"2: policies.p.limits: limit is '3/fortnight': {UNITS}",
-            "3: policies.p.key is 'path:org': accepted is a part that each pattern of match.paths has, as {org}",
+            "3: policies.p.key is 'path:org': accepted is a part that each pattern of match.paths has, like {org}",
             "4: policies.p.cost is -1: accepted are a whole number from 1, {header = 'X-Cost'} and "
             "{body = '1KiB'}",
             f"5: policies.p.overrides.* is 7: {LIMITS}",
@@ -263,7 +261,7 @@ WRONG: list[tuple[str, list[str]]] = [
     (
         ONE + "key = ['address', 'path:org']\nmatch.paths = ['/{org}', '/all']",
         [
-            "3: policies.p.key is 'path:org': accepted is a part that each pattern of match.paths has, as {org}"
+            "3: policies.p.key is 'path:org': accepted is a part that each pattern of match.paths has, like {org}"
         ],
     ),
     # Subjects that no request could ever be.
@@ -273,33 +271,33 @@ WRONG: list[tuple[str, list[str]]] = [
         + "[policies.p.overrides]\n'10.0.0.0/9' = '6/s'\n'a.example' = 8\n'203.0.113.8:80' = '7/s'\n"
         + "'2001:db8:2::/56' = '6/s'",
         [
-            f"4: policies.p.exempt.keys[3] {NOBODY} 'address' finds: accepted is one as in '203.0.113.9' "
+            f"4: policies.p.exempt.keys[3] {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9' "
             "(networks: exempt.networks)",
-            f"6: policies.p.overrides.* {NOBODY} 'address' finds: accepted is one as in '203.0.113.9'",
-            f"7: policies.p.overrides.* {NOBODY} 'address' finds: accepted is one as in '203.0.113.9'",
+            f"6: policies.p.overrides.* {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9'",
+            f"7: policies.p.overrides.* {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9'",
             f"7: policies.p.overrides.* is 8: {LIMITS}",
-            f"9: policies.p.overrides.* {NOBODY} 'address' finds: accepted is one as in '203.0.113.9'",
+            f"9: policies.p.overrides.* {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9'",
         ],
     ),
     (
         ONE + "key = ['address', 'host', 'global']\n"
         "exempt.keys = ['203.0.113.9', '203.0.113.9,a', '203.0.113.9,a,global', '203.0.113.9,,global']",
         [
-            f"4: policies.p.exempt.keys[{place}] {NOBODY} ['address', 'host', 'global'] finds: accepted is one "
-            "as in '203.0.113.9,VALUE,global' (networks: exempt.networks)"
+            f"4: policies.p.exempt.keys[{place}] {NOT_FOUND} ['address', 'host', 'global'] finds: accepted is one "
+            "like '203.0.113.9,VALUE,global' (networks: exempt.networks)"
             for place in (0, 1, 3)
         ],
     ),
     (
         ONE + "key = 'global'\noverrides = { x = '6/s', global = '7/s' }",
-        [f"4: policies.p.overrides.* {NOBODY} 'global' finds: accepted is one as in 'global'"],
+        [f"4: policies.p.overrides.* {NOT_FOUND} 'global' finds: accepted is one like 'global'"],
     ),
     (
         ONE
         + "key = ['path:org', 'cookie:id']\nunidentified = 'address'\nmatch.paths = ['/{org}']\n"
         "exempt.keys = ['203.0.113.9', '2001:db8::/64', '10.0.0.0/8']",
         [
-            f"6: policies.p.exempt.keys[2] {NOBODY} ['path:org', 'cookie:id'] finds: accepted is one as in "
+            f"6: policies.p.exempt.keys[2] {NOT_FOUND} ['path:org', 'cookie:id'] finds: accepted is one like "
             "'VALUE,VALUE' or '203.0.113.9' (networks: exempt.networks)",
         ],
     ),
@@ -308,7 +306,7 @@ WRONG: list[tuple[str, list[str]]] = [
         ONE + "[policies.p.overrides]\n'2001:db8::1' = '6/s'\n'2001:db8:1::1' = '6/s'\n"
         "'2001:db8::2' = '7/s'\n'2001:db8:1::2' = '6/s'",
         [
-            "6: policies.p.overrides.* is of a subject to which line 4 gives other numbers: accepted is one "
+            "6: policies.p.overrides.* is for a subject that has other limits in line 4: accepted is one "
             "override for each",
         ],
     ),
@@ -316,7 +314,7 @@ WRONG: list[tuple[str, list[str]]] = [
         ONE + "key = 'api-key'\n[policies.p.overrides]\nsk_live_1 = '6/s'\n"
         f"'{hashed('api-key', 'sk_live_1')}' = '7/s'\n' sk_live_1' = '8/s'",
         [
-            f"{line}: policies.p.overrides.* is of a subject to which line {before} gives other numbers: accepted "
+            f"{line}: policies.p.overrides.* is for a subject that has other limits in line {before}: accepted "
             "is one override for each"
             for line, before in ((6, 5), (7, 5))
         ],
@@ -325,14 +323,14 @@ WRONG: list[tuple[str, list[str]]] = [
         ONE + f"key = 'api-key'\nexempt.keys = ['{hashed('api-key', 'sk_live_1')}']\n"
         "overrides = { sk_live_1 = '6/s' }",
         [
-            "5: policies.p.overrides.* is of a subject that exempt.keys names, too: accepted is one of the two",
+            "5: policies.p.overrides.* is for a subject that exempt.keys names, too: accepted is one of the two",
         ],
     ),
     # A comma separates parts, unless it is written as part of one.
     (
         ONE + "key = 'header:Referer'\n[policies.p.overrides]\n'a,b' = '6/s'\n'a\\,b' = '7/s'",
         [
-            f"5: policies.p.overrides.* {NOBODY} 'header:Referer' finds: accepted is one as in 'VALUE' (a comma in "
+            f"5: policies.p.overrides.* {NOT_FOUND} 'header:Referer' finds: accepted is one like 'VALUE' (a comma in "
             "a subject is written \\,)",
         ],
     ),
@@ -341,7 +339,7 @@ WRONG: list[tuple[str, list[str]]] = [
         "new_subjects = '2000/hour'\n[policies.r]\nlimits = '5/s'\nkey = 'cookie:id'\n"
         "new_subjects = '20/hour; 30/day'\n[policies.s]\nlimits = '5/s'\nkey = 'cookie:id'\nnew_subjects = 5",
         [
-            "3: policies.p.new_subjects is of no use with key = 'address': accepted is a key that clients choose",
+            "3: policies.p.new_subjects has no effect with key = 'address': accepted is a key that clients choose",
             f"7: policies.q.new_subjects is '2000/hour': {NEW}",
             f"11: policies.r.new_subjects is '20/hour; 30/day': {NEW}",
             f"15: policies.s.new_subjects is 5: {NEW}",
@@ -381,9 +379,9 @@ def test_a_file_that_nobody_can_read(tmp_path: Path) -> None:
 
     assert said() == "cannot be read: No such file or directory"
     path.write_bytes(b"\xff\xfe")
-    assert said() == "is not UTF-8 (byte 0): accepted is TOML, which is"
+    assert said() == "is not UTF-8 (byte 0): accepted is TOML in UTF-8"
     path.write_bytes(b"#" * (2**19 + 1))
-    assert said() == "is longer than 524,288 bytes: accepted is a file up to that"
+    assert said() == "is longer than 524,288 bytes: accepted is a shorter file"
     path.unlink()
     path.mkdir()
     assert said() == "cannot be read: Is a directory"

@@ -439,7 +439,7 @@ def test_the_example() -> None:
 def test_what_is_said_of_a_policy_holds_no_subject() -> None:
     """It may be shown to whoever asks for it."""
     named = read(EXAMPLE.read_text(), "f").policies["api"]
-    assert {"limits", "key", "match", "cost", "exempt", "overrides"} <= {*named.said}
-    assert "monitoring" not in repr(named.said)
-    assert named.said["exempt"]["keys"] == 1
-    assert named.said["overrides"] == 1
+    assert {"limits", "key", "match", "cost", "exempt", "overrides"} <= {*named.description}
+    assert "monitoring" not in repr(named.description)
+    assert named.description["exempt"]["keys"] == 1
+    assert named.description["overrides"] == 1

@@ -36,7 +36,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
     found = tmp_path / "policies.toml"
     found.write_text(text(5))
     yield found
-    watch._kept.clear()
+    watch._shared_texts.clear()
 
 
 def limits(verdict: Verdict) -> dict[str, int]:
@@ -122,7 +122,7 @@ def test_a_good_file_replaces_another(path: Path, caplog: pytest.LogCaptureFixtu
 def test_a_broken_file_is_refused(
     path: Path, broken: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With every fault in the log; what was in force stays, until a good one comes."""
+    """With every fault in the log; the policies in force stay, until a good one comes."""
     policies = Policies(path, store="memory://")
     before = policies.guard
     if broken is None:
@@ -134,7 +134,7 @@ def test_a_broken_file_is_refused(
     assert policies.guard is before
     assert policies.refusals == 2
     assert policies.refused is not None
-    assert f"{path} is refused, what was in force stays:\n{policies.refused}" in caplog.text
+    assert f"{path} is refused, the policies in force stay:\n{policies.refused}" in caplog.text
     assert all(record.levelno == logging.ERROR for record in caplog.records)
 
     path.write_text(text(5))
@@ -261,7 +261,7 @@ def test_an_event_loop_never_waits_for_a_text(path: Path, monkeypatch: pytest.Mo
 
     def number() -> int:
         (named,) = policies.current.file.policies.values()
-        return int(named.said["limits"][0]["limit"])
+        return int(named.description["limits"][0]["limit"])
 
     for _ in range(3):
         policies._look_at = 0.0
@@ -396,7 +396,7 @@ def test_workers_that_start_while_the_file_is_broken(
 
     in_child(begins)
     policies = Policies(path, store="memory://")
-    assert "is refused, what was in force stays" in caplog.text
+    assert "is refused, the policies in force stay" in caplog.text
     hand_on(path)  # not the first start: the same goes on
     path.write_text(text(4))
     assert policies.reload()
@@ -406,7 +406,7 @@ def test_workers_that_start_while_the_file_is_broken(
 
 
 def test_texts_that_are_being_written_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = watch._Kept()
+    kept = watch._SharedText()
     monkeypatch.setattr(watch.time, "sleep", lambda _: None)
     assert kept.get() is None
     kept.put("some text")
@@ -418,7 +418,7 @@ def test_texts_that_are_being_written_are_not_read(monkeypatch: pytest.MonkeyPat
 def test_without_anonymous_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the system has none, a file without a name does."""
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    kept = watch._Kept()
+    kept = watch._SharedText()
     kept.put("ü" * 10_000)
     assert kept.get() == "ü" * 10_000
 

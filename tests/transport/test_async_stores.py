@@ -178,7 +178,7 @@ def test_a_server_gone_with_tls(
             "Sentinel, which is not supported yet",
         ),
         (connect_async, lambda: None, "store is a NoneType: accepted are redis://"),
-        (connect_async, lambda: "redis://h:1?nonsense=1", "its options make no connection"),
+        (connect_async, lambda: "redis://h:1?nonsense=1", "its options are wrong"),
         (connect_async, lambda: "redis://:hush@h/prod", r"redis://:\*\*\*@h/\*\*\*"),
     ],
 )

@@ -91,7 +91,7 @@ def test_what_the_end_comes_to() -> None:
     assert isinstance(redirects.failure(error, "store"), StoreRefused)
     for _ in range(MOST_REDIRECTS):
         redirects.next_action(error, 1.0)
-    assert str(redirects.failure(error, "store")) == "store: more than 3 redirections"
+    assert str(redirects.failure(error, "store")) == "store: more than 3 redirects"
     assert isinstance(redirects.failure(ResponseError("OOM full"), "store"), StoreUnavailable)
 
 

@@ -470,7 +470,7 @@ def test_a_reply_that_nobody_can_read(store: str) -> None:
     settings = redis.ConnectionPool.from_url(store).connection_kwargs
     connection = Connection(redis.Connection(**settings), "store", 5.0)
     connection._feed = stumble
-    with pytest.raises(StoreRefused, match="something else than Redis's protocol"):
+    with pytest.raises(StoreRefused, match="something other than Redis's protocol"):
         connection.execute(PING, time.monotonic() + 5, 5.0)
 
 

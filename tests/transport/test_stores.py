@@ -443,9 +443,9 @@ def test_by_a_cluster_client_with_tls(
         ("localhost:6379", "store is 'localhost:6379': accepted are redis://"),
         ("redis://", "store is 'redis://': accepted are redis://"),
         ("http://localhost", "store is 'http://localhost': accepted are redis://"),
-        ("redis://h:1?nonsense=1", "its options make no connection"),
-        ("redis://h:1?protocol=9", "its options make no connection"),
-        ("redis://h:1?ssl_cert_reqs=x", "its options make no connection"),
+        ("redis://h:1?nonsense=1", "its options are wrong"),
+        ("redis://h:1?protocol=9", "its options are wrong"),
+        ("redis://h:1?ssl_cert_reqs=x", "its options are wrong"),
         ("redis+cluster://a:1,,b:2", "a cluster needs host:port,host:port"),
         ("redis+cluster://a:1/3", "a cluster has database 0 only"),
         ("redis+cluster://a:x", "accepted are redis://"),
@@ -647,7 +647,7 @@ def test_what_was_quoted_is_read() -> None:
 
 def test_a_database_that_is_no_number() -> None:
     """Database 0 is not what was meant."""
-    with pytest.raises(InvalidSetting, match="the database is no number; accepted is a number"):
+    with pytest.raises(InvalidSetting, match="the database is not a number; accepted is a number"):
         Limiter("1/s", store="redis://localhost/prod")
 
 

@@ -1,4 +1,4 @@
-"""Flask-Limiter's names: what its users write most runs as it is, the rest is refused by name."""
+"""A replacement for Flask-Limiter's import: common uses run unchanged, the rest raise an error."""
 
 from limiter.compat.flask_limiter.constants import ExemptionScope, HeaderNames
 from limiter.compat.flask_limiter.errors import RateLimitExceeded

@@ -1,4 +1,4 @@
-"""How Flask-Limiter answers: its header fields, its exception for a breach, and its line in the log."""
+"""Answer as Flask-Limiter does: its header fields, its exception for a breach, and its log line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from limiter.web.guard import Verdict
 
 
 def write_fields(response: Response, limit: RequestLimit | None, names: Mapping[str, str]) -> None:
-    """Write what a limit has left; when to come back only to a client that it denied."""
+    """Write what a limit has left; Retry-After only if the limit denied."""
     if limit is None:
         return
     headers = response.headers
@@ -31,8 +31,8 @@ def write_fields(response: Response, limit: RequestLimit | None, names: Mapping[
 
 
 def exceeded(verdict: Verdict, on_breach: Callable[..., Any] | None) -> Exception:
-    """The exception for a refusal; the functions that are given for a breach are called."""
-    if verdict.status == 413:  # no wait would help; Flask-Limiter says 429 all the same
+    """The exception for a refusal; calls the ``on_breach`` functions."""
+    if verdict.status == 413:  # a retry cannot pass; Flask-Limiter answers 429 all the same
         return RateLimitExceeded(Breached(str(verdict.error)))
     breached = deciding(verdict) if verdict.status == 429 and denying(verdict) else None
     if breached is None:
@@ -47,7 +47,7 @@ def exceeded(verdict: Verdict, on_breach: Callable[..., Any] | None) -> Exceptio
 
 
 def _log_breach(breached: RequestLimit) -> None:
-    """Log what Flask-Limiter logs, in the same words."""
+    """Log the line that Flask-Limiter logs."""
     if not config.log.isEnabledFor(logging.INFO):
         return
     identity = breached.rule.identity
@@ -59,7 +59,7 @@ def _log_breach(breached: RequestLimit) -> None:
 
 
 def _scope(breached: RequestLimit) -> str:
-    """What Flask-Limiter calls the scope of a limit: for what, beside the key, it counts."""
+    """The scope of a limit, as Flask-Limiter writes it: what its count is for, beside the key."""
     limit, endpoint = breached.rule.limit, request.endpoint or ""
     scope = limit.scope(endpoint) if callable(limit.scope) else limit.scope
     if scope is None and breached.shared:

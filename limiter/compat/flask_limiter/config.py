@@ -1,4 +1,4 @@
-"""Flask-Limiter's settings: from its arguments and from ``RATELIMIT_*``; what is not offered is named."""
+"""Flask-Limiter's settings, from its arguments and ``RATELIMIT_*``; missing ones raise an error."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _key(name: str) -> str:
     return f"RATELIMIT_{key.upper()}"
 
 
-#: Argument of Limiter, and the key of the application's configuration that gives it.
+#: Arguments of Limiter, and the key of each in the application's configuration.
 KEYS = {name: _key(name) for name in Settings.__annotations__} | {
     "default_limits": "RATELIMIT_DEFAULT",
     "on_breach": "RATELIMIT_ON_BREACH_CALLBACK",
@@ -60,7 +60,7 @@ KEYS = {name: _key(name) for name in Settings.__annotations__} | {
     "on_meta_breach": "RATELIMIT_ON_META_BREACH_CALLBACK",
 }
 ENABLED = "RATELIMIT_ENABLED"
-#: Keys of header names, and the name that each says by default.
+#: Keys of header names, and the default of each.
 HEADERS = {
     "RATELIMIT_HEADER_LIMIT": "X-RateLimit-Limit",
     "RATELIMIT_HEADER_REMAINING": "X-RateLimit-Remaining",
@@ -68,12 +68,12 @@ HEADERS = {
     "RATELIMIT_HEADER_RETRY_AFTER": "Retry-After",
 }
 
-#: Settings that are not offered: the values that mean the same as not giving them, and what to use.
+#: Settings that are not offered: values that equal the default, and what to use instead.
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fail_on_first_breach": (
         (True,),
-        "all limits of a request are asked in one call, and a denied request is charged to none; "
-        "current_limits says of each what it said",
+        "all limits of a request are checked in one call, and a denied request is charged to none; "
+        "current_limits has the result of each",
     ),
     "meta_limits": ((), "put another limit on the routes; denials are counted by no limit"),
     "on_meta_breach": ((), "there are no meta limits"),
@@ -83,7 +83,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         "Retry-After is in seconds: a date needs the client's clock",
     ),
 }
-#: Values that leave a setting to the configuration, or open.
+#: Values that count as not set.
 _NOTHING: tuple[Any, ...] = (None, "", [], ())
 _INSTEAD = {
     "RATELIMIT_KEY_FUNC": "give Limiter its key_func",
@@ -115,12 +115,12 @@ _OPTIONS = {"socket_timeout": "timeout", "socket_connect_timeout": "connect_time
 
 
 def read(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings by argument; what the program gives counts more than the configuration.
+    """All settings by argument; arguments override the configuration.
 
-    A key of that kind which is no setting, as an application may have of its own, is logged and not read.
+    Unknown RATELIMIT_* keys are logged and not read: an application may have its own.
 
     Raises:
-        InvalidSetting: One is not offered; the message says what to use.
+        InvalidSetting: A setting is not offered; the message names what to use.
 
     """
     names = {key: name for name, key in KEYS.items()}
@@ -139,10 +139,10 @@ def read(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def refuse_unknown(arguments: Mapping[str, Any]) -> None:
-    """Refuse arguments that Flask-Limiter 4.1 has not either.
+    """Refuse arguments that Flask-Limiter 4.1 does not have.
 
     Raises:
-        TypeError: There is one.
+        TypeError: An argument is unknown.
 
     """
     for name in arguments.keys() - KEYS:
@@ -154,7 +154,7 @@ def algorithm(strategy: str) -> str:
     """The algorithm of a strategy.
 
     Raises:
-        InvalidSetting: There is none of that name.
+        InvalidSetting: No strategy has that name.
 
     """
     if strategy in ALGORITHMS:
@@ -163,10 +163,10 @@ def algorithm(strategy: str) -> str:
 
 
 def store(uri: str) -> str:
-    """The address of a storage.
+    """The URL of a storage.
 
     Raises:
-        InvalidSetting: Nothing here keeps counts in such a one.
+        InvalidSetting: The storage is not Redis, Valkey or memory.
 
     """
     if not uri.startswith(_STORES):
@@ -178,16 +178,16 @@ def store(uri: str) -> str:
 
 
 def options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The time-outs that ``storage_options`` give.
+    """The timeouts in ``storage_options``.
 
     Raises:
-        InvalidSetting: There is another option.
+        InvalidSetting: An option is not a timeout.
 
     """
     for name in given:
         if name not in _OPTIONS:
             raise InvalidSetting(
-                f"storage_options has {name!r}: accepted are {', '.join(_OPTIONS)}; what else a "
-                f"connection needs stands in storage_uri"
+                f"storage_options has {name!r}: accepted are {', '.join(_OPTIONS)}; other options "
+                f"of a connection go into storage_uri"
             )
     return {_OPTIONS[name]: value for name, value in given.items()}

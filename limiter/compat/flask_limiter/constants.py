@@ -6,7 +6,7 @@ import enum
 
 
 class HeaderNames(enum.Enum):
-    """The response's header fields, by what they say."""
+    """The response's header fields, by their content."""
 
     RESET = "X-RateLimit-Reset"
     REMAINING = "X-RateLimit-Remaining"
@@ -15,7 +15,7 @@ class HeaderNames(enum.Enum):
 
 
 class ExemptionScope(enum.Flag):
-    """From what a view or a blueprint is exempt."""
+    """The limits from which a view or a blueprint is exempt."""
 
     NONE = 0
     APPLICATION = enum.auto()

@@ -1,4 +1,4 @@
-"""What a view does not get to see."""
+"""The exception of a breach, for error handlers."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from werkzeug.exceptions import TooManyRequests
 
 
 class Breached(NamedTuple):
-    """What an error handler asks of the limit that denied."""
+    """The limit that denied, as error handlers read it."""
 
     limit: Any
-    """The limit: ``str`` of it is what Flask-Limiter shows, like "2 per 1 minute"."""
+    """The limit; its ``str`` is Flask-Limiter's, like "2 per 1 minute"."""
     error_message: Any = None
 
 
 class RateLimitExceeded(TooManyRequests):
-    """A limit has no room: 429, described by the limit or its message."""
+    """429: a limit has no room; the description is the limit or its message."""
 
     def __init__(self, limit: Breached, response: Response | None = None) -> None:
         message = limit.error_message

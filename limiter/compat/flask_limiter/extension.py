@@ -32,14 +32,14 @@ from limiter.log_throttle import log_seldom
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-#: Calls wait so long for a storage whose options say nothing.
+#: Seconds that calls wait for a storage without ``socket_timeout``.
 _TIMEOUT = 1.0
 
 _EXEMPT = ExemptionScope.APPLICATION | ExemptionScope.META | ExemptionScope.DEFAULT
 
 
 class LimitOptions(TypedDict, total=False):
-    """What ``limit`` and ``shared_limit`` say of a limit, beside its value."""
+    """The options of ``limit`` and ``shared_limit``."""
 
     key_func: Callable[[], Any] | None
     per_method: bool
@@ -62,20 +62,20 @@ class Declaration(registry.Declaration):
         )
 
     def __exit__(self, *_: object) -> None:
-        """Nothing was entered."""
+        """Never called: ``__enter__`` raises."""
 
 
 class Limiter(Extension):
-    """Runs what is written for Flask-Limiter; arguments as there.
+    """Runs code that is written for Flask-Limiter; the arguments are the same.
 
     Attributes:
-        enabled: Whether limits are enforced; may be changed while the application runs.
-        initialized: Whether ``init_app`` was called, with limits that are enforced.
+        enabled: Whether limits are enforced; can be changed while the application runs.
+        initialized: Whether ``init_app`` was called while ``enabled`` was true.
         logger: Where breaches are logged.
 
     Raises:
-        InvalidSetting: A setting is not offered here; the message says what to use instead.
-        InvalidPolicy: A limit makes no sense.
+        InvalidSetting: A setting is not offered here; the message names what to use instead.
+        InvalidPolicy: A limit is wrong.
 
     """
 
@@ -93,7 +93,7 @@ class Limiter(Extension):
         config.refuse_unknown(settings)
         super().__init__()
         self._given = settings
-        config.read(settings, {})  # what is not offered is named here, not only in init_app
+        config.read(settings, {})  # raises here, not only in init_app
         self._identity = limits.identity(key_func)
         self._header_names = dict(header_name_mapping or {})
         self.enabled = enabled
@@ -149,12 +149,12 @@ class Limiter(Extension):
         return self._exempt(obj, flags)
 
     def request_filter(self, fn: Callable[[], Any]) -> Callable[[], Any]:
-        """Exempt every request for which a function returns something true."""
+        """Exempt every request for which a function returns a true value."""
         self._registry.exempt_when.append(fn)
         return fn
 
     def check(self) -> None:
-        """Decide about the current request, where that has not happened yet.
+        """Check the limits of the current request, unless they were checked already.
 
         Raises:
             RateLimitExceeded: A limit has no room.
@@ -172,10 +172,10 @@ class Limiter(Extension):
         app_limits.enter_view()
 
     def reset(self) -> None:
-        """Forget all counts of a ``memory://`` storage, as a test suite does between its tests.
+        """Forget all counts of a ``memory://`` storage, for example between tests.
 
         Raises:
-            InvalidSetting: The storage is another one, in which others may keep counts.
+            InvalidSetting: The storage is not ``memory://``: other programs may keep counts there.
 
         """
         for app_limits in self._enforced():
@@ -184,7 +184,7 @@ class Limiter(Extension):
 
     @property
     def current_limit(self) -> RequestLimit | None:
-        """The limit that denied, or is nearest to it."""
+        """The limit that denied, or the one with the least left."""
         verdict = self.current
         return None if verdict is None else deciding(verdict)
 
@@ -195,10 +195,10 @@ class Limiter(Extension):
         return [] if verdict is None else request_limits(verdict)
 
     def _meet_elsewhere(self, function: Callable[..., Any]) -> None:
-        """No limit holds where ``init_app`` was never called: some applications leave it out for tests."""
+        """Enforce no limit without ``init_app``: some applications do not call it in tests."""
         if self.initialized:
             super()._meet_elsewhere(function)
-        text = "%s is limited, but init_app was never called: no limit holds"
+        text = "%s is limited, but init_app was never called: no limit is enforced"
         log_seldom(self.logger, logging.WARNING, text, function.__name__)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Flask-Limiter's limits, key functions and strategies, as ours."""
+"""Translate Flask-Limiter's limits, key functions and strategies into this package's."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from limiter.web.subjects import Identity
 
 
 def declared(value: Any, key: Identity | None = None, **options: Any) -> DeclaredLimit:
-    """A limit that is declared by a string, or by a function; an empty string is no limit.
+    """A limit of a string or a function; an empty string means no limit.
 
     Raises:
-        InvalidSetting, InvalidPolicy: The value makes no sense.
+        InvalidSetting, InvalidPolicy: The value is neither, or is not a limit.
 
     """
     if callable(value):
@@ -49,17 +49,17 @@ def of_application(settings: Mapping[str, Any], name: str) -> list[DeclaredLimit
 
 
 def listed(values: Any) -> list[Any]:
-    """A list as it is; of one text or function, a list of it; of nothing, none."""
+    """Values as a list: a single text or function becomes a list of one, None an empty list."""
     if values is None:
         return []
     return [values] if isinstance(values, str) or callable(values) else list(values)
 
 
 def identity(key_func: Any) -> Identity:
-    """The identity that a key function names.
+    """The identity of a key function.
 
     Raises:
-        InvalidSetting: It is no function without arguments.
+        InvalidSetting: It is not a function without arguments.
 
     """
     if key_func is get_remote_address:
@@ -69,19 +69,19 @@ def identity(key_func: Any) -> Identity:
 
 
 class ByKeyFunc:
-    """The identity that a key function of the application names."""
+    """The identity of an application's key function."""
 
     def __init__(self, key_func: Callable[[], Any]) -> None:
         self._key_func = key_func
         self._identity = by_key(self.key)
 
     def key(self) -> Any:
-        """What the function returns, as text: Flask-Limiter takes anything."""
+        """The function's result as text: Flask-Limiter accepts every type."""
         key = self._key_func()
         return key if key is None or isinstance(key, bytes) else str(key)
 
     def __call__(self, request: Request, trusted: Sequence[Network]) -> Key:
-        """The subject of the key, as of every key function."""
+        """The subject of the key."""
         return self._identity(request, trusted)
 
 
@@ -90,9 +90,9 @@ def _by_remote_address(request: Request, trusted: Iterable[Network]) -> str:  # 
 
 
 def checked_maker(base: Limiter, strategy: str, settings: Mapping[str, Any]) -> Make:
-    """As ``maker``, with Flask-Limiter's words for a limit that is too large for the strategy.
+    """As ``maker``, but an error about a limit that is too large for its strategy names strategies.
 
-    One above all that is accepted anywhere counts as that much: it is written for "no limit".
+    A limit above the maximum of all algorithms counts as that maximum: it is meant as "no limit".
     """
     make = maker(base, config.algorithm(strategy), settings)
     most = {other: ALGORITHMS[name].most_limit for other, name in config.ALGORITHMS.items()}
@@ -115,11 +115,11 @@ def checked_maker(base: Limiter, strategy: str, settings: Mapping[str, Any]) -> 
 
 
 def _bounded(limits: str) -> str:
-    """A limit string, in which no limit is above the most that there is."""
+    """A limit string in which no limit is above the maximum."""
     parts = []
     for parsed in read_limits(limits):
         if parsed.limit > Policy.most_limit:
-            text = "limit is %r: it counts as %s, the most that there is"
+            text = "limit is %r: it counts as %s, the maximum"
             log_seldom(config.log, logging.WARNING, text, parsed.text, f"{Policy.most_limit:,}")
         within = min(parsed.limit, Policy.most_limit)
         parts.append(re.sub("[0-9_]+", str(within), parsed.text, count=1))

@@ -1,4 +1,4 @@
-"""What was decided about a limit in the current request, by Flask-Limiter's names."""
+"""The decision of a limit in the current request, with Flask-Limiter's names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _UNITS = {
 
 
 class Amount(NamedTuple):
-    """A limit as its users know it: ``amount`` in every ``multiples`` of a ``unit``."""
+    """A limit as Flask-Limiter describes it: ``amount`` in every ``multiples`` of a ``unit``."""
 
     amount: int
     multiples: float
@@ -36,7 +36,7 @@ class Amount(NamedTuple):
 
     @classmethod
     def of(cls, policy: Policy) -> Amount:
-        """The amount that a policy admits."""
+        """The amount of a policy."""
         seconds = policy.period_us / 1e6
         for unit, lasts in _UNITS.items():
             if seconds % lasts == 0:
@@ -52,23 +52,23 @@ class Amount(NamedTuple):
 
 
 class Window(NamedTuple):
-    """How a limit stands."""
+    """The state of a limit."""
 
     reset_time: int
-    """When it is whole again, in seconds since 1970."""
+    """When the whole limit is free again, in seconds since 1970."""
     remaining: int
 
 
 class RequestLimit:
-    """One limit, and what was decided.
+    """One limit and its decision.
 
     Attributes:
         limit: The limit.
-        key: Where its count is.
+        key: The name of its count.
         breached: Whether it denied.
         shared: Whether several routes share it.
-        remaining: What is left of it.
-        reset_at: When it is whole again, in seconds since 1970.
+        remaining: Units that are left.
+        reset_at: When the whole limit is free again, in seconds since 1970.
 
     """
 
@@ -86,12 +86,12 @@ class RequestLimit:
 
     @property
     def window(self) -> Window:
-        """When it is whole again, and what is left."""
+        """When the whole limit is free again, and how many units are left."""
         return Window(self.reset_at, self.remaining)
 
 
 def note_clock(_: object, verdict: Verdict) -> None:
-    """Note by how much this process's clock is ahead, since ``reset_at`` is read by it."""
+    """Record how far this process's clock is ahead, since readers compare ``reset_at`` with it."""
     for result in verdict.results:
         if result.decision.decided_at:
             ahead = time.time() - result.decision.decided_at
@@ -99,12 +99,12 @@ def note_clock(_: object, verdict: Verdict) -> None:
 
 
 def request_limits(verdict: Verdict) -> list[RequestLimit]:
-    """All limits that were decided about, in the order in which they were checked."""
+    """All limits that were checked, in their order."""
     return [limit for result in verdict.results for limit in _limits_of(result)]
 
 
 def deciding(verdict: Verdict) -> RequestLimit | None:
-    """The limit that denied, the longest; else the one with the least left."""
+    """The limit that denied for the longest time; else the one with the least left."""
     breached = [
         limit for result in denying(verdict) for limit in _limits_of(result) if limit.breached
     ]

@@ -1,4 +1,4 @@
-"""Which limits hold for a route, as Flask-Limiter has it, and when they are asked."""
+"""Find the limits of a route by Flask-Limiter's rules, and when they are checked."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from limiter.compat.flask_limiter.constants import ExemptionScope as Scope
 from limiter.flask.registry import PlacedLimit, blueprints
 from limiter.flask.resolver import LimitResolver, RouteKey
 
-#: A blueprint that is exempt with one of these has no limits, nor do those that it is registered on.
+#: If a blueprint is exempt with one of these, its limits and those of its parents do not apply.
 _CLEARS = Scope.META | Scope.DESCENDENTS
 
 
 class CompatResolver(LimitResolver):
-    """As ``LimitManager.resolve_limits`` of Flask-Limiter 4.1."""
+    """Resolves limits as ``LimitManager.resolve_limits`` of Flask-Limiter 4.1."""
 
     as_called: ClassVar[bool] = True
 
@@ -41,8 +41,8 @@ class CompatResolver(LimitResolver):
         if names and not _overrides(places):
             near = self._of_blueprints(app, endpoint, names, flags)
             places += [place for place in near if place.limit not in key.silent]
-        means_others = not any(place.limit.is_about(key.method) for place in places)
-        if (means_others or not _overrides(places)) and not exempt & Scope.DEFAULT:
+        none_applies = not any(place.limit.is_about(key.method) for place in places)
+        if (none_applies or not _overrides(places)) and not exempt & Scope.DEFAULT:
             places += self._default(endpoint)
         before = [] if exempt & Scope.APPLICATION else application
         return (before, places) if own else (before + places, None)
@@ -62,10 +62,10 @@ class CompatResolver(LimitResolver):
         return [place for places, flag in pairs if not flag & Scope.DESCENDENTS for place in places]
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
-        """Flask-Limiter denies each request, and says nothing before."""
+        """Raise no error: Flask-Limiter denies each request instead."""
 
     def _function_state(self, function: Callable[..., Any], key: RouteKey) -> tuple[str, ...]:
-        """Each route that calls a function has a count of its own."""
+        """Each route that calls the function has a count of its own."""
         return (key.endpoint or "", *super()._function_state(function, key))
 
 

@@ -11,7 +11,7 @@ def get_remote_address() -> str:
     """The caller's address as the server sees it: an IPv4 address, or an IPv6 network of 64 bits.
 
     Raises:
-        Unidentified: There is none; such a request is refused (400), not counted as 127.0.0.1.
+        Unidentified: There is no address; the request is refused (400), not counted as 127.0.0.1.
 
     """
     return caller(request.remote_addr, None, ())

@@ -6,7 +6,7 @@ end
 --@ write
 local saved = {{save}}
 redis.call("HSET", key, field, saved)
---@ mend
+--@ repair
 if heal and takes and cost > 0 then
   heals = heals or {}
   local saved = {{flat_save}}

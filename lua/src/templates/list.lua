@@ -5,7 +5,7 @@ if mode ~= "reset" or redis.call("TYPE", key).ok == "list" then
 end
 --@ write
 {{save}}
---@ mend
+--@ repair
 if heal and takes and cost > 0 then
   heals = heals or {}
   heals[#heals + 1] = {"DEL", key}

@@ -11,7 +11,7 @@ elseif algorithm == "{{name}}" then
       room = 0
     end
     before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
-    {{mend}}
+    {{repair}}
     if room < at_least then
       delay_us, short = 0, true
       {{retry}}

@@ -1,25 +1,25 @@
 --[[
-several v1: any list of policies, of one subject or of several in one slot, all or none
+several v1: any list of policies, for one subject or several in one slot, all or none
 
-KEYS[n]             each subject's hash, and the lists of those policies that have one, in any order
+KEYS[n]             each subject's hash, and the policies' own lists and sets, in any order
 
 ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: take; peek: only say what hit would; reset: say it, then forget;
-                    refund: give back; settle: take without asking; and where there are leases
-                    acquire: hit, and take a lease; renew, release: of leases alone
-ARGV[3] at_least    0, or units that would do where fewer than a policy's cost will
+ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the keys;
+                    refund: return units; settle: charge without a check; for leases also
+                    acquire: as hit, and take the leases; renew, release: for leases only
+ARGV[3] at_least    0, or the fewest units to take, if less than a policy's cost is free
 then for each policy:
         algorithm   the name of its script in this folder
-        key         the number, in KEYS, of the key that the script would have as KEYS[1]
-        shadow      1: it counts what passes, and never denies; 0: it decides
+        key         the index in KEYS of the key that the script takes as KEYS[1]
+        shadow      1: shadow mode, the policy counts but never denies; 0: it decides
         cost, and the rest of what the script takes up to at_least: field, limit, period_us ...
 
 Returns for each policy the first five integers of its script's reply, and now_us once, at the end.
-        Nothing is taken unless every policy that decides has room. Where fewer than cost will do,
-        all policies grant the same: as much as fits into each. Where every lease is held already,
-        acquire says so, and takes nothing else again.
+        Nothing is taken unless every policy that decides has room. With at_least, all policies
+        grant the same number: the most that fits into each. If every lease is held already,
+        acquire reports that, and charges no rate again.
 
-Writes  As the scripts for one policy do.
+Writes  As the scripts of the single policies do.
 ]]
 
 local ARGV, KEYS = ARGV, KEYS
@@ -27,7 +27,7 @@ local now_us = ARGV[1] + 0
 local mode = ARGV[2]
 local enough = ARGV[3] + 0
 
--- 1. Can this be meant?
+-- 1. Check the arguments.
 local takes = mode == "hit" or mode == "acquire"
 local asks = takes or mode == "peek" or mode == "reset"
 local changes = mode ~= "peek" and mode ~= "reset"
@@ -41,7 +41,7 @@ if not (asks or only_rates or only_leases)
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
 
--- 2. What time is it? (A key used under a given time must outlive the real clock.)
+-- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
   local time = redis.call("TIME")
@@ -50,9 +50,9 @@ else
   slack_ms = 3600000
 end
 
--- 3. Ask every policy, and work out what taking the cost from it would leave. Where less than the
--- cost would do and less fits, ask again for as much as fits into all. (Both tables begin with room
--- for three policies, since growing one costs more than all that is put into it.)
+-- 3. Check every policy, and compute its state after the charge. With at_least, if less than the
+-- cost fits, repeat with the number that fits into all. (Both tables begin with places for three
+-- policies, since growing a table takes longer than filling it.)
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local before = {nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local last, take = #ARGV, 2^53
@@ -137,7 +137,7 @@ repeat
   take, again = common, again and fits
 until not again
 
--- 4. Where one of them has no room, nothing is taken from any; nor where all of it is held already.
+-- 4. If a policy has no room, or every lease is held already, take nothing.
 local same = holding > 0 and holding == leases
 if same or not fits then
   for first = 0, said - 1, 5 do
@@ -153,7 +153,7 @@ if same or not fits then
   end
 end
 
--- 5. Save what changed, and let it live for as long as it counts.
+-- 5. Save the changes, and set an expiry at which the state no longer counts.
 for index = 1, #KEYS do
   local key, life_us = KEYS[index], lives[index]
   if life_us then
@@ -177,6 +177,6 @@ for index = 1, #KEYS do
   end
 end
 
--- 6. Answer.
+-- 6. Reply.
 reply[said + 1] = now_us
 return reply

@@ -1,4 +1,4 @@
-"""Refuses what Flask-Limiter has here."""
+"""Raises an error: Flask-Limiter's ``contrib`` is not offered."""
 
 raise ImportError(
     "get_remote_address_cloudflare of Flask-Limiter is not offered here, since any caller can send that "
