@@ -1,4 +1,4 @@
-"""The limiter for coroutines: the same calls, awaited."""
+"""The limiter for coroutines: the calls of ``client``, awaited."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Result = TypeVar("_Result")
 
 
 class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
-    """A limiter's core, whose flows run in the task that awaits them, or in tasks beside it."""
+    """A limiter's core whose flows run in the awaiting task, or in background tasks."""
 
     @classmethod
     def connect(
@@ -40,7 +40,7 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
 
     @cached_property
     def tasks(self) -> set[asyncio.Task[Any]]:
-        """What runs beside the calls: an event loop holds its tasks weakly."""
+        """The background tasks: an event loop itself keeps only weak references to tasks."""
         return set()
 
     def run_beside(
@@ -53,7 +53,7 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
         return _canceller(task)
 
     async def drive(self, flow: Flow[_Result]) -> _Result:
-        """Run every step of a flow, and return what it returns."""
+        """Run every step of a flow, and return its result."""
         try:
             step = next(flow)
             while True:
@@ -73,14 +73,14 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
             result: _Result = done.value
             return result
         finally:
-            flow.close()  # where it was cancelled, it gives back what it has taken
+            flow.close()  # if it was cancelled, it refunds what it has charged
 
     async def surely(self, flow: Flow[_Result]) -> _Result:
-        """As ``drive``, in a task of its own: its caller may be cancelled, again and again."""
+        """As ``drive``, but in a task of its own, which ends even if the caller is cancelled."""
         return await asyncio.shield(self._task(flow))
 
     def _task(self, flow: Flow[_Result]) -> asyncio.Task[_Result]:
-        """Drive a flow beside its caller."""
+        """Drive a flow in a background task."""
         task = asyncio.get_running_loop().create_task(self.drive(flow))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -88,14 +88,14 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
 
 
 class AsyncLimiter(Base):
-    """As ``Limiter``, for coroutines; a client object is one of ``redis.asyncio``.
+    """As ``Limiter``, for coroutines. If ``store`` is a client object, it is one of ``redis.asyncio``.
 
-    A call without ``await`` decides nothing, and is true all the same, as every coroutine is:
-    ``if limiter.hit(key):`` lets everybody in, with no more than Python's warning "was never awaited".
+    Await every call. A coroutine is always true: ``if limiter.hit(key):`` admits every caller, and
+    Python only warns that the coroutine "was never awaited".
 
-    Calls of one turn of the event loop that go to one node are written together. A call that is
-    cancelled is charged at most once, and hurts no other. Event loops in several threads may share
-    an ``AsyncLimiter``; each has connections of its own.
+    Calls that one turn of the event loop makes to one node are sent together. A cancelled call is
+    charged at most once, and does not disturb other calls. Event loops in several threads may share an
+    ``AsyncLimiter``; each loop has its own connections.
     """
 
     _core_class = LoopCore
@@ -110,7 +110,7 @@ class AsyncLimiter(Base):
         limits: Limits | None = None,
         tag: Key | None = None,
     ) -> Decision:
-        """As ``Limiter.hit``."""
+        """Take ``cost`` units from every limit of ``key``, or nothing; as ``Limiter.hit``."""
         core = self._core
         plan = core.plan if limits is None else core.plan_for(limits)
         call = plan.call("hit", key, cost, at_least, tag, core.now_us)
@@ -126,20 +126,20 @@ class AsyncLimiter(Base):
     async def peek(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Decision:
-        """As ``Limiter.peek``."""
+        """Return what ``hit`` or ``hold`` would decide now; as ``Limiter.peek``."""
         core = self._core
         return await core.drive(core.ask_flow(core.plan_for(limits), "peek", key, cost, tag))
 
     async def reset(
         self, key: Key, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Decision:
-        """As ``Limiter.reset``."""
+        """Forget the counts of ``key`` in this limiter; as ``Limiter.reset``."""
         return await self._core.drive(self._core.reset_flow(key, limits, tag))
 
     async def refund(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> None:
-        """As ``Limiter.refund``."""
+        """Refund ``cost`` units to ``key``; as ``Limiter.refund``."""
         await self._core.drive(self._core.refund_flow(key, cost, limits, tag))
 
     async def wait(
@@ -151,14 +151,14 @@ class AsyncLimiter(Base):
         limits: Limits | None = None,
         tag: Key | None = None,
     ) -> Decision:
-        """As ``Limiter.wait``."""
+        """Hit; if that is denied, sleep and hit again; as ``Limiter.wait``."""
         core = self._core
         return await core.drive(core.wait_flow(key, cost, timeout, limits, tag))
 
     async def hit_all(
         self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
     ) -> Decisions:
-        """As ``Limiter.hit_all``."""
+        """Hit several subjects: all of them are charged, or none; as ``Limiter.hit_all``."""
         return await self._core.drive(hit_all_flow(self._core, items, limits, tag))
 
     def hold(
@@ -171,17 +171,20 @@ class AsyncLimiter(Base):
         limits: Limits | None = None,
         tag: Key | None = None,
     ) -> AsyncLease:
-        """As ``Limiter.hold``, for an ``async with``; ``on_lost`` is called in the event loop."""
+        """Hold a lease for the body of an ``async with``; as ``Limiter.hold``.
+
+        The event loop calls ``on_lost``, which must not block.
+        """
         return AsyncLease.for_call(self._core, key, cost, timeout, on_lost, limits, tag)
 
     def reserve(
         self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
     ) -> AsyncReservation:
-        """As ``Limiter.reserve``, for an ``async with``."""
+        """Take ``cost`` in advance for the body of an ``async with``; as ``Limiter.reserve``."""
         return AsyncReservation.for_call(self._core, key, cost, limits, tag)
 
     async def open(self: _Own) -> _Own:
-        """As ``Limiter.open``, for the running event loop."""
+        """Connect and load the script, for the running event loop; as ``Limiter.open``."""
         await self._core.transport.load(script_of(self.policies))
         return self
 
@@ -213,13 +216,13 @@ class AsyncLease(HeldLease):
     _core: LoopCore
 
     async def release(self) -> None:
-        """Give it back now; the end of the body then does nothing more."""
+        """Release the lease now; the end of the body then does nothing."""
         await self._core.surely(self.release_flow())
 
     async def __aenter__(self) -> AsyncLease:
         try:
             await self._core.drive(self.hold_flow())
-        except asyncio.CancelledError:  # perhaps with the lease in hand
+        except asyncio.CancelledError:  # perhaps after the lease was taken
             await self.release()
             raise
         return self
@@ -241,7 +244,7 @@ class AsyncReservation(ReservedCost):
     _core: LoopCore
 
     async def settle(self, actual: int) -> None:
-        """As ``Reservation.settle``."""
+        """Settle the true cost, in the body; as ``Reservation.settle``."""
         await self._core.surely(self.settle_flow(actual))
 
     async def __aenter__(self) -> AsyncReservation:
@@ -259,7 +262,10 @@ class AsyncReservation(ReservedCost):
 
 
 def _tell_if_interrupted(interrupted: Callable[[str], None], task: asyncio.Task[None]) -> None:
-    """Say what ended a task early; a turn later, since who ends the loop cancels the body, too."""
+    """Report what ended a task early, one turn of the loop later.
+
+    If the loop is ending, it cancels the body, too, which then releases the lease first.
+    """
     if task.cancelled():
         task.get_loop().call_soon(interrupted, "its renewal was cancelled")
     elif (error := task.exception()) is not None:
@@ -267,10 +273,10 @@ def _tell_if_interrupted(interrupted: Callable[[str], None], task: asyncio.Task[
 
 
 def _canceller(task: asyncio.Task[None]) -> Callable[[], None]:
-    """End a task from outside; a flow that ends itself goes on."""
+    """Make a function that cancels the task, except from the task itself."""
 
     def cancel() -> None:
-        with suppress(RuntimeError):  # there is no loop here, or its own was closed
+        with suppress(RuntimeError):  # no loop is running here, or the task's loop was closed
             if task is asyncio.current_task():
                 return
         with suppress(RuntimeError):

@@ -1,4 +1,4 @@
-"""What the two limiters have in common: their arguments, settings and names."""
+"""The common base of ``Limiter`` and ``AsyncLimiter``: their arguments and properties."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _Init = TypeVar("_Init", bound=Callable[..., None])
 
 
 def _naming_its_class(init: _Init) -> _Init:
-    """Name the class that was called in a TypeError, not the one that takes the arguments."""
-    known = signature(init)
-    limits, store, *others = list(known.parameters)[1:]
+    """Let a TypeError name the class that was called, and the arguments that it accepts."""
+    expected = signature(init)
+    limits, store, *others = list(expected.parameters)[1:]
 
     @wraps(init)
     def checked(self: object, *given: Any, **named: Any) -> None:
         try:
-            known.bind(self, *given, **named)
+            expected.bind(self, *given, **named)
         except TypeError as error:
             name = type(self).__name__
             raise TypeError(
@@ -37,11 +37,11 @@ def _naming_its_class(init: _Init) -> _Init:
             ) from None
         init(self, *given, **named)
 
-    return checked  # type: ignore[return-value]  # it takes what init takes
+    return checked  # type: ignore[return-value]  # it has init's parameters
 
 
 class Base:
-    """A limiter's arguments and settings; its calls are those of ``Limiter`` and ``AsyncLimiter``."""
+    """A limiter's arguments and properties; ``Limiter`` and ``AsyncLimiter`` add the calls."""
 
     _core_class: ClassVar[type[Core[Any]]]
     _core: Core[Any]
@@ -77,10 +77,10 @@ class Base:
     def from_env(
         cls: type[_Own], environ: Mapping[str, str] | None = None, **defaults: Any
     ) -> _Own:
-        """A limiter by ``LIMITER_STORE``, ``LIMITER_LIMITS``, ``LIMITER_ALGORITHM`` and the others.
+        """Make a limiter from ``LIMITER_STORE``, ``LIMITER_LIMITS`` and the other variables.
 
-        ``environ`` stands in for the process's environment; ``defaults`` are the arguments of
-        the class that a variable, where it is set and not empty, overrides.
+        ``environ`` replaces the process's environment. ``defaults`` are arguments of the class; a
+        variable that is set and not empty overrides its default.
 
         Raises:
             InvalidSetting: A variable is missing or wrong; the message names it.
@@ -102,35 +102,35 @@ class Base:
 
     @property
     def name(self) -> str:
-        """Part of every key; limiters with one name share their state."""
+        """Part of every key. Limiters with the same name share their counts."""
         return self._core.name
 
     @property
     def timeout(self) -> float:
-        """Seconds within which a call is decided, or its fallback is."""
+        """Seconds within which a call is decided, by the store or by ``on_error``."""
         return self._core.timeout
 
     @property
     def on_error(self) -> str:
-        """What decides while the store does not: ``raise``, ``allow``, ``deny`` or ``local``."""
+        """What a call does if the store does not decide: ``raise``, ``allow``, ``deny`` or ``local``."""
         return self._core.on_error
 
     @property
     def unsettled(self) -> int:
-        """Settlements, refunds and releases that did not reach the store, and expired with their keys."""
+        """Number of settlements, refunds and releases that did not reach the store."""
         return self._core.unsettled
 
     def clear(self) -> None:
         """Forget every subject of every limiter that shares this ``memory://``; for tests.
 
         Raises:
-            InvalidSetting: The store is another one, in which others may keep counts.
+            InvalidSetting: The store is a server, where other programs may keep counts.
 
         """
         clear = getattr(self._core.transport, "clear", None)
         if clear is None:
             raise InvalidSetting(
                 f"{self._core.transport.where} cannot be cleared: accepted is store='memory://'; reset "
-                f"one subject with reset(key), or flush the database that tests have for themselves"
+                f"one subject with reset(key), or flush a database that only tests use"
             )
         clear()

@@ -1,4 +1,4 @@
-"""What a limiter asks of a store, as values: a store encodes it for a server, or decides it itself."""
+"""A call to a store, as a value: a transport encodes it for a server, or a ``MemoryStore`` decides it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from limiter.policies import Policy
 
-#: Tells a store to use its own clock, which all clients share.
+#: As a call's time: the store uses its own clock, which all clients share.
 SERVER_CLOCK = 0
 
 #: Integers of a reply for each block: granted, remaining, retry_after_us, reset_after_us, delay_us.
@@ -22,20 +22,20 @@ class Block(NamedTuple):
     """The index of the call's key that holds the state."""
     cost: int
     shadow: bool = False
-    """Whether it only counts what passes, and never denies."""
+    """Whether the policy is in shadow mode: it counts, and never denies."""
     lease: str = ""
-    """The lease's name, drawn by its holder; of policies that hold."""
+    """The id of the lease, drawn by its holder; only for ``Concurrency``."""
 
 
 class CallTemplate:
-    """All of a call but its keys: calls about many subjects share one.
+    """All of a call but its keys: calls for many subjects share one template.
 
     Attributes:
-        mode: hit, peek, refund, settle, reset; where there are leases acquire, renew, release.
-        at_least: Units that are enough where fewer than a block's cost are left; 0: none.
-        now_us: The time to use; ``SERVER_CLOCK``: the store's.
+        mode: hit, peek, refund, settle or reset; with leases also acquire, renew or release.
+        at_least: The units that are enough if fewer than a block's cost are left; 0 if all are needed.
+        now_us: The time to use; ``SERVER_CLOCK`` is the store's.
         blocks: One for each policy; no policy of a subject occurs twice.
-        prepared: Where a store keeps what it derives from the template.
+        prepared: The bytes that a transport prepared from the template.
 
     """
 
@@ -50,7 +50,7 @@ class CallTemplate:
 
 
 class Call(NamedTuple):
-    """One call about one subject or several, which a store decides as a whole."""
+    """One call for one subject or several, which a store decides as a whole."""
 
     template: CallTemplate
     keys: tuple[bytes, ...]

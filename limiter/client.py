@@ -1,4 +1,4 @@
-"""The limiter for threads: plan a call, run it, decode the reply."""
+"""The limiter for threads: its public calls, and how it runs their flows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Result = TypeVar("_Result")
 
 
 class ThreadCore(Core["Transport | MemoryTransport"]):
-    """A limiter's core, whose flows run in the thread that calls, or in threads beside it."""
+    """A limiter's core whose flows run in the calling thread, or in background threads."""
 
     @classmethod
     def connect(
@@ -41,7 +41,7 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
 
     @cached_property
     def renewal_threads(self) -> RenewalThreads:
-        """They run what no caller waits for."""
+        """The threads that run flows in the background."""
         threads = RenewalThreads(self._advance)
         remember(threads)
         return threads
@@ -55,7 +55,7 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
         return partial(threads.drop, flow)
 
     def drive(self, flow: Flow[_Result]) -> _Result:
-        """Run every step of a flow, and return what it returns."""
+        """Run every step of a flow, and return its result."""
         try:
             while True:
                 sleep(self._advance(flow))
@@ -63,10 +63,10 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
             result: _Result = done.value
             return result
         finally:
-            flow.close()  # where it was interrupted, it gives back what it has taken
+            flow.close()  # if it was interrupted, it refunds what it has charged
 
     def _advance(self, flow: Flow[Any]) -> float:
-        """Run a flow up to its next pause, and return how long that is; StopIteration at its end."""
+        """Run a flow up to its next pause, and return that pause's seconds; StopIteration at the end."""
         step = next(flow)
         while not isinstance(step, Pause):
             try:
@@ -84,40 +84,39 @@ class Limiter(Base):
     """Limits that hold across all processes that share a store.
 
     Args:
-        limits: A limit string (``"100/minute"``, ``"20/second; 1000/hour"``), a policy, or several;
-            a call passes when all of them have room, and is charged to all or none, in one round
-            trip.
-        store: Where the state is: a URL (``redis://127.0.0.1:6379/0``, ``rediss://``, ``unix://``,
-            ``valkey://``, ``redis+cluster://h1:p1,h2:p2``), a client of redis-py, of which only
-            the connection settings are used, or ``memory://``: in this process, for this limiter
-            alone; or another ``Limiter``, whose store and connections (and their time-outs) are
-            shared.
-        name: Part of every key; limiters with one name share their state.
-        prefix: Begins every key.
-        algorithm: Which one the limit string means; without it a sliding log, or a token bucket
-            where the string gives a burst.
-        on_error: What happens while the store does not decide: ``"raise"`` StoreUnavailable,
-            ``"allow"``, ``"deny"``, or ``"local"``: a limiter in this process decides.
-        local_share: How many limiters share the quota where each decides for itself: each limit
-            and burst is divided by it.
-        timeout: Seconds within which a call is decided, or its fallback is.
-        connect_timeout: Seconds that a connection, made beside the calls, may take.
-        key_secret: Hashes every subject with a secret key: keys show no subject, and no client can
-            predict one.
+        limits: A limit string (``"100/minute"``, ``"20/second; 1000/hour"``), a policy, or several.
+            A call passes if all of them have room. It is charged to all or none, in one round trip.
+        store: Where the counts are: a URL (``redis://127.0.0.1:6379/0``, ``rediss://``, ``unix://``,
+            ``valkey://``, ``redis+cluster://h1:p1,h2:p2``) or a client of redis-py, of which only the
+            connection settings are used. ``memory://`` keeps them in this process, for this limiter
+            alone. Another ``Limiter`` shares its store, its connections and their timeouts.
+        name: Part of every key. Limiters with the same name share their counts.
+        prefix: The beginning of every key.
+        algorithm: The algorithm of a limit string. By default it is a sliding log, or a token bucket
+            if the string has a burst.
+        on_error: What a call does if the store does not decide: ``"raise"`` StoreUnavailable,
+            ``"allow"``, ``"deny"``, or ``"local"``, which decides in this process.
+        local_share: The number of processes that share each limit while ``on_error="local"`` decides:
+            each limit and burst is divided by it.
+        timeout: Seconds within which a call is decided, by the store or by ``on_error``.
+        connect_timeout: Seconds within which a connection is made, in the background.
+        key_secret: A secret for a keyed hash of every subject: keys reveal no subject, and no client
+            can predict one.
 
-    Every call that takes a key takes ``tag=``: subjects with one tag lie in one slot of a cluster; a
-    tagged subject's state is its own. And it takes ``limits=``: this subject's own numbers, for the
-    same algorithms, periods and names.
+    Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
+    this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one
+    slot of a cluster; a subject has separate counts for each tag.
 
-    Threads may share a limiter, and a process may fork with it. It is also a context manager:
-    entering opens it, leaving closes it. If the store is away when it is entered, and ``on_error`` is
-    not ``"raise"``, a warning is logged, and the calls follow ``on_error``. An exception
-    that a signal handler raises during a call is raised unchanged (but its OSError counts as the
-    store's), and the call's connection is closed: no other call gets the reply.
+    Threads may share a limiter, and a process may fork with it. A ``with`` opens the limiter and closes
+    it at the end. If the store does not answer when it opens, and ``on_error`` is not ``"raise"``, a
+    warning is logged and the calls follow ``on_error``.
+
+    If a signal handler raises an exception during a call, the call raises it unchanged and closes its
+    connection, so that no other call gets the reply. But an OSError of the handler counts as the store's.
 
     Raises:
         InvalidPolicy: A limit makes no sense.
-        InvalidSetting: Another argument is of no use; the message says what is accepted.
+        InvalidSetting: Another argument is wrong; the message says what is accepted.
 
     """
 
@@ -133,17 +132,18 @@ class Limiter(Base):
         limits: Limits | None = None,
         tag: Key | None = None,
     ) -> Decision:
-        """Take ``cost`` from what ``key`` has left, if every policy has room; else take nothing.
+        """Take ``cost`` units from every limit of ``key`` if all have room; otherwise take nothing.
 
-        With ``at_least``, take as many units as there are, from that up to ``cost``; the decision's
-        ``granted`` says how many. Cost 0 is the same as peeking.
+        ``key`` is the subject: a string, a number, or a tuple of these. With ``at_least``, take as many
+        units as there are, from ``at_least`` to ``cost``; the decision's ``granted`` is their number.
+        Cost 0 takes nothing, like ``peek``.
 
         Raises:
-            InvalidKey, InvalidCost: The call makes no sense; the store was not asked.
-            InvalidPolicy: ``limits`` are others than ours in more than their numbers, or one of ours
-                counts leases: use ``hold``.
+            InvalidKey, InvalidCost: The key or the cost is wrong; the store was not called.
+            InvalidPolicy: ``limits`` differs from the limiter's own in more than numbers, or one of
+                them counts leases: use ``hold``.
             StoreUnavailable: The store did not decide, and ``on_error`` is ``"raise"``.
-            StoreRefused: The store answered, but not with a decision.
+            StoreRefused: The store answered with something other than a decision.
 
         """
         core = self._core
@@ -161,29 +161,31 @@ class Limiter(Base):
     def peek(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Decision:
-        """Say what ``hit`` (or ``hold``) would, at this instant; take nothing, write nothing.
+        """Return what ``hit`` or ``hold`` would decide now; take nothing and write nothing.
 
-        Raises: As ``hit``.
+        It raises the errors of ``hit``.
         """
         core = self._core
         return core.drive(core.ask_flow(core.plan_for(limits), "peek", key, cost, tag))
 
     def reset(self, key: Key, *, limits: Limits | None = None, tag: Key | None = None) -> Decision:
-        """Forget the subject in this limiter; return what a peek would have said just before.
+        """Forget the counts of ``key`` in this limiter; return what ``peek`` would have decided before.
 
-        Raises: As ``hit``; StoreUnavailable whatever ``on_error`` is, since nothing was forgotten.
+        It raises the errors of ``hit``; StoreUnavailable for every ``on_error``, since nothing was
+        forgotten.
         """
         return self._core.drive(self._core.reset_flow(key, limits, tag))
 
     def refund(
         self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> None:
-        """Give ``cost`` back to ``key``, but no more than it has used.
+        """Refund ``cost`` units to ``key``, but no more than it has used.
 
-        A log gives back its oldest units, so that no window admits too much: what was admitted in
-        any window, less what was refunded in it, keeps the algorithm's bound.
+        A log refunds its oldest units, so that no window admits too much: the units admitted in any
+        window, less those refunded in it, keep the algorithm's bound.
 
-        Raises: As ``hit``; StoreUnavailable whatever ``on_error`` is, since it may not have happened.
+        It raises the errors of ``hit``; StoreUnavailable for every ``on_error``, since the refund may
+        not have happened.
         """
         self._core.drive(self._core.refund_flow(key, cost, limits, tag))
 
@@ -196,13 +198,13 @@ class Limiter(Base):
         limits: Limits | None = None,
         tag: Key | None = None,
     ) -> Decision:
-        """Hit, and where that is denied sleep until it would pass and hit again.
+        """Hit; if that is denied, sleep until it would pass, and hit again.
 
-        ``timeout`` is in seconds; 0 is one try, None as long as it takes. There is no order among
-        those who wait. A leaky bucket's ``delay`` is slept as well, on top of ``timeout``.
+        ``timeout`` is in seconds: 0 tries once, None waits without a bound. Callers that wait pass in
+        no particular order. The ``delay`` of a leaky bucket is slept, too, in addition to ``timeout``.
 
-        Raises: As ``hit``, and RateLimited where it would take longer than ``timeout``, which is
-        said at once, with nothing taken; or where the store did not decide and its fallback denied.
+        It raises the errors of ``hit``. If the wait would be longer than ``timeout``, it raises
+        RateLimited at once and takes nothing; also if the store did not decide and ``on_error`` denies.
         """
         return self._core.drive(self._core.wait_flow(key, cost, timeout, limits, tag))
 
@@ -211,17 +213,17 @@ class Limiter(Base):
     ) -> Decisions:
         """Hit several subjects: all of them are charged, or none.
 
-        Each item is a key and its cost, and perhaps limits of its own. The decisions are a list in the
-        order of the items, which is true when all are allowed. When one subject has no room, those
-        that had some are allowed in theirs, with nothing granted.
+        Each item is a tuple of a key, its cost and, if needed, its own limits. The result is a list of
+        decisions in the order of the items; it is true if all are allowed. If one subject has no room,
+        the decisions of the others that have room are allowed, but nothing is granted.
 
-        Subjects in one slot (with one ``tag``; at one address all are) are decided in one script
-        call. Others are charged in turn, and given back when a later one has no room: that never
-        admits too much, but takes away too much for as long as a round trip, or until it expires by
-        itself where the give-back does not reach the store. A log gives back its oldest units: until
-        the newer ones that stay in their place have aged, it may deny too much.
+        One script call decides about subjects in one slot: all subjects of a store at one address, and
+        in a cluster those with the same ``tag``. Other subjects are charged one after the other, and
+        refunded if a later one has no room. That never admits too much, but it may deny too much for a
+        round trip, or until the charge expires if the refund does not reach the store. A log refunds its
+        oldest units, so it may deny too much until its newer units expire.
 
-        Raises: As ``hit``; InvalidKey also where a subject is named twice.
+        It raises the errors of ``hit``; InvalidKey also if a subject is named twice.
         """
         return self._core.drive(hit_all_flow(self._core, items, limits, tag))
 
@@ -235,34 +237,35 @@ class Limiter(Base):
         limits: Limits | None = None,
         tag: Key | None = None,
     ) -> Lease:
-        """Hold ``cost`` leases for the body of a ``with``, and charge the rates beside them.
+        """Hold a lease of ``cost`` places for the body of a ``with``, and charge the other limits.
 
-        All policies are asked, and all or none are charged, in one script call. The lease is renewed
-        at a third of its length, and given back at the end of the body. When it cannot be renewed until
-        it ends, ``lost`` is set and ``on_lost`` is called, in a thread of its own; so it is when the
-        lease was held for ``max_hold`` seconds, and is given back.
+        One script call decides about all limits: all are charged, or none. The lease is renewed at a
+        third of its length, and released at the end of the body. If it expires because it could not be
+        renewed, ``lost`` becomes true and ``on_lost`` is called in a thread of its own. The same happens
+        when the lease was held for ``max_hold`` seconds and is therefore released.
 
-        ``timeout`` is in seconds, as in ``wait``; leases may come back early, so that it asks at
-        least every second.
+        ``timeout`` is in seconds, as in ``wait``. While it waits, it tries at least once a second, since
+        another holder may release its lease at any time.
 
-        Raises: As ``wait``, when the body is entered; InvalidPolicy where no policy counts leases.
+        Entering the body raises the errors of ``wait``; InvalidPolicy if no policy counts leases.
         """
         return Lease.for_call(self._core, key, cost, timeout, on_lost, limits, tag)
 
     def reserve(
         self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Reservation:
-        """Take ``cost`` for the body of a ``with`` whose true cost is known at its end.
+        """Take ``cost`` in advance for the body of a ``with``, whose true cost is known later.
 
-        ``settle(actual)`` gives back the rest, or charges what was used beyond without asking. An
-        exception gives all of it back; a normal exit without ``settle`` keeps the charge.
+        In the body, ``settle(actual)`` refunds the rest, or charges the excess even if there is no room.
+        If the body raises an exception before, all of the cost is refunded. If the body ends without
+        ``settle``, the charge stays.
 
-        Raises: As ``hit``, and RateLimited where it was denied, when the body is entered.
+        Entering the body raises the errors of ``hit``, and RateLimited if it is denied.
         """
         return Reservation.for_call(self._core, key, cost, limits, tag)
 
     def open(self: _Own) -> _Own:
-        """Connect and load the scripts beforehand, within ``connect_timeout``. Optional.
+        """Connect and load the script before the first call, within ``connect_timeout``. Optional.
 
         Raises:
             StoreUnavailable, StoreRefused: It failed; a later call tries again by itself.
@@ -272,7 +275,7 @@ class Limiter(Base):
         return self
 
     def close(self) -> None:
-        """Close the idle connections. A later call makes new ones, as does one that is under way."""
+        """Close the idle connections. A later call makes new ones."""
         self._core.transport.close()
 
     def __enter__(self: _Own) -> _Own:
@@ -292,11 +295,11 @@ class Limiter(Base):
 
 
 def install(scripts: Iterable[Script], store: str, connect_timeout: float = 2.0) -> None:
-    """Make a store know these scripts: one server, or every primary of a cluster.
+    """Load these scripts into a store: into one server, or into every primary of a cluster.
 
     Raises:
         InvalidSetting: ``store`` is no URL of a server.
-        StoreUnavailable, StoreRefused: It failed; some may be known already.
+        StoreUnavailable, StoreRefused: It failed; some of the scripts may be loaded.
 
     """
     transport = connect(store, connect_timeout, connect_timeout)
@@ -315,14 +318,14 @@ class Lease(HeldLease):
     _core: ThreadCore
 
     def release(self) -> None:
-        """Give it back now; the end of the body then does nothing more."""
+        """Release the lease now; the end of the body then does nothing."""
         self._core.drive(self.release_flow())
 
     def _tell(self, on_lost: Callable[[], Any]) -> None:
-        """In a thread of its own: the one that renews leases has others to renew."""
+        """Call ``on_lost`` in a thread of its own: the renewal thread has other leases to renew."""
         try:
             threading.Thread(target=super()._tell, args=(on_lost,), daemon=True).start()
-        except RuntimeError:  # this process gets no more threads
+        except RuntimeError:  # this process can start no more threads
             super()._tell(on_lost)
 
     def __enter__(self) -> Lease:
@@ -330,7 +333,7 @@ class Lease(HeldLease):
             self._core.drive(self.hold_flow())
         except LimiterError:
             raise
-        except BaseException:  # interrupted, perhaps with the lease in hand
+        except BaseException:  # interrupted, perhaps after the lease was taken
             self.release()
             raise
         return self
@@ -345,7 +348,7 @@ class Lease(HeldLease):
             self.release()
         except LimiterError:
             raise
-        except BaseException:  # interrupted, perhaps before it was given back
+        except BaseException:  # interrupted, perhaps before the lease was released
             self.release()
             raise
 
@@ -358,9 +361,10 @@ class Reservation(ReservedCost):
     _core: ThreadCore
 
     def settle(self, actual: int) -> None:
-        """Say what it cost in truth; only the first time counts.
+        """Settle the true cost, in the body; only the first call counts.
 
-        A settlement that cannot reach the store is logged and counted, never raised.
+        If the settlement does not reach the store, that is logged and counted in ``unsettled``, and
+        raises nothing.
 
         Raises:
             InvalidCost: ``actual`` is no whole number from 0.

@@ -1,4 +1,4 @@
-"""What every call of a limiter is made of: its plans, one decision, and what ``on_error`` decides."""
+"""The core of both limiters: call templates, the flow of one decision, and fallbacks. It does no I/O."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from limiter.outage import Outage
 from limiter.plan import Plan, remember
 from limiter.policies import Policy
 
-#: At most this part longer than needed, at random, keeps those who wait for one moment from coming
-#: as one crowd.
+#: A wait is longer than needed by up to this part, at random: else callers that wait for the same moment
+#: would all come at once.
 _JITTER = 0.05
 
 #: What happens to calls while the store does not decide, by ``on_error``.
@@ -40,33 +40,33 @@ log = logging.getLogger("limiter")
 
 
 class AnyTransport(Protocol):
-    """What a limiter's flows need to know of the way to its store."""
+    """The part of a transport that a limiter's flows use."""
 
     @property
     def where(self) -> str:
         """The store, for messages."""
 
     def one_slot(self, tags: list[bytes]) -> bool:
-        """Whether subjects with these hash tags can be decided in one call."""
+        """Whether one script call can decide about subjects with these hash tags."""
 
 
 _Transport = TypeVar("_Transport", bound=AnyTransport)
 
 
 class SharedStore(Generic[_Transport]):
-    """A store, and what all limiters have in common that share its connections."""
+    """A store, with the state of all limiters that share its connections."""
 
     def __init__(self, transport: _Transport, timeout: float) -> None:
         self.transport = transport
         self.timeout = timeout
-        """Seconds within which a call without a deadline of its own is decided."""
+        """Seconds within which a call without its own deadline is decided."""
         self.local = MemoryStore()
-        """Where they decide while the store does not (``on_error="local"``): together, as in the store."""
+        """The counts of ``on_error="local"``, which these limiters share as they share the store."""
         self.outage = Outage(transport.where)
 
 
 class Core(Generic[_Transport]):
-    """Everything about a limiter but the round trip, which ``client`` and ``aio`` add."""
+    """All of a limiter but the round trip, which ``client`` and ``aio`` add."""
 
     def __init__(
         self,
@@ -85,28 +85,29 @@ class Core(Generic[_Transport]):
         self.on_error = on_error
         self.timeout = timeout
         self.share = LocalShare(local_share, store.local) if on_error == "local" else None
-        #: Settlements, refunds and releases that did not reach the store, and expired with their keys.
+        #: Number of settlements, refunds and releases that did not reach the store.
         self.unsettled = 0
-        #: Leases that may have been taken, and are being released.
+        #: Number of leases that may have been taken, and are being released.
         self.forgetting = 0
-        #: The time of every call, for tests and simulations; ``SERVER_CLOCK``: the store's clock.
+        #: The time of every call, for tests and simulations; ``SERVER_CLOCK`` is the store's clock.
         self.now_us = SERVER_CLOCK
         self._plans: dict[object, Plan] = {}
 
     @classmethod
     def connect(cls, store: object, timeout: float, connect_timeout: float) -> _Transport:
-        """The way to a store, in this process or elsewhere."""
+        """Make the transport for a store."""
         raise NotImplementedError
 
     def run_beside(
         self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
-        """Run a flow that no caller waits for; what comes back ends it.
+        """Run a flow in the background; return a function that ends it.
 
-        ``interrupted`` is told what else ended it, where the flow itself was not.
+        If anything else ends the flow early, ``interrupted`` is called with the reason, unless the flow
+        itself gets the error.
 
         Raises:
-            StoreUnavailable: It cannot be run; it was closed.
+            StoreUnavailable: The flow cannot be run; it was closed.
 
         """
         raise NotImplementedError
@@ -114,10 +115,10 @@ class Core(Generic[_Transport]):
     # --- plans ---
 
     def plan_for(self, limits: Limits | None) -> Plan:
-        """The plan of a call, with its own numbers where it brings any.
+        """The plan of a call, with the numbers of ``limits`` if there are any.
 
         Raises:
-            InvalidPolicy: The limits are others than ours in more than their numbers.
+            InvalidPolicy: ``limits`` differs from ours in more than numbers.
 
         """
         if limits is None:
@@ -148,7 +149,7 @@ class Core(Generic[_Transport]):
             "limits",
             repr(limits),
             f"accepted here are those of {list(own)} with other numbers, "
-            f"since algorithm, period and name say which state is meant",
+            f"since algorithm, period and name decide which state is used",
         )
 
     # --- one decision ---
@@ -156,7 +157,7 @@ class Core(Generic[_Transport]):
     def ask_flow(
         self, plan: Plan, mode: str, key: Key, cost: int, tag: Key | None = None, lease: str = ""
     ) -> Flow[Decision]:
-        """One round trip, or what ``on_error`` decides where the store does not."""
+        """Decide in one round trip, or by ``on_error`` if the store does not decide."""
         call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
         try:
             return Decision(plan.policies, (yield Ask(call)))
@@ -188,12 +189,12 @@ class Core(Generic[_Transport]):
         degraded: bool = False,
         deadline: float | None = None,
     ) -> Flow[bool]:
-        """Renew, release, refund or settle, where it was decided; whether all of the cost was there."""
+        """Renew, release, refund or settle where the call was decided; return whether all of it applied."""
         if not degraded:
             call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
             reply = yield Ask(call, deadline)
             return bool(min(reply[0:-1:STRIDE]) == cost)
-        if self.share is None:  # nothing was counted
+        if self.share is None:  # the fallback counted nothing
             return True
         return self.share.change(plan, mode, key, cost, tag, self.now_us, lease)
 
@@ -211,7 +212,7 @@ class Core(Generic[_Transport]):
                     yield Pause(decision.delay)
                 return decision
             left = deadline - monotonic()
-            # A call that the store may have run is not made again, whatever answered in its place.
+            # A degraded decision ends the wait: the store may have run the call, so it is not sent again.
             if decision.degraded or decision.retry_after > left:
                 raise RateLimited(decision)
             yield Pause(jittered(decision.retry_after, left))
@@ -229,7 +230,7 @@ class Core(Generic[_Transport]):
         tag: Key | None,
         lease: str = "",
     ) -> Decision:
-        """What ``on_error`` makes of a store that does not decide."""
+        """Decide by ``on_error``, after the store did not."""
         if self.on_error == "raise":
             raise error
         if self.share is None:
@@ -237,32 +238,32 @@ class Core(Generic[_Transport]):
         return self.share.decide(plan, mode, key, cost, at_least, tag, self.now_us, lease)
 
     def without_store(self, plan: Plan) -> Decision:
-        """What ``on_error`` decides without any counts."""
+        """Decide by ``on_error`` without any counts."""
         return Decision.without_store(plan.policies, allowed=self.on_error == "allow")
 
     def note(self, error: LimiterError) -> None:
-        """A call found no decision: say so in the log where the store is away."""
+        """Note a failed call; if the store is unavailable, log the beginning of the outage."""
         if isinstance(error, StoreUnavailable):
             self.outage.failed(error, _INSTEAD[self.on_error])
 
     def not_opened(self, error: StoreUnavailable) -> None:
-        """Opening failed in a ``with``: the calls find out what ``on_error`` makes of that."""
+        """Handle a failed opening in a ``with``: raise the error, or let the calls follow ``on_error``."""
         if self.on_error == "raise":
             raise error
         self.note(error)
 
     def not_settled(self, what: str, error: LimiterError) -> None:
-        """Log and count what did not reach the store; it goes when its key expires."""
+        """Log and count a change that did not reach the store; the state stays until its key expires."""
         self.unsettled += 1
         text = "%s of limiter %s did not reach the store: %s"
         log_seldom(log, logging.WARNING, text, what, self.name, error, kind=(what, self.name))
 
     def cut_off(self, what: str, process: int, why: str = "it was interrupted") -> None:
-        """Count what no flow goes on with; of a fork's copy, the parent's flow goes on."""
+        """Count a change whose flow was closed; in the child of a fork, the parent's flow goes on."""
         if process == os.getpid():
             self.not_settled(what, StoreUnavailable(why))
 
 
 def jittered(seconds: float, left: float) -> float:
-    """A little more than asked for, but not beyond the time that is left."""
+    """A little longer than ``seconds``, at random, but not beyond the time that is left."""
     return max(seconds, min(seconds * (1 + _JITTER * random.random()), left))

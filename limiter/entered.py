@@ -1,4 +1,4 @@
-"""What asks the store only when the body of its ``with`` is entered: a lease, or a reservation."""
+"""The base of a lease and a reservation: it calls the store only when its ``with`` is entered."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from limiter.decision import Decision
 
 
 class Entered:
-    """Has no truth value before it is entered: nothing has been decided until then.
+    """A value without a truth value until its ``with`` is entered; then it is true.
 
-    Any object is true: ``if jobs.hold("u"):`` would let everybody in. Once it has been entered it is
-    true, too.
+    By default every object is true in Python: ``if jobs.hold("u"):`` would admit every caller.
     """
 
     written: ClassVar[str] = "with"
-    """How it is entered, for a message."""
+    """The statement that enters it, for a message."""
 
     decision: Decision
 
@@ -27,11 +26,11 @@ class Entered:
         if hasattr(self, "decision"):
             return True
         raise TypeError(
-            f"a {type(self).__name__} is neither true nor false, nothing is asked until it is entered: "
-            f"write `{self.written}:`, which raises RateLimited where it is denied"
+            f"a {type(self).__name__} has no truth value, nothing is requested before it is entered: "
+            f"write `{self.written}:`, which raises RateLimited if it is denied"
         )
 
     @property
     def is_inherited(self) -> bool:
-        """Whether this is a fork's copy: what was taken is the parent's to give back."""
+        """Whether this is the copy in a fork's child: only the parent releases or refunds."""
         return self._process != os.getpid()

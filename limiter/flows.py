@@ -1,7 +1,7 @@
-"""What takes more than one round trip, as steps: sync and async run the same ones.
+"""Flows: calls of several steps, written once for threads and for coroutines.
 
-A flow is a generator. It yields an ``Ask`` and is sent the store's reply, or has the store's error thrown
-into it; it yields a ``Pause`` and is resumed when that has passed. What it returns is the result.
+A flow is a generator. It yields an ``Ask``, and is sent the store's reply, or the store's error is thrown
+into it. It yields a ``Pause``, and is resumed when the pause is over. Its return value is the result.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _Result = TypeVar("_Result")
 
 
 class Ask(NamedTuple):
-    """One round trip, by ``deadline`` on the monotonic clock; without one, within the time-out."""
+    """One round trip, by ``deadline`` of ``time.monotonic``; without one, within the timeout."""
 
     call: Call
     deadline: float | None = None
 
 
 class Pause(NamedTuple):
-    """Nothing, for so many seconds."""
+    """A pause of this many seconds."""
 
     seconds: float
 

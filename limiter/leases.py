@@ -1,4 +1,4 @@
-"""A lease's whole life: it is taken, renewed, and released or lost."""
+"""A lease, from the call that takes it over its renewals to its release or loss."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ log = logging.getLogger("limiter")
 
 
 class HeldLease(Entered):
-    """A lease under way: what was asked, what was decided, and whether it is still ours.
+    """A lease: the call that takes it, the decision, and whether it is still held.
 
     Attributes:
-        decision: What was decided when the lease was taken.
-        lost: Whether it ended, since it could not be renewed: another client may hold its place.
-        released: Whether it was given back.
-        degraded: Whether ``on_error`` gave it, not the store.
+        decision: The decision of the call that took the lease.
+        lost: Whether the lease expired before it was renewed: another client may hold its place.
+        released: Whether the lease was released.
+        degraded: Whether ``on_error`` granted the lease, not the store.
 
     """
 
@@ -68,7 +68,7 @@ class HeldLease(Entered):
         self._timeout = timeout
         self._on_lost = on_lost
         self._lease = ""
-        """Its id, drawn when it is taken."""
+        """The lease's id, drawn when it is taken."""
         self._busy = False
         self._stop_renewing: Callable[[], None] = _nothing
 
@@ -83,7 +83,7 @@ class HeldLease(Entered):
         limits: Limits | None,
         tag: Key | None,
     ) -> _Own:
-        """The lease of ``Limiter.hold``, if the call makes sense; nothing is taken yet."""
+        """Check the arguments of ``Limiter.hold``, and make its lease; nothing is taken yet."""
         plan = core.plan_for(limits)
         plan.check_mode("acquire")
         cost, _ = plan.checked(cost, least=1)
@@ -98,7 +98,7 @@ class HeldLease(Entered):
 
     @classmethod
     def of_part(cls: type[_Own], core: Core[Any], part: Part, lease: str) -> _Own:
-        """The lease of this id that a joint call took for one of its parts."""
+        """Make the object for the lease of this id, which a joint call took for one of its parts."""
         held = cls(core, part.plan, part.key, part.cost)
         held._lease = lease
         return held
@@ -119,13 +119,13 @@ class HeldLease(Entered):
             raise
 
     def _take_flow(self) -> Flow[None]:
-        """Take the lease, and see that it is renewed for as long as it is held."""
+        """Take the lease, and start its renewal."""
         wait_until = inf if self._timeout is None else monotonic() + self._timeout
         self._lease = secrets.token_hex(16)
         self._process = os.getpid()
         self.lost = self.released = self.degraded = False
         while True:
-            asked = monotonic()
+            taken_at = monotonic()
             decision = yield from self._acquire_flow()
             if decision.allowed:
                 break
@@ -135,12 +135,12 @@ class HeldLease(Entered):
             yield Pause(min(jittered(decision.retry_after, left), _ASK_EVERY, left))
             if self.released:
                 break
-        if self.released:  # while it was asked for: no other call would release what it took
+        if self.released:  # during the call, perhaps before the lease was taken: release it again
             self.released = False
             yield from self.release_flow()
-            raise InvalidSetting("this lease was released while it was asked for: it is not held")
+            raise InvalidSetting("this lease was released while it was requested: it is not held")
         try:
-            self.keep(decision, asked)
+            self.keep(decision, taken_at)
         except StoreUnavailable:  # it cannot be renewed
             yield from self.release_flow()
             raise
@@ -148,7 +148,7 @@ class HeldLease(Entered):
             yield Pause(decision.delay)
 
     def _acquire_flow(self) -> Flow[Decision]:
-        """One try; what the store may have taken without our knowing is released later."""
+        """Try once to take the lease; if the reply is lost, the lease may be held and is released later."""
         acquire = self._core.ask_flow(
             self._plan, "acquire", self._key, self._cost, self._tag, self._lease
         )
@@ -161,48 +161,48 @@ class HeldLease(Entered):
             self.forget(StoreUnavailable("the store did not decide"))
         return decision
 
-    def keep(self, decision: Decision, asked: float) -> None:
-        """See that the lease, taken by a call that began at ``asked``, is renewed.
+    def keep(self, decision: Decision, taken_at: float) -> None:
+        """Start the renewal of the lease, which a call that began at ``taken_at`` took.
 
         Raises:
-            StoreUnavailable: It cannot be renewed.
+            StoreUnavailable: The lease cannot be renewed.
 
         """
         self.decision = decision
         self.degraded = decision.degraded
         if not self.degraded or self._core.share is not None:
             lease = self._lease
-            renewing = self._renew_flow(lease, asked)
+            renewing = self._renew_flow(lease, taken_at)
             self._stop_renewing = self._core.run_beside(renewing, partial(self._unrenewed, lease))
 
     # --- renewing ---
 
-    def _renew_flow(self, lease: str, asked: float) -> Flow[None]:
+    def _renew_flow(self, lease: str, taken_at: float) -> Flow[None]:
         """Renew a lease at a third of its length, until it is released, lost, or held for too long."""
         lasts = min(policy.period_us for policy in self._plan.leases) / 1e6
         longest = self._longest()
-        must_end = asked + longest
-        ends, pause, again = asked + lasts, lasts / 3, lasts / 10
+        must_end = taken_at + longest
+        ends, pause, again = taken_at + lasts, lasts / 3, lasts / 10
         while True:
             yield Pause(max(0.0, min(pause, must_end - monotonic())))
             if not self._holds(lease):
                 return
-            asked = monotonic()
-            if asked >= must_end:
-                # First the holder learns of it: from then on another client may have the place.
+            now = monotonic()
+            if now >= must_end:
+                # Report the loss before the release: after it another client may have the place.
                 self._lose(f"it was held for {longest:g} s, the longest that its policy allows")
-                with suppress(LimiterError):  # then it expires, without a renewal
+                with suppress(LimiterError):  # if the release fails, the lease expires
                     yield from self._change_flow("release", lease)
                 return
             # If the loss is reported late, the holder uses a place that another client has by now.
-            if asked >= ends:
-                self._lose("it ended before it could be renewed")
+            if now >= ends:
+                self._lose("it expired before it could be renewed")
                 return
             try:
-                soon = min(asked + self._core.store.timeout, ends)
-                renewed = yield from self._change_flow("renew", lease, soon)
+                deadline = min(now + self._core.store.timeout, ends)
+                renewed = yield from self._change_flow("renew", lease, deadline)
             except StoreUnavailable as error:
-                # It lives on for a while; renewing twice is the same as once.
+                # The lease has not expired yet. Try again: a second renewal does no harm.
                 left = ends - monotonic()
                 if left > _AT_ITS_END:
                     pause, again = min(again, left / 2), 2 * again
@@ -212,36 +212,36 @@ class HeldLease(Entered):
                 why = error
             else:
                 if renewed:
-                    ends, pause, again = asked + lasts, lasts / 3, lasts / 10
+                    ends, pause, again = now + lasts, lasts / 3, lasts / 10
                     continue
-                why = "it had ended"
+                why = "it had expired"
             if self._holds(lease):
                 self._lose(why)
             return
 
     def _change_flow(self, mode: str, lease: str, deadline: float | None = None) -> Flow[bool]:
-        """Renew or release what the decision gave; whether all of it was still there."""
+        """Renew or release the lease where it was granted; return whether it was still held there."""
         plan, key, cost, tag = self._plan.of_leases, self._key, self._cost, self._tag
         return self._core.change_flow(plan, mode, key, cost, tag, lease, self.degraded, deadline)
 
     def _holds(self, lease: str) -> bool:
-        """Whether the lease of this id was not released, and is not one of an earlier use."""
+        """Whether this object still holds the lease of this id: not released, nor of an earlier use."""
         return not self.released and self._lease == lease
 
     def _longest(self) -> float:
-        """Seconds after which the lease is released although it is held; infinite without a bound."""
+        """The shortest ``max_hold`` in seconds; infinite if no policy has one."""
         bounds = (
             policy.max_hold for policy in self._plan.leases if isinstance(policy, Concurrency)
         )
         return min((float(bound) for bound in bounds if bound is not None), default=inf)
 
     def _unrenewed(self, lease: str, why: str) -> None:
-        """Something else ended the renewal of this id: in the store the lease will end."""
+        """Report the loss if something else ended the renewal of this id: the lease will expire."""
         if self._holds(lease) and not self.lost:
             self._lose(why)
 
     def _lose(self, why: object) -> None:
-        """Report that the lease is no longer ours; nothing is raised in its holder."""
+        """Report that the lease is lost, by ``lost``, ``on_lost`` and the log; the body goes on."""
         self.lost = True
         if self._on_lost is not None:
             self._tell(self._on_lost)
@@ -253,13 +253,13 @@ class HeldLease(Entered):
             on_lost()
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # sys.exit, or what a test library raises, would end others
+        except BaseException as error:  # also SystemExit: it would end the renewal of other leases
             log_seldom(log, logging.ERROR, "on_lost failed", kind=type(error), exc_info=True)
 
     # --- releasing ---
 
     def release_flow(self) -> Flow[None]:
-        """Release the lease, once; if the store does not answer, it expires."""
+        """Release the lease, once; if the store does not answer, the lease expires."""
         if self.released or self.is_inherited or not self._lease:
             return
         self.released = True
@@ -268,14 +268,14 @@ class HeldLease(Entered):
             yield from self._change_flow("release", self._lease)
         except LimiterError as error:
             self._core.not_settled("a release", error)
-        except BaseException:  # releasing twice is the same as once
+        except BaseException:  # interrupted; a second release does no harm
             self.forget(StoreUnavailable("it was interrupted"), 0.0)
             raise
         finally:
             self._busy = False
 
     def forget(self, why: StoreUnavailable, after: float | None = None) -> None:
-        """Release, later, what the store may have given all the same: the id says which."""
+        """Release the lease later, by its id: the store may have granted it although no reply came."""
         core = self._core
         if core.forgetting >= _MOST_FORGOTTEN:
             core.not_settled("a release", why)
@@ -303,10 +303,10 @@ class HeldLease(Entered):
 
 
 def _rates_wait(decision: Decision) -> float:
-    """How long the rates alone deny: unlike a lease, they have no holder who releases them earlier."""
+    """Seconds for which the rates alone deny: unlike a lease, no holder can release them earlier."""
     waits = [each.retry_after for each in decision.each if not each.policy.leases]
     return max(waits, default=0.0)
 
 
 def _nothing() -> None:
-    """Nothing is being renewed."""
+    """Do nothing: no renewal is under way."""

@@ -1,4 +1,4 @@
-"""``on_error="local"``: while the store is away, this process decides by its share of each limit."""
+"""``on_error="local"``: if the store does not decide, this process does, by its share of each limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from limiter.plan import JointCall, Part, Plan, remember
 
 
 class LocalShare:
-    """One of ``share`` equal parts of every quota, decided here while the store does not decide."""
+    """A limiter's part of each limit, of ``share`` equal parts, decided in this process."""
 
     def __init__(self, share: int, store: MemoryStore) -> None:
         self._share = share
@@ -30,7 +30,7 @@ class LocalShare:
         now_us: int,
         lease: str,
     ) -> Decision:
-        """What this part of the quota says; a cost above it is denied."""
+        """Decide by the local share; a cost above it is denied."""
         own = self.plan(plan)
         if cost > own.most_cost:
             if at_least is None or at_least > own.most_cost:
@@ -49,9 +49,9 @@ class LocalShare:
         now_us: int,
         lease: str = "",
     ) -> bool:
-        """Renew, release or settle what was decided here; whether all of it was still there.
+        """Renew, release or settle a local decision; return whether all of its cost was still there.
 
-        A settlement may be larger than any call: each policy takes of it what its debt may be.
+        A settlement may be larger than any call: each policy charges as much as its debt may be.
         """
         own = self.plan(plan)
         if mode != "settle":
@@ -62,13 +62,13 @@ class LocalShare:
         return bool(min(reply[0:-1:STRIDE]) == cost)
 
     def plan(self, plan: Plan) -> Plan:
-        """The same plan with this part of its numbers."""
-        found = self._plans.get(plan)
-        if found is None:
+        """The same plan with the local share of its numbers."""
+        local_plan = self._plans.get(plan)
+        if local_plan is None:
             shared = tuple(policy.shared(self._share) for policy in plan.policies)
-            found = Plan(shared, plan.keys)
-            remember(self._plans, plan, found)
-        return found
+            local_plan = Plan(shared, plan.keys)
+            remember(self._plans, plan, local_plan)
+        return local_plan
 
 
 def decide_shares(
@@ -79,7 +79,7 @@ def decide_shares(
     mode: str = "hit",
     lease: str = "",
 ) -> list[Decision]:
-    """Each part by its share of the quota; the shares have one store, and all are charged or none."""
+    """Decide each part by its local share; the shares have one store, and all are charged or none."""
     own = [
         part._replace(plan=share.plan(part.plan)) for share, part in zip(shares, parts, strict=True)
     ]
@@ -87,10 +87,10 @@ def decide_shares(
     decisions = [Decision.without_store(part.plan.policies, allowed=False) for part in own]
     if any(not (fit or part.shadow) for fit, part in zip(fits, own, strict=True)):
         return decisions
-    asked = [place for place, fit in enumerate(fits) if fit]
-    if asked:
-        joint = JointCall([own[place] for place in asked], tag)
+    fitting = [place for place, fit in enumerate(fits) if fit]
+    if fitting:
+        joint = JointCall([own[place] for place in fitting], tag)
         replies = joint.split(shares[0].store.run(joint.call(mode, now_us, lease)))
-        for place, reply in zip(asked, replies, strict=True):
+        for place, reply in zip(fitting, replies, strict=True):
             decisions[place] = Decision(own[place].plan.policies, reply, degraded=True)
     return decisions

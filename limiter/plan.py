@@ -1,4 +1,4 @@
-"""What is known of a limiter's calls before a key and a cost are, and the calls made of it: pure."""
+"""Prepare calls: all that is known before the key and the cost, and calls made from it. It does no I/O."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from limiter.policies import Policy
 _Name = TypeVar("_Name")
 _Value = TypeVar("_Value")
 
-#: At most this many templates of a plan, and plans of a limiter, are kept.
+#: The most templates kept for a plan, and the most plans kept for a limiter.
 _MOST_KEPT = 256
 
 
 class Plan:
-    """Everything that is known about a limiter's calls before a key and a cost are."""
+    """A limiter's policies and keys, with the call templates prepared from them."""
 
     def __init__(self, policies: tuple[Policy, ...], keys: KeySpeller) -> None:
         if not policies:
@@ -42,7 +42,7 @@ class Plan:
 
     @cached_property
     def of_rates(self) -> Plan | None:
-        """The plan of the rates alone, which are refunded where leases are given back."""
+        """The plan of the rates alone, which are refunded while leases are released; None without rates."""
         rates = tuple(policy for policy in self.policies if not policy.leases)
         if len(rates) == len(self.policies):
             return self
@@ -63,12 +63,12 @@ class Plan:
         now_us: int = SERVER_CLOCK,
         lease: str = "",
     ) -> Call:
-        """The call that asks ``mode`` of the subject ``key``; ``lease`` names the one in question.
+        """Make a call of the ``mode`` for the subject ``key``; ``lease`` is the id of a lease.
 
         Raises:
             InvalidCost: ``cost`` could never pass, or ``at_least`` is not in 1 to ``cost``.
-            InvalidKey: ``key`` or ``tag`` names nobody.
-            InvalidPolicy: These policies have no such mode.
+            InvalidKey: ``key`` or ``tag`` is empty, or of a wrong type.
+            InvalidPolicy: The mode is not for these policies.
 
         """
         if at_least is None and type(cost) is int and 0 <= cost <= self.most_cost:
@@ -89,27 +89,27 @@ class Plan:
     def template(
         self, mode: str, cost: int, at_least: int, now_us: int, lease: str
     ) -> CallTemplate:
-        """All of a call but its keys, of any cost, in a mode that these policies have."""
+        """Make the template of a call, without checks of the cost and the mode."""
         blocks = self.blocks(cost, 0, lease)
         return CallTemplate(mode, at_least if at_least != cost else 0, now_us, blocks)
 
     def blocks(self, cost: int, before: int, lease: str, shadow: bool = False) -> tuple[Block, ...]:
-        """What is asked of each policy, where ``before`` keys stand before ours."""
+        """The block of each policy; ``before`` is the number of keys of other plans in the same call."""
         return tuple(
             Block(policy, before + place, cost, shadow, lease) for policy, place in self._places
         )
 
     def keys_of(self, state: bytes) -> tuple[bytes, ...]:
-        """The keys of a call about the subject of this key."""
+        """The keys of a call for the subject whose key begins with ``state``."""
         if len(self._suffixes) == 1:
             return (state + self._suffixes[0],)
         return tuple([state + suffix for suffix in self._suffixes])
 
     def checked(self, cost: int, at_least: int | None = None, least: int = 0) -> tuple[int, int]:
-        """The cost, where it can pass, and how much of it would do.
+        """Check and return the cost, and the least that is enough.
 
         Raises:
-            InvalidCost: It never could, or ``at_least`` is not in 1 to ``cost``.
+            InvalidCost: ``cost`` could never pass, or ``at_least`` is not in 1 to ``cost``.
 
         """
         if type(cost) is not int or not least <= cost <= self.most_cost:
@@ -123,22 +123,22 @@ class Plan:
         """The subject's key, and the tag that decides its slot.
 
         Raises:
-            InvalidKey: ``key`` or ``tag`` names nobody.
+            InvalidKey: ``key`` or ``tag`` is empty, or of a wrong type.
 
         """
         return self.keys.state(key, tag)
 
     def check_mode(self, mode: str) -> None:
-        """Refuse what makes no sense for these policies.
+        """Check that the mode is for these policies.
 
         Raises:
-            InvalidPolicy: The message says which call does.
+            InvalidPolicy: It is not; the message says which call to use.
 
         """
         if self.leases and mode in ("hit", "refund", "settle"):
             raise InvalidPolicy(
-                f"{self.leases[0]} counts what is held, not what passes: use hold, which takes a "
-                f"lease, and rates with it, and gives the lease back"
+                f"{self.leases[0]} counts leases, not units: use hold, which takes a lease, charges "
+                f"the other limits, and releases the lease"
             )
         if not self.leases and mode == "acquire":
             raise InvalidPolicy(
@@ -148,13 +148,13 @@ class Plan:
 
 
 class Part(NamedTuple):
-    """One subject's part of a call for several."""
+    """One subject's part of a call for several subjects."""
 
     plan: Plan
     key: Key
     cost: int
     shadow: bool = False
-    """Whether it only counts what passes, and never denies."""
+    """Whether the part is in shadow mode: it counts, and never denies."""
 
 
 class JointCall:
@@ -166,18 +166,18 @@ class JointCall:
 
     @property
     def tags(self) -> list[bytes]:
-        """What decides each subject's slot."""
+        """The hash tag of each subject, which decides its slot."""
         return [tag for _, tag in self._states]
 
     def call(self, mode: str, now_us: int = SERVER_CLOCK, lease: str = "") -> Call:
-        """The one call; ``tags`` must lie in one slot."""
+        """Make the joint call; ``tags`` must lie in one slot."""
         keys: list[bytes] = []
         for part, (state, _) in zip(self._parts, self._states, strict=True):
             keys += part.plan.keys_of(state)
         return Call(self._template(mode, now_us, lease), tuple(keys), self._states[0][1])
 
     def split(self, reply: list[int]) -> list[list[int]]:
-        """The reply for each subject, as its own call would have it."""
+        """Split the reply into one for each subject, in the form of a call for that subject alone."""
         replies, start = [], 0
         for part in self._parts:
             end = start + STRIDE * len(part.plan.policies)
@@ -206,7 +206,7 @@ class JointCall:
 
 
 def own_suffix(policy: Policy) -> bytes:
-    """What the policy's key has behind the subject's: nothing, where its state is a field."""
+    """The end of the policy's key after the subject's; empty if its state is a field of the hash."""
     return b"" if policy.key_type == "hash" else f":{policy.field}".encode()
 
 
@@ -216,7 +216,7 @@ def suffixes(policies: tuple[Policy, ...]) -> list[bytes]:
 
 
 def _whole(what: str, number: object, least: int, most: int, which: str) -> int:
-    """The number as an int, which an IntEnum is and a bool is not, where it is in its range."""
+    """Return the number as an int, if it is one in the range; an IntEnum is one, a bool is not."""
     if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
         return int(number)
     raise InvalidCost.of(
@@ -225,7 +225,7 @@ def _whole(what: str, number: object, least: int, most: int, which: str) -> int:
 
 
 def remember(kept: dict[_Name, _Value], name: _Name, value: _Value) -> None:
-    """Keep what was prepared, within a bound: if there is too much, forget all of it."""
+    """Keep a prepared value; if there are too many, forget all others first."""
     if len(kept) >= _MOST_KEPT:
         kept.clear()
     kept[name] = value

@@ -1,4 +1,4 @@
-"""Threads that renew leases and release them later: flows whose result no caller waits for."""
+"""Threads that run flows in the background: renewals of leases, and late releases and refunds."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from limiter.threads import start_thread
 
 log = logging.getLogger("limiter")
 
-#: While one thread waits for a store that does not answer, another one renews the next lease. If all of
-#: these wait, leases that are due meanwhile may be lost.
+#: While one thread waits for a store that does not answer, another thread renews the next lease. If all
+#: threads wait, leases that are due meanwhile may be lost.
 _MOST_THREADS = 8
-#: Threads that stay free while any flow is left, so that not each lease starts a thread.
+#: Idle threads kept while any flow is left, so that a new lease seldom needs a new thread.
 _MOST_FREE = 2
 
-#: Dropped flows that may stay in the queue, beside as many as there are flows that go on.
+#: Dropped flows that may stay in the queue, in addition to the number of flows that go on.
 _MOST_DROPPED = 64
 
 
 class RenewalThreads:
-    """Resume each flow when its pause is over; threads live for as long as there are flows.
+    """Resume each flow when its pause is over; the threads end when no flow is left.
 
-    ``advance`` runs a flow up to its next pause, and returns how long that is.
+    ``advance`` runs a flow up to its next pause, and returns the length of the pause in seconds.
     """
 
     def __init__(self, advance: Callable[[Flow[None]], float]) -> None:
@@ -39,9 +39,9 @@ class RenewalThreads:
         self.after_fork()
 
     def after_fork(self) -> None:
-        """Begin anew: a child holds none of its parent's leases, and has none of its threads."""
+        """Begin without flows and threads: the child of a fork has none of its parent's."""
         self._changed = threading.Condition()
-        #: When each flow goes on, in order; some of them were dropped.
+        #: When each flow goes on, the soonest first; some entries are of dropped flows.
         self._due: list[tuple[float, int, Flow[None]]] = []
         #: The flows that go on.
         self._flows: set[Flow[None]] = set()
@@ -51,7 +51,7 @@ class RenewalThreads:
         """Begin a flow; its first step is a pause.
 
         Raises:
-            StoreUnavailable: This process gets no more threads; the flow was closed.
+            StoreUnavailable: This process can start no more threads; the flow was closed.
 
         """
         self._flows.add(flow)
@@ -59,9 +59,7 @@ class RenewalThreads:
             self._schedule(flow, self._advance(flow))
             with self._changed:
                 self._start_if_none_is_free()
-        except (
-            BaseException
-        ):  # also where the caller was interrupted: it cannot drop the flow itself
+        except BaseException:  # also if the caller is interrupted: it cannot drop the flow itself
             self.drop(flow)
             flow.close()
             raise
@@ -79,27 +77,25 @@ class RenewalThreads:
                 self._changed.notify()
 
     def _resume(self, flow: Flow[None]) -> None:
-        """Run it up to its next pause, or to its end."""
+        """Run a flow up to its next pause, or to its end."""
         try:
             self._schedule(flow, self._advance(flow))
         except StopIteration:
             self._flows.discard(flow)
-        except Exception as error:  # a fault of a program; other leases go on to be renewed
+        except Exception as error:  # a fault in the code: the thread must still renew other leases
             self._flows.discard(flow)
-            log_seldom(log, logging.ERROR, "a lease is renewed no more", exc_info=True)
-            with suppress(
-                LimiterError, StopIteration
-            ):  # it says to its holder that the lease is lost
+            log_seldom(log, logging.ERROR, "a lease is no longer renewed", exc_info=True)
+            with suppress(LimiterError, StopIteration):  # the flow reports to the holder
                 flow.throw(LimiterError(f"its renewal failed: {error!r:.200}"))
 
     def _schedule(self, flow: Flow[None], pause: float) -> None:
-        """Have it resumed after the pause."""
+        """Resume the flow after the pause."""
         with self._changed:
             heapq.heappush(self._due, (monotonic() + pause, next(self._numbers), flow))
             self._changed.notify()
 
     def _start_if_none_is_free(self) -> None:
-        """Start a thread for the flow that is due next, where all threads are busy."""
+        """Start a thread for the flow that is due next, if all threads are busy."""
         if not self._due or self._free > 0 or self._threads >= _MOST_THREADS:
             return
         try:
@@ -109,7 +105,7 @@ class RenewalThreads:
                 raise
 
     def _work(self) -> None:
-        """Resume flows, until enough other threads do."""
+        """Resume flows until enough other threads are idle."""
         with self._changed:
             self._threads += 1
             self._free += 1
@@ -119,7 +115,7 @@ class RenewalThreads:
                 self._free += 1
 
     def _next(self) -> Flow[None] | None:
-        """Wait for the next flow that is due; None where enough threads wait, or no flow is left."""
+        """Wait for the next flow that is due; None if enough other threads wait, or no flow is left."""
         with self._changed:
             while self._due and self._free <= _MOST_FREE:
                 due, _, flow = self._due[0]
@@ -131,7 +127,7 @@ class RenewalThreads:
                     heapq.heappop(self._due)
                     self._free -= 1
                     self._start_if_none_is_free()
-                    self._changed.notify()  # another thread looks at what is due next
+                    self._changed.notify()  # another thread waits for the next flow
                     return flow
             self._free -= 1
             self._threads -= 1

@@ -1,4 +1,4 @@
-"""A reservation: a cost that is taken before it is known, and settled when it is."""
+"""A reservation: a cost taken in advance, and settled when the true cost is known."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _Own = TypeVar("_Own", bound="ReservedCost")
 
 
 class ReservedCost(Entered):
-    """A cost that was taken before it is known.
+    """A cost taken in advance.
 
     Attributes:
-        decision: What was decided when it was taken.
-        settled: Whether the true cost is known.
+        decision: The decision of the call that took the cost.
+        settled: Whether the true cost was settled.
 
     """
 
@@ -44,7 +44,7 @@ class ReservedCost(Entered):
         limits: Limits | None,
         tag: Key | None,
     ) -> _Own:
-        """The reservation of ``Limiter.reserve``, if the call makes sense; nothing is taken yet."""
+        """Check the arguments of ``Limiter.reserve``, and make its reservation; nothing is taken yet."""
         plan = core.plan_for(limits)
         plan.check_mode("hit")
         cost, _ = plan.checked(cost, least=1)
@@ -62,7 +62,7 @@ class ReservedCost(Entered):
         self._process = os.getpid()
 
     def settle_flow(self, actual: int) -> Flow[None]:
-        """Refund what was not used, or charge what was used beyond; once."""
+        """Refund the unused part of the cost, or charge the excess, once."""
         if isinstance(actual, bool) or not isinstance(actual, int) or actual < 0:
             raise InvalidCost.of("actual", shown(actual), "accepted is a whole number from 0")
         if not hasattr(self, "decision"):
@@ -89,15 +89,15 @@ class ReservedCost(Entered):
             raise
 
     def _charge_flow(self, cost: int) -> Flow[None]:
-        """Charge without asking what no single call may cost: each policy as far as its debt goes."""
+        """Charge more than one call may cost, even without room: each policy as far as its debt may go."""
         plan = self._plan
         parts = [Part(Plan((policy,), plan.keys), self._key, cost) for policy in plan.policies]
         while parts:
-            asked = [part._replace(cost=min(part.cost, part.plan.most_cost)) for part in parts]
-            joint = JointCall(asked, self._tag)
+            charges = [part._replace(cost=min(part.cost, part.plan.most_cost)) for part in parts]
+            joint = JointCall(charges, self._tag)
             replies = joint.split((yield Ask(joint.call("settle", self._core.now_us))))
             parts = [
-                part._replace(cost=part.cost - charged.cost)
-                for part, charged, reply in zip(parts, asked, replies, strict=True)
-                if reply[0] == charged.cost < part.cost
+                part._replace(cost=part.cost - charge.cost)
+                for part, charge, reply in zip(parts, charges, replies, strict=True)
+                if reply[0] == charge.cost < part.cost
             ]

@@ -1,4 +1,4 @@
-"""Several subjects: all are charged or none, in one call where that can be, else one after the other."""
+"""Charge several subjects, all or none: in one call if possible, otherwise one after the other."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from limiter.keys import Key
 from limiter.local import decide_shares
 from limiter.plan import JointCall, Part, Plan
 
-#: One subject of ``hit_all``: its key, its cost, and perhaps limits of its own.
+#: One subject of ``hit_all``: its key, its cost, and optionally its own limits.
 Item = tuple[Key, int] | tuple[Key, int, Limits]
 
 
 class Decisions(list[Decision]):
-    """What ``hit_all`` decided, in the order of its items. True when all are allowed."""
+    """The decisions of ``hit_all``, in the order of its items. True if all are allowed."""
 
     def __bool__(self) -> bool:
         return all(self)
@@ -60,9 +60,9 @@ def decide_flow(
     lease: str = "",
     deadline: float | None = None,
 ) -> Flow[list[Decision]]:
-    """All parts in one script call, or one after the other where their slots differ.
+    """Decide all parts in one script call, or one after the other if their slots differ.
 
-    Parts may name one subject several times, as long as their policies' fields differ.
+    Several parts may have the same subject if their policies' fields differ.
     """
     joint = JointCall(parts, tag)
     if not core.transport.one_slot(joint.tags):
@@ -74,10 +74,10 @@ def decide_flow(
 def decide_without_store(
     owners: Sequence[Core[Any]], parts: Sequence[Part], mode: str, lease: str
 ) -> list[Decision]:
-    """What the ``on_error`` of each part's owner makes of a store that did not decide.
+    """Decide each part by its owner's ``on_error``, after the store did not.
 
-    The owners share one store. Those that decide in this process do it together, and charge nothing
-    where another one denies; ``raise`` is a denial here.
+    The owners share one store. Owners with ``local`` decide in one joint call, which charges nothing if
+    another owner denies. ``raise`` denies here.
     """
     decisions = [owner.without_store(part.plan) for owner, part in zip(owners, parts, strict=True)]
     local = [place for place, owner in enumerate(owners) if owner.share is not None]
@@ -87,9 +87,9 @@ def decide_without_store(
             for place, part in enumerate(parts)
         )
         shares = [share for owner in owners if (share := owner.share) is not None]
-        asked = [parts[place] for place in local]
+        local_parts = [parts[place] for place in local]
         now_us, mode = owners[0].now_us, "peek" if denied else mode
-        decided = decide_shares(shares, asked, None, now_us, mode, lease)
+        decided = decide_shares(shares, local_parts, None, now_us, mode, lease)
         for place, decision in zip(local, decided, strict=True):
             decisions[place] = decision
     return decisions
@@ -98,8 +98,8 @@ def decide_without_store(
 def _part(core: Core[Any], item: Item, limits: Limits | None) -> Part:
     if not isinstance(item, tuple) or len(item) not in (2, 3):
         raise InvalidKey(
-            f"hit_all was given {shown(item)}: accepted are tuples of key and cost, and limits of "
-            f"the subject's own as a third"
+            f"hit_all was given {shown(item)}: accepted are tuples of key and cost, and optionally the "
+            f"subject's own limits"
         )
     plan = core.plan_for(item[2] if len(item) == 3 else limits)
     plan.check_mode("hit")
@@ -111,7 +111,7 @@ def _check_apart(parts: list[Part], tag: Key | None) -> None:
     """Refuse a subject that is named twice.
 
     Raises:
-        InvalidKey: One is.
+        InvalidKey: The message names the subject's key.
 
     """
     seen: set[tuple[bytes, bytes]] = set()
@@ -126,7 +126,7 @@ def _check_apart(parts: list[Part], tag: Key | None) -> None:
 
 
 class _Charge(NamedTuple):
-    """What was taken from one part, and the mode of the call that gives it back."""
+    """A charge of one part, and the mode of the call that refunds or releases it."""
 
     place: int
     mode: str
@@ -136,11 +136,11 @@ class _Charge(NamedTuple):
 
 
 class SequentialHit:
-    """Parts that are charged one after the other, since their slots differ.
+    """Charges parts one after the other, since their slots differ.
 
-    What is charged is noted until all of them have room. If one has none, or the store fails, it is
-    refunded at once; if the caller is gone, or the time is over, beside the calls. A charge that is being
-    refunded is noted no more: nothing is refunded twice.
+    Each charge is noted until all parts have room. If a part has no room, or the store fails, the charges
+    are refunded at once. If the caller is interrupted, or the deadline is over, they are refunded in the
+    background. A charge is removed from the notes before its refund is sent: none is refunded twice.
     """
 
     def __init__(
@@ -176,11 +176,11 @@ class SequentialHit:
             raise
         finally:
             if self._charges:
-                with suppress(StoreUnavailable):  # it cannot be run: it was counted
+                with suppress(StoreUnavailable):  # it cannot be run, and has counted the charges
                     self._core.run_beside(self._refund_later_flow())
 
     def _deny_flow(self, decisions: list[Decision]) -> Flow[list[Decision]]:
-        """Refund what was charged before a denial, and say how things stand then."""
+        """Refund the charges before a denial, and return decisions about the state after that."""
         places = {charge.place for charge in self._charges}
         places -= yield from self._refund_flow()
         for place in sorted(places):
@@ -190,17 +190,17 @@ class SequentialHit:
         for later in self._parts[len(decisions) :]:
             try:
                 decisions.append((yield from self._ask_flow(later, "peek", "")))
-            except StoreUnavailable:  # it was not going to be charged anyway
+            except StoreUnavailable:  # the call is denied anyway
                 decisions.append(Decision.without_store(later.plan.policies, allowed=False))
         return decisions
 
     def _ask_flow(self, part: Part, mode: str, lease: str) -> Flow[Decision]:
-        """One part alone."""
+        """Decide one part alone."""
         call = JointCall([part], self._tag).call(mode, self._core.now_us, lease)
         return Decision(part.plan.policies, (yield Ask(call, self._deadline)))
 
     def _charged(self, place: int, part: Part, decision: Decision) -> Iterator[_Charge]:
-        """What was taken: all of a part or nothing; in shadow mode by each of its policies for itself."""
+        """The charges of a part: all or nothing; in shadow mode, each policy that had room."""
         taken = [part] if part.cost else []
         if not decision.allowed:
             taken = [
@@ -215,7 +215,7 @@ class SequentialHit:
                 yield _Charge(place, "release", plan.of_leases, key, cost)
 
     def _refund_flow(self) -> Flow[set[int]]:
-        """Refund what was charged while there is time; the places where something stays charged."""
+        """Refund the charges until the deadline; return the places of the parts that stay charged."""
         core, kept = self._core, set()
         while self._charges and monotonic() < self._deadline:
             place, mode, plan, key, cost = self._charges.pop(0)
@@ -223,19 +223,19 @@ class SequentialHit:
             try:
                 yield Ask(call, self._deadline)
             except LimiterError as error:
-                core.not_settled("a give-back", error)
+                core.not_settled("a refund", error)
                 kept.add(place)
             except GeneratorExit:
-                core.cut_off("a give-back", self._process)
+                core.cut_off("a refund", self._process)
                 raise
         return kept | {charge.place for charge in self._charges}
 
     def _refund_later_flow(self) -> Flow[None]:
-        """Refund what a call took that could not do it; what stays charged all the same is counted."""
+        """Refund the charges of a call that ended before it could; count those that stay charged."""
         try:
             yield Pause(0.0)
             self._deadline = monotonic() + self._core.timeout
             yield from self._refund_flow()
         finally:
             for _ in self._charges:
-                self._core.cut_off("a give-back", self._process, "there was no time")
+                self._core.cut_off("a refund", self._process, "there was no time")

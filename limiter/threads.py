@@ -9,10 +9,10 @@ from limiter.errors import StoreUnavailable
 
 
 def start_thread(work: Callable[[], None], purpose: str) -> None:
-    """Run it in a thread of its own, which does not keep the process alive.
+    """Run ``work`` in a thread of its own, which does not keep the process alive.
 
     Raises:
-        StoreUnavailable: This process gets no more threads; ``purpose`` begins the message.
+        StoreUnavailable: This process can start no more threads; ``purpose`` begins the message.
 
     """
     try:

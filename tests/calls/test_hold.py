@@ -246,7 +246,7 @@ def test_lost(make: Make, subject: str, caplog: pytest.LogCaptureFixture) -> Non
         time.sleep(0.3)  # another renewal would have come by now
     assert len(calls) == 1
     assert calls[0] != threading.current_thread()
-    assert "a lease was lost: it had ended" in caplog.text
+    assert "a lease was lost: it had expired" in caplog.text
     assert "on_lost failed" not in caplog.text
     assert lefts(limiter, subject) == [5, 9]
     assert limiter.unsettled == 0
@@ -347,7 +347,7 @@ def test_released_while_it_is_asked_for(make: Make, subject: str) -> None:
 
     intercept(getattr(limiter, "inner", limiter), watch)
     threading.Thread(target=release_both).start()
-    with pytest.raises(InvalidSetting, match="released while it was asked for"):
+    with pytest.raises(InvalidSetting, match="released while it was requested"):
         second.__enter__()
     until(lambda: first.released)
     assert lefts(limiter, subject) == [1]

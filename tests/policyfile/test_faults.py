@@ -229,7 +229,7 @@ WRONG: list[tuple[str, list[str]]] = [
         + "[policies.p.overrides]\nsk_live_1 = '5/minute'\nsk_live_2 = 7\nsk_live_3 = { a = 1 }",
         [
             "4: policies.p.overrides.*: limits are '5/minute': accepted here are those of [SlidingLog(5, per=1)] "
-            "with other numbers, since algorithm, period and name say which state is meant",
+            "with other numbers, since algorithm, period and name decide which state is used",
             f"5: policies.p.overrides.* is 7: {LIMITS}",
             f"6: policies.p.overrides.*.algorithm is missing: accepted are {RATES}, concurrency",
         ],
