@@ -97,12 +97,12 @@ def with_config(config: Mapping[str, Any], without: Collection[str] = ()) -> Map
     ``without`` names settings that are read from neither.
     """
     hidden = {VARIABLES[setting]: "" for setting in without}
-    ours = {
+    configured = {
         name: value
         for name, value in config.items()
         if name.startswith("LIMITER_") and value not in (None, "")
     }
-    return ChainMap(hidden, ours, dict(os.environ))
+    return ChainMap(hidden, configured, dict(os.environ))
 
 
 def for_policies(

@@ -49,7 +49,7 @@ class Running:
         """Run the command to its end, and return its exit code; after a signal, 128 and its number."""
         self._starting = True
         try:
-            self._process = subprocess.Popen(self._words)  # noqa: S603 (what the user asked for)
+            self._process = subprocess.Popen(self._words)  # noqa: S603 (the user's command)
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             fail(_NOT_FOUND if missing else _NOT_RUN, f"{self._words[0]}: {error.strerror}")

@@ -127,7 +127,7 @@ class Notes:
                 is_word = _WORD.fullmatch(key) is not None and not self.is_full
                 close = difflib.get_close_matches(key, known, 1) if is_word else []
                 meant = f"did you mean {close[0]}? " if close else ""
-                accepted = f"is no key here: {meant}accepted are {', '.join(known)}"
+                accepted = f"is not a key of this table: {meant}accepted are {', '.join(known)}"
                 self.add((*path, key), accepted, hides=not is_word)
         return {key: value[key] for key in known if key in value}
 

@@ -1,4 +1,4 @@
-"""Commands in this process, and as processes."""
+"""Run commands, in this process and as processes of their own."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ UNSET = dict.fromkeys(VARIABLES.values(), "")
 
 
 def run(line: str, **environ: str) -> Result:
-    """Run a command line, as typed behind ``limiter``, in this process."""
+    """Run the command line that follows ``limiter``, in this process."""
     return CliRunner().invoke(cli, shlex.split(line), env={**UNSET, **environ}, prog_name="limiter")
 
 
 def shell(line: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run a line of a shell in which ``limiter`` is this checkout's."""
+    """Run a line in a shell in which ``limiter`` is this checkout's."""
     before = f'python="{sys.executable}"; limiter() {{ "$python" -m limiter "$@"; }}; '
     words = ["bash", "-c", before + line]
     return subprocess.run(
@@ -46,7 +46,7 @@ def unmeasured() -> dict[str, str]:
 
 
 def start(words: list[str], **settings: Any) -> subprocess.Popen[str]:
-    """Start ``limiter`` as a process of its own, which hears of SIGHUP under nohup as well."""
+    """Start ``limiter`` as a process of its own, which receives SIGHUP also under nohup."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(
         ["env", "--default-signal=HUP,INT,QUIT", sys.executable, "-m", "limiter", *words],

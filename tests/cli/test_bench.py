@@ -1,4 +1,4 @@
-"""``limiter bench``: what ``python -m bench`` does, or that a checkout is needed."""
+"""``limiter bench`` runs ``python -m bench``, or reports that it needs a checkout."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.cli.support import run, shell
 
 
 @pytest.mark.slow
-def test_from_a_checkout_it_is_the_measurements() -> None:
-    """Their options, their help and their exit codes, wherever it is called."""
+def test_from_a_checkout_it_runs_the_measurements() -> None:
+    """With their options, their help and their exit codes, from any folder."""
     for line in ("cd / && limiter bench --help", "cd / && limiter bench --nonsense"):
         done = shell(line)
         plain = shell(f"{{ {line}; }}".replace("limiter bench", _PLAIN))
@@ -28,10 +28,10 @@ def test_from_a_checkout_it_is_the_measurements() -> None:
 _PLAIN = 'PYTHONPATH="$OLDPWD" "$python" -m bench'
 
 
-def test_elsewhere_it_says_that_it_needs_one(
+def test_outside_a_checkout_it_reports_that_it_needs_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """In a line, whatever the options."""
+    """In one line, for all options."""
     monkeypatch.setattr(bench, "_CHECKOUT", tmp_path)
     done = run("bench --quick --only hit")
     assert (done.exit_code, done.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""The group itself: its list, its examples, completion, and what it says where something is missing."""
+"""The command group: its list, its examples, completion, and its messages if something is missing."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def command(name: str) -> click.Command:
     return found
 
 
-def test_help_lists_what_there_is() -> None:
-    """Each with a line, whole, on a terminal of 80 columns."""
+def test_help_lists_every_command() -> None:
+    """Each on one whole line, on a terminal of 80 columns."""
     for option in ("--help", "-h"):
         said = run(option).stdout
         assert re.findall(r"^  (\w+)  +\S.*\.$", said, re.M) == COMMANDS
@@ -46,14 +46,14 @@ def test_help_lists_what_there_is() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_there(name: str) -> None:
-    """What the list promises can be imported, and has a help of its own."""
+def test_every_listed_command_exists(name: str) -> None:
+    """It can be imported, and has a help of its own."""
     assert command(name).name == name
     assert command(name).help
 
 
 def test_help_imports_no_command() -> None:
-    """Nor what they need; and asking a store needs no Flask, no TOML and no service."""
+    """Nor what they need; and calling a store needs no Flask, no TOML and no service."""
     code = """
 import sys
 from limiter.command import cli
@@ -84,7 +84,7 @@ finally:
 
 
 def examples() -> list[tuple[str, str]]:
-    """Every example line of a help, with the command that it is an example of."""
+    """Every example line of a help text, with the command that it shows."""
     found = []
     for name in COMMANDS:
         text = command(name).help or ""
@@ -94,14 +94,14 @@ def examples() -> list[tuple[str, str]]:
     return found
 
 
-def test_every_command_that_asks_has_examples() -> None:
-    """The measurements need none."""
+def test_every_command_has_examples() -> None:
+    """Except for the measurements."""
     assert {name for name, _ in examples()} == set(COMMANDS) - {"bench"}
 
 
 @pytest.mark.parametrize(("name", "line"), examples(), ids=lambda value: str(value)[:40])
 def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
-    """As they stand, but for the address, the subject and the program that is held or piped to."""
+    """With another address, subject and program, but otherwise as they are written."""
     assert line.startswith(f"limiter {name}")
     line = line.replace("redis://127.0.0.1:6379/0", store)
     for key in ("user:42", "org:7", "nightly-report", "nightly-backup", "thumbnails"):
@@ -127,7 +127,7 @@ def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
     ],
 )
 def test_completion(typed: str, completed: set[str]) -> None:
-    """What click completes, asked as a shell's function asks it."""
+    """The completions of click, requested as a shell's function does."""
     words = shlex.split(typed)
     done = shell(
         "limiter",
@@ -140,8 +140,8 @@ def test_completion(typed: str, completed: set[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bash", "zsh", "fish"])
-def test_the_completion_s_own_text(kind: str) -> None:
-    """What ``eval`` takes, for each shell that click knows."""
+def test_the_completion_script(kind: str) -> None:
+    """The text for ``eval``, for each shell that click knows."""
     done = shell("limiter", _LIMITER_COMPLETE=f"{kind}_source")
     assert "_LIMITER_COMPLETE=" in done.stdout
     assert done.returncode == 0
@@ -153,7 +153,7 @@ def test_the_completion_s_own_text(kind: str) -> None:
     ("lacking", "importing"), [("click", "click"), ("tomli", "limiter.policyfile")]
 )
 def test_a_missing_extra_is_one_line(lacking: str, importing: str) -> None:
-    """And no denial: the exit code is 2."""
+    """It is not a denial: the exit code is 2."""
     code = f"""
 import sys
 class Lacking:
@@ -182,7 +182,7 @@ main()
 
 @pytest.mark.parametrize("overwritten", [[], ["__init__.py", "base.py"]])
 def test_another_package_of_the_name_is_one_line(tmp_path: Path, overwritten: list[str]) -> None:
-    """PyPI's ``limiter`` in the folder of ours, installed before it or after it."""
+    """PyPI's ``limiter`` in the same folder, installed before or after slotgate."""
     shutil.copytree(ROOT / "limiter", tmp_path / "limiter")
 
     def ask() -> subprocess.CompletedProcess[str]:
@@ -208,21 +208,21 @@ def test_another_package_of_the_name_is_one_line(tmp_path: Path, overwritten: li
     )
 
 
-def test_no_hint_asks_an_index_for_it() -> None:
-    """It is on none."""
+def test_no_hint_names_a_package_index() -> None:
+    """The package is on none."""
     for path in [*(ROOT / "limiter").rglob("*.py"), *(ROOT / "service").rglob("*.py")]:
         assert not re.search(r"pip install [^.]*slotgate", path.read_text()), path
 
 
 def test_another_missing_module_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no extra brings is not hidden behind a line about one."""
+    """If no extra contains the module, the traceback is not hidden."""
     monkeypatch.setitem(sys.modules, "limiter.command", None)
     with pytest.raises(ModuleNotFoundError, match="command"):
         main()
 
 
 def test_the_session_of_the_quickstart(store: str) -> None:
-    """Every command, in one shell, prints what stands below it; but for the seconds."""
+    """Every command, in one shell, prints what the page shows, except the seconds."""
     (block,) = re.findall(r"^```shell-session\n(.*?)^```$", QUICKSTART, re.M | re.S)
     block = block.replace("redis://127.0.0.1:6379/0", store)
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
@@ -235,7 +235,7 @@ def test_the_session_of_the_quickstart(store: str) -> None:
 
 
 def test_the_completion_of_the_quickstart() -> None:
-    """The line that stands there, in bash."""
+    """The line of the page, in bash."""
     (line,) = re.findall(r'`(eval "\$\(_LIMITER_COMPLETE[^`]*)`', QUICKSTART)
     done = shell(f"{line}; complete -p limiter")
     assert (done.returncode, done.stderr) == (0, "")

@@ -100,7 +100,7 @@ def test_others_are_denied_until_it_ends(held: Held, tmp_path: Path) -> None:
 
 
 def test_waiting_for_a_lease(held: Held) -> None:
-    """It gets the one that is given back."""
+    """It gets the lease that the first holder releases."""
     words = ["hold", "1", held.subject, "--store", held.store, "--wait", "60", "--"]
     with start([*words, "echo", "mine"]) as waiting:
         held.finish()
@@ -109,7 +109,7 @@ def test_waiting_for_a_lease(held: Held) -> None:
 
 
 def test_signals_are_passed_on(held: Held) -> None:
-    """The command decides what they mean; the lease is held to its end."""
+    """The command decides what they mean; the lease is held until the command ends."""
     names = ["INT", "QUIT", "TERM", "HUP", "USR1", "USR2"]
     for number, name in enumerate(names, 2):
         held.process.send_signal(signal.Signals[f"SIG{name}"])
@@ -122,13 +122,13 @@ def test_signals_are_passed_on(held: Held) -> None:
 
 
 def test_a_command_that_a_signal_ends(store: str, subject: str) -> None:
-    """As shells say it."""
+    """The exit code is 128 and the signal's number, as in shells."""
     assert hold(store, subject, "--", "sh", "-c", "kill -KILL $$").returncode == 128 + 9
     assert leases(store, subject) == 0
 
 
 def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Path) -> None:
-    """A terminal tells everybody in the foreground: nobody is told twice."""
+    """A terminal sends it to every process in the foreground: it is not passed on as well."""
     gate = tmp_path / "gate"
     gate.touch()
     words = [sys.executable, "-m", "limiter", "hold", "1", subject, "--store", store, "--"]
@@ -162,7 +162,7 @@ def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_waiting_ends_it(held: Held, number: int, tmp_path: Path) -> None:
-    """Nothing has run, and nothing is held."""
+    """No command was run, and no lease is held."""
     words = ["hold", "1", held.subject, "--store", held.store, "--wait", "100", "--"]
     with start([*words, "touch", str(tmp_path / "ran")]) as waiting:
         # Nobody else asks for this one: SIGTERM, for example, is coverage's as well.
@@ -176,13 +176,13 @@ def test_a_signal_while_waiting_ends_it(held: Held, number: int, tmp_path: Path)
 
 
 def _catches(pid: int, number: int) -> bool:
-    """Whether a process has a handler for a signal by now."""
+    """Whether a process has installed a handler for a signal."""
     mask = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def test_a_lease_that_is_lost_is_said(subject: str, tmp_path: Path) -> None:
-    """The command goes on, and its exit code stands."""
+def test_a_lost_lease_is_reported(subject: str, tmp_path: Path) -> None:
+    """The command goes on, and its exit code does not change."""
     with Server() as server:
         held = Held(server.url, subject, tmp_path, "--lease", "0.6", "--timeout", "0.2")
         server.kill()
@@ -194,8 +194,8 @@ def test_a_lease_that_is_lost_is_said(subject: str, tmp_path: Path) -> None:
     assert code == 7
 
 
-def test_it_is_renewed(store: str, subject: str, tmp_path: Path) -> None:
-    """Longer than a lease lasts."""
+def test_the_lease_is_renewed(store: str, subject: str, tmp_path: Path) -> None:
+    """The command runs longer than a lease lasts."""
     held = Held(store, subject, tmp_path, "--lease", "1")
     with redis.Redis.from_url(store) as client:
         (key,) = client.scan_iter(f"rl:{{{subject}}}*", 10_000)
@@ -217,8 +217,10 @@ def test_it_is_renewed(store: str, subject: str, tmp_path: Path) -> None:
         ("--lease 0 -- true", 2, "lease"),
     ],
 )
-def test_what_cannot_be_run(store: str, subject: str, words: str, code: int, message: str) -> None:
-    """In a line, and nothing is held afterwards."""
+def test_a_command_that_cannot_be_run(
+    store: str, subject: str, words: str, code: int, message: str
+) -> None:
+    """The error is one line, and no lease is held afterwards."""
     before = signal.getsignal(signal.SIGINT)
     done = run(f"hold --store {store} 1 {subject} {words}")
     assert (done.exit_code, done.stdout) == (code, "")
@@ -227,22 +229,22 @@ def test_what_cannot_be_run(store: str, subject: str, words: str, code: int, mes
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_a_rate_is_held_by_nobody() -> None:
-    """Who writes one is told what is accepted."""
+def test_a_rate_cannot_be_held() -> None:
+    """The error names what is accepted."""
     done = run("hold --store redis://127.0.0.1:1 1/minute nobody -- true")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "'1/minute': accepted is how many commands may run at once" in done.stderr
 
 
-def test_limits_of_the_environment_are_not_about_leases(store: str, subject: str) -> None:
+def test_limits_of_the_environment_do_not_apply_to_leases(store: str, subject: str) -> None:
     """A service's variables do not keep a command from running."""
     environ = {"LIMITER_LIMITS": "5/x", "LIMITER_ALGORITHM": "gcra", "LIMITER_STORE": store}
     assert run(f"hold 1 {subject} true", **environ).exit_code == 0
 
 
 @pytest.mark.parametrize(("on_error", "code"), [("allow", 0), ("local", 0), ("deny", 1)])
-def test_a_fallback_says_that_it_decided(subject: str, on_error: str, code: int) -> None:
-    """Nobody takes it for leases that are taken, or for one that others see."""
+def test_a_decision_of_the_fallback_is_reported(subject: str, on_error: str, code: int) -> None:
+    """Users must not take it for a denial, or for a lease that other machines see."""
     line = f"hold --store redis://{HOST}:1 1 {subject} true"
     done = run(line, LIMITER_ON_ERROR=on_error)
     assert done.exit_code == code
@@ -252,7 +254,7 @@ def test_a_fallback_says_that_it_decided(subject: str, on_error: str, code: int)
 
 
 def test_without_a_store_it_does_not_run(subject: str, tmp_path: Path) -> None:
-    """3, and the command has not run."""
+    """The exit code is 3, and the command has not run."""
     done = run(f"hold --store redis://{HOST}:1 1 {subject} -- touch {tmp_path / 'ran'}")
     assert (done.exit_code, done.stdout) == (3, "")
     assert done.stderr.startswith("limiter: store ")

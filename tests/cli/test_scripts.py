@@ -14,7 +14,7 @@ from tests.service.support import ROOT
 
 
 def test_the_list() -> None:
-    """As in SHA1SUMS."""
+    """The same names and SHA-1s as in SHA1SUMS."""
     sums = (ROOT / "lua" / "v1" / "SHA1SUMS").read_text().splitlines()
     assert run("scripts").stdout.splitlines() == [line.removesuffix(".lua") for line in sums]
     rows = json.loads(run("scripts --json").stdout)
@@ -23,7 +23,7 @@ def test_the_list() -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_the_text(name: str) -> None:
-    """Byte for byte: its SHA-1 is the one that is listed."""
+    """Byte for byte: its SHA-1 is the listed one."""
     source = (ROOT / "lua" / "v1" / f"{name}.lua").read_bytes()
     assert run(f"scripts {name}").stdout_bytes == source
     assert json.loads(run(f"scripts {name} --json").stdout) == [
@@ -32,7 +32,7 @@ def test_the_text(name: str) -> None:
 
 
 def test_installing_on_every_primary(cluster: Cluster) -> None:
-    """All of them, or one; and it says so."""
+    """All scripts, or one; the output lists them."""
     shas = [script(name).sha for name in names()]
     clients = [node.client() for node in cluster.nodes]
     try:
@@ -67,15 +67,15 @@ def test_installing_on_every_primary(cluster: Cluster) -> None:
         ("acl --user a --prefix ''", "--prefix: '': accepted are 1 to 64 of A-Z a-z 0-9 _ . -"),
     ],
 )
-def test_what_makes_no_sense_is_2(line: str, message: str) -> None:
-    """With a line that says what would."""
+def test_a_mistake_is_2(line: str, message: str) -> None:
+    """With a line that names what is accepted."""
     done = run(line)
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr
 
 
 def test_a_store_that_is_not_there_is_3() -> None:
-    """And nothing is said to be installed."""
+    """No script is printed as installed."""
     done = run(f"scripts --install --store redis://{HOST}:1")
     assert (done.exit_code, done.stdout) == (3, "")
 

@@ -1,4 +1,4 @@
-"""Applications whose limits nobody else uses."""
+"""Applications whose limits no other test uses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Make = Callable[..., tuple[Flask, FlaskLimiter]]
 
 @pytest.fixture
 def make(store: str, new_subject: Callable[[], str]) -> Iterator[Make]:
-    """Make an application, and limits on a real server in it; only what is given is limited."""
+    """Make an application with limits on a real server; only the given ones apply."""
 
     def made(default: Any = None, **more: Any) -> tuple[Flask, FlaskLimiter]:
         app = Flask("app", static_folder=None)

@@ -1,4 +1,4 @@
-"""What the tests of Flask share."""
+"""Helpers of the tests of Flask."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def ask(
     address: str = "203.0.113.1",
     headers: Mapping[str, str] | None = None,
 ) -> list[TestResponse]:
-    """Answers to calls like ``GET /path``, or ``/path`` for short."""
+    """Responses to calls like ``GET /path``, or ``/path`` for short."""
     client = app.test_client()
     answers = []
     for call in calls:
@@ -30,6 +30,6 @@ def ask(
 
 
 def statuses(app: Flask, *calls: str, address: str = "203.0.113.1", **headers: str) -> list[int]:
-    """The statuses of these calls, with header fields: ``x_user="ann"`` is ``X-User``."""
+    """The statuses of the responses, with header fields: ``x_user="ann"`` is ``X-User``."""
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     return [answer.status_code for answer in ask(app, *calls, address=address, headers=fields)]

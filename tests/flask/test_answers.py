@@ -1,4 +1,4 @@
-"""What a request is answered: refusals, header fields, error pages; and that no mistake is an open door."""
+"""Responses: refusals, header fields, error pages; and that no mistake lets a request pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def hello() -> str:
 
 
 def answering(*answer: Any) -> Callable[[object], Any]:
-    """A handler that answers so, whatever it is given."""
+    """A handler that returns this response, for all arguments."""
     return lambda _: answer
 
 
@@ -61,8 +61,8 @@ def test_forms_of_the_header(make: Make, form: str, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("handled", [False, True])
-def test_every_response_says_what_was_decided(make: Make, handled: bool) -> None:
-    """Error pages too, by whichever handler, and what no route matches."""
+def test_every_response_has_the_header_fields(make: Make, handled: bool) -> None:
+    """Also error pages of every handler, and requests that no route matches."""
     app, _ = make("100/minute")
 
     @app.get("/broken")
@@ -80,7 +80,7 @@ def test_every_response_says_what_was_decided(make: Make, handled: bool) -> None
         assert "RateLimit" in answer.headers
 
 
-def test_a_response_that_is_kept_does_not_collect_fields(make: Make) -> None:
+def test_a_response_that_is_reused_does_not_collect_fields(make: Make) -> None:
     app, _ = make("100/minute")
     kept = Response("always the same")
     app.add_url_rule("/a", "a", lambda: kept)
@@ -91,7 +91,7 @@ def test_a_response_that_is_kept_does_not_collect_fields(make: Make) -> None:
 
 
 def test_an_error_handler_of_the_application(make: Make) -> None:
-    """For the class, or for the status; it knows the verdict, and the fields are added."""
+    """For the exception or the status; it gets the verdict, and the fields are added."""
     app, _ = make("1/minute")
     app.add_url_rule("/a", "a", hello)
 
@@ -110,8 +110,8 @@ def test_an_error_handler_of_the_application(make: Make) -> None:
     assert ask(app, "/a", "/a")[1].status_code == 420
 
 
-def test_an_answer_of_the_limit_s_own(make: Make) -> None:
-    """The limit's first, then the extension's; None leaves it to the next."""
+def test_on_denied_of_a_limit(make: Make) -> None:
+    """The limit's function first, then the extension's; None passes on to the next."""
     seen: list[Verdict] = []
 
     def note(verdict: Verdict) -> None:
@@ -148,7 +148,7 @@ def test_an_answer_of_the_limit_s_own(make: Make) -> None:
     ],
     ids=plain,
 )
-def test_a_denial_is_a_429_where_the_answer_says_no_status(said: Any, status: int) -> None:
+def test_a_denial_is_a_429_unless_the_answer_has_a_status(said: Any, status: int) -> None:
     app = Flask("app")
     FlaskLimiter(app, "1/minute", store="memory://", on_denied=lambda _: said)
     app.add_url_rule("/a", "a", hello)
@@ -159,7 +159,7 @@ def test_a_denial_is_a_429_where_the_answer_says_no_status(said: Any, status: in
     assert ("X-Why" in answer.headers) == ("X-Why" in str(said))
 
 
-def test_what_was_decided_is_known_in_the_view(make: Make) -> None:
+def test_the_view_can_read_the_decisions(make: Make) -> None:
     app, limits = make(None, application="9/minute")
 
     @app.get("/a")
@@ -181,7 +181,7 @@ def test_what_was_decided_is_known_in_the_view(make: Make) -> None:
     assert (limits.current, limits.decisions) == (None, ())
 
 
-def test_whoever_observes_is_told(make: Make) -> None:
+def test_observe_is_called_with_each_verdict(make: Make) -> None:
     seen: list[tuple[str, int]] = []
     app, _ = make(
         "1/minute", observe=lambda request, verdict: seen.append((request.path, verdict.status))
@@ -192,7 +192,7 @@ def test_whoever_observes_is_told(make: Make) -> None:
     assert seen == [("/a", 200), ("/a", 429)]
 
 
-def test_what_can_never_pass_is_413(make: Make) -> None:
+def test_a_cost_above_its_limit_is_413(make: Make) -> None:
     app, limits = make()
     app.add_url_rule("/a", "a", limits.limit("5/minute", cost=lambda: 6)(hello))
     app.register_error_handler(TooCostly, lambda error: error.get_response())
@@ -242,10 +242,10 @@ def raising() -> Any:
     ],
     ids=plain,
 )
-def test_a_mistake_is_never_an_open_door(
+def test_an_error_in_a_function_lets_no_request_pass(
     make: Make, caplog: pytest.LogCaptureFixture, more: dict[str, Any]
 ) -> None:
-    """It is answered as the program's error, and logged with its trace; the store's state is untouched."""
+    """The response is a 500, and the error is logged with its trace; the store's state does not change."""
     app, limits = make()
     app.add_url_rule("/a", "a", limits.limit(**{"limits": "5/minute", **more})(hello))
     with caplog.at_level(logging.ERROR):
@@ -254,7 +254,9 @@ def test_a_mistake_is_never_an_open_door(
 
 
 @pytest.mark.parametrize("where", ["exempt_when", "on_denied"])
-def test_so_are_mistakes_of_the_whole(make: Make, where: str) -> None:
+def test_an_error_in_a_function_of_the_extension_lets_no_request_pass(
+    make: Make, where: str
+) -> None:
     app, _ = make("1/minute", **{where: lambda *_: raising()})
     app.add_url_rule("/a", "a", hello)
 
@@ -275,7 +277,7 @@ def test_a_store_that_is_gone(make: Make, on_error: str, found: int) -> None:
         assert "Retry-After" not in answer.headers
 
 
-def test_a_store_that_is_gone_and_each_process_for_itself(make: Make) -> None:
+def test_a_store_that_is_gone_and_a_local_share(make: Make) -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
     app, _ = make("4/minute", store=gone, on_error="local", local_share=2, timeout=0.1)
     app.add_url_rule("/a", "a", hello)
@@ -285,8 +287,8 @@ def test_a_store_that_is_gone_and_each_process_for_itself(make: Make) -> None:
     assert answers[0].headers["RateLimit-Policy"] == '"default";q=2;w=60'
 
 
-def test_what_a_refusal_decided() -> None:
-    """Nothing, where no limit denied."""
+def test_the_decision_of_a_refusal() -> None:
+    """None, if no limit denied."""
     assert NotDecided(Verdict(503)).decision is None
 
 
@@ -303,6 +305,6 @@ def test_async_views(make: Make) -> None:
     assert statuses(app, "/a") == [429]
 
 
-def test_a_factory_is_ready_for_workers(store: str, new_subject: Callable[[], str]) -> None:
-    """Making an application asks no store."""
+def test_a_factory_does_not_call_the_store(store: str, new_subject: Callable[[], str]) -> None:
+    """So that it can run before workers are forked."""
     FlaskLimiter(Flask("app"), store=f"redis://{HOST}:{free_port()}/0")

@@ -38,7 +38,7 @@ class Library(NamedTuple):
 
     @classmethod
     def of(cls, name: str) -> Library:
-        """The library of that name."""
+        """The library with this name."""
         package, util = importlib.import_module(name), importlib.import_module(f"{name}.util")
         return cls(package.Limiter, util.get_remote_address, package.ExemptionScope)
 
@@ -51,7 +51,7 @@ Write = Callable[[Library, Flask], None]
 def answers(
     write: Write, *calls: str, address: str = "203.0.113.1"
 ) -> tuple[list[TestResponse], list[TestResponse]]:
-    """What both answer, ours first."""
+    """The responses of both libraries, slotgate's first."""
     found = []
     for library in (OURS, THEIRS):
         app = Flask("app", static_folder=None)
@@ -61,7 +61,7 @@ def answers(
 
 
 def same(write: Write, *calls: str, fields: tuple[str, ...] = FIELDS) -> list[int]:
-    """The statuses, which both give alike, with these fields."""
+    """The statuses, which are equal in both, with these fields."""
     mine, others = answers(write, *calls)
     told = [[(a.status_code, *map(a.headers.get, fields)) for a in each] for each in (mine, others)]
     assert told[0] == told[1]
@@ -101,7 +101,7 @@ def both(calls: str, fields: tuple[str, ...] = FIELDS) -> Callable[[Any], Callab
 
 
 def limiter(library: Library, app: Flask, **more: Any) -> Any:
-    """A limiter as the applications make it."""
+    """The limiter, as the applications create it."""
     settings = {"storage_uri": "memory://", "headers_enabled": True, **more}
     made = library.Limiter(library.get_remote_address, app=app, **settings)
     app.extensions["limits"] = made  # Flask-Limiter's decorators hold it weakly
@@ -114,7 +114,7 @@ def route(app: Flask, path: str, view: Callable[..., Any] | None = None, **more:
 
 
 def saying(name: str) -> Callable[[], str]:
-    """A view of its own name, since Flask-Limiter takes views of one name for one."""
+    """A view with its own name, since Flask-Limiter takes views of one name for one view."""
 
     def view() -> str:
         return name
@@ -125,14 +125,14 @@ def saying(name: str) -> Callable[[], str]:
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """What both log of limits that deny is not looked at here."""
+    """Ignore the log lines of both libraries about denials."""
     with caplog.at_level(logging.CRITICAL):
         yield
 
 
 @pytest.mark.parametrize("strategy", ["fixed-window", "moving-window"])
 def test_default_limits(strategy: str) -> None:
-    """Each route by itself, all methods together; OPTIONS counts too."""
+    """A count for each route, of all methods; OPTIONS counts too."""
 
     def write(library: Library, app: Flask) -> None:
         limiter(library, app, default_limits=["3/minute"], strategy=strategy)
@@ -145,13 +145,13 @@ def test_default_limits(strategy: str) -> None:
 
 @both("3 x 200 /a, 429 /a", fields=())
 def test_sliding_window_counter(library: Library, app: Flask) -> None:
-    """The same statuses; its remaining is an estimate in both, ours the lower one."""
+    """The statuses are equal; remaining is an estimate in both, and slotgate's is lower."""
     limiter(library, app, default_limits=["3/hour"], strategy="sliding-window-counter")
     route(app, "/a")
 
 
 def test_retry_after_and_reset() -> None:
-    """Reset is the same second; ours says when to retry only to whoever has to."""
+    """Reset is the same second; slotgate writes Retry-After only to a denied client."""
 
     def write(library: Library, app: Flask) -> None:
         limiter(library, app, default_limits=["1/minute"])
@@ -197,7 +197,7 @@ def test_several_limits(library: Library, app: Flask) -> None:
 
 
 def test_a_denied_request_takes_nothing() -> None:
-    """Difference: theirs charges the limits that it asked before the one that denied; ours charges none."""
+    """Difference: theirs charges the limits before the one that denied; slotgate charges none."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app)
@@ -224,8 +224,8 @@ def test_application_limits(library: Library, app: Flask) -> None:
 
 
 @both("404 /x, 429|404 /x", fields=())
-def test_what_no_route_matches(library: Library, app: Flask) -> None:
-    """Difference: theirs never limits it; ours counts it for the limits of the application."""
+def test_requests_without_a_route(library: Library, app: Flask) -> None:
+    """Difference: theirs never limits them; slotgate checks the limits of the application."""
     limiter(library, app, application_limits=["1/minute"], default_limits=["1/minute"])
 
 
@@ -261,8 +261,8 @@ def test_application_limits_with_options(library: Library, app: Flask) -> None:
 
 @both("3 x 200 /a, 429 /a")
 @both("200 /a?limit=1/hour, 429 /a?limit=1/hour")
-def test_limits_that_a_function_says(library: Library, app: Flask) -> None:
-    """An empty text is no limit, and the default holds."""
+def test_limits_that_a_function_returns(library: Library, app: Flask) -> None:
+    """An empty text is no limit, and the default applies."""
     limits = limiter(library, app, default_limits=["3/minute"])
     says = limits.limit(lambda: request.args.get("limit", ""))
     route(app, "/a", says(saying("a")))
@@ -297,8 +297,8 @@ def test_costs(library: Library, app: Flask) -> None:
 
 
 @both("200 /a, 200|429 /a", fields=())
-def test_a_cost_of_nothing(library: Library, app: Flask) -> None:
-    """Difference: theirs makes 1 of ``cost=0``; ours takes nothing."""
+def test_a_cost_of_0(library: Library, app: Flask) -> None:
+    """Difference: theirs turns ``cost=0`` into 1; slotgate takes nothing."""
     limits = limiter(library, app)
     route(app, "/a", limits.limit("1/minute", cost=0)(saying("a")))
 
@@ -307,14 +307,14 @@ def test_a_cost_of_nothing(library: Library, app: Flask) -> None:
     "3 x 200 /a?status=200, 401 /a?status=401, 200 /a?status=200, 401 /a?status=401, 429 /a?status=401"
 )
 def test_deduct_when(library: Library, app: Flask) -> None:
-    """Remaining too, though ours takes the cost before the view runs and gives it back."""
+    """Remaining too, though slotgate takes the cost before the view runs and refunds it."""
     limits = limiter(library, app)
     failed = limits.limit("2/minute", deduct_when=lambda response: response.status_code == 401)
     route(app, "/a", failed(lambda: ("", int(request.args["status"]))))
 
 
 def test_breaches() -> None:
-    """Both functions are told; a response of the limit's own counts before the common one."""
+    """Both functions are called; the limit's own response has priority."""
     seen: dict[Library, list[Any]] = {OURS: [], THEIRS: []}
 
     def write(library: Library, app: Flask) -> None:
@@ -383,8 +383,8 @@ def test_classes_of_views_and_helpers(library: Library, app: Flask) -> None:
     route(app, "/helped", lambda: helper())
 
 
-def test_what_is_known_in_a_view() -> None:
-    """The same, but for the key's spelling and the second in which the window ends."""
+def test_current_limits_in_a_view() -> None:
+    """Equal, except for the spelling of the key and the second in which the window ends."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, default_limits=["5/minute", "50/hour"])
@@ -492,8 +492,8 @@ def test_a_storage_that_is_gone(more: dict[str, Any], found: list[int]) -> None:
     assert same(write, *GET_3) == found
 
 
-def test_a_storage_that_is_gone_and_nothing_said_about_it() -> None:
-    """Difference: theirs fails (500); ours says that it cannot check (503)."""
+def test_a_storage_that_is_gone_without_a_fallback() -> None:
+    """Difference: theirs fails (500); slotgate answers that it cannot check (503)."""
     gone = f"redis://{HOST}:{free_port()}/0"
 
     def write(library: Library, app: Flask) -> None:
@@ -506,7 +506,7 @@ def test_a_storage_that_is_gone_and_nothing_said_about_it() -> None:
 
 
 def test_redis(store: str, subject: str) -> None:
-    """On a real server, by the same settings."""
+    """On a real server, with the same settings."""
     made = []
 
     def write(library: Library, app: Flask) -> None:
@@ -528,8 +528,10 @@ MISTAKES: list[tuple[dict[str, Any], int, int]] = [
 
 
 @pytest.mark.parametrize(("more", "mine", "other"), MISTAKES)
-def test_mistakes_are_no_open_door(more: dict[str, Any], mine: int, other: int) -> None:
-    """Difference: with swallow_errors, theirs lets everybody pass; ours swallows failures of the store."""
+def test_swallow_errors_does_not_swallow_mistakes(
+    more: dict[str, Any], mine: int, other: int
+) -> None:
+    """Difference: theirs then admits every request; slotgate swallows only failures of the store."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, swallow_errors=True)
@@ -541,8 +543,8 @@ def test_mistakes_are_no_open_door(more: dict[str, Any], mine: int, other: int) 
     assert [[answer.status_code for answer in each] for each in found] == [[mine] * 2, [other] * 2]
 
 
-def test_a_bad_limit_shows_at_once() -> None:
-    """Difference: theirs logs it when a request comes, and applies the default."""
+def test_a_wrong_limit_raises_at_once() -> None:
+    """Difference: theirs logs it for each request, and applies the default."""
     app = Flask("app")  # held, since the extension does not: it may be collected at any time
     limits = limiter(OURS, app)
 
@@ -557,7 +559,7 @@ def test_a_bad_limit_shows_at_once() -> None:
 
 
 def test_check() -> None:
-    """Which 4.1 has no more: it decides once, whoever asks."""
+    """4.1 does not have it: it decides once, for any number of calls."""
     app = Flask("app")
     limits = limiter(OURS, app, default_limits=["1/minute"])
     route(app, "/a", lambda: str(limits.check()))
@@ -577,8 +579,8 @@ def test_check() -> None:
 
 
 @both("200 /static, 429|200 /static, 2 x 200 /b, 200|429 /b", fields=())
-def test_views_that_are_called_alike(library: Library, app: Flask) -> None:
-    """Differences: a view called static has a limit here, and two of one qualified name are two."""
+def test_views_with_equal_names(library: Library, app: Flask) -> None:
+    """Differences: slotgate limits a view called static, and counts two views of one name apart."""
     limits = limiter(library, app, default_limits=["1/minute"])
     app.add_url_rule("/static", "static", saying("static"))
     route(app, "/a", limits.limit("2/minute")(saying("alike")))
@@ -587,7 +589,7 @@ def test_views_that_are_called_alike(library: Library, app: Flask) -> None:
 
 @both("2 x 200 /a, 429 /a, 200 POST /a, 429|200 POST /a", fields=())
 def test_other_methods_of_a_class_of_views(library: Library, app: Flask) -> None:
-    """Difference: with a limit on one method, theirs leaves the others without any; ours does not."""
+    """Difference: with a limit on one method, theirs leaves the others without any; slotgate does not."""
     limits = limiter(library, app, default_limits=["1/minute"])
 
     class Methods(MethodView):
@@ -616,7 +618,7 @@ REFUSED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("more", REFUSED, ids=plain)
-def test_what_is_not_offered_is_named(more: dict[str, Any]) -> None:
+def test_settings_that_are_not_offered_are_named(more: dict[str, Any]) -> None:
     (name,) = more
     with pytest.raises(InvalidSetting, match=name):
         limiter(OURS, Flask("app"), **more)
@@ -656,13 +658,13 @@ def test_arguments_that_are_not_offered() -> None:
         pass
 
 
-def test_memory_is_warned_of() -> None:
+def test_memory_as_storage_is_a_warning() -> None:
     with pytest.warns(UserWarning, match="each process counts for itself"):
         OURS.Limiter(OURS.get_remote_address, app=Flask("app"))
 
 
-def test_every_argument_of_theirs_is_one_of_ours() -> None:
-    """So that whatever a user writes is run, or refused by name."""
+def test_every_argument_of_flask_limiter_is_known() -> None:
+    """So that each argument works, or is refused by name."""
     import inspect
 
     options = {

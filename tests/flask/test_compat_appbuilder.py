@@ -1,4 +1,4 @@
-"""An application of Flask-AppBuilder, whose limits are ours by the one method that makes its limiter."""
+"""A Flask-AppBuilder application whose limiter is replaced by overriding one method."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of SQLAlchemy, Flask-Babel 
 
 @pytest.fixture
 def app() -> Iterator[Flask]:
-    """A login that Flask-AppBuilder limits, and a view with a limit of each of its two kinds."""
+    """A login that Flask-AppBuilder limits, and a view with a limit of each of two kinds."""
     pytest.importorskip("flask_appbuilder", reason="flask-appbuilder is not installed")
     names: dict[str, Any] = {}
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Where the two libraries differ on purpose: what each row of the guide's table says of both."""
+"""Where the two libraries differ on purpose: each row of the guide's table is tested for both."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from tests.flask.test_compat import (
 __all__ = ["quiet"]
 
 
-def found(write: Any, *calls: str) -> list[list[int]]:
-    """The statuses, ours first."""
+def both_statuses(write: Any, *calls: str) -> list[list[int]]:
+    """The statuses of both libraries, slotgate's first."""
     return [[answer.status_code for answer in each] for each in answers(write, *calls)]
 
 
 @both("200 /a, 2 x 429|200 /a", fields=())
 def test_the_default_beside_a_helper_s_limit(library: Library, app: Flask) -> None:
-    """Difference: from the second request on, theirs takes the helper's for the view's; ours does not."""
+    """Difference: from the second request on, theirs takes the helper's limit for the view's."""
     limits = limiter(library, app, default_limits=["1/minute"])
     helper = limits.limit("3/minute")(saying("help"))
     route(app, "/a", lambda: helper())
 
 
-def test_what_a_view_s_own_response_says() -> None:
-    """Difference: theirs says its fields beside those of the view; ours in their place."""
+def test_fields_that_a_view_writes_itself() -> None:
+    """Difference: theirs adds its fields beside those of the view; slotgate replaces them."""
 
     def write(library: Library, app: Flask) -> None:
         limiter(library, app, default_limits=["2/minute"])
         route(app, "/a", lambda: Response("a", headers={"X-RateLimit-Limit": "7"}))
 
-    mine, others = (found[0].headers for found in answers(write, "/a"))
+    mine, others = (responses[0].headers for responses in answers(write, "/a"))
 
     assert mine.getlist("X-RateLimit-Limit") == ["2"]
     assert others.getlist("X-RateLimit-Limit") == ["7", "2"]
 
 
 def test_the_application_s_limits_are_charged_before_a_view_s() -> None:
-    """Ours asks those of a view, its blueprint and the default together, when the view is called."""
+    """The limits of a view, its blueprint and the default are checked when the view is called."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, application_limits=["3/minute"])
@@ -62,7 +62,7 @@ def test_the_application_s_limits_are_charged_before_a_view_s() -> None:
         route(app, "/a")
 
     calls = ["/own", "/own", "/a", "/a"]
-    assert found(write, *calls) == [[200, 429, 200, 429]] * 2
+    assert both_statuses(write, *calls) == [[200, 429, 200, 429]] * 2
 
     app = Flask("app")
     limits = FlaskLimiter(app, None, application="3/minute", store="memory://")
@@ -72,7 +72,7 @@ def test_the_application_s_limits_are_charged_before_a_view_s() -> None:
 
 
 def test_a_cost_above_the_limit() -> None:
-    """Denied by both; ours says why, and asks nobody else what to say."""
+    """Denied by both; slotgate adds the reason, and calls no ``on_breach``."""
     seen: dict[Library, list[str]] = {OURS: [], THEIRS: []}
 
     def write(library: Library, app: Flask) -> None:
@@ -90,7 +90,7 @@ def test_a_cost_above_the_limit() -> None:
 
 
 def test_a_store_that_refuses(store: str) -> None:
-    """A wrong password is no failure that passes; somebody must look."""
+    """A wrong password is not a failure that lets requests pass."""
     wrong = store.replace("redis://", "redis://nobody:wrong@")
 
     def write(library: Library, app: Flask) -> None:
@@ -103,11 +103,11 @@ def test_a_store_that_refuses(store: str) -> None:
             app.extensions[name] = limits
             route(app, path, limits.limit("1/minute")(saying(name)))
 
-    assert found(write, "/swallow", "/fallback") == [[503, 503], [200, 200]]
+    assert both_statuses(write, "/swallow", "/fallback") == [[503, 503], [200, 200]]
 
 
 @both("200 /a, 500|429 /a", fields=())
-def test_a_mistake_in_what_is_told_of_a_breach(library: Library, app: Flask) -> None:
+def test_an_error_in_on_breach(library: Library, app: Flask) -> None:
     more = {"swallow_errors": True, "on_breach": lambda _: [][0]}
     limiter(library, app, default_limits=["1/minute"], **more)
     route(app, "/a")
@@ -115,7 +115,7 @@ def test_a_mistake_in_what_is_told_of_a_breach(library: Library, app: Flask) -> 
 
 @pytest.mark.parametrize("limit", ["0/minute", "4/minute;6/minute"])
 def test_limits_that_are_refused(limit: str) -> None:
-    """Theirs denies everybody by the first; of the second, ours would not know one from the other."""
+    """With the first, theirs denies every request; slotgate could not tell the second from another."""
     app = Flask("app")
     limiter(THEIRS, app, default_limits=[limit])
     route(app, "/a")
@@ -126,7 +126,7 @@ def test_limits_that_are_refused(limit: str) -> None:
 
 
 def test_a_log_of_more_than_it_holds() -> None:
-    """Theirs keeps a million entries for each caller; ours says what holds so many without."""
+    """Theirs keeps a million entries for each client; slotgate names strategies that need none."""
     strategy = {"strategy": "moving-window"}
     app = Flask("app")
     limiter(THEIRS, app, default_limits=["1000000/day"], **strategy)
@@ -150,7 +150,7 @@ def test_a_log_of_more_than_it_holds() -> None:
 
 @both("2 x 200 /a?cost=2, 429 /a?cost=2, 200|429 /a?cost=1, 429 /a?cost=1", fields=())
 def test_what_a_denial_costs(library: Library, app: Flask) -> None:
-    """Theirs counts, by fixed window, what it denies; ours nothing, so that what fits still passes."""
+    """Theirs counts denied requests (fixed window); slotgate does not, so that a smaller cost passes."""
     limits = limiter(library, app)
     costly = limits.limit("5/minute", cost=lambda: int(request.args["cost"]))
     route(app, "/a", costly(saying("a")))
@@ -158,7 +158,7 @@ def test_what_a_denial_costs(library: Library, app: Flask) -> None:
 
 @both("3 x 200 /a, 429|200 /a", fields=())
 def test_a_limit_above_the_route(library: Library, app: Flask) -> None:
-    """The route has the function without it: theirs has no limit then; ours the default, and a warning."""
+    """The route gets the function without it: theirs has no limit then; slotgate applies the default."""
     limits = limiter(library, app, default_limits=["3/minute"])
 
     @limits.limit("1/minute")
@@ -174,8 +174,8 @@ def test_one_scope_twice_on_a_view(library: Library, app: Flask) -> None:
     route(app, "/a", limits.shared_limit("5/minute", scope="s")(inner))
 
 
-def test_what_a_limit_says_of_itself() -> None:
-    """The largest unit; a year of 365 days; in the order in which they stand."""
+def test_the_text_of_a_limit() -> None:
+    """The largest unit; a year of 365 days; in the order of declaration."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, default_limits=["5/hour", "9 per 60 seconds", "7/year"])
@@ -193,7 +193,7 @@ def test_what_a_limit_says_of_itself() -> None:
 
 
 def test_the_second_in_which_a_sliding_limit_is_reset() -> None:
-    """Theirs: when its oldest call leaves it. Ours: when it is whole again."""
+    """Theirs: when its oldest call leaves it. slotgate: when the whole limit is free again."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(
@@ -214,7 +214,7 @@ def test_init_app_twice() -> None:
 
 
 def shifted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """By how many seconds both libraries' clocks are ahead."""
+    """Seconds by which both libraries' clocks are ahead."""
     shift = [0.0]
     second, nanosecond = time.time, time.monotonic_ns
     monkeypatch.setattr(time, "time", lambda: second() + shift[0])
@@ -223,7 +223,7 @@ def shifted(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_when_remaining_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A view that outlasts the window: theirs reads the next one."""
+    """If a view outlasts the window, theirs reads the next one."""
     shift = shifted(monkeypatch)
 
     def slow() -> str:
@@ -245,7 +245,7 @@ def test_when_remaining_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_how_long_a_sliding_window_denies(
     limit: str, mine: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Theirs until the clock's next minute; ours for as long as the count weighs."""
+    """Theirs until the clock's next minute; slotgate as long as earlier calls count."""
     shift = shifted(monkeypatch)
     waits = []
     for library in (OURS, THEIRS):
@@ -270,7 +270,7 @@ def test_the_redirect_of_a_missing_slash(library: Library, app: Flask) -> None:
 
 
 def test_a_server_on_a_unix_socket() -> None:
-    """It gives no address; a proxy's, where ProxyFix believes it."""
+    """It has no client address, except from a proxy that ProxyFix trusts."""
 
     def write(library: Library, app: Flask) -> None:
         limiter(library, app, default_limits=["1/minute"])
@@ -316,11 +316,11 @@ def test_which_of_several_denials_is_reported() -> None:
 
 
 @pytest.mark.parametrize("limit", ["1/sec", "1/s", "1/min", "1/h", "1/week"])
-def test_strings_that_only_ours_reads(limit: str) -> None:
-    """Theirs logs an error with each request, and has no limit."""
+def test_limit_strings_that_flask_limiter_does_not_read(limit: str) -> None:
+    """Theirs logs an error for each request, and applies no limit."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, strategy="moving-window")
         route(app, "/a", limits.limit(limit)(saying("a")))
 
-    assert found(write, "/a", "/a") == [[200, 429], [200, 200]]
+    assert both_statuses(write, "/a", "/a") == [[200, 429], [200, 200]]

@@ -1,4 +1,4 @@
-"""Which limits hold, and when they are asked: one application, both libraries, as in ``test_compat``."""
+"""Which limits apply, and when they are checked: one application, both libraries, as in ``test_compat``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FLAGS = [
 
 
 def exempt(library: Library, limits: Any, target: Any, names: str | None) -> Any:
-    """Exempt it with the flags of these names."""
+    """Exempt a target with the flags of these names."""
     if names is None:
         return target
     flags = library.ExemptionScope.NONE
@@ -64,7 +64,7 @@ FACTORS = [(99, 1), (1, 99)]
 @pytest.mark.parametrize("override", [True, False])
 @pytest.mark.parametrize(("whole", "each"), FACTORS)
 def test_a_view_that_is_exempt(names: str | None, override: bool, whole: int, each: int) -> None:
-    """In a blueprint with a limit, and without one; with a limit of its own, and without one."""
+    """In a blueprint with and without a limit; with and without a limit of its own."""
 
     def write(library: Library, app: Flask) -> None:
         more = {"application_limits": [f"{7 * whole}/minute"]}
@@ -98,7 +98,7 @@ PAIRS = [
 def test_blueprints_that_are_exempt(
     outside: str | None, inside: str | None, override: bool, whole: int, each: int
 ) -> None:
-    """One on another, both with limits."""
+    """One registered on another, both with limits."""
 
     def write(library: Library, app: Flask) -> None:
         more = {"application_limits": [f"{7 * whole}/minute"]}
@@ -122,7 +122,7 @@ def test_blueprints_that_are_exempt(
 
 @pytest.mark.parametrize("override", [True, False])
 def test_three_blueprints_on_each_other(override: bool) -> None:
-    """The nearest decides whether those further out hold, or all of them do."""
+    """The nearest decides whether the limits of the outer ones apply, or all of them do."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, default_limits=["1/minute"])
@@ -142,7 +142,7 @@ def test_three_blueprints_on_each_other(override: bool) -> None:
 @both("2 x 200 /posts, 429 /posts, 200 POST /posts", fields=())
 @both("200 /gets, 2 x 200 HEAD /gets, 429 /gets")
 def test_a_limit_of_other_methods(library: Library, app: Flask) -> None:
-    """Beside it holds the default, and not the blueprint's limit; HEAD is not GET."""
+    """The default applies beside it, and the blueprint's limit does not; HEAD is not GET."""
     limits = limiter(library, app, default_limits=["2/minute"])
     shop = Blueprint("shop", "shop")
     limits.limit("1/minute")(shop)
@@ -153,8 +153,8 @@ def test_a_limit_of_other_methods(library: Library, app: Flask) -> None:
     app.register_blueprint(shop)
 
 
-def test_options_that_flask_answers_by_itself() -> None:
-    """They count for the application and the default, and never for what is written on a view."""
+def test_options_requests_that_flask_answers() -> None:
+    """They count for the application and the default, and never for the limits on a view."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, default_limits=["2/minute"], application_limits=["9/minute"])
@@ -173,8 +173,8 @@ def test_options_that_flask_answers_by_itself() -> None:
     "4 x 403 /name?user=1, 200 /name?user=1&name=1, 429 /name?user=1&name=1, 200 /name?user=1&name=2",
     fields=(),
 )
-def test_a_view_s_limits_are_asked_when_it_is_called(library: Library, app: Flask) -> None:
-    """What later hooks and other decorators have found out is known; whom these stop is not charged."""
+def test_a_view_s_limits_are_checked_when_it_is_called(library: Library, app: Flask) -> None:
+    """Values of later hooks and other decorators are set; a request that these stop is not charged."""
     limits = limiter(library, app, default_limits=["9/minute"])
 
     def by_user(view: Any) -> Any:
@@ -202,7 +202,7 @@ def test_a_view_s_limits_are_asked_when_it_is_called(library: Library, app: Flas
 
 
 def test_each_call_of_a_helper_counts() -> None:
-    """For the route that calls it; a denial that the view catches stays one."""
+    """For the route that calls it; a denial that the view catches stays a denial."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app)
@@ -232,7 +232,7 @@ def test_each_call_of_a_helper_counts() -> None:
 
 
 def test_methods_of_a_class_count_once() -> None:
-    """With limits on the class and on its method, which are asked together."""
+    """With limits on the class and on its method, which are checked together."""
     app = Flask("app")
     limits = limiter(OURS, app)
 
@@ -249,8 +249,8 @@ def test_methods_of_a_class_count_once() -> None:
 
 
 @pytest.mark.parametrize("said", ["host", "", None, 7])
-def test_a_scope_that_a_function_says_of_each_request(said: Any) -> None:
-    """Of its endpoint; a class of views has one too. Nothing is the endpoint."""
+def test_a_scope_that_a_function_returns(said: Any) -> None:
+    """For its endpoint; a class of views has one too. An empty result is the endpoint."""
     seen: dict[Library, list[str]] = {OURS: [], THEIRS: []}
 
     def write(library: Library, app: Flask) -> None:
@@ -274,8 +274,8 @@ def test_a_scope_that_a_function_says_of_each_request(said: Any) -> None:
     assert seen[OURS] == seen[THEIRS]
 
 
-def test_a_fallback_that_a_function_says() -> None:
-    """Once in a request, though a view's limits are asked after the application's."""
+def test_a_fallback_that_a_function_returns() -> None:
+    """Once in a request, though a view's limits are checked after the application's."""
     gone = f"redis://{HOST}:{free_port()}/0"
 
     def write(library: Library, app: Flask) -> None:
@@ -328,8 +328,8 @@ def test_switched_off_and_on_again() -> None:
     assert found == [200, 429, 200, 429, 200, 200, 200, 200, 200, 200, 429, 429, 429, 429]
 
 
-def test_check_asks_a_view_s_limits_too() -> None:
-    """In a hook, before the view; it does not count again when the view is called."""
+def test_check_includes_a_view_s_limits() -> None:
+    """In a hook, before the view; they do not count again when the view is called."""
     app = Flask("app")
     limits = limiter(OURS, app)
     app.before_request(limits.check)
@@ -340,8 +340,8 @@ def test_check_asks_a_view_s_limits_too() -> None:
 
 @both("200 /a, 429 /a", fields=())
 @both("200 /a, 200 /b, 200 /c, 200 /d, 429 /e, 429 /f", fields=())
-def test_settings_that_say_nothing(library: Library, app: Flask) -> None:
-    """An empty list leaves the limits to the configuration; an empty address is none."""
+def test_empty_settings(library: Library, app: Flask) -> None:
+    """An empty list leaves the limits to the configuration; an empty address is not an address."""
     app.config.update(
         RATELIMIT_DEFAULT="1/minute", RATELIMIT_APPLICATION="4/hour", RATELIMIT_STORAGE_URI=""
     )
@@ -353,8 +353,8 @@ def test_settings_that_say_nothing(library: Library, app: Flask) -> None:
 
 
 @both("200 /a, 200 /b, 200 /c, 200 /d, 200 /e, 429 /a, 429 /b, 429 /c, 429 /d, 429 /e")
-def test_keys_that_a_function_says(library: Library, app: Flask) -> None:
-    """Theirs takes anything, as text."""
+def test_keys_that_a_function_returns(library: Library, app: Flask) -> None:
+    """Theirs accepts every type, as text."""
     limits = limiter(library, app)
     for name, said in zip("abcde", (1.5, True, ("a", None), b"a", ID), strict=True):
         by_key = limits.limit("1/minute", key_func=lambda said=said: said)

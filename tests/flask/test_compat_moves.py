@@ -1,4 +1,4 @@
-"""What an application that moves from Flask-Limiter meets on its first day."""
+"""An application that moves from Flask-Limiter: init_app, configuration, logs, reset and on_breach."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def logged(caplog: pytest.LogCaptureFixture, name: str) -> list[str]:
 
 @LIBRARIES
 def test_init_app_of_current_app(library: Library) -> None:
-    """As Flask-AppBuilder calls it."""
+    """Flask-AppBuilder calls it so."""
     app = Flask("app")
     limits = library.Limiter(
         library.get_remote_address, default_limits=["1/minute"], storage_uri="memory://"
@@ -53,7 +53,7 @@ def test_init_app_of_current_app(library: Library) -> None:
 
 
 def test_init_app_of_current_app_twice() -> None:
-    """The proxy and the application are one."""
+    """The proxy and the application count as one."""
     app = Flask("app")
     limits = FlaskLimiter(default="1/minute", store="memory://")
     with app.app_context():
@@ -66,7 +66,7 @@ def test_init_app_of_current_app_twice() -> None:
 
 
 def test_a_limiter_without_init_app(caplog: pytest.LogCaptureFixture) -> None:
-    """No limit holds; ours says so in the log."""
+    """No limit is enforced; slotgate logs a warning."""
 
     def write(library: Library, app: Flask) -> None:
         limits = app.config["keep"] = library.Limiter(library.get_remote_address)
@@ -81,7 +81,7 @@ def test_a_limiter_without_init_app(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_limiter_of_another_application() -> None:
-    """One that is at work elsewhere is likely a mistake; no request passes by it."""
+    """A limiter of another application is likely a mistake: the request does not pass."""
     limits = limiter(OURS, Flask("other"))
     assert limits.initialized
     app = Flask("app")
@@ -91,7 +91,7 @@ def test_a_limiter_of_another_application() -> None:
 
 
 @LIBRARIES
-def test_what_stands_in_extensions(library: Library) -> None:
+def test_the_entry_in_app_extensions(library: Library) -> None:
     app = Flask("app")
     first, second = limiter(library, app), limiter(library, app)
     off = library.Limiter(library.get_remote_address, enabled=False)
@@ -148,7 +148,7 @@ def test_keys_that_are_the_application_s_own(
 def test_breaches_are_logged(
     declare: Any, key: str, scope: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In the same words, so that what reads them reads on."""
+    """In Flask-Limiter's words, so that programs that read them go on working."""
 
     def write(library: Library, app: Flask) -> None:
         limits = limiter(library, app, application_limits=[] if declare else ["1/minute"])
@@ -174,8 +174,8 @@ def test_no_key_forges_a_line(caplog: pytest.LogCaptureFixture) -> None:
     assert r"(ann\nINFO ok)" in line
 
 
-def test_denials_are_logged_by_our_own(caplog: pytest.LogCaptureFixture) -> None:
-    """An address as it is; what a client chose only as its hash; one line of a route in a while."""
+def test_denials_are_logged_by_the_own_logger(caplog: pytest.LogCaptureFixture) -> None:
+    """An address as it is, a chosen key only as its hash; at most one line of a route in 10 s."""
     app = Flask("app")
     limits = FlaskLimiter(app, None, store="memory://")
     route(app, "/a", limits.limit("1/minute")(saying("a")))
@@ -198,7 +198,7 @@ def test_denials_are_logged_by_our_own(caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_a_reset_counts_from_the_decision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However long the view runs."""
+    """Also if the view runs for long."""
     real = time.time
     seen: list[int] = []
     app = Flask("app")
@@ -220,7 +220,7 @@ def test_a_reset_counts_from_the_decision(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_reset_is_read_by_the_clock_of_the_application(
     monkeypatch: pytest.MonkeyPatch, store: str, subject: str
 ) -> None:
-    """Where the clock of the store is another one."""
+    """If the clock of the store differs."""
     app = Flask("app")
     more = {"storage_uri": store, "key_prefix": subject, "storage_options": {"socket_timeout": 5}}
     limits = limiter(OURS, app, default_limits=["5/hour"], **more)
@@ -253,7 +253,7 @@ def test_one_function_is_called_once(answers_itself: bool) -> None:
 
 
 def test_the_common_function_is_called_first() -> None:
-    """The last response that one of them makes is sent."""
+    """The last response that one of them returns is sent."""
     seen: dict[Library, list[str]] = {OURS: [], THEIRS: []}
 
     def write(library: Library, app: Flask) -> None:
@@ -301,7 +301,7 @@ def test_reset(strategy: str) -> None:
         assert statuses(app, "/a", "/a") == [200, 429]
 
 
-def test_reset_of_a_store_that_others_may_use(store: str) -> None:
+def test_reset_of_a_shared_store(store: str) -> None:
     limits = limiter(OURS, Flask("app"), storage_uri=store)
     with pytest.raises(InvalidSetting, match="cannot be cleared: accepted is store='memory://'"):
         limits.reset()
@@ -310,7 +310,7 @@ def test_reset_of_a_store_that_others_may_use(store: str) -> None:
 
 
 def test_a_clock_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As hiro puts it in the place of the real one."""
+    """As hiro replaces the real one."""
     for name in ("time_ns", "monotonic_ns"):
         real = getattr(time, name)
         monkeypatch.setattr(time, name, lambda real=real: float(real()))
@@ -322,8 +322,8 @@ def test_a_clock_of_floats(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @both("200 /a, 429 /a")
-def test_no_cost_is_one(library: Library, app: Flask) -> None:
-    """As the views of Flask-AppBuilder give it."""
+def test_a_cost_of_none_is_1(library: Library, app: Flask) -> None:
+    """As the views of Flask-AppBuilder pass it."""
     limits = limiter(library, app)
     route(app, "/a", limits.limit("1/minute", cost=None)(saying("a")))
 

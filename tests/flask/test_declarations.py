@@ -1,4 +1,4 @@
-"""Mistakes are errors where the program is written, before a request and before ``init_app``."""
+"""Mistakes raise errors where they are written, before a request and before ``init_app``."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def limits(request: pytest.FixtureRequest) -> tuple[Flask, FlaskLimiter]:
 
 @pytest.mark.parametrize("wrap", [passed_on, lambda view: view], ids=["wrapped", "plain"])
 @pytest.mark.parametrize("endpoint", [None, "own"])
-def test_a_limit_without_parentheses_is_no_view(
+def test_a_limit_without_parentheses_is_not_a_view(
     limits: tuple[Flask, FlaskLimiter], endpoint: str | None, wrap: Callable[[Any], Any]
 ) -> None:
-    """The application did start, and answered with a 500; or had no limit at all."""
+    """Before, the application started and answered 500, or had no limit."""
     app, extension = limits
     blueprint = Blueprint("blueprint", __name__)
     for place in (app, blueprint):
@@ -70,7 +70,7 @@ def test_a_limit_without_parentheses_is_no_view(
 
 
 def test_a_limit_without_parentheses_above_the_route_is_an_error() -> None:
-    """The view was not limited, and nothing said so: at once, by init_app, or by the first request."""
+    """Before, the view had no limit. The error is raised at once, by init_app, or by the first request."""
     app, extension = Flask("app"), FlaskLimiter(default=None, store=MEMORY)
     app.add_url_rule("/", "view", hello)
     extension.limit(hello)
@@ -92,8 +92,8 @@ def test_a_limit_without_parentheses_above_the_route_is_an_error() -> None:
         ask(app, "/")
 
 
-def test_a_declaration_is_no_obstacle() -> None:
-    """For those who look at what a module has."""
+def test_a_declaration_can_be_inspected() -> None:
+    """By tools that read the attributes of a module's objects."""
     declaration = FlaskLimiter(default=None, store=MEMORY).limit("5/minute")
     assert not hasattr(declaration, "other")
     assert "Declaration" in repr(declaration)
@@ -121,22 +121,22 @@ def test_a_misspelled_limit_is_an_error_at_once(
 
 
 def three(request: Any, trusted: Any, more: Any) -> str:
-    """No function of a request."""
+    """A function with three arguments, which no limit calls."""
     return ""
 
 
 async def late() -> str:
-    """A function that has to be awaited: what it returns is true, and no limit."""
+    """A coroutine function: its result is true, but not a limit."""
     return ""
 
 
 def generated() -> Any:
-    """A generator: true, and no subject."""
+    """A generator function: its result is true, but not a subject."""
     yield ""
 
 
 class ByKeyword:
-    """An object that is called."""
+    """A callable object."""
 
     def __call__(self, *, name: str) -> str:
         """What no limit gives it."""
@@ -149,14 +149,18 @@ class ByKeyword:
         (
             "key",
             three,
-            r"key is three\(request: 'Any', .*: accepted is a function of nothing, of the req",
+            r"key is three\(request: 'Any', .*: accepted is a function without arguments, of the req",
         ),
-        ("key", partial(three, request=1), r"accepted is a function of nothing"),
+        ("key", partial(three, request=1), r"accepted is a function without arguments"),
         ("key", late, r"key is late\(\).*, which is async or a generator: accepted is a function"),
         ("key", partial(late), "which is async or a generator"),
         ("key", generated, "which is async or a generator"),
         ("key", ByKeyword(), r"key is ByKeyword\(\*, name: 'str'\)"),
-        ("cost", three, r"cost is three\(.*accepted is a function of nothing.*as in cost=lambda"),
+        (
+            "cost",
+            three,
+            r"cost is three\(.*accepted is a function without arguments.*as in cost=lambda",
+        ),
         ("cost", late, "which is async or a generator"),
         ("exempt_when", late, "which is async or a generator"),
         (
@@ -179,8 +183,8 @@ def test_a_function_with_other_arguments_is_an_error_at_once(
 
 
 @pytest.mark.parametrize("function", [dict, max, print, divmod, "".join])
-def test_what_is_written_in_c_is_no_obstacle(function: Any) -> None:
-    """Python does not know the parameters of all of it."""
+def test_functions_in_c_are_accepted(function: Any) -> None:
+    """Python does not know the parameters of some of them."""
     FlaskLimiter(default=None, store=MEMORY).limit("5/minute", key=function)
 
 
@@ -198,7 +202,7 @@ def test_a_key_may_be_a_function_and_the_error_says_so(key: Any) -> None:
     extension = FlaskLimiter(default=None, store=MEMORY)
     for declare in (partial(extension.limit, "5/minute"), partial(FlaskLimiter, None)):
         with pytest.raises(
-            InvalidSetting, match=r"accepted are address .*; or a function of nothing"
+            InvalidSetting, match=r"accepted are address .*; or a function without arguments"
         ):
             declare(key=key)
 
@@ -207,12 +211,12 @@ class Caller:
     """Key functions that are methods."""
 
     def of(self, request: Request) -> str:
-        """By the request."""
+        """The subject, by the request."""
         return request.headers["x-user"]
 
     @staticmethod
     def both(request: Request, trusted: object) -> str:
-        """By the request and the networks."""
+        """The subject, by the request and the networks."""
         assert trusted is not None
         return request.headers["x-user"]
 
@@ -236,7 +240,7 @@ class Caller:
     ],
 )
 def test_a_function_takes_as_much_as_it_needs(make: Make, key: Any) -> None:
-    """Nothing, the request, or the request and the networks: also where it gives the cost."""
+    """No argument, the request, or the request and the networks: as key and as cost."""
     app, extension = make()
     cost = partial(lambda number, asked: number * len(asked.headers["x-user"]), 1)
     app.add_url_rule("/", "view", extension.limit("2/minute", key=key, cost=cost)(hello))
@@ -251,7 +255,7 @@ def test_a_function_takes_as_much_as_it_needs(make: Make, key: Any) -> None:
 
 
 def with_hook(key: Any, place: str, **more: Any) -> Flask:
-    """An application whose hook sets the key, before the limits, after them, or of a blueprint."""
+    """An application whose hook sets the key: before the limits, after them, or on a blueprint."""
     app, blueprint = Flask("app"), Blueprint("pages", __name__)
     app.testing = True
 
@@ -293,10 +297,10 @@ def test_a_key_that_a_later_hook_sets_is_an_error_that_names_it(key: Any, place:
 
 @pytest.mark.parametrize("place", ["after", "blueprint"])
 @pytest.mark.parametrize(("unidentified", "status"), [("refuse", 400), ("address", 200)])
-def test_a_key_that_names_no_caller_before_a_later_hook_is_warned_of(
+def test_a_key_without_a_subject_before_a_later_hook_is_logged(
     caplog: pytest.LogCaptureFixture, place: str, unidentified: str, status: int
 ) -> None:
-    """Once: hooks of which it needs nothing may well come later. The answer does not name them."""
+    """Once: the key may need none of the later hooks. The response does not name them."""
     app = with_hook(lambda: g.get("user"), place, unidentified=unidentified)
     with caplog.at_level(logging.WARNING, "limiter.flask"):
         answers = [app.test_client().get("/", headers={"X-User": "ann"}) for _ in range(2)]
@@ -317,8 +321,8 @@ def test_a_key_that_an_earlier_hook_sets_counts(caplog: pytest.LogCaptureFixture
     assert not caplog.messages
 
 
-def test_other_errors_of_a_key_stay_what_they_are() -> None:
-    """What Flask answers by itself, and what no hook has to do with."""
+def test_other_errors_of_a_key_do_not_change() -> None:
+    """Errors that Flask answers itself, and errors that no hook caused."""
     app = with_hook(lambda: request.args["user"], "after")
     assert statuses(app, "/") == [400]
     app = with_hook(lambda: g.user, "none")

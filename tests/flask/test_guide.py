@@ -1,4 +1,4 @@
-"""The guide for whoever comes from Flask-Limiter: its code runs, and its tables leave nothing out."""
+"""The guide for users of Flask-Limiter: its code runs, and its tables are complete."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ASKED = [
 
 
 def blocks() -> list[str]:
-    """The guide's Python, in order; that of Flask-AppBuilder has a test of its own."""
+    """The guide's Python blocks, in order; the one for Flask-AppBuilder has its own test."""
     found = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.M | re.S)
     return [block for block in found if "flask_appbuilder" not in block]
 
@@ -59,7 +59,7 @@ KEYS = rows("| configuration |")
 def test_code_runs(
     block: str, asked: tuple[list[str], list[int]], store: str, subject: str
 ) -> None:
-    """As it stands, but for the address of the store and a prefix of the test's own."""
+    """With the address of the test's store and a prefix, but otherwise as it is written."""
     calls, found = asked
     assert ADDRESS in block
     name: dict[str, Any] = {"__name__": "guide"}
@@ -72,12 +72,12 @@ def test_code_runs(
 
 
 def named(cells: list[str]) -> set[str]:
-    """Every name in code, without what it is called with."""
+    """Every name in code, without its arguments."""
     code = " ".join(word for cell in cells for word in re.findall(r"`[^`]+`", cell))
     return set(re.findall(r"[A-Za-z_]{2,}", code))
 
 
-def test_every_argument_and_name_of_theirs_has_a_row() -> None:
+def test_every_argument_and_name_of_flask_limiter_has_a_row() -> None:
     told = named([row[0] for row in FEATURES])
     wanted = {*theirs.__all__}
     for method in (theirs.Limiter.__init__, theirs.Limiter.limit, theirs.Limiter.shared_limit):
@@ -88,7 +88,7 @@ def test_every_argument_and_name_of_theirs_has_a_row() -> None:
     assert wanted - told - internal == set()
 
 
-def test_every_key_of_theirs_has_a_row() -> None:
+def test_every_key_of_flask_limiter_has_a_row() -> None:
     keys = vars(theirs.constants.ConfigVars)
 
     assert {row[0].strip("`") for row in KEYS} == {
@@ -98,7 +98,7 @@ def test_every_key_of_theirs_has_a_row() -> None:
 
 @pytest.mark.parametrize("row", KEYS, ids=lambda row: row[0])
 def test_keys(row: list[str], caplog: pytest.LogCaptureFixture) -> None:
-    """What the second column says of a key is so: read, read with one value, not read, or refused."""
+    """The second column is true for each key: read, read with one value, not read, or refused."""
     key, said, _ = row
     key = key.strip("`")
     values: dict[str, Any] = {"delta-seconds": "delta-seconds", "True": True}
@@ -120,8 +120,8 @@ def test_keys(row: list[str], caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("row", [*FEATURES, *KEYS], ids=lambda row: row[0][:40])
-def test_what_is_named_of_ours_exists(row: list[str]) -> None:
-    """Each name in the last two columns is one of ours."""
+def test_every_name_of_this_package_exists(row: list[str]) -> None:
+    """Each name in the last two columns."""
     compat = importlib.import_module("limiter.compat.flask_limiter")
     arguments = {
         argument

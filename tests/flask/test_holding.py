@@ -1,4 +1,4 @@
-"""What is taken for a request and given back: leases when it is closed, costs by what the response is."""
+"""Leases are released when the response is closed, and costs are refunded by the response."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.flask.support import ask, statuses
 
 
 def held(app: Flask, limits: FlaskLimiter, endpoint: str) -> int:
-    """Leases that are held of a route's limit."""
+    """The number of leases that are held of a route's limit."""
     with app.app_context():
         (rule,) = limits.rules(endpoint)
     limit = rule.limiter.policies[0].limit
@@ -91,7 +91,7 @@ def test_a_lease_does_not_outlive_an_error(make: Make, propagate: bool) -> None:
 
 
 def test_a_lease_is_not_lost_with_a_response_that_is_replaced(make: Make) -> None:
-    """What another hook puts in the response's place is the response."""
+    """Another hook replaces the response: the lease belongs to the new one."""
     app, limits = make()
     app.after_request(lambda _: Response("another"))
 
@@ -120,14 +120,14 @@ def test_a_helper_s_lease_is_held_to_the_end(make: Make) -> None:
 
 @pytest.fixture
 def helped() -> tuple[Flask, FlaskLimiter, Callable[[], str]]:
-    """An application, its limits, and a helper that runs twice at once; counted in this process."""
+    """An application, its limits, and a helper of which two calls may run at once; in memory."""
     app = Flask("app", static_folder=None)
     limits = FlaskLimiter(app, None, store="memory://")
     helper = limits.limit(Concurrency(2), key="global")(lambda: "help")
     app.add_url_rule("/left", "left", lambda: str(left(limits)))
 
     def left(limits: FlaskLimiter) -> int:
-        """How many more may run, beside the one that asks."""
+        """How many more calls may run, beside this request's own."""
         helper()
         return limits.decisions[-1].remaining
 
@@ -137,7 +137,7 @@ def helped() -> tuple[Flask, FlaskLimiter, Callable[[], str]]:
 def test_a_lease_that_a_stream_takes_ends_with_it(
     helped: tuple[Flask, FlaskLimiter, Callable[[], str]],
 ) -> None:
-    """Nothing is held when the view returns: the helper is called while the body is read."""
+    """The helper is called while the body is read, after the view has returned."""
     app, _, helper = helped
 
     @app.get("/stream")
@@ -157,7 +157,7 @@ def test_a_lease_that_a_stream_takes_ends_with_it(
     assert [answer.text for answer in ask(app, "/left", "/left")] == ["1", "1"]
 
 
-def test_a_lease_that_is_taken_after_the_end_is_given_straight_back(
+def test_a_lease_that_is_taken_after_the_end_is_released_at_once(
     helped: tuple[Flask, FlaskLimiter, Callable[[], str]],
 ) -> None:
     """By a thread that outlives its request."""
@@ -174,8 +174,8 @@ def test_a_lease_that_is_taken_after_the_end_is_given_straight_back(
     assert ask(app, "/left")[0].text == "1"
 
 
-def test_a_lease_is_not_held_of_a_request_that_no_limit_has_looked_at() -> None:
-    """A hook answers before the limits' own: a stream of its may not hold what nobody gives back."""
+def test_a_request_without_a_check_holds_no_lease() -> None:
+    """A hook answers before the limits are checked: its stream may not hold a lease for ever."""
     app = Flask("app", static_folder=None)
     limits = FlaskLimiter(default=None, store="memory://")
     helper = limits.limit(Concurrency(1), key="global")(lambda: "help")
@@ -185,8 +185,8 @@ def test_a_lease_is_not_held_of_a_request_that_no_limit_has_looked_at() -> None:
     assert [answer.text for answer in ask(app, "/a", "/a")] == ["help", "help"]
 
 
-def test_what_the_response_says_does_not_count_is_given_back(make: Make) -> None:
-    """And the header says how things stand then."""
+def test_a_response_that_does_not_count_is_refunded(make: Make) -> None:
+    """The header has the units after the refund."""
     app, limits = make()
 
     @app.get("/login")
@@ -202,7 +202,7 @@ def test_what_the_response_says_does_not_count_is_given_back(make: Make) -> None
     assert left == ["2", "2", "2", "1", "1", "0", "0"]
 
 
-def test_an_error_counts_unless_the_response_says_otherwise(make: Make) -> None:
+def test_an_error_counts_unless_deduct_when_refunds_it(make: Make) -> None:
     app, limits = make()
     app.config["PROPAGATE_EXCEPTIONS"] = False
 
@@ -220,8 +220,8 @@ def test_an_error_counts_unless_the_response_says_otherwise(make: Make) -> None:
     assert statuses(app, "/mistake", "/mistake") == [500, 429]
 
 
-def test_what_is_not_counted_is_given_back_once(make: Make) -> None:
-    """Flask shows a second response where a later function of the application fails on the first."""
+def test_a_request_is_refunded_once(make: Make) -> None:
+    """Flask passes a second response if a later function of the application fails on the first."""
     app, limits = make()
     app.config["PROPAGATE_EXCEPTIONS"] = False
 
@@ -241,7 +241,7 @@ def test_what_is_not_counted_is_given_back_once(make: Make) -> None:
     assert left == ["4", "3", "2", "1", "1", "1", "1", "0", "0"]
 
 
-def test_an_answer_to_an_error_of_deduct_when_says_what_is_left(make: Make) -> None:
+def test_the_response_to_an_error_of_deduct_when_has_the_fields(make: Make) -> None:
     app, limits = make()
     app.config["PROPAGATE_EXCEPTIONS"] = False
     limited = limits.limit("2/minute", deduct_when=lambda _: [][0])
@@ -252,7 +252,7 @@ def test_an_answer_to_an_error_of_deduct_when_says_what_is_left(make: Make) -> N
     assert "r=1" in answer.headers["RateLimit"]
 
 
-def test_a_lease_is_given_back_where_a_middleware_copies_the_environment(make: Make) -> None:
+def test_a_lease_is_released_if_a_middleware_copies_the_environment(make: Make) -> None:
     app = Flask("app")
     inner = app.wsgi_app
     app.wsgi_app = lambda environ, start: inner(dict(environ), start)  # type: ignore[method-assign]
@@ -264,8 +264,8 @@ def test_a_lease_is_given_back_where_a_middleware_copies_the_environment(make: M
     assert held(app, limits, "a") == 0
 
 
-def test_requests_at_the_same_time_cannot_pass_together(make: Make) -> None:
-    """The cost is taken before the view runs: as many views run at once as there is room."""
+def test_simultaneous_requests_cannot_exceed_the_limit(make: Make) -> None:
+    """The cost is taken before the view runs: no more views run at once than the limit admits."""
     app, limits = make()
 
     @app.get("/login")
@@ -278,8 +278,8 @@ def test_requests_at_the_same_time_cannot_pass_together(make: Make) -> None:
     assert statuses(app, "/login", "/login") == [401, 429]
 
 
-def test_leases_and_what_the_response_says_do_not_go_together(make: Make) -> None:
-    """It shows where it is declared; before there is an application, when that starts."""
+def test_leases_and_deduct_when_cannot_be_combined(make: Make) -> None:
+    """The error is raised by the declaration, or by ``init_app`` if that comes later."""
     _, limits = make()
     with pytest.raises(InvalidSetting, match="deduct_when"):
         limits.limit(Concurrency(1), deduct_when=lambda _: True)
@@ -291,7 +291,7 @@ def test_leases_and_what_the_response_says_do_not_go_together(make: Make) -> Non
 
 
 @pytest.mark.parametrize("on_error", ["local", "allow"])
-def test_giving_back_without_a_store(make: Make, on_error: str) -> None:
+def test_a_refund_without_a_store(make: Make, on_error: str) -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
     app, limits = make(None, store=gone, on_error=on_error, timeout=0.1)
     limited = limits.limit("1/minute", deduct_when=lambda response: response.status_code != 200)
@@ -300,8 +300,8 @@ def test_giving_back_without_a_store(make: Make, on_error: str) -> None:
     assert statuses(app, "/a", "/a", "/a") == [200, 200, 200]
 
 
-def test_a_request_that_a_view_makes_up_is_one_of_its_own(make: Make) -> None:
-    """A view that serves others in a batch, from a copy of its own request, frees none of them."""
+def test_a_request_that_a_view_creates_is_limited_itself(make: Make) -> None:
+    """A view that serves several requests from copies of its own: none of them is exempt."""
     app, _ = make("2/minute", exempt_when=lambda: request.path == "/batch")
 
     @app.get("/batch")
@@ -339,7 +339,7 @@ def test_a_second_run_of_a_request_holds_its_own_lease(make: Make) -> None:
     assert held(app, limits, "a") == 0
 
 
-def test_an_application_that_a_view_serves_gives_back_its_own_leases(make: Make) -> None:
+def test_an_application_that_a_view_calls_releases_its_own_leases(make: Make) -> None:
     app, limits = make(Concurrency(1))
     inner = Flask("inner")
     FlaskLimiter(inner, "5/minute", store="memory://")

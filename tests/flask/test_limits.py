@@ -1,4 +1,4 @@
-"""Which limits hold for which request, and that all of them are one decision."""
+"""Which limits apply to a request, and that they are one decision."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def test_the_default_is_each_route_s_own(make: Make) -> None:
     assert statuses(app, "/a", "/a", "/a", "/b", "HEAD /b", "/b") == [200, 200, 429, 200, 200, 429]
 
 
-def test_what_no_route_matches_shares_the_default(make: Make) -> None:
-    """Also with a method that no route takes; a scanner does not get a count for each path."""
+def test_requests_without_a_route_share_the_default(make: Make) -> None:
+    """Also with a method that no route accepts: a scanner does not get a count for each path."""
     app, _ = make("2/minute")
     app.add_url_rule("/a", "a", hello)
 
     assert statuses(app, "/x", "POST /a", "/y", "/a") == [404, 405, 429, 200]
 
 
-def test_limits_of_the_application_hold_everywhere(make: Make) -> None:
+def test_limits_of_the_application_apply_everywhere(make: Make) -> None:
     app, limits = make(None, application="3/minute")
     app.add_url_rule("/a", "a", limits.limit("100/minute")(hello))
     app.add_url_rule("/b", "b", hello)
@@ -56,7 +56,7 @@ def test_limits_of_the_application_hold_everywhere(make: Make) -> None:
     assert statuses(app, "/a", "/b", "/none", "/a", "/b", "/none") == [200, 200, 404, 429, 429, 429]
 
 
-def test_a_route_s_own_limit_is_in_the_place_of_the_default(make: Make) -> None:
+def test_a_route_s_own_limit_replaces_the_default(make: Make) -> None:
     app, limits = make("1/minute")
     app.add_url_rule("/own", "own", limits.limit("2/minute")(hello))
     beside = limits.limit("2/minute", override_defaults=False)
@@ -66,7 +66,7 @@ def test_a_route_s_own_limit_is_in_the_place_of_the_default(make: Make) -> None:
     assert statuses(app, "/beside", "/beside") == [200, 429]
 
 
-def test_limits_may_be_declared_before_the_application_is_known(store: str, subject: str) -> None:
+def test_limits_may_be_declared_before_init_app(store: str, subject: str) -> None:
     limits = FlaskLimiter(default=None, store=store, prefix=subject, timeout=5.0)
     limited = limits.limit("1/minute")(hello)
     app = Flask("app")
@@ -81,7 +81,7 @@ def test_limits_may_be_declared_before_the_application_is_known(store: str, subj
 
 
 def test_one_extension_serves_several_applications(store: str, subject: str) -> None:
-    """Which share their counts, since they share a name and a store."""
+    """They share counts, since they share a name and a store."""
     limits = FlaskLimiter(default="2/minute", store=store, prefix=subject, timeout=5.0)
     apps = [Flask("one"), Flask("two")]
     for app in apps:
@@ -131,8 +131,8 @@ def test_a_wrong_setting_stops_the_start(
         FlaskLimiter(Flask("app"))
 
 
-def test_a_policy_file_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who names one means it: nothing else takes its place unsaid."""
+def test_a_policy_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If LIMITER_POLICIES is set, no other limit replaces it silently."""
     monkeypatch.setenv("LIMITER_STORE", "memory://")
     monkeypatch.setenv("LIMITER_POLICIES", "policies.toml")
 
@@ -215,10 +215,10 @@ def test_a_wrong_limit_is_refused_where_it_is_declared(
     ],
     ids=plain,
 )
-def test_a_limit_that_no_algorithm_can_keep_shows_before_a_request(
+def test_a_limit_above_its_algorithm_is_an_error_before_a_request(
     limits: Any, more: dict[str, Any]
 ) -> None:
-    """Where it is written, or when the application starts, where only that says the algorithm."""
+    """The declaration raises it, or ``init_app`` if the algorithm is known only there."""
     extension = FlaskLimiter(default=None, store="memory://", **more)
     limited = extension.limit(limits)(hello)
     with pytest.raises(InvalidPolicy):
@@ -232,7 +232,7 @@ def test_a_limit_that_no_algorithm_can_keep_shows_before_a_request(
 
 
 def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) -> None:
-    """Of the application, two decorators and a shared one; denied by one, none of them is charged."""
+    """The application's, two decorators' and a shared one: if one denies, none is charged."""
     app, limits = make(None, application="100/minute", algorithm="fixed_window")
     view = limits.limit("2/minute")(limits.limit("50/hour")(hello))
     view = limits.shared_limit("70/hour", "all")(view)
@@ -261,7 +261,7 @@ def _calls(client: Any) -> int:
 
 
 def test_a_shared_limit_counts_its_routes_together(make: Make) -> None:
-    """Named once or in several places; its scope may be a function of the endpoint."""
+    """Its name may be in several calls; its scope may be a function of the endpoint."""
     app, limits = make()
     database = limits.shared_limit("3/minute", scope="database")
     app.add_url_rule("/a", "a", database(hello))
@@ -275,8 +275,8 @@ def test_a_shared_limit_counts_its_routes_together(make: Make) -> None:
     assert statuses(app, "/x1", "/x2") == [200, 429]
 
 
-def test_a_scope_may_be_said_of_each_request() -> None:
-    """It is a part of the subject, so that a client that makes some up makes no limiters."""
+def test_a_scope_may_be_a_function_of_the_request() -> None:
+    """It is a part of the subject: a client that makes up scopes creates no limiters."""
     app, limits = local()
     by_host = limits.shared_limit("1/minute", scope=lambda _: request.host)
     app.add_url_rule("/a", "a", by_host(hello))
@@ -290,8 +290,8 @@ def test_a_scope_may_be_said_of_each_request() -> None:
 
 
 @pytest.mark.parametrize("said", ["", None, 0, 7, b"seven"])
-def test_a_scope_may_be_anything_that_a_subject_is(said: Any) -> None:
-    """Nothing is the endpoint."""
+def test_a_scope_may_be_of_every_type_of_a_subject(said: Any) -> None:
+    """An empty one is the endpoint."""
     app, limits = local()
     scoped = limits.shared_limit("1/minute", scope=lambda _: said)
     app.add_url_rule("/a", "a", scoped(hello))
@@ -300,8 +300,8 @@ def test_a_scope_may_be_anything_that_a_subject_is(said: Any) -> None:
     assert statuses(app, "/a", "/a", "/b") == [200, 429, 429 if said else 200]
 
 
-def test_one_scope_twice_on_a_route_is_no_pass(make: Make) -> None:
-    """They would count one request in one place twice; nobody gets through until it is mended."""
+def test_one_scope_twice_on_a_route_is_an_error(make: Make) -> None:
+    """One request would count twice in one place; no request passes until it is fixed."""
     app, limits = make()
     view = limits.shared_limit("3/minute", "s")(limits.shared_limit("5/minute", "s")(hello))
     app.add_url_rule("/a", "a", view)
@@ -320,8 +320,8 @@ def test_methods_and_counts_by_method(make: Make) -> None:
     assert statuses(app, "/b", "POST /b", "/b", "POST /b") == [200, 200, 429, 429]
 
 
-def test_who_means_get_means_head() -> None:
-    """They are one to whoever serves them: HEAD is no way around the limit of GET."""
+def test_a_limit_of_get_applies_to_head() -> None:
+    """A view serves both: HEAD is no way around the limit of GET."""
     app, limits = local()
     gets = limits.limit("1/minute", methods=["get"])
     app.add_url_rule("/a", "a", gets(hello), methods=["GET", "POST"])
@@ -330,7 +330,7 @@ def test_who_means_get_means_head() -> None:
 
 
 def test_blueprints(make: Make) -> None:
-    """Each route by itself; a route's own limit is in the place of its blueprint's; one may share."""
+    """Each route has a count; its own limit replaces the blueprint's; one limit may be shared."""
     app, limits = make("1/minute")
     blueprint = Blueprint("shop", "shop", url_prefix="/shop")
     blueprint.add_url_rule("/a", "a", hello)
@@ -351,7 +351,7 @@ def test_blueprints(make: Make) -> None:
 
 
 def test_nested_blueprints(make: Make) -> None:
-    """The nearest limit counts, and those further out where it does not override them."""
+    """The nearest limit applies, and outer ones only if it does not override them."""
     app, limits = make("1/minute")
     outer, inner, quiet = (
         Blueprint(name, name, url_prefix=f"/{name}") for name in ("outer", "inner", "quiet")
@@ -370,7 +370,7 @@ def test_nested_blueprints(make: Make) -> None:
 
 
 def test_classes_of_views(make: Make) -> None:
-    """As a decorator of the class, in its list of decorators, and on one of its methods."""
+    """As a decorator of the class, in its list of decorators, and on a method."""
     app, limits = make("2/minute")
 
     @limits.limit("1/minute")
@@ -449,10 +449,10 @@ def test_a_method_of_an_object_is_exempt() -> None:
     assert statuses(app, *calls) == [200, 200, 200, 200, 200, 429]
 
 
-def test_a_limit_that_stands_above_its_route_is_warned_of(
+def test_a_limit_above_its_route_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Its route cannot know of it; a view that is served without its limit on purpose looks the same."""
+    """The route does not get it; a view that is served without its limit on purpose looks the same."""
     app, limits = local("3/minute")
 
     @limits.limit("1/minute")
@@ -479,7 +479,7 @@ def test_a_limit_that_stands_above_its_route_is_warned_of(
 
 
 def test_a_method_of_a_class_counts_beside_a_view_of_a_blueprint() -> None:
-    """Both are ``a.get`` to somebody who joins their names."""
+    """Joined with a dot, the names of both are ``a.get``."""
     app, limits = local(None)
 
     class Views(MethodView):
@@ -495,8 +495,8 @@ def test_a_method_of_a_class_counts_beside_a_view_of_a_blueprint() -> None:
     assert statuses(app, "/class", "/class", "/view", "/view", "/view") == [200, 200, 200, 200, 429]
 
 
-def test_a_class_of_an_exempt_one_is_not_exempt() -> None:
-    """Who derives a view from one that is free has not said that it is free too."""
+def test_a_subclass_of_an_exempt_class_is_not_exempt() -> None:
+    """The exemption was written for the base class only."""
     app, limits = local("1/minute")
 
     @limits.exempt
@@ -525,7 +525,7 @@ def test_an_exempt_blueprint_and_those_on_it(make: Make, nested: bool) -> None:
     assert statuses(app, "/in/a", "/in/a") == [200, 200 if nested else 429]
 
 
-def test_exempt_by_what_a_function_says(make: Make) -> None:
+def test_exempt_by_a_function(make: Make) -> None:
     app, limits = make("1/minute", exempt_when=lambda: "free" in request.args)
     limits.exempt_when(lambda: request.headers.get("X-Health") == "1")
     own = limits.limit("1/minute", exempt_when=lambda: "mine" in request.args)
@@ -535,8 +535,8 @@ def test_exempt_by_what_a_function_says(make: Make) -> None:
     assert statuses(app, "/own", "/own") == [200, 429]
 
 
-def test_static_files_and_preflights_are_free_unless_told(store: str, subject: str) -> None:
-    """Only Flask's own route for files is: a view that happens to be called static is not."""
+def test_static_files_and_preflights_are_free_by_default(store: str, subject: str) -> None:
+    """Only Flask's own route for files: a view that is called static is limited."""
     for told in (False, True):
         app = Flask("app", static_folder="static", static_url_path="/files")
         more = {"limit_static": told, "limit_options": told}
@@ -552,7 +552,7 @@ def test_static_files_and_preflights_are_free_unless_told(store: str, subject: s
 
 
 def test_a_preflight_that_counts_does_so_apart(make: Make) -> None:
-    """A view that answers OPTIONS itself: without a key, and out of the budget of none."""
+    """For a view that answers OPTIONS itself: without a key, and without a charge to any client's count."""
     app, limits = make()
 
     @app.route("/a", methods=["GET", "OPTIONS"])
@@ -569,8 +569,8 @@ def test_a_preflight_that_counts_does_so_apart(make: Make) -> None:
     assert client.options("/a").status_code == 400
 
 
-def test_limits_that_a_function_says(make: Make) -> None:
-    """A text, a policy, several; None is none, and then what it overrides holds."""
+def test_limits_that_a_function_returns(make: Make) -> None:
+    """A text, a policy, several; None means no limit, and overrides none."""
     app, limits = make("4/minute")
     plans: dict[str, Any] = {
         "free": "1/minute",
@@ -595,7 +595,7 @@ def test_a_limit_that_changes_keeps_its_count(make: Make) -> None:
         assert statuses(app, *[f"/a?limit={limit}"] * 3) == [200, 200, 429]
 
 
-def test_so_many_limiters_stand_behind_a_function_and_no_more(make: Make) -> None:
+def test_the_limiters_of_a_function_are_bounded(make: Make) -> None:
     app, limits = make()
     says = limits.limit(lambda: f"{request.args['limit']}/minute")
     app.add_url_rule("/a", "a", says(hello))
@@ -607,7 +607,7 @@ def test_so_many_limiters_stand_behind_a_function_and_no_more(make: Make) -> Non
 
 
 def test_costs(make: Make) -> None:
-    """Fixed or by a function; 0 passes and takes nothing."""
+    """Fixed or by a function; a cost of 0 passes and takes nothing."""
     app, limits = make()
     app.add_url_rule("/two", "two", limits.limit("5/minute", cost=2)(hello))
     says = limits.limit("5/minute", cost=lambda: int(request.args["cost"]))
@@ -619,7 +619,7 @@ def test_costs(make: Make) -> None:
 
 
 def test_keys(make: Make) -> None:
-    """By a specification, a list of them, a part of the path, or a function."""
+    """A setting, a list of settings, a part of the path, or a function."""
     app, limits = make()
     by_user = limits.limit("1/minute", key=lambda: request.args["user"])
     app.add_url_rule("/user", "user", by_user(hello))
@@ -645,7 +645,7 @@ def test_keys(make: Make) -> None:
     assert statuses(app, "/all") + statuses(app, "/all", address="198.51.100.7") == [200, 429]
 
 
-def test_callers_are_told_apart_by_what_trusted_proxies_say(make: Make) -> None:
+def test_trusted_proxies_name_the_client_s_address(make: Make) -> None:
     app, _ = make("1/minute", trusted=["10.0.0.0/8", "unix"])
     app.add_url_rule("/a", "a", hello)
 
@@ -662,7 +662,7 @@ def test_callers_are_told_apart_by_what_trusted_proxies_say(make: Make) -> None:
 
 
 def test_each_application_trusts_its_own_proxies() -> None:
-    """What the first one's configuration says is not said of the second."""
+    """The first one's configuration does not apply to the second."""
     limits = FlaskLimiter(default="1/minute", store="memory://")
     apps = [Flask("one"), Flask("two")]
     apps[0].config["LIMITER_TRUSTED_PROXIES"] = "10.0.0.0/8"
@@ -688,8 +688,8 @@ def test_an_application_is_freed() -> None:
     limits.close()
 
 
-def test_other_decorators_may_stand_around(make: Make) -> None:
-    """With or without functools.wraps, on either side: the limit is met, once."""
+def test_other_decorators_around_a_limit(make: Make) -> None:
+    """With or without functools.wraps, on either side: the limit is checked once."""
     app, limits = make("1/minute")
 
     def unaware(function: Callable[[], str]) -> Callable[[], str]:
@@ -704,7 +704,7 @@ def test_other_decorators_may_stand_around(make: Make) -> None:
     assert statuses(app, *["/out"] * 2) == [200, 429]  # by the default: the view hides its own
 
 
-def test_a_limited_function_that_is_no_view(make: Make) -> None:
+def test_a_limited_function_that_is_not_a_view(make: Make) -> None:
     """It counts once in a request, and not outside of requests."""
     app, limits = make()
 
@@ -722,8 +722,8 @@ def test_a_limited_function_that_is_no_view(make: Make) -> None:
     assert ask(app, "/a")[0].headers["RateLimit-Policy"] == '"send";q=2;w=60'
 
 
-def test_a_denial_that_a_view_catches_stays_one() -> None:
-    """The limit is met when it lets the request pass, not when it was asked."""
+def test_a_denial_that_a_view_catches_stays_a_denial() -> None:
+    """A limit is met when it admits the request, not when it was checked."""
     app, limits = local()
     sms = limits.limit("1/hour")(lambda: "sent")
 
@@ -744,7 +744,7 @@ def test_a_denial_that_a_view_catches_stays_one() -> None:
 
 
 def test_a_view_that_an_error_handler_calls_is_denied_too() -> None:
-    """Its own limit has not let the request pass."""
+    """Its own limit has not admitted the request."""
     app, limits = local()
     view = limits.limit("1/minute")(hello)
     app.add_url_rule("/a", "a", view)
@@ -759,7 +759,7 @@ def test_a_view_that_an_error_handler_calls_is_denied_too() -> None:
     assert [answer.text for answer in ask(app, "/a", "/a")] == ["hello", "denied again"]
 
 
-def test_a_limit_that_a_function_says_on_a_function_that_is_no_view(make: Make) -> None:
+def test_a_dynamic_limit_on_a_function_that_is_not_a_view(make: Make) -> None:
     app, limits = make()
     helper = limits.limit(lambda: request.args.get("limit"))(lambda: "help")
     app.add_url_rule("/a", "a", lambda: helper())
@@ -767,7 +767,7 @@ def test_a_limit_that_a_function_says_on_a_function_that_is_no_view(make: Make) 
     assert statuses(app, "/a", "/a", "/a?limit=1/hour", "/a?limit=1/hour") == [200, 200, 200, 429]
 
 
-def test_one_decorator_in_several_places_is_as_many_limits(make: Make) -> None:
+def test_one_decorator_in_several_places_is_several_limits(make: Make) -> None:
     app, limits = make()
     once = limits.limit("1/minute")
     helper = once(lambda: "help")
@@ -777,7 +777,7 @@ def test_one_decorator_in_several_places_is_as_many_limits(make: Make) -> None:
     assert statuses(app, "/a", "/b") == [200, 429]
 
 
-def test_limits_that_are_at_work_nowhere_are_no_open_door(store: str) -> None:
+def test_a_limited_function_without_init_app_raises(store: str) -> None:
     limits = FlaskLimiter(default=None, store=store)
     app = Flask("app")
     app.add_url_rule("/a", "a", limits.limit("1/minute")(hello))
@@ -794,7 +794,7 @@ def test_disabled(subject: str) -> None:
     assert statuses(app, *["/a"] * 5) == [200] * 5
 
 
-def test_a_shadow_counts_and_does_not_deny(make: Make) -> None:
+def test_shadow_mode_counts_and_does_not_deny(make: Make) -> None:
     app, limits = make()
     app.add_url_rule("/a", "a", limits.limit("1/minute", shadow=True)(hello))
     answers = ask(app, "/a", "/a", "/a")
@@ -804,7 +804,7 @@ def test_a_shadow_counts_and_does_not_deny(make: Make) -> None:
 
 
 def test_long_and_foreign_names(make: Make) -> None:
-    """An endpoint may be called anything; keys and header stay within their syntax."""
+    """An endpoint may have any name; keys and header fields keep to their syntax."""
     app, _ = make("1/minute")
     app.add_url_rule("/a", "é" * 100, hello)
     app.add_url_rule("/b", 'quo"te', hello)
@@ -813,7 +813,7 @@ def test_long_and_foreign_names(make: Make) -> None:
 
 
 def test_two_extensions_in_one_application(make: Make, store: str, subject: str) -> None:
-    """Each has its say, and the header tells both."""
+    """Each decides, and the header has the fields of both."""
     app, _ = make("5/minute")
     FlaskLimiter(app, None, application="2/minute", store=store, prefix=subject, timeout=5.0)
     app.add_url_rule("/a", "a", hello)

@@ -1,4 +1,4 @@
-"""A decision says what the reply says, and picks one policy to stand for all."""
+"""A decision has the fields of the reply, and one policy that stands for all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOW_US = 1_790_000_000_123_456
 
 
 class Queue(TokenBucket):
-    """A bucket whose calls wait for their turn."""
+    """A bucket whose calls have a delay."""
 
     queues: ClassVar[bool] = True
 
@@ -60,7 +60,7 @@ def test_a_denied_call() -> None:
 
 
 def test_only_a_queue_delays() -> None:
-    """What drips away before a call is a delay where the policy makes its calls wait."""
+    """Units in the bucket are a delay only if the policy queues calls."""
     queue = Queue(50, 60, burst=5)
     assert decided((queue, (1, 4, 0, 60, 2_500_000))).delay == 2.5
     assert decided((BUCKET, (1, 4, 0, 60, 2_500_000))).delay == 0.0
@@ -69,7 +69,7 @@ def test_only_a_queue_delays() -> None:
 
 
 def test_several_policies_show_their_worst() -> None:
-    """The smallest remaining, the longest times."""
+    """The smallest remaining, and the longest times."""
     decision = decided(
         (LOG, (2, 60, 0, 60_000_000, 0)), (WINDOW, (2, 7, 0, 500_000, 0)), (BUCKET, (2, 3, 0, 7, 0))
     )
@@ -94,7 +94,7 @@ def test_several_policies_show_their_worst() -> None:
     ],
 )
 def test_which_policy_decided(answers: list[tuple[int, ...]], chosen: int) -> None:
-    """The one that a caller should hear about."""
+    """The policy that a caller needs to know."""
     policies = [LOG, WINDOW, BUCKET]
     decision = decided(*zip(policies, answers, strict=True))
     assert decision.policy is policies[chosen]
@@ -103,7 +103,7 @@ def test_which_policy_decided(answers: list[tuple[int, ...]], chosen: int) -> No
 
 
 def test_each_policy_alone() -> None:
-    """One decision for each, in order; a policy that had room shows so although another denied."""
+    """One decision for each, in order; a policy that had room is allowed though another denied."""
     decision = decided((LOG, (0, 60, 0, 4, 0)), (WINDOW, (0, 0, 500_000, 600_000, 0)))
     log, window = decision.each
     assert not decision
@@ -117,7 +117,7 @@ def test_each_policy_alone() -> None:
 
 
 def test_a_dictionary_for_json() -> None:
-    """All fields by name; each as a list of the same without each."""
+    """All fields by name; ``each`` has the same fields, without ``each``."""
     decision = decided((LOG, (0, 60, 0, 4_000_000, 0)), (BUCKET, (0, 0, 500_000, 600_000, 0)))
     log = {"name": None, "algorithm": "sliding_log", "limit": 100, "period": 60}
     bucket = {"name": None, "algorithm": "token_bucket", "limit": 50, "period": 60, "burst": 5}
@@ -180,7 +180,7 @@ def test_equal_by_value(one: list[tuple[int, ...]], other: list[tuple[int, ...]]
 
 
 def test_what_makes_decisions_differ() -> None:
-    """Policy, degradation, and being a part."""
+    """The policy, degradation, and whether it is a part."""
     reply = [0, 0, 0, 0, 0, NOW_US]
     values = {
         Decision((LOG,), reply),
@@ -193,7 +193,7 @@ def test_what_makes_decisions_differ() -> None:
 
 @pytest.mark.parametrize("decision", [ALLOWED, DENIED, DENIED.each[0]], ids=["yes", "no", "part"])
 def test_copies_are_equal(decision: Decision) -> None:
-    """A decision can go to another process."""
+    """A decision can be sent to another process."""
     sent = pickle.loads(pickle.dumps(decision))  # noqa: S301
     for same in (sent, copy.copy(decision), copy.deepcopy(decision)):
         assert same == decision
@@ -203,7 +203,7 @@ def test_copies_are_equal(decision: Decision) -> None:
 
 @pytest.mark.parametrize("name", ["allowed", "remaining", "degraded", "_reply", "other"])
 def test_frozen(name: str) -> None:
-    """Nobody turns a no into a yes."""
+    """No caller can turn a denial into an admission."""
     decision = copy.copy(DENIED)
     with pytest.raises(AttributeError, match=f"a Decision is frozen: {name} cannot be set"):
         setattr(decision, name, True)
@@ -212,8 +212,8 @@ def test_frozen(name: str) -> None:
     assert decision == DENIED
 
 
-def test_what_it_shows() -> None:
-    """The repr has every field."""
+def test_repr() -> None:
+    """It has every field."""
     assert repr(DENIED) == (
         "Decision(allowed=False, granted=0, remaining=0, retry_after=1.500001, "
         "reset_after=59.999999, delay=0.0, policy=SlidingLog(100, per=60), limit=100, "
@@ -221,8 +221,8 @@ def test_what_it_shows() -> None:
     )
 
 
-def test_numbers_say_what_each_says() -> None:
-    """For whoever only tells it: of each policy, in integers; nothing where nobody decided."""
+def test_numbers_of_each_policy() -> None:
+    """In integers, for reports; empty for a decision of the fallback."""
     for decision in (
         ALLOWED,
         DENIED,

@@ -1,4 +1,4 @@
-"""The tree of errors is as it is drawn."""
+"""The tree of errors is as the module's docstring draws it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from limiter import Decision, SlidingLog, errors
 
 
 def drawn() -> dict[str, str]:
-    """Each error of the module's docstring, and the one it stands under."""
+    """Each error of the module's docstring, and its base there."""
     parents: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for indent, name in re.findall(r"^( *)\* (\w+)", errors.__doc__ or "", re.M):
@@ -26,7 +26,7 @@ def drawn() -> dict[str, str]:
 
 
 def test_the_tree_is_the_one_drawn() -> None:
-    """No error is missing from the drawing, and none stands elsewhere."""
+    """The drawing has every error, in its place."""
     real = {
         name: kind.__mro__[1].__name__
         for name, kind in inspect.getmembers(limiter, inspect.isclass)
@@ -35,8 +35,8 @@ def test_the_tree_is_the_one_drawn() -> None:
     assert real == drawn()
 
 
-def test_the_drawing_says_which_are_value_errors() -> None:
-    """The caller's own mistakes are also ValueErrors, the store's are not."""
+def test_the_drawing_marks_the_value_errors() -> None:
+    """The caller's mistakes are also ValueErrors, the store's failures are not."""
     lines = [line for line in (errors.__doc__ or "").splitlines() if "* " in line]
     for line in lines:
         kind = getattr(limiter, line.split()[1])
@@ -44,14 +44,14 @@ def test_the_drawing_says_which_are_value_errors() -> None:
 
 
 def test_every_error_is_public() -> None:
-    """What is raised can be caught by its public name."""
+    """Every error can be caught by its public name."""
     defined = {name for name, _ in inspect.getmembers(errors, inspect.isclass)}
     assert defined - {"TypeVar"} < drawn().keys() <= set(limiter.__all__)
 
 
 @pytest.mark.parametrize("name", sorted(set(drawn()) - {"RateLimited"}))
-def test_errors_travel(name: str) -> None:
-    """An error of a worker process arrives as what it was."""
+def test_errors_can_be_pickled(name: str) -> None:
+    """An error of a worker process arrives as the same error."""
     error = getattr(limiter, name)("said")
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301
     assert type(copy) is type(error)
@@ -93,10 +93,10 @@ def test_rate_limited_carries_the_decision() -> None:
         ),
     ],
 )
-def test_a_mistake_says_what_it_is_without_being_read(
+def test_a_mistake_has_its_parts_as_attributes(
     make: Callable[[], object], setting: str, value: str, expected: str
 ) -> None:
-    """A program that reacts to one needs no text of ours; a pickle keeps it."""
+    """A program that handles it need not read the message; a pickle keeps them."""
     with pytest.raises(limiter.Invalid) as raised:
         make()
     for error in (raised.value, pickle.loads(pickle.dumps(raised.value))):  # noqa: S301
@@ -107,7 +107,7 @@ def test_a_mistake_says_what_it_is_without_being_read(
 
 
 def test_no_code_of_ours_reads_our_messages() -> None:
-    """A message may be worded anew without a change of what is decided."""
+    """So that messages can be reworded without a change of behaviour."""
     folder = Path(limiter.__file__).parent
     read = re.compile(r"str\(error\)\.(removeprefix|startswith|replace)|\bsaid\.startswith\(")
     transport = folder / "transport"  # which reads what servers say

@@ -1,4 +1,4 @@
-"""Limit strings mean what design and neighbours say."""
+"""The meaning of limit strings."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ SECONDS = {
     ],
 )
 def test_what_strings_mean(text: str, meant: list[Any]) -> None:
-    """Without an algorithm a log, and a token bucket where there is a burst."""
+    """Without an algorithm, a sliding log; with a burst, a token bucket."""
     assert parse_limits(text) == tuple(meant)
 
 
 @pytest.mark.parametrize(("unit", "seconds"), SECONDS.items())
 @pytest.mark.parametrize("plural", ["", "s"])
 def test_every_unit(unit: str, seconds: float, plural: str) -> None:
-    """Each of them, with an optional plural s, in any case."""
+    """With an optional plural s, in any case."""
     if unit + plural == "ms":
         seconds = 0.001  # not the plural of m
     assert parse_limits(f"7/{unit}{plural}") == (SlidingLog(7, seconds),)
@@ -82,7 +82,7 @@ def test_every_unit(unit: str, seconds: float, plural: str) -> None:
     ],
 )
 def test_an_algorithm_holds_for_the_whole_string(algorithm: str, meant: Any) -> None:
-    """It also settles how large a limit may be."""
+    """It also decides how large a limit may be."""
     both = parse_limits("50000/minute; 60000/hour", algorithm)
     assert both[0] == meant
     assert [type(policy) for policy in both] == [type(meant)] * 2
@@ -133,8 +133,8 @@ def test_an_algorithm_holds_for_the_whole_string(algorithm: str, meant: Any) -> 
     ],
     ids=lambda text: repr(text[:20]),
 )
-def test_no_limit_is_named(text: str) -> None:
-    """Whatever is no limit is an InvalidPolicy that shows it and says what is accepted."""
+def test_a_wrong_limit_is_named(text: str) -> None:
+    """The InvalidPolicy shows it and names what is accepted."""
     with pytest.raises(InvalidPolicy) as raised:
         parse_limits(text)
     said = str(raised.value)
@@ -143,21 +143,21 @@ def test_no_limit_is_named(text: str) -> None:
 
 
 def test_the_wrong_one_of_several_is_shown() -> None:
-    """The message has the part and the whole."""
+    """The message has the wrong part and the whole string."""
     with pytest.raises(InvalidPolicy, match=r"limit is '5/x' in '1/s; 5/x': accepted is N/unit"):
         parse_limits("1/s; 5/x")
 
 
 @pytest.mark.parametrize("text", [None, 5, b"1/s", ["1/s"]])
 def test_a_string_is_a_string(text: Any) -> None:
-    """Bytes and numbers are no limit strings."""
+    """Bytes and numbers are not limit strings."""
     with pytest.raises(InvalidPolicy, match="limits are "):
         parse_limits(text)
 
 
 @pytest.mark.parametrize("limit", [10_001, 100_000, 100_001, 10**12])
-def test_a_long_log_should_be_meant(limit: int) -> None:
-    """Above 10,000 the string asks for an algorithm, and names those that take so many."""
+def test_a_long_log_needs_an_algorithm(limit: int) -> None:
+    """Above 10,000, the message names the algorithms that hold so much."""
     with pytest.raises(InvalidPolicy) as raised:
         parse_limits(f"{limit}/day")
     said, _, names = str(raised.value).partition("choose an algorithm: ")
@@ -170,7 +170,7 @@ def test_a_long_log_should_be_meant(limit: int) -> None:
 
 
 def test_a_limit_beyond_every_algorithm() -> None:
-    """Whichever is chosen says how far it goes."""
+    """The chosen algorithm names its maximum."""
     with pytest.raises(InvalidPolicy, match="choose an algorithm: fixed_window, "):
         parse_limits(f"{10**12 + 1}/day")
     with pytest.raises(InvalidPolicy, match="from 1 to 1,000,000,000,000"):
@@ -181,7 +181,7 @@ def test_a_limit_beyond_every_algorithm() -> None:
     "algorithm", [name for name, policy in ALGORITHMS.items() if not policy.has_burst]
 )
 def test_only_buckets_have_a_burst(algorithm: str) -> None:
-    """Another algorithm names those that have one."""
+    """For another algorithm, the message names those with a burst."""
     with pytest.raises(
         InvalidPolicy, match=f"{algorithm} has no burst; accepted with token_bucket"
     ):
@@ -199,7 +199,7 @@ def test_an_algorithm_has_a_known_name(algorithm: Any) -> None:
 
 
 def test_a_policys_own_rules_hold_for_strings_too() -> None:
-    """A string builds policies, and so meets their ranges."""
+    """A string builds policies, so that their ranges hold for it."""
     with pytest.raises(InvalidPolicy, match="SlidingLog: limit is 100001"):
         parse_limits("100001/day", "sliding_log")
     with pytest.raises(InvalidPolicy, match="TokenBucket: limit 1000000007"):
@@ -232,7 +232,7 @@ def limit_strings(draw: st.DrawFn) -> str:
 
 @given(parts=st.lists(limit_strings(), min_size=1, max_size=4), data=st.data())
 def test_means_what_the_package_limits_means(parts: list[str], data: st.DataObject) -> None:
-    """Everything that it parses is the same limit here, but for the year's length."""
+    """What that package parses is the same limit here, except for the length of a year."""
     text = parts[0]
     for part in parts[1:]:
         text += data.draw(st.sampled_from(";,|")) + part
@@ -247,8 +247,8 @@ def test_means_what_the_package_limits_means(parts: list[str], data: st.DataObje
 
 
 @given(text=st.text(alphabet="0159/per minutesburhdayw;,|_ .\t-", max_size=30))
-def test_any_string_is_limits_or_an_error_of_ours(text: str) -> None:
-    """Nothing else comes out; what the neighbour parses, and is not empty, ours parses too."""
+def test_any_string_is_limits_or_an_invalid_policy(text: str) -> None:
+    """Each string that the package ``limits`` parses, except the empty one, is accepted here too."""
     try:
         found = parse_limits(text)
     except InvalidPolicy:
@@ -264,6 +264,6 @@ def test_any_string_is_limits_or_an_error_of_ours(text: str) -> None:
     )
 )
 def test_a_written_list_reads_back(policies: list[SlidingLog]) -> None:
-    """Limits written by their numbers are those limits again."""
+    """Limits that are written by their numbers are read as the same limits."""
     text = ";".join(f"{policy.limit}/{policy.period_us // 1000}ms" for policy in policies)
     assert parse_limits(text) == tuple(policies)

@@ -1,4 +1,4 @@
-"""A subject's key is its own, and readable where it can be; with a secret no client can predict it."""
+"""Each subject has its own key, readable where possible; with a secret no client can predict it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ subjects = st.one_of(parts, st.lists(parts, min_size=1, max_size=5).map(tuple))
 
 
 def meaning(key: Any) -> tuple[bytes, ...] | bytes:
-    """What a key is, by the definition: its bytes, or a tuple of those of its parts."""
+    """The meaning of a key by definition: its bytes, or a tuple of the bytes of its parts."""
     if isinstance(key, tuple):
         return tuple(meaning(part) for part in key)  # type: ignore[misc]
     if isinstance(key, int):
@@ -55,7 +55,7 @@ def meaning(key: Any) -> tuple[bytes, ...] | bytes:
 
 
 def test_the_examples_of_the_module_are_true() -> None:
-    """Its docstring shows three keys; they are the keys."""
+    """The three keys in its docstring."""
     assert doctest.testmod(keys) == doctest.TestResults(failed=0, attempted=4)
 
 
@@ -80,7 +80,7 @@ def test_two_subjects_share_a_key_only_if_they_are_one(one: Any, other: Any) -> 
 
 @given(key=subjects, tag=st.one_of(st.none(), subjects))
 def test_a_key_has_one_hash_tag_and_a_bounded_length(key: Any, tag: Any) -> None:
-    """Redis takes the tag that we take, and it is never empty."""
+    """Redis finds the same tag as the library, and it is never empty."""
     for spell in (SPELL, SECRET):
         state, hash_tag = spell.state(key, tag)
         assert 1 <= len(hash_tag) <= 64
@@ -107,7 +107,7 @@ policies = st.builds(
 
 
 class Spelled(NamedTuple):
-    """Everything of which a key is made."""
+    """All parts of a key."""
 
     prefix: str
     tag: bytes | None
@@ -118,7 +118,7 @@ class Spelled(NamedTuple):
 
 @st.composite
 def spellings(draw: st.DrawFn) -> tuple[bytes, Spelled]:
-    """A key, as a plan spells it, and of what it is made."""
+    """A key as a call template writes it, with its parts."""
     prefix, name = draw(names), draw(names)
     key = draw(st.one_of(plain_subjects, subjects))
     tag = draw(st.one_of(st.none(), plain_subjects, subjects))
@@ -132,7 +132,7 @@ def spellings(draw: st.DrawFn) -> tuple[bytes, Spelled]:
 
 
 def read_back(key: bytes) -> Spelled:
-    """Of what a key is made, by the grammar of lua/README.md."""
+    """The parts of a key, by the grammar of lua/README.md."""
     found = re.fullmatch(
         rb"([A-Za-z0-9_.-]+):\{([^{}|]+)\}:(?:([^{}|]+)\|)?([A-Za-z0-9_.-]+):v1(?::([a-z0-9_.:-]+))?",
         key,
@@ -147,14 +147,14 @@ def read_back(key: bytes) -> Spelled:
 def test_a_key_can_be_read_back_in_one_way_only(
     one: tuple[bytes, Spelled], other: tuple[bytes, Spelled]
 ) -> None:
-    """So two keys are one only if all of their parts are."""
+    """So two keys are equal only if all of their parts are."""
     for key, parts in (one, other):
         assert read_back(key) == parts
     assert (one[0] == other[0]) == (one[1] == other[1])
 
 
 def test_a_share_of_the_subjects() -> None:
-    """The same for one subject each time, in another way for another limiter, and secret with a secret."""
+    """Stable for each subject, different for each limiter, and unpredictable with a secret."""
     shares = {
         name: [speller.share(number, 2) for number in range(200)]
         for name, speller in {
@@ -171,7 +171,7 @@ def test_a_share_of_the_subjects() -> None:
 
 @given(key=subjects, other=subjects, tag=subjects)
 def test_all_keys_of_a_subject_lie_in_one_slot(key: Any, other: Any, tag: Any) -> None:
-    """Those of every policy, and of every subject with one tag."""
+    """The keys of every policy, and of every subject with the same tag."""
     plan = Plan((TokenBucket(5, 1), SlidingLog(5, 1), SlidingLog(9, 60, name="x")), SPELL)
     for tagged in (None, tag):
         call = plan.call("hit", key, 1, tag=tagged)
@@ -203,7 +203,7 @@ def test_plain_subjects_stay_readable(key: Any, spelled: bytes) -> None:
     ["a" * 65, "a b", "a{b", "}", "~a", "a,b", "\xe9", b"\xff", ("a" * 32, "b" * 32), ("a", "b,c")],
 )
 def test_any_other_subject_is_a_digest(key: Any) -> None:
-    """A tilde and 32 hexadecimal digits, which no readable subject begins with."""
+    """A tilde, with which no readable subject begins, and 32 hexadecimal digits."""
     spelled = SPELL.state(key)[1]
     assert spelled[:1] == b"~"
     assert len(spelled) == 33
@@ -217,7 +217,7 @@ class Number(enum.IntEnum):
 
 
 def test_an_int_is_its_decimal() -> None:
-    """Whatever its class prints."""
+    """Also if its class prints it in another way."""
     assert SPELL.state(Number.SEVEN) == SPELL.state("7")
 
 
@@ -244,8 +244,8 @@ def test_an_int_is_its_decimal() -> None:
     ],
     ids=plain,
 )
-def test_whom_a_key_must_name(key: Any) -> None:
-    """InvalidKey says what came and what is accepted, for a key and for a tag."""
+def test_a_key_must_name_a_subject(key: Any) -> None:
+    """The InvalidKey shows the value and names what is accepted, for keys and tags."""
     for arguments in ((key,), ("a", key)):
         if arguments == ("a", None):
             continue  # no tag
@@ -255,14 +255,14 @@ def test_whom_a_key_must_name(key: Any) -> None:
         assert "accepted" in str(raised.value)
 
 
-def test_an_int_without_end_is_named() -> None:
-    """Python refuses to print it; that is our error, not its."""
+def test_an_int_of_too_many_digits_is_named() -> None:
+    """Python refuses to print it: the library raises its own error."""
     with pytest.raises(InvalidKey, match="more digits than Python prints"):
         SPELL.state(10**5000)
 
 
 def test_a_secret_hides_and_moves_every_subject() -> None:
-    """Nothing of the subject is in its key, and another secret is another place."""
+    """No part of the subject is in its key, and another secret gives another key."""
     state, tag = SECRET.state("user:42", tag="org:7")
     assert b"user" not in state
     assert b"org" not in state
@@ -273,7 +273,7 @@ def test_a_secret_hides_and_moves_every_subject() -> None:
 
 
 @pytest.mark.parametrize("secret", ["", b"", 5, True, ["secret"]])
-def test_a_secret_that_is_none_is_not_shown(secret: Any) -> None:
+def test_a_wrong_secret_is_not_shown(secret: Any) -> None:
     """The message has its type, never its value."""
     with pytest.raises(InvalidSetting, match="key_secret is a") as raised:
         KeySpeller("rl", "api", secret)
@@ -281,7 +281,7 @@ def test_a_secret_that_is_none_is_not_shown(secret: Any) -> None:
 
 
 def test_a_secret_of_any_bytes_from_the_environment() -> None:
-    """What is not UTF-8 there reaches us as lone surrogates, and is a secret all the same."""
+    """Bytes that are not UTF-8 arrive as lone surrogates, and work as a secret."""
     read, meant = KeySpeller("rl", "api", "\udcff"), KeySpeller("rl", "api", b"\xff")
     assert read.state("u") == meant.state("u")
 
@@ -289,7 +289,7 @@ def test_a_secret_of_any_bytes_from_the_environment() -> None:
 @pytest.mark.parametrize("value", ["", "a b", "a:b", "{a}", "a" * 65, "\xe9", "a\n", b"a", 5, None])
 @pytest.mark.parametrize("setting", ["prefix", "name"])
 def test_name_and_prefix_are_plain(setting: str, value: Any) -> None:
-    """They are in every key as they are."""
+    """They are written into every key without a change."""
     names = {"prefix": "rl", "name": "api", setting: value}
     with pytest.raises(InvalidSetting) as raised:
         KeySpeller(**names)
@@ -299,5 +299,5 @@ def test_name_and_prefix_are_plain(setting: str, value: Any) -> None:
 
 
 def test_prefix_and_name_are_in_the_key() -> None:
-    """Limiters with other names share nothing."""
+    """Limiters with different names share no state."""
     assert KeySpeller("My_1", "x.Y-z").state("u")[0] == b"My_1:{u}:x.Y-z:v1"

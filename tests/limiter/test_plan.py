@@ -1,4 +1,4 @@
-"""A call is worked out before anybody is asked, and a cost that can never pass is said at once."""
+"""A call is prepared before the store is called, and a cost that can never pass raises at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAN = Plan((SlidingLog(100, 60), TokenBucket(50, 60, burst=20)), KeySpeller("rl
 @pytest.mark.parametrize("cost", [-1, 21, True, 1.0, "1", None])
 @pytest.mark.parametrize("mode", ["hit", "peek"])
 def test_a_cost_is_at_most_the_smallest_limit(mode: str, cost: Any) -> None:
-    """The message has the cost and the most that can pass."""
+    """The message has the cost and the maximum."""
     with pytest.raises(InvalidCost) as raised:
         PLAN.call(mode, "u", cost)
     assert str(raised.value).startswith(
@@ -31,7 +31,7 @@ def test_a_cost_is_at_most_the_smallest_limit(mode: str, cost: Any) -> None:
 
 
 def test_a_logs_entries_bound_its_cost() -> None:
-    """One call writes no more than 4,000."""
+    """One call writes at most 4,000 entries."""
     plan = Plan((SlidingLog(100_000, 60),), KeySpeller("rl", "api"))
     assert plan.call("hit", "u", 4_000)
     with pytest.raises(InvalidCost, match="from 0 to 4000"):
@@ -40,13 +40,13 @@ def test_a_logs_entries_bound_its_cost() -> None:
 
 @pytest.mark.parametrize("at_least", [0, 6, -1, True, 1.0, "1"])
 def test_at_least_is_from_1_to_the_cost(at_least: Any) -> None:
-    """Less than one unit is no grant, more than the cost is none either."""
+    """Less than one unit is no grant; more than the cost cannot be granted."""
     with pytest.raises(InvalidCost, match="accepted is a whole number from 1 to 5, the cost"):
         PLAN.call("hit", "u", 5, at_least)
 
 
 def test_many_costs_are_not_all_kept() -> None:
-    """Prepared templates are bounded, and the calls beyond are the same."""
+    """The number of call templates is bounded, and further calls give the same results."""
     plan = Plan((TokenBucket(10_000, 60),), KeySpeller("rl", "api"))
     first = [encode(plan.call("hit", "u", cost)) for cost in range(1, 1_000)]
     assert len(plan.templates) < 1_000
@@ -54,7 +54,7 @@ def test_many_costs_are_not_all_kept() -> None:
 
 
 def test_scripts_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A broken installation says so."""
+    """The error names the broken installation."""
     monkeypatch.setattr(scripts, "_HERE", tmp_path / "limiter")
     with pytest.raises(FileNotFoundError, match="install the distribution again"):
         scripts.folder()
@@ -65,7 +65,7 @@ def test_scripts_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def test_the_least_rights_as_json() -> None:
-    """For programs that make users of a store."""
+    """For programs that create users of a store."""
     printed = subprocess.run(
         [sys.executable, "-m", "limiter", "acl", "--json", "--prefix", "p"],
         capture_output=True,
@@ -79,13 +79,13 @@ def test_the_least_rights_as_json() -> None:
 
 
 class Size(IntEnum):
-    """A cost with a name."""
+    """A cost that is an enum."""
 
     LARGE = 5
 
 
 def test_an_int_with_a_name_is_an_int() -> None:
-    """What Python takes for an int, Redis gets as digits."""
+    """The scripts get subclasses of int as digits."""
     assert PLAN.call("hit", "u", Size.LARGE) == PLAN.call("hit", "u", 5)
     assert PLAN.call("hit", "u", 9, Size.LARGE) == PLAN.call("hit", "u", 9, 5)
     assert TokenBucket(Size.LARGE, 60) == TokenBucket(5, 60)
@@ -93,7 +93,7 @@ def test_an_int_with_a_name_is_an_int() -> None:
 
 
 def test_a_number_that_python_does_not_print() -> None:
-    """The error is ours, whatever the number."""
+    """The library raises its own error for every number."""
     with pytest.raises(InvalidCost, match="an int of too many digits"):
         PLAN.call("hit", "u", 10**5000)
     for wrong in ((10**5000, 60), (1, 10**5000)):
@@ -102,8 +102,8 @@ def test_a_number_that_python_does_not_print() -> None:
 
 
 @pytest.mark.parametrize("words", [["--prefix", "* allkeys"], ["--user", "x on nopass"]])
-def test_acl_prints_no_more_rights_than_it_says(words: list[str]) -> None:
-    """A name that would say more to Redis is refused."""
+def test_acl_refuses_names_that_add_rights(words: list[str]) -> None:
+    """A name with blanks would add to the rule."""
     command = [sys.executable, "-m", "limiter", "acl", *words]
     run = subprocess.run(command, capture_output=True, text=True)
 

@@ -1,4 +1,4 @@
-"""A policy that exists makes sense; one that does not make sense says why it cannot exist."""
+"""A policy that can be built is valid; the error of another one names what is wrong."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def test_a_limit_has_a_largest_value(policy: type[Policy], most: int) -> None:
 
 
 def test_a_log_that_is_too_long_names_what_to_use() -> None:
-    """SlidingWindow and TokenBucket hold more than a log."""
+    """SlidingWindow and TokenBucket have larger limits than a log."""
     assert "SlidingWindow or TokenBucket" in refused(SlidingLog, 100_001, per="day")
 
 
 @pytest.mark.parametrize("policy", [SlidingLog, Concurrency])
 def test_the_cost_of_what_keeps_entries_is_bounded(policy: Any) -> None:
-    """One call writes at most 4,000 of them, and no more than the limit."""
+    """One call writes at most 4,000 entries, and no more than the limit."""
     assert policy(100_000, 60).most_cost == 4_000
     assert policy(7, 60).most_cost == 7
 
@@ -150,7 +150,7 @@ def test_a_period_is_kept_in_microseconds(
     ids=repr,
 )
 def test_a_period_from_a_millisecond_to_366_days(policy: type[Policy], per: Any) -> None:
-    """Anything else is named, with what is accepted."""
+    """The error shows another value, and names what is accepted."""
     said = refused(policy, 5, per=per)
     assert said.startswith(f"{policy.__name__}: per is {per!r}: accepted are seconds")
     assert "1 millisecond to 366 days" in said
@@ -161,7 +161,7 @@ def test_a_period_from_a_millisecond_to_366_days(policy: type[Policy], per: Any)
 @pytest.mark.parametrize("policy", EVERY_CLASS)
 @pytest.mark.parametrize("name", ["", "A", "a b", "a:b", "a" * 65, "a\n", "\xe9", 5, b"a"])
 def test_a_name_is_short_and_plain(policy: type[Policy], name: Any) -> None:
-    """A name goes into keys and headers as it is."""
+    """A name is written into keys and headers without a change."""
     said = refused(policy, 5, 60, name=name)
     assert f"name is {name!r}: accepted are 1 to 64 of a-z 0-9 _ . -" in said
 
@@ -169,21 +169,21 @@ def test_a_name_is_short_and_plain(policy: type[Policy], name: Any) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("name", ["a", "a" * 64, "a-b_c.9"])
 def test_a_name_is_the_end_of_the_field(policy: type[Policy], name: str) -> None:
-    """Two policies of one kind are told apart by their names."""
+    """Two policies of one kind differ by their names."""
     assert policy(5, 60, name=name).field == f"{policy.algorithm}:60000000:{name}"
     assert policy(5, 60).field == f"{policy.algorithm}:60000000"  # type: ignore[call-arg]
 
 
 def test_leases_are_places_whatever_their_length() -> None:
-    """The field has no period: those who give other lengths share the same places."""
+    """The field has no period: leases of other lengths share the same places."""
     assert Concurrency(5, lease=60).field == Concurrency(9).field == "concurrency"
     assert Concurrency(5, name="seats").field == "concurrency:seats"
     assert Concurrency(5).lease == 30
     assert Concurrency(5, lease=0.5).lease == 0.5
 
 
-def test_what_a_policy_does_is_told_by_its_class() -> None:
-    """Who has a burst, who queues, who holds, and where the state stands; others say it themselves."""
+def test_the_class_of_a_policy_has_its_properties() -> None:
+    """Whether it has bursts, queues calls, or holds leases, and where its state is."""
     kinds = {
         kind: (kind.key_type, kind.has_burst, kind.queues, kind.leases) for kind in EVERY_CLASS
     }
@@ -203,8 +203,8 @@ def test_what_a_policy_does_is_told_by_its_class() -> None:
     limit=st.integers(1, TRILLION),
     period_us=st.integers(1_000, 366 * DAY * 10**6),
 )
-def test_a_sliding_window_tells_time_in_units_that_stay_exact(limit: int, period_us: int) -> None:
-    """The least unit in which a limit times a period stays within 2^52."""
+def test_a_sliding_window_counts_time_in_exact_units(limit: int, period_us: int) -> None:
+    """The smallest unit in which a limit times a period stays within 2^52."""
     *rest, unit_us = SlidingWindow(limit, timedelta(microseconds=period_us)).arguments
     assert rest == [limit, period_us]
     assert limit * Fraction(period_us, unit_us) <= 2**52
@@ -212,7 +212,7 @@ def test_a_sliding_window_tells_time_in_units_that_stay_exact(limit: int, period
 
 
 def test_aligned_windows_are_a_state_of_their_own() -> None:
-    """They end elsewhere than those that open at the first hit."""
+    """They end at other times than windows that open at the first hit."""
     assert FixedWindow(5, 60, align=True).field == "fixed_window.aligned:60000000"
     assert FixedWindow(5, 60, align=True) != FixedWindow(5, 60)
 
@@ -227,7 +227,7 @@ def test_align_is_a_bool(align: Any) -> None:
 @pytest.mark.parametrize("bucket", BUCKETS)
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "5", TRILLION + 1], ids=repr)
 def test_a_burst_is_a_whole_number_from_1(bucket: Any, value: Any) -> None:
-    """A burst has the limit's rules."""
+    """A burst follows the limit's rules."""
     said = refused(bucket, 5, 60, burst=value)
     assert said.startswith(
         f"{bucket.__name__}: burst is {value!r}: accepted is a whole number from 1 to"
@@ -236,18 +236,18 @@ def test_a_burst_is_a_whole_number_from_1(bucket: Any, value: Any) -> None:
 
 @pytest.mark.parametrize("bucket", BUCKETS)
 def test_a_burst_is_the_limit_unless_given(bucket: Any) -> None:
-    """The most that can pass at once is the burst."""
+    """The burst is the most that can pass at once."""
     assert bucket(5, 60).burst == 5
     assert bucket(5, 60, burst=9).capacity == bucket(5, 60, burst=9).most_cost == 9
 
 
 def test_without_a_burst_the_limit_is_the_most() -> None:
-    """Of what passes at once, and of what a call may cost."""
+    """The most that passes at once, and the largest cost."""
     assert FixedWindow(5, 60).capacity == FixedWindow(5, 60).most_cost == 5
 
 
 def test_a_bucket_fills_within_3650_days() -> None:
-    """A slower one is refused, and the message says how long it would take."""
+    """A slower bucket is refused, and the message has the time that it would take."""
     assert TokenBucket(1, "365 days", burst=10).burst == 10
     said = refused(TokenBucket, 1, "365 days", burst=11)
     assert "burst 11 at 1 per 31536000 s takes 4,015 days to fill" in said
@@ -256,15 +256,15 @@ def test_a_bucket_fills_within_3650_days() -> None:
 
 
 def test_a_bucket_counts_in_whole_numbers_below_2_to_the_53() -> None:
-    """The nearest limit that divides better is in the message, and can be built."""
+    """The message has the nearest limit that divides better, and that limit is accepted."""
     said = refused(TokenBucket, 10**9 + 7, per=1)
     nearest = int(re.search(r"the nearest is (\d+)", said)[1])  # type: ignore[index]
     assert abs(nearest - (10**9 + 7)) < 1_000
     assert TokenBucket(nearest, per=1).limit == nearest
 
 
-def test_a_bucket_without_a_better_limit_says_what_else_helps() -> None:
-    """Where no divisor is large enough, the burst or the period has to change."""
+def test_a_bucket_without_a_better_limit_names_another_change() -> None:
+    """If no divisor is large enough, the burst or the period must change."""
     said = refused(TokenBucket, 999_999_999_989, per=1.000003, burst=TRILLION)
     assert "use a smaller burst, or a longer period" in said
 
@@ -275,7 +275,7 @@ def test_a_bucket_without_a_better_limit_says_what_else_helps() -> None:
     burst=st.one_of(st.none(), st.integers(1, TRILLION)),
 )
 def test_buckets_are_exact_or_do_not_exist(limit: int, period_us: int, burst: int | None) -> None:
-    """Exactly the buckets of the rule exist, and their numbers are the rate as a whole and a part."""
+    """A bucket is accepted exactly if the rule allows it; its rate is a whole number and a fraction."""
     most = limit if burst is None else burst
     parts = limit // gcd(limit, period_us)
     fills = Fraction(most * period_us, limit) <= 3_650 * DAY * 10**6
@@ -295,7 +295,7 @@ def test_buckets_are_exact_or_do_not_exist(limit: int, period_us: int, burst: in
     follows=st.booleans(),
 )
 def test_no_limit_between_divides_well(limit: int, per: int, follows: bool) -> None:
-    """The nearest limit of the message is the nearest of those looked at in between."""
+    """No limit nearer than that of the message is accepted."""
     burst = None if follows else 10**7
     try:
         TokenBucket(limit, per, burst)
@@ -331,8 +331,8 @@ EVERY_KIND: list[Policy] = [
 ]
 
 
-def test_the_longest_hold_is_no_part_of_the_identity() -> None:
-    """It may change at any time, over the leases that there are; it is shown where there is one."""
+def test_the_longest_hold_is_not_a_part_of_the_identity() -> None:
+    """It can change while leases are held; it is shown if it is set."""
     policy = Concurrency(20, lease=30, max_hold="10 minutes")
     assert (policy.max_hold, Concurrency(20).max_hold) == (600, None)
     assert (policy.field, policy.arguments) == (Concurrency(20).field, Concurrency(20).arguments)
@@ -350,7 +350,7 @@ def test_a_longest_hold_is_no_shorter_than_a_lease(longest: Any) -> None:
 
 @pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)
 def test_a_policy_is_a_value(policy: Policy) -> None:
-    """Copies, pickles and what its repr says are equal to it and hash alike; no other one is."""
+    """Copies, pickles and the evaluated repr are equal to it, with the same hash; no other policy is."""
     for same in (pickle.loads(pickle.dumps(policy)), copy.deepcopy(policy), eval(repr(policy))):  # noqa: S301, S307
         assert same == policy
         assert hash(same) == hash(policy)
@@ -360,7 +360,7 @@ def test_a_policy_is_a_value(policy: Policy) -> None:
 
 @pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)
 def test_a_policy_is_frozen(policy: Policy) -> None:
-    """Nobody can make sense of it first and nonsense later."""
+    """A valid policy cannot become an invalid one."""
     with pytest.raises(FrozenInstanceError):
         policy.limit = 0  # type: ignore[misc]
     with pytest.raises(FrozenInstanceError):
@@ -368,13 +368,13 @@ def test_a_policy_is_frozen(policy: Policy) -> None:
 
 
 def test_numbers_given_in_two_ways_are_one_value() -> None:
-    """A period is the same however it was spelled."""
+    """A period is the same in every notation."""
     assert SlidingLog(5, 60) == SlidingLog(5, "minute") == SlidingLog(5, timedelta(minutes=1))
     assert TokenBucket(5, 60) == TokenBucket(5, 60.0, burst=5)
 
 
 def test_a_dictionary_for_json() -> None:
-    """Name, algorithm, limit and period; the burst where there is one."""
+    """Name, algorithm, limit and period; the burst if there is one."""
     assert SlidingLog(5, "minute", name="x").to_dict() == {
         "name": "x",
         "algorithm": "sliding_log",
@@ -390,8 +390,7 @@ def test_a_dictionary_for_json() -> None:
     }
 
 
-def test_a_policy_says_nothing_that_it_is_not() -> None:
-    """The repr holds what differs from the defaults, and nothing else."""
+def test_the_repr_has_only_what_differs_from_defaults() -> None:
     assert repr(FixedWindow(5, per=60)) == "FixedWindow(5, per=60)"
     assert repr(EVERY_KIND[1]) == "FixedWindow(5, per=0.25, align=True, name='seats')"
     assert repr(TokenBucket(100, per=1, burst=20)) == "TokenBucket(100, per=1, burst=20)"
@@ -400,7 +399,7 @@ def test_a_policy_says_nothing_that_it_is_not() -> None:
 
 @pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)
 def test_other_numbers_leave_the_rest_of_a_policy(policy: Policy) -> None:
-    """Class, period, name and alignment are its identity; a burst is the limit unless given."""
+    """Class, period, name and alignment stay; the burst is the limit unless given."""
     other = policy.renumbered(7)
     assert (type(other), other.field, other.period_us) == (
         type(policy),
@@ -412,8 +411,8 @@ def test_other_numbers_leave_the_rest_of_a_policy(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)
-def test_other_numbers_must_make_sense_too(policy: Policy) -> None:
-    """As they must when a policy is built; a burst belongs to a bucket."""
+def test_other_numbers_are_checked_too(policy: Policy) -> None:
+    """As when a policy is built; only a bucket has a burst."""
     assert "limit is 0" in refused(policy.renumbered, 0)
     if policy.has_burst:
         assert policy.renumbered(7, 9).capacity == 9
@@ -424,7 +423,7 @@ def test_other_numbers_must_make_sense_too(policy: Policy) -> None:
 
 @pytest.mark.parametrize("policy", EVERY_KIND, ids=repr)
 def test_a_share_is_an_equal_part_and_at_least_1(policy: Policy) -> None:
-    """Of the limit and of the burst; all of it where nobody shares."""
+    """Of the limit and of the burst; all of it if there is one process."""
     assert policy.shared(1) == policy
     for share in (2, 3, 1_000):
         part = policy.shared(share)
@@ -433,7 +432,7 @@ def test_a_share_is_an_equal_part_and_at_least_1(policy: Policy) -> None:
         assert (type(part), part.field) == (type(policy), policy.field)
 
 
-def test_a_share_may_be_what_no_script_could_count() -> None:
+def test_a_share_may_be_too_fine_for_a_script() -> None:
     """It is for a store in the process: 10^12 divides a day's microseconds well, a seventh does not."""
     whole = TokenBucket(TRILLION, per=100_000)
     part = whole.shared(7)

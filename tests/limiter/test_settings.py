@@ -1,4 +1,4 @@
-"""A wrong setting names itself, its value, and what would be right."""
+"""The error of a wrong setting names the setting, its value, and what is accepted."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def wrong(limits: Any = "5/minute", **settings: Any) -> str:
     ],
 )
 def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
-    """One message for each, with all three."""
+    """Each message has all three."""
     assert wrong(**{setting: value}) == f"{setting} is {value!r}: {accepted}"
 
 
@@ -71,7 +71,7 @@ def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
 def test_a_wrong_call_names_the_class_that_was_called(
     kind: Any, given: list[str], named: dict[str, Any], said: str
 ) -> None:
-    """Not the base of both, which no user has seen; and says what is accepted."""
+    """Not the base class, which is not public; and it names what is accepted."""
     with pytest.raises(TypeError, match=f"^{kind.__name__}: {said}") as raised:
         kind(*given, **named)
     assert "accepted are limits and, by name, store (redis://" in str(raised.value)
@@ -80,7 +80,7 @@ def test_a_wrong_call_names_the_class_that_was_called(
 
 
 def test_a_wrong_secret_stays_secret() -> None:
-    """The message has its type."""
+    """The message has only its type."""
     assert wrong(key_secret=5).startswith("key_secret is an unusable int: accepted is")
 
 
@@ -95,21 +95,21 @@ def test_limits_are_a_string_or_policies(limits: Any) -> None:
         Limiter(limits, store=STORE)
 
 
-def test_no_limits_are_no_limiter() -> None:
+def test_a_limiter_needs_a_limit() -> None:
     """At least one policy."""
     with pytest.raises(InvalidPolicy, match="limits are empty: accepted is at least one policy"):
         Limiter([], store=STORE)
 
 
 def test_two_policies_need_two_fields() -> None:
-    """Two that would share their state are refused; a name tells them apart."""
+    """Two policies that would share their state are refused; different names are accepted."""
     with pytest.raises(InvalidPolicy, match=r"two policies .* name one of them"):
         Limiter("5/minute; 9/minute", store=STORE)
     Limiter([SlidingLog(5, 60), SlidingLog(9, 60, name="more")], store=STORE)
 
 
 def test_an_algorithm_belongs_to_a_string() -> None:
-    """Policies have theirs."""
+    """A policy has its own algorithm."""
     assert "accepted only with a limit string" in wrong(SlidingLog(5, 60), algorithm="sliding_log")
     assert "accepted are fixed_window" in wrong(SlidingLog(5, 60), algorithm="nonsense")
 
@@ -147,7 +147,7 @@ def test_from_the_environment() -> None:
 
 
 def test_the_processs_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is read when nothing stands in for it."""
+    """It is read if no other one is given."""
     for variable in VARIABLES.values():
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("LIMITER_STORE", STORE)
@@ -156,7 +156,7 @@ def test_the_processs_own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_defaults_fill_what_the_environment_leaves_open() -> None:
-    """A variable that is set wins; an empty one is not set."""
+    """A variable that is set overrides them; an empty one counts as unset."""
     given = {"LIMITER_LIMITS": "", "LIMITER_NAME": "theirs"}
     limiter = Limiter.from_env(
         given, store=STORE, limits=FixedWindow(3, 1), name="ours", connect_timeout=1
@@ -169,7 +169,7 @@ def test_defaults_fill_what_the_environment_leaves_open() -> None:
     ("missing", "example"), [("LIMITER_STORE", STORE), ("LIMITER_LIMITS", "1")]
 )
 @pytest.mark.parametrize("empty", [{}, {"LIMITER_STORE": "", "LIMITER_LIMITS": ""}])
-def test_what_must_be_set(missing: str, example: str, empty: dict[str, str]) -> None:
+def test_required_variables(missing: str, example: str, empty: dict[str, str]) -> None:
     """Store and limits; an empty one counts as unset."""
     given = {**ENVIRONMENT, missing: empty.get(missing, "")}
     with pytest.raises(
@@ -206,7 +206,7 @@ def test_a_wrong_variable(variable: str, value: str, accepted: str) -> None:
 
 
 def test_a_wrong_default_is_not_blamed_on_a_variable() -> None:
-    """What the environment did not give is named as the argument that it was."""
+    """The error names the argument, if the value is not from the environment."""
     with pytest.raises(InvalidSetting) as raised:
         Limiter.from_env(ENVIRONMENT, on_error="ignore")
     assert str(raised.value).startswith("on_error is 'ignore'")
@@ -221,7 +221,7 @@ def test_a_wrong_default_is_not_blamed_on_a_variable() -> None:
     ],
 )
 def test_trusted_proxies(text: str | None, networks: list[str]) -> None:
-    """Networks with commas between; this machine where nothing is set."""
+    """Networks with commas between; this machine if the variable is not set."""
     given = {} if text is None else {"LIMITER_TRUSTED_PROXIES": text}
     assert [str(network) for network in trusted_proxies(given)] == networks
 
@@ -234,7 +234,7 @@ def test_wrong_trusted_proxies(text: str) -> None:
 
 
 def test_a_policy_file() -> None:
-    """Its path, and what the file leaves to the environment; an empty variable is none."""
+    """Its path, and the settings that the file does not have; an empty variable names no file."""
     given = {
         "LIMITER_STORE": STORE,
         "LIMITER_POLICIES": "p.toml",
@@ -254,7 +254,7 @@ def test_a_policy_file() -> None:
 
 @pytest.mark.parametrize("variable", ["LIMITER_LIMITS", "LIMITER_ALGORITHM"])
 def test_a_policy_file_excludes_limits(variable: str) -> None:
-    """One of them says what is so; the message names both."""
+    """Only one of them can hold; the message names both."""
     with pytest.raises(InvalidSetting) as raised:
         policies_path({"LIMITER_POLICIES": "p.toml", variable: "x"})
     assert str(raised.value).startswith(
@@ -271,7 +271,7 @@ def test_a_policy_file_excludes_limits(variable: str) -> None:
         ("5/s; 6/s", "LIMITER_LIMITS is '5/s; 6/s': two policies "),
     ],
 )
-def test_a_wrong_limit_is_said_once(text: str, said: str) -> None:
+def test_a_wrong_limit_is_shown_once(text: str, said: str) -> None:
     """The message shows the variable's text, and shows it once."""
     with pytest.raises(InvalidSetting) as raised:
         Limiter.from_env({**ENVIRONMENT, "LIMITER_LIMITS": text})
@@ -281,7 +281,7 @@ def test_a_wrong_limit_is_said_once(text: str, said: str) -> None:
 
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Warned:
-    """What is said of an environment by a process that has said nothing yet."""
+    """The warnings about an environment in a process that has logged none yet."""
     monkeypatch.setattr(settings, "_unknown", set())
 
     def read(environ: dict[str, str], times: int = 1) -> list[str]:
@@ -305,15 +305,14 @@ def warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) ->
         ("LIMITER_POLICY", "LIMITER_POLICIES"),
     ],
 )
-def test_a_misspelt_variable_is_warned_of(warned: Warned, misspelt: str, meant: str) -> None:
-    """Once, with the nearest name and without its value, which may be a secret."""
+def test_a_misspelt_variable_is_logged(warned: Warned, misspelt: str, meant: str) -> None:
+    """Once, with the most similar name and without its value, which may be a secret."""
     assert warned({misspelt: "hush"}, times=3) == [
         f"{misspelt} is set, and is not a variable of the limiter: is {meant} meant?"
     ]
 
 
-def test_a_variable_that_is_near_to_none_is_told_what_is_known(warned: Warned) -> None:
-    """All names."""
+def test_an_unknown_variable_is_logged_with_all_known_names(warned: Warned) -> None:
     (said,) = warned({"LIMITER_XYZ": "1"})
     assert (
         "LIMITER_XYZ is set, and is not a variable of the limiter: known are LIMITER_STORE, "
@@ -322,8 +321,8 @@ def test_a_variable_that_is_near_to_none_is_told_what_is_known(warned: Warned) -
     assert "LIMITER_ADMIN_TOKEN" in said
 
 
-def test_variables_that_are_no_mistake_are_not_warned_of(warned: Warned) -> None:
-    """Ours, others', and those that Kubernetes and Docker set for a service called limiter."""
+def test_known_variables_are_not_logged(warned: Warned) -> None:
+    """Those of this package, and those that Kubernetes and Docker set for a service called limiter."""
     token = {"LIMITER_ADMIN_TOKEN": "a" * 16, "LIMITER_POLICIES": "", "LIMITER_NAME": "x"}
     others = {"LIMITERS": "1", "PATH": "/bin", "_LIMITER_COMPLETE": ""}
     service = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_8000_TCP"]

@@ -23,13 +23,13 @@ NOWHERE = "redis://127.0.0.1:1"
 
 @pytest.fixture(params=["standalone", "memory"])
 def place(request: pytest.FixtureRequest) -> str:
-    """The address of a store."""
+    """The URL of a store."""
     return "memory://" if request.param == "memory" else request.getfixturevalue("store")
 
 
 @pytest.mark.parametrize("where", ["memory://", NOWHERE, "redis+cluster://127.0.0.1:1"])
 def test_every_store_is_away(where: str) -> None:
-    """Also those of limiters that are made meanwhile; afterwards all is as before."""
+    """Also for limiters that are created meanwhile; afterwards calls work again."""
     early = Limiter("2/minute", store="memory://", on_error="allow")
     with store_away():
         late = Limiter("2/minute", store=where)
@@ -95,7 +95,7 @@ def test_the_time_of_one_limiter(place: str, subject: str) -> None:
         assert 59 < other.peek(subject).retry_after <= 60
 
 
-def test_calls_are_seen_as_they_are_made(place: str, subject: str) -> None:
+def test_intercept_sees_each_call(place: str, subject: str) -> None:
     """On any store: their mode, and the keys of all subjects."""
     calls: list[StoreCall] = []
 
@@ -117,7 +117,7 @@ def test_calls_are_seen_as_they_are_made(place: str, subject: str) -> None:
 
 
 def test_an_answer_is_lost(place: str, subject: str) -> None:
-    """The call is charged all the same; a coroutine function may wait for what it calls."""
+    """The call is charged all the same; a coroutine function may await the call."""
 
     async def lost(call: StoreCall, ahead: Callable[[], Any]) -> Any:
         await ahead()

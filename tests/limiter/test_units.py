@@ -1,4 +1,4 @@
-"""Lengths of time survive being written down."""
+"""Periods can be written and read back."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_seconds_are_microseconds_again(us: int) -> None:
 
 
 @given(per=st.one_of(st.floats(), st.integers(), st.timedeltas(), st.text(max_size=10)))
-def test_any_value_is_a_period_or_an_error_of_ours(per: object) -> None:
-    """Infinities, NaN and nonsense included."""
+def test_any_value_is_a_period_or_an_invalid_policy(per: object) -> None:
+    """Infinities, NaN and other types included."""
     said = ""
     try:
         us = period_us(per)  # type: ignore[arg-type]

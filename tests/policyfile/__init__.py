@@ -1,1 +1,1 @@
-"""Policies in a file: what may stand in it, what is said of what may not, and the file when it changes."""
+"""Policy files: their keys, the messages about wrong ones, and reading them again after a change."""

@@ -1,4 +1,4 @@
-"""What is right, and warned of all the same: keys that clients choose, without a bound on how many."""
+"""Warnings about valid files: keys that clients choose, without a bound on their number."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NARROW = "match = { paths = ['/a', '/b'], methods = ['get'], hosts = ['x.example
 
 
 def warned(text: str) -> list[str]:
-    """The policies that a file is warned of."""
+    """The policies of a file about which a warning is given."""
     return [one.key.split(".")[1] for one in read(text, "policies.toml").warnings]
 
 
@@ -66,7 +66,7 @@ def test_a_key_that_clients_do_not_choose(key: str) -> None:
         "[policies.each]\nlimits = ['5/minute', { algorithm = 'concurrency', limit = 2 }]\n",
     ],
 )
-def test_what_bounds_it(beside: str) -> None:
+def test_what_bounds_chosen_keys(beside: str) -> None:
     assert warned(API + NARROW + beside) == []
 
 
@@ -86,7 +86,7 @@ def test_what_bounds_it(beside: str) -> None:
         "[policies.each]\nlimits = { algorithm = 'concurrency', limit = 2 }\n",
     ],
 )
-def test_what_does_not(beside: str) -> None:
+def test_what_does_not_bound_chosen_keys(beside: str) -> None:
     assert warned(API + NARROW + beside) == ["api"]
 
 
@@ -94,7 +94,7 @@ def test_a_narrow_policy_beside_a_wide_one() -> None:
     assert warned(API + ADDRESS + NARROW) == ["api"]
 
 
-def test_the_command_warns_and_is_content(tmp_path: Path) -> None:
+def test_the_command_warns_and_exits_with_0(tmp_path: Path) -> None:
     path = tmp_path / "policies.toml"
     path.write_text(API)
     result = run("check", str(path))
@@ -127,7 +127,7 @@ def test_the_start_and_a_new_text_warn(
     assert caplog.text.count("policies.api.key: clients choose it") == 1
 
 
-def test_what_an_address_has_begun_outlives_the_text(tmp_path: Path) -> None:
+def test_new_subjects_are_still_counted_after_a_change(tmp_path: Path) -> None:
     path = tmp_path / "policies.toml"
 
     def put(more: str) -> None:

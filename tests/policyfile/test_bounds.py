@@ -1,4 +1,4 @@
-"""What a file may take of memory and time, and what of it stands in messages: never a secret."""
+"""The memory and time that a file may take, and what messages show of it: never a secret."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ONE = "[policies.p]\nlimits = '5/s'\n"
 
 
 def filled(size: int, unit: Callable[[int], str], head: str = ONE, tail: str = "") -> str:
-    """A text of about that size: a unit again and again."""
+    """A text of about this size: a unit, repeated."""
     units = (size - len(head) - len(tail)) // len(unit(99_999))
     return head + "".join(map(unit, range(units))) + tail
 
@@ -57,7 +57,7 @@ HUGE: dict[str, Callable[[int], str]] = {
     ],
 )
 def test_what_a_file_takes(what: str, size: int, megabytes: int) -> None:
-    """A key of 10,000 parts took 420 MB; now it is refused before it is parsed."""
+    """A key of 10,000 parts took 420 MB; it is now refused before it is parsed."""
     text = HUGE[what](size)
     began = time.monotonic()
     tracemalloc.start()
@@ -116,7 +116,7 @@ def test_faults_beyond_a_hundred_are_counted() -> None:
         ),
     ],
 )
-def test_what_is_too_much(text: str, said: str) -> None:
+def test_too_large_files(text: str, said: str) -> None:
     with pytest.raises(InvalidPolicyFile) as raised:
         read(text, "policies.toml")
     assert str(raised.value) == f"policies.toml:{said}"
@@ -175,7 +175,7 @@ OF_A_KEY = "[policies.p]\nlimits = '5/s'\nkey = 'api-key'\n"
     ],
 )
 def test_no_message_holds_a_subject(text: str) -> None:
-    """The line and the reason are enough to find what is wrong."""
+    """The line and the reason are enough to find the mistake."""
     with pytest.raises(InvalidPolicyFile) as raised:
         read(text, "policies.toml")
     for fault in raised.value.faults:
@@ -185,8 +185,8 @@ def test_no_message_holds_a_subject(text: str) -> None:
     assert raised.value.__suppress_context__ or raised.value.__context__ is None
 
 
-def test_what_the_parser_says_of_characters_is_kept() -> None:
-    """One character is no secret, and says what is wrong."""
+def test_the_parser_s_message_about_a_character_is_kept() -> None:
+    """One character is not a secret, and shows the mistake."""
     with pytest.raises(InvalidPolicyFile, match="Expected '=' after a key"):
         read("x 1\n", "policies.toml")
     with pytest.raises(InvalidPolicyFile, match=r"an inline table has a key twice \(at line 1"):

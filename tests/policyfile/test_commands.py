@@ -1,4 +1,4 @@
-"""``limiter check`` and ``limiter explain``, as a shell sees them."""
+"""``limiter check`` and ``limiter explain``, as commands of a shell."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_right_file_as_json(path: str) -> None:
 
 
 def test_a_wrong_file(path: str) -> None:
-    """Every fault, on standard error; or as JSON, on standard output."""
+    """Every fault on standard error; or as JSON, on standard output."""
     Path(path).write_text("[policies.p]\nlimits = '5/x'\npercent = 101\n")
     for command in (["check", path], ["explain", path, "GET", "/"]):
         result = run(*command)
@@ -107,7 +107,7 @@ def test_a_wrong_file(path: str) -> None:
     assert run("check", path + ".not").exit_code == 1
 
 
-def test_what_applies_and_why_the_others_do_not(path: str) -> None:
+def test_which_policies_apply_and_why_others_do_not(path: str) -> None:
     result = run(
         *("explain", path, "post", "/orgs/acme/x?y=1", "--host", "API.example:443"),
         *("--header", "X-Forwarded-For: 6.6.6.6, 203.0.113.9", "--header", "Content-Length: 2049"),
@@ -115,38 +115,39 @@ def test_what_applies_and_why_the_others_do_not(path: str) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "all: applies to global: 100 per 60 s burst 20, token_bucket (cost 1)",
-        "rest: does not apply: it is the default, and a policy with a match of its own decides about the "
-        "request",
+        "rest: does not apply: it is the default policy, and a more specific policy applies",
         f"orders: applies to {hashed('path', 'acme')},203.0.113.9: 5 per 60 s, sliding_log; 90 per 3600 s, "
         "sliding_log (cost 3)",
-        "keys: does not apply: its paths are others",
-        "shadow: does not apply: its paths are others",
+        "keys: does not apply: the path does not match",
+        "shadow: does not apply: the path does not match",
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "policy", "why"),
     [
-        (["GET", "/orgs/a/b"], "orders", "its methods are others"),
-        (["POST", "/orgs/a/b"], "orders", "its hosts are others"),
+        (["GET", "/orgs/a/b"], "orders", "the method does not match"),
+        (["POST", "/orgs/a/b"], "orders", "the host does not match"),
         (["GET", "/healthz"], "all", "the path is exempt"),
         (["GET", "/keys/1", "--header", "X-API-Key: free"], "keys", "the subject is exempt"),
         (["GET", "/keys/1"], "keys", "the request has no API key: 400"),
         (
             ["GET", "/shadow"],
             "shadow",
-            "the request does not say for whom it is counted, and such are let through",
+            "the request is unidentified, and this policy skips such requests",
         ),
         (["GET", "/", "--peer", "nobody"], "rest", "'nobody' is no address: 400"),
     ],
 )
-def test_why_not(path: str, arguments: list[str], policy: str, why: str) -> None:
+def test_why_a_policy_does_not_apply(
+    path: str, arguments: list[str], policy: str, why: str
+) -> None:
     said = explain(path, *arguments)[policy]
     assert (said["applies"], said["why"]) == (False, why)
     assert said.get("refuses", False) == why.endswith("400")
 
 
-def test_numbers_of_a_subject_s_own(path: str) -> None:
+def test_an_override(path: str) -> None:
     said = explain(path, "GET", "/keys/1", "--header", "Authorization: Bearer partner")["keys"]
     assert said["overridden"]
     assert said["limits"][0]["limit"] == 30
@@ -158,20 +159,20 @@ def test_numbers_of_a_subject_s_own(path: str) -> None:
 
 
 def test_a_cost_that_can_never_pass(path: str) -> None:
-    """The request would be refused by 413."""
+    """The service would refuse the request with 413."""
     post = ["POST", "/orgs/a/b", "--host", "api.example", "--header", "Content-Length: 9999"]
     said = explain(path, *post)["orders"]
     assert said["refuses"]
     assert said["why"].endswith(": 413")
 
 
-def test_nothing_applies(path: str) -> None:
+def test_no_policy_applies(path: str) -> None:
     last = run("explain", path, "GET", "/healthz").stdout.splitlines()[-1]
     assert last == "no policy applies to this request: it is not limited"
 
 
-def test_whose_word_counts(path: str) -> None:
-    """The trusted proxies are those of the environment."""
+def test_which_forwarded_address_counts(path: str) -> None:
+    """The environment names the trusted proxies."""
     header = ["--header", "X-Forwarded-For: 203.0.113.9"]
     get = ["GET", "/", "--peer", "192.0.2.1", *header]
     assert explain(path, *get)["rest"]["key"] == "192.0.2.1"
@@ -216,7 +217,7 @@ def test_a_path_is_read_as_forward_auth_reads_it(tmp_path: Path, target: str) ->
 
 
 @pytest.mark.parametrize("target", ["keys", "", "/a b", "ftp://h/a", "*"])
-def test_what_is_no_target_is_no_path(path: str, target: str) -> None:
+def test_a_path_must_be_a_request_target(path: str, target: str) -> None:
     result = run("explain", path, "GET", target)
     assert result.exit_code == 2
     assert "accepted is what a request line has" in " ".join(result.stderr.split())

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 (messages stand whole)
-"""A wrong file: all that is wrong with it, each with file, line, key, value and what is accepted."""
+"""Faults of a policy file: each has file, line, key, value and what is accepted."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ WRONG: list[tuple[str, list[str]]] = [
     (
         "defult = 'p'\n" + ONE + "limit = 5\n",
         [
-            "1: defult is no key here: did you mean default? accepted are default, address_from, defaults, "
+            "1: defult is not a key of this table: did you mean default? accepted are default, address_from, defaults, "
             "policies",
-            f"4: policies.p.limit is no key here: did you mean limits? {POLICY}",
+            f"4: policies.p.limit is not a key of this table: did you mean limits? {POLICY}",
         ],
     ),
     (
         "[defaults]\nlimits = '5/s'\nzzz = 1\n" + ONE,
         [
-            f"2: defaults.limits is no key here: {DEFAULTS}",
-            f"3: defaults.zzz is no key here: {DEFAULTS}",
+            f"2: defaults.limits is not a key of this table: {DEFAULTS}",
+            f"3: defaults.zzz is not a key of this table: {DEFAULTS}",
         ],
     ),
     (
@@ -99,8 +99,8 @@ WRONG: list[tuple[str, list[str]]] = [
     (
         ONE + "match = { path = ['/'] }\nexempt = { key = ['a'] }",
         [
-            "3: policies.p.match.path is no key here: did you mean paths? accepted are paths, methods, hosts, ignore_case",
-            "4: policies.p.exempt.key is no key here: did you mean keys? accepted are networks, keys, paths",
+            "3: policies.p.match.path is not a key of this table: did you mean paths? accepted are paths, methods, hosts, ignore_case",
+            "4: policies.p.exempt.key is not a key of this table: did you mean keys? accepted are networks, keys, paths",
         ],
     ),
     # The top.
@@ -140,7 +140,7 @@ WRONG: list[tuple[str, list[str]]] = [
     (
         "[policies.p]\nlimits = { algorithm = 'gcra', limit = 0, per = 60, lease = 5 }",
         [
-            "2: policies.p.limits.lease is no key here: accepted are algorithm, limit, name, per, burst",
+            "2: policies.p.limits.lease is not a key of this table: accepted are algorithm, limit, name, per, burst",
             "2: policies.p.limits.limit is 0: accepted is a whole number from 1 to 1,000,000,000,000",
         ],
     ),
@@ -247,7 +247,7 @@ WRONG: list[tuple[str, list[str]]] = [
         "[policies.p]\nlimits = '0/hour; 3/fortnight'\nkey = 'path:org'\ncost = -1\n"
         "overrides = { a = 7 }\n",
         [
-            "2: policies.p.limits: limit is '0/hour': 0 is no whole number from 1",
+            "2: policies.p.limits: limit is '0/hour': 0 is not a whole number from 1",
             f"2: policies.p.limits: limit is '3/fortnight': {UNITS}",
             "3: policies.p.key is 'path:org': accepted is a part that each pattern of match.paths has, like {org}",
             "4: policies.p.cost is -1: accepted are a whole number from 1, {header = 'X-Cost'} and "
@@ -357,7 +357,7 @@ WRONG: list[tuple[str, list[str]]] = [
 
 
 @pytest.mark.parametrize(("text", "expected"), WRONG, ids=range(len(WRONG)))
-def test_everything_that_is_wrong(text: str, expected: list[str]) -> None:
+def test_every_fault_is_listed(text: str, expected: list[str]) -> None:
     with pytest.raises(InvalidPolicyFile) as raised:
         read(text, "policies.toml")
 
@@ -368,8 +368,8 @@ def test_everything_that_is_wrong(text: str, expected: list[str]) -> None:
     assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)  # noqa: S301 (ours)
 
 
-def test_a_file_that_nobody_can_read(tmp_path: Path) -> None:
-    """Missing, a folder, no text, far too long."""
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    """Missing, a folder, not text, or far too long."""
     path = tmp_path / "policies.toml"
 
     def said() -> str:
@@ -396,10 +396,10 @@ VALUES = (
 
 
 @given(st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from(VALUES)), min_size=1, max_size=4))
-def test_whatever_stands_in_a_file_it_is_right_or_says_what_is_wrong(
+def test_any_file_is_valid_or_has_faults(
     changes: list[tuple[str, str]],
 ) -> None:
-    """Any value in the place of any other: no other error, and each fault on a line that there is."""
+    """Any value in place of any other: no other error, and each fault has an existing line."""
     text = EXAMPLE.read_text()
     for line, value in changes:
         text = text.replace(line, f"{line.partition('=')[0]}= {value}", 1)
@@ -413,7 +413,7 @@ def test_whatever_stands_in_a_file_it_is_right_or_says_what_is_wrong(
 
 @pytest.mark.parametrize("number", ["1" * 5_000, "0x" + "F" * 5_000])
 def test_a_number_longer_than_python_prints(number: str) -> None:
-    """It is a fault like any other, whatever spells it."""
+    """It is a fault like any other, in every notation."""
     for key in ("percent", "timeout", "cost", "limits", "key", "shadow"):
         with pytest.raises(InvalidPolicyFile):
             read(
@@ -422,7 +422,7 @@ def test_a_number_longer_than_python_prints(number: str) -> None:
             )
 
 
-def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     """Some editors write one."""
     path = tmp_path / "policies.toml"
     path.write_bytes(b"\xef\xbb\xbf" + ONE.encode())

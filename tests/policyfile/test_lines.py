@@ -1,4 +1,4 @@
-"""Every key of a TOML text has its line."""
+"""Every key of a TOML text gets its line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "policies.example.toml"
 
 
 def paths(value: Any, before: tuple[Any, ...] = ()) -> set[tuple[Any, ...]]:
-    """Where everything stands in what the parser made of a text."""
+    """All places in the parser's result of a text."""
     found = {before} if before else set()
     if isinstance(value, dict):
         pairs = list(value.items())
@@ -67,7 +67,7 @@ three = 3
 '''
 
 
-def test_each_key_stands_where_it_stands() -> None:
+def test_each_key_has_its_line() -> None:
     found = lines_of(TEXT)
 
     assert found[("top",)] == 2
@@ -91,7 +91,7 @@ def test_each_key_stands_where_it_stands() -> None:
 
 
 @pytest.mark.parametrize("text", [TEXT, TEXT.replace("\n", "\r\n"), EXAMPLE.read_text()])
-def test_nothing_is_left_out_and_nothing_invented(text: str) -> None:
+def test_all_keys_and_no_others_are_found(text: str) -> None:
     assert set(lines_of(text)) == paths(tomllib.loads(text))
 
 
@@ -126,7 +126,7 @@ def values(draw: st.DrawFn, depth: int = 2) -> str:
     st.lists(st.tuples(keys, values(), gaps), max_size=4, unique_by=lambda one: one[0].strip('"'))
 )
 def test_any_text(pairs: list[tuple[str, str, str]]) -> None:
-    """All paths of the parser are found, and the top ones on the lines where they were written."""
+    """All paths of the parser are found, the top ones on the lines on which they were written."""
     text, written = "", []
     for key, value, gap in pairs:
         text += gap if gap.endswith("\n") or not gap else "\n"
@@ -141,6 +141,6 @@ def test_any_text(pairs: list[tuple[str, str, str]]) -> None:
 
 @example("a=[}")
 @given(st.text("ab=\"'[]{}.,# \n\\", max_size=30))
-def test_what_is_no_toml_ends_too(text: str) -> None:
-    """Nobody asks, but nothing may hang."""
+def test_a_text_that_is_not_toml_ends_too(text: str) -> None:
+    """The result does not matter, but the function must return."""
     lines_of(text)

@@ -1,4 +1,4 @@
-"""Every key of a policy file does what it says."""
+"""The effect of each key of a policy file."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TRUSTED = (ip_network("127.0.0.0/8"),)
 
 
 def file(text: str) -> PolicyFile:
-    """A file of one policy ``p``, unless the text has its own."""
+    """A file of one policy ``p``, unless the text has policies of its own."""
     whole = text.startswith(("[", "default", "address_from"))
     return read(text if whole else f"[policies.p]\n{text}", "policies.toml")
 
 
 def rule(text: str) -> Rule:
-    """The one policy of a file."""
+    """The rule of a file with one policy."""
     return next(iter(file(text).policies.values())).rule
 
 
@@ -170,7 +170,7 @@ def test_cost(said: str, asked: Request, expected: int) -> None:
 
 
 def test_settings_reach_the_limiter() -> None:
-    """What the file leaves out is whatever the limiters are made with."""
+    """Settings that the file does not have are those of the other limiters."""
     given: list[dict[str, Any]] = []
     make = in_memory()
 
@@ -190,7 +190,7 @@ def test_settings_reach_the_limiter() -> None:
     ]
 
 
-def test_what_a_policy_says_of_itself() -> None:
+def test_simple_keys_of_a_policy() -> None:
     found = rule(
         "limits = '5/s'\nheaders = 'x-ratelimit'\nshadow = true\npercent = 12.5\n"
         "unidentified = 'skip'\npreflights = true"
@@ -199,7 +199,7 @@ def test_what_a_policy_says_of_itself() -> None:
     assert (found.unidentified, found.preflights) == ("skip", True)
 
 
-def test_what_is_so_where_nothing_is_said() -> None:
+def test_default_values() -> None:
     found = rule("limits = '5/s'")
     assert (found.name, found.form, found.shadow, found.percent) == ("p", "draft-11", False, 100)
     assert (found.unidentified, found.preflights) == ("refuse", "apart")
@@ -243,8 +243,8 @@ def test_overrides() -> None:
         assert said.limits == limits
 
 
-def test_a_policy_that_says_no_key_may_name_whom_it_likes() -> None:
-    """It may be for who asks by its name alone, about subjects of its own: /v1/check."""
+def test_without_a_key_a_policy_may_name_any_subject() -> None:
+    """Callers of /v1/check may use it by its name, for subjects of their own."""
     found = rule("limits = '5/s'\nexempt.keys = ['10.0.0.0/8']\noverrides = { 'org,7' = '9/s' }")
 
     assert about(found.about("10.0.0.0/8", 1), request()) is SkipReason.EXEMPT_KEY
@@ -254,7 +254,7 @@ def test_a_policy_that_says_no_key_may_name_whom_it_likes() -> None:
 
 
 def test_defaults() -> None:
-    """A policy says otherwise key by key; of exemptions, kind by kind."""
+    """A policy overrides them key by key, and exemptions kind by kind."""
     found = file(
         "[defaults]\nkey = 'global'\nalgorithm = 'gcra'\nshadow = true\n"
         "exempt = { paths = ['/healthz'], keys = ['a'] }\n"
@@ -287,8 +287,8 @@ def test_default(text: str, default: str | None) -> None:
     assert marked == ([default] if default else [])
 
 
-def test_the_default_steps_back_for_a_policy_with_a_match() -> None:
-    """Also where that one lets the request pass; not for one that is about everything."""
+def test_the_default_does_not_apply_beside_a_policy_with_a_match() -> None:
+    """Also if that policy exempts the request; but not for a policy that matches every request."""
     found = file(
         TWO + "exempt.networks = ['10.0.0.0/8']\n[policies.all]\nlimits = '99/s'\nkey = 'global'"
     )
@@ -316,8 +316,8 @@ def test_the_default_steps_back_for_a_policy_with_a_match() -> None:
         ("key = 'api-key'\nshadow = true", False),
     ],
 )
-def test_the_default_steps_back_only_for_a_policy_that_decides(more: str, decides: bool) -> None:
-    """What is tried out, or is not about this caller, leaves nobody without a limit."""
+def test_the_default_applies_unless_another_policy_decides(more: str, decides: bool) -> None:
+    """If the other policy is in shadow mode, or does not apply to the caller, the default limits it."""
     if more == "methods":
         more = "match.methods = ['GET']"
     found = file(TWO + more)
@@ -326,16 +326,16 @@ def test_the_default_steps_back_only_for_a_policy_that_decides(more: str, decide
     assert ("default" in [one.rule.name for one in asked]) != decides
 
 
-def test_who_says_two_things_of_itself_is_refused_whatever_happens_to_others() -> None:
-    """Else it would choose what happens to it."""
+def test_a_request_with_two_keys_is_refused_for_each_setting() -> None:
+    """Else the client could choose how it is treated."""
     for how in ("skip", "address", "refuse"):
         found = rule(f"limits = '5/s'\nkey = 'cookie:sid'\nunidentified = '{how}'")
         with pytest.raises(Unidentified, match="several cookies"):
             found.check(request(cookie="sid=a; sid=b"), ())
 
 
-def test_a_default_that_steps_back_refuses_nobody() -> None:
-    """Whoever it could not tell is told by the policy that is about the request."""
+def test_a_default_that_does_not_apply_refuses_no_request() -> None:
+    """The policy that applies decides about requests without a usable key."""
     found = file(
         "[policies.default]\nlimits = '5/s'\nkey = 'api-key'\n"
         "[policies.api]\nlimits = '9/s'\nmatch.paths = ['/api/**']\n"
@@ -356,7 +356,7 @@ def test_a_default_that_steps_back_refuses_nobody() -> None:
     ],
 )
 def test_address_from(address_from: str, expected: str) -> None:
-    """One header is believed, the others are not looked at; and none of a stranger."""
+    """Only this header is read, and only from a trusted proxy."""
     found = file(address_from + "[policies.p]\nlimits = '5/s'")
     guard = Guard([found.policies["p"].rule], TRUSTED, address_from=found.address_from)
     headers = {
@@ -381,34 +381,34 @@ PREFLIGHT = request(
         ("preflights = true", "203.0.113.9"),
     ],
 )
-def test_for_whom_a_preflight_counts(said: str, key: object) -> None:
-    """An OPTIONS request that is none counts as any other."""
+def test_the_subject_of_a_preflight(said: str, key: object) -> None:
+    """An OPTIONS request that is not a preflight counts as any other."""
     found = rule(f"limits = '5/s'\n{said}")
-    keys = [one.key for one in asked_by(found, PREFLIGHT, request(method="OPTIONS"))]
+    keys = [one.key for one in checks_of(found, PREFLIGHT, request(method="OPTIONS"))]
     assert keys == [key, "203.0.113.9"]
     free = rule("limits = '5/s'\npreflights = false")
     assert about(free, PREFLIGHT) is SkipReason.PREFLIGHT
     assert isinstance(about(free, request(method="OPTIONS")), Check)
 
 
-def asked_by(found: Rule, *requests: Request) -> list[Check]:
-    """What a rule asks about requests that it is about."""
+def checks_of(found: Rule, *requests: Request) -> list[Check]:
+    """What a rule checks for the requests to which it applies."""
     asked = [about(found, one) for one in requests]
     assert all(isinstance(one, Check) for one in asked)
     return asked  # type: ignore[return-value]
 
 
 def test_a_preflight_needs_no_credentials_and_costs_1() -> None:
-    """Browsers send it without any; it has no body, and no cost of an application's."""
+    """Browsers send it without credentials; it has no body, and no cost of the application's."""
     found = rule("limits = '5/s'\nkey = 'api-key'\ncost = { body = '1KiB' }")
-    (asked,) = asked_by(found, replace(PREFLIGHT, announces_body=False))
+    (asked,) = checks_of(found, replace(PREFLIGHT, announces_body=False))
     assert (asked.key, asked.cost) == (("preflight", "203.0.113.9"), 1)
     with pytest.raises(Unidentified):
         found.check(replace(PREFLIGHT, peer=None), ())
 
 
 def test_the_example() -> None:
-    """It is right, and says what its comments say."""
+    """It is valid, and does what its comments say."""
     found = read(EXAMPLE.read_text(), str(EXAMPLE))
     assert found.default == "everyone"
     rules = [named.rule for named in found.policies.values()]
@@ -436,8 +436,8 @@ def test_the_example() -> None:
     assert asked("/reports/1", peer="127.0.0.1", x_cost="9")["reports"].cost == 9
 
 
-def test_what_is_said_of_a_policy_holds_no_subject() -> None:
-    """It may be shown to whoever asks for it."""
+def test_the_description_of_a_policy_has_no_subject() -> None:
+    """The service may show it to operators."""
     named = read(EXAMPLE.read_text(), "f").policies["api"]
     assert {"limits", "key", "match", "cost", "exempt", "overrides"} <= {*named.description}
     assert "monitoring" not in repr(named.description)

@@ -1,4 +1,4 @@
-"""The file when it changes: old or new, never a mixture, and never nothing."""
+"""A file that changes: the old or the new policies apply, never a mixture, and never none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NOWHERE = "redis://127.0.0.1:1/0"
 
 
 def text(limit: int, *names: str) -> str:
-    """Policies of these names, each of so many an hour."""
+    """Policies with these names, each with this limit an hour."""
     return "".join(
         f"[policies.{name}]\nlimits = '{limit}/hour'\nalgorithm = 'fixed_window'\nkey = 'global'\n"
         for name in names or ("p",)
@@ -32,7 +32,7 @@ def text(limit: int, *names: str) -> str:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
-    """A good file."""
+    """A valid file."""
     found = tmp_path / "policies.toml"
     found.write_text(text(5))
     yield found
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 
 def limits(verdict: Verdict) -> dict[str, int]:
-    """What each policy's limit was."""
+    """The limit of each policy."""
     return {result.rule.name: result.decision.limit for result in verdict.results}
 
 
@@ -49,7 +49,7 @@ def in_force(policies: Policies) -> dict[str, int]:
 
 
 def in_child(run: Callable[[], bool]) -> None:
-    """Run it in a fork, and see that it says yes."""
+    """Run a function in a fork, and check that it returns true."""
     child = os.fork()
     if not child:
         os._exit(0 if run() else 1)
@@ -92,8 +92,8 @@ def test_the_same_for_coroutines(path: Path, store: str, subject: str) -> None:
     asyncio.run(run())
 
 
-def test_a_good_file_replaces_another(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """State goes on, and so do the leases that were taken before."""
+def test_a_valid_file_replaces_another(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """State stays, and so do leases that were taken before."""
     path.write_text(
         "[policies.p]\nlimits = { algorithm = 'concurrency', limit = 1 }\nkey = 'global'"
     )
@@ -122,7 +122,7 @@ def test_a_good_file_replaces_another(path: Path, caplog: pytest.LogCaptureFixtu
 def test_a_broken_file_is_refused(
     path: Path, broken: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With every fault in the log; the policies in force stay, until a good one comes."""
+    """Every fault is logged; the policies in force stay until the file is valid."""
     policies = Policies(path, store="memory://")
     before = policies.guard
     if broken is None:
@@ -154,7 +154,7 @@ def test_a_first_start_with_a_bad_file_stops(path: Path, broken: str) -> None:
 
 
 def test_a_change_is_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By itself, and a refusal is said once however often anybody looks."""
+    """Without a signal; a refusal is logged once, for any number of requests."""
     monkeypatch.setattr(watch, "LOOK_EVERY", 0.02)
     policies = Policies(path, store="memory://")
     path.write_text(text(6))
@@ -175,13 +175,13 @@ def test_a_change_is_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save(path: Path, said: str, seconds_ago: float) -> None:
-    """Write the file, so long ago."""
+    """Write the file, with an age in seconds."""
     path.write_text(said)
     os.utime(path, (time.time() - seconds_ago,) * 2)
 
 
-def test_who_comes_after_a_long_silence_is_decided_by_what_the_file_says(path: Path) -> None:
-    """However old the text is that was in force: it reads the new one itself, and a broken one once."""
+def test_the_first_request_after_an_idle_time_reads_the_file(path: Path) -> None:
+    """The new text decides about it, however old the text in force is; a wrong file is read once."""
     policies = Policies(path, store="memory://")
     for seconds, said, expected, refusals in (
         (3, text(6), 6, 0),
@@ -202,7 +202,7 @@ def test_who_comes_after_a_long_silence_is_decided_by_what_the_file_says(path: P
 
 
 def slow_reading(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """From now on a file is being read until the second event; the first says that it has begun."""
+    """Make reading wait for the second event; the first one shows that it has begun."""
     entered, done = threading.Event(), threading.Event()
     text_of = watch.text_of
 
@@ -215,8 +215,10 @@ def slow_reading(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, thre
     return entered, done
 
 
-def test_nobody_waits_for_who_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several requests after a silence one reads; the others go on with what was in force."""
+def test_other_requests_do_not_wait_for_a_reader(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of several requests reads; the others use the policies in force."""
     policies = Policies(path, store="memory://")
     save(path, text(6), seconds_ago=3)
     entered, done = slow_reading(monkeypatch)
@@ -232,10 +234,10 @@ def test_nobody_waits_for_who_reads(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert found == [{"p": 6}]
 
 
-def test_all_who_come_after_a_silence_wait_for_who_reads(
+def test_requests_after_an_idle_time_wait_for_a_reader(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The new text has been in force for a while: it decides about each of them."""
+    """The change is old enough to be in force: the new text decides about each of them."""
     policies = Policies(path, store="memory://")
     save(path, text(6), seconds_ago=3)
     entered, done = slow_reading(monkeypatch)
@@ -253,8 +255,10 @@ def test_all_who_come_after_a_silence_wait_for_who_reads(
     assert found == [{"p": 6}] * 8
 
 
-def test_an_event_loop_never_waits_for_a_text(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its calls under way would run out of time: an idle worker's first requests have the old one."""
+def test_an_event_loop_never_waits_for_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its calls would time out: the first requests of an idle worker use the old policies."""
     policies = AsyncPolicies(path, store="memory://")
     save(path, text(6), seconds_ago=3)
     _, done = slow_reading(monkeypatch)
@@ -271,7 +275,7 @@ def test_an_event_loop_never_waits_for_a_text(path: Path, monkeypatch: pytest.Mo
 
 
 def look(policies: Policies) -> None:
-    """Look at the file now, and let the one thread that may be reading it end."""
+    """Check the file now, and wait for the thread that may read it."""
     policies._look_at = 0.0
     _ = policies.guard
     for thread in threading.enumerate():
@@ -279,8 +283,8 @@ def look(policies: Policies) -> None:
             thread.join(20)
 
 
-def test_a_file_in_the_middle_of_being_written_is_not_read(path: Path) -> None:
-    """It must have rested from one look to the next, whatever its clock says."""
+def test_a_file_that_is_being_written_is_not_read(path: Path) -> None:
+    """It must not have changed between two checks, by whatever clock."""
     policies = Policies(path, store="memory://")
     for size in (10, 40, 70, 90):
         path.write_text(text(6, "a", "b")[:size])
@@ -296,8 +300,8 @@ def test_a_file_in_the_middle_of_being_written_is_not_read(path: Path) -> None:
     until(lambda: in_force(policies) == {"a": 6, "b": 6})
 
 
-def test_looking_costs_nothing_between_looks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One look at the file in a second, and no thread for it."""
+def test_the_file_is_checked_once_in_a_second(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no thread is started for it."""
     looks: list[str] = []
     monkeypatch.setattr(watch, "_stamp", lambda path: looks.append(path) or (0, 0, 0))
     policies = Policies(path, store="memory://")
@@ -312,7 +316,7 @@ def test_looking_costs_nothing_between_looks(path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 def test_no_request_sees_a_mixture(path: Path) -> None:
-    """Two policies of one number each time: both old or both new, in every one of many requests."""
+    """Two policies with equal limits: in each of many requests both are old or both new."""
     path.write_text(text(1_000_000, "a", "b"))
     policies = Policies(path, store="memory://")
     seen: list[dict[str, int]] = []
@@ -338,8 +342,8 @@ def test_no_request_sees_a_mixture(path: Path) -> None:
     assert len({one["a"] for one in seen}) > 5
 
 
-def test_a_share_of_the_quota_outlives_a_reload(path: Path) -> None:
-    """Who decides for itself, while the store is away, gives nobody a second quota."""
+def test_the_local_share_is_not_reset_by_a_reload(path: Path) -> None:
+    """A process that decides in the fallback ``local`` admits no second limit."""
     path.write_text(text(3))
     policies = Policies(path, store=NOWHERE, on_error="local", timeout=0.05)
     assert [policies.guard.enter(REQUEST).status for _ in range(3)] == [200] * 3
@@ -349,8 +353,8 @@ def test_a_share_of_the_quota_outlives_a_reload(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_reads_again_whatever_its_parent_was_doing(path: Path) -> None:
-    """A lock that a thread of the parent's held would be held for ever."""
+def test_a_forked_child_reads_the_file(path: Path) -> None:
+    """A lock that a thread of the parent held would stay locked in the child."""
     policies = Policies(path, store="memory://")
     entered, done = threading.Event(), threading.Event()
 
@@ -378,7 +382,7 @@ def test_a_child_reads_again_whatever_its_parent_was_doing(path: Path) -> None:
 def test_workers_that_start_while_the_file_is_broken(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They begin with the last good text, whichever process was the one that read it."""
+    """They begin with the last valid text, whichever process read it."""
     hand_on(path)
 
     def reads_a_better_one() -> bool:
@@ -405,7 +409,7 @@ def test_workers_that_start_while_the_file_is_broken(
     assert in_force(Policies(path, store="memory://")) == {"p": 4}  # shorter than the one before
 
 
-def test_texts_that_are_being_written_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shared_text_that_is_being_written_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = watch._SharedText()
     monkeypatch.setattr(watch.time, "sleep", lambda _: None)
     assert kept.get() is None
@@ -416,7 +420,7 @@ def test_texts_that_are_being_written_are_not_read(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_anonymous_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has none, a file without a name does."""
+    """On systems without memfd_create, a temporary file without a name is used."""
     monkeypatch.delattr(os, "memfd_create", raising=False)
     kept = watch._SharedText()
     kept.put("ü" * 10_000)

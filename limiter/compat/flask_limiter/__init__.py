@@ -8,7 +8,7 @@ from limiter.compat.flask_limiter.request_limit import RequestLimit
 __all__ = ["ExemptionScope", "HeaderNames", "Limiter", "RateLimitExceeded", "RequestLimit"]
 
 _INSTEAD = {
-    "Limit": "write the limit string, and Limiter.limit for what else it says",
+    "Limit": "write a limit string, and give its options to Limiter.limit",
     "ApplicationLimit": "write the limit string in application_limits",
     "RouteLimit": "use Limiter.limit",
     "MetaLimit": "put another limit on the routes: a denied request takes nothing from any",

@@ -41,7 +41,7 @@ def exceeded(verdict: Verdict, on_breach: Callable[..., Any] | None) -> Exceptio
     limit = breached.rule.limit
     response = None
     for function in dict.fromkeys((on_breach, limit.on_denied)):
-        answer = None if function is None else function(breached)  # type: ignore[arg-type]  # ours take a RequestLimit
+        answer = None if function is None else function(breached)  # type: ignore[arg-type]  # these take a RequestLimit
         response = answer if isinstance(answer, Response) else response
     return RateLimitExceeded(Breached(breached.limit, limit.message), response)
 
