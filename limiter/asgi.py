@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("limiter.web")
 
-#: With these the application says that it is done with the lifespan.
-_LAST_WORDS = (
+#: The last messages of an application's lifespan.
+_LAST_OF_LIFESPAN = (
     "lifespan.startup.failed",
     "lifespan.shutdown.complete",
     "lifespan.shutdown.failed",
@@ -44,24 +44,24 @@ _LAST_WORDS = (
 
 
 class LimiterMiddleware:
-    """Ask about every request and websocket, and answer for the application where a limit denies.
+    """ASGI middleware that checks every request and websocket, and answers those that a limit denies.
 
     Args:
         app: The application.
         limits: As for ``limiter.wsgi.LimiterMiddleware``, with ``AsyncLimiter`` and ``AsyncGuard``.
-        messages: Limits for each message that comes in through a websocket, in the same forms as
-            ``limits``; the first that is denied closes the connection.
-        sleep: Whether to wait, before the application is called or given a message, for as long as a
-            leaky bucket says.
-        settings: ``key``, ``cost`` and the others, as there; those of the ``AsyncLimiter`` among them.
+        messages: Limits for each message that a websocket's client sends, in the same forms as ``limits``;
+            the first denied message closes the connection.
+        sleep: Whether to wait for a leaky bucket's delay before the application gets the request or
+            message.
+        settings: ``key``, ``cost`` and the others, as there, and those of the ``AsyncLimiter``.
 
-    A websocket is asked about at its handshake. Leases (``Concurrency``) are held until the body is
-    sent, the websocket closed, the client gone, or the application done, whichever is first. The
-    lifespan connects at the start, and closes the connections at the end. What was decided stands in
+    A websocket is checked at its handshake. Leases (``Concurrency``) are held until the body is sent, the
+    websocket is closed, the client disconnects, or the application returns, whichever is first. The
+    lifespan connects at the start, and closes the connections at the end. The verdicts stand in
     ``scope["limiter.verdicts"]``.
 
     Raises:
-        InvalidSetting, InvalidPolicy: Something of it is of no use; the message says what is accepted.
+        InvalidSetting, InvalidPolicy: An argument is invalid; the message says what is accepted.
 
     """
 
@@ -83,20 +83,17 @@ class LimiterMiddleware:
         self._held = HeldLeases()
 
     async def open(self) -> None:
-        """Connect beforehand, for the running event loop; optional.
+        """Connect in advance, for the running event loop; optional.
 
         Raises:
-            StoreUnavailable, StoreRefused: It failed; a request tries again by itself.
+            StoreUnavailable, StoreRefused: The connection failed; each request tries again.
 
         """
         for limiter in self._limiters():
             await limiter.open()
 
     async def close(self) -> None:
-        """Give back what is still held, and close the event loop's connections.
-
-        A server that stops has ended its connections before, or is about to.
-        """
+        """Release the leases that are still held, and close the event loop's connections."""
         await self._held.release()
         for limiter in self._limiters():
             await limiter.close()
@@ -167,7 +164,7 @@ class LimiterMiddleware:
             await leases.release()
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Open and close around the application's own; alone where it has none."""
+        """Connect and close with the application's lifespan, or without it if the application has none."""
         received = False
 
         async def receiving() -> Message:
@@ -180,7 +177,7 @@ class LimiterMiddleware:
             return message
 
         async def sending(message: Message) -> None:
-            if message["type"] in _LAST_WORDS:
+            if message["type"] in _LAST_OF_LIFESPAN:
                 await self.close()
             await send(message)
 
@@ -189,12 +186,12 @@ class LimiterMiddleware:
         except Exception:
             if received:
                 raise
-            log.debug("the application knows no lifespan", exc_info=True)
+            log.debug("the application does not support lifespan", exc_info=True)
         if not received:
             await _answer_lifespan(receiving, sending)
 
     def _warn_of_replaced_peers(self) -> None:
-        """Warn where uvicorn hides the proxies of which a cost by a header is believed."""
+        """Warn if uvicorn hides proxies, and a rule reads its cost from a header field of theirs."""
         guard = self._guard()
         if hides_proxies(sys.argv, of_uvicorn(), guard.trusted):
             for rule in guard.rules:
@@ -212,21 +209,21 @@ class LimiterMiddleware:
 def _guard_of_messages(
     messages: Any, guard: AsyncGuard, given: Mapping[str, Any]
 ) -> Callable[[], AsyncGuard]:
-    """The guard of messages; plain limits share the connections and the settings of the others."""
-    more: dict[str, Any] = {}
+    """Return the guard of messages; plain limits share the requests' connections and settings."""
+    settings: dict[str, Any] = {}
     if wiring.is_plain(messages):
-        more = {name: given[name] for name in given if name not in ("cost", "form", "enabled")}
+        settings = {name: given[name] for name in given if name not in ("cost", "form", "enabled")}
         if guard.rules:
             first = guard.rules[0].limiter
-            more |= {"store": first, "name": f"{first.name[:55]}-messages"}
+            settings |= {"store": first, "name": f"{first.name[:55]}-messages"}
     try:
-        return wiring.source(AsyncGuard, AsyncLimiter, messages, **more)
+        return wiring.source(AsyncGuard, AsyncLimiter, messages, **settings)
     except InvalidSetting as error:
         raise InvalidSetting(f"messages: {error}") from None
 
 
 async def _answer_lifespan(receive: Receive, send: Send) -> None:
-    """For an application that does not."""
+    """Answer the server's lifespan messages for an application that does not."""
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":

@@ -1,6 +1,6 @@
 """A limit as a dependency of FastAPI: ``Depends(limit("5/minute"))``."""
 
-# No postponed annotations here: FastAPI reads them of the dependency, where it could not resolve them.
+# No postponed annotations: FastAPI reads those of the dependency, and could not resolve them.
 
 import asyncio
 import inspect
@@ -30,18 +30,18 @@ from limiter.web.wiring import LimitSettings
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-#: Under this name the path as the route spells it stands among a request's parts.
+#: The name of the route among a request's parts.
 _ROUTE = "limiter.route"
-#: Behind this and the name of an argument, a scope has what the argument's dependency returned.
+#: The prefix of a scope's keys for the results of dependencies, before the argument's name.
 _RESULT = "limiter.result."
-#: Where a scope counts the limits without a name that it was asked about.
+#: The scope's key for the number of checked limits without a name.
 _PLACE = "limiter.place"
 
 
 class Refused(HTTPException):
-    """A limit denied, or nobody could tell; answered with ``application/problem+json``.
+    """A limit refused the request; the response is ``application/problem+json``.
 
-    An exception handler of the application for this class, or for its status, answers instead.
+    If the application has an exception handler for this class, or for its status, that one answers.
     """
 
     def __init__(self, verdict: Verdict, headers: dict[str, str]) -> None:
@@ -50,11 +50,10 @@ class Refused(HTTPException):
 
 
 class Limit:
-    """The dependency that ``limit`` makes; its value is the ``Verdict``.
+    """The dependency that ``limit`` returns; its value is the ``Verdict``.
 
-    ``dependencies`` are those whose results are its arguments: FastAPI finds them in its signature.
-
-    FastAPI asks nobody who is not given to it in a ``Depends``; what it does instead is an error here.
+    ``dependencies`` have the results that this one needs as arguments: FastAPI finds them in its signature.
+    FastAPI calls it only in a ``Depends``; other uses would enforce no limit, so they raise TypeError.
     """
 
     def __init__(
@@ -63,9 +62,9 @@ class Limit:
         *,
         dependencies: Mapping[str, params.Depends],
         sleep: bool = False,
-        **more: Any,
+        **settings: Any,
     ) -> None:
-        self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **more)
+        self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **settings)
         self._sleep = sleep
         self._held = HeldLeases()
         self.__signature__ = _with_dependencies(inspect.signature(self.__call__), dependencies)
@@ -73,9 +72,9 @@ class Limit:
     async def __call__(
         self, connection: HTTPConnection, response: Response, **results: Any
     ) -> AsyncIterator[Verdict]:
-        """Decide about the request, and hold its leases until the response is sent.
+        """Check the request, and hold its leases until the response is sent.
 
-        ``results`` are those of the dependencies, by the names of their arguments.
+        ``results`` are the dependencies' results, by argument.
         """
         scope = connection.scope
         guard = self._guard_in(scope)
@@ -83,7 +82,7 @@ class Limit:
         verdict = await guard.enter(from_asgi({**scope, **known}, _parts(scope)))
         verdicts: list[Verdict] = scope.setdefault(wiring.VERDICTS, _Own())
         verdicts.append(verdict)
-        # A middleware around us says it all, and on every response.
+        # A middleware around the application writes all fields, on every response.
         fields = dict(wiring.fields_of(verdicts)) if isinstance(verdicts, _Own) else {}
         if not verdict.allowed:
             _answer_in(scope)
@@ -101,26 +100,24 @@ class Limit:
     def _guard_in(self, scope: Scope) -> AsyncGuard:
         return self._guard()
 
-    def _asked_by_nobody(self, *_: object) -> NoReturn:
-        raise TypeError(
-            "a limit is asked about requests in a Depends alone: write Depends(limit(...))"
-        )
+    def _outside_depends(self, *_: object) -> NoReturn:
+        raise TypeError("a limit stands outside a Depends: write Depends(limit(...))")
 
-    dependency = property(_asked_by_nobody)  # in a list of dependencies
-    __deepcopy__ = _asked_by_nobody  # the default of a parameter
-    __get_pydantic_core_schema__ = _asked_by_nobody  # in an Annotated
+    dependency = property(_outside_depends)  # in a list of dependencies
+    __deepcopy__ = _outside_depends  # the default of a parameter
+    __get_pydantic_core_schema__ = _outside_depends  # in an Annotated
 
     async def close(self) -> None:
-        """Give back what is still held, and close the event loop's connections; for a lifespan's end."""
+        """Release the leases that are still held, and close the event loop's connections; for shutdown."""
         await self._held.release()
         for limiter in wiring.limiters(self._guard()):
             await limiter.close()
 
 
 class _Unnamed(Limit):
-    """A limit of each route's own: the first without a name that a request is asked about, the second...
+    """A limit without a name, which counts by route. Its name is its place among those of the request.
 
-    By their place they have names, and so places in the store, in every process the same.
+    So the limit has the same keys in the store in every process.
     """
 
     def __init__(
@@ -130,24 +127,25 @@ class _Unnamed(Limit):
         dependencies: Mapping[str, params.Depends],
         key: str | Sequence[str] | KeyFunction | None,
         sleep: bool,
-        **more: Any,
+        **settings: Any,
     ) -> None:
-        more["key"] = _by_route(key)
-        super().__init__(limits, dependencies=dependencies, sleep=sleep, name="route", **more)
-        self._more = {name: value for name, value in more.items() if name != "algorithm"}
+        settings["key"] = _by_route(key)
+        super().__init__(limits, dependencies=dependencies, sleep=sleep, name="route", **settings)
+        self._settings = {name: value for name, value in settings.items() if name != "algorithm"}
         self._guards = {1: self._guard()}
 
     def _guard_in(self, scope: Scope) -> AsyncGuard:
         place = scope[_PLACE] = scope.get(_PLACE, 0) + 1
         if place not in self._guards:
             first = self._guard().rules[0].limiter
-            more = {**self._more, "store": first, "name": f"route-{place}"}
-            self._guards[place] = wiring.source(AsyncGuard, AsyncLimiter, first.policies, **more)()
+            settings = {**self._settings, "store": first, "name": f"route-{place}"}
+            guard_of = wiring.source(AsyncGuard, AsyncLimiter, first.policies, **settings)
+            self._guards[place] = guard_of()
         return self._guards[place]
 
 
 class _Own(list[Verdict]):
-    """What dependencies have decided about a request that no middleware speaks for."""
+    """The verdicts of dependencies, in an application without a ``LimiterMiddleware``."""
 
 
 def limit(
@@ -158,19 +156,18 @@ def limit(
     sleep: bool = False,
     **settings: "Unpack[LimitSettings]",
 ) -> Limit:
-    """A dependency that limits the routes it is given to.
+    """Return a dependency that limits the routes that use it.
 
-    Without ``name`` each route has a limit of its own, also where the dependency is a router's, and
-    several on one route are several; all limits of one ``name`` are one. ``key`` and ``cost`` may also be
-    dependencies: ``key=Depends(current_user_id)``. Everything else is as in
-    ``limiter.asgi.LimiterMiddleware``, ``enabled=False`` too; limiters that share connections are given
-    ``store=`` another limiter.
+    Without ``name``, each route counts by itself, also if the dependency is a router's, and several limits
+    of one route are separate. Limits with the same ``name`` are one limit. ``key`` and ``cost`` may also be
+    dependencies: ``key=Depends(current_user_id)``. The other arguments are those of
+    ``limiter.asgi.LimiterMiddleware``. To share connections, pass another limiter as ``store``.
 
-    What is left is told on responses that FastAPI makes; with a ``LimiterMiddleware`` around the
-    application, on every response.
+    FastAPI's own responses have the header fields with the remaining quota. With a ``LimiterMiddleware``
+    around the application, every response has them.
     """
     enabled = settings.get("enabled", True)
-    if enabled is not True:  # in tests of something else; no dependency is asked either
+    if enabled is not True:  # as in tests of other things; dependencies are not called either
         return Limit(limits, enabled=enabled, dependencies={})
     given = {"key": key, "cost": cost}
     dependencies = {
@@ -178,16 +175,16 @@ def limit(
     }
     for argument, value in given.items():
         _check_dependency(argument, value)
-    more: dict[str, Any] = {**given, **{name: _result(name) for name in dependencies}, **settings}
-    more |= {"dependencies": dependencies, "sleep": sleep}
+    arguments: dict[str, Any] = {**given, **{name: _result(name) for name in dependencies}}
+    arguments |= {**settings, "dependencies": dependencies, "sleep": sleep}
     if settings.get("name") is None and wiring.is_plain(limits):
-        more.pop("name", None)
-        return _Unnamed(limits, **more)
-    return Limit(limits, **more)
+        arguments.pop("name", None)
+        return _Unnamed(limits, **arguments)
+    return Limit(limits, **arguments)
 
 
 def _check_dependency(setting: str, value: Any) -> None:
-    """Raise InvalidSetting where FastAPI could not call it, or we could not: a ``Depends`` is missing."""
+    """Raise InvalidSetting for a ``Depends`` without its function, or a dependency without ``Depends``."""
     if isinstance(value, params.Depends):
         if value.dependency is None:
             expected = "accepted is a dependency with its function, as in Depends(current_user_id)"
@@ -202,7 +199,7 @@ def _check_dependency(setting: str, value: Any) -> None:
 
 
 def _is_dependency(function: Any) -> bool:
-    """Whether a function needs FastAPI to be called: it is async, or has parameters of FastAPI's kinds."""
+    """Whether only FastAPI can call a function: it is async, or has parameters of FastAPI's kinds."""
     call = function if inspect.isroutine(function) else type(function).__call__
     kinds = (params.Depends, params.Param, params.Body)
     marks: list[Any] = []
@@ -210,7 +207,7 @@ def _is_dependency(function: Any) -> bool:
     with suppress(
         NameError, TypeError, ValueError
     ):  # written in C, or names for type checkers alone
-        marks += [one.default for one in inspect.signature(call).parameters.values()]
+        marks += [each.default for each in inspect.signature(call).parameters.values()]
         hints = get_type_hints(call, include_extras=True)
     marks += [mark for hint in hints.values() for mark in get_args(hint)[1:]]
     return (
@@ -225,20 +222,20 @@ def _is_dependency(function: Any) -> bool:
 def _with_dependencies(
     signature: inspect.Signature, dependencies: Mapping[str, params.Depends]
 ) -> inspect.Signature:
-    """The signature that FastAPI reads: with a parameter for each dependency in the place of ``**``."""
+    """Return the signature that FastAPI reads: a parameter for each dependency in place of ``**``."""
     kinds = inspect.Parameter
-    own = [one for one in signature.parameters.values() if one.kind is not kinds.VAR_KEYWORD]
-    more = [kinds(name, kinds.KEYWORD_ONLY, default=one) for name, one in dependencies.items()]
-    return signature.replace(parameters=[*own, *more])
+    own = [each for each in signature.parameters.values() if each.kind is not kinds.VAR_KEYWORD]
+    added = [kinds(name, kinds.KEYWORD_ONLY, default=each) for name, each in dependencies.items()]
+    return signature.replace(parameters=[*own, *added])
 
 
 def _result(argument: str) -> Any:
-    """The function that reads what a dependency has returned for this request."""
+    """Return a function that reads a dependency's result for this request."""
     return lambda request, trusted: request.scope[f"{_RESULT}{argument}"]  # noqa: ARG005 (no address)
 
 
 def _by_route(key: str | Sequence[str] | KeyFunction | None) -> Identity:
-    """The subject, and the route: each of them has a limit of its own."""
+    """Return an identity of subject and route, so that each route counts by itself."""
     inner = wiring.identity_by(key)
 
     def find(request: Request, trusted: Sequence[Network]) -> Key:
@@ -255,22 +252,22 @@ def _parts(scope: Scope) -> dict[str, str]:
 
 
 def _route(scope: Scope) -> str:
-    """Which route this is: its function, and its path with the names of its parts.
+    """Return a name of the route: a hash of its function, and of its path with the names of its parts.
 
-    The path of an included router's route has its prefix in some versions of FastAPI, and in others
-    stands with it elsewhere. Neither has to be there.
+    In some versions of FastAPI, the path of an included router's route has the router's prefix; in others,
+    the full path stands in the scope's context. Both may be missing.
     """
     endpoint = scope.get("endpoint")
     context = (scope.get("fastapi") or {}).get("effective_route_context")
     route = scope.get("route")
-    found = [context, getattr(context, "starlette_route", None), route]
-    paths = [path for one in found if (path := getattr(one, "path", None))]
+    holders = [context, getattr(context, "starlette_route", None), route]
+    paths = [path for holder in holders if (path := getattr(holder, "path", None))]
     function = f"{getattr(endpoint, '__module__', '')}.{getattr(endpoint, '__qualname__', '')}"
     return hashed("route", f"{function} {paths[0] if paths else ''}")
 
 
 def _answer_in(scope: Scope) -> None:
-    """Have a refusal answered as what it is, unless the application says how."""
+    """Make a refusal's response problem+json, unless the application has its own handler."""
     handlers = scope.get("starlette.exception_handlers")
     if handlers:
         handlers[0].setdefault(Refused, _answer)

@@ -24,30 +24,31 @@ App = Callable[[Environ, Any], Iterable[bytes]]
 
 
 class LimiterMiddleware:
-    """Ask about every request, and answer for the application where a limit denies.
+    """WSGI middleware that checks every request, and answers those that a limit denies.
 
     Args:
         app: The application.
         limits: What a ``Limiter`` takes, or a ``Limiter``, a ``Rule``, several rules, a ``Guard``, or
-            an object whose ``guard`` may become another one while it runs; ``()`` lets all pass.
-        key: For whom is counted, in words (``"address"``, ``"api-key"``, ``"header:X-User"``, a list of
-            them), or a function that returns a str, an int or a tuple of them, and None for no caller
-            (400). It takes the ``Request``, the ``Request`` and the trusted networks, or nothing. It
-            should hash what a client chose (``limiter.web.subjects.hashed``).
-        cost: What a request costs, a number or a function that takes the same; 1 by default.
-        form: In which header fields the remaining quota is sent; Retry-After is in all of them.
+            an object whose ``guard`` may change while it runs; with ``()`` all requests pass.
+        key: Where the subject is found: ``"address"``, ``"api-key"``, ``"header:X-User"``, a list of such
+            texts, or a function. A function takes the ``Request``, the ``Request`` and the trusted
+            networks, or nothing. It returns a str, an int, a tuple of these, or None for no caller (400).
+            It should hash values that a client chose (``limiter.web.subjects.hashed``).
+        cost: The cost of a request: a number, or a function with the same arguments; 1 by default.
+        form: The form of the header fields with the remaining quota; each form has Retry-After.
         trusted: Networks of the proxies whose X-Forwarded-For counts; else LIMITER_TRUSTED_PROXIES.
-        address_from: Another header in which these say who calls: ``"forwarded"`` or ``"x-real-ip"``.
+        address_from: Another header field in which these proxies report the client's address:
+            ``"forwarded"`` or ``"x-real-ip"``.
         observe: Called with every request and its verdict.
-        sleep: Whether to wait, before the application is called, for as long as a leaky bucket says.
-        enabled: False: no limit is enforced, and no store is needed.
-        store, name, ...: Settings of the ``Limiter``; those that are not given are read from LIMITER_*.
+        sleep: Whether to wait for a leaky bucket's delay before the application is called.
+        enabled: If False, no limit is enforced, and no store is needed.
+        store, name, ...: Settings of the ``Limiter``; missing ones are read from LIMITER_*.
 
-    Leases (``Concurrency``) are held until the server closes the response. What was decided stands in
+    Leases (``Concurrency``) are held until the server closes the response. The verdicts stand in
     ``environ["limiter.verdicts"]``.
 
     Raises:
-        InvalidSetting, InvalidPolicy: Something of it is of no use; the message says what is accepted.
+        InvalidSetting, InvalidPolicy: An argument is invalid; the message says what is accepted.
 
     """
 
@@ -64,10 +65,10 @@ class LimiterMiddleware:
         self._guard = wiring.source(Guard, Limiter, limits, **settings)
 
     def open(self) -> None:
-        """Connect beforehand; optional.
+        """Connect in advance; optional.
 
         Raises:
-            StoreUnavailable, StoreRefused: It failed; a request tries again by itself.
+            StoreUnavailable, StoreRefused: The connection failed; each request tries again.
 
         """
         for limiter in wiring.limiters(self._guard()):
@@ -91,7 +92,7 @@ class LimiterMiddleware:
         ) -> Callable[[bytes], object]:
             present = {name.lower() for name, _ in response_headers}
             fields = [*response_headers, *wiring.added_fields(present, verdict.fields)]
-            # Not every server's takes a third argument that is None.
+            # Some servers' start_response does not accept None as its third argument.
             return start_response(status, fields, *([exc_info] if exc_info else []))
 
         try:
@@ -101,7 +102,7 @@ class LimiterMiddleware:
         except BaseException:
             guard.leave(verdict)
             raise
-        # Without a lease it stays what it was: a server may know how to send it best.
+        # Wrapped only for a lease: a server may send a body of its own type faster.
         return Closing(response, partial(guard.leave, verdict)) if verdict.leases else response
 
 

@@ -1,4 +1,4 @@
-"""The application, made by ``create_app``."""
+"""The decision service; ``create_app`` makes its WSGI application."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from service.recorder import Recorder
 
 
 def create_app(instance: str | None = None) -> Flask:
-    """Make the service; ``instance`` is the name it gives itself, else that of its host."""
+    """Make the service; ``instance`` is its name in responses, by default that of its host."""
     policies, trusted, admin_token, api_token = settings.from_env()
     for rule in policies.guard.rules:
         if rule.counts_leases:
             logs.log.warning(
-                "policy %s counts leases: /forward-auth refuses it, where nobody sees a request end",
+                "policy %s counts leases: /forward-auth refuses it, since it does not see a request end",
                 rule.name,
             )
     metrics = Metrics(policies)
@@ -45,15 +45,15 @@ def create_app(instance: str | None = None) -> Flask:
 
     @app.before_request
     def check_caller() -> None:
-        """Answer ``/v1`` to callers in trusted networks, and to those with the token."""
+        """Refuse ``/v1`` to callers outside trusted networks without the token."""
         if not request.path.startswith("/v1/") or callers.are_trusted():
             return
         if token is None or not token.is_shown():
-            abort(403, "This is for callers in a trusted network, or with a token.")
+            abort(403, "Only callers in a trusted network, or with a token, are answered.")
 
-    named = instance or socket.gethostname()
-    app.register_blueprint(hello.blueprint(policies, recorder, named))
-    app.register_blueprint(page.blueprint(policies, recorder, named))
+    name = instance or socket.gethostname()
+    app.register_blueprint(hello.blueprint(policies, recorder, name))
+    app.register_blueprint(page.blueprint(policies, recorder, name))
     app.register_blueprint(health.blueprint(policies))
     app.register_blueprint(checks.blueprint(policies, recorder))
     app.register_blueprint(holds.blueprint(policies, recorder))

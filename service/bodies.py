@@ -1,4 +1,4 @@
-"""JSON in and out: what a body may be, and every refusal as problem+json."""
+"""Reads JSON bodies of requests, and writes responses: JSON, and every refusal as problem+json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from limiter.web.guard import Guard
 from limiter.web.headers import Field
 from limiter.web.subjects import Key
 
-#: A longer body is refused: before it is read where its length is said, else when this much is.
+#: A longer body is refused: by its Content-Length, else when so much of it has been read.
 MOST_BYTES = 65_536
 
 _LONGEST_TEXT = 1_024
@@ -31,49 +31,49 @@ _KEY = (
 
 
 def prepare(app: Flask) -> None:
-    """Bound bodies, and say every refusal as problem+json."""
-    # Werkzeug cuts a body in chunks off at this, and says nothing: the byte beyond tells it was longer.
+    """Bound the bodies of an application, and make every refusal problem+json."""
+    # Werkzeug silently cuts off a body in chunks: one byte more shows that it was longer.
     app.config["MAX_CONTENT_LENGTH"] = MOST_BYTES + 1
     app.register_error_handler(HTTPException, _refused)
 
 
 def read(accepted: Collection[str]) -> dict[str, Any]:
-    """The request's body; aborts where it is no JSON object of these members."""
+    """Return the request's body; abort unless it is a JSON object with no other members than these."""
     if request.mimetype != "application/json":
-        abort(415, "The body is to be application/json.")
+        abort(415, "The body is not application/json: expected this Content-Type.")
     try:
         raw = request.get_data(cache=False)
     except HTTPException:
         raise
-    except Exception:  # each server has its own errors for chunks that are none
+    except Exception:  # servers raise errors of their own for invalid chunks
         abort(400, "The body cannot be read: its chunks are wrong, or it ended too early.")
     if len(raw) > MOST_BYTES:
         abort(413, f"The body is longer than {MOST_BYTES:,} bytes.")
     try:
-        found = json.loads(raw)
+        body = json.loads(raw)
     except (ValueError, RecursionError):
-        abort(400, "The body is no JSON.")
-    return members(found, accepted)
+        abort(400, "The body is not JSON.")
+    return members(body, accepted)
 
 
-def members(found: Any, accepted: Collection[str]) -> dict[str, Any]:
-    """An object of a body; aborts where it is none, or has other members."""
-    if not isinstance(found, dict):
-        abort(422, f"Accepted is an object with {', '.join(accepted)}.")
-    others = sorted(set(found) - set(accepted))
+def members(value: Any, accepted: Collection[str]) -> dict[str, Any]:
+    """Return an object of a body; abort if it is no object, or has other members."""
+    if not isinstance(value, dict):
+        abort(422, f"The body is no object: accepted is one with {', '.join(accepted)}.")
+    others = sorted(set(value) - set(accepted))
     if others:
-        abort(422, f"{others[0][:64]!r} is no member here: accepted are {', '.join(accepted)}.")
-    return found
+        abort(422, f"{others[0][:64]!r} is an unknown member: accepted are {', '.join(accepted)}.")
+    return value
 
 
-def subject(found: dict[str, Any], guard: Guard) -> Key:
-    """Whom a call is about."""
-    if "key" not in found:
+def subject(body: dict[str, Any], guard: Guard) -> Key:
+    """Return the subject that a body names."""
+    if "key" not in body:
         abort(422, f"key is missing: {_KEY}.")
-    value = found["key"]
-    parts = [_plain(part) for part in (value if isinstance(value, list) else [value])]
+    value = body["key"]
+    parts = [_whole(part) for part in (value if isinstance(value, list) else [value])]
     if not 1 <= len(parts) <= _MOST_PARTS or not all(map(_is_part, parts)):
-        abort(422, f"key names nobody: {_KEY}.")
+        abort(422, f"key is no subject: {_KEY}.")
     key: Key = tuple(parts) if isinstance(value, list) else parts[0]
     try:
         limiter_calls.plan(guard.rules[0].limiter).state(key, None)
@@ -82,8 +82,8 @@ def subject(found: dict[str, Any], guard: Guard) -> Key:
     return key
 
 
-def _plain(value: Any) -> Any:
-    """In JSON 1.0 is a whole number, and some languages write it like that."""
+def _whole(value: Any) -> Any:
+    """Return 1 for 1.0: some languages write whole numbers in JSON like that."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -93,25 +93,25 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
-def cost(found: dict[str, Any]) -> int:
-    """What a call costs; 1 where it does not say."""
-    value = _plain(found.get("cost", 1))
+def cost(body: dict[str, Any]) -> int:
+    """Return the cost that a body names, by default 1."""
+    value = _whole(body.get("cost", 1))
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
         abort(422, f"cost is no whole number from 1 to {_LARGEST}.")
     return value
 
 
-def flag(found: dict[str, Any], name: str) -> bool:
-    """A member that is true or false; false where it is left out."""
-    value = found.get(name, False)
+def flag(body: dict[str, Any], name: str) -> bool:
+    """Return a member that is true or false, by default false."""
+    value = body.get(name, False)
     if not isinstance(value, bool):
         abort(422, f"{name} is neither true nor false.")
     return value
 
 
-def lease(found: dict[str, Any]) -> str | None:
-    """The id of a lease, where one is named."""
-    value = found.get("lease")
+def lease(body: dict[str, Any]) -> str | None:
+    """Return the id of the lease that a body names; None without one."""
+    value = body.get("lease")
     if value is None:
         return None
     if not isinstance(value, str) or not _LEASE.fullmatch(value):
@@ -119,19 +119,19 @@ def lease(found: dict[str, Any]) -> str | None:
     return value
 
 
-def json_response(what: Any, status: int = 200, fields: Iterable[Field] = ()) -> Response:
-    """An answer in JSON; one from 400 on is a problem."""
+def json_response(body: Any, status: int = 200, fields: Iterable[Field] = ()) -> Response:
+    """Make a response with a JSON body: problem+json if the status is 400 or more."""
     media_type = "application/json" if status < 400 else problems.MEDIA_TYPE
-    answer = Response(json.dumps(what) + "\n", status, content_type=media_type)
-    answer.headers["Cache-Control"] = "no-store"
-    answer.headers.extend(list(fields))
-    return answer
+    response = Response(json.dumps(body) + "\n", status, content_type=media_type)
+    response.headers["Cache-Control"] = "no-store"
+    response.headers.extend(list(fields))
+    return response
 
 
 def problem(status: int, detail: str) -> dict[str, Any]:
-    """A problem, as an object."""
-    found: dict[str, Any] = json.loads(problems.problem(status, detail, request.path))
-    return found
+    """Make the body of a problem."""
+    body: dict[str, Any] = json.loads(problems.problem(status, detail, request.path))
+    return body
 
 
 def _refused(error: HTTPException) -> Any:

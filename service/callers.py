@@ -1,4 +1,4 @@
-"""The callers of ``/v1`` and of the operators' address: where they call from, and the tokens they show."""
+"""Identifies callers of ``/v1`` and of the operators' address, by their network and by tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from limiter.web.request import Request, from_wsgi
 from service import bodies, logs
 from service.one_policy import OnePolicy
 
-#: Wrong tokens of one address, after which no token that it shows is looked at for a while.
+#: Wrong tokens that one address may show; beyond that, no token of this address is checked for a while.
 WRONG_TOKENS = "10/minute"
 
 _BEARER = [("WWW-Authenticate", 'Bearer realm="limiter"')]
@@ -26,8 +26,8 @@ _BEARER = [("WWW-Authenticate", 'Bearer realm="limiter"')]
 class Callers:
     """The callers of an application.
 
-    A caller is the peer, or the client that a trusted proxy names: so a proxy that passes on what it
-    should not opens nothing.
+    A caller is the peer, or the client that a trusted proxy reports: a client is not trusted because its
+    request came through a trusted proxy.
     """
 
     def __init__(self, policies: Policies | OnePolicy, trusted: Sequence[Network]) -> None:
@@ -35,27 +35,27 @@ class Callers:
         self._trusted = trusted
 
     def are_trusted(self) -> bool:
-        """Whether the peer is in a trusted network, and each client that it names."""
+        """Whether the peer, and each client that it reports, is in a trusted network."""
         if not identity.is_trusted(request.remote_addr, self._trusted):
             return False
         try:
-            clients = [str(named.client(self._trusted)) for named in self._named()]
+            clients = [str(reading.client(self._trusted)) for reading in self._readings()]
         except Unidentified:
             return False
         return all(identity.is_trusted(client, self._trusted) for client in clients)
 
     def address(self) -> str:
-        """The caller's address, for counting."""
-        for named in self._named():
+        """Return the caller's address, by which wrong tokens are counted."""
+        for reading in self._readings():
             with suppress(Unidentified):
-                return named.caller(self._trusted)
+                return reading.caller(self._trusted)
         try:
             return identity.caller(request.remote_addr, None, self._trusted)
         except Unidentified:
             return "unix"
 
-    def _named(self) -> list[Request]:
-        """The request by the field that our proxies write, and by the one that most write, where sent."""
+    def _readings(self) -> list[Request]:
+        """Return the request once for each field in which a proxy may have reported its client."""
         by_environ = from_wsgi(request.environ)
         fields = dict.fromkeys((self._policies.guard.address_from, "x-forwarded-for"))
         readings = [by_environ.changed(address_from=field) for field in fields]
@@ -63,9 +63,9 @@ class Callers:
 
 
 class Token:
-    """A token that callers may show. Each worker counts wrong ones by itself, in its memory.
+    """A token that callers may show. Each worker counts wrong tokens in its own memory.
 
-    ``variable`` is where the token comes from: log lines name it.
+    ``variable`` is the variable that holds the token: log lines name it.
     """
 
     def __init__(self, variable: str, token: str, callers: Callers) -> None:
@@ -75,9 +75,9 @@ class Token:
         self._wrong = Limiter(WRONG_TOKENS, store="memory://", name=f".{variable.lower()}")
 
     def is_shown(self) -> bool:
-        """Whether the request shows it; the time that this takes says nothing of the token.
+        """Whether the request shows the token; how long this takes does not depend on the token.
 
-        Aborts with 429, without looking, where too many wrong ones came from the caller's address.
+        If too many wrong tokens came from the caller's address, abort with 429 and check none.
         """
         given = request.headers.get("Authorization", "")
         if not given:
@@ -97,7 +97,7 @@ class Token:
         return False
 
     def require(self) -> None:
-        """Abort with 401 without it."""
+        """Abort with 401 unless the request shows the token."""
         if not self.is_shown():
             problem = bodies.problem(401, "The token is missing or wrong.")
             abort(bodies.json_response(problem, 401, _BEARER))

@@ -1,4 +1,4 @@
-"""Which application answers: what proxies ask, what operators ask, and all else."""
+"""Chooses the application that answers a request: for proxies, for operators, or for all others."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Dispatcher:
     """The WSGI application in front of the others.
 
     Attributes:
-        operators_port: The port of the second address, on which only operators are answered; None
-            where there is no such address. It is the socket's own, and no word of a client's.
+        operators_port: The port of the operators' address; None without one. It is read from the socket,
+            so that no client can choose it.
 
     """
 
@@ -26,7 +26,7 @@ class Dispatcher:
         self.operators_port: str | None = None
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        """Let the right one answer."""
+        """Answer by the operators' application on their port, else by the path."""
         if self.operators_port is not None and environ["SERVER_PORT"] == self.operators_port:
             return self._operators(environ, start_response)
         if environ.get("PATH_INFO", "").startswith(PREFIX):

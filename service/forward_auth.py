@@ -1,13 +1,12 @@
-"""What a proxy asks before it passes a request on: Traefik's ForwardAuth, and its like in others.
+"""Answers proxies that ask before they pass a request on: Traefik's ForwardAuth, and others like it.
 
-``/forward-auth/<policy>``, by any method: 204 and the header fields, or a refusal that the proxy passes
-on to the client. What is asked about is not this request but the proxy's: its client stands in
-X-Forwarded-For, its method, host and path in X-Forwarded-Method, -Host and -Uri, which count because
-only trusted proxies get an answer. A proxy without these (Envoy) asks by the original's own method and
-host, and puts its path behind ours: ``/forward-auth/<policy>/<path>``.
+``/forward-auth/<policy>`` answers any method: 204 and the header fields, or a refusal that the proxy
+passes on to the client. It decides about the client's request. X-Forwarded-For has the client, and
+X-Forwarded-Method, -Host and -Uri have the method, host and path; only trusted proxies get an answer. A
+proxy without these fields (Envoy) keeps the original method and host, and appends the original path:
+``/forward-auth/<policy>/<path>``.
 
-This is no Flask route: it serves methods that have no name yet, is asked about everything, and never
-reads a body.
+This is no Flask route: it must serve unknown methods, be fast, and never read a body.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class ForwardAuth:
         name, appended, _ = request.path.removeprefix(PREFIX).partition("/")
         status, fields, body = self._answer(request, name, _appended(request))
         if status == 200:
-            # Envoy takes nothing but 200 for a yes; the others take 204, which has no body at all.
+            # Envoy passes a request on only after a 200; the others accept 204, which has no body.
             status, fields = (
                 (200, [*fields, ("Content-Length", "0")]) if appended else (204, fields)
             )
@@ -61,25 +60,25 @@ class ForwardAuth:
 
     def _answer(self, request: Request, name: str, appended: str) -> Reply:
         if not request.is_proxied(self._trusted):
-            return _refusal(403, "This is for proxies that are trusted here.", request)
+            return _refusal(403, "Only trusted proxies are answered.", request)
         guard = self._policies.guard_for(name)
         if guard is None:
             return _refusal(404, "There is no such policy.", request)
         if guard.counts_leases:
             return _refusal(
                 422,
-                "This policy counts what is held, and nobody sees here when that ends.",
+                "This policy counts leases, and ForwardAuth does not see a request end.",
                 request,
             )
         proxied = original(request, appended, guard.address_from)
         if proxied is None or (not proxied.target and _looks_at_paths(guard)):
-            return _refusal(400, "The proxy does not say which request it asks about.", request)
+            return _refusal(400, "The proxy does not report the method, host or path.", request)
         try:
             if proxied.forwarded_for is None:
-                raise Unidentified("the proxy names no client")
+                raise Unidentified("the proxy reports no client")
             proxied.client(self._trusted)
         except Unidentified:
-            return _refusal(400, "The proxy does not say whose request it is.", proxied)
+            return _refusal(400, "The proxy does not report the client's address.", proxied)
         verdict = self._recorder.enter(guard, proxied)
         if verdict.allowed:
             return 200, verdict.fields, b""
@@ -92,10 +91,10 @@ def _refusal(status: int, detail: str, request: Request) -> Reply:
 
 
 def original(request: Request, appended: str, address_from: str) -> Request | None:
-    """The request that a proxy asks about, by its header fields, else by its own request.
+    """Return the client's request, as the proxy reports it in header fields, else as the proxy sent it.
 
-    ``appended`` is the target that stands behind the policy's name, as it was sent. None where the proxy
-    names a method, a host or a target that is none, or several: another one reaches the upstream.
+    ``appended`` is the target after the policy's name. Return None if a method, host or target is
+    invalid, or if there are several: then the upstream may get another than the one that is checked.
     """
     headers = request.headers
     target = headers.get("x-forwarded-uri", appended)
@@ -104,7 +103,7 @@ def original(request: Request, appended: str, address_from: str) -> Request | No
     path = paths.path_of(target, method) if target or "x-forwarded-uri" in headers else "/"
     if path is None or "," in host or not TOKEN.fullmatch(method):
         return None
-    if headers.get("content-length") == "0":  # of the proxy's own request, as Envoy asks
+    if headers.get("content-length") == "0":  # the length of Envoy's own request, not the client's
         headers = {name: value for name, value in headers.items() if name != "content-length"}
     return request.changed(
         address_from=address_from,
@@ -113,17 +112,17 @@ def original(request: Request, appended: str, address_from: str) -> Request | No
         path=path,
         headers=headers,
         target=target,
-        announces_body=False,  # that of the proxy's own request says nothing
+        announces_body=False,  # the proxy's own request does not show the client's body
     )
 
 
 def _appended(request: Request) -> str:
-    """What a proxy has put behind the policy's name, as it was sent; empty where that is nothing."""
+    """Return the target that a proxy has appended to the policy's name, not decoded; perhaps empty."""
     sent = request.target or quote(request.path)
     _, slash, rest = paths.raw_path(sent).removeprefix(PREFIX).partition("/")
     return slash + rest
 
 
 def _looks_at_paths(guard: Guard) -> bool:
-    """Whether it makes a difference which path a request has."""
+    """Whether a rule of the guard reads paths."""
     return any(rule.match.paths or rule.exempt_paths for rule in guard.rules)

@@ -1,7 +1,7 @@
-"""``/healthz`` and ``/readyz``: whether the process is alive, and whether it can answer.
+"""``/healthz`` and ``/readyz``: whether the process is alive, and whether it can decide.
 
-While the store is away, a fallback answers. A process that is not ready then would be taken out of service
-with all others, since they share the store; so it is ready, and says what decides.
+While the store does not answer, the fallback decides, and the process is ready. All instances share the
+store: if they were not ready then, a load balancer would remove all of them.
 """
 
 from __future__ import annotations
@@ -12,36 +12,36 @@ from limiter import LimiterError, StoreUnavailable
 from limiter.policyfile import Policies
 from service.one_policy import OnePolicy
 
-# Enough subjects that every node of a cluster of the usual sizes is asked.
+# Enough subjects to reach every node of a cluster of a usual size.
 _PROBES = [f"readyz-{number}" for number in range(16)]
 
 
 def blueprint(policies: Policies | OnePolicy) -> Blueprint:
-    """The routes, for these policies."""
+    """Make the routes, for these policies."""
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
     def healthz() -> Response:
-        """Say that the process is alive, whatever the store does."""
+        """Report that the process is alive, whatever the store does."""
         return Response("alive\n", mimetype="text/plain")
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        """Say whether the process can answer, and what decides."""
+        """Report whether the process can decide, and whether the store or a fallback does."""
         rules = policies.guard.rules
         try:
-            away = any(rules[0].limiter.peek(probe).degraded for probe in _PROBES)
+            degraded = any(rules[0].limiter.peek(probe).degraded for probe in _PROBES)
         except StoreUnavailable:
-            away = True
+            degraded = True
         except LimiterError as error:
             text = f"the store does not decide, and no fallback does: {error}\n"
             return Response(text, 503, mimetype="text/plain")
         notes = []
-        if away:
-            instead = ", ".join(sorted({rule.limiter.on_error for rule in rules}))
-            notes.append(f"the store does not decide; until it does, on_error decides: {instead}")
+        if degraded:
+            fallbacks = ", ".join(sorted({rule.limiter.on_error for rule in rules}))
+            notes.append(f"the store does not decide; until it does, on_error decides: {fallbacks}")
         if policies.refused:
-            notes.append("the policy file is refused, and an older text of it in force")
+            notes.append("the policy file is refused, and its last valid version is in force")
         return Response("; ".join(["ready", *notes]) + "\n", mimetype="text/plain")
 
     return routes

@@ -12,9 +12,9 @@ from service.recorder import Recorder
 
 
 def blueprint(policies: Policies | OnePolicy, recorder: Recorder, instance: str) -> Blueprint:
-    """The route, for these policies and the instance of this name."""
+    """Make the route, for these policies and the instance of this name."""
     routes = Blueprint("hello", __name__)
-    # The counts stand in the headers, so that `ab` sees one length.
+    # No counts in the body: `ab` counts responses of different lengths as failed.
     body = json.dumps({"instance": instance, "message": "Hello!"}) + "\n"
 
     @routes.get("/demo-service/hello")

@@ -1,4 +1,4 @@
-"""``/v1/hold/<policy>``: leases for services in other languages."""
+"""``/v1/hold/<policy>``: takes, renews and releases leases for services in any language."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from limiter.web.guard import Guard
 from limiter.web.lease_calls import LeaseCalls
 from limiter.web.verdict import Result, Verdict
 from service import bodies
-from service.checks import about, check_of, found
+from service.checks import check_of, guard_of, own_request
 from service.one_policy import OnePolicy
 from service.recorder import Recorder
 
-_UNSURE = "The store did not answer; it may have happened."
+_UNSURE = "The store did not answer, but may have done it."
 
 
 def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
-    """The routes, for these policies."""
+    """Make the routes, for these policies."""
     routes = Blueprint("holds", __name__)
 
     @routes.post("/v1/hold/<policy>")
     def take(policy: str) -> Response:
-        """Take a lease, or renew one; whoever draws its id may ask again, and holds it once."""
-        guard = found(policies, policy)
+        """Take a lease, or renew one; a caller that chooses the id may repeat the call."""
+        guard = guard_of(policies, policy)
         body = bodies.read(["key", "cost", "lease", "renew"])
         lease, cost, renew = bodies.lease(body), bodies.cost(body), bodies.flag(body, "renew")
         if renew and lease is None:
-            abort(422, "lease is missing: which one is to be renewed?")
+            abort(422, "lease is missing: expected the id of the lease to renew.")
         leases = _leases(guard, body, cost)
         name = lease or secrets.token_hex(16)
         result = {"allowed": True, "lease": name, "cost": cost, "seconds": None, "decision": None}
-        if leases is None:  # nothing is counted, and nothing ends
+        if leases is None:  # nothing is counted, and nothing expires
             return bodies.json_response(result)
         result["seconds"] = leases.seconds
         if renew:
-            # In the shadows what was never taken is renewed like the others.
+            # In shadow mode a lease that was denied is renewed like any other.
             if not _sure(leases, lambda: leases.renew(name)) and not leases.rule.shadow:
                 abort(410, "The lease has ended: it is no longer held.")
             return bodies.json_response(result)
-        verdict = recorder.record(about(), lambda: _take(leases, name, forget=lease is None))
+        verdict = recorder.record(own_request(), lambda: _take(leases, name, forget=lease is None))
         decision = verdict.results[0].decision.to_dict() if verdict.results else None
         if verdict.allowed:
             return bodies.json_response({**result, "decision": decision}, 200, verdict.fields)
@@ -54,12 +54,12 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
 
     @routes.delete("/v1/hold/<policy>")
     def give_back(policy: str) -> Response:
-        """Give a lease back, once; doing it again does nothing."""
-        guard = found(policies, policy)
+        """Release a lease; a repeated call does nothing."""
+        guard = guard_of(policies, policy)
         body = bodies.read(["key", "cost", "lease"])
         lease, cost = bodies.lease(body), bodies.cost(body)
         if lease is None:
-            abort(422, "lease is missing: which one is to be given back?")
+            abort(422, "lease is missing: expected the id of the lease to release.")
         leases = _leases(guard, body, cost)
         count = 0 if leases is None else _sure(leases, lambda: leases.give_back(lease))
         return bodies.json_response({"given_back": count})
@@ -68,14 +68,14 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
 
 
 def _leases(guard: Guard, body: dict[str, Any], cost: int) -> LeaseCalls | None:
-    """The leases of whom a body names; None for the exempt, and for more in the shadows than there are."""
+    """Return the leases of the body's subject; None if it is exempt, or shadow mode lets the cost pass."""
     check = check_of(guard, bodies.subject(body, guard), cost)
     if check is None:
         return None
     try:
         return LeaseCalls(check)
     except InvalidPolicy:
-        abort(422, "This policy counts no leases: ask /v1/check.")
+        abort(422, "This policy counts no leases: use /v1/check.")
     except InvalidCost:
         if check.rule.shadow:
             return None
@@ -92,12 +92,12 @@ def _take(leases: LeaseCalls, name: str, forget: bool) -> Verdict:
         if forget and not decision.allowed:  # the caller will never know its id
             leases.forget(name, error)
     except StoreRefused as refused:
-        return Verdict.of_error(refused, about(), rule.shadow)
-    return Verdict.of_results([Result(rule, decision, leases.part)], about(), error)
+        return Verdict.of_error(refused, own_request(), rule.shadow)
+    return Verdict.of_results([Result(rule, decision, leases.part)], own_request(), error)
 
 
 def _sure(leases: LeaseCalls, change: Callable[[], int]) -> int:
-    """What a change of a lease says, or 503 where the store does not; in the shadows that is nothing."""
+    """Return a change's result; abort with 503 if the store fails, or return 0 in shadow mode."""
     try:
         return change()
     except (StoreUnavailable, StoreRefused):

@@ -1,7 +1,7 @@
-"""What the service says of its decisions, by the standard logging module.
+"""Log lines about decisions, by the standard logging module.
 
-A line has fields beside its text (``extra``); as ``set_up`` writes it, all of it is one line of JSON.
-Neither holds a secret or a whole subject.
+Each record has a text and fields (``extra``); ``set_up`` writes both as one line of JSON. No line has a
+secret, or a readable subject.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.verdict import Verdict
 
 log = logging.getLogger("limiter.service")
-#: What was changed by hand, or given back: a line for each, however many.
+#: Changes by operators, and refunds: one line for each, never throttled.
 audit = logging.getLogger("limiter.service.audit")
 
-#: Loggers with lines about single requests, of which there may be a flood. The last two are Flask's, by
-#: the modules of its applications.
+#: Loggers with lines about single requests, which clients could cause in any number. The last two are those
+#: of the Flask applications.
 _OF_CALLS = ("limiter", "limiter.web", "limiter.service", "service.app", "service.operators")
 
 _OF_EVERY_RECORD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
 def set_up(level: int) -> None:
-    """In a process of the service alone: what is said of every call is said seldom, and all as JSON.
+    """Set up logging in the service's own process: JSON lines, with repeated ones throttled.
 
-    To standard error, unless somebody has told the loggers where to.
+    They go to standard error, unless the loggers have handlers already.
     """
     calm()
     logger = logging.getLogger("limiter")
@@ -44,7 +44,7 @@ def set_up(level: int) -> None:
 
 
 def calm() -> Callable[[], None]:
-    """Throttle the lines about single requests; what comes back ends that."""
+    """Throttle the lines about single requests; the returned function ends that."""
     throttle = ThrottleFilter()
     loggers = [logging.getLogger(name) for name in _OF_CALLS]
     for logger in loggers:
@@ -58,7 +58,7 @@ def calm() -> Callable[[], None]:
 
 
 def denied(verdict: Verdict) -> None:
-    """Say, seldom, that a limit denied; who was denied is told apart, and not named."""
+    """Log that a limit denied, with a hash of the subject; the lines are throttled."""
     if isinstance(verdict.error, TooManyNewSubjects):
         log.info("a client began too many subjects", extra={"policy": verdict.error.policy})
     for policy, decision, part in verdict.results:
@@ -73,18 +73,18 @@ def denied(verdict: Verdict) -> None:
             "degraded": decision.degraded,
         }
         log.info(
-            "a limit denied in the shadows" if policy.shadow else "a limit denied", extra=fields
+            "a limit denied in shadow mode" if policy.shadow else "a limit denied", extra=fields
         )
 
 
 def changed(what: str, policy: str, subject: object, cost: int | None = None) -> None:
-    """Write down a change that no limit made: a line for each, whatever came before it."""
+    """Log a change by a caller or an operator: one line for each, never throttled."""
     fields = {"policy": policy, "subject": disguised(subject), "peer": request.remote_addr}
     audit.info(what, extra=fields if cost is None else {**fields, "cost": cost})
 
 
 def disguised(subject: object) -> str:
-    """Something by which a subject can be told from others, and not be read."""
+    """Return a short hash of a subject: equal for equal subjects, and not readable."""
     return blake2b(repr(subject).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
 
 
@@ -92,7 +92,7 @@ class AsJson(logging.Formatter):
     """A record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Return the line, without its end."""
         line = {
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
             "level": record.levelname.lower(),

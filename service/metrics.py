@@ -1,6 +1,6 @@
-"""What is counted, for Prometheus: of all workers of an instance together.
+"""Metrics for Prometheus, summed over all workers of an instance.
 
-Labels are policies' names, and words of ours: never a subject, a path, or anything else of a request.
+Labels are policies' names and fixed words: no label comes from a request.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from service.one_policy import OnePolicy
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
-#: Where the workers of one instance count; `gunicorn.conf.py` sets it.
+#: Names the folder in which the workers of one instance share counters; `gunicorn.conf.py` sets it.
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _OUTCOMES = {
@@ -33,10 +33,10 @@ _OUTCOMES = {
     400: "unidentified",
     413: "too_costly",
 }
-#: Outcomes of a policy, and of requests that no policy decided about, or all of them together.
+#: Outcomes of one policy's decisions, and of requests that no single policy decided.
 _OF_A_POLICY = ("allowed", "denied", "unavailable")
 _OF_NO_POLICY = ("passed", "unavailable", "unidentified", "too_costly")
-#: The policy's name where it is none, or all of them.
+#: The label of requests that no single policy decided.
 _NO_POLICY = ""
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -52,19 +52,19 @@ class Metrics:
         self._file = None if isinstance(policies, OnePolicy) else _PolicyFile(policies)
         self._decisions = Counter(
             "limiter_decisions",
-            "Recorder by policy and outcome",
+            "Decisions by policy and outcome",
             ["policy", "outcome"],
             registry=registry,
         )
         self._shadow = Counter(
             "limiter_shadow_denials",
-            "What policies in the shadows would have denied",
+            "Requests that a policy in shadow mode would have denied",
             ["policy"],
             registry=registry,
         )
         self._degraded = Counter(
             "limiter_degraded_decisions",
-            "Recorder that a fallback made, since the store did not",
+            "Decisions that a fallback made, since the store did not",
             ["policy"],
             registry=registry,
         )
@@ -76,14 +76,14 @@ class Metrics:
         )
         self._seconds = Histogram(
             "limiter_decision_seconds",
-            "How long a decision took, the store's round trip included",
+            "Duration of a decision, including the store's round trip",
             registry=registry,
             buckets=_BUCKETS,
         )
         self._prepare()
 
     def _prepare(self) -> None:
-        """Have a counter of each policy in force, at 0: what begins at 1 is no increase to Prometheus."""
+        """Make the counters of each policy at 0: Prometheus sees no increase in one that begins at 1."""
         rules = self._policies.guard.rules
         if rules is self._rules:
             return
@@ -123,30 +123,30 @@ class Metrics:
             self._decisions.labels(rule.name, outcome).inc()
 
     def rendered(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """Return all metrics in the format of Prometheus."""
         self._prepare()
         if os.environ.get(FOLDER):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
             registry = self._registry
-        found = generate_latest(registry)
+        text = generate_latest(registry)
         if self._file is not None:
-            found += generate_latest(self._file)
-        return found
+            text += generate_latest(self._file)
+        return text
 
 
 class _PolicyFile(Collector):
-    """Whether the policy file is refused, as the worker knows that answers: all watch the same one."""
+    """Whether the policy file is refused, as this worker knows it: all workers watch the same file."""
 
     def __init__(self, policies: Policies) -> None:
         self._policies = policies
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The one gauge."""
-        _ = self._policies.current  # who is asked for nothing else has not looked for long
+        _ = self._policies.current  # reads a changed file, also in a worker without other requests
         yield GaugeMetricFamily(
             "limiter_policy_file_refused",
-            "Whether the policy file is refused, and an older text of it in force",
+            "Whether the policy file is refused, and its last valid version is in force",
             float(self._policies.refused is not None),
         )

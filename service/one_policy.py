@@ -1,4 +1,4 @@
-"""The one policy of LIMITER_*, where no file says others; it is asked as ``Policies`` are."""
+"""The policy of LIMITER_* in a service without a policy file; it has the interface of ``Policies``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from limiter.web.guard import Guard
 from limiter.web.identity import Network
 from limiter.web.rules import Rule
 
-#: How it is called in paths, whatever LIMITER_NAME says: so the paths stand in proxies' configurations.
+#: The policy's name in paths, whatever LIMITER_NAME is: proxies' configurations contain these paths.
 NAME = "default"
 
 
 class OnePolicy:
-    """A limiter's policy, for each client address; CORS preflights are counted apart."""
+    """A limiter that counts by client address, and counts CORS preflights separately."""
 
     def __init__(self, limiter: Limiter, trusted: tuple[Network, ...]) -> None:
         rule = Rule(limiter)
@@ -23,21 +23,21 @@ class OnePolicy:
         self.refused = None
 
     def guard_for(self, name: str) -> Guard | None:
-        """The policy's guard; None for any other name."""
+        """Return the policy's guard; None for any other name."""
         return self.guard if name in (NAME, self.guard.rules[0].name) else None
 
     def described(self) -> list[dict[str, Any]]:
-        """The policy, ready for JSON."""
+        """Return the policy, ready for JSON."""
         rule = self.guard.rules[0]
         limits = [policy.to_dict() for policy in rule.limiter.policies]
         return [{"name": rule.name, "limits": limits, "key": "address"}]
 
     def reload(self) -> bool:
-        """There is no file: what is in force stays."""
+        """Do nothing, since there is no file."""
         return True
 
     def open(self) -> None:
-        """Connect and load the scripts; raise LimiterError where that fails."""
+        """Connect and load the scripts; raise LimiterError if that fails."""
         self.guard.rules[0].limiter.open()
 
     def close(self) -> None:

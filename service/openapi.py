@@ -1,4 +1,4 @@
-"""``GET /v1/openapi.json``: what can be asked, for machines; a test holds it to the code."""
+"""``GET /v1/openapi.json``: the OpenAPI document; a test compares it with the code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limiter import __version__
 
 
 def blueprint() -> Blueprint:
-    """The route."""
+    """Make the route."""
     routes = Blueprint("openapi", __name__)
     document = json.loads(Path(__file__).with_name("openapi.json").read_text())
     document["info"]["version"] = __version__
@@ -19,7 +19,7 @@ def blueprint() -> Blueprint:
 
     @routes.get("/v1/openapi.json")
     def openapi() -> Response:
-        """The document."""
+        """Return the document."""
         return Response(text, mimetype="application/json")
 
     return routes

@@ -1,4 +1,4 @@
-"""What operators ask, on the second address: numbers for all of it, and what stands where for some."""
+"""The operators' application, on the second address: metrics, policies, and the state of subjects."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def create_operators_app(
     token: str | None,
     callers: Callers,
 ) -> Flask:
-    """Make the application; without a token only the metrics are there."""
+    """Make the application; without a token it has only the metrics."""
     app = Flask(__name__, static_folder=None)
     app.url_map.converters["subject"] = _Subject
     bodies.prepare(app)
 
     @app.get("/metrics")
     def read_metrics() -> Response:
-        """All counters of this instance."""
+        """Return the metrics of this instance."""
         return Response(counters.rendered(), content_type=metrics.MEDIA_TYPE)
 
     if token is None:
@@ -38,14 +38,14 @@ def create_operators_app(
 
     @app.before_request
     def check_token() -> None:
-        """Answer operators only, but for the metrics."""
+        """Require the token for all routes but the metrics."""
         if request.path != "/metrics":
             admin_token.require()
 
     @app.get("/v1/policies")
     def read_policies() -> Response:
-        """What is in force, and what of the policy file is refused."""
-        in_force = _said(policies)  # which looks at the file: what is refused is known after that
+        """Return the policies in force, and the faults of a refused policy file."""
+        in_force = _described(policies)  # first, since it reads a changed file
         refused = [fault.to_dict() for fault in policies.refused.faults] if policies.refused else []
         return bodies.json_response(
             {"file": policies.path, "policies": in_force, "refused": refused}
@@ -53,14 +53,14 @@ def create_operators_app(
 
     @app.get("/v1/keys/<subject:subject>", merge_slashes=False)
     def read_key(subject: str) -> Response:
-        """What a subject has used of each policy; nothing is taken."""
+        """Return the state of a subject in each policy; nothing is taken."""
         return bodies.json_response(
             {"subject": subject, "policies": _each(policies, subject, "peek")}
         )
 
     @app.post("/v1/reset/<subject:subject>", merge_slashes=False)
     def reset(subject: str) -> Response:
-        """Forget a subject in each policy; say what stood there."""
+        """Forget a subject in each policy, and return its state before."""
         before = _each(policies, subject, "reset")
         for name in before:
             logs.changed("an operator reset a subject", name, named(subject))
@@ -70,34 +70,34 @@ def create_operators_app(
 
 
 class _Subject(BaseConverter):
-    """All the rest of a path, also where it begins with a slash or has a line's end in it."""
+    """The rest of a path, also if it begins with a slash or contains a newline."""
 
     part_isolating = False
     regex = "(?s:.+)"
 
 
-def _said(policies: Policies | OnePolicy) -> list[dict[str, Any]]:
+def _described(policies: Policies | OnePolicy) -> list[dict[str, Any]]:
     if isinstance(policies, OnePolicy):
         return policies.described()
     return [named.description for named in policies.current.file.policies.values()]
 
 
 def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, Any]:
-    """What every policy, or the one that the query names, says of a subject."""
+    """Peek at or reset a subject, in every policy or in the one that the query names."""
     key = named(subject)
     wanted = request.args.get("policy")
-    found = {}
+    decisions = {}
     for rule in policies.guard.rules:
         if wanted not in (None, rule.name):
             continue
-        # Its own numbers, whether or not the roll-out has reached it.
+        # The subject's own limits, also if the policy's percent excludes it.
         limits = rule.overrides.get(spelled(key))
         try:
-            found[rule.name] = getattr(rule.limiter, call)(key, limits=limits).to_dict()
+            decisions[rule.name] = getattr(rule.limiter, call)(key, limits=limits).to_dict()
         except ValueError as error:
             abort(422, f"{error}.")
         except LimiterError as error:
             abort(503, f"The store does not answer: {error}.")
-    if wanted is not None and not found:
+    if wanted is not None and not decisions:
         abort(404, "There is no such policy.")
-    return found
+    return decisions

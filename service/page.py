@@ -1,7 +1,7 @@
-"""``GET /``: a page that shows the algorithms at work, and the two addresses that it asks.
+"""``GET /``: a page that shows the algorithms at work, and the two routes that its script calls.
 
-Its policies are built in and small, and count for the visitor's own address alone: nobody sees or
-spends what is another's. Whoever asks it is limited, too, by a policy that the page is not about.
+The page has its own small policies, which count by the visitor's address: no visitor sees or spends
+another's units. A further policy, which the page does not show, limits requests to these routes.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ from service.recorder import Recorder
 
 _LIMIT, _PER = 10, 10
 
-#: What the page's limiters are called; no policy of a file begins with a dot, and shares their state.
+#: The name of the page's limiters; a policy file's names do not begin with a dot, so none has their state.
 _NAME = ".page"
 
 Policy = Concurrency | FixedWindow | GCRA | LeakyBucket | SlidingLog | SlidingWindow | TokenBucket
 
 
 class Shown(NamedTuple):
-    """A policy of the page's."""
+    """A policy that the page shows."""
 
     policy: Policy
     bound: int
-    """The most that it admits in any window of one period; of leases, that are held at once."""
+    """The most units admitted in any window of one period; of leases, held at once."""
 
 
-#: What the page shows, in its order.
+#: The policies that the page shows, in order.
 SHOWN = {
     "sliding_log": Shown(SlidingLog(_LIMIT, _PER), _LIMIT),
     "fixed_window": Shown(FixedWindow(_LIMIT, _PER), 2 * _LIMIT),
@@ -67,20 +67,20 @@ SHOWN = {
     "concurrency": Shown(Concurrency(5, lease=3), 5),
 }
 
-#: What one visitor may ask of the page: the largest burst at every policy, and steady fire at all.
+#: The limit of one visitor's requests: enough for the largest burst and the fastest steady rate at all.
 OWN = TokenBucket(50, per=1, burst=300)
 
 _HTML = Path(__file__).with_name("page.html")
 
 
 def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: str) -> Blueprint:
-    """The page and what it asks, from the store of these policies."""
+    """Make the page and its routes, which use the store of these policies."""
     routes = Blueprint("page", __name__)
     store = policies.guard.rules[0].limiter
-    # No fallback: the page shows what Redis decides, or that it does not.
+    # No fallback: the page shows Redis's decisions, or an error.
     rules = {
-        name: Rule(_limiter(f"{_NAME}.{name}", one.policy, store, "raise"))
-        for name, one in SHOWN.items()
+        name: Rule(_limiter(f"{_NAME}.{name}", shown.policy, store, "raise"))
+        for name, shown in SHOWN.items()
     }
     own = Rule(_limiter(_NAME, OWN, store, "local"))
     html = _HTML.read_text()
@@ -93,52 +93,51 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: s
 
     @routes.before_request
     def limit() -> Response | None:
-        """Let nobody ask too often."""
-        before = policies.guard
-        guard = Guard([own], before.trusted, address_from=before.address_from)
+        """Refuse a visitor that sends too many requests."""
+        configured = policies.guard
+        guard = Guard([own], configured.trusted, address_from=configured.address_from)
         verdict = recorder.enter(guard, from_wsgi(request.environ))
         return None if verdict.allowed else _refused(verdict)
 
     def check_of(rule: Rule) -> Check:
-        before = policies.guard
-        about = replace(from_wsgi(request.environ), address_from=before.address_from)
-        found = rule.check(about, before.trusted)
-        assert found is not None  # noqa: S101 (a rule without a match is about everything)
-        return found
+        configured = policies.guard
+        visit = replace(from_wsgi(request.environ), address_from=configured.address_from)
+        check = rule.check(visit, configured.trusted)
+        assert check is not None  # noqa: S101 (a rule without a match applies to all requests)
+        return check
 
     @routes.get("/")
     def page() -> Response:
-        """Show the page."""
+        """Return the page."""
         return Response(html, mimetype="text/html", headers=fields)
 
     @routes.get("/page/state")
     def state() -> Response:
-        """Say what the store holds of the visitor; nothing is taken."""
-        found: dict[str, Any] = {"answered_by": answered_by, "subject": None, "policies": []}
+        """Return the visitor's state in each policy; nothing is taken."""
+        body: dict[str, Any] = {"answered_by": answered_by, "subject": None, "policies": []}
         decided = True
         for name, (policy, bound) in SHOWN.items():
-            about = check_of(rules[name])
-            found["subject"] = about.key
-            left = None
-            if decided:  # one time-out is enough
+            check = check_of(rules[name])
+            body["subject"] = check.key
+            state = None
+            if decided:  # after a timeout, no further call waits
                 try:
-                    left = about.rule.limiter.peek(about.key).to_dict()
+                    state = check.rule.limiter.peek(check.key).to_dict()
                 except LimiterError:
                     decided = False
-            found["policies"].append({**policy.to_dict(), "bound": bound, "state": left})
+            body["policies"].append({**policy.to_dict(), "bound": bound, "state": state})
         if not decided:
-            return bodies.json_response({**_unavailable(), **found}, 503)
-        return bodies.json_response(found)
+            return bodies.json_response({**_unavailable(), **body}, 503)
+        return bodies.json_response(body)
 
     @routes.post("/page/hit")
     def hit() -> Response:
-        """Be a request that one of the policies limits."""
+        """Decide about this request by one of the policies."""
         name = request.args.get("policy", "")
         if name not in rules:
-            abort(422, f"policy is none of the page's: accepted are {', '.join(rules)}.")
-        about = check_of(rules[name])
+            abort(422, f"policy is not one of this page: accepted are {', '.join(rules)}.")
         try:
-            decision = _decide(about)
+            decision = _decide(check_of(rules[name]))
         except LimiterError:
             return bodies.json_response({**_unavailable(), "answered_by": answered_by}, 503)
         result = {"answered_by": answered_by, "decision": decision.to_dict()}
@@ -152,21 +151,21 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: s
 
 
 def _limiter(name: str, policy: Policy, store: Limiter, on_error: str) -> Limiter:
-    """A limiter by the environment's prefix and secret, with the service's own connections."""
+    """Make a limiter with the environment's prefix and secret, and the service's connections."""
     return wiring.limiter_by(Limiter, policy, {"store": store, "name": name, "on_error": on_error})
 
 
-def _decide(asked: Check) -> Decision:
-    """Take one; a lease is never given back here, and ends by itself."""
-    limiter: Limiter = asked.rule.limiter
+def _decide(check: Check) -> Decision:
+    """Take one unit or lease; the page releases no lease, so each expires."""
+    limiter: Limiter = check.rule.limiter
     if limiter_calls.plan(limiter).leases:
-        return LeaseCalls(asked).take(secrets.token_hex(16))
-    return limiter.hit(asked.key)
+        return LeaseCalls(check).take(secrets.token_hex(16))
+    return limiter.hit(check.key)
 
 
 def _unavailable() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(problems.reduced_capacity(request.path))
-    return found
+    problem: dict[str, Any] = json.loads(problems.reduced_capacity(request.path))
+    return problem
 
 
 def _refused(verdict: Verdict) -> Response:
@@ -175,12 +174,12 @@ def _refused(verdict: Verdict) -> Response:
 
 
 def content_security_policy(html: str) -> str:
-    """What a browser may do with the page: run its own script, and ask where it came from."""
+    """Return a policy that lets the page run its own script, and call only its own server."""
     allowed = {}
     for element in ("style", "script"):
         texts = re.findall(rf"<{element}>(.*?)</{element}>", html, re.DOTALL)
         hashes = [b64encode(sha256(text.encode()).digest()).decode() for text in texts]
-        allowed[element] = " ".join(f"'sha256-{one}'" for one in hashes)
+        allowed[element] = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
         f"default-src 'none'; style-src {allowed['style']}; script-src {allowed['script']}; "
         "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "

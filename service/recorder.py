@@ -1,4 +1,4 @@
-"""The one way to a decision: it is timed, counted and traced, and a denial is logged."""
+"""Times, counts and traces every decision of the service, and logs denials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.metrics import Metrics
 
 
 class Recorder:
-    """Has guards decide, and records it for operators."""
+    """Makes guards decide, and records the verdicts for operators."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -22,11 +22,11 @@ class Recorder:
     def enter(
         self, guard: Guard, request: Request, unavailable: StoreUnavailable | None = None
     ) -> Verdict:
-        """The verdict of a guard; where the store is known to be ``unavailable``, at once."""
+        """Return a guard's verdict; after an earlier error of the store, without another call to it."""
         return self.record(request, lambda: guard.enter(request, unavailable))
 
     def record(self, request: Request, decide: Callable[[], Verdict]) -> Verdict:
-        """The verdict of a function that decides about a request."""
+        """Return the verdict of a function that decides about a request."""
         began = perf_counter()
         with tracing.span(request) as span:
             verdict = decide()

@@ -1,4 +1,4 @@
-"""What the service makes of the environment; the library reads it."""
+"""The service's settings, from the environment; the library reads and checks the variables."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from limiter.settings import (
 )
 from service.one_policy import OnePolicy
 
-#: While the store is away, each process decides for its share of the quota (LIMITER_LOCAL_SHARE).
+#: While the store does not answer, each process grants its local share (LIMITER_LOCAL_SHARE).
 _DEFAULTS: dict[str, Any] = {"on_error": "local"}
 
 
 class Settings(NamedTuple):
-    """The policies, the networks that are trusted, and what operators and callers show."""
+    """The policies, the trusted networks, and the tokens of operators and of callers."""
 
     policies: Policies | OnePolicy
     trusted: tuple[IPv4Network | IPv6Network, ...]
@@ -30,7 +30,7 @@ class Settings(NamedTuple):
 
 
 def check_workers(workers: int) -> None:
-    """Raise InvalidSetting where so many workers would not count together."""
+    """Raise InvalidSetting if several workers would each count by themselves."""
     if workers > 1 and is_in_process():
         raise InvalidSetting(
             f"LIMITER_STORE is memory://, in which each of the {workers} workers would count by itself: "
@@ -39,7 +39,7 @@ def check_workers(workers: int) -> None:
 
 
 def from_env() -> Settings:
-    """Read LIMITER_*; raise InvalidSetting, which names the variable, for a wrong one."""
+    """Read LIMITER_*; raise InvalidSetting, which names the variable, for an invalid one."""
     trusted = trusted_proxies()
     tokens = admin_token(), api_token()
     policies: Policies | OnePolicy
@@ -51,10 +51,10 @@ def from_env() -> Settings:
 
 
 def hand_on_policies() -> None:
-    """Before workers are forked: those that start while the policy file is broken get the last good one.
+    """Read the policy file before workers are forked; one that starts with an invalid file uses this one.
 
     Raises:
-        InvalidPolicyFile: There is no good one yet.
+        InvalidPolicyFile: The policy file is invalid.
 
     """
     path = policies_path()

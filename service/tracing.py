@@ -1,4 +1,4 @@
-"""A span for each decision, where OpenTelemetry is installed; nothing where it is not."""
+"""A span for each decision, if OpenTelemetry is installed."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ else:
 
 
 def span(request: Request) -> AbstractContextManager[Any]:
-    """The span around one decision, in the trace that the request says it belongs to."""
+    """Open a span around one decision, in the trace that the request's header fields name."""
     if _tracer is None:
         return nullcontext()
     before = propagate.extract(request.headers)
     return _tracer.start_as_current_span("limiter.decision", before)
 
 
-def note(found: Any, verdict: Verdict) -> None:
-    """Note in a span what was decided; never for whom."""
-    if found is None or not found.is_recording():
+def note(span: Any, verdict: Verdict) -> None:
+    """Set a span's attributes from a verdict, without the subject."""
+    if span is None or not span.is_recording():
         return
-    found.set_attribute("limiter.status", verdict.status)
-    found.set_attribute("limiter.policies", [result.rule.name for result in verdict.results])
-    found.set_attribute(
+    span.set_attribute("limiter.status", verdict.status)
+    span.set_attribute("limiter.policies", [result.rule.name for result in verdict.results])
+    span.set_attribute(
         "limiter.degraded", any(result.decision.degraded for result in verdict.results)
     )
     if verdict.error is not None:
-        found.set_attribute("error.type", type(verdict.error).__name__)
+        span.set_attribute("error.type", type(verdict.error).__name__)

@@ -1,6 +1,6 @@
-"""A plain upstream that knows no limiter: what stands behind a proxy that asks before it passes on.
+"""An upstream without a limiter of its own, for the demo and Compose: a proxy asks the service first.
 
-``gunicorn "service.upstream:create_app()"`` runs it, for the demo and Compose.
+``gunicorn "service.upstream:create_app()"`` runs it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def create_app(name: str | None = None) -> App:
-    """Make the upstream; ``name`` is what it calls itself, else its host."""
+    """Make the upstream; ``name`` is its name in responses, by default that of its host."""
     body = json.dumps({"message": "Hello!", "upstream": name or socket.gethostname()}) + "\n"
     raw = body.encode()
     fields = [("Content-Type", "application/json"), ("Content-Length", str(len(raw)))]
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         while environ["wsgi.input"].read(_CHUNK):
-            pass  # who answers without having read may cut the proxy off that still sends
+            pass  # read all: an early answer may end the connection while the proxy still sends
         start_response("200 OK", list(fields))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [raw]
 
@@ -31,17 +31,17 @@ def create_app(name: str | None = None) -> App:
 
 
 def passing_on(app: App) -> App:
-    """Pass what the proxy was told of the limit on to the client: from the request to the response."""
+    """Copy the limit's header fields, which the proxy adds to the request, to the response."""
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        told = [
+        copied = [
             (name, environ[variable])
             for name in ("RateLimit-Policy", "RateLimit")
             if (variable := "HTTP_" + name.upper().replace("-", "_")) in environ
         ]
 
         def start(status: str, fields: list[tuple[str, str]], *more: Any) -> Any:
-            return start_response(status, [*fields, *told], *more)
+            return start_response(status, [*fields, *copied], *more)
 
         return app(environ, start)
 

@@ -1,12 +1,12 @@
-"""gunicorn's worker with threads, none of which ever waits for a client.
+"""A gunicorn worker with threads that do not wait for slow clients.
 
-gunicorn's own worker gives a connection a thread before the request is there. Sixteen half requests, or
-bodies that drip, then stop sixteen threads; one client that does not close a refused connection stops the
-main loop for two seconds. Here the main loop receives, and a thread begins when it has all that it will
-read. This module knows of HTTP where a request ends, and nothing else. Where it is wrong about that, the
-thread reads the end of the connection, and does not wait.
+gunicorn's own worker gives a connection a thread before the request has arrived. Sixteen incomplete
+requests then block sixteen threads, and a client that does not close a refused connection blocks the main
+loop for two seconds. Here the main loop receives, and a thread starts once the request is complete. This
+module only finds out where a request ends. If it is wrong, the thread reads the end of the connection, and
+does not wait.
 
-With TLS (``--certfile``) or HTTP/2 gunicorn itself reads, in threads: use them where all clients are yours.
+With TLS (``--certfile``) or HTTP/2 gunicorn's own code reads, in threads: use these only for known clients.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from gunicorn.workers.gthread import ThreadWorker
 
 from limiter.log_throttle import ThrottleFilter
 
-#: Bytes of a request that wait here for the rest of it: a body of 64 KiB, which is the most that the
-#: service reads, and a large head.
+#: Bytes of an incomplete request that the main loop keeps: a body of 64 KiB, the most that the service
+#: reads, and a large head.
 LARGEST = 96 * 1024
 
-#: Seconds in which a client may close a connection that is over, and in which a worker that is to end
-#: waits for requests that have begun.
+#: Seconds that a client has to close a finished connection, and that a stopping worker waits for incomplete
+#: requests.
 LINGER = 2.0
 
 _CHUNK = 65_536
@@ -50,25 +50,25 @@ _SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})")
 class Worker(ThreadWorker):  # type: ignore[misc]
     """``worker_class = "service.worker.Worker"``."""
 
-    #: Seconds for all of a request to come, head and body, and before it for a new connection's first byte.
+    #: Seconds in which a request must arrive, head and body; also a new connection's first byte.
     read_timeout = 10.0
-    #: Seconds in which a client takes nothing of an answer that its connection has no room for.
+    #: Seconds that a response waits while the client reads nothing and the socket's buffer is full.
     write_timeout = 2
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        #: Connections of which a request is to come, the oldest first.
-        self._coming: dict[Any, _Coming] = {}
-        #: Connections that are over but for the client's end, and until when that is waited for.
-        self._leaving: dict[Any, float] = {}
+        #: Connections whose next request is incomplete, the oldest first.
+        self._incoming: dict[Any, _Incoming] = {}
+        #: Finished connections that the client must still close, with their deadlines.
+        self._closing: dict[Any, float] = {}
 
     def init_process(self) -> None:
-        """Begin to serve, in the worker's process."""
-        self.log.error_log.addFilter(_OneOfAKind())
+        """Start to serve, in the worker's process."""
+        self.log.error_log.addFilter(_ThrottleByText())
         super().init_process()
 
     def enqueue_req(self, conn: Any) -> None:
-        """Receive what a thread will read, without one; called by the main loop for each request."""
+        """Receive a request in the main loop, which calls this, before a thread reads it."""
         if self.cfg.is_ssl or set(self.cfg.http_protocols) != {"h1"}:
             super().enqueue_req(conn)
             return
@@ -78,7 +78,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.init()
             conn.parser.unreader = _Unreader(conn.sock)
         conn.sock.setblocking(False)
-        self._coming[conn] = _Coming()
+        self._incoming[conn] = _Incoming()
         self.poller.register(conn.sock, EVENT_READ, partial(self._receive, conn))
         read_ahead = conn.parser.unreader.take_buffered()
         if read_ahead:
@@ -87,41 +87,41 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._receive(conn)
 
     def _receive(self, conn: Any, _socket: object = None) -> None:
-        """The connection has something for us, or may have."""
+        """Receive what the connection has, if it has something."""
         try:
             data = conn.sock.recv(_CHUNK)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        if data or self._coming[conn].received:
+        if data or self._incoming[conn].received:
             self._take(conn, data)
         else:
             self._close(conn)
 
     def _take(self, conn: Any, data: bytes) -> None:
-        """Nothing is the client's end: gunicorn answers half a request, too."""
-        coming = self._coming[conn]
-        if coming.goes_on(data) and data:
-            if coming.answer:
-                with suppress(OSError):  # the next receiving will find it broken, too
-                    conn.sock.send(coming.answer)
+        """Start a thread once the request is complete, or if the client has closed (empty ``data``)."""
+        incoming = self._incoming[conn]
+        if incoming.goes_on(data) and data:
+            if incoming.answer:
+                with suppress(OSError):  # the next recv finds the same error
+                    conn.sock.send(incoming.answer)
             return
-        del self._coming[conn]
+        del self._incoming[conn]
         self.poller.unregister(conn.sock)
         unreader = conn.parser.unreader
-        unreader.unread(bytes(coming.received))
-        unreader.deadline = 0.0 if coming.is_whole else coming.began + self.read_timeout
+        unreader.unread(bytes(incoming.received))
+        unreader.deadline = 0.0 if incoming.is_whole else incoming.began + self.read_timeout
         super().enqueue_req(conn)
 
     def handle_request(self, req: Any, conn: Any) -> Any:
-        """In a thread: answer; where a rest of the body is still to come, nothing comes after it."""
+        """Answer, in a thread; close the connection afterwards if the body was incomplete."""
         if getattr(conn.parser.unreader, "deadline", 0.0):
             req.force_close()
         return super().handle_request(req, conn)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
-        """Wait here for the end of a connection that is over: gunicorn would stop the main loop for it."""
+        """Wait for the client to close a finished connection: gunicorn would block the main loop."""
         if fs.cancelled() or fs.exception() is not None or fs.result():
             super().finish_request(conn, fs)
             return
@@ -129,11 +129,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             conn.sock.setblocking(False)
             conn.sock.shutdown(socket.SHUT_WR)
             self.poller.register(conn.sock, EVENT_READ, partial(self._discard, conn))
-        except (OSError, ValueError):  # it is closed already
+        except (OSError, ValueError):  # the connection is closed already
             self.nr_conns -= 1
             conn.close()
         else:
-            self._leaving[conn] = monotonic() + LINGER
+            self._closing[conn] = monotonic() + LINGER
 
     def _discard(self, conn: Any, _socket: object = None) -> None:
         try:
@@ -145,24 +145,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._close(conn)
 
     def _close(self, conn: Any) -> None:
-        """Close a connection that the poller has."""
-        self._coming.pop(conn, None)
-        self._leaving.pop(conn, None)
+        """Close a connection that the poller watches."""
+        self._incoming.pop(conn, None)
+        self._closing.pop(conn, None)
         self.poller.unregister(conn.sock)
         self.nr_conns -= 1
         conn.close()
 
     def murder_pending(self) -> None:
-        """Close what has taken too long; the main loop calls it every second, or more often."""
+        """Close connections past their deadline; the main loop calls this at least every second."""
         super().murder_pending()
         now = monotonic()
-        patience = self.read_timeout if self.alive else LINGER
-        late = [conn for conn, coming in self._coming.items() if now >= coming.began + patience]
-        late += [conn for conn, until in self._leaving.items() if now >= until]
+        timeout = self.read_timeout if self.alive else LINGER
+        late = [conn for conn, each in self._incoming.items() if now >= each.began + timeout]
+        late += [conn for conn, deadline in self._closing.items() if now >= deadline]
         for conn in late:
             self._close(conn)
-        # Where there is no room for as many as there are threads, the oldest go that are not answered now.
-        for conn in [*self._leaving, *self._coming, *self.keepalived_conns]:
+        # If fewer connections are free than there are threads, close the oldest that wait for a client.
+        for conn in [*self._closing, *self._incoming, *self.keepalived_conns]:
             if self.nr_conns <= self.worker_connections - self.cfg.threads:
                 break
             if conn in self.keepalived_conns:
@@ -171,12 +171,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
 
 class _Unreader(SocketUnreader):  # type: ignore[misc]
-    """What was received, and behind it the end: or, until the deadline, what of a long body is to come."""
+    """Returns the received bytes, then the end; of a long body, what else arrives before the deadline."""
 
     deadline = 0.0
 
     def chunk(self, size_hint: int | None = None) -> bytes:
-        """More of the connection; nothing is its end."""
+        """Return more bytes of the connection; none is its end."""
         left = self.deadline - monotonic()
         if left <= 0:
             return b""
@@ -189,12 +189,12 @@ class _Unreader(SocketUnreader):  # type: ignore[misc]
             self.sock.settimeout(None)
 
 
-class _Coming:
-    """What has come of a request.
+class _Incoming:
+    """The received part of a request.
 
     Attributes:
-        is_whole: Whether a thread that begins now has all of it.
-        answer: What the client waits for before it goes on, once.
+        is_whole: Whether a thread that starts now has the whole request.
+        answer: The interim response for which the client waits, once.
 
     """
 
@@ -206,24 +206,24 @@ class _Coming:
         self._progress = self._reading()
 
     def goes_on(self, data: bytes) -> bool:
-        """Take this, and say whether there is more to come before a thread begins."""
+        """Add received bytes; return whether more must arrive before a thread starts."""
         self.received += data
         self.answer = b""
         return next(self._progress, False)
 
     def _reading(self) -> Generator[bool, None, None]:
-        """A head, then a body of a length or in chunks: true while it has not ended."""
-        looked_at = 0
-        while (end := self.received.find(b"\r\n\r\n", looked_at)) < 0:
+        """Find the end of the head, then of a body with a length or in chunks; yield until then."""
+        searched = 0
+        while (end := self.received.find(b"\r\n\r\n", searched)) < 0:
             if len(self.received) > LARGEST:
-                return  # gunicorn answers what it makes of that, and closes
-            looked_at = max(len(self.received) - 3, 0)
+                return  # gunicorn answers with an error, and closes
+            searched = max(len(self.received) - 3, 0)
             yield True
         body = end + 4
-        found = list(_FIELDS.finditer(self.received, 0, end))
-        if any(field[_EXPECT] for field in found):
+        fields = list(_FIELDS.finditer(self.received, 0, end))
+        if any(field[_EXPECT] for field in fields):
             self.answer = _CONTINUE
-        framing = [field for field in found if not field[_EXPECT]]
+        framing = [field for field in fields if not field[_EXPECT]]
         if len(framing) > 1 or (framing and framing[0][_CODING] and not framing[0][_CHUNKED]):
             return  # gunicorn refuses it
         if framing and framing[0][_CHUNKED]:
@@ -244,7 +244,7 @@ class _Coming:
                     self.is_whole = False
                     return
                 yield True
-            if last:  # behind the last chunk: trailers, and an empty line
+            if last:  # after the last chunk: trailers, and an empty line
                 if end == at:
                     return
                 at = end + 2
@@ -256,9 +256,9 @@ class _Coming:
             at = end + 2 if last else end + 2 + int(size[1], 16) + 2
 
 
-class _OneOfAKind(ThrottleFilter):
-    """Throttles gunicorn's lines, of which each request that cannot be read would write one."""
+class _ThrottleByText(ThrottleFilter):
+    """Throttles gunicorn's log: each request that it cannot parse would write a line."""
 
     def kind(self, record: logging.LogRecord) -> object:
-        """The words with which it begins: what the client sent may be further on in the message itself."""
+        """Return the first words of a message: the rest may contain what the client sent."""
         return record.levelno, re.split("[^A-Za-z ]", str(record.msg), maxsplit=1)[0]

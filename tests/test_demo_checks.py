@@ -153,7 +153,7 @@ def test_forward_auth_is_offered_where_its_policy_is(
 
     said = capsys.readouterr().out
     assert ("/protected/hello" in said) == offered
-    assert ("there is no policy default, which traefik/dynamic.yml asks" in said) != offered
+    assert ("there is no policy default, which traefik/dynamic.yml uses" in said) != offered
 
 
 def test_what_is_said_at_the_end_stands_in_lines_of_its_own(

@@ -222,7 +222,7 @@ def test_a_childs_own_children_end_with_it() -> None:
     assert child.process.stdout is not None
     grandchild = int(child.process.stdout.readline())
 
-    child.stop(patience=0.1)
+    child.stop(timeout=0.1)
 
     child.process.stdout.close()
     assert child.process.returncode == -signal.SIGKILL

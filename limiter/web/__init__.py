@@ -1,1 +1,1 @@
-"""What every web adapter shares: who calls, and how a decision is told over HTTP."""
+"""Shared by all web adapters: which rules apply to a request, and how the verdict is written over HTTP."""

@@ -15,15 +15,15 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-#: Close codes (RFC 6455 and its registry): a message against the rules, and a server that cannot tell.
+#: Close codes of a websocket: RFC 6455, section 7.4.1, and its registry at IANA.
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
-#: Bytes of the reason that stands beside such a code.
+#: The most bytes of a close code's reason (RFC 6455, section 5.5).
 _MOST_REASON = 123
 
 
 def is_last(message: Message, trailers: bool = False) -> bool:
-    """Whether nothing of the response comes after this message."""
+    """Whether this message ends the response."""
     kind = message["type"].removeprefix("websocket.")
     if kind in ("http.response.body", "http.response.zerocopysend"):
         return not trailers and not message.get("more_body")
@@ -33,7 +33,7 @@ def is_last(message: Message, trailers: bool = False) -> bool:
 
 
 def with_fields(message: Message, verdicts: Sequence[Verdict]) -> Message:
-    """The start of a response, with the verdicts' fields behind its own."""
+    """Return the start of a response with the verdicts' header fields after its own."""
     own = list(message.get("headers") or ())
     names = {bytes(name).decode("latin-1").lower() for name, _ in own}
     added = wiring.added_fields(names, wiring.fields_of(verdicts))
@@ -58,7 +58,7 @@ async def refuse(verdict: Verdict, send: Send, protocol: str, is_head: bool = Fa
 
 
 async def refuse_handshake(verdict: Verdict, scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse by a response where the server can send one; else by closing, which is a 403."""
+    """Refuse a websocket by a response if the server can send one, else by closing it (a 403)."""
     message = await receive()
     if message["type"] != "websocket.connect":
         return
@@ -70,7 +70,7 @@ async def refuse_handshake(verdict: Verdict, scope: Scope, receive: Receive, sen
 
 
 def closing(verdict: Verdict) -> tuple[int, str]:
-    """Code and reason with which a websocket is closed."""
+    """Return the close code and the reason for a websocket that is refused."""
     if verdict.status != 429:
         code = TRY_AGAIN_LATER if verdict.status == 503 else POLICY_VIOLATION
         reason = json.loads(verdict.body)["detail"].encode()[:_MOST_REASON]

@@ -1,4 +1,4 @@
-"""The end of a WSGI response: what is held for it is given back then, however it ends."""
+"""The end of a WSGI response: leases of its request are released then, however it ends."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 
 class Closing:
-    """A response's body; when the server is done with it, even where that fails, somebody leaves."""
+    """A response's body that calls ``leave`` when the server closes it, also if closing fails."""
 
     def __init__(self, body: Iterable[bytes], leave: Callable[[], object]) -> None:
         self._body = body
@@ -16,7 +16,7 @@ class Closing:
         return iter(self._body)
 
     def close(self) -> None:
-        """The response was sent, or nobody is there any more to send it to."""
+        """Close the application's body, and leave; the server calls this after the response."""
         try:
             if hasattr(self._body, "close"):
                 self._body.close()

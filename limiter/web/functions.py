@@ -1,6 +1,6 @@
-"""Functions that an application gives to a limit: how many arguments they take is checked once.
+"""Checks of the functions that an application passes to a limit: how many arguments they take.
 
-A function with the wrong arguments is an error where it is given, not at the first request. This module
+A function with wrong arguments is an error when it is passed, not at the first request. This module
 calls no function, and does not know what a function is for.
 """
 
@@ -18,21 +18,21 @@ OfRequest = Callable[[Request, Sequence[Network]], Any]
 
 
 def accepted(setting: str) -> str:
-    """What a function of a request may take, for messages."""
+    """Describe which functions of a request are accepted, for error messages."""
     return (
-        f"a function of nothing, of the request, or of the request and the trusted networks, as in "
+        f"a function without arguments, of the request, or of the request and the trusted networks, as in "
         f"{setting}=lambda request: ..."
     )
 
 
 def of_request(setting: str, function: Callable[..., Any], usual: int = 2) -> OfRequest:
-    """The function, to be called with the request and the trusted networks, of which it may take fewer.
+    """Wrap a function so that it can be called with the request and the trusted networks.
 
-    The parameters without a default are counted. Where others (``*args``, or some with a default) leave
-    it open, the function is called with as many arguments as is ``usual`` in its framework.
+    The function may take both, the request alone, or nothing: its parameters without a default are
+    counted. If the signature also allows ``usual`` arguments (as ``*args`` does), it gets that many.
 
     Raises:
-        InvalidSetting: It takes others, or it is asynchronous or a generator.
+        InvalidSetting: It takes other arguments, or it is asynchronous or a generator.
 
     """
     expected = f"accepted is {accepted(setting)}"
@@ -43,16 +43,16 @@ def of_request(setting: str, function: Callable[..., Any], usual: int = 2) -> Of
         if count > 2 or not _binds(signature, count):
             raise InvalidSetting.of(setting, _called(function, signature), expected)
     if count == 0:
-        return lambda request, trusted: function()  # noqa: ARG005 (it looks at neither)
+        return lambda request, trusted: function()  # noqa: ARG005 (it takes neither)
     if count == 1:
-        return lambda request, trusted: function(request)  # noqa: ARG005 (nor at these)
+        return lambda request, trusted: function(request)  # noqa: ARG005 (it takes no networks)
     return function
 
 
 def check_function(setting: str, function: object, *arguments: str, more: str = "") -> None:
-    """Raise InvalidSetting where this is no function that can be called with these arguments.
+    """Raise InvalidSetting unless this is a function that can be called with these arguments.
 
-    ``more`` is what else is accepted, or what to do.
+    ``more`` ends the message: what else is accepted, or what to do.
     """
     takes = f"of {' and '.join(arguments)}" if arguments else "without arguments"
     expected = f"accepted is a function {takes}{more}"
@@ -66,12 +66,12 @@ def check_function(setting: str, function: object, *arguments: str, more: str = 
 def _signature(
     setting: str, function: Callable[..., Any], expected: str
 ) -> inspect.Signature | None:
-    """The function's signature; None where Python does not know it, as of some that are written in C."""
+    """Return the function's signature; None if Python does not know it, as for some written in C."""
     try:
         call = function if inspect.isroutine(function) else getattr(function, "__call__", function)  # noqa: B004
-        is_late = any(_returns_late(one) for one in (function, call))
+        is_late = any(_returns_late(candidate) for candidate in (function, call))
         signature = inspect.signature(function)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: one of Flask's proxies
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a proxy of Flask without context
         return None
     if is_late:
         value = f"{_called(function, signature)}, which is async or a generator"
@@ -80,7 +80,7 @@ def _signature(
 
 
 def _returns_late(function: Any) -> bool:
-    """Whether a call gives no result, but what would have to be awaited or iterated."""
+    """Whether a call returns something to await or to iterate in place of its result."""
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     return any(is_kind(function) for is_kind in kinds)
 
@@ -94,12 +94,13 @@ def _binds(signature: inspect.Signature, count: int) -> bool:
 
 
 def _required(signature: inspect.Signature) -> list[inspect.Parameter]:
-    """The positional parameters without a default."""
+    """Return the positional parameters without a default."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    every = signature.parameters.values()
-    return [one for one in every if one.kind in kinds and one.default is inspect.Parameter.empty]
+    empty = inspect.Parameter.empty
+    parameters = signature.parameters.values()
+    return [each for each in parameters if each.kind in kinds and each.default is empty]
 
 
 def _called(function: Any, signature: inspect.Signature) -> str:
-    """The function as its definition begins, for a message."""
+    """Return the function's name and parameters, for a message."""
     return f"{getattr(function, '__name__', None) or type(function).__name__}{signature}"

@@ -1,4 +1,7 @@
-"""One request against every rule that is about it: how the rules are asked, together."""
+"""Checks one request against all rules that apply to it, in one call to the store.
+
+It knows no framework: an adapter makes the request, and writes the verdict as a response.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from limiter.web.request import Request
 from limiter.web.rules import Check, Rule, SkipReason
 from limiter.web.verdict import Observer as Observer
 from limiter.web.verdict import Result as Result
-from limiter.web.verdict import Verdict as Verdict  # for who writes an observer
+from limiter.web.verdict import Verdict as Verdict  # for users who write an observer
 from limiter.web.verdict import header_fields
 
 log = logging.getLogger("limiter.web")
@@ -34,7 +37,7 @@ _Shadowed = list[tuple[Rule, LimiterError]]
 
 
 class _Charge(NamedTuple):
-    """A check, and what it asks of the store."""
+    """A check, and its part of the call to the store."""
 
     check: Check
     part: Part
@@ -45,9 +48,9 @@ class _Charge(NamedTuple):
 
 
 class _Guard(Generic[_Limiter]):
-    """Rules, asked together; a subclass says how the round trip is made.
+    """Rules that are checked in one call; a subclass makes the round trip.
 
-    ``address_from`` is the header in which trusted proxies say who calls: one of
+    ``address_from`` is the header field in which trusted proxies write the client's address: one of
     ``identity.ADDRESS_FROM``.
 
     Raises:
@@ -73,34 +76,34 @@ class _Guard(Generic[_Limiter]):
             first = self.rules[0].limiter
             if not limiter_calls.shares_store(rule.limiter, first):
                 raise InvalidSetting(
-                    f"store of rule {rule.name} is another than that of rule {first.name}: rules that "
-                    f"are asked together share one; make the limiter with store=<the other limiter>"
+                    f"store of rule {rule.name} is not the store of rule {first.name}: expected one store "
+                    f"for all rules of a guard; make the limiter with store=<the other limiter>"
                 )
 
     def checks(self, request: Request) -> list[Check]:
-        """The checks of the rules that are about a request.
+        """Return the checks of the rules that apply to a request.
 
         Raises:
-            Unidentified: The caller cannot be identified, and one of the rules refuses such.
+            Unidentified: The caller cannot be identified, and one of the rules refuses such requests.
 
         """
-        return self._checks(self._believed(request), [])
+        return self._checks(self._with_address_from(request), [])
 
     def consider(self, request: Request, rule: Rule) -> Check | SkipReason:
-        """What one of the rules asks about a request, or why it asks nothing.
+        """Return one rule's check of a request, or the reason why the rule does not apply.
 
         Raises:
-            Unidentified: The caller cannot be identified, and the rule refuses such.
+            Unidentified: The caller cannot be identified, and the rule refuses such requests.
 
         """
-        return self._consider(self._believed(request), rule)
+        return self._consider(self._with_address_from(request), rule)
 
     def _consider(self, request: Request, rule: Rule) -> Check | SkipReason:
         if rule.is_default and self._is_routed(request, rule):
             return SkipReason.ROUTED
         return rule.consider(request, self.trusted)
 
-    def _believed(self, request: Request) -> Request:
+    def _with_address_from(self, request: Request) -> Request:
         if request.address_from == self.address_from:
             return request
         return request.changed(address_from=self.address_from)
@@ -113,10 +116,10 @@ class _Guard(Generic[_Limiter]):
         if rule.shadow:
             return False
         try:
-            found = rule.consider(request, self.trusted)
+            outcome = rule.consider(request, self.trusted)
         except Unidentified:
-            return True  # it refuses
-        return isinstance(found, Check) or found.is_meant
+            return True  # the rule refuses the request
+        return isinstance(outcome, Check) or outcome.is_meant
 
     def _checks(self, request: Request, shadowed: _Shadowed) -> list[Check]:
         checks = []
@@ -133,11 +136,11 @@ class _Guard(Generic[_Limiter]):
         return checks
 
     def _charges(self, request: Request, shadowed: _Shadowed) -> list[_Charge]:
-        """What is asked of the store about a request.
+        """Return the checks of a request with their parts of the call.
 
         Raises:
             Unidentified: The caller cannot be identified.
-            InvalidCost: A cost could never pass.
+            InvalidCost: A cost is more than a limit ever admits at once.
 
         """
         charges = []
@@ -155,9 +158,9 @@ class _Guard(Generic[_Limiter]):
     ) -> Flow[Verdict]:
         """Check a request against every rule; all are charged, or none.
 
-        ``unavailable`` is why the store is known not to answer: it is not asked then.
+        ``unavailable`` is an earlier error of the store: then this makes no call to it.
         """
-        request = self._believed(request)
+        request = self._with_address_from(request)
         shadowed: _Shadowed = []
         charges: list[_Charge] = []
         try:
@@ -173,7 +176,7 @@ class _Guard(Generic[_Limiter]):
         if self._observe is not None:
             try:
                 self._observe(request, verdict)
-            except Exception:  # it would take the verdict, and its leases, with it
+            except Exception:  # else the verdict, and the leases in it, would be lost
                 log_seldom(log, logging.ERROR, "an observer failed", exc_info=True)
         return verdict
 
@@ -184,7 +187,7 @@ class _Guard(Generic[_Limiter]):
         shadowed: _Shadowed,
         unavailable: StoreUnavailable | None,
     ) -> Flow[Verdict]:
-        """Decide where a client may begin only so many subjects; one too many is not written.
+        """Decide, with a bound on the new subjects of one address; none beyond it is written.
 
         Raises:
             TooManyNewSubjects: A rule that is not in shadow mode has no room for another subject.
@@ -202,8 +205,8 @@ class _Guard(Generic[_Limiter]):
                         shadowed.append((charge.rule, error))
                     else:
                         raise error
-            except StoreUnavailable as away:
-                kept, unavailable = charges, away
+            except StoreUnavailable as error:
+                kept, unavailable = charges, error
             verdict = yield from self._deciding_flow(request, kept, unavailable)
         except LimiterError:
             _take_back(begun)
@@ -215,7 +218,7 @@ class _Guard(Generic[_Limiter]):
     def _beginning_flow(
         self, charge: _Charge, begun: list[Check], unavailable: StoreUnavailable | None
     ) -> Flow[TooManyNewSubjects | None]:
-        """Why a subject may not be begun; the store is asked only if its client has begun too many."""
+        """Return why a new subject is refused; peek at the store only if its address began too many."""
         check, rule = charge.check, charge.rule
         limit, address = rule.new_subjects, check.address
         if limit is None or address is None:
@@ -257,7 +260,7 @@ class _Guard(Generic[_Limiter]):
             decisions = limiter_calls.fallbacks(owners, parts, mode, lease)
         except LimiterError:
             raise
-        except BaseException:  # interrupted, perhaps with leases in hand
+        except BaseException:  # an interrupted call may have taken leases
             _forget(charges, lease, StoreUnavailable("the request was interrupted"))
             raise
         results = [
@@ -276,31 +279,35 @@ class _Guard(Generic[_Limiter]):
         return limiter_calls.decide_flow(charges[0].rule.limiter, parts, mode, lease, timeout)
 
     def _keeping_flow(self, verdict: Verdict, lease: str, began: float) -> Flow[None]:
-        """Have the leases renewed; in shadow mode perhaps not all were given.
+        """Have the leases renewed; a rule in shadow mode may have got none.
 
         Raises:
-            StoreUnavailable: Nothing can renew them; they are released.
+            StoreUnavailable: Nothing can renew the leases; they are released.
 
         """
-        given = [one for one in verdict.results if one.part.plan.leases and one.decision.allowed]
+        leased = [
+            each for each in verdict.results if each.part.plan.leases and each.decision.allowed
+        ]
         try:
-            for rule, decision, part in given:
+            for rule, decision, part in leased:
                 held = limiter_calls.keep(rule.limiter, part, lease, decision, began)
                 verdict.leases.append((rule.limiter, held))
         except LimiterError as error:
             for _, held in verdict.leases:
                 yield from limiter_calls.release_flow(held)
-            _forget(given, lease, StoreUnavailable(str(error)))
+            _forget(leased, lease, StoreUnavailable(str(error)))
             raise
 
     def _refunding_flow(self, verdict: Verdict, unused: Iterable[Result]) -> Flow[None]:
-        """Refund what some rules have charged; the verdict then has the state after it."""
+        """Refund what some rules have charged, and update the verdict's state."""
         for result in unused:
             limiter = result.rule.limiter
             decision = yield from limiter_calls.refund_flow(limiter, result.part, result.decision)
             if decision is not None:
-                now = result._replace(decision=decision)
-                verdict.results = tuple(now if one is result else one for one in verdict.results)
+                refunded = result._replace(decision=decision)
+                verdict.results = tuple(
+                    refunded if each is result else each for each in verdict.results
+                )
         verdict.fields = header_fields(verdict.results)
 
 
@@ -308,9 +315,9 @@ class Guard(_Guard[Limiter]):
     """Rules for threads."""
 
     def enter(self, request: Request, unavailable: StoreUnavailable | None = None) -> Verdict:
-        """Check a request against every rule that is about it; ``leave`` releases its leases.
+        """Check a request against every rule that applies to it; ``leave`` releases its leases.
 
-        ``unavailable`` is why the store did not answer just now: then ``on_error`` decides at once.
+        ``unavailable`` is an earlier error of the store: then ``on_error`` decides at once.
         """
         if not self.rules:
             return Verdict()
@@ -318,7 +325,7 @@ class Guard(_Guard[Limiter]):
         return limiter_calls.drive(limiter, self._entering_flow(request, unavailable))
 
     def _asking_flow(self, charges: list[_Charge], mode: str, lease: str) -> Flow[list[Decision]]:
-        """One rule alone asks by its limiter's own ``hit``, which is the shortest way."""
+        """Use the limiter's own ``hit`` for a single rule, since that is faster."""
         check, part = charges[0]
         limiter = check.rule.limiter
         is_plain = len(charges) == 1 and mode == "hit" and not part.shadow
@@ -327,12 +334,12 @@ class Guard(_Guard[Limiter]):
         return (yield from super()._asking_flow(charges, mode, lease))
 
     def leave(self, verdict: Verdict) -> None:
-        """Release what was held for a request, whose response is closed."""
+        """Release the leases of a request whose response is closed."""
         for limiter, held in verdict.leases:
             limiter_calls.drive(limiter, limiter_calls.release_flow(held))
 
     def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
-        """Refund what these of an allowed request's rules have charged; the verdict says so."""
+        """Refund what these rules charged an allowed request, and update the verdict."""
         limiter: Limiter = self.rules[0].limiter
         limiter_calls.drive(limiter, self._refunding_flow(verdict, unused))
 
@@ -359,24 +366,24 @@ class AsyncGuard(_Guard[AsyncLimiter]):
 
 
 def _forget(charges: Iterable[_Charge | Result], lease: str, why: StoreUnavailable) -> None:
-    """Release, later, the leases that a call may have taken without an answer."""
+    """Release later the leases that a call may have taken before it failed."""
     for charge in charges:
         if charge.part.plan.leases:
             limiter_calls.forget(charge.rule.limiter, charge.part, lease, why)
 
 
 def _was_known(decision: Decision) -> bool:
-    """Whether the subject had used something of a policy before this decision."""
-    return any(one.remaining + one.granted != one.policy.capacity for one in decision.each)
+    """Whether the subject had used units of a policy before this decision."""
+    return any(part.remaining + part.granted != part.policy.capacity for part in decision.each)
 
 
 def _was_begun(decision: Decision | None) -> bool:
-    """Whether this decision wrote a subject that the store did not know."""
+    """Whether this decision wrote a subject that was new to the store."""
     return not (decision is None or decision.degraded or _was_known(decision))
 
 
 def _take_back(begun: Iterable[Check]) -> None:
-    """These began no subject: the store knew it, or did not decide."""
+    """Stop counting these as new subjects: the store had them already, or did not decide."""
     for check in begun:
         if check.rule.new_subjects is not None and check.address is not None:
             check.rule.new_subjects.take_back(check.address, check.key)

@@ -1,4 +1,4 @@
-"""Decisions as HTTP fields: the syntax of draft-ietf-httpapi-ratelimit-headers-11, and older forms."""
+"""Decisions as header fields, as of draft-ietf-httpapi-ratelimit-headers-11, and in older forms."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 from limiter.decision import Decision
 from limiter.policies import Policy
 
-#: Header forms by name: the syntax of the draft's version 11, its three fields of version 6, what many
-#: services send, and nothing.
+#: Names of header forms: the draft's version 11, the three fields of its version 6, the ``X-RateLimit``
+#: fields that many services send, and no fields but Retry-After.
 FORMS = ("draft-11", "draft-06", "x-ratelimit", "none")
 
 _SECOND_US = 1_000_000
@@ -21,7 +21,7 @@ Field = tuple[str, str]
 
 
 class NamedDecision(NamedTuple):
-    """One limiter's decision, under its name, in the form that was chosen for it."""
+    """One limiter's decision, with the limiter's name and header form."""
 
     decision: Decision
     name: str
@@ -29,52 +29,51 @@ class NamedDecision(NamedTuple):
 
 
 def fields(decision: Decision, limiter_name: str, form: str = "draft-11") -> list[Field]:
-    """Return what one limiter's decision says, and Retry-After when a limit denied."""
+    """Return the fields of one limiter's decision, with Retry-After if a limit denied."""
     return of_all([NamedDecision(decision, limiter_name, form)])
 
 
 def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
     """Return the fields of several limiters' decisions about one request.
 
-    Where one denied, Retry-After is among them in each form, also in the one that says nothing else.
-    A decision that no limit made (the store failed, and a fallback without numbers answered) has
-    no fields: there is nothing true to say. The older forms know one limit; they get that of the
-    limiter that is nearest to denying.
+    If one denied, Retry-After is among them in every form, also in ``none``. A decision without numbers
+    (the store failed, and ``allow`` or ``deny`` answered) has no fields. The older forms show one limit:
+    that of the limiter that is nearest to denying.
     """
-    found: list[Field] = []
+    rendered: list[Field] = []
     policies: list[str] = []
     states: list[str] = []
     waits: list[int] = []
     older: list[NamedDecision] = []
-    for one in decisions:
-        numbers = one.decision.numbers
+    for named in decisions:
+        numbers = named.decision.numbers
         waits += [wait for _, _, wait, _ in numbers if wait]
-        if not numbers or one.form == "none":
+        if not numbers or named.form == "none":
             continue
-        if one.form == "draft-11":
-            text, heads = _policies(tuple([row[0] for row in numbers]), one.name)
+        if named.form == "draft-11":
+            text, heads = _policies(tuple([row[0] for row in numbers]), named.name)
             policies.append(text)
             states += map(_state, heads, numbers)
         else:
-            older.append(one)
+            older.append(named)
     if policies:
-        found += [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
+        rendered += [("RateLimit-Policy", ", ".join(policies)), ("RateLimit", ", ".join(states))]
     for form, prefix in _OLDER if older else ():
-        of_form = [one.decision for one in older if one.form == form]
+        of_form = [named.decision for named in older if named.form == form]
         if of_form:
-            found += _three(prefix, min(of_form, key=_nearness))
+            rendered += _older_fields(prefix, min(of_form, key=_nearness))
     if waits:
-        found.append(("Retry-After", str(-(-max(waits) // _SECOND_US))))
-    return found
+        rendered.append(("Retry-After", str(-(-max(waits) // _SECOND_US))))
+    return rendered
 
 
 def _nearness(decision: Decision) -> tuple[float, int]:
-    """Those that deny first, the longest wait before the others; then who has least left."""
+    """Sort key: the decision with the longest wait first, then the one with the fewest units left."""
     return -decision.retry_after, decision.remaining
 
 
-def _three(prefix: str, decision: Decision) -> list[Field]:
-    """Of the policy that decided: limit, what remains, and seconds until it is whole (not an epoch)."""
+def _older_fields(prefix: str, decision: Decision) -> list[Field]:
+    """Limit, remaining units, and seconds until the reset (no Unix time) of the policy that decided."""
     decided = next(row for row in decision.numbers if row[0] == decision.policy)
     policy, remaining, _, reset_us = decided
     return [
@@ -87,24 +86,24 @@ def _three(prefix: str, decision: Decision) -> list[Field]:
 def names(policies: Sequence[Policy], limiter_name: str) -> list[str]:
     """Name each policy: by its own name, else by the limiter's, counted if there are several."""
     unnamed = sum(policy.name is None for policy in policies)
-    found = []
+    result = []
     count = 0
     for policy in policies:
         if policy.name is not None:
-            found.append(policy.name)
+            result.append(policy.name)
             continue
         count += 1
-        found.append(limiter_name if unnamed == 1 else f"{limiter_name}.{count}")
-    return found
+        result.append(limiter_name if unnamed == 1 else f"{limiter_name}.{count}")
+    return result
 
 
 def window_us(policy: Policy) -> int:
-    """Return how long all that can be had at once takes to come back, rounded up."""
+    """Return how long the policy takes to restore its whole capacity, rounded up."""
     return -(-policy.capacity * policy.period_us // policy.limit)
 
 
 class _Head(NamedTuple):
-    """What is said of a policy's state but for the numbers that change."""
+    """The parts of a policy's RateLimit item that do not change from call to call."""
 
     name: str
     window: int | None
@@ -113,7 +112,7 @@ class _Head(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _policies(policies: tuple[Policy, ...], limiter_name: str) -> tuple[str, list[_Head]]:
-    """The items of one limiter in RateLimit-Policy, and what its items in RateLimit begin with."""
+    """Return one limiter's items of RateLimit-Policy, and the heads of its items of RateLimit."""
     items, heads = [], []
     for name, policy in zip(names(policies, limiter_name), policies, strict=True):
         item, window = f'"{name}";q={policy.capacity}', _window(policy)
@@ -127,7 +126,7 @@ def _policies(policies: tuple[Policy, ...], limiter_name: str) -> tuple[str, lis
 
 
 def _window(policy: Policy) -> int | None:
-    """Return whole seconds, or none: the syntax has no fractions, and 1 would be a lie."""
+    """Return whole seconds, or None below one: the syntax has no fractions, and 1 would be wrong."""
     exact_us = window_us(policy)
     return -(-exact_us // _SECOND_US) if exact_us >= _SECOND_US else None
 

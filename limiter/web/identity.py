@@ -1,4 +1,4 @@
-"""Who calls: the address that the proxies we trust vouch for."""
+"""The client's address: that of the connection, or the one that trusted proxies report."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ from limiter.settings import UNIX_PEERS
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-#: Header fields in which proxies say where a request came from. A deployment's proxies write one of
-#: them; whoever believed another one as well would believe the client.
+#: Header fields in which proxies report the client's address. A deployment's proxies write one of them;
+#: the others come from the client as it likes, so only one is read.
 ADDRESS_FROM = ("x-forwarded-for", "forwarded", "x-real-ip")
 
-#: Bits of an IPv6 address that are one caller: what one site is given at the least.
+#: Leading bits of an IPv6 address that are one caller: a site gets at least a /64.
 PREFIX = 64
 
 _LONGEST_HEADER = 8_192
-#: Texts up to here are remembered as addresses; longer than any address is.
+#: Longer texts are not cached; every address is shorter.
 _LONGEST_KNOWN = 64
-#: Stands for an entry that nobody can read; no address is spelled like this.
+#: Stands for an entry that cannot be parsed; it is no address.
 _UNREADABLE = "unknown"
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PAIR = rf'({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")'
 _PAIRS = re.compile(_PAIR)
 _ELEMENT = re.compile(rf"[ \t]*(?:{_PAIR}[ \t]*)?(?:;[ \t]*(?:{_PAIR}[ \t]*)?)*")
 
-# IPv4 addresses as a NAT64 gateway spells them (RFC 6052): by /64 they would all be one caller.
+# A NAT64 gateway writes IPv4 addresses in this network (RFC 6052): by /64 they would all be one caller.
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class Unidentified(LimiterError, ValueError):
-    """Nobody can say who calls; a bucket for all such callers would punish each for the others."""
+    """The caller cannot be identified; one limit for all such callers would let one deny the others."""
 
 
 class NoAddress(Unidentified):
-    """What stands in the place of the caller's address is none; the message names it."""
+    """The text in the place of the caller's address is no address; the message shows it."""
 
 
 class Ambiguous(Unidentified):
-    """The request says several things of who calls: whoever lets such pass is evaded by them."""
+    """The request identifies its caller in several ways: letting it pass would be a way past the limit."""
 
 
 def caller(
@@ -57,9 +57,8 @@ def caller(
 ) -> str:
     """Return the caller's subject: an IPv4 address, or an IPv6 network of ``prefix`` bits.
 
-    ``peer`` is the other end of the connection, ``forwarded_for`` its X-Forwarded-For, read from
-    the right for as long as trusted proxies vouch for the next entry. What stands left of that is
-    the caller's own invention.
+    ``peer`` is the other end of the connection, ``forwarded_for`` its X-Forwarded-For. That is read from
+    the right, up to the first address that is no trusted proxy; a client can invent what is left of it.
     """
     if forwarded_for is not None and is_trusted(peer, trusted):
         return subject(outermost(forwarded_for, trusted), prefix)
@@ -74,15 +73,15 @@ def _of_peer(peer: str, prefix: int) -> str:
 
 
 def outermost(forwarded_for: str, trusted: Sequence[Network]) -> Address:
-    """Return the first address from the right that is not trusted; the leftmost where all are."""
+    """Return the first address from the right that is not trusted; the leftmost if all are."""
     entries = [entry for entry in map(str.strip, forwarded_for.split(",")) if entry]
     if not entries:
-        raise NoAddress("X-Forwarded-For names nobody")
+        raise NoAddress("X-Forwarded-For has no address")
     for entry in reversed(entries):
-        found = parse(entry)
-        if not _is_in(found, trusted):
+        address = parse(entry)
+        if not _is_in(address, trusted):
             break
-    return found
+    return address
 
 
 def parse(text: str) -> Address:
@@ -103,31 +102,31 @@ def _read(text: str) -> Address:
     try:
         if not good:
             raise ValueError
-        found = ip_address(bare.partition("%")[0])
+        address = ip_address(bare.partition("%")[0])
     except ValueError:
         raise NoAddress(f"{text[:64]!r} is no address") from None
-    if isinstance(found, IPv6Address):
-        if found.ipv4_mapped is not None:
-            return found.ipv4_mapped
-        if found in _NAT64:
-            return IPv4Address(int(found) & 0xFFFFFFFF)
-    return found
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in _NAT64:
+            return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
 
 
-#: The addresses that were seen last: proxies are seen with every request, and callers come again.
+#: Caches addresses: a proxy's comes with every request, and callers come again.
 _known = lru_cache(maxsize=4096)(_read)
 
 
-def subject(found: Address, prefix: int = PREFIX) -> str:
-    """Return what is limited: one IPv4 address, or all addresses that an IPv6 host can take."""
-    if isinstance(found, IPv4Address):
-        return str(found)
+def subject(address: Address, prefix: int = PREFIX) -> str:
+    """Return an address's subject: an IPv4 address, or the IPv6 network from which a host can choose."""
+    if isinstance(address, IPv4Address):
+        return str(address)
     others = 128 - prefix
-    return f"{IPv6Address(int(found) >> others << others)}/{prefix}"
+    return f"{IPv6Address(int(address) >> others << others)}/{prefix}"
 
 
 def is_trusted(peer: str | None, trusted: Sequence[Network]) -> bool:
-    """Whether the other end of a connection is one of our proxies."""
+    """Whether the other end of a connection is a trusted proxy."""
     if not peer:
         return UNIX_PEERS in trusted
     try:
@@ -137,8 +136,8 @@ def is_trusted(peer: str | None, trusted: Sequence[Network]) -> bool:
 
 
 def entries(header: str, value: str) -> str:
-    """What a field of ``ADDRESS_FROM`` says, as X-Forwarded-For would."""
-    if header == "x-real-ip":  # one address; two would be the proxy's and the client's
+    """Rewrite a field of ``ADDRESS_FROM`` in the form of X-Forwarded-For."""
+    if header == "x-real-ip":  # of two addresses, one would be the client's invention
         return _UNREADABLE if "," in value else value
     if header == "forwarded":
         return ", ".join(_forwarded(value))
@@ -146,13 +145,13 @@ def entries(header: str, value: str) -> str:
 
 
 def _forwarded(text: str) -> list[str]:
-    """The ``for`` of each element of a Forwarded field (RFC 7239), read from the right.
+    """Return the ``for`` of each element of a Forwarded field (RFC 7239), read from the right.
 
-    Each proxy writes its element behind what is there already. Read from the left, a quote that the
-    client leaves open would swallow what our proxies wrote.
+    Each proxy appends its element. If the field were read from the left, a quote that the client leaves
+    open would hide the elements of trusted proxies.
     """
     text = text[-_LONGEST_HEADER:]
-    found: list[str] = []
+    nodes: list[str] = []
     end = len(text)
     while end >= 0:
         comma = end
@@ -160,13 +159,13 @@ def _forwarded(text: str) -> list[str]:
             comma = text.rfind(",", 0, comma)
             if _ELEMENT.fullmatch(text, comma + 1, end):
                 break
-            if comma < 0:  # nobody can read what is left
-                return [_UNREADABLE, *found]
+            if comma < 0:  # the rest is no element
+                return [_UNREADABLE, *nodes]
         element = text[comma + 1 : end]
         if element.strip():
-            found.insert(0, _node(element))
+            nodes.insert(0, _node(element))
         end = comma
-    return found
+    return nodes
 
 
 def _node(element: str) -> str:
@@ -179,8 +178,8 @@ def _node(element: str) -> str:
     return _UNREADABLE if "," in node or not node.strip() else node
 
 
-def _is_in(found: Address, networks: Sequence[Network]) -> bool:
-    return any(found in network for network in networks)
+def _is_in(address: Address, networks: Sequence[Network]) -> bool:
+    return any(address in network for network in networks)
 
 
 def _is_port(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""LeaseCalls by calls of their own, for holders that are no `with`: in another language, say."""
+"""Take, renew and release a lease in separate calls: for holders outside a ``with``, as over HTTP."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from limiter.web.rules import Check
 class LeaseCalls:
     """The leases of one rule's subject; each call is one round trip.
 
-    Whoever holds one draws its id, renews it before it ends, and gives it back. Taking a lease again
-    under the id of one that is held is the same lease. One that this process gave, since the store did
-    not decide (``on_error="local"``), is renewed and given back here, whatever the store does by then.
+    The holder chooses the id, renews the lease before it expires, and releases it. A second ``take`` with
+    the id of a held lease takes no other. A lease that ``on_error="local"`` gave is renewed and released
+    in this process, also when the store decides again.
 
     Raises:
         InvalidPolicy: No policy counts leases.
@@ -33,57 +33,57 @@ class LeaseCalls:
 
     @property
     def seconds(self) -> float:
-        """How long one lasts that nobody renews."""
+        """How long a lease lasts without a renewal."""
         return min(policy.period_us for policy in self._plan.leases) / 1e6
 
     def take(self, lease: str) -> Decision:
-        """Take the leases, and charge the rates beside them: all or nothing.
+        """Take the leases, and charge the policy's rate limits: all or nothing.
 
         Raises:
-            StoreUnavailable: The store did not decide, and perhaps took them; so says ``on_error`` too.
+            StoreUnavailable: The store did not answer, and may have taken them, whatever ``on_error`` is.
             StoreRefused: The store answered, but not with a decision.
 
         """
         return self._ask(self.part, "acquire", lease)
 
     def fallback(self, lease: str) -> Decision:
-        """What ``on_error`` makes of a store that did not decide; ``raise`` is a denial here."""
+        """Decide by ``on_error``, since the store did not; ``raise`` denies here."""
         return limiter_calls.fallbacks([self._limiter], [self.part], "acquire", lease)[0]
 
     def forget(self, lease: str, why: StoreUnavailable) -> None:
-        """Give back, later, what the store may have taken without our knowing."""
+        """Release later a lease that the store may have taken without an answer."""
         limiter_calls.forget(self._limiter, self.part, lease, why)
 
     def renew(self, lease: str) -> bool:
-        """Let them last for another while; False where one of them has ended.
+        """Renew the leases; False if one of them has expired.
 
         Raises:
-            StoreUnavailable, StoreRefused: It may not have happened.
+            StoreUnavailable, StoreRefused: The store may not have renewed them.
 
         """
         return self._change("renew", lease) == self.part.cost
 
     def give_back(self, lease: str) -> int:
-        """Give them back; how many were still held.
+        """Release the leases; return how many units were still held.
 
         Raises:
-            StoreUnavailable, StoreRefused: It may not have happened; then they end by themselves.
+            StoreUnavailable, StoreRefused: The store may not have released them; then they expire.
 
         """
         return self._change("release", lease)
 
     def _change(self, mode: str, lease: str) -> int:
-        """How many units there were, here or in the store."""
+        """Renew or release in this process and in the store; return how many units were held."""
         changed = limiter_calls.change_here(self._limiter, self.part, mode, lease)
-        here = self.part.cost if changed else 0
+        in_process = self.part.cost if changed else 0
         part = self.part._replace(plan=self._plan.of_leases, shadow=False)
         try:
-            there = min(one.granted for one in self._ask(part, mode, lease).each)
+            in_store = min(decision.granted for decision in self._ask(part, mode, lease).each)
         except StoreUnavailable:
-            if not here:
+            if not in_process:
                 raise
-            return here
-        return max(here, there)
+            return in_process
+        return max(in_process, in_store)
 
     def _ask(self, part: Part, mode: str, lease: str) -> Decision:
         limiter = self._limiter

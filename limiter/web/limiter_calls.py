@@ -1,6 +1,6 @@
-"""What web adapters need of a limiter beyond its public calls: joint calls of limiters, leases by id.
+"""Calls of a limiter that only web adapters need: joint calls of several limiters, and leases by id.
 
-Users have no need of these functions; that is why no limiter has them as methods.
+They are no methods of a limiter, since users do not need them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Result = TypeVar("_Result")
 
 
 def plan(limiter: Base, limits: Limits | None = None) -> Plan:
-    """Return what is known of a call before its key and cost are; with other numbers, or the limiter's.
+    """Return the call template of a limiter, with its own numbers or with those of ``limits``.
 
     Raises:
         InvalidPolicy: The limits differ from the limiter's in more than their numbers.
@@ -40,11 +40,11 @@ def decide_flow(
     lease: str = "",
     timeout: float | None = None,
 ) -> Flow[list[Decision]]:
-    """Decide parts of limiters that share this one's store: in one script call, where one slot has them.
+    """Decide parts of limiters that share this one's store, in one script call if one slot holds them.
 
-    Each part is charged, or none is; ``acquire`` under the id ``lease`` takes the leases as well.
-    Parts may name one subject several times, as long as their keys or fields differ. ``timeout``
-    replaces the store's own.
+    All parts are charged, or none. The mode ``acquire`` also takes the leases, under the id ``lease``.
+    Parts may name one subject several times if their keys or fields differ. ``timeout`` replaces the
+    store's own.
     """
     core = limiter._core
     deadline = None
@@ -58,26 +58,26 @@ def fallbacks(
 ) -> list[Decision]:
     """Decide by ``on_error`` of each part's owner, since the store did not.
 
-    The owners share one store. Those that decide in this process do it together, and charge nothing
-    where another one denies; ``raise`` is a denial here.
+    The owners share one store. Those with ``local`` decide jointly, and charge nothing if another one
+    denies; ``raise`` denies here.
     """
     return several.decide_without_store([owner._core for owner in owners], parts, mode, lease)
 
 
 def keep(limiter: Base, part: Part, lease: str, decision: Decision, asked: float) -> HeldLease:
-    """Return the lease that a part took, renewed until it is released; ``asked`` is when the call began."""
+    """Return the lease that a part took, and renew it from now on; ``asked`` is when the call began."""
     held = HeldLease.of_part(limiter._core, part, lease)
     held.keep(decision, asked)
     return held
 
 
 def forget(limiter: Base, part: Part, lease: str, why: StoreUnavailable) -> None:
-    """Release, later, a lease that the store may have given without an answer."""
+    """Release later a lease that the store may have given without an answer."""
     HeldLease.of_part(limiter._core, part, lease).forget(why)
 
 
 def change_here(limiter: Base, part: Part, mode: str, lease: str) -> bool:
-    """Renew or release what ``on_error="local"`` gave of a lease; return whether all of it was there."""
+    """Renew or release units of a lease that ``on_error="local"`` gave; return whether all were held."""
     core, plan = limiter._core, part.plan.of_leases
     if core.share is None:
         return False
@@ -85,12 +85,12 @@ def change_here(limiter: Base, part: Part, mode: str, lease: str) -> bool:
 
 
 def release_flow(held: HeldLease) -> Flow[None]:
-    """Release the lease, once; if the store does not answer, the lease ends by itself."""
+    """Release the lease, once; if the store does not answer, the lease expires."""
     return held.release_flow()
 
 
 def refund_flow(limiter: Base, part: Part, decision: Decision) -> Flow[Decision | None]:
-    """Refund what a part was charged; return the state after it, None where the store did not get it."""
+    """Refund what a part was charged; return the state after it, None if the store was not changed."""
     core, plan = limiter._core, part.plan
     if decision.degraded:
         if core.share is not None and not plan.leases:
@@ -110,7 +110,7 @@ def shares_store(limiter: Base, other: Base) -> bool:
 
 
 def keeps_store_timeout(limiter: Base) -> bool:
-    """Return whether its calls take as long as those of the limiter whose store it shares."""
+    """Return whether its calls have the timeout of the limiter whose store it shares."""
     return limiter._core.timeout == limiter._core.store.timeout
 
 
@@ -128,5 +128,5 @@ def drive(limiter: Limiter | AsyncLimiter, flow: Flow[Any]) -> Any:
 
 
 async def surely(limiter: AsyncLimiter, flow: Flow[_Result]) -> _Result:
-    """Run a flow as ``drive`` does, in a task of its own: cancelling the caller does not stop it."""
+    """Run a flow as ``drive`` does, in its own task: cancelling the caller does not stop it."""
     return await limiter._core.surely(flow)

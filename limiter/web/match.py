@@ -1,7 +1,6 @@
-"""Which requests are meant: methods, hosts and patterns of paths.
+"""Which requests a rule applies to: methods, hosts and path patterns.
 
-A limit is about a request when it is about one of its path's readings; an exemption holds when it holds
-for all of them.
+A limit applies if one reading of the path matches; an exemption applies if all readings match.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from limiter.web.request import Request
 
 @dataclass(frozen=True)
 class Match:
-    """Which requests a rule is about: methods, hosts and paths, each any where none is named.
+    """Methods, hosts and paths of the requests that a rule applies to; an empty one matches any.
 
-    A path pattern is matched whole: ``*`` stands for anything but a slash, ``**`` for anything, and
-    ``{name}`` for one part of the path, by which an identity can ask; each takes as little as fits, from
-    the left. A path that has several readings is meant when one of them is: applications differ in which
-    they serve. A host that begins with ``*.`` stands for all below it. With ``ignore_case`` the paths match
-    in capitals and small letters alike; named parts stay as they were sent.
+    A path pattern matches a whole path. ``*`` stands for any text without a slash, ``**`` for any text, and
+    ``{name}`` for one segment, which a key ``path:name`` reads; each takes as little as fits, from the
+    left. If applications may read a path in several ways, one matching reading is enough. A host that
+    begins with ``*.`` stands for all hosts below it. With ``ignore_case``, paths match in any case; named
+    parts stay as the client sent them.
     """
 
     methods: frozenset[str] = frozenset()
@@ -37,32 +36,32 @@ class Match:
             object.__setattr__(self, "paths", tuple(map(_in_any_case, self.paths)))
 
     def parts(self, request: Request) -> Mapping[str, str | None] | None:
-        """The named parts of the path; None where the rule is not about this request.
+        """Return the named parts of the path; None if the rule does not apply to this request.
 
-        A part is None where the path's readings do not agree about it.
+        A part is None if the path's readings differ in it.
 
         Raises:
-            Ambiguous: The host or the path has more readings than any honest client's.
+            Ambiguous: The host or the path has more readings than those of real clients.
 
         """
         if self.missed(request) is not None:
             return None
         if not self.paths:
             return request.parts
-        found = [parts for path in _served(request) if (parts := self._named(path)) is not None]
-        if not found:
+        matches = [parts for path in _served(request) if (parts := self._named(path)) is not None]
+        if not matches:
             return None
-        if len(found) == 1:
-            return {**request.parts, **found[0]}
-        named = {name for parts in found for name in parts}
-        agreed = {name: _agreed([parts.get(name) for parts in found]) for name in named}
+        if len(matches) == 1:
+            return {**request.parts, **matches[0]}
+        names = {name for parts in matches for name in parts}
+        agreed = {name: _agreed([parts.get(name) for parts in matches]) for name in names}
         return {**request.parts, **agreed}
 
     def missed(self, request: Request) -> str | None:
-        """What of the request is another than here: method or host; None where both are right.
+        """Return which of method and host does not match; None if both match.
 
         Raises:
-            Ambiguous: The rule is about hosts, and the request names several.
+            Ambiguous: The rule names hosts, and the request has several.
 
         """
         if self.methods and not is_among(request.method, self.methods):
@@ -73,34 +72,34 @@ class Match:
 
     @property
     def is_everything(self) -> bool:
-        """Whether every request is meant."""
+        """Whether every request matches."""
         return not (self.methods or self.hosts or self.paths)
 
     def _named(self, path: str) -> Mapping[str, str] | None:
-        matches = (one.fullmatch(path) for one in self.paths)
-        found = next((found.groupdict() for found in matches if found), None)
-        if found and NO_SLASH in path:
-            return {name: part.replace(NO_SLASH, "/") for name, part in found.items()}
-        return found
+        matches = (expression.fullmatch(path) for expression in self.paths)
+        parts = next((match.groupdict() for match in matches if match), None)
+        if parts and NO_SLASH in path:
+            return {name: part.replace(NO_SLASH, "/") for name, part in parts.items()}
+        return parts
 
     def _has_host(self, host: str) -> bool:
-        if "," in host:  # two fields, joined: the application takes one of them
+        if "," in host:  # two fields, joined: the application may use either
             raise Ambiguous("the request has several hosts")
         return host in self.hosts or any(
-            one.startswith("*.") and host.endswith(one[1:]) for one in self.hosts
+            expected.startswith("*.") and host.endswith(expected[1:]) for expected in self.hosts
         )
 
 
 def _served(request: Request) -> Sequence[str]:
-    """The readings of a request's path; many applications serve one that ends in a slash without it."""
-    found = request.readings
-    if len(found) == 1 and not found[0].endswith("/"):
-        return found
-    return (*found, *(path.rstrip("/") for path in found if path.endswith("/")))
+    """The readings of a request's path; many applications ignore a slash at its end."""
+    readings = request.readings
+    if len(readings) == 1 and not readings[0].endswith("/"):
+        return readings
+    return (*readings, *(path.rstrip("/") for path in readings if path.endswith("/")))
 
 
-def _in_any_case(found: re.Pattern[str]) -> re.Pattern[str]:
-    return re.compile(found.pattern, found.flags | re.IGNORECASE)
+def _in_any_case(expression: re.Pattern[str]) -> re.Pattern[str]:
+    return re.compile(expression.pattern, expression.flags | re.IGNORECASE)
 
 
 def _agreed(values: Sequence[str | None]) -> str | None:
@@ -108,24 +107,24 @@ def _agreed(values: Sequence[str | None]) -> str | None:
 
 
 def is_among(method: str, methods: Collection[str]) -> bool:
-    """Whether a method is one of those that are meant: who serves GET serves HEAD by it."""
+    """Whether a method is among these; GET includes HEAD, which applications serve by it."""
     return method in methods or (method == "HEAD" and "GET" in methods)
 
 
 _WILDCARD = re.compile(r"(\*\*|\*|\{[^{}]*\})")
-#: What no path has in it as it is read.
+#: Texts that no decoded path contains.
 _NO_PATH = re.compile(r"[?#]|%[0-9A-Fa-f]{2}|//|/\.{1,2}(?=/|$)")
 _MOST_WILDCARDS = 40
 
 
 def pattern(text: str, ignore_case: bool = False) -> re.Pattern[str]:
-    """The path pattern that a text means; with ``ignore_case`` capitals and small letters are alike.
+    """Compile a path pattern; with ``ignore_case`` it matches in any case.
 
-    Matching takes a time that grows with the path's length alone, whatever the path: what stands
-    between two wildcards is taken where it comes first, and never looked for again.
+    For every path, the time to match is linear in the path's length: the text between two wildcards is
+    taken at its first place, and never searched again.
 
     Raises:
-        InvalidSetting: No path can be like this, or it names a part twice or badly.
+        InvalidSetting: No path can match, or a part's name is invalid or occurs twice.
 
     """
     if not text.startswith("/"):
@@ -134,17 +133,19 @@ def pattern(text: str, ignore_case: bool = False) -> re.Pattern[str]:
         raise InvalidSetting.of(
             "path",
             f"{text!r}, and no path has {wrong[0]!r} in it",
-            "accepted is a path as it is read, decoded, without a query, empty and dotted segments",
+            "accepted is a decoded path without a query, empty segments, and segments . and ..",
         )
     for segment in map(_WILDCARD.findall, text.split("/")):
-        if "**" in segment and len(segment) > 1:  # it would have to be looked for again and again
+        if (
+            "**" in segment and len(segment) > 1
+        ):  # matching would search a part of the path repeatedly
             raise InvalidSetting.of(
                 "path", repr(text), "accepted is one wildcard in a segment where that is **"
             )
     pieces = _WILDCARD.split(text)
     try:
         if any(brace in literal for literal in pieces[::2] for brace in "{}"):
-            raise re.error("a brace without its other one")
+            raise re.error("an unmatched brace")
         flags = re.DOTALL | (re.IGNORECASE if ignore_case else 0)
         return re.compile(_Spelling(pieces).text, flags)
     except re.error:
@@ -157,9 +158,9 @@ def pattern(text: str, ignore_case: bool = False) -> re.Pattern[str]:
 
 
 class _Spelling:
-    r"""A pattern as a regular expression that does not look twice at what it has passed.
+    r"""A path pattern as a regular expression that never goes back in the path.
 
-    For Python 3.10, which has no atomic groups, ``(?=(...))\1`` is one.
+    It writes atomic groups as ``(?=(...))\1``, since Python 3.10 has no others.
     """
 
     def __init__(self, pieces: Sequence[str]) -> None:
@@ -167,7 +168,7 @@ class _Spelling:
         pairs = list(zip(pieces[1::2], map(re.escape, pieces[2::2]), strict=True))
         if len(pairs) > _MOST_WILDCARDS:
             raise re.error("too many wildcards")
-        # Each ** begins a block, which is looked for as a whole: a * in it ends at the next slash.
+        # Each ** begins a block, which is searched as a whole: a * in it ends at the next slash.
         starts = [place for place, (wildcard, _) in enumerate(pairs) if wildcard == "**"]
         self.text = re.escape(pieces[0])
         for start, end in zip([0, *starts], [*starts, len(pairs)], strict=True):
@@ -182,16 +183,16 @@ class _Spelling:
         return f"(?=(.*?{pairs[0][1]}{self._within(pairs[1:], is_last)}))\\{number}"
 
     def _within(self, pairs: Sequence[tuple[str, str]], is_last: bool) -> str:
-        found = ""
+        expression = ""
         for place, (wildcard, literal) in enumerate(pairs, 1):
             if is_last and place == len(pairs):
-                found += self._some(wildcard) + literal
+                expression += self._wildcard(wildcard) + literal
             else:
                 number = self._group()
-                found += f"(?=({self._some(wildcard)}{literal}))\\{number}"
-        return found
+                expression += f"(?=({self._wildcard(wildcard)}{literal}))\\{number}"
+        return expression
 
-    def _some(self, wildcard: str) -> str:
+    def _wildcard(self, wildcard: str) -> str:
         if wildcard == "*":
             return "[^/]*?"
         self._group()

@@ -1,7 +1,7 @@
-"""How many new subjects one client address may begin, where clients choose keys: each takes memory.
+"""A bound on the new subjects of one client address, if clients choose keys: each takes memory.
 
-Counted per process and in memory, so N processes admit up to N times as many. It knows nothing of the
-store: its users say which subjects the store knew already.
+Each process counts in its own memory, so N processes admit up to N times as many. This module knows
+nothing of the store: its users say which subjects the store had already.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from limiter.keys import Key
 
 _ACCEPTED = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"
 _MOST = 1_000
-#: Subjects that are remembered over all addresses; beyond, the address that began first is forgotten.
+#: Subjects that are remembered for all addresses; beyond that, the oldest address is forgotten.
 _MOST_REMEMBERED = 200_000
 
 
 class TooManyNewSubjects(LimiterError):
-    """A client address has begun as many subjects as a policy allows it; ``retry_after`` is in seconds."""
+    """A client address has reached a policy's bound on new subjects; ``retry_after`` is in seconds."""
 
     def __init__(self, policy: str, limit: NewSubjects, retry_after: float) -> None:
-        super().__init__(f"policy {policy} begins {limit} for one address")
+        super().__init__(f"policy {policy} allows {limit} for one address")
         self.policy = policy
         self.retry_after = retry_after
 
 
 class NewSubjects:
-    """Remembers which subjects each address has begun within a period.
+    """The new subjects of each address within a period.
 
-    A subject counts once in a period, also where the store has forgotten it meanwhile. Threads may share
-    it. It has no lock, which a fork could copy while it is held.
+    A subject counts once in a period, also if the store has removed it meanwhile. Threads may share
+    this object. It has no lock, since a fork could copy one that is held.
 
     Raises:
         InvalidSetting: ``text`` is not one limit without a burst, of 1 to 1,000.
@@ -41,7 +41,7 @@ class NewSubjects:
     def __init__(self, text: str) -> None:
         try:
             (limit,) = read_limits(text)
-        except ValueError:  # of the grammar's, or several limits
+        except ValueError:  # no limit string, or several limits
             raise InvalidSetting.of("new_subjects", shown(text), _ACCEPTED) from None
         if limit.burst is not None or limit.limit > _MOST:
             raise InvalidSetting.of("new_subjects", shown(text), _ACCEPTED)
@@ -49,20 +49,20 @@ class NewSubjects:
         self._limit = limit.limit
         self._period = limit.period_us / 1e6
         self._most_addresses = max(100, _MOST_REMEMBERED // limit.limit)
-        #: By address: when each subject was begun, by its hash, which is a secret of the process.
+        #: By address: the time at which each subject was begun, by its hash in this process.
         self._begun: dict[Key, dict[int, float]] = {}
 
     def __str__(self) -> str:
         return f"{self._limit} new subjects per {self._period:g} s"
 
     def go_on(self, before: NewSubjects) -> None:
-        """Remember what another one does, whose place this one takes."""
+        """Take over the counts of the object that this one replaces."""
         self._begun = before._begun
 
     def begins(self, address: Key, subject: Key) -> bool | None:
-        """Note that an address begins a subject.
+        """Count a new subject of an address; return whether the address may begin it.
 
-        None: it had begun it before, within the period. False: it has begun too many others.
+        None: the address had begun this subject before, within the period.
         """
         begun = self._begun.get(address)
         if begun is None:
@@ -75,7 +75,7 @@ class NewSubjects:
             return None
         if since is None and len(begun) >= self._limit:
             self._forget_old(begun, now)
-        # First noted, then counted: of several threads none is let through too many.
+        # First add, then count: else two threads could both take the last place.
         begun[known] = now
         if len(begun) > self._limit:
             begun.pop(known, None)
@@ -83,7 +83,7 @@ class NewSubjects:
         return True
 
     def take_back(self, address: Key, subject: Key) -> None:
-        """The subject was not begun after all: the store knew it, or nothing was written."""
+        """Stop counting a subject: the store had it already, or nothing was written."""
         begun = self._begun.get(address)
         if begun is not None:
             begun.pop(hash(subject), None)

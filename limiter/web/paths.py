@@ -1,4 +1,4 @@
-"""The ways in which a path can be read, where servers and applications differ in how they read it."""
+"""The readings of a request's path: servers and applications differ in how they read some paths."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from urllib.parse import unquote_to_bytes
 
 from limiter.web.identity import Ambiguous
 
-#: Stands in a reading for a slash that was sent as %2F and separates nothing. No bytes are decoded to
-#: this surrogate.
+#: Stands in a reading for a slash that was sent as %2F and separates no segments. No bytes decode to this
+#: surrogate.
 NO_SLASH = "\udc2f"
 _ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 
-#: What a path has that is read in more ways than one.
+#: Characters for which a path has several readings.
 _ODD = re.compile(r"//|/\.|[\\;#\ufffd]|\n\Z")
 _DOTTED = re.compile(r"//|/\.")
 _PARAMETERS = re.compile(r";[^/]*")
 #: A target in absolute form, up to its path (RFC 9112, section 3.2.2).
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-#: A target in the forms that have a path, as it may arrive: without blanks and control characters.
+#: A target in a form that has a path, without blanks and control characters.
 _TARGET = re.compile(
     r"(?:(?:https?://[^/?#]*)?(?=/)|https?://[^/?#]*(?=[?#]|\Z))[^\x00-\x20\x7f]*", re.I
 )
 
-#: Readings of a path, before its dotted segments are looked at. Attackers send more, honest clients hardly
-#: two; each costs as much time as the path is long.
+#: The most readings of a path before its dotted segments are resolved. Real clients hardly send a path of
+#: two. Each reading costs time, which an attacker could use.
 _MOST_READINGS = 8
 
 
 def decoded(target: str) -> str:
-    """A path whose escapes stand for bytes of UTF-8, as do characters up to 255 that are no escapes.
+    """Decode a path: its escapes, and its characters up to 255, are bytes of UTF-8.
 
     Bytes that are not UTF-8 become U+FFFD.
     """
@@ -40,9 +40,9 @@ def decoded(target: str) -> str:
 
 
 def path_of(target: str, method: str) -> str | None:
-    """The path of a request's target (RFC 9112, section 3.2), decoded; None where it is no target.
+    """Return the decoded path of a request's target (RFC 9112, section 3.2); None if it is no target.
 
-    A path is all up to a question mark; ``readings`` knows that some servers end it at a #.
+    The path ends at a question mark; ``readings`` handles servers that end it at a #.
     """
     if target == "*":
         return target if method == "OPTIONS" else None
@@ -52,12 +52,12 @@ def path_of(target: str, method: str) -> str | None:
 
 
 def raw_path(target: str) -> str:
-    """The path of a target, not decoded."""
+    """Return the path of a target, not decoded."""
     return _rooted(target.partition("?")[0])
 
 
 def _rooted(path: str) -> str:
-    """A path as servers read it that does not begin with a slash."""
+    """Return a path that begins with a slash, as servers read one that does not."""
     if path.startswith("/"):
         return path
     rest = _ORIGIN.sub("", path, count=1)
@@ -65,32 +65,35 @@ def _rooted(path: str) -> str:
 
 
 def readings(path: str, target: str | None = None) -> tuple[str, ...]:
-    """A path, first as it stands, and as others may read it.
+    """Return a path as it is, and then as other servers or applications may read it.
 
-    ``target`` is what the client sent, where that is known; it counts where the path is what it means. The
-    readings differ in whether a # ends the path, whether %2F separates parts, how a path is read that does
-    not begin with a slash, whether bytes that are not UTF-8 are replaced or left out, whether a backslash
-    is a slash and a semicolon begins parameters, whether a newline at the end counts, and how dotted and
-    empty segments are resolved.
+    ``target`` is what the client sent, if that is known; it is used if it decodes to the path. Readings
+    differ in:
+
+    * whether a # ends the path, and whether %2F separates segments;
+    * how a path is read that does not begin with a slash;
+    * whether bytes that are not UTF-8 are replaced or left out, and whether a newline at the end counts;
+    * whether a backslash is a slash, and a semicolon begins parameters;
+    * how dotted and empty segments are resolved.
 
     Raises:
-        Ambiguous: There are more than any honest client's path has.
+        Ambiguous: The path has more readings than those of real clients.
 
     """
     is_plain = path.startswith("/") and not _ODD.search(path)
     if is_plain and (target is None or "%2" not in target or not _encodes_slash(target)):
         return (path,)
     texts = (path, *_as_sent(path, target))
-    found = dict.fromkeys(map(_rooted, texts))  # in this order, each once
+    result = dict.fromkeys(map(_rooted, texts))  # in this order, each once
     for step in (_without_replaced, _without_parameters, _without_newline):
-        found |= dict.fromkeys(map(step, tuple(found)))
-    if len(found) > _MOST_READINGS:
+        result |= dict.fromkeys(map(step, tuple(result)))
+    if len(result) > _MOST_READINGS:
         raise Ambiguous("the request's path has too many readings")
-    for one in filter(_DOTTED.search, tuple(found)):
-        segments = one.split("/")[1:]
-        for some in (segments, [segment for segment in segments[:-1] if segment] + segments[-1:]):
-            found["/" + "/".join(_undotted(some))] = None
-    return tuple(found)
+    for reading in filter(_DOTTED.search, tuple(result)):
+        segments = reading.split("/")[1:]
+        for kept in (segments, [segment for segment in segments[:-1] if segment] + segments[-1:]):
+            result["/" + "/".join(_undotted(kept))] = None
+    return tuple(result)
 
 
 def _encodes_slash(target: str) -> bool:
@@ -98,26 +101,26 @@ def _encodes_slash(target: str) -> bool:
 
 
 def _as_sent(path: str, target: str | None) -> Iterator[str]:
-    """The path cut at a #, and with encoded slashes that separate nothing, as far as that is known."""
+    """Yield the path cut at a #, and, by a known target, with encoded slashes that separate nothing."""
     sent = [] if target is None else _meaning(path, target)
     if not sent:
         yield path.partition("#")[0]
-    for one in sent:
-        for cut in (one, one.partition("#")[0]):
+    for raw in sent:
+        for cut in (raw, raw.partition("#")[0]):
             yield decoded(cut)
             yield NO_SLASH.join(map(decoded, _ENCODED_SLASH.split(cut)))
 
 
 def _meaning(path: str, target: str) -> list[str]:
-    """The parts of a target that mean a path; none where something has changed the path since."""
-    found = []
+    """Return the parts of a target that decode to the path; none if a server has changed the path."""
+    parts = []
     for whole in (target.partition("?")[0], raw_path(target)):
-        found += [cut for cut in (whole, whole.partition("#")[0]) if decoded(cut) == path]
-    return found
+        parts += [cut for cut in (whole, whole.partition("#")[0]) if decoded(cut) == path]
+    return parts
 
 
 def _without_replaced(path: str) -> str:
-    """As those read it that leave out bytes that are not UTF-8."""
+    """Read a path as software that leaves out bytes that are not UTF-8."""
     return path.replace("\ufffd", "")
 
 
@@ -126,12 +129,12 @@ def _without_parameters(path: str) -> str:
 
 
 def _without_newline(path: str) -> str:
-    """As a regular expression matches it that ends in ``$``."""
+    """Read a path as a regular expression that ends in ``$``."""
     return path.removesuffix("\n")
 
 
 def _undotted(segments: Sequence[str]) -> list[str]:
-    """Segments of a path as RFC 3986 (section 5.2.4) leaves them."""
+    """Resolve dotted segments as RFC 3986 says (section 5.2.4)."""
     kept: list[str] = []
     for segment in segments:
         if segment == "..":

@@ -14,10 +14,10 @@ from limiter.web.identity import NoAddress, Unidentified
 
 MEDIA_TYPE = "application/problem+json"
 
-#: Bytes of a refusal; proxies that ask us make something else of a long one.
+#: The most bytes of a refusal: some proxies do not pass on a longer one from the decision service.
 _MOST_BYTES = 1023
 
-#: Bytes of what the application says of a caller that it cannot identify.
+#: The most bytes of an application's reason why a caller is unidentified.
 _MOST_REASON_BYTES = 300
 
 _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
@@ -26,20 +26,20 @@ _TYPES = "https://iana.org/assignments/http-problem-types#"
 
 
 def quota_exceeded(decision: Decision, limiter_name: str, instance: str) -> str:
-    """Say which limits denied; when to come back stands in Retry-After.
+    """Return a problem that names the limits that denied; Retry-After says how long to wait.
 
-    Without any number that changes from call to call: the bodies of one limit have one length.
+    It has no number that changes from call to call, so that all bodies of one limit have one length.
     """
     return quota_exceeded_by([(decision, limiter_name)], instance)
 
 
 def quota_exceeded_by(decisions: Iterable[tuple[Decision, str]], instance: str) -> str:
-    """Say it of several limiters' decisions, each with its limiter's name."""
+    """Return the problem for several limiters' decisions, each with its limiter's name."""
     denied = []
     for decision, limiter_name in decisions:
-        policies = [one.policy for one in decision.each]
+        policies = [part.policy for part in decision.each]
         named = zip(headers.names(policies, limiter_name), decision.each, strict=True)
-        denied += [(name, one.policy) for name, one in named if not one.allowed]
+        denied += [(name, part.policy) for name, part in named if not part.allowed]
     return _problem(
         _TYPES + "quota-exceeded",
         "Quota Exceeded",
@@ -51,19 +51,19 @@ def quota_exceeded_by(decisions: Iterable[tuple[Decision, str]], instance: str) 
 
 
 def too_many_new_subjects(policy: str, why: str, instance: str) -> str:
-    """Say that a client address has begun as many subjects as a policy allows it."""
+    """Return the problem of a client address that has reached a policy's bound on new subjects."""
     detail = f"{why[:1].upper()}{why[1:]}."
-    more = {"violated-policies": [policy]}
-    return _problem(_TYPES + "quota-exceeded", "Quota Exceeded", 429, detail, instance, more)
+    members = {"violated-policies": [policy]}
+    return _problem(_TYPES + "quota-exceeded", "Quota Exceeded", 429, detail, instance, members)
 
 
 def too_large(instance: str) -> str:
-    """Say that the request costs more than its limit ever admits: waiting is no use."""
+    """Return the problem of a request that costs more than its limit ever admits at once."""
     return problem(413, "The request costs more than its rate limit ever admits at once.", instance)
 
 
 def reduced_capacity(instance: str) -> str:
-    """Say that the limit cannot be checked, and that nothing passes unchecked here."""
+    """Return the problem of a request that is denied because no limit could be checked."""
     return _problem(
         _TYPES + "temporary-reduced-capacity",
         "Temporary Reduced Capacity",
@@ -75,19 +75,20 @@ def reduced_capacity(instance: str) -> str:
 
 
 def unidentified(error: Unidentified, instance: str) -> str:
-    """Say why nobody can tell who calls; what was sent in the place of an address stays unsaid."""
+    """Return the problem of an unidentified caller; it does not repeat text sent in place of an address."""
     reason = f": {_fitting(str(error), _MOST_REASON_BYTES)}"
-    why = " by the connection or what proxies say of it" if isinstance(error, NoAddress) else reason
-    return problem(400, f"The caller cannot be identified{why}.", instance)
+    if isinstance(error, NoAddress):
+        reason = " by its connection or by the header fields of proxies"
+    return problem(400, f"The caller cannot be identified{reason}.", instance)
 
 
 def problem(status: int, detail: str, instance: str) -> str:
-    """Say anything else; its status says what kind of problem it is."""
+    """Return a problem of no special type: its status says what kind it is."""
     return _problem("about:blank", title(status), status, detail, instance, {})
 
 
 def title(status: int) -> str:
-    """What a status is called (RFC 9110); Python's older names for two of them are others."""
+    """Return the phrase of a status (RFC 9110), for which older Pythons have other words."""
     return _TITLES.get(status) or HTTPStatus(status).phrase
 
 
@@ -99,22 +100,22 @@ def _amount(policy: Policy) -> str:
 
 
 def _problem(
-    kind: str, title: str, status: int, detail: str, instance: str, more: dict[str, Any]
+    kind: str, title: str, status: int, detail: str, instance: str, members: dict[str, Any]
 ) -> str:
     body = {"type": kind, "title": title, "status": status, "detail": detail, "instance": instance}
-    text = _spelled({**body, **more})
-    if len(text) > _MOST_BYTES:  # a client's path may be as long as it likes
-        room = _MOST_BYTES - len(_spelled({**body, "instance": "", **more}))
-        text = _spelled({**body, "instance": _fitting(instance, room), **more})
+    text = _json({**body, **members})
+    if len(text) > _MOST_BYTES:  # the client chooses the length of its path
+        room = _MOST_BYTES - len(_json({**body, "instance": "", **members}))
+        text = _json({**body, "instance": _fitting(instance, room), **members})
     return text
 
 
-def _spelled(body: dict[str, Any]) -> str:
+def _json(body: dict[str, Any]) -> str:
     return json.dumps(body, separators=(",", ":")) + "\n"
 
 
 def _fitting(text: str, room: int) -> str:
-    """As much of a text as JSON spells in so many bytes."""
+    """Return as much of a text as takes at most ``room`` bytes in JSON."""
     for place, character in enumerate(text):
         room -= len(json.dumps(character)) - len('""')
         if room < 0:

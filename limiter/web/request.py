@@ -1,4 +1,4 @@
-"""What a limit may look at of an HTTP request, whichever framework brought it."""
+"""An HTTP request as limits see it, without its framework."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from limiter.web import identity, paths
 from limiter.web.identity import PREFIX, Address, Network
 
 _NOTHING: Mapping[str, str | None] = {}
-#: Of a body's length; no body is longer, whatever its header says.
+#: Digits read of a Content-Length: any longer number exceeds every limit.
 _MOST_DIGITS = 18
-#: Methods whose bodies mean nothing (RFC 9110), and which browsers send without.
+#: Methods whose bodies have no meaning (RFC 9110): browsers send them without one.
 _WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
-#: What a request works out once, and the fields that it does so of.
-_WORKED_OUT = {
+#: Cached properties, and the fields from which they are computed.
+_CACHED = {
     "readings": {"path", "target"},
     "forwarded_for": {"headers", "address_from"},
     "_trust": {"peer"},
@@ -34,18 +34,19 @@ class Request:
 
     Attributes:
         method: In capitals.
-        host: As the client spelled it, without a port, in lower case.
+        host: As the client sent it, without a port, in lower case.
         path: Decoded, without the query.
-        headers: By name in lower case; what was sent several times is joined by commas.
-        peer: The other end of the connection, or None where there is no such address.
-        parts: Parts of the path by name, from whoever routed the request; None for one about which
-            the path's spellings do not agree.
-        announces_body: Whether a request that says nothing of a body has none, as in HTTP/1.
-        address_from: In which header trusted proxies say who calls: one of ``identity.ADDRESS_FROM``.
-        target: The path as it was sent, perhaps with more of the request's target; None: not known.
-        has_replaced_peer: Whether the server has put the client's address in the place of the proxy's.
-        environ: The WSGI environment, where the request came by one; else empty.
-        scope: The ASGI scope of the connection, where the request came by one; else empty.
+        headers: By name in lower case; values of a repeated field are joined by commas.
+        peer: The address of the other end of the connection; None if it has none.
+        parts: Named parts of the path, from the framework's route or the rule's pattern. A part is None
+            if the path's readings differ in it.
+        announces_body: Whether a request without a body's header fields has no body, as in HTTP/1.
+        address_from: The header field in which trusted proxies report the client's address: one of
+            ``identity.ADDRESS_FROM``.
+        target: The path as the client sent it, perhaps with more of the request's target; None: not known.
+        has_replaced_peer: Whether the server has replaced the proxy's address by the client's.
+        environ: The WSGI environment; empty for other requests.
+        scope: The ASGI scope; empty for other requests.
 
     """
 
@@ -64,22 +65,22 @@ class Request:
 
     @property
     def state(self) -> SimpleNamespace:
-        """What middlewares of Starlette and FastAPI have put into ``request.state``: a copy."""
+        """A copy of ``request.state`` of Starlette and FastAPI."""
         return SimpleNamespace(**self.scope.get("state", {}))
 
     @cached_property
     def readings(self) -> tuple[str, ...]:
-        """The path, and what others may take it for.
+        """The path, and the other ways in which servers and applications may read it.
 
         Raises:
-            identity.Ambiguous: There are more than any honest client's path has.
+            identity.Ambiguous: The path has more readings than those of real clients.
 
         """
         return paths.readings(self.path, self.target)
 
     @cached_property
     def forwarded_for(self) -> str | None:
-        """The proxies' word for where the request came from, as X-Forwarded-For has it."""
+        """The addresses that proxies report, in the form of X-Forwarded-For; None without the field."""
         value = self.headers.get(self.address_from)
         return None if value is None else identity.entries(self.address_from, value)
 
@@ -92,26 +93,26 @@ class Request:
         return bool(known[1])
 
     def client(self, trusted: Sequence[Network]) -> Address:
-        """The client's address, by the proxies that are trusted; worked out once.
+        """Return the client's address, as trusted proxies report it; the result is cached.
 
         Raises:
-            identity.Unidentified: There is none.
+            identity.Unidentified: The request has no such address.
 
         """
         known = self.__dict__.get("_client")
         if known is None or known[0] is not trusted:
-            named = self.forwarded_for if self.is_proxied(trusted) else None
-            found = (
+            reported = self.forwarded_for if self.is_proxied(trusted) else None
+            client = (
                 identity.parse(self.peer or "")
-                if named is None
-                else identity.outermost(named, trusted)
+                if reported is None
+                else identity.outermost(reported, trusted)
             )
-            known = self.__dict__["_client"] = trusted, found
+            known = self.__dict__["_client"] = trusted, client
         address: Address = known[1]
         return address
 
     def caller(self, trusted: Sequence[Network], prefix: int = PREFIX) -> str:
-        """The client's subject: an IPv4 address, or an IPv6 network of ``prefix`` bits.
+        """Return the client's subject: an IPv4 address, or an IPv6 network of ``prefix`` bits.
 
         Raises: As ``client``.
         """
@@ -120,18 +121,18 @@ class Request:
         return identity.subject(self.client(trusted), prefix)
 
     def changed(self, **fields: Any) -> Request:
-        """A copy with other fields, which keeps what was worked out of the same ones."""
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        for name, sources in _WORKED_OUT.items():
+        """Return a copy with other fields; it keeps cached properties of the unchanged ones."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        for name, sources in _CACHED.items():
             if not sources.isdisjoint(fields):
-                made.__dict__.pop(name, None)
-        made.__dict__.update(fields)
-        return made
+                copy.__dict__.pop(name, None)
+        copy.__dict__.update(fields)
+        return copy
 
     @property
     def is_preflight(self) -> bool:
-        """Whether a browser asks, by itself, what another site's page may do here."""
+        """Whether this is a CORS preflight, which browsers send before requests to another site."""
         return (
             self.method == "OPTIONS"
             and "origin" in self.headers
@@ -139,37 +140,37 @@ class Request:
         )
 
     def cookie(self, name: str) -> str | None:
-        """The meaning of a cookie, in one spelling of several; None without one.
+        """Return a cookie's value in one spelling for all equal values; None without the cookie.
 
         Raises:
-            identity.Ambiguous: It was sent with several values, on several lines, or with an escape that no
-                encoder writes: frameworks differ in what they take.
+            identity.Ambiguous: The cookie has several values, or an escape that no encoder writes:
+                frameworks differ in what they read.
 
         """
         text = self.headers.get("cookie", "")
-        found = _cookies(text.split(";"), name)
-        # Lines are joined with a semicolon or with a comma, by the server or by the one behind it.
-        if len(found) > 1 or ("," in text and found != _cookies(_SEPARATORS.split(text), name)):
+        values = _cookies(text.split(";"), name)
+        # Servers join several lines with a semicolon or with a comma.
+        if len(values) > 1 or ("," in text and values != _cookies(_SEPARATORS.split(text), name)):
             raise identity.Ambiguous(f"the request has several cookies {name}")
-        return cookie_meaning(found.pop().encode("latin-1", "replace")) if found else None
+        return cookie_meaning(values.pop().encode("latin-1", "replace")) if values else None
 
     def part(self, name: str) -> str | None:
-        """A part of the path by its name; None without one.
+        """Return a part of the path by its name; None without one.
 
         Raises:
-            identity.Ambiguous: The path can be read in several ways, and the part is another in each.
+            identity.Ambiguous: The path can be read in several ways, which differ in this part.
 
         """
-        found = self.parts.get(name)
-        if found is None and name in self.parts:
+        value = self.parts.get(name)
+        if value is None and name in self.parts:
             raise identity.Ambiguous(f"the request's path has several readings of its part {name}")
-        return found
+        return value
 
     @property
     def size(self) -> int | None:
-        """Bytes of the body, as its header says; None where nobody can tell, as with one sent in chunks.
+        """Bytes of the body by Content-Length; None if the size is unknown, as for a body in chunks.
 
-        From HTTP/2 on a body needs neither a length nor Transfer-Encoding.
+        Since HTTP/2 a body needs neither a length nor Transfer-Encoding.
         """
         text = self.headers.get("content-length", "").strip()
         if "transfer-encoding" in self.headers:
@@ -182,9 +183,9 @@ class Request:
 
 
 def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHING) -> Request:
-    """The request of a WSGI application."""
-    made = object.__new__(_WsgiRequest)  # its __init__ would set, and so work out, every field
-    made.__dict__.update(
+    """Make the request of a WSGI environment."""
+    request = object.__new__(_WsgiRequest)  # __init__ would compute every field
+    request.__dict__.update(
         method=str(environ.get("REQUEST_METHOD", "GET")).upper(),
         headers=_WsgiHeaders(environ),
         peer=environ.get("REMOTE_ADDR") or None,
@@ -192,11 +193,11 @@ def from_wsgi(environ: Mapping[str, Any], parts: Mapping[str, str | None] = _NOT
         environ=environ,
         scope=_NOTHING,
     )
-    return made
+    return request
 
 
 class _WsgiRequest(Request):
-    """A request that works its host and its path out when a rule looks at them; most do not."""
+    """A request that computes its host and path only when a rule reads them; most rules do not."""
 
     @cached_property
     def host(self) -> str:
@@ -221,16 +222,16 @@ def _decoded(path: str) -> str:
 
 
 class _WsgiHeaders(Mapping[str, str]):
-    """The header fields of a WSGI environment, read when somebody asks: most limits look at one or two."""
+    """The header fields of a WSGI environment, converted one by one: most limits read one or two."""
 
     def __init__(self, environ: Mapping[str, Any]) -> None:
         self._environ = environ
 
     def __getitem__(self, name: str) -> str:
-        found = self.get(name)
-        if found is None:
+        value = self.get(name)
+        if value is None:
             raise KeyError(name)
-        return str(found)
+        return str(value)
 
     def get(self, name: str, default: Any = None) -> Any:
         variable = _variable(name)
@@ -258,22 +259,22 @@ _SEPARATORS = re.compile("[;,]")
 
 
 def _cookies(pairs: Iterable[str], name: str) -> set[str]:
-    """The values of the cookies of a name."""
-    found = set()
+    """Return the different values of the cookies of a name."""
+    values = set()
     for pair in pairs:
-        called, equals, value = pair.partition("=")
-        if equals and called.strip() == name:
-            found.add(_unquoted(value.strip()))
-    return found
+        cookie_name, equals, value = pair.partition("=")
+        if equals and cookie_name.strip() == name:
+            values.add(_unquoted(value.strip()))
+    return values
 
 
 def cookie_meaning(value: bytes) -> str:
-    """A cookie's value in one spelling for all that frameworks may read as one: they decode it, or do not.
+    """Return one spelling for all values of a cookie that a framework may read as the same.
 
-    PHP reads a + as a blank, others do not.
+    Some frameworks decode escapes, others do not; PHP reads a + as a blank.
 
     Raises:
-        identity.Ambiguous: A letter, a digit, or one of ``-._`` is escaped, which no encoder does.
+        identity.Ambiguous: A letter, a digit, or one of ``-._`` is escaped: no encoder does that.
 
     """
     if _NEEDLESS.search(value):
@@ -286,10 +287,10 @@ _NEEDLESS = re.compile(rb"%(2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9A])",
 
 
 def _unquoted(value: str) -> str:
-    """The value of a cookie as frameworks read it, where it stands in quotes."""
+    """Return a cookie's value without its quotes and the escapes in them, as frameworks read it."""
     if len(value) < 2 or not value.startswith('"') or not value.endswith('"'):
         return value
-    return _QUOTED.sub(lambda one: one[2] or chr(int(one[1], 8)), value[1:-1])
+    return _QUOTED.sub(lambda match: match[2] or chr(int(match[1], 8)), value[1:-1])
 
 
 _QUOTED = re.compile(r"\\(?:([0-3][0-7]{2})|(.))", re.DOTALL)
@@ -299,7 +300,7 @@ _WITHOUT_PREFIX = ("CONTENT_TYPE", "CONTENT_LENGTH")
 
 @lru_cache(maxsize=256)  # names come from the program and its settings, not from clients
 def _variable(name: str) -> str:
-    """Where a gateway puts a header; one with an underscore has no place, and hides no other."""
+    """Return the variable of a header field; empty for a name with _, which could stand for one with -."""
     if "_" in name:
         return ""
     variable = name.upper().replace("-", "_")
@@ -307,7 +308,7 @@ def _variable(name: str) -> str:
 
 
 def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHING) -> Request:
-    """The request of an ASGI application; a websocket's handshake is a GET."""
+    """Make the request of an ASGI scope; a websocket's handshake is a GET."""
     headers = joined(
         (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
     )
@@ -322,13 +323,13 @@ def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHI
         parts=parts,
         announces_body=_announces_body(str(scope.get("http_version", ""))),
         target=None if target is None else target.decode("latin-1"),
-        has_replaced_peer=bool(client and client[1] == 0),  # no connection comes from such a port
+        has_replaced_peer=bool(client and client[1] == 0),  # no connection comes from port 0
         scope=scope,
     )
 
 
 def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Header fields by name, those of one name joined (RFC 9110, section 5.3)."""
+    """Return header fields by name, with repeated ones joined (RFC 9110, section 5.3)."""
     headers: dict[str, str] = {}
     for name, value in fields:
         name = name.lower()
@@ -338,12 +339,12 @@ def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def _announces_body(version: str) -> bool:
-    """Whether a body is announced in this version of HTTP, or nobody says which it is."""
+    """Whether this version of HTTP announces bodies in the header; an unknown version does."""
     return version[:1] not in ("2", "3")
 
 
 def bare_host(text: str) -> str:
-    """A host without its port and a user's name, in lower case."""
+    """Return a host without its port and a user's name, in lower case."""
     host = text.strip().lower().rpartition("@")[2]
     if host.startswith("["):
         return host.partition("]")[0] + "]"

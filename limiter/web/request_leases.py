@@ -1,4 +1,4 @@
-"""The leases of requests that an event loop serves: each is released once, also when interrupted."""
+"""The leases of requests in an event loop: each is released once, also if its request is cancelled."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import asyncio
 from limiter.web.guard import AsyncGuard
 from limiter.web.verdict import Verdict
 
-#: Seconds that releases under way may take when the server stops.
-_PATIENCE = 2.0
+#: Seconds that pending releases may take when the server stops.
+_STOP_TIMEOUT = 2.0
 
 
 class RequestLeases:
-    """What one request holds."""
+    """The leases of one request."""
 
     def __init__(self, guard: AsyncGuard, verdict: Verdict, held: HeldLeases) -> None:
         self._guard = guard
@@ -21,20 +21,20 @@ class RequestLeases:
         self._task: asyncio.Task[None] | None = None
 
     def begin_release(self) -> None:
-        """Begin to release it, in a task of its own: cancelling the request does not stop that."""
+        """Begin to release them, in a task of its own: cancelling the request does not stop that."""
         if self._task is None and self._verdict.leases:
             self._task = asyncio.get_running_loop().create_task(self._guard.leave(self._verdict))
             self._held.begin_release(self, self._task)
 
     async def release(self) -> None:
-        """Release it, and wait until that is done."""
+        """Release them, and wait until that is done."""
         self.begin_release()
         if self._task is not None and not self._task.done():
             await asyncio.shield(self._task)
 
 
 class HeldLeases:
-    """What all requests hold."""
+    """The leases of all requests."""
 
     def __init__(self) -> None:
         self._requests: set[RequestLeases] = set()
@@ -42,21 +42,21 @@ class HeldLeases:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def of(self, guard: AsyncGuard, verdict: Verdict) -> RequestLeases:
-        """The leases of a request that was let in."""
+        """Return the leases of an allowed request."""
         leases = RequestLeases(guard, verdict, self)
         if verdict.leases:
             self._requests.add(leases)
         return leases
 
     def begin_release(self, leases: RequestLeases, task: asyncio.Task[None]) -> None:
-        """Note the task that releases what a request held."""
+        """Keep the task that releases one request's leases."""
         self._requests.discard(leases)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def release(self) -> None:
-        """Release all of it, and wait, within reason, until that is done."""
+        """Release all leases, and wait until that is done, for a bounded time."""
         for leases in list(self._requests):
             leases.begin_release()
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=_PATIENCE)
+            await asyncio.wait(self._tasks, timeout=_STOP_TIMEOUT)

@@ -1,4 +1,7 @@
-"""What is limited, for whom, and how: one rule, and whether it applies to a request."""
+"""A rule: a limiter with the conditions under which it applies to a request.
+
+It calls no store: ``guard`` does.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,14 @@ from limiter.policies import Policy
 from limiter.web import limiter_calls
 from limiter.web.identity import Ambiguous, Network, Unidentified
 from limiter.web.match import Match as Match
-from limiter.web.match import pattern as pattern  # beside the rules, for who writes some
+from limiter.web.match import pattern as pattern  # for users who write rules
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.request import Request
 from limiter.web.subjects import Identity, by_address, checked_subject, spelled
 
-#: What a call costs, at least 1; None where nobody can tell: as much as its limits ever admit at once.
+#: Returns a request's cost, at least 1; None (unknown) counts as the most that its limits admit at once.
 Cost = Callable[[Request, Sequence[Network]], int | None]
-#: The same, of an application: it takes as much as it needs.
+#: An application's own cost function, which may take fewer arguments.
 CostFunction = Callable[[], int | None] | Callable[[Request], int | None] | Cost
 
 #: What happens to a caller that cannot be identified.
@@ -32,12 +35,12 @@ _PARTS = 10_000
 
 
 def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG001 (other costs look)
-    """What a request costs where nobody says."""
+    """Return 1, the default cost."""
     return 1
 
 
 class Check(NamedTuple):
-    """What a rule asks about one request."""
+    """A rule applied to one request: the subject, the cost, and the subject's own limits."""
 
     rule: Rule
     key: Key
@@ -45,13 +48,13 @@ class Check(NamedTuple):
     limits: tuple[Policy, ...] | None
     """The subject's own numbers; None: the rule's."""
     address: Key | None = None
-    """The client's, where the rule bounds how many subjects it may begin, and it has chosen this one."""
+    """The client's, if the rule bounds new subjects and the client has chosen this one."""
 
     def part(self) -> Part:
-        """What it asks of the store.
+        """Return this check's part of the call to the store.
 
         Raises:
-            InvalidCost: The cost could never pass.
+            InvalidCost: The cost is more than the limits ever admit at once.
 
         """
         plan = limiter_calls.plan(self.rule.limiter, self.limits)
@@ -60,49 +63,48 @@ class Check(NamedTuple):
 
 
 class SkipReason(Enum):
-    """Why a rule is not about a request."""
+    """Why a rule does not apply to a request."""
 
-    METHOD = "its methods are others"
-    HOST = "its hosts are others"
-    PATH = "its paths are others"
-    ROUTED = "it is the default, and a policy with a match of its own decides about the request"
+    METHOD = "the method does not match"
+    HOST = "the host does not match"
+    PATH = "the path does not match"
+    ROUTED = "it is the default policy, and a more specific policy applies"
     PREFLIGHT = "CORS preflights are free"
     EXEMPT_PATH = "the path is exempt"
     EXEMPT_NETWORK = "the client's address is exempt"
     EXEMPT_KEY = "the subject is exempt"
-    UNIDENTIFIED = "the request does not say for whom it is counted, and such are let through"
+    UNIDENTIFIED = "the request is unidentified, and this policy skips such requests"
     PERCENT = "the roll-out has not reached this subject"
 
     @property
     def is_meant(self) -> bool:
-        """Whether somebody has said of such requests that they are not limited here."""
+        """Whether the rule applies, but its settings exempt the request."""
         return self.name.startswith(("EXEMPT", "PREFLIGHT"))
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A limiter, and when, for whom and at what cost it is asked.
+    """A limiter with the conditions, the subject and the cost of its use.
 
     Attributes:
-        limiter: Decides; a ``Limiter``, or an ``AsyncLimiter`` where the server is asynchronous. Its
-            name is the rule's.
-        match: Which requests the rule is about.
-        identity: Whom a request is counted for.
-        cost: What it costs.
-        form: In which header fields the rule speaks: one of ``headers.FORMS``.
-        shadow: Whether it counts and reports, and never denies.
-        percent: For how many of the subjects it holds, always the same ones.
-        exempt_networks: Client addresses that it is not about.
-        exempt_keys: Subjects that it is not about, as ``subjects.spelled``; what a setting means by a
-            name, ``subjects.meant`` says.
-        exempt_paths: Path patterns that it is not about.
-        overrides: Numbers of their own for subjects, spelled as for ``exempt_keys``.
-        unidentified: What happens to a caller that cannot be identified: one of ``UNIDENTIFIED``.
-        preflights: How CORS preflights are counted: ``"apart"`` (each client address by itself, at a cost
-            of 1), True (as other requests) or False (not at all).
-        new_subjects: How many new subjects one client address may begin, where clients choose them.
-        is_default: Whether it is only about requests of which no rule with a match of its own decides. One
-            in the shadows does not, nor one that is not rolled out yet; one that exempts does.
+        limiter: A ``Limiter``, or an ``AsyncLimiter`` in asynchronous servers. Its name is the rule's.
+        match: Which requests the rule applies to.
+        identity: Returns the subject of a request.
+        cost: Returns the cost of a request.
+        form: The form of the rule's header fields: one of ``headers.FORMS``.
+        shadow: Whether the rule counts and reports, but never denies.
+        percent: The share of subjects to which the rule applies, always the same ones.
+        exempt_networks: Client addresses that are not limited.
+        exempt_keys: Subjects that are not limited, in the form of ``subjects.spelled``;
+            ``subjects.meant`` finds them by a name in a setting.
+        exempt_paths: Patterns of paths that are not limited.
+        overrides: The limits of single subjects, in the same form as ``exempt_keys``.
+        unidentified: What happens to an unidentified request: one of ``UNIDENTIFIED``.
+        preflights: How CORS preflights are counted: ``"apart"`` (by client address, at a cost of 1), True
+            (as other requests) or False (not at all).
+        new_subjects: A bound on the new subjects of one client address, if clients choose them.
+        is_default: Whether the rule applies only if no rule with a match of its own does. A rule in shadow
+            mode, or one whose ``percent`` excludes the subject, does not count; one that exempts does.
 
     """
 
@@ -124,21 +126,21 @@ class Rule:
 
     @property
     def name(self) -> str:
-        """The limiter's: it stands in keys, headers and reports."""
+        """The limiter's name, as it stands in keys, header fields and reports."""
         return str(self.limiter.name)
 
     @property
     def counts_leases(self) -> bool:
-        """Whether it counts what is held, not what passes."""
+        """Whether a policy of the rule counts leases."""
         return any(policy.leases for policy in self.limiter.policies)
 
     def about(self, subject: Key, cost: int) -> Rule:
-        """The same rule for a subject that somebody names, in the place of one that a request tells."""
+        """Return this rule for a given subject and cost, whatever the request is."""
         return replace(
             self,
             match=Match(),
-            identity=lambda request, trusted: subject,  # noqa: ARG005 (it is named)
-            cost=lambda request, trusted: cost,  # noqa: ARG005 (it is named)
+            identity=lambda request, trusted: subject,  # noqa: ARG005 (it is given)
+            cost=lambda request, trusted: cost,  # noqa: ARG005 (it is given)
             exempt_networks=(),
             exempt_paths=(),
             preflights=True,
@@ -147,20 +149,20 @@ class Rule:
         )
 
     def check(self, request: Request, trusted: Sequence[Network]) -> Check | None:
-        """What this rule asks about a request; None where it is not about it.
+        """Return this rule's check of a request; None if the rule does not apply.
 
         Raises:
-            Unidentified: The caller cannot be told, and the rule refuses such.
+            Unidentified: The caller cannot be identified, and the rule refuses such requests.
 
         """
-        found = self.consider(request, trusted)
-        return found if isinstance(found, Check) else None
+        outcome = self.consider(request, trusted)
+        return outcome if isinstance(outcome, Check) else None
 
     def consider(self, request: Request, trusted: Sequence[Network]) -> Check | SkipReason:
-        """What this rule asks about a request, or why it asks nothing.
+        """Return this rule's check of a request, or the reason why the rule does not apply.
 
         Raises:
-            Unidentified: The caller cannot be told, and the rule refuses such.
+            Unidentified: The caller cannot be identified, and the rule refuses such requests.
 
         """
         parts = self.match.parts(request)
@@ -196,10 +198,11 @@ class Rule:
             cost = min(policy.capacity for policy in limits or self.limiter.policies)
         elif not isinstance(cost, int):
             raise TypeError(
-                f"the cost of {self.name} said {shown(cost)}: accepted are a whole number, and None"
+                f"the cost function of {self.name} returned {shown(cost)}: "
+                f"accepted are a whole number, and None"
             )
-        chooser = None if self.new_subjects is None else by_address(request, trusted)
-        return Check(self, subject, max(1, cost), limits, None if chooser == subject else chooser)
+        address = None if self.new_subjects is None else by_address(request, trusted)
+        return Check(self, subject, max(1, cost), limits, None if address == subject else address)
 
     def _counts_apart(self, request: Request) -> bool:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""
@@ -221,16 +224,16 @@ class Rule:
 
     def _is_exempt(self, request: Request, trusted: Sequence[Network]) -> bool:
         try:
-            found = request.client(trusted)
+            address = request.client(trusted)
         except Unidentified:
             return False
-        return any(found in network for network in self.exempt_networks)
+        return any(address in network for network in self.exempt_networks)
 
     def _exempts(self, path: str) -> bool:
-        return any(one.fullmatch(path) for one in self.exempt_paths)
+        return any(expression.fullmatch(path) for expression in self.exempt_paths)
 
     def _holds_for(self, subject: Key) -> bool:
-        """Whether the subject is among those that the roll-out has reached."""
+        """Whether ``percent`` includes the subject."""
         if self.percent >= 100:
             return True
         return bool(

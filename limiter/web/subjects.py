@@ -1,4 +1,4 @@
-"""For whom a limit is: what of a request says who is meant."""
+"""The subject of a request: how a limit's ``key`` finds it, and how subjects are written as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from hashlib import blake2b
 
 from limiter.errors import InvalidSetting, shown
-from limiter.keys import Key as Key  # what an identity finds, for who names subjects itself
+from limiter.keys import Key as Key  # for users who write an identity
 from limiter.web import functions
 from limiter.web.identity import PREFIX, Ambiguous, Network, Unidentified, parse
 from limiter.web.identity import subject as of_address
@@ -19,26 +19,26 @@ ACCEPTED = (
     "accepted are address (or address/N: IPv6 by N bits, 32 to 128), header:NAME, cookie:NAME, api-key "
     "(or api-key:HEADER), path:NAME, host, global, and a list of these"
 )
-#: What a program may give, where a policy file cannot.
+#: Programs may also pass a function, which a policy file cannot.
 ACCEPTED_IN_PROGRAMS = f"{ACCEPTED}; or {functions.accepted('key')}"
 
-#: What the name of a header or a cookie may be.
+#: The names that a header field or a cookie may have.
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
-#: Without an underscore: servers and proxies drop such a header, or take it for one with a hyphen.
+#: Without an underscore: servers and proxies drop such a field, or confuse it with one with a hyphen.
 HEADER = re.compile(TOKEN.pattern.replace("_", ""))
 
 _ADDRESS = re.compile(r"address/(3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8])")
 
-#: Kinds of which a client chooses the value.
+#: Kinds of keys whose value the client chooses.
 _HASHED = ("header", "cookie", "path", "api-key", "host")
 
-#: Where a client puts its key, when nobody says where else.
+#: The default header field of API keys.
 _API_KEY = "x-api-key"
 
 
-#: Finds for whom a request counts, or raises Unidentified. What a client chose is hashed.
+#: Returns the subject of a request, or raises Unidentified. It hashes values that a client chose.
 Identity = Callable[[Request, Sequence[Network]], Key]
-#: The same, of an application: it takes as much as it needs, and returns None for no caller.
+#: An application's own key function: it may take fewer arguments, and returns None for no caller.
 KeyFunction = (
     Callable[[], "Key | None"]
     | Callable[[Request], "Key | None"]
@@ -47,28 +47,28 @@ KeyFunction = (
 
 
 def identity(spec: str | Sequence[str], accepted: str = ACCEPTED) -> Identity:
-    """The identity that a text, or a list of them, describes; ``accepted`` is for the error.
+    """Return the identity for a key such as ``"api-key"``, or for a list of them.
 
     Raises:
-        InvalidSetting: It describes none.
+        InvalidSetting: There is no such key; the message says that ``accepted`` is.
 
     """
     specs = [spec] if isinstance(spec, str) else list(spec) if _is_list(spec) else []
-    if not specs or not all(isinstance(one, str) for one in specs):
+    if not specs or not all(isinstance(each, str) for each in specs):
         raise InvalidSetting.of("key", shown(spec), accepted)
-    found = [_one(one, accepted) for one in specs]
-    if len(found) == 1:
-        return found[0]
+    identities = [_identity(each, accepted) for each in specs]
+    if len(identities) == 1:
+        return identities[0]
 
-    return lambda request, trusted: tuple(str(one(request, trusted)) for one in found)
+    return lambda request, trusted: tuple(str(part(request, trusted)) for part in identities)
 
 
 def checked_subject(subject: Key | None) -> Key:
-    """The subject that an identity has found, or a function of the application's.
+    """Return the subject that an identity, or a key function of the application, has returned.
 
     Raises:
-        Unidentified: It is nobody.
-        TypeError: It is no subject: an error of the program, so that the request does not pass.
+        Unidentified: It is None or empty.
+        TypeError: It is no subject. This is a mistake in the program; the request does not pass.
 
     """
     if subject is None or subject in ("", b"", ()):
@@ -86,10 +86,10 @@ def _is_list(spec: object) -> bool:
 
 
 def spelled(subject: Key) -> str:
-    r"""A subject as a text that no other subject has.
+    r"""Write a subject as a text that no other subject has.
 
-    A comma stands between the parts of a tuple, and behind the only one. In a text, a backslash stands
-    before each comma and each backslash.
+    A comma separates the parts of a tuple, and follows a single one. In a text, a backslash precedes each
+    comma and each backslash.
 
     >>> spelled(("acme", "root")), spelled(("acme",)), spelled("user:42")
     ('acme,root', 'acme,', 'user:42')
@@ -102,7 +102,7 @@ def spelled(subject: Key) -> str:
 
 
 def named(text: str) -> Key:
-    """The subject that a text means: what ``spelled`` has made of it."""
+    """Return the subject that ``spelled`` wrote as this text."""
     parts = [""]
     for piece in _PIECES.findall(text):
         if piece == ",":
@@ -115,7 +115,7 @@ def named(text: str) -> Key:
     return keys[:1] if keys[1:] == ("",) else keys
 
 
-#: An escaped character, a comma, and what stands between those; a backslash elsewhere means itself.
+#: An escaped character, a comma, or the text between them; any other backslash is itself.
 _PIECES = re.compile(r"\\[,\\]|,|[^,\\]+|\\")
 
 
@@ -127,7 +127,7 @@ def _escaped(part: str | bytes | int) -> str:
 
 
 def _unescaped(text: str) -> str | bytes:
-    """A text; bytes, where it stands for some that are no text."""
+    """Return a text, or the bytes that it was made of if they are not UTF-8."""
     try:
         raw = text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -139,15 +139,15 @@ def _unescaped(text: str) -> str | bytes:
 
 
 def meant(name: str, spec: str | Sequence[str], or_address: bool = False) -> frozenset[str]:
-    """The subjects, as ``spelled``, that a setting means by a name.
+    """Return the subjects, in the form of ``spelled``, that a name in a setting stands for.
 
-    The name itself, as it may stand in keys already, and what an identity by ``spec`` makes of it where
-    a request says it; of several parts with commas between, of each part. A request that says a hash is
-    hashed again, so it means nobody else. ``or_address``: the address counts where the request does not
-    say who it is; then a name that is an address means that.
+    These are the name itself, which may be a subject of the store, and the subject of a request that has
+    the name as its value for ``spec``. In a name with several parts, each part is converted. A client that
+    sends a hash as its value gets another subject, since the value is hashed again. With ``or_address``
+    unidentified requests count by address, so a name that is an address stands for that address.
     """
-    if or_address and (found := _address(name)) is not None:
-        return frozenset({found})
+    if or_address and (address := _address(name)) is not None:
+        return frozenset({address})
     itself = spelled(named(name))
     pairs = _pairs(name, spec)
     if pairs is None:
@@ -157,7 +157,7 @@ def meant(name: str, spec: str | Sequence[str], or_address: bool = False) -> fro
 
 
 def findable(name: str, spec: str | Sequence[str], or_address: bool = False) -> bool:
-    """Whether an identity by ``spec`` can find what ``meant`` says of a name, whatever the request."""
+    """Whether any request can have a subject that ``meant`` returns for a name."""
     if or_address and _is_address(name):
         return True
     pairs = _pairs(name, spec)
@@ -165,17 +165,17 @@ def findable(name: str, spec: str | Sequence[str], or_address: bool = False) -> 
 
 
 def _pairs(name: str, spec: str | Sequence[str]) -> list[tuple[str, str]] | None:
-    """Each identity with its part of a name; None where the name has more parts, or fewer."""
+    """Return each part of a key with its part of a name; None if their numbers differ."""
     specs = [spec] if isinstance(spec, str) else list(spec)
     subject = named(name)
     parts = subject if isinstance(subject, tuple) else (subject,)
     if len(parts) != len(specs) or isinstance(subject, tuple) != (len(specs) > 1):
         return None
-    return [(one, str(part).strip()) for one, part in zip(specs, parts, strict=True)]
+    return [(each, str(part).strip()) for each, part in zip(specs, parts, strict=True)]
 
 
 def is_chosen(spec: str) -> bool:
-    """Whether a client chooses what an identity by ``spec`` finds."""
+    """Whether a client chooses the value that a key reads."""
     return spec.partition(":")[0] in _HASHED
 
 
@@ -189,7 +189,7 @@ def _findable(spec: str, name: str) -> bool:
 
 
 def _is_address(name: str, prefix: int = PREFIX) -> bool:
-    """An address as anybody writes it, or what is limited of one as it stands in keys."""
+    """Whether a name is an address in any spelling, or the subject of one."""
     return _address(name, prefix) is not None or _address(name.partition("/")[0], prefix) == name
 
 
@@ -204,7 +204,7 @@ def _meant(spec: str, name: str) -> str:
 
 
 def _canonical(spec: str, name: str) -> str | None:
-    """What an identity by ``spec`` makes of a value that a request says; None where it refuses that."""
+    """Return the one spelling of a request's value for ``spec``; None if the value is refused."""
     kind, _, field = spec.partition(":")
     try:
         if kind == "cookie":
@@ -226,18 +226,17 @@ def _address(name: str, prefix: int = PREFIX) -> str | None:
 
 
 def hashed(kind: str, value: str) -> str:
-    """What a client chose, as a subject of bounded length that does not show it.
+    """Hash a value that a client chose: the subject has a bounded length and does not show the value.
 
     A client that knows this code can compute the digest of a value, and choose values whose subjects lie
-    in one slot of a cluster. LIMITER_KEY_SECRET prevents that: then the keys of the store cannot be
-    predicted.
+    in one slot of a cluster. LIMITER_KEY_SECRET prevents that: no client can then predict a key.
     """
     digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=16)
     return f"{kind}:{digest.hexdigest()}"
 
 
 def by_address(request: Request, trusted: Sequence[Network]) -> str:
-    """The client's address, by the proxies that are trusted."""
+    """Return the client's address, as trusted proxies report it."""
     return request.caller(trusted)
 
 
@@ -245,12 +244,12 @@ def _by_prefix(prefix: int) -> Identity:
     return lambda request, trusted: request.caller(trusted, prefix)
 
 
-def _one(spec: str, accepted: str) -> Identity:
+def _identity(spec: str, accepted: str) -> Identity:
     kind, separator, name = spec.partition(":")
     if spec == "address":
         return by_address
-    if found := _ADDRESS.fullmatch(spec):
-        return _by_prefix(int(found[1]))
+    if bits := _ADDRESS.fullmatch(spec):
+        return _by_prefix(int(bits[1]))
     if spec == "global":
         return lambda request, trusted: "global"  # noqa: ARG005 (it is the same for all)
     if spec == "host":
@@ -283,8 +282,8 @@ def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Iden
     return find
 
 
-#: Fields whose content has commas by nature, so that one sent twice looks like one sent once.
-#: They identify no caller anyway.
+#: Fields whose values have commas, so that a repeated field cannot be recognised. They identify no caller
+#: anyway.
 _LISTS = re.compile(r"user-agent|referer|accept(-.+)?|sec-ch-.+")
 
 
@@ -294,10 +293,10 @@ def _header(name: str, request: Request) -> str | None:
 
 
 def _value(kind: str, name: str, value: str) -> str:
-    """The one value of a header field, in one spelling.
+    """Return the only value of a header field, in one spelling.
 
     Raises:
-        Ambiguous: There are several: the application takes one of them.
+        Ambiguous: There are several, and the application may use either.
 
     """
     if kind == "header" and _LISTS.fullmatch(name):
@@ -308,17 +307,17 @@ def _value(kind: str, name: str, value: str) -> str:
 
 
 def _single(what: str, value: str) -> str:
-    if "," in value:  # lines of one field are joined by commas
+    if "," in value:  # a repeated field is joined by commas
         raise Ambiguous(f"the request has several {what}")
     return value
 
 
 def _api_key(header: str, request: Request) -> str | None:
-    """The key in the header of that name; else in X-API-Key, or a bearer token.
+    """Return the API key in that header field; without a name, in X-API-Key or as a bearer token.
 
     Raises:
-        Ambiguous: There are several. The application behind would take one of them, and we perhaps
-            another, which a client could make up anew for each request.
+        Ambiguous: There are several. If the application used one and the limit another, a client could
+            change the other with each request.
 
     """
     if header:
@@ -333,30 +332,30 @@ def _api_key(header: str, request: Request) -> str | None:
     return keys.pop() if keys else None
 
 
-#: A bearer token anywhere in a field that was perhaps sent several times.
+#: A bearer token anywhere in a field that may have been sent several times.
 _BEARER = re.compile(r"(?:\A|,)\s*bearer(?:\s|,|\Z)", re.IGNORECASE)
 
 
 def _credentials(kind: str, value: str) -> str:
-    """What an Authorization field says, in one spelling; as an API key, a bearer token alone.
+    """Return the credentials of an Authorization field in one spelling; for ``api-key``, the bearer token.
 
     Raises:
-        Ambiguous: It says several things, or one that frameworks read in several ways.
+        Ambiguous: There are several, or frameworks may read them in several ways.
 
     """
     scheme, *rest = _single("credentials", value).split() or [""]
     scheme = scheme.capitalize()
     if len(rest) > 1:
-        raise Ambiguous("the request has words behind its credentials")
+        raise Ambiguous("the request has words after its credentials")
     if scheme == "Basic" and rest and not _is_base64(rest[0]):
-        raise Ambiguous("the request has credentials that are no base64")
+        raise Ambiguous("the request has Basic credentials that are not base64")
     if scheme == "Bearer" and kind == "api-key":
         return "".join(rest)
     return " ".join([scheme, *rest])
 
 
 def _is_base64(text: str) -> bool:
-    """Whether it is base64 as encoders write it; decoders take much else for the same."""
+    """Whether a text is base64 as encoders write it; decoders accept other spellings of the same bytes."""
     try:
         return b64encode(b64decode(text)) == text.encode()
     except ValueError:

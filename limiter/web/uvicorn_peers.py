@@ -1,4 +1,4 @@
-"""Whether uvicorn's command line has it hide the proxies that a limit would believe."""
+"""Finds out whether uvicorn replaces the addresses of trusted proxies, so that limits cannot see them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ _OFF = ("0", "false", "off", "no", "n", "f")
 def hides_proxies(
     command: Sequence[str], environ: Mapping[str, str], trusted: Sequence[Network]
 ) -> bool:
-    """Whether this is uvicorn's command, and it replaces the addresses of some of the trusted proxies.
+    """Whether this is uvicorn's command, and uvicorn replaces the address of a trusted proxy.
 
-    By default it does so for 127.0.0.1 (``--proxy-headers``, ``--forwarded-allow-ips``). Of a server that a
-    program starts by itself, the command says nothing.
+    By default uvicorn does so for 127.0.0.1 (``--proxy-headers``, ``--forwarded-allow-ips``). If a program
+    starts uvicorn itself, its command line does not show this.
     """
     program = PurePath(command[0] if command else "")
     if program.stem != "uvicorn" and program.parts[-2:] != ("uvicorn", "__main__.py"):
         return False
     if "--no-proxy-headers" in command or environ.get("UVICORN_PROXY_HEADERS", "").lower() in _OFF:
         return False
-    return any(_is_among(one.strip(), trusted) for one in _allowed(command, environ).split(","))
+    return any(
+        _is_among(allowed.strip(), trusted) for allowed in _allowed(command, environ).split(",")
+    )
 
 
 def _allowed(command: Sequence[str], environ: Mapping[str, str]) -> str:
@@ -45,4 +47,4 @@ def _is_among(allowed: str, trusted: Sequence[Network]) -> bool:
         network = settings.network(allowed)
     except ValueError:
         return False
-    return any(network.version == one.version and network.overlaps(one) for one in trusted)
+    return any(network.version == proxy.version and network.overlaps(proxy) for proxy in trusted)

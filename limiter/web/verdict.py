@@ -1,6 +1,6 @@
-"""What is answered to a request: the one way from the rules' results, or an error, to a verdict.
+"""Makes the verdict about a request, from its rules' decisions or from an error.
 
-It asks no store; ``guard`` and the service obtain the decisions.
+It calls no store: ``guard`` and the service obtain the decisions.
 """
 
 from __future__ import annotations
@@ -25,26 +25,27 @@ log = logging.getLogger("limiter.web")
 
 
 class Result(NamedTuple):
-    """The decision of one rule about a request."""
+    """One rule's decision about a request."""
 
     rule: Rule
     decision: Decision
     part: Part
-    """What was asked of the store."""
+    """The rule's part of the call to the store."""
 
 
 class Verdict:
-    """Whether a request may go on, and the response's fields, and its body where it may not.
+    """Whether a request is allowed, the response's header fields, and the body of a refusal.
 
     Attributes:
-        status: 200 where it may go on; else 429 (a limit denies, or its client has begun too many
-            subjects), 503 (no decision was possible, and the rule denies then), 413 (its cost could
-            never pass) or 400 (the caller cannot be identified).
-        results: The decision of each rule that is about the request.
-        fields: Header fields for the response, also for one that is let through.
-        body: A refusal as ``application/problem+json``; empty where there is none.
-        error: Why the store did not decide, or could not be asked.
-        shadowed: Rules in shadow mode that could not be evaluated, and why: they would have refused.
+        status: 200 (allowed), 429 (a limit denies, or the client has begun too many subjects), 503 (the
+            store did not decide, and the fallback denies), 413 (the cost exceeds what the limit ever
+            admits at once) or 400 (the caller cannot be identified).
+        results: The decision of each rule that applies to the request.
+        fields: Header fields for the response, also of an allowed request.
+        body: A refusal as ``application/problem+json``; else empty.
+        error: Why the store did not decide, or was not called.
+        shadowed: Rules in shadow mode that could not be evaluated, and why: without shadow mode they
+            would have refused.
 
     """
 
@@ -68,7 +69,7 @@ class Verdict:
     def of_results(
         cls, results: Sequence[Result], request: Request, error: LimiterError | None = None
     ) -> Verdict:
-        """Answer what the rules that are not in shadow mode decided; ``error``: why the store did not."""
+        """Make the verdict of rules' decisions; ``error`` is why the store did not make them."""
         denied = []
         for result in results:
             if result.decision.degraded and error is None:
@@ -81,14 +82,14 @@ class Verdict:
         by_limits = [
             (result.decision, result.rule.name) for result in denied if result.decision.each
         ]
-        if not by_limits:  # denied by a fallback, not by a limit
+        if not by_limits:  # a fallback denied, and no limit
             return cls(503, results, body=problems.reduced_capacity(request.path), error=error)
         body = problems.quota_exceeded_by(by_limits, request.path)
         return cls(429, results, fields, body, error)
 
     @classmethod
     def of_error(cls, error: LimiterError, request: Request, in_shadow: bool = False) -> Verdict:
-        """Refuse a request about which no rule decided; ``in_shadow``: no rule would have denied it."""
+        """Refuse a request that no rule decided; with ``in_shadow``, a store's error lets it pass."""
         if isinstance(error, Unidentified):
             return cls(400, body=problems.unidentified(error, request.path), error=error)
         if isinstance(error, InvalidCost):
@@ -97,7 +98,7 @@ class Verdict:
             wait = [("Retry-After", str(max(1, ceil(error.retry_after))))]
             body = problems.too_many_new_subjects(error.policy, str(error), request.path)
             return cls(429, fields=wait, body=body, error=error)
-        # The store answered, but not with a decision: no request passes unchecked, and operators must look.
+        # The store answered, but not with a decision: operators must see that, and no request may pass.
         name = type(error).__name__
         log_seldom(log, logging.ERROR, "%s: %s", name, error, kind=name)
         if in_shadow:
@@ -106,12 +107,12 @@ class Verdict:
 
     @property
     def allowed(self) -> bool:
-        """Whether the request may go on."""
+        """Whether the request is allowed."""
         return self.status == 200
 
     @property
     def delay(self) -> float:
-        """Seconds to wait before going on, where a leaky bucket queues its calls; not in shadow mode."""
+        """Seconds to wait before going on, if a leaky bucket queues the request; 0 in shadow mode."""
         deciding = (result.decision for result in self.results if not result.rule.shadow)
         return max((decision.delay for decision in deciding), default=0.0)
 
@@ -119,12 +120,12 @@ class Verdict:
         return self.allowed
 
 
-#: Called with every request and its verdict, also of errors: for counters and logs.
+#: Called with every request and its verdict, also after errors: for counters and logs.
 Observer = Callable[[Request, Verdict], object]
 
 
 def header_fields(results: Iterable[Result]) -> list[tuple[str, str]]:
-    """The header fields of several rules' results, without those in shadow mode."""
+    """Return the header fields of several rules' results, without rules in shadow mode."""
     return headers.of_all(
         [
             headers.NamedDecision(result.decision, result.rule.name, result.rule.form)

@@ -1,4 +1,4 @@
-"""A websocket between the server and the application, whose messages may have limits of their own."""
+"""A websocket between server and application: adds header fields, and limits incoming messages."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class WebSocket:
         self._request = request
         self._messages = messages
         self._sleep = sleep
-        #: The message that is being decided about: an application that waits for one only so long is
-        #: cancelled in between, and gets it the next time.
+        #: The message that is being checked. If the application cancels its ``receive``, as after a
+        #: timeout, it gets this message the next time.
         self._coming: asyncio.Task[Message] | None = None
         self._gone: Message | None = None
 
     async def receive(self) -> Message:
-        """The next message that passes, or the end of the connection."""
+        """Return the next message that passes, or the end of the connection."""
         if self._gone is not None:
             return self._gone
         if self._coming is None:
@@ -54,7 +54,7 @@ class WebSocket:
         return message
 
     async def send(self, message: Message) -> None:
-        """Hand on what the application says, with our fields; nothing after we closed."""
+        """Pass on the application's message with the limits' fields; nothing after a limit closed."""
         if self._gone is not None:
             return
         if message["type"] in ("websocket.accept", "websocket.http.response.start"):
@@ -64,12 +64,12 @@ class WebSocket:
             await self._leases.release()
 
     def abandon(self) -> None:
-        """The application is done: nobody waits for a message any more."""
+        """Stop the pending check: the application has returned, and receives no more messages."""
         if self._coming is not None:
             self._coming.cancel()
 
     async def _admitted(self, message: Message, guard: AsyncGuard) -> Message:
-        """The message, perhaps later; or the end of the connection, which the client is told."""
+        """Return the message, perhaps delayed; or close the connection, and return its end."""
         verdict = await guard.enter(self._request)
         await guard.leave(verdict)
         if verdict.allowed:
@@ -78,7 +78,7 @@ class WebSocket:
             return message
         code, reason = closing(verdict)
         self._gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
-        with suppress(OSError, RuntimeError):  # it may have gone by itself
+        with suppress(OSError, RuntimeError):  # the client may have closed the connection
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
         self._leases.begin_release()
         return self._gone

@@ -1,4 +1,4 @@
-"""What a middleware is given, made into a guard; and what it says, made into header fields."""
+"""Makes a guard from a middleware's arguments, and header fields from its verdicts."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _AnyLimiter = TypeVar("_AnyLimiter", bound="Limiter | AsyncLimiter")
 
 Field = tuple[str, str]
 
-#: Where an application finds what was decided: in the WSGI environ, or the ASGI scope.
+#: The verdicts' key in the WSGI environ, or in the ASGI scope.
 VERDICTS = "limiter.verdicts"
 
-#: Fields that are lists: what two limiters say of one response stands side by side.
+#: Fields that are lists: the items of two limiters are joined.
 _LISTS = ("ratelimit-policy", "ratelimit")
 
 
 class StoreSettings(TypedDict, total=False):
-    """The settings of a middleware's limiter; those that are not given are read from LIMITER_*."""
+    """The settings of a middleware's limiter; missing ones are read from LIMITER_*."""
 
     store: object
     name: str | None
@@ -51,7 +51,7 @@ class StoreSettings(TypedDict, total=False):
 
 
 class LimitSettings(StoreSettings, total=False):
-    """What ``source`` is given of any limit of requests, without its key and its cost."""
+    """The arguments that every limit of requests has, but for the key and the cost."""
 
     enabled: bool
     form: str | None
@@ -61,7 +61,7 @@ class LimitSettings(StoreSettings, total=False):
 
 
 class GuardSettings(LimitSettings, total=False):
-    """What ``source`` is given: the arguments of each middleware."""
+    """The arguments of each middleware, which ``source`` takes."""
 
     key: str | Sequence[str] | KeyFunction | None
     cost: int | CostFunction | None
@@ -81,23 +81,23 @@ def source(
     observe: Observer | None = None,
     **given: Any,
 ) -> Callable[[], _AnyGuard]:
-    """What gives the guard of each request.
+    """Return a function that returns the guard of each request.
 
     ``limits`` are what a limiter takes, or a limiter, a rule, several rules, a guard, or an object whose
-    ``guard`` may become another one while it runs. What is not given is that of the environment. Where
-    ``enabled`` is False, nothing of all this is read, and every request passes.
+    ``guard`` may change while it runs. Missing arguments are read from the environment. If ``enabled`` is
+    False, no argument and no variable is read, and every request passes.
 
     Raises:
-        InvalidSetting: Something is wrong, or belongs to what ``limits`` bring themselves.
-        InvalidPolicy: A limit makes no sense.
+        InvalidSetting: A setting is invalid, or ``limits`` have a setting of their own in its place.
+        InvalidPolicy: A limit is invalid.
         InvalidCost: The cost is more than the limits ever admit at once.
 
     """
     if not isinstance(enabled, bool):
         raise InvalidSetting.of("enabled", repr(enabled), "accepted are True and False")
     if not enabled:
-        nothing = guard_class([], ())
-        return lambda: nothing
+        empty = guard_class([], ())
+        return lambda: empty
     rule_settings = {"key": key, "cost": cost, "form": form, **given}
     if isinstance(limits, (Guard, AsyncGuard)) or hasattr(limits, "guard"):
         of_guard = {"trusted": trusted, "address_from": address_from, "observe": observe}
@@ -117,28 +117,28 @@ def source(
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
             raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")
-    found = guard_class(rules, networks(trusted), observe, _header(address_from))
-    return lambda: found
+    guard = guard_class(rules, networks(trusted), observe, _header(address_from))
+    return lambda: guard
 
 
 def is_plain(limits: Any) -> bool:
-    """Whether these are limits alone, which say nothing of names, keys and stores."""
+    """Whether these are limits alone, without names, keys and stores."""
     brings = (Limiter, AsyncLimiter, Guard, AsyncGuard)
     return not isinstance(limits, brings) and not hasattr(limits, "guard") and not _rules(limits)
 
 
 def _rules(limits: Any) -> list[Rule] | None:
-    """The rules, where it is rules; none is some too."""
+    """Return the rules, if these are rules (perhaps none); else None."""
     if isinstance(limits, Rule):
         return [limits]
     if isinstance(limits, Collection) and not isinstance(limits, str):
-        rules = [one for one in limits if isinstance(one, Rule)]
+        rules = [rule for rule in limits if isinstance(rule, Rule)]
         return rules if len(rules) == len(limits) else None
     return None
 
 
 def _guards(guard_class: type[_AnyGuard], given: Any) -> Callable[[], _AnyGuard]:
-    """A guard, or what has one."""
+    """Return a function that returns this guard, or the current guard of this object."""
     if isinstance(given, guard_class):
         return lambda: given
     if isinstance(getattr(given, "guard", None), guard_class):
@@ -149,20 +149,20 @@ def _guards(guard_class: type[_AnyGuard], given: Any) -> Callable[[], _AnyGuard]
 def limiter_by(
     limiter_class: Callable[..., _AnyLimiter], limits: Any, given: Mapping[str, Any]
 ) -> _AnyLimiter:
-    """A limiter with what is given (not None), and the environment's settings for the rest.
+    """Make a limiter with the given settings (not None), and with the environment's for the rest.
 
     Raises:
-        InvalidSetting, InvalidPolicy: As the limiter; a variable is named.
+        InvalidSetting, InvalidPolicy: As the limiter does; the message names an invalid variable.
 
     """
     given = {
         name: value for name, value in {**given, "limits": limits}.items() if value is not None
     }
-    found = {**settings.from_environment(None, given), **given}
-    if not isinstance(found["limits"], str) and "algorithm" not in given:
-        found.pop("algorithm", None)  # it belongs to a limit string
+    complete = {**settings.from_environment(None, given), **given}
+    if not isinstance(complete["limits"], str) and "algorithm" not in given:
+        complete.pop("algorithm", None)  # the variable is for limit strings
     try:
-        return limiter_class(**found)
+        return limiter_class(**complete)
     except (InvalidSetting, InvalidPolicy) as error:
         if error.setting in given or (isinstance(error, InvalidPolicy) and limits is not None):
             raise
@@ -170,28 +170,28 @@ def limiter_by(
 
 
 def limiters(guard: _AnyGuard) -> list[Any]:
-    """Every limiter of a guard, once."""
+    """Return every limiter of a guard, once."""
     return list({id(rule.limiter): rule.limiter for rule in guard.rules}.values())
 
 
 def fields_of(verdicts: Sequence[Verdict]) -> list[Field]:
-    """The fields of several verdicts about one response, each name once.
+    """Return the header fields of several verdicts about one response, each name once.
 
-    Lists are joined; of the others the last verdict's counts, and of Retry-After the longest.
+    Lists are joined. Retry-After is the longest; any other field is the last verdict's.
     """
-    found: dict[str, Field] = {}
+    merged: dict[str, Field] = {}
     for name, value in (field for verdict in verdicts for field in verdict.fields):
-        before = found.get(name.lower())
+        before = merged.get(name.lower())
         if before is not None and name.lower() in _LISTS:
             value = f"{before[1]}, {value}"
         elif before is not None and name.lower() == "retry-after":
             value = max(before[1], value, key=int)
-        found[name.lower()] = (name, value)
-    return list(found.values())
+        merged[name.lower()] = (name, value)
+    return list(merged.values())
 
 
 def added_fields(present: Collection[str], fields: Iterable[Field]) -> list[Field]:
-    """Those fields that go beside what a response says already (names in lower case)."""
+    """Return the fields to add to a response that has the ``present`` ones (names in lower case)."""
     return [
         (name, value)
         for name, value in fields
@@ -200,7 +200,7 @@ def added_fields(present: Collection[str], fields: Iterable[Field]) -> list[Fiel
 
 
 def refusal(verdict: Verdict) -> tuple[list[Field], bytes]:
-    """The fields and the body of a refusal."""
+    """Return the header fields and the body of a refusal."""
     body = verdict.body.encode()
     fields = [
         ("Content-Type", problems.MEDIA_TYPE),
@@ -211,10 +211,10 @@ def refusal(verdict: Verdict) -> tuple[list[Field], bytes]:
 
 
 def identity_by(key: str | Sequence[str] | KeyFunction | None) -> Identity:
-    """The identity that a ``key`` means; None: the client's address.
+    """Return the identity for a ``key``; None is the client's address.
 
     Raises:
-        InvalidSetting: It means none.
+        InvalidSetting: There is no such key.
 
     """
     if key is None:
@@ -251,10 +251,10 @@ def _header(address_from: str | None) -> str:
 
 
 def networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ...]:
-    """The proxies whose word counts; None: those of LIMITER_TRUSTED_PROXIES.
+    """Return the networks of trusted proxies; None is those of LIMITER_TRUSTED_PROXIES.
 
     Raises:
-        InvalidSetting: One of them is no network.
+        InvalidSetting: A text is no network.
 
     """
     if trusted is None:
@@ -271,4 +271,6 @@ def networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ..
 def _refuse(given: Mapping[str, Any], what: str) -> None:
     names = [name for name, value in given.items() if value is not None]
     if names:
-        raise InvalidSetting(f"{names[0]} is given beside {what}, which brings its own: give one")
+        raise InvalidSetting(
+            f"{names[0]} cannot be combined with {what}, which has its own: give one of them"
+        )

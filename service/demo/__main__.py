@@ -30,7 +30,7 @@ from service.demo.supervisor import Demo, Options
     default=2,
     show_default=True,
     type=click.IntRange(1, 50),
-    help="Instances of the service, each with a gunicorn of its own.",
+    help="Instances of the service, each under its own gunicorn.",
 )
 @click.option("--store", metavar="URL", help="An existing Redis, in place of the cluster.")
 def demo(port: int, nodes: int, instances: int, store: str | None) -> None:

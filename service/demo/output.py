@@ -1,4 +1,4 @@
-"""What the demo prints: its own lines, and those of its children with their names before them."""
+"""Prints the demo's own lines, and the lines of its children with their names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _lock = threading.Lock()
 
 
 def say(text: str) -> None:
-    """Print at once. A reader that went away is no reason to end, let alone halfway."""
+    """Print a line at once. If the reader has closed the pipe, go on without output."""
     with _lock:
         try:
             sys.stdout.write(f"{text}\n")
@@ -24,7 +24,7 @@ def say(text: str) -> None:
 
 
 class Log:
-    """Passes a child's lines on, and remembers the last ones."""
+    """Prints a child's lines, and keeps the last ones."""
 
     def __init__(self, child: Child, width: int) -> None:
         self.last: deque[str] = deque(maxlen=3)
@@ -35,9 +35,9 @@ class Log:
         self._thread.start()
 
     def close(self) -> None:
-        """Pass on what is left; the child has ended. Its own children may hold the pipe: not for ever."""
+        """Print the rest, after the child has ended; wait a second, as its children may hold the pipe."""
         self._thread.join(1.0)
-        if not self._thread.is_alive():  # it would wait for those
+        if not self._thread.is_alive():  # else closing would wait for the thread
             self._pipe.close()
 
     def _pass_on(self) -> None:

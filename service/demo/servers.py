@@ -36,18 +36,18 @@ __all__ = [
 
 SLOTS = 16384
 
-#: Seconds a server, and then a cluster, may take to start on a machine that is kept busy.
+#: Seconds that a server, and then a cluster, may take to start on a busy machine.
 START_TIMEOUT = 30.0
 
 _PORT_ATTEMPTS = 20
 
 
-#: Waits that many seconds; it may raise instead, which stops what was being started.
+#: Sleeps for a number of seconds; if it raises, the start is stopped.
 Pause = Callable[[float], None]
 
 
 class Certificates(NamedTuple):
-    """What a TLS server needs: files in PEM."""
+    """The files of a TLS server, in PEM."""
 
     ca: Path
     certificate: Path
@@ -55,7 +55,7 @@ class Certificates(NamedTuple):
 
 
 def stop_all(servers: Iterable[Server]) -> None:
-    """Stop servers side by side, and remove their folders."""
+    """Stop servers at the same time, and remove their folders."""
     servers = list(servers)
     stop([server._child for server in servers if server._child is not None])
     for server in servers:
@@ -65,9 +65,9 @@ def stop_all(servers: Iterable[Server]) -> None:
 
 
 class Server:
-    """One server that keeps nothing on disk, in a temporary folder of its own.
+    """One server without data on disk, in a temporary folder of its own.
 
-    ``options`` are further words of its command line, such as ``["--maxmemory", "1mb"]``.
+    ``options`` are added to its command line, such as ``["--maxmemory", "1mb"]``.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class Server:
 
     @property
     def folder(self) -> Path:
-        """The server's own folder, there from its first start until it is stopped."""
+        """The server's folder, which exists from its first start until ``stop``."""
         if self._folder is None:
             raise ServerError("the server was not started")
         return self._folder.path
 
     @property
     def unix_socket(self) -> Path:
-        """Where the server listens as well."""
+        """The path of the Unix socket on which the server also listens."""
         return self.folder / SOCKET
 
     @property
@@ -120,7 +120,7 @@ class Server:
 
     @property
     def log(self) -> str:
-        """What the server has logged since it was started last."""
+        """The server's log since its last start."""
         if self._folder is None:
             return ""
         path = self.folder / "server.log"
@@ -128,16 +128,16 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """The id of the server's process."""
         return self._running().pid
 
     @property
     def alive(self) -> bool:
-        """The process is there; it may be paused."""
+        """Whether the process exists; it may be paused."""
         return self._child is not None and self._child.alive
 
     def client(self, **settings: Any) -> redis.Redis:
-        """Make a client of this server alone, which repeats nothing; the caller closes it."""
+        """Make a client of this server alone, without retries; the caller closes it."""
         settings = {"retry": Retry(NoBackoff(), 0), "decode_responses": True, **settings}
         return redis.Redis.from_url(self.url, **settings)
 
@@ -158,7 +158,7 @@ class Server:
             )
 
     def start(self, pause: Pause = time.sleep) -> Server:
-        """Start the server, and return when it serves; it keeps its port for ever."""
+        """Start the server, and return when it serves; later starts use the same port."""
         try:
             self.launch()
             self.wait(pause)
@@ -168,7 +168,7 @@ class Server:
         return self
 
     def wait(self, pause: Pause = time.sleep) -> None:
-        """Wait until the server that was launched serves; ``pause`` may end that by raising."""
+        """Wait until the launched server serves; ``pause`` may raise to end that."""
         deadline = time.monotonic() + START_TIMEOUT
         attempts = 1
         while "Ready to accept connections" not in self.log:
@@ -176,7 +176,7 @@ class Server:
                 reason = self.reason()
                 if "in use" not in reason or self._served or attempts == _PORT_ATTEMPTS:
                     raise ServerError(f"{self.binary.name} did not start: {reason}")
-                # Somebody was faster: other ports.
+                # Another process has taken a port: try other ports.
                 attempts += 1
                 self.port = 0
                 self.launch()
@@ -186,25 +186,25 @@ class Server:
         self._served = True
 
     def stop(self) -> None:
-        """End the server and remove its folder; again: nothing."""
+        """End the server and remove its folder; a repeated call does nothing."""
         stop_all([self])
 
     def kill(self) -> None:
-        """Kill the server as a crash would; ``restart`` brings it back."""
+        """Kill the server, as in a crash; ``restart`` starts it again."""
         self._running().kill()
 
     def restart(self) -> None:
-        """Start it again on its port, without its data (a cluster's node knows its place)."""
+        """Start it again on its port, without its data (a cluster's node keeps its slots)."""
         if self.alive:
             self._running().stop()
         self.start()
 
     def pause(self) -> None:
-        """Stop the process without ending it: it accepts connections, and answers nothing."""
+        """Suspend the process: the kernel accepts connections, but the server does not answer."""
         self._running().signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a paused process go on."""
+        """Resume a paused process."""
         self._running().signal(signal.SIGCONT)
 
     def __enter__(self) -> Server:
@@ -224,10 +224,10 @@ class Server:
         return self._child
 
     def reason(self) -> str:
-        """Return how it ended, and what it said last."""
-        said = self.log or (self.folder / "server.out").read_text(errors="replace")
-        lines = [line for line in said.splitlines() if line.strip()]
-        last = " / ".join(lines[-3:]) or "it said nothing"
+        """Return how the server ended, and its last lines."""
+        output = self.log or (self.folder / "server.out").read_text(errors="replace")
+        lines = [line for line in output.splitlines() if line.strip()]
+        last = " / ".join(lines[-3:]) or "it printed nothing"
         return f"{self._running().name} ended ({self._running().ending}): {last}"
 
     def _command_line(self) -> list[str]:
@@ -246,13 +246,13 @@ class Server:
         if self.cluster:
             words += ["--cluster-enabled", "yes", "--cluster-port", str(self._bus_port)]
             words += ["--repl-diskless-sync-delay", "0"]  # replicas are ready at once
-            # One dead primary must not stop the subjects of the others.
+            # If one primary is dead, the others must serve their slots.
             words += ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "2000"]
         return words + self._options
 
 
 class Cluster:
-    """Servers that share the slots evenly, each primary with ``replicas`` copies.
+    """A cluster: primaries that share the slots evenly, each with ``replicas`` replicas.
 
     ``nodes`` has the primaries first, in the order of their slots.
     """
@@ -293,7 +293,7 @@ class Cluster:
         return self.nodes[key_slot(key.encode()) * self.primaries // SLOTS]
 
     def start(self, pause: Pause = time.sleep) -> Cluster:
-        """Start every node, join them, and return when each of them says that all is well."""
+        """Start every node, join them, and return when each reports that the cluster is complete."""
         try:
             for node in self.nodes:
                 node.launch()
@@ -306,7 +306,7 @@ class Cluster:
         return self
 
     def stop(self) -> None:
-        """End every node and remove the folders; again: nothing."""
+        """End every node and remove the folders; a repeated call does nothing."""
         stop_all(self.nodes)
 
     def __enter__(self) -> Cluster:
@@ -321,7 +321,7 @@ class Cluster:
         self.stop()
 
     def wait(self, pause: Pause = time.sleep) -> None:
-        """Wait until every node sees every other, and every slot served."""
+        """Wait until every node knows all others, and sees every slot served."""
         deadline = time.monotonic() + START_TIMEOUT
         clients = [node.client() for node in self.nodes]
         try:
@@ -342,7 +342,7 @@ class Cluster:
                     first = -(-SLOTS * index // self.primaries)
                     last = -(-SLOTS * (index + 1) // self.primaries) - 1
                     _ask(client, "CLUSTER ADDSLOTSRANGE", first, last)
-            # Everybody meets everybody: gossip would find them too, but later.
+            # Introduce each node to each other one: gossip would do that too, but later.
             for client in clients:
                 for node in self.nodes:
                     address = (node.host, node.port, node._bus_port)
@@ -365,7 +365,7 @@ def _replicate(client: redis.Redis, primary: str, pause: Pause) -> None:
     while True:
         try:
             _ask(client, "CLUSTER REPLICATE", primary)
-        except redis.ResponseError:  # it has not met this primary yet
+        except redis.ResponseError:  # it does not know this primary yet
             if time.monotonic() > deadline:
                 raise
             pause(0.02)

@@ -1,4 +1,4 @@
-"""Starts the parts of the demo, watches them, and leaves nothing of them behind."""
+"""Starts the parts of the demo, watches them, and stops them all at the end."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from service.demo.folders import Folder
 from service.demo.output import Log, say
 from service.demo.servers import HOST, Cluster, ServerError, free_port
 
-#: Seconds that one part may take to start on a machine that is kept busy.
+#: Seconds that one part may take to start on a busy machine.
 START_TIMEOUT = 30.0
 
-# The lines of the static file that the demo replaces: containers listen everywhere, and have each port to
-# themselves; we do not.
+# The demo replaces these lines of the static file: a container may listen on every address and on any port.
 _ADDRESS = '    address: ":9000"\n'
 _INSIDE = f'    address: "{HOST}:9001"\n'
 
 
 class Options(NamedTuple):
-    """What the command line says."""
+    """The options of the command line."""
 
     port: int
     nodes: int
@@ -40,20 +39,20 @@ class Options(NamedTuple):
 
 
 class Stopped(Exception):
-    """Somebody asked the demo to stop."""
+    """A signal asks the demo to stop."""
 
 
 class Demo:
-    """A cluster, service instances and Traefik, from ``run`` until somebody asks it to stop."""
+    """A cluster, service instances and Traefik, which run until a signal asks the demo to stop."""
 
     def __init__(self, options: Options, environ: Mapping[str, str]) -> None:
         self._options = options
         self._environ = dict(environ)
-        self._environ.pop("GUNICORN_CMD_ARGS", None)  # it would override what we say
+        self._environ.pop("GUNICORN_CMD_ARGS", None)  # it would override the demo's own arguments
         # A busy laptop must not turn the counts of `ab` into fallbacks.
         self._environ["LIMITER_TIMEOUT"] = self._environ.get("LIMITER_TIMEOUT") or "1"
         policies = self._environ.get("LIMITER_POLICIES")
-        if policies:  # the instances run elsewhere
+        if policies:  # the instances run in another folder
             self._environ["LIMITER_POLICIES"] = str(Path(policies).absolute())
         share = self._environ.get("LIMITER_LOCAL_SHARE") or str(options.instances)
         self._environ["LIMITER_LOCAL_SHARE"] = share
@@ -69,7 +68,7 @@ class Demo:
         self._width = len(f"instance-{options.instances}")
 
     def run(self) -> None:
-        """Run until somebody asks us to stop; raise DemoError when a part fails."""
+        """Run until a signal asks the demo to stop; raise DemoError if a part fails."""
         with self._signals():
             try:
                 self._start()
@@ -111,14 +110,14 @@ class Demo:
         with _progress(f"Starting {count} service instance{'s' if count > 1 else ''}"):
             self._start_upstream()
             for number in range(1, count + 1):
-                # Names of one length, so that all answers have one length.
+                # Names of one length: `ab` counts responses of different lengths as failed.
                 self._start_instance(f"instance-{number:0{len(str(count))}}")
             for name, port in self._instances:
                 self._wait_for(name, port, "/readyz")
             self._wait_for("upstream", self._upstream, "/")
 
     def _start_instance(self, name: str) -> None:
-        """Start one, on an address of its own and another one for operators."""
+        """Start one instance, on an address of its own and another one for operators."""
         app = f"service.app:create_app({name!r})"
         self._environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder_of(name))
         port, for_operators = self._start_gunicorn(name, "service/gunicorn.conf.py", app, 2)
@@ -126,14 +125,14 @@ class Demo:
         self._operators.append(for_operators)
 
     def _start_upstream(self) -> None:
-        """Start what stands behind ForwardAuth."""
+        """Start the upstream that ForwardAuth protects."""
         app = "service.upstream:create_app('upstream')"
         (self._upstream,) = self._start_gunicorn("upstream", "service/upstream.conf.py", app, 1)
 
     def _start_gunicorn(self, name: str, config: str, app: str, addresses: int) -> list[int]:
-        """Start one, and return the ports on which it serves."""
+        """Start a gunicorn, and return the ports on which it serves."""
         with ExitStack() as stack:
-            # We listen, gunicorn serves: no port can be lost between choosing and taking it.
+            # gunicorn inherits the listening sockets, so that no other process can take a chosen port.
             listeners = [
                 stack.enter_context(socket.create_server((HOST, 0))) for _ in range(addresses)
             ]
@@ -161,7 +160,7 @@ class Demo:
             self._wait_for("traefik", self._options.port, "/healthz")
 
     def _folder_of(self, name: str) -> Path:
-        """A folder for the files of one part, which goes with the demo."""
+        """Make a folder for the files of one part; the demo removes it at the end."""
         if self._folder is None:
             self._folder = Folder("demo")
         folder = self._folder.path / name
@@ -188,14 +187,14 @@ class Demo:
             self._pause(0.02)
 
     def _pause(self, seconds: float) -> None:
-        """Wait; raise as soon as somebody wants us to stop, or when a child has ended."""
+        """Wait; raise if a signal asks the demo to stop, or if a child has ended."""
         if self._stop_asked.wait(seconds):
             raise Stopped
         for child in self._children:
             if not child.alive:
                 self._logs[child.name].close()
-                said = " / ".join(self._logs[child.name].last) or "it said nothing"
-                raise DemoError(f"{child.name} ended ({child.ending}): {said}")
+                output = " / ".join(self._logs[child.name].last) or "it printed nothing"
+                raise DemoError(f"{child.name} ended ({child.ending}): {output}")
 
     def _watch_cluster(self) -> None:
         for node in self._cluster.nodes if self._cluster is not None else []:
@@ -205,17 +204,17 @@ class Demo:
     def _announce(self, seconds: float) -> None:
         page = f"http://localhost:{self._options.port}/"
         url, protected = f"{page}demo-service/hello", f"{page}demo-service/protected/hello"
-        # No comment behind a command: not every shell takes one that is pasted.
+        # No comment after a command: some shells do not accept a pasted one.
         commands = [f"curl -i {url}", f"curl -i {protected}", f"ab -n 1000 -c 100 {url}"]
-        about = "The second command goes through ForwardAuth to an upstream that knows no limiter."
+        about = "The second command goes through ForwardAuth to an upstream without a limiter."
         if policy := self._unknown_policy:
             commands.remove(f"curl -i {protected}")
-            about = f"ForwardAuth is left out: there is no policy {policy}, which traefik/dynamic.yml asks."
+            about = f"ForwardAuth is left out: there is no policy {policy}, which traefik/dynamic.yml uses."
         lines = "".join(f"  {command}\n" for command in commands)
         port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
         where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
         nodes = self._cluster.nodes if self._cluster is not None else []
-        store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "as you told us"
+        store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "the given one"
         say(
             f"Ready after {seconds:.1f} s; Ctrl-C stops everything. "
             f"In a browser, {page} shows all algorithms at work.\n\n"
@@ -226,8 +225,8 @@ class Demo:
             f"  {'limit':12} {self._limits}\n\n"
             f"Try in another terminal:\n\n{lines}\n"
             f"{about}\n"
-            "All of them spend one limit. ab is Debian's package apache2-utils.\n"
-            "For another algorithm stop this demo with Ctrl-C, and start it here with:\n\n"
+            "All commands spend the same limit. ab is in Debian's package apache2-utils.\n"
+            "For another algorithm, stop this demo with Ctrl-C, and start it with:\n\n"
             f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
         )
 
@@ -245,9 +244,9 @@ class Demo:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Note requests to stop: raised wherever it hits, one could lose a child just started."""
+        """Let signals set a flag: if they raised an exception, a child just started could be lost."""
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # `nohup` ignores it
             numbers.append(signal.SIGHUP)
         before = {
             number: signal.signal(number, lambda *_: self._stop_asked.set()) for number in numbers
@@ -268,12 +267,12 @@ def _progress(what: str) -> Iterator[None]:
 
 
 def _get(port: int, path: str) -> tuple[int, str]:
-    """Return the status and the text of an answer, or 0 and what went wrong."""
+    """Return the status and the text of a response, or 0 and the error."""
     connection = http.client.HTTPConnection(HOST, port, timeout=2)
     try:
         connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read(1000).decode(errors="replace").strip()
+        response = connection.getresponse()
+        return response.status, response.read(1000).decode(errors="replace").strip()
     except (OSError, http.client.HTTPException) as error:
         return 0, str(error)
     finally:

@@ -1,1 +1,1 @@
-"""Limits around ASGI applications: the protocol, and real ones under uvicorn."""
+"""Limits for ASGI applications: the protocol, and real applications under uvicorn."""

@@ -25,7 +25,7 @@ from limiter.fastapi import limit
 from limiter.policyfile import costs
 from limiter.web.rules import Match, Rule, pattern
 
-#: A rate for all, and how many streams and websockets at once.
+#: A rate for all requests, and a limit of simultaneous streams and websockets.
 _all = AsyncLimiter.from_env(name="all")
 _streams = AsyncLimiter(
     [Concurrency(2, lease=30)],
@@ -40,7 +40,7 @@ _rules = [
 
 
 async def pieces() -> AsyncIterator[str]:
-    """Which process it is, every 50 ms, for ten seconds."""
+    """Yield the process id every 50 ms, for ten seconds."""
     for _ in range(200):
         yield f"{os.getpid()}\n"
         await asyncio.sleep(0.05)  # so that the response is a stream
@@ -55,7 +55,7 @@ async def django_hello(request: HttpRequest) -> HttpResponse:
 
 
 async def django_stream(request: HttpRequest) -> StreamingHttpResponse:
-    """Say a piece from time to time."""
+    """Stream a piece from time to time."""
     return StreamingHttpResponse(pieces())
 
 
@@ -80,12 +80,12 @@ async def hello(request: Request) -> PlainTextResponse:
 
 
 async def stream(request: Request) -> StreamingResponse:
-    """Say a piece from time to time."""
+    """Stream a piece from time to time."""
     return StreamingResponse(pieces())
 
 
 async def chat(socket: WebSocket) -> None:
-    """Send back what comes."""
+    """Send each message back."""
     await socket.accept()
     try:
         while True:
@@ -117,7 +117,7 @@ _limits = [limit(_all), limit(_streams)]
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Connect, and at the end give back what is held."""
+    """Connect, and release leases at the end."""
     await _all.open()
     yield
     for one in _limits:
@@ -136,13 +136,13 @@ async def fastapi_hello() -> str:
 
 @_router.get("/stream", dependencies=[Depends(_limits[1])])
 async def fastapi_stream() -> StreamingResponse:
-    """Say a piece from time to time."""
+    """Stream a piece from time to time."""
     return StreamingResponse(pieces())
 
 
 @_router.websocket("/chat", dependencies=[Depends(_limits[1])])
 async def fastapi_chat(socket: WebSocket) -> None:
-    """Send back what comes."""
+    """Send each message back."""
     await chat(socket)
 
 
@@ -157,7 +157,7 @@ orders_app = FastAPI()
 @orders_app.get("/orders")
 @orders_app.get("/orders/{order}")
 async def orders(order: str = "") -> str:
-    """Say which order it is."""
+    """Return the order's id."""
     return order
 
 

@@ -16,7 +16,7 @@ from tests.wsgi.support import CALLER, running
 
 
 def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test's coroutine; fails also when something is left over."""
+    """Run a test's coroutine; fail also if a task is left."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **named: Any) -> None:
@@ -26,7 +26,7 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 
 class Connection:
-    """One connection of a server: what the application is told, and what it says."""
+    """One connection of a server: the messages to the application, and from it."""
 
     def __init__(self, app: Any, kind: str = "http", path: str = "/", **more: Any) -> None:
         headers = more.pop("headers", {})
@@ -49,27 +49,27 @@ class Connection:
         self._news = asyncio.Event()
 
     async def receive(self) -> Any:
-        """What the server tells the application next."""
+        """Return the server's next message to the application."""
         return await self.told.get()
 
     async def send(self, message: Any) -> None:
-        """What the application says."""
+        """Take a message of the application."""
         self.said.append(message)
         self._news.set()
-        await asyncio.sleep(0)  # whoever waits for it goes first
+        await asyncio.sleep(0)  # tasks that wait for it run first
 
     def tell(self, kind: str, **more: Any) -> None:
-        """Tell the application something."""
+        """Send the application a message."""
         self.told.put_nowait({"type": kind, **more})
 
     def start(self) -> asyncio.Task[None]:
-        """Have the application serve it, in a task."""
+        """Let the application serve the connection, in a task."""
         return asyncio.get_running_loop().create_task(
             self._app(self.scope, self.receive, self.send)
         )
 
     async def until(self, count: int) -> Any:
-        """Wait until the application has said so many things; return the last of them."""
+        """Wait until the application has sent ``count`` messages; return the last of them."""
 
         async def enough() -> None:
             while len(self.said) < count:
@@ -81,12 +81,12 @@ class Connection:
 
     @property
     def status(self) -> int:
-        """The response's."""
+        """The response's status."""
         return int(self.said[0]["status"])
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the first thing that was said; those of one name joined."""
+        """The fields of the first message, with repeated ones joined."""
         return joined((name.decode(), value.decode()) for name, value in self.said[0]["headers"])
 
     @property
@@ -104,12 +104,12 @@ async def ask(app: Any, path: str = "/", **more: Any) -> Connection:
 
 
 async def free(limiter: AsyncLimiter, key: str = CALLER) -> int:
-    """How much of it is left."""
+    """Return how many units are left."""
     return (await limiter.peek(key)).remaining
 
 
 async def eventually_free(limiter: AsyncLimiter, count: int) -> None:
-    """Wait until so much is left."""
+    """Wait until this many units are left."""
 
     async def is_free() -> bool:
         return await free(limiter) == count

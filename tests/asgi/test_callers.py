@@ -1,4 +1,4 @@
-"""Counting by who was authenticated: dependencies, and what a key function finds on the connection."""
+"""Limits by authenticated user: dependencies as keys, and key functions that read the connection."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def token(authorization: Annotated[str, Header()] = "") -> str:
 
 
 async def user_id(found: Annotated[str, Depends(token)]) -> str | None:
-    """Who is authenticated; None: no caller."""
+    """Return the authenticated user; None for no caller."""
     return found or None
 
 
@@ -49,12 +49,12 @@ def user_id_in_a_thread(found: str = Depends(token)) -> str | None:
 
 
 def by_state(connection: Request) -> Any:
-    """By what a middleware has found."""
+    """Return the user that a middleware has found."""
     return connection.state.user
 
 
 async def statuses(app: Any, *users: str, path: str = "/") -> list[int]:
-    """The statuses of requests of these users."""
+    """Return the statuses of requests of these users."""
     found = [
         await ask(app, path, headers={"authorization": user} if user else {}) for user in users
     ]
@@ -65,7 +65,7 @@ async def statuses(app: Any, *users: str, path: str = "/") -> list[int]:
 @pytest.mark.parametrize("more", [{}, {"name": "named"}], ids=["unnamed", "named"])
 @in_a_loop
 async def test_a_key_may_be_a_dependency(user: Any, more: dict[str, str]) -> None:
-    """With dependencies of its own; its HTTPException is the answer, and None is 400."""
+    """It may have dependencies; its HTTPException is the response, and None is a 400."""
     app = FastAPI()
     limited = limit("2/minute", key=Depends(user), store=MEMORY, **more)
     app.get("/", dependencies=[Depends(limited)])(hello)
@@ -79,7 +79,7 @@ async def test_a_key_may_be_a_dependency(user: Any, more: dict[str, str]) -> Non
 
 @in_a_loop
 async def test_a_dependency_is_called_once_and_may_be_overridden() -> None:
-    """As FastAPI does with others: also of a router, of an application, and of several limits."""
+    """FastAPI does so with every dependency: of a router, of an application, and of several limits."""
     calls: list[str] = []
 
     def user(found: Annotated[str, Depends(token)]) -> str:
@@ -123,7 +123,7 @@ async def test_a_cost_may_be_a_dependency() -> None:
 
 @in_a_loop
 async def test_a_dependency_s_parameters_are_the_route_s() -> None:
-    """The documentation of the interface has them, and nothing of ours."""
+    """The OpenAPI document has them, and no parameter of the limit's."""
     by_key = Security(APIKeyHeader(name="X-Key"))
     app = FastAPI()
     app.get("/key", dependencies=[Depends(limit("1/minute", key=by_key, store=MEMORY))])(hello)
@@ -167,7 +167,7 @@ async def test_a_websocket_s_key_may_be_a_dependency() -> None:
 
 @in_a_loop
 async def test_a_key_that_is_no_subject_is_an_error_of_the_program() -> None:
-    """Not a 503, and not a pass: the message says what to return."""
+    """The request does not pass, and the message says what to return."""
 
     class User:
         pass
@@ -189,7 +189,7 @@ async def test_a_key_that_is_no_subject_is_an_error_of_the_program() -> None:
         (Depends(), r"accepted is a dependency with its function"),
         (
             lambda one, two, three: (one, two, three),
-            "accepted is a function of nothing, of the request, or",
+            "accepted is a function without arguments, of the request, or",
         ),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -200,7 +200,7 @@ def test_a_forgotten_depends_is_an_error_at_once(setting: str, value: Any, messa
 
 
 def test_a_dependency_beside_a_guard_is_an_error_at_once() -> None:
-    with pytest.raises(InvalidSetting, match="key is given beside a guard"):
+    with pytest.raises(InvalidSetting, match="key cannot be combined with a guard"):
         limit(AsyncGuard([]), key=Depends(user_id))
 
 
@@ -208,7 +208,7 @@ def test_a_dependency_beside_a_guard_is_an_error_at_once() -> None:
 
 
 class SetsState:
-    """A middleware of the application that finds who calls."""
+    """An application's middleware that identifies the caller."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -230,7 +230,7 @@ class SetsState:
 )
 @in_a_loop
 async def test_a_key_may_be_a_function_of_the_connection(key: Any) -> None:
-    """In the middleware and in the dependency."""
+    """Both the middleware and the dependency accept it."""
     app = FastAPI()
     app.get("/", dependencies=[Depends(limit("2/minute", key=key, store=MEMORY))])(hello)
     app.add_middleware(SetsState)
@@ -244,7 +244,7 @@ async def test_a_key_may_be_a_function_of_the_connection(key: Any) -> None:
 
 
 class Backend:
-    """Who is authenticated, as Starlette's middleware asks for it."""
+    """An authentication backend for Starlette's middleware."""
 
     async def authenticate(self, connection: Any) -> Any:
         """By the header."""

@@ -63,7 +63,7 @@ async def test_a_route_is_limited() -> None:
 
 
 @in_a_loop
-async def test_its_value_is_what_was_decided() -> None:
+async def test_its_value_is_the_verdict() -> None:
     app = FastAPI()
 
     @app.get("/")
@@ -75,7 +75,7 @@ async def test_its_value_is_what_was_decided() -> None:
 
 @in_a_loop
 async def test_each_route_has_a_limit_of_its_own() -> None:
-    """Also where one dependency is a router's, wherever the router is, whatever its parts are called."""
+    """So has one dependency of a router, for any prefix and any names of its parts."""
     items = APIRouter(prefix="/items", dependencies=[by("1/minute")])
     items.get("/")(hello)
     items.get("/{item}")(hello)
@@ -138,7 +138,7 @@ async def test_all_limits_of_one_name_are_one() -> None:
 
 
 @in_a_loop
-async def test_several_on_one_route_speak_together() -> None:
+async def test_several_on_one_route_join_their_fields() -> None:
     app = FastAPI()
     router = APIRouter(dependencies=[by("9/minute", name="all")])
     router.get("/", dependencies=[by("1/minute")])(hello)
@@ -154,7 +154,7 @@ async def test_several_on_one_route_speak_together() -> None:
 @pytest.mark.parametrize("more", [{}, {"name": "named"}], ids=repr)
 @in_a_loop
 async def test_a_limit_without_depends_is_an_error(more: dict[str, str]) -> None:
-    """FastAPI would ask nobody, and one who forgot it would not know."""
+    """FastAPI would enforce no limit, and the author would not notice."""
     app = FastAPI()
     limited: Any = limit("5/minute", store=MEMORY, **more)
 
@@ -176,7 +176,7 @@ async def test_a_limit_without_depends_is_an_error(more: dict[str, str]) -> None
 
 @in_a_loop
 async def test_a_router_s_limit_and_a_route_s_are_two() -> None:
-    """Without names, with one store, on one subject; also where they say the same."""
+    """They have no names, one store and one subject, and may be equal."""
     store = AsyncLimiter("1/minute", store=MEMORY)
 
     def one(limits: Any, **more: Any) -> Any:
@@ -203,8 +203,8 @@ async def test_a_router_s_limit_and_a_route_s_are_two() -> None:
 
 
 @in_a_loop
-async def test_another_process_counts_in_the_same_places(store: str, subject: str) -> None:
-    """Which of several limits it is depends on the application's text alone."""
+async def test_another_process_uses_the_same_keys(store: str, subject: str) -> None:
+    """The key of each of several limits depends only on the application's code."""
 
     async def left() -> str:
         base = AsyncLimiter("1/minute", store=store, timeout=5, connect_timeout=5)
@@ -244,12 +244,12 @@ async def test_keys_costs_rules_and_limiters() -> None:
     assert (await ask(app, "/limiter")).headers["ratelimit"] == '"own";r=0;t=60'
     assert (await ask(app, "/rule")).status == 429
     assert (await ask(app, "/guard")).status == 429
-    with pytest.raises(InvalidSetting, match="name is given beside rules"):
+    with pytest.raises(InvalidSetting, match="name cannot be combined with rules"):
         limit([Rule(own)], name="x")
 
 
 @in_a_loop
-async def test_who_cannot_be_told_is_refused() -> None:
+async def test_an_unidentified_caller_is_refused() -> None:
     app = FastAPI()
     app.get("/", dependencies=[by("4/minute", key=["address", "header:X-User"])])(hello)
 
@@ -263,8 +263,8 @@ async def test_who_cannot_be_told_is_refused() -> None:
 
 
 @in_a_loop
-async def test_what_is_refused_before_and_what_after() -> None:
-    """A body that is no JSON is not counted, and a wrong one is."""
+async def test_which_invalid_bodies_are_counted() -> None:
+    """A body that is not JSON is not counted; JSON of another schema is."""
     app = FastAPI()
     counted = limit("9/minute", store=MEMORY, key="global")
 
@@ -309,8 +309,8 @@ async def test_an_application_may_answer_itself() -> None:
 
 
 @in_a_loop
-async def test_with_a_middleware_every_response_says_it() -> None:
-    """Also those that an endpoint makes itself, and errors; each once."""
+async def test_with_a_middleware_every_response_has_the_fields() -> None:
+    """Responses that an endpoint makes itself, and errors, have each field once."""
     app = FastAPI()
     limited = Depends(limit("5/minute", store=MEMORY, key="global", name="dependency"))
 
@@ -349,7 +349,7 @@ def refuse_every_caller() -> None:
 
 
 @in_a_loop
-async def test_no_dependency_of_a_limit_that_is_off_is_asked() -> None:
+async def test_no_dependency_of_a_disabled_limit_is_called() -> None:
     app = FastAPI()
     off = [
         Depends(limit("1/minute", key=Depends(refuse_every_caller), enabled=False)) for _ in "12"
@@ -393,7 +393,7 @@ async def test_a_lease_is_held_until_the_response_is_sent() -> None:
 
 @pytest.mark.parametrize("error", [ValueError, HTTPException(403)])
 @in_a_loop
-async def test_an_endpoint_that_fails_leaves_its_lease(error: Any) -> None:
+async def test_an_endpoint_that_fails_releases_its_lease(error: Any) -> None:
     limiter, holds = holding()
     app = FastAPI()
 
@@ -403,7 +403,7 @@ async def test_an_endpoint_that_fails_leaves_its_lease(error: Any) -> None:
         raise error
 
     if error is ValueError:
-        with pytest.raises(ValueError):  # noqa: PT011 (our own)
+        with pytest.raises(ValueError):  # noqa: PT011 (the endpoint's own)
             await ask(app)
     else:
         assert (await ask(app)).status == 403
@@ -412,7 +412,7 @@ async def test_an_endpoint_that_fails_leaves_its_lease(error: Any) -> None:
 
 @pytest.mark.parametrize("how", ["disconnect", "cancel"])
 @in_a_loop
-async def test_a_client_that_goes_away_leaves_its_lease(how: str) -> None:
+async def test_a_client_that_disconnects_releases_its_lease(how: str) -> None:
     limiter, holds = holding()
     app = FastAPI()
 
@@ -425,7 +425,7 @@ async def test_a_client_that_goes_away_leaves_its_lease(how: str) -> None:
 
         return StreamingResponse(pieces())
 
-    # As uvicorn says: the application listens for the end by itself.
+    # As with uvicorn, the application itself receives the end of the connection.
     connection = Connection(app, asgi={"version": "3.0", "spec_version": "2.3"})
     connection.tell("http.request", body=b"")
     task = connection.start()
@@ -443,7 +443,7 @@ async def test_a_client_that_goes_away_leaves_its_lease(how: str) -> None:
 
 
 @in_a_loop
-async def test_more_than_there_is_is_denied() -> None:
+async def test_a_request_beyond_the_leases_is_denied() -> None:
     limiter, holds = holding()
     app = FastAPI()
     go = asyncio.Event()
@@ -520,7 +520,7 @@ async def test_a_websocket_is_limited_at_its_handshake() -> None:
 
 
 @in_a_loop
-async def test_a_websocket_is_closed_by_what_is_wrong() -> None:
+async def test_the_close_codes_of_a_websocket() -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
     for dependency, code in (
         (by("5/minute", cost=lambda *_: 6), 1008),

@@ -1,4 +1,4 @@
-"""What the middleware does between any server and any application."""
+"""The middleware with any server and any application."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def two() -> AsyncLimiter:
     return AsyncLimiter([Concurrency(2, lease=30)], store=MEMORY, timeout=0.05)
 
 
-# --- what is said ---
+# --- settings and other connections ---
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ async def test_a_lease_is_held_until_the_body_ends() -> None:
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             left.append(await free(limiter))
         await send({"type": "http.response.body", "body": b"c"})
-        left.append(await free(limiter))  # what is done behind a response holds nothing
+        left.append(await free(limiter))  # work after the response holds no lease
 
     answer = await ask(LimiterMiddleware(app, limiter))
 
@@ -129,7 +129,7 @@ async def test_other_ends_of_a_body(start: Any, rest: list[Any], left: list[int]
 
 
 @in_a_loop
-async def test_more_than_there_is_is_denied_and_holds_nothing() -> None:
+async def test_a_denied_request_holds_nothing() -> None:
     limiter = two()
     go = asyncio.Event()
 
@@ -148,8 +148,8 @@ async def test_more_than_there_is_is_denied_and_holds_nothing() -> None:
 
 
 @in_a_loop
-async def test_a_client_that_goes_away_leaves_its_lease() -> None:
-    """Also where the application stays."""
+async def test_a_client_that_disconnects_releases_its_lease() -> None:
+    """It does so also if the application goes on."""
     limiter = two()
     go = asyncio.Event()
 
@@ -170,7 +170,7 @@ async def test_a_client_that_goes_away_leaves_its_lease() -> None:
 
 
 @in_a_loop
-async def test_an_application_that_fails_leaves_its_lease() -> None:
+async def test_an_application_that_fails_releases_its_lease() -> None:
     limiter = two()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -183,7 +183,7 @@ async def test_an_application_that_fails_leaves_its_lease() -> None:
 
 
 @in_a_loop
-async def test_a_client_that_is_gone_while_we_send() -> None:
+async def test_a_client_that_disconnects_during_the_response() -> None:
     limiter = two()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -201,8 +201,8 @@ async def test_a_client_that_is_gone_while_we_send() -> None:
 
 
 @in_a_loop
-async def test_a_cancelled_request_leaves_its_lease() -> None:
-    """At whatever step, and also when it is cancelled again while it gives it back."""
+async def test_a_cancelled_request_releases_its_lease() -> None:
+    """It does so at every step, also if it is cancelled again during the release."""
     limiter = two()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -219,9 +219,9 @@ async def test_a_cancelled_request_leaves_its_lease() -> None:
     for steps in range(12):
         task = Connection(middleware).start()
         for _ in range(steps):
-            await asyncio.sleep(0.002)  # to meet it in each of its steps
+            await asyncio.sleep(0.002)  # to cancel in each step
         task.cancel()
-        await asyncio.sleep(0)  # so that the first is seen before the second
+        await asyncio.sleep(0)  # so that the first cancellation arrives before the second
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -233,7 +233,7 @@ async def test_a_cancelled_request_leaves_its_lease() -> None:
 
 @in_a_loop
 async def test_a_request_cancelled_when_the_store_had_decided() -> None:
-    """The lease was given, and nobody learned of it: it is given back a moment later."""
+    """The store gave a lease whose id the request never got: it is released shortly after."""
     limiter = two()
     asked = asyncio.Event()
 
@@ -255,7 +255,7 @@ async def test_a_request_cancelled_when_the_store_had_decided() -> None:
 
 
 @in_a_loop
-async def test_an_answer_that_never_came_leaves_no_lease() -> None:
+async def test_a_missing_reply_leaves_no_lease() -> None:
     limiter = AsyncLimiter([Concurrency(1, lease=30)], store=MEMORY, timeout=0.05, on_error="allow")
 
     async def given_but_lost(call: StoreCall, ahead: Any) -> Any:
@@ -270,7 +270,7 @@ async def test_an_answer_that_never_came_leaves_no_lease() -> None:
 
 
 @in_a_loop
-async def test_a_client_that_reads_slowly_holds_no_place_for_ever() -> None:
+async def test_a_client_that_reads_slowly_does_not_hold_its_lease() -> None:
     limiter = AsyncLimiter(Concurrency(1, lease=0.2, max_hold=0.2), store=MEMORY)
     reads = asyncio.Event()
 
@@ -296,7 +296,7 @@ async def test_a_client_that_reads_slowly_holds_no_place_for_ever() -> None:
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Accept, and send back what comes."""
+    """Accept, and send each message back."""
     assert (await receive())["type"] == "websocket.connect"
     await send({"type": "websocket.accept"})
     while (message := await receive())["type"] == "websocket.receive":
@@ -304,14 +304,14 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 def websocket(app: Any, **more: Any) -> Connection:
-    """A websocket whose client has asked for it."""
+    """A websocket whose client has sent its handshake."""
     connection = Connection(app, kind="websocket", **more)
     connection.tell("websocket.connect")
     return connection
 
 
 @in_a_loop
-async def test_a_handshake_is_limited_and_says_what_is_left() -> None:
+async def test_a_handshake_is_limited_and_has_the_fields() -> None:
     app = LimiterMiddleware(echo, "1/minute", store=MEMORY)
     first = websocket(app)
     task = first.start()
@@ -345,7 +345,7 @@ async def test_a_handshake_is_limited_and_says_what_is_left() -> None:
 
 
 @in_a_loop
-async def test_an_application_s_own_refusal_says_it_too() -> None:
+async def test_an_application_s_own_refusal_has_the_fields() -> None:
     limiter = two()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -406,7 +406,7 @@ async def test_messages_are_limited() -> None:
     assert kinds == ["websocket.accept", "websocket.send", "websocket.send", "websocket.close"]
     assert connection.said[3]["code"] == 1008
     assert connection.said[3]["reason"].startswith("Rate limit exceeded: try again in ")
-    # All connections of a caller share it, and the handshake's limit is another.
+    # All connections of a caller share the messages' limit; the handshakes have another.
     again = websocket(app)
     task = again.start()
     await again.until(1)
@@ -459,7 +459,7 @@ async def test_messages_while_the_store_is_gone() -> None:
 
 
 @in_a_loop
-async def test_a_websocket_that_can_never_pass_is_not_told_to_try_again() -> None:
+async def test_a_websocket_that_can_never_pass_has_no_retry() -> None:
     for more in ({"cost": lambda *_: 6}, {"key": "header:X-User"}):
         app = LimiterMiddleware(echo, "5/minute", store=MEMORY, **more)  # type: ignore[arg-type]
         connection = websocket(app)
@@ -505,7 +505,7 @@ async def test_messages_pass_where_limits_are_off() -> None:
 
 
 @in_a_loop
-async def test_who_waits_for_a_message_only_so_long_loses_none() -> None:
+async def test_a_receive_with_a_timeout_loses_no_message() -> None:
     limiter = AsyncLimiter("9/minute", store=MEMORY)
     calls: list[Any] = []
 
@@ -564,7 +564,7 @@ def lifespan(app: Any) -> Connection:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was opened and closed."""
+    """The limiters that were opened and closed."""
     done: list[str] = []
 
     def noting(name: str) -> Callable[[Any], Any]:
@@ -589,12 +589,12 @@ async def lives(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def raises(scope: Any, receive: Any, send: Any) -> None:
-    """As Django does."""
+    """Raise on a lifespan, as Django does."""
     raise ValueError("no lifespan here")
 
 
 async def ignores(scope: Any, receive: Any, send: Any) -> None:
-    """As small applications do."""
+    """Ignore a lifespan, as small applications do."""
 
 
 @pytest.mark.parametrize("app", [lives, raises, ignores])
@@ -652,8 +652,8 @@ async def test_it_starts_without_the_store() -> None:
 
 
 @in_a_loop
-async def test_the_end_gives_back_what_is_held() -> None:
-    """As uvicorn does it: what it has to cancel it does not wait for."""
+async def test_the_shutdown_releases_leases() -> None:
+    """Uvicorn does not wait for the requests that it cancels."""
     limiter = two()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -678,7 +678,7 @@ async def test_the_end_gives_back_what_is_held() -> None:
 
 
 @in_a_loop
-async def test_the_end_waits_for_what_is_being_given_back() -> None:
+async def test_the_shutdown_waits_for_pending_releases() -> None:
     limiter = two()
 
     async def slow(call: StoreCall, ahead: Any) -> Any:

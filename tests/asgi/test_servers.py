@@ -37,13 +37,13 @@ def chat(port: int, address: str = HOST) -> connect:
 def test_rates_and_streams(
     tmp_path: Path, variables: dict[str, str], streams: Limiter, app: str
 ) -> None:
-    """Workers share them; a client that goes away leaves its lease; so does a server that stops."""
+    """Workers share limits; a client that disconnects, or a server that stops, releases its leases."""
     workers = "--workers=2" if app == "starlette_app" else "--workers=1"
     with uvicorn(tmp_path / "log", f"{APPS}{app}", workers, **variables) as (child, port):
         url = f"http://{HOST}:{port}"
         held = [begin_http(port, "/stream") for _ in range(2)]
         assert all("200 OK" in head for _, head in held)
-        # FastAPI says it on responses that it makes itself, where there is no middleware.
+        # Without a middleware, only responses that FastAPI itself makes have the fields.
         if app != "fastapi_app":
             assert 'ratelimit: "all";r=19;t=60, "streams";r=1' in held[0][1]
         assert streams.peek(HOST).remaining == 0
@@ -94,7 +94,7 @@ def test_websockets_hold_leases(
         assert response.headers["Cache-Control"] == "no-store"
         assert json.loads(response.body or b"")["violated-policies"] == ["streams"]
         until(lambda: streams.peek(HOST).remaining == 1)
-        second.socket.shutdown(socket.SHUT_RDWR)  # without a word
+        second.socket.shutdown(socket.SHUT_RDWR)  # without a close frame
         until(lambda: streams.peek(HOST).remaining == 2)
 
 
@@ -115,7 +115,7 @@ def test_messages_are_limited(tmp_path: Path, variables: dict[str, str]) -> None
     assert frame.reason.startswith("Rate limit exceeded: try again in ")
 
 
-#: What was served without end, at a limit of one; and with httptools, which ends a path at a #.
+#: Paths that once got past a limit of one; httptools ends a path at a #.
 ORDERS = ["/orders", "/orders%0A", "/orders/5", "/orders/5%0A", "/%6frders%0a", "/orders/%0A"]
 
 
@@ -144,7 +144,7 @@ def test_no_reading_of_a_path_gets_past_its_limit(
 def test_a_cost_by_a_header_under_uvicorn(
     tmp_path: Path, variables: dict[str, str], options: tuple[str, ...], cost: int, warnings: int
 ) -> None:
-    """By default it hides the proxy that the cost is believed of; that is said once, at the start."""
+    """By default uvicorn hides the proxy that sends the cost; one warning says so at the start."""
     log = tmp_path / "log"
     fields = {"X-Forwarded-For": "203.0.113.1", "X-Cost": "5"}
     with uvicorn(log, f"{APPS}priced_app", *options, **variables) as (_, port):
@@ -161,7 +161,7 @@ def test_a_cost_by_a_header_under_uvicorn(
 def test_a_cost_by_a_header_where_a_program_starts_uvicorn(
     variables: dict[str, str], started_by: str
 ) -> None:
-    """Its command line says nothing: the first request that costs less than it says does."""
+    """The command line does not show it, so the first request with a too small cost causes the warning."""
     port = free_port()
     code = (
         "import uvicorn; from functools import partial; from tests.asgi.apps import priced_app as app;"

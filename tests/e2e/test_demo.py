@@ -153,7 +153,7 @@ def test_a_second_demo_says_so_and_leaves_the_first_alone(tmp_path: Path, store:
         assert first.process.wait(30) == 0
     assert first.left_behind() == []
     assert second.log.count("\n") == 1
-    assert f"Port {first.port} is taken" in second.log
+    assert f"Port {first.port} is in use" in second.log
     assert "--port" in second.log
     assert second.left_behind() == []
 

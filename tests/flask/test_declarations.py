@@ -149,14 +149,18 @@ class ByKeyword:
         (
             "key",
             three,
-            r"key is three\(request: 'Any', .*: accepted is a function of nothing, of the req",
+            r"key is three\(request: 'Any', .*: accepted is a function without arguments, of the req",
         ),
-        ("key", partial(three, request=1), r"accepted is a function of nothing"),
+        ("key", partial(three, request=1), r"accepted is a function without arguments"),
         ("key", late, r"key is late\(\).*, which is async or a generator: accepted is a function"),
         ("key", partial(late), "which is async or a generator"),
         ("key", generated, "which is async or a generator"),
         ("key", ByKeyword(), r"key is ByKeyword\(\*, name: 'str'\)"),
-        ("cost", three, r"cost is three\(.*accepted is a function of nothing.*as in cost=lambda"),
+        (
+            "cost",
+            three,
+            r"cost is three\(.*accepted is a function without arguments.*as in cost=lambda",
+        ),
         ("cost", late, "which is async or a generator"),
         ("exempt_when", late, "which is async or a generator"),
         (
@@ -198,7 +202,7 @@ def test_a_key_may_be_a_function_and_the_error_says_so(key: Any) -> None:
     extension = FlaskLimiter(default=None, store=MEMORY)
     for declare in (partial(extension.limit, "5/minute"), partial(FlaskLimiter, None)):
         with pytest.raises(
-            InvalidSetting, match=r"accepted are address .*; or a function of nothing"
+            InvalidSetting, match=r"accepted are address .*; or a function without arguments"
         ):
             declare(key=key)
 

@@ -77,7 +77,7 @@ def check_a_burst_of_30(browser: Browser, instances: set[str]) -> None:
     assert denied.said["Last answer"] == "429 Too Many Requests"
     assert 1 <= int(denied.said["Retry-After"]) <= 10
     assert denied.said["Redis holds"] == "0 of 10 left"
-    assert re.fullmatch(r"in \d+\.\d s", denied.said["Whole again"])
+    assert re.fullmatch(r"in \d+\.\d s", denied.said["Full again"])
     assert browser.run("return mostFlying") <= 7  # six, and a look at what Redis holds
     assert browser.complaints() == []
 
@@ -110,7 +110,7 @@ def test_it_is_quiet_until_somebody_fires(browser: Browser, url: str) -> None:
 
     assert len(asked(browser)) == 1
     assert all(card.said["Redis holds"].endswith(" left") for card in browser.cards().values())
-    assert all(card.said["Whole again"] == "it is" for card in browser.cards().values())
+    assert all(card.said["Full again"] == "it is" for card in browser.cards().values())
 
 
 def test_it_works_by_keyboard(browser: Browser, url: str) -> None:
@@ -127,7 +127,7 @@ def test_it_works_by_keyboard(browser: Browser, url: str) -> None:
         order.append(focused())
         outline = "return getComputedStyle(document.activeElement).outlineStyle"
         assert browser.run(outline) == "solid", order
-    fire_at = [f"Fire at {title.text}" for title in browser.all("article h2")]
+    fire_at = [f"Send to {title.text}" for title in browser.all("article h2")]
     assert order == ["One", "Ten", "Burst of 30", "seam", "rate", *fire_at]
 
     press.send_keys(Keys.SPACE).perform()  # not at the last of them
@@ -266,9 +266,9 @@ def test_the_seam_fires_in_three_steps(browser: Browser, url: str) -> None:
         return fetched(to, ...more);
       };""")
     click(browser, "#seam")
-    assert browser.news.startswith("Seam: one opens a window ")
+    assert browser.news.startswith("Window's end: one request opens a window ")
     assert not browser.one("#seam").is_enabled()
-    browser.wait_for_news("Ten just after the seam: admitted by Sliding log ")
+    browser.wait_for_news("Ten just after the window's end: admitted by Sliding log ")
     until(lambda: browser.one("#seam").is_enabled(), what=lambda: "it stays disabled")
     steps = browser.run("return steps.map((at) => at - steps[0])")
 
@@ -350,7 +350,7 @@ def test_nothing_is_fired_when_nobody_looks(browser: Browser, url: str) -> None:
     browser.run("""Object.defineProperty(document, 'hidden', {value: true});
       document.dispatchEvent(new Event('visibilitychange'));""")
 
-    browser.wait_for_news("Steady fire has stopped: nobody was looking.")
+    browser.wait_for_news("The steady requests have stopped: the page was hidden.")
     assert browser.one("#rate").get_attribute("value") == "0"
     browser.execute_async_script("setTimeout(arguments[0], 300)")  # what is under way comes back
     count = len(asked(browser))

@@ -115,27 +115,26 @@ def test_which_policies_apply_and_why_others_do_not(path: str) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "all: applies to global: 100 per 60 s burst 20, token_bucket (cost 1)",
-        "rest: does not apply: it is the default, and a policy with a match of its own decides about the "
-        "request",
+        "rest: does not apply: it is the default policy, and a more specific policy applies",
         f"orders: applies to {hashed('path', 'acme')},203.0.113.9: 5 per 60 s, sliding_log; 90 per 3600 s, "
         "sliding_log (cost 3)",
-        "keys: does not apply: its paths are others",
-        "shadow: does not apply: its paths are others",
+        "keys: does not apply: the path does not match",
+        "shadow: does not apply: the path does not match",
     ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "policy", "why"),
     [
-        (["GET", "/orgs/a/b"], "orders", "its methods are others"),
-        (["POST", "/orgs/a/b"], "orders", "its hosts are others"),
+        (["GET", "/orgs/a/b"], "orders", "the method does not match"),
+        (["POST", "/orgs/a/b"], "orders", "the host does not match"),
         (["GET", "/healthz"], "all", "the path is exempt"),
         (["GET", "/keys/1", "--header", "X-API-Key: free"], "keys", "the subject is exempt"),
         (["GET", "/keys/1"], "keys", "the request has no API key: 400"),
         (
             ["GET", "/shadow"],
             "shadow",
-            "the request does not say for whom it is counted, and such are let through",
+            "the request is unidentified, and this policy skips such requests",
         ),
         (["GET", "/", "--peer", "nobody"], "rest", "'nobody' is no address: 400"),
     ],

@@ -144,7 +144,9 @@ def test_in_the_shadows_nothing_is_denied(client: FlaskClient) -> None:
 def test_in_the_shadows_no_store_denies_nobody(
     make_by_file: Make, on_error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.checks.PATIENCE", 0)  # a silent store is asked once in a batch
+    monkeypatch.setattr(
+        "service.checks.BATCH_TIMEOUT", 0
+    )  # a silent store is asked once in a batch
     gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05", "ON_ERROR": on_error}
     client = make_by_file(POLICIES, **gone).test_client()
     asked = [{"key": "u"}, {"key": "u", "peek": True}, {"key": "v", "peek": True}]

@@ -226,7 +226,7 @@ def test_a_client_begins_only_so_many_subjects(make_by_file: Make) -> None:
     assert statuses("known", "a") == [204, 204]
     denied = ask(client, "keys", headers={"X-API-Key": "i"})
     assert int(denied.headers["Retry-After"]) > 3_590
-    assert "begins 3 new subjects per 3600 s for one address" in denied.text
+    assert "allows 3 new subjects per 3600 s for one address" in denied.text
     operators = client.application.extensions["operators"].test_client()
     counted = 'limiter_decisions_total{outcome="denied",policy="keys"} 6.0'
     assert counted in operators.get("/metrics").text

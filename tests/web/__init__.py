@@ -1,1 +1,1 @@
-"""Identity, headers and problems: a decision told over HTTP."""
+"""Requests without a framework: rules, subjects, verdicts, header fields and problems."""

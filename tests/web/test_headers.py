@@ -1,4 +1,4 @@
-"""One decision, its exact header text."""
+"""Decisions and the exact text of their header fields."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MINUTE = SlidingLog(100, per=60)
                 "Retry-After": "5",
             },
         ),
-        (  # a microsecond is a second: never too early
+        (  # a microsecond is rounded up to a second: a client never comes too early
             [(MINUTE, 0, 0.000_001, 60)],
             {
                 "RateLimit-Policy": '"api";q=100;w=60',
@@ -51,7 +51,7 @@ MINUTE = SlidingLog(100, per=60)
                 "Retry-After": "1",
             },
         ),
-        (  # and an exact second is no more than that
+        (  # an exact second stays one second
             [(MINUTE, 0, 5, 60)],
             {
                 "RateLimit-Policy": '"api";q=100;w=60',
@@ -63,7 +63,7 @@ MINUTE = SlidingLog(100, per=60)
             [(FixedWindow(5, per=60), 5, 0, 0)],
             {"RateLimit-Policy": '"api";q=5;w=60', "RateLimit": '"api";r=5;t=0'},
         ),
-        (  # a bucket: what it holds, and how long that takes to come back
+        (  # a bucket: its capacity, and how long it takes to fill
             [(TokenBucket(100, per=60, burst=20), 19, 0, 0.6)],
             {"RateLimit-Policy": '"api";q=20;w=12', "RateLimit": '"api";r=19;t=1'},
         ),
@@ -91,7 +91,7 @@ MINUTE = SlidingLog(100, per=60)
                 "Retry-After": "90",
             },
         ),
-        (  # several: by their names, else counted; each says its own
+        (  # several policies: by name, else by number
             [
                 (FixedWindow(10, per=1, name="burst"), 9, 0, 1),
                 (MINUTE, 0, 7, 60),
@@ -103,7 +103,7 @@ MINUTE = SlidingLog(100, per=60)
                 "Retry-After": "7",
             },
         ),
-        (  # one that has no name needs no number
+        (  # a single policy without a name needs no number
             [(FixedWindow(10, per=1, name="burst"), 9, 0, 1), (MINUTE, 99, 0, 60)],
             {
                 "RateLimit-Policy": '"burst";q=10;w=1, "api";q=100;w=60',
@@ -119,8 +119,8 @@ def test_fields(parts: list[tuple[Policy, int, float, float]], expected: dict[st
     assert len(found) == len(expected)
 
 
-def test_older_forms_speak_of_one_limit() -> None:
-    """All three numbers belong to it: whoever waits for the reset waits for that limit's."""
+def test_older_forms_show_one_limit() -> None:
+    """All three numbers are of one limit, so a client waits for the right reset."""
     day = FixedWindow(100, per="day")
     for form, prefix in (("x-ratelimit", "X-RateLimit"), ("draft-06", "RateLimit")):
         allowed = headers.fields(decide((MINUTE, 3, 0, 40), (day, 80, 0, 86_000)), "api", form)
@@ -147,7 +147,7 @@ def test_a_fallback_without_numbers_has_no_fields(allowed: bool) -> None:
 def test_every_field_is_a_structured_field_of_integers(
     retry_us: int, reset_us: int, remaining: int, policy: Policy
 ) -> None:
-    """RFC 9651: whoever reads one malformed member throws all of them away."""
+    """By RFC 9651, a parser ignores the whole field if one member is malformed."""
     decision = Decision((policy,), [0, remaining, retry_us, reset_us, 0, 0])
     found = dict(headers.fields(decision, "api"))
 
@@ -155,7 +155,7 @@ def test_every_field_is_a_structured_field_of_integers(
     assert re.fullmatch(r'"api";r=\d{1,15};t=\d{1,15}', found["RateLimit"])
     assert ("Retry-After" in found) == (retry_us > 0)
     if retry_us:
-        # Whoever waits that long is admitted, and waits less than a second too long.
+        # A client that waits this long is admitted, and waits less than a second too long.
         seconds = int(found["Retry-After"])
         assert max(0, (seconds - 1)) * SECOND < retry_us <= seconds * SECOND
         assert seconds >= int(found["RateLimit"].rpartition("=")[2]) >= 1
@@ -193,7 +193,7 @@ def test_reduced_capacity_and_unidentified_are_problems_too() -> None:
         "type": "about:blank",
         "title": "Bad Request",
         "status": 400,
-        "detail": "The caller cannot be identified by the connection or what proxies say of it.",
+        "detail": "The caller cannot be identified by its connection or by the header fields of proxies.",
         "instance": "/x",
     }
     why = problems.unidentified(Unidentified("the request has no API key"), "/x")

@@ -1,4 +1,4 @@
-"""Who calls is the last address that a trusted proxy vouches for."""
+"""The caller is the first untrusted address from the right that a trusted proxy reports."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ public = ipv4.filter(lambda found: not any(found in network for network in PROXI
 @pytest.mark.parametrize(
     ("peer", "forwarded_for", "expected"),
     [
-        # Nobody is in front of us.
+        # No proxy.
         ("203.0.113.9", None, "203.0.113.9"),
         ("2001:db8:1:2:3:4:5:6", None, "2001:db8:1:2::/64"),
-        # A peer that is no proxy of ours may say what it likes.
+        # The field of an untrusted peer is ignored.
         ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
         ("203.0.113.9", "nonsense", "203.0.113.9"),
-        # A proxy of ours says who connected; what stands left of that is invented.
+        # A trusted proxy reports the client; the client invented what is left of that.
         ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
         ("127.0.0.1", "198.51.100.1, 203.0.113.9", "203.0.113.9"),
         ("127.0.0.1", "nonsense, 203.0.113.9", "203.0.113.9"),
         ("127.0.0.1", "127.0.0.1, 203.0.113.9", "203.0.113.9"),
-        # Several proxies of ours, one behind the other.
+        # Several trusted proxies, one behind the other.
         ("127.0.0.1", "198.51.100.1, 203.0.113.9, 10.1.2.3", "203.0.113.9"),
         ("127.0.0.1", "198.51.100.1,203.0.113.9,10.1.2.3,10.9.9.9", "203.0.113.9"),
         ("fd00::1", "203.0.113.9, fd00::2", "203.0.113.9"),
-        # All trusted: the left-most.
+        # All trusted: the leftmost.
         ("127.0.0.1", "10.1.2.3, 10.9.9.9", "10.1.2.3"),
         ("127.0.0.1", "127.0.0.1", "127.0.0.1"),
         # Spellings.
@@ -47,7 +47,7 @@ public = ipv4.filter(lambda found: not any(found in network for network in PROXI
         ("127.0.0.1", "[2001:db8:1:2:3:4:5:6]", "2001:db8:1:2::/64"),
         ("127.0.0.1", "2001:DB8:1:2:0:0:0:6", "2001:db8:1:2::/64"),
         ("127.0.0.1", "2001:db8:1:2::6%eth0", "2001:db8:1:2::/64"),
-        # IPv4, however it is wrapped, is IPv4: by /64 all of it would be one caller.
+        # IPv4 in any form of IPv6 is IPv4: by /64 all of it would be one caller.
         ("127.0.0.1", "::ffff:203.0.113.9", "203.0.113.9"),
         ("127.0.0.1", "::ffff:cb00:7109", "203.0.113.9"),
         ("127.0.0.1", "64:ff9b::203.0.113.9", "203.0.113.9"),
@@ -83,9 +83,7 @@ def test_caller(peer: str, forwarded_for: str | None, expected: str) -> None:
         ("127.0.0.1", "٢٠٣.0.113.9"),
     ],
 )
-def test_nobody_who_cannot_be_told_gets_a_bucket(
-    peer: str | None, forwarded_for: str | None
-) -> None:
+def test_unidentified_callers_share_no_limit(peer: str | None, forwarded_for: str | None) -> None:
     with pytest.raises(Unidentified):
         caller(peer, forwarded_for, PROXIES)
 
@@ -94,7 +92,7 @@ def test_nobody_who_cannot_be_told_gets_a_bucket(
 def test_what_the_client_invents_changes_nothing(
     invented: str, client: IPv4Address, proxies: list[IPv4Address]
 ) -> None:
-    """Whatever stands left of the address that our proxy saw, the caller is that address."""
+    """The caller is the address that the trusted proxy reports, whatever the client puts before it."""
     ours = [str(IPv4Address(10 << 24 | int(proxy) & 0xFFFFFF)) for proxy in proxies]
     forwarded_for = ", ".join([invented, str(client), *ours])
 
@@ -110,7 +108,7 @@ def test_all_addresses_of_an_ipv6_host_are_one_caller(network: int, hosts: tuple
 
 
 def test_a_network_of_ipv4_in_ipv6_is_that_of_ipv4() -> None:
-    """Addresses are looked at as IPv4, and who sits behind such a proxy is no proxy."""
+    """Addresses are compared as IPv4, and a client behind such a proxy is no proxy."""
     mapped = (network("::ffff:10.0.0.0/104"),)
 
     assert mapped == (ip_network("10.0.0.0/8"),)
@@ -138,7 +136,7 @@ def test_any_text_is_an_address_or_unidentified(text: str) -> None:
 
 
 def test_a_proxy_on_a_unix_socket_has_no_address() -> None:
-    """It is believed where it is trusted by name; without its word nobody can be told."""
+    """It is trusted by the name ``unix``; without its header field the caller is unidentified."""
     unix = trusted_proxies({"LIMITER_TRUSTED_PROXIES": "unix, 10.0.0.0/8"})
 
     for peer in (None, ""):

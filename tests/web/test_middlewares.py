@@ -1,4 +1,4 @@
-"""What both middlewares do between any server and any application: each test is for WSGI and for ASGI."""
+"""Tests that both middlewares must pass, WSGI and ASGI, with any server and application."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TEXT = [("Content-Type", "text/plain")]
 
 
 class Answer(NamedTuple):
-    """What a client got: names in lower case, and the fields of one name joined."""
+    """A response as the client got it: names in lower case, and repeated fields joined."""
 
     status: int
     fields: dict[str, str]
@@ -56,7 +56,7 @@ class Wsgi:
     others: Any = (AsyncGuard([]), AsyncLimiter("5/minute", store=MEMORY))
 
     def application(self, status: int = 200, fields: Any = (), noted: Any = None) -> Any:
-        """An application that answers this, and notes what was decided."""
+        """Make an application with this response; it stores the verdicts."""
 
         def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
             if noted is not None:
@@ -85,7 +85,7 @@ class Wsgi:
 
 
 class Asgi(Wsgi):
-    """The same of ASGI."""
+    """The same for ASGI."""
 
     middleware = asgi.LimiterMiddleware
     limiter = AsyncLimiter
@@ -97,7 +97,7 @@ class Asgi(Wsgi):
         self._loop = asyncio.new_event_loop()
 
     def application(self, status: int = 200, fields: Any = (), noted: Any = None) -> Any:
-        """An application that answers this, and notes what was decided."""
+        """Make an application with this response; it stores the verdicts."""
         headers = [(name.lower().encode(), value.encode()) for name, value in [*TEXT, *fields]]
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -140,7 +140,7 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def make(web: Wsgi) -> Make:
-    """Make an application with limits, in memory where nothing else is said."""
+    """Make an application with limits, by default in memory."""
 
     def make(limits: Any = "5/minute", app: Any = None, **more: Any) -> Any:
         if isinstance(limits, (str, FixedWindow, LeakyBucket)):
@@ -150,7 +150,7 @@ def make(web: Wsgi) -> Make:
     return make
 
 
-# --- what is answered ---
+# --- responses ---
 
 
 def test_one_line_limits_an_application(web: Wsgi, make: Make) -> None:
@@ -203,13 +203,13 @@ def test_each_caller_has_a_limit_of_its_own(web: Wsgi, make: Make) -> None:
     assert status("198.51.100.1") == 200
     assert status("198.51.100.2") == 200
     assert status("192.0.2.9, 198.51.100.1") == 429
-    # A peer that is not trusted is itself, whatever it says.
+    # The header fields of an untrusted peer are ignored.
     assert status("198.51.100.3", peer="192.0.2.1") == 200
     assert status("198.51.100.4", peer="192.0.2.1") == 429
     assert status("nobody") == 400
 
 
-def test_proxies_may_say_it_in_another_header(web: Wsgi, make: Make) -> None:
+def test_proxies_may_report_the_client_in_another_field(web: Wsgi, make: Make) -> None:
     app = make("1/minute", trusted=CALLER, address_from="forwarded")
 
     assert web.ask(app, forwarded="for=198.51.100.1").status == 200
@@ -238,7 +238,7 @@ def test_keys_costs_and_forms(web: Wsgi, make: Make) -> None:
 
 
 async def late(request: Any) -> str:
-    """A function that has to be awaited."""
+    """An asynchronous function, whose result must be awaited."""
     return "x"
 
 
@@ -247,14 +247,18 @@ async def late(request: Any) -> str:
 def test_a_function_that_cannot_be_called_is_an_error_at_once(
     make: Make, setting: str, function: Any
 ) -> None:
-    with pytest.raises(InvalidSetting, match=f"{setting} is .*: accepted is a function of nothing"):
+    with pytest.raises(
+        InvalidSetting, match=f"{setting} is .*: accepted is a function without arguments"
+    ):
         make(**{setting: function})
-    with pytest.raises(InvalidSetting, match=r"'user': accepted .*; or a function of nothing"):
+    with pytest.raises(
+        InvalidSetting, match=r"'user': accepted .*; or a function without arguments"
+    ):
         make(key="user")
 
 
-def test_a_cost_that_makes_no_sense_lets_nobody_pass(web: Wsgi, make: Make) -> None:
-    """A fixed one shows at the start; a function's result is an error of the program, and no denial."""
+def test_an_invalid_cost_lets_no_request_pass(web: Wsgi, make: Make) -> None:
+    """An invalid number fails at the start; a function's invalid result is an error, and no denial."""
     with pytest.raises(InvalidCost, match="cost is 6: accepted is a whole number from 1 to 5"):
         make(cost=6)
     for wrong in (0, -1, True):
@@ -306,7 +310,7 @@ def test_fields_of_the_application_stay(web: Wsgi, make: Make) -> None:
     assert older.fields["x-ratelimit-remaining"] == "4"
 
 
-def test_two_of_them_write_side_by_side(web: Wsgi, make: Make) -> None:
+def test_two_middlewares_join_their_fields(web: Wsgi, make: Make) -> None:
     noted: list[Verdict] = []
     inner = make("5/minute", web.application(noted=noted), name="inner")
     answer = web.ask(make("9/minute", inner, name="outer"))
@@ -315,10 +319,10 @@ def test_two_of_them_write_side_by_side(web: Wsgi, make: Make) -> None:
     assert noted[-1].results[0].decision.remaining == 4
 
 
-# --- what it is given ---
+# --- arguments ---
 
 
-def test_rules_are_asked_in_one_call(web: Wsgi, make: Make) -> None:
+def test_rules_are_checked_in_one_call(web: Wsgi, make: Make) -> None:
     first = web.limiter("3/minute", store=MEMORY, name="all")
     search = web.limiter("1/minute", store=first, name="search")
     app = make([Rule(first), Rule(search, match=Match(paths=(pattern("/search/**"),)))])
@@ -346,7 +350,7 @@ def test_a_guard_may_be_replaced(web: Wsgi, make: Make) -> None:
     assert web.ask(make(holder.guard)).fields["ratelimit"] == '"default";r=5;t=60'
 
 
-def test_a_policy_file_and_what_it_says_later(web: Wsgi, make: Make, tmp_path: Path) -> None:
+def test_a_policy_file_that_changes(web: Wsgi, make: Make, tmp_path: Path) -> None:
     file = tmp_path / "policies.toml"
     text = '[policies.pages]\nlimits = "5/minute"\nmatch.paths = ["/pages/**"]\n'
     file.write_text(text)
@@ -371,7 +375,7 @@ def test_a_limiter_a_rule_and_nothing(web: Wsgi, make: Make) -> None:
     assert "ratelimit" not in web.ask(make(())).fields
 
 
-def test_the_environment_says_what_is_not_given(
+def test_the_environment_has_the_missing_settings(
     web: Wsgi, monkeypatch: pytest.MonkeyPatch, store: str, subject: str
 ) -> None:
     for variable, value in {
@@ -415,14 +419,14 @@ def test_a_wrong_setting(web: Wsgi, more: dict[str, Any], message: str) -> None:
         web.middleware(web.application(), **{"limits": "5/minute", "store": MEMORY, **more})
 
 
-def test_what_limits_bring_themselves_is_not_given_beside_them(web: Wsgi, make: Make) -> None:
+def test_settings_that_cannot_be_combined(web: Wsgi, make: Make) -> None:
     limiters = [web.limiter("5/minute", store=MEMORY) for _ in range(2)]
     rules = [Rule(limiter) for limiter in limiters]
     for limits, more, message in (
-        (rules[:1], {"key": "host"}, "key is given beside rules"),
-        (limiters[0], {"name": "x"}, "name is given beside a limiter"),
-        (web.guard([]), {"trusted": "::/0"}, "trusted is given beside a guard"),
-        (rules, {}, "store of rule default is another"),
+        (rules[:1], {"key": "host"}, "key cannot be combined with rules"),
+        (limiters[0], {"name": "x"}, "name cannot be combined with a limiter"),
+        (web.guard([]), {"trusted": "::/0"}, "trusted cannot be combined with a guard"),
+        (rules, {}, "store of rule default is not the store"),
         (SimpleNamespace(guard=None), {}, f"accepted here: {web.guard.__name__}"),
         (web.others[0], {}, f"accepted here: {web.guard.__name__}"),
         (web.others[1], {}, f"accepted here: {web.limiter.__name__}"),
@@ -521,6 +525,6 @@ def test_every_request_passes_without_a_store(web: Wsgi, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("enabled", ["false", 0, None])
 def test_only_a_bool_turns_it_off(make: Make, enabled: Any) -> None:
-    """Text of a variable would be true, whatever it says."""
+    """The text of a variable would always be true."""
     with pytest.raises(InvalidSetting, match="accepted are True and False"):
         make("1/minute", enabled=enabled)

@@ -1,4 +1,4 @@
-"""How many subjects a client address may begin: keys that it makes up are bounded, known ones go on."""
+"""The bound on new subjects of a client address: invented keys are bounded, known ones still work."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from limiter.web.request import Request
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity
 from service.demo.servers import Cluster, Server
-from tests.web.test_guard import ADDRESS, HOUR, NOWHERE, Door, door, fields, request
+from tests.web.test_guard import ADDRESS, HOUR, NOWHERE, AnyGuard, fields, guard, request
 
-__all__ = ["door"]
+__all__ = ["guard"]
 
 API_KEY = identity("api-key")
 
@@ -31,7 +31,7 @@ def by_key(key: str, peer: str = "203.0.113.9") -> Request:
 
 
 def bounded(**more: Any) -> dict[str, Any]:
-    """A rule by API key, of which an address may begin three an hour."""
+    """A rule by API key; an address may begin three keys an hour."""
     return {"identity": API_KEY, "new_subjects": NewSubjects("3/hour"), **more}
 
 
@@ -42,61 +42,63 @@ def own() -> Iterator[Server]:
         yield running
 
 
-def statuses(door: Door, keys: list[str], peer: str = "203.0.113.9") -> list[int]:
-    return [door.enter(by_key(key, peer)).status for key in keys]
+def statuses(guard: AnyGuard, keys: list[str], peer: str = "203.0.113.9") -> list[int]:
+    return [guard.enter(by_key(key, peer)).status for key in keys]
 
 
-def test_an_attacker_begins_few_keys_and_known_ones_go_on(door: Door, own: Server) -> None:
-    """Before, each of a hundred made-up keys was served, and stayed in the store for two days."""
-    door.opened(own.url, ("api", FixedWindow(5, 2 * 24 * HOUR), bounded()))
+def test_an_attacker_begins_few_keys_and_known_ones_still_work(
+    guard: AnyGuard, own: Server
+) -> None:
+    """Without the bound, each of a hundred invented keys was served, and stayed in the store for days."""
+    guard.opened(own.url, ("api", FixedWindow(5, 2 * 24 * HOUR), bounded()))
     client = own.client()
-    statuses(door, ["known", "other"], "198.51.100.1")
-    made_up = statuses(door, [f"made-up-{number}" for number in range(100)])
+    statuses(guard, ["known", "other"], "198.51.100.1")
+    made_up = statuses(guard, [f"made-up-{number}" for number in range(100)])
     assert made_up == [200] * 3 + [429] * 97
     assert client.dbsize() == 5
-    # What it has begun, and what is known through others, is counted as ever.
-    assert statuses(door, ["made-up-0"] * 6) == [200] * 4 + [429] * 2
-    assert statuses(door, ["known"] * 5 + ["other"]) == [200] * 4 + [429, 200]
+    # Keys that it began, or that other addresses began, are counted as before.
+    assert statuses(guard, ["made-up-0"] * 6) == [200] * 4 + [429] * 2
+    assert statuses(guard, ["known"] * 5 + ["other"]) == [200] * 4 + [429, 200]
     assert client.dbsize() == 5
-    assert statuses(door, ["new"], "198.51.100.2") == [200]
+    assert statuses(guard, ["new"], "198.51.100.2") == [200]
     client.close()
 
 
-def test_what_is_answered(door: Door, store: str) -> None:
-    door.opened(store, ("api", FixedWindow(5, HOUR), bounded()))
-    statuses(door, ["a", "b", "c"])
-    verdict = door.enter(by_key("d"))
+def test_what_is_answered(guard: AnyGuard, store: str) -> None:
+    guard.opened(store, ("api", FixedWindow(5, HOUR), bounded()))
+    statuses(guard, ["a", "b", "c"])
+    verdict = guard.enter(by_key("d"))
     assert (verdict.status, verdict.results) == (429, ())
     assert isinstance(verdict.error, TooManyNewSubjects)
     assert 3_590 <= int(fields(verdict)["Retry-After"]) <= 3_600
     said = json.loads(verdict.body)
-    assert said["detail"] == "Policy api begins 3 new subjects per 3600 s for one address."
+    assert said["detail"] == "Policy api allows 3 new subjects per 3600 s for one address."
     assert said["violated-policies"] == ["api"]
 
 
-def test_known_keys_cost_an_address_nothing(door: Door, store: str) -> None:
-    """Also those that another limit denies."""
-    door.opened(store, ("api", FixedWindow(2, HOUR), bounded()))
+def test_known_keys_cost_an_address_nothing(guard: AnyGuard, store: str) -> None:
+    """The same holds for requests that another limit denies."""
+    guard.opened(store, ("api", FixedWindow(2, HOUR), bounded()))
     known = [f"known-{number}" for number in range(9)]
     for number, key in enumerate(known):
-        statuses(door, [key], f"198.51.100.{number}")
-    assert statuses(door, known * 2) == [200] * 9 + [429] * 9
-    assert statuses(door, ["a", "b", "c", "d"]) == [200] * 3 + [429]
+        statuses(guard, [key], f"198.51.100.{number}")
+    assert statuses(guard, known * 2) == [200] * 9 + [429] * 9
+    assert statuses(guard, ["a", "b", "c", "d"]) == [200] * 3 + [429]
 
 
-def test_a_key_counts_once_in_a_period(door: Door, store: str) -> None:
-    """Also where the store has forgotten it meanwhile, as a lease that was given back."""
-    door.opened(store, ("jobs", Concurrency(2), bounded()))
+def test_a_key_counts_once_in_a_period(guard: AnyGuard, store: str) -> None:
+    """The same holds if the store has removed the key, as after a released lease."""
+    guard.opened(store, ("jobs", Concurrency(2), bounded()))
     for _ in range(5):
-        verdict = door.enter(by_key("slow"))
+        verdict = guard.enter(by_key("slow"))
         assert verdict.status == 200
-        door.leave(verdict)
-    assert statuses(door, ["a", "b", "c"]) == [200, 200, 429]
+        guard.leave(verdict)
+    assert statuses(guard, ["a", "b", "c"]) == [200, 200, 429]
 
 
-def test_nothing_is_charged_where_a_subject_is_not_begun(door: Door, store: str) -> None:
+def test_nothing_is_charged_where_a_subject_is_not_begun(guard: AnyGuard, store: str) -> None:
     """All rules of a request are charged, or none."""
-    door.opened(
+    guard.opened(
         store,
         ("each", FixedWindow(9, HOUR), {"identity": ADDRESS}),
         ("api", FixedWindow(5, HOUR), bounded()),
@@ -104,21 +106,21 @@ def test_nothing_is_charged_where_a_subject_is_not_begun(door: Door, store: str)
     )
     for number in range(5):
         asked = replace(by_key("same"), headers={"x-api-key": "same", "x-org": f"{number}"})
-        assert door.enter(asked).status == (200 if number < 3 else 429)
-    assert door.left("each", "203.0.113.9") == 6
-    # Of the other rule's budget one was used.
+        assert guard.enter(asked).status == (200 if number < 3 else 429)
+    assert guard.left("each", "203.0.113.9") == 6
+    # One unit of the other rule was used.
     for number in range(3):
         asked = replace(by_key("x"), headers={"x-api-key": f"new-{number}", "x-org": "0"})
-        assert door.enter(asked).status == (200 if number < 2 else 429)
+        assert guard.enter(asked).status == (200 if number < 2 else 429)
 
 
-def test_in_shadow_mode_nothing_is_denied_and_nothing_written(door: Door, own: Server) -> None:
-    door.opened(
+def test_in_shadow_mode_nothing_is_denied_and_nothing_written(guard: AnyGuard, own: Server) -> None:
+    guard.opened(
         own.url,
         ("real", FixedWindow(50, HOUR), {"identity": ADDRESS}),
         ("api", FixedWindow(5, HOUR), bounded(shadow=True)),
     )
-    verdicts = [door.enter(by_key(f"made-up-{number}")) for number in range(9)]
+    verdicts = [guard.enter(by_key(f"made-up-{number}")) for number in range(9)]
     assert [verdict.status for verdict in verdicts] == [200] * 9
     assert [len(verdict.shadowed) for verdict in verdicts] == [0] * 3 + [1] * 6
     client = own.client()
@@ -126,45 +128,45 @@ def test_in_shadow_mode_nothing_is_denied_and_nothing_written(door: Door, own: S
     client.close()
 
 
-def test_an_address_is_no_subject_that_its_client_chooses(door: Door, store: str) -> None:
-    """Nor is what stands for a preflight: no client needs to begin itself."""
-    door.opened(store, ("api", FixedWindow(9, HOUR), bounded(unidentified="address")))
+def test_an_address_is_no_subject_that_its_client_chooses(guard: AnyGuard, store: str) -> None:
+    """Nor does the client choose the subject of its preflights, so neither counts."""
+    guard.opened(store, ("api", FixedWindow(9, HOUR), bounded(unidentified="address")))
     preflight = replace(
         request(origin="https://x.example", access_control_request_method="PUT"), method="OPTIONS"
     )
-    statuses(door, ["a", "b", "c"])
-    assert door.statuses(2, request()) == [200, 200]
-    assert door.statuses(2, preflight) == [200, 200]
-    assert door.enter(replace(by_key("a"), peer=None)).status == 400
+    statuses(guard, ["a", "b", "c"])
+    assert guard.statuses(2, request()) == [200, 200]
+    assert guard.statuses(2, preflight) == [200, 200]
+    assert guard.enter(replace(by_key("a"), peer=None)).status == 400
 
 
 @pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503), ("local", 200)])
-def test_while_the_store_is_away(door: Door, on_error: str, status: int) -> None:
-    """What decides then decides, and the address has begun nothing."""
+def test_while_the_store_is_away(guard: AnyGuard, on_error: str, status: int) -> None:
+    """The fallback decides, and counts no new subject for the address."""
     limit = NewSubjects("3/hour")
-    door.opened(
+    guard.opened(
         NOWHERE, ("api", FixedWindow(99, HOUR), bounded(new_subjects=limit)), on_error=on_error
     )
-    assert statuses(door, [f"key-{number}" for number in range(5)]) == [status] * 5
+    assert statuses(guard, [f"key-{number}" for number in range(5)]) == [status] * 5
     for number in range(3):
         assert limit.begins("203.0.113.9", f"full-{number}")
-    verdict = door.enter(by_key("one-more"))
+    verdict = guard.enter(by_key("one-more"))
     assert (verdict.status, verdict.error is not None) == (status, True)
 
 
-def test_on_a_cluster_a_refund_leaves_no_way_around(door: Door, cluster: Cluster) -> None:
-    """Subjects in several slots are asked in turn, and a refund leaves a key: so a denial counts."""
-    door.opened(
+def test_on_a_cluster_a_refund_leaves_no_way_around(guard: AnyGuard, cluster: Cluster) -> None:
+    """A denied sequential hit counts, since its refund leaves a key in the store."""
+    guard.opened(
         cluster.url,
         ("api", FixedWindow(5, HOUR), bounded()),
         ("each", FixedWindow(1, HOUR), {"identity": ADDRESS}),
     )
-    assert statuses(door, [f"made-up-{number}" for number in range(9)]) == [200] + [429] * 8
-    (limiter,) = {rule.limiter for rule in door.guard.rules if rule.name == "api"}
-    assert len(limiter and door.guard.rules[0].new_subjects._begun["203.0.113.9"]) == 3
+    assert statuses(guard, [f"made-up-{number}" for number in range(9)]) == [200] + [429] * 8
+    (limiter,) = {rule.limiter for rule in guard.current.rules if rule.name == "api"}
+    assert len(limiter and guard.current.rules[0].new_subjects._begun["203.0.113.9"]) == 3
 
 
-# --- the bound by itself ---
+# --- the class NewSubjects ---
 
 
 def test_a_period_ends(monkeypatch: pytest.MonkeyPatch) -> None:

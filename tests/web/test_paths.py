@@ -1,4 +1,4 @@
-"""How a path can be read: a limit holds for what a real router would serve, whatever the client sends."""
+"""The readings of a path: a limit applies to every path that a real router serves by the limited route."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_readings(target: str, expected: list[str]) -> None:
         ("/orders", "/orders#x", ["/orders"]),
         ("/a/b", "/a%2Fb#x", ["/a/b", "/a\udc2fb"]),
         ("/a/b", "http://h/a%2Fb?x", ["/a/b", "/a\udc2fb"]),
-        # Something has changed the path since: what was sent counts no more.
+        # A server has changed the path, so the target that the client sent is not used.
         ("/v1/a/b", "/a%2Fb", ["/v1/a/b"]),
         ("orders", "orders", ["/orders"]),
         ("http://h/orders", "http://h/orders", ["/orders"]),
@@ -76,7 +76,7 @@ def test_readings(target: str, expected: list[str]) -> None:
     ],
 )
 def test_readings_in_process(path: str, target: str | None, expected: list[str]) -> None:
-    """As gunicorn, uvicorn, Hypercorn and Werkzeug's server hand them on."""
+    """Paths and targets as gunicorn, uvicorn, Hypercorn and Werkzeug's server pass them."""
     assert list(readings(path, target)) == expected
 
 
@@ -98,7 +98,7 @@ def test_options_of_the_server() -> None:
 
 
 def test_too_many_readings_are_refused() -> None:
-    """No honest client sends such a path, and each reading costs time."""
+    """Real clients do not send such paths, and each reading costs time."""
     with pytest.raises(Ambiguous, match="readings"):
         ORDERS.parts(sent("/a%2Fb\\..;%FF%0A#x"))
     began = time.process_time()
@@ -124,13 +124,13 @@ def test_too_many_readings_are_refused() -> None:
     ],
 )
 def test_parts(target: str, parts: dict[str, str | None] | None) -> None:
-    """None where the readings differ about it."""
+    """A part is None if the readings differ in it."""
     assert ORDERS.parts(sent(target)) == parts
 
 
 @pytest.mark.parametrize("path", ["/Orders/Ab", "/orders/Ab", "/ORDERS/Ab"])
 def test_capitals_may_be_ignored(path: str) -> None:
-    """As Express does; parts stay as they were sent."""
+    """Express ignores case; parts stay as the client sent them."""
     for match in (
         Match(paths=(pattern("/Orders/{id}"),), ignore_case=True),
         Match(paths=(pattern("/oRDERS/{id}", ignore_case=True),)),
@@ -140,8 +140,8 @@ def test_capitals_may_be_ignored(path: str) -> None:
     assert Match(paths=(pattern("/orders/*"),)).parts(sent("/Orders/Ab")) is None
 
 
-def test_two_hosts_are_refused_where_a_rule_is_about_hosts() -> None:
-    """The application takes one of two fields, and a rule about that one would not hold."""
+def test_two_hosts_are_refused_if_a_rule_names_hosts() -> None:
+    """The application uses one of two Host fields; a rule could match the other one."""
     asked = replace(sent("/"), host="h.example, x.example")
     with pytest.raises(Ambiguous, match="hosts"):
         Match(hosts=frozenset({"h.example"})).parts(asked)
@@ -150,7 +150,7 @@ def test_two_hosts_are_refused_where_a_rule_is_about_hosts() -> None:
 
 # --- real routers ---
 
-#: What is joined to targets: words of the route, and what anybody is known to read in another way.
+#: Pieces of targets: words of the route, and texts that some software reads in another way.
 PIECES = [
     *("orders", "orders", "5", "/", "/", "//", ".", "..", "/../", "x", "Orders"),
     *(
@@ -185,7 +185,7 @@ def text_of(path: str, errors: str) -> str:
 
 
 def starlette(path: str) -> Iterator[str | None]:
-    """The id with which Starlette serves a path, or None where it serves one without."""
+    """Return the id with which Starlette serves a path; None if it serves a route without one."""
     for route in STARLETTE:
         if found := route.match(path):
             yield found.groupdict().get("id")
@@ -199,7 +199,7 @@ def werkzeug(path: str) -> Iterator[str | None]:
 
 
 def raw(path: str, ignore_case: bool = False) -> Iterator[str | None]:
-    """As upstreams do that look at a path before it is decoded: aiohttp, Express, Koa."""
+    """Route as upstreams that match a path before they decode it: aiohttp, Express, Koa."""
     flags = re.IGNORECASE if ignore_case else 0
     if found := re.fullmatch("/orders(?:/([^/]+))?/?", path, flags):
         yield found[1] and text_of(found[1], "replace")
@@ -217,7 +217,7 @@ def raw(path: str, ignore_case: bool = False) -> Iterator[str | None]:
 @example(["%FF"], "/orders")
 @example(["Orders"], "/")
 def test_a_limit_holds_for_what_a_router_serves(pieces: list[str], start: str) -> None:
-    """Whichever it is, and wherever it ends a path; by the same part of it, or by none."""
+    """The limit applies for each router and each end of the path, with the same part or with none."""
     target = start + "".join(pieces)
     served: list[str | None] = []
     loosely: list[str | None] = []
@@ -225,7 +225,7 @@ def test_a_limit_holds_for_what_a_router_serves(pieces: list[str], start: str) -
         path = re.split(end, target.removeprefix("http://h"), maxsplit=1)[0]
         served += raw(path)
         loosely += raw(path, ignore_case=True)
-        for errors in ("replace", "ignore"):  # what frameworks do about bytes that are not UTF-8
+        for errors in ("replace", "ignore"):  # how frameworks handle bytes that are not UTF-8
             text = text_of(path, errors)
             served += [*starlette(text), *werkzeug(text)]
     try:

@@ -1,4 +1,4 @@
-"""A request is the same request, whichever server brought it."""
+"""Requests are equal for all servers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_asgi() -> None:
     assert (found.cookie("a"), found.cookie("b"), found.cookie("c")) == ("1", "2", None)
 
 
-def test_a_key_function_finds_what_the_server_and_middlewares_say() -> None:
+def test_a_key_function_can_read_the_environ_the_scope_and_the_state() -> None:
     """The WSGI environment, the ASGI scope, and what stands in ``request.state`` of Starlette."""
     ours = environ(REMOTE_USER="ann")
     for found in (from_wsgi(ours), replace(from_wsgi(ours), parts={"a": "b"})):
@@ -98,8 +98,8 @@ def test_a_key_function_finds_what_the_server_and_middlewares_say() -> None:
     assert "REMOTE_USER" not in repr(from_wsgi(ours))
 
 
-def test_what_was_sent() -> None:
-    """Each server says it in a place of its own, or not at all."""
+def test_the_target_that_the_client_sent() -> None:
+    """Each server has another variable for it, or none."""
     assert from_wsgi(environ(RAW_URI="/a%2Fb?c", REQUEST_URI="/x")).target == "/a%2Fb?c"
     assert from_wsgi(environ(REQUEST_URI="/a%2Fb?c")).target == "/a%2Fb?c"
     assert from_wsgi(environ()).target is None
@@ -110,7 +110,7 @@ def test_what_was_sent() -> None:
 
 
 def test_a_server_may_have_replaced_the_peer() -> None:
-    """Uvicorn names the port 0 where it has believed a proxy."""
+    """Uvicorn sets the port to 0 if it has used a proxy's header field."""
     assert from_asgi(scope(client=("203.0.113.9", 0))).has_replaced_peer
     assert not from_asgi(scope()).has_replaced_peer
     assert not from_asgi(scope(client=None)).has_replaced_peer
@@ -125,7 +125,7 @@ def test_a_websocket_s_handshake_is_a_get() -> None:
 
 @pytest.mark.parametrize("address", ["", None])
 def test_no_address_is_none(address: Any) -> None:
-    """A Unix socket has no other end."""
+    """The peer of a Unix socket has no address."""
     assert from_wsgi(environ(REMOTE_ADDR=address)).peer is None
     assert from_asgi(scope(client=None)).peer is None
     assert from_asgi(scope(client=[address or "", 0])).peer in (None, "")
@@ -160,7 +160,7 @@ def test_hosts(text: str, host: str) -> None:
     ],
 )
 def test_sizes(text: str, size: int | None) -> None:
-    """None where nobody can tell; a number too long for a body is none that could pass."""
+    """An unknown size is None; a number that is too long for a body exceeds every limit."""
     assert Request("GET", "", "/", {"content-length": text}, None).size == size
     chunked = {"content-length": text, "transfer-encoding": "chunked"}
     assert Request("GET", "", "/", chunked, None).size is None
@@ -175,7 +175,7 @@ def test_sizes(text: str, size: int | None) -> None:
     ],
 )
 def test_a_body_that_http_2_does_not_announce(version: str, method: str, size: int | None) -> None:
-    """A client that says no length would choose its cost."""
+    """Without this, a client that sends no length would choose its cost."""
     by_wsgi = from_wsgi(environ(REQUEST_METHOD=method, SERVER_PROTOCOL=f"HTTP/{version}"))
     by_asgi = from_asgi(scope(method=method, http_version=version))
 
@@ -185,7 +185,7 @@ def test_a_body_that_http_2_does_not_announce(version: str, method: str, size: i
 
 
 def test_preflights() -> None:
-    """What a browser sends by itself; not every OPTIONS."""
+    """A preflight has the header fields of browsers; other OPTIONS requests are none."""
     both = {"origin": "https://a.example", "access-control-request-method": "PUT"}
     assert Request("OPTIONS", "", "/", both, None).is_preflight
     assert not Request("PUT", "", "/", both, None).is_preflight
@@ -196,7 +196,7 @@ def test_preflights() -> None:
 @pytest.mark.parametrize(
     "text", ["", "a", "=", ";;", "a=\x00", 'a="', "\xff=1", "a b=c", "x" * 9000]
 )
-def test_nobody_stumbles_over_a_cookie(text: str) -> None:
+def test_any_text_is_a_valid_cookie_field(text: str) -> None:
     assert Request("GET", "", "/", {"cookie": text}, None).cookie("sid") is None
 
 
@@ -210,7 +210,7 @@ def test_nobody_stumbles_over_a_cookie(text: str) -> None:
     )
 )
 def test_headers_of_one_name_are_joined(fields: list[tuple[str, str]]) -> None:
-    """In their order, and nothing is lost."""
+    """The values stay in order and complete."""
     found = joined(fields)
     assert set(found) == {name.lower() for name, _ in fields}
     for name in found:
@@ -227,7 +227,7 @@ def test_headers_of_one_name_are_joined(fields: list[tuple[str, str]]) -> None:
     ),
 )
 def test_anything_that_a_server_passes_is_a_request(path: str, headers: dict[str, str]) -> None:
-    """Latin-1 text, as WSGI has it, whatever the bytes were."""
+    """WSGI passes any bytes as Latin-1 text."""
     found = from_wsgi(environ(PATH_INFO=path, **headers))
     assert found.path
     assert found.size is None or found.size >= 0

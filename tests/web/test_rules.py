@@ -1,4 +1,4 @@
-"""Whether a rule is about a request, for whom, and for how much."""
+"""Whether a rule applies to a request, with which subject and cost."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def test_patterns(spelled: str, path: str, parts: dict[str, str] | None) -> None
     ],
 )
 def test_other_spellings_of_a_path_are_that_path(path: str) -> None:
-    """Nobody gets past a limit, or a second one, by them."""
+    """No other spelling of a path gets past its limit, or has a second limit."""
     match = Match(paths=(pattern("/api/{org}"),))
     assert match.parts(request(path)) == {"org": "acme"}
 
 
-def test_what_an_application_may_take_for_another_path() -> None:
-    """A limit is about either of the two; an exemption must be about both."""
+def test_a_path_with_two_readings() -> None:
+    """A limit applies if one reading matches; an exemption needs both."""
     api = Match(paths=(pattern("/api/**"),))
     for path in ("/api/../x", "/x/../api/y", "/api/..", "/api/x/../../y"):
         assert api.parts(request(path)) is not None
@@ -120,9 +120,9 @@ def test_what_an_application_may_take_for_another_path() -> None:
     "spelled",
     [
         *("", "a", "*", "/{a}/{a}", "/{1}", "/{a b}", "/{}", "/{a-b}"),
-        # What no path is like, as it is read.
+        # No decoded path has these.
         *("/x?y=1", "/a#b", "/caf%C3%A9", "/a//b", "/a/../b", "/a/.", "/..", "/orgs/{org", "/a}"),
-        # What would be looked for again and again.
+        # Matching would search parts of the path repeatedly.
         *("/***", "/a**b*c", "/*a**", "/{a}**", "/**{a}", "/" + "*-" * 41),
     ],
 )
@@ -132,7 +132,7 @@ def test_wrong_patterns(spelled: str) -> None:
 
 
 def plainly(spelled: str) -> re.Pattern[str]:
-    """What a pattern means, as one would write it down; it may take for ever."""
+    """Match a pattern by its definition, which may take very long."""
     meaning = {"**": ".*", "*": "[^/]*"}
     pieces = re.split(r"(\*\*|\*|\{[^{}]*\})", spelled)
     for place, piece in enumerate(pieces):
@@ -168,7 +168,7 @@ def test_a_pattern_matches_what_it_says(pieces: list[str], paths: list[str]) -> 
     ],
 )
 def test_no_path_keeps_a_worker_busy(spelled: str, path: str) -> None:
-    """Looked for again and again, these would take from a second to a year; here, milliseconds."""
+    """A backtracking match would take from a second to a year; this one takes milliseconds."""
     began = time.process_time()
     assert pattern(spelled).fullmatch(path) is None
     assert time.process_time() - began < 0.5
@@ -176,7 +176,7 @@ def test_no_path_keeps_a_worker_busy(spelled: str, path: str) -> None:
 
 @given(st.text(st.characters(blacklist_categories=["Cs"]), max_size=20))
 def test_a_text_matches_itself(text: str) -> None:
-    """Whatever it is made of, where it is a path and has no star and no brace."""
+    """Every path without a star or a brace matches itself."""
     text = re.sub(r"[*{}?#%]|/[/.]*", "", text).lstrip(".")
     assert pattern("/" + text).fullmatch("/" + text)
 
@@ -185,8 +185,8 @@ def test_a_text_matches_itself(text: str) -> None:
     "path",
     ["/orgs/acme;1/f", "/orgs/z/../acme/f", "/orgs/acme\\..\\acme/f", "/orgs/z//../acme/f"],
 )
-def test_nobody_is_counted_by_a_part_that_is_another_in_each_spelling(path: str) -> None:
-    """Who may choose the spelling would choose a bucket; an application may serve them all as one."""
+def test_a_part_that_differs_between_readings_is_no_subject(path: str) -> None:
+    """Else a client could get another limit by another spelling of the same path."""
     found = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
 
     with pytest.raises(Ambiguous, match="org"):
@@ -196,7 +196,7 @@ def test_nobody_is_counted_by_a_part_that_is_another_in_each_spelling(path: str)
     assert replace(found, identity=identity("global")).check(request(path), TRUSTED)
 
 
-def test_a_part_on_which_all_spellings_agree_is_that_part() -> None:
+def test_a_part_that_is_equal_in_all_readings() -> None:
     found = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
     plain = found.check(request("/orgs/acme/f"), TRUSTED)
 
@@ -204,7 +204,7 @@ def test_a_part_on_which_all_spellings_agree_is_that_part() -> None:
         assert found.check(request(path), TRUSTED) == plain
 
 
-def test_parts_of_who_routed_the_request_are_kept() -> None:
+def test_parts_of_the_framework_s_route_are_kept() -> None:
     match = Match(paths=(pattern("/{a}/*"),))
     asked = replace(request("/x/y"), parts={"a": "old", "b": "1"})
     assert match.parts(asked) == {"a": "x", "b": "1"}
@@ -216,17 +216,17 @@ def test_parts_of_who_routed_the_request_are_kept() -> None:
     assert found.key == again.key
 
 
-# --- whom it is about ---
+# --- subject and cost ---
 
 
-def test_what_is_asked() -> None:
+def test_the_check_of_a_request() -> None:
     found = rule(cost=lambda *_: 3)
     assert found.check(request(), TRUSTED) == Check(found, "203.0.113.9", 3, None)
     assert found.name == "r"
 
 
-def test_a_cost_that_nobody_can_tell_is_all_that_is_ever_admitted() -> None:
-    """Of the subject's own numbers, where it has some."""
+def test_an_unknown_cost_is_the_most_that_is_ever_admitted() -> None:
+    """The subject's own limits count, if it has some."""
     several = Limiter("9/minute; 5/hour", store="memory://", name="r")
     for overrides, cost in [({}, 5), ({"203.0.113.9": (SlidingLog(3, 60),)}, 3)]:
         found = Rule(several, cost=lambda *_: None, overrides=overrides).check(request(), ())
@@ -241,8 +241,8 @@ def test_a_request_costs_at_least_one(cost: int) -> None:
     assert found.cost == 1
 
 
-def test_why_not() -> None:
-    """The first reason, and ``ask`` says nothing."""
+def test_why_a_rule_does_not_apply() -> None:
+    """``consider`` returns the first reason, and ``check`` returns None."""
     everything = Match(frozenset({"GET"}), frozenset({"h.example"}), (pattern("/a/**"),))
     found = rule(
         match=everything,
@@ -269,7 +269,7 @@ def test_why_not() -> None:
         assert found.consider(other, TRUSTED) is why
         assert found.check(other, TRUSTED) is None
     assert replace(found, percent=100.0).check(asked, TRUSTED) is not None
-    # Who serves GET serves HEAD by it.
+    # Applications serve HEAD by GET.
     assert replace(found, percent=100.0).check(replace(asked, method="HEAD"), TRUSTED) is not None
     preflight = request(
         "/a/x", "OPTIONS", origin="x", access_control_request_method="PUT", x_org="paying"
@@ -279,8 +279,8 @@ def test_why_not() -> None:
     assert replace(free, preflights=True).consider(preflight, TRUSTED) is SkipReason.PERCENT
 
 
-def test_who_cannot_be_identified() -> None:
-    """An error, or what the rule says; and never a bucket for all of them."""
+def test_unidentified_requests() -> None:
+    """The rule refuses or skips them, or counts by address; they never share a limit."""
     of_header = {"identity": identity("header:X-Org")}
     with pytest.raises(Unidentified):
         rule(**of_header).check(request(), ())
@@ -294,8 +294,8 @@ def test_who_cannot_be_identified() -> None:
 
 
 @pytest.mark.parametrize("nobody", [None, "", b"", ()])
-def test_an_identity_that_finds_nobody_lets_nobody_pass(nobody: Any) -> None:
-    """None means that such are let through only where the rule says so."""
+def test_an_identity_that_returns_no_subject_lets_no_request_pass(nobody: Any) -> None:
+    """Such requests pass only if the rule has ``unidentified="skip"``."""
     found = rule(identity=lambda *_: nobody)
 
     with pytest.raises(Unidentified):
@@ -306,8 +306,8 @@ def test_an_identity_that_finds_nobody_lets_nobody_pass(nobody: Any) -> None:
     assert by_address.key == "203.0.113.9"
 
 
-def test_nobody_gets_exempt_by_what_cannot_be_read() -> None:
-    """An address that nobody can tell is in no network."""
+def test_an_address_that_cannot_be_parsed_is_not_exempt() -> None:
+    """It is in no network."""
     found = rule(exempt_networks=(ip_network("0.0.0.0/0"),), identity=identity("global"))
     asked = replace(request(x_forwarded_for="nonsense"), peer="127.0.0.1")
     assert found.check(asked, TRUSTED) is not None
@@ -334,7 +334,7 @@ def test_numbers_of_a_subject_s_own() -> None:
 
 
 def reached(found: Rule, subjects: int = 2_000) -> set[int]:
-    """For which of many subjects the rule holds."""
+    """Return to which of many subjects the rule applies."""
     return {
         number
         for number in range(subjects)
@@ -348,26 +348,26 @@ def share(percent: float, name: str = "r") -> set[int]:
 
 @pytest.mark.parametrize("percent", [1, 10, 25, 50, 90])
 def test_a_percentage_is_about_right(percent: float) -> None:
-    """Within five standard deviations of so many coins."""
+    """The share is within five standard deviations of that number of coin tosses."""
     expected = 2_000 * percent / 100
     tolerance = 5 * (expected * (1 - percent / 100)) ** 0.5
     assert abs(len(share(percent)) - expected) < tolerance
 
 
 def test_a_percentage_is_stable() -> None:
-    """The same subjects each time, in each process, and all of them again when it grows."""
+    """Each process has the same subjects, and a larger percentage includes all of them."""
     assert share(0) == set()
     assert share(100) == set(range(2_000))
     assert share(10) == share(10)
     assert share(10) < share(20) < share(70)
-    # Written down once: another process, or another release, is to reach the same ones.
+    # Fixed here: other processes and later releases must include the same subjects.
     assert sorted(share(1))[:5] == [17, 123, 228, 326, 381]
-    # Two rules are rolled out to others first: the same few would bear everything.
+    # Two rules begin with different subjects: else the same few would get every new rule first.
     assert len(share(50) & share(50, "other")) < 0.6 * len(share(50))
 
 
 def test_with_a_secret_no_client_can_choose_a_name_outside_of_a_roll_out() -> None:
-    """Without one it can: the share of a name is a digest that its own computer can make."""
+    """Without a secret it can, since it can compute the digest that decides."""
     by_name = identity("header:X-Org")
     limiters = [
         Limiter("5/minute", store="memory://", name="r", key_secret=secret)
@@ -383,8 +383,8 @@ def test_with_a_secret_no_client_can_choose_a_name_outside_of_a_roll_out() -> No
 PREFLIGHT = {"origin": "https://x.example", "access_control_request_method": "PUT"}
 
 
-def test_a_preflight_takes_nothing_from_its_client_s_budget() -> None:
-    """It is counted all the same: for each address, and in the limits of the same rule."""
+def test_a_preflight_takes_nothing_from_its_client_s_limit() -> None:
+    """It is counted by address, in the limits of the same rule."""
     found = rule(identity=identity("global"))
     guard = Guard([found])
     preflight = request("/", "OPTIONS", **PREFLIGHT)

@@ -1,4 +1,4 @@
-"""For whom a request is counted: never two callers as one, never one as two, never a secret in a key."""
+"""Subjects of requests: each caller has one subject of its own, and no key shows a secret."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ours = st.integers(0, 2**24 - 1).map(lambda low: IPv4Address(10 << 24 | low))
 spellings = st.sampled_from(
     ["{}", " {} ", "{}:51234", "::ffff:{}", "[::ffff:{}]", "[::ffff:{}]:80"]
 )
-#: What a client may send: anything, and above all what looks like more than it is.
+#: Texts that a client may send, most of them with characters that have a meaning in the fields.
 inventions = st.one_of(
     st.text(st.characters(max_codepoint=255), max_size=60),
     st.text('for=";,\\ 1.[]:%', max_size=60),
@@ -47,14 +47,14 @@ def key(spec: str | list[str], asked: Request) -> Key:
     return identity(spec)(asked, PROXIES)
 
 
-# --- X-Forwarded-For, Forwarded, X-Real-IP: one of them is believed, and of trusted peers alone ---
+# --- X-Forwarded-For, Forwarded, X-Real-IP: one of them is used, and only of trusted peers ---
 
 
 @given(invented=inventions, client=public, proxies=st.lists(ours, max_size=3), spelling=spellings)
 def test_x_forwarded_for(
     invented: str, client: IPv4Address, proxies: list[IPv4Address], spelling: str
 ) -> None:
-    """Whatever stands left of what our proxies wrote, and however they spell it, it is that client."""
+    """The client is the one that trusted proxies report, whatever it sends, in each of their spellings."""
     value = ", ".join([invented, spelling.format(client), *map(str, proxies)])
     assert key("address", request(x_forwarded_for=value)) == str(client)
 
@@ -80,7 +80,7 @@ def test_x_forwarded_for(
 def test_forwarded(
     invented: str, client: IPv4Address, proxies: list[IPv4Address], spelling: str
 ) -> None:
-    """The same of RFC 7239: also where the client leaves a quote open."""
+    """The same for RFC 7239, also if the client leaves a quote open."""
     value = ", ".join([invented, spelling.format(client), *(f"for={proxy}" for proxy in proxies)])
     assert key("address", request(address_from="forwarded", forwarded=value)) == str(client)
 
@@ -93,7 +93,7 @@ def test_forwarded(
         ('for=1.1.1.1, for="[2001:db8:cafe::17]"', "2001:db8:cafe::/64"),
         ("for=1.1.1.1,for=2.2.2.2", "2.2.2.2"),
         ("for=1.1.1.1, for=10.1.1.1", "1.1.1.1"),
-        ("for=10.1.1.1, for=10.1.1.2", "10.1.1.1"),  # all trusted: the left-most
+        ("for=10.1.1.1, for=10.1.1.2", "10.1.1.1"),  # all trusted: the leftmost
         ("for=1.1.1.1, ", "1.1.1.1"),
         ('for="1.1\\.1.1"', "1.1.1.1"),
     ],
@@ -121,10 +121,10 @@ def test_forwarded_as_the_standard_has_it(value: str, expected: str) -> None:
         'for=""',
         "for=1.1.1.1, for=unknown",
         "for=1.1.1.1, for=unknown, for=10.1.1.1",
-        "for=2001:db8::1",  # a colon wants quotes and brackets
+        "for=2001:db8::1",  # a colon needs quotes and brackets
     ],
 )
-def test_forwarded_that_names_nobody(value: str) -> None:
+def test_forwarded_without_a_client(value: str) -> None:
     with pytest.raises(Unidentified):
         key("address", request(address_from="forwarded", forwarded=value))
 
@@ -137,7 +137,7 @@ def test_x_real_ip(client: IPv4Address, spelling: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "1.1.1.1, 2.2.2.2", "unknown", ","])
 def test_x_real_ip_is_one_address(value: str) -> None:
-    """Two lines are the client's and the proxy's, and nobody knows which is which."""
+    """Of two lines, one is the client's and one the proxy's, in an unknown order."""
     with pytest.raises(Unidentified):
         key("address", request(address_from="x-real-ip", x_real_ip=value))
 
@@ -147,15 +147,15 @@ def test_x_real_ip_is_one_address(value: str) -> None:
     name=st.sampled_from([*ADDRESS_FROM, "cf-connecting-ip", "true-client-ip", "x_forwarded_for"]),
     address_from=st.sampled_from(ADDRESS_FROM),
 )
-def test_a_stranger_has_no_say(invented: str, name: str, address_from: str) -> None:
-    """Whatever it sends in whichever header, it is the other end of the connection."""
+def test_an_untrusted_peer_is_the_client(invented: str, name: str, address_from: str) -> None:
+    """The client is the other end of the connection, whatever header field it sends."""
     asked = Request("GET", "", "/", {name: invented}, "203.0.113.9", address_from=address_from)
     assert key("address", asked) == "203.0.113.9"
 
 
 @given(invented=inventions, others=st.sampled_from(ADDRESS_FROM))
-def test_one_header_is_believed_and_no_other(invented: str, others: str) -> None:
-    """A proxy that writes one of them lets the others through as the client sent them."""
+def test_one_field_is_used_and_no_other(invented: str, others: str) -> None:
+    """A proxy writes one of the fields, and passes the others on as the client sent them."""
     for address_from in ADDRESS_FROM:
         asked = Request("GET", "", "/", {others: invented}, "127.0.0.1", address_from=address_from)
         if others != address_from:
@@ -186,7 +186,7 @@ def test_any_header_is_an_address_or_unidentified(text: str) -> None:
 def test_an_ipv6_host_is_one_caller_however_it_turns(
     network: int, hosts: tuple[int, int], spelling: str
 ) -> None:
-    """Any two addresses of one /64 share a key, in any spelling; but for IPv4 in disguise."""
+    """Any two addresses of one /64 share a key, in any spelling, except for IPv4 in IPv6."""
     addresses = [IPv6Address(network << 64 | host) for host in hosts]
     if any(isinstance(parse(str(address)), IPv4Address) for address in addresses):
         return
@@ -199,7 +199,7 @@ def test_an_ipv6_host_is_one_caller_however_it_turns(
 def test_two_ipv4_addresses_are_two_callers(
     one: IPv4Address, other: IPv4Address, first: str, second: str
 ) -> None:
-    """Never one, and one never two, in any spelling."""
+    """Two addresses have two subjects, and each has one for all its spellings."""
     keys = [subject(parse(first.format(one))), subject(parse(second.format(other)))]
     assert (keys[0] == keys[1]) == (one == other)
 
@@ -220,7 +220,7 @@ def test_wrong_prefixes(prefix: object) -> None:
         identity(f"address/{prefix}")
 
 
-# --- what else a request may be counted for ---
+# --- other keys ---
 
 READ = {
     "header:X-Org": lambda value: request(x_org=value),
@@ -235,15 +235,15 @@ words = st.text(printable, min_size=1, max_size=40).map(str.strip).filter(bool)
 @pytest.mark.parametrize("spec", READ)
 @given(one=words, other=words)
 def test_what_a_client_chose_is_hashed(spec: str, one: str, other: str) -> None:
-    """Two are two, and no key shows what a client chose, or is as long as that."""
-    if spec.startswith("cookie") and not (one + other).isascii():  # no cookie is spelled like that
+    """Two values have two subjects, of a bounded length, which do not show the value."""
+    if spec.startswith("cookie") and not (one + other).isascii():  # cookies are ASCII
         return
     keys = [str(key(spec, READ[spec](value))) for value in (one, other)]
     assert (keys[0] == keys[1]) == (one == other)
     kind, _, digest = keys[0].partition(":")
     assert kind == spec.partition(":")[0]
     assert len(digest) == 32
-    # It stands in keys as it is, and is told apart by its length from what it could be made of.
+    # The subject stands unchanged in keys, and has the length of a hash.
     assert KeySpeller("rl", "x").state(keys[0])[1].decode() == keys[0]
 
 
@@ -282,7 +282,7 @@ def test_one_bearer_token_is_one_key_however_it_is_spelled(value: str) -> None:
         ("cookie:sid", request(cookie="a=1,sid=real")),
         ("cookie:sid", request(cookie="sid=real,junk")),
         ("cookie:sid", request(cookie='sid="real,junk"')),
-        # Escapes that no encoder writes.
+        # No encoder writes these escapes.
         ("cookie:sid", request(cookie="sid=%72eal")),
         ("cookie:sid", request(cookie="sid=rea%6c")),
         ("cookie:sid", request(cookie="sid=re%2dal")),
@@ -306,8 +306,8 @@ def test_one_bearer_token_is_one_key_however_it_is_spelled(value: str) -> None:
         ("host", replace(request(), host="h.example, junk")),
     ],
 )
-def test_who_says_two_things_is_nobody(spec: str, asked: Request) -> None:
-    """The application takes one of them, and we could take the other, made up anew each time."""
+def test_a_request_with_two_values_is_unidentified(spec: str, asked: Request) -> None:
+    """The application could use one and the limit the other, which a client could change each time."""
     with pytest.raises(Ambiguous):
         key(spec, asked)
 
@@ -327,7 +327,7 @@ def test_who_says_two_things_is_nobody(spec: str, asked: Request) -> None:
     ],
 )
 def test_a_cookie_is_read_as_applications_read_it(cookie: str) -> None:
-    """Whatever stands beside it."""
+    """Other cookies beside it change nothing."""
     assert key("cookie:sid", request(cookie=cookie)) == hashed("cookie", "real")
 
 
@@ -348,7 +348,7 @@ TWINS = [
 
 @pytest.mark.parametrize(("spec", "field", "values", "name"), TWINS)
 def test_one_caller_is_one_subject(spec: str, field: str, values: list[str], name: str) -> None:
-    """However its application lets it spell itself; and a setting means it by each spelling."""
+    """All spellings that applications accept are one subject, and a setting may use each of them."""
     before = "a=1; sid=" if field == "cookie" else ""
     found = {
         spelled(key(spec, replace(request(), headers={field: f"{before}{value}"})))
@@ -364,7 +364,7 @@ def test_one_caller_is_one_subject(spec: str, field: str, values: list[str], nam
     ("spec", "name"),
     [("cookie:sid", "%61"), ("header:X-User", "a,b"), ("api-key", "a,b"), ("host", "a,b")],
 )
-def test_what_no_request_says_is_not_findable(spec: str, name: str) -> None:
+def test_a_name_that_no_request_can_have_is_not_findable(spec: str, name: str) -> None:
     assert not findable(name, spec)
     assert meant(name, spec) == {name}
 
@@ -392,16 +392,16 @@ def test_a_digest_is_no_api_key() -> None:
         ("203.0.113.9, k", ["address", "api-key"], request("203.0.113.9", x_api_key="k")),
     ],
 )
-def test_a_setting_means_whom_a_request_says(
+def test_a_name_in_a_setting_is_the_subject_of_a_request(
     name: str, spec: str | list[str], said: Request
 ) -> None:
-    """By the plain name, or as it is spelled in keys."""
+    """A setting may have the plain value, or the subject as it stands in keys."""
     found = spelled(key(spec, said))
     assert found in meant(name, spec)
     assert found in meant(found, spec)
 
 
-#: Parts of subjects, and above all those that hold what separates parts.
+#: Parts of subjects, most of them with characters that separate parts.
 texts = st.one_of(st.text(",\\ab", min_size=1, max_size=5), st.text(min_size=1, max_size=5))
 keys = st.one_of(
     texts, st.binary(min_size=1, max_size=4), st.integers(), st.just("acme,root"), st.just("acme,")
@@ -410,7 +410,7 @@ subjects = st.one_of(keys, st.lists(keys, min_size=1, max_size=3).map(tuple))
 
 
 def plain(subject: Key) -> object:
-    """A subject by what it means: 42, "42" and b"42" are one."""
+    """Return one form of equal subjects: 42, "42" and b"42" are one."""
     if isinstance(subject, tuple):
         return tuple(map(plain, subject))
     return subject if isinstance(subject, bytes) else str(subject).encode("utf-8", "surrogatepass")
@@ -422,7 +422,7 @@ def plain(subject: Key) -> object:
 @example("a\\", ("a\\",))
 @example("a\\,b", ("a\\", "b"))
 def test_no_two_subjects_are_spelled_alike(one: Key, other: Key) -> None:
-    """An exemption, an override, or an operator's path for one of them is not for the other."""
+    """An exemption, an override, or an operator's path for one must not match the other."""
     assert (spelled(one) == spelled(other)) == (plain(one) == plain(other))
 
 
@@ -433,25 +433,27 @@ def test_a_spelled_subject_can_be_read_back(subject: Key) -> None:
 
 @given(st.text(",\\ab\udcff\ud800", max_size=8))
 def test_any_text_names_a_subject(text: str) -> None:
-    """Also one that nothing spells like this: what it names is spelled in one way."""
+    """The same holds for texts that ``spelled`` never returns."""
     assert named(spelled(named(text))) == named(text)
 
 
 def test_a_comma_in_a_name_is_written_with_a_backslash() -> None:
-    # One of the fields whose content has commas by nature.
+    # Values of this field may have commas.
     asked = request(referer="x,y", b="back\\slash")
     assert spelled(key("header:Referer", asked)) in meant("x\\,y", "header:Referer")
-    assert meant("x,y", "header:Referer") == {"x,y"}  # a pair, as a service may name one
+    assert meant("x,y", "header:Referer") == {
+        "x,y"
+    }  # a pair, as a caller of the service may send it
     assert spelled(key(["header:Referer", "header:B"], asked)) in meant(
         "x\\,y,back\\slash", ["header:Referer", "header:B"]
     )
 
 
-def test_a_setting_means_nobody_else() -> None:
-    """Who knows a hash is not who is hashed; and a comma is no way into another's place."""
+def test_no_other_request_has_the_subject_of_a_setting() -> None:
+    """A client that sends a hash, or a comma, does not get the subject of another client."""
     secret = hashed("api-key", "secret")
     assert key("api-key", request(x_api_key=secret)) not in meant(secret, "api-key")
-    # Where the address counts in the place of a missing key, an address is meant as such.
+    # If unidentified requests count by address, a name that is an address stands for the address.
     assert meant("203.0.113.9", "api-key", or_address=True) == {"203.0.113.9"}
     both = ["header:Referer", "header:User-Agent"]
     assert spelled(key(both, request(referer="x,y", user_agent="z"))) not in meant("x,y,z", both)
@@ -477,14 +479,12 @@ def test_a_setting_means_nobody_else() -> None:
         ("cookie:sid", request(cookie="sid; sid=")),
     ],
 )
-def test_nobody_shares_a_bucket_with_all_who_say_nothing(
-    spec: str | list[str], asked: Request
-) -> None:
+def test_requests_without_a_value_are_unidentified(spec: str | list[str], asked: Request) -> None:
     with pytest.raises(Unidentified):
         key(spec, asked)
 
 
-def test_the_others() -> None:
+def test_keys_that_are_not_hashed() -> None:
     assert key("global", request(peer=None)) == "global"
     assert key("host", request()) == hashed("host", "h.example")
     assert key("path:org", request()) == hashed("path", "acme")
@@ -493,8 +493,8 @@ def test_the_others() -> None:
 
 
 @given(st.lists(words, min_size=2, max_size=2), st.lists(words, min_size=2, max_size=2))
-def test_combinations_are_told_apart(one: list[str], other: list[str]) -> None:
-    """Wherever a separator may stand in a part."""
+def test_different_combinations_are_different_subjects(one: list[str], other: list[str]) -> None:
+    """Also parts with separators are different."""
     spec = ["header:A", "header:B"]
     keys = [key(spec, request(a=a, b=b)) for a, b in (one, other)]
     assert (keys[0] == keys[1]) == (one == other)

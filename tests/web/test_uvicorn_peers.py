@@ -1,4 +1,4 @@
-"""Whether uvicorn hides trusted proxies, by what its command line says."""
+"""Whether uvicorn hides trusted proxies, by its command line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DOCKER = (ip_network("172.18.0.0/16"),)
         ("uvicorn app:app --no-proxy-headers", {}, LOOPBACK, False),
         ("uvicorn app:app", {"UVICORN_PROXY_HEADERS": "False"}, LOOPBACK, False),
         ("uvicorn app:app", {"UVICORN_PROXY_HEADERS": "true"}, LOOPBACK, True),
-        # It replaces the addresses of others than are trusted here.
+        # It replaces the addresses of other proxies than the trusted ones.
         ("uvicorn app:app", {}, DOCKER, False),
         ("uvicorn app:app --forwarded-allow-ips 10.0.0.1,172.18.0.2", {}, DOCKER, True),
         ("uvicorn app:app --forwarded-allow-ips=*", {}, DOCKER, True),

@@ -1,1 +1,1 @@
-"""Limits around WSGI applications: the protocol, and real ones under gunicorn."""
+"""Limits for WSGI applications: the protocol, and real applications under gunicorn."""

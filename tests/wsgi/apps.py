@@ -19,7 +19,7 @@ from limiter.wsgi import LimiterMiddleware
 
 
 def hello(request: HttpRequest) -> HttpResponse:
-    """Say hello, and which process it was."""
+    """Say hello, with the process id."""
     return HttpResponse(f"hello from {os.getpid()}")
 
 
@@ -29,7 +29,7 @@ def broken(request: HttpRequest) -> HttpResponse:
 
 
 def stream(request: HttpRequest) -> StreamingHttpResponse:
-    """Say a piece every 50 ms, for ten seconds."""
+    """Stream a piece every 50 ms, for ten seconds."""
 
     def pieces() -> Iterator[str]:
         for _ in range(200):
@@ -56,7 +56,7 @@ urlpatterns = [
 #: One line, by LIMITER_*.
 django_app = LimiterMiddleware(get_wsgi_application())
 
-#: Rules: a rate for all, and how many streams at once.
+#: Rules: a rate for all requests, and a limit of simultaneous streams.
 _all = Limiter.from_env(name="all")
 _streams = Limiter(
     [Concurrency(2, lease=float(os.environ.get("TEST_LEASE", "30")))],
@@ -78,7 +78,7 @@ _flask = Flask(__name__)
 @_flask.get("/orders")
 @_flask.get("/orders/<order>")
 def orders(order: str = "") -> str:
-    """Say which order it is."""
+    """Return the order's id."""
     return order
 
 

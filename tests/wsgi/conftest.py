@@ -1,4 +1,4 @@
-"""What real servers are started with, and what is seen of the limits of their applications."""
+"""The environment of real servers, and limiters that read the state of their applications."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from limiter import Concurrency, Limiter
 
 @pytest.fixture
 def streams(store: str, subject: str) -> Iterator[Limiter]:
-    """What the application's limiter of streams sees."""
+    """A limiter with the same state as the application's limiter of streams."""
     with Limiter(
         [Concurrency(2, lease=30)], store=store, prefix=subject, name="streams", timeout=5
     ) as found:

@@ -15,12 +15,12 @@ from service.demo.children import Child
 from service.demo.servers import HOST, free_port
 from tests.service.support import started
 
-#: Who calls, where a test says nothing else.
+#: The default address of the client.
 CALLER = "203.0.113.7"
 
 
 class Answer(NamedTuple):
-    """What a server would send."""
+    """A response as a server would send it."""
 
     status: str
     headers: list[tuple[str, str]]
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
 
 
 def environ(method: str = "GET", path: str = "/", **more: Any) -> dict[str, Any]:
-    """What a server says of a request."""
+    """Return the environment that a server makes of a request."""
     found: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "REMOTE_ADDR": CALLER}
     found |= {"SCRIPT_NAME": "", "QUERY_STRING": ""}
     setup_testing_defaults(found)
@@ -60,7 +60,7 @@ def begin(app: Any, **more: Any) -> Answer:
 
     body = app(environ(**more), start_response)
     first = iter(body)
-    # A generator says its status when its first piece is asked for.
+    # A generator calls start_response only when its first piece is read.
     pieces = [] if said else [next(first)]
     return Answer(said[0], said[1], _Begun(pieces, first, body), *said[2:])
 
@@ -79,13 +79,13 @@ class _Begun:
         yield from self._rest
 
     def close(self) -> None:
-        """What every server has to do."""
+        """Close the body, as every server must."""
         if hasattr(self.inner, "close"):
             self.inner.close()
 
 
 def ask(app: Any, **more: Any) -> Answer:
-    """Call an application and read all of its response, under the eyes of Python's validator."""
+    """Call an application and read its whole response, checked by Python's validator."""
     answer = begin(validator(app), **more)
     try:
         return answer._replace(body=[b"".join(answer.body)])

@@ -1,4 +1,4 @@
-"""What the middleware does between any server and any application."""
+"""The middleware with any server and any application."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def body(answer: Answer) -> bytes:
     return b"".join(answer.body)
 
 
-# --- what is said ---
+# --- functions and responses ---
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def body(answer: Answer) -> bytes:
     ],
 )
 def test_functions_take_as_much_as_they_need(key: Any) -> None:
-    """And find what the server has put into the environment."""
+    """They can read the server's environment."""
     app = LimiterMiddleware(hello, "4/minute", store=MEMORY, key=key, cost=lambda: 2)
     codes = [ask(app, REMOTE_USER=user).code for user in ("ann", "ann", "bob", "ann", "")]
     assert codes == [200, 200, 200, 429, 400]
@@ -58,10 +58,10 @@ def test_functions_take_as_much_as_they_need(key: Any) -> None:
 def test_what_can_never_pass_is_too_large() -> None:
     app = LimiterMiddleware(hello, "5/minute", store=MEMORY, cost=lambda request: request.size)
     answer = ask(app, CONTENT_LENGTH="6")
-    assert answer.status == "413 Content Too Large"  # as everywhere here; older Pythons differ
+    assert answer.status == "413 Content Too Large"  # older Pythons have another phrase
 
 
-def test_an_application_may_change_its_mind() -> None:
+def test_an_application_may_call_start_response_again() -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         try:
@@ -77,7 +77,7 @@ def test_an_application_may_change_its_mind() -> None:
     assert answer.exc_info[0] is ValueError
 
 
-def test_a_server_may_know_no_exc_info_and_its_write_works() -> None:
+def test_a_server_without_exc_info_and_its_write() -> None:
     written: list[bytes] = []
 
     def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -104,12 +104,12 @@ def limiter() -> Iterator[Limiter]:
 
 @pytest.fixture
 def free(limiter: Limiter) -> Callable[[], int]:
-    """How many may come in."""
+    """Return how many leases are free."""
     return lambda: limiter.peek(CALLER).remaining
 
 
 def stream(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-    """Three pieces, said one by one."""
+    """Stream three pieces."""
     start_response("200 OK", [("Content-Type", "text/plain")])
     yield from (b"a", b"b", b"c")
 
@@ -158,7 +158,7 @@ def test_a_response_is_closed_with_its_lease(limiter: Limiter, free: Callable[[]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-def test_an_application_that_fails_gives_its_lease_back(
+def test_an_application_that_fails_releases_its_lease(
     limiter: Limiter, free: Callable[[], int], error: type[BaseException]
 ) -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
@@ -171,9 +171,7 @@ def test_an_application_that_fails_gives_its_lease_back(
     assert free() == 2
 
 
-def test_a_stream_that_fails_gives_its_lease_back(
-    limiter: Limiter, free: Callable[[], int]
-) -> None:
+def test_a_stream_that_fails_releases_its_lease(limiter: Limiter, free: Callable[[], int]) -> None:
     def app(environ: Any, start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain")])
         yield b"x"
@@ -208,8 +206,8 @@ def test_a_denied_request_holds_nothing(free: Callable[[], int], limiter: Limite
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), StoreUnavailable("no answer in time")])
-def test_an_answer_that_nobody_saw_leaves_no_lease(error: BaseException) -> None:
-    """The store gave a lease, and the request never learned of it: it is given back a moment later."""
+def test_an_interrupted_reply_leaves_no_lease(error: BaseException) -> None:
+    """The store gave a lease whose id the request never got: it is released shortly after."""
     limiter = Limiter([Concurrency(1, lease=30)], store=MEMORY, timeout=0.05, on_error="deny")
 
     def interrupted(call: StoreCall, ahead: Any) -> Any:
@@ -236,7 +234,7 @@ def test_a_lease_is_renewed_for_as_long_as_the_response_lasts(
     limiter = Limiter([Concurrency(1, lease=0.3)], store=store, prefix=subject, timeout=5)
     app = LimiterMiddleware(stream, limiter)
     answer = begin(app)
-    time.sleep(0.7)  # twice as long as a lease lives by itself
+    time.sleep(0.7)  # twice as long as a lease lasts without a renewal
 
     assert limiter.peek(CALLER).remaining == 0
     answer.body.close()  # type: ignore[attr-defined]
@@ -245,8 +243,8 @@ def test_a_lease_is_renewed_for_as_long_as_the_response_lasts(
     limiter.close()
 
 
-def test_a_client_that_reads_slowly_holds_no_place_for_ever() -> None:
-    """The place is given to another client; the slow one still gets its response."""
+def test_a_client_that_reads_slowly_does_not_hold_its_lease() -> None:
+    """Another client gets the lease; the slow one still gets its response."""
     with Limiter(Concurrency(1, lease=0.2, max_hold=0.2), store=MEMORY) as limiter:
         app = LimiterMiddleware(stream, limiter)
         slow = begin(app)
@@ -259,7 +257,7 @@ def test_a_client_that_reads_slowly_holds_no_place_for_ever() -> None:
 
 
 def test_it_needs_no_framework() -> None:
-    """And brings none."""
+    """It imports none either."""
     program = """
 import sys, limiter.wsgi, limiter.asgi
 print({"django", "flask", "fastapi", "starlette", "werkzeug", "anyio"} & set(sys.modules))
@@ -275,7 +273,7 @@ ORDERS = (pattern("/orders"),)
 
 
 @pytest.mark.parametrize("path", ["/orders", "/orders\xff", "/orders/\xff"])
-def test_bottle_leaves_bytes_out_that_are_not_utf_8(path: str) -> None:
+def test_bottle_leaves_out_bytes_that_are_not_utf_8(path: str) -> None:
     bottle = pytest.importorskip("bottle")
     inner = bottle.Bottle()
     for rule in ("/orders", "/orders/"):
@@ -289,7 +287,7 @@ def test_bottle_leaves_bytes_out_that_are_not_utf_8(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/orders", "orders"])
 def test_flask_sets_a_slash_before_a_path_that_has_none(path: str) -> None:
-    """As its own server hands it on."""
+    """Flask's own server passes such a path."""
     inner = Flask(__name__)
     inner.add_url_rule("/orders", view_func=lambda: "orders", endpoint="orders")
     app = LimiterMiddleware(

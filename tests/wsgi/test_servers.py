@@ -53,7 +53,9 @@ def test_workers_share_django_s_limit(tmp_path: Path, variables: dict[str, str])
         '"site";r=18;t=60',
     ]
     assert (missing.status, broken.status) == (404, 500)
-    assert broken.headers["RateLimit"] == '"site";r=17;t=60'  # Django's own page says it too
+    assert (
+        broken.headers["RateLimit"] == '"site";r=17;t=60'
+    )  # Django's error page has the fields too
     assert (nobody.status, nobody.headers["Content-Type"]) == (400, "application/problem+json")
 
 
@@ -71,15 +73,15 @@ def test_a_stream_holds_a_lease_until_it_is_closed(
         denied = get(f"{url}/stream")
         assert denied.status == 429
         assert json.loads(denied.text)["violated-policies"] == ["streams"]
-        # It took nothing from the other rule: all are asked in one call.
+        # The denial took nothing from the other rule, since one call checks all.
         assert get(f"{url}/hello").headers["RateLimit"].startswith('"all";r=17;')
-        # Clients that go away in the middle of it, long before its end.
+        # Clients that disconnect long before the stream's end.
         first.close()
         second.close()
         until(lambda: streams.peek(HOST).remaining == 2, seconds=5)
 
 
-def test_a_killed_worker_s_lease_ends_by_itself(
+def test_a_killed_worker_s_lease_expires(
     tmp_path: Path, variables: dict[str, str], streams: Limiter
 ) -> None:
     lease = 1.5
@@ -91,7 +93,7 @@ def test_a_killed_worker_s_lease_ends_by_itself(
         TEST_LEASE=str(lease),
     ) as (_, port):
         held = [begin_http(port, "/stream")[0] for _ in range(2)]
-        time.sleep(lease)  # they are renewed, and not just young
+        time.sleep(lease)  # long enough that the leases must have been renewed
         assert streams.peek(HOST).remaining == 0
         worker = int(held[0].recv(64).decode().split()[1])  # a chunk: its length, and the process
         os.kill(worker, signal.SIGKILL)
@@ -100,7 +102,7 @@ def test_a_killed_worker_s_lease_ends_by_itself(
         assert time.monotonic() - killed < lease + 1.0
         for connection in held:
             connection.close()
-        # The worker that took its place has the whole capacity.
+        # The worker that replaced it has the whole capacity.
         again = [begin_http(port, "/stream") for _ in range(2)]
         assert all("200 OK" in head for _, head in again)
         for connection, _ in again:
@@ -108,7 +110,7 @@ def test_a_killed_worker_s_lease_ends_by_itself(
 
 
 def test_behind_a_unix_socket(tmp_path: Path, variables: dict[str, str]) -> None:
-    """As nginx asks it: the connection has no address, the header has."""
+    """The connection from nginx has no address; the header field has the client's."""
     path = tmp_path / "socket"
     own = {"LIMITER_LIMITS": "1/minute", "LIMITER_TRUSTED_PROXIES": "unix"}
     with gunicorn(
