@@ -136,7 +136,7 @@ def test_which_policies_apply_and_why_others_do_not(path: str) -> None:
             "shadow",
             "the request is unidentified, and this policy skips such requests",
         ),
-        (["GET", "/", "--peer", "nobody"], "rest", "'nobody' is no address: 400"),
+        (["GET", "/", "--peer", "unknown"], "rest", "'unknown' is no address: 400"),
     ],
 )
 def test_why_a_policy_does_not_apply(
