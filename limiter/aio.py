@@ -49,7 +49,7 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
         """As ``Core.run_beside``."""
         task = self._task(flow)
         if interrupted is not None:
-            task.add_done_callback(partial(_tell_if_interrupted, interrupted))
+            task.add_done_callback(partial(_report_interruption, interrupted))
         return _canceller(task)
 
     async def drive(self, flow: Flow[_Result]) -> _Result:
@@ -261,7 +261,7 @@ class AsyncReservation(ReservedCost):
             await self.settle(0)
 
 
-def _tell_if_interrupted(interrupted: Callable[[str], None], task: asyncio.Task[None]) -> None:
+def _report_interruption(interrupted: Callable[[str], None], task: asyncio.Task[None]) -> None:
     """Report what ended a task early, one turn of the loop later.
 
     If the loop is ending, it cancels the body, too, which then releases the lease first.

@@ -25,9 +25,9 @@ def _naming_its_class(init: _Init) -> _Init:
     limits, store, *others = list(expected.parameters)[1:]
 
     @wraps(init)
-    def checked(self: object, *given: Any, **named: Any) -> None:
+    def checked(self: object, *positional: Any, **named: Any) -> None:
         try:
-            expected.bind(self, *given, **named)
+            expected.bind(self, *positional, **named)
         except TypeError as error:
             name = type(self).__name__
             raise TypeError(
@@ -35,7 +35,7 @@ def _naming_its_class(init: _Init) -> _Init:
                 f"another URL, memory:// for this process alone, or a client of redis-py), "
                 f"{', '.join(others)}; {name}.from_env() reads them from LIMITER_*"
             ) from None
-        init(self, *given, **named)
+        init(self, *positional, **named)
 
     return checked  # type: ignore[return-value]  # it has init's parameters
 
@@ -86,9 +86,9 @@ class Base:
             InvalidSetting: A variable is missing or wrong; the message names it.
 
         """
-        given = settings.from_environment(environ, defaults)
+        arguments = settings.from_environment(environ, defaults)
         try:
-            return cls(given.pop("limits"), **given)
+            return cls(arguments.pop("limits"), **arguments)
         except (InvalidSetting, InvalidPolicy) as error:
             raise settings.named(error, environ) from None
 

@@ -321,12 +321,12 @@ class Lease(HeldLease):
         """Release the lease now; the end of the body then does nothing."""
         self._core.drive(self.release_flow())
 
-    def _tell(self, on_lost: Callable[[], Any]) -> None:
+    def _call_on_lost(self, on_lost: Callable[[], Any]) -> None:
         """Call ``on_lost`` in a thread of its own: the renewal thread has other leases to renew."""
         try:
-            threading.Thread(target=super()._tell, args=(on_lost,), daemon=True).start()
+            threading.Thread(target=super()._call_on_lost, args=(on_lost,), daemon=True).start()
         except RuntimeError:  # this process can start no more threads
-            super()._tell(on_lost)
+            super()._call_on_lost(on_lost)
 
     def __enter__(self) -> Lease:
         try:

@@ -244,11 +244,11 @@ class HeldLease(Entered):
         """Report that the lease is lost, by ``lost``, ``on_lost`` and the log; the body goes on."""
         self.lost = True
         if self._on_lost is not None:
-            self._tell(self._on_lost)
+            self._call_on_lost(self._on_lost)
         kind = why if isinstance(why, str) else type(why)
         log_seldom(log, logging.WARNING, "a lease was lost: %s", why, kind=kind)
 
-    def _tell(self, on_lost: Callable[[], Any]) -> None:
+    def _call_on_lost(self, on_lost: Callable[[], Any]) -> None:
         try:
             on_lost()
         except KeyboardInterrupt:

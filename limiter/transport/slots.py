@@ -105,7 +105,7 @@ class SlotTable(Generic[Node]):
         nodes = [self._at(address) for address in known]
         return sorted(nodes, key=lambda node: not node.has_idle)
 
-    def fill(self, reply: Any, asked: Node) -> list[Node]:
+    def fill(self, reply: Any, source: Node) -> list[Node]:
         """Fill the table from a node's reply to CLUSTER SLOTS; return the nodes that have left.
 
         Raises:
@@ -115,15 +115,15 @@ class SlotTable(Generic[Node]):
         """
         try:
             ranges = [
-                (int(first), int(last), _address(owner, asked.address))
+                (int(first), int(last), _address(owner, source.address))
                 for first, last, owner, *_ in reply
             ]
         except (TypeError, ValueError, LookupError):
             raise StoreRefused(
-                f"{asked.where} answered CLUSTER SLOTS with {reply!r:.200}"
+                f"{source.where} answered CLUSTER SLOTS with {reply!r:.200}"
             ) from None
         if not ranges:
-            raise StoreUnavailable(f"{asked.where}: the cluster has no slots yet")
+            raise StoreUnavailable(f"{source.where}: the cluster has no slots yet")
         owners: list[Node | None] = [None] * SLOTS
         for first, last, owner in ranges:
             owners[first : last + 1] = [self.node_at(owner)] * (last + 1 - first)
@@ -188,15 +188,15 @@ def graver(failure: LimiterError | None, error: LimiterError) -> LimiterError:
     return failure if isinstance(failure, StoreRefused) else error
 
 
-def _address(owner: Any, asked: Address) -> Address:
+def _address(owner: Any, reached: Address) -> Address:
     """The address of a slot's owner, from its entry in a reply to CLUSTER SLOTS."""
     host = owner[0].decode() if isinstance(owner[0], bytes) else owner[0]
-    return (_host(host, asked), int(owner[1]))
+    return (_host(host, reached), int(owner[1]))
 
 
-def _host(named: str | None, asked: Address) -> str:
+def _host(named: str | None, reached: Address) -> str:
     """The host that a node names; if it does not know its own, the host by which we reached it."""
-    return named if named and named != "?" else asked[0]
+    return named if named and named != "?" else reached[0]
 
 
 def _pointed_to(error: ResponseError) -> tuple[int, str, int]:

@@ -35,7 +35,7 @@ class Planned(NamedTuple):
     cost: int
 
 
-class Told(NamedTuple):
+class DecidedCall(NamedTuple):
     """One call that was decided: the script's reply but for the time, which stands in front."""
 
     decided_us: int
@@ -51,7 +51,7 @@ class Told(NamedTuple):
 
 def hammer(
     store: str, policies: Sequence[Policy], plan: Sequence[Sequence[Sequence[Planned]]]
-) -> list[Told]:
+) -> list[DecidedCall]:
     """Make every planned call, by process, by thread, in order; all threads begin together."""
     pipes, running = [], []
     for threads in plan:
@@ -66,22 +66,22 @@ def hammer(
             assert pipe.recv() == "ready"
         for pipe in pipes:
             pipe.send("go")
-        told = [one for pipe in pipes for one in pipe.recv()]
+        decided = [call for pipe in pipes for call in pipe.recv()]
     finally:
         for child, pipe in zip(running, pipes, strict=True):
             pipe.close()
             child.join(PATIENCE)
             child.close()
-    return told
+    return decided
 
 
 def _work(
     store: str, policies: Sequence[Policy], plan: Sequence[Sequence[Planned]], pipe: Connection
 ) -> None:
-    told: list[Told] = []
+    decided: list[DecidedCall] = []
     start = threading.Barrier(len(plan) + 1)
     with Limiter(policies, store=store, timeout=PATIENCE) as limiter:
-        threads = [threading.Thread(target=_call, args=(limiter, p, start, told)) for p in plan]
+        threads = [threading.Thread(target=_call, args=(limiter, p, start, decided)) for p in plan]
         for thread in threads:
             thread.start()
         pipe.send("ready")
@@ -89,23 +89,23 @@ def _work(
         start.wait()
         for thread in threads:
             thread.join()
-    pipe.send(told)
+    pipe.send(decided)
 
 
 def _call(
-    limiter: Limiter, plan: Sequence[Planned], start: threading.Barrier, told: list[Told]
+    limiter: Limiter, plan: Sequence[Planned], start: threading.Barrier, decided: list[DecidedCall]
 ) -> None:
     start.wait()
     for gap_us, key, cost in plan:
         if gap_us:
             time.sleep(gap_us / 1e6)  # the gap is what the example draws
         *reply, decided_us = limiter.hit(key, cost)._reply
-        told.append(Told(decided_us, key, cost, tuple(reply)))
+        decided.append(DecidedCall(decided_us, key, cost, tuple(reply)))
 
 
-def admitted(told: Sequence[Told]) -> list[Admitted]:
+def admitted(decided: Sequence[DecidedCall]) -> list[Admitted]:
     """The history of admitted calls."""
-    return [Admitted(one.decided_us, one.granted) for one in told if one.granted]
+    return [Admitted(call.decided_us, call.granted) for call in decided if call.granted]
 
 
 def drawn_policies(most: int, periods: st.SearchStrategy[float]) -> st.SearchStrategy[Policy]:
@@ -124,13 +124,13 @@ def policy_of(model: Model) -> Policy:
     return ALGORITHMS[model.algorithm](model.limit, model.period_us / 1e6, **more)
 
 
-def replay(policy: Policy, told: Sequence[Told]) -> None:
+def replay(policy: Policy, decided: Sequence[DecidedCall]) -> None:
     """Fail unless a single caller, with the same calls at the same times, would have got the same replies.
 
     The store decides in some order, and says when. So a concurrent history is right exactly if it is
     that of a single caller; only calls of one and the same microsecond have to be tried in turn.
     """
-    explain(model_of(policy), told, lambda model, now_us, call: model.hit(now_us, call.cost))
+    explain(model_of(policy), decided, lambda model, now_us, call: model.hit(now_us, call.cost))
 
 
 class Decided(Protocol):
@@ -145,10 +145,12 @@ class Decided(Protocol):
         """The script's reply but for the time."""
 
 
-def explain(model: Model, told: Iterable[Decided], say: Callable[[Any, int, Any], Answer]) -> None:
+def explain(
+    model: Model, decided: Iterable[Decided], say: Callable[[Any, int, Any], Answer]
+) -> None:
     """Fail unless the model, called one call after the other, gives the same replies."""
-    by_time = sorted(told, key=lambda one: one.decided_us)
-    for now_us, at_once in itertools.groupby(by_time, key=lambda one: one.decided_us):
+    by_time = sorted(decided, key=lambda call: call.decided_us)
+    for now_us, at_once in itertools.groupby(by_time, key=lambda call: call.decided_us):
         calls = list(at_once)
         found = _fitting(model, now_us, calls, say)
         assert found is not None, f"{model} at {now_us} cannot have decided so: {calls}"

@@ -12,8 +12,8 @@ from limiter import Limiter, SlidingLog
 from limiter.policies import Policy
 from tests.concurrency.hammer import (
     PATIENCE,
+    DecidedCall,
     Planned,
-    Told,
     admitted,
     drawn_policies,
     hammer,
@@ -53,11 +53,11 @@ def check(store: str, policy: Policy, plan: list[list[list[Planned]]]) -> None:
     key = new_key("hammer")
     plan = [[[call._replace(key=key) for call in calls] for calls in each] for each in plan]
 
-    told = hammer(store, [policy], plan)
+    decided = hammer(store, [policy], plan)
 
-    assert len(told) == sum(len(calls) for threads in plan for calls in threads)
-    assert_bound(model_of(policy), admitted(told))
-    replay(policy, told)
+    assert len(decided) == sum(len(calls) for threads in plan for calls in threads)
+    assert_bound(model_of(policy), admitted(decided))
+    replay(policy, decided)
 
 
 @settings(max_examples=30 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
@@ -105,9 +105,9 @@ def test_a_caller_that_waits_for_retry_after_is_admitted(store, subject, policy)
 def test_an_impossible_history_is_found():
     """The check itself finds one unit too many, and one denial too many."""
     policy = SlidingLog(1, 1)
-    first = Told(10**15, "k", 1, (1, 0, 0, 1_000_000, 0))
+    first = DecidedCall(10**15, "k", 1, (1, 0, 0, 1_000_000, 0))
 
-    replay(policy, [first, Told(10**15, "k", 1, (0, 0, 1_000_000, 1_000_000, 0))])
+    replay(policy, [first, DecidedCall(10**15, "k", 1, (0, 0, 1_000_000, 1_000_000, 0))])
     for reply in [(1, 0, 0, 1_000_000, 0), (0, 0, 1_000_001, 1_000_000, 0)]:
         with pytest.raises(AssertionError, match="cannot have decided so"):
-            replay(policy, [first, Told(10**15 + 1, "k", 1, reply)])
+            replay(policy, [first, DecidedCall(10**15 + 1, "k", 1, reply)])

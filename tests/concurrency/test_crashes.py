@@ -72,7 +72,7 @@ def test_killing_clients_leaves_no_key_for_ever(store, subject):
     with Limiter(POLICIES, store=store, prefix=prefix, timeout=PATIENCE) as limiter:
         shared = limiter.peek("shared")
     # All of them hit it, far more often than it admits: it is used up exactly, and only once.
-    assert [one.remaining for one in shared.each] == [0] * len(POLICIES)
+    assert [part.remaining for part in shared.each] == [0] * len(POLICIES)
     pipe.reset()
     client.unlink(*keys)
     client.close()

@@ -44,11 +44,11 @@ def test_exactly_the_limit_is_admitted(request, where, keys, calls, limit, polic
     random.shuffle(every_call)
     threads = [every_call[n :: PROCESSES * THREADS] for n in range(PROCESSES * THREADS)]
 
-    told = hammer(store, policies, [threads[n::PROCESSES] for n in range(PROCESSES)])
+    decided = hammer(store, policies, [threads[n::PROCESSES] for n in range(PROCESSES)])
 
-    assert len(told) == keys * calls
-    taken = Counter(one.key for one in told if one.granted)
+    assert len(decided) == keys * calls
+    taken = Counter(call.key for call in decided if call.granted)
     assert taken == dict.fromkeys(names, limit)
     # Granted or not, every reply counts what was granted before it.
-    remaining = {(one.key, one.reply[1]) for one in told if one.granted}
+    remaining = {(call.key, call.reply[1]) for call in decided if call.granted}
     assert len(remaining) == keys * limit

@@ -24,7 +24,7 @@ LIMIT, ROUNDS = 10, 12
 LONG_US, SHORT_US = 60_000_000, 2_000_000
 
 
-class Told(NamedTuple):
+class DecidedCall(NamedTuple):
     """One call that was decided: the script's reply but for the time, which stands in front."""
 
     decided_us: int
@@ -36,15 +36,15 @@ class Told(NamedTuple):
 
 def ask(
     caller: Caller, key: str, lease_us: int, mode: str, holder: str = "", cost: int = 1
-) -> Told:
+) -> DecidedCall:
     """Call the script by the server's own clock."""
     script, words = single(Concurrency(LIMIT, lease_us), 0, mode, cost, holder=holder)
     *reply, now_us = caller.run([key], script, words)
-    return Told(now_us, mode, holder, cost, tuple(reply))
+    return DecidedCall(now_us, mode, holder, cost, tuple(reply))
 
 
 def _take_and_give_back(
-    url: str, key: str, name: str, start: threading.Barrier, told: list[Told]
+    url: str, key: str, name: str, start: threading.Barrier, decided: list[DecidedCall]
 ) -> None:
     """Take, hold for a moment, renew or not, release once or twice; if denied, try again."""
     caller = Caller(url)
@@ -54,19 +54,19 @@ def _take_and_give_back(
         calls = ["acquire", *["acquire"] * (number % 4 == 0), *["renew"] * (number % 2)]
         calls += ["release"] * (1 + (number % 5 == 0))
         for mode in calls:
-            one = ask(caller, key, LONG_US, mode, holder, cost)
-            told.append(one)
-            if mode == "acquire" and not one.reply[0]:
+            call = ask(caller, key, LONG_US, mode, holder, cost)
+            decided.append(call)
+            if mode == "acquire" and not call.reply[0]:
                 break
     caller.close()
 
 
 def _work(url: str, key: str, name: str, pipe: Connection) -> None:
     """Start the threads of one process together, at a signal."""
-    told: list[Told] = []
+    decided: list[DecidedCall] = []
     start = threading.Barrier(THREADS + 1)
     threads = [
-        threading.Thread(target=_take_and_give_back, args=(url, key, f"{name}-{n}", start, told))
+        threading.Thread(target=_take_and_give_back, args=(url, key, f"{name}-{n}", start, decided))
         for n in range(THREADS)
     ]
     for thread in threads:
@@ -76,17 +76,17 @@ def _work(url: str, key: str, name: str, pipe: Connection) -> None:
     start.wait()
     for thread in threads:
         thread.join()
-    pipe.send(told)
+    pipe.send(decided)
 
 
-def most_held(told: list[Told]) -> int:
+def most_held(decided: list[DecidedCall]) -> int:
     """The most units that were held at any instant, by the times of taking and releasing."""
     moves = []
-    for one in told:
-        if one.mode == "release":
-            moves.append((one.decided_us, -one.reply[0]))
-        elif one.mode == "acquire":
-            moves.append((one.decided_us, one.reply[0]))
+    for call in decided:
+        if call.mode == "release":
+            moves.append((call.decided_us, -call.reply[0]))
+        elif call.mode == "acquire":
+            moves.append((call.decided_us, call.reply[0]))
     held = most = 0
     for _, units in sorted(moves):  # at one instant, releases come first
         held += units
@@ -94,7 +94,7 @@ def most_held(told: list[Told]) -> int:
     return most
 
 
-def say(model: Concurrency, now_us: int, call: Told) -> Answer:
+def say(model: Concurrency, now_us: int, call: DecidedCall) -> Answer:
     """The model's answer to a call."""
     answer: Answer = getattr(model, call.mode)(now_us, call.cost, call.holder)
     return answer
@@ -103,7 +103,7 @@ def say(model: Concurrency, now_us: int, call: Told) -> Answer:
 @pytest.mark.slow
 def test_no_instant_has_more_than_the_limit(any_store):
     """Eight processes of eight threads; and every reply is one that a single caller could have had."""
-    key, pipes, running, told = new_key("leases"), [], [], []
+    key, pipes, running, decided = new_key("leases"), [], [], []
     for number in range(PROCESSES):
         ours, theirs = processes.Pipe()
         child = processes.Process(target=_work, args=(any_store, key, f"p{number}", theirs))
@@ -117,7 +117,7 @@ def test_no_instant_has_more_than_the_limit(any_store):
         for pipe in pipes:
             pipe.send("go")
         for pipe in pipes:
-            told += pipe.recv()
+            decided += pipe.recv()
     finally:
         for child, pipe in zip(running, pipes, strict=True):
             pipe.close()
@@ -126,14 +126,14 @@ def test_no_instant_has_more_than_the_limit(any_store):
 
     # The same lease taken twice is one: count the first reply only.
     first = {}
-    for one in sorted(told):
-        if one.mode == "acquire" and one.reply[0]:
-            first.setdefault(one.holder, one)
-    moves = [one for one in told if one.mode == "release"] + list(first.values())
+    for call in sorted(decided):
+        if call.mode == "acquire" and call.reply[0]:
+            first.setdefault(call.holder, call)
+    moves = [call for call in decided if call.mode == "release"] + list(first.values())
     assert most_held(moves) <= LIMIT
-    assert {one.mode for one in told if one.reply[0]} == {"acquire", "renew", "release"}
-    assert any(one.mode == "acquire" and not one.reply[0] for one in told)
-    explain(Concurrency(LIMIT, LONG_US), told, say)
+    assert {call.mode for call in decided if call.reply[0]} == {"acquire", "renew", "release"}
+    assert any(call.mode == "acquire" and not call.reply[0] for call in decided)
+    explain(Concurrency(LIMIT, LONG_US), decided, say)
     caller = Caller(any_store)
     assert caller.dumps([key]) == [None]  # all of it was released
     caller.close()
@@ -181,7 +181,7 @@ def test_places_of_dead_holders_are_free_within_one_lease(store, holders):
     while looked[-1].decided_us < began_us + 3 * SHORT_US // 2:
         time.sleep(0.05)  # the leases are renewed in real time
         looked.append(ask(caller, key, SHORT_US, "peek"))
-    assert {one.reply[1] for one in looked} == {0}
+    assert {call.reply[1] for call in looked} == {0}
 
     for pid in pids:
         os.kill(pid, signal.SIGKILL)

@@ -40,7 +40,7 @@ def test_interrupted_while_a_lease_begins_to_be_renewed(
 def test_a_renewal_that_fails_by_a_fault_in_the_code(subject: str) -> None:
     """Its lease is reported as lost; others are renewed."""
     limiter = Limiter(Concurrency(5, lease=0.3), store="memory://")
-    told = threading.Event()
+    reported = threading.Event()
 
     def fails_once(call: StoreCall, ahead: Any) -> Any:
         if call.mode == "renew":
@@ -48,10 +48,10 @@ def test_a_renewal_that_fails_by_a_fault_in_the_code(subject: str) -> None:
             raise RuntimeError
         return ahead()
 
-    with limiter.hold(subject, on_lost=told.set) as lost:
+    with limiter.hold(subject, on_lost=reported.set) as lost:
         intercept(limiter, fails_once)
         with limiter.hold(subject) as kept:
-            assert told.wait(10)
+            assert reported.wait(10)
             time.sleep(0.5)  # it has to outlive its length
             assert lost.lost
             assert not kept.lost
