@@ -158,5 +158,7 @@ def _number(digits: str, part: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise InvalidPolicy.of("limit", repr(part.strip()), f"{digits} is not a whole number from 1")
+        raise InvalidPolicy.of(
+            "limit", repr(part.strip()), f"{digits} is not a whole number from 1"
+        )
     return number
