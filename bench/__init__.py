@@ -1,1 +1,1 @@
-"""Measurements of the limiter: ``python -m bench``, explained in README.md beside this file."""
+"""Benchmarks of the limiter: ``python -m bench``. README.md in this folder explains them."""

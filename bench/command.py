@@ -41,34 +41,38 @@ PARTS: dict[str, Callable[[list[Program], Effort], Section]] = {
     "ab": lambda _, effort: through_traefik.measure(effort),
     "profile": hit_profile.measure,
 }
-#: Why a part cannot run here, of those that need more than the package.
+#: For parts that need another program: a function that says why the part cannot run.
 _MISSING = {"ab": through_traefik.missing, "flask": flask_route.missing}
-#: The profile explains figures; it is none of them.
+#: The profile explains the other parts' figures, so it runs only on request.
 USUAL = [part for part in PARTS if part != "profile"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="Few repetitions: to see that it works, not to know.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Few repetitions: shows that everything works; the figures are rough.",
+)
 @click.option(
     "--only",
     multiple=True,
     type=click.Choice(USUAL),
-    help="This part; may be given several times. Without it: all of them.",
+    help="Measure this part only; may be repeated.  [default: all parts]",
 )
-@click.option("--profile", is_flag=True, help="Show where the time of a hit goes, layer by layer.")
+@click.option("--profile", is_flag=True, help="Measure the time of each layer of a hit.")
 @click.option(
     "--server",
     type=click.Choice(["redis", "valkey"]),
-    help="On this one alone. Without it: on both, as far as they are installed.",
+    help="Measure on this server only.  [default: each that is installed]",
 )
-@click.option("--name", "description", metavar="WORDS", help="Ends the name of the run's folder.")
+@click.option("--name", "description", metavar="WORDS", help="The end of the run folder's name.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the run's folder goes.  [default: bench/results]",
+    help="The folder for the run's folder.  [default: bench/results]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the JSON as well.")
-@click.option("--strict", is_flag=True, help="Fail where a goal is not met.")
+@click.option("--json", "as_json", is_flag=True, help="Also print the JSON.")
+@click.option("--strict", is_flag=True, help="Fail if a goal is not met.")
 def bench(
     quick: bool,
     only: tuple[str, ...],
@@ -81,12 +85,12 @@ def bench(
 ) -> None:
     """Measure the limiter; write a report with plots, and its figures as JSON.
 
-    Progress goes to standard error. A full run takes some minutes and wants a quiet machine.
+    Progress goes to standard error. A full run takes some minutes, and needs a machine without other work.
 
     Example: limiter bench --quick --only hit
 
-    Exit code: 0 when everything asked for was measured, 1 when something was not (or, with --strict, a
-    goal was not met), 2 when the command line makes no sense.
+    Exit code: 0 if every requested part was measured, 1 if a part was not (or, with --strict, a goal was
+    not met), 2 for a mistake in the command.
     """
     chosen = [part for part in PARTS if part in only] or ([] if profile else USUAL)
     if profile:
@@ -94,13 +98,13 @@ def bench(
     if importlib.util.find_spec("matplotlib") is None:
         raise click.ClickException("the plots need matplotlib: pip install -e '.[bench]'")
     try:
-        found = programs(server)
+        servers = programs(server)
     except ServerError as error:
         raise click.ClickException(str(error)) from None
-    facts = machine.describe(found, _command())
+    facts = machine.describe(servers, _command())
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     began, load = time.monotonic(), machine.load()
-    sections, failures = _measure(chosen, found, QUICK if quick else FULL)
+    sections, failures = _measure(chosen, servers, QUICK if quick else FULL)
     run = report.Run(date, facts, (load, machine.load()), time.monotonic() - began)
     name = description or "-".join((["quick"] if quick else []) + _named(chosen))
     folder = report.write(output or report.RESULTS, name.replace(" ", "-"), run, sections)
@@ -116,15 +120,15 @@ def bench(
 
 
 def _measure(
-    chosen: list[str], found: list[Program], effort: Effort
+    chosen: list[str], servers: list[Program], effort: Effort
 ) -> tuple[list[Section], list[str]]:
-    """Every part, whatever happens to the others."""
+    """Measure every part, also after another part failed."""
     sections, failures = [], []
     for part in chosen:
         reason = _MISSING[part]() if part in _MISSING else ""
         if not reason:
             try:
-                sections.append(PARTS[part](found, effort))
+                sections.append(PARTS[part](servers, effort))
                 continue
             except (Failed, LimiterError, ServerError, redis.RedisError) as error:
                 reason = str(error)
@@ -138,7 +142,7 @@ def _named(chosen: list[str]) -> list[str]:
 
 
 def _command() -> str:
-    """What was typed, without the folder on this machine to which the results go."""
+    """Return the command line without ``--output``, whose path would name folders of this machine."""
     words, hidden = ["python", "-m", "bench"], False
     for word in sys.argv[1:]:
         if not hidden and not word.startswith("--output"):

@@ -1,4 +1,4 @@
-"""The library for coroutines: one call at a time, and many at once on one connection."""
+"""Time of an async decision: one call at a time, and many at once on one connection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ONE = "one at a time"
 AT_ONCE = 64
 MANY = f"{AT_ONCE} at once"
 
-#: So many calls of each task, so that making the tasks is no part of what is measured.
+#: The fewest calls of each task: with fewer, the time to make the tasks would count too.
 _LEAST_EACH = 25
 
 Call = Callable[[], Awaitable[object]]
@@ -42,13 +42,13 @@ class Case(NamedTuple):
 
 
 def measure(programs: list[Program], effort: Effort) -> Section:
-    """One server, one hot key, one event loop."""
+    """Measure on one server, one hot key and one event loop."""
     section = Section(
         "async",
         "The library for coroutines",
         "Time per decision / time of redis-py's sync `evalsha` of `return 1` (one connection, TCP), "
-        f"client and server pinned to one core, one hot key. *{MANY}*: {AT_ONCE} tasks, each of which "
-        f"calls again when it has its decision. {method(effort)}",
+        f"client and server pinned to one core, one hot key. *{MANY}*: {AT_ONCE} tasks, and each calls "
+        f"again when it has its decision. {method(effort)}",
     )
     for program in programs:
         with pinned(), Server(program.path) as server, ExitStack() as stack:
@@ -60,9 +60,9 @@ def measure(programs: list[Program], effort: Effort) -> Section:
             }
             floor = floor_of(server, stack)
             label = f"coroutines on {program.name}"
-            found = against_floor(label, floor, chunks, [server], effort)
-        section.figures[program.name] = found.cases
-        section.checks[program.name] = found.processor
+            measured_ratios = against_floor(label, floor, chunks, [server], effort)
+        section.figures[program.name] = measured_ratios.cases
+        section.checks[program.name] = measured_ratios.processor
     section.tables = [
         tabulate("Ratio to redis-py's sync `evalsha`", "decision", section.figures, 2),
         tabulate(PROCESSOR, "decision", section.checks, 2),

@@ -1,4 +1,4 @@
-"""How much is measured, and where we say how far we are."""
+"""The extent of a run, and its progress bar."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import click
 
 from limiter.policies import ALGORITHMS
 
-#: Says that one step is done.
+#: Reports that one step is done.
 Step = Callable[[], None]
 
 
 class Effort(NamedTuple):
-    """How often and how long; bounded, whatever the machine."""
+    """Numbers of repetitions and calls, the same on every machine."""
 
     repetitions: int
     pairs: int
@@ -26,19 +26,19 @@ class Effort(NamedTuple):
     pipelines: int
     """Pipelines in a chunk of the server's time."""
     thread_calls: int
-    """Calls in one run of the threads, all of them together."""
+    """Calls of all threads together, in one run."""
     connections: tuple[int, ...]
     """Connections of `ab`."""
     requests: tuple[int, ...]
     """Requests of `ab`, for each number of connections."""
     route_pairs: int
-    """Runs of `ab` to a Flask route in one repetition, each between two to the bare route."""
+    """Runs of `ab` against a Flask route in one repetition, each between two of the bare route."""
     route_requests: int
-    """Requests of `ab` to a Flask route, in one run."""
+    """Requests in one run of `ab` against a Flask route."""
     algorithms: tuple[str, ...]
-    """Algorithms that `ab` sees."""
+    """Algorithms that `ab` measures."""
     entries: tuple[int, ...]
-    """Sizes of the log whose memory is measured."""
+    """Sizes of the logs whose memory is measured."""
 
 
 FULL = Effort(

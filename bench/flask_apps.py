@@ -1,4 +1,4 @@
-"""One route of a Flask application: without a limiter, with ours, with a peer, and what is between."""
+"""A Flask application with one route: without a limiter, with ours, with Flask-Limiter, and others."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from flask.typing import ResponseReturnValue
 from limiter import Limiter
 from limiter.flask import FlaskLimiter
 
-#: Above all requests of one run, so that nobody is denied.
+#: More than all requests of one run, so that no request is denied.
 OPEN = "100000/hour"
 
 _TIMEOUT = 5.0
 
 
 def bare() -> Flask:
-    """No limiter."""
+    """Build the application without a limiter."""
     app = Flask("bare")
 
     @app.get("/hello")
@@ -31,34 +31,34 @@ def bare() -> Flask:
 
 
 def round_trip() -> Flask:
-    """No limiter; redis-py asks for a script that does nothing: what any limiter with a store pays."""
+    """Without a limiter, but with a script call that does nothing: the least that any limiter costs."""
     app = bare()
     client = redis.Redis.from_url(os.environ["BENCH_STORE"])
     script = client.script_load("return 1")
 
     @app.before_request
-    def ask() -> None:
+    def call_script() -> None:
         client.evalsha(script, 1, str(request.remote_addr))
 
     return app
 
 
 def hit() -> Flask:
-    """A hit of the library before the view, and nothing around it."""
+    """With a hit of the library before the view, and no header fields."""
     app = bare()
     limiter = Limiter(
         OPEN, algorithm="fixed_window", store=os.environ["BENCH_STORE"], timeout=_TIMEOUT
     )
 
     @app.before_request
-    def ask() -> None:
+    def call_limiter() -> None:
         limiter.hit(str(request.remote_addr))
 
     return app
 
 
 def ours(algorithm: str = "fixed_window", limits: str = OPEN) -> Flask:
-    """Ours, as the default of every route."""
+    """With ours, as the default of every route."""
     app = bare()
     FlaskLimiter(
         app, limits, algorithm=algorithm, store=os.environ["BENCH_STORE"], timeout=_TIMEOUT
@@ -67,7 +67,7 @@ def ours(algorithm: str = "fixed_window", limits: str = OPEN) -> Flask:
 
 
 def ours_on_top() -> Flask:
-    """Ours, a limit of the application and one of the route."""
+    """With ours: a limit of the application and one of the route."""
     app = bare()
     FlaskLimiter(
         app,
@@ -81,7 +81,7 @@ def ours_on_top() -> Flask:
 
 
 def peer(strategy: str = "fixed-window", limits: str = OPEN) -> Flask:
-    """Flask-Limiter, with header fields as ours has."""
+    """With Flask-Limiter, and header fields as ours writes them."""
     peers: Any = importlib.import_module("flask_limiter")
     util: Any = importlib.import_module("flask_limiter.util")
     app = bare()
@@ -91,7 +91,7 @@ def peer(strategy: str = "fixed-window", limits: str = OPEN) -> Flask:
         default_limits=[limits],
         headers_enabled=True,
         strategy=strategy,
-        key_prefix=strategy,  # it does not tell one strategy's keys from another's
+        key_prefix=strategy,  # its keys do not contain the strategy
         storage_uri=os.environ["BENCH_STORE"],
     )
     return app

@@ -1,4 +1,4 @@
-"""A Flask route under gunicorn: what a limiter in front of it costs, ours and Flask-Limiter."""
+"""Cost of a limiter before a Flask route under gunicorn: ours, and Flask-Limiter."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from service.demo.servers import HOST, Server, free_port
 
 CHECKOUT = Path(__file__).parent.parent
 BARE = "bare()"
-#: One limit: there are goals for these.
+#: With one limit; these have goals.
 OURS = {
     "fixed_window": "ours('fixed_window')",
     "sliding_log": "ours('sliding_log')",
     "token_bucket": "ours('token_bucket')",
 }
-#: What there is between a route and its limiter.
+#: Steps between a bare route and a limited one.
 _BETWEEN = {
     "redis-py's evalsha of `return 1` alone": "round_trip()",
     "the library's hit alone": "hit()",
@@ -64,34 +64,33 @@ class Cost(NamedTuple):
 
     time: float
     processor: float
-    """What the worker worked."""
+    """Processor time of the worker."""
 
 
 def missing() -> str:
-    """Why this part cannot run here; empty when it can."""
+    """Say why this part cannot run; empty if it can."""
     if shutil.which("ab") is None:
         return "`ab` is not installed (Debian: apache2-utils)"
     return ""
 
 
 def measure(programs: list[Program], effort: Effort) -> Section:
-    """Every application in turn, each between two runs of the route without a limiter."""
+    """Measure every application, each between two runs of the route without a limiter."""
     section = Section(
         "flask",
         "A Flask route, with and without a limiter",
         "Time per request of the route with a limiter / without one: gunicorn's gthread, one worker, "
         f"16 threads, `ab -k -c {_CONNECTIONS}`, unpinned, {effort.route_requests} requests a run, "
-        f"{effort.route_pairs} in each of {effort.repetitions} repetitions, each between two of the "
-        "route without a limiter; the median over the repetitions, "
-        "in an order that is drawn anew each time. 1.25 is four fifths "
-        "of the requests a second. In the same way are measured: a call of redis-py that does nothing, "
-        "which is what any limiter with a store must pay; a hit of the library, with nothing around it; "
-        "and Flask-Limiter where it is installed, with its header fields.",
+        f"{effort.route_pairs} in each of {effort.repetitions} repetitions. Each is between two runs of "
+        "the route without a limiter. The figure is the median over the repetitions, in an order that is "
+        "drawn anew each time. 1.25 is four fifths of the requests a second. For comparison: a call of "
+        "redis-py that does nothing, which is the least that a limiter with a store costs; a hit of the "
+        "library alone; and Flask-Limiter, if it is installed, with its header fields.",
     )
     floors = {}
     for program in programs:
-        found, processor, floor = _on(program, effort)
-        section.figures[program.name] = found
+        figures, processor, floor = _on(program, effort)
+        section.figures[program.name] = figures
         section.checks[program.name] = processor
         floors[program.name] = {"without a limiter, us a request": floor}
     section.tables = [
@@ -102,7 +101,7 @@ def measure(programs: list[Program], effort: Effort) -> Section:
         tabulate("The route itself", "", floors, 0),
     ]
     if importlib.util.find_spec("flask_limiter") is None:
-        section.notes.append("The peer is not installed (`pip install flask-limiter`).")
+        section.notes.append("Flask-Limiter is not installed (`pip install flask-limiter`).")
     return section
 
 
@@ -115,7 +114,7 @@ def _cases() -> dict[str, str]:
 
 def _on(program: Program, effort: Effort) -> tuple[dict[str, Spread], dict[str, Spread], Spread]:
     cases = _cases()
-    found: dict[str, list[Cost]] = {name: [] for name in cases}
+    costs_by_case: dict[str, list[Cost]] = {name: [] for name in cases}
     floors: list[float] = []
     steps = effort.repetitions * len(cases)
     with (
@@ -135,28 +134,33 @@ def _on(program: Program, effort: Effort) -> tuple[dict[str, Spread], dict[str, 
                 for _ in range(effort.route_pairs):
                     own.append(_run(served[name], effort))
                     beside.append(_run(bare, effort))
-                floors += [one.time for one in beside]
-                found[name].append(
+                floors += [cost.time for cost in beside]
+                costs_by_case[name].append(
                     Cost(
-                        _ratio([one.time for one in own], [one.time for one in beside]),
-                        _ratio([one.processor for one in own], [one.processor for one in beside]),
+                        _ratio([cost.time for cost in own], [cost.time for cost in beside]),
+                        _ratio(
+                            [cost.processor for cost in own], [cost.processor for cost in beside]
+                        ),
                     )
                 )
                 step()
     return (
-        {name: Spread.of(cost.time for cost in costs) for name, costs in found.items()},
-        {name: Spread.of(cost.processor for cost in costs) for name, costs in found.items()},
+        {name: Spread.of(cost.time for cost in costs) for name, costs in costs_by_case.items()},
+        {
+            name: Spread.of(cost.processor for cost in costs)
+            for name, costs in costs_by_case.items()
+        },
         Spread.of(floors),
     )
 
 
 def _ratio(own: list[float], beside: list[float]) -> float:
     around = [(before + after) / 2 for before, after in pairwise(beside)]
-    return statistics.median(one / base for one, base in zip(own, around, strict=True))
+    return statistics.median(time / base for time, base in zip(own, around, strict=True))
 
 
 def _run(served: Served, effort: Effort) -> Cost:
-    """One run of `ab`; all of its requests must have been let through."""
+    """Run `ab` once; fail unless all of its requests pass."""
     before = _worked(served.worker)
     with tempfile.TemporaryDirectory(prefix="limiter-bench-") as folder:
         percentages = Path(folder, "percentages.csv")
@@ -166,15 +170,15 @@ def _run(served: Served, effort: Effort) -> Cost:
         ran = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
         if ran.returncode:
             raise Failed(f"`ab` failed: {ran.stderr.strip() or ran.stdout.strip()}")
-        found = parse(ran.stdout, percentages.read_text())
-    if found["ok"] != effort.route_requests:
-        raise Failed(f"{found['ok']} of {effort.route_requests} requests passed: {found}")
+        result = parse(ran.stdout, percentages.read_text())
+    if result["ok"] != effort.route_requests:
+        raise Failed(f"{result['ok']} of {effort.route_requests} requests passed: {result}")
     processor = (_worked(served.worker) - before) / effort.route_requests * 1e6
-    return Cost(1e6 / found["requests_per_second"], processor)
+    return Cost(1e6 / result["requests_per_second"], processor)
 
 
 def _worked(worker: int) -> float:
-    """Seconds of processor time of all of a process's threads."""
+    """Return the seconds of processor time of a process's threads."""
     total = 0
     for clock in Path(f"/proc/{worker}/task").glob("*/schedstat"):
         try:
@@ -199,8 +203,8 @@ def _served(app: str, store: str) -> Iterator[Served]:
             while not _serves(port):
                 if not child.alive or time.monotonic() > deadline:
                     output.seek(0)
-                    said = output.read().decode(errors="replace").strip()[-500:]
-                    raise Failed(f"gunicorn did not start: {said}")
+                    printed = output.read().decode(errors="replace").strip()[-500:]
+                    raise Failed(f"gunicorn did not start: {printed}")
                 time.sleep(0.05)
             (worker,) = _children(child.pid)
             yield Served(port, worker)
@@ -209,7 +213,7 @@ def _served(app: str, store: str) -> Iterator[Served]:
 
 
 def _children(pid: int) -> list[int]:
-    return [int(found) for found in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _serves(port: int) -> bool:

@@ -1,9 +1,9 @@
-"""Ways for Traefik to ask: requests a second, and sockets left in TIME_WAIT.
+"""Ways in which Traefik calls the service: requests a second, and sockets left in TIME_WAIT.
 
-`python -m bench.forward_auth` prints a table. Traefik keeps two idle connections to whom it asks by HTTP/1,
-and closes the others; over HTTP/2 it keeps one for all. Its load balancer keeps as many as it is told, so
-it may ask itself, and pass the question on. A closed one's port is taken for a minute, and there are some
-28,000 of them for one address.
+`python -m bench.forward_auth` prints a table. Traefik's forwardAuth keeps two idle connections over HTTP/1
+and closes the others; over HTTP/2 it keeps one for all calls. Traefik's load balancer keeps a configured
+number, so forwardAuth may call Traefik itself, which passes the call on. The port of a closed connection is
+blocked for a minute, and one address has about 28,000 ports.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from service.demo.children import Child
 from service.demo.servers import HOST, Server, free_port
 
 CHECKOUT = Path(__file__).parent.parent
-#: Nobody is denied.
+#: A limit that denies no request.
 OPEN = {"LIMITER_LIMITS": "100000000/hour", "LIMITER_ALGORITHM": "fixed_window"}
 CONNECTIONS = 32
 
@@ -71,7 +71,7 @@ _MIDDLEWARE = """    {name}:
         trustForwardHeader: true
         maxResponseBodySize: 4096"""
 
-#: Ways to ask, and the options of the service's gunicorn; none: Traefik asks itself, and then "http1".
+#: Ways to call, with options of the service's gunicorn; None: Traefik calls itself, and then "http1".
 KINDS = {
     "itself": None,
     "http1": ["--keep-alive", "120"],
@@ -85,21 +85,21 @@ class Run(NamedTuple):
 
     requests_per_second: float
     waiting_per_second: float
-    """Sockets that wait in TIME_WAIT at the address that is asked, for each second of the run."""
+    """Sockets in TIME_WAIT at the called address, per second of the run."""
 
 
 @click.command()
 @click.option("--repetitions", default=3, show_default=True, type=click.IntRange(1, 20))
 @click.option("--requests", default=4_000, show_default=True, type=click.IntRange(100, 50_000))
 def forward_auth(repetitions: int, requests: int) -> None:
-    """Measure each way to ask, and a route where nobody is asked, in an order drawn anew each time."""
-    found: dict[str, list[Run]] = {name: [] for name in ("bare", *KINDS)}
+    """Measure each way to call the service, and a route without a call, each time in a random order."""
+    runs_by_way: dict[str, list[Run]] = {name: [] for name in ("bare", *KINDS)}
     with _system() as (port, asked):
         for _ in range(repetitions):
-            for name in random.sample(list(found), len(found)):
-                found[name].append(_run(port, name, asked.get(name), requests))
+            for name in random.sample(list(runs_by_way), len(runs_by_way)):
+                runs_by_way[name].append(_run(port, name, asked.get(name), requests))
     click.echo("| way | requests/s | sockets in TIME_WAIT per second |\n|---|--:|--:|")
-    for name, runs in found.items():
+    for name, runs in runs_by_way.items():
         rate = statistics.median(run.requests_per_second for run in runs)
         waiting = statistics.median(run.waiting_per_second for run in runs)
         low = min(run.requests_per_second for run in runs)
@@ -118,15 +118,15 @@ def _run(port: int, name: str, asked: int | None, requests: int) -> Run:
         seconds = time.monotonic() - began
         if ran.returncode:
             raise Failed(f"`ab` failed: {ran.stderr.strip() or ran.stdout.strip()}")
-        found = parse(ran.stdout, percentages.read_text())
-    if found["ok"] != requests:
-        raise Failed(f"{name}: {found['ok']} of {requests} requests passed: {found}")
+        result = parse(ran.stdout, percentages.read_text())
+    if result["ok"] != requests:
+        raise Failed(f"{name}: {result['ok']} of {requests} requests passed: {result}")
     after = 0 if asked is None else _waiting(asked)
-    return Run(found["requests_per_second"], max(0, after - before) / seconds)
+    return Run(result["requests_per_second"], max(0, after - before) / seconds)
 
 
 def _waiting(port: int) -> int:
-    """Sockets in TIME_WAIT of which one end is this port."""
+    """Count the sockets in TIME_WAIT with this port at one end."""
     end = f":{port:04X}"
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     words = [line.split()[1:4] for line in lines]
@@ -137,7 +137,7 @@ def _waiting(port: int) -> int:
 
 @contextmanager
 def _system() -> Iterator[tuple[int, dict[str, int]]]:
-    """Traefik's port, and the ports of those that it asks."""
+    """Start everything; yield Traefik's port, and the port that each way calls."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="limiter-bench-")))
         server = stack.enter_context(Server())
@@ -151,8 +151,10 @@ def _system() -> Iterator[tuple[int, dict[str, int]]]:
             if options is None:
                 continue
             secure = certificate if name == "http2" else []
-            more = [*options, *secure]
-            _gunicorn(stack, environ, "service/gunicorn.conf.py", "service.app", asked[name], *more)
+            extra = [*options, *secure]
+            _gunicorn(
+                stack, environ, "service/gunicorn.conf.py", "service.app", asked[name], *extra
+            )
         routers = "\n".join(_ROUTER.format(name=name) for name in KINDS)
         middlewares = "\n".join(
             _MIDDLEWARE.format(
@@ -179,7 +181,7 @@ def _system() -> Iterator[tuple[int, dict[str, int]]]:
 
 
 def _certificate(folder: Path) -> list[str]:
-    """Options of gunicorn for HTTPS, with a certificate that was made for this run."""
+    """Make a certificate for this run; return gunicorn's options for HTTPS."""
     if shutil.which("openssl") is None:
         raise Failed("`openssl` is not installed")
     key, certificate = folder / "key.pem", folder / "certificate.pem"
@@ -218,9 +220,9 @@ def _wait(port: int, name: str) -> None:
         "%{http_code}",
         f"http://{HOST}:{port}/{name}",
     ]
-    while (said := subprocess.run(command, capture_output=True, check=False).stdout) != b"200":
+    while (status := subprocess.run(command, capture_output=True, check=False).stdout) != b"200":
         if time.monotonic() > deadline:
-            raise Failed(f"/{name} is not served: {said.decode()}")
+            raise Failed(f"/{name} is not served: {status.decode()}")
         time.sleep(0.1)
 
 

@@ -11,23 +11,23 @@ from bench.memory import ONE_LOG
 from bench.sections import Section, Spread, Table
 from bench.server_time import LENGTHS, LONG_LOG
 
-#: Arguments in plain decimal text, which anybody can type into `redis-cli`, may cost the server this.
+#: Factor by which the server may take longer since arguments are decimal text, readable in `redis-cli`.
 TEXT_ARGUMENTS = 1.10
 
 MET, WITHIN, MISSED = "met", "within 10 %", "**not met**"
 
 
 class Goal(NamedTuple):
-    """The most that a figure may be."""
+    """The largest value that a figure may have."""
 
     part: str
     figure: str
     most: float
     allowance: float = 1.0
-    """How far the figure may exceed it for a stated reason; the report marks that."""
+    """Factor by which the figure may exceed ``most`` for a stated reason; the report marks it."""
 
     def verdict(self, spread: Spread) -> str:
-        """Whether the figure, as it is shown, is as good as the goal."""
+        """Judge the figure, rounded as the report shows it."""
         value = round(spread.median, 2)
         if value <= self.most:
             return MET
@@ -56,7 +56,7 @@ GOALS = (
         for name in _OF_COROUTINES
         for how, most in ((ONE, 1.20), (MANY, 0.28))
     ),
-    # Four fifths of the requests a second that the route answers without a limiter.
+    # 1.25: four fifths of the requests a second of the route without a limiter.
     *(Goal("flask", f"{name}, allowed", 1.25) for name in OURS),
     *(Goal("cluster", f"{name}: hit, allowed", 1.05) for name in _ALGORITHMS),
     *(_script(f"{name}: allowed", 1.45) for name in _COUNTERS),
@@ -87,7 +87,7 @@ _PARTS = {
 
 
 def judge(sections: Iterable[Section]) -> list[dict[str, Any]]:
-    """Every goal of the parts that were measured, on every server."""
+    """Judge every goal of the measured parts, on every server."""
     by_part = {section.part: section for section in sections}
     return [
         {
@@ -106,7 +106,7 @@ def judge(sections: Iterable[Section]) -> list[dict[str, Any]]:
 
 
 def table(judged: list[dict[str, Any]]) -> Table:
-    """A row for each goal, a column for each server."""
+    """Build the table of goals, with a column for each server."""
     servers = list(dict.fromkeys(found["server"] for found in judged))
     rows: dict[tuple[str, str], list[str]] = {}
     for found in judged:
@@ -128,7 +128,7 @@ def table(judged: list[dict[str, Any]]) -> Table:
 
 
 def missed(judged: list[dict[str, Any]]) -> list[str]:
-    """The goals that are not met, in words."""
+    """Describe the goals that are not met."""
     return [
         f"{found['figure']} on {found['server']}: {found['measured']:.2f} > {found['most']:g}"
         for found in judged

@@ -1,6 +1,6 @@
-"""Where the time of a hit goes: the same call, with one layer more at each step.
+"""Time of each layer of a hit: the same call, with one more layer at each step.
 
-The only module of the benchmarks that looks inside a limiter; it changes with its layers.
+This is the only benchmark that uses a limiter's internals, so it changes with them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from limiter import Limiter
 from limiter.transport.wire import checked, encode
 from service.demo.servers import Server
 
-#: Of so many runs the fastest counts: nothing makes pure Python faster than it is.
+#: Runs of which the fastest counts: other work only makes pure Python slower.
 _ALONE_RUNS = 7
 
 RETURN_1 = "kernel and server, `return 1`"
@@ -40,12 +40,12 @@ STEPS = (RETURN_1, SCRIPT, PARSED, CONNECTION, TRANSPORT, PLANNED, HIT)
 
 
 def measure(programs: list[Program], effort: Effort) -> Section:
-    """Each layer for the first of the servers, and pure Python by itself."""
+    """Measure each layer on the first server, and pure Python alone."""
     section = Section(
         "profile",
-        "Profile: where the time of a hit goes",
-        "The same decision with one layer more at each step, as a ratio to redis-py's `evalsha` of "
-        "`return 1`, pinned to one core, measured as the library's part is, in the processor's time. "
+        "Profile: the time of each layer of a hit",
+        "The same decision with one more layer at each step, as a ratio to redis-py's `evalsha` of "
+        "`return 1`, pinned to one core, measured as the part `hit` is, in processor time. "
         "`+` is what the layer adds.",
     )
     cases: dict[str, Subject] = {
@@ -72,11 +72,11 @@ def measure(programs: list[Program], effort: Effort) -> Section:
                 limiter = Limiter(policies, store=server.url, name=label, timeout=TIMEOUT)
                 stack.enter_context(limiter).hit(KEY, taken)
                 chunks, alone[name] = _layers(server, limiter, effort, stack)
-                found = ratios(timed(floor, effort.calls, [server]), chunks, effort, step)
-            # Small differences of large times: what else the machine does would hide them.
-            section.figures[name] = found.processor
-            floor_us = found.floor_processor
-            section.tables.append(_steps(name, found.processor, floor_us))
+                measured = ratios(timed(floor, effort.calls, [server]), chunks, effort, step)
+            # Processor time: in elapsed time, other work on the machine would hide such small differences.
+            section.figures[name] = measured.processor
+            floor_us = measured.floor_processor
+            section.tables.append(_steps(name, measured.processor, floor_us))
     section.tables.append(
         tabulate("Pure Python alone, warm caches, fastest of 7 runs: microseconds", "", alone, 2)
     )

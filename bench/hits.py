@@ -1,4 +1,4 @@
-"""The library: what a decision costs, as a multiple of redis-py's own ``evalsha("return 1")``."""
+"""Time of a sync decision, as a multiple of redis-py's ``evalsha("return 1")``."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _PEERS_LIMIT = 100
 
 PROCESSOR = "The same ratio, of the processor's time alone"
 
-#: A noisy machine must make a call slow, not turn it into an error.
+#: Long, so that other work on the machine makes a call slow, but does not fail it.
 TIMEOUT = 5.0
 
 
 class Case(NamedTuple):
-    """One thing to measure."""
+    """One call to measure."""
 
     name: str
     call: Callable[[], object]
@@ -45,24 +45,24 @@ class Case(NamedTuple):
 
 
 def measure(programs: list[Program], effort: Effort) -> Section:
-    """One server, one connection, one hot key; then threads."""
+    """Measure on one server, one connection and one hot key; then with threads."""
     section = Section(
         "hit",
         "The library: one decision",
         "Time per decision / time of redis-py's `evalsha` of `return 1` (sync, one connection, TCP), "
         "client and server pinned to one core, one hot key. "
-        f"{method(effort)} `limits` is a peer, measured in the same way where it is installed; its "
-        "`hit` answers yes or no only.",
+        f"{method(effort)} `limits` is another library, measured in the same way if it is installed; its "
+        "`hit` returns only True or False.",
     )
     floors = {}
     for program in programs:
         with pinned(), Server(program.path) as server, ExitStack() as stack:
             floor = floor_of(server, stack)
             cases = [*_own(server, stack), *_peers(server)]
-            found = _run(f"library on {program.name}", floor, cases, [server], effort)
-        section.figures[program.name] = found.cases
-        section.checks[program.name] = found.processor
-        floors[program.name] = {"redis-py's `evalsha`, us": found.floor}
+            measured = _run(f"library on {program.name}", floor, cases, [server], effort)
+        section.figures[program.name] = measured.cases
+        section.checks[program.name] = measured.processor
+        floors[program.name] = {"redis-py's `evalsha`, us": measured.floor}
     section.tables = [
         tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2),
         tabulate(PROCESSOR, "decision", section.checks, 2),
@@ -70,19 +70,19 @@ def measure(programs: list[Program], effort: Effort) -> Section:
     ]
     rates = {program.name: _threads(program, effort) for program in programs}
     section.tables.append(tabulate("Threads, unpinned: thousand calls a second", "", rates, 1))
-    section.figures |= {f"{name}, threads": found for name, found in rates.items()}
+    section.figures |= {f"{name}, threads": figures for name, figures in rates.items()}
     if importlib.util.find_spec("limits") is None:
-        section.notes.append("The peer `limits` is not installed (`pip install limits`).")
+        section.notes.append("`limits` is not installed (`pip install limits`).")
     return section
 
 
 def measure_cluster(programs: list[Program], effort: Effort) -> Section:
-    """Three nodes, a thousand keys in turn, and redis-py's cluster client beside it."""
+    """Measure on three nodes with a thousand keys in turn, also with redis-py's cluster client."""
     section = Section(
         "cluster",
         "The library on a cluster",
         f"Three nodes, {CLUSTER_KEYS:,} keys in turn, everything pinned to one core. The floor is "
-        f"that of a single server: redis-py's plain `evalsha` of `return 1`. {method(effort)}",
+        f"redis-py's `evalsha` of `return 1` on a single server. {method(effort)}",
     )
     for program in programs:
         with (
@@ -93,10 +93,10 @@ def measure_cluster(programs: list[Program], effort: Effort) -> Section:
         ):
             floor = floor_of(server, stack)
             cases = _on_cluster(cluster, stack)
-            everybody = [server, *cluster.nodes]
-            found = _run(f"cluster of {program.name}", floor, cases, everybody, effort)
-        section.figures[program.name] = found.cases
-        section.checks[program.name] = found.processor
+            servers = [server, *cluster.nodes]
+            measured = _run(f"cluster of {program.name}", floor, cases, servers, effort)
+        section.figures[program.name] = measured.cases
+        section.checks[program.name] = measured.processor
     section.tables = [
         tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2),
         tabulate(PROCESSOR, "decision", section.checks, 2),
@@ -105,11 +105,11 @@ def measure_cluster(programs: list[Program], effort: Effort) -> Section:
 
 
 def method(effort: Effort) -> str:
-    """How the figures come about, in words."""
+    """Describe how the figures are measured."""
     return (
         f"Chunks of {effort.calls} calls, each between two chunks of the floor, {effort.pairs} of "
         f"them in a repetition; the median over {effort.repetitions} repetitions, in an order that "
-        "is drawn anew each time; beside it in small print the smallest and the largest."
+        "is drawn anew each time; in small print the smallest and the largest."
     )
 
 
@@ -133,13 +133,13 @@ def against_floor(
     servers: list[Server],
     effort: Effort,
 ) -> Ratios:
-    """Every chunk as a multiple of the floor."""
+    """Measure every chunk as a multiple of the floor."""
     with progress(label, effort.repetitions * len(chunks)) as step:
         return ratios(timed(floor, effort.calls, servers), chunks, effort, step)
 
 
 def floor_of(server: Server, stack: ExitStack) -> Callable[[], object]:
-    """What everything is compared with."""
+    """Build the call with which all others are compared."""
     client = stack.enter_context(plain_client(server))
     return partial(client.evalsha, load(client, FLOOR), 0)
 
@@ -173,7 +173,7 @@ def _own(server: Server, stack: ExitStack) -> Iterator[Case]:
 
 
 def _read(limiter: Limiter) -> bool:
-    """What a web adapter reads of each decision; fields are worked out when they are read."""
+    """Hit, and read the fields that a web adapter reads: each is computed when it is read."""
     decision = limiter.hit(KEY)
     return decision.allowed and decision.remaining + decision.reset_after > decision.retry_after
 
@@ -230,8 +230,8 @@ def _evalsha(client: Any, sha: str, keys: Iterator[str]) -> object:
 
 
 def _threads(program: Program, effort: Effort) -> dict[str, Spread]:
-    """Thousand calls a second of so many threads that share one limiter, or one client."""
-    found: dict[str, list[float]] = {}
+    """Measure the calls a second, in thousands, of threads that share one limiter, or one client."""
+    rates_by_name: dict[str, list[float]] = {}
     rounds = min(3, effort.repetitions)
     steps = rounds * len(THREADS) * 2
     with (
@@ -249,9 +249,9 @@ def _threads(program: Program, effort: Effort) -> dict[str, Spread]:
             for threads in THREADS:
                 for name, call in calls.items():
                     rate = _rate(call, threads, effort.thread_calls)
-                    found.setdefault(f"{name}, {threads} threads", []).append(rate)
+                    rates_by_name.setdefault(f"{name}, {threads} threads", []).append(rate)
                     step()
-    ordered = sorted(found.items(), key=lambda item: "redis-py" in item[0])
+    ordered = sorted(rates_by_name.items(), key=lambda item: "redis-py" in item[0])
     return {name: Spread.of(rates) for name, rates in ordered}
 
 

@@ -1,4 +1,4 @@
-"""Versions and machine, as far as they explain a figure; nothing that says whose machine it is."""
+"""Versions and hardware that explain a figure; nothing that identifies the machine or its owner."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHECKOUT = Path(__file__).parent.parent
 
 
 def describe(programs: list[Program], command: str) -> dict[str, str]:
-    """What stands above the figures, in the order in which it is shown."""
+    """Return the facts of the report's head, in their order."""
     packages = {name: version for name in _PACKAGES if (version := _version(name))}
     return {
         "command": command,
@@ -33,7 +33,7 @@ def describe(programs: list[Program], command: str) -> dict[str, str]:
 
 
 def load() -> float:
-    """How many processes want to run, the mean of the last minute."""
+    """Return the load average of the last minute."""
     return round(os.getloadavg()[0], 2)
 
 
@@ -50,10 +50,10 @@ def _version(name: str) -> str:
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.M)
+        model = re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or "unknown processor"
+        model = None
+    return model[1].strip() if model else platform.processor() or "unknown processor"
 
 
 def _distribution() -> str:
@@ -66,8 +66,8 @@ def _distribution() -> str:
 def _commit() -> str:
     git = ["git", "-C", str(_CHECKOUT)]
     try:
-        commit = _said([*git, "rev-parse", "--short", "HEAD"]).strip()
-        changed = _said(
+        commit = _output([*git, "rev-parse", "--short", "HEAD"]).strip()
+        changed = _output(
             [*git, "status", "--porcelain", "--", "limiter", "lua", "service", "traefik"]
         )
     except (OSError, subprocess.CalledProcessError):
@@ -78,9 +78,9 @@ def _commit() -> str:
 def _ab() -> str:
     if shutil.which("ab") is None:
         return "not installed"
-    found = re.search(r"Version ([\d.]+)", _said(["ab", "-V"]))
-    return found[1] if found else "unknown version"
+    version = re.search(r"Version ([\d.]+)", _output(["ab", "-V"]))
+    return version[1] if version else "unknown version"
 
 
-def _said(command: list[str]) -> str:
+def _output(command: list[str]) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Memory: what a subject costs beyond its key's own name, and what an entry of the log costs."""
+"""Memory of a subject beyond its keys' names, and of an entry of a log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.subjects import Policies
 from limiter import GCRA, FixedWindow, Limiter, SlidingLog, SlidingWindow, TokenBucket
 from service.demo.servers import Server
 
-#: Names of 1 to 16 characters: the allocator rounds up, and so a single name can be lucky.
+#: Names of 1 to 16 characters: the allocator rounds sizes up, so one name alone would mislead.
 SUBJECTS = [("user:1234567890"[:length] or "u").ljust(length, "x") for length in range(1, 17)]
 
 ONE_LOG = "sliding_log, bytes an entry"
@@ -19,14 +19,14 @@ _COST = 500
 
 
 def measure(programs: list[Program], effort: Effort) -> Section:
-    """Ask the server after real hits."""
+    """Measure with MEMORY USAGE after real hits."""
     section = Section(
         "memory",
         "Memory",
         "`MEMORY USAGE key SAMPLES 0` over every key of a subject, after real hits. For one and for "
-        "three policies: less the length of the keys' names, the mean over subjects of "
-        f"{len(SUBJECTS[0])} to {len(SUBJECTS[-1])} characters, in small print the luckiest and the "
-        "unluckiest name. For the log: all of it, divided by its entries.",
+        "three policies: without the length of the keys' names, the mean over subjects of "
+        f"{len(SUBJECTS[0])} to {len(SUBJECTS[-1])} characters, in small print the smallest and the "
+        "largest. For the log: the whole key, divided by its entries.",
     )
     counters: dict[str, Policies] = {
         "fixed_window, bytes a subject": [FixedWindow(1_000, per="minute")],
@@ -64,7 +64,7 @@ def measure(programs: list[Program], effort: Effort) -> Section:
 
 def _subject(client: Any, limiter: Limiter, subject: str) -> float:
     client.flushall()
-    # The second hit finds what the first has left, as all but a subject's first do.
+    # The second hit changes existing state, as all hits but a subject's first one do.
     limiter.hit(subject)
     limiter.hit(subject)
     keys: list[str] = client.keys("*")

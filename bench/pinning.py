@@ -1,7 +1,7 @@
-"""One core for client and server, so that the scheduler has no say in the ratios.
+"""One core for client and server, so that the scheduler does not change the ratios.
 
-Unpinned, it puts the two now on one core and now on two, where each wake-up costs as much as half a
-call: the times have two modes, and no median means anything.
+Without pinning, the two sometimes run on one core and sometimes on two, where each wake-up costs half as
+much as a call. The times then have two modes, and their median means nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def pinned() -> Iterator[int | None]:
-    """Keep this thread, and every process and thread that it starts meanwhile, on one core.
+    """Keep this thread, and the processes and threads that it starts meanwhile, on one core.
 
-    Yields the core's number; None where the system cannot pin.
+    Yields the core's number, or None if the system cannot pin.
     """
     if sys.platform != "linux":
         yield None

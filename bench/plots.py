@@ -13,7 +13,7 @@ GOAL = "#b3261e"
 
 
 def draw(section: Section, folder: Path) -> list[str]:
-    """Draw what the section has; return the files' names."""
+    """Draw the section's plots; return the files' names."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -57,7 +57,7 @@ def _only(figures: Figures, word: str) -> Figures:
 
 
 def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> list[str]:
-    """Horizontal bars, one group for each thing measured, with its goal as a line across."""
+    """Draw a group of horizontal bars for each case, with its goal as a line."""
     from matplotlib import pyplot
 
     names = list(dict.fromkeys(name for found in figures.values() for name in found))
@@ -108,7 +108,7 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
 
 
 def _threads(figures: Figures, folder: Path) -> list[str]:
-    """Calls a second by the number of threads."""
+    """Draw the calls a second by the number of threads."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
@@ -133,7 +133,7 @@ def _threads(figures: Figures, folder: Path) -> list[str]:
 
 
 def _layers(figures: Figures, folder: Path) -> list[str]:
-    """What each layer adds, side by side."""
+    """Draw the time that each layer adds."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.6 * len(figures)), layout="constrained")
@@ -153,7 +153,7 @@ def _layers(figures: Figures, folder: Path) -> list[str]:
 
 
 def _requests(section: Section, folder: Path) -> list[str]:
-    """Requests a second, and how long the slow ones took, by the number of connections."""
+    """Draw the requests a second, and the 99th percentile, by the number of connections."""
     from matplotlib import pyplot
 
     records = section.records
@@ -196,7 +196,7 @@ def _requests(section: Section, folder: Path) -> list[str]:
 
 
 def save(figure: Any, folder: Path, name: str) -> str:
-    """Write a figure into the folder; the name of its file."""
+    """Write a figure into the folder; return the file's name."""
     from matplotlib import pyplot
 
     file = f"{name}.png"

@@ -1,4 +1,4 @@
-"""Ratios to a floor that is measured right beside each case."""
+"""Ratios to a floor that is measured immediately before and after each case."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class Cost(NamedTuple):
 
     time: float
     processor: float
-    """What client and servers worked, together; on one core and a quiet machine, the same."""
+    """Processor time of client and servers; on one core of an idle machine, the same as ``time``."""
 
 
-#: Runs some calls, and returns what one of them cost.
+#: Runs several calls, and returns the cost of one.
 Chunk = Callable[[], Cost]
 
 
 class Ratios(NamedTuple):
-    """Every case as a multiple of the floor, and the floor itself in microseconds."""
+    """Every case as a multiple of the floor, and the floor in microseconds."""
 
     cases: dict[str, Spread]
     processor: dict[str, Spread]
-    """The same of the processor's time: what else the machine does is not in it."""
+    """The same ratios of processor time, without other work on the machine."""
     floor: Spread
     floor_processor: float
 
@@ -43,10 +43,7 @@ def timed(
     servers: Collection[Server],
     expected: bool | None = None,
 ) -> Chunk:
-    """A chunk that repeats ``call``.
-
-    As ``measured``.
-    """
+    """Make a chunk that repeats ``call``; the rest as in ``measured``."""
 
     def repeat() -> object:
         for _ in range(calls):
@@ -62,10 +59,10 @@ def measured(
     servers: Collection[Server],
     expected: bool | None = None,
 ) -> Chunk:
-    """A chunk of so many calls, which ``run`` makes; it returns the answer of the last one.
+    """Make a chunk of ``calls`` calls. ``run`` makes them, and returns the last answer.
 
-    The answer must be as true as ``expected``: a limit that was used up too early, or not at all,
-    would silently measure something else.
+    The truth of the answer must be ``expected``. If a limit was used up too early, or not at all, the
+    chunk would otherwise measure something else without an error.
     """
     clocks = [Path(f"/proc/{server.pid}/schedstat") for server in servers]
 
@@ -79,20 +76,19 @@ def measured(
         spent, own = perf_counter() - began, thread_time() - own
         processor = own + worked() - before
         if expected is not None and bool(answer) is not expected:
-            raise Failed(f"a call was answered {answer!r}, which is not what is measured here")
+            raise Failed(f"a call returned {answer!r}, but this case measures another answer")
         return Cost(spent / calls * 1e6, processor / calls * 1e6)
 
     return chunk
 
 
 def ratios(floor: Chunk, cases: Mapping[str, Chunk], effort: Effort, step: Step) -> Ratios:
-    """Each case as a multiple of the floor: the median over all repetitions, in an ever new order.
+    """Measure each case as a multiple of the floor: the median over all repetitions, in random order.
 
-    A chunk stands between two chunks of the floor, so that a machine which gets slower or faster
-    slows or speeds both; within a repetition the median over such neighbours counts, so that a chunk
-    which something interrupted does not.
+    A chunk is between two chunks of the floor, so a machine that becomes slower or faster changes both.
+    Within a repetition the median of these ratios counts, so an interrupted chunk does not matter.
     """
-    found: dict[str, list[Cost]] = {name: [] for name in cases}
+    costs_by_case: dict[str, list[Cost]] = {name: [] for name in cases}
     floors: list[Cost] = []
     for chunk in (floor, *cases.values()):
         chunk()
@@ -102,31 +98,34 @@ def ratios(floor: Chunk, cases: Mapping[str, Chunk], effort: Effort, step: Step)
             for _ in range(effort.pairs):
                 own.append(cases[name]())
                 beside.append(floor())
-            found[name].append(
+            costs_by_case[name].append(
                 Cost(
-                    _median_ratio([one.time for one in own], [one.time for one in beside]),
+                    _median_ratio([cost.time for cost in own], [cost.time for cost in beside]),
                     _median_ratio(
-                        [one.processor for one in own], [one.processor for one in beside]
+                        [cost.processor for cost in own], [cost.processor for cost in beside]
                     ),
                 )
             )
             floors += beside
             step()
     return Ratios(
-        {name: Spread.of(one.time for one in costs) for name, costs in found.items()},
-        {name: Spread.of(one.processor for one in costs) for name, costs in found.items()},
-        _without_extremes([one.time for one in floors]),
-        statistics.median(one.processor for one in floors),
+        {name: Spread.of(cost.time for cost in costs) for name, costs in costs_by_case.items()},
+        {
+            name: Spread.of(cost.processor for cost in costs)
+            for name, costs in costs_by_case.items()
+        },
+        _without_extremes([cost.time for cost in floors]),
+        statistics.median(cost.processor for cost in floors),
     )
 
 
 def _median_ratio(own: list[float], beside: list[float]) -> float:
     around = [(before + after) / 2 for before, after in pairwise(beside)]
-    return statistics.median(one / base for one, base in zip(own, around, strict=True))
+    return statistics.median(time / base for time, base in zip(own, around, strict=True))
 
 
 def _nanoseconds(clock: Path) -> int:
-    """How long a server's main thread, which does all of its work, has run."""
+    """Return the time that a server's main thread, which does all of its work, has run."""
     try:
         return int(clock.read_text().split()[0])
     except OSError:  # another system than Linux: the client alone is counted
@@ -134,7 +133,7 @@ def _nanoseconds(clock: Path) -> int:
 
 
 def _without_extremes(values: list[float]) -> Spread:
-    """The median, and the range of all but the tenth at either end."""
+    """Return the median, and the range without the lowest and the highest tenth."""
     ordered = sorted(values)
     cut = len(ordered) // 10
     return Spread(statistics.median(ordered), ordered[cut], ordered[-1 - cut])

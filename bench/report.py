@@ -1,4 +1,4 @@
-"""One folder for each run: the figures as JSON, and a report with plots for people."""
+"""A folder for each run: the figures as JSON, and a report with plots."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Run(NamedTuple):
-    """Everything about a run but its figures."""
+    """The date, machine, load and length of a run."""
 
     date: str
     machine: dict[str, str]
     load: tuple[float, float]
-    """Before and after; much above zero before, and others were at work."""
+    """Load average before and after the run. If it is not near 0 before, other work disturbed the run."""
     seconds: float
 
 
 def as_json(run: Run, sections: list[Section]) -> dict[str, Any]:
-    """All figures; a spread is median, smallest and largest."""
+    """Return all figures; a spread has median, smallest and largest."""
     return {
         "date": run.date,
         "seconds": round(run.seconds, 1),
@@ -63,7 +63,7 @@ def write(parent: Path, description: str, run: Run, sections: list[Section]) -> 
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make a folder of that name; of another one, where there is one already."""
+    """Make a folder of that name, or with a number at the end if it exists already."""
     parent.mkdir(parents=True, exist_ok=True)
     for number in range(1, 1000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
@@ -72,7 +72,7 @@ def new_folder(parent: Path, name: str) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise FileExistsError(f"{parent / name} and 999 more")
+    raise FileExistsError(f"{parent / name} exists, and so do {name}-2 to {name}-999: remove some")
 
 
 def _markdown(run: Run, sections: list[Section], pictures: dict[str, list[str]]) -> str:
@@ -107,9 +107,8 @@ def _sentence(judged: list[dict[str, Any]]) -> str:
     }
     return (
         f"{counts['met']} met, {counts['within 10 %']} within 10 %, {counts['not met']} not met. "
-        "(Within 10 %: a script takes its arguments as plain decimal text, for which the goals of "
-        "the server's time allow that much. Packed numbers would be faster, and nobody could type "
-        "them.)"
+        "(Within 10 %: the goals for the server's time allow that much, since the scripts take their "
+        "arguments as decimal text. Packed numbers would be faster, but unreadable.)"
     )
 
 
@@ -118,7 +117,7 @@ def _code(name: str, value: str) -> str:
 
 
 def markdown(table: Table) -> list[str]:
-    """The lines of a table."""
+    """Write the lines of a table."""
 
     def line(cells: Any) -> str:
         return "| " + " | ".join(re.sub(r"\|", r"\\|", str(cell)) for cell in cells) + " |"

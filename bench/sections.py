@@ -1,4 +1,4 @@
-"""What a part hands to the report: figures with their spread, and tables made of them."""
+"""The results of one part for the report: figures with their spread, and tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Failed(Exception):
-    """Something cannot be measured, or measured something else than it claims; the message says why."""
+    """A part cannot be measured, or would measure something else; the message says why."""
 
 
 class Spread(NamedTuple):
@@ -21,12 +21,12 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """The spread of at least one value."""
-        found = list(values)
-        return cls(statistics.median(found), min(found), max(found))
+        """Return the spread of at least one value."""
+        numbers = list(values)
+        return cls(statistics.median(numbers), min(numbers), max(numbers))
 
 
-#: Column (most often a server) -> what was measured -> the figure.
+#: Column (most often a server) -> case -> figure.
 Figures = dict[str, dict[str, Spread]]
 
 
@@ -40,23 +40,23 @@ class Table(NamedTuple):
 
 @dataclass
 class Section:
-    """What one part measured, and how."""
+    """The results of one part, and a description of how it measures."""
 
     part: str
     title: str
     text: str
     figures: Figures = field(default_factory=dict)
     checks: Figures = field(default_factory=dict)
-    """Figures that support the others, and that no goal looks at."""
+    """Figures without goals, which support the others."""
     tables: list[Table] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
-    """Rows that are no figures, for the JSON file."""
+    """Rows for the JSON file that are not figures."""
     notes: list[str] = field(default_factory=list)
     """What could not be measured, and why."""
 
 
 def tabulate(title: str, what: str, figures: Figures, digits: int) -> Table:
-    """A table with a row for each thing measured and a column for each server."""
+    """Build a table with a row for each case and a column for each server."""
     names = list(dict.fromkeys(name for column in figures.values() for name in column))
     rows = [
         [name, *(shown(column.get(name), digits) for column in figures.values())] for name in names
@@ -65,7 +65,7 @@ def tabulate(title: str, what: str, figures: Figures, digits: int) -> Table:
 
 
 def shown(spread: Spread | None, digits: int) -> str:
-    """The median, with the smallest and the largest in small print where they differ."""
+    """Write the median, with the smallest and the largest in small print if they differ."""
     if spread is None:
         return "-"
     median, low, high = (f"{value:,.{digits}f}" for value in spread)

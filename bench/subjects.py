@@ -1,6 +1,6 @@
-"""The limits that are measured, alike in the library's and in the server's part.
+"""The measured limits, the same for the parts ``hit`` and ``server``.
 
-Nothing changes by itself while they are measured: no window ends, and no bucket is full again.
+While they are measured, no window ends, and no bucket becomes full.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ Policies = list[FixedWindow | SlidingLog | SlidingWindow | TokenBucket | GCRA | 
 
 
 class Subject(NamedTuple):
-    """One limiter, and what is taken from it before anything is measured."""
+    """One limiter, and the units to take from it before the measurement."""
 
     policies: Policies
     taken: int = 0
 
 
-#: A bucket lacks so many tokens to begin with, and is not full again before the measurement ends.
+#: Tokens that a bucket lacks at first: enough that it is not full before the measurement ends.
 _SOME = 10**7
-#: What a denying limiter has.
+#: The limit of a limiter that denies.
 _ALL = 100
 
 _WINDOW = FixedWindow(10**9, per=YEAR)
 _BUCKET = TokenBucket(10_000, per="second", burst=10**9)
 _GCRA = GCRA(300_000, per="minute", burst=10**9)
 
-#: More than is ever taken.
+#: Limits that no measurement reaches.
 ALLOWING: dict[str, Subject] = {
     "fixed_window": Subject([_WINDOW]),
     "sliding_window": Subject([SlidingWindow(10**9, per=YEAR)]),
@@ -40,7 +40,7 @@ ALLOWING: dict[str, Subject] = {
     "token_bucket, no whole microseconds": Subject(
         [TokenBucket(9_973, per="second", burst=10**9)], _SOME
     ),
-    # Each token adds more to the life of the key than the script gives in advance.
+    # Each token extends the debt beyond the key's expiry, so each hit must set it anew.
     "token_bucket, a token every 30 s": Subject([TokenBucket(10**6, per=YEAR)], 1_000),
     "sliding_log": Subject([SlidingLog(100_000, per=YEAR)]),
     "sliding_log, entries leaving": Subject([SlidingLog(100_000, per="2 ms")]),
@@ -54,5 +54,5 @@ DENYING: dict[str, Subject] = {
     "sliding_log": Subject([SlidingLog(_ALL, per=YEAR)], _ALL),
 }
 THREE = Subject([_WINDOW, _BUCKET, _GCRA], _SOME)
-#: The one in the middle denies.
+#: The second policy denies.
 THREE_DENYING = Subject([_WINDOW, TokenBucket(_ALL, per=YEAR), _GCRA], _ALL)

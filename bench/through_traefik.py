@@ -1,4 +1,4 @@
-"""`ab` through Traefik, two service instances and a cluster: what a client sees."""
+"""`ab` through Traefik, two service instances and a cluster: a client's view."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.demo.servers import HOST, Cluster, free_port
 
 CHECKOUT = Path(__file__).parent.parent
 PATH = "/demo-service/hello"
-#: Below the most that a sliding log can have, and above all requests of one run.
+#: Within the largest limit of a sliding log, and more than all requests of one run.
 OPEN = "100000/hour"
 TIGHT, TIGHT_LIMIT = "100/minute", 100
 
@@ -35,7 +35,7 @@ _PERCENTILES = (50, 90, 95, 99)
 
 
 def missing() -> str:
-    """Why this part cannot run here; empty when it can."""
+    """Say why this part cannot run; empty if it can."""
     if shutil.which("ab") is None:
         return "`ab` is not installed (Debian: apache2-utils)"
     return ""
@@ -48,10 +48,10 @@ def measure(effort: Effort) -> Section:
         "`ab` through Traefik",
         "The demo as `make demo` starts it (Traefik, two service instances under gunicorn), on a "
         "cluster of three nodes, everything on this machine and unpinned: `ab` takes its share of "
-        f"the same cores. Open: `{OPEN}`, nobody is denied. Tight: `{TIGHT}`, all but "
-        f"{TIGHT_LIMIT} are; every run begins with nothing taken (a token bucket also admits what "
-        "drips in meanwhile). Failed are requests without a whole answer; a 429 is none, its "
-        "other length is allowed for with `-l`. Times in milliseconds.",
+        f"the same cores. Open: `{OPEN}`, no request is denied. Tight: `{TIGHT}`, all but "
+        f"{TIGHT_LIMIT} are denied. Every run begins with an unused limit, and a token bucket also "
+        "admits the tokens that are refilled meanwhile. Failed are requests without a complete answer. "
+        "A 429 is complete: with `-l`, `ab` accepts its other length. Times in milliseconds.",
     )
     runs = [(keep, *run) for keep in (True, False) for run in _sizes(effort)]
     limits = {"open": OPEN, "tight": TIGHT}
@@ -63,25 +63,25 @@ def measure(effort: Effort) -> Section:
                     _ab(port, 50, 5, keep=True)
                     for keep, connections, requests in runs:
                         _forget(cluster)
-                        found = _ab(port, requests, connections, keep)
-                        found = {"algorithm": algorithm, "limit": label, **found}
-                        _check(found, label)
-                        section.records.append(found)
+                        record = _ab(port, requests, connections, keep)
+                        record = {"algorithm": algorithm, "limit": label, **record}
+                        _check(record, label)
+                        section.records.append(record)
                         step()
     section.figures["requests a second"] = {
-        _name(found): Spread.of([found["requests_per_second"]]) for found in section.records
+        _name(record): Spread.of([record["requests_per_second"]]) for record in section.records
     }
     section.tables = [_table(section.records)]
     return section
 
 
 def parse(report: str, percentages: str) -> dict[str, Any]:
-    """What `ab` printed, and wrote with `-e`."""
+    """Read the output of `ab`, and the file that it wrote with `-e`."""
 
     def number(label: str, default: str | None = None) -> float:
         match = re.search(rf"^{re.escape(label)}:\s+([\d.]+)", report, re.M)
         if match is None and default is None:
-            raise Failed(f"`ab` did not say {label!r}: {report[-500:]}")
+            raise Failed(f"`ab` did not print {label!r}: {report[-500:]}")
         return float(match[1] if match else default or 0)
 
     rows = [row for row in csv.reader(percentages.splitlines()) if row and row[0].isdigit()]
@@ -115,16 +115,16 @@ def _ab(port: int, requests: int, connections: int, keep: bool) -> dict[str, Any
         return {"keep_alive": keep, **parse(ran.stdout, percentages.read_text())}
 
 
-def _check(found: dict[str, Any], label: str) -> None:
-    """The figures mean nothing unless the limit held while they were taken."""
-    least = found["requests"] if label == "open" else TIGHT_LIMIT
+def _check(record: dict[str, Any], label: str) -> None:
+    """Fail unless the limit held during the run: otherwise the figures mean nothing."""
+    least = record["requests"] if label == "open" else TIGHT_LIMIT
     most = least
-    if label == "tight" and ALGORITHMS[found["algorithm"]].has_burst:
-        most += int(found["seconds"] * TIGHT_LIMIT / 60) + 1
-    # A request that failed may have been counted, or not have arrived.
-    if not least - found["failed"] <= found["ok"] <= most:
+    if label == "tight" and ALGORITHMS[record["algorithm"]].has_burst:
+        most += int(record["seconds"] * TIGHT_LIMIT / 60) + 1
+    # A failed request may have been counted, or may not have arrived.
+    if not least - record["failed"] <= record["ok"] <= most:
         raise Failed(
-            f"{_name(found)}: {found['ok']} requests passed in place of {least} to {most}: {found}"
+            f"{_name(record)}: {record['ok']} requests passed, expected {least} to {most}: {record}"
         )
 
 
@@ -141,12 +141,12 @@ def _demo(store: str, algorithm: str, limit: str) -> Iterator[int]:
             while not _serves(port):
                 if not child.alive or time.monotonic() > deadline:
                     output.seek(0)
-                    said = output.read().decode(errors="replace").strip()[-500:]
-                    raise Failed(f"the demo did not start: {said}")
+                    printed = output.read().decode(errors="replace").strip()[-500:]
+                    raise Failed(f"the demo did not start: {printed}")
                 time.sleep(0.1)
             yield port
         finally:
-            # As Ctrl-C does; what it has not stopped by itself is killed.
+            # The same signal as Ctrl-C; processes that do not stop in time are killed.
             if child.alive:
                 child.signal(signal.SIGINT)
             child.stop(_STOP_TIMEOUT)
@@ -169,9 +169,9 @@ def _forget(cluster: Cluster) -> None:
             client.flushall()
 
 
-def _name(found: dict[str, Any]) -> str:
-    keep = "keep-alive" if found["keep_alive"] else "no keep-alive"
-    return f"{found['algorithm']}, {found['limit']}, {keep}, {found['connections']}"
+def _name(record: dict[str, Any]) -> str:
+    keep = "keep-alive" if record["keep_alive"] else "no keep-alive"
+    return f"{record['algorithm']}, {record['limit']}, {keep}, {record['connections']}"
 
 
 def _table(records: list[dict[str, Any]]) -> Table:

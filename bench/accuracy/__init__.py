@@ -1,1 +1,1 @@
-"""How exact the algorithms are, and those of other libraries beside them: ``python -m bench.accuracy``."""
+"""Accuracy of the algorithms, and of those of other libraries: ``python -m bench.accuracy``."""

@@ -1,4 +1,4 @@
-"""What each algorithm promises: the most cost that it admits in any window, without refunds."""
+"""The bound of each algorithm: the most cost that it admits in any window, without refunds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ class Bound(NamedTuple):
     """A bound in words, and as a number for a policy and a window in microseconds."""
 
     words: str
-    """In any window of one period."""
+    """The bound in any window of one period."""
     any_window: str
-    """In any window W; P is the period, T = P / limit."""
+    """The bound in any window W; P is the period, T = P / limit."""
     most: Callable[[Any, int], int]
 
 
 def _own_windows(policy: Any, window_us: int) -> int:
-    """So many windows of one period, one after the other, can a window meet."""
+    """Return the number of consecutive windows of one period that a window can overlap."""
     return periods(policy, window_us) + 1
 
 
 def periods(policy: Any, window_us: int) -> int:
-    """A window in whole periods, rounded up."""
+    """Return a window's length in periods, rounded up."""
     return -(-window_us // int(policy.period_us))
 
 
@@ -37,7 +37,7 @@ def _log(policy: Any, window_us: int) -> int:
 def _counters(policy: Any, window_us: int) -> int:
     limit = int(policy.limit)
     if limit == 1:
-        # The unit of the window before weighs all of it, to its last microsecond.
+        # The previous window's one unit counts fully until that window is over.
         return periods(policy, window_us)
     return (limit - 1) * _own_windows(policy, window_us)
 
@@ -48,7 +48,7 @@ def _bucket(policy: Any, window_us: int) -> int:
 
 _BUCKET = Bound("burst + limit", "burst + floor(W / T)", _bucket)
 
-#: By the name of the algorithm; a new one has to state its own.
+#: By the algorithm's name; a new algorithm must state its own bound.
 BOUNDS: Mapping[str, Bound] = {
     "fixed_window": Bound("2 limit", "limit x (ceil(W / P) + 1)", _fixed),
     "sliding_log": Bound("limit", "limit x ceil(W / P)", _log),

@@ -25,25 +25,27 @@ PARTS = ("simulated", "real")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="A small limit and short loads: to see that it works.")
+@click.option(
+    "--quick", is_flag=True, help="A small limit and short loads: shows that everything works."
+)
 @click.option(
     "--only",
     type=click.Choice(PARTS),
-    help="In simulated time (ours alone), or in real time (everybody). Without it: both.",
+    help="In simulated time (our algorithms), or in real time (all libraries).  [default: both]",
 )
 @click.option(
     "--server",
     type=click.Choice(["redis", "valkey"]),
-    help="On this one alone. Without it: simulated time on both, as far as they are installed, and "
-    "real time on the first.",
+    help="Measure on this server only.  [default: simulated time on each that is installed, real time "
+    "on the first]",
 )
-@click.option("--name", "description", metavar="WORDS", help="Ends the name of the run's folder.")
+@click.option("--name", "description", metavar="WORDS", help="The end of the run folder's name.")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where the run's folder goes.  [default: bench/results]",
+    help="The folder for the run's folder.  [default: bench/results]",
 )
-@click.option("--json", "as_text", is_flag=True, help="Print the JSON as well.")
+@click.option("--json", "as_text", is_flag=True, help="Also print the JSON.")
 def accuracy(
     quick: bool,
     only: str | None,
@@ -52,21 +54,21 @@ def accuracy(
     output: Path | None,
     as_text: bool,
 ) -> None:
-    """Measure how exact the algorithms are, and those of other libraries that are installed.
+    """Measure the accuracy of the algorithms, and of other libraries that are installed.
 
-    The most that each admits in a period, how much less than its rate, and whether retry_after is
-    true. Progress goes to standard error; a full run takes two minutes.
+    For each: the most that it admits in a period, how much less than its limit it admits under overload,
+    and the error of retry_after. Progress goes to standard error; a full run takes two minutes.
 
-    Exit code: 0 when all of ours kept their bounds and told the truth, 1 when one did not (or nothing
-    could be measured), 2 when the command line makes no sense.
+    Exit code: 0 if our algorithms kept their bounds and no retry_after was too early, 1 if not (or if
+    nothing could be measured), 2 for a mistake in the command.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise click.ClickException("the plots need matplotlib: pip install -e '.[bench]'")
     effort = QUICK if quick else FULL
     results = Results(effort)
     try:
-        found = programs(server)
-        facts = machine.describe(found, _command())
+        servers = programs(server)
+        facts = machine.describe(servers, _command())
         facts["packages"] += "".join(
             f", {name} {version}"
             for name, version in contenders.versions().items()
@@ -76,10 +78,10 @@ def accuracy(
         date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
         began, load = time.monotonic(), machine.load()
         if only != "real":
-            for program in found:
+            for program in servers:
                 _simulated(program, effort, results)
         if only != "simulated":
-            _real(found[0], effort, list(realtime.QUICKLY if quick else realtime.LOADS), results)
+            _real(servers[0], effort, list(realtime.QUICKLY if quick else realtime.LOADS), results)
     except (LimiterError, ServerError, redis.RedisError) as error:
         raise click.ClickException(str(error)) from None
     run = report.Run(date, facts, (load, machine.load()), time.monotonic() - began)
@@ -97,7 +99,7 @@ def accuracy(
 
 
 def _simulated(program: Program, effort: Effort, results: Results) -> None:
-    """Ours, to the microsecond."""
+    """Measure our algorithms in simulated time, to the microsecond."""
     every = [
         (name, policy)
         for limit, period_us in [(effort.limit, effort.period_us), *effort.others]
@@ -120,27 +122,27 @@ def _simulated(program: Program, effort: Effort, results: Results) -> None:
 
 
 def _real(program: Program, effort: Effort, names: list[str], results: Results) -> None:
-    """Everybody, side by side."""
+    """Measure all contenders in real time, side by side."""
     results.real_server = program.name
     with Server(program.path) as server:
 
         def make(key: str) -> list[contenders.Contender]:
             return contenders.contenders(server.url, key, effort.limit, effort.period_us)
 
-        everybody = make("nobody")
-        steps = realtime.steps(len(everybody), names)
+        unused = make("unused")
+        steps = realtime.steps(len(unused), names)
         with progress(f"real time on {program.name}", steps) as step:
             found = realtime.measure(make, effort, names, step)
-    results.real = [(one, found[realtime.title(one)]) for one in everybody]
-    for one, what in results.real:
-        results.violations += realtime.violations(one, what)
+    results.real = [(contender, found[realtime.title(contender)]) for contender in unused]
+    for contender, behaviour in results.real:
+        results.violations += realtime.violations(contender, behaviour)
     results.notes += [
-        f"the peer {name} is not installed (pip install {name})" for name in contenders.missing()
+        f"the library {name} is not installed (pip install {name})" for name in contenders.missing()
     ]
 
 
 def _command() -> str:
-    """What was typed, without the folder on this machine to which the results go."""
+    """Return the command line without ``--output``, whose path would name folders of this machine."""
     words, hidden = ["python", "-m", "bench.accuracy"], False
     for word in sys.argv[1:]:
         if not hidden and not word.startswith("--output"):

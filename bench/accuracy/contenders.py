@@ -1,6 +1,6 @@
-"""Our algorithms and those of other libraries, asked in one way; each as its own users call it.
+"""Our algorithms and those of other libraries behind one interface; each as its own users call it.
 
-Other libraries are imported where they are installed, and only here.
+Only this module imports the other libraries, and only if they are installed.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from bench.accuracy.bounds import BOUNDS
 from bench.accuracy.simulated import TIMEOUT, policies
 from limiter import Limiter
 
-#: The name under which a peer is installed, and the package that it brings.
+#: Other libraries: the name of the distribution, and of its package.
 PEERS = {"limits": "limits", "throttled-py": "throttled", "pyrate-limiter": "pyrate_limiter"}
 
 
 class Answer(NamedTuple):
-    """What a contender says to a call for one unit."""
+    """A contender's answer to a call for one unit."""
 
     allowed: bool
     retry_us: float
-    """When to come back, in microseconds from now, where it was denied."""
+    """Time after which to call again, in microseconds from now, if the call was denied."""
     decided_us: int | None = None
-    """When it was decided, where the contender says so."""
+    """Time of the decision, if the contender reports it."""
 
 
-#: One client of a contender: asks for one unit.
+#: One client of a contender: a call asks for one unit.
 Client = Callable[[], Answer]
 
 
@@ -46,34 +46,34 @@ class Contender(NamedTuple):
     library: str
     name: str
     bound: int
-    """What algorithms of its kind admit at most in a period."""
+    """The most that an algorithm of this kind admits in a period."""
     words: str
-    """That, in words."""
+    """The bound in words."""
     clock: str
-    """Whose clock decides."""
+    """The clock that decides."""
     client: Callable[[], Client]
-    """Makes another client of the same subject, with connections of its own."""
+    """Makes another client of the same subject, with its own connections."""
     package: str
 
     @property
     def ours(self) -> bool:
-        """Whether a broken bound is our failure."""
+        """Whether it is an algorithm of this library."""
         return self.package == "limiter"
 
 
 def contenders(url: str, key: str, limit: int, period_us: int) -> list[Contender]:
-    """All of them on one server, on subjects that nobody has used before."""
-    found = list(_ours(url, key, limit, period_us))
+    """Make all contenders on one server, on unused subjects."""
+    every = list(_ours(url, key, limit, period_us))
     for make in (_limits, _throttled, _pyrate):
         try:
-            found += make(url, key, limit, period_us)
+            every += make(url, key, limit, period_us)
         except ModuleNotFoundError:
             continue
-    return found
+    return every
 
 
 def missing() -> list[str]:
-    """The peers that are not installed."""
+    """List the other libraries that are not installed."""
     return [name for name, package in PEERS.items() if importlib.util.find_spec(package) is None]
 
 
@@ -96,7 +96,7 @@ def _ours(url: str, key: str, limit: int, period_us: int) -> Iterator[Contender]
 
 
 def _limits(url: str, key: str, limit: int, period_us: int) -> Iterator[Contender]:
-    """``hit``; after a denial ``get_window_stats().reset_time``, as Flask-Limiter tells its callers."""
+    """Call ``hit``; after a denial ``get_window_stats().reset_time``, which Flask-Limiter reports."""
     limits: Any = importlib.import_module("limits")
     strategies: Any = importlib.import_module("limits.strategies")
     storage: Any = importlib.import_module("limits.storage")
@@ -128,7 +128,7 @@ def _limits(url: str, key: str, limit: int, period_us: int) -> Iterator[Contende
 
 
 def _throttled(url: str, key: str, limit: int, period_us: int) -> Iterator[Contender]:
-    """``Throttled.limit``, whose result has ``limited`` and ``state.retry_after``."""
+    """Call ``Throttled.limit``, whose result has ``limited`` and ``state.retry_after``."""
     throttled: Any = importlib.import_module("throttled")
     quota = throttled.per_duration(timedelta(microseconds=period_us), limit, burst=limit)
     for name, using, words, clock in [
@@ -153,7 +153,7 @@ def _throttled(url: str, key: str, limit: int, period_us: int) -> Iterator[Conte
 
 
 def _pyrate(url: str, key: str, limit: int, period_us: int) -> Iterator[Contender]:
-    """A bucket's ``put`` and, after a denial, its ``waiting``, as its Limiter calls them."""
+    """Call a bucket's ``put``, and after a denial its ``waiting``, as the library's Limiter does."""
     pyrate: Any = importlib.import_module("pyrate_limiter")
     rates = [pyrate.Rate(limit, period_us // 1_000)]
 
@@ -186,7 +186,7 @@ def _pyrate(url: str, key: str, limit: int, period_us: int) -> Iterator[Contende
 
 
 class _Ahead(types.ModuleType):
-    """The module ``time`` as a process sees it whose wall clock is ahead."""
+    """The module ``time`` of a process whose wall clock is ahead."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__("time")
@@ -197,10 +197,10 @@ class _Ahead(types.ModuleType):
 
 
 def clock_ahead(package: str, seconds: float) -> Callable[[], Any]:
-    """Make what lets a package, once it is imported, see a wall clock that is so far ahead.
+    """Make a context in which an imported package sees a wall clock that is ``seconds`` ahead.
 
-    Only the wall clock, and only of the package itself; whatever it was while nobody asks. Whoever
-    takes the store's time is not affected.
+    Only the wall clock changes, and only for this package. Algorithms that use the store's time are not
+    affected.
     """
     ahead = _Ahead(seconds)
     instead = {time: ahead, time.time: ahead.time, time.time_ns: ahead.time_ns}
@@ -229,7 +229,7 @@ def clock_ahead(package: str, seconds: float) -> Callable[[], Any]:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of the peers."""
+    """Return the installed versions of the other libraries."""
     return {
         name: importlib.metadata.version(name)
         for name, package in PEERS.items()

@@ -1,4 +1,4 @@
-"""What was admitted, looked at window by window; pure."""
+"""Counts of the calls admitted in each window; pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Admitted(NamedTuple):
-    """One admitted call. Where the store does not say when it decided, it was between the two times."""
+    """One admitted call, decided between two times; they are equal if the store reports its time."""
 
     first_us: int
     last_us: int
@@ -15,9 +15,9 @@ class Admitted(NamedTuple):
 
 
 def most_in_any_window(history: Sequence[Admitted], window_us: int) -> int:
-    """The largest cost that was for certain admitted in one window [t, t + window), by two pointers.
+    """Return the largest cost that was certainly admitted in one window [t, t + window).
 
-    The history is that of one caller, in order: neither of its times decreases.
+    The history is one caller's, in order: neither of its times decreases.
     """
     most = inside = oldest = 0
     for hit in history:
@@ -30,7 +30,7 @@ def most_in_any_window(history: Sequence[Admitted], window_us: int) -> int:
 
 
 def most_at_any_instant(held: Iterable[tuple[int, int, int]]) -> int:
-    """The largest sum of units that are held at once, of intervals [from, to) with their units."""
+    """Return the most units held at once, from intervals [from, to) with their units."""
     changes = sorted(
         change
         for from_us, to_us, units in held
@@ -47,9 +47,9 @@ def most_at_any_instant(held: Iterable[tuple[int, int, int]]) -> int:
 def under_admission(
     history: Iterable[Admitted], start_us: int, periods: int, limit: int, period_us: int
 ) -> float:
-    """How much less than ``limit`` a period was admitted in these periods, in percent.
+    """Return in percent how much less than ``limit`` a period was admitted in these periods.
 
-    Negative where it was more. A call counts where the middle of its two times lies.
+    The result is negative if more was admitted. A call counts at the middle of its two times.
     """
     end_us = start_us + periods * period_us
     admitted = sum(
@@ -59,10 +59,10 @@ def under_admission(
 
 
 def opens_after(passes: Callable[[int], bool], told_us: int, most_us: int) -> int:
-    """The first of the times 1 to ``most_us`` at which a call passes, given when it is said to.
+    """Return the first of the times 1 to ``most_us`` at which a call passes; ``told_us`` is a guess.
 
-    It must pass from some time on, and at ``most_us``. Where what was told is true, two questions
-    show it.
+    The call must pass from some time on, and at ``most_us``. If the guess is right, two calls of
+    ``passes`` show it.
     """
     if told_us > 0 and passes(told_us):
         if told_us == 1 or not passes(told_us - 1):

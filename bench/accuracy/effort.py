@@ -1,4 +1,4 @@
-"""How much is tried, and for how long."""
+"""The extent of an accuracy run."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from typing import NamedTuple
 
 
 class Effort(NamedTuple):
-    """Numbers of a run; bounded, whatever the machine."""
+    """Limits, periods and numbers of calls, the same on every machine."""
 
     limit: int
     period_us: int
-    """Of every limit that is measured in real time; the first of those in simulated time."""
+    """The period of the limit in real time, and of the first limit in simulated time."""
     others: tuple[tuple[int, int], ...]
-    """More limits and periods, in simulated time."""
+    """Further limits and periods, in simulated time."""
     periods: int
     """Periods of overload in simulated time."""
     random_calls: int
-    """Calls at random, in simulated time."""
+    """Random calls, in simulated time."""
     real_periods: int
     """Periods of overload in real time, the first of which is not counted."""
     retries_us: int
-    """For so long each contender is asked when it opens again."""
+    """Duration of the calls that find out when each contender admits again."""
 
 
-# Peers that count in whole seconds get two of them; theirs is the shortest period that is fair.
+# Two seconds: some other libraries count in whole seconds, so a shorter period would be unfair to them.
 FULL = Effort(20, 2_000_000, ((7, 1_000_000), (1, 1_000_000)), 200, 2_000, 6, 5_000_000)
 QUICK = Effort(10, 1_000_000, ((3, 1_000_000),), 6, 60, 3, 1_500_000)

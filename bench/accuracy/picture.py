@@ -1,6 +1,6 @@
 """The picture of docs/algorithms.md: all algorithms under one load, in simulated time.
 
-``python -m bench.accuracy.picture`` draws it anew.
+``python -m bench.accuracy.picture`` draws it again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from limiter.testing import set_time
 FILE = Path(__file__).parent.parent.parent / "docs" / "algorithms.png"
 
 LIMIT, PERIOD_US = 10, 10_000_000
-#: How long a request takes, for those that count the ones under way.
+#: Duration of a request, for ``Concurrency``.
 TAKES_US = 3_000_000
 _END_S = 50
-#: Windows on the clock end seven seconds later, and then every ten.
+#: Aligned windows end seven seconds after this, and then every ten seconds.
 _BEGIN_US = 1_790_000_003_000_000
 
 
 class Outcome(NamedTuple):
-    """What became of one request."""
+    """The result of one request."""
 
     at_us: int
     admitted: bool
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 def load() -> list[int]:
-    """When requests come: few, a crowd around a seam, far too many, nobody, a crowd."""
+    """Return the times of requests: few, a burst around a window's end, overload, a pause, a burst."""
     times = [number * 1_000_000 for number in (0, 3, 6)]
     times += [9_500_000 + number * 40_000 for number in range(12)]
     times += [10_100_000 + number * 40_000 for number in range(12)]
@@ -46,13 +46,13 @@ def load() -> list[int]:
 
 
 def kinds() -> list[tuple[str, Policy]]:
-    """Every algorithm of the library."""
+    """List every algorithm of the library."""
     return [*policies(LIMIT, PERIOD_US), ("concurrency", Concurrency(LIMIT // 2))]
 
 
 def outcomes(policy: Policy, times_us: Sequence[int]) -> list[Outcome]:
-    """What each request is told, in simulated time."""
-    found = []
+    """Send the requests in simulated time; return their results."""
+    results = []
     with Limiter(policy, store="memory://") as limiter:
         held: list[tuple[int, Lease]] = []
         for at_us in times_us:
@@ -64,23 +64,23 @@ def outcomes(policy: Policy, times_us: Sequence[int]) -> list[Outcome]:
             set_time(limiter, _BEGIN_US + at_us)
             if not policy.leases:
                 decision = limiter.hit("user:42")
-                found.append(Outcome(at_us, decision.allowed, round(decision.delay * 1e6)))
+                results.append(Outcome(at_us, decision.allowed, round(decision.delay * 1e6)))
                 continue
             lease = limiter.hold("user:42")
             try:
                 lease.__enter__()
             except RateLimited:
-                found.append(Outcome(at_us, False))
+                results.append(Outcome(at_us, False))
             else:
                 held.append((at_us + TAKES_US, lease))
-                found.append(Outcome(at_us, True))
+                results.append(Outcome(at_us, True))
         for _, lease in held:
             lease.release()
-    return found
+    return results
 
 
 def draw(file: Path = FILE) -> None:
-    """One panel for each algorithm."""
+    """Draw a panel for each algorithm."""
     style()
     from matplotlib import pyplot
 
@@ -90,11 +90,11 @@ def draw(file: Path = FILE) -> None:
     )
     bins = [number / 2 for number in range(2 * _END_S + 1)]
     for (name, policy), axes in zip(every, grid.flat, strict=True):
-        found = outcomes(policy, load())
-        asked = [one.at_us / 1e6 for one in found]
-        admitted_us = [one.at_us for one in found if one.admitted]
+        results = outcomes(policy, load())
+        sent = [result.at_us / 1e6 for result in results]
+        admitted_us = [result.at_us for result in results if result.admitted]
         first = axes is grid.flat[0]
-        axes.hist(asked, bins, color="#c9ced6", label="asked, in half a second" if first else "_")
+        axes.hist(sent, bins, color="#c9ced6", label="asked, in half a second" if first else "_")
         axes.hist(
             [at_us / 1e6 for at_us in admitted_us],
             bins,
@@ -106,13 +106,15 @@ def draw(file: Path = FILE) -> None:
         axes.step(xs, ys, where="post", color=COLOURS[1], lw=1.2, label=what if first else "_")
         axes.axhline(policy.limit, color=GOAL, lw=0.8, ls=":", label="limit" if first else "_")
         if isinstance(policy, LeakyBucket):
-            leaves = [(one.at_us + one.delay_us) / 1e6 for one in found if one.admitted]
+            leaves = [
+                (result.at_us + result.delay_us) / 1e6 for result in results if result.admitted
+            ]
             axes.plot(leaves, [-1.4] * len(leaves), "|", color=COLOURS[2], ms=5, mew=1)
             axes.text(
                 _END_S, 2.2, "after delay", fontsize=7, color=COLOURS[2], va="center", ha="right"
             )
         title = f"{name} ({what})" if policy.leases else name
-        axes.set_title(f"{title}: {len(admitted_us)} of {len(found)}, at most {max(ys)}")
+        axes.set_title(f"{title}: {len(admitted_us)} of {len(results)}, at most {max(ys)}")
         axes.set_xlim(0, _END_S)
         axes.set_ylim(-2.5, 26)
     for axes in grid[-1]:

@@ -20,7 +20,7 @@ def draw(
     effort: Effort,
     folder: Path,
 ) -> dict[str, str]:
-    """Draw what there is; return the files' names."""
+    """Draw the plots of the measured parts; return the files' names."""
     style()
     files = {"most": _most(rows, effort, folder)}
     if real:
@@ -30,7 +30,7 @@ def draw(
 
 
 def style() -> None:
-    """One look for all."""
+    """Set the common style."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -48,7 +48,7 @@ def _named(row: Mapping[str, Any]) -> str:
 
 
 def _most(rows: Sequence[Mapping[str, Any]], effort: Effort, folder: Path) -> str:
-    """The most in one period: to the microsecond or in real time, and with a clock ahead."""
+    """Draw the most admitted in one period, and the most with one client's clock ahead."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.34 * len(rows)), layout="constrained")
@@ -61,7 +61,7 @@ def _most(rows: Sequence[Mapping[str, Any]], effort: Effort, folder: Path) -> st
             label = "one of two clients' clocks half a period ahead" if place == 0 else "_"
             axes.barh(place + 0.19, row["most_ahead"], height=0.36, color=_AHEAD, label=label)
             _number(axes, row["most_ahead"], row["bound"], place + 0.19)
-        label = "bound of its kind" if place == 0 else "_"
+        label = "bound of this kind" if place == 0 else "_"
         axes.plot([row["bound"]] * 2, [place - 0.42, place + 0.42], color=GOAL, lw=1.5, label=label)
     axes.axvline(effort.limit, color="#333333", lw=0.8, ls=":", label=f"limit {effort.limit}")
     axes.set_yticks(range(len(rows)), [_named(row) for row in rows])
@@ -72,13 +72,13 @@ def _most(rows: Sequence[Mapping[str, Any]], effort: Effort, folder: Path) -> st
 
 
 def _number(axes: Any, most: int, bound: int, y: float) -> None:
-    """Beside the end of its bar, and not upon the line of the bound."""
+    """Write the number beside the end of its bar, but not on the line of the bound."""
     beside = max(most, bound) if -4 < most - bound <= 0 else most
     axes.text(beside + 0.4, y, str(most), va="center", fontsize=7)
 
 
 def _over_time(real: Sequence[tuple[Contender, Found]], effort: Effort, folder: Path) -> str:
-    """What the last period admitted, at each moment, under two loads."""
+    """Draw the units admitted in the last period over time, under two loads."""
     from matplotlib import pyplot
 
     columns = 4
@@ -117,7 +117,7 @@ def _over_time(real: Sequence[tuple[Contender, Found]], effort: Effort, folder: 
 
 
 def in_last_period(times_us: Sequence[int], period_us: int) -> tuple[list[float], list[int]]:
-    """A curve: seconds, and what was admitted in the period that ends there."""
+    """Return a curve: seconds, and the units admitted in the period that ends there."""
     changes = sorted([(at, 1) for at in times_us] + [(at + period_us, -1) for at in times_us])
     xs, ys, now = [0.0], [0], 0
     for at, change in changes:
@@ -128,7 +128,7 @@ def in_last_period(times_us: Sequence[int], period_us: int) -> tuple[list[float]
 
 
 def _retry(real: Sequence[tuple[Contender, Found]], folder: Path) -> str:
-    """How far retry_after was off."""
+    """Draw the error of retry_after."""
     from matplotlib import pyplot
 
     shown = [(contender, found) for contender, found in real if found.error_us]
@@ -143,6 +143,6 @@ def _retry(real: Sequence[tuple[Contender, Found]], folder: Path) -> str:
     axes.set_yticks(range(len(shown)), [title(contender) for contender, _ in shown])
     axes.invert_yaxis()
     axes.set_xlabel(
-        "told less true, milliseconds (left: sent away too early, right: told to wait too long)"
+        "retry_after less the true time, milliseconds (left: too early, right: too late)"
     )
     return save(figure, folder, "retry")

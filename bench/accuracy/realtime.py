@@ -1,8 +1,8 @@
-"""Everybody in real time, on one server, under the same loads.
+"""All contenders in real time, on one server, under the same loads.
 
-One thread asks all contenders in turn, each when its load says so. What was admitted in a window is
-counted so that nobody is accused wrongly: a call whose decision lies somewhere between its sending and
-its answer is in a window only where it is for certain.
+One thread calls all contenders in turn, each at the times of its load. The counts never blame a contender
+wrongly: a call was decided between its sending and its answer, and counts only in windows that certainly
+contain the decision.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from bench.accuracy.counting import Admitted, most_in_any_window, under_admissio
 from bench.accuracy.effort import Effort
 from bench.effort import Step
 
-#: Asks at that time, with that client; is told what became of it.
+#: Yields a time and a client for the next call, and receives the call with its answer.
 Load = Generator[tuple[int, int], "Asked", None]
 
-#: One look at a clock of which many contenders hang: so much of a period goes before a seam.
+#: The load begins this part of a period before a window's end, since the calls of all contenders take time.
 _BEFORE_SEAM = 10
-#: Under overload so many units are asked for where one may pass.
+#: Calls under overload for each unit that may pass.
 OVERLOAD = 5
-#: Contenders that are asked side by side, and how often each, when it is to be found when they open.
+#: To find when contenders admit again: how many are called side by side, and how often each.
 _SIDE_BY_SIDE, _EVERY_US = 6, 5_000
 
 
 class Asked(NamedTuple):
-    """One call: when it was sent and answered, and the answer."""
+    """One call: the times at which it was sent and answered, and the answer."""
 
     sent_us: int
     answered_us: int
@@ -39,12 +39,12 @@ class Asked(NamedTuple):
 
     @property
     def earliest_us(self) -> int:
-        """When it was decided, at the earliest."""
+        """The earliest time of the decision."""
         return self.answer.decided_us or self.sent_us
 
     @property
     def latest_us(self) -> int:
-        """When it was decided, at the latest."""
+        """The latest time of the decision."""
         return self.answer.decided_us or self.answered_us
 
 
@@ -53,7 +53,7 @@ def _now_us() -> int:
 
 
 def _flood(client: int, most: int) -> Load:
-    """Ask until denied, at most so often."""
+    """Call until a denial, at most ``most`` times."""
     for _ in range(most):
         asked = yield 0, client
         if not asked.answer.allowed:
@@ -61,7 +61,7 @@ def _flood(client: int, most: int) -> Load:
 
 
 def _greedy(start_us: int, until_us: int, every_us: int) -> Load:
-    """Ask again at once where it passed, and after a while where it did not."""
+    """After an admitted call, call again at once; after a denied one, after ``every_us``."""
     due_us = start_us
     while due_us < until_us:
         asked = yield due_us, 0
@@ -69,7 +69,7 @@ def _greedy(start_us: int, until_us: int, every_us: int) -> Load:
 
 
 def own_seam(start_us: int, effort: Effort) -> Load:
-    """One unit, then all else just before a window from there ends, and whatever the next ones have."""
+    """Take one unit, the rest just before the window that it opened ends, and all of the next windows."""
     period_us = effort.period_us
     yield start_us, 0
     yield from _greedy(
@@ -78,7 +78,7 @@ def own_seam(start_us: int, effort: Effort) -> Load:
 
 
 def clock_seam(start_us: int, effort: Effort) -> Load:
-    """All there is just before a multiple of the period, and whatever comes after it."""
+    """Take all units just before a multiple of the period, and all after it."""
     limit, period_us = effort.limit, effort.period_us
     seam_us = (start_us // period_us + 1) * period_us
     if seam_us - start_us < period_us // 2:
@@ -89,7 +89,7 @@ def clock_seam(start_us: int, effort: Effort) -> Load:
 
 
 def idleness(start_us: int, effort: Effort) -> Load:
-    """All there is, nothing for two periods, then all there is again and whatever comes after it."""
+    """Take all units, pause for two periods, and then take all again."""
     limit, period_us = effort.limit, effort.period_us
     yield start_us, 0
     yield from _flood(0, 2 * limit)
@@ -98,7 +98,7 @@ def idleness(start_us: int, effort: Effort) -> Load:
 
 
 def overload(start_us: int, effort: Effort) -> Load:
-    """Five times what may pass, evenly."""
+    """Call evenly, five times as often as the limit admits."""
     limit, period_us = effort.limit, effort.period_us
     every_us = period_us // (OVERLOAD * limit)
     for number in range(effort.real_periods * OVERLOAD * limit):
@@ -106,7 +106,7 @@ def overload(start_us: int, effort: Effort) -> Load:
 
 
 def skewed(start_us: int, effort: Effort) -> Load:
-    """The same from two clients in turn, the clock of one of which is half a period ahead."""
+    """The same from two clients in turn; one client's clock is half a period ahead."""
     limit, period_us = effort.limit, effort.period_us
     every_us = period_us // (OVERLOAD * limit)
     for number in range(effort.real_periods * OVERLOAD * limit):
@@ -114,7 +114,7 @@ def skewed(start_us: int, effort: Effort) -> Load:
 
 
 def retries(start_us: int, effort: Effort) -> Load:
-    """All there is within half a period, then every few milliseconds."""
+    """Take all units within half a period, then call every few milliseconds."""
     limit, period_us = effort.limit, effort.period_us
     for number in range(limit):
         yield start_us + number * period_us // (2 * limit), 0
@@ -131,44 +131,44 @@ LOADS: Mapping[str, Callable[[int, Effort], Load]] = {
     "overload": overload,
     "a clock ahead": skewed,
 }
-#: Those of which a quick run sees enough.
+#: The loads of a quick run.
 QUICKLY = ("window's own seam", "overload", "a clock ahead")
 
 
 @dataclass
 class Found:
-    """What one contender did under the loads."""
+    """The behaviour of one contender under the loads."""
 
     most: dict[str, int] = field(default_factory=dict)
-    """By the load: the most that was for certain admitted in one period."""
+    """By load: the most that was certainly admitted in one period."""
     under: float | None = None
     errors_us: list[float] = field(default_factory=list)
-    """Told less true time until it opens, of the denials whose opening was seen: as much of it as is
-    certain, and 0 where it may have been true."""
+    """retry_after less the true time, for each denial after which a call passed: the part of the error that
+    is certain, or 0 if there may be none."""
     uncertain_us: int = 0
-    """How exactly the openings are known."""
+    """The largest uncertainty of a time at which a contender admitted again."""
     admitted_us: dict[str, list[int]] = field(default_factory=dict)
-    """By the load: when units were admitted, from the load's beginning on."""
+    """By load: when units were admitted, since the load began."""
 
     @property
     def early_us(self) -> float:
-        """The most by which a caller was sent away too early."""
+        """The most by which a retry_after was too early."""
         return max(0.0, -min(self.errors_us, default=0.0))
 
     @property
     def error_us(self) -> tuple[float, float, float] | None:
-        """Median, smallest and largest."""
+        """Median, smallest and largest error."""
         if not self.errors_us:
             return None
         return statistics.median(self.errors_us), min(self.errors_us), max(self.errors_us)
 
 
-#: Makes the contenders on subjects of that name.
+#: Makes the contenders on subjects of a name.
 Make = Callable[[str], Sequence[Contender]]
 
 
 def measure(make: Make, effort: Effort, names: Sequence[str], step: Step) -> dict[str, Found]:
-    """All contenders under all loads, by their titles."""
+    """Measure all contenders under all loads; return their behaviour by title."""
     limit, period_us = effort.limit, effort.period_us
     found: dict[str, Found] = {}
     for load in names:
@@ -176,49 +176,49 @@ def measure(make: Make, effort: Effort, names: Sequence[str], step: Step) -> dic
         for contender, (start_us, asked) in zip(
             field_, _run(field_, LOADS[load], effort), strict=True
         ):
-            one = found.setdefault(title(contender), Found())
+            behaviour = found.setdefault(title(contender), Found())
             admitted = _admitted(asked)
-            one.most[load] = most_in_any_window(admitted, period_us)
-            one.admitted_us[load] = [hit.last_us - start_us for hit in admitted]
+            behaviour.most[load] = most_in_any_window(admitted, period_us)
+            behaviour.admitted_us[load] = [hit.last_us - start_us for hit in admitted]
             if load == "overload":
-                one.under = under_admission(
+                behaviour.under = under_admission(
                     admitted, start_us + period_us, effort.real_periods - 1, limit, period_us
                 )
         step()
     field_ = make("retries")
     for first in range(0, len(field_), _SIDE_BY_SIDE):
-        some = field_[first : first + _SIDE_BY_SIDE]
-        for contender, (_, asked) in zip(some, _run(some, retries, effort), strict=True):
+        group = field_[first : first + _SIDE_BY_SIDE]
+        for contender, (_, asked) in zip(group, _run(group, retries, effort), strict=True):
             _judge(asked, found.setdefault(title(contender), Found()))
         step()
     return found
 
 
 def steps(count: int, names: Sequence[str]) -> int:
-    """How often ``measure`` says that a step is done."""
+    """Return the number of steps that ``measure`` reports."""
     return len(names) + -(-count // _SIDE_BY_SIDE)
 
 
 def title(contender: Contender) -> str:
-    """What the contender is called in a table."""
+    """Return the contender's name in tables."""
     return f"{contender.library} {contender.name}"
 
 
 def _run(
     field_: Sequence[Contender], load: Callable[[int, Effort], Load], effort: Effort
 ) -> list[tuple[int, list[Asked]]]:
-    """Ask each contender when its load says so; when each load began, and every call."""
+    """Call each contender at the times of its load; return each load's start, and every call."""
     period_us = effort.period_us
     clients = []
     for contender in field_:
         ahead = clock_ahead(contender.package, period_us / 2e6)
         clients.append((contender.client(), contender.client(), ahead))
-    # They begin one after the other, so that their seams do not fall together.
+    # The loads begin one after the other, so that their windows end at different times.
     begin_us = _now_us() + 50_000
     starts = [begin_us + place * period_us // len(field_) for place in range(len(field_))]
     loads = [load(start_us, effort) for start_us in starts]
     asked: list[list[Asked]] = [[] for _ in field_]
-    due = [(*next(one), place) for place, one in enumerate(loads)]
+    due = [(*next(flow), place) for place, flow in enumerate(loads)]
     heapq.heapify(due)
     while due:
         due_us, client, place = heapq.heappop(due)
@@ -234,29 +234,29 @@ def _run(
             sent_us = _now_us()
             answer = plain()
             answered_us = _now_us()
-        one = Asked(sent_us, answered_us, answer)
-        asked[place].append(one)
+        call = Asked(sent_us, answered_us, answer)
+        asked[place].append(call)
         try:
-            heapq.heappush(due, (*loads[place].send(one), place))
+            heapq.heappush(due, (*loads[place].send(call), place))
         except StopIteration:
             continue
     return list(zip(starts, asked, strict=True))
 
 
 def _admitted(asked: Sequence[Asked]) -> list[Admitted]:
-    return [Admitted(one.earliest_us, one.latest_us) for one in asked if one.answer.allowed]
+    return [Admitted(call.earliest_us, call.latest_us) for call in asked if call.answer.allowed]
 
 
 def _judge(asked: Sequence[Asked], found: Found) -> None:
-    """Compare what every denial told with the time at which the next call passed."""
+    """Compare the retry_after of every denial with the time at which the next call passed."""
     row: list[Asked] = []
-    for one in asked:
-        if not one.answer.allowed:
-            row.append(one)
+    for call in asked:
+        if not call.answer.allowed:
+            row.append(call)
             continue
         if row:
-            # It opened after the last denial, and not after the call that passed.
-            opened_us = row[-1].earliest_us + 1, one.latest_us
+            # The limit admitted again after the last denial, at the latest when this call passed.
+            opened_us = row[-1].earliest_us + 1, call.latest_us
             found.uncertain_us = max(found.uncertain_us, opened_us[1] - opened_us[0])
             for denied in row:
                 told_us = denied.answer.retry_us
@@ -268,17 +268,17 @@ def _judge(asked: Sequence[Asked], found: Found) -> None:
 
 
 def violations(contender: Contender, found: Found) -> list[str]:
-    """Of ours: every bound that was exceeded, and every caller who was sent away too early."""
+    """Report, for our algorithms, every exceeded bound and every retry_after that was too early."""
     if not contender.ours:
         return []
-    said = [
-        f"{title(contender)}, {load}, in real time: {most} in one period, "
-        f"where at most {contender.bound} may be"
+    messages = [
+        f"{title(contender)}, {load}, in real time: {most} admitted in one period, "
+        f"the bound is {contender.bound}"
         for load, most in found.most.items()
         if most > contender.bound
     ]
     if found.early_us:
-        said.append(
-            f"{title(contender)}, in real time: told to come back {found.early_us:.0f} us too early"
+        messages.append(
+            f"{title(contender)}, in real time: retry_after is {found.early_us:.0f} us too early"
         )
-    return said
+    return messages

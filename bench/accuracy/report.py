@@ -1,4 +1,4 @@
-"""One folder for each run: everything as JSON, and a report with plots for people."""
+"""A folder for each run: everything as JSON, and a report with plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.report import Run, markdown, new_folder
 from bench.sections import Table
 from limiter.policies import Policy
 
-#: What one policy did under every load in simulated time.
+#: The behaviour of one policy under every load, in simulated time.
 Loads = dict[str, simulated.Found]
 
 AHEAD = "a clock ahead"
@@ -25,21 +25,21 @@ AHEAD = "a clock ahead"
 
 @dataclass
 class Results:
-    """What a run found."""
+    """The results of a run."""
 
     effort: Effort
     exact: dict[str, list[tuple[str, Policy, Loads]]] = field(default_factory=dict)
-    """By the server: each policy with its name and what it did, in simulated time."""
+    """By server: each policy with its name and its behaviour, in simulated time."""
     leases: dict[str, simulated.Found] = field(default_factory=dict)
     real_server: str = ""
     real: list[tuple[Contender, Found]] = field(default_factory=list)
-    """Everybody, in real time."""
+    """All contenders with their behaviour, in real time."""
     violations: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def summary(results: Results) -> list[dict[str, Any]]:
-    """One row for each algorithm: the first limit of ours in simulated time, all in real time."""
+    """Make a row for each algorithm: ours in simulated time with the first limit, all in real time."""
     limit = results.effort.limit
     rows: dict[str, dict[str, Any]] = {}
     for measured in results.exact.values():
@@ -80,7 +80,7 @@ def _range(errors: Sequence[int], before: Sequence[int] | None) -> tuple[int, in
 
 
 def as_json(run: Run, results: Results) -> dict[str, Any]:
-    """All of it."""
+    """Return all results, ready for JSON."""
     return {
         "date": run.date,
         "seconds": round(run.seconds, 1),
@@ -156,16 +156,15 @@ def _markdown(run: Run, results: Results, pictures: Mapping[str, str]) -> str:
         f"* load average before and after: {run.load[0]:.2f} and {run.load[1]:.2f}",
         f"* took {run.seconds:.0f} s",
         "",
-        "What is measured and how: [docs/accuracy.md](../../../docs/accuracy.md#how-it-is-measured). What "
-        "was measured in real time varies with the machine's load by some milliseconds, and by a unit "
-        "or two.",
+        "What is measured and how: [docs/accuracy.md](../../../docs/accuracy.md#how-it-is-measured). "
+        "Figures of real time vary with the machine's load by some milliseconds, and by a unit or two.",
         "",
     ]
     if results.violations:
         lines += [
-            "**Of ours, this is wrong:**",
+            "**Our algorithms failed:**",
             "",
-            *(f"* {one}" for one in results.violations),
+            *(f"* {violation}" for violation in results.violations),
             "",
         ]
     lines += [f"*Not measured*: {note}\n" for note in results.notes]
@@ -180,8 +179,8 @@ def _markdown(run: Run, results: Results, pictures: Mapping[str, str]) -> str:
         errors = _range(found.errors_us, None)
         lines += [
             f"`concurrency`, {effort.limit} leases: at most {max(found.most.values())} were held at "
-            f"any instant; {len(found.errors_us)} denials, of which retry_after was off by "
-            f"{_span(errors)} microseconds where nobody gave a lease back earlier.",
+            f"any instant. In {len(found.errors_us)} denials the error of retry_after was "
+            f"{_span(errors)} microseconds, if no holder released a lease earlier.",
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
@@ -225,13 +224,13 @@ def _cell(most: int | None, bound: int) -> str:
 
 
 def under(row: Mapping[str, Any]) -> str:
-    """Under-admission in percent, exact where it is known so."""
+    """Write the under-admission in percent, from simulated time if it was measured there."""
     value = row["under_real"] if row["under_exact"] is None else row["under_exact"]
     return "-" if value is None else f"{abs(value) if abs(value) < 0.05 else value:.1f} %"
 
 
 def error(row: Mapping[str, Any]) -> str:
-    """The error of retry_after, exact where it is known so."""
+    """Write the error of retry_after, from simulated time if it was measured there."""
     if row["retry_exact_us"] is not None:
         return f"{_span(row['retry_exact_us'])} us"
     if row["retry_real_us"] is None:
@@ -269,22 +268,22 @@ def _real(results: Results, pictures: Mapping[str, str]) -> list[str]:
         for contender, found in results.real
         if found.error_us
     ]
-    asked = ["algorithm", "denials", "median", "least", "most", "known within"]
+    columns = ["algorithm", "denials", "median", "least", "most", "known within"]
     return [
-        "### The most in one period, by the load",
+        "### The most in one period, by load",
         "",
-        f"![What the last period admitted]({pictures['time']})",
+        f"![Units admitted in the last period]({pictures['time']})",
         "",
         *markdown(Table("", ["algorithm", "bound", *loads], most)),
         "",
-        "### `retry_after` less the time until it opened, in milliseconds",
+        "### `retry_after` less the true time, in milliseconds",
         "",
-        "As much of it as is certain: 0 where what was told lies between the last call that was denied "
-        "and the first that passed.",
+        "The part of the error that is certain: 0 if `retry_after` lies between the last denied call and "
+        "the first admitted one.",
         "",
         f"![The error of retry_after]({pictures['retry']})",
         "",
-        *markdown(Table("", asked, retry)),
+        *markdown(Table("", columns, retry)),
         "",
     ]
 

@@ -1,7 +1,7 @@
-"""Our algorithms through a real server, in simulated time: every adversary to the microsecond.
+"""Our algorithms on a real server in simulated time: loads of attackers, exact to the microsecond.
 
-The time is passed to the scripts, so that an adversary asks at the last microsecond of a window and at
-the first of the next, and at exactly the time that he was told and one microsecond earlier.
+The loads pass their time to the scripts. So they can call in the last microsecond of a window and in the
+first of the next, and at exactly ``retry_after`` and one microsecond earlier.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from limiter import Concurrency, Decision, FixedWindow, Limiter, RateLimited
 from limiter.policies import ALGORITHMS, Policy
 from limiter.testing import set_time
 
-#: Where simulated time begins: in the middle of every period that is measured.
+#: The start of simulated time: in the middle of every measured period.
 BEGIN_US = 1_790_000_000_500_000
 
-#: A busy machine must make a call slow, not turn it into an error.
+#: Long, so that other work on the machine makes a call slow, but does not fail it.
 TIMEOUT = 10.0
 
-#: No limit that is measured lets so much pass at one instant; a broken one is not asked any longer.
+#: More units than any measured limit admits at one instant: a broken limit must not loop for ever.
 _ENOUGH = 1_000
 
-#: Asks for some units at a time; says whether they passed, and else when they will.
+#: Calls for units at a time; returns whether they passed, and otherwise the time until they will.
 Ask = Callable[[int, int], "tuple[bool, int]"]
 Load = Callable[[Ask, Policy], None]
 
 
 class Found(NamedTuple):
-    """What one policy did under one load, or under all of them."""
+    """The behaviour of one policy under one load."""
 
     most: dict[int, int]
-    """By the length of the window: the most that was admitted in any."""
+    """By the window's length: the most admitted in any window."""
     under: float | None
-    """Under-admission in percent, where the load says it."""
+    """Under-admission in percent, if the load measures it."""
     errors_us: list[int]
-    """Told less true time, of every denial."""
+    """retry_after less the true time, for every denial."""
     admitted: int
 
 
 def policies(limit: int, period_us: int) -> Iterator[tuple[str, Policy]]:
-    """Every algorithm of the library that counts what passes, by its name in the report."""
+    """Make a policy of every algorithm but ``Concurrency``, by its name in the report."""
     per = period_us / 1e6
     for name, policy in ALGORITHMS.items():
         build: Any = policy
@@ -62,35 +62,35 @@ def policies(limit: int, period_us: int) -> Iterator[tuple[str, Policy]]:
 
 
 def windows(period_us: int) -> list[int]:
-    """The lengths of the windows that are looked at; the period is the second."""
+    """Return the lengths of the examined windows; the second is the period."""
     return [period_us // 4, period_us, 2 * period_us, 5 * period_us]
 
 
 def flood(ask: Ask, now_us: int, until_us: int) -> None:
-    """Ask for a unit at the first moment at which each could pass, until none does before the end."""
-    here = 0
-    while now_us < until_us and here < _ENOUGH:
+    """Call for each unit at the first moment at which it could pass, until the end."""
+    at_once = 0
+    while now_us < until_us and at_once < _ENOUGH:
         passed, retry_us = ask(now_us, 1)
         if passed:
-            here += 1
+            at_once += 1
         else:
-            now_us, here = now_us + max(1, retry_us), 0
+            now_us, at_once = now_us + max(1, retry_us), 0
 
 
 def own_seam(ask: Ask, policy: Policy) -> None:
-    """Open a window with one unit, take all else in its last microsecond, and whatever the next has."""
+    """Open a window with one unit, take the rest in its last microsecond, and all of the next windows."""
     ask(BEGIN_US, 1)
     flood(ask, BEGIN_US + policy.period_us - 1, BEGIN_US + 7 * policy.period_us)
 
 
 def clock_seam(ask: Ask, policy: Policy) -> None:
-    """The same around a multiple of the period."""
+    """Take all units just before a multiple of the period, and all after it."""
     seam_us = BEGIN_US - BEGIN_US % policy.period_us + policy.period_us
     flood(ask, seam_us - 1, seam_us + 6 * policy.period_us)
 
 
 def idleness(ask: Ask, policy: Policy) -> None:
-    """Take all there is, wait for half a period, take all; wait until all is unused, take all."""
+    """Take all units after pauses of several lengths, also after the limit counts as unused."""
     now_us = BEGIN_US
     for pause in (1, 4, 6, 3):
         flood(ask, now_us, now_us + policy.period_us // 4)
@@ -99,18 +99,18 @@ def idleness(ask: Ask, policy: Policy) -> None:
 
 
 def overload(ask: Ask, policy: Policy, periods: int) -> None:
-    """Never leave out a moment at which a unit could pass."""
+    """Call at every moment at which a unit could pass."""
     flood(ask, BEGIN_US, BEGIN_US + periods * policy.period_us)
 
 
 def even(ask: Ask, policy: Policy, periods: int) -> None:
-    """Ask at exactly the rate of the limit, and for no more."""
+    """Call at exactly the rate of the limit."""
     for number in range(periods * policy.limit):
         ask(BEGIN_US + number * policy.period_us // policy.limit, 1)
 
 
 def at_random(ask: Ask, policy: Policy, calls: int) -> None:
-    """Any cost at any distance, often none; now and then wait as told."""
+    """Call with any cost at any distance, often 0; sometimes wait for ``retry_after``."""
     draw = random.Random(1)
     now_us = BEGIN_US
     for _ in range(calls):
@@ -128,7 +128,7 @@ LOADS = ("window's own seam", "seam on the clock", "after idleness", OVERLOAD, E
 
 
 def loads(effort: Effort) -> dict[str, Load]:
-    """What is asked of each policy."""
+    """Return the loads for each policy."""
     every: list[Load] = [
         own_seam,
         clock_seam,
@@ -141,7 +141,7 @@ def loads(effort: Effort) -> dict[str, Load]:
 
 
 class Asked:
-    """Answers a load, keeps what was admitted, and looks whether each denial told the truth."""
+    """Answers a load, records the admitted calls, and checks the retry_after of each denial."""
 
     def __init__(self, limiter: Limiter, key: str) -> None:
         self.history: list[Admitted] = []
@@ -149,11 +149,11 @@ class Asked:
         self.calls = 0
         self._limiter, self._key = limiter, key
         period_us = limiter.policies[0].period_us
-        # A sliding window of limit 1 opens after two periods, everything else earlier.
+        # A sliding window of limit 1 admits again after two periods, every other policy earlier.
         self._most_us = 3 * period_us
 
     def __call__(self, now_us: int, cost: int) -> tuple[bool, int]:
-        """Hit; after a denial peek at the time that was told, and just before."""
+        """Hit; after a denial peek at its retry_after, and just before."""
         self.calls += 1
         set_time(self._limiter, now_us)
         decision = self._limiter.hit(self._key, cost)
@@ -165,7 +165,7 @@ class Asked:
             lambda later_us: self._passes(now_us + later_us, cost), told_us, self._most_us
         )
         self.errors_us.append(told_us - opens_us)
-        # Whoever was told too little asks again when it is true.
+        # If retry_after was too early, the load calls again at the true time.
         return False, max(told_us, opens_us)
 
     def _passes(self, at_us: int, cost: int) -> bool:
@@ -174,12 +174,12 @@ class Asked:
 
 
 def _passes(peeked: Decision, cost: int) -> bool:
-    """Whether a call of that cost passes, by what remains too: a time of 0 might be the error."""
+    """Return whether a call passes; also by ``remaining``, since ``allowed`` depends on retry_after."""
     return peeked.allowed and peeked.remaining >= cost
 
 
 def measure(store: str, policy: Policy, effort: Effort, step: Step) -> dict[str, Found]:
-    """One policy under every load, each on a subject of its own."""
+    """Measure one policy under every load, each on its own subject."""
     found = {}
     for number, (name, load) in enumerate(loads(effort).items()):
         label = f"accuracy-{policy.limit}-{policy.period_us}-{policy.identity}"
@@ -206,9 +206,9 @@ def measure(store: str, policy: Policy, effort: Effort, step: Step) -> dict[str,
 
 
 def measure_leases(store: str, limit: int, effort: Effort) -> Found:
-    """Leases taken, given back and left to end, at random; the most that were held at once.
+    """Take leases, and release them or let them expire, at random; measure the most held at once.
 
-    What retry_after says holds if nobody gives a lease back earlier, so it is looked at just then.
+    retry_after is true if no holder releases a lease earlier, so it is checked immediately.
     """
     lease_us = 3_600_000_000
     draw = random.Random(1)
@@ -230,9 +230,9 @@ def measure_leases(store: str, limit: int, effort: Effort) -> Found:
             now_us += draw.randint(0, lease_us // limit)
             if leases and draw.random() < 0.3:
                 set_time(own, now_us)
-                one = draw.choice(leases)
-                one[0].release()
-                one[2] = min(one[2], now_us)
+                entry = draw.choice(leases)
+                entry[0].release()
+                entry[2] = min(entry[2], now_us)
         set_time(own, now_us)
         for lease, *_ in leases:
             lease.release()
@@ -249,28 +249,28 @@ def _lease_opens(own: Limiter, now_us: int, cost: int, told_us: int, lease_us: i
 
 
 def violations(name: str, policy: Policy, found: Mapping[str, Found]) -> list[str]:
-    """Every bound that was exceeded, and every caller who was sent away too early."""
-    said = []
-    for load, one in found.items():
-        for window_us, most in one.most.items():
+    """Report every exceeded bound, and every retry_after that was too early."""
+    messages = []
+    for load, behaviour in found.items():
+        for window_us, most in behaviour.most.items():
             bound = BOUNDS[policy.algorithm].most(policy, window_us)
             if most > bound:
-                said.append(
-                    f"{name} ({policy!r}), {load}: {most} in a window of {window_us} us, "
-                    f"where at most {bound} may be"
+                messages.append(
+                    f"{name} ({policy!r}), {load}: {most} admitted in a window of {window_us} us, "
+                    f"the bound is {bound}"
                 )
-        early = min(one.errors_us, default=0)
+        early = min(behaviour.errors_us, default=0)
         if early < 0:
-            said.append(f"{name} ({policy!r}), {load}: told to come back {-early} us too early")
-    return said
+            messages.append(f"{name} ({policy!r}), {load}: retry_after is {-early} us too early")
+    return messages
 
 
 def lease_violations(limit: int, found: Found) -> list[str]:
-    """The same for leases."""
-    said = []
+    """Report the same for leases."""
+    messages = []
     if found.most[0] > limit:
-        said.append(f"concurrency: {found.most[0]} leases held at once, where {limit} may be")
+        messages.append(f"concurrency: {found.most[0]} units held at once, the limit is {limit}")
     early = min(found.errors_us, default=0)
     if early < 0:
-        said.append(f"concurrency: told to come back {-early} us too early")
-    return said
+        messages.append(f"concurrency: retry_after is {-early} us too early")
+    return messages

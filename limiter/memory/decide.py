@@ -49,7 +49,11 @@ def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Ste
         elif takes and fits and not wait_us and block.cost:
             granted = min(block.cost, step.room if take is None else min(step.room, take))
             step.charge(granted)
-        if takes and block.cost and (step.heal or (granted and not same_lease and not step.held)):
+        if (
+            takes
+            and block.cost
+            and (step.needs_repair or (granted and not same_lease and not step.held))
+        ):
             writes.append(place)
         reply += [granted, max(step.room, 0), wait_us, step.reset_us, delay_us]
     return Outcome(reply, writes, fits and not same_lease)
@@ -75,7 +79,7 @@ def change(mode: str, blocks: Sequence[Block], steps: Sequence[Step]) -> Outcome
             done = step.renew(cost)
         elif mode == "release":
             done = step.release(cost)
-        if done or (cost and step.heal):
+        if done or (cost and step.needs_repair):
             writes.append(place)
         reply += [done, max(0, min(step.room, capacity)), 0, step.reset_us, 0]
     return Outcome(reply, writes, bool(writes))

@@ -80,7 +80,7 @@ class FixedWindowStep(Step):
             stored_us, count = stored
             if stored_us - now_us > period_us:
                 # No clock steps back that far: keep the count, in a window that begins now.
-                stored_us, self.heal = now_us, True
+                stored_us, self.needs_repair = now_us, True
             if stored_us + period_us > now_us:
                 start_us, used = stored_us, count
                 self.reset_us = start_us + period_us - now_us

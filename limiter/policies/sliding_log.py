@@ -67,7 +67,7 @@ class SlidingLogStep(Step):
                 dead = bisect_right(entries, last_us - period_us)
             else:
                 # The newest entry has left the window, or cannot be true: the log counts as empty.
-                self.heal = newest_us > now_us
+                self.needs_repair = newest_us > now_us
                 dead = size
         self.room = policy.limit - size + dead
         self._entries, self._dead, self._added, self._last_us = entries, dead, 0, last_us

@@ -64,7 +64,7 @@ class SlidingWindowStep(Step):
             stored_us, newer, older = stored
             if stored_us - now_us > period_us:
                 # No clock steps back that far: keep the counts, in a window that begins now.
-                stored_us, self.heal = now_us, True
+                stored_us, self.needs_repair = now_us, True
             if now_us - stored_us >= period_us:
                 stored_us, newer, older = stored_us + period_us, 0, newer
             if now_us - stored_us < period_us and newer + older > 0:

@@ -39,22 +39,22 @@ class Step:
         room: Whole units that would pass now; negative in debt.
         reset_us: Time until the state counts as unused.
         delay_us: Time in which a bucket regains the units taken before this call.
-        heal: The stored state cannot be true; ``write`` repairs it.
+        needs_repair: The stored state cannot be true; ``write`` repairs it.
         held: Units that the call's own lease still holds.
 
     """
 
-    __slots__ = ("delay_us", "heal", "held", "reset_us", "room")
+    __slots__ = ("delay_us", "held", "needs_repair", "reset_us", "room")
 
     room: int
     reset_us: int
     delay_us: int
-    heal: bool
+    needs_repair: bool
     held: int
 
     def __init__(self) -> None:
         self.room = self.reset_us = self.delay_us = self.held = 0
-        self.heal = False
+        self.needs_repair = False
 
     def retry_us(self, at_least: int) -> int:
         """Return the time until ``at_least`` units pass: more than the room, at most the capacity."""

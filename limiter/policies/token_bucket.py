@@ -198,7 +198,7 @@ class BucketStep(Step):
                 most_us = 2 * (self._reach_s * _SECOND_US + policy.period_us)
                 if full_us - now_us > most_us:
                     # No debt can be that large: cut it.
-                    full_us, part, self.heal = now_us + most_us, 0, True
+                    full_us, part, self.needs_repair = now_us + most_us, 0, True
                 debt = (full_us - now_us) * parts + part
         self.room = (capacity - debt) // unit
         self._field, self._now_us = policy.field, now_us

@@ -1,1 +1,1 @@
-"""The benchmarks themselves: that they run, not how fast anything is."""
+"""The benchmarks run; their figures are not tested."""

@@ -1,4 +1,4 @@
-"""The accuracy command counts rightly, sees what is wrong, and writes a whole report."""
+"""The accuracy command counts correctly, finds broken algorithms, and writes a complete report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ times = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 5)), max_size=25).
 
 @given(times, st.integers(1, 70))
 def test_the_most_in_a_window_is_that_of_the_tests(hits, window_us):
-    """Where every time is known, the count is that of the judge of concurrent histories."""
+    """If every time is known, the count equals that of the concurrency tests."""
     known = [Admitted(at, at, cost) for at, cost in hits]
 
     assert most_in_any_window(known, window_us) == histories.most_in_any_window(
@@ -48,8 +48,8 @@ def test_the_most_in_a_window_is_that_of_the_tests(hits, window_us):
     )
 
 
-def test_only_what_is_certain_counts():
-    """Two calls are in one window only where that is so whenever they were decided."""
+def test_only_certain_calls_count():
+    """Two calls count in one window only if that is true for each possible time of decision."""
     history = [Admitted(0, 4), Admitted(6, 12)]
 
     assert most_in_any_window(history, 12) == 1
@@ -57,21 +57,21 @@ def test_only_what_is_certain_counts():
 
 
 @given(st.integers(1, 100), st.integers(-5, 100), st.integers(100, 200))
-def test_when_it_opens_is_found_whatever_was_told(opens, told, most):
-    """And where the truth was told, with two questions."""
-    asked: list[int] = []
+def test_the_time_until_a_call_passes_is_found_from_any_guess(opens, told, most):
+    """If the guess is right, two tries are enough."""
+    tried: list[int] = []
 
     def passes(at: int) -> bool:
-        asked.append(at)
+        tried.append(at)
         return at >= opens
 
     assert opens_after(passes, told, most) == opens
     if told == opens:
-        assert len(asked) <= 2
+        assert len(tried) <= 2
 
 
 def test_under_admission():
-    """In percent of the limit, over whole periods, half-open."""
+    """It is in percent of the limit, over whole periods, which are half-open."""
     history = [Admitted(at, at) for at in (0, 10, 15, 29, 30)]
 
     assert under_admission(history, 10, 2, 2, 10) == 25.0
@@ -82,7 +82,7 @@ def test_under_admission():
     ("name", "policy"), list(simulated.policies(7, 1_000_000)), ids=lambda value: str(value)
 )
 def test_the_stated_bound_is_not_above_that_of_the_model(name, policy):
-    """Every algorithm that a user may choose has one, and in one period it is the model's."""
+    """Every algorithm that a user may choose has a bound; for one period it is the model's."""
     stated = bounds.BOUNDS[policy.algorithm].most
 
     assert stated(policy, policy.period_us) == MODELS[policy.algorithm].of_policy(policy).bound
@@ -96,7 +96,7 @@ def test_the_stated_bound_is_not_above_that_of_the_model(name, policy):
     st.integers(1, 4_000),
 )
 def test_the_stated_bound_holds_in_any_window(named, calls, window_us):
-    """Whoever calls at whatever moments, and however long the window is."""
+    """For calls at any times, and for windows of any length."""
     policy = named[1]
     model, now_us, history = MODELS[policy.algorithm].of_policy(policy), 5_000, []
     for gap_us, cost in calls:
@@ -111,36 +111,36 @@ def test_the_stated_bound_holds_in_any_window(named, calls, window_us):
 @pytest.mark.parametrize(
     ("name", "policy"), list(simulated.policies(3, 1_000_000)), ids=lambda value: str(value)
 )
-def test_ours_in_simulated_time(name, policy):
-    """Every load is answered, within the bound, by the truth; in the process as on a server."""
+def test_our_algorithms_in_simulated_time(name, policy):
+    """Under every load the bound holds, and every retry_after is true, for a store in the process too."""
     found = simulated.measure("memory://", policy, TINY, lambda: None)
 
     assert set(found) == set(simulated.LOADS)
     assert simulated.violations(name, policy, found) == []
-    assert all(one.admitted for one in found.values())
+    assert all(behaviour.admitted for behaviour in found.values())
     assert found[simulated.OVERLOAD].under == pytest.approx(
         100 / 3 if isinstance(policy, SlidingWindow) else 0
     )
 
 
-def test_a_broken_bound_and_an_early_time_are_said():
-    """Once for each load and window."""
+def test_a_broken_bound_and_an_early_time_are_reported():
+    """There is one message for each load and window."""
     policy = SlidingLog(3, 1)
     good = simulated.Found({1_000_000: 3}, None, [0, 0], 3)
     broken = simulated.Found({1_000_000: 4, 2_000_000: 6}, None, [0, -2, 5], 9)
 
-    said = simulated.violations("log", policy, {"good": good, "bad": broken})
+    messages = simulated.violations("log", policy, {"good": good, "bad": broken})
 
-    assert len(said) == 2
-    assert "bad: 4 in a window of 1000000 us, where at most 3 may be" in said[0]
-    assert "2 us too early" in said[1]
+    assert len(messages) == 2
+    assert "bad: 4 admitted in a window of 1000000 us, the bound is 3" in messages[0]
+    assert "2 us too early" in messages[1]
     assert len(simulated.lease_violations(3, broken._replace(most={0: 4}))) == 2
     assert simulated.lease_violations(3, good._replace(most={0: 3})) == []
 
 
 @pytest.mark.parametrize(("told", "admits"), [(-1, 0), (-(10**9), 0), (0, 1)])
-def test_a_broken_algorithm_is_seen(told, admits, monkeypatch):
-    """One that sends its callers away a microsecond too early, or at once; one that admits one more."""
+def test_a_broken_algorithm_is_found(told, admits, monkeypatch):
+    """A retry_after a microsecond too early, or of 0, and a unit above the limit, are found."""
     retry_us, begin = SlidingLogStep.retry_us, SlidingLogStep.__init__
 
     def too_early(step, at_least):
@@ -154,10 +154,12 @@ def test_a_broken_algorithm_is_seen(told, admits, monkeypatch):
     monkeypatch.setattr(SlidingLogStep, "__init__", too_much)
     policy = SlidingLog(3, 1)
 
-    said = simulated.violations("log", policy, simulated.measure("memory://", policy, TINY, _done))
+    messages = simulated.violations(
+        "log", policy, simulated.measure("memory://", policy, TINY, _done)
+    )
 
-    assert any("too early" in one for one in said) == (told < 0)
-    assert any("where at most 3 may be" in one for one in said) == (admits > 0)
+    assert any("too early" in message for message in messages) == (told < 0)
+    assert any("the bound is 3" in message for message in messages) == (admits > 0)
 
 
 def _done() -> None:
@@ -165,7 +167,7 @@ def _done() -> None:
 
 
 def test_leases_in_simulated_time():
-    """All are held at once, no more, and who waits as told gets one."""
+    """All leases are held at once, no more, and every retry_after is true."""
     found = simulated.measure_leases("memory://", 4, TINY)
 
     assert simulated.lease_violations(4, found) == []
@@ -174,12 +176,12 @@ def test_leases_in_simulated_time():
 
 
 def contender(answers, package="limiter", bound=2) -> Contender:
-    """One that gives these answers in turn."""
+    """Make a contender that gives these answers in turn."""
     return Contender("some", "algorithm", bound, "", "", lambda: lambda: next(answers), package)
 
 
-def test_what_is_judged_in_real_time_is_certain():
-    """Between the last denial and the call that passed anything may be true."""
+def test_only_certain_errors_count_in_real_time():
+    """The true time may be any between the last denial and the call that passed."""
     denied, passed = Answer(False, 100), Answer(True, 0)
     asked = [
         Asked(0, 10, denied),
@@ -190,7 +192,7 @@ def test_what_is_judged_in_real_time_is_certain():
     found = realtime.Found()
     realtime._judge(asked, found)
 
-    # Told 100 to 110 (true, it opened from 91 to 120); told 70 at most; told 290 at least.
+    # The true time is 91 to 120. The answers were 100 to 110 (no error), at most 70, and at least 290.
     assert found.errors_us == [0.0, -21.0, 170.0]
     assert found.early_us == 21
     assert found.uncertain_us == 29
@@ -198,12 +200,12 @@ def test_what_is_judged_in_real_time_is_certain():
     assert len(realtime.violations(contender(iter(())), found)) == 1
     assert realtime.violations(contender(iter(()), "limits"), found) == []
     found = realtime.Found(most={"overload": 3, "a clock ahead": 2})
-    (said,) = realtime.violations(contender(iter(())), found)
-    assert "overload, in real time: 3 in one period, where at most 2 may be" in said
+    (message,) = realtime.violations(contender(iter(())), found)
+    assert "overload, in real time: 3 admitted in one period, the bound is 2" in message
 
 
 def test_a_clock_ahead_is_seen_by_one_package_only(monkeypatch):
-    """However it imported the clock, and only while it is asked."""
+    """The package sees it in each way to import the clock, and only within the context."""
     package = types.ModuleType("some_peer")
     package.time, package.now, package.ns = time, time.time, time.time_ns
     monkeypatch.setitem(sys.modules, "some_peer", package)
@@ -218,8 +220,8 @@ def test_a_clock_ahead_is_seen_by_one_package_only(monkeypatch):
     assert package.now() < time.time() + 1
 
 
-def test_it_fails_where_ours_is_wrong(tmp_path, monkeypatch):
-    """And says what is."""
+def test_the_command_fails_if_our_algorithms_fail(tmp_path, monkeypatch):
+    """The output and the report name the failure."""
 
     def wrong(program, effort, results):
         policy = SlidingLog(TINY.limit, 1)
@@ -240,16 +242,16 @@ def test_it_fails_where_ours_is_wrong(tmp_path, monkeypatch):
     assert "* this is wrong" in text
 
 
-def test_every_peer_is_in_the_extra():
-    """What the command measures beside us, `make accuracy` installs."""
+def test_every_other_library_is_in_the_extra():
+    """`make accuracy` installs all libraries that the command measures."""
     extra = (CHECKOUT / "setup.cfg").read_text().partition("\nbench =")[2].partition("\ncheck =")[0]
 
     assert all(f"\n    {name}>=" in extra for name in contenders.PEERS)
 
 
 @pytest.mark.slow
-def test_a_quick_run_measures_everybody(tmp_path: Path) -> None:
-    """Ours in both times, the peers that are installed in real time, in a report with plots."""
+def test_a_quick_run_measures_all_libraries(tmp_path: Path) -> None:
+    """The report has our algorithms in both kinds of time, and installed libraries in real time."""
     ran = subprocess.run(
         [
             *(sys.executable, "-m", "bench.accuracy", "--quick", "--server", "valkey"),
@@ -281,7 +283,7 @@ def test_a_quick_run_measures_everybody(tmp_path: Path) -> None:
     for name, version in installed.items():
         assert f"{name} {version}" in text
     for name in set(contenders.PEERS) - set(installed):
-        assert f"the peer {name} is not installed" in text
+        assert f"the library {name} is not installed" in text
     for file in ("most.png", "time.png", "retry.png"):
         assert f"({file})" in text
         assert (folder / file).read_bytes().startswith(b"\x89PNG")

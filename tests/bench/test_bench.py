@@ -1,4 +1,4 @@
-"""The benchmarks run, and their reports are whole; what they measure is nobody's business here."""
+"""The benchmarks run, and their reports are complete; their figures are not tested."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PERCENTAGES = "Percentage served,Time in ms\n0,0.900\n50,7.5\n90,12.0\n95,16.2\n
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the benchmarks as ``make bench`` does."""
+    """Run the benchmarks like ``make bench``."""
     return subprocess.run(
         [sys.executable, "-m", "bench", *words, "--output", str(folder)],
         capture_output=True,
@@ -45,14 +45,14 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def written(folder: Path) -> tuple[dict[str, Any], str, Path]:
-    """The JSON, the report, and the one folder of a run."""
+    """Return the JSON, the report, and the folder of a run."""
     (own,) = folder.iterdir()
     return json.loads((own / "results.json").read_text()), (own / "report.md").read_text(), own
 
 
 @pytest.mark.slow
-def test_a_quick_run_writes_a_whole_report(tmp_path: Path) -> None:
-    """Goals, tables, plots, versions and command are there; the machine's paths are not."""
+def test_a_quick_run_writes_a_complete_report(tmp_path: Path) -> None:
+    """It has goals, tables, plots, versions and the command, but no path of the machine."""
     ran = run(tmp_path, "--quick", "--only", "memory", "--server", "valkey", "--json")
 
     assert ran.returncode == 0, ran.stderr
@@ -80,7 +80,7 @@ def test_a_quick_run_writes_a_whole_report(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_goal_of_the_scripts_has_its_figure(tmp_path: Path) -> None:
-    """A goal whose figure is called otherwise would vanish from the table."""
+    """If a figure had another name than its goal, the goal would not be in the table."""
     ran = run(tmp_path, "--quick", "--only", "server", "--server", "valkey", "--name", "some words")
 
     assert ran.returncode == 0, ran.stderr
@@ -92,7 +92,7 @@ def test_every_goal_of_the_scripts_has_its_figure(tmp_path: Path) -> None:
 
 
 def test_a_wrong_word_on_the_command_line(tmp_path: Path) -> None:
-    """It is said, and nothing is written."""
+    """The command reports it, and writes nothing."""
     ran = run(tmp_path, "--only", "everything")
 
     assert ran.returncode == 2
@@ -100,13 +100,14 @@ def test_a_wrong_word_on_the_command_line(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_ab_says() -> None:
-    """Counts from what it prints, times from the finer file."""
-    found = parse(AB, PERCENTAGES)
+def test_the_output_of_ab() -> None:
+    """Counts come from the output, times from the more precise file."""
+    record = parse(AB, PERCENTAGES)
 
-    assert (found["requests"], found["ok"], found["non_2xx"], found["failed"]) == (300, 100, 200, 2)
-    assert found["requests_per_second"] == 1250.0
-    assert (found["p50_ms"], found["p99_ms"], found["longest_ms"]) == (7.5, 20.4, 21.1)
+    counts = [record[name] for name in ("requests", "ok", "non_2xx", "failed")]
+    assert counts == [300, 100, 200, 2]
+    assert record["requests_per_second"] == 1250.0
+    assert (record["p50_ms"], record["p99_ms"], record["longest_ms"]) == (7.5, 20.4, 21.1)
     with pytest.raises(Failed, match="Requests per second"):
         parse(AB.replace("Requests per second", "Speed"), PERCENTAGES)
 
@@ -115,7 +116,7 @@ def test_what_ab_says() -> None:
     ("value", "verdict"), [(1.454, MET), (1.456, WITHIN), (1.59, WITHIN), (1.6, MISSED)]
 )
 def test_a_goal_for_the_server_allows_for_text(value: float, verdict: str) -> None:
-    """As it is shown, with two digits; what lies within ten percent is marked."""
+    """The figure counts as shown, with two digits; the report marks one within ten percent."""
     goal = Goal("server", "any", 1.45, goals.TEXT_ARGUMENTS)
 
     assert goal.verdict(Spread(value, value, value)) == verdict

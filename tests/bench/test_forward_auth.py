@@ -1,4 +1,4 @@
-"""ForwardAuth is measured both ways, on the real Traefik."""
+"""Each way of forwardAuth is measured on a real Traefik."""
 
 from __future__ import annotations
 

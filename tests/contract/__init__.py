@@ -1,1 +1,1 @@
-"""The scripts keep their contract, whoever calls them."""
+"""The scripts keep the contract of ``lua/README.md`` for any caller."""

@@ -1,4 +1,4 @@
-"""Calls of every script, at the server's clock or a given one, for the checks of what they leave."""
+"""Calls of every script, by the server's clock or a given time, to check the state that they leave."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.model.base import Model, Rate
 from tests.model.concurrency import LONGEST_US, Concurrency
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller, field_of, several, single
 
-#: Long enough that nothing runs out while a test looks.
+#: Long enough that no state expires during a test.
 PERIOD_US = 60_000_000
 ALL: dict[str, type[Model]] = {**algorithms.MODELS, **algorithms.LEASES}
 MODELS: dict[str, list[Model]] = {
     model.script: [model.samples(5, PERIOD_US)[0]] for model in ALL.values()
 }
-#: All at once; the lists have more room and last longer than what stands in the hash.
+#: All algorithms; the lists have larger limits and longer periods than the fields of the hash.
 MODELS["several"] = [
     model.samples(*((60, 10 * PERIOD_US) if model.key_type == "list" else (5, PERIOD_US)))[0]
     for model in ALL.values()
@@ -34,15 +34,15 @@ LAYOUTS = {16: "<2d", 24: "<3d", 12: "<dI", 28: "<dI2d"}
 
 
 class Subject(NamedTuple):
-    """A fresh subject under some policies, and the connection that asks about it."""
+    """An unused subject under some policies, and the connection for its calls."""
 
     caller: Caller
     script: str
     keys: list[str]
     blocks: list[tuple[Model, int, str]]
 
-    def asked(self, mode: str) -> list[tuple[Model, int, str]]:
-        """The blocks that know this mode: rates or leases; to take, look or forget, all of them."""
+    def blocks_of(self, mode: str) -> list[tuple[Model, int, str]]:
+        """Return the blocks with this mode: rates, leases, or both for ``hit``, ``peek`` and ``reset``."""
         only = {
             **dict.fromkeys(("refund", "settle"), Rate),
             **dict.fromkeys(("renew", "release"), Concurrency),
@@ -52,8 +52,8 @@ class Subject(NamedTuple):
     def words(
         self, mode: str, cost: int, now_us: int = 0, at_least: int | None = None
     ) -> list[Any]:
-        """The script's arguments; whoever calls is somebody else, who takes a lease where he hits."""
-        blocks, holder = self.asked(mode), f"caller-{next(_callers)}"
+        """Return the script's arguments, for a new holder; a hit of leases is ``acquire``."""
+        blocks, holder = self.blocks_of(mode), f"caller-{next(_callers)}"
         if mode == "hit" and any(isinstance(model, Concurrency) for model, _, _ in blocks):
             mode = "acquire"
         if self.script == "several":
@@ -66,20 +66,20 @@ class Subject(NamedTuple):
         return self.send(self.words(mode, cost, now_us, at_least))
 
     def send(self, words: Sequence[Any]) -> list[int]:
-        """Call the script with whatever it is."""
+        """Call the script with any arguments."""
         return self.caller.run(self.keys, self.script, words)
 
     def state(self) -> list[bytes | None]:
-        """What stands under every key."""
+        """Return the content of every key."""
         return self.caller.dumps(self.keys)
 
     def lives_ms(self) -> list[int]:
-        """How long every key still lives."""
+        """Return the milliseconds until each key expires."""
         return self.caller.lives_ms(self.keys)
 
 
 def subject(caller: Caller, script: str, same_key: str | None = None) -> Subject:
-    """A subject that nobody else has, under the policies of this script."""
+    """Make an unused subject under the policies of this script."""
     models = MODELS[script]
     state = same_key or new_key("contract")
     keys = [state] if any(model.key_type == "hash" for model in models) else []
@@ -94,54 +94,54 @@ def subject(caller: Caller, script: str, same_key: str | None = None) -> Subject
 
 
 def changes(client: redis.Redis) -> int:
-    """How many changes the server has ever made to its data: a write that changes nothing counts."""
+    """Return the server's number of writes so far; it counts a write that changes nothing."""
     return int(client.info("persistence")["rdb_changes_since_last_save"])
 
 
-def resets_us(asked: Subject, mode: str, reply: list[int], number: int) -> list[int]:
-    """What the blocks on this key were told of when they are as if unused."""
-    blocks = enumerate(asked.asked(mode))
+def resets_us(tested: Subject, mode: str, reply: list[int], number: int) -> list[int]:
+    """Return the reset_after_us that the reply has for the blocks on a key."""
+    blocks = enumerate(tested.blocks_of(mode))
     return [reply[5 * n + 3] for n, (_, on, _) in blocks if on == number]
 
 
-def check_lives(asked: Subject, mode: str, reply: list[int], given: bool) -> None:
-    """Every key lives for as long as the longest of its policies counts, and little longer."""
-    for number, life_ms in enumerate(asked.lives_ms(), 1):
-        resets = resets_us(asked, mode, reply, number)
+def check_lives(tested: Subject, mode: str, reply: list[int], given: bool) -> None:
+    """Check that every key expires when the longest of its policies counts as unused, or little later."""
+    for number, life_ms in enumerate(tested.lives_ms(), 1):
+        resets = resets_us(tested, mode, reply, number)
         if not resets:
             continue
         least = -(-max(resets) // 1000) + (GIVEN_TIME_MS if given else 0)
-        # A second for the way from the decision to here, on a machine that is kept busy.
+        # A second passes at most between the decision and this check on a busy machine.
         assert least - 1000 <= life_ms <= least + SLACK_MS, (
-            f"{life_ms} ms of {least} in {asked.keys}"
+            f"{life_ms} ms of {least} in {tested.keys}"
         )
 
 
 def check_charge_gives_life(url: str, script: str) -> None:
-    """A hit that passes leaves every key with the life that its state needs; so does a settlement."""
+    """Check that a hit that passes, and a settlement, set the expiry that each key's state needs."""
     caller = Caller(url)
     try:
         for now_us in (0, NOW_US):
-            asked = subject(caller, script)
+            tested = subject(caller, script)
             for mode, cost in [("hit", 1), ("hit", 2), ("hit", 1), ("settle", 4)]:
-                if asked.asked(mode):
-                    reply = asked.run(mode, cost, now_us)
-                    check_lives(asked, mode, reply, given=now_us != 0)
+                if tested.blocks_of(mode):
+                    reply = tested.run(mode, cost, now_us)
+                    check_lives(tested, mode, reply, given=now_us != 0)
     finally:
         caller.close()
 
 
 def check_nothing_written(url: str, script: str) -> None:
-    """Denied, peeked, of cost 0 or about nothing: no byte, no life and no change is left behind."""
+    """Check that a call that takes nothing changes no byte and no expiry, and makes no write."""
     caller = Caller(url)
     try:
         for now_us in (0, NOW_US):
-            asked = subject(caller, script)
+            tested = subject(caller, script)
             for spent in (0, 3, 2):
                 if spent:
-                    assert asked.run("hit", spent, now_us)[0] == spent
-                before, began = asked.state(), changes(caller.client)
-                lives = asked.lives_ms()
+                    assert tested.run("hit", spent, now_us)[0] == spent
+                before, began = tested.state(), changes(caller.client)
+                lives = tested.lives_ms()
                 for mode, cost in [
                     ("peek", 1),
                     ("peek", 5),
@@ -152,31 +152,31 @@ def check_nothing_written(url: str, script: str) -> None:
                     ("release", 1),
                     ("hit", 5) if spent else ("refund", 5),
                 ]:
-                    if asked.asked(mode):
-                        assert asked.run(mode, cost, now_us)[0] == 0
-                assert asked.state() == before
+                    if tested.blocks_of(mode):
+                        assert tested.run(mode, cost, now_us)[0] == 0
+                assert tested.state() == before
                 assert changes(caller.client) == began, f"{script} changed something"
-                assert all(now <= then for now, then in zip(asked.lives_ms(), lives, strict=True))
+                assert all(now <= then for now, then in zip(tested.lives_ms(), lives, strict=True))
     finally:
         caller.close()
 
 
 def check_server_clock(url: str, script: str) -> None:
-    """Without a given time the reply says the server's own, between two readings of it."""
+    """Check that without a given time the reply has the server's, between two readings of its clock."""
     caller = Caller(url)
     try:
         seconds, micros = caller.client.time()
         *_, now_us = subject(caller, script).run("hit", 1)
-        later, more = caller.client.time()
-        assert seconds * 1_000_000 + micros <= now_us <= later * 1_000_000 + more
+        later_seconds, later_micros = caller.client.time()
+        assert seconds * 1_000_000 + micros <= now_us <= later_seconds * 1_000_000 + later_micros
     finally:
         caller.close()
 
 
-def check_stored_numbers(asked: Subject) -> None:
-    """Every number that stands in the state is a whole one, up to a lease after the year 2255."""
-    client = asked.caller.client
-    for key in asked.keys:
+def check_stored_numbers(tested: Subject) -> None:
+    """Check that every stored number is whole, and at most 2^53 plus the longest lease."""
+    client = tested.caller.client
+    for key in tested.keys:
         kind = client.type(key)
         values: list[float] = []
         if kind == b"hash":

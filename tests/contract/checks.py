@@ -1,34 +1,34 @@
-"""What can be said of a script by reading it: each check raises AssertionError and says where."""
+"""Checks of a script's text: each raises AssertionError, and names the place."""
 
 from __future__ import annotations
 
 import re
 from typing import NamedTuple
 
-#: How a script must not be written, and why.
+#: Text that a script must not contain, and the reason.
 BANNED = {
-    r"\.\.": "a number in a string has 14 digits, and a key that is built is no key of KEYS",
-    r"\btostring\b": "a number in a string has 14 digits",
-    r'string\.format\((?!"%s:%d", id, unit\))': "numbers are passed as numbers, but to name a lease",
-    r"\bpcall\b": "an error that is caught after a write is half a decision",
-    r"^#!": "with a shebang a full store refuses even denials",
+    r"\.\.": "it writes only 14 digits of a number, and a key that is built is not in KEYS",
+    r"\btostring\b": "it writes only 14 digits of a number",
+    r'string\.format\((?!"%s:%d", id, unit\))': "numbers are passed as numbers, but in a lease's name",
+    r"\bpcall\b": "if an error is caught after a write, half of the decision remains",
+    r"^#!": "with a shebang a full store refuses even calls that write nothing",
     r"EVALSHA_RO|no-writes": "peek is the same script, on the primary",
     r'"KEYS"|"SCAN"|"HGETALL"|"LRANGE"|"FLUSH': "work that grows with the store, or with the log",
     r'"ZRANGE", key, (?!far_us, now_us \+ 1, "BYSCORE", "REV",\s+"LIMIT", 0, |dead, dead,)': (
         "work that grows with the set"
     ),
     r'"SET"|"HMSET"|"PERSIST"': "a plain SET drops the expiry",
-    r'"INCR|"HINCR|"EXPIRE"|"DECR': "state is written whole, lives are in milliseconds",
-    r"\bos\.|math\.random|\bwhile true\b": "there is one clock, and no chance",
+    r'"INCR|"HINCR|"EXPIRE"|"DECR': "state is written as a whole, and expiries are in milliseconds",
+    r"\bos\.|math\.random|\bwhile true\b": "the only clock is TIME, and no decision is random",
     r"redis\.(?!call\b|error_reply\b)": "only call and error_reply are used",
 }
 
-#: What can find a key of another type, or be refused, while nothing has been written yet.
+#: Commands that only read: they find a key of another type before any write.
 READS = {"HGET", "LLEN", "LINDEX", "TYPE", "ZCARD", "ZCOUNT", "ZRANGE", "ZSCORE"}
 
 
 class Argument(NamedTuple):
-    """A line of the header's table."""
+    """An argument in the header."""
 
     table: str
     number: int
@@ -36,27 +36,27 @@ class Argument(NamedTuple):
 
 
 def header_and_body(text: str) -> tuple[str, str]:
-    """A script's header, without its brackets, and its code, without its comments."""
+    """Split a script into its header without brackets, and its code without comments."""
     assert text.startswith("--[[\n"), "a script begins with its header"
     header, _, body = text.removeprefix("--[[\n").partition("\n]]\n")
     return header, re.sub(r"--[^\n]*", "", body)
 
 
 def arguments(text: str) -> list[Argument]:
-    """Every numbered KEYS and ARGV of the header, in order."""
+    """Return every numbered KEYS and ARGV of the header, in order."""
     header, _ = header_and_body(text)
-    found = re.findall(r"^(KEYS|ARGV)\[(\d+)\] (\w+)  +\S", header, re.M)
-    return [Argument(table, int(number), name) for table, number, name in found]
+    listed = re.findall(r"^(KEYS|ARGV)\[(\d+)\] (\w+)  +\S", header, re.M)
+    return [Argument(table, int(number), name) for table, number, name in listed]
 
 
 def check_title(name: str, version: str, text: str) -> None:
-    """The header begins with the script's identity: its path."""
+    """Check that the header begins with the script's name and version."""
     header, _ = header_and_body(text)
     assert header.startswith(f"{name} {version}: "), header.splitlines()[0]
 
 
 def check_header(text: str) -> None:
-    """Numbers are contiguous, and the body binds each of them once, under the header's name."""
+    """Check that numbers have no gap, and that the body binds each argument by the header's name."""
     _, body = header_and_body(text)
     listed = arguments(text)
     for table in ("KEYS", "ARGV"):
@@ -72,7 +72,7 @@ def check_header(text: str) -> None:
 
 
 def check_bound_at_the_top(text: str) -> None:
-    """Arguments are read and converted in one block, and nowhere below it."""
+    """Check that the body reads its arguments only in the first block."""
     _, body = header_and_body(text)
     _, _, rest = body.partition("local takes = ")
     assert rest, "the block of arguments ends where the mode is looked at"
@@ -80,7 +80,7 @@ def check_bound_at_the_top(text: str) -> None:
 
 
 def check_reply(text: str) -> None:
-    """The body returns as many integers as the header names; the last is the time."""
+    """Check that the body returns the integers that the header names; the last is the time."""
     header, body = header_and_body(text)
     named = re.search(r"^Returns \{([^}]*)\}", header, re.M)
     returned = re.findall(r"^return \{([^}]*)\}", body, re.M)
@@ -93,17 +93,17 @@ def check_reply(text: str) -> None:
 
 
 def check_blocks(several: str, singles: dict[str, str]) -> None:
-    """A policy's block in ``several`` is its script's own arguments, in their order."""
+    """Check that a policy's block in ``several`` has its script's arguments, in their order."""
     _, body = header_and_body(several)
     branches = re.split(r'\b(?:else)?if algorithm == "(\w+)" then\n', body)[1:]
-    found = dict(zip(branches[::2], branches[1::2], strict=True))
-    assert set(found) == set(singles), f"several decides {sorted(found)}"
+    blocks = dict(zip(branches[::2], branches[1::2], strict=True))
+    assert set(blocks) == set(singles), f"several decides {sorted(blocks)}"
     common = re.search(r"local algorithm, index, shadow, cost = (.*)\n", body)
     first = re.search(r"local field, limit, key = (.*)\n", body)
     assert common
     assert first
     assert re.findall(r"at \+ (\d+)", common[1] + first[1]) == ["1", "2", "3", "4", "5", "6"]
-    for name, branch in found.items():
+    for name, branch in blocks.items():
         own = [a.name for a in arguments(singles[name]) if a.table == "ARGV"]
         own = own[own.index("cost") : own.index("at_least")]
         bound = re.findall(r"local (\w+) = ARGV\[at \+ (\d+)\]", branch)
@@ -114,14 +114,14 @@ def check_blocks(several: str, singles: dict[str, str]) -> None:
 
 
 def check_words(text: str) -> None:
-    """Nothing of what went wrong elsewhere is written here."""
+    """Check that the script contains none of ``BANNED``, which lists faults of other limiters."""
     _, body = header_and_body(text)
     for pattern, reason in BANNED.items():
         assert not (hit := re.search(pattern, body, re.M)), f"{hit and hit[0]!r}: {reason}"
 
 
 def check_keys(text: str) -> None:
-    """Every command works on ``key``, and ``key`` comes out of KEYS as it is."""
+    """Check that every command works on ``key``, which is an element of KEYS."""
     _, body = header_and_body(text)
     for command, rest in re.findall(r'redis\.call\("(\w+)"(.)', body):
         assert command == "TIME" or rest == ",", command
@@ -134,7 +134,7 @@ def check_keys(text: str) -> None:
 
 
 def check_clock(text: str) -> None:
-    """The time is asked for once, in one place, and only where none was given."""
+    """Check that TIME is called in one place, and only if no time is given."""
     _, body = header_and_body(text)
     assert body.count('redis.call("TIME")') == 1
     assert re.search(r'if now_us == 0 then\n  local time = redis\.call\("TIME"\)\n', body)
@@ -142,7 +142,7 @@ def check_clock(text: str) -> None:
 
 
 def check_writes(text: str) -> None:
-    """What can make a key is followed by what gives it a life."""
+    """Check that PEXPIRE follows every command that can make a key."""
     _, body = header_and_body(text)
     last_life = body.rfind('redis.call("PEXPIRE"')
     for write in ("HSET", "RPUSH", "ZADD"):
@@ -150,16 +150,16 @@ def check_writes(text: str) -> None:
 
 
 def check_reads_first(text: str) -> None:
-    """Everything is read, and so known to be what it should be, before the first write."""
+    """Check that all reads, which find keys of another type, come before the first write."""
     _, body = header_and_body(text)
     called = list(re.finditer(r'redis\.call\("(\w+)"', body))
-    reads = [one.start() for one in called if one[1] in READS]
-    writes = [one.start() for one in called if one[1] not in {*READS, "TIME", "PTTL"}]
+    reads = [match.start() for match in called if match[1] in READS]
+    writes = [match.start() for match in called if match[1] not in {*READS, "TIME", "PTTL"}]
     assert max(reads) < min(writes), body[min(writes) :].splitlines()[0]
 
 
 def commands(text: str) -> set[str]:
-    """Every command that a script calls, in lower case."""
+    """Return every command that a script calls, in lower case."""
     _, body = header_and_body(text)
     direct = re.findall(r'redis\.call\("(\w+)"', body)
     listed = re.findall(r'\{"(\w+)", key\b', body)  # called by unpacking
@@ -167,7 +167,7 @@ def commands(text: str) -> set[str]:
 
 
 def check_text(name: str, text: str) -> None:
-    """Every check that a script for one policy or several has to pass by itself."""
+    """Run every check of a single script."""
     check_title(name, "v1", text)
     check_words(text)
     check_keys(text)

@@ -1,4 +1,4 @@
-"""What ``lua/README.md`` shows is what a server answers, and what it says of the scripts is so."""
+"""The examples of ``lua/README.md`` run on a server, and its lists match the scripts."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ MARK = "--- next ---"
 
 
 def examples() -> list[tuple[str, str]]:
-    """Every command of the page, and what it shows below it, in order."""
-    found = []
+    """Return every command of the page with the output that the page shows, in order."""
+    shown = []
     for block in re.findall(r"```console\n(.*?)```", README, re.S):
         for command, output in re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.M):
-            found.append((command, output))
-    return found
+            shown.append((command, output))
+    return shown
 
 
-def test_the_examples_answer_as_shown(server: Server, tmp_path):
-    """The page's commands, in one shell, against a server that has none of their keys."""
+def test_the_examples_print_what_the_page_shows(server: Server, tmp_path):
+    """The commands run in one shell, against a server that has none of their keys."""
     client = shutil.which("redis-cli") or shutil.which("valkey-cli")
     if client is None:
         pytest.skip("redis-cli is not installed")
     with redis.Redis.from_url(server.url) as cleaner:
         for key in cleaner.scan_iter(match="rl:{user:4?}:docs:*"):
             cleaner.delete(key)
-    # At a terminal redis-cli writes "1) (integer) 3"; $(...) is none, and gets the bare text.
+    # At a terminal redis-cli writes "1) (integer) 3". In $(...) it writes bare text, so force the first.
     shim = tmp_path / "redis-cli"
     shim.write_text(
         f'#!/bin/sh\n[ "$1" = -x ] || set -- --no-raw "$@"\nexec {client} -p {server.port} "$@"\n'
@@ -60,10 +60,10 @@ def test_the_examples_answer_as_shown(server: Server, tmp_path):
 
 
 def test_the_commands_are_those_of_the_acl():
-    """The page's list of commands is the one that ``limiter acl`` grants."""
-    (said,) = re.findall(r"The scripts call `([A-Z ]+)`", README)
+    """The page lists the commands that ``limiter acl`` grants."""
+    (listed,) = re.findall(r"The scripts call `([A-Z ]+)`", README)
 
-    assert said.lower().split() == sorted(loader.COMMANDS)
+    assert listed.lower().split() == sorted(loader.COMMANDS)
 
 
 def test_every_script_is_on_the_page():
@@ -74,10 +74,10 @@ def test_every_script_is_on_the_page():
 
 
 def test_every_error_of_a_script_is_on_the_page():
-    """A caller finds whatever a script may say."""
-    said = set()
+    """A caller finds every error that a script may return."""
+    errors = set()
     for path in loader.folder().glob("*.lua"):
         for text in re.findall(r'error_reply\("([^"]+)"\)', path.read_text()):
-            said.add(text.replace(f"of {path.stem} v1", "of <script> v1"))
+            errors.add(text.replace(f"of {path.stem} v1", "of <script> v1"))
 
-    assert all(f"`{text}`" in README for text in said)
+    assert all(f"`{text}`" in README for text in errors)

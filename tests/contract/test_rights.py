@@ -1,4 +1,4 @@
-"""The rights that ``limiter acl`` prints are enough, and none of the scripts' commands is too many."""
+"""The rights that ``limiter acl`` prints are enough, and each command in them is needed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.contract import vectors
 
 @pytest.fixture
 def admin(any_store: str) -> Iterator[redis.Redis]:
-    """Somebody who may do anything."""
+    """Connect as a user with all rights."""
     with redis.Redis.from_url(any_store) as client:
         yield client
 
 
 @pytest.fixture
 def restricted(admin: redis.Redis) -> Iterator[redis.Redis]:
-    """A user with the rights of the printed rule alone."""
+    """Connect as a user with only the rights of the printed rule."""
     name, password = f"user-{secrets.token_hex(4)}", secrets.token_hex(8)
     admin.execute_command(*shlex.split(acl.rule(name)))
     admin.execute_command("ACL", "SETUSER", name, f">{password}")
@@ -34,18 +34,18 @@ def restricted(admin: redis.Redis) -> Iterator[redis.Redis]:
 
 
 def test_every_vector_runs_with_these_rights(admin, restricted):
-    """Every path of every script."""
+    """The vectors reach every path of every script."""
     for vector in vectors.load():
         vectors.check(admin, vector, restricted)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_none_of_the_commands_is_too_many(admin, restricted, command):
-    """Without any one of them, some vector of a decision fails."""
+def test_every_command_is_needed(admin, restricted, command):
+    """If the user may not call a command, a vector fails."""
     name = restricted.connection_pool.connection_kwargs["username"]
     admin.acl_setuser(name, enabled=True, commands=[f"-{command}"])
 
-    if command == "time":  # vectors bring their own
+    if command == "time":  # vectors pass their own time
         with pytest.raises(redis.ResponseError, match=r"(?i)acl|permission"):
             _call_now(restricted)
         return
@@ -59,16 +59,16 @@ def test_none_of_the_commands_is_too_many(admin, restricted, command):
 
 
 def test_other_keys_and_other_commands_are_refused(restricted):
-    """A limiter that is taken over reads and changes nothing but limits."""
+    """An attacker with these rights can read and change only limits."""
     for command in (["GET", "rl:{a}:b:v1"], ["KEYS", "*"], ["FLUSHALL"], ["CONFIG", "GET", "*"]):
         with pytest.raises(redis.exceptions.NoPermissionError):
             restricted.execute_command(*command)
     with pytest.raises(redis.ResponseError, match=r"(?i)permission|acl"):
-        restricted.eval("return redis.call('DEL', KEYS[1])", 1, "somebody-else-s")
+        restricted.eval("return redis.call('DEL', KEYS[1])", 1, "another-program-s")
 
 
 def test_the_library_works_with_these_rights(restricted, admin, subject):
-    """Opening, hitting, peeking and forgetting; and its first call on a server without the script."""
+    """Its calls work, also the first one on a server that has lost the script."""
     address = restricted.connection_pool.connection_kwargs
     login = f"{address['username']}:{address['password']}"
     url = f"redis://{login}@{address['host']}:{address['port']}/0"
@@ -84,7 +84,7 @@ def test_the_library_works_with_these_rights(restricted, admin, subject):
 
 
 def test_a_missing_right_is_found_before_anything_is_charged(restricted, admin, subject):
-    """Reading comes first: who may not read is refused before anything is written."""
+    """Scripts read first: a user without the right to read is refused before any write."""
     name = restricted.connection_pool.connection_kwargs["username"]
     admin.acl_setuser(name, enabled=True, commands=["-hget"])
 

@@ -1,4 +1,4 @@
-"""Reading the scripts: headers are true, sums are true, and nothing is there that went wrong before."""
+"""Checks of the scripts' text: headers, sums, and known faults."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ SINGLES = {name: text for name, text in TEXTS.items() if name != "several"}
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_script_keeps_its_header_and_the_rules(name):
-    """Title, words, keys, clock and expiry; for one policy, arguments and reply as well."""
+    """Checks title, banned text, keys, clock and expiry; for one policy also arguments and reply."""
     checks.check_text(name, TEXTS[name])
 
 
-def test_a_block_of_several_is_what_the_policy_s_own_script_takes():
-    """Whoever can call one script can call the other."""
+def test_a_block_of_several_is_the_arguments_of_the_policy_s_script():
+    """A program that can call one script can call the other."""
     checks.check_blocks(TEXTS["several"], SINGLES)
 
 
-def test_headers_say_the_same_of_what_they_share():
-    """Of all rates, the first three arguments, the reply and what is written are one contract."""
+def test_headers_of_rates_share_their_text():
+    """All rates have the same first three arguments, reply, and rules for writes."""
     headers = [text.split("]]")[0] for name, text in SINGLES.items() if name != "concurrency"]
 
     assert len({re.search(r"^ARGV\[1\].*?(?=^ARGV\[4\])", h, re.M | re.S)[0] for h in headers}) == 1
     assert len({header[header.index("Returns") :] for header in headers}) == 1
 
 
-def test_the_sums_are_true():
-    """A file's SHA-1 is its id for EVALSHA, and stands in SHA1SUMS, which lists nothing else."""
+def test_the_sums_are_correct():
+    """SHA1SUMS lists the SHA-1 of each script, by which EVALSHA calls it, and nothing else."""
     listed = [
         tuple(line.split("  ")) for line in (scripts.V1 / "SHA1SUMS").read_text().splitlines()
     ]
@@ -49,8 +49,8 @@ def test_the_sums_are_true():
     assert listed == [(scripts.sha1(name), f"{name}.lua") for name in TEXTS]
 
 
-def test_the_fragments_joined_are_what_is_committed(tmp_path):
-    """Nobody edits a complete script by hand, or a fragment without joining."""
+def test_the_joined_fragments_are_the_committed_scripts(tmp_path):
+    """A complete script was not edited by hand, and no fragment was edited without ``make lua``."""
     subprocess.run([sys.executable, SRC / "join.py", tmp_path], check=True)
 
     written = {path.name: path.read_text() for path in tmp_path.iterdir()}
@@ -59,13 +59,13 @@ def test_the_fragments_joined_are_what_is_committed(tmp_path):
 
 
 def test_the_commands_are_those_of_the_acl():
-    """``limiter acl`` grants what the scripts call, and nothing besides."""
+    """``limiter acl`` grants the commands that the scripts call, and no others."""
     assert set().union(*map(checks.commands, TEXTS.values())) == set(loader.COMMANDS)
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_lua_5_1_reads_the_file_as_it_is(name):
-    """No preprocessor stands between the file and the server."""
+def test_lua_5_1_compiles_the_file(name):
+    """The file needs no preprocessor."""
     compiler = shutil.which("luac5.1") or shutil.which("luac")
     if compiler is None:
         pytest.skip("luac5.1 is not installed")
@@ -74,15 +74,15 @@ def test_lua_5_1_reads_the_file_as_it_is(name):
 
 
 def test_every_algorithm_has_its_script():
-    """A user may choose what a script decides, alone and among several."""
+    """Each algorithm of the library has a script, and each script an algorithm."""
     assert {policy.script for policy in (*ALGORITHMS.values(), Concurrency)} == set(SINGLES)
 
 
 def test_the_version_is_in_every_key(monkeypatch):
-    """The next version's state lies beside this one's: neither reads the other's."""
-    now = keys.KeySpeller("rl", "api").state("user:42", tag="org")[0]
+    """State of another version has other keys, so no version reads another's state."""
+    key = keys.KeySpeller("rl", "api").state("user:42", tag="org")[0]
     assert loader.folder().name == keys.VERSION
-    assert now.endswith(b":" + keys.VERSION.encode())
+    assert key.endswith(b":" + keys.VERSION.encode())
 
     monkeypatch.setattr(keys, "VERSION", "v2")
-    assert keys.KeySpeller("rl", "api").state("user:42", tag="org")[0] == now[:-2] + b"v2"
+    assert keys.KeySpeller("rl", "api").state("user:42", tag="org")[0] == key[:-2] + b"v2"

@@ -1,4 +1,4 @@
-"""The test vectors hold on real servers, and are what their table says."""
+"""The test vectors hold on real servers, and match their tables."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ VECTORS = vectors.load()
 
 @pytest.fixture(scope="module")
 def client(any_store: str) -> Iterator[redis.Redis]:
-    """A plain client of each kind of server."""
+    """Connect to each kind of server."""
     with redis.Redis.from_url(any_store) as connected:
         yield connected
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=[vector["name"] for vector in VECTORS])
 def test_vector(client, vector):
-    """Reply or error, state and life are those of the vector."""
+    """Reply or error, state and expiry are those of the vector."""
     vectors.check(client, vector)
 
 
-def test_the_file_is_what_the_table_says():
-    """Nobody edits the vectors by hand, or the table without writing them."""
+def test_the_file_matches_the_tables():
+    """The vectors were not edited by hand, and no table was edited without ``make lua``."""
     table = load_module("vectors")
 
     assert (scripts.V1 / "vectors.json").read_text() == table.text()
@@ -39,14 +39,14 @@ def test_the_file_is_what_the_table_says():
 def test_names_are_unique_and_every_script_has_vectors():
     """A failing vector can be found by its name."""
     assert all(count == 1 for count in Counter(v["name"] for v in VECTORS).values())
-    tested, there = {v["script"] for v in VECTORS}, {path.stem for path in scripts.V1.glob("*.lua")}
-    missing = ", ".join(sorted(there - tested))
+    tested, every = {v["script"] for v in VECTORS}, {path.stem for path in scripts.V1.glob("*.lua")}
+    missing = ", ".join(sorted(every - tested))
     assert not missing, f"no vectors for {missing}: add lua/src/vectors/<name>.txt, then make lua"
-    assert tested == there
+    assert tested == every
 
 
 def test_doubles_are_the_bytes_beside_them():
-    """What a person reads in a vector is what a machine plants."""
+    """The numbers that a vector shows to people are those that programs store."""
     for vector in VECTORS:
         for state in vector["before"] + vector["after"]:
             for value in state.get("fields", {}).values():

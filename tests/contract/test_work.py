@@ -1,4 +1,4 @@
-"""What a call costs the server at most: time, and memory."""
+"""The most time and memory that a call takes on the server."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from limiter.policies import Policy
 from tests.machines.support import NOW_US
 from tests.scripts import Caller
 
-#: Other work on the machine makes a call late, never early: the fastest of a few is the script's own.
+#: The fastest of these tries counts: other work on the machine only makes a call slower.
 TRIES = 15
 MOST_US = 5_000
 
 
 def server_us(client: redis.Redis, call: Callable[[], object]) -> float:
-    """How long the server was busy with one call, by its own count."""
+    """Return the microseconds that the server was busy with one call, by its own statistics."""
 
     def busy() -> float:
         stats = client.info("commandstats")
@@ -33,20 +33,20 @@ def server_us(client: redis.Redis, call: Callable[[], object]) -> float:
 
 @pytest.fixture
 def caller(any_store):
-    """A connection to each kind of server."""
+    """Connect to each kind of server."""
     caller = Caller(any_store)
     yield caller
     caller.close()
 
 
 def log(caller: Caller, key: str, now_us: int, cost: int, limit: int = 100_000) -> list[int]:
-    """A hit of a log with a period of a minute."""
+    """Hit a log with a period of a minute."""
     words = [now_us, "hit", cost, "sliding_log:60000000", limit, 60_000_000]
     return caller.run([key], "sliding_log", words)
 
 
 def test_the_largest_cost_takes_no_longer_than_allowed(caller, new_subject):
-    """4,000 entries at once."""
+    """One call writes 4,000 entries."""
     times = []
     for _ in range(TRIES):
         key = f"rl:{{{new_subject()}}}:work:v1"
@@ -56,8 +56,8 @@ def test_the_largest_cost_takes_no_longer_than_allowed(caller, new_subject):
     assert min(times) < MOST_US
 
 
-def test_a_log_of_100_000_dead_entries_takes_no_longer_than_allowed(caller, new_subject):
-    """Everything leaves at once, and is dropped by the next hit that passes."""
+def test_a_log_of_100_000_old_entries_takes_no_longer_than_allowed(caller, new_subject):
+    """All entries leave at once, and the next hit that passes removes them."""
     times = []
     for _ in range(TRIES):
         key = f"rl:{{{new_subject()}}}:work:v1"
@@ -72,7 +72,7 @@ def test_a_log_of_100_000_dead_entries_takes_no_longer_than_allowed(caller, new_
 
 
 def test_a_denied_hit_on_a_full_log_takes_no_longer_than_allowed(caller, new_subject):
-    """The first live entry is searched for, not walked to; and a million denials add nothing."""
+    """The script searches for the oldest entry without reading all; denials add no entry."""
     key = f"rl:{{{new_subject()}}}:work:v1"
     caller.client.rpush(key, *[NOW_US] * 50_000, *[NOW_US + 30_000_000] * 50_000)
     now_us, times = NOW_US + 60_000_000, []
@@ -97,7 +97,7 @@ def test_a_denied_hit_on_a_full_log_takes_no_longer_than_allowed(caller, new_sub
     ids=["fixed_window", "token_bucket", "token_bucket in parts", "three"],
 )
 def test_a_subject_s_memory(redis_store, policies: list[Policy], most_bytes):
-    """Beyond the key's own name, by Redis's own count, for names of every length."""
+    """It is measured without the key's name, by Redis's statistics, for names of every length."""
     with (
         Limiter(policies, store=redis_store, name="memory", timeout=5.0) as limiter,
         redis.Redis.from_url(redis_store) as client,
@@ -113,7 +113,7 @@ def test_a_subject_s_memory(redis_store, policies: list[Policy], most_bytes):
 
 @pytest.mark.parametrize("entries", [1_000, 10_000, 100_000])
 def test_a_log_s_memory(redis_store, new_subject, entries):
-    """Twelve bytes an entry, whatever the size."""
+    """A log of any size takes at most twelve bytes an entry."""
     caller, key = Caller(redis_store), f"rl:{{{new_subject()}}}:memory:v1"
     for at in range(0, entries, 1_000):
         log(caller, key, NOW_US + at, 1_000)
@@ -125,7 +125,7 @@ def test_a_log_s_memory(redis_store, new_subject, entries):
 
 
 def test_a_log_holds_no_more_than_its_limit(store, subject):
-    """However many are denied."""
+    """Denied hits add no entry."""
     with Limiter([SlidingLog(7, per=60)], store=store, name="memory", timeout=5.0) as limiter:
         for _ in range(200):
             limiter.hit(subject)

@@ -1,4 +1,4 @@
-"""Run the test vectors of ``lua/v1/vectors.json``, by plain EVALSHA."""
+"""Run the test vectors of ``lua/v1/vectors.json`` by EVALSHA, without the library."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Vector = dict[str, Any]
 
 
 def load() -> list[Vector]:
-    """Every vector, as any program would read it."""
+    """Read every vector, as any program would."""
     vectors: list[Vector] = json.loads((scripts.V1 / "vectors.json").read_text())
     return vectors
 
 
 def plant(client: redis.Redis, vector: Vector) -> None:
-    """Make the state that the vector begins with, and no other."""
+    """Store the state of the vector's ``before``, and no other."""
     pipe = client.pipeline(transaction=False)
     pipe.delete(*vector["keys"])
     for state in vector["before"]:
@@ -44,8 +44,8 @@ def plant(client: redis.Redis, vector: Vector) -> None:
 
 
 def look(client: redis.Redis, keys: Iterable[str]) -> dict[str, tuple[str, object, int]]:
-    """Type, contents and life of every key that exists."""
-    found = {}
+    """Return type, contents and remaining life of every existing key."""
+    existing = {}
     for key in keys:
         kind = client.type(key).decode()
         if kind == "hash":
@@ -60,12 +60,12 @@ def look(client: redis.Redis, keys: Iterable[str]) -> dict[str, tuple[str, objec
             contents = client.get(key).decode()
         else:
             continue
-        found[key] = (kind, contents, client.pttl(key))
-    return found
+        existing[key] = (kind, contents, client.pttl(key))
+    return existing
 
 
 def contents(state: dict[str, Any]) -> object:
-    """What ``look`` would find in a key of a vector."""
+    """Return the contents that ``look`` reads from a key with this state."""
     if state["type"] == "hash":
         return {name: value["hex"] for name, value in state["fields"].items()}
     if state["type"] == "zset":
@@ -74,9 +74,9 @@ def contents(state: dict[str, Any]) -> object:
 
 
 def check(client: redis.Redis, vector: Vector, caller: redis.Redis | None = None) -> None:
-    """Fail unless the script answers as the vector says, and leaves what it says.
+    """Fail unless the script's reply, and the state that it leaves, are the vector's.
 
-    ``caller`` calls it, where that is somebody with fewer rights than who plants the state.
+    ``caller`` may be a client with fewer rights than ``client``, which stores the state.
     """
     name = vector["name"]
     began = time.monotonic()
@@ -86,7 +86,7 @@ def check(client: redis.Redis, vector: Vector, caller: redis.Redis | None = None
         reply = call(caller or client, vector["script"], vector["keys"], vector["args"])
     except redis.ResponseError as refusal:
         error = f"{getattr(refusal, 'status_code', '')} {refusal}".strip()
-    found = look(client, vector["keys"])
+    stored = look(client, vector["keys"])
     passed_ms = (time.monotonic() - began) * 1000 + 1
     client.delete(*vector["keys"])
 
@@ -95,8 +95,8 @@ def check(client: redis.Redis, vector: Vector, caller: redis.Redis | None = None
     else:
         assert vector["error"] in error, f"{name}: {error or reply}"
     after = {state["key"]: state for state in vector["after"]}
-    assert set(found) == set(after), f"{name}: keys {sorted(found)}"
-    for key, (kind, held, life_ms) in found.items():
+    assert set(stored) == set(after), f"{name}: keys {sorted(stored)}"
+    for key, (kind, held, life_ms) in stored.items():
         state = after[key]
         assert (kind, held) == (state["type"], contents(state)), f"{name}: {key} holds {held}"
         least, most = state["ttl_ms"]
@@ -107,7 +107,7 @@ def check(client: redis.Redis, vector: Vector, caller: redis.Redis | None = None
 
 
 def call(client: redis.Redis, script: str, keys: list[str], words: list[str]) -> Any:
-    """EVALSHA, then EVAL where the server does not have the script."""
+    """Call EVALSHA, then EVAL if the server does not have the script."""
     try:
         return client.evalsha(scripts.sha1(script), len(keys), *keys, *words)
     except redis.exceptions.NoScriptError:
@@ -115,7 +115,7 @@ def call(client: redis.Redis, script: str, keys: list[str], words: list[str]) ->
 
 
 def check_all(url: str, names: str = "") -> None:
-    """Run every vector whose name holds ``names``; fail if there is none."""
+    """Run every vector whose name contains ``names``; fail if there is none."""
     chosen = [vector for vector in load() if names in vector["name"]]
     assert chosen, f"no vector is called {names!r}"
     with redis.Redis.from_url(url) as client:

@@ -1,1 +1,1 @@
-"""What the documents show is run."""
+"""The examples of the documents run, and their claims hold."""

@@ -1,4 +1,4 @@
-"""``docs/algorithms.md`` tells what is so: its code, its figures, its picture, its links."""
+"""``docs/algorithms.md`` is right: its code, its figures, its picture, its links."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ PAGE = FILE.read_text()
 ACCURACY = (ROOT / "docs/accuracy.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
-#: Measured twice as the page says: limits of a thousand a minute.
+#: The policies of the page's figures: limits of a thousand a minute.
 THOUSAND: dict[str, Policy] = {name: build(1_000, 60) for name, build in ALGORITHMS.items()}
 
 
 def section(name: str) -> str:
-    """What stands under a heading."""
-    found = re.search(rf"^## {re.escape(name)}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
-    assert found, f"{name} has no section"
-    return found[1]
+    """Return the text under a heading."""
+    match = re.search(rf"^## {re.escape(name)}\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+    assert match, f"{name} has no section"
+    return match[1]
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS, "concurrency"])
 def test_every_algorithm_has_its_section(name):
-    """Source, state, bound and when to choose it; and a row in the tables above."""
+    """It has source, state, bound and advice, and a row in the tables above."""
     text = section(name)
 
     for what in ("**Source**", "**State", "ound**", "**Choose it**", "```python"):
@@ -51,8 +51,8 @@ def test_every_algorithm_has_its_section(name):
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("on", ["memory", "server"])
 @pytest.mark.parametrize("block", BLOCKS)
-def test_code_prints_what_stands_beside_it(block, on, store, subject):
-    """Every block, in the process and on a server."""
+def test_code_prints_what_the_page_shows(block, on, store, subject):
+    """Every block prints it, with ``memory://`` and on a server."""
     expected = re.findall(r"^ *print\(.*\)  # (.*)$", block, re.M)
     assert len(expected) == len(re.findall(r"^ *print\(", block, re.M))
     if on == "server":
@@ -68,7 +68,7 @@ def test_code_prints_what_stands_beside_it(block, on, store, subject):
 
 
 def size(client, policy: Policy, subject: str) -> int:
-    """Bytes of a subject after two hits, less the names of its keys."""
+    """Return the bytes of a subject after two hits, without the names of its keys."""
     client.flushall()
     with Limiter(policy, store=client.url, name="api", timeout=5.0) as limiter:
         limiter.hit(subject)
@@ -77,14 +77,14 @@ def size(client, policy: Policy, subject: str) -> int:
 
 
 def test_the_bytes_are_those_of_this_server():
-    """Within a sixth: allocators and servers differ a little."""
+    """The page's bytes are right within a sixth, since allocators and servers differ."""
     from service.demo.servers import Server
 
     with Server() as server, server.client() as client:
         client.url = server.url
         for name, policy in THOUSAND.items():
-            (said,) = re.findall(rf"^\| `{name}` \| ([\d./ ]+)", section("Which one"), re.M)
-            stated = float(said.split("/")[1])
+            (cell,) = re.findall(rf"^\| `{name}` \| ([\d./ ]+)", section("Which one"), re.M)
+            stated = float(cell.split("/")[1])
             if policy.key_type == "list":
                 client.flushall()
                 with Limiter(policy, store=server.url, name="api", timeout=5.0) as limiter:
@@ -103,16 +103,16 @@ def test_the_bytes_are_those_of_this_server():
             measured = client.memory_usage(key, samples=0) / 100
             for lease in leases:
                 lease.release()
-        (said,) = re.findall(r"^\| `concurrency` \| ([\d./ ]+)", section("Which one"), re.M)
-        assert measured == pytest.approx(float(said.split("/")[1]), rel=1 / 6)
+        (cell,) = re.findall(r"^\| `concurrency` \| ([\d./ ]+)", section("Which one"), re.M)
+        assert measured == pytest.approx(float(cell.split("/")[1]), rel=1 / 6)
 
 
-def test_what_is_reached_is_what_an_adversary_reaches():
-    """The table's figures are those of simulated time, for a limit of 20."""
+def test_an_attacker_reaches_the_figures_of_the_table():
+    """The figures are those of simulated time, for a limit of 20."""
     effort = QUICK._replace(limit=20, period_us=2_000_000)
     for name, policy in simulated.policies(20, 2_000_000):
         found = simulated.measure("memory://", policy, effort, lambda: None)
-        most = max(one.most[policy.period_us] for one in found.values())
+        most = max(behaviour.most[policy.period_us] for behaviour in found.values())
         (reached,) = re.findall(
             rf"^\| `{policy.algorithm}` (?:\|[^|]+){{2}}\| ([^|]+) \|", section("Which one"), re.M
         )
@@ -120,20 +120,20 @@ def test_what_is_reached_is_what_an_adversary_reaches():
         assert str(most) == (aligned if "aligned" in name else plain), name
 
 
-def test_the_picture_s_words_are_true():
-    """As many requests as it says, and the seam that it shows."""
+def test_the_text_about_the_picture_is_true():
+    """The number of requests is right, and three algorithms admit the same."""
     load = picture.load()
     assert f"The same {len(load)} requests" in PAGE
     at_most = {
-        name: [one.admitted for one in picture.outcomes(policy, load)].count(True)
+        name: [result.admitted for result in picture.outcomes(policy, load)].count(True)
         for name, policy in picture.kinds()
     }
     assert at_most["token_bucket"] == at_most["gcra"] == at_most["leaky_bucket"]
     assert picture.FILE.read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_link_leads_somewhere():
-    """Files, and headings of this page and of others."""
+def test_every_link_has_a_target():
+    """The targets are files, and headings of this page and of others."""
     targets = re.findall(r"\]\((?!https?:)([^)\s]+)\)", PAGE)
     assert len(targets) > 6
     for target in targets:
@@ -143,12 +143,12 @@ def test_every_link_leads_somewhere():
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(), re.M)
             assert anchor in [
-                re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings
+                re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
             ]
 
 
 def test_the_table_is_that_of_the_committed_run():
-    """Every row, in the words of the report; and that run found nothing wrong."""
+    """Every row has the figures of the report; and that run found no violation."""
     (folder,) = set(re.findall(r"bench/results/[\w-]+-accuracy", PAGE + ACCURACY))
     results = json.loads((ROOT / folder / "results.json").read_text())
     assert results["violations"] == []

@@ -1,4 +1,4 @@
-"""What ``docs/flask.md`` shows is what happens."""
+"""The examples of ``docs/flask.md`` do what the page shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PAGE = (ROOT / "docs" / "flask.md").read_text()
 
 
 def client(text: str) -> Any:
-    """A client of the example with this text, with a store of its own."""
+    """Make a client of the example with this text, on its own store."""
     (code,) = [
         code for code in re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S) if text in code
     ]
@@ -21,7 +21,7 @@ def client(text: str) -> Any:
     return names["app"].test_client()
 
 
-def test_views_have_limits_of_their_own() -> None:
+def test_views_have_their_own_limits() -> None:
     app = client("def health")
 
     assert [app.get("/search").status_code for _ in range(6)] == [200] * 5 + [429]
@@ -29,7 +29,7 @@ def test_views_have_limits_of_their_own() -> None:
     assert "RateLimit" not in app.get("/health").headers
 
 
-def test_users_have_counts_of_their_own() -> None:
+def test_users_have_their_own_counts() -> None:
     app = client("def find_user")
     for user in ("ann", "bob"):
         statuses = [app.get("/orders", headers={"X-User": user}).status_code for _ in range(101)]

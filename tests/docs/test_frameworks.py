@@ -1,4 +1,4 @@
-"""What ``docs/frameworks.md`` shows is what happens."""
+"""The examples of ``docs/frameworks.md`` do what the page shows."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ STORE = "redis://127.0.0.1:6379/0"
 
 
 def examples() -> list[Any]:
-    """Every example under its heading."""
-    found, heading = [], ""
+    """Return every example, named by its heading."""
+    parameters, heading = [], ""
     for title, code in BLOCKS:
         heading = title or heading
         if code and not heading.startswith("By the user"):
-            found.append(pytest.param(code, id=f"{heading} {len(found)}"))
-    return found
+            parameters.append(pytest.param(code, id=f"{heading} {len(parameters)}"))
+    return parameters
 
 
 @pytest.fixture(scope="module")
 def _django() -> None:
-    """A project with one page."""
+    """Configure a Django project with one page."""
 
     def page(request: HttpRequest) -> HttpResponse:
         return HttpResponse("hello")
@@ -57,7 +57,7 @@ def _django() -> None:
 @pytest.mark.parametrize("code", examples())
 @pytest.mark.usefixtures("_django")
 def test_an_example_limits(code: str) -> None:
-    """As it stands, but for the store: the 100th of a minute passes, and the next does not."""
+    """With another store, 100 requests of a minute pass, and the next one does not."""
     assert STORE in code
     names: dict[str, Any] = {}
     exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
@@ -72,27 +72,27 @@ def test_an_example_limits(code: str) -> None:
 
 
 def _answers(app: Any, count: int) -> list[tuple[int, str]]:
-    """Status and RateLimit-Policy of so many requests."""
-    found: list[tuple[int, str]] = []
+    """Send ``count`` requests; return the status and RateLimit-Policy of each."""
+    answers: list[tuple[int, str]] = []
     if not inspect.iscoroutinefunction(type(app).__call__):
         for _ in range(count):
             answer = ask_wsgi(app)
-            found.append((answer.code, answer["RateLimit-Policy"]))
-        return found
+            answers.append((answer.code, answer["RateLimit-Policy"]))
+        return answers
 
     @in_a_loop
     async def ask_all() -> None:
         for _ in range(count):
             answer = await ask_asgi(app)
-            found.append((answer.status, answer.headers["ratelimit-policy"]))
+            answers.append((answer.status, answer.headers["ratelimit-policy"]))
 
     ask_all()
-    return found
+    return answers
 
 
 @in_a_loop
-async def test_the_route_has_a_limit_of_its_own() -> None:
-    """The FastAPI example's."""
+async def test_the_route_has_its_own_limit() -> None:
+    """The route of the FastAPI example admits five requests."""
     names = _names('@app.get("/search"')
     statuses = [(await ask_asgi(names["app"], "/search")).status for _ in range(6)]
 
@@ -100,8 +100,8 @@ async def test_the_route_has_a_limit_of_its_own() -> None:
 
 
 @in_a_loop
-async def test_users_of_fastapi_are_told_apart() -> None:
-    """By the example's dependency; a wrong token is its own answer."""
+async def test_users_of_fastapi_have_their_own_counts() -> None:
+    """The example's dependency finds the user; a wrong token gets a 401."""
     names = _names("def current_user_id")
 
     async def ask(token: str) -> Any:
@@ -116,21 +116,21 @@ async def test_users_of_fastapi_are_told_apart() -> None:
 
 
 class SetsUser:
-    """What Django's AuthenticationMiddleware does, by a header."""
+    """Sets the user like Django's AuthenticationMiddleware, but from a header field."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        """Set the user, and go on."""
+        """Set the user, and call the next middleware."""
         key = request.headers.get("X-User")
         request.user = SimpleNamespace(is_authenticated=key is not None, pk=key)  # type: ignore[assignment]
         return self.get_response(request)
 
 
 @pytest.mark.usefixtures("_django")
-def test_users_of_django_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the example's middleware, below the one that finds the user."""
+def test_users_of_django_have_their_own_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example's middleware runs after the one that sets the user."""
     project: Any = types.ModuleType("project")
     vars(project).update(_names("class LimitUsers"), SetsUser=SetsUser)
     monkeypatch.setitem(sys.modules, "project", project)
@@ -141,22 +141,22 @@ def test_users_of_django_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None
             return [ask_wsgi(app, **fields) for _ in range(101)]
 
         for user in ("ann", "bob"):
-            found = answers(HTTP_X_USER=user)
-            assert [answer.code for answer in found] == [200] * 100 + [429]
-            assert 1 <= int(found[-1]["Retry-After"]) <= 60
+            received = answers(HTTP_X_USER=user)
+            assert [answer.code for answer in received] == [200] * 100 + [429]
+            assert 1 <= int(received[-1]["Retry-After"]) <= 60
         assert {answer.code for answer in answers()} == {200}
 
 
 def _names(text: str) -> dict[str, Any]:
-    """The names of the example with this text, run with a store of its own."""
+    """Run the example with this text on its own store; return its names."""
     (code,) = [code for _, code in BLOCKS if text in code]
     names: dict[str, Any] = {}
     exec(compile(code.replace(STORE, "memory://"), "frameworks.md", "exec"), names)  # noqa: S102
     return names
 
 
-def test_the_rules_hold_reports() -> None:
-    """The example with rules: two at once."""
+def test_the_example_with_rules_limits_reports() -> None:
+    """It admits two reports at once."""
     names = _names("Concurrency")
 
     assert ask_wsgi(names["app"], path="/reports/a")["RateLimit"] == (
@@ -164,8 +164,8 @@ def test_the_rules_hold_reports() -> None:
     )
 
 
-def test_the_functions_say_for_whom_and_how_much() -> None:
-    """The example with functions."""
+def test_the_example_with_functions_decides_subject_and_cost() -> None:
+    """Its functions return the tenant, and the cost of a path."""
     names = _names("def tenant")
 
     def left(path: str = "/", **fields: str) -> str:
@@ -180,7 +180,7 @@ def test_the_functions_say_for_whom_and_how_much() -> None:
 
 
 def test_the_table_names_every_argument() -> None:
-    """And every choice."""
+    """It also names every choice."""
     own = {*inspect.signature(LimiterMiddleware).parameters} - {"app", "limits", "settings"}
     arguments = own | GuardSettings.__optional_keys__
     rows = re.findall(r"^\| (`.*?) \|", PAGE, re.M)

@@ -19,8 +19,8 @@ def test_every_hazard_has_a_row():
     assert PAGE.count("\n| H") == 109
 
 
-def test_every_row_says_who_covers_it():
-    """By a test, by the part that will, or by the decision that overrules it."""
+def test_every_row_names_what_covers_it():
+    """A row names a test, a part of the project that comes later, or a reason."""
     for number, covered in ROWS.items():
         tests = re.findall(r"`([^`]+)`", covered)
         named = any("::" in name or name in ALIASES for name in tests)
@@ -28,7 +28,7 @@ def test_every_row_says_who_covers_it():
 
 
 def test_every_test_that_is_named_exists():
-    """In the file that is named."""
+    """It is in the file that the page names."""
     names = set(re.findall(r"`(tests/[^`:]+)::(\w+)`", PAGE))
     assert len(names) > 50
     for path, test in names:
@@ -36,7 +36,7 @@ def test_every_test_that_is_named_exists():
         assert re.search(rf"^(async )?def {test}\(", text, re.M), f"{path}::{test}"
 
 
-def test_every_mutant_s_hazard_says_so():
-    """The row of a hazard that was broken on purpose names the test that breaks it."""
+def test_every_mutant_s_hazard_has_the_mark_m():
+    """The row of a mutant's hazard names the test of the mutants."""
     for mutant in scripts.MUTANTS:
         assert "`M`" in ROWS[mutant.hazard], f"{mutant.hazard}: {mutant.name}"

@@ -1,4 +1,4 @@
-"""The program beside docs/incr.md makes every failure happen that the page tells of."""
+"""The program beside docs/incr.md makes every failure happen that the page describes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "incr.md"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as a reader would."""
+    """Run the program like a reader."""
     return subprocess.run(
         [sys.executable, "docs/incr.py", *arguments],
         cwd=ROOT,
@@ -29,7 +29,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def table(store) -> list[str]:
-    """What it prints."""
+    """Return the lines that the program prints."""
     done = run("--store", store)
     assert done.returncode == 0, done.stdout + done.stderr
     return [line.rstrip() for line in done.stdout.splitlines()]
@@ -37,7 +37,7 @@ def table(store) -> list[str]:
 
 @pytest.mark.slow
 def test_every_failure_happens_and_none_to_the_script(table, store):
-    """Counts and expiries are lost where the page says so, and on our keys nothing is."""
+    """Each INCR version loses counts or expiries as the page says; the script loses none."""
     happened = [line[34:74].strip() for line in table[1:]]
 
     assert 100 < int(happened[0].removesuffix(" admitted")) <= 400
@@ -51,7 +51,7 @@ def test_every_failure_happens_and_none_to_the_script(table, store):
 
 @pytest.mark.slow
 def test_the_page_shows_what_the_program_prints(table):
-    """The page has the program's rows, chance aside."""
+    """The page has the program's rows, except for random numbers."""
     shown = re.search(r"```\n(400 calls.*?)```", PAGE.read_text(), re.S)
     assert shown is not None
 
@@ -61,8 +61,8 @@ def test_the_page_shows_what_the_program_prints(table):
     assert without_chance(table) == without_chance(shown[1].splitlines())
 
 
-def test_it_brings_a_server_of_its_own():
-    """Without --store there is one, for as long as it is needed."""
+def test_the_program_starts_its_own_server():
+    """Without --store it starts a server, and stops it at the end."""
     spec = importlib.util.spec_from_file_location("incr", ROOT / "docs" / "incr.py")
     assert spec is not None
     assert spec.loader is not None
@@ -74,7 +74,7 @@ def test_it_brings_a_server_of_its_own():
 
 
 @pytest.mark.parametrize("function", ["get_set", "incr", "incr_expire"])
-def test_the_page_shows_the_program_s_own_lines(function):
+def test_the_page_shows_the_program_s_lines(function):
     """Each of the page's three counters is the body of the program's function."""
     program = (ROOT / "docs" / "incr.py").read_text()
     body = re.search(rf"def {function}\(.*?\n    \"\"\".*?\"\"\"\n(.*?)\n\n\n", program, re.S)
@@ -88,8 +88,8 @@ def test_the_page_shows_the_program_s_own_lines(function):
     assert "```python\n" + "\n".join(lines) + "\n```" in PAGE.read_text()
 
 
-def test_help_and_a_server_that_is_not_there():
-    """Help says what it does; an error is one line, and its code is neither success nor failure."""
+def test_help_and_a_missing_server():
+    """Help lists the options; an error is one line, and its exit code is neither 0 nor 1."""
     assert "--store" in run("--help").stdout
 
     done = run("--store", "redis://127.0.0.1:1/0")

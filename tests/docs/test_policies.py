@@ -1,4 +1,4 @@
-"""What ``docs/policies.md`` shows is what happens, and it tells every key."""
+"""The examples of ``docs/policies.md`` do what it shows, and it explains every key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLE = (ROOT / "docs" / "policies.example.toml").read_text()
 CODE, CONFIGURATION = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
 
-def test_commands_print_what_stands_below_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_print_what_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("LIMITER_TRUSTED_PROXIES", raising=False)
     commands = re.findall(r"^\$ limiter (.*)\n((?:[^$].*\n)*)", CONSOLE, re.M)
@@ -33,8 +33,8 @@ def test_commands_print_what_stands_below_them(monkeypatch: pytest.MonkeyPatch) 
         assert (result.exit_code, result.output) == (0, printed)
 
 
-def test_every_key_is_told_and_shown() -> None:
-    """In the table, in its order; and the example has each of them."""
+def test_every_key_is_in_the_table_and_the_example() -> None:
+    """The table has the keys in their order."""
     assert tuple(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == tuple(KEYS)
     for key in (*KEYS, *TOP_KEYS):
         assert re.search(rf"\b{key}\b", EXAMPLE), key
@@ -44,7 +44,7 @@ def test_every_key_is_told_and_shown() -> None:
 def test_a_middleware_takes_policies(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, store: str, subject: str
 ) -> None:
-    """And the ones that are in force: a change counts for what comes after it."""
+    """The middleware uses the current policies: a change counts for later requests."""
     path = tmp_path / "policies.toml"
     monkeypatch.chdir(tmp_path)
     path.write_text(f"[policies.{subject}]\nlimits = '2/hour'\n")
@@ -55,7 +55,7 @@ def test_a_middleware_takes_policies(
     assert [int(ask(app).status[:3]) for _ in range(3)] == [200, 200, 429]
     path.write_text(f"[policies.{subject}]\nlimits = '3/hour'\n")
     assert shown["policies"].reload()
-    # A worker that starts while the file is wrong begins with the last good text; a first start stops.
+    # A worker that starts while the file is wrong uses the last good text; the first start fails.
     exec(CONFIGURATION, shown)  # noqa: S102 (it is ours)
     shown["on_starting"](None)
     path.write_text("nonsense")

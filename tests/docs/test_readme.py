@@ -1,4 +1,4 @@
-"""What the README, and the pages for newcomers, show is what happens."""
+"""The examples of the README and of the pages for new users do what the pages show."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PAGES += [path.relative_to(ROOT) for path in sorted((ROOT / "docs").glob("*.md")
 
 
 def blocks(kind: str, *pages: str) -> list[str]:
-    """The code blocks of one kind on these pages, in order."""
+    """Return the code blocks of one kind on these pages, in order."""
     return [
         block
         for page in pages
@@ -40,20 +40,20 @@ def blocks(kind: str, *pages: str) -> list[str]:
 
 
 def commands(block: str) -> list[tuple[str, list[str]]]:
-    """Each command of a console block, and the lines that it is said to print."""
-    found: list[tuple[str, list[str]]] = []
+    """Return each command of a console block, with the lines that the page shows below it."""
+    shown: list[tuple[str, list[str]]] = []
     for line in block.splitlines():
         if line.startswith("$ "):
-            found.append((line[2:], []))
+            shown.append((line[2:], []))
         elif line.strip():
-            found[-1][1].append(line)
-    return found
+            shown[-1][1].append(line)
+    return shown
 
 
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("block", blocks("python", README, QUICKSTART))
 def test_python_runs(block: str, store: str) -> None:
-    """Every Python block runs as it stands, but for the address of the store."""
+    """Every Python block runs unchanged, except for the address of the store."""
     assert "redis://127.0.0.1:6379/0" in block
 
     code = compile(block.replace("redis://127.0.0.1:6379/0", store), "page.md", "exec")
@@ -63,8 +63,8 @@ def test_python_runs(block: str, store: str) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("ab") is None, reason="ab is not installed")
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_console_shows_what_is_printed(tmp_path: Path) -> None:
-    """Every command, run against the demo, prints the lines shown below it, in that order."""
+def test_every_command_prints_what_the_page_shows(tmp_path: Path) -> None:
+    """Run against the demo, it prints the lines shown below it, in that order."""
     with Server() as server, Demo(tmp_path, f"--store={server.url}") as demo:
         demo.wait_for("make demo")
         for block in blocks("console", README, SPEED):
@@ -85,26 +85,26 @@ def test_the_console_shows_what_is_printed(tmp_path: Path) -> None:
 
 
 def _general(line: str) -> str:
-    """A line without what differs from run to run: the seconds left, and which instance answered."""
+    """Replace what differs from run to run in a line: the remaining seconds, and the instance."""
     line = re.sub(r'instance-\d+"', 'instance-N"', line)
     return re.sub(r"(t=|Retry-After: )\d+", r"\g<1>N", line.rstrip())
 
 
-def test_every_algorithm_and_variable_is_in_it() -> None:
-    """The tables name what exists, and promise no algorithm that does not."""
+def test_the_tables_name_every_algorithm_and_variable() -> None:
+    """The algorithms are in the README, the variables in docs/operate.md."""
     assert set(ALGORITHMS) <= set(re.findall(r"^\| `(\w+)`", README, re.M))
     assert set(VARIABLES.values()) <= set(re.findall(r"^\| `(LIMITER_\w+)`", OPERATE, re.M))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
-    """A link within the repository leads somewhere; Sphinx checks those within the site."""
+    """The test checks links within the repository; Sphinx checks those within the site."""
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
         assert (ROOT / page.parent / target).exists(), target
 
 
-def test_every_make_target_that_it_names_exists() -> None:
-    """A reader can type what stands there."""
+def test_every_make_target_on_the_pages_exists() -> None:
+    """A reader can run every ``make`` command of README and CONTRIBUTING."""
     makefile = (ROOT / "Makefile").read_text()
     for target in set(
         re.findall(

@@ -1,4 +1,4 @@
-"""What docs/service.md and docs/forward-auth.md show is what happens."""
+"""The examples of docs/service.md and docs/forward-auth.md do what the pages show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVICE = (ROOT / "docs/service.md").read_text()
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
-def test_every_example_prints_what_stands_below_it(tmp_path: Path) -> None:
+def test_every_example_prints_what_the_page_shows(tmp_path: Path) -> None:
     (command,) = re.findall(r"^```sh\n(.*?)^```$", SERVICE, re.M | re.S)
     variables = dict(re.findall(r"(LIMITER_\w+)=(\S+)", command))
     second = free_port()
@@ -41,11 +41,11 @@ def test_every_example_prints_what_stands_below_it(tmp_path: Path) -> None:
 
 
 def _general(line: str) -> str:
-    """A line without the seconds that are left."""
+    """Replace the remaining seconds in a line."""
     return re.sub(r"(t=|Retry-After: )\d+", r"\g<1>N", line.rstrip())
 
 
-def test_the_middleware_that_is_shown_is_the_one_that_is_run() -> None:
+def test_the_middleware_on_the_page_works_like_the_service_s_own() -> None:
     shown: dict[str, Any] = {}
     exec(compile(block("python"), "docs/forward-auth.md", "exec"), shown)  # noqa: S102
 
@@ -54,20 +54,20 @@ def test_the_middleware_that_is_shown_is_the_one_that_is_run() -> None:
         return [b"z"]
 
     for wrap in (shown["passing_on"], passing_on):
-        told = {"HTTP_RATELIMIT": '"a";r=1', "HTTP_RATELIMIT_POLICY": '"a";q=2'}
+        sent = {"HTTP_RATELIMIT": '"a";r=1', "HTTP_RATELIMIT_POLICY": '"a";q=2'}
         fields = [("X", "y"), ("RateLimit-Policy", '"a";q=2'), ("RateLimit", '"a";r=1')]
-        assert _called(wrap(app), told) == [("404 Not Found", fields), [b"z"]]
+        assert _called(wrap(app), sent) == [("404 Not Found", fields), [b"z"]]
         assert _called(wrap(app), {}) == [("404 Not Found", [("X", "y")]), [b"z"]]
 
 
 def _called(app: Any, environ: dict[str, Any]) -> list[Any]:
-    """What an application starts its response with, and the body."""
+    """Return the start of an application's response, and its body."""
     started: list[Any] = []
     body = app(environ, lambda *words: started.append(words))
     return [*started, list(body)]
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_has_a_target() -> None:
     for name in ("service.md", "forward-auth.md"):
         text = (ROOT / "docs" / name).read_text()
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):

@@ -11,7 +11,7 @@ import pytest
 
 from tests.service.support import ROOT, clean_environment
 
-#: Which pages a reader can choose from, by their titles in order.
+#: The titles of the pages, in their order.
 TITLES = [
     "Quickstart",
     "Choose an algorithm",
@@ -36,7 +36,7 @@ TITLES = [
 
 @pytest.mark.slow
 def test_the_site_has_no_warning_and_no_dead_link(tmp_path: Path) -> None:
-    """Sphinx knows every link between pages, and to headings; a warning is an error."""
+    """Sphinx checks every link between pages and to headings; a warning is an error."""
     done = subprocess.run(
         [
             sys.executable,

@@ -1,4 +1,4 @@
-"""What ``docs/testing.md`` shows is what happens."""
+"""The examples of ``docs/testing.md`` are tests that pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
 @pytest.mark.slow
 def test_every_example_passes(tmp_path: Path) -> None:
-    """As a test file of its own, in a folder of its own."""
+    """Each example is a test file, in a folder without this project."""
     for number, block in enumerate(BLOCKS):
         (tmp_path / f"test_example_{number}.py").write_text(block)
     done = subprocess.run(
@@ -33,7 +33,7 @@ def test_every_example_passes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
         f"{len(re.findall('^def test_', PAGE, re.M)) + 1} passed" in done.stdout
-    )  # one runs twice
+    )  # one example runs twice
 
 
 def test_the_readme_names_the_page() -> None:

@@ -1,1 +1,1 @@
-"""Hypothesis drives model and script side by side."""
+"""Hypothesis runs random histories on model and script, and compares them."""

@@ -1,4 +1,4 @@
-"""GCRA, as a textbook has it, and the token bucket are one algorithm: step by step, in the store."""
+"""GCRA as in a textbook and the token bucket decide the same, step by step, in the store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.scripts import Caller, single
 
 
 class Textbook:
-    """A cell conforms unless it comes earlier than its tolerance before its theoretical arrival time.
+    """GCRA's virtual scheduling algorithm (ITU-T I.371).
 
-    Units of one call come one behind the other. The tolerance is that of a burst but for the cell
-    itself. (ITU-T I.371, the virtual scheduling algorithm.)
+    A cell conforms unless it is earlier than its theoretical arrival time less the tolerance. The units of
+    a call are consecutive cells. The tolerance is that of a burst without the cell itself.
     """
 
     def __init__(self, limit: int, period_us: int, burst: int) -> None:
@@ -26,7 +26,7 @@ class Textbook:
         self.arrival_us: Fraction | int = 0
 
     def hit(self, now_us: int, cost: int) -> list[int]:
-        """Granted, and how long to wait for the last of these cells to conform."""
+        """Return the granted units, and the time until the last of the cells conforms."""
         arrival_us = max(self.arrival_us, now_us)
         last_us = arrival_us + (cost - 1) * self.increment_us
         early_us = last_us - self.tolerance_us - now_us
@@ -39,7 +39,7 @@ class Textbook:
 @settings(max_examples=80 * DEPTH)
 @given(st.data())
 def test_gcra_decides_as_a_textbook_and_as_a_token_bucket(store, data):
-    """And so does a leaky bucket; each under its own field of one hash."""
+    """So does a leaky bucket; each has its own field of one hash."""
     gcra = data.draw(POLICIES["gcra"])
     numbers = (gcra.limit, gcra.period_us, gcra.burst)
     models: list[Model] = [kind(*numbers) for kind in (GCRA, TokenBucket, LeakyBucket)]
@@ -52,7 +52,7 @@ def test_gcra_decides_as_a_textbook_and_as_a_token_bucket(store, data):
     wait_us = 0
     try:
         for _ in range(data.draw(st.integers(1, 12))):
-            # As told, a microsecond before, or whenever.
+            # At retry_after, a microsecond before it, or at any time.
             now_us += data.draw(st.one_of(st.sampled_from([wait_us, max(0, wait_us - 1)]), gaps_us))
             cost = data.draw(costs(gcra))
             expected = textbook.hit(now_us, cost)

@@ -1,4 +1,4 @@
-"""Leases, step by step: the script says what the model says, and holds what the model holds."""
+"""Leases, step by step: script and model answer the same, and hold the same units."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.scripts import single
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
-#: The frequent ones more than once: leases are renewed and given back about as often as taken.
+#: Frequent modes stand more than once: leases are renewed and released about as often as taken.
 MODES = ["acquire", "acquire", "acquire", "renew", "renew", "release", "peek"]
 
 
 class LeaseMachine(Machine):
-    """A subject whose leases are taken, renewed and given back by a few who come early and late."""
+    """A subject whose leases a few holders take, renew and release, early and late."""
 
     policies: st.SearchStrategy[Concurrency]
     model: Concurrency
@@ -40,25 +40,25 @@ class LeaseMachine(Machine):
         self.keys = [f"{new_key()}:{self.model.field}"]
 
     def models(self) -> list[Model]:
-        """The one policy."""
+        """Return the only policy."""
         return [self.model]
 
     def ask(self, mode: str, cost: int, holder: str = "", at_least: int | None = None) -> Answer:
-        """Run the script, and read its reply as the answer that it stands for."""
+        """Run the script, and convert its reply to an answer."""
         script, words = single(self.model, self.clock_us, mode, cost, at_least, holder=holder)
         *numbers, now_us = self.caller.run(self.keys, script, words)
         assert now_us == self.clock_us
         return Answer(numbers[2] == 0, *numbers)
 
     def live(self) -> dict[bytes, float]:
-        """What the server holds that has not ended, as the model would."""
+        """Return the units on the server that have not expired."""
         entries = self.caller.client.zrange(self.keys[0], 0, -1, withscores=True)
         believed_us = self.clock_us + self.model.believed_us
         return {member: end for member, end in entries if self.clock_us < end <= believed_us}
 
     @rule(data=st.data(), mode=st.sampled_from(MODES))
     def call(self, data: st.DataObject, mode: str) -> None:
-        """Somebody calls, who may hold something, be late, or be nobody."""
+        """Call for a holder that may hold units, or be late, or hold none."""
         self.move_the_clock(data)
         room = self.model.room(self.clock_us)
         cost, at_least = draw_call(data, self.model.most, self.model, room)
@@ -71,7 +71,7 @@ class LeaseMachine(Machine):
             expected = self.model.acquire(self.clock_us, cost, holder, at_least)
             answer = self.ask("acquire", cost, holder, at_least)
         else:
-            # Most come with what they have.
+            # Most calls have the cost that the holder has.
             held = len(self.model.held_by(self.clock_us, holder, self.model.most))
             cost = data.draw(st.sampled_from([min(held, self.model.most) or cost, cost]))
             expected = getattr(self.model, mode)(self.clock_us, cost, holder)
@@ -80,17 +80,17 @@ class LeaseMachine(Machine):
         assert answer == expected
         self.remember([expected])
         live = self.model.live(self.clock_us)
-        assert self.live() == {f"{one.holder}:{one.unit}".encode(): one.ends_us for one in live}
+        assert self.live() == {f"{unit.holder}:{unit.unit}".encode(): unit.ends_us for unit in live}
         if vars(self.model) == history:
             assert self.caller.dumps(self.keys) == before
         elif expected.granted and live:
             self.lives_long_enough(self.keys[0], expected)
 
     @rule(data=st.data())
-    def everybody_dies(self, data: st.DataObject) -> None:
-        """Once the last lease has ended all of it is there again, and not before."""
-        # Also one that a clock which stepped back by a year holds to be impossible.
-        ends_us = max([self.clock_us, *(one.ends_us for one in self.model.leases)])
+    def let_all_leases_expire(self, data: st.DataObject) -> None:
+        """When the last lease has expired, all units are free, and not before."""
+        # This includes a lease that seems impossible since the clock stepped back by a year.
+        ends_us = max([self.clock_us, *(unit.ends_us for unit in self.model.leases)])
         if ends_us > self.clock_us:
             self.clock_us = ends_us - 1
             assert self.ask("peek", self.model.most_cost).remaining < self.model.limit
@@ -101,7 +101,7 @@ class LeaseMachine(Machine):
     @precondition(lambda self: self.keys and self.model.live(self.clock_us))
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
-        """Resetting says what stood there, and leaves no key."""
+        """Reset: the answer is that of a peek, and no key remains."""
         cost = data.draw(costs(self.model))
 
         assert self.ask("reset", cost) == self.model.reset(self.clock_us, cost)
@@ -109,21 +109,21 @@ class LeaseMachine(Machine):
 
     @rule(data=st.data())
     def change(self, data: st.DataObject) -> None:
-        """The policy gets another limit or length of lease, over live ones."""
+        """Change the limit or the length of leases while some are held."""
         self.model.change(**data.draw(self.model.changes()))
 
     def hit_now(self) -> None:
-        """Take one, if there is one, and give it back."""
-        expected = self.model.acquire(self.clock_us, 1, "nobody else")
-        assert self.ask("acquire", 1, "nobody else") == expected
+        """Take a unit, if one is free, and release it."""
+        expected = self.model.acquire(self.clock_us, 1, "another holder")
+        assert self.ask("acquire", 1, "another holder") == expected
         self.remember([expected])
-        expected = self.model.release(self.clock_us, 1, "nobody else")
-        assert self.ask("release", 1, "nobody else") == expected
+        expected = self.model.release(self.clock_us, 1, "another holder")
+        assert self.ask("release", 1, "another holder") == expected
 
 
 @pytest.mark.parametrize("algorithm", LEASE_POLICIES)
 def test_script_and_model_agree(any_store, store, algorithm):
-    """Repeated, late, foreign and doubled calls, other limits and lengths, jumps and steps back."""
+    """They agree in random histories, with late and repeated calls, other limits, and clock steps."""
     policies = LEASE_POLICIES[algorithm]
     machine = type(f"{algorithm}_machine", (LeaseMachine,), {"policies": policies})
 

@@ -1,4 +1,4 @@
-"""A Limiter's decisions say what the models say, field by field."""
+"""A Limiter's decisions equal the models' answers, field by field."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ steps = st.lists(
 )
 
 
-def told(decision: Decision) -> tuple[object, ...]:
-    """The numbers of a decision in the order of an answer, but for the delay."""
+def numbers(decision: Decision) -> tuple[object, ...]:
+    """Return the numbers of a decision in the order of an answer, without the delay."""
     times = (round(decision.retry_after * 1e6), round(decision.reset_after * 1e6))
     return (decision.allowed, decision.granted, decision.remaining, *times)
 
 
 def agree(decision: Decision, expected: Verdict, limits: list[Policy]) -> None:
-    """Hold every field of a decision to the verdict of the models."""
-    # Where several queue, the last one lets go; only leaky buckets do.
+    """Compare every field of a decision with the verdict of the models."""
+    # Only leaky buckets have a delay; with several, the longest one counts.
     delays = [
-        one.delay_us if MODELS[policy.algorithm].queues else 0
-        for policy, one in zip(limits, expected.each, strict=True)
+        answer.delay_us if MODELS[policy.algorithm].queues else 0
+        for policy, answer in zip(limits, expected.each, strict=True)
     ]
-    assert told(decision) == expected[:5]
+    assert numbers(decision) == expected[:5]
     assert bool(decision) is decision.allowed
     assert decision.policy == limits[expected.policy]
     assert decision.limit == expected.limit
     assert round(decision.delay * 1e6) == (max(delays) if expected.allowed else 0)
     assert decision.degraded is False
-    assert [told(one) for one in decision.each] == [one[:5] for one in expected.each]
-    assert [round(one.delay * 1e6) for one in decision.each] == delays
-    assert [one.policy for one in decision.each] == limits
-    assert all(one.each == () for one in decision.each)
+    assert [numbers(part) for part in decision.each] == [answer[:5] for answer in expected.each]
+    assert [round(part.delay * 1e6) for part in decision.each] == delays
+    assert [part.policy for part in decision.each] == limits
+    assert all(part.each == () for part in decision.each)
 
 
 def reserve(
@@ -66,7 +66,7 @@ def reserve(
     actual: int,
     limits: list[Policy],
 ) -> None:
-    """What turns out to be less is given back, what turns out to be more is charged."""
+    """Reserve ``cost`` and settle ``actual``: the difference is refunded or charged."""
     expected = models.hit(now_us, cost)
     try:
         with limiter.reserve(subject, cost) as reserved:
@@ -84,7 +84,7 @@ def reserve(
 @settings(max_examples=60 * DEPTH)
 @given(policies, steps)
 def test_every_field_of_a_decision(store, limits, steps):
-    """Of one policy and of several, for all that moves or looks, through time and back."""
+    """The fields are right for one policy and several, in each mode, with steps of the clock back."""
     models, subject = Several([model_of(policy) for policy in limits]), new_key()
     most = min(policy.most_cost for policy in limits)
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
@@ -114,8 +114,8 @@ def test_every_field_of_a_decision(store, limits, steps):
 
 @settings(max_examples=40 * DEPTH)
 @given(policies, steps)
-def test_a_peek_says_what_the_hit_then_does(store, limits, steps):
-    """Allowed, retry_after and policy are those of the hit; remaining is that of before it."""
+def test_a_peek_predicts_the_hit(store, limits, steps):
+    """Allowed, retry_after and policy are those of the hit; remaining is the number before it."""
     subject = new_key()
     most = min(policy.most_cost for policy in limits)
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
@@ -124,7 +124,7 @@ def test_a_peek_says_what_the_hit_then_does(store, limits, steps):
         now_us, cost = now_us + move_us, min(wanted, most)
         set_time(limiter, now_us)
         peek = limiter.peek(subject, cost)
-        again = limiter.peek(subject, most)
+        largest = limiter.peek(subject, most)
         hit = limiter.hit(subject, cost)
         assert (peek.allowed, peek.retry_after, peek.policy) == (
             hit.allowed,
@@ -132,13 +132,13 @@ def test_a_peek_says_what_the_hit_then_does(store, limits, steps):
             hit.policy,
         )
         assert peek.granted == 0
-        assert peek.remaining == again.remaining
+        assert peek.remaining == largest.remaining
         assert peek.remaining - hit.granted == hit.remaining or len(limits) > 1
     limiter.reset(subject)
     limiter.close()
 
 
 def test_an_answer_has_the_fields_of_a_decision():
-    """The models know a decision's fields by the same names."""
+    """The models use the names of a decision's fields."""
     for field in Answer._fields:
         assert hasattr(Decision, field.removesuffix("_us"))

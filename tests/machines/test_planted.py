@@ -1,4 +1,4 @@
-"""State that no script wrote: a call never crashes on it, and it is forgotten within bounded time."""
+"""State that no script wrote: no call fails on it, and it stops to count within a bounded time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICIES = [policy for model in MODELS.values() for policy in model.samples(5, 1
 POLICIES += [policy for model in LEASES.values() for policy in model.samples(5, 1_000)]
 LOG, WINDOW, LEASE = SlidingLog(5, 1_000), SlidingWindow(5, 1_000), Concurrency(5, 1_000)
 
-#: Numbers that could stand where a time, a count or a fraction should.
+#: Numbers in the place of a time, a count or a fraction.
 wrong_numbers = st.one_of(
     st.sampled_from([float("nan"), float("inf"), -float("inf"), -0.0, 0.5, -1.0, 2.0**53, 1e300]),
     st.floats(),
@@ -42,7 +42,7 @@ wrong_fields = st.one_of(
     st.lists(wrong_numbers, min_size=1, max_size=4).map(
         lambda numbers: struct.pack(f"<{len(numbers)}d", *numbers)
     ),
-    # A bucket's: when it is full, in how many seconds the largest fills, and a fraction.
+    # A bucket's field: full_us, reach_s, and a fraction.
     st.builds(lambda full, reach: struct.pack("<dI", full, reach), wrong_numbers, wrong_reaches),
     st.builds(
         lambda full, reach, part, parts: struct.pack("<dI2d", full, reach, part, parts),
@@ -59,7 +59,7 @@ wrong_entries = st.lists(
     min_size=1,
     max_size=9,
 )
-#: No script writes members without an id, or ends that are not whole microseconds of our time.
+#: Members without an id, or with an end that is no whole microsecond or no possible time.
 CENTURY_US = 36_525 * 86_400_000_000
 wrong_members = st.dictionaries(
     st.one_of(
@@ -79,31 +79,31 @@ wrong_members = st.dictionaries(
 )
 NOW_ENTRY = str(NOW_US).encode()
 FULL = {f"{holder}:1": float(NOW_US + 500) for holder in "abcde"}
-STRANGER = b"a field of somebody else's"
-#: How much time passes before each call, and what it costs.
+STRANGER = b"a field of another program"
+#: The time before each call, and its cost.
 calls = st.lists(st.tuples(st.integers(0, 700), st.integers(0, 5)), min_size=1, max_size=20)
 RATE_MODES, LEASE_MODES = ["hit", "refund", "settle"], ["acquire", "renew", "release"]
 
 
 class Plan(NamedTuple):
-    """A policy, and what is planted for it, of which only what fits its key's type is."""
+    """A policy, and wrong state for it; the type of its key decides which of these is stored."""
 
     model: Model
     field: bytes = b""
     entries: Sequence[bytes] = ()
-    members: dict[str | bytes, float] = {}  # noqa: RUF012 (nobody changes it)
+    members: dict[str | bytes, float] = {}  # noqa: RUF012 (no test changes it)
     expires: bool = True
 
 
 plans = st.builds(
     Plan, st.sampled_from(POLICIES), wrong_fields, wrong_entries, wrong_members, st.booleans()
 )
-#: The script for a policy alone, or that for several; by now_us, mode, cost and holder.
+#: Makes a call of a policy's own script, or of several, from now_us, mode, cost and holder.
 ScriptFor = Callable[[Model, int, str, int, str], tuple[str, list[Any]]]
 
 
 def plant(caller: Caller, key: str, plan: Plan) -> None:
-    """Put wrong state where the model's script keeps its own."""
+    """Store wrong state under the key of the model's script."""
     if plan.model.key_type == "list":
         caller.client.rpush(key, *plan.entries)
     elif plan.model.key_type == "zset":
@@ -115,7 +115,7 @@ def plant(caller: Caller, key: str, plan: Plan) -> None:
 
 
 def check_reply(model: Model, reply: list[int], mode: str, cost: int) -> None:
-    """Hold five integers to what they can be whatever stands in the store."""
+    """Check that five integers are possible for any stored state."""
     granted, remaining, retry_us, reset_us, delay_us = reply
     assert granted in ((0, cost) if mode in ("hit", "acquire", "renew") else range(cost + 1))
     assert 0 <= remaining <= model.most
@@ -125,14 +125,14 @@ def check_reply(model: Model, reply: list[int], mode: str, cost: int) -> None:
 
 
 def takes(model: Model) -> str:
-    """How the policy is asked for something."""
+    """Return the mode that takes units of the policy."""
     return "acquire" if isinstance(model, Concurrency) else "hit"
 
 
 def live(
     url: str, plan: Plan, steps: list[tuple[int, int]], modes: list[str], script_for: ScriptFor
 ) -> list[Admitted]:
-    """Plant, call for a while, and see that it heals; what was taken by whoever asked."""
+    """Store wrong state, call repeatedly, check that it is repaired; return the admitted calls."""
     model, caller, now_us, admitted = plan.model, Caller(url), NOW_US, []
     key = new_key()
     plant(caller, key, plan)
@@ -140,20 +140,20 @@ def live(
         for number, (gap_us, cost) in enumerate(steps):
             now_us += gap_us
             mode = modes[number % len(modes)]
-            # Everybody is somebody else; who renews or gives back names the one who planted.
+            # Each call has a new holder; renew and release name the holder of the planted state.
             holder = "a" if mode in ("renew", "release") else f"caller {number}"
             *reply, _ = caller.run([key], *script_for(model, now_us, mode, cost, holder))
             check_reply(model, reply[:5], mode, cost)
             if mode == takes(model):
                 admitted.append(Admitted(now_us, reply[0]))
             if cost:
-                # However it was found, and whatever was decided: it will go.
+                # For any stored state and any decision, the key expires.
                 most_ms = GIVEN_TIME_MS + SLACK_MS + model.believed_us // 1000 + 1
                 life_ms = caller.client.pttl(key)
                 assert 0 < life_ms <= most_ms or (life_ms == -2 and mode != takes(model))
 
-        # The last of these calls may have brought a wrong time into reach: it counts from here on.
-        caller.run([key], *script_for(model, now_us, takes(model), 1, "the last one"))
+        # The last call may have reached a wrong stored time, which counts from then on.
+        caller.run([key], *script_for(model, now_us, takes(model), 1, "the last holder"))
         if model.key_type == "hash":
             assert caller.client.hget(key, STRANGER) == b"stays"
         now_us += model.believed_us + 1
@@ -166,20 +166,20 @@ def live(
 
 
 def check_bound(model: Model, admitted: list[Admitted]) -> None:
-    """Whatever was planted, at most one more bound passes; and no lease is counted as none."""
+    """Check that wrong state admits at most one more bound, and for leases no more than the limit."""
     most = most_in_any_window(admitted, model.period_us)
     assert most <= (model.limit if isinstance(model, Concurrency) else 2 * model.bound)
 
 
 def alone(model: Model, now_us: int, mode: str, cost: int, holder: str) -> tuple[str, list[Any]]:
-    """By the algorithm's own script."""
+    """Make a call of the algorithm's own script."""
     return single(model, now_us, mode, cost, field=field_of(model, "p"), holder=holder)
 
 
 def among_several(
     model: Model, now_us: int, mode: str, cost: int, holder: str
 ) -> tuple[str, list[Any]]:
-    """By the script for several policies."""
+    """Make a call of the script for several policies."""
     return several([(model, 1, field_of(model, "p"))], now_us, mode, cost, holder=holder)
 
 
@@ -191,23 +191,23 @@ def among_several(
 @example(plan=Plan(WINDOW, field=struct.pack("<3d", NOW_US, 5, 2.0**52)), steps=[(0, 1)])
 @example(plan=Plan(LEASE, members=FULL, expires=False), steps=[(0, 5), (499, 1), (1, 5)])
 @example(plan=Plan(LEASE, members={"a:1": float("inf")}), steps=[(0, 5)])
-def test_wrong_state_heals(any_store, plan, steps):
-    """Each algorithm's own script, on garbage, far times, halves and keys without expiry."""
+def test_wrong_state_is_repaired(any_store, plan, steps):
+    """Each script repairs unreadable values, times too far ahead, fractions, and keys without expiry."""
     check_bound(plan.model, live(any_store, plan, steps, [takes(plan.model)], alone))
 
 
 @settings(max_examples=80 * DEPTH)
 @given(plan=plans, steps=calls)
-def test_wrong_state_heals_among_several(store, plan, steps):
-    """The script for several policies, on the same."""
+def test_wrong_state_is_repaired_by_several(store, plan, steps):
+    """The script for several policies repairs the same."""
     check_bound(plan.model, live(store, plan, steps, [takes(plan.model)], among_several))
 
 
 @settings(max_examples=100 * DEPTH)
 @given(plan=plans, steps=calls, data=st.data())
 @example(plan=Plan(LOG, entries=[NOW_ENTRY, b"junk", NOW_ENTRY]), steps=[(0, 3)] * 3, data=None)
-def test_wrong_state_crashes_no_correction(store, plan, steps, data):
-    """Nor what gives back, charges without asking, renews, or gives up."""
+def test_no_correction_fails_on_wrong_state(store, plan, steps, data):
+    """Refund, settle, renew and release do not fail either."""
     modes = LEASE_MODES if isinstance(plan.model, Concurrency) else RATE_MODES
     script_for = alone
     if data:
@@ -226,8 +226,8 @@ def test_wrong_state_crashes_no_correction(store, plan, steps, data):
         if kind != model.key_type
     ],
 )
-def test_a_key_of_another_type_is_left_alone_until_it_is_reset(store, model, script_for, kind):
-    """It is an error to whoever takes, gives back or looks."""
+def test_a_key_of_another_type_is_unchanged_until_a_reset(store, model, script_for, kind):
+    """Every mode but reset returns an error."""
     caller, key = Caller(store), new_key()
     plants: dict[str, Callable[[], object]] = {
         "string": lambda: caller.client.set(key, "ours"),
@@ -255,8 +255,8 @@ def test_a_key_of_another_type_is_left_alone_until_it_is_reset(store, model, scr
         caller.close()
 
 
-def test_one_policy_s_wrong_state_leaves_the_others_alone(store):
-    """A field that cannot be read counts as unused, and its neighbours of the hash still count."""
+def test_one_policy_s_wrong_state_does_not_change_the_others(store):
+    """An unreadable field counts as unused, and the other fields of the hash still count."""
     models = [FixedWindow(5, 1_000), TokenBucket(5, 1_000)]
     blocks = [(model, 1, field_of(model)) for model in models]
     key, caller, policies = new_key(), Caller(store), Several(models)
@@ -269,7 +269,7 @@ def test_one_policy_s_wrong_state_leaves_the_others_alone(store):
         reply = caller.run([key], *several(blocks, NOW_US + 1, "hit", 1))
 
         expected = policies.hit(NOW_US + 1, 1)
-        assert reply[:-1] == [number for one in expected.each for number in one[1:]]
+        assert reply[:-1] == [number for answer in expected.each for number in answer[1:]]
     finally:
         caller.client.delete(key)
         caller.close()

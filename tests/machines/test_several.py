@@ -1,4 +1,4 @@
-"""Several policies in one call, step by step: all are charged and held, or none."""
+"""Several policies in one call, step by step: all are charged, or none."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 class SeveralMachine(Machine):
-    """A subject under one to four policies: a hash for most of them, and a key for each other one."""
+    """A subject under one to four policies: one hash, and a key for each policy without a field in it."""
 
     kinds: list[st.SearchStrategy[Model]]
     policies: Several
-    #: model, number of its key, field
+    #: model, index of its key, field
     blocks: list[tuple[Model, int, str]]
 
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:
-        """Draw the policies, and lay out their keys."""
+        """Draw the policies, and make their keys."""
         models = data.draw(st.lists(st.one_of(*self.kinds), min_size=1, max_size=4))
         self.policies = Several(models)
         self.keys = [new_key()]
@@ -49,11 +49,11 @@ class SeveralMachine(Machine):
             self.blocks.append((model, on, field))
 
     def models(self) -> list[Model]:
-        """Every policy."""
+        """Return every policy."""
         return self.policies.models
 
     def draw(self, data: st.DataObject) -> tuple[int, int | None]:
-        """A cost that the library would send, and how little of it would do."""
+        """Draw a cost that the library would send, and ``at_least``."""
         model = data.draw(st.sampled_from(self.models()))
         most = min(model.most for model in self.models())
         return draw_call(data, most, model, model.room(self.clock_us))
@@ -66,7 +66,7 @@ class SeveralMachine(Machine):
         holder: str = "",
         kind: type[Model] = Model,
     ) -> Verdict:
-        """Run the script for those policies, and read its reply as the verdict that it stands for."""
+        """Run the script for policies of ``kind``, and convert its reply to a verdict."""
         blocks = [block for block in self.blocks if isinstance(block[0], kind)]
         script, words = several(blocks, self.clock_us, mode, cost, at_least, holder)
         *numbers, now_us = self.caller.run(self.keys, script, words)
@@ -77,7 +77,7 @@ class SeveralMachine(Machine):
 
     @rule(data=st.data(), mode=modes)
     def call(self, data: st.DataObject, mode: str) -> None:
-        """Most calls are hits; of rules, hypothesis takes each as often as any other."""
+        """Call in any mode, most often hit; separate rules would run equally often."""
         self.move_the_clock(data)
         if mode == "hit":
             self.hit(data)
@@ -87,7 +87,7 @@ class SeveralMachine(Machine):
             self.correct(data, mode)
 
     def hit(self, data: st.DataObject) -> None:
-        """Every policy says what its model says; a denied call changes nothing anywhere."""
+        """Compare every policy's answer with its model; a denied call changes no state."""
         cost, at_least = self.draw(data)
         holder = data.draw(holders)
         before, history = self.caller.dumps(self.keys), self.histories()
@@ -98,22 +98,22 @@ class SeveralMachine(Machine):
         assert self.take(data, cost, holder, at_least) == expected
         self.remember(list(expected.each))
         changed = [now != then for now, then in zip(self.histories(), history, strict=True)]
-        for (_, on, _), one, charged in zip(self.blocks, expected.each, changed, strict=True):
-            # What is held already is not charged; though what cannot be true is mended.
+        for (_, on, _), answer, charged in zip(self.blocks, expected.each, changed, strict=True):
+            # If all leases are held already, no rate is charged, but impossible state is repaired.
             if charged and expected.granted and not (held and all(held)):
-                self.lives_long_enough(self.keys[on - 1], one)
+                self.lives_long_enough(self.keys[on - 1], answer)
         if not any(changed):
             assert self.caller.dumps(self.keys) == before
 
     def take(
         self, data: st.DataObject, cost: int, holder: str, at_least: int | None = None
     ) -> Verdict:
-        """Where there are leases, hitting is acquiring; where there are none, both are the same."""
+        """Call ``acquire`` if there are leases, else ``hit`` or ``acquire``, which are then the same."""
         mode = "acquire" if self.policies.leases else data.draw(st.sampled_from(["hit", "acquire"]))
         return self.ask(mode, cost, at_least, holder)
 
     def correct(self, data: st.DataObject, mode: str) -> None:
-        """Rates give back and are charged without asking; leases are renewed and given back."""
+        """Refund or settle the rates, or release or renew the leases."""
         cost, at_least = self.draw(data)
         before, history = self.caller.dumps(self.keys), self.histories()
         if self.policies.leases and (not self.policies.rates or data.draw(st.booleans())):
@@ -131,7 +131,7 @@ class SeveralMachine(Machine):
 
     @rule(data=st.data())
     def hit_one(self, data: st.DataObject) -> None:
-        """One of the policies is asked alone, by its own script, about the same state."""
+        """Hit one of the policies alone by its own script, on the same state."""
         self.move_the_clock(data)
         model, on, field = data.draw(st.sampled_from(self.blocks))
         room = model.room(self.clock_us)
@@ -150,7 +150,7 @@ class SeveralMachine(Machine):
         self.remember([expected])
 
     def peek(self, data: st.DataObject) -> None:
-        """Looking says what a hit would say, and writes nothing."""
+        """Peek: the answer is the model's, and no state changes."""
         cost, _ = self.draw(data)
         before = self.caller.dumps(self.keys)
 
@@ -162,7 +162,7 @@ class SeveralMachine(Machine):
     )
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
-        """Resetting says what stood there, and leaves no key."""
+        """Reset: the answer is that of a peek, and no key remains."""
         cost, _ = self.draw(data)
 
         assert self.ask("reset", cost) == self.policies.reset(self.clock_us, cost)
@@ -170,37 +170,37 @@ class SeveralMachine(Machine):
 
     @rule(data=st.data())
     def change(self, data: st.DataObject) -> None:
-        """One policy gets other numbers, over live state."""
+        """Change the numbers of one policy over existing state."""
         model = data.draw(st.sampled_from(self.models()))
         model.change(**data.draw(model.changes()))
 
     def hit_now(self) -> None:
-        """Take one from everybody, if everybody has one."""
-        # Whoever holds all that there is would be told so, and mend nothing.
-        expected = self.policies.acquire(self.clock_us, 1, "nobody else")
-        assert self.ask("acquire", 1, holder="nobody else") == expected
+        """Take a unit from every policy, if all have one."""
+        # A holder of all leases would get only a report, and the call would repair nothing.
+        expected = self.policies.acquire(self.clock_us, 1, "another holder")
+        assert self.ask("acquire", 1, holder="another holder") == expected
         self.remember(list(expected.each))
         if self.policies.leases:
-            expected = self.policies.release(self.clock_us, 1, "nobody else")
-            assert self.ask("release", 1, holder="nobody else", kind=Concurrency) == expected
+            expected = self.policies.release(self.clock_us, 1, "another holder")
+            assert self.ask("release", 1, holder="another holder", kind=Concurrency) == expected
 
     def histories(self) -> list[dict[str, object]]:
-        """What every model remembers."""
+        """Copy the state of every model."""
         return copy.deepcopy([vars(model) for model in self.models()])
 
 
 def run(kinds: list[st.SearchStrategy[Model]], url: str, examples: int) -> None:
-    """Let the machine look for a disagreement about mixes of these."""
+    """Run the machine on mixes of these policies."""
     run_on(type("mixes", (SeveralMachine,), {"kinds": kinds}), url, examples)
 
 
 def test_script_and_models_agree(any_store, store):
-    """Mixes of algorithms and sizes, asked together and one by one."""
+    """They agree on mixes of algorithms and sizes, in joint and in single calls."""
     run(list(POLICIES.values()), any_store, examples=40 if any_store == store else 15)
 
 
 def test_script_and_models_agree_where_leases_are_held(any_store, store):
-    """The same beside leases: what is held is not charged again."""
+    """They also agree on mixes with leases, of which held ones are not charged again."""
     rates = st.one_of(*POLICIES.values())
     kinds = [rates, *LEASE_POLICIES.values()]
     run(kinds, any_store, examples=40 if any_store == store else 15)

@@ -1,4 +1,4 @@
-"""One policy, step by step: the script says what the model says, and writes only when it takes."""
+"""One policy, step by step: script and model answer the same, and only a charge writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 
 
 class SingleMachine(Machine):
-    """A subject under one policy, asked through that algorithm's own script."""
+    """A subject under one policy, called through the algorithm's own script."""
 
     policies: st.SearchStrategy[Rate]
     model: Rate
@@ -28,16 +28,16 @@ class SingleMachine(Machine):
         self.keys = [new_key()]
 
     def models(self) -> list[Model]:
-        """The one policy."""
+        """Return the only policy."""
         return [self.model]
 
     def draw(self, data: st.DataObject) -> tuple[int, int | None]:
-        """A cost, and how little of it would do."""
+        """Draw a cost, and ``at_least``."""
         room = self.model.room(self.clock_us)
         return draw_call(data, self.model.most, self.model, room)
 
     def ask(self, mode: str, cost: int, at_least: int | None = None) -> Answer:
-        """Run the script, and read its reply as the answer that it stands for."""
+        """Run the script, and convert its reply to an answer."""
         least = cost if at_least is None else at_least
         script, words = single(self.model, self.clock_us, mode, cost, at_least)
         granted, remaining, retry_us, reset_us, delay_us, now_us = self.caller.run(
@@ -49,7 +49,7 @@ class SingleMachine(Machine):
 
     @rule(data=st.data(), mode=modes)
     def call(self, data: st.DataObject, mode: str) -> None:
-        """Most calls are hits; of rules, hypothesis takes each as often as any other."""
+        """Call in any mode, most often hit; separate rules would run equally often."""
         self.move_the_clock(data)
         if mode == "hit":
             self.hit(data)
@@ -59,7 +59,7 @@ class SingleMachine(Machine):
             self.correct(data, mode)
 
     def hit(self, data: st.DataObject) -> None:
-        """Script and model decide alike; who gets nothing changes nothing."""
+        """Compare script and model; a denied hit changes no state."""
         cost, at_least = self.draw(data)
         before, history = self.caller.dumps(self.keys), copy.deepcopy(vars(self.model))
         expected = self.model.hit(self.clock_us, cost, at_least)
@@ -74,7 +74,7 @@ class SingleMachine(Machine):
             assert self.caller.dumps(self.keys) == before
 
     def correct(self, data: st.DataObject, mode: str) -> None:
-        """Give back, or charge without asking, and never mind how little would do."""
+        """Refund or settle; ``at_least`` has no effect on them."""
         cost, at_least = self.draw(data)
         before, history = self.caller.dumps(self.keys), copy.deepcopy(vars(self.model))
         expected = getattr(self.model, mode)(self.clock_us, cost)
@@ -87,7 +87,7 @@ class SingleMachine(Machine):
             assert self.caller.dumps(self.keys) == before
 
     def peek(self, data: st.DataObject) -> None:
-        """Looking says what the model says, and writes nothing at all."""
+        """Peek: the answer is the model's, and no state changes."""
         cost, _ = self.draw(data)
         before = self.caller.dumps(self.keys)
 
@@ -97,7 +97,7 @@ class SingleMachine(Machine):
     @precondition(lambda self: self.keys and self.model.room(self.clock_us) < self.model.most)
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
-        """Resetting says what stood there, and leaves no key."""
+        """Reset: the answer is that of a peek, and no key remains."""
         cost, _ = self.draw(data)
 
         assert self.ask("reset", cost) == self.model.reset(self.clock_us, cost)
@@ -105,11 +105,11 @@ class SingleMachine(Machine):
 
     @rule(data=st.data())
     def change(self, data: st.DataObject) -> None:
-        """The policy gets other numbers, over live state."""
+        """Change the policy's numbers over existing state."""
         self.model.change(**data.draw(self.model.changes()))
 
     def hit_now(self) -> None:
-        """Take one, if there is one."""
+        """Take a unit, if one is free."""
         expected = self.model.hit(self.clock_us, 1)
         assert self.ask("hit", 1) == expected
         self.remember([expected])
@@ -117,7 +117,7 @@ class SingleMachine(Machine):
 
 @pytest.mark.parametrize("algorithm", POLICIES)
 def test_script_and_model_agree(any_store, store, algorithm):
-    """Costs, parts, refunds, jumps, steps back, other limits, lost scripts and lost expiries."""
+    """They agree in random histories, with clock steps, other limits, lost scripts and lost expiries."""
     machine = type(f"{algorithm}_machine", (SingleMachine,), {"policies": POLICIES[algorithm]})
 
     run_on(machine, any_store, examples=40 if any_store == store else 15)

@@ -1,4 +1,4 @@
-"""Worlds of a few units and microseconds, where thousands of short histories meet every edge."""
+"""Policies of a few units and microseconds, on which thousands of short histories reach every case."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 
 WORLDS = [world for model in MODELS.values() for world in model.small_worlds()]
 LEASE_WORLDS = [world for model in LEASES.values() for world in model.small_worlds()]
-#: Around one period, where everything lives or ends.
+#: Steps of the clock of about one period.
 MOVES_US = [-9, -5, -4, -3, -1, 0, 0, 1, 1, 2, 3, 4, 5]
 COSTS = [(1, None), (1, None), (2, None), (3, None), (3, 1), (3, 2)]
 HITS, WITH_CORRECTIONS = ["hit"], ["hit", "hit", "refund", "settle"]
 LEASE_CALLS = ["acquire", "acquire", "renew", "release"]
 HISTORIES, CALLS_EACH = 500, 6
 
-#: A call of a model and the script's arguments for the same: told the model, and when.
+#: Draws a call: takes the model and a time, returns the model's answer and the script's arguments.
 Draw = Callable[[Any, int], tuple[Answer, tuple[str, list[Any]]]]
 
 
 def play(url: str, world: Model, draw: Draw, moves_us: random.Random) -> None:
-    """Whole histories are sent at once, since with given times no call depends on a reply."""
-    caller, asked, expected = Caller(url), [], []
+    """Send whole histories at once: with given times no call depends on a reply."""
+    caller, sent, expected = Caller(url), [], []
     caller.client.script_load(source(world.script))
     pipe = caller.client.pipeline(transaction=False)
     for _ in range(HISTORIES * DEPTH):
@@ -41,28 +41,28 @@ def play(url: str, world: Model, draw: Draw, moves_us: random.Random) -> None:
             clock_us += moves_us.choice(MOVES_US)
             answer, (script, words) = draw(model, clock_us)
             pipe.evalsha(sha1(script), 1, key, *words)
-            asked.append((key, words))
+            sent.append((key, words))
             expected.append([*answer[1:], clock_us])
         pipe.delete(key)
-        asked.append((key,))
+        sent.append((key,))
         expected.append(None)
 
     replies = pipe.execute()
 
-    for call, reply, wanted in zip(asked, replies, expected, strict=True):
-        assert wanted is None or reply == wanted, [c for c in asked if c[0] == call[0]]
+    for call, reply, wanted in zip(sent, replies, expected, strict=True):
+        assert wanted is None or reply == wanted, [c for c in sent if c[0] == call[0]]
     caller.close()
 
 
 def name(world: Model) -> str:
-    """What a world is called in a test's name."""
+    """Return a policy's name for the test's name."""
     return f"{type(world).__name__}-{world.limit}"
 
 
 @pytest.mark.parametrize("modes", [HITS, WITH_CORRECTIONS], ids=["hits", "corrected"])
 @pytest.mark.parametrize("world", WORLDS, ids=name)
 def test_script_and_model_agree_on_every_short_history(store, world, modes):
-    """Of hits alone, and of hits with refunds and settlements between them."""
+    """Histories are of hits alone, and of hits with refunds and settlements."""
     rng = random.Random(repr((vars(world), modes)))
 
     def draw(model: Rate, clock_us: int) -> tuple[Answer, tuple[str, list[Any]]]:
@@ -77,7 +77,7 @@ def test_script_and_model_agree_on_every_short_history(store, world, modes):
 
 @pytest.mark.parametrize("world", LEASE_WORLDS, ids=name)
 def test_script_and_model_agree_on_every_short_history_of_leases(store, world):
-    """Of two holders, who come late and ask for each other's units."""
+    """Two holders call, sometimes too late, and with different costs."""
     rng = random.Random(repr(vars(world)))
 
     def draw(model: Concurrency, clock_us: int) -> tuple[Answer, tuple[str, list[Any]]]:

@@ -1,4 +1,4 @@
-"""The slow, exact meaning of every algorithm: whole histories, counted by definition."""
+"""A model of every algorithm: its definition, computed slowly and exactly from the whole history."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tests.model.sliding_log import SlidingLog
 from tests.model.sliding_window import SlidingWindow
 from tests.model.token_bucket import GCRA, LeakyBucket, TokenBucket
 
-#: Every algorithm that a user may choose; all tests of every algorithm take them from here.
+#: Every algorithm that a user may choose; tests that run for each algorithm use this list.
 MODELS: dict[str, type[Rate]] = {
     model.algorithm: model
     for model in (FixedWindow, SlidingLog, SlidingWindow, TokenBucket, GCRA, LeakyBucket)
 }
-#: What counts what is held, and not what passes: nobody can hit it.
+#: Algorithms that count held units: they have ``acquire`` in place of ``hit``.
 LEASES: dict[str, type[Concurrency]] = {Concurrency.algorithm: Concurrency}
 
 
 def model_of(policy: Any) -> Model:
-    """The slow, exact meaning of a policy of the library."""
+    """Return the model of a policy of the library."""
     return (MODELS | LEASES)[policy.algorithm].of_policy(policy)

@@ -1,4 +1,4 @@
-"""What every model has in common: the answer, and the way from a definition to one."""
+"""The base of all models: answers, and how they follow from an algorithm's definition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.histories import Admitted
 
 
 class Answer(NamedTuple):
-    """What a call is told; every time is relative to the clock of that call."""
+    """The answer to a call; every time is relative to the clock of that call."""
 
     allowed: bool
     granted: int
@@ -26,22 +26,20 @@ class Answer(NamedTuple):
 class Model(ABC):
     """One policy of one subject.
 
-    A subclass keeps every admitted hit, and defines four things of a moment: how many units the past
-    leaves (``left``), when a number of units will pass (``passes_at``), when nothing of the past
-    counts any more (``rests_at``), and how long the debt is (``debt``). What cannot have happened is
-    made good by ``heal``, which only a call does that may take or give back.
+    A subclass keeps every admitted hit, and defines for a time: how many units are left (``left``), when
+    a number of units will pass (``passes_at``), when no hit counts any more (``rests_at``), and the debt
+    (``debt``). ``heal`` replaces a history that cannot be true; only calls that may take or refund use it.
 
-    All else that a test has to know of an algorithm stands here too: how its script is called, how
-    its policies are drawn, and what is true of all that it ever admitted. What is given here will do
-    for an algorithm that counts in a hash and has no numbers but limit and period.
+    A model also defines how to call its script, how to draw its policies, and what must be true of its
+    admitted hits. The defaults here are right for an algorithm with a hash, a limit and a period.
     """
 
-    #: What a user chooses it by, which its fields begin with, and the script that decides it.
+    #: The algorithm's name in settings, with which its fields begin; and its script.
     algorithm: ClassVar[str]
     script: ClassVar[str]
     #: hash: the state is a field of the subject's hash; list, zset: a key of its own.
     key_type: ClassVar[str] = "hash"
-    #: Whether its users have to wait while the debt before them drips away.
+    #: Whether an admitted call must wait for the debt before it.
     queues: ClassVar[bool] = False
 
     limit: int
@@ -51,106 +49,106 @@ class Model(ABC):
         self.limit, self.period_us = limit, period_us
 
     def __repr__(self) -> str:
-        """The policy, and how much of a history there is."""
+        """Show the policy and its history."""
         return f"<{type(self).__name__} {vars(self)}>"
 
     @abstractmethod
     def left(self, clock_us: int) -> int:
-        """Whole units that the past leaves of the most; below zero where it took more than that."""
+        """Return the units that are left; negative in debt."""
 
     def room(self, clock_us: int) -> int:
-        """Whole units that would pass right now."""
+        """Return the whole units that would pass right now."""
         return max(0, self.left(clock_us))
 
     @abstractmethod
     def passes_at(self, clock_us: int, units: int) -> int:
-        """The first reading of the clock at which ``units`` would pass, if nobody else spends."""
+        """Return the first time at which ``units`` would pass, if no other call spends."""
 
     @abstractmethod
     def rests_at(self, clock_us: int) -> int:
-        """The first reading of the clock at which all is as if unused; not before now."""
+        """Return the first time, from now on, at which the policy counts as unused."""
 
     @abstractmethod
     def forget(self) -> None:
         """Drop the whole history."""
 
     def debt(self, clock_us: int) -> Fraction | int:
-        """Time that what was taken before needs to drip away; only buckets drip."""
+        """Return the time in which a bucket regains the units taken before; 0 for other algorithms."""
         return 0
 
-    def heal(self, clock_us: int) -> None:  # noqa: B027 (a policy need not have anything to heal)
-        """Rewrite a history that lies too far ahead of the clock to be true."""
+    def heal(self, clock_us: int) -> None:  # noqa: B027 (some policies have nothing to repair)
+        """Replace a history that is too far ahead of the clock to be true."""
 
     @property
     def most(self) -> int:
-        """The most that can ever pass at once."""
+        """The most units that can pass at once."""
         return self.limit
 
     @property
     def most_cost(self) -> int:
-        """The most that one call may ask for."""
+        """The largest cost of one call."""
         return self.most
 
     @property
     def full_us(self) -> int:
-        """How long the most that can be taken at once will count."""
+        """The time for which the most units that can pass at once will count."""
         return self.period_us
 
     @property
     def believed_us(self) -> int:
-        """The longest time for which anything wrong can be believed."""
+        """The longest time for which wrong state may count."""
         return 2 * self.period_us
 
     @abstractmethod
     def edges(self, now_us: int) -> list[int]:
-        """Readings of the clock, after some history, at which what the model says may change."""
+        """Return times, after a history, at which the answer may change."""
 
     @property
     def identity(self) -> str:
-        """What the policy's field begins with."""
+        """The beginning of the policy's field."""
         return self.algorithm
 
     @property
     def field(self) -> str:
-        """The policy's field, but for a name of its own."""
+        """The field of the policy without a name."""
         return f"{self.identity}:{self.period_us}"
 
     def numbers(self) -> dict[str, int]:
-        """What the script's header calls the numbers of the policy."""
+        """Return the policy's numbers by their names in the script's header."""
         return {"limit": self.most, "period_us": self.period_us}
 
     @classmethod
     def options(cls, most: int) -> dict[str, st.SearchStrategy[Any]]:  # noqa: ARG003 (a count needs it)
-        """What model and policy take besides limit and period; counts are up to ``most``."""
+        """Return the arguments besides limit and period; counts are up to ``most``."""
         return {}
 
     @classmethod
     def of_policy(cls, policy: Any) -> Model:
-        """The slow, exact meaning of a policy of the library."""
-        more = {name: getattr(policy, name) for name in cls.options(1)}
-        return cls(policy.limit, policy.period_us, **more)
+        """Make the model of a policy of the library."""
+        options = {name: getattr(policy, name) for name in cls.options(1)}
+        return cls(policy.limit, policy.period_us, **options)
 
     @classmethod
     def samples(cls, most: int, period_us: int) -> list[Model]:
-        """One policy of every kind, each of which lets ``most`` pass at once."""
+        """Return a policy of every kind; each admits ``most`` units at once."""
         return [cls(most, period_us)]
 
     @classmethod
     def small_worlds(cls) -> list[Model]:
-        """Policies so small that short histories meet everything: three units, four microseconds."""
+        """Return policies so small that short histories reach every case."""
         return cls.samples(3, 4)
 
     @classmethod
     def of_every_size(cls, periods: st.SearchStrategy[int]) -> st.SearchStrategy[Model]:
-        """Every policy that the library would accept, small ones for the most part."""
+        """Draw policies that the library would accept, most of them small."""
         return st.builds(cls, st.integers(1, 12), periods, **cls.options(12))
 
     def changes(self) -> st.SearchStrategy[dict[str, int]]:
-        """Other numbers for ``change``."""
+        """Draw other numbers for ``change``."""
         return st.fixed_dictionaries({"limit": st.integers(1, 12)})
 
     def ask(self, clock_us: int, least: int) -> Answer:
-        """Say whether ``least`` units would pass."""
+        """Answer whether ``least`` units would pass."""
         allowed = self.room(clock_us) >= least
         return Answer(
             allowed=allowed,
@@ -162,34 +160,34 @@ class Model(ABC):
         )
 
     def peek(self, clock_us: int, cost: int = 1) -> Answer:
-        """Say what a hit would say, and take nothing."""
+        """Answer what a hit would, and take nothing."""
         return self.ask(clock_us, cost)
 
     def reset(self, clock_us: int, cost: int = 1) -> Answer:
-        """Forget everything; the answer is what a peek would have said just before."""
+        """Delete the history; the answer is that of a peek just before."""
         before = self.peek(clock_us, cost)
         self.forget()
         return before
 
     def change(self, limit: int) -> None:
-        """Give the policy another number; what happened stays."""
+        """Change the limit; the history stays."""
         self.limit = limit
 
 
 class Rate(Model):
     """A policy that counts what passes.
 
-    Two more things say what it is: what being charged means (``admit``), and which of the past is
-    taken back when units are (``give_back``).
+    A subclass also defines what a charge does (``admit``), and which hits a refund removes
+    (``give_back``).
     """
 
     @property
     @abstractmethod
     def bound(self) -> int:
-        """The most that any window of one period may hold (design: the table of algorithms)."""
+        """The bound: the most that any window of one period may admit."""
 
     def check(self, history: Sequence[Admitted]) -> None:
-        """Fail unless what else is promised was kept in all that was admitted."""
+        """Fail unless the admitted hits keep the algorithm's further promises."""
 
     @abstractmethod
     def admit(self, clock_us: int, units: int) -> None:
@@ -197,10 +195,10 @@ class Rate(Model):
 
     @abstractmethod
     def give_back(self, clock_us: int, units: int) -> int:
-        """Take up to ``units`` out of what counts now; say how many those were."""
+        """Remove up to ``units`` from the hits that count now; return their number."""
 
     def hit(self, clock_us: int, cost: int = 1, at_least: int | None = None) -> Answer:
-        """Take ``cost``; or, with ``at_least``, as much of it as there is from that on."""
+        """Take ``cost``; or with ``at_least`` as many units as are free, but at least that number."""
         if cost == 0:
             return self.peek(clock_us, 0)
         self.heal(clock_us)
@@ -211,13 +209,13 @@ class Rate(Model):
         return self.charge(clock_us, granted, before)
 
     def charge(self, clock_us: int, granted: int, before: Answer) -> Answer:
-        """Take ``granted`` after ``before`` allowed it, and say how things stand then."""
+        """Take ``granted`` after ``before`` allowed it, and answer with the new state."""
         if granted:
             self.admit(clock_us, granted)
         return self.ask(clock_us, 0)._replace(granted=granted, delay_us=before.delay_us)
 
     def refund(self, clock_us: int, cost: int) -> Answer:
-        """Give ``cost`` back, or as much as is counted of it."""
+        """Refund ``cost``, or as many units as count."""
         granted = 0
         if cost:
             self.heal(clock_us)
@@ -225,7 +223,7 @@ class Rate(Model):
         return self.ask(clock_us, 0)._replace(granted=granted, delay_us=0)
 
     def settle(self, clock_us: int, cost: int) -> Answer:
-        """Charge ``cost`` without asking, as long as that leaves no more than one most of debt."""
+        """Charge ``cost`` without a check, or as much as leaves a debt of at most ``most``."""
         granted = 0
         if cost:
             self.heal(clock_us)
@@ -236,12 +234,12 @@ class Rate(Model):
 
 
 def ceil(number: Fraction | int) -> int:
-    """The smallest whole number that is not less."""
+    """Round up to a whole number."""
     return -(-number // 1)
 
 
 def taken_from(hits: list[tuple[int, int]], units: int) -> int:
-    """Take up to ``units`` from these hits, the oldest first; say how many those were."""
+    """Remove up to ``units`` from these hits, the oldest first; return their number."""
     wanted = units
     while hits and wanted:
         at, cost = hits.pop(0)

@@ -1,4 +1,4 @@
-"""At most ``limit`` in each window of its own."""
+"""The model of the fixed window: at most ``limit`` in each window."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.model.base import Model, Rate, taken_from
 
 
 class Window(NamedTuple):
-    """A window that an admitted hit opened, and every hit that was admitted in it."""
+    """A window, and every hit that was admitted in it."""
 
     start_us: int
     hits: list[tuple[int, int]]
 
 
 class FixedWindow(Rate):
-    """A window of one period opens at the first admitted hit, or on the clock with ``align``."""
+    """A window opens at the first admitted hit; with ``align``, at a multiple of the period."""
 
     algorithm = script = "fixed_window"
 
@@ -29,10 +29,10 @@ class FixedWindow(Rate):
         self.windows: list[Window] = []
 
     def window(self, clock_us: int) -> Window | None:
-        """The window that counts now.
+        """Return the window that counts now.
 
-        A clock that stepped back is still in the newest window if that begins at most a period
-        ahead; one that begins later cannot be true, and is read as begun now.
+        If the clock stepped back, it is still in the newest window if that begins at most a period ahead.
+        A later beginning cannot be true, and counts as now.
         """
         if not self.windows:
             return None
@@ -42,22 +42,22 @@ class FixedWindow(Rate):
         return newest if clock_us < newest.start_us + self.period_us else None
 
     def heal(self, clock_us: int) -> None:
-        """Let a window from an impossible future begin now, with its count."""
+        """If the window begins too far ahead to be true, let it begin now, with its count."""
         if self.windows and self.windows[-1].start_us - clock_us > self.period_us:
             self.windows[-1] = self.windows[-1]._replace(start_us=clock_us)
 
     def left(self, clock_us: int) -> int:
-        """What the window's hits have left of the limit."""
+        """Return the limit less the window's hits."""
         window = self.window(clock_us)
         used = sum(cost for _, cost in window.hits) if window else 0
         return self.limit - used
 
     def passes_at(self, clock_us: int, units: int) -> int:
-        """Now, or the end of the window: the next one is empty."""
+        """Return now, or the end of the window: the next window is empty."""
         return clock_us if units <= self.room(clock_us) else self.rests_at(clock_us)
 
     def rests_at(self, clock_us: int) -> int:
-        """The end of the window."""
+        """Return the end of the window."""
         window = self.window(clock_us)
         return window.start_us + self.period_us if window else clock_us
 
@@ -70,7 +70,7 @@ class FixedWindow(Rate):
         self.windows[-1].hits.append((clock_us, units))
 
     def give_back(self, clock_us: int, units: int) -> int:
-        """Out of the window that counts; it stays open, be it empty."""
+        """Remove hits of the current window; it stays open, even if it is empty."""
         window = self.window(clock_us)
         return taken_from(window.hits, units) if window else 0
 
@@ -80,40 +80,40 @@ class FixedWindow(Rate):
 
     @property
     def bound(self) -> int:
-        """What two windows hold that meet in it."""
+        """Two full windows, which overlap the period."""
         return 2 * self.limit
 
     def check(self, history: Sequence[Admitted]) -> None:
-        """Each window that was opened kept the limit."""
+        """Check that each window kept the limit."""
         for start_us, used in own_windows(history, self.period_us, self.align).items():
             assert used <= self.limit, f"{used} in the window from {start_us} under {self}"
 
     def edges(self, now_us: int) -> list[int]:
-        """A period before a window, its beginning and its end."""
+        """Return a period before each window, its start and its end."""
         starts = [window.start_us for window in self.windows[-2:]]
         return [start + step * self.period_us for start in starts for step in (-1, 0, 1)]
 
     @property
     def identity(self) -> str:
-        """Windows on the clock are others."""
+        """Aligned windows have another name."""
         return f"{self.algorithm}.aligned" if self.align else self.algorithm
 
     def numbers(self) -> dict[str, int]:
-        """And whether windows begin on the clock."""
+        """Add whether windows are aligned."""
         return super().numbers() | {"aligned": int(self.align)}
 
     @classmethod
     def options(cls, most: int) -> dict[str, st.SearchStrategy[Any]]:  # noqa: ARG003 (a count needs it)
-        """Whether windows begin on the clock."""
+        """Draw whether windows are aligned."""
         return {"align": st.booleans()}
 
     @classmethod
     def samples(cls, most: int, period_us: int) -> list[Model]:
-        """Windows of their own, and on the clock."""
+        """Return unaligned and aligned windows."""
         return [cls(most, period_us), cls(most, period_us, align=True)]
 
     @classmethod
     def of_every_size(cls, periods: st.SearchStrategy[int]) -> st.SearchStrategy[Model]:
-        """Small limits, and the largest."""
+        """Draw small limits, and the largest."""
         limits = st.one_of(st.integers(1, 12), st.just(10**12))
         return st.builds(cls, limits, periods, **cls.options(12))

@@ -1,4 +1,4 @@
-"""Several policies of one call: all are charged, or none."""
+"""The model of several policies in one call: all are charged, or none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.model.concurrency import Concurrency
 
 
 class Verdict(NamedTuple):
-    """What a call under several policies is told; ``policy`` numbers the one that decided."""
+    """The answer to a call under several policies; ``policy`` is the index of the one that decided."""
 
     allowed: bool
     granted: int
@@ -24,56 +24,56 @@ class Verdict(NamedTuple):
 
 
 class Several:
-    """The product of some models."""
+    """Several models with one decision."""
 
     def __init__(self, models: Sequence[Model]) -> None:
         self.models = list(models)
 
     @property
     def rates(self) -> list[Rate]:
-        """Those that count what passes."""
+        """The models that count what passes."""
         return [model for model in self.models if isinstance(model, Rate)]
 
     @property
     def leases(self) -> list[Concurrency]:
-        """Those that count what is held."""
+        """The models that count what is held."""
         return [model for model in self.models if isinstance(model, Concurrency)]
 
     def verdict(self, each: Sequence[Answer], models: Sequence[Model] | None = None) -> Verdict:
-        """Put together what each policy says; they are all of them where no others are named."""
+        """Combine the answers of ``models``, which are all policies if not given."""
         numbers = range(len(each))
         denying = [n for n in numbers if not each[n].allowed]
-        # max and min give the first of several that are alike.
+        # max and min return the first of several equal ones.
         if denying:
             decided = max(denying, key=lambda n: each[n].retry_after_us)
         else:
             decided = min(numbers, key=lambda n: each[n].remaining)
         return Verdict(
             allowed=not denying,
-            granted=min(one.granted for one in each),
-            remaining=min(one.remaining for one in each),
-            retry_after_us=max(one.retry_after_us for one in each),
-            reset_after_us=max(one.reset_after_us for one in each),
-            delay_us=0 if denying else max(one.delay_us for one in each),
+            granted=min(answer.granted for answer in each),
+            remaining=min(answer.remaining for answer in each),
+            retry_after_us=max(answer.retry_after_us for answer in each),
+            reset_after_us=max(answer.reset_after_us for answer in each),
+            delay_us=0 if denying else max(answer.delay_us for answer in each),
             policy=decided,
             limit=(models or self.models)[decided].most,
             each=tuple(each),
         )
 
     def peek(self, clock_us: int, cost: int = 1) -> Verdict:
-        """Say what a hit would say, and take nothing."""
+        """Answer what a hit would, and take nothing."""
         return self.verdict([model.peek(clock_us, cost) for model in self.models])
 
     def hit(self, clock_us: int, cost: int = 1, at_least: int | None = None) -> Verdict:
-        """Take ``cost`` from every policy, or what all of them have, or nothing from any."""
+        """Take ``cost`` from every policy, or with ``at_least`` what all of them have, or nothing."""
         return self.acquire(clock_us, cost, "", at_least)
 
     def acquire(
         self, clock_us: int, cost: int, holder: str, at_least: int | None = None
     ) -> Verdict:
-        """Hit every rate and take every lease, or none; nothing where all leases are held already.
+        """Hit every rate and take every lease, or none; take nothing if all leases are held already.
 
-        A lease that is held while another is not is the same lease: it has room, and stays.
+        If only some leases are held already, those stay, and do not deny.
         """
         if cost == 0:
             return self.peek(clock_us, 0)
@@ -88,19 +88,21 @@ class Several:
                 ]
             )
         least = cost if at_least is None else at_least
-        asked = [model.ask(clock_us, 0 if held.get(id(model)) else least) for model in self.models]
-        if not all(one.allowed for one in asked):
-            return self.verdict(asked)
+        answers = [
+            model.ask(clock_us, 0 if held.get(id(model)) else least) for model in self.models
+        ]
+        if not all(answer.allowed for answer in answers):
+            return self.verdict(answers)
         granted = min(
             cost,
             *(
-                one.remaining
-                for model, one in zip(self.models, asked, strict=True)
+                answer.remaining
+                for model, answer in zip(self.models, answers, strict=True)
                 if not held.get(id(model))
             ),
         )
         each = []
-        for model, before in zip(self.models, asked, strict=True):
+        for model, before in zip(self.models, answers, strict=True):
             if isinstance(model, Rate):
                 each.append(model.charge(clock_us, granted, before))
             elif held[id(model)]:
@@ -110,23 +112,23 @@ class Several:
         return self.verdict(each)
 
     def refund(self, clock_us: int, cost: int) -> Verdict:
-        """Give back to every rate what it counts, each by itself."""
+        """Refund every rate by itself, up to what it counts."""
         return self.verdict([model.refund(clock_us, cost) for model in self.rates], self.rates)
 
     def settle(self, clock_us: int, cost: int) -> Verdict:
-        """Charge every rate without asking, each by itself."""
+        """Charge every rate by itself, without a check."""
         return self.verdict([model.settle(clock_us, cost) for model in self.rates], self.rates)
 
     def renew(self, clock_us: int, cost: int, holder: str) -> Verdict:
-        """Renew every lease that is live, each by itself."""
+        """Renew every lease by itself."""
         each = [model.renew(clock_us, cost, holder) for model in self.leases]
         return self.verdict(each, self.leases)
 
     def release(self, clock_us: int, cost: int, holder: str) -> Verdict:
-        """Give every lease back, each by itself."""
+        """Release every lease by itself."""
         each = [model.release(clock_us, cost, holder) for model in self.leases]
         return self.verdict(each, self.leases)
 
     def reset(self, clock_us: int, cost: int = 1) -> Verdict:
-        """Forget everything under every policy."""
+        """Delete the history of every policy."""
         return self.verdict([model.reset(clock_us, cost) for model in self.models])

@@ -1,4 +1,4 @@
-"""At most ``limit`` in any window of one period."""
+"""The model of the sliding log: at most ``limit`` in any window of one period."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from tests.model.base import Model, Rate, taken_from
 
 
 class SlidingLog(Rate):
-    """Every admitted hit counts from its own moment for exactly one period.
+    """Every admitted hit counts from its time for exactly one period.
 
-    A hit's moment is the clock's, or that of the newest hit if the clock stepped back behind it by
-    at most a period. A newest hit that lies farther ahead cannot be true: the log reads as empty.
+    A hit's time is the clock's, or the newest hit's if the clock stepped back by at most a period. A newest
+    hit farther ahead cannot be true: the log counts as empty.
     """
 
     algorithm = script = "sliding_log"
@@ -20,23 +20,23 @@ class SlidingLog(Rate):
         self.hits: list[tuple[int, int]] = []
 
     def live(self, clock_us: int) -> list[tuple[int, int]]:
-        """The hits of the window that ends now."""
+        """Return the hits of the window that ends now."""
         if not self.hits or self.hits[-1][0] - clock_us > self.period_us:
             return []
         now_us = max(clock_us, self.hits[-1][0])
         return [(at, cost) for at, cost in self.hits if at <= now_us < at + self.period_us]
 
     def heal(self, clock_us: int) -> None:
-        """Drop a log from an impossible future."""
+        """Delete a log that is too far ahead to be true."""
         if self.hits and self.hits[-1][0] - clock_us > self.period_us:
             self.hits.clear()
 
     def left(self, clock_us: int) -> int:
-        """What the live hits have left of the limit."""
+        """Return the limit less the hits in the window."""
         return self.limit - sum(cost for _, cost in self.live(clock_us))
 
     def passes_at(self, clock_us: int, units: int) -> int:
-        """The first moment at which enough of the oldest hits have left the window."""
+        """Return the first time at which enough of the oldest hits have left the window."""
         live = self.live(clock_us)
         ends = [at + self.period_us for at, _ in live]
         return next(
@@ -46,25 +46,25 @@ class SlidingLog(Rate):
         )
 
     def rests_at(self, clock_us: int) -> int:
-        """The moment at which the newest hit leaves the window."""
+        """Return the time at which the newest hit leaves the window."""
         return max([clock_us, *(at + self.period_us for at, _ in self.live(clock_us))])
 
     def admit(self, clock_us: int, units: int) -> None:
-        """Log the hit, never before one that is logged already."""
+        """Add the hit, at the newest hit's time or later."""
         self.heal(clock_us)
         newest_us = self.hits[-1][0] if self.hits else clock_us
         self.hits.append((max(clock_us, newest_us), units))
 
     def give_back(self, clock_us: int, units: int) -> int:
-        """The oldest live ones leave, and with them whatever is older and has left already."""
+        """Remove the oldest hits in the window, and all older ones."""
         live = self.live(clock_us)
-        given = taken_from(live, units)
-        if given:
+        removed = taken_from(live, units)
+        if removed:
             self.hits = live
-        return given
+        return removed
 
     def forget(self) -> None:
-        """Drop every hit."""
+        """Delete every hit."""
         self.hits.clear()
 
     @property
@@ -78,11 +78,11 @@ class SlidingLog(Rate):
         return self.limit
 
     def edges(self, now_us: int) -> list[int]:
-        """Where hits leave, and where the newest would be impossible or behind the clock."""
+        """Return when hits leave, when the newest one would be impossible, and its time."""
         times, period_us = [at for at, _ in self.hits[-6:]], self.period_us
         return [at + period_us for at in times] + [at - period_us for at in times[-1:]] + times[-1:]
 
     @classmethod
     def small_worlds(cls) -> list[Model]:
-        """Also more units than microseconds."""
+        """Return one also with more units than microseconds."""
         return [cls(3, 4), cls(5, 4)]

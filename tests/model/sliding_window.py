@@ -1,4 +1,4 @@
-"""At most ``limit`` in a window of which the past is taken to have been even."""
+"""The model of the sliding window: the previous window's hits count as if evenly spread."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tests.histories import Admitted
 from tests.model.base import Model, Rate, taken_from
 
-#: Products of a count and a time stay below this.
+#: Products of a count and a time are at most this.
 EXACT = 2**52
 
 
 class Counted(NamedTuple):
-    """The window that counts now, what it admitted, and what the one before it did."""
+    """The current window's start and count, and the previous window's count."""
 
     start_us: int
     current: int
@@ -30,10 +30,10 @@ class Window(NamedTuple):
 
 
 class SlidingWindow(Rate):
-    """Windows follow each other from the first hit after idleness on, each of one period.
+    """Windows of one period follow each other from the first hit after a pause.
 
-    A hit counts whole in its own window; in the next one it counts for the share of the window
-    before that a period which ends now still covers, in steps of one unit of time, rounded up.
+    A hit counts fully in its own window. In the next window it counts by the share of its window that the
+    last period still covers, in steps of one unit of time, rounded up.
     """
 
     algorithm = script = "sliding_window"
@@ -43,10 +43,10 @@ class SlidingWindow(Rate):
         self.windows: list[Window] = []
 
     def counted(self, clock_us: int) -> Counted:
-        """Both counts, of the windows in which the hits were admitted.
+        """Return both counts, and the current window's start.
 
-        A clock that stepped back is at the beginning of the newest window, if that lies at most a
-        period ahead; one that begins later cannot be true, and is read as begun now.
+        If the clock stepped back, it is at the start of the newest window, if that is at most a period
+        ahead. A later start cannot be true, and counts as now.
         """
         if not self.windows:
             return Counted(clock_us, 0, 0)
@@ -61,12 +61,12 @@ class SlidingWindow(Rate):
         return Counted(start_us, used.get(start_us, 0), used.get(start_us - self.period_us, 0))
 
     def unit_us(self, previous: int) -> int:
-        """The steps of time in which the share of what came before falls."""
+        """Return the unit of time in which the previous count's share falls."""
         unit_us = max(1, -(-self.limit * self.period_us // EXACT))
         return unit_us * max(1, -(-previous // self.limit))
 
     def left_at(self, counted: Counted, clock_us: int) -> int:
-        """What is left at a reading of the clock, if nobody takes any from these windows on."""
+        """Return the units that are left at a time, if no call takes any before."""
         start_us, current, previous = counted
         passed = max(0, clock_us - start_us) // self.period_us
         if passed >= 2:
@@ -79,11 +79,11 @@ class SlidingWindow(Rate):
         return self.limit - current - -(-previous * (units - elapsed) // units)
 
     def left(self, clock_us: int) -> int:
-        """What the window's hits, and the share of those before it, leave of the limit."""
+        """Return the limit less the current count and the previous count's share."""
         return self.left_at(self.counted(clock_us), clock_us)
 
     def passes_at(self, clock_us: int, units: int) -> int:
-        """Looked for: as time goes by, what is left only grows."""
+        """Search for the time, since the number of units left never falls."""
         counted = self.counted(clock_us)
         early_us, late_us = clock_us - 1, counted.start_us + 2 * self.period_us
         while late_us - early_us > 1:
@@ -95,20 +95,20 @@ class SlidingWindow(Rate):
         return late_us
 
     def rests_at(self, clock_us: int) -> int:
-        """When the newest window with hits stops to count as the one before."""
+        """Return when the newest window with hits stops to count as the previous one."""
         start_us, current, previous = self.counted(clock_us)
         if current:
             return start_us + 2 * self.period_us
         return start_us + self.period_us if previous else clock_us
 
     def heal(self, clock_us: int) -> None:
-        """Let windows from an impossible future begin now, with their counts."""
+        """If windows begin too far ahead to be true, let them begin now, with their counts."""
         if self.windows and self.windows[-1].start_us - clock_us > self.period_us:
             ahead_us = self.windows[-1].start_us - clock_us
             self.windows = [Window(start - ahead_us, hits) for start, hits in self.windows]
 
     def open(self, clock_us: int) -> None:
-        """Begin the window that counts now, if no hit has done so; anew where nothing counts."""
+        """Open the current window if no hit has opened it; if nothing counts, begin it now."""
         start_us, current, previous = self.counted(clock_us)
         if not current + previous:
             self.windows = [Window(clock_us, [])]
@@ -122,18 +122,18 @@ class SlidingWindow(Rate):
         self.windows[-1].hits.append((clock_us, units))
 
     def give_back(self, clock_us: int, units: int) -> int:
-        """Out of the window, then out of the one before it; nothing counts when both are empty."""
+        """Remove hits of the current window, then of the previous one."""
         _, current, previous = self.counted(clock_us)
         if not current + previous:
             return 0
         self.open(clock_us)
-        given = taken_from(self.windows[-1].hits, units)
+        removed = taken_from(self.windows[-1].hits, units)
         if previous:
-            given += taken_from(self.windows[-2].hits, units - given)
-        return given
+            removed += taken_from(self.windows[-2].hits, units - removed)
+        return removed
 
     def forget(self) -> None:
-        """Drop every window."""
+        """Delete every window."""
         self.windows.clear()
 
     @property
@@ -148,36 +148,36 @@ class SlidingWindow(Rate):
 
     @property
     def bound(self) -> int:
-        """All of one window but the hit that opened it, and all of the next but one.
+        """All of one window but the hit that opened it, and all of the next but one unit.
 
-        The design says one more, 2L - 1. But a window that a hit opened after idleness has that hit at
-        its very beginning, and in every other one the past counts for at least one unit.
+        If a hit opened the window after a pause, that hit is at its start, outside of the attacked period.
+        In every other window the previous count takes at least one unit.
         """
         return max(self.limit, 2 * self.limit - 2)
 
     def check(self, history: Sequence[Admitted]) -> None:
-        """One after the other, each of them had to be admitted."""
-        again = type(self)(self.limit, self.period_us)
+        """Check that the model admits each hit, one after the other."""
+        replay = type(self)(self.limit, self.period_us)
         for at, cost in sorted(history):
-            assert again.hit(at, cost).granted == cost, f"{cost} at {at} under {self}"
+            assert replay.hit(at, cost).granted == cost, f"{cost} at {at} under {self}"
 
     def edges(self, now_us: int) -> list[int]:
-        """A period before a window, its beginning, both its ends, and where it stands by then."""
+        """Return a period before each window, its start, when it stops to count, and a time between."""
         starts = [window.start_us for window in self.windows[-2:]]
         halves = [start + 3 * self.period_us // 2 for start in starts]
         return [start + step * self.period_us for start in starts for step in range(-1, 3)] + halves
 
     def numbers(self) -> dict[str, int]:
-        """And the unit of time for a past within the limit."""
+        """Add the unit of time for a previous count within the limit."""
         return super().numbers() | {"unit_us": self.unit_us(0)}
 
     @classmethod
     def of_every_size(cls, periods: st.SearchStrategy[int]) -> st.SearchStrategy[Model]:
-        """Small limits, primes, and the largest, whose products would not be exact."""
+        """Draw small limits, primes, and the largest, whose products would not be exact."""
         limits = st.one_of(st.integers(1, 12), st.sampled_from([97, 1_000_003, 10**12]))
         return st.builds(cls, limits, periods)
 
     @classmethod
     def small_worlds(cls) -> list[Model]:
-        """More microseconds than units, and more units than microseconds."""
+        """Return some with more microseconds than units, and one with more units."""
         return [cls(3, 4), cls(5, 3), cls(4, 7)]

@@ -1,4 +1,4 @@
-"""The bounds are true of the definitions, also where units are given back."""
+"""The bounds are true of the models, also with refunds."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ steps = st.lists(
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda model: f"{model.identity}-{model.most}")
 @settings(max_examples=30 * DEPTH)
 @given(steps=steps)
-def test_what_is_admitted_less_what_is_given_back_keeps_the_bound(sample, steps):
-    """In every window of one period, whoever calls at whatever moments."""
+def test_admitted_less_refunded_units_keep_the_bound(sample, steps):
+    """They keep it in every window of one period, for calls at any times."""
     sample.forget()
     now_us, moved = 1_000, []
     for gap_us, mode, wanted in steps:
@@ -39,7 +39,7 @@ def test_what_is_admitted_less_what_is_given_back_keeps_the_bound(sample, steps)
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from("abcde"), st.integers(1, 3))))
 def test_no_instant_holds_more_leases_than_the_limit(calls):
-    """Whoever takes them, and whenever; nobody gives any back."""
+    """Any holders take them at any times, and no holder releases any."""
     places, now_us, held = Concurrency(3, 5), 1_000, []
     for gap_us, holder, cost in calls:
         now_us += gap_us

@@ -1,6 +1,6 @@
-"""What the models say beyond the test vectors, which hold the scripts to numbers worked out by hand.
+"""Answers of the models that no test vector has.
 
-The state machines hold each model to its script, and so to the vectors.
+The state machines compare each model with its script, and the vectors check the scripts by hand.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from tests.model.sliding_window import SlidingWindow, Window
 from tests.model.token_bucket import GCRA, LeakyBucket, TokenBucket
 
 S = 1_000_000
-#: A multiple of an hour since 1970, so that windows on the clock begin here.
+#: A multiple of an hour since 1970, so that aligned windows begin here.
 T0 = 500_000 * 3600 * S
 BUCKETS = (TokenBucket, GCRA, LeakyBucket)
 
 
 def run(model, table):
-    """Play the rows of a table: time, cost, then the answer without grants and delay."""
+    """Run the rows of a table: time, cost, then the answer without ``granted`` and ``delay_us``."""
     for at_us, cost, allowed, remaining, retry_us, reset_us in table:
         answer = model.hit(T0 + at_us, cost)
         assert answer[:1] + answer[2:5] == (allowed, remaining, retry_us, reset_us), (at_us, cost)
 
 
 def test_a_fixed_window_admits_twice_its_limit_around_an_edge():
-    """The bound of the table of algorithms, reached."""
+    """An attacker reaches the bound of the fixed window."""
     run(
         FixedWindow(100, 60 * S),
         [
@@ -42,25 +42,39 @@ def test_a_fixed_window_admits_twice_its_limit_around_an_edge():
     )
 
 
-def test_a_sliding_window_says_when_a_cost_fits_in_this_window_the_next_or_the_one_after():
-    """The first of these, to the microsecond."""
+def test_a_sliding_window_s_retry_after_is_in_this_window_the_next_or_the_one_after():
+    """It is the first time at which the cost fits, to the microsecond."""
     run(
         SlidingWindow(4, 8 * S),
         [
             (0, 4, True, 0, 0, 16 * S),
             (8 * S, 1, False, 0, 2 * S, 8 * S),
-            (8 * S, 4, False, 0, 8 * S, 8 * S),  # beside any share there is no room for all
+            (
+                8 * S,
+                4,
+                False,
+                0,
+                8 * S,
+                8 * S,
+            ),  # beside any previous count there is no room for all
             (12 * S, 2, True, 0, 0, 12 * S),
-            (12 * S, 2, False, 0, 4 * S, 12 * S),  # in the next window, whose last one has two
-            (12 * S, 3, False, 0, 8 * S, 12 * S),  # once half of them counts
+            (
+                12 * S,
+                2,
+                False,
+                0,
+                4 * S,
+                12 * S,
+            ),  # in the next window, with a previous count of two
+            (12 * S, 3, False, 0, 8 * S, 12 * S),  # when half of them counts
             (12 * S, 4, False, 0, 12 * S, 12 * S),  # when all is gone
         ],
     )
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
-def test_what_an_adversary_gets_out_of_a_sliding_window(limit):
-    """One opens it, all but one come at its end, and all but one at the end of the next."""
+def test_an_attacker_reaches_the_bound_of_a_sliding_window(limit):
+    """One hit opens a window, all other units come at its end, and all but one at the next end."""
     window, period_us, history = SlidingWindow(limit, 100), 100, []
     for at_us, cost in [(0, 1), (99, limit - 1), (198, limit - 1)]:
         granted = window.hit(T0 + at_us, cost).granted
@@ -71,8 +85,8 @@ def test_what_an_adversary_gets_out_of_a_sliding_window(limit):
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4])
 @pytest.mark.parametrize("period_us", [1, 2, 3, 5])
-def test_no_history_gets_more_out_of_a_sliding_window(limit, period_us):
-    """Every reachable state is tried with every cost; the counters say all that a state is."""
+def test_no_history_exceeds_the_bound_of_a_sliding_window(limit, period_us):
+    """The test tries every reachable state, which is only the counters and a time, with every cost."""
     most, seen = 0, set()
     states = [((0, 0, 0), (0,) * (period_us - 1))]
     while states:
@@ -97,7 +111,7 @@ def test_no_history_gets_more_out_of_a_sliding_window(limit, period_us):
 
 
 def test_a_sliding_window_reads_time_in_units_where_products_would_not_be_exact():
-    """10^12 in ten days: 4,504 units, of 192 seconds each."""
+    """A limit of 10^12 in ten days has 4,504 units of time, each of 192 seconds."""
     limit, period_us, unit_us = 10**12, 864_000 * S, 191_846_539
     window = SlidingWindow(limit, period_us)
     assert window.unit_us(0) == unit_us
@@ -109,7 +123,7 @@ def test_a_sliding_window_reads_time_in_units_where_products_would_not_be_exact(
 
 
 def test_a_sliding_window_with_more_than_its_limit_reads_time_in_larger_units():
-    """Eight of five: twice the unit."""
+    """With a count of eight and a limit of five the unit is twice as long."""
     window = SlidingWindow(8, 10)
     window.hit(T0, 8)
     window.change(limit=5)
@@ -123,8 +137,8 @@ def test_a_sliding_window_with_more_than_its_limit_reads_time_in_larger_units():
 
 
 @pytest.mark.parametrize("model", MODELS.values())
-def test_looking_and_being_denied_take_nothing(model):
-    """A peek says what the hit would say, and neither it nor a denied hit is kept."""
+def test_a_peek_and_a_denied_hit_take_nothing(model):
+    """A peek answers what the hit would, and the model stores neither."""
     policy = model(5, 10 * S)
     policy.hit(T0, 3)
 
@@ -136,7 +150,7 @@ def test_looking_and_being_denied_take_nothing(model):
 
 
 def assert_waits(policy, units, us):
-    """So long, where it was worked out by hand; and it is the least after which the call passes."""
+    """Check retry_after against the value worked out by hand, and that no shorter wait is enough."""
     waits_us = policy.peek(T0, units).retry_after_us
     assert waits_us == us.get(type(policy), waits_us)
     assert not policy.peek(T0 + waits_us - 1, units).allowed
@@ -144,8 +158,8 @@ def assert_waits(policy, units, us):
 
 
 @pytest.mark.parametrize("model", MODELS.values())
-def test_a_part_is_granted_where_a_part_will_do(model):
-    """``at_least`` takes as much as there is, and waits for no more than it asks for."""
+def test_at_least_grants_a_part(model):
+    """``at_least`` takes as many units as are free, and its retry_after is for that number."""
     policy = model(10, 10 * S)
     policy.hit(T0, 7)
 
@@ -157,7 +171,7 @@ def test_a_part_is_granted_where_a_part_will_do(model):
 
 
 def test_buckets_keep_their_debt_in_time_when_their_numbers_change():
-    """60 of 100 used, then 200: 120 of 200 used; then 10: 6 of 10."""
+    """If 60 of 100 are used, 120 of 200 are used after a change to 200, and 6 of 10 after one to 10."""
     bucket = TokenBucket(100, 60 * S)
     bucket.hit(T0, 60)
     bucket.change(limit=200, burst=200)
@@ -172,13 +186,13 @@ def test_buckets_keep_their_debt_in_time_when_their_numbers_change():
 
 
 def test_a_bucket_with_another_rate_rounds_its_fraction_up_once():
-    """A third of a microsecond is no number of sevenths; the difference is less than one."""
+    """A third of a microsecond is no whole number of sevenths; rounding adds less than a microsecond."""
     bucket = TokenBucket(3, 10, burst=3)
     bucket.hit(T0, 1)  # full at 3 1/3
     bucket.change(limit=7, burst=7)
     assert bucket.full_at() == T0 + 4
     bucket.change(limit=3, burst=3)
-    assert bucket.full_at() - T0 == pytest.approx(10 / 3)  # looking kept nothing
+    assert bucket.full_at() - T0 == pytest.approx(10 / 3)  # reading changed nothing
     bucket.change(limit=7, burst=7)
     bucket.hit(T0, 1)
     bucket.change(limit=3, burst=3)
@@ -186,8 +200,8 @@ def test_a_bucket_with_another_rate_rounds_its_fraction_up_once():
 
 
 @pytest.mark.parametrize("model", MODELS.values())
-def test_a_clock_that_steps_back_frees_nobody_early(model):
-    """Not by a period: what was taken counts on, and waiting by that clock is enough."""
+def test_a_clock_that_steps_back_frees_no_unit_early(model):
+    """After a step of a period back, units still count, and retry_after by that clock is right."""
     policy = model(4, 10 * S)
     policy.hit(T0, 4)
     answer = policy.hit(T0 - 10 * S, 2)
@@ -198,7 +212,7 @@ def test_a_clock_that_steps_back_frees_nobody_early(model):
 
 
 @pytest.mark.parametrize("model", MODELS.values())
-def test_resetting_says_what_stood_there_and_forgets_it(model):
+def test_a_reset_reports_the_state_and_deletes_it(model):
     """The answer is that of a peek just before."""
     policy = model(4, 10 * S)
     policy.hit(T0, 3)
@@ -208,29 +222,29 @@ def test_resetting_says_what_stood_there_and_forgets_it(model):
     assert policy.peek(T0)[:5] == (True, 0, 4, 0, 0)
 
 
-def test_several_policies_are_charged_together_or_not_at_all():
-    """The one that denies longest decides a denial, the fullest one an admission."""
+def test_several_policies_are_all_charged_or_none():
+    """``policy`` has the longest retry_after if denied, else the least remaining."""
     both = Several([FixedWindow(5, 10 * S), SlidingLog(3, 60 * S), FixedWindow(3, 30 * S)])
 
     first = both.hit(T0, 2)
     assert first[:5] == (True, 2, 1, 0, 60 * S)
-    assert (first.policy, first.limit) == (1, 3)  # ties: the first
-    assert [one.remaining for one in first.each] == [3, 1, 1]
+    assert (first.policy, first.limit) == (1, 3)  # of equals, the first
+    assert [answer.remaining for answer in first.each] == [3, 1, 1]
 
     denied = both.hit(T0 + 1 * S, 2)
     assert denied[:5] == (False, 0, 1, 59 * S, 59 * S)
     assert (denied.policy, denied.limit) == (1, 3)
-    assert [one.allowed for one in denied.each] == [True, False, False]
-    assert [one.remaining for one in denied.each] == [3, 1, 1]  # nobody was charged
+    assert [answer.allowed for answer in denied.each] == [True, False, False]
+    assert [answer.remaining for answer in denied.each] == [3, 1, 1]  # no policy was charged
 
     part = both.hit(T0 + 1 * S, 3, at_least=1)
     assert part.granted == 1
-    assert [one.granted for one in part.each] == [1, 1, 1]
+    assert [answer.granted for answer in part.each] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("model", [GCRA, LeakyBucket])
 def test_three_algorithms_are_one_bucket(model):
-    """What they answer and admit; only their fields differ, and whether their callers wait."""
+    """They answer and admit the same; only their fields differ, and whether their callers wait."""
     other, bucket = model(3, 10, burst=4), TokenBucket(3, 10, burst=4)
     for at_us, cost in [(0, 3), (1, 2), (4, 2), (5, 1), (9, 3), (40, 4)]:
         assert other.hit(T0 + at_us, cost) == bucket.hit(T0 + at_us, cost)
@@ -238,12 +252,12 @@ def test_three_algorithms_are_one_bucket(model):
     assert (bucket.queues, GCRA.queues, LeakyBucket.queues) == (False, False, True)
 
 
-# --- giving back, and charging without asking ---
+# --- refunds and settlements ---
 
 
 @pytest.mark.parametrize("model", MODELS.values())
-def test_a_settlement_charges_without_asking_up_to_a_debt_of_one_limit(model):
-    """What does not fit any more is let go; the next callers wait."""
+def test_a_settlement_charges_without_a_check_up_to_a_debt_of_one_limit(model):
+    """Units beyond that are not charged; later callers wait for the debt."""
     policy = model(4, 8 * S)
     policy.hit(T0, 3)
 
@@ -258,22 +272,22 @@ def test_a_settlement_charges_without_asking_up_to_a_debt_of_one_limit(model):
 
 
 @pytest.mark.parametrize("model", MODELS.values())
-def test_refund_and_settlement_mend_what_cannot_be(model):
-    """As a hit does, and only where they are to change something."""
+def test_refund_and_settlement_repair_impossible_state(model):
+    """They repair it like a hit, and only if their cost is not 0."""
     back = T0 - 1_000 * S
     for call in (Rate.refund, Rate.settle):
-        policy, mended = model(4, 8 * S), model(4, 8 * S)
-        for one in (policy, mended):
-            one.hit(T0, 3)
+        policy, repaired = model(4, 8 * S), model(4, 8 * S)
+        for subject in (policy, repaired):
+            subject.hit(T0, 3)
         call(policy, back, 0)
         assert policy.peek(T0).remaining == 1
-        mended.heal(back)
-        assert call(policy, back, 1) == call(mended, back, 1)
-        assert vars(policy) == vars(mended)
+        repaired.heal(back)
+        assert call(policy, back, 1) == call(repaired, back, 1)
+        assert vars(policy) == vars(repaired)
 
 
 def test_a_clock_that_steps_back_ends_no_lease_early():
-    """And what had ended is live again, until another one is taken or renewed."""
+    """An expired lease is held again, until another one is taken or renewed."""
     held = Concurrency(2, 10 * S)
     held.acquire(T0, 1, "a")
     assert held.peek(T0 + 10 * S).remaining == 2
@@ -285,13 +299,13 @@ def test_a_clock_that_steps_back_ends_no_lease_early():
     assert held.peek(T0 + 5 * S)[2:5] == (1, 0, 15 * S)
 
 
-def test_of_two_kinds_of_lease_one_may_be_held_still():
-    """It stays as it is, and the other one is taken, with the rates."""
+def test_one_of_two_leases_may_still_be_held():
+    """It stays unchanged, and the call takes the other lease and charges the rates."""
     both = Several([FixedWindow(5, 60 * S), Concurrency(2, 10 * S), Concurrency(1, 30 * S)])
     both.acquire(T0, 1, "a")
     again = both.acquire(T0 + 10 * S, 1, "a")
 
-    assert [one[1:5] for one in again.each] == [
+    assert [answer[1:5] for answer in again.each] == [
         (1, 3, 0, 50 * S),
         (1, 1, 0, 10 * S),
         (1, 0, 0, 20 * S),

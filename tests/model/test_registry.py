@@ -1,4 +1,4 @@
-"""Every algorithm has a model, and by it takes part in all tests of every algorithm."""
+"""Every algorithm has a model, by which it is in all tests that run for each algorithm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.model import LEASES, MODELS, model_of
 
 
 def test_every_algorithm_has_a_model():
-    """And every model is that of an algorithm, decided by the same script under the same key."""
+    """Each model belongs to an algorithm, with the same script and the same kind of key."""
     for name in ALGORITHMS:
         assert name in MODELS, f"tests/model has no entry for {name}"
     assert set(MODELS) == set(ALGORITHMS)
@@ -21,7 +21,7 @@ def test_every_algorithm_has_a_model():
 
 
 def test_leases_have_a_model_of_their_own():
-    """Nobody can hit them, so what drives every algorithm does not get them."""
+    """Leases have no hit, so they are not in the list of tests that hit."""
     assert set(LEASES) == {Concurrency.algorithm}
     assert not set(LEASES) & set(MODELS)
     policy, model = Concurrency(3, lease=2), model_of(Concurrency(3, lease=2))
