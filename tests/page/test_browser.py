@@ -232,7 +232,7 @@ def test_too_many_requests_are_refused_with_a_reason(browser: Browser, url: str)
         (answer) => answer.status === 422 ? ask() : 0);  // it names no policy, and counts
       Promise.all(Array.from({length: 6}, ask)).then(done);""")
     click(browser, "[data-burst='30']")
-    browser.wait_for_news("this page's own limit")
+    browser.wait_for_news("This page's own limit denied a request.")
 
     admitted = sum(card.admitted for card in browser.cards().values())
     assert admitted < 60
