@@ -38,9 +38,9 @@ def shell(line: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def unmeasured() -> dict[str, str]:
-    """An environment in which nobody measures coverage.
+    """An environment without coverage.
 
-    It reads TOML by itself, and a signal's exception in the middle of its own work can stop it for good.
+    Coverage reads TOML itself, and the exception of a signal can stop it in the middle of its work.
     """
     return {name: value for name, value in clean_environment().items() if "COVERAGE" not in name}
 

@@ -17,12 +17,12 @@ def test_from_a_checkout_it_runs_the_measurements() -> None:
         done = shell(line)
         plain = shell(f"{{ {line}; }}".replace("limiter bench", _PLAIN))
         theirs = (plain.returncode, plain.stdout, plain.stderr)
-        said = [text.replace("python -m bench", "limiter bench") for text in theirs[1:]]
-        assert [done.returncode, done.stdout, done.stderr] == [theirs[0], *said]
-    found = shell("limiter bench --help").stdout
-    assert found.startswith("Usage: limiter bench [OPTIONS]")
-    assert "--quick" in found
-    assert "Example: limiter bench --quick --only hit" in found
+        expected = [text.replace("python -m bench", "limiter bench") for text in theirs[1:]]
+        assert [done.returncode, done.stdout, done.stderr] == [theirs[0], *expected]
+    printed = shell("limiter bench --help").stdout
+    assert printed.startswith("Usage: limiter bench [OPTIONS]")
+    assert "--quick" in printed
+    assert "Example: limiter bench --quick --only hit" in printed
 
 
 _PLAIN = 'PYTHONPATH="$OLDPWD" "$python" -m bench'

@@ -31,16 +31,16 @@ COMMANDS = [
 def command(name: str) -> click.Command:
     """A command of the group."""
     assert isinstance(cli, LazyGroup)
-    found = cli.get_command(click.Context(cli), name)
-    assert found is not None
-    return found
+    result = cli.get_command(click.Context(cli), name)
+    assert result is not None
+    return result
 
 
 def test_help_lists_every_command() -> None:
     """Each on one whole line, on a terminal of 80 columns."""
     for option in ("--help", "-h"):
-        said = run(option).stdout
-        assert re.findall(r"^  (\w+)  +\S.*\.$", said, re.M) == COMMANDS
+        printed = run(option).stdout
+        assert re.findall(r"^  (\w+)  +\S.*\.$", printed, re.M) == COMMANDS
     assert run("--version").stdout == f"limiter, version {version('slotgate')}\n"
     assert run("nonsense").exit_code == 2
 

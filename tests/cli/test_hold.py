@@ -22,8 +22,7 @@ from tests.service.support import ROOT
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
-#: A shell that tells the signals that it gets, and goes on to its end: $1 is there until somebody
-#: removes it.
+#: A shell that prints each signal that it gets, and ends when the file $1 is removed.
 LISTENS = """
 for name in INT QUIT TERM HUP USR1 USR2; do trap "echo $name" $name; done
 echo ready
@@ -33,14 +32,14 @@ exit 7
 
 
 def leases(store: str, subject: str) -> int:
-    """How many of a subject's there are."""
+    """The number of leases of a subject."""
     with redis.Redis.from_url(store) as client:
         keys = client.scan_iter(f"rl:{{{subject}}}*", 10_000)
         return sum(client.zcard(key) for key in keys)
 
 
 class Held:
-    """``limiter hold 1 SUBJECT`` with that shell under it."""
+    """``limiter hold 1 SUBJECT``, which runs that shell."""
 
     def __init__(self, store: str, subject: str, folder: Path, *options: str) -> None:
         self.gate, self.out = folder / "gate", folder / "out"
@@ -53,19 +52,19 @@ class Held:
                 stdout=out,
                 start_new_session=True,
             )
-        until(lambda: "ready" in self.said, what=lambda: self.said)
+        until(lambda: "ready" in self.printed, what=lambda: self.printed)
 
     @property
-    def said(self) -> str:
-        """What the command has printed."""
+    def printed(self) -> str:
+        """The output of the command so far."""
         return self.out.read_text()
 
     def leases(self) -> int:
-        """How many there are in the store."""
+        """The number of leases in the store."""
         return leases(self.store, self.subject)
 
     def finish(self) -> tuple[int, str]:
-        """Let it end; the exit code and standard error."""
+        """End the command; return the exit code and standard error."""
         self.gate.unlink(missing_ok=True)
         _, err = self.process.communicate(timeout=30)
         return self.process.returncode, err
@@ -73,15 +72,15 @@ class Held:
 
 @pytest.fixture
 def held(store: str, subject: str, tmp_path: Path) -> Iterator[Held]:
-    """One that runs."""
-    found = Held(store, subject, tmp_path)
-    yield found
-    found.process.kill()
-    found.process.wait()
+    """A running command under a lease."""
+    running = Held(store, subject, tmp_path)
+    yield running
+    running.process.kill()
+    running.process.wait()
 
 
 def hold(store: str, subject: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Hold one lease, to the command's end."""
+    """Run ``limiter hold`` with one lease to the command's end."""
     with start(["hold", "--store", store, "1", subject, *words]) as process:
         out, err = process.communicate(timeout=30)
     return subprocess.CompletedProcess(words, process.returncode, out, err)
@@ -113,11 +112,11 @@ def test_signals_are_passed_on(held: Held) -> None:
     names = ["INT", "QUIT", "TERM", "HUP", "USR1", "USR2"]
     for number, name in enumerate(names, 2):
         held.process.send_signal(signal.Signals[f"SIG{name}"])
-        until(lambda: len(held.said.split()) == number, what=lambda: held.said)  # noqa: B023
+        until(lambda: len(held.printed.split()) == number, what=lambda: held.printed)  # noqa: B023
     assert held.process.poll() is None
     assert held.leases() == 1
     assert held.finish() == (7, "")
-    assert held.said.split() == ["ready", *names]
+    assert held.printed.split() == ["ready", *names]
     assert held.leases() == 0
 
 
@@ -134,29 +133,29 @@ def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Pat
     words = [sys.executable, "-m", "limiter", "hold", "1", subject, "--store", store, "--"]
     words += ["bash", "-c", LISTENS, "bash", str(gate)]
     ours, theirs = pty.openpty()
-    # Else the terminal throws away what is printed while it sends the signal.
+    # Else the terminal drops output while it sends the signal.
     modes = termios.tcgetattr(theirs)
     modes[3] |= termios.NOFLSH
     termios.tcsetattr(theirs, termios.TCSANOW, modes)
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
-    # It becomes the foreground of a terminal of its own.
-    # Whoever runs the tests in the background ignores Ctrl-C, and so would the command.
+    # The command runs in the foreground of its own terminal.
+    # Tests that run in the background ignore Ctrl-C, and the command would inherit that.
     words = ["setsid", "--ctty", "env", "--default-signal=HUP,INT,QUIT", *words]
     process = subprocess.Popen(words, cwd=ROOT, **streams)
     os.close(theirs)
-    said = b""
-    while b"ready" not in said:
-        said += os.read(ours, 1000)
+    printed = b""
+    while b"ready" not in printed:
+        printed += os.read(ours, 1000)
     os.write(ours, b"\x03")
-    while b"INT" not in said:
-        said += os.read(ours, 1000)
+    while b"INT" not in printed:
+        printed += os.read(ours, 1000)
     gate.unlink()
     assert process.wait(30) == 7
-    with suppress(OSError):  # as Linux says that nobody is at the other end
+    with suppress(OSError):  # Linux reports so that the other end is closed
         while more := os.read(ours, 1000):
-            said += more
+            printed += more
     os.close(ours)
-    assert said.count(b"INT") == 1, said
+    assert printed.count(b"INT") == 1, printed
     assert leases(store, subject) == 0
 
 
@@ -165,7 +164,7 @@ def test_a_signal_while_waiting_ends_it(held: Held, number: int, tmp_path: Path)
     """No command was run, and no lease is held."""
     words = ["hold", "1", held.subject, "--store", held.store, "--wait", "100", "--"]
     with start([*words, "touch", str(tmp_path / "ran")]) as waiting:
-        # Nobody else asks for this one: SIGTERM, for example, is coverage's as well.
+        # No other program handles this one: coverage, for example, handles SIGTERM.
         until(lambda: _catches(waiting.pid, signal.SIGUSR2), what=lambda: "no handler")
         waiting.send_signal(number)
         assert waiting.communicate(timeout=30) == ("", "")
@@ -231,7 +230,7 @@ def test_a_command_that_cannot_be_run(
 
 def test_a_rate_cannot_be_held() -> None:
     """The error names what is accepted."""
-    done = run("hold --store redis://127.0.0.1:1 1/minute nobody -- true")
+    done = run("hold --store redis://127.0.0.1:1 1/minute report -- true")
     assert (done.exit_code, done.stdout) == (2, "")
     assert "'1/minute': accepted is how many commands may run at once" in done.stderr
 

@@ -55,8 +55,8 @@ def test_forms_of_the_header(make: Make, form: str, names: list[str]) -> None:
     app, _ = make("1/minute", headers=form)
     app.add_url_rule("/a", "a", hello)
     for answer in ask(app, "/a", "/a"):
-        said = sorted(name for name in answer.headers.keys() if "RateLimit" in name)  # noqa: SIM118
-        assert said == names
+        fields = sorted(name for name in answer.headers.keys() if "RateLimit" in name)  # noqa: SIM118
+        assert fields == names
     assert "Retry-After" in answer.headers
 
 
@@ -134,7 +134,7 @@ def test_on_denied_of_a_limit(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("returned", "status"),
     [
         ("slower", 429),
         ({"slower": True}, 429),
@@ -148,15 +148,15 @@ def test_on_denied_of_a_limit(make: Make) -> None:
     ],
     ids=plain,
 )
-def test_a_denial_is_a_429_unless_the_answer_has_a_status(said: Any, status: int) -> None:
+def test_a_denial_is_a_429_unless_the_answer_has_a_status(returned: Any, status: int) -> None:
     app = Flask("app")
-    FlaskLimiter(app, "1/minute", store="memory://", on_denied=lambda _: said)
+    FlaskLimiter(app, "1/minute", store="memory://", on_denied=lambda _: returned)
     app.add_url_rule("/a", "a", hello)
     answer = ask(app, "/a", "/a")[1]
 
     assert answer.status_code == status
     assert "slower" in answer.text
-    assert ("X-Why" in answer.headers) == ("X-Why" in str(said))
+    assert ("X-Why" in answer.headers) == ("X-Why" in str(returned))
 
 
 def test_the_view_can_read_the_decisions(make: Make) -> None:
@@ -204,9 +204,9 @@ def test_a_cost_above_its_limit_is_413(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unidentified", "found"), [("refuse", 400), ("skip", 200), ("address", 200)]
+    ("unidentified", "status"), [("refuse", 400), ("skip", 200), ("address", 200)]
 )
-def test_a_caller_without_a_subject(make: Make, unidentified: str, found: int) -> None:
+def test_a_caller_without_a_subject(make: Make, unidentified: str, status: int) -> None:
     app, limits = make()
     limited = limits.limit("1/minute", key=lambda: None, unidentified=unidentified)
     app.add_url_rule("/a", "a", limited(hello))
@@ -214,7 +214,7 @@ def test_a_caller_without_a_subject(make: Make, unidentified: str, found: int) -
     app.register_error_handler(CallerUnknown, answering("who?", 400))
     answers = ask(app, "/a", "/a")
 
-    assert [answer.status_code for answer in answers] == [found, second]
+    assert [answer.status_code for answer in answers] == [status, second]
     assert (answers[0].text == "who?") == (unidentified == "refuse")
 
 
@@ -263,16 +263,16 @@ def test_an_error_in_a_function_of_the_extension_lets_no_request_pass(
     assert statuses(app, "/a", "/a")[1] == 500
 
 
-@pytest.mark.parametrize(("on_error", "found"), [("raise", 503), ("deny", 503), ("allow", 200)])
-def test_a_store_that_is_gone(make: Make, on_error: str, found: int) -> None:
+@pytest.mark.parametrize(("on_error", "status"), [("raise", 503), ("deny", 503), ("allow", 200)])
+def test_a_store_that_is_gone(make: Make, on_error: str, status: int) -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
     app, limits = make("1/minute", store=gone, on_error=on_error, timeout=0.1)
     app.add_url_rule("/a", "a", hello)
     app.add_url_rule("/two", "two", limits.limit("1/hour", override_defaults=False)(hello))
     app.register_error_handler(NotDecided, answering("later", 503))
     for answer in ask(app, "/a", "/a", "/two"):
-        assert answer.status_code == found
-        assert (answer.text == "later") == (found == 503)
+        assert answer.status_code == status
+        assert (answer.text == "later") == (status == 503)
         assert "RateLimit" not in answer.headers
         assert "Retry-After" not in answer.headers
 

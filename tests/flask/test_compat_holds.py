@@ -54,8 +54,8 @@ def exempt(library: Library, limits: Any, target: Any, names: str | None) -> Any
     return limits.exempt(target, **more)
 
 
-#: Factors of the application's limit, and of all others: either decides by itself, so that it does not
-#: matter who else is charged for a request that one denies.
+#: Factors of the application's limit, and of all others: each decides by itself, so that it does not
+#: matter which others are charged for a request that one denies.
 FACTORS = [(99, 1), (1, 99)]
 
 
@@ -248,8 +248,8 @@ def test_methods_of_a_class_count_once() -> None:
     assert [answer.text for answer in ask(app, "/a", "/a")] == ["8 1", "7 0"]
 
 
-@pytest.mark.parametrize("said", ["host", "", None, 7])
-def test_a_scope_that_a_function_returns(said: Any) -> None:
+@pytest.mark.parametrize("returned", ["host", "", None, 7])
+def test_a_scope_that_a_function_returns(returned: Any) -> None:
     """For its endpoint; a class of views has one too. An empty result is the endpoint."""
     seen: dict[Library, list[str]] = {OURS: [], THEIRS: []}
 
@@ -258,7 +258,7 @@ def test_a_scope_that_a_function_returns(said: Any) -> None:
 
         def scope(endpoint: str) -> Any:
             seen[library].append(endpoint)
-            return request.args.get("host") if said == "host" else said
+            return request.args.get("host") if returned == "host" else returned
 
         class Methods(MethodView):
             decorators = [limits.shared_limit("2/minute", scope=scope)]  # noqa: RUF012
@@ -356,6 +356,6 @@ def test_empty_settings(library: Library, app: Flask) -> None:
 def test_keys_that_a_function_returns(library: Library, app: Flask) -> None:
     """Theirs accepts every type, as text."""
     limits = limiter(library, app)
-    for name, said in zip("abcde", (1.5, True, ("a", None), b"a", ID), strict=True):
-        by_key = limits.limit("1/minute", key_func=lambda said=said: said)
+    for name, returned in zip("abcde", (1.5, True, ("a", None), b"a", ID), strict=True):
+        by_key = limits.limit("1/minute", key_func=lambda returned=returned: returned)
         route(app, f"/{name}", by_key(saying(name)))

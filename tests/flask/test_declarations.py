@@ -229,11 +229,11 @@ class Caller:
     "key",
     [
         lambda: request.headers["x-user"],
-        lambda asked: asked.headers["x-user"],
-        lambda asked, trusted: (asked.headers["x-user"], len(trusted)),
+        lambda web_request: web_request.headers["x-user"],
+        lambda web_request, trusted: (web_request.headers["x-user"], len(trusted)),
         lambda *nothing: (request.headers["x-user"], len(nothing)),
         lambda prefix="user": prefix + request.headers["x-user"],
-        partial(lambda name, asked: asked.headers[name], "x-user"),
+        partial(lambda name, web_request: web_request.headers[name], "x-user"),
         Caller().of,
         Caller.both,
         Caller(),
@@ -242,7 +242,7 @@ class Caller:
 def test_a_function_takes_as_much_as_it_needs(make: Make, key: Any) -> None:
     """No argument, the request, or the request and the networks: as key and as cost."""
     app, extension = make()
-    cost = partial(lambda number, asked: number * len(asked.headers["x-user"]), 1)
+    cost = partial(lambda number, web_request: number * len(web_request.headers["x-user"]), 1)
     app.add_url_rule("/", "view", extension.limit("2/minute", key=key, cost=cost)(hello))
 
     for user, status in zip(

@@ -78,14 +78,14 @@ def named(cells: list[str]) -> set[str]:
 
 
 def test_every_argument_and_name_of_flask_limiter_has_a_row() -> None:
-    told = named([row[0] for row in FEATURES])
+    listed = named([row[0] for row in FEATURES])
     wanted = {*theirs.__all__}
     for method in (theirs.Limiter.__init__, theirs.Limiter.limit, theirs.Limiter.shared_limit):
         wanted |= {*inspect.signature(method).parameters}
     wanted |= {name for name in dir(theirs.Limiter) if not name.startswith("_")}
     internal = {"self", "limit_value", "flags", "identify_request", "context", "logger"}
 
-    assert wanted - told - internal == set()
+    assert wanted - listed - internal == set()
 
 
 def test_every_key_of_flask_limiter_has_a_row() -> None:
@@ -99,22 +99,22 @@ def test_every_key_of_flask_limiter_has_a_row() -> None:
 @pytest.mark.parametrize("row", KEYS, ids=lambda row: row[0])
 def test_keys(row: list[str], caplog: pytest.LogCaptureFixture) -> None:
     """The second column is true for each key: read, read with one value, not read, or refused."""
-    key, said, _ = row
+    key, effect, _ = row
     key = key.strip("`")
     values: dict[str, Any] = {"delta-seconds": "delta-seconds", "True": True}
     setting = {key: name for name, key in config.KEYS.items()}.get(key)
-    if said == "read":
+    if effect == "read":
         assert key in {*config.KEYS.values(), *config.HEADERS, config.ENABLED}
         assert setting not in config.REFUSED
         config.read({}, {key: 1})
-    elif said.startswith("not read, with a warning"):
+    elif effect.startswith("not read, with a warning"):
         config.read({}, {key: "anything"})
         assert key in caplog.text
-    elif said == "-":
+    elif effect == "-":
         with pytest.raises(ValueError, match=setting or key):
             config.read({}, {key: "anything"})
     else:
-        config.read({}, {key: values[said.strip("`")]})
+        config.read({}, {key: values[effect.strip("`")]})
         with pytest.raises(ValueError, match=str(setting)):
             config.read({}, {key: "anything else"})
 

@@ -224,7 +224,7 @@ def test_a_limit_above_its_algorithm_is_an_error_before_a_request(
     with pytest.raises(InvalidPolicy):
         extension.init_app(Flask("app"))
     assert limited.__name__ == "hello"
-    app = Flask("app")  # held, since the extension does not: it may be collected at any time
+    app = Flask("app")  # kept alive: the extension holds it weakly
     extension = FlaskLimiter(app, None, store="memory://", **more)
     with pytest.raises(InvalidPolicy):
         extension.limit(limits)
@@ -289,15 +289,15 @@ def test_a_scope_may_be_a_function_of_the_request() -> None:
     assert len(names) == 1
 
 
-@pytest.mark.parametrize("said", ["", None, 0, 7, b"seven"])
-def test_a_scope_may_be_of_every_type_of_a_subject(said: Any) -> None:
+@pytest.mark.parametrize("returned", ["", None, 0, 7, b"seven"])
+def test_a_scope_may_be_of_every_type_of_a_subject(returned: Any) -> None:
     """An empty one is the endpoint."""
     app, limits = local()
-    scoped = limits.shared_limit("1/minute", scope=lambda _: said)
+    scoped = limits.shared_limit("1/minute", scope=lambda _: returned)
     app.add_url_rule("/a", "a", scoped(hello))
     app.add_url_rule("/b", "b", scoped(lambda: "b"))
 
-    assert statuses(app, "/a", "/a", "/b") == [200, 429, 429 if said else 200]
+    assert statuses(app, "/a", "/a", "/b") == [200, 429, 429 if returned else 200]
 
 
 def test_one_scope_twice_on_a_route_is_an_error(make: Make) -> None:
@@ -537,17 +537,19 @@ def test_exempt_by_a_function(make: Make) -> None:
 
 def test_static_files_and_preflights_are_free_by_default(store: str, subject: str) -> None:
     """Only Flask's own route for files: a view that is called static is limited."""
-    for told in (False, True):
+    for limited in (False, True):
         app = Flask("app", static_folder="static", static_url_path="/files")
-        more = {"limit_static": told, "limit_options": told}
-        FlaskLimiter(app, "1/minute", store=store, prefix=f"{subject}.{told}", timeout=5.0, **more)
+        options = {"limit_static": limited, "limit_options": limited}
+        FlaskLimiter(
+            app, "1/minute", store=store, prefix=f"{subject}.{limited}", timeout=5.0, **options
+        )
         app.add_url_rule("/a", "a", hello)
         blueprint = Blueprint("mine", "mine")
         blueprint.add_url_rule("/mine", "static", hello)
         app.register_blueprint(blueprint)
 
-        assert statuses(app, "/files/x", "/files/x") == [404, 429 if told else 404]
-        assert statuses(app, "OPTIONS /a", "OPTIONS /a") == [200, 429 if told else 200]
+        assert statuses(app, "/files/x", "/files/x") == [404, 429 if limited else 404]
+        assert statuses(app, "OPTIONS /a", "OPTIONS /a") == [200, 429 if limited else 200]
         assert statuses(app, "/mine", "/mine") == [200, 429]
 
 

@@ -137,9 +137,9 @@ def test_a_wrong_limit_is_named(text: str) -> None:
     """The InvalidPolicy shows it and names what is accepted."""
     with pytest.raises(InvalidPolicy) as raised:
         parse_limits(text)
-    said = str(raised.value)
-    assert said.startswith("limit is ")
-    assert "N/unit" in said or "whole number from 1" in said or "366 days" in said
+    message = str(raised.value)
+    assert message.startswith("limit is ")
+    assert "N/unit" in message or "whole number from 1" in message or "366 days" in message
 
 
 def test_the_wrong_one_of_several_is_shown() -> None:
@@ -160,8 +160,8 @@ def test_a_long_log_needs_an_algorithm(limit: int) -> None:
     """Above 10,000, the message names the algorithms that hold so much."""
     with pytest.raises(InvalidPolicy) as raised:
         parse_limits(f"{limit}/day")
-    said, _, names = str(raised.value).partition("choose an algorithm: ")
-    assert said.startswith(
+    message, _, names = str(raised.value).partition("choose an algorithm: ")
+    assert message.startswith(
         f"limit is '{limit}/day': without an algorithm a limit goes up to 10,000 ("
     )
     assert ("sliding_log" in names) == (limit <= 100_000)
@@ -226,8 +226,8 @@ def limit_strings(draw: st.DrawFn) -> str:
         unit + draw(st.sampled_from(["", "s"])),
         draw(blanks),
     ]
-    said = "".join(text)
-    return draw(st.sampled_from([said, said.upper(), said.title()]))
+    message = "".join(text)
+    return draw(st.sampled_from([message, message.upper(), message.title()]))
 
 
 @given(parts=st.lists(limit_strings(), min_size=1, max_size=4), data=st.data())

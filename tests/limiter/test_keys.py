@@ -30,7 +30,7 @@ from tests.ids import plain
 SPELL = KeySpeller("rl", "api")
 SECRET = KeySpeller("rl", "api", "secret")
 
-#: Characters and pieces that somebody would try.
+#: Characters and pieces that an attacker would try.
 pieces = st.sampled_from(["a", "b", "{", "}", "{}", ":", ",", "~", "\0", "\r\n", "\xe9", "v1", "-"])
 hostile_text = st.one_of(
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=80),
@@ -133,12 +133,12 @@ def spellings(draw: st.DrawFn) -> tuple[bytes, Spelled]:
 
 def read_back(key: bytes) -> Spelled:
     """The parts of a key, by the grammar of lua/README.md."""
-    found = re.fullmatch(
+    match = re.fullmatch(
         rb"([A-Za-z0-9_.-]+):\{([^{}|]+)\}:(?:([^{}|]+)\|)?([A-Za-z0-9_.-]+):v1(?::([a-z0-9_.:-]+))?",
         key,
     )
-    assert found is not None
-    prefix, first, tagged, name, field = found.groups()
+    assert match is not None
+    prefix, first, tagged, name, field = match.groups()
     tag, subject = (None, first) if tagged is None else (first, tagged)
     return Spelled(prefix.decode(), tag, subject, name.decode(), (field or b"").decode())
 

@@ -72,10 +72,10 @@ def test_the_least_rights_as_json() -> None:
         text=True,
         check=True,
     ).stdout
-    said = json.loads(printed)
-    assert said["keys"] == "p:*"
-    assert set(scripts.COMMANDS) < set(said["commands"])
-    assert all(f"+{name}" in acl.rule("api") for name in said["commands"])
+    rights = json.loads(printed)
+    assert rights["keys"] == "p:*"
+    assert set(scripts.COMMANDS) < set(rights["commands"])
+    assert all(f"+{name}" in acl.rule("api") for name in rights["commands"])
 
 
 class Size(IntEnum):

@@ -51,9 +51,9 @@ def refused(build: Any, *arguments: Any, **named: Any) -> str:
 @pytest.mark.parametrize("value", NO_COUNT, ids=repr)
 def test_a_limit_is_a_whole_number_from_1(policy: type[Policy], value: Any) -> None:
     """The message has the policy, the field, the value and what is accepted."""
-    said = refused(policy, value, 60)
-    assert said.startswith(f"{policy.__name__}: limit is {value!r}: accepted is a whole number")
-    assert "from 1 to" in said
+    message = refused(policy, value, 60)
+    assert message.startswith(f"{policy.__name__}: limit is {value!r}: accepted is a whole number")
+    assert "from 1 to" in message
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_a_limit_has_a_largest_value(policy: type[Policy], most: int) -> None:
     """The largest is accepted, one more is not."""
     # A bucket so large is exact where the period divides it well.
     assert policy(most, 100_000).limit == most  # type: ignore[call-arg]
-    said = refused(policy, most + 1, 100_000)
-    assert f"limit is {most + 1}" in said
-    assert f"to {most:,}" in said
+    message = refused(policy, most + 1, 100_000)
+    assert f"limit is {most + 1}" in message
+    assert f"to {most:,}" in message
 
 
 def test_a_log_that_is_too_long_names_what_to_use() -> None:
@@ -151,19 +151,19 @@ def test_a_period_is_kept_in_microseconds(
 )
 def test_a_period_from_a_millisecond_to_366_days(policy: type[Policy], per: Any) -> None:
     """The error shows another value, and names what is accepted."""
-    said = refused(policy, 5, per=per)
-    assert said.startswith(f"{policy.__name__}: per is {per!r}: accepted are seconds")
-    assert "1 millisecond to 366 days" in said
+    message = refused(policy, 5, per=per)
+    assert message.startswith(f"{policy.__name__}: per is {per!r}: accepted are seconds")
+    assert "1 millisecond to 366 days" in message
     same = refused(Concurrency, 5, lease=per)
-    assert same == said.replace(f"{policy.__name__}: per is", "Concurrency: lease is", 1)
+    assert same == message.replace(f"{policy.__name__}: per is", "Concurrency: lease is", 1)
 
 
 @pytest.mark.parametrize("policy", EVERY_CLASS)
 @pytest.mark.parametrize("name", ["", "A", "a b", "a:b", "a" * 65, "a\n", "\xe9", 5, b"a"])
 def test_a_name_is_short_and_plain(policy: type[Policy], name: Any) -> None:
     """A name is written into keys and headers without a change."""
-    said = refused(policy, 5, 60, name=name)
-    assert f"name is {name!r}: accepted are 1 to 64 of a-z 0-9 _ . -" in said
+    message = refused(policy, 5, 60, name=name)
+    assert f"name is {name!r}: accepted are 1 to 64 of a-z 0-9 _ . -" in message
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -187,7 +187,7 @@ def test_the_class_of_a_policy_has_its_properties() -> None:
     kinds = {
         kind: (kind.key_type, kind.has_burst, kind.queues, kind.leases) for kind in EVERY_CLASS
     }
-    told = {
+    properties = {
         FixedWindow: ("hash", False, False, False),
         SlidingLog: ("list", False, False, False),
         SlidingWindow: ("hash", False, False, False),
@@ -196,7 +196,7 @@ def test_the_class_of_a_policy_has_its_properties() -> None:
         LeakyBucket: ("hash", True, True, False),
         Concurrency: ("zset", False, False, True),
     }
-    assert kinds | told == kinds
+    assert kinds | properties == kinds
 
 
 @given(
@@ -220,16 +220,16 @@ def test_aligned_windows_are_a_state_of_their_own() -> None:
 @pytest.mark.parametrize("align", [1, 0, "no", None])
 def test_align_is_a_bool(align: Any) -> None:
     """``align="no"`` must not align."""
-    said = refused(FixedWindow, 5, 60, align=align)
-    assert said == f"FixedWindow: align is {align!r}: accepted are True and False"
+    message = refused(FixedWindow, 5, 60, align=align)
+    assert message == f"FixedWindow: align is {align!r}: accepted are True and False"
 
 
 @pytest.mark.parametrize("bucket", BUCKETS)
 @pytest.mark.parametrize("value", [0, -1, True, 1.5, "5", TRILLION + 1], ids=repr)
 def test_a_burst_is_a_whole_number_from_1(bucket: Any, value: Any) -> None:
     """A burst follows the limit's rules."""
-    said = refused(bucket, 5, 60, burst=value)
-    assert said.startswith(
+    message = refused(bucket, 5, 60, burst=value)
+    assert message.startswith(
         f"{bucket.__name__}: burst is {value!r}: accepted is a whole number from 1 to"
     )
 
@@ -249,24 +249,24 @@ def test_without_a_burst_the_limit_is_the_most() -> None:
 def test_a_bucket_fills_within_3650_days() -> None:
     """A slower bucket is refused, and the message has the time that it would take."""
     assert TokenBucket(1, "365 days", burst=10).burst == 10
-    said = refused(TokenBucket, 1, "365 days", burst=11)
-    assert "burst 11 at 1 per 31536000 s takes 4,015 days to fill" in said
-    assert "3,650" in said
-    assert "lower the burst or raise the limit" in said
+    message = refused(TokenBucket, 1, "365 days", burst=11)
+    assert "burst 11 at 1 per 31536000 s takes 4,015 days to fill" in message
+    assert "3,650" in message
+    assert "lower the burst or raise the limit" in message
 
 
 def test_a_bucket_counts_in_whole_numbers_below_2_to_the_53() -> None:
     """The message has the nearest limit that divides better, and that limit is accepted."""
-    said = refused(TokenBucket, 10**9 + 7, per=1)
-    nearest = int(re.search(r"the nearest is (\d+)", said)[1])  # type: ignore[index]
+    message = refused(TokenBucket, 10**9 + 7, per=1)
+    nearest = int(re.search(r"the nearest is (\d+)", message)[1])  # type: ignore[index]
     assert abs(nearest - (10**9 + 7)) < 1_000
     assert TokenBucket(nearest, per=1).limit == nearest
 
 
 def test_a_bucket_without_a_better_limit_names_another_change() -> None:
     """If no divisor is large enough, the burst or the period must change."""
-    said = refused(TokenBucket, 999_999_999_989, per=1.000003, burst=TRILLION)
-    assert "use a smaller burst, or a longer period" in said
+    message = refused(TokenBucket, 999_999_999_989, per=1.000003, burst=TRILLION)
+    assert "use a smaller burst, or a longer period" in message
 
 
 @given(

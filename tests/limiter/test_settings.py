@@ -60,7 +60,7 @@ def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
 
 @pytest.mark.parametrize("kind", [Limiter, AsyncLimiter])
 @pytest.mark.parametrize(
-    ("given", "named", "said"),
+    ("given", "named", "message"),
     [
         (["5/minute"], {}, "missing a required .*'store'"),
         ([], {"store": STORE}, "missing a required .*'limits'"),
@@ -69,10 +69,10 @@ def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
     ],
 )
 def test_a_wrong_call_names_the_class_that_was_called(
-    kind: Any, given: list[str], named: dict[str, Any], said: str
+    kind: Any, given: list[str], named: dict[str, Any], message: str
 ) -> None:
     """Not the base class, which is not public; and it names what is accepted."""
-    with pytest.raises(TypeError, match=f"^{kind.__name__}: {said}") as raised:
+    with pytest.raises(TypeError, match=f"^{kind.__name__}: {message}") as raised:
         kind(*given, **named)
     assert "accepted are limits and, by name, store (redis://" in str(raised.value)
     assert f"{kind.__name__}.from_env()" in str(raised.value)
@@ -199,10 +199,10 @@ def test_a_wrong_variable(variable: str, value: str, accepted: str) -> None:
     """The message names variable, value and what is accepted."""
     with pytest.raises(InvalidSetting) as raised:
         Limiter.from_env({**ENVIRONMENT, variable: value})
-    said = str(raised.value)
-    assert said.startswith(variable)
-    assert value in said
-    assert accepted in said
+    message = str(raised.value)
+    assert message.startswith(variable)
+    assert value in message
+    assert accepted in message
 
 
 def test_a_wrong_default_is_not_blamed_on_a_variable() -> None:
@@ -263,7 +263,7 @@ def test_a_policy_file_excludes_limits(variable: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("5/x", "LIMITER_LIMITS: limit is '5/x': "),
         (" 5/x ", "LIMITER_LIMITS: limit is '5/x': "),
@@ -271,11 +271,11 @@ def test_a_policy_file_excludes_limits(variable: str) -> None:
         ("5/s; 6/s", "LIMITER_LIMITS is '5/s; 6/s': two policies "),
     ],
 )
-def test_a_wrong_limit_is_shown_once(text: str, said: str) -> None:
+def test_a_wrong_limit_is_shown_once(text: str, message: str) -> None:
     """The message shows the variable's text, and shows it once."""
     with pytest.raises(InvalidSetting) as raised:
         Limiter.from_env({**ENVIRONMENT, "LIMITER_LIMITS": text})
-    assert str(raised.value).startswith(said)
+    assert str(raised.value).startswith(message)
     assert str(raised.value).count(repr(text.strip())) == 1
 
 
@@ -313,12 +313,12 @@ def test_a_misspelt_variable_is_logged(warned: Warned, misspelt: str, meant: str
 
 
 def test_an_unknown_variable_is_logged_with_all_known_names(warned: Warned) -> None:
-    (said,) = warned({"LIMITER_XYZ": "1"})
+    (message,) = warned({"LIMITER_XYZ": "1"})
     assert (
         "LIMITER_XYZ is set, and is not a variable of the limiter: known are LIMITER_STORE, "
-        in said
+        in message
     )
-    assert "LIMITER_ADMIN_TOKEN" in said
+    assert "LIMITER_ADMIN_TOKEN" in message
 
 
 def test_known_variables_are_not_logged(warned: Warned) -> None:

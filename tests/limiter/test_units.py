@@ -25,14 +25,14 @@ def test_seconds_are_microseconds_again(us: int) -> None:
 @given(per=st.one_of(st.floats(), st.integers(), st.timedeltas(), st.text(max_size=10)))
 def test_any_value_is_a_period_or_an_invalid_policy(per: object) -> None:
     """Infinities, NaN and other types included."""
-    said = ""
+    message = ""
     try:
         us = period_us(per)  # type: ignore[arg-type]
     except InvalidPolicy as error:
-        us, said = SHORTEST_US, str(error)
+        us, message = SHORTEST_US, str(error)
     assert type(us) is int
     assert SHORTEST_US <= us <= LONGEST_US
-    assert not said or said.startswith(f"per is {per!r}: accepted are")
+    assert not message or message.startswith(f"per is {per!r}: accepted are")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ NARROW = "match = { paths = ['/a', '/b'], methods = ['get'], hosts = ['x.example
 
 def warned(text: str) -> list[str]:
     """The policies of a file about which a warning is given."""
-    return [one.key.split(".")[1] for one in read(text, "policies.toml").warnings]
+    return [warning.key.split(".")[1] for warning in read(text, "policies.toml").warnings]
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,10 @@ def test_the_command_warns_and_exits_with_0(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stdout.endswith("is right: 1 policy\n")
     assert result.stderr.startswith(f"warning: {path}:3: policies.api.key: clients choose it")
-    said = json.loads(run("check", str(path), "--json").stdout)
-    assert [(one["line"], one["key"]) for one in said["warnings"]] == [(3, "policies.api.key")]
+    printed = json.loads(run("check", str(path), "--json").stdout)
+    assert [(warning["line"], warning["key"]) for warning in printed["warnings"]] == [
+        (3, "policies.api.key")
+    ]
     path.write_text(ADDRESS)
     assert run("check", str(path)).stderr == ""
     assert json.loads(run("check", str(path), "--json").stdout)["warnings"] == []

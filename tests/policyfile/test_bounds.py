@@ -95,7 +95,7 @@ def test_faults_beyond_a_hundred_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("x = [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]", "1: is nested deeper than 16: accepted is less"),
         (
@@ -116,10 +116,10 @@ def test_faults_beyond_a_hundred_are_counted() -> None:
         ),
     ],
 )
-def test_too_large_files(text: str, said: str) -> None:
+def test_too_large_files(text: str, message: str) -> None:
     with pytest.raises(InvalidPolicyFile) as raised:
         read(text, "policies.toml")
-    assert str(raised.value) == f"policies.toml:{said}"
+    assert str(raised.value) == f"policies.toml:{message}"
 
 
 SUBJECT = "sk_live_hunter2"

@@ -79,9 +79,9 @@ def test_a_right_file(path: str) -> None:
 
 
 def test_a_right_file_as_json(path: str) -> None:
-    said = json.loads(run("check", path, "--json").stdout)
-    assert (said["file"], said["ok"]) == (path, True)
-    names = [policy["name"] for policy in said["policies"]]
+    entry = json.loads(run("check", path, "--json").stdout)
+    assert (entry["file"], entry["ok"]) == (path, True)
+    names = [policy["name"] for policy in entry["policies"]]
     assert names == ["all", "rest", "orders", "keys", "shadow"]
 
 
@@ -98,9 +98,9 @@ def test_a_wrong_file(path: str) -> None:
         ]
         result = run(*command, "--json")
         assert result.exit_code == 1
-        said = json.loads(result.stdout)
-        assert said["ok"] is False
-        assert [(one["file"], one["line"], one["key"]) for one in said["errors"]] == [
+        entry = json.loads(result.stdout)
+        assert entry["ok"] is False
+        assert [(one["file"], one["line"], one["key"]) for one in entry["errors"]] == [
             (path, 2, "policies.p.limits"),
             (path, 3, "policies.p.percent"),
         ]
@@ -136,22 +136,22 @@ def test_which_policies_apply_and_why_others_do_not(path: str) -> None:
             "shadow",
             "the request is unidentified, and this policy skips such requests",
         ),
-        (["GET", "/", "--peer", "nobody"], "rest", "'nobody' is no address: 400"),
+        (["GET", "/", "--peer", "unknown"], "rest", "'unknown' is no address: 400"),
     ],
 )
 def test_why_a_policy_does_not_apply(
     path: str, arguments: list[str], policy: str, why: str
 ) -> None:
-    said = explain(path, *arguments)[policy]
-    assert (said["applies"], said["why"]) == (False, why)
-    assert said.get("refuses", False) == why.endswith("400")
+    entry = explain(path, *arguments)[policy]
+    assert (entry["applies"], entry["why"]) == (False, why)
+    assert entry.get("refuses", False) == why.endswith("400")
 
 
 def test_an_override(path: str) -> None:
-    said = explain(path, "GET", "/keys/1", "--header", "Authorization: Bearer partner")["keys"]
-    assert said["overridden"]
-    assert said["limits"][0]["limit"] == 30
-    assert said["key"] == hashed("api-key", "partner")
+    entry = explain(path, "GET", "/keys/1", "--header", "Authorization: Bearer partner")["keys"]
+    assert entry["overridden"]
+    assert entry["limits"][0]["limit"] == 30
+    assert entry["key"] == hashed("api-key", "partner")
     assert (
         "an override"
         in run("explain", path, "GET", "/keys/1", "--header", "X-API-Key: partner").stdout
@@ -161,9 +161,9 @@ def test_an_override(path: str) -> None:
 def test_a_cost_that_can_never_pass(path: str) -> None:
     """The service would refuse the request with 413."""
     post = ["POST", "/orgs/a/b", "--host", "api.example", "--header", "Content-Length: 9999"]
-    said = explain(path, *post)["orders"]
-    assert said["refuses"]
-    assert said["why"].endswith(": 413")
+    entry = explain(path, *post)["orders"]
+    assert entry["refuses"]
+    assert entry["why"].endswith(": 413")
 
 
 def test_no_policy_applies(path: str) -> None:
@@ -212,8 +212,8 @@ def test_a_path_is_read_as_forward_auth_reads_it(tmp_path: Path, target: str) ->
         "match = { paths = ['/keys/{name}'], ignore_case = true }\n"
     )
     assert explain(str(path), "GET", target)["keys"]["applies"] is True
-    said = json.loads(run("check", str(path), "--json").stdout)["policies"][0]
-    assert said["match"] == {"paths": ["/keys/{name}"], "ignore_case": True}
+    entry = json.loads(run("check", str(path), "--json").stdout)["policies"][0]
+    assert entry["match"] == {"paths": ["/keys/{name}"], "ignore_case": True}
 
 
 @pytest.mark.parametrize("target", ["keys", "", "/a b", "ftp://h/a", "*"])

@@ -76,7 +76,7 @@ WRONG: list[tuple[str, list[str]]] = [
         ["3: is not TOML: a table is declared twice (at line 3, column 12)"],
     ),
     (ONE + "limits = '6/s'", ["3: is not TOML: Cannot overwrite a value (at end of document)"]),
-    # Keys that nobody knows, wherever they stand.
+    # Unknown keys, in every table.
     (
         "defult = 'p'\n" + ONE + "limit = 5\n",
         [
@@ -117,7 +117,7 @@ WRONG: list[tuple[str, list[str]]] = [
         "[policies.'a b']\nlimits = '5/s'",
         [f'1: policies."a b" {NAMES}'],
     ),
-    # As the service's own are called.
+    # Names of the service's own.
     ("[policies.'.page']\nlimits = '5/s'", [f'1: policies.".page" {NAMES}']),
     # Limits.
     (
@@ -223,7 +223,7 @@ WRONG: list[tuple[str, list[str]]] = [
             "3: policies.p.cost is 6: accepted is a whole number from 1 to 5, the most that these limits ever admit at once"
         ],
     ),
-    # Overrides: not a word of whose.
+    # Overrides: the subject is not shown.
     (
         ONE
         + "[policies.p.overrides]\nsk_live_1 = '5/minute'\nsk_live_2 = 7\nsk_live_3 = { a = 1 }",
@@ -234,7 +234,7 @@ WRONG: list[tuple[str, list[str]]] = [
             f"6: policies.p.overrides.*.algorithm is missing: accepted are {RATES}, concurrency",
         ],
     ),
-    # Not a word of whose even where the list or the table was forgotten.
+    # Nor if the list or the table is missing.
     (
         ONE + "exempt.keys = 'sk_live_1'\noverrides = 'sk_live_2'",
         [
@@ -242,7 +242,7 @@ WRONG: list[tuple[str, list[str]]] = [
             "4: policies.p.overrides is a str: accepted is a table",
         ],
     ),
-    # All at once: what is wrong in one place does not hide what is wrong in another.
+    # Several at once: one fault does not hide another.
     (
         "[policies.p]\nlimits = '0/hour; 3/fortnight'\nkey = 'path:org'\ncost = -1\n"
         "overrides = { a = 7 }\n",
@@ -255,16 +255,16 @@ WRONG: list[tuple[str, list[str]]] = [
             f"5: policies.p.overrides.* is 7: {LIMITS}",
         ],
     ),
-    # What Python's parser cannot take.
+    # Texts that Python's parser does not survive.
     ("x = " + "[" * 3_000, ["1: is nested deeper than 16: accepted is less"]),
-    # A caller that nobody could ever tell.
+    # A key that no request can have.
     (
         ONE + "key = ['address', 'path:org']\nmatch.paths = ['/{org}', '/all']",
         [
             "3: policies.p.key is 'path:org': accepted is a part that each pattern of match.paths has, like {org}"
         ],
     ),
-    # Subjects that no request could ever be.
+    # Subjects that no request can have.
     (
         ONE
         + "key = 'address'\nexempt.keys = ['203.0.113.9', '2001:db8::1', '2001:db8:1::/64', '10.0.0.0/8']\n"
@@ -301,7 +301,7 @@ WRONG: list[tuple[str, list[str]]] = [
             "'VALUE,VALUE' or '203.0.113.9' (networks: exempt.networks)",
         ],
     ),
-    # Two words for one subject.
+    # Two spellings of one subject.
     (
         ONE + "[policies.p.overrides]\n'2001:db8::1' = '6/s'\n'2001:db8:1::1' = '6/s'\n"
         "'2001:db8::2' = '7/s'\n'2001:db8:1::2' = '6/s'",
@@ -345,7 +345,7 @@ WRONG: list[tuple[str, list[str]]] = [
             f"15: policies.s.new_subjects is 5: {NEW}",
         ],
     ),
-    # What the defaults have wrong is said once, however many policies take it.
+    # A fault of the defaults is listed once, for any number of policies.
     (
         "[defaults]\npercent = 101\n[policies.a]\nlimits = '5/s'\n[policies.b]\nlimits = 'x'",
         [
@@ -372,19 +372,19 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """Missing, a folder, not text, or far too long."""
     path = tmp_path / "policies.toml"
 
-    def said() -> str:
+    def message() -> str:
         with pytest.raises(InvalidPolicyFile) as raised:
             text_of(str(path))
         return str(raised.value).removeprefix(f"{path}:1: ")
 
-    assert said() == "cannot be read: No such file or directory"
+    assert message() == "cannot be read: No such file or directory"
     path.write_bytes(b"\xff\xfe")
-    assert said() == "is not UTF-8 (byte 0): accepted is TOML in UTF-8"
+    assert message() == "is not UTF-8 (byte 0): accepted is TOML in UTF-8"
     path.write_bytes(b"#" * (2**19 + 1))
-    assert said() == "is longer than 524,288 bytes: accepted is a shorter file"
+    assert message() == "is longer than 524,288 bytes: accepted is a shorter file"
     path.unlink()
     path.mkdir()
-    assert said() == "cannot be read: Is a directory"
+    assert message() == "cannot be read: Is a directory"
 
 
 EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "policies.example.toml"

@@ -22,14 +22,14 @@ EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "policies.example.toml"
 
 def paths(value: Any, before: tuple[Any, ...] = ()) -> set[tuple[Any, ...]]:
     """All places in the parser's result of a text."""
-    found = {before} if before else set()
+    places = {before} if before else set()
     if isinstance(value, dict):
         pairs = list(value.items())
     else:
         pairs = list(enumerate(value)) if isinstance(value, list) else []
     for key, inner in pairs:
-        found |= paths(inner, (*before, key))
-    return found
+        places |= paths(inner, (*before, key))
+    return places
 
 
 TEXT = '''\
@@ -68,26 +68,26 @@ three = 3
 
 
 def test_each_key_has_its_line() -> None:
-    found = lines_of(TEXT)
+    lines = lines_of(TEXT)
 
-    assert found[("top",)] == 2
-    assert found[("quoted key",)] == 3
-    assert found[("literal",)] == 4
-    assert found[("a",)] == found[("a", "b")] == found[("a", "b", "c.d")] == 5
-    assert found[("policies",)] == found[("policies", "api")] == 7
-    assert found[("policies", "api", "limits")] == 8
-    assert found[("policies", "api", "limits", 0, "limit")] == 9
-    assert found[("policies", "api", "limits", 1)] == 11
-    assert found[("policies", "api", "limits", 1, "deep", "er", 1)] == 12
-    assert found[("policies", "api", "limits", 2)] == 13
-    assert found[("policies", "api", "text")] == 15
-    assert found[("policies", "api", "raw")] == 19
-    assert found[("policies", "api", "date")] == 21
-    assert found[("policies", "api", "last")] == 23
-    assert found[("policies", "a.b", "match", "paths")] == 25
-    assert found[("list",)] == found[("list", 0)] == 26
-    assert found[("list", 1, "two")] == 29
-    assert found[("list", 1, "sub", "three")] == 31
+    assert lines[("top",)] == 2
+    assert lines[("quoted key",)] == 3
+    assert lines[("literal",)] == 4
+    assert lines[("a",)] == lines[("a", "b")] == lines[("a", "b", "c.d")] == 5
+    assert lines[("policies",)] == lines[("policies", "api")] == 7
+    assert lines[("policies", "api", "limits")] == 8
+    assert lines[("policies", "api", "limits", 0, "limit")] == 9
+    assert lines[("policies", "api", "limits", 1)] == 11
+    assert lines[("policies", "api", "limits", 1, "deep", "er", 1)] == 12
+    assert lines[("policies", "api", "limits", 2)] == 13
+    assert lines[("policies", "api", "text")] == 15
+    assert lines[("policies", "api", "raw")] == 19
+    assert lines[("policies", "api", "date")] == 21
+    assert lines[("policies", "api", "last")] == 23
+    assert lines[("policies", "a.b", "match", "paths")] == 25
+    assert lines[("list",)] == lines[("list", 0)] == 26
+    assert lines[("list", 1, "two")] == 29
+    assert lines[("list", 1, "sub", "three")] == 31
 
 
 @pytest.mark.parametrize("text", [TEXT, TEXT.replace("\n", "\r\n"), EXAMPLE.read_text()])
@@ -134,9 +134,9 @@ def test_any_text(pairs: list[tuple[str, str, str]]) -> None:
         text += f"{key} = {value}\n"
     parsed = tomllib.loads(text)
 
-    found = lines_of(text)
-    assert set(found) == paths(parsed)
-    assert [found[(key,)] for key in parsed] == written
+    lines = lines_of(text)
+    assert set(lines) == paths(parsed)
+    assert [lines[(key,)] for key in parsed] == written
 
 
 @example("a=[}")

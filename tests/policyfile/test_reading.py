@@ -36,7 +36,7 @@ def file(text: str) -> PolicyFile:
     return read(text if whole else f"[policies.p]\n{text}", "policies.toml")
 
 
-def rule(text: str) -> Rule:
+def rule_of(text: str) -> Rule:
     """The rule of a file with one policy."""
     return next(iter(file(text).policies.values())).rule
 
@@ -52,14 +52,14 @@ def request(
     return Request(method, host, path, fields, peer)
 
 
-def about(found: Rule, asked: Request) -> Check | SkipReason:
-    return found.consider(asked, TRUSTED)
+def about(rule: Rule, web_request: Request) -> Check | SkipReason:
+    return rule.consider(web_request, TRUSTED)
 
 
-def cost(found: Rule, asked: Request) -> int:
-    said = about(found, asked)
-    assert isinstance(said, Check)
-    return said.cost
+def cost(rule: Rule, web_request: Request) -> int:
+    check = about(rule, web_request)
+    assert isinstance(check, Check)
+    return check.cost
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def cost(found: Rule, asked: Request) -> int:
     ],
 )
 def test_limits(text: str, expected: tuple[Policy, ...]) -> None:
-    assert rule(text).limiter.policies == expected
+    assert rule_of(text).limiter.policies == expected
 
 
 @pytest.mark.parametrize(
-    ("spec", "asked", "key"),
+    ("spec", "web_request", "key"),
     [
         ("'address'", request(), "203.0.113.9"),
         ("'address/56'", request(peer="2001:db8:1:2ff::5"), "2001:db8:1:200::/56"),
@@ -108,14 +108,14 @@ def test_limits(text: str, expected: tuple[Policy, ...]) -> None:
         ),
     ],
 )
-def test_key(spec: str, asked: Request, key: Any) -> None:
-    found = about(rule(f"limits = '5/s'\nkey = {spec}"), asked)
-    assert isinstance(found, Check)
-    assert found.key == key
+def test_key(spec: str, web_request: Request, key: Any) -> None:
+    check = about(rule_of(f"limits = '5/s'\nkey = {spec}"), web_request)
+    assert isinstance(check, Check)
+    assert check.key == key
 
 
 @pytest.mark.parametrize(
-    ("match", "asked", "expected"),
+    ("match", "web_request", "expected"),
     [
         ("paths = ['/a/**', '/c']", request("/c"), True),
         ("methods = ['get', 'POST']", request(method="POST"), True),
@@ -130,22 +130,22 @@ def test_key(spec: str, asked: Request, key: Any) -> None:
         ("paths = ['/a']\nmatch.methods = ['GET']", request("/b", "GET"), False),
     ],
 )
-def test_match(match: str, asked: Request, expected: bool) -> None:
-    found = about(rule(f"limits = '5/s'\nmatch.{match}"), asked)
-    assert isinstance(found, Check) == expected
+def test_match(match: str, web_request: Request, expected: bool) -> None:
+    check = about(rule_of(f"limits = '5/s'\nmatch.{match}"), web_request)
+    assert isinstance(check, Check) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "asked", "expected"),
+    ("setting", "web_request", "expected"),
     [
         ("3", request(), 3),
-        ("{ header = 'X-Cost' }", request(x_cost="7"), 1),  # whoever asks directly has no say
+        ("{ header = 'X-Cost' }", request(x_cost="7"), 1),  # not from a trusted proxy
         ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="7"), 7),
         ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost=" 1, 7 "), 7),
         ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="0"), 1),
         ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="0007"), 7),
         ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost="9" * 5_000), 10**18 - 1),
-        # What nobody can read costs as much as is ever admitted.
+        # A header that cannot be read costs as much as the limit ever admits.
         *(
             ("{ header = 'X-Cost' }", request(peer="127.0.0.1", x_cost=wrong), 100)
             for wrong in ("-5", "+5", "٣", "1e3", "5.0", "", "5, x", "5,")
@@ -159,14 +159,17 @@ def test_match(match: str, asked: Request, expected: bool) -> None:
         ("{ body = 10 }", request(content_length="95"), 10),
         ("{ body = '1 MiB' }", request(content_length=str(2**21)), 2),
         ("{ body = 10 }", request(content_length="00000000000000000095"), 10),
-        # Whose length nobody can tell costs as much as is ever admitted.
+        # A body of unknown length costs as much as the limit ever admits.
         ("{ body = 10 }", request(content_length="nonsense"), 100),
         ("{ body = 10 }", request(transfer_encoding="chunked"), 100),
         ("{ body = 10 }", request(), 1),
     ],
 )
-def test_cost(said: str, asked: Request, expected: int) -> None:
-    assert cost(rule(f"limits = '100/s'\nkey = 'global'\ncost = {said}"), asked) == expected
+def test_cost(setting: str, web_request: Request, expected: int) -> None:
+    assert (
+        cost(rule_of(f"limits = '100/s'\nkey = 'global'\ncost = {setting}"), web_request)
+        == expected
+    )
 
 
 def test_settings_reach_the_limiter() -> None:
@@ -191,43 +194,43 @@ def test_settings_reach_the_limiter() -> None:
 
 
 def test_simple_keys_of_a_policy() -> None:
-    found = rule(
+    rule = rule_of(
         "limits = '5/s'\nheaders = 'x-ratelimit'\nshadow = true\npercent = 12.5\n"
         "unidentified = 'skip'\npreflights = true"
     )
-    assert (found.form, found.shadow, found.percent) == ("x-ratelimit", True, 12.5)
-    assert (found.unidentified, found.preflights) == ("skip", True)
+    assert (rule.form, rule.shadow, rule.percent) == ("x-ratelimit", True, 12.5)
+    assert (rule.unidentified, rule.preflights) == ("skip", True)
 
 
 def test_default_values() -> None:
-    found = rule("limits = '5/s'")
-    assert (found.name, found.form, found.shadow, found.percent) == ("p", "draft-11", False, 100)
-    assert (found.unidentified, found.preflights) == ("refuse", "apart")
-    assert about(found, request()) == Check(found, "203.0.113.9", 1, None)
+    rule = rule_of("limits = '5/s'")
+    assert (rule.name, rule.form, rule.shadow, rule.percent) == ("p", "draft-11", False, 100)
+    assert (rule.unidentified, rule.preflights) == ("refuse", "apart")
+    assert about(rule, request()) == Check(rule, "203.0.113.9", 1, None)
 
 
 def test_exemptions() -> None:
-    found = rule(
+    rule = rule_of(
         "limits = '5/s'\nkey = 'header:X-Org'\n"
         "exempt = { networks = ['10.0.0.0/8', '2001:db8::/32', '192.0.2.1'], "
         f"keys = ['acme', '{hashed('header', 'secret')}'], paths = ['/healthz', '/static/**'] }}"
     )
-    assert about(found, request("/healthz", x_org="x")) is SkipReason.EXEMPT_PATH
-    assert about(found, request("/static/a/b", x_org="x")) is SkipReason.EXEMPT_PATH
-    assert about(found, request(peer="10.1.1.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
-    assert about(found, request(peer="::ffff:10.1.1.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
-    assert about(found, request(peer="2001:db8::1", x_org="x")) is SkipReason.EXEMPT_NETWORK
-    assert about(found, request(peer="192.0.2.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
-    assert about(found, request(x_org="acme")) is SkipReason.EXEMPT_KEY
-    assert about(found, request(x_org="secret")) is SkipReason.EXEMPT_KEY  # named by its hash
-    assert isinstance(about(found, request(x_org="other")), Check)
-    # Nobody makes himself exempt by a header.
+    assert about(rule, request("/healthz", x_org="x")) is SkipReason.EXEMPT_PATH
+    assert about(rule, request("/static/a/b", x_org="x")) is SkipReason.EXEMPT_PATH
+    assert about(rule, request(peer="10.1.1.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
+    assert about(rule, request(peer="::ffff:10.1.1.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
+    assert about(rule, request(peer="2001:db8::1", x_org="x")) is SkipReason.EXEMPT_NETWORK
+    assert about(rule, request(peer="192.0.2.1", x_org="x")) is SkipReason.EXEMPT_NETWORK
+    assert about(rule, request(x_org="acme")) is SkipReason.EXEMPT_KEY
+    assert about(rule, request(x_org="secret")) is SkipReason.EXEMPT_KEY  # named by its hash
+    assert isinstance(about(rule, request(x_org="other")), Check)
+    # No client is exempt because of a header that it sends.
     forged = request(x_org="other", x_forwarded_for="10.1.1.1")
-    assert isinstance(about(found, forged), Check)
+    assert isinstance(about(rule, forged), Check)
 
 
 def test_overrides() -> None:
-    found = rule(
+    rule = rule_of(
         "limits = '5/s; 100/hour'\nkey = 'api-key'\n"
         "[policies.p.overrides]\n'partner' = '50/s; 1000/hour'\n"
         f"'{hashed('api-key', 'hidden')}' = ['7/s', '8/hour']"
@@ -238,35 +241,35 @@ def test_overrides() -> None:
         ("hidden", (SlidingLog(7, 1), SlidingLog(8, 3600))),
         ("other", None),
     ):
-        said = about(found, request(x_api_key=key))
-        assert isinstance(said, Check)
-        assert said.limits == limits
+        check = about(rule, request(x_api_key=key))
+        assert isinstance(check, Check)
+        assert check.limits == limits
 
 
 def test_without_a_key_a_policy_may_name_any_subject() -> None:
     """Callers of /v1/check may use it by its name, for subjects of their own."""
-    found = rule("limits = '5/s'\nexempt.keys = ['10.0.0.0/8']\noverrides = { 'org,7' = '9/s' }")
+    rule = rule_of("limits = '5/s'\nexempt.keys = ['10.0.0.0/8']\noverrides = { 'org,7' = '9/s' }")
 
-    assert about(found.about("10.0.0.0/8", 1), request()) is SkipReason.EXEMPT_KEY
-    said = about(found.about(("org", 7), 1), request())
-    assert isinstance(said, Check)
-    assert said.limits == (SlidingLog(9, 1),)
+    assert about(rule.about("10.0.0.0/8", 1), request()) is SkipReason.EXEMPT_KEY
+    check = about(rule.about(("org", 7), 1), request())
+    assert isinstance(check, Check)
+    assert check.limits == (SlidingLog(9, 1),)
 
 
 def test_defaults() -> None:
     """A policy overrides them key by key, and exemptions kind by kind."""
-    found = file(
+    policy_file = file(
         "[defaults]\nkey = 'global'\nalgorithm = 'gcra'\nshadow = true\n"
         "exempt = { paths = ['/healthz'], keys = ['a'] }\n"
         "[policies.a]\nlimits = '5/s'\n"
         "[policies.b]\nlimits = '5/s'\nkey = 'address'\nshadow = false\nexempt.keys = ['192.0.2.1']"
     ).policies
-    a, b = found["a"].rule, found["b"].rule
+    a, b = policy_file["a"].rule, policy_file["b"].rule
     assert a.limiter.policies == b.limiter.policies == (GCRA(5, 1),)
     assert (a.shadow, b.shadow) == (True, False)
     assert (a.exempt_keys, b.exempt_keys) == ({"a"}, {"192.0.2.1"})
-    for one in (a, b):
-        assert about(one, request("/healthz")) is SkipReason.EXEMPT_PATH
+    for policy in (a, b):
+        assert about(policy, request("/healthz")) is SkipReason.EXEMPT_PATH
 
 
 TWO = "[policies.default]\nlimits = '5/s'\n[policies.api]\nlimits = '9/s'\nmatch.paths = ['/api/**']\n"
@@ -281,21 +284,21 @@ TWO = "[policies.default]\nlimits = '5/s'\n[policies.api]\nlimits = '9/s'\nmatch
     ],
 )
 def test_default(text: str, default: str | None) -> None:
-    found = file(text)
-    assert found.default == default
-    marked = [name for name, named in found.policies.items() if named.rule.is_default]
+    policy_file = file(text)
+    assert policy_file.default == default
+    marked = [name for name, named in policy_file.policies.items() if named.rule.is_default]
     assert marked == ([default] if default else [])
 
 
 def test_the_default_does_not_apply_beside_a_policy_with_a_match() -> None:
     """Also if that policy exempts the request; but not for a policy that matches every request."""
-    found = file(
+    policy_file = file(
         TWO + "exempt.networks = ['10.0.0.0/8']\n[policies.all]\nlimits = '99/s'\nkey = 'global'"
     )
-    guard = Guard([named.rule for named in found.policies.values()])
+    guard = Guard([named.rule for named in policy_file.policies.values()])
 
-    def names(asked: Request) -> list[str]:
-        return [one.rule.name for one in guard.checks(asked)]
+    def names(web_request: Request) -> list[str]:
+        return [check.rule.name for check in guard.checks(web_request)]
 
     assert names(request("/")) == ["default", "all"]
     assert names(request("/api/x")) == ["api", "all"]
@@ -303,45 +306,45 @@ def test_the_default_does_not_apply_beside_a_policy_with_a_match() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "decides"),
+    ("other", "decides"),
     [
         ("", True),
         ("exempt.paths = ['/api/x']", True),
         ("exempt.keys = ['me']\nkey = 'header:X-Me'", True),
         ("methods", True),
-        # Nobody has said that such requests are not limited.
+        # No setting exempts such requests.
         ("shadow = true", False),
         ("percent = 0", False),
         ("key = 'api-key'\nunidentified = 'skip'", False),
         ("key = 'api-key'\nshadow = true", False),
     ],
 )
-def test_the_default_applies_unless_another_policy_decides(more: str, decides: bool) -> None:
+def test_the_default_applies_unless_another_policy_decides(other: str, decides: bool) -> None:
     """If the other policy is in shadow mode, or does not apply to the caller, the default limits it."""
-    if more == "methods":
-        more = "match.methods = ['GET']"
-    found = file(TWO + more)
-    guard = Guard([named.rule for named in found.policies.values()])
-    asked = guard.checks(request("/api/x", x_me="me"))
-    assert ("default" in [one.rule.name for one in asked]) != decides
+    if other == "methods":
+        other = "match.methods = ['GET']"
+    policy_file = file(TWO + other)
+    guard = Guard([named.rule for named in policy_file.policies.values()])
+    checks = guard.checks(request("/api/x", x_me="me"))
+    assert ("default" in [check.rule.name for check in checks]) != decides
 
 
 def test_a_request_with_two_keys_is_refused_for_each_setting() -> None:
     """Else the client could choose how it is treated."""
     for how in ("skip", "address", "refuse"):
-        found = rule(f"limits = '5/s'\nkey = 'cookie:sid'\nunidentified = '{how}'")
+        rule = rule_of(f"limits = '5/s'\nkey = 'cookie:sid'\nunidentified = '{how}'")
         with pytest.raises(Unidentified, match="several cookies"):
-            found.check(request(cookie="sid=a; sid=b"), ())
+            rule.check(request(cookie="sid=a; sid=b"), ())
 
 
 def test_a_default_that_does_not_apply_refuses_no_request() -> None:
     """The policy that applies decides about requests without a usable key."""
-    found = file(
+    policy_file = file(
         "[policies.default]\nlimits = '5/s'\nkey = 'api-key'\n"
         "[policies.api]\nlimits = '9/s'\nmatch.paths = ['/api/**']\n"
     )
-    guard = Guard([named.rule for named in found.policies.values()])
-    assert [one.rule.name for one in guard.checks(request("/api/x"))] == ["api"]
+    guard = Guard([named.rule for named in policy_file.policies.values()])
+    assert [check.rule.name for check in guard.checks(request("/api/x"))] == ["api"]
     with pytest.raises(Unidentified):
         guard.checks(request("/"))
 
@@ -357,15 +360,15 @@ def test_a_default_that_does_not_apply_refuses_no_request() -> None:
 )
 def test_address_from(address_from: str, expected: str) -> None:
     """Only this header is read, and only from a trusted proxy."""
-    found = file(address_from + "[policies.p]\nlimits = '5/s'")
-    guard = Guard([found.policies["p"].rule], TRUSTED, address_from=found.address_from)
+    policy_file = file(address_from + "[policies.p]\nlimits = '5/s'")
+    guard = Guard([policy_file.policies["p"].rule], TRUSTED, address_from=policy_file.address_from)
     headers = {
         "x_forwarded_for": "9.9.9.9, 1.1.1.1",
         "forwarded": "for=9.9.9.9, for=2.2.2.2;proto=https",
         "x_real_ip": "3.3.3.3",
     }
-    assert [one.key for one in guard.checks(request(peer="127.0.0.1", **headers))] == [expected]
-    assert [one.key for one in guard.checks(request(peer="8.8.8.8", **headers))] == ["8.8.8.8"]
+    assert [check.key for check in guard.checks(request(peer="127.0.0.1", **headers))] == [expected]
+    assert [check.key for check in guard.checks(request(peer="8.8.8.8", **headers))] == ["8.8.8.8"]
 
 
 PREFLIGHT = request(
@@ -374,66 +377,66 @@ PREFLIGHT = request(
 
 
 @pytest.mark.parametrize(
-    ("said", "key"),
+    ("setting", "key"),
     [
         ("", ("preflight", "203.0.113.9")),
         ("preflights = 'apart'", ("preflight", "203.0.113.9")),
         ("preflights = true", "203.0.113.9"),
     ],
 )
-def test_the_subject_of_a_preflight(said: str, key: object) -> None:
+def test_the_subject_of_a_preflight(setting: str, key: object) -> None:
     """An OPTIONS request that is not a preflight counts as any other."""
-    found = rule(f"limits = '5/s'\n{said}")
-    keys = [one.key for one in checks_of(found, PREFLIGHT, request(method="OPTIONS"))]
+    rule = rule_of(f"limits = '5/s'\n{setting}")
+    keys = [check.key for check in checks_of(rule, PREFLIGHT, request(method="OPTIONS"))]
     assert keys == [key, "203.0.113.9"]
-    free = rule("limits = '5/s'\npreflights = false")
+    free = rule_of("limits = '5/s'\npreflights = false")
     assert about(free, PREFLIGHT) is SkipReason.PREFLIGHT
     assert isinstance(about(free, request(method="OPTIONS")), Check)
 
 
-def checks_of(found: Rule, *requests: Request) -> list[Check]:
+def checks_of(rule: Rule, *requests: Request) -> list[Check]:
     """What a rule checks for the requests to which it applies."""
-    asked = [about(found, one) for one in requests]
-    assert all(isinstance(one, Check) for one in asked)
-    return asked  # type: ignore[return-value]
+    checks = [about(rule, each) for each in requests]
+    assert all(isinstance(each, Check) for each in checks)
+    return checks  # type: ignore[return-value]
 
 
 def test_a_preflight_needs_no_credentials_and_costs_1() -> None:
     """Browsers send it without credentials; it has no body, and no cost of the application's."""
-    found = rule("limits = '5/s'\nkey = 'api-key'\ncost = { body = '1KiB' }")
-    (asked,) = checks_of(found, replace(PREFLIGHT, announces_body=False))
-    assert (asked.key, asked.cost) == (("preflight", "203.0.113.9"), 1)
+    rule = rule_of("limits = '5/s'\nkey = 'api-key'\ncost = { body = '1KiB' }")
+    (check,) = checks_of(rule, replace(PREFLIGHT, announces_body=False))
+    assert (check.key, check.cost) == (("preflight", "203.0.113.9"), 1)
     with pytest.raises(Unidentified):
-        found.check(replace(PREFLIGHT, peer=None), ())
+        rule.check(replace(PREFLIGHT, peer=None), ())
 
 
 def test_the_example() -> None:
     """It is valid, and does what its comments say."""
-    found = read(EXAMPLE.read_text(), str(EXAMPLE))
-    assert found.default == "everyone"
-    rules = [named.rule for named in found.policies.values()]
+    policy_file = read(EXAMPLE.read_text(), str(EXAMPLE))
+    assert policy_file.default == "everyone"
+    rules = [named.rule for named in policy_file.policies.values()]
     guard = Guard(rules, TRUSTED)
 
-    def asked(*args: Any, **more: Any) -> dict[str, Check]:
-        return {one.rule.name: one for one in guard.checks(request(*args, **more))}
+    def checks(*args: Any, **headers: Any) -> dict[str, Check]:
+        return {check.rule.name: check for check in guard.checks(request(*args, **headers))}
 
-    assert found.warnings == ()
+    assert policy_file.warnings == ()
     both = {"everything", "every-address"}
-    assert set(asked("/")) == {*both, "everyone"}
-    assert not asked("/healthz")
-    partner = asked("/api/x", host="api.example.com", x_api_key="the-key-of-a-partner")
+    assert set(checks("/")) == {*both, "everyone"}
+    assert not checks("/healthz")
+    partner = checks("/api/x", host="api.example.com", x_api_key="the-key-of-a-partner")
     assert set(partner) == {*both, "api"}
     assert partner["api"].address == "203.0.113.9"
     assert partner["api"].limits is not None
-    assert asked("/api/x", host="api.example.com")["api"].key == "203.0.113.9"
-    upload = asked("/orgs/a/uploads/1", method="PUT", content_length="5000")
-    assert {name: one.cost for name, one in upload.items()} == {
+    assert checks("/api/x", host="api.example.com")["api"].key == "203.0.113.9"
+    upload = checks("/orgs/a/uploads/1", method="PUT", content_length="5000")
+    assert {name: check.cost for name, check in upload.items()} == {
         "everything": 1,
         "every-address": 1,
         "uploads": 5,
         "uploads-at-once": 1,
     }
-    assert asked("/reports/1", peer="127.0.0.1", x_cost="9")["reports"].cost == 9
+    assert checks("/reports/1", peer="127.0.0.1", x_cost="9")["reports"].cost == 9
 
 
 def test_the_description_of_a_policy_has_no_subject() -> None:

@@ -33,9 +33,9 @@ def text(limit: int, *names: str) -> str:
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
     """A valid file."""
-    found = tmp_path / "policies.toml"
-    found.write_text(text(5))
-    yield found
+    file = tmp_path / "policies.toml"
+    file.write_text(text(5))
+    yield file
     watch._shared_texts.clear()
 
 
@@ -174,9 +174,9 @@ def test_a_change_is_seen(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_force(policies) == {"p": 7}
 
 
-def save(path: Path, said: str, seconds_ago: float) -> None:
+def save(path: Path, content: str, seconds_ago: float) -> None:
     """Write the file, with an age in seconds."""
-    path.write_text(said)
+    path.write_text(content)
     os.utime(path, (time.time() - seconds_ago,) * 2)
 
 
@@ -223,15 +223,15 @@ def test_other_requests_do_not_wait_for_a_reader(
     save(path, text(6), seconds_ago=3)
     entered, done = slow_reading(monkeypatch)
     policies._look_at = time.monotonic()
-    found: list[dict[str, int]] = []
-    reader = threading.Thread(target=lambda: found.append(in_force(policies)))
+    seen: list[dict[str, int]] = []
+    reader = threading.Thread(target=lambda: seen.append(in_force(policies)))
     reader.start()
     assert entered.wait(20)
     policies._look_at = time.monotonic()
     assert in_force(policies) == {"p": 5}
     done.set()
     reader.join(20)
-    assert found == [{"p": 6}]
+    assert seen == [{"p": 6}]
 
 
 def test_requests_after_an_idle_time_wait_for_a_reader(
@@ -242,17 +242,17 @@ def test_requests_after_an_idle_time_wait_for_a_reader(
     save(path, text(6), seconds_ago=3)
     entered, done = slow_reading(monkeypatch)
     policies._look_at = 0.0
-    found: list[dict[str, int]] = []
-    askers = [threading.Thread(target=lambda: found.append(in_force(policies))) for _ in range(8)]
+    seen: list[dict[str, int]] = []
+    askers = [threading.Thread(target=lambda: seen.append(in_force(policies))) for _ in range(8)]
     for asker in askers:
         asker.start()
     assert entered.wait(20)
     time.sleep(0.05)  # the others have to come
-    assert found == []
+    assert seen == []
     done.set()
     for asker in askers:
         asker.join(20)
-    assert found == [{"p": 6}] * 8
+    assert seen == [{"p": 6}] * 8
 
 
 def test_an_event_loop_never_waits_for_the_file(
@@ -447,7 +447,7 @@ def test_from_the_environment(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             {"LIMITER_POLICIES": ""},
@@ -459,11 +459,11 @@ def test_from_the_environment(path: Path) -> None:
         ({"LIMITER_TRUSTED_PROXIES": "x"}, "LIMITER_TRUSTED_PROXIES is 'x'"),
     ],
 )
-def test_a_wrong_environment(path: Path, change: dict[str, str], said: str) -> None:
+def test_a_wrong_environment(path: Path, change: dict[str, str], message: str) -> None:
     environ = {"LIMITER_POLICIES": str(path), "LIMITER_STORE": "memory://", **change}
     with pytest.raises(InvalidSetting) as raised:
         Policies.from_env(environ)
-    assert str(raised.value).startswith(said)
+    assert str(raised.value).startswith(message)
 
 
 def test_a_wrong_file_of_the_environment(path: Path) -> None:
