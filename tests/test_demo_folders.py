@@ -22,20 +22,20 @@ HOURS = 7200
 def root(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """Where temporary files go: in a place of its own, short enough for a socket's name."""
-    tmp_path_factory.getbasetemp()  # pytest's own stay where they are
+    """The test's own folder for temporary files, with a path short enough for a socket."""
+    tmp_path_factory.getbasetemp()  # pytest's own folders stay where they are
     with tempfile.TemporaryDirectory() as found:
         monkeypatch.setattr(tempfile, "tempdir", found)
         yield Path(found)
 
 
 def age(path: Path) -> None:
-    """Let a folder look as if nobody had written to it for long."""
+    """Make a folder look as if no demo had written to it for long."""
     os.utime(path, (time.time() - HOURS,) * 2)
 
 
-def test_what_a_killed_process_left(root: Path) -> None:
-    """Files and all; the next start does it."""
+def test_folders_that_a_killed_process_left(root: Path) -> None:
+    """The folder and its files are removed by the next start."""
     code = """
 import os, signal
 from service.demo.folders import Folder
@@ -65,8 +65,8 @@ def test_a_young_folder_stays(root: Path) -> None:
     assert path.is_dir()
 
 
-def test_a_folder_that_somebody_has_stays(root: Path) -> None:
-    """However old; a folder that is removed is removed."""
+def test_a_folder_in_use_stays(root: Path) -> None:
+    """However old it is; a folder that its owner removes is gone."""
     folder = Folder("server")
     age(folder.path)
     sweep()
@@ -75,8 +75,8 @@ def test_a_folder_that_somebody_has_stays(root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
-def test_what_is_not_ours_stays(root: Path, tmp_path: Path) -> None:
-    """Other names, files, and links that bear such a name; nor is anything followed."""
+def test_other_files_stay(root: Path, tmp_path: Path) -> None:
+    """Other names, files, and links with such a name; and no link is followed."""
     (tmp_path / "kept").mkdir()
     (root / "limiter-server-link").symlink_to(tmp_path)
     (root / "limiter-server-file").touch()
