@@ -1,4 +1,4 @@
-"""Real servers, one of each kind for the whole run, and subjects that nobody else uses."""
+"""Real servers, one of each kind for the whole run, and subjects that no other test uses."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests import fast, no_skips
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """What ``make test-fast`` gives."""
+    """Add the option of ``make test-fast``."""
     parser.addoption("--fast", action="store_true", help="leave out what is slow or starts servers")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Two files of ours with hooks."""
+    """Register two modules with hooks."""
     for plugin in (fast, no_skips):
         config.pluginmanager.register(plugin)
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Thousands of tests stay in memory: no collection of garbage looks at them again, which takes long."""
+    """Freeze the collected tests, so that garbage collection does not read them again, which is slow."""
     gc.enable()
     gc.collect()
     gc.freeze()
@@ -41,10 +41,10 @@ def pytest_collection_finish() -> None:
 # A busy machine makes an example slow, not wrong; in CI the same examples run every time.
 settings.register_profile("ours", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("ours")
-# For other Pythons, where this one has looked at the many.
+# For other Pythons: this Python runs all examples.
 settings.register_profile("few", settings.get_profile("ours"), max_examples=10)
 
-# What the tests ask is here, whatever proxy the rest of the world is behind.
+# The tests' requests go to this machine, whatever proxy is set for others.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localhost,::1"
 
 _subjects = itertools.count()
@@ -53,7 +53,7 @@ _run = secrets.token_hex(4)
 
 @pytest.fixture(autouse=True)
 def own_log_lines() -> None:
-    """What earlier tests have logged keeps no line of this one away."""
+    """Forget the log lines of earlier tests, which would suppress those of this one."""
     log_throttle.forget()
 
 
@@ -72,7 +72,7 @@ def store(server: Server) -> str:
 
 @pytest.fixture(scope="session")
 def redis_store() -> Iterator[str]:
-    """The address of a shared standalone ``redis-server``, where one is installed."""
+    """The address of a shared standalone ``redis-server``, if one is installed."""
     try:
         binary = find_server("redis-server")
     except ServerError:
@@ -103,13 +103,13 @@ def new_subject() -> Callable[[], str]:
 
 @pytest.fixture
 def subject(new_subject: Callable[[], str]) -> str:
-    """A subject of this test alone, so that nobody has to flush anything."""
+    """A subject of this test alone, so that no test needs to flush a server."""
     return new_subject()
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code of documents, which names no timeout, waits for a busy machine longer than a service would."""
+    """Give the code of documents, which sets no timeout, more time than a service has."""
     kept = inspect.unwrap(Base.__init__).__kwdefaults__
     assert kept["timeout"] == 0.1
     monkeypatch.setitem(kept, "timeout", 5.0)
@@ -117,7 +117,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def unmeasured() -> Iterator[None]:
-    """Coverage looks away from thousands of examples, which would take more than twice as long.
+    """Stop coverage during thousands of examples, which would take more than twice as long.
 
     They look for wrong answers; the lines that they reach are reached, and counted, by other tests.
     """

@@ -1,7 +1,7 @@
-"""What concurrent callers were granted, and whether that kept the bound in every window.
+"""The grants of concurrent callers, and the check that they kept the bound in every window.
 
-A history needs no order of its own: the store says when it decided, in microseconds, so whatever
-came back to whichever thread can be put into one line and looked at window by window.
+A history needs no order of its own: every reply has the time of its decision, in microseconds, so that
+the replies of all threads can be sorted, and checked window by window.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def own_windows(history: Iterable[Admitted], period_us: int, align: bool = False
 
 
 def assert_bound(model: Any, history: Iterable[Admitted]) -> None:
-    """Fail unless the history kept the bound in every window, and all else the model knows of."""
+    """Fail unless the history kept the bound in every window, and the model's other rules."""
     history = list(history)
     most = most_in_any_window(history, model.period_us)
     assert most <= model.bound, f"{most} in one period under {model}"
@@ -51,7 +51,7 @@ def assert_bound(model: Any, history: Iterable[Admitted]) -> None:
 
 
 def assert_never_in_debt(policy: Any, history: Iterable[Admitted]) -> None:
-    """Fail unless every window of the history, of whatever length, fits into burst plus drip.
+    """Fail unless every window of the history, of whatever length, fits into burst plus refill.
 
     The widest excess over all windows that end at a hit is a running maximum, as in any queue:
     waiting work, here in units x period, so that it stays a whole number.
@@ -60,4 +60,4 @@ def assert_never_in_debt(policy: Any, history: Iterable[Admitted]) -> None:
     for at, cost in sorted(history):
         waiting = max(0, waiting - (at - last_us) * policy.limit) + cost * policy.period_us
         last_us = at
-        assert waiting <= policy.burst * policy.period_us, f"more than dripped in, under {policy}"
+        assert waiting <= policy.burst * policy.period_us, f"more than was refilled, under {policy}"

@@ -6,5 +6,5 @@ import re
 
 
 def plain(value: object) -> str:
-    """What a value looks like, but for where it lies in memory."""
+    """A value as text, without its address in memory."""
     return re.sub(r" at 0x[0-9a-f]+", "", str(value) if isinstance(value, str) else repr(value))

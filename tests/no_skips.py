@@ -1,4 +1,4 @@
-"""Under ``CI=true`` a test that was skipped fails the run: there, every tool has to be present."""
+"""Fail the run under ``CI=true`` if a test was skipped: there, every tool must be present."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Turn success into failure when something was skipped."""
+    """Turn success into failure if a test was skipped."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if reporter else []
     if skipped and os.environ.get("CI") == "true" and session.exitstatus == pytest.ExitCode.OK:
@@ -16,6 +16,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say why the run fails."""
+    """Write why the run fails."""
     if terminalreporter.stats.get("skipped") and os.environ.get("CI") == "true":
         terminalreporter.write_line("CI=true: a skipped test fails the run", red=True)

@@ -1,4 +1,4 @@
-"""A TCP proxy that does to a connection what networks do.
+"""A TCP proxy that can delay, lose or change data, and end connections.
 
 Two hooks see every piece of data on its way, and return what goes on; ``proxy.requests`` those of
 the client, ``proxy.replies`` those of the server. A hook that raises ``Cut`` ends the connection.
@@ -27,7 +27,7 @@ class Cut(Exception):
 
 
 def forward(data: bytes) -> bytes:
-    """Let it pass."""
+    """Let the data pass."""
     return data
 
 
@@ -42,7 +42,7 @@ def cut(data: bytes) -> bytes:
 
 
 def cut_after(count: int) -> Hook:
-    """Let so many bytes of the next piece pass, then end the connection."""
+    """Let the first ``count`` bytes of the next piece pass, then end the connection."""
 
     def hook(data: bytes) -> bytes:
         raise Cut(data[:count])
@@ -61,21 +61,21 @@ def delay(seconds: float) -> Hook:
 
 
 def replace(answer: bytes) -> Hook:
-    """Let other bytes pass in its place."""
+    """Let other bytes pass in place of the data."""
     return lambda _: answer
 
 
 class Proxy:
-    """Listens on a port of its own and forwards to ``target``, which may be changed meanwhile."""
+    """Listens on its own port and forwards to ``target``, which a test may change."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.target = target
         self.requests: Hook = forward
         self.replies: Hook = forward
         self.piece = 0
-        """Send so many bytes at a time; 0: all at once."""
+        """Number of bytes sent at a time; 0: all at once."""
         self.connections = 0
-        """So many were accepted."""
+        """Number of accepted connections."""
         self._listener = socket.create_server((HOST, 0), backlog=128)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -84,7 +84,7 @@ class Proxy:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         return int(self._listener.getsockname()[1])
 
     @property

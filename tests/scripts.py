@@ -14,7 +14,7 @@ import redis
 from tests.model.base import Model
 
 V1 = Path(__file__).parent.parent / "lua" / "v1"
-#: What a script adds to the life of a key that is used under a given time, and to any life.
+#: How much longer a key lives under a caller's own time, and how much longer any key lives.
 GIVEN_TIME_MS, SLACK_MS = 3_600_000, 1_000
 
 
@@ -26,13 +26,13 @@ def source(name: str) -> str:
 
 @cache
 def sha1(name: str) -> str:
-    """The name under which EVALSHA knows a script."""
+    """The script's digest, by which EVALSHA names it."""
     return hashlib.sha1(source(name).encode()).hexdigest()  # noqa: S324 (what Redis calls it)
 
 
 @cache
 def argument_names(name: str) -> list[str]:
-    """What the script's header calls its arguments, in order."""
+    """The names of the script's arguments, in order, from its header."""
     header = source(name).split("]]")[0]
     return re.findall(r"^ARGV\[\d+\] (\w+)", header, re.M)
 
@@ -75,15 +75,15 @@ def several(
 
 
 class Caller:
-    """One connection that runs scripts, and looks at what they left behind."""
+    """One connection that runs scripts, and reads the state that they left."""
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url)
-        #: Whether a script has run; who looks at what it left may clear it.
+        #: Whether a script has run; a test that has read the state may clear it.
         self.ran = False
 
     def run(self, keys: Sequence[str], script: str, words: Sequence[Any]) -> list[int]:
-        """Run a script by its digest; by its text where the server does not have it."""
+        """Run a script by its digest, or by its text if the server does not have it."""
         self.ran = True
         try:
             return self.client.evalsha(sha1(script), len(keys), *keys, *words)
@@ -91,14 +91,14 @@ class Caller:
             return self.client.eval(source(script), len(keys), *keys, *words)
 
     def dumps(self, keys: Sequence[str]) -> list[bytes | None]:
-        """The state under every key, without its life."""
+        """The value of every key, without its expiry."""
         pipe = self.client.pipeline(transaction=False)
         for key in keys:
             pipe.dump(key)
         return pipe.execute()
 
     def lives_ms(self, keys: Sequence[str]) -> list[int]:
-        """How long each key still lives; -2: there is none, -1: for ever."""
+        """The remaining life of each key; -2: no key, -1: no expiry."""
         pipe = self.client.pipeline(transaction=False)
         for key in keys:
             pipe.pttl(key)

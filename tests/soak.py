@@ -20,7 +20,7 @@ DEFAULT = ("tests/concurrency", "tests/transport", "tests/e2e", "tests/machines"
 
 
 def _spin(parent: int) -> None:
-    while os.getppid() == parent:  # nobody stops us when the soak itself is killed
+    while os.getppid() == parent:  # a parent that was killed cannot stop this process
         pass
 
 
@@ -28,7 +28,7 @@ def _spin(parent: int) -> None:
 @click.option("--rounds", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.argument("tests", nargs=-1)
 def soak(rounds: int, tests: tuple[str, ...]) -> None:
-    """Repeat TESTS (those of concurrency, transport, demo and state machines) for so many rounds."""
+    """Repeat TESTS (those of concurrency, transport, demo and state machines) for ROUNDS rounds."""
     failed: list[str] = []
     for number in range(1, rounds + 1):
         busy = number % 2 == 0

@@ -1,4 +1,4 @@
-"""What the demo finds before it starts anything, and that nobody reading is no reason to end."""
+"""The demo's checks before it starts anything; and that it goes on when its output is not read."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_taken_port_names_another(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("as_option", [True, False])
 def test_a_store_for_each_instance_is_none_for_two(as_option: bool) -> None:
-    """Each would admit the whole limit."""
+    """Each store would admit the whole limit."""
     options, variables = (
         (["--store=memory://"], {}) if as_option else ([], {"LIMITER_STORE": "memory://"})
     )
@@ -122,7 +122,7 @@ def test_a_store_for_each_instance_will_do_for_one() -> None:
     checks.instances({"LIMITER_STORE": "redis://127.0.0.1:1"}, 2)
 
 
-def test_a_part_that_never_serves_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_never_serves_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "START_TIMEOUT", 0.0)
 
     with socket.socket() as unused:
@@ -141,7 +141,7 @@ def test_forward_auth_is_offered_where_its_policy_is(
     name: str,
     offered: bool,
 ) -> None:
-    """Traefik asks one policy by its name; without it, what stands behind it is a 404."""
+    """Traefik uses one policy by its name; without it, the path is a 404."""
     path = tmp_path / "policies.toml"
     path.write_text(f"[policies.{name}]\nlimits = '2/minute'\n")
     ours = Demo(Options(1, 1, 1, "memory://"), {"LIMITER_POLICIES": str(path)})
@@ -156,10 +156,10 @@ def test_forward_auth_is_offered_where_its_policy_is(
     assert ("there is no policy default, which traefik/dynamic.yml uses" in said) != offered
 
 
-def test_what_is_said_at_the_end_stands_in_lines_of_its_own(
+def test_the_last_output_is_in_its_own_lines(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Children go on to log while they stop."""
+    """Child processes still log while they stop."""
 
     def start(self: Demo) -> None:
         output.say("instance-1 | serving")
@@ -175,7 +175,7 @@ def test_what_is_said_at_the_end_stands_in_lines_of_its_own(
     ]
 
 
-def test_nobody_who_reads_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_that_is_not_read_does_not_end_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError
@@ -183,5 +183,5 @@ def test_nobody_who_reads_is_no_reason_to_end(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stdout", Gone())
 
     output.say("hello")
-    output.say("is anybody there?")
+    output.say("a line without a reader")
     sys.stdout.close()

@@ -1,4 +1,4 @@
-"""What the demo prints of its children, whatever they do."""
+"""The demo's output of its child processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.demo.supervisor import Demo, Options
 
 
 def test_a_child_whose_own_children_live_on_is_not_waited_for() -> None:
-    """They hold its pipe."""
+    """They still hold its pipe."""
     command = ["/bin/sh", "-c", "sleep 30 & echo began; kill -9 $$"]
     child = Child("x", command, output=subprocess.PIPE)
     log = Log(child, 1)

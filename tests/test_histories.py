@@ -31,8 +31,8 @@ def test_the_fullest_window_is_the_one_that_counting_finds(history, period_us):
 
 
 @given(policies, st.lists(st.tuples(st.integers(0, 15), st.integers(0, 9)), max_size=25))
-def test_what_a_model_admits_keeps_its_bound(policy, calls):
-    """The bounds are true of the definitions, whoever calls at whatever moments."""
+def test_a_model_keeps_its_bound(policy, calls):
+    """The bounds hold for the definitions, for any calls at any times."""
     now_us, history = 1_000, []
     for gap_us, cost in calls:
         now_us += gap_us

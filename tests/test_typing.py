@@ -1,4 +1,4 @@
-"""What is public is typed: ``make check`` has mypy look at a typed program that makes every call."""
+"""Public names are typed: ``make check`` runs mypy on a typed program that makes every call."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CALLS = {
 
 
 def test_it_has_every_call() -> None:
-    """Of both classes, and of what they hold and reserve."""
+    """Of both classes, and of their leases and reservations."""
     for name in ("sync", "coroutines"):
         (body,) = [
             node
@@ -31,6 +31,6 @@ def test_it_has_every_call() -> None:
 
 
 def test_it_runs() -> None:
-    """What is typed is also true."""
+    """The typed program also runs."""
     typed.main()
     typed_web.main()

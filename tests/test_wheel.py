@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_wheel_holds_the_library_and_nothing_else() -> None:
-    """Every package of ``limiter/``, and of ``lua/`` what is called; read from setup.cfg."""
+    """Every package of ``limiter/``, and the scripts of ``lua/``; the list is read from setup.cfg."""
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     options = setup["options"]

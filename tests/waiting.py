@@ -1,4 +1,4 @@
-"""Waiting for what happens beside a test, in another thread, process or server, and tells nobody."""
+"""Wait for events in another thread, process or server, which sends the test no signal."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import TypeVar
 
 Answer = TypeVar("Answer")
 
-#: Longer than anything takes on a busy machine; what is so earlier ends the wait.
+#: Longer than anything takes on a busy machine; a true condition ends the wait earlier.
 PATIENCE = 30.0
 _PAUSE = 0.01
 
 
 def never() -> str:
-    """What a wait in vain says, where the test has nothing better."""
+    """The default message of a wait in vain."""
     return "it never came true"
 
 
 def until(
     condition: Callable[[], Answer], seconds: float = PATIENCE, what: Callable[[], str] = never
 ) -> Answer:
-    """Ask until the answer is true; fail after so many seconds, and say what there was instead."""
+    """Repeat until ``condition`` is true; fail after ``seconds``, with the message of ``what``."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline, what()
-        time.sleep(_PAUSE)  # nothing tells us: we have to look again
+        time.sleep(_PAUSE)  # no event signals it: look again
     return answer
 
 
@@ -39,5 +39,5 @@ async def soon(
     deadline = time.monotonic() + seconds
     while not (answer := await condition()):
         assert time.monotonic() < deadline, what()
-        await asyncio.sleep(_PAUSE)  # nothing tells us: we have to look again
+        await asyncio.sleep(_PAUSE)  # no event signals it: look again
     return answer

@@ -14,7 +14,7 @@ from service.demo.servers import Server, free_port
 from tests.calls.support import PATIENCE, InLoop, Loop
 from tests.proxy import Proxy
 
-#: Makes a limiter of the limits that it is given, on the store of the test.
+#: Makes a limiter of the given limits, on the store of the test.
 Make = Callable[..., Any]
 
 
@@ -26,15 +26,15 @@ def loop() -> Iterator[Loop]:
     running.close()
 
 
-#: How a limiter is called, and what its store is. What a server of Redis says is decoded the same
-#: way as what one of Valkey says: once will do.
+#: How a limiter is called, and the kind of its store. Replies of Redis are decoded like those of Valkey:
+#: one way to call is enough there.
 WAYS = ["sync", "async"]
 KINDS = [(way, kind) for way in WAYS for kind in ("standalone", "cluster", "memory")]
 KINDS.append(("sync", "redis"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Call a test that makes limiters in each way, on each kind of store where it has none of its own."""
+    """Run a test of limiters in each way and, unless it has its own stores, on each kind of store."""
     own = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
     if "kind" in metafunc.fixturenames and "kind" not in own:
         metafunc.parametrize(("way", "kind"), KINDS, indirect=True)
@@ -50,7 +50,7 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
-    """What the limiter's store is."""
+    """The kind of the limiter's store."""
     return str(request.param)
 
 
@@ -66,7 +66,7 @@ def place(request: pytest.FixtureRequest, kind: str) -> str:
 
 @pytest.fixture
 def make_on(way: str, loop: Loop) -> Iterator[Make]:
-    """Make a limiter on any store, that is closed in the end; its deadline forgives a busy machine."""
+    """Make a limiter on any store, closed after the test; its long deadline is for a busy machine."""
     with ExitStack() as stack:
 
         def make(store: Any, limits: Any, **settings: Any) -> Any:
@@ -90,7 +90,7 @@ def make(make_on: Make, place: str) -> Make:
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    """A proxy before the shared server."""
+    """A proxy in front of the shared server."""
     with Proxy((server.host, server.port)) as running:
         yield running
 

@@ -1,4 +1,4 @@
-"""One way to call a limiter, whether it is for threads or for coroutines, and times to call it at."""
+"""One way to call a limiter, for threads or for coroutines, and a clock for its calls."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from limiter import (
 )
 from limiter.policies import Policy
 
-#: A moment of 2026, so that every number is as large as in life.
+#: A moment of 2026, so that numbers are as large as in production.
 NOW_US = 1_790_000_000_000_000
 
-#: Nobody measures time where this is the deadline, and both cores are busy.
+#: A deadline for tests that measure no time, on a busy machine.
 PATIENCE = 10.0
 
 #: One of each algorithm that a call may hit, all with the same numbers.
@@ -36,7 +36,7 @@ RATES: list[Policy] = [
     kind(10, 60)
     for kind in (FixedWindow, SlidingLog, SlidingWindow, TokenBucket, GCRA, LeakyBucket)
 ]
-#: At most so many at once, and something that nobody runs out of.
+#: A policy with two places, and one whose limit no test reaches.
 PLACES, PLENTY = Concurrency(2, lease=60), FixedWindow(1_000_000, "day")
 
 
@@ -45,23 +45,23 @@ def by_algorithm(policy: Policy) -> str:
     return policy.algorithm
 
 
-#: The name of a task that makes a call of the test's own; other tasks run beside the calls.
+#: The name of a task that makes a call of the test; other tasks run in the background.
 OURS = "ours"
 
 
 class Loop:
-    """An event loop in a thread of its own, for as long as the tests run."""
+    """An event loop in its own thread, for as long as the tests run."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        #: What the loop was told of tasks and callbacks that failed, and nobody looked.
+        #: What the loop reported of tasks and callbacks that failed without a caller.
         self.complaints: list[dict[str, Any]] = []
         self.loop.set_exception_handler(lambda _, context: self.complaints.append(context))
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 
     def run(self, call: Coroutine[Any, Any, Any]) -> Any:
-        """What the coroutine comes to, in a task that is known by its name."""
+        """Run the coroutine in a task with the name ``OURS``, and return its result."""
 
         async def named() -> Any:
             asyncio.current_task().set_name(OURS)  # type: ignore[union-attr]
@@ -70,7 +70,7 @@ class Loop:
         return asyncio.run_coroutine_threadsafe(named(), self.loop).result(30)
 
     def close(self) -> None:
-        """End what is still under way, and the loop."""
+        """Cancel all tasks, and close the loop."""
 
         async def end() -> None:
             others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -86,7 +86,7 @@ class Loop:
 
 
 class InLoop:
-    """An ``AsyncLimiter``, or what it holds or reserves, used as its brother for threads is."""
+    """An ``AsyncLimiter``, or its lease or reservation, called as the ones for threads are."""
 
     def __init__(self, inner: Any, loop: Loop) -> None:
         vars(self).update(inner=inner, loop=loop)
@@ -121,14 +121,14 @@ def set_time(limiter: Any, now_us: int) -> None:
 
 
 class Time:
-    """The time of a limiter and of its sleeps, which passes by sleeping alone."""
+    """The clock of a limiter and of its sleeps: only sleeping moves it."""
 
     def __init__(self, limiter: Any, patch: pytest.MonkeyPatch) -> None:
         self.limiter = limiter
         self.passed_us = 0
-        #: How long each sleep was asked to be.
+        #: The length of each sleep, in seconds.
         self.slept: list[float] = []
-        #: Whom somebody else hits right after each of so many sleeps.
+        #: The subject that another caller hits after each of the first ``visits`` sleeps.
         self.rival, self.visits = "", 0
 
         def sleep(seconds: float) -> None:
@@ -150,7 +150,7 @@ class Time:
 
     @property
     def passed_us(self) -> int:
-        """Microseconds since it began."""
+        """Microseconds since the beginning."""
         return self._passed_us
 
     @passed_us.setter
@@ -159,7 +159,7 @@ class Time:
         set_time(self.limiter, NOW_US + passed_us)
 
     def sleep(self, seconds: float) -> bool:
-        """Let it pass; whether somebody else comes then."""
+        """Let the time pass; return whether another caller hits then."""
         self.slept.append(seconds)
         self.passed_us += round(seconds * 1e6)
         return len(self.slept) <= self.visits

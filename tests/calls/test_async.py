@@ -1,4 +1,4 @@
-"""Cancellation, and the end of an event loop: what was taken is given back, and nothing goes on."""
+"""Cancellation, and the end of an event loop: charges are refunded, leases released, nothing goes on."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ PLACES = Concurrency(2, lease=60)
 
 @pytest.fixture
 def run(caplog: pytest.LogCaptureFixture) -> Callable[[Coroutine[Any, Any, None]], None]:
-    """Run a coroutine in a loop of its own, and see that nothing of it goes on afterwards."""
+    """Run a coroutine in its own loop, and check that nothing of it goes on afterwards."""
 
     def run(main: Coroutine[Any, Any, None]) -> None:
         with caplog.at_level(logging.WARNING):
             asyncio.run(main)
-            gc.collect()  # a task that nobody waited for complains when it is collected
+            gc.collect()  # a failed task that no caller awaited logs its error when it is collected
         assert said_here(caplog) == []
 
     return run
 
 
 def said_here(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What was logged, but for what threads of earlier tests give back."""
+    """The messages logged by this thread; threads of earlier tests may still release leases."""
     here = threading.get_ident()
     return [record.getMessage() for record in caplog.records if record.thread == here]
 
@@ -51,10 +51,10 @@ def limiter(request: pytest.FixtureRequest) -> Any:
 
 
 async def cancelled(call: Awaitable[None], when: Callable[[], Awaitable[bool]]) -> None:
-    """Cancel it as soon as something is so, and wait for its end."""
+    """Cancel the call as soon as the condition is true, and wait for its end."""
     task = asyncio.ensure_future(call)
     while not await when():
-        await asyncio.sleep(0.005)  # nothing tells us
+        await asyncio.sleep(0.005)  # no event signals it
         assert not task.done()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -100,12 +100,12 @@ def test_cancelled_while_it_is_taken(run: Any, proxy: Proxy, store: str, subject
 
 
 def test_cancelled_while_it_waits(run: Any, limiter: AsyncLimiter, subject: str) -> None:
-    """Nothing was taken, and nothing of others' is given back."""
+    """Nothing was taken, and no lease of another holder is released."""
 
     async def main() -> None:
         async with limiter, limiter.hold(subject, 2):
             waiting = asyncio.ensure_future(limiter.hold(subject, timeout=30).__aenter__())
-            await asyncio.sleep(0.05)  # it has to be waiting
+            await asyncio.sleep(0.05)  # until it waits
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -115,7 +115,7 @@ def test_cancelled_while_it_waits(run: Any, limiter: AsyncLimiter, subject: str)
 
 
 def test_a_wait_that_is_cancelled_takes_nothing(run: Any, store: str, subject: str) -> None:
-    """It was asleep."""
+    """It was cancelled during its sleep."""
     limiter = AsyncLimiter(SlidingLog(1, 60), store=store, timeout=PATIENCE)
 
     async def main() -> None:
@@ -128,8 +128,8 @@ def test_a_wait_that_is_cancelled_takes_nothing(run: Any, store: str, subject: s
     run(main())
 
 
-def test_whoever_cancels_all_when_a_lease_is_lost_is_told_once(subject: str) -> None:
-    """Its own renewal is among what is cancelled."""
+def test_on_lost_may_cancel_every_task_and_is_called_once(subject: str) -> None:
+    """Its own renewal task is among the cancelled ones."""
     calls = []
 
     def lost() -> None:
@@ -144,14 +144,14 @@ def test_whoever_cancels_all_when_a_lease_is_lost_is_told_once(subject: str) -> 
                 await limiter.reset(subject)
                 await asyncio.sleep(10)
         except asyncio.CancelledError:
-            await asyncio.sleep(0.05)  # a turn later somebody could be told again
+            await asyncio.sleep(0.05)  # a turn later ``on_lost`` could be called again
 
     asyncio.run(main())
     assert calls == [1]
 
 
 def test_a_loop_that_ends_with_a_lease(run: Any, store: str, subject: str) -> None:
-    """Whoever holds it is cancelled with the loop, and gives it back."""
+    """The holder is cancelled with the loop, and releases the lease."""
     limiter = AsyncLimiter(PLACES, store=store, timeout=PATIENCE)
     tasks = []
 
@@ -162,7 +162,7 @@ def test_a_loop_that_ends_with_a_lease(run: Any, store: str, subject: str) -> No
     async def main() -> None:
         tasks.append(asyncio.ensure_future(work()))
         while (await limiter.peek(subject)).remaining == 2:
-            await asyncio.sleep(0.005)  # nothing tells us
+            await asyncio.sleep(0.005)  # no event signals it
 
     run(main())
     with Limiter(PLACES, store=store, timeout=PATIENCE) as other:
@@ -172,7 +172,7 @@ def test_a_loop_that_ends_with_a_lease(run: Any, store: str, subject: str) -> No
 def test_a_loop_that_ends_soon_after_a_lost_reply(
     caplog: pytest.LogCaptureFixture, proxy: Proxy, subject: str
 ) -> None:
-    """The ghost's give-back is not waited for; it is counted and said, and that is all that is."""
+    """The late release is not awaited; it is counted and logged, and nothing else is logged."""
     limiter = AsyncLimiter(PLACES, store=proxy.url, timeout=PATIENCE)
 
     async def main() -> None:
@@ -188,10 +188,10 @@ def test_a_loop_that_ends_soon_after_a_lost_reply(
     assert said.endswith("a release of limiter default did not reach the store: it was interrupted")
 
 
-def test_a_renewal_that_fails_as_nobody_expects(
+def test_a_renewal_that_fails_by_an_unexpected_error(
     caplog: pytest.LogCaptureFixture, subject: str
 ) -> None:
-    """Its holder is told that the lease is lost."""
+    """``on_lost`` is called: the lease is lost."""
     told: list[str] = []
 
     async def main() -> None:
@@ -199,21 +199,21 @@ def test_a_renewal_that_fails_as_nobody_expects(
 
         async def fails(call: StoreCall, ahead: Any) -> Any:
             if call.mode == "renew":
-                raise ValueError("as nobody expects")
+                raise ValueError("an unexpected fault")
             return await ahead()
 
         intercept(limiter, fails)
         async with limiter.hold(subject, on_lost=lambda: told.append("lost")) as lease:
             while not lease.lost:
-                await asyncio.sleep(0.01)  # nothing tells us when: we have to look again
+                await asyncio.sleep(0.01)  # no event signals it
 
     asyncio.run(asyncio.wait_for(main(), 10))
     assert told == ["lost"]
-    assert "as nobody expects" in caplog.text
+    assert "an unexpected fault" in caplog.text
 
 
 def test_many_at_once(run: Any, limiter: AsyncLimiter, new_subject: Any) -> None:
-    """A hundred coroutines want two places each of ten subjects: nobody gets more, all are served."""
+    """A hundred coroutines want two places each of ten subjects: none gets more, and all are served."""
     inside: dict[str, int] = {}
     most: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""Refunds, and costs that are known afterwards: what is given back, and what is charged beyond."""
+"""Refunds and settlements: the units that are refunded, and the excess that is charged."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tests.proxy import Proxy, cut
 
 
 class OwnError(Exception):
-    """What the body of a reservation raises."""
+    """Raised by the body of a reservation."""
 
 
 def fail(first: Callable[[], object] = lambda: None) -> None:
-    """As a body that does something, and then fails."""
+    """Call ``first``, then fail, as the body of a reservation may."""
     first()
     raise OwnError
 
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 def test_refund(make: Make, subject: str, policy: Policy) -> None:
-    """What was used can be used again, and no more than that; of nothing, nothing is given back."""
+    """Used units are refunded, and no more than those; an unused subject gets nothing."""
     limiter = make(policy)
     set_time(limiter, NOW_US)
 
@@ -51,8 +51,8 @@ def test_refund(make: Make, subject: str, policy: Policy) -> None:
     assert limiter.hit(subject, 10).remaining == 0
 
 
-def test_refund_of_a_log_gives_back_the_oldest(make: Make, subject: str) -> None:
-    """Without the newest, a window that began after them would admit too much."""
+def test_refund_of_a_log_refunds_the_oldest_units(make: Make, subject: str) -> None:
+    """If the newest were refunded, a later window would admit too much."""
     limiter = make(SlidingLog(3, 60))
     set_time(limiter, NOW_US)
     limiter.hit(subject)
@@ -67,7 +67,7 @@ def test_refund_of_a_log_gives_back_the_oldest(make: Make, subject: str) -> None
 
 
 def test_refund_of_several(make: Make, subject: str) -> None:
-    """Each for itself."""
+    """Each policy is refunded by itself."""
     limiter = make(RATES)
     limiter.hit(subject, 5)
     limiter.refund(subject, 2)
@@ -75,7 +75,7 @@ def test_refund_of_several(make: Make, subject: str) -> None:
 
 
 def settled(make: Make, subject: str, policy: Policy, taken: int, *actual: int) -> int:
-    """What is left after a reservation was settled at once, as often as that."""
+    """The units left after a reservation was settled once for each of ``actual``."""
     limiter = make(policy)
     set_time(limiter, NOW_US)
     with limiter.reserve(subject, taken) as reserved:
@@ -90,7 +90,7 @@ def settled(make: Make, subject: str, policy: Policy, taken: int, *actual: int) 
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 def test_settle(make: Make, new_subject: object, policy: Policy) -> None:
-    """Less gives back the rest, more is charged, the same changes nothing; only once."""
+    """A lower cost refunds the rest, a higher one is charged, the same changes nothing; only once."""
     assert settled(make, new_subject(), policy, 6, 2) == 8
     assert settled(make, new_subject(), policy, 6, 0) == 10
     assert settled(make, new_subject(), policy, 6, 6) == 4
@@ -102,7 +102,7 @@ def test_settle(make: Make, new_subject: object, policy: Policy) -> None:
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 def test_debt(make: Make, new_subject: object, policy: Policy) -> None:
-    """Beyond the limit the next callers wait, as long as one limit's debt takes and no longer."""
+    """After a settlement above the limit, callers wait for at most the debt of one limit."""
     limiter = make(policy)
     answers = []
     for actual in (15, 20, 21, 1_000_000):
@@ -112,7 +112,7 @@ def test_debt(make: Make, new_subject: object, policy: Policy) -> None:
             reserved.settle(actual)
         answers.append(limiter.peek(subject))
         assert (answers[-1].allowed, answers[-1].remaining) == (False, 0)
-        # Whoever waits as told gets one.
+        # A caller that waits for ``retry_after`` gets one.
         opens_us = NOW_US + round(answers[-1].retry_after * 1e6)
         set_time(limiter, opens_us - 1)
         assert not limiter.hit(subject)
@@ -125,7 +125,7 @@ def test_debt(make: Make, new_subject: object, policy: Policy) -> None:
 
 
 def test_a_log_is_charged_more_than_one_call_may_write(make: Make, subject: str) -> None:
-    """A script takes 4,000 entries at most; a settlement is as much as it is."""
+    """A script writes 4,000 entries at most; a larger settlement makes several calls."""
     limiter = make(SlidingLog(10_000, "day"))
     with limiter.reserve(subject, 10) as reserved:
         reserved.settle(9_010)
@@ -145,8 +145,8 @@ def test_each_policy_is_charged_to_its_own_bound(make: Make, subject: str) -> No
 
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
-def test_an_exception_gives_all_of_it_back(make: Make, subject: str, policy: Policy) -> None:
-    """And passes on; one after settling changes nothing any more."""
+def test_an_exception_refunds_all_of_it(make: Make, subject: str, policy: Policy) -> None:
+    """The exception is raised on; after a settlement it changes nothing more."""
     limiter = make(policy)
     set_time(limiter, NOW_US)
     with pytest.raises(OwnError), limiter.reserve(subject, 6):
@@ -157,8 +157,8 @@ def test_an_exception_gives_all_of_it_back(make: Make, subject: str, policy: Pol
     assert limiter.peek(subject).remaining == 6
 
 
-def test_actual_costs_that_are_none(make: Make, subject: str) -> None:
-    """Nothing is settled by them; an actual cost may be more than any limit."""
+def test_wrong_actual_costs(make: Make, subject: str) -> None:
+    """A wrong actual cost settles nothing; a right one may be more than any limit."""
     limiter = make(SlidingLog(10, 60))
     with limiter.reserve(subject, 6) as reserved:
         for actual in (-1, True, 1.5, "1", None):
@@ -170,7 +170,7 @@ def test_actual_costs_that_are_none(make: Make, subject: str) -> None:
 
 
 def test_a_reservation_that_is_denied(make: Make, subject: str) -> None:
-    """RateLimited with the decision, before the body."""
+    """RateLimited with the decision is raised before the body."""
     limiter = make(SlidingLog(10, 60))
     limiter.hit(subject, 6)
     with pytest.raises(RateLimited, match="retry after") as denied, limiter.reserve(subject, 5):
@@ -180,7 +180,7 @@ def test_a_reservation_that_is_denied(make: Make, subject: str) -> None:
 
 
 def test_a_reservation_used_again(make: Make, subject: str) -> None:
-    """Is another reservation."""
+    """A reservation can be entered again, as a new one."""
     limiter = make(SlidingLog(10, 60))
     reservation = limiter.reserve(subject, 4)
     for left in (9, 8, 7):
@@ -199,7 +199,7 @@ def test_a_settlement_that_does_not_arrive(
     caplog: pytest.LogCaptureFixture,
     actual: int,
 ) -> None:
-    """Is logged and counted, never raised, and not sent again; the charge stays as it was."""
+    """It is logged and counted, never raised, and not sent again; the charge stays."""
     limiter = make_on(proxy.url, SlidingLog(10, 60))
     with caplog.at_level(logging.WARNING, "limiter"), limiter.reserve(subject, 6) as reserved:
         proxy.requests = cut
@@ -214,7 +214,7 @@ def test_a_settlement_that_does_not_arrive(
 def test_an_exception_is_not_hidden_by_a_store_that_is_gone(
     make_on: Make, proxy: Proxy, subject: str
 ) -> None:
-    """What cannot be given back is counted."""
+    """A refund that does not arrive is counted."""
     limiter = make_on(proxy.url, SlidingLog(10, 60))
     with pytest.raises(OwnError), limiter.reserve(subject, 6):
         fail(lambda: setattr(proxy, "requests", cut))
@@ -222,7 +222,7 @@ def test_an_exception_is_not_hidden_by_a_store_that_is_gone(
 
 
 def test_a_settlement_that_is_refused(make_on: Make, own: Server, subject: str) -> None:
-    """Is counted too."""
+    """It is counted, too."""
     limiter = make_on(own.url, SlidingLog(10, 60))
     client = own.client()
     with limiter.reserve(subject, 6) as reserved:
@@ -234,7 +234,7 @@ def test_a_settlement_that_is_refused(make_on: Make, own: Server, subject: str) 
 
 
 def test_refund_and_reset_always_raise(make_on: Make, own: Server, subject: str) -> None:
-    """Whatever on_error is: nothing was given back or forgotten."""
+    """For every on_error: nothing was refunded or forgotten."""
     for on_error in ("raise", "allow", "deny", "local"):
         limiter = make_on(own.url, SlidingLog(10, 60), on_error=on_error, timeout=0.5)
         limiter.hit(subject)

@@ -1,4 +1,4 @@
-"""What hit, peek, refund, reset and a settlement say, field by field, and what they refuse."""
+"""Each field of the decisions of hit, peek, refund, reset and settle, and the errors of wrong calls."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def told(decision: object) -> Answer:
 
 
 def said(policy: Policy, answer: Answer) -> Answer:
-    """What a decision makes of a model's answer: only a queue has delays, and only who passes."""
+    """The fields of a decision for a model's answer: only a queue has delays, and only if it admits."""
     queues = policy.queues and answer.allowed
     return answer._replace(delay_us=answer.delay_us if queues else 0)
 
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 def test_every_call_says_what_the_model_says(make: Make, subject: str, policy: Policy) -> None:
-    """A hundred calls of every sort, at times that matter: every field, after each of them."""
+    """A hundred calls of all kinds, at critical times: every field agrees after each of them."""
     limiter, model, draw = make(policy), model_of(policy), random.Random(policy.algorithm)
     now_us = NOW_US
     for _ in range(100):
@@ -81,7 +81,7 @@ def test_every_call_says_what_the_model_says(make: Make, subject: str, policy: P
 
 
 def test_the_policy_that_decides(make: Make, subject: str) -> None:
-    """On denial the one that takes longest, else the one with the least left; the first of equals."""
+    """If denied, the policy that denies longest, else the one with the least left; the first of equals."""
     short, long = SlidingLog(2, 10), SlidingLog(3, 100)
     limiter = make([long, short])
     set_time(limiter, NOW_US)
@@ -93,7 +93,7 @@ def test_the_policy_that_decides(make: Make, subject: str) -> None:
     assert [one.remaining for one in denied.each] == [1, 0]
     assert [one.allowed for one in denied.each] == [True, False]
     set_time(limiter, NOW_US + 10_000_000)
-    # Both have room for one: the first of equals.
+    # Both have room for one unit: the first of equals.
     first = limiter.hit(subject)
     assert (first.policy, first.remaining) == (long, 0)
     assert limiter.peek(subject, cost=2).policy == long
@@ -101,7 +101,7 @@ def test_the_policy_that_decides(make: Make, subject: str) -> None:
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 def test_at_least(make: Make, subject: str, policy: Policy) -> None:
-    """As many as there are, from that up to the cost; too few take nothing."""
+    """As many units as there are, from ``at_least`` up to the cost; with fewer, nothing is taken."""
     limiter = make(policy)
     set_time(limiter, NOW_US)
 
@@ -114,7 +114,7 @@ def test_at_least(make: Make, subject: str, policy: Policy) -> None:
 
 
 def test_at_least_takes_the_same_from_all(make: Make, subject: str) -> None:
-    """What fits into each."""
+    """The units for which all policies have room."""
     limiter = make([SlidingLog(5, 60), SlidingLog(10, 600)])
 
     decision = limiter.hit(subject, 3)
@@ -125,7 +125,7 @@ def test_at_least_takes_the_same_from_all(make: Make, subject: str) -> None:
 
 
 def test_costs_that_cannot_pass(make: Make, subject: str) -> None:
-    """The store is not asked, and nothing is taken."""
+    """The store is not called, and nothing is taken."""
     limiter, leases = make(SlidingLog(10, 60)), make(PLACES)
     calls = (limiter.hit, limiter.peek, limiter.wait, limiter.refund, limiter.reserve, leases.hold)
     for cost in (-1, 11, True, 1.0, "1", None, 10**5000):
@@ -138,7 +138,7 @@ def test_costs_that_cannot_pass(make: Make, subject: str) -> None:
 
 
 def test_costs_from_one(make: Make, subject: str) -> None:
-    """Nothing can be asked of hit and its like, but not given back, reserved or held."""
+    """Cost 0 is allowed in hit, peek and hit_all, but not in refund, reserve or hold."""
     limiter = make(SlidingLog(10, 60))
     assert limiter.hit(subject, 0).granted == 0
     assert limiter.wait(subject, 0)
@@ -149,7 +149,7 @@ def test_costs_from_one(make: Make, subject: str) -> None:
 
 
 def test_a_call_that_makes_no_sense_for_the_policies(make: Make, subject: str) -> None:
-    """What is held is not hit, and what passes is not held; the message says which call does."""
+    """``hit`` refuses leases and ``hold`` refuses rates; the message says which call to use."""
     leases, rates = make([PLACES, SlidingLog(10, 60)]), make(SlidingLog(10, 60))
     for call in (
         lambda: leases.hit(subject),
@@ -166,14 +166,14 @@ def test_a_call_that_makes_no_sense_for_the_policies(make: Make, subject: str) -
     assert leases.peek(subject).each[1].remaining == 10
 
 
-def test_keys_that_name_nobody(make: Make, subject: str) -> None:
-    """Of every call, as a key and as a tag, before anything is asked."""
+def test_wrong_keys(make: Make, subject: str) -> None:
+    """Every call refuses them, as a key and as a tag, before it calls the store."""
     limiter, leases = make(SlidingLog(10, 60)), make(PLACES)
     calls = (
         *(limiter.hit, limiter.peek, limiter.wait, limiter.refund, limiter.reset, leases.hold),
         lambda key, **more: limiter.reserve(key, 1, **more),
         lambda key, **more: limiter.hit_all([(key, 1)], **more),
-        lambda key, **more: limiter.hit_all([("somebody", 1), (key, 1)], **more),
+        lambda key, **more: limiter.hit_all([("another", 1), (key, 1)], **more),
     )
     for key in ("", None, 1.5, True, (), ("a", ""), ("a", ("b",)), "\ud800"):
         for call in calls:
@@ -185,8 +185,8 @@ def test_keys_that_name_nobody(make: Make, subject: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["standalone", "cluster"])
-def test_a_key_of_something_else(make: Make, place: str, subject: str, request: object) -> None:
-    """Is refused by every call but reset, which forgets it: no call makes a decision of it."""
+def test_a_key_of_another_program(make: Make, place: str, subject: str, request: object) -> None:
+    """Every call refuses it, but reset forgets it."""
     cluster = request.getfixturevalue("cluster") if "cluster" in place else None
     client = cluster.client() if cluster else request.getfixturevalue("server").client()
     limiter = make(SlidingLog(10, 60))
@@ -214,7 +214,7 @@ def test_a_key_of_something_else(make: Make, place: str, subject: str, request: 
 
 @pytest.mark.parametrize("policy", [*RATES, PLACES], ids=by_algorithm)
 def test_reset(make: Make, subject: str, policy: Policy) -> None:
-    """What a peek would have said just before; then all is as if unused."""
+    """It returns what a peek would have decided before; afterwards the subject is unused."""
     limiter = make(policy)
     set_time(limiter, NOW_US)
     if policy.leases:
@@ -234,7 +234,7 @@ def test_reset(make: Make, subject: str, policy: Policy) -> None:
 
 
 def test_reset_forgets_all_of_the_subject(make: Make, new_subject: object) -> None:
-    """The hash, the logs and the leases; nobody else's."""
+    """The hash, the logs and the leases of the subject; no other subject's keys."""
     subject, other = new_subject(), new_subject()
     limits = [PLACES, *RATES]
     limiter = make(limits)
@@ -246,7 +246,7 @@ def test_reset_forgets_all_of_the_subject(make: Make, new_subject: object) -> No
 
 
 def test_leases_in_a_decision(make: Make, subject: str) -> None:
-    """Places are held, not spent: what is said of them lasts as long as the last lease."""
+    """Leases are held, not spent: the fields of a decision count until the last lease expires."""
     limiter = make(Concurrency(3, lease=60))
     set_time(limiter, NOW_US)
     with limiter.hold(subject, 2) as lease:

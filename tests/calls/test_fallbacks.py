@@ -1,4 +1,4 @@
-"""What ``on_error`` makes of each call, while the store refuses, hangs, or goes in the middle."""
+"""The effect of ``on_error`` on each call, if the store refuses, hangs, or disappears in the middle."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from tests.transport.support import until
 LIMITS: list[Policy] = [SlidingLog(20, 60), TokenBucket(40, 60)]
 LEASES: list[Policy] = [Concurrency(10, lease=60), SlidingLog(20, 60)]
 
-#: What breaks the store of a test.
+#: A function that breaks the store of a test.
 Fault = Callable[[], None]
 
 
 def refuses(proxy: Proxy) -> None:
-    """Nobody listens any more."""
+    """The server has stopped."""
     proxy.close()
 
 
 def hangs(proxy: Proxy) -> None:
-    """Whatever is asked, there is no answer."""
+    """No request gets an answer."""
     proxy.requests = swallow
 
 
@@ -60,7 +60,7 @@ def broken(request: pytest.FixtureRequest, proxy: Proxy) -> Fault:
 
 @pytest.fixture
 def make_broken(make_on: Make, proxy: Proxy, broken: Fault, subject: str) -> Make:
-    """Make limiters whose store was there, and then broke."""
+    """Make limiters whose store worked, and then broke."""
     made: list[Any] = []
 
     def make(*sets: list[Policy], **settings: Any) -> list[Any]:
@@ -74,13 +74,13 @@ def make_broken(make_on: Make, proxy: Proxy, broken: Fault, subject: str) -> Mak
 
 
 def entered(body: Any) -> Any:
-    """The decision by which a body may be entered."""
+    """Enter a body, and return its decision."""
     with body as inside:
         return inside.decision
 
 
 def calls(limiter: Any, leases: Any, subject: str) -> dict[str, Callable[[], Any]]:
-    """Every call to which on_error applies, each as something that comes to a decision."""
+    """Every call to which on_error applies, as a function that returns a decision."""
     return {
         "hit": lambda: limiter.hit(subject, 2),
         "part": lambda: limiter.hit(subject, 2, at_least=1),
@@ -94,7 +94,7 @@ def calls(limiter: Any, leases: Any, subject: str) -> dict[str, Callable[[], Any
 
 
 def test_raise(make_broken: Make, subject: str) -> None:
-    """StoreUnavailable, by every call, within the deadline."""
+    """Every call raises StoreUnavailable within the deadline."""
     limiter, leases = make_broken(LIMITS, LEASES)
     took = {}
     for name, call in calls(limiter, leases, subject).items():
@@ -106,7 +106,7 @@ def test_raise(make_broken: Make, subject: str) -> None:
 
 
 def test_allow(make_broken: Make, subject: str) -> None:
-    """Every call passes, has nothing, and says that nobody decided."""
+    """Every call passes without numbers, and says that the store did not decide."""
     for name, call in calls(*make_broken(LIMITS, LEASES, on_error="allow"), subject).items():
         decision = call()
         assert decision.allowed, name
@@ -118,7 +118,7 @@ def test_allow(make_broken: Make, subject: str) -> None:
 
 
 def test_what_was_allowed_is_not_settled(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """Nothing was charged, so that nothing is given back, or charged beyond, or counted."""
+    """Nothing was charged, so nothing is refunded, charged in addition, or counted."""
     proxy.requests = cut
     limiter = make_on(proxy.url, SlidingLog(10, 60), on_error="allow")
     for actual in (0, 1, 9, 99):
@@ -131,7 +131,7 @@ def test_what_was_allowed_is_not_settled(make_on: Make, proxy: Proxy, subject: s
 
 
 def test_deny(make_broken: Make, subject: str) -> None:
-    """No call passes; those that wait, reserve or hold raise what the others return."""
+    """No call passes; wait, reserve and hold raise the decision that the others return."""
     for name, call in calls(*make_broken(LIMITS, LEASES, on_error="deny"), subject).items():
         if name in ("wait", "reserve", "hold"):
             with pytest.raises(RateLimited) as denied:
@@ -148,7 +148,7 @@ def test_deny(make_broken: Make, subject: str) -> None:
 
 
 def test_local(make_broken: Make, subject: str) -> None:
-    """Half of each limit is decided here: all fields are the local ones, after each call."""
+    """Half of each limit is decided in the process: all fields are those of the share, after each call."""
     limiter, leases = make_broken(LIMITS, LEASES, on_error="local", local_share=2)
     said = {name: call() for name, call in calls(limiter, leases, subject).items()}
 
@@ -170,7 +170,7 @@ def test_local(make_broken: Make, subject: str) -> None:
 
 
 def test_local_leases(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """Held, given back and denied here, rates with them; and waited for by nobody."""
+    """Leases are held, released and denied in this process, with the rates; ``wait`` does not wait."""
     proxy.requests = cut
     limiter = make_on(proxy.url, LEASES, on_error="local", local_share=5)
     with limiter.hold(subject, 2) as lease:
@@ -187,7 +187,7 @@ def test_local_leases(make_on: Make, proxy: Proxy, subject: str) -> None:
 
 
 def test_local_leases_are_renewed(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """Beyond their length, as others are."""
+    """They are renewed beyond their length, as leases of the store are."""
     proxy.requests = cut
     limiter = make_on(proxy.url, Concurrency(1, lease=0.3), on_error="local")
     with limiter.hold(subject) as lease:
@@ -199,7 +199,7 @@ def test_local_leases_are_renewed(make_on: Make, proxy: Proxy, subject: str) -> 
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 def test_local_reservations(make_on: Make, proxy: Proxy, new_subject: Any, policy: Policy) -> None:
-    """Settled here: less, more, and all of it by an exception."""
+    """They are settled in the process: less, more, and all of it after an exception."""
     proxy.requests = cut
     limiter = make_on(proxy.url, policy, on_error="local", local_share=2)
     set_time(limiter, NOW_US)
@@ -214,7 +214,7 @@ def test_local_reservations(make_on: Make, proxy: Proxy, new_subject: Any, polic
 
 
 def test_a_large_local_settlement(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """It is charged to each policy in full, as far as its debt goes, whatever the smallest admits."""
+    """It is charged to each policy as far as its debt may go, whatever the smallest limit admits."""
     proxy.requests = cut
     limits = [TokenBucket(4, 1), FixedWindow(100, 60)]
     limiter = make_on(proxy.url, limits, on_error="local", local_share=2)
@@ -243,7 +243,7 @@ def test_a_large_local_settlement(make_on: Make, proxy: Proxy, subject: str) -> 
 def test_shares(
     make_on: Make, proxy: Proxy, subject: str, policy: Policy, share: int, part: Policy
 ) -> None:
-    """Of limit and burst, rounded down, and at least 1."""
+    """Limit and burst are divided, rounded down, and at least 1."""
     proxy.requests = cut
     limiter = make_on(proxy.url, policy, on_error="local", local_share=share)
 
@@ -254,14 +254,14 @@ def test_shares(
 
 
 def test_a_cost_above_the_share(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """Never passes here: denied, to come again in a second; but for as little as would do."""
+    """It never passes: it is denied for a second; with ``at_least``, the share is granted."""
     proxy.requests = cut
     limiter = make_on(proxy.url, SlidingLog(10, 60), on_error="local", local_share=4)
     for call in (
         lambda: limiter.hit(subject, 3),
         lambda: limiter.hit(subject, 10, at_least=3),
         lambda: limiter.peek(subject, 3),
-        lambda: limiter.hit_all([(subject, 3), ("somebody", 1)])[0],
+        lambda: limiter.hit_all([(subject, 3), ("another", 1)])[0],
     ):
         decision = call()
         assert (decision.allowed, decision.degraded) == (False, True)
@@ -292,7 +292,7 @@ def test_several_subjects_here(make_on: Make, proxy: Proxy, new_subject: Any) ->
 
 
 def test_numbers_and_tags_here(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """Are what they are in the store."""
+    """``limits=`` and ``tag=`` work as in the store."""
     proxy.requests = cut
     limiter = make_on(proxy.url, SlidingLog(10, 60), on_error="local", local_share=2)
     assert limiter.hit(subject, 3).remaining == 2
@@ -301,7 +301,7 @@ def test_numbers_and_tags_here(make_on: Make, proxy: Proxy, subject: str) -> Non
 
 
 def test_mistakes_are_never_a_fallback(make_broken: Make, subject: str) -> None:
-    """A wrong cost, key or policy raises what it always raises."""
+    """A wrong cost, key or policy raises the same error as with a store."""
     limiter, leases = make_broken(LIMITS, LEASES, on_error="allow")
     for call, error in (
         (lambda: limiter.hit(subject, 21), InvalidCost),
@@ -319,7 +319,7 @@ def test_mistakes_are_never_a_fallback(make_broken: Make, subject: str) -> None:
 def test_a_refusal_is_never_a_fallback(
     make_on: Make, server: Server, subject: str, on_error: str
 ) -> None:
-    """The store answered, but not with a decision: somebody must look."""
+    """The store answered, but not with a decision: an operator must change something."""
     client, state = server.client(), f"rl:{{{subject}}}:default:v1"
     for key in (f"{state}:sliding_log:60000000", f"{state}:concurrency"):
         client.set(key, "something else", ex=60)
@@ -333,7 +333,7 @@ def test_a_refusal_is_never_a_fallback(
 
 @pytest.mark.parametrize("on_error", ["allow", "deny", "local"])
 def test_redis_decides_again(make_on: Make, own: Server, subject: str, on_error: str) -> None:
-    """Within three seconds of being back; what was decided here is forgotten nowhere but here."""
+    """It does within three seconds of being back; its counts are those from before."""
     limiter = make_on(own.url, LEASES, on_error=on_error, timeout=0.2)
     assert not limiter.peek(subject).degraded
     own.kill()

@@ -30,14 +30,14 @@ from tests.transport.support import until
 
 
 def lefts(limiter: Any, *subjects: str, **more: Any) -> list[int]:
-    """What each subject has left."""
+    """The units that each subject has left."""
     return [limiter.peek(subject, **more).remaining for subject in subjects]
 
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 @pytest.mark.parametrize("tagged", [True, False], ids=["tag", "no tag"])
 def test_all_or_none(make: Make, new_subject: Any, policy: Policy, tagged: bool) -> None:
-    """Each with its cost; a denial by one, wherever it stands, leaves the others as they were."""
+    """Each with its cost; if one is denied, at any place, the others stay unchanged."""
     limiter = make(policy)
     set_time(limiter, NOW_US)
     more = {"tag": new_subject()} if tagged else {}
@@ -59,7 +59,7 @@ def test_all_or_none(make: Make, new_subject: Any, policy: Policy, tagged: bool)
 
 
 def test_limits_of_their_own(make: Make, new_subject: Any) -> None:
-    """For all, and for one: the cost is held against those."""
+    """For all items, and for one: its cost is checked against those limits."""
     limiter = make([SlidingLog(10, 60), TokenBucket(10, 60)])
     a, b, c = (new_subject() for _ in range(3))
     items = [
@@ -79,8 +79,8 @@ def test_limits_of_their_own(make: Make, new_subject: Any) -> None:
         limiter.hit_all([(a, 2), (b, 31, "30/minute; 40/minute")])
 
 
-def test_nothing_and_nobody(make: Make, new_subject: Any) -> None:
-    """No item, and items that take nothing; any iterable will do."""
+def test_no_items_and_items_that_cost_nothing(make: Make, new_subject: Any) -> None:
+    """No item, and items of cost 0; any iterable is accepted."""
     limiter = make(SlidingLog(3, 60))
     a, b, c = (new_subject() for _ in range(3))
     assert limiter.hit_all([]) == []
@@ -93,7 +93,7 @@ def test_nothing_and_nobody(make: Make, new_subject: Any) -> None:
 
 
 def test_in_an_if(make: Make, new_subject: Any) -> None:
-    """True when all are allowed: also where nobody remembers to write ``all(...)``."""
+    """The list is true if all are allowed, also without ``all(...)``."""
     limiter = make(SlidingLog(2, 60))
     a, b = new_subject(), new_subject()
     passed, denied = [limiter.hit_all([(a, 1), (b, 2)]) for _ in range(2)]
@@ -105,8 +105,8 @@ def test_in_an_if(make: Make, new_subject: Any) -> None:
     assert limiter.hit_all([])
 
 
-def test_items_that_are_none(make: Make, subject: str) -> None:
-    """Nothing is taken from anybody."""
+def test_wrong_items(make: Make, subject: str) -> None:
+    """Nothing is charged to any subject."""
     limiter = make(SlidingLog(10, 60))
     for wrong in (subject, (subject,), [subject, 1], (subject, 1, None, 1), None, 7):
         with pytest.raises(InvalidKey, match="hit_all was given"):
@@ -115,12 +115,12 @@ def test_items_that_are_none(make: Make, subject: str) -> None:
         limiter.hit_all([(subject, 1, "20/hour")])
     for twice in (subject, subject.encode()):
         with pytest.raises(InvalidKey, match="named twice"):
-            limiter.hit_all([(subject, 1), ("somebody", 1), (twice, 2)])
+            limiter.hit_all([(subject, 1), ("another", 1), (twice, 2)])
     assert limiter.peek(subject).remaining == 10
 
 
 def test_one_call_for_one_slot(make_on: Make, own: Server, new_subject: Any) -> None:
-    """With a tag, and at one address without: allowed and denied."""
+    """With a tag, and without one on a single server: allowed and denied."""
     limiter, client = make_on(own.url, [SlidingLog(10, 60), TokenBucket(10, 60)]), own.client()
     items = [(new_subject(), cost) for cost in (1, 2, 10)]
     limiter.hit_all(items[:1])
@@ -134,7 +134,7 @@ def test_one_call_for_one_slot(make_on: Make, own: Server, new_subject: Any) -> 
 def test_one_call_for_one_slot_of_a_cluster(
     make_on: Make, cluster: Cluster, new_subject: Any
 ) -> None:
-    """The node that owns the tag decides them all."""
+    """The node that owns the tag's slot decides about all of them."""
     limiter, tag = make_on(cluster.url, SlidingLog(10, 60)), new_subject()
     node = cluster.primary_of(tag)
     clients = [one.client() for one in cluster.nodes]
@@ -154,7 +154,7 @@ def test_one_call_for_one_slot_of_a_cluster(
 
 
 def test_a_crowd_never_gets_too_much(make_on: Make, cluster: Cluster, new_subject: Any) -> None:
-    """Many at once, over the same subjects of several nodes, in any order: bounds hold, none is lost."""
+    """Many calls at once, over the same subjects of several nodes, in any order: every bound holds."""
     limiter = make_on(cluster.url, SlidingWindow(40, "hour"))
     subjects = [new_subject() for _ in range(6)]
     taken = dict.fromkeys(subjects, 0)
@@ -185,7 +185,7 @@ def test_a_crowd_never_gets_too_much(make_on: Make, cluster: Cluster, new_subjec
 
 
 class Behind:
-    """Two nodes, each behind a proxy of its own, and a subject on each."""
+    """Two nodes, each behind its own proxy, and a subject on each."""
 
     def __init__(self, nodes: list[Server], proxies: list[Proxy], subjects: list[str]) -> None:
         self.nodes, self.proxies, self.subjects = nodes, proxies, subjects
@@ -231,7 +231,7 @@ def _announced(client: Any) -> set[int]:
 
 
 def test_a_node_that_is_gone_in_the_middle(make_on: Make, behind: Behind) -> None:
-    """What was taken before is given back, and the error is raised."""
+    """Earlier charges are refunded, and the error is raised."""
     limiter, (a, b) = make_on(behind.url, SlidingLog(10, 60)), behind.subjects
     assert all(limiter.hit_all([(a, 1), (b, 1)]))
     behind.proxies[1].requests = cut
@@ -252,8 +252,8 @@ def decides(limiter: Any, subject: str) -> bool:
     return True
 
 
-def test_a_lost_give_back(make_on: Make, behind: Behind) -> None:
-    """Counted; it takes too much away until it expires, and admits nobody too many."""
+def test_a_lost_refund(make_on: Make, behind: Behind) -> None:
+    """It is counted; until the charge expires, it denies too much and admits nothing too much."""
     limiter, (a, b) = make_on(behind.url, SlidingLog(3, 2)), behind.subjects
     limiter.hit(b, 3)
     began = time.monotonic()
@@ -276,7 +276,7 @@ def test_a_lost_give_back(make_on: Make, behind: Behind) -> None:
 
 
 def test_one_deadline_for_all_of_it(make_on: Make, behind: Behind) -> None:
-    """A node that does not answer: the whole call takes no longer than one, give-back included."""
+    """If a node does not answer, the whole call takes no longer than one, refunds included."""
     timeout = 0.3
     limiter = make_on(behind.url, SlidingLog(10, 60), timeout=timeout)
     sure, (a, b) = make_on(behind.url, SlidingLog(10, 60)), behind.subjects
@@ -292,7 +292,7 @@ def test_one_deadline_for_all_of_it(make_on: Make, behind: Behind) -> None:
         behind.proxies[1].cut_all()
         until(lambda: decides(limiter, b) and decides(sure, b))
     assert min(took) <= 1.25 * timeout + 0.010, took
-    # What there was no time for is given back beside the calls.
+    # Charges for which there was no time are refunded in the background.
     until(lambda: lefts(sure, a, b) == [10, 10], 5)
     assert limiter.unsettled == 0
 

@@ -1,4 +1,4 @@
-"""Leases: taken with the rates beside them or not at all, renewed, given back, and lost out loud."""
+"""Leases: taken with the rates or not at all, renewed, released, and reported when they are lost."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ from tests.transport.support import until
 
 
 class OwnError(Exception):
-    """What the body of a lease raises."""
+    """Raised by the body of a lease."""
 
 
 def lefts(limiter: Any, subject: str) -> list[int]:
-    """What each policy has left."""
+    """The units that each policy has left."""
     return [one.remaining for one in limiter.peek(subject).each]
 
 
 def raw(limiter: Any, mode: str, subject: str, lease: str, cost: int = 1) -> list[int]:
-    """The script's reply to a call for a lease of this name, which nobody renews."""
+    """The script's reply to a call for a lease of this id, which is not renewed."""
     call = limiter._core.plan.of_leases.call(mode, subject, cost, lease=lease)
     reply = limiter._core.transport.run(call)
     found: list[int] = limiter.loop.run(reply) if inspect.iscoroutine(reply) else reply
@@ -51,7 +51,7 @@ def raw(limiter: Any, mode: str, subject: str, lease: str, cost: int = 1) -> lis
 
 
 def scripts_run(server: Server, call: Callable[[], object]) -> int:
-    """How many scripts the server ran during a call."""
+    """Number of scripts that the server ran during a call."""
 
     def ran() -> int:
         stats: Any = client.info("commandstats")
@@ -69,7 +69,7 @@ NAMES = ("evalsha", "eval")
 
 
 def test_all_or_none(make: Make, subject: str) -> None:
-    """Twenty in flight and a hundred a minute, in the small: who denies keeps the other untouched."""
+    """A small version of twenty in flight and a hundred a minute: a denial charges neither."""
     limiter = make([Concurrency(2, lease=60), SlidingLog(3, "minute")])
     with limiter.hold(subject) as first:
         assert (first.decision.granted, first.decision.remaining) == (1, 1)
@@ -90,7 +90,7 @@ def test_all_or_none(make: Make, subject: str) -> None:
 
 
 def test_every_algorithm_beside_leases(make: Make, subject: str) -> None:
-    """Each is charged once, and not given back with the lease."""
+    """Each call is charged once to the rates, and not refunded with the lease."""
     limiter = make([PLACES, *RATES])
     with limiter.hold(subject, 2) as lease:
         assert lease.decision.granted == 2
@@ -100,7 +100,7 @@ def test_every_algorithm_beside_leases(make: Make, subject: str) -> None:
 
 
 def test_one_script_call_each(make_on: Make, own: Server, subject: str) -> None:
-    """To take and to give back, with rates and without; a second release is none."""
+    """One round trip to take and one to release, with rates and without; a second release makes none."""
     for limits in (PLACES, [PLACES, SlidingLog(100, "minute")], [*RATES[:5], PLACES]):
         limiter = make_on(own.url, limits)
         with limiter.hold(subject):
@@ -113,7 +113,7 @@ def test_one_script_call_each(make_on: Make, own: Server, subject: str) -> None:
 
 
 def test_given_back(make: Make, subject: str) -> None:
-    """At the end of the body, by an exception, before the end; again, it is nothing."""
+    """At the end of the body, after an exception, and before the end; a second release does nothing."""
     limiter = make(PLACES)
     with limiter.hold(subject):
         assert limiter.peek(subject).remaining == 1
@@ -132,7 +132,7 @@ def test_given_back(make: Make, subject: str) -> None:
 
 
 def test_a_lease_entered_again_is_another(make: Make, subject: str) -> None:
-    """One after the other; each is given back."""
+    """One after the other; each is released."""
     limiter = make([PLACES, SlidingLog(3, "day")])
     lease = limiter.hold(subject)
     for left in (2, 1, 0):
@@ -144,15 +144,15 @@ def test_a_lease_entered_again_is_another(make: Make, subject: str) -> None:
         lease.__enter__()
 
 
-def test_what_makes_no_lease(make: Make, subject: str) -> None:
-    """It is said where it is written, and nothing is taken."""
+def test_calls_that_make_no_lease(make: Make, subject: str) -> None:
+    """The call raises, and nothing is taken."""
     limiter = make(PLACES)
     for timeout in (-1, True, "1", float("nan")):
         with pytest.raises(InvalidSetting, match="timeout is"):
             limiter.hold(subject, timeout=timeout)
 
     async def coroutine() -> None:
-        raise AssertionError("nobody would wait for it")
+        raise AssertionError("another try would only wait")
 
     for on_lost in ("call me", coroutine):
         with pytest.raises(InvalidSetting, match="on_lost is"):
@@ -162,7 +162,7 @@ def test_what_makes_no_lease(make: Make, subject: str) -> None:
 
 @pytest.mark.parametrize("call", ["hold", "reserve"])
 def test_a_forgotten_with_is_no_permission(make: Make, way: str, subject: str, call: str) -> None:
-    """Every object is true, and nobody was asked: ``if limiter.hold(key):`` would let everybody in."""
+    """By default an object is true: ``if limiter.hold(key):`` would admit every caller without a call."""
     limiter = make(PLACES if call == "hold" else PLENTY)
     asked = getattr(limiter, call)(subject, 1)
     asked = asked if way == "sync" else asked.inner
@@ -172,8 +172,8 @@ def test_a_forgotten_with_is_no_permission(make: Make, way: str, subject: str, c
 
 
 @pytest.mark.parametrize("call", ["hold", "reserve"])
-def test_what_was_entered_is_true(subject: str, call: str) -> None:
-    """Clean-up may ask whether there is anything to clean up."""
+def test_an_entered_lease_is_true(subject: str, call: str) -> None:
+    """Clean-up code may test whether the body was entered."""
     limiter = Limiter(PLACES if call == "hold" else PLENTY, store="memory://")
     asked = getattr(limiter, call)(subject, 1)
     with asked:
@@ -184,7 +184,7 @@ def test_what_was_entered_is_true(subject: str, call: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["standalone", "memory"])
 def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
-    """At a third of it, so that nobody else gets in, and it is not lost."""
+    """It is renewed at a third of its length: no other holder gets its place, and it is not lost."""
     limiter = make([Concurrency(1, lease=0.5), SlidingLog(9, "day")])
     with limiter.hold(subject) as lease:
         began = time.monotonic()
@@ -201,7 +201,7 @@ def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
 def test_held_no_longer_than_the_policy_allows(
     make: Make, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A slow holder is told, and its place is free at once: another client waits for no lease's end."""
+    """A slow holder learns of it, and its place is free at once, not only when the lease expires."""
     limiter = make([Concurrency(2, lease=0.3, max_hold=0.7), SlidingLog(9, "day")])
     calls: list[float] = []
     began = time.monotonic()
@@ -223,7 +223,7 @@ def test_held_no_longer_than_the_policy_allows(
 
 @pytest.mark.parametrize("kind", ["memory"])
 def test_a_longest_hold_of_the_call_s_own(make: Make, subject: str) -> None:
-    """It is no part of the state: a limiter without one, and one with another, share the places."""
+    """It is no part of the state: limiters with another length, or none, share the places."""
     limiter = make(Concurrency(1, lease=30))
     with limiter.hold(subject, limits=Concurrency(1, lease=0.2, max_hold=0.2)) as lease:
         until(lambda: limiter.peek(subject).remaining == 1)
@@ -233,7 +233,7 @@ def test_a_longest_hold_of_the_call_s_own(make: Make, subject: str) -> None:
 
 
 def test_lost(make: Make, subject: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A renewal finds it gone: that is said once, in another thread, and not raised into the body."""
+    """A renewal finds no lease: ``on_lost`` is called once, in another thread; the body goes on."""
     limiter = make([Concurrency(5, lease=0.6), SlidingLog(9, "day")])
     calls: list[threading.Thread] = []
     with (
@@ -253,7 +253,7 @@ def test_lost(make: Make, subject: str, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_a_part_of_it_is_not_it(make: Make, subject: str) -> None:
-    """A lease of three units one of which somebody took away is lost, not renewed in part."""
+    """A lease of three units of which another client released one is lost, not renewed in part."""
     limiter = make(Concurrency(5, lease=0.6))
     lost = threading.Event()
     with limiter.hold(subject, 3, on_lost=lost.set) as lease:
@@ -263,7 +263,7 @@ def test_a_part_of_it_is_not_it(make: Make, subject: str) -> None:
 
 
 def test_lost_while_the_store_is_away(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """Renewals are tried until the lease must have ended, and then it is lost."""
+    """Renewals are tried until the lease has expired; then it is lost."""
     limiter = make_on(proxy.url, Concurrency(1, lease=0.6), timeout=0.1)
     lost = threading.Event()
     with limiter.hold(subject, on_lost=lost.set):
@@ -276,7 +276,7 @@ def test_lost_while_the_store_is_away(make_on: Make, proxy: Proxy, subject: str)
 
 
 def test_lost_in_time_whatever_a_call_may_take(make_on: Make, proxy: Proxy, subject: str) -> None:
-    """A silent store and a long time-out: the holder is told before others hold it, not after."""
+    """If the store is silent and the timeout long, the holder learns of the loss before another has it."""
     limiter = make_on(proxy.url, Concurrency(1, lease=0.9), timeout=5.0)
     lost = threading.Event()
     with limiter.hold(subject, on_lost=lost.set):
@@ -287,8 +287,8 @@ def test_lost_in_time_whatever_a_call_may_take(make_on: Make, proxy: Proxy, subj
         proxy.mend()
 
 
-def test_lost_to_something_else(make_on: Make, own: Server, subject: str) -> None:
-    """The store refuses to renew: that is the end of the lease, and not of the body."""
+def test_lost_by_a_refusal(make_on: Make, own: Server, subject: str) -> None:
+    """The store refuses to renew: the lease is lost, and the body goes on."""
     limiter, client = make_on(own.url, Concurrency(1, lease=0.6)), own.client()
     with limiter.hold(subject) as lease:
         (key,) = client.keys()
@@ -315,7 +315,7 @@ def test_a_store_that_is_away_for_a_moment(
 
 
 def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until it is given back, long before its end; asking at least every second."""
+    """It waits until a release, long before the lease would expire, and tries at least every second."""
     assert leases._ASK_EVERY == 1.0
     monkeypatch.setattr(leases, "_ASK_EVERY", 0.15)
     limiter = make([Concurrency(1, lease=60), SlidingLog(9, "day")])
@@ -329,8 +329,8 @@ def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyP
         assert lefts(limiter, subject) == [0, 7]
 
 
-def test_released_while_it_is_asked_for(make: Make, subject: str) -> None:
-    """Nobody enters by it, and nothing of it is left."""
+def test_released_while_it_is_requested(make: Make, subject: str) -> None:
+    """The body is not entered, and nothing of the lease is left."""
     limiter = make(Concurrency(1, lease=60))
     first, second = limiter.hold(subject), limiter.hold(subject, timeout=30)
     first.__enter__()
@@ -357,7 +357,7 @@ def test_released_while_it_is_asked_for(make: Make, subject: str) -> None:
 
 
 def test_waits_no_longer_than_it_may(make: Make, subject: str) -> None:
-    """For a place until the time is over, since it may come back; for a rate not at all."""
+    """For a place until the timeout, since it may be released; for a rate not at all."""
     limiter = make([Concurrency(1, lease=60), SlidingLog(1, "day")])
     began = time.monotonic()
     with limiter.hold(subject):
@@ -375,9 +375,9 @@ def test_waits_no_longer_than_it_may(make: Make, subject: str) -> None:
 
 
 def test_a_dead_holders_place_in_time(make: Make, subject: str) -> None:
-    """Who waits for a lease that nobody renews gets it when that ends."""
+    """A caller that waits for a lease that is not renewed gets its place when it expires."""
     limiter = make(Concurrency(1, lease=0.4))
-    raw(limiter, "acquire", subject, "of somebody dead")
+    raw(limiter, "acquire", subject, "of a dead holder")
     began = time.monotonic()
     with limiter.hold(subject, timeout=5):
         assert 0.3 < time.monotonic() - began < 2
@@ -385,7 +385,7 @@ def test_a_dead_holders_place_in_time(make: Make, subject: str) -> None:
 
 
 def test_the_delay_of_a_queue_beside_it_is_slept(make: Make, subject: str) -> None:
-    """And the lease is held meanwhile."""
+    """The delay is slept while the lease is held."""
     limiter = make([Concurrency(5, lease=60), LeakyBucket(10, 1, burst=5)])
     with limiter.hold(subject):
         began = time.monotonic()
@@ -396,7 +396,7 @@ def test_the_delay_of_a_queue_beside_it_is_slept(make: Make, subject: str) -> No
 
 
 def test_other_lengths_of_one_lease(make_on: Make, own: Server, subject: str) -> None:
-    """The set lives for as long as the longest, whoever comes after it, renews, or gives back."""
+    """The set expires with its longest lease, whichever lease is taken, renewed or released after it."""
     long, short = Concurrency(9, lease=50), Concurrency(9, lease=0.3)
     limiter, client = make_on(own.url, long), own.client()
 
@@ -418,10 +418,10 @@ def test_other_lengths_of_one_lease(make_on: Make, own: Server, subject: str) ->
     client.close()
 
 
-def test_a_lost_reply_leaves_no_ghost(
+def test_a_lost_reply_leaves_no_lease(
     make_on: Make, proxy: Proxy, store: str, subject: str
 ) -> None:
-    """The lease was taken, its reply was lost: it is given back soon."""
+    """The lease was taken, and its reply was lost: the lease is released soon."""
     limiter, sure = make_on(proxy.url, PLACES, timeout=0.2), make_on(store, PLACES)
     limiter.peek(subject)
     proxy.replies = cut
@@ -434,10 +434,10 @@ def test_a_lost_reply_leaves_no_ghost(
 
 
 @pytest.mark.parametrize("on_error", ["allow", "deny", "local"])
-def test_nor_does_one_whose_fallback_decided(
+def test_a_lost_reply_before_a_fallback_leaves_no_lease(
     make_on: Make, proxy: Proxy, store: str, subject: str, on_error: str
 ) -> None:
-    """The ghost is given back, and what the fallback gave stays."""
+    """The lease in the store is released, and the lease of the fallback stays."""
     limiter = make_on(proxy.url, PLACES, timeout=0.2, on_error=on_error)
     sure = make_on(store, PLACES)
     limiter.peek(subject)
@@ -457,8 +457,10 @@ def test_nor_does_one_whose_fallback_decided(
     assert (sure.peek(subject).remaining, limiter.unsettled) == (2, 0)
 
 
-def test_a_ghost_ends_by_itself(make_on: Make, proxy: Proxy, store: str, subject: str) -> None:
-    """Where it cannot be given back either, that is counted, and its length is all it lasts."""
+def test_a_lease_after_a_lost_reply_expires(
+    make_on: Make, proxy: Proxy, store: str, subject: str
+) -> None:
+    """If it cannot be released either, that is counted, and the lease expires after its length."""
     policy = Concurrency(1, lease=0.8)
     limiter, sure = make_on(proxy.url, policy, timeout=0.1), make_on(store, policy)
     limiter.peek(subject)
@@ -480,7 +482,7 @@ def test_a_ghost_ends_by_itself(make_on: Make, proxy: Proxy, store: str, subject
 def test_entering_again_after_a_lost_reply(
     make_on: Make, proxy: Proxy, store: str, subject: str
 ) -> None:
-    """The ghost's end is not that of the lease which was taken in its place."""
+    """The late release of the lost lease does not release the lease taken in its place."""
     limiter, sure = make_on(proxy.url, PLACES, timeout=0.2), make_on(store, PLACES)
     limiter.peek(subject)
     proxy.replies = cut
@@ -496,7 +498,7 @@ def test_entering_again_after_a_lost_reply(
 
 
 def test_one_id_is_one_lease(proxy: Proxy, store: str, subject: str) -> None:
-    """Taken again by its id, after a lost reply, it is one: in the script alone and among several."""
+    """A lease taken again by its id after a lost reply is one lease, alone and in a joint call."""
     for policies, charged in (([PLACES], []), ([PLACES, SlidingLog(9, 60)], [8])):
         name = f"{subject}-{len(policies)}"
         with (
@@ -518,8 +520,8 @@ def test_one_id_is_one_lease(proxy: Proxy, store: str, subject: str) -> None:
             assert [one.remaining for one in sure.peek(name).each] == [1, *charged]
 
 
-def test_an_outage_leaves_few_ghosts_to_give_back(make_on: Make, own: Server, subject: str) -> None:
-    """Whoever asks for leases all the time, while nobody answers, keeps no list of them all."""
+def test_an_outage_leaves_few_leases_to_release(make_on: Make, own: Server, subject: str) -> None:
+    """A client that asks for leases while no server answers keeps no list of all of them."""
     limiter = make_on(own.url, PLACES, timeout=0.02, on_error="allow")
     limiter.peek(subject)
     own.kill()
@@ -532,7 +534,7 @@ def test_an_outage_leaves_few_ghosts_to_give_back(make_on: Make, own: Server, su
 
 @pytest.mark.slow
 def test_many_leases_have_two_threads(store: str, new_subject: Callable[[], str]) -> None:
-    """One renews them all, the other is there to help; they end with the last."""
+    """One thread renews all of them, the other helps; both end with the last lease."""
 
     def renewal_threads() -> set[threading.Thread]:
         return {one for one in threading.enumerate() if "_keep" in one.name}
@@ -556,7 +558,7 @@ def test_many_leases_have_two_threads(store: str, new_subject: Callable[[], str]
 def test_a_node_that_hangs_takes_no_other_lease_along(
     store: str, new_subject: Callable[[], str]
 ) -> None:
-    """Forty renewals that wait for their deadline, again and again: the others come in time."""
+    """Forty renewals wait for their deadline again and again: the other leases are renewed in time."""
     with Limiter(Concurrency(1, lease=1.5), store=store, timeout=0.1) as limiter:
 
         def hangs(call: StoreCall, ahead: Any) -> Any:
@@ -578,10 +580,10 @@ def test_a_node_that_hangs_takes_no_other_lease_along(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("silent", [1, 3])
-def test_a_store_that_says_nothing_about_one_lease(
+def test_a_store_that_is_silent_about_one_lease(
     store: str, new_subject: Callable[[], str], silent: int
 ) -> None:
-    """Whoever renews waits for it longer than the others last: those come in time all the same."""
+    """A thread that waits for its renewal longer than other leases last does not delay those."""
     with Limiter(Concurrency(1, lease=0.6), store=store, timeout=10.0) as limiter:
         ends = threading.Event()
 
@@ -604,7 +606,7 @@ def test_a_store_that_says_nothing_about_one_lease(
 
 @pytest.mark.slow
 def test_a_lease_used_again_is_not_the_one_before(store: str, subject: str) -> None:
-    """A renewal of the first whose answer comes too late says nothing of the second, nor ends it."""
+    """A late reply to the first lease's renewal neither ends the second lease nor reports it as lost."""
     with Limiter(Concurrency(2, lease=0.6), store=store, timeout=10.0) as limiter:
         begun, again = threading.Event(), threading.Event()
 
@@ -627,7 +629,7 @@ def test_a_lease_used_again_is_not_the_one_before(store: str, subject: str) -> N
 
 
 def test_a_lease_used_again_at_once(make: Make, subject: str) -> None:
-    """Ending the renewal of the one before tells nobody that this one is lost."""
+    """Ending the renewal of the earlier lease does not report this one as lost."""
     limiter = make(PLACES)
     lease = limiter.hold(subject)
 
@@ -646,8 +648,8 @@ def test_a_lease_used_again_at_once(make: Make, subject: str) -> None:
                 assert not lease.lost
 
 
-def test_what_was_given_back_is_forgotten(make: Make, subject: str) -> None:
-    """Long leases that were held for a moment leave nothing behind that waits for their renewal."""
+def test_released_leases_leave_no_renewal(make: Make, subject: str) -> None:
+    """Long leases that were held for a moment leave no entry that waits for their renewal."""
     limiter = make(Concurrency(1, lease="day"))
     for _ in range(200):
         with limiter.hold(subject):
@@ -660,13 +662,13 @@ def test_what_was_given_back_is_forgotten(make: Make, subject: str) -> None:
 
 
 class Interrupt(BaseException):
-    """As a signal's handler raises it in the middle of a sleep."""
+    """Raised as by a signal handler in the middle of a sleep."""
 
 
 def test_interrupted_in_its_delay(
     store: str, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lease is in hand, but its body is never entered: it is given back."""
+    """The lease was taken, but its body is never entered: it is released."""
 
     def interrupt(seconds: float) -> None:
         raise Interrupt
@@ -682,7 +684,7 @@ def test_interrupted_in_its_delay(
 
 
 def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> None:
-    """Closed, then forgotten: a lease that is held is renewed all the same."""
+    """The limiter is closed and then dropped: a lease that is held is still renewed."""
     limiter = Limiter(Concurrency(1, lease=0.5), store=store, timeout=10.0)
     lease = limiter.hold(subject).__enter__()
     limiter.close()

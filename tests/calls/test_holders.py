@@ -1,4 +1,4 @@
-"""Holders in processes of their own: stopped, killed, forked; what they held is whole again in time."""
+"""Holders in other processes are stopped, killed, and forked; all places are free again in time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEASE = 0.6
 
 @contextmanager
 def child(work: Any, *args: Any) -> Iterator[tuple[Any, Connection]]:
-    """A process at work, and the pipe to it; killed in the end."""
+    """A process at work, and the pipe to it; the process is killed at the end."""
     ours, theirs = processes.Pipe()
     running = processes.Process(target=work, args=(*args, theirs))
     running.start()
@@ -43,7 +43,7 @@ def child(work: Any, *args: Any) -> Iterator[tuple[Any, Connection]]:
 
 
 def _hold(store: str, subject: str, pipe: Connection) -> None:
-    """Hold a lease until told to end; say when it is held, and when it is lost."""
+    """Hold a lease until the pipe says to end; report when it is held, and when it is lost."""
     with Limiter(Concurrency(1, lease=LEASE), store=store, timeout=PATIENCE) as limiter:
         with limiter.hold(subject, on_lost=lambda: pipe.send("lost")) as lease:
             pipe.send("held")
@@ -67,8 +67,8 @@ def _hold_in_a_loop(store: str, subject: str, pipe: Connection) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hold", [_hold, _hold_in_a_loop])
-def test_a_holder_that_was_stopped_says_lost(store: str, subject: str, hold: Any) -> None:
-    """For two leases; somebody else holds it then, and is not disturbed by who wakes up."""
+def test_a_stopped_holder_reports_the_loss(store: str, subject: str, hold: Any) -> None:
+    """It stops for two leases; another client holds it then, and is not disturbed when it wakes up."""
     with (
         Limiter(Concurrency(1, lease=LEASE), store=store, timeout=PATIENCE) as limiter,
         child(hold, store, subject) as (process, pipe),
@@ -95,7 +95,7 @@ LIMIT = 12
 
 
 def _come_and_go(store: str, subject: str, number: int, pipe: Connection) -> None:
-    """Hold a few, now and then, until killed."""
+    """Hold some leases, now and then, until killed."""
     draw = random.Random(number)
     with Limiter(Concurrency(LIMIT, lease=LEASE), store=store, timeout=PATIENCE) as limiter:
         pipe.send("ready")
@@ -105,8 +105,8 @@ def _come_and_go(store: str, subject: str, number: int, pipe: Connection) -> Non
 
 
 @pytest.mark.slow
-def test_killed_holders_leave_the_capacity_whole(store: str, subject: str) -> None:
-    """With -9, at any moment: never more than the limit is held, and all of it is there a lease later."""
+def test_killed_holders_leave_every_place_free(store: str, subject: str) -> None:
+    """Killed with -9: never more than the limit is held, and a lease later all places are free."""
     draw, running = random.Random(5), []
     client = redis.Redis.from_url(store)
     key = f"rl:{{{subject}}}:default:v1:concurrency"
@@ -151,7 +151,7 @@ def test_killed_holders_leave_the_capacity_whole(store: str, subject: str) -> No
 
 
 def _fork_while_holding(store: str, subject: str, pipe: Connection) -> None:
-    """Fork in the body; one child leaves it, by its end and early, the other has a lease of its own."""
+    """Fork in the body: one child leaves it, at its end and early, the other takes its own lease."""
     policy = Concurrency(5, lease=LEASE)
     limiter = Limiter(policy, store=store, timeout=PATIENCE)
     with limiter.hold(subject, 2) as lease:
@@ -185,14 +185,14 @@ def _fork_while_holding(store: str, subject: str, pipe: Connection) -> None:
 
 @pytest.mark.slow
 def test_a_fork_with_a_lease(store: str, subject: str) -> None:
-    """The lease is the parent's: no child gives it back, or renews it; a child's own is its own."""
+    """The lease is the parent's: no child releases or renews it; a child's own lease is its own."""
     with child(_fork_while_holding, store, subject) as (_, pipe):
         assert pipe.poll(30)
         assert pipe.recv() == [13, 12, 13, 0, 15]
 
 
 def _fork_and_hold_in_threads(store: str, subject: str, pipe: Connection) -> None:
-    """Fork in the body; the child's first leases are those of two threads at once."""
+    """Fork in the body; two threads of the child take its first leases at once."""
     limiter = Limiter(Concurrency(5, lease=LEASE), store=store, timeout=PATIENCE)
     with limiter.hold(subject):
         if os.fork() == 0:
@@ -224,14 +224,14 @@ def _fork_and_hold_in_threads(store: str, subject: str, pipe: Connection) -> Non
 
 @pytest.mark.slow
 def test_the_first_leases_of_a_child(store: str, subject: str) -> None:
-    """Of two threads that take them at once: both are renewed."""
+    """Two threads take them at once: both are renewed."""
     with child(_fork_and_hold_in_threads, store, subject) as (_, pipe):
         assert pipe.poll(30)
         assert pipe.recv() == [False, False]
 
 
 def _fork_while_reserving(store: str, subject: str, pipe: Connection) -> None:
-    """Fork in the body; one child fails in it, the other says what it cost."""
+    """Fork in the body; one child fails in it, the other settles."""
     limiter = Limiter(SlidingLog(10, 60), store=store, timeout=PATIENCE)
     seen = []
     for actual in (None, 1):
@@ -250,7 +250,7 @@ def _fork_while_reserving(store: str, subject: str, pipe: Connection) -> None:
 
 
 def test_a_fork_with_a_reservation(store: str, subject: str) -> None:
-    """A child's failure says nothing about what its parent used; a child's word counts."""
+    """A child's failure does not refund its parent's cost; a child's settlement counts."""
     with child(_fork_while_reserving, store, subject) as (_, pipe):
         assert pipe.poll(PATIENCE)
         assert pipe.recv() == [6, 9]
@@ -264,7 +264,7 @@ def _reserve(store: str, subject: str, pipe: Connection) -> None:
 
 
 def test_a_killed_reservation_keeps_its_charge(store: str, subject: str) -> None:
-    """Nobody else can know what it used."""
+    """The charge stays: no other process knows the true cost."""
     with child(_reserve, store, subject) as (process, pipe):
         assert pipe.poll(PATIENCE)
         os.kill(process.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What goes wrong around a call: it is interrupted, or its caller does what nobody should."""
+"""Interrupted and cancelled calls, and callers that use a lease or a reservation in a wrong way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PLACES = Concurrency(3, lease=30)
 
 
 class NotAnException(BaseException):
-    """What libraries, and handlers of signals, raise past ``except Exception``."""
+    """An exception that ``except Exception`` does not catch, as from signal handlers."""
 
 
 def cancel_on_and_on(task: asyncio.Task[Any]) -> None:
@@ -45,8 +45,8 @@ def place(request: pytest.FixtureRequest) -> str:
     return "memory://" if request.param == "memory" else request.getfixturevalue("store")
 
 
-def test_leases_of_bodies_that_are_cancelled_on_and_on(place: str, subject: str) -> None:
-    """In the body, and while the lease is taken: all of them come back."""
+def test_leases_of_bodies_that_are_cancelled_again_and_again(place: str, subject: str) -> None:
+    """In the body, and while the lease is taken: all leases are released."""
 
     async def main() -> None:
         limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
@@ -74,8 +74,8 @@ def test_leases_of_bodies_that_are_cancelled_on_and_on(place: str, subject: str)
     asyncio.run(main())
 
 
-def test_a_reservation_whose_body_is_cancelled_on_and_on(place: str, subject: str) -> None:
-    """All of it is given back."""
+def test_a_reservation_whose_body_is_cancelled_again_and_again(place: str, subject: str) -> None:
+    """All of it is released."""
 
     async def main() -> None:
         limiter = AsyncLimiter("100/hour", store=place, timeout=PATIENCE)
@@ -98,8 +98,8 @@ def test_a_reservation_whose_body_is_cancelled_on_and_on(place: str, subject: st
     asyncio.run(main())
 
 
-def test_subjects_in_turn_that_are_cancelled(cluster: Cluster, subject: str) -> None:
-    """What was taken before is given back; at most the call under way stays charged."""
+def test_a_sequential_hit_that_is_cancelled(cluster: Cluster, subject: str) -> None:
+    """Earlier charges are refunded; at most the call under way stays charged."""
 
     async def main() -> None:
         limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=cluster.url, timeout=PATIENCE)
@@ -115,10 +115,10 @@ def test_subjects_in_turn_that_are_cancelled(cluster: Cluster, subject: str) -> 
                 done += 1
             except asyncio.CancelledError:
                 pass
-        await asyncio.sleep(0.3)  # what was given back is on its way; nothing tells us
+        await asyncio.sleep(0.3)  # refunds are on their way; nothing signals their end
         charged = [1_000 - (await limiter.peek(key)).remaining for key in keys]
         assert min(charged) >= done
-        # Of each call that was cancelled, one subject's charge may have been under way.
+        # One subject's charge may have been under way in each cancelled call.
         assert sum(charged) <= 3 * done + (41 - done)
         assert limiter.unsettled == 0
         await limiter.close()
@@ -127,10 +127,10 @@ def test_subjects_in_turn_that_are_cancelled(cluster: Cluster, subject: str) -> 
 
 
 @pytest.mark.parametrize(("where", "lost"), [("refund", 1), ("peek", 0)])
-def test_interrupted_while_subjects_in_turn_are_given_back(
+def test_interrupted_during_the_refunds_of_a_sequential_hit(
     store: str, subject: str, where: str, lost: int
 ) -> None:
-    """The rest is given back all the same; the one give-back that was under way is counted."""
+    """The other charges are refunded; the one refund that was under way is counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
     limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]  # as in a cluster
     keys = [f"{subject}-{number}" for number in range(4)]
@@ -143,8 +143,8 @@ def test_interrupted_while_subjects_in_turn_are_given_back(
     limiter.close()
 
 
-def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: str) -> None:
-    """The rates under way are counted; the leases beside them come back, and all of the others."""
+def test_interrupted_during_the_releases_of_a_sequential_hit(store: str, subject: str) -> None:
+    """The rate under way is counted; the leases, and all other rates, are released or refunded."""
     limits = [Concurrency(5, lease=60), FixedWindow(5, "day")]
     limiter = Limiter(limits, store=store, timeout=PATIENCE)
     limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
@@ -159,8 +159,8 @@ def test_interrupted_while_leases_in_turn_are_given_back(store: str, subject: st
     limiter.close()
 
 
-def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: str) -> None:
-    """The same for coroutines, again and again."""
+def test_cancelled_during_the_refunds_of_a_sequential_hit(store: str, subject: str) -> None:
+    """As above, for coroutines, again and again."""
 
     async def main() -> None:
         limiter = AsyncLimiter(FixedWindow(1_000, "day"), store=store, timeout=PATIENCE)
@@ -192,10 +192,10 @@ def test_cancelled_while_subjects_in_turn_are_given_back(store: str, subject: st
     asyncio.run(main())
 
 
-def test_nobody_to_give_back_later(
+def test_no_thread_for_late_refunds(
     store: str, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process gets no more threads: what stays taken is counted."""
+    """The process can start no more threads: charges that stay are counted."""
     limiter = Limiter(FixedWindow(5, "day"), store=store, timeout=PATIENCE)
     limiter._core.transport.one_slot = lambda _: False  # type: ignore[method-assign]
     keys = [f"{subject}-{number}" for number in range(4)]
@@ -215,7 +215,7 @@ def test_nobody_to_give_back_later(
 
 
 def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
-    """The lease comes back all the same, and may be taken again."""
+    """The lease is released, and may be taken again."""
     limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
     lease = limiter.hold(subject)
     with pytest.raises(NotAnException), lease:
@@ -228,7 +228,7 @@ def test_interrupted_at_the_end_of_a_body(place: str, subject: str) -> None:
 
 
 def interrupt_once(limiter: Limiter, mode: str) -> None:
-    """Have the next call of a mode interrupted before it is sent, as by Ctrl-C."""
+    """Interrupt the next call of a mode before it is sent, as by Ctrl-C."""
 
     def interrupted(call: StoreCall, ahead: Any) -> Any:
         if call.mode == mode:
@@ -240,7 +240,7 @@ def interrupt_once(limiter: Limiter, mode: str) -> None:
 
 
 def test_a_lease_that_was_never_taken(place: str, subject: str) -> None:
-    """Giving it back changes nothing, and breaks nothing that comes later."""
+    """Releasing it changes nothing, and breaks nothing that comes later."""
     limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
     limiter.hold(subject).release()
     for _ in range(5):
@@ -250,7 +250,7 @@ def test_a_lease_that_was_never_taken(place: str, subject: str) -> None:
 
 
 def test_a_lease_is_in_one_body_at_a_time(place: str, subject: str) -> None:
-    """A second body would hold what nobody counts; one after the other is fine."""
+    """A second body would hold a place that is not counted; one after the other is allowed."""
     limiter = Limiter(PLACES, store=place, timeout=PATIENCE)
     lease = limiter.hold(subject)
     with lease:
@@ -263,17 +263,17 @@ def test_a_lease_is_in_one_body_at_a_time(place: str, subject: str) -> None:
 
 
 def test_a_settlement_before_anything_is_reserved(place: str, subject: str) -> None:
-    """It says so, and charges nothing."""
+    """It raises, and charges nothing."""
     limiter = Limiter("10/hour", store=place, timeout=PATIENCE)
     with pytest.raises(InvalidSetting, match="nothing is reserved yet"):
         limiter.reserve(subject, 3).settle(3)
     assert limiter.peek(subject).remaining == 10
 
 
-def test_a_denial_stays_one_where_a_later_subject_cannot_be_looked_at(
+def test_a_denial_stays_one_if_a_later_subject_cannot_be_peeked_at(
     cluster: Cluster, subject: str
 ) -> None:
-    """With ``allow`` as well: the store has denied, and says nothing of the rest."""
+    """Also with ``allow``: the store has denied, so the call is denied."""
     limiter = Limiter(
         FixedWindow(1, "day"), store=cluster.url, timeout=PATIENCE, on_error="allow"
     ).open()
@@ -293,10 +293,10 @@ def test_a_denial_stays_one_where_a_later_subject_cannot_be_looked_at(
     limiter.close()
 
 
-def test_whatever_on_lost_raises_or_takes_others_are_renewed(
+def test_other_leases_are_renewed_if_on_lost_fails_or_is_slow(
     store: str, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The thread that renews leases neither ends of it, nor waits for it; that is logged."""
+    """The renewal thread neither ends nor waits; the failure is logged."""
     limiter = Limiter(Concurrency(30, lease=0.6), store=store, timeout=PATIENCE)
     told = threading.Semaphore(0)
     go_on = threading.Event()
@@ -323,8 +323,8 @@ def test_whatever_on_lost_raises_or_takes_others_are_renewed(
     )  # the log says each kind of failure once
 
 
-def test_no_thread_waits_for_leases_that_were_given_back(place: str, subject: str) -> None:
-    """Not even for a third of their length."""
+def test_no_thread_waits_for_released_leases(place: str, subject: str) -> None:
+    """No thread waits, not even for a third of their length."""
     before = threading.active_count()
     for number in range(8):
         limiter = Limiter(Concurrency(5, lease="hour"), store=place, timeout=PATIENCE)
@@ -334,11 +334,11 @@ def test_no_thread_waits_for_leases_that_were_given_back(place: str, subject: st
     deadline = time.monotonic() + 10
     while threading.active_count() > before:
         assert time.monotonic() < deadline
-        time.sleep(0.01)  # nothing tells us that a thread has ended
+        time.sleep(0.01)  # no event signals the end of a thread
 
 
-def test_a_renewal_that_somebody_cancels_is_a_lost_lease(place: str, subject: str) -> None:
-    """Whoever cancels every task, as code does that shuts down, is told."""
+def test_a_cancelled_renewal_is_a_lost_lease(place: str, subject: str) -> None:
+    """If a program cancels every task, as at its shutdown, the holder learns of the loss."""
 
     async def main() -> None:
         limiter = AsyncLimiter(PLACES, store=place, timeout=PATIENCE)
@@ -354,7 +354,7 @@ def test_a_renewal_that_somebody_cancels_is_a_lost_lease(place: str, subject: st
 
 
 def test_a_lease_outlives_the_loop_that_took_it(store: str, subject: str) -> None:
-    """Given back in another loop it is given back all the same."""
+    """A lease is released also in another loop."""
     limiter = AsyncLimiter(PLACES, store=store, timeout=PATIENCE)
 
     async def take() -> Any:

@@ -1,4 +1,4 @@
-"""What the log says of a store that goes away and comes back; the times are passed in."""
+"""The log lines about a store that fails and recovers; the test passes the times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.proxy import Proxy, cut
 
 
 class Clock:
-    """The time as the log's throttle and the outage see it."""
+    """The clock of the log's throttle and of the outage."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = 0.0
@@ -28,7 +28,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
-    """A clock that the test puts forward."""
+    """A clock that the test moves forward."""
     return Clock(monkeypatch)
 
 
@@ -52,7 +52,7 @@ def test_one_line_when_it_goes_and_one_when_it_is_back(
     on_error: str,
     instead: str,
 ) -> None:
-    """In between at most one every ten seconds, with the number of calls that failed."""
+    """In between at most one line every ten seconds, with the number of failed calls."""
     url = f"redis://127.0.0.1:{proxy.port}"
     limiter = make_on(url, PLENTY, on_error=on_error, timeout=1.0)
 
@@ -92,7 +92,7 @@ def test_one_line_when_it_goes_and_one_when_it_is_back(
 def test_limiters_that_share_a_store_share_the_line(
     make_on: Make, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The store is away for all of them at once."""
+    """The store fails for all of them at once: one line."""
     first = make_on(f"redis://127.0.0.1:{proxy.port}", PLENTY, on_error="allow", timeout=1.0)
     inner: Any = getattr(first, "inner", first)
     second = make_on(inner, PLENTY, on_error="deny", name="second")
@@ -107,7 +107,7 @@ def test_limiters_that_share_a_store_share_the_line(
 def test_entering_while_the_store_is_away(
     make_on: Make, deaf_port: int, caplog: pytest.LogCaptureFixture, on_error: str
 ) -> None:
-    """``with`` goes on with what ``on_error`` says, and a warning; ``open`` called by hand raises."""
+    """``with`` logs a warning and follows ``on_error``; a call of ``open`` raises."""
     limiter = make_on(f"redis://127.0.0.1:{deaf_port}", PLENTY, on_error=on_error, timeout=0.2)
     with limiter:
         assert bool(limiter.hit("u")) is (on_error != "deny")
@@ -117,7 +117,7 @@ def test_entering_while_the_store_is_away(
 
 
 def test_entering_raises_where_calls_would(make_on: Make, deaf_port: int) -> None:
-    """Nothing else would ever say so."""
+    """Otherwise no error would ever be raised."""
     limiter = make_on(f"redis://127.0.0.1:{deaf_port}", PLENTY, timeout=0.2)
     with pytest.raises(StoreUnavailable), limiter:
         pass

@@ -1,4 +1,4 @@
-"""Limits at call time, and tags: the same policies with other numbers, and another slot."""
+"""``limits=`` and ``tag=``: the same policies with other numbers, and another slot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
 
 @pytest.mark.parametrize("policy", RATES, ids=by_algorithm)
 def test_a_subject_of_its_own_numbers(make: Make, new_subject: Any, policy: Policy) -> None:
-    """By a string, by a policy, by several: all calls know them, and the state is the subject's."""
+    """As a string, a policy or several: all calls accept them, and the subject keeps its state."""
     limiter = make(policy)
     for more in ("20/minute", type(policy)(20, 60), [type(policy)(20, 60)]):
         subject = new_subject()
@@ -37,7 +37,7 @@ def test_a_subject_of_its_own_numbers(make: Make, new_subject: Any, policy: Poli
         assert (decision.granted, decision.remaining, decision.limit) == (15, 5, 20)
         assert decision.policy == type(policy)(20, 60)
         assert limiter.peek(subject, limits=more).remaining == 5
-        # Ours of the same state: a bucket keeps its share, the others their count.
+        # The limiter's own numbers on the same state: a bucket keeps its share, the others their count.
         ours = {"token_bucket": 2, "gcra": 2, "leaky_bucket": 2}.get(policy.algorithm, 0)
         assert limiter.peek(subject).remaining == ours
         limiter.refund(subject, 15, limits=more)
@@ -47,7 +47,7 @@ def test_a_subject_of_its_own_numbers(make: Make, new_subject: Any, policy: Poli
 
 
 def test_a_burst_of_its_own(make: Make, subject: str) -> None:
-    """In a string as in a policy; without one it is as large as the limit."""
+    """In a string and in a policy; without one the burst is the limit."""
     limiter = make(TokenBucket(10, 60, burst=5))
     assert limiter.peek(subject, limits="20/minute burst 40").remaining == 40
     assert limiter.peek(subject, limits=TokenBucket(20, 60, burst=7)).remaining == 7
@@ -56,7 +56,7 @@ def test_a_burst_of_its_own(make: Make, subject: str) -> None:
 
 
 def test_numbers_for_several_policies(make: Make, subject: str) -> None:
-    """In the order of the policies; names and alignment are ours where a string gives the numbers."""
+    """In the order of the policies; a string leaves names and alignment as they are."""
     own = [SlidingLog(5, 60, name="a"), SlidingLog(7, 60, name="b"), FixedWindow(9, 60, align=True)]
     limiter = make(own)
     decision = limiter.peek(subject, limits="50/minute; 70 per 60 s, 90/minute")
@@ -89,7 +89,7 @@ def test_numbers_for_several_policies(make: Make, subject: str) -> None:
     ids=repr,
 )
 def test_other_limits_are_refused(make: Make, subject: str, others: Any) -> None:
-    """Algorithm, period, name and number say which state is meant: by every call that takes limits."""
+    """Algorithm, period, name and number of policies must agree, in every call that takes limits."""
     limiter = make(SlidingLog(10, 60))
     for call in (
         lambda: limiter.hit(subject, limits=others),
@@ -107,7 +107,7 @@ def test_other_limits_are_refused(make: Make, subject: str, others: Any) -> None
 
 
 def test_the_bucket_family_is_not_one_algorithm(make: Make, subject: str) -> None:
-    """Same script, other state."""
+    """They share a script, but not their state."""
     kinds = [TokenBucket, GCRA, LeakyBucket]
     for kind in kinds:
         for other in set(kinds) - {kind}:
@@ -116,7 +116,7 @@ def test_the_bucket_family_is_not_one_algorithm(make: Make, subject: str) -> Non
 
 
 def test_the_cost_is_held_against_the_numbers_of_the_call(make: Make, subject: str) -> None:
-    """Against the smallest limit among them; more than ours if that is larger."""
+    """Against the smallest limit among them, which may be larger than the limiter's own."""
     limiter = make([SlidingLog(10, 60), SlidingLog(100, "hour")])
     assert limiter.hit(subject, 50, limits="60/minute; 100/hour").granted == 50
     for call in (limiter.hit, limiter.peek, limiter.wait, limiter.refund, limiter.reserve):
@@ -133,7 +133,7 @@ def test_the_cost_is_held_against_the_numbers_of_the_call(make: Make, subject: s
 def test_a_reservation_settles_by_its_own_numbers(
     make: Make, new_subject: Any, policy: Policy
 ) -> None:
-    """Less, more, and debt of at most one of its own limits."""
+    """A lower cost, a higher cost, and debt of at most one of its own limits."""
     limiter = make(policy)
     for actual, left in ((5, 15), (18, 2), (40, 0), (1000, 0)):
         subject = new_subject()
@@ -147,7 +147,7 @@ def test_a_reservation_settles_by_its_own_numbers(
 
 
 def test_places_of_its_own(make: Make, subject: str) -> None:
-    """More and fewer than ours, over leases that are there."""
+    """More and fewer places than the limiter has, over leases that are held."""
     limiter = make(Concurrency(2, lease=60))
     more = Concurrency(3, lease=60)
     with limiter.hold(subject, 2), limiter.hold(subject, limits=more) as third:
@@ -159,7 +159,7 @@ def test_places_of_its_own(make: Make, subject: str) -> None:
 
 
 def test_many_sets_of_numbers(make: Make, subject: str) -> None:
-    """So many are kept prepared; one more is no mistake."""
+    """The number of prepared plans is bounded; one more is no mistake."""
     limiter = make(SlidingWindow(10, 60))
     for limit in range(1, 600):
         assert limiter.peek(subject, limits=f"{limit}/minute").limit == limit
@@ -167,7 +167,7 @@ def test_many_sets_of_numbers(make: Make, subject: str) -> None:
 
 
 def test_a_tag_has_a_state_of_its_own(make: Make, new_subject: Any) -> None:
-    """Of every call; the subject without it, or with another, is somebody else."""
+    """In every call: the subject without a tag, or with another tag, is another subject."""
     subject, tag, other = new_subject(), new_subject(), new_subject()
     limiter, leases = make(SlidingLog(10, 60)), make(Concurrency(2, 60))
 
@@ -189,7 +189,7 @@ def test_a_tag_has_a_state_of_its_own(make: Make, new_subject: Any) -> None:
 
 
 def test_a_tag_is_the_slot(cluster: Cluster, new_subject: Callable[[], str]) -> None:
-    """As a server reads the key's braces; a string, a number, a tuple and a secret are one each."""
+    """As a server reads the braces of a key; for a string, a number, a tuple, and with a secret."""
     client, tag = cluster.client(), new_subject()
     with Limiter(SlidingLog(10, 60), store=cluster.url, timeout=5.0) as limiter:
         for subject in ("a", 7, b"c", ("d", 1)):

@@ -1,4 +1,4 @@
-"""A limit that changes over live state: old and new numbers side by side, and what starts afresh."""
+"""A limit that changes over live state: old and new numbers side by side, and changes that start unused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BUCKETS = [TokenBucket, GCRA, LeakyBucket]
 
 @pytest.fixture
 def old_and_new(make_on: Make, place: str, kind: str) -> Any:
-    """Make limiters of one state, of each of these limits, all at one time."""
+    """Make limiters of the same state with each of these limits, all at one time."""
 
     def make(*sets: Any) -> list[Any]:
         first = make_on(place, sets[0])
@@ -51,7 +51,7 @@ def old_and_new(make_on: Make, place: str, kind: str) -> Any:
 def test_windows_and_logs_keep_their_count(
     old_and_new: Any, subject: str, algorithm: type[Policy]
 ) -> None:
-    """60 of 100 used: of 200, 140 remain; of 50, none, until the old ones leave."""
+    """60 of 100 used: of 200, 140 remain; of 50, none, until the old units expire."""
     old, more, less = old_and_new(*(algorithm(limit, 60) for limit in (100, 200, 50)))
     old.hit(subject, 60)
     assert [one.peek(subject).remaining for one in (old, more, less)] == [40, 140, 0]
@@ -70,23 +70,23 @@ def test_windows_and_logs_keep_their_count(
 def test_buckets_keep_their_debt_in_time(
     old_and_new: Any, subject: str, algorithm: type[Policy]
 ) -> None:
-    """60 of 100 used: 120 of 200, 6 of 10; the burst alone keeps units, the rate alone seconds."""
+    """60 of 100 used: 120 of 200, 6 of 10; a new burst keeps the units, a new rate the seconds."""
     numbers = [(100, 100), (200, 200), (10, 10), (100, 200), (100, 50), (200, 100), (50, 100)]
     limiters = old_and_new(*(algorithm(limit, 60, burst=burst) for limit, burst in numbers))
     limiters[0].hit(subject, 60)
     assert [one.peek(subject).remaining for one in limiters] == [40, 80, 4, 140, 0, 0, 70]
     assert {one.peek(subject, 0).reset_after for one in limiters} == {36.0}
-    # Nobody is blocked for longer than the old time to full.
+    # No caller is blocked for longer than the old time to full.
     for one in limiters:
         set_time(one, NOW_US + 36_000_000)
         assert one.peek(subject).remaining == one.policies[0].capacity
 
 
 @pytest.mark.parametrize("algorithm", BUCKETS)
-def test_a_much_smaller_burst_gives_nothing_back(
+def test_a_much_smaller_burst_refunds_nothing(
     old_and_new: Any, subject: str, algorithm: type[Policy]
 ) -> None:
-    """Its denials, side by side with the old one's calls, cut no debt that the old burst allows."""
+    """Its denials, beside the old limiter's calls, cut no debt that the old burst allows."""
     old, new = old_and_new(algorithm(10, 1, burst=1000), algorithm(10, 1, burst=100))
     assert old.hit(subject, 1000)
     for _ in range(3):
@@ -97,13 +97,13 @@ def test_a_much_smaller_burst_gives_nothing_back(
     assert (old.peek(subject).remaining, new.peek(subject).retry_after) == (10, 89.1)
     assert not new.hit(subject)
     assert old.hit(subject, 1000, at_least=1).granted == 10
-    # Whoever was told how long to wait gets in then.
+    # A caller that waits for its ``retry_after`` gets in then.
     set_time(new, NOW_US + 90_100_000)
     assert new.hit(subject)
 
 
 def test_leases_stay(old_and_new: Any, subject: str) -> None:
-    """With their end, whatever limit and length come after."""
+    """They keep their end, whatever limit and length come later."""
     old, more, less, other = old_and_new(
         *(Concurrency(limit, lease) for limit, lease in ((3, 60), (5, 60), (1, 60), (3, 10)))
     )
@@ -133,7 +133,9 @@ def test_leases_stay(old_and_new: Any, subject: str) -> None:
     ],
     ids=repr,
 )
-def test_what_starts_afresh(old_and_new: Any, subject: str, others: tuple[Policy, ...]) -> None:
+def test_changes_that_start_unused(
+    old_and_new: Any, subject: str, others: tuple[Policy, ...]
+) -> None:
     """Another algorithm, period, name or alignment is another limit."""
     limiters = old_and_new(*others)
     with ExitStack() as held:
@@ -157,7 +159,7 @@ def test_one_policy_more(old_and_new: Any, subject: str) -> None:
 
 
 def _serve(store: str, pipe: Connection) -> None:
-    """Hit as fast as it goes, under whatever policy and for as long as it is told; say what passed."""
+    """Hit as fast as possible, under each policy that arrives, until the end; send what passed."""
     while (told := pipe.recv()) is not None:
         policy, subject, seconds = told
         admitted = []
@@ -197,7 +199,7 @@ def workers(store: str) -> Iterator[list[Connection]]:
 def side_by_side(
     workers: list[Connection], old: Policy, new: Policy, subject: str
 ) -> list[Admitted]:
-    """What two processes each were granted, all of them at once."""
+    """The units granted to two processes each, all at once."""
     for pipe, policy in zip(workers, (old, old, new, new), strict=True):
         pipe.send((policy, subject, 0.3))
     found = []
@@ -255,7 +257,7 @@ def test_a_rolling_deploy_of_buckets(
 
 @pytest.mark.slow
 def test_a_rolling_deploy_of_leases(workers: list[Connection], store: str, subject: str) -> None:
-    """Never more are held than the larger limit admits; all are given back."""
+    """Never more are held than the larger limit admits; all are released."""
     old, new = Concurrency(1, lease=5), Concurrency(3, lease=9)
     with Limiter(Concurrency(1000), store=store, timeout=PATIENCE) as looks:
         for pipe, policy in zip(workers, (old, old, new, new), strict=True):

@@ -1,4 +1,4 @@
-"""Waiting: as long as the decision says and not longer, or not at all."""
+"""Waiting: as long as the decision requires, or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.proxy import Proxy, cut
 def test_passes_after_retry_after(
     make: Make, subject: str, policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sleep of what the denial says, and up to 5 % more, so that a crowd does not come at once."""
+    """It sleeps once, up to 5 % longer than ``retry_after``, so that callers do not come all at once."""
     limiter = make(policy)
     times = Time(limiter, monkeypatch)
     limiter.hit(subject, 9)
@@ -43,7 +43,7 @@ def test_passes_after_retry_after(
 
 
 def test_waits_for_others_too(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else was faster, twice: it asks and sleeps again."""
+    """Another caller was faster, twice: it tries and sleeps again."""
     limiter = make(SlidingLog(1, 60))
     times = Time(limiter, monkeypatch)
     limiter.hit(subject)
@@ -54,7 +54,7 @@ def test_waits_for_others_too(make: Make, subject: str, monkeypatch: pytest.Monk
 
 
 def test_at_once(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody sleeps where there is room."""
+    """If there is room, it does not sleep."""
     limiter = make(SlidingLog(2, 60))
     times = Time(limiter, monkeypatch)
     assert limiter.wait(subject).remaining == 1
@@ -74,8 +74,10 @@ def test_one_try(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert limiter.peek(subject).remaining == 1
 
 
-def test_a_time_that_does_not_do(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is said at once, when retry_after is beyond the time left; exactly enough will do."""
+def test_a_timeout_that_is_too_short(
+    make: Make, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If retry_after is longer than the time left, it raises at once; if equal, it waits."""
     limiter = make(SlidingLog(5, 60))
     times = Time(limiter, monkeypatch)
     limiter.hit(subject, 5)
@@ -92,7 +94,7 @@ def test_a_time_that_does_not_do(make: Make, subject: str, monkeypatch: pytest.M
 def test_the_time_left_counts_all_sleeps(
     make: Make, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After one sleep that others made vain, the next would be too long."""
+    """Another caller was faster after one sleep, and the next sleep would be too long."""
     limiter = make(SlidingLog(1, 60))
     times = Time(limiter, monkeypatch)
     limiter.hit(subject)
@@ -103,7 +105,7 @@ def test_the_time_left_counts_all_sleeps(
 
 
 def test_the_delay_is_slept(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A leaky bucket's callers go on one after the other, at its rate."""
+    """The callers of a leaky bucket go on one after the other, at its rate."""
     limiter = make(LeakyBucket(10, 60, burst=3))
     times = Time(limiter, monkeypatch)
     for _ in range(3):
@@ -111,13 +113,13 @@ def test_the_delay_is_slept(make: Make, subject: str, monkeypatch: pytest.Monkey
         began_us = times.passed_us
         decision = limiter.wait(subject, timeout=0)
         assert times.slept == [decision.delay] * bool(decision.delay)
-        times.passed_us = began_us  # as three who came together
+        times.passed_us = began_us  # as if three callers came together
     assert decision.delay == 12.0
     assert limiter.hit(subject).retry_after == 6.0
 
 
-def test_time_outs_that_are_none(make: Make, subject: str) -> None:
-    """Nothing is taken by them."""
+def test_wrong_timeouts(make: Make, subject: str) -> None:
+    """They are refused, and nothing is taken."""
     limiter = make(SlidingLog(10, 60))
     for timeout in (-1, -0.001, True, "1", float("nan")):
         with pytest.raises(InvalidSetting, match="timeout is"):
@@ -131,7 +133,7 @@ def test_time_outs_that_are_none(make: Make, subject: str) -> None:
 def test_a_degraded_denial_is_not_waited_for(
     make_on: Make, proxy: Proxy, store: str, subject: str
 ) -> None:
-    """The store did not decide: denied is RateLimited, allowed is a decision, and it is asked once."""
+    """The store did not decide: a denial raises RateLimited, an admission returns; it asks once."""
     proxy.replies = cut
     for on_error in ("deny", "local"):
         limiter = make_on(proxy.url, FixedWindow(1, 60), on_error=on_error)
@@ -149,7 +151,7 @@ def test_a_degraded_denial_is_not_waited_for(
 def test_a_call_that_may_have_run_is_not_repeated(
     make_on: Make, proxy: Proxy, store: str, subject: str
 ) -> None:
-    """Its reply was lost: charged once."""
+    """Its reply was lost: it is charged once."""
     limiter = make_on(proxy.url, SlidingLog(10, 60))
     limiter.hit(subject)
     proxy.replies = cut
@@ -160,7 +162,7 @@ def test_a_call_that_may_have_run_is_not_repeated(
 
 
 def test_a_crowd_in_real_time(make_on: Make, store: str, subject: str) -> None:
-    """Six who wait for ten each pass as fast as the limit lets them, and no faster."""
+    """Six callers wait for ten units each: they pass as fast as the limit allows, and no faster."""
     policy = SlidingLog(12, 0.2)
     limiter = make_on(store, policy)
     admitted: list[Admitted] = []

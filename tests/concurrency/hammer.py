@@ -1,4 +1,4 @@
-"""Real processes and threads that call one limiter at once, and what they were told."""
+"""Real processes and threads that call one limiter at once, and the replies that they got."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.model.base import Answer, Model
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload([__name__])
 
-#: Nobody measures time here, and both cores are busy: a call may take long, but must be decided.
+#: A deadline for tests that measure no time: a call may take long on a busy machine.
 PATIENCE = 30.0
 
 
 class Planned(NamedTuple):
-    """One call of one thread: how long it waits before, whom it names, and what it wants."""
+    """One call of one thread: the pause before it, its key, and its cost."""
 
     gap_us: int
     key: str
@@ -104,7 +104,7 @@ def _call(
 
 
 def admitted(told: Sequence[Told]) -> list[Admitted]:
-    """The history of what was taken."""
+    """The history of admitted calls."""
     return [Admitted(one.decided_us, one.granted) for one in told if one.granted]
 
 
@@ -119,13 +119,13 @@ def drawn_policies(most: int, periods: st.SearchStrategy[float]) -> st.SearchStr
 
 
 def policy_of(model: Model) -> Policy:
-    """The policy of the library that means what this model does."""
+    """The library's policy for this model."""
     more = {name: getattr(model, name) for name in model.options(1)}
     return ALGORITHMS[model.algorithm](model.limit, model.period_us / 1e6, **more)
 
 
 def replay(policy: Policy, told: Sequence[Told]) -> None:
-    """Fail unless one caller after the other, at the same times, would have been told the same.
+    """Fail unless a single caller, with the same calls at the same times, would have got the same replies.
 
     The store decides in some order, and says when. So a concurrent history is right exactly if it is
     that of a single caller; only calls of one and the same microsecond have to be tried in turn.
@@ -134,7 +134,7 @@ def replay(policy: Policy, told: Sequence[Told]) -> None:
 
 
 class Decided(Protocol):
-    """A call, when it was decided, and what it was told."""
+    """A decided call: its time and its reply."""
 
     @property
     def decided_us(self) -> int:
@@ -146,7 +146,7 @@ class Decided(Protocol):
 
 
 def explain(model: Model, told: Iterable[Decided], say: Callable[[Any, int, Any], Answer]) -> None:
-    """Fail unless the model, asked one call after the other, would have ``said`` the same."""
+    """Fail unless the model, called one call after the other, gives the same replies."""
     by_time = sorted(told, key=lambda one: one.decided_us)
     for now_us, at_once in itertools.groupby(by_time, key=lambda one: one.decided_us):
         calls = list(at_once)
@@ -158,7 +158,7 @@ def explain(model: Model, told: Iterable[Decided], say: Callable[[Any, int, Any]
 def _fitting(
     model: Model, now_us: int, calls: list[Decided], say: Callable[[Any, int, Any], Answer]
 ) -> Model | None:
-    """The model after these calls in some order that explains every reply; None: there is none."""
+    """The model after these calls in an order that explains every reply; None if there is none."""
     if not calls:
         return model
     for number, call in enumerate(calls):

@@ -1,4 +1,4 @@
-"""Whatever threads and processes do at once, every window keeps its bound, and nobody waits in vain."""
+"""Many threads and processes at once: every window keeps its bound, and no wait is in vain."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ policies = drawn_policies(20, periods)
 
 @st.composite
 def plans(draw: st.DrawFn) -> tuple[Policy, list[list[list[Planned]]]]:
-    """A policy; and for some threads of some processes, what they call and when, on one key."""
+    """A policy; and for some threads of some processes, their calls and pauses, on one key."""
     policy = draw(policies)
     calls = st.builds(
         Planned,
@@ -39,7 +39,7 @@ def plans(draw: st.DrawFn) -> tuple[Policy, list[list[list[Planned]]]]:
         key=st.just("one"),
         cost=st.integers(1, min(3, policy.most_cost)),
     )
-    # Draw few different threads, and let several of them do the same: hammering needs no variety.
+    # Draw few different threads, and let several do the same: the load needs no variety.
     kinds = draw(st.lists(st.lists(calls, min_size=1, max_size=12), min_size=1, max_size=3))
     threads = draw(st.integers(1, 4))
     return policy, [
@@ -49,7 +49,7 @@ def plans(draw: st.DrawFn) -> tuple[Policy, list[list[list[Planned]]]]:
 
 
 def check(store: str, policy: Policy, plan: list[list[list[Planned]]]) -> None:
-    """Run a plan on a fresh subject; hold it to the bound, and to what one caller would be told."""
+    """Run a plan on a fresh subject; compare it with the bound, and with the replies to a single caller."""
     key = new_key("hammer")
     plan = [[[call._replace(key=key) for call in calls] for calls in each] for each in plan]
 
@@ -63,20 +63,20 @@ def check(store: str, policy: Policy, plan: list[list[list[Planned]]]) -> None:
 @settings(max_examples=30 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
 @given(plans())
 def test_a_concurrent_history_is_one_that_a_single_caller_could_have_had(store, plan):
-    """Bound from above in every window, and from below: each denial is one that had to be."""
+    """No window admits too much, and each denial was necessary."""
     check(store, *plan)
 
 
 @settings(max_examples=8 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
 @given(plans())
-def test_so_it_is_on_redis(redis_store, plan):
+def test_a_concurrent_history_on_redis(redis_store, plan):
     """The same against Redis's own server."""
     check(redis_store, *plan)
 
 
 @settings(max_examples=8 * DEPTH, suppress_health_check=[HealthCheck.too_slow])
 @given(plans())
-def test_so_it_is_on_a_cluster(cluster, plan):
+def test_a_concurrent_history_on_a_cluster(cluster, plan):
     """The same against a cluster."""
     check(cluster.url, *plan)
 
@@ -86,8 +86,8 @@ def test_so_it_is_on_a_cluster(cluster, plan):
     [policy_of(sample) for model in MODELS.values() for sample in model.samples(3, 10_000)],
     ids=lambda policy: policy.identity,
 )
-def test_whoever_waits_as_told_is_admitted(store, subject, policy):
-    """By the store's own clock: a denied caller who comes no earlier than told is never denied."""
+def test_a_caller_that_waits_for_retry_after_is_admitted(store, subject, policy):
+    """By the store's clock: a call that waited for ``retry_after`` is never denied."""
     with Limiter(policy, store=store, timeout=PATIENCE) as limiter:
         waits = 0
         while waits < 20:
@@ -102,8 +102,8 @@ def test_whoever_waits_as_told_is_admitted(store, subject, policy):
                 waits += 1
 
 
-def test_a_history_that_no_single_caller_could_have_had_is_seen():
-    """The judge itself: one unit too many, and one denial too many, are both found."""
+def test_an_impossible_history_is_found():
+    """The check itself finds one unit too many, and one denial too many."""
     policy = SlidingLog(1, 1)
     first = Told(10**15, "k", 1, (1, 0, 0, 1_000_000, 0))
 

@@ -1,4 +1,4 @@
-"""Clients die at any moment, and fork at any moment; the state they share does not notice."""
+"""Clients die and fork at any moment; the state that they share stays right."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DAY = 86_400
 LIMIT = 50
 POLICIES = [policy(LIMIT, DAY) for policy in ALGORITHMS.values()]
 KILLS = 16
-#: More would let a busy machine look at keys for longer than clients take to make them.
+#: With more, a busy machine would look at keys for longer than clients take to make them.
 MOST_USERS = 500
 
 
 def _serve_new_users(store: str, prefix: str, number: int, begun: Event) -> None:
-    """Hit a shared key and a key of its own that nobody has used, on and on, until killed."""
+    """Hit a shared key and new keys of its own, again and again, until killed."""
     with Limiter(POLICIES, store=store, prefix=prefix, timeout=PATIENCE) as limiter:
         for user in itertools.count():
             limiter.hit("shared")
@@ -36,7 +36,7 @@ def _serve_new_users(store: str, prefix: str, number: int, begun: Event) -> None
 
 
 def test_killing_clients_leaves_no_key_for_ever(store, subject):
-    """In the middle of first hits, with -9: every key expires, and nobody gets more than the limit."""
+    """Clients are killed with -9 in their first hits: every key expires, and the limit is kept."""
     prefix = subject
     rng = random.Random(7)
     client = redis.Redis.from_url(store)

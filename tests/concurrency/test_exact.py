@@ -14,7 +14,7 @@ from tests.machines.support import new_key
 
 PROCESSES = THREADS = 8
 
-# A period so long that nothing drips in, or leaves a window, during a run.
+# A period so long that nothing is refilled, or leaves a window, during a run.
 DAY = 86_400
 CASES: list[tuple[int, int, int, list[Policy]]] = [
     # keys, calls on each key, limit, policies
@@ -34,7 +34,7 @@ CASES: list[tuple[int, int, int, list[Policy]]] = [
     ids=[f"{case[0]}-keys-{'+'.join(policy.algorithm for policy in case[3])}" for case in CASES],
 )
 def test_exactly_the_limit_is_admitted(request, where, keys, calls, limit, policies):
-    """On one key that everybody wants, and on a thousand that a few want each."""
+    """On one key that all threads hit, and on a thousand keys that a few threads hit each."""
     if where == "standalone":
         store = request.getfixturevalue("store")
     else:

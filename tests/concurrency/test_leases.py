@@ -1,4 +1,4 @@
-"""Leases among processes and threads: never one too many, and none that outlives its holder for long."""
+"""Leases of many processes and threads: never one too many, and none outlives its holder for long."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.scripts import Caller, single
 
 PROCESSES = THREADS = 8
 LIMIT, ROUNDS = 10, 12
-#: Long enough that nothing ends by itself while all of them hammer; and short enough to wait for.
+#: So long that nothing expires while all of them call; and short enough to wait for.
 LONG_US, SHORT_US = 60_000_000, 2_000_000
 
 
@@ -46,7 +46,7 @@ def ask(
 def _take_and_give_back(
     url: str, key: str, name: str, start: threading.Barrier, told: list[Told]
 ) -> None:
-    """Take, hold for a moment, renew or not, give back once or twice; denied: try again."""
+    """Take, hold for a moment, renew or not, release once or twice; if denied, try again."""
     caller = Caller(url)
     start.wait()
     for number in range(ROUNDS):
@@ -62,7 +62,7 @@ def _take_and_give_back(
 
 
 def _work(url: str, key: str, name: str, pipe: Connection) -> None:
-    """Let the threads of one process begin together, when told to."""
+    """Start the threads of one process together, at a signal."""
     told: list[Told] = []
     start = threading.Barrier(THREADS + 1)
     threads = [
@@ -80,7 +80,7 @@ def _work(url: str, key: str, name: str, pipe: Connection) -> None:
 
 
 def most_held(told: list[Told]) -> int:
-    """The most units that were held at any instant, by what was taken and given back, and when."""
+    """The most units that were held at any instant, by the times of taking and releasing."""
     moves = []
     for one in told:
         if one.mode == "release":
@@ -88,14 +88,14 @@ def most_held(told: list[Told]) -> int:
         elif one.mode == "acquire":
             moves.append((one.decided_us, one.reply[0]))
     held = most = 0
-    for _, units in sorted(moves):  # at one instant, what is given back goes first
+    for _, units in sorted(moves):  # at one instant, releases come first
         held += units
         most = max(most, held)
     return most
 
 
 def say(model: Concurrency, now_us: int, call: Told) -> Answer:
-    """What the model says to a call."""
+    """The model's answer to a call."""
     answer: Answer = getattr(model, call.mode)(now_us, call.cost, call.holder)
     return answer
 
@@ -124,7 +124,7 @@ def test_no_instant_has_more_than_the_limit(any_store):
             child.join(PATIENCE)
             child.close()
 
-    # The same lease twice is one: count what was taken, not what was told again.
+    # The same lease taken twice is one: count the first reply only.
     first = {}
     for one in sorted(told):
         if one.mode == "acquire" and one.reply[0]:
@@ -135,7 +135,7 @@ def test_no_instant_has_more_than_the_limit(any_store):
     assert any(one.mode == "acquire" and not one.reply[0] for one in told)
     explain(Concurrency(LIMIT, LONG_US), told, say)
     caller = Caller(any_store)
-    assert caller.dumps([key]) == [None]  # all of it was given back
+    assert caller.dumps([key]) == [None]  # all of it was released
     caller.close()
 
 
@@ -145,14 +145,14 @@ def _hold_on(url: str, key: str, name: str, pipe: Connection) -> None:
     holders = [f"{name}-{n}" for n in range(2)]
     pipe.send([ask(caller, key, SHORT_US, "acquire", holder).reply[0] for holder in holders])
     while True:
-        time.sleep(SHORT_US / 3e6)  # as whoever holds a lease does
+        time.sleep(SHORT_US / 3e6)  # as a holder of a lease does
         for holder in holders:
             ask(caller, key, SHORT_US, "renew", holder)
 
 
 @pytest.fixture
 def holders(store: str) -> Iterator[tuple[str, list[int]]]:
-    """Processes that hold all there is; their key, and their numbers."""
+    """Processes that hold all places; their key, and their process ids."""
     key, running = new_key("leases"), []
     try:
         for number in range(LIMIT // 2):
@@ -172,8 +172,8 @@ def holders(store: str) -> Iterator[tuple[str, list[int]]]:
 
 
 @pytest.mark.slow
-def test_what_dead_holders_held_is_free_within_one_lease(store, holders):
-    """Renewed for longer than a lease nothing is free; killed with -9, all of it is, a lease later."""
+def test_places_of_dead_holders_are_free_within_one_lease(store, holders):
+    """While leases are renewed, no place is free; a lease after the holders were killed, all are."""
     key, pids = holders
     caller = Caller(store)
     began_us = ask(caller, key, SHORT_US, "peek").decided_us

@@ -1,4 +1,4 @@
-"""A lease whose begin was interrupted is released, and one that cannot be renewed is lost; others go on."""
+"""An interrupted beginning of a lease releases it; a lease that cannot be renewed is lost; others go on."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from limiter.testing import StoreCall, intercept
 
 
 class Interrupt(BaseException):
-    """As a signal's handler raises it, in the middle of whatever the main thread does."""
+    """Raised as by a signal handler, in the middle of the main thread's work."""
 
 
 def test_interrupted_while_a_lease_begins_to_be_renewed(
     monkeypatch: pytest.MonkeyPatch, subject: str
 ) -> None:
-    """The caller is told, and holds nothing."""
+    """The caller gets the exception, and holds nothing."""
     limiter = Limiter(Concurrency(5, lease=60), store="memory://")
     renewal_threads = limiter._core.renewal_threads
     advance = renewal_threads._advance
@@ -37,8 +37,8 @@ def test_interrupted_while_a_lease_begins_to_be_renewed(
     assert renewal_threads._due == []
 
 
-def test_a_renewal_that_fails_by_a_fault_of_a_program(subject: str) -> None:
-    """Its lease is lost, and says so; others are renewed."""
+def test_a_renewal_that_fails_by_a_fault_in_the_code(subject: str) -> None:
+    """Its lease is reported as lost; others are renewed."""
     limiter = Limiter(Concurrency(5, lease=0.3), store="memory://")
     told = threading.Event()
 

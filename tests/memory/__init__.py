@@ -1,1 +1,1 @@
-"""The store in the process says and keeps what Redis would."""
+"""The store in the process gives the replies of a server, and keeps the same state."""

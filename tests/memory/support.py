@@ -1,4 +1,4 @@
-"""Ask a store in the process what the scripts are asked, and look into it as one looks into Redis."""
+"""Call a store in the process with a script's arguments, and read its state as one reads a server's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from limiter.policies import (
 from limiter.policies.concurrency import LeaseSet
 from tests.scripts import argument_names
 
-#: The life of a key that a test planted for ever.
+#: The expiry of a planted key that never expires.
 NEVER = 2**62
 
 #: The algorithm that each script decides; of several, the first.
@@ -27,7 +27,7 @@ CLASSES: dict[str, type[Policy]] = {
 
 
 def policy_of(script: str, given: dict[str, Any]) -> Policy:
-    """A policy by what its script is told, ranges aside: a script takes what no policy may be."""
+    """A policy from a script's arguments, without checks of ranges: a script takes more than a policy."""
     policy = object.__new__(CLASSES[script])
     numbers = {name: int(given[name]) for name in given if name not in ("field", "id", "mode")}
     numbers["period_us"] = numbers.get("period_us", numbers.get("lease_us", 0))
@@ -53,16 +53,16 @@ def policy_of(script: str, given: dict[str, Any]) -> Policy:
 def call_of(
     mode: str, at_least: int, now_us: int, keys: tuple[bytes, ...], blocks: tuple[Block, ...]
 ) -> Call:
-    """A call that no plan has made."""
+    """A call made without a plan."""
     return Call(CallTemplate(mode, at_least, now_us, blocks), keys)
 
 
 def read_call(script: str, keys: Sequence[str], words: Sequence[Any]) -> Call:
-    """The call that a script's arguments spell."""
+    """The call for a script's arguments."""
     names = tuple(key.encode() for key in keys)
     texts = [str(word) for word in words]
     if script != "several":
-        # at_least, the last of them, may be left out.
+        # at_least, the last argument, is optional.
         given = dict(zip(argument_names(script), texts, strict=False))
         at_least = int(given.pop("at_least", 0))
         now_us, mode = int(given.pop("now_us")), given["mode"]
@@ -84,7 +84,7 @@ def _block(script: str, key: int, shadow: bool, given: dict[str, Any]) -> Block:
 
 
 def number(text: str | int) -> Any:
-    """What Lua makes of an entry of a list or the score of a member: a number, or 0."""
+    """The number that Lua reads from an entry of a list or a score: 0 if it is none."""
     for kind in (int, float):
         try:
             return kind(text)
@@ -99,7 +99,7 @@ def clock_us(store: MemoryStore) -> int:
 
 
 def plant(store: MemoryStore, name: str, kind: str, value: Any, ttl_ms: int) -> None:
-    """Put a key into the store that no call has written; -1: for ever."""
+    """Put a key into the store without a call; -1: it never expires."""
     key = _Key("hash", NEVER if ttl_ms == -1 else clock_us(store) + ttl_ms * 1_000)
     key.kind, key.value = kind, value
     heapq.heappush(store._heap, (key.marked_us, name.encode()))
@@ -115,7 +115,7 @@ def leases(members: dict[str, int]) -> LeaseSet:
 
 
 def look(store: MemoryStore, keys: Sequence[str]) -> dict[str, tuple[str, Any, float]]:
-    """Kind, contents and life in milliseconds of every key that exists; -1: for ever."""
+    """Kind, value and remaining life in milliseconds of every key that exists; -1: it never expires."""
     now_us, found = clock_us(store), {}
     for name in keys:
         key = store._keys.get(name.encode())

@@ -24,7 +24,7 @@ from limiter.testing import Clock
 
 
 @pytest.mark.parametrize("kind", [SlidingLog, FixedWindow, GCRA, TokenBucket, LeakyBucket])
-def test_the_time_passes_when_the_test_says_so(kind: Any) -> None:
+def test_the_test_moves_the_time(kind: Any) -> None:
     """To the microsecond, whether the limiter was made before or after."""
     before = Limiter(kind(2, per=60), store="memory://")
     with Clock() as clock:

@@ -1,4 +1,4 @@
-"""Memory and a real server, step by step: the same questions, the same replies, the same state."""
+"""The store in the process and a real server, step by step: same calls, same replies, same state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
-#: A longer search: so many times the examples.
+#: Multiplies the number of examples, for a longer search.
 DEPTH = int(os.environ.get("TEST_DEPTH", "1"))
 NOW_US = 1_790_000_000_123_457
 YEAR_US = 366 * 86_400_000_000
@@ -29,7 +29,7 @@ periods = st.one_of(
     st.integers(1, 40),
     st.sampled_from([1_000, 999_983, 1_000_000, 60_000_000, 3_600_000_000, YEAR_US]),
 )
-#: Small ones for the most part; large ones where a product would not be exact in doubles.
+#: Mostly small ones; large ones, for which a product would not be exact in doubles.
 limits = st.one_of(st.integers(1, 6), st.integers(1, 30), st.sampled_from([99_991, 10**5]))
 large = st.sampled_from([10**9, 999_999_999_989, 10**12])
 KINDS = [*ALGORITHMS.values(), Concurrency]
@@ -37,7 +37,7 @@ KINDS = [*ALGORITHMS.values(), Concurrency]
 
 @st.composite
 def policies(draw: st.DrawFn, name: str) -> Policy:
-    """A policy of any kind, also of a period that is shorter than the library's shortest."""
+    """A policy of any kind, also with a period below the library's shortest."""
     kind: Any = draw(st.sampled_from(KINDS))
     numbers: dict[str, int] = {"limit": draw(limits), "period_us": draw(periods)}
     if kind.most_limit > 10**6 and not kind.has_burst and draw(st.integers(0, 3)) == 0:
@@ -60,16 +60,16 @@ class Subjects(RuleBasedStateMachine):
         self.store = MemoryStore()
         self.clock_us = NOW_US
         self.edges: list[int] = [NOW_US]
-        #: What each policy of each subject said remains, by its key and field.
+        #: The last ``remaining`` of each policy of each subject, by key and field.
         self.rooms: dict[tuple[int, str], int] = {}
-        #: The longest life that a key may have by now.
+        #: The longest remaining life that a key may have by now.
         self.longest_ms = 0
         self.keys: list[str] = []
         #: Each policy of each subject, and the place of its key.
         self.places: list[tuple[Policy, int]] = []
 
     def teardown(self) -> None:
-        """Leave nothing behind."""
+        """Delete the keys."""
         if self.keys:
             self.caller.client.delete(*self.keys)
         self.caller.close()
@@ -88,7 +88,7 @@ class Subjects(RuleBasedStateMachine):
                 self.places.append((policy, self.keys.index(own)))
 
     def move(self, data: st.DataObject) -> None:
-        """Time passes or steps back, often to where an answer changes."""
+        """Move the time forward or back, often to where a reply changes."""
         kind = data.draw(st.sampled_from(["not", "not", "edge", "edge", "edge", "on", "back"]))
         period_us = data.draw(st.sampled_from(self.places))[0].period_us
         if kind == "edge":
@@ -104,7 +104,7 @@ class Subjects(RuleBasedStateMachine):
         elif kind == "back":
             some = st.one_of(st.integers(0, period_us), st.integers(0, 9 * period_us))
             self.clock_us -= data.draw(some)
-        # A server's keys live by its own clock: far beyond, they would not live long enough.
+        # A server's keys expire by its own clock: a time too far ahead would let them expire too early.
         self.clock_us = min(max(1, self.clock_us), NOW_US + 50 * YEAR_US)
 
     @rule(data=st.data(), kind=st.sampled_from(["call"] * 8 + ["renumber", "plant"]))
@@ -150,7 +150,7 @@ class Subjects(RuleBasedStateMachine):
         self.ask(mode, least, blocks, alone=len(blocks) == 1 and data.draw(st.booleans()))
 
     def ask(self, mode: str, least: int, blocks: list[Block], alone: bool) -> None:
-        """Ask both; what they say and what they keep is one and the same."""
+        """Call both stores; compare replies and states."""
         said: list[Any] = []
         for block in blocks:
             policy = block.policy
@@ -184,17 +184,17 @@ class Subjects(RuleBasedStateMachine):
         self.compare(asked)
 
     def check_lives(self, mode: str, blocks: list[Block], reply: list[int]) -> None:
-        """Whatever was charged lives for as long as it counts, and little longer."""
+        """A charged key lives for as long as its state counts, and little longer."""
         found = look(self.store, self.keys)
         for block, at in zip(blocks, range(0, len(reply), 5), strict=False):
             granted, reset_ms = reply[at], reply[at + 3] // 1_000 + GIVEN_TIME_MS
             self.longest_ms = max(self.longest_ms, reset_ms + SLACK_MS + 1)
             if granted and mode in ("hit", "settle", "renew"):
-                # The given time stands still while the machine works, the store's does not: a minute.
+                # The call's time stands still while the test runs, the server's does not: allow a minute.
                 assert found[self.keys[block.key]][2] >= reset_ms - 60_000
 
     def compare(self, asked: object = None) -> None:
-        """What stands under every key, and how long it will."""
+        """Compare the values of all keys, and check their remaining lives."""
         ours, theirs = look(self.store, self.keys), {}
         kinds = {self.keys[place]: policy.key_type for policy, place in self.places}
         with self.caller.client.pipeline(transaction=False) as pipeline:
@@ -221,7 +221,7 @@ class Subjects(RuleBasedStateMachine):
             assert 0 < life_ms <= self.longest_ms, asked
 
     def renumber(self, data: st.DataObject) -> None:
-        """Other limits over live state."""
+        """Give a policy other numbers over live state."""
         policy, _ = data.draw(st.sampled_from(self.places))
         numbers = {"limit": data.draw(limits)}
         if policy.has_burst:
@@ -230,7 +230,7 @@ class Subjects(RuleBasedStateMachine):
         self.places = [(other if old is policy else old, place) for old, place in self.places]
 
     def plant(self, data: st.DataObject) -> None:
-        """Numbers that no script wrote: far ahead, of another policy, or none at all."""
+        """Write state that no script wrote: far ahead, of another policy, or broken."""
         policy, place = data.draw(st.sampled_from(self.places))
         key, period_us = self.keys[place], policy.period_us
         times = st.one_of(
@@ -262,7 +262,7 @@ class Subjects(RuleBasedStateMachine):
 
 
 def test_memory_and_redis_agree(any_store: str, store: str) -> None:
-    """Mixes of algorithms and sizes, asked together and one by one, in every mode."""
+    """Mixes of algorithms and sizes, in joint calls and one by one, in every mode."""
     machine = type("Subjects", (Subjects,), {"url": any_store})
     examples = (40 if any_store == store else 10) * DEPTH
     run_state_machine_as_test(

@@ -1,4 +1,4 @@
-"""What the store promises beyond the scripts' rules: threads, forks, a clock, a bound on memory."""
+"""The store's own promises beyond the scripts' rules: threads, forks, a clock, a bound on memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def hit(
 
 
 def in_threads(work: Callable[[int], Any], count: int = 64) -> None:
-    """Run it in so many threads at once; fail when one does not end."""
+    """Run ``work`` in ``count`` threads at once; fail if one does not end."""
     started, interval = threading.Barrier(count), sys.getswitchinterval()
 
     def run(number: int) -> None:
@@ -65,7 +65,7 @@ def in_threads(work: Callable[[int], Any], count: int = 64) -> None:
         work(number)
 
     threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(count)]
-    # Often enough that one is interrupted in the middle of a call.
+    # So often that a thread is interrupted in the middle of a call.
     sys.setswitchinterval(1e-5)
     try:
         for thread in threads:
@@ -79,7 +79,7 @@ def in_threads(work: Callable[[int], Any], count: int = 64) -> None:
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
 def test_threads_get_exactly_the_limit(policy: Policy) -> None:
-    """64 of them on one key, each more often than its share."""
+    """64 threads on one key, each with more calls than its share."""
     store, granted = MemoryStore(), [0] * 64
 
     def work(number: int) -> None:
@@ -91,7 +91,7 @@ def test_threads_get_exactly_the_limit(policy: Policy) -> None:
 
 
 def test_threads_on_many_keys_lose_nothing() -> None:
-    """Keys come, are thrown out and forgotten while others count."""
+    """Keys are added, removed and reset while other threads count."""
     policy, store, granted = SlidingLog(10**5, "day"), MemoryStore(most_subjects=1_000), [0] * 64
 
     def work(number: int) -> None:
@@ -109,8 +109,8 @@ def test_threads_on_many_keys_lose_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
-    """However many threads are in the middle of a call."""
+def test_a_fork_has_free_locks_and_complete_state() -> None:
+    """While threads are in the middle of calls."""
     policy, store, ends = SlidingLog(10**5, "day"), MemoryStore(), threading.Event()
     both = [FixedWindow(10**9, "day", name="a"), FixedWindow(10**9, "day", name="b")]
     blocks = tuple(Block(policy, 0, 3) for policy in both)
@@ -139,7 +139,7 @@ def test_a_fork_finds_a_free_lock_and_a_whole_state() -> None:
 
 
 def _status(child: int) -> int:
-    """How the child ended, within ten seconds."""
+    """The child's exit code, within ten seconds."""
     for _ in range(1_000):
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
@@ -151,7 +151,7 @@ def _status(child: int) -> int:
 
 
 def test_a_child_counts_for_itself() -> None:
-    """After a fork there are two stores, with what was counted until then."""
+    """After a fork there are two stores, with the same counts from before."""
     policy, store = FixedWindow(5, "day"), MemoryStore()
     hit(store, policy, cost=3)
     child = os.fork()
@@ -162,7 +162,7 @@ def test_a_child_counts_for_itself() -> None:
 
 
 def test_a_call_that_is_interrupted_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next one is decided."""
+    """The next call is decided."""
     policy, store, decide = FixedWindow(5, "day"), MemoryStore(), module.ask
 
     def interrupt(*_: Any) -> Any:
@@ -176,7 +176,7 @@ def test_a_call_that_is_interrupted_ends(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_clock_is_the_walls_and_never_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever happens to the wall's clock after the store was made."""
+    """Also if the wall's clock changes after the store was made."""
     store = MemoryStore()
     assert abs(clock_us(store) - time.time_ns() // 1_000) < 1_000_000
     began = clock_us(store)
@@ -187,8 +187,8 @@ def test_the_clock_is_the_walls_and_never_steps_back(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=repr)
-def test_an_expired_key_is_none(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It lives until its state has stopped to count, and a second; then the subject is new."""
+def test_an_expired_key_is_unused(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key lives for a second longer than its state counts; then the subject is unused."""
     store = MemoryStore()
     reset_us = hit(store, policy, cost=3)[3]
     life_us = -(-reset_us // 1_000) * 1_000 + 1_000_000
@@ -230,15 +230,15 @@ def test_memory_is_bounded() -> None:
     assert max(sizes) < 1.1 * sizes[0]
 
 
-def test_who_is_soonest_unused_goes_first() -> None:
-    """Not who came first, and not who asked last."""
+def test_the_subject_that_expires_soonest_is_removed_first() -> None:
+    """Not the oldest subject, and not the one that was not used for longest."""
     store, long, short = MemoryStore(most_subjects=3), FixedWindow(5, 600), FixedWindow(5, 60)
     hit(store, long, "long")
     hit(store, short, "short")
     hit(store, long, "other")
     hit(store, long, "new")
     assert set(look(store, ["long", "short", "other", "new"])) == {"long", "other", "new"}
-    # A later hit makes a bucket last longer, and its place in line with it.
+    # A later hit moves a bucket's expiry, and with it its place in the order.
     store, bucket = MemoryStore(most_subjects=3), TokenBucket(100, 100)
     for name, cost in [("a", 10), ("b", 20), ("c", 30), ("a", 50)]:
         hit(store, bucket, name, cost)
@@ -246,7 +246,7 @@ def test_who_is_soonest_unused_goes_first() -> None:
     assert set(look(store, ["a", "b", "c", "d"])) == {"a", "c", "d"}
 
 
-def test_who_has_expired_goes_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_subjects_are_removed_before_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while there is room, a few with each new key."""
     store, long, short = MemoryStore(most_subjects=10), FixedWindow(5, 600), FixedWindow(5, 1)
     for number in range(5):
@@ -260,8 +260,8 @@ def test_who_has_expired_goes_before_all_others(monkeypatch: pytest.MonkeyPatch)
     assert len(look(store, [f"long-{number}" for number in range(5)])) == 5
 
 
-def test_a_call_never_throws_out_its_own_keys() -> None:
-    """Even where they are the soonest unused, or more than may be kept."""
+def test_a_call_never_removes_its_own_keys() -> None:
+    """Even if they expire soonest, or are more than the store may keep."""
     store, long, short = MemoryStore(most_subjects=2), FixedWindow(5, 600), FixedWindow(5, 60)
     hit(store, long, "long")
     hit(store, long, "other")
@@ -275,7 +275,7 @@ def test_a_call_never_throws_out_its_own_keys() -> None:
 
 
 def test_no_call_looks_at_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all have been asked again, several calls find out who is the soonest unused now."""
+    """If the expiry of all keys has moved, several calls share the work of finding the soonest."""
     monkeypatch.setattr("limiter.memory.store._MOST_CORRECTIONS", 10)
     store, short, long = MemoryStore(most_subjects=100), FixedWindow(5, 60), FixedWindow(5, 600)
     for number in range(100):
@@ -291,7 +291,7 @@ def test_no_call_looks_at_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_resets_leave_nothing_behind() -> None:
-    """Not even in the line of those who go first."""
+    """Not even an entry in the heap."""
     store, policy = MemoryStore(), FixedWindow(5, 600)
     block = (Block(policy, 0, 1),)
     for _ in range(1_000):
@@ -314,7 +314,7 @@ def test_a_key_of_another_kind_is_refused() -> None:
 
 
 def test_a_cost_beyond_a_local_share_is_denied_for_a_second() -> None:
-    """It never fits here; the store may be back by then."""
+    """It never fits into the share; the store may be back after a second."""
     for policy in POLICIES:
         part = policy.shared(50)
         reply = hit(MemoryStore(), part, cost=3)
@@ -337,12 +337,12 @@ def test_a_share_that_fills_slowly_is_used_up(bucket: Any) -> None:
 
 
 def test_a_log_of_many_entries_is_still_quick() -> None:
-    """No step of a hit looks at every entry one by one."""
+    """No step of a hit reads every entry."""
     store, policy = MemoryStore(), SlidingLog(100_000, "day")
     for _ in range(25):
         hit(store, policy, cost=4_000)
     began = time.perf_counter()
     for _ in range(1_000):
         assert hit(store, policy)[0] == 0
-    # 10 us each, and a hundred times that for a machine that is kept busy.
+    # 10 us each; a hundred times that is for a busy machine.
     assert time.perf_counter() - began < 1.0

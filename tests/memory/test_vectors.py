@@ -1,4 +1,4 @@
-"""The scripts' own test vectors hold in the process, too."""
+"""The store in the process passes the scripts' test vectors, too."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.contract import vectors
 from tests.memory.support import leases, look, number, plant, read_call
 
 VECTORS = vectors.load()
-#: A call in the process has values for arguments, and no text that could be none.
+#: A call in the process has numbers for arguments, and no text that could be wrong.
 ABOUT_TEXT = [v for v in VECTORS if not v.get("error", "WRONGTYPE").startswith("WRONGTYPE")]
-#: And it has no key without expiry, which might be given one.
+#: And it has no key without expiry, to which a call would give one.
 GIVES_EXPIRY = [v for v in VECTORS if "sets the expiry of" in v["name"]]
 OURS = [v for v in VECTORS if v not in ABOUT_TEXT and v not in GIVES_EXPIRY]
 
 
 def contents(state: dict[str, Any]) -> Any:
-    """What stands in a key of a vector, as the store holds it."""
+    """The value of a key of a vector, as the store holds it."""
     if state["type"] == "hash":
         return {name: bytes.fromhex(v["hex"]) for name, v in sorted(state["fields"].items())}
     if state["type"] == "list":
@@ -32,7 +32,7 @@ def contents(state: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("vector", OURS, ids=[vector["name"] for vector in OURS])
 def test_vector(vector: vectors.Vector) -> None:
-    """Reply or error, state and life are those of the vector."""
+    """Reply or error, state and remaining life are those of the vector."""
     store = MemoryStore()
     for state in vector["before"]:
         value = contents(state)
@@ -53,14 +53,14 @@ def test_vector(vector: vectors.Vector) -> None:
     assert set(found) == set(after)
     for key, (kind, held, life_ms) in found.items():
         state = after[key]
-        # As texts: a NaN is no other NaN.
+        # Compare texts: a NaN is not equal to itself.
         assert (kind, repr(held)) == (state["type"], repr(contents(state)))
         least, most = state["ttl_ms"]
         assert life_ms == -1 if most == -1 else least - 1_000 <= life_ms <= most
 
 
-def test_only_what_is_about_text_is_left_out() -> None:
-    """Every other vector runs here: those left out say that an argument is none, or of no use."""
+def test_only_vectors_about_text_are_left_out() -> None:
+    """Every other vector runs here: those left out have an argument that is missing or wrong."""
     assert len(OURS) > 140
     for vector in ABOUT_TEXT:
         assert vector["error"].startswith(("LIMITER ", "ERR"))

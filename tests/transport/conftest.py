@@ -33,7 +33,7 @@ MakeServer = Callable[..., Server]
 
 @pytest.fixture
 def make_limiter() -> Iterator[MakeLimiter]:
-    """Make a limiter that is closed in the end; its deadline forgives a busy machine."""
+    """Make a limiter that is closed after the test; its long deadline is for a busy machine."""
     with ExitStack() as stack:
 
         def make(store: Any, limits: Any = PLENTY, **settings: Any) -> Limiter:
@@ -60,7 +60,7 @@ class Maker:
         return client
 
     def __call__(self, store: Any, limits: Any = PLENTY, **settings: Any) -> Any:
-        """A limiter, which is closed in the end."""
+        """A limiter that is closed after the test."""
         settings = {"timeout": 2.0, **settings}
         if self._kind == "threads":
             limiter = Limiter(limits, store=store, **settings)
@@ -99,21 +99,21 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    """A proxy before the shared server."""
+    """A proxy in front of the shared server."""
     with Proxy((server.host, server.port)) as running:
         yield running
 
 
 @pytest.fixture(scope="package")
 def fragile() -> Iterator[Cluster]:
-    """Three primaries, each with a replica, for tests that kill some; each brings them back."""
+    """Three primaries, each with a replica, for tests that kill nodes; each test restarts them."""
     with Cluster(3, replicas=1) as running:
         yield running
 
 
 @pytest.fixture
 def deaf() -> Iterator[str]:
-    """A port that lets nobody in and sends nobody away: its queue is full."""
+    """A port that accepts no connection and refuses none: its queue is full."""
     with socket.create_server((HOST, 0), backlog=0) as listener, socket.socket() as first:
         first.connect(listener.getsockname())
         second = socket.socket()
@@ -125,7 +125,7 @@ def deaf() -> Iterator[str]:
 
 @pytest.fixture
 def move(cluster: Cluster) -> Iterator[Move]:
-    """A move that ends where it began."""
+    """A move of a slot; it is undone after the test."""
     moving = Move(cluster)
     home = moving.source
     yield moving
@@ -146,7 +146,7 @@ def guarded() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="package")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """A certificate for 127.0.0.1, and who vouches for it."""
+    """A certificate for 127.0.0.1, and that of the authority which signed it."""
     folder: Path = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
     issued = authority.issue_cert(HOST)
@@ -172,14 +172,14 @@ def tls_binary() -> Path:
 
 @pytest.fixture(scope="package")
 def tls_server(certificates: Certificates, tls_binary: Path) -> Iterator[Server]:
-    """A server that speaks TLS only."""
+    """A server that accepts TLS only."""
     with Server(tls_binary, tls=certificates, password="hush") as running:  # noqa: S106
         yield running
 
 
 @pytest.fixture(scope="package")
 def tls_cluster(certificates: Certificates, tls_binary: Path) -> Iterator[Cluster]:
-    """A cluster that speaks TLS only, also among its nodes."""
+    """A cluster that accepts TLS only, also between its nodes."""
     options = ["--tls-cluster", "yes"]
     with Cluster(2, binary=tls_binary, tls=certificates, options=options) as running:
         yield running

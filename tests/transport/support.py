@@ -1,4 +1,4 @@
-"""What the tests of the round trip share."""
+"""Common helpers of the transport's tests."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from limiter.transport.wire import script_of
 from service.demo.servers import HOST, Cluster
 from tests.waiting import soon, until
 
-#: Enough that nothing is denied by chance, slow enough that nothing comes back.
+#: So large that nothing is denied by chance, so slow that nothing is refilled.
 PLENTY = FixedWindow(1_000_000, "day")
 LOG = SlidingLog(100_000, "day")
-BUCKET = TokenBucket(100_000, "year")  # a token drips in every five minutes
+BUCKET = TokenBucket(100_000, "year")  # a token is refilled every five minutes
 ONE_OF_EACH: list[Policy] = [PLENTY, LOG, BUCKET]
 
 #: The tag, and so the slot, that moves.
@@ -50,7 +50,7 @@ Answer = TypeVar("Answer")
 
 
 def used(limiter: Limiter, key: str) -> int:
-    """What was charged to a subject of one policy that counts."""
+    """The units charged to a subject of a limiter with one rate."""
     return limiter.policies[0].capacity - limiter.peek(key).remaining
 
 
@@ -62,7 +62,7 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def within_deadline(limiter: Limiter, call: Callable[[], Any], timeout: float) -> None:
-    """The store does not decide, and that is said in time.
+    """The store does not decide, and the call fails in time.
 
     The promise is 1.25 x timeout + 10 ms. On a machine that is kept busy a thread may wait for its
     turn longer than that, so the best of five has to keep it, and none may hang.
@@ -82,7 +82,7 @@ def within_deadline(limiter: Limiter, call: Callable[[], Any], timeout: float) -
 
 
 def decides_within(limiter: Limiter, key: str, seconds: float) -> float:
-    """Seconds until the store decides again; fail when it takes longer than ``seconds``."""
+    """Seconds until the store decides again; fail after ``seconds``."""
     start = time.monotonic()
 
     def decides() -> bool:
@@ -96,7 +96,7 @@ def decides_within(limiter: Limiter, key: str, seconds: float) -> float:
 
 
 def outcome(call: Callable[[], Any]) -> str:
-    """What a call came to: allow, deny, or the name of its error."""
+    """The result of a call: allow, deny, or the name of its error."""
     try:
         return "allow" if call() else "deny"
     except LimiterError as error:
@@ -104,7 +104,7 @@ def outcome(call: Callable[[], Any]) -> str:
 
 
 class Move:
-    """One slot on its way from its node to another one."""
+    """One slot that is moved from its node to another one."""
 
     def __init__(self, cluster: Cluster, slot: int = SLOT) -> None:
         self.slot = slot
@@ -115,7 +115,7 @@ class Move:
         self.target = (self.source + 1) % len(self.clients)
 
     def begin(self) -> None:
-        """Half moved: known keys are answered by the source, new ones by the target."""
+        """Begin the move: the source answers for known keys, the target for new ones."""
         source, target = self.clients[self.source], self.clients[self.target]
         self._tell(target, "IMPORTING", self.ids[self.source])
         self._tell(source, "MIGRATING", self.ids[self.target])
@@ -128,14 +128,14 @@ class Move:
             source.execute_command("MIGRATE", HOST, port, "", 0, 5000, "REPLACE", "KEYS", *found)
 
     def end(self) -> None:
-        """It is the target's."""
+        """End the move: the target owns the slot."""
         for number in (self.target, self.source, *range(len(self.clients))):
             self._tell(self.clients[number], "NODE", self.ids[self.target])
         until(self._agreed)
         self.source, self.target = self.target, self.source
 
     def _agreed(self) -> bool:
-        """All nodes know the new owner, and the epoch by which it is that.
+        """Make all nodes know the new owner, and the epoch of its ownership.
 
         A next move before would be given the same epoch, and the nodes would quarrel for seconds.
         """
@@ -149,7 +149,7 @@ class Move:
         )
 
     def stop(self) -> None:
-        """It stays where it is, and belongs to nobody else."""
+        """The slot stays where it is, and no other node is importing it."""
         for client in self.clients:
             self._tell(client, "STABLE")
 
@@ -163,7 +163,7 @@ class Move:
 
 
 def owner_port(client: redis.Redis, slot: int) -> int:
-    """Who has the slot, as this node sees it; redis-py would make a dictionary of the table."""
+    """The owner of the slot, as this node sees it; redis-py would make a dictionary of the table."""
     connection = client.connection_pool.get_connection()
     try:
         connection.send_command("CLUSTER", "SLOTS")
@@ -174,7 +174,7 @@ def owner_port(client: redis.Redis, slot: int) -> int:
 
 
 def ask_last(healthy: int, patch: pytest.MonkeyPatch) -> None:
-    """Of nodes that may be asked in any order, the one at that port is the last."""
+    """Make the node at that port the last one that is asked, of nodes in any order."""
 
     def shuffle(known: list[tuple[str, int]]) -> None:
         known.sort(key=lambda address: address[1] == healthy)
@@ -183,7 +183,7 @@ def ask_last(healthy: int, patch: pytest.MonkeyPatch) -> None:
 
 
 class Asker:
-    """What ``AsyncLimiter`` does with a transport: plan, run, decode."""
+    """Calls a transport as ``AsyncLimiter`` does: plan, run, decode."""
 
     def __init__(self, store: Any, policies: Any = PLENTY, **settings: float) -> None:
         self.policies = (policies,) if isinstance(policies, Policy) else tuple(policies)
@@ -210,7 +210,7 @@ class Asker:
         return await self.ask("hit", key, cost, **more)
 
     async def used(self, key: str) -> int:
-        """What was charged to a subject of one policy that counts."""
+        """The units charged to a subject of a limiter with one rate."""
         return self.policies[0].capacity - (await self.ask("peek", key)).remaining
 
     async def open(self) -> Asker:
@@ -219,7 +219,7 @@ class Asker:
         return self
 
     async def ready(self, key: str, cost: int = 1) -> Decision:
-        """A hit for which a busy machine may need some time: then a connection is ready."""
+        """Hit with a long deadline, so that a connection is ready afterwards."""
         return await self.hit(key, cost, deadline=time.monotonic() + 20)
 
     async def __aenter__(self) -> Asker:
@@ -236,7 +236,7 @@ class Asker:
 
 
 class Dripping:
-    """A server that shakes hands, and whose answer to each call drips, byte by byte.
+    """A server that shakes hands, and then answers each call slowly, byte by byte.
 
     Without a ``reply`` the answer has no end, and no further call is read.
     """
@@ -254,7 +254,7 @@ class Dripping:
         self._threads[0].start()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self.ended.set()
         for end in (self._listener, *self._clients):
             with suppress(OSError):
@@ -311,7 +311,7 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
 
 
 def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
-    """As ``asyncio.run``, in debug mode; fails when anybody complains, also of what was left over."""
+    """As ``asyncio.run``, in debug mode; fails if asyncio or the garbage collector reports anything."""
     gc.freeze()  # older objects are not this loop's, and a look at all of them takes 0.3 s
     loop = new_loop(kind)
     complaints: list[dict[str, Any]] = []
@@ -325,7 +325,7 @@ def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
 
 
 def end_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """As ``asyncio.run`` does in the end; then what was left over complains."""
+    """Close the loop as ``asyncio.run`` does; leftovers then log their errors."""
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
@@ -363,7 +363,7 @@ class LoopLimiter:
         self._loop.run_until_complete(self._limiter.close())
 
     def end(self) -> None:
-        """Close it, and its event loop, of which nothing may be left."""
+        """Close the limiter and its event loop; nothing of them may be left."""
         self.close()
         end_loop(self._loop)
         assert not self._complaints
@@ -391,7 +391,7 @@ async def spent(call: Awaitable[Any]) -> tuple[float, Any]:
 
 
 async def all_in_time(make: Callable[[], Awaitable[Any]], timeout: float, count: int = 1) -> None:
-    """So many calls at once find no decision, and say so in time; see ``within_deadline``."""
+    """``count`` calls at once get no decision, and fail in time; see ``within_deadline``."""
     worst = []
     for _ in range(5):
         found = await asyncio.gather(*(spent(make()) for _ in range(count)))
@@ -404,7 +404,7 @@ async def all_in_time(make: Callable[[], Awaitable[Any]], timeout: float, count:
 
 
 async def decides_soon(asker: Asker, key: str, seconds: float = 10.0) -> None:
-    """The store decides again within so many seconds."""
+    """The store decides again within ``seconds``."""
 
     async def decides() -> bool:
         return isinstance((await spent(asker.hit(key)))[1], Decision)

@@ -64,7 +64,7 @@ def test_a_slot_half_moved(
 def test_cancelled_while_half_moved(
     cluster: Cluster, move: Move, new_subject: Callable[[], str], kind: str
 ) -> None:
-    """An ASKING and its command stay together, whoever gives up: nobody else's call is hurt."""
+    """An ASKING and its command stay together if a caller gives up: no other call is disturbed."""
     draw = random.Random(4)
 
     async def main() -> None:
@@ -151,7 +151,7 @@ def test_a_primary_that_became_a_replica(make_server: Callable[..., Server], kin
             found = await asyncio.gather(*(asker.hit("u") for _ in range(10)))
             assert sorted(PLENTY.limit - each.remaining for each in found) == list(range(1, 11))
             assert proxy.connections == made + 1
-            # And nobody is there: both are replicas.
+            # And neither has a primary: both are replicas.
             other.replicaof(HOST, first.port)
             with pytest.raises(StoreUnavailable, match="READONLY"):
                 await asker.hit("u")
@@ -165,7 +165,7 @@ def test_a_primary_that_became_a_replica(make_server: Callable[..., Server], kin
 
 
 def test_one_reading_for_all_callers(cluster: Cluster, subject: str, kind: str) -> None:
-    """Nobody read the slot table before: one reads it, the others wait for that."""
+    """The slot table was not read before: one call reads it, and the others wait for that."""
 
     async def main() -> None:
         async with Asker(cluster.url) as asker:

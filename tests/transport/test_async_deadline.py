@@ -48,7 +48,7 @@ def test_no_connection(deaf: str, proxy: Proxy, kind: str, trouble: str, where: 
 
 
 def test_a_slow_connection_serves_the_next_caller(proxy: Proxy, subject: str, kind: str) -> None:
-    """It may take longer than a call can wait; then it is there."""
+    """Connecting may take longer than a call can wait; the next call uses the connection."""
 
     async def main() -> None:
         async with Asker(proxy.url, timeout=TIMEOUT) as asker:
@@ -59,7 +59,7 @@ def test_a_slow_connection_serves_the_next_caller(proxy: Proxy, subject: str, ki
                 assert took < 1.0
             proxy.mend()
             while asker.connection is None:
-                await asyncio.sleep(0.02)  # it is being made beside us
+                await asyncio.sleep(0.02)  # the connection is being made
             assert (await asker.hit(subject)).remaining == PLENTY.limit - 1
             assert proxy.connections == 1
 
@@ -94,8 +94,8 @@ def test_a_deadline_of_the_callers_own(
 
 
 @pytest.mark.slow
-def test_a_server_that_drips_and_does_not_read(kind: str) -> None:
-    """Calls fail in time, what waits to be sent does not grow, and such a connection is given up."""
+def test_a_server_that_answers_slowly_and_does_not_read(kind: str) -> None:
+    """Calls fail in time, the calls held back stay few, and the connection is closed."""
 
     async def main(server: Dripping) -> None:
         async with Asker(server.url, timeout=TIMEOUT) as asker:
@@ -109,7 +109,7 @@ def test_a_server_that_drips_and_does_not_read(kind: str) -> None:
                     size = max(size, connection._transport.get_write_buffer_size())
             found = await asyncio.gather(*calls)
             assert {type(answer) for _, answer in found} == {StoreUnavailable}
-            # On a machine that is kept busy some wait for their turn; see ``within_deadline``.
+            # On a busy machine some calls wait for their turn; see ``within_deadline``.
             assert sorted(took for took, _ in found)[len(found) // 10] <= 1.25 * TIMEOUT + 0.010
             assert most < len(found) / 2
             assert size < 150_000
@@ -120,7 +120,7 @@ def test_a_server_that_drips_and_does_not_read(kind: str) -> None:
 
 
 def test_a_busy_loop_reads_what_came_in_time(store: str, subject: str, kind: str) -> None:
-    """The replies were there; that the loop had no time for them is not the store's fault."""
+    """The replies had arrived; that the loop was too busy to read them is not the store's fault."""
 
     async def main() -> None:
         async with Asker(store, timeout=TIMEOUT) as asker:
@@ -138,7 +138,7 @@ def test_a_busy_loop_reads_what_came_in_time(store: str, subject: str, kind: str
 def test_calls_of_a_turn_that_took_too_long(
     store: str, new_subject: Callable[[], str], first_to_see: str
 ) -> None:
-    """Each has its own deadline; what is late before it is sent is not charged for an error."""
+    """Each call has its own deadline; a call that is late before it is sent is not charged."""
 
     async def main() -> None:
         async with Asker(store, timeout=0.5) as asker:
@@ -148,7 +148,7 @@ def test_calls_of_a_turn_that_took_too_long(
             for turn in range(1, 3):
                 late = asyncio.ensure_future(spent(asker.hit(first)))
                 hog = asyncio.ensure_future(_hog(0.6))
-                if first_to_see == "timer":  # of calls before, which rings in the same turn
+                if first_to_see == "timer":  # the timer of earlier calls, due in the same turn
                     asyncio.get_running_loop().call_soon(asker.connection._tick)
                 found = await asyncio.gather(late, hog, spent(asker.hit(second)))
                 assert "not sent within the deadline" in str(found[0][1])
@@ -163,7 +163,7 @@ async def _hog(seconds: float) -> None:
 
 
 def test_a_deadline_that_joins_a_longer_one(proxy: Proxy, subject: str, kind: str) -> None:
-    """A call that leaves with one that may take longer is not forgotten until then."""
+    """A call that is sent with one of a longer deadline fails at its own."""
 
     async def main() -> None:
         async with Asker(proxy.url, timeout=TIMEOUT) as asker:
@@ -180,7 +180,7 @@ def test_a_deadline_that_joins_a_longer_one(proxy: Proxy, subject: str, kind: st
 
 
 def test_one_timer_for_all_calls(store: str, subject: str) -> None:
-    """However many calls there are, the loop is asked for few timers."""
+    """Many calls set few timers."""
 
     async def main() -> int:
         async with Asker(store) as asker:

@@ -1,4 +1,4 @@
-"""Event loops, threads and processes share a transport, each with connections of its own."""
+"""Event loops, threads and processes share a transport; each has its own connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.transport.test_sharing import in_child, in_threads
 
 
 def clients(server: Server) -> int:
-    """Connections that the server has, but for ours who ask."""
+    """The server's connections, without that of the client which asks."""
     watcher = server.client()
     count = len(watcher.client_list()) - 1
     watcher.close()
@@ -39,7 +39,7 @@ def clients(server: Server) -> int:
 def test_loops_in_threads(
     store: str, cluster: Cluster, subject: str, kind: str, where: str
 ) -> None:
-    """Eight loops at once: every answer is its own call's, no connection is shared."""
+    """Eight loops at once: every call gets its own reply, and no connection is shared."""
     asker = Asker(store if where == "single" else cluster.url, timeout=20.0)
 
     async def main(number: int) -> None:
@@ -57,7 +57,7 @@ def test_loops_in_threads(
 
 
 def test_one_loop_after_the_other(own: Server, kind: str) -> None:
-    """Nothing of a closed loop is left: no connection, no memory, no complaint."""
+    """A closed loop leaves no connection, no memory, and no warning."""
     asker = Asker(own.url)
     known = []
 
@@ -75,14 +75,14 @@ def test_one_loop_after_the_other(own: Server, kind: str) -> None:
 
 
 def test_a_loop_that_was_closed_at_once(own: Server, kind: str) -> None:
-    """Without the courtesy of shutting anything down; the next loop, or the end, cleans up."""
+    """The loop was closed without a shutdown; the next loop, or the end of the transport, cleans up."""
     for forgotten in (False, True):
         asker = Asker(own.url)
         for _ in range(2):
             loop = new_loop(kind)
             assert loop.run_until_complete(asker.hit("u"))
             with warnings.catch_warnings():
-                if kind == "uvloop":  # it complains itself, before we could know of its end
+                if kind == "uvloop":  # it logs a warning before the transport can know of the end
                     warnings.simplefilter("ignore")
                 loop.close()
         if forgotten:
@@ -96,7 +96,7 @@ def test_a_loop_that_was_closed_at_once(own: Server, kind: str) -> None:
 def test_a_transport_that_is_forgotten_leaves_nothing(
     own: Server, cluster: Cluster, kind: str
 ) -> None:
-    """Connections end with the object that had them, while the loop goes on."""
+    """Connections are closed with the object that had them, while the loop goes on."""
 
     async def main() -> None:
         for url in (own.url, cluster.url):
@@ -114,7 +114,7 @@ def test_a_transport_that_is_forgotten_leaves_nothing(
 
 
 def test_forgotten_in_another_thread(own: Server, kind: str) -> None:
-    """The loop that has the connections closes them."""
+    """The loop of the connections closes them."""
 
     async def main() -> None:
         askers = [Asker(own.url)]
@@ -132,7 +132,7 @@ def test_forgotten_in_another_thread(own: Server, kind: str) -> None:
 
 
 def test_forgotten_while_it_connects(proxy: Proxy, kind: str) -> None:
-    """The connection that comes too late is closed."""
+    """The late connection is closed."""
 
     async def main() -> None:
         proxy.replies = delay(0.05)
@@ -152,7 +152,7 @@ def test_forgotten_while_it_connects(proxy: Proxy, kind: str) -> None:
 
 @pytest.mark.parametrize("after", [0.0, 0.01, 0.03])
 def test_a_loop_that_ends_while_it_connects(proxy: Proxy, kind: str, after: float) -> None:
-    """Nobody complains of what was left half made."""
+    """No warning is logged about a connection that was half made."""
     proxy.replies = delay(0.01)
 
     async def main() -> None:
@@ -182,12 +182,12 @@ def test_a_loop_that_ends_with_calls_under_way(proxy: Proxy, subject: str, kind:
 
 
 def test_a_fork_has_its_own_connections(own: Server, kind: str) -> None:
-    """Children begin with loops of their own, also where they were forked in the middle of one."""
+    """Children begin with their own loops, also if they were forked in the middle of one."""
     asker = Asker(own.url)
     left = Asker(own.url)
 
     def child() -> None:
-        gc.collect()  # what the child drops of its parent's must not hurt the parent
+        gc.collect()  # the child's copies must not close the parent's connections
 
         async def main() -> None:
             async with asker:
@@ -217,7 +217,7 @@ def test_a_fork_has_its_own_connections(own: Server, kind: str) -> None:
 
 
 def test_a_child_does_not_hold_its_parents_connections(own: Server, kind: str) -> None:
-    """When the parent hangs up, the server hears of it, while the child lives."""
+    """When the parent closes a connection, the server sees its end, while the child lives."""
 
     async def main() -> None:
         asker = Asker(own.url)
@@ -249,5 +249,5 @@ def test_asyncio_run(own: Server, new_subject: Callable[[], str]) -> None:
 
 
 def test_uvloop_is_tested_where_it_has_wheels() -> None:
-    """The extra ``test`` brings it; where it does not, asyncio's own loop is tested alone."""
+    """The extra ``test`` installs uvloop; without a wheel of it, only asyncio's loop is tested."""
     assert "asyncio" in loops()

@@ -1,4 +1,4 @@
-"""Coroutines: each reply reaches its own call, each call is sent once, whoever gives up."""
+"""Coroutines: each reply reaches its own call, and each call is sent once, also if callers give up."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.transport.test_round_trip import commands
 
 
 class Subject:
-    """A key with a limit that nobody else has, and what is known of its calls."""
+    """A key with a limit that no other test uses, and what is known of its calls."""
 
     def __init__(self, key: str, number: int) -> None:
         self.key = key
@@ -34,7 +34,7 @@ class Subject:
         self.called = self.answered = 0
 
     async def hit(self, asker: Asker, cost: int, seconds: float | None) -> None:
-        """Call, and look whether the reply is this key's."""
+        """Call, and check that the reply is for this key."""
         call = self.plan.call("hit", self.key, cost)
         deadline = None if seconds is None else time.monotonic() + seconds
         self.called += cost
@@ -43,17 +43,17 @@ class Subject:
         self.check(Decision(self.policies, reply))
 
     def check(self, decision: Decision) -> int:
-        """The reply is that of this key; return what was charged."""
+        """Check that the reply is for this key, and return its charge."""
         charged = self.policies[0].limit - decision.remaining
         assert self.answered <= charged <= self.called
         return charged
 
 
 @pytest.mark.parametrize("where", ["single", "cluster"])
-def test_whoever_gives_up_hurts_nobody(
+def test_a_caller_that_gives_up_disturbs_no_other(
     store: str, cluster: Cluster, new_subject: Callable[[], str], where: str, kind: str
 ) -> None:
-    """Many keys with limits of their own, cancelled and late at random: no reply strays."""
+    """Many keys with their own limits, cancelled and late at random: each reply reaches its own call."""
     draw = random.Random(3)
     subjects = [Subject(new_subject(), number) for number in range(20)]
     ends: Counter[str] = Counter()
@@ -113,17 +113,17 @@ def test_one_turn_is_one_write(proxy: Proxy, subject: str, kind: str) -> None:
         assert decision.remaining == left
 
 
-def test_a_call_that_gave_up_before_it_was_sent_is_not_sent(
+def test_a_call_that_was_cancelled_before_it_was_sent_is_not_sent(
     store: str, subject: str, kind: str
 ) -> None:
-    """Cancelled in the turn in which it was made: nothing is charged, and others go on."""
+    """Cancelled in the turn in which it was made: nothing is charged, and the others go on."""
 
     async def main() -> int:
         async with Asker(store) as asker:
             await asker.hit(subject)
             tasks = [asyncio.ensure_future(asker.hit(subject)) for _ in range(5)]
             loop = asyncio.get_running_loop()
-            loop.call_soon(tasks[1].cancel)  # made, but not yet gone
+            loop.call_soon(tasks[1].cancel)  # made, but not sent yet
             await asyncio.wait(tasks)
             assert [task.cancelled() for task in tasks] == [False, True, False, False, False]
             return await asker.used(subject)
@@ -132,7 +132,7 @@ def test_a_call_that_gave_up_before_it_was_sent_is_not_sent(
 
 
 def test_late_replies_are_read_and_dropped(proxy: Proxy, subject: str, kind: str) -> None:
-    """The connection stays; what comes too late reaches nobody, and counts once."""
+    """The connection stays; a late reply reaches no other call, and its call counts once."""
     late_ones_ended = threading.Event()
 
     def hold_back(data: bytes) -> bytes:
@@ -145,7 +145,7 @@ def test_late_replies_are_read_and_dropped(proxy: Proxy, subject: str, kind: str
             await asker.hit(subject, 7)
             made = proxy.connections
             proxy.replies = hold_back
-            # A busy loop needs some time to send what is too late to be answered.
+            # A busy loop needs some time to send calls that are too late to be answered.
             soon_over = time.monotonic() + 0.5
             late = [spent(asker.hit(subject, 5, deadline=soon_over)) for _ in range(4)]
             in_time = [asyncio.ensure_future(asker.hit(f"{subject}-{n}", 3)) for n in range(4)]
@@ -161,7 +161,7 @@ def test_late_replies_are_read_and_dropped(proxy: Proxy, subject: str, kind: str
 
 
 def test_a_silent_connection_is_given_up(proxy: Proxy, subject: str, kind: str) -> None:
-    """Nothing at all comes for the timeout, also when nobody waits for it any more."""
+    """No data comes for the whole timeout, also if no caller waits for it any more."""
     arrived = threading.Event()
 
     def keep(data: bytes) -> bytes:
@@ -186,7 +186,7 @@ def test_a_silent_connection_is_given_up(proxy: Proxy, subject: str, kind: str) 
 
 
 def test_flushed_with_many_calls_under_way(own: Server, kind: str) -> None:
-    """NOSCRIPT for many calls at once: each comes once more with the script, and counts once."""
+    """NOSCRIPT for many calls at once: each is sent once more with the script, and counts once."""
     client = own.client()
 
     async def main() -> int:
@@ -236,7 +236,7 @@ def test_flushed_all_the_time(own: Server, kind: str) -> None:
 def test_closed_while_calls_are_under_way(
     proxy: Proxy, store: str, subject: str, kind: str
 ) -> None:
-    """They get their replies; those that come afterwards have a connection of their own."""
+    """They get their replies; later calls have another connection."""
 
     async def main() -> None:
         async with Asker(proxy.url) as asker:
@@ -256,7 +256,7 @@ def test_closed_while_calls_are_under_way(
 
 
 def test_closed_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None:
-    """Who waits for a connection gets another one."""
+    """A call that waits for a connection gets another one."""
 
     async def main() -> None:
         async with Asker(proxy.url) as asker:
@@ -273,7 +273,7 @@ def test_closed_while_it_connects(proxy: Proxy, subject: str, kind: str) -> None
 def test_closed_in_the_turn_in_which_a_call_began(
     store: str, cluster: Cluster, subject: str, kind: str, where: str
 ) -> None:
-    """What it waits for is cancelled before its first step: it makes another."""
+    """The task that it waits for is cancelled before its first step: the call makes another one."""
 
     async def main() -> None:
         async with Asker(store if where == "single" else cluster.url) as asker:
@@ -289,7 +289,7 @@ def test_closed_in_the_turn_in_which_a_call_began(
 def test_every_task_cancelled_in_the_turn_in_which_a_call_began(
     store: str, cluster: Cluster, subject: str, kind: str, where: str
 ) -> None:
-    """As when a program is told to end; the next call is none the worse for it."""
+    """As when a program is terminated; the next call is decided."""
 
     async def main() -> None:
         async with Asker(store if where == "single" else cluster.url) as asker:
@@ -305,10 +305,10 @@ def test_every_task_cancelled_in_the_turn_in_which_a_call_began(
 
 
 class Ended(asyncio.Future[Any]):
-    """What looks like a task that has ended."""
+    """An object that looks like a task that has ended."""
 
     def set_name(self, name: object) -> None:
-        """Loops name what a factory made."""
+        """Accept the name that a loop gives to a factory's task."""
 
 
 def first_step_at_once(
@@ -323,8 +323,8 @@ def first_step_at_once(
     return ended
 
 
-def test_a_task_that_ends_before_its_maker_knows_of_it(store: str, kind: str) -> None:
-    """A failure that comes at once is the caller's own, and not every later caller's."""
+def test_a_task_that_ends_before_it_is_assigned(store: str, kind: str) -> None:
+    """A failure at once is reported to its own caller, and not to every later one."""
     settings = redis.asyncio.ConnectionPool.from_url(store).connection_kwargs
     troubles = [redis.ConnectionError("not yet")]
 
@@ -348,7 +348,7 @@ def test_a_task_that_ends_before_its_maker_knows_of_it(store: str, kind: str) ->
 
 
 def test_cancelled_while_it_connects(proxy: Proxy, store: str, subject: str, kind: str) -> None:
-    """Whoever waits beside gets the connection; the cancelled one charges nothing."""
+    """Another caller that waits gets the connection; the cancelled call charges nothing."""
 
     async def main() -> None:
         async with Asker(proxy.url) as asker:
@@ -366,7 +366,7 @@ def test_cancelled_while_it_connects(proxy: Proxy, store: str, subject: str, kin
 
 
 def test_connections_that_were_killed(own: Server, kind: str) -> None:
-    """CLIENT KILL while nobody calls: noticed before anything is sent, also by a loop that was busy."""
+    """CLIENT KILL between two calls: noticed before anything is sent, also by a loop that was busy."""
 
     async def main() -> None:
         async with Asker(own.url, timeout=5.0) as asker:
@@ -376,7 +376,7 @@ def test_connections_that_were_killed(own: Server, kind: str) -> None:
                 client.execute_command("CLIENT KILL TYPE normal SKIPME yes")  # blocks the loop
                 until(lambda: client.info("clients")["connected_clients"] == 1)
                 await asyncio.sleep(0.002 * (calls == 3))
-                time.sleep(0.05)  # blocks it on purpose: it does not hear of the end
+                time.sleep(0.05)  # blocks the loop on purpose: it does not learn of the end
                 assert (await asker.hit("u")).remaining == PLENTY.limit - calls
             client.close()
 
@@ -384,7 +384,7 @@ def test_connections_that_were_killed(own: Server, kind: str) -> None:
 
 
 def test_errors_are_each_callers_own(proxy: Proxy, kind: str) -> None:
-    """Callers that fail together do not share one exception, which would collect their traces."""
+    """Callers that fail together do not share one exception, which would collect their tracebacks."""
 
     async def main() -> None:
         async with Asker(proxy.url) as asker:

@@ -1,4 +1,4 @@
-"""Coroutines: every way to say where the store is leads there; the other half of redis-py does not."""
+"""Coroutines: every accepted form of ``store`` reaches it; clients of sync redis-py are refused."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Name = Callable[..., None]
 
 @pytest.fixture
 def name(monkeypatch: pytest.MonkeyPatch) -> Name:
-    """Makes the name store.example lead to these addresses, after a while."""
+    """Makes the name store.example resolve to these addresses, after a while."""
     really = socket.getaddrinfo
 
     def leads_to(*addresses: tuple[str, int], after: threading.Event | None = None) -> None:
@@ -51,7 +51,7 @@ def name(monkeypatch: pytest.MonkeyPatch) -> Name:
 def test_a_name_of_which_one_address_leads_nowhere(
     server: Server, deaf: str, subject: str, first: str, name: Name
 ) -> None:
-    """No address takes all the time that there is for connecting (uvloop looks names up by itself)."""
+    """No address takes the whole connect_timeout (uvloop looks names up by itself)."""
     port = int(deaf.rpartition(":")[2]) if first == "deaf" else free_port()
 
     async def main() -> None:
@@ -64,7 +64,7 @@ def test_a_name_of_which_one_address_leads_nowhere(
 
 @pytest.mark.slow
 def test_a_name_of_which_no_address_leads_anywhere(deaf: str, name: Name) -> None:
-    """The error says so in time, and names the store."""
+    """The error comes in time, and names the store."""
 
     async def main(*ports: int) -> StoreUnavailable:
         name(*((HOST, port) for port in ports))
@@ -81,10 +81,10 @@ def test_a_name_of_which_no_address_leads_anywhere(deaf: str, name: Name) -> Non
     assert "empty" in str(in_loop(main()))
 
 
-def test_nobody_complains_of_a_connection_that_was_given_up(
+def test_no_warning_of_a_cancelled_connection(
     server: Server, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It failed as whoever waited for it was cancelled: there is nobody to fetch the error."""
+    """The attempt failed while its caller was cancelled: no caller is left to retrieve the error."""
     waiting = asyncio.Event()
 
     async def fails(*_: Any) -> None:
@@ -114,7 +114,7 @@ def test_nobody_complains_of_a_connection_that_was_given_up(
 
 
 def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) -> None:
-    """What the application does in them, and the end of the program, wait for no name server."""
+    """Neither the application's work in them nor the end of the program waits for a name server."""
     enough, before = threading.Event(), threading.active_count()
     name(after=enough)
 
@@ -123,7 +123,7 @@ def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) ->
             for _ in range(40):
                 with pytest.raises(StoreUnavailable, match="no connection within"):
                     await asker.hit("u")
-            assert threading.active_count() <= before + 2  # they wait for one look-up
+            assert threading.active_count() <= before + 2  # all wait for one look-up
         await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(None, time.monotonic), 20)
 
     began = time.monotonic()
@@ -135,7 +135,7 @@ def test_look_ups_that_hang_leave_the_loop_its_threads(kind: str, name: Name) ->
 
 
 def test_tls_to_a_name_that_the_certificate_does_not_have(tls_server: Server, kind: str) -> None:
-    """What the certificate is asked for is the name, and not the address that it leads to."""
+    """The certificate is checked for the name, and not for the address that it resolves to."""
 
     async def main() -> None:
         async with Asker(tls_server.url.replace(HOST, "localhost"), timeout=5.0) as asker:
@@ -148,7 +148,7 @@ def test_tls_to_a_name_that_the_certificate_does_not_have(tls_server: Server, ki
 def test_a_server_gone_with_tls(
     certificates: Certificates, tls_binary: Any, make_server: MakeServer, kind: str
 ) -> None:
-    """Its end is noticed, and the next call finds the new one."""
+    """The end of the old connection is noticed, and the next call finds the new server."""
     server = make_server(tls_binary, tls=certificates)
 
     async def main() -> None:
@@ -183,7 +183,7 @@ def test_a_server_gone_with_tls(
     ],
 )
 def test_no_store(make: Any, store: Any, said: str) -> None:
-    """What leads nowhere is an InvalidSetting at once, and says what to give."""
+    """A wrong ``store`` is an InvalidSetting at once, and the message says what to give."""
     with pytest.raises(InvalidSetting, match=said):
         make(store(), 0.1, 2.0)
 
@@ -198,7 +198,7 @@ def test_the_clients_of_a_sync_cluster_are_for_threads(cluster: Cluster) -> None
 
 
 def test_nothing_is_connected_before_it_is_needed(own: Server) -> None:
-    """Making a transport is free of I/O, outside of any event loop, so that a module may do it."""
+    """Making a transport does no I/O and needs no event loop, so that a module may do it."""
     client = own.client()
     before = client.info("stats")["total_connections_received"]
     connect_async(own.url, 0.1, 2.0)

@@ -1,4 +1,4 @@
-"""Slots that move, nodes that die, primaries that change: calls find their way, once each."""
+"""Slots that move, nodes that die, primaries that change: each call finds its node, and runs once."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.transport.support import (
     used,
 )
 
-#: No token comes back while a slot moves, however slow the machine is.
+#: No token is refilled while a slot moves, however slow the machine is.
 SLOW_BUCKET = TokenBucket(1_000, "day")
 
 
@@ -42,7 +42,7 @@ SLOW_BUCKET = TokenBucket(1_000, "day")
 def test_a_slot_that_moved(
     make_any: Maker, cluster: Cluster, move: Move, subject: str, policies: Any
 ) -> None:
-    """MOVED: asked there at once, without the script too, and known from then on."""
+    """MOVED: the call is sent there at once, also without the script; later calls go there directly."""
     limiter = make_any(cluster.url, policies).open()
     least = min(policy.capacity for policy in policies)
     assert limiter.hit(subject, tag=TAG).remaining == least - 1
@@ -54,7 +54,7 @@ def test_a_slot_that_moved(
     before = move.clients[move.target].info("commandstats")["cmdstat_evalsha"]["calls"]
     assert limiter.hit(subject, tag=TAG).remaining == least - 3
     after = move.clients[move.target].info("commandstats")["cmdstat_evalsha"]["calls"]
-    assert before == after  # nobody asked where it was
+    assert before == after  # no node was asked where the slot is
 
 
 @pytest.mark.parametrize("policy", [PLENTY, LOG, BUCKET], ids=lambda policy: policy.algorithm)
@@ -65,7 +65,7 @@ def test_a_slot_half_moved(
     new_subject: Callable[[], str],
     policy: Any,
 ) -> None:
-    """ASK: new subjects live in the new place already, old ones in the old, with or without script."""
+    """ASK: new subjects are in the new node, old ones in the old one, with the script or without."""
     limiter = make_limiter(cluster.url, policy).open()
     old, new = new_subject(), new_subject()
     limiter.hit(old, tag=TAG)
@@ -86,7 +86,7 @@ def test_a_slot_half_moved(
 def test_a_slot_held_half_moved_under_load(
     make_limiter: MakeLimiter, cluster: Cluster, move: Move, subject: str
 ) -> None:
-    """For three seconds, old and new subjects: no error for limiters of one key, no call lost."""
+    """For three seconds, old and new subjects: no error for limiters of one key, and no call is lost."""
     limiters = [make_limiter(cluster.url, policy).open() for policy in (PLENTY, LOG, BUCKET)]
     for limiter in limiters:
         for number in range(0, 20, 2):
@@ -120,7 +120,7 @@ def test_a_slot_held_half_moved_under_load(
         for number in range(20):
             left = limiter.peek(f"{subject}-{number}", tag=TAG).remaining
             charged = counts[which, number] + (number % 2 == 0)
-            # A bucket a day long drips a few dozen tokens meanwhile.
+            # Meanwhile a bucket of a day refills a few dozen tokens.
             assert limiter.policies[0].capacity - left in range(max(0, charged - 300), charged + 1)
             if which < 2:
                 assert limiter.policies[0].capacity - left == charged
@@ -129,7 +129,7 @@ def test_a_slot_held_half_moved_under_load(
 def test_several_keys_wait_for_the_move(
     make_any: Maker, cluster: Cluster, move: Move, new_subject: Callable[[], str]
 ) -> None:
-    """TRYAGAIN for new subjects, after three more tries; old ones are decided all the while."""
+    """TRYAGAIN for new subjects, after three more tries; old ones are decided at the same time."""
     limiter = make_any(cluster.url, [PLENTY, LOG]).open()
     allowing = make_any(cluster.url, [PLENTY, LOG], on_error="allow").open()
     old, new = new_subject(), new_subject()
@@ -141,7 +141,7 @@ def test_several_keys_wait_for_the_move(
         with pytest.raises(StoreUnavailable, match="TRYAGAIN"):
             limiter.hit(new, tag=TAG)
 
-    # Two keys of which none is there are asked for in the new place, where they are not either.
+    # Two keys that do not exist are sent to the new node, where they do not exist either.
     assert timed(fails) >= sum(TRYAGAIN_PAUSES)
     assert allowing.hit(new, tag=TAG).degraded
     move.keys()
@@ -153,7 +153,7 @@ def test_several_keys_wait_for_the_move(
 def test_a_move_that_ends_meanwhile(
     make_limiter: MakeLimiter, cluster: Cluster, move: Move, subject: str
 ) -> None:
-    """A call that is told to try again does, and finds the move done."""
+    """A call that gets TRYAGAIN is sent again, and finds that the move has ended."""
     limiter = make_limiter(cluster.url, [PLENTY, LOG]).open()
     limiter.hit(subject, tag=TAG)
     move.begin()
@@ -170,8 +170,8 @@ def test_a_move_that_ends_meanwhile(
     assert limiter.hit(f"{subject}-new", tag=TAG)
 
 
-def test_sent_round_in_circles(make_any: Maker, cluster: Cluster) -> None:
-    """More than three redirections are a cluster in trouble."""
+def test_redirects_in_a_circle(make_any: Maker, cluster: Cluster) -> None:
+    """More than three redirects: the cluster is in trouble."""
     with Proxy((HOST, cluster.nodes[0].port)) as proxy:
         limiter = make_any(cluster.url, on_error="deny").open()
         key = next(f"u{n}" for n in range(99) if cluster.primary_of(f"u{n}") is cluster.nodes[0])
@@ -197,7 +197,7 @@ def test_sent_round_in_circles(make_any: Maker, cluster: Cluster) -> None:
 def test_a_node_that_does_not_know_its_own_name(
     make_any: Maker, move: Move, cluster: Cluster, subject: str
 ) -> None:
-    """Table and redirections without a host mean the host that was asked."""
+    """A table or redirect without a host means the host to which the command was sent."""
     for client in move.clients:
         client.config_set("cluster-preferred-endpoint-type", "unknown-endpoint")
     try:
@@ -208,7 +208,7 @@ def test_a_node_that_does_not_know_its_own_name(
         move.keys()
         move.end()
         assert limiter.hit(subject, tag=TAG).remaining == PLENTY.limit - 2  # MOVED
-        assert used(limiter, subject) == 0  # untagged it is another one
+        assert used(limiter, subject) == 0  # without the tag it is another subject
     finally:
         for client in move.clients:
             client.config_set("cluster-preferred-endpoint-type", "ip")
@@ -216,7 +216,7 @@ def test_a_node_that_does_not_know_its_own_name(
 
 @pytest.mark.slow
 def test_a_dead_primary_stops_its_own_subjects_only(make_limiter: MakeLimiter) -> None:
-    """Also when no node knows the script: nothing is asked of the dead one for the others' sake."""
+    """Also if no node knows the script: the other nodes do not need the dead one."""
     with Cluster(3) as cluster:
         limiter = make_limiter(cluster.url, on_error="raise").open()
         keys = [f"u{number}" for number in range(30)]
@@ -269,7 +269,7 @@ def _role(node: Server) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("make_any", ["threads", "asyncio"], indirect=True)
 def test_a_failover(make_any: Maker, fragile: Cluster) -> None:
-    """The primary dies, its replica takes over: within three seconds of that, calls are decided."""
+    """The primary dies and its replica takes over: within three seconds of that, calls are decided."""
     limiter = make_any(fragile.url, timeout=0.1).open()
     key = "failover"
     limiter.hit(key, cost=7)
@@ -280,7 +280,7 @@ def test_a_failover(make_any: Maker, fragile: Cluster) -> None:
     client = heir.client()
     dead.kill()
     try:
-        # Load goes on all the while, as it would.
+        # Calls go on all the time, as in production.
         def took_over() -> bool:
             outcome(lambda: limiter.hit(key))
             return bool(client.info("replication")["role"] == "master")
@@ -296,7 +296,7 @@ def test_a_failover(make_any: Maker, fragile: Cluster) -> None:
 def test_a_primary_that_became_a_replica(
     make_limiter: MakeLimiter, make_server: Callable[..., Server]
 ) -> None:
-    """READONLY behind one fixed address: new connections, and no reply of the old primary counts."""
+    """READONLY behind one fixed address: new connections, and no later reply of the old primary."""
     first, second = make_server(), make_server()
     admin = first.client()
     with Proxy((HOST, first.port)) as proxy:
@@ -312,7 +312,7 @@ def test_a_primary_that_became_a_replica(
         assert [limiter.hit("u").remaining for _ in range(5)] == [
             PLENTY.limit - calls for calls in range(2, 7)
         ]
-        # And nobody is there: both are replicas.
+        # And neither has a primary: both are replicas.
         other = second.client()
         other.replicaof(HOST, first.port)
         with pytest.raises(StoreUnavailable, match="READONLY"):
@@ -325,7 +325,7 @@ def test_a_primary_that_became_a_replica(
 
 @pytest.mark.slow
 def test_a_planned_failover(make_limiter: MakeLimiter, fragile: Cluster) -> None:
-    """CLUSTER FAILOVER under load: nothing is charged twice, and nothing refused for good."""
+    """CLUSTER FAILOVER under load: nothing is charged twice, and no call is refused."""
     limiter = make_limiter(fragile.url, timeout=1.0).open()
     key = "planned"
     primary = fragile.primary_of(key)
@@ -357,7 +357,7 @@ def test_a_planned_failover(make_limiter: MakeLimiter, fragile: Cluster) -> None
 def test_silent_nodes_do_not_keep_us_from_the_table(
     make_any: Maker, cluster: Cluster, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first who can say says it, long before the others have had all of their time."""
+    """The first node that knows the table is used, long before the others' deadlines."""
     healthy = cluster.nodes[0].port
     ask_last(healthy, monkeypatch)
     with Proxy((HOST, healthy)) as one, Proxy((HOST, healthy)) as two:
@@ -371,7 +371,7 @@ def test_silent_nodes_do_not_keep_us_from_the_table(
 def test_a_silent_primary_does_not_keep_the_script_from_the_others(
     make_any: Maker, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each primary gets it, and who did not take it is told about in the end."""
+    """Each primary gets the script, and the error names a primary that did not take it."""
     limiter = make_any(cluster.url, connect_timeout=1.0).open()
     table = slot_table(limiter)
     healthy = table.node_at((HOST, cluster.nodes[0].port))
@@ -397,7 +397,7 @@ def test_a_store_that_comes_later(make_any: Maker, own: Server) -> None:
     decides_within(limiter, "u", 3.0)
 
 
-def test_nobody_names_a_cluster_without_nodes() -> None:
+def test_a_cluster_url_without_nodes() -> None:
     """At least one address."""
     with pytest.raises(InvalidSetting):
         Limiter("5/minute", store="redis+cluster://")
@@ -406,8 +406,8 @@ def test_nobody_names_a_cluster_without_nodes() -> None:
 @pytest.mark.parametrize(
     "table", [b"+OK\r\n", b"*1\r\n:5\r\n", b"*1\r\n*3\r\n:0\r\n:9\r\n+x\r\n", b"*0\r\n"]
 )
-def test_a_table_that_is_none(make_any: Maker, cluster: Cluster, table: bytes) -> None:
-    """Something that is no cluster answered, or one without slots."""
+def test_a_wrong_slot_table(make_any: Maker, cluster: Cluster, table: bytes) -> None:
+    """The reply is not a slot table, or a table without slots."""
 
     def answer(data: bytes) -> bytes:
         # The node's table begins so; the handshake passes.
@@ -425,7 +425,7 @@ def test_a_table_that_is_none(make_any: Maker, cluster: Cluster, table: bytes) -
 
 
 def test_nodes_that_are_gone_are_forgotten(make_any: Maker, cluster: Cluster, subject: str) -> None:
-    """What no table names any more keeps no connection open."""
+    """A node that no table names any more has no open connection."""
     limiter = make_any(f"redis+cluster://{HOST}:{cluster.nodes[0].port}").open()
     table, slot = slot_table(limiter), key_slot(subject.encode())
     with Proxy((HOST, cluster.primary_of(subject).port)) as proxy:
@@ -440,7 +440,7 @@ def test_nodes_that_are_gone_are_forgotten(make_any: Maker, cluster: Cluster, su
 def test_a_primary_of_a_cluster_that_became_a_replica(
     make_any: Maker, cluster: Cluster, subject: str
 ) -> None:
-    """READONLY: the table is read anew, and the call is sent to the new owner, once."""
+    """READONLY: the table is read again, and the call is sent to the new owner, once."""
     limiter = make_any(cluster.url).open()
     table, slot = slot_table(limiter), key_slot(subject.encode())
     with Proxy((HOST, cluster.primary_of(subject).port)) as proxy:

@@ -16,7 +16,7 @@ TIMEOUT = 0.1
 
 
 def test_refused(make_any: Maker) -> None:
-    """Nobody listens there."""
+    """No server listens there."""
     port = free_port()
     for store in (f"redis://{HOST}:{port}", f"redis+cluster://{HOST}:{port}"):
         limiter = make_any(store, timeout=TIMEOUT)
@@ -47,7 +47,7 @@ def test_a_ready_connection_gets_no_answer(make_any: Maker, proxy: Proxy, subjec
 
 
 def test_a_stopped_server(make_any: Maker, own: Server) -> None:
-    """SIGSTOP: the kernel takes the connection and the data, nobody answers."""
+    """SIGSTOP: the kernel takes the connection and the data, and the server does not answer."""
     limiter = make_any(own.url, timeout=TIMEOUT).open()
     fresh = make_any(own.url, timeout=TIMEOUT, connect_timeout=0.5)
     own.pause()
@@ -74,8 +74,8 @@ def test_a_server_gone_in_mid_call(make_any: Maker, own: Server) -> None:
 
 
 @pytest.mark.slow
-def test_an_answer_that_drips(make_limiter: MakeLimiter) -> None:
-    """Each byte comes in time, the answer does not: the deadline is that of all of it."""
+def test_a_slow_answer_byte_by_byte(make_limiter: MakeLimiter) -> None:
+    """Each byte comes in time, the reply does not: the deadline is for all of it."""
     with dripping(0.02) as server:
         limiter = make_limiter(server.url, timeout=TIMEOUT)
         within_deadline(limiter, lambda: limiter.hit("u"), TIMEOUT)
@@ -86,14 +86,14 @@ def test_an_answer_that_drips(make_limiter: MakeLimiter) -> None:
 
 
 def test_a_slow_answer_in_time(make_any: Maker, proxy: Proxy, subject: str) -> None:
-    """Slower than usual is no failure."""
+    """A reply that is slower than usual is no failure."""
     limiter = make_any(proxy.url, timeout=1.0).open()
     proxy.replies = delay(0.05)
     assert not limiter.hit(subject).degraded
 
 
 def test_a_slow_answer_too_late(make_any: Maker, proxy: Proxy, subject: str) -> None:
-    """What comes after the deadline does not count, and reaches nobody."""
+    """A reply after the deadline does not count, and reaches no other call."""
     limiter = make_any(proxy.url, timeout=TIMEOUT).open()
     sure = make_any(proxy.url)
     sure.hit(subject, cost=7)
@@ -108,7 +108,7 @@ def test_a_slow_answer_too_late(make_any: Maker, proxy: Proxy, subject: str) -> 
 def test_a_slow_connection_serves_the_next_caller(
     make_limiter: MakeLimiter, proxy: Proxy, subject: str
 ) -> None:
-    """It may take longer than a call can wait; then it is there."""
+    """Connecting may take longer than a call can wait; the next call uses the connection."""
     limiter = make_limiter(proxy.url, timeout=TIMEOUT)
     proxy.replies = delay(0.15)  # for each answer of the handshake
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
@@ -122,7 +122,7 @@ def test_a_slow_connection_serves_the_next_caller(
 
 @pytest.mark.parametrize("on_error", ["allow", "deny"])
 def test_the_fallback_is_in_time_too(make_any: Maker, own: Server, on_error: str) -> None:
-    """A decision that the store did not make comes no later."""
+    """A fallback's decision comes no later than a store's."""
     limiter = make_any(own.url, timeout=TIMEOUT, on_error=on_error).open()
     own.pause()
     try:

@@ -1,4 +1,4 @@
-"""What each trouble of the store comes to: a fallback while it lasts, or a refusal that shows."""
+"""The effect of each fault of the store: a fallback while it lasts, or a refusal."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Fault = Callable[[Server, redis.Redis], Any]
 
 @contextmanager
 def loading(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """The server reads its data: a thousand keys, each of them slowly."""
+    """The server loads its data: a thousand keys, each of them slowly."""
     for number in range(300):
-        admin.set(f"key-{number}", "x" * 2_000)  # so many bytes, then it looks at its clients
+        admin.set(f"key-{number}", "x" * 2_000)  # after this many bytes it looks at its clients
     admin.config_set("key-load-delay", 3_000)  # microseconds for each key
     admin.config_set("rdbcompression", "no")
     admin.config_set("loading-process-events-interval-bytes", 1024)
@@ -49,7 +49,7 @@ def loading(server: Server, admin: redis.Redis) -> Iterator[None]:
 
 
 def _said(admin: redis.Redis) -> str:
-    """The error of a plain command, or nothing."""
+    """The error of a plain command, or an empty text."""
     try:
         admin.get("nothing")
     except redis.RedisError as error:
@@ -59,7 +59,7 @@ def _said(admin: redis.Redis) -> str:
 
 @contextmanager
 def busy(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """Somebody else's script does not end."""
+    """Another client's script does not end."""
     admin.config_set("busy-reply-threshold", 1)
     other = server.client()
 
@@ -80,7 +80,7 @@ def busy(server: Server, admin: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def configured(admin: redis.Redis, **settings: Any) -> Iterator[None]:
-    """Settings of the server, set back afterwards."""
+    """Change settings of the server, and restore them afterwards."""
     names = {name: name.replace("_", "-") for name in settings}
     before = {name: admin.config_get(names[name])[names[name]] for name in settings}
     for name, value in settings.items():
@@ -93,7 +93,7 @@ def configured(admin: redis.Redis, **settings: Any) -> Iterator[None]:
 
 
 def full(server: Server, admin: redis.Redis) -> Any:
-    """No memory is left."""
+    """The server has no memory left."""
     return configured(admin, maxmemory=1)
 
 
@@ -104,8 +104,8 @@ def alone(server: Server, admin: redis.Redis) -> Any:
 
 @contextmanager
 def unsaved(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """It could not save, and so must not write."""
-    (server.folder / "dump.rdb").mkdir()  # nothing can be renamed to a folder
+    """The server could not save, and so must not write."""
+    (server.folder / "dump.rdb").mkdir()  # no file can be renamed to a folder
     with configured(admin, save="3600 1", stop_writes_on_bgsave_error="yes"):
         admin.bgsave()
         until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err")
@@ -117,7 +117,7 @@ def unsaved(server: Server, admin: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def replica(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """It became a replica, of nobody who is there."""
+    """The server became a replica of a primary that does not exist."""
     admin.replicaof(HOST, free_port())
     try:
         yield
@@ -127,14 +127,14 @@ def replica(server: Server, admin: redis.Redis) -> Iterator[None]:
 
 @contextmanager
 def stale(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """A replica that has lost its primary, and says nothing until it is back."""
+    """A replica that has lost its primary, and does not answer until it is back."""
     with configured(admin, replica_serve_stale_data="no"), replica(server, admin):
         yield
 
 
 @contextmanager
 def stopped(server: Server, admin: redis.Redis) -> Iterator[None]:
-    """Nobody is there."""
+    """No server listens there."""
     server.kill()
     try:
         yield
@@ -156,10 +156,10 @@ PASSING = {
 
 @pytest.mark.parametrize("kind", PASSING)
 @pytest.mark.parametrize("binary", [None, "redis-server"], ids=["embedded", "redis"])
-def test_a_trouble_that_passes(
+def test_a_temporary_fault(
     make_limiter: MakeLimiter, make_server: MakeServer, binary: str | None, kind: str
 ) -> None:
-    """Each value of on_error says what becomes of a call; afterwards the store decides again."""
+    """Each value of on_error decides the calls; afterwards the store decides again."""
     server = make_server(binary, options=["--enable-debug-command", "yes"])
     admin = server.client()
     limiters = {
@@ -190,9 +190,7 @@ def test_a_trouble_that_passes(
 
 
 @pytest.mark.parametrize("kind", ["OOM", "NOREPLICAS", "MISCONF"])
-def test_who_may_not_write_may_still_deny(
-    make_limiter: MakeLimiter, own: Server, kind: str
-) -> None:
+def test_a_full_store_still_denies(make_limiter: MakeLimiter, own: Server, kind: str) -> None:
     """A denial and a peek write nothing, so a full store still decides them."""
     admin = own.client()
     limiter = make_limiter(own.url, "3/day", on_error="allow").open()
@@ -207,7 +205,7 @@ def test_who_may_not_write_may_still_deny(
 
 
 def test_a_cluster_without_slots(make_limiter: MakeLimiter, make_server: MakeServer) -> None:
-    """CLUSTERDOWN, however it is asked."""
+    """CLUSTERDOWN, for every kind of call."""
     node = make_server(cluster=True)
     with pytest.raises(StoreUnavailable, match="cannot decide now: CLUSTERDOWN"):
         make_limiter(node.url).hit("u")
@@ -217,8 +215,8 @@ def test_a_cluster_without_slots(make_limiter: MakeLimiter, make_server: MakeSer
 
 
 @pytest.mark.slow
-def test_a_slot_that_nobody_has(make_limiter: MakeLimiter, make_server: MakeServer) -> None:
-    """Half of the slots are missing: their subjects are degraded, the others decided."""
+def test_a_slot_without_an_owner(make_limiter: MakeLimiter, make_server: MakeServer) -> None:
+    """Half of the slots are missing: their subjects get the fallback, the others are decided."""
     node = make_server(cluster=True, options=["--cluster-require-full-coverage", "no"])
     admin = node.client()
     admin.execute_command("CLUSTER ADDSLOTSRANGE", 0, 8191)
@@ -231,13 +229,13 @@ def test_a_slot_that_nobody_has(make_limiter: MakeLimiter, make_server: MakeServ
 
 
 def wrong_type(server: Server, admin: redis.Redis) -> None:
-    """Somebody else's key stands where ours should."""
+    """The key holds another program's value."""
     admin.set("rl:{u}:default:v1", "x")
     admin.set(f"rl:{{u}}:default:v1:{LOG.field}", "x")
 
 
 def no_command(server: Server, admin: redis.Redis) -> None:
-    """A server that does not know what we ask (as ACLs and old servers do)."""
+    """The server does not know the command (as with ACLs and old servers)."""
     admin.execute_command("ACL SETUSER default -evalsha -eval")
 
 
@@ -247,7 +245,7 @@ def no_key(server: Server, admin: redis.Redis) -> None:
 
 
 def half_rights(server: Server, admin: redis.Redis) -> None:
-    """A right is missing that the script needs after it has begun."""
+    """A right is missing that the script needs in the middle."""
     admin.execute_command("ACL SETUSER default -pexpire")
 
 
@@ -257,7 +255,7 @@ def half_rights(server: Server, admin: redis.Redis) -> None:
 def test_a_refusal_is_never_a_fallback(
     make_limiter: MakeLimiter, own: Server, policy: Any, on_error: str, fault: Fault
 ) -> None:
-    """Somebody must look: to admit, or to deny, everybody would hide it."""
+    """An operator must change something: a fallback that admits or denies every call would hide it."""
     admin = own.client()
     limiter = make_limiter(own.url, policy, on_error=on_error).open()
     fault(own, admin)
@@ -275,7 +273,7 @@ def test_a_command_that_was_renamed(make_limiter: MakeLimiter, make_server: Make
 
 
 def test_a_key_of_another_type_can_be_reset(make_limiter: MakeLimiter, own: Server) -> None:
-    """The way out that needs no administrator."""
+    """So that no administrator is needed."""
     admin = own.client()
     wrong_type(own, admin)
     for policy in ONE_OF_EACH:
@@ -286,7 +284,7 @@ def test_a_key_of_another_type_can_be_reset(make_limiter: MakeLimiter, own: Serv
 
 
 def test_a_node_of_a_cluster_as_a_single_store(make_limiter: MakeLimiter, cluster: Cluster) -> None:
-    """The message says how to name a cluster."""
+    """The message says how to write a cluster's URL."""
     limiter = make_limiter(cluster.nodes[0].url, on_error="allow")
     said = set()
     for number in range(12):
@@ -302,7 +300,7 @@ def test_a_node_of_a_cluster_as_a_single_store(make_limiter: MakeLimiter, cluste
 def test_a_node_of_a_cluster_is_not_opened(
     make_any: Maker, cluster: Cluster, protocol: int
 ) -> None:
-    """It would go well, and then only some subjects would be decided."""
+    """Otherwise it would start well, and then decide only some subjects."""
     url = f"{cluster.nodes[0].url}?protocol={protocol}"
     limiter = make_any(url, on_error="allow")
     with pytest.raises(StoreRefused, match=r"give the store as redis\+cluster://"):
@@ -310,7 +308,7 @@ def test_a_node_of_a_cluster_is_not_opened(
 
 
 def test_a_server_without_hello_is_opened(make_any: Maker, own: Server) -> None:
-    """It does not say what it is; with RESP2 nothing else of ours needs HELLO."""
+    """Its mode is unknown; with RESP2 nothing else needs HELLO."""
     admin = own.client()
     admin.execute_command("ACL SETUSER default -hello")
     url = f"{own.url}?protocol=2"
@@ -327,7 +325,7 @@ def test_a_single_store_as_a_cluster(make_limiter: MakeLimiter, store: str) -> N
 
 @pytest.mark.parametrize("kind", ["redis", "redis+cluster"])
 def test_an_error_says_the_address_once(make_any: Maker, kind: str) -> None:
-    """Nobody listens: all ways to call say the same, and what to look at."""
+    """No server listens: all kinds of call raise the same message, which says what to check."""
     port = free_port()
     url = f"{kind}://{HOST}:{port}"
     said = f"store {HOST}:{port}: Connection refused: does a server listen there?"
@@ -337,7 +335,7 @@ def test_an_error_says_the_address_once(make_any: Maker, kind: str) -> None:
 
 
 def test_a_name_or_a_path_that_leads_nowhere(make_any: Maker, tmp_path: Path) -> None:
-    """What the system says, and no more."""
+    """The message has the system's text, and no more."""
     with pytest.raises(StoreUnavailable, match=rf"^store {tmp_path}/x: No such file or directory$"):
         make_any(f"unix://{tmp_path}/x").hit("u")
     with pytest.raises(StoreUnavailable) as raised:
@@ -346,14 +344,14 @@ def test_a_name_or_a_path_that_leads_nowhere(make_any: Maker, tmp_path: Path) ->
 
 
 def test_tls_to_a_server_without_it(make_any: Maker, own: Server) -> None:
-    """The server waits, and so do we: the message has TLS in it."""
+    """The server waits, and so does the client: the message has TLS in it."""
     url = own.url.replace("redis:", "rediss:")
     with pytest.raises(StoreUnavailable, match=rf"^store {HOST}:{own.port} \(TLS\): "):
         make_any(url, timeout=0.1).hit("u")
 
 
 ERRORS = [
-    # As redis-py raises them, and as a server that it does not know may word them.
+    # As redis-py raises them, and as an unknown server may word them.
     (redis_errors.ConnectionError("refused"), StoreUnavailable),
     (redis_errors.TimeoutError("late"), StoreUnavailable),
     (redis_errors.BusyLoadingError("loading", status_code="LOADING"), StoreUnavailable),
@@ -385,15 +383,15 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "ours"), ERRORS, ids=lambda value: repr(value)[:40])
-def test_what_an_error_means(error: Exception, ours: type[LimiterError]) -> None:
-    """Each kind of error is one of ours, and names the store."""
+def test_the_meaning_of_each_error(error: Exception, ours: type[LimiterError]) -> None:
+    """Each kind of error becomes one of ours, and names the store."""
     translated = translate(error, "store h:1")
     assert type(translated) is ours
     assert str(translated).startswith("store h:1")
 
 
 def test_every_error_of_redis_py_is_translated() -> None:
-    """Whatever it may raise: to be looked at, unless it is known to pass."""
+    """An error is StoreRefused, unless it is known to be temporary."""
     kinds = [
         kind
         for kind in vars(redis_errors).values()
@@ -409,7 +407,7 @@ def test_every_error_of_redis_py_is_translated() -> None:
 @pytest.mark.parametrize(
     ("where", "scheme"), [("store h:1", "redis"), ("store h:1 (TLS)", "rediss")]
 )
-def test_what_is_advised_keeps_tls(where: str, scheme: str) -> None:
+def test_advice_keeps_tls(where: str, scheme: str) -> None:
     moved = translate(redis_errors.MovedError("1 h:2", status_code="MOVED"), where)
     alone = translate(redis.ResponseError("This instance has cluster support disabled"), where)
     assert str(moved).endswith(f"give the store as {scheme}+cluster://")
@@ -419,7 +417,7 @@ def test_what_is_advised_keeps_tls(where: str, scheme: str) -> None:
 def test_no_thread_can_be_started(
     make_limiter: MakeLimiter, store: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine out of threads has no connection for us, and that passes."""
+    """A process that can start no thread cannot connect; that is temporary."""
     limiters: list[Limiter] = [make_limiter(store), make_limiter(cluster.url)]
 
     def refuse(thread: threading.Thread) -> None:

@@ -1,4 +1,4 @@
-"""No call is charged twice, and no reply reaches another call than its own."""
+"""No call is charged twice, and no reply reaches another call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIMEOUT = 0.1
 def test_a_lost_reply(
     make_any: Maker, proxy: Proxy, store: str, subject: str, policy: Policy
 ) -> None:
-    """The call ran, its reply was lost with the connection: charged once, and said so."""
+    """The call ran, and its reply was lost with the connection: charged once, and reported."""
     limiter = make_any(proxy.url, policy).open()
     sure = make_any(store, policy)
     proxy.replies = cut
@@ -39,7 +39,7 @@ def test_a_lost_reply(
 
 
 def test_a_lost_request(make_any: Maker, proxy: Proxy, store: str, subject: str) -> None:
-    """Nobody can tell it from a lost reply, so it is not sent again either."""
+    """A lost request looks like a lost reply, so it is not sent again either."""
     limiter = make_any(proxy.url).open()
     proxy.requests = cut
     with pytest.raises(StoreUnavailable):
@@ -49,7 +49,7 @@ def test_a_lost_request(make_any: Maker, proxy: Proxy, store: str, subject: str)
 
 
 def test_a_reply_too_many(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
-    """Two replies to one call, in one packet: the second one is not the next call's."""
+    """Two replies to one call, in one packet: the next call does not get the second one."""
     limiter = make_limiter(proxy.url).open()
     proxy.replies = lambda data: data * 2
     assert limiter.hit(subject).remaining == PLENTY.limit - 1
@@ -58,8 +58,8 @@ def test_a_reply_too_many(make_limiter: MakeLimiter, proxy: Proxy, subject: str)
     assert limiter.peek(subject).remaining == PLENTY.limit - 8
 
 
-def test_a_push_answers_nobody(make_any: Maker, proxy: Proxy, subject: str) -> None:
-    """What a server says of its own accord is not the reply to a call."""
+def test_a_push_is_no_reply(make_any: Maker, proxy: Proxy, subject: str) -> None:
+    """A message that the server sends by itself is not the reply to a call."""
     limiter = make_any(f"{proxy.url}?protocol=3").open()
     proxy.replies = lambda data: b">2\r\n+invalidate\r\n_\r\n" + data
     assert limiter.hit(subject).remaining == PLENTY.limit - 1
@@ -98,10 +98,10 @@ def test_byte_by_byte(make_any: Maker, proxy: Proxy, store: str, subject: str) -
 
 
 @pytest.mark.parametrize("on_error", ["allow", "deny"])
-def test_a_fallback_does_not_ask_again(
+def test_a_fallback_sends_nothing_again(
     make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, on_error: str
 ) -> None:
-    """The call that ran is charged, whatever the fallback says."""
+    """The call that ran is charged, whatever the fallback decides."""
     limiter = make_limiter(proxy.url, on_error=on_error).open()
     proxy.replies = cut
     decision = limiter.hit(subject)
@@ -115,7 +115,7 @@ def test_a_fallback_does_not_ask_again(
 def test_a_cluster_sends_once_too(
     make_limiter: MakeLimiter, make_server: Callable[..., Server]
 ) -> None:
-    """A node of one's own cluster behind the proxy: the loop that follows redirections stays out."""
+    """A node of the test's own cluster behind the proxy: redis-py's loop of redirects is not used."""
     node = make_server(cluster=True)
     client = node.client()
     client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
@@ -142,13 +142,13 @@ def _calls(client: object) -> int:
 def test_pauses_around_the_deadline(
     make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str
 ) -> None:
-    """Replies from half to three times the timeout late: what was charged is what was called."""
+    """Replies late by half to three times the timeout: the charges are the calls that were made."""
     limiter = make_limiter(proxy.url, timeout=TIMEOUT).open()
     sure = make_limiter(store)
     outcomes = []
     draw = random.Random(1).uniform
     for _ in range(12):
-        # A ready connection, so that what is late is the call's own reply.
+        # A ready connection, so that only the call's own reply is late.
         until(lambda: outcome(lambda: limiter.hit(f"{subject}-other")) == "allow")
         proxy.replies = delay(TIMEOUT * draw(0.5, 3.0))
         outcomes.append(outcome(lambda: limiter.hit(subject)))
@@ -158,16 +158,16 @@ def test_pauses_around_the_deadline(
 
 
 class Interrupt(BaseException):
-    """What a signal handler raises in the middle of a call; not even an Exception."""
+    """Raised by a signal handler in the middle of a call; not even an Exception."""
 
 
 class TimeIsUp(Exception):
-    """What a signal handler may raise as well: Celery's SoftTimeLimitExceeded is an Exception."""
+    """Raised by a signal handler, too: Celery's SoftTimeLimitExceeded is an Exception."""
 
 
 @contextmanager
 def signals_raise(error: type[BaseException]) -> Iterator[Callable[[], None]]:
-    """A function that raises the error in the main thread, whatever it waits for, by a signal."""
+    """Make a function that raises the error in the main thread, by a signal."""
 
     def raise_it(number: int, frame: FrameType | None) -> None:
         raise error
@@ -184,7 +184,7 @@ def signals_raise(error: type[BaseException]) -> Iterator[Callable[[], None]]:
 def test_an_interrupted_calls_reply_reaches_no_other(
     make_limiter: MakeLimiter, proxy: Proxy, subject: str, policies: Any, error: type[BaseException]
 ) -> None:
-    """The exception comes out as it is, whatever the fallback, and the connection is closed."""
+    """The exception is raised unchanged for every fallback, and the connection is closed."""
     limiter = make_limiter(proxy.url, policies, on_error="allow", timeout=10.0).open()
     limiter.hit("other", cost=400)
     raised = threading.Event()
@@ -234,7 +234,7 @@ def test_a_call_that_is_interrupted_as_it_connects(
 def test_a_faulty_connection_is_never_used_again(
     make_limiter: MakeLimiter, proxy: Proxy, store: str, subject: str, fault: Hook
 ) -> None:
-    """The next call has a connection of its own."""
+    """The next call gets another connection."""
     limiter = make_limiter(proxy.url, timeout=0.2).open()
     proxy.replies = fault
     with pytest.raises(StoreUnavailable):
@@ -247,7 +247,7 @@ def test_a_faulty_connection_is_never_used_again(
 
 
 def test_reset_is_sent_once_too(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
-    """It has no fallback: nobody may believe that the subject was forgotten."""
+    """It has no fallback: the caller must not believe that the subject was forgotten."""
     limiter = make_limiter(proxy.url, on_error="allow").open()
     limiter.hit(subject)
     proxy.replies = cut
@@ -280,7 +280,7 @@ def test_reset_is_sent_once_too(make_limiter: MakeLimiter, proxy: Proxy, subject
     ids=lambda answer: repr(answer[:12]),
 )
 def test_an_answer_of_another_shape(make_any: Maker, proxy: Proxy, answer: bytes) -> None:
-    """It is no decision, and no fallback hides it: somebody must look."""
+    """It is no decision, and no fallback hides it: an operator must change something."""
     limiter = make_any(proxy.url, on_error="allow").open()
     proxy.replies = replace(answer)
     with pytest.raises(StoreRefused, match=r"answered|refused|node of a cluster"):

@@ -1,4 +1,4 @@
-"""What an error reply allows next, and what a slot table says: values in, values out."""
+"""The next step after an error reply, and the reading of a slot table: values in, values out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOVED = "MOVED 5 h:1"
 
 
 def steps(*said: str, left: float = 1.0) -> list[Action]:
-    """The steps of one call that is answered so, one answer after the other."""
+    """The steps of one call that gets these replies, one after the other."""
     redirects = Redirects(CALL, encode(CALL))
     return [redirects.next_action(ResponseError(each), left) for each in said]
 
@@ -46,12 +46,12 @@ def steps(*said: str, left: float = 1.0) -> list[Action]:
     ],
 )
 def test_each_reason_counts_once(said: list[str], expected: list[Action]) -> None:
-    """What proves that nothing ran is sent again, so often; everything else is the end."""
+    """A call is sent again for each reply that proves that nothing ran; any other error ends it."""
     assert steps(*said) == expected
 
 
 def test_pauses_end_with_the_deadline() -> None:
-    """A pause that ends too late is none."""
+    """If a pause would end after the deadline, the call fails."""
     redirects = Redirects(CALL, encode(CALL))
     for pause in TRYAGAIN_PAUSES:
         assert redirects.next_action(ResponseError("TRYAGAIN x"), 1.0) is Action.RETRY
@@ -61,7 +61,7 @@ def test_pauses_end_with_the_deadline() -> None:
 
 
 def test_the_text_goes_once_the_id_was_unknown() -> None:
-    """Also to the node that the call is sent on to."""
+    """Also to the node of a redirect."""
     redirects = Redirects(CALL, encode(CALL))
     assert redirects.command == encode(CALL)
     redirects.next_action(ResponseError("NOSCRIPT none"), 1.0)
@@ -70,8 +70,8 @@ def test_the_text_goes_once_the_id_was_unknown() -> None:
     assert redirects.command == encode_with_text(CALL)
 
 
-def test_only_an_ask_asks() -> None:
-    """And the tries that follow it in the same place do, until the slot is another's."""
+def test_only_an_ask_sends_asking() -> None:
+    """Later tries on the same node send it again, until another node is named."""
     redirects = Redirects(CALL, encode(CALL))
     for said, asking in [
         ("ASK 5 h:1", True),
@@ -83,8 +83,8 @@ def test_only_an_ask_asks() -> None:
         assert redirects.asking is asking
 
 
-def test_what_the_end_comes_to() -> None:
-    """Circles are the cluster's trouble; a single store that redirects is named wrongly."""
+def test_the_error_after_the_last_redirect() -> None:
+    """A circle means a cluster in trouble; a redirect of a single store means a wrong ``store``."""
     redirects = Redirects(CALL, encode(CALL))
     error = ResponseError(MOVED)
     redirects.next_action(error, 1.0)
@@ -109,8 +109,8 @@ def made(url: str = "redis+cluster://a:1,b:2") -> SlotTable[Node]:
     return SlotTable(read_store(url), Node)
 
 
-def test_a_table_is_taken_over_whole() -> None:
-    """Owners, nodes, and who is gone; nodes of the setting are kept."""
+def test_a_table_replaces_the_one_before() -> None:
+    """Owners, nodes, and nodes that have left; nodes of the setting are kept."""
     table = made()
     asked = table.node_at(("a", 1))
     assert table.fill([[0, 99, [b"a", 1]], [100, SLOTS - 1, ["c", 3], ["d", 4]]], asked) == []
@@ -124,15 +124,15 @@ def test_a_table_is_taken_over_whole() -> None:
     assert {node.address for node in table.to_ask()} == {("a", 1), ("b", 2)}
 
 
-def test_a_slot_that_nobody_has() -> None:
-    """It is said which."""
+def test_a_slot_without_an_owner() -> None:
+    """The error has the slot's number."""
     table = made()
     with pytest.raises(StoreUnavailable, match=f"no node has slot {slots.slot_of(b'tag')}"):
         table.owner(b"tag")
 
 
 def test_a_moved_is_remembered_and_an_ask_is_not() -> None:
-    """The first says where the slot is, the second where one call goes."""
+    """MOVED tells the slot's owner, ASK the node for one call."""
     table = made()
     node = table.node_at(("a", 1))
     table.fill([[0, SLOTS - 1, ["a", 1]]], node)
@@ -147,15 +147,15 @@ def test_a_moved_is_remembered_and_an_ask_is_not() -> None:
 
 
 def test_a_refusal_is_graver() -> None:
-    """Than a node that is down, whichever comes first."""
+    """It is reported instead of a node that is down, whichever comes first."""
     refused, down = StoreRefused("r"), StoreUnavailable("d")
     assert slots.graver(None, down) is down
     assert slots.graver(down, refused) is refused
     assert slots.graver(refused, down) is refused
 
 
-def test_who_is_late_is_asked_once_more() -> None:
-    """First each for a short time; a node that answered in it, or alone is left, is not hurried."""
+def test_a_late_node_is_asked_once_more() -> None:
+    """First each node has a short time; a node that answered, or the only one, is not asked again."""
     asked = []
     for name, until in slots.in_turn(["quick", "late"], 0.08):
         asked.append((name, round(until - time.monotonic(), 2)))

@@ -1,4 +1,4 @@
-"""What we use of redis-py that is not public: in one place, checked, and never an open door."""
+"""Private names of redis-py: used in one module, checked when it is imported."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ PRIVATE = {"_sock", "_parser", "_parsers", "_reader", "_writer", "_connection_ar
 PRIVATE |= {"_ssl_protocol"}
 
 
-def test_one_module_knows_what_is_not_public() -> None:
-    """An attribute of something else than ``self``, or a module, with such a name stands there alone."""
+def test_one_module_uses_private_names() -> None:
+    """Private attributes of anything but ``self`` or a module are used in one module only."""
     users = set()
     for path in Path(limiter.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -44,7 +44,7 @@ def test_one_module_knows_what_is_not_public() -> None:
     [("asyncio.connection.AbstractConnection", "_close"), ("connection.Connection", "can_read")],
 )
 def test_a_redis_py_that_lacks_a_name_is_refused_at_import(half: str, name: str) -> None:
-    """With the version that was found, and what to install; the first hit would be too late."""
+    """The error has the version found, and the one to install; the first hit would be too late."""
     code = (
         f"import redis.asyncio.connection, redis.connection\n"
         f"for kind in redis.{half}.__mro__:\n"
@@ -61,7 +61,7 @@ def test_a_redis_py_that_lacks_a_name_is_refused_at_import(half: str, name: str)
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """redis-py has renamed something that we use when we connect."""
+    """redis-py has renamed an attribute that we use when we connect."""
 
     def renamed(*_: Any) -> Any:
         raise AttributeError("'Connection' object has no attribute '_sock'")
@@ -76,7 +76,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("on_error", ["allow", "local", "deny"])
 @pytest.mark.parametrize("where", ["single", "cluster"])
 @pytest.mark.usefixtures("broken")
-def test_a_fault_of_the_program_admits_nobody(
+def test_a_fault_in_the_code_admits_no_call(
     make_any: Maker,
     store: str,
     cluster: Cluster,
@@ -84,20 +84,20 @@ def test_a_fault_of_the_program_admits_nobody(
     where: str,
     on_error: str,
 ) -> None:
-    """Only a failing store may; the log has one traceback, and not one for each call."""
+    """Only a failing store may lead to ``on_error``; the log has one traceback, not one for each call."""
     url = store if where == "single" else cluster.url
     limiter = make_any(url, "2/minute", on_error=on_error, timeout=5.0)
     for _ in range(5):
         with pytest.raises(StoreRefused, match="AttributeError: 'Connection'"):
             limiter.hit("u")
     faults = [record for record in caplog.records if record.levelno == logging.ERROR]
-    # Each node of a cluster is a place of its own.
+    # Each node of a cluster is logged by itself.
     assert 1 <= len(faults) <= (1 if where == "single" else 3)
     assert all(record.exc_info and record.exc_info[0] is AttributeError for record in faults)
 
 
 def test_the_settings_of_a_client_that_count(make_any: Maker, server: Server, subject: str) -> None:
-    """Its name is seen by the server; what redis-py alone is to know never reaches our connections."""
+    """The server sees the client's name; settings for redis-py alone never reach our connections."""
     own = {"client_name": f"of-{subject}", "socket_timeout": 1e-9, "retry_on_error": [OSError]}
     client = make_any.client("Redis", host=server.host, port=server.port, **own)
     assert make_any(client, "2/minute", timeout=5.0).hit(subject)
@@ -106,7 +106,7 @@ def test_the_settings_of_a_client_that_count(make_any: Maker, server: Server, su
 
 
 def test_settings_by_name() -> None:
-    """Kept are those that say where and who; a connection class of the user's own has its own."""
+    """Address and credentials are kept; settings of the user's own connection class, too."""
     given = {"host": "h", "ssl_ca_certs": "f", "cache_config": 1, "retry": 2, "tenant": "theirs"}
     assert redispy.kept({**given, "maint_notifications_config": 3}) == {
         "host": "h",
@@ -119,7 +119,7 @@ def test_settings_by_name() -> None:
 def test_a_refusal_that_comes_after_every_deadline_is_known_all_the_same(
     make_any: Maker, store: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """A handshake that is slower than the calls, and fails: the first cannot know, later ones do."""
+    """A handshake slower than the calls fails: the first call cannot know that, later ones do."""
 
     def slow(*_: Any) -> Any:
         time.sleep(0.1)  # longer than the deadline: the slowness is the fault

@@ -1,4 +1,4 @@
-"""One call is one command, and one more where the server does not know the script."""
+"""One call is one command, and one more if the server does not know the script."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SHAPES: list[list[Policy]] = [*[[policy] for policy in ONE_OF_EACH], [PLENTY, LO
 
 
 def commands(client: redis.Redis) -> dict[str, int]:
-    """How often each command came from a client: a script's own calls are not among them."""
+    """How often clients sent each command; the commands of scripts are left out."""
     stats = client.info("commandstats")
     names = ("evalsha", "eval", "script|load", "client|setinfo", "hello", "asking", "cluster|slots")
     return {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in names}
 
 
 def counted(client: redis.Redis, call: Callable[[], object]) -> dict[str, int]:
-    """The commands that came during a call, without those that did not."""
+    """The commands that clients sent during a call."""
     before = commands(client)
     call()
     after = commands(client)
@@ -36,7 +36,7 @@ def counted(client: redis.Redis, call: Callable[[], object]) -> dict[str, int]:
 def test_one_command_for_each_call(
     make_limiter: MakeLimiter, own: Server, policies: list[Policy]
 ) -> None:
-    """Allowed, denied, in part, looked at, reset: EVALSHA once, on the connection that is there."""
+    """Allowed, denied, in part, peek, reset: EVALSHA once, on the ready connection."""
     limiter = make_limiter(own.url, policies).open()
     client = own.client()
     for call in (
@@ -58,7 +58,7 @@ def test_one_command_for_each_call(
 
 
 def test_commands_in_all(make_limiter: MakeLimiter, own: Server) -> None:
-    """The server counts every command it processed: ours, its own from the script, no other."""
+    """The server's count of processed commands: the call, the script's own, no other."""
     limiter = make_limiter(own.url).open()
     limiter.hit("u")
     client = own.client()
@@ -67,7 +67,7 @@ def test_commands_in_all(make_limiter: MakeLimiter, own: Server) -> None:
         return int(client.info("stats")["total_commands_processed"])
 
     before = processed()
-    between = processed() - before  # what looking costs
+    between = processed() - before  # the cost of reading the count
     before = processed()
     for _ in range(100):
         limiter.hit("u")
@@ -117,7 +117,7 @@ def test_flushed_all_the_time(make_limiter: MakeLimiter, own: Server) -> None:
 
 
 def test_evicted_by_others(make_limiter: MakeLimiter, own: Server) -> None:
-    """A server keeps 500 scripts that came by EVAL; ours comes again."""
+    """A server keeps 500 scripts that came by EVAL; after that ours is sent again."""
     limiter = make_limiter(own.url)
     limiter.hit("u")  # not opened: the script came by EVAL
     client = own.client()
@@ -130,7 +130,7 @@ def test_evicted_by_others(make_limiter: MakeLimiter, own: Server) -> None:
 
 
 def test_open_sends_the_scripts(make_limiter: MakeLimiter, own: Server) -> None:
-    """Afterwards the first call is one command."""
+    """After ``open`` the first call is one command."""
     client = own.client()
     limiter: Limiter = make_limiter(own.url, [PLENTY, LOG])
     assert counted(client, limiter.open)["script|load"] == 1
@@ -141,7 +141,7 @@ def test_open_sends_the_scripts(make_limiter: MakeLimiter, own: Server) -> None:
 def test_one_command_on_a_cluster(
     make_limiter: MakeLimiter, cluster: Cluster, new_subject: Callable[[], str]
 ) -> None:
-    """Sent to the node that owns the subject, at once."""
+    """The call is sent at once to the node that owns the subject."""
     limiter = make_limiter(cluster.url, [PLENTY, LOG]).open()
     clients = [node.client() for node in cluster.nodes]
     keys = [new_subject() for _ in range(30)]

@@ -1,4 +1,4 @@
-"""Threads share a limiter, processes inherit it, and servers hang up when they like."""
+"""Threads share a limiter, forks inherit it, and servers close connections at any time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PING = command("PING")
 
 
 def in_threads(count: int, work: Callable[[int], None]) -> None:
-    """Run it in so many threads at once, and raise what one of them raised."""
+    """Run ``work`` in ``count`` threads at once, and raise an error that one of them raised."""
     errors: list[BaseException] = []
     start = threading.Barrier(count)
 
@@ -50,7 +50,7 @@ def in_threads(count: int, work: Callable[[int], None]) -> None:
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Run it in a fork of this process; its exit code."""
+    """Run ``work`` in a fork of this process; return its exit code."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -64,8 +64,8 @@ def in_child(work: Callable[[], None]) -> int:
 
 @pytest.mark.parametrize("policy", [PLENTY, LOG], ids=lambda policy: policy.algorithm)
 def test_64_threads(make_limiter: MakeLimiter, store: str, subject: str, policy: object) -> None:
-    """Every thread's answers are its own, and every call is charged once."""
-    # 64 threads on few cores: a call may wait long for its turn, which is not what is tested.
+    """Every thread gets its own replies, and every call is charged once."""
+    # 64 threads on few cores: a call may wait long for its turn, which this does not test.
     limiter = make_limiter(store, policy, timeout=20.0)
 
     def work(number: int) -> None:
@@ -80,7 +80,7 @@ def test_64_threads(make_limiter: MakeLimiter, store: str, subject: str, policy:
 
 
 def test_64_threads_on_a_cluster(make_limiter: MakeLimiter, cluster: Cluster, subject: str) -> None:
-    """Nobody read the slot table before: one reads it, the others wait for that."""
+    """The slot table was not read before: one call reads it, and the others wait for that."""
     limiter = make_limiter(cluster.url, timeout=20.0)
 
     def work(number: int) -> None:
@@ -94,7 +94,7 @@ def test_64_threads_on_a_cluster(make_limiter: MakeLimiter, cluster: Cluster, su
 def test_as_many_connections_as_callers(
     make_limiter: MakeLimiter, proxy: Proxy, subject: str
 ) -> None:
-    """Nobody queues for a pool: 40 slow calls take as long as one."""
+    """No call waits for a pool: 40 slow calls take as long as one."""
     limiter = make_limiter(proxy.url, timeout=20.0).open()
     proxy.replies = delay(0.05)
     start = time.monotonic()
@@ -105,7 +105,7 @@ def test_as_many_connections_as_callers(
 
 
 def test_a_fork_has_its_own_connections(make_limiter: MakeLimiter, own: Server) -> None:
-    """Children and parent go on at the same time, and no reply strays."""
+    """Child processes and parent call at the same time, and each reply reaches its own call."""
     limiter = make_limiter(own.url).open()
     limiter.hit("u")
 
@@ -135,7 +135,7 @@ def test_a_fork_has_its_own_connections(make_limiter: MakeLimiter, own: Server) 
 def test_preload_and_fork_many(
     make_limiter: MakeLimiter, store: str, cluster: Cluster, subject: str, kind: str
 ) -> None:
-    """As gunicorn does: used before, forked again and again, while other threads call."""
+    """As with gunicorn: used before, forked again and again, while other threads call."""
     limiter = make_limiter(store if kind == "single" else cluster.url, timeout=20.0).open()
     going = threading.Event()
     counts: Counter[str] = Counter()
@@ -160,7 +160,7 @@ def test_preload_and_fork_many(
 
 
 def _hit_twice(limiter: Limiter, key: str) -> None:
-    gc.collect()  # what the child drops of its parent's must not hurt the parent
+    gc.collect()  # the child's copies must not close the parent's connections
     limiter.hit(key)
     limiter.hit(key)
 
@@ -168,7 +168,7 @@ def _hit_twice(limiter: Limiter, key: str) -> None:
 def test_a_fork_in_the_middle_of_connecting(
     make_limiter: MakeLimiter, proxy: Proxy, subject: str
 ) -> None:
-    """Locks that the parent's threads held are free in the child."""
+    """Locks that threads of the parent held are free in the child."""
     limiter = make_limiter(proxy.url, timeout=20.0)
     proxy.replies = delay(0.1)
     callers = [threading.Thread(target=limiter.hit, args=(subject,)) for _ in range(4)]
@@ -188,7 +188,7 @@ def test_connections_that_were_killed(make_limiter: MakeLimiter, own: Server) ->
     client = own.client()
     client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
     client.close()
-    # On a busy machine the end of a connection is heard of a little later.
+    # On a busy machine the end of a connection is noticed a little later.
     until(
         lambda: not any(connection.is_open() for connection in limiter._core.transport._node._idle)
     )
@@ -198,7 +198,7 @@ def test_connections_that_were_killed(make_limiter: MakeLimiter, own: Server) ->
 
 
 def test_a_restarted_server(make_limiter: MakeLimiter, own: Server) -> None:
-    """Its connections and scripts are gone; no call fails for that."""
+    """Its connections and scripts are gone, but no call fails."""
     limiter = make_limiter(own.url, timeout=5.0).open()
     in_threads(4, lambda _: bool(limiter.hit("u")))
     own.restart()
@@ -209,7 +209,7 @@ def test_a_restarted_server(make_limiter: MakeLimiter, own: Server) -> None:
 def test_connections_that_were_idle_too_long(
     make_limiter: MakeLimiter, make_server: Callable[..., Server]
 ) -> None:
-    """The server's own ``timeout`` closes them; that costs no error."""
+    """The server's own ``timeout`` closes them; no call fails."""
     server = make_server(options=["--timeout", "1"])
     limiter = make_limiter(server.url).open()
     limiter.hit("u")
@@ -224,7 +224,7 @@ def unheard(limiter: Limiter, key: str) -> None:
 
 
 def untold(limiter: Limiter, key: str) -> None:
-    """A command of our own that gets none."""
+    """A command that gets no reply."""
     transport: Any = limiter._core.transport
     transport._command(transport._node, PING, time.monotonic() + 0.1, 2.0)
 
@@ -241,7 +241,7 @@ def test_idle_connections_that_went_dead_in_silence(
     silent: bytes,
     call: Callable[[Limiter, str], None],
 ) -> None:
-    """What lies between forgot them all: one call finds out, and the others are spared."""
+    """A firewall forgot all of them: one call fails, and the others get new connections."""
     proxy.target = (own.host, own.port)
     limiter = make_limiter(proxy.url, timeout=5.0)
     node = limiter._core.transport._node  # type: ignore[attr-defined]
@@ -255,8 +255,10 @@ def test_idle_connections_that_went_dead_in_silence(
     assert limiter.hit("u")
 
 
-def test_what_answered_since_is_kept(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
-    """One lost reply says nothing of a connection that was heard of later."""
+def test_connections_that_were_used_since_are_kept(
+    make_limiter: MakeLimiter, proxy: Proxy, subject: str
+) -> None:
+    """A lost reply does not close a connection that was used later."""
     limiter = make_limiter(proxy.url).open()
     node = limiter._core.transport._node  # type: ignore[attr-defined]
     older, lost, newer = (node.take(time.monotonic() + 5) for _ in range(3))
@@ -270,8 +272,8 @@ def test_what_answered_since_is_kept(make_limiter: MakeLimiter, proxy: Proxy, su
     assert limiter.hit(subject)
 
 
-def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
-    """While one thread closes what is idle, another one takes what the first is looking at."""
+def test_a_connection_that_was_just_taken_is_not_closed() -> None:
+    """While one thread closes idle connections, another thread takes one of them."""
     node = Node(lambda: None, "store", 5.0, 5.0, ("localhost", 0))
 
     class JustTaken(Connection):
@@ -281,7 +283,7 @@ def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
             return 0.0
 
         def close(self) -> None:
-            raise AssertionError("somebody else uses it")
+            raise AssertionError("another caller uses it")
 
     connection = JustTaken.__new__(JustTaken)
     node._idle.append(connection)
@@ -290,7 +292,7 @@ def test_nobody_loses_a_connection_that_it_has_just_taken() -> None:
 
 
 def test_closed_while_it_connects(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
-    """A connection that is late for a limiter that was closed is closed too."""
+    """A connection that is made after its limiter was closed is closed, too."""
     limiter = make_limiter(proxy.url, timeout=5.0)
     node = limiter._core.transport._node  # type: ignore[attr-defined]
     proxy.replies = delay(0.1)
@@ -304,7 +306,7 @@ def test_closed_while_it_connects(make_limiter: MakeLimiter, proxy: Proxy, subje
 
 
 def test_a_caller_outlives_a_close(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
-    """Whoever waits for a connection meanwhile gets another one."""
+    """Another caller that waits for a connection gets one."""
     limiter = make_limiter(proxy.url, timeout=20.0)
     proxy.replies = delay(0.1)
     caller = threading.Thread(target=limiter.hit, args=(subject,))
@@ -316,7 +318,7 @@ def test_a_caller_outlives_a_close(make_limiter: MakeLimiter, proxy: Proxy, subj
 
 
 def test_close_then_use(make_limiter: MakeLimiter, own: Server) -> None:
-    """Closing is no end: it gives back what is idle."""
+    """``close`` closes the idle connections; the limiter can still be used."""
     limiter = make_limiter(own.url)
     watcher = own.client()
     for _ in range(3):
@@ -329,7 +331,7 @@ def test_close_then_use(make_limiter: MakeLimiter, own: Server) -> None:
 
 
 def test_close_a_cluster_then_use(make_limiter: MakeLimiter, cluster: Cluster) -> None:
-    """The same for every node."""
+    """As above, for every node."""
     limiter = make_limiter(cluster.url)
     for _ in range(2):
         with limiter:
@@ -339,7 +341,7 @@ def test_close_a_cluster_then_use(make_limiter: MakeLimiter, cluster: Cluster) -
 
 
 def test_a_limiter_that_is_forgotten_leaves_nothing(own: Server) -> None:
-    """Connections end with the object that had them."""
+    """Connections are closed with the object that had them."""
     watcher = own.client()
     limiter = Limiter("5/minute", store=own.url).open()
     limiter.hit("u")
@@ -351,16 +353,16 @@ def test_a_limiter_that_is_forgotten_leaves_nothing(own: Server) -> None:
 
 
 class Taken(list):  # type: ignore[type-arg]
-    """Idle connections of which other threads take one after each look."""
+    """Idle connections of which another thread takes one after each check."""
 
     def pop(self, *index: int) -> object:
-        """The one that was there when we looked is gone."""
+        """Pretend that the last one was taken in between."""
         super().pop(*index)
         raise IndexError
 
 
 def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject: str) -> None:
-    """Whoever finds an idle connection and then none waits for another."""
+    """A caller finds an idle connection, then none: it waits for another one."""
     limiter = make_limiter(store).open()
     node = limiter._core.transport._node  # type: ignore[attr-defined]
     node._idle = Taken(node._idle * 3)
@@ -377,7 +379,7 @@ def test_other_threads_are_faster(make_limiter: MakeLimiter, store: str, subject
 
 @pytest.mark.slow
 def test_killed_clients(make_limiter: MakeLimiter, own: Server) -> None:
-    """SIGKILL at any moment: every key has its end, and the others go on."""
+    """SIGKILL at any moment: every key has an expiry, and the other clients go on."""
     program = (
         "from limiter import *; import itertools\n"
         f"one = Limiter([FixedWindow(10**9, 'day'), SlidingLog(100000, 'day')], store={own.url!r},"
@@ -404,7 +406,7 @@ def test_killed_clients(make_limiter: MakeLimiter, own: Server) -> None:
 def test_more_clients_than_the_server_lets_in(
     make_limiter: MakeLimiter, make_server: Callable[..., Server]
 ) -> None:
-    """``maxclients`` is the store's trouble: unavailable, and over when it is over."""
+    """``maxclients`` makes the store unavailable, until there is room again."""
     server = make_server(options=["--maxclients", "3"])
     limiter = make_limiter(server.url, timeout=1.0)
     others = [server.client() for _ in range(3)]
@@ -422,7 +424,7 @@ def test_more_clients_than_the_server_lets_in(
 def test_a_full_node_of_a_cluster_is_unavailable_too(
     make_limiter: MakeLimiter, make_server: Callable[..., Server]
 ) -> None:
-    """It says so in words of its own, which redis-py does not know."""
+    """Its error has another text, which redis-py does not know."""
     server = make_server(options=["--maxclients", "3", "--cluster-enabled", "yes"])
     others = [server.client() for _ in range(3)]
     for other in others:
@@ -436,7 +438,7 @@ def test_a_full_node_of_a_cluster_is_unavailable_too(
 
 
 def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) -> None:
-    """Somebody began to connect, and gave up; that it fails now says nothing of the next attempt."""
+    """An earlier caller began to connect and gave up; its failure does not count for the next attempt."""
     fail, made = threading.Event(), []
 
     class Late(redis.Connection):
@@ -461,8 +463,8 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
     taken[0].close()
 
 
-def test_a_reply_that_nobody_can_read(store: str) -> None:
-    """An array of so many elements that there is no room for it, say: nobody decides by that."""
+def test_a_reply_that_cannot_be_read(store: str) -> None:
+    """An array that does not fit into memory, for example: no decision is made from it."""
 
     def stumble(*_: Any) -> None:
         raise MemoryError

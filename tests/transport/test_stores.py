@@ -1,4 +1,4 @@
-"""Every way to say where the store is leads there, with the same answers."""
+"""Every accepted form of ``store`` reaches it, with the same replies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PASSWORD = "hush:@+%"  # noqa: S105
 
 
 def works(limiter: Limiter, key: str = "u") -> None:
-    """It opens, counts and forgets."""
+    """Open, count and reset."""
     with limiter:
         limiter.reset(key)
         assert limiter.hit(key, cost=2)
@@ -79,7 +79,7 @@ def test_by_the_url_of_a_cluster(
 
 
 def test_by_unix_socket(make_any: Maker, server: Server, subject: str) -> None:
-    """No port at all."""
+    """A Unix socket, without a port."""
     works(make_any(server.unix_url, BOTH), subject)
     missing = make_any("unix:///nowhere/server.sock", timeout=1.0)
     with pytest.raises(StoreUnavailable, match=r"store /nowhere/server\.sock"):
@@ -130,7 +130,7 @@ def grant(admin: redis.Redis) -> None:
 
 
 def test_by_the_least_rights(make_any: Maker, make_server: MakeServer) -> None:
-    """A user with exactly what ``limiter acl`` prints can do everything that we do."""
+    """A user with exactly the rights that ``limiter acl`` prints can make every call."""
     server = make_server()
     printed = subprocess.run(
         [sys.executable, "-m", "limiter", "acl", "--user", "api"],
@@ -171,7 +171,7 @@ def test_a_cluster_by_the_least_rights(make_any: Maker, guarded: Cluster) -> Non
 
 @pytest.mark.parametrize("right", [*COMMANDS, "evalsha", "eval"])
 def test_each_right_is_needed(make_limiter: MakeLimiter, own: Server, right: str) -> None:
-    """Without it some call is refused, loudly, and never by a fallback."""
+    """Without the right some call is refused with StoreRefused, and never by a fallback."""
     admin = own.client()
     grant(admin)
     admin.execute_command("ACL", "SETUSER", "api", f"-{right}")
@@ -202,7 +202,7 @@ def test_each_right_is_needed(make_limiter: MakeLimiter, own: Server, right: str
 
 
 def _filled(limiter: Limiter, server: Server) -> Any:
-    """A hit that finds something older than a period to sweep away."""
+    """A hit that removes entries older than a period."""
     now_us = 1_790_000_000_000_000
     set_time(limiter, now_us)
     limiter.hit("old", cost=10)
@@ -234,7 +234,7 @@ def test_tls_without_any_handshake_of_redis(
     make_server: MakeServer,
     subject: str,
 ) -> None:
-    """Session tickets that wait to be read are no sign that the server hung up."""
+    """Unread session tickets do not look like a connection that the server closed."""
     server = make_server(tls_binary, tls=certificates)
     client = make_any.client(
         "Redis",
@@ -259,7 +259,7 @@ def test_a_cluster_by_tls(
         works(limiter, new_subject())
 
 
-def test_tls_to_nobody_we_trust(make_any: Maker, tls_server: Server) -> None:
+def test_tls_to_an_untrusted_server(make_any: Maker, tls_server: Server) -> None:
     """A certificate of an unknown authority, or plain text: no decision, in time."""
     bare = f"{HOST}:{tls_server.port}"
     unknown = make_any(f"rediss://:hush@{bare}", timeout=1.0)
@@ -271,7 +271,7 @@ def test_tls_to_nobody_we_trust(make_any: Maker, tls_server: Server) -> None:
 
 
 def test_a_tls_handshake_that_stalls(make_any: Maker, tls_server: Server) -> None:
-    """It stalls beside the calls, which are in time."""
+    """It stalls in the background; the calls fail in time."""
     with Proxy((HOST, tls_server.port)) as proxy:
         proxy.replies = swallow
         url = tls_server.url.replace(str(tls_server.port), str(proxy.port))
@@ -280,7 +280,7 @@ def test_a_tls_handshake_that_stalls(make_any: Maker, tls_server: Server) -> Non
 
 
 class PythonParser(redis.Connection):
-    """A connection that does without hiredis."""
+    """A connection that does not use hiredis."""
 
     def __init__(self, **settings: Any) -> None:
         parser = redis_connection._RESP2Parser
@@ -290,7 +290,7 @@ class PythonParser(redis.Connection):
 
 
 class AsyncPythonParser(redis.asyncio.Connection):
-    """The same, of an event loop."""
+    """The same, for an event loop."""
 
     def __init__(self, **settings: Any) -> None:
         parser = _AsyncRESP3Parser if settings.get("protocol") == 3 else _AsyncRESP2Parser
@@ -303,7 +303,7 @@ class AsyncPythonParser(redis.asyncio.Connection):
 def test_by_a_client(
     make_any: Maker, server: Server, subject: str, decode: bool, protocol: Any, parser: str
 ) -> None:
-    """Only its connection's settings count; its decoding, retries and time-outs are not ours."""
+    """Only its connection settings are used; its decoding, retries and timeouts are not."""
     kit = make_any.redis
     python_parser = PythonParser if kit is redis else AsyncPythonParser
     pool = kit.ConnectionPool(
@@ -339,7 +339,7 @@ def test_by_a_client_whose_connections_a_function_makes(
 def test_the_deadline_holds_with_every_parser(
     make_limiter: MakeLimiter, server: Server, subject: str, protocol: int, kind: Any
 ) -> None:
-    """Also after a call that had waited for its connection, and so had less time for its answer."""
+    """Also after a call that waited for its connection, and so had less time for its reply."""
     with Proxy((server.host, server.port)) as proxy:
         pool = redis.ConnectionPool(
             connection_class=kind, host=HOST, port=proxy.port, protocol=protocol
@@ -359,7 +359,7 @@ def test_the_deadline_holds_with_every_parser(
 def test_by_a_blocking_pool(
     make_limiter: MakeLimiter, server: Server, subject: str, single: bool
 ) -> None:
-    """A pool that would make callers wait is not waited for."""
+    """The limiter does not use the pool, which would make callers wait."""
     pool = redis.BlockingConnectionPool(
         host=server.host, port=server.port, max_connections=1, timeout=1
     )
@@ -370,7 +370,7 @@ def test_by_a_blocking_pool(
 
 
 def test_by_a_client_of_a_url(make_any: Maker, server: Server, subject: str) -> None:
-    """Unix sockets and databases reach us through a client as well."""
+    """Unix sockets and databases are read from a client as well."""
     for url in (server.unix_url, f"{server.url.removesuffix('/0')}/5"):
         client = make_any.client("Redis.from_url", url)
         works(make_any(client, BOTH), subject)
@@ -385,7 +385,7 @@ def test_by_a_cluster_client(
     decode: bool,
     protocol: int,
 ) -> None:
-    """Its start nodes and its settings are ours."""
+    """Its start nodes and its settings are used."""
     client = make_any.client(
         "RedisCluster",
         startup_nodes=[
@@ -403,7 +403,7 @@ def test_by_a_cluster_client(
 def test_by_a_cluster_client_with_addresses_of_its_own(
     make_any: Maker, cluster: Cluster, new_subject: Callable[[], str]
 ) -> None:
-    """``address_remap`` leads what the cluster names to where it is reached, no start node."""
+    """``address_remap`` changes the addresses that the cluster names, but no start node."""
     proxies = {node.port: Proxy((HOST, node.port)) for node in cluster.nodes}
     client = make_any.client(
         "RedisCluster",
@@ -453,21 +453,21 @@ def test_by_a_cluster_client_with_tls(
     ],
 )
 def test_no_store(store: Any, said: str) -> None:
-    """What leads nowhere is an InvalidSetting at once, and says what is accepted."""
+    """A wrong ``store`` is an InvalidSetting at once, and the message says what is accepted."""
     with pytest.raises(InvalidSetting) as raised:
         Limiter("5/minute", store=store)
     assert said in str(raised.value)
 
 
-def test_a_client_of_a_sentinel_says_not_yet() -> None:
-    """It would lead to one address only, which a failover leaves behind."""
+def test_a_client_of_a_sentinel_is_refused() -> None:
+    """Its one address would be wrong after a failover."""
     client = redis.sentinel.Sentinel([(HOST, 1)]).master_for("m")
     with pytest.raises(InvalidSetting, match="Sentinel, which is not supported yet"):
         Limiter("5/minute", store=client)
 
 
 def test_nothing_is_connected_before_it_is_needed(own: Server) -> None:
-    """Making a limiter is free of I/O, so that a module may do it."""
+    """Making a limiter does no I/O, so that a module may do it."""
     client = own.client()
     before = client.info("stats")["total_connections_received"]
     Limiter("5/minute", store=own.url)
@@ -478,7 +478,7 @@ def test_nothing_is_connected_before_it_is_needed(own: Server) -> None:
 def test_open_makes_every_primary_know_the_scripts(
     make_limiter: MakeLimiter, cluster: Cluster
 ) -> None:
-    """So that the first calls need no second try."""
+    """Then the first calls need no second try."""
     clients = [node.client() for node in cluster.nodes]
     for client in clients:
         client.script_flush()
@@ -512,7 +512,7 @@ def test_open_makes_every_primary_know_the_scripts(
     ],
 )
 def test_no_message_holds_a_password(url: str) -> None:
-    """However wrong the address is, what may be its password stays out of the error."""
+    """However wrong the address is, its possible password does not appear in the error."""
     with pytest.raises(InvalidSetting) as raised:
         Limiter("1/s", store=url)
 
@@ -539,7 +539,7 @@ PASSWORDS = [
     "p\n",
     "p=",
 ]
-#: Addresses with a password in every place where somebody would put it, forget a host, or mistype.
+#: Addresses with a password in every place where a user may put it, forget a host, or mistype.
 FORMS = [
     "{s}://:{p}@{h}",
     "{s}://u:{p}@{h}",
@@ -568,7 +568,7 @@ PLACES = ["", "h:6379/0", "h:x", "h:1,h:2", "/path?db=1", "h?db=x"]
 
 
 def holds_password(url: str) -> bool:
-    """Whether what is said of a URL, in whatever way it is printed, has a part of its password in it."""
+    """Whether a message about a URL, printed in any way, has a part of its password in it."""
     try:
         Limiter("1/s", store=url)
     except InvalidSetting as error:
@@ -579,7 +579,7 @@ def holds_password(url: str) -> bool:
 
 
 def test_no_message_holds_a_part_of_any_password() -> None:
-    """Of 1,200 addresses that are wrong in most ways, or right; before, every fourth was a leak."""
+    """1,200 addresses, wrong in most ways or right."""
     passwords = [f"{part}hunter2" for part in PASSWORDS] + [
         f"hunter2{part}ss" for part in PASSWORDS
     ]
@@ -607,8 +607,8 @@ def test_no_message_holds_a_part_of_any_password() -> None:
         ("redis+cluster://:p@a:1,b:2/3", "redis+cluster://:***@a:1,b:2/3"),
     ],
 )
-def test_what_a_message_shows_of_an_address(url: str, shown: str) -> None:
-    """As much as is no password for sure."""
+def test_the_parts_of_an_address_in_a_message(url: str, shown: str) -> None:
+    """The parts that are certainly no password."""
     with pytest.raises(InvalidSetting) as raised:
         Limiter("1/s", store=url)
     assert raised.value.value is not None
@@ -626,15 +626,15 @@ def test_what_a_message_shows_of_an_address(url: str, shown: str) -> None:
         "redis://host:6379/0#word",
     ],
 )
-def test_what_must_be_quoted(url: str) -> None:
-    """It would end the address early, and lead to another store than the one that was meant."""
+def test_addresses_that_must_be_quoted(url: str) -> None:
+    """Unquoted, it would end the address early, and lead to another store than intended."""
     with pytest.raises(InvalidSetting, match="%23 for #") as raised:
         Limiter("1/s", store=url)
 
     assert "123" not in str(raised.value)
 
 
-def test_what_was_quoted_is_read() -> None:
+def test_quoted_addresses_are_read() -> None:
     """Also an @ in the value of an option."""
     for url, name, value in [
         ("redis://user:1%23%3F%2F%40@host:1/2", "password", "1#?/@"),
@@ -646,7 +646,7 @@ def test_what_was_quoted_is_read() -> None:
 
 
 def test_a_database_that_is_no_number() -> None:
-    """Database 0 is not what was meant."""
+    """Otherwise database 0 would be used."""
     with pytest.raises(InvalidSetting, match="the database is not a number; accepted is a number"):
         Limiter("1/s", store="redis://localhost/prod")
 
@@ -664,7 +664,7 @@ def test_a_password_that_looks_like_a_database(rest: str) -> None:
 
 
 def test_a_server_that_quotes_our_password(make_any: Maker, proxy: Proxy) -> None:
-    """A server that does not know the command of the handshake says what it got; we do not."""
+    """A server that does not know the handshake's command quotes it; our message does not."""
     proxy.replies = replace(
         b"-ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 'hunter2' \r\n"
     )
@@ -681,7 +681,7 @@ def test_a_server_that_quotes_our_password(make_any: Maker, proxy: Proxy) -> Non
 def test_a_refusal_is_none_the_less_one_where_another_node_is_down(
     make_any: Maker, make_server: MakeServer
 ) -> None:
-    """Wrong credentials never admit everybody, whichever node is asked last."""
+    """Wrong credentials never admit a caller, whichever node is asked last."""
     locked = make_server(password="right")  # noqa: S106
     store = f"redis+cluster://127.0.0.1:1,{locked.host}:{locked.port}"
 
@@ -691,7 +691,7 @@ def test_a_refusal_is_none_the_less_one_where_another_node_is_down(
 
 
 def test_opening_may_take_as_long_as_connecting(make_any: Maker, proxy: Proxy) -> None:
-    """Nobody waits for a decision: a slow answer to the loading of a script is good enough."""
+    """No caller waits for a decision here: a slow reply to SCRIPT LOAD is allowed."""
     proxy.replies = delay(0.15)
 
     make_any(proxy.url, timeout=0.1).open()
