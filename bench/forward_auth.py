@@ -48,7 +48,7 @@ _DYNAMIC = """
 http:
   routers:
     bare: {{ rule: "Path(`/bare`)", service: upstream }}
-    asked: {{ rule: "PathPrefix(`/forward-auth/`)", entryPoints: [inside], service: asked }}
+    limiter: {{ rule: "PathPrefix(`/forward-auth/`)", entryPoints: [inside], service: limiter }}
 {routers}
   middlewares:
 {middlewares}
@@ -57,7 +57,7 @@ http:
       loadBalancer:
         serversTransport: kept
         servers: [{{ url: "http://{host}:{upstream}" }}]
-    asked:
+    limiter:
       loadBalancer:
         serversTransport: kept
         servers: [{{ url: "http://{host}:{service}" }}]
@@ -94,10 +94,10 @@ class Run(NamedTuple):
 def forward_auth(repetitions: int, requests: int) -> None:
     """Measure each way to call the service, and a route without a call, each time in a random order."""
     runs_by_way: dict[str, list[Run]] = {name: [] for name in ("bare", *KINDS)}
-    with _system() as (port, asked):
+    with _system() as (port, ports):
         for _ in range(repetitions):
             for name in random.sample(list(runs_by_way), len(runs_by_way)):
-                runs_by_way[name].append(_run(port, name, asked.get(name), requests))
+                runs_by_way[name].append(_run(port, name, ports.get(name), requests))
     click.echo("| way | requests/s | sockets in TIME_WAIT per second |\n|---|--:|--:|")
     for name, runs in runs_by_way.items():
         rate = statistics.median(run.requests_per_second for run in runs)
@@ -107,8 +107,8 @@ def forward_auth(repetitions: int, requests: int) -> None:
         click.echo(f"| {name} | {rate:,.0f} ({low:,.0f} to {high:,.0f}) | {waiting:,.0f} |")
 
 
-def _run(port: int, name: str, asked: int | None, requests: int) -> Run:
-    before = 0 if asked is None else _waiting(asked)
+def _run(port: int, name: str, called: int | None, requests: int) -> Run:
+    before = 0 if called is None else _waiting(called)
     with tempfile.TemporaryDirectory(prefix="limiter-bench-") as folder:
         percentages = Path(folder, "percentages.csv")
         words = ["ab", "-q", "-k", "-s", "30", "-n", str(requests), "-c", str(CONNECTIONS)]
@@ -121,7 +121,7 @@ def _run(port: int, name: str, asked: int | None, requests: int) -> Run:
         result = parse(ran.stdout, percentages.read_text())
     if result["ok"] != requests:
         raise Failed(f"{name}: {result['ok']} of {requests} requests passed: {result}")
-    after = 0 if asked is None else _waiting(asked)
+    after = 0 if called is None else _waiting(called)
     return Run(result["requests_per_second"], max(0, after - before) / seconds)
 
 
@@ -146,27 +146,27 @@ def _system() -> Iterator[tuple[int, dict[str, int]]]:
         environ = {name: value for name, value in os.environ.items() if name[:8] != "LIMITER_"}
         environ |= {**OPEN, "LIMITER_STORE": server.url, "LIMITER_TIMEOUT": "5"}
         _gunicorn(stack, environ, "service/upstream.conf.py", "service.upstream", upstream)
-        asked = {name: free_port() for name in KINDS}
+        ports = {name: free_port() for name in KINDS}
         for name, options in KINDS.items():
             if options is None:
                 continue
             secure = certificate if name == "http2" else []
             extra = [*options, *secure]
             _gunicorn(
-                stack, environ, "service/gunicorn.conf.py", "service.app", asked[name], *extra
+                stack, environ, "service/gunicorn.conf.py", "service.app", ports[name], *extra
             )
         routers = "\n".join(_ROUTER.format(name=name) for name in KINDS)
         middlewares = "\n".join(
             _MIDDLEWARE.format(
                 name=name,
                 host=HOST,
-                port=asked[name],
+                port=ports[name],
                 scheme="https" if name == "http2" else "http",
             )
             for name in KINDS
         )
         places = {"host": HOST, "port": port, "folder": folder, "upstream": upstream}
-        places |= {"inside": asked["itself"], "service": asked["http1"]}
+        places |= {"inside": ports["itself"], "service": ports["http1"]}
         (folder / "traefik.yml").write_text(_STATIC.format(**places))
         (folder / "dynamic.yml").write_text(
             _DYNAMIC.format(**places, routers=routers, middlewares=middlewares)
@@ -177,7 +177,7 @@ def _system() -> Iterator[tuple[int, dict[str, int]]]:
         stack.callback(child.stop)
         for name in ("bare", *KINDS):
             _wait(port, name)
-        yield port, asked
+        yield port, ports
 
 
 def _certificate(folder: Path) -> list[str]:

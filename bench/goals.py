@@ -107,30 +107,32 @@ def judge(sections: Iterable[Section]) -> list[dict[str, Any]]:
 
 def table(judged: list[dict[str, Any]]) -> Table:
     """Build the table of goals, with a column for each server."""
-    servers = list(dict.fromkeys(found["server"] for found in judged))
+    servers = list(dict.fromkeys(judgement["server"] for judgement in judged))
     rows: dict[tuple[str, str], list[str]] = {}
-    for found in judged:
+    for judgement in judged:
         row = rows.setdefault(
-            (found["part"], found["figure"]),
+            (judgement["part"], judgement["figure"]),
             [
-                _PARTS[found["part"]],
-                found["figure"],
-                f"<= {found['most']:g}",
+                _PARTS[judgement["part"]],
+                judgement["figure"],
+                f"<= {judgement['most']:g}",
                 *("-" for _ in servers),
             ],
         )
-        verdict = found["verdict"]
+        verdict = judgement["verdict"]
         if verdict == MISSED.strip("*"):
             verdict = MISSED
-        digits = 1 if found["part"] == "memory" else 2
-        row[3 + servers.index(found["server"])] = f"{found['measured']:.{digits}f} {verdict}"
+        digits = 1 if judgement["part"] == "memory" else 2
+        row[3 + servers.index(judgement["server"])] = (
+            f"{judgement['measured']:.{digits}f} {verdict}"
+        )
     return Table("Goals", ["what", "case", "goal", *servers], list(rows.values()))
 
 
 def missed(judged: list[dict[str, Any]]) -> list[str]:
     """Describe the goals that are not met."""
     return [
-        f"{found['figure']} on {found['server']}: {found['measured']:.2f} > {found['most']:g}"
-        for found in judged
-        if found["verdict"] == MISSED.strip("*")
+        f"{goal['figure']} on {goal['server']}: {goal['measured']:.2f} > {goal['most']:g}"
+        for goal in judged
+        if goal["verdict"] == MISSED.strip("*")
     ]

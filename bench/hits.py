@@ -158,9 +158,9 @@ def _own(server: Server, stack: ExitStack) -> Iterator[Case]:
     for name, subject in DENYING.items():
         yield Case(f"{name}: hit, denied", partial(limiter(subject).hit, KEY), False)
     for name in DENYING:
-        asked = limiter(ALLOWING[name])
-        asked.hit(KEY)
-        yield Case(f"{name}: peek", partial(asked.peek, KEY), True)
+        peeked = limiter(ALLOWING[name])
+        peeked.hit(KEY)
+        yield Case(f"{name}: peek", partial(peeked.peek, KEY), True)
     yield Case("three limits: hit, allowed", partial(limiter(THREE).hit, KEY), True)
     denying = limiter(THREE_DENYING)
     yield Case("three limits: hit, denied", partial(denying.hit, KEY), False)

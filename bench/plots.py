@@ -27,8 +27,8 @@ def draw(section: Section, folder: Path) -> list[str]:
     }
     if section.part == "ab":
         return _requests(section, folder)
-    threads = {name: found for name, found in section.figures.items() if "threads" in name}
-    rest = {name: found for name, found in section.figures.items() if name not in threads}
+    threads = {name: by_case for name, by_case in section.figures.items() if "threads" in name}
+    rest = {name: by_case for name, by_case in section.figures.items() if name not in threads}
     if section.part == "profile":
         return _layers(section.figures, folder)
     files = []
@@ -51,8 +51,8 @@ def draw(section: Section, folder: Path) -> list[str]:
 
 def _only(figures: Figures, word: str) -> Figures:
     return {
-        server: {name: spread for name, spread in found.items() if word in name}
-        for server, found in figures.items()
+        server: {name: spread for name, spread in by_case.items() if word in name}
+        for server, by_case in figures.items()
     }
 
 
@@ -60,16 +60,16 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
     """Draw a group of horizontal bars for each case, with its goal as a line."""
     from matplotlib import pyplot
 
-    names = list(dict.fromkeys(name for found in figures.values() for name in found))
+    names = list(dict.fromkeys(name for by_case in figures.values() for name in by_case))
     if not names:
         return []
     goals = {goal.figure: goal.most for goal in GOALS if goal.part == part}
     figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.48 * len(names)), layout="constrained")
     height = 0.8 / len(figures)
-    most = max(spread.median for found in figures.values() for spread in found.values())
-    for index, (server, found) in enumerate(figures.items()):
+    most = max(spread.median for by_case in figures.values() for spread in by_case.values())
+    for index, (server, by_case) in enumerate(figures.items()):
         at = [row - 0.4 + height * (index + 0.5) for row in range(len(names))]
-        shown = [(y, found[name]) for y, name in zip(at, names, strict=True) if name in found]
+        shown = [(y, by_case[name]) for y, name in zip(at, names, strict=True) if name in by_case]
         axes.barh(
             [y for y, _ in shown],
             [spread.median for _, spread in shown],
@@ -112,9 +112,9 @@ def _threads(figures: Figures, folder: Path) -> list[str]:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
-    for index, (server, found) in enumerate(figures.items()):
+    for index, (server, by_case) in enumerate(figures.items()):
         lines: dict[str, list[tuple[int, float]]] = {}
-        for name, spread in found.items():
+        for name, spread in by_case.items():
             what, _, count = name.rpartition(", ")
             lines.setdefault(what, []).append((int(count.split()[0]), spread.median))
         for what, points in lines.items():
@@ -138,9 +138,9 @@ def _layers(figures: Figures, folder: Path) -> list[str]:
 
     figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.6 * len(figures)), layout="constrained")
     colours = pyplot.get_cmap("tab10").colors  # type: ignore[attr-defined]
-    for row, found in enumerate(figures.values()):
+    for row, by_case in enumerate(figures.values()):
         before = 0.0
-        for index, (layer, spread) in enumerate(found.items()):
+        for index, (layer, spread) in enumerate(by_case.items()):
             added = spread.median - before
             label = layer if row == 0 else "_"
             axes.barh(row, max(0.0, added), left=before, color=colours[index], label=label)
@@ -157,8 +157,8 @@ def _requests(section: Section, folder: Path) -> list[str]:
     from matplotlib import pyplot
 
     records = section.records
-    algorithms = list(dict.fromkeys(found["algorithm"] for found in records))
-    connections = list(dict.fromkeys(found["connections"] for found in records))
+    algorithms = list(dict.fromkeys(record["algorithm"] for record in records))
+    connections = list(dict.fromkeys(record["connections"] for record in records))
     figure, grid = pyplot.subplots(
         2, 4, figsize=(12, 6), layout="constrained", sharex=True, sharey="row"
     )
@@ -167,9 +167,9 @@ def _requests(section: Section, folder: Path) -> list[str]:
     for column, (limit, keep) in enumerate(panels):
         for index, algorithm in enumerate(algorithms):
             at = {
-                found["connections"]: found
-                for found in records
-                if (found["limit"], found["keep_alive"], found["algorithm"])
+                record["connections"]: record
+                for record in records
+                if (record["limit"], record["keep_alive"], record["algorithm"])
                 == (limit, keep, algorithm)
             }
             xs = [

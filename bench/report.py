@@ -46,8 +46,8 @@ def as_json(run: Run, sections: list[Section]) -> dict[str, Any]:
 
 def _plain(figures: Figures) -> dict[str, Any]:
     return {
-        column: {name: spread._asdict() for name, spread in found.items()}
-        for column, found in figures.items()
+        column: {name: spread._asdict() for name, spread in by_case.items()}
+        for column, by_case in figures.items()
     }
 
 
@@ -102,7 +102,7 @@ def _markdown(run: Run, sections: list[Section], pictures: dict[str, list[str]])
 
 def _sentence(judged: list[dict[str, Any]]) -> str:
     counts = {
-        verdict: sum(found["verdict"] == verdict for found in judged)
+        verdict: sum(judgement["verdict"] == verdict for judgement in judged)
         for verdict in ("met", "within 10 %", "not met")
     }
     return (

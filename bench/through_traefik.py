@@ -185,18 +185,18 @@ def _table(records: list[dict[str, Any]]) -> Table:
     ]
     rows = [
         [
-            found["algorithm"],
-            found["limit"],
-            "on" if found["keep_alive"] else "off",
-            f"{found['connections']:,}",
-            f"{found['requests']:,}",
-            f"{found['requests_per_second']:,.0f}",
-            f"{found['ok']:,}",
-            f"{found['non_2xx']:,}",
-            f"{found['failed']:,}",
-            *(f"{found.get(f'p{percent}_ms', 0.0):,.1f}" for percent in _PERCENTILES),
-            f"{found['longest_ms']:,.1f}",
+            record["algorithm"],
+            record["limit"],
+            "on" if record["keep_alive"] else "off",
+            f"{record['connections']:,}",
+            f"{record['requests']:,}",
+            f"{record['requests_per_second']:,.0f}",
+            f"{record['ok']:,}",
+            f"{record['non_2xx']:,}",
+            f"{record['failed']:,}",
+            *(f"{record.get(f'p{percent}_ms', 0.0):,.1f}" for percent in _PERCENTILES),
+            f"{record['longest_ms']:,.1f}",
         ]
-        for found in records
+        for record in records
     ]
     return Table("Requests", columns, rows)

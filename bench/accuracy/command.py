@@ -132,8 +132,8 @@ def _real(program: Program, effort: Effort, names: list[str], results: Results) 
         unused = make("unused")
         steps = realtime.steps(len(unused), names)
         with progress(f"real time on {program.name}", steps) as step:
-            found = realtime.measure(make, effort, names, step)
-    results.real = [(contender, found[realtime.title(contender)]) for contender in unused]
+            by_title = realtime.measure(make, effort, names, step)
+    results.real = [(contender, by_title[realtime.title(contender)]) for contender in unused]
     for contender, behaviour in results.real:
         results.violations += realtime.violations(contender, behaviour)
     results.notes += [

@@ -94,7 +94,7 @@ def draw(file: Path = FILE) -> None:
         sent = [result.at_us / 1e6 for result in results]
         admitted_us = [result.at_us for result in results if result.admitted]
         first = axes is grid.flat[0]
-        axes.hist(sent, bins, color="#c9ced6", label="asked, in half a second" if first else "_")
+        axes.hist(sent, bins, color="#c9ced6", label="requests, in half a second" if first else "_")
         axes.hist(
             [at_us / 1e6 for at_us in admitted_us],
             bins,

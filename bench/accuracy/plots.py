@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.accuracy.contenders import Contender
 from bench.accuracy.effort import Effort
-from bench.accuracy.realtime import Found, title
+from bench.accuracy.realtime import Behaviour, title
 from bench.plots import COLOURS, GOAL, save
 
 OURS, _THEIRS, _AHEAD = COLOURS[0], "#8a94a6", COLOURS[1]
@@ -16,7 +16,7 @@ OURS, _THEIRS, _AHEAD = COLOURS[0], "#8a94a6", COLOURS[1]
 
 def draw(
     rows: Sequence[Mapping[str, Any]],
-    real: Sequence[tuple[Contender, Found]],
+    real: Sequence[tuple[Contender, Behaviour]],
     effort: Effort,
     folder: Path,
 ) -> dict[str, str]:
@@ -77,7 +77,7 @@ def _number(axes: Any, most: int, bound: int, y: float) -> None:
     axes.text(beside + 0.4, y, str(most), va="center", fontsize=7)
 
 
-def _over_time(real: Sequence[tuple[Contender, Found]], effort: Effort, folder: Path) -> str:
+def _over_time(real: Sequence[tuple[Contender, Behaviour]], effort: Effort, folder: Path) -> str:
     """Draw the units admitted in the last period over time, under two loads."""
     from matplotlib import pyplot
 
@@ -97,9 +97,9 @@ def _over_time(real: Sequence[tuple[Contender, Found]], effort: Effort, folder: 
         if place >= len(real):
             axes.set_axis_off()
             continue
-        contender, found = real[place]
+        contender, behaviour = real[place]
         for load, colour in shown:
-            times = found.admitted_us.get(load)
+            times = behaviour.admitted_us.get(load)
             if times:
                 xs, ys = in_last_period(times, effort.period_us)
                 axes.step(
@@ -127,14 +127,14 @@ def in_last_period(times_us: Sequence[int], period_us: int) -> tuple[list[float]
     return xs, ys
 
 
-def _retry(real: Sequence[tuple[Contender, Found]], folder: Path) -> str:
+def _retry(real: Sequence[tuple[Contender, Behaviour]], folder: Path) -> str:
     """Draw the error of retry_after."""
     from matplotlib import pyplot
 
-    shown = [(contender, found) for contender, found in real if found.error_us]
+    shown = [(contender, behaviour) for contender, behaviour in real if behaviour.error_us]
     figure, axes = pyplot.subplots(figsize=(8, 1.1 + 0.24 * len(shown)), layout="constrained")
-    for place, (contender, found) in enumerate(shown):
-        median, low, high = (value / 1e3 for value in found.error_us or (0, 0, 0))
+    for place, (contender, behaviour) in enumerate(shown):
+        median, low, high = (value / 1e3 for value in behaviour.error_us or (0, 0, 0))
         colour = OURS if contender.ours else _THEIRS
         axes.plot([low, high], [place, place], color=colour, lw=5, solid_capstyle="butt")
         axes.plot([median], [place], "|", color="#111111", ms=9, mew=1.5)

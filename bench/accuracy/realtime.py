@@ -20,7 +20,7 @@ from bench.accuracy.effort import Effort
 from bench.effort import Step
 
 #: Yields a time and a client for the next call, and receives the call with its answer.
-Load = Generator[tuple[int, int], "Asked", None]
+Load = Generator[tuple[int, int], "Call", None]
 
 #: The load begins this part of a period before a window's end, since the calls of all contenders take time.
 _BEFORE_SEAM = 10
@@ -30,7 +30,7 @@ OVERLOAD = 5
 _SIDE_BY_SIDE, _EVERY_US = 6, 5_000
 
 
-class Asked(NamedTuple):
+class Call(NamedTuple):
     """One call: the times at which it was sent and answered, and the answer."""
 
     sent_us: int
@@ -55,8 +55,8 @@ def _now_us() -> int:
 def _flood(client: int, most: int) -> Load:
     """Call until a denial, at most ``most`` times."""
     for _ in range(most):
-        asked = yield 0, client
-        if not asked.answer.allowed:
+        call = yield 0, client
+        if not call.answer.allowed:
             return
 
 
@@ -64,8 +64,8 @@ def _greedy(start_us: int, until_us: int, every_us: int) -> Load:
     """After an admitted call, call again at once; after a denied one, after ``every_us``."""
     due_us = start_us
     while due_us < until_us:
-        asked = yield due_us, 0
-        due_us = asked.answered_us if asked.answer.allowed else due_us + every_us
+        call = yield due_us, 0
+        due_us = call.answered_us if call.answer.allowed else due_us + every_us
 
 
 def own_seam(start_us: int, effort: Effort) -> Load:
@@ -120,8 +120,8 @@ def retries(start_us: int, effort: Effort) -> Load:
         yield start_us + number * period_us // (2 * limit), 0
     due_us = start_us + period_us // 2
     while due_us < start_us + effort.retries_us:
-        asked = yield due_us, 0
-        due_us = asked.answered_us + (0 if asked.answer.allowed else _EVERY_US)
+        call = yield due_us, 0
+        due_us = call.answered_us + (0 if call.answer.allowed else _EVERY_US)
 
 
 LOADS: Mapping[str, Callable[[int, Effort], Load]] = {
@@ -136,7 +136,7 @@ QUICKLY = ("window's own seam", "overload", "a clock ahead")
 
 
 @dataclass
-class Found:
+class Behaviour:
     """The behaviour of one contender under the loads."""
 
     most: dict[str, int] = field(default_factory=dict)
@@ -167,17 +167,17 @@ class Found:
 Make = Callable[[str], Sequence[Contender]]
 
 
-def measure(make: Make, effort: Effort, names: Sequence[str], step: Step) -> dict[str, Found]:
+def measure(make: Make, effort: Effort, names: Sequence[str], step: Step) -> dict[str, Behaviour]:
     """Measure all contenders under all loads; return their behaviour by title."""
     limit, period_us = effort.limit, effort.period_us
-    found: dict[str, Found] = {}
+    by_title: dict[str, Behaviour] = {}
     for load in names:
         field_ = make(f"load-{load.replace(' ', '-')}")
-        for contender, (start_us, asked) in zip(
+        for contender, (start_us, calls) in zip(
             field_, _run(field_, LOADS[load], effort), strict=True
         ):
-            behaviour = found.setdefault(title(contender), Found())
-            admitted = _admitted(asked)
+            behaviour = by_title.setdefault(title(contender), Behaviour())
+            admitted = _admitted(calls)
             behaviour.most[load] = most_in_any_window(admitted, period_us)
             behaviour.admitted_us[load] = [hit.last_us - start_us for hit in admitted]
             if load == "overload":
@@ -188,10 +188,10 @@ def measure(make: Make, effort: Effort, names: Sequence[str], step: Step) -> dic
     field_ = make("retries")
     for first in range(0, len(field_), _SIDE_BY_SIDE):
         group = field_[first : first + _SIDE_BY_SIDE]
-        for contender, (_, asked) in zip(group, _run(group, retries, effort), strict=True):
-            _judge(asked, found.setdefault(title(contender), Found()))
+        for contender, (_, calls) in zip(group, _run(group, retries, effort), strict=True):
+            _judge(calls, by_title.setdefault(title(contender), Behaviour()))
         step()
-    return found
+    return by_title
 
 
 def steps(count: int, names: Sequence[str]) -> int:
@@ -206,7 +206,7 @@ def title(contender: Contender) -> str:
 
 def _run(
     field_: Sequence[Contender], load: Callable[[int, Effort], Load], effort: Effort
-) -> list[tuple[int, list[Asked]]]:
+) -> list[tuple[int, list[Call]]]:
     """Call each contender at the times of its load; return each load's start, and every call."""
     period_us = effort.period_us
     clients = []
@@ -217,7 +217,7 @@ def _run(
     begin_us = _now_us() + 50_000
     starts = [begin_us + place * period_us // len(field_) for place in range(len(field_))]
     loads = [load(start_us, effort) for start_us in starts]
-    asked: list[list[Asked]] = [[] for _ in field_]
+    calls: list[list[Call]] = [[] for _ in field_]
     due = [(*next(flow), place) for place, flow in enumerate(loads)]
     heapq.heapify(due)
     while due:
@@ -234,51 +234,51 @@ def _run(
             sent_us = _now_us()
             answer = plain()
             answered_us = _now_us()
-        call = Asked(sent_us, answered_us, answer)
-        asked[place].append(call)
+        call = Call(sent_us, answered_us, answer)
+        calls[place].append(call)
         try:
             heapq.heappush(due, (*loads[place].send(call), place))
         except StopIteration:
             continue
-    return list(zip(starts, asked, strict=True))
+    return list(zip(starts, calls, strict=True))
 
 
-def _admitted(asked: Sequence[Asked]) -> list[Admitted]:
-    return [Admitted(call.earliest_us, call.latest_us) for call in asked if call.answer.allowed]
+def _admitted(calls: Sequence[Call]) -> list[Admitted]:
+    return [Admitted(call.earliest_us, call.latest_us) for call in calls if call.answer.allowed]
 
 
-def _judge(asked: Sequence[Asked], found: Found) -> None:
+def _judge(calls: Sequence[Call], behaviour: Behaviour) -> None:
     """Compare the retry_after of every denial with the time at which the next call passed."""
-    row: list[Asked] = []
-    for call in asked:
+    row: list[Call] = []
+    for call in calls:
         if not call.answer.allowed:
             row.append(call)
             continue
         if row:
             # The limit admitted again after the last denial, at the latest when this call passed.
             opened_us = row[-1].earliest_us + 1, call.latest_us
-            found.uncertain_us = max(found.uncertain_us, opened_us[1] - opened_us[0])
+            behaviour.uncertain_us = max(behaviour.uncertain_us, opened_us[1] - opened_us[0])
             for denied in row:
                 told_us = denied.answer.retry_us
-                found.errors_us.append(
+                behaviour.errors_us.append(
                     max(0.0, denied.earliest_us + told_us - opened_us[1])
                     or min(0.0, denied.latest_us + told_us - opened_us[0])
                 )
         row = []
 
 
-def violations(contender: Contender, found: Found) -> list[str]:
+def violations(contender: Contender, behaviour: Behaviour) -> list[str]:
     """Report, for our algorithms, every exceeded bound and every retry_after that was too early."""
     if not contender.ours:
         return []
     messages = [
         f"{title(contender)}, {load}, in real time: {most} admitted in one period, "
         f"the bound is {contender.bound}"
-        for load, most in found.most.items()
+        for load, most in behaviour.most.items()
         if most > contender.bound
     ]
-    if found.early_us:
+    if behaviour.early_us:
         messages.append(
-            f"{title(contender)}, in real time: retry_after is {found.early_us:.0f} us too early"
+            f"{title(contender)}, in real time: retry_after is {behaviour.early_us:.0f} us too early"
         )
     return messages

@@ -12,13 +12,13 @@ from bench.accuracy import plots, simulated
 from bench.accuracy.bounds import BOUNDS
 from bench.accuracy.contenders import Contender
 from bench.accuracy.effort import Effort
-from bench.accuracy.realtime import Found, title
+from bench.accuracy.realtime import Behaviour, title
 from bench.report import Run, markdown, new_folder
 from bench.sections import Table
 from limiter.policies import Policy
 
 #: The behaviour of one policy under every load, in simulated time.
-Loads = dict[str, simulated.Found]
+Loads = dict[str, simulated.Behaviour]
 
 AHEAD = "a clock ahead"
 
@@ -30,9 +30,9 @@ class Results:
     effort: Effort
     exact: dict[str, list[tuple[str, Policy, Loads]]] = field(default_factory=dict)
     """By server: each policy with its name and its behaviour, in simulated time."""
-    leases: dict[str, simulated.Found] = field(default_factory=dict)
+    leases: dict[str, simulated.Behaviour] = field(default_factory=dict)
     real_server: str = ""
-    real: list[tuple[Contender, Found]] = field(default_factory=list)
+    real: list[tuple[Contender, Behaviour]] = field(default_factory=list)
     """All contenders with their behaviour, in real time."""
     violations: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -50,19 +50,19 @@ def summary(results: Results) -> list[dict[str, Any]]:
             bound = BOUNDS[policy.algorithm]
             row["words"], row["bound"] = bound.words, bound.most(policy, policy.period_us)
             row["clock"] = "server"
-            most = max(found.most[policy.period_us] for found in loads.values())
+            most = max(behaviour.most[policy.period_us] for behaviour in loads.values())
             row["most_exact"] = max(row["most_exact"] or 0, most)
             row["under_exact"] = loads[simulated.OVERLOAD].under
-            errors = [error for found in loads.values() for error in found.errors_us]
+            errors = [error for behaviour in loads.values() for error in behaviour.errors_us]
             row["retry_exact_us"] = _range(errors, row["retry_exact_us"])
-    for contender, found in results.real:
+    for contender, behaviour in results.real:
         row = rows.setdefault(title(contender), _row(contender.library, contender.name))
         row |= {"words": contender.words, "bound": contender.bound, "clock": contender.clock}
-        row["most_real"] = max(most for load, most in found.most.items() if load != AHEAD)
-        row["most_ahead"] = found.most.get(AHEAD)
-        row["under_real"] = found.under
-        row["retry_real_us"] = found.error_us
-        row["retry_uncertain_us"] = found.uncertain_us
+        row["most_real"] = max(most for load, most in behaviour.most.items() if load != AHEAD)
+        row["most_ahead"] = behaviour.most.get(AHEAD)
+        row["under_real"] = behaviour.under
+        row["retry_real_us"] = behaviour.error_us
+        row["retry_uncertain_us"] = behaviour.uncertain_us
     return list(rows.values())
 
 
@@ -96,38 +96,38 @@ def as_json(run: Run, results: Results) -> dict[str, Any]:
                     "algorithm": name,
                     "limit": policy.limit,
                     "period_us": policy.period_us,
-                    "loads": {load: _plain(found) for load, found in loads.items()},
+                    "loads": {load: _plain(behaviour) for load, behaviour in loads.items()},
                 }
                 for name, policy, loads in measured
             ]
             for server, measured in results.exact.items()
         },
-        "leases": {server: _plain(found) for server, found in results.leases.items()},
+        "leases": {server: _plain(behaviour) for server, behaviour in results.leases.items()},
         "real": {
             "server": results.real_server,
             "contenders": [
                 {
                     "library": contender.library,
                     "algorithm": contender.name,
-                    "most": found.most,
-                    "under": found.under,
-                    "retry_errors": len(found.errors_us),
-                    "retry_us": found.error_us,
-                    "too_early_us": found.early_us,
-                    "uncertain_us": found.uncertain_us,
+                    "most": behaviour.most,
+                    "under": behaviour.under,
+                    "retry_errors": len(behaviour.errors_us),
+                    "retry_us": behaviour.error_us,
+                    "too_early_us": behaviour.early_us,
+                    "uncertain_us": behaviour.uncertain_us,
                 }
-                for contender, found in results.real
+                for contender, behaviour in results.real
             ],
         },
     }
 
 
-def _plain(found: simulated.Found) -> dict[str, Any]:
-    errors = found.errors_us
+def _plain(behaviour: simulated.Behaviour) -> dict[str, Any]:
+    errors = behaviour.errors_us
     return {
-        "admitted": found.admitted,
-        "most": {str(window): most for window, most in found.most.items()},
-        "under": found.under,
+        "admitted": behaviour.admitted,
+        "most": {str(window): most for window, most in behaviour.most.items()},
+        "under": behaviour.under,
         "denials": len(errors),
         "retry_us": [min(errors), max(errors)] if errors else None,
     }
@@ -175,11 +175,11 @@ def _markdown(run: Run, results: Results, pictures: Mapping[str, str]) -> str:
         lines += [f"## In real time, on {results.real_server}", "", *_real(results, pictures)]
     for server, measured in results.exact.items():
         lines += [f"## In simulated time, on {server}", "", *_exact(measured)]
-        found = results.leases[server]
-        errors = _range(found.errors_us, None)
+        behaviour = results.leases[server]
+        errors = _range(behaviour.errors_us, None)
         lines += [
-            f"`concurrency`, {effort.limit} leases: at most {max(found.most.values())} were held at "
-            f"any instant. In {len(found.errors_us)} denials the error of retry_after was "
+            f"`concurrency`, {effort.limit} leases: at most {max(behaviour.most.values())} were held at "
+            f"any instant. In {len(behaviour.errors_us)} denials the error of retry_after was "
             f"{_span(errors)} microseconds, if no holder released a lease earlier.",
             "",
         ]
@@ -252,21 +252,21 @@ def _span(errors: Sequence[int] | None) -> str:
 
 
 def _real(results: Results, pictures: Mapping[str, str]) -> list[str]:
-    loads = list(dict.fromkeys(load for _, found in results.real for load in found.most))
+    loads = list(dict.fromkeys(load for _, behaviour in results.real for load in behaviour.most))
     most = [
         [title(contender), str(contender.bound)]
-        + [_cell(found.most.get(load), contender.bound) for load in loads]
-        for contender, found in results.real
+        + [_cell(behaviour.most.get(load), contender.bound) for load in loads]
+        for contender, behaviour in results.real
     ]
     retry = [
         [
             title(contender),
-            f"{len(found.errors_us)}",
-            *(f"{value / 1e3:.1f}" for value in found.error_us or ()),
-            f"{found.uncertain_us / 1e3:.1f}",
+            f"{len(behaviour.errors_us)}",
+            *(f"{value / 1e3:.1f}" for value in behaviour.error_us or ()),
+            f"{behaviour.uncertain_us / 1e3:.1f}",
         ]
-        for contender, found in results.real
-        if found.error_us
+        for contender, behaviour in results.real
+        if behaviour.error_us
     ]
     columns = ["algorithm", "denials", "median", "least", "most", "known within"]
     return [
@@ -293,10 +293,10 @@ def _exact(measured: Sequence[tuple[str, Policy, Loads]]) -> list[str]:
     for name, policy, loads in measured:
         bound = BOUNDS[policy.algorithm].most
         cells = [
-            f"{max(found.most[window] for found in loads.values())} of {bound(policy, window)}"
+            f"{max(behaviour.most[window] for behaviour in loads.values())} of {bound(policy, window)}"
             for window in simulated.windows(policy.period_us)
         ]
-        errors = [error for found in loads.values() for error in found.errors_us]
+        errors = [error for behaviour in loads.values() for error in behaviour.errors_us]
         rows.append(
             [
                 name,

@@ -39,7 +39,7 @@ Ask = Callable[[int, int], "tuple[bool, int]"]
 Load = Callable[[Ask, Policy], None]
 
 
-class Found(NamedTuple):
+class Behaviour(NamedTuple):
     """The behaviour of one policy under one load."""
 
     most: dict[int, int]
@@ -140,7 +140,7 @@ def loads(effort: Effort) -> dict[str, Load]:
     return dict(zip(LOADS, every, strict=True))
 
 
-class Asked:
+class Probe:
     """Answers a load, records the admitted calls, and checks the retry_after of each denial."""
 
     def __init__(self, limiter: Limiter, key: str) -> None:
@@ -178,34 +178,34 @@ def _passes(peeked: Decision, cost: int) -> bool:
     return peeked.allowed and peeked.remaining >= cost
 
 
-def measure(store: str, policy: Policy, effort: Effort, step: Step) -> dict[str, Found]:
+def measure(store: str, policy: Policy, effort: Effort, step: Step) -> dict[str, Behaviour]:
     """Measure one policy under every load, each on its own subject."""
-    found = {}
+    by_load = {}
     for number, (name, load) in enumerate(loads(effort).items()):
         label = f"accuracy-{policy.limit}-{policy.period_us}-{policy.identity}"
         with Limiter(policy, store=store, name=label, timeout=TIMEOUT) as limiter:
-            asked = Asked(limiter, f"load-{number}")
-            load(asked, policy)
+            probe = Probe(limiter, f"load-{number}")
+            load(probe, policy)
         under = None
         if name == OVERLOAD:
             counted = effort.periods - 2
             start_us = BEGIN_US + 2 * policy.period_us
             under = under_admission(
-                asked.history, start_us, counted, policy.limit, policy.period_us
+                probe.history, start_us, counted, policy.limit, policy.period_us
             )
         elif name == EVEN:
-            under = 100 * (1 - len(asked.history) / asked.calls)
+            under = 100 * (1 - len(probe.history) / probe.calls)
         most = {
-            window_us: most_in_any_window(asked.history, window_us)
+            window_us: most_in_any_window(probe.history, window_us)
             for window_us in windows(policy.period_us)
         }
-        admitted = sum(hit.cost for hit in asked.history)
-        found[name] = Found(most, under, asked.errors_us, admitted)
+        admitted = sum(hit.cost for hit in probe.history)
+        by_load[name] = Behaviour(most, under, probe.errors_us, admitted)
         step()
-    return found
+    return by_load
 
 
-def measure_leases(store: str, limit: int, effort: Effort) -> Found:
+def measure_leases(store: str, limit: int, effort: Effort) -> Behaviour:
     """Take leases, and release them or let them expire, at random; measure the most held at once.
 
     retry_after is true if no holder releases a lease earlier, so it is checked immediately.
@@ -237,7 +237,7 @@ def measure_leases(store: str, limit: int, effort: Effort) -> Found:
         for lease, *_ in leases:
             lease.release()
     held = most_at_any_instant((begin, end, cost) for _, begin, end, cost in leases)
-    return Found({0: held}, None, errors, sum(cost for *_, cost in leases))
+    return Behaviour({0: held}, None, errors, sum(cost for *_, cost in leases))
 
 
 def _lease_opens(own: Limiter, now_us: int, cost: int, told_us: int, lease_us: int) -> int:
@@ -248,10 +248,10 @@ def _lease_opens(own: Limiter, now_us: int, cost: int, told_us: int, lease_us: i
     return opens_after(passes, told_us, lease_us)
 
 
-def violations(name: str, policy: Policy, found: Mapping[str, Found]) -> list[str]:
+def violations(name: str, policy: Policy, by_load: Mapping[str, Behaviour]) -> list[str]:
     """Report every exceeded bound, and every retry_after that was too early."""
     messages = []
-    for load, behaviour in found.items():
+    for load, behaviour in by_load.items():
         for window_us, most in behaviour.most.items():
             bound = BOUNDS[policy.algorithm].most(policy, window_us)
             if most > bound:
@@ -265,12 +265,14 @@ def violations(name: str, policy: Policy, found: Mapping[str, Found]) -> list[st
     return messages
 
 
-def lease_violations(limit: int, found: Found) -> list[str]:
+def lease_violations(limit: int, behaviour: Behaviour) -> list[str]:
     """Report the same for leases."""
     messages = []
-    if found.most[0] > limit:
-        messages.append(f"concurrency: {found.most[0]} units held at once, the limit is {limit}")
-    early = min(found.errors_us, default=0)
+    if behaviour.most[0] > limit:
+        messages.append(
+            f"concurrency: {behaviour.most[0]} units held at once, the limit is {limit}"
+        )
+    early = min(behaviour.errors_us, default=0)
     if early < 0:
         messages.append(f"concurrency: retry_after is {-early} us too early")
     return messages

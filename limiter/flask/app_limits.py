@@ -80,7 +80,7 @@ class AppLimits:
             if current is not None:
                 self._check(lambda key: self._resolver.of_route(key).before, current)
                 if not self._resolver.as_called:
-                    current.state.met.append(self._resolver.of_route(current.key).own)
+                    current.state.passed.append(self._resolver.of_route(current.key).own)
         except (AttributeError, KeyError) as error:
             is_answer = isinstance(error, HTTPException)  # such as that of request.args["user"]
             later = "" if is_answer else hooks.waiting(current_app, environ)
@@ -99,12 +99,12 @@ class AppLimits:
         if current is None:
             return
         own = self._resolver.of_route(current.key).own
-        if not all(map(current.state.has_met, own)):
+        if not all(map(current.state.has_passed, own)):
             self._check(lambda key: self._resolver.of_route(key).at_view, current)
-            current.state.met.append(own)
+            current.state.passed.append(own)
 
-    def meet(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
-        """Check a limit that the request has not met, since its function is called."""
+    def check_call(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
+        """Check a limit of a function that is called; the request has not passed the limit yet."""
         current = self._current()
         if current is None:
             return
@@ -112,7 +112,7 @@ class AppLimits:
         if limit not in self._resolver.of_route(current.key).own:
             self._check(partial(self._resolver.of_function, limit, function), current)
             if not as_called:
-                current.state.met.append(frozenset({limit}))
+                current.state.passed.append(frozenset({limit}))
         elif not (as_called and self._registry.on(function)):  # the innermost function checks all
             self.enter_view()
 
@@ -151,12 +151,12 @@ class AppLimits:
     def _fall_back(self, web_request: Request, current: _Current) -> None:
         """Check the limits that this process decides by itself, once in a request."""
         limits = frozenset(self._setup.fallback)
-        if limits in current.state.met:
+        if limits in current.state.passed:
             return
         guard = _guard_by_amounts(self._resolver.of_fallback, current)
         if guard is not None:
             self._judge(guard, guard.enter(web_request), current.state)
-        current.state.met.append(limits)
+        current.state.passed.append(limits)
 
     def _judge(self, guard: Guard, verdict: Verdict, state: RequestState) -> None:
         state.add(Entry(self, guard, verdict))

@@ -89,7 +89,7 @@ class Extension:
         def declare(target: Target) -> Target:
             # One decorator may limit several targets, each with a count of its own.
             own = limit if limit.scope is not None else replace(limit)
-            limited = self._registry.limit(target, own, self._meet)
+            limited = self._registry.limit(target, own, self._check_call)
             self._forget()
             return limited
 
@@ -121,22 +121,22 @@ class Extension:
         for app_limits in self._enforced():
             app_limits.forget()
 
-    def _meet(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
-        """Check the limit of a function that is called, unless the request has met it already."""
+    def _check_call(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
+        """Check the limit of a function that is called, unless the request has passed it already."""
         if not has_request_context():
             return
         state = RequestState.known(request.environ)
-        if state is not None and state.has_met(limit):
+        if state is not None and state.has_passed(limit):
             return
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         if app not in self._app_limits:
-            self._meet_elsewhere(function)
+            self._called_elsewhere(function)
             return
         app_limits = self._app_limits[app]
         if app_limits is not None:
-            app_limits.meet(limit, function)
+            app_limits.check_call(limit, function)
 
-    def _meet_elsewhere(self, function: Callable[..., Any]) -> None:
+    def _called_elsewhere(self, function: Callable[..., Any]) -> None:
         """Refuse a call of a limited function in an application without ``init_app``."""
         raise InvalidSetting(
             f"{function.__name__} is limited, but its limits are not enforced in this app: call init_app"

@@ -90,15 +90,15 @@ class Registry:
             self._amounts.add(limit.amount)
 
     def limit(
-        self, target: Target, limit: DeclaredLimit, meet: Callable[[DeclaredLimit, Any], None]
+        self, target: Target, limit: DeclaredLimit, on_call: Callable[[DeclaredLimit, Any], None]
     ) -> Target:
-        """Limit a blueprint, a class of views, or a function; each call of that calls ``meet``."""
+        """Limit a blueprint, a class of views, or a function; each call of a function calls ``on_call``."""
         self.limits.add(limit)
         if isinstance(target, Blueprint):
             self._blueprints.setdefault(target, []).append(limit)
             return target
         if isinstance(target, type) and issubclass(target, View):
-            decorator = partial(self.limit, limit=limit, meet=meet)
+            decorator = partial(self.limit, limit=limit, on_call=on_call)
             target.decorators = [*target.decorators, decorator]
             return target
         if not callable(target):
@@ -107,7 +107,7 @@ class Registry:
 
         @wraps(function)
         def limited(*args: Any, **kwargs: Any) -> Any:
-            meet(limit, function)
+            on_call(limit, function)
             return current_app.ensure_sync(function)(*args, **kwargs)
 
         if isinstance(function, FunctionType):

@@ -28,13 +28,13 @@ class RequestState:
 
     __slots__ = (
         *("_changing", "_closed", "_held", "_returned"),
-        *("amounts", "clock_ahead", "entries", "free", "met"),
+        *("amounts", "clock_ahead", "entries", "free", "passed"),
     )
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         #: Limits that admitted the request, or do not apply to it.
-        self.met: list[frozenset[DeclaredLimit]] = []
+        self.passed: list[frozenset[DeclaredLimit]] = []
         #: What dynamic limits returned for the request.
         self.amounts: dict[DeclaredLimit, Any] = {}
         #: By registry: whether the request is exempt from all of its limits.
@@ -69,9 +69,9 @@ class RequestState:
         """A copy of the environment with this state."""
         return {**environ, _KEY: self}
 
-    def has_met(self, limit: DeclaredLimit) -> bool:
+    def has_passed(self, limit: DeclaredLimit) -> bool:
         """Whether a limit needs no further check."""
-        return any(limit in met for met in self.met)
+        return any(limit in passed for passed in self.passed)
 
     def add(self, entry: Entry) -> None:
         """Record the verdict of a guard; its leases are held until the response is closed.

@@ -55,7 +55,7 @@ class RouteLimits(NamedTuple):
     before: LimitGroup
     """The limits that are checked before the view."""
     at_view: LimitGroup
-    """The limits that are checked when a function of the route is called, if they were not met before."""
+    """The limits that are checked at a call of the route's function, unless checked before."""
     own: frozenset[DeclaredLimit]
     """The limits on the route's functions."""
 

@@ -121,7 +121,7 @@ else
   else
     granted, room = held, room + held
     if held > 0 then
-      -- Of the last `held` + 1 members at least one is another lease's: its end is the reset.
+      -- If other leases remain, the latest end of one is among the last `held` + 1 members.
       local own, latest = {}, redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
         "LIMIT", 0, held + 1, "WITHSCORES")
       for unit = 1, cost do
@@ -149,7 +149,7 @@ if cost > 0 and mode ~= "peek" and mode ~= "reset" then
         redis.call("ZREM", key, string.format("%s:%d", id, unit))
       end
     elseif mode == "renew" or held == 0 then
-      -- Add first: if expired members were all, removing them would delete the key, and its expiry.
+      -- Add first: if all old members have expired, removing them would delete the key, and its expiry.
       for unit = 1, granted do
         local member = string.format("%s:%d", id, unit)
         if mode == "renew" then

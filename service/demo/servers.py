@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from service.demo.children import Child, stop
-from service.demo.folders import SOCKET, Folder
 from service.demo.programs import HOST, ServerError, find_server, free_port, supports_tls
 
 __all__ = [
@@ -60,7 +60,7 @@ def stop_all(servers: Iterable[Server]) -> None:
     stop([server._child for server in servers if server._child is not None])
     for server in servers:
         if server._folder is not None:
-            server._folder.remove()
+            server._folder.cleanup()
             server._folder = None
 
 
@@ -87,7 +87,7 @@ class Server:
         self.tls = tls
         self.cluster = cluster
         self._options = list(options)
-        self._folder: Folder | None = None
+        self._folder: TemporaryDirectory[str] | None = None
         self._bus_port = 0
         self._child: Child | None = None
         self._served = False
@@ -105,12 +105,12 @@ class Server:
         """The server's folder, which exists from its first start until ``stop``."""
         if self._folder is None:
             raise ServerError("the server was not started")
-        return self._folder.path
+        return Path(self._folder.name)
 
     @property
     def unix_socket(self) -> Path:
         """The path of the Unix socket on which the server also listens."""
-        return self.folder / SOCKET
+        return self.folder / "server.sock"
 
     @property
     def unix_url(self) -> str:
@@ -144,7 +144,7 @@ class Server:
     def launch(self) -> None:
         """Start the process, without waiting for it."""
         if self._folder is None:
-            self._folder = Folder("server")
+            self._folder = TemporaryDirectory(prefix="limiter-server-", ignore_cleanup_errors=True)
         (self.folder / "server.log").unlink(missing_ok=True)
         if not self.port:
             self.port, self._bus_port = free_port(), free_port()

@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from service.demo import checks
 from service.demo.checks import CHECKOUT, DemoError
 from service.demo.children import Child, stop
-from service.demo.folders import Folder
 from service.demo.output import Log, say
 from service.demo.servers import HOST, Cluster, ServerError, free_port
 
@@ -61,7 +61,7 @@ class Demo:
         self._cluster: Cluster | None = None
         self._children: list[Child] = []
         self._logs: dict[str, Log] = {}
-        self._folder: Folder | None = None
+        self._folder: TemporaryDirectory[str] | None = None
         self._instances: list[tuple[str, int]] = []
         self._operators: list[int] = []
         self._unknown_policy: str | None = None
@@ -162,8 +162,8 @@ class Demo:
     def _folder_of(self, name: str) -> Path:
         """Make a folder for the files of one part; the demo removes it at the end."""
         if self._folder is None:
-            self._folder = Folder("demo")
-        folder = self._folder.path / name
+            self._folder = TemporaryDirectory(prefix="limiter-demo-", ignore_cleanup_errors=True)
+        folder = Path(self._folder.name) / name
         folder.mkdir()
         return folder
 
@@ -239,7 +239,7 @@ class Demo:
         if self._cluster is not None:
             self._cluster.stop()
         if self._folder is not None:
-            self._folder.remove()
+            self._folder.cleanup()
             self._folder = None
 
     @contextmanager

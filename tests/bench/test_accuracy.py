@@ -23,7 +23,7 @@ from bench.accuracy.counting import (
     under_admission,
 )
 from bench.accuracy.effort import QUICK, Effort
-from bench.accuracy.realtime import Asked
+from bench.accuracy.realtime import Call
 from limiter import SlidingLog, SlidingWindow
 from limiter.policies import ALGORITHMS
 from limiter.policies.sliding_log import SlidingLogStep
@@ -113,12 +113,12 @@ def test_the_stated_bound_holds_in_any_window(named, calls, window_us):
 )
 def test_our_algorithms_in_simulated_time(name, policy):
     """Under every load the bound holds, and every retry_after is true, for a store in the process too."""
-    found = simulated.measure("memory://", policy, TINY, lambda: None)
+    by_load = simulated.measure("memory://", policy, TINY, lambda: None)
 
-    assert set(found) == set(simulated.LOADS)
-    assert simulated.violations(name, policy, found) == []
-    assert all(behaviour.admitted for behaviour in found.values())
-    assert found[simulated.OVERLOAD].under == pytest.approx(
+    assert set(by_load) == set(simulated.LOADS)
+    assert simulated.violations(name, policy, by_load) == []
+    assert all(behaviour.admitted for behaviour in by_load.values())
+    assert by_load[simulated.OVERLOAD].under == pytest.approx(
         100 / 3 if isinstance(policy, SlidingWindow) else 0
     )
 
@@ -126,8 +126,8 @@ def test_our_algorithms_in_simulated_time(name, policy):
 def test_a_broken_bound_and_an_early_time_are_reported():
     """There is one message for each load and window."""
     policy = SlidingLog(3, 1)
-    good = simulated.Found({1_000_000: 3}, None, [0, 0], 3)
-    broken = simulated.Found({1_000_000: 4, 2_000_000: 6}, None, [0, -2, 5], 9)
+    good = simulated.Behaviour({1_000_000: 3}, None, [0, 0], 3)
+    broken = simulated.Behaviour({1_000_000: 4, 2_000_000: 6}, None, [0, -2, 5], 9)
 
     messages = simulated.violations("log", policy, {"good": good, "bad": broken})
 
@@ -140,7 +140,7 @@ def test_a_broken_bound_and_an_early_time_are_reported():
 
 @pytest.mark.parametrize(("told", "admits"), [(-1, 0), (-(10**9), 0), (0, 1)])
 def test_a_broken_algorithm_is_found(told, admits, monkeypatch):
-    """A retry_after a microsecond too early, or of 0, and a unit above the limit, are found."""
+    """A retry_after a microsecond too early, or of 0, and a unit above the limit, are behaviour."""
     retry_us, begin = SlidingLogStep.retry_us, SlidingLogStep.__init__
 
     def too_early(step, at_least):
@@ -168,11 +168,11 @@ def _done() -> None:
 
 def test_leases_in_simulated_time():
     """All leases are held at once, no more, and every retry_after is true."""
-    found = simulated.measure_leases("memory://", 4, TINY)
+    leases = simulated.measure_leases("memory://", 4, TINY)
 
-    assert simulated.lease_violations(4, found) == []
-    assert found.most[0] == 4
-    assert set(found.errors_us) == {0}
+    assert simulated.lease_violations(4, leases) == []
+    assert leases.most[0] == 4
+    assert set(leases.errors_us) == {0}
 
 
 def contender(answers, package="limiter", bound=2) -> Contender:
@@ -183,24 +183,24 @@ def contender(answers, package="limiter", bound=2) -> Contender:
 def test_only_certain_errors_count_in_real_time():
     """The true time may be any between the last denial and the call that passed."""
     denied, passed = Answer(False, 100), Answer(True, 0)
-    asked = [
-        Asked(0, 10, denied),
-        Asked(50, 60, Answer(False, 10)),
-        Asked(90, 95, Answer(False, 200)),
-        Asked(115, 120, passed),
+    calls = [
+        Call(0, 10, denied),
+        Call(50, 60, Answer(False, 10)),
+        Call(90, 95, Answer(False, 200)),
+        Call(115, 120, passed),
     ]
-    found = realtime.Found()
-    realtime._judge(asked, found)
+    behaviour = realtime.Behaviour()
+    realtime._judge(calls, behaviour)
 
     # The true time is 91 to 120. The answers were 100 to 110 (no error), at most 70, and at least 290.
-    assert found.errors_us == [0.0, -21.0, 170.0]
-    assert found.early_us == 21
-    assert found.uncertain_us == 29
-    assert found.error_us == (0.0, -21.0, 170.0)
-    assert len(realtime.violations(contender(iter(())), found)) == 1
-    assert realtime.violations(contender(iter(()), "limits"), found) == []
-    found = realtime.Found(most={"overload": 3, "a clock ahead": 2})
-    (message,) = realtime.violations(contender(iter(())), found)
+    assert behaviour.errors_us == [0.0, -21.0, 170.0]
+    assert behaviour.early_us == 21
+    assert behaviour.uncertain_us == 29
+    assert behaviour.error_us == (0.0, -21.0, 170.0)
+    assert len(realtime.violations(contender(iter(())), behaviour)) == 1
+    assert realtime.violations(contender(iter(()), "limits"), behaviour) == []
+    behaviour = realtime.Behaviour(most={"overload": 3, "a clock ahead": 2})
+    (message,) = realtime.violations(contender(iter(())), behaviour)
     assert "overload, in real time: 3 admitted in one period, the bound is 2" in message
 
 

@@ -111,8 +111,8 @@ def test_an_attacker_reaches_the_figures_of_the_table():
     """The figures are those of simulated time, for a limit of 20."""
     effort = QUICK._replace(limit=20, period_us=2_000_000)
     for name, policy in simulated.policies(20, 2_000_000):
-        found = simulated.measure("memory://", policy, effort, lambda: None)
-        most = max(behaviour.most[policy.period_us] for behaviour in found.values())
+        by_load = simulated.measure("memory://", policy, effort, lambda: None)
+        most = max(behaviour.most[policy.period_us] for behaviour in by_load.values())
         (reached,) = re.findall(
             rf"^\| `{policy.algorithm}` (?:\|[^|]+){{2}}\| ([^|]+) \|", section("Which one"), re.M
         )

@@ -17,9 +17,9 @@ Make = Callable[..., tuple[Flask, FlaskLimiter]]
 def make(store: str, new_subject: Callable[[], str]) -> Iterator[Make]:
     """Make an application with limits on a real server; only the given ones apply."""
 
-    def made(default: Any = None, **more: Any) -> tuple[Flask, FlaskLimiter]:
+    def made(default: Any = None, **settings: Any) -> tuple[Flask, FlaskLimiter]:
         app = Flask("app", static_folder=None)
-        settings = {"store": store, "prefix": new_subject(), "timeout": 5.0, **more}
+        settings = {"store": store, "prefix": new_subject(), "timeout": 5.0, **settings}
         limits = FlaskLimiter(app, default, **settings)
         opened.append(limits)
         return app, limits

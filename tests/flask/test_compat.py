@@ -1,7 +1,7 @@
-"""One application, both libraries: what is written for Flask-Limiter does the same, but for what is named.
+"""One application, both libraries: code for Flask-Limiter behaves the same, except where a test says so.
 
-Every application here is made twice from the same text, with Flask-Limiter and with ours; both are asked
-the same, and their statuses and fields are compared. Where they differ on purpose, the test says how.
+Every application is created twice from the same text, with Flask-Limiter and with slotgate. Both get the
+same requests, and their statuses and fields are compared. Differences are in the docstring of a test.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIELDS = ("X-RateLimit-Limit", "X-RateLimit-Remaining")
 
 
 class Library(NamedTuple):
-    """What an application imports, by the one line that differs."""
+    """The names that an application imports from one of the libraries."""
 
     Limiter: Any
     get_remote_address: Any
@@ -52,34 +52,36 @@ def answers(
     write: Write, *calls: str, address: str = "203.0.113.1"
 ) -> tuple[list[TestResponse], list[TestResponse]]:
     """The responses of both libraries, slotgate's first."""
-    found = []
+    responses = []
     for library in (OURS, THEIRS):
         app = Flask("app", static_folder=None)
         write(library, app)
-        found.append(ask(app, *calls, address=address))
-    return found[0], found[1]
+        responses.append(ask(app, *calls, address=address))
+    return responses[0], responses[1]
 
 
 def same(write: Write, *calls: str, fields: tuple[str, ...] = FIELDS) -> list[int]:
     """The statuses, which are equal in both, with these fields."""
     mine, others = answers(write, *calls)
-    told = [[(a.status_code, *map(a.headers.get, fields)) for a in each] for each in (mine, others)]
-    assert told[0] == told[1]
+    results = [
+        [(a.status_code, *map(a.headers.get, fields)) for a in each] for each in (mine, others)
+    ]
+    assert results[0] == results[1]
     return [answer.status_code for answer in mine]
 
 
 def both(calls: str, fields: tuple[str, ...] = FIELDS) -> Callable[[Any], Callable[[], None]]:
-    """Make a test of what writes an application: both libraries answer these calls so.
+    """Make a test of a function that writes an application: both libraries give these statuses.
 
-    Calls are written as ``200 /a, 3 x 429 POST /a``; ``200|404 /a`` is ours, then theirs. Several
+    Calls are written as ``200 /a, 3 x 429 POST /a``; ``200|404 /a`` is slotgate's, then theirs. Several
     decorators make one test, each with applications of its own.
     """
-    asked: list[str] = []
+    paths: list[str] = []
     expected: list[list[str]] = []
     for call in calls.split(", "):
         times, _, single = call.rpartition(" x ")
         status, _, path = single.partition(" ")
-        asked += [path] * int(times or 1)
+        paths += [path] * int(times or 1)
         expected += [[status.split("|")[0], status.split("|")[-1]]] * int(times or 1)
 
     def decorate(test: Any) -> Callable[[], None]:
@@ -88,7 +90,7 @@ def both(calls: str, fields: tuple[str, ...] = FIELDS) -> Callable[[Any], Callab
         def tested() -> None:
             if test is not write:
                 test()
-            pairs = list(zip(*answers(write, *asked), strict=True))
+            pairs = list(zip(*answers(write, *paths), strict=True))
             assert [[str(answer.status_code) for answer in pair] for pair in pairs] == expected
             for mine, other in pairs:
                 assert [*map(mine.headers.get, fields)] == [*map(other.headers.get, fields)]
@@ -100,17 +102,17 @@ def both(calls: str, fields: tuple[str, ...] = FIELDS) -> Callable[[Any], Callab
     return decorate
 
 
-def limiter(library: Library, app: Flask, **more: Any) -> Any:
+def limiter(library: Library, app: Flask, **settings: Any) -> Any:
     """The limiter, as the applications create it."""
-    settings = {"storage_uri": "memory://", "headers_enabled": True, **more}
+    settings = {"storage_uri": "memory://", "headers_enabled": True, **settings}
     made = library.Limiter(library.get_remote_address, app=app, **settings)
     app.extensions["limits"] = made  # Flask-Limiter's decorators hold it weakly
     return made
 
 
-def route(app: Flask, path: str, view: Callable[..., Any] | None = None, **more: Any) -> None:
+def route(app: Flask, path: str, view: Callable[..., Any] | None = None, **options: Any) -> None:
     name = path.strip("/")
-    app.add_url_rule(path, name, view or saying(name), **more)
+    app.add_url_rule(path, name, view or saying(name), **options)
 
 
 def saying(name: str) -> Callable[[], str]:

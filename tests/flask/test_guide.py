@@ -36,8 +36,8 @@ ASKED = [
 
 def blocks() -> list[str]:
     """The guide's Python blocks, in order; the one for Flask-AppBuilder has its own test."""
-    found = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.M | re.S)
-    return [block for block in found if "flask_appbuilder" not in block]
+    texts = re.findall(r"^```python\n(.*?)^```$", GUIDE, re.M | re.S)
+    return [block for block in texts if "flask_appbuilder" not in block]
 
 
 def rows(header: str) -> list[list[str]]:

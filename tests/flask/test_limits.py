@@ -26,10 +26,10 @@ def hello() -> str:
     return "hello"
 
 
-def local(default: Any = None, **more: Any) -> tuple[Flask, FlaskLimiter]:
+def local(default: Any = None, **settings: Any) -> tuple[Flask, FlaskLimiter]:
     """An application whose limits are counted in this process."""
     app = Flask("app", static_folder=None)
-    return app, FlaskLimiter(app, default, store="memory://", **more)
+    return app, FlaskLimiter(app, default, store="memory://", **settings)
 
 
 def test_the_default_is_each_route_s_own(make: Make) -> None:
@@ -725,7 +725,7 @@ def test_a_limited_function_that_is_not_a_view(make: Make) -> None:
 
 
 def test_a_denial_that_a_view_catches_stays_a_denial() -> None:
-    """A limit is met when it admits the request, not when it was checked."""
+    """A request has passed a limit when this admits it, not when it was checked."""
     app, limits = local()
     sms = limits.limit("1/hour")(lambda: "sent")
 

@@ -250,10 +250,10 @@ def test_means_what_the_package_limits_means(parts: list[str], data: st.DataObje
 def test_any_string_is_limits_or_an_invalid_policy(text: str) -> None:
     """Each string that the package ``limits`` parses, except the empty one, is accepted here too."""
     try:
-        found = parse_limits(text)
+        policies = parse_limits(text)
     except InvalidPolicy:
         return
-    assert all(policy.limit >= 1 for policy in found)
+    assert all(policy.limit >= 1 for policy in policies)
 
 
 @given(

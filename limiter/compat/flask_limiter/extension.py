@@ -194,10 +194,10 @@ class Limiter(Extension):
         verdict = self.current
         return [] if verdict is None else request_limits(verdict)
 
-    def _meet_elsewhere(self, function: Callable[..., Any]) -> None:
+    def _called_elsewhere(self, function: Callable[..., Any]) -> None:
         """Enforce no limit without ``init_app``: some applications do not call it in tests."""
         if self.initialized:
-            super()._meet_elsewhere(function)
+            super()._called_elsewhere(function)
         text = "%s is limited, but init_app was never called: no limit is enforced"
         log_seldom(self.logger, logging.WARNING, text, function.__name__)
 
