@@ -43,7 +43,7 @@ class Connection:
             **({"method": "GET", "scheme": "http"} if kind == "http" else {"scheme": "ws"}),
             **more,
         }
-        self.said: list[Any] = []
+        self.sent: list[Any] = []
         self.told: asyncio.Queue[Any] = asyncio.Queue()
         self._app = app
         self._news = asyncio.Event()
@@ -54,7 +54,7 @@ class Connection:
 
     async def send(self, message: Any) -> None:
         """Take a message of the application."""
-        self.said.append(message)
+        self.sent.append(message)
         self._news.set()
         await asyncio.sleep(0)  # tasks that wait for it run first
 
@@ -72,27 +72,27 @@ class Connection:
         """Wait until the application has sent ``count`` messages; return the last of them."""
 
         async def enough() -> None:
-            while len(self.said) < count:
+            while len(self.sent) < count:
                 self._news.clear()
                 await self._news.wait()
 
         await asyncio.wait_for(enough(), 10)
-        return self.said[count - 1]
+        return self.sent[count - 1]
 
     @property
     def status(self) -> int:
         """The response's status."""
-        return int(self.said[0]["status"])
+        return int(self.sent[0]["status"])
 
     @property
     def headers(self) -> dict[str, str]:
         """The fields of the first message, with repeated ones joined."""
-        return joined((name.decode(), value.decode()) for name, value in self.said[0]["headers"])
+        return joined((name.decode(), value.decode()) for name, value in self.sent[0]["headers"])
 
     @property
     def body(self) -> bytes:
         """All pieces of the response."""
-        return b"".join(message.get("body", b"") for message in self.said)
+        return b"".join(message.get("body", b"") for message in self.sent)
 
 
 async def ask(app: Any, path: str = "/", **more: Any) -> Connection:

@@ -38,14 +38,14 @@ async def token(authorization: Annotated[str, Header()] = "") -> str:
     return authorization
 
 
-async def user_id(found: Annotated[str, Depends(token)]) -> str | None:
+async def user_id(header_value: Annotated[str, Depends(token)]) -> str | None:
     """Return the authenticated user; None for no caller."""
-    return found or None
+    return header_value or None
 
 
-def user_id_in_a_thread(found: str = Depends(token)) -> str | None:
+def user_id_in_a_thread(header_value: str = Depends(token)) -> str | None:
     """The same, as a function that is not async."""
-    return found or None
+    return header_value or None
 
 
 def by_state(connection: Request) -> Any:
@@ -55,10 +55,10 @@ def by_state(connection: Request) -> Any:
 
 async def statuses(app: Any, *users: str, path: str = "/") -> list[int]:
     """Return the statuses of requests of these users."""
-    found = [
+    header_value = [
         await ask(app, path, headers={"authorization": user} if user else {}) for user in users
     ]
-    return [one.status for one in found]
+    return [one.status for one in header_value]
 
 
 @pytest.mark.parametrize("user", [user_id, user_id_in_a_thread])
@@ -82,9 +82,9 @@ async def test_a_dependency_is_called_once_and_may_be_overridden() -> None:
     """FastAPI does so with every dependency: of a router, of an application, and of several limits."""
     calls: list[str] = []
 
-    def user(found: Annotated[str, Depends(token)]) -> str:
-        calls.append(found)
-        return found
+    def user(header_value: Annotated[str, Depends(token)]) -> str:
+        calls.append(header_value)
+        return header_value
 
     def by_user(limits: str) -> Any:
         return Depends(limit(limits, key=Depends(user), store=MEMORY))
@@ -156,7 +156,7 @@ async def test_a_websocket_s_key_may_be_a_dependency() -> None:
         connection = Connection(app, kind="websocket", headers={"authorization": user})
         connection.tell("websocket.connect")
         await connection.start()
-        return str(connection.said[0]["type"])
+        return str(connection.sent[0]["type"])
 
     assert [await began(user) for user in ("ann", "bob", "ann")] == [
         "websocket.accept",

@@ -498,7 +498,7 @@ async def test_a_websocket_is_limited_at_its_handshake() -> None:
     first.tell("websocket.connect")
     first.tell("websocket.receive", text="x")
     await first.start()
-    assert first.said[0]["type"] == "websocket.accept"
+    assert first.sent[0]["type"] == "websocket.accept"
     assert await free(limiter) == 2
 
     denied = Connection(
@@ -506,7 +506,7 @@ async def test_a_websocket_is_limited_at_its_handshake() -> None:
     )
     denied.tell("websocket.connect")
     await denied.start()
-    assert denied.said[0]["type"] == "websocket.http.response.start"
+    assert denied.sent[0]["type"] == "websocket.http.response.start"
     assert denied.status == 429
     assert json.loads(denied.body)["violated-policies"] == ["route"]
     assert await free(limiter) == 2
@@ -514,7 +514,7 @@ async def test_a_websocket_is_limited_at_its_handshake() -> None:
     closed = Connection(app, kind="websocket", path="/c")
     closed.tell("websocket.connect")
     await closed.start()
-    assert [(message["type"], message["code"]) for message in closed.said] == [
+    assert [(message["type"], message["code"]) for message in closed.sent] == [
         ("websocket.close", 1008)
     ]
 
@@ -532,6 +532,6 @@ async def test_the_close_codes_of_a_websocket() -> None:
         closed = Connection(app, kind="websocket")
         closed.tell("websocket.connect")
         await closed.start()
-        (message,) = closed.said
+        (message,) = closed.sent
         assert (message["type"], message["code"]) == ("websocket.close", code)
         assert message["reason"].endswith(".")

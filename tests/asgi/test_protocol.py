@@ -235,18 +235,18 @@ async def test_a_cancelled_request_releases_its_lease() -> None:
 async def test_a_request_cancelled_when_the_store_had_decided() -> None:
     """The store gave a lease whose id the request never got: it is released shortly after."""
     limiter = two()
-    asked = asyncio.Event()
+    decided = asyncio.Event()
 
     async def given_but_late(call: StoreCall, ahead: Any) -> Any:
         reply = await ahead()
         intercept(limiter, None)
-        asked.set()
+        decided.set()
         await asyncio.sleep(60)
         return reply
 
     intercept(limiter, given_but_late)
     task = Connection(LimiterMiddleware(hello, limiter)).start()
-    await asked.wait()
+    await decided.wait()
     assert await free(limiter) == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -324,7 +324,7 @@ async def test_a_handshake_is_limited_and_has_the_fields() -> None:
 
     denied = websocket(app, extensions={"websocket.http.response": {}})
     await denied.start()
-    assert [message["type"] for message in denied.said] == [
+    assert [message["type"] for message in denied.sent] == [
         "websocket.http.response.start",
         "websocket.http.response.body",
     ]
@@ -334,14 +334,14 @@ async def test_a_handshake_is_limited_and_has_the_fields() -> None:
 
     closed = websocket(app)
     await closed.start()
-    (message,) = closed.said
+    (message,) = closed.sent
     assert (message["type"], message["code"]) == ("websocket.close", 1008)
     assert message["reason"].startswith("Rate limit exceeded: try again in ")
 
     gone = Connection(app, kind="websocket")
     gone.tell("websocket.disconnect", code=1006)
     await gone.start()
-    assert gone.said == []
+    assert gone.sent == []
 
 
 @in_a_loop
@@ -402,10 +402,10 @@ async def test_messages_are_limited() -> None:
         connection.tell("websocket.receive", text=text)
     await task
 
-    kinds = [message["type"] for message in connection.said]
+    kinds = [message["type"] for message in connection.sent]
     assert kinds == ["websocket.accept", "websocket.send", "websocket.send", "websocket.close"]
-    assert connection.said[3]["code"] == 1008
-    assert connection.said[3]["reason"].startswith("Rate limit exceeded: try again in ")
+    assert connection.sent[3]["code"] == 1008
+    assert connection.sent[3]["reason"].startswith("Rate limit exceeded: try again in ")
     # All connections of a caller share the messages' limit; the handshakes have another.
     again = websocket(app)
     task = again.start()
@@ -413,7 +413,7 @@ async def test_messages_are_limited() -> None:
     assert again.headers["ratelimit"] == '"chat";r=7;t=60'
     again.tell("websocket.receive", text="d")
     await task
-    assert [message["type"] for message in again.said] == ["websocket.accept", "websocket.close"]
+    assert [message["type"] for message in again.sent] == ["websocket.accept", "websocket.close"]
 
 
 @in_a_loop
@@ -439,7 +439,7 @@ async def test_after_a_denied_message_there_is_no_other() -> None:
         "websocket.receive",
         *["websocket.disconnect"] * 3,
     ]
-    assert [message["type"] for message in connection.said] == [
+    assert [message["type"] for message in connection.sent] == [
         "websocket.accept",
         "websocket.send",
         "websocket.close",
@@ -455,7 +455,7 @@ async def test_messages_while_the_store_is_gone() -> None:
     await connection.start()
     await app.close()
 
-    assert (connection.said[1]["type"], connection.said[1]["code"]) == ("websocket.close", 1013)
+    assert (connection.sent[1]["type"], connection.sent[1]["code"]) == ("websocket.close", 1013)
 
 
 @in_a_loop
@@ -464,7 +464,7 @@ async def test_a_websocket_that_can_never_pass_has_no_retry() -> None:
         app = LimiterMiddleware(echo, "5/minute", store=MEMORY, **more)  # type: ignore[arg-type]
         connection = websocket(app)
         await connection.start()
-        (message,) = connection.said
+        (message,) = connection.sent
         assert (message["type"], message["code"]) == ("websocket.close", 1008)
         assert message["reason"].endswith(".")
         assert "right now" not in message["reason"]
@@ -477,7 +477,7 @@ async def test_the_reason_of_a_closed_websocket_fits_into_a_frame() -> None:
 
     connection = websocket(LimiterMiddleware(echo, "5/minute", store=MEMORY, key=nobody))
     await connection.start()
-    assert 100 < len(connection.said[0]["reason"].encode()) <= 123
+    assert 100 < len(connection.sent[0]["reason"].encode()) <= 123
 
 
 @in_a_loop
@@ -488,9 +488,9 @@ async def test_a_websocket_that_begins_too_many_subjects_is_closed_like_others()
     for key, kinds in (("a", "http.response.start"), ("b", "websocket.close")):
         connection = websocket(app, headers={"x-api-key": key})
         await connection.start()
-        assert connection.said[0]["type"] == kinds
-    assert connection.said[0]["code"] == 1008
-    assert connection.said[0]["reason"] == "Rate limit exceeded: try again in 3600 s."
+        assert connection.sent[0]["type"] == kinds
+    assert connection.sent[0]["code"] == 1008
+    assert connection.sent[0]["reason"] == "Rate limit exceeded: try again in 3600 s."
 
 
 @in_a_loop
@@ -501,7 +501,7 @@ async def test_messages_pass_where_limits_are_off() -> None:
     connection.tell("websocket.disconnect", code=1000)
     await connection.start()
 
-    assert [message.get("text") for message in connection.said] == [None, "a", "b"]
+    assert [message.get("text") for message in connection.sent] == [None, "a", "b"]
 
 
 @in_a_loop
@@ -546,7 +546,7 @@ async def test_messages_sleep_a_delay_only_when_asked() -> None:
         connection.tell("websocket.disconnect", code=1000)
         before = asyncio.get_running_loop().time()
         await connection.start()
-        assert len(connection.said) == 5
+        assert len(connection.sent) == 5
         return asyncio.get_running_loop().time() - before
 
     assert await spent(1, sleep=True) > 0.14
@@ -625,7 +625,7 @@ def test_a_start_that_fails_is_the_application_s_own(opened: list[str]) -> None:
         connection = lifespan(LimiterMiddleware(app, "5/minute", store=MEMORY))
         with pytest.raises(ValueError, match="no"):
             await connection.start()
-        assert [message["type"] for message in connection.said] == ["lifespan.startup.failed"]
+        assert [message["type"] for message in connection.sent] == ["lifespan.startup.failed"]
         assert opened == ["open default", "close default"]
 
     test()

@@ -4,18 +4,18 @@ r"""Try every attack on the limiter, behind each proxy, in front of each framewo
     python -m tests.attacks
     python -m tests.attacks --only 'nginx/*/*' --only '*/express/cookie*' --json attacks.json
 
-The proxies run by the configurations of docs/forward-auth.md and traefik/. What is not installed is left
-out, and listed: aiohttp (pip install aiohttp); Express and Fastify (npm install --prefix FOLDER express
-cookie-parser fastify @fastify/cookie, and NODE_PATH=FOLDER/node_modules in the environment).
+The proxies have the configurations of docs/forward-auth.md and traefik/. Programs that are not installed
+are skipped, and listed: aiohttp (pip install aiohttp); Express and Fastify (npm install --prefix FOLDER
+express cookie-parser fastify @fastify/cookie, and NODE_PATH=FOLDER/node_modules in the environment).
 
 The limit is 5, and each attack sends 20 requests. The table shows how many of them were served: how
-often the framework's handler ran. Of several variants of an attack it shows the worst (--json has each).
-A mark says that it was more than the limit admits: "!", or "~" where the documents say that it can be. A
-siege (20 slow bodies, say) shows how many of 50 honest requests were answered within 5 seconds meanwhile.
+often the framework's handler ran. If an attack has several variants, it shows the worst (--json has each).
+The mark "!" means more than the limit admits; "~" means the same where the documents allow it. For a siege,
+such as 20 slow bodies, the table shows how many of 50 ordinary requests were answered within 5 seconds.
 
 \b
 Exit code 1: an attack was served more often than the limit admits ("!").
-Exit code 2: honest clients were not limited to exactly 5, so that nothing is known of attacks.
+Exit code 2: ordinary clients were not limited to exactly 5, so that the results show nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NAMES += OTHERS
 
 
 def policy_file(policy: str) -> str:
-    """The policy file with this policy in force."""
+    """Return a policy file in which this policy is in force."""
     return f'[policies.default]\nlimits = "{LIMIT}/hour"\n{POLICIES[policy]}\n'
 
 
@@ -61,7 +61,7 @@ def _is_known(policy: str, folder: Path, store: str) -> bool:
 
 
 class Run:
-    """One run, and what it found."""
+    """One run, and its results."""
 
     def __init__(self, only: tuple[str, ...], say: Any) -> None:
         self._only = [pattern.split("/", 2) for pattern in only or ("*/*/*",)]
@@ -72,14 +72,14 @@ class Run:
         self._http2: dict[str, bool] = {}
 
     def wanted(self, target: str, attack: Attack | None = None) -> bool:
-        """Whether the attack, or else any, is to be tried on the target."""
+        """Whether this attack, by default any, is tried on the target."""
         words = target.split("/") if attack is None else [*target.split("/"), attack.name]
         return any(all(map(fnmatchcase, words, pattern)) for pattern in self._only) and (
             attack is None or fnmatchcase(target, attack.where)
         )
 
     def all(self) -> None:
-        """Start everything, try everything."""
+        """Start all targets, and try all attacks."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
             store = stack.enter_context(Server()).url
@@ -100,9 +100,9 @@ class Run:
                     self.skipped[f"policy {policy}"] = "this version has no such policy"
                     continue
                 policies.write_text(policy_file(policy))
-                time.sleep(2.5)  # a change is in force within two seconds
+                time.sleep(2.5)  # a changed file is in force within two seconds
                 asked = list(dict.fromkeys(target for _, target in pairs))
-                for target in asked:  # the old policy may decide about one request more
+                for target in asked:  # the old policy may decide about one more request
                     exchange(target.port, HOST, written("GET /up"))
                 time.sleep(0.5)
                 for target in asked:
@@ -113,7 +113,7 @@ class Run:
                         self._try(attack, target)
 
     def _check(self, target: Target, policy: str) -> None:
-        """Find out whether honest requests are limited: if not, the harness is wrong."""
+        """Check that ordinary requests are limited: if not, the harness is wrong."""
         if not target.counts_at:
             return
         served, sent, answer = send(target, honest := HONEST.get(policy, _HONEST), honest.send)
@@ -136,7 +136,7 @@ class Run:
         for group in groups:
             if attack.held:
                 served, sent = besiege(target, attack)
-                is_open = served < 0.9 * sent  # a busy machine may be late with some
+                is_open = served < 0.9 * sent  # a busy machine may answer some too late
             else:
                 served, sent, _ = send(target, attack, group)
                 is_open = served > attack.limit
@@ -168,7 +168,7 @@ def _worst(cells: list[dict[str, Any]]) -> str:
 
 
 def table(found: list[dict[str, Any]]) -> str:
-    """A table for each proxy: attacks in rows, upstreams in columns."""
+    """Return a table for each proxy: attacks in rows, upstreams in columns."""
     lines: list[str] = []
     names = list(dict.fromkeys(one["target"] for one in found))
     groups: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The attacks of attacks.toml, and the requests that stand there in short, written out."""
+"""Reads attacks.toml, and expands its short requests."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Attack:
     """Requests that try to be served more often than the limit admits.
 
     Attributes:
-        name: In reports.
-        point: Of the issue; "more" where it is not in it.
-        send: Variants; each is sent 20 times by a client address of its own.
+        name: The name in reports.
+        point: The point of the list of weaknesses; "more" if it is not in that list.
+        send: The variants; each is sent 20 times from a client address of its own.
         policy: The name of the policy that is in force.
-        ran: What the upstream must have run for a request to count as served.
-        limit: How often that may be, of 20.
-        cycle: Send the variants in turn, 20 requests together.
-        where: Targets (a pattern of names).
-        counted: Targets where the outcome is only counted, and no more than documented.
-        peer: The address that sends; one that nothing else has where none is named.
-        held: A siege: this many connections each send the first request, and are kept open.
-            "Served" are then 50 honest requests within 5 seconds, and all must be.
-        http2: Sent over HTTP/2.
+        ran: The upstream's handler that must run for a request to count as served.
+        limit: How many of the 20 requests may be served.
+        cycle: Whether the 20 requests go through the variants in turn.
+        where: The targets (a pattern of names).
+        counted: The targets where more may be served, as documented, and is only counted.
+        peer: The address that sends; by default one that no other attack has.
+        held: For a siege: the number of connections that each send the first request, and stay open.
+            Then 50 ordinary requests are sent, and all must be served within 5 seconds.
+        http2: Whether to send over HTTP/2.
 
     """
 
@@ -53,7 +53,7 @@ class Attack:
 
 
 def written(short: str) -> str:
-    """Write out a request that stands in short; attacks.toml says how."""
+    """Expand a short request, by the rules in attacks.toml."""
     if short.startswith("RAW "):
         return short.removeprefix("RAW ")
     head, _, body = short.partition(" || ")
@@ -91,9 +91,9 @@ def _attack(name: str, said: dict[str, Any]) -> Attack:
 
 
 ATTACKS = tuple(_attack(name, said) for name, said in _FILE["attacks"].items())
-#: What the policy file says beside the limit, by the name of the policy.
+#: The settings beside the limit in the policy file, by the policy's name.
 POLICIES: dict[str, str] = _FILE["policies"]
-#: How an honest client of a policy calls, of whose 20 requests exactly 5 are served, and what then runs.
+#: The request of an ordinary client of each policy (exactly 5 of 20 are served), and the handler.
 HONEST = {
     policy: Attack(
         "honest clients", "", (written(said["send"]),), policy, said.get("ran", "orders")

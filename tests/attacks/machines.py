@@ -1,4 +1,4 @@
-"""Starts what is attacked: the service, proxies by their documented configurations, upstreams."""
+"""Starts the targets: the service, proxies with the documented configurations, and upstreams."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.service.support import ROOT, clean_environment, gunicorn
 
 PROXIES = ("nginx", "caddy", "envoy", "traefik", "nginx+traefik", "traefik+traefik")
 UPSTREAMS = ("flask", "fastapi", "aiohttp", "express", "fastify")
-#: In process, and the service itself at its inner address.
+#: Targets without a proxy: applications that limit in process, and the service itself.
 OTHERS = ("middleware/flask", "middleware/fastapi", "flask-limiter/flask", "service/-")
-#: The keys by which FlaskLimiter counts, for the policies of a file that are like these.
+#: FlaskLimiter's keys for the equivalent policies of the file.
 FLASK_LIMITER_KEYS = {
     "address": "address",
     "id": "path:id",
@@ -37,7 +37,7 @@ FLASK_LIMITER_KEYS = {
     "user": "header:X-User",
 }
 
-#: Fields by which policies count, which the documented configurations say how to add.
+#: Header fields that policies use as keys; the documented configurations show how to add them.
 _COUNTED_BY = ("Authorization", "X-Api-Key", "Cookie", "X-User", "X-Cost")
 
 _OUTER_NGINX = """
@@ -59,19 +59,19 @@ class Target(NamedTuple):
     """The proxy and the upstream: ``nginx/flask``."""
     port: int
     counts_at: int
-    """The port of the upstream, which says how often its handlers ran; 0 where there is none."""
+    """The port of the upstream, which reports how often its handlers ran; 0 without one."""
     policies: tuple[str, ...] = ()
-    """The policies for which it stands; all where none is named."""
+    """The policies for which the target is used; an empty set means all."""
 
     def ran(self, name: str) -> int:
-        """How often the upstream's handler of that name has run."""
+        """Return how often the upstream's handler of that name has run."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://{HOST}:{self.counts_at}/-/ran", timeout=70) as response:
             return int(json.load(response).get(name, 0))
 
 
 def missing(upstream: str) -> str:
-    """Why an upstream cannot be started; nothing where it can."""
+    """Return why an upstream cannot be started; an empty text if it can."""
     if upstream in ("express", "fastify"):
         folders = os.environ.get("NODE_PATH", "").split(os.pathsep)
         there = shutil.which("node") and any(Path(one, upstream).is_dir() for one in folders if one)
@@ -121,7 +121,7 @@ def _upstream(kind: str) -> list[str]:
 
 
 class Machines:
-    """All that runs; ``skipped`` says of what does not, why."""
+    """All running targets; ``skipped`` has the reasons for the others."""
 
     def __init__(self, stack: ExitStack, folder: Path, store: str, policies: Path) -> None:
         self.targets: list[Target] = []
@@ -140,7 +140,7 @@ class Machines:
         self._service_port = int(url.rpartition(":")[2])
 
     def start(self, name: str) -> None:
-        """Start one target, or note why not."""
+        """Start one target, or store the reason why it cannot start."""
         proxy, _, upstream = name.partition("/")
         reason = "" if upstream == "-" else missing(upstream)
         try:
@@ -200,7 +200,7 @@ class Machines:
         return port
 
     def _outer(self, name: str, kind: str, behind: Behind) -> int:
-        """A plain proxy before the one that asks."""
+        """Start a plain proxy in front of the one that asks the service."""
         if kind == "nginx":
             return self._proxy(
                 name, kind, behind, lambda text: text.replace(block("nginx"), _OUTER_NGINX)
@@ -215,7 +215,7 @@ class Machines:
         return self._stack.enter_context(run_traefik(folder, "outer", http, behind)).port
 
 
-#: What is edited in the documented configurations: they serve one host (and 127.0.0.1), and no other.
+#: Edits of the documented configurations: they serve one host (and 127.0.0.1), and no other.
 _ONE_HOST = {
     "server {\n    listen 127.0.0.1:8080;\n": "server {\n    listen 127.0.0.1:8080 default_server;\n"
     "    return 421;\n}\nserver {\n    listen 127.0.0.1:8080;\n    server_name shop.example 127.0.0.1;\n",
@@ -226,7 +226,7 @@ _ONE_HOST = {
 
 
 def _counting(text: str) -> str:
-    """A configuration for one host, which shows the service the fields by which policies count."""
+    """Return a configuration for one host, which passes the keys' header fields to the service."""
 
     def add(line: re.Match[str]) -> str:
         names = [name.lower() if line[2] else name for name in _COUNTED_BY]
@@ -238,14 +238,14 @@ def _counting(text: str) -> str:
 
 
 def _trusting(text: str) -> str:
-    """Traefik's, with an outer proxy that is trusted, as its comment says."""
+    """Return Traefik's configuration with a trusted outer proxy, as its comment says."""
     entry = "    asDefault: true\n"
     trusted = f"    forwardedHeaders:\n      trustedIPs:\n        - {TRUSTED}\n"
     return _counting(text.replace(entry, entry + trusted))
 
 
 def check_documents() -> None:
-    """Refuse to run where the documents no longer have what is edited here."""
+    """Refuse to run if the documents no longer have the texts that are edited."""
     routes, static = (ROOT / "traefik/dynamic.yml").read_text(), ROOT / "traefik/traefik.yml"
     blocks = [block("nginx"), block("caddyfile"), block("yaml")]
     for text, edited in zip(blocks, _ONE_HOST, strict=False):

@@ -1,4 +1,4 @@
-"""Sends requests as they stand, byte by byte, from the address of a client."""
+"""Sends requests unchanged, byte by byte, from a client's address."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from service.demo.servers import HOST
 from tests.attacks.catalogue import SENT, Attack, http2_fields, written
 from tests.attacks.machines import Target
 
-#: Seconds to wait for an answer to begin, and then for it to go on (some servers keep the connection).
-_PATIENCE = 2.0
+#: Seconds to wait for the first bytes of a response, and then for more (some servers keep the connection).
+_TIMEOUT = 2.0
 _MORE = 0.1
 #: After this many requests in a row that a server refuses (not by a limit), no more are sent.
 _REFUSED = 3
@@ -36,18 +36,18 @@ def _client(run: int) -> str:
     return f"127.{16 + run // 62_500}.{run // 250 % 250 + 1}.{run % 250 + 1}"
 
 
-def connect(port: int, client: str, patience: float = _PATIENCE) -> socket.socket:
+def connect(port: int, client: str, timeout: float = _TIMEOUT) -> socket.socket:
     """Connect from that address."""
-    return socket.create_connection((HOST, port), patience, source_address=(client, 0))
+    return socket.create_connection((HOST, port), timeout, source_address=(client, 0))
 
 
-def exchange(port: int, client: str, text: str, patience: float = _PATIENCE) -> bytes:
-    """Send a request; return what comes until the answer is whole, or until nothing comes any more."""
+def exchange(port: int, client: str, text: str, timeout: float = _TIMEOUT) -> bytes:
+    """Send a request; return the response, or what arrived of it before the timeout."""
     got = b""
     hides = (
         " HTTP/1.1\r\n" in text.partition("\r\n\r\n")[2]
-    )  # another request, with an answer of its own
-    with suppress(OSError), connect(port, client, patience) as sent:
+    )  # a second request, with a response of its own
+    with suppress(OSError), connect(port, client, timeout) as sent:
         sent.sendall(text.encode("latin-1"))
         while piece := sent.recv(65_536):
             got += piece
@@ -66,7 +66,7 @@ def _is_whole(got: bytes, hides: bool) -> bool:
 
 
 def exchange_http2(port: int, client: str, short: str) -> bytes:
-    """Send a header block over HTTP/2, as it stands; return the bytes that answer, if all do."""
+    """Send a header block over HTTP/2, unchanged; return the response's bytes, if it is complete."""
     config = H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
     spoken = H2Connection(config)
     got = b""
@@ -89,7 +89,7 @@ def speaks_http2(target: Target) -> bool:
 
 
 def send(target: Target, attack: Attack, variants: Sequence[str]) -> tuple[int, int, bytes]:
-    """Send 20 requests; return how many were served, how many were sent, and an answer."""
+    """Send 20 requests; return how many were served, how many were sent, and a response."""
     run = next(_runs)
     client = attack.peer or _client(run)
     name = attack.ran.replace("{c}", str(run))
@@ -109,7 +109,7 @@ def send(target: Target, attack: Attack, variants: Sequence[str]) -> tuple[int, 
 
 
 def besiege(target: Target, attack: Attack) -> tuple[int, int]:
-    """Hold connections; return how many of 50 honest requests are answered within 5 s, and 50."""
+    """Hold connections; return how many of 50 ordinary requests are answered within 5 s, and 50."""
     client = _client(next(_runs))
     held = []
     stop = threading.Event()
@@ -134,7 +134,7 @@ def besiege(target: Target, attack: Attack) -> tuple[int, int]:
             one.sendall(first.encode("latin-1"))
         if first:
             slow.start()
-        time.sleep(0.5)  # until the servers have begun to read them
+        time.sleep(0.5)  # until the servers read them
         done, _ = wait([pool.submit(honest, number) for number in range(_HONEST)], timeout=5.0)
         return sum(one.result() for one in done), _HONEST
     finally:
@@ -144,4 +144,4 @@ def besiege(target: Target, attack: Attack) -> tuple[int, int]:
         pool.shutdown(wait=True)
         deadline = time.monotonic() + 90
         while not honest(0) and time.monotonic() < deadline:
-            time.sleep(0.2)  # the next attack finds it as it was
+            time.sleep(0.2)  # the next attack needs an unchanged server

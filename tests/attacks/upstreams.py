@@ -29,7 +29,7 @@ def _count(handler: str, method: str, **who: str | None) -> None:
 
 
 def flask_app(limited: str | None = None) -> Any:
-    """Flask; with ``limited``, by FlaskLimiter, which counts by that key."""
+    """Make a Flask application; with ``limited``, FlaskLimiter counts by that key."""
     app = Flask(__name__)
     app.config["TRUSTED_HOSTS"] = HOSTS
 
@@ -73,7 +73,7 @@ def flask_app(limited: str | None = None) -> Any:
 
 
 def middleware_flask() -> Any:
-    """Flask, within our WSGI middleware by the policy file."""
+    """Make a Flask application in the WSGI middleware, with the policy file."""
     from limiter.policyfile import Policies
     from limiter.wsgi import LimiterMiddleware
 
@@ -122,7 +122,7 @@ def fastapi_app() -> Any:
 
 
 def middleware_fastapi() -> Any:
-    """FastAPI, within our ASGI middleware by the policy file."""
+    """Make a FastAPI application in the ASGI middleware, with the policy file."""
     from limiter.asgi import LimiterMiddleware
     from limiter.policyfile import AsyncPolicies
 

@@ -1,4 +1,4 @@
-"""The demo as a user starts it, and what is left when it ends."""
+"""The demo as a user starts it, and the processes that it leaves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.waiting import until
 
 
 class Process:
-    """One line of ``/proc``: it is the same process only as long as it started at the same time."""
+    """A process of ``/proc``, identified by its id and its start time."""
 
     def __init__(self, pid: int) -> None:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -34,7 +34,7 @@ class Process:
 
     @property
     def runs(self) -> bool:
-        """The very same process is still there, and not only its exit code."""
+        """Whether this same process is still running."""
         try:
             now = Process(self.pid)
         except (FileNotFoundError, ProcessLookupError):
@@ -48,7 +48,7 @@ def processes() -> list[Process]:
         try:
             found.append(Process(int(name)))
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we read
+            continue  # it ended meanwhile
     return found
 
 
@@ -77,9 +77,9 @@ def listening(pids: set[int]) -> set[str]:
 
 
 def _port_for_later() -> int:
-    """A free port that nobody else chooses: Traefik takes it when all other parts have theirs."""
+    """Return a free port that no other part of the demo chooses: Traefik starts last."""
     while True:
-        port = secrets.choice(range(10_000, 18_000))  # `free_port` has those above
+        port = secrets.choice(range(10_000, 18_000))  # `free_port` uses the ports above
         with socket.socket() as probe, suppress(OSError):
             probe.bind((HOST, port))
             return port
@@ -93,13 +93,13 @@ class Demo:
         self.url = f"http://127.0.0.1:{self.port}"
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
-        # A store that is shared by all tests has none of this demo's subjects yet.
+        # All tests share the store, so this demo needs subjects of its own.
         variables = {"LIMITER_PREFIX": f"demo-{secrets.token_hex(4)}", **variables}
         self._log = folder / "log"
         self.seen: dict[int, Process] = {}
         with self._log.open("wb") as output:
             self.process = subprocess.Popen(
-                # A demo under nohup ignores SIGHUP; tests that run under it must not pass that on.
+                # A demo under nohup ignores SIGHUP; tests under nohup must not pass that on.
                 [
                     *("env", "--default-signal=HUP"),
                     *(sys.executable, "-m", "service.demo", f"--port={self.port}"),
@@ -114,11 +114,11 @@ class Demo:
 
     @property
     def log(self) -> str:
-        """Everything it has said."""
+        """The demo's output."""
         return self._log.read_text()
 
     def wait_for(self, text: str) -> None:
-        """Wait until it has said this."""
+        """Wait until the demo has printed this."""
         until(
             lambda: text in self.log or self.process.poll() is not None,
             what=lambda: f"no {text!r} in:\n{self.log}",
@@ -149,7 +149,7 @@ class Demo:
         return self.process.wait(30)
 
     def left_behind(self) -> list[str]:
-        """Return what is still there of all that was ever seen."""
+        """Return the processes that are still running, of all that were seen."""
         running = [process.command for process in self.seen.values() if process.runs]
         return running + [str(path) for path in self.temporary.iterdir()]
 
@@ -168,7 +168,7 @@ class Demo:
 
 
 class Counts:
-    """What `ab` counted, apart from the answers' length."""
+    """The counts of `ab`, without failures by length."""
 
     def __init__(self, report: str) -> None:
         def number(label: str) -> int:

@@ -29,12 +29,12 @@ from tests.service.support import ROOT, clean_environment
 
 SUBNET = "172.28.90."
 BALANCER = f"{SUBNET}10"
-#: Where the load balancer asks itself.
+#: The port on which the load balancer sends requests to itself.
 INSIDE = "127.0.0.1:9001"
 
 
 def read_compose(**variables: str) -> dict[str, Any]:
-    """Have Docker Compose read, check and complete the file."""
+    """Let Docker Compose read, check and complete the file."""
     for command in (["docker", "compose"], ["docker-compose"]):
         if shutil.which(command[0]) is None:
             continue
@@ -58,13 +58,13 @@ def read_compose(**variables: str) -> dict[str, Any]:
 
 
 def dockerfile(instruction: str) -> list[str]:
-    """Return what follows each such instruction."""
+    """Return the arguments of each such instruction."""
     text = (ROOT / "service/Dockerfile").read_text().replace("\\\n", " ")
     return re.findall(rf"^{instruction}\s+(.*)$", text, re.MULTILINE)
 
 
 class System:
-    """The services of the file, as processes on loopback addresses that nobody else uses."""
+    """The services of the file, as processes on loopback addresses that no other test uses."""
 
     def __init__(self, folder: Path) -> None:
         self.services: dict[str, Any] = read_compose(LIMITER_LIMITS="100/minute")["services"]
@@ -72,7 +72,7 @@ class System:
         self.children: dict[str, Child] = {}
         self.inside = f"{HOST}:{free_port()}"
         self.net = f"127.{1 + secrets.randbelow(250)}.{secrets.randbelow(250)}."
-        # The addresses that the file gives, and others for those that get one from Docker.
+        # The addresses in the file; other addresses for the services that get one from Docker.
         self.addresses = {
             name: self._fixed(service) or f"{self.net}{100 + number}"
             for number, (name, service) in enumerate(self.services.items())
@@ -84,10 +84,10 @@ class System:
         return given and str(given).replace(SUBNET, self.net)
 
     def local(self, name: str, text: str) -> str:
-        """Replace what containers would be called; `config` writes a $ as $$."""
+        """Replace the names of containers; `config` writes a $ as $$."""
         text = text.replace("$$", "$")
         text = text.replace(INSIDE, self.inside)
-        # Traefik calls the instances from here; in the subnet it would be from its own address.
+        # Traefik calls the instances from this address; in the subnet it has its own.
         text = text.replace(f"{BALANCER}/32,127.0.0.1/32", "127.0.0.1/32")
         text = text.replace(SUBNET, self.net)
         text = text.replace("0.0.0.0", self.addresses[name])  # noqa: S104
@@ -96,19 +96,19 @@ class System:
         return text
 
     def environment(self, name: str) -> dict[str, str]:
-        """What the file gives the service, and the programs of this environment."""
+        """Return the service's variables in the file, with this environment's PATH."""
         given = self.services[name].get("environment") or {}
         found = {key: self.local(name, value) for key, value in given.items() if value is not None}
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         return clean_environment(PATH=path, HOSTNAME=self.addresses[name], **found)
 
     def command(self, name: str) -> list[str]:
-        """What the service runs."""
+        """Return the service's command."""
         service = self.services[name]
         words = (service.get("entrypoint") or []) + (service.get("command") or [])
         command = [self.local(name, word) for word in words]
         if command[0] == "redis-server":
-            # A container has one address, at which it listens and from which it calls.
+            # A container listens on one address, and calls from the same one.
             address = self.addresses[name]
             command += ["--bind", address, "--bind-source-addr", address]
         program = shutil.which(command[0], path=self.environment(name)["PATH"])
@@ -117,7 +117,7 @@ class System:
         return [program, *command[1:]]
 
     def health(self, name: str) -> str:
-        """Return the command that says whether the service is healthy."""
+        """Return the command of the service's health check."""
         if "healthcheck" not in self.services[name]:
             text = re.sub(r"^(--\S+\s+)*CMD ", "", dockerfile("HEALTHCHECK")[0])
         else:
@@ -126,7 +126,7 @@ class System:
         return self.local(name, text).replace("127.0.0.1", self.addresses[name])
 
     def is_healthy(self, name: str) -> bool:
-        """Ask as Docker would."""
+        """Run the health check, as Docker does."""
         command = ["sh", "-c", self.health(name)]
         done = subprocess.run(
             command, env=self.environment(name), capture_output=True, timeout=20, check=False
@@ -156,7 +156,7 @@ class System:
             )
 
     def working_folder(self, name: str) -> Path:
-        """Where the command runs, with what is mounted there."""
+        """Make the folder in which the command runs, with the mounted files."""
         if "build" in self.services[name]:
             return ROOT
         folder = self.folder / name
@@ -168,7 +168,7 @@ class System:
                 shutil.copytree(ROOT / "traefik", folder / "traefik")
                 static = folder / "traefik/traefik.yml"
                 text = static.read_text()
-                # A container is alone on its loopback.
+                # Each container has a loopback of its own.
                 for listens, own in (
                     (":9000", f"{self.addresses[name]}:9000"),
                     (INSIDE, self.inside),
@@ -179,7 +179,7 @@ class System:
         return folder
 
     def log(self, name: str) -> str:
-        """What the service has said."""
+        """Return the service's output."""
         return (self.folder / f"{name}.log").read_text()
 
     def node(self, number: int) -> redis.Redis:
@@ -187,7 +187,7 @@ class System:
         return redis.Redis(self.addresses[f"redis-{number}"], 6379, decode_responses=True)
 
     def get(self, path: str, client: str) -> tuple[int, dict[str, str], str]:
-        """Ask the load balancer as a client of this address."""
+        """Send the load balancer a request from this address."""
         connection = http.client.HTTPConnection(
             self.addresses["load-balancer"], 9000, timeout=10, source_address=(client, 0)
         )
@@ -201,7 +201,7 @@ class System:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """The whole system, started over what an interrupted start has left behind."""
+    """The whole system, started after an interrupted start has left files."""
     if sys.platform != "linux":
         pytest.skip("needs all of 127.0.0.0/8")
     found = System(tmp_path_factory.mktemp("compose"))
@@ -245,7 +245,7 @@ def test_settings_come_from_the_users_environment() -> None:
         assert (mount["source"], mount["target"]) == ("/dev/null", "/policies.toml")
 
 
-def test_a_policy_file_is_mounted_where_it_is_looked_for() -> None:
+def test_a_policy_file_is_mounted_at_the_path_of_its_variable() -> None:
     compose = read_compose(LIMITER_POLICIES="./docs/service.toml")
     for name in ("app-1", "app-2"):
         service = compose["services"][name]
@@ -255,7 +255,7 @@ def test_a_policy_file_is_mounted_where_it_is_looked_for() -> None:
         assert mount["target"] == service["environment"]["LIMITER_POLICIES"]
 
 
-def test_the_image_runs_as_nobody_and_copies_what_there_is() -> None:
+def test_the_image_runs_without_a_user_and_copies_existing_files() -> None:
     assert dockerfile("USER") == ["65534:65534"]
     assert json.loads(dockerfile("CMD")[0])[-1] == "service.app:create_app()"
     for line in dockerfile("COPY"):
@@ -272,7 +272,7 @@ def test_three_primaries_with_a_replica_each(system: System) -> None:
 
     with system.node(1) as node:
         assert len(flags()) == 6
-        # Who follows whom, a node hears by gossip.
+        # Nodes learn by gossip which replica follows which primary.
         until(lambda: sum("master" in flag for flag in flags()) == 3, what=lambda: str(flags()))
 
 
@@ -302,7 +302,7 @@ def test_ab_sees_the_exact_limit(system: System) -> None:
 
 @pytest.mark.slow
 def test_the_upstream_behind_forward_auth_shares_the_limit(system: System) -> None:
-    """Both instances are asked; the fields of the answer reach the client."""
+    """Both instances decide; the header fields reach the client."""
     paths = ["/demo-service/hello", "/demo-service/protected/hello"] * 51
     answers = [system.get(path, "127.4.4.4") for path in paths]
 
@@ -328,7 +328,7 @@ def test_each_client_has_its_own_limit_whichever_instance_answers(system: System
 
 
 @pytest.mark.slow
-def test_the_page_is_there_and_tells_clients_apart(system: System) -> None:
+def test_the_page_is_served_and_counts_clients_separately(system: System) -> None:
     status, headers, text = system.get("/", "127.5.6.7")
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert "<h1>Rate limits at work</h1>" in text
@@ -339,10 +339,10 @@ def test_the_page_is_there_and_tells_clients_apart(system: System) -> None:
 
 @pytest.mark.slow
 def test_a_replica_takes_over(system: System) -> None:
-    """Last, since it takes a primary away: everybody is limited again without anybody's help."""
+    """After a primary has died, all clients are limited again. The last test, since it kills one."""
     clients = [f"127.6.6.{number}" for number in range(1, 21)]
     system.children["redis-1"].kill()
-    time.sleep(2.5)  # longer than the node timeout: a failure has to be noticed first
+    time.sleep(2.5)  # longer than the node timeout: the nodes must first notice the failure
 
     def all_limited() -> bool:
         answers = [system.get("/demo-service/hello", client) for client in clients]

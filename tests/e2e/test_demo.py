@@ -1,4 +1,4 @@
-"""The main job: one command, exact limits, and nothing left behind."""
+"""The demo: one command, exact limits, and no process or file left."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROTECTED = "/demo-service/protected/hello"
 
 
 def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path: Path) -> None:
-    """By every algorithm, at the service and through ForwardAuth, which count together."""
+    """Limits are exact for every algorithm; the service's route and ForwardAuth share one count."""
     path = tmp_path / "policies.toml"
 
     def choose(algorithm: str, limit: int) -> None:
@@ -66,11 +66,11 @@ def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path:
         report = f"{algorithm}: {counts.report}"
         assert counts.complete == 1000
         assert limit - used <= counts.admitted <= limit - used + dripped, report
-        # Nothing failed but by its length, and by that only what is no 200.
+        # `ab` counts only refusals as failed, since their length differs from that of a 200.
         assert counts.failed == counts.refused, report
     assert refused.status in (200, 429)
     assert instances == {"instance-1", "instance-2"}
-    # Both instances were asked.
+    # Both instances have decided.
     assert all('{outcome="denied",policy="default"}' in text for text in metrics)
     assert len(metrics) == 2
     assert len(addresses) >= 3 * 2 + 2 + 1
@@ -82,14 +82,14 @@ def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path:
 
 
 def _limits(demo: Demo) -> set[int]:
-    """The limits that the instances name to a client that has not come before."""
+    """Return the limits in the instances' header fields, for a new client."""
     answers = [get(f"{url}{HELLO}", {"X-Forwarded-For": "203.0.113.1"}) for url in _urls(demo)]
     fields = [answer.headers["RateLimit-Policy"] for answer in answers]
     return {int(re.search(r"q=(\d+)", field)[1]) for field in fields}  # type: ignore[index]
 
 
 def test_the_printed_lines_can_be_pasted_in_order(tmp_path: Path, store: str) -> None:
-    """Into one shell, all at once; and the page that is named is there."""
+    """They are pasted into one shell, all at once; the page at the printed address is served."""
     with Demo(tmp_path, "--store", store) as demo:
         demo.wait_for("make demo")
         printed = demo.log.partition("Try in another terminal:\n\n")[2].partition("\n\n")[0]
@@ -111,7 +111,7 @@ def test_the_printed_lines_can_be_pasted_in_order(tmp_path: Path, store: str) ->
     assert (counts.complete, counts.admitted) == (1000, 98)
     assert page == f"http://localhost:{demo.port}/"
     assert "<title>Rate limits at work</title>" in shown.text
-    assert "#" not in printed  # zsh takes no comment that is typed
+    assert "#" not in printed  # zsh does not accept a comment in a typed line
     assert "make" not in printed
 
 
@@ -121,7 +121,7 @@ def _urls(demo: Demo) -> list[str]:
 
 
 def _instance(url: str) -> str:
-    """Ask an instance for its name, as a proxy would for a client that nobody has seen yet."""
+    """Return an instance's name, by a request as from a proxy, for a new client."""
     answer = json.loads(get(url, {"X-Forwarded-For": "203.0.113.1"}).text)
     return str(answer["instance"])
 
@@ -138,7 +138,7 @@ def test_a_stop_in_the_middle_of_the_start_leaves_nothing(tmp_path: Path, stage:
 
 
 def test_a_second_demo_says_so_and_leaves_the_first_alone(tmp_path: Path, store: str) -> None:
-    """And impatience with the first is no reason for that to leave anything."""
+    """A repeated Ctrl-C does not make the first demo leave a process."""
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
     with Demo(tmp_path / "first", "--store", store) as first:
@@ -206,7 +206,7 @@ def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
 
 
 def test_only_the_routes_of_the_service_are_routed(tmp_path: Path, store: str) -> None:
-    """And a client cannot say who it is."""
+    """A client cannot choose its address either."""
     with Demo(tmp_path, "--store", store, LIMITER_LIMITS="5/minute") as demo:
         demo.wait_for("Ready")
         for path in ("/healthz/", "/demo-service/hello/", "/demo-service", "/page", "/x"):
@@ -229,7 +229,7 @@ def test_only_the_routes_of_the_service_are_routed(tmp_path: Path, store: str) -
     assert statuses == [200] * 5 + [429]
 
 
-#: What the service has for proxies, services and operators inside, and spellings of it.
+#: Paths for internal proxies, services and operators, in several spellings.
 _INSIDE = [
     "/forward-auth/default",
     "/forward-auth/default/demo-service/hello",
@@ -250,7 +250,7 @@ _INSIDE = [
 
 
 def _status(demo: Demo, method: str, path: str) -> int:
-    """Ask by a path that is sent as it stands."""
+    """Send a request whose path is sent unchanged."""
     connection = http.client.HTTPConnection(HOST, demo.port, timeout=10)
     try:
         connection.request(method, path, headers={"Content-Length": "0"})
@@ -265,7 +265,7 @@ def test_an_instance_that_hangs_gets_no_requests(tmp_path: Path, store: str) -> 
         group = demo.child("'instance-1'")
         os.killpg(group, signal.SIGSTOP)
         try:
-            # Traefik notices within its interval and time-out: until then a request may wait.
+            # Traefik notices within the interval and timeout of its checks; until then a request may wait.
             time.sleep(4)
             answers = [get(f"{demo.url}{HELLO}") for _ in range(10)]
             behind = [get(f"{demo.url}/demo-service/protected/hello").status for _ in range(10)]

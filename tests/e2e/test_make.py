@@ -1,4 +1,4 @@
-"""What the Makefile does before it runs anything long."""
+"""The Makefile's first steps, before a long one runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 
 def make(folder: Path, target: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a target with a ``.venv`` in that folder, as from a shell: make hands on what it was given."""
+    """Run a target with a ``.venv`` in that folder, without the variables of an outer make."""
     kept = {name: value for name, value in clean_environment().items() if "MAKE" not in name}
     return subprocess.run(
         ["make", target, f"VENV={folder}/venv"],
@@ -28,14 +28,14 @@ def make(folder: Path, target: str, **variables: str) -> subprocess.CompletedPro
 
 
 def script(path: Path, text: str) -> None:
-    """A program that is this text of a shell."""
+    """Make a program of a shell script."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
 
 
 def test_check_names_the_package_that_is_missing_before_it_installs(tmp_path: Path) -> None:
-    """All of PATH is what make itself and the other recipes need."""
+    """PATH has only the programs that make itself and the other recipes need."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("sh", "make", "python3", "touch"):
@@ -51,7 +51,7 @@ def test_check_names_the_package_that_is_missing_before_it_installs(tmp_path: Pa
 
 
 def test_an_installation_shows_how_far_it_is(tmp_path: Path) -> None:
-    """Pip says what it does; the interpreter here says only what it was given."""
+    """Pip's own progress is shown; this test's interpreter prints only its arguments."""
     script(tmp_path / "venv/bin/python", 'echo "python $*"')
     done = make(tmp_path, "demo", DEMO="--port 9001")
 

@@ -1,1 +1,1 @@
-"""The page that shows the algorithms: what it asks, and how it is in a browser."""
+"""The page that shows the algorithms: its routes, and the page in a browser."""

@@ -14,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from tests.e2e.support import until
 
-#: Counts how many requests of the page are under way at once.
+#: Counts the page's simultaneous requests.
 _COUNTING = """
 {
   const really = fetch;
@@ -30,7 +30,7 @@ _COUNTING = """
 
 
 class Browser(Chrome):
-    """Chromium without a window, at the size and with the colours that a test wants."""
+    """Chromium without a window, with the size and colours of a test."""
 
     def __init__(self, chromium: str, driver: str, folder: Path) -> None:
         options = ChromeOptions()
@@ -48,7 +48,7 @@ class Browser(Chrome):
         self.look(1280)
 
     def look(self, width: int, scheme: str = "light", motion: str = "no-preference") -> None:
-        """Be so wide, and prefer these colours."""
+        """Set the width and the preferred colours."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
@@ -56,10 +56,10 @@ class Browser(Chrome):
         self.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": found})
 
     def visit(self, url: str, address: str | None = None) -> None:
-        """Load the page, as a visitor with this address where no proxy says another."""
+        """Load the page as a visitor with this address, which is sent in place of a proxy's field."""
         headers = {} if address is None else {"X-Forwarded-For": address}
         self.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": headers})
-        self.get_log("browser")  # what others did is not ours
+        self.get_log("browser")  # drops messages of earlier tests
         self.get(url)
         until(lambda: len(self.all("article")) == 7, what=lambda: self.news)
 
@@ -77,15 +77,15 @@ class Browser(Chrome):
 
     @property
     def news(self) -> str:
-        """What the page says aloud."""
+        """The text of the page's status region, which screen readers read aloud."""
         return self.one("#news").text
 
     def wait_for_news(self, text: str) -> None:
-        """Wait until the page says this."""
+        """Wait until the page shows this news."""
         until(lambda: text in self.news, what=lambda: f"no {text!r} in {self.news!r}")
 
     def cards(self) -> dict[str, Card]:
-        """What is shown of each algorithm."""
+        """Return what the page shows of each algorithm."""
         script = """return [...document.querySelectorAll('article')].map(card => {
           const text = name => card.querySelector(name).textContent;
           return [card.querySelector('svg').id, {
@@ -100,7 +100,7 @@ class Browser(Chrome):
         return {name: Card(found) for name, found in self.run(script)}
 
     def complaints(self) -> list[str]:
-        """What the console says, but for refusals: the browser notes each of those by itself."""
+        """Return the console's messages, without those that the browser writes for each refusal."""
         expected = re.compile(r"/page/hit\?policy=\w+ .*status of 429")
         return [
             entry["message"]

@@ -18,10 +18,10 @@ from tests.service.support import gunicorn
 
 pytestmark = pytest.mark.slow
 
-#: Buckets let in what drips in during a burst: one unit a second.
-DRIPS = {"token_bucket", "gcra", "leaky_bucket"}
+#: Buckets, which are refilled by one unit a second during a burst.
+REFILLED = {"token_bucket", "gcra", "leaky_bucket"}
 
-#: The browser keeps its connections, which gunicorn would wait for.
+#: The browser keeps its connections open, and gunicorn would wait for them.
 HASTE = "--graceful-timeout=1"
 
 
@@ -30,7 +30,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[str]:
     """The page of one instance; each test visits it from an address of its own."""
     folder = tmp_path_factory.mktemp("page")
     variables = {"LIMITER_STORE": store, "LIMITER_PREFIX": "page-tests", "LIMITER_TIMEOUT": "5"}
-    variables["LIMITER_KEY_SECRET"] = folder.name + str(free_port())  # keys that no other run has
+    variables["LIMITER_KEY_SECRET"] = folder.name + str(free_port())  # keys of this run alone
     with gunicorn(folder / "log", HASTE, app="service.app:create_app('app-1')", **variables) as (
         _,
         found,
@@ -43,13 +43,13 @@ def click(browser: Browser, selector: str) -> None:
 
 
 def asked(browser: Browser) -> list[str]:
-    """What the page has asked for since it was loaded."""
+    """Return the page's requests since it was loaded."""
     script = "return performance.getEntriesByType('resource').map(one => one.name)"
     return [one for one in browser.run(script) if not one.startswith("data:")]
 
 
 def check_a_burst_of_30(browser: Browser, instances: set[str]) -> None:
-    """Fire it, and read what the page makes of it."""
+    """Send a burst, and check what the page shows."""
     click(browser, "[data-burst='30']")
     browser.wait_for_news("Burst of 30: admitted by Sliding log 10, Fixed window 10, ")
     cards = browser.cards()
@@ -58,7 +58,7 @@ def check_a_burst_of_30(browser: Browser, instances: set[str]) -> None:
     for name, card in cards.items():
         limit, bound = SHOWN[name].policy.limit, SHOWN[name].bound
         assert card.admitted + card.denied == 30
-        if name in DRIPS or name == "concurrency":  # whose leases end while a slow burst goes on
+        if name in REFILLED or name == "concurrency":  # its leases may expire during a slow burst
             assert limit <= card.admitted <= bound + (name == "concurrency") * 25
         else:
             assert card.admitted == limit
@@ -68,7 +68,7 @@ def check_a_burst_of_30(browser: Browser, instances: set[str]) -> None:
         )
         assert most <= bound
         assert card.label.endswith(f"{most}, bound {bound}.")
-        assert card.said["Last answer"] in ("429 Too Many Requests", "200 OK") or name in DRIPS
+        assert card.said["Last answer"] in ("429 Too Many Requests", "200 OK") or name in REFILLED
         assert card.said["Answered by"] in instances
         assert card.said["RateLimit"].startswith(f'"{name}";r=')
         assert card.said["RateLimit-Policy"].startswith(f'"{name}";q={limit};')
@@ -78,7 +78,7 @@ def check_a_burst_of_30(browser: Browser, instances: set[str]) -> None:
     assert 1 <= int(denied.said["Retry-After"]) <= 10
     assert denied.said["Redis holds"] == "0 of 10 left"
     assert re.fullmatch(r"in \d+\.\d s", denied.said["Full again"])
-    assert browser.run("return mostFlying") <= 7  # six, and a look at what Redis holds
+    assert browser.run("return mostFlying") <= 7  # six, and one that reads the state
     assert browser.complaints() == []
 
 
@@ -103,7 +103,7 @@ def test_through_traefik_all_instances_answer(browser: Browser, tmp_path: Path, 
         browser.get("about:blank")
 
 
-def test_it_is_quiet_until_somebody_fires(browser: Browser, url: str) -> None:
+def test_it_sends_no_request_before_the_visitor_does(browser: Browser, url: str) -> None:
     browser.visit(url, "203.0.113.2")
     assert len(asked(browser)) == 1
     browser.execute_async_script("setTimeout(arguments[0], 1500)")
@@ -130,7 +130,7 @@ def test_it_works_by_keyboard(browser: Browser, url: str) -> None:
     fire_at = [f"Send to {title.text}" for title in browser.all("article h2")]
     assert order == ["One", "Ten", "Burst of 30", "seam", "rate", *fire_at]
 
-    press.send_keys(Keys.SPACE).perform()  # not at the last of them
+    press.send_keys(Keys.SPACE).perform()  # not the last of them
     browser.run("document.querySelector('[data-burst]').focus()")
     press.send_keys(Keys.ENTER).perform()
     browser.wait_for_news("One: admitted by Sliding log 1, ")
@@ -167,7 +167,7 @@ def test_everything_has_a_name_and_a_place_for_a_finger(browser: Browser, url: s
     ]
 
 
-#: How a text stands out from what is behind it (WCAG 2.2, contrast ratio).
+#: The contrast ratio of a text and its background (WCAG 2.2).
 _CONTRAST = """
 const css = getComputedStyle(document.documentElement);
 const light = (name) => {
@@ -191,7 +191,7 @@ return [...document.querySelectorAll('article *:not(svg *)')]
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 768, 1920])
 def test_it_is_legible(browser: Browser, url: str, tmp_path: Path, scheme: str, width: int) -> None:
-    """At every width nothing is cut off, and in both schemes every text stands out."""
+    """At every width no text is cut off, and in both schemes every text has enough contrast."""
     browser.look(width, scheme)
     browser.visit(url, "203.0.113.5")
     click(browser, "[data-burst='1']")
@@ -211,7 +211,7 @@ def test_it_is_legible(browser: Browser, url: str, tmp_path: Path, scheme: str, 
     browser.look(1280)
 
 
-def test_who_wants_no_motion_gets_little(browser: Browser, url: str) -> None:
+def test_reduced_motion_is_respected(browser: Browser, url: str) -> None:
     browser.look(1280, motion="reduce")
     browser.visit(url, "203.0.113.6")
     click(browser, "[data-burst='1']")
@@ -225,21 +225,21 @@ def test_who_wants_no_motion_gets_little(browser: Browser, url: str) -> None:
     browser.look(1280)
 
 
-def test_too_much_is_said_and_not_sent(browser: Browser, url: str) -> None:
+def test_too_many_requests_are_refused_with_a_reason(browser: Browser, url: str) -> None:
     browser.visit(url, "203.0.113.7")
     browser.execute_async_script("""const done = arguments[0];
       const ask = () => fetch('page/hit', {method: 'POST'}).then(
         (answer) => answer.status === 422 ? ask() : 0);  // it names no policy, and counts
       Promise.all(Array.from({length: 6}, ask)).then(done);""")
     click(browser, "[data-burst='30']")
-    browser.wait_for_news("this page's own limit")
+    browser.wait_for_news("This page's own limit denied a request.")
 
     admitted = sum(card.admitted for card in browser.cards().values())
     assert admitted < 60
     assert browser.run("return mostFlying") <= 7
 
 
-def test_a_store_that_is_away_is_said(browser: Browser, tmp_path: Path) -> None:
+def test_a_store_that_does_not_answer_is_shown(browser: Browser, tmp_path: Path) -> None:
     store = f"redis://{HOST}:{free_port()}/0"
     with gunicorn(tmp_path / "log", HASTE, LIMITER_STORE=store, LIMITER_TIMEOUT="0.2") as (_, url):
         browser.visit(f"{url}/")
@@ -254,9 +254,9 @@ def test_a_store_that_is_away_is_said(browser: Browser, tmp_path: Path) -> None:
         browser.get("about:blank")
 
 
-def test_the_seam_fires_in_three_steps(browser: Browser, url: str) -> None:
+def test_the_window_s_end_is_sent_in_three_steps(browser: Browser, url: str) -> None:
     browser.visit(url, "203.0.113.8")
-    # Waits of seconds are short here: what the service makes of the true ones is its own tests' matter.
+    # The waits of seconds are shortened here: other tests show what the service decides in real time.
     browser.run("""const really = setTimeout;
       window.setTimeout = (call, wait) => really(call, wait > 5000 ? wait / 10 : wait);
       window.steps = [];
@@ -278,8 +278,8 @@ def test_the_seam_fires_in_three_steps(browser: Browser, url: str) -> None:
     assert steps[10] >= 1000
 
 
-def test_the_seam_s_countdown_moves(browser: Browser, url: str) -> None:
-    """While all that was used comes back, and while its steps are due."""
+def test_the_countdown_of_the_window_s_end_moves(browser: Browser, url: str) -> None:
+    """It counts until the limits are full again, and until each step."""
     browser.visit(url, "203.0.113.10")
     click(browser, "[data-burst='1']")
     browser.wait_for_news("One: ")
@@ -294,11 +294,13 @@ def test_the_seam_s_countdown_moves(browser: Browser, url: str) -> None:
     until(three_values, what=lambda: f"{said}")
     left = [int(match[1]) for text in said if (match := re.fullmatch(r"One in (\d+) s\.", text))]
     assert left == [left[0], left[0] - 1, left[0] - 2]
-    assert browser.one("#countdown").get_attribute("role") == "timer"  # which is not read aloud
+    assert (
+        browser.one("#countdown").get_attribute("role") == "timer"
+    )  # screen readers do not read it aloud
 
 
-#: Labels that something else may cross: all but those of the axis must stand on a ground of their own,
-#: which is drawn over what moves, and where no line begins.
+#: Labels that another element could cross. All but those of the axis need a background of their own, which
+#: is drawn over the moving elements, and where no line begins.
 _CROSSED = """
 return [...document.querySelectorAll('svg[role=img]')].flatMap((picture) => {
   const ground = picture.querySelector('.gutter'), box = ground?.getBoundingClientRect();
@@ -316,7 +318,7 @@ return [...document.querySelectorAll('svg[role=img]')].flatMap((picture) => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
-def test_labels_are_crossed_by_nothing(browser: Browser, url: str, width: int, scheme: str) -> None:
+def test_no_element_crosses_a_label(browser: Browser, url: str, width: int, scheme: str) -> None:
     browser.look(width, scheme)
     browser.visit(url, "203.0.113.5")
     labels = browser.run(
@@ -329,7 +331,7 @@ def test_labels_are_crossed_by_nothing(browser: Browser, url: str, width: int, s
 
 
 @pytest.mark.parametrize("width", [320, 768, 1100, 1280, 1920])
-def test_nothing_stands_alone_in_a_row(browser: Browser, url: str, width: int) -> None:
+def test_no_card_is_alone_in_a_row(browser: Browser, url: str, width: int) -> None:
     browser.look(width)
     browser.visit(url, "203.0.113.5")
     rows: dict[float, float] = {}
@@ -342,7 +344,7 @@ def test_nothing_stands_alone_in_a_row(browser: Browser, url: str, width: int) -
     browser.look(1280)
 
 
-def test_nothing_is_fired_when_nobody_looks(browser: Browser, url: str) -> None:
+def test_a_hidden_page_sends_no_request(browser: Browser, url: str) -> None:
     browser.visit(url, "203.0.113.9")
     browser.run("""const rate = document.getElementById('rate');
       rate.value = 5; rate.dispatchEvent(new Event('input'));""")
@@ -352,7 +354,7 @@ def test_nothing_is_fired_when_nobody_looks(browser: Browser, url: str) -> None:
 
     browser.wait_for_news("The steady requests have stopped: the page was hidden.")
     assert browser.one("#rate").get_attribute("value") == "0"
-    browser.execute_async_script("setTimeout(arguments[0], 300)")  # what is under way comes back
+    browser.execute_async_script("setTimeout(arguments[0], 300)")  # pending requests are answered
     count = len(asked(browser))
     browser.execute_async_script("setTimeout(arguments[0], 1200)")
     assert len(asked(browser)) == count

@@ -1,4 +1,4 @@
-"""What the page is, and what it asks: for the visitor alone, and not too often."""
+"""The page, and its routes: they count for the visitor alone, and are limited."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def client(make_app: MakeApp) -> FlaskClient:
 
 
 def hit(client: FlaskClient, policy: str, visitor: Visitor = ALICE, more: str = "") -> int:
-    """Be a request; its status."""
+    """Send a request, and return its status."""
     return client.post(f"/page/hit?policy={policy}{more}", headers=visitor).status_code
 
 
 def left(client: FlaskClient, visitor: Visitor = ALICE) -> dict[str, int]:
-    """What the store holds of a visitor, as the page reads it."""
+    """Return a visitor's state, as the page reads it."""
     found = client.get("/page/state", headers=visitor).get_json()["policies"]
     return {one["algorithm"]: one["state"]["remaining"] for one in found}
 
 
-def test_the_page_is_one_file_that_asks_nobody_else(client: FlaskClient) -> None:
+def test_the_page_is_one_file_that_loads_no_other(client: FlaskClient) -> None:
     answer = client.get("/")
 
     assert (answer.status_code, answer.mimetype) == (200, "text/html")
@@ -57,7 +57,7 @@ def test_a_browser_may_run_the_page_and_nothing_else(client: FlaskClient) -> Non
     assert "unsafe" not in said
     assert said.count("'sha256-") == 2
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    # hash of "<script>1</script>", as `openssl dgst -sha256 -binary | base64` says
+    # hash of "<script>1</script>", by `openssl dgst -sha256 -binary | base64`
     assert "'sha256-a4ayc/80/OGda4BO/1o/V0etpOqiLx1JwB5S3beHW0s='" in content_security_policy(
         "<script>1</script>"
     )
@@ -83,14 +83,14 @@ def test_a_request_is_limited_by_the_policy_that_it_names(client: FlaskClient, n
     assert "Retry-After" not in first.headers
     assert first.get_json()["decision"]["remaining"] == limit - 1
     assert last.mimetype == "application/problem+json"
-    # (of the sliding window 11: at its end all ten still weigh as much)
+    # (11 for the sliding window: at its end all ten still count in full)
     assert 1 <= int(last.headers["Retry-After"]) <= 11
     said = json.loads(last.data)
     assert said["violated-policies"] == [name]
     assert not said["decision"]["allowed"]
     assert {answer.get_json(force=True)["answered_by"] for answer in answers} == {"app"}
     assert all(answer.headers["Cache-Control"] == "no-store" for answer in answers)
-    assert left(client)[name] in (0, 1)  # a bucket has a drop more, perhaps
+    assert left(client)[name] in (0, 1)  # a bucket may have been refilled by one
     others = {other: SHOWN[other].policy.limit for other in SHOWN if other != name}
     assert {other: count for other, count in left(client).items() if other != name} == others
 
@@ -116,8 +116,8 @@ def test_the_state_is_only_read(client: FlaskClient) -> None:
     }
 
 
-def test_nobody_spends_or_sees_what_is_anothers(client: FlaskClient) -> None:
-    """Who it is about is the connection's and the proxies' word, whatever the request says beside."""
+def test_no_visitor_spends_or_sees_what_is_anothers(client: FlaskClient) -> None:
+    """The connection and the trusted proxies identify the visitor, whatever else the request has."""
     claimed = "&key=203.0.113.2&subject=203.0.113.2"
     statuses = [hit(client, "sliding_log", ALICE, claimed) for _ in range(12)]
     spoofed = {"X-Forwarded-For": "203.0.113.2, 203.0.113.1"}
@@ -132,8 +132,10 @@ def test_nobody_spends_or_sees_what_is_anothers(client: FlaskClient) -> None:
     assert answer.get_json()["subject"] == "203.0.113.2"
 
 
-def test_who_calls_is_told_as_for_other_policies(make_by_file: Callable[..., Flask]) -> None:
-    """By the header that the policy file names."""
+def test_the_visitor_is_identified_as_for_other_policies(
+    make_by_file: Callable[..., Flask],
+) -> None:
+    """The header field that the policy file names has the visitor's address."""
     text = 'address_from = "x-real-ip"\n[policies.api]\nlimits = "1/minute"\n'
     client = make_by_file(text).test_client()
     headers = {"X-Forwarded-For": "203.0.113.1", "X-Real-IP": "203.0.113.9"}
@@ -143,7 +145,7 @@ def test_who_calls_is_told_as_for_other_policies(make_by_file: Callable[..., Fla
     assert left(client, {"X-Real-IP": "203.0.113.9"})["gcra"] == 9
 
 
-def test_the_services_own_policies_are_others(make_app: MakeApp) -> None:
+def test_the_service_s_policies_do_not_share_state_with_the_page(make_app: MakeApp) -> None:
     client = make_app(LIMITS="5/minute", NAME="page.gcra", ALGORITHM="gcra").test_client()
     for _ in range(11):
         hit(client, "gcra")
@@ -156,7 +158,7 @@ def test_the_services_own_policies_are_others(make_app: MakeApp) -> None:
 def test_no_policy_of_a_file_shares_what_is_the_pages(
     make_by_file: Callable[..., Flask],
 ) -> None:
-    """Whatever it is called, and also with the same numbers."""
+    """A policy of any name, also with the same numbers, has other keys."""
     client = make_by_file(
         "default = 'page'\n"
         f"[policies.page]\nlimits = '{OWN.limit}/second burst {OWN.burst}'\nalgorithm = 'token_bucket'\n"
@@ -172,17 +174,17 @@ def test_no_policy_of_a_file_shares_what_is_the_pages(
 
 
 @pytest.mark.parametrize("path", ["/", "/page/state"])
-def test_whoever_cannot_be_told_is_refused(client: FlaskClient, path: str) -> None:
+def test_an_unidentified_visitor_is_refused(client: FlaskClient, path: str) -> None:
     answer = client.get(path, headers={"X-Forwarded-For": "unknown"})
 
     assert (answer.status_code, answer.mimetype) == (400, "application/problem+json")
 
 
 def test_the_page_is_limited_itself(client: FlaskClient) -> None:
-    """Also for those that its policies deny, which takes nothing of them."""
+    """Its own limit counts requests that its policies deny, and its denials take nothing from them."""
     answers = [client.post("/page/hit?policy=gcra", headers=ALICE) for _ in range(OWN.burst)]
     last = client.get("/", headers=ALICE)
-    while last.status_code == 200:  # what has dripped in meanwhile
+    while last.status_code == 200:  # units that were refilled meanwhile
         last = client.get("/", headers=ALICE)
 
     assert {answer.status_code for answer in answers} == {200, 429}
@@ -197,7 +199,7 @@ def test_the_page_is_limited_itself(client: FlaskClient) -> None:
     assert client.get("/healthz", headers=ALICE).status_code == 200
 
 
-def test_nothing_else_can_be_asked(client: FlaskClient) -> None:
+def test_other_requests_are_refused(client: FlaskClient) -> None:
     assert client.get("/page/hit?policy=gcra").status_code == 405
     assert client.post("/").status_code == client.post("/page/state").status_code == 405
     assert client.get("/page").status_code == client.get("/page/").status_code == 404
@@ -215,7 +217,7 @@ def _unavailable(answer: Any) -> dict[str, Any]:
     return said
 
 
-def test_without_a_store_the_page_says_so_and_makes_nothing_up(make_app: MakeApp) -> None:
+def test_without_a_store_the_page_has_an_error_and_no_state(make_app: MakeApp) -> None:
     client = make_app(STORE=f"redis://{HOST}:{free_port()}/0", TIMEOUT="0.2").test_client()
 
     assert client.get("/").status_code == 200

@@ -1,4 +1,4 @@
-"""A service, an upstream, and a proxy that is configured as docs/forward-auth.md says."""
+"""A service, an upstream, and a proxy with the configuration of docs/forward-auth.md."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from service.demo.servers import HOST, free_port
 from tests.e2e.support import until
 from tests.service.support import ROOT, clean_environment, gunicorn
 
-#: Only what the proxies call from is trusted: clients come from elsewhere in 127.0.0.0/8.
+#: Only the proxies' addresses are trusted: clients have others in 127.0.0.0/8.
 TRUSTED = f"{HOST}/32"
 
-#: Of every module here: it starts real proxies, and clients with addresses of their own.
+#: Marks of every module in this folder: it starts real proxies, and clients with addresses of their own.
 MARKS = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
@@ -31,7 +31,7 @@ MARKS = [
 
 
 class Answer(NamedTuple):
-    """What a client got; names in lower case."""
+    """A response, with names in lower case."""
 
     status: int
     fields: Mapping[str, str]
@@ -52,7 +52,7 @@ class Front(NamedTuple):
         fields: Mapping[str, str] | None = None,
         body: bytes | None = None,
     ) -> Answer:
-        """Ask as the client of this address; the path is sent as it stands."""
+        """Send a request from this address; the path is sent unchanged."""
         connection = http.client.HTTPConnection(
             HOST, self.port, timeout=20, source_address=(client, 0)
         )
@@ -65,9 +65,9 @@ class Front(NamedTuple):
             connection.close()
 
 
-#: Where another proxy in front of one calls from; Envoy takes 127.0.0.1 for no proxy's.
+#: The address of an outer proxy; Envoy does not accept 127.0.0.1 as a proxy's.
 OUTER = "127.0.0.9"
-#: What the documents say for a proxy behind another one: the line that it follows, and the lines.
+#: The documents' lines for a proxy behind another one, and the line before them.
 BEHIND_ANOTHER = {
     "traefik": ("    asDefault: true\n", "    forwardedHeaders: {{ trustedIPs: [{outer}] }}\n"),
     "nginx": (
@@ -83,14 +83,14 @@ BEHIND_ANOTHER = {
 
 
 def block(language: str) -> str:
-    """The one code block of that language in the document."""
+    """Return the only code block of that language in the document."""
     text = (ROOT / "docs/forward-auth.md").read_text()
     (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return str(found)
 
 
 def program(name: str, package: str) -> str:
-    """Where a program is; skips where it is not installed."""
+    """Return the path of a program; skip the test if it is not installed."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed ({package})")
@@ -98,7 +98,7 @@ def program(name: str, package: str) -> str:
 
 
 class Behind(NamedTuple):
-    """What stands behind a proxy."""
+    """The service and the upstream behind a proxy."""
 
     service: Child
     service_port: int
@@ -152,7 +152,7 @@ def front(
 def front_by_file(
     folder: Path, kind: str, policies: str, store: str, **more: Any
 ) -> Iterator[Front]:
-    """The same, by the text of a policy file, and under a prefix of its own in this store."""
+    """Run them with the text of a policy file, and with a prefix of its own in this store."""
     file = folder / "policies.toml"
     file.write_text(policies)
     more = {"LIMITER_STORE": store, "LIMITER_POLICIES": str(file), "LIMITER_TIMEOUT": "5", **more}
@@ -185,7 +185,7 @@ def run_proxy(
 
 @contextmanager
 def run_passing_on(folder: Path, kind: str, inner: Front) -> Iterator[Front]:
-    """Run an nginx, or a Traefik that trusts all: it passes on what its clients say of themselves."""
+    """Run an nginx, or a Traefik that trusts all clients: it passes on the fields that they send."""
     found = Behind(inner.service, 0, 0)
     if kind == "traefik":
         servers = [{"url": f"http://{HOST}:{inner.port}"}]
@@ -215,7 +215,7 @@ def run_passing_on(folder: Path, kind: str, inner: Front) -> Iterator[Front]:
 def run_traefik(
     folder: Path, name: str, http: dict[str, Any], found: Behind, trusted: str = ""
 ) -> Iterator[Front]:
-    """Run a Traefik with these routes, which trusts the word of proxies in that network."""
+    """Run a Traefik with these routes, which trusts the fields of proxies in that network."""
     (folder / f"{name}-routes.yml").write_text(json.dumps({"http": http}))
     port = free_port()
     entry: dict[str, Any] = {"address": f"{HOST}:{port}"}
@@ -241,9 +241,9 @@ def _serves(found: Front, child: Child) -> bool:
 
 
 def configured(kind: str, folder: Path) -> tuple[list[str], str, str]:
-    """Its command, its configuration, and that file's name."""
+    """Return a proxy's command, its configuration, and that file's name."""
     if kind == "traefik":
-        # Ours as it is, but that the second route is every path.
+        # The demo's configuration, but the second route has every path.
         rule = "Path(`/demo-service/protected/hello`)"
         routes = (ROOT / "traefik/dynamic.yml").read_text()
         assert routes.count(rule) == 1

@@ -1,4 +1,4 @@
-"""A proxy that asks, behind another one that passes on whatever its clients say of themselves."""
+"""A proxy that asks the service, behind an outer one that passes on all fields of its clients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.proxies.test_forward_auth import A_PREFLIGHT, FORGED, POLICIES
 
 pytestmark = MARKS
 
-#: Besides those by which a client is another one, those by which its request is.
+#: Fields that change the client's request, besides those that change its address.
 ANOTHER_REQUEST = [
     {"X-Forwarded-Method": "OPTIONS", **A_PREFLIGHT},
     {"X-Forwarded-Method": "DELETE"},
@@ -50,7 +50,7 @@ def ask(outer: Front, client: str, fields: dict[str, str]) -> int:
     return outer.ask(client, path="/limited/x", fields=fields).status
 
 
-def test_clients_are_told_apart(outer: Front) -> None:
+def test_clients_are_counted_separately(outer: Front) -> None:
     for client in ("127.31.0.1", "127.31.0.2"):
         assert [ask(outer, client, {}) for _ in range(4)] == [200, 200, 200, 429]
 
@@ -58,14 +58,14 @@ def test_clients_are_told_apart(outer: Front) -> None:
 def test_a_client_does_not_choose_who_it_is(outer: Front) -> None:
     statuses = [ask(outer, "127.32.0.1", fields) for fields in FORGED]
 
-    # Some answer 400 to a Connection field that names what they have set.
+    # Some answer 400 to a Connection field that names fields which they set.
     assert statuses[:-1] == [200] * 3 + [429] * (len(FORGED) - 4)
     assert statuses[-1] in (400, 429)
 
 
 @pytest.mark.parametrize("number", range(len(ANOTHER_REQUEST)))
-def test_a_client_does_not_choose_what_it_is_limited_for(outer: Front, number: int) -> None:
-    """Behind Traefik's own configuration of before, 20 of 20 were served in each of these."""
+def test_a_client_does_not_choose_the_limited_request(outer: Front, number: int) -> None:
+    """With an earlier configuration of Traefik, 20 of 20 requests were served in each of these cases."""
     client = f"127.33.0.{1 + number}"
     statuses = [ask(outer, client, ANOTHER_REQUEST[number]) for _ in range(20)]
 

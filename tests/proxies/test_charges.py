@@ -1,4 +1,4 @@
-"""What one request of a client is charged, where something on the way asks more than once."""
+"""The charge of one request of a client, if a proxy asks more than once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LIMIT = 100_000
 
 
 def environment(store: str) -> dict[str, str]:
-    """LIMITER_* of a service with one limit for each client, above all that is asked here."""
+    """LIMITER_* of a service with a limit for each client that no test reaches."""
     return {
         "LIMITER_STORE": store,
         "LIMITER_PREFIX": f"traefik-{secrets.token_hex(4)}",
@@ -36,13 +36,13 @@ def environment(store: str) -> dict[str, str]:
 
 
 def charged(port: int, client: str) -> int:
-    """So much of its limit the client has used."""
+    """Return how much of its limit the client has used."""
     answer = post(f"http://{HOST}:{port}/v1/check/default", {"key": client, "peek": True})
     return LIMIT - int(json.loads(answer.text)["decision"]["remaining"])
 
 
 def retrying(found: Behind) -> dict[str, Any]:
-    """Two routes to an upstream that is dead: what sends again stands around the limit, or behind it."""
+    """Two routes to a dead upstream: the middleware that retries is before the limit, or after it."""
     limit = {"address": f"http://{HOST}:{found.service_port}/forward-auth/default"}
     return {
         "routers": {
@@ -66,10 +66,8 @@ def retrying(found: Behind) -> dict[str, Any]:
     }
 
 
-def test_sending_again_is_charged_again_where_it_stands_around_the_limit(
-    tmp_path: Path, store: str
-) -> None:
-    """Why ours says that such a middleware belongs behind it."""
+def test_a_retry_before_the_limit_is_charged_again(tmp_path: Path, store: str) -> None:
+    """Therefore the documents put such a middleware after the limit."""
     with (
         behind(tmp_path, **environment(store)) as found,
         run_traefik(tmp_path, "retrying", retrying(found), found) as proxy,
@@ -84,8 +82,8 @@ def test_sending_again_is_charged_again_where_it_stands_around_the_limit(
     assert costs == [3, 1]
 
 
-def test_an_answer_that_is_lost_on_its_way_is_asked_for_again(tmp_path: Path, store: str) -> None:
-    """Go's client does so where a connection that was kept ends; what it costs is one charge more."""
+def test_a_lost_response_is_requested_again(tmp_path: Path, store: str) -> None:
+    """Go's client repeats a request if a kept connection ends: that costs one more charge."""
     variables = environment(store)
     lost = 0
 
@@ -112,10 +110,10 @@ def test_an_answer_that_is_lost_on_its_way_is_asked_for_again(tmp_path: Path, st
     assert cost == 4 + 6 + 1
 
 
-def test_workers_that_are_killed_cost_no_more_than_what_they_were_asked(
+def test_killed_workers_cost_at_most_one_charge_for_each_pending_request(
     tmp_path: Path, store: str
 ) -> None:
-    """One of the two instances loses its only worker, again and again, under load."""
+    """One of two instances repeatedly loses its only worker, under load."""
     variables = environment(store)
     statuses: Counter[int] = Counter()
     stop = threading.Event()
@@ -139,12 +137,12 @@ def test_workers_that_are_killed_cost_no_more_than_what_they_were_asked(
         stop.set()
         for thread in threads:
             thread.join()
-        # Whatever has happened, all is as before.
+        # Afterwards every request is served again.
         assert [proxy.ask("127.22.0.2", path="/x").status for _ in range(4)] == [200] * 4
         cost = charged(int(url.rpartition(":")[2]), "127.22.0.1")
 
     refused = sum(count for status, count in statuses.items() if status not in (200, 429))
-    # Each kill meets what each thread asks, once; Traefik asks again where it may.
+    # Each kill meets at most one request of each thread; Traefik repeats those that it may.
     assert refused <= kills * len(threads), statuses
     assert statuses[200] <= cost <= min(LIMIT, statuses[200] + kills * len(threads)), statuses
 

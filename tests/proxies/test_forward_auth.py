@@ -1,4 +1,4 @@
-"""One suite for every proxy whose configuration stands in docs/forward-auth.md."""
+"""Tests for every proxy whose configuration is in docs/forward-auth.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ match.hosts = ["127.0.0.1"]
 
 A_PREFLIGHT = {"Origin": "https://x.example", "Access-Control-Request-Method": "PUT"}
 
-#: What a client may say of itself, and of what it asks for.
+#: Fields with which a client may try to change its address or its request.
 FORGED = [
     {"X-Forwarded-For": "203.0.113.1"},
     {"X-Forwarded-For": "203.0.113.1, 203.0.113.2"},
@@ -48,7 +48,7 @@ def proxy(
         yield found
 
 
-def test_a_client_is_limited_and_told(proxy: Front) -> None:
+def test_a_client_is_limited_and_gets_the_fields(proxy: Front) -> None:
     answers = [proxy.ask("127.1.0.1", path="/limited/x?y=1") for _ in range(4)]
     denied = answers[3]
 
@@ -63,17 +63,17 @@ def test_a_client_is_limited_and_told(proxy: Front) -> None:
     assert 50 <= int(denied.fields["retry-after"]) <= 60
     assert denied.fields["ratelimit"].startswith('"default";r=0')
     assert json.loads(denied.text)["status"] == 429
-    # Another client has its own.
+    # Another client has a limit of its own.
     assert proxy.ask("127.1.0.2", path="/limited/x").status == 200
 
 
-def test_what_a_client_says_of_itself_counts_for_nothing(proxy: Front) -> None:
+def test_fields_of_a_client_do_not_count(proxy: Front) -> None:
     statuses = [proxy.ask("127.2.0.1", "GET", "/limited/x", fields).status for fields in FORGED]
 
-    # Envoy answers 400 to a Connection field that names what it has set.
+    # Envoy answers 400 to a Connection field that names fields which it sets.
     assert statuses[:-1] == [200] * 3 + [429] * (len(FORGED) - 4)
     assert statuses[-1] in (400, 429)
-    # And what it says of the limit does not come back.
+    # The client's own RateLimit fields are not in the response.
     told = proxy.ask("127.2.0.1", path="/free", fields={"RateLimit": "forged"})
     assert told.status == 200
     assert "forged" not in str(told)
@@ -88,7 +88,7 @@ def test_method_and_path_are_those_of_the_client(proxy: Front) -> None:
     assert status("PUT", "/limited/x") == 200
     assert status("POST", "/free") == 200
     for spelled in ("//limited/x", "/%6cimited/x", "/free/../limited/x", "/./limited/x"):
-        # Some proxies refuse such a path, or send the client to the plain one: none lets it pass.
+        # Some proxies refuse such a path, or redirect to the plain one: none lets it pass.
         assert status("GET", spelled) in (307, 308, 400, 429), spelled
 
 
@@ -111,15 +111,15 @@ def test_a_preflight_is_counted_apart(proxy: Front) -> None:
     assert [status({}) for _ in range(4)] == [200, 200, 200, 429]
 
 
-def test_bodies_reach_the_upstream_alone(proxy: Front) -> None:
-    """A service that read them would refuse more than 64 KiB."""
+def test_bodies_reach_only_the_upstream(proxy: Front) -> None:
+    """If the service read them, it would refuse more than 64 KiB."""
     for _ in range(2):
         answer = proxy.ask("127.5.0.1", "POST", "/limited/x", body=b"x" * 500_000)
         assert answer.status == 200
 
 
-def test_nothing_passes_when_nobody_answers(proxy: Front) -> None:
-    """Last, since it takes the service away."""
+def test_no_request_passes_without_the_service(proxy: Front) -> None:
+    """The last test, since it stops the service."""
     proxy.service.stop()
 
     answer = proxy.ask("127.6.0.1", path="/limited/x")
@@ -128,7 +128,7 @@ def test_nothing_passes_when_nobody_answers(proxy: Front) -> None:
 
 
 def test_a_denial_leaves_no_line_in_nginx_s_error_log(tmp_path: Path, store: str) -> None:
-    """And it keeps the client's connection, with or without a body."""
+    """The denial also keeps the client's connection open, with or without a body."""
     with front_by_file(tmp_path, "nginx", POLICIES, store) as proxy:
         before = (tmp_path / "nginx.log").read_text()  # while it waited for the upstream
         connection = HTTPConnection(HOST, proxy.port, timeout=20)

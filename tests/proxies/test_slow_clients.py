@@ -1,4 +1,4 @@
-"""Clients of Traefik's that are slow, in front of an upstream that waits for bodies in its threads."""
+"""Slow clients of Traefik, in front of an upstream whose threads wait for bodies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ limits = "1000/minute"
 
 @pytest.fixture(scope="module")
 def traefik(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[tuple[Front, Path]]:
-    """Ours, which a client has only a second for."""
+    """A Traefik with the demo's configuration, but a timeout of one second for clients."""
     folder = tmp_path_factory.mktemp("slow")
     changes = {"readTimeout: 10s": "readTimeout: 1s"}
     with front_by_file(folder, "traefik", POLICIES, store, changes=changes) as found:
@@ -39,17 +39,17 @@ def _post(path: str, fields: str, body: str = "") -> bytes:
 
 
 SLOW = {
-    "bodies": Attack(20, _post("/x", "Content-Length: 900000", "x" * 100_000), drips=True),
+    "bodies": Attack(20, _post("/x", "Content-Length: 900000", "x" * 100_000), is_slow=True),
     "bodies in chunks": Attack(
-        20, _post("/x", "Transfer-Encoding: chunked", "fffff\r\n" + "x" * 100_000), drips=True
+        20, _post("/x", "Transfer-Encoding: chunked", "fffff\r\n" + "x" * 100_000), is_slow=True
     ),
     "bodies of the demo's route": Attack(
-        20, _post("/demo-service/hello", "Content-Length: 900000", "x" * 100_000), drips=True
+        20, _post("/demo-service/hello", "Content-Length: 900000", "x" * 100_000), is_slow=True
     ),
     "bodies of the page": Attack(
-        20, _post("/page/hit", "Content-Length: 900000", "x" * 100_000), drips=True
+        20, _post("/page/hit", "Content-Length: 900000", "x" * 100_000), is_slow=True
     ),
-    "half requests": ATTACKS["half a request, dripping"],
+    "half requests": ATTACKS["half a request, byte by byte"],
     "idle": ATTACKS["idle"],
 }
 
@@ -65,8 +65,8 @@ REFUSED = {
 }
 
 
-def test_what_is_refused_leaves_no_line(traefik: tuple[Front, Path]) -> None:
-    """Only clients that go away do, while the service is asked or their body is received."""
+def test_refused_requests_leave_no_line(traefik: tuple[Front, Path]) -> None:
+    """Only clients that disconnect leave one, while Traefik asks the service or receives a body."""
     found, folder = traefik
     log = folder / "traefik.log"
     before = log.read_text()

@@ -1,4 +1,4 @@
-"""What Traefik makes of what clients say of themselves, by its settings, and of workers that end."""
+"""How Traefik handles clients' forwarding fields, by its settings, and workers that end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.service.support import gunicorn
 
 pytestmark = MARKS
 
-#: The three states of trustForwardHeader: left out is another one than false.
+#: The three states of trustForwardHeader: a missing one differs from false.
 SETTINGS: dict[str, dict[str, bool]] = {
     "unset": {},
     "false": {"trustForwardHeader": False},
@@ -34,7 +34,7 @@ SETTINGS: dict[str, dict[str, bool]] = {
 
 
 def routes(found: Behind) -> dict[str, Any]:
-    """A route for each setting, and one that asks nobody."""
+    """A route for each setting, and one without ForwardAuth."""
     address = f"http://{HOST}:{found.service_port}/forward-auth/default"
     routers: dict[str, Any] = {"up": {"rule": "Path(`/up`)", "service": "upstream"}}
     middlewares = {}
@@ -64,7 +64,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[tupl
 
 @pytest.fixture(scope="module")
 def inner(found: tuple[Path, Behind]) -> Iterator[Front]:
-    """A Traefik that trusts nobody in front of it but what calls from 127.0.0.1."""
+    """A Traefik that trusts only proxies at 127.0.0.1."""
     folder, running = found
     with run_traefik(folder, "inner", routes(running), running, TRUSTED) as front:
         yield front
@@ -72,7 +72,7 @@ def inner(found: tuple[Path, Behind]) -> Iterator[Front]:
 
 @pytest.fixture(scope="module")
 def outer(found: tuple[Path, Behind], inner: Front) -> Iterator[Front]:
-    """Another one in front of it."""
+    """An outer Traefik in front of it."""
     folder, running = found
     http = {
         "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "inner"}},
@@ -85,7 +85,7 @@ def outer(found: tuple[Path, Behind], inner: Front) -> Iterator[Front]:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_client_is_its_address_whatever_it_says(inner: Front, setting: str) -> None:
+def test_a_client_is_its_address_whatever_it_sends(inner: Front, setting: str) -> None:
     client = f"127.10.0.{1 + list(SETTINGS).index(setting)}"
     statuses = [inner.ask(client, path=f"/{setting}", fields=fields).status for fields in FORGED]
 
@@ -154,22 +154,24 @@ def test_nothing_that_a_client_sends_gets_it_past_its_limit(
     assert status in (400, 429), (status, fields)
 
 
-def test_clients_of_an_outer_proxy_are_told_apart_where_it_is_trusted(outer: Front) -> None:
+def test_clients_of_a_trusted_outer_proxy_are_counted_separately(outer: Front) -> None:
     for client in ("127.11.0.1", "127.11.0.2"):
         statuses = [outer.ask(client, path="/true", fields=fields).status for fields in FORGED]
         assert statuses == [200] * 3 + [429] * (len(FORGED) - 3)
 
 
 @pytest.mark.parametrize("setting", ["unset", "false"])
-def test_and_are_one_in_the_other_settings(outer: Front, setting: str) -> None:
-    """Which is why ours is true: Traefik says nothing of them, so that all share what the proxy has."""
+def test_clients_of_an_outer_proxy_share_a_limit_in_the_other_settings(
+    outer: Front, setting: str
+) -> None:
+    """Therefore the documents set true: else Traefik reports only the outer proxy's address."""
     statuses = [outer.ask(f"127.12.0.{number}", path=f"/{setting}").status for number in range(8)]
 
     assert 429 in statuses
 
 
 def test_workers_are_replaced_under_load_without_an_error(tmp_path: Path, store: str) -> None:
-    """A charge whose answer is lost with its worker is the most that it costs: Traefik asks again."""
+    """Traefik repeats a request whose response is lost with its worker, which costs one more charge."""
     statuses: Counter[int] = Counter()
     stop = threading.Event()
     with front(
@@ -200,8 +202,8 @@ def test_workers_are_replaced_under_load_without_an_error(tmp_path: Path, store:
     assert 200 - 2 * len(threads) <= statuses[200] <= 200, statuses
 
 
-def test_an_instance_that_hangs_is_passed_by(tmp_path: Path, store: str) -> None:
-    """It takes connections, and answers nobody; who was asked before that is noticed is not kept long."""
+def test_an_instance_that_hangs_gets_no_requests(tmp_path: Path, store: str) -> None:
+    """It accepts connections but does not answer; earlier requests to it end after a timeout."""
     variables = {
         "LIMITER_STORE": store,
         "LIMITER_PREFIX": f"traefik-{secrets.token_hex(4)}",
@@ -227,4 +229,4 @@ def test_an_instance_that_hangs_is_passed_by(tmp_path: Path, store: str) -> None
             finally:
                 os.killpg(other.pid, signal.SIGCONT)
 
-    assert max(waited) < 15, waited  # Traefik's own patience, 30 s, has no setting
+    assert max(waited) < 15, waited  # Traefik's own timeout of 30 s has no setting

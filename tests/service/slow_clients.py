@@ -1,4 +1,4 @@
-"""Clients that keep a server waiting, each of them in its own way, and what others get meanwhile."""
+"""Attacks by slow clients, and requests of other clients meanwhile."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from service.demo.servers import HOST
 
 
 class Attack(NamedTuple):
-    """What each of so many connections sends at once; and one byte a second after it, where it drips."""
+    """What each connection sends at once, and whether it then sends one byte a second."""
 
     connections: int
     begins: bytes
-    drips: bool = False
+    is_slow: bool = False
 
 
 def _post(path: str, fields: str, body: str = "") -> bytes:
@@ -28,30 +28,32 @@ def _post(path: str, fields: str, body: str = "") -> bytes:
 
 _HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: "
 
-#: By name: what stops a server that waits for clients in its threads.
+#: Attacks by name: they block a server whose threads wait for clients.
 ATTACKS = {
     "half a request": Attack(20, _HALF),
-    "half a request, dripping": Attack(20, _HALF, drips=True),
+    "half a request, byte by byte": Attack(20, _HALF, is_slow=True),
     "a whole request and half of one": Attack(
-        20, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + _HALF, drips=True
+        20, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + _HALF, is_slow=True
     ),
     "idle": Attack(200, b""),
-    "a slow body": Attack(20, _post("/v1/check/default", "Content-Length: 60000"), drips=True),
+    "a slow body": Attack(20, _post("/v1/check/default", "Content-Length: 60000"), is_slow=True),
     "a slow body that is long": Attack(
-        20, _post("/v1/check/default", "Content-Length: 900000", "x"), drips=True
+        20, _post("/v1/check/default", "Content-Length: 900000", "x"), is_slow=True
     ),
-    "a slow body that is not wanted": Attack(
-        20, _post("/healthz", "Content-Length: 900000", "x"), drips=True
+    "a slow body that is not read": Attack(
+        20, _post("/healthz", "Content-Length: 900000", "x"), is_slow=True
     ),
     "a slow body in chunks": Attack(
-        20, _post("/v1/check/default", "Transfer-Encoding: chunked", "ffff\r\n"), drips=True
+        20, _post("/v1/check/default", "Transfer-Encoding: chunked", "ffff\r\n"), is_slow=True
     ),
-    "a slow body that waits to be asked for": Attack(
-        20, _post("/v1/check/default", "Content-Length: 60000\r\nExpect: 100-continue"), drips=True
+    "a slow body after a 100 Continue": Attack(
+        20,
+        _post("/v1/check/default", "Content-Length: 60000\r\nExpect: 100-continue"),
+        is_slow=True,
     ),
-    "nonsense, and waiting": Attack(20, b"GET\r\n\r\n"),
-    "more idle ones than there is room for": Attack(600, b""),
-    "answers that are not read": Attack(
+    "an invalid request, kept open": Attack(20, b"GET\r\n\r\n"),
+    "more idle connections than the worker keeps": Attack(600, b""),
+    "responses that are not read": Attack(
         20, b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000
     ),
 }
@@ -59,14 +61,14 @@ ATTACKS = {
 
 @contextmanager
 def attacking(port: int, attack: Attack) -> Iterator[list[socket.socket]]:
-    """Have these connections open, whatever the server does to them; one that it closes comes again."""
+    """Keep these connections open; if the server closes one, open another."""
     stop = threading.Event()
     with ExitStack() as stack:
         found = [_begin(port, attack) for _ in range(attack.connections)]
         for one in found:
             stack.callback(one.close)
 
-        def drip() -> None:
+        def send_slowly() -> None:
             while not stop.wait(1.0):
                 for one in found:
                     try:
@@ -74,10 +76,10 @@ def attacking(port: int, attack: Attack) -> Iterator[list[socket.socket]]:
                     except OSError:
                         continue
 
-        dripping = threading.Thread(target=drip)
-        if attack.drips:
-            dripping.start()
-            stack.callback(dripping.join)
+        sending = threading.Thread(target=send_slowly)
+        if attack.is_slow:
+            sending.start()
+            stack.callback(sending.join)
         stack.callback(stop.set)
         yield found
 
@@ -89,19 +91,19 @@ def _begin(port: int, attack: Attack) -> socket.socket:
     made.connect((HOST, port))
     made.setblocking(False)
     if attack.begins:
-        made.send(attack.begins)  # as much as there is room for
+        made.send(attack.begins)  # as much as the socket's buffer takes
     return made
 
 
 class Served(NamedTuple):
-    """How many of the requests that were asked meanwhile were answered, and in how many seconds."""
+    """The number of other clients' requests that were answered, and the seconds that this took."""
 
     count: int
     seconds: float
 
 
 def served(port: int, path: str = "/healthz", count: int = 20, patience: float = 2.0) -> Served:
-    """Ask as good clients do, each on its own connection, four at a time."""
+    """Send requests as ordinary clients do, each on its own connection, four at a time."""
     began = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: _is_answered(port, path, patience), range(count)))

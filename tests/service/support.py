@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """A response."""
 
     status: int
     headers: Mapping[str, str]
@@ -29,7 +29,7 @@ class Answer(NamedTuple):
 
 
 def get(url: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> Answer:
-    """Ask, without a proxy of the environment; any status is an answer."""
+    """Send a request, without a proxy of the environment; return the response of any status."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, body, dict(headers or {}))  # noqa: S310
     try:
@@ -47,7 +47,7 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 def post(url: str, body: object) -> Answer:
-    """Ask with a body of JSON."""
+    """Send a request with a JSON body."""
     return get(url, {"Content-Type": "application/json"}, json.dumps(body).encode())
 
 
@@ -84,7 +84,7 @@ def started(
 
 
 def run_gunicorn(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run the service for as long as it lives, which should not be long."""
+    """Run a service that is expected to exit soon, until it exits."""
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
     command += ["--bind", f"{HOST}:{free_port()}", *options, "service.app:create_app()"]
     return subprocess.run(

@@ -38,7 +38,7 @@ limits = [{ algorithm = "concurrency", limit = 2, lease = 30 }, "3/minute"]
 
 
 def problem(answer: TestResponse, status: int) -> dict[str, Any]:
-    """The problem that an answer is."""
+    """Return the problem in a response."""
     found: dict[str, Any] = json.loads(answer.data)
     assert answer.status_code == found["status"] == status, found
     assert answer.mimetype == "application/problem+json"
@@ -46,7 +46,7 @@ def problem(answer: TestResponse, status: int) -> dict[str, Any]:
     return found
 
 
-#: Leases alone, of a policy that counts and of one in the shadows.
+#: Policies with leases alone, one of them in shadow mode.
 HOLDS = """
 [policies.one]
 limits = { algorithm = "concurrency", limit = 1, lease = 30 }
@@ -66,7 +66,7 @@ def check(client: FlaskClient, policy: str = "api", **body: Any) -> TestResponse
     return client.post(f"/v1/check/{policy}", json=body)
 
 
-def test_a_check_decides_and_says_what_is_left(client: FlaskClient) -> None:
+def test_a_check_decides_and_returns_what_is_left(client: FlaskClient) -> None:
     answers = [check(client, key="u", cost=2), check(client, key="u", cost=2)]
 
     assert [answer.status_code for answer in answers] == [200, 429]
@@ -93,7 +93,7 @@ def test_a_peek_takes_nothing(client: FlaskClient) -> None:
     assert problem(check(client, key="u", peek=True), 429)["decision"]["remaining"] == 0
 
 
-def test_the_library_means_the_same_subjects(make_app: MakeApp, store: str, subject: str) -> None:
+def test_the_library_has_the_same_subjects(make_app: MakeApp, store: str, subject: str) -> None:
     client = make_app(LIMITS="3/minute", PREFIX=subject, NAME="shared").test_client()
     limiter = Limiter("3/minute", store=store, prefix=subject, name="shared")
     limiter.hit("user:42")
@@ -104,7 +104,7 @@ def test_the_library_means_the_same_subjects(make_app: MakeApp, store: str, subj
         assert left == 2, key
 
 
-def test_a_batch_is_decided_in_order_each_by_itself(client: FlaskClient) -> None:
+def test_a_batch_is_decided_in_order_and_independently(client: FlaskClient) -> None:
     checks = [
         {"key": "u", "cost": 2},
         {"key": "u", "cost": 2},
@@ -128,20 +128,20 @@ def test_a_batch_has_its_bounds(client: FlaskClient, checks: Any) -> None:
     problem(check(client, checks=checks), 422)
 
 
-def test_in_the_shadows_nothing_is_denied(client: FlaskClient) -> None:
+def test_shadow_mode_denies_nothing(client: FlaskClient) -> None:
     answers = [check(client, "shadow", key="u") for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [200, 200]
     assert [answer.get_json()["decision"]["allowed"] for answer in answers] == [True, False]
     assert "RateLimit" not in answers[0].headers
     assert check(client, "shadow", key="u", peek=True).status_code == 200
-    for peek in (False, True):  # of more than it ever admits
+    for peek in (False, True):  # of a cost that the policy never admits
         dear = check(client, "shadow", key="dear", cost=2, peek=peek)
         assert dear.get_json() == {"allowed": True, "decision": None}
 
 
 @pytest.mark.parametrize("on_error", ["local", "allow", "deny", "raise"])
-def test_in_the_shadows_no_store_denies_nobody(
+def test_shadow_mode_denies_nothing_without_a_store(
     make_by_file: Make, on_error: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -188,17 +188,17 @@ def test_in_the_shadows_no_store_denies_nobody(
         "u",
     ],
 )
-def test_what_makes_no_sense_is_said(client: FlaskClient, body: Any) -> None:
+def test_invalid_bodies_are_refused(client: FlaskClient, body: Any) -> None:
     problem(client.post("/v1/check/api", json=body), 422)
 
 
 @pytest.mark.parametrize(
     "raw", [b"", b"{", b"\xff", b'{"key": ' + b"[" * 30_000, b'{"key": ' + b"9" * 10_000 + b"}"]
 )
-def test_what_is_no_json(client: FlaskClient, raw: bytes) -> None:
+def test_bodies_that_are_not_json(client: FlaskClient, raw: bytes) -> None:
     answer = client.post("/v1/check/api", data=raw, content_type="application/json")
 
-    assert answer.status_code in (400, 422)  # a number of 10,000 digits is JSON, and no key
+    assert answer.status_code in (400, 422)  # a number of 10,000 digits is JSON, but no key
     problem(answer, answer.status_code)
 
 
@@ -221,7 +221,9 @@ def test_what_is_no_json(client: FlaskClient, raw: bytes) -> None:
         ("POST", "/v1/reset/u", 404),
     ],
 )
-def test_what_is_not_there(client: FlaskClient, method: str, path: str, status: int) -> None:
+def test_paths_and_methods_that_do_not_exist(
+    client: FlaskClient, method: str, path: str, status: int
+) -> None:
     answer = client.open(path, method=method, json={"key": "u"})
 
     problem(answer, status)
@@ -239,7 +241,7 @@ def test_bodies_have_a_type_and_a_bound(client: FlaskClient) -> None:
 def test_the_bound_holds_however_a_body_is_sent(
     client: FlaskClient, over: int, status: int
 ) -> None:
-    """In chunks nobody says how long it is; gunicorn marks where it ends."""
+    """A body in chunks has no length; gunicorn finds its end."""
     body = b'{"key": "u"}'.ljust(MOST_BYTES + over)
 
     def remaining() -> int:
@@ -270,7 +272,7 @@ def test_a_store_that_is_gone(make_app: MakeApp, on_error: str, status: int) -> 
 
 
 @pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("raise", 503), ("local", 200)])
-def test_a_store_that_is_silent_costs_a_batch_its_patience_and_no_more(
+def test_a_silent_store_delays_a_batch_for_a_bounded_time(
     make_app: MakeApp, on_error: str, status: int
 ) -> None:
     with socket.create_server((HOST, 0)) as silent:
@@ -306,7 +308,7 @@ def test_a_refund(client: FlaskClient) -> None:
     problem(client.post("/v1/refund/jobs", json={"key": "u"}), 422)
 
 
-def test_a_lease_is_held_renewed_and_given_back(client: FlaskClient) -> None:
+def test_a_lease_is_held_renewed_and_released(client: FlaskClient) -> None:
     def hold(**body: Any) -> TestResponse:
         return client.post("/v1/hold/jobs", json={"key": "u", **body})
 
@@ -353,9 +355,7 @@ def test_leases_of_several_units(client: FlaskClient) -> None:
         ("DELETE", "jobs", {"key": "u", "lease": "x", "renew": True}),
     ],
 )
-def test_holds_that_make_no_sense(
-    client: FlaskClient, method: str, policy: str, body: dict[str, Any]
-) -> None:
+def test_invalid_holds(client: FlaskClient, method: str, policy: str, body: dict[str, Any]) -> None:
     problem(client.open(f"/v1/hold/{policy}", method=method, json=body), 422)
     problem(check(client, "jobs", key="u"), 422)
 
@@ -378,7 +378,7 @@ def give_back(client: FlaskClient, lease: str, policy: str = "one", **more: Any)
     return client.delete(f"/v1/hold/{policy}", json={"key": "u", "lease": lease, **more})
 
 
-def test_a_lease_of_the_fallback_is_renewed_and_given_back(make_by_file: Make) -> None:
+def test_a_lease_of_the_fallback_is_renewed_and_released(make_by_file: Make) -> None:
     gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05"}
     client = make_by_file(HOLDS, **gone).test_client()
 
@@ -387,7 +387,7 @@ def test_a_lease_of_the_fallback_is_renewed_and_given_back(make_by_file: Make) -
         problem(hold(client, "another"), 429)
         assert hold(client, name, renew=True).status_code == 200
         assert give_back(client, name).get_json() == {"given_back": 1}
-        # What this process did not give, the store may have.
+        # A lease that this process did not give may be in the store.
         problem(give_back(client, name), 503)
         problem(hold(client, name, renew=True), 503)
 
@@ -411,8 +411,8 @@ def test_a_lease_of_the_fallback_outlives_the_outage(make_by_file: Make) -> None
         assert hold(client, "second", renew=True).status_code == 200
 
 
-def test_in_the_shadows_every_lease_is_held(make_by_file: Make) -> None:
-    """What is beyond the limit was not taken, and is renewed and given back as if it had been."""
+def test_in_shadow_mode_every_lease_is_held(make_by_file: Make) -> None:
+    """A lease beyond the limit is not taken, but can be renewed and released like any other."""
     client = make_by_file(HOLDS).test_client()
     for name, allowed in (("first", True), ("second", False)):
         taken = hold(client, name, "shadow")
@@ -428,7 +428,7 @@ def test_in_the_shadows_every_lease_is_held(make_by_file: Make) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["local", "allow", "deny", "raise"])
-def test_in_the_shadows_a_store_that_is_gone_denies_nobody(
+def test_shadow_mode_denies_nothing_while_the_store_is_down(
     make_by_file: Make, on_error: str
 ) -> None:
     gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05", "ON_ERROR": on_error}
@@ -439,7 +439,7 @@ def test_in_the_shadows_a_store_that_is_gone_denies_nobody(
         assert give_back(client, name, "shadow").status_code == 200
 
 
-def test_in_the_shadows_a_store_that_refuses_denies_nobody(make_by_file: Make) -> None:
+def test_shadow_mode_denies_nothing_while_the_store_refuses(make_by_file: Make) -> None:
     with Server(password="secret") as server:  # noqa: S106
         client = make_by_file(HOLDS, STORE=f"redis://{HOST}:{server.port}/0").test_client()
         assert hold(client, "first", "shadow").get_json()["decision"] is None

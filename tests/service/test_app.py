@@ -1,4 +1,4 @@
-"""One limited route, and what it says when it cannot be limited."""
+"""The demo's limited route, also while its limit cannot be checked, and the health checks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def make(make_app: MakeApp) -> Make:
     return make
 
 
-def test_hello_says_who_answers_and_what_is_left(make: Make) -> None:
+def test_hello_has_the_instance_and_what_is_left(make: Make) -> None:
     answer = make("app-1").get(HELLO)
 
     assert answer.status_code == 200
@@ -48,7 +48,7 @@ def test_the_instance_is_named_after_its_host_by_default(
     assert make().get(HELLO).get_json()["instance"] == "box"
 
 
-def test_two_instances_share_a_limit_and_answer_in_one_length(make: Make) -> None:
+def test_two_instances_share_a_limit_and_have_responses_of_one_length(make: Make) -> None:
     instances = [make("app-1"), make("app-2")]
     answers = [instances[number % 2].get(HELLO) for number in range(5)]
 
@@ -57,7 +57,7 @@ def test_two_instances_share_a_limit_and_answer_in_one_length(make: Make) -> Non
     assert len({answer.data for answer in answers[3:]}) == 1
 
 
-def test_a_denial_says_when_to_come_back(make: Make) -> None:
+def test_a_denial_has_retry_after(make: Make) -> None:
     client = make(LIMITS="1/minute", NAME="api")
     client.get(HELLO, headers={"X-Forwarded-For": "203.0.113.77"})
     answer = client.get(HELLO, headers={"X-Forwarded-For": "203.0.113.77"})
@@ -85,7 +85,7 @@ def test_the_default_is_100_a_minute(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("trusted", "expected"), [("", 200), ("10.0.0.0/8", 429)])
-def test_only_a_trusted_proxy_says_who_calls(make: Make, trusted: str, expected: int) -> None:
+def test_only_a_trusted_proxy_reports_the_client(make: Make, trusted: str, expected: int) -> None:
     client = make(LIMITS="1/minute", TRUSTED_PROXIES=trusted)
 
     def status(forwarded_for: str) -> int:
@@ -116,7 +116,7 @@ def test_ready_and_alive(make: Make) -> None:
 
 @pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503), ("raise", 503)])
 def test_a_store_that_is_gone(make: Make, on_error: str, status: int) -> None:
-    """Without a word about the limit: there is nothing true to say."""
+    """The response has no header fields of the limit, since its state is unknown."""
     client = make(STORE=f"redis://{HOST}:{free_port()}/0", ON_ERROR=on_error, TIMEOUT="0.2")
     answer = client.get(HELLO)
 
@@ -127,13 +127,13 @@ def test_a_store_that_is_gone(make: Make, on_error: str, status: int) -> None:
         assert json.loads(answer.data)["type"].endswith("#temporary-reduced-capacity")
     assert client.get("/healthz").status_code == 200
     ready = client.get("/readyz")
-    assert ready.status_code == 200  # it answers, as it was set up to
+    assert ready.status_code == 200  # the fallback decides, as configured
     assert ready.text.startswith("ready; the store does not decide")
     assert ready.text.endswith(f": {on_error}\n")
 
 
 def test_without_a_store_each_process_decides_for_its_share(make: Make) -> None:
-    """With the same fields and the same 429; ``/readyz`` says more."""
+    """The fields and the 429 are the same; ``/readyz`` reports the fallback."""
     client = make(
         STORE=f"redis://{HOST}:{free_port()}/0", LIMITS="6/minute", LOCAL_SHARE="2", TIMEOUT="0.2"
     )
@@ -149,7 +149,7 @@ def test_without_a_store_each_process_decides_for_its_share(make: Make) -> None:
 def test_a_store_that_refuses_is_an_error_whatever_the_fallback(
     make: Make, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
-    """Somebody must look: it says so, but not once for every request."""
+    """Operators must see it: an error is logged, but not for every request."""
     request.addfinalizer(logs.calm())
     with Server(password="secret") as server:  # noqa: S106
         client = make(STORE=f"redis://{HOST}:{server.port}/0", ON_ERROR="allow", TIMEOUT="5")
@@ -162,7 +162,7 @@ def test_a_store_that_refuses_is_an_error_whatever_the_fallback(
     assert ready.status_code == 503
 
 
-def test_what_is_said_often_is_counted_while_it_is_withheld(
+def test_repeated_lines_are_counted_while_they_are_withheld(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0

@@ -1,4 +1,4 @@
-"""Who is answered at ``/v1``, and what becomes of those who try tokens."""
+"""Callers of ``/v1``: trusted networks, tokens, and wrong tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ API_TOKEN = "another-token-of-length"  # noqa: S105
 TRUSTED = "10.0.0.0/8,192.0.2.1/32"
 STRANGER = "203.0.113.66"
 
-#: All that is asked at /v1: a method, a path, and a body.
+#: All calls at /v1: a method, a path, and a body.
 CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/check/default", {"key": "victim"}),
     ("POST", "/v1/hold/default", {"key": "victim"}),
@@ -52,7 +52,7 @@ def client(make_app: MakeApp) -> FlaskClient:
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: " ".join(call[:2]))
 def test_a_stranger_is_not_answered(client: FlaskClient, call: tuple[str, str, Any]) -> None:
-    """It could charge others, and refund itself: of 20 times, it did 20."""
+    """Without this check, it could charge others, and refund itself, in 20 of 20 tries."""
     answers = [ask(client, STRANGER, call) for _ in range(20)]
 
     for answer in answers:
@@ -83,11 +83,13 @@ def test_a_caller_with_the_token_is_answered_wherever_it_is(
 @pytest.mark.parametrize(
     "forwarded_for", [STRANGER, f"10.1.1.1, {STRANGER}", f"{STRANGER}, 10.1.1.1", "", "unknown"]
 )
-def test_a_proxy_that_passes_it_on_opens_nothing(client: FlaskClient, forwarded_for: str) -> None:
+def test_a_proxy_that_routes_these_paths_makes_no_client_trusted(
+    client: FlaskClient, forwarded_for: str
+) -> None:
     problem(ask(client, "10.1.2.3", X_Forwarded_For=forwarded_for), 403)
 
 
-def test_and_none_that_says_it_elsewhere(make_by_file: Make) -> None:
+def test_a_proxy_with_another_address_field_makes_no_client_trusted(make_by_file: Make) -> None:
     text = "address_from = 'x-real-ip'\n[policies.default]\nlimits = '5/minute'\n"
     client = make_by_file(text, TRUSTED_PROXIES=TRUSTED).test_client()
 
@@ -97,7 +99,7 @@ def test_and_none_that_says_it_elsewhere(make_by_file: Make) -> None:
 
 
 def test_wrong_tokens_are_slowed_down(make_app: MakeApp) -> None:
-    """For the address that shows them; then no token of its is looked at, and others are."""
+    """After too many wrong tokens of an address, its tokens are not checked; those of others are."""
     app = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, ADMIN_TOKEN=TOKEN)
     client, operator = app.test_client(), operators(app)
     policies: tuple[str, str, Any] = ("GET", "/v1/policies", None)
@@ -107,7 +109,7 @@ def test_wrong_tokens_are_slowed_down(make_app: MakeApp) -> None:
     ):
         good = {"Authorization": f"Bearer {right}"}
         statuses = [ask(asked, STRANGER, call, **good).status_code for _ in range(12)]
-        assert statuses == [200] * 12  # which count for nothing
+        assert statuses == [200] * 12  # correct tokens do not count
         wrong = [
             ask(asked, STRANGER, call, Authorization=f"Bearer {number}").status_code
             for number in range(12)
@@ -117,16 +119,18 @@ def test_wrong_tokens_are_slowed_down(make_app: MakeApp) -> None:
         problem(slowed, 429)
         assert 1 <= int(slowed.headers["Retry-After"]) <= 60
         assert ask(asked, "203.0.113.67", call, **good).status_code == 200
-        # Behind one proxy clients are told apart.
+        # Clients behind one proxy are counted separately.
         behind = {**good, "X_Forwarded_For": STRANGER}
         assert ask(asked, "10.1.1.1", call, **behind).status_code == 429
         behind["X_Forwarded_For"] = "203.0.113.67"
         assert ask(asked, "10.1.1.1", call, **behind).status_code == 200
-        # All addresses of an IPv6 network of a host's are one.
+        # All IPv6 addresses of one host are counted together.
         for number in range(11):
             answer = ask(asked, f"2001:db8::{number}", call, Authorization="Bearer wrong")
         assert answer.status_code == 429
-        assert ask(asked, STRANGER, call).status_code == refused  # who shows none tries none
+        assert (
+            ask(asked, STRANGER, call).status_code == refused
+        )  # a call without a token does not count
 
 
 def test_wrong_tokens_leave_a_line_and_no_flood(
@@ -153,7 +157,7 @@ def test_resets_and_refunds_leave_a_line_each(
     caplog: pytest.LogCaptureFixture,
     request: pytest.FixtureRequest,
 ) -> None:
-    """However many there are, and however many there were."""
+    """These lines are never throttled."""
     text = "[policies.api]\nlimits = '9/minute'\n[policies.other]\nlimits = '9/minute'\n"
     app = make_by_file(text, ADMIN_TOKEN=TOKEN)
     request.addfinalizer(logs.calm())

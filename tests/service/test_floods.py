@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8"),
 ]
 
-#: Of each, this many.
+#: Requests of each kind.
 FLOOD = 60
 TOKENS = {
     "LIMITER_API_TOKEN": "a-token-of-enough-length",
@@ -50,7 +50,7 @@ def _get(path: str, fields: str = "X: y") -> bytes:
 
 
 CLIENT = "X-Forwarded-For: 203.0.113.7"
-#: By what they are: what is sent, and the status that comes back; all but a few calls of each.
+#: Kinds of requests: what is sent, and the expected status of all but the first few.
 REFUSED = {
     "no client": (_get("/forward-auth/open"), 400),
     "a client that is none": (_get("/forward-auth/open", "X-Forwarded-For: x"), 400),
@@ -91,7 +91,7 @@ OF_OPERATORS = {
 def flood(
     port: int, sent: bytes, status: int | None, source: str = HOST, ends: bool = True
 ) -> None:
-    """Send it again and again, each time on a connection of its own, which ends with it or goes on."""
+    """Send it repeatedly, each time on a connection of its own, which may stay open."""
 
     def once(_: int) -> bytes:
         with socket.create_connection((HOST, port), 10, source_address=(source, 0)) as one:
@@ -115,7 +115,7 @@ def kinds(log: Path) -> Counter[str]:
 
 
 def test_refusals_are_few_lines(tmp_path: Path, store: str, subject: str) -> None:
-    """Malformed HTTP alone wrote a line for each request, and wrong chunks a traceback for each."""
+    """Without throttling, each malformed request wrote a line, and invalid chunks a traceback."""
     (tmp_path / "policies.toml").write_text(POLICIES)
     second = free_port()
     with gunicorn(
@@ -140,7 +140,7 @@ def test_refusals_are_few_lines(tmp_path: Path, store: str, subject: str) -> Non
 
     text = (tmp_path / "log").read_text()
     assert "Traceback" not in text, text
-    # A line of each of these; some are another minute's, where the machine is slow.
+    # A line of each kind; on a slow machine some are written a second time.
     assert sum(found.values()) <= 16, found
     for expected in ("a limit denied", "showed a token", "Invalid request"):
         assert expected in text

@@ -1,4 +1,4 @@
-"""What a proxy that asks before it passes a request on is told."""
+"""Responses to a proxy that asks before it passes a request on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIENT = {"X-Forwarded-For": "203.0.113.9"}
 
 
 def ask(client: FlaskClient, policy: str = "default", **more: Any) -> TestResponse:
-    """Ask as Traefik does: a GET, with the original in header fields."""
+    """Ask as Traefik does: a GET, with the client's request in header fields."""
     names = {"method": "Method", "host": "Host", "uri": "Uri", "forwarded_for": "For"}
     fields = dict(CLIENT)
     for name, value in more.items():
@@ -33,7 +33,7 @@ def ask(client: FlaskClient, policy: str = "default", **more: Any) -> TestRespon
     return client.get(f"/forward-auth/{policy}", headers=fields)
 
 
-def test_yes_is_204_without_a_body_and_no_is_a_problem(make_app: MakeApp) -> None:
+def test_allowed_is_204_without_a_body_and_denied_is_a_problem(make_app: MakeApp) -> None:
     client = make_app(LIMITS="2/minute", NAME="api").test_client()
     answers = [ask(client, uri="/orders?x=1") for _ in range(3)]
 
@@ -49,7 +49,7 @@ def test_yes_is_204_without_a_body_and_no_is_a_problem(make_app: MakeApp) -> Non
     assert len(answers[2].data) < 1024
 
 
-#: A path's pieces: plain ones, and those that JSON spells with up to twelve bytes.
+#: Pieces of paths: plain ones, and some that take up to twelve bytes in JSON.
 PIECES = ["a", "/", "%22", "%FF", "%C3%A9", "%F0%9F%98%80", "%00", "%5C", "%ED%A0%80", "\xe9"]
 
 
@@ -60,7 +60,7 @@ PIECES = ["a", "/", "%22", "%FF", "%C3%A9", "%F0%9F%98%80", "%00", "%5C", "%ED%A
 def test_a_refusal_is_short_whatever_the_path(
     make_app: MakeApp, piece: str, count: int, rest: str
 ) -> None:
-    """Traefik makes a 401 of an answer that is longer than its maxResponseBodySize."""
+    """Traefik turns a response above its maxResponseBodySize into a 401."""
     client = make_app(STORE="memory://", LIMITS="1/minute", NAME="n" * 64).test_client()
     uri = "/" + piece * count + quote(rest)
     answers = [ask(client, uri=uri), ask(client, uri=uri), ask(client, "nobody", uri=uri)]
@@ -79,7 +79,7 @@ def test_a_refusal_is_short_whatever_the_path(
 @pytest.mark.parametrize(
     "method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PROPFIND", "QUERY"]
 )
-def test_any_method_and_any_path_behind_the_policy(make_app: MakeApp, method: str) -> None:
+def test_any_method_and_any_path_after_the_policy(make_app: MakeApp, method: str) -> None:
     client = make_app(LIMITS="2/minute").test_client()
     paths = ["/forward-auth/default", "/forward-auth/default/a/b", "/forward-auth/default/x"]
     answers = [client.open(path, method=method, headers=CLIENT) for path in paths]
@@ -103,7 +103,7 @@ def test_only_trusted_proxies_are_answered(make_app: MakeApp) -> None:
     assert nobody.status_code == 403
 
 
-def test_a_proxy_may_come_by_a_unix_socket(make_app: MakeApp) -> None:
+def test_a_proxy_may_use_a_unix_socket(make_app: MakeApp) -> None:
     client = make_app(TRUSTED_PROXIES="unix", LIMITS="1/minute").test_client()
     by_socket = {"REMOTE_ADDR": ""}
     for status in (204, 429):
@@ -113,7 +113,7 @@ def test_a_proxy_may_come_by_a_unix_socket(make_app: MakeApp) -> None:
 
 
 @pytest.mark.parametrize("forwarded_for", [None, "", " , ", "unknown", "203.0.113.1, nobody"])
-def test_a_proxy_has_to_say_who_calls(make_app: MakeApp, forwarded_for: str | None) -> None:
+def test_a_proxy_must_report_the_client(make_app: MakeApp, forwarded_for: str | None) -> None:
     fields = {} if forwarded_for is None else {"X-Forwarded-For": forwarded_for}
     answer = make_app().test_client().get("/forward-auth/default", headers=fields)
 
@@ -123,7 +123,7 @@ def test_a_proxy_has_to_say_who_calls(make_app: MakeApp, forwarded_for: str | No
 
 
 @pytest.mark.parametrize("path", ["/forward-auth/nobody", "/forward-auth/", "/forward-auth//x"])
-def test_a_policy_that_is_not_there(make_app: MakeApp, path: str) -> None:
+def test_a_policy_that_does_not_exist(make_app: MakeApp, path: str) -> None:
     answer = make_app().test_client().get(path, headers=CLIENT)
 
     assert answer.status_code == 404
@@ -164,7 +164,7 @@ cost = { header = "X-Cost" }
 """
 
 
-def test_the_original_request_is_what_counts(make_by_file: Make) -> None:
+def test_the_client_s_request_counts(make_by_file: Make) -> None:
     client = make_by_file(POLICIES).test_client()
 
     def status(method: str, host: str, uri: str) -> int:
@@ -173,7 +173,7 @@ def test_the_original_request_is_what_counts(make_by_file: Make) -> None:
     assert status("POST", "api.example.com", "/orders/1/x") == 204
     assert status("POST", "API.example.com:8443", "/orders/1/y?z=/orders/2/") == 429
     assert status("POST", "api.example.com", "/orders/2/x") == 204
-    # Other spellings are no way around it.
+    # Other spellings of the path are limited too.
     for uri in (
         "//orders/1/x",
         "/a/../orders/1/x",
@@ -182,7 +182,7 @@ def test_the_original_request_is_what_counts(make_by_file: Make) -> None:
         "http://h/orders/1/x",
     ):
         assert status("POST", "api.example.com", uri) == 429, uri
-    # The policy is not about these.
+    # The policy does not apply to these.
     for method, host, uri in (
         ("GET", "api.example.com", "/orders/1/x"),
         ("POST", "www.example.com", "/orders/1/x"),
@@ -192,7 +192,7 @@ def test_the_original_request_is_what_counts(make_by_file: Make) -> None:
         assert (answer.status_code, "RateLimit" in answer.headers) == (204, False)
 
 
-def test_preflights_are_counted_apart_unless_the_policy_says_else(make_by_file: Make) -> None:
+def test_preflights_are_counted_apart_by_default(make_by_file: Make) -> None:
     client = make_by_file(POLICIES).test_client()
     preflight = {"Origin": "https://x.example", "Access-Control-Request-Method": "PUT"}
 
@@ -200,11 +200,11 @@ def test_preflights_are_counted_apart_unless_the_policy_says_else(make_by_file: 
         return [ask(client, policy, **more).status_code for _ in range(2)]
 
     assert statuses("free", method="OPTIONS", headers=preflight) == [204, 204]
-    # An OPTIONS that is no preflight, and a preflight's fields on something else, are not free.
+    # An OPTIONS that is no preflight, and another method with a preflight's fields, are counted as usual.
     assert statuses("free", method="OPTIONS") == [204, 429]
     assert ask(client, "free", method="GET", headers=preflight).status_code == 429
     assert statuses("counted", method="OPTIONS", headers=preflight) == [204, 429]
-    # Apart: for each client address, without credentials, and out of no key's own budget.
+    # Preflights have no credentials: they are counted by client address, and take nothing from a key.
     assert statuses("apart", method="OPTIONS", headers=preflight) == [204, 204]
     assert statuses("apart", method="OPTIONS", headers=preflight) == [429, 429]
     assert statuses("apart", headers={"X-API-Key": "k"}) == [204, 204]
@@ -212,8 +212,8 @@ def test_preflights_are_counted_apart_unless_the_policy_says_else(make_by_file: 
     assert statuses("apart", method="OPTIONS", headers={**preflight, **other}) == [204, 204]
 
 
-def test_a_client_begins_only_so_many_subjects(make_by_file: Make) -> None:
-    """However many keys it makes up; what it has begun, and what is known through others, goes on."""
+def test_a_client_begins_a_bounded_number_of_subjects(make_by_file: Make) -> None:
+    """Invented keys are refused; keys that it has begun, or that others use, still work."""
     client = make_by_file(POLICIES).test_client()
 
     def statuses(*keys: str, address: str = "203.0.113.9") -> list[int]:
@@ -241,8 +241,8 @@ def test_leases_and_impossible_costs_are_refused(make_by_file: Make) -> None:
     assert ask(client, "exports", headers={"X-Cost": "10"}).status_code == 204
 
 
-def test_a_cost_by_the_body_is_all_where_its_length_is_not_told(make_by_file: Make) -> None:
-    """The proxy's question has no body of its own; a GET is taken for one without."""
+def test_a_body_of_unknown_length_costs_the_whole_limit(make_by_file: Make) -> None:
+    """The proxy's request has no body; a GET of the client counts as one without."""
     text = "[policies.p]\nlimits = '10/minute'\ncost = { body = '1KiB' }\n"
     client = make_by_file(text).test_client()
     asked = [ask(client, "p", method=method) for method in ("GET", "POST", "GET")]
@@ -253,7 +253,7 @@ def test_a_cost_by_the_body_is_all_where_its_length_is_not_told(make_by_file: Ma
         environ_overrides={"CONTENT_LENGTH": "2048"},
     )
     assert (by_length.status_code, by_length.headers["RateLimit"]) == (204, '"p";r=6;t=60')
-    # Envoy asks without the body, and says that its question has none: that is no length of the client's.
+    # Envoy sends no body, and so a length of 0, which is not that of the client's body.
     of_the_question = client.get(
         "/forward-auth/p",
         headers={**CLIENT, "X-Forwarded-Method": "POST"},
@@ -326,8 +326,8 @@ def test_no_reading_of_a_path_gets_past_its_limit(make_by_file: Make, uri: str) 
 
 
 @pytest.mark.parametrize("uri", SPELLINGS)
-def test_nor_where_the_proxy_puts_it_behind_ours(make_by_file: Make, uri: str) -> None:
-    """The server of the tests decodes what it is given; a real one tells what was sent."""
+def test_no_reading_of_an_appended_path_gets_past_its_limit(make_by_file: Make, uri: str) -> None:
+    """The tests' server decodes the path; a real server also passes it as it was sent."""
     client = make_by_file(ORDERS).test_client()
     sent = {"RAW_URI": f"/forward-auth/orders{uri}"}
     answers = [
@@ -357,15 +357,15 @@ def test_nor_where_the_proxy_puts_it_behind_ours(make_by_file: Make, uri: str) -
         ("/orders", "GET OPTIONS"),
     ],
 )
-def test_what_is_no_request_is_refused(make_by_file: Make, uri: str, method: str) -> None:
-    """Each was an open door: the upstream reads it in some way, and no policy was about it."""
+def test_invalid_targets_and_methods_are_refused(make_by_file: Make, uri: str, method: str) -> None:
+    """Each once got past all limits: no policy applied, but the upstream served the request."""
     client = make_by_file(ORDERS).test_client()
     answer = ask(client, "orders", uri=uri, method=method)
 
     assert (answer.status_code, answer.mimetype) == (400, "application/problem+json")
 
 
-def test_a_proxy_has_to_say_which_path_where_that_counts(make_by_file: Make) -> None:
+def test_a_proxy_must_report_the_path_if_a_rule_reads_paths(make_by_file: Make) -> None:
     client = make_by_file(ORDERS).test_client()
 
     assert ask(client, "orders").status_code == 400
@@ -373,13 +373,13 @@ def test_a_proxy_has_to_say_which_path_where_that_counts(make_by_file: Make) -> 
     assert ask(client, "orders", uri="*", method="OPTIONS").status_code == 204
 
 
-def test_two_hosts_are_none(make_by_file: Make) -> None:
+def test_two_hosts_are_refused(make_by_file: Make) -> None:
     client = make_by_file(ORDERS).test_client()
     hosts = ["api.example.com", "API.example.com.:80", "u@api.example.com", "x, api.example.com"]
     statuses = [ask(client, "hosts", host=host, uri="/").status_code for host in hosts]
 
     assert statuses == [204, 429, 429, 400]
-    # What is exempt is so in each reading.
+    # An exemption applies only if each reading is exempt.
     for uri, status in [("/static/a%2Fb", 204), ("/static/..%2Fx", 429), ("/static#/../x", 429)]:
         assert ask(client, "hosts", host="api.example.com", uri=uri).status_code == status, uri
 

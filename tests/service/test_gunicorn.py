@@ -1,4 +1,4 @@
-"""The service under the gunicorn configuration that we ship."""
+"""The service under its gunicorn configuration."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def test_connections_are_kept_and_duplicate_headers_are_read(
 
         assert status(("X-Forwarded-For", "203.0.113.5")) == 200
         first = connection.sock.getsockname()
-        # Several lines are one list; the last word is that of the proxy next to us.
+        # Repeated fields are one list; the nearest proxy has added the last entry.
         assert status(("X-Forwarded-For", "9.9.9.9"), ("X-Forwarded-For", "203.0.113.5")) == 429
-        # Spelled with underscores it is another header, and dropped.
+        # A name with underscores is another field, which gunicorn drops.
         forged = ("X_Forwarded_For", "203.0.113.6")
         assert status(("X-Forwarded-For", "203.0.113.5"), forged) == 429
         assert connection.sock.getsockname() == first
@@ -112,7 +112,7 @@ def test_workers_without_a_store_admit_no_more_than_one_limit_together(tmp_path:
         answers = list(pool.map(get, [f"{url}/demo-service/hello"] * 200))
 
     statuses = [answer.status for answer in answers]
-    # Each decides for ten; which of them a request reaches, the kernel chooses.
+    # Each worker grants ten; the kernel chooses the worker of a request.
     assert 10 <= statuses.count(200) <= 40
     assert statuses.count(200) + statuses.count(429) == 200
 
@@ -147,7 +147,7 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
         before = get(f"http://{second}/metrics").text
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(get, [f"{url}/demo-service/hello"] * 120))
-        # What a client says of the port is no way in.
+        # A client cannot reach the operators' routes by a port in its header fields.
         forged = {"Host": second, "X-Forwarded-Port": second.rpartition(":")[2]}
         inside = [get(f"{url}{path}", forged).status for path in ("/metrics", "/v1/policies")]
         outside = [get(f"http://{second}{path}").status for path in ("/healthz", "/v1/check/x")]
@@ -157,7 +157,7 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
         (folder,) = tmp_path.glob("limiter-metrics-*")
         assert child.alive
 
-    for counter in (  # from the start, of both workers together
+    for counter in (  # from the start, for both workers together
         f'limiter_decisions_total{{outcome="denied",policy="{subject}"}}',
         f'limiter_degraded_decisions_total{{policy="{subject}"}}',
         'limiter_store_errors_total{error="StoreRefused"}',
@@ -166,7 +166,7 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
         assert f"{counter} 0.0\n" in before
     assert inside == [404, 404]
     assert outside == [401, 401]
-    for text in metrics:  # whichever worker answers
+    for text in metrics:  # each worker has the same metrics
         assert f'{{outcome="allowed",policy="{subject}"}} 50.0' in text
         assert f'{{outcome="denied",policy="{subject}"}} 70.0' in text
         assert "limiter_decision_seconds_count 120.0" in text
@@ -185,7 +185,7 @@ def _policies(path: Path, limit: int) -> None:
 def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
     tmp_path: Path, store: str, subject: str
 ) -> None:
-    """On SIGHUP gunicorn makes new workers; those that start while the file is broken have the last one."""
+    """On SIGHUP gunicorn starts new workers; while the file is invalid, they use the last valid one."""
     path, log = tmp_path / "policies.toml", tmp_path / "log"
     second = f"{HOST}:{free_port()}"
     _policies(path, 5)
@@ -200,7 +200,7 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
     ) as (child, url):
 
         def limits() -> set[int]:
-            """What the workers say, asked so often at once that each does."""
+            """Return the responses of the workers to enough requests for each worker to answer some."""
             asked = {"key": "u", "peek": True}
             with ThreadPoolExecutor(8) as pool:
                 answers = list(pool.map(lambda _: post(f"{url}/v1/check/api", asked), range(40)))
@@ -208,7 +208,7 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
             return {json.loads(answer.text)["decision"]["limit"] for answer in answers}
 
         def refused() -> set[str]:
-            """What the metrics of whichever worker answers say of the file."""
+            """Return whether the file is refused, from the metrics of any worker."""
             with ThreadPoolExecutor(8) as pool:
                 answers = list(pool.map(get, [f"http://{second}/metrics"] * 16))
             found = (
@@ -221,19 +221,19 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
 
         assert limits() == {5}
         assert refused() == {"0.0"}
-        # A change is seen without anybody's word.
+        # Workers notice a change without a signal.
         _policies(path, 6)
         until(lambda: limits() == {6}, what=log.read_text)
-        # A broken text changes nothing, and is said.
+        # An invalid file changes nothing, and is reported.
         path.write_text("[policies.api]\nlimits = '0/minute'\n")
         until(lambda: limits() == {6} and "is refused" in log.read_text(), what=log.read_text)
         until(lambda: refused() == {"1.0"}, what=log.read_text)
-        # Nor do the workers that come while it is there.
+        # New workers do not use it either.
         child.signal(signal.SIGHUP)
         said("Booting worker", 4)
         until(lambda: limits() == {6}, what=log.read_text)
         until(lambda: refused() == {"1.0"}, what=log.read_text)
-        # One that dies is replaced, and starts.
+        # A killed worker is replaced.
         os.kill(int(re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-1]), 9)
         said("Booting worker", 5)
         assert limits() == {6}
@@ -241,14 +241,14 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
         child.signal(signal.SIGHUP)
         said("Booting worker", 7)
         until(lambda: limits() == {7} and refused() == {"0.0"}, what=log.read_text)
-        # A worker's own SIGHUP is no end of it.
+        # A SIGHUP to a worker does not end it.
         _policies(path, 8)
         for pid in re.findall(r"Booting worker with pid: (\d+)", log.read_text())[-2:]:
             os.kill(int(pid), signal.SIGHUP)
         until(lambda: limits() == {8}, what=log.read_text)
         assert log.read_text().count("Booting worker") == 7
     refusals = [line for line in log.read_text().splitlines() if "policies.api.limits" in line]
-    # Two workers saw the file break, and three began with it broken, of which one was killed.
+    # Two workers saw the file become invalid, and three started meanwhile; one of those was killed.
     assert len(refusals) >= 3
     assert {json.loads(line)["logger"] for line in refusals} == {"limiter.policies"}
 
@@ -266,7 +266,7 @@ def test_a_first_start_with_a_broken_policy_file_is_refused(tmp_path: Path, stor
     assert "Booting worker" not in done.stderr
 
 
-#: Requests that two servers in a row may read as different ones.
+#: Requests that two servers in a row may read differently.
 SMUGGLED = [
     "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "Content-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
@@ -285,7 +285,7 @@ SMUGGLED = [
 
 
 @pytest.mark.slow
-def test_what_two_servers_may_read_differently_is_refused(tmp_path: Path) -> None:
+def test_requests_that_two_servers_may_read_differently_are_refused(tmp_path: Path) -> None:
     with gunicorn(tmp_path / "log", LIMITER_STORE="memory://") as (_, url):
         host, _, port = url.removeprefix("http://").partition(":")
         for fields in SMUGGLED:
@@ -320,7 +320,7 @@ def test_workers_that_would_count_by_themselves_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_workers_that_come_later_and_count_by_themselves_are_told_of(tmp_path: Path) -> None:
+def test_added_workers_that_count_by_themselves_are_reported(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with gunicorn(log, "--log-level=notice", LIMITER_STORE="memory://") as (child, _):
         child.process.send_signal(signal.SIGTTIN)
@@ -332,7 +332,7 @@ def test_workers_that_come_later_and_count_by_themselves_are_told_of(tmp_path: P
 
 @pytest.mark.slow
 def test_addresses_that_cannot_be_told_apart_are_refused(tmp_path: Path, store: str) -> None:
-    """By one line, and not by workers that fail for ever."""
+    """Gunicorn exits with one line, without workers that fail repeatedly."""
     third = [f"--bind={HOST}:{free_port()}" for _ in range(2)]
     for more in (third, [f"--bind=unix:{tmp_path}/socket"]):
         done = run_gunicorn(*more, LIMITER_STORE=store)
@@ -343,7 +343,7 @@ def test_addresses_that_cannot_be_told_apart_are_refused(tmp_path: Path, store: 
 
 
 def test_the_configuration_uses_names_that_gunicorn_knows() -> None:
-    """Gunicorn passes over a name that it does not know."""
+    """Gunicorn ignores an unknown name without an error."""
     found = runpy.run_path(str(ROOT / "service/gunicorn.conf.py"))
     ours = {name for name in found if name[0] != "_"} - {
         "annotations",

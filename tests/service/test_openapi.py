@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the code does: its paths, and every answer to what it may be asked."""
+"""The OpenAPI document matches the code: its paths, and the responses to valid and invalid requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ shadow = true
 limits = [{ algorithm = "concurrency", limit = 20, lease = 1 }, "100/second"]
 """
 EXAMPLES = 40
-#: What a schema cannot say: what one policy is, and what one member means for another.
+#: Refusals that a schema cannot describe: they depend on the policy, or on another member.
 ALLOWED_TO_REFUSE = re.compile(
     "This policy counts|more than this policy|lease is missing|surrogate"
 )
@@ -42,24 +42,22 @@ TOKEN = "a-token-of-enough-length"  # noqa: S105
 
 @pytest.fixture
 def app(make_by_file: Make, monkeypatch: pytest.MonkeyPatch) -> Flask:
-    """The service, which trusts callers without an address; the wrong tokens of one have no end."""
+    """The service, which trusts callers without an address, and accepts many wrong tokens."""
     monkeypatch.setattr("service.callers.WRONG_TOKENS", "10000/minute")
     return make_by_file(POLICIES, ADMIN_TOKEN=TOKEN, TRUSTED_PROXIES="unix,127.0.0.0/8")
 
 
 OPERATIONS = ["check", "hold", "giveBack", "refund", "openapi"]
 OF_OPERATORS = ["metrics", "policies", "lookAt", "reset"]
-#: Nothing of what they are asked can be wrong, but for the token, which is taken away in any mode.
+#: Their requests have nothing that could be invalid, except for the token, which each mode removes.
 NEVER_WRONG = ["openapi", *OF_OPERATORS]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: str(mode.value))
 @pytest.mark.parametrize("name", OPERATIONS + OF_OPERATORS)
-def test_every_answer_is_one_that_the_document_says(
-    app: Flask, name: str, mode: GenerationMode
-) -> None:
-    """No 500, no status, type, header or body that is not described; and no nonsense that is accepted."""
+def test_every_response_is_described(app: Flask, name: str, mode: GenerationMode) -> None:
+    """The document has each status, type, header and body; none is 500, and no invalid request passes."""
     document = schemathesis.openapi.from_wsgi("/v1/openapi.json", app)
     headers = {}
     if name in OF_OPERATORS:

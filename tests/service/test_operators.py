@@ -1,4 +1,4 @@
-"""What operators see: counters, subjects, logs and spans; and that nobody else does."""
+"""Counters, subjects, logs and spans for operators, which no other client can read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def operators(app: Flask) -> FlaskClient:
 
 
 def counted(app: Flask) -> dict[str, float]:
-    """What is counted, but for the histogram's buckets."""
+    """Return the metrics, without the histogram's buckets."""
     lines = operators(app).get("/metrics").text.splitlines()
     pairs = [line.rpartition(" ") for line in lines if line[0] != "#" and "_created" not in line]
     return {name: float(value) for name, _, value in pairs if "_bucket" not in name}
@@ -80,7 +80,7 @@ def test_decisions_are_counted_by_policy_and_outcome(make_by_file: Make) -> None
 
 
 def at_zero(*policies: str, shadow: tuple[str, ...] = ()) -> set[str]:
-    """All counters that there are with these policies."""
+    """Return all counters with these policies."""
     return {
         *(
             f'limiter_decisions_total{{outcome="{outcome}",policy="{policy}"}}'
@@ -100,10 +100,8 @@ def at_zero(*policies: str, shadow: tuple[str, ...] = ()) -> set[str]:
     }
 
 
-def test_all_counters_are_there_at_zero_before_anything_is_counted(
-    make_by_file: Make, make_app: MakeApp
-) -> None:
-    """A series that begins at 1 has no increase: the first failure would be seen by no alert."""
+def test_all_counters_exist_at_zero_from_the_start(make_by_file: Make, make_app: MakeApp) -> None:
+    """A series that begins at 1 has no increase, so no alert would see the first failure."""
     app = make_by_file(POLICIES)
     expected = {*at_zero("api", "shadow", "jobs", shadow=("shadow",))}
     assert counted(app) == dict.fromkeys({*expected, "limiter_policy_file_refused"}, 0.0)
@@ -129,11 +127,11 @@ def test_many_subjects_are_few_series(make_by_file: Make) -> None:
         client.post(f"/v1/check/nobody-{turn}", json={"key": "u"})
         client.get(f"/forward-auth/nobody-{turn}")
 
-    # Of three policies and of none, whatever is asked, and all of them from the start.
+    # Of three policies, and of no policy, for any request; all of them from the start.
     assert set(counted(app)) == before
 
 
-def test_a_store_that_is_gone_is_seen(make_app: MakeApp) -> None:
+def test_a_store_that_is_down_is_counted(make_app: MakeApp) -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
     app = make_app(STORE=gone, LIMITS="1/minute", TIMEOUT="0.2")
     for _ in range(2):
@@ -147,7 +145,7 @@ def test_a_store_that_is_gone_is_seen(make_app: MakeApp) -> None:
     assert counted(app)['limiter_decisions_total{outcome="unavailable",policy="default"}'] == 1
 
 
-def test_a_store_that_refuses_is_seen(make_app: MakeApp) -> None:
+def test_a_store_that_refuses_is_counted(make_app: MakeApp) -> None:
     with Server(password="secret") as server:  # noqa: S106
         app = make_app(STORE=f"redis://{HOST}:{server.port}/0")
         app.test_client().post("/v1/check/default", json={"key": "u"})
@@ -161,7 +159,7 @@ def test_a_store_that_refuses_is_seen(make_app: MakeApp) -> None:
     ("method", "path"),
     [("GET", "/v1/policies"), ("GET", "/v1/keys/u"), ("POST", "/v1/reset/u"), ("GET", "/x")],
 )
-def test_without_the_right_token_there_is_nothing(
+def test_without_the_right_token_no_route_answers(
     make_app: MakeApp, method: str, path: str
 ) -> None:
     without = operators(make_app())
@@ -210,7 +208,7 @@ def test_a_subject_is_looked_at_and_forgotten(make_by_file: Make) -> None:
         problem(operator.get(f"/v1/keys/{nobody}", headers=BEARER), 422)
     problem(operator.get("/v1/keys/", headers=BEARER), 404)
     problem(operator.get("/v1/reset/partner", headers=BEARER), 405)
-    # It has nothing of what proxies and services ask.
+    # The operators' address has no routes for proxies and services.
     for path in ("/forward-auth/api", "/v1/check/api", "/demo-service/hello", "/healthz"):
         problem(operator.get(path, headers=BEARER), 404)
 
@@ -287,8 +285,8 @@ def test_a_file_that_is_refused_is_shown(make_by_file: Make) -> None:
     assert counted(app)["limiter_policy_file_refused"] == 0
 
 
-def test_what_is_refused_and_what_is_in_force_are_of_one_moment(make_by_file: Make) -> None:
-    """Also where the question itself finds that the file has changed."""
+def test_policies_in_force_and_faults_are_of_one_moment(make_by_file: Make) -> None:
+    """They match also if this request is the first after a change of the file."""
     app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
     policies = app.extensions["policies"]
     for text, faults in (("nonsense", 1), (POLICIES.replace("3/minute", "4/minute"), 0)):
@@ -300,11 +298,11 @@ def test_what_is_refused_and_what_is_in_force_are_of_one_moment(make_by_file: Ma
         assert len(said["refused"]) == faults
 
 
-def test_without_a_file_nothing_is_said_of_one(make_app: MakeApp) -> None:
+def test_without_a_file_there_is_no_metric_of_one(make_app: MakeApp) -> None:
     assert "limiter_policy_file_refused" not in counted(make_app())
 
 
-def test_denials_are_said_without_the_subject(
+def test_denials_are_logged_without_the_subject(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     client = make_app(LIMITS="1/minute").test_client()
@@ -339,7 +337,7 @@ def test_a_line_with_an_exception_is_one_line() -> None:
 
 
 class _Span:
-    """What a span of OpenTelemetry's is asked."""
+    """A stand-in for OpenTelemetry's tracer and span."""
 
     def __init__(self) -> None:
         self.found: dict[str, Any] = {}

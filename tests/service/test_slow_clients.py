@@ -1,4 +1,4 @@
-"""Clients that keep the service and the upstream waiting: no other client waits for them."""
+"""Slow clients of the service and of the upstream: no other client waits for them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="its time-outs are set as Linux has them"),
 ]
 
-#: They are longer than what is received before a thread begins.
-LONG_BODIES = ("a slow body that is long", "a slow body that is not wanted")
+#: Longer than the part of a request that is received before a thread starts.
+LONG_BODIES = ("a slow body that is long", "a slow body that is not read")
 QUICK = f"--worker-class={__name__}.Quick"
 
 
 class Quick(Worker):
-    """One with little patience, so that tests need none."""
+    """A worker with short timeouts, so that tests take little time."""
 
     read_timeout = 0.5
 
@@ -57,14 +57,14 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[
         (name, attack)
         for name in ("service", "operators", "upstream")
         for attack in ATTACKS
-        # The upstream reads long bodies in its threads; before it, Traefik receives them.
+        # The upstream's threads read long bodies, which Traefik receives first.
         if not (name == "upstream" and attack in LONG_BODIES)
     ],
 )
 def test_others_are_served_meanwhile(
     ports: dict[str, tuple[int, str]], name: str, attack: str
 ) -> None:
-    """With threads that wait for clients it was none of 20, in each of these."""
+    """With gunicorn's own worker, none of 20 requests was answered during any of these attacks."""
     port, path = ports[name]
     with attacking(port, ATTACKS[attack]):
         found = served(port, path)
@@ -79,12 +79,12 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         yield int(url.rpartition(":")[2])
 
 
-def test_what_takes_too_long_is_closed(quick: int) -> None:
-    """All of a request has to come in time, however often a byte of it does."""
+def test_a_request_that_takes_too_long_is_closed(quick: int) -> None:
+    """The whole request must arrive in time, however often a byte arrives."""
     with ExitStack() as stack:
         connections = []
         for name, attack in ATTACKS.items():
-            if name != "answers that are not read":
+            if name != "responses that are not read":
                 few = attack._replace(connections=2)
                 connections += stack.enter_context(attacking(quick, few))
         for connection in connections:
@@ -93,9 +93,9 @@ def test_what_takes_too_long_is_closed(quick: int) -> None:
 
 
 def assert_is_closed(connection: socket.socket) -> bytes:
-    """It ends; return what came before that."""
+    """Read until the connection ends, and return what arrived."""
     found = b""
-    with suppress(ConnectionResetError):  # where a body was still under way
+    with suppress(ConnectionResetError):  # if a part of the body was not read
         while data := connection.recv(65_536):
             found += data
     return found
@@ -119,13 +119,13 @@ def raw(ports: dict[str, tuple[int, str]]) -> Iterator[socket.socket]:
 
 
 def answers(raw: socket.socket, count: int) -> list[tuple[int, bytes]]:
-    """The next responses of a connection."""
+    """Read the next responses of a connection."""
     found = []
     with raw.makefile("rb") as lines:
         while len(found) < count:
             status = int(lines.readline().split()[1])
             fields = http.client.parse_headers(lines)
-            if status != 100:  # gunicorn says it, too, which clients are used to
+            if status != 100:  # gunicorn sends a 100 too; clients accept several
                 found.append((status, lines.read(int(fields["Content-Length"]))))
     return found
 
@@ -134,7 +134,7 @@ BODY = json.dumps({"key": "u", "peek": True}).encode()
 
 
 def check(fields: str, body: bytes) -> bytes:
-    """A request whose answer tells whether its body was read as it was sent."""
+    """A request whose response shows whether its body was read as it was sent."""
     head = (
         f"POST /v1/check/default HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{fields}"
     )
@@ -163,24 +163,24 @@ WHOLE = {
 def test_requests_in_pieces_are_read_as_they_were_sent(
     raw: socket.socket, name: str, size: int
 ) -> None:
-    """Twice, on one connection."""
+    """Send two such requests on one connection."""
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for _ in range(2):
         for at in range(0, len(WHOLE[name]), size):
             raw.sendall(WHOLE[name][at : at + size])
-            time.sleep(0)  # to let the other end see it apart, sometimes
+            time.sleep(0)  # so that the server sometimes receives the pieces separately
         ((status, body),) = answers(raw, 1)
         assert (status, json.loads(body)["allowed"]) == (200, True)
 
 
-def test_requests_at_once_are_answered_in_turn(raw: socket.socket) -> None:
+def test_pipelined_requests_are_answered_in_order(raw: socket.socket) -> None:
     raw.sendall(b"".join(list(WHOLE.values())[:3]) * 4)
     found = answers(raw, 12)
 
     assert [status for status, _ in found] == [200] * 12
 
 
-def test_who_waits_to_be_asked_for_a_body_is_asked(raw: socket.socket) -> None:
+def test_a_client_that_expects_a_100_gets_it(raw: socket.socket) -> None:
     raw.sendall(check(f"Content-Length: {len(BODY)}\r\nExpect: 100-continue", b""))
     assert raw.recv(65_536).startswith(b"HTTP/1.1 100 ")
     raw.sendall(BODY)
@@ -201,10 +201,10 @@ def test_who_waits_to_be_asked_for_a_body_is_asked(raw: socket.socket) -> None:
         (b"\r\n\r\nGET /healthz HTTP/1.1\r\n", None),
     ],
 )
-def test_what_will_not_be_read_is_answered_at_once(
+def test_a_body_that_is_not_read_is_answered_at_once(
     raw: socket.socket, sent: bytes, status: int | None
 ) -> None:
-    """And the connection is closed, or what is still to come would be the next request."""
+    """Then the connection is closed: else the rest of the body would be the next request."""
     began = time.monotonic()
     raw.sendall(sent)
     text = assert_is_closed(raw)

@@ -87,17 +87,17 @@ class AnyGuard:
         self.current = (AsyncGuard if self.is_async else Guard)(rules, (), observe)
         return self
 
-    def enter(self, asked: Request | None = None) -> Verdict:
+    def enter(self, incoming: Request | None = None) -> Verdict:
         """Check a request."""
-        return self._run(self.current.enter(asked or request()))
+        return self._run(self.current.enter(incoming or request()))
 
     def leave(self, verdict: Verdict) -> None:
         """Close the response of a request."""
         self._run(self.current.leave(verdict))
 
-    def statuses(self, count: int, asked: Request | None = None) -> list[int]:
+    def statuses(self, count: int, incoming: Request | None = None) -> list[int]:
         """Return the statuses of ``count`` requests."""
-        return [self.enter(asked).status for _ in range(count)]
+        return [self.enter(incoming).status for _ in range(count)]
 
     def left(self, name: str, key: str) -> int:
         """Return what a rule's subject has left."""
@@ -123,9 +123,9 @@ class AnyGuard:
 @pytest.fixture(params=["threads", "coroutines"])
 def guard(request: pytest.FixtureRequest, subject: str) -> Iterator[AnyGuard]:
     """A guard of each kind, with keys of its own."""
-    found = AnyGuard(request.param, subject)
-    yield found
-    found.close()
+    harness = AnyGuard(request.param, subject)
+    yield harness
+    harness.close()
 
 
 def granted(verdict: Verdict) -> dict[str, int]:
@@ -183,8 +183,8 @@ def test_subjects_of_different_slots(guard: AnyGuard, cluster: Cluster) -> None:
         timeout=5.0,
     )
     for number in range(6):
-        asked = replace(request(peer=f"198.51.100.{number}"), parts={"p": "same"})
-        assert guard.statuses(3, asked) == [200, 429, 429]
+        incoming = replace(request(peer=f"198.51.100.{number}"), parts={"p": "same"})
+        assert guard.statuses(3, incoming) == [200, 429, 429]
     assert guard.left("all", "global") == 44
     # Full after two requests; denials refunded their own charges, and no others.
     shade = str(identity("path:p")(replace(request(), parts={"p": "same"}), ()))
@@ -292,7 +292,7 @@ def test_shadow_rules_that_cannot_be_evaluated(guard: AnyGuard, any_store: str) 
         ("real", FixedWindow(4, HOUR), {}),
         ("who", "5/s", {"shadow": True, "identity": identity("api-key")}),
         ("much", "5/s", {"shadow": True, "cost": lambda *_: 6}),
-        observe=lambda *told: seen.append(told[1]),
+        observe=lambda *arguments: seen.append(arguments[1]),
     )
     verdict = guard.enter()
     assert verdict.status == 200
@@ -326,7 +326,7 @@ def test_a_cost_that_can_never_pass(guard: AnyGuard, any_store: str) -> None:
     guard.opened(
         any_store,
         ("all", FixedWindow(5, HOUR), {"identity": GLOBAL}),
-        ("big", FixedWindow(3, HOUR), {"cost": lambda asked, _: asked.size}),
+        ("big", FixedWindow(3, HOUR), {"cost": lambda incoming, _: incoming.size}),
     )
     verdict = guard.enter(request(content_length="4"))
     assert (verdict.status, verdict.fields) == (413, [])
@@ -447,9 +447,9 @@ def test_the_shortest_time_out_counts(guard: AnyGuard, store: str) -> None:
         guard.of([replace(rule, unidentified="skip") for rule in guard.current.rules])
         assert guard.enter(request(x_api_key="k")).status == 200
         between.replies = proxy.swallow
-        for asked, least, most in (request(x_api_key="k"), 0.1, 0.5), (request(), 0.5, 3.0):
+        for incoming, least, most in (request(x_api_key="k"), 0.1, 0.5), (request(), 0.5, 3.0):
             began = monotonic()
-            verdict = guard.enter(asked)
+            verdict = guard.enter(incoming)
             assert least <= monotonic() - began < most
             assert verdict.status == 200
             assert isinstance(verdict.error, StoreUnavailable)
@@ -535,7 +535,7 @@ def test_leases_that_cannot_be_renewed_are_released(
 def test_an_observer_that_fails_changes_no_verdict(
     guard: AnyGuard, any_store: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(asked: Request, verdict: Verdict) -> None:
+    def fail(incoming: Request, verdict: Verdict) -> None:
         raise ZeroDivisionError
 
     with caplog.at_level(logging.ERROR, "limiter.web"):
@@ -546,21 +546,21 @@ def test_an_observer_that_fails_changes_no_verdict(
 @pytest.mark.parametrize("status", [200, 429, 413, 400, 503])
 def test_an_observer_gets_every_verdict(guard: AnyGuard, any_store: str, status: int) -> None:
     seen: list[tuple[Request, Verdict]] = []
-    asked = request(
+    incoming = request(
         content_length="6" if status == 413 else "1", peer=None if status == 400 else "1.1.1.1"
     )
     guard.opened(
         NOWHERE if status == 503 else any_store,
-        ("a", FixedWindow(5, HOUR), {"cost": lambda asked, _: asked.size}),
-        observe=lambda *told: seen.append(told),
+        ("a", FixedWindow(5, HOUR), {"cost": lambda incoming, _: incoming.size}),
+        observe=lambda *arguments: seen.append(arguments),
         timeout=0.05 if status == 503 else 2.0,
     )
     for _ in range(5 if status == 429 else 0):
-        guard.enter(asked)
+        guard.enter(incoming)
     seen.clear()
-    verdict = guard.enter(asked)
+    verdict = guard.enter(incoming)
     assert verdict.status == status
-    assert seen == [(asked, verdict)]
+    assert seen == [(incoming, verdict)]
 
 
 # --- logs ---

@@ -113,10 +113,10 @@ MINUTE = SlidingLog(100, per=60)
     ],
 )
 def test_fields(parts: list[tuple[Policy, int, float, float]], expected: dict[str, str]) -> None:
-    found = headers.fields(decide(*parts), "api")
+    rendered = headers.fields(decide(*parts), "api")
 
-    assert dict(found) == expected
-    assert len(found) == len(expected)
+    assert dict(rendered) == expected
+    assert len(rendered) == len(expected)
 
 
 def test_older_forms_show_one_limit() -> None:
@@ -149,16 +149,16 @@ def test_every_field_is_a_structured_field_of_integers(
 ) -> None:
     """By RFC 9651, a parser ignores the whole field if one member is malformed."""
     decision = Decision((policy,), [0, remaining, retry_us, reset_us, 0, 0])
-    found = dict(headers.fields(decision, "api"))
+    rendered = dict(headers.fields(decision, "api"))
 
-    assert re.fullmatch(r'"api";q=\d{1,15}(;w=[1-9]\d{0,14})?', found["RateLimit-Policy"])
-    assert re.fullmatch(r'"api";r=\d{1,15};t=\d{1,15}', found["RateLimit"])
-    assert ("Retry-After" in found) == (retry_us > 0)
+    assert re.fullmatch(r'"api";q=\d{1,15}(;w=[1-9]\d{0,14})?', rendered["RateLimit-Policy"])
+    assert re.fullmatch(r'"api";r=\d{1,15};t=\d{1,15}', rendered["RateLimit"])
+    assert ("Retry-After" in rendered) == (retry_us > 0)
     if retry_us:
         # A client that waits this long is admitted, and waits less than a second too long.
-        seconds = int(found["Retry-After"])
+        seconds = int(rendered["Retry-After"])
         assert max(0, (seconds - 1)) * SECOND < retry_us <= seconds * SECOND
-        assert seconds >= int(found["RateLimit"].rpartition("=")[2]) >= 1
+        assert seconds >= int(rendered["RateLimit"].rpartition("=")[2]) >= 1
 
 
 def test_quota_exceeded_names_the_limits_that_denied() -> None:

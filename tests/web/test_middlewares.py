@@ -119,7 +119,7 @@ class Asgi(Wsgi):
         headers = {name.replace("_", "-"): value for name, value in fields.items()}
         asked = ask_asgi(app, path, client=(peer, 40_000), method=method, headers=headers)
         answer = self.run(asked)
-        assert all(name == name.lower() for name, _ in answer.said[0]["headers"])
+        assert all(name == name.lower() for name, _ in answer.sent[0]["headers"])
         return Answer(answer.status, answer.headers, answer.body)
 
     def close(self) -> None:
@@ -130,9 +130,9 @@ class Asgi(Wsgi):
 @pytest.fixture(params=[Wsgi, Asgi])
 def web(request: pytest.FixtureRequest) -> Iterator[Wsgi]:
     """Each kind of middleware."""
-    found = request.param()
-    yield found
-    found.close()
+    adapter = request.param()
+    yield adapter
+    adapter.close()
 
 
 Make = Callable[..., Any]

@@ -71,9 +71,9 @@ def test_what_is_answered(guard: AnyGuard, store: str) -> None:
     assert (verdict.status, verdict.results) == (429, ())
     assert isinstance(verdict.error, TooManyNewSubjects)
     assert 3_590 <= int(fields(verdict)["Retry-After"]) <= 3_600
-    said = json.loads(verdict.body)
-    assert said["detail"] == "Policy api allows 3 new subjects per 3600 s for one address."
-    assert said["violated-policies"] == ["api"]
+    problem = json.loads(verdict.body)
+    assert problem["detail"] == "Policy api allows 3 new subjects per 3600 s for one address."
+    assert problem["violated-policies"] == ["api"]
 
 
 def test_known_keys_cost_an_address_nothing(guard: AnyGuard, store: str) -> None:
@@ -105,13 +105,13 @@ def test_nothing_is_charged_where_a_subject_is_not_begun(guard: AnyGuard, store:
         ("tenant", FixedWindow(5, HOUR), bounded(identity=identity("header:X-Org"))),
     )
     for number in range(5):
-        asked = replace(by_key("same"), headers={"x-api-key": "same", "x-org": f"{number}"})
-        assert guard.enter(asked).status == (200 if number < 3 else 429)
+        incoming = replace(by_key("same"), headers={"x-api-key": "same", "x-org": f"{number}"})
+        assert guard.enter(incoming).status == (200 if number < 3 else 429)
     assert guard.left("each", "203.0.113.9") == 6
     # One unit of the other rule was used.
     for number in range(3):
-        asked = replace(by_key("x"), headers={"x-api-key": f"new-{number}", "x-org": "0"})
-        assert guard.enter(asked).status == (200 if number < 2 else 429)
+        incoming = replace(by_key("x"), headers={"x-api-key": f"new-{number}", "x-org": "0"})
+        assert guard.enter(incoming).status == (200 if number < 2 else 429)
 
 
 def test_in_shadow_mode_nothing_is_denied_and_nothing_written(guard: AnyGuard, own: Server) -> None:

@@ -142,10 +142,10 @@ def test_capitals_may_be_ignored(path: str) -> None:
 
 def test_two_hosts_are_refused_if_a_rule_names_hosts() -> None:
     """The application uses one of two Host fields; a rule could match the other one."""
-    asked = replace(sent("/"), host="h.example, x.example")
+    incoming = replace(sent("/"), host="h.example, x.example")
     with pytest.raises(Ambiguous, match="hosts"):
-        Match(hosts=frozenset({"h.example"})).parts(asked)
-    assert Match().parts(asked) == {}
+        Match(hosts=frozenset({"h.example"})).parts(incoming)
+    assert Match().parts(incoming) == {}
 
 
 # --- real routers ---

@@ -37,7 +37,7 @@ def scope(*headers: tuple[bytes, bytes], **more: Any) -> dict[str, Any]:
 
 
 def test_wsgi() -> None:
-    found = from_wsgi(
+    parsed = from_wsgi(
         environ(
             REQUEST_METHOD="post",
             SCRIPT_NAME="/app",
@@ -49,21 +49,21 @@ def test_wsgi() -> None:
         ),
         {"org": "acme"},
     )
-    assert (found.method, found.host, found.path) == ("POST", "api.example", "/app/café")
-    assert (found.peer, found.size, found.parts) == ("203.0.113.9", 12, {"org": "acme"})
-    assert dict(found.headers) == {
+    assert (parsed.method, parsed.host, parsed.path) == ("POST", "api.example", "/app/café")
+    assert (parsed.peer, parsed.size, parsed.parts) == ("203.0.113.9", 12, {"org": "acme"})
+    assert dict(parsed.headers) == {
         "host": "Api.Example:8080",
         "x-api-key": "k",
         "content-length": "12",
     }
-    assert found.headers.get("x-api_key") is None
-    assert found.headers.get("content-type") is None
-    assert "x-api-key" in found.headers
-    assert "x-other" not in found.headers
+    assert parsed.headers.get("x-api_key") is None
+    assert parsed.headers.get("content-type") is None
+    assert "x-api-key" in parsed.headers
+    assert "x-other" not in parsed.headers
 
 
 def test_asgi() -> None:
-    found = from_asgi(
+    parsed = from_asgi(
         scope(
             (b"host", b"Api.Example:8080"),
             (b"X-API-Key", b"k"),
@@ -76,21 +76,21 @@ def test_asgi() -> None:
         ),
         {"org": "acme"},
     )
-    assert (found.method, found.host, found.path) == ("POST", "api.example", "/café")
-    assert (found.peer, found.size, found.parts) == ("203.0.113.9", 0, {"org": "acme"})
-    assert found.headers["x-api-key"] == "k"
-    assert found.forwarded_for == "1.1.1.1, 2.2.2.2"
-    assert (found.cookie("a"), found.cookie("b"), found.cookie("c")) == ("1", "2", None)
+    assert (parsed.method, parsed.host, parsed.path) == ("POST", "api.example", "/café")
+    assert (parsed.peer, parsed.size, parsed.parts) == ("203.0.113.9", 0, {"org": "acme"})
+    assert parsed.headers["x-api-key"] == "k"
+    assert parsed.forwarded_for == "1.1.1.1, 2.2.2.2"
+    assert (parsed.cookie("a"), parsed.cookie("b"), parsed.cookie("c")) == ("1", "2", None)
 
 
 def test_a_key_function_can_read_the_environ_the_scope_and_the_state() -> None:
     """The WSGI environment, the ASGI scope, and what stands in ``request.state`` of Starlette."""
     ours = environ(REMOTE_USER="ann")
-    for found in (from_wsgi(ours), replace(from_wsgi(ours), parts={"a": "b"})):
-        assert (found.environ["REMOTE_USER"], dict(found.scope)) == ("ann", {})
+    for parsed in (from_wsgi(ours), replace(from_wsgi(ours), parts={"a": "b"})):
+        assert (parsed.environ["REMOTE_USER"], dict(parsed.scope)) == ("ann", {})
     theirs = scope(state={"user": "ann"}, user="bob")
-    for found in (from_asgi(theirs), replace(from_asgi(theirs), parts={"a": "b"})):
-        assert (found.scope["user"], found.state.user, dict(found.environ)) == ("bob", "ann", {})
+    for parsed in (from_asgi(theirs), replace(from_asgi(theirs), parts={"a": "b"})):
+        assert (parsed.scope["user"], parsed.state.user, dict(parsed.environ)) == ("bob", "ann", {})
     with pytest.raises(AttributeError):
         assert from_asgi(scope()).state.user
     assert from_asgi(theirs) == from_asgi(scope())
@@ -118,9 +118,9 @@ def test_a_server_may_have_replaced_the_peer() -> None:
 
 
 def test_a_websocket_s_handshake_is_a_get() -> None:
-    found = scope()
-    del found["method"]
-    assert from_asgi({**found, "type": "websocket"}).method == "GET"
+    parsed = scope()
+    del parsed["method"]
+    assert from_asgi({**parsed, "type": "websocket"}).method == "GET"
 
 
 @pytest.mark.parametrize("address", ["", None])
@@ -211,10 +211,10 @@ def test_any_text_is_a_valid_cookie_field(text: str) -> None:
 )
 def test_headers_of_one_name_are_joined(fields: list[tuple[str, str]]) -> None:
     """The values stay in order and complete."""
-    found = joined(fields)
-    assert set(found) == {name.lower() for name, _ in fields}
-    for name in found:
-        assert found[name] == ", ".join(value for other, value in fields if other.lower() == name)
+    parsed = joined(fields)
+    assert set(parsed) == {name.lower() for name, _ in fields}
+    for name in parsed:
+        assert parsed[name] == ", ".join(value for other, value in fields if other.lower() == name)
 
 
 @given(
@@ -228,9 +228,9 @@ def test_headers_of_one_name_are_joined(fields: list[tuple[str, str]]) -> None:
 )
 def test_anything_that_a_server_passes_is_a_request(path: str, headers: dict[str, str]) -> None:
     """WSGI passes any bytes as Latin-1 text."""
-    found = from_wsgi(environ(PATH_INFO=path, **headers))
-    assert found.path
-    assert found.size is None or found.size >= 0
+    parsed = from_wsgi(environ(PATH_INFO=path, **headers))
+    assert parsed.path
+    assert parsed.size is None or parsed.size >= 0
     with contextlib.suppress(Ambiguous):
-        found.cookie("sid")
-    assert dict(found.headers) == {name: found.headers[name] for name in found.headers}
+        parsed.cookie("sid")
+    assert dict(parsed.headers) == {name: parsed.headers[name] for name in parsed.headers}

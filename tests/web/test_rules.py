@@ -106,14 +106,14 @@ def test_a_path_with_two_readings() -> None:
         assert api.parts(request(path)) is not None
     for path in ("/x/api/", "/..api/x", "/api.", "/"):
         assert api.parts(request(path)) is None
-    found = rule(exempt_paths=(pattern("/static/**"),))
+    exempting = rule(exempt_paths=(pattern("/static/**"),))
     for path in ("/static/x", "/static/./x", "/static/a/../x", "/static//x", "/static/a/.."):
-        assert found.consider(request(path), ()) is SkipReason.EXEMPT_PATH
+        assert exempting.consider(request(path), ()) is SkipReason.EXEMPT_PATH
     for path in (
         *("/static/../api", "/api/../static/x", "//static/x", "/static/..", "/static//../../api"),
         *("/static/..\\api", "/static/..;/api", "/x/..;/static/x"),
     ):
-        assert isinstance(found.consider(request(path), ()), Check)
+        assert isinstance(exempting.consider(request(path), ()), Check)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +149,12 @@ def plainly(spelled: str) -> re.Pattern[str]:
 def test_a_pattern_matches_what_it_says(pieces: list[str], paths: list[str]) -> None:
     named = [piece.format(f"{{p{place}}}") for place, piece in enumerate(pieces)]
     try:
-        found = pattern("/" + "".join(named))
+        compiled = pattern("/" + "".join(named))
     except InvalidSetting:
         return
     plain = plainly("/" + "".join(named))
     for path in paths:
-        assert bool(found.fullmatch("/" + path)) == bool(plain.fullmatch("/" + path)), path
+        assert bool(compiled.fullmatch("/" + path)) == bool(plain.fullmatch("/" + path)), path
 
 
 @pytest.mark.parametrize(
@@ -187,64 +187,64 @@ def test_a_text_matches_itself(text: str) -> None:
 )
 def test_a_part_that_differs_between_readings_is_no_subject(path: str) -> None:
     """Else a client could get another limit by another spelling of the same path."""
-    found = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
+    by_part = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
 
     with pytest.raises(Ambiguous, match="org"):
-        found.check(request(path), TRUSTED)
+        by_part.check(request(path), TRUSTED)
     with pytest.raises(Ambiguous):
-        replace(found, unidentified="skip").check(request(path), TRUSTED)
-    assert replace(found, identity=identity("global")).check(request(path), TRUSTED)
+        replace(by_part, unidentified="skip").check(request(path), TRUSTED)
+    assert replace(by_part, identity=identity("global")).check(request(path), TRUSTED)
 
 
 def test_a_part_that_is_equal_in_all_readings() -> None:
-    found = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
-    plain = found.check(request("/orgs/acme/f"), TRUSTED)
+    by_part = rule(match=Match(paths=(pattern("/orgs/{org}/**"),)), identity=identity("path:org"))
+    plain = by_part.check(request("/orgs/acme/f"), TRUSTED)
 
     for path in ("/orgs/acme/./f", "/orgs//acme/f", "/orgs/acme//f;1", "/orgs/acme/f/"):
-        assert found.check(request(path), TRUSTED) == plain
+        assert by_part.check(request(path), TRUSTED) == plain
 
 
 def test_parts_of_the_framework_s_route_are_kept() -> None:
     match = Match(paths=(pattern("/{a}/*"),))
-    asked = replace(request("/x/y"), parts={"a": "old", "b": "1"})
-    assert match.parts(asked) == {"a": "x", "b": "1"}
-    assert Match().parts(asked) == {"a": "old", "b": "1"}
-    found = rule(match=match, identity=identity("path:a")).check(asked, ())
-    again = rule(identity=identity("path:a")).check(replace(asked, parts={"a": "x"}), ())
-    assert found is not None
+    routed = replace(request("/x/y"), parts={"a": "old", "b": "1"})
+    assert match.parts(routed) == {"a": "x", "b": "1"}
+    assert Match().parts(routed) == {"a": "old", "b": "1"}
+    check = rule(match=match, identity=identity("path:a")).check(routed, ())
+    again = rule(identity=identity("path:a")).check(replace(routed, parts={"a": "x"}), ())
+    assert check is not None
     assert again is not None
-    assert found.key == again.key
+    assert check.key == again.key
 
 
 # --- subject and cost ---
 
 
 def test_the_check_of_a_request() -> None:
-    found = rule(cost=lambda *_: 3)
-    assert found.check(request(), TRUSTED) == Check(found, "203.0.113.9", 3, None)
-    assert found.name == "r"
+    costly = rule(cost=lambda *_: 3)
+    assert costly.check(request(), TRUSTED) == Check(costly, "203.0.113.9", 3, None)
+    assert costly.name == "r"
 
 
 def test_an_unknown_cost_is_the_most_that_is_ever_admitted() -> None:
     """The subject's own limits count, if it has some."""
     several = Limiter("9/minute; 5/hour", store="memory://", name="r")
     for overrides, cost in [({}, 5), ({"203.0.113.9": (SlidingLog(3, 60),)}, 3)]:
-        found = Rule(several, cost=lambda *_: None, overrides=overrides).check(request(), ())
-        assert found is not None
-        assert found.cost == cost
+        check = Rule(several, cost=lambda *_: None, overrides=overrides).check(request(), ())
+        assert check is not None
+        assert check.cost == cost
 
 
 @pytest.mark.parametrize("cost", [-1, 0, 1])
 def test_a_request_costs_at_least_one(cost: int) -> None:
-    found = rule(cost=lambda *_: cost).check(request(), ())
-    assert found is not None
-    assert found.cost == 1
+    check = rule(cost=lambda *_: cost).check(request(), ())
+    assert check is not None
+    assert check.cost == 1
 
 
 def test_why_a_rule_does_not_apply() -> None:
     """``consider`` returns the first reason, and ``check`` returns None."""
     everything = Match(frozenset({"GET"}), frozenset({"h.example"}), (pattern("/a/**"),))
-    found = rule(
+    narrow = rule(
         match=everything,
         exempt_paths=(pattern("/a/healthz"),),
         exempt_networks=(ip_network("10.0.0.0/8"),),
@@ -254,27 +254,29 @@ def test_why_a_rule_does_not_apply() -> None:
         preflights=False,
         percent=0,
     )
-    asked = request("/a/x", x_org="paying")
+    matching = request("/a/x", x_org="paying")
     for other, why in [
-        (replace(asked, method="PUT"), SkipReason.METHOD),
-        (replace(asked, method="OPTIONS"), SkipReason.METHOD),
-        (replace(asked, host="other"), SkipReason.HOST),
-        (replace(asked, path="/b"), SkipReason.PATH),
-        (replace(asked, path="/a/healthz"), SkipReason.EXEMPT_PATH),
-        (replace(asked, peer="10.1.1.1"), SkipReason.EXEMPT_NETWORK),
+        (replace(matching, method="PUT"), SkipReason.METHOD),
+        (replace(matching, method="OPTIONS"), SkipReason.METHOD),
+        (replace(matching, host="other"), SkipReason.HOST),
+        (replace(matching, path="/b"), SkipReason.PATH),
+        (replace(matching, path="/a/healthz"), SkipReason.EXEMPT_PATH),
+        (replace(matching, peer="10.1.1.1"), SkipReason.EXEMPT_NETWORK),
         (request("/a/x", x_org="free"), SkipReason.EXEMPT_KEY),
         (request("/a/x"), SkipReason.UNIDENTIFIED),
-        (asked, SkipReason.PERCENT),
+        (matching, SkipReason.PERCENT),
     ]:
-        assert found.consider(other, TRUSTED) is why
-        assert found.check(other, TRUSTED) is None
-    assert replace(found, percent=100.0).check(asked, TRUSTED) is not None
+        assert narrow.consider(other, TRUSTED) is why
+        assert narrow.check(other, TRUSTED) is None
+    assert replace(narrow, percent=100.0).check(matching, TRUSTED) is not None
     # Applications serve HEAD by GET.
-    assert replace(found, percent=100.0).check(replace(asked, method="HEAD"), TRUSTED) is not None
+    assert (
+        replace(narrow, percent=100.0).check(replace(matching, method="HEAD"), TRUSTED) is not None
+    )
     preflight = request(
         "/a/x", "OPTIONS", origin="x", access_control_request_method="PUT", x_org="paying"
     )
-    free = replace(found, match=Match())
+    free = replace(narrow, match=Match())
     assert free.consider(preflight, TRUSTED) is SkipReason.PREFLIGHT
     assert replace(free, preflights=True).consider(preflight, TRUSTED) is SkipReason.PERCENT
 
@@ -285,9 +287,9 @@ def test_unidentified_requests() -> None:
     with pytest.raises(Unidentified):
         rule(**of_header).check(request(), ())
     assert rule(**of_header, unidentified="skip").check(request(), ()) is None
-    found = rule(**of_header, unidentified="address").check(request(), ())
-    assert found is not None
-    assert found.key == "203.0.113.9"
+    check = rule(**of_header, unidentified="address").check(request(), ())
+    assert check is not None
+    assert check.key == "203.0.113.9"
     for how in ("refuse", "address"):
         with pytest.raises(Unidentified):
             rule(**of_header, unidentified=how).check(replace(request(), peer=None), ())
@@ -296,49 +298,49 @@ def test_unidentified_requests() -> None:
 @pytest.mark.parametrize("nobody", [None, "", b"", ()])
 def test_an_identity_that_returns_no_subject_lets_no_request_pass(nobody: Any) -> None:
     """Such requests pass only if the rule has ``unidentified="skip"``."""
-    found = rule(identity=lambda *_: nobody)
+    anonymous = rule(identity=lambda *_: nobody)
 
     with pytest.raises(Unidentified):
-        found.check(request(), TRUSTED)
-    assert replace(found, unidentified="skip").check(request(), TRUSTED) is None
-    by_address = replace(found, unidentified="address").check(request(), TRUSTED)
+        anonymous.check(request(), TRUSTED)
+    assert replace(anonymous, unidentified="skip").check(request(), TRUSTED) is None
+    by_address = replace(anonymous, unidentified="address").check(request(), TRUSTED)
     assert by_address is not None
     assert by_address.key == "203.0.113.9"
 
 
 def test_an_address_that_cannot_be_parsed_is_not_exempt() -> None:
     """It is in no network."""
-    found = rule(exempt_networks=(ip_network("0.0.0.0/0"),), identity=identity("global"))
-    asked = replace(request(x_forwarded_for="nonsense"), peer="127.0.0.1")
-    assert found.check(asked, TRUSTED) is not None
-    assert found.check(replace(asked, peer=None), TRUSTED) is not None
+    exempting = rule(exempt_networks=(ip_network("0.0.0.0/0"),), identity=identity("global"))
+    unreadable = replace(request(x_forwarded_for="nonsense"), peer="127.0.0.1")
+    assert exempting.check(unreadable, TRUSTED) is not None
+    assert exempting.check(replace(unreadable, peer=None), TRUSTED) is not None
 
 
 def test_numbers_of_a_subject_s_own() -> None:
     ten = (SlidingLog(50, 60),)
 
-    def asked(spec: str | list[str], name: str, said: str) -> Check:
+    def check_of(spec: str | list[str], name: str, org: str) -> Check:
         overrides = dict.fromkeys(meant(name, spec), ten)
-        found = rule(identity=identity(spec), overrides=overrides).check(request(x_org=said), ())
-        assert found is not None
-        return found
+        check = rule(identity=identity(spec), overrides=overrides).check(request(x_org=org), ())
+        assert check is not None
+        return check
 
     org, both = "header:X-Org", ["address", "header:X-Org"]
-    assert asked(org, "acme", "acme").limits == ten
-    assert asked(org, "acme", "other").limits is None
-    assert asked(both, "203.0.113.9,acme", "acme").limits == ten
-    assert asked(both, "203.0.113.8,acme", "acme").limits is None
+    assert check_of(org, "acme", "acme").limits == ten
+    assert check_of(org, "acme", "other").limits is None
+    assert check_of(both, "203.0.113.9,acme", "acme").limits == ten
+    assert check_of(both, "203.0.113.8,acme", "acme").limits is None
 
 
 # --- roll-out ---
 
 
-def reached(found: Rule, subjects: int = 2_000) -> set[int]:
+def reached(partial: Rule, subjects: int = 2_000) -> set[int]:
     """Return to which of many subjects the rule applies."""
     return {
         number
         for number in range(subjects)
-        if found.check(request(x_org=str(number)), ()) is not None
+        if partial.check(request(x_org=str(number)), ()) is not None
     }
 
 
@@ -385,12 +387,12 @@ PREFLIGHT = {"origin": "https://x.example", "access_control_request_method": "PU
 
 def test_a_preflight_takes_nothing_from_its_client_s_limit() -> None:
     """It is counted by address, in the limits of the same rule."""
-    found = rule(identity=identity("global"))
-    guard = Guard([found])
+    counted = rule(identity=identity("global"))
+    guard = Guard([counted])
     preflight = request("/", "OPTIONS", **PREFLIGHT)
     assert [guard.enter(preflight).status for _ in range(6)] == [200] * 5 + [429]
     assert [guard.enter(request()).status for _ in range(6)] == [200] * 5 + [429]
     assert guard.enter(replace(preflight, peer="198.51.100.7")).status == 200
     nobody = replace(preflight, peer=None)
     assert guard.enter(nobody).status == 400
-    assert replace(found, unidentified="skip").consider(nobody, ()) is SkipReason.UNIDENTIFIED
+    assert replace(counted, unidentified="skip").consider(nobody, ()) is SkipReason.UNIDENTIFIED

@@ -43,8 +43,8 @@ def request(
     return Request("GET", "h.example", "/", fields, peer, {"org": "acme"}, address_from)
 
 
-def key(spec: str | list[str], asked: Request) -> Key:
-    return identity(spec)(asked, PROXIES)
+def key(spec: str | list[str], incoming: Request) -> Key:
+    return identity(spec)(incoming, PROXIES)
 
 
 # --- X-Forwarded-For, Forwarded, X-Real-IP: one of them is used, and only of trusted peers ---
@@ -131,8 +131,8 @@ def test_forwarded_without_a_client(value: str) -> None:
 
 @given(client=public, spelling=spellings)
 def test_x_real_ip(client: IPv4Address, spelling: str) -> None:
-    asked = request(address_from="x-real-ip", x_real_ip=spelling.format(client))
-    assert key("address", asked) == str(client)
+    incoming = request(address_from="x-real-ip", x_real_ip=spelling.format(client))
+    assert key("address", incoming) == str(client)
 
 
 @pytest.mark.parametrize("value", ["", "1.1.1.1, 2.2.2.2", "unknown", ","])
@@ -149,27 +149,29 @@ def test_x_real_ip_is_one_address(value: str) -> None:
 )
 def test_an_untrusted_peer_is_the_client(invented: str, name: str, address_from: str) -> None:
     """The client is the other end of the connection, whatever header field it sends."""
-    asked = Request("GET", "", "/", {name: invented}, "203.0.113.9", address_from=address_from)
-    assert key("address", asked) == "203.0.113.9"
+    incoming = Request("GET", "", "/", {name: invented}, "203.0.113.9", address_from=address_from)
+    assert key("address", incoming) == "203.0.113.9"
 
 
 @given(invented=inventions, others=st.sampled_from(ADDRESS_FROM))
 def test_one_field_is_used_and_no_other(invented: str, others: str) -> None:
     """A proxy writes one of the fields, and passes the others on as the client sent them."""
     for address_from in ADDRESS_FROM:
-        asked = Request("GET", "", "/", {others: invented}, "127.0.0.1", address_from=address_from)
+        incoming = Request(
+            "GET", "", "/", {others: invented}, "127.0.0.1", address_from=address_from
+        )
         if others != address_from:
-            assert key("address", asked) == "127.0.0.1"
+            assert key("address", incoming) == "127.0.0.1"
 
 
 @given(text=st.one_of(inventions, st.binary(max_size=40).map(lambda raw: raw.decode("latin-1"))))
 def test_any_header_is_an_address_or_unidentified(text: str) -> None:
     for address_from in ADDRESS_FROM:
-        asked = Request(
+        incoming = Request(
             "GET", "", "/", {address_from: text}, "127.0.0.1", address_from=address_from
         )
         try:
-            found = key("address", asked)
+            found = key("address", incoming)
         except Unidentified:
             continue
         ip_network(str(found))
@@ -248,7 +250,7 @@ def test_what_a_client_chose_is_hashed(spec: str, one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("incoming", "value_sent"),
     [
         (request(x_api_key="k"), "k"),
         (request(authorization="Bearer k"), "k"),
@@ -257,8 +259,8 @@ def test_what_a_client_chose_is_hashed(spec: str, one: str, other: str) -> None:
         (request(x_api_key="k", authorization="Bearer k"), "k"),
     ],
 )
-def test_api_keys(asked: Request, said: str) -> None:
-    assert key("api-key", asked) == hashed("api-key", said)
+def test_api_keys(incoming: Request, value_sent: str) -> None:
+    assert key("api-key", incoming) == hashed("api-key", value_sent)
 
 
 @pytest.mark.parametrize("value", ["Bearer k", "bearer k", "BEARER   k "])
@@ -268,7 +270,7 @@ def test_one_bearer_token_is_one_key_however_it_is_spelled(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "asked"),
+    ("spec", "incoming"),
     [
         ("api-key", request(x_api_key="real", authorization="Bearer other")),
         ("api-key", request(x_api_key="real, junk")),
@@ -306,10 +308,10 @@ def test_one_bearer_token_is_one_key_however_it_is_spelled(value: str) -> None:
         ("host", replace(request(), host="h.example, junk")),
     ],
 )
-def test_a_request_with_two_values_is_unidentified(spec: str, asked: Request) -> None:
+def test_a_request_with_two_values_is_unidentified(spec: str, incoming: Request) -> None:
     """The application could use one and the limit the other, which a client could change each time."""
     with pytest.raises(Ambiguous):
-        key(spec, asked)
+        key(spec, incoming)
 
 
 @pytest.mark.parametrize(
@@ -370,14 +372,14 @@ def test_a_name_that_no_request_can_have_is_not_findable(spec: str, name: str) -
 
 
 def test_a_digest_is_no_api_key() -> None:
-    asked = request(authorization='Digest username="a", realm="b", nonce="c"')
+    incoming = request(authorization='Digest username="a", realm="b", nonce="c"')
     with pytest.raises(Unidentified) as raised:
-        key("api-key", asked)
+        key("api-key", incoming)
     assert not isinstance(raised.value, Ambiguous)
 
 
 @pytest.mark.parametrize(
-    ("name", "spec", "said"),
+    ("name", "spec", "value_sent"),
     [
         ("H.Example.", "host", request()),
         ("acme", "header:X-Org", request(x_org="acme")),
@@ -393,10 +395,10 @@ def test_a_digest_is_no_api_key() -> None:
     ],
 )
 def test_a_name_in_a_setting_is_the_subject_of_a_request(
-    name: str, spec: str | list[str], said: Request
+    name: str, spec: str | list[str], value_sent: Request
 ) -> None:
     """A setting may have the plain value, or the subject as it stands in keys."""
-    found = spelled(key(spec, said))
+    found = spelled(key(spec, value_sent))
     assert found in meant(name, spec)
     assert found in meant(found, spec)
 
@@ -439,12 +441,12 @@ def test_any_text_names_a_subject(text: str) -> None:
 
 def test_a_comma_in_a_name_is_written_with_a_backslash() -> None:
     # Values of this field may have commas.
-    asked = request(referer="x,y", b="back\\slash")
-    assert spelled(key("header:Referer", asked)) in meant("x\\,y", "header:Referer")
+    incoming = request(referer="x,y", b="back\\slash")
+    assert spelled(key("header:Referer", incoming)) in meant("x\\,y", "header:Referer")
     assert meant("x,y", "header:Referer") == {
         "x,y"
     }  # a pair, as a caller of the service may send it
-    assert spelled(key(["header:Referer", "header:B"], asked)) in meant(
+    assert spelled(key(["header:Referer", "header:B"], incoming)) in meant(
         "x\\,y,back\\slash", ["header:Referer", "header:B"]
     )
 
@@ -461,7 +463,7 @@ def test_no_other_request_has_the_subject_of_a_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "asked"),
+    ("spec", "incoming"),
     [
         ("header:X-Org", request()),
         ("header:X-Org", request(x_org="  ")),
@@ -479,9 +481,11 @@ def test_no_other_request_has_the_subject_of_a_setting() -> None:
         ("cookie:sid", request(cookie="sid; sid=")),
     ],
 )
-def test_requests_without_a_value_are_unidentified(spec: str | list[str], asked: Request) -> None:
+def test_requests_without_a_value_are_unidentified(
+    spec: str | list[str], incoming: Request
+) -> None:
     with pytest.raises(Unidentified):
-        key(spec, asked)
+        key(spec, incoming)
 
 
 def test_keys_that_are_not_hashed() -> None:
