@@ -1,7 +1,4 @@
-"""Read settings from the environment, and check their values.
-
-No other module reads the environment.
-"""
+"""Read settings from the environment, which no other module reads, and check their values."""
 
 from __future__ import annotations
 

@@ -47,9 +47,7 @@ def hit(
       limiter hit 20/second 1000/hour org:7 --cost 5 --wait 10
     """
     if wait is not None and at_least is not None:
-        raise click.UsageError(
-            "--at-least takes what is left now: it cannot be combined with --wait"
-        )
+        raise click.UsageError("--at-least cannot be combined with --wait: it takes what is left")
 
     def take(limiter: Limiter, key: bytes, tag: bytes | None) -> Decision:
         if wait is None:

@@ -170,9 +170,7 @@ def hold(
             limiter.hold(subject(key), timeout=wait, tag=optional_tag(tag)) as held,
         ):
             if held.degraded:
-                click.echo(
-                    f"limiter: {BY_FALLBACK}: other machines do not see this lease", err=True
-                )
+                click.echo(f"limiter: {BY_FALLBACK}: other machines see no lease", err=True)
             code = running.run()
     except Stopped as stopped:
         code = stopped.code

@@ -15,9 +15,7 @@ from limiter.cli.options import environment, needs_store, store_option
 @click.argument("name", required=False, type=click.Choice(lua.names()))
 @click.option("--install", is_flag=True, help="Load them on the store: all primaries of a cluster.")
 @store_option
-@click.option(
-    "--json", "as_json", is_flag=True, help="JSON: names, SHA-1s and, with NAME, the text."
-)
+@click.option("--json", "as_json", is_flag=True, help="Names and SHA-1s; with NAME, the text.")
 def scripts(name: str | None, install: bool, store: str | None, as_json: bool) -> None:
     """List the Lua scripts, each with its SHA-1 for EVALSHA; with NAME, print the text of one.
 

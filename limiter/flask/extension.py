@@ -109,9 +109,7 @@ class Extension:
         if isinstance(app, LocalProxy):  # current_app, which Flask-AppBuilder passes
             app = app._get_current_object()
         if app in self._app_limits:
-            raise InvalidSetting(
-                "app already enforces these limits: call init_app once for each app"
-            )
+            raise InvalidSetting("app already enforces these limits: call init_app once for it")
         self._check_views(app)
         self._app_limits[app] = (
             None if setup is None else AppLimits(self._registry, app, setup, self._resolver)

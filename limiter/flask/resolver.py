@@ -143,9 +143,7 @@ class LimitResolver:
         guard = self._functions.get(known)
         if guard is None:
             guard = self._guard(placed([limit], "-function", state, function.__name__), key.method)
-            while (
-                len(self._functions) >= _MOST_FUNCTIONS
-            ):  # a view that declares limits adds one each time
+            while len(self._functions) >= _MOST_FUNCTIONS:  # a view may declare limits
                 self._functions.pop(next(iter(self._functions)), None)
             self._functions[known] = guard
         return LimitGroup(guard, _dynamic([limit]))
@@ -254,9 +252,7 @@ class LimitResolver:
         if not (is_dynamic or callable(limit.cost)):
             self._check_cost(limit.cost, limiter)
         if limit.deduct_when is not None and any(policy.leases for policy in limiter.policies):
-            raise InvalidSetting(
-                "deduct_when cannot be combined with Concurrency: a lease is released anyway"
-            )
+            raise InvalidSetting("deduct_when has no effect on Concurrency: leases are released")
         return ViewRule(
             limiter,
             identity=limit.identity or self._setup.identity,

@@ -48,11 +48,7 @@ def check(file: str, as_json: bool) -> None:
 @click.argument("method")
 @click.argument("path")
 @click.option(
-    "--header",
-    "headers",
-    multiple=True,
-    metavar="'NAME: VALUE'",
-    help="A header field; may be repeated.",
+    "--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="May be repeated."
 )
 @click.option(
     "--peer",
