@@ -105,7 +105,19 @@ def hashes(path: str, source: str) -> Iterator[Passage]:
             lines = []
 
 
-READERS = {".md": markdown, ".py": python, ".lua": lua, ".toml": hashes, ".yml": hashes}
+def html(path: str, source: str) -> Iterator[Passage]:
+    """The lines of a page, its script included, without tags."""
+    for number, line in enumerate(source.splitlines(), start=1):
+        yield Passage(path, number, "message", re.sub(r"<[^>]*>", " ", line))
+
+
+READERS = {
+    ".md": markdown,
+    ".py": python,
+    ".lua": lua,
+    ".html": html,
+    **dict.fromkeys([".cfg", ".toml", ".yml"], hashes),
+}
 
 
 def passages() -> Iterator[Passage]:

@@ -100,7 +100,7 @@ def refund_flow(limiter: Base, part: Part, decision: Decision) -> Flow[Decision 
     try:
         return Decision(plan.policies, (yield Ask(call)))
     except LimiterError as error:
-        core.not_settled("a give-back", error)
+        core.not_settled("a refund", error)
         return None
 
 
