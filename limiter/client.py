@@ -89,7 +89,7 @@ class Limiter(Base):
         store: Where the counts are: a URL (``redis://127.0.0.1:6379/0``, ``rediss://``, ``unix://``,
             ``valkey://``, ``redis+cluster://h1:p1,h2:p2``) or a client of redis-py, of which only the
             connection settings are used. ``memory://`` keeps them in this process, for this limiter
-            alone. Another ``Limiter`` shares its store, its connections and their timeouts.
+            alone, whatever its name. Another ``Limiter``: its store, connections and timeouts are shared.
         name: Part of every key. Limiters with the same name share their counts.
         prefix: The beginning of every key.
         algorithm: The algorithm of a limit string. By default it is a sliding log, or a token bucket

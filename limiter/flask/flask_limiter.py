@@ -54,7 +54,7 @@ class FlaskLimiter(Extension):
         default: Limits of routes without limits of their own. Each route has its own count; requests
             that no route matches share one. None: no default. Without it: LIMITER_LIMITS, else
             100/minute.
-        application: Limits that all requests share, in addition to all others.
+        application: Limits over all routes together, for each subject, in addition to those of routes.
         key: How the subject is found: "address", "header:NAME", "cookie:NAME", "api-key", "path:NAME",
             "host", "global", a list of these, or a function that returns the subject, or None if the
             request has none (400). The function takes no argument, the request
@@ -158,7 +158,8 @@ class FlaskLimiter(Extension):
 
         All limits of a route are checked in one call before its view runs; all are charged, or none.
         An error of one of the functions is an error of the request, which then never passes. A
-        function that is not a view counts by its qualified name: functions of one factory share it.
+        decorated function that is not a view has one count for each ``__qualname__``: functions that
+        one factory makes share a count.
 
         Raises:
             InvalidPolicy, InvalidSetting, InvalidCost: An argument is wrong. ``init_app`` raises errors

@@ -33,6 +33,15 @@ def test_commands_print_what_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> 
         assert (result.exit_code, result.output) == (0, printed)
 
 
+def test_the_first_example_is_right(tmp_path: Path) -> None:
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
+    (tmp_path / "policies.toml").write_text(text)
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "policies.toml")])
+    assert result.exit_code == 0
+    assert "default (the default): 100 per 60 s" in result.output
+    assert "reports: 1000 per 3600 s" in result.output
+
+
 def test_every_key_is_in_the_table_and_the_example() -> None:
     """The table has the keys in their order."""
     assert tuple(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == tuple(KEYS)
