@@ -61,7 +61,8 @@ class RenewalThreads:
                 self._start_if_none_is_free()
         except BaseException:  # also if the caller is interrupted: it cannot drop the flow itself
             self.drop(flow)
-            flow.close()
+            with suppress(ValueError):  # a thread runs it, and ends it at its next pause
+                flow.close()
             raise
 
     def drop(self, flow: Flow[None]) -> None:
@@ -72,7 +73,8 @@ class RenewalThreads:
                 self._due.clear()
                 self._changed.notify_all()
             elif len(self._due) > 2 * len(self._flows) + _MOST_DROPPED:
-                self._due = [entry for entry in self._due if entry[2] in self._flows]
+                # In place: a signal handler may drop a flow while its thread schedules another one.
+                self._due[:] = [entry for entry in self._due if entry[2] in self._flows]
                 heapq.heapify(self._due)
                 self._changed.notify()
 
@@ -82,11 +84,14 @@ class RenewalThreads:
             self._schedule(flow, self._advance(flow))
         except StopIteration:
             self._flows.discard(flow)
-        except Exception as error:  # a fault in the code: the thread must still renew other leases
+        except (
+            BaseException
+        ) as error:  # a fault in the code: the thread must still renew other leases
             self._flows.discard(flow)
-            log_seldom(log, logging.ERROR, "a lease is no longer renewed", exc_info=True)
-            with suppress(LimiterError, StopIteration):  # the flow reports to the holder
+            with suppress(BaseException):  # the flow reports to the holder
                 flow.throw(LimiterError(f"its renewal failed: {error!r:.200}"))
+            with suppress(BaseException):  # the application's log handler may fail
+                log_seldom(log, logging.ERROR, "a lease is no longer renewed", exc_info=True)
 
     def _schedule(self, flow: Flow[None], pause: float) -> None:
         """Resume the flow after the pause."""

@@ -64,6 +64,9 @@ def decide_flow(
 
     Several parts may have the same subject if their policies' fields differ.
     """
+    if mode == "hit":
+        for part in parts:
+            part.plan.check_mode(mode)  # a lease needs the mode that releases it
     joint = JointCall(parts, tag)
     if not core.transport.one_slot(joint.tags):
         return (yield from SequentialHit(core, parts, tag, lease, deadline).decide_flow(mode))

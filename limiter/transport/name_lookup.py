@@ -1,7 +1,8 @@
 """Look-ups of host names for an event loop, in their own threads.
 
 An event loop has few threads for all such work. While a name server is silent, abandoned look-ups would
-fill them: the application's own work would wait, and the program could not end.
+fill them: the application's own work would wait, and the program could not end. (asyncio looks the name
+up once more when it connects, but only after a look-up here has been answered.)
 """
 
 from __future__ import annotations

@@ -168,8 +168,8 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
-        #: The attempt to connect that ended last: when it began, and why it failed.
-        self._failed: tuple[float, LimiterError | None] = (-inf, None)
+        #: Why the last attempt to connect failed, if it did.
+        self._last_failure: LimiterError | None = None
         self.after_fork()
         forks.remember(self)
 
@@ -242,10 +242,12 @@ class Node:
                 while True:
                     if connection := self._ready():
                         return connection
-                    began, failure = self._failed
-                    # The cause of an earlier attempt's failure may be over by now.
-                    if failure is not None and began >= arrived:
-                        raise anew(failure)
+                    # One caller for each failure: the other attempts may succeed. The cause of an earlier
+                    # attempt's failure may be over by now.
+                    for failed in self._failures:
+                        if failed[0] >= arrived:
+                            self._failures.remove(failed)
+                            raise anew(failed[1])
                     if self._is_due():
                         began = monotonic()
                         start_thread(partial(self._open_one, began), self.where)
@@ -253,12 +255,14 @@ class Node:
                     left = deadline - monotonic()
                     if left <= 0:
                         # If each attempt takes longer than the deadline, its refusal is still reported.
-                        if isinstance(failure, StoreRefused):
-                            raise anew(failure)
+                        if isinstance(self._last_failure, StoreRefused):
+                            raise anew(self._last_failure)
                         raise StoreUnavailable(f"{self.where}: no connection within the deadline")
                     self._changed.wait(min(left, self._connect_timeout))
             finally:
                 self._waiting -= 1
+                if not self._waiting:
+                    self._failures.clear()
 
     def _is_due(self) -> bool:
         """Whether to begin another attempt to connect: each caller that waits should have one under way.
@@ -281,7 +285,9 @@ class Node:
             failure.__cause__ = cause(error)
         with self._changed:
             self._connecting.discard(began)
-            self._failed = (began, failure)
+            self._last_failure = failure
+            if failure is not None:
+                self._failures.append((began, failure))
             if connection is not None and began > self._closed_at:
                 self.give(connection)
             elif connection is not None:
@@ -294,5 +300,7 @@ class Node:
         self._idle: list[Connection] = []
         #: Number of callers that wait for a connection.
         self._waiting = 0
+        #: Failed attempts that no caller has raised yet: when they began, and why they failed.
+        self._failures: list[tuple[float, LimiterError]] = []
         #: When each attempt to connect began, of those under way.
         self._connecting: set[float] = set()

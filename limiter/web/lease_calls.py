@@ -28,8 +28,8 @@ class LeaseCalls:
         self._plan: Plan = limiter_calls.plan(self._limiter, check.limits)
         if not self._plan.leases:
             raise InvalidPolicy(f"no policy of {check.rule.name} counts leases")
-        self._plan.checked(check.cost, least=1)
-        self.part = Part(self._plan, check.key, check.cost, check.rule.shadow)
+        cost, _ = self._plan.checked(check.cost, least=1)
+        self.part = Part(self._plan, check.key, cost, check.rule.shadow)
 
     @property
     def seconds(self) -> float:

@@ -58,8 +58,8 @@ class Check(NamedTuple):
 
         """
         plan = limiter_calls.plan(self.rule.limiter, self.limits)
-        plan.checked(self.cost)
-        return Part(plan, self.key, self.cost, self.rule.shadow)
+        cost, _ = plan.checked(self.cost)
+        return Part(plan, self.key, cost, self.rule.shadow)
 
 
 class SkipReason(Enum):

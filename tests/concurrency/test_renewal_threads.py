@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from limiter import Concurrency, Limiter
+from limiter import renewal_threads as renewal_threads_module
 from limiter.flows import Flow
 from limiter.testing import StoreCall, intercept
 
@@ -35,6 +36,34 @@ def test_interrupted_while_a_lease_begins_to_be_renewed(
     assert limiter.peek(subject).remaining == 5
     assert renewal_threads._flows == set()
     assert renewal_threads._due == []
+
+
+def test_a_log_that_fails_ends_no_renewal_thread(
+    monkeypatch: pytest.MonkeyPatch, subject: str
+) -> None:
+    """Leases that are taken later are renewed, and the holder of the failed one learns of it."""
+    limiter = Limiter(Concurrency(50, lease=0.3), store="memory://")
+    failing = [0]
+
+    def fails(call: StoreCall, ahead: Any) -> Any:
+        if call.mode == "renew" and failing[0]:
+            failing[0] -= 1
+            raise RuntimeError
+        return ahead()
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(renewal_threads_module, "log_seldom", broken)
+    intercept(limiter, fails)
+    for number in range(9):  # more than there may be threads
+        failing[0], reported = 1, threading.Event()
+        with limiter.hold((subject, number), on_lost=reported.set):
+            assert reported.wait(10)
+    with limiter.hold(subject) as lease:
+        time.sleep(0.5)  # it has to outlive its length
+        assert not lease.lost
+        assert limiter.peek(subject).remaining == 49
 
 
 def test_a_renewal_that_fails_by_a_fault_in_the_code(subject: str) -> None:

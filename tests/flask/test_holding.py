@@ -46,6 +46,21 @@ def test_a_lease_is_held_while_the_view_runs(make: Make) -> None:
     assert held(app, limits, "a") == 0
 
 
+@pytest.mark.parametrize("with_rate", [True, False])
+@pytest.mark.parametrize("shadow", [True, False])
+def test_a_function_may_return_leases(make: Make, shadow: bool, with_rate: bool) -> None:
+    """Each request takes one, and releases it at the end of its response."""
+    app, limits = make()
+
+    def view() -> str:
+        return "ok"
+
+    limited = limits.limit(lambda: Concurrency(1), shadow=shadow)(view)
+    app.get("/a")(limits.limit("100/minute")(limited) if with_rate else limited)
+
+    assert statuses(app, "/a", "/a", "/a") == [200, 200, 200]
+
+
 @pytest.mark.parametrize("with_context", [True, False])
 def test_a_lease_is_held_until_a_stream_is_closed(make: Make, with_context: bool) -> None:
     app, limits = make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -12,12 +13,14 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
 from limiter import Limiter, StoreRefused, StoreUnavailable
+from limiter.transport import node as node_module
 from limiter.transport.node import IDLE_KEPT, Connection, Node
 from limiter.transport.wire import command
 from service.demo.servers import Cluster, Server
@@ -289,6 +292,40 @@ def test_a_connection_that_was_just_taken_is_not_closed() -> None:
     node._idle.append(connection)
     node.drop_idle()
     assert not node.has_idle
+
+
+def test_a_failed_attempt_to_connect_is_the_failure_of_one_caller(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The others wait for their attempts, which succeed."""
+    others = threading.Barrier(4)
+    attempts = itertools.count()
+
+    def connect() -> object:
+        if next(attempts) == 3:
+            raise ConnectionRefusedError
+        others.wait(10)
+        return object()
+
+    monkeypatch.setattr(node_module, "Connection", lambda *_: SimpleNamespace(is_open=lambda: True))
+    node = Node(connect, "store", 5.0, 5.0, ("localhost", 0))  # type: ignore[arg-type]
+    outcomes: list[str] = []
+
+    def take() -> None:
+        try:
+            node.take(time.monotonic() + 10)
+            outcomes.append("connected")
+        except StoreUnavailable:
+            outcomes.append("refused")
+
+    callers = [threading.Thread(target=take) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    until(lambda: "refused" in outcomes)
+    others.wait(10)
+    for caller in callers:
+        caller.join(10)
+    assert sorted(outcomes) == ["connected"] * 3 + ["refused"]
 
 
 def test_closed_while_it_connects(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:

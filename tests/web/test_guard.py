@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import Enum
 from time import monotonic, sleep
 from typing import Any
 
@@ -453,6 +454,20 @@ def test_the_shortest_time_out_counts(guard: AnyGuard, store: str) -> None:
             assert least <= monotonic() - began < most
             assert verdict.status == 200
             assert isinstance(verdict.error, StoreUnavailable)
+
+
+class Cost(int, Enum):
+    """A cost whose text is its name."""
+
+    BIG = 5
+
+
+def test_a_cost_may_be_any_int(guard: AnyGuard, any_store: str) -> None:
+    """It is sent as its number; a plain int of the same value is the same cost."""
+    costs = [Cost.BIG, 5]
+    guard.opened(any_store, ("a", FixedWindow(10, HOUR), {"cost": lambda *_: costs.pop(0)}))
+    assert guard.statuses(2) == [200, 200]
+    assert guard.left("a", "203.0.113.9") == 0
 
 
 # --- leases ---
