@@ -241,7 +241,7 @@ async def test_a_request_cancelled_when_the_store_had_decided() -> None:
         reply = await ahead()
         intercept(limiter, None)
         decided.set()
-        await asyncio.sleep(60)
+        await asyncio.sleep(60)  # the reply is late, which is the fault
         return reply
 
     intercept(limiter, given_but_late)
