@@ -31,6 +31,7 @@ room = limit - used
 --@ retry
 retry_us = start_us + period_us - now_us
 --@ charge
+later = reset_us == 0
 used, reset_us = used + granted, start_us + period_us - now_us
 --@ refund
 granted = used

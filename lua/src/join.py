@@ -1,9 +1,10 @@
 """Join the files of this folder into the complete scripts of ``lua/v1``.
 
 A rate is one file, ``<algorithm>.lua``: sections that begin with ``--@ name``. ``templates/`` says where
-they go: ``rate.lua`` is the script of one rate, ``rate_in_several.lua`` its part of ``several.lua``, and
-``hash.lua`` and ``list.lua`` read and write the two kinds of state. ``concurrency.lua`` is a whole script;
-``several.lua`` also uses its parts between ``--@ name`` and ``--@ end``.
+they go: ``rate.lua`` is the script of one rate, ``rate_in_several.lua`` and ``rate_in_few.lua`` are its parts
+of ``several.lua`` and ``few.lua``. ``hash.lua`` and ``list.lua`` read and write the two kinds of state, and
+``parts.lua`` has what all scripts share. ``concurrency.lua`` is a whole script; ``several.lua`` also uses
+its parts between ``--@ name`` and ``--@ end``.
 
 ``make lua`` runs this file. A test runs it too, and compares the result with the committed files.
 """
@@ -21,6 +22,8 @@ TEMPLATES = HERE / "templates"
 #: The place of ``field``, a policy's first argument: after time, mode and cost in the script of one rate,
 #: and after the four words at ``at + 1`` in ``several``.
 FIRST, FIRST_IN_SEVERAL = 4, 5
+#: The numbers of the algorithms in ``few``; they never change.
+IN_FEW = {"fixed_window": 1, "sliding_window": 2, "token_bucket": 3}
 #: The column of a header in which the meanings of the arguments begin.
 COLUMN = 20
 
@@ -52,6 +55,9 @@ def fill(template: str, values: dict[str, str]) -> str:
     return re.sub(r"^( *)\{\{(\w+)\}\}$|\{\{(\w+)\}\}", value, template, flags=re.M)
 
 
+PARTS = sections((TEMPLATES / "parts.lua").read_text())
+
+
 def read_rate(path: Path) -> dict[str, str]:
     """Return the value of every ``{{name}}`` that the templates use for this rate."""
     own = sections(path.read_text())
@@ -62,16 +68,16 @@ def read_rate(path: Path) -> dict[str, str]:
     names = [name for name, _ in arguments]
     if names[:2] != ["field", "limit"]:
         sys.exit(f"lua/src/{path.name}: the first two arguments must be 'field' and 'limit'")
-    parts = sections((TEMPLATES / "parts.lua").read_text())
-    values = {**parts, **sections((TEMPLATES / f"{kind}.lua").read_text()), **own}
+    values = {**PARTS, **sections((TEMPLATES / f"{kind}.lua").read_text()), **own}
 
-    def numbers(place: str, first: int) -> str:
+    def numbers(number: str, place: str, first: int) -> str:
         """Write the lines that read the algorithm's own arguments; the templates read field and limit."""
-        lines = []
-        for number, name in enumerate(names[2:], first + 2):
-            lines.append(fill(parts["number"], {"argument": name, "place": place.format(number)}))
-        return "\n".join(lines)
+        return "\n".join(
+            fill(PARTS[number], {"argument": name, "place": place.format(at)})
+            for at, name in enumerate(names[2:], first + 2)
+        )
 
+    own_names = ", ".join(names[2:])
     return {
         **values,
         "name": path.stem,
@@ -81,12 +87,17 @@ def read_rate(path: Path) -> dict[str, str]:
             f"{f'ARGV[{number}] {name}':<{COLUMN}}" + re.sub(r"\n +", "\n" + " " * COLUMN, meaning)
             for number, (name, meaning) in enumerate(arguments, FIRST)
         ),
-        "numbers": numbers("{}", FIRST),
-        "numbers_in_several": numbers("at + {}", FIRST_IN_SEVERAL),
+        "names": own_names,
+        "packed": f"now_us, cost, at_least, limit, {own_names}, step",
+        "doubles": "d" * (len(names) + 3),
+        "numbers": numbers("number", "{}", FIRST),
+        "numbers_in_several": numbers("number_in_several", "at + {}", FIRST_IN_SEVERAL),
         # several.lua does not indent the further lines of an expression; its text stays as it is.
         "flat_save": re.sub(r"\n +", "\n", own.get("save", "")),
         "last": str(FIRST + len(names)),
+        "step_place": str(FIRST + len(names) + 1),
         "words_in_several": str(FIRST_IN_SEVERAL + len(names) - 1),
+        "number": str(IN_FEW.get(path.stem)),
     }
 
 
@@ -95,20 +106,42 @@ def scripts() -> dict[str, str]:
     whole = (HERE / "concurrency.lua").read_text()
     paths = sorted(path for path in HERE.glob("*.lua") if path.stem != "concurrency")
     rates = [read_rate(path) for path in paths]
-    rate, in_several, several = (
-        (TEMPLATES / f"{name}.lua").read_text() for name in ("rate", "rate_in_several", "several")
+    rate, in_several, several, in_few, policy_in_few, few = (
+        (TEMPLATES / f"{name}.lua").read_text()
+        for name in (
+            *("rate", "rate_in_several", "several"),
+            *("rate_in_few", "policy_in_few", "few"),
+        )
     )
     branches = [fill(in_several.rstrip(), values) for values in rates]
     tails = [fill(values["tail"], values) for values in rates if "tail" in values]
+    hashes = [values for values in rates if values["name"] in IN_FEW]
     texts = {f"{values['name']}.lua": fill(rate, values) for values in rates}
-    texts["concurrency.lua"] = re.sub(r"^ *--@ .*\n", "", whole, flags=re.M)
+    texts["concurrency.lua"] = fill(
+        re.sub(r"^ *--@ .*\n", "", whole, flags=re.M), {**PARTS, "name": "concurrency"}
+    )
     texts["several.lua"] = fill(
         several,
         {
+            **PARTS,
             **{f"concurrency_{name}": text for name, text in marked(whole).items()},
             "name": "templates/several",
             "branches": "\n".join(branches),
             "tails": "\n".join(tails),
+        },
+    )
+
+    def unrolled(n: int) -> dict[str, str]:
+        branches = [fill(in_few.rstrip(), {**values, "n": str(n)}) for values in hashes]
+        return {"name": "templates/policy_in_few", "n": str(n), "branches": "\n".join(branches)}
+
+    texts["few.lua"] = fill(
+        few,
+        {
+            **PARTS,
+            "name": "templates/few",
+            "algorithms": ", ".join(f"{number} {name}" for name, number in IN_FEW.items()),
+            **{f"policy{n}": fill(policy_in_few.rstrip(), unrolled(n)) for n in (1, 2, 3)},
         },
     )
     return texts

@@ -7,30 +7,30 @@ never decreasing
 field            the policy's name; not used, since the list's own key ends in it
 limit            units that any window admits; a call's own cost is at most 4000
 period_us        length of the window
+hold_us          0, or the time within which a caller that takes units in advance uses them: the
+                 entries have the time now_us + hold_us; less than period_us
 --@ check
 limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
-and limit % 1 + period_us % 1 == 0 and cost <= 4000
+and hold_us >= 0 and hold_us < period_us and limit % 1 + period_us % 1 + hold_us % 1 == 0 and cost <= 4000
 --@ carry
-dead, last_us
+dead, newest_us, heal
 --@ ask
 -- The log holds `size` entries; the first `dead` of them have left the window.
-local dead, last_us, oldest_us = 0, now_us, nil
+local dead, newest_us, oldest_us = 0, now_us, nil
 if size > 0 then
-  last_us = tonumber(redis.call("LINDEX", key, -1)) or 0
-  if not (last_us - now_us <= period_us and last_us + period_us > now_us and last_us % 1 == 0) then
-    heal = last_us > now_us
-    dead, last_us = size, now_us
+  newest_us = tonumber(call("LINDEX", key, -1)) or 0
+  if not (newest_us + period_us > now_us and newest_us < 2^53 and newest_us % 1 == 0) then
+    dead, newest_us = size, now_us
+  elseif newest_us - now_us > period_us then
+    -- No clock steps back that far: keep the count, as if all units had been taken now.
+    newest_us, oldest_us, reset_us, heal = now_us, now_us, period_us, true
   else
-    reset_us = last_us + period_us - now_us
-    oldest_us = last_us
-    if last_us < now_us then
-      last_us = now_us
-    end
+    reset_us, oldest_us = newest_us + period_us - now_us, newest_us
     -- Few entries leave between two calls: search in growing steps from the oldest, then bisect.
     local live, probe = size - 1, 0
     while dead < live do
-      local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
-      if entry_us + period_us > last_us and entry_us <= last_us then
+      local entry_us = tonumber(call("LINDEX", key, probe)) or 0
+      if entry_us + period_us > now_us and entry_us <= newest_us then
         live, oldest_us = probe, entry_us
         probe = math.floor((dead + live) / 2)
       else
@@ -47,15 +47,20 @@ room = limit - size + dead
 --@ retry
 -- The entry whose end makes room: most often the oldest in the window, which was just read.
 local freeing = size - limit + at_least - 1
-if freeing > dead then
-  oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
-  if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
-    oldest_us = last_us
+if freeing > dead and not heal then
+  oldest_us = tonumber(call("LINDEX", key, freeing)) or 0
+  if not (oldest_us + period_us > now_us and oldest_us <= newest_us) then
+    oldest_us = newest_us
   end
 end
 retry_us = oldest_us + period_us - now_us
 --@ charge
-reset_us = last_us + period_us - now_us
+local before_us = newest_us
+if newest_us < now_us + hold_us then
+  newest_us = now_us + hold_us
+end
+later = reset_us == 0 or before_us % 500000 + newest_us - before_us >= 500000
+reset_us = newest_us + period_us - now_us
 --@ refund
 -- Remove the oldest entries: without the newest, a later window would admit too much.
 granted = size - dead
@@ -67,18 +72,27 @@ if dead == size then
   reset_us = 0
 end
 --@ save
--- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
+local entries = granted
 if mode == "refund" then
-  redis.call("LTRIM", key, dead, -1)
-elseif granted == 1 then
-  redis.call("RPUSH", key, last_us)
-else
-  local entries = {}
-  for entry = 1, granted do
-    entries[entry] = last_us
-  end
-  redis.call("RPUSH", key, (unpack or table.unpack)(entries))
+  entries = 0
 end
-if dead > 0 and mode ~= "refund" then
-  redis.call("LTRIM", key, dead, -1)
+if heal then
+  entries, dead = entries + size - dead, 0
+  call("DEL", key)
+end
+-- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
+if entries == 1 then
+  call("RPUSH", key, newest_us)
+else
+  while entries > 0 do
+    local added = {}
+    for entry = 1, math.min(entries, 4000) do
+      added[entry] = newest_us
+    end
+    call("RPUSH", key, (unpack or table.unpack)(added))
+    entries = entries - #added
+  end
+end
+if dead > 0 then
+  call("LTRIM", key, dead, -1)
 end

@@ -86,6 +86,7 @@ else
   end
 end
 --@ charge
+later = current == 0
 current, reset_us = current + granted, start_us + 2 * period_us - now_us
 --@ refund
 granted, room = given, room - given

@@ -1,5 +1,5 @@
 --@ summary
-a unit is refilled every t_us + t_part / parts microseconds; up to limit are saved
+a unit is refilled every interval_us / parts microseconds; up to limit are saved
 --@ key
 hash, shared with the subject's other policies; field -> (full_us, reach_s), a double
 and four bytes: the time at which the bucket is full if no call takes more, and the
@@ -8,17 +8,17 @@ then (part, parts), two doubles, if a fraction is left: full at full_us + part /
 --@ arguments
 field            the policy's field in the hash
 limit            units that the bucket holds (its burst)
-period_us        the period of the rate; only bounds how far ahead a stored time can be true
-t_us             whole microseconds in which one unit is refilled
-t_part           the fraction of a microsecond beyond t_us, in parts: 0 <= t_part < parts
-parts            parts in a microsecond: rate / gcd(rate, period_us)
+interval_us      parts units are refilled in this many microseconds: period_us / gcd(n, period_us)
+                 for n units in each period_us
+parts            n / gcd(n, period_us)
 --@ check
-limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
-and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
-and limit % 1 + period_us % 1 + t_us % 1 + t_part % 1 + parts % 1 == 0
+limit >= 1 and interval_us >= 1 and interval_us < 2^53 and parts >= 1 and (limit + 1) * parts < 2^53
+and limit * interval_us / parts < 315360000000001
+and limit % 1 + interval_us % 1 + parts % 1 == 0
 --@ ask
--- The debt as the time at which the bucket is full, and the debt of an empty bucket.
-local full_us, part = now_us, 0
+-- A unit takes t_us + t_part / parts. The debt is the time at which the bucket is full.
+local full_us, part, t_part = now_us, 0, interval_us % parts
+local t_us = (interval_us - t_part) / parts
 local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
   empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
@@ -42,7 +42,7 @@ if state and (#state == 12 or #state == 28) then
     if stored_s > reach_s then
       reach_s = stored_s
     end
-    local most_us = 2 * (reach_s * 1000000 + period_us)
+    local most_us = 2 * (reach_s * 1000000 + 1000000)
     if stored_us - now_us > most_us then
       stored_us, stored_part, heal = now_us + most_us, 0, true
     end
@@ -90,10 +90,12 @@ if rest % parts > empty_part then
   retry_us = retry_us + 1
 end
 --@ charge
+local before_us = full_us
 full_us, part = full_us + granted * t_us, part + granted * t_part
 if part >= parts then
   full_us, part = full_us + (part - part % parts) / parts, part % parts
 end
+later = reset_us == 0 or before_us % 500000 + full_us - before_us >= 500000
 reset_us = full_us - now_us
 if part > 0 then
   reset_us = reset_us + 1

@@ -8,6 +8,7 @@ ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, 
                     refund: return units; settle: charge without a check; for leases also
                     acquire: as hit, and take the leases; renew, release: for leases only
 ARGV[3] at_least    0, or the fewest units to take, if less than a policy's cost is free
+ARGV[4] step        1, or a divisor of costs and at_least: each policy takes a multiple of it
 then for each policy:
         algorithm   the name of its script in this folder
         key         the index in KEYS of the key that the script takes as KEYS[1]
@@ -22,10 +23,11 @@ Returns for each policy the first five integers of its script's reply, and now_u
 Writes  As the scripts of the single policies do.
 ]]
 
-local ARGV, KEYS = ARGV, KEYS
+local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local now_us = ARGV[1] + 0
 local mode = ARGV[2]
 local enough = ARGV[3] + 0
+local step = ARGV[4] + 0
 
 -- 1. Check the arguments.
 local takes = mode == "hit" or mode == "acquire"
@@ -37,35 +39,35 @@ if not asks then
   only_leases = mode == "renew" or mode == "release"
 end
 if not (asks or only_rates or only_leases)
-  or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and now_us % 1 + enough % 1 == 0) then
+  or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and step >= 1
+  and now_us % 1 + step % 1 + enough % step == 0) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
 
 -- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
-  local time = redis.call("TIME")
+  local time = call("TIME")
   now_us = time[1] * 1000000 + time[2]
 else
   slack_ms = 3600000
 end
 
--- 3. Check every policy, and compute its state after the charge. With at_least, if less than the
--- cost fits, repeat with the number that fits into all. (Both tables begin with places for three
--- policies, since growing a table takes longer than filling it.)
+-- 3. Check every policy, and compute its state after the charge. Repeat if less than the cost fits
+-- into all, with the number that does; and if the call is denied, but repairs a state, without a charge.
+-- (Both tables begin with places for three policies, since growing a table takes longer than filling it.)
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local before = {nil, nil, nil, nil, nil, nil, nil, nil, nil}
-local last, take = #ARGV, 2^53
-local writes, lives, heals, tails, fits, said, again, leases, holding
+local last, take, charges = #ARGV, 2^53, takes
+local writes, lives, tails, fits, said, again, heals, same
 repeat
-  local at, common, kept = 3, 2^53, 0
-  writes, lives, heals, tails, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
-  leases, holding = 0, 0
+  local at, common, kept, leases, holding = 4, 2^53, 0, 0, 0
+  writes, lives, tails, fits, said, again, heals = {nil}, {nil}, nil, true, 0, false, false
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
     local granted, room, retry_us, reset_us, delay_us = 0, 0, 0, 0, 0
-    local heal, short, mine = false, false, false
+    local heal, later, short, mine = false, false, false, false
     local at_least, wanted = cost, cost
     if enough > 0 and enough < cost then
       at_least = enough
@@ -73,7 +75,7 @@ repeat
         wanted = take
       end
     end
-    if not (cost >= 0 and cost <= limit and cost % 1 == 0 and (shadow == "0" or shadow == "1")) then
+    if not (cost >= 0 and cost <= limit and cost % step == 0 and (shadow == "0" or shadow == "1")) then
       return redis.error_reply("LIMITER an argument of several v1 is out of range")
     end
     if algorithm == "concurrency" then
@@ -83,25 +85,25 @@ repeat
         return redis.error_reply("LIMITER several v1 knows no such mode here")
       end
       if not (limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
-      and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
-      or (id ~= "" and not string.find(id, "\0", 1, true)))) then
+and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
+or (id ~= "" and not string.find(id, "\0", 1, true)))) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local size = 0
-      if mode ~= "reset" or redis.call("TYPE", key).ok == "zset" then
-        size = redis.call("ZCARD", key)
+      if mode ~= "reset" or call("TYPE", key).ok == "zset" then
+        size = call("ZCARD", key)
       end
       -- No lease lasts longer than 366 days: a later end cannot be true, and counts as expired.
       local live, held, far_us, ends_us = 0, 0, now_us + 31622400000000, now_us + lease_us
       if size > 0 then
-        live = redis.call("ZCOUNT", key, now_us + 1, far_us)
+        live = call("ZCOUNT", key, now_us + 1, far_us)
         if live > 0 then
-          local latest = redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
+          local latest = call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
             "LIMIT", 0, 1, "WITHSCORES")
           reset_us = math.floor(latest[2]) - now_us
           if mode ~= "peek" and mode ~= "reset" then
             for unit = 1, cost do
-              local end_us = redis.call("ZSCORE", key, string.format("%s:%d", id, unit))
+              local end_us = call("ZSCORE", key, string.format("%s:%d", id, unit))
               if end_us and end_us + 0 >= now_us + 1 and end_us + 0 <= far_us then
                 held = held + 1
               end
@@ -121,25 +123,26 @@ repeat
         if room < at_least and held == 0 then
           delay_us, short = 0, true
           -- The unit whose expiry makes room, if all units before it expire too.
-          local dead = redis.call("ZCOUNT", key, "-inf", now_us) + live + at_least - limit - 1
-          local freeing = redis.call("ZRANGE", key, dead, dead, "WITHSCORES")
+          local dead = call("ZCOUNT", key, "-inf", now_us) + live + at_least - limit - 1
+          local freeing = call("ZRANGE", key, dead, dead, "WITHSCORES")
           retry_us = math.floor(freeing[2]) - now_us
-        elseif takes and cost > 0 and held == 0 then
+        elseif takes and held > 0 then
+          granted, holding, mine = held, holding + 1, true
+        elseif charges and cost > 0 then
           granted = wanted
           if room < granted then
-            granted = room
+            granted = room - room % step
           end
+          later = true
           if ends_us - now_us > reset_us then
             reset_us = ends_us - now_us
           end
           room = room - granted
-        elseif takes and held > 0 then
-          granted, holding, mine = held, holding + 1, true
         end
       else
         if mode == "renew" then
           if held > 0 and held == cost then
-            granted = cost
+            granted, later = cost, true
             if ends_us - now_us > reset_us then
               reset_us = ends_us - now_us
             end
@@ -148,7 +151,7 @@ repeat
           granted, room = held, room + held
           if held > 0 then
             -- If other leases remain, the latest end of one is among the last `held` + 1 members.
-            local own, latest = {}, redis.call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
+            local own, latest = {}, call("ZRANGE", key, far_us, now_us + 1, "BYSCORE", "REV",
               "LIMIT", 0, held + 1, "WITHSCORES")
             for unit = 1, cost do
               own[string.format("%s:%d", id, unit)] = true
@@ -163,7 +166,7 @@ repeat
         end
         delay_us, room = 0, math.max(0, math.min(room, limit))
       end
-      if granted > 0 or (heal and changes and cost > 0) then
+      if granted > 0 then
         tails = tails or {}
         tails[index] = {"concurrency", granted, cost, held, ends_us, far_us, id}
       end
@@ -179,8 +182,8 @@ repeat
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local state = nil
-      if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
-        state = redis.call("HGET", key, field)
+      if mode ~= "reset" or call("TYPE", key).ok == "hash" then
+        state = call("HGET", key, field)
       end
       local start_us, used = now_us, 0
       if aligned == 1 then
@@ -203,19 +206,15 @@ repeat
           room = 0
         end
         before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
-        if heal and takes and cost > 0 then
-          heals = heals or {}
-          local saved = struct.pack("<dd", start_us, used)
-          heals[#heals + 1] = {"HSET", key, field, saved}
-        end
         if room < at_least then
           delay_us, short = 0, true
           retry_us = start_us + period_us - now_us
-        elseif takes and cost > 0 then
+        elseif charges and cost > 0 then
           granted = wanted
           if room < granted then
-            granted = room
+            granted = room - room % step
           end
+          later = reset_us == 0
           used, reset_us = used + granted, start_us + period_us - now_us
           room = room - granted
         end
@@ -230,6 +229,7 @@ repeat
         else
           granted = math.max(0, math.min(cost, room + limit))
           if granted > 0 then
+            later = reset_us == 0
             used, reset_us = used + granted, start_us + period_us - now_us
           end
           room = room - granted
@@ -248,35 +248,34 @@ repeat
       at = at + 8
     elseif algorithm == "sliding_log" then
       local period_us = ARGV[at + 7] + 0
+      local hold_us = ARGV[at + 8] + 0
       if only_leases then
         return redis.error_reply("LIMITER several v1 knows no such mode here")
       end
       if not (limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
-      and limit % 1 + period_us % 1 == 0 and cost <= 4000) then
+      and hold_us >= 0 and hold_us < period_us and limit % 1 + period_us % 1 + hold_us % 1 == 0 and cost <= 4000) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local size = 0
-      if mode ~= "reset" or redis.call("TYPE", key).ok == "list" then
-        size = redis.call("LLEN", key)
+      if mode ~= "reset" or call("TYPE", key).ok == "list" then
+        size = call("LLEN", key)
       end
       -- The log holds `size` entries; the first `dead` of them have left the window.
-      local dead, last_us, oldest_us = 0, now_us, nil
+      local dead, newest_us, oldest_us = 0, now_us, nil
       if size > 0 then
-        last_us = tonumber(redis.call("LINDEX", key, -1)) or 0
-        if not (last_us - now_us <= period_us and last_us + period_us > now_us and last_us % 1 == 0) then
-          heal = last_us > now_us
-          dead, last_us = size, now_us
+        newest_us = tonumber(call("LINDEX", key, -1)) or 0
+        if not (newest_us + period_us > now_us and newest_us < 2^53 and newest_us % 1 == 0) then
+          dead, newest_us = size, now_us
+        elseif newest_us - now_us > period_us then
+          -- No clock steps back that far: keep the count, as if all units had been taken now.
+          newest_us, oldest_us, reset_us, heal = now_us, now_us, period_us, true
         else
-          reset_us = last_us + period_us - now_us
-          oldest_us = last_us
-          if last_us < now_us then
-            last_us = now_us
-          end
+          reset_us, oldest_us = newest_us + period_us - now_us, newest_us
           -- Few entries leave between two calls: search in growing steps from the oldest, then bisect.
           local live, probe = size - 1, 0
           while dead < live do
-            local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
-            if entry_us + period_us > last_us and entry_us <= last_us then
+            local entry_us = tonumber(call("LINDEX", key, probe)) or 0
+            if entry_us + period_us > now_us and entry_us <= newest_us then
               live, oldest_us = probe, entry_us
               probe = math.floor((dead + live) / 2)
             else
@@ -295,27 +294,28 @@ repeat
           room = 0
         end
         before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
-        if heal and takes and cost > 0 then
-          heals = heals or {}
-          heals[#heals + 1] = {"DEL", key}
-        end
         if room < at_least then
           delay_us, short = 0, true
           -- The entry whose end makes room: most often the oldest in the window, which was just read.
           local freeing = size - limit + at_least - 1
-          if freeing > dead then
-            oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
-            if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
-              oldest_us = last_us
+          if freeing > dead and not heal then
+            oldest_us = tonumber(call("LINDEX", key, freeing)) or 0
+            if not (oldest_us + period_us > now_us and oldest_us <= newest_us) then
+              oldest_us = newest_us
             end
           end
           retry_us = oldest_us + period_us - now_us
-        elseif takes and cost > 0 then
+        elseif charges and cost > 0 then
           granted = wanted
           if room < granted then
-            granted = room
+            granted = room - room % step
           end
-          reset_us = last_us + period_us - now_us
+          local before_us = newest_us
+          if newest_us < now_us + hold_us then
+            newest_us = now_us + hold_us
+          end
+          later = reset_us == 0 or before_us % 500000 + newest_us - before_us >= 500000
+          reset_us = newest_us + period_us - now_us
           room = room - granted
         end
       else
@@ -333,7 +333,12 @@ repeat
         else
           granted = math.max(0, math.min(cost, room + limit))
           if granted > 0 then
-            reset_us = last_us + period_us - now_us
+            local before_us = newest_us
+            if newest_us < now_us + hold_us then
+              newest_us = now_us + hold_us
+            end
+            later = reset_us == 0 or before_us % 500000 + newest_us - before_us >= 500000
+            reset_us = newest_us + period_us - now_us
           end
           room = room - granted
         end
@@ -341,9 +346,9 @@ repeat
       end
       if granted > 0 or (heal and changes and cost > 0) then
         tails = tails or {}
-        tails[index] = {"sliding_log", granted, dead, last_us}
+        tails[index] = {"sliding_log", granted, size, dead, newest_us, heal}
       end
-      at = at + 7
+      at = at + 8
     elseif algorithm == "sliding_window" then
       local period_us = ARGV[at + 7] + 0
       local unit_us = ARGV[at + 8] + 0
@@ -356,8 +361,8 @@ repeat
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local state = nil
-      if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
-        state = redis.call("HGET", key, field)
+      if mode ~= "reset" or call("TYPE", key).ok == "hash" then
+        state = call("HGET", key, field)
       end
       -- The start and the count of the open window, and the count of the previous one.
       local start_us, current, previous, given = now_us, 0, 0, 0
@@ -410,11 +415,6 @@ repeat
           room = 0
         end
         before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
-        if heal and takes and cost > 0 then
-          heals = heals or {}
-          local saved = struct.pack("<ddd", start_us, current, previous)
-          heals[#heals + 1] = {"HSET", key, field, saved}
-        end
         if room < at_least then
           delay_us, short = 0, true
           -- In this window, when the previous count's share leaves room for this call;
@@ -441,11 +441,12 @@ repeat
               end
             end
           end
-        elseif takes and cost > 0 then
+        elseif charges and cost > 0 then
           granted = wanted
           if room < granted then
-            granted = room
+            granted = room - room % step
           end
+          later = current == 0
           current, reset_us = current + granted, start_us + 2 * period_us - now_us
           room = room - granted
         end
@@ -456,6 +457,7 @@ repeat
         else
           granted = math.max(0, math.min(cost, room + limit))
           if granted > 0 then
+            later = current == 0
             current, reset_us = current + granted, start_us + 2 * period_us - now_us
           end
           room = room - granted
@@ -473,24 +475,23 @@ repeat
       end
       at = at + 8
     elseif algorithm == "token_bucket" then
-      local period_us = ARGV[at + 7] + 0
-      local t_us = ARGV[at + 8] + 0
-      local t_part = ARGV[at + 9] + 0
-      local parts = ARGV[at + 10] + 0
+      local interval_us = ARGV[at + 7] + 0
+      local parts = ARGV[at + 8] + 0
       if only_leases then
         return redis.error_reply("LIMITER several v1 knows no such mode here")
       end
-      if not (limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
-      and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
-      and limit % 1 + period_us % 1 + t_us % 1 + t_part % 1 + parts % 1 == 0) then
+      if not (limit >= 1 and interval_us >= 1 and interval_us < 2^53 and parts >= 1 and (limit + 1) * parts < 2^53
+      and limit * interval_us / parts < 315360000000001
+      and limit % 1 + interval_us % 1 + parts % 1 == 0) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       local state = nil
-      if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
-        state = redis.call("HGET", key, field)
+      if mode ~= "reset" or call("TYPE", key).ok == "hash" then
+        state = call("HGET", key, field)
       end
-      -- The debt as the time at which the bucket is full, and the debt of an empty bucket.
-      local full_us, part = now_us, 0
+      -- A unit takes t_us + t_part / parts. The debt is the time at which the bucket is full.
+      local full_us, part, t_part = now_us, 0, interval_us % parts
+      local t_us = (interval_us - t_part) / parts
       local empty_us, empty_part = limit * t_us, limit * t_part
       if t_part > 0 then
         empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
@@ -514,7 +515,7 @@ repeat
           if stored_s > reach_s then
             reach_s = stored_s
           end
-          local most_us = 2 * (reach_s * 1000000 + period_us)
+          local most_us = 2 * (reach_s * 1000000 + 1000000)
           if stored_us - now_us > most_us then
             stored_us, stored_part, heal = now_us + most_us, 0, true
           end
@@ -560,12 +561,6 @@ repeat
           room = 0
         end
         before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
-        if heal and takes and cost > 0 then
-          heals = heals or {}
-          local saved = struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
-        full_us - now_us > empty_us and reach_s or own_s, part, parts)
-          heals[#heals + 1] = {"HSET", key, field, saved}
-        end
         if room < at_least then
           delay_us, short = 0, true
           local rest = part + at_least * t_part
@@ -573,15 +568,17 @@ repeat
           if rest % parts > empty_part then
             retry_us = retry_us + 1
           end
-        elseif takes and cost > 0 then
+        elseif charges and cost > 0 then
           granted = wanted
           if room < granted then
-            granted = room
+            granted = room - room % step
           end
+          local before_us = full_us
           full_us, part = full_us + granted * t_us, part + granted * t_part
           if part >= parts then
             full_us, part = full_us + (part - part % parts) / parts, part % parts
           end
+          later = reset_us == 0 or before_us % 500000 + full_us - before_us >= 500000
           reset_us = full_us - now_us
           if part > 0 then
             reset_us = reset_us + 1
@@ -606,10 +603,12 @@ repeat
         else
           granted = math.max(0, math.min(cost, room + limit))
           if granted > 0 then
+            local before_us = full_us
             full_us, part = full_us + granted * t_us, part + granted * t_part
             if part >= parts then
               full_us, part = full_us + (part - part % parts) / parts, part % parts
             end
+            later = reset_us == 0 or before_us % 500000 + full_us - before_us >= 500000
             reset_us = full_us - now_us
             if part > 0 then
               reset_us = reset_us + 1
@@ -629,7 +628,7 @@ repeat
           write[#write + 1], write[#write + 2] = field, saved
         end
       end
-      at = at + 10
+      at = at + 8
     else
       return redis.error_reply("LIMITER several v1 knows no such algorithm")
     end
@@ -638,18 +637,23 @@ repeat
     elseif asks and shadow == "0" and not mine and before[kept + 2] < wanted and before[kept + 2] < common then
       common, again = before[kept + 2], enough > 0
     end
-    if changes and cost > 0 and (lives[index] or -1) < reset_us then
+    heals = heals or (heal and cost > 0)
+    if (later or heal) and reset_us > (lives[index] or 0) then
       lives[index] = reset_us
     end
     reply[said + 1], reply[said + 2], reply[said + 3] = granted, room, retry_us
     reply[said + 4], reply[said + 5] = reset_us, delay_us
     said, kept = said + 5, kept + 3
   end
-  take, again = common, again and fits
+  same = holding > 0 and holding == leases
+  take, again = common - common % step, again and fits
+  if charges and heals and (same or not fits) then
+    charges, again = false, true
+  end
 until not again
 
 -- 4. If a policy has no room, or every lease is held already, take nothing.
-local same = holding > 0 and holding == leases
+local saves = changes
 if same or not fits then
   for first = 0, said - 1, 5 do
     local kept = first / 5 * 3
@@ -658,65 +662,79 @@ if same or not fits then
       reply[first + 1], reply[first + 3], reply[first + 5] = before[kept + 3], 0, 0
     end
   end
-  fits = false
-  for mending = 1, heals and #heals or 0 do
-    redis.call((unpack or table.unpack)(heals[mending]))
-  end
+  saves = takes and not charges
 end
 
--- 5. Save the changes, and set an expiry at which the state no longer counts.
+-- 5. Save the changes. A call that moves the end of a state to later sets the key's expiry.
 for index = 1, #KEYS do
-  local key, life_us = KEYS[index], lives[index]
-  if life_us then
-    local ttl_ms = redis.call("PTTL", key)
-    if fits and writes[index] then
-      redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
+  local key = KEYS[index]
+  if mode == "reset" then
+    call("DEL", key)
+  elseif saves then
+    if writes[index] then
+      call("HSET", key, (unpack or table.unpack)(writes[index]))
     end
-    local tail = fits and tails and tails[index]
+    local tail = tails and tails[index]
     if tail then
       if tail[1] == "concurrency" then
         local _, granted, cost, held, ends_us, far_us, id = (unpack or table.unpack)(tail)
         if mode == "release" then
           for unit = 1, cost do
-            redis.call("ZREM", key, string.format("%s:%d", id, unit))
+            call("ZREM", key, string.format("%s:%d", id, unit))
           end
         elseif mode == "renew" or held == 0 then
           -- Add first: if all old members have expired, removing them would delete the key, and its expiry.
           for unit = 1, granted do
             local member = string.format("%s:%d", id, unit)
             if mode == "renew" then
-              redis.call("ZADD", key, "GT", ends_us, member)
+              call("ZADD", key, "GT", ends_us, member)
             else
-              redis.call("ZADD", key, ends_us, member)
+              call("ZADD", key, ends_us, member)
             end
           end
-          redis.call("ZREMRANGEBYSCORE", key, "-inf", now_us)
-          redis.call("ZREMRANGEBYSCORE", key, far_us + 1, "+inf")
+          call("ZREMRANGEBYSCORE", key, "-inf", now_us)
+          call("ZREMRANGEBYSCORE", key, far_us + 1, "+inf")
         end
       elseif tail[1] == "sliding_log" then
-        local _, granted, dead, last_us = (unpack or table.unpack)(tail)
-        -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
+        local _, granted, size, dead, newest_us, heal = (unpack or table.unpack)(tail)
+        local entries = granted
         if mode == "refund" then
-          redis.call("LTRIM", key, dead, -1)
-        elseif granted == 1 then
-          redis.call("RPUSH", key, last_us)
-        else
-          local entries = {}
-          for entry = 1, granted do
-            entries[entry] = last_us
-          end
-          redis.call("RPUSH", key, (unpack or table.unpack)(entries))
+          entries = 0
         end
-        if dead > 0 and mode ~= "refund" then
-          redis.call("LTRIM", key, dead, -1)
+        if heal then
+          entries, dead = entries + size - dead, 0
+          call("DEL", key)
+        end
+        -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
+        if entries == 1 then
+          call("RPUSH", key, newest_us)
+        else
+          while entries > 0 do
+            local added = {}
+            for entry = 1, math.min(entries, 4000) do
+              added[entry] = newest_us
+            end
+            call("RPUSH", key, (unpack or table.unpack)(added))
+            entries = entries - #added
+          end
+        end
+        if dead > 0 then
+          call("LTRIM", key, dead, -1)
         end
       end
     end
-    if ttl_ms == -1 or (fits and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
-      redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)
+    local reset_us, in_use = lives[index], true
+    if reset_us then
+      -- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there.
+      local ttl_ms = math.ceil(reset_us / 1000) + slack_ms + 1000
+      local first, second = "NX", "GT"
+      if in_use then
+        first, second = "GT", "NX"
+      end
+      if call("PEXPIRE", key, ttl_ms, first) == 0 then
+        call("PEXPIRE", key, ttl_ms, second)
+      end
     end
-  elseif mode == "reset" then
-    redis.call("DEL", key)
   end
 end
 

@@ -4,6 +4,7 @@ sliding_log v1: at most limit in any window of one period, to the microsecond
 KEYS[1] key         list of integer microseconds, one for each unit of cost, the oldest first,
                     never decreasing
 
+As text, whole numbers in decimal:
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
                     refund: return units; settle: charge without a check, up to a debt of limit
@@ -11,70 +12,82 @@ ARGV[3] cost        units to charge or refund; 0 takes nothing
 ARGV[4] field       the policy's name; not used, since the list's own key ends in it
 ARGV[5] limit       units that any window admits; a call's own cost is at most 4000
 ARGV[6] period_us   length of the window
-ARGV[7] at_least    optional: the fewest units to take, if less than cost is free
+ARGV[7] hold_us     0, or the time within which a caller that takes units in advance uses them: the
+                    entries have the time now_us + hold_us; less than period_us
+ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
+ARGV[9] step        optional: take a multiple of step units; divides cost and at_least
 
-Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
+Packed, little-endian doubles:
+ARGV[1] numbers     now_us, cost, at_least, limit, period_us, hold_us, step
+ARGV[2] field       as above
+ARGV[3] mode        optional: hit if it is missing
+
+Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
+        packed call, a string of the same six as doubles:
         units taken or refunded;
         whole units that would pass right now; time until this same call would pass, 0 if it
         passes; time until the subject counts as unused; time in which a bucket regains the units taken
         before this call, 0 for a call that does not pass; the time of the decision.
 
 Writes  Only a hit that passes, a refund or settle that changes something, and reset. (A denied
-        hit repairs a key without expiry, and a stored time too far ahead to be true.)
+        hit repairs a stored time too far ahead to be true.)
 ]]
 
-local ARGV, key = ARGV, KEYS[1]
-local now_us = ARGV[1] + 0
-local mode = ARGV[2]
-local cost = ARGV[3] + 0
-local field = ARGV[4]
-local limit = ARGV[5] + 0
-local period_us = ARGV[6] + 0
-local at_least = ARGV[7] and ARGV[7] + 0 or cost
+local ARGV, key, call = ARGV, KEYS[1], redis.call
+local now_us, mode, cost, field, limit, period_us, hold_us, at_least, step
+local packed = #ARGV[1] > 20
+if packed then
+  now_us, cost, at_least, limit, period_us, hold_us, step = struct.unpack("<ddddddd", ARGV[1])
+  field, mode = ARGV[2], ARGV[3] or "hit"
+else
+  now_us, mode, cost = ARGV[1] + 0, ARGV[2], ARGV[3] + 0
+  field, limit = ARGV[4], ARGV[5] + 0
+  period_us = ARGV[6] + 0
+  hold_us = ARGV[7] + 0
+  at_least, step = (ARGV[8] or cost) + 0, (ARGV[9] or 1) + 0
+end
 
 -- 1. Check the arguments.
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
-  and limit % 1 + period_us % 1 == 0 and cost <= 4000
-  and now_us % 1 + cost % 1 + at_least % 1 == 0) then
+and hold_us >= 0 and hold_us < period_us and limit % 1 + period_us % 1 + hold_us % 1 == 0 and cost <= 4000
+  and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then
   return redis.error_reply("LIMITER an argument of sliding_log v1 is out of range")
 end
 
 -- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
-  local time = redis.call("TIME")
+  local time = call("TIME")
   now_us = time[1] * 1000000 + time[2]
 else
   slack_ms = 3600000
 end
 
 -- 3. Read the state, and compute the room that it leaves.
-local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+local granted, room, retry_us, reset_us, delay_us, heal, later = 0, 0, 0, 0, 0, false, false
 local size = 0
-if mode ~= "reset" or redis.call("TYPE", key).ok == "list" then
-  size = redis.call("LLEN", key)
+if mode ~= "reset" or call("TYPE", key).ok == "list" then
+  size = call("LLEN", key)
 end
 -- The log holds `size` entries; the first `dead` of them have left the window.
-local dead, last_us, oldest_us = 0, now_us, nil
+local dead, newest_us, oldest_us = 0, now_us, nil
 if size > 0 then
-  last_us = tonumber(redis.call("LINDEX", key, -1)) or 0
-  if not (last_us - now_us <= period_us and last_us + period_us > now_us and last_us % 1 == 0) then
-    heal = last_us > now_us
-    dead, last_us = size, now_us
+  newest_us = tonumber(call("LINDEX", key, -1)) or 0
+  if not (newest_us + period_us > now_us and newest_us < 2^53 and newest_us % 1 == 0) then
+    dead, newest_us = size, now_us
+  elseif newest_us - now_us > period_us then
+    -- No clock steps back that far: keep the count, as if all units had been taken now.
+    newest_us, oldest_us, reset_us, heal = now_us, now_us, period_us, true
   else
-    reset_us = last_us + period_us - now_us
-    oldest_us = last_us
-    if last_us < now_us then
-      last_us = now_us
-    end
+    reset_us, oldest_us = newest_us + period_us - now_us, newest_us
     -- Few entries leave between two calls: search in growing steps from the oldest, then bisect.
     local live, probe = size - 1, 0
     while dead < live do
-      local entry_us = tonumber(redis.call("LINDEX", key, probe)) or 0
-      if entry_us + period_us > last_us and entry_us <= last_us then
+      local entry_us = tonumber(call("LINDEX", key, probe)) or 0
+      if entry_us + period_us > now_us and entry_us <= newest_us then
         live, oldest_us = probe, entry_us
         probe = math.floor((dead + live) / 2)
       else
@@ -88,6 +101,7 @@ if size > 0 then
   end
 end
 room = limit - size + dead
+local in_use = reset_us > 0
 
 -- 4. Charge the cost, if it fits.
 if takes or mode == "peek" or mode == "reset" then
@@ -98,21 +112,25 @@ if takes or mode == "peek" or mode == "reset" then
     delay_us = 0
     -- The entry whose end makes room: most often the oldest in the window, which was just read.
     local freeing = size - limit + at_least - 1
-    if freeing > dead then
-      oldest_us = tonumber(redis.call("LINDEX", key, freeing)) or 0
-      if not (oldest_us + period_us > last_us and oldest_us <= last_us) then
-        oldest_us = last_us
+    if freeing > dead and not heal then
+      oldest_us = tonumber(call("LINDEX", key, freeing)) or 0
+      if not (oldest_us + period_us > now_us and oldest_us <= newest_us) then
+        oldest_us = newest_us
       end
     end
     retry_us = oldest_us + period_us - now_us
   elseif takes and cost > 0 then
     granted = cost
     if room < cost then
-      granted = room
+      granted = room - room % step
     end
-    reset_us = last_us + period_us - now_us
+    local before_us = newest_us
+    if newest_us < now_us + hold_us then
+      newest_us = now_us + hold_us
+    end
+    later = reset_us == 0 or before_us % 500000 + newest_us - before_us >= 500000
+    reset_us = newest_us + period_us - now_us
     room = room - granted
-
   end
 else
   if mode == "refund" then
@@ -129,39 +147,61 @@ else
   else
     granted = math.max(0, math.min(cost, room + limit))
     if granted > 0 then
-      reset_us = last_us + period_us - now_us
+      local before_us = newest_us
+      if newest_us < now_us + hold_us then
+        newest_us = now_us + hold_us
+      end
+      later = reset_us == 0 or before_us % 500000 + newest_us - before_us >= 500000
+      reset_us = newest_us + period_us - now_us
     end
     room = room - granted
   end
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save the changes, and set an expiry at which the state no longer counts.
-if cost > 0 and mode ~= "peek" and mode ~= "reset" then
-  local ttl_ms = redis.call("PTTL", key)
-  if granted > 0 or heal then
-    -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
-    if mode == "refund" then
-      redis.call("LTRIM", key, dead, -1)
-    elseif granted == 1 then
-      redis.call("RPUSH", key, last_us)
-    else
-      local entries = {}
-      for entry = 1, granted do
-        entries[entry] = last_us
+-- 5. Save the changes. A call that moves the end of the state to later sets the key's expiry.
+if granted > 0 or (heal and cost > 0 and mode ~= "peek" and mode ~= "reset") then
+  local entries = granted
+  if mode == "refund" then
+    entries = 0
+  end
+  if heal then
+    entries, dead = entries + size - dead, 0
+    call("DEL", key)
+  end
+  -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
+  if entries == 1 then
+    call("RPUSH", key, newest_us)
+  else
+    while entries > 0 do
+      local added = {}
+      for entry = 1, math.min(entries, 4000) do
+        added[entry] = newest_us
       end
-      redis.call("RPUSH", key, (unpack or table.unpack)(entries))
-    end
-    if dead > 0 and mode ~= "refund" then
-      redis.call("LTRIM", key, dead, -1)
+      call("RPUSH", key, (unpack or table.unpack)(added))
+      entries = entries - #added
     end
   end
-  if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
-    redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
+  if dead > 0 then
+    call("LTRIM", key, dead, -1)
+  end
+  if later or heal then
+    -- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there.
+    local ttl_ms = math.ceil(reset_us / 1000) + slack_ms + 1000
+    local first, second = "NX", "GT"
+    if in_use then
+      first, second = "GT", "NX"
+    end
+    if call("PEXPIRE", key, ttl_ms, first) == 0 then
+      call("PEXPIRE", key, ttl_ms, second)
+    end
   end
 elseif mode == "reset" then
-  redis.call("DEL", key)
+  call("DEL", key)
 end
 
 -- 6. Reply.
+if packed then
+  return struct.pack("<dddddd", granted, room, retry_us, reset_us, delay_us, now_us)
+end
 return {granted, room, retry_us, reset_us, delay_us, now_us}

@@ -5,6 +5,7 @@ previous one's
 KEYS[1] key         hash, shared with the subject's other policies; field -> (start_us, current, previous),
                     three doubles
 
+As text, whole numbers in decimal:
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
                     refund: return units; settle: charge without a check, up to a debt of limit
@@ -14,52 +15,63 @@ ARGV[5] limit       units that one window admits
 ARGV[6] period_us   length of a window
 ARGV[7] unit_us     the unit in which time is read: ceil(limit * period_us / 2^52) keeps products exact
 ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
+ARGV[9] step        optional: take a multiple of step units; divides cost and at_least
 
-Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
+Packed, little-endian doubles:
+ARGV[1] numbers     now_us, cost, at_least, limit, period_us, unit_us, step
+ARGV[2] field       as above
+ARGV[3] mode        optional: hit if it is missing
+
+Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
+        packed call, a string of the same six as doubles:
         units taken or refunded;
         whole units that would pass right now; time until this same call would pass, 0 if it
         passes; time until the subject counts as unused; time in which a bucket regains the units taken
         before this call, 0 for a call that does not pass; the time of the decision.
 
 Writes  Only a hit that passes, a refund or settle that changes something, and reset. (A denied
-        hit repairs a key without expiry, and a stored time too far ahead to be true.)
+        hit repairs a stored time too far ahead to be true.)
 ]]
 
-local ARGV, key = ARGV, KEYS[1]
-local now_us = ARGV[1] + 0
-local mode = ARGV[2]
-local cost = ARGV[3] + 0
-local field = ARGV[4]
-local limit = ARGV[5] + 0
-local period_us = ARGV[6] + 0
-local unit_us = ARGV[7] + 0
-local at_least = ARGV[8] and ARGV[8] + 0 or cost
+local ARGV, key, call = ARGV, KEYS[1], redis.call
+local now_us, mode, cost, field, limit, period_us, unit_us, at_least, step
+local packed = #ARGV[1] > 20
+if packed then
+  now_us, cost, at_least, limit, period_us, unit_us, step = struct.unpack("<ddddddd", ARGV[1])
+  field, mode = ARGV[2], ARGV[3] or "hit"
+else
+  now_us, mode, cost = ARGV[1] + 0, ARGV[2], ARGV[3] + 0
+  field, limit = ARGV[4], ARGV[5] + 0
+  period_us = ARGV[6] + 0
+  unit_us = ARGV[7] + 0
+  at_least, step = (ARGV[8] or cost) + 0, (ARGV[9] or 1) + 0
+end
 
 -- 1. Check the arguments.
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^52
-  and unit_us >= 1 and unit_us < 2^53 and unit_us * 2^52 >= limit * period_us
-  and limit % 1 + period_us % 1 + unit_us % 1 == 0
-  and now_us % 1 + cost % 1 + at_least % 1 == 0) then
+and unit_us >= 1 and unit_us < 2^53 and unit_us * 2^52 >= limit * period_us
+and limit % 1 + period_us % 1 + unit_us % 1 == 0
+  and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then
   return redis.error_reply("LIMITER an argument of sliding_window v1 is out of range")
 end
 
 -- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
-  local time = redis.call("TIME")
+  local time = call("TIME")
   now_us = time[1] * 1000000 + time[2]
 else
   slack_ms = 3600000
 end
 
 -- 3. Read the state, and compute the room that it leaves.
-local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+local granted, room, retry_us, reset_us, delay_us, heal, later = 0, 0, 0, 0, 0, false, false
 local state = nil
-if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
-  state = redis.call("HGET", key, field)
+if mode ~= "reset" or call("TYPE", key).ok == "hash" then
+  state = call("HGET", key, field)
 end
 -- The start and the count of the open window, and the count of the previous one.
 local start_us, current, previous, given = now_us, 0, 0, 0
@@ -107,6 +119,7 @@ if current > 0 then
 elseif previous > 0 then
   reset_us = start_us + period_us - now_us
 end
+local in_use = reset_us > 0
 
 -- 4. Charge the cost, if it fits.
 if takes or mode == "peek" or mode == "reset" then
@@ -142,11 +155,11 @@ if takes or mode == "peek" or mode == "reset" then
   elseif takes and cost > 0 then
     granted = cost
     if room < cost then
-      granted = room
+      granted = room - room % step
     end
+    later = current == 0
     current, reset_us = current + granted, start_us + 2 * period_us - now_us
     room = room - granted
-
   end
 else
   if mode == "refund" then
@@ -155,6 +168,7 @@ else
   else
     granted = math.max(0, math.min(cost, room + limit))
     if granted > 0 then
+      later = current == 0
       current, reset_us = current + granted, start_us + 2 * period_us - now_us
     end
     room = room - granted
@@ -162,19 +176,26 @@ else
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save the changes, and set an expiry at which the state no longer counts.
-if cost > 0 and mode ~= "peek" and mode ~= "reset" then
-  local ttl_ms = redis.call("PTTL", key)
-  if granted > 0 or heal then
-    local saved = struct.pack("<ddd", start_us, current, previous)
-    redis.call("HSET", key, field, saved)
-  end
-  if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
-    redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
+-- 5. Save the changes. A call that moves the end of the state to later sets the key's expiry.
+if granted > 0 or (heal and cost > 0 and mode ~= "peek" and mode ~= "reset") then
+  call("HSET", key, field, struct.pack("<ddd", start_us, current, previous))
+  if later or heal then
+    -- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there.
+    local ttl_ms = math.ceil(reset_us / 1000) + slack_ms + 1000
+    local first, second = "NX", "GT"
+    if in_use then
+      first, second = "GT", "NX"
+    end
+    if call("PEXPIRE", key, ttl_ms, first) == 0 then
+      call("PEXPIRE", key, ttl_ms, second)
+    end
   end
 elseif mode == "reset" then
-  redis.call("DEL", key)
+  call("DEL", key)
 end
 
 -- 6. Reply.
+if packed then
+  return struct.pack("<dddddd", granted, room, retry_us, reset_us, delay_us, now_us)
+end
 return {granted, room, retry_us, reset_us, delay_us, now_us}

@@ -1,73 +1,83 @@
 --[[
-token_bucket v1: a unit is refilled every t_us + t_part / parts microseconds; up to limit are saved
+token_bucket v1: a unit is refilled every interval_us / parts microseconds; up to limit are saved
 
 KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, reach_s), a double
                     and four bytes: the time at which the bucket is full if no call takes more, and the
                     seconds, rounded up, in which the largest bucket that may have this debt is refilled;
                     then (part, parts), two doubles, if a fraction is left: full at full_us + part / parts
 
+As text, whole numbers in decimal:
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
                     refund: return units; settle: charge without a check, up to a debt of limit
 ARGV[3] cost        units to charge or refund; 0 takes nothing
 ARGV[4] field       the policy's field in the hash
 ARGV[5] limit       units that the bucket holds (its burst)
-ARGV[6] period_us   the period of the rate; only bounds how far ahead a stored time can be true
-ARGV[7] t_us        whole microseconds in which one unit is refilled
-ARGV[8] t_part      the fraction of a microsecond beyond t_us, in parts: 0 <= t_part < parts
-ARGV[9] parts       parts in a microsecond: rate / gcd(rate, period_us)
-ARGV[10] at_least    optional: the fewest units to take, if less than cost is free
+ARGV[6] interval_us parts units are refilled in this many microseconds: period_us / gcd(n, period_us)
+                    for n units in each period_us
+ARGV[7] parts       n / gcd(n, period_us)
+ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
+ARGV[9] step        optional: take a multiple of step units; divides cost and at_least
 
-Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
+Packed, little-endian doubles:
+ARGV[1] numbers     now_us, cost, at_least, limit, interval_us, parts, step
+ARGV[2] field       as above
+ARGV[3] mode        optional: hit if it is missing
+
+Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
+        packed call, a string of the same six as doubles:
         units taken or refunded;
         whole units that would pass right now; time until this same call would pass, 0 if it
         passes; time until the subject counts as unused; time in which a bucket regains the units taken
         before this call, 0 for a call that does not pass; the time of the decision.
 
 Writes  Only a hit that passes, a refund or settle that changes something, and reset. (A denied
-        hit repairs a key without expiry, and a stored time too far ahead to be true.)
+        hit repairs a stored time too far ahead to be true.)
 ]]
 
-local ARGV, key = ARGV, KEYS[1]
-local now_us = ARGV[1] + 0
-local mode = ARGV[2]
-local cost = ARGV[3] + 0
-local field = ARGV[4]
-local limit = ARGV[5] + 0
-local period_us = ARGV[6] + 0
-local t_us = ARGV[7] + 0
-local t_part = ARGV[8] + 0
-local parts = ARGV[9] + 0
-local at_least = ARGV[10] and ARGV[10] + 0 or cost
+local ARGV, key, call = ARGV, KEYS[1], redis.call
+local now_us, mode, cost, field, limit, interval_us, parts, at_least, step
+local packed = #ARGV[1] > 20
+if packed then
+  now_us, cost, at_least, limit, interval_us, parts, step = struct.unpack("<ddddddd", ARGV[1])
+  field, mode = ARGV[2], ARGV[3] or "hit"
+else
+  now_us, mode, cost = ARGV[1] + 0, ARGV[2], ARGV[3] + 0
+  field, limit = ARGV[4], ARGV[5] + 0
+  interval_us = ARGV[6] + 0
+  parts = ARGV[7] + 0
+  at_least, step = (ARGV[8] or cost) + 0, (ARGV[9] or 1) + 0
+end
 
 -- 1. Check the arguments.
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
-  and limit >= 1 and period_us >= 1 and t_us >= 0 and t_part >= 0 and t_part < parts
-  and t_us + t_part > 0 and (limit + 1) * parts < 2^53 and limit * (t_us + 1) + period_us < 2^53
-  and limit % 1 + period_us % 1 + t_us % 1 + t_part % 1 + parts % 1 == 0
-  and now_us % 1 + cost % 1 + at_least % 1 == 0) then
+  and limit >= 1 and interval_us >= 1 and interval_us < 2^53 and parts >= 1 and (limit + 1) * parts < 2^53
+and limit * interval_us / parts < 315360000000001
+and limit % 1 + interval_us % 1 + parts % 1 == 0
+  and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then
   return redis.error_reply("LIMITER an argument of token_bucket v1 is out of range")
 end
 
 -- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
 if now_us == 0 then
-  local time = redis.call("TIME")
+  local time = call("TIME")
   now_us = time[1] * 1000000 + time[2]
 else
   slack_ms = 3600000
 end
 
 -- 3. Read the state, and compute the room that it leaves.
-local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+local granted, room, retry_us, reset_us, delay_us, heal, later = 0, 0, 0, 0, 0, false, false
 local state = nil
-if mode ~= "reset" or redis.call("TYPE", key).ok == "hash" then
-  state = redis.call("HGET", key, field)
+if mode ~= "reset" or call("TYPE", key).ok == "hash" then
+  state = call("HGET", key, field)
 end
--- The debt as the time at which the bucket is full, and the debt of an empty bucket.
-local full_us, part = now_us, 0
+-- A unit takes t_us + t_part / parts. The debt is the time at which the bucket is full.
+local full_us, part, t_part = now_us, 0, interval_us % parts
+local t_us = (interval_us - t_part) / parts
 local empty_us, empty_part = limit * t_us, limit * t_part
 if t_part > 0 then
   empty_us, empty_part = empty_us + (empty_part - empty_part % parts) / parts, empty_part % parts
@@ -91,7 +101,7 @@ if state and (#state == 12 or #state == 28) then
     if stored_s > reach_s then
       reach_s = stored_s
     end
-    local most_us = 2 * (reach_s * 1000000 + period_us)
+    local most_us = 2 * (reach_s * 1000000 + 1000000)
     if stored_us - now_us > most_us then
       stored_us, stored_part, heal = now_us + most_us, 0, true
     end
@@ -132,6 +142,7 @@ if reset_us > 0 then
     room = -limit
   end
 end
+local in_use = reset_us > 0
 
 -- 4. Charge the cost, if it fits.
 if takes or mode == "peek" or mode == "reset" then
@@ -148,18 +159,19 @@ if takes or mode == "peek" or mode == "reset" then
   elseif takes and cost > 0 then
     granted = cost
     if room < cost then
-      granted = room
+      granted = room - room % step
     end
+    local before_us = full_us
     full_us, part = full_us + granted * t_us, part + granted * t_part
     if part >= parts then
       full_us, part = full_us + (part - part % parts) / parts, part % parts
     end
+    later = reset_us == 0 or before_us % 500000 + full_us - before_us >= 500000
     reset_us = full_us - now_us
     if part > 0 then
       reset_us = reset_us + 1
     end
     room = room - granted
-
   end
 else
   if mode == "refund" then
@@ -179,10 +191,12 @@ else
   else
     granted = math.max(0, math.min(cost, room + limit))
     if granted > 0 then
+      local before_us = full_us
       full_us, part = full_us + granted * t_us, part + granted * t_part
       if part >= parts then
         full_us, part = full_us + (part - part % parts) / parts, part % parts
       end
+      later = reset_us == 0 or before_us % 500000 + full_us - before_us >= 500000
       reset_us = full_us - now_us
       if part > 0 then
         reset_us = reset_us + 1
@@ -193,20 +207,27 @@ else
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save the changes, and set an expiry at which the state no longer counts.
-if cost > 0 and mode ~= "peek" and mode ~= "reset" then
-  local ttl_ms = redis.call("PTTL", key)
-  if granted > 0 or heal then
-    local saved = struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
-      full_us - now_us > empty_us and reach_s or own_s, part, parts)
-    redis.call("HSET", key, field, saved)
-  end
-  if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
-    redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
+-- 5. Save the changes. A call that moves the end of the state to later sets the key's expiry.
+if granted > 0 or (heal and cost > 0 and mode ~= "peek" and mode ~= "reset") then
+  call("HSET", key, field, struct.pack(part == 0 and "<dI4" or "<dI4dd", full_us,
+    full_us - now_us > empty_us and reach_s or own_s, part, parts))
+  if later or heal then
+    -- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there.
+    local ttl_ms = math.ceil(reset_us / 1000) + slack_ms + 1000
+    local first, second = "NX", "GT"
+    if in_use then
+      first, second = "GT", "NX"
+    end
+    if call("PEXPIRE", key, ttl_ms, first) == 0 then
+      call("PEXPIRE", key, ttl_ms, second)
+    end
   end
 elseif mode == "reset" then
-  redis.call("DEL", key)
+  call("DEL", key)
 end
 
 -- 6. Reply.
+if packed then
+  return struct.pack("<dddddd", granted, room, retry_us, reset_us, delay_us, now_us)
+end
 return {granted, room, retry_us, reset_us, delay_us, now_us}

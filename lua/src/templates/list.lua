@@ -1,19 +1,14 @@
 --@ load
 local size = 0
-if mode ~= "reset" or redis.call("TYPE", key).ok == "list" then
-  size = redis.call("LLEN", key)
+if mode ~= "reset" or call("TYPE", key).ok == "list" then
+  size = call("LLEN", key)
 end
 --@ write
 {{save}}
---@ repair
-if heal and takes and cost > 0 then
-  heals = heals or {}
-  heals[#heals + 1] = {"DEL", key}
-end
 --@ keep
 tails = tails or {}
-tails[index] = {"{{name}}", granted, {{carry}}}
+tails[index] = {"{{name}}", granted, size, {{carry}}}
 --@ tail
 elseif tail[1] == "{{name}}" then
-  local _, granted, {{carry}} = (unpack or table.unpack)(tail)
+  local _, granted, size, {{carry}} = (unpack or table.unpack)(tail)
   {{save}}

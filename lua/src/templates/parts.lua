@@ -1,10 +1,29 @@
 --@ number
+{{argument}} = ARGV[{{place}}] + 0
+--@ number_in_several
 local {{argument}} = ARGV[{{place}}] + 0
---@ checked
-and {{check}}
 --@ checked_in_several
 if not ({{check}}) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
+end
+--@ clock
+-- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
+local slack_ms = 0
+if now_us == 0 then
+  local time = call("TIME")
+  now_us = time[1] * 1000000 + time[2]
+else
+  slack_ms = 3600000
+end
+--@ live
+-- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there.
+local ttl_ms = math.ceil(reset_us / 1000) + slack_ms + 1000
+local first, second = "NX", "GT"
+if in_use then
+  first, second = "GT", "NX"
+end
+if call("PEXPIRE", key, ttl_ms, first) == 0 then
+  call("PEXPIRE", key, ttl_ms, second)
 end
 --@ refund_or_settle
 if mode == "refund" then

@@ -3,54 +3,60 @@
 
 KEYS[1] key         {{key}}
 
+As text, whole numbers in decimal:
 ARGV[1] now_us      the time to use; 0: the server's clock
 ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
                     refund: return units; settle: charge without a check, up to a debt of limit
 ARGV[3] cost        units to charge or refund; 0 takes nothing
 {{arguments}}
 ARGV[{{last}}] at_least    optional: the fewest units to take, if less than cost is free
+ARGV[{{step_place}}] step        optional: take a multiple of step units; divides cost and at_least
 
-Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers:
+Packed, little-endian doubles:
+ARGV[1] numbers     {{packed}}
+ARGV[2] field       as above
+ARGV[3] mode        optional: hit if it is missing
+
+Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
+        packed call, a string of the same six as doubles:
         units taken or refunded;
         whole units that would pass right now; time until this same call would pass, 0 if it
         passes; time until the subject counts as unused; time in which a bucket regains the units taken
         before this call, 0 for a call that does not pass; the time of the decision.
 
 Writes  Only a hit that passes, a refund or settle that changes something, and reset. (A denied
-        hit repairs a key without expiry, and a stored time too far ahead to be true.)
+        hit repairs a stored time too far ahead to be true.)
 ]]
 
-local ARGV, key = ARGV, KEYS[1]
-local now_us = ARGV[1] + 0
-local mode = ARGV[2]
-local cost = ARGV[3] + 0
-local field = ARGV[4]
-local limit = ARGV[5] + 0
-{{numbers}}
-local at_least = ARGV[{{last}}] and ARGV[{{last}}] + 0 or cost
+local ARGV, key, call = ARGV, KEYS[1], redis.call
+local now_us, mode, cost, field, limit, {{names}}, at_least, step
+local packed = #ARGV[1] > 20
+if packed then
+  now_us, cost, at_least, limit, {{names}}, step = struct.unpack("<{{doubles}}", ARGV[1])
+  field, mode = ARGV[2], ARGV[3] or "hit"
+else
+  now_us, mode, cost = ARGV[1] + 0, ARGV[2], ARGV[3] + 0
+  field, limit = ARGV[4], ARGV[5] + 0
+  {{numbers}}
+  at_least, step = (ARGV[{{last}}] or cost) + 0, (ARGV[{{step_place}}] or 1) + 0
+end
 
 -- 1. Check the arguments.
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
-  {{checked}}
-  and now_us % 1 + cost % 1 + at_least % 1 == 0) then
+  and {{check}}
+  and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then
   return redis.error_reply("LIMITER an argument of {{name}} v1 is out of range")
 end
 
--- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
-local slack_ms = 0
-if now_us == 0 then
-  local time = redis.call("TIME")
-  now_us = time[1] * 1000000 + time[2]
-else
-  slack_ms = 3600000
-end
+{{clock}}
 
 -- 3. Read the state, and compute the room that it leaves.
-local granted, room, retry_us, reset_us, delay_us, heal = 0, 0, 0, 0, 0, false
+local granted, room, retry_us, reset_us, delay_us, heal, later = 0, 0, 0, 0, 0, false, false
 {{load}}
 {{ask}}
+local in_use = reset_us > 0
 
 -- 4. Charge the cost, if it fits.
 if takes or mode == "peek" or mode == "reset" then
@@ -63,29 +69,28 @@ if takes or mode == "peek" or mode == "reset" then
   elseif takes and cost > 0 then
     granted = cost
     if room < cost then
-      granted = room
+      granted = room - room % step
     end
     {{charge}}
     room = room - granted
-
   end
 else
   {{refund_or_settle}}
   delay_us, room = 0, math.max(0, math.min(room, limit))
 end
 
--- 5. Save the changes, and set an expiry at which the state no longer counts.
-if cost > 0 and mode ~= "peek" and mode ~= "reset" then
-  local ttl_ms = redis.call("PTTL", key)
-  if granted > 0 or heal then
-    {{write}}
-  end
-  if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then
-    redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)
+-- 5. Save the changes. A call that moves the end of the state to later sets the key's expiry.
+if granted > 0 or (heal and cost > 0 and mode ~= "peek" and mode ~= "reset") then
+  {{write}}
+  if later or heal then
+    {{live}}
   end
 elseif mode == "reset" then
-  redis.call("DEL", key)
+  call("DEL", key)
 end
 
 -- 6. Reply.
+if packed then
+  return struct.pack("<dddddd", granted, room, retry_us, reset_us, delay_us, now_us)
+end
 return {granted, room, retry_us, reset_us, delay_us, now_us}

@@ -11,14 +11,13 @@ elseif algorithm == "{{name}}" then
       room = 0
     end
     before[kept + 1], before[kept + 2], before[kept + 3] = reset_us, room, cost
-    {{repair}}
     if room < at_least then
       delay_us, short = 0, true
       {{retry}}
-    elseif takes and cost > 0 then
+    elseif charges and cost > 0 then
       granted = wanted
       if room < granted then
-        granted = room
+        granted = room - room % step
       end
       {{charge}}
       room = room - granted

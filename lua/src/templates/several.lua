@@ -8,6 +8,7 @@ ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, 
                     refund: return units; settle: charge without a check; for leases also
                     acquire: as hit, and take the leases; renew, release: for leases only
 ARGV[3] at_least    0, or the fewest units to take, if less than a policy's cost is free
+ARGV[4] step        1, or a divisor of costs and at_least: each policy takes a multiple of it
 then for each policy:
         algorithm   the name of its script in this folder
         key         the index in KEYS of the key that the script takes as KEYS[1]
@@ -22,10 +23,11 @@ Returns for each policy the first five integers of its script's reply, and now_u
 Writes  As the scripts of the single policies do.
 ]]
 
-local ARGV, KEYS = ARGV, KEYS
+local ARGV, KEYS, call = ARGV, KEYS, redis.call
 local now_us = ARGV[1] + 0
 local mode = ARGV[2]
 local enough = ARGV[3] + 0
+local step = ARGV[4] + 0
 
 -- 1. Check the arguments.
 local takes = mode == "hit" or mode == "acquire"
@@ -37,35 +39,28 @@ if not asks then
   only_leases = mode == "renew" or mode == "release"
 end
 if not (asks or only_rates or only_leases)
-  or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and now_us % 1 + enough % 1 == 0) then
+  or not (now_us >= 0 and now_us < 2^53 and enough >= 0 and step >= 1
+  and now_us % 1 + step % 1 + enough % step == 0) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")
 end
 
--- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
-local slack_ms = 0
-if now_us == 0 then
-  local time = redis.call("TIME")
-  now_us = time[1] * 1000000 + time[2]
-else
-  slack_ms = 3600000
-end
+{{clock}}
 
--- 3. Check every policy, and compute its state after the charge. With at_least, if less than the
--- cost fits, repeat with the number that fits into all. (Both tables begin with places for three
--- policies, since growing a table takes longer than filling it.)
+-- 3. Check every policy, and compute its state after the charge. Repeat if less than the cost fits
+-- into all, with the number that does; and if the call is denied, but repairs a state, without a charge.
+-- (Both tables begin with places for three policies, since growing a table takes longer than filling it.)
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local before = {nil, nil, nil, nil, nil, nil, nil, nil, nil}
-local last, take = #ARGV, 2^53
-local writes, lives, heals, tails, fits, said, again, leases, holding
+local last, take, charges = #ARGV, 2^53, takes
+local writes, lives, tails, fits, said, again, heals, same
 repeat
-  local at, common, kept = 3, 2^53, 0
-  writes, lives, heals, tails, fits, said, again = {nil}, {nil}, nil, nil, true, 0, false
-  leases, holding = 0, 0
+  local at, common, kept, leases, holding = 4, 2^53, 0, 0, 0
+  writes, lives, tails, fits, said, again, heals = {nil}, {nil}, nil, true, 0, false, false
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
     local granted, room, retry_us, reset_us, delay_us = 0, 0, 0, 0, 0
-    local heal, short, mine = false, false, false
+    local heal, later, short, mine = false, false, false, false
     local at_least, wanted = cost, cost
     if enough > 0 and enough < cost then
       at_least = enough
@@ -73,7 +68,7 @@ repeat
         wanted = take
       end
     end
-    if not (cost >= 0 and cost <= limit and cost % 1 == 0 and (shadow == "0" or shadow == "1")) then
+    if not (cost >= 0 and cost <= limit and cost % step == 0 and (shadow == "0" or shadow == "1")) then
       return redis.error_reply("LIMITER an argument of several v1 is out of range")
     end
     if algorithm == "concurrency" then
@@ -82,9 +77,7 @@ repeat
       if only_rates then
         return redis.error_reply("LIMITER several v1 knows no such mode here")
       end
-      if not (limit >= 1 and limit < 2^53 and lease_us >= 1 and lease_us <= 31622400000000 and cost <= 4000
-      and limit % 1 + lease_us % 1 == 0 and (mode == "peek" or mode == "reset"
-      or (id ~= "" and not string.find(id, "\0", 1, true)))) then
+      if not ({{concurrency_check}}) then
         return redis.error_reply("LIMITER an argument of several v1 is out of range")
       end
       {{concurrency_ask}}
@@ -99,21 +92,21 @@ repeat
         if room < at_least and held == 0 then
           delay_us, short = 0, true
           {{concurrency_retry}}
-        elseif takes and cost > 0 and held == 0 then
+        elseif takes and held > 0 then
+          granted, holding, mine = held, holding + 1, true
+        elseif charges and cost > 0 then
           granted = wanted
           if room < granted then
-            granted = room
+            granted = room - room % step
           end
           {{concurrency_charge}}
           room = room - granted
-        elseif takes and held > 0 then
-          granted, holding, mine = held, holding + 1, true
         end
       else
         {{concurrency_renew_or_release}}
         delay_us, room = 0, math.max(0, math.min(room, limit))
       end
-      if granted > 0 or (heal and changes and cost > 0) then
+      if granted > 0 then
         tails = tails or {}
         tails[index] = {"concurrency", granted, cost, held, ends_us, far_us, id}
       end
@@ -127,18 +120,23 @@ repeat
     elseif asks and shadow == "0" and not mine and before[kept + 2] < wanted and before[kept + 2] < common then
       common, again = before[kept + 2], enough > 0
     end
-    if changes and cost > 0 and (lives[index] or -1) < reset_us then
+    heals = heals or (heal and cost > 0)
+    if (later or heal) and reset_us > (lives[index] or 0) then
       lives[index] = reset_us
     end
     reply[said + 1], reply[said + 2], reply[said + 3] = granted, room, retry_us
     reply[said + 4], reply[said + 5] = reset_us, delay_us
     said, kept = said + 5, kept + 3
   end
-  take, again = common, again and fits
+  same = holding > 0 and holding == leases
+  take, again = common - common % step, again and fits
+  if charges and heals and (same or not fits) then
+    charges, again = false, true
+  end
 until not again
 
 -- 4. If a policy has no room, or every lease is held already, take nothing.
-local same = holding > 0 and holding == leases
+local saves = changes
 if same or not fits then
   for first = 0, said - 1, 5 do
     local kept = first / 5 * 3
@@ -147,21 +145,19 @@ if same or not fits then
       reply[first + 1], reply[first + 3], reply[first + 5] = before[kept + 3], 0, 0
     end
   end
-  fits = false
-  for mending = 1, heals and #heals or 0 do
-    redis.call((unpack or table.unpack)(heals[mending]))
-  end
+  saves = takes and not charges
 end
 
--- 5. Save the changes, and set an expiry at which the state no longer counts.
+-- 5. Save the changes. A call that moves the end of a state to later sets the key's expiry.
 for index = 1, #KEYS do
-  local key, life_us = KEYS[index], lives[index]
-  if life_us then
-    local ttl_ms = redis.call("PTTL", key)
-    if fits and writes[index] then
-      redis.call("HSET", key, (unpack or table.unpack)(writes[index]))
+  local key = KEYS[index]
+  if mode == "reset" then
+    call("DEL", key)
+  elseif saves then
+    if writes[index] then
+      call("HSET", key, (unpack or table.unpack)(writes[index]))
     end
-    local tail = fits and tails and tails[index]
+    local tail = tails and tails[index]
     if tail then
       if tail[1] == "concurrency" then
         local _, granted, cost, held, ends_us, far_us, id = (unpack or table.unpack)(tail)
@@ -169,11 +165,10 @@ for index = 1, #KEYS do
       {{tails}}
       end
     end
-    if ttl_ms == -1 or (fits and ttl_ms * 1000 <= life_us + slack_ms * 1000) then
-      redis.call("PEXPIRE", key, math.ceil(life_us / 1000) + slack_ms + 1000)
+    local reset_us, in_use = lives[index], true
+    if reset_us then
+      {{live}}
     end
-  elseif mode == "reset" then
-    redis.call("DEL", key)
   end
 end
 
