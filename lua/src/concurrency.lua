@@ -1,26 +1,26 @@
 --[[
 concurrency v1: at most limit units held at any instant; a lease that is not renewed expires
 
-KEYS[1] key         zset with a member "id:unit" for each unit that a lease holds; the score is the
-                    time at which it expires, in whole microseconds
+KEYS[1] key          zset with a member "id:unit" for each unit that a lease holds; the score is the
+                     time at which it expires, in whole microseconds
 
 As text, whole numbers in decimal:
-ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        acquire: take a lease, or report that it is held already; renew: extend it from
-                    now; release: return it; peek: report what acquire would; reset: report it, then
-                    delete the key
-ARGV[3] cost        units that the lease holds; 0 takes nothing
-ARGV[4] field       the policy's name; not used, since the set's own key ends in it
-ARGV[5] limit       units that may be held at once; a call's own cost is at most 4000
-ARGV[6] lease_us    time after which a lease expires if it is not renewed
-ARGV[7] id          the lease's name, chosen at random by its holder; peek and reset ignore it
-ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
+ARGV[1] now_us       the time to use; 0: the server's clock
+ARGV[2] mode         acquire: take a lease, or report that it is held already; renew: extend it from
+                     now; release: return it; peek: report what acquire would; reset: report it, then
+                     delete the key
+ARGV[3] cost         units that the lease holds; 0 takes nothing
+ARGV[4] field        the policy's name; not used, since the set's own key ends in it
+ARGV[5] limit        units that may be held at once; a call's own cost is at most 4000
+ARGV[6] lease_us     time after which a lease expires if it is not renewed
+ARGV[7] id           the lease's name, chosen at random by its holder; peek and reset ignore it
+ARGV[8] at_least     optional: the fewest units to take, if less than cost is free
 
 Packed, little-endian doubles:
-ARGV[1] numbers     now_us, cost, at_least, limit, lease_us
-ARGV[2] field       as above
-ARGV[3] id          as above
-ARGV[4] mode        optional: acquire if it is missing
+ARGV[1] numbers      now_us, cost, at_least, limit, lease_us
+ARGV[2] field        as above
+ARGV[3] id           as above
+ARGV[4] mode         optional: acquire if it is missing
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
         packed call, a string of the same six as doubles:

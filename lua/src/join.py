@@ -25,7 +25,7 @@ FIRST, FIRST_IN_SEVERAL = 4, 5
 #: The numbers of the algorithms in ``few``; they never change.
 IN_FEW = {"fixed_window": 1, "sliding_window": 2, "token_bucket": 3}
 #: The column of a header in which the meanings of the arguments begin.
-COLUMN = 20
+COLUMN = 21
 
 
 def sections(text: str) -> dict[str, str]:

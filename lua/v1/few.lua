@@ -1,15 +1,15 @@
 --[[
 few v1: a hit of two or three policies of one subject whose states are fields of its hash, all or none
 
-KEYS[1] key         the subject's hash
+KEYS[1] key          the subject's hash
 
-ARGV[1] numbers     little-endian doubles: now_us, cost, at_least, step, as the scripts of the single
-                    policies take them; then for each policy its algorithm
-                    (1 fixed_window, 2 sliding_window, 3 token_bucket),
-                    its limit, and the two numbers that its script takes after that
-ARGV[2] field1      the first policy's field
-ARGV[3] field2      the second one's
-ARGV[4] field3      the third one's, if there is one
+ARGV[1] numbers      little-endian doubles: now_us, cost, at_least, step, as the scripts of the single
+                     policies take them; then for each policy its algorithm
+                     (1 fixed_window, 2 sliding_window, 3 token_bucket),
+                     its limit, and the two numbers that its script takes after that
+ARGV[2] field1       the first policy's field
+ARGV[3] field2       the second one's
+ARGV[4] field3       the third one's, if there is one
 
 Returns a string of doubles: for each policy the first five numbers of its script's reply, and now_us once,
         at the end. Nothing is taken unless every policy has room. With at_least, all grant the

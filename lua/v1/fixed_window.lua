@@ -1,25 +1,25 @@
 --[[
 fixed_window v1: at most limit in each window; a window opens at the first admitted hit
 
-KEYS[1] key         hash, shared with the subject's other policies; field -> (start_us, used),
-                    two doubles
+KEYS[1] key          hash, shared with the subject's other policies; field -> (start_us, used),
+                     two doubles
 
 As text, whole numbers in decimal:
-ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
-                    refund: return units; settle: charge without a check, up to a debt of limit
-ARGV[3] cost        units to charge or refund; 0 takes nothing
-ARGV[4] field       the policy's field in the hash
-ARGV[5] limit       units that one window admits
-ARGV[6] period_us   length of a window
-ARGV[7] aligned     1: windows end at multiples of the period since 1970; 0: as above
-ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
-ARGV[9] step        optional: take a multiple of step units; divides cost and at_least
+ARGV[1] now_us       the time to use; 0: the server's clock
+ARGV[2] mode         hit: charge; peek: report what hit would; reset: report it, then delete the key;
+                     refund: return units; settle: charge without a check, up to a debt of limit
+ARGV[3] cost         units to charge or refund; 0 takes nothing
+ARGV[4] field        the policy's field in the hash
+ARGV[5] limit        units that one window admits
+ARGV[6] period_us    length of a window
+ARGV[7] aligned      1: windows end at multiples of the period since 1970; 0: as above
+ARGV[8] at_least     optional: the fewest units to take, if less than cost is free
+ARGV[9] step         optional: take a multiple of step units; divides cost and at_least
 
 Packed, little-endian doubles:
-ARGV[1] numbers     now_us, cost, at_least, limit, period_us, aligned, step
-ARGV[2] field       as above
-ARGV[3] mode        optional: hit if it is missing
+ARGV[1] numbers      now_us, cost, at_least, limit, period_us, aligned, step
+ARGV[2] field        as above
+ARGV[3] mode         optional: hit if it is missing
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
         packed call, a string of the same six as doubles:
@@ -51,7 +51,7 @@ local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and (aligned == 0 or aligned == 1) and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
-and limit % 1 + period_us % 1 == 0
+  and limit % 1 + period_us % 1 == 0
   and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then
   return redis.error_reply("LIMITER an argument of fixed_window v1 is out of range")
 end

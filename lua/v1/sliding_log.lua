@@ -1,26 +1,26 @@
 --[[
 sliding_log v1: at most limit in any window of one period, to the microsecond
 
-KEYS[1] key         list of integer microseconds, one for each unit of cost, the oldest first,
-                    never decreasing
+KEYS[1] key          list of integer microseconds, one for each unit of cost, the oldest first,
+                     never decreasing
 
 As text, whole numbers in decimal:
-ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
-                    refund: return units; settle: charge without a check, up to a debt of limit
-ARGV[3] cost        units to charge or refund; 0 takes nothing
-ARGV[4] field       the policy's name; not used, since the list's own key ends in it
-ARGV[5] limit       units that any window admits; a call's own cost is at most 4000
-ARGV[6] period_us   length of the window
-ARGV[7] hold_us     0, or the time within which a caller that takes units in advance uses them: the
-                    entries have the time now_us + hold_us; less than period_us
-ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
-ARGV[9] step        optional: take a multiple of step units; divides cost and at_least
+ARGV[1] now_us       the time to use; 0: the server's clock
+ARGV[2] mode         hit: charge; peek: report what hit would; reset: report it, then delete the key;
+                     refund: return units; settle: charge without a check, up to a debt of limit
+ARGV[3] cost         units to charge or refund; 0 takes nothing
+ARGV[4] field        the policy's name; not used, since the list's own key ends in it
+ARGV[5] limit        units that any window admits; a call's own cost is at most 4000
+ARGV[6] period_us    length of the window
+ARGV[7] hold_us      0, or the time within which a caller that takes units in advance uses them: the
+                     entries have the time now_us + hold_us; less than period_us
+ARGV[8] at_least     optional: the fewest units to take, if less than cost is free
+ARGV[9] step         optional: take a multiple of step units; divides cost and at_least
 
 Packed, little-endian doubles:
-ARGV[1] numbers     now_us, cost, at_least, limit, period_us, hold_us, step
-ARGV[2] field       as above
-ARGV[3] mode        optional: hit if it is missing
+ARGV[1] numbers      now_us, cost, at_least, limit, period_us, hold_us, step
+ARGV[2] field        as above
+ARGV[3] mode         optional: hit if it is missing
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
         packed call, a string of the same six as doubles:
@@ -52,7 +52,7 @@ local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and limit < 2^53 and period_us >= 1 and period_us < 2^53
-and hold_us >= 0 and hold_us < period_us and limit % 1 + period_us % 1 + hold_us % 1 == 0 and cost <= 4000
+  and hold_us >= 0 and hold_us < period_us and limit % 1 + period_us % 1 + hold_us % 1 == 0 and cost <= 4000
   and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then
   return redis.error_reply("LIMITER an argument of sliding_log v1 is out of range")
 end

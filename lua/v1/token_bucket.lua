@@ -1,28 +1,28 @@
 --[[
 token_bucket v1: a unit is refilled every interval_us / parts microseconds; up to limit are saved
 
-KEYS[1] key         hash, shared with the subject's other policies; field -> (full_us, reach_s), a double
-                    and four bytes: the time at which the bucket is full if no call takes more, and the
-                    seconds, rounded up, in which the largest bucket that may have this debt is refilled;
-                    then (part, parts), two doubles, if a fraction is left: full at full_us + part / parts
+KEYS[1] key          hash, shared with the subject's other policies; field -> (full_us, reach_s), a double
+                     and four bytes: the time at which the bucket is full if no call takes more, and the
+                     seconds, rounded up, in which the largest bucket that may have this debt is refilled;
+                     then (part, parts), two doubles, if a fraction is left: full at full_us + part / parts
 
 As text, whole numbers in decimal:
-ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
-                    refund: return units; settle: charge without a check, up to a debt of limit
-ARGV[3] cost        units to charge or refund; 0 takes nothing
-ARGV[4] field       the policy's field in the hash
-ARGV[5] limit       units that the bucket holds (its burst)
-ARGV[6] interval_us parts units are refilled in this many microseconds: period_us / gcd(n, period_us)
-                    for n units in each period_us
-ARGV[7] parts       n / gcd(n, period_us)
-ARGV[8] at_least    optional: the fewest units to take, if less than cost is free
-ARGV[9] step        optional: take a multiple of step units; divides cost and at_least
+ARGV[1] now_us       the time to use; 0: the server's clock
+ARGV[2] mode         hit: charge; peek: report what hit would; reset: report it, then delete the key;
+                     refund: return units; settle: charge without a check, up to a debt of limit
+ARGV[3] cost         units to charge or refund; 0 takes nothing
+ARGV[4] field        the policy's field in the hash
+ARGV[5] limit        units that the bucket holds (its burst)
+ARGV[6] interval_us  parts units are refilled in this many microseconds: period_us / gcd(n, period_us)
+                     for n units in each period_us
+ARGV[7] parts        n / gcd(n, period_us)
+ARGV[8] at_least     optional: the fewest units to take, if less than cost is free
+ARGV[9] step         optional: take a multiple of step units; divides cost and at_least
 
 Packed, little-endian doubles:
-ARGV[1] numbers     now_us, cost, at_least, limit, interval_us, parts, step
-ARGV[2] field       as above
-ARGV[3] mode        optional: hit if it is missing
+ARGV[1] numbers      now_us, cost, at_least, limit, interval_us, parts, step
+ARGV[2] field        as above
+ARGV[3] mode         optional: hit if it is missing
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
         packed call, a string of the same six as doubles:
@@ -54,8 +54,8 @@ local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
   and limit >= 1 and interval_us >= 1 and interval_us < 2^53 and parts >= 1 and (limit + 1) * parts < 2^53
-and limit * interval_us / parts < 315360000000001
-and limit % 1 + interval_us % 1 + parts % 1 == 0
+  and limit * interval_us / parts < 315360000000001
+  and limit % 1 + interval_us % 1 + parts % 1 == 0
   and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then
   return redis.error_reply("LIMITER an argument of token_bucket v1 is out of range")
 end

@@ -2,6 +2,8 @@
 {{argument}} = ARGV[{{place}}] + 0
 --@ number_in_several
 local {{argument}} = ARGV[{{place}}] + 0
+--@ checked
+and {{check}}
 --@ checked_in_several
 if not ({{check}}) then
   return redis.error_reply("LIMITER an argument of several v1 is out of range")

@@ -1,21 +1,21 @@
 --[[
 {{name}} v1: {{summary}}
 
-KEYS[1] key         {{key}}
+KEYS[1] key          {{key}}
 
 As text, whole numbers in decimal:
-ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the key;
-                    refund: return units; settle: charge without a check, up to a debt of limit
-ARGV[3] cost        units to charge or refund; 0 takes nothing
+ARGV[1] now_us       the time to use; 0: the server's clock
+ARGV[2] mode         hit: charge; peek: report what hit would; reset: report it, then delete the key;
+                     refund: return units; settle: charge without a check, up to a debt of limit
+ARGV[3] cost         units to charge or refund; 0 takes nothing
 {{arguments}}
-ARGV[{{last}}] at_least    optional: the fewest units to take, if less than cost is free
-ARGV[{{step_place}}] step        optional: take a multiple of step units; divides cost and at_least
+ARGV[{{last}}] at_least     optional: the fewest units to take, if less than cost is free
+ARGV[{{step_place}}] step         optional: take a multiple of step units; divides cost and at_least
 
 Packed, little-endian doubles:
-ARGV[1] numbers     {{packed}}
-ARGV[2] field       as above
-ARGV[3] mode        optional: hit if it is missing
+ARGV[1] numbers      {{packed}}
+ARGV[2] field        as above
+ARGV[3] mode         optional: hit if it is missing
 
 Returns {granted, remaining, retry_after_us, reset_after_us, delay_us, now_us}, all integers; to a
         packed call, a string of the same six as doubles:
@@ -45,7 +45,7 @@ end
 local takes = mode == "hit"
 if not (takes or mode == "peek" or mode == "reset" or mode == "refund" or mode == "settle")
   or not (now_us >= 0 and now_us < 2^53 and at_least >= 0 and at_least <= cost and cost <= limit
-  and {{check}}
+  {{checked}}
   and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then
   return redis.error_reply("LIMITER an argument of {{name}} v1 is out of range")
 end

@@ -1,18 +1,18 @@
 --[[
 several v1: any list of policies, for one subject or several in one slot, all or none
 
-KEYS[n]             each subject's hash, and the policies' own lists and sets, in any order
+KEYS[n]              each subject's hash, and the policies' own lists and sets, in any order
 
-ARGV[1] now_us      the time to use; 0: the server's clock
-ARGV[2] mode        hit: charge; peek: report what hit would; reset: report it, then delete the keys;
-                    refund: return units; settle: charge without a check; for leases also
-                    acquire: as hit, and take the leases; renew, release: for leases only
-ARGV[3] at_least    0, or the fewest units to take, if less than a policy's cost is free
-ARGV[4] step        1, or a divisor of costs and at_least: each policy takes a multiple of it
+ARGV[1] now_us       the time to use; 0: the server's clock
+ARGV[2] mode         hit: charge; peek: report what hit would; reset: report it, then delete the keys;
+                     refund: return units; settle: charge without a check; for leases also
+                     acquire: as hit, and take the leases; renew, release: for leases only
+ARGV[3] at_least     0, or the fewest units to take, if less than a policy's cost is free
+ARGV[4] step         1, or a divisor of costs and at_least: each policy takes a multiple of it
 then for each policy:
-        algorithm   the name of its script in this folder
-        key         the index in KEYS of the key that the script takes as KEYS[1]
-        shadow      1: shadow mode, the policy counts but never denies; 0: it decides
+        algorithm    the name of its script in this folder
+        key          the index in KEYS of the key that the script takes as KEYS[1]
+        shadow       1: shadow mode, the policy counts but never denies; 0: it decides
         cost, and the rest of what the script takes up to at_least: field, limit, period_us ...
 
 Returns for each policy the first five integers of its script's reply, and now_us once, at the end.
