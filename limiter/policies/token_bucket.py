@@ -71,9 +71,8 @@ class Bucket(Policy):
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """Burst, period, and the interval of one unit as a whole and a fraction of microseconds."""
-        unit, parts = self.interval
-        return (self.burst, self.period_us, unit // parts, unit % parts, parts)
+        """Burst, and the microseconds in which a number of units is refilled, with that number."""
+        return (self.burst, *self.interval)
 
     @cached_property
     def interval(self) -> tuple[int, int]:
@@ -195,7 +194,7 @@ class BucketStep(Step):
             if full_us >= now_us and part < parts:
                 # A bucket of other numbers may have written a larger debt than this one could.
                 self._reach_s = max(self._reach_s, reach_s)
-                most_us = 2 * (self._reach_s * _SECOND_US + policy.period_us)
+                most_us = 2 * (self._reach_s + 1) * _SECOND_US
                 if full_us - now_us > most_us:
                     # No debt can be that large: cut it.
                     full_us, part, self.needs_repair = now_us + most_us, 0, True

@@ -108,7 +108,7 @@ def _arguments_of_one(template: CallTemplate) -> list[str]:
 
 
 def _arguments_of_several(template: CallTemplate) -> list[str]:
-    arguments = [str(template.now_us), template.mode, str(template.at_least)]
+    arguments = [str(template.now_us), template.mode, str(template.at_least), str(template.step)]
     for policy, key, cost, shadow, lease in template.blocks:
         arguments += [policy.script, str(key + 1), str(int(shadow)), str(cost), *_own(policy)]
         if policy.leases:

@@ -697,12 +697,13 @@ for index = 1, #KEYS do
         end
       elseif tail[1] == "sliding_log" then
         local _, granted, size, dead, newest_us, heal = (unpack or table.unpack)(tail)
-        local entries = granted
+        local entries, old = granted, 0
         if mode == "refund" then
           entries = 0
         end
         if heal then
-          entries, dead = entries + size - dead, 0
+          -- The units that the log had come first.
+          entries, old, dead = entries + size - dead, size - dead, 0
           call("DEL", key)
         end
         -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
@@ -712,10 +713,10 @@ for index = 1, #KEYS do
           while entries > 0 do
             local added = {}
             for entry = 1, math.min(entries, 4000) do
-              added[entry] = newest_us
+              added[entry] = entry > old and newest_us or now_us
             end
             call("RPUSH", key, (unpack or table.unpack)(added))
-            entries = entries - #added
+            entries, old = entries - #added, old - #added
           end
         end
         if dead > 0 then
