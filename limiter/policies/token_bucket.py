@@ -71,9 +71,8 @@ class Bucket(Policy):
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """Burst, period, and the interval of one unit as a whole and a fraction of microseconds."""
-        unit, parts = self.interval
-        return (self.burst, self.period_us, unit // parts, unit % parts, parts)
+        """Burst, and the interval of one unit: parts of a microsecond, and the number of parts in one."""
+        return (self.burst, *self.interval)
 
     @cached_property
     def interval(self) -> tuple[int, int]:
