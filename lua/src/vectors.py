@@ -276,7 +276,9 @@ def vector(row: str, first: str, policies: Policies) -> dict[str, Any]:
     if reply[0].isdigit():
         result["reply"] = [*map(number, reply.replace(",", "").split()), int(asked.args[0])]
     else:
-        message = "LIMITER an argument of {} v1 is out of range" if reply == "out of range" else reply
+        message = (
+            "LIMITER an argument of {} v1 is out of range" if reply == "out of range" else reply
+        )
         result["error"] = message.format(asked.script)
         if asked.packed:
             asked.packed["error"] = message.format(asked.packed["script"])
@@ -296,9 +298,7 @@ def refusals(changes: str, before: str, takes: str) -> Iterator[str]:
         if "{rate}" in line and takes != "hit":
             continue
         for mode in own if "{own}" in line else others if "{other}" in line else [takes]:
-            row = line.format(
-                takes=takes, rate=takes, TAKES=takes.upper(), own=mode, other=mode
-            )
+            row = line.format(takes=takes, rate=takes, TAKES=takes.upper(), own=mode, other=mode)
             request, reply, name = row.split(" | ")
             stored = "text 'not ours'" if reply == "WRONGTYPE" else before
             yield f"{request}{changes} | {reply} | {stored} | = | {name}"
