@@ -1,8 +1,8 @@
 """Join the files of this folder into the complete scripts of ``lua/v1``.
 
 A rate is one file, ``<algorithm>.lua``: sections that begin with ``--@ name``. ``templates/`` says where
-they go: ``rate.lua`` is the script of one rate, ``rate_in_several.lua`` and ``rate_in_few.lua`` are its parts
-of ``several.lua`` and ``few.lua``. ``hash.lua`` and ``list.lua`` read and write the two kinds of state, and
+they go: ``rate.lua`` is the script of a rate, ``rate_in_several.lua`` and ``rate_in_few.lua`` its parts of
+``several.lua`` and ``few.lua``. ``hash.lua`` and ``list.lua`` read and write the two kinds of state, and
 ``parts.lua`` has what all scripts share. ``concurrency.lua`` is a whole script; ``several.lua`` also uses
 its parts between ``--@ name`` and ``--@ end``.
 
