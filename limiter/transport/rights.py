@@ -1,7 +1,7 @@
 """Find the rights that the store's user lacks: at the start, and not at the first call that needs one.
 
-It does no I/O. One script call asks the server. It runs no command and has no key, so every primary of a cluster
-accepts it.
+It does no I/O. One script call asks the server. It runs no command and has no key, so that every primary
+of a cluster accepts it.
 """
 
 from __future__ import annotations
