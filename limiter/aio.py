@@ -185,7 +185,7 @@ class AsyncLimiter(Base):
 
     async def open(self: _Own) -> _Own:
         """Connect and load the script, for the running event loop; as ``Limiter.open``."""
-        await self._core.transport.load(script_of(self.policies))
+        await self._core.transport.load(script_of(self.policies), self._core.plan.example_key)
         return self
 
     async def close(self) -> None:

@@ -267,11 +267,14 @@ class Limiter(Base):
     def open(self: _Own) -> _Own:
         """Connect and load the script before the first call, within ``connect_timeout``. Optional.
 
+        It also checks that the store's user has the rights that `limiter acl` prints.
+
         Raises:
-            StoreUnavailable, StoreRefused: It failed; a later call tries again by itself.
+            StoreUnavailable, StoreRefused: It failed; a later call tries again by itself. StoreRefused
+                names the rights that the user lacks.
 
         """
-        self._core.transport.load(script_of(self.policies))
+        self._core.transport.load(script_of(self.policies), self._core.plan.example_key)
         return self
 
     def close(self) -> None:

@@ -19,7 +19,9 @@ _ENTRIES = {
     "explain": Entry(
         "limiter.policyfile.command", "explain", "Show which policies apply to a request, and why."
     ),
-    "scripts": Entry("limiter.cli.scripts", "scripts", "List, print or install the Lua scripts."),
+    "scripts": Entry(
+        "limiter.cli.scripts", "scripts", "List, print or install the Lua scripts; decode calls."
+    ),
     "acl": Entry("limiter.cli.acl", "acl", "Print an ACL rule with the least rights."),
     "bench": Entry("limiter.cli.bench", "bench", "Run the measurements, from a checkout."),
 }

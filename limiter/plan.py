@@ -40,6 +40,11 @@ class Plan:
         #: Prepared templates by mode, cost and at_least; those of joint calls by their parts.
         self.templates: dict[object, CallTemplate] = {}
 
+    @property
+    def example_key(self) -> bytes:
+        """A key such as the limiter's subjects have, to check rights with."""
+        return self.keys.state("rights")[0]
+
     @cached_property
     def of_rates(self) -> Plan | None:
         """The plan of the rates alone, which are refunded while leases are released; None without rates."""

@@ -47,12 +47,12 @@ def script(name: str) -> Script:
 COMMANDS = (
     "del",
     "hget",
+    "hmget",
     "hset",
     "lindex",
     "llen",
     "ltrim",
     "pexpire",
-    "pttl",
     "rpush",
     "time",
     "type",

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
 from limiter import scripts as lua
+from limiter.cli.decode import decode
 from limiter.cli.exit_codes import by_exit_code
 from limiter.cli.options import environment, needs_store, store_option
 
 
-@click.command()
+class _Scripts(click.Command):
+    """The command, and ``decode`` in the place of a script's name, which has options of its own."""
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Make the context of ``decode`` if that is the first word."""
+        if args[:1] == ["decode"]:
+            return decode.make_context(f"{info_name} decode", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(cls=_Scripts)
 @click.argument("name", required=False, type=click.Choice(lua.names()))
 @click.option("--install", is_flag=True, help="Load them on the store: all primaries of a cluster.")
 @store_option
@@ -21,7 +39,8 @@ def scripts(name: str | None, install: bool, store: str | None, as_json: bool) -
 
     A limiter loads missing scripts by itself. --install is for clients that call the scripts without
     a limiter, and for a store whose users may not load scripts. Its exit code is 3 if the store does
-    not answer, and 4 if the store refuses.
+    not answer, and 4 if the store refuses. `limiter scripts decode` (see its --help) prints a call that
+    MONITOR or SLOWLOG shows as bytes.
 
     \b
     Examples:

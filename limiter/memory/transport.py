@@ -27,7 +27,7 @@ class MemoryTransport:
         """Forget every subject."""
         self._store.clear()
 
-    def load(self, script: object) -> None:
+    def load(self, script: object, key: bytes | None = None) -> None:
         """Do nothing: there is no script to load."""
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ class AsyncMemoryTransport:
         """As ``MemoryTransport.run``."""
         return self._inner.run(call, deadline)
 
-    async def load(self, script: object) -> None:
+    async def load(self, script: object, key: bytes | None = None) -> None:
         """Do nothing: there is no script to load."""
 
     async def close(self) -> None:

@@ -39,13 +39,13 @@ class SlidingLog(Policy):
         """The limit, but no more entries than one call may write."""
         return min(self.limit, self.most_entries)
 
-    @property
-    def arguments(self) -> tuple[int, ...]:
-        """Limit, period, and 0: no units are taken in advance."""
-        return (self.limit, self.period_us, 0)
-
     def _instead(self, field: str) -> str:
         return "; for more, use SlidingWindow or TokenBucket"
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """Limit, period, and 0: no unit is taken in advance."""
+        return (self.limit, self.period_us, 0)
 
     def step(
         self, state: list[int] | None, now_us: int, lease: str = "", units: int = 0

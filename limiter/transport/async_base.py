@@ -8,6 +8,7 @@ import threading
 import weakref
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from math import inf
 from time import monotonic
 from typing import Any
@@ -15,9 +16,9 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from limiter.call import Call
-from limiter.errors import LimiterError, StoreUnavailable, anew
+from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.scripts import Script
-from limiter.transport import forks
+from limiter.transport import forks, rights
 from limiter.transport.async_connection import AsyncConnection
 from limiter.transport.async_node import AsyncNode, ConnectionCloser
 from limiter.transport.redirects import Action, Redirects
@@ -59,8 +60,8 @@ class LoopTransport:
         """Find the node that owns the call's subject; if it is not known, ask the store."""
         raise NotImplementedError
 
-    async def load(self, script: Script, deadline: float) -> None:
-        """Load the script into the store."""
+    async def load(self, script: Script, key: bytes | None, deadline: float) -> None:
+        """Load the script into the store, and with ``key`` check the user's rights."""
         raise NotImplementedError
 
     def nodes(self) -> Iterable[AsyncNode]:
@@ -129,9 +130,16 @@ class LoopTransport:
         """Find the node to send to after a MOVED, ASK or READONLY of ``node``; None if there is none."""
         raise NotImplementedError
 
-    async def _load_on(self, node: AsyncNode, script: Script, deadline: float) -> None:
+    async def _load_on(
+        self, node: AsyncNode, script: Script, key: bytes | None, deadline: float
+    ) -> None:
         # No caller waits for a decision here: the reply may take until the deadline.
         await self._command(node, command("SCRIPT", "LOAD", script.source), deadline, inf)
+        if key is not None:
+            reply = None
+            with suppress(StoreRefused):  # the user may not run EVAL
+                reply = await self._command(node, rights.question(key), deadline, inf)
+            rights.check(reply, key, node.where)
 
     async def _command(
         self, node: AsyncNode, encoded: bytes, deadline: float, timeout: float
@@ -195,9 +203,9 @@ class AsyncTransport:
         """As ``Transport.one_slot``."""
         return not self._store.is_cluster or one_slot(tags)
 
-    async def load(self, script: Script) -> None:
+    async def load(self, script: Script, key: bytes | None = None) -> None:
         """As ``Transport.load``, for the connections of the running loop."""
-        await self._of_running_loop().load(script, monotonic() + self._connect_timeout)
+        await self._of_running_loop().load(script, key, monotonic() + self._connect_timeout)
 
     async def close(self) -> None:
         """Close the running loop's connections; one in use is closed when its calls have ended."""

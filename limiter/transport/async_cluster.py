@@ -47,13 +47,13 @@ class ClusterLoopTransport(LoopTransport):
         await self._read_anew(deadline)
         return self._table.owner(call.tag)
 
-    async def load(self, script: Script, deadline: float) -> None:
+    async def load(self, script: Script, key: bytes | None, deadline: float) -> None:
         """Load the script into every primary; if one fails, still try the others."""
         await self._read_anew(deadline)
         failures: dict[AsyncNode, LimiterError] = {}
         for node, until in in_turn(self._table.primaries, self._connect_timeout):
             try:
-                await self._load_on(node, script, min(until, deadline))
+                await self._load_on(node, script, key, min(until, deadline))
                 failures.pop(node, None)
             except LimiterError as error:
                 failures[node] = error

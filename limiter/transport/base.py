@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from math import inf
 from time import monotonic, sleep
@@ -11,8 +12,9 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from limiter.call import Call
-from limiter.errors import StoreUnavailable
+from limiter.errors import StoreRefused, StoreUnavailable
 from limiter.scripts import Script
+from limiter.transport import rights
 from limiter.transport.node import Connection, Node
 from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
@@ -67,11 +69,14 @@ class Transport:
         """Whether one script call may have keys with these hash tags."""
         return not self._store.is_cluster or one_slot(tags)
 
-    def load(self, script: Script) -> None:
+    def load(self, script: Script, key: bytes | None = None) -> None:
         """Connect and load the script into the store, within ``connect_timeout``.
 
+        With ``key``, also check that the user may run every command of the scripts on such a key. (That
+        takes an EVAL. A user who may not run EVAL is not checked.)
+
         Raises:
-            StoreUnavailable, StoreRefused: As for ``run``.
+            StoreUnavailable, StoreRefused: As for ``run``; StoreRefused also if the user lacks a right.
 
         """
         raise NotImplementedError
@@ -94,9 +99,14 @@ class Transport:
         connect = partial(store.connection, address, connect_timeout)
         return Node(connect, where, self._timeout, connect_timeout, address or store.addresses[0])
 
-    def _load_on(self, node: Node, script: Script, deadline: float) -> None:
+    def _load_on(self, node: Node, script: Script, key: bytes | None, deadline: float) -> None:
         # No caller waits for a decision here: the reply may take until the deadline.
         self._command(node, command("SCRIPT", "LOAD", script.source), deadline, timeout=inf)
+        if key is not None:
+            reply = None
+            with suppress(StoreRefused):  # the user may not run EVAL
+                reply = self._command(node, rights.question(key), deadline, timeout=inf)
+            rights.check(reply, key, node.where)
 
     def _command(self, node: Node, encoded: bytes, deadline: float, timeout: float) -> Any:
         """Send one plain command to one node, once."""

@@ -44,14 +44,14 @@ class ClusterTransport(Transport):
             self._refresh()
             raise
 
-    def load(self, script: Script) -> None:
+    def load(self, script: Script, key: bytes | None = None) -> None:
         """Load the script into every primary; if one fails, still try the others."""
         deadline = monotonic() + self._connect_timeout
         self._read_anew(deadline)
         failures: dict[Node, LimiterError] = {}
         for node, until in slots.in_turn(self._table.primaries, self._connect_timeout):
             try:
-                self._load_on(node, script, min(until, deadline))
+                self._load_on(node, script, key, min(until, deadline))
                 failures.pop(node, None)
             except LimiterError as error:
                 failures[node] = error

@@ -25,10 +25,10 @@ class SingleTransport(Transport):
         super().__init__(store, timeout, connect_timeout)
         self._node = self._make_node(None)
 
-    def load(self, script: Script) -> None:
+    def load(self, script: Script, key: bytes | None = None) -> None:
         """As ``Transport.load``; refuse a cluster's node, which would answer for some subjects only."""
         deadline, hello = monotonic() + self._connect_timeout, None
-        self._load_on(self._node, script, deadline)
+        self._load_on(self._node, script, key, deadline)
         with suppress(StoreRefused):  # the server does not know HELLO
             hello = self._command(self._node, HELLO, deadline, timeout=inf)
         check_alone(hello, self._node.where)

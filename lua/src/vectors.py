@@ -1,8 +1,9 @@
 """Write the test vectors of the scripts, ``lua/v1/vectors.json``, from the tables in ``vectors/``.
 
 Every expected value in a table was worked out by hand from the contract (``lua/README.md``). This program
-only converts it: numbers to doubles in bytes, expiries to ranges. A test runs each vector through EVALSHA;
-another compares ``vectors.json`` with this program's output. ``vectors/README.md`` explains the tables.
+only converts it: numbers to doubles in bytes, expiries to ranges, and each call to its packed form, too. A
+test runs both forms of each vector through EVALSHA; another compares ``vectors.json`` with this program's
+output. ``vectors/README.md`` explains the tables.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).parent / "vectors"
 OUT = HERE.parent.parent / "v1" / "vectors.json"
@@ -31,6 +32,8 @@ UNITS = {"": 1, "s": 1_000_000, "h": 3_600_000_000}
 GIVEN_MS, SLACK_MS = 3_600_000, 1_000
 #: A remaining life longer than any decision of the tables sets, so no call may change it.
 LONG_MS = 9_000_000
+#: The scripts that ``few`` knows, and their numbers there.
+IN_FEW = {"fixed_window": "1", "sliding_window": "2", "token_bucket": "3"}
 #: The hashes of two subjects.
 KEY, OTHER = "rl:{vector}:api:v1", "rl:{vector}:other:v1"
 
@@ -48,12 +51,26 @@ class Policy:
         """The key of its state: the subject's hash, or a key of its own."""
         return KEY if STATES[self.state][0] == "hash" else f"{KEY}:{self.arguments['field']}"
 
+    @property
+    def own(self) -> list[str]:
+        """The names of the algorithm's own arguments, behind ``field`` and ``limit``."""
+        return [name for name in self.arguments if name not in ("field", "limit", "id")]
+
     def words(self, own: dict[str, str]) -> list[str]:
         """Return its arguments in the script's order; ``own`` replaces some of them."""
         return [spelled(own.get(name, value)) for name, value in self.arguments.items()]
 
 
 Policies = dict[str, Policy]
+
+
+class Call(NamedTuple):
+    """A script's name, keys and arguments as text; and the same call packed, if there is such a form."""
+
+    script: str
+    keys: list[str]
+    args: list[str]
+    packed: dict[str, Any] | None
 
 
 # --- words ---
@@ -164,21 +181,43 @@ def life(reset_us: int) -> list[int]:
 # --- rows ---
 
 
-def call(text: str, policies: Policies) -> tuple[str, list[str], list[str]]:
-    """Return the script, the keys and the arguments of a call of one policy."""
-    policy, *words = shlex.split(text)
-    own = options(words[3:])
-    at_least = [spelled(own.pop("at_least"))] if "at_least" in own else []
-    words = [spelled(word) for word in words[:3]] + policies[policy].words(own) + at_least
-    return policies[policy].script, [policies[policy].key], words
+def packed(script: str, key: str, numbers: list[str], words: list[str]) -> dict[str, Any] | None:
+    """Return a call in packed form; None if one of its numbers is no number."""
+    try:
+        values = [float(spelled(number)) for number in numbers]
+    except ValueError:
+        return None
+    data = struct.pack(f"<{len(values)}d", *values).hex()
+    return {"script": script, "keys": [key], "args": [data, *words]}
 
 
-def call_of_several(text: str, blocks: str, policies: Policies) -> tuple[str, list[str], list[str]]:
-    """Return the script, the keys and the arguments of a call of several policies."""
+def call(text: str, policies: Policies) -> Call:
+    """Return the call of one policy."""
+    name, now, mode, cost, *changes = shlex.split(text)
+    policy, own = policies[name], options(changes)
+    leases = policy.state == "leases"
+    optional = [own.get("at_least", cost), own.get("step", "1")]
+    given = 2 if "step" in own else 1 if "at_least" in own else 0
+    words = [spelled(now), mode, spelled(cost), *policy.words(own), *map(spelled, optional[:given])]
+    changed = {**policy.arguments, **own}
+    numbers = [now, cost, optional[0], *(changed[name] for name in ("limit", *policy.own))]
+    strings = [changed["field"]]
+    if leases:
+        strings.append(spelled(changed["id"]))
+    else:
+        numbers.append(optional[1])
+    if mode != ("acquire" if leases else "hit"):
+        strings.append(mode)
+    key = policy.key
+    return Call(policy.script, [key], words, packed(policy.script, key, numbers, strings))
+
+
+def call_of_several(text: str, blocks: str, policies: Policies) -> Call:
+    """Return the call of several policies."""
     now, mode, *rest = text.split()
-    own = {"at_least": "0", "keys": "window,log", **options(rest)}
+    own = {"at_least": "0", "step": "1", "keys": "window,log", **options(rest)}
     keys = [OTHER if "@" in name else policies[name].key for name in own["keys"].split(",")]
-    arguments = [spelled(now), mode, own["at_least"]]
+    arguments = [spelled(now), mode, own["at_least"], own["step"]]
     for block_text in blocks.split(", "):
         name, *changes = block_text.split()
         changed = {"shadow": "0", "cost": "1", **options(changes)}
@@ -192,7 +231,31 @@ def call_of_several(text: str, blocks: str, policies: Policies) -> tuple[str, li
         ]
         block += policy.words(changed)
         arguments += block[: len(block) - int(changed.get("cut", "0"))]
-    return "several", keys, arguments
+    return Call("several", keys, arguments, call_of_few(now, mode, own, blocks, policies))
+
+
+def call_of_few(
+    now: str, mode: str, own: dict[str, str], blocks: str, policies: Policies
+) -> dict[str, Any] | None:
+    """Return the call in which ``few`` decides the same; None if it does not decide such calls."""
+    names = [block.split()[0] for block in blocks.split(", ")]
+    changes = [{"cost": "1", **options(block.split()[1:])} for block in blocks.split(", ")]
+    costs = {changed["cost"] for changed in changes}
+    if mode != "hit" or len(names) not in (2, 3) or len(costs) > 1 or any("@" in n for n in names):
+        return None
+    if any({"shadow", "script", "key", "cut"} & set(changed) for changed in changes):
+        return None
+    chosen = [policies[name] for name in names]
+    if any(policy.script not in IN_FEW for policy in chosen):
+        return None
+    (cost,) = costs
+    # several takes 0 for all, and more than a policy's cost for its cost.
+    at_least = float(own["at_least"])
+    numbers = [now, cost, cost if at_least == 0 else str(min(at_least, float(cost))), own["step"]]
+    for policy, changed in zip(chosen, changes, strict=True):
+        values = {**policy.arguments, **changed}
+        numbers += [IN_FEW[policy.script], *(values[name] for name in ("limit", *policy.own))]
+    return packed("few", KEY, numbers, [policy.arguments["field"] for policy in chosen])
 
 
 def vector(row: str, first: str, policies: Policies) -> dict[str, Any]:
@@ -202,18 +265,23 @@ def vector(row: str, first: str, policies: Policies) -> dict[str, Any]:
     if policy not in policies:
         policy, request = first, f"{first} {request}"
     if columns:
-        script, keys, words = call_of_several(
-            request.removeprefix(f"{first} "), columns[0], policies
-        )
+        asked = call_of_several(request.removeprefix(f"{first} "), columns[0], policies)
     else:
-        script, keys, words = call(request, policies)
-    result: dict[str, Any] = {"name": f"{script}: {name}", "script": script}
-    result |= {"keys": keys, "args": words, "before": state(before, policy, policies)}
+        asked = call(request, policies)
+    result: dict[str, Any] = {"name": f"{asked.script}: {name}", "script": asked.script}
+    result |= {"keys": asked.keys, "args": asked.args}
+    if asked.packed:
+        result["packed"] = asked.packed
+    result["before"] = state(before, policy, policies)
     if reply[0].isdigit():
-        result["reply"] = [*map(number, reply.replace(",", "").split()), int(words[0])]
+        result["reply"] = [*map(number, reply.replace(",", "").split()), int(asked.args[0])]
     else:
-        out_of_range = f"LIMITER an argument of {script} v1 is out of range"
-        result["error"] = out_of_range if reply == "out of range" else reply
+        message = (
+            "LIMITER an argument of {} v1 is out of range" if reply == "out of range" else reply
+        )
+        result["error"] = message.format(asked.script)
+        if asked.packed:
+            asked.packed["error"] = message.format(asked.packed["script"])
     stored = result["before"] if after == "=" else state(after, policy, policies)
     result["after"] = [
         {**key, "ttl_ms": ttl if isinstance(ttl := key["ttl_ms"], list) else [ttl, ttl]}
@@ -227,8 +295,10 @@ def refusals(changes: str, before: str, takes: str) -> Iterator[str]:
     rates, of_leases = ["hit", "refund", "settle"], ["acquire", "renew", "release"]
     own, others = (rates, of_leases) if takes == "hit" else (of_leases, rates)
     for line in lines("refusals"):
+        if "{rate}" in line and takes != "hit":
+            continue
         for mode in own if "{own}" in line else others if "{other}" in line else [takes]:
-            row = line.format(takes=takes, TAKES=takes.upper(), own=mode, other=mode)
+            row = line.format(takes=takes, rate=takes, TAKES=takes.upper(), own=mode, other=mode)
             request, reply, name = row.split(" | ")
             stored = "text 'not ours'" if reply == "WRONGTYPE" else before
             yield f"{request}{changes} | {reply} | {stored} | = | {name}"

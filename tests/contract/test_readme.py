@@ -1,10 +1,12 @@
-"""The examples of ``lua/README.md`` run on a server, and its lists match the scripts."""
+"""The examples of ``lua/README.md`` run on a server, in both forms, and its lists match the scripts."""
 
 from __future__ import annotations
 
+import doctest
 import os
 import re
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import redis
 
 from limiter import scripts as loader
 from service.demo.servers import Server
+from tests.contract import checks
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "lua" / "README.md").read_text()
@@ -58,12 +61,31 @@ def test_the_examples_print_what_the_page_shows(server: Server, tmp_path):
     assert len(shown) > 5
     assert ran.stdout.split(f"{MARK}\n") == [output for _, output in shown] + [""]
 
+    with redis.Redis.from_url(server.url) as packer:
+        shas = {name: packer.script_load(loader.script(name).source) for name in loader.names()}
+        names = {"struct": struct, "client": packer, "sha": shas["fixed_window"], **shas}
+        for block in re.findall(r"```python\n(.*?)```", README, re.S):
+            example = doctest.DocTestParser().get_doctest(block, names, "README", None, None)
+            assert len(example.examples) > 2
+            assert doctest.DocTestRunner().run(example).failed == 0
+    assert README.count("```python") == 2
+
 
 def test_the_commands_are_those_of_the_acl():
     """The page lists the commands that ``limiter acl`` grants."""
     (listed,) = re.findall(r"The scripts call `([A-Z ]+)`", README)
 
     assert listed.lower().split() == sorted(loader.COMMANDS)
+
+
+def test_the_packed_numbers_are_those_of_the_headers():
+    """The page lists a policy's own numbers as its script takes them."""
+    rows = dict(re.findall(r"^\| `(\w+)` \| (`\w+_us`(?:, `\w+`)*) \|$", README, re.M))
+    for name, listed in rows.items():
+        numbers = checks.arguments(loader.script(name).source.decode()).numbers
+        own = numbers[numbers.index("limit") + 1 :]
+        assert re.findall(r"\w+", listed) == [number for number in own if number != "step"]
+    assert set(rows) == set(loader.names()) - set(checks.LISTS)
 
 
 def test_every_script_is_on_the_page():

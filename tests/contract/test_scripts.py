@@ -17,18 +17,23 @@ from tests.contract import checks
 from tests.contract.source import SRC
 
 TEXTS = {path.stem: path.read_text() for path in sorted(scripts.V1.glob("*.lua"))}
-SINGLES = {name: text for name, text in TEXTS.items() if name != "several"}
+SINGLES = {name: text for name, text in TEXTS.items() if name not in checks.LISTS}
 
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_script_keeps_its_header_and_the_rules(name):
-    """Checks title, banned text, keys, clock and expiry; for one policy also arguments and reply."""
+    """Checks title, banned text, keys, clock and expiry; but for ``several`` also arguments and reply."""
     checks.check_text(name, TEXTS[name])
 
 
 def test_a_block_of_several_is_the_arguments_of_the_policy_s_script():
     """A program that can call one script can call the other."""
     checks.check_blocks(TEXTS["several"], SINGLES)
+
+
+def test_a_policy_of_few_has_the_numbers_of_its_script():
+    """A program that packs a call of one script can pack one of ``few``."""
+    checks.check_policies_of_few(TEXTS["few"], SINGLES)
 
 
 def test_headers_of_rates_share_their_text():

@@ -1,10 +1,11 @@
-"""Run the test vectors of ``lua/v1/vectors.json`` by EVALSHA, without the library."""
+"""Run the test vectors of ``lua/v1/vectors.json`` by EVALSHA, in both forms, without the library."""
 
 from __future__ import annotations
 
 import json
+import struct
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import redis
@@ -73,17 +74,48 @@ def contents(state: dict[str, Any]) -> object:
     return state["entries"] if state["type"] == "list" else state["value"]
 
 
+def forms(vector: Vector) -> Iterator[tuple[str, Vector]]:
+    """Yield the vector's call as text, and packed if it has that form, each with its name."""
+    yield vector["name"], vector
+    if "packed" in vector:
+        yield f"{vector['name']}, packed", {**vector, **vector["packed"]}
+
+
+def words_of(form: Vector) -> list[Any]:
+    """Return the arguments as they are sent: the first of a packed call is written in hex."""
+    if form["args"] == form.get("packed", {}).get("args"):
+        return [bytes.fromhex(form["args"][0]), *form["args"][1:]]
+    words: list[Any] = form["args"]
+    return words
+
+
+def integers(reply: Any) -> Any:
+    """Return a reply of doubles as the integers that they are; any other reply as it is."""
+    if not isinstance(reply, bytes):
+        return reply
+    numbers = struct.unpack(f"<{len(reply) // 8}d", reply)
+    return [int(number) if number.is_integer() else number for number in numbers]
+
+
 def check(client: redis.Redis, vector: Vector, caller: redis.Redis | None = None) -> None:
-    """Fail unless the script's reply, and the state that it leaves, are the vector's.
+    """Fail unless in both forms the script's reply, and the state that it leaves, are the vector's.
 
     ``caller`` may be a client with fewer rights than ``client``, which stores the state.
     """
-    name = vector["name"]
+    for name, form in forms(vector):
+        check_form(client, name, form, caller)
+
+
+def check_form(
+    client: redis.Redis, name: str, vector: Vector, caller: redis.Redis | None = None
+) -> None:
+    """Check one form of a vector."""
     began = time.monotonic()
     plant(client, vector)
     reply, error = None, ""
     try:
-        reply = call(caller or client, vector["script"], vector["keys"], vector["args"])
+        words = words_of(vector)
+        reply = call(caller or client, vector["script"], vector["keys"], words)
     except redis.ResponseError as refusal:
         error = f"{getattr(refusal, 'status_code', '')} {refusal}".strip()
     stored = look(client, vector["keys"])
@@ -91,7 +123,8 @@ def check(client: redis.Redis, vector: Vector, caller: redis.Redis | None = None
     client.delete(*vector["keys"])
 
     if "reply" in vector:
-        assert reply == vector["reply"], f"{name}: {error or reply}"
+        assert isinstance(reply, bytes) == isinstance(words[0], bytes), f"{name}: {error or reply}"
+        assert integers(reply) == vector["reply"], f"{name}: {error or integers(reply)}"
     else:
         assert vector["error"] in error, f"{name}: {error or reply}"
     after = {state["key"]: state for state in vector["after"]}
@@ -106,7 +139,7 @@ def check(client: redis.Redis, vector: Vector, caller: redis.Redis | None = None
             assert least - passed_ms <= life_ms <= most, f"{name}: {key} lives {life_ms} ms"
 
 
-def call(client: redis.Redis, script: str, keys: list[str], words: list[str]) -> Any:
+def call(client: redis.Redis, script: str, keys: list[str], words: list[Any]) -> Any:
     """Call EVALSHA, then EVAL if the server does not have the script."""
     try:
         return client.evalsha(scripts.sha1(script), len(keys), *keys, *words)

@@ -142,7 +142,7 @@ def test_by_the_least_rights(make_any: Maker, make_server: MakeServer) -> None:
     admin = server.client()
     grant(admin)
     url = f"redis://api:hush@{HOST}:{server.port}"
-    for policies in ([PLENTY], [LOG], [BUCKET], [PLENTY, LOG, BUCKET]):
+    for policies in ([PLENTY], [LOG], [BUCKET], [PLENTY, BUCKET], [PLENTY, LOG, BUCKET]):
         for protocol in (2, 3):
             works(make_any(f"{url}?protocol={protocol}", policies))
     admin.script_flush()
@@ -177,7 +177,7 @@ def test_each_right_is_needed(make_limiter: MakeLimiter, own: Server, right: str
     admin.execute_command("ACL", "SETUSER", "api", f"-{right}")
     url = f"redis://api:hush@{HOST}:{own.port}"
     refused = 0
-    for policies in ([PLENTY], [LOG], [BUCKET], [PLENTY, LOG]):
+    for policies in ([PLENTY], [LOG], [BUCKET], [PLENTY, LOG], [PLENTY, BUCKET]):
         admin.flushall()
         limiter = make_limiter(url, policies, on_error="allow")
         for call in (
