@@ -33,17 +33,22 @@ class CallTemplate:
     Attributes:
         mode: hit, peek, refund, settle or reset; with leases also acquire, renew or release.
         at_least: The units that are enough if fewer than a block's cost are left; 0 if all are needed.
+        step: A call that takes less than its cost takes a multiple of this number, which divides
+            ``at_least`` and every cost.
         now_us: The time to use; ``SERVER_CLOCK`` is the store's.
         blocks: One for each policy; no policy of a subject occurs twice.
         prepared: The bytes that a transport prepared from the template.
 
     """
 
-    __slots__ = ("at_least", "blocks", "mode", "now_us", "prepared")
+    __slots__ = ("at_least", "blocks", "mode", "now_us", "prepared", "step")
 
-    def __init__(self, mode: str, at_least: int, now_us: int, blocks: tuple[Block, ...]) -> None:
+    def __init__(
+        self, mode: str, at_least: int, now_us: int, blocks: tuple[Block, ...], step: int = 1
+    ) -> None:
         self.mode = mode
         self.at_least = at_least
+        self.step = step
         self.now_us = now_us
         self.blocks = blocks
         self.prepared: Any = None

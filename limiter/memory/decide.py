@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from limiter import units
-from limiter.call import Block
+from limiter.call import Block, CallTemplate
 from limiter.policies.step import Step
 
 
@@ -17,12 +17,11 @@ class Outcome(NamedTuple):
     """Granted, remaining, retry_after_us, reset_after_us and delay_us of each block, in order."""
     writes: list[int]
     """The indexes of the blocks whose state must be written."""
-    passes: bool
-    """Whether the call may charge; only then is the expiry of its keys moved."""
 
 
-def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Step]) -> Outcome:
+def ask(template: CallTemplate, takes: bool, steps: Sequence[Step]) -> Outcome:
     """Hit, acquire, peek and reset: charge every block if all have room, or report whether they have."""
+    at_least, blocks = template.at_least, template.blocks
     waits, fits, take = [], True, None
     leases = holding = 0
     for block, step in zip(blocks, steps, strict=True):
@@ -47,7 +46,8 @@ def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Ste
         elif takes and fits and step.held:
             granted = step.held
         elif takes and fits and not wait_us and block.cost:
-            granted = min(block.cost, step.room if take is None else min(step.room, take))
+            granted = step.room if take is None else min(step.room, take)
+            granted = block.cost if block.cost <= granted else granted - granted % template.step
             step.charge(granted)
         if (
             takes
@@ -56,7 +56,7 @@ def ask(takes: bool, at_least: int, blocks: Sequence[Block], steps: Sequence[Ste
         ):
             writes.append(place)
         reply += [granted, max(step.room, 0), wait_us, step.reset_us, delay_us]
-    return Outcome(reply, writes, fits and not same_lease)
+    return Outcome(reply, writes)
 
 
 def _wait_us(block: Block, step: Step, wanted: int) -> int:
@@ -82,4 +82,4 @@ def change(mode: str, blocks: Sequence[Block], steps: Sequence[Step]) -> Outcome
         if done or (cost and step.needs_repair):
             writes.append(place)
         reply += [done, max(0, min(step.room, capacity)), 0, step.reset_us, 0]
-    return Outcome(reply, writes, bool(writes))
+    return Outcome(reply, writes)

@@ -100,9 +100,7 @@ class MemoryStore:
             value = self._read(name, policy.key_type, clock_us, mode == "reset")
             lease = block.lease if takes or not asks else ""
             steps.append(policy.step(value, now_us, lease, block.cost))
-        outcome = (
-            ask(takes, template.at_least, blocks, steps) if asks else change(mode, blocks, steps)
-        )
+        outcome = ask(template, takes, steps) if asks else change(mode, blocks, steps)
         if mode == "reset":
             for name in names:
                 self._keys.pop(name, None)
@@ -135,28 +133,22 @@ class MemoryStore:
         clock_us: int,
         slack_us: int,
     ) -> None:
-        """Write the changed state, and move the expiry of its keys."""
+        """Write the changed state, and move the expiry of its keys to later."""
         names, blocks, keys = call.keys, call.template.blocks, self._keys
         grown = False
-        # In whole milliseconds, as a server counts them.
-        expiries = [clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us for step in steps]
         for place in outcome.writes:
-            policy, name = blocks[place].policy, names[blocks[place].key]
+            policy, name, step = blocks[place].policy, names[blocks[place].key], steps[place]
+            # In whole milliseconds, as a server counts them.
+            until_us = clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us
             key = keys.get(name)
             if key is None:
-                key = keys[name] = _Key(policy.key_type, expiries[place])
-                heapq.heappush(self._heap, (expiries[place], name))
+                key = keys[name] = _Key(policy.key_type, until_us)
+                heapq.heappush(self._heap, (until_us, name))
                 grown = True
-            steps[place].write(key.value)
-        for block, until_us in zip(blocks, expiries, strict=True):
-            key = keys.get(names[block.key])
-            if key is None or not block.cost:
-                continue
+            step.write(key.value)
+            key.expires_us = max(key.expires_us, until_us)
             if not key.value:
-                del keys[names[block.key]]
-                continue
-            if outcome.passes:
-                key.expires_us = max(key.expires_us, until_us)
+                del keys[name]
         if grown:
             self._bound(clock_us, names)
 

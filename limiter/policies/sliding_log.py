@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from limiter import units
 from limiter.policies.base import Policy
-from limiter.policies.step import Step
+from limiter.policies.step import EXACT, Step
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -39,13 +39,13 @@ class SlidingLog(Policy):
         """The limit, but no more entries than one call may write."""
         return min(self.limit, self.most_entries)
 
-    def _instead(self, field: str) -> str:
-        return "; for more, use SlidingWindow or TokenBucket"
-
     @property
     def arguments(self) -> tuple[int, ...]:
-        """Limit, period, and 0: no unit is taken in advance."""
+        """Limit, period, and 0: no units are taken in advance."""
         return (self.limit, self.period_us, 0)
+
+    def _instead(self, field: str) -> str:
+        return "; for more, use SlidingWindow or TokenBucket"
 
     def step(
         self, state: list[int] | None, now_us: int, lease: str = "", units: int = 0
@@ -66,14 +66,15 @@ class SlidingLogStep(Step):
         dead, last_us = 0, now_us
         if size:
             newest_us = entries[-1]
-            if -period_us < newest_us - now_us <= period_us and newest_us % 1 == 0:
-                self.reset_us = newest_us + period_us - now_us
-                last_us = max(newest_us, now_us)
-                dead = bisect_right(entries, last_us - period_us)
-            else:
-                # The newest entry has left the window, or cannot be true: the log counts as empty.
-                self.needs_repair = newest_us > now_us
+            if newest_us + period_us <= now_us or newest_us >= EXACT or newest_us % 1:
                 dead = size
+            elif newest_us - now_us > period_us:
+                # No clock steps back that far: keep the count, as if all units had been taken now.
+                entries, self.needs_repair, self.reset_us = [now_us] * size, True, period_us
+            else:
+                dead = bisect_right(entries, now_us - period_us)
+                last_us = max(newest_us, now_us)
+                self.reset_us = newest_us + period_us - now_us
         self.room = policy.limit - size + dead
         self._entries, self._dead, self._added, self._last_us = entries, dead, 0, last_us
         self._limit, self._next_us = policy.limit, period_us - now_us
@@ -100,5 +101,7 @@ class SlidingLogStep(Step):
 
     def write(self, state: list[int]) -> None:
         """Append the new entries, and remove those that left the window."""
+        if self.needs_repair:
+            state[:] = self._entries
         state += [self._last_us] * self._added
         del state[: self._dead]

@@ -71,7 +71,7 @@ class Bucket(Policy):
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """Burst, and the interval of one unit: parts of a microsecond, and the number of parts in one."""
+        """Burst, and the microseconds in which a number of units is refilled, with that number."""
         return (self.burst, *self.interval)
 
     @cached_property
@@ -194,7 +194,7 @@ class BucketStep(Step):
             if full_us >= now_us and part < parts:
                 # A bucket of other numbers may have written a larger debt than this one could.
                 self._reach_s = max(self._reach_s, reach_s)
-                most_us = 2 * (self._reach_s * _SECOND_US + policy.period_us)
+                most_us = 2 * (self._reach_s + 1) * _SECOND_US
                 if full_us - now_us > most_us:
                     # No debt can be that large: cut it.
                     full_us, part, self.needs_repair = now_us + most_us, 0, True

@@ -108,13 +108,15 @@ if takes or mode == "peek" or mode == "reset" then
     if room < cost then
       granted = room
     end
-    --@ charge
-    later = true
-    if ends_us - now_us > reset_us then
-      reset_us = ends_us - now_us
+    if granted > 0 then
+      --@ charge
+      later = true
+      if ends_us - now_us > reset_us then
+        reset_us = ends_us - now_us
+      end
+      --@ end
+      room = room - granted
     end
-    --@ end
-    room = room - granted
   elseif takes then
     granted = held
   end

@@ -72,12 +72,13 @@ if dead == size then
   reset_us = 0
 end
 --@ save
-local entries = granted
+local entries, old = granted, 0
 if mode == "refund" then
   entries = 0
 end
 if heal then
-  entries, dead = entries + size - dead, 0
+  -- The units that the log had come first.
+  entries, old, dead = entries + size - dead, size - dead, 0
   call("DEL", key)
 end
 -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
@@ -87,10 +88,10 @@ else
   while entries > 0 do
     local added = {}
     for entry = 1, math.min(entries, 4000) do
-      added[entry] = newest_us
+      added[entry] = entry > old and newest_us or now_us
     end
     call("RPUSH", key, (unpack or table.unpack)(added))
-    entries = entries - #added
+    entries, old = entries - #added, old - #added
   end
 end
 if dead > 0 then

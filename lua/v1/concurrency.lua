@@ -109,11 +109,13 @@ if takes or mode == "peek" or mode == "reset" then
     if room < cost then
       granted = room
     end
-    later = true
-    if ends_us - now_us > reset_us then
-      reset_us = ends_us - now_us
+    if granted > 0 then
+      later = true
+      if ends_us - now_us > reset_us then
+        reset_us = ends_us - now_us
+      end
+      room = room - granted
     end
-    room = room - granted
   elseif takes then
     granted = held
   end

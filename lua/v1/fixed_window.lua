@@ -102,9 +102,11 @@ if takes or mode == "peek" or mode == "reset" then
     if room < cost then
       granted = room - room % step
     end
-    later = reset_us == 0
-    used, reset_us = used + granted, start_us + period_us - now_us
-    room = room - granted
+    if granted > 0 then
+      later = reset_us == 0
+      used, reset_us = used + granted, start_us + period_us - now_us
+      room = room - granted
+    end
   end
 else
   if mode == "refund" then

@@ -124,13 +124,15 @@ if takes or mode == "peek" or mode == "reset" then
     if room < cost then
       granted = room - room % step
     end
-    local before_us = newest_us
-    if newest_us < now_us + hold_us then
-      newest_us = now_us + hold_us
+    if granted > 0 then
+      local before_us = newest_us
+      if newest_us < now_us + hold_us then
+        newest_us = now_us + hold_us
+      end
+      later = reset_us == 0 or before_us % 500000 + newest_us - before_us >= 500000
+      reset_us = newest_us + period_us - now_us
+      room = room - granted
     end
-    later = reset_us == 0 or before_us % 500000 + newest_us - before_us >= 500000
-    reset_us = newest_us + period_us - now_us
-    room = room - granted
   end
 else
   if mode == "refund" then
@@ -161,12 +163,13 @@ end
 
 -- 5. Save the changes. A call that moves the end of the state to later sets the key's expiry.
 if granted > 0 or (heal and cost > 0 and mode ~= "peek" and mode ~= "reset") then
-  local entries = granted
+  local entries, old = granted, 0
   if mode == "refund" then
     entries = 0
   end
   if heal then
-    entries, dead = entries + size - dead, 0
+    -- The units that the log had come first.
+    entries, old, dead = entries + size - dead, size - dead, 0
     call("DEL", key)
   end
   -- Append first: if all old entries have left, LTRIM would delete the key, and its expiry.
@@ -176,10 +179,10 @@ if granted > 0 or (heal and cost > 0 and mode ~= "peek" and mode ~= "reset") the
     while entries > 0 do
       local added = {}
       for entry = 1, math.min(entries, 4000) do
-        added[entry] = newest_us
+        added[entry] = entry > old and newest_us or now_us
       end
       call("RPUSH", key, (unpack or table.unpack)(added))
-      entries = entries - #added
+      entries, old = entries - #added, old - #added
     end
   end
   if dead > 0 then

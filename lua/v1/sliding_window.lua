@@ -157,9 +157,11 @@ if takes or mode == "peek" or mode == "reset" then
     if room < cost then
       granted = room - room % step
     end
-    later = current == 0
-    current, reset_us = current + granted, start_us + 2 * period_us - now_us
-    room = room - granted
+    if granted > 0 then
+      later = current == 0
+      current, reset_us = current + granted, start_us + 2 * period_us - now_us
+      room = room - granted
+    end
   end
 else
   if mode == "refund" then

@@ -161,17 +161,19 @@ if takes or mode == "peek" or mode == "reset" then
     if room < cost then
       granted = room - room % step
     end
-    local before_us = full_us
-    full_us, part = full_us + granted * t_us, part + granted * t_part
-    if part >= parts then
-      full_us, part = full_us + (part - part % parts) / parts, part % parts
+    if granted > 0 then
+      local before_us = full_us
+      full_us, part = full_us + granted * t_us, part + granted * t_part
+      if part >= parts then
+        full_us, part = full_us + (part - part % parts) / parts, part % parts
+      end
+      later = reset_us == 0 or before_us % 500000 + full_us - before_us >= 500000
+      reset_us = full_us - now_us
+      if part > 0 then
+        reset_us = reset_us + 1
+      end
+      room = room - granted
     end
-    later = reset_us == 0 or before_us % 500000 + full_us - before_us >= 500000
-    reset_us = full_us - now_us
-    if part > 0 then
-      reset_us = reset_us + 1
-    end
-    room = room - granted
   end
 else
   if mode == "refund" then

@@ -282,9 +282,9 @@ def test_buckets_are_exact_or_do_not_exist(limit: int, period_us: int, burst: in
     per = timedelta(microseconds=period_us)
     if fills and (most + 1) * parts < 2**53:
         bucket = TokenBucket(limit, per, burst)
-        capacity, period, t_us, t_part, own = bucket.arguments
-        assert (capacity, period, own) == (most, period_us, parts)
-        assert Fraction(t_us * own + t_part, own) == Fraction(period_us, limit)
+        capacity, interval_us, own = bucket.arguments
+        assert (capacity, own) == (most, parts)
+        assert Fraction(interval_us, own) == Fraction(period_us, limit)
     else:
         assert "TokenBucket" in refused(TokenBucket, limit, per, burst)
 

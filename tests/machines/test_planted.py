@@ -21,7 +21,16 @@ from tests.model.several import Several
 from tests.model.sliding_log import SlidingLog
 from tests.model.sliding_window import SlidingWindow
 from tests.model.token_bucket import TokenBucket
-from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller, field_of, several, single
+from tests.scripts import (
+    GIVEN_TIME_MS,
+    SLACK_MS,
+    Caller,
+    few,
+    field_of,
+    fit_few,
+    several,
+    single,
+)
 
 POLICIES = [policy for model in MODELS.values() for policy in model.samples(5, 1_000)]
 POLICIES += [policy for model in LEASES.values() for policy in model.samples(5, 1_000)]
@@ -78,6 +87,8 @@ wrong_members = st.dictionaries(
     max_size=9,
 )
 NOW_ENTRY = str(NOW_US).encode()
+MANY_BEFORE = struct.pack("<3d", NOW_US, 5, 2.0**52)
+LEASE_STEPS = [(0, 5), (499, 1), (1, 5)]
 FULL = {f"{holder}:1": float(NOW_US + 500) for holder in "abcde"}
 STRANGER = b"a field of another program"
 #: The time before each call, and its cost.
@@ -134,7 +145,7 @@ def live(
 ) -> list[Admitted]:
     """Store wrong state, call repeatedly, check that it is repaired; return the admitted calls."""
     model, caller, now_us, admitted = plan.model, Caller(url), NOW_US, []
-    key = new_key()
+    key, endless = new_key(), not plan.expires
     plant(caller, key, plan)
     try:
         for number, (gap_us, cost) in enumerate(steps):
@@ -147,10 +158,9 @@ def live(
             if mode == takes(model):
                 admitted.append(Admitted(now_us, reply[0]))
             if cost:
-                # For any stored state and any decision, the key expires.
-                most_ms = GIVEN_TIME_MS + SLACK_MS + model.believed_us // 1000 + 1
-                life_ms = caller.client.pttl(key)
-                assert 0 < life_ms <= most_ms or (life_ms == -2 and mode != takes(model))
+                life_ms = check_life(caller, key, model, endless)
+                endless = endless and life_ms == -1
+                assert life_ms != -2 or mode != takes(model)
 
         # The last call may have reached a wrong stored time, which counts from then on.
         caller.run([key], *script_for(model, now_us, takes(model), 1, "the last holder"))
@@ -159,10 +169,21 @@ def live(
         now_us += model.believed_us + 1
         *reply, _ = caller.run([key], *script_for(model, now_us, "peek", model.most, "a"))
         assert reply[:5] == [0, model.most, 0, 0, 0]
+        # The next hit gives an expiry also to a key that had none.
+        caller.run([key], *script_for(model, now_us, takes(model), 1, "a later holder"))
+        check_life(caller, key, model, endless=False)
     finally:
         caller.client.delete(key)
         caller.close()
     return admitted
+
+
+def check_life(caller: Caller, key: str, model: Model, endless: bool) -> int:
+    """Check that the key has an expiry, and none too late; an ``endless`` key had none before."""
+    most_ms = GIVEN_TIME_MS + SLACK_MS + model.believed_us // 1000 + 1
+    life_ms = caller.client.pttl(key)
+    assert life_ms == -2 or 0 < life_ms <= most_ms or (endless and life_ms == -1)
+    return int(life_ms)
 
 
 def check_bound(model: Model, admitted: list[Admitted]) -> None:
@@ -176,6 +197,21 @@ def alone(model: Model, now_us: int, mode: str, cost: int, holder: str) -> tuple
     return single(model, now_us, mode, cost, field=field_of(model, "p"), holder=holder)
 
 
+def packed(model: Model, now_us: int, mode: str, cost: int, holder: str) -> tuple[str, list[Any]]:
+    """Make a packed call of the algorithm's own script."""
+    return single(model, now_us, mode, cost, field=field_of(model, "p"), holder=holder, packed=True)
+
+
+def among_few(
+    model: Model, now_us: int, mode: str, cost: int, holder: str
+) -> tuple[str, list[Any]]:
+    """Make a call of the script for few policies, where it decides this one; else a packed call."""
+    blocks = [(model, 1, field_of(model, "p")), (FixedWindow(10**12, 1), 1, "another")]
+    if mode == "hit" and fit_few(blocks):
+        return few(blocks, now_us, cost)
+    return packed(model, now_us, mode, cost, holder)
+
+
 def among_several(
     model: Model, now_us: int, mode: str, cost: int, holder: str
 ) -> tuple[str, list[Any]]:
@@ -184,23 +220,23 @@ def among_several(
 
 
 @settings(max_examples=100 * DEPTH)
-@given(plan=plans, steps=calls)
-@example(plan=Plan(LOG, entries=[b"inf", NOW_ENTRY]), steps=[(0, 4)])
-@example(plan=Plan(LOG, entries=[NOW_ENTRY, b"7", NOW_ENTRY]), steps=[(0, 4)])
-@example(plan=Plan(LOG, entries=[NOW_ENTRY] * 9, expires=False), steps=[(0, 5)])
-@example(plan=Plan(WINDOW, field=struct.pack("<3d", NOW_US, 5, 2.0**52)), steps=[(0, 1)])
-@example(plan=Plan(LEASE, members=FULL, expires=False), steps=[(0, 5), (499, 1), (1, 5)])
-@example(plan=Plan(LEASE, members={"a:1": float("inf")}), steps=[(0, 5)])
-def test_wrong_state_is_repaired(any_store, plan, steps):
+@given(plan=plans, steps=calls, script_for=st.sampled_from([alone, packed]))
+@example(plan=Plan(LOG, entries=[b"inf", NOW_ENTRY]), steps=[(0, 4)], script_for=alone)
+@example(plan=Plan(LOG, entries=[NOW_ENTRY, b"7", NOW_ENTRY]), steps=[(0, 4)], script_for=packed)
+@example(plan=Plan(LOG, entries=[NOW_ENTRY] * 9, expires=False), steps=[(0, 5)], script_for=alone)
+@example(plan=Plan(WINDOW, MANY_BEFORE), steps=[(0, 1)], script_for=packed)
+@example(plan=Plan(LEASE, members=FULL, expires=False), steps=LEASE_STEPS, script_for=alone)
+@example(plan=Plan(LEASE, members={"a:1": float("inf")}), steps=[(0, 5)], script_for=packed)
+def test_wrong_state_is_repaired(any_store, plan, steps, script_for):
     """Each script repairs unreadable values, times too far ahead, fractions, and keys without expiry."""
-    check_bound(plan.model, live(any_store, plan, steps, [takes(plan.model)], alone))
+    check_bound(plan.model, live(any_store, plan, steps, [takes(plan.model)], script_for))
 
 
 @settings(max_examples=80 * DEPTH)
-@given(plan=plans, steps=calls)
-def test_wrong_state_is_repaired_by_several(store, plan, steps):
-    """The script for several policies repairs the same."""
-    check_bound(plan.model, live(store, plan, steps, [takes(plan.model)], among_several))
+@given(plan=plans, steps=calls, script_for=st.sampled_from([among_several, among_few]))
+def test_wrong_state_is_repaired_by_several(store, plan, steps, script_for):
+    """The scripts for few and for several policies repair the same."""
+    check_bound(plan.model, live(store, plan, steps, [takes(plan.model)], script_for))
 
 
 @settings(max_examples=100 * DEPTH)
@@ -212,11 +248,11 @@ def test_no_correction_fails_on_wrong_state(store, plan, steps, data):
     script_for = alone
     if data:
         modes = data.draw(st.lists(st.sampled_from(modes), min_size=1, max_size=4))
-        script_for = data.draw(st.sampled_from([alone, among_several]))
+        script_for = data.draw(st.sampled_from([alone, packed, among_several]))
     live(store, plan, steps, modes, script_for)
 
 
-@pytest.mark.parametrize("script_for", [alone, among_several])
+@pytest.mark.parametrize("script_for", [alone, packed, among_several, among_few])
 @pytest.mark.parametrize(
     ("model", "kind"),
     [

@@ -12,6 +12,7 @@ from tests.machines.support import (
     LEASE_POLICIES,
     POLICIES,
     Machine,
+    Wanted,
     draw_call,
     holders,
     modes,
@@ -21,7 +22,7 @@ from tests.machines.support import (
 from tests.model.base import Answer, Model, Rate
 from tests.model.concurrency import Concurrency
 from tests.model.several import Several, Verdict
-from tests.scripts import field_of, several, single
+from tests.scripts import Block, Call, few, field_of, fit_few, several, single
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 
@@ -31,8 +32,7 @@ class SeveralMachine(Machine):
 
     kinds: list[st.SearchStrategy[Model]]
     policies: Several
-    #: model, index of its key, field
-    blocks: list[tuple[Model, int, str]]
+    blocks: list[Block]
 
     @initialize(data=st.data())
     def begin(self, data: st.DataObject) -> None:
@@ -52,24 +52,30 @@ class SeveralMachine(Machine):
         """Return every policy."""
         return self.policies.models
 
-    def draw(self, data: st.DataObject) -> tuple[int, int | None]:
-        """Draw a cost that the library would send, and ``at_least``."""
+    def draw(self, data: st.DataObject) -> Wanted:
+        """Draw a cost that the library would send, ``at_least`` and ``step``."""
         model = data.draw(st.sampled_from(self.models()))
-        most = min(model.most for model in self.models())
+        most = min(model.most_cost for model in self.models())
         return draw_call(data, most, model, model.room(self.clock_us))
 
     def ask(
-        self,
-        mode: str,
-        cost: int,
-        at_least: int | None = None,
-        holder: str = "",
-        kind: type[Model] = Model,
+        self, mode: str, wanted: Wanted, holder: str = "", kind: type[Model] = Model
     ) -> Verdict:
-        """Run the script for policies of ``kind``, and convert its reply to a verdict."""
+        """Run ``several`` for policies of ``kind``, and convert its reply to a verdict."""
         blocks = [block for block in self.blocks if isinstance(block[0], kind)]
-        script, words = several(blocks, self.clock_us, mode, cost, at_least, holder)
-        *numbers, now_us = self.caller.run(self.keys, script, words)
+        cost, at_least, step = wanted
+        call = several(blocks, self.clock_us, mode, cost, at_least, holder, step=step)
+        return self.verdict(call, blocks)
+
+    def ask_few(self, wanted: Wanted) -> Verdict:
+        """Run ``few``, and convert its reply to a verdict."""
+        cost, at_least, step = wanted
+        call = few(self.blocks, self.clock_us, cost, at_least, step=step)
+        return self.verdict(call, self.blocks)
+
+    def verdict(self, call: Call, blocks: list[Block]) -> Verdict:
+        """Run a script, and convert its reply to a verdict."""
+        *numbers, now_us = self.caller.run(self.keys, *call)
         assert now_us == self.clock_us
         rows = [numbers[at : at + 5] for at in range(0, len(numbers), 5)]
         each = [Answer(row[2] == 0, *row) for row in rows]
@@ -88,46 +94,51 @@ class SeveralMachine(Machine):
 
     def hit(self, data: st.DataObject) -> None:
         """Compare every policy's answer with its model; a denied call changes no state."""
-        cost, at_least = self.draw(data)
-        holder = data.draw(holders)
-        before, history = self.caller.dumps(self.keys), self.histories()
-        leases = self.policies.leases
-        held = [len(model.held_by(self.clock_us, holder, cost)) for model in leases]
-        expected = self.policies.acquire(self.clock_us, cost, holder, at_least)
+        wanted, holder = self.draw(data), data.draw(holders)
+        calls = ["acquire"]
+        if not self.policies.leases:
+            calls += ["hit", "few", "few"] if fit_few(self.blocks) else ["hit"]
+        mode = data.draw(st.sampled_from(calls))
+        if mode != "few" and wanted.at_least == 0:
+            wanted = wanted._replace(at_least=None)  # so says a 0 to ``several``
+        before, history, ends = self.caller.dumps(self.keys), self.histories(), self.ends()
+        cost, at_least, step = wanted
+        expected = self.policies.acquire(self.clock_us, cost, holder, at_least, step)
 
-        assert self.take(data, cost, holder, at_least) == expected
+        verdict = self.ask_few(wanted) if mode == "few" else self.ask(mode, wanted, holder)
+        assert verdict == expected
+        self.compare_state(before, history, ends, expected)
+
+    def compare_state(
+        self,
+        before: list[bytes | None],
+        history: list[dict[str, object]],
+        ends: list[int],
+        expected: Verdict,
+    ) -> None:
+        """Check that state changed only where a model did, and that its keys live long enough."""
         self.remember(list(expected.each))
         changed = [now != then for now, then in zip(self.histories(), history, strict=True)]
-        for (_, on, _), answer, charged in zip(self.blocks, expected.each, changed, strict=True):
-            # If all leases are held already, no rate is charged, but impossible state is repaired.
-            if charged and expected.granted and not (held and all(held)):
-                self.lives_long_enough(self.keys[on - 1], answer)
+        for (model, on, _), end_us, charged in zip(self.blocks, ends, changed, strict=True):
+            if charged:
+                self.lives_long_enough(self.keys[on - 1], end_us, model)
         if not any(changed):
             assert self.caller.dumps(self.keys) == before
 
-    def take(
-        self, data: st.DataObject, cost: int, holder: str, at_least: int | None = None
-    ) -> Verdict:
-        """Call ``acquire`` if there are leases, else ``hit`` or ``acquire``, which are then the same."""
-        mode = "acquire" if self.policies.leases else data.draw(st.sampled_from(["hit", "acquire"]))
-        return self.ask(mode, cost, at_least, holder)
-
     def correct(self, data: st.DataObject, mode: str) -> None:
         """Refund or settle the rates, or release or renew the leases."""
-        cost, at_least = self.draw(data)
-        before, history = self.caller.dumps(self.keys), self.histories()
+        wanted = self.draw(data)
+        before, history, ends = self.caller.dumps(self.keys), self.histories(), self.ends()
         if self.policies.leases and (not self.policies.rates or data.draw(st.booleans())):
             mode, holder = "release" if mode == "refund" else "renew", data.draw(holders)
-            expected = getattr(self.policies, mode)(self.clock_us, cost, holder)
-            verdict = self.ask(mode, cost, at_least, holder, kind=Concurrency)
+            expected = getattr(self.policies, mode)(self.clock_us, wanted.cost, holder)
+            verdict = self.ask(mode, wanted, holder, kind=Concurrency)
         else:
-            expected = getattr(self.policies, mode)(self.clock_us, cost)
-            verdict = self.ask(mode, cost, at_least, kind=Rate)
+            expected = getattr(self.policies, mode)(self.clock_us, wanted.cost)
+            verdict = self.ask(mode, wanted, kind=Rate)
 
         assert verdict == expected
-        self.remember(list(expected.each))
-        if self.histories() == history:
-            assert self.caller.dumps(self.keys) == before
+        self.compare_state(before, history, ends, expected)
 
     @rule(data=st.data())
     def hit_one(self, data: st.DataObject) -> None:
@@ -135,26 +146,28 @@ class SeveralMachine(Machine):
         self.move_the_clock(data)
         model, on, field = data.draw(st.sampled_from(self.blocks))
         room = model.room(self.clock_us)
-        cost, at_least = draw_call(data, model.most, model, room)
+        cost, at_least, step = draw_call(data, model.most_cost, model, room)
+        packed = data.draw(st.booleans())
         if isinstance(model, Concurrency):
-            holder = data.draw(holders)
-            script, words = single(model, self.clock_us, "acquire", cost, at_least, field, holder)
+            holder, words = data.draw(holders), (cost, at_least, field)
+            call = single(model, self.clock_us, "acquire", *words, holder, packed=packed)
             expected = model.acquire(self.clock_us, cost, holder, at_least)
         else:
-            script, words = single(model, self.clock_us, "hit", cost, at_least, field)
-            expected = model.hit(self.clock_us, cost, at_least)
+            words = (cost, at_least, field)
+            call = single(model, self.clock_us, "hit", *words, step=step, packed=packed)
+            expected = model.hit(self.clock_us, cost, at_least, step)
 
-        reply = self.caller.run([self.keys[on - 1]], script, words)
+        reply = self.caller.run([self.keys[on - 1]], *call)
 
         assert tuple(reply[:-1]) == expected[1:]
         self.remember([expected])
 
     def peek(self, data: st.DataObject) -> None:
         """Peek: the answer is the model's, and no state changes."""
-        cost, _ = self.draw(data)
+        wanted = Wanted(self.draw(data).cost)
         before = self.caller.dumps(self.keys)
 
-        assert self.ask("peek", cost) == self.policies.peek(self.clock_us, cost)
+        assert self.ask("peek", wanted) == self.policies.peek(self.clock_us, wanted.cost)
         assert self.caller.dumps(self.keys) == before
 
     @precondition(
@@ -163,9 +176,9 @@ class SeveralMachine(Machine):
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
         """Reset: the answer is that of a peek, and no key remains."""
-        cost, _ = self.draw(data)
+        wanted = Wanted(self.draw(data).cost)
 
-        assert self.ask("reset", cost) == self.policies.reset(self.clock_us, cost)
+        assert self.ask("reset", wanted) == self.policies.reset(self.clock_us, wanted.cost)
         assert self.caller.dumps(self.keys) == [None] * len(self.keys)
 
     @rule(data=st.data())
@@ -173,16 +186,6 @@ class SeveralMachine(Machine):
         """Change the numbers of one policy over existing state."""
         model = data.draw(st.sampled_from(self.models()))
         model.change(**data.draw(model.changes()))
-
-    def hit_now(self) -> None:
-        """Take a unit from every policy, if all have one."""
-        # A holder of all leases would get only a report, and the call would repair nothing.
-        expected = self.policies.acquire(self.clock_us, 1, "another holder")
-        assert self.ask("acquire", 1, holder="another holder") == expected
-        self.remember(list(expected.each))
-        if self.policies.leases:
-            expected = self.policies.release(self.clock_us, 1, "another holder")
-            assert self.ask("release", 1, holder="another holder", kind=Concurrency) == expected
 
     def histories(self) -> list[dict[str, object]]:
         """Copy the state of every model."""

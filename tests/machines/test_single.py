@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.machines.support import POLICIES, Machine, draw_call, modes, new_key, run_on
+from tests.machines.support import POLICIES, Machine, Wanted, draw_call, modes, new_key, run_on
 from tests.model.base import Answer, Model, Rate
 from tests.scripts import single
 
@@ -31,15 +31,20 @@ class SingleMachine(Machine):
         """Return the only policy."""
         return [self.model]
 
-    def draw(self, data: st.DataObject) -> tuple[int, int | None]:
-        """Draw a cost, and ``at_least``."""
+    def draw(self, data: st.DataObject) -> Wanted:
+        """Draw a cost, ``at_least`` and ``step``."""
         room = self.model.room(self.clock_us)
-        return draw_call(data, self.model.most, self.model, room)
+        return draw_call(data, self.model.most_cost, self.model, room)
 
-    def ask(self, mode: str, cost: int, at_least: int | None = None) -> Answer:
-        """Run the script, and convert its reply to an answer."""
+    def ask(self, data: st.DataObject, mode: str, wanted: Wanted) -> Answer:
+        """Run the script in one of its two forms, and convert its reply to an answer."""
+        cost, at_least, step = wanted
         least = cost if at_least is None else at_least
-        script, words = single(self.model, self.clock_us, mode, cost, at_least)
+        script, words = single(
+            *(self.model, self.clock_us, mode, cost, at_least),
+            step=step,
+            packed=data.draw(st.booleans()),
+        )
         granted, remaining, retry_us, reset_us, delay_us, now_us = self.caller.run(
             self.keys, script, words
         )
@@ -51,68 +56,49 @@ class SingleMachine(Machine):
     def call(self, data: st.DataObject, mode: str) -> None:
         """Call in any mode, most often hit; separate rules would run equally often."""
         self.move_the_clock(data)
-        if mode == "hit":
-            self.hit(data)
-        elif mode == "peek":
+        if mode == "peek":
             self.peek(data)
         else:
-            self.correct(data, mode)
+            self.change_state(data, mode)
 
-    def hit(self, data: st.DataObject) -> None:
-        """Compare script and model; a denied hit changes no state."""
-        cost, at_least = self.draw(data)
+    def change_state(self, data: st.DataObject, mode: str) -> None:
+        """Hit, refund or settle: compare script and model; a denied hit changes no state."""
+        wanted = self.draw(data)
         before, history = self.caller.dumps(self.keys), copy.deepcopy(vars(self.model))
-        expected = self.model.hit(self.clock_us, cost, at_least)
+        (end_us,) = self.ends()
+        if mode == "hit":
+            expected = self.model.hit(self.clock_us, *wanted)
+        else:  # at_least and step have no effect on these
+            expected = getattr(self.model, mode)(self.clock_us, wanted.cost)
 
-        answer = self.ask("hit", cost, at_least)
-
-        assert answer == expected
+        assert self.ask(data, mode, wanted) == expected
         self.remember([expected])
-        if expected.granted:
-            self.lives_long_enough(self.keys[0], expected)
         if vars(self.model) == history:
             assert self.caller.dumps(self.keys) == before
-
-    def correct(self, data: st.DataObject, mode: str) -> None:
-        """Refund or settle; ``at_least`` has no effect on them."""
-        cost, at_least = self.draw(data)
-        before, history = self.caller.dumps(self.keys), copy.deepcopy(vars(self.model))
-        expected = getattr(self.model, mode)(self.clock_us, cost)
-
-        assert self.ask(mode, cost, at_least) == expected
-        self.remember([expected])
-        if expected.granted:
-            self.lives_long_enough(self.keys[0], expected)
-        if vars(self.model) == history:
-            assert self.caller.dumps(self.keys) == before
+        else:
+            self.lives_long_enough(self.keys[0], end_us, self.model)
 
     def peek(self, data: st.DataObject) -> None:
         """Peek: the answer is the model's, and no state changes."""
-        cost, _ = self.draw(data)
+        wanted = Wanted(self.draw(data).cost)
         before = self.caller.dumps(self.keys)
 
-        assert self.ask("peek", cost) == self.model.peek(self.clock_us, cost)
+        assert self.ask(data, "peek", wanted) == self.model.peek(self.clock_us, wanted.cost)
         assert self.caller.dumps(self.keys) == before
 
     @precondition(lambda self: self.keys and self.model.room(self.clock_us) < self.model.most)
     @rule(data=st.data())
     def reset(self, data: st.DataObject) -> None:
         """Reset: the answer is that of a peek, and no key remains."""
-        cost, _ = self.draw(data)
+        wanted = Wanted(self.draw(data).cost)
 
-        assert self.ask("reset", cost) == self.model.reset(self.clock_us, cost)
+        assert self.ask(data, "reset", wanted) == self.model.reset(self.clock_us, wanted.cost)
         assert self.caller.dumps(self.keys) == [None]
 
     @rule(data=st.data())
     def change(self, data: st.DataObject) -> None:
         """Change the policy's numbers over existing state."""
         self.model.change(**data.draw(self.model.changes()))
-
-    def hit_now(self) -> None:
-        """Take a unit, if one is free."""
-        expected = self.model.hit(self.clock_us, 1)
-        assert self.ask("hit", 1) == expected
-        self.remember([expected])
 
 
 @pytest.mark.parametrize("algorithm", POLICIES)

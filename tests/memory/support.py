@@ -43,18 +43,22 @@ def policy_of(script: str, given: dict[str, Any]) -> Policy:
         own["unit_us"] = numbers["unit_us"]
     elif script == "token_bucket":
         own["burst"] = numbers["limit"]
-        parts = numbers["parts"]
-        own["interval"] = (numbers["t_us"] * parts + numbers["t_part"], parts)
+        own["interval"] = (numbers["interval_us"], numbers["parts"])
     for name, value in own.items():
         policy._set(name, value)
     return policy
 
 
 def call_of(
-    mode: str, at_least: int, now_us: int, keys: tuple[bytes, ...], blocks: tuple[Block, ...]
+    mode: str,
+    at_least: int,
+    now_us: int,
+    keys: tuple[bytes, ...],
+    blocks: tuple[Block, ...],
+    step: int = 1,
 ) -> Call:
     """A call made without a plan."""
-    return Call(CallTemplate(mode, at_least, now_us, blocks), keys)
+    return Call(CallTemplate(mode, at_least, now_us, blocks, step), keys)
 
 
 def read_call(script: str, keys: Sequence[str], words: Sequence[Any]) -> Call:
@@ -62,20 +66,22 @@ def read_call(script: str, keys: Sequence[str], words: Sequence[Any]) -> Call:
     names = tuple(key.encode() for key in keys)
     texts = [str(word) for word in words]
     if script != "several":
-        # at_least, the last argument, is optional.
+        # at_least and step, the last arguments, are optional.
         given = dict(zip(argument_names(script), texts, strict=False))
-        at_least = int(given.pop("at_least", 0))
+        at_least, step = int(given.pop("at_least", 0)), int(given.pop("step", 1))
         now_us, mode = int(given.pop("now_us")), given["mode"]
-        return call_of(mode, at_least, now_us, names, (_block(script, 0, False, given),))
-    now_us, mode, at_least = int(texts[0]), texts[1], int(texts[2])
-    blocks, at = [], 3
+        blocks = (_block(script, 0, False, given),)
+        return call_of(mode, at_least, now_us, names, blocks, step)
+    now_us, mode, at_least, step = int(texts[0]), texts[1], int(texts[2]), int(texts[3])
+    listed, at = [], 4
     while at < len(texts):
         algorithm, number, shadow = texts[at : at + 3]
-        own = argument_names(algorithm)[2:-1]
+        own = argument_names(algorithm)
+        own = own[own.index("cost") : own.index("at_least")]
         given = dict(zip(own, texts[at + 3 :], strict=False))
-        blocks.append(_block(algorithm, int(number) - 1, shadow == "1", given))
+        listed.append(_block(algorithm, int(number) - 1, shadow == "1", given))
         at += 3 + len(own)
-    return call_of(mode, at_least, now_us, names, tuple(blocks))
+    return call_of(mode, at_least, now_us, names, tuple(listed), step)
 
 
 def _block(script: str, key: int, shadow: bool, given: dict[str, Any]) -> Block:

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from limiter.call import Block
 from limiter.memory import MemoryStore
 from limiter.policies import ALGORITHMS, Concurrency, Policy
+from tests.machines.support import divisors
 from tests.memory.support import call_of, leases, look, plant
 from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller
 
@@ -43,7 +44,7 @@ def policies(draw: st.DrawFn, name: str) -> Policy:
     if kind.most_limit > 10**6 and not kind.has_burst and draw(st.integers(0, 3)) == 0:
         numbers["limit"] = draw(large)
     if kind.has_burst:
-        numbers["burst"] = min(draw(limits), 10 * numbers["limit"])
+        numbers["burst"] = min(draw(limits), 9 * numbers["limit"])
     more = {"align": draw(st.booleans())} if kind.algorithm == "fixed_window" else {}
     policy: Policy = kind(1, 1, **more, name=name)._with(**numbers)
     return policy
@@ -143,37 +144,43 @@ class Subjects(RuleBasedStateMachine):
             fits = min(cost, policy.most_cost)
             shadow = data.draw(st.sampled_from([False, False, False, True]))
             blocks.append(Block(policy, place, fits, shadow, lease if policy.leases else ""))
-        least = 0
+        least, step = 0, 1
         if data.draw(st.integers(0, 2)) == 0:
             most = max(block.cost for block in blocks)
             least = data.draw(st.one_of(st.integers(0, min(3, most)), st.integers(0, most)))
-        self.ask(mode, least, blocks, alone=len(blocks) == 1 and data.draw(st.booleans()))
+            step = data.draw(divisors(least, *(block.cost for block in blocks)))
+        alone = len(blocks) == 1 and data.draw(st.booleans())
+        self.ask(mode, least, step, blocks, alone)
 
-    def ask(self, mode: str, least: int, blocks: list[Block], alone: bool) -> None:
+    def ask(self, mode: str, least: int, step: int, blocks: list[Block], alone: bool) -> None:
         """Call both stores; compare replies and states."""
         said: list[Any] = []
         for block in blocks:
             policy = block.policy
             own = [block.cost, policy.field, *policy.arguments, *[block.lease] * policy.leases]
             if alone:
+                step = 1 if policy.leases else step  # the script of leases knows no step
                 block = block._replace(shadow=False)
                 blocks = [block]
                 least = min(least, block.cost)
                 keys = [self.keys[block.key]]
-                words = [self.clock_us, mode, *own, *[least] * bool(least)]
+                words = [self.clock_us, mode, *own]
+                if least:
+                    words += [least, step][: 1 if policy.leases else 2]
             else:
                 said += [policy.script, block.key + 1, int(block.shadow), *own]
         if not alone:
-            keys, words = self.keys, [self.clock_us, mode, least, *said]
+            keys, words = self.keys, [self.clock_us, mode, least, step, *said]
         script = blocks[0].policy.script if alone else "several"
         names = tuple(key.encode() for key in self.keys)
         if mode == "reset" and alone:
             names, blocks = (keys[0].encode(),), [blocks[0]._replace(key=0)]
 
         expected = self.caller.run(keys, script, words)
-        reply = self.store.run(call_of(mode, least, self.clock_us, names, tuple(blocks)))
+        asked_of = call_of(mode, least, self.clock_us, names, tuple(blocks), step)
+        reply = self.store.run(asked_of)
 
-        asked = (self.clock_us, mode, least, blocks)
+        asked = (self.clock_us, mode, least, step, blocks)
         assert reply == expected, (reply, expected, asked)
         for block, room in zip(blocks, reply[1::5], strict=False):
             self.rooms[block.key, block.policy.field] = room
@@ -225,7 +232,7 @@ class Subjects(RuleBasedStateMachine):
         policy, _ = data.draw(st.sampled_from(self.places))
         numbers = {"limit": data.draw(limits)}
         if policy.has_burst:
-            numbers["burst"] = min(data.draw(limits), 10 * numbers["limit"])
+            numbers["burst"] = min(data.draw(limits), 9 * numbers["limit"])
         other = policy._with(**numbers)
         self.places = [(other if old is policy else old, place) for old, place in self.places]
 

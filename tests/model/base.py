@@ -197,15 +197,20 @@ class Rate(Model):
     def give_back(self, clock_us: int, units: int) -> int:
         """Remove up to ``units`` from the hits that count now; return their number."""
 
-    def hit(self, clock_us: int, cost: int = 1, at_least: int | None = None) -> Answer:
-        """Take ``cost``; or with ``at_least`` as many units as are free, but at least that number."""
+    def hit(
+        self, clock_us: int, cost: int = 1, at_least: int | None = None, step: int = 1
+    ) -> Answer:
+        """Take ``cost``; or with ``at_least`` as many units as are free, but at least that number.
+
+        A part of the cost is a multiple of ``step``.
+        """
         if cost == 0:
             return self.peek(clock_us, 0)
         self.heal(clock_us)
         before = self.ask(clock_us, cost if at_least is None else at_least)
         if not before.allowed:
             return before
-        granted = min(cost, before.remaining)
+        granted = part_of(cost, before.remaining, step)
         return self.charge(clock_us, granted, before)
 
     def charge(self, clock_us: int, granted: int, before: Answer) -> Answer:
@@ -231,6 +236,11 @@ class Rate(Model):
         if granted:
             self.admit(clock_us, granted)
         return self.ask(clock_us, 0)._replace(granted=granted, delay_us=0)
+
+
+def part_of(cost: int, room: int, step: int) -> int:
+    """Return the cost, or the largest multiple of ``step`` that fits into the room."""
+    return cost if cost <= room else room // step * step
 
 
 def ceil(number: Fraction | int) -> int:

@@ -70,9 +70,8 @@ class Concurrency(Model):
         if held := self.held_by(clock_us, holder, cost):
             return self.ask(clock_us, 0)._replace(granted=len(held))
         before = self.ask(clock_us, cost if at_least is None else at_least)
-        if not before.allowed:
-            return before
-        return self.take(clock_us, min(cost, before.remaining), holder)
+        granted = min(cost, before.remaining)
+        return self.take(clock_us, granted, holder) if before.allowed and granted else before
 
     def take(self, clock_us: int, granted: int, holder: str) -> Answer:
         """Take ``granted`` free units for a holder that has none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tests.model.base import Answer, Model, Rate
+from tests.model.base import Answer, Model, Rate, part_of
 from tests.model.concurrency import Concurrency
 
 
@@ -64,12 +64,14 @@ class Several:
         """Answer what a hit would, and take nothing."""
         return self.verdict([model.peek(clock_us, cost) for model in self.models])
 
-    def hit(self, clock_us: int, cost: int = 1, at_least: int | None = None) -> Verdict:
+    def hit(
+        self, clock_us: int, cost: int = 1, at_least: int | None = None, step: int = 1
+    ) -> Verdict:
         """Take ``cost`` from every policy, or with ``at_least`` what all of them have, or nothing."""
-        return self.acquire(clock_us, cost, "", at_least)
+        return self.acquire(clock_us, cost, "", at_least, step)
 
     def acquire(
-        self, clock_us: int, cost: int, holder: str, at_least: int | None = None
+        self, clock_us: int, cost: int, holder: str, at_least: int | None = None, step: int = 1
     ) -> Verdict:
         """Hit every rate and take every lease, or none; take nothing if all leases are held already.
 
@@ -93,14 +95,12 @@ class Several:
         ]
         if not all(answer.allowed for answer in answers):
             return self.verdict(answers)
-        granted = min(
-            cost,
-            *(
-                answer.remaining
-                for model, answer in zip(self.models, answers, strict=True)
-                if not held.get(id(model))
-            ),
+        room = min(
+            answer.remaining
+            for model, answer in zip(self.models, answers, strict=True)
+            if not held.get(id(model))
         )
+        granted = part_of(cost, room, step)
         each = []
         for model, before in zip(self.models, answers, strict=True):
             if isinstance(model, Rate):

@@ -58,7 +58,7 @@ class TokenBucket(Rate):
 
     def most_debt_us(self, clock_us: int) -> int:
         """Return the most debt that can be true, unless the clock stepped back very far."""
-        return 2 * (1_000_000 * self.reach(clock_us) + self.period_us)
+        return most_debt_us(self.reach(clock_us))
 
     @property
     def own_reach(self) -> int:
@@ -93,8 +93,7 @@ class TokenBucket(Rate):
     def impossible(self, clock_us: int) -> bool:
         """Return whether the debt is larger than any history with a correct clock could make it."""
         owed_us = self.full_at() // 1 - clock_us
-        own_us = 2 * (1_000_000 * self.own_reach + self.period_us)
-        return owed_us > own_us and owed_us > self.most_debt_us(clock_us)
+        return owed_us > most_debt_us(self.own_reach) and owed_us > self.most_debt_us(clock_us)
 
     def debt(self, clock_us: int) -> Fraction | int:
         """Return the time until the bucket is full."""
@@ -165,7 +164,7 @@ class TokenBucket(Rate):
     @property
     def believed_us(self) -> int:
         """The most debt that can be true: that of the largest possible bucket."""
-        return 2 * (LONGEST_FILL_US + self.period_us)
+        return most_debt_us(LONGEST_FILL_US // 1_000_000)
 
     @property
     def bound(self) -> int:
@@ -182,11 +181,13 @@ class TokenBucket(Rate):
         return [full_us, full_us - ceil(self.capacity_us), full_us - self.most_debt_us(now_us)]
 
     def numbers(self) -> dict[str, int]:
-        """Add one unit's interval, in whole microseconds and parts of one."""
+        """Return the burst, and the shortest whole time in which a whole number of units is refilled."""
         parts = self.own_parts
-        per_part = self.period_us * parts // self.limit
-        own = {"parts": parts, "t_us": per_part // parts, "t_part": per_part % parts}
-        return super().numbers() | own
+        return {
+            "limit": self.most,
+            "interval_us": self.period_us * parts // self.limit,
+            "parts": parts,
+        }
 
     @classmethod
     def options(cls, most: int) -> dict[str, st.SearchStrategy[Any]]:
@@ -244,6 +245,11 @@ class LeakyBucket(TokenBucket):
 
     algorithm = "leaky_bucket"
     queues = True
+
+
+def most_debt_us(reach_s: int) -> int:
+    """Return the most debt that can be true of a bucket that is refilled in ``reach_s`` seconds."""
+    return 2 * (reach_s + 1) * 1_000_000
 
 
 def bursts(limit: int) -> st.SearchStrategy[int]:

@@ -71,8 +71,10 @@ if takes or mode == "peek" or mode == "reset" then
     if room < cost then
       granted = room - room % step
     end
-    {{charge}}
-    room = room - granted
+    if granted > 0 then
+      {{charge}}
+      room = room - granted
+    end
   end
 else
   {{refund_or_settle}}
