@@ -42,11 +42,6 @@ class SlidingLog(Policy):
     def _instead(self, field: str) -> str:
         return "; for more, use SlidingWindow or TokenBucket"
 
-    @property
-    def arguments(self) -> tuple[int, ...]:
-        """Limit, period, and 0: no unit is taken in advance."""
-        return (self.limit, self.period_us, 0)
-
     def step(
         self, state: list[int] | None, now_us: int, lease: str = "", units: int = 0
     ) -> SlidingLogStep:

@@ -795,7 +795,7 @@ until not again
 local granted = take
 
 -- 4. Save the changes. A call that moves the end of a state to later sets the key's expiry.
-local life_us, in_use = 0, before1 > 0 or before2 > 0 or before3 > 0
+local in_use = before1 > 0 or before2 > 0 or before3 > 0
 if granted > 0 then
   if three then
     call("HSET", key, field1, saved1, field2, saved2, field3, saved3)
@@ -816,17 +816,8 @@ else
     call("HSET", key, field3, saved3)
   end
 end
-if later1 or heal1 then
-  life_us = reset1
-end
-if (later2 or heal2) and reset2 > life_us then
-  life_us = reset2
-end
-if (later3 or heal3) and reset3 > life_us then
-  life_us = reset3
-end
-if life_us > 0 then
-  local reset_us = life_us
+if later1 or later2 or later3 or heal1 or heal2 or heal3 then
+  local reset_us = math.max(reset1, reset2, reset3)
   -- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there.
   local ttl_ms = math.ceil(reset_us / 1000) + slack_ms + 1000
   local first, second = "NX", "GT"
