@@ -39,6 +39,11 @@ class SlidingLog(Policy):
         """The limit, but no more entries than one call may write."""
         return min(self.limit, self.most_entries)
 
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """Limit, period, and 0: no unit is taken in advance."""
+        return (self.limit, self.period_us, 0)
+
     def _instead(self, field: str) -> str:
         return "; for more, use SlidingWindow or TokenBucket"
 
