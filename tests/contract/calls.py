@@ -13,7 +13,16 @@ from tests import model as algorithms
 from tests.machines.support import NOW_US, new_key
 from tests.model.base import Model, Rate
 from tests.model.concurrency import LONGEST_US, Concurrency
-from tests.scripts import GIVEN_TIME_MS, SLACK_MS, Caller, field_of, several, single
+from tests.scripts import (
+    GIVEN_TIME_MS,
+    IN_FEW,
+    SLACK_MS,
+    Caller,
+    few,
+    field_of,
+    several,
+    single,
+)
 
 #: Long enough that no state expires during a test.
 PERIOD_US = 60_000_000
@@ -26,6 +35,10 @@ MODELS["several"] = [
     model.samples(*((60, 10 * PERIOD_US) if model.key_type == "list" else (5, PERIOD_US)))[0]
     for model in ALL.values()
 ]
+MODELS["few"] = [MODELS[name][0] for name in IN_FEW]
+#: Each script in the form of its name, as text but for ``few``; and those of one policy packed, too.
+PACKED = " packed"
+FORMS = [*MODELS, *(f"{name}{PACKED}" for name in MODELS if name not in ("several", "few"))]
 _callers = itertools.count()
 
 
@@ -40,9 +53,15 @@ class Subject(NamedTuple):
     script: str
     keys: list[str]
     blocks: list[tuple[Model, int, str]]
+    packed: bool
 
     def blocks_of(self, mode: str) -> list[tuple[Model, int, str]]:
-        """Return the blocks with this mode: rates, leases, or both for ``hit``, ``peek`` and ``reset``."""
+        """Return the blocks with this mode: rates, leases, or both for ``hit``, ``peek`` and ``reset``.
+
+        ``few`` knows no mode but ``hit``.
+        """
+        if self.script == "few" and mode != "hit":
+            return []
         only = {
             **dict.fromkeys(("refund", "settle"), Rate),
             **dict.fromkeys(("renew", "release"), Concurrency),
@@ -52,14 +71,16 @@ class Subject(NamedTuple):
     def words(
         self, mode: str, cost: int, now_us: int = 0, at_least: int | None = None
     ) -> list[Any]:
-        """Return the script's arguments, for a new holder; a hit of leases is ``acquire``."""
+        """Return the arguments of the form, for a new holder; a hit of leases is ``acquire``."""
         blocks, holder = self.blocks_of(mode), f"caller-{next(_callers)}"
         if mode == "hit" and any(isinstance(model, Concurrency) for model, _, _ in blocks):
             mode = "acquire"
         if self.script == "several":
             return several(blocks, now_us, mode, cost, at_least, holder)[1]
+        if self.script == "few":
+            return few(blocks, now_us, cost, at_least)[1]
         model, _, field = self.blocks[0]
-        return single(model, now_us, mode, cost, at_least, field, holder)[1]
+        return single(model, now_us, mode, cost, at_least, field, holder, packed=self.packed)[1]
 
     def run(self, mode: str, cost: int, now_us: int = 0, at_least: int | None = None) -> list[int]:
         """Call the script."""
@@ -78,8 +99,9 @@ class Subject(NamedTuple):
         return self.caller.lives_ms(self.keys)
 
 
-def subject(caller: Caller, script: str, same_key: str | None = None) -> Subject:
-    """Make an unused subject under the policies of this script."""
+def subject(caller: Caller, form: str, same_key: str | None = None) -> Subject:
+    """Make an unused subject under the policies of a script, for calls in one form."""
+    script = form.removesuffix(PACKED)
     models = MODELS[script]
     state = same_key or new_key("contract")
     keys = [state] if any(model.key_type == "hash" for model in models) else []
@@ -90,7 +112,7 @@ def subject(caller: Caller, script: str, same_key: str | None = None) -> Subject
             keys.append(f"{state}:{field}")
         on = len(keys) if model.key_type != "hash" else 1
         blocks.append((model, on, field))
-    return Subject(caller, script, keys, blocks)
+    return Subject(caller, script, keys, blocks, form.endswith(PACKED))
 
 
 def changes(client: redis.Redis) -> int:

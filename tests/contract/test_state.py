@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 import redis
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ from tests.contract import calls
 from tests.machines.support import NOW_US
 from tests.scripts import Caller, sha1
 
-SCRIPTS = list(calls.MODELS)
+SCRIPTS = calls.FORMS
 MODES = ["hit", "hit", "hit", "peek", "refund", "settle", "renew", "release", "reset"]
 
 #: Texts that a wrong caller may send as a number.
@@ -35,6 +37,14 @@ HOSTILE = [
     ),
     *("", " ", " 1", "1 ", "1;", "\0", "\u0663", str(2**53), str(2**53 - 1), str(2**63)),
 ]
+#: Numbers that a wrong caller may pack.
+HOSTILE_NUMBERS = [
+    *(float("nan"), float("inf"), -float("inf"), -1.0, -0.0, 0.0, 0.5, 1.5, 1e300, 5e-324),
+    *(float(2**53), float(2**53 - 1), float(2**63)),
+]
+hostile_numbers = st.one_of(
+    st.sampled_from(HOSTILE_NUMBERS), st.integers(-3, 10).map(float), st.floats()
+)
 hostile = st.one_of(
     st.sampled_from(HOSTILE),
     st.integers(-3, 10).map(str),
@@ -108,6 +118,16 @@ def test_expiries_are_right_after_any_calls(store, script):
     caller.close()
 
 
+def spoil(packed: bytes, data: st.DataObject) -> bytes:
+    """Change some of the packed numbers, or the length."""
+    numbers = list(struct.unpack(f"<{len(packed) // 8}d", packed))
+    for _ in range(data.draw(st.integers(0, 3))):
+        numbers[data.draw(st.integers(0, len(numbers) - 1))] = data.draw(hostile_numbers)
+    spoiled = struct.pack(f"<{len(numbers)}d", *numbers)
+    end = data.draw(st.one_of(st.just(len(spoiled)), st.integers(0, len(spoiled))))
+    return spoiled[:end] + data.draw(st.one_of(st.just(b""), st.binary(max_size=16)))
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_hostile_arguments_are_refused_or_leave_valid_state(store, script):
     """An error leaves the state unchanged; an accepted call leaves whole numbers and an expiry."""
@@ -120,7 +140,11 @@ def test_hostile_arguments_are_refused_or_leave_valid_state(store, script):
         modes = [mode for mode in MODES if tested.blocks_of(mode)]
         mode, at_least = data.draw(st.sampled_from(modes)), data.draw(st.sampled_from([None, 1]))
         words = tested.words(mode, 1, NOW_US, at_least)
+        if isinstance(words[0], bytes):
+            words[0] = spoil(words[0], data)
         for _ in range(data.draw(st.integers(1, 3))):
+            if isinstance(words[0], bytes) and data.draw(st.booleans()):
+                continue
             words[data.draw(st.integers(0, len(words) - 1))] = data.draw(hostile)
         if data.draw(st.booleans()):
             words = words[: data.draw(st.integers(0, len(words)))]
@@ -159,7 +183,13 @@ def test_the_server_finds_exactly_the_keys_that_are_passed(caller):
     """COMMAND GETKEYS, by which clusters and proxies route, returns the call's keys and nothing else."""
     for script in SCRIPTS:
         tested = calls.subject(caller, script)
-        words = ["EVALSHA", sha1(script), len(tested.keys), *tested.keys, *tested.words("hit", 1)]
+        words = [
+            "EVALSHA",
+            sha1(tested.script),
+            len(tested.keys),
+            *tested.keys,
+            *tested.words("hit", 1),
+        ]
         named = caller.client.execute_command("COMMAND GETKEYS", *words)
         assert [str_if_bytes(key) for key in named] == tested.keys
 

@@ -41,7 +41,7 @@ def caller(any_store):
 
 def log(caller: Caller, key: str, now_us: int, cost: int, limit: int = 100_000) -> list[int]:
     """Hit a log with a period of a minute."""
-    words = [now_us, "hit", cost, "sliding_log:60000000", limit, 60_000_000]
+    words = [now_us, "hit", cost, "sliding_log:60000000", limit, 60_000_000, 0]
     return caller.run([key], "sliding_log", words)
 
 
