@@ -41,7 +41,7 @@ class SlidingLog(Policy):
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """Limit, period, and 0: no units are taken in advance."""
+        """Limit, period, and 0: no unit is taken in advance."""
         return (self.limit, self.period_us, 0)
 
     def _instead(self, field: str) -> str:

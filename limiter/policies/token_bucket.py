@@ -71,7 +71,7 @@ class Bucket(Policy):
 
     @property
     def arguments(self) -> tuple[int, ...]:
-        """Burst, and the microseconds in which a number of units is refilled, with that number."""
+        """Burst, and the interval of one unit: parts of a microsecond, and the number of parts in one."""
         return (self.burst, *self.interval)
 
     @cached_property

@@ -19,9 +19,6 @@ from limiter.policies import Policy
 #: The algorithms that the script ``few`` decides, by their numbers in its arguments.
 _IN_FEW = {"fixed_window": 1, "sliding_window": 2, "token_bucket": 3}
 
-#: A hit may take any number of units, not only multiples of a larger step.
-_STEP = 1
-
 
 class _Prepared(NamedTuple):
     """The parts of a call's bytes that are the same for all keys of a template."""
@@ -131,7 +128,7 @@ def _arguments_of_one(template: CallTemplate) -> list[str | bytes]:
     numbers = [template.now_us, cost, template.at_least or cost, *policy.arguments]
     usual = "acquire" if policy.leases else "hit"
     return [
-        _packed(numbers if policy.leases else [*numbers, _STEP]),
+        _packed(numbers if policy.leases else [*numbers, template.step]),
         policy.field,
         *([block.lease] if policy.leases else []),
         *([template.mode] if template.mode != usual else []),
@@ -141,7 +138,7 @@ def _arguments_of_one(template: CallTemplate) -> list[str | bytes]:
 def _arguments_of_few(template: CallTemplate) -> list[str | bytes]:
     """The arguments for two or three policies of one hash."""
     cost = template.blocks[0].cost
-    numbers = [template.now_us, cost, template.at_least or cost, _STEP]
+    numbers = [template.now_us, cost, template.at_least or cost, template.step]
     for block in template.blocks:
         numbers += [_IN_FEW[block.policy.script], *block.policy.arguments]
     return [_packed(numbers), *[block.policy.field for block in template.blocks]]
@@ -149,7 +146,7 @@ def _arguments_of_few(template: CallTemplate) -> list[str | bytes]:
 
 def _arguments_of_several(template: CallTemplate) -> list[str | bytes]:
     """The arguments for any list of policies."""
-    arguments = [str(template.now_us), template.mode, str(template.at_least), str(_STEP)]
+    arguments = [str(template.now_us), template.mode, str(template.at_least), str(template.step)]
     for policy, key, cost, shadow, lease in template.blocks:
         arguments += [policy.script, str(key + 1), str(int(shadow)), str(cost)]
         arguments += [policy.field, *map(str, policy.arguments)]

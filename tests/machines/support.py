@@ -136,7 +136,7 @@ class Machine(RuleBasedStateMachine):
         if end_us > before_us and (
             before_us == self.clock_us or end_us - before_us > HALF_SECOND_US
         ):
-            # The given time stands still while a test runs, but the server clock does not: allow a minute.
+            # The given time stands still while a test runs, the server's clock does not: allow a minute.
             least_ms = (end_us - self.clock_us) // 1000 + GIVEN_TIME_MS - 60_000
             assert self.caller.lives_ms([key])[0] >= least_ms
             self.endless.discard(key)
