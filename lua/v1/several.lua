@@ -59,10 +59,10 @@ end
 local reply = {nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local before = {nil, nil, nil, nil, nil, nil, nil, nil, nil}
 local last, take, charges = #ARGV, 2^53, takes
-local writes, ends, lives, tails, fits, said, again, heals, same
+local writes, lives, tails, fits, said, again, heals, same
 repeat
   local at, common, kept, leases, holding = 4, 2^53, 0, 0, 0
-  writes, ends, lives, tails, fits, said, again, heals = {nil}, {nil}, {nil}, nil, true, 0, false, false
+  writes, lives, tails, fits, said, again, heals = {nil}, {nil}, nil, true, 0, false, false
   while at < last do
     local algorithm, index, shadow, cost = ARGV[at + 1], ARGV[at + 2] + 0, ARGV[at + 3], ARGV[at + 4] + 0
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
@@ -638,10 +638,16 @@ or (id ~= "" and not string.find(id, "\0", 1, true)))) then
       common, again = before[kept + 2], enough > 0
     end
     heals = heals or (heal and cost > 0)
-    if reset_us > (ends[index] or 0) then
-      ends[index] = reset_us
+    -- The latest end of the key's states, negative unless one of them is new.
+    local life_us = lives[index] or 0
+    local moves = later or heal or life_us > 0
+    if life_us < 0 then
+      life_us = -life_us
     end
-    lives[index] = lives[index] or later or heal
+    if reset_us > life_us then
+      life_us = reset_us
+    end
+    lives[index] = moves and life_us or -life_us
     reply[said + 1], reply[said + 2], reply[said + 3] = granted, room, retry_us
     reply[said + 4], reply[said + 5] = reset_us, delay_us
     said, kept = said + 5, kept + 3
@@ -725,8 +731,8 @@ for index = 1, #KEYS do
         end
       end
     end
-    local reset_us, in_use = ends[index], true
-    if lives[index] and reset_us then
+    local reset_us, in_use = lives[index] or 0, true
+    if reset_us > 0 then
       -- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there.
       local ttl_ms = math.ceil(reset_us / 1000) + slack_ms + 1000
       local first, second = "NX", "GT"

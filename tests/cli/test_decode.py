@@ -19,6 +19,7 @@ from limiter.scripts import script
 from service.demo.servers import Server
 from tests.cli.support import run, shell
 from tests.contract import vectors
+from tests.service.support import ROOT
 
 #: A line of MONITOR, as Redis 8.0 sent it; the SHA-1 is the script's of today.
 LINE = (
@@ -163,6 +164,16 @@ def test_a_text_of_a_script() -> None:
         decoded = decode.read([b"EVAL", shown.encode(), b"1", b"k", packed, b"f", b"settle"])
         assert decoded is not None
         assert (decoded.script, decoded.mode) == ("fixed_window", "settle")
+
+
+def test_the_example_of_the_page() -> None:
+    """``docs/operate.md`` shows what the command prints."""
+    packed = struct.pack("<7d", 0, 1, 1, 100, 60_000_000, 0, 1)
+    field = b"fixed_window:60000000"
+    command = [b"EVALSHA", WINDOW.encode(), b"1", b"rl:{user:42}:api:v1", packed, field]
+    decoded = decode.read(command)
+    assert decoded is not None
+    assert f"limiter scripts decode\n{decoded.line()}\n" in (ROOT / "docs/operate.md").read_text()
 
 
 FEW, WINDOW, SEVERAL = (script(name).sha for name in ("few", "fixed_window", "several"))
