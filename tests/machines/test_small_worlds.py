@@ -24,13 +24,11 @@ pytestmark = pytest.mark.usefixtures("unmeasured")
 
 WORLDS = [world for model in MODELS.values() for world in model.small_worlds()]
 LEASE_WORLDS = [world for model in LEASES.values() for world in model.small_worlds()]
-#: For ``few``: pairs of algorithms, and three policies of two of them.
+#: For ``few``: every pair of these policies, and three of them.
 HASH_WORLDS: list[Rate] = [FixedWindow(3, 4), FixedWindow(3, 5, align=True), SlidingWindow(4, 7)]
 HASH_WORLDS += [TokenBucket(3, 4), TokenBucket(5, 3, burst=4)]
 FEW_WORLDS: list[tuple[Rate, ...]] = list(itertools.combinations(HASH_WORLDS, 2))
-FEW_WORLDS += [
-    (one, other, copy.deepcopy(one)) for one, other in itertools.pairwise(reversed(HASH_WORLDS))
-]
+FEW_WORLDS += zip(HASH_WORLDS, HASH_WORLDS[1:], HASH_WORLDS[2:], strict=False)
 #: Steps of the clock of about one period.
 MOVES_US = [-9, -5, -4, -3, -1, 0, 0, 1, 1, 2, 3, 4, 5]
 #: Cost, at_least and step.

@@ -13,11 +13,16 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from limiter import scripts as loader
+from tests import lives as expiries
 from tests import scripts
 from tests.contract import calls, checks, vectors
 from tests.contract.source import SRC, load_module
 from tests.machines.support import POLICIES
 from tests.machines.test_single import SingleMachine
+from tests.machines.test_small_worlds import (
+    FEW_WORLDS,
+    test_few_and_the_models_agree_on_every_short_history,
+)
 
 #: Takes the address of a server; raises if the scripts in use are broken.
 Check = Callable[[str], None]
@@ -66,41 +71,114 @@ def agrees(algorithm: str) -> Check:
     return check
 
 
-LIFE = 'redis.call("PEXPIRE", key, math.ceil(reset_us / 1000) + slack_ms + 1000)'
-SHORTER = "if ttl_ms == -1 or (granted > 0 and ttl_ms * 1000 <= reset_us + slack_ms * 1000) then"
+def lives(url: str) -> None:
+    """Check the expiry of keys by the server's clock, for a few hundred lives."""
+    expiries.check(url, 300)
+
+
+def agrees_few(url: str) -> None:
+    """Check that ``few`` agrees with the models on short histories of three policies."""
+    test_few_and_the_models_agree_on_every_short_history(url, FEW_WORLDS[-3])
+
+
 SINGLE, SEVERAL, PARTS = "templates/rate.lua", "templates/several.lua", "templates/parts.lua"
+FEW = "templates/few.lua"
+#: The command that sets an expiry, in its two ways.
+SETTING = """if call("PEXPIRE", key, ttl_ms, first) == 0 then
+  call("PEXPIRE", key, ttl_ms, second)
+end"""
 WINDOW, LOG, BUCKET = "fixed_window.lua", "sliding_log.lua", "token_bucket.lua"
 SLIDING, LEASES = "sliding_window.lua", "concurrency.lua"
 
 MUTANTS = [
     Mutant(
-        "no expiry", "H01", SINGLE, SHORTER, "if false then",
+        "no expiry", "H01", SINGLE, "if later or heal then", "if false then",
         lambda url: calls.check_charge_gives_life(url, "fixed_window"),
     ),
     Mutant(
-        "an expiry that ends before the bucket is full", "H06", SINGLE, LIFE,
-        'redis.call("PEXPIRE", key, 2000)',
+        "an expiry that ends before the bucket is full", "H06", PARTS,
+        "math.ceil(reset_us / 1000) + slack_ms + 1000", "2000",
         lambda url: calls.check_charge_gives_life(url, "token_bucket"),
     ),
     Mutant(
-        "an expiry that is rounded down to nothing", "H07", SINGLE, LIFE,
-        'redis.call("PEXPIRE", key, math.floor(reset_us / 1000))',
+        "an expiry that is rounded down to nothing", "H07", PARTS,
+        "math.ceil(reset_us / 1000) + slack_ms + 1000", "math.floor(reset_us / 1000)",
         shows("token_bucket: thirds"),
     ),
     Mutant(
-        "a key without an expiry does not get one", "H03", SINGLE, SHORTER,
-        "if granted > 0 and ttl_ms ~= -1 and ttl_ms * 1000 <= reset_us + slack_ms * 1000 then",
-        shows("a denied hit sets the expiry of a key that has none"),
+        "a key without an expiry does not get one", "H03", PARTS,
+        'first, second = "GT", "NX"', 'first, second = "GT", "GT"',
+        shows("token_bucket: settle sets the expiry of a key that has none"),
     ),
     Mutant(
-        "a decision shortens the life of another policy's state", "H06", SINGLE, SHORTER,
-        "if ttl_ms == -1 or granted > 0 then",
-        shows("a later expiry is another policy's"),
+        "a decision shortens the life of another policy's state", "H06", PARTS,
+        SETTING, 'call("PEXPIRE", key, ttl_ms)', lives,
+    ),
+    Mutant(
+        "an expiry is set only where there is none", "H06", PARTS,
+        'call("PEXPIRE", key, ttl_ms, second)', 'call("PEXPIRE", key, ttl_ms, "NX")', lives,
+    ),
+    Mutant(
+        "an expiry is set only where there is one", "H01", PARTS,
+        'call("PEXPIRE", key, ttl_ms, second)', 'call("PEXPIRE", key, ttl_ms, "GT")', lives,
+    ),
+    Mutant(
+        "a window that opens sets no expiry", "H01", WINDOW,
+        "later = reset_us == 0", "later = false", lives,
+    ),
+    Mutant(
+        "the first charge of a sliding window sets no expiry", "H06", SLIDING,
+        "later = current == 0", "later = false", lives,
+    ),
+    Mutant(
+        "the first charge of the next sliding window sets no expiry", "H06", SLIDING,
+        "later = current == 0", "later = current == 0 and previous == 0",
+        shows("sliding_window: the first hit of the next window moves the expiry"),
+    ),
+    Mutant(
+        "a bucket's expiry is that of its first charge", "H06", BUCKET,
+        " or before_us % 500000 + full_us - before_us >= 500000", "", lives,
+    ),
+    Mutant(
+        "a bucket whose small charges never set an expiry", "H06", BUCKET,
+        "before_us % 500000 + full_us - before_us >= 500000", "full_us - before_us >= 500000",
+        shows("token_bucket: a debt that ends in another half second"),
+    ),
+    Mutant(
+        "a log's expiry is that of its first entry", "H06", LOG,
+        " or before_us % 500000 + newest_us - before_us >= 500000", "",
+        shows("sliding_log: an entry in another half second sets the expiry"),
+    ),
+    Mutant(
+        "a repair without an expiry", "H03", SINGLE, "if later or heal then", "if later then",
+        shows("fixed_window: a hit that repairs a start moves an earlier expiry to later"),
+    ),
+    Mutant(
+        "several: a repair without an expiry", "H03", SEVERAL,
+        "local moves = later or heal or", "local moves = later or",
+        shows("several: a denied hit repairs three policies"),
+    ),
+    Mutant(
+        "few: an expiry that follows the first policy", "H06", FEW,
+        "math.max(reset1, reset2, reset3)", "reset1", lives,
+    ),
+    Mutant(
+        "few: the third policy sets no expiry", "H06", FEW,
+        "later1 or later2 or later3 or", "later1 or later2 or", lives,
+    ),
+    Mutant(
+        "a lease that is taken sets no expiry", "H107", LEASES,
+        "later = true\n", "later = false\n", lives,
+    ),
+    Mutant(
+        "a lease that is renewed sets no expiry", "H107", LEASES,
+        "granted, later = cost, true", "granted = cost",
+        shows("concurrency: an expiry too early for the lease is moved to later"),
     ),
     Mutant(
         "trimming comes first, and deletes an emptied log with its expiry", "H04", LOG,
-        "if granted == 1 then",
-        'if dead > 0 then\n  redis.call("LTRIM", key, dead, -1)\nend\nif granted == 1 then',
+        "if entries == 1 then",
+        'if dead > 0 then\n  call("LTRIM", key, dead, -1)\n  dead = 0\nend\nif entries == 1 then',
         shows("sliding_log: a hit after all entries have left"),
     ),
     Mutant(
@@ -116,8 +194,7 @@ MUTANTS = [
     ),
     Mutant(
         "cost 0 writes", "H12b", SINGLE,
-        'if cost > 0 and mode ~= "peek" and mode ~= "reset" then\n  local ttl_ms',
-        'if mode ~= "peek" and mode ~= "reset" then\n  heal = heal or takes\n  local ttl_ms',
+        "if granted > 0 or (heal and cost > 0 and", "if granted > 0 or takes or (heal and cost > 0 and",
         shows("cost 0"),
     ),
     Mutant(
@@ -126,19 +203,19 @@ MUTANTS = [
     ),
     Mutant(
         "half a unit is taken", "H21", SINGLE,
-        "  and now_us % 1 + cost % 1 + at_least % 1 == 0) then", "  ) then",
+        " and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then", ") then",
         shows("half a unit is an error"),
     ),
     Mutant(
         "a cost that is nan denies nothing", "H18", SINGLE,
         "at_least >= 0 and at_least <= cost and cost <= limit\n  {{checked}}\n"
-        "  and now_us % 1 + cost % 1 + at_least % 1 == 0) then",
+        "  and step >= 1 and now_us % 1 + step % 1 + cost % step + at_least % step == 0) then",
         "not (at_least < 0 or at_least > cost or cost > limit)\n  {{checked}}) then",
         shows("a cost that is nan"),
     ),
     Mutant(
         "at_least is ignored", "H21", SINGLE,
-        "ARGV[{{last}}] and ARGV[{{last}}] + 0 or cost", "cost", shows("at_least takes what is free"),
+        "(ARGV[{{last}}] or cost) + 0", "cost", shows("at_least takes what is free"),
     ),
     Mutant(
         "one more than the limit", "H10", WINDOW,
@@ -157,20 +234,20 @@ MUTANTS = [
     ),
     Mutant(
         "an entry that counts a microsecond too long", "H10", LOG,
-        "if entry_us + period_us > last_us", "if entry_us + period_us >= last_us",
+        "if entry_us + period_us > now_us", "if entry_us + period_us >= now_us",
         shows("sliding_log: at its end a unit no longer counts"),
     ),
     Mutant(
         "two hits of one microsecond are one entry", "H14", LOG,
-        'if granted == 1 then\n  redis.call("RPUSH", key, last_us)',
-        "if granted == 1 then\n"
-        '  if tonumber(redis.call("LINDEX", key, -1) or 0) ~= last_us then\n'
-        '    redis.call("RPUSH", key, last_us)\n  end',
+        'if entries == 1 then\n  call("RPUSH", key, newest_us)',
+        "if entries == 1 then\n"
+        '  if tonumber(call("LINDEX", key, -1) or 0) ~= newest_us then\n'
+        '    call("RPUSH", key, newest_us)\n  end',
         shows("sliding_log: two hits in one microsecond are two"),
     ),
     Mutant(
         "times of the log in whole seconds", "H13", LOG,
-        "--@ charge\n", "--@ charge\nlast_us = last_us - last_us % 1000000\n",
+        "newest_us = now_us + hold_us", "newest_us = now_us + hold_us - now_us % 1000000",
         agrees("sliding_log"),
     ),
     Mutant(
@@ -190,13 +267,13 @@ MUTANTS = [
         shows("after any time without calls"),
     ),
     Mutant(
-        "a clock in whole seconds", "H28", SINGLE,
+        "a clock in whole seconds", "H28", PARTS,
         "now_us = time[1] * 1000000 + time[2]", "now_us = time[1] * 1000000",
         lambda url: calls.check_server_clock(url, "fixed_window"),
     ),
     Mutant(
         "a clock that steps back makes a log's times decrease", "H24", LOG,
-        "if last_us < now_us then", "if true then",
+        "if newest_us < now_us + hold_us then", "if true then",
         shows("sliding_log: a clock that stepped back logs"),
     ),
     Mutant(
@@ -226,7 +303,7 @@ MUTANTS = [
     ),
     Mutant(
         "a script that builds a key", "H36", SINGLE,
-        "local ARGV, key = ARGV, KEYS[1]", 'local ARGV, key = ARGV, KEYS[1] .. ":current"',
+        "local ARGV, key, call = ARGV, KEYS[1],", 'local ARGV, key, call = ARGV, KEYS[1] .. ":current",',
         reads("fixed_window"),
     ),
     Mutant(
@@ -235,28 +312,27 @@ MUTANTS = [
     ),
     Mutant(
         "a header in another order than the arguments", "H97", SINGLE,
-        "local mode = ARGV[2]\nlocal cost = ARGV[3] + 0",
-        "local cost = ARGV[2] + 0\nlocal mode = ARGV[3]", reads("sliding_log"),
+        "now_us, mode, cost = ARGV[1] + 0, ARGV[2], ARGV[3] + 0",
+        "now_us, cost, mode = ARGV[1] + 0, ARGV[2] + 0, ARGV[3]", reads("sliding_log"),
     ),
     Mutant(
         "several: a hash is charged, though another policy denies", "H09", SEVERAL,
-        "if fits and writes[index] then", "if writes[index] then",
+        "saves = takes and not charges", "saves = takes",
         shows("several: one policy denies, none is charged"),
     ),
     Mutant(
         "several: logs are charged, though another policy denies", "H09", SEVERAL,
-        "local tail = fits and tails and tails[index]", "local tail = tails and tails[index]",
+        "elseif saves then", "elseif saves or tails then",
         lambda url: calls.check_nothing_written(url, "several"),
     ),
     Mutant(
         "several: a key's expiry follows its first policy", "H06", SEVERAL,
-        "(lives[index] or -1) < reset_us", "not lives[index]",
-        shows("several: an expiry too early for one of them"),
+        "if reset_us > life_us then", "if life_us == 0 then", lives,
     ),
     Mutant(
         "several: reset deletes the hash, not the logs", "H51", SEVERAL,
-        'elseif mode == "reset" then', 'elseif mode == "reset" and index == 1 then',
-        shows("several: reset reports"),
+        'if mode == "reset" then\n    call("DEL", key)',
+        'if mode == "reset" then\n    call("DEL", KEYS[1])', shows("several: reset reports"),
     ),
     Mutant(
         "several: at_least charges each policy another number", "H09", SEVERAL,
@@ -283,8 +359,8 @@ MUTANTS = [
     ),
     Mutant(
         "a refund removes the newest entries of a log", "H10", LOG,
-        'if mode == "refund" then\n  redis.call("LTRIM", key, dead, -1)',
-        'if mode == "refund" then\n  redis.call("LTRIM", key, 0, -granted - 1)',
+        'if dead > 0 then\n  call("LTRIM", key, dead, -1)',
+        'if mode == "refund" then\n  call("LTRIM", key, 0, -granted - 1)',
         shows("sliding_log: refund removes the oldest"),
     ),
     Mutant(
@@ -314,12 +390,12 @@ MUTANTS = [
     ),
     Mutant(
         "several: a lease that is held is charged again", "H106", SEVERAL,
-        "local same = holding > 0 and holding == leases", "local same = false",
+        "same = holding > 0 and holding == leases", "same = false",
         shows("several: acquire: what is held already is not charged again"),
     ),
     Mutant(
         "a release of the unit that expires first", "H104", LEASES,
-        'redis.call("ZREM", key, string.format("%s:%d", id, unit))', 'redis.call("ZPOPMIN", key)',
+        'call("ZREM", key, string.format("%s:%d", id, unit))', 'call("ZPOPMIN", key)',
         shows("concurrency: release"),
     ),
     Mutant(
@@ -339,19 +415,78 @@ MUTANTS = [
     ),
     Mutant(
         "a lease that still counts at its end", "H103", LEASES,
-        'live = redis.call("ZCOUNT", key, now_us + 1, far_us)',
-        'live = redis.call("ZCOUNT", key, now_us, far_us)',
+        'live = call("ZCOUNT", key, now_us + 1, far_us)', 'live = call("ZCOUNT", key, now_us, far_us)',
         shows("concurrency: at its end a lease has expired"),
     ),
     Mutant(
-        "leases without expiry", "H107", LEASES, SHORTER, "if false then",
+        "leases without expiry", "H107", LEASES, "if later then", "if false then",
         lambda url: calls.check_charge_gives_life(url, "concurrency"),
     ),
     Mutant(
         "a set whose expiry follows the last lease taken", "H107", LEASES,
-        f"{SHORTER}\n    {LIFE}",
-        'if granted > 0 then\n    redis.call("PEXPIRE", key, ARGV[6] / 1000 + slack_ms + 1000)',
+        "if later then\n    {{live}}",
+        'if later then\n    call("PEXPIRE", key, lease_us / 1000 + slack_ms + 1000)',
         shows("concurrency: renew makes nothing shorter"),
+    ),
+    Mutant(
+        "a part of the cost is no multiple of step", "H21", SINGLE,
+        "granted = room - room % step", "granted = room", shows("fixed_window: step: less than the cost"),
+    ),
+    Mutant(
+        "several: a part of the cost is no multiple of step", "H21", SEVERAL,
+        "take, again = common - common % step,", "take, again = common,",
+        shows("several: step: all grant the same multiple"),
+    ),
+    Mutant(
+        "few: a part of the cost is no multiple of step", "H21", FEW,
+        "take, again = take - take % step, true", "again = true", agrees_few,
+    ),
+    Mutant(
+        "prepaid units count from the call, not from the end of their hold", "H10", LOG,
+        "newest_us = now_us + hold_us", "newest_us = now_us",
+        shows("sliding_log: units taken in advance"),
+    ),
+    Mutant(
+        "a hold advances the time by which older entries leave", "H10", LOG,
+        "if entry_us + period_us > now_us", "if entry_us + period_us > now_us + hold_us",
+        shows("sliding_log: older entries leave by the time of the call"),
+    ),
+    Mutant(
+        "a hold moves units that were there before", "H10", LOG,
+        "entry > old and newest_us or now_us", "newest_us",
+        shows("sliding_log: only the units of such a hit"),
+    ),
+    Mutant(
+        "a log is emptied by a clock that steps back", "H26", LOG,
+        "newest_us, oldest_us, reset_us, heal = now_us, now_us, period_us, true",
+        "dead, newest_us = size, now_us", shows("sliding_log: a newest entry farther ahead"),
+    ),
+    Mutant(
+        "a packed call in another order than its header", "H97", SINGLE,
+        "now_us, cost, at_least, limit, {{names}}, step = struct.unpack",
+        "now_us, at_least, cost, limit, {{names}}, step = struct.unpack", agrees("fixed_window"),
+    ),
+    Mutant(
+        "a packed reply in another order than its header", "H97", SINGLE,
+        'pack("<dddddd", granted, room, retry_us, reset_us,',
+        'pack("<dddddd", granted, room, reset_us, retry_us,', agrees("fixed_window"),
+    ),
+    Mutant(
+        "a packed call without a mode is no hit", "H97", SINGLE,
+        'ARGV[2], ARGV[3] or "hit"', "ARGV[2], ARGV[3]", agrees("fixed_window"),
+    ),
+    Mutant(
+        "few: the first policy is charged, though another denies", "H09", FEW,
+        "heal1, heal2, heal3 = heal1 and cost > 0,", "heal1, heal2, heal3 = saved1 and cost > 0,",
+        agrees_few,
+    ),
+    Mutant(
+        "few: at_least takes more than the third policy has", "H09", FEW,
+        "take = math.min(room1, room2, room3)", "take = math.min(room1, room2)", agrees_few,
+    ),
+    Mutant(
+        "few: a denied call repairs nothing", "H26", FEW,
+        "take, again = 0, heal1 or heal2 or heal3", "take = 0", agrees_few,
     ),
 ]  # fmt: skip
 
@@ -364,6 +499,7 @@ def in_use(folder: Path) -> Iterator[None]:
         scripts.source.cache_clear()
         scripts.sha1.cache_clear()
         scripts.argument_names.cache_clear()
+        scripts.packed_names.cache_clear()
         loader.script.cache_clear()
 
     loader_folder, tests_folder = loader.folder, scripts.V1
