@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import inf
 from time import monotonic, sleep
 from typing import Any
 
@@ -52,7 +51,7 @@ class Transport:
         node = self._find(call, deadline)
         connection = node.take(deadline)
         try:
-            reply = connection.execute(encoded, deadline, self._timeout)
+            reply = connection.execute(encoded, deadline)
         except ResponseError as error:
             return checked(
                 call, self._handle_error(error, call, encoded, node, connection, deadline)
@@ -92,17 +91,16 @@ class Transport:
         store, connect_timeout = self._store, self._connect_timeout
         where = store.where if address is None else store.named(address)
         connect = partial(store.connection, address, connect_timeout)
-        return Node(connect, where, self._timeout, connect_timeout, address or store.addresses[0])
+        return Node(connect, where, connect_timeout, address or store.addresses[0])
 
     def _load_on(self, node: Node, script: Script, deadline: float) -> None:
-        # No caller waits for a decision here: the reply may take until the deadline.
-        self._command(node, command("SCRIPT", "LOAD", script.source), deadline, timeout=inf)
+        self._command(node, command("SCRIPT", "LOAD", script.source), deadline)
 
-    def _command(self, node: Node, encoded: bytes, deadline: float, timeout: float) -> Any:
+    def _command(self, node: Node, encoded: bytes, deadline: float) -> Any:
         """Send one plain command to one node, once."""
         connection = node.take(deadline)
         try:
-            reply = connection.execute(encoded, deadline, timeout)
+            reply = connection.execute(encoded, deadline)
         except ResponseError as error:
             node.give(connection)
             raise translate(error, node.where) from cause(error)
@@ -144,8 +142,8 @@ class Transport:
                 connection = node.take(deadline)
             try:
                 if redirects.asking:
-                    connection.execute(ASKING, deadline, self._timeout)
-                reply = connection.execute(redirects.command, deadline, self._timeout)
+                    connection.execute(ASKING, deadline)
+                reply = connection.execute(redirects.command, deadline)
             except ResponseError as next_error:
                 error = next_error
                 continue

@@ -127,6 +127,6 @@ class ClusterTransport(Transport):
             self._changed.notify_all()
 
     def _read_table_of(self, node: Node, deadline: float) -> None:
-        reply = self._command(node, CLUSTER_SLOTS, deadline, self._timeout)
+        reply = self._command(node, CLUSTER_SLOTS, deadline)
         for gone in self._table.fill(reply, node):
             gone.close()

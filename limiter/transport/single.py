@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from math import inf
 from time import monotonic
 
 from redis.exceptions import ResponseError
@@ -30,7 +29,7 @@ class SingleTransport(Transport):
         deadline, hello = monotonic() + self._connect_timeout, None
         self._load_on(self._node, script, deadline)
         with suppress(StoreRefused):  # the server does not know HELLO
-            hello = self._command(self._node, HELLO, deadline, timeout=inf)
+            hello = self._command(self._node, HELLO, deadline)
         check_alone(hello, self._node.where)
 
     def close(self) -> None:

@@ -229,7 +229,7 @@ def unheard(limiter: Limiter, key: str) -> None:
 def untold(limiter: Limiter, key: str) -> None:
     """A command that gets no reply."""
     transport: Any = limiter._core.transport
-    transport._command(transport._node, PING, time.monotonic() + 0.1, 2.0)
+    transport._command(transport._node, PING, time.monotonic() + 0.1)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_connections_that_were_used_since_are_kept(
     node = limiter._core.transport._node  # type: ignore[attr-defined]
     older, lost, newer = (node.take(time.monotonic() + 5) for _ in range(3))
     for connection in (older, lost, newer):
-        connection.execute(PING, time.monotonic() + 5, 2.0)
+        connection.execute(PING, time.monotonic() + 5)
     node.give(older)
     node.give(newer)
     node.distrust(lost)
@@ -308,7 +308,7 @@ def test_a_failed_attempt_to_connect_is_the_failure_of_one_caller(
         return object()
 
     monkeypatch.setattr(node_module, "Connection", lambda *_: SimpleNamespace(is_open=lambda: True))
-    node = Node(connect, "store", 5.0, 5.0, ("localhost", 0))  # type: ignore[arg-type]
+    node = Node(connect, "store", 5.0, ("localhost", 0))  # type: ignore[arg-type]
     outcomes: list[str] = []
 
     def take() -> None:
