@@ -49,10 +49,23 @@ class CallTemplate:
         self.prepared: Any = None
 
 
-class Call(NamedTuple):
-    """One call for one subject or several, which a store decides as a whole."""
+class Call:
+    """One call for one subject or several, which a store decides as a whole.
 
-    template: CallTemplate
-    keys: tuple[bytes, ...]
-    tag: bytes = b""
-    """The hash tag of the keys, which decides their slot in a cluster."""
+    Attributes:
+        template: All of the call but its keys.
+        keys: The keys of the subjects' state.
+        tag: The hash tag of the keys, which decides their slot in a cluster.
+        encoded: The bytes that a transport sends; empty until then.
+        slot: The slot of the tag, once a transport to a cluster has computed it.
+
+    """
+
+    __slots__ = ("encoded", "keys", "slot", "tag", "template")
+
+    def __init__(self, template: CallTemplate, keys: tuple[bytes, ...], tag: bytes = b"") -> None:
+        self.template = template
+        self.keys = keys
+        self.tag = tag
+        self.encoded = b""
+        self.slot: int | None = None

@@ -265,6 +265,15 @@ def check_share(value: object) -> int:
     raise InvalidSetting.of("local_share", repr(value), "accepted is a whole number from 1")
 
 
+def check_call_cache_size(value: object) -> int:
+    """Check ``call_cache_size``: how many calls stay prepared, in each of two generations."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise InvalidSetting.of(
+        "call_cache_size", shown(value), "accepted is a whole number from 0, and 0 keeps no call"
+    )
+
+
 #: Seconds; a longer wait is cut to this, since a larger int may not fit into a float.
 _LONGEST_WAIT = 10**12
 

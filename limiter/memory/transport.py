@@ -52,6 +52,9 @@ class AsyncMemoryTransport:
         """As ``MemoryTransport.run``."""
         return self._inner.run(call, deadline)
 
+    def begin(self, call: Call) -> None:
+        """Send no call in advance: ``run`` waits for nothing."""
+
     async def load(self, script: object) -> None:
         """Do nothing: there is no script to load."""
 

@@ -82,6 +82,7 @@ class _Policies(Generic[_AnyGuard]):
         local_share: int = 1,
         timeout: float = 0.1,
         connect_timeout: float = 2.0,
+        call_cache_size: int = 1024,
     ) -> None:
         self.path = os.fspath(path)
         #: The error of the file's current text; None if the text is in force.
@@ -97,6 +98,7 @@ class _Policies(Generic[_AnyGuard]):
             "on_error": on_error,
             "local_share": local_share,
             "timeout": timeout,
+            "call_cache_size": call_cache_size,
         }
         self._root: Any = self._limiter_class(
             _ANY_TWO_LIMITS,

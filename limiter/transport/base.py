@@ -47,7 +47,7 @@ class Transport:
         """
         if deadline is None:
             deadline = monotonic() + self._timeout
-        encoded = encode(call)
+        encoded = call.encoded or encode(call)
         node = self._find(call, deadline)
         connection = node.take(deadline)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from binascii import crc_hqx
 from functools import reduce
 from time import monotonic
 
@@ -17,7 +16,7 @@ from limiter.transport import forks, slots
 from limiter.transport.base import Transport
 from limiter.transport.node import Node
 from limiter.transport.replies import cause, code, translate
-from limiter.transport.slots import SLOTS, SlotTable
+from limiter.transport.slots import SlotTable
 from limiter.transport.store import Store
 from limiter.transport.wire import CLUSTER_SLOTS
 
@@ -64,10 +63,11 @@ class ClusterTransport(Transport):
             node.close()
 
     def _find(self, call: Call, deadline: float) -> Node:
-        node = self._table.owners[crc_hqx(call.tag, 0) % SLOTS]
+        slot = slots.slot_of_call(call)
+        node = self._table.owners[slot]
         if node is None:
             self._read_anew(deadline)
-            node = self._table.owner(call.tag)
+            node = self._table.owner(slot)
         return node
 
     def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:

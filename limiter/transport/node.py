@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.threads import start_thread
@@ -85,7 +85,7 @@ class PlainSocket:
 
 
 class TlsSocket:
-    """As ``PlainSocket``, with Python's own timeouts: one piece of TLS may need several reads and writes."""
+    """As ``PlainSocket``, with Python's timeouts: a piece of TLS may need several reads and writes."""
 
     __slots__ = ("_milliseconds", "_poll", "_socket")
 
@@ -158,9 +158,8 @@ class Connection:
 
     def is_open(self) -> bool:
         """Whether there is nothing to read; if the server had closed the connection, there would be."""
-        return (
-            monotonic() - self.used_at < _AT_ONCE or self._is_quiet()
-        ) and not self._has_more()
+        at_once = monotonic() - self.used_at < _AT_ONCE
+        return (at_once or self._is_quiet()) and not self._has_more()
 
     def execute(self, command: bytes, deadline: float) -> Any:
         """Send one command and read its reply, by ``deadline``.
@@ -185,10 +184,16 @@ class Connection:
         except TimeoutError as error:
             self.close()
             raise StoreUnavailable(f"{self._where}: no answer within the deadline") from error
+        # MemoryError: the answer announces an array for which there is no memory.
+        except (InvalidResponse, MemoryError) as error:
+            self.close()
+            raise StoreRefused(
+                f"{self._where} answered with something other than Redis's protocol: {error!r:.200}"
+            ) from error
         except (RedisError, OSError) as error:
             self.close()
             raise translate(error, self._where) from cause(error)
-        except BaseException:  # not a reply, or a signal handler's exception while the reply is due
+        except BaseException:  # a signal handler's exception while the reply is due
             self.close()
             raise
         if isinstance(reply, ResponseError):
@@ -200,18 +205,8 @@ class Connection:
         count = self._receive(self._buffer, deadline)
         if not count:
             raise ConnectionLost("the server closed the connection")
-        return self._parse(count)
-
-    def _parse(self, count: int) -> Any:
-        """Parse ``count`` new bytes, behind those left over before."""
-        try:
-            self._feed(self._buffer, 0, count)
-            return self._gets(False)
-        # MemoryError: the answer announces an array for which there is no memory.
-        except (RedisError, MemoryError) as error:
-            raise StoreRefused(
-                f"{self._where} answered with something other than Redis's protocol: {error!r:.200}"
-            ) from error
+        self._feed(self._buffer, 0, count)  # behind the bytes left over before
+        return self._gets(False)
 
     def _read_on(self, reply: Any, deadline: float) -> Any:
         """Read until the reply is complete, by ``deadline``."""
@@ -221,7 +216,7 @@ class Connection:
                     raise TimeoutError
                 reply = self._read(deadline)
             elif isinstance(reply, redispy.Push):
-                reply = self._parse(0)
+                reply = self._gets(False)
             else:
                 return reply
 

@@ -29,17 +29,21 @@ class _Prepared(NamedTuple):
 
 
 def encode(call: Call) -> bytes:
-    """Encode a call as EVALSHA, which names the script by its SHA-1."""
-    template, keys, _ = call
+    """Encode a call as EVALSHA, which names the script by its SHA-1; the call keeps the bytes."""
+    template, keys = call.template, call.keys
     prepared: _Prepared = template.prepared or _prepare(template, len(keys))
     if len(keys) == 1:  # the most frequent call, without a loop
-        return b"%b$%d\r\n%b\r\n%b" % (prepared.by_sha, len(keys[0]), keys[0], prepared.ending)
-    return prepared.by_sha + b"".join(map(bulk, keys)) + prepared.ending
+        head, (key,), end = prepared.by_sha, keys, prepared.ending
+        encoded = b"%b$%d\r\n%b\r\n%b" % (head, len(key), key, end)
+    else:
+        encoded = prepared.by_sha + b"".join(map(bulk, keys)) + prepared.ending
+    call.encoded = encoded
+    return encoded
 
 
 def encode_with_text(call: Call) -> bytes:
     """Encode a call as EVAL, which has the script's text in it."""
-    template, keys, _ = call
+    template, keys = call.template, call.keys
     prepared: _Prepared = template.prepared or _prepare(template, len(keys))
     return prepared.by_text + b"".join(map(bulk, keys)) + prepared.ending
 

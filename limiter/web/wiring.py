@@ -48,6 +48,7 @@ class StoreSettings(TypedDict, total=False):
     timeout: float | None
     connect_timeout: float | None
     key_secret: str | bytes | None
+    call_cache_size: int | None
 
 
 class LimitSettings(StoreSettings, total=False):

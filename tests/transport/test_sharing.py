@@ -277,7 +277,7 @@ def test_connections_that_were_used_since_are_kept(
 
 def test_a_connection_that_was_just_taken_is_not_closed() -> None:
     """While one thread closes idle connections, another thread takes one of them."""
-    node = Node(lambda: None, "store", 5.0, 5.0, ("localhost", 0))
+    node = Node(lambda: None, "store", 5.0, ("localhost", 0))
 
     class JustTaken(Connection):
         @property
@@ -487,7 +487,7 @@ def test_an_older_attempt_that_fails_is_not_held_against_a_caller(store: str) ->
             super().connect()
 
     settings = redis.ConnectionPool.from_url(store).connection_kwargs
-    node = Node(lambda: Late(**settings), "store", 5.0, 5.0, ("localhost", 0))
+    node = Node(lambda: Late(**settings), "store", 5.0, ("localhost", 0))
     with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
         node.take(time.monotonic() + 0.05)
     taken: list[Connection] = []
@@ -507,10 +507,10 @@ def test_a_reply_that_cannot_be_read(store: str) -> None:
         raise MemoryError
 
     settings = redis.ConnectionPool.from_url(store).connection_kwargs
-    connection = Connection(redis.Connection(**settings), "store", 5.0)
+    connection = Connection(redis.Connection(**settings), "store")
     connection._feed = stumble
     with pytest.raises(StoreRefused, match="something other than Redis's protocol"):
-        connection.execute(PING, time.monotonic() + 5, 5.0)
+        connection.execute(PING, time.monotonic() + 5)
 
 
 def test_a_hanging_look_up_does_not_keep_the_next_from_beginning(store: str) -> None:
@@ -527,7 +527,7 @@ def test_a_hanging_look_up_does_not_keep_the_next_from_beginning(store: str) -> 
             super().connect()
 
     settings = redis.ConnectionPool.from_url(store).connection_kwargs
-    node = Node(lambda: Hanging(**settings), "store", 5.0, 0.2, ("localhost", 0))
+    node = Node(lambda: Hanging(**settings), "store", 0.2, ("localhost", 0))
 
     def gives_up(number: int) -> None:
         with pytest.raises(StoreUnavailable, match="no connection within the deadline"):
