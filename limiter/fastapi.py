@@ -21,7 +21,7 @@ from limiter.web.asgi_messages import Scope, closing
 from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
-from limiter.web.request_leases import HeldLeases
+from limiter.web.request_leases import RequestLeases
 from limiter.web.rules import CostFunction
 from limiter.web.subjects import Identity, KeyFunction, checked_subject, hashed
 from limiter.web.verdict import Verdict
@@ -66,7 +66,7 @@ class Limit:
     ) -> None:
         self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **settings)
         self._sleep = sleep
-        self._held = HeldLeases()
+        self._held = RequestLeases()
         self.__signature__ = _with_dependencies(inspect.signature(self.__call__), dependencies)
 
     async def __call__(
@@ -87,7 +87,7 @@ class Limit:
         if not verdict.allowed:
             _answer_in(scope)
             raise Refused(verdict, {**fields, "Cache-Control": "no-store"})
-        leases = self._held.of(guard, verdict)
+        self._held.hold(guard, verdict)
         try:
             for name, value in fields.items():
                 response.headers[name] = value
@@ -95,7 +95,7 @@ class Limit:
                 await asyncio.sleep(verdict.delay)
             yield verdict
         finally:
-            await leases.release()
+            await self._held.release(verdict)
 
     def _guard_in(self, scope: Scope) -> AsyncGuard:
         return self._guard()
@@ -109,7 +109,7 @@ class Limit:
 
     async def close(self) -> None:
         """Release the leases that are still held, and close the event loop's connections; for shutdown."""
-        await self._held.release()
+        await self._held.release_all()
         for limiter in wiring.limiters(self._guard()):
             await limiter.close()
 

@@ -110,16 +110,16 @@ class _Guard(Generic[_Limiter]):
 
     def _is_routed(self, request: Request, default: Rule) -> bool:
         """Whether another rule, with a match of its own, decides about the request."""
-        return any(rule is not default and self._decides(request, rule) for rule in self._routed)
-
-    def _decides(self, request: Request, rule: Rule) -> bool:
-        if rule.shadow:
-            return False
-        try:
-            outcome = rule.consider(request, self.trusted)
-        except Unidentified:
-            return True  # the rule refuses the request
-        return isinstance(outcome, Check) or outcome.is_meant
+        for rule in self._routed:
+            if rule is default or rule.shadow:
+                continue
+            try:
+                outcome = rule.consider(request, self.trusted)
+            except Unidentified:
+                return True  # the rule refuses the request
+            if isinstance(outcome, Check) or outcome.is_meant:
+                return True
+        return False
 
     def _checks(self, request: Request, shadowed: _Shadowed) -> list[Check]:
         checks = []

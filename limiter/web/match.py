@@ -8,11 +8,32 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from limiter.errors import InvalidSetting
 from limiter.web.identity import Ambiguous
 from limiter.web.paths import NO_SLASH
 from limiter.web.request import Request
+
+
+class SkipReason(Enum):
+    """Why a rule does not apply to a request."""
+
+    METHOD = "the method does not match"
+    HOST = "the host does not match"
+    PATH = "the path does not match"
+    ROUTED = "it is the default policy, and a more specific policy applies"
+    PREFLIGHT = "CORS preflights are free"
+    EXEMPT_PATH = "the path is exempt"
+    EXEMPT_NETWORK = "the client's address is exempt"
+    EXEMPT_KEY = "the subject is exempt"
+    UNIDENTIFIED = "the request is unidentified, and this policy skips such requests"
+    PERCENT = "the roll-out has not reached this subject"
+
+    @property
+    def is_meant(self) -> bool:
+        """Whether the rule applies, but its settings exempt the request."""
+        return self.name.startswith(("EXEMPT", "PREFLIGHT"))
 
 
 @dataclass(frozen=True)
@@ -57,7 +78,7 @@ class Match:
         agreed = {name: _agreed([parts.get(name) for parts in matches]) for name in names}
         return {**request.parts, **agreed}
 
-    def missed(self, request: Request) -> str | None:
+    def missed(self, request: Request) -> SkipReason | None:
         """Return which of method and host does not match; None if both match.
 
         Raises:
@@ -65,9 +86,9 @@ class Match:
 
         """
         if self.methods and not is_among(request.method, self.methods):
-            return "method"
+            return SkipReason.METHOD
         if self.hosts and not self._has_host(request.host):
-            return "host"
+            return SkipReason.HOST
         return None
 
     @property

@@ -84,7 +84,7 @@ class Verdict:
         ]
         if not by_limits:  # a fallback denied, and no limit
             return cls(503, results, body=problems.reduced_capacity(request.path), error=error)
-        body = problems.quota_exceeded_by(by_limits, request.path)
+        body = problems.quota_exceeded(by_limits, request.path)
         return cls(429, results, fields, body, error)
 
     @classmethod
