@@ -15,7 +15,6 @@ from limiter.flask.extension import Extension, Target
 from limiter.flask.limits import (
     Amount,
     DeclaredLimit,
-    KeySpec,
     LimitOptions,
     by_key,
     check_names,
@@ -29,7 +28,8 @@ from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
 from limiter.web.match import is_among
-from limiter.web.wiring import StoreSettings, networks
+from limiter.web.subjects import KeySpec
+from limiter.web.wiring import StoreSettings, check_flag, chosen, networks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -100,8 +100,6 @@ class FlaskLimiter(Extension):
         super().__init__()
         check_names(store_settings, StoreSettings)
         self._given = {name: value for name, value in store_settings.items() if value is not None}
-        if headers not in FORMS:
-            raise InvalidSetting.of("headers", repr(headers), f"accepted are {', '.join(FORMS)}")
         self._default = default if isinstance(default, _BySettings) else _without_options(default)
         self._trusted = None if trusted is None else networks(trusted)
         self._enabled = enabled
@@ -109,7 +107,7 @@ class FlaskLimiter(Extension):
             Setup,
             identity=by_key(key),
             application=_without_options(application),
-            form=headers,
+            form=chosen("headers", headers, FORMS),
             observe=observe,
             on_denied=on_denied,
             limit_options=limit_options,
@@ -119,8 +117,7 @@ class FlaskLimiter(Extension):
             check_function("observe", observe, "the request", "the verdict")
         if on_denied is not None:
             check_function("on_denied", on_denied, "the verdict")
-        if not isinstance(enabled, bool):
-            raise InvalidSetting.of("enabled", repr(enabled), "accepted are True and False")
+        check_flag("enabled", enabled)
         if exempt_when is not None:
             self.exempt_when(exempt_when)
         if app is not None:

@@ -32,21 +32,15 @@ from limiter.web.subjects import (
     ACCEPTED_IN_PROGRAMS,
     TOKEN,
     Identity,
+    KeySpec,
     checked_subject,
     hashed,
     identity,
 )
+from limiter.web.wiring import check_flag, chosen
 
 #: Limits, or a function that returns them for the current request; None: this request has none.
 Amount = Limits | Callable[[], "Limits | None"]
-#: How the subject is found: a setting that ``identity`` reads, or a function that returns the subject.
-KeySpec = (
-    str
-    | Sequence[str]
-    | Callable[[], Any]
-    | Callable[[Request], Any]
-    | Callable[[Request, Sequence[Network]], Any]
-)
 
 log = logging.getLogger("limiter.flask")
 
@@ -121,12 +115,8 @@ class DeclaredLimit:
             object.__setattr__(self, "cost", of_request("cost", self.cost, _USUAL))
         else:
             checked_cost(self.cost)
-        if not isinstance(self.shadow, bool):
-            raise InvalidSetting.of("shadow", repr(self.shadow), "accepted are True and False")
-        if self.unidentified not in UNIDENTIFIED:
-            raise InvalidSetting.of(
-                "unidentified", repr(self.unidentified), f"accepted are {', '.join(UNIDENTIFIED)}"
-            )
+        check_flag("shadow", self.shadow)
+        chosen("unidentified", self.unidentified, UNIDENTIFIED)
         for name, arguments in _FUNCTIONS.items():
             value = getattr(self, name)
             if value is not None:
