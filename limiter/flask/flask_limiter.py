@@ -27,7 +27,6 @@ from limiter.web.functions import check_function
 from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
-from limiter.web.match import is_among
 from limiter.web.subjects import KeySpec
 from limiter.web.wiring import StoreSettings, check_flag, chosen, networks
 
@@ -241,16 +240,13 @@ def _declared(
     amount: Amount, scope: str | Callable[[str], str] | None, options: LimitOptions
 ) -> DeclaredLimit:
     check_names(options, LimitOptions)
-    key = options.get("key")
-    fields: dict[str, Any] = {**options, "methods": _methods(options.get("methods", ()))}
-    fields.pop("key", None)
-    return DeclaredLimit(amount, None if key is None else by_key(key), scope=scope, **fields)
+    fields: dict[str, Any] = dict(options)
+    key, methods = fields.pop("key", None), named_methods(fields.pop("methods", ()))
+    if "GET" in methods:
+        methods |= {"HEAD"}
+    identity = None if key is None else by_key(key)
+    return DeclaredLimit(amount, identity, scope=scope, methods=methods, **fields)
 
 
 def _without_options(amount: Amount | None) -> tuple[DeclaredLimit, ...]:
     return () if amount is None else (DeclaredLimit(amount),)
-
-
-def _methods(methods: Iterable[str]) -> frozenset[str]:
-    names = named_methods(methods)
-    return names | {"HEAD"} if is_among("HEAD", names) else names

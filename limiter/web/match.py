@@ -6,7 +6,7 @@ A limit applies if one reading of the path matches; an exemption applies if all 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -85,7 +85,8 @@ class Match:
             Ambiguous: The rule names hosts, and the request has several.
 
         """
-        if self.methods and not is_among(request.method, self.methods):
+        method = "GET" if request.method == "HEAD" and "GET" in self.methods else request.method
+        if self.methods and method not in self.methods:
             return SkipReason.METHOD
         if self.hosts and not self._has_host(request.host):
             return SkipReason.HOST
@@ -125,11 +126,6 @@ def _in_any_case(expression: re.Pattern[str]) -> re.Pattern[str]:
 
 def _agreed(values: Sequence[str | None]) -> str | None:
     return values[0] if len({*values}) == 1 else None
-
-
-def is_among(method: str, methods: Collection[str]) -> bool:
-    """Whether a method is among these; GET includes HEAD, which applications serve by it."""
-    return method in methods or (method == "HEAD" and "GET" in methods)
 
 
 _WILDCARD = re.compile(r"(\*\*|\*|\{[^{}]*\})")

@@ -83,10 +83,6 @@ class Request:
         value = self.headers.get(self.address_from)
         return None if value is None else identity.entries(self.address_from, value)
 
-    def is_proxied(self, trusted: Sequence[Network]) -> bool:
-        """Whether the peer is one of these proxies."""
-        return identity.is_trusted(self.peer, trusted)
-
     def client(self, trusted: Sequence[Network]) -> Address:
         """Return the client's address, as trusted proxies report it; the result is cached.
 
@@ -96,7 +92,7 @@ class Request:
         """
         known = self.__dict__.get("_client")
         if known is None or known[0] is not trusted:
-            reported = self.forwarded_for if self.is_proxied(trusted) else None
+            reported = self.forwarded_for if identity.is_trusted(self.peer, trusted) else None
             client = (
                 identity.parse(self.peer or "")
                 if reported is None
