@@ -82,15 +82,6 @@ class _Guard(Generic[_Limiter]):
                     f"for all rules of a guard; make the limiter with store=<the other limiter>"
                 )
 
-    def checks(self, request: Request) -> list[Check]:
-        """Return the checks of the rules that apply to a request.
-
-        Raises:
-            Unidentified: The caller cannot be identified, and one of the rules refuses such requests.
-
-        """
-        return self._checks(self._with_address_from(request), [])
-
     def consider(self, request: Request, rule: Rule) -> Check | SkipReason:
         """Return one rule's check of a request, or the reason why the rule does not apply.
 
@@ -121,36 +112,24 @@ class _Guard(Generic[_Limiter]):
                 return True
         return False
 
-    def _checks(self, request: Request, shadowed: _Shadowed) -> list[Check]:
-        checks = []
-        for rule in self.rules:
-            try:
-                check = self.consider(request, rule)
-            except Unidentified as error:
-                if not rule.shadow:
-                    raise
-                shadowed.append((rule, error))
-                continue
-            if isinstance(check, Check):
-                checks.append(check)
-        return checks
-
     def _charges(self, request: Request, shadowed: _Shadowed) -> list[_Charge]:
-        """Return the checks of a request with their parts of the call.
+        """Return the checks of the rules that apply to a request, with their parts of the call.
 
         Raises:
-            Unidentified: The caller cannot be identified.
+            Unidentified: The caller cannot be identified, and one of the rules refuses such requests.
             InvalidCost: A cost is more than a limit ever admits at once.
 
         """
         charges = []
-        for check in self._checks(request, shadowed):
+        for rule in self.rules:
             try:
-                charges.append(_Charge(check, check.part()))
-            except InvalidCost as error:
-                if not check.rule.shadow:
+                check = self.consider(request, rule)
+                if isinstance(check, Check):
+                    charges.append(_Charge(check, check.part()))
+            except (Unidentified, InvalidCost) as error:
+                if not rule.shadow:
                     raise
-                shadowed.append((check.rule, error))
+                shadowed.append((rule, error))
         return charges
 
     def _entering_flow(
@@ -198,13 +177,13 @@ class _Guard(Generic[_Limiter]):
             kept = []
             try:
                 for charge in charges:
-                    error = yield from self._beginning_flow(charge, begun, unavailable)
-                    if error is None:
+                    try:
+                        yield from self._beginning_flow(charge, begun, unavailable)
                         kept.append(charge)
-                    elif charge.rule.shadow:
+                    except TooManyNewSubjects as error:
+                        if not charge.rule.shadow:
+                            raise
                         shadowed.append((charge.rule, error))
-                    else:
-                        raise error
             except StoreUnavailable as error:
                 kept, unavailable = charges, error
             verdict = yield from self._deciding_flow(request, kept, unavailable)
@@ -217,24 +196,28 @@ class _Guard(Generic[_Limiter]):
 
     def _beginning_flow(
         self, charge: _Charge, begun: list[Check], unavailable: StoreUnavailable | None
-    ) -> Flow[TooManyNewSubjects | None]:
-        """Return why a new subject is refused; peek at the store only if its address began too many."""
+    ) -> Flow[None]:
+        """Count a new subject of an address; peek at the store only if the address began too many.
+
+        Raises:
+            TooManyNewSubjects: The store does not know the subject.
+
+        """
         check, rule = charge.check, charge.rule
         limit, address = rule.new_subjects, check.address
         if limit is None or address is None:
-            return None
+            return
         begins = limit.begins(address, check.key)
         if begins:
             begun.append(check)
         if begins is not False:
-            return None
+            return
         if unavailable is not None:
             raise unavailable
         alone = [charge._replace(part=charge.part._replace(shadow=False))]
         (decision,) = yield from _Guard._asking_flow(self, alone, "peek", "")
-        if _was_known(decision):
-            return None
-        return TooManyNewSubjects(rule.name, limit, limit.retry_after(address))
+        if not _was_known(decision):
+            raise TooManyNewSubjects(rule.name, limit, limit.retry_after(address))
 
     def _deciding_flow(
         self, request: Request, charges: list[_Charge], unavailable: StoreUnavailable | None
