@@ -71,24 +71,25 @@ def library(revision: str) -> Iterator[Library]:
         NoLibrary: git, the checkout's repository, the revision, or a library in it is missing.
 
     """
-    commit = str(
-        _git("rev-parse", "--verify", "--short", f"{revision}^{{commit}}"), "ascii"
-    ).strip()
-    archive = _git("archive", "--format=zip", commit, "limiter", "lua")
+    words = ["rev-parse", "--verify", "--short", f"{revision}^{{commit}}"]
+    expected = "expected a commit, branch or tag of this checkout"
+    commit = str(_git(words, f"{revision} is no revision: {expected}"), "ascii").strip()
+    words = ["archive", "--format=zip", commit, "limiter", "lua"]
+    archive = _git(words, f"{revision} has no library: expected limiter/ and lua/ in it")
     with TemporaryDirectory(prefix="limiter-before-") as folder:
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
         yield Library(commit, Path(folder))
 
 
-def _git(*words: str) -> bytes:
+def _git(words: list[str], failure: str) -> bytes:
     git = ["git", "-C", str(_CHECKOUT), *words]
     try:
         return subprocess.run(git, capture_output=True, check=True).stdout
     except FileNotFoundError:
-        raise NoLibrary("git is not installed") from None
+        raise NoLibrary("git is not installed: install it, or leave this option out") from None
     except subprocess.CalledProcessError as error:
-        lines = error.stderr.decode(errors="replace").strip().splitlines()
-        raise NoLibrary(lines[0] if lines else f"git {words[0]} failed") from None
+        reason = error.stderr.decode(errors="replace").partition("\n")[0]
+        raise NoLibrary(f"{failure} (git: {reason})") from None
 
 
 def calls_of(

@@ -103,8 +103,8 @@ def bench(
 
     Example: limiter bench --quick --only hit
 
-    With --against, reports also have the figures of that revision's library, and the quotients. The other
-    library is this checkout's, with its changes. Both have the same servers, floor, core and repetitions.
+    With --against, the report also has the figures of that revision's library, and the quotients. Both
+    libraries are measured on the same servers and core, in the same repetitions.
 
     Example: limiter bench --only hit --against v0.9
 
