@@ -108,16 +108,16 @@ def calls_of(
         return {}
     here, there = Pipe()
     path = os.pathsep.join([str(before.folder), str(_CHECKOUT)])
-    child = Child(
-        f"the process with the library of {before.commit}",
-        [sys.executable, "-m", "bench.other_side", str(there.fileno())],
-        env=os.environ | {"PYTHONPATH": path},
-        cwd=before.folder,
-        keep=[there.fileno()],
-    )
+    with there:
+        child = Child(
+            f"the process with the library of {before.commit}",
+            [sys.executable, "-m", "bench.other_side", str(there.fileno())],
+            env=os.environ | {"PYTHONPATH": path},
+            cwd=before.folder,
+            keep=[there.fileno()],
+        )
     stack.callback(child.stop)
     stack.enter_context(here)
-    there.close()
 
     def request(message: object) -> Any:
         try:

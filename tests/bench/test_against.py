@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.against import NoLibrary, Side, calls_of, library, made
+from bench.against import Library, NoLibrary, Side, calls_of, library, made
 from bench.effort import QUICK
 from bench.memory import cases
 from bench.other_side import CASES
@@ -32,6 +33,14 @@ def revision() -> str:
     return ran.stdout.strip()
 
 
+@pytest.fixture
+def other(tmp_path: Path) -> Library:
+    """A copy of the checkout's library, also of what is not committed, so it can make every case."""
+    for folder in ("limiter", "lua"):
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder)
+    return Library("a copy", tmp_path)
+
+
 @pytest.fixture(scope="module")
 def own() -> Iterator[Server]:
     """A server that no other test uses, since the part ``memory`` empties it."""
@@ -42,7 +51,7 @@ def own() -> Iterator[Server]:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", CASES)
 def test_each_part_makes_its_cases_with_the_other_library(
-    part: str, revision: str, own: Server, cluster: Cluster
+    part: str, other: Library, own: Server, cluster: Cluster
 ) -> None:
     """All cases of the checkout are there, and each returns what the part expects."""
     stores = [cluster.url, own.url] if part == "cluster" else [own.url]
@@ -50,7 +59,7 @@ def test_each_part_makes_its_cases_with_the_other_library(
     effort = QUICK._replace(calls=2, entries=(1_000,))
     module, function = CASES[part]
     notes: list[str] = []
-    with library("HEAD") as other, own.client() as client, ExitStack() as stack:
+    with own.client() as client, ExitStack() as stack:
         client.flushall()
         calls = calls_of(other, part, side, effort, stack, notes)
         results = [call() for call in calls.values()]
@@ -100,6 +109,15 @@ def test_a_revision_that_does_not_exist(revision: str, wrong: str) -> None:
         pass
 
 
+def test_the_library_of_a_revision_is_extracted_and_removed(revision: str) -> None:
+    """The folder has what is committed, and nothing else of the checkout."""
+    with library("HEAD") as extracted:
+        assert extracted.commit == revision
+        assert sorted(path.name for path in extracted.folder.iterdir()) == ["limiter", "lua"]
+        assert (extracted.folder / "lua" / "v1" / "SHA1SUMS").is_file()
+    assert not extracted.folder.exists()
+
+
 def test_a_revision_without_a_library(revision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names what is missing."""
     monkeypatch.setattr("bench.against._CHECKOUT", CHECKOUT / "docs")
@@ -116,11 +134,11 @@ def test_a_folder_that_is_no_checkout(tmp_path: Path, monkeypatch: pytest.Monkey
         pass
 
 
-def test_a_case_that_the_other_library_lacks(revision: str, own: Server) -> None:
+def test_a_case_that_the_other_library_lacks(other: Library, own: Server) -> None:
     """It is left out with the reason, and the other cases are measured with the other library."""
     side = Side.here([own.url], [own])
     notes: list[str] = []
-    with library("HEAD") as other, ExitStack() as stack:
+    with ExitStack() as stack:
         policies = other.folder / "limiter" / "policies"
         log = policies / "sliding_log.py"
         log.write_text(log.read_text() + "\n\ndel SlidingLog.script\n")
@@ -134,10 +152,10 @@ def test_a_case_that_the_other_library_lacks(revision: str, own: Server) -> None
         assert calls[same]().median == pytest.approx(now[same]().median, rel=0.2)
 
 
-def test_a_library_that_cannot_be_imported(revision: str, own: Server) -> None:
+def test_a_library_that_cannot_be_imported(other: Library, own: Server) -> None:
     """The part fails with the reason; it does not fall back to the checkout's library."""
     side = Side.here([own.url], [own])
-    with library("HEAD") as other, ExitStack() as stack:
+    with ExitStack() as stack:
         (other.folder / "limiter" / "__init__.py").write_text("raise ImportError('too old')\n")
         with pytest.raises(Failed, match=f"{other.commit}: ImportError: too old"):
             calls_of(other, "memory", side, QUICK, stack, [])
