@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -73,6 +74,8 @@ class Maker:
 def make_any(request: pytest.FixtureRequest) -> Iterator[Maker]:
     """As ``make_limiter``, for threads and for each kind of event loop that is installed."""
     with ExitStack() as stack:
+        gc.freeze()  # as in ``in_loop``: the end of each of many loops looks at all younger objects
+        stack.callback(gc.unfreeze)
         yield Maker(request.param, stack)
 
 
