@@ -20,6 +20,7 @@ from service.demo.checks import CHECKOUT, DemoError
 from service.demo.children import Child, stop
 from service.demo.output import Log, say
 from service.demo.servers import HOST, Cluster, ServerError, free_port
+from service.one_policy import AnyPolicies
 
 #: Seconds that one part may take to start on a busy machine.
 START_TIMEOUT = 30.0
@@ -64,7 +65,6 @@ class Demo:
         self._folder: TemporaryDirectory[str] | None = None
         self._instances: list[tuple[str, int]] = []
         self._operators: list[int] = []
-        self._unknown_policy: str | None = None
         self._width = len(f"instance-{options.instances}")
 
     def run(self) -> None:
@@ -88,16 +88,15 @@ class Demo:
         traefik = checks.dependencies(embedded=self._store is None)
         self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
         checks.instances(self._environ, self._options.instances)
-        limiter, self._limits = checks.settings(self._environ)
-        self._unknown_policy = checks.unknown_policy(limiter)
+        policies = checks.policies(self._environ)
         checks.port(self._options.port)
         if self._store is not None:
-            checks.store(limiter)
+            checks.store(policies)
         else:
             self._start_cluster()
         self._start_instances()
         self._start_traefik(traefik)
-        self._announce(time.monotonic() - began)
+        self._announce(policies, time.monotonic() - began)
 
     def _start_cluster(self) -> None:
         with _progress(f"Starting a cluster of {self._options.nodes} nodes"):
@@ -201,16 +200,20 @@ class Demo:
             if not node.alive:
                 raise DemoError(f"The {node.reason()}")
 
-    def _announce(self, seconds: float) -> None:
+    def _announce(self, policies: AnyPolicies, seconds: float) -> None:
         page = f"http://localhost:{self._options.port}/"
         url, protected = f"{page}demo-service/hello", f"{page}demo-service/protected/hello"
         # No comment after a command: some shells do not accept a pasted one.
         commands = [f"curl -i {url}", f"curl -i {protected}", f"ab -n 1000 -c 100 {url}"]
         about = "The second command goes through ForwardAuth to an upstream without a limiter."
-        if policy := self._unknown_policy:
+        if policy := checks.unknown_policy(policies):
             commands.remove(f"curl -i {protected}")
             about = f"ForwardAuth is left out: there is no policy {policy}, which traefik/dynamic.yml uses."
         lines = "".join(f"  {command}\n" for command in commands)
+        rules = policies.guard.rules
+        limits = " and ".join(map(repr, rules[0].limiter.policies))
+        if policies.path is not None:
+            limits = f"{policies.path}: {', '.join(rule.name for rule in rules)}"
         port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
         where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
         nodes = self._cluster.nodes if self._cluster is not None else []
@@ -222,7 +225,7 @@ class Demo:
             f"{where}"
             f"  {'store':12} {store}\n"
             f"  {'metrics':12} {', '.join(f'http://{HOST}:{port}/metrics' for port in self._operators)}\n"
-            f"  {'limit':12} {self._limits}\n\n"
+            f"  {'limit':12} {limits}\n\n"
             f"Try in another terminal:\n\n{lines}\n"
             f"{about}\n"
             "All commands spend the same limit. ab is in Debian's package apache2-utils.\n"
