@@ -1,4 +1,4 @@
-"""``/v1/check/<policy>`` decides about the subjects of a body, and ``/v1/refund/<policy>`` refunds a charge."""
+"""``/v1/check/<policy>`` decides about subjects of a body, and ``/v1/refund/<policy>`` refunds."""
 
 from __future__ import annotations
 

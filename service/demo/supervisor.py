@@ -60,16 +60,18 @@ class Demo:
         self._store = options.store or self._environ.get("LIMITER_STORE") or None
         self._stop_asked = threading.Event()
         self._cluster: Cluster | None = None
-        self._children: list[Child] = []
-        self._logs: dict[str, Log] = {}
-        self._folder: TemporaryDirectory[str] | None = None
-        self._instances: list[tuple[str, int]] = []
-        self._operators: list[int] = []
+        self._children: list[tuple[Child, Log]] = []
+        #: By name: the port of each instance, and the one for operators.
+        self._instances: dict[str, list[int]] = {}
         self._width = len(f"instance-{options.instances}")
 
     def run(self) -> None:
         """Run until a signal asks the demo to stop; raise DemoError if a part fails."""
-        with self._signals():
+        with (
+            self._signals(),
+            TemporaryDirectory(prefix="limiter-demo-", ignore_cleanup_errors=True) as folder,
+        ):
+            self._folder = Path(folder)
             try:
                 self._start()
                 while True:
@@ -111,7 +113,7 @@ class Demo:
             for number in range(1, count + 1):
                 # Names of one length: `ab` counts responses of different lengths as failed.
                 self._start_instance(f"instance-{number:0{len(str(count))}}")
-            for name, port in self._instances:
+            for name, (port, _) in self._instances.items():
                 self._wait_for(name, port, "/readyz")
             self._wait_for("upstream", self._upstream, "/")
 
@@ -119,9 +121,7 @@ class Demo:
         """Start one instance, on an address of its own and another one for operators."""
         app = f"service.app:create_app({name!r})"
         self._environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder_of(name))
-        port, for_operators = self._start_gunicorn(name, "service/gunicorn.conf.py", app, 2)
-        self._instances.append((name, port))
-        self._operators.append(for_operators)
+        self._instances[name] = self._start_gunicorn(name, "service/gunicorn.conf.py", app, 2)
 
     def _start_upstream(self) -> None:
         """Start the upstream that ForwardAuth protects."""
@@ -151,7 +151,7 @@ class Demo:
             copy = self._folder_of("traefik") / "traefik.yml"
             copy.write_text(static)
             self._environ["SERVICE_ADDRESSES"] = ",".join(
-                f"{HOST}:{port}" for _, port in self._instances
+                f"{HOST}:{port}" for port, _ in self._instances.values()
             )
             self._environ["INSIDE_ADDRESS"] = f"{HOST}:{inside}"
             self._environ["UPSTREAM_ADDRESS"] = f"{HOST}:{self._upstream}"
@@ -160,23 +160,15 @@ class Demo:
 
     def _folder_of(self, name: str) -> Path:
         """Make a folder for the files of one part; the demo removes it at the end."""
-        if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="limiter-demo-", ignore_cleanup_errors=True)
-        folder = Path(self._folder.name) / name
+        folder = self._folder / name
         folder.mkdir()
         return folder
 
     def _launch(self, name: str, command: list[str], keep: tuple[int, ...] = ()) -> None:
         child = Child(
-            name,
-            command,
-            env=self._environ,
-            cwd=CHECKOUT,
-            output=subprocess.PIPE,
-            keep=keep,
+            name, command, env=self._environ, cwd=CHECKOUT, output=subprocess.PIPE, keep=keep
         )
-        self._children.append(child)
-        self._logs[name] = Log(child, self._width)
+        self._children.append((child, Log(child, self._width)))
 
     def _wait_for(self, name: str, port: int, path: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT
@@ -189,10 +181,10 @@ class Demo:
         """Wait; raise if a signal asks the demo to stop, or if a child has ended."""
         if self._stop_asked.wait(seconds):
             raise Stopped
-        for child in self._children:
+        for child, log in self._children:
             if not child.alive:
-                self._logs[child.name].close()
-                output = " / ".join(self._logs[child.name].last) or "it printed nothing"
+                log.close()
+                output = " / ".join(log.last) or "it printed nothing"
                 raise DemoError(f"{child.name} ended ({child.ending}): {output}")
 
     def _watch_cluster(self) -> None:
@@ -215,7 +207,9 @@ class Demo:
         if policies.path is not None:
             limits = f"{policies.path}: {', '.join(rule.name for rule in rules)}"
         port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
-        where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
+        instances = self._instances.items()
+        where = "".join(f"  {name:12} http://{HOST}:{own}\n" for name, (own, _) in instances)
+        metrics = [f"http://{HOST}:{operators}/metrics" for _, (_, operators) in instances]
         nodes = self._cluster.nodes if self._cluster is not None else []
         store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "the given one"
         say(
@@ -224,7 +218,7 @@ class Demo:
             f"  {'traefik':12} {page}\n"
             f"{where}"
             f"  {'store':12} {store}\n"
-            f"  {'metrics':12} {', '.join(f'http://{HOST}:{port}/metrics' for port in self._operators)}\n"
+            f"  {'metrics':12} {', '.join(metrics)}\n"
             f"  {'limit':12} {limits}\n\n"
             f"Try in another terminal:\n\n{lines}\n"
             f"{about}\n"
@@ -236,14 +230,11 @@ class Demo:
     def _stop(self) -> None:
         # Traefik first: its health checks would warn of instances that end before it.
         for is_traefik in (True, False):
-            stop([child for child in self._children if (child.name == "traefik") == is_traefik])
-        for log in self._logs.values():
+            stop(child for child, _ in self._children if (child.name == "traefik") == is_traefik)
+        for _, log in self._children:
             log.close()
         if self._cluster is not None:
             self._cluster.stop()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
