@@ -200,33 +200,25 @@ def network(text: str) -> IPv4Network | IPv6Network:
     return result
 
 
-def admin_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """The token that operators send to the service; None: the service has no endpoints for operators.
+def tokens(environ: Mapping[str, str] | None = None) -> tuple[str | None, str | None]:
+    """The service's tokens: of operators, and of callers outside the trusted networks.
+
+    Without its token, the service answers no operators, or no such callers.
 
     Raises:
-        InvalidSetting: It is too short, or a header field cannot hold it; the message does not show it.
-
-    """
-    return _token(ADMIN_TOKEN, os.environ if environ is None else environ)
-
-
-def api_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """The token of callers outside the trusted networks; None: the service answers no such caller.
-
-    Raises:
-        InvalidSetting: It is too short, a header field cannot hold it, or it is the operators' token. The
+        InvalidSetting: A token is too short, a header field cannot hold it, or the two are the same. The
             message does not show it.
 
     """
     environ = os.environ if environ is None else environ
-    token = _token(API_TOKEN, environ)
-    if token is not None and token == environ.get(ADMIN_TOKEN):
+    admin, api = _token(ADMIN_TOKEN, environ), _token(API_TOKEN, environ)
+    if api is not None and api == admin:
         raise InvalidSetting.of(
             API_TOKEN,
             f"the same as {ADMIN_TOKEN}",
             "accepted is another token, since its holders may not do what operators do",
         )
-    return token
+    return admin, api
 
 
 def _token(variable: str, environ: Mapping[str, str]) -> str | None:

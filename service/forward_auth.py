@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from limiter.policyfile import Policies
 from limiter.web import paths, problems, wiring
 from limiter.web.guard import Guard
 from limiter.web.identity import Network, Unidentified, is_trusted
 from limiter.web.request import Request, bare_host, from_wsgi
 from limiter.web.subjects import TOKEN
 from limiter.web.verdict import Verdict
-from service.one_policy import OnePolicy
+from service.one_policy import AnyPolicies
 from service.recorder import Recorder
 
 PREFIX = "/forward-auth/"
@@ -37,7 +36,7 @@ class ForwardAuth:
 
     def __init__(
         self,
-        policies: Policies | OnePolicy,
+        policies: AnyPolicies,
         trusted: tuple[Network, ...],
         recorder: Recorder,
     ) -> None:

@@ -19,7 +19,7 @@ from limiter.policyfile import Policies
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.rules import Rule
 from limiter.web.verdict import Verdict
-from service.one_policy import OnePolicy
+from service.one_policy import AnyPolicies, OnePolicy
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
@@ -44,7 +44,7 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 class Metrics:
     """The counters of one application."""
 
-    def __init__(self, policies: Policies | OnePolicy) -> None:
+    def __init__(self, policies: AnyPolicies) -> None:
         self._registry = registry = CollectorRegistry()
         self._policies = policies
         #: The rules whose counters exist.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from limiter import Limiter
+from limiter.policyfile import Policies
 from limiter.web.guard import Guard
 from limiter.web.identity import Network
 from limiter.web.rules import Rule
@@ -43,3 +44,7 @@ class OnePolicy:
     def close(self) -> None:
         """Close the idle connections."""
         self.guard.rules[0].limiter.close()
+
+
+#: The policies of the service: those of a file, or the only one.
+AnyPolicies = Policies | OnePolicy

@@ -21,6 +21,7 @@ from service.demo.servers import Server
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
 from tests.ids import plain
+from tests.transport.support import scripts_run
 
 
 def hello() -> str:
@@ -241,9 +242,9 @@ def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) 
     ask(app, "/a", address="203.0.113.9")  # the scripts are loaded
 
     with server.client() as client:
-        before = _calls(client)
+        before = scripts_run(client)
         answers = ask(app, "/a", "/a", "/a", "/a")
-        assert _calls(client) - before == len(answers)
+        assert scripts_run(client) - before == len(answers)
 
     assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
     assert answers[-1].headers["RateLimit-Policy"] == (
@@ -252,13 +253,6 @@ def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) 
     parts = answers[-1].headers["RateLimit"].split(", ")
     left = [part.split("r=")[1].split(";")[0] for part in parts]
     assert left == ["98", "48", "0", "68"]
-
-
-def _calls(client: Any) -> int:
-    stats = client.info("commandstats")
-    return sum(
-        stats.get(name, {"calls": 0})["calls"] for name in ("cmdstat_evalsha", "cmdstat_eval")
-    )
 
 
 def test_a_shared_limit_counts_its_routes_together(make: Make) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -32,13 +31,6 @@ def by_key(key: str, peer: str = "203.0.113.9") -> Request:
 def bounded(**more: Any) -> dict[str, Any]:
     """A rule by API key; an address may begin three keys an hour."""
     return {"identity": API_KEY, "new_subjects": NewSubjects("3/hour"), **more}
-
-
-@pytest.fixture
-def own() -> Iterator[Server]:
-    """A server with no other keys."""
-    with Server() as running:
-        yield running
 
 
 def statuses(guard: AnyGuard, keys: list[str], peer: str = "203.0.113.9") -> list[int]:
