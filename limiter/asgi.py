@@ -173,7 +173,10 @@ class LimiterMiddleware:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._warn_of_replaced_peers()
-                await self._open_if_possible()
+                try:
+                    await self.open()
+                except LimiterError as error:
+                    log.warning("started without the store: %s", error)
             return message
 
         async def sending(message: Message) -> None:
@@ -198,12 +201,6 @@ class LimiterMiddleware:
                 warn = getattr(rule.cost, "warn_of_replaced_peers", None)
                 if warn is not None:
                     warn()
-
-    async def _open_if_possible(self) -> None:
-        try:
-            await self.open()
-        except LimiterError as error:
-            log.warning("started without the store: %s", error)
 
 
 def _guard_of_messages(

@@ -140,7 +140,7 @@ class _Checks:
         except LimiterError as error:
             self._unavailable = error if isinstance(error, StoreUnavailable) else None
             return self._undecided(error)
-        return self._result(Verdict.of_results([Result(rule, decision, part)], own_request()))
+        return self._result(Verdict.of_results((Result(rule, decision, part),), own_request()))
 
     def _result(self, verdict: Verdict) -> CheckResult:
         error = verdict.error

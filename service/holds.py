@@ -86,7 +86,7 @@ def _take(leases: LeaseCalls, name: str, forget: bool) -> Verdict:
             leases.forget(name, error)
     except StoreRefused as refused:
         return Verdict.of_error(refused, own_request(), rule.shadow)
-    return Verdict.of_results([Result(rule, decision, leases.part)], own_request(), error)
+    return Verdict.of_results((Result(rule, decision, leases.part),), own_request(), error)
 
 
 def _sure(leases: LeaseCalls, change: Callable[[], int]) -> int:

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 from limiter.errors import InvalidCost, LimiterError
 from limiter.keys import NAME
 from limiter.policies import Policy
-from limiter.policyfile import costs
 from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
 from limiter.policyfile.schema import KEYS, LEFT_OUT, LIMITER_KEYS, read_keys, read_limits
 from limiter.web import limiter_calls
 from limiter.web.new_subjects import NewSubjects
-from limiter.web.rules import Match, Rule
+from limiter.web.rules import Match, Rule, fixed_cost
 from limiter.web.subjects import findable, identity, is_chosen, meant
 
 #: Example subjects, by kinds of keys that no client chooses.
@@ -258,7 +257,7 @@ class _Policy:
                 bool(match.get("ignore_case")),
             ),
             identity=identity(self.key),
-            cost=costs.fixed(cost) if isinstance(cost, int) else cost,
+            cost=fixed_cost(cost) if isinstance(cost, int) else cost,
             form=values["headers"],
             shadow=values["shadow"],
             percent=values["percent"],

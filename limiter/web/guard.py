@@ -244,10 +244,10 @@ class _Guard(Generic[_Limiter]):
         except BaseException:  # an interrupted call may have taken leases
             _forget(charges, lease, StoreUnavailable("the request was interrupted"))
             raise
-        results = [
+        results = tuple(
             Result(charge.rule, decision, charge.part)
             for charge, decision in zip(charges, decisions, strict=True)
-        ]
+        )
         verdict = Verdict.of_results(results, request, unavailable)
         if leased and verdict.allowed:
             yield from self._keeping_flow(verdict, lease, began)

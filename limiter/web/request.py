@@ -19,12 +19,8 @@ _MOST_DIGITS = 18
 #: Methods whose bodies have no meaning (RFC 9110): browsers send them without one.
 _WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
-#: Cached properties, and the fields from which they are computed.
-_CACHED = {
-    "readings": {"path", "target"},
-    "forwarded_for": {"headers", "address_from"},
-    "_client": {"headers", "address_from", "peer"},
-}
+#: What is cached; it does not depend on the named parts of the path.
+_CACHED = ("readings", "forwarded_for", "_client")
 
 
 @dataclass(frozen=True)
@@ -112,12 +108,11 @@ class Request:
         return identity.subject(self.client(trusted), prefix)
 
     def changed(self, **fields: Any) -> Request:
-        """Return a copy with other fields; it keeps cached properties of the unchanged ones."""
+        """Return a copy with other fields; with other ``parts`` alone, it keeps what is cached."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        for name, sources in _CACHED.items():
-            if not sources.isdisjoint(fields):
-                copy.__dict__.pop(name, None)
+        for name in () if fields.keys() == {"parts"} else _CACHED:
+            copy.__dict__.pop(name, None)
         copy.__dict__.update(fields)
         return copy
 
@@ -230,9 +225,6 @@ class _WsgiHeaders(Mapping[str, str]):
         if value is None or (value == "" and variable in _WITHOUT_PREFIX):
             return default
         return value if type(value) is str else str(value)
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.get(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         for variable in self._environ:

@@ -34,9 +34,13 @@ UNIDENTIFIED = ("refuse", "skip", "address")
 _PARTS = 10_000
 
 
-def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG001 (other costs look)
-    """Return 1, the default cost."""
-    return 1
+def fixed_cost(cost: int) -> Cost:
+    """Return the cost that is the same for every request."""
+    return lambda request, trusted: cost  # noqa: ARG005 (the signature of a Cost)
+
+
+#: The default cost.
+one_unit = fixed_cost(1)
 
 
 class Check(NamedTuple):
@@ -120,7 +124,7 @@ class Rule:
             self,
             match=Match(),
             identity=lambda request, trusted: subject,  # noqa: ARG005 (it is given)
-            cost=lambda request, trusted: cost,  # noqa: ARG005 (it is given)
+            cost=fixed_cost(cost),
             exempt_networks=(),
             exempt_paths=(),
             preflights=True,
@@ -150,7 +154,10 @@ class Rule:
             return self.match.missed(request) or SkipReason.PATH
         if not self.preflights and request.is_preflight:
             return SkipReason.PREFLIGHT
-        if self.exempt_paths and all(map(self._exempts, request.readings)):
+        if self.exempt_paths and all(
+            any(expression.fullmatch(path) for expression in self.exempt_paths)
+            for path in request.readings
+        ):
             return SkipReason.EXEMPT_PATH
         if self.exempt_networks and self._is_exempt(request, trusted):
             return SkipReason.EXEMPT_NETWORK
@@ -201,9 +208,6 @@ class Rule:
         except Unidentified:
             return False
         return any(address in network for network in self.exempt_networks)
-
-    def _exempts(self, path: str) -> bool:
-        return any(expression.fullmatch(path) for expression in self.exempt_paths)
 
     def _holds_for(self, subject: Key) -> bool:
         """Whether ``percent`` includes the subject."""

@@ -239,7 +239,7 @@ def by_address(request: Request, trusted: Sequence[Network]) -> str:
 
 
 def _identity(spec: str, accepted: str) -> Identity:
-    kind, separator, name = spec.partition(":")
+    kind, _, name = spec.partition(":")
     if spec == "address":
         return by_address
     if bits := _ADDRESS.fullmatch(spec):
@@ -256,14 +256,15 @@ def _identity(spec: str, accepted: str) -> Identity:
         raise InvalidSetting.of(
             "key", repr(spec), f"accepted is the name of {what}, as in {kind}:X-Name"
         )
-    if kind == "header" and name:
-        return _valued("header", f"header {name}", partial(_header, name.lower()))
+    if kind in ("header", "api-key") and name:
+        what = f"header {name}" if kind == "header" else "API key"
+        return _valued(kind, what, partial(_field, kind, name.lower()))
+    if spec == "api-key":
+        return _valued("api-key", "API key", _api_key)
     if kind == "cookie" and name:
         return _valued("cookie", f"cookie {name}", lambda request: request.cookie(name))
     if kind == "path" and name:
         return _valued("path", f"part {name} of the path", lambda request: request.part(name))
-    if kind == "api-key" and (name or not separator):
-        return _valued("api-key", "API key", partial(_api_key, name.lower()))
     raise InvalidSetting.of("key", repr(spec), accepted)
 
 
@@ -282,9 +283,8 @@ def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Iden
 _LISTS = re.compile(r"user-agent|referer|accept(-.+)?|sec-ch-.+")
 
 
-def _header(name: str, request: Request) -> str | None:
-    value = request.headers.get(name)
-    return None if value is None else _value("header", name, value)
+def _field(kind: str, name: str, request: Request) -> str:
+    return _value(kind, name, request.headers.get(name, ""))
 
 
 def _value(kind: str, name: str, value: str) -> str:
@@ -307,18 +307,16 @@ def _single(what: str, value: str) -> str:
     return value
 
 
-def _api_key(header: str, request: Request) -> str | None:
-    """Return the API key in that header field; without a name, in X-API-Key or as a bearer token.
+def _api_key(request: Request) -> str | None:
+    """Return the API key in X-API-Key or as a bearer token.
 
     Raises:
         Ambiguous: There are several. If the application used one and the limit another, a client could
             change the other with each request.
 
     """
-    if header:
-        return _value("api-key", header, request.headers.get(header, ""))
     credentials = request.headers.get("authorization", "")
-    keys = {_value("api-key", _API_KEY, request.headers.get(_API_KEY, "")).strip()}
+    keys = {_field("api-key", _API_KEY, request).strip()}
     if _BEARER.search(credentials):
         keys.add(_credentials("api-key", credentials))
     keys.discard("")

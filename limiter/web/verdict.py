@@ -6,7 +6,8 @@ It calls no store: ``guard`` and the service obtain the decisions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -38,6 +39,7 @@ class Result(NamedTuple):
         return not (self.decision.allowed or self.rule.shadow)
 
 
+@dataclass(eq=False)
 class Verdict:
     """Whether a request is allowed, the response's header fields, and the body of a refusal.
 
@@ -54,25 +56,17 @@ class Verdict:
 
     """
 
-    def __init__(
-        self,
-        status: int = 200,
-        results: Sequence[Result] = (),
-        fields: Sequence[tuple[str, str]] = (),
-        body: str = "",
-        error: LimiterError | None = None,
-    ) -> None:
-        self.status = status
-        self.results = tuple(results)
-        self.fields = list(fields)
-        self.body = body
-        self.error = error
-        self.shadowed: list[tuple[Rule, LimiterError]] = []
-        self.leases: list[tuple[Any, HeldLease]] = []
+    status: int = 200
+    results: tuple[Result, ...] = ()
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    body: str = ""
+    error: LimiterError | None = None
+    shadowed: list[tuple[Rule, LimiterError]] = field(default_factory=list, init=False)
+    leases: list[tuple[Any, HeldLease]] = field(default_factory=list, init=False)
 
     @classmethod
     def of_results(
-        cls, results: Sequence[Result], request: Request, error: LimiterError | None = None
+        cls, results: tuple[Result, ...], request: Request, error: LimiterError | None = None
     ) -> Verdict:
         """Make the verdict of rules' decisions; ``error`` is why the store did not make them."""
         if error is None and any(result.decision.degraded for result in results):

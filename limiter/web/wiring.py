@@ -14,7 +14,7 @@ from limiter.web.functions import accepted, of_request
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.headers import FORMS
 from limiter.web.identity import ADDRESS_FROM, Network
-from limiter.web.rules import Cost, CostFunction, Rule, one_unit
+from limiter.web.rules import Cost, CostFunction, Rule, fixed_cost, one_unit
 from limiter.web.subjects import ACCEPTED_IN_PROGRAMS, Identity, KeySpec, by_address, identity
 from limiter.web.verdict import Observer, Verdict
 
@@ -230,12 +230,9 @@ def _cost(cost: int | CostFunction | None) -> Cost:
     if callable(cost):
         return of_request("cost", cost)
     if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 1:
-        return lambda request, trusted: cost  # noqa: ARG005 (it is the same for all)
-    raise InvalidSetting.of(
-        "cost",
-        repr(cost),
-        f"accepted is a whole number from 1, or {accepted('cost')}",
-    )
+        return fixed_cost(cost)
+    expected = f"accepted is a whole number from 1, or {accepted('cost')}"
+    raise InvalidSetting.of("cost", repr(cost), expected)
 
 
 def chosen(setting: str, value: str | None, accepted: Sequence[str]) -> str:
