@@ -105,10 +105,6 @@ starlette_app = LimiterMiddleware(
     _rules,
 )
 
-#: The same, added by the framework's own means, with a limit for messages.
-chats = Starlette(routes=[WebSocketRoute("/chat", chat)])
-chats.add_middleware(LimiterMiddleware, limits="20/minute", messages="5/minute")
-
 
 # --- FastAPI ---
 

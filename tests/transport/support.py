@@ -56,6 +56,12 @@ def used(limiter: Limiter, key: str) -> int:
     return limiter.policies[0].capacity - limiter.peek(key).remaining
 
 
+def scripts_run(client: redis.Redis) -> int:
+    """The number of calls of scripts that the server has run."""
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
+
+
 def timed(call: Callable[[], Any]) -> float:
     """Seconds that a call took."""
     before = time.monotonic()
@@ -390,19 +396,6 @@ async def spent(call: Awaitable[Any]) -> tuple[float, Any]:
     except LimiterError as error:
         answer = error
     return time.monotonic() - before, answer
-
-
-async def all_in_time(make: Callable[[], Awaitable[Any]], timeout: float, count: int = 1) -> None:
-    """``count`` calls at once get no decision, and fail in time; see ``within_deadline``."""
-    worst = []
-    for _ in range(5):
-        found = await asyncio.gather(*(spent(make()) for _ in range(count)))
-        assert {type(answer) for _, answer in found} == {StoreUnavailable}, found
-        worst.append(max(took for took, _ in found))
-        if worst[-1] <= 1.25 * timeout + 0.010:
-            break
-    assert min(worst) <= 1.25 * timeout + 0.010, worst
-    assert max(worst) <= timeout + 5.0, worst
 
 
 async def decides_soon(asker: Asker, key: str, seconds: float = 10.0) -> None:
