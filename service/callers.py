@@ -51,7 +51,7 @@ class Callers:
             with suppress(Unidentified):
                 return reading.caller(self._trusted)
         try:
-            return identity.caller(request.remote_addr, None, self._trusted)
+            return identity.of_peer(request.remote_addr)
         except Unidentified:
             return "unix"
 

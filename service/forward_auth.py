@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from limiter.web import paths, problems, wiring
 from limiter.web.guard import Guard
-from limiter.web.identity import Network, Unidentified
+from limiter.web.identity import Network, Unidentified, is_trusted
 from limiter.web.request import Request, bare_host, from_wsgi
 from limiter.web.subjects import TOKEN
 from limiter.web.verdict import Verdict
@@ -58,7 +58,7 @@ class ForwardAuth:
         return [] if request.method == "HEAD" else [body]
 
     def _answer(self, request: Request, name: str, appended: str) -> Reply:
-        if not request.is_proxied(self._trusted):
+        if not is_trusted(request.peer, self._trusted):
             return _refusal(403, "Only trusted proxies are answered.", request)
         guard = self._policies.guard_for(name)
         if guard is None:

@@ -198,7 +198,7 @@ def _module(path: str, modules: Collection[str]) -> str:
     return path
 
 
-#: The public names of a limiter; adapters find all others in ``limiter.web.limiter_calls``.
+#: The public names of a limiter; adapters use ``_core`` for all others.
 PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve reset
 timeout unsettled wait"""
 

@@ -23,7 +23,6 @@ _WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 _CACHED = {
     "readings": {"path", "target"},
     "forwarded_for": {"headers", "address_from"},
-    "_trust": {"peer"},
     "_client": {"headers", "address_from", "peer"},
 }
 
@@ -84,14 +83,6 @@ class Request:
         value = self.headers.get(self.address_from)
         return None if value is None else identity.entries(self.address_from, value)
 
-    def is_proxied(self, trusted: Sequence[Network]) -> bool:
-        """Whether the peer is one of these proxies."""
-        known = self.__dict__.get("_trust")
-        if known is None or known[0] is not trusted:
-            known = trusted, identity.is_trusted(self.peer, trusted)
-            self.__dict__["_trust"] = known
-        return bool(known[1])
-
     def client(self, trusted: Sequence[Network]) -> Address:
         """Return the client's address, as trusted proxies report it; the result is cached.
 
@@ -101,7 +92,7 @@ class Request:
         """
         known = self.__dict__.get("_client")
         if known is None or known[0] is not trusted:
-            reported = self.forwarded_for if self.is_proxied(trusted) else None
+            reported = self.forwarded_for if identity.is_trusted(self.peer, trusted) else None
             client = (
                 identity.parse(self.peer or "")
                 if reported is None
@@ -117,7 +108,7 @@ class Request:
         Raises: As ``client``.
         """
         if self.forwarded_for is None:
-            return identity.caller(self.peer, None, trusted, prefix)
+            return identity.of_peer(self.peer, prefix)
         return identity.subject(self.client(trusted), prefix)
 
     def changed(self, **fields: Any) -> Request:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any, Literal, NamedTuple
 
 from limiter.errors import shown
@@ -18,6 +17,7 @@ from limiter.policies import Policy
 from limiter.web import limiter_calls
 from limiter.web.identity import Ambiguous, Network, Unidentified
 from limiter.web.match import Match as Match
+from limiter.web.match import SkipReason as SkipReason
 from limiter.web.match import pattern as pattern  # for users who write rules
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.request import Request
@@ -60,26 +60,6 @@ class Check(NamedTuple):
         plan = limiter_calls.plan(self.rule.limiter, self.limits)
         cost, _ = plan.checked(self.cost)
         return Part(plan, self.key, cost, self.rule.shadow)
-
-
-class SkipReason(Enum):
-    """Why a rule does not apply to a request."""
-
-    METHOD = "the method does not match"
-    HOST = "the host does not match"
-    PATH = "the path does not match"
-    ROUTED = "it is the default policy, and a more specific policy applies"
-    PREFLIGHT = "CORS preflights are free"
-    EXEMPT_PATH = "the path is exempt"
-    EXEMPT_NETWORK = "the client's address is exempt"
-    EXEMPT_KEY = "the subject is exempt"
-    UNIDENTIFIED = "the request is unidentified, and this policy skips such requests"
-    PERCENT = "the roll-out has not reached this subject"
-
-    @property
-    def is_meant(self) -> bool:
-        """Whether the rule applies, but its settings exempt the request."""
-        return self.name.startswith(("EXEMPT", "PREFLIGHT"))
 
 
 @dataclass(frozen=True)
@@ -167,14 +147,7 @@ class Rule:
         """
         parts = self.match.parts(request)
         if parts is None:
-            missed = self.match.missed(request)
-            return (
-                SkipReason.METHOD
-                if missed == "method"
-                else SkipReason.HOST
-                if missed
-                else SkipReason.PATH
-            )
+            return self.match.missed(request) or SkipReason.PATH
         if not self.preflights and request.is_preflight:
             return SkipReason.PREFLIGHT
         if self.exempt_paths and all(map(self._exempts, request.readings)):

@@ -32,6 +32,11 @@ class Result(NamedTuple):
     part: Part
     """The rule's part of the call to the store."""
 
+    @property
+    def denies(self) -> bool:
+        """Whether the rule denies the request; in shadow mode it never does."""
+        return not (self.decision.allowed or self.rule.shadow)
+
 
 class Verdict:
     """Whether a request is allowed, the response's header fields, and the body of a refusal.
@@ -70,12 +75,9 @@ class Verdict:
         cls, results: Sequence[Result], request: Request, error: LimiterError | None = None
     ) -> Verdict:
         """Make the verdict of rules' decisions; ``error`` is why the store did not make them."""
-        denied = []
-        for result in results:
-            if result.decision.degraded and error is None:
-                error = StoreUnavailable("the store did not decide")
-            if not (result.decision.allowed or result.rule.shadow):
-                denied.append(result)
+        if error is None and any(result.decision.degraded for result in results):
+            error = StoreUnavailable("the store did not decide")
+        denied = [result for result in results if result.denies]
         fields = header_fields(results)
         if not denied:
             return cls(200, results, fields, error=error)
@@ -84,7 +86,7 @@ class Verdict:
         ]
         if not by_limits:  # a fallback denied, and no limit
             return cls(503, results, body=problems.reduced_capacity(request.path), error=error)
-        body = problems.quota_exceeded_by(by_limits, request.path)
+        body = problems.quota_exceeded(by_limits, request.path)
         return cls(429, results, fields, body, error)
 
     @classmethod

@@ -9,13 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter.settings import network, trusted_proxies
-from limiter.web.identity import Unidentified, caller
+from limiter.web.identity import Network, Unidentified
+from limiter.web.request import Request
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 PROXIES = (*LOOPBACK, ip_network("10.0.0.0/8"), ip_network("fd00::/8"))
 
 ipv4 = st.ip_addresses(v=4).map(IPv4Address)
 public = ipv4.filter(lambda found: not any(found in network for network in PROXIES))
+
+
+def caller(peer: str | None, forwarded_for: str | None, trusted: tuple[Network, ...]) -> str:
+    """The subject of a request's client."""
+    headers = {} if forwarded_for is None else {"x-forwarded-for": forwarded_for}
+    return Request("GET", "h", "/", headers, peer).caller(trusted)
 
 
 @pytest.mark.parametrize(

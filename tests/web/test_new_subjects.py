@@ -11,7 +11,6 @@ import pytest
 
 from limiter import Concurrency, FixedWindow, InvalidSetting
 from limiter.web import new_subjects
-from limiter.web.guard import Guard
 from limiter.web.new_subjects import NewSubjects, TooManyNewSubjects
 from limiter.web.request import Request
 from limiter.web.rules import Rule
@@ -225,4 +224,6 @@ def test_a_subject_that_a_peer_names_is_not_chosen_by_a_client(store: str) -> No
 
     rule = Rule(Limiter("5/hour", store=store), **bounded())
     assert rule.about("u", 1).new_subjects is None
-    assert Guard([rule.about("u", 1)]).checks(request())[0].address is None
+    check = rule.about("u", 1).check(request(), ())
+    assert check is not None
+    assert check.address is None
