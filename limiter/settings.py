@@ -35,6 +35,8 @@ VARIABLES = {
     "timeout": "LIMITER_TIMEOUT",
 }
 
+_REQUIRED = {"store": "redis://127.0.0.1:6379/0", "limits": "100/minute"}
+
 POLICIES = "LIMITER_POLICIES"
 ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)
 API_TOKEN = "LIMITER_API_TOKEN"  # noqa: S105 (the variable's name)
@@ -70,18 +72,12 @@ def from_environment(
     for setting, variable in VARIABLES.items():
         if environ.get(variable):
             values[setting] = environ[variable]
-    for setting in ("store", "limits"):
+    for setting, example in _REQUIRED.items():
         if setting not in values:
-            file = environ.get(POLICIES) if setting == "limits" else None
-            raise InvalidSetting(
-                f"{VARIABLES[setting]} is not set: give it, for example "
-                f"{'redis://127.0.0.1:6379/0' if setting == 'store' else '100/minute'}"
-                + (
-                    f"; {POLICIES}, which is {file!r}, is read by Policies.from_env()"
-                    if file
-                    else ""
-                )
-            )
+            text = f"{VARIABLES[setting]} is not set: give it, for example {example}"
+            if setting == "limits" and (file := environ.get(POLICIES)):
+                text += f"; {POLICIES}, which is {file!r}, is read by Policies.from_env()"
+            raise InvalidSetting(text)
     for setting, number in (("local_share", int), ("timeout", float)):
         if isinstance(values.get(setting), str):
             values[setting] = _number(number, VARIABLES[setting], values[setting])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from flask import Flask, Response, abort, request
 
@@ -12,10 +14,36 @@ from limiter import __version__
 from limiter.settings import API_TOKEN
 from service import bodies, checks, health, hello, holds, logs, operators, page, settings
 from service.callers import Callers, Token
-from service.dispatch import Dispatcher
-from service.forward_auth import ForwardAuth
+from service.forward_auth import PREFIX, ForwardAuth
 from service.metrics import Metrics
 from service.recorder import Recorder
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Dispatcher:
+    """Chooses the application that answers a request: for proxies, for operators, or for all others.
+
+    Attributes:
+        operators_port: The port of the operators' address; None without one. It is read from the socket,
+            so that no client can choose it.
+
+    """
+
+    operators_port: str | None = None
+
+    def __init__(self, public: App, forward_auth: App, operators: App) -> None:
+        self._public = public
+        self._forward_auth = forward_auth
+        self._operators = operators
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer by the operators' application on their port, else by the path."""
+        if self.operators_port is not None and environ["SERVER_PORT"] == self.operators_port:
+            return self._operators(environ, start_response)
+        if environ.get("PATH_INFO", "").startswith(PREFIX):
+            return self._forward_auth(environ, start_response)
+        return self._public(environ, start_response)
 
 
 def create_app(instance: str | None = None) -> Flask:

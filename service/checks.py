@@ -25,7 +25,6 @@ MOST_CHECKS = 100
 BATCH_TIMEOUT = 0.5
 
 _MEMBERS = ("key", "cost", "peek")
-_UNDECIDED = "The store does not decide right now."
 TOO_LARGE = "The cost is more than this policy ever admits at once."
 #: The store failed in the middle of a call that changes something.
 UNSURE = "The store did not answer, but may have done it."
@@ -117,44 +116,33 @@ class _Checks:
     def decide(self, item: dict[str, Any]) -> CheckResult:
         """Return the result for a subject; abort if the item is invalid."""
         subject, cost = bodies.subject(item, self._guard), bodies.cost(item)
-        peek = bodies.flag(item, "peek")
-        error = self._unavailable if monotonic() > self._deadline else None
-        if not peek:
-            return self._hit(subject, cost, error)
-        return self._undecided(error) if error is not None else self._peek(subject, cost)
-
-    def _hit(self, subject: Key, cost: int, error: StoreUnavailable | None) -> CheckResult:
-        (rule,) = self._guard.rules
-        guard = Guard([rule.about(subject, cost)], self._guard.trusted)
-        return self._result(self._recorder.enter(guard, own_request(), error))
-
-    def _peek(self, subject: Key, cost: int) -> CheckResult:
-        """Return the result that a check would get now; nothing is taken, and no metric changes."""
-        check = check_of(self._guard, subject, cost)
-        if check is None:
-            return 200, {"allowed": True, "decision": None}, []
-        rule = check.rule
-        try:
-            part = check.part()
-            decision = rule.limiter.peek(check.key, check.cost, limits=check.limits)
-        except LimiterError as error:
-            self._unavailable = error if isinstance(error, StoreUnavailable) else None
-            return self._undecided(error)
-        return self._result(Verdict.of_results((Result(rule, decision, part),), own_request()))
-
-    def _result(self, verdict: Verdict) -> CheckResult:
+        decide = self._peek if bodies.flag(item, "peek") else self._hit
+        verdict = decide(subject, cost, self._unavailable if monotonic() > self._deadline else None)
         error = verdict.error
         self._unavailable = error if isinstance(error, StoreUnavailable) else None
         if verdict.status == 413:
             return 422, bodies.problem(422, TOO_LARGE), []
         return result_of(verdict)
 
-    def _undecided(self, error: LimiterError) -> CheckResult:
-        """Return the result of a peek that failed; shadow mode allows it."""
-        if self._guard.rules[0].shadow:
-            return 200, {"allowed": True, "decision": None}, []
-        cost = isinstance(error, InvalidCost)
-        return abort(422, TOO_LARGE) if cost else abort(503, _UNDECIDED)
+    def _hit(self, subject: Key, cost: int, error: StoreUnavailable | None) -> Verdict:
+        (rule,) = self._guard.rules
+        guard = Guard([rule.about(subject, cost)], self._guard.trusted)
+        return self._recorder.enter(guard, own_request(), error)
+
+    def _peek(self, subject: Key, cost: int, error: LimiterError | None) -> Verdict:
+        """Return the verdict that a check would get now; nothing is taken, and no metric changes."""
+        check = check_of(self._guard, subject, cost)
+        if check is None:
+            return Verdict()
+        rule = check.rule
+        if error is None:
+            try:
+                part = check.part()
+                decision = rule.limiter.peek(check.key, check.cost, limits=check.limits)
+                return Verdict.of_results((Result(rule, decision, part),), own_request())
+            except LimiterError as failure:
+                error = failure
+        return Verdict(error=error) if rule.shadow else Verdict.of_error(error, own_request())
 
 
 def result_of(verdict: Verdict, **members: Any) -> CheckResult:

@@ -50,29 +50,27 @@ class Metrics:
         #: The rules whose counters exist.
         self._rules: Sequence[Rule] | None = None
         self._file = None if isinstance(policies, OnePolicy) else _PolicyFile(policies)
-        self._decisions = Counter(
-            "limiter_decisions",
-            "Decisions by policy and outcome",
-            ["policy", "outcome"],
-            registry=registry,
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        self._decisions = counter(
+            "limiter_decisions", "Decisions by policy and outcome", "policy", "outcome"
         )
-        self._shadow = Counter(
+        self._shadow = counter(
             "limiter_shadow_denials",
             "Requests that a policy in shadow mode would have denied",
-            ["policy"],
-            registry=registry,
+            "policy",
         )
-        self._degraded = Counter(
+        self._degraded = counter(
             "limiter_degraded_decisions",
             "Decisions that a fallback made, since the store did not",
-            ["policy"],
-            registry=registry,
+            "policy",
         )
-        self._errors = Counter(
+        self._errors = counter(
             "limiter_store_errors",
             "Calls that the store did not answer, or not with a decision",
-            ["error"],
-            registry=registry,
+            "error",
         )
         self._seconds = Histogram(
             "limiter_decision_seconds",

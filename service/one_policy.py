@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from limiter import Limiter
 from limiter.policyfile import Policies
 from limiter.web.guard import Guard
@@ -26,12 +24,6 @@ class OnePolicy:
     def guard_for(self, name: str) -> Guard | None:
         """Return the policy's guard; None for any other name."""
         return self.guard if name in (NAME, self.guard.rules[0].name) else None
-
-    def described(self) -> list[dict[str, Any]]:
-        """Return the policy, ready for JSON."""
-        rule = self.guard.rules[0]
-        limits = [policy.to_dict() for policy in rule.limiter.policies]
-        return [{"name": rule.name, "limits": limits, "key": "address"}]
 
     def reload(self) -> bool:
         """Do nothing, since there is no file."""

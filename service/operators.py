@@ -77,7 +77,9 @@ class _Subject(BaseConverter):
 
 def _described(policies: AnyPolicies) -> list[dict[str, Any]]:
     if isinstance(policies, OnePolicy):
-        return policies.described()
+        (rule,) = policies.guard.rules
+        limits = [policy.to_dict() for policy in rule.limiter.policies]
+        return [{"name": rule.name, "limits": limits, "key": "address"}]
     return [named.description for named in policies.current.file.policies.values()]
 
 

@@ -17,14 +17,7 @@ from hypothesis import settings
 
 from limiter import log_throttle
 from limiter.base import Base
-from service.demo.servers import (
-    HOST,
-    Certificates,
-    Cluster,
-    Server,
-    ServerError,
-    find_server,
-)
+from service.demo.servers import HOST, Certificates, Cluster, Server, ServerError, find_server
 from tests import fast, no_skips
 from tests.proxy import Proxy
 

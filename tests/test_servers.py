@@ -25,8 +25,8 @@ from service.demo.servers import (
     Server,
     ServerError,
     find_server,
-    supports_tls,
 )
+from tests.transport.support import supports_tls
 from tests.waiting import until
 
 

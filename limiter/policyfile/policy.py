@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-from limiter.errors import InvalidCost, LimiterError
+from limiter.errors import InvalidCost
 from limiter.keys import NAME
 from limiter.policies import Policy
 from limiter.policyfile.faults import Notes, shown
@@ -168,11 +169,8 @@ class _Policy:
     def limiter(self, make: Make, name: str, limits: tuple[Policy, ...]) -> Any:
         """The policy's limiter; None if it refuses the limits."""
         settings = {key: self.values[key] for key in LIMITER_KEYS if self.values.get(key)}
-        try:
-            return make(limits, name=name, **settings)
-        except LimiterError as error:
-            self.notes.refuse((*self.path, "limits"), error)
-            return None
+        path = (*self.path, "limits")
+        return self.notes.read(path, lambda own: make(own, name=name, **settings), limits)
 
     def overrides(self, limiter: Any) -> _Numbers:
         """The limits of each name in ``overrides``; wrong ones are left out."""
@@ -180,16 +178,14 @@ class _Policy:
         overrides: _Numbers = {}
         table = self.notes.table(path, self.own.get("overrides", {}), None, is_secret=True)
         for name, limits in table.items():
-            # The subject may be a secret, and is not shown: the line is enough.
-            try:
-                if not isinstance(limits, str) or limiter is None:
-                    limits = read_limits(
-                        self.notes, (*path, name), limits, self.values.get("algorithm")
-                    )
-                if limits is not None and limiter is not None:
-                    overrides[name] = limiter_calls.plan(limiter, limits).policies
-            except LimiterError as error:
-                self.notes.refuse((*path, name), error)
+            if not isinstance(limits, str) or limiter is None:
+                limits = read_limits(
+                    self.notes, (*path, name), limits, self.values.get("algorithm")
+                )
+            if limits is not None and limiter is not None:
+                plan = self.notes.read((*path, name), partial(limiter_calls.plan, limiter), limits)
+                if plan is not None:
+                    overrides[name] = plan.policies
         return overrides
 
     def subjects(self, name: str) -> frozenset[str]:

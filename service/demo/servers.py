@@ -20,10 +20,10 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from service.demo.children import Child, stop
-from service.demo.programs import HOST, ServerError, find_server, free_port, supports_tls
+from service.demo.programs import HOST, ServerError, find_server, free_port
 
 # From ``programs``, for those who start servers.
-__all__ = ["HOST", "ServerError", "find_server", "free_port", "supports_tls"]
+__all__ = ["HOST", "ServerError", "find_server", "free_port"]
 
 SLOTS = 16384
 

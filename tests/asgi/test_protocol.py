@@ -9,13 +9,7 @@ from typing import Any
 
 import pytest
 
-from limiter import (
-    AsyncLimiter,
-    Concurrency,
-    InvalidSetting,
-    LeakyBucket,
-    StoreUnavailable,
-)
+from limiter import AsyncLimiter, Concurrency, InvalidSetting, LeakyBucket, StoreUnavailable
 from limiter.asgi import LimiterMiddleware
 from limiter.testing import StoreCall, intercept
 from limiter.web.guard import Guard

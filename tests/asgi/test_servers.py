@@ -118,11 +118,7 @@ def test_no_reading_of_a_path_gets_past_its_limit(
 
 @pytest.mark.parametrize(
     ("options", "cost", "warnings"),
-    [
-        ((), 1, 1),
-        (("--no-proxy-headers",), 5, 0),
-        (("--forwarded-allow-ips=10.0.0.1",), 5, 0),
-    ],
+    [((), 1, 1), (("--no-proxy-headers",), 5, 0), (("--forwarded-allow-ips=10.0.0.1",), 5, 0)],
 )
 def test_a_cost_by_a_header_under_uvicorn(
     tmp_path: Path, variables: dict[str, str], options: tuple[str, ...], cost: int, warnings: int

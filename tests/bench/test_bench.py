@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.against import Side
+from bench.effort import QUICK
 from bench.goals import GOALS, MET, MISSED, Goal, judge
+from bench.hits import BY_CLIENT, BY_SINGLE
+from bench.other_side import CASES
 from bench.sections import Failed, Section, Spread
+from bench.server_time import LENGTHS
+from bench.subjects import DENYING
 from bench.through_traefik import parse
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra bench)")
@@ -118,6 +126,23 @@ def test_the_output_of_ab() -> None:
     assert (record["p50_ms"], record["p99_ms"], record["longest_ms"]) == (7.5, 20.4, 21.1)
     with pytest.raises(Failed, match="Requests per second"):
         parse(AB.replace("Requests per second", "Speed"), PERCENTAGES)
+
+
+@pytest.mark.parametrize("part", ["hit", "async", "cluster", "server"])
+def test_every_goal_of_the_library_has_its_case(part: str) -> None:
+    """If a case had another name than its goal, the goal would not be in the table either."""
+    module, function = CASES[part]
+    side = Side("bench", ("redis://localhost",) * (2 if part == "cluster" else 1), ())
+    with ExitStack() as stack:
+        cases = getattr(import_module(module), function)(side, QUICK, stack)
+    quotients = {
+        "cluster": {f"{name}{BY_CLIENT}" for name in DENYING} | {BY_SINGLE},
+        "server": {LENGTHS},
+    }
+
+    goals = {goal.figure for goal in GOALS if goal.part == part}
+    assert goals
+    assert goals <= set(cases) | quotients.get(part, set())
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(1.304, MET), (1.306, MISSED)])

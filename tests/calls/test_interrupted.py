@@ -10,13 +10,7 @@ from typing import Any
 
 import pytest
 
-from limiter import (
-    Concurrency,
-    FixedWindow,
-    InvalidSetting,
-    Limiter,
-    StoreUnavailable,
-)
+from limiter import Concurrency, FixedWindow, InvalidSetting, Limiter, StoreUnavailable
 from limiter.aio import AsyncLimiter
 from limiter.plan import Part
 from limiter.testing import StoreCall, intercept

@@ -39,10 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
         ("raise", "calls raise StoreUnavailable"),
         ("allow", "calls are allowed (on_error=allow)"),
         ("deny", "calls are denied (on_error=deny)"),
-        (
-            "local",
-            "this process decides about its share of each limit (on_error=local)",
-        ),
+        ("local", "this process decides about its share of each limit (on_error=local)"),
     ],
 )
 def test_one_line_when_it_goes_and_one_when_it_is_back(

@@ -13,16 +13,7 @@ from limiter import InvalidPolicy, InvalidSetting, Limiter
 from limiter.compat import flask_limiter
 from limiter.flask import FlaskLimiter
 from tests.flask.support import ask, statuses
-from tests.flask.test_compat import (
-    OURS,
-    THEIRS,
-    Library,
-    both,
-    limiter,
-    route,
-    same,
-    saying,
-)
+from tests.flask.test_compat import OURS, THEIRS, Library, both, limiter, route, same, saying
 
 LIBRARIES = pytest.mark.parametrize("library", [OURS, THEIRS], ids=["ours", "theirs"])
 

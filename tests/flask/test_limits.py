@@ -444,9 +444,7 @@ def test_a_method_of_an_object_is_exempt() -> None:
     assert statuses(app, *calls) == [200, 200, 200, 200, 200, 429]
 
 
-def test_a_limit_above_its_route_is_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_limit_above_its_route_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """The route does not get it; a view that is served without its limit on purpose looks the same."""
     app, limits = local("3/minute")
 

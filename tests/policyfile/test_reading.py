@@ -288,11 +288,7 @@ TWO = "[policies.default]\nlimits = '5/s'\n[policies.api]\nlimits = '9/s'\nmatch
 
 @pytest.mark.parametrize(
     ("text", "default"),
-    [
-        (TWO, "default"),
-        ("default = 'api'\n" + TWO, "api"),
-        ("[policies.a]\nlimits = '5/s'", None),
-    ],
+    [(TWO, "default"), ("default = 'api'\n" + TWO, "api"), ("[policies.a]\nlimits = '5/s'", None)],
 )
 def test_default(text: str, default: str | None) -> None:
     policy_file = file(text)

@@ -75,10 +75,7 @@ BEHIND_ANOTHER = {
         "    set_real_ip_from {outer};\n    real_ip_header X-Forwarded-For;\n"
         "    real_ip_recursive on;\n",
     ),
-    "caddy": (
-        "\t\t\turi /forward-auth/default\n",
-        "\t\t\ttrusted_proxies {outer}/32\n",
-    ),
+    "caddy": ("\t\t\turi /forward-auth/default\n", "\t\t\ttrusted_proxies {outer}/32\n"),
 }
 
 

@@ -22,9 +22,8 @@ from service.demo.servers import (
     Server,
     ServerError,
     find_server,
-    supports_tls,
 )
-from tests.transport.support import PLENTY, LoopLimiter, Move, loops
+from tests.transport.support import PLENTY, LoopLimiter, Move, loops, supports_tls
 
 MakeLimiter = Callable[..., Limiter]
 MakeServer = Callable[..., Server]

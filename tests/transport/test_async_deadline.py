@@ -12,15 +12,7 @@ import pytest
 from limiter import StoreUnavailable
 from tests.proxy import Proxy, delay, swallow
 from tests.transport.conftest import MakeLimiter
-from tests.transport.support import (
-    PLENTY,
-    Asker,
-    Dripping,
-    dripping,
-    in_loop,
-    spent,
-    timed,
-)
+from tests.transport.support import PLENTY, Asker, Dripping, dripping, in_loop, spent, timed
 
 TIMEOUT = 0.1
 

@@ -25,12 +25,7 @@ from limiter.scripts import COMMANDS
 from limiter.testing import set_time
 from limiter.transport.store import read_store
 from limiter.transport.wire import script_of
-from service.demo.servers import (
-    HOST,
-    Certificates,
-    Cluster,
-    Server,
-)
+from service.demo.servers import HOST, Certificates, Cluster, Server
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, Maker, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
@@ -379,11 +374,7 @@ def test_by_a_client_of_a_url(make_any: Maker, server: Server, subject: str) -> 
 @pytest.mark.parametrize("decode", [False, True])
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_by_a_cluster_client(
-    make_any: Maker,
-    cluster: Cluster,
-    new_subject: Callable[[], str],
-    decode: bool,
-    protocol: int,
+    make_any: Maker, cluster: Cluster, new_subject: Callable[[], str], decode: bool, protocol: int
 ) -> None:
     """Its start nodes and its settings are used."""
     client = make_any.client(

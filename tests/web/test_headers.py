@@ -77,11 +77,7 @@ MINUTE = SlidingLog(100, per=60)
         ),
         (  # below a second the syntax has no window
             [(SlidingLog(5, per=0.25), 0, 0.1, 0.25)],
-            {
-                "RateLimit-Policy": '"api";q=5',
-                "RateLimit": '"api";r=0;t=1',
-                "Retry-After": "1",
-            },
+            {"RateLimit-Policy": '"api";q=5', "RateLimit": '"api";r=0;t=1', "Retry-After": "1"},
         ),
         (  # a debt from before the limit was raised: at most the window
             [(TokenBucket(100, per=60), 0, 90, 120)],
