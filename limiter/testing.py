@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from math import isfinite
-from types import TracebackType
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -66,12 +65,7 @@ class Clock:
         self._is_ours = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_ours = False
         memory_clock.resume()
 

@@ -198,7 +198,7 @@ def _module(path: str, modules: Collection[str]) -> str:
     return path
 
 
-#: The public names of a limiter; adapters find all others in ``limiter.web.limiter_calls``.
+#: The public names of a limiter; adapters use ``_core`` for all others.
 PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve reset
 timeout unsettled wait"""
 
@@ -248,7 +248,7 @@ def test_nothing_shipped_imports_tests_or_bench() -> None:
 def test_the_service_uses_public_names_only() -> None:
     """What ``limiter`` exports, the web adapters, policy files, and the settings that are the service's."""
     settings = ("is_in_process", "policies_path", "trusted_proxies")
-    settings += ("admin_token", "api_token", "ADMIN_TOKEN", "API_TOKEN")
+    settings += ("tokens", "ADMIN_TOKEN", "API_TOKEN")
     public = {f"limiter.{name}" for name in limiter.__all__}
     public |= {f"limiter.settings.{name}" for name in settings}
     public |= {"limiter.log_throttle.ThrottleFilter"}
