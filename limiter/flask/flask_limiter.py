@@ -59,9 +59,10 @@ class FlaskLimiter(Extension):
             request has none (400). The function takes no argument, the request
             (``limiter.web.request.Request``), or the request and the trusted networks. Subjects are
             hashed, except addresses.
-        store, algorithm, on_error, local_share, timeout, connect_timeout, call_cache_size, name, prefix,
-            key_secret: As of ``Limiter``. A missing one is read from the application's configuration,
-            then from the environment, as LIMITER_STORE and so on.
+        store, algorithm, on_error, local_share, timeout, connect_timeout, name, prefix, key_secret:
+            As of ``Limiter``. A missing one is read from the application's configuration, then from
+            the environment, as LIMITER_STORE and so on.
+        call_cache_size: As of ``Limiter``.
         headers: The form of the header fields: draft-11, draft-06, x-ratelimit, none.
         trusted: Networks of the proxies whose X-Forwarded-For counts; without it:
             LIMITER_TRUSTED_PROXIES.

@@ -117,7 +117,7 @@ class TlsSocket:
 
 
 def _poll_of(connected: socket.socket, events: int) -> Callable[[float], list[tuple[int, int]]]:
-    """A function that waits up to so many milliseconds for these events, also if signals interrupt it."""
+    """Make a function that waits for these events, up to N milliseconds, also if signals interrupt it."""
     poller = select.poll()
     poller.register(connected, events)
     return poller.poll
