@@ -22,6 +22,7 @@ from limiter.log_throttle import log_seldom
 from limiter.plan import Part
 from limiter.web import limiter_calls
 from limiter.web.identity import Network, Unidentified
+from limiter.web.limiter_calls import core_of
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.request import Request
 from limiter.web.rules import Check, Rule, SkipReason
@@ -76,7 +77,7 @@ class _Guard(Generic[_Limiter]):
         self._routed = [rule for rule in self.rules if not rule.match.is_everything]
         for rule in self.rules:
             first = self.rules[0].limiter
-            if rule.limiter._core.store is not first._core.store:
+            if core_of(rule.limiter).store is not core_of(first).store:
                 raise InvalidSetting(
                     f"store of rule {rule.name} is not the store of rule {first.name}: expected one store "
                     f"for all rules of a guard; make the limiter with store=<the other limiter>"
@@ -236,7 +237,7 @@ class _Guard(Generic[_Limiter]):
         except StoreUnavailable as error:
             unavailable = error
             _forget(charges, lease, error)
-            cores = [charge.rule.limiter._core for charge in charges]
+            cores = [core_of(charge.rule.limiter) for charge in charges]
             parts = [charge.part for charge in charges]
             decisions = several.decide_without_store(cores, parts, mode, lease)
         except LimiterError:
@@ -271,7 +272,7 @@ class _Guard(Generic[_Limiter]):
         ]
         try:
             for rule, decision, part in leased:
-                held = HeldLease.of_part(rule.limiter._core, part, lease)
+                held = HeldLease.of_part(core_of(rule.limiter), part, lease)
                 held.keep(decision, began)
                 verdict.leases.append((rule.limiter, held))
         except LimiterError as error:
@@ -304,26 +305,26 @@ class Guard(_Guard[Limiter]):
         if not self.rules:
             return Verdict()
         limiter: Limiter = self.rules[0].limiter
-        return limiter._core.drive(self._entering_flow(request, unavailable))
+        return core_of(limiter).drive(self._entering_flow(request, unavailable))
 
     def _asking_flow(self, charges: list[_Charge], mode: str, lease: str) -> Flow[list[Decision]]:
         """Use the limiter's own ``hit`` for a single rule, since that is faster."""
         check, part = charges[0]
         limiter = check.rule.limiter
         is_plain = len(charges) == 1 and mode == "hit" and not part.shadow
-        if is_plain and limiter._core.timeout == limiter._core.store.timeout:
+        if is_plain and core_of(limiter).timeout == core_of(limiter).store.timeout:
             return [limiter.hit(check.key, check.cost, limits=check.limits)]
         return (yield from super()._asking_flow(charges, mode, lease))
 
     def leave(self, verdict: Verdict) -> None:
         """Release the leases of a request whose response is closed."""
         for limiter, held in verdict.leases:
-            limiter._core.drive(held.release_flow())
+            core_of(limiter).drive(held.release_flow())
 
     def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """Refund what these rules charged an allowed request, and update the verdict."""
         limiter: Limiter = self.rules[0].limiter
-        limiter._core.drive(self._refunding_flow(verdict, unused))
+        core_of(limiter).drive(self._refunding_flow(verdict, unused))
 
 
 class AsyncGuard(_Guard[AsyncLimiter]):
@@ -334,24 +335,24 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         if not self.rules:
             return Verdict()
         limiter: AsyncLimiter = self.rules[0].limiter
-        return await limiter._core.drive(self._entering_flow(request))
+        return await core_of(limiter).drive(self._entering_flow(request))
 
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""
         for limiter, held in verdict.leases:
-            await limiter._core.surely(held.release_flow())
+            await core_of(limiter).surely(held.release_flow())
 
     async def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """As ``Guard.give_back``."""
         limiter: AsyncLimiter = self.rules[0].limiter
-        await limiter._core.surely(self._refunding_flow(verdict, unused))
+        await core_of(limiter).surely(self._refunding_flow(verdict, unused))
 
 
 def _forget(charges: Iterable[_Charge | Result], lease: str, why: StoreUnavailable) -> None:
     """Release later the leases that a call may have taken before it failed."""
     for charge in charges:
         if charge.part.plan.leases:
-            HeldLease.of_part(charge.rule.limiter._core, charge.part, lease).forget(why)
+            HeldLease.of_part(core_of(charge.rule.limiter), charge.part, lease).forget(why)
 
 
 def _was_known(decision: Decision) -> bool:

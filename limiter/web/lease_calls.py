@@ -9,6 +9,7 @@ from limiter.errors import InvalidPolicy, StoreUnavailable
 from limiter.leases import HeldLease
 from limiter.plan import Part, Plan
 from limiter.web import limiter_calls
+from limiter.web.limiter_calls import core_of
 from limiter.web.rules import Check
 
 
@@ -50,12 +51,12 @@ class LeaseCalls:
 
     def fallback(self, lease: str) -> Decision:
         """Decide by ``on_error``, since the store did not; ``raise`` denies here."""
-        core = self._limiter._core
+        core = core_of(self._limiter)
         return several.decide_without_store([core], [self.part], "acquire", lease)[0]
 
     def forget(self, lease: str, why: StoreUnavailable) -> None:
         """Release later a lease that the store may have taken without an answer."""
-        HeldLease.of_part(self._limiter._core, self.part, lease).forget(why)
+        HeldLease.of_part(core_of(self._limiter), self.part, lease).forget(why)
 
     def renew(self, lease: str) -> bool:
         """Renew the leases; False if one of them has expired.
@@ -77,7 +78,8 @@ class LeaseCalls:
 
     def _change(self, mode: str, lease: str) -> int:
         """Renew or release in this process and in the store; return how many units were held."""
-        core, share = self._limiter._core, self._limiter._core.share
+        core = core_of(self._limiter)
+        share = core.share
         part = self.part._replace(plan=self._plan.of_leases, shadow=False)
         known = (part.plan, mode, part.key, part.cost, None, core.now_us, lease)
         in_process = part.cost if share is not None and share.change(*known) else 0
@@ -92,4 +94,4 @@ class LeaseCalls:
     def _ask(self, part: Part, mode: str, lease: str) -> Decision:
         limiter = self._limiter
         flow = limiter_calls.decide_flow(limiter, [part], mode, lease, limiter.timeout)
-        return limiter._core.drive(flow)[0]
+        return core_of(limiter).drive(flow)[0]

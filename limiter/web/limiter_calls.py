@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from time import monotonic
+from typing import Any, overload
 
 from limiter import several
+from limiter.aio import AsyncLimiter, LoopCore
 from limiter.base import Base
+from limiter.client import Limiter, ThreadCore
+from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError
 from limiter.flows import Ask, Flow
 from limiter.grammar import Limits
 from limiter.plan import Part, Plan
+
+
+@overload
+def core_of(limiter: Limiter) -> ThreadCore: ...
+@overload
+def core_of(limiter: AsyncLimiter) -> LoopCore: ...
+@overload
+def core_of(limiter: Base) -> Core[Any]: ...
+def core_of(limiter: Base) -> Core[Any]:
+    """Return the core of a limiter, which runs flows; no other function of the adapters reaches for it."""
+    return limiter._core
 
 
 def plan(limiter: Base, limits: Limits | None = None) -> Plan:
@@ -20,7 +35,7 @@ def plan(limiter: Base, limits: Limits | None = None) -> Plan:
         InvalidPolicy: The limits differ from the limiter's in more than their numbers.
 
     """
-    return limiter._core.plan_for(limits)
+    return core_of(limiter).plan_for(limits)
 
 
 def decide_flow(
@@ -31,14 +46,14 @@ def decide_flow(
     All parts are charged, or none. The mode ``acquire`` also takes the leases, under the id ``lease``.
     Parts may name one subject several times if their keys or fields differ.
     """
-    core = limiter._core
+    core = core_of(limiter)
     deadline = None if timeout == core.store.timeout else monotonic() + timeout
     return several.decide_flow(core, parts, None, mode, lease, deadline)
 
 
 def refund_flow(limiter: Base, part: Part, decision: Decision) -> Flow[Decision | None]:
     """Refund what a part was charged; return the state after it, None if the store was not changed."""
-    core, plan = limiter._core, part.plan
+    core, plan = core_of(limiter), part.plan
     if decision.degraded:
         if core.share is not None and not plan.leases:
             core.share.change(plan, "refund", part.key, part.cost, None, core.now_us)
