@@ -26,6 +26,9 @@ class Transport:
     ``_find`` depends on the kind of store: ``single`` knows one node, ``cluster`` one for each slot.
     """
 
+    _node: Node | None = None
+    """The node of every subject, if the store is one server."""
+
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         self.where = store.where
         self._store = store
@@ -48,8 +51,8 @@ class Transport:
         if deadline is None:
             deadline = monotonic() + self._timeout
         encoded = call.encoded or encode(call)
-        node = self._find(call, deadline)
-        connection = node.take(deadline)
+        node = self._node or self._find(call, deadline)
+        connection = node.ready() or node.take(deadline)
         try:
             reply = connection.execute(encoded, deadline)
         except ResponseError as error:
