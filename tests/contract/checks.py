@@ -31,7 +31,7 @@ READS = {"HGET", "HMGET", "LLEN", "LINDEX", "TYPE", "ZCARD", "ZCOUNT", "ZRANGE",
 
 #: The end of every write that may need a new expiry: it never moves one to earlier.
 LIFE = r"""
-( *)local ttl_ms = math\.ceil\(reset_us / 1000\) \+ slack_ms \+ 1000
+( *)local ttl_ms = math\.floor\(reset_us / 1000\) \+ slack_ms \+ 1000
 \1local first, second = "NX", "GT"
 \1if in_use then
 \1  first, second = "GT", "NX"

@@ -166,6 +166,31 @@ def test_hostile_arguments_are_refused_or_leave_valid_state(store, script):
     caller.close()
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [0, 1, 1, 1],
+        [0, 1, 1, 1, 1, 5, 60, 0],
+        [0, 1, 1, 1, *[1, 5, 60, 0] * 4],
+        [0, 1, 1, 1, 1, 5, 60, 0, 4, 5, 60, 0],
+        [0, 1, 1, 1, 0, 5, 60, 0, 1, 5, 60, 0],
+        [0, 1, 1, 1, 1.5, 5, 60, 0, 1, 5, 60, 0],
+        [0, 1, 1, 1, *[1, 5, 60, 0] * 2, 9, 5, 60, 0],
+    ],
+    ids=["none", "one", "four", "4", "0", "1.5", "the third"],
+)
+def test_few_takes_two_or_three_policies_of_known_algorithms(caller, subject, numbers):
+    """Another number of policies, or an unknown algorithm, is an error, and writes nothing."""
+    key = f"rl:{{{subject}}}:few:v1"
+    packed = struct.pack(f"<{len(numbers)}d", *numbers)
+
+    with pytest.raises(
+        redis.ResponseError, match=r"of few v1 is out of range|data string too short"
+    ):
+        caller.run([key], "few", [packed, "a", "b", "c"])
+    assert not caller.client.exists(key)
+
+
 def test_one_policy_and_several_keep_the_same_state(store, subject):
     """If a limiter gets a second policy, or loses it, the counts stay."""
     one = [TokenBucket(7, per=60)]

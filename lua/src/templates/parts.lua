@@ -18,8 +18,9 @@ else
   slack_ms = 3600000
 end
 --@ live
--- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there.
-local ttl_ms = math.ceil(reset_us / 1000) + slack_ms + 1000
+-- Never earlier than another policy's. GT sets no expiry where there is none, and NX only there. (Rounded
+-- down: no key lives longer than a second beyond its state.)
+local ttl_ms = math.floor(reset_us / 1000) + slack_ms + 1000
 local first, second = "NX", "GT"
 if in_use then
   first, second = "GT", "NX"
