@@ -188,7 +188,7 @@ class Subject:
                         f"{key} expires {ends_us - expiry_ms * 1_000} us before the end of "
                         f"{model}: {about}"
                     )
-        most_us = self.latest_us[key] + (SLACK_MS + 1) * 1_000
+        most_us = self.latest_us[key] + SLACK_MS * 1_000
         assert 0 < expiry_ms * 1_000 <= most_us, (
             f"{key} expires {expiry_ms * 1_000 - most_us} us too late: {about}"
         )

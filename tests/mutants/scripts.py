@@ -97,12 +97,12 @@ MUTANTS = [
     ),
     Mutant(
         "an expiry that ends before the bucket is full", "H06", PARTS,
-        "math.ceil(reset_us / 1000) + slack_ms + 1000", "2000",
+        "math.floor(reset_us / 1000) + slack_ms + 1000", "2000",
         lambda url: calls.check_charge_gives_life(url, "token_bucket"),
     ),
     Mutant(
         "an expiry that is rounded down to nothing", "H07", PARTS,
-        "math.ceil(reset_us / 1000) + slack_ms + 1000", "math.floor(reset_us / 1000)",
+        "math.floor(reset_us / 1000) + slack_ms + 1000", "math.floor(reset_us / 1000)",
         shows("token_bucket: thirds"),
     ),
     Mutant(
