@@ -7,7 +7,8 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import click
@@ -25,21 +26,28 @@ from bench import (
     server_time,
     through_traefik,
 )
+from bench.against import Library, NoLibrary, library
 from bench.effort import FULL, QUICK, Effort
 from bench.sections import Failed, Section
 from bench.stores import Program, programs
 from limiter import LimiterError
 from service.demo.servers import ServerError
 
-PARTS: dict[str, Callable[[list[Program], Effort], Section]] = {
+PARTS: dict[str, Callable[[list[Program], Effort, Library | None], Section]] = {
     "hit": hits.measure,
     "async": coroutines.measure,
     "cluster": hits.measure_cluster,
     "server": server_time.measure,
     "memory": memory.measure,
-    "flask": flask_route.measure,
-    "ab": lambda _, effort: through_traefik.measure(effort),
-    "profile": hit_profile.measure,
+    "flask": lambda servers, effort, _: flask_route.measure(servers, effort),
+    "ab": lambda _servers, effort, _: through_traefik.measure(effort),
+    "profile": lambda servers, effort, _: hit_profile.measure(servers, effort),
+}
+#: For parts that cannot measure another library beside the checkout's: the reason.
+_ALONE = {
+    "flask": "the applications under gunicorn are this checkout's, and import its library",
+    "ab": "the demo is this checkout's, and imports its library",
+    "profile": "it calls internals of the library, which differ between revisions",
 }
 #: For parts that need another program: a function that says why the part cannot run.
 _MISSING = {"ab": through_traefik.missing, "flask": flask_route.missing}
@@ -65,6 +73,11 @@ USUAL = [part for part in PARTS if part != "profile"]
     type=click.Choice(["redis", "valkey"]),
     help="Measure on this server only.  [default: each that is installed]",
 )
+@click.option(
+    "--against",
+    metavar="REVISION",
+    help="Measure the library of this git revision too, in the same run: before, and now.",
+)
 @click.option("--name", "description", metavar="WORDS", help="The end of the run folder's name.")
 @click.option(
     "--output",
@@ -78,6 +91,7 @@ def bench(
     only: tuple[str, ...],
     profile: bool,
     server: str | None,
+    against: str | None,
     description: str | None,
     output: Path | None,
     as_json: bool,
@@ -88,6 +102,11 @@ def bench(
     Progress goes to standard error. A full run takes some minutes, and needs a machine without other work.
 
     Example: limiter bench --quick --only hit
+
+    With --against, the report also has the figures of that revision's library, and the quotients. Both
+    libraries are measured on the same servers and core, in the same repetitions.
+
+    Example: limiter bench --only hit --against v0.9
 
     Exit code: 0 if every requested part was measured, 1 if a part was not (or, with --strict, a goal was
     not met), 2 for a mistake in the command.
@@ -101,10 +120,11 @@ def bench(
         servers = programs(server)
     except ServerError as error:
         raise click.ClickException(str(error)) from None
-    facts = machine.describe(servers, _command())
     date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    began, load = time.monotonic(), machine.load()
-    sections, failures = _measure(chosen, servers, QUICK if quick else FULL)
+    with _library(against) as before:
+        facts = machine.describe(servers, _command(), before and f"{before.commit} ({against})")
+        began, load = time.monotonic(), machine.load()
+        sections, failures = _measure(chosen, servers, QUICK if quick else FULL, before)
     run = report.Run(date, facts, (load, machine.load()), time.monotonic() - began)
     name = description or "-".join((["quick"] if quick else []) + _named(chosen))
     folder = report.write(output or report.RESULTS, name.replace(" ", "-"), run, sections)
@@ -119,8 +139,21 @@ def bench(
     sys.exit(1 if failures or (strict and missed) else 0)
 
 
+@contextmanager
+def _library(revision: str | None) -> Iterator[Library | None]:
+    if revision is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        try:
+            before = stack.enter_context(library(revision))
+        except NoLibrary as error:
+            raise click.BadParameter(str(error), param_hint="--against") from None
+        yield before
+
+
 def _measure(
-    chosen: list[str], servers: list[Program], effort: Effort
+    chosen: list[str], servers: list[Program], effort: Effort, before: Library | None
 ) -> tuple[list[Section], list[str]]:
     """Measure every part, also after another part failed."""
     sections, failures = [], []
@@ -128,7 +161,10 @@ def _measure(
         reason = _MISSING[part]() if part in _MISSING else ""
         if not reason:
             try:
-                sections.append(PARTS[part](servers, effort))
+                section = PARTS[part](servers, effort, before)
+                if before is not None and part in _ALONE:
+                    section.notes.append(f"the library of {before.commit}: {_ALONE[part]}.")
+                sections.append(section)
                 continue
             except (Failed, LimiterError, ServerError, redis.RedisError) as error:
                 reason = str(error)

@@ -5,68 +5,64 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-from collections.abc import Awaitable, Callable, Iterator
+import itertools
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import redis.asyncio
 
+from bench.against import Cases, Library, Side, calls_of, made
 from bench.effort import Effort
-from bench.hits import FLOOR, KEY, PROCESSOR, TIMEOUT, against_floor, floor_of, method
+from bench.hits import FLOOR, KEY, TIMEOUT, against_floor, floor_of, method, ratio_tables
 from bench.pinning import pinned
 from bench.ratios import Chunk, measured
-from bench.sections import Section, tabulate
+from bench.sections import Section
 from bench.stores import Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, Subject
 from limiter import AsyncLimiter
 from service.demo.servers import Server
 
-ONE = "one at a time"
 AT_ONCE = 64
-MANY = f"{AT_ONCE} at once"
 
 #: The fewest calls of each task: with fewer, the time to make the tasks would count too.
 _LEAST_EACH = 25
 
-Call = Callable[[], Awaitable[object]]
+Call = Callable[[str], Awaitable[object]]
 
 
-class Case(NamedTuple):
-    """One call to measure, in one kind of event loop."""
+class Tasks(NamedTuple):
+    """The tasks that call at the same time, each again when it has its decision."""
 
     name: str
-    call: Call
-    expected: bool | None = None
-    loop: str = "asyncio"
+    keys: list[str]
+    """The key of each task."""
 
 
-def measure(programs: list[Program], effort: Effort) -> Section:
-    """Measure on one server, one hot key and one event loop."""
+ONE = Tasks("one at a time", [KEY])
+MANY = Tasks(f"{AT_ONCE} at once, different keys", [f"user:{task}" for task in range(AT_ONCE)])
+HOT = Tasks(f"{AT_ONCE} at once, one key", [KEY] * AT_ONCE)
+
+
+def measure(programs: list[Program], effort: Effort, before: Library | None) -> Section:
+    """Measure on one server, in one event loop of each kind."""
     section = Section(
         "async",
         "The library for coroutines",
         "Time per decision / time of redis-py's sync `evalsha` of `return 1` (one connection, TCP), "
-        f"client and server pinned to one core, one hot key. *{MANY}*: {AT_ONCE} tasks, and each calls "
+        f"client and server pinned to one core. *{AT_ONCE} at once*: {AT_ONCE} tasks, and each calls "
         f"again when it has its decision. {method(effort)}",
     )
     for program in programs:
         with pinned(), Server(program.path) as server, ExitStack() as stack:
-            loops = {kind: stack.enter_context(_loop(kind)) for kind in _kinds()}
-            chunks = {
-                f"{case.name}, {how}": _chunk(loops[case.loop], case, at_once, server, effort)
-                for case in _cases(server, loops, stack)
-                for how, at_once in ((ONE, 1), (MANY, AT_ONCE))
-            }
-            floor = floor_of(server, stack)
-            label = f"coroutines on {program.name}"
-            measured_ratios = against_floor(label, floor, chunks, [server], effort)
-        section.figures[program.name] = measured_ratios.cases
-        section.checks[program.name] = measured_ratios.processor
-    section.tables = [
-        tabulate("Ratio to redis-py's sync `evalsha`", "decision", section.figures, 2),
-        tabulate(PROCESSOR, "decision", section.checks, 2),
-    ]
+            side = Side.here([server.url], [server])
+            now = made(cases(side, effort, stack)) | _peers(server, effort, stack)
+            other = calls_of(before, "async", side, effort, stack, section.notes)
+            floor = floor_of(server, effort, stack)
+            measured = against_floor(f"coroutines on {program.name}", floor, now, effort, other)
+        measured.record(section, program.name)
+    section.tables = ratio_tables(section)
     if "uvloop" not in _kinds():
         section.notes.append("uvloop is not installed (`pip install uvloop`).")
     return section
@@ -86,52 +82,80 @@ def _loop(kind: str) -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-def _cases(
-    server: Server, loops: dict[str, asyncio.AbstractEventLoop], stack: ExitStack
-) -> Iterator[Case]:
-    def hit(name: str, subject: Subject, kind: str = "asyncio") -> Call:
-        name = f"{name}-{kind}".replace(", ", "-").replace(" ", "-")
-        limiter = AsyncLimiter(subject.policies, store=server.url, name=name, timeout=TIMEOUT)
+def _loops(stack: ExitStack) -> dict[str, asyncio.AbstractEventLoop]:
+    return {kind: stack.enter_context(_loop(kind)) for kind in _kinds()}
+
+
+def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
+    """Return the library's cases."""
+    loops = _loops(stack)
+    numbers = itertools.count()
+
+    def hit(subject: Subject, expected: bool, tasks: Tasks, kind: str) -> Chunk:
+        name = f"{side.name}-{next(numbers)}"
+        limiter = AsyncLimiter(subject.policies, store=side.stores[0], name=name, timeout=TIMEOUT)
         loop = loops[kind]
         loop.run_until_complete(limiter.open())
         stack.callback(lambda: loop.run_until_complete(limiter.close()))
-        loop.run_until_complete(limiter.hit(KEY, subject.taken))
-        return partial(limiter.hit, KEY)
+        for key in dict.fromkeys(tasks.keys):
+            loop.run_until_complete(limiter.hit(key, subject.taken))
+        return _chunk(loop, limiter.hit, tasks, side.pids, effort, expected)
 
-    for name in ("fixed_window", "token_bucket", "sliding_log"):
-        yield Case(f"{name}: hit, allowed", hit(f"{name}-allowed", ALLOWING[name]), True)
-    denied = hit("fixed_window-denied", DENYING["fixed_window"])
-    yield Case("fixed_window: hit, denied", denied, False)
-    yield Case("three limits: hit, allowed", hit("three", THREE), True)
+    calls: dict[str, tuple[Subject, bool, str]] = {
+        **{
+            f"{name}: hit, allowed": (ALLOWING[name], True, "asyncio")
+            for name in ("fixed_window", "token_bucket", "sliding_log")
+        },
+        "fixed_window: hit, denied": (DENYING["fixed_window"], False, "asyncio"),
+        "three limits: hit, allowed": (THREE, True, "asyncio"),
+    }
     if "uvloop" in loops:
-        call = hit("fixed_window", ALLOWING["fixed_window"], "uvloop")
-        yield Case("fixed_window on uvloop: hit, allowed", call, True, "uvloop")
-    for kind in loops:
+        calls["fixed_window on uvloop: hit, allowed"] = (ALLOWING["fixed_window"], True, "uvloop")
+        calls["three limits on uvloop: hit, allowed"] = (THREE, True, "uvloop")
+    return {
+        f"{name}, {tasks.name}": partial(hit, subject, expected, tasks, kind)
+        for name, (subject, expected, kind) in calls.items()
+        for tasks in ((ONE, MANY, HOT) if "fixed_window" in name else (ONE, MANY))
+    }
+
+
+def _peers(server: Server, effort: Effort, stack: ExitStack) -> dict[str, Chunk]:
+    chunks = {}
+    for kind, loop in _loops(stack).items():
         where = "" if kind == "asyncio" else f" on {kind}"
-        call = _evalsha(server, loops[kind], stack)
-        yield Case(f"redis.asyncio{where}: `evalsha` of `return 1`", call, loop=kind)
+        call = _evalsha(server, loop, stack)
+        for tasks in (ONE, MANY):
+            # `return 1` has no key, so only the number of tasks matters.
+            name = f"redis.asyncio{where}: `evalsha` of `return 1`, {tasks.name.split(',')[0]}"
+            chunks[name] = _chunk(loop, call, tasks, [server.pid], effort)
+    return chunks
 
 
 def _evalsha(server: Server, loop: asyncio.AbstractEventLoop, stack: ExitStack) -> Call:
     client: Any = redis.asyncio.Redis(host=server.host, port=server.port)
     stack.callback(lambda: loop.run_until_complete(client.aclose()))
     with plain_client(server) as plain:
-        return partial(client.evalsha, load(plain, FLOOR), 0)
+        sha = load(plain, FLOOR)
+    return lambda _: client.evalsha(sha, 0)
 
 
 def _chunk(
-    loop: asyncio.AbstractEventLoop, case: Case, at_once: int, server: Server, effort: Effort
+    loop: asyncio.AbstractEventLoop,
+    call: Call,
+    tasks: Tasks,
+    pids: Collection[int],
+    effort: Effort,
+    expected: bool | None = None,
 ) -> Chunk:
+    at_once = len(tasks.keys)
     each = max(-(-effort.calls // at_once), _LEAST_EACH)
 
-    async def caller() -> object:
+    async def caller(key: str) -> object:
         for _ in range(each):
-            answer = await case.call()
+            answer = await call(key)
         return answer
 
     async def callers() -> object:
-        return (await asyncio.gather(*(caller() for _ in range(at_once))))[-1]
+        return (await asyncio.gather(*map(caller, tasks.keys)))[-1]
 
-    return measured(
-        lambda: loop.run_until_complete(callers()), each * at_once, [server], case.expected
-    )
+    return measured(lambda: loop.run_until_complete(callers()), each * at_once, pids, expected)

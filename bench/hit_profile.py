@@ -72,7 +72,7 @@ def measure(programs: list[Program], effort: Effort) -> Section:
                 limiter = Limiter(policies, store=server.url, name=label, timeout=TIMEOUT)
                 stack.enter_context(limiter).hit(KEY, taken)
                 chunks, alone[name] = _layers(server, limiter, effort, stack)
-                measured = ratios(timed(floor, effort.calls, [server]), chunks, effort, step)
+                measured = ratios(timed(floor, effort.calls, [server.pid]), chunks, effort, step)
             # Processor time: in elapsed time, other work on the machine would hide such small differences.
             section.figures[name] = measured.processor
             floor_us = measured.floor_processor
@@ -146,7 +146,7 @@ def _layers(
         ),
         "four fields read": _alone(partial(_fields, limiter.peek(KEY)), effort),
     }
-    return {name: timed(layer, effort.calls, [server]) for name, layer in layers.items()}, alone
+    return {name: timed(layer, effort.calls, [server.pid]) for name, layer in layers.items()}, alone
 
 
 def _fields(decision: Any) -> object:

@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import redis
 
+from bench.against import Cases, Library, Side, calls_of, made
 from bench.effort import Effort, progress
 from bench.pinning import pinned
 from bench.ratios import Chunk, Ratios, ratios, timed
-from bench.sections import Section, Spread, tabulate
+from bench.sections import Section, Spread, Table, compare, tabulate
 from bench.stores import Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, THREE_DENYING, Subject
 from limiter import Limiter
@@ -25,6 +26,7 @@ from service.demo.servers import Cluster, Server
 
 KEY = "user:42"
 CLUSTER_KEYS = 1_000
+KEYS = [f"user:{number}" for number in range(CLUSTER_KEYS)]
 THREADS = (1, 8, 32, 64)
 
 FLOOR = "return 1"
@@ -35,16 +37,15 @@ PROCESSOR = "The same ratio, of the processor's time alone"
 #: Long, so that other work on the machine makes a call slow, but does not fail it.
 TIMEOUT = 5.0
 
+CLUSTER_CLIENT = "redis-py's cluster client: `return 1`"
+#: The end of the name of a quotient: the library / redis-py's cluster client.
+BY_CLIENT = ": hit, allowed / redis-py's cluster client"
+ONE_NODE = "fixed_window: hit, allowed, one key of the cluster"
+SINGLE = "fixed_window: hit, allowed, one key of a single server"
+BY_SINGLE = "fixed_window: hit, allowed, one key: cluster / single server"
 
-class Case(NamedTuple):
-    """One call to measure."""
 
-    name: str
-    call: Callable[[], object]
-    expected: bool | None = None
-
-
-def measure(programs: list[Program], effort: Effort) -> Section:
+def measure(programs: list[Program], effort: Effort, before: Library | None) -> Section:
     """Measure on one server, one connection and one hot key; then with threads."""
     section = Section(
         "hit",
@@ -57,17 +58,15 @@ def measure(programs: list[Program], effort: Effort) -> Section:
     floors = {}
     for program in programs:
         with pinned(), Server(program.path) as server, ExitStack() as stack:
-            floor = floor_of(server, stack)
-            cases = [*_own(server, stack), *_peers(server)]
-            measured = _run(f"library on {program.name}", floor, cases, [server], effort)
-        section.figures[program.name] = measured.cases
-        section.checks[program.name] = measured.processor
+            side = Side.here([server.url], [server])
+            now = made(cases(side, effort, stack)) | _peers(server, effort)
+            other = calls_of(before, "hit", side, effort, stack, section.notes)
+            floor = floor_of(server, effort, stack)
+            measured = against_floor(f"library on {program.name}", floor, now, effort, other)
+        measured.record(section, program.name)
         floors[program.name] = {"redis-py's `evalsha`, us": measured.floor}
-    section.tables = [
-        tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2),
-        tabulate(PROCESSOR, "decision", section.checks, 2),
-        tabulate("The floor itself (between the deciles)", "", floors, 1),
-    ]
+    section.tables = ratio_tables(section)
+    section.tables.append(tabulate("The floor itself (between the deciles)", "", floors, 1))
     rates = {program.name: _threads(program, effort) for program in programs}
     section.tables.append(tabulate("Threads, unpinned: thousand calls a second", "", rates, 1))
     section.figures |= {f"{name}, threads": figures for name, figures in rates.items()}
@@ -76,13 +75,14 @@ def measure(programs: list[Program], effort: Effort) -> Section:
     return section
 
 
-def measure_cluster(programs: list[Program], effort: Effort) -> Section:
+def measure_cluster(programs: list[Program], effort: Effort, before: Library | None) -> Section:
     """Measure on three nodes with a thousand keys in turn, also with redis-py's cluster client."""
     section = Section(
         "cluster",
         "The library on a cluster",
         f"Three nodes, {CLUSTER_KEYS:,} keys in turn, everything pinned to one core. The floor is "
-        f"redis-py's `evalsha` of `return 1` on a single server. {method(effort)}",
+        f"redis-py's `evalsha` of `return 1` on a single server. {method(effort)} *One key*: all calls go "
+        "to one node. A quotient of two cases is taken in each repetition.",
     )
     for program in programs:
         with (
@@ -91,17 +91,32 @@ def measure_cluster(programs: list[Program], effort: Effort) -> Section:
             Cluster(3, binary=program.path) as cluster,
             ExitStack() as stack,
         ):
-            floor = floor_of(server, stack)
-            cases = _on_cluster(cluster, stack)
             servers = [server, *cluster.nodes]
-            measured = _run(f"cluster of {program.name}", floor, cases, servers, effort)
-        section.figures[program.name] = measured.cases
-        section.checks[program.name] = measured.processor
-    section.tables = [
-        tabulate("Ratio to redis-py's `evalsha`", "decision", section.figures, 2),
+            side = Side.here([cluster.url, server.url], servers)
+            now = made(cluster_cases(side, effort, stack))
+            now[CLUSTER_CLIENT] = _cluster_client(cluster, servers, effort, stack)
+            other = calls_of(before, "cluster", side, effort, stack, section.notes)
+            floor = floor_of(server, effort, stack)
+            measured = against_floor(f"cluster of {program.name}", floor, now, effort, other)
+        for name in DENYING:
+            measured.divide(f"{name}{BY_CLIENT}", f"{name}: hit, allowed", CLUSTER_CLIENT)
+        measured.divide(BY_SINGLE, ONE_NODE, SINGLE)
+        measured.record(section, program.name)
+    section.tables = ratio_tables(section)
+    return section
+
+
+def ratio_tables(section: Section) -> list[Table]:
+    """Build the tables of a part whose figures are ratios to ``evalsha``."""
+    title = "Ratio to redis-py's `evalsha`"
+    return [
+        compare(f"{title}: before and now", "decision", section.figures, section.compared),
+        compare(
+            f"{PROCESSOR}: before and now", "decision", section.checks, section.compared_checks
+        ),
+        tabulate(title, "decision", section.figures, 2),
         tabulate(PROCESSOR, "decision", section.checks, 2),
     ]
-    return section
 
 
 def method(effort: Effort) -> str:
@@ -113,63 +128,61 @@ def method(effort: Effort) -> str:
     )
 
 
-def _run(
-    label: str,
-    floor: Callable[[], object],
-    cases: list[Case],
-    servers: list[Server],
-    effort: Effort,
-) -> Ratios:
-    chunks: dict[str, Chunk] = {
-        case.name: timed(case.call, effort.calls, servers, case.expected) for case in cases
-    }
-    return against_floor(label, floor, chunks, servers, effort)
-
-
 def against_floor(
     label: str,
-    floor: Callable[[], object],
-    chunks: dict[str, Chunk],
-    servers: list[Server],
+    floor: Chunk,
+    now: dict[str, Chunk],
     effort: Effort,
+    before: dict[str, Chunk],
 ) -> Ratios:
     """Measure every chunk as a multiple of the floor."""
-    with progress(label, effort.repetitions * len(chunks)) as step:
-        return ratios(timed(floor, effort.calls, servers), chunks, effort, step)
+    with progress(label, effort.repetitions * (len(now) + len(before))) as step:
+        return ratios(floor, now, effort, step, before)
 
 
-def floor_of(server: Server, stack: ExitStack) -> Callable[[], object]:
-    """Build the call with which all others are compared."""
+def floor_of(server: Server, effort: Effort, stack: ExitStack) -> Chunk:
+    """Make the chunk with which all others are compared."""
     client = stack.enter_context(plain_client(server))
-    return partial(client.evalsha, load(client, FLOOR), 0)
+    return timed(partial(client.evalsha, load(client, FLOOR), 0), effort.calls, [server.pid])
 
 
-def _own(server: Server, stack: ExitStack) -> Iterator[Case]:
-    names = itertools.count()
+def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
+    """Return the library's cases on one server."""
+    numbers = itertools.count()
 
     def limiter(subject: Subject) -> Limiter:
-        name = f"bench-{next(names)}"
-        made = Limiter(subject.policies, store=server.url, name=name, timeout=TIMEOUT)
+        name = f"{side.name}-{next(numbers)}"
+        made = Limiter(subject.policies, store=side.stores[0], name=name, timeout=TIMEOUT)
         stack.enter_context(made).hit(KEY, subject.taken)
         return made
 
-    for name, subject in ALLOWING.items():
-        yield Case(f"{name}: hit, allowed", partial(limiter(subject).hit, KEY), True)
-    for name, subject in DENYING.items():
-        yield Case(f"{name}: hit, denied", partial(limiter(subject).hit, KEY), False)
-    for name in DENYING:
-        peeked = limiter(ALLOWING[name])
+    def chunk(call: Callable[[], object], expected: bool) -> Chunk:
+        return timed(call, effort.calls, side.pids, expected)
+
+    def hit(subject: Subject, expected: bool) -> Chunk:
+        return chunk(partial(limiter(subject).hit, KEY), expected)
+
+    def peek(subject: Subject) -> Chunk:
+        peeked = limiter(subject)
         peeked.hit(KEY)
-        yield Case(f"{name}: peek", partial(peeked.peek, KEY), True)
-    yield Case("three limits: hit, allowed", partial(limiter(THREE).hit, KEY), True)
-    denying = limiter(THREE_DENYING)
-    yield Case("three limits: hit, denied", partial(denying.hit, KEY), False)
-    fields = limiter(ALLOWING["fixed_window"])
-    many = limiter(ALLOWING["fixed_window"])
-    keys = itertools.cycle(f"user:{number}" for number in range(CLUSTER_KEYS))
-    name = f"fixed_window: hit, allowed, {CLUSTER_KEYS:,} keys in turn"
-    yield Case(name, partial(_next, many.hit, keys), True)
-    yield Case("fixed_window: hit, allowed, four fields read", partial(_read, fields), True)
+        return chunk(partial(peeked.peek, KEY), True)
+
+    def in_turn() -> Chunk:
+        many = limiter(ALLOWING["fixed_window"])
+        return chunk(partial(_next, many.hit, itertools.cycle(KEYS)), True)
+
+    def fields_read() -> Chunk:
+        return chunk(partial(_read, limiter(ALLOWING["fixed_window"])), True)
+
+    return {
+        **{f"{name}: hit, allowed": partial(hit, made, True) for name, made in ALLOWING.items()},
+        **{f"{name}: hit, denied": partial(hit, made, False) for name, made in DENYING.items()},
+        **{f"{name}: peek": partial(peek, ALLOWING[name]) for name in DENYING},
+        "three limits: hit, allowed": partial(hit, THREE, True),
+        "three limits: hit, denied": partial(hit, THREE_DENYING, False),
+        f"fixed_window: hit, allowed, {CLUSTER_KEYS:,} keys in turn": in_turn,
+        "fixed_window: hit, allowed, four fields read": fields_read,
+    }
 
 
 def _read(limiter: Limiter) -> bool:
@@ -178,13 +191,14 @@ def _read(limiter: Limiter) -> bool:
     return decision.allowed and decision.remaining + decision.reset_after > decision.retry_after
 
 
-def _peers(server: Server) -> Iterator[Case]:
+def _peers(server: Server, effort: Effort) -> dict[str, Chunk]:
     if importlib.util.find_spec("limits") is None:
-        return
+        return {}
     limits: Any = importlib.import_module("limits")
     strategies: Any = importlib.import_module("limits.strategies")
     storage: Any = importlib.import_module("limits.storage")
     store = storage.RedisStorage(f"redis://{server.host}:{server.port}/0")
+    chunks = {}
     for title, strategy in [
         ("fixed window", strategies.FixedWindowRateLimiter(store)),
         ("moving window", strategies.MovingWindowRateLimiter(store)),
@@ -193,32 +207,43 @@ def _peers(server: Server) -> Iterator[Case]:
         spent = limits.RateLimitItemPerYear(_PEERS_LIMIT, namespace=title)
         for _ in range(_PEERS_LIMIT):
             strategy.hit(spent, KEY)
-        call = partial(strategy.hit, ample, "another")
-        yield Case(f"limits {limits.__version__}, {title}: hit, allowed", call, True)
-        call = partial(strategy.hit, spent, KEY)
-        yield Case(f"limits {limits.__version__}, {title}: hit, denied", call, False)
+        name = f"limits {limits.__version__}, {title}: hit"
+        for outcome, item, key in (("allowed", ample, "another"), ("denied", spent, KEY)):
+            call = partial(strategy.hit, item, key)
+            chunks[f"{name}, {outcome}"] = timed(
+                call, effort.calls, [server.pid], outcome == "allowed"
+            )
+    return chunks
 
 
-def _on_cluster(cluster: Cluster, stack: ExitStack) -> list[Case]:
-    keys = [f"user:{number}" for number in range(CLUSTER_KEYS)]
-    cases: list[Case] = []
-    for name in DENYING:
-        policies, taken = ALLOWING[name]
-        limiter = Limiter(policies, store=cluster.url, name=name, timeout=TIMEOUT)
-        stack.enter_context(limiter)
+def cluster_cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
+    """Return the library's cases on a cluster, and one on the single server beside it."""
+    cluster, single = side.stores
+
+    def hit(algorithm: str, keys: list[str], store: str, label: str) -> Chunk:
+        policies, taken = ALLOWING[algorithm]
+        name = f"{side.name}-{algorithm}{label}"
+        limiter = stack.enter_context(Limiter(policies, store=store, name=name, timeout=TIMEOUT))
         for key in keys:
             limiter.hit(key, taken)
-        case = Case(f"{name}: hit, allowed", partial(_next, limiter.hit, itertools.cycle(keys)))
-        cases.append(case._replace(expected=True))
+        call = partial(_next, limiter.hit, itertools.cycle(keys))
+        return timed(call, effort.calls, side.pids, True)
+
+    return {
+        **{f"{name}: hit, allowed": partial(hit, name, KEYS, cluster, "") for name in DENYING},
+        ONE_NODE: partial(hit, "fixed_window", [KEY], cluster, "-one"),
+        SINGLE: partial(hit, "fixed_window", [KEY], single, "-one"),
+    }
+
+
+def _cluster_client(
+    cluster: Cluster, servers: list[Server], effort: Effort, stack: ExitStack
+) -> Chunk:
     node = cluster.nodes[0]
     client = redis.RedisCluster(host=node.host, port=node.port)
     stack.callback(client.close)
-    sha = load(client, FLOOR)
-    turn = itertools.cycle(keys)
-    cases.append(
-        Case("redis-py's cluster client: `return 1`", partial(_evalsha, client, sha, turn))
-    )
-    return cases
+    call = partial(_evalsha, client, load(client, FLOOR), itertools.cycle(KEYS))
+    return timed(call, effort.calls, [server.pid for server in servers])
 
 
 def _next(hit: Callable[[str], object], keys: Iterator[str]) -> object:

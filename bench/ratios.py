@@ -6,13 +6,14 @@ import random
 import statistics
 from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
+from operator import attrgetter
 from pathlib import Path
 from time import perf_counter, thread_time
+from types import MappingProxyType
 from typing import NamedTuple
 
 from bench.effort import Effort, Step
-from bench.sections import Failed, Spread
-from service.demo.servers import Server
+from bench.sections import Comparison, Failed, Section, Spread
 
 
 class Cost(NamedTuple):
@@ -23,24 +24,70 @@ class Cost(NamedTuple):
     """Processor time of client and servers; on one core of an idle machine, the same as ``time``."""
 
 
+_time: Callable[[Cost], float] = attrgetter("time")
+_processor: Callable[[Cost], float] = attrgetter("processor")
+
 #: Runs several calls, and returns the cost of one.
 Chunk = Callable[[], Cost]
+
+
+#: Case -> its ratio to the floor in each repetition.
+Series = dict[str, list[Cost]]
 
 
 class Ratios(NamedTuple):
     """Every case as a multiple of the floor, and the floor in microseconds."""
 
-    cases: dict[str, Spread]
-    processor: dict[str, Spread]
-    """The same ratios of processor time, without other work on the machine."""
+    now: Series
+    before: Series
+    """The cases of the other revision's library; empty unless one is measured."""
     floor: Spread
     floor_processor: float
+
+    @property
+    def cases(self) -> dict[str, Spread]:
+        """The ratios of elapsed time."""
+        return _spreads(self.now, _time)
+
+    @property
+    def processor(self) -> dict[str, Spread]:
+        """The ratios of processor time, without other work on the machine."""
+        return _spreads(self.now, _processor)
+
+    def record(self, section: Section, column: str) -> None:
+        """Add the ratios to a section; the quotients of both libraries are taken in each repetition."""
+        section.figures[column], section.checks[column] = self.cases, self.processor
+        if self.before:
+            quotients = {
+                name: _quotients(self.now[name], costs) for name, costs in self.before.items()
+            }
+            section.compared[column], section.compared_checks[column] = (
+                Comparison(_spreads(self.before, of), _spreads(quotients, of))
+                for of in (_time, _processor)
+            )
+
+    def divide(self, name: str, case: str, base: str) -> None:
+        """Add the quotient of two cases as another case, for each library."""
+        for series in (self.now, self.before):
+            if case in series:
+                series[name] = _quotients(series[case], series.get(base, self.now[base]))
+
+
+def _spreads(series: Series, of: Callable[[Cost], float]) -> dict[str, Spread]:
+    return {name: Spread.of(map(of, costs)) for name, costs in series.items()}
+
+
+def _quotients(costs: list[Cost], bases: list[Cost]) -> list[Cost]:
+    return [
+        Cost(cost.time / base.time, cost.processor / base.processor)
+        for cost, base in zip(costs, bases, strict=True)
+    ]
 
 
 def timed(
     call: Callable[[], object],
     calls: int,
-    servers: Collection[Server],
+    pids: Collection[int],
     expected: bool | None = None,
 ) -> Chunk:
     """Make a chunk that repeats ``call``; the rest as in ``measured``."""
@@ -50,21 +97,22 @@ def timed(
             answer = call()
         return answer
 
-    return measured(repeat, calls, servers, expected)
+    return measured(repeat, calls, pids, expected)
 
 
 def measured(
     run: Callable[[], object],
     calls: int,
-    servers: Collection[Server],
+    pids: Collection[int],
     expected: bool | None = None,
 ) -> Chunk:
     """Make a chunk of ``calls`` calls. ``run`` makes them, and returns the last answer.
 
+    ``pids`` are the servers' processes, whose processor time counts too.
     The truth of the answer must be ``expected``. If a limit was used up too early, or not at all, the
     chunk would otherwise measure something else without an error.
     """
-    clocks = [Path(f"/proc/{server.pid}/schedstat") for server in servers]
+    clocks = [Path(f"/proc/{pid}/schedstat") for pid in pids]
 
     def worked() -> float:
         return sum(_nanoseconds(clock) for clock in clocks) / 1e9
@@ -82,46 +130,47 @@ def measured(
     return chunk
 
 
-def ratios(floor: Chunk, cases: Mapping[str, Chunk], effort: Effort, step: Step) -> Ratios:
+def ratios(
+    floor: Chunk,
+    now: Mapping[str, Chunk],
+    effort: Effort,
+    step: Step,
+    before: Mapping[str, Chunk] = MappingProxyType({}),
+) -> Ratios:
     """Measure each case as a multiple of the floor: the median over all repetitions, in random order.
 
     A chunk is between two chunks of the floor, so a machine that becomes slower or faster changes both.
     Within a repetition the median of these ratios counts, so an interrupted chunk does not matter.
+    ``before`` has the cases of another revision's library, which are measured in the same way.
     """
-    costs_by_case: dict[str, list[Cost]] = {name: [] for name in cases}
+    measured: tuple[Series, Series] = {name: [] for name in now}, {name: [] for name in before}
+    cases = [
+        (chunk, costs[name])
+        for chunks, costs in zip((now, before), measured, strict=True)
+        for name, chunk in chunks.items()
+    ]
     floors: list[Cost] = []
-    for chunk in (floor, *cases.values()):
+    for chunk in (floor, *(chunk for chunk, _ in cases)):
         chunk()
     for _ in range(effort.repetitions):
-        for name in random.sample(list(cases), len(cases)):
+        for chunk, costs in random.sample(cases, len(cases)):
             beside, own = [floor()], []
             for _ in range(effort.pairs):
-                own.append(cases[name]())
+                own.append(chunk())
                 beside.append(floor())
-            costs_by_case[name].append(
-                Cost(
-                    _median_ratio([cost.time for cost in own], [cost.time for cost in beside]),
-                    _median_ratio(
-                        [cost.processor for cost in own], [cost.processor for cost in beside]
-                    ),
-                )
-            )
+            costs.append(Cost(*(_median_ratio(own, beside, of) for of in (_time, _processor))))
             floors += beside
             step()
     return Ratios(
-        {name: Spread.of(cost.time for cost in costs) for name, costs in costs_by_case.items()},
-        {
-            name: Spread.of(cost.processor for cost in costs)
-            for name, costs in costs_by_case.items()
-        },
+        *measured,
         _without_extremes([cost.time for cost in floors]),
         statistics.median(cost.processor for cost in floors),
     )
 
 
-def _median_ratio(own: list[float], beside: list[float]) -> float:
-    around = [(before + after) / 2 for before, after in pairwise(beside)]
-    return statistics.median(time / base for time, base in zip(own, around, strict=True))
+def _median_ratio(own: list[Cost], beside: list[Cost], of: Callable[[Cost], float]) -> float:
+    around = [(of(before) + of(after)) / 2 for before, after in pairwise(beside)]
+    return statistics.median(of(cost) / base for cost, base in zip(own, around, strict=True))
 
 
 def _nanoseconds(clock: Path) -> int:

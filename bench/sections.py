@@ -30,6 +30,13 @@ class Spread(NamedTuple):
 Figures = dict[str, dict[str, Spread]]
 
 
+class Comparison(NamedTuple):
+    """The cases of another revision's library, and the quotients: this checkout's / the other's."""
+
+    before: dict[str, Spread]
+    quotients: dict[str, Spread]
+
+
 class Table(NamedTuple):
     """One table of the report."""
 
@@ -48,6 +55,10 @@ class Section:
     figures: Figures = field(default_factory=dict)
     checks: Figures = field(default_factory=dict)
     """Figures without goals, which support the others."""
+    compared: dict[str, Comparison] = field(default_factory=dict)
+    """For each column of ``figures``, the library of ``--against``; empty without that option."""
+    compared_checks: dict[str, Comparison] = field(default_factory=dict)
+    """The same for ``checks``."""
     tables: list[Table] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     """Rows for the JSON file that are not figures."""
@@ -62,6 +73,37 @@ def tabulate(title: str, what: str, figures: Figures, digits: int) -> Table:
         [name, *(shown(column.get(name), digits) for column in figures.values())] for name in names
     ]
     return Table(title, [what, *figures], rows)
+
+
+def compare(
+    title: str,
+    what: str,
+    figures: Figures,
+    compared: dict[str, Comparison],
+    digits: int = 2,
+) -> Table:
+    """Build a table with three columns for each server: before, now, and the quotient of these."""
+    columns = [what]
+    names: dict[str, None] = {}
+    for server, comparison in compared.items():
+        columns += [f"{server}: before", "now", "now / before"]
+        names |= dict.fromkeys(comparison.before)
+    rows = [
+        [
+            name,
+            *(
+                cell
+                for server, (before, quotients) in compared.items()
+                for cell in (
+                    shown(before.get(name), digits),
+                    shown(figures[server].get(name), digits),
+                    shown(quotients.get(name), 2),
+                )
+            ),
+        ]
+        for name in names
+    ]
+    return Table(title, columns, rows)
 
 
 def shown(spread: Spread | None, digits: int) -> str:

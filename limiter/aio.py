@@ -20,7 +20,7 @@ from limiter.leases import HeldLease
 from limiter.memory.transport import MEMORY, AsyncMemoryTransport
 from limiter.reservations import ReservedCost
 from limiter.several import Decisions, Item, hit_all_flow
-from limiter.transport import AsyncTransport, connect_async, script_of
+from limiter.transport import AsyncTransport, checked, connect_async, finish, script_of
 
 _Own = TypeVar("_Own", bound="AsyncLimiter")
 _Result = TypeVar("_Result")
@@ -112,10 +112,28 @@ class AsyncLimiter(Base):
     ) -> Decision:
         """Take ``cost`` units from every limit of ``key``, or nothing; as ``Limiter.hit``."""
         core = self._core
-        plan = core.plan if limits is None else core.plan_for(limits)
-        call = plan.call("hit", key, cost, at_least, tag, core.now_us)
+        if (
+            at_least is None
+            and limits is None
+            and tag is None
+            and type(key) is str
+            and type(cost) is int
+        ):
+            plan, call = core.plan, core.calls[key, cost, core.now_us]
+        else:
+            plan = core.plan_for(limits)
+            call = plan.call("hit", key, cost, at_least, tag, core.now_us)
+        transport = core.transport
         try:
-            reply = await core.transport.run(call)
+            sent = transport.begin(call)
+            if sent is None:
+                reply = await transport.run(call)
+            else:
+                reply = await sent[0]
+                if isinstance(reply, Exception):
+                    reply = await finish(call, reply, sent)
+                else:
+                    reply = checked(call, reply)
         except StoreUnavailable as error:
             core.note(error)
             return core.fallback(error, plan, "hit", key, cost, at_least, tag)

@@ -25,7 +25,7 @@ from limiter.web.asgi_messages import (
 )
 from limiter.web.guard import AsyncGuard
 from limiter.web.request import from_asgi
-from limiter.web.request_leases import HeldLeases
+from limiter.web.request_leases import RequestLeases
 from limiter.web.uvicorn_peers import hides_proxies
 from limiter.web.websocket import WebSocket
 from limiter.web.wiring import GuardSettings
@@ -80,7 +80,7 @@ class LimiterMiddleware:
         self._messages: Callable[[], AsyncGuard] | None = None
         if messages is not None and settings.get("enabled", True):
             self._messages = _guard_of_messages(messages, self._guard(), settings)
-        self._held = HeldLeases()
+        self._held = RequestLeases()
 
     async def open(self) -> None:
         """Connect in advance, for the running event loop; optional.
@@ -94,7 +94,7 @@ class LimiterMiddleware:
 
     async def close(self) -> None:
         """Release the leases that are still held, and close the event loop's connections."""
-        await self._held.release()
+        await self._held.release_all()
         for limiter in self._limiters():
             await limiter.close()
 
@@ -120,13 +120,13 @@ class LimiterMiddleware:
             await refuse(verdict, send, "http", scope["method"] == "HEAD")
             return
         verdicts = [verdict]
-        leases = self._held.of(guard, verdict)
+        self._held.hold(guard, verdict)
         trailers = False
 
         async def receiving() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect":
-                leases.begin_release()
+                self._held.begin_release(verdict)
             return message
 
         async def sending(message: Message) -> None:
@@ -136,14 +136,14 @@ class LimiterMiddleware:
                 message = with_fields(message, verdicts)
             await send(message)
             if is_last(message, trailers):
-                await leases.release()
+                await self._held.release(verdict)
 
         try:
             if self._sleep and verdict.delay:
                 await asyncio.sleep(verdict.delay)
             await self.app({**scope, wiring.VERDICTS: verdicts}, receiving, sending)
         finally:
-            await leases.release()
+            await self._held.release(verdict)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         guard = self._guard()
@@ -152,16 +152,16 @@ class LimiterMiddleware:
         if not verdict.allowed:
             await refuse_handshake(verdict, scope, receive, send)
             return
-        leases = self._held.of(guard, verdict)
+        self._held.hold(guard, verdict)
         messages = self._messages() if self._messages else None
-        socket = WebSocket(receive, send, leases, [verdict], request, messages, self._sleep)
+        socket = WebSocket(receive, send, self._held, verdict, request, messages, self._sleep)
         try:
             if self._sleep and verdict.delay:
                 await asyncio.sleep(verdict.delay)
             await self.app({**scope, wiring.VERDICTS: socket.verdicts}, socket.receive, socket.send)
         finally:
             socket.abandon()
-            await leases.release()
+            await self._held.release(verdict)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Connect and close with the application's lifespan, or without it if the application has none."""
@@ -173,7 +173,10 @@ class LimiterMiddleware:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._warn_of_replaced_peers()
-                await self._open_if_possible()
+                try:
+                    await self.open()
+                except LimiterError as error:
+                    log.warning("started without the store: %s", error)
             return message
 
         async def sending(message: Message) -> None:
@@ -198,12 +201,6 @@ class LimiterMiddleware:
                 warn = getattr(rule.cost, "warn_of_replaced_peers", None)
                 if warn is not None:
                     warn()
-
-    async def _open_if_possible(self) -> None:
-        try:
-            await self.open()
-        except LimiterError as error:
-            log.warning("started without the store: %s", error)
 
 
 def _guard_of_messages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from limiter.policies import Policy
@@ -9,9 +10,13 @@ from limiter.policies import Policy
 #: As a call's time: the store uses its own clock, which all clients share.
 SERVER_CLOCK = 0
 
-#: Integers of a reply for each block: granted, remaining, retry_after_us, reset_after_us, delay_us.
+#: Numbers of a reply for each block: granted, remaining, retry_after_us, reset_after_us, delay_us.
 #: The time of the decision follows the last block's.
 STRIDE = 5
+
+#: The numbers of a reply. All are whole; those of a script are floats, which need not be converted before
+#: they are read.
+Reply = Sequence[float]
 
 
 class Block(NamedTuple):
@@ -54,10 +59,23 @@ class CallTemplate:
         self.prepared: Any = None
 
 
-class Call(NamedTuple):
-    """One call for one subject or several, which a store decides as a whole."""
+class Call:
+    """One call for one subject or several, which a store decides as a whole.
 
-    template: CallTemplate
-    keys: tuple[bytes, ...]
-    tag: bytes = b""
-    """The hash tag of the keys, which decides their slot in a cluster."""
+    Attributes:
+        template: All of the call but its keys.
+        keys: The keys of the subjects' state.
+        tag: The hash tag of the keys, which decides their slot in a cluster.
+        encoded: The bytes that a transport sends; empty until then.
+        slot: The slot of the tag, once a transport to a cluster has computed it.
+
+    """
+
+    __slots__ = ("encoded", "keys", "slot", "tag", "template")
+
+    def __init__(self, template: CallTemplate, keys: tuple[bytes, ...], tag: bytes = b"") -> None:
+        self.template = template
+        self.keys = keys
+        self.tag = tag
+        self.encoded = b""
+        self.slot: int | None = None

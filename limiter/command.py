@@ -10,20 +10,20 @@ from limiter.cli.lazy import Entry, LazyGroup
 from limiter.version import __version__
 
 _ENTRIES = {
-    "hit": Entry("limiter.cli.calls", "hit", "Take units from a subject, if every limit has room."),
-    "peek": Entry("limiter.cli.calls", "peek", "Report what hit would decide; take nothing."),
-    "refund": Entry("limiter.cli.calls", "refund", "Refund units that were taken."),
-    "reset": Entry("limiter.cli.calls", "reset", "Forget what a subject has used."),
-    "hold": Entry("limiter.cli.hold", "hold", "Run a command while holding a lease."),
-    "check": Entry("limiter.policyfile.command", "check", "Check a policy file."),
+    "hit": Entry("limiter.cli.calls", "Take units from a subject, if every limit has room."),
+    "peek": Entry("limiter.cli.calls", "Report what hit would decide; take nothing."),
+    "refund": Entry("limiter.cli.calls", "Refund units that were taken."),
+    "reset": Entry("limiter.cli.calls", "Forget what a subject has used."),
+    "hold": Entry("limiter.cli.hold", "Run a command while holding a lease."),
+    "check": Entry("limiter.policyfile.command", "Check a policy file."),
     "explain": Entry(
-        "limiter.policyfile.command", "explain", "Show which policies apply to a request, and why."
+        "limiter.policyfile.command", "Show which policies apply to a request, and why."
     ),
     "scripts": Entry(
-        "limiter.cli.scripts", "scripts", "List, print or install the Lua scripts; decode calls."
+        "limiter.cli.scripts", "List, print or install the Lua scripts; decode calls."
     ),
-    "acl": Entry("limiter.cli.acl", "acl", "Print an ACL rule with the least rights."),
-    "bench": Entry("limiter.cli.bench", "bench", "Run the measurements, from a checkout."),
+    "acl": Entry("limiter.cli.acl", "Print an ACL rule with the least rights."),
+    "bench": Entry("limiter.cli.bench", "Run the measurements, from a checkout."),
 }
 
 

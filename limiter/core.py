@@ -12,6 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 from limiter import settings
 from limiter.call import SERVER_CLOCK, STRIDE
+from limiter.call_cache import CallCache
 from limiter.decision import Decision, RateLimited
 from limiter.errors import InvalidPolicy, LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
@@ -76,8 +77,10 @@ class Core(Generic[_Transport]):
         on_error: str,
         local_share: int,
         timeout: float,
+        calls: CallCache,
     ) -> None:
         self.plan = plan
+        self.calls = calls
         self.name = name
         self.store = store
         self.transport = store.transport

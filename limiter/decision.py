@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from limiter.call import STRIDE
+from limiter.call import STRIDE, Reply
 from limiter.errors import LimiterError
 from limiter.policies import Policy
 
@@ -21,31 +21,24 @@ class Decision:
     remaining 97, retry_after 0.0, reset_after 60.0.
     """
 
-    __slots__ = ("_part", "_policies", "_reply", "degraded")
+    __slots__ = ("_policies", "_reply")
 
-    degraded: bool
+    degraded: bool = False
     """Whether ``on_error`` decided, since the store did not."""
 
     _policies: tuple[Policy, ...]
-    _reply: list[int]
-    _part: bool
+    _reply: Reply
+    _part: bool = False
+    """Whether it is one of the decisions in another one's ``each``."""
 
-    def __init__(
-        self,
-        policies: tuple[Policy, ...],
-        reply: list[int],
-        degraded: bool = False,
-        part: bool = False,
-    ) -> None:
+    def __init__(self, policies: tuple[Policy, ...], reply: Reply) -> None:
         _set_policies(self, policies)
         _set_reply(self, reply)
-        _set_degraded(self, degraded)
-        _set_part(self, part)
 
-    @classmethod
-    def without_store(cls, policies: tuple[Policy, ...], allowed: bool) -> Decision:
+    @staticmethod
+    def without_store(policies: tuple[Policy, ...], allowed: bool) -> Decision:
         """Build the decision of ``on_error`` ``allow`` or ``deny``, while the store does not decide."""
-        return cls(policies, [0, 0, 0 if allowed else 1_000_000, 0, 0, 0], degraded=True)
+        return MarkedDecision(policies, (0, 0, 0 if allowed else 1_000_000, 0, 0, 0), degraded=True)
 
     def given_back(self) -> Decision:
         """Return this decision as if all granted units had been refunded."""
@@ -53,7 +46,7 @@ class Decision:
         for at in range(0, len(reply) - 1, STRIDE):
             granted = reply[at]
             reply[at : at + 2] = [0, reply[at + 1] + granted]
-        return Decision(self._policies, reply, self.degraded, self._part)
+        return MarkedDecision(self._policies, reply, self.degraded, self._part)
 
     @property
     def allowed(self) -> bool:
@@ -66,12 +59,12 @@ class Decision:
     @property
     def granted(self) -> int:
         """Units taken: the cost, or with ``at_least`` a number from that to the cost; 0 when denied."""
-        return self._reply[0]
+        return int(self._reply[0])
 
     @property
     def remaining(self) -> int:
         """Whole units that would pass right now: the smallest over all policies."""
-        return min(self._reply[1:-1:STRIDE])
+        return int(min(self._reply[1:-1:STRIDE]))
 
     @property
     def retry_after(self) -> float:
@@ -123,7 +116,9 @@ class Decision:
             return ()
         reply = self._reply
         return tuple(
-            Decision((policy,), [*reply[at : at + STRIDE], reply[-1]], self.degraded, part=True)
+            MarkedDecision(
+                (policy,), (*reply[at : at + STRIDE], reply[-1]), self.degraded, part=True
+            )
             for policy, at in zip(self._policies, range(0, len(reply), STRIDE), strict=False)
         )
 
@@ -133,9 +128,9 @@ class Decision:
 
         Empty if nothing was counted. It has the main numbers of ``each`` at a lower cost.
         """
-        reply = self._reply
-        if self.degraded and not reply[-1]:
+        if self.degraded and not self._reply[-1]:
             return []
+        reply = tuple(map(int, self._reply))
         if len(self._policies) == 1:
             return [(self._policies[0], reply[1], reply[2], reply[3])]
         rows = zip(self._policies, range(0, len(reply), STRIDE), strict=False)
@@ -179,7 +174,7 @@ class Decision:
         return {**self._fields(), "policy": self.policy}
 
     def __reduce__(self) -> tuple[type[Decision], tuple[object, ...]]:
-        return Decision, (self._policies, self._reply, self.degraded, self._part)
+        return type(self), (self._policies, self._reply)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Decision is frozen: {name} cannot be set")
@@ -191,8 +186,29 @@ class Decision:
 # The slots' own setters work on a frozen object, at a third of object.__setattr__'s cost.
 _set_policies = Decision.__dict__["_policies"].__set__
 _set_reply = Decision.__dict__["_reply"].__set__
-_set_degraded = Decision.__dict__["degraded"].__set__
-_set_part = Decision.__dict__["_part"].__set__
+
+
+class MarkedDecision(Decision):
+    """A decision of the fallback, or a part of another one.
+
+    It is a class of its own, so that a decision of the store does without these two fields.
+    """
+
+    __slots__ = ("_part", "degraded")
+
+    def __init__(
+        self,
+        policies: tuple[Policy, ...],
+        reply: Reply,
+        degraded: bool = False,
+        part: bool = False,
+    ) -> None:
+        super().__init__(policies, reply)
+        object.__setattr__(self, "degraded", degraded)
+        object.__setattr__(self, "_part", part)
+
+    def __reduce__(self) -> tuple[type[Decision], tuple[object, ...]]:
+        return MarkedDecision, (self._policies, self._reply, self.degraded, self._part)
 
 
 class RateLimited(LimiterError):

@@ -21,9 +21,9 @@ from limiter.web.asgi_messages import Scope, closing
 from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
-from limiter.web.request_leases import HeldLeases
+from limiter.web.request_leases import RequestLeases
 from limiter.web.rules import CostFunction
-from limiter.web.subjects import Identity, KeyFunction, checked_subject, hashed
+from limiter.web.subjects import Identity, KeySpec, checked_subject, hashed
 from limiter.web.verdict import Verdict
 from limiter.web.wiring import LimitSettings
 
@@ -53,6 +53,7 @@ class Limit:
     """The dependency that ``limit`` returns; its value is the ``Verdict``.
 
     ``dependencies`` have the results that this one needs as arguments: FastAPI finds them in its signature.
+    ``by_route`` means that it has no name, and counts each route by itself.
     FastAPI calls it only in a ``Depends``; other uses would enforce no limit, so they raise TypeError.
     """
 
@@ -61,12 +62,17 @@ class Limit:
         limits: Any,
         *,
         dependencies: Mapping[str, params.Depends],
+        by_route: bool = False,
         sleep: bool = False,
         **settings: Any,
     ) -> None:
+        if by_route:
+            settings |= {"key": _by_route(settings["key"]), "name": "route"}
         self._guard = wiring.source(AsyncGuard, AsyncLimiter, limits, **settings)
+        self._settings = settings
+        self._guards = {1: self._guard()} if by_route else {}
         self._sleep = sleep
-        self._held = HeldLeases()
+        self._held = RequestLeases()
         self.__signature__ = _with_dependencies(inspect.signature(self.__call__), dependencies)
 
     async def __call__(
@@ -87,7 +93,7 @@ class Limit:
         if not verdict.allowed:
             _answer_in(scope)
             raise Refused(verdict, {**fields, "Cache-Control": "no-store"})
-        leases = self._held.of(guard, verdict)
+        self._held.hold(guard, verdict)
         try:
             for name, value in fields.items():
                 response.headers[name] = value
@@ -95,10 +101,23 @@ class Limit:
                 await asyncio.sleep(verdict.delay)
             yield verdict
         finally:
-            await leases.release()
+            await self._held.release(verdict)
 
     def _guard_in(self, scope: Scope) -> AsyncGuard:
-        return self._guard()
+        """Return the guard; without a name, the limit is named by its place among those of the request.
+
+        So it has the same keys in the store in every process.
+        """
+        if not self._guards:
+            return self._guard()
+        place = scope[_PLACE] = scope.get(_PLACE, 0) + 1
+        if place not in self._guards:
+            first = self._guard().rules[0].limiter
+            settings = {**self._settings, "store": first, "name": f"route-{place}"}
+            settings.pop("algorithm", None)
+            guard_of = wiring.source(AsyncGuard, AsyncLimiter, first.policies, **settings)
+            self._guards[place] = guard_of()
+        return self._guards[place]
 
     def _outside_depends(self, *_: object) -> NoReturn:
         raise TypeError("a limit stands outside a Depends: write Depends(limit(...))")
@@ -109,39 +128,9 @@ class Limit:
 
     async def close(self) -> None:
         """Release the leases that are still held, and close the event loop's connections; for shutdown."""
-        await self._held.release()
+        await self._held.release_all()
         for limiter in wiring.limiters(self._guard()):
             await limiter.close()
-
-
-class _Unnamed(Limit):
-    """A limit without a name, which counts by route. Its name is its place among those of the request.
-
-    So the limit has the same keys in the store in every process.
-    """
-
-    def __init__(
-        self,
-        limits: Any,
-        *,
-        dependencies: Mapping[str, params.Depends],
-        key: str | Sequence[str] | KeyFunction | None,
-        sleep: bool,
-        **settings: Any,
-    ) -> None:
-        settings["key"] = _by_route(key)
-        super().__init__(limits, dependencies=dependencies, sleep=sleep, name="route", **settings)
-        self._settings = {name: value for name, value in settings.items() if name != "algorithm"}
-        self._guards = {1: self._guard()}
-
-    def _guard_in(self, scope: Scope) -> AsyncGuard:
-        place = scope[_PLACE] = scope.get(_PLACE, 0) + 1
-        if place not in self._guards:
-            first = self._guard().rules[0].limiter
-            settings = {**self._settings, "store": first, "name": f"route-{place}"}
-            guard_of = wiring.source(AsyncGuard, AsyncLimiter, first.policies, **settings)
-            self._guards[place] = guard_of()
-        return self._guards[place]
 
 
 class _Own(list[Verdict]):
@@ -151,7 +140,7 @@ class _Own(list[Verdict]):
 def limit(
     limits: Any,
     *,
-    key: str | Sequence[str] | KeyFunction | params.Depends | None = None,
+    key: KeySpec | params.Depends | None = None,
     cost: int | CostFunction | params.Depends | None = None,
     sleep: bool = False,
     **settings: "Unpack[LimitSettings]",
@@ -176,10 +165,8 @@ def limit(
     for argument, value in given.items():
         _check_dependency(argument, value)
     arguments: dict[str, Any] = {**given, **{name: _result(name) for name in dependencies}}
-    arguments |= {**settings, "dependencies": dependencies, "sleep": sleep}
-    if settings.get("name") is None and wiring.is_plain(limits):
-        arguments.pop("name", None)
-        return _Unnamed(limits, **arguments)
+    by_route = settings.get("name") is None and wiring.is_plain(limits)
+    arguments |= {**settings, "dependencies": dependencies, "by_route": by_route, "sleep": sleep}
     return Limit(limits, **arguments)
 
 
@@ -234,7 +221,7 @@ def _result(argument: str) -> Any:
     return lambda request, trusted: request.scope[f"{_RESULT}{argument}"]  # noqa: ARG005 (no address)
 
 
-def _by_route(key: str | Sequence[str] | KeyFunction | None) -> Identity:
+def _by_route(key: KeySpec | None) -> Identity:
     """Return an identity of subject and route, so that each route counts by itself."""
     inner = wiring.identity_by(key)
 

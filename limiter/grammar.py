@@ -121,34 +121,23 @@ def _read(part: str, text: str) -> ParsedLimit:
 
 
 def _policy(parsed: ParsedLimit, chosen: type[Policy] | None) -> Policy:
-    per = units.seconds(parsed.period_us)
-    if parsed.burst is not None:
-        return _with_burst(parsed, per, parsed.burst, chosen or TokenBucket)
-    if chosen is None:
-        if parsed.limit > _DEFAULT_UP_TO:
-            fitting = [name for name in ALGORITHMS if ALGORITHMS[name].most_limit >= parsed.limit]
-            raise InvalidPolicy.of(
-                "limit",
-                repr(parsed.text),
-                f"without an algorithm a limit goes up to {_DEFAULT_UP_TO:,} (a "
-                f"sliding log keeps an entry for each unit); choose an algorithm: "
-                f"{', '.join(fitting or ALGORITHMS)}",
-            )
-        chosen = DEFAULT_ALGORITHM
-    return _build(chosen, parsed.limit, per)
-
-
-def _with_burst(parsed: ParsedLimit, per: int | float, burst: int, chosen: type[Policy]) -> Policy:
-    if not chosen.has_burst:
+    """Build the policy of a limit; ``chosen`` is the algorithm that the caller named."""
+    burst = {} if parsed.burst is None else {"burst": parsed.burst}
+    kind: Any = chosen or (TokenBucket if burst else DEFAULT_ALGORITHM)
+    if burst and not kind.has_burst:
         bursting = ", ".join(name for name, policy in ALGORITHMS.items() if policy.has_burst)
         raise InvalidPolicy.of(
-            "limit", repr(parsed.text), f"{chosen.algorithm} has no burst; accepted with {bursting}"
+            "limit", repr(parsed.text), f"{kind.algorithm} has no burst; accepted with {bursting}"
         )
-    return _build(chosen, parsed.limit, per, burst=burst)
-
-
-def _build(policy: Any, limit: int, per: int | float, **burst: int) -> Policy:
-    built: Policy = policy(limit, per, **burst)
+    if chosen is None and not burst and parsed.limit > _DEFAULT_UP_TO:
+        fitting = [name for name in ALGORITHMS if ALGORITHMS[name].most_limit >= parsed.limit]
+        raise InvalidPolicy.of(
+            "limit",
+            repr(parsed.text),
+            f"without an algorithm a limit goes up to {_DEFAULT_UP_TO:,} (a sliding log keeps an entry "
+            f"for each unit); choose an algorithm: {', '.join(fitting or ALGORITHMS)}",
+        )
+    built: Policy = kind(parsed.limit, units.seconds(parsed.period_us), **burst)
     return built
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from limiter.call import STRIDE, Call
-from limiter.decision import Decision
+from limiter.decision import Decision, MarkedDecision
 from limiter.keys import Key
 from limiter.memory import MemoryStore
 from limiter.plan import JointCall, Part, Plan, remember
@@ -37,7 +37,7 @@ class LocalShare:
                 return Decision.without_store(own.policies, allowed=False)
             cost = own.most_cost
         call = own.call(mode, key, cost, at_least, tag, now_us, lease)
-        return Decision(own.policies, self.store.run(call), degraded=True)
+        return MarkedDecision(own.policies, self.store.run(call), degraded=True)
 
     def change(
         self,
@@ -92,5 +92,5 @@ def decide_shares(
         joint = JointCall([own[place] for place in fitting], tag)
         replies = joint.split(shares[0].store.run(joint.call(mode, now_us, lease)))
         for place, reply in zip(fitting, replies, strict=True):
-            decisions[place] = Decision(own[place].plan.policies, reply, degraded=True)
+            decisions[place] = MarkedDecision(own[place].plan.policies, reply, degraded=True)
     return decisions

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple, TypeVar
 
-from limiter.call import SERVER_CLOCK, STRIDE, Block, Call, CallTemplate
+from limiter.call import SERVER_CLOCK, STRIDE, Block, Call, CallTemplate, Reply
 from limiter.errors import InvalidCost, InvalidPolicy, shown
 from limiter.keys import Key, KeySpeller
 from limiter.policies import Policy
@@ -181,9 +181,10 @@ class JointCall:
             keys += part.plan.keys_of(state)
         return Call(self._template(mode, now_us, lease), tuple(keys), self._states[0][1])
 
-    def split(self, reply: list[int]) -> list[list[int]]:
+    def split(self, reply: Reply) -> list[Reply]:
         """Split the reply into one for each subject, in the form of a call for that subject alone."""
-        replies, start = [], 0
+        replies: list[Reply] = []
+        start = 0
         for part in self._parts:
             end = start + STRIDE * len(part.plan.policies)
             replies.append([*reply[start:end], reply[-1]])

@@ -35,6 +35,8 @@ VARIABLES = {
     "timeout": "LIMITER_TIMEOUT",
 }
 
+_REQUIRED = {"store": "redis://127.0.0.1:6379/0", "limits": "100/minute"}
+
 POLICIES = "LIMITER_POLICIES"
 ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)
 API_TOKEN = "LIMITER_API_TOKEN"  # noqa: S105 (the variable's name)
@@ -70,18 +72,12 @@ def from_environment(
     for setting, variable in VARIABLES.items():
         if environ.get(variable):
             values[setting] = environ[variable]
-    for setting in ("store", "limits"):
+    for setting, example in _REQUIRED.items():
         if setting not in values:
-            file = environ.get(POLICIES) if setting == "limits" else None
-            raise InvalidSetting(
-                f"{VARIABLES[setting]} is not set: give it, for example "
-                f"{'redis://127.0.0.1:6379/0' if setting == 'store' else '100/minute'}"
-                + (
-                    f"; {POLICIES}, which is {file!r}, is read by Policies.from_env()"
-                    if file
-                    else ""
-                )
-            )
+            text = f"{VARIABLES[setting]} is not set: give it, for example {example}"
+            if setting == "limits" and (file := environ.get(POLICIES)):
+                text += f"; {POLICIES}, which is {file!r}, is read by Policies.from_env()"
+            raise InvalidSetting(text)
     for setting, number in (("local_share", int), ("timeout", float)):
         if isinstance(values.get(setting), str):
             values[setting] = _number(number, VARIABLES[setting], values[setting])
@@ -200,33 +196,25 @@ def network(text: str) -> IPv4Network | IPv6Network:
     return result
 
 
-def admin_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """The token that operators send to the service; None: the service has no endpoints for operators.
+def tokens(environ: Mapping[str, str] | None = None) -> tuple[str | None, str | None]:
+    """The service's tokens: of operators, and of callers outside the trusted networks.
+
+    Without its token, the service answers no operators, or no such callers.
 
     Raises:
-        InvalidSetting: It is too short, or a header field cannot hold it; the message does not show it.
-
-    """
-    return _token(ADMIN_TOKEN, os.environ if environ is None else environ)
-
-
-def api_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """The token of callers outside the trusted networks; None: the service answers no such caller.
-
-    Raises:
-        InvalidSetting: It is too short, a header field cannot hold it, or it is the operators' token. The
+        InvalidSetting: A token is too short, a header field cannot hold it, or the two are the same. The
             message does not show it.
 
     """
     environ = os.environ if environ is None else environ
-    token = _token(API_TOKEN, environ)
-    if token is not None and token == environ.get(ADMIN_TOKEN):
+    admin, api = _token(ADMIN_TOKEN, environ), _token(API_TOKEN, environ)
+    if api is not None and api == admin:
         raise InvalidSetting.of(
             API_TOKEN,
             f"the same as {ADMIN_TOKEN}",
             "accepted is another token, since its holders may not do what operators do",
         )
-    return token
+    return admin, api
 
 
 def _token(variable: str, environ: Mapping[str, str]) -> str | None:
@@ -263,6 +251,15 @@ def check_share(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
     raise InvalidSetting.of("local_share", repr(value), "accepted is a whole number from 1")
+
+
+def check_call_cache_size(value: object) -> int:
+    """Check ``call_cache_size``: how many calls stay prepared, in each of two generations."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise InvalidSetting.of(
+        "call_cache_size", shown(value), "accepted is a whole number from 0, and 0 keeps no call"
+    )
 
 
 #: Seconds; a longer wait is cut to this, since a larger int may not fit into a float.

@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from math import isfinite
-from types import TracebackType
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -66,12 +65,7 @@ class Clock:
         self._is_ours = True
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._is_ours = False
         memory_clock.resume()
 
@@ -117,11 +111,15 @@ def store_away(limiter: _AnyLimiter | None = None) -> Iterator[None]:
             is_async = isinstance(limiter, AsyncLimiter)
             for name in ("run", "load"):
                 stack.enter_context(patch.object(transport, name, _away(is_async, transport)))
+            if is_async:
+                stack.enter_context(patch.object(transport, "begin", _not_begun))
         else:
             for kind in _kinds(Transport, MemoryTransport, AsyncTransport, AsyncMemoryTransport):
                 is_async = iscoroutinefunction(kind.run)
                 for name in ("run", "load"):
                     stack.enter_context(patch.object(kind, name, _away(is_async)))
+                if is_async:
+                    stack.enter_context(patch.object(kind, "begin", _not_begun))
         yield
 
 
@@ -149,7 +147,8 @@ def intercept(
     """
     _check_limiter(limiter)
     transport: Any = limiter._core.transport
-    vars(transport).pop("run", None)
+    for name in ("run", "begin"):
+        vars(transport).pop(name, None)
     if around is None:
         return
     is_async = isinstance(limiter, AsyncLimiter)
@@ -168,6 +167,8 @@ def intercept(
         return await result if isawaitable(result) else result
 
     transport.run = awaited if is_async else intercepted
+    if is_async:
+        transport.begin = _not_begun
 
 
 def _check_limiter(limiter: object) -> None:
@@ -187,6 +188,10 @@ def _away(is_async: bool, transport: Any = None) -> Callable[..., Any]:
         away(*args)
 
     return awaited if is_async else away
+
+
+def _not_begun(*_: Any) -> None:
+    """Replaces ``begin``, which sends a call without ``run``."""
 
 
 def _kinds(*kinds: Any) -> Iterator[Any]:

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
-from flask import Flask, abort, request
+from flask import Flask, Response, abort, request
 
+from limiter import __version__
 from limiter.settings import API_TOKEN
-from service import (
-    bodies,
-    checks,
-    health,
-    hello,
-    holds,
-    logs,
-    openapi,
-    operators,
-    page,
-    refunds,
-    settings,
-)
+from service import bodies, checks, health, hello, holds, logs, operators, page, settings
 from service.callers import Callers, Token
-from service.dispatch import Dispatcher
-from service.forward_auth import ForwardAuth
+from service.forward_auth import PREFIX, ForwardAuth
 from service.metrics import Metrics
 from service.recorder import Recorder
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Dispatcher:
+    """Chooses the application that answers a request: for proxies, for operators, or for all others.
+
+    Attributes:
+        operators_port: The port of the operators' address; None without one. It is read from the socket,
+            so that no client can choose it.
+
+    """
+
+    operators_port: str | None = None
+
+    def __init__(self, public: App, forward_auth: App, operators: App) -> None:
+        self._public = public
+        self._forward_auth = forward_auth
+        self._operators = operators
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer by the operators' application on their port, else by the path."""
+        if self.operators_port is not None and environ["SERVER_PORT"] == self.operators_port:
+            return self._operators(environ, start_response)
+        if environ.get("PATH_INFO", "").startswith(PREFIX):
+            return self._forward_auth(environ, start_response)
+        return self._public(environ, start_response)
 
 
 def create_app(instance: str | None = None) -> Flask:
@@ -51,14 +70,21 @@ def create_app(instance: str | None = None) -> Flask:
         if token is None or not token.is_shown():
             abort(403, "Only callers in a trusted network, or with a token, are answered.")
 
+    document = json.loads(Path(__file__).with_name("openapi.json").read_text())
+    document["info"]["version"] = __version__
+    described = json.dumps(document)
+
+    @app.get("/v1/openapi.json")
+    def openapi() -> Response:
+        """Return the OpenAPI document, which a test compares with the code."""
+        return Response(described, mimetype="application/json")
+
     name = instance or socket.gethostname()
     app.register_blueprint(hello.blueprint(policies, recorder, name))
     app.register_blueprint(page.blueprint(policies, recorder, name))
     app.register_blueprint(health.blueprint(policies))
     app.register_blueprint(checks.blueprint(policies, recorder))
     app.register_blueprint(holds.blueprint(policies, recorder))
-    app.register_blueprint(refunds.blueprint(policies))
-    app.register_blueprint(openapi.blueprint())
     for_operators = operators.create_operators_app(policies, metrics, admin_token, callers)
     dispatcher = Dispatcher(app.wsgi_app, ForwardAuth(policies, trusted, recorder), for_operators)
     app.wsgi_app = dispatcher  # type: ignore[method-assign]

@@ -11,10 +11,11 @@ from flask import Flask, Response, abort, request
 from werkzeug.exceptions import HTTPException
 
 from limiter import InvalidKey
-from limiter.web import limiter_calls, problems
+from limiter.web import limiter_calls, problems, wiring
 from limiter.web.guard import Guard
 from limiter.web.headers import Field
 from limiter.web.subjects import Key
+from limiter.web.verdict import Verdict
 
 #: A longer body is refused: by its Content-Length, else when so much of it has been read.
 MOST_BYTES = 65_536
@@ -126,6 +127,12 @@ def json_response(body: Any, status: int = 200, fields: Iterable[Field] = ()) ->
     response.headers["Cache-Control"] = "no-store"
     response.headers.extend(list(fields))
     return response
+
+
+def refusal(verdict: Verdict) -> Response:
+    """Make the response to a request that a verdict does not allow."""
+    fields, body = wiring.refusal(verdict)
+    return Response(body, verdict.status, fields)
 
 
 def problem(status: int, detail: str) -> dict[str, Any]:

@@ -7,20 +7,21 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 
-from flask import abort, request
+from flask import request
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import TooManyRequests, Unauthorized
 
 from limiter import Limiter
-from limiter.policyfile import Policies
 from limiter.web import identity
 from limiter.web.identity import Network, Unidentified
 from limiter.web.request import Request, from_wsgi
-from service import bodies, logs
-from service.one_policy import OnePolicy
+from service import logs
+from service.one_policy import AnyPolicies
 
 #: Wrong tokens that one address may show; beyond that, no token of this address is checked for a while.
 WRONG_TOKENS = "10/minute"
 
-_BEARER = [("WWW-Authenticate", 'Bearer realm="limiter"')]
+_BEARER = WWWAuthenticate("bearer", {"realm": "limiter"})
 
 
 class Callers:
@@ -30,7 +31,7 @@ class Callers:
     request came through a trusted proxy.
     """
 
-    def __init__(self, policies: Policies | OnePolicy, trusted: Sequence[Network]) -> None:
+    def __init__(self, policies: AnyPolicies, trusted: Sequence[Network]) -> None:
         self._policies = policies
         self._trusted = trusted
 
@@ -50,7 +51,7 @@ class Callers:
             with suppress(Unidentified):
                 return reading.caller(self._trusted)
         try:
-            return identity.caller(request.remote_addr, None, self._trusted)
+            return identity.of_peer(request.remote_addr)
         except Unidentified:
             return "unix"
 
@@ -85,9 +86,10 @@ class Token:
         address = self._callers.address()
         state = self._wrong.peek(address)
         if not state.allowed:
-            seconds = str(math.ceil(state.retry_after))
-            problem = bodies.problem(429, "Too many wrong tokens came from this address.")
-            abort(bodies.json_response(problem, 429, [("Retry-After", seconds)]))
+            raise TooManyRequests(
+                "Too many wrong tokens came from this address.",
+                retry_after=math.ceil(state.retry_after),
+            )
         scheme, _, token = given.partition(" ")
         good = hmac.compare_digest(token.strip().encode("latin-1", "replace"), self._expected)
         if good and scheme.lower() == "bearer":
@@ -99,5 +101,4 @@ class Token:
     def require(self) -> None:
         """Abort with 401 unless the request shows the token."""
         if not self.is_shown():
-            problem = bodies.problem(401, "The token is missing or wrong.")
-            abort(bodies.json_response(problem, 401, _BEARER))
+            raise Unauthorized("The token is missing or wrong.", www_authenticate=_BEARER)

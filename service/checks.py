@@ -1,4 +1,4 @@
-"""``POST /v1/check/<policy>``: decides about subjects that the body names, up to 100 in one request."""
+"""``/v1/check/<policy>`` decides about subjects of a body, and ``/v1/refund/<policy>`` refunds."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from typing import Any
 from flask import Blueprint, Response, abort, request
 from werkzeug.exceptions import HTTPException
 
-from limiter import InvalidCost, LimiterError, StoreUnavailable
-from limiter.policyfile import Policies
+from limiter import InvalidCost, InvalidPolicy, LimiterError, StoreUnavailable
 from limiter.web.guard import Guard
 from limiter.web.headers import Field
 from limiter.web.request import Request, from_wsgi
 from limiter.web.rules import Check
 from limiter.web.subjects import Key
 from limiter.web.verdict import Result, Verdict
-from service import bodies
-from service.one_policy import OnePolicy
+from service import bodies, logs
+from service.one_policy import AnyPolicies
 from service.recorder import Recorder
 
 MOST_CHECKS = 100
@@ -26,15 +25,16 @@ MOST_CHECKS = 100
 BATCH_TIMEOUT = 0.5
 
 _MEMBERS = ("key", "cost", "peek")
-_UNDECIDED = "The store does not decide right now."
-_TOO_LARGE = "The cost is more than this policy ever admits at once."
+TOO_LARGE = "The cost is more than this policy ever admits at once."
+#: The store failed in the middle of a call that changes something.
+UNSURE = "The store did not answer, but may have done it."
 
 #: A status, a body for JSON, and header fields.
 CheckResult = tuple[int, dict[str, Any], list[Field]]
 
 
-def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
-    """Make the route, for these policies."""
+def blueprint(policies: AnyPolicies, recorder: Recorder) -> Blueprint:
+    """Make the routes, for these policies."""
     routes = Blueprint("checks", __name__)
 
     @routes.post("/v1/check/<policy>")
@@ -56,10 +56,33 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
             {"results": [{"status": status, **result} for status, result, _ in results]}
         )
 
+    @routes.post("/v1/refund/<policy>")
+    def refund(policy: str) -> Response:
+        """Refund a cost for work that was not done, up to what was used."""
+        guard = guard_of(policies, policy)
+        body = bodies.read(["key", "cost"])
+        subject, cost = bodies.subject(body, guard), bodies.cost(body)
+        check = check_of(guard, subject, cost)
+        if check is not None:
+            _refund(check, cost)
+        return bodies.json_response({"refunded": check is not None})
+
     return routes
 
 
-def guard_of(policies: Policies | OnePolicy, name: str) -> Guard:
+def _refund(check: Check, cost: int) -> None:
+    try:
+        check.rule.limiter.refund(check.key, cost, limits=check.limits)
+    except InvalidPolicy:
+        abort(422, "This policy counts leases: release one by DELETE /v1/hold.")
+    except InvalidCost:
+        abort(422, TOO_LARGE)
+    except LimiterError:
+        abort(503, UNSURE)
+    logs.changed("a charge was refunded", check.rule.name, check.key, cost)
+
+
+def guard_of(policies: AnyPolicies, name: str) -> Guard:
     """Return the policy's guard; abort if there is no policy of that name."""
     guard = policies.guard_for(name)
     if guard is None:
@@ -93,47 +116,40 @@ class _Checks:
     def decide(self, item: dict[str, Any]) -> CheckResult:
         """Return the result for a subject; abort if the item is invalid."""
         subject, cost = bodies.subject(item, self._guard), bodies.cost(item)
-        peek = bodies.flag(item, "peek")
-        error = self._unavailable if monotonic() > self._deadline else None
-        if not peek:
-            return self._hit(subject, cost, error)
-        return self._undecided(error) if error is not None else self._peek(subject, cost)
-
-    def _hit(self, subject: Key, cost: int, error: StoreUnavailable | None) -> CheckResult:
-        (rule,) = self._guard.rules
-        guard = Guard([rule.about(subject, cost)], self._guard.trusted)
-        return self._result(self._recorder.enter(guard, own_request(), error))
-
-    def _peek(self, subject: Key, cost: int) -> CheckResult:
-        """Return the result that a check would get now; nothing is taken, and no metric changes."""
-        check = check_of(self._guard, subject, cost)
-        if check is None:
-            return 200, {"allowed": True, "decision": None}, []
-        rule = check.rule
-        try:
-            part = check.part()
-            decision = rule.limiter.peek(check.key, check.cost, limits=check.limits)
-        except LimiterError as error:
-            self._unavailable = error if isinstance(error, StoreUnavailable) else None
-            return self._undecided(error)
-        return self._result(Verdict.of_results([Result(rule, decision, part)], own_request()))
-
-    def _result(self, verdict: Verdict) -> CheckResult:
+        decide = self._peek if bodies.flag(item, "peek") else self._hit
+        verdict = decide(subject, cost, self._unavailable if monotonic() > self._deadline else None)
         error = verdict.error
         self._unavailable = error if isinstance(error, StoreUnavailable) else None
-        decision = verdict.results[0].decision.to_dict() if verdict.results else None
-        if verdict.allowed:
-            return 200, {"allowed": True, "decision": decision}, verdict.fields
         if verdict.status == 413:
-            return 422, bodies.problem(422, _TOO_LARGE), []
-        return verdict.status, {**json.loads(verdict.body), "decision": decision}, verdict.fields
+            return 422, bodies.problem(422, TOO_LARGE), []
+        return result_of(verdict)
 
-    def _undecided(self, error: LimiterError) -> CheckResult:
-        """Return the result of a peek that failed; shadow mode allows it."""
-        if self._guard.rules[0].shadow:
-            return 200, {"allowed": True, "decision": None}, []
-        cost = isinstance(error, InvalidCost)
-        return abort(422, _TOO_LARGE) if cost else abort(503, _UNDECIDED)
+    def _hit(self, subject: Key, cost: int, error: StoreUnavailable | None) -> Verdict:
+        (rule,) = self._guard.rules
+        guard = Guard([rule.about(subject, cost)], self._guard.trusted)
+        return self._recorder.enter(guard, own_request(), error)
+
+    def _peek(self, subject: Key, cost: int, error: LimiterError | None) -> Verdict:
+        """Return the verdict that a check would get now; nothing is taken, and no metric changes."""
+        check = check_of(self._guard, subject, cost)
+        if check is None:
+            return Verdict()
+        rule = check.rule
+        if error is None:
+            try:
+                part = check.part()
+                decision = rule.limiter.peek(check.key, check.cost, limits=check.limits)
+                return Verdict.of_results((Result(rule, decision, part),), own_request())
+            except LimiterError as failure:
+                error = failure
+        return Verdict(error=error) if rule.shadow else Verdict.of_error(error, own_request())
+
+
+def result_of(verdict: Verdict, **members: Any) -> CheckResult:
+    """Return a verdict about one subject; ``members`` are added if it is allowed."""
+    decision = verdict.results[0].decision.to_dict() if verdict.results else None
+    body = {"allowed": True, **members} if verdict.allowed else json.loads(verdict.body)
+    return verdict.status, {**body, "decision": decision}, verdict.fields
 
 
 def own_request() -> Request:

@@ -15,14 +15,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import quote
 
-from limiter.policyfile import Policies
 from limiter.web import paths, problems, wiring
 from limiter.web.guard import Guard
-from limiter.web.identity import Network, Unidentified
+from limiter.web.identity import Network, Unidentified, is_trusted
 from limiter.web.request import Request, bare_host, from_wsgi
 from limiter.web.subjects import TOKEN
 from limiter.web.verdict import Verdict
-from service.one_policy import OnePolicy
+from service.one_policy import AnyPolicies
 from service.recorder import Recorder
 
 PREFIX = "/forward-auth/"
@@ -37,7 +36,7 @@ class ForwardAuth:
 
     def __init__(
         self,
-        policies: Policies | OnePolicy,
+        policies: AnyPolicies,
         trusted: tuple[Network, ...],
         recorder: Recorder,
     ) -> None:
@@ -59,7 +58,7 @@ class ForwardAuth:
         return [] if request.method == "HEAD" else [body]
 
     def _answer(self, request: Request, name: str, appended: str) -> Reply:
-        if not request.is_proxied(self._trusted):
+        if not is_trusted(request.peer, self._trusted):
             return _refusal(403, "Only trusted proxies are answered.", request)
         guard = self._policies.guard_for(name)
         if guard is None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from limiter import LimiterError, StoreUnavailable
-from limiter.policyfile import Policies
-from service.one_policy import OnePolicy
+from service.one_policy import AnyPolicies
 
 # Enough subjects to reach every node of a cluster of a usual size.
 _PROBES = [f"readyz-{number}" for number in range(16)]
 
 
-def blueprint(policies: Policies | OnePolicy) -> Blueprint:
+def blueprint(policies: AnyPolicies) -> Blueprint:
     """Make the routes, for these policies."""
     routes = Blueprint("health", __name__)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, json, request
 
-from limiter.policyfile import Policies
-from limiter.web import wiring
 from limiter.web.request import from_wsgi
-from service.one_policy import OnePolicy
+from service import bodies
+from service.one_policy import AnyPolicies
 from service.recorder import Recorder
 
 
-def blueprint(policies: Policies | OnePolicy, recorder: Recorder, instance: str) -> Blueprint:
+def blueprint(policies: AnyPolicies, recorder: Recorder, instance: str) -> Blueprint:
     """Make the route, for these policies and the instance of this name."""
     routes = Blueprint("hello", __name__)
     # No counts in the body: `ab` counts responses of different lengths as failed.
@@ -23,8 +22,7 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder, instance: str)
         guard = policies.guard
         verdict = recorder.enter(guard, from_wsgi(request.environ))
         if not verdict.allowed:
-            fields, refusal = wiring.refusal(verdict)
-            return Response(refusal, verdict.status, fields)
+            return bodies.refusal(verdict)
         answer = Response(body, mimetype="application/json")
         answer.headers.extend(verdict.fields)
         if verdict.leases:

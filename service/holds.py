@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -10,19 +9,16 @@ from typing import Any
 from flask import Blueprint, Response, abort
 
 from limiter import InvalidCost, InvalidPolicy, StoreRefused, StoreUnavailable
-from limiter.policyfile import Policies
 from limiter.web.guard import Guard
 from limiter.web.lease_calls import LeaseCalls
 from limiter.web.verdict import Result, Verdict
 from service import bodies
-from service.checks import check_of, guard_of, own_request
-from service.one_policy import OnePolicy
+from service.checks import TOO_LARGE, UNSURE, check_of, guard_of, own_request, result_of
+from service.one_policy import AnyPolicies
 from service.recorder import Recorder
 
-_UNSURE = "The store did not answer, but may have done it."
 
-
-def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
+def blueprint(policies: AnyPolicies, recorder: Recorder) -> Blueprint:
     """Make the routes, for these policies."""
     routes = Blueprint("holds", __name__)
 
@@ -46,11 +42,8 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder) -> Blueprint:
                 abort(410, "The lease has ended: it is no longer held.")
             return bodies.json_response(result)
         verdict = recorder.record(own_request(), lambda: _take(leases, name, forget=lease is None))
-        decision = verdict.results[0].decision.to_dict() if verdict.results else None
-        if verdict.allowed:
-            return bodies.json_response({**result, "decision": decision}, 200, verdict.fields)
-        problem = {**json.loads(verdict.body), "decision": decision}
-        return bodies.json_response(problem, verdict.status, verdict.fields)
+        status, answer, fields = result_of(verdict, **result)
+        return bodies.json_response(answer, status, fields)
 
     @routes.delete("/v1/hold/<policy>")
     def give_back(policy: str) -> Response:
@@ -79,7 +72,7 @@ def _leases(guard: Guard, body: dict[str, Any], cost: int) -> LeaseCalls | None:
     except InvalidCost:
         if check.rule.shadow:
             return None
-        abort(422, "The cost is more than this policy ever admits at once.")
+        abort(422, TOO_LARGE)
 
 
 def _take(leases: LeaseCalls, name: str, forget: bool) -> Verdict:
@@ -93,7 +86,7 @@ def _take(leases: LeaseCalls, name: str, forget: bool) -> Verdict:
             leases.forget(name, error)
     except StoreRefused as refused:
         return Verdict.of_error(refused, own_request(), rule.shadow)
-    return Verdict.of_results([Result(rule, decision, leases.part)], own_request(), error)
+    return Verdict.of_results((Result(rule, decision, leases.part),), own_request(), error)
 
 
 def _sure(leases: LeaseCalls, change: Callable[[], int]) -> int:
@@ -103,4 +96,4 @@ def _sure(leases: LeaseCalls, change: Callable[[], int]) -> int:
     except (StoreUnavailable, StoreRefused):
         if leases.rule.shadow:
             return 0
-        abort(503, _UNSURE)
+        abort(503, UNSURE)

@@ -19,7 +19,7 @@ from limiter.policyfile import Policies
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.rules import Rule
 from limiter.web.verdict import Verdict
-from service.one_policy import OnePolicy
+from service.one_policy import AnyPolicies, OnePolicy
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
 
@@ -44,35 +44,33 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 class Metrics:
     """The counters of one application."""
 
-    def __init__(self, policies: Policies | OnePolicy) -> None:
+    def __init__(self, policies: AnyPolicies) -> None:
         self._registry = registry = CollectorRegistry()
         self._policies = policies
         #: The rules whose counters exist.
         self._rules: Sequence[Rule] | None = None
         self._file = None if isinstance(policies, OnePolicy) else _PolicyFile(policies)
-        self._decisions = Counter(
-            "limiter_decisions",
-            "Decisions by policy and outcome",
-            ["policy", "outcome"],
-            registry=registry,
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        self._decisions = counter(
+            "limiter_decisions", "Decisions by policy and outcome", "policy", "outcome"
         )
-        self._shadow = Counter(
+        self._shadow = counter(
             "limiter_shadow_denials",
             "Requests that a policy in shadow mode would have denied",
-            ["policy"],
-            registry=registry,
+            "policy",
         )
-        self._degraded = Counter(
+        self._degraded = counter(
             "limiter_degraded_decisions",
             "Decisions that a fallback made, since the store did not",
-            ["policy"],
-            registry=registry,
+            "policy",
         )
-        self._errors = Counter(
+        self._errors = counter(
             "limiter_store_errors",
             "Calls that the store did not answer, or not with a decision",
-            ["error"],
-            registry=registry,
+            "error",
         )
         self._seconds = Histogram(
             "limiter_decision_seconds",

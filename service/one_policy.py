@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from limiter import Limiter
+from limiter.policyfile import Policies
 from limiter.web.guard import Guard
 from limiter.web.identity import Network
 from limiter.web.rules import Rule
@@ -26,12 +25,6 @@ class OnePolicy:
         """Return the policy's guard; None for any other name."""
         return self.guard if name in (NAME, self.guard.rules[0].name) else None
 
-    def described(self) -> list[dict[str, Any]]:
-        """Return the policy, ready for JSON."""
-        rule = self.guard.rules[0]
-        limits = [policy.to_dict() for policy in rule.limiter.policies]
-        return [{"name": rule.name, "limits": limits, "key": "address"}]
-
     def reload(self) -> bool:
         """Do nothing, since there is no file."""
         return True
@@ -43,3 +36,7 @@ class OnePolicy:
     def close(self) -> None:
         """Close the idle connections."""
         self.guard.rules[0].limiter.close()
+
+
+#: The policies of the service: those of a file, or the only one.
+AnyPolicies = Policies | OnePolicy

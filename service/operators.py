@@ -8,16 +8,15 @@ from flask import Flask, Response, abort, request
 from werkzeug.routing import BaseConverter
 
 from limiter import LimiterError
-from limiter.policyfile import Policies
 from limiter.settings import ADMIN_TOKEN
 from limiter.web.subjects import named, spelled
 from service import bodies, logs, metrics
 from service.callers import Callers, Token
-from service.one_policy import OnePolicy
+from service.one_policy import AnyPolicies, OnePolicy
 
 
 def create_operators_app(
-    policies: Policies | OnePolicy,
+    policies: AnyPolicies,
     counters: metrics.Metrics,
     token: str | None,
     callers: Callers,
@@ -76,13 +75,15 @@ class _Subject(BaseConverter):
     regex = "(?s:.+)"
 
 
-def _described(policies: Policies | OnePolicy) -> list[dict[str, Any]]:
+def _described(policies: AnyPolicies) -> list[dict[str, Any]]:
     if isinstance(policies, OnePolicy):
-        return policies.described()
+        (rule,) = policies.guard.rules
+        limits = [policy.to_dict() for policy in rule.limiter.policies]
+        return [{"name": rule.name, "limits": limits, "key": "address"}]
     return [named.description for named in policies.current.file.policies.values()]
 
 
-def _each(policies: Policies | OnePolicy, subject: str, call: str) -> dict[str, Any]:
+def _each(policies: AnyPolicies, subject: str, call: str) -> dict[str, Any]:
     """Peek at or reset a subject, in every policy or in the one that the query names."""
     key = named(subject)
     wanted = request.args.get("policy")

@@ -29,15 +29,13 @@ from limiter import (
     SlidingWindow,
     TokenBucket,
 )
-from limiter.policyfile import Policies
 from limiter.web import headers, limiter_calls, problems, wiring
 from limiter.web.guard import Guard
 from limiter.web.lease_calls import LeaseCalls
 from limiter.web.request import from_wsgi
 from limiter.web.rules import Check, Rule
-from limiter.web.verdict import Verdict
 from service import bodies
-from service.one_policy import OnePolicy
+from service.one_policy import AnyPolicies
 from service.recorder import Recorder
 
 _LIMIT, _PER = 10, 10
@@ -73,7 +71,7 @@ OWN = TokenBucket(50, per=1, burst=300)
 _HTML = Path(__file__).with_name("page.html")
 
 
-def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: str) -> Blueprint:
+def blueprint(policies: AnyPolicies, recorder: Recorder, answered_by: str) -> Blueprint:
     """Make the page and its routes, which use the store of these policies."""
     routes = Blueprint("page", __name__)
     store = policies.guard.rules[0].limiter
@@ -97,7 +95,7 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: s
         configured = policies.guard
         guard = Guard([own], configured.trusted, address_from=configured.address_from)
         verdict = recorder.enter(guard, from_wsgi(request.environ))
-        return None if verdict.allowed else _refused(verdict)
+        return None if verdict.allowed else bodies.refusal(verdict)
 
     def check_of(rule: Rule) -> Check:
         configured = policies.guard
@@ -144,7 +142,7 @@ def blueprint(policies: Policies | OnePolicy, recorder: Recorder, answered_by: s
         limit_fields = headers.fields(decision, name)
         if decision.allowed:
             return bodies.json_response({"allowed": True, **result}, 200, limit_fields)
-        problem = json.loads(problems.quota_exceeded(decision, name, request.path))
+        problem = json.loads(problems.quota_exceeded([(decision, name)], request.path))
         return bodies.json_response({**problem, **result}, 429, limit_fields)
 
     return routes
@@ -166,11 +164,6 @@ def _decide(check: Check) -> Decision:
 def _unavailable() -> dict[str, Any]:
     problem: dict[str, Any] = json.loads(problems.reduced_capacity(request.path))
     return problem
-
-
-def _refused(verdict: Verdict) -> Response:
-    fields, body = wiring.refusal(verdict)
-    return Response(body, verdict.status, fields)
 
 
 def content_security_policy(html: str) -> str:

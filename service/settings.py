@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from limiter import InvalidSetting, Limiter
 from limiter.policyfile import Policies, hand_on
-from limiter.settings import (
-    admin_token,
-    api_token,
-    is_in_process,
-    policies_path,
-    trusted_proxies,
-)
-from service.one_policy import OnePolicy
+from limiter.settings import is_in_process, policies_path, tokens, trusted_proxies
+from limiter.web.identity import Network
+from service.one_policy import AnyPolicies, OnePolicy
 
 #: While the store does not answer, each process grants its local share (LIMITER_LOCAL_SHARE).
 _DEFAULTS: dict[str, Any] = {"on_error": "local"}
@@ -23,8 +18,8 @@ _DEFAULTS: dict[str, Any] = {"on_error": "local"}
 class Settings(NamedTuple):
     """The policies, the trusted networks, and the tokens of operators and of callers."""
 
-    policies: Policies | OnePolicy
-    trusted: tuple[IPv4Network | IPv6Network, ...]
+    policies: AnyPolicies
+    trusted: tuple[Network, ...]
     admin_token: str | None
     api_token: str | None
 
@@ -38,16 +33,16 @@ def check_workers(workers: int) -> None:
         )
 
 
-def from_env() -> Settings:
+def from_env(environ: Mapping[str, str] | None = None) -> Settings:
     """Read LIMITER_*; raise InvalidSetting, which names the variable, for an invalid one."""
-    trusted = trusted_proxies()
-    tokens = admin_token(), api_token()
-    policies: Policies | OnePolicy
-    if policies_path():
-        policies = Policies.from_env(trusted=trusted, **_DEFAULTS)
+    trusted = trusted_proxies(environ)
+    admin_token, api_token = tokens(environ)
+    policies: AnyPolicies
+    if policies_path(environ):
+        policies = Policies.from_env(environ, trusted=trusted, **_DEFAULTS)
     else:
-        policies = OnePolicy(Limiter.from_env(limits="100/minute", **_DEFAULTS), trusted)
-    return Settings(policies, trusted, *tokens)
+        policies = OnePolicy(Limiter.from_env(environ, limits="100/minute", **_DEFAULTS), trusted)
+    return Settings(policies, trusted, admin_token, api_token)
 
 
 def hand_on_policies() -> None:

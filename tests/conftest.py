@@ -9,14 +9,17 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import settings
 
 from limiter import log_throttle
 from limiter.base import Base
-from service.demo.servers import Cluster, Server, ServerError, find_server
+from service.demo.servers import HOST, Certificates, Cluster, Server, ServerError, find_server
 from tests import fast, no_skips
+from tests.proxy import Proxy
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -93,6 +96,33 @@ def cluster() -> Iterator[Cluster]:
     """A cluster of three primaries that every test shares."""
     with Cluster(3) as running:
         yield running
+
+
+@pytest.fixture
+def own() -> Iterator[Server]:
+    """A server that this test may break."""
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """A proxy in front of the shared server."""
+    with Proxy((server.host, server.port)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """A certificate for 127.0.0.1, and that of the authority which signed it."""
+    folder: Path = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    issued = authority.issue_cert(HOST)
+    found = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+    authority.cert_pem.write_to_path(str(found.ca))
+    issued.cert_chain_pems[0].write_to_path(str(found.certificate))
+    issued.private_key_pem.write_to_path(str(found.key))
+    return found
 
 
 @pytest.fixture

@@ -120,15 +120,18 @@ READERS = {
 }
 
 
-def passages() -> Iterator[Passage]:
-    """Everything that is read of the repository's files."""
+def files() -> list[str]:
+    """The paths of the repository's files that are read."""
     listed = subprocess.run(
         ["git", "ls-files", *RULES["read"]], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    for path in listed:
-        reader = READERS.get(Path(path).suffix)
-        if reader is not None and (ROOT / path).is_file():
-            yield from reader(path, (ROOT / path).read_text())
+    return [path for path in listed if Path(path).suffix in READERS and (ROOT / path).is_file()]
+
+
+def passages() -> Iterator[Passage]:
+    """Everything that is read of these files."""
+    for path in files():
+        yield from READERS[Path(path).suffix](path, (ROOT / path).read_text())
 
 
 def faults(passage: Passage) -> Iterator[str]:

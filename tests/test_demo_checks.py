@@ -84,6 +84,8 @@ def test_a_store_for_each_instance_is_none_for_two(as_option: bool) -> None:
     ("variables", "options", "said"),
     [
         ({"LIMITER_LIMITS": "lots"}, [], "LIMITER_LIMITS"),
+        ({"LIMITER_ALGORITHM": "guess"}, [], "LIMITER_ALGORITHM"),
+        ({"LIMITER_ON_ERROR": "shrug"}, [], "LIMITER_ON_ERROR"),
         ({"LIMITER_TIMEOUT": "soon"}, [], "LIMITER_TIMEOUT"),
         ({"LIMITER_TRUSTED_PROXIES": "all"}, [], "LIMITER_TRUSTED_PROXIES"),
         ({"LIMITER_STORE": "http://x"}, [], "LIMITER_STORE"),

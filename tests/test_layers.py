@@ -198,7 +198,7 @@ def _module(path: str, modules: Collection[str]) -> str:
     return path
 
 
-#: The public names of a limiter; adapters find all others in ``limiter.web.limiter_calls``.
+#: The public names of a limiter; adapters use its core for all others.
 PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve reset
 timeout unsettled wait"""
 
@@ -208,6 +208,17 @@ def test_a_limiter_has_the_documented_names_alone(kind: Any) -> None:
     """With another public name, such as ``forget``, a user might call it and mean ``reset``."""
     made = kind("5/minute", store="memory://")
     assert [name for name in dir(made) if not name.startswith("_")] == PUBLIC.split()
+
+
+def test_one_module_of_the_adapters_reaches_for_the_core() -> None:
+    """It is ``limiter.web.limiter_calls``; the calls of a core go through it."""
+    readers = {
+        name
+        for name, tree in trees("limiter/web", "limiter/flask", "limiter/compat", "service")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "_core"
+    }
+    assert readers == {"limiter.web.limiter_calls"}
 
 
 _OF_THE_PROCESS = ("os.environ", "os.environb", "os.getenv")
@@ -248,7 +259,7 @@ def test_nothing_shipped_imports_tests_or_bench() -> None:
 def test_the_service_uses_public_names_only() -> None:
     """What ``limiter`` exports, the web adapters, policy files, and the settings that are the service's."""
     settings = ("is_in_process", "policies_path", "trusted_proxies")
-    settings += ("admin_token", "api_token", "ADMIN_TOKEN", "API_TOKEN")
+    settings += ("tokens", "ADMIN_TOKEN", "API_TOKEN")
     public = {f"limiter.{name}" for name in limiter.__all__}
     public |= {f"limiter.settings.{name}" for name in settings}
     public |= {"limiter.log_throttle.ThrottleFilter"}

@@ -25,8 +25,8 @@ from service.demo.servers import (
     Server,
     ServerError,
     find_server,
-    supports_tls,
 )
+from tests.transport.support import supports_tls
 from tests.waiting import until
 
 
@@ -42,21 +42,6 @@ def binary(request: pytest.FixtureRequest) -> Path:
         return find_server(request.param)
     except ServerError as error:
         pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """A certificate for 127.0.0.1 that is its own authority."""
-    folder = tmp_path_factory.mktemp("certificates")
-    found = Certificates(folder / "tls.crt", folder / "tls.crt", folder / "tls.key")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command += ["-keyout", str(found.key), "-out", str(found.certificate)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("openssl is not installed")
-    return found
 
 
 def test_a_server_serves_on_loopback_and_leaves_nothing(binary: Path) -> None:

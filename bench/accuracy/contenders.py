@@ -86,7 +86,8 @@ def _ours(url: str, key: str, limit: int, period_us: int) -> Iterator[Contender]
             def ask() -> Answer:
                 decision = limiter.hit(key)
                 # The store's own time of the decision, the last number of every reply.
-                return Answer(decision.allowed, decision.retry_after * 1e6, decision._reply[-1])
+                at_us = int(decision._reply[-1])
+                return Answer(decision.allowed, decision.retry_after * 1e6, at_us)
 
             return ask
 

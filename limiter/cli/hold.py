@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from contextlib import closing
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import click
@@ -64,12 +64,7 @@ class Running:
                 self._before[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -10,10 +10,9 @@ import click
 
 
 class Entry(NamedTuple):
-    """Where a command is defined, and its summary in one line."""
+    """The module that defines a command by its name, and the command's summary in one line."""
 
     module: str
-    attribute: str
     summary: str
 
 
@@ -33,7 +32,7 @@ class LazyGroup(click.Group):
         entry = self._entries.get(cmd_name)
         if entry is None:
             return None
-        command: click.Command = getattr(import_module(entry.module), entry.attribute)
+        command: click.Command = getattr(import_module(entry.module), cmd_name)
         command.short_help = entry.summary
         return command
 

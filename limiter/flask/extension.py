@@ -56,8 +56,7 @@ class Extension:
         """
         if not has_request_context():
             return None
-        state = RequestState.known(request.environ)
-        app_limits = self._app_limits.get(current_app._get_current_object())  # type: ignore[attr-defined]
+        state, app_limits = RequestState.known(request.environ), self._here()
         return state.verdict(app_limits) if state is not None and app_limits else None
 
     @property
@@ -72,9 +71,12 @@ class Extension:
         Each has its ``limiter``, whose ``peek``, ``reset`` and ``refund`` take the subject: an
         address, or the hash of a key.
         """
-        app = current_app._get_current_object()  # type: ignore[attr-defined]
-        app_limits = self._app_limits.get(app)
+        app_limits = self._here()
         return () if app_limits is None else app_limits.rules(endpoint, method)
+
+    def _here(self) -> AppLimits | None:
+        """The limits of the current application; None: no limit is enforced in it."""
+        return self._app_limits.get(current_app._get_current_object())  # type: ignore[attr-defined]
 
     def _enforced(self) -> list[AppLimits]:
         return [app_limits for app_limits in self._app_limits.values() if app_limits is not None]
@@ -129,9 +131,7 @@ class Extension:
         app = current_app._get_current_object()  # type: ignore[attr-defined]
         if app not in self._app_limits:
             self._called_elsewhere(function)
-            return
-        app_limits = self._app_limits[app]
-        if app_limits is not None:
+        elif (app_limits := self._app_limits[app]) is not None:
             app_limits.check_call(limit, function)
 
     def _called_elsewhere(self, function: Callable[..., Any]) -> None:

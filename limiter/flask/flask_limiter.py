@@ -15,7 +15,6 @@ from limiter.flask.extension import Extension, Target
 from limiter.flask.limits import (
     Amount,
     DeclaredLimit,
-    KeySpec,
     LimitOptions,
     by_key,
     check_names,
@@ -28,8 +27,8 @@ from limiter.web.functions import check_function
 from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
-from limiter.web.match import is_among
-from limiter.web.wiring import StoreSettings, networks
+from limiter.web.subjects import KeySpec
+from limiter.web.wiring import StoreSettings, check_flag, chosen, networks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -63,6 +62,7 @@ class FlaskLimiter(Extension):
         store, algorithm, on_error, local_share, timeout, connect_timeout, name, prefix, key_secret:
             As of ``Limiter``. A missing one is read from the application's configuration, then from
             the environment, as LIMITER_STORE and so on.
+        call_cache_size: As of ``Limiter``.
         headers: The form of the header fields: draft-11, draft-06, x-ratelimit, none.
         trusted: Networks of the proxies whose X-Forwarded-For counts; without it:
             LIMITER_TRUSTED_PROXIES.
@@ -100,8 +100,6 @@ class FlaskLimiter(Extension):
         super().__init__()
         check_names(store_settings, StoreSettings)
         self._given = {name: value for name, value in store_settings.items() if value is not None}
-        if headers not in FORMS:
-            raise InvalidSetting.of("headers", repr(headers), f"accepted are {', '.join(FORMS)}")
         self._default = default if isinstance(default, _BySettings) else _without_options(default)
         self._trusted = None if trusted is None else networks(trusted)
         self._enabled = enabled
@@ -109,7 +107,7 @@ class FlaskLimiter(Extension):
             Setup,
             identity=by_key(key),
             application=_without_options(application),
-            form=headers,
+            form=chosen("headers", headers, FORMS),
             observe=observe,
             on_denied=on_denied,
             limit_options=limit_options,
@@ -119,8 +117,7 @@ class FlaskLimiter(Extension):
             check_function("observe", observe, "the request", "the verdict")
         if on_denied is not None:
             check_function("on_denied", on_denied, "the verdict")
-        if not isinstance(enabled, bool):
-            raise InvalidSetting.of("enabled", repr(enabled), "accepted are True and False")
+        check_flag("enabled", enabled)
         if exempt_when is not None:
             self.exempt_when(exempt_when)
         if app is not None:
@@ -244,16 +241,13 @@ def _declared(
     amount: Amount, scope: str | Callable[[str], str] | None, options: LimitOptions
 ) -> DeclaredLimit:
     check_names(options, LimitOptions)
-    key = options.get("key")
-    fields: dict[str, Any] = {**options, "methods": _methods(options.get("methods", ()))}
-    fields.pop("key", None)
-    return DeclaredLimit(amount, None if key is None else by_key(key), scope=scope, **fields)
+    fields: dict[str, Any] = dict(options)
+    key, methods = fields.pop("key", None), named_methods(fields.pop("methods", ()))
+    if "GET" in methods:
+        methods |= {"HEAD"}
+    identity = None if key is None else by_key(key)
+    return DeclaredLimit(amount, identity, scope=scope, methods=methods, **fields)
 
 
 def _without_options(amount: Amount | None) -> tuple[DeclaredLimit, ...]:
     return () if amount is None else (DeclaredLimit(amount),)
-
-
-def _methods(methods: Iterable[str]) -> frozenset[str]:
-    names = named_methods(methods)
-    return names | {"HEAD"} if is_among("HEAD", names) else names

@@ -32,21 +32,15 @@ from limiter.web.subjects import (
     ACCEPTED_IN_PROGRAMS,
     TOKEN,
     Identity,
+    KeySpec,
     checked_subject,
     hashed,
     identity,
 )
+from limiter.web.wiring import check_flag, chosen
 
 #: Limits, or a function that returns them for the current request; None: this request has none.
 Amount = Limits | Callable[[], "Limits | None"]
-#: How the subject is found: a setting that ``identity`` reads, or a function that returns the subject.
-KeySpec = (
-    str
-    | Sequence[str]
-    | Callable[[], Any]
-    | Callable[[Request], Any]
-    | Callable[[Request, Sequence[Network]], Any]
-)
 
 log = logging.getLogger("limiter.flask")
 
@@ -83,22 +77,9 @@ class LimitOptions(TypedDict, total=False):
 class DeclaredLimit:
     """A limit as a decorator or the extension declares it.
 
-    Attributes:
-        amount: The limits.
-        identity: Finds the subject; None: the extension's.
-        cost: The cost of a request.
-        methods: The methods to which the limit applies; empty: all.
-        per_method: Whether each method has a count of its own.
-        exempt_when: Returns whether a request is exempt from the limit.
-        deduct_when: Returns, by the response, whether the request is charged.
-        override_defaults: Whether it replaces the limits of blueprints, and the default.
-        scope: The name of the count that several routes share, or a function that returns it; else
-            None. The result of a function becomes a part of the subject.
-        on_denied: Returns the response to a request that the limit denies.
-        shadow: Whether it counts and reports, but never denies.
-        percent: The percentage of subjects to which it applies, always the same ones.
-        unidentified: What happens to a caller without a subject.
-        message: The text of the response to a denied request.
+    The fields are the arguments of ``FlaskLimiter.limit`` and ``shared_limit``, and ``message``, the text
+    of the response to a denied request. ``identity`` is the key's; None: the extension's. The result of a
+    function as ``scope`` becomes a part of the subject.
 
     """
 
@@ -134,12 +115,8 @@ class DeclaredLimit:
             object.__setattr__(self, "cost", of_request("cost", self.cost, _USUAL))
         else:
             checked_cost(self.cost)
-        if not isinstance(self.shadow, bool):
-            raise InvalidSetting.of("shadow", repr(self.shadow), "accepted are True and False")
-        if self.unidentified not in UNIDENTIFIED:
-            raise InvalidSetting.of(
-                "unidentified", repr(self.unidentified), f"accepted are {', '.join(UNIDENTIFIED)}"
-            )
+        check_flag("shadow", self.shadow)
+        chosen("unidentified", self.unidentified, UNIDENTIFIED)
         for name, arguments in _FUNCTIONS.items():
             value = getattr(self, name)
             if value is not None:
@@ -159,7 +136,7 @@ class ViewRule(Rule):
     limit: DeclaredLimit = field(kw_only=True)
     called: str = field(kw_only=True)
     """Its name in header fields and refusals; the limiter's name is for keys."""
-    rule_by_amount: Callable[[ViewRule], Rule] | None = field(kw_only=True, default=None)
+    by_amount: Callable[[], ViewRule] | None = field(kw_only=True, default=None)
     """If the limit is a function: returns the rule for the current request."""
 
     @property
@@ -180,7 +157,7 @@ class ViewRule(Rule):
         if limit.exempt_when is not None and limit.exempt_when():
             return SkipReason.EXEMPT_KEY
         try:
-            rule = self if self.rule_by_amount is None else self.rule_by_amount(self)
+            rule = self if self.by_amount is None else self.by_amount()
             subject = self._subject(request, trusted)
             cost = limit.cost
             if callable(cost):

@@ -70,8 +70,10 @@ def refusal(verdict: Verdict, answer: Response | None = None) -> Refusal:
 def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exception:
     """The exception for a verdict, with the response of the first ``on_denied`` that returns one."""
     if verdict.status == 429:
-        _log_denial(verdict)
-        rules = [result.rule for result in denying(verdict)]
+        results = denying(verdict)
+        if results:
+            _log_denial(results[0])
+        rules = [result.rule for result in results]
         functions = [rule.limit.on_denied for rule in rules if isinstance(rule, ViewRule)]
         for function in filter(None, (*functions, on_denied)):
             answer = function(verdict)
@@ -82,26 +84,23 @@ def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exce
 
 def denying(verdict: Verdict) -> list[Result]:
     """The results that denied the request, the longest wait first."""
-    results = [
-        result for result in verdict.results if not (result.decision.allowed or result.rule.shadow)
-    ]
+    results = [result for result in verdict.results if result.denies]
     return sorted(results, key=lambda result: -result.decision.retry_after)
 
 
-def _log_denial(verdict: Verdict) -> None:
+def _log_denial(result: Result) -> None:
     """Log the limit that denied, and the subject: an address or a hash."""
-    for result in denying(verdict)[:1]:
-        log_seldom(
-            log,
-            logging.INFO,
-            "the limit %s of %s denied a request of %s to endpoint %s: retry after %.3f s",
-            result.decision.policy,
-            result.rule.name,
-            spelled(result.part.key),
-            request.endpoint,
-            result.decision.retry_after,
-            kind=result.rule.name,
-        )
+    log_seldom(
+        log,
+        logging.INFO,
+        "the limit %s of %s denied a request of %s to endpoint %s: retry after %.3f s",
+        result.decision.policy,
+        result.rule.name,
+        spelled(result.part.key),
+        request.endpoint,
+        result.decision.retry_after,
+        kind=result.rule.name,
+    )
 
 
 def _response(answer: Any, status: int) -> Response:

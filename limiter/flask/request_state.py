@@ -93,7 +93,7 @@ class RequestState:
         if len(verdicts) < 2:
             return verdicts[0] if verdicts else None
         last = verdicts[-1]
-        results = [result for verdict in verdicts for result in verdict.results]
+        results = tuple(result for verdict in verdicts for result in verdict.results)
         return Verdict(last.status, results, header_fields(results), last.body, last.error)
 
     def fields(self) -> list[tuple[str, str]]:

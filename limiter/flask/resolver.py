@@ -11,7 +11,7 @@ from flask import Flask, current_app
 
 from limiter.client import Limiter
 from limiter.errors import InvalidSetting
-from limiter.flask.dynamic import RulesByAmount
+from limiter.flask.dynamic import dynamic_rule
 from limiter.flask.limits import DeclaredLimit, ViewRule, header_name, state_name
 from limiter.flask.registry import PlacedLimit, Registry, blueprints, placed
 from limiter.flask.setup import Make, Setup
@@ -253,7 +253,7 @@ class LimitResolver:
             self._check_cost(limit.cost, limiter)
         if limit.deduct_when is not None and any(policy.leases for policy in limiter.policies):
             raise InvalidSetting("deduct_when has no effect on Concurrency: leases are released")
-        return ViewRule(
+        rule = ViewRule(
             limiter,
             identity=limit.identity or self._setup.identity,
             form=self._setup.form,
@@ -263,8 +263,8 @@ class LimitResolver:
             preflights=self._setup.preflights,
             limit=limit,
             called=called,
-            rule_by_amount=RulesByAmount(partial(make, state)) if is_dynamic else None,
         )
+        return dynamic_rule(rule, partial(make, state)) if is_dynamic else rule
 
     def _check_cost(self, cost: int, limiter: Limiter) -> None:
         """Raise InvalidCost if no request could ever pass."""

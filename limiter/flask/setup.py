@@ -36,20 +36,12 @@ class Setup:
         name: Prefix of the name of every limiter.
         base: The limiter whose store all others share.
         make: Makes a limiter on the store of ``base``.
-        identity: Finds the subject, unless a limit has its own.
-        application: Limits that all requests share.
-        default: Limits of each route without limits of its own.
-        trusted: Proxies whose X-Forwarded-For counts.
-        form: The form of the header fields.
-        observe: Is called with every request and verdict.
-        on_denied: Returns the response to a denied request.
-        limit_options: Whether an OPTIONS request that Flask itself answers counts.
         preflights: How CORS preflights count: as ``Rule.preflights``.
-        limit_static: Whether Flask's own routes for static files count.
         write: Writes the decisions into a response.
         refuse: Makes the exception for a refusal.
         fallback: Limits that each process decides by itself while the store does not.
         make_fallback: Makes a limiter for ``fallback``.
+        identity, application, ...: As the arguments of ``FlaskLimiter``.
 
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from limiter.call import Call
+from limiter.call import Call, Reply
 from limiter.memory.store import MemoryStore
 
 #: The ``store`` of a limiter whose state is in its own process.
@@ -19,7 +19,7 @@ class MemoryTransport:
     def __init__(self) -> None:
         self._store = MemoryStore()
 
-    def run(self, call: Call, deadline: float | None = None) -> list[int]:
+    def run(self, call: Call, deadline: float | None = None) -> Reply:
         """Decide a call; the reply has the form of a script's."""
         return self._store.run(call)
 
@@ -48,9 +48,12 @@ class AsyncMemoryTransport:
         self.one_slot = self._inner.one_slot
         self.clear = self._inner.clear
 
-    async def run(self, call: Call, deadline: float | None = None) -> list[int]:
+    async def run(self, call: Call, deadline: float | None = None) -> Reply:
         """As ``MemoryTransport.run``."""
         return self._inner.run(call, deadline)
+
+    def begin(self, call: Call) -> None:
+        """Send no call in advance: ``run`` waits for nothing."""
 
     async def load(self, script: object, key: bytes | None = None) -> None:
         """Do nothing: there is no script to load."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
-@click.command(short_help="Check a policy file.")
+@click.command()
 @click.argument("file", type=click.Path())
 @_as_json
 def check(file: str, as_json: bool) -> None:
@@ -43,7 +43,7 @@ def check(file: str, as_json: bool) -> None:
     click.echo(f"{file} is right: {count} {'policy' if count == 1 else 'policies'}")
 
 
-@click.command(short_help="Show which policies apply to a request, and why.")
+@click.command()
 @click.argument("file", type=click.Path())
 @click.argument("method")
 @click.argument("path")

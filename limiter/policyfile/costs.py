@@ -20,11 +20,6 @@ _UNITS = {"b": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
-def fixed(cost: int) -> Cost:
-    """The same cost for every request."""
-    return lambda request, trusted: cost  # noqa: ARG005 (the signature of a Cost)
-
-
 class ByHeader:
     """The number in a header field, if the peer is a trusted proxy or service; else 1.
 

@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    try:
+        import tomli as tomllib
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "policy files on Python 3.10 need tomli: in a checkout of slotgate, pip install '.[policies]'",
+            name=error.name,
+        ) from None
+
+loads = tomllib.loads
 
 #: The place of a value: the keys that lead to it, and indexes in lists.
 Path = tuple[str | int, ...]
@@ -15,13 +29,11 @@ _STRING = re.compile(
     r"|'[^']*'",
     re.DOTALL,
 )
+_CLOSES = {"[": "]", "{": "}"}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _SCALAR = re.compile(r"[^,\]}#\n]*")
 _BLANKS = re.compile(r"[ \t]*")
 _VOID = re.compile(r"[ \t\r\n]*(?:#[^\n]*[ \t\r\n]*)*")
-_ESCAPE = re.compile(r"\\(u[0-9A-Fa-f]{4}|U[0-9A-Fa-f]{8}|x[0-9A-Fa-f]{2}|.)")
-_ESCAPED = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
-
 
 #: Length of a path; a policy file needs seven.
 _MOST_PARTS = 16
@@ -132,10 +144,8 @@ class _Scanner:
 
     def _value(self, path: Path) -> None:
         opens = self._text[self._at : self._at + 1]
-        if opens == "[":
-            self._several(path, "]")
-        elif opens == "{":
-            self._several(path, "}")
+        if opens in _CLOSES:
+            self._several(path, _CLOSES[opens])
         elif opens in ('"', "'"):
             self._pass(_STRING)
         else:
@@ -171,13 +181,10 @@ def _bounded(path: Path, line: int) -> Path:
 
 
 def _unquoted(text: str) -> str:
-    if text.startswith("'"):
+    if text.startswith("'") or "\\" not in text:
         return text[1:-1]
-    return _ESCAPE.sub(_character, text[1:-1])
-
-
-def _character(escape: re.Match[str]) -> str:
-    code = escape[1]
-    if len(code) > 1:
-        return chr(int(code[1:], 16))
-    return _ESCAPED.get(code, code)
+    try:
+        key: str = loads(f"key = {text}")["key"]
+    except ValueError:  # not TOML after all
+        return text[1:-1]
+    return key

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
-from limiter.errors import InvalidCost, LimiterError
+from limiter.errors import InvalidCost
 from limiter.keys import NAME
 from limiter.policies import Policy
-from limiter.policyfile import costs
 from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
 from limiter.policyfile.schema import KEYS, LEFT_OUT, LIMITER_KEYS, read_keys, read_limits
 from limiter.web import limiter_calls
 from limiter.web.new_subjects import NewSubjects
-from limiter.web.rules import Match, Rule
+from limiter.web.rules import Match, Rule, fixed_cost
 from limiter.web.subjects import findable, identity, is_chosen, meant
 
 #: Example subjects, by kinds of keys that no client chooses.
@@ -169,11 +169,8 @@ class _Policy:
     def limiter(self, make: Make, name: str, limits: tuple[Policy, ...]) -> Any:
         """The policy's limiter; None if it refuses the limits."""
         settings = {key: self.values[key] for key in LIMITER_KEYS if self.values.get(key)}
-        try:
-            return make(limits, name=name, **settings)
-        except LimiterError as error:
-            self.notes.refuse((*self.path, "limits"), error)
-            return None
+        path = (*self.path, "limits")
+        return self.notes.read(path, lambda own: make(own, name=name, **settings), limits)
 
     def overrides(self, limiter: Any) -> _Numbers:
         """The limits of each name in ``overrides``; wrong ones are left out."""
@@ -181,16 +178,14 @@ class _Policy:
         overrides: _Numbers = {}
         table = self.notes.table(path, self.own.get("overrides", {}), None, is_secret=True)
         for name, limits in table.items():
-            # The subject may be a secret, and is not shown: the line is enough.
-            try:
-                if not isinstance(limits, str) or limiter is None:
-                    limits = read_limits(
-                        self.notes, (*path, name), limits, self.values.get("algorithm")
-                    )
-                if limits is not None and limiter is not None:
-                    overrides[name] = limiter_calls.plan(limiter, limits).policies
-            except LimiterError as error:
-                self.notes.refuse((*path, name), error)
+            if not isinstance(limits, str) or limiter is None:
+                limits = read_limits(
+                    self.notes, (*path, name), limits, self.values.get("algorithm")
+                )
+            if limits is not None and limiter is not None:
+                plan = self.notes.read((*path, name), partial(limiter_calls.plan, limiter), limits)
+                if plan is not None:
+                    overrides[name] = plan.policies
         return overrides
 
     def subjects(self, name: str) -> frozenset[str]:
@@ -258,7 +253,7 @@ class _Policy:
                 bool(match.get("ignore_case")),
             ),
             identity=identity(self.key),
-            cost=costs.fixed(cost) if isinstance(cost, int) else cost,
+            cost=fixed_cost(cost) if isinstance(cost, int) else cost,
             form=values["headers"],
             shadow=values["shadow"],
             percent=values["percent"],

@@ -8,7 +8,7 @@ from functools import partial
 from ipaddress import IPv6Network, ip_network
 from typing import Any, NamedTuple
 
-from limiter.errors import InvalidPolicy, InvalidSetting
+from limiter.errors import InvalidSetting
 from limiter.grammar import parse_limits
 from limiter.policies import ALGORITHMS, Concurrency, Policy
 from limiter.policyfile import costs
@@ -94,16 +94,9 @@ def _read_limit_table(
             notes.add((*path, key), f"is missing: accepted are {', '.join(known)}")
     # First each key alone, beside right values, so that each gets its fault; then all together.
     for key, setting in given.items():
-        _try(notes, (*path, key), kind, {**right, key: setting})
-    return _try(notes, path, kind, given) if notes.count == before else None
-
-
-def _try(notes: Notes, path: Path, kind: Any, given: Mapping[str, Any]) -> tuple[Policy] | None:
-    try:
-        return (kind(**given),)
-    except InvalidPolicy as error:
-        notes.refuse(path, error)
-        return None
+        notes.read((*path, key), lambda each: kind(**each), {**right, key: setting})
+    policy = notes.read(path, lambda each: kind(**each), given) if notes.count == before else None
+    return None if policy is None else (policy,)
 
 
 def _key(value: Any) -> tuple[str, ...]:

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from limiter.policyfile.faults import Fault, InvalidPolicyFile
-from limiter.policyfile.lines import Path, TooMuch, lines_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    try:
-        import tomli as tomllib
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "policy files on Python 3.10 need tomli: in a checkout of slotgate, pip install '.[policies]'",
-            name=error.name,
-        ) from None
+from limiter.policyfile.lines import Path, TooMuch, lines_of, loads
 
 #: A longer file is a mistake, and would delay requests for seconds.
 MOST_BYTES = 2**19
@@ -54,7 +42,7 @@ def parsed(text: str, file: str) -> tuple[dict[str, Any], Mapping[Path, int]]:
     """
     try:
         lines = lines_of(text)  # first, since the parser has no bounds
-        return tomllib.loads(text), lines
+        return loads(text), lines
     except TooMuch as error:
         fault = Fault(file, error.line, "", error.text)
     except ValueError as error:  # TOMLDecodeError, or a number that is too long for Python

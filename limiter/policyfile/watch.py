@@ -82,6 +82,7 @@ class _Policies(Generic[_AnyGuard]):
         local_share: int = 1,
         timeout: float = 0.1,
         connect_timeout: float = 2.0,
+        call_cache_size: int = 1024,
     ) -> None:
         self.path = os.fspath(path)
         #: The error of the file's current text; None if the text is in force.
@@ -97,6 +98,7 @@ class _Policies(Generic[_AnyGuard]):
             "on_error": on_error,
             "local_share": local_share,
             "timeout": timeout,
+            "call_cache_size": call_cache_size,
         }
         self._root: Any = self._limiter_class(
             _ANY_TWO_LIMITS,
@@ -109,7 +111,7 @@ class _Policies(Generic[_AnyGuard]):
         self._new_subjects: dict[str, NewSubjects] = {}
         self._begin()
         self._stamp = _stamp(self.path)
-        kept = _shared_texts.get(os.path.abspath(self.path))
+        self._kept = kept = _shared_texts.get(os.path.abspath(self.path))
         try:
             self._current: Current[_AnyGuard] = self._made(text_of(self.path))
         except InvalidPolicyFile as error:
@@ -201,9 +203,8 @@ class _Policies(Generic[_AnyGuard]):
         return self._limiter_class(limits, store=self._root, **{**self._settings, **own})
 
     def _keep(self) -> None:
-        kept = _shared_texts.get(os.path.abspath(self.path))
-        if kept is not None:
-            kept.put(self._current.file.text)
+        if self._kept is not None:
+            self._kept.put(self._current.file.text)
 
     def _refuse(self, error: InvalidPolicyFile) -> None:
         self.refused = error
@@ -243,20 +244,15 @@ class _Policies(Generic[_AnyGuard]):
             if stamp == self._stamp:
                 return
             age = 0.0 if stamp == _GONE else time.time() - stamp[0] / 1e9
-            if age > LOOK_EVERY or stamp == self._pending:
-                self._read(is_overdue=age > 2 * LOOK_EVERY)
+            if self._may_wait and age > 2 * LOOK_EVERY:
+                self.reload()  # the text must already be in force
+            elif age > LOOK_EVERY or stamp == self._pending:
+                # At the end of the process no thread can be started, and none is needed.
+                with suppress(RuntimeError):
+                    threading.Thread(target=self.reload, daemon=True).start()
             self._pending = stamp
         finally:
             self._look_at = monotonic() + LOOK_EVERY
-
-    def _read(self, is_overdue: bool) -> None:
-        """Read the file in a thread, or at once if its text must already be in force."""
-        if is_overdue and self._may_wait:
-            self.reload()
-            return
-        # At the end of the process no thread can be started, and none is needed.
-        with suppress(RuntimeError):
-            threading.Thread(target=self.reload, daemon=True).start()
 
 
 class Policies(_Policies[Guard]):

@@ -9,14 +9,14 @@ cluster's table) do no I/O.
 
 from __future__ import annotations
 
-from limiter.transport.async_base import AsyncTransport, LoopTransport
+from limiter.transport.async_base import AsyncTransport, LoopTransport, finish
 from limiter.transport.async_cluster import ClusterLoopTransport
 from limiter.transport.async_single import SingleLoopTransport
 from limiter.transport.base import Transport
 from limiter.transport.cluster import ClusterTransport
 from limiter.transport.single import SingleTransport
 from limiter.transport.store import ASYNC, read_store
-from limiter.transport.wire import script_of
+from limiter.transport.wire import checked, script_of
 
 
 def connect(store: object, timeout: float, connect_timeout: float) -> Transport:
@@ -38,4 +38,12 @@ def connect_async(store: object, timeout: float, connect_timeout: float) -> Asyn
     return AsyncTransport(kind, parsed, timeout, connect_timeout)
 
 
-__all__ = ["AsyncTransport", "Transport", "connect", "connect_async", "script_of"]
+__all__ = [
+    "AsyncTransport",
+    "Transport",
+    "checked",
+    "connect",
+    "connect_async",
+    "finish",
+    "script_of",
+]

@@ -15,11 +15,11 @@ from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
-from limiter.call import Call
+from limiter.call import Call, Reply
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.scripts import Script
 from limiter.transport import forks, rights
-from limiter.transport.async_connection import AsyncConnection
+from limiter.transport.async_connection import AsyncConnection, PendingReply
 from limiter.transport.async_node import AsyncNode, ConnectionCloser
 from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
@@ -150,6 +150,10 @@ class LoopTransport:
         return _unless_error(reply, node.where)
 
 
+#: The pending reply of a call under way, and what is needed if the reply is an error.
+SentCall = tuple[PendingReply, LoopTransport, AsyncNode, AsyncConnection, float]
+
+
 class AsyncTransport:
     """As ``Transport``, for coroutines: any number of event loops, each with its own connections."""
 
@@ -166,38 +170,46 @@ class AsyncTransport:
         self._lock = threading.Lock()
         forks.remember(self)
 
-    async def run(self, call: Call, deadline: float | None = None) -> list[int]:
+    async def run(self, call: Call, deadline: float | None = None) -> Reply:
         """As ``Transport.run``; a call that is cancelled may have run, at most once."""
+        if deadline is None:
+            deadline = monotonic() + self._timeout
+        sent = self.begin(call, deadline)
+        if sent is not None:
+            return await finish(call, await sent[0], sent)
+        loop_transport = self._of_running_loop()
+        try:
+            reply = await loop_transport.run(call, call.encoded or encode(call), deadline)
+        except StoreUnavailable:
+            loop_transport.failed()
+            raise
+        return checked(call, reply)
+
+    def begin(self, call: Call, deadline: float | None = None) -> SentCall | None:
+        """Send a call, if a connection is ready; otherwise do nothing, and return None.
+
+        The caller awaits the pending reply, and gives it to ``finish``. If it is no exception, ``checked``
+        is enough. This is ``run`` without a coroutine, which a hit would otherwise wait through.
+        """
         loop_transport = self._last
         if loop_transport is None or loop_transport.loop is not get_running_loop():
             loop_transport = self._of_running_loop()
         node = loop_transport.node or loop_transport.find(call)
-        connection = None if node is None else node.connection
-        try:
-            if deadline is None:
-                deadline = monotonic() + self._timeout
-            encoded = encode(call)
-            if (
-                node is None
-                or connection is None
-                or not (connection.unsent or connection.is_ready())
-            ):
-                return checked(call, await loop_transport.run(call, encoded, deadline))
-            if connection.unsent and deadline >= connection.wakes_at:
-                # As ``send`` does if other calls of this turn of the loop wait to be written already.
-                pending = connection.new_pending()
-                connection.unsent.append((encoded, pending, deadline))
-            else:
-                pending = connection.send(encoded, deadline)
-            reply = await pending
-            if type(reply) is not list:
-                reply = await loop_transport.handle_errors(
-                    reply, call, encoded, node, connection, deadline
-                )
-            return checked(call, reply)
-        except StoreUnavailable:
-            loop_transport.failed()
-            raise
+        if node is None:
+            return None
+        connection = node.connection
+        if connection is None or not (connection.unsent or connection.is_ready()):
+            return None
+        if deadline is None:
+            deadline = monotonic() + self._timeout
+        encoded = call.encoded or encode(call)
+        if connection.unsent and deadline >= connection.wakes_at:
+            # As ``send`` does if other calls of this turn of the loop wait to be written already.
+            pending = connection.new_pending()
+            connection.unsent.append((encoded, pending, deadline))
+        else:
+            pending = connection.send(encoded, deadline)
+        return pending, loop_transport, node, connection, deadline
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
         """As ``Transport.one_slot``."""
@@ -249,6 +261,20 @@ class AsyncTransport:
             last = self._last
             if last is not None and last.loop is loop:
                 self._last = None
+
+
+async def finish(call: Call, reply: Any, sent: SentCall) -> Reply:
+    """Check and return the reply to a call that ``begin`` sent, or do what its error demands."""
+    _, loop_transport, node, connection, deadline = sent
+    if isinstance(reply, Exception):
+        try:
+            reply = await loop_transport.handle_errors(
+                reply, call, call.encoded, node, connection, deadline
+            )
+        except StoreUnavailable:
+            loop_transport.failed()
+            raise
+    return checked(call, reply)
 
 
 _left_to_parents: list[LoopTransport] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import AbstractEventLoop
-from binascii import crc_hqx
 from collections.abc import Iterable
 from functools import partial, reduce
 from time import monotonic
@@ -17,7 +16,7 @@ from limiter.scripts import Script
 from limiter.transport.async_base import LoopTransport
 from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node, under_way
 from limiter.transport.replies import cause, code, translate
-from limiter.transport.slots import SLOTS, SlotTable, graver, in_turn
+from limiter.transport.slots import SlotTable, graver, in_turn, slot_of_call
 from limiter.transport.store import Store
 from limiter.transport.wire import CLUSTER_SLOTS
 
@@ -40,12 +39,12 @@ class ClusterLoopTransport(LoopTransport):
 
     def find(self, call: Call) -> AsyncNode | None:
         """As ``LoopTransport.find``."""
-        return self._table.owners[crc_hqx(call.tag, 0) % SLOTS]
+        return self._table.owners[slot_of_call(call)]
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
         """As ``LoopTransport.search``."""
         await self._read_anew(deadline)
-        return self._table.owner(call.tag)
+        return self._table.owner(slot_of_call(call))
 
     async def load(self, script: Script, key: bytes | None, deadline: float) -> None:
         """Load the script into every primary; if one fails, still try the others."""
@@ -81,7 +80,7 @@ class ClusterLoopTransport(LoopTransport):
         kind = code(error)
         if kind == "READONLY":
             await self._read_anew(deadline)
-            return self._table.owner(call.tag)
+            return self._table.owner(slot_of_call(call))
         target = self._table.pointed_to(error, node)
         if kind == "MOVED":
             self._refresh()

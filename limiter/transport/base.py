@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from math import inf
 from time import monotonic, sleep
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from limiter.call import Call
+from limiter.call import Call, Reply
 from limiter.errors import StoreRefused, StoreUnavailable
 from limiter.scripts import Script
 from limiter.transport import rights
@@ -29,13 +28,16 @@ class Transport:
     ``_find`` depends on the kind of store: ``single`` knows one node, ``cluster`` one for each slot.
     """
 
+    _node: Node | None = None
+    """The node of every subject, if the store is one server."""
+
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         self.where = store.where
         self._store = store
         self._timeout = timeout
         self._connect_timeout = connect_timeout
 
-    def run(self, call: Call, deadline: float | None = None) -> list[int]:
+    def run(self, call: Call, deadline: float | None = None) -> Reply:
         """Return the script's reply, by ``deadline`` (of ``time.monotonic``) or within the timeout.
 
         Raises:
@@ -50,11 +52,11 @@ class Transport:
         """
         if deadline is None:
             deadline = monotonic() + self._timeout
-        encoded = encode(call)
-        node = self._find(call, deadline)
-        connection = node.take(deadline)
+        encoded = call.encoded or encode(call)
+        node = self._node or self._find(call, deadline)
+        connection = node.ready() or node.take(deadline)
         try:
-            reply = connection.execute(encoded, deadline, self._timeout)
+            reply = connection.execute(encoded, deadline)
         except ResponseError as error:
             return checked(
                 call, self._handle_error(error, call, encoded, node, connection, deadline)
@@ -97,22 +99,22 @@ class Transport:
         store, connect_timeout = self._store, self._connect_timeout
         where = store.where if address is None else store.named(address)
         connect = partial(store.connection, address, connect_timeout)
-        return Node(connect, where, self._timeout, connect_timeout, address or store.addresses[0])
+        return Node(connect, where, connect_timeout, address or store.addresses[0])
 
     def _load_on(self, node: Node, script: Script, key: bytes | None, deadline: float) -> None:
         # No caller waits for a decision here: the reply may take until the deadline.
-        self._command(node, command("SCRIPT", "LOAD", script.source), deadline, timeout=inf)
+        self._command(node, command("SCRIPT", "LOAD", script.source), deadline)
         if key is not None:
             reply = None
             with suppress(StoreRefused):  # the user may not run EVAL
-                reply = self._command(node, rights.question(key), deadline, timeout=inf)
+                reply = self._command(node, rights.question(key), deadline)
             rights.check(reply, key, node.where)
 
-    def _command(self, node: Node, encoded: bytes, deadline: float, timeout: float) -> Any:
+    def _command(self, node: Node, encoded: bytes, deadline: float) -> Any:
         """Send one plain command to one node, once."""
         connection = node.take(deadline)
         try:
-            reply = connection.execute(encoded, deadline, timeout)
+            reply = connection.execute(encoded, deadline)
         except ResponseError as error:
             node.give(connection)
             raise translate(error, node.where) from cause(error)
@@ -154,8 +156,8 @@ class Transport:
                 connection = node.take(deadline)
             try:
                 if redirects.asking:
-                    connection.execute(ASKING, deadline, self._timeout)
-                reply = connection.execute(redirects.command, deadline, self._timeout)
+                    connection.execute(ASKING, deadline)
+                reply = connection.execute(redirects.command, deadline)
             except ResponseError as next_error:
                 error = next_error
                 continue

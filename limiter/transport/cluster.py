@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from binascii import crc_hqx
 from functools import reduce
 from time import monotonic
 
 from redis.exceptions import ResponseError
 
-from limiter.call import Call
+from limiter.call import Call, Reply
 from limiter.errors import LimiterError, StoreUnavailable, anew
 from limiter.scripts import Script
 from limiter.threads import start_thread
@@ -17,7 +16,7 @@ from limiter.transport import forks, slots
 from limiter.transport.base import Transport
 from limiter.transport.node import Node
 from limiter.transport.replies import cause, code, translate
-from limiter.transport.slots import SLOTS, SlotTable
+from limiter.transport.slots import SlotTable
 from limiter.transport.store import Store
 from limiter.transport.wire import CLUSTER_SLOTS
 
@@ -36,7 +35,7 @@ class ClusterTransport(Transport):
         self._changed = threading.Condition()
         self._reading = False
 
-    def run(self, call: Call, deadline: float | None = None) -> list[int]:
+    def run(self, call: Call, deadline: float | None = None) -> Reply:
         """As ``Transport.run``; if a node fails, start reading the slot table again in the background."""
         try:
             return super().run(call, deadline)
@@ -64,10 +63,11 @@ class ClusterTransport(Transport):
             node.close()
 
     def _find(self, call: Call, deadline: float) -> Node:
-        node = self._table.owners[crc_hqx(call.tag, 0) % SLOTS]
+        slot = slots.slot_of_call(call)
+        node = self._table.owners[slot]
         if node is None:
             self._read_anew(deadline)
-            node = self._table.owner(call.tag)
+            node = self._table.owner(slot)
         return node
 
     def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
@@ -127,6 +127,6 @@ class ClusterTransport(Transport):
             self._changed.notify_all()
 
     def _read_table_of(self, node: Node, deadline: float) -> None:
-        reply = self._command(node, CLUSTER_SLOTS, deadline, self._timeout)
+        reply = self._command(node, CLUSTER_SLOTS, deadline)
         for gone in self._table.fill(reply, node):
             gone.close()

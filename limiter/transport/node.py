@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import select
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from math import inf
+from math import ceil, inf
+from socket import MSG_DONTWAIT
 from time import monotonic
 from typing import Any
 
 from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.threads import start_thread
@@ -23,13 +25,102 @@ from limiter.transport.store import Address
 #: Idle connections that a node keeps; if there are more, the one unused for longest is closed.
 IDLE_KEPT = 16
 
-#: Seconds that a call may have waited before the socket's usual timeout would be too long for it.
+#: Seconds after its last command in which a connection is used without a check that it is open.
 _AT_ONCE = 0.001
 
 #: Bytes read at once; the reply of a script has fewer than 1,000.
 _BUFFER = 16_384
 
 _CLOSED = select.POLLIN | getattr(select, "POLLRDHUP", 0)
+
+
+class PlainSocket:
+    """Sends and receives by a deadline, with as few system calls as possible.
+
+    The socket blocks, and no system call on it may: Python would otherwise look before each one whether
+    it will. A socket's own timeout (``SO_RCVTIMEO``) would begin again after every signal.
+    """
+
+    __slots__ = ("_poll", "_receive", "_send", "_socket")
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.settimeout(None)
+        self._socket = connected
+        self._send, self._receive = connected.send, connected.recv_into
+        self._poll = _poll_of(connected, _CLOSED)
+
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to read."""
+        return not self._poll(0)
+
+    def send(self, command: bytes, deadline: float) -> None:
+        """Send the whole command; TimeoutError if the server does not take it by ``deadline``."""
+        try:
+            sent = self._send(command, MSG_DONTWAIT)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(command):
+            self._send_rest(command[sent:], deadline)
+
+    def receive(self, buffer: bytearray, deadline: float) -> int:
+        """Read what has come, and return its size; TimeoutError if nothing comes by ``deadline``."""
+        left = deadline - monotonic()
+        # ``poll`` rounds up to milliseconds. A reply that came in time is read even if we are late.
+        while self._poll(left * 1000 if left > 0 else 0):
+            try:
+                return self._receive(buffer, 0, MSG_DONTWAIT)
+            except BlockingIOError:  # there was nothing to read after all
+                left = deadline - monotonic()
+        raise TimeoutError
+
+    def _send_rest(self, rest: bytes, deadline: float) -> None:
+        """Send on whenever the socket's full buffer has room again."""
+        has_room = _poll_of(self._socket, select.POLLOUT)
+        while rest:
+            left = deadline - monotonic()
+            if left <= 0 or not has_room(left * 1000):
+                raise TimeoutError
+            with suppress(BlockingIOError):
+                rest = rest[self._send(rest, MSG_DONTWAIT) :]
+
+
+class TlsSocket:
+    """As ``PlainSocket``, with Python's timeouts: a piece of TLS may need several reads and writes."""
+
+    __slots__ = ("_milliseconds", "_poll", "_socket")
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._milliseconds = 0
+        self._poll = _poll_of(connected, _CLOSED)
+
+    def is_quiet(self) -> bool:
+        """As ``PlainSocket.is_quiet``."""
+        return not self._poll(0)
+
+    def send(self, command: bytes, deadline: float) -> None:
+        """As ``PlainSocket.send``."""
+        self._wait_until(deadline)
+        self._socket.sendall(command)
+
+    def receive(self, buffer: bytearray, deadline: float) -> int:
+        """As ``PlainSocket.receive``."""
+        self._wait_until(deadline)
+        return self._socket.recv_into(buffer)
+
+    def _wait_until(self, deadline: float) -> None:
+        # In whole milliseconds most calls have the same timeout, and setting one is a system call.
+        milliseconds = max(ceil((deadline - monotonic()) * 1000), 1)
+        if milliseconds != self._milliseconds:
+            self._socket.settimeout(milliseconds / 1000)
+            self._milliseconds = milliseconds
+
+
+def _poll_of(connected: socket.socket, events: int) -> Callable[[float], list[tuple[int, int]]]:
+    """Make a function that waits for these events, up to N milliseconds, also if signals interrupt it."""
+    poller = select.poll()
+    poller.register(connected, events)
+    return poller.poll
 
 
 class Connection:
@@ -44,39 +135,33 @@ class Connection:
         "_feed",
         "_gets",
         "_has_more",
-        "_into",
-        "_poll",
+        "_is_quiet",
+        "_receive",
         "_redis_connection",
         "_send",
-        "_settimeout",
-        "_timeout",
         "_where",
         "used_at",
     )
 
-    def __init__(self, redis_connection: Any, where: str, timeout: float) -> None:
-        """Connect, by redis-py (address, TLS, AUTH, HELLO); ``timeout`` is that of most commands."""
-        socket = redispy.connected(redis_connection)
-        socket.settimeout(timeout)
+    def __init__(self, redis_connection: Any, where: str) -> None:
+        """Connect, by redis-py (address, TLS, AUTH, HELLO)."""
+        connected = redispy.connected(redis_connection)
+        own = (TlsSocket if redispy.is_tls(connected) else PlainSocket)(connected)
+        self._is_quiet, self._send, self._receive = own.is_quiet, own.send, own.receive
         self._redis_connection = redis_connection
-        self._timeout = timeout
-        self._settimeout = socket.settimeout
-        self._send = socket.sendall
-        self._into, self._buffer = socket.recv_into, bytearray(_BUFFER)
+        self._buffer = bytearray(_BUFFER)
         reader = redispy.new_reader()
         self._feed, self._gets, self._has_more = reader.feed, reader.gets, reader.has_data
-        poller = select.poll()
-        poller.register(socket, _CLOSED)
-        self._poll = poller.poll
         self._where = where
         self.used_at = monotonic()
         """When a command was last sent; if the connection is idle, the reply came."""
 
     def is_open(self) -> bool:
         """Whether there is nothing to read; if the server had closed the connection, there would be."""
-        return not self._poll(0) and not self._has_more()
+        at_once = monotonic() - self.used_at < _AT_ONCE
+        return (at_once or self._is_quiet()) and not self._has_more()
 
-    def execute(self, command: bytes, deadline: float, timeout: float) -> Any:
+    def execute(self, command: bytes, deadline: float) -> Any:
         """Send one command and read its reply, by ``deadline``.
 
         If this raises anything but ResponseError, even an exception of a signal handler, the connection
@@ -90,60 +175,49 @@ class Connection:
 
         """
         try:
-            self._send(command)
-            self.used_at = now = monotonic()
-            left = deadline - now
-            usual = timeout - _AT_ONCE < left <= timeout
-            if not usual:
-                self._settimeout(max(left, _AT_ONCE))
-            reply = self._read()
-            if usual and type(reply) is list:
+            self._send(command, deadline)
+            self.used_at = monotonic()
+            reply = self._read(deadline)
+            if type(reply) is list or type(reply) is bytes:
                 return reply
             reply = self._read_on(reply, deadline)
         except TimeoutError as error:
             self.close()
             raise StoreUnavailable(f"{self._where}: no answer within the deadline") from error
+        # MemoryError: the answer announces an array for which there is no memory.
+        except (InvalidResponse, MemoryError) as error:
+            self.close()
+            raise StoreRefused(
+                f"{self._where} answered with something other than Redis's protocol: {error!r:.200}"
+            ) from error
         except (RedisError, OSError) as error:
             self.close()
             raise translate(error, self._where) from cause(error)
-        except BaseException:  # not a reply, or a signal handler's exception while the reply is due
+        except BaseException:  # a signal handler's exception while the reply is due
             self.close()
             raise
         if isinstance(reply, ResponseError):
             raise reply
         return reply
 
-    def _read(self) -> Any:
+    def _read(self, deadline: float) -> Any:
         """Read the socket once, and return the reply if it is complete (it mostly is)."""
-        count = self._into(self._buffer)
+        count = self._receive(self._buffer, deadline)
         if not count:
             raise ConnectionLost("the server closed the connection")
-        return self._parse(count)
-
-    def _parse(self, count: int) -> Any:
-        """Parse ``count`` new bytes, behind those left over before."""
-        try:
-            self._feed(self._buffer, 0, count)
-            return self._gets(False)
-        # MemoryError: the answer announces an array for which there is no memory.
-        except (RedisError, MemoryError) as error:
-            raise StoreRefused(
-                f"{self._where} answered with something other than Redis's protocol: {error!r:.200}"
-            ) from error
+        self._feed(self._buffer, 0, count)  # behind the bytes left over before
+        return self._gets(False)
 
     def _read_on(self, reply: Any, deadline: float) -> Any:
         """Read until the reply is complete, by ``deadline``."""
         while True:
             if reply is redispy.NOT_COMPLETE:
-                left = deadline - monotonic()
-                if left <= 0:
+                if monotonic() >= deadline:
                     raise TimeoutError
-                self._settimeout(left)
-                reply = self._read()
+                reply = self._read(deadline)
             elif isinstance(reply, redispy.Push):
-                reply = self._parse(0)
+                reply = self._gets(False)
             else:
-                self._settimeout(self._timeout)
                 return reply
 
     def close(self) -> None:
@@ -158,13 +232,11 @@ class Node:
         self,
         connect: Callable[[], Any],
         where: str,
-        timeout: float,
         connect_timeout: float,
         address: Address,
     ) -> None:
         self.address = address
         self._connect = connect
-        self._timeout = timeout
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
@@ -181,7 +253,7 @@ class Node:
             StoreRefused: The server refused the connection.
 
         """
-        return self._ready() or self._wait(deadline)
+        return self.ready() or self._wait(deadline)
 
     def give(self, connection: Connection) -> None:
         """Keep the connection for the next caller."""
@@ -220,7 +292,7 @@ class Node:
         """Whether a connection is ready, so that the node need not be connected first."""
         return bool(self._idle)
 
-    def _ready(self) -> Connection | None:
+    def ready(self) -> Connection | None:
         """The idle connection that was used last, if it is still open."""
         idle = self._idle
         while idle:
@@ -240,7 +312,7 @@ class Node:
             self._waiting += 1
             try:
                 while True:
-                    if connection := self._ready():
+                    if connection := self.ready():
                         return connection
                     # One caller for each failure: the other attempts may succeed. The cause of an earlier
                     # attempt's failure may be over by now.
@@ -279,7 +351,7 @@ class Node:
         """Connect, in a thread of its own: it may take longer than any caller can wait."""
         connection = failure = None
         try:
-            connection = Connection(self._connect(), self.where, self._timeout)
+            connection = Connection(self._connect(), self.where)
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)

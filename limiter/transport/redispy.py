@@ -86,7 +86,7 @@ def connected(connection: Any) -> socket.socket:
     """
     connection.connect()
     connected_socket = connection._sock
-    if hasattr(connected_socket, "pending"):
+    if is_tls(connected_socket):
         # A server may send TLS session tickets after the handshake. Unread, they would look as if it had
         # closed the connection. The reply to PING comes after them.
         connection.send_command("PING", check_health=False)
@@ -94,6 +94,11 @@ def connected(connection: Any) -> socket.socket:
     if connection.can_read(0):
         raise ConnectionLost("the server closed the connection, or sent data without a request")
     return cast("socket.socket", connected_socket)
+
+
+def is_tls(connected_socket: socket.socket) -> bool:
+    """Whether a socket speaks TLS, and so may hold data that it has read and not yet returned."""
+    return hasattr(connected_socket, "pending")
 
 
 def dial_in_parallel(connection: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from math import inf
 from time import monotonic
 
 from redis.exceptions import ResponseError
@@ -21,6 +20,8 @@ from limiter.transport.wire import HELLO
 class SingleTransport(Transport):
     """Sends every call to the store's one node."""
 
+    _node: Node
+
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         super().__init__(store, timeout, connect_timeout)
         self._node = self._make_node(None)
@@ -30,7 +31,7 @@ class SingleTransport(Transport):
         deadline, hello = monotonic() + self._connect_timeout, None
         self._load_on(self._node, script, key, deadline)
         with suppress(StoreRefused):  # the server does not know HELLO
-            hello = self._command(self._node, HELLO, deadline, timeout=inf)
+            hello = self._command(self._node, HELLO, deadline)
         check_alone(hello, self._node.where)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import ResponseError
 
+from limiter.call import Call
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.transport.replies import code
 from limiter.transport.store import Address, Store
@@ -73,14 +74,13 @@ class SlotTable(Generic[Node]):
             return anew(self.failure)
         return StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
 
-    def owner(self, tag: bytes) -> Node:
-        """The node that has a tag's slot.
+    def owner(self, slot: int) -> Node:
+        """The node that has the slot.
 
         Raises:
             StoreUnavailable: The table has no owner of the slot.
 
         """
-        slot = slot_of(tag)
         node = self.owners[slot]
         if node is None:
             raise StoreUnavailable(f"{self._store.where}: no node has slot {slot}")
@@ -157,6 +157,14 @@ class SlotTable(Generic[Node]):
 def slot_of(tag: bytes) -> int:
     """The slot of a hash tag."""
     return crc_hqx(tag, 0) % SLOTS
+
+
+def slot_of_call(call: Call) -> int:
+    """The slot of a call's keys; the call keeps it."""
+    slot = call.slot
+    if slot is None:
+        call.slot = slot = slot_of(call.tag)
+    return slot
 
 
 def one_slot(tags: Iterable[bytes]) -> bool:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from limiter import scripts
-from limiter.call import STRIDE, Call, CallTemplate
+from limiter.call import STRIDE, Call, CallTemplate, Reply
 from limiter.errors import StoreRefused
 from limiter.policies import Policy
 
@@ -29,28 +29,32 @@ class _Prepared(NamedTuple):
     """The same with EVAL and the script's text, for a server that does not know the script."""
     ending: bytes
     """The arguments behind the keys."""
-    decode: Callable[[bytes], Sequence[float]]
+    decode: Callable[[Any], Reply]
     """Reads a reply; raises struct.error or TypeError if it has another form."""
     script: str
 
 
 def encode(call: Call) -> bytes:
-    """Encode a call as EVALSHA, which names the script by its SHA-1."""
-    template, keys, _ = call
+    """Encode a call as EVALSHA, which names the script by its SHA-1; the call keeps the bytes."""
+    template, keys = call.template, call.keys
     prepared: _Prepared = template.prepared or _prepare(template, len(keys))
     if len(keys) == 1:  # the most frequent call, without a loop
-        return b"%b$%d\r\n%b\r\n%b" % (prepared.by_sha, len(keys[0]), keys[0], prepared.ending)
-    return prepared.by_sha + b"".join(map(bulk, keys)) + prepared.ending
+        head, (key,), end = prepared.by_sha, keys, prepared.ending
+        encoded = b"%b$%d\r\n%b\r\n%b" % (head, len(key), key, end)
+    else:
+        encoded = prepared.by_sha + b"".join(map(bulk, keys)) + prepared.ending
+    call.encoded = encoded
+    return encoded
 
 
 def encode_with_text(call: Call) -> bytes:
     """Encode a call as EVAL, which has the script's text in it."""
-    template, keys, _ = call
+    template, keys = call.template, call.keys
     prepared: _Prepared = template.prepared or _prepare(template, len(keys))
     return prepared.by_text + b"".join(map(bulk, keys)) + prepared.ending
 
 
-def checked(call: Call, reply: object) -> Sequence[float]:
+def checked(call: Call, reply: object) -> Reply:
     """Return the numbers of a reply, if it has the form of one.
 
     Raises:
@@ -59,7 +63,7 @@ def checked(call: Call, reply: object) -> Sequence[float]:
     """
     prepared: _Prepared = call.template.prepared
     try:
-        return prepared.decode(reply)  # type: ignore[arg-type] (this is the check)
+        return prepared.decode(reply)
     except (struct.error, TypeError):
         count = STRIDE * len(call.template.blocks) + 1
         raise StoreRefused(
@@ -69,8 +73,10 @@ def checked(call: Call, reply: object) -> Sequence[float]:
 
 
 def script_of(policies: tuple[Policy, ...]) -> scripts.Script:
-    """The script that decides these policies for one subject."""
-    return scripts.script(policies[0].script if len(policies) == 1 else "several")
+    """The script that decides a hit, or takes a lease, of these policies for one subject."""
+    keys = len({policy.field for policy in policies if policy.key_type != "hash"}) or 1
+    mode = "acquire" if any(policy.leases for policy in policies) else "hit"
+    return scripts.script(_script_name(mode, policies, keys))
 
 
 def bulk(text: str | bytes) -> bytes:
@@ -90,9 +96,13 @@ HELLO = command("HELLO")
 
 
 def _prepare(template: CallTemplate, keys: int) -> _Prepared:
-    name = _script_name(template, keys)
-    count = STRIDE * len(template.blocks) + 1
-    decode: Callable[[bytes], Sequence[float]] = _doubles(count).unpack
+    blocks = template.blocks
+    if any(block.shadow for block in blocks):
+        name = "several"
+    else:
+        name = _script_name(template.mode, [block.policy for block in blocks], keys)
+    count = STRIDE * len(blocks) + 1
+    decode: Callable[[Any], Reply] = _doubles(count).unpack
     arguments: Sequence[str | bytes]
     if name == "several":
         arguments, decode = _arguments_of_several(template), _integers(count)
@@ -106,18 +116,18 @@ def _prepare(template: CallTemplate, keys: int) -> _Prepared:
     return prepared
 
 
-def _script_name(template: CallTemplate, keys: int) -> str:
+def _script_name(mode: str, policies: Sequence[Policy], keys: int) -> str:
     """Choose the script: that of a single algorithm, ``few``, or ``several`` for all other calls."""
-    mode, blocks = template.mode, template.blocks
-    if not any(block.shadow for block in blocks):
-        first = blocks[0].policy
-        # Only ``several`` treats ``acquire`` of a rate as a hit.
-        if len(blocks) == 1 and (first.leases or mode != "acquire"):
-            return first.script
-        if mode == "hit" and keys == 1 and 2 <= len(blocks) <= 3:
-            costs = {block.cost for block in blocks}
-            if len(costs) == 1 and all(block.policy.script in _IN_FEW for block in blocks):
-                return "few"
+    # Only ``several`` treats ``acquire`` of a rate as a hit.
+    if len(policies) == 1 and (policies[0].leases or mode != "acquire"):
+        return policies[0].script
+    if (
+        mode == "hit"
+        and keys == 1
+        and len(policies) in (2, 3)
+        and _IN_FEW.keys() >= {policy.script for policy in policies}
+    ):
+        return "few"
     return "several"
 
 

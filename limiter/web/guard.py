@@ -11,15 +11,18 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Generic, NamedTuple, TypeVar
 
+from limiter import several
 from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.decision import Decision
 from limiter.errors import InvalidCost, InvalidSetting, LimiterError, StoreUnavailable
 from limiter.flows import Flow
+from limiter.leases import HeldLease
 from limiter.log_throttle import log_seldom
 from limiter.plan import Part
 from limiter.web import limiter_calls
 from limiter.web.identity import Network, Unidentified
+from limiter.web.limiter_calls import core_of
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.request import Request
 from limiter.web.rules import Check, Rule, SkipReason
@@ -74,20 +77,11 @@ class _Guard(Generic[_Limiter]):
         self._routed = [rule for rule in self.rules if not rule.match.is_everything]
         for rule in self.rules:
             first = self.rules[0].limiter
-            if not limiter_calls.shares_store(rule.limiter, first):
+            if core_of(rule.limiter).store is not core_of(first).store:
                 raise InvalidSetting(
                     f"store of rule {rule.name} is not the store of rule {first.name}: expected one store "
                     f"for all rules of a guard; make the limiter with store=<the other limiter>"
                 )
-
-    def checks(self, request: Request) -> list[Check]:
-        """Return the checks of the rules that apply to a request.
-
-        Raises:
-            Unidentified: The caller cannot be identified, and one of the rules refuses such requests.
-
-        """
-        return self._checks(self._with_address_from(request), [])
 
     def consider(self, request: Request, rule: Rule) -> Check | SkipReason:
         """Return one rule's check of a request, or the reason why the rule does not apply.
@@ -96,9 +90,7 @@ class _Guard(Generic[_Limiter]):
             Unidentified: The caller cannot be identified, and the rule refuses such requests.
 
         """
-        return self._consider(self._with_address_from(request), rule)
-
-    def _consider(self, request: Request, rule: Rule) -> Check | SkipReason:
+        request = self._with_address_from(request)
         if rule.is_default and self._is_routed(request, rule):
             return SkipReason.ROUTED
         return rule.consider(request, self.trusted)
@@ -110,47 +102,35 @@ class _Guard(Generic[_Limiter]):
 
     def _is_routed(self, request: Request, default: Rule) -> bool:
         """Whether another rule, with a match of its own, decides about the request."""
-        return any(rule is not default and self._decides(request, rule) for rule in self._routed)
-
-    def _decides(self, request: Request, rule: Rule) -> bool:
-        if rule.shadow:
-            return False
-        try:
-            outcome = rule.consider(request, self.trusted)
-        except Unidentified:
-            return True  # the rule refuses the request
-        return isinstance(outcome, Check) or outcome.is_meant
-
-    def _checks(self, request: Request, shadowed: _Shadowed) -> list[Check]:
-        checks = []
-        for rule in self.rules:
-            try:
-                check = self._consider(request, rule)
-            except Unidentified as error:
-                if not rule.shadow:
-                    raise
-                shadowed.append((rule, error))
+        for rule in self._routed:
+            if rule is default or rule.shadow:
                 continue
-            if isinstance(check, Check):
-                checks.append(check)
-        return checks
+            try:
+                outcome = rule.consider(request, self.trusted)
+            except Unidentified:
+                return True  # the rule refuses the request
+            if isinstance(outcome, Check) or outcome.is_meant:
+                return True
+        return False
 
     def _charges(self, request: Request, shadowed: _Shadowed) -> list[_Charge]:
-        """Return the checks of a request with their parts of the call.
+        """Return the checks of the rules that apply to a request, with their parts of the call.
 
         Raises:
-            Unidentified: The caller cannot be identified.
+            Unidentified: The caller cannot be identified, and one of the rules refuses such requests.
             InvalidCost: A cost is more than a limit ever admits at once.
 
         """
         charges = []
-        for check in self._checks(request, shadowed):
+        for rule in self.rules:
             try:
-                charges.append(_Charge(check, check.part()))
-            except InvalidCost as error:
-                if not check.rule.shadow:
+                check = self.consider(request, rule)
+                if isinstance(check, Check):
+                    charges.append(_Charge(check, check.part()))
+            except (Unidentified, InvalidCost) as error:
+                if not rule.shadow:
                     raise
-                shadowed.append((check.rule, error))
+                shadowed.append((rule, error))
         return charges
 
     def _entering_flow(
@@ -198,13 +178,13 @@ class _Guard(Generic[_Limiter]):
             kept = []
             try:
                 for charge in charges:
-                    error = yield from self._beginning_flow(charge, begun, unavailable)
-                    if error is None:
+                    try:
+                        yield from self._beginning_flow(charge, begun, unavailable)
                         kept.append(charge)
-                    elif charge.rule.shadow:
+                    except TooManyNewSubjects as error:
+                        if not charge.rule.shadow:
+                            raise
                         shadowed.append((charge.rule, error))
-                    else:
-                        raise error
             except StoreUnavailable as error:
                 kept, unavailable = charges, error
             verdict = yield from self._deciding_flow(request, kept, unavailable)
@@ -217,27 +197,28 @@ class _Guard(Generic[_Limiter]):
 
     def _beginning_flow(
         self, charge: _Charge, begun: list[Check], unavailable: StoreUnavailable | None
-    ) -> Flow[TooManyNewSubjects | None]:
-        """Return why a new subject is refused; peek at the store only if its address began too many."""
+    ) -> Flow[None]:
+        """Count a new subject of an address; peek at the store only if the address began too many.
+
+        Raises:
+            TooManyNewSubjects: The store does not know the subject.
+
+        """
         check, rule = charge.check, charge.rule
         limit, address = rule.new_subjects, check.address
         if limit is None or address is None:
-            return None
+            return
         begins = limit.begins(address, check.key)
         if begins:
             begun.append(check)
         if begins is not False:
-            return None
+            return
         if unavailable is not None:
             raise unavailable
-        limiter = rule.limiter
-        alone = [charge.part._replace(shadow=False)]
-        (decision,) = yield from limiter_calls.decide_flow(
-            limiter, alone, "peek", "", limiter.timeout
-        )
-        if _was_known(decision):
-            return None
-        return TooManyNewSubjects(rule.name, limit, limit.retry_after(address))
+        alone = [charge._replace(part=charge.part._replace(shadow=False))]
+        (decision,) = yield from _Guard._asking_flow(self, alone, "peek", "")
+        if not _was_known(decision):
+            raise TooManyNewSubjects(rule.name, limit, limit.retry_after(address))
 
     def _deciding_flow(
         self, request: Request, charges: list[_Charge], unavailable: StoreUnavailable | None
@@ -256,18 +237,18 @@ class _Guard(Generic[_Limiter]):
         except StoreUnavailable as error:
             unavailable = error
             _forget(charges, lease, error)
-            owners = [charge.rule.limiter for charge in charges]
+            cores = [core_of(charge.rule.limiter) for charge in charges]
             parts = [charge.part for charge in charges]
-            decisions = limiter_calls.fallbacks(owners, parts, mode, lease)
+            decisions = several.decide_without_store(cores, parts, mode, lease)
         except LimiterError:
             raise
         except BaseException:  # an interrupted call may have taken leases
             _forget(charges, lease, StoreUnavailable("the request was interrupted"))
             raise
-        results = [
+        results = tuple(
             Result(charge.rule, decision, charge.part)
             for charge, decision in zip(charges, decisions, strict=True)
-        ]
+        )
         verdict = Verdict.of_results(results, request, unavailable)
         if leased and verdict.allowed:
             yield from self._keeping_flow(verdict, lease, began)
@@ -291,11 +272,12 @@ class _Guard(Generic[_Limiter]):
         ]
         try:
             for rule, decision, part in leased:
-                held = limiter_calls.keep(rule.limiter, part, lease, decision, began)
+                held = HeldLease.of_part(core_of(rule.limiter), part, lease)
+                held.keep(decision, began)
                 verdict.leases.append((rule.limiter, held))
         except LimiterError as error:
             for _, held in verdict.leases:
-                yield from limiter_calls.release_flow(held)
+                yield from held.release_flow()
             _forget(leased, lease, StoreUnavailable(str(error)))
             raise
 
@@ -323,26 +305,26 @@ class Guard(_Guard[Limiter]):
         if not self.rules:
             return Verdict()
         limiter: Limiter = self.rules[0].limiter
-        return limiter_calls.drive(limiter, self._entering_flow(request, unavailable))
+        return core_of(limiter).drive(self._entering_flow(request, unavailable))
 
     def _asking_flow(self, charges: list[_Charge], mode: str, lease: str) -> Flow[list[Decision]]:
         """Use the limiter's own ``hit`` for a single rule, since that is faster."""
         check, part = charges[0]
         limiter = check.rule.limiter
         is_plain = len(charges) == 1 and mode == "hit" and not part.shadow
-        if is_plain and limiter_calls.keeps_store_timeout(limiter):
+        if is_plain and core_of(limiter).timeout == core_of(limiter).store.timeout:
             return [limiter.hit(check.key, check.cost, limits=check.limits)]
         return (yield from super()._asking_flow(charges, mode, lease))
 
     def leave(self, verdict: Verdict) -> None:
         """Release the leases of a request whose response is closed."""
         for limiter, held in verdict.leases:
-            limiter_calls.drive(limiter, limiter_calls.release_flow(held))
+            core_of(limiter).drive(held.release_flow())
 
     def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """Refund what these rules charged an allowed request, and update the verdict."""
         limiter: Limiter = self.rules[0].limiter
-        limiter_calls.drive(limiter, self._refunding_flow(verdict, unused))
+        core_of(limiter).drive(self._refunding_flow(verdict, unused))
 
 
 class AsyncGuard(_Guard[AsyncLimiter]):
@@ -353,24 +335,24 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         if not self.rules:
             return Verdict()
         limiter: AsyncLimiter = self.rules[0].limiter
-        return await limiter_calls.drive(limiter, self._entering_flow(request))
+        return await core_of(limiter).drive(self._entering_flow(request))
 
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""
         for limiter, held in verdict.leases:
-            await limiter_calls.surely(limiter, limiter_calls.release_flow(held))
+            await core_of(limiter).surely(held.release_flow())
 
     async def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
         """As ``Guard.give_back``."""
         limiter: AsyncLimiter = self.rules[0].limiter
-        await limiter_calls.surely(limiter, self._refunding_flow(verdict, unused))
+        await core_of(limiter).surely(self._refunding_flow(verdict, unused))
 
 
 def _forget(charges: Iterable[_Charge | Result], lease: str, why: StoreUnavailable) -> None:
     """Release later the leases that a call may have taken before it failed."""
     for charge in charges:
         if charge.part.plan.leases:
-            limiter_calls.forget(charge.rule.limiter, charge.part, lease, why)
+            HeldLease.of_part(core_of(charge.rule.limiter), charge.part, lease).forget(why)
 
 
 def _was_known(decision: Decision) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import count
 from typing import NamedTuple
 
 from limiter.decision import Decision
@@ -85,21 +86,12 @@ def _older_fields(prefix: str, decision: Decision) -> list[Field]:
 
 def names(policies: Sequence[Policy], limiter_name: str) -> list[str]:
     """Name each policy: by its own name, else by the limiter's, counted if there are several."""
-    unnamed = sum(policy.name is None for policy in policies)
-    result = []
-    count = 0
-    for policy in policies:
-        if policy.name is not None:
-            result.append(policy.name)
-            continue
-        count += 1
-        result.append(limiter_name if unnamed == 1 else f"{limiter_name}.{count}")
-    return result
-
-
-def window_us(policy: Policy) -> int:
-    """Return how long the policy takes to restore its whole capacity, rounded up."""
-    return -(-policy.capacity * policy.period_us // policy.limit)
+    is_alone = sum(policy.name is None for policy in policies) == 1
+    numbers = count(1)
+    return [
+        policy.name or (limiter_name if is_alone else f"{limiter_name}.{next(numbers)}")
+        for policy in policies
+    ]
 
 
 class _Head(NamedTuple):
@@ -126,8 +118,11 @@ def _policies(policies: tuple[Policy, ...], limiter_name: str) -> tuple[str, lis
 
 
 def _window(policy: Policy) -> int | None:
-    """Return whole seconds, or None below one: the syntax has no fractions, and 1 would be wrong."""
-    exact_us = window_us(policy)
+    """Return how many seconds the policy takes to restore its whole capacity, rounded up.
+
+    None below one second: the syntax has no fractions, and 1 would be wrong.
+    """
+    exact_us = -(-policy.capacity * policy.period_us // policy.limit)
     return -(-exact_us // _SECOND_US) if exact_us >= _SECOND_US else None
 
 

@@ -52,16 +52,8 @@ class Ambiguous(Unidentified):
     """The request identifies its caller in several ways: letting it pass would be a way past the limit."""
 
 
-def caller(
-    peer: str | None, forwarded_for: str | None, trusted: Sequence[Network], prefix: int = PREFIX
-) -> str:
-    """Return the caller's subject: an IPv4 address, or an IPv6 network of ``prefix`` bits.
-
-    ``peer`` is the other end of the connection, ``forwarded_for`` its X-Forwarded-For. That is read from
-    the right, up to the first address that is no trusted proxy; a client can invent what is left of it.
-    """
-    if forwarded_for is not None and is_trusted(peer, trusted):
-        return subject(outermost(forwarded_for, trusted), prefix)
+def of_peer(peer: str | None, prefix: int = PREFIX) -> str:
+    """Return the subject of the other end of a connection."""
     if peer and len(peer) <= _LONGEST_KNOWN:
         return _of_peer(peer, prefix)
     return subject(parse(peer or ""), prefix)
@@ -73,7 +65,10 @@ def _of_peer(peer: str, prefix: int) -> str:
 
 
 def outermost(forwarded_for: str, trusted: Sequence[Network]) -> Address:
-    """Return the first address from the right that is not trusted; the leftmost if all are."""
+    """Return the first address from the right that is not trusted; the leftmost if all are.
+
+    A client can invent what is left of that address.
+    """
     entries = [entry for entry in map(str.strip, forwarded_for.split(",")) if entry]
     if not entries:
         raise NoAddress("X-Forwarded-For has no address")

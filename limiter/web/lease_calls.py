@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from limiter import several
 from limiter.client import Limiter
 from limiter.decision import Decision
 from limiter.errors import InvalidPolicy, StoreUnavailable
+from limiter.leases import HeldLease
 from limiter.plan import Part, Plan
 from limiter.web import limiter_calls
+from limiter.web.limiter_calls import core_of
 from limiter.web.rules import Check
 
 
@@ -48,11 +51,12 @@ class LeaseCalls:
 
     def fallback(self, lease: str) -> Decision:
         """Decide by ``on_error``, since the store did not; ``raise`` denies here."""
-        return limiter_calls.fallbacks([self._limiter], [self.part], "acquire", lease)[0]
+        core = core_of(self._limiter)
+        return several.decide_without_store([core], [self.part], "acquire", lease)[0]
 
     def forget(self, lease: str, why: StoreUnavailable) -> None:
         """Release later a lease that the store may have taken without an answer."""
-        limiter_calls.forget(self._limiter, self.part, lease, why)
+        HeldLease.of_part(core_of(self._limiter), self.part, lease).forget(why)
 
     def renew(self, lease: str) -> bool:
         """Renew the leases; False if one of them has expired.
@@ -74,9 +78,11 @@ class LeaseCalls:
 
     def _change(self, mode: str, lease: str) -> int:
         """Renew or release in this process and in the store; return how many units were held."""
-        changed = limiter_calls.change_here(self._limiter, self.part, mode, lease)
-        in_process = self.part.cost if changed else 0
+        core = core_of(self._limiter)
+        share = core.share
         part = self.part._replace(plan=self._plan.of_leases, shadow=False)
+        known = (part.plan, mode, part.key, part.cost, None, core.now_us, lease)
+        in_process = part.cost if share is not None and share.change(*known) else 0
         try:
             in_store = min(decision.granted for decision in self._ask(part, mode, lease).each)
         except StoreUnavailable:
@@ -88,4 +94,4 @@ class LeaseCalls:
     def _ask(self, part: Part, mode: str, lease: str) -> Decision:
         limiter = self._limiter
         flow = limiter_calls.decide_flow(limiter, [part], mode, lease, limiter.timeout)
-        return limiter_calls.drive(limiter, flow)[0]
+        return core_of(limiter).drive(flow)[0]

@@ -6,13 +6,34 @@ A limit applies if one reading of the path matches; an exemption applies if all 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from limiter.errors import InvalidSetting
 from limiter.web.identity import Ambiguous
 from limiter.web.paths import NO_SLASH
 from limiter.web.request import Request
+
+
+class SkipReason(Enum):
+    """Why a rule does not apply to a request."""
+
+    METHOD = "the method does not match"
+    HOST = "the host does not match"
+    PATH = "the path does not match"
+    ROUTED = "it is the default policy, and a more specific policy applies"
+    PREFLIGHT = "CORS preflights are free"
+    EXEMPT_PATH = "the path is exempt"
+    EXEMPT_NETWORK = "the client's address is exempt"
+    EXEMPT_KEY = "the subject is exempt"
+    UNIDENTIFIED = "the request is unidentified, and this policy skips such requests"
+    PERCENT = "the roll-out has not reached this subject"
+
+    @property
+    def is_meant(self) -> bool:
+        """Whether the rule applies, but its settings exempt the request."""
+        return self.name.startswith(("EXEMPT", "PREFLIGHT"))
 
 
 @dataclass(frozen=True)
@@ -57,17 +78,18 @@ class Match:
         agreed = {name: _agreed([parts.get(name) for parts in matches]) for name in names}
         return {**request.parts, **agreed}
 
-    def missed(self, request: Request) -> str | None:
+    def missed(self, request: Request) -> SkipReason | None:
         """Return which of method and host does not match; None if both match.
 
         Raises:
             Ambiguous: The rule names hosts, and the request has several.
 
         """
-        if self.methods and not is_among(request.method, self.methods):
-            return "method"
+        method = "GET" if request.method == "HEAD" and "GET" in self.methods else request.method
+        if self.methods and method not in self.methods:
+            return SkipReason.METHOD
         if self.hosts and not self._has_host(request.host):
-            return "host"
+            return SkipReason.HOST
         return None
 
     @property
@@ -104,11 +126,6 @@ def _in_any_case(expression: re.Pattern[str]) -> re.Pattern[str]:
 
 def _agreed(values: Sequence[str | None]) -> str | None:
     return values[0] if len({*values}) == 1 else None
-
-
-def is_among(method: str, methods: Collection[str]) -> bool:
-    """Whether a method is among these; GET includes HEAD, which applications serve by it."""
-    return method in methods or (method == "HEAD" and "GET" in methods)
 
 
 _WILDCARD = re.compile(r"(\*\*|\*|\{[^{}]*\})")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -25,35 +25,27 @@ _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 _TYPES = "https://iana.org/assignments/http-problem-types#"
 
 
-def quota_exceeded(decision: Decision, limiter_name: str, instance: str) -> str:
-    """Return a problem that names the limits that denied; Retry-After says how long to wait.
+def quota_exceeded(decisions: Iterable[tuple[Decision, str]], instance: str) -> str:
+    """Return a problem that names the limits that denied; each decision has its limiter's name.
 
     It has no number that changes from call to call, so that all bodies of one limit have one length.
     """
-    return quota_exceeded_by([(decision, limiter_name)], instance)
-
-
-def quota_exceeded_by(decisions: Iterable[tuple[Decision, str]], instance: str) -> str:
-    """Return the problem for several limiters' decisions, each with its limiter's name."""
     denied = []
     for decision, limiter_name in decisions:
         policies = [part.policy for part in decision.each]
         named = zip(headers.names(policies, limiter_name), decision.each, strict=True)
         denied += [(name, part.policy) for name, part in named if not part.allowed]
-    return _problem(
-        _TYPES + "quota-exceeded",
-        "Quota Exceeded",
-        429,
-        " ".join(f"Policy {name} allows {_amount(policy)}." for name, policy in denied),
-        instance,
-        {"violated-policies": [name for name, _ in denied]},
-    )
+    detail = " ".join(f"Policy {name} allows {_amount(policy)}." for name, policy in denied)
+    return _quota_exceeded(detail, [name for name, _ in denied], instance)
 
 
 def too_many_new_subjects(policy: str, why: str, instance: str) -> str:
     """Return the problem of a client address that has reached a policy's bound on new subjects."""
-    detail = f"{why[:1].upper()}{why[1:]}."
-    members = {"violated-policies": [policy]}
+    return _quota_exceeded(f"{why[:1].upper()}{why[1:]}.", [policy], instance)
+
+
+def _quota_exceeded(detail: str, policies: Sequence[str], instance: str) -> str:
+    members = {"violated-policies": policies}
     return _problem(_TYPES + "quota-exceeded", "Quota Exceeded", 429, detail, instance, members)
 
 
@@ -64,14 +56,9 @@ def too_large(instance: str) -> str:
 
 def reduced_capacity(instance: str) -> str:
     """Return the problem of a request that is denied because no limit could be checked."""
-    return _problem(
-        _TYPES + "temporary-reduced-capacity",
-        "Temporary Reduced Capacity",
-        503,
-        "The rate limit cannot be checked right now.",
-        instance,
-        {"violated-policies": []},
-    )
+    kind, detail = "temporary-reduced-capacity", "The rate limit cannot be checked right now."
+    members: dict[str, Any] = {"violated-policies": []}
+    return _problem(_TYPES + kind, "Temporary Reduced Capacity", 503, detail, instance, members)
 
 
 def unidentified(error: Unidentified, instance: str) -> str:

@@ -19,13 +19,8 @@ _MOST_DIGITS = 18
 #: Methods whose bodies have no meaning (RFC 9110): browsers send them without one.
 _WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
-#: Cached properties, and the fields from which they are computed.
-_CACHED = {
-    "readings": {"path", "target"},
-    "forwarded_for": {"headers", "address_from"},
-    "_trust": {"peer"},
-    "_client": {"headers", "address_from", "peer"},
-}
+#: What is cached; it does not depend on the named parts of the path.
+_CACHED = ("readings", "forwarded_for", "_client")
 
 
 @dataclass(frozen=True)
@@ -84,14 +79,6 @@ class Request:
         value = self.headers.get(self.address_from)
         return None if value is None else identity.entries(self.address_from, value)
 
-    def is_proxied(self, trusted: Sequence[Network]) -> bool:
-        """Whether the peer is one of these proxies."""
-        known = self.__dict__.get("_trust")
-        if known is None or known[0] is not trusted:
-            known = trusted, identity.is_trusted(self.peer, trusted)
-            self.__dict__["_trust"] = known
-        return bool(known[1])
-
     def client(self, trusted: Sequence[Network]) -> Address:
         """Return the client's address, as trusted proxies report it; the result is cached.
 
@@ -101,7 +88,7 @@ class Request:
         """
         known = self.__dict__.get("_client")
         if known is None or known[0] is not trusted:
-            reported = self.forwarded_for if self.is_proxied(trusted) else None
+            reported = self.forwarded_for if identity.is_trusted(self.peer, trusted) else None
             client = (
                 identity.parse(self.peer or "")
                 if reported is None
@@ -117,16 +104,15 @@ class Request:
         Raises: As ``client``.
         """
         if self.forwarded_for is None:
-            return identity.caller(self.peer, None, trusted, prefix)
+            return identity.of_peer(self.peer, prefix)
         return identity.subject(self.client(trusted), prefix)
 
     def changed(self, **fields: Any) -> Request:
-        """Return a copy with other fields; it keeps cached properties of the unchanged ones."""
+        """Return a copy with other fields; with other ``parts`` alone, it keeps what is cached."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        for name, sources in _CACHED.items():
-            if not sources.isdisjoint(fields):
-                copy.__dict__.pop(name, None)
+        for name in () if fields.keys() == {"parts"} else _CACHED:
+            copy.__dict__.pop(name, None)
         copy.__dict__.update(fields)
         return copy
 
@@ -239,9 +225,6 @@ class _WsgiHeaders(Mapping[str, str]):
         if value is None or (value == "" and variable in _WITHOUT_PREFIX):
             return default
         return value if type(value) is str else str(value)
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.get(name) is not None
 
     def __iter__(self) -> Iterator[str]:
         for variable in self._environ:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import Any, Literal, NamedTuple
 
 from limiter.errors import shown
@@ -18,6 +17,7 @@ from limiter.policies import Policy
 from limiter.web import limiter_calls
 from limiter.web.identity import Ambiguous, Network, Unidentified
 from limiter.web.match import Match as Match
+from limiter.web.match import SkipReason as SkipReason
 from limiter.web.match import pattern as pattern  # for users who write rules
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.request import Request
@@ -34,9 +34,13 @@ UNIDENTIFIED = ("refuse", "skip", "address")
 _PARTS = 10_000
 
 
-def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG001 (other costs look)
-    """Return 1, the default cost."""
-    return 1
+def fixed_cost(cost: int) -> Cost:
+    """Return the cost that is the same for every request."""
+    return lambda request, trusted: cost  # noqa: ARG005 (the signature of a Cost)
+
+
+#: The default cost.
+one_unit = fixed_cost(1)
 
 
 class Check(NamedTuple):
@@ -60,26 +64,6 @@ class Check(NamedTuple):
         plan = limiter_calls.plan(self.rule.limiter, self.limits)
         cost, _ = plan.checked(self.cost)
         return Part(plan, self.key, cost, self.rule.shadow)
-
-
-class SkipReason(Enum):
-    """Why a rule does not apply to a request."""
-
-    METHOD = "the method does not match"
-    HOST = "the host does not match"
-    PATH = "the path does not match"
-    ROUTED = "it is the default policy, and a more specific policy applies"
-    PREFLIGHT = "CORS preflights are free"
-    EXEMPT_PATH = "the path is exempt"
-    EXEMPT_NETWORK = "the client's address is exempt"
-    EXEMPT_KEY = "the subject is exempt"
-    UNIDENTIFIED = "the request is unidentified, and this policy skips such requests"
-    PERCENT = "the roll-out has not reached this subject"
-
-    @property
-    def is_meant(self) -> bool:
-        """Whether the rule applies, but its settings exempt the request."""
-        return self.name.startswith(("EXEMPT", "PREFLIGHT"))
 
 
 @dataclass(frozen=True)
@@ -140,7 +124,7 @@ class Rule:
             self,
             match=Match(),
             identity=lambda request, trusted: subject,  # noqa: ARG005 (it is given)
-            cost=lambda request, trusted: cost,  # noqa: ARG005 (it is given)
+            cost=fixed_cost(cost),
             exempt_networks=(),
             exempt_paths=(),
             preflights=True,
@@ -167,17 +151,13 @@ class Rule:
         """
         parts = self.match.parts(request)
         if parts is None:
-            missed = self.match.missed(request)
-            return (
-                SkipReason.METHOD
-                if missed == "method"
-                else SkipReason.HOST
-                if missed
-                else SkipReason.PATH
-            )
+            return self.match.missed(request) or SkipReason.PATH
         if not self.preflights and request.is_preflight:
             return SkipReason.PREFLIGHT
-        if self.exempt_paths and all(map(self._exempts, request.readings)):
+        if self.exempt_paths and all(
+            any(expression.fullmatch(path) for expression in self.exempt_paths)
+            for path in request.readings
+        ):
             return SkipReason.EXEMPT_PATH
         if self.exempt_networks and self._is_exempt(request, trusted):
             return SkipReason.EXEMPT_NETWORK
@@ -228,9 +208,6 @@ class Rule:
         except Unidentified:
             return False
         return any(address in network for network in self.exempt_networks)
-
-    def _exempts(self, path: str) -> bool:
-        return any(expression.fullmatch(path) for expression in self.exempt_paths)
 
     def _holds_for(self, subject: Key) -> bool:
         """Whether ``percent`` includes the subject."""

@@ -27,7 +27,7 @@ TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 #: Without an underscore: servers and proxies drop such a field, or confuse it with one with a hyphen.
 HEADER = re.compile(TOKEN.pattern.replace("_", ""))
 
-_ADDRESS = re.compile(r"address/(3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8])")
+_ADDRESS = re.compile(r"address(?:/(3[2-9]|[4-9][0-9]|1[01][0-9]|12[0-8]))?")
 
 #: Kinds of keys whose value the client chooses.
 _HASHED = ("header", "cookie", "path", "api-key", "host")
@@ -38,9 +38,12 @@ _API_KEY = "x-api-key"
 
 #: Returns the subject of a request, or raises Unidentified. It hashes values that a client chose.
 Identity = Callable[[Request, Sequence[Network]], Key]
-#: An application's own key function: it may take fewer arguments, and returns None for no caller.
-KeyFunction = (
-    Callable[[], "Key | None"]
+#: How the subject is found: a setting that ``identity`` reads, or a function of the application. That may
+#: take fewer arguments than an identity, and returns None for no caller.
+KeySpec = (
+    str
+    | Sequence[str]
+    | Callable[[], "Key | None"]
     | Callable[[Request], "Key | None"]
     | Callable[[Request, Sequence[Network]], "Key | None"]
 )
@@ -146,22 +149,22 @@ def meant(name: str, spec: str | Sequence[str], or_address: bool = False) -> fro
     sends a hash as its value gets another subject, since the value is hashed again. With ``or_address``
     unidentified requests count by address, so a name that is an address stands for that address.
     """
-    if or_address and (address := _address(name)) is not None:
+    if or_address and (address := _address(name, PREFIX)) is not None:
         return frozenset({address})
     itself = spelled(named(name))
     pairs = _pairs(name, spec)
     if pairs is None:
         return frozenset({itself})
-    values = tuple(_meant(*pair) for pair in pairs)
+    values = tuple(_subject(*pair) or pair[1] for pair in pairs)
     return frozenset({itself, spelled(values if len(values) > 1 else values[0])})
 
 
 def findable(name: str, spec: str | Sequence[str], or_address: bool = False) -> bool:
     """Whether any request can have a subject that ``meant`` returns for a name."""
-    if or_address and _is_address(name):
+    if or_address and _address(name, PREFIX) is not None:
         return True
     pairs = _pairs(name, spec)
-    return pairs is not None and all(_findable(*pair) for pair in pairs)
+    return pairs is not None and None not in (_subject(*pair) for pair in pairs)
 
 
 def _pairs(name: str, spec: str | Sequence[str]) -> list[tuple[str, str]] | None:
@@ -179,28 +182,20 @@ def is_chosen(spec: str) -> bool:
     return spec.partition(":")[0] in _HASHED
 
 
-def _findable(spec: str, name: str) -> bool:
-    if spec.partition(":")[0] in _HASHED:
-        return bool(name) and _canonical(spec, name) is not None
-    if spec == "global":
-        return name == spec
-    bits = _ADDRESS.fullmatch(spec)
-    return _is_address(name, int(bits[1]) if bits else PREFIX)
+def _subject(spec: str, name: str) -> str | None:
+    """Return the subject that a request with this value for ``spec`` has; a subject is its own.
 
-
-def _is_address(name: str, prefix: int = PREFIX) -> bool:
-    """Whether a name is an address in any spelling, or the subject of one."""
-    return _address(name, prefix) is not None or _address(name.partition("/")[0], prefix) == name
-
-
-def _meant(spec: str, name: str) -> str:
+    None: no request has such a value.
+    """
     kind = spec.partition(":")[0]
     if kind in _HASHED:
-        is_hash = re.fullmatch(f"{kind}:[0-9a-f]{{32}}", name)
-        value = None if is_hash else _canonical(spec, name)
-        return name if value is None else hashed(kind, value)
-    bits = _ADDRESS.fullmatch(spec)
-    return _address(name, int(bits[1]) if bits else PREFIX) or name
+        if re.fullmatch(f"{kind}:[0-9a-f]{{32}}", name):
+            return name
+        value = _canonical(spec, name)
+        return hashed(kind, value) if value else None
+    if bits := _ADDRESS.fullmatch(spec):
+        return _address(name, int(bits[1] or PREFIX))
+    return name if name == spec else None
 
 
 def _canonical(spec: str, name: str) -> str | None:
@@ -218,11 +213,14 @@ def _canonical(spec: str, name: str) -> str | None:
         return None
 
 
-def _address(name: str, prefix: int = PREFIX) -> str | None:
+def _address(name: str, prefix: int) -> str | None:
+    """Return the subject of an address in any spelling; a subject is its own."""
+    address, slash, _ = name.partition("/")
     try:
-        return of_address(parse(name), prefix)
+        subject = of_address(parse(address), prefix)
     except Unidentified:
         return None
+    return subject if not slash or subject == name else None
 
 
 def hashed(kind: str, value: str) -> str:
@@ -240,16 +238,13 @@ def by_address(request: Request, trusted: Sequence[Network]) -> str:
     return request.caller(trusted)
 
 
-def _by_prefix(prefix: int) -> Identity:
-    return lambda request, trusted: request.caller(trusted, prefix)
-
-
 def _identity(spec: str, accepted: str) -> Identity:
-    kind, separator, name = spec.partition(":")
+    kind, _, name = spec.partition(":")
     if spec == "address":
         return by_address
     if bits := _ADDRESS.fullmatch(spec):
-        return _by_prefix(int(bits[1]))
+        prefix = int(bits[1])
+        return lambda request, trusted: request.caller(trusted, prefix)
     if spec == "global":
         return lambda request, trusted: "global"  # noqa: ARG005 (it is the same for all)
     if spec == "host":
@@ -261,14 +256,15 @@ def _identity(spec: str, accepted: str) -> Identity:
         raise InvalidSetting.of(
             "key", repr(spec), f"accepted is the name of {what}, as in {kind}:X-Name"
         )
-    if kind == "header" and name:
-        return _valued("header", f"header {name}", partial(_header, name.lower()))
+    if kind in ("header", "api-key") and name:
+        what = f"header {name}" if kind == "header" else "API key"
+        return _valued(kind, what, partial(_field, kind, name.lower()))
+    if spec == "api-key":
+        return _valued("api-key", "API key", _api_key)
     if kind == "cookie" and name:
         return _valued("cookie", f"cookie {name}", lambda request: request.cookie(name))
     if kind == "path" and name:
         return _valued("path", f"part {name} of the path", lambda request: request.part(name))
-    if kind == "api-key" and (name or not separator):
-        return _valued("api-key", "API key", partial(_api_key, name.lower()))
     raise InvalidSetting.of("key", repr(spec), accepted)
 
 
@@ -287,9 +283,8 @@ def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Iden
 _LISTS = re.compile(r"user-agent|referer|accept(-.+)?|sec-ch-.+")
 
 
-def _header(name: str, request: Request) -> str | None:
-    value = request.headers.get(name)
-    return None if value is None else _value("header", name, value)
+def _field(kind: str, name: str, request: Request) -> str:
+    return _value(kind, name, request.headers.get(name, ""))
 
 
 def _value(kind: str, name: str, value: str) -> str:
@@ -312,18 +307,16 @@ def _single(what: str, value: str) -> str:
     return value
 
 
-def _api_key(header: str, request: Request) -> str | None:
-    """Return the API key in that header field; without a name, in X-API-Key or as a bearer token.
+def _api_key(request: Request) -> str | None:
+    """Return the API key in X-API-Key or as a bearer token.
 
     Raises:
         Ambiguous: There are several. If the application used one and the limit another, a client could
             change the other with each request.
 
     """
-    if header:
-        return _value("api-key", header, request.headers.get(header, ""))
     credentials = request.headers.get("authorization", "")
-    keys = {_value("api-key", _API_KEY, request.headers.get(_API_KEY, "")).strip()}
+    keys = {_field("api-key", _API_KEY, request).strip()}
     if _BEARER.search(credentials):
         keys.add(_credentials("api-key", credentials))
     keys.discard("")

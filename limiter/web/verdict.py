@@ -6,7 +6,8 @@ It calls no store: ``guard`` and the service obtain the decisions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -32,7 +33,13 @@ class Result(NamedTuple):
     part: Part
     """The rule's part of the call to the store."""
 
+    @property
+    def denies(self) -> bool:
+        """Whether the rule denies the request; in shadow mode it never does."""
+        return not (self.decision.allowed or self.rule.shadow)
 
+
+@dataclass(eq=False)
 class Verdict:
     """Whether a request is allowed, the response's header fields, and the body of a refusal.
 
@@ -49,33 +56,22 @@ class Verdict:
 
     """
 
-    def __init__(
-        self,
-        status: int = 200,
-        results: Sequence[Result] = (),
-        fields: Sequence[tuple[str, str]] = (),
-        body: str = "",
-        error: LimiterError | None = None,
-    ) -> None:
-        self.status = status
-        self.results = tuple(results)
-        self.fields = list(fields)
-        self.body = body
-        self.error = error
-        self.shadowed: list[tuple[Rule, LimiterError]] = []
-        self.leases: list[tuple[Any, HeldLease]] = []
+    status: int = 200
+    results: tuple[Result, ...] = ()
+    fields: list[tuple[str, str]] = field(default_factory=list)
+    body: str = ""
+    error: LimiterError | None = None
+    shadowed: list[tuple[Rule, LimiterError]] = field(default_factory=list, init=False)
+    leases: list[tuple[Any, HeldLease]] = field(default_factory=list, init=False)
 
     @classmethod
     def of_results(
-        cls, results: Sequence[Result], request: Request, error: LimiterError | None = None
+        cls, results: tuple[Result, ...], request: Request, error: LimiterError | None = None
     ) -> Verdict:
         """Make the verdict of rules' decisions; ``error`` is why the store did not make them."""
-        denied = []
-        for result in results:
-            if result.decision.degraded and error is None:
-                error = StoreUnavailable("the store did not decide")
-            if not (result.decision.allowed or result.rule.shadow):
-                denied.append(result)
+        if error is None and any(result.decision.degraded for result in results):
+            error = StoreUnavailable("the store did not decide")
+        denied = [result for result in results if result.denies]
         fields = header_fields(results)
         if not denied:
             return cls(200, results, fields, error=error)
@@ -84,7 +80,7 @@ class Verdict:
         ]
         if not by_limits:  # a fallback denied, and no limit
             return cls(503, results, body=problems.reduced_capacity(request.path), error=error)
-        body = problems.quota_exceeded_by(by_limits, request.path)
+        body = problems.quota_exceeded(by_limits, request.path)
         return cls(429, results, fields, body, error)
 
     @classmethod

@@ -19,16 +19,17 @@ class WebSocket:
         self,
         receive: Receive,
         send: Send,
-        leases: RequestLeases,
-        verdicts: list[Verdict],
+        held: RequestLeases,
+        verdict: Verdict,
         request: Request,
         messages: AsyncGuard | None,
         sleep: bool,
     ) -> None:
-        self.verdicts = verdicts
+        self.verdicts = [verdict]
         self._receive = receive
         self._send = send
-        self._leases = leases
+        self._held = held
+        self._verdict = verdict
         self._request = request
         self._messages = messages
         self._sleep = sleep
@@ -44,7 +45,7 @@ class WebSocket:
         if self._coming is None:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
-                self._leases.begin_release()
+                self._held.begin_release(self._verdict)
             if message["type"] != "websocket.receive" or self._messages is None:
                 return message
             coming = self._admitted(message, self._messages)
@@ -61,7 +62,7 @@ class WebSocket:
             message = with_fields(message, self.verdicts)
         await self._send(message)
         if message["type"] == "websocket.close" or is_last(message):
-            await self._leases.release()
+            await self._held.release(self._verdict)
 
     def abandon(self) -> None:
         """Stop the pending check: the application has returned, and receives no more messages."""
@@ -80,5 +81,5 @@ class WebSocket:
         self._gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
         with suppress(OSError, RuntimeError):  # the client may have closed the connection
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        self._leases.begin_release()
+        self._held.begin_release(self._verdict)
         return self._gone

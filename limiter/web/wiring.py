@@ -14,14 +14,8 @@ from limiter.web.functions import accepted, of_request
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.headers import FORMS
 from limiter.web.identity import ADDRESS_FROM, Network
-from limiter.web.rules import Cost, CostFunction, Rule, one_unit
-from limiter.web.subjects import (
-    ACCEPTED_IN_PROGRAMS,
-    Identity,
-    KeyFunction,
-    by_address,
-    identity,
-)
+from limiter.web.rules import Cost, CostFunction, Rule, fixed_cost, one_unit
+from limiter.web.subjects import ACCEPTED_IN_PROGRAMS, Identity, KeySpec, by_address, identity
 from limiter.web.verdict import Observer, Verdict
 
 _AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
@@ -48,6 +42,7 @@ class StoreSettings(TypedDict, total=False):
     timeout: float | None
     connect_timeout: float | None
     key_secret: str | bytes | None
+    call_cache_size: int | None
 
 
 class LimitSettings(StoreSettings, total=False):
@@ -63,7 +58,7 @@ class LimitSettings(StoreSettings, total=False):
 class GuardSettings(LimitSettings, total=False):
     """The arguments of each middleware, which ``source`` takes."""
 
-    key: str | Sequence[str] | KeyFunction | None
+    key: KeySpec | None
     cost: int | CostFunction | None
 
 
@@ -73,7 +68,7 @@ def source(
     limits: Any,
     *,
     enabled: bool = True,
-    key: str | Sequence[str] | KeyFunction | None = None,
+    key: KeySpec | None = None,
     cost: int | CostFunction | None = None,
     form: str | None = None,
     trusted: str | Iterable[str | Network] | None = None,
@@ -93,8 +88,7 @@ def source(
         InvalidCost: The cost is more than the limits ever admit at once.
 
     """
-    if not isinstance(enabled, bool):
-        raise InvalidSetting.of("enabled", repr(enabled), "accepted are True and False")
+    check_flag("enabled", enabled)
     if not enabled:
         empty = guard_class([], ())
         return lambda: empty
@@ -111,13 +105,22 @@ def source(
             _refuse(given, "a limiter")
         else:
             limits = limiter_by(limiter_class, limits, given)
-        rules = [Rule(limits, identity=identity_by(key), cost=_cost(cost), form=_form(form))]
+        rules = [
+            Rule(
+                limits,
+                identity=identity_by(key),
+                cost=_cost(cost),
+                form=chosen("form", form, FORMS),
+            )
+        ]
         if isinstance(cost, int):
             limiter_calls.plan(limits).checked(cost, least=1)
     for rule in rules:
         if not isinstance(rule.limiter, limiter_class):
             raise InvalidSetting(f"{rule.limiter!r}: accepted here: {limiter_class.__name__}")
-    guard = guard_class(rules, networks(trusted), observe, _header(address_from))
+    guard = guard_class(
+        rules, networks(trusted), observe, chosen("address_from", address_from, ADDRESS_FROM)
+    )
     return lambda: guard
 
 
@@ -210,7 +213,7 @@ def refusal(verdict: Verdict) -> tuple[list[Field], bytes]:
     return [*fields, *verdict.fields], body
 
 
-def identity_by(key: str | Sequence[str] | KeyFunction | None) -> Identity:
+def identity_by(key: KeySpec | None) -> Identity:
     """Return the identity for a ``key``; None is the client's address.
 
     Raises:
@@ -228,26 +231,27 @@ def _cost(cost: int | CostFunction | None) -> Cost:
     if callable(cost):
         return of_request("cost", cost)
     if isinstance(cost, int) and not isinstance(cost, bool) and cost >= 1:
-        return lambda request, trusted: cost  # noqa: ARG005 (it is the same for all)
-    raise InvalidSetting.of(
-        "cost",
-        repr(cost),
-        f"accepted is a whole number from 1, or {accepted('cost')}",
-    )
+        return fixed_cost(cost)
+    expected = f"accepted is a whole number from 1, or {accepted('cost')}"
+    raise InvalidSetting.of("cost", repr(cost), expected)
 
 
-def _form(form: str | None) -> str:
-    if form is None or form in FORMS:
-        return form or FORMS[0]
-    raise InvalidSetting.of("form", repr(form), f"accepted are {', '.join(FORMS)}")
+def chosen(setting: str, value: str | None, accepted: Sequence[str]) -> str:
+    """Return a setting's value, one of the accepted ones; None is the first of them.
+
+    Raises:
+        InvalidSetting: It is another one.
+
+    """
+    if value is None or value in accepted:
+        return value or accepted[0]
+    raise InvalidSetting.of(setting, repr(value), f"accepted are {', '.join(accepted)}")
 
 
-def _header(address_from: str | None) -> str:
-    if address_from is None or address_from in ADDRESS_FROM:
-        return address_from or ADDRESS_FROM[0]
-    raise InvalidSetting.of(
-        "address_from", repr(address_from), f"accepted are {', '.join(ADDRESS_FROM)}"
-    )
+def check_flag(setting: str, value: object) -> None:
+    """Raise InvalidSetting unless a value is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidSetting.of(setting, repr(value), "accepted are True and False")
 
 
 def networks(trusted: str | Iterable[str | Network] | None) -> tuple[Network, ...]:

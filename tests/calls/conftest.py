@@ -10,9 +10,7 @@ import pytest
 
 from limiter import Limiter
 from limiter.aio import AsyncLimiter
-from service.demo.servers import Server, free_port
 from tests.calls.support import PATIENCE, InLoop, Loop
-from tests.proxy import Proxy
 
 #: Makes a limiter of the given limits, on the store of the test.
 Make = Callable[..., Any]
@@ -86,23 +84,3 @@ def make_on(way: str, loop: Loop) -> Iterator[Make]:
 def make(make_on: Make, place: str) -> Make:
     """Make a limiter on the store of the test."""
     return lambda limits, **settings: make_on(place, limits, **settings)
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    """A proxy in front of the shared server."""
-    with Proxy((server.host, server.port)) as running:
-        yield running
-
-
-@pytest.fixture
-def deaf_port() -> int:
-    """A port at which no server listens."""
-    return free_port()
-
-
-@pytest.fixture
-def own() -> Iterator[Server]:
-    """A server that this test may break."""
-    with Server() as running:
-        yield running

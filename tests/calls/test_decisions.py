@@ -6,14 +6,7 @@ import random
 
 import pytest
 
-from limiter import (
-    Concurrency,
-    InvalidCost,
-    InvalidKey,
-    InvalidPolicy,
-    SlidingLog,
-    StoreRefused,
-)
+from limiter import Concurrency, InvalidCost, InvalidKey, InvalidPolicy, SlidingLog, StoreRefused
 from limiter.policies import Policy
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, PLACES, RATES, by_algorithm, set_time

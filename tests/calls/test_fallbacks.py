@@ -266,10 +266,7 @@ def test_a_cost_above_the_share(make_on: Make, proxy: Proxy, subject: str) -> No
         decision = call()
         assert (decision.allowed, decision.degraded) == (False, True)
         assert (decision.granted, decision.retry_after) == (0, 1.0)
-    for call in (
-        lambda: limiter.wait(subject, 3),
-        lambda: limiter.reserve(subject, 3).__enter__(),
-    ):
+    for call in (lambda: limiter.wait(subject, 3), lambda: limiter.reserve(subject, 3).__enter__()):
         with pytest.raises(RateLimited):
             call()
     part = limiter.hit(subject, 10, at_least=2)

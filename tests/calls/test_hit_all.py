@@ -26,7 +26,7 @@ from service.demo.servers import SLOTS, Cluster, Server
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, RATES, by_algorithm, set_time
 from tests.proxy import Proxy, cut, forward, swallow
-from tests.transport.support import until
+from tests.transport.support import scripts_run, until
 
 
 def lefts(limiter: Any, *subjects: str, **more: Any) -> list[int]:
@@ -139,15 +139,10 @@ def test_one_call_for_one_slot_of_a_cluster(
     node = cluster.primary_of(tag)
     clients = [one.client() for one in cluster.nodes]
 
-    def ran() -> list[int]:
-        stats: list[Any] = [one.info("commandstats") for one in clients]
-        names = ("cmdstat_evalsha", "cmdstat_eval")
-        return [sum(one.get(name, {"calls": 0})["calls"] for name in names) for one in stats]
-
     limiter.hit_all([(new_subject(), 1)], tag=tag)
-    before = ran()
+    before = [scripts_run(one) for one in clients]
     limiter.hit_all([(new_subject(), 1) for _ in range(5)], tag=tag)
-    added = [now - then for now, then in zip(ran(), before, strict=True)]
+    added = [scripts_run(one) - ran for one, ran in zip(clients, before, strict=True)]
     for one in clients:
         one.close()
     assert added == [1 if one is node else 0 for one in cluster.nodes]

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from service.demo.servers import Server
 from tests.calls.conftest import Make
 from tests.calls.support import PLACES, PLENTY, RATES
 from tests.proxy import Proxy, cut, forward, swallow
-from tests.transport.support import until
+from tests.transport.support import scripts_run, until
 
 
 class OwnError(Exception):
@@ -48,24 +49,6 @@ def raw(limiter: Any, mode: str, subject: str, lease: str, cost: int = 1) -> lis
     reply = limiter._core.transport.run(call)
     found: list[int] = limiter.loop.run(reply) if inspect.iscoroutine(reply) else reply
     return found
-
-
-def scripts_run(server: Server, call: Callable[[], object]) -> int:
-    """Number of scripts that the server ran during a call."""
-
-    def ran() -> int:
-        stats: Any = client.info("commandstats")
-        return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in NAMES)
-
-    client = server.client()
-    before = ran()
-    call()
-    after = ran()
-    client.close()
-    return after - before
-
-
-NAMES = ("evalsha", "eval")
 
 
 def test_all_or_none(make: Make, subject: str) -> None:
@@ -105,11 +88,14 @@ def test_one_script_call_each(make_on: Make, own: Server, subject: str) -> None:
         limiter = make_on(own.url, limits)
         with limiter.hold(subject):
             pass  # the server knows the scripts now
-        lease = limiter.hold(subject)
-        assert scripts_run(own, lease.__enter__) == 1
-        assert scripts_run(own, lease.release) == 1
-        assert scripts_run(own, lease.release) == 0
-        assert scripts_run(own, lambda: lease.__exit__(None, None, None)) == 0  # noqa: B023
+        lease, ran = limiter.hold(subject), []
+        with own.client() as client:
+            leave = partial(lease.__exit__, None, None, None)
+            for call in (lease.__enter__, lease.release, lease.release, leave):
+                before = scripts_run(client)
+                call()
+                ran.append(scripts_run(client) - before)
+        assert ran == [1, 1, 0, 0]
 
 
 def test_given_back(make: Make, subject: str) -> None:

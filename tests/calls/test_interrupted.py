@@ -10,13 +10,7 @@ from typing import Any
 
 import pytest
 
-from limiter import (
-    Concurrency,
-    FixedWindow,
-    InvalidSetting,
-    Limiter,
-    StoreUnavailable,
-)
+from limiter import Concurrency, FixedWindow, InvalidSetting, Limiter, StoreUnavailable
 from limiter.aio import AsyncLimiter
 from limiter.plan import Part
 from limiter.testing import StoreCall, intercept
@@ -152,7 +146,9 @@ def test_interrupted_during_the_releases_of_a_sequential_hit(store: str, subject
     interrupt_once(limiter, "refund")
     parts = [Part(limiter_calls.plan(limiter), key, 1) for key in keys]
     with limiter.hold(keys[2], 5), pytest.raises(NotAnException):
-        limiter_calls.drive(limiter, limiter_calls.decide_flow(limiter, parts, "acquire", "one"))
+        limiter._core.drive(
+            limiter_calls.decide_flow(limiter, parts, "acquire", "one", limiter.timeout)
+        )
     lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
     until(lambda: lefts() == [[5, 4], [5, 5], [5, 0]])
     assert limiter.unsettled == 1

@@ -170,10 +170,7 @@ def test_any_bytes_are_a_key(store: str, subject: str) -> None:
         ("hit 5/minute user:42 --store S --cost 6", "cost is 6"),
         ("hit 5/minute user:42 --store S --cost -1", "cost is -1"),
         ("hit 5/minute user:42 --store S --cost 2 --at-least 3", "at_least is 3"),
-        (
-            "hit 5/minute user:42 --store S --at-least 1 --wait 3",
-            "cannot be combined with --wait",
-        ),
+        ("hit 5/minute user:42 --store S --at-least 1 --wait 3", "cannot be combined with --wait"),
         ("hit 5/minute user:42 --store S --wait -1", "Invalid value for '--wait'"),
         ("hit 5/minute user:42 --store S --wait nan", "'--wait': nan: accepted are seconds from 0"),
         (

@@ -1,4 +1,4 @@
-"""``docs/algorithms.md`` is right: its code, its figures, its picture, its links."""
+"""``docs/algorithms.md`` is right: its code, its figures, its picture."""
 
 from __future__ import annotations
 
@@ -130,21 +130,6 @@ def test_the_text_about_the_picture_is_true():
     }
     assert at_most["token_bucket"] == at_most["gcra"] == at_most["leaky_bucket"]
     assert picture.FILE.read_bytes().startswith(b"\x89PNG")
-
-
-def test_every_link_has_a_target():
-    """The targets are files, and headings of this page and of others."""
-    targets = re.findall(r"\]\((?!https?:)([^)\s]+)\)", PAGE)
-    assert len(targets) > 6
-    for target in targets:
-        path, _, anchor = target.partition("#")
-        file = FILE.parent / path if path else FILE
-        assert file.exists(), target
-        if anchor:
-            headings = re.findall(r"^#+ (.+)$", file.read_text(), re.M)
-            assert anchor in [
-                re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings
-            ]
 
 
 def test_the_table_is_that_of_the_committed_run():

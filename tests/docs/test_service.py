@@ -65,10 +65,3 @@ def _called(app: Any, environ: dict[str, Any]) -> list[Any]:
     started: list[Any] = []
     body = app(environ, lambda *words: started.append(words))
     return [*started, list(body)]
-
-
-def test_every_link_has_a_target() -> None:
-    for name in ("service.md", "forward-auth.md"):
-        text = (ROOT / "docs" / name).read_text()
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-            assert (ROOT / "docs" / target).exists(), (name, target)

@@ -9,10 +9,7 @@ from werkzeug.test import TestResponse
 
 
 def ask(
-    app: Flask,
-    *calls: str,
-    address: str = "203.0.113.1",
-    headers: Mapping[str, str] | None = None,
+    app: Flask, *calls: str, address: str = "203.0.113.1", headers: Mapping[str, str] | None = None
 ) -> list[TestResponse]:
     """Responses to calls like ``GET /path``, or ``/path`` for short."""
     client = app.test_client()

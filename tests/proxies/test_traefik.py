@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 
 from service.demo.servers import HOST
 from tests.e2e.support import until
-from tests.proxies.support import MARKS, TRUSTED, Behind, Front, behind, front, run_traefik
+from tests.proxies.support import (
+    MARKS,
+    TRUSTED,
+    Behind,
+    Front,
+    behind,
+    front,
+    passing_on,
+    run_traefik,
+)
 from tests.proxies.test_forward_auth import FORGED
 from tests.service.support import gunicorn
 
@@ -74,13 +83,7 @@ def inner(found: tuple[Path, Behind]) -> Iterator[Front]:
 def outer(found: tuple[Path, Behind], inner: Front) -> Iterator[Front]:
     """An outer Traefik in front of it."""
     folder, running = found
-    http = {
-        "routers": {"all": {"rule": "PathPrefix(`/`)", "service": "inner"}},
-        "services": {
-            "inner": {"loadBalancer": {"servers": [{"url": f"http://{HOST}:{inner.port}"}]}}
-        },
-    }
-    with run_traefik(folder, "outer", http, running) as front:
+    with run_traefik(folder, "outer", passing_on(inner.port), running) as front:
         yield front
 
 
@@ -92,34 +95,11 @@ def test_a_client_is_its_address_whatever_it_sends(inner: Front, setting: str) -
     assert statuses == [200] * 3 + [429] * (len(FORGED) - 3)
 
 
-_NAMES = st.sampled_from(
-    [
-        *(
-            "X-Forwarded-For",
-            "x-forwarded-for",
-            "X_Forwarded_For",
-            "X-Forwarded_For",
-            "X-FORWARDED-FOR",
-        ),
-        *(
-            "Forwarded",
-            "X-Real-Ip",
-            "X_Real_Ip",
-            "X-Client-Ip",
-            "CF-Connecting-IP",
-            "True-Client-IP",
-        ),
-        *("X-Forwarded-Uri", "X-Forwarded-Method", "X-Forwarded-Host", "X-Forwarded-Proto"),
-        *(
-            "X-Forwarded-Prefix",
-            "X-Forwarded-Server",
-            "X-Original-Uri",
-            "Connection",
-            "Te",
-            "Upgrade",
-        ),
-    ]
-)
+_FIELDS = """X-Forwarded-For x-forwarded-for X_Forwarded_For X-Forwarded_For X-FORWARDED-FOR Forwarded
+X-Real-Ip X_Real_Ip X-Client-Ip CF-Connecting-IP True-Client-IP X-Forwarded-Uri X-Forwarded-Method
+X-Forwarded-Host X-Forwarded-Proto X-Forwarded-Prefix X-Forwarded-Server X-Original-Uri Connection Te
+Upgrade"""
+_NAMES = st.sampled_from(_FIELDS.split())
 _ADDRESSES = st.ip_addresses().map(str)
 _VALUES = st.one_of(
     _ADDRESSES,

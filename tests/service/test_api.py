@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -309,35 +310,29 @@ def test_a_refund(client: FlaskClient) -> None:
 
 
 def test_a_lease_is_held_renewed_and_released(client: FlaskClient) -> None:
-    def hold(**body: Any) -> TestResponse:
-        return client.post("/v1/hold/jobs", json={"key": "u", **body})
-
-    def give_back(**body: Any) -> TestResponse:
-        return client.delete("/v1/hold/jobs", json={"key": "u", **body})
-
-    first = hold().get_json()
+    hold_job = partial(hold, client, policy="jobs")
+    give_back_job = partial(give_back, client, policy="jobs")
+    first = client.post("/v1/hold/jobs", json={"key": "u"}).get_json()
     assert first["seconds"] == 30.0
     assert first["decision"]["each"][0]["remaining"] == 1
-    again = [hold(lease="mine"), hold(lease="mine")]  # the same lease, and charged once
+    again = [hold_job(lease="mine"), hold_job(lease="mine")]  # the same lease, and charged once
     assert [one.status_code for one in again] == [200, 200]
     assert [one.get_json()["decision"]["each"][1]["remaining"] for one in again] == [1, 1]
-    denied = problem(hold(lease="another"), 429)
+    denied = problem(hold_job(lease="another"), 429)
     assert denied["violated-policies"] == ["jobs.1"]
 
-    renewed = hold(lease="mine", renew=True)
+    renewed = hold_job(lease="mine", renew=True)
     assert (renewed.status_code, renewed.get_json()["decision"]) == (200, None)
-    assert give_back(lease="mine").get_json() == {"given_back": 1}
-    assert give_back(lease="mine").get_json() == {"given_back": 0}
-    problem(hold(lease="mine", renew=True), 410)
-    assert hold(lease="another").status_code == 200
+    assert give_back_job(lease="mine").get_json() == {"given_back": 1}
+    assert give_back_job(lease="mine").get_json() == {"given_back": 0}
+    problem(hold_job(lease="mine", renew=True), 410)
+    assert hold_job(lease="another").status_code == 200
 
 
 def test_leases_of_several_units(client: FlaskClient) -> None:
-    taken = client.post("/v1/hold/jobs", json={"key": "u", "cost": 2, "lease": "two"})
-    assert taken.status_code == 200
-    problem(client.post("/v1/hold/jobs", json={"key": "u"}), 429)
-    answer = client.delete("/v1/hold/jobs", json={"key": "u", "cost": 2, "lease": "two"})
-    assert answer.get_json() == {"given_back": 2}
+    assert hold(client, "two", "jobs", cost=2).status_code == 200
+    problem(hold(client, "one", "jobs"), 429)
+    assert give_back(client, "two", "jobs", cost=2).get_json() == {"given_back": 2}
 
 
 @pytest.mark.parametrize(

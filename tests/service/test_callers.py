@@ -153,9 +153,7 @@ def test_wrong_tokens_leave_a_line_and_no_flood(
 
 
 def test_resets_and_refunds_leave_a_line_each(
-    make_by_file: Make,
-    caplog: pytest.LogCaptureFixture,
-    request: pytest.FixtureRequest,
+    make_by_file: Make, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     """These lines are never throttled."""
     text = "[policies.api]\nlimits = '9/minute'\n[policies.other]\nlimits = '9/minute'\n"

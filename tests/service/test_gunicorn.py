@@ -17,6 +17,7 @@ from gunicorn.config import make_settings
 
 from service.demo.servers import HOST, Server, free_port
 from tests.e2e.support import until
+from tests.ids import plain
 from tests.service.support import ROOT, get, gunicorn, post, run_gunicorn
 
 
@@ -115,16 +116,6 @@ def test_workers_without_a_store_admit_no_more_than_one_limit_together(tmp_path:
     # Each worker grants ten; the kernel chooses the worker of a request.
     assert 10 <= statuses.count(200) <= 40
     assert statuses.count(200) + statuses.count(429) == 200
-
-
-@pytest.mark.slow
-def test_a_wrong_variable_is_one_line_and_an_exit_code() -> None:
-    done = run_gunicorn(LIMITER_STORE=f"redis://{HOST}:{free_port()}", LIMITER_LIMITS="lots")
-
-    assert done.returncode != 0
-    assert "LIMITER_LIMITS" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Booting worker" not in done.stderr
 
 
 @pytest.mark.slow
@@ -253,19 +244,6 @@ def test_policies_change_while_it_runs_and_a_broken_file_never_stops_it(
     assert {json.loads(line)["logger"] for line in refusals} == {"limiter.policies"}
 
 
-@pytest.mark.slow
-def test_a_first_start_with_a_broken_policy_file_is_refused(tmp_path: Path, store: str) -> None:
-    path = tmp_path / "policies.toml"
-    path.write_text("[policies.api]\nlimits = '0/minute'\nshadw = true\n")
-    done = run_gunicorn(LIMITER_STORE=store, LIMITER_POLICIES=str(path))
-
-    assert done.returncode != 0
-    assert f"{path}:2: policies.api.limits" in done.stderr
-    assert f"{path}:3: policies.api.shadw" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert "Booting worker" not in done.stderr
-
-
 #: Requests that two servers in a row may read differently.
 SMUGGLED = [
     "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -311,12 +289,42 @@ def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path, store: str) ->
 
 
 @pytest.mark.slow
-def test_workers_that_would_count_by_themselves_are_refused() -> None:
-    done = run_gunicorn("--workers=2", LIMITER_STORE="memory://")
+@pytest.mark.parametrize(
+    ("options", "variables", "messages"),
+    [
+        ("", {"LIMITS": "lots"}, ["LIMITER_LIMITS"]),
+        (
+            "",
+            {"POLICIES": "{file}"},
+            ["{file}:2: policies.api.limits", "{file}:3: policies.api.shadw"],
+        ),
+        ("--workers=2", {"STORE": "memory://"}, ["each of the 2 workers would count by itself"]),
+        # Addresses of which gunicorn does not tell which one a request came by.
+        ("--bind=127.0.0.1:{port} --bind=127.0.0.1:{other}", {}, ["bind: accepted are"]),
+        ("--bind=unix:{file}.socket", {}, ["bind: accepted are"]),
+    ],
+    ids=plain,
+)
+def test_a_mistake_is_one_line_and_an_exit_code(
+    tmp_path: Path, options: str, variables: dict[str, str], messages: list[str]
+) -> None:
+    """Gunicorn exits, without workers that fail repeatedly."""
+    file = tmp_path / "policies.toml"
+    file.write_text("[policies.api]\nlimits = '0/minute'\nshadw = true\n")
+    store = f"redis://{HOST}:{free_port()}"
+
+    def filled(text: str) -> str:
+        return text.format(file=file, port=ports[0], other=ports[1])
+
+    ports = free_port(), free_port()
+    given = {f"LIMITER_{name}": filled(value) for name, value in variables.items()}
+    done = run_gunicorn(*filled(options).split(), **{"LIMITER_STORE": store, **given})
 
     assert done.returncode != 0
-    assert "each of the 2 workers would count by itself" in done.stderr
+    for message in messages:
+        assert filled(message) in done.stderr
     assert "Traceback" not in done.stderr
+    assert "Booting worker" not in done.stderr
 
 
 @pytest.mark.slow
@@ -328,18 +336,6 @@ def test_added_workers_that_count_by_themselves_are_reported(tmp_path: Path) -> 
             lambda: "each of the 2 workers would count by itself" in log.read_text(),
             what=log.read_text,
         )
-
-
-@pytest.mark.slow
-def test_addresses_that_cannot_be_told_apart_are_refused(tmp_path: Path, store: str) -> None:
-    """Gunicorn exits with one line, without workers that fail repeatedly."""
-    third = [f"--bind={HOST}:{free_port()}" for _ in range(2)]
-    for more in (third, [f"--bind=unix:{tmp_path}/socket"]):
-        done = run_gunicorn(*more, LIMITER_STORE=store)
-        assert done.returncode != 0
-        assert "bind: accepted are" in done.stderr
-        assert "Booting worker" not in done.stderr
-        assert "Traceback" not in done.stderr
 
 
 def test_the_configuration_uses_names_that_gunicorn_knows() -> None:

@@ -14,7 +14,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from service import logs, tracing
+from service import logs, recorder
 from service.demo.servers import HOST, Server, free_port
 from tests.service.conftest import MakeApp
 from tests.service.test_api import problem
@@ -363,7 +363,7 @@ def test_each_decision_is_a_span_of_its_caller_s_trace(
             traces.add(f"{trace.get_current_span(context).get_span_context().trace_id:032x}")
             return nullcontext(spans[-1])
 
-    monkeypatch.setattr(tracing, "_tracer", Tracer())
+    monkeypatch.setattr(recorder, "_tracer", Tracer())
     client = make_by_file(POLICIES).test_client()
     fields = {"traceparent": f"00-{'12ab' * 8}-{'34cd' * 4}-01"}
     checks = [{"key": "canary", "cost": 2}] * 2
@@ -383,7 +383,7 @@ def test_each_decision_is_a_span_of_its_caller_s_trace(
 def test_without_opentelemetry_there_are_no_spans(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "_tracer", None)
+    monkeypatch.setattr(recorder, "_tracer", None)
     client = make_app(LIMITS="1/minute").test_client()
 
     assert client.post("/v1/check/default", json={"key": "u"}).status_code == 200

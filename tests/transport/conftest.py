@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +13,6 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
-import trustme
 
 from limiter import Limiter
 from service.demo.servers import (
@@ -22,10 +22,8 @@ from service.demo.servers import (
     Server,
     ServerError,
     find_server,
-    supports_tls,
 )
-from tests.proxy import Proxy
-from tests.transport.support import PLENTY, LoopLimiter, Move, loops
+from tests.transport.support import PLENTY, LoopLimiter, Move, loops, supports_tls
 
 MakeLimiter = Callable[..., Limiter]
 MakeServer = Callable[..., Server]
@@ -75,6 +73,8 @@ class Maker:
 def make_any(request: pytest.FixtureRequest) -> Iterator[Maker]:
     """As ``make_limiter``, for threads and for each kind of event loop that is installed."""
     with ExitStack() as stack:
+        gc.freeze()  # as in ``in_loop``: the end of each of many loops looks at all younger objects
+        stack.callback(gc.unfreeze)
         yield Maker(request.param, stack)
 
 
@@ -85,23 +85,10 @@ def make_server() -> Iterator[MakeServer]:
         yield lambda *arguments, **settings: stack.enter_context(Server(*arguments, **settings))
 
 
-@pytest.fixture
-def own(make_server: MakeServer) -> Server:
-    """A server that this test may break."""
-    return make_server()
-
-
 @pytest.fixture(params=loops())
 def kind(request: pytest.FixtureRequest) -> str:
     """Each kind of event loop that is installed."""
     return str(request.param)
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    """A proxy in front of the shared server."""
-    with Proxy((server.host, server.port)) as running:
-        yield running
 
 
 @pytest.fixture(scope="package")
@@ -142,19 +129,6 @@ def guarded() -> Iterator[Cluster]:
     """A cluster with a password."""
     with Cluster(2, password="hush") as running:  # noqa: S106
         yield running
-
-
-@pytest.fixture(scope="package")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """A certificate for 127.0.0.1, and that of the authority which signed it."""
-    folder: Path = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    issued = authority.issue_cert(HOST)
-    found = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
-    authority.cert_pem.write_to_path(str(found.ca))
-    issued.cert_chain_pems[0].write_to_path(str(found.certificate))
-    issued.private_key_pem.write_to_path(str(found.key))
-    return found
 
 
 @pytest.fixture(scope="package")

@@ -7,11 +7,13 @@ import gc
 import importlib
 import importlib.util
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -52,6 +54,12 @@ Answer = TypeVar("Answer")
 def used(limiter: Limiter, key: str) -> int:
     """The units charged to a subject of a limiter with one rate."""
     return limiter.policies[0].capacity - limiter.peek(key).remaining
+
+
+def scripts_run(client: redis.Redis) -> int:
+    """The number of calls of scripts that the server has run."""
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -390,19 +398,6 @@ async def spent(call: Awaitable[Any]) -> tuple[float, Any]:
     return time.monotonic() - before, answer
 
 
-async def all_in_time(make: Callable[[], Awaitable[Any]], timeout: float, count: int = 1) -> None:
-    """``count`` calls at once get no decision, and fail in time; see ``within_deadline``."""
-    worst = []
-    for _ in range(5):
-        found = await asyncio.gather(*(spent(make()) for _ in range(count)))
-        assert {type(answer) for _, answer in found} == {StoreUnavailable}, found
-        worst.append(max(took for took, _ in found))
-        if worst[-1] <= 1.25 * timeout + 0.010:
-            break
-    assert min(worst) <= 1.25 * timeout + 0.010, worst
-    assert max(worst) <= timeout + 5.0, worst
-
-
 async def decides_soon(asker: Asker, key: str, seconds: float = 10.0) -> None:
     """The store decides again within ``seconds``."""
 
@@ -410,3 +405,15 @@ async def decides_soon(asker: Asker, key: str, seconds: float = 10.0) -> None:
         return isinstance((await spent(asker.hit(key)))[1], Decision)
 
     await soon(decides, seconds)
+
+
+def supports_tls(binary: Path) -> bool:
+    """Whether this program was built with TLS."""
+    # The server cannot start, since the certificate does not exist. One without TLS fails earlier.
+    result = subprocess.run(
+        [binary, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/dev/null/none"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "Failed to configure TLS" in result.stdout

@@ -14,16 +14,7 @@ from redis.crc import key_slot
 from limiter import StoreUnavailable
 from service.demo.servers import HOST, Cluster, Server
 from tests.proxy import Proxy
-from tests.transport.support import (
-    LOG,
-    PLENTY,
-    SLOT,
-    TAG,
-    Asker,
-    Move,
-    decides_soon,
-    in_loop,
-)
+from tests.transport.support import LOG, PLENTY, SLOT, TAG, Asker, Move, decides_soon, in_loop
 
 
 def table(asker: Asker) -> Any:

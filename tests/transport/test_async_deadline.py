@@ -10,41 +10,11 @@ from contextlib import suppress
 import pytest
 
 from limiter import StoreUnavailable
-from service.demo.servers import HOST, free_port
 from tests.proxy import Proxy, delay, swallow
 from tests.transport.conftest import MakeLimiter
-from tests.transport.support import (
-    PLENTY,
-    Asker,
-    Dripping,
-    all_in_time,
-    dripping,
-    in_loop,
-    spent,
-    timed,
-)
+from tests.transport.support import PLENTY, Asker, Dripping, dripping, in_loop, spent, timed
 
 TIMEOUT = 0.1
-
-
-def as_cluster(url: str) -> str:
-    """The same address, as one of a cluster's."""
-    return url.replace("redis:", "redis+cluster:").removesuffix("/0")
-
-
-@pytest.mark.parametrize("where", ["single", "cluster"])
-@pytest.mark.parametrize("trouble", ["refused", "deaf", "mute"])
-def test_no_connection(deaf: str, proxy: Proxy, kind: str, trouble: str, where: str) -> None:
-    """Refused, neither made nor refused, or made and never answered."""
-    proxy.requests = swallow
-    store = {"refused": f"redis://{HOST}:{free_port()}", "deaf": deaf, "mute": proxy.url}[trouble]
-
-    async def main() -> None:
-        url = store if where == "single" else as_cluster(store)
-        async with Asker(url, timeout=TIMEOUT, connect_timeout=0.5) as asker:
-            await all_in_time(lambda: asker.hit("u"), TIMEOUT, 20)
-
-    in_loop(main(), kind)
 
 
 def test_a_slow_connection_serves_the_next_caller(proxy: Proxy, subject: str, kind: str) -> None:
@@ -53,7 +23,7 @@ def test_a_slow_connection_serves_the_next_caller(proxy: Proxy, subject: str, ki
     async def main() -> None:
         async with Asker(proxy.url, timeout=TIMEOUT) as asker:
             proxy.replies = delay(0.15)  # for each answer of the handshake
-            late = await asyncio.gather(*(spent(asker.hit(subject)) for _ in range(3)))
+            late = await asyncio.gather(*(spent(asker.hit(subject)) for _ in range(20)))
             for took, answer in late:
                 assert "no connection within the deadline" in str(answer)
                 assert took < 1.0

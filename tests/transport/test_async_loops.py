@@ -15,15 +15,7 @@ import pytest
 
 from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, delay
-from tests.transport.support import (
-    PLENTY,
-    Asker,
-    in_loop,
-    loops,
-    new_loop,
-    soon,
-    until,
-)
+from tests.transport.support import PLENTY, Asker, in_loop, loops, new_loop, soon, until
 from tests.transport.test_sharing import in_child, in_threads
 
 

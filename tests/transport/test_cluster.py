@@ -57,6 +57,25 @@ def test_a_slot_that_moved(
     assert before == after  # no node was asked where the slot is
 
 
+def test_a_kept_call_whose_slot_moved(make_any: Maker, cluster: Cluster, move: Move) -> None:
+    """The call keeps its slot, not its node: it follows MOVED, and then goes there directly."""
+    limiter = make_any(cluster.url).open()
+    left = limiter.hit(TAG).remaining
+    kept = limiter._core.calls[TAG, 1, 0]
+    assert kept.slot == SLOT
+    for _ in range(2):  # to another node and back
+        move.begin()
+        move.keys()
+        move.end()
+        assert limiter.hit(TAG).remaining == left - 1
+        before = move.clients[move.target].info("commandstats")["cmdstat_evalsha"]["calls"]
+        assert limiter.hit(TAG).remaining == left - 2
+        after = move.clients[move.target].info("commandstats")["cmdstat_evalsha"]["calls"]
+        assert before == after  # no node was asked where the slot is
+        left -= 2
+    assert limiter._core.calls[TAG, 1, 0] is kept
+
+
 @pytest.mark.parametrize("policy", [PLENTY, LOG, BUCKET], ids=lambda policy: policy.algorithm)
 def test_a_slot_half_moved(
     make_limiter: MakeLimiter,

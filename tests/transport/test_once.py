@@ -17,7 +17,7 @@ from limiter.policies import Policy
 from service.demo.servers import Server
 from tests.proxy import Cut, Hook, Proxy, cut, cut_after, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, Maker
-from tests.transport.support import LOG, ONE_OF_EACH, PLENTY, outcome, until, used
+from tests.transport.support import LOG, ONE_OF_EACH, PLENTY, outcome, scripts_run, until, used
 
 TIMEOUT = 0.1
 
@@ -125,17 +125,12 @@ def test_a_cluster_sends_once_too(
         # The node announces the proxy's port, so every call goes through it.
         limiter = make_limiter(proxy.url.replace("redis:", "redis+cluster:")).open()
         limiter.hit("u")
-        before = _calls(client)
+        before = scripts_run(client)
         proxy.replies = cut
         with pytest.raises(StoreUnavailable):
             limiter.hit("u")
-        assert _calls(client) == before + 1
+        assert scripts_run(client) == before + 1
     client.close()
-
-
-def _calls(client: object) -> int:
-    stats = client.info("commandstats")  # type: ignore[attr-defined]
-    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval"))
 
 
 @pytest.mark.slow
@@ -215,7 +210,7 @@ def test_a_call_that_is_interrupted_as_it_connects(
     with signals_raise(Interrupt) as interrupt:
 
         def interrupt_and_cut(data: bytes) -> bytes:
-            until(lambda: getattr(transport, "_node", transport)._changed._waiters)
+            until(lambda: (transport._node or transport)._changed._waiters)
             interrupt()
             raise Cut
 

@@ -128,7 +128,7 @@ def test_a_slot_without_an_owner() -> None:
     """The error has the slot's number."""
     table = made()
     with pytest.raises(StoreUnavailable, match=f"no node has slot {slots.slot_of(b'tag')}"):
-        table.owner(b"tag")
+        table.owner(slots.slot_of(b"tag"))
 
 
 def test_a_moved_is_remembered_and_an_ask_is_not() -> None:

@@ -25,12 +25,7 @@ from limiter.scripts import COMMANDS
 from limiter.testing import set_time
 from limiter.transport.store import read_store
 from limiter.transport.wire import script_of
-from service.demo.servers import (
-    HOST,
-    Certificates,
-    Cluster,
-    Server,
-)
+from service.demo.servers import HOST, Certificates, Cluster, Server
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, Maker, MakeServer
 from tests.transport.support import BUCKET, LOG, PLENTY, within_deadline
@@ -379,11 +374,7 @@ def test_by_a_client_of_a_url(make_any: Maker, server: Server, subject: str) -> 
 @pytest.mark.parametrize("decode", [False, True])
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_by_a_cluster_client(
-    make_any: Maker,
-    cluster: Cluster,
-    new_subject: Callable[[], str],
-    decode: bool,
-    protocol: int,
+    make_any: Maker, cluster: Cluster, new_subject: Callable[[], str], decode: bool, protocol: int
 ) -> None:
     """Its start nodes and its settings are used."""
     client = make_any.client(
@@ -443,6 +434,7 @@ def test_by_a_cluster_client_with_tls(
         ("localhost:6379", "store is 'localhost:6379': accepted are redis://"),
         ("redis://", "store is 'redis://': accepted are redis://"),
         ("http://localhost", "store is 'http://localhost': accepted are redis://"),
+        ("redis://localhost/prod", "the database is not a number; accepted is a number"),
         ("redis://h:1?nonsense=1", "its options are wrong"),
         ("redis://h:1?protocol=9", "its options are wrong"),
         ("redis://h:1?ssl_cert_reqs=x", "its options are wrong"),
@@ -459,18 +451,11 @@ def test_no_store(store: Any, said: str) -> None:
     assert said in str(raised.value)
 
 
-def test_a_client_of_a_sentinel_is_refused() -> None:
-    """Its one address would be wrong after a failover."""
-    client = redis.sentinel.Sentinel([(HOST, 1)]).master_for("m")
-    with pytest.raises(InvalidSetting, match="Sentinel, which is not supported yet"):
-        Limiter("5/minute", store=client)
-
-
-def test_nothing_is_connected_before_it_is_needed(own: Server) -> None:
-    """Making a limiter does no I/O, so that a module may do it."""
+def test_nothing_is_connected_before_it_is_needed(make_any: Maker, own: Server) -> None:
+    """Making a limiter does no I/O and runs no event loop, so that a module may do it."""
     client = own.client()
     before = client.info("stats")["total_connections_received"]
-    Limiter("5/minute", store=own.url)
+    make_any(own.url)
     assert client.info("stats")["total_connections_received"] == before
     client.close()
 
@@ -643,12 +628,6 @@ def test_quoted_addresses_are_read() -> None:
         ("unix:///run/a%40%23.sock?db=1", "path", "/run/a@#.sock"),
     ]:
         assert read_store(url).settings[name] == value
-
-
-def test_a_database_that_is_no_number() -> None:
-    """Otherwise database 0 would be used."""
-    with pytest.raises(InvalidSetting, match="the database is not a number; accepted is a number"):
-        Limiter("1/s", store="redis://localhost/prod")
 
 
 @pytest.mark.parametrize("rest", ["redis:6379/0", "redis", "redis/prod?protocol=3"])

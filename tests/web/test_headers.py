@@ -77,11 +77,7 @@ MINUTE = SlidingLog(100, per=60)
         ),
         (  # below a second the syntax has no window
             [(SlidingLog(5, per=0.25), 0, 0.1, 0.25)],
-            {
-                "RateLimit-Policy": '"api";q=5',
-                "RateLimit": '"api";r=0;t=1',
-                "Retry-After": "1",
-            },
+            {"RateLimit-Policy": '"api";q=5', "RateLimit": '"api";r=0;t=1', "Retry-After": "1"},
         ),
         (  # a debt from before the limit was raised: at most the window
             [(TokenBucket(100, per=60), 0, 90, 120)],
@@ -166,7 +162,7 @@ def test_quota_exceeded_names_the_limits_that_denied() -> None:
         (FixedWindow(10, per=1, name="burst"), 9, 0, 1),
         (TokenBucket(100, per=60, burst=20), 0, 4.2, 12),
     )
-    body = problems.quota_exceeded(decision, "api", "/orders/42")
+    body = problems.quota_exceeded([(decision, "api")], "/orders/42")
 
     assert json.loads(body) == {
         "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
@@ -180,7 +176,7 @@ def test_quota_exceeded_names_the_limits_that_denied() -> None:
 
 def test_the_bodies_of_one_limit_have_one_length() -> None:
     bodies = {
-        problems.quota_exceeded(decide((MINUTE, 0, seconds, 60)), "api", "/")
+        problems.quota_exceeded([(decide((MINUTE, 0, seconds, 60)), "api")], "/")
         for seconds in (0.5, 5, 50)
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from limiter import Concurrency, FixedWindow, InvalidSetting
 from limiter.web import new_subjects
-from limiter.web.guard import Guard
 from limiter.web.new_subjects import NewSubjects, TooManyNewSubjects
 from limiter.web.request import Request
 from limiter.web.rules import Rule
@@ -33,13 +31,6 @@ def by_key(key: str, peer: str = "203.0.113.9") -> Request:
 def bounded(**more: Any) -> dict[str, Any]:
     """A rule by API key; an address may begin three keys an hour."""
     return {"identity": API_KEY, "new_subjects": NewSubjects("3/hour"), **more}
-
-
-@pytest.fixture
-def own() -> Iterator[Server]:
-    """A server with no other keys."""
-    with Server() as running:
-        yield running
 
 
 def statuses(guard: AnyGuard, keys: list[str], peer: str = "203.0.113.9") -> list[int]:
@@ -233,4 +224,6 @@ def test_a_subject_that_a_peer_names_is_not_chosen_by_a_client(store: str) -> No
 
     rule = Rule(Limiter("5/hour", store=store), **bounded())
     assert rule.about("u", 1).new_subjects is None
-    assert Guard([rule.about("u", 1)]).checks(request())[0].address is None
+    check = rule.about("u", 1).check(request(), ())
+    assert check is not None
+    assert check.address is None

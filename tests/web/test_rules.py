@@ -182,8 +182,7 @@ def test_a_text_matches_itself(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["/orgs/acme;1/f", "/orgs/z/../acme/f", "/orgs/acme\\..\\acme/f", "/orgs/z//../acme/f"],
+    "path", ["/orgs/acme;1/f", "/orgs/z/../acme/f", "/orgs/acme\\..\\acme/f", "/orgs/z//../acme/f"]
 )
 def test_a_part_that_differs_between_readings_is_no_subject(path: str) -> None:
     """Else a client could get another limit by another spelling of the same path."""

@@ -47,11 +47,7 @@ if not settings.configured:
         LOGGING_CONFIG=None,
     )
     django.setup()
-urlpatterns = [
-    path("hello", hello),
-    path("broken", broken),
-    path("stream", stream),
-]
+urlpatterns = [path("hello", hello), path("broken", broken), path("stream", stream)]
 
 #: One line, by LIMITER_*.
 django_app = LimiterMiddleware(get_wsgi_application())
@@ -65,8 +61,7 @@ _streams = Limiter(
     name="streams",
 )
 django_rules = LimiterMiddleware(
-    get_wsgi_application(),
-    [Rule(_all), Rule(_streams, match=Match(paths=(pattern("/stream"),)))],
+    get_wsgi_application(), [Rule(_all), Rule(_streams, match=Match(paths=(pattern("/stream"),)))]
 )
 
 

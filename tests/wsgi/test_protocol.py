@@ -13,11 +13,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from limiter import (
-    Concurrency,
-    Limiter,
-    StoreUnavailable,
-)
+from limiter import Concurrency, Limiter, StoreUnavailable
 from limiter.testing import StoreCall, intercept
 from limiter.web.rules import Match, Rule, pattern
 from limiter.wsgi import LimiterMiddleware

@@ -86,11 +86,7 @@ def test_a_killed_worker_s_lease_expires(
 ) -> None:
     lease = 1.5
     with gunicorn(
-        tmp_path / "log",
-        f"{APPS}django_rules",
-        "--threads=4",
-        **variables,
-        TEST_LEASE=str(lease),
+        tmp_path / "log", f"{APPS}django_rules", "--threads=4", **variables, TEST_LEASE=str(lease)
     ) as (_, port):
         held = [begin_http(port, "/stream")[0] for _ in range(2)]
         time.sleep(lease)  # long enough that the leases must have been renewed
@@ -136,10 +132,7 @@ def test_no_reading_of_a_path_gets_past_its_limit(
     tmp_path: Path, variables: dict[str, str]
 ) -> None:
     targets = ["/orders", "/orders#x", "/orders/7#x?y", "http://h/orders", "/orders/5%0A"]
-    with gunicorn(tmp_path / "log", f"{APPS}flask_orders", **variables) as (
-        _,
-        port,
-    ):
+    with gunicorn(tmp_path / "log", f"{APPS}flask_orders", **variables) as (_, port):
         found = served(port, targets)
 
     assert found == dict.fromkeys(targets, (200, 429))

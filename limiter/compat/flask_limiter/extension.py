@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response
 
 from limiter.client import Limiter as Decider
 from limiter.compat.flask_limiter import answers, config, limits
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 #: Seconds that calls wait for a storage without ``socket_timeout``.
 _TIMEOUT = 1.0
+
+#: Options whose names differ from those of ``DeclaredLimit``.
+_RENAMED = {"error_message": "message", "on_breach": "on_denied"}
 
 _EXEMPT = ExemptionScope.APPLICATION | ExemptionScope.META | ExemptionScope.DEFAULT
 
@@ -160,11 +163,10 @@ class Limiter(Extension):
             RateLimitExceeded: A limit has no room.
 
         """
-        app_limits = self._app_limits.get(current_app._get_current_object())  # type: ignore[attr-defined]
+        app_limits = self._here()
         if app_limits is None:
             return
-        state = RequestState.known(request.environ)
-        verdict = None if state is None else state.verdict(app_limits)
+        verdict = self.current
         if verdict is None:
             app_limits.enter()
         elif not verdict.allowed:
@@ -212,26 +214,18 @@ class Limiter(Extension):
         self, value: Any, scope: str | Callable[[str], str] | None, options: LimitOptions
     ) -> Declaration:
         check_names(options, LimitOptions)
-        meta_limits, key_func = options.get("meta_limits"), options.get("key_func")
+        given: dict[str, Any] = {
+            _RENAMED.get(name, name): value for name, value in options.items() if value is not None
+        }
+        meta_limits, key_func = given.pop("meta_limits", None), given.pop("key_func", None)
         if meta_limits:
             instead = config.REFUSED["meta_limits"][1]
             raise InvalidSetting.of(
                 "meta_limits", repr(meta_limits), f"not offered here; {instead}"
             )
-        cost = options.get("cost")
-        limit = limits.declared(
-            value,
-            None if key_func is None else limits.identity(key_func),
-            scope=scope,
-            methods=named_methods(options.get("methods") or ()),
-            message=options.get("error_message"),
-            on_denied=options.get("on_breach"),
-            cost=1 if cost is None else cost,
-            per_method=options.get("per_method", False),
-            exempt_when=options.get("exempt_when"),
-            override_defaults=options.get("override_defaults", True),
-            deduct_when=options.get("deduct_when"),
-        )
+        key = None if key_func is None else limits.identity(key_func)
+        methods = named_methods(given.pop("methods", None) or ())
+        limit = limits.declared(value, key, scope=scope, methods=methods, **given)
         return Declaration(self._declare(limit))
 
     def _setup(self, settings: Mapping[str, Any], app_config: Mapping[str, Any]) -> Setup:
@@ -254,7 +248,7 @@ class Limiter(Extension):
         in_memory = Decider("1/second", store="memory://")
         names = {key: app_config.get(key, name) for key, name in config.HEADERS.items()}
         names |= {f"RATELIMIT_HEADER_{key.name}": name for key, name in self._header_names.items()}
-        write = self._write_fields if settings.get("headers_enabled") else _write_nothing
+        write = partial(self._write_fields, names)
         return Setup(
             name=state_name("flask", *filter(None, [settings.get("key_prefix")])),
             base=base,
@@ -266,7 +260,7 @@ class Limiter(Extension):
             on_denied=settings.get("on_breach"),
             limit_options=True,
             preflights=True,
-            write=partial(write, names),
+            write=write if settings.get("headers_enabled") else lambda *_: None,
             refuse=answers.exceeded,
             fallback=[limits.declared(value) for value in limits.listed(fallback)],
             make_fallback=limits.checked_maker(in_memory, strategy, {}),
@@ -274,10 +268,6 @@ class Limiter(Extension):
 
     def _write_fields(self, names: Mapping[str, str], response: Response, _: RequestState) -> None:
         answers.write_fields(response, self.current_limit, names)
-
-
-def _write_nothing(names: Mapping[str, str], response: Response, _: RequestState) -> None:
-    """Write no fields: the headers are not enabled."""
 
 
 _INSTEAD = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import request
 
-from limiter.web.identity import caller
+from limiter.web.identity import of_peer
 
 
 def get_remote_address() -> str:
@@ -14,4 +14,4 @@ def get_remote_address() -> str:
         Unidentified: There is no address; the request is refused (400), not counted as 127.0.0.1.
 
     """
-    return caller(request.remote_addr, None, ())
+    return of_peer(request.remote_addr)
