@@ -12,9 +12,10 @@ import pytest
 from limiter import keys
 from limiter import scripts as loader
 from limiter.policies import ALGORITHMS, Concurrency
+from limiter.transport import wire
 from tests import scripts
 from tests.contract import checks
-from tests.contract.source import SRC
+from tests.contract.source import SRC, load_module
 
 TEXTS = {path.stem: path.read_text() for path in sorted(scripts.V1.glob("*.lua"))}
 SINGLES = {name: text for name, text in TEXTS.items() if name not in checks.LISTS}
@@ -34,6 +35,14 @@ def test_a_block_of_several_is_the_arguments_of_the_policy_s_script():
 def test_a_policy_of_few_has_the_numbers_of_its_script():
     """A program that packs a call of one script can pack one of ``few``."""
     checks.check_policies_of_few(TEXTS["few"], SINGLES)
+
+
+def test_the_numbers_of_the_algorithms_in_few_are_the_same_everywhere():
+    """In the script, in the tables of the vectors, in the library and in these tests."""
+    numbers = load_module("join").IN_FEW
+
+    assert {name: int(number) for name, number in load_module("vectors").IN_FEW.items()} == numbers
+    assert numbers == wire._IN_FEW == scripts.IN_FEW
 
 
 def test_headers_of_rates_share_their_text():
