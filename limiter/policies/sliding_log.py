@@ -28,6 +28,7 @@ class SlidingLog(Policy):
     algorithm: ClassVar[str] = "sliding_log"
     script: ClassVar[str] = "sliding_log"
     key_type: ClassVar[str] = "list"
+    stamps: ClassVar[bool] = True
     most_limit: ClassVar[int] = 100_000
     most_entries: ClassVar[int] = 4_000
 
@@ -43,6 +44,14 @@ class SlidingLog(Policy):
     def arguments(self) -> tuple[int, ...]:
         """Limit, period, and 0: no unit is taken in advance."""
         return (self.limit, self.period_us, 0)
+
+    def arguments_ahead(self, hold_us: int) -> tuple[int, ...]:
+        """Limit, period, and how far ahead the entries are stamped."""
+        return (self.limit, self.period_us, hold_us)
+
+    def own_us(self, reset_us: int) -> int:
+        """The period: then the entries have left, or leave soon."""
+        return self.period_us
 
     def _instead(self, field: str) -> str:
         return "; for more, use SlidingWindow or TokenBucket"
