@@ -51,9 +51,9 @@ def wrong(limits: Any = "5/minute", **settings: Any) -> str:
         ("timeout", "0.1", "accepted are seconds from 0.001 to 3600"),
         ("timeout", True, "accepted are seconds from 0.001 to 3600"),
         ("connect_timeout", 3601, "accepted are seconds from 0.001 to 3600"),
-        ("call_cache_size", -1, "accepted is a whole number from 0, and 0 keeps no call"),
-        ("call_cache_size", 1.0, "accepted is a whole number from 0, and 0 keeps no call"),
-        ("call_cache_size", True, "accepted is a whole number from 0, and 0 keeps no call"),
+        ("denial_cache_size", -1, "accepted is a whole number from 0, and 0 keeps no call"),
+        ("denial_cache_size", 1.0, "accepted is a whole number from 0, and 0 keeps no call"),
+        ("denial_cache_size", True, "accepted is a whole number from 0, and 0 keeps no call"),
     ],
 )
 def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
