@@ -17,6 +17,7 @@ from limiter.keys import KeySpeller
 from limiter.memory.transport import MEMORY
 from limiter.plan import Plan
 from limiter.policies import Policy
+from limiter.prepaid import Terms
 
 _Own = TypeVar("_Own", bound="Base")
 _Init = TypeVar("_Init", bound=Callable[..., None])
@@ -65,6 +66,8 @@ class Base:
         key_secret: str | bytes | None = None,
         denial_cache: float = 0.0,
         denial_cache_size: int = 1024,
+        prepaid: int = 0,
+        prepaid_hold: float = 0.2,
     ) -> None:
         plan = Plan(policies_of(limits, algorithm), KeySpeller(prefix, name, key_secret))
         on_error = settings.check_on_error(on_error)
@@ -73,6 +76,11 @@ class Base:
         settings.check_seconds("connect_timeout", connect_timeout)
         denial_cache = settings.check_denial_cache(denial_cache)
         calls = CallCache(plan, settings.check_denial_cache_size(denial_cache_size))
+        prepaid = settings.check_prepaid(prepaid)
+        prepaid_hold = settings.check_seconds("prepaid_hold", prepaid_hold)
+        terms = None
+        if prepaid:
+            terms = Terms(plan.policies, prepaid, prepaid_hold, local_share, timeout)
         if isinstance(store, type(self)):
             shared: SharedStore[Any] = store._core.store
         else:
@@ -84,6 +92,8 @@ class Base:
         self._core = self._core_class(
             plan, name, shared, on_error, local_share, timeout, calls, denials
         )
+        if terms is not None and shared.transport.where != MEMORY:  # memory:// saves no round trip
+            self._core.prepay(terms)
 
     @classmethod
     def from_env(

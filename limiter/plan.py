@@ -67,8 +67,11 @@ class Plan:
         tag: Key | None = None,
         now_us: int = SERVER_CLOCK,
         lease: str = "",
+        hold_us: int = 0,
     ) -> Call:
         """Make a call of the ``mode`` for the subject ``key``; ``lease`` is the id of a lease.
+
+        ``hold_us`` is how long units that the call takes in advance may be used.
 
         Raises:
             InvalidCost: ``cost`` could never pass, or ``at_least`` is not in 1 to ``cost``.
@@ -83,20 +86,21 @@ class Plan:
         state, tag_bytes = self.keys.state(key, tag)
         template = None
         if now_us == SERVER_CLOCK and not lease:
-            template = self.templates.get((mode, cost, wanted))
+            template = self.templates.get((mode, cost, wanted, hold_us))
         if template is None:
             self.check_mode(mode)
-            template = self.template(mode, cost, wanted, now_us, lease)
+            template = self.template(mode, cost, wanted, now_us, lease, hold_us)
             if now_us == SERVER_CLOCK and not lease:
-                remember(self.templates, (mode, cost, wanted), template)
+                remember(self.templates, (mode, cost, wanted, hold_us), template)
         return Call(template, self.keys_of(state), tag_bytes)
 
     def template(
-        self, mode: str, cost: int, at_least: int, now_us: int, lease: str
+        self, mode: str, cost: int, at_least: int, now_us: int, lease: str, hold_us: int = 0
     ) -> CallTemplate:
         """Make the template of a call, without checks of the cost and the mode."""
         blocks = self.blocks(cost, 0, lease)
-        return CallTemplate(mode, at_least if at_least != cost else 0, now_us, blocks)
+        at_least = at_least if at_least != cost else 0
+        return CallTemplate(mode, at_least, now_us, blocks, hold_us=hold_us)
 
     def blocks(self, cost: int, before: int, lease: str, shadow: bool = False) -> tuple[Block, ...]:
         """The block of each policy; ``before`` is the number of keys of other plans in the same call."""

@@ -1,6 +1,6 @@
 """Prepaid units: the rules by which a process takes units in advance, spends them and returns them.
 
-It does no I/O and reads no clock. Its own times are seconds of one monotonic clock, which the caller passes.
+It does no I/O and reads no clock. Its own times are seconds of one monotonic clock, which callers pass.
 Those of a reply are microseconds of the store's clock, and only differences of them are used.
 
 A unit is valid until ``hold`` after its call was sent, but not beyond the end of the window that it was
@@ -75,14 +75,15 @@ class PrepaidUnits:
             return -1
         return spent[-1]
 
-    def drain(self) -> list[int]:
-        """Take all that is left."""
-        drained: list[int] = []
+    def take_out(self, most: float = inf) -> list[int]:
+        """Take out all units that are left, or some of them."""
+        out: list[int] = []
         try:
-            while True:
-                drained.append(self.unspent.pop())
+            while len(out) < most:
+                out.append(self.unspent.pop())
         except IndexError:
-            return drained
+            pass
+        return out
 
     def put_back(self, units: list[int]) -> None:
         """Let units be spent that were taken out and not spent."""
@@ -162,19 +163,21 @@ class Terms:
         until, return_by = began + self.hold, inf
         for policy, at in zip(self.policies, range(3, len(reply), STRIDE), strict=False):
             own_us = policy.own_us(int(reply[at]))
-            if own_us is None:  # a debt: the later it is returned, the more of it was refilled already
+            if (
+                own_us is None
+            ):  # a debt: the later it is returned, the more of it was refilled already
                 return_by = min(return_by, began + 2 * self.hold)
             else:
                 until = min(until, began + own_us / 1e6)
                 return_by = min(return_by, began + own_us / 1e6 - self.timeout)
         return PrepaidUnits(key, reply, began, came, until, return_by, int(reply[0]), left)
 
-
-def with_units(reply: Reply, left: int, cost: int = 0) -> Reply:
-    """A store's reply with ``left`` units that are here; a call for ``cost`` passes if these suffice."""
-    numbers = list(reply)
-    for at in range(0, len(reply) - 1, STRIDE):
-        numbers[at + 1] += left
-        if numbers[at + 1] >= cost > 0:
-            numbers[at + 2] = 0
-    return numbers
+    def with_own(self, reply: Reply, left: int, cost: int = 0) -> Reply:
+        """A store's reply with ``left`` units that are here, to a call that may pass with these."""
+        numbers = list(reply)
+        for policy, at in zip(self.policies, range(0, len(reply), STRIDE), strict=False):
+            # A bucket may have refilled meanwhile what was taken in advance.
+            numbers[at + 1] = room = min(reply[at + 1] + left, policy.capacity)
+            if room >= cost > 0:
+                numbers[at + 2] = 0
+        return numbers
