@@ -163,10 +163,8 @@ class Terms:
         until, return_by = began + self.hold, inf
         for policy, at in zip(self.policies, range(3, len(reply), STRIDE), strict=False):
             own_us = policy.own_us(int(reply[at]))
-            if (
-                own_us is None
-            ):  # a debt: the later it is returned, the more of it was refilled already
-                return_by = min(return_by, began + 2 * self.hold)
+            if own_us is None:  # a debt, which is refilled: returned late, it would count twice
+                return_by = min(return_by, began + 1.5 * self.hold)
             else:
                 until = min(until, began + own_us / 1e6)
                 return_by = min(return_by, began + own_us / 1e6 - self.timeout)
