@@ -219,6 +219,8 @@ class PrepaidSubjects:
                     yield from self._return_flow(units, monotonic() + self._core.timeout)
         finally:
             self._is_watched = False
+        if self._out:  # another thread left some just now
+            self._watch()
 
     def _return_flow(self, units: PrepaidUnits, deadline: float) -> Flow[None]:
         """Return what is left of some units, if that can reach no other units; otherwise let it lapse."""
