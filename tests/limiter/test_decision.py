@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import Decision, FixedWindow, SlidingLog, TokenBucket
-from limiter.decision import CachedDecision, STRIDE, MarkedDecision
+from limiter.decision import STRIDE, CachedDecision, MarkedDecision
 from limiter.policies import Policy
 
 LOG, WINDOW, BUCKET = SlidingLog(100, 60), FixedWindow(9, 1), TokenBucket(50, 60, burst=5)
