@@ -338,6 +338,7 @@ class NeverReturned(Terms):
     """Units that expire always lapse."""
 
     def received(self, *args: Any) -> PrepaidUnits:
+        """As the right rule, but for the return."""
         units = super().received(*args)
         units.return_by = -inf
         return units
@@ -371,6 +372,7 @@ class KeptBeyondTheWindow(Terms):
     """Wrong: units live for the whole hold, also when their window has ended."""
 
     def received(self, *args: Any) -> PrepaidUnits:
+        """As the right rule, but for the end."""
         units = super().received(*args)
         units.until = units.began + self.hold
         return units
@@ -380,6 +382,7 @@ class ReturnedTooLate(Terms):
     """Wrong: units are returned whenever they have expired, also into the next window."""
 
     def received(self, *args: Any) -> PrepaidUnits:
+        """As the right rule, but for the return."""
         units = super().received(*args)
         units.return_by = inf
         return units
