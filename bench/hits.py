@@ -45,6 +45,10 @@ CACHE_ON_OFF = "fixed_window: hit, allowed: denial cache on / off"
 FROM_CACHE = "fixed_window: hit, denied, from the denial cache"
 THREE_FROM_CACHE = "three limits: hit, denied, from the denial cache"
 
+#: The setting of the cases with prepaid units, and the end of their names.
+PREPAID = 100
+WITH_PREPAID = f"hit, allowed, prepaid {PREPAID}"
+
 CLUSTER_CLIENT = "redis-py's cluster client: `return 1`"
 #: The end of the name of a quotient: the library / redis-py's cluster client.
 BY_CLIENT = ": hit, allowed / redis-py's cluster client"
@@ -61,6 +65,7 @@ def measure(programs: list[Program], effort: Effort, before: Library | None) -> 
         "Time per decision / time of redis-py's `evalsha` of `return 1` (sync, one connection, TCP), "
         "client and server pinned to one core, one hot key. "
         "*With a denial cache*, a denial is repeated for up to an hour without a call to the store. "
+        f"*Prepaid {PREPAID}*: so many units are taken in one call, and then spent in the process. "
         f"{method(effort)} `limits` is another library, measured in the same way if it is installed; its "
         "`hit` returns only True or False.",
     )
@@ -194,6 +199,13 @@ def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
         FROM_CACHE: partial(hit, DENYING["fixed_window"], False, denial_cache=HOUR),
         THREE_FROM_CACHE: partial(hit, THREE_DENYING, False, denial_cache=HOUR),
         WITH_CACHE: partial(hit, ALLOWING["fixed_window"], True, denial_cache=HOUR),
+        **{
+            # A long hold: the chunks of other cases lie between those of this one.
+            f"{name}: {WITH_PREPAID}": partial(
+                hit, ALLOWING[name], True, prepaid=PREPAID, prepaid_hold=HOUR
+            )
+            for name in ("fixed_window", "sliding_window", "token_bucket")
+        },
         f"fixed_window: hit, allowed, {CLUSTER_KEYS:,} keys in turn": in_turn,
         "fixed_window: hit, allowed, four fields read": fields_read,
     }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol
 
@@ -81,7 +80,7 @@ class PrepaidSubjects:
         """Begin without units: those of the parent stay the parent's."""
         self._subjects: Generations[str, Subject] = Generations(_MOST_SUBJECTS)
         #: Units of which some were left, until they expire.
-        self._out: list[PrepaidUnits] = []
+        self._out: set[PrepaidUnits] = set()
         self._is_watched = False
 
     def subject(self, key: str) -> Subject:
@@ -158,8 +157,10 @@ class PrepaidSubjects:
         left = int(reply[0]) - lacking
         taken = terms.received(subject.key, reply, began, came, left)
         decision = Decision(terms.policies, taken.reply_of(cost, left, came))
+        if not units.unspent:
+            self._out.discard(units)
         if left:
-            self._out.append(taken)
+            self._out.add(taken)
             self._watch()
         subject.units = taken
         if subject.mark is not mark:
@@ -208,14 +209,11 @@ class PrepaidSubjects:
         """Return expired units, until none are out."""
         try:
             while self._out:
-                soonest = min([units.until for units in self._out], default=0.0)
+                soonest = min([units.until for units in list(self._out)], default=0.0)
                 yield Pause(max(_LOOK_EVERY, soonest - monotonic()))
                 now = monotonic()
-                for units in [units for units in self._out if units.until <= now]:
-                    with suppress(
-                        ValueError
-                    ):  # the limiter was closed, or reset in a child of a fork
-                        self._out.remove(units)
+                for units in [units for units in list(self._out) if units.until <= now]:
+                    self._out.discard(units)
                     yield from self._return_flow(units, monotonic() + self._core.timeout)
         finally:
             self._is_watched = False

@@ -90,6 +90,17 @@ def test_few_calls_and_exact_numbers(
     assert limiter.peek(subject).remaining - (capacity - 1_000) <= tolerance
 
 
+def test_every_kind_of_store(make: Make, kind: str, subject: str) -> None:
+    """Also on a cluster; ``memory://`` saves no round trip, and has no prepaid units."""
+    limiter = make([DAY, SlidingLog(10_000, "day")], prepaid=100, prepaid_hold=LONG)
+    decisions = [limiter.hit(subject) for _ in range(300)]
+    remaining = [decision.remaining for decision in decisions]
+    assert remaining == list(range(9_999, 9_699, -1))
+    assert any(decision.cached for decision in decisions) == (kind != "memory")
+    limiter.close()
+    assert limiter.peek(subject).remaining == 9_700
+
+
 def test_times_of_a_spent_unit(make_on: Make, store: str, subject: str) -> None:
     """They go on, though no call is made: reset_after falls, and decided_at rises."""
     limiter = make_on(store, FixedWindow(1_000, 60), prepaid=100, prepaid_hold=LONG)
@@ -312,6 +323,14 @@ def test_long_keys_and_many_subjects(make_on: Make, store: str, subject: str) ->
 
 
 # --- returns ---
+
+
+def test_spent_units_take_no_memory(store: str, subject: str) -> None:
+    """Only units that are left are kept for their return, however long the hold is."""
+    limiter = Limiter(DAY, store=store, prepaid=4, prepaid_hold=LONG, timeout=PATIENCE)
+    warm(limiter, subject, 1_000)
+    assert len(limiter._core.prepaid._out) <= 1  # type: ignore[union-attr]
+    limiter.close()
 
 
 def test_expired_units_are_returned(make_on: Make, store: str, subject: str) -> None:
