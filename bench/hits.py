@@ -65,7 +65,7 @@ def measure(programs: list[Program], effort: Effort, before: Library | None) -> 
         "Time per decision / time of redis-py's `evalsha` of `return 1` (sync, one connection, TCP), "
         "client and server pinned to one core, one hot key. "
         "*With a denial cache*, a denial is repeated for up to an hour without a call to the store. "
-        f"*Prepaid {PREPAID}*: so many units are taken in one call, and then spent in the process. "
+        f"*Prepaid {PREPAID}*: up to {PREPAID} units are taken in one call, and then spent in the process. "
         f"{method(effort)} `limits` is another library, measured in the same way if it is installed; its "
         "`hit` returns only True or False.",
     )
