@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
 from limiter.errors import StoreUnavailable
 from limiter.flask import hooks
 from limiter.flask.limits import DeclaredLimit, Mistake, ViewRule
+from limiter.flask.refusals import Refusal, is_final
 from limiter.flask.registry import Registry
-from limiter.flask.request_state import Entry, RequestState
+from limiter.flask.request_state import Entry, RequestState, ResponseLeases
 from limiter.flask.resolver import LimitGroup, LimitResolver, RouteKey
 from limiter.flask.setup import Setup
 from limiter.web.closing import Closing
@@ -35,27 +37,25 @@ class AppLimits:
         self._resolver = resolver(registry, setup)
         self.base = setup.base
         self.check, self.forget = self._resolver.check, self._resolver.forget
-        app.before_request(self.enter)
+        app.before_request(self.before_view)
         app.after_request(self.answer)
         inner = app.wsgi_app
 
         def with_leases(environ: Any, start_response: Any) -> Any:
             """Release leases when the response is closed, or when there will be none."""
-            # Create the state here: a middleware below may pass a copy of the environment on.
-            state = RequestState.of(environ)
-            if state.is_under_way:
-                # The state is of another run: a view calls the application, or a middleware retries.
-                state = RequestState()
-                environ = state.within(environ)
+            if not self._resolver.may_lease:
+                return inner(environ, start_response)
+            # Put it there now: a middleware below may pass a copy of the environment on.
+            leases, environ = ResponseLeases.within(environ)
             try:
                 body = inner(environ, start_response)
             except BaseException:
-                state.leave()
+                leases.close()
                 raise
-            if state.free:
-                return Closing(body, state.leave)
+            if leases.is_limited:
+                return Closing(body, leases.close)
             # No limit was checked for the request: release at once what is taken from here on.
-            state.leave()
+            leases.close()
             return body
 
         app.wsgi_app = with_leases  # type: ignore[method-assign]
@@ -66,21 +66,36 @@ class AppLimits:
         guards = dict.fromkeys((limits.before.guard, limits.at_view.guard))
         return tuple(rule for guard in guards if guard for rule in guard.rules)  # type: ignore[misc]  # all are
 
+    def before_view(self) -> BaseResponse | None:
+        """Return the response to a refused request, if the application would answer with it.
+
+        Raises: As ``enter``.
+        """
+        try:
+            self.enter()
+        except Refusal as refusal:
+            if refusal.response is None or not is_final(refusal):
+                raise
+            return refusal.response  # type: ignore[return-value]  # a response of Flask is one of werkzeug
+        return None
+
     def enter(self) -> None:
         """Check the limits that apply before the current request's view.
 
         Raises:
+            HTTPException: The request is refused.
             Mistake: A function of a limit failed, perhaps because it needs a hook that runs later.
 
         """
         environ = request.environ
-        environ[hooks.RUNNING] = self.enter
+        environ[hooks.RUNNING] = self.before_view
         try:
             current = self._current()
             if current is not None:
-                self._check(lambda key: self._resolver.of_route(key).before, current)
+                limits = self._resolver.of_route(current.key)
+                self._check(limits.before, self._before, current)
                 if not self._resolver.as_called:
-                    current.state.passed.append(self._resolver.of_route(current.key).own)
+                    current.state.passed.append(limits.own)
         except (AttributeError, KeyError) as error:
             is_answer = isinstance(error, HTTPException)  # such as that of request.args["user"]
             later = "" if is_answer else hooks.waiting(current_app, environ)
@@ -98,10 +113,10 @@ class AppLimits:
         current = self._current()
         if current is None:
             return
-        own = self._resolver.of_route(current.key).own
-        if not all(map(current.state.has_passed, own)):
-            self._check(lambda key: self._resolver.of_route(key).at_view, current)
-            current.state.passed.append(own)
+        limits = self._resolver.of_route(current.key)
+        if not all(map(current.state.has_passed, limits.own)):
+            self._check(limits.at_view, self._at_view, current)
+            current.state.passed.append(limits.own)
 
     def check_call(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
         """Check a limit of a function that is called; the request has not passed the limit yet."""
@@ -110,7 +125,8 @@ class AppLimits:
             return
         as_called = self._resolver.as_called
         if limit not in self._resolver.of_route(current.key).own:
-            self._check(partial(self._resolver.of_function, limit, function), current)
+            find = partial(self._resolver.of_function, limit, function)
+            self._check(find(current.key), find, current)
             if not as_called:
                 current.state.passed.append(frozenset({limit}))
         elif not (as_called and self._registry.on(function)):  # the innermost function checks all
@@ -118,7 +134,7 @@ class AppLimits:
 
     def answer(self, response: Response) -> Response:
         """Refund what the response does not use, and write the decisions into its header."""
-        state = RequestState.known(request.environ)
+        state = RequestState.known(request)
         if state is not None and state.entries:
             try:
                 state.settle(self, response)
@@ -132,13 +148,21 @@ class AppLimits:
         key = self._resolver.key_of(flask_request)
         if key is None:
             return None
-        state, registry = RequestState.of(flask_request.environ), self._registry
+        state, registry = RequestState.of(flask_request), self._registry
         if registry not in state.free:
             state.free[registry] = any(is_exempt() for is_exempt in registry.exempt_when)
         return None if state.free[registry] else _Current(flask_request, key, state)
 
-    def _check(self, find: Callable[[RouteKey], LimitGroup], current: _Current) -> None:
-        guard = _guard_by_amounts(find, current)
+    def _before(self, key: RouteKey) -> LimitGroup:
+        return self._resolver.of_route(key).before
+
+    def _at_view(self, key: RouteKey) -> LimitGroup:
+        return self._resolver.of_route(key).at_view
+
+    def _check(
+        self, group: LimitGroup, find: Callable[[RouteKey], LimitGroup], current: _Current
+    ) -> None:
+        guard = _guard_by_amounts(group, find, current) if group.dynamic else group.guard
         if guard is None:
             return
         web_request = _web_request(current.flask_request)
@@ -153,13 +177,14 @@ class AppLimits:
         limits = frozenset(self._setup.fallback)
         if limits in current.state.passed:
             return
-        guard = _guard_by_amounts(self._resolver.of_fallback, current)
+        find = self._resolver.of_fallback
+        guard = _guard_by_amounts(find(current.key), find, current)
         if guard is not None:
             self._judge(guard, guard.enter(web_request), current.state)
         current.state.passed.append(limits)
 
     def _judge(self, guard: Guard, verdict: Verdict, state: RequestState) -> None:
-        state.add(Entry(self, guard, verdict))
+        state.add(Entry(self, guard, verdict), request.environ)
         if not verdict.allowed:
             raise self._setup.refuse(verdict, self._setup.on_denied)
 
@@ -172,10 +197,11 @@ class _Current(NamedTuple):
     state: RequestState
 
 
-def _guard_by_amounts(find: Callable[[RouteKey], LimitGroup], current: _Current) -> Guard | None:
+def _guard_by_amounts(
+    group: LimitGroup, find: Callable[[RouteKey], LimitGroup], current: _Current
+) -> Guard | None:
     """The guard, by what dynamic limits return; a limit that returns None overrides no other."""
     key, amounts = current.key, current.state.amounts
-    group = find(key)
     while group.dynamic:
         for limit in group.dynamic:
             if limit not in amounts:

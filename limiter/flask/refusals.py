@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response, current_app, request
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import (
     BadRequest,
     HTTPException,
@@ -71,7 +71,7 @@ def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exce
     """The exception for a verdict, with the response of the first ``on_denied`` that returns one."""
     if verdict.status == 429:
         results = denying(verdict)
-        if results:
+        if results and log.isEnabledFor(logging.INFO):
             _log_denial(results[0])
         rules = [result.rule for result in results]
         functions = [rule.limit.on_denied for rule in rules if isinstance(rule, ViewRule)]
@@ -113,5 +113,36 @@ def _response(answer: Any, status: int) -> Response:
 
 
 def _problem(verdict: Verdict) -> Response:
-    no_store = {"Cache-Control": "no-store"}
-    return Response(verdict.body, verdict.status, no_store, content_type=problems.MEDIA_TYPE)
+    return Response(verdict.body, verdict.status, _OF_PROBLEMS)
+
+
+_OF_PROBLEMS = [("Content-Type", problems.MEDIA_TYPE), ("Cache-Control", "no-store")]
+
+
+def is_final(refusal: Refusal) -> bool:
+    """Whether the application would answer this exception with the exception's own response.
+
+    Then a hook may return that response, which costs much less. It is not so if an error handler is for
+    the exception, or if a subclass or an extension (such as Flask-RESTful) handles errors in another way.
+    """
+    app, kind = current_app, type(refusal)
+    if app.trap_http_exception(refusal) or not _is_flasks_own(app):
+        return False
+    for name in (*request.blueprints, None):
+        handlers = app.error_handler_spec.get(name, _NO_HANDLERS)
+        for code in (refusal.code, None):
+            if any(issubclass(kind, handled) for handled in handlers.get(code, ())):
+                return False
+    return True
+
+
+_NO_HANDLERS: dict[int | None, Any] = {}
+
+
+def _is_flasks_own(app: Flask) -> bool:
+    """Whether the application handles errors by Flask's own methods."""
+    methods = app.handle_user_exception, app.handle_http_exception
+    return [getattr(method, "__func__", None) for method in methods] == _FLASKS_OWN
+
+
+_FLASKS_OWN = [Flask.handle_user_exception, Flask.handle_http_exception]

@@ -73,12 +73,15 @@ class LimitResolver:
         self._fallbacks: dict[RouteKey, LimitGroup] = {}
         self._functions: dict[tuple[DeclaredLimit, tuple[str, ...], str], Guard] = {}
         self._warned: set[str] = set()
+        #: Whether one of the limits counts leases, or may: a function returns it.
+        self.may_lease = False
         for limit in (*setup.application, *setup.default, *setup.fallback, *registry.limits):
             self.check(limit)
 
     def check(self, limit: DeclaredLimit) -> None:
         """Raise an error if a limit is wrong with this application's algorithm."""
-        self._rules(placed([limit], "", (), ""), "GET")
+        for rule in self._rules(placed([limit], "", (), ""), "GET"):
+            self.may_lease |= rule.counts_leases or rule.by_amount is not None
 
     def forget(self) -> None:
         """Drop the results that are kept: a limit or an exemption was declared."""

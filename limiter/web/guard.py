@@ -21,7 +21,7 @@ from limiter.leases import HeldLease
 from limiter.log_throttle import log_seldom
 from limiter.plan import Part
 from limiter.web import limiter_calls
-from limiter.web.identity import Network, Unidentified
+from limiter.web.identity import Network, TrustedNetworks, Unidentified
 from limiter.web.limiter_calls import core_of
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.request import Request
@@ -69,7 +69,8 @@ class _Guard(Generic[_Limiter]):
         address_from: str = "x-forwarded-for",
     ) -> None:
         self.rules = tuple(rules)
-        self.trusted = tuple(trusted)
+        is_kept = isinstance(trusted, TrustedNetworks)  # several guards share what it has found
+        self.trusted = trusted if is_kept else TrustedNetworks(trusted)
         self.address_from = address_from
         self.counts_leases = any(rule.counts_leases for rule in self.rules)
         self._bounds_subjects = any(rule.new_subjects is not None for rule in self.rules)

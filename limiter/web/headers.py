@@ -44,15 +44,17 @@ def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
     rendered: list[Field] = []
     policies: list[str] = []
     states: list[str] = []
-    waits: list[int] = []
+    longest_us = 0
     older: list[NamedDecision] = []
     for named in decisions:
-        numbers = named.decision.numbers
-        waits += [wait for _, _, wait, _ in numbers if wait]
-        if not numbers or named.form == "none":
+        decision, name, form = named
+        numbers = decision.numbers
+        for row in numbers:
+            longest_us = max(longest_us, row[2])
+        if not numbers or form == "none":
             continue
-        if named.form == "draft-11":
-            text, heads = _policies(tuple([row[0] for row in numbers]), named.name)
+        if form == "draft-11":
+            text, heads = _policies(tuple([row[0] for row in numbers]), name)
             policies.append(text)
             states += map(_state, heads, numbers)
         else:
@@ -63,8 +65,8 @@ def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
         of_form = [named.decision for named in older if named.form == form]
         if of_form:
             rendered += _older_fields(prefix, min(of_form, key=_nearness))
-    if waits:
-        rendered.append(("Retry-After", str(-(-max(waits) // _SECOND_US))))
+    if longest_us:
+        rendered.append(("Retry-After", str(-(-longest_us // _SECOND_US))))
     return rendered
 
 

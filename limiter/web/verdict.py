@@ -76,7 +76,7 @@ class Verdict:
         if not denied:
             return cls(200, results, fields, error=error)
         by_limits = [
-            (result.decision, result.rule.name) for result in denied if result.decision.each
+            (result.decision, result.rule.name) for result in denied if result.decision.numbers
         ]
         if not by_limits:  # a fallback denied, and no limit
             return cls(503, results, body=problems.reduced_capacity(request.path), error=error)
