@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from flask import Flask, Response, current_app, request
+from flask import Request as FlaskRequest
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
@@ -87,10 +88,11 @@ class AppLimits:
             Mistake: A function of a limit failed, perhaps because it needs a hook that runs later.
 
         """
-        environ = request.environ
+        flask_request = _request()
+        environ = flask_request.environ
         environ[hooks.RUNNING] = self.before_view
         try:
-            current = self._current()
+            current = self._current(flask_request)
             if current is not None:
                 limits = self._resolver.of_route(current.key)
                 self._check(limits.before, self._before, current)
@@ -110,7 +112,7 @@ class AppLimits:
 
     def enter_view(self) -> None:
         """Check the limits that apply at the current request's view, unless they were checked already."""
-        current = self._current()
+        current = self._current(_request())
         if current is None:
             return
         limits = self._resolver.of_route(current.key)
@@ -120,7 +122,7 @@ class AppLimits:
 
     def check_call(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
         """Check a limit of a function that is called; the request has not passed the limit yet."""
-        current = self._current()
+        current = self._current(_request())
         if current is None:
             return
         as_called = self._resolver.as_called
@@ -134,7 +136,7 @@ class AppLimits:
 
     def answer(self, response: Response) -> Response:
         """Refund what the response does not use, and write the decisions into its header."""
-        state = RequestState.known(request)
+        state = RequestState.known(_request())
         if state is not None and state.entries:
             try:
                 state.settle(self, response)
@@ -142,9 +144,8 @@ class AppLimits:
                 self._setup.write(response, state)
         return response
 
-    def _current(self) -> _Current | None:
-        """The current request; None if no limit applies to it."""
-        flask_request = request._get_current_object()  # type: ignore[attr-defined]
+    def _current(self, flask_request: FlaskRequest) -> _Current | None:
+        """A request with its state; None if no limit applies to it."""
         key = self._resolver.key_of(flask_request)
         if key is None:
             return None
@@ -170,7 +171,7 @@ class AppLimits:
         if self._setup.fallback and isinstance(verdict.error, StoreUnavailable):
             self._fall_back(web_request, current)
         else:
-            self._judge(guard, verdict, current.state)
+            self._judge(guard, verdict, current)
 
     def _fall_back(self, web_request: Request, current: _Current) -> None:
         """Check the limits that this process decides by itself, once in a request."""
@@ -180,11 +181,11 @@ class AppLimits:
         find = self._resolver.of_fallback
         guard = _guard_by_amounts(find(current.key), find, current)
         if guard is not None:
-            self._judge(guard, guard.enter(web_request), current.state)
+            self._judge(guard, guard.enter(web_request), current)
         current.state.passed.append(limits)
 
-    def _judge(self, guard: Guard, verdict: Verdict, state: RequestState) -> None:
-        state.add(Entry(self, guard, verdict), request.environ)
+    def _judge(self, guard: Guard, verdict: Verdict, current: _Current) -> None:
+        current.state.add(Entry(self, guard, verdict), current.flask_request.environ)
         if not verdict.allowed:
             raise self._setup.refuse(verdict, self._setup.on_denied)
 
@@ -192,7 +193,7 @@ class AppLimits:
 class _Current(NamedTuple):
     """The current request, with the key that finds its limits."""
 
-    flask_request: Any
+    flask_request: FlaskRequest
     key: RouteKey
     state: RequestState
 
@@ -214,7 +215,12 @@ def _guard_by_amounts(
     return group.guard
 
 
-def _web_request(flask_request: Any) -> Request:
+def _request() -> FlaskRequest:
+    """The current request itself: each use of Flask's proxy for it costs a look-up."""
+    return request._get_current_object()  # type: ignore[attr-defined, no-any-return]
+
+
+def _web_request(flask_request: FlaskRequest) -> Request:
     """A Flask request as the object that rules read."""
     parts = flask_request.view_args
     if not parts:

@@ -125,18 +125,14 @@ def is_final(refusal: Refusal) -> bool:
     Then a hook may return that response, which costs much less. It is not so if an error handler is for
     the exception, or if a subclass or an extension (such as Flask-RESTful) handles errors in another way.
     """
-    app, kind = current_app, type(refusal)
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
     if app.trap_http_exception(refusal) or not _is_flasks_own(app):
         return False
     for name in (*request.blueprints, None):
-        handlers = app.error_handler_spec.get(name, _NO_HANDLERS)
-        for code in (refusal.code, None):
-            if any(issubclass(kind, handled) for handled in handlers.get(code, ())):
-                return False
+        by_code = app.error_handler_spec.get(name, {})
+        if issubclass(type(refusal), (*by_code.get(refusal.code, ()), *by_code.get(None, ()))):
+            return False
     return True
-
-
-_NO_HANDLERS: dict[int | None, Any] = {}
 
 
 def _is_flasks_own(app: Flask) -> bool:

@@ -50,7 +50,8 @@ def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
         decision, name, form = named
         numbers = decision.numbers
         for row in numbers:
-            longest_us = max(longest_us, row[2])
+            if row[2] > longest_us:
+                longest_us = row[2]
         if not numbers or form == "none":
             continue
         if form == "draft-11":

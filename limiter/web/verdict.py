@@ -69,9 +69,12 @@ class Verdict:
         cls, results: tuple[Result, ...], request: Request, error: LimiterError | None = None
     ) -> Verdict:
         """Make the verdict of rules' decisions; ``error`` is why the store did not make them."""
-        if error is None and any(result.decision.degraded for result in results):
-            error = StoreUnavailable("the store did not decide")
-        denied = [result for result in results if result.denies]
+        denied = []
+        for result in results:
+            if result.decision.degraded and error is None:
+                error = StoreUnavailable("the store did not decide")
+            if result.denies:
+                denied.append(result)
         fields = header_fields(results)
         if not denied:
             return cls(200, results, fields, error=error)
