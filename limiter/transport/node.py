@@ -253,7 +253,7 @@ class Node:
             StoreRefused: The server refused the connection.
 
         """
-        return self._ready() or self._wait(deadline)
+        return self.ready() or self._wait(deadline)
 
     def give(self, connection: Connection) -> None:
         """Keep the connection for the next caller."""
@@ -292,7 +292,7 @@ class Node:
         """Whether a connection is ready, so that the node need not be connected first."""
         return bool(self._idle)
 
-    def _ready(self) -> Connection | None:
+    def ready(self) -> Connection | None:
         """The idle connection that was used last, if it is still open."""
         idle = self._idle
         while idle:
@@ -312,7 +312,7 @@ class Node:
             self._waiting += 1
             try:
                 while True:
-                    if connection := self._ready():
+                    if connection := self.ready():
                         return connection
                     # One caller for each failure: the other attempts may succeed. The cause of an earlier
                     # attempt's failure may be over by now.

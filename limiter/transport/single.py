@@ -20,6 +20,8 @@ from limiter.transport.wire import HELLO
 class SingleTransport(Transport):
     """Sends every call to the store's one node."""
 
+    _node: Node
+
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         super().__init__(store, timeout, connect_timeout)
         self._node = self._make_node(None)

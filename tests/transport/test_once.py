@@ -210,7 +210,7 @@ def test_a_call_that_is_interrupted_as_it_connects(
     with signals_raise(Interrupt) as interrupt:
 
         def interrupt_and_cut(data: bytes) -> bytes:
-            until(lambda: getattr(transport, "_node", transport)._changed._waiters)
+            until(lambda: (transport._node or transport)._changed._waiters)
             interrupt()
             raise Cut
 
