@@ -14,14 +14,14 @@ from werkzeug.wrappers import Response as BaseResponse
 from limiter.errors import StoreUnavailable
 from limiter.flask import hooks
 from limiter.flask.limits import DeclaredLimit, Mistake, ViewRule
+from limiter.flask.plain import Admission, web_request
 from limiter.flask.refusals import Refusal, is_final
 from limiter.flask.registry import Registry
-from limiter.flask.request_state import Entry, RequestState, ResponseLeases
+from limiter.flask.request_state import Entry, PlainEntry, RequestState, ResponseLeases
 from limiter.flask.resolver import LimitGroup, LimitResolver, RouteKey
 from limiter.flask.setup import Setup
 from limiter.web.closing import Closing
 from limiter.web.guard import Guard, Verdict
-from limiter.web.request import Request, from_wsgi
 
 
 class AppLimits:
@@ -68,17 +68,19 @@ class AppLimits:
         return tuple(rule for guard in guards if guard for rule in guard.rules)  # type: ignore[misc]  # all are
 
     def before_view(self) -> BaseResponse | None:
-        """Return the response to a refused request, if the application would answer with it.
+        """Check the limits that apply before the current request's view.
+
+        The response to a refused request is returned if raising the refusal would end with it.
 
         Raises: As ``enter``.
         """
-        try:
-            self.enter()
-        except Refusal as refusal:
-            if refusal.response is None or not is_final(refusal):
-                raise
-            return refusal.response  # type: ignore[return-value]  # a response of Flask is one of werkzeug
-        return None
+        flask_request = _request()
+        refused = self._refused(flask_request)
+        if refused is None:
+            return None
+        if isinstance(refused, Refusal) and is_final(refused, flask_request.blueprints):
+            return refused.response  # type: ignore[return-value]  # a response of Flask is one of werkzeug
+        raise refused
 
     def enter(self) -> None:
         """Check the limits that apply before the current request's view.
@@ -88,16 +90,24 @@ class AppLimits:
             Mistake: A function of a limit failed, perhaps because it needs a hook that runs later.
 
         """
-        flask_request = _request()
+        refused = self._refused(_request())
+        if refused is not None:
+            raise refused
+
+    def _refused(self, flask_request: FlaskRequest) -> Exception | None:
+        """Check the limits that apply before the view; return the exception if the request is refused."""
         environ = flask_request.environ
         environ[hooks.RUNNING] = self.before_view
         try:
             current = self._current(flask_request)
             if current is not None:
                 limits = self._resolver.of_route(current.key)
-                self._check(limits.before, self._before, current)
+                refused = self._check(limits.before, self._before, current)
+                if refused is not None:
+                    return refused
                 if not self._resolver.as_called:
                     current.state.passed.append(limits.own)
+            return None
         except (AttributeError, KeyError) as error:
             is_answer = isinstance(error, HTTPException)  # such as that of request.args["user"]
             later = "" if is_answer else hooks.waiting(current_app, environ)
@@ -117,7 +127,9 @@ class AppLimits:
             return
         limits = self._resolver.of_route(current.key)
         if not all(map(current.state.has_passed, limits.own)):
-            self._check(limits.at_view, self._at_view, current)
+            refused = self._check(limits.at_view, self._at_view, current)
+            if refused is not None:
+                raise refused
             current.state.passed.append(limits.own)
 
     def check_call(self, limit: DeclaredLimit, function: Callable[..., Any]) -> None:
@@ -128,7 +140,9 @@ class AppLimits:
         as_called = self._resolver.as_called
         if limit not in self._resolver.of_route(current.key).own:
             find = partial(self._resolver.of_function, limit, function)
-            self._check(find(current.key), find, current)
+            refused = self._check(find(current.key), find, current)
+            if refused is not None:
+                raise refused
             if not as_called:
                 current.state.passed.append(frozenset({limit}))
         elif not (as_called and self._registry.on(function)):  # the innermost function checks all
@@ -151,7 +165,10 @@ class AppLimits:
             return None
         state, registry = RequestState.of(flask_request), self._registry
         if registry not in state.free:
-            state.free[registry] = any(is_exempt() for is_exempt in registry.exempt_when)
+            exempt_when = registry.exempt_when
+            state.free[registry] = (
+                any(is_exempt() for is_exempt in exempt_when) if exempt_when else False
+            )
         return None if state.free[registry] else _Current(flask_request, key, state)
 
     def _before(self, key: RouteKey) -> LimitGroup:
@@ -162,32 +179,44 @@ class AppLimits:
 
     def _check(
         self, group: LimitGroup, find: Callable[[RouteKey], LimitGroup], current: _Current
-    ) -> None:
-        guard = _guard_by_amounts(group, find, current) if group.dynamic else group.guard
-        if guard is None:
-            return
-        web_request = _web_request(current.flask_request)
-        verdict = guard.enter(web_request)
-        if self._setup.fallback and isinstance(verdict.error, StoreUnavailable):
-            self._fall_back(web_request, current)
+    ) -> Exception | None:
+        """Check a group; return the exception if the request is refused."""
+        guard, request = group.guard, current.flask_request
+        if group.plain is not None:
+            outcome = group.plain.enter(request)
+            if isinstance(outcome, Admission):
+                current.state.entries.append(PlainEntry(self, outcome))
+                return None
+            verdict = outcome
         else:
-            self._judge(guard, verdict, current)
+            if group.dynamic:
+                guard = _guard_by_amounts(group, find, current)
+            if guard is None:
+                return None
+            verdict = guard.enter(web_request(request))
+        if self._setup.fallback and isinstance(verdict.error, StoreUnavailable):
+            return self._fall_back(current)
+        return self._judge(guard, verdict, current)  # type: ignore[arg-type]  # a plain limit has a guard
 
-    def _fall_back(self, web_request: Request, current: _Current) -> None:
+    def _fall_back(self, current: _Current) -> Exception | None:
         """Check the limits that this process decides by itself, once in a request."""
         limits = frozenset(self._setup.fallback)
         if limits in current.state.passed:
-            return
+            return None
         find = self._resolver.of_fallback
         guard = _guard_by_amounts(find(current.key), find, current)
         if guard is not None:
-            self._judge(guard, guard.enter(web_request), current)
+            verdict = guard.enter(web_request(current.flask_request))
+            refused = self._judge(guard, verdict, current)
+            if refused is not None:
+                return refused
         current.state.passed.append(limits)
+        return None
 
-    def _judge(self, guard: Guard, verdict: Verdict, current: _Current) -> None:
+    def _judge(self, guard: Guard, verdict: Verdict, current: _Current) -> Exception | None:
+        """Record a verdict; return the exception if it refuses the request."""
         current.state.add(Entry(self, guard, verdict), current.flask_request.environ)
-        if not verdict.allowed:
-            raise self._setup.refuse(verdict, self._setup.on_denied)
+        return None if verdict.allowed else self._setup.refuse(verdict, self._setup.on_denied)
 
 
 class _Current(NamedTuple):
@@ -218,11 +247,3 @@ def _guard_by_amounts(
 def _request() -> FlaskRequest:
     """The current request itself: each use of Flask's proxy for it costs a look-up."""
     return request._get_current_object()  # type: ignore[attr-defined, no-any-return]
-
-
-def _web_request(flask_request: FlaskRequest) -> Request:
-    """A Flask request as the object that rules read."""
-    parts = flask_request.view_args
-    if not parts:
-        return from_wsgi(flask_request.environ)
-    return from_wsgi(flask_request.environ, {name: str(value) for name, value in parts.items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Flask, Response, current_app, request
@@ -75,8 +75,8 @@ def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exce
             _log_denial(results[0])
         rules = [result.rule for result in results]
         functions = [rule.limit.on_denied for rule in rules if isinstance(rule, ViewRule)]
-        for function in filter(None, (*functions, on_denied)):
-            answer = function(verdict)
+        for function in (*functions, on_denied):
+            answer = None if function is None else function(verdict)
             if answer is not None:
                 return refusal(verdict, _response(answer, verdict.status))
     return refusal(verdict)
@@ -85,7 +85,9 @@ def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exce
 def denying(verdict: Verdict) -> list[Result]:
     """The results that denied the request, the longest wait first."""
     results = [result for result in verdict.results if result.denies]
-    return sorted(results, key=lambda result: -result.decision.retry_after)
+    if len(results) > 1:
+        results.sort(key=lambda result: -result.decision.retry_after)
+    return results
 
 
 def _log_denial(result: Result) -> None:
@@ -113,13 +115,15 @@ def _response(answer: Any, status: int) -> Response:
 
 
 def _problem(verdict: Verdict) -> Response:
-    return Response(verdict.body, verdict.status, _OF_PROBLEMS)
+    body = verdict.body.encode()
+    length = ("Content-Length", str(len(body)))
+    return Response([body], verdict.status, [*_OF_PROBLEMS, length])
 
 
 _OF_PROBLEMS = [("Content-Type", problems.MEDIA_TYPE), ("Cache-Control", "no-store")]
 
 
-def is_final(refusal: Refusal) -> bool:
+def is_final(refusal: Refusal, blueprints: Sequence[str]) -> bool:
     """Whether the application would answer this exception with the exception's own response.
 
     Then a hook may return that response, which costs much less. It is not so if an error handler is for
@@ -128,7 +132,7 @@ def is_final(refusal: Refusal) -> bool:
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     if app.trap_http_exception(refusal) or not _is_flasks_own(app):
         return False
-    for name in (*request.blueprints, None):
+    for name in (*blueprints, None):
         by_code = app.error_handler_spec.get(name, {})
         if issubclass(type(refusal), (*by_code.get(refusal.code, ()), *by_code.get(None, ()))):
             return False
@@ -137,8 +141,8 @@ def is_final(refusal: Refusal) -> bool:
 
 def _is_flasks_own(app: Flask) -> bool:
     """Whether the application handles errors by Flask's own methods."""
-    methods = app.handle_user_exception, app.handle_http_exception
-    return [getattr(method, "__func__", None) for method in methods] == _FLASKS_OWN
-
-
-_FLASKS_OWN = [Flask.handle_user_exception, Flask.handle_http_exception]
+    of_any, of_http = app.handle_user_exception, app.handle_http_exception
+    return (
+        getattr(of_any, "__func__", None) is Flask.handle_user_exception
+        and getattr(of_http, "__func__", None) is Flask.handle_http_exception
+    )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from flask import Request, Response
 
 from limiter.flask.limits import DeclaredLimit, ViewRule
+from limiter.flask.plain import Admission
 from limiter.web.guard import Guard
 from limiter.web.verdict import Result, Verdict, header_fields
 
@@ -24,6 +25,28 @@ class Entry(NamedTuple):
     owner: object
     guard: Guard
     verdict: Verdict
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """The verdict's header fields."""
+        return self.verdict.fields
+
+
+class PlainEntry(NamedTuple):
+    """The admission by a plain limit: there is nothing to refund, and no lease."""
+
+    owner: object
+    admission: Admission
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict, which is made when it is used."""
+        return self.admission.verdict
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """The verdict's header fields."""
+        return self.admission.fields
 
 
 class ResponseLeases:
@@ -76,7 +99,7 @@ class RequestState:
     __slots__ = ("_returned", "amounts", "clock_ahead", "entries", "free", "passed")
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.entries: list[Entry | PlainEntry] = []
         #: Limits that admitted the request, or do not apply to it.
         self.passed: list[frozenset[DeclaredLimit]] = []
         #: What dynamic limits returned for the request.
@@ -132,7 +155,7 @@ class RequestState:
     def fields(self) -> list[tuple[str, str]]:
         """The header fields of all verdicts."""
         if len(self.entries) == 1:
-            return self.entries[0].verdict.fields
+            return self.entries[0].fields
         return header_fields(result for entry in self.entries for result in entry.verdict.results)
 
     def settle(self, owner: object, response: Response) -> None:
@@ -141,7 +164,7 @@ class RequestState:
         Flask passes a second response if it could not finish the first one.
         """
         for entry in self.entries:
-            if entry.owner is owner and entry.verdict.allowed:
+            if isinstance(entry, Entry) and entry.owner is owner and entry.verdict.allowed:
                 unused = [
                     result
                     for result in entry.verdict.results

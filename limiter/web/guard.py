@@ -74,6 +74,7 @@ class _Guard(Generic[_Limiter]):
         self.address_from = address_from
         self.counts_leases = any(rule.counts_leases for rule in self.rules)
         self._bounds_subjects = any(rule.new_subjects is not None for rule in self.rules)
+        self.is_observed = observe is not None
         self._observe = observe
         self._routed = [rule for rule in self.rules if not rule.match.is_everything]
         for rule in self.rules:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
@@ -67,8 +67,30 @@ def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
         if of_form:
             rendered += _older_fields(prefix, min(of_form, key=_nearness))
     if longest_us:
-        rendered.append(("Retry-After", str(-(-longest_us // _SECOND_US))))
+        rendered.append(_retry_after(longest_us))
     return rendered
+
+
+def _retry_after(wait_us: int) -> Field:
+    return "Retry-After", str(-(-wait_us // _SECOND_US))
+
+
+def writer(
+    policies: tuple[Policy, ...], limiter_name: str, form: str
+) -> Callable[[Decision], list[Field]]:
+    """Return a function that writes the fields of one limiter's decisions, if the store decided."""
+    if form != "draft-11":
+        return lambda decision: fields(decision, limiter_name, form)
+    text, heads = _policies(policies, limiter_name)
+    policy_field = ("RateLimit-Policy", text)
+
+    def write(decision: Decision) -> list[Field]:
+        numbers = decision.numbers
+        written = [policy_field, ("RateLimit", ", ".join(map(_state, heads, numbers)))]
+        longest_us = max([row[2] for row in numbers])
+        return [*written, _retry_after(longest_us)] if longest_us else written
+
+    return write
 
 
 def _nearness(decision: Decision) -> tuple[float, int]:

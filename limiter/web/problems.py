@@ -31,21 +31,21 @@ def quota_exceeded(decisions: Iterable[tuple[Decision, str]], instance: str) -> 
 
     It has no number that changes from call to call, so that all bodies of one limit have one length.
     """
-    limits = []
-    for decision, limiter_name in decisions:
-        numbers = decision.numbers
-        policies, waits = [row[0] for row in numbers], [row[2] > 0 for row in numbers]
-        limits.append((tuple(policies), tuple(waits), limiter_name))
+    limits = [
+        (name, tuple([(row[0], row[2] > 0) for row in decision.numbers]))
+        for decision, name in decisions
+    ]
     return _denied(tuple(limits)).about(instance)
 
 
 @lru_cache(maxsize=1024)
-def _denied(limits: tuple[tuple[tuple[Policy, ...], tuple[bool, ...], str], ...]) -> _Problem:
-    """Prepare the problem of a denial: each limiter's policies, whether each denied, and the name."""
+def _denied(limits: tuple[tuple[str, tuple[tuple[Policy, bool], ...]], ...]) -> _Problem:
+    """Prepare the problem of a denial: each limiter's name, its policies, and whether each denied."""
     denied: list[tuple[str, Policy]] = []
-    for policies, waits, limiter_name in limits:
-        named = zip(headers.names(policies, limiter_name), policies, strict=True)
-        denied += [pair for pair, waits_now in zip(named, waits, strict=True) if waits_now]
+    for limiter_name, policies in limits:
+        names = headers.names([policy for policy, _ in policies], limiter_name)
+        named = zip(names, policies, strict=True)
+        denied += [(name, policy) for name, (policy, denies) in named if denies]
     detail = " ".join(f"Policy {name} allows {_amount(policy)}." for name, policy in denied)
     return _quota_exceeded(detail, [name for name, _ in denied])
 
@@ -115,10 +115,14 @@ class _Problem:
 
     def about(self, path: str) -> str:
         """Write the problem of a request; the client chooses the length of its path."""
-        instance = json.dumps(path)
+        instance = _encoded(path)
         if len(instance) > self._room:
-            instance = json.dumps(_fitting(path, self._room - len('""')))
+            instance = _encoded(_fitting(path, self._room - len('""')))
         return self._before + instance + self._after
+
+
+#: As ``json.dumps``, which costs more.
+_encoded = json.JSONEncoder().encode
 
 
 def _json(body: dict[str, Any]) -> str:

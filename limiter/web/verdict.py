@@ -66,16 +66,24 @@ class Verdict:
 
     @classmethod
     def of_results(
-        cls, results: tuple[Result, ...], request: Request, error: LimiterError | None = None
+        cls,
+        results: tuple[Result, ...],
+        request: Request,
+        error: LimiterError | None = None,
+        fields: list[tuple[str, str]] | None = None,
     ) -> Verdict:
-        """Make the verdict of rules' decisions; ``error`` is why the store did not make them."""
+        """Make the verdict of rules' decisions; ``error`` is why the store did not make them.
+
+        ``fields`` are the decisions' header fields, if they were written already.
+        """
         denied = []
         for result in results:
             if result.decision.degraded and error is None:
                 error = StoreUnavailable("the store did not decide")
             if result.denies:
                 denied.append(result)
-        fields = header_fields(results)
+        if fields is None:
+            fields = header_fields(results)
         if not denied:
             return cls(200, results, fields, error=error)
         by_limits = [
