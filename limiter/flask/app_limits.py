@@ -17,7 +17,7 @@ from limiter.flask.limits import DeclaredLimit, Mistake, ViewRule
 from limiter.flask.plain import Admission, web_request
 from limiter.flask.refusals import Refusal, is_final
 from limiter.flask.registry import Registry
-from limiter.flask.request_state import Entry, PlainEntry, RequestState, ResponseLeases
+from limiter.flask.request_state import Entry, RequestState, ResponseLeases
 from limiter.flask.resolver import LimitGroup, LimitResolver, RouteKey
 from limiter.flask.setup import Setup
 from limiter.web.closing import Closing
@@ -183,9 +183,9 @@ class AppLimits:
         """Check a group; return the exception if the request is refused."""
         guard, request = group.guard, current.flask_request
         if group.plain is not None:
-            outcome = group.plain.enter(request)
+            outcome = group.plain.enter(request, self)
             if isinstance(outcome, Admission):
-                current.state.entries.append(PlainEntry(self, outcome))
+                current.state.entries.append(outcome)
                 return None
             verdict = outcome
         else:

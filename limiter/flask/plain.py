@@ -51,8 +51,8 @@ class PlainLimit:
         )
         return cls(guard, rule, limit.cost) if is_plain and isinstance(limit.cost, int) else None
 
-    def enter(self, request: FlaskRequest) -> Admission | Verdict:
-        """Check a request, as ``Guard.enter`` does."""
+    def enter(self, request: FlaskRequest, owner: object) -> Admission | Verdict:
+        """Check a request, as ``Guard.enter`` does; an admission is an entry of its state."""
         environ = request.environ
         peer, reported = environ.get("REMOTE_ADDR") or None, environ.get("HTTP_X_FORWARDED_FOR")
         try:
@@ -72,7 +72,7 @@ class PlainLimit:
             result = self.result(decision, subject)
             fields = None if decision.degraded else self.write(decision)
             return Verdict.of_results((result,), web_request(request), fields=fields)
-        return Admission(self, decision, subject)
+        return Admission(owner, self, decision, subject)
 
     def result(self, decision: Decision, subject: str) -> Result:
         """Return the result of a decision, as a guard does."""
@@ -80,11 +80,12 @@ class PlainLimit:
 
 
 class Admission:
-    """A request that the store admitted by a plain limit."""
+    """A request that the store admitted by a plain limit: there is no lease, and nothing to refund."""
 
-    __slots__ = ("_decision", "_limit", "_subject", "_verdict")
+    __slots__ = ("_decision", "_limit", "_subject", "_verdict", "owner")
 
-    def __init__(self, limit: PlainLimit, decision: Decision, subject: str) -> None:
+    def __init__(self, owner: object, limit: PlainLimit, decision: Decision, subject: str) -> None:
+        self.owner = owner
         self._limit = limit
         self._decision = decision
         self._subject = subject

@@ -32,23 +32,6 @@ class Entry(NamedTuple):
         return self.verdict.fields
 
 
-class PlainEntry(NamedTuple):
-    """The admission by a plain limit: there is nothing to refund, and no lease."""
-
-    owner: object
-    admission: Admission
-
-    @property
-    def verdict(self) -> Verdict:
-        """The verdict, which is made when it is used."""
-        return self.admission.verdict
-
-    @property
-    def fields(self) -> list[tuple[str, str]]:
-        """The verdict's header fields."""
-        return self.admission.fields
-
-
 class ResponseLeases:
     """The leases that are held until a response is closed; kept in the environment of its request."""
 
@@ -99,7 +82,7 @@ class RequestState:
     __slots__ = ("_returned", "amounts", "clock_ahead", "entries", "free", "passed")
 
     def __init__(self) -> None:
-        self.entries: list[Entry | PlainEntry] = []
+        self.entries: list[Entry | Admission] = []
         #: Limits that admitted the request, or do not apply to it.
         self.passed: list[frozenset[DeclaredLimit]] = []
         #: What dynamic limits returned for the request.
@@ -164,7 +147,7 @@ class RequestState:
         Flask passes a second response if it could not finish the first one.
         """
         for entry in self.entries:
-            if isinstance(entry, Entry) and entry.owner is owner and entry.verdict.allowed:
+            if type(entry) is Entry and entry.owner is owner and entry.verdict.allowed:
                 unused = [
                     result
                     for result in entry.verdict.results

@@ -25,7 +25,7 @@ def write_fields(response: Response, state: RequestState) -> None:
     """Write the decisions into the response's header."""
     headers = response.headers
     for name, value in state.fields():
-        headers[name] = value
+        headers.set(name, value)
 
 
 @dataclass

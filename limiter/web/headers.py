@@ -87,8 +87,9 @@ def writer(
     def write(decision: Decision) -> list[Field]:
         numbers = decision.numbers
         written = [policy_field, ("RateLimit", ", ".join(map(_state, heads, numbers)))]
-        longest_us = max([row[2] for row in numbers])
-        return [*written, _retry_after(longest_us)] if longest_us else written
+        if not decision.allowed:
+            written.append(_retry_after(max(row[2] for row in numbers)))
+        return written
 
     return write
 
