@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from werkzeug.exceptions import HTTPException, TooManyRequests
 
 from limiter import Concurrency
-from limiter.errors import StoreRefused
+from limiter.errors import StoreRefused, StoreUnavailable
 from limiter.flask import FlaskLimiter, LimitExceeded, app_limits
 from limiter.flask.plain import Admission, PlainLimit
 from limiter.flask.request_state import RequestState
 from limiter.flask.resolver import RouteKey
-from limiter.testing import Clock, reset, store_away
+from limiter.testing import Clock, reset
 from limiter.web.identity import TrustedNetworks
 from tests.flask.conftest import Make
 from tests.flask.support import ask, statuses
@@ -150,16 +150,19 @@ def _outcome(app: Flask, limits: FlaskLimiter, asked: Asked) -> Any:
     headers = headers if asked.preflight else {}
     if asked.report is not None:
         headers["X-Forwarded-For"] = asked.report
-    with ExitStack() as stack:
-        (enforced,) = limits._enforced()
-        if asked.store == "away":
-            stack.enter_context(store_away(enforced.base))
-        elif asked.store == "refuses":
-            transport = enforced.base._core.transport
-            refused = StoreRefused("not now")
-            stack.enter_context(patch.object(transport, "run", side_effect=refused))
+    (enforced,) = limits._enforced()
+    calls: list[object] = []
+    run = enforced.base._core.transport.run
+
+    def counted(*call: Any) -> Any:
+        calls.append(call)
+        if asked.store == "answers":
+            return run(*call)
+        raise StoreUnavailable("away") if asked.store == "away" else StoreRefused("not now")
+
+    with patch.object(enforced.base._core.transport, "run", counted):
         (answer,) = ask(app, f"{asked.method} {asked.path}", address=asked.peer, headers=headers)
-    return answer.status, sorted(answer.headers), answer.data
+    return answer.status, sorted(answer.headers), answer.data, len(calls)
 
 
 @given(_SHAPE, st.lists(_ASKED, min_size=1, max_size=12), st.lists(st.integers(0, 40), min_size=12))
