@@ -181,9 +181,9 @@ class AppLimits:
         self, group: LimitGroup, find: Callable[[RouteKey], LimitGroup], current: _Current
     ) -> Exception | None:
         """Check a group; return the exception if the request is refused."""
-        guard, request = group.guard, current.flask_request
+        guard, flask_request = group.guard, current.flask_request
         if group.plain is not None:
-            outcome = group.plain.enter(request, self)
+            outcome = group.plain.enter(flask_request, self)
             if isinstance(outcome, Admission):
                 current.state.entries.append(outcome)
                 return None
@@ -193,7 +193,7 @@ class AppLimits:
                 guard = _guard_by_amounts(group, find, current)
             if guard is None:
                 return None
-            verdict = guard.enter(web_request(request))
+            verdict = guard.enter(web_request(flask_request))
         if self._setup.fallback and isinstance(verdict.error, StoreUnavailable):
             return self._fall_back(current)
         return self._judge(guard, verdict, current)  # type: ignore[arg-type]  # a plain limit has a guard
