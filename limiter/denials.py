@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import NamedTuple
 
 from limiter.call import STRIDE, Call, CallTemplate, Reply
 from limiter.decision import CachedDecision, Decision
@@ -41,37 +40,33 @@ _MARKS = 256
 #: The marks of a call's keys.
 Mark = object
 
+#: What is noted before a call is sent: the time, and the mark.
+Sending = tuple[float, Mark]
 
-class Marks:
+
+class Marks(list[object]):
     """The last refunds and resets in this process, of all limiters that share a store.
 
     A refund or a reset sets new marks for its keys when it has ended. So a denial that was sent before has
     other marks. Some keys share a mark: a refund of one of them also ends the denials of the others.
     """
 
-    __slots__ = ("_marks",)
+    __slots__ = ()
 
     def __init__(self) -> None:
-        self._marks = [object() for _ in range(_MARKS)]
+        super().__init__(object() for _ in range(_MARKS))
 
     def of(self, keys: Sequence[bytes]) -> Mark:
         """Return what is equal to a later result if no refund or reset of these keys ended between."""
         if len(keys) == 1:
-            return self._marks[hash(keys[0]) % _MARKS]
-        return [self._marks[hash(key) % _MARKS] for key in keys]
+            return self[hash(keys[0]) % _MARKS]
+        return [self[hash(key) % _MARKS] for key in keys]
 
     def renew(self, keys: Sequence[bytes]) -> None:
         """Set new marks for these keys."""
         for key in keys:
             # Not a number that is incremented: simultaneous increments of two threads may make one.
-            self._marks[hash(key) % _MARKS] = object()
-
-
-class Sending(NamedTuple):
-    """What is noted before a call is sent."""
-
-    at: float
-    mark: Mark
+            self[hash(key) % _MARKS] = object()
 
 
 class Denial:
@@ -141,16 +136,21 @@ class DenialCache:
 
     def sending(self, call: Call) -> Sending:
         """Note what must be known from before a call is sent."""
-        return Sending(self._clock(), self._marks.of(call.keys))
+        keys = call.keys
+        if len(keys) == 1:  # the most frequent call, without another function
+            return self._clock(), self._marks[hash(keys[0]) % _MARKS]
+        return self._clock(), self._marks.of(keys)
 
     def received(self, call: Call, sending: Sending, reply: Reply) -> None:
         """Cache the reply if it denies."""
-        waits = [wait for wait in reply[2:-1:STRIDE] if wait]
-        if not waits or not _denies(call.template, reply) or len(call.keys) > _MOST_KEYS:
+        waits = reply[2:-1:STRIDE]
+        if not any(waits) or not _denies(call.template, waits) or len(call.keys) > _MOST_KEYS:
             return
         # Not the longest wait: after the shortest one, ``each`` of the decision would be wrong.
-        until = sending.at + min(min(waits) / 1e6, self.seconds)
-        denial = Denial(until, self._clock(), reply, sending.mark)
+        shortest_us = min(filter(None, waits))
+        sent, mark = sending
+        until = sent + min(shortest_us / 1e6, self.seconds)
+        denial = Denial(until, self._clock(), reply, mark)
         call.denial = denial
         if not call.is_kept:
             self._of_others.keep((call.template, call.keys), denial)
@@ -175,9 +175,8 @@ def hit_flow(
     return Decision, reply
 
 
-def _denies(template: CallTemplate, reply: Reply) -> bool:
-    """Whether a policy without room denies: one in shadow mode does not."""
-    waits = reply[2:-1:STRIDE]
+def _denies(template: CallTemplate, waits: Sequence[float]) -> bool:
+    """Whether a policy that has no room denies: one in shadow mode does not."""
     return any(
         wait and not block.shadow for wait, block in zip(waits, template.blocks, strict=True)
     )

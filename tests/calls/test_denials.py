@@ -429,29 +429,29 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "valid from receipt",
-        "until = sending.at + ",
+        "until = sent + ",
         "until = self._clock() + ",
         check_it_ends_before_the_store_admits,
     ),
     Mutant(
         "waits from sending",
         "Denial(until, self._clock(), ",
-        "Denial(until, sending.at, ",
+        "Denial(until, sent, ",
         check_retry_after_is_never_too_short,
     ),
     Mutant(
         "valid for the setting alone",
-        "min(min(waits) / 1e6, self.seconds)",
+        "min(shortest_us / 1e6, self.seconds)",
         "self.seconds",
         check_others_only_postpone,
     ),
     Mutant(
         "valid for the wait alone",
-        "min(min(waits) / 1e6, self.seconds)",
-        "min(waits) / 1e6",
+        "min(shortest_us / 1e6, self.seconds)",
+        "shortest_us / 1e6",
         check_no_longer_than_the_setting,
     ),
-    Mutant("the longest wait", "min(min(waits)", "min(max(waits)", check_the_shortest_wait_counts),
+    Mutant("the longest wait", "= min(filter(", "= max(filter(", check_the_shortest_wait_counts),
     Mutant(
         "waits as then",
         "retry_us - elapsed, reset_us - elapsed, 0, at",
@@ -467,7 +467,7 @@ MUTANTS = [
     ),
     Mutant(
         "marked at receipt",
-        "reply, sending.mark)",
+        "reply, mark)",
         "reply, self._marks.of(call.keys))",
         check_a_reset_while_the_denial_is_under_way,
     ),
