@@ -37,24 +37,23 @@ _MOST_KEYS = 16
 
 _MARKS = 256
 
-#: The marks of a call's keys.
+#: A value that is equal to no other one.
 Mark = object
 
-#: What is noted before a call is sent: the time, and the mark.
-Sending = tuple[float, Mark]
 
-
-class Marks(list[object]):
+class Marks(list[Mark]):
     """The last refunds and resets in this process, of all limiters that share a store.
 
-    A refund or a reset sets new marks for its keys when it has ended. So a denial that was sent before has
-    other marks. Some keys share a mark: a refund of one of them also ends the denials of the others.
+    A refund or a reset sets new marks for its keys when it has ended, also if it failed. Some keys share a
+    mark: a refund of one of them also ends the denials of the others.
     """
 
-    __slots__ = ()
+    __slots__ = ("last",)
 
     def __init__(self) -> None:
         super().__init__(object() for _ in range(_MARKS))
+        self.last: Mark = object()
+        """The mark of the last refund or reset of any key: read before each call, since that costs little."""
 
     def of(self, keys: Sequence[bytes]) -> Mark:
         """Return what is equal to a later result if no refund or reset of these keys ended between."""
@@ -64,6 +63,8 @@ class Marks(list[object]):
 
     def renew(self, keys: Sequence[bytes]) -> None:
         """Set new marks for these keys."""
+        # First ``last``: ``received`` reads the two in the other order, so it misses no change.
+        self.last = object()
         for key in keys:
             # Not a number that is incremented: simultaneous increments of two threads may make one.
             self[hash(key) % _MARKS] = object()
@@ -76,7 +77,7 @@ class Denial:
         until: When it is used no more.
         came: When it was received.
         reply: The reply.
-        mark: The mark of the call's keys before the call was sent.
+        mark: The mark of the call's keys; no refund or reset ended since the call was sent.
 
     """
 
@@ -104,8 +105,8 @@ class DenialCache:
         self.seconds = seconds
         self.answered = 0
         """Number of calls that a cached denial has answered."""
-        self._marks = marks
-        self._clock = clock
+        self.marks = marks
+        self.clock = clock
         self._of_others: Generations[tuple[CallTemplate, tuple[bytes, ...]], Denial]
         self._of_others = Generations(size)
 
@@ -118,8 +119,8 @@ class DenialCache:
         denial: Denial | None = call.denial
         if denial is None:
             return None
-        now = self._clock()
-        if now >= denial.until or denial.mark != self._marks.of(call.keys):
+        now = self.clock()
+        if now >= denial.until or denial.mark != self.marks.of(call.keys):
             call.denial = None
             return None
         self.answered += 1
@@ -134,23 +135,18 @@ class DenialCache:
             later += (0, left, max(0, retry_us - elapsed), max(0, reset_us - elapsed), 0)
         return [*later, reply[-1] + elapsed]
 
-    def sending(self, call: Call) -> Sending:
-        """Note what must be known from before a call is sent."""
-        keys = call.keys
-        if len(keys) == 1:  # the most frequent call, without another function
-            return self._clock(), self._marks[hash(keys[0]) % _MARKS]
-        return self._clock(), self._marks.of(keys)
-
-    def received(self, call: Call, sending: Sending, reply: Reply) -> None:
-        """Cache the reply if it denies."""
+    def received(self, call: Call, sent: float, last: Mark, reply: Reply) -> None:
+        """Cache a reply that denies. ``sent`` and ``last`` were read before the call was sent."""
+        received = self.clock()
         waits = reply[2:-1:STRIDE]
         if not any(waits) or not _denies(call.template, waits) or len(call.keys) > _MOST_KEYS:
             return
         # Not the longest wait: after the shortest one, ``each`` of the decision would be wrong.
         shortest_us = min(filter(None, waits))
-        sent, mark = sending
         until = sent + min(shortest_us / 1e6, self.seconds)
-        denial = Denial(until, self._clock(), reply, mark)
+        denial = Denial(until, received, reply, self.marks.of(call.keys))
+        if self.marks.last is not last:
+            return  # a refund or a reset has ended meanwhile, perhaps one of these keys
         call.denial = denial
         if not call.is_kept:
             self._of_others.keep((call.template, call.keys), denial)
@@ -169,9 +165,9 @@ def hit_flow(
         if cache.answered % PAUSE_EVERY == 0:
             yield Pause(0.0)
         return CachedDecision, cached
-    sending = cache.sending(call)
+    sent, last = cache.clock(), cache.marks.last
     reply = yield Ask(call, deadline)
-    cache.received(call, sending, reply)
+    cache.received(call, sent, last, reply)
     return Decision, reply
 
 

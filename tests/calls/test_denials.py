@@ -82,7 +82,7 @@ class World:
         """Give the time to a limiter."""
         transport = limiter._core.transport
         if limiter._core.denials is not None:
-            limiter._core.denials._clock = self.clock
+            limiter._core.denials.clock = self.clock
         if "run" in vars(transport):  # it is shared, and has its time already
             return
         run = transport.run
@@ -214,7 +214,7 @@ def check_an_answer_is_rounded_up(timed: Timed, subject: str) -> None:
     world = types.SimpleNamespace(now=0.0)
     cache = denials.DenialCache(LONG, denials.Marks(), 8, lambda: world.now)
     call = Call(CallTemplate("hit", 0, 0, (Block(SlidingLog(1, 1), 0, 1),)), (b"key",))
-    cache.received(call, cache.sending(call), (0, 0, 100, 200, 0, 7))
+    cache.received(call, cache.clock(), cache.marks.last, (0, 0, 100, 200, 0, 7))
     world.now = 1.75e-6
     assert cache.answer(call) == (0, 0, 99, 199, 0, 8)
 
@@ -430,12 +430,12 @@ MUTANTS = [
     Mutant(
         "valid from receipt",
         "until = sent + ",
-        "until = self._clock() + ",
+        "until = received + ",
         check_it_ends_before_the_store_admits,
     ),
     Mutant(
         "waits from sending",
-        "Denial(until, self._clock(), ",
+        "Denial(until, received, ",
         "Denial(until, sent, ",
         check_retry_after_is_never_too_short,
     ),
@@ -467,9 +467,15 @@ MUTANTS = [
     ),
     Mutant(
         "marked at receipt",
-        "reply, mark)",
-        "reply, self._marks.of(call.keys))",
+        "self.marks.last is not last",
+        "self.marks.last is None",
         check_a_reset_while_the_denial_is_under_way,
+    ),
+    Mutant(
+        "without marks",
+        " or denial.mark != self.marks.of(call.keys)",
+        "",
+        check_what_gives_units_back,
     ),
     Mutant("no resets", '{"refund", "reset"}', '{"refund"}', check_what_gives_units_back),
     Mutant("no refunds", '{"refund", "reset"}', '{"reset"}', check_what_gives_units_back),
