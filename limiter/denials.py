@@ -53,7 +53,7 @@ class Marks(list[Mark]):
     def __init__(self) -> None:
         super().__init__(object() for _ in range(_MARKS))
         self.last: Mark = object()
-        """The mark of the last refund or reset of any key: read before each call, since that costs little."""
+        """The mark of the last refund or reset of any key, which each call reads before it is sent."""
 
     def of(self, keys: Sequence[bytes]) -> Mark:
         """Return what is equal to a later result if no refund or reset of these keys ended between."""
