@@ -100,15 +100,16 @@ class PrepaidUnits:
 
     def reply_of(self, cost: int, left: int, now: float) -> Reply:
         """The reply to a hit of ``cost`` that leaves ``left`` units here; times count from the reply."""
-        elapsed_us = max(0, int((now - self.came) * 1e6))
+        elapsed_us = (now - self.came) * 1e6 // 1  # whole, as all numbers of a reply
         if len(self.reply) == STRIDE + 1:
             _, room, _, reset_us, _, now_us = self.reply
-            return (cost, room + left, 0, max(0, reset_us - elapsed_us), 0, now_us + elapsed_us)
+            reset_us = reset_us - elapsed_us if reset_us > elapsed_us else 0
+            return cost, room + left, 0, reset_us, 0, now_us + elapsed_us
         reply: list[float] = []
         for at in range(0, len(self.reply) - 1, STRIDE):
             _, room, _, reset_us, _ = self.reply[at : at + STRIDE]
             reply += [cost, room + left, 0, max(0, reset_us - elapsed_us), 0]
-        return (*reply, self.reply[-1] + elapsed_us)
+        return [*reply, self.reply[-1] + elapsed_us]
 
 
 class Terms:
