@@ -235,7 +235,7 @@ def test_a_limit_above_its_algorithm_is_an_error_before_a_request(
 
 def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) -> None:
     """The application's, two decorators' and a shared one: if one denies, none is charged."""
-    app, limits = make(None, application="100/minute", algorithm="fixed_window")
+    app, limits = make(None, application="100/minute", algorithm="fixed_window", denial_cache=0)
     view = limits.limit("2/minute")(limits.limit("50/hour")(hello))
     view = limits.shared_limit("70/hour", "all")(view)
     app.add_url_rule("/a", "a", view)
