@@ -85,7 +85,7 @@ def measure_subjects(programs: list[Program], effort: Effort) -> Section:
         "The command of one hit, as the server's MONITOR shows it, is replayed for each subject (names "
         f"of {len(_TEMPLATE)} characters). *All in all* is the growth of the server's `used_memory`: keys, "
         "hash tables, and what the allocator rounds up. The client's memory is what Python allocates, "
-        f"after hits on up to {effort.samples:,} different subjects. The time of a hit is taken from "
+        f"after hits on up to {10 * effort.samples:,} different subjects. The time of a hit is taken from "
         f"{effort.samples:,} hits on random subjects, with client and server on one core.",
         curves=[memory, client, latency],
         notes=peers.notes(),
@@ -199,7 +199,7 @@ def _clients(
 ) -> dict[str, dict[int, Spread]]:
     """Measure what limiters remember after hits on many subjects."""
     lines: dict[str, dict[int, Spread]] = {}
-    sizes = [size for size in effort.subjects if size <= effort.samples]
+    sizes = [size for size in effort.subjects if size <= 10 * effort.samples]
     with Server(program.path) as server:
         for name, settings in _CLIENTS.items():
             points = lines[name] = {}
@@ -237,7 +237,7 @@ def _peers(program: Program, effort: Effort) -> dict[str, Spread]:
             client.flushall()
             hit("first")
             info: Any = client.info("memory")
-            empty, count = info["used_memory"], min(_PEER_SUBJECTS, effort.samples)
+            empty, count = info["used_memory"], min(_PEER_SUBJECTS, 10 * effort.samples)
             for number in range(count):
                 hit(_NAME % number)
             info = client.info("memory")

@@ -21,6 +21,11 @@ from bench.stores import FLOOR, load, plain_client
 from service.demo.servers import Server
 
 BARE = "redis-py: `evalsha` of `return 1`"
+LIMITS, THROTTLED, PYRATE = NAMES = (
+    "limits: fixed window",
+    "throttled-py: fixed window",
+    "pyrate-limiter: sliding window log",
+)
 #: More than any run of calls.
 _LIMIT = 10**9
 _HOUR = 3600
@@ -77,7 +82,7 @@ def _limits(url: str, _: ExitStack) -> dict[str, Hit]:
     strategies: Any = importlib.import_module("limits.strategies")
     storage: Any = importlib.import_module("limits.storage")
     strategy = strategies.FixedWindowRateLimiter(storage.RedisStorage(url))
-    return {"limits: fixed window": partial(strategy.hit, limits.RateLimitItemPerHour(_LIMIT))}
+    return {LIMITS: partial(strategy.hit, limits.RateLimitItemPerHour(_LIMIT))}
 
 
 async def _async_limits(url: str, stack: AsyncExitStack) -> dict[str, AsyncHit]:
@@ -88,7 +93,7 @@ async def _async_limits(url: str, stack: AsyncExitStack) -> dict[str, AsyncHit]:
     store = storage.RedisStorage(f"async+{url}", **settings)
     stack.push_async_callback(store.bridge.storage.aclose)
     strategy = strategies.FixedWindowRateLimiter(store)
-    return {"limits: fixed window": partial(strategy.hit, limits.RateLimitItemPerHour(_LIMIT))}
+    return {LIMITS: partial(strategy.hit, limits.RateLimitItemPerHour(_LIMIT))}
 
 
 def _throttled(url: str, _: ExitStack) -> dict[str, Hit]:
@@ -96,7 +101,7 @@ def _throttled(url: str, _: ExitStack) -> dict[str, Hit]:
     quota = throttled.per_duration(timedelta(seconds=_HOUR), _LIMIT, burst=_LIMIT)
     store = throttled.RedisStore(server=url)
     limiter = throttled.Throttled(using="fixed_window", quota=quota, store=store)
-    return {"throttled-py: fixed window": lambda key: not limiter.limit(key).limited}
+    return {THROTTLED: lambda key: not limiter.limit(key).limited}
 
 
 async def _async_throttled(url: str, stack: AsyncExitStack) -> dict[str, AsyncHit]:
@@ -110,7 +115,7 @@ async def _async_throttled(url: str, stack: AsyncExitStack) -> dict[str, AsyncHi
     async def hit(key: str) -> bool:
         return not (await limiter.limit(key)).limited
 
-    return {"throttled-py: fixed window": hit}
+    return {THROTTLED: hit}
 
 
 def _pyrate(url: str, stack: ExitStack) -> dict[str, Hit]:
@@ -127,7 +132,7 @@ def _pyrate(url: str, stack: ExitStack) -> dict[str, Hit]:
             bucket = buckets[key] = pyrate.RedisBucket.init(rates, client, f"pyrate-{key}", log)
         return bool(bucket.put(pyrate.RateItem(key, bucket.now(), 1)))
 
-    return {"pyrate-limiter: sliding window log": hit}
+    return {PYRATE: hit}
 
 
 async def _async_pyrate(url: str, stack: AsyncExitStack) -> dict[str, AsyncHit]:
@@ -144,4 +149,4 @@ async def _async_pyrate(url: str, stack: AsyncExitStack) -> dict[str, AsyncHit]:
             buckets[key] = bucket
         return bool(await bucket.put(pyrate.RateItem(key, bucket.now(), 1)))
 
-    return {"pyrate-limiter: sliding window log": hit}
+    return {PYRATE: hit}
