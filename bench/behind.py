@@ -44,10 +44,10 @@ class Past(NamedTuple):
         if not self.runs:
             return self.reason
         runs = ", ".join(dict.fromkeys(self.runs.values()))
-        missing = (
-            f"{len(self.slower)} figures fell behind" if self.slower else "No figure fell behind"
+        return (
+            f"Figures that are worse than in {runs}, by more than the spread of both runs: "
+            f"{len(self.slower) or 'none'}."
         )
-        return f"{missing}: worse than in {runs}, by more than the spread of both runs."
 
     def table(self) -> Table:
         """Build the table of what fell behind."""
