@@ -43,8 +43,8 @@ _TEMPLATE = _NAME % 0
 _BATCH = 1_000
 #: Memory of the server that must be free for each subject that is made.
 _ROOM = 1_000
-#: Subjects of another library, made by its own calls.
-_PEER_SUBJECTS = 10_000
+#: Subjects with which the libraries are compared; of the other libraries, made by their own calls.
+COMPARED = 10_000
 
 #: What a client remembers for its subjects, off and on.
 _CLIENTS: dict[str, dict[str, Any]] = {
@@ -112,12 +112,14 @@ def measure_subjects(programs: list[Program], effort: Effort) -> Section:
                         step()
             client.lines[program.name] = _clients(program, effort, step)
             section.figures[program.name] = {
-                ALL_IN_ALL.format(name): points[max(points)]
+                ALL_IN_ALL.format(name): points[min(points, key=lambda size: abs(size - COMPARED))]
                 for name, points in lines.items()
                 if points
             } | _peers(program, effort)
             step()
-    section.tables = [tabulate("Bytes a subject, all in all", "", section.figures, 0)]
+    section.tables = [
+        tabulate(f"Bytes a subject, all in all, {COMPARED:,} subjects", "", section.figures, 0)
+    ]
     return section
 
 
@@ -237,7 +239,7 @@ def _peers(program: Program, effort: Effort) -> dict[str, Spread]:
             client.flushall()
             hit("first")
             info: Any = client.info("memory")
-            empty, count = info["used_memory"], min(_PEER_SUBJECTS, 10 * effort.samples)
+            empty, count = info["used_memory"], min(COMPARED, 10 * effort.samples)
             for number in range(count):
                 hit(_NAME % number)
             info = client.info("memory")

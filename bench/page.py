@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from math import ceil
@@ -115,27 +116,31 @@ def block(name: str, run: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-#: Cases of the parts ``hit``, ``async`` and ``cluster``, by the beginning of their names.
-_CALLS = (
-    "fixed_window: hit, ",
-    "token_bucket: hit, ",
-    "sliding_log: hit, ",
-    "three limits: hit, ",
-    "limits ",
-    "throttled-py",
-    "pyrate-limiter",
-    "redis",
-)
+#: Cases of single calls, as patterns, in the order of the table.
+_CALLS = {
+    "hit": (
+        "fixed_window: hit, (allowed|denied)",
+        "three limits: hit, (allowed|denied)",
+        "fixed_window: .*(prepaid|from the denial cache)",
+        "limits .*, fixed window: hit, allowed",
+        "(throttled-py|pyrate-limiter).*",
+    ),
+    "async": (
+        "fixed_window: hit, allowed, (one at a time|64 at once.*)",
+        "redis.asyncio: .*",
+    ),
+}
 
 
 def _calls(every: list[Results]) -> Table:
     """Return the cases of single calls."""
     figures = [
         {
-            f"{name}{' (coroutine)' if part == 'async' else ''}": median
-            for part in ("hit", "async")
+            f"{name}{', coroutines' if part == 'async' else ''}": median
+            for part, patterns in _CALLS.items()
+            for pattern in patterns
             for name, median in results.figures(part).items()
-            if name.startswith(_CALLS)
+            if re.fullmatch(pattern, name)
         }
         for results in every
     ]
@@ -178,13 +183,7 @@ def _costs(results: Results) -> Table:
         server = results.at(part, "server", line, number)
         if client is not None and server is not None:
             rows.append([text, *map(_us, (client, server)), *map(_a_second, (client, server))])
-    columns = [
-        "decision",
-        "client, us",
-        "server, us",
-        "a second and client core",
-        "a second and server core",
-    ]
+    columns = ["decision", "client, us", "server, us", "per client core", "per server core"]
     return Table("", columns, rows)
 
 
@@ -230,7 +229,9 @@ def _memory(every: list[Results]) -> Table:
         {name.partition(", bytes")[0]: size for name, size in results.figures("subjects").items()}
         for results in every
     ]
-    return _by_server("bytes a subject, all in all", every, figures, 0)
+    return _by_server(
+        f"bytes a subject, all in all, {many_subjects.COMPARED:,} subjects", every, figures, 0
+    )
 
 
 def _flask(every: list[Results]) -> Table:
