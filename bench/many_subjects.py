@@ -6,14 +6,14 @@ import gc
 import random
 import re
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
 
 from bench import peers
-from bench.effort import Effort, progress
+from bench.effort import Effort, Step, progress
 from bench.hits import TIMEOUT
 from bench.pinning import pinned
 from bench.sections import Curve, Failed, Section, Spread, tabulate
@@ -41,6 +41,8 @@ _NAME = "user:%08d"
 _TEMPLATE = _NAME % 0
 #: Commands sent at once.
 _BATCH = 1_000
+#: Subjects made between two steps of the progress bar.
+_STEP = 100_000
 #: Memory of the server that must be free for each subject that is made.
 _ROOM = 1_000
 #: Subjects with which the libraries are compared; of the other libraries, made by their own calls.
@@ -92,24 +94,23 @@ def measure_subjects(programs: list[Program], effort: Effort) -> Section:
     )
     for program in programs:
         label = f"subjects on {program.name}"
-        with progress(label, 2 * len(effort.subjects) + len(_CLIENTS) + 1) as step:
-            lines: dict[str, dict[int, Spread]] = {name: {} for name in POLICIES}
-            memory.lines[program.name] = lines
+        made = effort.subjects[-1] + effort.subjects[-2]
+        with progress(label, -(-made // _STEP) + len(_CLIENTS) + 1) as step:
+            lines = memory.lines[program.name] = {}
             times = latency.lines[program.name] = {}
             for name in POLICIES:
                 # Three limits take longer to make, and their largest number shows nothing new.
                 sizes = effort.subjects if name == ONE else effort.subjects[:-1]
-                with pinned(), Server(program.path) as server, ExitStack() as stack:
-                    filled = stack.enter_context(closing(_Filled(server, POLICIES[name])))
-                    for size in sizes:
-                        if size * _ROOM > _free_memory():
-                            note = f"{name}, {size:,} subjects: {size * _ROOM / 1e9:.0f} GB must be free"
-                            section.notes.append(note)
-                            break
-                        lines[name][size] = Spread.of([filled.grow(size)])
+                lines[name] = points = {}
+                with (
+                    pinned(),
+                    Server(program.path) as server,
+                    closing(_Filled(server, POLICIES[name])) as filled,
+                ):
+                    for size in _fitting(sizes, f"{name} on {program.name}", section):
+                        points[size] = Spread.of([filled.grow(size, step)])
                         if name == ONE:
                             _time(filled, size, effort, times)
-                        step()
             client.lines[program.name] = _clients(program, effort, step)
             section.figures[program.name] = {
                 ALL_IN_ALL.format(name): points[min(points, key=lambda size: abs(size - COMPARED))]
@@ -121,6 +122,17 @@ def measure_subjects(programs: list[Program], effort: Effort) -> Section:
         tabulate(f"Bytes a subject, all in all, {COMPARED:,} subjects", "", section.figures, 0)
     ]
     return section
+
+
+def _fitting(sizes: tuple[int, ...], what: str, section: Section) -> Iterator[int]:
+    """Yield the sizes for which there is memory, and note the first for which there is none."""
+    for size in sizes:
+        if size * _ROOM > _free_memory():
+            section.notes.append(
+                f"{what}, {size:,} subjects: {size * _ROOM / 1e9:g} GB must be free."
+            )
+            return
+        yield size
 
 
 class _Filled:
@@ -142,7 +154,7 @@ class _Filled:
         self._empty = self._used()
         self._size = 0
 
-    def grow(self, size: int) -> float:
+    def grow(self, size: int, step: Step) -> float:
         """Make subjects until there are ``size``, and return the bytes that each takes, all in all."""
         with self.server.client() as client, closing(client.connection_pool) as pool:
             connection: Any = pool.get_connection()
@@ -154,6 +166,8 @@ class _Filled:
                     for number in range(first, min(first + _BATCH, size))
                 ]
                 connection.send_packed_command(commands)
+                if first % _STEP == 0:
+                    step()
             connection.send_command("CLIENT", "REPLY", "ON")
             connection.read_response()
             connection.disconnect()
@@ -196,9 +210,7 @@ def _latency(call: Callable[[str], object], names: list[str]) -> Latency:
     return Latency(*(spent[int(len(spent) * share)] * 1e6 for share in (0.5, 0.99)))
 
 
-def _clients(
-    program: Program, effort: Effort, step: Callable[[], None]
-) -> dict[str, dict[int, Spread]]:
+def _clients(program: Program, effort: Effort, step: Step) -> dict[str, dict[int, Spread]]:
     """Measure what limiters remember after hits on many subjects."""
     lines: dict[str, dict[int, Spread]] = {}
     sizes = [size for size in effort.subjects if size <= 10 * effort.samples]
@@ -249,9 +261,9 @@ def _peers(program: Program, effort: Effort) -> dict[str, Spread]:
 
 
 def _free_memory() -> int:
-    """Return the bytes that the system can give to new processes."""
+    """Return the bytes that the system can give to new processes; where it does not say, a gigabyte."""
     meminfo = Path("/proc/meminfo")
     if not meminfo.exists():
-        return 0
+        return 10**9
     (kilobytes,) = re.findall(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(), re.M)
     return int(kilobytes) * 1024

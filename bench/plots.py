@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bench import peers
 from bench.goals import GOALS
 from bench.sections import Curve, Figures, Section
 
@@ -130,7 +131,7 @@ def _curve(curve: Curve, folder: Path) -> list[str]:
             axes.plot(
                 numbers,
                 medians,
-                "-" if "imiter.hit`" in line or ("`" not in line and ":" not in line) else "--",
+                "--" if line.startswith((peers.BARE, *peers.NAMES)) else "-",
                 marker="o",
                 markersize=4,
                 color=f"C{index}",
