@@ -15,6 +15,8 @@ GOAL = "#b3261e"
 
 def draw(section: Section, folder: Path) -> list[str]:
     """Draw the section's plots; return the files' names."""
+    if not (section.figures or section.records or section.curves):
+        return []  # the part was not measured
     import matplotlib as mpl
 
     mpl.use("Agg")
