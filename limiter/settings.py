@@ -262,6 +262,19 @@ def check_call_cache_size(value: object) -> int:
     )
 
 
+def check_join(value: object, default: bool) -> bool:
+    """Check ``join``: whether equal calls are sent as one. Without coroutines, the ``default`` is False."""
+    if value is None:
+        return default
+    if not default:
+        raise InvalidSetting.of(
+            "join", shown(value), "accepted is nothing: only AsyncLimiter joins calls"
+        )
+    if isinstance(value, bool):
+        return value
+    raise InvalidSetting.of("join", shown(value), "accepted are True and False")
+
+
 #: Seconds; a longer wait is cut to this, since a larger int may not fit into a float.
 _LONGEST_WAIT = 10**12
 
