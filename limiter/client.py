@@ -102,6 +102,7 @@ class Limiter(Base):
         connect_timeout: Seconds within which a connection is made, in the background.
         key_secret: A secret for a keyed hash of every subject: keys reveal no subject, and no client
             can predict one.
+        join: Only for ``AsyncLimiter``, which describes it.
         call_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
             generations, at about 0.7 kB each. It is for keys that are plain ``str``. 0 keeps none.
 

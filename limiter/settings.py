@@ -263,13 +263,12 @@ def check_call_cache_size(value: object) -> int:
 
 
 def check_join(value: object, default: bool) -> bool:
-    """Check ``join``: whether equal calls are sent as one. Without coroutines, the ``default`` is False."""
+    """Check ``join``: whether equal hits are joined. ``default`` is False for a class that never does."""
     if value is None:
         return default
     if not default:
-        raise InvalidSetting.of(
-            "join", shown(value), "accepted is nothing: only AsyncLimiter joins calls"
-        )
+        expected = "it is a setting of AsyncLimiter alone; leave it out"
+        raise InvalidSetting.of("join", shown(value), expected)
     if isinstance(value, bool):
         return value
     raise InvalidSetting.of("join", shown(value), "accepted are True and False")

@@ -125,7 +125,7 @@ class JoinedCalls:
         handle_error: Callable[[], Awaitable[Any]],
         run: Callable[[Call, bytes, float], Awaitable[Any]],
     ) -> None:
-        """Answer with the result of ``handle_error``; ``run`` sends one more call for callers that are left.
+        """Answer with the result of ``handle_error``; ``run`` then sends a call for callers that are left.
 
         Each caller keeps its own deadline.
         """
