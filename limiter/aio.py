@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from limiter.base import Base
 from limiter.core import Core
-from limiter.decision import Decision
+from limiter.decision import CachedDecision, Decision
+from limiter.denials import PAUSE_EVERY
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
 from limiter.grammar import Limits
@@ -62,7 +63,10 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
                     step = next(flow)
                     continue
                 try:
-                    reply = await self.transport.run(step.call, step.deadline)
+                    try:
+                        reply = await self.transport.run(step.call, step.deadline)
+                    finally:
+                        self.ended(step.call)
                 except LimiterError as error:
                     self.note(error)
                     step = flow.throw(error)
@@ -133,6 +137,15 @@ class AsyncLimiter(Base):
         else:
             plan = core.plan_for(limits)
             call = plan.call("hit", key, cost, at_least, tag, core.now_us)
+            if core.denials is not None:
+                core.denials.recall(call)
+        denials = core.denials
+        if denials is not None:
+            if call.denial is not None and (cached := denials.answer(call)) is not None:
+                if denials.answered % PAUSE_EVERY == 0:
+                    await asyncio.sleep(0)
+                return CachedDecision(plan.policies, cached)
+            sending = denials.sending(call)
         transport = core.transport
         try:
             sent = transport.begin(call)
@@ -149,6 +162,8 @@ class AsyncLimiter(Base):
             return core.fallback(error, plan, "hit", key, cost, at_least, tag)
         if core.outage.since is not None:
             core.outage.answered()
+        if denials is not None:
+            denials.received(call, sending, reply)
         return Decision(plan.policies, reply)
 
     async def peek(

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, TypeVar
 from limiter import settings
 from limiter.call_cache import CallCache
 from limiter.core import Core, SharedStore
+from limiter.denials import DenialCache
 from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.grammar import Limits, policies_of
 from limiter.keys import KeySpeller
+from limiter.memory.transport import MEMORY
 from limiter.plan import Plan
 from limiter.policies import Policy
 
@@ -63,7 +65,8 @@ class Base:
         timeout: float = 0.1,
         connect_timeout: float = 2.0,
         key_secret: str | bytes | None = None,
-        call_cache_size: int = 1024,
+        denial_cache: float = 0.0,
+        denial_cache_size: int = 1024,
         join: bool | None = None,
     ) -> None:
         join = settings.check_join(join, self._can_join)
@@ -72,13 +75,19 @@ class Base:
         local_share = settings.check_share(local_share)
         timeout = settings.check_seconds("timeout", timeout)
         settings.check_seconds("connect_timeout", connect_timeout)
-        calls = CallCache(plan, settings.check_call_cache_size(call_cache_size))
+        denial_cache = settings.check_denial_cache(denial_cache)
+        calls = CallCache(plan, settings.check_denial_cache_size(denial_cache_size))
         if isinstance(store, type(self)):
             shared: SharedStore[Any] = store._core.store
         else:
             transport = self._core_class.connect(store, timeout, connect_timeout)
             shared = SharedStore(transport, timeout)
-        self._core = self._core_class(plan, name, shared, on_error, local_share, timeout, calls)
+        denials = None
+        if denial_cache and shared.transport.where != MEMORY:  # memory:// itself is as fast
+            denials = DenialCache(denial_cache, shared.marks, denial_cache_size)
+        self._core = self._core_class(
+            plan, name, shared, on_error, local_share, timeout, calls, denials
+        )
 
     @classmethod
     def from_env(

@@ -76,10 +76,12 @@ class Call:
         tag: The hash tag of the keys, which decides their slot in a cluster.
         encoded: The bytes that a transport sends; empty until then.
         slot: The slot of the tag, once a transport to a cluster has computed it.
+        is_kept: Whether a limiter keeps the call, and uses it again.
+        denial: The cached denial of the call, or None; see ``denials``.
 
     """
 
-    __slots__ = ("encoded", "keys", "slot", "tag", "template")
+    __slots__ = ("denial", "encoded", "is_kept", "keys", "slot", "tag", "template")
 
     def __init__(self, template: CallTemplate, keys: tuple[bytes, ...], tag: bytes = b"") -> None:
         self.template = template
@@ -87,3 +89,5 @@ class Call:
         self.tag = tag
         self.encoded = b""
         self.slot: int | None = None
+        self.is_kept = False
+        self.denial: Any = None

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from limiter.base import Base
 from limiter.core import Core
-from limiter.decision import Decision
+from limiter.decision import CachedDecision, Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
 from limiter.grammar import Limits
@@ -70,7 +70,10 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
         step = next(flow)
         while not isinstance(step, Pause):
             try:
-                reply = self.transport.run(step.call, step.deadline)
+                try:
+                    reply = self.transport.run(step.call, step.deadline)
+                finally:
+                    self.ended(step.call)
             except LimiterError as error:
                 self.note(error)
                 step = flow.throw(error)
@@ -102,9 +105,12 @@ class Limiter(Base):
         connect_timeout: Seconds within which a connection is made, in the background.
         key_secret: A secret for a keyed hash of every subject: keys reveal no subject, and no client
             can predict one.
-        join: Only for ``AsyncLimiter``, which describes it.
-        call_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
+        denial_cache: How many seconds, at most, a denial is repeated without a call to the store; 0, the
+            default, always asks it. This never admits more. After a refund, a reset or a raised limit in
+            another process it may deny for up to that long.
+        denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
             generations, at about 0.7 kB each. It is for keys that are plain ``str``. 0 keeps none.
+        join: Only for ``AsyncLimiter``, which describes it.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
     this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one
@@ -161,6 +167,13 @@ class Limiter(Base):
         else:
             plan = core.plan_for(limits)
             call = plan.call("hit", key, cost, at_least, tag, core.now_us)
+            if core.denials is not None:
+                core.denials.recall(call)
+        denials = core.denials
+        if denials is not None:
+            if call.denial is not None and (cached := denials.answer(call)) is not None:
+                return CachedDecision(plan.policies, cached)
+            sending = denials.sending(call)
         try:
             reply = core.transport.run(call)
         except StoreUnavailable as error:
@@ -168,6 +181,8 @@ class Limiter(Base):
             return core.fallback(error, plan, "hit", key, cost, at_least, tag)
         if core.outage.since is not None:
             core.outage.answered()
+        if denials is not None:
+            denials.received(call, sending, reply)
         return Decision(plan.policies, reply)
 
     def peek(

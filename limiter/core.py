@@ -11,9 +11,10 @@ from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from limiter import settings
-from limiter.call import SERVER_CLOCK, STRIDE
+from limiter.call import SERVER_CLOCK, STRIDE, Call
 from limiter.call_cache import CallCache
 from limiter.decision import Decision, RateLimited
+from limiter.denials import GIVING_BACK, DenialCache, Marks, hit_flow
 from limiter.errors import InvalidPolicy, LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import Limits, policies_of, read_limits
@@ -64,6 +65,8 @@ class SharedStore(Generic[_Transport]):
         self.local = MemoryStore()
         """The counts of ``on_error="local"``, which these limiters share as they share the store."""
         self.outage = Outage(transport.where)
+        self.marks = Marks()
+        """The refunds and resets of these limiters, which end cached denials."""
 
 
 class Core(Generic[_Transport]):
@@ -78,9 +81,13 @@ class Core(Generic[_Transport]):
         local_share: int,
         timeout: float,
         calls: CallCache,
+        denials: DenialCache | None,
     ) -> None:
         self.plan = plan
         self.calls = calls
+        #: The cached denials; None if there is no cache, or while ``now_us`` is not the store's clock.
+        self.denials = denials
+        self._own_denials = denials
         self.name = name
         self.store = store
         self.transport = store.transport
@@ -114,6 +121,16 @@ class Core(Generic[_Transport]):
 
         """
         raise NotImplementedError
+
+    def set_time(self, now_us: int) -> None:
+        """Set the time of later calls; ``SERVER_CLOCK`` is the store's clock."""
+        self.now_us = now_us
+        self.denials = self._own_denials if now_us == SERVER_CLOCK else None
+
+    def ended(self, call: Call) -> None:
+        """Note the end of a call, whether it failed or not; a failed one may have run, too."""
+        if call.template.mode in GIVING_BACK:
+            self.store.marks.renew(call.keys)
 
     # --- plans ---
 
@@ -157,12 +174,30 @@ class Core(Generic[_Transport]):
 
     # --- one decision ---
 
+    def hit_call(
+        self, plan: Plan, key: Key, cost: int, at_least: int | None, tag: Key | None
+    ) -> Call:
+        """Return the call of a hit, a kept one if possible."""
+        if (
+            plan is self.plan
+            and at_least is None
+            and tag is None
+            and type(key) is str
+            and type(cost) is int
+        ):
+            return self.calls[key, cost, self.now_us]
+        return plan.call("hit", key, cost, at_least, tag, self.now_us)
+
     def ask_flow(
         self, plan: Plan, mode: str, key: Key, cost: int, tag: Key | None = None, lease: str = ""
     ) -> Flow[Decision]:
         """Decide in one round trip, or by ``on_error`` if the store does not decide."""
-        call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
         try:
+            if mode == "hit":
+                call = self.hit_call(plan, key, cost, None, tag)
+                kind, reply = yield from hit_flow(self.denials, call)
+                return kind(plan.policies, reply)
+            call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
             return Decision(plan.policies, (yield Ask(call)))
         except StoreUnavailable as error:
             return self.fallback(error, plan, mode, key, cost, None, tag, lease)

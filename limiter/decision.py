@@ -25,6 +25,8 @@ class Decision:
 
     degraded: bool = False
     """Whether ``on_error`` decided, since the store did not."""
+    cached: bool = False
+    """Whether the decision was made without a call to the store: by the denial cache."""
 
     _policies: tuple[Policy, ...]
     _reply: Reply
@@ -117,7 +119,7 @@ class Decision:
         reply = self._reply
         return tuple(
             MarkedDecision(
-                (policy,), (*reply[at : at + STRIDE], reply[-1]), self.degraded, part=True
+                (policy,), (*reply[at : at + STRIDE], reply[-1]), self.degraded, True, self.cached
             )
             for policy, at in zip(self._policies, range(0, len(reply), STRIDE), strict=False)
         )
@@ -154,11 +156,12 @@ class Decision:
             "policy": self.policy.to_dict(),
             "limit": self.limit,
             "degraded": self.degraded,
+            "cached": self.cached,
         }
 
     def _value(self) -> tuple[object, ...]:
         """Return what makes decisions equal: everything but the time of the decision."""
-        return (self._policies, tuple(self._reply[:-1]), self.degraded, self._part)
+        return (self._policies, tuple(self._reply[:-1]), self.degraded, self._part, self.cached)
 
     def __eq__(self, other: object) -> bool:
         return self._value() == other._value() if isinstance(other, Decision) else NotImplemented
@@ -188,13 +191,24 @@ _set_policies = Decision.__dict__["_policies"].__set__
 _set_reply = Decision.__dict__["_reply"].__set__
 
 
+class CachedDecision(Decision):
+    """A decision that was made without a call to the store.
+
+    It is a class of its own, so that its field costs nothing.
+    """
+
+    __slots__ = ()
+
+    cached = True
+
+
 class MarkedDecision(Decision):
     """A decision of the fallback, or a part of another one.
 
-    It is a class of its own, so that a decision of the store does without these two fields.
+    It is a class of its own, so that a decision of the store does without these fields.
     """
 
-    __slots__ = ("_part", "degraded")
+    __slots__ = ("_part", "cached", "degraded")
 
     def __init__(
         self,
@@ -202,13 +216,16 @@ class MarkedDecision(Decision):
         reply: Reply,
         degraded: bool = False,
         part: bool = False,
+        cached: bool = False,
     ) -> None:
         super().__init__(policies, reply)
         object.__setattr__(self, "degraded", degraded)
         object.__setattr__(self, "_part", part)
+        object.__setattr__(self, "cached", cached)
 
     def __reduce__(self) -> tuple[type[Decision], tuple[object, ...]]:
-        return MarkedDecision, (self._policies, self._reply, self.degraded, self._part)
+        fields = (self._policies, self._reply, self.degraded, self._part, self.cached)
+        return MarkedDecision, fields
 
 
 class RateLimited(LimiterError):

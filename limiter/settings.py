@@ -33,6 +33,7 @@ VARIABLES = {
     "on_error": "LIMITER_ON_ERROR",
     "local_share": "LIMITER_LOCAL_SHARE",
     "timeout": "LIMITER_TIMEOUT",
+    "denial_cache": "LIMITER_DENIAL_CACHE",
 }
 
 _REQUIRED = {"store": "redis://127.0.0.1:6379/0", "limits": "100/minute"}
@@ -78,7 +79,7 @@ def from_environment(
             if setting == "limits" and (file := environ.get(POLICIES)):
                 text += f"; {POLICIES}, which is {file!r}, is read by Policies.from_env()"
             raise InvalidSetting(text)
-    for setting, number in (("local_share", int), ("timeout", float)):
+    for setting, number in (("local_share", int), ("timeout", float), ("denial_cache", float)):
         if isinstance(values.get(setting), str):
             values[setting] = _number(number, VARIABLES[setting], values[setting])
     return values
@@ -253,12 +254,21 @@ def check_share(value: object) -> int:
     raise InvalidSetting.of("local_share", repr(value), "accepted is a whole number from 1")
 
 
-def check_call_cache_size(value: object) -> int:
-    """Check ``call_cache_size``: how many calls stay prepared, in each of two generations."""
+def check_denial_cache(value: object) -> float:
+    """Check ``denial_cache``: how many seconds a denial is repeated without a call to the store."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 3600:
+        return float(value)
+    raise InvalidSetting.of(
+        "denial_cache", shown(value), "accepted are seconds from 0 to 3600, and 0 is no cache"
+    )
+
+
+def check_denial_cache_size(value: object) -> int:
+    """Check ``denial_cache_size``: how many calls stay prepared, in each of two generations."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     raise InvalidSetting.of(
-        "call_cache_size", shown(value), "accepted is a whole number from 0, and 0 keeps no call"
+        "denial_cache_size", shown(value), "accepted is a whole number from 0, and 0 keeps no call"
     )
 
 

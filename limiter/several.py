@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from limiter.core import Core
 from limiter.decision import Decision
+from limiter.denials import DenialCache, hit_flow
 from limiter.errors import InvalidKey, LimiterError, StoreUnavailable, shown
 from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import Limits
@@ -43,7 +44,7 @@ def hit_all_flow(
         return Decisions()
     _check_apart(parts, tag)
     try:
-        return Decisions((yield from decide_flow(core, parts, tag)))
+        return Decisions((yield from decide_flow(core, parts, tag, denials=core.denials)))
     except StoreUnavailable:
         if core.on_error == "raise":
             raise
@@ -59,10 +60,12 @@ def decide_flow(
     mode: str = "hit",
     lease: str = "",
     deadline: float | None = None,
+    denials: DenialCache | None = None,
 ) -> Flow[list[Decision]]:
     """Decide all parts in one script call, or one after the other if their slots differ.
 
-    Several parts may have the same subject if their policies' fields differ.
+    Several parts may have the same subject if their policies' fields differ. ``denials`` caches the
+    denials of script calls that hit.
     """
     if mode == "hit":
         for part in parts:
@@ -70,8 +73,10 @@ def decide_flow(
     joint = JointCall(parts, tag)
     if not core.transport.one_slot(joint.tags):
         return (yield from SequentialHit(core, parts, tag, lease, deadline).decide_flow(mode))
-    replies = joint.split((yield Ask(joint.call(mode, core.now_us, lease), deadline)))
-    return [Decision(part.plan.policies, reply) for part, reply in zip(parts, replies, strict=True)]
+    call = joint.call(mode, core.now_us, lease)
+    kind, reply = yield from hit_flow(denials if mode == "hit" else None, call, deadline)
+    replies = joint.split(reply)
+    return [kind(part.plan.policies, reply) for part, reply in zip(parts, replies, strict=True)]
 
 
 def decide_without_store(

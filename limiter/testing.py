@@ -90,7 +90,7 @@ def set_time(limiter: _AnyLimiter, now_us: int | None) -> None:
     if now_us is not None and (type(now_us) is not int or now_us < 1):
         expected = "accepted is a whole number of microseconds from 1, or None"
         raise InvalidSetting.of("now_us", shown(now_us), expected)
-    limiter._core.now_us = SERVER_CLOCK if now_us is None else now_us
+    limiter._core.set_time(SERVER_CLOCK if now_us is None else now_us)
 
 
 @contextmanager

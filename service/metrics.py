@@ -67,6 +67,11 @@ class Metrics:
             "Decisions that a fallback made, since the store did not",
             "policy",
         )
+        self._cached = counter(
+            "limiter_cached_denials",
+            "Denials without a call to the store, from the denial cache",
+            "policy",
+        )
         self._errors = counter(
             "limiter_store_errors",
             "Calls that the store did not answer, or not with a decision",
@@ -89,6 +94,7 @@ class Metrics:
             for outcome in _OF_A_POLICY:
                 self._decisions.labels(rule.name, outcome)
             self._degraded.labels(rule.name)
+            self._cached.labels(rule.name)
             if rule.shadow:
                 self._shadow.labels(rule.name)
         for outcome in _OF_NO_POLICY:
@@ -112,6 +118,8 @@ class Metrics:
         for rule, decision, _ in verdict.results:
             if decision.degraded:
                 self._degraded.labels(rule.name).inc()
+            if decision.cached and not decision.allowed:
+                self._cached.labels(rule.name).inc()
             if decision.allowed or rule.shadow:
                 outcome = "allowed"
             else:

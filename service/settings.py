@@ -9,10 +9,11 @@ from limiter import InvalidSetting, Limiter
 from limiter.policyfile import Policies, hand_on
 from limiter.settings import is_in_process, policies_path, tokens, trusted_proxies
 from limiter.web.identity import Network
+from limiter.web.wiring import DENIAL_CACHE
 from service.one_policy import AnyPolicies, OnePolicy
 
 #: While the store does not answer, each process grants its local share (LIMITER_LOCAL_SHARE).
-_DEFAULTS: dict[str, Any] = {"on_error": "local"}
+_DEFAULTS: dict[str, Any] = {"on_error": "local", "denial_cache": DENIAL_CACHE}
 
 
 class Settings(NamedTuple):

@@ -60,6 +60,8 @@ for index, key in ipairs(KEYS) do
   end
   reply[index] = {redis.call("PEXPIRETIME", key), state}
 end
+local time = redis.call("TIME")
+reply[#KEYS + 1] = time[1] * 1000000 + time[2]
 return reply
 """
 MODES = ["hit", "hit", "hit", "hit", "settle", "refund"]
@@ -155,19 +157,29 @@ class Subject:
         if call[0] in MODELS or call[0] in LEASES:
             keys = [self.keys[wanted[0][1] - 1]]
         *reply, now_us = self.caller.run(keys, *call)
-        stored = self.caller.client.evalsha(self.reader, len(self.keys), *self.keys)
-        granted = {block[1] for block, units in zip(wanted, reply[::5], strict=True) if units}
+        *stored, clock_us = self.caller.client.evalsha(self.reader, len(self.keys), *self.keys)
+        about = f"{call} at {now_us}: {reply}"
+        removes = mode in ("refund", "release")
+        for (_, number, _), granted, reset_us in zip(wanted, reply[::5], reply[3::5], strict=True):
+            if granted and not removes:
+                self.counts_until(self.keys[number - 1], now_us + reset_us)
         for number, (key, (expiry_ms, state)) in enumerate(zip(self.keys, stored, strict=True), 1):
-            self.check(key, number, now_us, expiry_ms, state, f"{call} at {now_us}: {reply}")
-            assert expiry_ms > 0 or number not in granted or mode in ("refund", "release"), call
+            if state:
+                self.check(key, number, now_us, expiry_ms, state, about)
+            else:
+                gone = clock_us < self.latest_us.pop(key, 0)
+                assert removes or not gone, f"{key} is gone too early: {about}"
+
+    def counts_until(self, key: str, ends_us: int) -> None:
+        """Remember that state of this key counts until then."""
+        if key not in self.latest_us:
+            self.lives += 1
+        self.latest_us[key] = max(self.latest_us.get(key, 0), ends_us)
 
     def check(
         self, key: str, number: int, now_us: int, expiry_ms: int, state: list[bytes], about: str
     ) -> None:
         """Check that the key expires when no policy's state counts any more, and little later."""
-        if not state:
-            self.latest_us.pop(key, None)
-            return
         fields = {
             name.decode(): value for name, value in zip(state[::2], state[1::2], strict=False)
         }
@@ -179,9 +191,7 @@ class Subject:
                 else:
                     numbers = [float(state[-1])]
                 ends_us = end_us(model, numbers)
-                if key not in self.latest_us:
-                    self.lives += 1
-                self.latest_us[key] = max(self.latest_us.get(key, now_us), ends_us)
+                self.counts_until(key, max(now_us, ends_us))
                 if ends_us > now_us:
                     assert expiry_ms > 0, f"{key} never expires: {about}"
                     assert expiry_ms * 1_000 >= ends_us, (

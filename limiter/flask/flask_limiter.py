@@ -28,7 +28,7 @@ from limiter.web.guard import Observer, Verdict
 from limiter.web.headers import FORMS
 from limiter.web.identity import Network
 from limiter.web.subjects import KeySpec
-from limiter.web.wiring import StoreSettings, check_flag, chosen, networks
+from limiter.web.wiring import DENIAL_CACHE, StoreSettings, check_flag, chosen, networks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -62,7 +62,8 @@ class FlaskLimiter(Extension):
         store, algorithm, on_error, local_share, timeout, connect_timeout, name, prefix, key_secret:
             As of ``Limiter``. A missing one is read from the application's configuration, then from
             the environment, as LIMITER_STORE and so on.
-        call_cache_size: As of ``Limiter``.
+        denial_cache: As of ``Limiter``, but 1 second by default; 0 turns it off.
+        denial_cache_size: As of ``Limiter``.
         headers: The form of the header fields: draft-11, draft-06, x-ratelimit, none.
         trusted: Networks of the proxies whose X-Forwarded-For counts; without it:
             LIMITER_TRUSTED_PROXIES.
@@ -214,7 +215,8 @@ class FlaskLimiter(Extension):
         hidden = [*self._given, *([] if isinstance(default, _BySettings) else ["limits"])]
         environ = settings.with_config(config, hidden)
         try:
-            store_settings = settings.from_environment(environ, {"limits": DEFAULT, **self._given})
+            defaults = {"limits": DEFAULT, "denial_cache": DENIAL_CACHE, **self._given}
+            store_settings = settings.from_environment(environ, defaults)
             limits = store_settings.pop("limits")
             if isinstance(default, _BySettings):
                 if file := environ.get(settings.POLICIES):

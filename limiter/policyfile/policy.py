@@ -168,7 +168,9 @@ class _Policy:
 
     def limiter(self, make: Make, name: str, limits: tuple[Policy, ...]) -> Any:
         """The policy's limiter; None if it refuses the limits."""
-        settings = {key: self.values[key] for key in LIMITER_KEYS if self.values.get(key)}
+        settings = {
+            key: self.values[key] for key in LIMITER_KEYS if self.values.get(key) is not None
+        }
         path = (*self.path, "limits")
         return self.notes.read(path, lambda own: make(own, name=name, **settings), limits)
 

@@ -31,6 +31,7 @@ from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Network
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.verdict import Observer
+from limiter.web.wiring import DENIAL_CACHE
 
 log = logging.getLogger("limiter.policies")
 
@@ -82,7 +83,8 @@ class _Policies(Generic[_AnyGuard]):
         local_share: int = 1,
         timeout: float = 0.1,
         connect_timeout: float = 2.0,
-        call_cache_size: int = 1024,
+        denial_cache: float = DENIAL_CACHE,
+        denial_cache_size: int = 1024,
     ) -> None:
         self.path = os.fspath(path)
         #: The error of the file's current text; None if the text is in force.
@@ -98,7 +100,8 @@ class _Policies(Generic[_AnyGuard]):
             "on_error": on_error,
             "local_share": local_share,
             "timeout": timeout,
-            "call_cache_size": call_cache_size,
+            "denial_cache": denial_cache,
+            "denial_cache_size": denial_cache_size,
         }
         self._root: Any = self._limiter_class(
             _ANY_TWO_LIMITS,

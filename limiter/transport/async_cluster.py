@@ -16,7 +16,7 @@ from limiter.scripts import Script
 from limiter.transport.async_base import LoopTransport
 from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node, under_way
 from limiter.transport.replies import cause, code, translate
-from limiter.transport.slots import SlotTable, graver, in_turn, slot_of_call
+from limiter.transport.slots import SlotTable, graver, in_turn, slot_of
 from limiter.transport.store import Store
 from limiter.transport.wire import CLUSTER_SLOTS
 
@@ -39,12 +39,15 @@ class ClusterLoopTransport(LoopTransport):
 
     def find(self, call: Call) -> AsyncNode | None:
         """As ``LoopTransport.find``."""
-        return self._table.owners[slot_of_call(call)]
+        slot = call.slot
+        if slot is None:
+            slot = call.slot = slot_of(call.tag)
+        return self._table.owners[slot]
 
     async def search(self, call: Call, deadline: float) -> AsyncNode:
         """As ``LoopTransport.search``."""
         await self._read_anew(deadline)
-        return self._table.owner(slot_of_call(call))
+        return self._table.owner(slot_of(call.tag))
 
     async def load(self, script: Script, key: bytes | None, deadline: float) -> None:
         """Load the script into every primary; if one fails, still try the others."""
@@ -80,7 +83,7 @@ class ClusterLoopTransport(LoopTransport):
         kind = code(error)
         if kind == "READONLY":
             await self._read_anew(deadline)
-            return self._table.owner(slot_of_call(call))
+            return self._table.owner(slot_of(call.tag))
         target = self._table.pointed_to(error, node)
         if kind == "MOVED":
             self._refresh()

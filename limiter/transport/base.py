@@ -53,18 +53,20 @@ class Transport:
         if deadline is None:
             deadline = monotonic() + self._timeout
         encoded = call.encoded or encode(call)
-        node = self._node or self._find(call, deadline)
-        connection = node.ready() or node.take(deadline)
         try:
-            reply = connection.execute(encoded, deadline)
-        except ResponseError as error:
-            return checked(
-                call, self._handle_error(error, call, encoded, node, connection, deadline)
-            )
+            node = self._node or self._find(call, deadline)
+            connection = node.ready() or node.take(deadline)
+            try:
+                reply = connection.execute(encoded, deadline)
+                node.give(connection)
+            except ResponseError as error:
+                reply = self._handle_error(error, call, encoded, node, connection, deadline)
+            except StoreUnavailable:
+                node.distrust(connection)
+                raise
         except StoreUnavailable:
-            node.distrust(connection)
+            self._failed()
             raise
-        node.give(connection)
         return checked(call, reply)
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
@@ -90,6 +92,9 @@ class Transport:
     def _find(self, call: Call, deadline: float) -> Node:
         """The node that owns the call's subject."""
         raise NotImplementedError
+
+    def _failed(self) -> None:
+        """Take note that a call got no decision."""
 
     def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
         """Find the node to send to after a MOVED, ASK or READONLY of ``node``; None if there is none."""

@@ -8,8 +8,8 @@ from time import monotonic
 
 from redis.exceptions import ResponseError
 
-from limiter.call import Call, Reply
-from limiter.errors import LimiterError, StoreUnavailable, anew
+from limiter.call import Call
+from limiter.errors import LimiterError, anew
 from limiter.scripts import Script
 from limiter.threads import start_thread
 from limiter.transport import forks, slots
@@ -35,14 +35,6 @@ class ClusterTransport(Transport):
         self._changed = threading.Condition()
         self._reading = False
 
-    def run(self, call: Call, deadline: float | None = None) -> Reply:
-        """As ``Transport.run``; if a node fails, start reading the slot table again in the background."""
-        try:
-            return super().run(call, deadline)
-        except StoreUnavailable:
-            self._refresh()
-            raise
-
     def load(self, script: Script, key: bytes | None = None) -> None:
         """Load the script into every primary; if one fails, still try the others."""
         deadline = monotonic() + self._connect_timeout
@@ -63,12 +55,18 @@ class ClusterTransport(Transport):
             node.close()
 
     def _find(self, call: Call, deadline: float) -> Node:
-        slot = slots.slot_of_call(call)
+        slot = call.slot
+        if slot is None:
+            slot = call.slot = slots.slot_of(call.tag)
         node = self._table.owners[slot]
         if node is None:
             self._read_anew(deadline)
             node = self._table.owner(slot)
         return node
+
+    def _failed(self) -> None:
+        """Start reading the slot table again in the background."""
+        self._refresh()
 
     def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
         kind = code(error)

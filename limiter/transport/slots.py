@@ -10,7 +10,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from redis.exceptions import ResponseError
 
-from limiter.call import Call
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.transport.replies import code
 from limiter.transport.store import Address, Store
@@ -157,14 +156,6 @@ class SlotTable(Generic[Node]):
 def slot_of(tag: bytes) -> int:
     """The slot of a hash tag."""
     return crc_hqx(tag, 0) % SLOTS
-
-
-def slot_of_call(call: Call) -> int:
-    """The slot of a call's keys; the call keeps it."""
-    slot = call.slot
-    if slot is None:
-        call.slot = slot = slot_of(call.tag)
-    return slot
 
 
 def one_slot(tags: Iterable[bytes]) -> bool:

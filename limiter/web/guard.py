@@ -256,9 +256,9 @@ class _Guard(Generic[_Limiter]):
 
     def _asking_flow(self, charges: list[_Charge], mode: str, lease: str) -> Flow[list[Decision]]:
         """One joint call, within the shortest of the rules' timeouts."""
-        timeout = min(charge.rule.limiter.timeout for charge in charges)
+        limiters = [charge.rule.limiter for charge in charges]
         parts = [charge.part for charge in charges]
-        return limiter_calls.decide_flow(charges[0].rule.limiter, parts, mode, lease, timeout)
+        return limiter_calls.decide_flow(limiters, parts, mode, lease)
 
     def _keeping_flow(self, verdict: Verdict, lease: str, began: float) -> Flow[None]:
         """Have the leases renewed; a rule in shadow mode may have got none.

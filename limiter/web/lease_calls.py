@@ -92,6 +92,5 @@ class LeaseCalls:
         return max(in_process, in_store)
 
     def _ask(self, part: Part, mode: str, lease: str) -> Decision:
-        limiter = self._limiter
-        flow = limiter_calls.decide_flow(limiter, [part], mode, lease, limiter.timeout)
-        return core_of(limiter).drive(flow)[0]
+        flow = limiter_calls.decide_flow([self._limiter], [part], mode, lease)
+        return core_of(self._limiter).drive(flow)[0]

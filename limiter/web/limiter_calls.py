@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any, overload
 
@@ -39,16 +40,22 @@ def plan(limiter: Base, limits: Limits | None = None) -> Plan:
 
 
 def decide_flow(
-    limiter: Base, parts: list[Part], mode: str, lease: str, timeout: float
+    limiters: Sequence[Base], parts: list[Part], mode: str, lease: str
 ) -> Flow[list[Decision]]:
-    """Decide parts of limiters that share this one's store, in one script call if one slot holds them.
+    """Decide parts of limiters that share one store, in one script call if one slot holds them.
 
-    All parts are charged, or none. The mode ``acquire`` also takes the leases, under the id ``lease``.
+    The shortest of their timeouts and the shortest of their denial caches hold. All parts are charged, or
+    none. The mode ``acquire`` also takes the leases, under the id ``lease``.
     Parts may name one subject several times if their keys or fields differ.
     """
-    core = core_of(limiter)
+    cores = [core_of(limiter) for limiter in limiters]
+    core, timeout = cores[0], min(core.timeout for core in cores)
     deadline = None if timeout == core.store.timeout else monotonic() + timeout
-    return several.decide_flow(core, parts, None, mode, lease, deadline)
+    caches = [core.denials for core in cores if core.denials is not None]
+    denials = None
+    if len(caches) == len(cores):
+        denials = min(caches, key=lambda cache: cache.seconds)
+    return several.decide_flow(core, parts, None, mode, lease, deadline, denials)
 
 
 def refund_flow(limiter: Base, part: Part, decision: Decision) -> Flow[Decision | None]:

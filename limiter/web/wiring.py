@@ -18,6 +18,9 @@ from limiter.web.rules import Cost, CostFunction, Rule, fixed_cost, one_unit
 from limiter.web.subjects import ACCEPTED_IN_PROGRAMS, Identity, KeySpec, by_address, identity
 from limiter.web.verdict import Observer, Verdict
 
+#: Seconds of the denial cache where requests are limited, unless a setting says otherwise.
+DENIAL_CACHE = 1.0
+
 _AnyGuard = TypeVar("_AnyGuard", Guard, AsyncGuard)
 _AnyLimiter = TypeVar("_AnyLimiter", bound="Limiter | AsyncLimiter")
 
@@ -42,7 +45,8 @@ class StoreSettings(TypedDict, total=False):
     timeout: float | None
     connect_timeout: float | None
     key_secret: str | bytes | None
-    call_cache_size: int | None
+    denial_cache: float | None
+    denial_cache_size: int | None
 
 
 class LimitSettings(StoreSettings, total=False):
@@ -161,7 +165,8 @@ def limiter_by(
     given = {
         name: value for name, value in {**given, "limits": limits}.items() if value is not None
     }
-    complete = {**settings.from_environment(None, given), **given}
+    defaults = {"denial_cache": DENIAL_CACHE, **given}
+    complete = {**settings.from_environment(None, defaults), **given}
     if not isinstance(complete["limits"], str) and "algorithm" not in given:
         complete.pop("algorithm", None)  # the variable is for limit strings
     try:

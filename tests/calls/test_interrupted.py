@@ -146,9 +146,7 @@ def test_interrupted_during_the_releases_of_a_sequential_hit(store: str, subject
     interrupt_once(limiter, "refund")
     parts = [Part(limiter_calls.plan(limiter), key, 1) for key in keys]
     with limiter.hold(keys[2], 5), pytest.raises(NotAnException):
-        limiter._core.drive(
-            limiter_calls.decide_flow(limiter, parts, "acquire", "one", limiter.timeout)
-        )
+        limiter._core.drive(limiter_calls.decide_flow([limiter], parts, "acquire", "one"))
     lefts = lambda: [[one.remaining for one in limiter.peek(key).each] for key in keys]  # noqa: E731
     until(lambda: lefts() == [[5, 4], [5, 5], [5, 0]])
     assert limiter.unsettled == 1

@@ -99,7 +99,8 @@ def _call(
     for gap_us, key, cost in plan:
         if gap_us:
             time.sleep(gap_us / 1e6)  # the gap is what the example draws
-        *reply, decided_us = limiter.hit(key, cost)._reply
+        # A store's reply is of doubles, which the models' fractions would make inexact.
+        *reply, decided_us = map(int, limiter.hit(key, cost)._reply)
         decided.append(DecidedCall(decided_us, key, cost, tuple(reply)))
 
 

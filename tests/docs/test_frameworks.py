@@ -185,7 +185,7 @@ def test_the_table_names_every_argument() -> None:
     arguments = own | GuardSettings.__optional_keys__
     rows = re.findall(r"^\| (`.*?) \|", PAGE, re.M)
 
-    left_out = {"prefix", "local_share", "connect_timeout", "key_secret", "call_cache_size"}
+    left_out = {"prefix", "local_share", "connect_timeout", "key_secret", "denial_cache_size"}
     assert arguments - left_out <= set(re.findall(r"`(\w+)`", "".join(rows)))
     assert PAGE.count("(#functions)") == 3
     for choice in (*FORMS, *ADDRESS_FROM):

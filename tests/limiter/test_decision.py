@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import Decision, FixedWindow, SlidingLog, TokenBucket
-from limiter.decision import STRIDE, MarkedDecision
+from limiter.decision import STRIDE, CachedDecision, MarkedDecision
 from limiter.policies import Policy
 
 LOG, WINDOW, BUCKET = SlidingLog(100, 60), FixedWindow(9, 1), TokenBucket(50, 60, burst=5)
@@ -47,6 +47,7 @@ def test_an_allowed_call() -> None:
     assert ALLOWED.policy is LOG
     assert ALLOWED.limit == 100
     assert ALLOWED.degraded is False
+    assert ALLOWED.cached is False
 
 
 def test_a_denied_call() -> None:
@@ -121,7 +122,7 @@ def test_a_dictionary_for_json() -> None:
     decision = decided((LOG, (0, 60, 0, 4_000_000, 0)), (BUCKET, (0, 0, 500_000, 600_000, 0)))
     log = {"name": None, "algorithm": "sliding_log", "limit": 100, "period": 60}
     bucket = {"name": None, "algorithm": "token_bucket", "limit": 50, "period": 60, "burst": 5}
-    rest = {"granted": 0, "delay": 0.0, "degraded": False}
+    rest = {"granted": 0, "delay": 0.0, "degraded": False, "cached": False}
     of_bucket = {
         **rest,
         "allowed": False,
@@ -180,25 +181,35 @@ def test_equal_by_value(one: list[tuple[int, ...]], other: list[tuple[int, ...]]
 
 
 def test_what_makes_decisions_differ() -> None:
-    """The policy, degradation, and whether it is a part."""
+    """The policy, degradation, whether it is a part, and whether it was cached."""
     reply = [0, 0, 0, 0, 0, NOW_US]
     values = {
         Decision((LOG,), reply),
         Decision((WINDOW,), reply),
         MarkedDecision((LOG,), reply, degraded=True),
         MarkedDecision((LOG,), reply, part=True),
+        CachedDecision((LOG,), reply),
     }
-    assert len(values) == 4
+    assert len(values) == 5
     assert MarkedDecision((LOG,), reply) == Decision((LOG,), tuple(reply))
 
 
 DEGRADED = Decision.without_store((LOG,), allowed=False)
+CACHED = CachedDecision((LOG,), (0, 0, 1_500_001, 2_000_000, 0, NOW_US))
+
+
+def test_a_cached_decision() -> None:
+    """Its parts are cached, too."""
+    assert CACHED.cached is CACHED.each[0].cached is True
+    assert not CACHED
+    assert CACHED.retry_after == CACHED.each[0].retry_after == 1.500001
+    assert "cached=True" in repr(CACHED)
 
 
 @pytest.mark.parametrize(
     "decision",
-    [ALLOWED, DENIED, DENIED.each[0], DEGRADED],
-    ids=["yes", "no", "part", "degraded"],
+    [ALLOWED, DENIED, DENIED.each[0], DEGRADED, CACHED, CACHED.each[0]],
+    ids=["yes", "no", "part", "degraded", "cached", "part of a cached one"],
 )
 def test_copies_are_equal(decision: Decision) -> None:
     """A decision can be sent to another process."""
@@ -209,8 +220,8 @@ def test_copies_are_equal(decision: Decision) -> None:
         assert same.to_dict() == decision.to_dict()
 
 
-@pytest.mark.parametrize("name", ["allowed", "remaining", "degraded", "_reply", "other"])
-@pytest.mark.parametrize("decision", [DENIED, DEGRADED], ids=["no", "degraded"])
+@pytest.mark.parametrize("name", ["allowed", "remaining", "degraded", "cached", "_reply", "other"])
+@pytest.mark.parametrize("decision", [DENIED, DEGRADED, CACHED], ids=["no", "degraded", "cached"])
 def test_frozen(decision: Decision, name: str) -> None:
     """No caller can turn a denial into an admission."""
     decision = copy.copy(decision)
@@ -227,7 +238,7 @@ def test_repr() -> None:
     assert repr(DENIED) == (
         "Decision(allowed=False, granted=0, remaining=0, retry_after=1.500001, "
         "reset_after=59.999999, delay=0.0, policy=SlidingLog(100, per=60), limit=100, "
-        "degraded=False)"
+        "degraded=False, cached=False)"
     )
 
 

@@ -51,9 +51,13 @@ def wrong(limits: Any = "5/minute", **settings: Any) -> str:
         ("timeout", "0.1", "accepted are seconds from 0.001 to 3600"),
         ("timeout", True, "accepted are seconds from 0.001 to 3600"),
         ("connect_timeout", 3601, "accepted are seconds from 0.001 to 3600"),
-        ("call_cache_size", -1, "accepted is a whole number from 0, and 0 keeps no call"),
-        ("call_cache_size", 1.0, "accepted is a whole number from 0, and 0 keeps no call"),
-        ("call_cache_size", True, "accepted is a whole number from 0, and 0 keeps no call"),
+        ("denial_cache", -0.1, "accepted are seconds from 0 to 3600, and 0 is no cache"),
+        ("denial_cache", float("nan"), "accepted are seconds from 0 to 3600, and 0 is no cache"),
+        ("denial_cache", True, "accepted are seconds from 0 to 3600, and 0 is no cache"),
+        ("denial_cache", None, "accepted are seconds from 0 to 3600, and 0 is no cache"),
+        ("denial_cache_size", -1, "accepted is a whole number from 0, and 0 keeps no call"),
+        ("denial_cache_size", 1.0, "accepted is a whole number from 0, and 0 keeps no call"),
+        ("denial_cache_size", True, "accepted is a whole number from 0, and 0 keeps no call"),
     ],
 )
 def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
@@ -157,12 +161,15 @@ def test_from_the_environment() -> None:
             "LIMITER_ON_ERROR": "deny",
             "LIMITER_LOCAL_SHARE": "4",
             "LIMITER_TIMEOUT": "0.25",
+            "LIMITER_DENIAL_CACHE": "0.5",
         }
     )
     assert limiter.policies == (TokenBucket(5, 60), TokenBucket(9, 3600))
     assert limiter.name == "n"
     assert limiter.on_error == "deny"
     assert limiter._core.transport._timeout == 0.25
+    assert limiter._core.denials is not None
+    assert limiter._core.denials.seconds == 0.5
     assert limiter._core.plan.call("hit", "u", 1).keys[0].startswith(b"p:{~")
 
 
@@ -213,6 +220,8 @@ def test_required_variables(missing: str, example: str, empty: dict[str, str]) -
         ("LIMITER_LOCAL_SHARE", "0", "accepted is a whole number from 1"),
         ("LIMITER_TIMEOUT", "fast", "accepted is seconds, like 0.1"),
         ("LIMITER_TIMEOUT", "-1", "accepted are seconds from 0.001"),
+        ("LIMITER_DENIAL_CACHE", "1s", "accepted is seconds, like 0.1"),
+        ("LIMITER_DENIAL_CACHE", "3601", "accepted are seconds from 0 to 3600"),
     ],
 )
 def test_a_wrong_variable(variable: str, value: str, accepted: str) -> None:

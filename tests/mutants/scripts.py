@@ -164,7 +164,8 @@ MUTANTS = [
     ),
     Mutant(
         "few: the third policy sets no expiry", "H06", FEW,
-        "later1 or later2 or later3 or", "later1 or later2 or", lives,
+        "later1 or later2 or later3 or", "later1 or later2 or",
+        shows("the end of the third policy alone"),
     ),
     Mutant(
         "a lease that is taken sets no expiry", "H107", LEASES,

@@ -32,11 +32,11 @@ LIMITS = (
 )
 RATES = ", ".join(ALGORITHMS)
 POLICY = (
-    "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, headers, shadow, "
+    "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, denial_cache, headers, shadow, "
     "percent, exempt, overrides, unidentified, preflights, new_subjects"
 )
 DEFAULTS = (
-    "accepted are algorithm, key, cost, on_error, timeout, local_share, headers, shadow, percent, exempt, "
+    "accepted are algorithm, key, cost, on_error, timeout, local_share, denial_cache, headers, shadow, percent, exempt, "
     "unidentified, preflights, new_subjects"
 )
 NAMES = "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first"
@@ -164,7 +164,8 @@ WRONG: list[tuple[str, list[str]]] = [
         + "match.hosts = ['a:80', 5]\n"
         + "exempt.networks = ['10.0.0.1/8', 7]\n"
         + "exempt.keys = ['', 5]\n"
-        + "exempt.paths = '/healthz'\n",
+        + "exempt.paths = '/healthz'\n"
+        + "denial_cache = -1\n",
         [
             f"3: policies.p.algorithm is 'concurrency': accepted are {RATES}",
             f"4: policies.p.key is 'adress': {IDENTITIES}",
@@ -192,6 +193,7 @@ WRONG: list[tuple[str, list[str]]] = [
             "18: policies.p.exempt.keys[0] is a str that names no subject: accepted is a text",
             "18: policies.p.exempt.keys[1] is a int that names no subject: accepted is a text",
             "19: policies.p.exempt.paths is '/healthz': accepted is a list",
+            "20: policies.p.denial_cache is -1: accepted are seconds from 0 to 3600, and 0 is no cache",
         ],
     ),
     (ONE + "key = 'address/16'", [f"3: policies.p.key is 'address/16': {IDENTITIES}"]),

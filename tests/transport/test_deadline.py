@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 
 import pytest
 
 from limiter import Decision, StoreUnavailable
+from limiter.transport.wire import bulk
 from service.demo.servers import HOST, Cluster, Server, free_port
 from tests.proxy import Proxy, delay, swallow
 from tests.transport.conftest import MakeLimiter, Maker
@@ -79,7 +81,7 @@ def test_a_slow_answer_byte_by_byte(make_limiter: MakeLimiter) -> None:
     with dripping(0.02) as server:
         limiter = make_limiter(server.url, timeout=TIMEOUT)
         within_deadline(limiter, lambda: limiter.hit("u"), TIMEOUT)
-    with dripping(0.001, b"*6\r\n:1\r\n:9\r\n:0\r\n:0\r\n:0\r\n:1790000000000000\r\n") as server:
+    with dripping(0.001, bulk(struct.pack("<6d", 1, 9, 0, 0, 0, 1.79e15))) as server:
         limiter = make_limiter(server.url)
         assert [limiter.hit("u").remaining for _ in range(3)] == [9] * 3
         assert server.connections == 1

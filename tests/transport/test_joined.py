@@ -266,7 +266,7 @@ def test_cancelled_before_it_is_sent(store: str, subject: str, kind: str) -> Non
 
 
 async def held(asker: Asker, proxy: Proxy, calls: Callable[[], list[Any]]) -> list[Any]:
-    """Start calls, and hold their one reply back until ``proxy`` is mended."""
+    """Start calls, and hold their one reply back until ``proxy.mend``."""
     loop, arrived, mended = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     mend = proxy.mend
 
