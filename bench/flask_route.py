@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import flask_process
 from bench.effort import Effort, progress
 from bench.sections import Failed, Section, Spread, tabulate
 from bench.stores import Program
@@ -33,8 +34,13 @@ OURS = {
     "sliding_log": "ours('sliding_log')",
     "token_bucket": "ours('token_bucket')",
 }
+#: One round trip, and nothing else of a limiter.
+RAW_HOOK = "a raw socket's evalsha of `return 1` alone"
+#: The end of a figure's name: the time / that of the route with this round trip.
+BY_RAW_HOOK = ", allowed, by the raw socket"
 #: Steps between a bare route and a limited one.
 _BETWEEN = {
+    RAW_HOOK: "raw_hook()",
     "redis-py's evalsha of `return 1` alone": "round_trip()",
     "the library's hit alone": "hit()",
 }
@@ -83,18 +89,24 @@ def measure(programs: list[Program], effort: Effort) -> Section:
         f"16 threads, `ab -k -c {_CONNECTIONS}`, unpinned, {effort.route_requests} requests a run, "
         f"{effort.route_pairs} in each of {effort.repetitions} repetitions. Each is between two runs of "
         "the route without a limiter. The figure is the median over the repetitions, in an order that is "
-        "drawn anew each time. 1.25 is four fifths of the requests a second. For comparison: a call of "
-        "redis-py that does nothing, which is the least that a limiter with a store costs; a hit of the "
-        "library alone; and Flask-Limiter, if it is installed, with its header fields.",
+        "drawn anew each time. 1.25 is four fifths of the requests a second. For comparison: a hook that "
+        "calls a script on a raw socket, which is what one round trip costs a route; a call of redis-py; "
+        "a hit of the library alone; and Flask-Limiter, if it is installed, with its header fields. "
+        "`by the raw socket` is the quotient of two ratios of one repetition. In process, the store is a "
+        "stub, and there is no server: time / time without a limiter, each request timed by itself.",
     )
     floors = {}
+    by_server = {}
     for program in programs:
         figures, processor, floor = _on(program, effort)
-        section.figures[program.name] = figures
+        by_server[program.name] = figures
         section.checks[program.name] = processor
         floors[program.name] = {"without a limiter, us a request": floor}
+    in_process = {flask_process.COLUMN: flask_process.measure(effort)}
+    section.figures = by_server | in_process
     section.tables = [
-        tabulate("Ratio to the route without a limiter", "limiter", section.figures, 2),
+        tabulate("Ratio to the route without a limiter", "limiter", by_server, 2),
+        tabulate("Ratio to the request without a limiter, in process", "limiter", in_process, 2),
         tabulate(
             "The same ratio, of the worker's processor time alone", "limiter", section.checks, 2
         ),
@@ -144,8 +156,12 @@ def _on(program: Program, effort: Effort) -> tuple[dict[str, Spread], dict[str, 
                     )
                 )
                 step()
+    times = {name: [cost.time for cost in costs] for name, costs in costs_by_case.items()}
+    for name in OURS:
+        by_raw = map(float.__truediv__, times[f"{name}, allowed"], times[RAW_HOOK])
+        times[f"{name}{BY_RAW_HOOK}"] = list(by_raw)
     return (
-        {name: Spread.of(cost.time for cost in costs) for name, costs in costs_by_case.items()},
+        {name: Spread.of(values) for name, values in times.items()},
         {
             name: Spread.of(cost.processor for cost in costs)
             for name, costs in costs_by_case.items()

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bench.coroutines import BY_JOINING, HOT, MANY, ONE
-from bench.flask_route import OURS
+from bench.flask_process import ADDED, DENIED
+from bench.flask_route import BY_RAW_HOOK, OURS
 from bench.hits import BY_CLIENT, BY_SINGLE
 from bench.memory import ONE_LOG
 from bench.sections import Section, Spread, Table
@@ -66,6 +67,10 @@ GOALS = (
     Goal("async", BY_JOINING, 1.05),
     # 1.25: four fifths of the requests a second of the route without a limiter.
     *(Goal("flask", f"{name}, allowed", 1.25) for name in OURS),
+    # 0.95 of the requests a second of the route with one round trip on a raw socket.
+    *(Goal("flask", f"{name}{BY_RAW_HOOK}", 1 / 0.95) for name in OURS),
+    Goal("flask", ADDED, 0.5),
+    Goal("flask", DENIED, 2.0),
     *(Goal("cluster", f"{name}: hit, allowed", 1.18) for name in _ALGORITHMS),
     *(Goal("cluster", f"{name}{BY_CLIENT}", 0.50) for name in _ALGORITHMS),
     Goal("cluster", BY_SINGLE, 1.03),
@@ -136,7 +141,7 @@ def table(judged: list[dict[str, Any]]) -> Table:
         digits = 1 if judgement["part"] == "memory" else 2
         row[2 + servers.index(judgement["server"])] = (
             f"{judgement['measured']:.{digits}f} {verdict if verdict == MET else f'**{verdict}**'} "
-            f"(<= {judgement['most']:g})"
+            f"(<= {judgement['most']:.3g})"
         )
     return Table("Goals", ["what", "case", *servers], list(rows.values()))
 

@@ -30,7 +30,7 @@ def dynamic_rule(rule: ViewRule, make: Callable[[Limits], Limiter]) -> ViewRule:
         return replace(rule, limiter=make(limits))
 
     def current() -> ViewRule:
-        amount = RequestState.of(request.environ).amounts[rule.limit]
+        amount = RequestState.of(request).amounts[rule.limit]
         return with_limits(amount if isinstance(amount, (str, Policy)) else _policies(amount))
 
     return replace(rule, by_amount=current)

@@ -56,7 +56,7 @@ class Extension:
         """
         if not has_request_context():
             return None
-        state, app_limits = RequestState.known(request.environ), self._here()
+        state, app_limits = RequestState.known(request), self._here()
         return state.verdict(app_limits) if state is not None and app_limits else None
 
     @property
@@ -125,7 +125,7 @@ class Extension:
         """Check the limit of a function that is called, unless the request has passed it already."""
         if not has_request_context():
             return
-        state = RequestState.known(request.environ)
+        state = RequestState.known(request)
         if state is not None and state.has_passed(limit):
             return
         app = current_app._get_current_object()  # type: ignore[attr-defined]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from flask import Response, current_app, request
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import (
     BadRequest,
     HTTPException,
@@ -71,12 +71,12 @@ def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exce
     """The exception for a verdict, with the response of the first ``on_denied`` that returns one."""
     if verdict.status == 429:
         results = denying(verdict)
-        if results:
+        if results and log.isEnabledFor(logging.INFO):
             _log_denial(results[0])
         rules = [result.rule for result in results]
         functions = [rule.limit.on_denied for rule in rules if isinstance(rule, ViewRule)]
-        for function in filter(None, (*functions, on_denied)):
-            answer = function(verdict)
+        for function in (*functions, on_denied):
+            answer = None if function is None else function(verdict)
             if answer is not None:
                 return refusal(verdict, _response(answer, verdict.status))
     return refusal(verdict)
@@ -85,7 +85,9 @@ def refuse(verdict: Verdict, on_denied: Callable[[Verdict], Any] | None) -> Exce
 def denying(verdict: Verdict) -> list[Result]:
     """The results that denied the request, the longest wait first."""
     results = [result for result in verdict.results if result.denies]
-    return sorted(results, key=lambda result: -result.decision.retry_after)
+    if len(results) > 1:
+        results.sort(key=lambda result: -result.decision.retry_after)
+    return results
 
 
 def _log_denial(result: Result) -> None:
@@ -113,5 +115,34 @@ def _response(answer: Any, status: int) -> Response:
 
 
 def _problem(verdict: Verdict) -> Response:
-    no_store = {"Cache-Control": "no-store"}
-    return Response(verdict.body, verdict.status, no_store, content_type=problems.MEDIA_TYPE)
+    body = verdict.body.encode()
+    length = ("Content-Length", str(len(body)))
+    return Response([body], verdict.status, [*_OF_PROBLEMS, length])
+
+
+_OF_PROBLEMS = [("Content-Type", problems.MEDIA_TYPE), ("Cache-Control", "no-store")]
+
+
+def is_final(refusal: Refusal, blueprints: Sequence[str]) -> bool:
+    """Whether the application would answer this exception with the exception's own response.
+
+    Then a hook may return that response, which costs much less. It is not so if an error handler is for
+    the exception, or if a subclass or an extension (such as Flask-RESTful) handles errors in another way.
+    """
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    if app.trap_http_exception(refusal) or not _is_flasks_own(app):
+        return False
+    for name in (*blueprints, None):
+        by_code = app.error_handler_spec.get(name, {})
+        if issubclass(type(refusal), (*by_code.get(refusal.code, ()), *by_code.get(None, ()))):
+            return False
+    return True
+
+
+def _is_flasks_own(app: Flask) -> bool:
+    """Whether the application handles errors by Flask's own methods."""
+    of_any, of_http = app.handle_user_exception, app.handle_http_exception
+    return (
+        getattr(of_any, "__func__", None) is Flask.handle_user_exception
+        and getattr(of_http, "__func__", None) is Flask.handle_http_exception
+    )

@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from threading import Lock
 from typing import Any, NamedTuple
 
-from flask import Response
+from flask import Request, Response
 
 from limiter.flask.limits import DeclaredLimit, ViewRule
+from limiter.flask.plain import Admission
 from limiter.web.guard import Guard
 from limiter.web.verdict import Result, Verdict, header_fields
 
-_KEY = "limiter.flask"
+#: The key of the leases in a WSGI environment.
+_LEASES = "limiter.flask.leases"
+#: The attribute of Flask's request that is its state.
+_STATE = "_limiter_state"
 
 
 class Entry(NamedTuple):
@@ -22,17 +26,63 @@ class Entry(NamedTuple):
     guard: Guard
     verdict: Verdict
 
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """The verdict's header fields."""
+        return self.verdict.fields
 
-class RequestState:
-    """The verdicts on a request; kept in its environment."""
 
-    __slots__ = (
-        *("_changing", "_closed", "_held", "_returned"),
-        *("amounts", "clock_ahead", "entries", "free", "passed"),
-    )
+class ResponseLeases:
+    """The leases that are held until a response is closed; kept in the environment of its request."""
 
     def __init__(self) -> None:
-        self.entries: list[Entry] = []
+        self.is_limited = False
+        """Whether limits are checked for the request."""
+        self._closed = False
+        self._held: list[Entry] = []
+        self._changing = Lock()
+
+    @classmethod
+    def within(cls, environ: dict[str, Any]) -> tuple[ResponseLeases, dict[str, Any]]:
+        """Make the leases of a run of the application, and its environment.
+
+        An environment with leases is of another run: a view calls the application, a middleware retries,
+        or the application has several extensions. Then this run gets a copy.
+        """
+        leases = cls()
+        if _LEASES in environ:
+            return leases, {**environ, _LEASES: leases}
+        environ[_LEASES] = leases
+        return leases, environ
+
+    @staticmethod
+    def known(environ: Mapping[str, Any]) -> ResponseLeases | None:
+        """The leases of a request; None if there are none to come."""
+        return environ.get(_LEASES)
+
+    def hold(self, entry: Entry) -> bool:
+        """Hold the leases of a verdict; False if the response has been closed."""
+        with self._changing:
+            if not self._closed:
+                self._held.append(entry)
+            return not self._closed
+
+    def close(self) -> None:
+        """Release the leases: the response is closed."""
+        with self._changing:
+            self._closed = True
+            held, self._held = self._held, []
+        for entry in held:
+            entry.guard.leave(entry.verdict)
+
+
+class RequestState:
+    """The verdicts on a request; an attribute of Flask's request, so that each run has its own."""
+
+    __slots__ = ("_returned", "amounts", "clock_ahead", "entries", "free", "passed")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry | Admission] = []
         #: Limits that admitted the request, or do not apply to it.
         self.passed: list[frozenset[DeclaredLimit]] = []
         #: What dynamic limits returned for the request.
@@ -41,51 +91,40 @@ class RequestState:
         self.free: dict[object, bool] = {}
         #: Seconds by which this process's clock is ahead of the store's, for dates in header fields.
         self.clock_ahead = 0.0
-        self._held: list[Entry] = []
         #: Ids of the parts that were refunded already.
         self._returned: set[int] = set()
-        self._closed = False
-        self._changing = Lock()
 
     @classmethod
-    def of(cls, environ: dict[str, Any]) -> RequestState:
+    def of(cls, request: Request) -> RequestState:
         """The state of a request; a new request gets one."""
-        state: RequestState | None = environ.get(_KEY)
+        state = cls.known(request)
         if state is None:
-            state = environ[_KEY] = cls()
+            state = cls()
+            setattr(request, _STATE, state)
+            leases = ResponseLeases.known(request.environ)
+            if leases is not None:
+                leases.is_limited = True
         return state
 
     @staticmethod
-    def known(environ: Mapping[str, Any]) -> RequestState | None:
+    def known(request: Request) -> RequestState | None:
         """The state of a request; None if no limit was checked."""
-        return environ.get(_KEY)
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether a limit was checked, or the response has been closed."""
-        return bool(self.free) or self._closed
-
-    def within(self, environ: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of the environment with this state."""
-        return {**environ, _KEY: self}
+        return getattr(request, _STATE, None)
 
     def has_passed(self, limit: DeclaredLimit) -> bool:
         """Whether a limit needs no further check."""
         return any(limit in passed for passed in self.passed)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, environ: Mapping[str, Any]) -> None:
         """Record the verdict of a guard; its leases are held until the response is closed.
 
         A lease that is taken later, by a thread that outlives the request, is released at once.
         """
         self.entries.append(entry)
-        if not entry.verdict.leases:
-            return
-        with self._changing:
-            if not self._closed:
-                self._held.append(entry)
-                return
-        entry.guard.leave(entry.verdict)
+        if entry.verdict.leases:
+            leases = ResponseLeases.known(environ)
+            if leases is None or not leases.hold(entry):
+                entry.guard.leave(entry.verdict)
 
     def verdict(self, owner: object) -> Verdict | None:
         """The verdicts of one extension's guards, combined."""
@@ -99,7 +138,7 @@ class RequestState:
     def fields(self) -> list[tuple[str, str]]:
         """The header fields of all verdicts."""
         if len(self.entries) == 1:
-            return self.entries[0].verdict.fields
+            return self.entries[0].fields
         return header_fields(result for entry in self.entries for result in entry.verdict.results)
 
     def settle(self, owner: object, response: Response) -> None:
@@ -108,7 +147,7 @@ class RequestState:
         Flask passes a second response if it could not finish the first one.
         """
         for entry in self.entries:
-            if entry.owner is owner and entry.verdict.allowed:
+            if type(entry) is Entry and entry.owner is owner and entry.verdict.allowed:
                 unused = [
                     result
                     for result in entry.verdict.results
@@ -117,14 +156,6 @@ class RequestState:
                 if unused:
                     self._returned.update(id(result.part) for result in unused)
                     entry.guard.give_back(entry.verdict, unused)
-
-    def leave(self) -> None:
-        """Release the leases: the response is closed."""
-        with self._changing:
-            self._closed = True
-            held, self._held = self._held, []
-        for entry in held:
-            entry.guard.leave(entry.verdict)
 
 
 def _is_unused(result: Result, response: Response) -> bool:

@@ -13,6 +13,7 @@ from limiter.client import Limiter
 from limiter.errors import InvalidSetting
 from limiter.flask.dynamic import dynamic_rule
 from limiter.flask.limits import DeclaredLimit, ViewRule, header_name, state_name
+from limiter.flask.plain import PlainLimit
 from limiter.flask.registry import PlacedLimit, Registry, blueprints, placed
 from limiter.flask.setup import Make, Setup
 from limiter.web import limiter_calls
@@ -47,6 +48,8 @@ class LimitGroup(NamedTuple):
     """None: there are none."""
     dynamic: tuple[DeclaredLimit, ...] = ()
     """Limits whose amount a function returns for each request."""
+    plain: PlainLimit | None = None
+    """The only limit, if it needs no more of a request than its client's address."""
 
 
 class RouteLimits(NamedTuple):
@@ -73,12 +76,15 @@ class LimitResolver:
         self._fallbacks: dict[RouteKey, LimitGroup] = {}
         self._functions: dict[tuple[DeclaredLimit, tuple[str, ...], str], Guard] = {}
         self._warned: set[str] = set()
+        #: Whether one of the limits counts leases, or may: a function returns it.
+        self.may_lease = False
         for limit in (*setup.application, *setup.default, *setup.fallback, *registry.limits):
             self.check(limit)
 
     def check(self, limit: DeclaredLimit) -> None:
         """Raise an error if a limit is wrong with this application's algorithm."""
-        self._rules(placed([limit], "", (), ""), "GET")
+        for rule in self._rules(placed([limit], "", (), ""), "GET"):
+            self.may_lease |= rule.counts_leases or rule.by_amount is not None
 
     def forget(self) -> None:
         """Drop the results that are kept: a limit or an exemption was declared."""
@@ -162,8 +168,11 @@ class LimitResolver:
     ) -> LimitGroup:
         """The limits that apply to the key, as a group."""
         applying = [place for place in places if _applies(place.limit, key)]
-        guard = self._guard(applying, key.method, make) if applying else None
-        return LimitGroup(guard, _dynamic(place.limit for place in applying))
+        if not applying:
+            return LimitGroup(None)
+        guard = self._guard(applying, key.method, make)
+        dynamic = _dynamic(place.limit for place in applying)
+        return LimitGroup(guard, dynamic, PlainLimit.of(guard, key.method))
 
     # --- limits of a route ---
 

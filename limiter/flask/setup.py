@@ -14,7 +14,7 @@ from limiter.flask.refusals import refuse
 from limiter.flask.request_state import RequestState
 from limiter.grammar import Limits
 from limiter.web.guard import Observer, Verdict
-from limiter.web.identity import Network
+from limiter.web.identity import Network, TrustedNetworks
 from limiter.web.subjects import Identity
 
 #: Makes a limiter with a name and limits.
@@ -25,7 +25,7 @@ def write_fields(response: Response, state: RequestState) -> None:
     """Write the decisions into the response's header."""
     headers = response.headers
     for name, value in state.fields():
-        headers[name] = value
+        headers.set(name, value)
 
 
 @dataclass
@@ -62,6 +62,9 @@ class Setup:
     refuse: Callable[[Verdict, Callable[[Verdict], Any] | None], Exception] = refuse
     fallback: Sequence[DeclaredLimit] = ()
     make_fallback: Make | None = None
+
+    def __post_init__(self) -> None:
+        self.trusted = TrustedNetworks(self.trusted)
 
 
 def maker(base: Limiter, algorithm: str | None, settings: Mapping[str, Any]) -> Make:

@@ -21,7 +21,7 @@ from limiter.leases import HeldLease
 from limiter.log_throttle import log_seldom
 from limiter.plan import Part
 from limiter.web import limiter_calls
-from limiter.web.identity import Network, Unidentified
+from limiter.web.identity import Network, TrustedNetworks, Unidentified
 from limiter.web.limiter_calls import core_of
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.request import Request
@@ -69,10 +69,12 @@ class _Guard(Generic[_Limiter]):
         address_from: str = "x-forwarded-for",
     ) -> None:
         self.rules = tuple(rules)
-        self.trusted = tuple(trusted)
+        is_kept = isinstance(trusted, TrustedNetworks)  # several guards share what it has found
+        self.trusted = trusted if is_kept else TrustedNetworks(trusted)
         self.address_from = address_from
         self.counts_leases = any(rule.counts_leases for rule in self.rules)
         self._bounds_subjects = any(rule.new_subjects is not None for rule in self.rules)
+        self.is_observed = observe is not None
         self._observe = observe
         self._routed = [rule for rule in self.rules if not rule.match.is_everything]
         for rule in self.rules:
@@ -307,14 +309,23 @@ class Guard(_Guard[Limiter]):
         limiter: Limiter = self.rules[0].limiter
         return core_of(limiter).drive(self._entering_flow(request, unavailable))
 
-    def _asking_flow(self, charges: list[_Charge], mode: str, lease: str) -> Flow[list[Decision]]:
-        """Use the limiter's own ``hit`` for a single rule, since that is faster."""
-        check, part = charges[0]
-        limiter = check.rule.limiter
-        is_plain = len(charges) == 1 and mode == "hit" and not part.shadow
-        if is_plain and core_of(limiter).timeout == core_of(limiter).store.timeout:
-            return [limiter.hit(check.key, check.cost, limits=check.limits)]
-        return (yield from super()._asking_flow(charges, mode, lease))
+    def _deciding_flow(
+        self, request: Request, charges: list[_Charge], unavailable: StoreUnavailable | None
+    ) -> Flow[Verdict]:
+        """Use the limiter's own ``hit`` if one rule applies and needs no more, since that is faster."""
+        if len(charges) == 1 and unavailable is None:
+            check, part = charges[0]
+            rule, key, cost, limits, _ = check
+            core = core_of(rule.limiter)
+            is_plain = not (part.shadow or part.plan.leases)
+            if is_plain and core.timeout == core.store.timeout:
+                try:
+                    decision = rule.limiter.hit(key, cost, limits=limits)
+                except StoreUnavailable as error:
+                    unavailable = error
+                else:
+                    return Verdict.of_results((Result(rule, decision, part),), request)
+        return (yield from super()._deciding_flow(request, charges, unavailable))
 
     def leave(self, verdict: Verdict) -> None:
         """Release the leases of a request whose response is closed."""

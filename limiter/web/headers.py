@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import NamedTuple
@@ -44,15 +44,18 @@ def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
     rendered: list[Field] = []
     policies: list[str] = []
     states: list[str] = []
-    waits: list[int] = []
+    longest_us = 0
     older: list[NamedDecision] = []
     for named in decisions:
-        numbers = named.decision.numbers
-        waits += [wait for _, _, wait, _ in numbers if wait]
-        if not numbers or named.form == "none":
+        decision, name, form = named
+        numbers = decision.numbers
+        for row in numbers:
+            if row[2] > longest_us:
+                longest_us = row[2]
+        if not numbers or form == "none":
             continue
-        if named.form == "draft-11":
-            text, heads = _policies(tuple([row[0] for row in numbers]), named.name)
+        if form == "draft-11":
+            text, heads = _policies(tuple([row[0] for row in numbers]), name)
             policies.append(text)
             states += map(_state, heads, numbers)
         else:
@@ -63,9 +66,32 @@ def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
         of_form = [named.decision for named in older if named.form == form]
         if of_form:
             rendered += _older_fields(prefix, min(of_form, key=_nearness))
-    if waits:
-        rendered.append(("Retry-After", str(-(-max(waits) // _SECOND_US))))
+    if longest_us:
+        rendered.append(_retry_after(longest_us))
     return rendered
+
+
+def _retry_after(wait_us: int) -> Field:
+    return "Retry-After", str(-(-wait_us // _SECOND_US))
+
+
+def writer(
+    policies: tuple[Policy, ...], limiter_name: str, form: str
+) -> Callable[[Decision], list[Field]]:
+    """Return a function that writes the fields of one limiter's decisions, if the store decided."""
+    if form != "draft-11":
+        return lambda decision: fields(decision, limiter_name, form)
+    text, heads = _policies(policies, limiter_name)
+    policy_field = ("RateLimit-Policy", text)
+
+    def write(decision: Decision) -> list[Field]:
+        numbers = decision.numbers
+        written = [policy_field, ("RateLimit", ", ".join(map(_state, heads, numbers)))]
+        if not decision.allowed:
+            written.append(_retry_after(max(row[2] for row in numbers)))
+        return written
+
+    return write
 
 
 def _nearness(decision: Decision) -> tuple[float, int]:

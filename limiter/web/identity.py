@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, partial
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -29,6 +29,9 @@ PREFIX = 64
 _LONGEST_HEADER = 8_192
 #: Longer texts are not cached; every address is shorter.
 _LONGEST_KNOWN = 64
+#: The longest header field with which a caller is cached, and the number of callers.
+_LONGEST_REPORT = 256
+_MOST_CALLERS = 2048
 #: Stands for an entry that cannot be parsed; it is no address.
 _UNREADABLE = "unknown"
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -62,6 +65,46 @@ def of_peer(peer: str | None, prefix: int = PREFIX) -> str:
 @lru_cache(maxsize=4096)
 def _of_peer(peer: str, prefix: int) -> str:
     return subject(parse(peer), prefix)
+
+
+class TrustedNetworks(tuple[Network, ...]):
+    """Networks of trusted proxies, with a cache of the callers that these proxies reported."""
+
+    def __init__(self, networks: Iterable[Network] = ()) -> None:
+        self.caller = lru_cache(_MOST_CALLERS)(partial(_caller, self))
+
+
+def caller(
+    trusted: Sequence[Network], peer: str | None, header: str, value: str, prefix: int
+) -> str:
+    """Return the subject of a request in which ``header``, a field of ``ADDRESS_FROM``, has this value.
+
+    Raises:
+        Unidentified: The request has no such address.
+
+    """
+    is_short = len(value) <= _LONGEST_REPORT and len(peer or "") <= _LONGEST_KNOWN
+    if is_short and isinstance(trusted, TrustedNetworks):
+        return trusted.caller(peer, header, value, prefix)
+    return _caller(trusted, peer, header, value, prefix)
+
+
+def _caller(
+    trusted: Sequence[Network], peer: str | None, header: str, value: str, prefix: int
+) -> str:
+    return subject(client(trusted, peer, entries(header, value)), prefix)
+
+
+def client(trusted: Sequence[Network], peer: str | None, forwarded_for: str | None) -> Address:
+    """Return the client's address: the reported one if a trusted proxy reports it, else the peer's.
+
+    Raises:
+        Unidentified: There is no such address.
+
+    """
+    if forwarded_for is not None and is_trusted(peer, trusted):
+        return outermost(forwarded_for, trusted)
+    return parse(peer or "")
 
 
 def outermost(forwarded_for: str, trusted: Sequence[Network]) -> Address:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
 
@@ -30,23 +31,33 @@ def quota_exceeded(decisions: Iterable[tuple[Decision, str]], instance: str) -> 
 
     It has no number that changes from call to call, so that all bodies of one limit have one length.
     """
-    denied = []
-    for decision, limiter_name in decisions:
-        policies = [part.policy for part in decision.each]
-        named = zip(headers.names(policies, limiter_name), decision.each, strict=True)
-        denied += [(name, part.policy) for name, part in named if not part.allowed]
+    limits = [
+        (name, tuple([(row[0], row[2] > 0) for row in decision.numbers]))
+        for decision, name in decisions
+    ]
+    return _denied(tuple(limits)).about(instance)
+
+
+@lru_cache(maxsize=1024)
+def _denied(limits: tuple[tuple[str, tuple[tuple[Policy, bool], ...]], ...]) -> _Problem:
+    """Prepare the problem of a denial: each limiter's name, its policies, and whether each denied."""
+    denied: list[tuple[str, Policy]] = []
+    for limiter_name, policies in limits:
+        names = headers.names([policy for policy, _ in policies], limiter_name)
+        named = zip(names, policies, strict=True)
+        denied += [(name, policy) for name, (policy, denies) in named if denies]
     detail = " ".join(f"Policy {name} allows {_amount(policy)}." for name, policy in denied)
-    return _quota_exceeded(detail, [name for name, _ in denied], instance)
+    return _quota_exceeded(detail, [name for name, _ in denied])
 
 
 def too_many_new_subjects(policy: str, why: str, instance: str) -> str:
     """Return the problem of a client address that has reached a policy's bound on new subjects."""
-    return _quota_exceeded(f"{why[:1].upper()}{why[1:]}.", [policy], instance)
+    return _quota_exceeded(f"{why[:1].upper()}{why[1:]}.", [policy]).about(instance)
 
 
-def _quota_exceeded(detail: str, policies: Sequence[str], instance: str) -> str:
+def _quota_exceeded(detail: str, policies: Sequence[str]) -> _Problem:
     members = {"violated-policies": policies}
-    return _problem(_TYPES + "quota-exceeded", "Quota Exceeded", 429, detail, instance, members)
+    return _Problem(_TYPES + "quota-exceeded", "Quota Exceeded", 429, detail, members)
 
 
 def too_large(instance: str) -> str:
@@ -56,9 +67,14 @@ def too_large(instance: str) -> str:
 
 def reduced_capacity(instance: str) -> str:
     """Return the problem of a request that is denied because no limit could be checked."""
+    return _reduced_capacity().about(instance)
+
+
+@lru_cache(maxsize=1)
+def _reduced_capacity() -> _Problem:
     kind, detail = "temporary-reduced-capacity", "The rate limit cannot be checked right now."
     members: dict[str, Any] = {"violated-policies": []}
-    return _problem(_TYPES + kind, "Temporary Reduced Capacity", 503, detail, instance, members)
+    return _Problem(_TYPES + kind, "Temporary Reduced Capacity", 503, detail, members)
 
 
 def unidentified(error: Unidentified, instance: str) -> str:
@@ -71,7 +87,7 @@ def unidentified(error: Unidentified, instance: str) -> str:
 
 def problem(status: int, detail: str, instance: str) -> str:
     """Return a problem of no special type: its status says what kind it is."""
-    return _problem("about:blank", title(status), status, detail, instance, {})
+    return _Problem("about:blank", title(status), status, detail, {}).about(instance)
 
 
 def title(status: int) -> str:
@@ -86,15 +102,27 @@ def _amount(policy: Policy) -> str:
     return f"{policy.limit} requests per {policy.per} s{at_once}"
 
 
-def _problem(
-    kind: str, title: str, status: int, detail: str, instance: str, members: dict[str, Any]
-) -> str:
-    body = {"type": kind, "title": title, "status": status, "detail": detail, "instance": instance}
-    text = _json({**body, **members})
-    if len(text) > _MOST_BYTES:  # the client chooses the length of its path
-        room = _MOST_BYTES - len(_json({**body, "instance": "", **members}))
-        text = _json({**body, "instance": _fitting(instance, room), **members})
-    return text
+class _Problem:
+    """A problem without the request's path: the text before and after it, which many requests share."""
+
+    def __init__(
+        self, kind: str, title: str, status: int, detail: str, members: dict[str, Any]
+    ) -> None:
+        before = {"type": kind, "title": title, "status": status, "detail": detail}
+        self._before = _json(before).removesuffix("}\n") + ',"instance":'
+        self._after = _json({"": "", **members}).removeprefix('{"":""')
+        self._room = _MOST_BYTES - len(self._before + self._after)
+
+    def about(self, path: str) -> str:
+        """Write the problem of a request; the client chooses the length of its path."""
+        instance = _encoded(path)
+        if len(instance) > self._room:
+            instance = _encoded(_fitting(path, self._room - len('""')))
+        return self._before + instance + self._after
+
+
+#: As ``json.dumps``, which costs more.
+_encoded = json.JSONEncoder().encode
 
 
 def _json(body: dict[str, Any]) -> str:

@@ -88,12 +88,7 @@ class Request:
         """
         known = self.__dict__.get("_client")
         if known is None or known[0] is not trusted:
-            reported = self.forwarded_for if identity.is_trusted(self.peer, trusted) else None
-            client = (
-                identity.parse(self.peer or "")
-                if reported is None
-                else identity.outermost(reported, trusted)
-            )
+            client = identity.client(trusted, self.peer, self.forwarded_for)
             known = self.__dict__["_client"] = trusted, client
         address: Address = known[1]
         return address
@@ -103,9 +98,11 @@ class Request:
 
         Raises: As ``client``.
         """
-        if self.forwarded_for is None:
+        header = self.address_from
+        value = self.headers.get(header)
+        if value is None:
             return identity.of_peer(self.peer, prefix)
-        return identity.subject(self.client(trusted), prefix)
+        return identity.caller(trusted, self.peer, header, value, prefix)
 
     def changed(self, **fields: Any) -> Request:
         """Return a copy with other fields; with other ``parts`` alone, it keeps what is cached."""

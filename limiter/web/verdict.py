@@ -66,17 +66,28 @@ class Verdict:
 
     @classmethod
     def of_results(
-        cls, results: tuple[Result, ...], request: Request, error: LimiterError | None = None
+        cls,
+        results: tuple[Result, ...],
+        request: Request,
+        error: LimiterError | None = None,
+        fields: list[tuple[str, str]] | None = None,
     ) -> Verdict:
-        """Make the verdict of rules' decisions; ``error`` is why the store did not make them."""
-        if error is None and any(result.decision.degraded for result in results):
-            error = StoreUnavailable("the store did not decide")
-        denied = [result for result in results if result.denies]
-        fields = header_fields(results)
+        """Make the verdict of rules' decisions; ``error`` is why the store did not make them.
+
+        ``fields`` are the decisions' header fields, if they were written already.
+        """
+        denied = []
+        for result in results:
+            if result.decision.degraded and error is None:
+                error = StoreUnavailable("the store did not decide")
+            if result.denies:
+                denied.append(result)
+        if fields is None:
+            fields = header_fields(results)
         if not denied:
             return cls(200, results, fields, error=error)
         by_limits = [
-            (result.decision, result.rule.name) for result in denied if result.decision.each
+            (result.decision, result.rule.name) for result in denied if result.decision.numbers
         ]
         if not by_limits:  # a fallback denied, and no limit
             return cls(503, results, body=problems.reduced_capacity(request.path), error=error)

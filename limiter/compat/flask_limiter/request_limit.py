@@ -79,7 +79,7 @@ class RequestLimit:
         self.breached = not decision.allowed
         self.shared = rule.limit.scope is not None or rule.called == "application"
         self.remaining = decision.remaining
-        decided_at = decision.decided_at + RequestState.of(request.environ).clock_ahead
+        decided_at = decision.decided_at + RequestState.of(request).clock_ahead
         self.reset_at = math.ceil(decided_at + decision.reset_after)
         self.rule = rule
         self.retry_after = decision.retry_after
@@ -95,7 +95,7 @@ def note_clock(_: object, verdict: Verdict) -> None:
     for result in verdict.results:
         if result.decision.decided_at:
             ahead = time.time() - result.decision.decided_at
-            RequestState.of(request.environ).clock_ahead = ahead
+            RequestState.of(request).clock_ahead = ahead
 
 
 def request_limits(verdict: Verdict) -> list[RequestLimit]:
