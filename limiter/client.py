@@ -111,6 +111,7 @@ class Limiter(Base):
             another process it may deny for up to that long.
         denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
             generations, at about 0.7 kB each. It is for keys that are plain ``str``. 0 keeps none.
+        join: Only for ``AsyncLimiter``, which describes it.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
     this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one
