@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import importlib.util
 import json
 import re
@@ -31,11 +32,7 @@ from tests.bench.test_bench import run, written
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra bench)")
 
 CURVES = ["threads", "coroutines", "keys", "shards", "subjects"]
-#: The parts of the page that the quick run below does not measure.
-OTHERS = {
-    part: {"figures": {"": {"": {"median": 1.0}}}, "curves": {}}
-    for part in ("hit", "async", "flask")
-}
+MEASURED: dict[str, Any] = {"figures": {"Redis": {"a case": {"median": 1.0}}}, "curves": {}}
 NAMES = [
     name
     for name, package in zip(peers.NAMES, ("limits", "throttled", "pyrate_limiter"), strict=True)
@@ -63,7 +60,14 @@ def test_every_curve_has_all_of_its_points(quick: tuple[dict[str, Any], str, Pat
             [coroutine_rates.DIFFERENT, coroutine_rates.HOT, peers.BARE, *NAMES],
             QUICK.tasks,
         ),
-        "keys": ([*hot_keys.THREADS, *hot_keys.COROUTINES], QUICK.keys),
+        "keys": (
+            [
+                name
+                for name, (_, settings) in (hot_keys.THREADS | hot_keys.COROUTINES).items()
+                if hot_keys.accepted(settings)
+            ],
+            QUICK.keys,
+        ),
         "shards": ([shards.ONE_THREAD, shards.MANY_TASKS], QUICK.shards),
     }
     for part, (names, numbers) in lines.items():
@@ -95,14 +99,24 @@ def test_every_curve_has_all_of_its_points(quick: tuple[dict[str, Any], str, Pat
 @pytest.mark.slow
 def test_the_page_has_the_figures_of_a_run(quick: tuple[dict[str, Any], str, Path]) -> None:
     """All of its tables and plots are there, and each picture exists."""
-    results, _, folder = quick
+    results, _, folder = copy.deepcopy(quick)
     assert page.lacking(results) == ["hit", "async", "flask"]
-    results = results | {"sections": OTHERS | results["sections"]}
+    (server,) = results["sections"]["threads"]["curves"]["rate"]["lines"]
+    for part, case in {
+        "hit": "fixed_window: hit, allowed",
+        "async": "fixed_window: hit, allowed, one at a time",
+        "flask": "fixed_window, allowed",
+    }.items():
+        results["sections"][part] = {"figures": {server: {case: {"median": 0.625}}}}
 
     figures = page.block("a-run", results)
 
-    rate = results["sections"]["threads"]["curves"]["client"]["lines"]
-    (client,) = (by_line[threads.OURS]["1"]["median"] for by_line in rate.values())
+    assert f"| call | {server} |" in figures
+    assert "| fixed_window: hit, allowed | 0.62 |" in figures
+    assert "| fixed_window: hit, allowed, one at a time, coroutines | 0.62 |" in figures
+    assert "| fixed_window, allowed | 0.62 |" in figures
+    lines = results["sections"]["threads"]["curves"]["client"]["lines"]
+    client = lines[server][threads.OURS]["1"]["median"]
     shown = f"{client:.0f}" if client >= 10 else f"{client:.2f}"
     assert f"| `Limiter.hit`, one thread | {shown} |" in figures
     for name in (peers.BARE, *NAMES):
@@ -138,9 +152,9 @@ def test_only_what_stands_between_the_marks_is_replaced() -> None:
 def test_the_newest_full_run_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Quick runs, and runs that lack a part, are not."""
     monkeypatch.setattr(page, "RESULTS", tmp_path)
-    whole = dict.fromkeys(page.PARTS, OTHERS["hit"])
+    whole = dict.fromkeys(page.PARTS, MEASURED)
     runs = {
-        "lacking": {"date": "2026-12-04", "sections": OTHERS},
+        "lacking": {"date": "2026-12-04", "sections": {"hit": MEASURED}},
         "quick": {"date": "2026-12-03", "sections": whole, "quick": True},
         "newest": {"date": "2026-12-02", "sections": whole},
         "older": {"date": "2026-12-01", "sections": whole},
