@@ -36,6 +36,14 @@ PROCESSOR = "The same ratio, of the processor's time alone"
 
 #: Long, so that other work on the machine makes a call slow, but does not fail it.
 TIMEOUT = 5.0
+HOUR = 3600.0
+
+ALLOWED = "fixed_window: hit, allowed"
+WITH_CACHE = "fixed_window: hit, allowed, with a denial cache"
+#: The name of a quotient: what the denial cache costs a call that it does not answer.
+CACHE_ON_OFF = "fixed_window: hit, allowed: denial cache on / off"
+FROM_CACHE = "fixed_window: hit, denied, from the denial cache"
+THREE_FROM_CACHE = "three limits: hit, denied, from the denial cache"
 
 CLUSTER_CLIENT = "redis-py's cluster client: `return 1`"
 #: The end of the name of a quotient: the library / redis-py's cluster client.
@@ -52,6 +60,7 @@ def measure(programs: list[Program], effort: Effort, before: Library | None) -> 
         "The library: one decision",
         "Time per decision / time of redis-py's `evalsha` of `return 1` (sync, one connection, TCP), "
         "client and server pinned to one core, one hot key. "
+        "*With a denial cache*, a denial is repeated for up to an hour without a call to the store. "
         f"{method(effort)} `limits` is another library, measured in the same way if it is installed; its "
         "`hit` returns only True or False.",
     )
@@ -63,6 +72,7 @@ def measure(programs: list[Program], effort: Effort, before: Library | None) -> 
             other = calls_of(before, "hit", side, effort, stack, section.notes)
             floor = floor_of(server, effort, stack)
             measured = against_floor(f"library on {program.name}", floor, now, effort, other)
+        measured.divide(CACHE_ON_OFF, WITH_CACHE, ALLOWED)
         measured.record(section, program.name)
         floors[program.name] = {"redis-py's `evalsha`, us": measured.floor}
     section.tables = ratio_tables(section)
@@ -150,17 +160,18 @@ def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
     """Return the library's cases on one server."""
     numbers = itertools.count()
 
-    def limiter(subject: Subject) -> Limiter:
+    def limiter(subject: Subject, **settings: Any) -> Limiter:
         name = f"{side.name}-{next(numbers)}"
-        made = Limiter(subject.policies, store=side.stores[0], name=name, timeout=TIMEOUT)
+        settings = {"store": side.stores[0], "name": name, "timeout": TIMEOUT, **settings}
+        made = Limiter(subject.policies, **settings)
         stack.enter_context(made).hit(KEY, subject.taken)
         return made
 
     def chunk(call: Callable[[], object], expected: bool) -> Chunk:
         return timed(call, effort.calls, side.pids, expected)
 
-    def hit(subject: Subject, expected: bool) -> Chunk:
-        return chunk(partial(limiter(subject).hit, KEY), expected)
+    def hit(subject: Subject, expected: bool, **settings: Any) -> Chunk:
+        return chunk(partial(limiter(subject, **settings).hit, KEY), expected)
 
     def peek(subject: Subject) -> Chunk:
         peeked = limiter(subject)
@@ -180,6 +191,9 @@ def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
         **{f"{name}: peek": partial(peek, ALLOWING[name]) for name in DENYING},
         "three limits: hit, allowed": partial(hit, THREE, True),
         "three limits: hit, denied": partial(hit, THREE_DENYING, False),
+        FROM_CACHE: partial(hit, DENYING["fixed_window"], False, denial_cache=HOUR),
+        THREE_FROM_CACHE: partial(hit, THREE_DENYING, False, denial_cache=HOUR),
+        WITH_CACHE: partial(hit, ALLOWING["fixed_window"], True, denial_cache=HOUR),
         f"fixed_window: hit, allowed, {CLUSTER_KEYS:,} keys in turn": in_turn,
         "fixed_window: hit, allowed, four fields read": fields_read,
     }

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from limiter.base import Base
+from limiter.call import STRIDE
 from limiter.core import Core
 from limiter.decision import CachedDecision, Decision
 from limiter.denials import PAUSE_EVERY
@@ -145,7 +146,7 @@ class AsyncLimiter(Base):
                 if denials.answered % PAUSE_EVERY == 0:
                     await asyncio.sleep(0)
                 return CachedDecision(plan.policies, cached)
-            sending = denials.sending(call)
+            began, last = denials.clock(), denials.marks.last
         transport = core.transport
         try:
             sent = transport.begin(call)
@@ -162,8 +163,8 @@ class AsyncLimiter(Base):
             return core.fallback(error, plan, "hit", key, cost, at_least, tag)
         if core.outage.since is not None:
             core.outage.answered()
-        if denials is not None:
-            denials.received(call, sending, reply)
+        if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
+            denials.received(call, began, last, reply)
         return Decision(plan.policies, reply)
 
     async def peek(

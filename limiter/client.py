@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from limiter.base import Base
+from limiter.call import STRIDE
 from limiter.core import Core
 from limiter.decision import CachedDecision, Decision
 from limiter.errors import LimiterError, StoreUnavailable
@@ -173,7 +174,7 @@ class Limiter(Base):
         if denials is not None:
             if call.denial is not None and (cached := denials.answer(call)) is not None:
                 return CachedDecision(plan.policies, cached)
-            sending = denials.sending(call)
+            sent, last = denials.clock(), denials.marks.last
         try:
             reply = core.transport.run(call)
         except StoreUnavailable as error:
@@ -181,8 +182,8 @@ class Limiter(Base):
             return core.fallback(error, plan, "hit", key, cost, at_least, tag)
         if core.outage.since is not None:
             core.outage.answered()
-        if denials is not None:
-            denials.received(call, sending, reply)
+        if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
+            denials.received(call, sent, last, reply)
         return Decision(plan.policies, reply)
 
     def peek(

@@ -82,7 +82,7 @@ class World:
         """Give the time to a limiter."""
         transport = limiter._core.transport
         if limiter._core.denials is not None:
-            limiter._core.denials._clock = self.clock
+            limiter._core.denials.clock = self.clock
         if "run" in vars(transport):  # it is shared, and has its time already
             return
         run = transport.run
@@ -214,7 +214,7 @@ def check_an_answer_is_rounded_up(timed: Timed, subject: str) -> None:
     world = types.SimpleNamespace(now=0.0)
     cache = denials.DenialCache(LONG, denials.Marks(), 8, lambda: world.now)
     call = Call(CallTemplate("hit", 0, 0, (Block(SlidingLog(1, 1), 0, 1),)), (b"key",))
-    cache.received(call, cache.sending(call), (0, 0, 100, 200, 0, 7))
+    cache.received(call, cache.clock(), cache.marks.last, (0, 0, 100, 200, 0, 7))
     world.now = 1.75e-6
     assert cache.answer(call) == (0, 0, 99, 199, 0, 8)
 
@@ -429,29 +429,29 @@ class Mutant(NamedTuple):
 MUTANTS = [
     Mutant(
         "valid from receipt",
-        "until = sending.at + ",
-        "until = self._clock() + ",
+        "until = sent + ",
+        "until = received + ",
         check_it_ends_before_the_store_admits,
     ),
     Mutant(
         "waits from sending",
-        "Denial(until, self._clock(), ",
-        "Denial(until, sending.at, ",
+        "Denial(until, received, ",
+        "Denial(until, sent, ",
         check_retry_after_is_never_too_short,
     ),
     Mutant(
         "valid for the setting alone",
-        "min(min(waits) / 1e6, self.seconds)",
+        "min(shortest_us / 1e6, self.seconds)",
         "self.seconds",
         check_others_only_postpone,
     ),
     Mutant(
         "valid for the wait alone",
-        "min(min(waits) / 1e6, self.seconds)",
-        "min(waits) / 1e6",
+        "min(shortest_us / 1e6, self.seconds)",
+        "shortest_us / 1e6",
         check_no_longer_than_the_setting,
     ),
-    Mutant("the longest wait", "min(min(waits)", "min(max(waits)", check_the_shortest_wait_counts),
+    Mutant("the longest wait", "= min(filter(", "= max(filter(", check_the_shortest_wait_counts),
     Mutant(
         "waits as then",
         "retry_us - elapsed, reset_us - elapsed, 0, at",
@@ -467,9 +467,15 @@ MUTANTS = [
     ),
     Mutant(
         "marked at receipt",
-        "reply, sending.mark)",
-        "reply, self._marks.of(call.keys))",
+        "self.marks.last is not last",
+        "self.marks.last is None",
         check_a_reset_while_the_denial_is_under_way,
+    ),
+    Mutant(
+        "without marks",
+        " or denial.mark != self.marks.of(call.keys)",
+        "",
+        check_what_gives_units_back,
     ),
     Mutant("no resets", '{"refund", "reset"}', '{"refund"}', check_what_gives_units_back),
     Mutant("no refunds", '{"refund", "reset"}', '{"reset"}', check_what_gives_units_back),
