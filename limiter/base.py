@@ -48,6 +48,8 @@ class Base:
     """A limiter's arguments and properties; ``Limiter`` and ``AsyncLimiter`` add the calls."""
 
     _core_class: ClassVar[type[Core[Any]]]
+    _can_join: ClassVar[bool] = False
+    """Whether the class has the setting ``join``."""
     _core: Core[Any]
 
     @_naming_its_class
@@ -68,8 +70,10 @@ class Base:
         denial_cache_size: int = 1024,
         prepaid: int = 0,
         prepaid_hold: float = 0.2,
+        join: bool | None = None,
     ) -> None:
-        plan = Plan(policies_of(limits, algorithm), KeySpeller(prefix, name, key_secret))
+        join = settings.check_join(join, self._can_join)
+        plan = Plan(policies_of(limits, algorithm), KeySpeller(prefix, name, key_secret), join)
         on_error = settings.check_on_error(on_error)
         local_share = settings.check_share(local_share)
         timeout = settings.check_seconds("timeout", timeout)

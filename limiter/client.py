@@ -147,6 +147,7 @@ class Limiter(Base):
             another process it may deny for up to that long.
         denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
             generations, at about 0.7 kB each. It is for keys that are plain ``str``. 0 keeps none.
+        join: Only for ``AsyncLimiter``, which describes it.
 
         prepaid: How many units of a subject are taken in advance, at most, and then spent without a call to
             the store, by hits of a plain ``str`` key without ``at_least``, ``limits`` and ``tag``. 0, the
