@@ -368,6 +368,32 @@ def check_joint_calls(timed: Timed, subject: str) -> None:
         assert limiter.hit(full, 1).allowed
 
 
+def check_the_shortest_setting_counts(timed: Timed, subject: str) -> None:
+    """Of several limiters in one call; if one of them has no cache, the store is asked each time."""
+    world = World()
+    settings = {"first": 0.5, "second": 0.25, "off": 0.0}
+    limiters: list[Any] = []
+    for name, seconds in settings.items():
+        shared = {"store": inner(limiters[0])} if limiters else {}
+        limits = FixedWindow(1, "day")
+        limiters.append(timed(world, limits, name=name, denial_cache=seconds, **shared))
+
+    def cached(*deciding: Any) -> bool:
+        parts = [Part(limiter_calls.plan(inner(each)), subject, 1) for each in deciding]
+        flow = limiter_calls.decide_flow([inner(each) for each in deciding], parts, "hit", "")
+        decisions = driven(limiters[0], flow)
+        assert not all(decisions)
+        return bool(decisions[0].cached)
+
+    first, second, off = limiters
+    deny(first, {"key": subject})
+    for deciding, from_cache in (((first, second), True), ((first, off), False)):
+        assert not cached(*deciding)
+        assert cached(*deciding) == from_cache
+        world.now_us += 250_000
+        assert not cached(*deciding)
+
+
 def check_shadow_mode_denies_nothing(timed: Timed, subject: str) -> None:
     """A joint call in which only a part in shadow mode has no room is charged each time."""
     world = World()
@@ -378,13 +404,16 @@ def check_shadow_mode_denies_nothing(timed: Timed, subject: str) -> None:
     parts = [Part(plans[0], subject, 1), Part(plans[1], subject, 1, shadow=True)]
     for _ in range(3):
         flow = limiter_calls.decide_flow([inner(limiter), inner(shadow)], parts, "hit", "")
-        decisions = limiter._core.drive(flow)
-        if inspect.iscoroutine(decisions):
-            decisions = limiter.loop.run(decisions)
-        charged, shadowed = decisions
+        charged, shadowed = driven(limiter, flow)
         assert charged.granted == 1
         assert not shadowed.allowed
         assert not shadowed.cached
+
+
+def driven(limiter: Any, flow: Any) -> Any:
+    """The result of a flow of a limiter's core."""
+    result = limiter._core.drive(flow)
+    return limiter.loop.run(result) if inspect.iscoroutine(result) else result
 
 
 def inner(limiter: Any) -> Any:
@@ -407,6 +436,7 @@ CHECKS = [
     check_what_gives_units_back,
     check_what_may_have_given_back,
     check_joint_calls,
+    check_the_shortest_setting_counts,
     check_shadow_mode_denies_nothing,
 ]
 
