@@ -1,7 +1,7 @@
 """The denial cache never denies what the store would admit, and ``retry_after`` is never too short.
 
 ``World`` passes the time in: to the store's scripts, to the cache, and for the way of a call to the
-store and back. Each check is also run with a wrong cache, which it must find.
+store and back. Wrong caches, made by a change of the source, must each be found by a check.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.calls.support import NOW_US, PATIENCE, RATES
 #: In microseconds, a sum of powers of two in seconds: then the clock's floats are exact.
 MOMENT = 15_625
 
-#: Longer than any wait of these policies.
+#: Seconds; longer than any test.
 LONG = 1_000.0
 
 
@@ -561,7 +561,7 @@ def test_a_flood_of_subjects_takes_a_bounded_memory(
     make_on: Make, store: str, subject: str, size: int
 ) -> None:
     """In both kinds of calls, at most twice the size is kept; with 0, nothing is."""
-    limiter = make_on(store, FixedWindow(1, 60), denial_cache=LONG, denial_cache_size=size)
+    limiter = make_on(store, FixedWindow(1, "day"), denial_cache=LONG, denial_cache_size=size)
     for number in range(40):
         for key in (f"{subject}-{number}", (subject, number)):
             limiter.hit(key)
@@ -598,13 +598,13 @@ def test_wait_sleeps_until_the_store_admits(
     """It may begin with a cached denial; its next try asks the store."""
     limiter = make_on(store, SlidingLog(1, 0.2), name=subject, denial_cache=setting)
     limiter.hit(key)
-    denied = limiter.hit(key)
-    assert not denied
+    assert not limiter.hit(key)
     modes = counted(limiter)
     decision = limiter.wait(key, timeout=PATIENCE)
     assert decision.allowed
     assert not decision.cached
-    assert modes == ["hit"]
+    # A slow machine may begin the wait when the short setting has ended.
+    assert len(modes) in ((1, 2) if setting < LONG else (1,))
 
 
 def test_a_reservation_may_be_denied_from_the_cache(
@@ -652,13 +652,13 @@ def test_a_hold_asks_the_store(make_on: Make, store: str, subject: str, limits: 
 
 def test_a_time_that_was_set_asks_the_store(make_on: Make, store: str, subject: str) -> None:
     """A simulation moves its time as it likes."""
-    limiter = make_on(store, FixedWindow(1, 60), denial_cache=LONG)
+    limiter = make_on(store, FixedWindow(1, "day"), denial_cache=LONG)
     deny(limiter, {"key": subject})
     set_time(inner(limiter), NOW_US)
     for key in (subject, (subject, 1)):
         for _ in range(3):
             assert not limiter.hit(key).cached
-    set_time(inner(limiter), NOW_US + 60_000_000)
+    set_time(inner(limiter), NOW_US + 86_400_000_000)
     assert limiter.hit(subject).allowed
     set_time(inner(limiter), None)
     assert limiter.hit(subject).cached
@@ -666,7 +666,7 @@ def test_a_time_that_was_set_asks_the_store(make_on: Make, store: str, subject: 
 
 def test_memory_has_no_cache(make_on: Make, subject: str) -> None:
     """The store itself is as fast, and exact."""
-    limiter = make_on("memory://", FixedWindow(1, 60), denial_cache=LONG)
+    limiter = make_on("memory://", FixedWindow(1, "day"), denial_cache=LONG)
     deny(limiter, {"key": subject})
     assert not limiter.hit(subject).cached
 
