@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from bench.coroutines import MANY, ONE
+from bench.coroutines import BY_JOINING, HOT, MANY, ONE
 from bench.flask_process import ADDED, DENIED
 from bench.flask_route import BY_RAW_HOOK, OURS
 from bench.hits import BY_CLIENT, BY_SINGLE, CACHE_ON_OFF, FROM_CACHE
@@ -64,6 +64,9 @@ GOALS = (
         for name in _OF_COROUTINES
         for tasks, most in ((ONE, 1.10), (MANY, 0.26))
     ),
+    Goal("async", f"fixed_window: hit, allowed, {HOT.name}", 0.10),
+    Goal("async", f"fixed_window: hit, denied, {HOT.name}", 0.10),
+    Goal("async", BY_JOINING, 1.05),
     # 1.25: four fifths of the requests a second of the route without a limiter.
     *(Goal("flask", f"{name}, allowed", 1.25) for name in OURS),
     # 0.95 of the requests a second of the route with one round trip on a raw socket.

@@ -101,9 +101,19 @@ class AsyncLimiter(Base):
     Calls that one turn of the event loop makes to one node are sent together. A cancelled call is
     charged at most once, and does not disturb other calls. Event loops in several threads may share an
     ``AsyncLimiter``; each loop has its own connections.
+
+    Args:
+        join: Send the hits that one turn of the event loop makes on the same key, with the same cost, as
+            one script call. This is the default. Each caller gets the same decision as without it, in the
+            order of the calls; only ``reset_after`` of a bucket already counts all of them. Hits with
+            ``at_least``, those of a ``LeakyBucket``, and ``hit_all`` are never joined.
+
+    All other arguments are those of ``Limiter``.
+
     """
 
     _core_class = LoopCore
+    _can_join = True
     _core: LoopCore
 
     async def hit(
@@ -146,7 +156,7 @@ class AsyncLimiter(Base):
                 reply = await sent[0]
                 if isinstance(reply, Exception):
                     reply = await finish(call, reply, sent)
-                else:
+                elif type(reply) is not tuple:  # a joined call has its numbers already
                     reply = checked(call, reply)
         except StoreUnavailable as error:
             core.note(error)

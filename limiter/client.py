@@ -112,6 +112,7 @@ class Limiter(Base):
         denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
             generations, at about 1 kB each with a cached denial. That is for keys that are plain ``str``.
             As many denials of other calls are kept. 0 keeps none.
+        join: Only for ``AsyncLimiter``, which describes it.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
     this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one

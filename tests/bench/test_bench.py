@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bench.against import Side
+from bench.coroutines import BY_JOINING
 from bench.effort import QUICK
 from bench.goals import GOALS, MET, MISSED, Goal, judge
 from bench.hits import BY_CLIENT, BY_SINGLE, CACHE_ON_OFF
@@ -139,6 +140,7 @@ def test_every_goal_of_the_library_has_its_case(part: str) -> None:
         "hit": {CACHE_ON_OFF},
         "cluster": {f"{name}{BY_CLIENT}" for name in DENYING} | {BY_SINGLE},
         "server": {LENGTHS},
+        "async": {BY_JOINING},
     }
 
     goals = {goal.figure for goal in GOALS if goal.part == part}
