@@ -15,11 +15,11 @@ import redis.asyncio
 
 from bench.against import Cases, Library, Side, calls_of, made
 from bench.effort import Effort
-from bench.hits import FLOOR, KEY, TIMEOUT, against_floor, floor_of, method, ratio_tables
+from bench.hits import KEY, TIMEOUT, against_floor, floor_of, method, ratio_tables
 from bench.pinning import pinned
 from bench.ratios import Chunk, measured
 from bench.sections import Section
-from bench.stores import Program, load, plain_client
+from bench.stores import FLOOR, Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, Subject
 from limiter import AsyncLimiter
 from service.demo.servers import Server
@@ -43,6 +43,12 @@ class Tasks(NamedTuple):
 ONE = Tasks("one at a time", [KEY])
 MANY = Tasks(f"{AT_ONCE} at once, different keys", [f"user:{task}" for task in range(AT_ONCE)])
 HOT = Tasks(f"{AT_ONCE} at once, one key", [KEY] * AT_ONCE)
+WARM = Tasks(f"{AT_ONCE} at once, 8 keys", [f"user:{task % 8}" for task in range(AT_ONCE)])
+
+#: The quotient of two cases: what it costs to look for equal calls where there are none.
+BY_JOINING = f"fixed_window: hit, allowed, joining on / off, {MANY.name}"
+_JOINING = f"fixed_window: hit, allowed, {MANY.name}"
+_NOT_JOINING = f"fixed_window: hit, allowed, join=False, {MANY.name}"
 
 
 def measure(programs: list[Program], effort: Effort, before: Library | None) -> Section:
@@ -61,6 +67,7 @@ def measure(programs: list[Program], effort: Effort, before: Library | None) -> 
             other = calls_of(before, "async", side, effort, stack, section.notes)
             floor = floor_of(server, effort, stack)
             measured = against_floor(f"coroutines on {program.name}", floor, now, effort, other)
+        measured.divide(BY_JOINING, _JOINING, _NOT_JOINING)
         measured.record(section, program.name)
     section.tables = ratio_tables(section)
     if "uvloop" not in _kinds():
@@ -82,19 +89,20 @@ def _loop(kind: str) -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-def _loops(stack: ExitStack) -> dict[str, asyncio.AbstractEventLoop]:
+def loops(stack: ExitStack) -> dict[str, asyncio.AbstractEventLoop]:
+    """Make an event loop of each kind."""
     return {kind: stack.enter_context(_loop(kind)) for kind in _kinds()}
 
 
 def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
     """Return the library's cases."""
-    loops = _loops(stack)
+    loop_of = loops(stack)
     numbers = itertools.count()
 
-    def hit(subject: Subject, expected: bool, tasks: Tasks, kind: str) -> Chunk:
-        name = f"{side.name}-{next(numbers)}"
-        limiter = AsyncLimiter(subject.policies, store=side.stores[0], name=name, timeout=TIMEOUT)
-        loop = loops[kind]
+    def hit(subject: Subject, expected: bool, tasks: Tasks, kind: str, **settings: Any) -> Chunk:
+        settings |= {"store": side.stores[0], "name": f"{side.name}-{next(numbers)}"}
+        limiter = AsyncLimiter(subject.policies, timeout=TIMEOUT, **settings)
+        loop = loop_of[kind]
         loop.run_until_complete(limiter.open())
         stack.callback(lambda: loop.run_until_complete(limiter.close()))
         for key in dict.fromkeys(tasks.keys):
@@ -109,19 +117,22 @@ def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
         "fixed_window: hit, denied": (DENYING["fixed_window"], False, "asyncio"),
         "three limits: hit, allowed": (THREE, True, "asyncio"),
     }
-    if "uvloop" in loops:
+    if "uvloop" in loop_of:
         calls["fixed_window on uvloop: hit, allowed"] = (ALLOWING["fixed_window"], True, "uvloop")
         calls["three limits on uvloop: hit, allowed"] = (THREE, True, "uvloop")
     return {
-        f"{name}, {tasks.name}": partial(hit, subject, expected, tasks, kind)
-        for name, (subject, expected, kind) in calls.items()
-        for tasks in ((ONE, MANY, HOT) if "fixed_window" in name else (ONE, MANY))
+        **{
+            f"{name}, {tasks.name}": partial(hit, subject, expected, tasks, kind)
+            for name, (subject, expected, kind) in calls.items()
+            for tasks in ((ONE, MANY, WARM, HOT) if "fixed_window" in name else (ONE, MANY))
+        },
+        _NOT_JOINING: partial(hit, ALLOWING["fixed_window"], True, MANY, "asyncio", join=False),
     }
 
 
 def _peers(server: Server, effort: Effort, stack: ExitStack) -> dict[str, Chunk]:
     chunks = {}
-    for kind, loop in _loops(stack).items():
+    for kind, loop in loops(stack).items():
         where = "" if kind == "asyncio" else f" on {kind}"
         call = _evalsha(server, loop, stack)
         for tasks in (ONE, MANY):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from bench.coroutines import MANY, ONE
+from bench.coroutines import BY_JOINING, HOT, MANY, ONE
 from bench.flask_process import ADDED, DENIED
 from bench.flask_route import BY_RAW_HOOK, OURS
-from bench.hits import BY_CLIENT, BY_SINGLE
+from bench.hits import BY_CLIENT, BY_SINGLE, CACHE_ON_OFF, FROM_CACHE
 from bench.memory import ONE_LOG
 from bench.sections import Section, Spread, Table
 from bench.server_time import LENGTHS, LONG_LOG
@@ -57,11 +57,16 @@ GOALS = (
     Goal("hit", "sliding_log, entries leaving: hit, allowed", 0.72),
     *(Goal("hit", f"{name}: hit, denied", 0.70) for name in _ALGORITHMS),
     Goal("hit", "three limits: hit, allowed", 0.85),
+    Goal("hit", FROM_CACHE, 0.03),
+    Goal("hit", CACHE_ON_OFF, 1.02),
     *(
         Goal("async", f"{name}, {tasks.name}", most)
         for name in _OF_COROUTINES
         for tasks, most in ((ONE, 1.10), (MANY, 0.26))
     ),
+    Goal("async", f"fixed_window: hit, allowed, {HOT.name}", 0.10),
+    Goal("async", f"fixed_window: hit, denied, {HOT.name}", 0.10),
+    Goal("async", BY_JOINING, 1.05),
     # 1.25: four fifths of the requests a second of the route without a limiter.
     *(Goal("flask", f"{name}, allowed", 1.25) for name in OURS),
     # 0.95 of the requests a second of the route with one round trip on a raw socket.

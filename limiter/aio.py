@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from limiter.base import Base
+from limiter.call import STRIDE
 from limiter.core import Core
 from limiter.decision import CachedDecision, Decision
 from limiter.denials import PAUSE_EVERY
@@ -100,9 +101,19 @@ class AsyncLimiter(Base):
     Calls that one turn of the event loop makes to one node are sent together. A cancelled call is
     charged at most once, and does not disturb other calls. Event loops in several threads may share an
     ``AsyncLimiter``; each loop has its own connections.
+
+    Args:
+        join: Send the hits that one turn of the event loop makes on the same key, with the same cost, as
+            one script call. This is the default. Each caller gets the same decision as without it, in the
+            order of the calls; only ``reset_after`` of a bucket already counts all of them. Hits with
+            ``at_least``, those of a ``LeakyBucket``, and ``hit_all`` are never joined.
+
+    All other arguments are those of ``Limiter``.
+
     """
 
     _core_class = LoopCore
+    _can_join = True
     _core: LoopCore
 
     async def hit(
@@ -135,7 +146,7 @@ class AsyncLimiter(Base):
                 if denials.answered % PAUSE_EVERY == 0:
                     await asyncio.sleep(0)
                 return CachedDecision(plan.policies, cached)
-            sending = denials.sending(call)
+            began, last = denials.clock(), denials.marks.last
         transport = core.transport
         try:
             sent = transport.begin(call)
@@ -145,15 +156,15 @@ class AsyncLimiter(Base):
                 reply = await sent[0]
                 if isinstance(reply, Exception):
                     reply = await finish(call, reply, sent)
-                else:
+                elif type(reply) is not tuple:  # a joined call has its numbers already
                     reply = checked(call, reply)
         except StoreUnavailable as error:
             core.note(error)
             return core.fallback(error, plan, "hit", key, cost, at_least, tag)
         if core.outage.since is not None:
             core.outage.answered()
-        if denials is not None:
-            denials.received(call, sending, reply)
+        if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
+            denials.received(call, began, last, reply)
         return Decision(plan.policies, reply)
 
     async def peek(

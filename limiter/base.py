@@ -47,6 +47,8 @@ class Base:
     """A limiter's arguments and properties; ``Limiter`` and ``AsyncLimiter`` add the calls."""
 
     _core_class: ClassVar[type[Core[Any]]]
+    _can_join: ClassVar[bool] = False
+    """Whether the class has the setting ``join``."""
     _core: Core[Any]
 
     @_naming_its_class
@@ -65,8 +67,10 @@ class Base:
         key_secret: str | bytes | None = None,
         denial_cache: float = 0.0,
         denial_cache_size: int = 1024,
+        join: bool | None = None,
     ) -> None:
-        plan = Plan(policies_of(limits, algorithm), KeySpeller(prefix, name, key_secret))
+        join = settings.check_join(join, self._can_join)
+        plan = Plan(policies_of(limits, algorithm), KeySpeller(prefix, name, key_secret), join)
         on_error = settings.check_on_error(on_error)
         local_share = settings.check_share(local_share)
         timeout = settings.check_seconds("timeout", timeout)

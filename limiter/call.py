@@ -42,18 +42,26 @@ class CallTemplate:
             ``at_least`` and every cost.
         now_us: The time to use; ``SERVER_CLOCK`` is the store's.
         blocks: One for each policy; no policy of a subject occurs twice.
+        joinable: Whether a transport may join the call with equal calls, into one of a larger cost.
         prepared: The bytes that a transport prepared from the template.
 
     """
 
-    __slots__ = ("at_least", "blocks", "mode", "now_us", "prepared", "step")
+    __slots__ = ("at_least", "blocks", "joinable", "mode", "now_us", "prepared", "step")
 
     def __init__(
-        self, mode: str, at_least: int, now_us: int, blocks: tuple[Block, ...], step: int = 1
+        self,
+        mode: str,
+        at_least: int,
+        now_us: int,
+        blocks: tuple[Block, ...],
+        step: int = 1,
+        joinable: bool = False,
     ) -> None:
         self.mode = mode
         self.at_least = at_least
         self.step = step
+        self.joinable = joinable
         self.now_us = now_us
         self.blocks = blocks
         self.prepared: Any = None

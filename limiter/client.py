@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from limiter.base import Base
+from limiter.call import STRIDE
 from limiter.core import Core
 from limiter.decision import CachedDecision, Decision
 from limiter.errors import LimiterError, StoreUnavailable
@@ -110,6 +111,7 @@ class Limiter(Base):
             another process it may deny for up to that long.
         denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
             generations, at about 0.7 kB each. It is for keys that are plain ``str``. 0 keeps none.
+        join: Only for ``AsyncLimiter``, which describes it.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
     this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one
@@ -172,7 +174,7 @@ class Limiter(Base):
         if denials is not None:
             if call.denial is not None and (cached := denials.answer(call)) is not None:
                 return CachedDecision(plan.policies, cached)
-            sending = denials.sending(call)
+            sent, last = denials.clock(), denials.marks.last
         try:
             reply = core.transport.run(call)
         except StoreUnavailable as error:
@@ -180,8 +182,8 @@ class Limiter(Base):
             return core.fallback(error, plan, "hit", key, cost, at_least, tag)
         if core.outage.since is not None:
             core.outage.answered()
-        if denials is not None:
-            denials.received(call, sending, reply)
+        if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
+            denials.received(call, sent, last, reply)
         return Decision(plan.policies, reply)
 
     def peek(

@@ -147,7 +147,7 @@ class Core(Generic[_Transport]):
             limits = policies_of(limits)
         plan = self._plans.get(limits)
         if plan is None:
-            plan = Plan(self._renumbered(limits), self.plan.keys)
+            plan = Plan(self._renumbered(limits), self.plan.keys, self.plan.join)
             remember(self._plans, limits, plan)
         return plan
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import NamedTuple
 
 from limiter.call import STRIDE, Call, CallTemplate, Reply
 from limiter.decision import CachedDecision, Decision
@@ -38,40 +37,37 @@ _MOST_KEYS = 16
 
 _MARKS = 256
 
-#: The marks of a call's keys.
+#: A value that is equal to no other one.
 Mark = object
 
 
-class Marks:
+class Marks(list[Mark]):
     """The last refunds and resets in this process, of all limiters that share a store.
 
-    A refund or a reset sets new marks for its keys when it has ended. So a denial that was sent before has
-    other marks. Some keys share a mark: a refund of one of them also ends the denials of the others.
+    A refund or a reset sets new marks for its keys when it has ended, also if it failed. Some keys share a
+    mark: a refund of one of them also ends the denials of the others.
     """
 
-    __slots__ = ("_marks",)
+    __slots__ = ("last",)
 
     def __init__(self) -> None:
-        self._marks = [object() for _ in range(_MARKS)]
+        super().__init__(object() for _ in range(_MARKS))
+        self.last: Mark = object()
+        """The mark of the last refund or reset of any key, which each call reads before it is sent."""
 
     def of(self, keys: Sequence[bytes]) -> Mark:
         """Return what is equal to a later result if no refund or reset of these keys ended between."""
         if len(keys) == 1:
-            return self._marks[hash(keys[0]) % _MARKS]
-        return [self._marks[hash(key) % _MARKS] for key in keys]
+            return self[hash(keys[0]) % _MARKS]
+        return [self[hash(key) % _MARKS] for key in keys]
 
     def renew(self, keys: Sequence[bytes]) -> None:
         """Set new marks for these keys."""
+        # First ``last``: ``received`` reads the two in the other order, so it misses no change.
+        self.last = object()
         for key in keys:
             # Not a number that is incremented: simultaneous increments of two threads may make one.
-            self._marks[hash(key) % _MARKS] = object()
-
-
-class Sending(NamedTuple):
-    """What is noted before a call is sent."""
-
-    at: float
-    mark: Mark
+            self[hash(key) % _MARKS] = object()
 
 
 class Denial:
@@ -81,7 +77,7 @@ class Denial:
         until: When it is used no more.
         came: When it was received.
         reply: The reply.
-        mark: The mark of the call's keys before the call was sent.
+        mark: The mark of the call's keys; no refund or reset ended since the call was sent.
 
     """
 
@@ -109,8 +105,8 @@ class DenialCache:
         self.seconds = seconds
         self.answered = 0
         """Number of calls that a cached denial has answered."""
-        self._marks = marks
-        self._clock = clock
+        self.marks = marks
+        self.clock = clock
         self._of_others: Generations[tuple[CallTemplate, tuple[bytes, ...]], Denial]
         self._of_others = Generations(size)
 
@@ -123,8 +119,8 @@ class DenialCache:
         denial: Denial | None = call.denial
         if denial is None:
             return None
-        now = self._clock()
-        if now >= denial.until or denial.mark != self._marks.of(call.keys):
+        now = self.clock()
+        if now >= denial.until or denial.mark != self.marks.of(call.keys):
             call.denial = None
             return None
         self.answered += 1
@@ -139,18 +135,18 @@ class DenialCache:
             later += (0, left, max(0, retry_us - elapsed), max(0, reset_us - elapsed), 0)
         return [*later, reply[-1] + elapsed]
 
-    def sending(self, call: Call) -> Sending:
-        """Note what must be known from before a call is sent."""
-        return Sending(self._clock(), self._marks.of(call.keys))
-
-    def received(self, call: Call, sending: Sending, reply: Reply) -> None:
-        """Cache the reply if it denies."""
-        waits = [wait for wait in reply[2:-1:STRIDE] if wait]
-        if not waits or not _denies(call.template, reply) or len(call.keys) > _MOST_KEYS:
+    def received(self, call: Call, sent: float, last: Mark, reply: Reply) -> None:
+        """Cache a reply that denies. ``sent`` and ``last`` were read before the call was sent."""
+        received = self.clock()
+        waits = reply[2:-1:STRIDE]
+        if not any(waits) or not _denies(call.template, waits) or len(call.keys) > _MOST_KEYS:
             return
         # Not the longest wait: after the shortest one, ``each`` of the decision would be wrong.
-        until = sending.at + min(min(waits) / 1e6, self.seconds)
-        denial = Denial(until, self._clock(), reply, sending.mark)
+        shortest_us = min(filter(None, waits))
+        until = sent + min(shortest_us / 1e6, self.seconds)
+        denial = Denial(until, received, reply, self.marks.of(call.keys))
+        if self.marks.last is not last:
+            return  # a refund or a reset has ended meanwhile, perhaps one of these keys
         call.denial = denial
         if not call.is_kept:
             self._of_others.keep((call.template, call.keys), denial)
@@ -169,15 +165,14 @@ def hit_flow(
         if cache.answered % PAUSE_EVERY == 0:
             yield Pause(0.0)
         return CachedDecision, cached
-    sending = cache.sending(call)
+    sent, last = cache.clock(), cache.marks.last
     reply = yield Ask(call, deadline)
-    cache.received(call, sending, reply)
+    cache.received(call, sent, last, reply)
     return Decision, reply
 
 
-def _denies(template: CallTemplate, reply: Reply) -> bool:
-    """Whether a policy without room denies: one in shadow mode does not."""
-    waits = reply[2:-1:STRIDE]
+def _denies(template: CallTemplate, waits: Sequence[float]) -> bool:
+    """Whether a policy that has no room denies: one in shadow mode does not."""
     return any(
         wait and not block.shadow for wait, block in zip(waits, template.blocks, strict=True)
     )

@@ -21,7 +21,7 @@ _MOST_KEPT = 256
 class Plan:
     """A limiter's policies and keys, with the call templates prepared from them."""
 
-    def __init__(self, policies: tuple[Policy, ...], keys: KeySpeller) -> None:
+    def __init__(self, policies: tuple[Policy, ...], keys: KeySpeller, join: bool = False) -> None:
         if not policies:
             raise InvalidPolicy("limits are empty: accepted is at least one policy")
         fields = [policy.field for policy in policies]
@@ -35,6 +35,10 @@ class Plan:
         self.leases = tuple(policy for policy in policies if policy.leases)
         self.most_cost = min(policy.most_cost for policy in policies)
         self.keys = keys
+        self.join = join
+        """Whether a transport may join equal hits."""
+        #: A queue's delay differs from hit to hit by a fraction that no reply has; a lease has its own id.
+        self._joins = join and not any(policy.queues or policy.leases for policy in policies)
         self._suffixes = suffixes(policies)
         self._places = [(policy, self._suffixes.index(own_suffix(policy))) for policy in policies]
         #: Prepared templates by mode, cost and at_least; those of joint calls by their parts.
@@ -96,7 +100,9 @@ class Plan:
     ) -> CallTemplate:
         """Make the template of a call, without checks of the cost and the mode."""
         blocks = self.blocks(cost, 0, lease)
-        return CallTemplate(mode, at_least if at_least != cost else 0, now_us, blocks)
+        partial = at_least if at_least != cost else 0
+        joinable = self._joins and mode == "hit" and cost > 0 and not partial
+        return CallTemplate(mode, partial, now_us, blocks, joinable=joinable)
 
     def blocks(self, cost: int, before: int, lease: str, shadow: bool = False) -> tuple[Block, ...]:
         """The block of each policy; ``before`` is the number of keys of other plans in the same call."""

@@ -272,6 +272,18 @@ def check_denial_cache_size(value: object) -> int:
     )
 
 
+def check_join(value: object, default: bool) -> bool:
+    """Check ``join``: whether equal hits are joined. ``default`` is False for a class that never does."""
+    if value is None:
+        return default
+    if not default:
+        expected = "it is a setting of AsyncLimiter alone; leave it out"
+        raise InvalidSetting.of("join", shown(value), expected)
+    if isinstance(value, bool):
+        return value
+    raise InvalidSetting.of("join", shown(value), "accepted are True and False")
+
+
 #: Seconds; a longer wait is cut to this, since a larger int may not fit into a float.
 _LONGEST_WAIT = 10**12
 

@@ -59,10 +59,10 @@ class FlaskLimiter(Extension):
             request has none (400). The function takes no argument, the request
             (``limiter.web.request.Request``), or the request and the trusted networks. Subjects are
             hashed, except addresses.
-        store, algorithm, on_error, local_share, timeout, connect_timeout, name, prefix, key_secret,
-        denial_cache:
+        store, algorithm, on_error, local_share, timeout, connect_timeout, name, prefix, key_secret:
             As of ``Limiter``. A missing one is read from the application's configuration, then from
-            the environment, as LIMITER_STORE and so on. The default of denial_cache is 1 second.
+            the environment, as LIMITER_STORE and so on.
+        denial_cache: As of ``Limiter``, but 1 second by default; 0 turns it off.
         denial_cache_size: As of ``Limiter``.
         headers: The form of the header fields: draft-11, draft-06, x-ratelimit, none.
         trusted: Networks of the proxies whose X-Forwarded-For counts; without it:

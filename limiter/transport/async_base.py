@@ -9,6 +9,7 @@ import weakref
 from asyncio import AbstractEventLoop, get_running_loop
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any
@@ -19,8 +20,9 @@ from limiter.call import Call, Reply
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.scripts import Script
 from limiter.transport import forks, rights
-from limiter.transport.async_connection import AsyncConnection, PendingReply
+from limiter.transport.async_connection import AsyncConnection
 from limiter.transport.async_node import AsyncNode, ConnectionCloser
+from limiter.transport.joined import JoinedCalls, PendingReply, SendAlone
 from limiter.transport.redirects import Action, Redirects
 from limiter.transport.replies import cause, translate
 from limiter.transport.slots import one_slot
@@ -51,6 +53,8 @@ class LoopTransport:
         self._store = store
         self._timeout = timeout
         self._connect_timeout = connect
+        #: The background tasks: an event loop itself keeps only weak references to tasks.
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def find(self, call: Call) -> AsyncNode | None:
         """The node that owns the call's subject, if that is known."""
@@ -80,11 +84,54 @@ class LoopTransport:
             await asyncio.wait(connecting)
         await self.closer.close(self._timeout + self._connect_timeout)
 
+    def send(
+        self,
+        call: Call,
+        encoded: bytes,
+        node: AsyncNode,
+        connection: AsyncConnection,
+        deadline: float,
+    ) -> PendingReply:
+        """Send a call on the node's connection; if it may be joined, join it to equal ones of this turn."""
+        unsent = connection.unsent
+        if not unsent or deadline < connection.wakes_at:
+            connection.expect(deadline)
+        pending = connection.new_pending()
+        if call.template.joinable:
+            last = len(unsent)
+            place = connection.places.setdefault(encoded, last)
+            if place < last:
+                _, joined, first_deadline = unsent[place]
+                if not isinstance(joined, JoinedCalls):
+                    first = joined, first_deadline
+                    recover = partial(self._recover, node, connection)
+                    joined = JoinedCalls(call, first, node.where, connection.send_first, recover)
+                    connection.put_joined(place, joined)
+                joined.callers.append((pending, deadline))
+                return pending
+        unsent.append((encoded, pending, deadline))
+        return pending
+
+    def _recover(
+        self,
+        node: AsyncNode,
+        connection: AsyncConnection,
+        joined: JoinedCalls,
+        error: ResponseError,
+    ) -> None:
+        """Do for joined calls, in a background task, what an error reply demands."""
+        call, deadline = joined.sent, joined.deadline
+        sent = error, call, call.encoded, node, connection, deadline
+        task = self.loop.create_task(joined.finish(partial(self.handle_errors, *sent), self.run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(joined.stop)
+
     async def run(self, call: Call, encoded: bytes, deadline: float) -> Any:
         """As ``AsyncTransport.run``, if no connection was ready."""
         node = self.find(call) or await self.search(call, deadline)
         connection = await node.take(deadline)
-        reply = await connection.send(encoded, deadline)
+        reply = await self.send(call, encoded, node, connection, deadline)
         return await self.handle_errors(reply, call, encoded, node, connection, deadline)
 
     async def handle_errors(
@@ -98,6 +145,9 @@ class LoopTransport:
     ) -> Any:
         """Return the reply; if it is an error that proves that nothing ran, send the call again."""
         redirects: Redirects | None = None
+        if isinstance(reply, SendAlone):
+            connection = await node.take(deadline)
+            reply = await connection.send(encoded, deadline)
         while isinstance(reply, ResponseError):
             redirects = redirects or Redirects(call, encoded)
             action = redirects.next_action(reply, deadline - monotonic())
@@ -183,13 +233,14 @@ class AsyncTransport:
         except StoreUnavailable:
             loop_transport.failed()
             raise
-        return checked(call, reply)
+        return reply if type(reply) is tuple else checked(call, reply)
 
     def begin(self, call: Call, deadline: float | None = None) -> SentCall | None:
         """Send a call, if a connection is ready; otherwise do nothing, and return None.
 
         The caller awaits the pending reply, and gives it to ``finish``. If it is no exception, ``checked``
-        is enough. This is ``run`` without a coroutine, which a hit would otherwise wait through.
+        is enough; a tuple needs no check: it has the numbers of a joined call. This is ``run`` without a
+        coroutine, which a hit would otherwise wait through.
         """
         loop_transport = self._last
         if loop_transport is None or loop_transport.loop is not get_running_loop():
@@ -203,12 +254,7 @@ class AsyncTransport:
         if deadline is None:
             deadline = monotonic() + self._timeout
         encoded = call.encoded or encode(call)
-        if connection.unsent and deadline >= connection.wakes_at:
-            # As ``send`` does if other calls of this turn of the loop wait to be written already.
-            pending = connection.new_pending()
-            connection.unsent.append((encoded, pending, deadline))
-        else:
-            pending = connection.send(encoded, deadline)
+        pending = loop_transport.send(call, encoded, node, connection, deadline)
         return pending, loop_transport, node, connection, deadline
 
     def one_slot(self, tags: Sequence[bytes]) -> bool:
@@ -274,7 +320,7 @@ async def finish(call: Call, reply: Any, sent: SentCall) -> Reply:
         except StoreUnavailable:
             loop_transport.failed()
             raise
-    return checked(call, reply)
+    return reply if type(reply) is tuple else checked(call, reply)
 
 
 _left_to_parents: list[LoopTransport] = []

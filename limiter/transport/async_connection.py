@@ -17,14 +17,9 @@ from redis.exceptions import RedisError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.transport import redispy
+from limiter.transport.joined import JoinedCalls, PendingReply, QueuedCall, callers_of
 from limiter.transport.name_lookup import look_up
 from limiter.transport.replies import cause, translate
-
-#: Its result is a reply or an error. An error is no exception of the future: asyncio would log it if the
-#: caller has gone.
-PendingReply = asyncio.Future[Any]
-#: A command, its reply, and its deadline.
-QueuedCall = tuple[bytes, PendingReply, float]
 
 #: Seconds after the last reply in which a connection is used without a check that it is open.
 _AT_ONCE = 0.001
@@ -45,11 +40,13 @@ class AsyncConnection(asyncio.Protocol):
 
     __slots__ = (
         "__weakref__",
+        "_asks_again",
         "_feed",
         "_first_replies",
         "_gets",
         "_grain",
         "_held_back",
+        "_joins",
         "_loop",
         "_paused",
         "_poll",
@@ -63,6 +60,7 @@ class AsyncConnection(asyncio.Protocol):
         "closed",
         "ended",
         "new_pending",
+        "places",
         "sent",
         "since",
         "unsent",
@@ -81,9 +79,15 @@ class AsyncConnection(asyncio.Protocol):
         """Calls that were sent, the oldest first; cancelled and late ones stay until their reply."""
         self.unsent: list[QueuedCall] = []
         """Calls of this turn of the loop; later calls of the turn join them."""
+        self.places: dict[bytes, int] = {}
+        """Where in ``unsent`` the calls are that equal calls of this turn may join, by their bytes."""
+        self._joins = False
+        """Whether there may be joined calls that were not sent yet."""
+        self._asks_again: list[QueuedCall] = []
+        """Joined calls, sent before, of which some callers got no decision; they go before all others."""
         self._held_back: list[QueuedCall] = []
         """Calls of earlier turns, held back while the socket's write buffer is full."""
-        self._first_replies: dict[PendingReply, PendingReply] = {}
+        self._first_replies: dict[PendingReply | JoinedCalls, PendingReply] = {}
         """For each unsent call of two commands: the reply to its first command, by that to its second."""
         self.since = monotonic()
         """When a reply last came, or a call was sent while no other was under way."""
@@ -116,12 +120,28 @@ class AsyncConnection(asyncio.Protocol):
     def send(self, command: bytes, deadline: float) -> PendingReply:
         """Send a command; its future gets a reply, or an error soon after ``deadline``."""
         pending = self.new_pending()
+        self.expect(deadline)
+        self.unsent.append((command, pending, deadline))
+        return pending
+
+    def expect(self, deadline: float) -> None:
+        """Prepare for one more unsent call: all are written at the end of this turn of the loop."""
         if not self.unsent:
             self._loop.call_soon(self._flush)
         if deadline < self.wakes_at:
             self._wake_at(deadline)
-        self.unsent.append((command, pending, deadline))
-        return pending
+
+    def put_joined(self, place: int, joined: JoinedCalls) -> None:
+        """Put joined calls in the place of the first of them in ``unsent``."""
+        self.unsent[place] = (b"", joined, inf)
+        self._joins = True
+
+    def send_first(self, joined: JoinedCalls) -> None:
+        """Send joined calls once more, before all calls that have not been sent."""
+        if not self._asks_again and not self.unsent:
+            self._loop.call_soon(self._flush)
+        self._asks_again.append((b"", joined, inf))
+        self._joins = True
 
     def send_both(
         self, first: bytes, command: bytes, deadline: float
@@ -145,9 +165,9 @@ class AsyncConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        calls = (*self.sent, *self._held_back, *self.unsent)
+        calls = (*self.sent, *self._not_sent())
         self.sent.clear()
-        self._held_back, self.unsent = [], []
+        self._forget_unsent()
         self._first_replies.clear()
         for _, pending, _ in calls:
             if not pending.done():
@@ -158,7 +178,7 @@ class AsyncConnection(asyncio.Protocol):
         """Free the socket after its event loop was closed: the loop can no longer do that."""
         self.closed = True
         self.sent.clear()
-        self._held_back, self.unsent = [], []
+        self._forget_unsent()
         with suppress(Exception):
             self._transport.abort()
         redispy.free_socket(self._transport)
@@ -214,12 +234,15 @@ class AsyncConnection(asyncio.Protocol):
         self._flush()
 
     def _flush(self) -> None:
-        calls, self.unsent = self._held_back + self.unsent, []
+        calls = self._not_sent()
+        self._forget_unsent()
         if self._paused:
             self._held_back = calls
             return
-        self._held_back = []
         now = monotonic()
+        if self._joins:
+            self._joins = False
+            calls = _joint(calls)
         commands = [
             command for command, pending, deadline in calls if deadline > now and not pending.done()
         ]
@@ -233,6 +256,14 @@ class AsyncConnection(asyncio.Protocol):
             self.since = monotonic()
         self.sent.extend(calls)
         self._transport.write(b"".join(commands))
+
+    def _not_sent(self) -> list[QueuedCall]:
+        """Return the calls that were not sent yet, in the order in which to send them."""
+        return self._asks_again + self._held_back + self.unsent
+
+    def _forget_unsent(self) -> None:
+        self._asks_again, self._held_back, self.unsent = [], [], []
+        self.places.clear()
 
     def _in_time(self, calls: list[QueuedCall], now: float) -> list[QueuedCall]:
         """Return the calls that may still be sent; fail the late ones, which are not charged."""
@@ -252,7 +283,7 @@ class AsyncConnection(asyncio.Protocol):
 
     def _end_retirement(self) -> None:
         """Close it, unless a call still waits for its reply."""
-        if all(pending.done() for _, pending, _ in (*self.sent, *self._held_back)):
+        if all(pending.done() for _, pending, _ in (*self.sent, *self._not_sent())):
             self.fail(StoreUnavailable(f"{self._where}: the connection was closed"))
 
     def _wake_at(self, when: float) -> None:
@@ -274,9 +305,9 @@ class AsyncConnection(asyncio.Protocol):
         now, wake = monotonic(), inf
         for calls, problem in (
             (self.sent, "no answer"),
-            ((*self._held_back, *self.unsent), "not sent"),
+            (self._not_sent(), "not sent"),
         ):
-            for _, pending, deadline in calls:
+            for pending, deadline in callers_of(calls):
                 if pending.done():
                     continue
                 if deadline <= now:
@@ -319,6 +350,12 @@ async def open_connection(
     if connection.closed:
         raise StoreUnavailable(f"{where} closed the connection")
     return connection
+
+
+def _joint(calls: list[QueuedCall]) -> list[QueuedCall]:
+    """Return the calls to send, with one for each group of joined calls."""
+    joint = [call[1].joint() if isinstance(call[1], JoinedCalls) else call for call in calls]
+    return [call for call in joint if call is not None]
 
 
 def _retrieve_error(connecting: asyncio.Future[None]) -> None:

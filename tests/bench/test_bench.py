@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from bench.against import Side
+from bench.coroutines import BY_JOINING
 from bench.effort import QUICK
 from bench.goals import GOALS, MET, MISSED, Goal, judge
-from bench.hits import BY_CLIENT, BY_SINGLE
+from bench.hits import BY_CLIENT, BY_SINGLE, CACHE_ON_OFF
 from bench.other_side import CASES
 from bench.sections import Failed, Section, Spread
 from bench.server_time import LENGTHS
@@ -136,8 +137,10 @@ def test_every_goal_of_the_library_has_its_case(part: str) -> None:
     with ExitStack() as stack:
         cases = getattr(import_module(module), function)(side, QUICK, stack)
     quotients = {
+        "hit": {CACHE_ON_OFF},
         "cluster": {f"{name}{BY_CLIENT}" for name in DENYING} | {BY_SINGLE},
         "server": {LENGTHS},
+        "async": {BY_JOINING},
     }
 
     goals = {goal.figure for goal in GOALS if goal.part == part}

@@ -11,6 +11,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from limiter import InvalidPolicy, InvalidSetting
 from limiter.flask import FlaskLimiter
+from service.demo.servers import Server
 from tests.flask.support import statuses
 from tests.flask.test_compat import (
     OURS,
@@ -23,6 +24,7 @@ from tests.flask.test_compat import (
     route,
     saying,
 )
+from tests.transport.support import scripts_run
 
 __all__ = ["quiet"]
 
@@ -324,3 +326,15 @@ def test_limit_strings_that_flask_limiter_does_not_read(limit: str) -> None:
         route(app, "/a", limits.limit(limit)(saying("a")))
 
     assert both_statuses(write, "/a", "/a") == [[200, 429], [200, 200]]
+
+
+def test_no_denial_is_repeated_without_a_call(server: Server, subject: str) -> None:
+    """As in Flask-Limiter, a reset in another process counts at once."""
+    app = Flask("app")
+    limiter(OURS, app, default_limits=["2/minute"], storage_uri=server.url, key_prefix=subject)
+    route(app, "/a")
+    assert statuses(app, "/a") == [200]  # the script is loaded
+    with server.client() as client:
+        before = scripts_run(client)
+        assert statuses(app, "/a", "/a", "/a") == [200, 429, 429]
+        assert scripts_run(client) - before == 3

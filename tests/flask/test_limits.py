@@ -820,3 +820,33 @@ def test_two_extensions_in_one_application(make: Make, store: str, subject: str)
     assert answers[0].headers.getlist("RateLimit-Policy") == [
         '"default";q=5;w=60, "application";q=2;w=60'
     ]
+
+
+def test_a_denial_is_repeated_without_a_call(server: Server, make: Make) -> None:
+    """By default; ``LIMITER_DENIAL_CACHE`` and the argument turn that off."""
+    for settings, calls in (({}, 2), ({"denial_cache": 0}, 4)):
+        app, _ = make("1/minute", name=f"cache-{calls}", **settings)
+        app.add_url_rule("/a", "a", hello)
+        with server.client() as client:
+            before = scripts_run(client)
+            answers = ask(app, "/a", "/a", "/a", "/a")
+            assert scripts_run(client) - before == calls
+        assert [answer.status_code for answer in answers] == [200, 429, 429, 429]
+        fields = [{*answer.headers.keys()} for answer in answers[1:]]
+        assert fields[0] == fields[1] == fields[2]
+        assert answers[3].headers["RateLimit-Policy"] == answers[1].headers["RateLimit-Policy"]
+
+
+def test_a_request_that_does_not_count_ends_denials(make: Make) -> None:
+    """Others were denied while it was in progress; when its cost is refunded, the next one passes."""
+    app, limits = make()
+    meanwhile: list[int] = []
+
+    def view() -> str:
+        if not meanwhile:
+            meanwhile.extend(statuses(app, "/a", "/a"))
+        return "a"
+
+    app.add_url_rule("/a", "a", limits.limit("1/minute", deduct_when=lambda _: False)(view))
+    assert statuses(app, "/a", "/a") == [200, 200]
+    assert meanwhile == [429, 429]

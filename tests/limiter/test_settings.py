@@ -65,6 +65,23 @@ def test_a_wrong_setting(setting: str, value: Any, accepted: str) -> None:
     assert wrong(**{setting: value}) == f"{setting} is {value!r}: {accepted}"
 
 
+@pytest.mark.parametrize("value", [1, 0, "yes", []])
+def test_join_is_true_or_false(value: Any) -> None:
+    """Of an ``AsyncLimiter``; without it, the limiter joins calls."""
+    with pytest.raises(InvalidSetting) as raised:
+        AsyncLimiter("5/minute", store=STORE, join=value)
+    assert str(raised.value) == f"join is {value!r}: accepted are True and False"
+    assert AsyncLimiter("5/minute", store=STORE)._core.plan.join
+    assert not AsyncLimiter("5/minute", store=STORE, join=False)._core.plan.join
+
+
+@pytest.mark.parametrize("value", [True, False, 1])
+def test_only_coroutines_are_joined(value: Any) -> None:
+    """A ``Limiter`` refuses the setting, rather than ignore it."""
+    message = f"join is {value!r}: it is a setting of AsyncLimiter alone; leave it out"
+    assert wrong(join=value) == message
+
+
 @pytest.mark.parametrize("kind", [Limiter, AsyncLimiter])
 @pytest.mark.parametrize(
     ("given", "named", "message"),

@@ -92,6 +92,7 @@ def at_zero(*policies: str, shadow: tuple[str, ...] = ()) -> set[str]:
             for outcome in ("passed", "unavailable", "unidentified", "too_costly")
         ),
         *(f'limiter_degraded_decisions_total{{policy="{policy}"}}' for policy in policies),
+        *(f'limiter_cached_denials_total{{policy="{policy}"}}' for policy in policies),
         *(f'limiter_shadow_denials_total{{policy="{policy}"}}' for policy in shadow),
         'limiter_store_errors_total{error="StoreUnavailable"}',
         'limiter_store_errors_total{error="StoreRefused"}',
@@ -129,6 +130,21 @@ def test_many_subjects_are_few_series(make_by_file: Make) -> None:
 
     # Of three policies, and of no policy, for any request; all of them from the start.
     assert set(counted(app)) == before
+
+
+@pytest.mark.parametrize(("variables", "cached"), [({}, 2), ({"DENIAL_CACHE": "0"}, 0)])
+def test_cached_denials_are_counted(
+    make_by_file: Make, variables: dict[str, str], cached: int
+) -> None:
+    """By default there are some: repeated denials call no store. They are denials as others are."""
+    app = make_by_file(POLICIES, **variables)
+    client = app.test_client()
+    answers = [client.post("/v1/check/api", json={"key": "u", "cost": 3}) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 429, 429, 429]
+    assert [answer.json["decision"]["cached"] for answer in answers].count(True) == cached
+    found = counted(app)
+    assert found['limiter_cached_denials_total{policy="api"}'] == cached
+    assert found['limiter_decisions_total{outcome="denied",policy="api"}'] == 3
 
 
 def test_a_store_that_is_down_is_counted(make_app: MakeApp) -> None:
