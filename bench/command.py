@@ -15,15 +15,21 @@ import click
 import redis
 
 from bench import (
+    behind,
+    coroutine_rates,
     coroutines,
     flask_route,
     goals,
     hit_profile,
     hits,
+    hot_keys,
     machine,
+    many_subjects,
     memory,
     report,
     server_time,
+    shards,
+    threads,
     through_traefik,
 )
 from bench.against import Library, NoLibrary, library
@@ -37,14 +43,22 @@ PARTS: dict[str, Callable[[list[Program], Effort, Library | None], Section]] = {
     "hit": hits.measure,
     "async": coroutines.measure,
     "cluster": hits.measure_cluster,
+    "threads": lambda servers, effort, _: threads.measure_threads(servers, effort),
+    "coroutines": lambda servers, effort, _: coroutine_rates.measure_coroutines(servers, effort),
+    "keys": lambda servers, effort, _: hot_keys.measure_keys(servers, effort),
+    "shards": lambda servers, effort, _: shards.measure_shards(servers, effort),
     "server": server_time.measure,
     "memory": memory.measure,
+    "subjects": lambda servers, effort, _: many_subjects.measure_subjects(servers, effort),
     "flask": lambda servers, effort, _: flask_route.measure(servers, effort),
     "ab": lambda _servers, effort, _: through_traefik.measure(effort),
     "profile": lambda servers, effort, _: hit_profile.measure(servers, effort),
 }
 #: For parts that cannot measure another library beside the checkout's: the reason.
-_ALONE = {
+_ALONE = dict.fromkeys(
+    ("threads", "coroutines", "keys", "shards", "subjects"),
+    "its figures are of whole runs, not of single calls between two of another",
+) | {
     "flask": "the applications under gunicorn are this checkout's, and import its library",
     "ab": "the demo is this checkout's, and imports its library",
     "profile": "it calls internals of the library, which differ between revisions",
@@ -85,7 +99,7 @@ USUAL = [part for part in PARTS if part != "profile"]
     help="The folder for the run's folder.  [default: bench/results]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Also print the JSON.")
-@click.option("--strict", is_flag=True, help="Fail if a goal is not met.")
+@click.option("--strict", is_flag=True, help="Fail if a goal is not met, or a figure fell behind.")
 def bench(
     quick: bool,
     only: tuple[str, ...],
@@ -108,8 +122,11 @@ def bench(
 
     Example: limiter bench --only hit --against v0.9
 
+    A figure falls behind if it is worse than in the last committed run of the same machine, by more than
+    the spread of both runs. The command reports each one.
+
     Exit code: 0 if every requested part was measured, 1 if a part was not (or, with --strict, a goal was
-    not met), 2 for a mistake in the command.
+    not met or a figure fell behind), 2 for a mistake in the command.
     """
     chosen = [part for part in PARTS if part in only] or ([] if profile else USUAL)
     if profile:
@@ -125,7 +142,13 @@ def bench(
         facts = machine.describe(servers, _command(), before and f"{before.commit} ({against})")
         began, load = time.monotonic(), machine.load()
         sections, failures = _measure(chosen, servers, QUICK if quick else FULL, before)
-    run = report.Run(date, facts, (load, machine.load()), time.monotonic() - began)
+    past = (
+        behind.compare(sections, facts["processor"], behind.committed())
+        if not quick
+        else behind.QUICK
+    )
+    loads, seconds = (load, machine.load()), time.monotonic() - began
+    run = report.Run(date, facts, loads, seconds, quick, past)
     name = description or "-".join((["quick"] if quick else []) + _named(chosen))
     folder = report.write(output or report.RESULTS, name.replace(" ", "-"), run, sections)
     if as_json:
@@ -133,10 +156,12 @@ def bench(
     missed = goals.missed(goals.judge(sections))
     for line in missed:
         click.echo(f"goal not met: {line}", err=True)
+    for line in past.lines():
+        click.echo(f"fell behind: {line}", err=True)
     for line in failures:
         click.echo(f"not measured: {line}", err=True)
     click.echo(f"{folder / 'report.md'}", err=True)
-    sys.exit(1 if failures or (strict and missed) else 0)
+    sys.exit(1 if failures or (strict and (missed or past.slower)) else 0)
 
 
 @contextmanager

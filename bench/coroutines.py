@@ -15,11 +15,11 @@ import redis.asyncio
 
 from bench.against import Cases, Library, Side, calls_of, made
 from bench.effort import Effort
-from bench.hits import FLOOR, KEY, TIMEOUT, against_floor, floor_of, method, ratio_tables
+from bench.hits import KEY, TIMEOUT, against_floor, floor_of, method, ratio_tables
 from bench.pinning import pinned
 from bench.ratios import Chunk, measured
 from bench.sections import Section
-from bench.stores import Program, load, plain_client
+from bench.stores import FLOOR, Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, Subject
 from limiter import AsyncLimiter
 from service.demo.servers import Server
@@ -89,19 +89,20 @@ def _loop(kind: str) -> Iterator[asyncio.AbstractEventLoop]:
         loop.close()
 
 
-def _loops(stack: ExitStack) -> dict[str, asyncio.AbstractEventLoop]:
+def loops(stack: ExitStack) -> dict[str, asyncio.AbstractEventLoop]:
+    """Make an event loop of each kind."""
     return {kind: stack.enter_context(_loop(kind)) for kind in _kinds()}
 
 
 def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
     """Return the library's cases."""
-    loops = _loops(stack)
+    loop_of = loops(stack)
     numbers = itertools.count()
 
     def hit(subject: Subject, expected: bool, tasks: Tasks, kind: str, **settings: Any) -> Chunk:
         settings |= {"store": side.stores[0], "name": f"{side.name}-{next(numbers)}"}
         limiter = AsyncLimiter(subject.policies, timeout=TIMEOUT, **settings)
-        loop = loops[kind]
+        loop = loop_of[kind]
         loop.run_until_complete(limiter.open())
         stack.callback(lambda: loop.run_until_complete(limiter.close()))
         for key in dict.fromkeys(tasks.keys):
@@ -116,7 +117,7 @@ def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
         "fixed_window: hit, denied": (DENYING["fixed_window"], False, "asyncio"),
         "three limits: hit, allowed": (THREE, True, "asyncio"),
     }
-    if "uvloop" in loops:
+    if "uvloop" in loop_of:
         calls["fixed_window on uvloop: hit, allowed"] = (ALLOWING["fixed_window"], True, "uvloop")
         calls["three limits on uvloop: hit, allowed"] = (THREE, True, "uvloop")
     return {
@@ -131,7 +132,7 @@ def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
 
 def _peers(server: Server, effort: Effort, stack: ExitStack) -> dict[str, Chunk]:
     chunks = {}
-    for kind, loop in _loops(stack).items():
+    for kind, loop in loops(stack).items():
         where = "" if kind == "asyncio" else f" on {kind}"
         call = _evalsha(server, loop, stack)
         for tasks in (ONE, MANY):

@@ -25,8 +25,22 @@ class Effort(NamedTuple):
     """Calls in a chunk."""
     pipelines: int
     """Pipelines in a chunk of the server's time."""
-    thread_calls: int
-    """Calls of all threads together, in one run."""
+    rounds: int
+    """Runs of each point of a curve."""
+    run_calls: int
+    """Calls in such a run, of all threads or tasks together."""
+    threads: tuple[int, ...]
+    """Numbers of threads."""
+    tasks: tuple[int, ...]
+    """Numbers of tasks."""
+    keys: tuple[int, ...]
+    """Numbers of hot keys."""
+    shards: tuple[int, ...]
+    """Numbers of a cluster's shards."""
+    subjects: tuple[int, ...]
+    """Numbers of subjects in a server."""
+    samples: int
+    """Hits whose time is measured; a client whose memory is measured hits ten times as many subjects."""
     connections: tuple[int, ...]
     """Connections of `ab`."""
     requests: tuple[int, ...]
@@ -46,7 +60,14 @@ FULL = Effort(
     pairs=5,
     calls=200,
     pipelines=6,
-    thread_calls=20_000,
+    rounds=3,
+    run_calls=10_000,
+    threads=(1, 2, 4, 8, 16, 32, 64),
+    tasks=(1, 4, 16, 64, 256, 512),
+    keys=(1, 4, 16, 64),
+    shards=(1, 2, 3),
+    subjects=(1_000, 10_000, 100_000, 1_000_000, 10_000_000),
+    samples=10_000,
     connections=(1, 10, 100),
     requests=(400, 3_000, 3_000),
     route_pairs=2,
@@ -59,7 +80,14 @@ QUICK = Effort(
     pairs=2,
     calls=50,
     pipelines=2,
-    thread_calls=1_000,
+    rounds=1,
+    run_calls=300,
+    threads=(1, 8),
+    tasks=(1, 64),
+    keys=(1, 64),
+    shards=(1, 3),
+    subjects=(1_000, 10_000),
+    samples=300,
     connections=(1, 10),
     requests=(150, 300),
     route_pairs=1,

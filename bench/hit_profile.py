@@ -15,12 +15,12 @@ from typing import Any
 import hiredis
 
 from bench.effort import Effort, progress
-from bench.hits import FLOOR, KEY, TIMEOUT
+from bench.hits import KEY, TIMEOUT
 from bench.pinning import pinned
 from bench.ratios import Chunk, ratios, timed
 from bench.sections import Figures, Section, Spread, Table, tabulate
 from bench.server_time import heard
-from bench.stores import Program, load, plain_client
+from bench.stores import FLOOR, Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, Subject
 from limiter import Limiter
 from limiter.transport.wire import checked, encode

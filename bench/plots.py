@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bench import peers
 from bench.goals import GOALS
-from bench.sections import Figures, Section
+from bench.sections import Curve, Figures, Section
 
 COLOURS = ("#3b6fb6", "#e08a2b", "#4c9a5b")
 GOAL = "#b3261e"
@@ -14,6 +15,8 @@ GOAL = "#b3261e"
 
 def draw(section: Section, folder: Path) -> list[str]:
     """Draw the section's plots; return the files' names."""
+    if not (section.figures or section.records or section.curves):
+        return []  # the part was not measured
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -27,11 +30,10 @@ def draw(section: Section, folder: Path) -> list[str]:
     }
     if section.part == "ab":
         return _requests(section, folder)
-    threads = {name: by_case for name, by_case in section.figures.items() if "threads" in name}
-    rest = {name: by_case for name, by_case in section.figures.items() if name not in threads}
     if section.part == "profile":
         return _layers(section.figures, folder)
-    files = []
+    files = [file for curve in section.curves for file in _curve(curve, folder)]
+    rest = section.figures
     if section.part == "memory":
         files += _bars(section.part, _only(rest, "subject"), "bytes a subject", folder, "memory")
         files += _bars(section.part, _only(rest, "entry"), "bytes an entry", folder, "entries")
@@ -42,10 +44,10 @@ def draw(section: Section, folder: Path) -> list[str]:
             "cluster": "time of a decision / redis-py's evalsha of return 1",
             "flask": "time of a request / that of the route without a limiter",
             "server": "time in the server / the reference script",
+            "subjects": "bytes a subject, all in all",
+            "shards": "calls of the busiest shard / mean",
         }[section.part]
         files += _bars(section.part, rest, axis, folder, section.part)
-    if threads:
-        files += _threads(threads, folder)
     return files
 
 
@@ -84,7 +86,7 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
             error_kw={"elinewidth": 0.8, "ecolor": "#555555"},
         )
         for y, spread in shown:
-            digits = 1 if part == "memory" else 2
+            digits = 1 if part in ("memory", "subjects") else 2
             label = f"{spread.median:.{digits}f}"
             axes.text(
                 min(spread.high, 1.15 * most) + 0.01 * most, y, label, va="center", fontsize=8
@@ -109,29 +111,48 @@ def _bars(part: str, figures: Figures, axis: str, folder: Path, file: str) -> li
     return [save(figure, folder, file)]
 
 
-def _threads(figures: Figures, folder: Path) -> list[str]:
-    """Draw the calls a second by the number of threads."""
+def _curve(curve: Curve, folder: Path) -> list[str]:
+    """Draw a panel for each server, with a line for each line of the table."""
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
-    for index, (server, by_case) in enumerate(figures.items()):
-        lines: dict[str, list[tuple[int, float]]] = {}
-        for name, spread in by_case.items():
-            what, _, count = name.rpartition(", ")
-            lines.setdefault(what, []).append((int(count.split()[0]), spread.median))
-        for what, points in lines.items():
-            style = "--" if "redis-py" in what else "-"
-            label = f"{what}, {server.removesuffix(', threads')}"
-            xs, ys = zip(*points, strict=True)
-            colour = COLOURS[index % len(COLOURS)]
-            axes.plot(xs, ys, style, marker="o", color=colour, label=label)
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([1, 8, 32, 64], ["1", "8", "32", "64"])
-    axes.set_xlabel("threads, unpinned")
-    axes.set_ylabel("thousand calls a second")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8)
-    return [save(figure, folder, "threads")]
+    if not curve.file or not any(curve.lines.values()):
+        return []
+    figure, (row,) = pyplot.subplots(
+        1,
+        len(curve.lines),
+        figsize=(1 + 5 * len(curve.lines), 5),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    values: list[float] = []
+    for axes, (server, by_line) in zip(row, curve.lines.items(), strict=True):
+        for index, (line, points) in enumerate(by_line.items()):
+            numbers = sorted(points)
+            medians = [points[number].median for number in numbers]
+            axes.plot(
+                numbers,
+                medians,
+                "--" if line.startswith((peers.BARE, *peers.NAMES)) else "-",
+                marker="o",
+                markersize=4,
+                color=f"C{index}",
+                label=line if axes is row[0] else "_",
+            )
+            values += medians
+        axes.set_title(server)
+        axes.set_xlabel(curve.axis)
+        numbers = sorted({number for points in by_line.values() for number in points})
+        axes.set_xscale("log", base=10 if max(numbers) > 1_000 else 2)
+        if max(numbers) <= 1_000:
+            axes.set_xticks(numbers, [str(number) for number in numbers])
+    row[0].set_ylabel(curve.unit)
+    if min(values) > 0 and max(values) > 30 * min(values):
+        row[0].set_yscale("log")
+    else:
+        row[0].set_ylim(bottom=0)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return [save(figure, folder, curve.file)]
 
 
 def _layers(figures: Figures, folder: Path) -> list[str]:

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench import goals, plots
-from bench.sections import Comparison, Figures, Section, Spread, Table
+from bench import behind, goals, plots
+from bench.sections import Comparison, Figures, Lines, Section, Spread, Table
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -21,6 +21,9 @@ class Run(NamedTuple):
     load: tuple[float, float]
     """Load average before and after the run. If it is not near 0 before, other work disturbed the run."""
     seconds: float
+    quick: bool = False
+    past: behind.Past = behind.QUICK
+    """The comparison with earlier runs of this machine."""
 
 
 def as_json(run: Run, sections: list[Section]) -> dict[str, Any]:
@@ -29,13 +32,28 @@ def as_json(run: Run, sections: list[Section]) -> dict[str, Any]:
         "date": run.date,
         "seconds": round(run.seconds, 1),
         "load_average": {"before": run.load[0], "after": run.load[1]},
+        "quick": run.quick,
         "machine": run.machine,
+        "behind": {
+            "compared_with": run.past.runs,
+            "figures": [slower.as_json() for slower in run.past.slower],
+        },
         "goals": goals.judge(sections),
         "sections": {
             section.part: {
                 "title": section.title,
                 "figures": _plain(section.figures),
                 "checks": _plain(section.checks),
+                "curves": {
+                    curve.name: {
+                        "title": curve.title,
+                        "axis": curve.axis,
+                        "unit": curve.unit,
+                        "more_is_better": curve.more_is_better,
+                        "lines": _plain_lines(curve.lines),
+                    }
+                    for curve in section.curves
+                },
                 "against": {
                     "figures": _compared(section.compared),
                     "checks": _compared(section.compared_checks),
@@ -54,6 +72,16 @@ def _plain(figures: Figures) -> dict[str, Any]:
 
 def _plain_spreads(by_case: dict[str, Spread]) -> dict[str, Any]:
     return {name: spread._asdict() for name, spread in by_case.items()}
+
+
+def _plain_lines(lines: Lines) -> dict[str, Any]:
+    return {
+        server: {
+            line: {str(number): spread._asdict() for number, spread in points.items()}
+            for line, points in by_line.items()
+        }
+        for server, by_line in lines.items()
+    }
 
 
 def _compared(compared: dict[str, Comparison]) -> dict[str, Any]:
@@ -104,12 +132,16 @@ def _markdown(run: Run, sections: list[Section], pictures: dict[str, list[str]])
     if judged:
         lines += ["## Goals", ""]
         lines += [_sentence(judged), "", *markdown(goals.table(judged)), ""]
+    lines += ["## Compared with earlier runs of this machine", "", run.past.sentence(), ""]
+    if run.past.slower:
+        lines += [*markdown(run.past.table()), ""]
     for section in sections:
         lines += [f"## {section.title}", "", section.text, ""]
         lines += [f"*Not measured*: {note}\n" for note in section.notes]
         for picture in pictures[section.part]:
             lines += [f"![{section.title}]({picture})", ""]
-        for table in section.tables:
+        curves = [table for curve in section.curves for table in curve.tables()]
+        for table in [*section.tables, *curves]:
             if table.rows:
                 lines += [f"### {table.title}", "", *markdown(table), ""]
     return "\n".join(lines).rstrip() + "\n"

@@ -37,6 +37,38 @@ class Comparison(NamedTuple):
     quotients: dict[str, Spread]
 
 
+#: Server -> line -> number (such as that of threads) -> figure.
+Lines = dict[str, dict[str, dict[int, Spread]]]
+
+
+class Curve(NamedTuple):
+    """Figures by a number: a table for each server and, with a file, a plot."""
+
+    name: str
+    """The key in the JSON file."""
+    title: str
+    axis: str
+    """What the number counts."""
+    unit: str
+    lines: Lines
+    more_is_better: bool = False
+    file: str = ""
+    """The name of the plot's file, without its suffix; empty if the tables are enough."""
+
+    def tables(self, digits: int = 1) -> list[Table]:
+        """Build a table for each server, with a row for each line."""
+        tables = []
+        for server, by_line in self.lines.items():
+            numbers = sorted({number for points in by_line.values() for number in points})
+            rows = [
+                [line, *(shown(points.get(number), digits) for number in numbers)]
+                for line, points in by_line.items()
+            ]
+            columns = [self.axis, *(f"{number:,}" for number in numbers)]
+            tables.append(Table(f"{self.title}, {self.unit}: {server}", columns, rows))
+        return tables
+
+
 class Table(NamedTuple):
     """One table of the report."""
 
@@ -59,6 +91,7 @@ class Section:
     """For each column of ``figures``, the library of ``--against``; empty without that option."""
     compared_checks: dict[str, Comparison] = field(default_factory=dict)
     """The same for ``checks``."""
+    curves: list[Curve] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     """Rows for the JSON file that are not figures."""

@@ -9,6 +9,9 @@ import redis
 
 from service.demo.servers import Server, ServerError, find_server
 
+#: The least that a script call costs; the floor of all ratios is redis-py's `evalsha` of it.
+FLOOR = "return 1"
+
 
 class Program(NamedTuple):
     """A server program, and its name in the report."""

@@ -20,6 +20,7 @@ from typing import Any
 from bench.effort import Effort, progress
 from bench.sections import Failed, Section, Spread, Table
 from limiter.policies import ALGORITHMS
+from limiter.web.wiring import DENIAL_CACHE
 from service.demo.children import Child
 from service.demo.servers import HOST, Cluster, free_port
 
@@ -164,9 +165,11 @@ def _serves(port: int) -> bool:
 
 
 def _forget(cluster: Cluster) -> None:
+    """Remove all counts, and let the instances' cached denials expire."""
     for node in cluster.nodes:
         with node.client() as client:
             client.flushall()
+    time.sleep(DENIAL_CACHE)
 
 
 def _name(record: dict[str, Any]) -> str:

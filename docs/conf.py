@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -53,7 +54,8 @@ def _link_files(_app: Sphinx, _page: str, content: list[str]) -> None:
     """Let links to files outside this folder lead to their pages or, for measurements, to the files."""
     for target, page in _SHOWN_BY.items():
         content[0] = content[0].replace(f"](../{target})", f"]({page})")
-    content[0] = content[0].replace("](../bench/", "](path:../bench/")
+    # Sphinx copies pictures by itself.
+    content[0] = re.sub(r"(?<!!)(\[[^\]]*\])\(\.\./bench/", r"\1(path:../bench/", content[0])
 
 
 def setup(app: Sphinx) -> None:

@@ -110,7 +110,8 @@ class Limiter(Base):
             default, always asks it. This never admits more. After a refund, a reset or a raised limit in
             another process it may deny for up to that long.
         denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
-            generations, at about 0.7 kB each. It is for keys that are plain ``str``. 0 keeps none.
+            generations, at about 1 kB each with a cached denial. That is for keys that are plain ``str``.
+            As many denials of other calls are kept. 0 keeps none.
         join: Only for ``AsyncLimiter``, which describes it.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for

@@ -22,7 +22,7 @@ README, CONTRIBUTING, QUICKSTART, OPERATE, SPEED = (
         "CONTRIBUTING.md",
         "docs/quickstart.md",
         "docs/operate.md",
-        "docs/speed.md",
+        "docs/how-fast.md",
     )
 )
 
