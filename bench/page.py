@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from bench import coroutine_rates, hot_keys, many_subjects, peers, shards, threads
+from bench import coroutine_rates, flask_process, hot_keys, many_subjects, peers, shards, threads
 from bench.report import RESULTS, markdown
 from bench.sections import Table
 
@@ -98,9 +98,12 @@ def block(name: str, run: dict[str, Any]) -> str:
         "",
         *markdown(_memory(every)),
         "",
+        *markdown(_clients(first)),
+        "",
         "### A Flask route",
         "",
-        "Time of a request / time of the route without a limit, under gunicorn with 16 threads.",
+        "Time of a request / time of the route without a limit, under gunicorn with 16 threads; *in "
+        "process* without a server, with a stub as the store.",
         "",
         *markdown(_flask(every)),
         "",
@@ -234,8 +237,21 @@ def _memory(every: list[Results]) -> Table:
     )
 
 
+def _clients(results: Results) -> Table:
+    """Return what a client remembers after hits on many subjects, in KiB."""
+    lines = results.run["sections"]["subjects"]["curves"]["client_memory"]["lines"][results.server]
+    rows = [
+        [line, *(_shown(point["median"], 0) for point in points.values())]
+        for line, points in lines.items()
+    ]
+    numbers = [f"{int(number):,}" for number in next(iter(lines.values()))]
+    return Table("", ["KiB of a client after hits on as many subjects", *numbers], rows)
+
+
 def _flask(every: list[Results]) -> Table:
-    return _by_server("route", every, [results.figures("flask") for results in every], 2)
+    # Without a server, in one process: a column of its own.
+    columns = [*every, Results(every[0].name, every[0].run, flask_process.COLUMN)]
+    return _by_server("route", columns, [results.figures("flask") for results in columns], 2)
 
 
 def _capacity(results: Results) -> Table:

@@ -122,6 +122,7 @@ def test_the_page_has_the_figures_of_a_run(quick: tuple[dict[str, Any], str, Pat
     for name in (peers.BARE, *NAMES):
         assert f"| {name}, one thread |" in figures
     assert "| 10,000 |" in figures
+    assert "| `Limiter` | " in figures
     for picture in re.findall(r"!\[.*\]\(\.\./bench/results/a-run/(.*)\)", figures):
         assert (folder / picture).exists()
 

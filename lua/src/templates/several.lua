@@ -123,7 +123,7 @@ repeat
     heals = heals or (heal and cost > 0)
     -- The latest end of the key's states, negative unless one of them is new.
     local life_us = lives[index] or 0
-    local moves = later or heal or life_us > 0
+    local moves = later or (heal and cost > 0) or life_us > 0
     if life_us < 0 then
       life_us = -life_us
     end
