@@ -60,14 +60,7 @@ def test_every_curve_has_all_of_its_points(quick: tuple[dict[str, Any], str, Pat
             [coroutine_rates.DIFFERENT, coroutine_rates.HOT, peers.BARE, *NAMES],
             QUICK.tasks,
         ),
-        "keys": (
-            [
-                name
-                for name, (_, settings) in (hot_keys.THREADS | hot_keys.COROUTINES).items()
-                if hot_keys.accepted(settings)
-            ],
-            QUICK.keys,
-        ),
+        "keys": ([*hot_keys.THREADS, *hot_keys.COROUTINES], QUICK.keys),
         "shards": ([shards.ONE_THREAD, shards.MANY_TASKS], QUICK.shards),
     }
     for part, (names, numbers) in lines.items():
