@@ -14,7 +14,7 @@ from limiter import settings
 from limiter.call import SERVER_CLOCK, STRIDE, Call
 from limiter.call_cache import CallCache
 from limiter.decision import Decision, RateLimited
-from limiter.denials import GIVING_BACK, DenialCache, Marks, hit_flow
+from limiter.denials import GIVING_BACK, PAUSE_EVERY, DenialCache, Marks, hit_flow
 from limiter.errors import InvalidPolicy, LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import Limits, policies_of, read_limits
@@ -222,6 +222,8 @@ class Core(Generic[_Transport]):
             if mode == "hit":
                 decision = self._spend(plan, key, cost, tag)
                 if decision is not None:
+                    if decision.remaining % PAUSE_EVERY < cost:
+                        yield Pause(0.0)
                     return decision
                 call = self.hit_call(plan, key, cost, None, tag)
                 kind, reply = yield from hit_flow(self.denials, call)

@@ -87,6 +87,10 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
         self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
     ) -> Callable[[], None]:
         """As ``Core.run_beside``."""
+        # Those of a loop that was closed before they ended would stay for ever.
+        self.tasks.difference_update(
+            [old for old in list(self.tasks) if old.get_loop().is_closed()]
+        )
         task = self._task(flow)
         if interrupted is not None:
             task.add_done_callback(partial(_report_interruption, interrupted))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
@@ -25,6 +27,8 @@ _MOST_SUBJECTS = 1024
 _LONGEST = 256
 #: Seconds between two looks for expired units, at least.
 _LOOK_EVERY = 0.01
+#: A flow that is this many seconds late has lost its event loop: another one takes over.
+_LATE = 1.0
 
 
 class Owner(Protocol):
@@ -81,7 +85,8 @@ class PrepaidSubjects:
         self._subjects: Generations[str, Subject] = Generations(_MOST_SUBJECTS)
         #: Units of which some were left, until they expire.
         self._out: set[PrepaidUnits] = set()
-        self._is_watched = False
+        #: When the flow that watches them goes on; -inf: there is none.
+        self._goes_on = -inf
 
     def subject(self, key: str) -> Subject:
         """The subject of a key; it is made if there is none."""
@@ -149,7 +154,8 @@ class PrepaidSubjects:
             passed = reply[0] > 0
         finally:
             if not passed:
-                units.put_back(own)
+                if subject.mark is mark:
+                    units.put_back(own)
                 units.begin_again()
         if not passed:
             return Decision(terms.policies, terms.with_own(reply, len(own)))
@@ -195,30 +201,35 @@ class PrepaidSubjects:
     def return_flow(self) -> Flow[None]:
         """Return all units, since the limiter is closed."""
         deadline = monotonic() + self._core.timeout
-        while self._out and monotonic() < deadline:
-            yield from self._return_flow(self._out.pop(), deadline)
+        for units in list(self._out):
+            if monotonic() < deadline:
+                self._out.discard(units)
+                yield from self._return_flow(units, deadline)
 
     def _watch(self) -> None:
         """Have units returned when they expire."""
-        if not self._is_watched:
-            self._is_watched = True
-            try:
+        now = monotonic()
+        if now > self._goes_on + self._core.timeout + _LATE:
+            self._goes_on = now
+            with suppress(StoreUnavailable):  # no thread could be started; the flow was closed
                 self._core.run_beside(self._watch_flow())
-            except StoreUnavailable:  # no thread could be started
-                self._is_watched = False
 
     def _watch_flow(self) -> Flow[None]:
         """Return expired units, until none are out."""
+        pause = _LOOK_EVERY
         try:
-            while self._out:
-                soonest = min([units.until for units in list(self._out)], default=0.0)
-                yield Pause(max(_LOOK_EVERY, soonest - monotonic()))
+            while pause:
+                self._goes_on = monotonic() + pause
+                yield Pause(pause)
                 now = monotonic()
                 for units in [units for units in list(self._out) if units.until <= now]:
                     self._out.discard(units)
-                    yield from self._return_flow(units, monotonic() + self._core.timeout)
+                    self._goes_on = monotonic()
+                    yield from self._return_flow(units, self._goes_on + self._core.timeout)
+                ends = [units.until for units in list(self._out)]
+                pause = max(_LOOK_EVERY, min(ends) - monotonic()) if ends else 0.0
         finally:
-            self._is_watched = False
+            self._goes_on = -inf
         if self._out:  # another thread left some just now
             self._watch()
 

@@ -39,9 +39,9 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
         remember(threads)
         return threads
 
-    def new_turn(self) -> threading.Lock:
-        """As ``Core.new_turn``."""
-        return threading.Lock()
+    def new_turn(self) -> Any:
+        """As ``Core.new_turn``: a lock that does not stop a signal handler of the thread that holds it."""
+        return threading.RLock()
 
     def prepay(self, terms: Terms) -> PrepaidSubjects:
         """As ``Core.prepay``."""

@@ -26,6 +26,7 @@ from limiter import (
     SlidingWindow,
     StoreUnavailable,
     TokenBucket,
+    prepaid_subjects,
 )
 from limiter.policies import Policy
 from limiter.testing import set_time
@@ -246,8 +247,9 @@ def test_a_cancelled_taker_leaves_its_units(proxy: Proxy, subject: str) -> None:
 
 
 @pytest.mark.parametrize("cost", [1, 2, 3])
-def test_spending_lets_other_tasks_run(store: str, subject: str, cost: int) -> None:
-    """A hit that spends a unit waits for nothing: a loop of hits still pauses now and then."""
+@pytest.mark.parametrize("spend", [AsyncLimiter.hit, AsyncLimiter.wait])
+def test_spending_lets_other_tasks_run(store: str, subject: str, spend: Any, cost: int) -> None:
+    """A call that spends a unit waits for nothing: a loop of calls still pauses now and then."""
 
     async def main() -> None:
         limiter = AsyncLimiter(
@@ -264,7 +266,7 @@ def test_spending_lets_other_tasks_run(store: str, subject: str, cost: int) -> N
                 await asyncio.sleep(0)
 
         ticker = asyncio.create_task(tick())
-        decisions = [await limiter.hit(subject, cost) for _ in range(600)]
+        decisions = [await spend(limiter, subject, cost) for _ in range(600)]
         assert all(decision.cached for decision in decisions)
         assert turns >= 600 * cost // 64 - 1
         ticker.cancel()
@@ -294,6 +296,30 @@ def test_several_loops_share_a_limiter(store: str, subject: str) -> None:
         total = sum(pool.map(lambda _: asyncio.run(main()), range(3)))
     # When a loop ends, its limiter is closed, and returns what the others then take again.
     assert total == 3_000
+
+
+def test_a_loop_that_is_closed_too_early(
+    store: str, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task that would return units never ends: one of a later loop returns all of them."""
+    monkeypatch.setattr(prepaid_subjects, "_LATE", 0.0)
+    limiter = AsyncLimiter(DAY, store=store, prepaid=100, prepaid_hold=0.2, timeout=0.3)
+    prepaid = limiter._core.prepaid
+    assert prepaid is not None
+
+    async def hits(seconds: float) -> None:
+        for _ in range(50):
+            await limiter.hit(subject)
+        await asyncio.sleep(seconds)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(hits(0.0))
+    loop.close()
+    assert prepaid._out
+    time.sleep(0.6)  # until a look is late
+    asyncio.run(hits(0.6))
+    assert not prepaid._out
+    assert not limiter._core.tasks
 
 
 # --- what does not use them ---
@@ -423,6 +449,51 @@ def test_a_reset_during_a_take(store: str, subject: str) -> None:
     assert left(limiter, subject) == 0
     limiter.close()
     assert used(plain, subject) == 0
+
+
+def test_a_reset_during_a_take_that_fails(store: str, subject: str) -> None:
+    """The units that it would have spent with others are not returned: the count has begun anew."""
+    limiter = Limiter(DAY, store=store, prepaid=100, prepaid_hold=LONG, timeout=PATIENCE)
+    plain = Limiter(DAY, store=limiter)
+    warm(limiter, subject)
+    here = left(limiter, subject)
+    assert here
+    core = limiter._core
+    run = core.transport.run
+
+    def reset_and_fail(call: Any, deadline: float | None = None) -> Any:
+        core.transport.run = run  # type: ignore[method-assign]
+        limiter.reset(subject)
+        warm(plain, subject)
+        raise StoreUnavailable("no answer")
+
+    core.transport.run = reset_and_fail  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable):
+        limiter.hit(subject, here + 1)
+    limiter.close()
+    assert used(plain, subject) == 300
+
+
+def test_a_close_while_others_return_units(
+    make_on: Make, store: str, subject: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread may return the last units at any point of it."""
+    limiter = Limiter(DAY, store=store, prepaid=100, prepaid_hold=LONG, timeout=PATIENCE)
+    warm(limiter, subject)
+    prepaid = limiter._core.prepaid
+    assert prepaid is not None
+    times = 0
+
+    def returned_meanwhile() -> float:
+        nonlocal times
+        times += 1
+        if times == 2:
+            prepaid._out.clear()
+        return time.monotonic()
+
+    monkeypatch.setattr(prepaid_subjects, "monotonic", returned_meanwhile)
+    limiter.close()
+    assert times >= 2
 
 
 def test_a_return_that_fails(make_on: Make, proxy: Proxy, store: str, subject: str) -> None:
@@ -663,10 +734,34 @@ def test_a_turn_that_was_never_released(proxy: Proxy, subject: str) -> None:
     warm(limiter, subject, 50)
     while left(limiter, subject):
         limiter.hit(subject)
-    limiter._core.prepaid.subject(subject).turn.acquire()  # type: ignore[union-attr]
+    turn = limiter._core.prepaid.subject(subject).turn  # type: ignore[union-attr]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(turn.acquire).result()
     with pytest.raises(StoreUnavailable, match="another call takes prepaid units"):
         limiter.hit(subject)
     assert limiter.hit(subject).allowed
+    limiter.close()
+
+
+def test_a_signal_handler_during_a_take(store: str, subject: str) -> None:
+    """It may hit the same subject: it does not wait for the call that it interrupts."""
+    limiter = Limiter(DAY, store=store, prepaid=100, prepaid_hold=LONG, timeout=PATIENCE)
+    warm(limiter, subject)
+    while left(limiter, subject):
+        limiter.hit(subject)
+    core = limiter._core
+    run, inner = core.transport.run, []
+
+    def interrupted(call: Any, deadline: float | None = None) -> Any:
+        core.transport.run = run  # type: ignore[method-assign]
+        inner.append(limiter.hit(subject))
+        return run(call, deadline)
+
+    core.transport.run = interrupted  # type: ignore[method-assign]
+    began = time.monotonic()
+    assert limiter.hit(subject).allowed
+    assert inner[0].allowed
+    assert time.monotonic() - began < PATIENCE
     limiter.close()
 
 
