@@ -23,7 +23,7 @@ from limiter.renewal_threads import RenewalThreads
 from limiter.reservations import ReservedCost
 from limiter.scripts import Script
 from limiter.several import Decisions, Item, hit_all_flow
-from limiter.transport import Transport, connect, script_of
+from limiter.transport import Transport, connect, scripts_of
 from limiter.transport.forks import remember
 
 _Own = TypeVar("_Own", bound="Limiter")
@@ -293,7 +293,7 @@ class Limiter(Base):
         return Reservation.for_call(self._core, key, cost, limits, tag)
 
     def open(self: _Own) -> _Own:
-        """Connect and load the script before the first call, within ``connect_timeout``. Optional.
+        """Connect and load the scripts before the first call, within ``connect_timeout``. Optional.
 
         It also checks that the store's user has the rights that `limiter acl` prints.
 
@@ -302,7 +302,7 @@ class Limiter(Base):
                 names the rights that the user lacks.
 
         """
-        self._core.transport.load(script_of(self.policies), self._core.plan.example_key)
+        self._core.transport.load(scripts_of(self.policies), self._core.plan.example_key)
         return self
 
     def close(self) -> None:
@@ -336,7 +336,7 @@ def install(scripts: Iterable[Script], store: str, connect_timeout: float = 2.0)
     transport = connect(store, connect_timeout, connect_timeout)
     try:
         for script in scripts:
-            transport.load(script)
+            transport.load([script])
     finally:
         transport.close()
 
