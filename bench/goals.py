@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from bench.coroutines import BY_JOINING, HOT, MANY, ONE
 from bench.flask_process import ADDED, DENIED
 from bench.flask_route import BY_RAW_HOOK, OURS
-from bench.hits import BY_CLIENT, BY_SINGLE, CACHE_ON_OFF, FROM_CACHE
+from bench.hits import BY_CLIENT, BY_SINGLE, CACHE_ON_OFF, FROM_CACHE, WITH_PREPAID
 from bench.memory import ONE_LOG
 from bench.sections import Section, Spread, Table
 from bench.server_time import LENGTHS, LONG_LOG
@@ -59,6 +59,7 @@ GOALS = (
     Goal("hit", "three limits: hit, allowed", 0.85),
     Goal("hit", FROM_CACHE, 0.03),
     Goal("hit", CACHE_ON_OFF, 1.02),
+    Goal("hit", f"fixed_window: {WITH_PREPAID}", 0.045),
     *(
         Goal("async", f"{name}, {tasks.name}", most)
         for name in _OF_COROUTINES

@@ -42,6 +42,10 @@ CACHE_ON_OFF = "fixed_window: hit, allowed: denial cache on / off"
 FROM_CACHE = "fixed_window: hit, denied, from the denial cache"
 THREE_FROM_CACHE = "three limits: hit, denied, from the denial cache"
 
+#: The setting of the cases with prepaid units, and the end of their names.
+PREPAID = 100
+WITH_PREPAID = f"hit, allowed, prepaid {PREPAID}"
+
 CLUSTER_CLIENT = "redis-py's cluster client: `return 1`"
 #: The end of the name of a quotient: the library / redis-py's cluster client.
 BY_CLIENT = ": hit, allowed / redis-py's cluster client"
@@ -58,6 +62,7 @@ def measure(programs: list[Program], effort: Effort, before: Library | None) -> 
         "Time per decision / time of redis-py's `evalsha` of `return 1` (sync, one connection, TCP), "
         "client and server pinned to one core, one hot key. "
         "*With a denial cache*, a denial is repeated for up to an hour without a call to the store. "
+        f"*Prepaid {PREPAID}*: up to {PREPAID} units are taken in one call, and then spent in the process. "
         f"{method(effort)} limits, throttled-py and pyrate-limiter are other libraries; their calls "
         "return only whether the call passed.",
         notes=peers.notes(),
@@ -166,6 +171,13 @@ def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
     def hit(subject: Subject, expected: bool, **settings: Any) -> Chunk:
         return chunk(partial(limiter(subject, **settings).hit, KEY), expected)
 
+    def hit_prepaid(subject: Subject) -> Chunk:
+        # A long hold: the chunks of other cases lie between those of this one.
+        made = limiter(subject, prepaid=PREPAID, prepaid_hold=HOUR)
+        for _ in range(3 * PREPAID):  # until all of them are taken at once
+            made.hit(KEY)
+        return chunk(partial(made.hit, KEY), True)
+
     def peek(subject: Subject) -> Chunk:
         peeked = limiter(subject)
         peeked.hit(KEY)
@@ -187,6 +199,10 @@ def cases(side: Side, effort: Effort, stack: ExitStack) -> Cases:
         FROM_CACHE: partial(hit, DENYING["fixed_window"], False, denial_cache=HOUR),
         THREE_FROM_CACHE: partial(hit, THREE_DENYING, False, denial_cache=HOUR),
         WITH_CACHE: partial(hit, ALLOWING["fixed_window"], True, denial_cache=HOUR),
+        **{
+            f"{name}: {WITH_PREPAID}": partial(hit_prepaid, ALLOWING[name])
+            for name in ("fixed_window", "sliding_window", "token_bucket")
+        },
         f"fixed_window: hit, allowed, {CLUSTER_KEYS:,} keys in turn": in_turn,
         "fixed_window: hit, allowed, four fields read": fields_read,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from functools import partial
-from inspect import signature
 from itertools import cycle, islice
 from typing import Any
 
@@ -21,12 +20,6 @@ from limiter import AsyncLimiter, Limiter
 from service.demo.servers import Server
 
 TASKS = 64
-
-
-def accepted(settings: dict[str, Any]) -> bool:
-    """Whether this library has all of these settings."""
-    return set(settings) <= set(signature(AsyncLimiter.__init__).parameters)
-
 
 _OPEN, _USED_UP = ALLOWING["fixed_window"], DENYING["fixed_window"]
 _PREPAID: dict[str, Any] = {"prepaid": 100}
@@ -70,8 +63,6 @@ def measure_keys(programs: list[Program], effort: Effort) -> Section:
 def _of_threads(server: Server, effort: Effort, stack: ExitStack) -> Runs:
     runs: Runs = {}
     for number, (name, (subject, settings)) in enumerate(THREADS.items()):
-        if not accepted(settings):
-            continue
         named: dict[str, Any] = {
             "name": f"threads-{number}",
             "store": server.url,
@@ -98,8 +89,6 @@ def _of_coroutines(server: Server, effort: Effort, stack: ExitStack) -> Runs:
     runs: Runs = {}
     loop = loops(stack)["asyncio"]
     for number, (name, (subject, settings)) in enumerate(COROUTINES.items()):
-        if not accepted(settings):
-            continue
         named: dict[str, Any] = {"name": f"tasks-{number}", "store": server.url, "timeout": TIMEOUT}
         limiter = AsyncLimiter(subject.policies, **named, **settings)
         stack.callback(coroutine_rates.ended, loop, limiter.close)

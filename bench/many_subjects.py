@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from bench import peers
 from bench.effort import Effort, Step, progress
 from bench.hits import TIMEOUT
-from bench.hot_keys import accepted
 from bench.pinning import pinned
 from bench.sections import Curve, Failed, Section, Spread, tabulate
 from bench.server_time import heard
@@ -217,8 +216,6 @@ def _clients(program: Program, effort: Effort, step: Step) -> dict[str, dict[int
     sizes = [size for size in effort.subjects if size <= 10 * effort.samples]
     with Server(program.path) as server:
         for name, settings in _CLIENTS.items():
-            if not accepted(settings):
-                continue
             points = lines[name] = {}
             tracemalloc.start()
             try:

@@ -98,6 +98,8 @@ def block(name: str, run: dict[str, Any]) -> str:
         "",
         *markdown(_memory(every)),
         "",
+        *markdown(_clients(first)),
+        "",
         "### A Flask route",
         "",
         "Time of a request / time of the route without a limit, under gunicorn with 16 threads; *in "
@@ -233,6 +235,17 @@ def _memory(every: list[Results]) -> Table:
     return _by_server(
         f"bytes a subject, all in all, {many_subjects.COMPARED:,} subjects", every, figures, 0
     )
+
+
+def _clients(results: Results) -> Table:
+    """Return what a client remembers after hits on many subjects, in KiB."""
+    lines = results.run["sections"]["subjects"]["curves"]["client_memory"]["lines"][results.server]
+    rows = [
+        [line, *(_shown(point["median"], 0) for point in points.values())]
+        for line, points in lines.items()
+    ]
+    numbers = [f"{int(number):,}" for number in next(iter(lines.values()))]
+    return Table("", ["KiB of a client after hits on as many subjects", *numbers], rows)
 
 
 def _flask(every: list[Results]) -> Table:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cached_property, partial
+from time import monotonic
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -20,9 +22,12 @@ from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.leases import HeldLease
 from limiter.memory.transport import MEMORY, AsyncMemoryTransport
+from limiter.prepaid import Terms
+from limiter.prepaid_subjects import PrepaidSubjects, no_turn
 from limiter.reservations import ReservedCost
 from limiter.several import Decisions, Item, hit_all_flow
 from limiter.transport import AsyncTransport, checked, connect_async, finish, scripts_of
+from limiter.transport.forks import remember
 
 _Own = TypeVar("_Own", bound="AsyncLimiter")
 _Result = TypeVar("_Result")
@@ -44,6 +49,49 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
     def tasks(self) -> set[asyncio.Task[Any]]:
         """The background tasks: an event loop itself keeps only weak references to tasks."""
         return set()
+
+    def prepay(self, terms: Terms) -> PrepaidSubjects:
+        """As ``Core.prepay``."""
+        prepaid = super().prepay(terms)
+        remember(prepaid)
+        return prepaid
+
+    async def take(self, prepaid: PrepaidSubjects, key: str, cost: int) -> Decision | None:
+        """As ``ThreadCore.take``; a task takes the units, so that they stay if its caller is cancelled."""
+        deadline = monotonic() + self.store.timeout
+        loop = asyncio.get_running_loop()
+        try:
+            while prepaid.takes(key, cost):
+                subject = prepaid.subject(key)
+                turn: Turn | None = subject.turn
+                if turn is None or turn.task.done() or turn.loop.is_closed():
+                    task = self._task(prepaid.take_flow(subject, cost, deadline))
+                    subject.turn = turn = Turn(loop, task, deadline)
+                    task.add_done_callback(partial(turn.serve, prepaid, key))
+                    return await asyncio.shield(task)
+                if turn.loop is not loop:
+                    return None  # another loop takes units: this hit does not wait for it
+                served: asyncio.Future[Decision | None] = loop.create_future()
+                turn.waiting.append((served, cost))
+                if turn.deadline > deadline:  # most often the other take began, and ends, earlier
+                    await asyncio.wait((served,), timeout=deadline - monotonic())
+                    if not served.done():
+                        served.cancel()
+                        self._raise_late()
+                decision = await served
+                if decision is not None:
+                    return decision
+                if monotonic() >= deadline:
+                    self._raise_late()
+        except StoreUnavailable as error:
+            return self.fallback(error, self.plan, "hit", key, cost, None, None)
+        return None
+
+    def _raise_late(self) -> None:
+        """Raise the error of a caller that waited in vain for prepaid units."""
+        error = no_turn(self.store.transport.where, self.store.timeout)
+        self.note(error)
+        raise error
 
     def run_beside(
         self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
@@ -92,6 +140,26 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
         return task
 
 
+class Turn:
+    """A task that takes prepaid units of a subject, and the callers of its loop that wait for them."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, task: asyncio.Task[Decision], deadline: float
+    ) -> None:
+        self.loop = loop
+        self.task = task
+        self.deadline = deadline
+        self.waiting: list[tuple[asyncio.Future[Decision | None], int]] = []
+
+    def serve(self, prepaid: PrepaidSubjects, key: str, task: asyncio.Task[Decision]) -> None:
+        """Give the units to the callers in their order; each for whom too few are left goes on alone."""
+        if not task.cancelled():
+            task.exception()  # or the loop would report it if the task's own caller was cancelled
+        for served, cost in self.waiting:
+            if not served.done():
+                served.set_result(prepaid.spend(key, cost))
+
+
 class AsyncLimiter(Base):
     """As ``Limiter``, for coroutines. If ``store`` is a client object, it is one of ``redis.asyncio``.
 
@@ -134,8 +202,18 @@ class AsyncLimiter(Base):
             and type(key) is str
             and type(cost) is int
         ):
+            prepaid = core.prepaid
+            if prepaid is not None:
+                decision = prepaid.spend(key, cost)
+                if decision is None:
+                    decision = await core.take(prepaid, key, cost)
+                elif decision.remaining % PAUSE_EVERY == 0:
+                    await asyncio.sleep(0)
+                if decision is not None:
+                    return decision
             plan, call = core.plan, core.calls[key, cost, core.now_us]
         else:
+            prepaid = None
             plan = core.plan_for(limits)
             call = plan.call("hit", key, cost, at_least, tag, core.now_us)
             if core.denials is not None:
@@ -165,6 +243,8 @@ class AsyncLimiter(Base):
             core.outage.answered()
         if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
             denials.received(call, began, last, reply)
+        if prepaid is not None:
+            prepaid.note(key, cost, reply)
         return Decision(plan.policies, reply)
 
     async def peek(
@@ -233,7 +313,9 @@ class AsyncLimiter(Base):
         return self
 
     async def close(self) -> None:
-        """Close the running event loop's connections. A later call makes new ones."""
+        """Return the prepaid units, and close the running loop's connections; as ``Limiter.close``."""
+        if self._core.prepaid is not None:
+            await self._core.drive(self._core.prepaid.return_flow())
         await self._core.transport.close()
 
     async def __aenter__(self: _Own) -> _Own:

@@ -17,6 +17,7 @@ from limiter.keys import KeySpeller
 from limiter.memory.transport import MEMORY
 from limiter.plan import Plan
 from limiter.policies import Policy
+from limiter.prepaid import Terms
 
 _Own = TypeVar("_Own", bound="Base")
 _Init = TypeVar("_Init", bound=Callable[..., None])
@@ -67,6 +68,8 @@ class Base:
         key_secret: str | bytes | None = None,
         denial_cache: float = 0.0,
         denial_cache_size: int = 1024,
+        prepaid: int = 0,
+        prepaid_hold: float = 0.2,
         join: bool | None = None,
     ) -> None:
         join = settings.check_join(join, self._can_join)
@@ -77,6 +80,11 @@ class Base:
         settings.check_seconds("connect_timeout", connect_timeout)
         denial_cache = settings.check_denial_cache(denial_cache)
         calls = CallCache(plan, settings.check_denial_cache_size(denial_cache_size))
+        prepaid = settings.check_prepaid(prepaid)
+        prepaid_hold = settings.check_seconds("prepaid_hold", prepaid_hold)
+        terms = None
+        if prepaid:
+            terms = Terms(plan.policies, prepaid, prepaid_hold, local_share, timeout)
         if isinstance(store, type(self)):
             shared: SharedStore[Any] = store._core.store
         else:
@@ -88,6 +96,8 @@ class Base:
         self._core = self._core_class(
             plan, name, shared, on_error, local_share, timeout, calls, denials
         )
+        if terms is not None and shared.transport.where != MEMORY:  # memory:// saves no round trip
+            self._core.prepay(terms)
 
     @classmethod
     def from_env(

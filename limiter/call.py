@@ -41,13 +41,14 @@ class CallTemplate:
         step: A call that takes less than its cost takes a multiple of this number, which divides
             ``at_least`` and every cost.
         now_us: The time to use; ``SERVER_CLOCK`` is the store's.
+        hold_us: How long the units may be used after the call, if they are taken in advance; else 0.
         blocks: One for each policy; no policy of a subject occurs twice.
         joinable: Whether a transport may join the call with equal calls, into one of a larger cost.
         prepared: The bytes that a transport prepared from the template.
 
     """
 
-    __slots__ = ("at_least", "blocks", "joinable", "mode", "now_us", "prepared", "step")
+    __slots__ = ("at_least", "blocks", "hold_us", "joinable", "mode", "now_us", "prepared", "step")
 
     def __init__(
         self,
@@ -57,12 +58,14 @@ class CallTemplate:
         blocks: tuple[Block, ...],
         step: int = 1,
         joinable: bool = False,
+        hold_us: int = 0,
     ) -> None:
         self.mode = mode
         self.at_least = at_least
         self.step = step
         self.joinable = joinable
         self.now_us = now_us
+        self.hold_us = hold_us
         self.blocks = blocks
         self.prepared: Any = None
 

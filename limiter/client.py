@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from functools import cached_property, partial
-from time import sleep
+from time import monotonic, sleep
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -19,6 +19,8 @@ from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.leases import HeldLease
 from limiter.memory.transport import MEMORY, MemoryTransport
+from limiter.prepaid import Terms
+from limiter.prepaid_subjects import PrepaidSubjects, no_turn
 from limiter.renewal_threads import RenewalThreads
 from limiter.reservations import ReservedCost
 from limiter.scripts import Script
@@ -46,6 +48,40 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
         threads = RenewalThreads(self._advance)
         remember(threads)
         return threads
+
+    def new_turn(self) -> threading.Lock:
+        """As ``Core.new_turn``."""
+        return threading.Lock()
+
+    def prepay(self, terms: Terms) -> PrepaidSubjects:
+        """As ``Core.prepay``."""
+        prepaid = super().prepay(terms)
+        remember(prepaid)
+        return prepaid
+
+    def take(self, prepaid: PrepaidSubjects, key: str, cost: int) -> Decision | None:
+        """Hit, and take units in advance; None: this hit takes none.
+
+        Only one caller takes units of a subject at a time; others wait for them until their deadline.
+        """
+        if not prepaid.takes(key, cost):
+            return None
+        deadline = monotonic() + self.store.timeout
+        subject = prepaid.subject(key)
+        turn = subject.turn
+        try:
+            if not turn.acquire(timeout=self.store.timeout):
+                # A signal handler may have ended the other call before it could release its turn.
+                subject.turn = self.new_turn()
+                error = no_turn(self.store.transport.where, self.store.timeout)
+                self.note(error)
+                raise error
+            try:
+                return self.drive(prepaid.take_flow(subject, cost, deadline))
+            finally:
+                turn.release()
+        except StoreUnavailable as error:
+            return self.fallback(error, self.plan, "hit", key, cost, None, None)
 
     def run_beside(
         self, flow: Flow[None], interrupted: Callable[[str], None] | None = None
@@ -110,8 +146,14 @@ class Limiter(Base):
             default, always asks it. This never admits more. After a refund, a reset or a raised limit in
             another process it may deny for up to that long.
         denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
-            generations, at about 0.7 kB each. It is for keys that are plain ``str``. 0 keeps none.
+            generations, at about 1 kB each with a cached denial. That is for keys that are plain ``str``.
+            As many denials of other calls are kept. 0 keeps none.
         join: Only for ``AsyncLimiter``, which describes it.
+
+        prepaid: How many units of a subject are taken in advance, at most, and then spent without a call to
+            the store, by hits of a plain ``str`` key without ``at_least``, ``limits`` and ``tag``. 0, the
+            default, takes none. The page on algorithms has the bound of each.
+        prepaid_hold: Seconds after which units that were taken in advance expire, and are returned.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
     this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one
@@ -164,8 +206,16 @@ class Limiter(Base):
             and type(key) is str
             and type(cost) is int
         ):
+            prepaid = core.prepaid
+            if prepaid is not None:
+                decision = prepaid.spend(key, cost)
+                if decision is None:
+                    decision = core.take(prepaid, key, cost)
+                if decision is not None:
+                    return decision
             plan, call = core.plan, core.calls[key, cost, core.now_us]
         else:
+            prepaid = None
             plan = core.plan_for(limits)
             call = plan.call("hit", key, cost, at_least, tag, core.now_us)
             if core.denials is not None:
@@ -184,6 +234,8 @@ class Limiter(Base):
             core.outage.answered()
         if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
             denials.received(call, sent, last, reply)
+        if prepaid is not None:
+            prepaid.note(key, cost, reply)
         return Decision(plan.policies, reply)
 
     def peek(
@@ -306,7 +358,9 @@ class Limiter(Base):
         return self
 
     def close(self) -> None:
-        """Close the idle connections. A later call makes new ones."""
+        """Return the prepaid units, and close the idle connections. A later call makes new ones."""
+        if self._core.prepaid is not None:
+            self._core.drive(self._core.prepaid.return_flow())
         self._core.transport.close()
 
     def __enter__(self: _Own) -> _Own:

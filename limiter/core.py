@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from limiter import settings
 from limiter.call import SERVER_CLOCK, STRIDE, Call
@@ -25,6 +25,8 @@ from limiter.memory import MemoryStore
 from limiter.outage import Outage
 from limiter.plan import Plan, remember
 from limiter.policies import Policy
+from limiter.prepaid import Terms
+from limiter.prepaid_subjects import PrepaidSubjects
 
 #: A wait is longer than needed by up to this part, at random: else callers that wait for the same moment
 #: would all come at once.
@@ -88,6 +90,9 @@ class Core(Generic[_Transport]):
         #: The cached denials; None if there is no cache, or while ``now_us`` is not the store's clock.
         self.denials = denials
         self._own_denials = denials
+        #: The prepaid units; None if there are none, or while ``now_us`` is not the store's clock.
+        self.prepaid: PrepaidSubjects | None = None
+        self._own_prepaid: PrepaidSubjects | None = None
         self.name = name
         self.store = store
         self.transport = store.transport
@@ -126,6 +131,15 @@ class Core(Generic[_Transport]):
         """Set the time of later calls; ``SERVER_CLOCK`` is the store's clock."""
         self.now_us = now_us
         self.denials = self._own_denials if now_us == SERVER_CLOCK else None
+        self.prepaid = self._own_prepaid if now_us == SERVER_CLOCK else None
+
+    def new_turn(self) -> Any:
+        """What a caller holds while it takes prepaid units of one subject, before the first does."""
+
+    def prepay(self, terms: Terms) -> PrepaidSubjects:
+        """Take units in advance from now on."""
+        self.prepaid = self._own_prepaid = PrepaidSubjects(self, terms, self.new_turn)
+        return self.prepaid
 
     def ended(self, call: Call) -> None:
         """Note the end of a call, whether it failed or not; a failed one may have run, too."""
@@ -188,17 +202,35 @@ class Core(Generic[_Transport]):
             return self.calls[key, cost, self.now_us]
         return plan.call("hit", key, cost, at_least, tag, self.now_us)
 
+    def _spend(self, plan: Plan, key: Key, cost: int, tag: Key | None) -> Decision | None:
+        """Spend prepaid units, if they are for this hit and enough of them are here."""
+        if (
+            self.prepaid is not None
+            and plan is self.plan
+            and tag is None
+            and type(key) is str
+            and type(cost) is int
+        ):
+            return self.prepaid.spend(key, cost)
+        return None
+
     def ask_flow(
         self, plan: Plan, mode: str, key: Key, cost: int, tag: Key | None = None, lease: str = ""
     ) -> Flow[Decision]:
         """Decide in one round trip, or by ``on_error`` if the store does not decide."""
         try:
             if mode == "hit":
+                decision = self._spend(plan, key, cost, tag)
+                if decision is not None:
+                    return decision
                 call = self.hit_call(plan, key, cost, None, tag)
                 kind, reply = yield from hit_flow(self.denials, call)
                 return kind(plan.policies, reply)
             call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
-            return Decision(plan.policies, (yield Ask(call)))
+            reply = yield Ask(call)
+            if self.prepaid is not None and mode == "peek" and plan is self.plan and tag is None:
+                reply = self.prepaid.with_own(key, cost, reply)
+            return Decision(plan.policies, reply)
         except StoreUnavailable as error:
             return self.fallback(error, plan, mode, key, cost, None, tag, lease)
 
@@ -206,7 +238,16 @@ class Core(Generic[_Transport]):
         """As ``Limiter.reset``."""
         plan = self.plan_for(limits)
         call = plan.call("reset", key, 1, None, tag, self.now_us)
-        return Decision(plan.policies, (yield Ask(call)))
+        prepaid = self.prepaid if tag is None else None
+        if prepaid is None:
+            return Decision(plan.policies, (yield Ask(call)))
+        prepaid.drop(key)
+        try:
+            return Decision(plan.policies, (yield Ask(call)))
+        finally:
+            prepaid.drop(
+                key
+            )  # again: the store may have forgotten the charge of units taken meanwhile
 
     def refund_flow(
         self, key: Key, cost: int, limits: Limits | None, tag: Key | None

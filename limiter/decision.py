@@ -26,7 +26,7 @@ class Decision:
     degraded: bool = False
     """Whether ``on_error`` decided, since the store did not."""
     cached: bool = False
-    """Whether the decision was made without a call to the store: by the denial cache."""
+    """Whether the decision was made without a call to the store: by the denial cache, or a prepaid unit."""
 
     _policies: tuple[Policy, ...]
     _reply: Reply

@@ -30,6 +30,10 @@ class Generations(dict[_Name, _Value]):
                 self.clear()
             self[name] = value
 
+    def both(self) -> list[_Value]:
+        """The values of both generations."""
+        return [*self.values(), *self._older.values()]
+
     def recall(self, name: _Name) -> _Value | None:
         """Return a value of either generation, and keep it; None if it is in neither."""
         value = self.get(name)

@@ -71,8 +71,11 @@ class Plan:
         tag: Key | None = None,
         now_us: int = SERVER_CLOCK,
         lease: str = "",
+        hold_us: int = 0,
     ) -> Call:
         """Make a call of the ``mode`` for the subject ``key``; ``lease`` is the id of a lease.
+
+        ``hold_us`` is how long units that the call takes in advance may be used.
 
         Raises:
             InvalidCost: ``cost`` could never pass, or ``at_least`` is not in 1 to ``cost``.
@@ -87,22 +90,22 @@ class Plan:
         state, tag_bytes = self.keys.state(key, tag)
         template = None
         if now_us == SERVER_CLOCK and not lease:
-            template = self.templates.get((mode, cost, wanted))
+            template = self.templates.get((mode, cost, wanted, hold_us))
         if template is None:
             self.check_mode(mode)
-            template = self.template(mode, cost, wanted, now_us, lease)
+            template = self.template(mode, cost, wanted, now_us, lease, hold_us)
             if now_us == SERVER_CLOCK and not lease:
-                remember(self.templates, (mode, cost, wanted), template)
+                remember(self.templates, (mode, cost, wanted, hold_us), template)
         return Call(template, self.keys_of(state), tag_bytes)
 
     def template(
-        self, mode: str, cost: int, at_least: int, now_us: int, lease: str
+        self, mode: str, cost: int, at_least: int, now_us: int, lease: str, hold_us: int = 0
     ) -> CallTemplate:
         """Make the template of a call, without checks of the cost and the mode."""
         blocks = self.blocks(cost, 0, lease)
         partial = at_least if at_least != cost else 0
         joinable = self._joins and mode == "hit" and cost > 0 and not partial
-        return CallTemplate(mode, partial, now_us, blocks, joinable=joinable)
+        return CallTemplate(mode, partial, now_us, blocks, joinable=joinable, hold_us=hold_us)
 
     def blocks(self, cost: int, before: int, lease: str, shadow: bool = False) -> tuple[Block, ...]:
         """The block of each policy; ``before`` is the number of keys of other plans in the same call."""

@@ -34,6 +34,16 @@ VARIABLES = {
     "local_share": "LIMITER_LOCAL_SHARE",
     "timeout": "LIMITER_TIMEOUT",
     "denial_cache": "LIMITER_DENIAL_CACHE",
+    "prepaid": "LIMITER_PREPAID",
+    "prepaid_hold": "LIMITER_PREPAID_HOLD",
+}
+
+_NUMBERS: dict[str, type[int] | type[float]] = {
+    "local_share": int,
+    "timeout": float,
+    "denial_cache": float,
+    "prepaid": int,
+    "prepaid_hold": float,
 }
 
 _REQUIRED = {"store": "redis://127.0.0.1:6379/0", "limits": "100/minute"}
@@ -79,7 +89,7 @@ def from_environment(
             if setting == "limits" and (file := environ.get(POLICIES)):
                 text += f"; {POLICIES}, which is {file!r}, is read by Policies.from_env()"
             raise InvalidSetting(text)
-    for setting, number in (("local_share", int), ("timeout", float), ("denial_cache", float)):
+    for setting, number in _NUMBERS.items():
         if isinstance(values.get(setting), str):
             values[setting] = _number(number, VARIABLES[setting], values[setting])
     return values
@@ -269,6 +279,21 @@ def check_denial_cache_size(value: object) -> int:
         return value
     raise InvalidSetting.of(
         "denial_cache_size", shown(value), "accepted is a whole number from 0, and 0 keeps no call"
+    )
+
+
+#: Units; each that is not spent takes 8 bytes for each subject.
+_MOST_PREPAID = 10_000
+
+
+def check_prepaid(value: object) -> int:
+    """Check ``prepaid``: how many units of a subject are taken in advance, at most."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_PREPAID:
+        return int(value)
+    raise InvalidSetting.of(
+        "prepaid",
+        shown(value),
+        f"accepted is a whole number from 0 to {_MOST_PREPAID:,}, and 0 takes none in advance",
     )
 
 

@@ -13,7 +13,7 @@ import click
 import redis
 
 from bench import machine, report
-from bench.accuracy import contenders, realtime, simulated
+from bench.accuracy import contenders, prepaid, realtime, simulated
 from bench.accuracy.effort import FULL, QUICK, Effort
 from bench.accuracy.report import Results, as_json, write
 from bench.effort import progress
@@ -21,7 +21,7 @@ from bench.stores import Program, programs
 from limiter import LimiterError
 from service.demo.servers import Server, ServerError
 
-PARTS = ("simulated", "real")
+PARTS = ("simulated", "real", "prepaid")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,7 +31,8 @@ PARTS = ("simulated", "real")
 @click.option(
     "--only",
     type=click.Choice(PARTS),
-    help="In simulated time (our algorithms), or in real time (all libraries).  [default: both]",
+    help="In simulated time (our algorithms), in real time (all libraries), or prepaid units of four "
+    "processes.  [default: all]",
 )
 @click.option(
     "--server",
@@ -57,7 +58,7 @@ def accuracy(
     """Measure the accuracy of the algorithms, and of other libraries that are installed.
 
     For each: the most that it admits in a period, how much less than its limit it admits under overload,
-    and the error of retry_after. Progress goes to standard error; a full run takes two minutes.
+    and the error of retry_after. Progress goes to standard error; a full run takes three minutes.
 
     Exit code: 0 if our algorithms kept their bounds and no retry_after was too early, 1 if not (or if
     nothing could be measured), 2 for a mistake in the command.
@@ -77,10 +78,12 @@ def accuracy(
         facts.pop("ab", None)
         date = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
         began, load = time.monotonic(), machine.load()
-        if only != "real":
+        if only in (None, "simulated"):
             for program in servers:
                 _simulated(program, effort, results)
-        if only != "simulated":
+        if only in (None, "prepaid"):
+            _prepaid(servers[0], effort, results)
+        if only in (None, "real"):
             _real(servers[0], effort, list(realtime.QUICKLY if quick else realtime.LOADS), results)
     except (LimiterError, ServerError, redis.RedisError) as error:
         raise click.ClickException(str(error)) from None
@@ -119,6 +122,17 @@ def _simulated(program: Program, effort: Effort, results: Results) -> None:
         results.leases[program.name] = leases
         results.violations += simulated.lease_violations(effort.limit, leases)
         step()
+
+
+def _prepaid(program: Program, effort: Effort, results: Results) -> None:
+    """Measure prepaid units in real time."""
+    results.prepaid_server = program.name
+    with (
+        Server(program.path) as server,
+        progress(f"prepaid units on {program.name}", prepaid.steps()) as step,
+    ):
+        results.prepaid = prepaid.measure(server.url, effort, step)
+    results.violations += prepaid.violations(results.prepaid)
 
 
 def _real(program: Program, effort: Effort, names: list[str], results: Results) -> None:

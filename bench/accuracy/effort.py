@@ -21,8 +21,10 @@ class Effort(NamedTuple):
     """Periods of overload in real time, the first of which is not counted."""
     retries_us: int
     """Duration of the calls that find out when each contender admits again."""
+    prepaid_seconds: float
+    """Duration of each load on prepaid units."""
 
 
 # Two seconds: some other libraries count in whole seconds, so a shorter period would be unfair to them.
-FULL = Effort(20, 2_000_000, ((7, 1_000_000), (1, 1_000_000)), 200, 2_000, 6, 5_000_000)
-QUICK = Effort(10, 1_000_000, ((3, 1_000_000),), 6, 60, 3, 1_500_000)
+FULL = Effort(20, 2_000_000, ((7, 1_000_000), (1, 1_000_000)), 200, 2_000, 6, 5_000_000, 4.0)
+QUICK = Effort(10, 1_000_000, ((3, 1_000_000),), 6, 60, 3, 1_500_000, 0.6)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.accuracy import plots, simulated
+from bench.accuracy import plots, prepaid, simulated
 from bench.accuracy.bounds import BOUNDS
 from bench.accuracy.contenders import Contender
 from bench.accuracy.effort import Effort
@@ -34,6 +34,9 @@ class Results:
     real_server: str = ""
     real: list[tuple[Contender, Behaviour]] = field(default_factory=list)
     """All contenders with their behaviour, in real time."""
+    prepaid_server: str = ""
+    prepaid: prepaid.Results = field(default_factory=dict)
+    """By policy, load and setting: four processes without and with prepaid units."""
     violations: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -102,6 +105,13 @@ def as_json(run: Run, results: Results) -> dict[str, Any]:
             ]
             for server, measured in results.exact.items()
         },
+        "prepaid": {
+            "server": results.prepaid_server,
+            "cases": [
+                {"algorithm": name, "load": load, "prepaid": most, **behaviour._asdict()}
+                for (name, load, most), (_, behaviour) in results.prepaid.items()
+            ],
+        },
         "leases": {server: _plain(behaviour) for server, behaviour in results.leases.items()},
         "real": {
             "server": results.real_server,
@@ -168,11 +178,14 @@ def _markdown(run: Run, results: Results, pictures: Mapping[str, str]) -> str:
             "",
         ]
     lines += [f"*Not measured*: {note}\n" for note in results.notes]
-    lines += [f"## {per}, at most in one period", ""]
-    lines += [f"![The most in one period]({pictures['most']})", ""]
-    lines += [*markdown(_table(results)), ""]
+    if results.exact or results.real:
+        lines += [f"## {per}, at most in one period", ""]
+        lines += [f"![The most in one period]({pictures['most']})", ""]
+        lines += [*markdown(_table(results)), ""]
     if results.real:
         lines += [f"## In real time, on {results.real_server}", "", *_real(results, pictures)]
+    if results.prepaid:
+        lines += [f"## Prepaid units, on {results.prepaid_server}", "", *_prepaid(results), ""]
     for server, measured in results.exact.items():
         lines += [f"## In simulated time, on {server}", "", *_exact(measured)]
         behaviour = results.leases[server]
@@ -285,6 +298,35 @@ def _real(results: Results, pictures: Mapping[str, str]) -> list[str]:
         "",
         *markdown(Table("", columns, retry)),
         "",
+    ]
+
+
+def _prepaid(results: Results) -> list[str]:
+    rows = []
+    for (name, load, most), (policy, behaviour) in results.prepaid.items():
+        bound = prepaid.bound(policy, most)
+        of_calls = behaviour.calls - behaviour.admitted
+        rows.append(
+            [
+                f"`{name}`",
+                load,
+                str(most or "off"),
+                f"{_cell(behaviour.most, bound)} of {bound}",
+                str(behaviour.most_of_own) if "aligned" in name else "-",
+                f"{of_calls:,} of {behaviour.calls:,}",
+                f"{behaviour.scripts / max(1, behaviour.admitted):.2f}",
+            ]
+        )
+    columns = [
+        *("algorithm", "load", "`prepaid`", "most in one period", "most in an own window"),
+        *("denied", "script calls for each admitted"),
+    ]
+    rates = " and ".join(f"{rate:,}" for rate in prepaid.LOADS.values())
+    return [
+        f"{prepaid.PROCESSES} processes call one subject, whose limit is {prepaid.LIMIT:,} a second (burst "
+        f"{prepaid.BURST}), at {rates} calls a second. `prepaid_hold` is {prepaid.HOLD} seconds.",
+        "",
+        *markdown(Table("", columns, rows)),
     ]
 
 

@@ -64,6 +64,7 @@ class FlaskLimiter(Extension):
             the environment, as LIMITER_STORE and so on.
         denial_cache: As of ``Limiter``, but 1 second by default; 0 turns it off.
         denial_cache_size: As of ``Limiter``.
+        prepaid, prepaid_hold: As of ``Limiter``.
         headers: The form of the header fields: draft-11, draft-06, x-ratelimit, none.
         trusted: Networks of the proxies whose X-Forwarded-For counts; without it:
             LIMITER_TRUSTED_PROXIES.

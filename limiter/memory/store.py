@@ -99,7 +99,10 @@ class MemoryStore:
             policy, name = block.policy, names[block.key]
             value = self._read(name, policy.key_type, clock_us, mode == "reset")
             lease = block.lease if takes or not asks else ""
-            steps.append(policy.step(value, now_us, lease, block.cost))
+            step = policy.step(value, now_us, lease, block.cost)
+            if template.hold_us:
+                step.stamp(template.hold_us)
+            steps.append(step)
         outcome = ask(template, takes, steps) if asks else change(mode, blocks, steps)
         if mode == "reset":
             for name in names:

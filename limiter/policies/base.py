@@ -41,6 +41,8 @@ class Policy:
     """Whether an admitted call must wait before it goes on (``Decision.delay``)."""
     leases: ClassVar[bool] = False
     """Whether a call holds its units until it releases them, instead of spending them."""
+    stamps: ClassVar[bool] = False
+    """Whether units taken in advance are stamped with the time at which they expire."""
     most_limit: ClassVar[int] = 10**12
     _period_name: ClassVar[str] = "per"
     """The name of the constructor's argument for the period."""
@@ -107,6 +109,17 @@ class Policy:
     def arguments(self) -> tuple[int, ...]:
         """The script's arguments after ``field``, in the order of its header."""
         return (self.capacity, self.period_us)
+
+    def arguments_ahead(self, hold_us: int) -> tuple[int, ...]:
+        """The same for units that are taken in advance, and used within ``hold_us``."""
+        return self.arguments
+
+    def own_us(self, reset_us: int) -> int | None:
+        """After a charge: how long a refund reaches its own units, and none that were charged later.
+
+        None, if units are a debt that is refilled. ``reset_us`` is that of the reply to the charge.
+        """
+        return None
 
     def renumbered(self: _Own, limit: int, burst: int | None = None) -> _Own:
         """Return this policy with other numbers, on the same state.

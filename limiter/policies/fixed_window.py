@@ -51,6 +51,10 @@ class FixedWindow(Policy):
         """Limit, period, and 1 for aligned windows."""
         return (self.limit, self.period_us, int(self.align))
 
+    def own_us(self, reset_us: int) -> int:
+        """Until the window ends."""
+        return reset_us
+
     def _others(self, burst: int | None) -> dict[str, Any]:
         return {**super()._others(burst), "align": self.align}
 

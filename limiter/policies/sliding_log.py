@@ -28,6 +28,7 @@ class SlidingLog(Policy):
     algorithm: ClassVar[str] = "sliding_log"
     script: ClassVar[str] = "sliding_log"
     key_type: ClassVar[str] = "list"
+    stamps: ClassVar[bool] = True
     most_limit: ClassVar[int] = 100_000
     most_entries: ClassVar[int] = 4_000
 
@@ -44,6 +45,14 @@ class SlidingLog(Policy):
         """Limit, period, and 0: no unit is taken in advance."""
         return (self.limit, self.period_us, 0)
 
+    def arguments_ahead(self, hold_us: int) -> tuple[int, ...]:
+        """Limit, period, and how far ahead the entries are stamped."""
+        return (self.limit, self.period_us, hold_us)
+
+    def own_us(self, reset_us: int) -> int:
+        """The period: then the entries have left, or leave soon."""
+        return self.period_us
+
     def _instead(self, field: str) -> str:
         return "; for more, use SlidingWindow or TokenBucket"
 
@@ -57,7 +66,7 @@ class SlidingLog(Policy):
 class SlidingLogStep(Step):
     """One call on a list of times: one for each unit, the oldest first, never decreasing."""
 
-    __slots__ = ("_added", "_dead", "_entries", "_last_us", "_limit", "_next_us")
+    __slots__ = ("_added", "_dead", "_entries", "_last_us", "_limit", "_next_us", "_now_us")
 
     def __init__(self, policy: SlidingLog, entries: list[int], now_us: int) -> None:
         super().__init__()
@@ -77,12 +86,17 @@ class SlidingLogStep(Step):
                 self.reset_us = newest_us + period_us - now_us
         self.room = policy.limit - size + dead
         self._entries, self._dead, self._added, self._last_us = entries, dead, 0, last_us
+        self._now_us = now_us
         self._limit, self._next_us = policy.limit, period_us - now_us
 
     def retry_us(self, at_least: int) -> int:
         """Return the time until the entry leaves the window whose end makes room."""
         freeing = len(self._entries) - self._limit + at_least - 1
         return self._entries[freeing] + self._next_us
+
+    def stamp(self, hold_us: int) -> None:
+        """Let the new entries have the time at which units taken in advance expire."""
+        self._last_us = max(self._last_us, self._now_us + hold_us)
 
     def charge(self, units: int) -> None:
         """Add an entry for each unit; if the clock stepped back, at the newest entry's time."""

@@ -38,6 +38,10 @@ class SlidingWindow(Policy):
         """Limit, period, and the unit of time in microseconds."""
         return (self.limit, self.period_us, self.unit_us)
 
+    def own_us(self, reset_us: int) -> int:
+        """Until the window that was charged ends; it has a weight for one more period."""
+        return reset_us - self.period_us
+
     @cached_property
     def unit_us(self) -> int:
         """The least unit of time in microseconds that keeps ``limit * period`` within 2^52, often 1."""

@@ -60,6 +60,9 @@ class Step:
         """Return the time until ``at_least`` units pass: more than the room, at most the capacity."""
         raise NotImplementedError
 
+    def stamp(self, hold_us: int) -> None:
+        """Let the units that a charge takes in advance count until they expire, ``hold_us`` from now."""
+
     def charge(self, units: int) -> None:
         """Charge ``units``, which may be more than there is room for."""
         raise NotImplementedError

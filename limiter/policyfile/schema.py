@@ -14,7 +14,13 @@ from limiter.policies import ALGORITHMS, Concurrency, Policy
 from limiter.policyfile import costs
 from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
-from limiter.settings import check_denial_cache, check_on_error, check_seconds, check_share
+from limiter.settings import (
+    check_denial_cache,
+    check_on_error,
+    check_prepaid,
+    check_seconds,
+    check_share,
+)
 from limiter.web.headers import FORMS
 from limiter.web.match import pattern
 from limiter.web.new_subjects import NewSubjects
@@ -261,6 +267,8 @@ KEYS = {
     "timeout": Key(_value(partial(check_seconds, "timeout"))),
     "local_share": Key(_value(check_share)),
     "denial_cache": Key(_value(check_denial_cache)),
+    "prepaid": Key(_value(check_prepaid)),
+    "prepaid_hold": Key(_value(partial(check_seconds, "prepaid_hold"))),
     "headers": Key(_value(_choice(*FORMS)), "draft-11"),
     "shadow": Key(_value(_flag), False),
     "percent": Key(_value(_percent), 100),
@@ -281,7 +289,7 @@ KEYS = {
 }
 SHARED_KEYS = tuple(name for name, key in KEYS.items() if key.is_shared)
 #: Settings of the policy's limiter; missing ones are those of ``Policies``.
-LIMITER_KEYS = ("on_error", "timeout", "local_share", "denial_cache")
+LIMITER_KEYS = ("on_error", "timeout", "local_share", "denial_cache", "prepaid", "prepaid_hold")
 LEFT_OUT = {name: key.left_out for name, key in KEYS.items() if key.left_out is not None}
 
 

@@ -85,6 +85,8 @@ class _Policies(Generic[_AnyGuard]):
         connect_timeout: float = 2.0,
         denial_cache: float = DENIAL_CACHE,
         denial_cache_size: int = 1024,
+        prepaid: int = 0,
+        prepaid_hold: float = 0.2,
     ) -> None:
         self.path = os.fspath(path)
         #: The error of the file's current text; None if the text is in force.
@@ -102,6 +104,8 @@ class _Policies(Generic[_AnyGuard]):
             "timeout": timeout,
             "denial_cache": denial_cache,
             "denial_cache_size": denial_cache_size,
+            "prepaid": prepaid,
+            "prepaid_hold": prepaid_hold,
         }
         self._root: Any = self._limiter_class(
             _ANY_TWO_LIMITS,

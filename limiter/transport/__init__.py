@@ -2,9 +2,9 @@
 
 ``store`` reads a limiter's ``store``, ``node`` keeps the connections to one server, ``base`` sends a call
 and handles its reply, and ``single`` and ``cluster`` know which node has a subject. The modules for
-coroutines begin with ``async_``; ``async_connection`` handles the calls on one connection. ``wire``
-(a call as bytes), ``replies`` (errors), ``redirects`` (what an error reply allows next) and ``slots`` (a
-cluster's table) do no I/O.
+coroutines begin with ``async_``; ``async_connection`` handles the calls on one connection, and ``joined``
+those that are sent as one. ``wire`` (a call as bytes), ``replies`` (errors), ``redirects`` (what an error
+reply allows next) and ``slots`` (a cluster's table) do no I/O.
 """
 
 from __future__ import annotations

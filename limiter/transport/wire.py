@@ -136,7 +136,8 @@ def _arguments_of_one(template: CallTemplate) -> list[str | bytes]:
     """The arguments of the script of a single algorithm."""
     (block,) = template.blocks
     policy, cost = block.policy, block.cost
-    numbers = [template.now_us, cost, template.at_least or cost, *policy.arguments]
+    own = policy.arguments_ahead(template.hold_us)
+    numbers = [template.now_us, cost, template.at_least or cost, *own]
     usual = "acquire" if policy.leases else "hit"
     return [
         _packed(numbers if policy.leases else [*numbers, template.step]),
@@ -160,7 +161,7 @@ def _arguments_of_several(template: CallTemplate) -> list[str | bytes]:
     arguments = [str(template.now_us), template.mode, str(template.at_least), str(template.step)]
     for policy, key, cost, shadow, lease in template.blocks:
         arguments += [policy.script, str(key + 1), str(int(shadow)), str(cost)]
-        arguments += [policy.field, *map(str, policy.arguments)]
+        arguments += [policy.field, *map(str, policy.arguments_ahead(template.hold_us))]
         if policy.leases:
             arguments.append(lease)
     return [*arguments]

@@ -47,6 +47,8 @@ class StoreSettings(TypedDict, total=False):
     key_secret: str | bytes | None
     denial_cache: float | None
     denial_cache_size: int | None
+    prepaid: int | None
+    prepaid_hold: float | None
 
 
 class LimitSettings(StoreSettings, total=False):

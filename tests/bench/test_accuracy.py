@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.accuracy import bounds, command, contenders, realtime, simulated
+from bench.accuracy import bounds, command, contenders, prepaid, realtime, simulated
 from bench.accuracy.contenders import Answer, Contender, clock_ahead
 from bench.accuracy.counting import (
     Admitted,
@@ -33,7 +33,7 @@ from tests.model import MODELS
 pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra bench)")
 
 CHECKOUT = Path(__file__).parent.parent.parent
-TINY = Effort(3, 1_000_000, (), 4, 30, 2, 1_000_000)
+TINY = Effort(3, 1_000_000, (), 4, 30, 2, 1_000_000, 0.1)
 
 times = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 5)), max_size=25).map(sorted)
 
@@ -242,6 +242,59 @@ def test_the_command_fails_if_our_algorithms_fail(tmp_path, monkeypatch):
     assert "* this is wrong" in text
 
 
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 6)), max_size=30), st.integers(1, 20))
+def test_the_most_of_several_processes(calls, window_us):
+    """The same as by trying every window: only calls that lie in it for certain count."""
+    spans = [(sent, sent + length) for sent, length in calls]
+    expected = max(
+        (
+            sum(begin <= sent and answered < begin + window_us for sent, answered in spans)
+            for begin in range(-1, 50)
+        ),
+        default=0,
+    )
+    own = max(
+        sum(begin <= sent and answered < begin + window_us for sent, answered in spans)
+        for begin in range(0, 60, window_us)
+    )
+    assert prepaid.most_certain(spans, window_us) == expected
+    assert prepaid.most_of_own(spans, window_us) == own
+
+
+def test_a_broken_bound_of_prepaid_units_is_reported():
+    """The message has the policy, the setting and the load; own windows are judged, too."""
+    named = dict(prepaid.policies())
+    right = prepaid.Behaviour(4_000, 1_000, 10, 1_000, 1_000)
+    results = {
+        (name, "overload", most): (policy, right)
+        for name, policy in named.items()
+        for most in (0, 100)
+    }
+    assert prepaid.violations(results) == []
+    for name, most, bound in [
+        ("sliding_log", 100, 1_000),
+        ("sliding_window", 100, 1_998),
+        ("token_bucket", 0, 1_300),
+        ("token_bucket", 100, 1_700),
+        ("fixed_window, aligned", 100, 2_000),
+    ]:
+        wrong = right._replace(most=bound + 1)
+        case = {(name, "overload", most): (named[name], wrong)}
+        assert prepaid.violations(case) == [
+            f"{name}, 4 processes, prepaid={most}, overload: {bound + 1} in one period, "
+            f"the bound is {bound}"
+        ]
+    case = {
+        ("fixed", "overload", 100): (
+            named["fixed_window, aligned"],
+            right._replace(most_of_own=1_001),
+        )
+    }
+    assert prepaid.violations(case) == [
+        "fixed, 4 processes, prepaid=100, overload: 1001 in one window, the limit is 1000"
+    ]
+
+
 def test_every_other_library_is_in_the_extra():
     """`make accuracy` installs all libraries that the command measures."""
     extra = (CHECKOUT / "setup.cfg").read_text().partition("\nbench =")[2].partition("\ncheck =")[0]
@@ -278,6 +331,16 @@ def test_a_quick_run_measures_all_libraries(tmp_path: Path) -> None:
         assert row["retry_exact_us"] == [0, 0]
         assert row["most_exact"] <= row["bound"]
         assert row["under_real"] is not None
+    cases = results["prepaid"]["cases"]
+    assert len(cases) == prepaid.steps()
+    assert "## Prepaid units, on" in text
+    for without, with_units in zip(cases[::2], cases[1::2], strict=True):
+        assert (without["prepaid"], with_units["prepaid"]) == (0, 100)
+        assert without["admitted"] > 0
+        assert without["scripts"] >= without["calls"]
+        assert with_units["admitted"] > 0
+        if with_units["load"] == "below the limit":
+            assert with_units["scripts"] < without["scripts"] / 2
     installed = contenders.versions()
     assert {row["library"] for row in results["summary"]} == {"slotgate", *installed}
     for name, version in installed.items():

@@ -60,14 +60,7 @@ def test_every_curve_has_all_of_its_points(quick: tuple[dict[str, Any], str, Pat
             [coroutine_rates.DIFFERENT, coroutine_rates.HOT, peers.BARE, *NAMES],
             QUICK.tasks,
         ),
-        "keys": (
-            [
-                name
-                for name, (_, settings) in (hot_keys.THREADS | hot_keys.COROUTINES).items()
-                if hot_keys.accepted(settings)
-            ],
-            QUICK.keys,
-        ),
+        "keys": ([*hot_keys.THREADS, *hot_keys.COROUTINES], QUICK.keys),
         "shards": ([shards.ONE_THREAD, shards.MANY_TASKS], QUICK.shards),
     }
     for part, (names, numbers) in lines.items():
@@ -122,6 +115,7 @@ def test_the_page_has_the_figures_of_a_run(quick: tuple[dict[str, Any], str, Pat
     for name in (peers.BARE, *NAMES):
         assert f"| {name}, one thread |" in figures
     assert "| 10,000 |" in figures
+    assert "| `Limiter` | " in figures
     for picture in re.findall(r"!\[.*\]\(\.\./bench/results/a-run/(.*)\)", figures):
         assert (folder / picture).exists()
 

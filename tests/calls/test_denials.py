@@ -1,7 +1,7 @@
 """The denial cache never denies what the store would admit, and ``retry_after`` is never too short.
 
 ``World`` passes the time in: to the store's scripts, to the cache, and for the way of a call to the
-store and back. Each check is also run with a wrong cache, which it must find.
+store and back. Wrong caches, made by a change of the source, must each be found by a check.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.calls.support import NOW_US, PATIENCE, RATES
 #: In microseconds, a sum of powers of two in seconds: then the clock's floats are exact.
 MOMENT = 15_625
 
-#: Longer than any wait of these policies.
+#: Seconds; longer than any test.
 LONG = 1_000.0
 
 
@@ -368,6 +368,32 @@ def check_joint_calls(timed: Timed, subject: str) -> None:
         assert limiter.hit(full, 1).allowed
 
 
+def check_the_shortest_setting_counts(timed: Timed, subject: str) -> None:
+    """Of several limiters in one call; if one of them has no cache, the store is asked each time."""
+    world = World()
+    settings = {"first": 0.5, "second": 0.25, "off": 0.0}
+    limiters: list[Any] = []
+    for name, seconds in settings.items():
+        shared = {"store": inner(limiters[0])} if limiters else {}
+        limits = FixedWindow(1, "day")
+        limiters.append(timed(world, limits, name=name, denial_cache=seconds, **shared))
+
+    def cached(*deciding: Any) -> bool:
+        parts = [Part(limiter_calls.plan(inner(each)), subject, 1) for each in deciding]
+        flow = limiter_calls.decide_flow([inner(each) for each in deciding], parts, "hit", "")
+        decisions = driven(limiters[0], flow)
+        assert not all(decisions)
+        return bool(decisions[0].cached)
+
+    first, second, off = limiters
+    deny(first, {"key": subject})
+    for deciding, from_cache in (((first, second), True), ((first, off), False)):
+        assert not cached(*deciding)
+        assert cached(*deciding) == from_cache
+        world.now_us += 250_000
+        assert not cached(*deciding)
+
+
 def check_shadow_mode_denies_nothing(timed: Timed, subject: str) -> None:
     """A joint call in which only a part in shadow mode has no room is charged each time."""
     world = World()
@@ -378,13 +404,16 @@ def check_shadow_mode_denies_nothing(timed: Timed, subject: str) -> None:
     parts = [Part(plans[0], subject, 1), Part(plans[1], subject, 1, shadow=True)]
     for _ in range(3):
         flow = limiter_calls.decide_flow([inner(limiter), inner(shadow)], parts, "hit", "")
-        decisions = limiter._core.drive(flow)
-        if inspect.iscoroutine(decisions):
-            decisions = limiter.loop.run(decisions)
-        charged, shadowed = decisions
+        charged, shadowed = driven(limiter, flow)
         assert charged.granted == 1
         assert not shadowed.allowed
         assert not shadowed.cached
+
+
+def driven(limiter: Any, flow: Any) -> Any:
+    """The result of a flow of a limiter's core."""
+    result = limiter._core.drive(flow)
+    return limiter.loop.run(result) if inspect.iscoroutine(result) else result
 
 
 def inner(limiter: Any) -> Any:
@@ -407,6 +436,7 @@ CHECKS = [
     check_what_gives_units_back,
     check_what_may_have_given_back,
     check_joint_calls,
+    check_the_shortest_setting_counts,
     check_shadow_mode_denies_nothing,
 ]
 
@@ -531,7 +561,7 @@ def test_a_flood_of_subjects_takes_a_bounded_memory(
     make_on: Make, store: str, subject: str, size: int
 ) -> None:
     """In both kinds of calls, at most twice the size is kept; with 0, nothing is."""
-    limiter = make_on(store, FixedWindow(1, 60), denial_cache=LONG, denial_cache_size=size)
+    limiter = make_on(store, FixedWindow(1, "day"), denial_cache=LONG, denial_cache_size=size)
     for number in range(40):
         for key in (f"{subject}-{number}", (subject, number)):
             limiter.hit(key)
@@ -568,13 +598,13 @@ def test_wait_sleeps_until_the_store_admits(
     """It may begin with a cached denial; its next try asks the store."""
     limiter = make_on(store, SlidingLog(1, 0.2), name=subject, denial_cache=setting)
     limiter.hit(key)
-    denied = limiter.hit(key)
-    assert not denied
+    assert not limiter.hit(key)
     modes = counted(limiter)
     decision = limiter.wait(key, timeout=PATIENCE)
     assert decision.allowed
     assert not decision.cached
-    assert modes == ["hit"]
+    # A slow machine may begin the wait when the short setting has ended.
+    assert len(modes) in ((1, 2) if setting < LONG else (1,))
 
 
 def test_a_reservation_may_be_denied_from_the_cache(
@@ -622,13 +652,13 @@ def test_a_hold_asks_the_store(make_on: Make, store: str, subject: str, limits: 
 
 def test_a_time_that_was_set_asks_the_store(make_on: Make, store: str, subject: str) -> None:
     """A simulation moves its time as it likes."""
-    limiter = make_on(store, FixedWindow(1, 60), denial_cache=LONG)
+    limiter = make_on(store, FixedWindow(1, "day"), denial_cache=LONG)
     deny(limiter, {"key": subject})
     set_time(inner(limiter), NOW_US)
     for key in (subject, (subject, 1)):
         for _ in range(3):
             assert not limiter.hit(key).cached
-    set_time(inner(limiter), NOW_US + 60_000_000)
+    set_time(inner(limiter), NOW_US + 86_400_000_000)
     assert limiter.hit(subject).allowed
     set_time(inner(limiter), None)
     assert limiter.hit(subject).cached
@@ -636,7 +666,7 @@ def test_a_time_that_was_set_asks_the_store(make_on: Make, store: str, subject: 
 
 def test_memory_has_no_cache(make_on: Make, subject: str) -> None:
     """The store itself is as fast, and exact."""
-    limiter = make_on("memory://", FixedWindow(1, 60), denial_cache=LONG)
+    limiter = make_on("memory://", FixedWindow(1, "day"), denial_cache=LONG)
     deny(limiter, {"key": subject})
     assert not limiter.hit(subject).cached
 
@@ -744,5 +774,21 @@ def test_tasks_that_poll_leave_others_their_turn(store: str, subject: str, call:
             done = True
             await asyncio.gather(*pollers)
             assert polls < most, "the ticker got no turn"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("join", [True, False])
+def test_calls_at_once(store: str, subject: str, join: bool) -> None:
+    """Joined or not, as many pass as there are units; a reset then admits as many again."""
+
+    async def main() -> None:
+        settings: dict[str, Any] = {"timeout": PATIENCE, "denial_cache": LONG, "join": join}
+        async with AsyncLimiter(FixedWindow(10, "day"), store=store, **settings) as limiter:
+            for _ in range(2):
+                decisions = await asyncio.gather(*[limiter.hit(subject) for _ in range(64)])
+                assert sum(map(bool, decisions)) == 10
+                assert (await limiter.hit(subject)).cached
+                await limiter.reset(subject)
 
     asyncio.run(main())

@@ -32,12 +32,12 @@ LIMITS = (
 )
 RATES = ", ".join(ALGORITHMS)
 POLICY = (
-    "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, denial_cache, headers, shadow, "
-    "percent, exempt, overrides, unidentified, preflights, new_subjects"
+    "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, denial_cache, prepaid, "
+    "prepaid_hold, headers, shadow, percent, exempt, overrides, unidentified, preflights, new_subjects"
 )
 DEFAULTS = (
-    "accepted are algorithm, key, cost, on_error, timeout, local_share, denial_cache, headers, shadow, percent, exempt, "
-    "unidentified, preflights, new_subjects"
+    "accepted are algorithm, key, cost, on_error, timeout, local_share, denial_cache, prepaid, prepaid_hold, "
+    "headers, shadow, percent, exempt, unidentified, preflights, new_subjects"
 )
 NAMES = "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first"
 NEW = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"
@@ -165,7 +165,9 @@ WRONG: list[tuple[str, list[str]]] = [
         + "exempt.networks = ['10.0.0.1/8', 7]\n"
         + "exempt.keys = ['', 5]\n"
         + "exempt.paths = '/healthz'\n"
-        + "denial_cache = -1\n",
+        + "denial_cache = -1\n"
+        + "prepaid = 1.5\n"
+        + "prepaid_hold = 0\n",
         [
             f"3: policies.p.algorithm is 'concurrency': accepted are {RATES}",
             f"4: policies.p.key is 'adress': {IDENTITIES}",
@@ -194,6 +196,9 @@ WRONG: list[tuple[str, list[str]]] = [
             "18: policies.p.exempt.keys[1] is a int that names no subject: accepted is a text",
             "19: policies.p.exempt.paths is '/healthz': accepted is a list",
             "20: policies.p.denial_cache is -1: accepted are seconds from 0 to 3600, and 0 is no cache",
+            "21: policies.p.prepaid is 1.5: accepted is a whole number from 0 to 10,000, and 0 takes none in "
+            "advance",
+            "22: policies.p.prepaid_hold is 0: accepted are seconds from 0.001 to 3600",
         ],
     ),
     (ONE + "key = 'address/16'", [f"3: policies.p.key is 'address/16': {IDENTITIES}"]),

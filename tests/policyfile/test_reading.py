@@ -194,14 +194,15 @@ def test_settings_reach_the_limiter() -> None:
 
     read(
         "[policies.a]\nlimits = '5/s'\non_error = 'allow'\ntimeout = 0.25\nlocal_share = 4\n"
-        "[policies.b]\nlimits = '5/s'\n[policies.c]\nlimits = '5/s'\ndenial_cache = 0",
+        "[policies.b]\nlimits = '5/s'\n[policies.c]\nlimits = '5/s'\ndenial_cache = 0\n"
+        "prepaid = 0\nprepaid_hold = 0.1",
         "f",
         note,
     )
     assert given == [
         {"name": "a", "on_error": "allow", "timeout": 0.25, "local_share": 4},
         {"name": "b"},
-        {"name": "c", "denial_cache": 0.0},
+        {"name": "c", "denial_cache": 0.0, "prepaid": 0, "prepaid_hold": 0.1},
     ]
 
 

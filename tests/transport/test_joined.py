@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -420,6 +421,39 @@ def test_late_while_the_group_is_sent_again(
             assert [type(end) for _, end in ends] == [StoreUnavailable] * 4
             assert max(ends[0][0], ends[2][0]) < min(ends[1][0], ends[3][0])
             proxy.mend()
+
+    in_loop(main(), kind)
+    client.close()
+
+
+def test_interrupted_while_the_group_is_sent_again(
+    proxy: Proxy, own: Server, subject: str, kind: str
+) -> None:
+    """If the program cancels every other task, the callers get an error, and wait for nothing."""
+    proxy.target = (own.host, own.port)
+    client = own.client()
+    arrived = threading.Event()
+
+    def hold_text(data: bytes) -> bytes:
+        if b"$4\r\nEVAL\r\n" not in data:
+            return data
+        arrived.set()
+        return b""
+
+    async def main() -> None:
+        async with Joining(proxy.url, FixedWindow(5, 3600), timeout=20.0) as asker:
+            await asker.ready(subject)
+            client.script_flush()
+            proxy.requests = hold_text
+            calls = [asyncio.ensure_future(spent(asker.hit(subject))) for _ in range(4)]
+            await asyncio.get_running_loop().run_in_executor(None, arrived.wait, 10)
+            for task in asyncio.all_tasks() - {asyncio.current_task(), *calls}:
+                task.cancel()
+            ends = [error for _, error in await asyncio.wait_for(asyncio.gather(*calls), 10)]
+            assert [type(error) for error in ends] == [StoreUnavailable] * 4
+            assert all("interrupted before a decision" in str(error) for error in ends)
+            proxy.mend()
+            proxy.cut_all()
 
     in_loop(main(), kind)
     client.close()

@@ -29,6 +29,7 @@ from limiter.web.request import Request, joined
 from limiter.web.rules import Match, Rule, pattern
 from limiter.web.subjects import identity
 from limiter.web.verdict import Verdict
+from limiter.web.wiring import limiter_by
 from service.demo.servers import HOST, free_port
 from tests.asgi.support import ask as ask_asgi
 from tests.wsgi.support import CALLER
@@ -521,3 +522,29 @@ def test_only_a_bool_turns_it_off(make: Make, enabled: Any) -> None:
     """The text of a variable would always be true."""
     with pytest.raises(InvalidSetting, match="accepted are True and False"):
         make("1/minute", enabled=enabled)
+
+
+@pytest.mark.parametrize("kind", [Limiter, AsyncLimiter])
+@pytest.mark.parametrize(
+    ("given", "variable", "seconds"),
+    [
+        (None, None, 1.0),
+        (0.25, "0.5", 0.25),
+        (None, "0.5", 0.5),
+        (0, "0.5", None),
+        (None, "0", None),
+    ],
+)
+def test_the_denial_cache_is_on_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[Limiter],
+    given: float | None,
+    variable: str | None,
+    seconds: float | None,
+) -> None:
+    """For a second; an argument, or else the variable, sets another time, and 0 turns it off."""
+    if variable is not None:
+        monkeypatch.setenv("LIMITER_DENIAL_CACHE", variable)
+    limiter = limiter_by(kind, "1/day", {"store": "redis://localhost", "denial_cache": given})
+    denials = limiter._core.denials
+    assert (None if denials is None else denials.seconds) == seconds
