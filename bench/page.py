@@ -124,7 +124,7 @@ _CALLS = {
     "hit": (
         "fixed_window: hit, (allowed|denied)",
         "three limits: hit, (allowed|denied)",
-        "fixed_window: .*(prepaid|from the denial cache)",
+        "fixed_window: .*(prepaid.*|from the denial cache)",
         "limits .*, fixed window: hit, allowed",
         "(throttled-py|pyrate-limiter).*",
     ),

@@ -207,7 +207,7 @@ class AsyncLimiter(Base):
                 decision = prepaid.spend(key, cost)
                 if decision is None:
                     decision = await core.take(prepaid, key, cost)
-                elif decision.remaining % PAUSE_EVERY == 0:
+                elif decision.remaining % PAUSE_EVERY < cost:
                     await asyncio.sleep(0)
                 if decision is not None:
                     return decision

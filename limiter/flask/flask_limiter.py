@@ -228,7 +228,7 @@ class FlaskLimiter(Extension):
                 default = _without_options(limits)
             algorithm = store_settings.pop("algorithm", None)
             name = store_settings.setdefault("name", "default")
-            base = Limiter("1/second", **store_settings)
+            base = Limiter("1/day", **store_settings)
             if algorithm is not None:
                 algorithm_named(algorithm)
             trusted = self._trusted

@@ -43,7 +43,7 @@ _Own = TypeVar("_Own", bound="_Policies[Any]")
 _Stamp = tuple[int, int, int]
 
 #: The limits of the limiter that owns the connections; ``open`` loads its script, which all guards use.
-_ANY_TWO_LIMITS = "1/second; 1/minute"
+_ANY_TWO_LIMITS = "1/day; 1/2 days"
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,9 @@ class Policies(_Policies[Guard]):
         return self
 
     def close(self) -> None:
-        """Close the idle connections; a later call makes new ones."""
+        """Return the prepaid units, and close the idle connections; a later call makes new ones."""
+        for rule in self._current.guard.rules:
+            rule.limiter.close()
         self._root.close()
 
 
@@ -298,6 +300,8 @@ class AsyncPolicies(_Policies[AsyncGuard]):
 
     async def close(self) -> None:
         """As ``Policies.close``, for the running event loop."""
+        for rule in self._current.guard.rules:
+            await rule.limiter.close()
         await self._root.close()
 
 

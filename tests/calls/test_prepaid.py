@@ -245,6 +245,34 @@ def test_a_cancelled_taker_leaves_its_units(proxy: Proxy, subject: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("cost", [1, 2, 3])
+def test_spending_lets_other_tasks_run(store: str, subject: str, cost: int) -> None:
+    """A hit that spends a unit waits for nothing: a loop of hits still pauses now and then."""
+
+    async def main() -> None:
+        limiter = AsyncLimiter(
+            DAY, store=store, prepaid=10_000, prepaid_hold=LONG, timeout=PATIENCE
+        )
+        while left(limiter, subject) < 2_000:
+            await limiter.hit(subject)
+        turns = 0
+
+        async def tick() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        ticker = asyncio.create_task(tick())
+        decisions = [await limiter.hit(subject, cost) for _ in range(600)]
+        assert all(decision.cached for decision in decisions)
+        assert turns >= 600 * cost // 64 - 1
+        ticker.cancel()
+        await limiter.close()
+
+    asyncio.run(main())
+
+
 def test_several_loops_share_a_limiter(store: str, subject: str) -> None:
     """In threads at the same time; the count is exact."""
     limiter = AsyncLimiter(
