@@ -155,17 +155,16 @@ def test_the_memory_store_needs_the_core_alone() -> None:
 
 def test_only_the_two_clients_know_the_round_trip() -> None:
     """The rest of a limiter is written once, for threads and for coroutines."""
+    clients = [f"limiter.{name}" for name in ("client", "aio", "thread_core", "loop_core")]
     names = ("base", "core", "entered", "flows", "leases", "local", "reservations", "several")
-    shared = [f"limiter.{name}" for name in names]
+    shared = [f"limiter.{name}" for name in (*names, "denials", "prepaid", "call_cache")]
     for name, tree in trees("limiter"):
         wanted = imports(tree)
-        if not within(
-            name, "limiter.transport", "limiter.client", "limiter.aio", "limiter.testing"
-        ):
+        if not within(name, "limiter.transport", "limiter.testing", *clients):
             assert not [one for one in wanted if within(one, "limiter.transport")], name
         if name in shared:
-            clients = ("limiter.client", "limiter.aio", "asyncio", "time.sleep", "threading")
-            assert not [one for one in wanted if within(one, *clients)], name
+            waiting = ("asyncio", "time.sleep", "threading")
+            assert not [one for one in wanted if within(one, *clients, *waiting)], name
 
 
 def test_the_web_adapters_know_decisions_not_stores() -> None:

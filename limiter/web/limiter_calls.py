@@ -7,15 +7,17 @@ from time import monotonic
 from typing import Any, overload
 
 from limiter import several
-from limiter.aio import AsyncLimiter, LoopCore
+from limiter.aio import AsyncLimiter
 from limiter.base import Base
-from limiter.client import Limiter, ThreadCore
+from limiter.client import Limiter
 from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError
 from limiter.flows import Ask, Flow
 from limiter.grammar import Limits
+from limiter.loop_core import LoopCore
 from limiter.plan import Part, Plan
+from limiter.thread_core import ThreadCore
 
 
 @overload
