@@ -18,7 +18,7 @@ from limiter.leases import HeldLease
 from limiter.loop_core import LoopCore
 from limiter.reservations import ReservedCost
 from limiter.several import Decisions, Item, hit_all_flow
-from limiter.transport import checked, finish, script_of
+from limiter.transport import checked, finish, scripts_of
 
 _Own = TypeVar("_Own", bound="AsyncLimiter")
 
@@ -171,8 +171,8 @@ class AsyncLimiter(Base):
         return AsyncReservation.for_call(self._core, key, cost, limits, tag)
 
     async def open(self: _Own) -> _Own:
-        """Connect and load the script, for the running event loop; as ``Limiter.open``."""
-        await self._core.transport.load(script_of(self.policies), self._core.plan.example_key)
+        """Connect and load the scripts, for the running event loop; as ``Limiter.open``."""
+        await self._core.transport.load(scripts_of(self.policies), self._core.plan.example_key)
         return self
 
     async def close(self) -> None:

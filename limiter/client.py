@@ -18,7 +18,7 @@ from limiter.reservations import ReservedCost
 from limiter.scripts import Script
 from limiter.several import Decisions, Item, hit_all_flow
 from limiter.thread_core import ThreadCore
-from limiter.transport import connect, script_of
+from limiter.transport import connect, scripts_of
 
 _Own = TypeVar("_Own", bound="Limiter")
 
@@ -248,7 +248,7 @@ class Limiter(Base):
         return Reservation.for_call(self._core, key, cost, limits, tag)
 
     def open(self: _Own) -> _Own:
-        """Connect and load the script before the first call, within ``connect_timeout``. Optional.
+        """Connect and load the scripts before the first call, within ``connect_timeout``. Optional.
 
         It also checks that the store's user has the rights that `limiter acl` prints.
 
@@ -257,7 +257,7 @@ class Limiter(Base):
                 names the rights that the user lacks.
 
         """
-        self._core.transport.load(script_of(self.policies), self._core.plan.example_key)
+        self._core.transport.load(scripts_of(self.policies), self._core.plan.example_key)
         return self
 
     def close(self) -> None:
@@ -293,7 +293,7 @@ def install(scripts: Iterable[Script], store: str, connect_timeout: float = 2.0)
     transport = connect(store, connect_timeout, connect_timeout)
     try:
         for script in scripts:
-            transport.load(script)
+            transport.load([script])
     finally:
         transport.close()
 

@@ -77,6 +77,7 @@ class PrepaidSubjects:
     def __init__(self, core: Owner, terms: Terms, new_turn: Callable[[], Any]) -> None:
         self._core = core
         self._terms = terms
+        self._policies = terms.policies
         self._new_turn = new_turn
         self.after_fork()
 
@@ -116,7 +117,7 @@ class PrepaidSubjects:
         if now >= units.until:
             units.put_back(list(range(left, left + cost)))
             return None
-        return CachedDecision(self._terms.policies, units.reply_of(cost, left, now))
+        return CachedDecision(self._policies, units.reply_of(cost, left, now))
 
     def takes(self, key: str, cost: int) -> bool:
         """Whether a hit for which not enough units are here takes some; if not, it is as any other."""

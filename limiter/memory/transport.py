@@ -27,7 +27,7 @@ class MemoryTransport:
         """Forget every subject."""
         self._store.clear()
 
-    def load(self, script: object, key: bytes | None = None) -> None:
+    def load(self, scripts: object, key: bytes | None = None) -> None:
         """Do nothing: there is no script to load."""
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class AsyncMemoryTransport:
     def begin(self, call: Call) -> None:
         """Send no call in advance: ``run`` waits for nothing."""
 
-    async def load(self, script: object, key: bytes | None = None) -> None:
+    async def load(self, scripts: object, key: bytes | None = None) -> None:
         """Do nothing: there is no script to load."""
 
     async def close(self) -> None:

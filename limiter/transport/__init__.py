@@ -16,7 +16,7 @@ from limiter.transport.base import Transport
 from limiter.transport.cluster import ClusterTransport
 from limiter.transport.single import SingleTransport
 from limiter.transport.store import ASYNC, read_store
-from limiter.transport.wire import checked, script_of
+from limiter.transport.wire import checked, scripts_of
 
 
 def connect(store: object, timeout: float, connect_timeout: float) -> Transport:
@@ -45,5 +45,5 @@ __all__ = [
     "connect",
     "connect_async",
     "finish",
-    "script_of",
+    "scripts_of",
 ]

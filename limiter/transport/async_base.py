@@ -64,8 +64,8 @@ class LoopTransport:
         """Find the node that owns the call's subject; if it is not known, ask the store."""
         raise NotImplementedError
 
-    async def load(self, script: Script, key: bytes | None, deadline: float) -> None:
-        """Load the script into the store, and with ``key`` check the user's rights."""
+    async def load(self, scripts: Sequence[Script], key: bytes | None, deadline: float) -> None:
+        """Load the scripts into the store, and with ``key`` check the user's rights."""
         raise NotImplementedError
 
     def nodes(self) -> Iterable[AsyncNode]:
@@ -181,10 +181,11 @@ class LoopTransport:
         raise NotImplementedError
 
     async def _load_on(
-        self, node: AsyncNode, script: Script, key: bytes | None, deadline: float
+        self, node: AsyncNode, scripts: Sequence[Script], key: bytes | None, deadline: float
     ) -> None:
         # No caller waits for a decision here: the reply may take until the deadline.
-        await self._command(node, command("SCRIPT", "LOAD", script.source), deadline, inf)
+        for script in scripts:
+            await self._command(node, command("SCRIPT", "LOAD", script.source), deadline, inf)
         if key is not None:
             reply = None
             with suppress(StoreRefused):  # the user may not run EVAL
@@ -261,9 +262,9 @@ class AsyncTransport:
         """As ``Transport.one_slot``."""
         return not self._store.is_cluster or one_slot(tags)
 
-    async def load(self, script: Script, key: bytes | None = None) -> None:
+    async def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """As ``Transport.load``, for the connections of the running loop."""
-        await self._of_running_loop().load(script, key, monotonic() + self._connect_timeout)
+        await self._of_running_loop().load(scripts, key, monotonic() + self._connect_timeout)
 
     async def close(self) -> None:
         """Close the running loop's connections; one in use is closed when its calls have ended."""

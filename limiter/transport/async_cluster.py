@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import AbstractEventLoop
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial, reduce
 from time import monotonic
 
@@ -49,13 +49,13 @@ class ClusterLoopTransport(LoopTransport):
         await self._read_anew(deadline)
         return self._table.owner(slot_of(call.tag))
 
-    async def load(self, script: Script, key: bytes | None, deadline: float) -> None:
-        """Load the script into every primary; if one fails, still try the others."""
+    async def load(self, scripts: Sequence[Script], key: bytes | None, deadline: float) -> None:
+        """Load the scripts into every primary; if one fails, still try the others."""
         await self._read_anew(deadline)
         failures: dict[AsyncNode, LimiterError] = {}
         for node, until in in_turn(self._table.primaries, self._connect_timeout):
             try:
-                await self._load_on(node, script, key, min(until, deadline))
+                await self._load_on(node, scripts, key, min(until, deadline))
                 failures.pop(node, None)
             except LimiterError as error:
                 failures[node] = error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from asyncio import AbstractEventLoop
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from math import inf
 
@@ -39,9 +39,9 @@ class SingleLoopTransport(LoopTransport):
         """As ``LoopTransport.search``."""
         return self.node
 
-    async def load(self, script: Script, key: bytes | None, deadline: float) -> None:
+    async def load(self, scripts: Sequence[Script], key: bytes | None, deadline: float) -> None:
         """As ``LoopTransport.load``; refuse a cluster's node, which would answer for some subjects only."""
-        await self._load_on(self.node, script, key, deadline)
+        await self._load_on(self.node, scripts, key, deadline)
         hello = None
         with suppress(StoreRefused):  # the server does not know HELLO
             hello = await self._command(self.node, HELLO, deadline, inf)

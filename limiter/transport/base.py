@@ -73,8 +73,8 @@ class Transport:
         """Whether one script call may have keys with these hash tags."""
         return not self._store.is_cluster or one_slot(tags)
 
-    def load(self, script: Script, key: bytes | None = None) -> None:
-        """Connect and load the script into the store, within ``connect_timeout``.
+    def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
+        """Connect and load the scripts into the store, within ``connect_timeout``.
 
         With ``key``, also check that the user may run every command of the scripts on such a key. (That
         takes an EVAL. A user who may not run EVAL is not checked.)
@@ -106,9 +106,12 @@ class Transport:
         connect = partial(store.connection, address, connect_timeout)
         return Node(connect, where, connect_timeout, address or store.addresses[0])
 
-    def _load_on(self, node: Node, script: Script, key: bytes | None, deadline: float) -> None:
+    def _load_on(
+        self, node: Node, scripts: Sequence[Script], key: bytes | None, deadline: float
+    ) -> None:
         # No caller waits for a decision here: the reply may take until the deadline.
-        self._command(node, command("SCRIPT", "LOAD", script.source), deadline)
+        for script in scripts:
+            self._command(node, command("SCRIPT", "LOAD", script.source), deadline)
         if key is not None:
             reply = None
             with suppress(StoreRefused):  # the user may not run EVAL

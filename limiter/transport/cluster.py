@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import reduce
 from time import monotonic
 
@@ -35,14 +36,14 @@ class ClusterTransport(Transport):
         self._changed = threading.Condition()
         self._reading = False
 
-    def load(self, script: Script, key: bytes | None = None) -> None:
-        """Load the script into every primary; if one fails, still try the others."""
+    def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
+        """Load the scripts into every primary; if one fails, still try the others."""
         deadline = monotonic() + self._connect_timeout
         self._read_anew(deadline)
         failures: dict[Node, LimiterError] = {}
         for node, until in slots.in_turn(self._table.primaries, self._connect_timeout):
             try:
-                self._load_on(node, script, key, min(until, deadline))
+                self._load_on(node, scripts, key, min(until, deadline))
                 failures.pop(node, None)
             except LimiterError as error:
                 failures[node] = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
 
@@ -26,10 +27,10 @@ class SingleTransport(Transport):
         super().__init__(store, timeout, connect_timeout)
         self._node = self._make_node(None)
 
-    def load(self, script: Script, key: bytes | None = None) -> None:
+    def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """As ``Transport.load``; refuse a cluster's node, which would answer for some subjects only."""
         deadline, hello = monotonic() + self._connect_timeout, None
-        self._load_on(self._node, script, key, deadline)
+        self._load_on(self._node, scripts, key, deadline)
         with suppress(StoreRefused):  # the server does not know HELLO
             hello = self._command(self._node, HELLO, deadline)
         check_alone(hello, self._node.where)

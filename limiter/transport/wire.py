@@ -72,11 +72,12 @@ def checked(call: Call, reply: object) -> Reply:
         ) from None
 
 
-def script_of(policies: tuple[Policy, ...]) -> scripts.Script:
-    """The script that decides a hit, or takes a lease, of these policies for one subject."""
+def scripts_of(policies: tuple[Policy, ...]) -> list[scripts.Script]:
+    """The script that decides a hit, or takes a lease, for one subject; then that of other modes."""
     keys = len({policy.field for policy in policies if policy.key_type != "hash"}) or 1
     mode = "acquire" if any(policy.leases for policy in policies) else "hit"
-    return scripts.script(_script_name(mode, policies, keys))
+    names = dict.fromkeys(_script_name(each, policies, keys) for each in (mode, "peek"))
+    return [scripts.script(name) for name in names]
 
 
 def bulk(text: str | bytes) -> bytes:

@@ -18,10 +18,10 @@ from limiter import (
     SlidingLog,
     SlidingWindow,
     TokenBucket,
-    client,
     core,
     leases,
     testing,
+    thread_core,
 )
 from limiter.policies import Policy
 
@@ -143,7 +143,7 @@ class Time:
             elif self.sleep(seconds):
                 await limiter.inner.hit(self.rival)
 
-        patch.setattr(client, "sleep", sleep)
+        patch.setattr(thread_core, "sleep", sleep)
         patch.setattr(asyncio, "sleep", asleep)
         for flows in (core, leases):
             patch.setattr(flows, "monotonic", lambda: self.passed_us / 1e6)

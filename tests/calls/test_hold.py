@@ -23,8 +23,8 @@ from limiter import (
     RateLimited,
     SlidingLog,
     StoreUnavailable,
-    client,
     leases,
+    thread_core,
 )
 from limiter.testing import StoreCall, intercept
 from service.demo.servers import Server
@@ -662,7 +662,7 @@ def test_interrupted_in_its_delay(
     limits = [Concurrency(5, lease=60), LeakyBucket(10, 60, burst=5)]
     with Limiter(limits, store=store, timeout=10.0) as limiter:
         with limiter.hold(subject):
-            monkeypatch.setattr(client, "sleep", interrupt)
+            monkeypatch.setattr(thread_core, "sleep", interrupt)
             with pytest.raises(Interrupt), limiter.hold(subject):
                 raise AssertionError
         assert lefts(limiter, subject)[0] == 5

@@ -155,7 +155,7 @@ MUTANTS = [
     ),
     Mutant(
         "several: a repair without an expiry", "H03", SEVERAL,
-        "local moves = later or heal or", "local moves = later or",
+        "local moves = later or (heal and cost > 0) or", "local moves = later or",
         shows("several: a denied hit repairs three policies"),
     ),
     Mutant(

@@ -34,7 +34,7 @@ from limiter.keys import KeySpeller
 from limiter.plan import Plan
 from limiter.policies import Policy
 from limiter.transport import connect_async
-from limiter.transport.wire import script_of
+from limiter.transport.wire import scripts_of
 from service.demo.servers import HOST, Cluster
 from tests.waiting import soon, until
 
@@ -223,7 +223,7 @@ class Asker:
 
     async def open(self) -> Asker:
         """As ``AsyncLimiter.open``."""
-        await self.transport.load(script_of(self.policies))
+        await self.transport.load(scripts_of(self.policies))
         return self
 
     async def ready(self, key: str, cost: int = 1) -> Decision:

@@ -14,7 +14,7 @@ from redis.crc import key_slot
 from limiter import InvalidSetting, Limiter, StoreRefused, StoreUnavailable, TokenBucket
 from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES
 from limiter.transport.slots import REFRESH_EVERY, SlotTable
-from limiter.transport.wire import script_of
+from limiter.transport.wire import scripts_of
 from service.demo.servers import HOST, Cluster, Server
 from tests.proxy import Proxy, replace, swallow
 from tests.transport.conftest import MakeLimiter, Maker
@@ -395,7 +395,7 @@ def test_a_silent_primary_does_not_keep_the_script_from_the_others(
     table = slot_table(limiter)
     healthy = table.node_at((HOST, cluster.nodes[0].port))
     client = cluster.nodes[0].client()
-    shas = [script_of(limiter.policies).sha]
+    shas = [script.sha for script in scripts_of(limiter.policies)]
     with Proxy((HOST, cluster.nodes[1].port)) as proxy:
         proxy.requests = swallow
         silent = table.node_at((HOST, proxy.port))

@@ -14,7 +14,7 @@ from limiter.scripts import COMMANDS
 from limiter.transport import rights
 from service.demo.servers import HOST, Cluster, Server
 from tests.transport.conftest import Maker
-from tests.transport.support import LOG, PLENTY
+from tests.transport.support import BUCKET, LOG, PLENTY
 
 
 @pytest.fixture
@@ -91,6 +91,16 @@ def test_a_user_who_may_not_call_eval_is_not_checked(make_any: Maker, own: Serve
     limiter.open()
     with pytest.raises(StoreRefused):
         limiter.hit("u")
+
+
+def test_a_user_who_may_not_call_eval_makes_every_call(own: Server, admin) -> None:
+    """Two limits are hit by one script, and peeked at by another."""
+    grant(admin, "-eval")
+    with Limiter([PLENTY, BUCKET], store=url(own), timeout=2.0) as limiter:
+        assert limiter.hit("u")
+        assert limiter.peek("u")
+        limiter.refund("u")
+        assert limiter.reset("u")
 
 
 def test_a_user_who_may_not_load_scripts_is_refused(make_any: Maker, own: Server, admin) -> None:

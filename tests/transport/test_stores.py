@@ -24,7 +24,7 @@ from limiter import Concurrency, InvalidSetting, Limiter, StoreRefused, StoreUna
 from limiter.scripts import COMMANDS
 from limiter.testing import set_time
 from limiter.transport.store import read_store
-from limiter.transport.wire import script_of
+from limiter.transport.wire import scripts_of
 from service.demo.servers import HOST, Certificates, Cluster, Server
 from tests.proxy import Proxy, delay, replace, swallow
 from tests.transport.conftest import MakeLimiter, Maker, MakeServer
@@ -468,8 +468,9 @@ def test_open_makes_every_primary_know_the_scripts(
     for client in clients:
         client.script_flush()
     limiter = make_limiter(cluster.url, BOTH).open()
-    sha = script_of(limiter.policies).sha
-    assert [client.script_exists(sha) for client in clients] == [[True]] * 3
+    shas = [script.sha for script in scripts_of(limiter.policies)]
+    known = [True] * len(shas)
+    assert [client.script_exists(*shas) for client in clients] == [known] * 3
     for client in clients:
         client.close()
 
