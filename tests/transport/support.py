@@ -329,7 +329,7 @@ def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
     finally:
         end_loop(loop)
         gc.unfreeze()
-        assert not complaints
+        assert not complaints, complaints
 
 
 def end_loop(loop: asyncio.AbstractEventLoop) -> None:
