@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from limiter.call import Call
-from limiter.generations import Generations
+from limiter.generations import LONGEST_KEY, Generations
 from limiter.plan import Plan
-
-#: Characters of a key; longer ones are not kept, so that no client fills the memory with them.
-_LONGEST = 256
 
 #: A key, a cost and the call's time. Their types are str and int alone: True, 1 and 1.0 are equal.
 Name = tuple[str, int, int]
@@ -25,7 +22,7 @@ class CallCache(Generations[Name, Call]):
         if call is None:
             key, cost, now_us = name
             call = self._plan.call("hit", key, cost, now_us=now_us)
-            if len(name[0]) > _LONGEST:
+            if len(name[0]) > LONGEST_KEY:
                 return call
             call.is_kept = bool(self._size)
         self.keep(name, call)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+#: Characters of a key; nothing is kept of longer ones, so that no client fills the memory with them.
+LONGEST_KEY = 256
+
 _Name = TypeVar("_Name")
 _Value = TypeVar("_Value")
 

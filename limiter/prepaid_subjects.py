@@ -16,15 +16,13 @@ from limiter.call import Reply
 from limiter.decision import CachedDecision, Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
-from limiter.generations import Generations
+from limiter.generations import LONGEST_KEY, Generations
 from limiter.keys import Key
 from limiter.plan import Plan
 from limiter.prepaid import PrepaidUnits, Terms
 
 #: Subjects in each of two generations, at about 0.7 kB each, and 8 bytes for each unit.
 _MOST_SUBJECTS = 1024
-#: Characters of a key; a longer one has no prepaid units, so that no client fills the memory.
-_LONGEST = 256
 #: Seconds between two looks for expired units, at least.
 _LOOK_EVERY = 0.01
 #: A flow that is this many seconds late has lost its event loop: another one takes over.
@@ -121,7 +119,7 @@ class PrepaidSubjects:
 
     def takes(self, key: str, cost: int) -> bool:
         """Whether a hit for which not enough units are here takes some; if not, it is as any other."""
-        if not 1 <= cost <= self._core.plan.most_cost or len(key) > _LONGEST:
+        if not 1 <= cost <= self._core.plan.most_cost or len(key) > LONGEST_KEY:
             return False
         units, now = self.subject(key).units, monotonic()
         if units.unspent and now < units.until:
