@@ -162,6 +162,25 @@ class _Guard(Generic[_Limiter]):
                 log_seldom(log, logging.ERROR, "an observer failed", exc_info=True)
         return verdict
 
+    def _considered_flow(
+        self, check: Check, request: Request, unavailable: StoreUnavailable | None
+    ) -> Flow[Verdict]:
+        """Decide one check, whatever the request is."""
+        shadowed: _Shadowed = []
+        try:
+            charges = []
+            try:
+                charges.append(_Charge(check, check.part()))
+            except InvalidCost as error:
+                if not check.rule.shadow:
+                    raise
+                shadowed.append((check.rule, error))
+            verdict = yield from self._deciding_flow(request, charges, unavailable)
+        except LimiterError as error:
+            verdict = Verdict.of_error(error, request, check.rule.shadow)
+        verdict.shadowed = shadowed
+        return verdict
+
     def _bounding_flow(
         self,
         request: Request,
@@ -347,6 +366,16 @@ class AsyncGuard(_Guard[AsyncLimiter]):
             return Verdict()
         limiter: AsyncLimiter = self.rules[0].limiter
         return await core_of(limiter).drive(self._entering_flow(request))
+
+    async def decide(
+        self, check: Check, request: Request, unavailable: StoreUnavailable | None = None
+    ) -> Verdict:
+        """Decide a check of one of the rules, whatever the request is: of a subject that a caller names.
+
+        ``unavailable`` is as in ``enter``.
+        """
+        limiter: AsyncLimiter = check.rule.limiter
+        return await core_of(limiter).drive(self._considered_flow(check, request, unavailable))
 
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""

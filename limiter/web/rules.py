@@ -166,14 +166,10 @@ class Rule:
         subject = self._subject(request, trusted)
         if subject is None:
             return SkipReason.UNIDENTIFIED
-        if self.exempt_keys and spelled(subject) in self.exempt_keys:
-            return SkipReason.EXEMPT_KEY
-        if not self._holds_for(subject):
-            return SkipReason.PERCENT
-        limits = self.overrides.get(spelled(subject)) if self.overrides else None
-        if self._counts_apart(request):
-            return Check(self, subject, 1, limits)
-        cost = self.cost(request, trusted)
+        check = self.consider_subject(subject, 1)
+        if not isinstance(check, Check) or self._counts_apart(request):
+            return check
+        limits, cost = check.limits, self.cost(request, trusted)
         if cost is None:
             cost = min(policy.capacity for policy in limits or self.limiter.policies)
         elif not isinstance(cost, int):
@@ -183,6 +179,15 @@ class Rule:
             )
         address = None if self.new_subjects is None else by_address(request, trusted)
         return Check(self, subject, max(1, cost), limits, None if address == subject else address)
+
+    def consider_subject(self, subject: Key, cost: int) -> Check | SkipReason:
+        """Return this rule's check of a subject, whatever the request is, or why it does not apply."""
+        if self.exempt_keys and spelled(subject) in self.exempt_keys:
+            return SkipReason.EXEMPT_KEY
+        if self.percent < 100 and not self._holds_for(subject):
+            return SkipReason.PERCENT
+        limits = self.overrides.get(spelled(subject)) if self.overrides else None
+        return Check(self, subject, cost, limits)
 
     def _counts_apart(self, request: Request) -> bool:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""
@@ -211,8 +216,6 @@ class Rule:
 
     def _holds_for(self, subject: Key) -> bool:
         """Whether ``percent`` includes the subject."""
-        if self.percent >= 100:
-            return True
         return bool(
             limiter_calls.plan(self.limiter).keys.share(subject, _PARTS)
             < self.percent * _PARTS / 100
