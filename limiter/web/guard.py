@@ -69,8 +69,7 @@ class _Guard(Generic[_Limiter]):
         address_from: str = "x-forwarded-for",
     ) -> None:
         self.rules = tuple(rules)
-        is_kept = isinstance(trusted, TrustedNetworks)  # several guards share what it has found
-        self.trusted = trusted if is_kept else TrustedNetworks(trusted)
+        self.trusted = TrustedNetworks.of(trusted)  # several guards share what it has found
         self.address_from = address_from
         self.counts_leases = any(rule.counts_leases for rule in self.rules)
         self._bounds_subjects = any(rule.new_subjects is not None for rule in self.rules)
@@ -360,12 +359,14 @@ class Guard(_Guard[Limiter]):
 class AsyncGuard(_Guard[AsyncLimiter]):
     """Rules for coroutines."""
 
-    async def enter(self, request: Request) -> Verdict:
+    async def enter(
+        self, request: Request, unavailable: StoreUnavailable | None = None
+    ) -> Verdict:
         """As ``Guard.enter``."""
         if not self.rules:
             return Verdict()
         limiter: AsyncLimiter = self.rules[0].limiter
-        return await core_of(limiter).drive(self._entering_flow(request))
+        return await core_of(limiter).drive(self._entering_flow(request, unavailable))
 
     async def decide(
         self, check: Check, request: Request, unavailable: StoreUnavailable | None = None
