@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 from limiter import LimiterError
-from limiter.server import health, logs, settings
+from limiter.server import checks, health, holds, logs, openapi, operators, responses, settings
+from limiter.server.callers import Callers, Token, only_known
 from limiter.server.forward_auth import PATH, ForwardAuth
 from limiter.server.metrics import Metrics
 from limiter.server.one_policy import AnyPolicies
 from limiter.server.recorder import Recorder
-from limiter.web import problems
+from limiter.settings import API_TOKEN
 from limiter.web.asgi_messages import App, Receive, Scope, Send
 
 
@@ -23,6 +21,7 @@ class Service:
     Attributes:
         policies: The policies of the service.
         metrics: Its counters.
+        public: The application for services, and for probes.
         operators: The application for operators.
         operators_port: The port of the operators' address; None without one. It is read from the socket,
             so that no client can choose it.
@@ -36,14 +35,14 @@ class Service:
         policies: AnyPolicies,
         metrics: Metrics,
         forward_auth: App,
-        public: App,
-        operators: App,
+        public: Starlette,
+        operators: Starlette,
     ) -> None:
         self.policies = policies
         self.metrics = metrics
         self.operators = operators
         self._forward_auth = forward_auth
-        self._public = public
+        self.public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer by the operators' application on their port, else by the path."""
@@ -61,7 +60,7 @@ class Service:
         path = scope["path"]
         if path.startswith(PATH) and path[len(PATH) : len(PATH) + 1] in ("", "/"):
             return self._forward_auth
-        return self._public
+        return self.public
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Connect and load the scripts before the first request; serve also without a store."""
@@ -83,7 +82,7 @@ class Service:
 
 def create_app() -> Service:
     """Make the service of LIMITER_*; raise InvalidSetting, which names the variable, for an invalid one."""
-    policies, trusted, _, _ = settings.from_env()
+    policies, trusted, admin_token, api_token = settings.from_env()
     for rule in policies.guard.rules:
         if rule.counts_leases:
             logs.log.warning(
@@ -93,18 +92,14 @@ def create_app() -> Service:
             )
     metrics = Metrics(policies)
     recorder = Recorder(metrics)
-    public = Starlette(
-        routes=health.routes(policies), exception_handlers={HTTPException: _refused}
+    callers = Callers(policies, trusted)
+    token = None if api_token is None else Token(API_TOKEN, api_token, callers)
+    routes = [*health.routes(policies), *openapi.routes()]
+    routes += [*checks.routes(policies, recorder), *holds.routes(policies, recorder)]
+    return Service(
+        policies,
+        metrics,
+        ForwardAuth(policies, trusted, recorder),
+        responses.application(routes, only_known(callers, token)),
+        operators.create_operators_app(policies, metrics, admin_token, callers),
     )
-    public.router.redirect_slashes = False
-    operators = Starlette(exception_handlers={HTTPException: _refused})
-    forward_auth = ForwardAuth(policies, trusted, recorder)
-    return Service(policies, metrics, forward_auth, public, operators)
-
-
-def _refused(request: Request, error: Exception) -> Response:
-    """Make the response to a request that no route answers."""
-    assert isinstance(error, HTTPException)  # noqa: S101 (Starlette's type is wider)
-    body = problems.problem(error.status_code, error.detail, request.url.path)
-    fields = {"Cache-Control": "no-store", **(error.headers or {})}
-    return Response(body, error.status_code, fields, problems.MEDIA_TYPE)

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
 from functools import partial
 from time import monotonic
 from typing import Any
 
 import pytest
-from flask import Service
-from flask.testing import Client
-from werkzeug.test import Answer
 
 from limiter import Limiter
 from limiter.server.bodies import MOST_BYTES
 from service.demo.servers import HOST, Server, free_port
 from tests.e2e.support import until
-from tests.server.conftest import MakeApp
+from tests.server.client import Answer, Client
+from tests.server.conftest import Make
 
-Make = Callable[..., Service]
+
+JSON = {"Content-Type": "application/json"}
 
 POLICIES = """
 [policies.api]
@@ -40,7 +38,7 @@ limits = [{ algorithm = "concurrency", limit = 2, lease = 30 }, "3/minute"]
 
 def problem(answer: Answer, status: int) -> dict[str, Any]:
     """Return the problem in a response."""
-    found: dict[str, Any] = json.loads(answer.body)
+    found: dict[str, Any] = answer.json()
     assert answer.status == found["status"] == status, found
     assert answer.media_type == "application/problem+json"
     assert {"type", "title", "status", "detail", "instance"} <= set(found)
@@ -60,7 +58,7 @@ shadow = true
 
 @pytest.fixture
 def client(make_by_file: Make) -> Client:
-    return make_by_file(POLICIES).test_client()
+    return make_by_file(POLICIES).client
 
 
 def check(client: Client, policy: str = "api", **body: Any) -> Answer:
@@ -94,8 +92,8 @@ def test_a_peek_takes_nothing(client: Client) -> None:
     assert problem(check(client, key="u", peek=True), 429)["decision"]["remaining"] == 0
 
 
-def test_the_library_has_the_same_subjects(make_app: MakeApp, store: str, subject: str) -> None:
-    client = make_app(LIMITS="3/minute", PREFIX=subject, NAME="shared").test_client()
+def test_the_library_has_the_same_subjects(make_app: Make, store: str, subject: str) -> None:
+    client = make_app(LIMITS="3/minute", PREFIX=subject, NAME="shared").client
     limiter = Limiter("3/minute", store=store, prefix=subject, name="shared")
     limiter.hit("user:42")
     limiter.hit(("user", 42))
@@ -149,7 +147,7 @@ def test_shadow_mode_denies_nothing_without_a_store(
         "limiter.server.checks.BATCH_TIMEOUT", 0
     )  # a silent store is asked once in a batch
     gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05", "ON_ERROR": on_error}
-    client = make_by_file(POLICIES, **gone).test_client()
+    client = make_by_file(POLICIES, **gone).client
     asked = [{"key": "u"}, {"key": "u", "peek": True}, {"key": "v", "peek": True}]
 
     results = check(client, "shadow", checks=asked).json()["results"]
@@ -197,7 +195,7 @@ def test_invalid_bodies_are_refused(client: Client, body: Any) -> None:
     "raw", [b"", b"{", b"\xff", b'{"key": ' + b"[" * 30_000, b'{"key": ' + b"9" * 10_000 + b"}"]
 )
 def test_bodies_that_are_not_json(client: Client, raw: bytes) -> None:
-    answer = client.post("/v1/check/api", data=raw, content_type="application/json")
+    answer = client.post("/v1/check/api", pieces=[raw], headers=JSON)
 
     assert answer.status in (400, 422)  # a number of 10,000 digits is JSON, but no key
     problem(answer, answer.status)
@@ -232,39 +230,49 @@ def test_paths_and_methods_that_do_not_exist(
 
 
 def test_bodies_have_a_type_and_a_bound(client: Client) -> None:
-    problem(client.post("/v1/check/api", data=b'{"key": "u"}'), 415)
-    problem(client.post("/v1/check/api", data={"key": "u"}), 415)
-    long = json.dumps({"key": "u", "x": "y" * 70_000})
-    problem(client.post("/v1/check/api", data=long, content_type="application/json"), 413)
+    for other in ({}, {"Content-Type": ""}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        problem(client.post("/v1/check/api", pieces=[b'{"key": "u"}'], headers=other), 415)
+    for same in ("application/json; charset=utf-8", "Application/JSON ; x=y"):
+        fields = {"Content-Type": same}
+        assert client.post("/v1/check/api", pieces=[b'{"key": "u"}'], headers=fields).status == 200
+    long = json.dumps({"key": "u", "x": "y" * 70_000}).encode()
+    problem(client.post("/v1/check/api", pieces=[long], headers=JSON), 413)
 
 
 @pytest.mark.parametrize(("over", "status"), [(-1, 200), (0, 200), (1, 413), (500_000, 413)])
-def test_the_bound_holds_however_a_body_is_sent(
-    client: Client, over: int, status: int
-) -> None:
-    """A body in chunks has no length; gunicorn finds its end."""
+def test_the_bound_holds_however_a_body_is_sent(client: Client, over: int, status: int) -> None:
+    """A body in chunks has no length."""
     body = b'{"key": "u"}'.ljust(MOST_BYTES + over)
+    chunks = [body[start : start + 1_000] for start in range(0, len(body), 1_000)]
 
     def remaining() -> int:
         left: int = check(client, key="u", peek=True).json()["decision"]["remaining"]
         return left
 
     for charged, fields in enumerate(({}, {"Transfer-Encoding": "chunked"}), 1):
-        answer = client.post(
-            "/v1/check/api",
-            data=body,
-            content_type="application/json",
-            headers=fields,
-            environ_overrides={"wsgi.input_terminated": True},
-        )
+        answer = client.post("/v1/check/api", pieces=chunks, headers={**JSON, **fields})
         assert answer.status == status
         assert remaining() == 3 - (charged if status == 200 else 0)
+        if status == 413:
+            problem(answer, 413)
+            # The server neither reads the rest, nor takes it for a request.
+            assert answer.headers["Connection"] == "close"
+            assert client.received == (0 if not fields else MOST_BYTES // 1_000 + 1)
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_not_charged(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.post("/v1/check/api", pieces=[b'{"key": "u"}'], headers=JSON, leaves=True)
+
+    assert not caplog.records
+    assert check(client, key="u", peek=True).json()["decision"]["remaining"] == 3
 
 
 @pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503), ("local", 200)])
-def test_a_store_that_is_gone(make_app: MakeApp, on_error: str, status: int) -> None:
+def test_a_store_that_is_gone(make_app: Make, on_error: str, status: int) -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
-    client = make_app(STORE=gone, ON_ERROR=on_error, TIMEOUT="0.2").test_client()
+    client = make_app(STORE=gone, ON_ERROR=on_error, TIMEOUT="0.2").client
     for peek in (False, True):
         answer = check(client, "default", key="u", peek=peek)
         assert answer.status == status
@@ -274,11 +282,11 @@ def test_a_store_that_is_gone(make_app: MakeApp, on_error: str, status: int) -> 
 
 @pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("raise", 503), ("local", 200)])
 def test_a_silent_store_delays_a_batch_for_a_bounded_time(
-    make_app: MakeApp, on_error: str, status: int
+    make_app: Make, on_error: str, status: int
 ) -> None:
     with socket.create_server((HOST, 0)) as silent:
         gone = f"redis://{HOST}:{silent.getsockname()[1]}/0"
-        client = make_app(STORE=gone, ON_ERROR=on_error, TIMEOUT="0.1").test_client()
+        client = make_app(STORE=gone, ON_ERROR=on_error, TIMEOUT="0.1").client
         began = monotonic()
         answer = check(
             client, "default", checks=[{"key": n} for n in range(99)] + [{"key": 1, "peek": True}]
@@ -290,9 +298,9 @@ def test_a_silent_store_delays_a_batch_for_a_bounded_time(
     assert took < 3
 
 
-def test_a_store_that_refuses(make_app: MakeApp) -> None:
+def test_a_store_that_refuses(make_app: Make) -> None:
     with Server(password="secret") as server:  # noqa: S106
-        client = make_app(STORE=f"redis://{HOST}:{server.port}/0", ON_ERROR="allow").test_client()
+        client = make_app(STORE=f"redis://{HOST}:{server.port}/0", ON_ERROR="allow").client
         for peek in (False, True):
             problem(check(client, "default", key="u", peek=peek), 503)
         problem(client.post("/v1/refund/default", json={"key": "u"}), 503)
@@ -357,11 +365,11 @@ def test_invalid_holds(client: Client, method: str, policy: str, body: dict[str,
 
 def test_leases_without_a_store(make_by_file: Make) -> None:
     gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.2"}
-    client = make_by_file(POLICIES, ON_ERROR="deny", **gone).test_client()
+    client = make_by_file(POLICIES, ON_ERROR="deny", **gone).client
     for body in ({}, {"lease": "x"}, {"lease": "x", "renew": True}):
         problem(client.post("/v1/hold/jobs", json={"key": "u", **body}), 503)
     problem(client.delete("/v1/hold/jobs", json={"key": "u", "lease": "x"}), 503)
-    client = make_by_file(POLICIES, ON_ERROR="local", **gone).test_client()
+    client = make_by_file(POLICIES, ON_ERROR="local", **gone).client
     assert client.post("/v1/hold/jobs", json={"key": "u"}).json()["decision"]["degraded"]
 
 
@@ -375,7 +383,7 @@ def give_back(client: Client, lease: str, policy: str = "one", **more: Any) -> A
 
 def test_a_lease_of_the_fallback_is_renewed_and_released(make_by_file: Make) -> None:
     gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05"}
-    client = make_by_file(HOLDS, **gone).test_client()
+    client = make_by_file(HOLDS, **gone).client
 
     for name in ("first", "second"):
         assert hold(client, name).status == 200
@@ -390,7 +398,7 @@ def test_a_lease_of_the_fallback_is_renewed_and_released(make_by_file: Make) -> 
 def test_a_lease_of_the_fallback_outlives_the_outage(make_by_file: Make) -> None:
     with Server() as server:
         server.kill()
-        client = make_by_file(HOLDS, STORE=server.url, TIMEOUT="0.2").test_client()
+        client = make_by_file(HOLDS, STORE=server.url, TIMEOUT="0.2").client
         assert hold(client, "first").json()["decision"]["degraded"] is True
         server.restart()
 
@@ -408,7 +416,7 @@ def test_a_lease_of_the_fallback_outlives_the_outage(make_by_file: Make) -> None
 
 def test_in_shadow_mode_every_lease_is_held(make_by_file: Make) -> None:
     """A lease beyond the limit is not taken, but can be renewed and released like any other."""
-    client = make_by_file(HOLDS).test_client()
+    client = make_by_file(HOLDS).client
     for name, allowed in (("first", True), ("second", False)):
         taken = hold(client, name, "shadow")
         assert (taken.status, taken.json()["seconds"]) == (200, 30.0)
@@ -427,7 +435,7 @@ def test_shadow_mode_denies_nothing_while_the_store_is_down(
     make_by_file: Make, on_error: str
 ) -> None:
     gone = {"STORE": f"redis://{HOST}:{free_port()}/0", "TIMEOUT": "0.05", "ON_ERROR": on_error}
-    client = make_by_file(HOLDS, **gone).test_client()
+    client = make_by_file(HOLDS, **gone).client
     for name in ("first", "second"):
         assert hold(client, name, "shadow").status == 200
         assert hold(client, name, "shadow", renew=True).status == 200
@@ -436,7 +444,7 @@ def test_shadow_mode_denies_nothing_while_the_store_is_down(
 
 def test_shadow_mode_denies_nothing_while_the_store_refuses(make_by_file: Make) -> None:
     with Server(password="secret") as server:  # noqa: S106
-        client = make_by_file(HOLDS, STORE=f"redis://{HOST}:{server.port}/0").test_client()
+        client = make_by_file(HOLDS, STORE=f"redis://{HOST}:{server.port}/0").client
         assert hold(client, "first", "shadow").json()["decision"] is None
         assert hold(client, "first", "shadow", renew=True).status == 200
         assert give_back(client, "first", "shadow").json() == {"given_back": 0}

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask import Service
-from flask.testing import Client
-from werkzeug.test import Answer
 
 from limiter import InvalidSetting
 from limiter.server import logs
-from tests.server.conftest import MakeApp
+from tests.server.client import Answer, Client
+from tests.server.conftest import Make
 from tests.server.test_api import problem
-from tests.server.test_operators import BEARER, TOKEN, operators
+from tests.server.test_operators import BEARER, TOKEN
 
-Make = Callable[..., Service]
 
 API_TOKEN = "another-token-of-length"  # noqa: S105
 TRUSTED = "10.0.0.0/8,192.0.2.1/32"
@@ -41,13 +37,12 @@ def ask(
 ) -> Answer:
     method, path, body = call
     headers = {name.replace("_", "-"): value for name, value in fields.items()}
-    environ = {"REMOTE_ADDR": peer}
-    return client.ask(method, path, json=body, headers=headers, environ_overrides=environ)
+    return client.ask(method, path, json=body, headers=headers, peer=peer)
 
 
 @pytest.fixture
-def client(make_app: MakeApp) -> Client:
-    return make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, LIMITS="5/minute").test_client()
+def client(make_app: Make) -> Client:
+    return make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, LIMITS="5/minute").client
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: " ".join(call[:2]))
@@ -67,7 +62,7 @@ def test_a_caller_in_a_trusted_network_is_answered(client: Client, peer: str) ->
 
 
 def test_a_caller_with_the_token_is_answered_wherever_it_is(
-    client: Client, make_app: MakeApp
+    client: Client, make_app: Make
 ) -> None:
     bearer = f"Bearer {API_TOKEN}"
     assert [ask(client, STRANGER, Authorization=bearer).status for _ in range(6)] == [
@@ -75,7 +70,7 @@ def test_a_caller_with_the_token_is_answered_wherever_it_is(
         429,
     ]
     assert ask(client, STRANGER, Authorization=BEARER["Authorization"]).status == 403
-    without = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN="").test_client()
+    without = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN="").client
     assert ask(without, STRANGER, Authorization=bearer).status == 403
     assert ask(without, STRANGER, Authorization="Bearer ").status == 403
 
@@ -91,17 +86,17 @@ def test_a_proxy_that_routes_these_paths_makes_no_client_trusted(
 
 def test_a_proxy_with_another_address_field_makes_no_client_trusted(make_by_file: Make) -> None:
     text = "address_from = 'x-real-ip'\n[policies.default]\nlimits = '5/minute'\n"
-    client = make_by_file(text, TRUSTED_PROXIES=TRUSTED).test_client()
+    client = make_by_file(text, TRUSTED_PROXIES=TRUSTED).client
 
     assert ask(client, "10.1.2.3").status == 200
     problem(ask(client, "10.1.2.3", X_Real_Ip=STRANGER), 403)
     problem(ask(client, "10.1.2.3", X_Real_Ip="10.1.1.1", X_Forwarded_For=STRANGER), 403)
 
 
-def test_wrong_tokens_are_slowed_down(make_app: MakeApp) -> None:
+def test_wrong_tokens_are_slowed_down(make_app: Make) -> None:
     """After too many wrong tokens of an address, its tokens are not checked; those of others are."""
     app = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, ADMIN_TOKEN=TOKEN)
-    client, operator = app.test_client(), operators(app)
+    client, operator = app.client, app.operators
     policies: tuple[str, str, Any] = ("GET", "/v1/policies", None)
     for asked, call, right, refused in (
         (client, CALLS[0], API_TOKEN, 403),
@@ -134,15 +129,15 @@ def test_wrong_tokens_are_slowed_down(make_app: MakeApp) -> None:
 
 
 def test_wrong_tokens_leave_a_line_and_no_flood(
-    make_app: MakeApp, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+    make_app: Make, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
     app = make_app(TRUSTED_PROXIES=TRUSTED, API_TOKEN=API_TOKEN, ADMIN_TOKEN=TOKEN)
     request.addfinalizer(logs.calm())
     with caplog.at_level(logging.DEBUG, "limiter"):
         for number in range(50):
             shown = {"Authorization": f"Bearer secret-{number}"}
-            ask(app.test_client(), f"203.0.113.{number}", **shown)
-            ask(operators(app), f"203.0.113.{number}", ("GET", "/v1/policies", None), **shown)
+            ask(app.client, f"203.0.113.{number}", **shown)
+            ask(app.operators, f"203.0.113.{number}", ("GET", "/v1/policies", None), **shown)
     lines = [json.loads(logs.AsJson().format(record)) for record in caplog.records]
 
     assert [(line["level"], line["message"], line["address"]) for line in lines] == [
@@ -161,9 +156,9 @@ def test_resets_and_refunds_leave_a_line_each(
     request.addfinalizer(logs.calm())
     with caplog.at_level(logging.INFO, "limiter"):
         for _ in range(3):
-            app.test_client().post("/v1/refund/api", json={"key": "canary", "cost": 2})
-            operators(app).post("/v1/reset/canary", headers=BEARER)
-        operators(app).post("/v1/reset/canary?policy=nobody", headers=BEARER)
+            app.client.post("/v1/refund/api", json={"key": "canary", "cost": 2})
+            app.operators.post("/v1/reset/canary", headers=BEARER)
+        app.operators.post("/v1/reset/canary?policy=nobody", headers=BEARER)
     lines = [json.loads(logs.AsJson().format(record)) for record in caplog.records]
 
     assert [(line["message"], line["policy"], line.get("cost")) for line in lines] == [
@@ -181,14 +176,14 @@ def test_resets_and_refunds_leave_a_line_each(
 @pytest.mark.parametrize("token", ["short", "with blanks in between", "\xe9" * 20])
 @pytest.mark.parametrize("variable", ["API_TOKEN", "ADMIN_TOKEN"])
 def test_a_token_that_could_be_guessed_or_not_be_sent(
-    make_app: MakeApp, variable: str, token: str
+    make_app: Make, variable: str, token: str
 ) -> None:
     with pytest.raises(InvalidSetting, match=f"LIMITER_{variable} is set to") as caught:
         make_app(**{variable: token})
     assert token not in str(caught.value)
 
 
-def test_the_tokens_are_two(make_app: MakeApp) -> None:
+def test_the_tokens_are_two(make_app: Make) -> None:
     with pytest.raises(InvalidSetting, match="LIMITER_API_TOKEN is the same as") as caught:
         make_app(API_TOKEN=TOKEN, ADMIN_TOKEN=TOKEN)
     assert TOKEN not in str(caught.value)

@@ -6,20 +6,17 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from flask import Service
-from flask.testing import Client
 
 from limiter.server import logs, recorder
 from service.demo.servers import HOST, Server, free_port
-from tests.server.conftest import MakeApp
+from tests.server.client import Running
+from tests.server.conftest import Make
 from tests.server.test_api import problem
 
-Make = Callable[..., Service]
 
 TOKEN = "a-token-of-enough-length"  # noqa: S105
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -40,22 +37,16 @@ limits = { algorithm = "concurrency", limit = 2 }
 """
 
 
-def operators(app: Service) -> Client:
-    """A client at the second address."""
-    client: Client = app.extensions["operators"].test_client()
-    return client
-
-
-def counted(app: Service) -> dict[str, float]:
+def counted(app: Running) -> dict[str, float]:
     """Return the metrics, without the histogram's buckets."""
-    lines = operators(app).get("/metrics").text.splitlines()
+    lines = app.operators.get("/metrics").text.splitlines()
     pairs = [line.rpartition(" ") for line in lines if line[0] != "#" and "_created" not in line]
     return {name: float(value) for name, _, value in pairs if "_bucket" not in name}
 
 
 def test_decisions_are_counted_by_policy_and_outcome(make_by_file: Make) -> None:
     app = make_by_file(POLICIES)
-    client = app.test_client()
+    client = app.client
     for body in (
         {"key": "canary-7f3a", "cost": 2},
         {"key": "canary-7f3a", "cost": 2},
@@ -76,7 +67,7 @@ def test_decisions_are_counted_by_policy_and_outcome(make_by_file: Make) -> None
     assert found['limiter_decisions_total{outcome="allowed",policy="jobs"}'] == 1
     assert found['limiter_shadow_denials_total{policy="shadow"}'] == 2
     assert found["limiter_decision_seconds_count"] == 8
-    assert "canary" not in operators(app).get("/metrics").text
+    assert "canary" not in app.operators.get("/metrics").text
 
 
 def at_zero(*policies: str, shadow: tuple[str, ...] = ()) -> set[str]:
@@ -101,12 +92,12 @@ def at_zero(*policies: str, shadow: tuple[str, ...] = ()) -> set[str]:
     }
 
 
-def test_all_counters_exist_at_zero_from_the_start(make_by_file: Make, make_app: MakeApp) -> None:
+def test_all_counters_exist_at_zero_from_the_start(make_by_file: Make, make_app: Make) -> None:
     """A series that begins at 1 has no increase, so no alert would see the first failure."""
     app = make_by_file(POLICIES)
     expected = {*at_zero("api", "shadow", "jobs", shadow=("shadow",))}
     assert counted(app) == dict.fromkeys({*expected, "limiter_policy_file_refused"}, 0.0)
-    policies = app.extensions["policies"]
+    policies = app.service.policies
     with open(policies.path, "a") as file:
         file.write("[policies.new]\nlimits = '1/minute'\n")
     policies.reload()
@@ -121,7 +112,7 @@ def test_all_counters_exist_at_zero_from_the_start(make_by_file: Make, make_app:
 def test_many_subjects_are_few_series(make_by_file: Make) -> None:
     app = make_by_file(POLICIES)
     before = set(counted(app))
-    client = app.test_client()
+    client = app.client
     for turn in range(10):
         checks = [{"key": f"u-{turn}-{number}"} for number in range(100)]
         client.post("/v1/check/api", json={"checks": checks})
@@ -138,34 +129,34 @@ def test_cached_denials_are_counted(
 ) -> None:
     """By default there are some: repeated denials call no store. They are denials as others are."""
     app = make_by_file(POLICIES, **variables)
-    client = app.test_client()
+    client = app.client
     answers = [client.post("/v1/check/api", json={"key": "u", "cost": 3}) for _ in range(4)]
     assert [answer.status for answer in answers] == [200, 429, 429, 429]
-    assert [answer.json["decision"]["cached"] for answer in answers].count(True) == cached
+    assert [answer.json()["decision"]["cached"] for answer in answers].count(True) == cached
     found = counted(app)
     assert found['limiter_cached_denials_total{policy="api"}'] == cached
     assert found['limiter_decisions_total{outcome="denied",policy="api"}'] == 3
 
 
-def test_a_store_that_is_down_is_counted(make_app: MakeApp) -> None:
+def test_a_store_that_is_down_is_counted(make_app: Make) -> None:
     gone = f"redis://{HOST}:{free_port()}/0"
     app = make_app(STORE=gone, LIMITS="1/minute", TIMEOUT="0.2")
     for _ in range(2):
-        app.test_client().post("/v1/check/default", json={"key": "u"})
+        app.client.post("/v1/check/default", json={"key": "u"})
     found = counted(app)
 
     assert found['limiter_degraded_decisions_total{policy="default"}'] == 2
     assert found['limiter_store_errors_total{error="StoreUnavailable"}'] == 2
     app = make_app(STORE=gone, ON_ERROR="deny", TIMEOUT="0.2")
-    app.test_client().post("/v1/check/default", json={"key": "u"})
+    app.client.post("/v1/check/default", json={"key": "u"})
     assert counted(app)['limiter_decisions_total{outcome="unavailable",policy="default"}'] == 1
 
 
-def test_a_store_that_refuses_is_counted(make_app: MakeApp) -> None:
+def test_a_store_that_refuses_is_counted(make_app: Make) -> None:
     with Server(password="secret") as server:  # noqa: S106
         app = make_app(STORE=f"redis://{HOST}:{server.port}/0")
-        app.test_client().post("/v1/check/default", json={"key": "u"})
-        operator = operators(make_app(STORE=f"redis://{HOST}:{server.port}/0", ADMIN_TOKEN=TOKEN))
+        app.client.post("/v1/check/default", json={"key": "u"})
+        operator = make_app(STORE=f"redis://{HOST}:{server.port}/0", ADMIN_TOKEN=TOKEN).operators
         problem(operator.get("/v1/keys/u", headers=BEARER), 503)
 
     assert counted(app)['limiter_store_errors_total{error="StoreRefused"}'] == 1
@@ -176,12 +167,12 @@ def test_a_store_that_refuses_is_counted(make_app: MakeApp) -> None:
     [("GET", "/v1/policies"), ("GET", "/v1/keys/u"), ("POST", "/v1/reset/u"), ("GET", "/x")],
 )
 def test_without_the_right_token_no_route_answers(
-    make_app: MakeApp, method: str, path: str
+    make_app: Make, method: str, path: str
 ) -> None:
-    without = operators(make_app())
+    without = make_app().operators
     assert without.ask(method, path, headers=BEARER).status == 404
     assert without.get("/metrics").status == 200
-    client = operators(make_app(ADMIN_TOKEN=TOKEN))
+    client = make_app(ADMIN_TOKEN=TOKEN).operators
     for given in (
         "",
         TOKEN,
@@ -199,7 +190,7 @@ def test_without_the_right_token_no_route_answers(
 
 def test_a_subject_is_looked_at_and_forgotten(make_by_file: Make) -> None:
     app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
-    client, operator = app.test_client(), operators(app)
+    client, operator = app.client, app.operators
     for key in ("partner", ["a", "b"], "2001:db8::/64"):
         client.post("/v1/check/api", json={"key": key})
     client.post("/v1/hold/jobs", json={"key": "partner"})
@@ -250,7 +241,7 @@ def test_a_subject_in_a_path_is_that_one_and_no_other(
     make_by_file: Make, path: str, key: str | list[str]
 ) -> None:
     app = make_by_file("[policies.api]\nlimits = '3/minute'\n", ADMIN_TOKEN=TOKEN)
-    client, operator = app.test_client(), operators(app)
+    client, operator = app.client, app.operators
     others = ["api/orders", "a/b", "a", ["a", "b"], [1, 2]]
     for about in (key, *others):
         client.post("/v1/check/api", json={"key": about})
@@ -266,35 +257,35 @@ def test_a_subject_in_a_path_is_that_one_and_no_other(
     assert (left(key), [left(other) for other in others]) == (3, [2] * len(others))
 
 
-def test_policies_are_shown_without_their_subjects(make_by_file: Make, make_app: MakeApp) -> None:
+def test_policies_are_shown_without_their_subjects(make_by_file: Make, make_app: Make) -> None:
     app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
-    answer = operators(app).get("/v1/policies", headers=BEARER)
+    answer = app.operators.get("/v1/policies", headers=BEARER)
     found = answer.json()
 
     assert [policy["name"] for policy in found["policies"]] == ["api", "shadow", "jobs"]
     assert found["file"].endswith("policies.toml")
     assert found["refused"] == []
     assert "partner" not in answer.text
-    one = operators(make_app(POLICIES="", LIMITS="7/minute", ADMIN_TOKEN=TOKEN))
+    one = make_app(POLICIES="", LIMITS="7/minute", ADMIN_TOKEN=TOKEN).operators
     found = one.get("/v1/policies", headers=BEARER).json()
     assert [policy["limits"][0]["limit"] for policy in found["policies"]] == [7]
 
 
 def test_a_file_that_is_refused_is_shown(make_by_file: Make) -> None:
     app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
-    policies = app.extensions["policies"]
+    policies = app.service.policies
     with open(policies.path, "a") as file:
         file.write("[policies.api2]\nlimits = '0/minute'\n")
 
     assert counted(app)["limiter_policy_file_refused"] == 0
     assert policies.reload() is False
     assert counted(app)["limiter_policy_file_refused"] == 1
-    (fault,) = operators(app).get("/v1/policies", headers=BEARER).json()["refused"]
+    (fault,) = app.operators.get("/v1/policies", headers=BEARER).json()["refused"]
     assert fault["key"] == "policies.api2.limits"
-    ready = app.test_client().get("/readyz")
+    ready = app.client.get("/readyz")
     assert (ready.status, "refused" in ready.text) == (200, True)
-    assert app.test_client().post("/v1/check/api", json={"key": "u"}).status == 200
-    assert app.test_client().post("/v1/check/api2", json={"key": "u"}).status == 404
+    assert app.client.post("/v1/check/api", json={"key": "u"}).status == 200
+    assert app.client.post("/v1/check/api2", json={"key": "u"}).status == 404
     with open(policies.path, "w") as file:
         file.write(POLICIES)
     assert policies.reload() is True
@@ -304,24 +295,24 @@ def test_a_file_that_is_refused_is_shown(make_by_file: Make) -> None:
 def test_policies_in_force_and_faults_are_of_one_moment(make_by_file: Make) -> None:
     """They match also if this request is the first after a change of the file."""
     app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
-    policies = app.extensions["policies"]
+    policies = app.service.policies
     for text, faults in (("nonsense", 1), (POLICIES.replace("3/minute", "4/minute"), 0)):
         with open(policies.path, "w") as file:
             file.write(text)
         os.utime(policies.path, (time.time() - 60,) * 2)
         policies._look_at = 0.0
-        said = operators(app).get("/v1/policies", headers=BEARER).json()
+        said = app.operators.get("/v1/policies", headers=BEARER).json()
         assert len(said["refused"]) == faults
 
 
-def test_without_a_file_there_is_no_metric_of_one(make_app: MakeApp) -> None:
+def test_without_a_file_there_is_no_metric_of_one(make_app: Make) -> None:
     assert "limiter_policy_file_refused" not in counted(make_app())
 
 
 def test_denials_are_logged_without_the_subject(
-    make_app: MakeApp, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+    make_app: Make, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
 ) -> None:
-    client = make_app(LIMITS="1/minute").test_client()
+    client = make_app(LIMITS="1/minute").client
     request.addfinalizer(logs.calm())
     with caplog.at_level(logging.INFO, "limiter"):
         for number in range(40):
@@ -380,7 +371,7 @@ def test_each_decision_is_a_span_of_its_caller_s_trace(
             return nullcontext(spans[-1])
 
     monkeypatch.setattr(recorder, "_tracer", Tracer())
-    client = make_by_file(POLICIES).test_client()
+    client = make_by_file(POLICIES).client
     fields = {"traceparent": f"00-{'12ab' * 8}-{'34cd' * 4}-01"}
     checks = [{"key": "canary", "cost": 2}] * 2
     client.post("/v1/check/api", json=checks[0], headers=fields)
@@ -397,9 +388,9 @@ def test_each_decision_is_a_span_of_its_caller_s_trace(
 
 
 def test_without_opentelemetry_there_are_no_spans(
-    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+    make_app: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "_tracer", None)
-    client = make_app(LIMITS="1/minute").test_client()
+    client = make_app(LIMITS="1/minute").client
 
     assert client.post("/v1/check/default", json={"key": "u"}).status == 200
