@@ -138,7 +138,7 @@ class Running:
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[tuple[str, str]]:
+def under_uvicorn(service: Service) -> Iterator[tuple[str, str]]:
     """Run a service under uvicorn, in a thread; yield the URLs of its two addresses."""
     sockets = [socket.create_server((HOST, 0)) for _ in range(2)]
     public, service.operators_port = (each.getsockname()[1] for each in sockets)

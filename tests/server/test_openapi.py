@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from limiter import __version__
 from limiter.server.forward_auth import PATH
-from tests.server.client import Running, serving
+from tests.server.client import Running, under_uvicorn
 from tests.server.conftest import Make
 
 POLICIES = """
@@ -60,7 +60,7 @@ def test_every_response_is_described(running: Running, name: str, mode: Generati
     """The document has each status, type, header and body; none is 500, and no invalid request passes."""
     if name in NEVER_WRONG and mode is GenerationMode.NEGATIVE:
         return
-    with serving(running.service) as (public, operators):
+    with under_uvicorn(running.service) as (public, operators):
         document = schemathesis.openapi.from_url(f"{public}/v1/openapi.json")
         address, headers = public, {}
         if name in OF_OPERATORS:
