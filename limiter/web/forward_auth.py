@@ -5,14 +5,13 @@ The decision service and ``limiter explain`` share this module. It knows no fram
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from limiter.web import paths
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Network, Unidentified, is_trusted
 from limiter.web.request import Request, bare_host
-from limiter.web.rules import Rule
 from limiter.web.subjects import TOKEN
 
 
@@ -29,14 +28,6 @@ class Refusal(NamedTuple):
     status: int
     detail: str
     path: str
-
-
-def asked(rules: Iterable[Rule]) -> list[Rule]:
-    """Return the rules that hold if a proxy names none: those that count no leases.
-
-    No proxy reports the end of a request, so a lease would stay until it expires.
-    """
-    return [rule for rule in rules if not rule.counts_leases]
 
 
 def reported(
@@ -67,7 +58,7 @@ def reported(
     try:
         if client.forwarded_for is None:
             raise Unidentified("the proxy reports no client")
-        client.client(trusted)
+        client.caller(trusted)
     except Unidentified:
         return Refusal(400, "The proxy does not report the client's address.", client.path)
     return client
