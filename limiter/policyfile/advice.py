@@ -58,8 +58,8 @@ _SKIPPED = (
 )
 _LEASES = (
     "behind ForwardAuth a policy that counts leases does not apply, since no proxy reports the end of a "
-    "request. /forward-auth leaves it out{with_all}, and /forward-auth/{name} answers 422: put it into a "
-    "middleware of the application{more}"
+    "request. /forward-auth leaves it out{with_all}, and /forward-auth/{name} answers 422: use it by "
+    "/v1/hold, or in a middleware of the application{more}"
 )
 
 
@@ -194,7 +194,7 @@ def _of_leases(policy: _Policy) -> _Advice:
     if any(map(_counts_leases, policy["limits"])):
         has_rates = _has_rates(policy)
         with_all = " with all of its limits" if has_rates else ""
-        more = ", and its other limits into a policy of their own" if has_rates else ""
+        more = ", and put its other limits into a policy of their own" if has_rates else ""
         yield "limits", _LEASES.format(name=policy["name"], with_all=with_all, more=more)
 
 

@@ -53,7 +53,7 @@ class NewSubjects:
         self._begun: dict[Key, dict[int, float]] = {}
 
     def __str__(self) -> str:
-        return f"{self._limit:,} new subjects per {self._period:,g} s"
+        return f"{self._limit} new subjects per {self._period:g} s"
 
     def go_on(self, before: NewSubjects) -> None:
         """Take over the counts of the object that this one replaces."""

@@ -109,7 +109,7 @@ def _amount(policy: Policy, unit: str) -> str:
     if policy.leases:
         return f"{counted(policy.limit, unit)} at once"
     at_once = f", {policy.capacity:,} at once" if policy.capacity != policy.limit else ""
-    return f"{counted(policy.limit, unit)} per {policy.per:,} s{at_once}"
+    return f"{counted(policy.limit, unit)} per {policy.per} s{at_once}"
 
 
 class _Problem:
