@@ -90,12 +90,15 @@ class _Policies(Generic[_AnyGuard]):
         denial_cache_size: int = 1024,
         prepaid: int = 0,
         prepaid_hold: float = 0.2,
+        for_proxies: bool = False,
     ) -> None:
         self.path = os.fspath(path)
         #: The error of the file's current text; None if the text is in force.
         self.refused: InvalidPolicyFile | None = None
         #: How many texts were refused so far.
         self.refusals = 0
+        #: Whether proxies ask for decisions: then warnings about ForwardAuth are logged, too.
+        self._for_proxies = for_proxies
         self._trusted = TrustedNetworks.of(
             settings.trusted_proxies() if trusted is None else trusted
         )
@@ -208,7 +211,8 @@ class _Policies(Generic[_AnyGuard]):
             if rule.new_subjects is not None:
                 rule.new_subjects.go_on(self._new_subjects.get(rule.name, rule.new_subjects))
                 self._new_subjects[rule.name] = rule.new_subjects
-        for warning in file.warnings:
+        for_proxies = file.forward_auth_warnings if self._for_proxies else ()
+        for warning in (*file.warnings, *for_proxies):
             log.warning("%s", warning)
 
         def guard(rules: list[Any]) -> _AnyGuard:
