@@ -29,15 +29,14 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> str:
     policies = folder / "policies.toml"
     policies.write_text(POLICIES)
     variables = {"LIMITER_POLICIES": str(policies), "LIMITER_TIMEOUT": "1"}
-    with Server() as store:
-        with serving(folder, LIMITER_STORE=store.url, **variables) as service:
-            for _ in range(3):
-                service.ask("/forward-auth/default")
-                service.ask("/forward-auth/trial")
-            store.kill()
-            for client in ("203.0.113.10", "203.0.113.11"):
-                service.ask("/forward-auth/default", client)
-                service.ask("/forward-auth/strict", client)
-            policies.write_text("[policies.default]\n")
-            until(lambda: "limiter_policy_file_refused 1" in service.metrics())
-            return service.metrics()
+    with Server() as store, serving(folder, LIMITER_STORE=store.url, **variables) as service:
+        for _ in range(3):
+            service.ask("/forward-auth/default")
+            service.ask("/forward-auth/trial")
+        store.kill()
+        for client in ("203.0.113.10", "203.0.113.11"):
+            service.ask("/forward-auth/default", client)
+            service.ask("/forward-auth/strict", client)
+        policies.write_text("[policies.default]\n")
+        until(lambda: "limiter_policy_file_refused 1" in service.metrics())
+        return service.metrics()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ KUBERNETES = DEPLOY / "kubernetes"
 
 def program(name: str, package: str) -> str:
     """Return the path of a program; skip the test without it."""
-    found = shutil.which(name)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    found = shutil.which(name, path=path)
     if found is None:
         pytest.skip(f"{name} is not installed (Debian: {package})")
     return found

@@ -53,7 +53,7 @@ def test_the_alerts_ask_for_metrics_that_exist(metrics: str) -> None:
 
 
 def test_the_service_s_metrics_are_named_as_prometheus_wants(metrics: str, tmp_path: Path) -> None:
-    """promtool reads standard input here, and names each metric that breaks a convention."""
+    """The command reads standard input, and names each metric that breaks a convention."""
     done = subprocess.run(
         [program("promtool", "promtool"), "check", "metrics"],
         input=metrics,

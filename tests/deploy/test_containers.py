@@ -1,8 +1,8 @@
 """The image and the pod, without a container: their own commands, as their user, on a read-only root.
 
-The RUN instructions of deploy/Dockerfile install into a folder; only `/venv` and `/source` are replaced. The
-commands then run in a mount namespace of their own, in which the root file system is read-only, and only
-the folders that the container has in memory can be written.
+The RUN instructions of deploy/Dockerfile install into a folder; only `/venv` and `/source` are replaced.
+The commands then run in a mount namespace of their own. Its root file system is read-only, and only the
+folders that the container has in memory can be written.
 """
 
 from __future__ import annotations
@@ -68,21 +68,22 @@ class Image:
                 for source in sources:
                     self._copy(source, target)
             elif stage == 1 and name == "RUN":
-                words = arguments.replace("/venv", str(self.venv))
-                words = re.sub(r"^pip ", f"{PIP} ", re.sub(r"^python ", f"{PYTHON} ", words))
-                subprocess.run(
-                    shlex.split(words),
-                    cwd=self.source,
-                    env={"PATH": os.defpath, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-                    check=True,
-                    timeout=200,
-                )
+                for words in arguments.replace("/venv", str(self.venv)).split(" && "):
+                    self._run(words)
+
+    def _run(self, words: str) -> None:
+        """Run a command of the build, with programs of this machine."""
+        words = re.sub(r"^pip ", f"{PIP} ", re.sub(r"^python ", f"{PYTHON} ", words))
+        env = {"PATH": os.defpath, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        subprocess.run(shlex.split(words), cwd=self.source, env=env, check=True, timeout=200)
 
     def _copy(self, source: str, target: str) -> None:
         """Copy as COPY does: a folder's content, or a file into a folder."""
         destination = self.source / target
         if (ROOT / source).is_dir():
-            shutil.copytree(ROOT / source, destination, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / source, destination, ignore=shutil.ignore_patterns("__pycache__")
+            )
         else:
             destination.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / source, destination)
@@ -97,7 +98,7 @@ class Image:
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
     """The image, built from the lock file."""
-    with tempfile.TemporaryDirectory(prefix="limiter-image-", dir="/var/tmp") as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="limiter-image-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         built = Image(Path(folder))
         built.source.mkdir()
@@ -105,11 +106,13 @@ def image() -> Iterator[Image]:
         yield built
 
 
-def contained(words: Sequence[str], user: str, in_memory: Mapping[str, str], *binds: str) -> list[str]:
+def contained(
+    words: Sequence[str], user: str, in_memory: Mapping[str, str], *binds: str
+) -> list[str]:
     """The command that runs ``words`` as a container would: as this user, on a read-only root.
 
-    ``in_memory`` has the folders that can be written, with their sizes. ``binds`` are pairs of a folder and its
-    place.
+    ``in_memory`` has the folders that can be written, with their sizes. ``binds`` are pairs: a folder, and
+    its place.
     """
     uid, gid = user.split(":")
     steps = ["mount -o remount,bind,ro /"]
@@ -118,7 +121,9 @@ def contained(words: Sequence[str], user: str, in_memory: Mapping[str, str], *bi
     for source, place in zip(binds[::2], binds[1::2], strict=True):
         steps.append(f"mkdir -p {place} && mount -o bind {source} {place}")
         steps.append(f"mount -o remount,bind,ro {place}")
-    rights = f"setpriv --reuid={uid} --regid={gid} --clear-groups --bounding-set=-all --no-new-privs"
+    rights = (
+        f"setpriv --reuid={uid} --regid={gid} --clear-groups --bounding-set=-all --no-new-privs"
+    )
     script = " && ".join([*steps, f"exec {rights} {shlex.join(words)}"])
     return ["/usr/bin/unshare", "--mount", "--propagation=private", "/bin/sh", "-c", script]
 
@@ -128,7 +133,9 @@ def running(words: list[str], environment: Mapping[str, str], log: Path) -> Iter
     """Run a container's command, with ports of its own, until the end of the block."""
     port, operators = free_port(), free_port()
     changed = [
-        word.replace("0.0.0.0:8000", f"{HOST}:{port}").replace("0.0.0.0:8001", f"{HOST}:{operators}")
+        word.replace("0.0.0.0:8000", f"{HOST}:{port}").replace(
+            "0.0.0.0:8001", f"{HOST}:{operators}"
+        )
         for word in words
     ]
     with log.open("wb") as output:
@@ -145,11 +152,15 @@ def test_the_image_serves_and_is_healthy(image: Image, store: str, tmp_path: Pat
     words = [*command("ENTRYPOINT"), *command("CMD")]
     environment = image.environment() | {"LIMITER_STORE": store, "LIMITER_PREFIX": tmp_path.name}
     in_memory = {"/tmp": "16m", "/dev/shm": "64m"}  # noqa: S108 (`--tmpfs /tmp`; Docker's own size of /dev/shm)
-    with running(contained(words, last("USER"), in_memory), environment, tmp_path / "log") as service:
+    with running(
+        contained(words, last("USER"), in_memory), environment, tmp_path / "log"
+    ) as service:
         check = [word.replace(":8000", f":{service.port}") for word in command("HEALTHCHECK")]
         subprocess.run(check, env=image.environment(), check=True, timeout=10)
         assert service.ask("/forward-auth") == 204
-        assert 'limiter_decisions_total{outcome="allowed",policy="default"} 1.0' in service.metrics()
+        assert (
+            'limiter_decisions_total{outcome="allowed",policy="default"} 1.0' in service.metrics()
+        )
 
         user = f"/proc/{service.process.pid}/status"
         ids = re.findall(r"^[UG]id:\s+(\d+)", Path(user).read_text(), re.MULTILINE)
@@ -195,16 +206,14 @@ def test_a_pod_starts_takes_new_policies_and_drains(
     volumes = {each["name"]: each for each in spec["volumes"]}
     memory = volumes["tmp"]["emptyDir"]
     assert memory["medium"] == "Memory"
-    size = memory["sizeLimit"].removesuffix("i")
+    in_memory = {mounts["tmp"]: memory["sizeLimit"].removesuffix("i"), "/dev/shm": "64m"}  # noqa: S108
     # The place of the ConfigMap lies in memory here, since it does not exist on this machine.
     place = f"{mounts['tmp']}/etc"
     given["LIMITER_POLICIES"] = given["LIMITER_POLICIES"].replace(mounts["policies"], place)
     policies = image.venv.parent / "policies"
     policies.mkdir()
     config_map(policies, (KUBERNETES / "policies.toml").read_text())
-    whole = contained(
-        words, user, {mounts["tmp"]: size, "/dev/shm": "64m"}, str(policies), place
-    )
+    whole = contained(words, user, in_memory, str(policies), place)
 
     with running(whole, image.environment() | given, tmp_path / "log") as service:
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
@@ -236,5 +245,3 @@ def test_a_pod_with_a_wrong_variable_ends_with_one_line(image: Image, tmp_path: 
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "LIMITER_STORE" in line
-
-

@@ -50,7 +50,9 @@ def test_grafana_can_import_it() -> None:
 def test_each_panel_has_a_place_and_a_text() -> None:
     places = [panel["gridPos"] for panel in PANELS]
 
-    assert len({panel["id"] for panel in PANELS}) == len({p["title"] for p in PANELS}) == len(PANELS)
+    assert (
+        len({panel["id"] for panel in PANELS}) == len({p["title"] for p in PANELS}) == len(PANELS)
+    )
     assert all(panel["description"].endswith(".") for panel in PANELS)
     assert all(place["x"] + place["w"] <= 24 for place in places)
     for one, other in combinations(places, 2):

@@ -13,7 +13,6 @@ import yaml
 from click.testing import CliRunner
 
 from limiter.command import cli
-
 from tests.deploy.support import (
     KUBERNETES,
     ROOT,
@@ -140,7 +139,9 @@ def test_a_pod_has_no_rights() -> None:
 
 
 def test_the_page_shows_the_same_probes() -> None:
-    (block,) = re.findall(r"^```yaml\n(.*?)^```$", (ROOT / "docs/service.md").read_text(), re.M | re.S)
+    (block,) = re.findall(
+        r"^```yaml\n(.*?)^```$", (ROOT / "docs/service.md").read_text(), re.M | re.S
+    )
     for name, probe in yaml.safe_load(block).items():
         probe["httpGet"]["port"] = "http"
         assert probe == container()[name]
@@ -150,7 +151,9 @@ def test_the_policies_are_right() -> None:
     done = CliRunner().invoke(cli, ["check", str(KUBERNETES / "policies.toml")])
 
     assert done.exit_code == 0, done.output
-    assert of_kind("ConfigMap")["data"]["policies.toml"] == (KUBERNETES / "policies.toml").read_text()
+    assert (
+        of_kind("ConfigMap")["data"]["policies.toml"] == (KUBERNETES / "policies.toml").read_text()
+    )
 
 
 def test_the_page_names_every_variable_of_the_secret() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-
 from limiter.settings import trusted_proxies
 from service.demo.children import Child
 from service.demo.servers import HOST, free_port
