@@ -72,7 +72,9 @@ def members(value: Any, accepted: Collection[str]) -> dict[str, Any]:
         abort(422, f"The body is no object: accepted is one with {', '.join(accepted)}.")
     others = value.keys() - accepted
     if others:
-        abort(422, f"{min(others)[:64]!r} is an unknown member: accepted are {', '.join(accepted)}.")
+        abort(
+            422, f"{min(others)[:64]!r} is an unknown member: accepted are {', '.join(accepted)}."
+        )
     return value
 
 
