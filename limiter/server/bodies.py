@@ -35,7 +35,7 @@ class Subject(NamedTuple):
 
     key: Key
     state: bytes
-    """Its key in the store: bodies may write one subject in several ways, as ``["u", 1]`` and ``["u", "1"]``."""
+    """Its key in the store, by which ``["u", 1]`` and ``["u", "1"]`` are one subject."""
 
 
 async def read(request: Request, accepted: Collection[str]) -> dict[str, Any]:
@@ -72,7 +72,9 @@ def members(value: Any, accepted: Collection[str]) -> dict[str, Any]:
         abort(422, f"The body is no object: accepted is one with {', '.join(accepted)}.")
     others = value.keys() - accepted
     if others:
-        abort(422, f"{min(others)[:64]!r} is an unknown member: accepted are {', '.join(accepted)}.")
+        abort(
+            422, f"{min(others)[:64]!r} is an unknown member: accepted are {', '.join(accepted)}."
+        )
     return value
 
 

@@ -42,7 +42,7 @@ class ForwardAuth:
         self._trusted = trusted
         self._recorder = recorder
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a proxy."""
         request = from_asgi(scope)
         name, _, _ = request.path.removeprefix(PATH).removeprefix("/").partition("/")

@@ -191,7 +191,9 @@ class _PolicyFile(Collector):
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """The one gauge."""
-        _ = self._policies.current  # notices a changed file, also in a worker without other requests
+        _ = (
+            self._policies.current
+        )  # notices a changed file, also in a worker without other requests
         yield GaugeMetricFamily(
             "limiter_policy_file_refused",
             "Whether the policy file is refused, and its last valid version is in force",

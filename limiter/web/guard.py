@@ -359,9 +359,7 @@ class Guard(_Guard[Limiter]):
 class AsyncGuard(_Guard[AsyncLimiter]):
     """Rules for coroutines."""
 
-    async def enter(
-        self, request: Request, unavailable: StoreUnavailable | None = None
-    ) -> Verdict:
+    async def enter(self, request: Request, unavailable: StoreUnavailable | None = None) -> Verdict:
         """As ``Guard.enter``."""
         if not self.rules:
             return Verdict()
