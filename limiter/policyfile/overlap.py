@@ -1,4 +1,4 @@
-"""Compares the matches of policies by their texts, as ``Named.description`` has them; it reads no request."""
+"""Compares the matches of policies by their texts, as in ``Named.description``; it reads no request."""
 
 from __future__ import annotations
 
