@@ -148,9 +148,9 @@ def _of_prepaid(
 
 def _may_meet(policy: _Policy, other: _Policy, reaches: Mapping[str, Reach]) -> bool:
     """Whether both policies may apply to one request."""
-    if _replaces(policy, other) or _replaces(other, policy):
+    if not reaches[policy["name"]].may_meet(reaches[other["name"]]):
         return False
-    return reaches[policy["name"]].may_meet(reaches[other["name"]])
+    return not (_replaces(policy, other) or _replaces(other, policy))
 
 
 def _replaces(policy: _Policy, default: _Policy) -> bool:

@@ -254,8 +254,8 @@ def test_costs_that_a_proxy_does_not_report() -> None:
     (warning,) = proxied(ADDRESS + "cost = { body = '1KiB' }\n")
     assert warning == (
         "3: policies.each.cost: behind ForwardAuth the proxy sends no body, and seldom its length. A "
-        "request of unknown length costs the most that the limit ever admits at once, so one upload can use "
-        "up the limit: put this policy into a middleware of the application, and not into the decision "
+        "request of unknown length costs the most that the limit ever admits at once, so one upload can "
+        "use up the limit: put this policy into a middleware of the application, and not into the decision "
         "service's file"
     )
     (warning,) = proxied(f"[defaults]\ncost = {{ header = 'Content-Length' }}\n{ADDRESS}")
@@ -355,12 +355,12 @@ def test_only_programs_that_proxies_ask_log_warnings_about_them(
         assert caplog.text.count("policies.each.cost: behind ForwardAuth") == count
 
 
-def test_a_thousand_policies_are_compared_quickly() -> None:
+def test_hundreds_of_policies_are_compared_quickly() -> None:
     text = "".join(
         f"[policies.a{at}]\nlimits = '5/s'\nprepaid = 9\n"
         f"match = {{ hosts = ['h{at}.example'], paths = ['/{at}/**', '/x{at}'] }}\n"
-        for at in range(1_000)
+        for at in range(400)
     )
-    began = time.monotonic()
+    began = time.process_time()
     assert prepaid_warnings(text) == []
-    assert time.monotonic() - began < 30  # on a busy machine
+    assert time.process_time() - began < 3
