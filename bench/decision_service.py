@@ -80,13 +80,13 @@ def measure(programs: list[Program], effort: Effort, before: Library | None) -> 
         "service",
         "The decision service",
         "Time of a request / time of a request to a bare ASGI application, which answers 204 under "
-        f"uvicorn: `wrk` with {wrk.CONNECTIONS} kept connections (batches: {BATCH_CONNECTIONS}), one worker, "
-        "a fixed window, and the header fields of Traefik's ForwardAuth. The worker has one core to itself; "
-        "the store, `wrk` and this process have the others. A run of a second is between two runs of the "
-        "bare application, and the figure is the median over the repetitions, in an order that is drawn "
-        f"anew each time. *Many subjects*: {SUBJECTS:,} in turn. Denials come from the denial cache, which "
-        "has its default. *Half load*: at a fixed rate, half of the measured one; latencies count from the "
-        "time at which a request should have been sent.",
+        f"uvicorn: `wrk` with {wrk.CONNECTIONS} kept connections (batches: {BATCH_CONNECTIONS}), one "
+        "worker, a fixed window, and the header fields of Traefik's ForwardAuth. The worker has a core to "
+        "itself; the store, `wrk` and this process have the others. A run of a second is between two runs "
+        "of the bare application, and the figure is the median over the repetitions, in an order that is "
+        f"drawn anew each time. *Many subjects*: {SUBJECTS:,} in turn. Denials come from the denial cache, "
+        "which has its default. *Half load*: at a fixed rate, half of the measured one; latencies count "
+        "from the time at which a request should have been sent.",
     )
     idle.allow_all()
     own, others = split()

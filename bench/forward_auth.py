@@ -223,7 +223,7 @@ def _traefik(
         "INSIDE_ADDRESS": f"{HOST}:{inside}",
     }
     binary = dependencies(embedded=False)
-    # At the end of each run, wrk closes connections that wait for a response: Traefik logs an error for each.
+    # When wrk stops, it closes connections that wait for a response: Traefik logs an error for each.
     child = Child(
         "traefik",
         [binary, f"--configFile={folder}/traefik.yml"],

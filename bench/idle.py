@@ -1,6 +1,6 @@
 """Connections that are held open: ``python -m bench.idle PORT CONNECTIONS REQUEST``.
 
-A process of its own holds them, since one process may open only so many files. On each it sends the
+A process of its own holds them, since one process may open a limited number of files. On each it sends the
 request, and reads the response. Then it prints a line, and waits until its input is closed. At the
 end it prints how many of the connections the server has closed meanwhile.
 """
