@@ -211,7 +211,7 @@ class _Policies(Generic[_AnyGuard]):
             if rule.new_subjects is not None:
                 rule.new_subjects.go_on(self._new_subjects.get(rule.name, rule.new_subjects))
                 self._new_subjects[rule.name] = rule.new_subjects
-        warnings = [*file.warnings]
+        warnings = file.warnings
         if self._for_proxies:
             warnings += file.forward_auth_warnings
         for warning in warnings:
