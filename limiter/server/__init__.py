@@ -1,1 +1,1 @@
-"""The decision service: one ASGI application for proxies, for services in any language, and for operators."""
+"""The decision service: one ASGI application for proxies, other services, and operators."""

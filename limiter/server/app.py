@@ -9,7 +9,7 @@ from limiter.server import checks, health, holds, logs, openapi, operators, resp
 from limiter.server.callers import Callers, Token, only_known
 from limiter.server.forward_auth import PATH, ForwardAuth
 from limiter.server.metrics import Metrics
-from limiter.server.one_policy import AnyPolicies
+from limiter.server.one_policy import AnyPolicies, OnePolicy
 from limiter.server.recorder import Recorder
 from limiter.settings import API_TOKEN
 from limiter.web.asgi_messages import App, Receive, Scope, Send
@@ -83,13 +83,10 @@ class Service:
 def create_app() -> Service:
     """Make the service of LIMITER_*; raise InvalidSetting, which names the variable, for an invalid one."""
     policies, trusted, admin_token, api_token = settings.from_env()
-    for rule in policies.guard.rules:
-        if rule.counts_leases:
-            logs.log.warning(
-                "policy %s counts leases: /forward-auth leaves it out, and refuses its name, since it does "
-                "not see a request end",
-                rule.name,
-            )
+    if isinstance(policies, OnePolicy) and policies.guard.counts_leases:
+        logs.log.warning(
+            "LIMITER_LIMITS counts leases: /forward-auth answers 422, since it does not see a request end"
+        )
     metrics = Metrics(policies)
     recorder = Recorder(metrics)
     callers = Callers(policies, trusted)

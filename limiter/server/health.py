@@ -1,4 +1,4 @@
-"""``/healthz`` and ``/readyz``: whether the process is alive, and whether it can decide.
+"""``/healthz`` and ``/readyz``: whether the process is alive, and whether it takes new requests.
 
 While the store does not answer, the fallback decides, and the process is ready. All instances share the
 store: if they were not ready then, a load balancer would remove all of them.
@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from limiter import LimiterError, StoreUnavailable
+from limiter.server.drain import is_draining
 from limiter.server.one_policy import AnyPolicies
 
 # Enough subjects to reach every node of a cluster of a usual size.
@@ -25,7 +26,9 @@ def routes(policies: AnyPolicies) -> list[Route]:
         return PlainTextResponse("alive\n")
 
     async def readyz(request: Request) -> Response:  # noqa: ARG001 (the signature of an endpoint)
-        """Report whether the process can decide, and whether the store or a fallback does."""
+        """Report whether the process takes new requests, and whether the store or a fallback decides."""
+        if is_draining():
+            return PlainTextResponse("the service is about to stop: send no new requests\n", 503)
         rules = policies.guard.rules
         try:
             degraded = await _is_degraded(policies)

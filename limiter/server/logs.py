@@ -29,6 +29,9 @@ _OF_EVERY_RECORD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime",
 #: Fields of the servers' records that repeat others, or are not for JSON.
 _LEFT_OUT = _OF_EVERY_RECORD | {"color_message"}
 
+#: Throttles the lines about single requests; None: all of them are logged.
+_throttle: ThrottleFilter | None = None
+
 
 def set_up(level: int) -> None:
     """Set up logging in the service's own process: JSON lines, with repeated ones throttled.
@@ -52,12 +55,15 @@ def write_json(logger: logging.Logger) -> None:
 
 def calm() -> Callable[[], None]:
     """Throttle the lines about single requests; the returned function ends that."""
-    throttle = ThrottleFilter()
+    global _throttle
+    _throttle = throttle = ThrottleFilter()
     loggers = [logging.getLogger(name) for name in _OF_CALLS]
     for logger in loggers:
         logger.addFilter(throttle)
 
     def end() -> None:
+        global _throttle
+        _throttle = None
         for logger in loggers:
             logger.removeFilter(throttle)
 
@@ -72,6 +78,8 @@ def denied(verdict: Verdict) -> None:
         if decision.allowed or not log.isEnabledFor(logging.INFO):
             continue
         text = "a limit denied in shadow mode" if policy.shadow else "a limit denied"
+        if _throttle is not None and _throttle.leaves_out(log, text, policy.name):
+            continue
         fields = {
             "policy": policy.name,
             "shadow": policy.shadow,

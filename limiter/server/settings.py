@@ -40,7 +40,7 @@ def from_env(environ: Mapping[str, str] | None = None) -> Settings:
     admin_token, api_token = tokens(environ)
     policies: AnyPolicies
     if policies_path(environ):
-        policies = AsyncPolicies.from_env(environ, trusted=trusted, **_DEFAULTS)
+        policies = AsyncPolicies.from_env(environ, trusted=trusted, for_proxies=True, **_DEFAULTS)
     else:
         limiter = AsyncLimiter.from_env(environ, limits="100/minute", **_DEFAULTS)
         policies = OnePolicy(limiter, trusted)

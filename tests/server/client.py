@@ -78,8 +78,9 @@ class Client:
         headers: Mapping[str, str] | None = None,
         peer: str | None = "127.0.0.1",
         leaves: bool = False,
+        scope: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Send a request, with a JSON body, or a body in ``pieces``.
+        """Send a request, with a JSON body, or a body in ``pieces``; ``scope`` replaces parts of the scope.
 
         A client that ``leaves`` closes the connection before the end of its body.
         """
@@ -88,10 +89,10 @@ class Client:
         if json is not None:
             pieces = [json_text.dumps(json).encode()]
             fields.setdefault("content-type", "application/json")
-        if "transfer-encoding" not in fields:
+        if pieces and "transfer-encoding" not in fields:
             fields.setdefault("content-length", str(sum(map(len, pieces))))
         raw_path, _, query = path.encode().partition(b"?")
-        scope = {
+        whole = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.1",
@@ -104,10 +105,11 @@ class Client:
             "headers": [(name.encode(), value.encode("latin-1")) for name, value in fields.items()],
             "client": None if peer is None else (peer, 40_000),
             "server": ("127.0.0.1", self._port),
+            **(scope or {}),
         }
         end = [] if leaves else [{"type": "http.request", "body": b"", "more_body": False}]
         messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-        return self._loop.run_until_complete(self._answer(scope, [*messages, *end]))
+        return self._loop.run_until_complete(self._answer(whole, [*messages, *end]))
 
     async def _answer(self, scope: dict[str, Any], messages: list[dict[str, Any]]) -> Answer:
         left = iter(messages)
