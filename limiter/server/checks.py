@@ -141,7 +141,7 @@ class _Checks:
                 by_subject.setdefault(item.subject.state, []).append((place, item))
 
         async def decide(place: int, item: _Item) -> None:
-            verdict = await self._verdict(item, has_fields=False)
+            verdict = await self._verdict(item)
             _, results[place], _ = self._result(verdict, '{"status": 200, "allowed": true}')
 
         async def decide_in_order(about_one: list[tuple[int, _Item]]) -> None:
@@ -160,16 +160,13 @@ class _Checks:
         subject = bodies.subject(body, self._guard)
         return _Item(subject, bodies.cost(body), bodies.flag(body, "peek"))
 
-    async def _verdict(self, item: _Item, has_fields: bool = True) -> Verdict:
-        """Return the verdict about a subject, in a batch without header fields."""
+    async def _verdict(self, item: _Item) -> Verdict:
         error = self._unavailable if monotonic() > self._deadline else None
         check = check_of(self._guard, item.subject, item.cost)
         if item.peek:
             verdict = await self._peek(check, error)
         else:
-            verdict = await self._recorder.record(
-                self._request, self._hit(check, error, has_fields)
-            )
+            verdict = await self._recorder.record(self._request, self._hit(check, error))
         self._unavailable = verdict.error if isinstance(verdict.error, StoreUnavailable) else None
         return verdict
 
@@ -178,13 +175,11 @@ class _Checks:
             return 422, problem(422, TOO_LARGE, self._request.path), []
         return result_of(verdict, allowed)
 
-    async def _hit(
-        self, check: Check | None, error: StoreUnavailable | None, has_fields: bool
-    ) -> Verdict:
+    async def _hit(self, check: Check | None, error: StoreUnavailable | None) -> Verdict:
         """Return the verdict of a check; None, that of an exempt subject, passes."""
         if check is None:
             return Verdict()
-        return await self._guard.decide(check, self._request, error, has_fields)
+        return await self._guard.decide(check, self._request, error)
 
     async def _peek(self, check: Check | None, error: LimiterError | None) -> Verdict:
         """Return the verdict that a check would get now; nothing is taken, and no metric changes."""

@@ -161,6 +161,25 @@ class _Guard(Generic[_Limiter]):
                 log_seldom(log, logging.ERROR, "an observer failed", exc_info=True)
         return verdict
 
+    def _considered_flow(
+        self, check: Check, request: Request, unavailable: StoreUnavailable | None
+    ) -> Flow[Verdict]:
+        """Decide one check, whatever the request is."""
+        shadowed: _Shadowed = []
+        try:
+            charges = []
+            try:
+                charges.append(_Charge(check, check.part()))
+            except InvalidCost as error:
+                if not check.rule.shadow:
+                    raise
+                shadowed.append((check.rule, error))
+            verdict = yield from self._deciding_flow(request, charges, unavailable)
+        except LimiterError as error:
+            verdict = Verdict.of_error(error, request, check.rule.shadow)
+        verdict.shadowed = shadowed
+        return verdict
+
     def _bounding_flow(
         self,
         request: Request,
@@ -348,38 +367,14 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         return await core_of(limiter).drive(self._entering_flow(request, unavailable))
 
     async def decide(
-        self,
-        check: Check,
-        request: Request,
-        unavailable: StoreUnavailable | None = None,
-        has_fields: bool = True,
+        self, check: Check, request: Request, unavailable: StoreUnavailable | None = None
     ) -> Verdict:
         """Decide a check of one of the rules, whatever the request is: of a subject that a caller names.
 
-        ``unavailable`` is as in ``enter``. Without ``has_fields`` the verdict may lack its header fields,
-        which cost time.
+        ``unavailable`` is as in ``enter``.
         """
-        rule, key, cost, limits, _ = check
-        core = core_of(rule.limiter)
-        try:
-            part = check.part()
-            is_plain = not (part.shadow or part.plan.leases)
-            if is_plain and unavailable is None and core.timeout == core.store.timeout:
-                try:  # faster than the flow
-                    decision = await rule.limiter.hit(key, cost, limits=limits)
-                    result = Result(rule, decision, part)
-                    fields = None if has_fields else []
-                    return Verdict.of_results((result,), request, fields=fields)
-                except StoreUnavailable as error:
-                    unavailable = error
-            charges = [_Charge(check, part)]
-            return await core.drive(self._deciding_flow(request, charges, unavailable))
-        except InvalidCost as error:
-            verdict = Verdict() if rule.shadow else Verdict.of_error(error, request)
-            verdict.shadowed = [(rule, error)] if rule.shadow else []
-            return verdict
-        except LimiterError as error:
-            return Verdict.of_error(error, request, rule.shadow)
+        limiter: AsyncLimiter = check.rule.limiter
+        return await core_of(limiter).drive(self._considered_flow(check, request, unavailable))
 
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""

@@ -23,7 +23,7 @@ DENIED = (0, 3, 1_234_567, 59_000_001, 0, 1_790_000_000_123_456)
         Decision(ONE, DENIED),
         Decision(BUCKET, DENIED),
         Decision((LeakyBucket(10, 1),), (1, 5, 0, 400_000, 100_001, 1_790_000_000_123_456)),
-        Decision((Concurrency(3, max_hold=9),), ALLOWED),
+        Decision((Concurrency(3, max_hold=90),), ALLOWED),
         CachedDecision(ONE, DENIED),
         MarkedDecision(ONE, ALLOWED, degraded=True),
         Decision.without_store(ONE, allowed=True),
