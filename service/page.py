@@ -142,7 +142,7 @@ def blueprint(policies: AnyPolicies, recorder: Recorder, answered_by: str) -> Bl
         limit_fields = headers.fields(decision, name)
         if decision.allowed:
             return bodies.json_response({"allowed": True, **result}, 200, limit_fields)
-        problem = json.loads(problems.quota_exceeded([(decision, name)], request.path))
+        problem = json.loads(problems.quota_exceeded([(decision, name, "requests")], request.path))
         return bodies.json_response({**problem, **result}, 429, limit_fields)
 
     return routes

@@ -87,12 +87,15 @@ class _Policies(Generic[_AnyGuard]):
         denial_cache_size: int = 1024,
         prepaid: int = 0,
         prepaid_hold: float = 0.2,
+        for_proxies: bool = False,
     ) -> None:
         self.path = os.fspath(path)
         #: The error of the file's current text; None if the text is in force.
         self.refused: InvalidPolicyFile | None = None
         #: How many texts were refused so far.
         self.refusals = 0
+        #: Whether proxies ask for decisions: then warnings about ForwardAuth are logged, too.
+        self._for_proxies = for_proxies
         self._trusted = settings.trusted_proxies() if trusted is None else tuple(trusted)
         self._observe = observe
         #: Settings of every limiter, unless its policy has its own.
@@ -198,7 +201,10 @@ class _Policies(Generic[_AnyGuard]):
             if rule.new_subjects is not None:
                 rule.new_subjects.go_on(self._new_subjects.get(rule.name, rule.new_subjects))
                 self._new_subjects[rule.name] = rule.new_subjects
-        for warning in file.warnings:
+        warnings = file.warnings
+        if self._for_proxies:
+            warnings += file.forward_auth_warnings
+        for warning in warnings:
             log.warning("%s", warning)
 
         def guard(rules: list[Any]) -> _AnyGuard:

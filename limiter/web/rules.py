@@ -34,13 +34,14 @@ UNIDENTIFIED = ("refuse", "skip", "address")
 _PARTS = 10_000
 
 
+def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG001 (the signature of a Cost)
+    """Return the default cost."""
+    return 1
+
+
 def fixed_cost(cost: int) -> Cost:
     """Return the cost that is the same for every request."""
-    return lambda request, trusted: cost  # noqa: ARG005 (the signature of a Cost)
-
-
-#: The default cost.
-one_unit = fixed_cost(1)
+    return one_unit if cost == 1 else lambda request, trusted: cost  # noqa: ARG005 (as above)
 
 
 class Check(NamedTuple):
@@ -89,6 +90,8 @@ class Rule:
         new_subjects: A bound on the new subjects of one client address, if clients choose them.
         is_default: Whether the rule applies only if no rule with a match of its own does. A rule in shadow
             mode, or one whose ``percent`` excludes the subject, does not count; one that exempts does.
+        unit: What the limits count, in the plural, as refusals name it. If it is empty, it is
+            ``"requests"`` with the default cost, else ``"units"``.
 
     """
 
@@ -107,6 +110,12 @@ class Rule:
     preflights: bool | Literal["apart"] = "apart"
     new_subjects: NewSubjects | None = None
     is_default: bool = False
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.unit:
+            unit = "requests" if self.cost is one_unit else "units"
+            object.__setattr__(self, "unit", unit)
 
     @property
     def name(self) -> str:
