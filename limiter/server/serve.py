@@ -39,8 +39,8 @@ _LOCAL_SHARE = "LIMITER_LOCAL_SHARE"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _OURS = "limiter-metrics-"
 
-#: Seconds for which a connection may be idle: longer than proxies keep them, so that no proxy sends a request
-#: on a connection that is being closed.
+#: Seconds for which a connection may be idle: longer than proxies keep one, so that no proxy sends a
+#: request on a connection that is being closed.
 _IDLE = 120
 
 

@@ -349,9 +349,10 @@ def test_a_drain_answers_each_request_and_reports_itself(tmp_path: Path) -> None
 def test_a_reload_answers_each_request(tmp_path: Path, store: str, subject: str) -> None:
     """The old workers end each connection by a response, so that no client sends on a closed one."""
     log = tmp_path / "log"
-    with serving(
-        log, "--workers=2", "--drain=9", LIMITER_STORE=store, LIMITER_PREFIX=subject
-    ) as (child, url):
+    with serving(log, "--workers=2", "--drain=9", LIMITER_STORE=store, LIMITER_PREFIX=subject) as (
+        child,
+        url,
+    ):
         clients = Clients(url.removeprefix("http://"))
         with clients.sending():
             for reload in (1, 2):
@@ -444,7 +445,11 @@ def test_unix_sockets_and_open_sockets(tmp_path: Path) -> None:
         files = first.fileno(), second.fileno()
         passed = [*command, f"--bind=fd://{files[0]}", f"--operators=fd://{files[1]}"]
         # As systemd does: it also sets LISTEN_FDS, by which gunicorn would open them again.
-        inner = "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.argv[1], sys.argv[1:])"
+        inner = """
+import os, sys
+os.environ["LISTEN_PID"] = str(os.getpid())
+os.execv(sys.argv[1], sys.argv[1:])
+"""
         child = Child(
             "serve",
             [sys.executable, "-c", inner, *passed],
@@ -588,7 +593,9 @@ def test_a_wrong_variable_is_one_line_and_an_exit_code(
 def test_addresses_of_which_one_cannot_be_recognised_are_refused(tmp_path: Path) -> None:
     """Both have one port, or the second is no address with a port."""
     port = free_port()
-    same = run_serve(f"--bind={HOST}:{port}", f"--operators=127.0.0.2:{port}", LIMITER_STORE="memory://")
+    same = run_serve(
+        f"--bind={HOST}:{port}", f"--operators=127.0.0.2:{port}", LIMITER_STORE="memory://"
+    )
     assert same.returncode == 1
     assert "bind: accepted are" in same.stderr
     assert "Booting worker" not in same.stderr
