@@ -69,7 +69,7 @@ def check(file: str, as_json: bool) -> None:
     is_flag=False,
     flag_value="",
     metavar="[POLICY]",
-    help="Show what a proxy is answered that asks about the request, by the name of a policy or without one.",
+    help="Show what a proxy is answered that asks for all policies, or for one by its name.",
 )
 @_as_json
 def explain(
@@ -126,7 +126,11 @@ def explain(
         )
         entries = explanation.explain(policy_file, request, trusted)
     else:
-        reported = {"x-forwarded-method": method, "x-forwarded-host": host, "x-forwarded-uri": target}
+        reported = {
+            "x-forwarded-method": method,
+            "x-forwarded-host": host,
+            "x-forwarded-uri": target,
+        }
         request = Request("GET", "localhost", "/forward-auth", {**reported, **fields}, peer)
         entries, answer = explanation.forward_auth(policy_file, request, trusted, policy)
     if as_json:
