@@ -28,7 +28,7 @@ from limiter.policyfile.faults import InvalidPolicyFile
 from limiter.policyfile.reading import PolicyFile, read
 from limiter.policyfile.text import text_of
 from limiter.web.guard import AsyncGuard, Guard
-from limiter.web.identity import Network
+from limiter.web.identity import Network, TrustedNetworks
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.verdict import Observer
 from limiter.web.wiring import DENIAL_CACHE
@@ -54,12 +54,15 @@ class Current(Generic[_AnyGuard]):
         file: The content of the file.
         guard: Checks all policies together.
         guards: Each checks one policy, by its name.
+        forward_auth: Checks all policies but those that count leases, for callers that do not see a request
+            end.
 
     """
 
     file: PolicyFile
     guard: _AnyGuard
     guards: Mapping[str, _AnyGuard]
+    forward_auth: _AnyGuard
 
 
 class _Policies(Generic[_AnyGuard]):
@@ -96,7 +99,9 @@ class _Policies(Generic[_AnyGuard]):
         self.refusals = 0
         #: Whether proxies ask for decisions: then warnings about ForwardAuth are logged, too.
         self._for_proxies = for_proxies
-        self._trusted = settings.trusted_proxies() if trusted is None else tuple(trusted)
+        self._trusted = TrustedNetworks.of(
+            settings.trusted_proxies() if trusted is None else trusted
+        )
         self._observe = observe
         #: Settings of every limiter, unless its policy has its own.
         self._settings: dict[str, Any] = {
@@ -164,6 +169,11 @@ class _Policies(Generic[_AnyGuard]):
         return self.current.guards.get(name)
 
     @property
+    def forward_auth(self) -> _AnyGuard:
+        """Checks all policies in force but those that count leases."""
+        return self.current.forward_auth
+
+    @property
     def current(self) -> Current[_AnyGuard]:
         """The policies in force now, all of one text."""
         now = monotonic()
@@ -195,7 +205,7 @@ class _Policies(Generic[_AnyGuard]):
             return True
 
     def _made(self, text: str) -> Current[_AnyGuard]:
-        file = read(text, self.path, self._limiter)
+        file: PolicyFile = read(text, self.path, self._limiter)
         rules = [named.rule for named in file.policies.values()]
         for rule in rules:
             if rule.new_subjects is not None:
@@ -210,7 +220,11 @@ class _Policies(Generic[_AnyGuard]):
         def guard(rules: list[Any]) -> _AnyGuard:
             return self._guard_class(rules, self._trusted, self._observe, file.address_from)
 
-        return Current(file, guard(rules), {rule.name: guard([rule]) for rule in rules})
+        every = guard(rules)
+        forward_auth = every
+        if every.counts_leases:
+            forward_auth = guard([rule for rule in rules if not rule.counts_leases])
+        return Current(file, every, {rule.name: guard([rule]) for rule in rules}, forward_auth)
 
     def _limiter(self, limits: Any, **own: Any) -> Any:
         return self._limiter_class(limits, store=self._root, **{**self._settings, **own})
