@@ -60,7 +60,7 @@ http:
   middlewares:
     directly:
       forwardAuth:
-        address: "http://{instance}/forward-auth/default"
+        address: "http://{instance}/forward-auth"
         trustForwardHeader: true
         authRequestHeaders: [Origin, Access-Control-Request-Method]
         authResponseHeaders: [RateLimit, RateLimit-Policy]
@@ -219,6 +219,8 @@ def _traefik(
     (folder / "dynamic/routes.yml").write_text(routes)
     environ = os.environ | {
         "SERVICE_ADDRESSES": ",".join(services),
+        "APP_ADDRESSES": services[0],
+        "DECISION_ADDRESSES": ",".join(services),
         "UPSTREAM_ADDRESS": upstream,
         "INSIDE_ADDRESS": f"{HOST}:{inside}",
     }
