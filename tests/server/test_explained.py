@@ -1,4 +1,4 @@
-"""``limiter explain --forward-auth`` says what the service answers."""
+"""``limiter explain --forward-auth`` says what the service answers, and the start what it does not do."""
 
 from __future__ import annotations
 
@@ -109,3 +109,14 @@ def explain(
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def test_the_start_and_a_new_text_warn_of_what_no_proxy_reports(
+    make_by_file: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A policy that counts leases is left out, which the operator must know."""
+    policies = make_by_file(FILE).service.policies
+    assert caplog.text.count("policies.jobs.limits: behind ForwardAuth") == 1
+    (tmp_path / "policies.toml").write_text(FILE.replace('{ header = "X-Cost" }', "{ body = 1 }"))
+    assert policies.reload()
+    assert caplog.text.count("policies.costly.cost: behind ForwardAuth") == 1
