@@ -2,7 +2,7 @@
 """``gunicorn --config service/upstream.conf.py "service.upstream:create_app()"`` runs the upstream."""
 
 bind = "127.0.0.1:8002"
-worker_class = "service.worker.Worker"  # slow clients occupy no thread
+worker_class = "gthread"  # for clients that are proxies: see service/gunicorn.conf.py
 threads = 16
 worker_connections = 500
 keepalive = 120
