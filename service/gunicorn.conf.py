@@ -12,10 +12,13 @@ changed file itself. If the new file is invalid, the last valid one stays in for
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from typing import Any
+
+from gunicorn.glogging import Logger
 
 from limiter import LimiterError
 from limiter.log_throttle import ThrottleFilter
@@ -50,8 +53,22 @@ graceful_timeout = 3
 accesslog = None
 
 
+class _JsonLogger(Logger):  # type: ignore[misc]
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        logs.write_json(self.error_log)
+
+
+logger_class = _JsonLogger
+
+
 def on_starting(server: Any) -> None:
     """Refuse to start with an invalid environment: one line, in place of workers that fail repeatedly."""
+    root = logging.getLogger()
+    root.addHandler(logging.StreamHandler())
+    logs.write_json(root)
+    logs.set_up(server.log.loglevel)
+    logging.getLogger("service.app").addFilter(ThrottleFilter())
     try:
         check_workers(server.cfg.workers)
         settings.from_env()
@@ -80,17 +97,9 @@ def when_ready(server: Any) -> None:
     drain.install(server, settings.drain_seconds())
 
 
-def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001
-    """Log as JSON before the application is made, which may refuse the policy file."""
-    logs.set_up(worker.log.error_log.level)
-
-
 def post_worker_init(worker: Any) -> None:
     """Connect and load the scripts before the first request; serve also without a store."""
-    app = worker.wsgi
-    app.logger.addFilter(ThrottleFilter())
-    logs.write_json(app.logger)
-    policies = app.extensions["policies"]
+    policies = worker.wsgi.extensions["policies"]
     signal.signal(signal.SIGHUP, lambda *_: policies.reload())
     try:
         policies.open()
