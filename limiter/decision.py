@@ -141,20 +141,27 @@ class Decision:
     def to_dict(self) -> dict[str, Any]:
         """Return all fields by name, ready for JSON; ``each`` as a list of the same without ``each``."""
         fields = self._fields()
-        if not self._part:
-            fields["each"] = [decision._fields() for decision in self.each]
-        return fields
+        if self._part:
+            return fields
+        if len(self._reply) == STRIDE + 1 and (self._reply[-1] or not self.degraded):
+            each = [{**fields, "policy": fields["policy"].copy()}]  # the only policy decided
+        else:
+            each = [decision._fields() for decision in self.each]
+        return {**fields, "each": each}
 
     def _fields(self) -> dict[str, Any]:
+        # The properties would read the reply several times.
+        reply, policy = self._reply, self.policy
+        wait_us = max(reply[2:-1:STRIDE])
         return {
-            "allowed": self.allowed,
-            "granted": self.granted,
-            "remaining": self.remaining,
-            "retry_after": self.retry_after,
-            "reset_after": self.reset_after,
+            "allowed": not wait_us,
+            "granted": int(reply[0]),
+            "remaining": int(min(reply[1:-1:STRIDE])),
+            "retry_after": wait_us / _SECOND,
+            "reset_after": max(reply[3:-1:STRIDE]) / _SECOND,
             "delay": self.delay,
-            "policy": self.policy.to_dict(),
-            "limit": self.limit,
+            "policy": policy.to_dict(),
+            "limit": policy.capacity,
             "degraded": self.degraded,
             "cached": self.cached,
         }

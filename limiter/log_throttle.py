@@ -42,6 +42,17 @@ class LogThrottle:
             return None
         return 0 if last is None else int(last[1])
 
+    def leaves_out(self, kind: object) -> bool:
+        """Whether a line of this kind would be left out now; if so, count it.
+
+        It is for callers whose lines cost much to make: ``passes`` need not be called then.
+        """
+        last = self._silent.get(kind)
+        if last is None or monotonic() >= last[0]:
+            return False
+        last[1] += 1
+        return True
+
     def forget(self) -> None:
         """Drop all kinds: the next line of each is logged."""
         self._silent.clear()
@@ -72,6 +83,10 @@ class ThrottleFilter(logging.Filter):
     def kind(self, record: logging.LogRecord) -> object:
         """A line's kind: its message without its arguments, and its policy."""
         return record.name, record.msg, getattr(record, "policy", None)
+
+    def leaves_out(self, logger: logging.Logger, text: str, policy: str) -> bool:
+        """Whether this line of a policy would be left out now; if so, count it, and do not log it."""
+        return self._throttle.leaves_out((logger.name, text, policy))
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the line is logged; the number of lines left out before it is added to its text."""

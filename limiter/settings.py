@@ -52,6 +52,8 @@ POLICIES = "LIMITER_POLICIES"
 ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)
 API_TOKEN = "LIMITER_API_TOKEN"  # noqa: S105 (the variable's name)
 TRUSTED_PROXIES = "LIMITER_TRUSTED_PROXIES"
+#: ``prometheus_client`` has chosen this name.
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _PREFIX = "LIMITER_"
 _KNOWN = (*VARIABLES.values(), POLICIES, ADMIN_TOKEN, API_TOKEN, TRUSTED_PROXIES)
@@ -226,6 +228,11 @@ def tokens(environ: Mapping[str, str] | None = None) -> tuple[str | None, str | 
             "accepted is another token, since its holders may not do what operators do",
         )
     return admin, api
+
+
+def metrics_folder() -> str | None:
+    """The folder in which the workers of one instance share their counters; None for a single process."""
+    return os.environ.get(METRICS_FOLDER) or None
 
 
 def _token(variable: str, environ: Mapping[str, str]) -> str | None:

@@ -141,7 +141,7 @@ def blueprint(policies: AnyPolicies, answered_by: str) -> Blueprint:
         limit_fields = headers.fields(decision, name)
         if decision.allowed:
             return responses.of_json({"allowed": True, **result}, 200, limit_fields)
-        problem = json.loads(problems.quota_exceeded([(decision, name)], request.path))
+        problem = json.loads(problems.quota_exceeded([(decision, name, "requests")], request.path))
         return responses.of_json({**problem, **result}, 429, limit_fields)
 
     return routes

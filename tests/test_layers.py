@@ -213,7 +213,9 @@ def test_one_module_of_the_adapters_reaches_for_the_core() -> None:
     """It is ``limiter.web.limiter_calls``; the calls of a core go through it."""
     readers = {
         name
-        for name, tree in trees("limiter/web", "limiter/flask", "limiter/compat", "service")
+        for name, tree in trees(
+            "limiter/web", "limiter/flask", "limiter/compat", "limiter/server", "service"
+        )
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and node.attr == "_core"
     }
@@ -258,14 +260,15 @@ def test_nothing_shipped_imports_tests_or_bench() -> None:
 def test_the_service_uses_public_names_only() -> None:
     """What ``limiter`` exports, the web adapters, policy files, and the settings that are the service's."""
     settings = ("is_in_process", "policies_path", "trusted_proxies")
-    settings += ("tokens", "ADMIN_TOKEN", "API_TOKEN")
+    settings += ("tokens", "ADMIN_TOKEN", "API_TOKEN", "METRICS_FOLDER", "metrics_folder")
     public = {f"limiter.{name}" for name in limiter.__all__}
     public |= {f"limiter.settings.{name}" for name in settings}
     public |= {"limiter.log_throttle.ThrottleFilter"}
-    for name, tree in trees("service"):
+    for name, tree in trees("service", "limiter/server"):
         for wanted in imports(tree):
             if within(wanted, "limiter"):
-                known = wanted in public or within(wanted, "limiter.web", "limiter.policyfile")
+                packages = ("limiter.web", "limiter.policyfile", "limiter.server")
+                known = wanted in public or within(wanted, *packages)
                 assert known, f"{name} imports {wanted}"
                 assert wanted in public or "._" not in wanted, f"{name} imports {wanted}"
 
@@ -281,6 +284,7 @@ def test_the_library_needs_redis_alone() -> None:
         "limiter.fastapi",
         "limiter.flask",
         "limiter.compat",
+        "limiter.server",
     )
     for name, tree in trees("limiter"):
         if within(name, *optional):

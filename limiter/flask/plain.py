@@ -31,7 +31,7 @@ class PlainLimit:
         self._rule = rule
         self._cost = cost
         self._plan = limiter_calls.plan(rule.limiter)
-        self.write = headers.writer(rule.limiter.policies, rule.name, rule.form)
+        self.write = headers.writer(rule.limiter.policies, rule.name, rule.form, rule.unit)
 
     @classmethod
     def of(cls, guard: Guard, method: str) -> PlainLimit | None:

@@ -1,68 +1,212 @@
-"""Warn of policies whose keys clients choose, if their number has no bound.
+"""Warn of policies that are valid, and do not do what they seem to.
 
-Each made-up key is a new subject: it gets the whole limit, and takes memory in the store. A policy with
-``key = "address"`` for the same requests bounds this, and so does ``new_subjects``.
+* Clients choose the keys of a policy, and nothing bounds how many. Each made-up key is a new subject: it
+  gets the whole limit, and takes memory in the store. A policy with ``key = "address"`` for the same requests
+  bounds this, and so does ``new_subjects``.
+* ``prepaid`` has no effect.
+* Behind ForwardAuth, the service does not see what a policy needs: a body, a header field, the end of a
+  request. ``limiter check`` always prints these warnings, since it cannot know who uses the file. Of the
+  programs that use it, only the decision service logs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from limiter.policies import Concurrency
 from limiter.policyfile.faults import Fault
 from limiter.policyfile.lines import Path
+from limiter.policyfile.overlap import Reach, covers
 from limiter.web.subjects import is_chosen
 
-_ADVICE = (
+#: A policy as in ``Named.description``.
+_Policy = Mapping[str, Any]
+#: A key of a policy, and what a user should know about it.
+_Advice = Iterator[tuple[str, str]]
+
+_MADE_UP_KEYS = (
     "clients choose it, so each made-up key gets the whole limit, and takes memory in the store: "
     "add new_subjects = '20/hour' to the policy, or another policy that is not the default one, with "
     "key = 'address'{match}"
 )
+_PREPAID_IN_SHADOW = (
+    "has no effect in shadow mode, where every request is a call to the store: remove it as long as shadow is "
+    "true"
+)
+_PREPAID_FOR_A_LIST = (
+    "has no effect if the key is a list, since every request is then a call to the store: remove it, or use a "
+    "key of one part"
+)
+_PREPAID_BESIDE_ANOTHER = (
+    "has no effect on requests to which policy {other} applies, too, since one call to the store charges "
+    "both: remove it, or give the two policies matches that have no request in common"
+)
+_BODY = (
+    "behind ForwardAuth the proxy sends no body, and seldom its length. A request of unknown length costs the "
+    "most that the limit ever admits at once, so one upload can use up the limit: put this policy into a "
+    "middleware of the application, and not into the decision service's file"
+)
+_LENGTH = (
+    "behind ForwardAuth the proxy sends no body, and seldom its length. A request without this field costs 1, "
+    "however long it is: put this policy into a middleware of the application, with cost = {body = '1KiB'}"
+)
+_SKIPPED = (
+    "behind ForwardAuth no policy limits a request if the proxy does not pass on its {field}: let the proxy "
+    "pass it on (Traefik: authRequestHeaders, Envoy: allowed_headers), or write unidentified = 'address' or "
+    "'refuse'"
+)
+_LEASES = (
+    "behind ForwardAuth a policy that counts leases does not apply, since no proxy reports the end of a "
+    "request. /forward-auth leaves it out{with_all}, and /forward-auth/{name} answers 422: use it by "
+    "/v1/hold, or in a middleware of the application{more}"
+)
 
 
 def warnings(
-    policies: Sequence[Mapping[str, Any]], file: str, line: Callable[[Path], int]
-) -> list[Fault]:
-    """One warning for each policy whose keys clients choose, if their number has no bound.
+    policies: Sequence[_Policy], file: str, line: Callable[[Path], int]
+) -> tuple[Fault, ...]:
+    """Return the warnings that hold wherever the file is used.
 
     ``policies`` are described as in ``Named.description``; ``line`` returns the line of a key.
     """
+    reaches = {policy["name"]: Reach.of(policy["match"]) for policy in policies}
+
+    def advice(policy: _Policy) -> _Advice:
+        yield from _of_made_up_keys(policy, policies)
+        yield from _of_prepaid(policy, policies, reaches)
+
+    return _faults(advice, policies, file, line)
+
+
+def forward_auth_warnings(
+    policies: Sequence[_Policy], file: str, line: Callable[[Path], int]
+) -> tuple[Fault, ...]:
+    """Return the warnings that hold if a proxy asks the decision service; the arguments are the same."""
+
+    def advice(policy: _Policy) -> _Advice:
+        yield from _of_bodies(policy)
+        yield from _of_skipped_fields(policy, policies)
+        yield from _of_leases(policy)
+
+    return _faults(advice, policies, file, line)
+
+
+def _faults(
+    advice: Callable[[_Policy], _Advice],
+    policies: Sequence[_Policy],
+    file: str,
+    line: Callable[[Path], int],
+) -> tuple[Fault, ...]:
     faults = []
     for policy in policies:
-        specs = [policy["key"]] if isinstance(policy["key"], str) else policy["key"]
-        chosen = any(map(is_chosen, specs)) and policy["new_subjects"] is None
-        if chosen and not any(_bounds(other, policy) for other in policies):
-            path = ("policies", policy["name"], "key")
-            match = " and the same match" if policy["match"] else ""
-            text = _ADVICE.format(match=match)
+        for key, text in advice(policy):
+            path = ("policies", policy["name"], key)
             faults.append(Fault(file, line(path), ".".join(path), text, True))
-    return faults
+    return tuple(faults)
 
 
-def _bounds(other: Mapping[str, Any], policy: Mapping[str, Any]) -> bool:
+def _of_made_up_keys(policy: _Policy, policies: Sequence[_Policy]) -> _Advice:
+    chosen = any(map(is_chosen, _key(policy))) and policy["new_subjects"] is None
+    if chosen and not any(_bounds(other, policy) for other in policies):
+        match = " and the same match" if policy["match"] else ""
+        yield "key", _MADE_UP_KEYS.format(match=match)
+
+
+def _bounds(other: _Policy, policy: _Policy) -> bool:
     """Whether ``other`` counts, by address, every request to which ``policy`` applies."""
     if not isinstance(other["key"], str) or other["key"].partition("/")[0] != "address":
         return False
     # A default policy does not apply if a policy with a match does.
-    if other["shadow"] or other["percent"] < 100 or other["default"]:
-        return False
-    if all(limit["algorithm"] == Concurrency.algorithm for limit in other["limits"]):
+    return not other["default"] and _counts_all_of(other, policy)
+
+
+def _counts_all_of(other: _Policy, policy: _Policy) -> bool:
+    """Whether a rate of ``other`` limits every request to which ``policy`` may apply."""
+    if other["shadow"] or other["percent"] < 100 or not _has_rates(other):
         return False
     spared = set(other["exempt"].get("paths", ())) - set(policy["exempt"].get("paths", ()))
-    return not spared and _covers(other["match"], policy["match"])
+    return not spared and covers(other["match"], policy["match"])
 
 
-def _covers(wide: Mapping[str, Any], narrow: Mapping[str, Any]) -> bool:
-    """Whether a match covers all requests of another one, by comparing their texts."""
-    if narrow.get("ignore_case") and wide.get("paths") and not wide.get("ignore_case"):
+def _of_prepaid(
+    policy: _Policy, policies: Sequence[_Policy], reaches: Mapping[str, Reach]
+) -> _Advice:
+    if not policy.get("prepaid"):
+        return
+    if policy["shadow"]:
+        yield "prepaid", _PREPAID_IN_SHADOW
+    elif len(_key(policy)) > 1:
+        yield "prepaid", _PREPAID_FOR_A_LIST
+    else:
+        for other in policies:
+            if other is not policy and _may_meet(policy, other, reaches):
+                yield "prepaid", _PREPAID_BESIDE_ANOTHER.format(other=other["name"])
+                return
+
+
+def _may_meet(policy: _Policy, other: _Policy, reaches: Mapping[str, Reach]) -> bool:
+    """Whether both policies may apply to one request."""
+    if _replaces(policy, other) or _replaces(other, policy):
         return False
-    return all(
-        not wide.get(key) or (narrow.get(key) and _words(narrow[key]) <= _words(wide[key]))
-        for key in ("paths", "methods", "hosts")
-    )
+    return reaches[policy["name"]].may_meet(reaches[other["name"]])
 
 
-def _words(listed: Sequence[str]) -> set[str]:
-    # Paths begin with a slash, and their capitals count.
-    return {word if word.startswith("/") else word.lower() for word in listed}
+def _replaces(policy: _Policy, default: _Policy) -> bool:
+    """Whether ``default`` is the default policy, and applies to no request of ``policy``."""
+    is_sure = policy["percent"] >= 100 and policy["unidentified"] != "skip" and not policy["shadow"]
+    return bool(default["default"] and policy["match"] and is_sure)
+
+
+def _of_bodies(policy: _Policy) -> _Advice:
+    cost = policy["cost"]
+    if isinstance(cost, dict) and "body" in cost:
+        yield "cost", _BODY
+    elif isinstance(cost, dict) and cost["header"].lower() == "content-length":
+        yield "cost", _LENGTH
+
+
+def _of_skipped_fields(policy: _Policy, policies: Sequence[_Policy]) -> _Advice:
+    field = _skipped_field(policy)
+    if field is not None and not any(
+        _skipped_field(other) is None and _counts_all_of(other, policy) for other in policies
+    ):
+        yield "unidentified", _SKIPPED.format(field=field)
+
+
+def _skipped_field(policy: _Policy) -> str | None:
+    """Return what a request must have for the policy to apply; None if it needs no header field."""
+    if policy["unidentified"] != "skip":
+        return None
+    fields = (_field(spec) for spec in _key(policy))
+    return next((field for field in fields if field is not None), None)
+
+
+def _field(spec: str) -> str | None:
+    """Return the header field that a key reads; None if it reads another part of the request."""
+    kind, _, name = spec.partition(":")
+    if kind in ("header", "api-key") and name:
+        return f"field {name}"
+    return {"api-key": "API key (X-API-Key or Authorization)", "cookie": "field Cookie"}.get(kind)
+
+
+def _of_leases(policy: _Policy) -> _Advice:
+    if any(map(_counts_leases, policy["limits"])):
+        has_rates = _has_rates(policy)
+        with_all = " with all of its limits" if has_rates else ""
+        more = ", and put its other limits into a policy of their own" if has_rates else ""
+        yield "limits", _LEASES.format(name=policy["name"], with_all=with_all, more=more)
+
+
+def _has_rates(policy: _Policy) -> bool:
+    return not all(map(_counts_leases, policy["limits"]))
+
+
+def _counts_leases(limit: Mapping[str, Any]) -> bool:
+    return bool(limit["algorithm"] == Concurrency.algorithm)
+
+
+def _key(policy: _Policy) -> Sequence[str]:
+    """Return the parts of a policy's key."""
+    key: str | Sequence[str] = policy["key"]
+    return [key] if isinstance(key, str) else key

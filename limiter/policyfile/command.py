@@ -21,23 +21,28 @@ def check(file: str, as_json: bool) -> None:
     """Check a policy file, and print all of its errors.
 
     The exit code is 0 if the file is right, else 1; no store is needed. Warnings do not change it: they
-    name policies whose keys clients choose, if nothing bounds how many keys they make up.
+    name policies that do not do what they seem to. Those that begin with "behind ForwardAuth" concern you
+    if a proxy asks the decision service.
 
     Example: limiter check policies.toml
     """
     from limiter.policyfile.explain import numbers
 
     policy_file = _read(file, as_json)
+    warnings = sorted(
+        (*policy_file.warnings, *policy_file.forward_auth_warnings),
+        key=lambda warning: warning.line,
+    )
     if as_json:
         policies = [named.description for named in policy_file.policies.values()]
-        advice = [warning.to_dict() for warning in policy_file.warnings]
+        advice = [warning.to_dict() for warning in warnings]
         result = {"file": file, "ok": True, "policies": policies, "warnings": advice}
         click.echo(json.dumps(result))
         return
     for name, named in policy_file.policies.items():
         mark = " (the default)" if named.rule.is_default else ""
         click.echo(f"{name}{mark}: {numbers(named.rule.limiter.policies)}")
-    for warning in policy_file.warnings:
+    for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     count = len(policy_file.policies)
     click.echo(f"{file} is right: {count} {'policy' if count == 1 else 'policies'}")
@@ -58,6 +63,14 @@ def check(file: str, as_json: bool) -> None:
     help="Address of the other end of the connection: the client, or a proxy.",
 )
 @click.option("--host", help="Host of the request; without it, the header Host, or localhost.")
+@click.option(
+    "--forward-auth",
+    "policy",
+    is_flag=False,
+    flag_value="",
+    metavar="[POLICY]",
+    help="Show what a proxy is answered that asks about the request, by the name of a policy or without one.",
+)
 @_as_json
 def explain(
     file: str,
@@ -66,6 +79,7 @@ def explain(
     headers: tuple[str, ...],
     peer: str,
     host: str | None,
+    policy: str | None,
     as_json: bool,
 ) -> None:
     """Show which policies apply to a request, with subjects and limits, and why the others do not.
@@ -75,21 +89,26 @@ def explain(
     It reads LIMITER_TRUSTED_PROXIES. The exit code is 0, 1 if the file is wrong, or 2 if the command
     line or the variable is wrong.
 
+    With --forward-auth, a proxy asks: --peer is its address, METHOD, PATH and --host are what it reports,
+    and --header is what it sends besides. A word behind --forward-auth is the name of a policy, so write
+    the option last, or before another option.
+
     \b
-    Example:
+    Examples:
       limiter explain policies.toml GET /api/orders --header 'X-Forwarded-For: 203.0.113.9'
+      limiter explain policies.toml GET /a --header 'X-Forwarded-For: 203.0.113.9' --forward-auth
     """
     from limiter.errors import InvalidSetting
-    from limiter.policyfile.explain import as_text
-    from limiter.policyfile.explain import explain as explained
+    from limiter.policyfile import explain as explanation
     from limiter.settings import trusted_proxies
     from limiter.web.paths import path_of
     from limiter.web.request import Request, bare_host, joined
 
-    request_headers = joined(map(_field, headers))
+    fields = joined(map(_field, headers))
+    host = host or fields.get("host", "localhost")
     target = os.fsencode(path).decode("latin-1")
     decoded = path_of(target, method.upper())
-    if decoded is None:
+    if decoded is None and policy is None:
         raise click.BadParameter(
             f"{path!r}: accepted is what a request line has, without blanks: /orders?a=b, "
             f"http://host/orders, and * with OPTIONS",
@@ -100,22 +119,22 @@ def explain(
         trusted = trusted_proxies()
     except InvalidSetting as error:
         raise click.UsageError(str(error)) from None
-    request = Request(
-        method=method.upper(),
-        host=bare_host(host or request_headers.get("host", "localhost")),
-        path=decoded,
-        headers=request_headers,
-        peer=peer,
-        target=target,
-    )
-    entries = explained(policy_file, request, trusted)
+    answer = None
+    if policy is None:
+        request = Request(
+            method.upper(), bare_host(host), decoded or "/", fields, peer, target=target
+        )
+        entries = explanation.explain(policy_file, request, trusted)
+    else:
+        reported = {"x-forwarded-method": method, "x-forwarded-host": host, "x-forwarded-uri": target}
+        request = Request("GET", "localhost", "/forward-auth", {**reported, **fields}, peer)
+        entries, answer = explanation.forward_auth(policy_file, request, trusted, policy)
     if as_json:
-        click.echo(json.dumps({"file": file, "policies": entries}))
+        result = {"file": file, "policies": entries}
+        click.echo(json.dumps(result if answer is None else {**result, "forward_auth": answer}))
         return
-    for entry in entries:
-        click.echo(as_text(entry))
-    if not any(entry["applies"] or entry.get("refuses") for entry in entries):
-        click.echo("no policy applies to this request: it is not limited")
+    for line in explanation.as_text(entries, answer):
+        click.echo(line)
 
 
 def _field(header: str) -> tuple[str, str]:

@@ -18,6 +18,16 @@ _SIZE = re.compile(r"([0-9]{1,15})\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
 _MOST_DIGITS = 18
 _UNITS = {"b": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
+#: Names of sizes, the largest first.
+_NAMES = {
+    2**30: "GiB",
+    10**9: "GB",
+    2**20: "MiB",
+    10**6: "MB",
+    2**10: "KiB",
+    10**3: "KB",
+    1: "bytes",
+}
 
 
 class ByHeader:
@@ -65,6 +75,17 @@ def by_body(size: int) -> Cost:
         return None if request.size is None else -(-request.size // size)
 
     return cost
+
+
+def unit_of(cost: object) -> str:
+    """Return what a limit with this cost counts, in the plural; the cost is valid, and as it is in the file."""
+    if cost == 1:
+        return "requests"
+    if not (isinstance(cost, dict) and "body" in cost):
+        return "units"
+    size = size_of(cost["body"])
+    largest, name = next((each, name) for each, name in _NAMES.items() if size % each == 0)
+    return name if size == largest else f"units of {size // largest:,} {name}"
 
 
 def size_of(value: object) -> int:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from limiter.errors import InvalidCost
 from limiter.keys import NAME
 from limiter.policies import Policy
+from limiter.policyfile.costs import unit_of
 from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
 from limiter.policyfile.schema import KEYS, LEFT_OUT, LIMITER_KEYS, read_keys, read_limits
@@ -267,6 +268,7 @@ class _Policy:
             preflights=values["preflights"],
             new_subjects=NewSubjects(bound.text) if bound and self.is_chosen else None,
             is_default=is_default,
+            unit=unit_of(self.written["cost"]),
         )
 
 

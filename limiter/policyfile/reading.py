@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from limiter.client import Limiter
-from limiter.policyfile.advice import warnings
+from limiter.policyfile import advice
 from limiter.policyfile.faults import Fault, InvalidPolicyFile, Notes, shortened, shown
 from limiter.policyfile.policy import Defaults, Make, Named, read_policy
 from limiter.policyfile.schema import SHARED_KEYS, read_keys
@@ -32,7 +32,9 @@ class PolicyFile(NamedTuple):
     address_from: str
     """The header field in which trusted proxies send the client's address."""
     warnings: tuple[Fault, ...] = ()
-    """Faults that do not make the file unusable."""
+    """What policies do not do, though they seem to; the file can be used."""
+    forward_auth_warnings: tuple[Fault, ...] = ()
+    """The same, if a proxy asks the decision service with this file."""
 
 
 def in_memory() -> Make:
@@ -71,8 +73,10 @@ def read(text: str, file: str, make: Make | None = None) -> PolicyFile:
             policies[name] = policy
     if notes.count:
         raise InvalidPolicyFile(notes.all_faults)
-    advice = warnings([policy.description for policy in policies.values()], file, notes.line)
-    return PolicyFile(text, policies, default, address_from, tuple(advice))
+    described = [policy.description for policy in policies.values()]
+    warnings = advice.warnings(described, file, notes.line)
+    forward_auth_warnings = advice.forward_auth_warnings(described, file, notes.line)
+    return PolicyFile(text, policies, default, address_from, warnings, forward_auth_warnings)
 
 
 def _check_default(notes: Notes, default: Any, tables: Mapping[str, Any]) -> None:

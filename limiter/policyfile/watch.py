@@ -28,7 +28,7 @@ from limiter.policyfile.faults import InvalidPolicyFile
 from limiter.policyfile.reading import PolicyFile, read
 from limiter.policyfile.text import text_of
 from limiter.web.guard import AsyncGuard, Guard
-from limiter.web.identity import Network
+from limiter.web.identity import Network, TrustedNetworks
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.verdict import Observer
 from limiter.web.wiring import DENIAL_CACHE
@@ -54,12 +54,15 @@ class Current(Generic[_AnyGuard]):
         file: The content of the file.
         guard: Checks all policies together.
         guards: Each checks one policy, by its name.
+        forward_auth: Checks all policies but those that count leases, for callers that do not see a request
+            end.
 
     """
 
     file: PolicyFile
     guard: _AnyGuard
     guards: Mapping[str, _AnyGuard]
+    forward_auth: _AnyGuard
 
 
 class _Policies(Generic[_AnyGuard]):
@@ -87,13 +90,18 @@ class _Policies(Generic[_AnyGuard]):
         denial_cache_size: int = 1024,
         prepaid: int = 0,
         prepaid_hold: float = 0.2,
+        for_proxies: bool = False,
     ) -> None:
         self.path = os.fspath(path)
         #: The error of the file's current text; None if the text is in force.
         self.refused: InvalidPolicyFile | None = None
         #: How many texts were refused so far.
         self.refusals = 0
-        self._trusted = settings.trusted_proxies() if trusted is None else tuple(trusted)
+        #: Whether proxies ask for decisions: then warnings about ForwardAuth are logged, too.
+        self._for_proxies = for_proxies
+        self._trusted = TrustedNetworks.of(
+            settings.trusted_proxies() if trusted is None else trusted
+        )
         self._observe = observe
         #: Settings of every limiter, unless its policy has its own.
         self._settings: dict[str, Any] = {
@@ -161,6 +169,11 @@ class _Policies(Generic[_AnyGuard]):
         return self.current.guards.get(name)
 
     @property
+    def forward_auth(self) -> _AnyGuard:
+        """Checks all policies in force but those that count leases."""
+        return self.current.forward_auth
+
+    @property
     def current(self) -> Current[_AnyGuard]:
         """The policies in force now, all of one text."""
         now = monotonic()
@@ -198,13 +211,18 @@ class _Policies(Generic[_AnyGuard]):
             if rule.new_subjects is not None:
                 rule.new_subjects.go_on(self._new_subjects.get(rule.name, rule.new_subjects))
                 self._new_subjects[rule.name] = rule.new_subjects
-        for warning in file.warnings:
+        for_proxies = file.forward_auth_warnings if self._for_proxies else ()
+        for warning in (*file.warnings, *for_proxies):
             log.warning("%s", warning)
 
         def guard(rules: list[Any]) -> _AnyGuard:
             return self._guard_class(rules, self._trusted, self._observe, file.address_from)
 
-        return Current(file, guard(rules), {rule.name: guard([rule]) for rule in rules})
+        every = guard(rules)
+        forward_auth = every
+        if every.counts_leases:
+            forward_auth = guard([rule for rule in rules if not rule.counts_leases])
+        return Current(file, every, {rule.name: guard([rule]) for rule in rules}, forward_auth)
 
     def _limiter(self, limits: Any, **own: Any) -> Any:
         return self._limiter_class(limits, store=self._root, **{**self._settings, **own})

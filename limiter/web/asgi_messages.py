@@ -37,10 +37,11 @@ def with_fields(message: Message, verdicts: Sequence[Verdict]) -> Message:
     own = list(message.get("headers") or ())
     names = {bytes(name).decode("latin-1").lower() for name, _ in own}
     added = wiring.added_fields(names, wiring.fields_of(verdicts))
-    return {**message, "headers": own + _encoded(added)}
+    return {**message, "headers": own + encoded(added)}
 
 
-def _encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+def encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Return header fields as messages have them: bytes, with names in lower case."""
     return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
 
 
@@ -51,7 +52,7 @@ async def refuse(verdict: Verdict, send: Send, protocol: str, is_head: bool = Fa
         {
             "type": f"{protocol}.response.start",
             "status": verdict.status,
-            "headers": _encoded(fields),
+            "headers": encoded(fields),
         }
     )
     await send({"type": f"{protocol}.response.body", "body": b"" if is_head else body})

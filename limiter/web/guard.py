@@ -69,8 +69,7 @@ class _Guard(Generic[_Limiter]):
         address_from: str = "x-forwarded-for",
     ) -> None:
         self.rules = tuple(rules)
-        is_kept = isinstance(trusted, TrustedNetworks)  # several guards share what it has found
-        self.trusted = trusted if is_kept else TrustedNetworks(trusted)
+        self.trusted = TrustedNetworks.of(trusted)  # several guards share what it has found
         self.address_from = address_from
         self.counts_leases = any(rule.counts_leases for rule in self.rules)
         self._bounds_subjects = any(rule.new_subjects is not None for rule in self.rules)
@@ -160,6 +159,25 @@ class _Guard(Generic[_Limiter]):
                 self._observe(request, verdict)
             except Exception:  # else the verdict, and the leases in it, would be lost
                 log_seldom(log, logging.ERROR, "an observer failed", exc_info=True)
+        return verdict
+
+    def _considered_flow(
+        self, check: Check, request: Request, unavailable: StoreUnavailable | None
+    ) -> Flow[Verdict]:
+        """Decide one check, whatever the request is."""
+        shadowed: _Shadowed = []
+        try:
+            charges = []
+            try:
+                charges.append(_Charge(check, check.part()))
+            except InvalidCost as error:
+                if not check.rule.shadow:
+                    raise
+                shadowed.append((check.rule, error))
+            verdict = yield from self._deciding_flow(request, charges, unavailable)
+        except LimiterError as error:
+            verdict = Verdict.of_error(error, request, check.rule.shadow)
+        verdict.shadowed = shadowed
         return verdict
 
     def _bounding_flow(
@@ -341,12 +359,22 @@ class Guard(_Guard[Limiter]):
 class AsyncGuard(_Guard[AsyncLimiter]):
     """Rules for coroutines."""
 
-    async def enter(self, request: Request) -> Verdict:
+    async def enter(self, request: Request, unavailable: StoreUnavailable | None = None) -> Verdict:
         """As ``Guard.enter``."""
         if not self.rules:
             return Verdict()
         limiter: AsyncLimiter = self.rules[0].limiter
-        return await core_of(limiter).drive(self._entering_flow(request))
+        return await core_of(limiter).drive(self._entering_flow(request, unavailable))
+
+    async def decide(
+        self, check: Check, request: Request, unavailable: StoreUnavailable | None = None
+    ) -> Verdict:
+        """Decide a check of one of the rules, whatever the request is: of a subject that a caller names.
+
+        ``unavailable`` is as in ``enter``.
+        """
+        limiter: AsyncLimiter = check.rule.limiter
+        return await core_of(limiter).drive(self._considered_flow(check, request, unavailable))
 
     async def leave(self, verdict: Verdict) -> None:
         """As ``Guard.leave``."""

@@ -22,16 +22,19 @@ Field = tuple[str, str]
 
 
 class NamedDecision(NamedTuple):
-    """One limiter's decision, with the limiter's name and header form."""
+    """One limiter's decision, with the limiter's name, its header form, and what it counts."""
 
     decision: Decision
     name: str
     form: str = "draft-11"
+    unit: str = "requests"
 
 
-def fields(decision: Decision, limiter_name: str, form: str = "draft-11") -> list[Field]:
+def fields(
+    decision: Decision, limiter_name: str, form: str = "draft-11", unit: str = "requests"
+) -> list[Field]:
     """Return the fields of one limiter's decision, with Retry-After if a limit denied."""
-    return of_all([NamedDecision(decision, limiter_name, form)])
+    return of_all([NamedDecision(decision, limiter_name, form, unit)])
 
 
 def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
@@ -47,7 +50,7 @@ def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
     longest_us = 0
     older: list[NamedDecision] = []
     for named in decisions:
-        decision, name, form = named
+        decision, name, form, unit = named
         numbers = decision.numbers
         for row in numbers:
             if row[2] > longest_us:
@@ -55,7 +58,7 @@ def of_all(decisions: Sequence[NamedDecision]) -> list[Field]:
         if not numbers or form == "none":
             continue
         if form == "draft-11":
-            text, heads = _policies(tuple([row[0] for row in numbers]), name)
+            text, heads = _policies(tuple([row[0] for row in numbers]), name, unit)
             policies.append(text)
             states += map(_state, heads, numbers)
         else:
@@ -76,12 +79,12 @@ def _retry_after(wait_us: int) -> Field:
 
 
 def writer(
-    policies: tuple[Policy, ...], limiter_name: str, form: str
+    policies: tuple[Policy, ...], limiter_name: str, form: str, unit: str
 ) -> Callable[[Decision], list[Field]]:
     """Return a function that writes the fields of one limiter's decisions, if the store decided."""
     if form != "draft-11":
-        return lambda decision: fields(decision, limiter_name, form)
-    text, heads = _policies(policies, limiter_name)
+        return lambda decision: fields(decision, limiter_name, form, unit)
+    text, heads = _policies(policies, limiter_name, unit)
     policy_field = ("RateLimit-Policy", text)
 
     def write(decision: Decision) -> list[Field]:
@@ -129,14 +132,21 @@ class _Head(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _policies(policies: tuple[Policy, ...], limiter_name: str) -> tuple[str, list[_Head]]:
-    """Return one limiter's items of RateLimit-Policy, and the heads of its items of RateLimit."""
+def _policies(
+    policies: tuple[Policy, ...], limiter_name: str, unit: str
+) -> tuple[str, list[_Head]]:
+    """Return one limiter's items of RateLimit-Policy, and the heads of its items of RateLimit.
+
+    The draft has no name for other units than requests, bytes and concurrent requests.
+    """
     items, heads = [], []
     for name, policy in zip(names(policies, limiter_name), policies, strict=True):
         item, window = f'"{name}";q={policy.capacity}', _window(policy)
         if policy.leases:
             item += ';qu="concurrent-requests"'
-        elif window:
+        elif unit == "bytes":
+            item += ';qu="content-bytes"'
+        if window and not policy.leases:
             item += f";w={window}"
         items.append(item)
         heads.append(_Head(f'"{name}";r=', window, policy.leases))

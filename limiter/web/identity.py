@@ -73,6 +73,11 @@ class TrustedNetworks(tuple[Network, ...]):
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self.caller = lru_cache(_MOST_CALLERS)(partial(_caller, self))
 
+    @classmethod
+    def of(cls, networks: Iterable[Network]) -> TrustedNetworks:
+        """Return these networks; if they have a cache already, with that one."""
+        return networks if isinstance(networks, TrustedNetworks) else cls(networks)
+
 
 def caller(
     trusted: Sequence[Network], peer: str | None, header: str, value: str, prefix: int

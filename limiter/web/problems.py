@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
@@ -25,28 +26,32 @@ _TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 _TYPES = "https://iana.org/assignments/http-problem-types#"
 
+#: The s at the end of a word.
+_PLURAL = re.compile(r"s\b")
 
-def quota_exceeded(decisions: Iterable[tuple[Decision, str]], instance: str) -> str:
-    """Return a problem that names the limits that denied; each decision has its limiter's name.
 
-    It has no number that changes from call to call, so that all bodies of one limit have one length.
+def quota_exceeded(decisions: Iterable[tuple[Decision, str, str]], instance: str) -> str:
+    """Return a problem that names the limits that denied.
+
+    Each decision has its limiter's name and unit. The problem has no number that changes from call to call,
+    so that all bodies of one limit have one length.
     """
     limits = [
-        (name, tuple([(row[0], row[2] > 0) for row in decision.numbers]))
-        for decision, name in decisions
+        (name, unit, tuple([(row[0], row[2] > 0) for row in decision.numbers]))
+        for decision, name, unit in decisions
     ]
     return _denied(tuple(limits)).about(instance)
 
 
 @lru_cache(maxsize=1024)
-def _denied(limits: tuple[tuple[str, tuple[tuple[Policy, bool], ...]], ...]) -> _Problem:
-    """Prepare the problem of a denial: each limiter's name, its policies, and whether each denied."""
-    denied: list[tuple[str, Policy]] = []
-    for limiter_name, policies in limits:
+def _denied(limits: tuple[tuple[str, str, tuple[tuple[Policy, bool], ...]], ...]) -> _Problem:
+    """Prepare the problem of a denial: each limiter's name, unit, policies, and whether each denied."""
+    denied: list[tuple[str, str]] = []
+    for limiter_name, unit, policies in limits:
         names = headers.names([policy for policy, _ in policies], limiter_name)
         named = zip(names, policies, strict=True)
-        denied += [(name, policy) for name, (policy, denies) in named if denies]
-    detail = " ".join(f"Policy {name} allows {_amount(policy)}." for name, policy in denied)
+        denied += [(name, _amount(policy, unit)) for name, (policy, denies) in named if denies]
+    detail = " ".join(f"Policy {name} allows {amount}." for name, amount in denied)
     return _quota_exceeded(detail, [name for name, _ in denied])
 
 
@@ -95,11 +100,16 @@ def title(status: int) -> str:
     return _TITLES.get(status) or HTTPStatus(status).phrase
 
 
-def _amount(policy: Policy) -> str:
+def counted(number: int, unit: str) -> str:
+    """Write a number of units: 65,536 KiB, 1 request."""
+    return f"{number:,} {_PLURAL.sub('', unit, count=1) if number == 1 else unit}"
+
+
+def _amount(policy: Policy, unit: str) -> str:
     if policy.leases:
-        return f"{policy.limit} requests at once"
-    at_once = f", {policy.capacity} at once" if policy.capacity != policy.limit else ""
-    return f"{policy.limit} requests per {policy.per} s{at_once}"
+        return f"{counted(policy.limit, unit)} at once"
+    at_once = f", {policy.capacity:,} at once" if policy.capacity != policy.limit else ""
+    return f"{counted(policy.limit, unit)} per {policy.per} s{at_once}"
 
 
 class _Problem:

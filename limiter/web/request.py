@@ -289,23 +289,72 @@ def _variable(name: str) -> str:
 
 def from_asgi(scope: Mapping[str, Any], parts: Mapping[str, str | None] = _NOTHING) -> Request:
     """Make the request of an ASGI scope; a websocket's handshake is a GET."""
-    headers = joined(
-        (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
-    )
     client = scope.get("client")
-    target = scope.get("raw_path")
-    return Request(
+    request = object.__new__(_AsgiRequest)  # __init__ would compute every field
+    request.__dict__.update(
         method=str(scope.get("method", "GET")).upper(),
-        host=bare_host(headers.get("host", "")),
-        path=str(scope["path"]) or "/",
-        headers=headers,
+        headers=_asgi_headers(scope["headers"]),
         peer=str(client[0]) if client else None,
         parts=parts,
-        announces_body=_announces_body(str(scope.get("http_version", ""))),
-        target=None if target is None else target.decode("latin-1"),
-        has_replaced_peer=bool(client and client[1] == 0),  # no connection comes from port 0
+        environ=_NOTHING,
         scope=scope,
     )
+    return request
+
+
+class _AsgiRequest(Request):
+    """A request that computes its host and path only when a rule reads them; most rules do not."""
+
+    @cached_property
+    def host(self) -> str:
+        return bare_host(self.headers.get("host", ""))
+
+    @cached_property
+    def path(self) -> str:
+        return str(self.scope["path"]) or "/"
+
+    @cached_property
+    def target(self) -> str | None:
+        target = self.scope.get("raw_path")
+        return None if target is None else target.decode("latin-1")
+
+    @cached_property
+    def announces_body(self) -> bool:
+        return _announces_body(str(self.scope.get("http_version", "")))
+
+    @cached_property
+    def has_replaced_peer(self) -> bool:
+        client = self.scope.get("client")
+        return bool(client and client[1] == 0)  # no connection comes from port 0
+
+
+def _asgi_headers(fields: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
+    """Return the header fields of an ASGI scope by name."""
+    fields = list(fields)
+    by_name = dict(fields)
+    if len(by_name) == len(fields) and b"".join(by_name).islower():
+        return _AsgiHeaders(by_name)
+    return joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
+
+
+class _AsgiHeaders(Mapping[str, str]):
+    """Header fields of different names in lower case, decoded one by one: most limits read one or two."""
+
+    def __init__(self, by_name: Mapping[bytes, bytes]) -> None:
+        self._by_name = by_name
+
+    def __getitem__(self, name: str) -> str:
+        return self._by_name[name.encode("latin-1", "replace")].decode("latin-1")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        value = self._by_name.get(name.encode("latin-1", "replace"))
+        return default if value is None else value.decode("latin-1")
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode("latin-1") for name in self._by_name)
+
+    def __len__(self) -> int:
+        return len(self._by_name)
 
 
 def joined(fields: Iterable[tuple[str, str]]) -> dict[str, str]:

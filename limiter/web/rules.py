@@ -34,13 +34,14 @@ UNIDENTIFIED = ("refuse", "skip", "address")
 _PARTS = 10_000
 
 
+def one_unit(request: Request, trusted: Sequence[Network]) -> int:  # noqa: ARG001 (the signature of a Cost)
+    """Return the default cost."""
+    return 1
+
+
 def fixed_cost(cost: int) -> Cost:
     """Return the cost that is the same for every request."""
-    return lambda request, trusted: cost  # noqa: ARG005 (the signature of a Cost)
-
-
-#: The default cost.
-one_unit = fixed_cost(1)
+    return one_unit if cost == 1 else lambda request, trusted: cost  # noqa: ARG005 (as above)
 
 
 class Check(NamedTuple):
@@ -89,6 +90,8 @@ class Rule:
         new_subjects: A bound on the new subjects of one client address, if clients choose them.
         is_default: Whether the rule applies only if no rule with a match of its own does. A rule in shadow
             mode, or one whose ``percent`` excludes the subject, does not count; one that exempts does.
+        unit: What the limits count, in the plural, as refusals name it. If it is empty, it is ``"requests"``
+            with the default cost, else ``"units"``.
 
     """
 
@@ -107,6 +110,12 @@ class Rule:
     preflights: bool | Literal["apart"] = "apart"
     new_subjects: NewSubjects | None = None
     is_default: bool = False
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.unit:
+            unit = "requests" if self.cost is one_unit else "units"
+            object.__setattr__(self, "unit", unit)
 
     @property
     def name(self) -> str:
@@ -166,14 +175,10 @@ class Rule:
         subject = self._subject(request, trusted)
         if subject is None:
             return SkipReason.UNIDENTIFIED
-        if self.exempt_keys and spelled(subject) in self.exempt_keys:
-            return SkipReason.EXEMPT_KEY
-        if not self._holds_for(subject):
-            return SkipReason.PERCENT
-        limits = self.overrides.get(spelled(subject)) if self.overrides else None
-        if self._counts_apart(request):
-            return Check(self, subject, 1, limits)
-        cost = self.cost(request, trusted)
+        check = self.consider_subject(subject, 1)
+        if not isinstance(check, Check) or self._counts_apart(request):
+            return check
+        limits, cost = check.limits, self.cost(request, trusted)
         if cost is None:
             cost = min(policy.capacity for policy in limits or self.limiter.policies)
         elif not isinstance(cost, int):
@@ -183,6 +188,15 @@ class Rule:
             )
         address = None if self.new_subjects is None else by_address(request, trusted)
         return Check(self, subject, max(1, cost), limits, None if address == subject else address)
+
+    def consider_subject(self, subject: Key, cost: int) -> Check | SkipReason:
+        """Return this rule's check of a subject, whatever the request is, or why it does not apply."""
+        if self.exempt_keys and spelled(subject) in self.exempt_keys:
+            return SkipReason.EXEMPT_KEY
+        if self.percent < 100 and not self._holds_for(subject):
+            return SkipReason.PERCENT
+        limits = self.overrides.get(spelled(subject)) if self.overrides else None
+        return Check(self, subject, cost, limits)
 
     def _counts_apart(self, request: Request) -> bool:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""
@@ -211,8 +225,6 @@ class Rule:
 
     def _holds_for(self, subject: Key) -> bool:
         """Whether ``percent`` includes the subject."""
-        if self.percent >= 100:
-            return True
         return bool(
             limiter_calls.plan(self.limiter).keys.share(subject, _PARTS)
             < self.percent * _PARTS / 100

@@ -87,7 +87,9 @@ class Verdict:
         if not denied:
             return cls(200, results, fields, error=error)
         by_limits = [
-            (result.decision, result.rule.name) for result in denied if result.decision.numbers
+            (result.decision, result.rule.name, result.rule.unit)
+            for result in denied
+            if result.decision.numbers
         ]
         if not by_limits:  # a fallback denied, and no limit
             return cls(503, results, body=problems.reduced_capacity(request.path), error=error)
@@ -135,7 +137,9 @@ def header_fields(results: Iterable[Result]) -> list[tuple[str, str]]:
     """Return the header fields of several rules' results, without rules in shadow mode."""
     return headers.of_all(
         [
-            headers.NamedDecision(result.decision, result.rule.name, result.rule.form)
+            headers.NamedDecision(
+                result.decision, result.rule.name, result.rule.form, result.rule.unit
+            )
             for result in results
             if not result.rule.shadow
         ]

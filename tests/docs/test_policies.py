@@ -27,7 +27,7 @@ def test_commands_print_what_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("LIMITER_TRUSTED_PROXIES", raising=False)
     commands = re.findall(r"^\$ limiter (.*)\n((?:[^$].*\n)*)", CONSOLE, re.M)
-    assert len(commands) == 2
+    assert len(commands) == 3
     for command, printed in commands:
         result = CliRunner().invoke(cli, shlex.split(command))
         assert (result.exit_code, result.output) == (0, printed)

@@ -204,6 +204,19 @@ def test_a_cost_above_its_limit_is_413(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cost", "amount"),
+    [(1, "1 request"), (2, "2 units"), (lambda: 2, "2 units")],
+)
+def test_a_denial_names_what_is_counted(make: Make, cost: Any, amount: str) -> None:
+    app, limits = make()
+    limited = limits.limit(f"{amount[0]}/minute", cost=cost)
+    app.add_url_rule("/a", "a", limited(hello))
+    _, denied = ask(app, "/a", "/a")
+
+    assert denied.get_json()["detail"] == f"Policy a allows {amount} per 60 s."
+
+
+@pytest.mark.parametrize(
     ("unidentified", "status"), [("refuse", 400), ("skip", 200), ("address", 200)]
 )
 def test_a_caller_without_a_subject(make: Make, unidentified: str, status: int) -> None:

@@ -1,9 +1,10 @@
-"""Warnings about valid files: keys that clients choose, without a bound on their number."""
+"""Warnings about valid files: policies that do not do what they seem to."""
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import pytest
@@ -151,3 +152,210 @@ def test_new_subjects_are_still_counted_after_a_change(tmp_path: Path) -> None:
     put("new_subjects = '3/hour'\n")
     policies.reload()
     assert status("f") == 429
+
+
+PREPAID = "[policies.p]\nlimits = '5000/second'\nprepaid = 100\n"
+OTHER = "[policies.other]\nlimits = '5/minute'\n"
+
+
+def prepaid_warnings(text: str) -> list[str]:
+    """The texts of the warnings about prepaid units."""
+    found = read(text, "policies.toml").warnings
+    return [warning.said for warning in found if warning.key.endswith(".prepaid")]
+
+
+def test_prepaid_units_that_are_never_spent() -> None:
+    (shadow,) = read(PREPAID + "shadow = true\n", "policies.toml").warnings
+    assert str(shadow) == (
+        "policies.toml:3: policies.p.prepaid: has no effect in shadow mode, where every request is a call to "
+        "the store: remove it as long as shadow is true"
+    )
+    (several,) = prepaid_warnings(PREPAID + "key = ['address', 'global']\n")
+    assert several.startswith("has no effect if the key is a list")
+    (beside,) = read(PREPAID + OTHER, "policies.toml").warnings
+    assert str(beside) == (
+        "policies.toml:3: policies.p.prepaid: has no effect on requests to which policy other applies, too, "
+        "since one call to the store charges both: remove it, or give the two policies matches that have no "
+        "request in common"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PREPAID,
+        PREPAID.replace("100", "0") + OTHER,
+        f"[defaults]\nprepaid = 0\n{OTHER}" + OTHER.replace("other", "more"),
+        PREPAID + "key = ['address']\n",
+    ],
+)
+def test_prepaid_units_that_are_spent(text: str) -> None:
+    assert prepaid_warnings(text) == []
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "meet"),
+    [
+        ("methods = ['get']", "methods = ['GET', 'POST']", True),
+        ("methods = ['GET']", "methods = ['HEAD']", True),
+        ("methods = ['GET']", "methods = ['POST']", False),
+        ("hosts = ['a.example']", "hosts = ['A.example']", True),
+        ("hosts = ['a.example']", "hosts = ['*.example']", True),
+        ("hosts = ['*.example']", "hosts = ['*.a.example']", True),
+        ("hosts = ['*.a.example']", "hosts = ['*.b.example', 'a.example']", False),
+        ("paths = ['/a/**']", "paths = ['/b', '/a/x']", True),
+        ("paths = ['/a/x']", "paths = ['/a/{name}']", True),
+        ("paths = ['/A/x']", "paths = ['/a/*']", True),
+        ("paths = ['/a/*/x']", "paths = ['/a/**']", True),
+        ("paths = ['/a/**']", "paths = ['/a', '/b/**']", False),
+        ("paths = ['/a']", "paths = ['/ab']", False),
+        ("paths = ['/a']", "methods = ['GET']", True),
+        ("paths = ['/a']\nmatch.methods = ['GET']", "paths = ['/a']\nmatch.methods = ['PUT']", False),
+    ],
+)
+def test_which_policies_may_meet(own: str, other: str, meet: bool) -> None:
+    text = f"{PREPAID}match.{own}\n{OTHER}match.{other}\n"
+    assert bool(prepaid_warnings(text)) is meet
+    text = f"{OTHER}match.{other}\n{PREPAID}match.{own}\n"
+    assert bool(prepaid_warnings(text)) is meet
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "meet"),
+    [
+        ("", "match.paths = ['/a']\n", False),
+        ("", "match.paths = ['/a']\nshadow = true\n", True),
+        ("", "match.paths = ['/a']\npercent = 5\n", True),
+        ("", "match.paths = ['/a']\nkey = 'global'\nunidentified = 'skip'\n", True),
+        ("", "", True),
+        ("match.paths = ['/a']\n", "match.paths = ['/a']\n", False),
+    ],
+)
+def test_the_default_policy_meets_none_with_a_match(own: str, other: str, meet: bool) -> None:
+    """Unless that one may leave the decision to it."""
+    default = f"default = 'p'\n{PREPAID}{own}{OTHER}{other}"
+    assert bool(prepaid_warnings(default)) is meet
+    replaced = f"default = 'other'\n{OTHER}{own}{PREPAID}{other.replace('shadow = true', '')}"
+    if "shadow" not in other:
+        assert bool(prepaid_warnings(replaced)) is meet
+
+
+def proxied(text: str) -> list[str]:
+    """The warnings that hold behind ForwardAuth, without the name of the file."""
+    found = read(text, "policies.toml").forward_auth_warnings
+    return [str(warning).removeprefix("policies.toml:") for warning in found]
+
+
+def test_costs_that_a_proxy_does_not_report() -> None:
+    (warning,) = proxied(ADDRESS + "cost = { body = '1KiB' }\n")
+    assert warning == (
+        "3: policies.each.cost: behind ForwardAuth the proxy sends no body, and seldom its length. A request "
+        "of unknown length costs the most that the limit ever admits at once, so one upload can use up the "
+        "limit: put this policy into a middleware of the application, and not into the decision service's file"
+    )
+    (warning,) = proxied(f"[defaults]\ncost = {{ header = 'Content-Length' }}\n{ADDRESS}")
+    assert warning.startswith("3: policies.each.cost: behind ForwardAuth")
+    assert "costs 1, however long it is" in warning
+    for cost in ("1", "7", "{ header = 'X-Cost' }"):
+        assert proxied(ADDRESS + f"cost = {cost}\n") == []
+
+
+SKIPPING = "[policies.org]\nlimits = '5/minute'\nkey = 'header:X-Org'\nunidentified = 'skip'\n"
+
+
+def test_requests_that_no_policy_limits_without_a_field() -> None:
+    (warning,) = proxied(SKIPPING)
+    assert warning == (
+        "4: policies.org.unidentified: behind ForwardAuth no policy limits a request if the proxy does not "
+        "pass on its field X-Org: let the proxy pass it on (Traefik: authRequestHeaders, Envoy: "
+        "allowed_headers), or write unidentified = 'address' or 'refuse'"
+    )
+    for key, field in (
+        ("'api-key'", "its API key (X-API-Key or Authorization)"),
+        ("'api-key:X-Mine'", "its field X-Mine"),
+        ("'cookie:id'", "its field Cookie"),
+        ("['address', 'cookie:id']", "its field Cookie"),
+    ):
+        (warning,) = proxied(SKIPPING.replace("'header:X-Org'", key))
+        assert f"does not pass on {field}: " in warning
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SKIPPING.replace("skip", "refuse"),
+        SKIPPING.replace("skip", "address"),
+        SKIPPING.replace("header:X-Org", "host"),
+        SKIPPING + ADDRESS,
+        SKIPPING + ADDRESS.replace("each", "default"),
+        SKIPPING + API,
+        SKIPPING + "match.paths = ['/a']\n" + ADDRESS + "match.paths = ['/a', '/b']\n",
+    ],
+)
+def test_requests_that_a_policy_limits_without_the_field(text: str) -> None:
+    assert proxied(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        SKIPPING + ADDRESS + "shadow = true\n",
+        SKIPPING + ADDRESS + "percent = 99\n",
+        SKIPPING + ADDRESS + "match.paths = ['/a']\n",
+        SKIPPING + ADDRESS + "exempt.paths = ['/a']\n",
+        SKIPPING + ADDRESS + "key = 'api-key'\nunidentified = 'skip'\n",
+    ],
+)
+def test_requests_that_another_policy_may_leave_out_too(text: str) -> None:
+    assert any(warning.startswith("4: policies.org.unidentified") for warning in proxied(text))
+
+
+def test_leases_that_no_proxy_ends() -> None:
+    leases = "[policies.jobs]\nlimits = { algorithm = 'concurrency', limit = 2 }\n"
+    (warning,) = proxied(leases)
+    assert warning == (
+        "2: policies.jobs.limits: behind ForwardAuth a policy that counts leases does not apply, since no "
+        "proxy reports the end of a request. /forward-auth leaves it out, and /forward-auth/jobs answers 422: "
+        "use it by /v1/hold, or in a middleware of the application"
+    )
+    mixed = leases.replace("{", "['5/minute', {").replace("}", "}]")
+    (warning,) = proxied(mixed)
+    assert "leaves it out with all of its limits, and" in warning
+    assert warning.endswith("application, and put its other limits into a policy of their own")
+
+
+def test_the_command_prints_all_warnings_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "policies.toml"
+    path.write_text(ADDRESS + "cost = { body = '1KiB' }\n" + PREPAID)
+    printed = json.loads(run("check", str(path), "--json").stdout)["warnings"]
+    assert [warning["key"] for warning in printed] == ["policies.each.cost", "policies.p.prepaid"]
+    lines = run("check", str(path)).stderr.splitlines()
+    assert [line.partition(": policies.")[0] for line in lines] == [
+        f"warning: {path}:3",
+        f"warning: {path}:6",
+    ]
+
+
+@pytest.mark.parametrize("kind", [Policies, AsyncPolicies])
+def test_only_programs_that_proxies_ask_log_warnings_about_them(
+    kind: type[Policies], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "policies.toml"
+    path.write_text(ADDRESS)
+    policies = [kind(path, store="memory://", for_proxies=answer) for answer in (False, True)]
+    assert caplog.text == ""
+    path.write_text(ADDRESS + "cost = { body = '1KiB' }\n")
+    for each, count in zip(policies, (0, 1), strict=True):
+        assert each.reload()
+        assert caplog.text.count("policies.each.cost: behind ForwardAuth") == count
+
+
+def test_a_thousand_policies_are_compared_quickly() -> None:
+    text = "".join(
+        f"[policies.a{at}]\nlimits = '5/s'\nprepaid = 9\n"
+        f"match = {{ hosts = ['h{at}.example'], paths = ['/{at}/**', '/x{at}'] }}\n"
+        for at in range(1_000)
+    )
+    began = time.monotonic()
+    assert prepaid_warnings(text) == []
+    assert time.monotonic() - began < 30  # on a busy machine

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from limiter.command import cli
-from limiter.web.subjects import hashed
+from limiter.web.subjects import disguised, hashed
 
 FILE = """\
 default = "rest"
@@ -113,11 +113,13 @@ def test_which_policies_apply_and_why_others_do_not(path: str) -> None:
         *("--header", "X-Forwarded-For: 6.6.6.6, 203.0.113.9", "--header", "Content-Length: 2049"),
     )
     assert result.exit_code == 0
+    acme = hashed("path", "acme")
     assert result.stdout.splitlines() == [
-        "all: applies to global: 100 per 60 s burst 20, token_bucket (cost 1)",
+        "all: applies to global: 100 per 60 s burst 20, token_bucket "
+        f"(cost 1, logged as {disguised('global')})",
         "rest: does not apply: it is the default policy, and a more specific policy applies",
-        f"orders: applies to {hashed('path', 'acme')},203.0.113.9: 5 per 60 s, sliding_log; 90 per 3600 s, "
-        "sliding_log (cost 3)",
+        f"orders: applies to {acme},203.0.113.9: 5 per 60 s, sliding_log; 90 per 3600 s, sliding_log "
+        f"(cost 3 KiB, logged as {disguised((acme, '203.0.113.9'))})",
         "keys: does not apply: the path does not match",
         "shadow: does not apply: the path does not match",
     ]
@@ -221,3 +223,137 @@ def test_a_path_must_be_a_request_target(path: str, target: str) -> None:
     result = run("explain", path, "GET", target)
     assert result.exit_code == 2
     assert "accepted is what a request line has" in " ".join(result.stderr.split())
+
+
+PROXY = ["--header", "X-Forwarded-For: 203.0.113.9", "--peer", "192.0.2.1"]
+TRUSTING = {"LIMITER_TRUSTED_PROXIES": "192.0.2.0/24"}
+
+
+def answered(path: str, *arguments: str, **environ: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The answer to a proxy, and the entries of the policies that it asks."""
+    result = run("explain", path, *arguments, "--json", **environ)
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    return printed["forward_auth"], {entry["policy"]: entry for entry in printed["policies"]}
+
+
+def test_a_proxy_asks_all_policies(path: str) -> None:
+    result = run("explain", path, "GET", "/a?b", *PROXY, "--forward-auth", **TRUSTING)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "all: applies to global: 100 per 60 s burst 20, token_bucket "
+        f"(cost 1, logged as {disguised('global')})",
+        "rest: applies to 203.0.113.9: 10 per 60 s, sliding_log "
+        f"(cost 1, logged as {disguised('203.0.113.9')})",
+        "orders: does not apply: the method does not match",
+        "keys: is left out: it counts leases, and no proxy reports the end of a request",
+        "shadow: does not apply: the path does not match",
+        "/forward-auth answers 204 or 429: the limits decide, by what the store has counted",
+    ]
+    answer, entries = answered(path, "GET", "/a?b", *PROXY, "--forward-auth", **TRUSTING)
+    assert answer == {
+        "path": "/forward-auth",
+        "statuses": [204, 429],
+        "why": "the limits decide, by what the store has counted",
+    }
+    assert entries["rest"]["digest"] == disguised("203.0.113.9")
+    assert entries["keys"]["left_out"] is True
+
+
+def test_a_policy_that_is_left_out_does_not_replace_the_default(path: str) -> None:
+    """The request is not free: the service checks it as if the file had no policy with leases."""
+    _, entries = answered(path, "GET", "/keys/1", *PROXY, "--forward-auth", **TRUSTING)
+    assert entries["rest"]["applies"] is True
+    assert explain(path, "GET", "/keys/1", "--header", "X-API-Key: a")["rest"]["applies"] is False
+
+
+def test_a_proxy_asks_one_policy(path: str) -> None:
+    result = run("explain", path, "GET", "/a", *PROXY, "--forward-auth", "all", **TRUSTING)
+    assert [line.partition(" ")[0] for line in result.stdout.splitlines()] == [
+        "all:",
+        "/forward-auth/all",
+    ]
+    # The default policy is asked by its name, although another policy matches.
+    _, entries = answered(path, "GET", "/keys/1", *PROXY, "--forward-auth=rest", **TRUSTING)
+    assert entries["rest"]["applies"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "why"),
+    [
+        (["GET", "/a", "--forward-auth"], 403, "Only trusted proxies are answered. The peer is 1"),
+        (["GET", "/a", *PROXY, "--forward-auth", "x"], 404, "There is no such policy. The file has all, r"),
+        (["GET", "/a", *PROXY, "--forward-auth", "keys"], 422, "This policy counts leases, and F"),
+        (
+            ["GET", "/a", "--peer", "192.0.2.1", "--forward-auth"],
+            400,
+            "The proxy does not report the client's address.",
+        ),
+        (
+            ["GET", "/a", *PROXY, "--header", "X-Forwarded-Uri: ", "--forward-auth"],
+            400,
+            "The proxy does not report the method, host or path.",
+        ),
+        (
+            ["GET", "a b", *PROXY, "--forward-auth"],
+            400,
+            "The proxy does not report the method, host or path.",
+        ),
+        (
+            ["GET", "/a", *PROXY, "--host", "a.example,b.example", "--forward-auth"],
+            400,
+            "The proxy does not report the method, host or path.",
+        ),
+        (
+            ["GET", "/;a%5C%80;%23%0A", *PROXY, "--forward-auth"],
+            400,
+            "all refuses: the request's path has too many readings",
+        ),
+        (
+            ["POST", "/orgs/a/b", *PROXY, "--host", "api.example", "--forward-auth"],
+            204,
+            "the limits decide",
+        ),
+        (["OPTIONS", "/shadow", *PROXY, "--forward-auth", "shadow"], 204, "no policy applies"),
+        (["GET", "/healthz", *PROXY, "--forward-auth"], 204, "no policy applies to this request"),
+    ],
+)
+def test_what_a_proxy_is_answered(
+    path: str, arguments: list[str], status: int, why: str
+) -> None:
+    answer, _ = answered(path, *arguments, **TRUSTING)
+    assert answer["statuses"][0] == status
+    assert answer["why"].startswith(why)
+
+
+def test_what_a_proxy_is_answered_for_a_cost_that_never_passes(tmp_path: Path) -> None:
+    """In shadow mode the policy never denies, nor does it refuse."""
+    path = tmp_path / "policies.toml"
+    for shadow, status in (("false", 413), ("true", 204)):
+        path.write_text(
+            f"[policies.p]\nlimits = '5/minute'\ncost = {{header = 'X-Cost'}}\nshadow = {shadow}\n"
+        )
+        costly = ["GET", "/", *PROXY, "--header", "X-Cost: 6", "--forward-auth"]
+        answer, _ = answered(str(path), *costly, **TRUSTING)
+        assert answer["statuses"] == [status]
+    assert answer["why"] == "only policies in shadow mode apply, which never deny"
+
+
+def test_every_policy_counts_leases(tmp_path: Path) -> None:
+    path = tmp_path / "policies.toml"
+    path.write_text("[policies.p]\nlimits = {algorithm = 'concurrency', limit = 2}\n")
+    answer, entries = answered(str(path), "GET", "/", *PROXY, "--forward-auth", **TRUSTING)
+    assert (answer["statuses"], entries) == ([422], {})
+    assert answer["why"].startswith("Every policy counts leases")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--forward-auth", "GET", "/a"], ["GET", "--forward-auth", "/a"]]
+)
+def test_a_word_behind_the_option_is_never_read_as_an_argument(
+    path: str, arguments: list[str]
+) -> None:
+    """It is a policy's name, so that an argument is missing."""
+    result = run("explain", path, *arguments)
+    assert result.exit_code == 2
+    assert "Missing argument 'PATH'" in result.stderr

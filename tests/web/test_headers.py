@@ -162,7 +162,7 @@ def test_quota_exceeded_names_the_limits_that_denied() -> None:
         (FixedWindow(10, per=1, name="burst"), 9, 0, 1),
         (TokenBucket(100, per=60, burst=20), 0, 4.2, 12),
     )
-    body = problems.quota_exceeded([(decision, "api")], "/orders/42")
+    body = problems.quota_exceeded([(decision, "api", "requests")], "/orders/42")
 
     assert json.loads(body) == {
         "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
@@ -176,7 +176,7 @@ def test_quota_exceeded_names_the_limits_that_denied() -> None:
 
 def test_the_bodies_of_one_limit_have_one_length() -> None:
     bodies = {
-        problems.quota_exceeded([(decide((MINUTE, 0, seconds, 60)), "api")], "/")
+        problems.quota_exceeded([(decide((MINUTE, 0, seconds, 60)), "api", "requests")], "/")
         for seconds in (0.5, 5, 50)
     }
 

@@ -238,6 +238,19 @@ def test_keys_costs_and_forms(web: Wsgi, make: Make) -> None:
     assert b"the request has no API key" in nobody.body
 
 
+@pytest.mark.parametrize(
+    ("cost", "amount"), [(None, "2 requests"), (1, "2 requests"), (2, "2 units"), (lambda: 1, "2 units")]
+)
+def test_a_denial_names_what_is_counted(
+    web: Wsgi, make: Make, cost: Any, amount: str
+) -> None:
+    app = make("2/minute", cost=cost, name="api")
+    answers = [web.ask(app) for _ in range(3)]
+
+    assert json.loads(answers[2].body)["detail"] == f"Policy api allows {amount} per 60 s."
+    assert answers[2].fields["ratelimit-policy"] == '"api";q=2;w=60'
+
+
 async def late(request: Any) -> str:
     """An asynchronous function, whose result must be awaited."""
     return "x"

@@ -1,0 +1,1 @@
+"""The decision service: one ASGI application for proxies, other services, and operators."""

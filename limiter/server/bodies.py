@@ -1,0 +1,131 @@
+"""Reads JSON bodies of requests, and the members that they have."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+from starlette.requests import Request
+
+from limiter import InvalidKey
+from limiter.server.responses import abort
+from limiter.web import limiter_calls
+from limiter.web.guard import AsyncGuard
+from limiter.web.request import from_asgi
+from limiter.web.subjects import Key
+
+#: A longer body is refused: by its Content-Length, else when so much of it has been read.
+MOST_BYTES = 65_536
+
+_LONGEST_TEXT = 1_024
+_MOST_PARTS = 8
+_LARGEST = 2**53 - 1
+_LEASE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_KEY = (
+    f"accepted are a text of 1 to {_LONGEST_TEXT} characters, a whole number, and a list of 1 to "
+    f"{_MOST_PARTS} of these"
+)
+
+
+class Subject(NamedTuple):
+    """The subject that a body names."""
+
+    key: Key
+    state: bytes
+    """Its key in the store: bodies may write one subject in several ways, as ``["u", 1]`` and ``["u", "1"]``."""
+
+
+async def read(request: Request, accepted: Collection[str]) -> dict[str, Any]:
+    """Return the request's body; abort unless it is a JSON object with no other members than these."""
+    media_type = request.headers.get("Content-Type", "").partition(";")[0]
+    if media_type.strip().lower() != "application/json":
+        abort(415, "The body is not application/json: expected this Content-Type.")
+    raw = await _received(request)
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        abort(400, "The body is not JSON.")
+    return members(body, accepted)
+
+
+async def _received(request: Request) -> bytes:
+    """Return the body; abort, and receive no more of it, once it is known to be too long."""
+    received = bytearray()
+    size = from_asgi(request.scope).size or 0
+    if size <= MOST_BYTES:
+        async for piece in request.stream():
+            received += piece
+            if (size := len(received)) > MOST_BYTES:
+                break
+    if size > MOST_BYTES:
+        # Without this field the server would receive the rest, and drop it.
+        abort(413, f"The body is longer than {MOST_BYTES:,} bytes.", {"Connection": "close"})
+    return bytes(received)
+
+
+def members(value: Any, accepted: Collection[str]) -> dict[str, Any]:
+    """Return an object of a body; abort if it is no object, or has other members."""
+    if not isinstance(value, dict):
+        abort(422, f"The body is no object: accepted is one with {', '.join(accepted)}.")
+    others = value.keys() - accepted
+    if others:
+        abort(
+            422, f"{min(others)[:64]!r} is an unknown member: accepted are {', '.join(accepted)}."
+        )
+    return value
+
+
+def subject(body: dict[str, Any], guard: AsyncGuard) -> Subject:
+    """Return the subject that a body names."""
+    if "key" not in body:
+        abort(422, f"key is missing: {_KEY}.")
+    value = body["key"]
+    parts = [_whole(part) for part in (value if isinstance(value, list) else [value])]
+    if not 1 <= len(parts) <= _MOST_PARTS or not all(map(_is_part, parts)):
+        abort(422, f"key is no subject: {_KEY}.")
+    key: Key = tuple(parts) if isinstance(value, list) else parts[0]
+    try:
+        state, _ = limiter_calls.plan(guard.rules[0].limiter).state(key, None)
+    except InvalidKey as error:
+        abort(422, f"{error}.")
+    return Subject(key, state)
+
+
+def _whole(value: Any) -> Any:
+    """Return 1 for 1.0: some languages write whole numbers in JSON like that."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _is_part(value: Any) -> bool:
+    if isinstance(value, str):
+        return 1 <= len(value) <= _LONGEST_TEXT
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
+def cost(body: dict[str, Any]) -> int:
+    """Return the cost that a body names, by default 1."""
+    value = _whole(body.get("cost", 1))
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
+        abort(422, f"cost is no whole number from 1 to {_LARGEST}.")
+    return value
+
+
+def flag(body: dict[str, Any], name: str) -> bool:
+    """Return a member that is true or false, by default false."""
+    value = body.get(name, False)
+    if not isinstance(value, bool):
+        abort(422, f"{name} is neither true nor false.")
+    return value
+
+
+def lease(body: dict[str, Any]) -> str | None:
+    """Return the id of the lease that a body names; None without one."""
+    value = body.get("lease")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _LEASE.fullmatch(value):
+        abort(422, "lease is no id: accepted are 1 to 64 of A-Z a-z 0-9 _ . -.")
+    return value

@@ -1,0 +1,192 @@
+"""``/v1/check/<policy>`` decides about subjects of a body, and ``/v1/refund/<policy>`` refunds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from time import monotonic
+from typing import Any, NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from limiter import InvalidCost, InvalidPolicy, LimiterError, StoreUnavailable
+from limiter.server import bodies, logs
+from limiter.server.bodies import Subject
+from limiter.server.one_policy import AnyPolicies
+from limiter.server.recorder import Recorder
+from limiter.server.responses import abort, json_response, problem
+from limiter.web.guard import AsyncGuard
+from limiter.web.headers import Field
+from limiter.web.request import Request as OwnRequest
+from limiter.web.request import from_asgi
+from limiter.web.rules import Check
+from limiter.web.verdict import Result, Verdict
+
+MOST_CHECKS = 100
+#: Seconds after which a batch stops calling a store that did not answer the last check.
+BATCH_TIMEOUT = 0.5
+
+_MEMBERS = ("key", "cost", "peek")
+TOO_LARGE = "The cost is more than this policy ever admits at once."
+#: The store failed in the middle of a call that changes something.
+UNSURE = "The store did not answer, but may have done it."
+
+#: A status, a body for JSON, and header fields.
+CheckResult = tuple[int, dict[str, Any], list[Field]]
+
+
+def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
+    """Make the routes, for these policies."""
+
+    async def check(request: Request) -> Response:
+        """Decide about a subject, or about each subject of a batch, in order and independently."""
+        guard = guard_of(policies, request)
+        if guard.counts_leases:
+            abort(422, "This policy counts leases: use /v1/hold.")
+        body = await bodies.read(request, [*_MEMBERS, "checks"])
+        checks = _Checks(guard, recorder, from_asgi(request.scope))
+        if "checks" not in body:
+            status, result, fields = await checks.decide(body)
+            return json_response(result, status, fields)
+        items = bodies.members(body, ["checks"])["checks"]
+        if not isinstance(items, list) or not 1 <= len(items) <= MOST_CHECKS:
+            abort(422, f"checks is no list of 1 to {MOST_CHECKS}.")
+        return json_response({"results": await checks.decide_each(items)})
+
+    async def refund(request: Request) -> Response:
+        """Refund a cost for work that was not done, up to what was used."""
+        guard = guard_of(policies, request)
+        body = await bodies.read(request, ["key", "cost"])
+        subject, cost = bodies.subject(body, guard), bodies.cost(body)
+        check = check_of(guard, subject, cost)
+        if check is not None:
+            await _refund(check, cost)
+            peer = from_asgi(request.scope).peer
+            logs.changed("a charge was refunded", check.rule.name, check.key, peer, cost)
+        return json_response({"refunded": check is not None})
+
+    return [
+        Route("/v1/check/{policy}", check, methods=["POST"]),
+        Route("/v1/refund/{policy}", refund, methods=["POST"]),
+    ]
+
+
+async def _refund(check: Check, cost: int) -> None:
+    try:
+        await check.rule.limiter.refund(check.key, cost, limits=check.limits)
+    except InvalidPolicy:
+        abort(422, "This policy counts leases: release one by DELETE /v1/hold.")
+    except InvalidCost:
+        abort(422, TOO_LARGE)
+    except LimiterError:
+        abort(503, UNSURE)
+
+
+def guard_of(policies: AnyPolicies, request: Request) -> AsyncGuard:
+    """Return the guard of the policy in the path; abort if there is no policy of that name."""
+    guard = policies.guard_for(request.path_params["policy"])
+    if guard is None:
+        abort(404, "There is no such policy.")
+    return guard
+
+
+def check_of(guard: AsyncGuard, subject: Subject, cost: int) -> Check | None:
+    """Return a policy's check of a subject that a body names; None for an exempt subject."""
+    (rule,) = guard.rules
+    check = rule.consider_subject(subject.key, cost)
+    return check if isinstance(check, Check) else None
+
+
+class _Item(NamedTuple):
+    """A subject to decide about: one of a batch, or the only one."""
+
+    subject: Subject
+    cost: int
+    peek: bool
+
+
+class _Checks:
+    """The checks of one request; a batch waits for a store that does not answer only for a bounded time."""
+
+    def __init__(self, guard: AsyncGuard, recorder: Recorder, request: OwnRequest) -> None:
+        self._guard = guard
+        self._recorder = recorder
+        self._request = request
+        """The service's own: its path names the problem, and its fields the trace."""
+        self._deadline = monotonic() + BATCH_TIMEOUT
+        self._unavailable: StoreUnavailable | None = None
+
+    async def decide(self, body: dict[str, Any]) -> CheckResult:
+        """Return the result for the only subject; abort if the body is invalid."""
+        return await self._result(self._item(body))
+
+    async def decide_each(self, items: list[Any]) -> list[dict[str, Any]]:
+        """Return the results for the items of a batch; a problem for each item that is invalid.
+
+        Items about one subject are decided one after the other, others at the same time: an event loop
+        sends calls of one turn together, but not always in the order of their costs.
+        """
+        results: list[dict[str, Any]] = [{} for _ in items]
+        by_subject: dict[bytes, list[tuple[_Item, dict[str, Any]]]] = {}
+        for body, result in zip(items, results, strict=True):
+            try:
+                item = self._item(bodies.members(body, _MEMBERS))
+            except HTTPException as error:
+                result.update(problem(error.status_code, error.detail, self._request.path))
+            else:
+                by_subject.setdefault(item.subject.state, []).append((item, result))
+        await asyncio.gather(*map(self._decide_in_order, by_subject.values()))
+        return results
+
+    async def _decide_in_order(self, items: list[tuple[_Item, dict[str, Any]]]) -> None:
+        """Decide the items about one subject, and fill in their results."""
+        for item, result in items:
+            status, body, _ = await self._result(item)
+            result["status"] = status
+            result.update(body)
+
+    def _item(self, body: dict[str, Any]) -> _Item:
+        subject = bodies.subject(body, self._guard)
+        return _Item(subject, bodies.cost(body), bodies.flag(body, "peek"))
+
+    async def _result(self, item: _Item) -> CheckResult:
+        error = self._unavailable if monotonic() > self._deadline else None
+        check = check_of(self._guard, item.subject, item.cost)
+        if item.peek:
+            verdict = await self._peek(check, error)
+        else:
+            verdict = await self._recorder.record(self._request, self._hit(check, error))
+        self._unavailable = verdict.error if isinstance(verdict.error, StoreUnavailable) else None
+        if verdict.status == 413:
+            return 422, problem(422, TOO_LARGE, self._request.path), []
+        return result_of(verdict)
+
+    async def _hit(self, check: Check | None, error: StoreUnavailable | None) -> Verdict:
+        """Return the verdict of a check; None, that of an exempt subject, passes."""
+        if check is None:
+            return Verdict()
+        return await self._guard.decide(check, self._request, error)
+
+    async def _peek(self, check: Check | None, error: LimiterError | None) -> Verdict:
+        """Return the verdict that a check would get now; nothing is taken, and no metric changes."""
+        if check is None:
+            return Verdict()
+        rule = check.rule
+        if error is None:
+            try:
+                part = check.part()
+                decision = await rule.limiter.peek(check.key, check.cost, limits=check.limits)
+                return Verdict.of_results((Result(rule, decision, part),), self._request)
+            except LimiterError as failure:
+                error = failure
+        return Verdict(error=error) if rule.shadow else Verdict.of_error(error, self._request)
+
+
+def result_of(verdict: Verdict, **members: Any) -> CheckResult:
+    """Return a verdict about one subject; ``members`` are added if it is allowed."""
+    decision = verdict.results[0].decision.to_dict() if verdict.results else None
+    body = {"allowed": True, **members} if verdict.allowed else json.loads(verdict.body)
+    return verdict.status, {**body, "decision": decision}, verdict.fields
