@@ -126,7 +126,11 @@ def explain(
         )
         entries = explanation.explain(policy_file, request, trusted)
     else:
-        reported = {"x-forwarded-method": method, "x-forwarded-host": host, "x-forwarded-uri": target}
+        reported = {
+            "x-forwarded-method": method,
+            "x-forwarded-host": host,
+            "x-forwarded-uri": target,
+        }
         request = Request("GET", "localhost", "/forward-auth", {**reported, **fields}, peer)
         entries, answer = explanation.forward_auth(policy_file, request, trusted, policy)
     if as_json:

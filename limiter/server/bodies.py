@@ -35,7 +35,7 @@ class Subject(NamedTuple):
 
     key: Key
     state: bytes
-    """Its key in the store: bodies may write one subject in several ways, as ``["u", 1]`` and ``["u", "1"]``."""
+    """Its key in the store, by which ``["u", 1]`` and ``["u", "1"]`` are one subject."""
 
 
 async def read(request: Request, accepted: Collection[str]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def problem(status: int, detail: str, path: str) -> dict[str, Any]:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+    assert isinstance(error, HTTPException)  # noqa: S101 (Starlette's type is wider)
     status, detail = error.status_code, error.detail
     if detail == problems.title(status):  # Starlette's own refusals have no other text
         detail = _DETAILS.get(status, detail)

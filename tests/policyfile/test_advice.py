@@ -210,7 +210,11 @@ def test_prepaid_units_that_are_spent(text: str) -> None:
         ("paths = ['/a/**']", "paths = ['/a', '/b/**']", False),
         ("paths = ['/a']", "paths = ['/ab']", False),
         ("paths = ['/a']", "methods = ['GET']", True),
-        ("paths = ['/a']\nmatch.methods = ['GET']", "paths = ['/a']\nmatch.methods = ['PUT']", False),
+        (
+            "paths = ['/a']\nmatch.methods = ['GET']",
+            "paths = ['/a']\nmatch.methods = ['PUT']",
+            False,
+        ),
     ],
 )
 def test_which_policies_may_meet(own: str, other: str, meet: bool) -> None:

@@ -282,7 +282,11 @@ def test_a_proxy_asks_one_policy(path: str) -> None:
     ("arguments", "status", "why"),
     [
         (["GET", "/a", "--forward-auth"], 403, "Only trusted proxies are answered. The peer is 1"),
-        (["GET", "/a", *PROXY, "--forward-auth", "x"], 404, "There is no such policy. The file has all, r"),
+        (
+            ["GET", "/a", *PROXY, "--forward-auth", "x"],
+            404,
+            "There is no such policy. The file has all, r",
+        ),
         (["GET", "/a", *PROXY, "--forward-auth", "keys"], 422, "This policy counts leases, and F"),
         (
             ["GET", "/a", "--peer", "192.0.2.1", "--forward-auth"],
@@ -318,9 +322,7 @@ def test_a_proxy_asks_one_policy(path: str) -> None:
         (["GET", "/healthz", *PROXY, "--forward-auth"], 204, "no policy applies to this request"),
     ],
 )
-def test_what_a_proxy_is_answered(
-    path: str, arguments: list[str], status: int, why: str
-) -> None:
+def test_what_a_proxy_is_answered(path: str, arguments: list[str], status: int, why: str) -> None:
     answer, _ = answered(path, *arguments, **TRUSTING)
     assert answer["statuses"][0] == status
     assert answer["why"].startswith(why)

@@ -15,7 +15,6 @@ from tests.server.conftest import Make
 from tests.server.test_api import problem
 from tests.server.test_operators import BEARER, TOKEN
 
-
 API_TOKEN = "another-token-of-length"  # noqa: S105
 TRUSTED = "10.0.0.0/8,192.0.2.1/32"
 STRANGER = "203.0.113.66"
@@ -32,9 +31,7 @@ CALLS: list[tuple[str, str, Any]] = [
 ]
 
 
-def ask(
-    client: Client, peer: str, call: tuple[str, str, Any] = CALLS[0], **fields: str
-) -> Answer:
+def ask(client: Client, peer: str, call: tuple[str, str, Any] = CALLS[0], **fields: str) -> Answer:
     method, path, body = call
     headers = {name.replace("_", "-"): value for name, value in fields.items()}
     return client.ask(method, path, json=body, headers=headers, peer=peer)
@@ -61,9 +58,7 @@ def test_a_caller_in_a_trusted_network_is_answered(client: Client, peer: str) ->
     assert ask(client, peer, Authorization="Bearer wrong-but-nobody-asked").status == 200
 
 
-def test_a_caller_with_the_token_is_answered_wherever_it_is(
-    client: Client, make_app: Make
-) -> None:
+def test_a_caller_with_the_token_is_answered_wherever_it_is(client: Client, make_app: Make) -> None:
     bearer = f"Bearer {API_TOKEN}"
     assert [ask(client, STRANGER, Authorization=bearer).status for _ in range(6)] == [
         *[200] * 5,
@@ -123,9 +118,7 @@ def test_wrong_tokens_are_slowed_down(make_app: Make) -> None:
         for number in range(11):
             answer = ask(asked, f"2001:db8::{number}", call, Authorization="Bearer wrong")
         assert answer.status == 429
-        assert (
-            ask(asked, STRANGER, call).status == refused
-        )  # a call without a token does not count
+        assert ask(asked, STRANGER, call).status == refused  # a call without a token does not count
 
 
 def test_wrong_tokens_leave_a_line_and_no_flood(

@@ -239,11 +239,10 @@ def test_keys_costs_and_forms(web: Wsgi, make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "amount"), [(None, "2 requests"), (1, "2 requests"), (2, "2 units"), (lambda: 1, "2 units")]
+    ("cost", "amount"),
+    [(None, "2 requests"), (1, "2 requests"), (2, "2 units"), (lambda: 1, "2 units")],
 )
-def test_a_denial_names_what_is_counted(
-    web: Wsgi, make: Make, cost: Any, amount: str
-) -> None:
+def test_a_denial_names_what_is_counted(web: Wsgi, make: Make, cost: Any, amount: str) -> None:
     app = make("2/minute", cost=cost, name="api")
     answers = [web.ask(app) for _ in range(3)]
 
