@@ -18,8 +18,6 @@ import signal
 import sys
 from typing import Any
 
-from gunicorn.glogging import Logger
-
 from limiter import LimiterError
 from limiter.log_throttle import ThrottleFilter
 from limiter.server import drain, logs
@@ -51,15 +49,7 @@ graceful_timeout = 3
 
 # One line for each request is slower than the request; `--access-logfile -` turns it on.
 accesslog = None
-
-
-class _JsonLogger(Logger):  # type: ignore[misc]
-    def setup(self, cfg: Any) -> None:
-        super().setup(cfg)
-        logs.write_json(self.error_log)
-
-
-logger_class = _JsonLogger
+logger_class = "service.logs.JsonLogger"
 
 
 def on_starting(server: Any) -> None:

@@ -8,9 +8,13 @@ from typing import Any
 import click
 
 from limiter.cli.exit_codes import fail
+from limiter.cli.options import Wait
 
 #: Modules that the extra ``server`` installs, without those that the others need.
 _SERVER = ("gunicorn", "httptools", "prometheus_client", "starlette", "uvicorn")
+
+#: Seconds of a drain.
+_LONGEST_DRAIN = 3_600
 
 
 class _Address(click.ParamType):
@@ -33,10 +37,7 @@ class _Address(click.ParamType):
 def _needs_extra() -> None:
     for module in _SERVER:
         if find_spec(module) is None:
-            fail(
-                2,
-                f"serve needs {module}: in a checkout of slotgate, pip install '.[server]'",
-            )
+            fail(2, f"serve needs {module}: in a checkout of slotgate, pip install '.[server]'")
 
 
 @click.command(
@@ -70,7 +71,7 @@ Exit codes:
 )
 @click.option(
     "--drain",
-    type=click.FloatRange(0, 3600),
+    type=Wait(),
     default=5,
     show_default=True,
     metavar="SECONDS",
@@ -99,4 +100,6 @@ def serve(bind: str, operators: str | None, workers: int, drain: float) -> None:
         raise click.UsageError(
             f"--operators is {operators}: accepted is an address with a port"
         )
+    if drain > _LONGEST_DRAIN:
+        raise click.UsageError(f"--drain is {drain:g}: accepted are up to {_LONGEST_DRAIN} seconds")
     Application(addresses, workers, drain).run()

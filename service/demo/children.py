@@ -15,8 +15,6 @@ from typing import IO
 
 #: Seconds between SIGTERM and SIGKILL.
 STOP_TIMEOUT = 5.0
-#: Seconds after which SIGTERM is repeated: a server that drains stops at the second one.
-_AGAIN = 0.25
 
 # This wrapper asks the kernel to end it with its parent, however the parent ends, and then executes the
 # program. `preexec_fn` would do the same, but is not safe in a process with threads.
@@ -95,23 +93,20 @@ class Child:
         self.process.wait()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
-        """Send SIGTERM, repeatedly, and kill what is left of the process's group after ``timeout`` seconds."""
+        """Send SIGTERM, and kill what is left of the process's group after ``timeout`` seconds."""
         stop([self], timeout)
 
 
 def stop(children: Iterable[Child], timeout: float = STOP_TIMEOUT) -> None:
     """Stop all children at the same time; afterwards no process of their groups is left."""
     children = list(children)
-    deadline = time.monotonic() + timeout
-    while any(child.alive for child in children) and time.monotonic() < deadline:
-        again = min(time.monotonic() + _AGAIN, deadline)
-        for child in children:
-            if child.alive:
-                # A paused process would not handle SIGTERM.
-                child.signal(signal.SIGCONT)
-                child.signal(signal.SIGTERM)
-        for child in children:
-            with suppress(subprocess.TimeoutExpired):  # it is asked again, and killed in the end
-                child.process.wait(max(0.0, again - time.monotonic()))
     for child in children:
+        if child.alive:
+            # A paused process would not handle SIGTERM.
+            child.signal(signal.SIGCONT)
+            child.signal(signal.SIGTERM)
+    deadline = time.monotonic() + timeout
+    for child in children:
+        with suppress(subprocess.TimeoutExpired):  # the next line kills it
+            child.process.wait(max(0.0, deadline - time.monotonic()))
         child.kill()

@@ -30,6 +30,9 @@ START_TIMEOUT = 30.0
 #: every 0.5 s (`unhealthyInterval` in traefik/dynamic.yml).
 SEEN_AFTER = 1.5
 
+#: Seconds between two signals: a process handles the first one before the second one arrives.
+_AGAIN = 0.2
+
 # The demo replaces these lines of the static file: a container may listen on every address and on any port.
 _ADDRESS = '    address: ":9000"\n'
 _INSIDE = f'    address: "{HOST}:9001"\n'
@@ -190,7 +193,13 @@ class Demo:
 
     def _launch(self, name: str, command: list[str], keep: Collection[int] = ()) -> None:
         child = Child(
-            name, command, env=self._environ, cwd=CHECKOUT, output=subprocess.PIPE, keep=keep
+            name,
+            command,
+            env=self._environ,
+            cwd=CHECKOUT,
+            output=subprocess.PIPE,
+            death_signal=signal.SIGINT,  # on SIGTERM an instance would drain
+            keep=keep,
         )
         self._children[name] = child, Log(child, self._width)
 
@@ -277,12 +286,13 @@ class Demo:
 
     def _stop(self) -> None:
         # Traefik first: its health checks would warn of instances that end before it.
-        for is_traefik in (True, False):
-            stop(
-                child
-                for name, (child, _) in self._children.items()
-                if (name == "traefik") == is_traefik
-            )
+        if "traefik" in self._children:
+            self._children["traefik"][0].stop()
+        instances = [child for name, (child, _) in self._children.items() if name != "traefik"]
+        for child in instances:
+            child.signal(signal.SIGTERM)
+        time.sleep(_AGAIN)
+        stop(instances)  # at the second SIGTERM an instance stops to drain
         for _, log in self._children.values():
             log.close()
         if self._cluster is not None:

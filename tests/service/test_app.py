@@ -72,11 +72,14 @@ def test_a_policy_file_decides_about_the_route_and_about_no_other(
     make_by_file: Callable[..., Flask],
 ) -> None:
     client = make_by_file(
-        "[policies.default]\nlimits = '2/minute'\n"
+        "[policies.few]\nlimits = '2/minute'\n"
         "[policies.work]\nlimits = '9/minute'\nmatch.paths = ['/demo-service/**']\n"
         "[policies.held]\nlimits = { algorithm = 'concurrency', limit = 1, lease = 30 }\n"
     ).test_client()
-    answers = [client.get(HELLO) for _ in range(3)]
+    answers = []
+    for _ in range(3):
+        with client.get(HELLO) as answer:  # its end releases the lease
+            answers.append(answer)
 
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert '"work";q=9;w=60' in answers[0].headers["RateLimit-Policy"]

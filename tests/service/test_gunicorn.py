@@ -255,7 +255,7 @@ def test_the_configuration_uses_names_that_gunicorn_knows() -> None:
     }
 
     assert ours - set(make_settings()) == {
-        *("Any", "LimiterError", "Logger", "ThrottleFilter", "annotations"),
+        *("Any", "LimiterError", "ThrottleFilter", "annotations"),
         *("check_workers", "hand_on_policies"),
     }
     assert found["keepalive"] >= 75
