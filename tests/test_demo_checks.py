@@ -145,7 +145,7 @@ def test_an_instance_that_does_not_stop_ends_the_demo(monkeypatch: pytest.Monkey
         log = demo._children["instance-1"][1]
         until(lambda: "up" in log.last, what=lambda: str(log.last))
         with pytest.raises(DemoError, match="instance-1 did not stop in time"):
-            demo._restart(instance)
+            demo._restart([instance])
     finally:
         demo._children["instance-1"][0].kill()
         log.close()

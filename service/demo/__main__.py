@@ -36,7 +36,7 @@ from service.demo.supervisor import Demo, Options
 def demo(port: int, nodes: int, instances: int, store: str | None) -> None:
     """Run a cluster, Flask instances, decision services and Traefik until Ctrl-C.
 
-    SIGUSR1 restarts every instance in turn.
+    SIGUSR1 restarts all instances, one of each kind at a time.
 
     The environment chooses the limit, as in LIMITER_ALGORITHM=token_bucket
     LIMITER_LIMITS="20/second" make demo.

@@ -82,8 +82,8 @@ class Demo:
         self._roll_asked = threading.Event()
         self._cluster: Cluster | None = None
         self._children: dict[str, tuple[Child, Log]] = {}
-        #: The child that was asked to end.
-        self._ending: str | None = None
+        #: The children that were asked to end.
+        self._ending: set[str] = set()
         self._apps: list[Instance] = []
         self._decisions: list[Instance] = []
         self._width = len(f"decision-{options.instances}")
@@ -156,7 +156,7 @@ class Demo:
             self._wait_for("upstream", self._upstream, "/")
 
     def _all(self) -> list[Instance]:
-        """Return all instances that the demo can restart, in the order in which it does."""
+        """Return all instances that the demo can restart."""
         return [*self._apps, *self._decisions]
 
     def _launch_instance(self, instance: Instance) -> None:
@@ -215,7 +215,7 @@ class Demo:
         if self._stop_asked.wait(seconds):
             raise Stopped
         for child, log in self._children.values():
-            if not child.alive and child.name != self._ending:
+            if not child.alive and child.name not in self._ending:
                 log.close()
                 output = " / ".join(log.last) or "it printed nothing"
                 raise DemoError(f"{child.name} ended ({child.ending}): {output}")
@@ -226,30 +226,34 @@ class Demo:
                 raise DemoError(f"The {node.reason()}")
 
     def _roll(self) -> None:
-        """Restart every instance, one at a time: the others answer meanwhile."""
-        say("Restarting every instance, one at a time ...")
+        """Restart all instances, of each kind one at a time: the others answer meanwhile."""
+        say("Restarting every instance ...")
         began = time.monotonic()
-        for instance in self._all():
-            with _progress(f"Restarting {instance.name}"):
-                self._restart(instance)
+        for pair in zip(self._apps, self._decisions, strict=True):
+            with _progress(f"Restarting {' and '.join(instance.name for instance in pair)}"):
+                self._restart(pair)
         self._roll_asked.clear()
         say(f"Every instance has restarted after {time.monotonic() - began:.1f} s")
 
-    def _restart(self, instance: Instance) -> None:
-        """Stop an instance, which first drains, and start it again on the same ports."""
-        child, log = self._children[instance.name]
-        self._ending = instance.name
-        child.signal(signal.SIGTERM)
+    def _restart(self, instances: Collection[Instance]) -> None:
+        """Stop instances, which first drain, and start them again on the same ports."""
+        self._ending = {instance.name for instance in instances}
+        ending = [self._children[name] for name in self._ending]
+        for child, _ in ending:
+            child.signal(signal.SIGTERM)
         deadline = time.monotonic() + START_TIMEOUT
-        while child.alive:
+        while late := [child.name for child, _ in ending if child.alive]:
             if time.monotonic() > deadline:
-                raise DemoError(f"{instance.name} did not stop in time")
+                raise DemoError(f"{late[0]} did not stop in time")
             self._pause(0.05)
-        child.kill()  # what is left of its group
-        log.close()
-        self._launch_instance(instance)
-        self._ending = None
-        self._wait_for(instance.name, instance.ports[0], "/readyz")
+        for child, log in ending:
+            child.kill()  # what is left of its group
+            log.close()
+        for instance in instances:
+            self._launch_instance(instance)
+        self._ending = set()
+        for instance in instances:
+            self._wait_for(instance.name, instance.ports[0], "/readyz")
         self._pause(SEEN_AFTER)
 
     def _announce(self, policies: AnyPolicies, seconds: float) -> None:
@@ -278,7 +282,7 @@ class Demo:
             f"Try in another terminal:\n\n{lines}\n"
             "In the second one, Traefik asks a decision service, and then an upstream without a limiter.\n"
             "All commands spend the same limit. ab is in Debian's package apache2-utils.\n"
-            "This command restarts every instance in turn, and no request fails:\n\n"
+            "This command restarts all instances, one of each kind at a time, and no request fails:\n\n"
             f"  kill -USR1 {os.getpid()}\n\n"
             "For another algorithm, stop this demo with Ctrl-C, and start it with:\n\n"
             f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
