@@ -74,11 +74,23 @@ def library(revision: str) -> Iterator[Library]:
     words = ["rev-parse", "--verify", "--short", f"{revision}^{{commit}}"]
     expected = "expected a commit, branch or tag of this checkout"
     commit = str(_git(words, f"{revision} is no revision: {expected}"), "ascii").strip()
-    words = ["archive", "--format=zip", commit, "limiter", "lua"]
-    archive = _git(words, f"{revision} has no library: expected limiter/ and lua/ in it")
+    with extract(revision, "limiter", "lua") as folder:
+        yield Library(commit, folder)
+
+
+@contextmanager
+def extract(revision: str, *names: str) -> Iterator[Path]:
+    """Extract folders of a revision into a temporary folder.
+
+    Raises:
+        NoLibrary: The revision lacks one of them.
+
+    """
+    failure = f"{revision} has no library: expected {', '.join(names)} in it"
+    archive = _git(["archive", "--format=zip", revision, *names], failure)
     with TemporaryDirectory(prefix="limiter-before-") as folder:
         zipfile.ZipFile(io.BytesIO(archive)).extractall(folder)
-        yield Library(commit, Path(folder))
+        yield Path(folder)
 
 
 def _git(words: list[str], failure: str) -> bytes:

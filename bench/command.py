@@ -18,7 +18,9 @@ from bench import (
     behind,
     coroutine_rates,
     coroutines,
+    decision_service,
     flask_route,
+    forward_auth,
     goals,
     hit_profile,
     hits,
@@ -31,6 +33,7 @@ from bench import (
     shards,
     threads,
     through_traefik,
+    wrk,
 )
 from bench.against import Library, NoLibrary, library
 from bench.effort import FULL, QUICK, Effort
@@ -52,6 +55,8 @@ PARTS: dict[str, Callable[[list[Program], Effort, Library | None], Section]] = {
     "subjects": lambda servers, effort, _: many_subjects.measure_subjects(servers, effort),
     "flask": lambda servers, effort, _: flask_route.measure(servers, effort),
     "ab": lambda _servers, effort, _: through_traefik.measure(effort),
+    "service": decision_service.measure,
+    "forward-auth": lambda servers, effort, _: forward_auth.measure(servers, effort),
     "profile": lambda servers, effort, _: hit_profile.measure(servers, effort),
 }
 #: For parts that cannot measure another library beside the checkout's: the reason.
@@ -61,10 +66,16 @@ _ALONE = dict.fromkeys(
 ) | {
     "flask": "the applications under gunicorn are this checkout's, and import its library",
     "ab": "the demo is this checkout's, and imports its library",
+    "forward-auth": "Traefik's configuration is this checkout's, and so are the services",
     "profile": "it calls internals of the library, which differ between revisions",
 }
 #: For parts that need another program: a function that says why the part cannot run.
-_MISSING = {"ab": through_traefik.missing, "flask": flask_route.missing}
+_MISSING = {
+    "ab": through_traefik.missing,
+    "flask": flask_route.missing,
+    "service": wrk.missing,
+    "forward-auth": wrk.missing,
+}
 #: The profile explains the other parts' figures, so it runs only on request.
 USUAL = [part for part in PARTS if part != "profile"]
 
@@ -191,7 +202,7 @@ def _measure(
                     section.notes.append(f"the library of {before.commit}: {_ALONE[part]}.")
                 sections.append(section)
                 continue
-            except (Failed, LimiterError, ServerError, redis.RedisError) as error:
+            except (Failed, NoLibrary, LimiterError, ServerError, redis.RedisError) as error:
                 reason = str(error)
         failures.append(f"{part}: {reason}")
         sections.append(Section(part, f"{part}: not measured", "", notes=[reason]))

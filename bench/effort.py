@@ -53,6 +53,16 @@ class Effort(NamedTuple):
     """Algorithms that `ab` measures."""
     entries: tuple[int, ...]
     """Sizes of the logs whose memory is measured."""
+    service_repetitions: int
+    """Repetitions of a run of `wrk`, which takes a second or more."""
+    loads: tuple[int, ...]
+    """Percent of the service's rate at which its latency is measured."""
+    steady_seconds: float
+    """Seconds of such a measurement."""
+    idle_connections: int
+    """Connections that are held open."""
+    traefik_seconds: int
+    """Seconds of a run of `wrk` through Traefik."""
 
 
 FULL = Effort(
@@ -74,6 +84,11 @@ FULL = Effort(
     route_requests=500,
     algorithms=tuple(ALGORITHMS),
     entries=(1_000, 10_000, 100_000),
+    service_repetitions=9,
+    loads=(25, 50, 75),
+    steady_seconds=3,
+    idle_connections=10_000,
+    traefik_seconds=2,
 )
 QUICK = Effort(
     repetitions=3,
@@ -94,6 +109,11 @@ QUICK = Effort(
     route_requests=200,
     algorithms=("sliding_log",),
     entries=(1_000, 10_000),
+    service_repetitions=1,
+    loads=(25, 50),
+    steady_seconds=0.5,
+    idle_connections=200,
+    traefik_seconds=1,
 )
 
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 import importlib.util
-import os
 import random
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -20,13 +16,13 @@ from typing import NamedTuple
 
 from bench import flask_process
 from bench.effort import Effort, progress
+from bench.processes import worked
 from bench.sections import Failed, Section, Spread, tabulate
+from bench.services import Served, served
 from bench.stores import Program
 from bench.through_traefik import parse
-from service.demo.children import Child
 from service.demo.servers import HOST, Server, free_port
 
-CHECKOUT = Path(__file__).parent.parent
 BARE = "bare()"
 #: With one limit; these have goals.
 OURS = {
@@ -55,14 +51,6 @@ _PEER = {
 }
 
 _CONNECTIONS = 16
-_START_TIMEOUT = 30.0
-
-
-class Served(NamedTuple):
-    """One application under gunicorn."""
-
-    port: int
-    worker: int
 
 
 class Cost(NamedTuple):
@@ -175,69 +163,30 @@ def _ratio(own: list[float], beside: list[float]) -> float:
     return statistics.median(time / base for time, base in zip(own, around, strict=True))
 
 
-def _run(served: Served, effort: Effort) -> Cost:
+def _run(service: Served, effort: Effort) -> Cost:
     """Run `ab` once; fail unless all of its requests pass."""
-    before = _worked(served.worker)
+    before = worked(service.worker)
     with tempfile.TemporaryDirectory(prefix="limiter-bench-") as folder:
         percentages = Path(folder, "percentages.csv")
         words = ["ab", "-q", "-k", "-s", "30", "-n", str(effort.route_requests)]
         words += ["-c", str(_CONNECTIONS), "-e", str(percentages)]
-        words += [f"http://{HOST}:{served.port}/hello"]
+        words += [f"http://{HOST}:{service.port}/hello"]
         ran = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
         if ran.returncode:
             raise Failed(f"`ab` failed: {ran.stderr.strip() or ran.stdout.strip()}")
         result = parse(ran.stdout, percentages.read_text())
     if result["ok"] != effort.route_requests:
         raise Failed(f"{result['ok']} of {effort.route_requests} requests passed: {result}")
-    processor = (_worked(served.worker) - before) / effort.route_requests * 1e6
+    processor = (worked(service.worker) - before) / effort.route_requests * 1e6
     return Cost(1e6 / result["requests_per_second"], processor)
-
-
-def _worked(worker: int) -> float:
-    """Return the seconds of processor time of a process's threads."""
-    total = 0
-    for clock in Path(f"/proc/{worker}/task").glob("*/schedstat"):
-        try:
-            total += int(clock.read_text().split()[0])
-        except OSError:  # a thread that has ended
-            continue
-    return total / 1e9
 
 
 @contextmanager
 def _served(app: str, store: str) -> Iterator[Served]:
     port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"{HOST}:{port}", "--workers", "1"]
-    command += ["--worker-class", "gthread", "--threads", "16", "--keep-alive", "75"]
-    command += ["--no-control-socket", f"bench.flask_apps:{app}"]
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("LIMITER_")}
-    environ["BENCH_STORE"] = store
-    with tempfile.TemporaryFile() as output:
-        child = Child("gunicorn", command, env=environ, cwd=CHECKOUT, output=output)
-        try:
-            deadline = time.monotonic() + _START_TIMEOUT
-            while not _serves(port):
-                if not child.alive or time.monotonic() > deadline:
-                    output.seek(0)
-                    printed = output.read().decode(errors="replace").strip()[-500:]
-                    raise Failed(f"gunicorn did not start: {printed}")
-                time.sleep(0.05)
-            (worker,) = _children(child.pid)
-            yield Served(port, worker)
-        finally:
-            child.stop()
-
-
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _serves(port: int) -> bool:
-    connection = http.client.HTTPConnection(HOST, port, timeout=2)
-    try:
-        connection.request("GET", "/hello")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    module = ["gunicorn", "--bind", f"{HOST}:{port}", "--workers", "1", "--worker-class", "gthread"]
+    module += ["--threads", "16", "--keep-alive", "75", "--no-control-socket"]
+    module += [f"bench.flask_apps:{app}"]
+    environ = {"BENCH_STORE": store}
+    with served("gunicorn", module, port, environ=environ, path="/hello") as service:
+        yield service

@@ -1,230 +1,234 @@
-"""Ways in which Traefik calls the service: requests a second, and sockets left in TIME_WAIT.
+"""ForwardAuth: the rate of an upstream behind Traefik, with the limit and without it.
 
-`python -m bench.forward_auth` prints a table. Traefik's forwardAuth keeps two idle connections over HTTP/1
-and closes the others; over HTTP/2 it keeps one for all calls. Traefik's load balancer keeps a configured
-number, so forwardAuth may call Traefik itself, which passes the call on. The port of a closed connection is
-blocked for a minute, and one address has about 28,000 ports.
+Traefik has the shipped configuration, and two routes more: one to the same upstream without the limit,
+and one for which Traefik asks an instance directly. Traefik, the upstream, the service, the store and
+`wrk` share all cores, so a rate says how much all of them do for a request.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import click
-
-from bench.sections import Failed
-from bench.through_traefik import parse
+from bench import wrk
+from bench.effort import Effort, progress
+from bench.processes import worked
+from bench.ratios import Chunk, Cost, ratios
+from bench.sections import Failed, Section, Spread, Table, shown, tabulate
+from bench.services import CHECKOUT, Served, answers, decision_service, served
+from bench.stores import Program
 from service.demo.checks import dependencies
 from service.demo.children import Child
 from service.demo.servers import HOST, Server, free_port
 
-CHECKOUT = Path(__file__).parent.parent
 #: A limit that denies no request.
 OPEN = {"LIMITER_LIMITS": "100000000/hour", "LIMITER_ALGORITHM": "fixed_window"}
-CONNECTIONS = 32
+#: The decision services that the demo starts.
+INSTANCES = 2
 
-_START_TIMEOUT = 30.0
-_TIME_WAIT = "06"
-_STATIC = """
-global: {{ checkNewVersion: false, sendAnonymousUsage: false }}
-entryPoints:
-  web: {{ address: "{host}:{port}", asDefault: true }}
-  inside: {{ address: "{host}:{inside}", forwardedHeaders: {{ trustedIPs: [127.0.0.1/32] }} }}
-providers: {{ file: {{ filename: "{folder}/dynamic.yml" }} }}
-log: {{ level: FATAL }}
-"""
-_DYNAMIC = """
-http:
-  routers:
-    bare: {{ rule: "Path(`/bare`)", service: upstream }}
-    limiter: {{ rule: "PathPrefix(`/forward-auth/`)", entryPoints: [inside], service: limiter }}
-{routers}
-  middlewares:
-{middlewares}
-  services:
-    upstream:
-      loadBalancer:
-        serversTransport: kept
-        servers: [{{ url: "http://{host}:{upstream}" }}]
-    limiter:
-      loadBalancer:
-        serversTransport: kept
-        servers: [{{ url: "http://{host}:{service}" }}]
-  serversTransports:
-    kept: {{ maxIdleConnsPerHost: 256 }}
-"""
-_ROUTER = '    {name}: {{ rule: "Path(`/{name}`)", service: upstream, middlewares: [{name}] }}'
-_MIDDLEWARE = """    {name}:
-      forwardAuth:
-        address: "{scheme}://{host}:{port}/forward-auth/default"
-        trustForwardHeader: true
-        maxResponseBodySize: 4096"""
-
-#: Ways to call, with options of the service's gunicorn; None: Traefik calls itself, and then "http1".
-KINDS = {
-    "itself": None,
-    "http1": ["--keep-alive", "120"],
-    "http1-closing": ["--keep-alive", "0"],
-    "http2": ["--http-protocols", "h2,h1"],
+#: Ways through Traefik, with the path of each.
+BARE = "without a limit"
+SHIPPED = "ForwardAuth as shipped"
+PATHS = {
+    BARE: "/bare",
+    SHIPPED: "/demo-service/protected/hello",
+    "ForwardAuth asks one instance directly": "/directly",
 }
 
-
-class Run(NamedTuple):
-    """One run of `ab`."""
-
-    requests_per_second: float
-    waiting_per_second: float
-    """Sockets in TIME_WAIT at the called address, per second of the run."""
-
-
-@click.command()
-@click.option("--repetitions", default=3, show_default=True, type=click.IntRange(1, 20))
-@click.option("--requests", default=4_000, show_default=True, type=click.IntRange(100, 50_000))
-def forward_auth(repetitions: int, requests: int) -> None:
-    """Measure each way to call the service, and a route without a call, each time in a random order."""
-    runs_by_way: dict[str, list[Run]] = {name: [] for name in ("bare", *KINDS)}
-    with _system() as (port, ports):
-        for _ in range(repetitions):
-            for name in random.sample(list(runs_by_way), len(runs_by_way)):
-                runs_by_way[name].append(_run(port, name, ports.get(name), requests))
-    click.echo("| way | requests/s | sockets in TIME_WAIT per second |\n|---|--:|--:|")
-    for name, runs in runs_by_way.items():
-        rate = statistics.median(run.requests_per_second for run in runs)
-        waiting = statistics.median(run.waiting_per_second for run in runs)
-        low = min(run.requests_per_second for run in runs)
-        high = max(run.requests_per_second for run in runs)
-        click.echo(f"| {name} | {rate:,.0f} ({low:,.0f} to {high:,.0f}) | {waiting:,.0f} |")
+_START_TIMEOUT = 30.0
+_REQUEST = f"GET {{path}} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: wrk\r\nAccept: */*\r\n\r\n"
+#: Routes in addition to those of traefik/dynamic.yml. The first has all of its middlewares but the limit.
+_ROUTES = """
+http:
+  routers:
+    bare:
+      rule: "Path(`{bare}`)"
+      middlewares: [as-it-came, whole]
+      service: upstream
+    directly:
+      rule: "Path(`{directly}`)"
+      middlewares: [as-it-came, directly, whole]
+      service: upstream
+  middlewares:
+    directly:
+      forwardAuth:
+        address: "http://{instance}/forward-auth/default"
+        trustForwardHeader: true
+        authRequestHeaders: [Origin, Access-Control-Request-Method]
+        authResponseHeaders: [RateLimit, RateLimit-Policy]
+        maxResponseBodySize: 4096
+"""
 
 
-def _run(port: int, name: str, called: int | None, requests: int) -> Run:
-    before = 0 if called is None else _waiting(called)
-    with tempfile.TemporaryDirectory(prefix="limiter-bench-") as folder:
-        percentages = Path(folder, "percentages.csv")
-        words = ["ab", "-q", "-k", "-s", "30", "-n", str(requests), "-c", str(CONNECTIONS)]
-        words += ["-e", str(percentages), f"http://{HOST}:{port}/{name}"]
-        began = time.monotonic()
-        ran = subprocess.run(words, capture_output=True, text=True, check=False, timeout=300)
-        seconds = time.monotonic() - began
-        if ran.returncode:
-            raise Failed(f"`ab` failed: {ran.stderr.strip() or ran.stdout.strip()}")
-        result = parse(ran.stdout, percentages.read_text())
-    if result["ok"] != requests:
-        raise Failed(f"{name}: {result['ok']} of {requests} requests passed: {result}")
-    after = 0 if called is None else _waiting(called)
-    return Run(result["requests_per_second"], max(0, after - before) / seconds)
+class System(NamedTuple):
+    """What runs, and the processes whose time is counted."""
+
+    port: int
+    """Traefik's."""
+    pids: dict[str, tuple[int, ...]]
 
 
-def _waiting(port: int) -> int:
-    """Count the sockets in TIME_WAIT with this port at one end."""
-    end = f":{port:04X}"
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    words = [line.split()[1:4] for line in lines]
-    return sum(
-        state == _TIME_WAIT and (a.endswith(end) or b.endswith(end)) for a, b, state in words
+class Way(NamedTuple):
+    """The runs of one way."""
+
+    path: Path
+    """The file with the request."""
+    rates: list[float]
+    times: dict[str, list[float]]
+    """Microseconds of processor time of a request, by process."""
+
+
+def measure(programs: list[Program], effort: Effort) -> Section:
+    """Measure each way on the first server."""
+    section = Section(
+        "forward-auth",
+        "ForwardAuth through Traefik",
+        "Time of a request through Traefik with a limit / without one, to the same upstream: "
+        f"{wrk.CONNECTIONS} kept connections of `wrk`, Traefik with the shipped configuration, the demo's "
+        f"upstream, {INSTANCES} instances of the decision service with one worker each, a fixed window. "
+        "All of them, the store and `wrk` share all cores, unpinned. Each run is between two runs without "
+        "a limit, and the figure is the median over the repetitions, in an order that is drawn anew each "
+        "time.",
+    )
+    program = programs[0]
+    effort = effort._replace(repetitions=effort.service_repetitions, pairs=1)
+    with _system(program, INSTANCES) as system, tempfile.TemporaryDirectory() as folder:
+        ways = _ways(system, Path(folder))
+        chunks: dict[str, Chunk] = {
+            name: partial(_run, system, way, effort.traefik_seconds) for name, way in ways.items()
+        }
+        floor = chunks.pop(BARE)
+        steps = effort.repetitions * len(chunks)
+        with progress("ForwardAuth through Traefik", steps) as step:
+            measured = ratios(floor, chunks, effort, step)
+    measured.record(section, program.name)
+    section.tables = [
+        tabulate("Ratio to the route without a limit", "route", section.figures, 2),
+        tabulate(
+            "The same ratio, of the processor time of all processes", "route", section.checks, 2
+        ),
+        _table(ways),
+    ]
+    return section
+
+
+def _table(ways: dict[str, Way]) -> Table:
+    """Build the table of rates, and of the processor time of each process."""
+    names = list(next(iter(ways.values())).times)
+    rows = [
+        [
+            name,
+            *(shown(Spread.of(values), 0) for values in (way.rates, *way.times.values())),
+        ]
+        for name, way in ways.items()
+    ]
+    columns = ["route", "requests/s", *(f"{name}, us a request" for name in names)]
+    return Table(
+        f"Through Traefik, {INSTANCES} instances, {wrk.CONNECTIONS} connections", columns, rows
     )
 
 
+def _ways(system: System, folder: Path) -> dict[str, Way]:
+    ways = {}
+    for number, (name, path) in enumerate(PATHS.items()):
+        file = wrk.write(folder / f"{number}.requests", [_REQUEST.format(path=path).encode()])
+        ways[name] = Way(file, [], {process: [] for process in system.pids})
+    return ways
+
+
+def _run(system: System, way: Way, seconds: int) -> Cost:
+    before = _worked(system)
+    run = wrk.run(system.port, way.path, seconds)
+    after = _worked(system)
+    if run.refused:
+        raise Failed(f"{run.refused} of {run.requests} requests did not pass: {way.path}")
+    times = {name: (after[name] - before[name]) / run.requests * 1e6 for name in before}
+    way.rates.append(run.rate)
+    for name, us in times.items():
+        way.times[name].append(us)
+    return Cost(1e6 / run.rate, sum(times.values()))
+
+
+def _worked(system: System) -> dict[str, float]:
+    return {name: sum(map(worked, pids)) for name, pids in system.pids.items()}
+
+
 @contextmanager
-def _system() -> Iterator[tuple[int, dict[str, int]]]:
-    """Start everything; yield Traefik's port, and the port that each way calls."""
+def _system(program: Program, instances: int) -> Iterator[System]:
+    """Start everything, and wait until each way leads to the upstream."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="limiter-bench-")))
-        server = stack.enter_context(Server())
-        certificate = _certificate(folder)
-        upstream, port = free_port(), free_port()
-        environ = {name: value for name, value in os.environ.items() if name[:8] != "LIMITER_"}
-        environ |= {**OPEN, "LIMITER_STORE": server.url, "LIMITER_TIMEOUT": "5"}
-        _gunicorn(stack, environ, "service/upstream.conf.py", "service.upstream", upstream)
-        ports = {name: free_port() for name in KINDS}
-        for name, options in KINDS.items():
-            if options is None:
-                continue
-            secure = certificate if name == "http2" else []
-            extra = [*options, *secure]
-            _gunicorn(
-                stack, environ, "service/gunicorn.conf.py", "service.app", ports[name], *extra
-            )
-        routers = "\n".join(_ROUTER.format(name=name) for name in KINDS)
-        middlewares = "\n".join(
-            _MIDDLEWARE.format(
-                name=name,
-                host=HOST,
-                port=ports[name],
-                scheme="https" if name == "http2" else "http",
-            )
-            for name in KINDS
-        )
-        places = {"host": HOST, "port": port, "folder": folder, "upstream": upstream}
-        places |= {"inside": ports["itself"], "service": ports["http1"]}
-        (folder / "traefik.yml").write_text(_STATIC.format(**places))
-        (folder / "dynamic.yml").write_text(
-            _DYNAMIC.format(**places, routers=routers, middlewares=middlewares)
-        )
-        environ["SSL_CERT_FILE"] = str(folder / "certificate.pem")
-        traefik = dependencies(embedded=False)
-        child = Child("traefik", [traefik, f"--configFile={folder}/traefik.yml"], env=environ)
-        stack.callback(child.stop)
-        for name in ("bare", *KINDS):
-            _wait(port, name)
-        yield port, ports
+        server = stack.enter_context(Server(program.path))
+        environ = {**OPEN, "LIMITER_STORE": server.url, "LIMITER_TIMEOUT": "5"}
+        services = [
+            stack.enter_context(decision_service(CHECKOUT, environ)) for _ in range(instances)
+        ]
+        upstream = stack.enter_context(_upstream())
+        addresses = [f"{HOST}:{service.port}" for service in services]
+        traefik, port = _traefik(stack, folder, addresses, f"{HOST}:{upstream.port}")
+        deadline = time.monotonic() + _START_TIMEOUT
+        for path in PATHS.values():
+            while not answers(port, path):
+                if time.monotonic() > deadline or not traefik.alive:
+                    raise Failed(f"{path} is not served")
+                time.sleep(0.1)
+        pids = {
+            "Traefik": (traefik.pid,),
+            "service": tuple(service.worker for service in services),
+            "store": (server.pid,),
+            "upstream": (upstream.worker,),
+        }
+        yield System(port, pids)
 
 
-def _certificate(folder: Path) -> list[str]:
-    """Make a certificate for this run; return gunicorn's options for HTTPS."""
-    if shutil.which("openssl") is None:
-        raise Failed("`openssl` is not installed")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
-    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    words += [
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=limiter",
-        "-addext",
-        f"subjectAltName=IP:{HOST}",
-    ]
-    words += ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(words, capture_output=True, check=True)
-    return ["--certfile", str(certificate), "--keyfile", str(key)]
+@contextmanager
+def _upstream() -> Iterator[Served]:
+    port = free_port()
+    module = ["gunicorn", "--config", "service/upstream.conf.py", "--bind", f"{HOST}:{port}"]
+    with served("the upstream", [*module, "service.upstream:create_app()"], port, path="/") as it:
+        yield it
 
 
-def _gunicorn(
-    stack: ExitStack, environ: dict[str, str], config: str, module: str, port: int, *more: str
-) -> None:
-    command = [sys.executable, "-m", "gunicorn", "--config", config, "--bind", f"{HOST}:{port}"]
-    command += ["--log-level", "error", *more, f"{module}:create_app()"]
-    child = Child("gunicorn", command, env=environ, cwd=CHECKOUT)
+def _traefik(
+    stack: ExitStack, folder: Path, services: list[str], upstream: str
+) -> tuple[Child, int]:
+    """Start Traefik with the shipped files, other addresses, and this module's routes."""
+    port, inside = free_port(), free_port()
+    static = (CHECKOUT / "traefik/traefik.yml").read_text()
+    for shipped, own in (
+        ('":9000"', f'"{HOST}:{port}"'),
+        (f'"{HOST}:9001"', f'"{HOST}:{inside}"'),
+        ("filename: traefik/dynamic.yml", f"directory: {folder}/dynamic"),
+    ):
+        if static.count(shipped) != 1:
+            raise Failed(f"traefik/traefik.yml does not contain {shipped} once")
+        static = static.replace(shipped, own)
+    (folder / "traefik.yml").write_text(static)
+    (folder / "dynamic").mkdir()
+    shutil.copy(CHECKOUT / "traefik/dynamic.yml", folder / "dynamic")
+    bare, _, directly = PATHS.values()
+    routes = _ROUTES.format(bare=bare, directly=directly, instance=services[0])
+    (folder / "dynamic/routes.yml").write_text(routes)
+    environ = os.environ | {
+        "SERVICE_ADDRESSES": ",".join(services),
+        "UPSTREAM_ADDRESS": upstream,
+        "INSIDE_ADDRESS": f"{HOST}:{inside}",
+    }
+    binary = dependencies(embedded=False)
+    # When wrk stops, it closes connections that wait for a response: Traefik logs an error for each.
+    child = Child(
+        "traefik",
+        [binary, f"--configFile={folder}/traefik.yml"],
+        env=environ,
+        output=subprocess.DEVNULL,
+    )
     stack.callback(child.stop)
-
-
-def _wait(port: int, name: str) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT
-    command = [
-        "curl",
-        "-s",
-        "-o",
-        "/dev/null",
-        "-w",
-        "%{http_code}",
-        f"http://{HOST}:{port}/{name}",
-    ]
-    while (status := subprocess.run(command, capture_output=True, check=False).stdout) != b"200":
-        if time.monotonic() > deadline:
-            raise Failed(f"/{name} is not served: {status.decode()}")
-        time.sleep(0.1)
-
-
-if __name__ == "__main__":
-    forward_auth()
+    return child, port

@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from bench.coroutines import BY_JOINING, HOT, MANY, ONE
+from bench.decision_service import BY_BEFORE, IDLE_P99, IDLE_TIME, P99_BY_P50, PER_DECISION
 from bench.flask_process import ADDED, DENIED
 from bench.flask_route import BY_RAW_HOOK, OURS
+from bench.forward_auth import SHIPPED
 from bench.hits import BY_CLIENT, BY_SINGLE, CACHE_ON_OFF, FROM_CACHE, WITH_PREPAID
 from bench.memory import ONE_LOG
 from bench.sections import Section, Spread, Table
 from bench.server_time import LENGTHS, LONG_LOG
+from bench.service_cases import ALLOWED
+from bench.service_cases import DENIED as SERVICE_DENIED
 
 MET, MISSED = "met", "not met"
 
@@ -100,6 +104,16 @@ GOALS = (
     *(Goal("memory", f"{name}, bytes a subject", 112) for name in _IN_MEMORY),
     Goal("memory", "three limits, bytes a subject", 190),
     *(Goal("memory", f"{ONE_LOG} at {entries:,}", 12) for entries in (1_000, 10_000, 100_000)),
+    # Four and five times the requests a second of the service of --against.
+    *(Goal("service", f"{name}{BY_BEFORE}", 0.25) for name in ALLOWED),
+    *(Goal("service", f"{name}{BY_BEFORE}", 0.20) for name in SERVICE_DENIED),
+    # 20,000 decisions a second and core.
+    Goal("service", PER_DECISION, 50),
+    Goal("service", P99_BY_P50, 5),
+    Goal("service", IDLE_TIME, 1.1),
+    Goal("service", IDLE_P99, 1.5),
+    # 0.6 of the requests a second without a limit.
+    Goal("forward-auth", SHIPPED, 1 / 0.6),
 )
 
 _PARTS = {
@@ -109,6 +123,8 @@ _PARTS = {
     "flask": "Flask route, ratio to the route without a limiter",
     "server": "server, multiple of the reference script",
     "memory": "memory, bytes",
+    "service": "decision service",
+    "forward-auth": "through Traefik, ratio to the route without a limit",
 }
 
 

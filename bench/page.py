@@ -12,7 +12,16 @@ from typing import Any
 
 import click
 
-from bench import coroutine_rates, flask_process, hot_keys, many_subjects, peers, shards, threads
+from bench import (
+    coroutine_rates,
+    decision_service,
+    flask_process,
+    hot_keys,
+    many_subjects,
+    peers,
+    shards,
+    threads,
+)
 from bench.report import RESULTS, markdown
 from bench.sections import Table
 
@@ -52,7 +61,8 @@ class Results:
 
     def figures(self, part: str) -> dict[str, float]:
         """Return the medians of a part's figures."""
-        by_case = self.run["sections"][part]["figures"].get(self.server, {})
+        figures = self.run["sections"].get(part, {}).get("figures", {})
+        by_case = figures.get(self.server, {})
         return {name: float(spread["median"]) for name, spread in by_case.items()}
 
 
@@ -107,6 +117,7 @@ def block(name: str, run: dict[str, Any]) -> str:
         "",
         *markdown(_flask(every)),
         "",
+        *_decision_service(first),
         "### For a million decisions a second",
         "",
         f"The rule below with these figures. Each core is used to {USE:.0%}, and a shard has one core.",
@@ -252,6 +263,45 @@ def _flask(every: list[Results]) -> Table:
     # Without a server, in one process: a column of its own.
     columns = [*every, Results(every[0].name, every[0].run, flask_process.COLUMN)]
     return _by_server("route", columns, [results.figures("flask") for results in columns], 2)
+
+
+def _decision_service(results: Results) -> list[str]:
+    """Return the lines about the decision service; none if it was not measured."""
+    lines = []
+    records = results.run["sections"].get("service", {}).get("records")
+    if records:
+        lines += [
+            "### The decision service",
+            "",
+            "One worker with a core to itself, 32 kept connections (batches: 4). Us are of the worker's "
+            "processor time. *Now / before* compares the time of a request with that of another revision.",
+            "",
+            *markdown(_requests(records, results.figures("service"))),
+            "",
+        ]
+    routes = results.figures("forward-auth")
+    if routes:
+        rows = [[name, _shown(ratio, 2)] for name, ratio in routes.items()]
+        columns = ["route through Traefik", "time of a request / without a limit"]
+        lines += [*markdown(Table("", columns, rows)), ""]
+    return lines
+
+
+def _requests(records: list[dict[str, Any]], figures: dict[str, float]) -> Table:
+    rows = [
+        [
+            record["case"],
+            *(
+                _shown(record[key]["median"], 0)
+                for key in ("requests_per_second", "processor_us", "decisions_per_core")
+            ),
+            _shown(figures.get(f"{record['case']}{decision_service.BY_BEFORE}"), 2),
+        ]
+        for record in records
+        if record["side"] == decision_service.NOW
+    ]
+    columns = ["request", "requests/s", "us a request", "decisions/s and core", "now / before"]
+    return Table("", columns, rows)
 
 
 def _capacity(results: Results) -> Table:

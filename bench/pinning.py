@@ -21,14 +21,9 @@ def pinned() -> Iterator[int | None]:
     if sys.platform != "linux":
         yield None
         return
-    before = os.sched_getaffinity(0)
-    # The first core serves most interrupts.
-    core = max(before)
-    os.sched_setaffinity(0, {core})
-    try:
+    (core,), _ = split()
+    with on({core}):
         yield core
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 @contextmanager
@@ -43,3 +38,21 @@ def apart(pids: Collection[int]) -> Iterator[None]:
             for pid in pids:
                 os.sched_setaffinity(pid, set(range(os.cpu_count() or 1)) - {core} or {core})
         yield
+
+
+def split() -> tuple[set[int], set[int]]:
+    """Return one core, and the others; a single core is in both."""
+    cores = os.sched_getaffinity(0)
+    own = {max(cores)}  # the first core serves most interrupts
+    return own, cores - own or own
+
+
+@contextmanager
+def on(cores: Collection[int]) -> Iterator[None]:
+    """Keep this thread, and the processes and threads that it starts meanwhile, on some cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from bench import peers
+from bench import decision_service, peers, service_cases
 from bench.goals import GOALS
 from bench.sections import Curve, Figures, Section
 
@@ -37,18 +38,33 @@ def draw(section: Section, folder: Path) -> list[str]:
     if section.part == "memory":
         files += _bars(section.part, _only(rest, "subject"), "bytes a subject", folder, "memory")
         files += _bars(section.part, _only(rest, "entry"), "bytes an entry", folder, "entries")
+    elif section.part == "service":
+        ratios = _named(rest, service_cases.NAMES)
+        axis = "time of a request / that of a bare ASGI application"
+        files += _bars(section.part, ratios, axis, folder, "service")
+        names = [f"{case}{decision_service.BY_BEFORE}" for case in service_cases.NAMES]
+        axis = "time of a request now / with the other revision"
+        files += _bars(section.part, _named(rest, names), axis, folder, "service-before")
     elif rest:
         axis = {
             "hit": "time of a decision / redis-py's evalsha of return 1",
             "async": "time of a decision / redis-py's evalsha of return 1",
             "cluster": "time of a decision / redis-py's evalsha of return 1",
             "flask": "time of a request / that of the route without a limiter",
+            "forward-auth": "time of a request / that of the route without a limit",
             "server": "time in the server / the reference script",
             "subjects": "bytes a subject, all in all",
             "shards": "calls of the busiest shard / mean",
         }[section.part]
         files += _bars(section.part, rest, axis, folder, section.part)
     return files
+
+
+def _named(figures: Figures, names: Collection[str]) -> Figures:
+    return {
+        server: {name: spread for name, spread in by_case.items() if name in names}
+        for server, by_case in figures.items()
+    }
 
 
 def _only(figures: Figures, word: str) -> Figures:
