@@ -275,7 +275,8 @@ def test_a_policy_file_is_mounted_at_the_path_of_its_variable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "command"), zip(IMAGES, ("service.app:create_app()", "0.0.0.0:8001"), strict=True)
+    ("image", "command"),
+    [(IMAGES[0], "service.app:create_app()"), (IMAGES[1], "0.0.0.0:8001")],
 )
 def test_an_image_runs_without_a_user_and_copies_existing_files(image: str, command: str) -> None:
     (user,) = dockerfile(image, "USER")
