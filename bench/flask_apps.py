@@ -90,11 +90,14 @@ def ours(
     limits: str = OPEN,
     store: str | None = None,
     prepare: Callable[[Limiter], None] | None = None,
+    prepaid: int | None = None,
 ) -> Flask:
     """With ours, as the default of every route; ``prepare`` may change its limiter."""
     app = bare()
     store = store or os.environ["BENCH_STORE"]
-    extension = FlaskLimiter(app, limits, algorithm=algorithm, store=store, timeout=_TIMEOUT)
+    extension = FlaskLimiter(
+        app, limits, algorithm=algorithm, store=store, timeout=_TIMEOUT, prepaid=prepaid
+    )
     if prepare is not None:
         for app_limits in extension._enforced():
             prepare(app_limits.base)

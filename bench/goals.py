@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from bench import flask_route
 from bench.coroutines import BY_JOINING, HOT, MANY, ONE
 from bench.decision_service import BY_BEFORE, IDLE_P99, IDLE_TIME, P99_BY_P50, PER_DECISION
 from bench.flask_process import ADDED, DENIED
@@ -76,6 +77,8 @@ GOALS = (
     *(Goal("flask", f"{name}, allowed", 1.25) for name in OURS),
     # 0.95 of the requests a second of the route with one round trip on a raw socket.
     *(Goal("flask", f"{name}{BY_RAW_HOOK}", 1 / 0.95) for name in OURS),
+    Goal("flask", flask_route.PREPAID, 1 / 0.88),
+    Goal("flask", flask_route.DENIED, 1 / 0.8),
     Goal("flask", ADDED, 0.5),
     Goal("flask", DENIED, 2.0),
     *(Goal("cluster", f"{name}: hit, allowed", 1.18) for name in _ALGORITHMS),

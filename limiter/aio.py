@@ -67,11 +67,12 @@ class AsyncLimiter(Base):
         ):
             prepaid = core.prepaid
             if prepaid is not None:
-                decision = prepaid.spend(key, cost)
-                if decision is None:
-                    decision = await core.take(prepaid, key, cost)
-                elif decision.remaining % PAUSE_EVERY < cost:
-                    await asyncio.sleep(0)
+                spent = prepaid.spend(key, cost)
+                if spent is not None:
+                    if spent.left % PAUSE_EVERY < cost:
+                        await asyncio.sleep(0)
+                    return spent
+                decision = await core.take(prepaid, key, cost)
                 if decision is not None:
                     return decision
             plan, call = core.plan, core.calls[key, cost, core.now_us]

@@ -111,9 +111,7 @@ class Limiter(Base):
         ):
             prepaid = core.prepaid
             if prepaid is not None:
-                decision = prepaid.spend(key, cost)
-                if decision is None:
-                    decision = core.take(prepaid, key, cost)
+                decision = prepaid.spend(key, cost) or core.take(prepaid, key, cost)
                 if decision is not None:
                     return decision
             plan, call = core.plan, core.calls[key, cost, core.now_us]

@@ -48,7 +48,7 @@ class Decision:
         for at in range(0, len(reply) - 1, STRIDE):
             granted = reply[at]
             reply[at : at + 2] = [0, reply[at + 1] + granted]
-        return MarkedDecision(self._policies, reply, self.degraded, self._part)
+        return MarkedDecision(self._policies, reply, self.degraded, self._part, self.cached)
 
     @property
     def allowed(self) -> bool:
@@ -207,6 +207,47 @@ class CachedDecision(Decision):
     __slots__ = ()
 
     cached = True
+
+
+class PrepaidDecision(CachedDecision):
+    """An allowed hit of prepaid units; the reply is made when one of its numbers is read."""
+
+    __slots__ = ("_spent",)
+
+    _spent: tuple[Any, int, int, float]
+
+    def __init__(
+        self, policies: tuple[Policy, ...], units: Any, cost: int, left: int, now: float
+    ) -> None:
+        _set_policies(self, policies)
+        _set_spent(self, (units, cost, left, now))
+
+    @property
+    def left(self) -> int:
+        """Prepaid units that were left after the hit."""
+        return self._spent[2]
+
+    @property
+    def allowed(self) -> bool:
+        """True."""
+        return True
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_reply":
+            raise AttributeError(f"a Decision has no field {name}")
+        units, cost, left, now = self._spent
+        reply = units.reply_of(cost, left, now)
+        _set_reply(self, reply)
+        return reply
+
+    def __reduce__(self) -> tuple[type[Decision], tuple[object, ...]]:
+        return CachedDecision, (self._policies, self._reply)
+
+
+_set_spent = PrepaidDecision.__dict__["_spent"].__set__
 
 
 class MarkedDecision(Decision):

@@ -12,8 +12,8 @@ from math import inf
 from time import monotonic
 from typing import Any, Protocol
 
-from limiter.call import Reply
-from limiter.decision import CachedDecision, Decision
+from limiter.call import Call, Reply
+from limiter.decision import Decision, PrepaidDecision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
 from limiter.generations import LONGEST_KEY, Generations
@@ -53,14 +53,19 @@ class Subject:
         units: Those of its last call.
         turn: What a caller holds while it takes units: a lock of threads, a task of coroutines.
         mark: Replaced when the subject is reset: then a call under way must not leave units.
+        call: The last call that took units; the next one most often takes as many.
+        size_of_call: Its cost, what it must take at least, and its hold.
 
     """
 
-    __slots__ = ("key", "mark", "turn", "units")
+    __slots__ = ("call", "key", "mark", "size_of_call", "turn", "units")
+
+    call: Call
 
     def __init__(self, key: str, turn: Any) -> None:
         self.key = key
         self.turn = turn
+        self.size_of_call = (0, 0, 0)
         self.mark = object()
         self.units = PrepaidUnits(key)
 
@@ -97,7 +102,7 @@ class PrepaidSubjects:
 
     # --- hits ---
 
-    def spend(self, key: str, cost: int) -> Decision | None:
+    def spend(self, key: str, cost: int) -> PrepaidDecision | None:
         """Spend units that are here; None if there are not enough."""
         subject = self._subjects.get(key)
         if subject is None:
@@ -115,7 +120,7 @@ class PrepaidSubjects:
         if now >= units.until:
             units.put_back(list(range(left, left + cost)))
             return None
-        return CachedDecision(self._policies, units.reply_of(cost, left, now))
+        return PrepaidDecision(self._policies, units, cost, left, now)
 
     def takes(self, key: str, cost: int) -> bool:
         """Whether a hit for which not enough units are here takes some; if not, it is as any other."""
@@ -137,9 +142,9 @@ class PrepaidSubjects:
 
         Units that are here are spent first.
         """
-        decision = self.spend(subject.key, cost)
-        if decision is not None:
-            return decision
+        spent = self.spend(subject.key, cost)
+        if spent is not None:
+            return spent
         terms, units, mark = self._terms, subject.units, subject.mark
         began = monotonic()
         own = units.take_out(cost - 1) if began < units.until else []
@@ -148,8 +153,12 @@ class PrepaidSubjects:
         hold_us = terms.hold_us if size > lacking else 0
         passed = False
         try:
-            call = self._core.plan.call("hit", subject.key, size, lacking, hold_us=hold_us)
-            reply = yield Ask(call, deadline)
+            if subject.size_of_call != (size, lacking, hold_us):
+                subject.call = self._core.plan.call(
+                    "hit", subject.key, size, lacking, hold_us=hold_us
+                )
+                subject.size_of_call = (size, lacking, hold_us)
+            reply = yield Ask(subject.call, deadline)
             passed = reply[0] > 0
         finally:
             if not passed:

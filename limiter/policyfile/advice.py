@@ -1,8 +1,8 @@
 """Warn of policies that are valid, and do not do what they seem to.
 
 * Clients choose the keys of a policy, and nothing bounds how many. Each made-up key is a new subject: it
-  gets the whole limit, and takes memory in the store. A policy with ``key = "address"`` for the same requests
-  bounds this, and so does ``new_subjects``.
+  gets the whole limit, and takes memory in the store. A policy with ``key = "address"`` for the same
+  requests bounds this, and so does ``new_subjects``.
 * ``prepaid`` has no effect.
 * Behind ForwardAuth, the service does not see what a policy needs: a body, a header field, the end of a
   request. ``limiter check`` always prints these warnings, since it cannot know who uses the file. Of the
@@ -31,30 +31,31 @@ _MADE_UP_KEYS = (
     "key = 'address'{match}"
 )
 _PREPAID_IN_SHADOW = (
-    "has no effect in shadow mode, where every request is a call to the store: remove it as long as shadow is "
-    "true"
+    "has no effect in shadow mode, where every request is a call to the store: remove it as long as "
+    "shadow is true"
 )
 _PREPAID_FOR_A_LIST = (
-    "has no effect if the key is a list, since every request is then a call to the store: remove it, or use a "
-    "key of one part"
+    "has no effect if the key is a list, since every request is then a call to the store: remove it, or "
+    "use a key of one part"
 )
 _PREPAID_BESIDE_ANOTHER = (
     "has no effect on requests to which policy {other} applies, too, since one call to the store charges "
     "both: remove it, or give the two policies matches that have no request in common"
 )
 _BODY = (
-    "behind ForwardAuth the proxy sends no body, and seldom its length. A request of unknown length costs the "
-    "most that the limit ever admits at once, so one upload can use up the limit: put this policy into a "
-    "middleware of the application, and not into the decision service's file"
+    "behind ForwardAuth the proxy sends no body, and seldom its length. A request of unknown length costs "
+    "the most that the limit ever admits at once, so one upload can use up the limit: put this policy into "
+    "a middleware of the application, and not into the decision service's file"
 )
 _LENGTH = (
-    "behind ForwardAuth the proxy sends no body, and seldom its length. A request without this field costs 1, "
-    "however long it is: put this policy into a middleware of the application, with cost = {body = '1KiB'}"
+    "behind ForwardAuth the proxy sends no body, and seldom its length. A request without this field costs "
+    "1, however long it is: put this policy into a middleware of the application, with "
+    "cost = {body = '1KiB'}"
 )
 _SKIPPED = (
-    "behind ForwardAuth no policy limits a request if the proxy does not pass on its {field}: let the proxy "
-    "pass it on (Traefik: authRequestHeaders, Envoy: allowed_headers), or write unidentified = 'address' or "
-    "'refuse'"
+    "behind ForwardAuth no policy limits a request if the proxy does not pass on its {field}: let the "
+    "proxy pass it on (Traefik: authRequestHeaders, Envoy: allowed_headers), or write unidentified = "
+    "'address' or 'refuse'"
 )
 _LEASES = (
     "behind ForwardAuth a policy that counts leases does not apply, since no proxy reports the end of a "
@@ -147,9 +148,9 @@ def _of_prepaid(
 
 def _may_meet(policy: _Policy, other: _Policy, reaches: Mapping[str, Reach]) -> bool:
     """Whether both policies may apply to one request."""
-    if _replaces(policy, other) or _replaces(other, policy):
+    if not reaches[policy["name"]].may_meet(reaches[other["name"]]):
         return False
-    return reaches[policy["name"]].may_meet(reaches[other["name"]])
+    return not (_replaces(policy, other) or _replaces(other, policy))
 
 
 def _replaces(policy: _Policy, default: _Policy) -> bool:

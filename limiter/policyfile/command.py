@@ -69,7 +69,7 @@ def check(file: str, as_json: bool) -> None:
     is_flag=False,
     flag_value="",
     metavar="[POLICY]",
-    help="Show what a proxy is answered that asks about the request, by the name of a policy or without one.",
+    help="Show what a proxy is answered that asks for all policies, or for one by its name.",
 )
 @_as_json
 def explain(

@@ -78,7 +78,7 @@ def by_body(size: int) -> Cost:
 
 
 def unit_of(cost: object) -> str:
-    """Return what a limit with this cost counts, in the plural; the cost is valid, and as it is in the file."""
+    """Return what a limit with this cost counts, in the plural; ``cost`` is as in the file, and valid."""
     if cost == 1:
         return "requests"
     if not (isinstance(cost, dict) and "body" in cost):

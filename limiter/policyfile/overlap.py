@@ -1,9 +1,9 @@
-"""Compares the matches of policies by their texts, as ``Named.description`` has them; it reads no request."""
+"""Compares the matches of policies by their texts, as in ``Named.description``; it reads no request."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 _WILDCARD = re.compile(r"[*{]")
@@ -25,54 +25,61 @@ def _words(listed: Sequence[str]) -> set[str]:
 
 
 class Reach(NamedTuple):
-    """The requests of a match. An empty set stands for all.
+    """The requests of a match; an empty set stands for all.
 
     Attributes:
         methods: In capitals.
         hosts: In lower case.
-        paths: The text of each pattern up to its first wildcard, in lower case, and whether it has one.
+        domains: The ends of hosts that stand for all hosts below them.
+        paths: The text of each pattern up to its first wildcard, in lower case.
+        folders: Those of patterns with a wildcard.
 
     """
 
     methods: frozenset[str]
     hosts: frozenset[str]
-    paths: frozenset[tuple[str, bool]]
+    domains: tuple[str, ...]
+    paths: frozenset[str]
+    folders: tuple[str, ...]
 
     @classmethod
     def of(cls, match: Mapping[str, Any]) -> Reach:
         """Return the reach of a match."""
         methods = {method.upper() for method in match.get("methods", ())}
+        hosts = [host.lower() for host in match.get("hosts", ())]
         patterns = [_WILDCARD.split(path.lower(), maxsplit=1) for path in match.get("paths", ())]
         return cls(
             frozenset(methods | {"HEAD"} if "GET" in methods else methods),
-            frozenset(host.lower() for host in match.get("hosts", ())),
-            frozenset((pattern[0], len(pattern) > 1) for pattern in patterns),
+            frozenset(hosts),
+            tuple(host[1:] for host in hosts if host.startswith("*.")),
+            frozenset(pattern[0] for pattern in patterns),
+            tuple(pattern[0] for pattern in patterns if len(pattern) > 1),
         )
 
     def may_meet(self, other: Reach) -> bool:
         """Whether both may apply to one request; False only if that is sure."""
         return (
-            _meet(self.methods, other.methods)
-            and _meet(self.hosts, other.hosts, _is_below)
-            and _meet(self.paths, other.paths, _begins)
+            _share(self.methods, other.methods)
+            and (
+                _share(self.hosts, other.hosts)
+                or _is_below(self.hosts, other.domains)
+                or _is_below(other.hosts, self.domains)
+            )
+            and (
+                _share(self.paths, other.paths)
+                or _is_in(self.paths, other.folders)
+                or _is_in(other.paths, self.folders)
+            )
         )
 
 
-def _meet(
-    ones: frozenset[Any], others: frozenset[Any], fits: Callable[[Any, Any], bool] | None = None
-) -> bool:
-    """Whether a value can be in both sets: in each by itself, or if one ``fits`` the other."""
-    if not (ones and others) or not ones.isdisjoint(others):
-        return True
-    return fits is not None and any(
-        fits(one, other) or fits(other, one) for one in ones for other in others
-    )
+def _share(ones: frozenset[str], others: frozenset[str]) -> bool:
+    return not (ones and others and ones.isdisjoint(others))
 
 
-def _is_below(host: str, other: str) -> bool:
-    return other.startswith("*.") and host.endswith(other[1:])
+def _is_below(hosts: frozenset[str], domains: tuple[str, ...]) -> bool:
+    return bool(domains) and any(host.endswith(domains) for host in hosts)
 
 
-def _begins(path: tuple[str, bool], other: tuple[str, bool]) -> bool:
-    """Whether the fixed text of a pattern with a wildcard begins another pattern's text."""
-    return path[1] and other[0].startswith(path[0])
+def _is_in(paths: frozenset[str], folders: tuple[str, ...]) -> bool:
+    return bool(folders) and any(path.startswith(folders) for path in paths)

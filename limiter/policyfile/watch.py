@@ -211,8 +211,10 @@ class _Policies(Generic[_AnyGuard]):
             if rule.new_subjects is not None:
                 rule.new_subjects.go_on(self._new_subjects.get(rule.name, rule.new_subjects))
                 self._new_subjects[rule.name] = rule.new_subjects
-        for_proxies = file.forward_auth_warnings if self._for_proxies else ()
-        for warning in (*file.warnings, *for_proxies):
+        warnings = file.warnings
+        if self._for_proxies:
+            warnings += file.forward_auth_warnings
+        for warning in warnings:
             log.warning("%s", warning)
 
         def guard(rules: list[Any]) -> _AnyGuard:

@@ -90,8 +90,8 @@ class Rule:
         new_subjects: A bound on the new subjects of one client address, if clients choose them.
         is_default: Whether the rule applies only if no rule with a match of its own does. A rule in shadow
             mode, or one whose ``percent`` excludes the subject, does not count; one that exempts does.
-        unit: What the limits count, in the plural, as refusals name it. If it is empty, it is ``"requests"``
-            with the default cost, else ``"units"``.
+        unit: What the limits count, in the plural, as refusals name it. If it is empty, it is
+            ``"requests"`` with the default cost, else ``"units"``.
 
     """
 

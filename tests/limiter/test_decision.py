@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from limiter import Decision, FixedWindow, SlidingLog, TokenBucket
-from limiter.decision import STRIDE, CachedDecision, MarkedDecision
+from limiter.decision import STRIDE, CachedDecision, MarkedDecision, PrepaidDecision
 from limiter.policies import Policy
+from limiter.prepaid import PrepaidUnits
 
 LOG, WINDOW, BUCKET = SlidingLog(100, 60), FixedWindow(9, 1), TokenBucket(50, 60, burst=5)
 NOW_US = 1_790_000_000_123_456
@@ -197,19 +198,36 @@ def test_what_makes_decisions_differ() -> None:
 DEGRADED = Decision.without_store((LOG,), allowed=False)
 CACHED = CachedDecision((LOG,), (0, 0, 1_500_001, 2_000_000, 0, NOW_US))
 
+PREPAID = PrepaidDecision(
+    (LOG,), PrepaidUnits("u", (3, 60, 0, 9_000_000, 0, NOW_US), came=5.0), 2, 1, now=5.25
+)
+
 
 def test_a_cached_decision() -> None:
-    """Its parts are cached, too."""
+    """Its parts are cached, too, and it is if its units are refunded."""
     assert CACHED.cached is CACHED.each[0].cached is True
     assert not CACHED
     assert CACHED.retry_after == CACHED.each[0].retry_after == 1.500001
     assert "cached=True" in repr(CACHED)
+    assert CACHED.given_back().cached
+
+
+def test_a_hit_of_prepaid_units() -> None:
+    """It has the numbers of the call that took them, later, and with the units that are left here."""
+    fresh = copy.copy(PREPAID)
+    assert fresh == CachedDecision((LOG,), (2, 61, 0, 8_750_000, 0, NOW_US + 250_000))
+    assert fresh.allowed
+    assert fresh
+    assert PREPAID.left == 1
+    assert fresh.decided_at == (NOW_US + 250_000) / 1e6
+    with pytest.raises(AttributeError, match="a Decision has no field other"):
+        PREPAID.other  # noqa: B018 (reads the field)
 
 
 @pytest.mark.parametrize(
     "decision",
-    [ALLOWED, DENIED, DENIED.each[0], DEGRADED, CACHED, CACHED.each[0]],
-    ids=["yes", "no", "part", "degraded", "cached", "part of a cached one"],
+    [ALLOWED, DENIED, DENIED.each[0], DEGRADED, CACHED, CACHED.each[0], PREPAID],
+    ids=["yes", "no", "part", "degraded", "cached", "part of a cached one", "prepaid"],
 )
 def test_copies_are_equal(decision: Decision) -> None:
     """A decision can be sent to another process."""
@@ -221,10 +239,13 @@ def test_copies_are_equal(decision: Decision) -> None:
 
 
 @pytest.mark.parametrize("name", ["allowed", "remaining", "degraded", "cached", "_reply", "other"])
-@pytest.mark.parametrize("decision", [DENIED, DEGRADED, CACHED], ids=["no", "degraded", "cached"])
+@pytest.mark.parametrize(
+    "decision", [DENIED, DEGRADED, CACHED, PREPAID], ids=["no", "degraded", "cached", "prepaid"]
+)
 def test_frozen(decision: Decision, name: str) -> None:
     """No caller can turn a denial into an admission."""
-    decision = copy.copy(decision)
+    if decision is not PREPAID:  # its copy is another class
+        decision = copy.copy(decision)
     before = repr(decision)
     with pytest.raises(AttributeError, match=f"a Decision is frozen: {name} cannot be set"):
         setattr(decision, name, True)

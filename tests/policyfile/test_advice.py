@@ -167,16 +167,16 @@ def prepaid_warnings(text: str) -> list[str]:
 def test_prepaid_units_that_are_never_spent() -> None:
     (shadow,) = read(PREPAID + "shadow = true\n", "policies.toml").warnings
     assert str(shadow) == (
-        "policies.toml:3: policies.p.prepaid: has no effect in shadow mode, where every request is a call to "
-        "the store: remove it as long as shadow is true"
+        "policies.toml:3: policies.p.prepaid: has no effect in shadow mode, where every request is a call "
+        "to the store: remove it as long as shadow is true"
     )
     (several,) = prepaid_warnings(PREPAID + "key = ['address', 'global']\n")
     assert several.startswith("has no effect if the key is a list")
     (beside,) = read(PREPAID + OTHER, "policies.toml").warnings
     assert str(beside) == (
-        "policies.toml:3: policies.p.prepaid: has no effect on requests to which policy other applies, too, "
-        "since one call to the store charges both: remove it, or give the two policies matches that have no "
-        "request in common"
+        "policies.toml:3: policies.p.prepaid: has no effect on requests to which policy other applies, "
+        "too, since one call to the store charges both: remove it, or give the two policies matches that "
+        "have no request in common"
     )
 
 
@@ -253,14 +253,15 @@ def proxied(text: str) -> list[str]:
 def test_costs_that_a_proxy_does_not_report() -> None:
     (warning,) = proxied(ADDRESS + "cost = { body = '1KiB' }\n")
     assert warning == (
-        "3: policies.each.cost: behind ForwardAuth the proxy sends no body, and seldom its length. A request "
-        "of unknown length costs the most that the limit ever admits at once, so one upload can use up the "
-        "limit: put this policy into a middleware of the application, and not into the decision service's file"
+        "3: policies.each.cost: behind ForwardAuth the proxy sends no body, and seldom its length. A "
+        "request of unknown length costs the most that the limit ever admits at once, so one upload can "
+        "use up the limit: put this policy into a middleware of the application, and not into the decision "
+        "service's file"
     )
     (warning,) = proxied(f"[defaults]\ncost = {{ header = 'Content-Length' }}\n{ADDRESS}")
     assert warning.startswith("3: policies.each.cost: behind ForwardAuth")
     assert "costs 1, however long it is" in warning
-    for cost in ("1", "7", "{ header = 'X-Cost' }"):
+    for cost in ("1", "5", "{ header = 'X-Cost' }"):
         assert proxied(ADDRESS + f"cost = {cost}\n") == []
 
 
@@ -319,8 +320,8 @@ def test_leases_that_no_proxy_ends() -> None:
     (warning,) = proxied(leases)
     assert warning == (
         "2: policies.jobs.limits: behind ForwardAuth a policy that counts leases does not apply, since no "
-        "proxy reports the end of a request. /forward-auth leaves it out, and /forward-auth/jobs answers 422: "
-        "use it by /v1/hold, or in a middleware of the application"
+        "proxy reports the end of a request. /forward-auth leaves it out, and /forward-auth/jobs answers "
+        "422: use it by /v1/hold, or in a middleware of the application"
     )
     mixed = leases.replace("{", "['5/minute', {").replace("}", "}]")
     (warning,) = proxied(mixed)
@@ -354,12 +355,12 @@ def test_only_programs_that_proxies_ask_log_warnings_about_them(
         assert caplog.text.count("policies.each.cost: behind ForwardAuth") == count
 
 
-def test_a_thousand_policies_are_compared_quickly() -> None:
+def test_hundreds_of_policies_are_compared_quickly() -> None:
     text = "".join(
         f"[policies.a{at}]\nlimits = '5/s'\nprepaid = 9\n"
         f"match = {{ hosts = ['h{at}.example'], paths = ['/{at}/**', '/x{at}'] }}\n"
-        for at in range(1_000)
+        for at in range(400)
     )
-    began = time.monotonic()
+    began = time.process_time()
     assert prepaid_warnings(text) == []
-    assert time.monotonic() - began < 30  # on a busy machine
+    assert time.process_time() - began < 3
