@@ -50,7 +50,7 @@ def create_app(instance: str | None = None) -> Flask:
     return app
 
 
-def _on_path(path: str, on_path: App, elsewhere: App) -> App:
+def _on_path(path: str, on_path: App, elsewhere: App) -> Any:
     """Have one application answer a path, and another one all other paths."""
 
     def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:

@@ -1,4 +1,4 @@
-"""The settings of the Flask application, from the environment; the library reads and checks the variables."""
+"""The Flask application's settings, from the environment; the library reads and checks the variables."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ replaced by a setting.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 import signal

@@ -49,8 +49,8 @@ def instances(environ: Mapping[str, str], count: int) -> None:
     """Check that Flask instances and decision services, this many of each, will share one count."""
     if is_in_process(environ):
         raise DemoError(
-            f"The store is memory://, in which each of {2 * count} instances would count for itself: choose a "
-            f"store that they share, or none for a cluster of the demo's own."
+            f"The store is memory://, in which each of {2 * count} instances would count for itself: "
+            f"choose a store that they share, or none for a cluster of the demo's own."
         )
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from service.demo import checks
 from service.demo.checks import CHECKOUT, DemoError
-from service.demo.children import Child, stop
+from service.demo.children import Child, stop_at_once
 from service.demo.output import Log, say
 from service.demo.servers import HOST, Cluster, ServerError, free_port
 from service.one_policy import AnyPolicies
@@ -29,9 +29,6 @@ START_TIMEOUT = 30.0
 #: Seconds for which a restarted instance still gets no request: Traefik checks an instance that was away
 #: every 0.5 s (`unhealthyInterval` in traefik/dynamic.yml).
 SEEN_AFTER = 1.5
-
-#: Seconds between two signals: a process handles the first one before the second one arrives.
-_AGAIN = 0.2
 
 # The demo replaces these lines of the static file: a container may listen on every address and on any port.
 _ADDRESS = '    address: ":9000"\n'
@@ -63,7 +60,7 @@ class Stopped(Exception):
 
 
 class Demo:
-    """A cluster, Flask instances, decision services and Traefik, which run until a signal stops the demo."""
+    """A cluster, Flask instances, decision services and Traefik, which run until a signal stops them."""
 
     def __init__(self, options: Options, environ: Mapping[str, str]) -> None:
         self._options = options
@@ -293,10 +290,7 @@ class Demo:
         if "traefik" in self._children:
             self._children["traefik"][0].stop()
         instances = [child for name, (child, _) in self._children.items() if name != "traefik"]
-        for child in instances:
-            child.signal(signal.SIGTERM)
-        time.sleep(_AGAIN)
-        stop(instances)  # at the second SIGTERM an instance stops to drain
+        stop_at_once(instances)
         for _, log in self._children.values():
             log.close()
         if self._cluster is not None:

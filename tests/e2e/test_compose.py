@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 import redis
 
-from service.demo.children import Child, stop
+from service.demo.children import Child, stop_at_once
 from service.demo.servers import HOST, free_port
 from tests.e2e.support import ab, until
 from tests.service.support import ROOT, clean_environment
@@ -231,7 +231,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         until(lambda: found.is_healthy("load-balancer"), what=lambda: found.log("load-balancer"))
         yield found
     finally:
-        stop(found.children.values())
+        stop_at_once(found.children.values())
 
 
 def test_only_the_load_balancer_is_published_and_images_are_pinned() -> None:
