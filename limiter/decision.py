@@ -53,7 +53,8 @@ class Decision:
     @property
     def allowed(self) -> bool:
         """Whether every policy had room (and, for ``hit``, was charged)."""
-        return not any(self._reply[2:-1:STRIDE])
+        reply = self._reply
+        return not (reply[2] if len(reply) == STRIDE + 1 else any(reply[2:-1:STRIDE]))
 
     def __bool__(self) -> bool:
         return not any(self._reply[2:-1:STRIDE])

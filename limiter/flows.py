@@ -2,11 +2,14 @@
 
 A flow is a generator. It yields an ``Ask``, and is sent the store's reply, or the store's error is thrown
 into it. It yields a ``Pause``, and is resumed when the pause is over. Its return value is the result.
+
+A flow that only coroutines run may also yield an ``Await``. It is sent the result, or the error is thrown
+into it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Generator
 from typing import Any, NamedTuple, TypeVar
 
 from limiter.call import Call
@@ -27,4 +30,10 @@ class Pause(NamedTuple):
     seconds: float
 
 
-Flow = Generator[Ask | Pause, Any, _Result]
+class Await(NamedTuple):
+    """A limiter's own call, which notes what the store did."""
+
+    call: Awaitable[Any]
+
+
+Flow = Generator[Ask | Pause | Await, Any, _Result]

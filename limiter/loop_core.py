@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
-from limiter.flows import Flow, Pause
+from limiter.flows import Await, Flow, Pause
 from limiter.memory.transport import MEMORY, AsyncMemoryTransport
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects, no_turn
@@ -101,6 +101,14 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
         try:
             step = next(flow)
             while True:
+                if isinstance(step, Await):
+                    try:
+                        awaited = await step.call
+                    except LimiterError as error:
+                        step = flow.throw(error)
+                    else:
+                        step = flow.send(awaited)
+                    continue
                 if isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
                     step = next(flow)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
-from limiter.flows import Flow, Pause
+from limiter.flows import Ask, Flow, Pause
 from limiter.memory.transport import MEMORY, MemoryTransport
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects, no_turn
@@ -96,6 +96,7 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
         """Run a flow up to its next pause, and return that pause's seconds; StopIteration at the end."""
         step = next(flow)
         while not isinstance(step, Pause):
+            assert isinstance(step, Ask)  # noqa: S101 (a thread cannot run an ``Await``)
             try:
                 try:
                     reply = self.transport.run(step.call, step.deadline)

@@ -164,7 +164,7 @@ class ViewRule(Rule):
             return SkipReason.EXEMPT_KEY
         try:
             rule = self if self.by_amount is None else self.by_amount()
-            subject = self._subject(request, trusted)
+            subject = self._subject(request, trusted, self._counts_apart(request))
             cost = limit.cost
             if callable(cost):
                 cost = checked_cost(cost(request, trusted))  # type: ignore[call-arg]  # it takes both
@@ -175,7 +175,7 @@ class ViewRule(Rule):
             raise Mistake(str(error)) from error
         if subject is None:
             return SkipReason.UNIDENTIFIED
-        if not self._holds_for(subject):
+        if self.percent < 100 and not self._holds_for(subject):
             return SkipReason.PERCENT
         if scope:
             subject = (*scope, *(subject if isinstance(subject, tuple) else (subject,)))

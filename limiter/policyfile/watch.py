@@ -205,7 +205,7 @@ class _Policies(Generic[_AnyGuard]):
             return True
 
     def _made(self, text: str) -> Current[_AnyGuard]:
-        file = read(text, self.path, self._limiter)
+        file: PolicyFile = read(text, self.path, self._limiter)
         rules = [named.rule for named in file.policies.values()]
         for rule in rules:
             if rule.new_subjects is not None:

@@ -83,7 +83,7 @@ def subject(body: dict[str, Any], guard: AsyncGuard) -> Subject:
     if "key" not in body:
         abort(422, f"key is missing: {_KEY}.")
     value = body["key"]
-    parts = [_whole(part) for part in (value if isinstance(value, list) else [value])]
+    parts = list(map(_whole, value if isinstance(value, list) else [value]))
     if not 1 <= len(parts) <= _MOST_PARTS or not all(map(_is_part, parts)):
         abort(422, f"key is no subject: {_KEY}.")
     key: Key = tuple(parts) if isinstance(value, list) else parts[0]

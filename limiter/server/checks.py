@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+from itertools import groupby
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from limiter.server import bodies, logs
 from limiter.server.bodies import Subject
 from limiter.server.one_policy import AnyPolicies
 from limiter.server.recorder import Recorder
-from limiter.server.responses import abort, json_response, problem
+from limiter.server.responses import abort, json_response, problem, written
+from limiter.web import decisions
 from limiter.web.guard import AsyncGuard
 from limiter.web.headers import Field
 from limiter.web.request import Request as OwnRequest
@@ -34,8 +35,8 @@ TOO_LARGE = "The cost is more than this policy ever admits at once."
 #: The store failed in the middle of a call that changes something.
 UNSURE = "The store did not answer, but may have done it."
 
-#: A status, a body for JSON, and header fields.
-CheckResult = tuple[int, dict[str, Any], list[Field]]
+#: A status, a JSON object, and header fields.
+CheckResult = tuple[int, str, list[Field]]
 
 
 def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
@@ -49,12 +50,11 @@ def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
         body = await bodies.read(request, [*_MEMBERS, "checks"])
         checks = _Checks(guard, recorder, from_asgi(request.scope))
         if "checks" not in body:
-            status, result, fields = await checks.decide(body)
-            return json_response(result, status, fields)
+            return written(*await checks.decide(body))
         items = bodies.members(body, ["checks"])["checks"]
         if not isinstance(items, list) or not 1 <= len(items) <= MOST_CHECKS:
             abort(422, f"checks is no list of 1 to {MOST_CHECKS}.")
-        return json_response({"results": await checks.decide_each(items)})
+        return written(200, f'{{"results": [{", ".join(await checks.decide_each(items))}]}}')
 
     async def refund(request: Request) -> Response:
         """Refund a cost for work that was not done, up to what was used."""
@@ -121,38 +121,46 @@ class _Checks:
 
     async def decide(self, body: dict[str, Any]) -> CheckResult:
         """Return the result for the only subject; abort if the body is invalid."""
-        return await self._result(self._item(body))
+        return self._result(await self._verdict(self._item(body)), '{"allowed": true}')
 
-    async def decide_each(self, items: list[Any]) -> list[dict[str, Any]]:
+    async def decide_each(self, items: list[Any]) -> list[str]:
         """Return the results for the items of a batch; a problem for each item that is invalid.
 
-        Items about one subject are decided one after the other, others at the same time: an event loop
-        sends calls of one turn together, but not always in the order of their costs.
+        Items about different subjects are decided at the same time, and equal ones about one subject. Other
+        items about one subject wait for each other: an event loop sends the calls of one turn together, but
+        those of different costs not always in their order.
         """
-        results: list[dict[str, Any]] = [{} for _ in items]
-        by_subject: dict[bytes, list[tuple[_Item, dict[str, Any]]]] = {}
-        for body, result in zip(items, results, strict=True):
+        results = [""] * len(items)
+        by_subject: dict[bytes, list[tuple[int, _Item]]] = {}
+        for place, body in enumerate(items):
             try:
                 item = self._item(bodies.members(body, _MEMBERS))
             except HTTPException as error:
-                result.update(problem(error.status_code, error.detail, self._request.path))
+                results[place] = problem(error.status_code, error.detail, self._request.path)
             else:
-                by_subject.setdefault(item.subject.state, []).append((item, result))
-        await asyncio.gather(*map(self._decide_in_order, by_subject.values()))
-        return results
+                by_subject.setdefault(item.subject.state, []).append((place, item))
 
-    async def _decide_in_order(self, items: list[tuple[_Item, dict[str, Any]]]) -> None:
-        """Decide the items about one subject, and fill in their results."""
-        for item, result in items:
-            status, body, _ = await self._result(item)
-            result["status"] = status
-            result.update(body)
+        async def decide(place: int, item: _Item) -> None:
+            verdict = await self._verdict(item)
+            _, results[place], _ = self._result(verdict, '{"status": 200, "allowed": true}')
+
+        async def decide_in_order(about_one: list[tuple[int, _Item]]) -> None:
+            for _, equal in groupby(about_one, key=lambda each: (each[1].cost, each[1].peek)):
+                await asyncio.gather(*[decide(*each) for each in equal])
+
+        await asyncio.gather(
+            *[
+                decide(*about_one[0]) if len(about_one) == 1 else decide_in_order(about_one)
+                for about_one in by_subject.values()
+            ]
+        )
+        return results
 
     def _item(self, body: dict[str, Any]) -> _Item:
         subject = bodies.subject(body, self._guard)
         return _Item(subject, bodies.cost(body), bodies.flag(body, "peek"))
 
-    async def _result(self, item: _Item) -> CheckResult:
+    async def _verdict(self, item: _Item) -> Verdict:
         error = self._unavailable if monotonic() > self._deadline else None
         check = check_of(self._guard, item.subject, item.cost)
         if item.peek:
@@ -160,9 +168,12 @@ class _Checks:
         else:
             verdict = await self._recorder.record(self._request, self._hit(check, error))
         self._unavailable = verdict.error if isinstance(verdict.error, StoreUnavailable) else None
+        return verdict
+
+    def _result(self, verdict: Verdict, allowed: str) -> CheckResult:
         if verdict.status == 413:
             return 422, problem(422, TOO_LARGE, self._request.path), []
-        return result_of(verdict)
+        return result_of(verdict, allowed)
 
     async def _hit(self, check: Check | None, error: StoreUnavailable | None) -> Verdict:
         """Return the verdict of a check; None, that of an exempt subject, passes."""
@@ -185,8 +196,12 @@ class _Checks:
         return Verdict(error=error) if rule.shadow else Verdict.of_error(error, self._request)
 
 
-def result_of(verdict: Verdict, **members: Any) -> CheckResult:
-    """Return a verdict about one subject; ``members`` are added if it is allowed."""
-    decision = verdict.results[0].decision.to_dict() if verdict.results else None
-    body = {"allowed": True, **members} if verdict.allowed else json.loads(verdict.body)
-    return verdict.status, {**body, "decision": decision}, verdict.fields
+def result_of(verdict: Verdict, allowed: str) -> CheckResult:
+    """Return a verdict about one subject; ``allowed`` is the object for an allowed one."""
+    body = allowed if verdict.allowed else verdict.body
+    decision = decisions.as_json(verdict.results[0].decision) if verdict.results else "null"
+    return (
+        verdict.status,
+        f'{body.rstrip().removesuffix("}")}, "decision": {decision}}}',
+        verdict.fields,
+    )

@@ -19,6 +19,7 @@ from limiter.server.recorder import Recorder
 from limiter.web import asgi_messages, forward_auth, paths, problems
 from limiter.web.asgi_messages import Receive, Scope, Send
 from limiter.web.forward_auth import Refusal
+from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
 from limiter.web.request import Request, from_asgi
 from limiter.web.verdict import Verdict
@@ -44,6 +45,7 @@ class ForwardAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a proxy."""
         request = from_asgi(scope)
+        guard: AsyncGuard | None
         appended = ""
         if request.path == PATH:
             guard = self._policies.forward_auth
@@ -57,6 +59,7 @@ class ForwardAuth:
             body = problems.problem(client.status, client.detail, client.path)
             verdict = Verdict(client.status, body=body)
         else:
+            assert guard is not None  # noqa: S101 (``reported`` refuses that)
             verdict = await self._recorder.enter(guard, client)
         if not verdict.allowed:
             await asgi_messages.refuse(verdict, send, "http", request.method == "HEAD")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Awaitable
 from typing import Any
@@ -15,7 +16,7 @@ from limiter.server import bodies
 from limiter.server.checks import TOO_LARGE, UNSURE, check_of, guard_of, result_of
 from limiter.server.one_policy import AnyPolicies
 from limiter.server.recorder import Recorder
-from limiter.server.responses import abort, json_response
+from limiter.server.responses import abort, json_response, written
 from limiter.web.guard import AsyncGuard
 from limiter.web.lease_calls import AsyncLeaseCalls
 from limiter.web.request import Request as OwnRequest
@@ -39,20 +40,19 @@ def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
             abort(422, "lease is missing: expected the id of the lease to renew.")
         leases = _leases(guard, body, cost)
         name = lease or secrets.token_hex(16)
-        result = {"allowed": True, "lease": name, "cost": cost, "seconds": None, "decision": None}
+        seconds = None if leases is None else leases.seconds
+        held = {"allowed": True, "lease": name, "cost": cost, "seconds": seconds}
         if leases is None:  # nothing is counted, and nothing expires
-            return json_response(result)
-        result["seconds"] = leases.seconds
+            return json_response({**held, "decision": None})
         if renew:
             # In shadow mode a lease that was denied is renewed like any other.
             if not await _sure(leases, leases.renew(name)) and not leases.rule.shadow:
                 abort(410, "The lease has ended: it is no longer held.")
-            return json_response(result)
+            return json_response({**held, "decision": None})
         own_request = from_asgi(request.scope)
         taking = _take(leases, name, own_request, forget=lease is None)
         verdict = await recorder.record(own_request, taking)
-        status, answer, fields = result_of(verdict, **result)
-        return json_response(answer, status, fields)
+        return written(*result_of(verdict, json.dumps(held)))
 
     async def release(request: Request) -> Response:
         """Release a lease; a repeated call does nothing."""

@@ -138,7 +138,8 @@ class Metrics:
             if allowed or rule.shadow:
                 outcome = "allowed"
             else:
-                outcome = "denied" if decision.numbers else "unavailable"
+                is_counted = not decision.degraded or decision.numbers
+                outcome = "denied" if is_counted else "unavailable"
             if rule.shadow and not allowed:
                 counts[self._shadow, name] += 1
             counts[self._decisions, name, outcome] += 1

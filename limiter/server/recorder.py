@@ -26,6 +26,7 @@ class Recorder:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._tracer = _tracer if _is_traced() else None
 
     async def enter(
         self, guard: AsyncGuard, request: Request, unavailable: StoreUnavailable | None = None
@@ -36,20 +37,20 @@ class Recorder:
     async def record(self, request: Request, deciding: Awaitable[Verdict]) -> Verdict:
         """Return the verdict about a request, once it is decided."""
         began = perf_counter()
-        if _is_traced():
+        if self._tracer is None:
+            verdict = await deciding
+        else:
             before = propagate.extract(request.headers)
-            with _tracer.start_as_current_span("limiter.decision", before) as span:
+            with self._tracer.start_as_current_span("limiter.decision", before) as span:
                 verdict = await deciding
                 _note(span, verdict)
-        else:
-            verdict = await deciding
         self._metrics.count(verdict, perf_counter() - began)
         logs.denied(verdict)
         return verdict
 
 
 def _is_traced() -> bool:
-    """Whether spans go anywhere: not without OpenTelemetry, and not before its provider is set."""
+    """Whether spans go anywhere: not without OpenTelemetry, nor if its provider is not set by now."""
     if _tracer is None:
         return False
     return not (

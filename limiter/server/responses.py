@@ -58,17 +58,21 @@ class _Checked:
         await app(scope, receive, send)
 
 
-def json_response(body: Any, status: int = 200, fields: Iterable[Field] = ()) -> Response:
+def json_response(body: Any) -> Response:
+    """Make the response to a request that succeeded, with a JSON body."""
+    return written(200, json.dumps(body))
+
+
+def written(status: int, body: str, fields: Iterable[Field] = ()) -> Response:
     """Make a response with a JSON body: problem+json if the status is 400 or more."""
     media_type = "application/json" if status < 400 else problems.MEDIA_TYPE
     headers = {"Cache-Control": "no-store", **dict(fields)}
-    return Response(json.dumps(body) + "\n", status, headers, media_type)
+    return Response(body + "\n", status, headers, media_type)
 
 
-def problem(status: int, detail: str, path: str) -> dict[str, Any]:
-    """Make the body of a problem with the request of this path."""
-    body: dict[str, Any] = json.loads(problems.problem(status, detail, path))
-    return body
+def problem(status: int, detail: str, path: str) -> str:
+    """Return the JSON object of a problem with the request of this path."""
+    return problems.problem(status, detail, path).rstrip()
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -76,9 +80,8 @@ async def _refused(request: Request, error: Exception) -> Response:
     status, detail = error.status_code, error.detail
     if detail == problems.title(status):  # Starlette's own refusals have no other text
         detail = _DETAILS.get(status, detail)
-    return json_response(
-        problem(status, detail, request.scope["path"]), status, (error.headers or {}).items()
-    )
+    body = problem(status, detail, request.scope["path"])
+    return written(status, body, (error.headers or {}).items())
 
 
 async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
@@ -89,4 +92,4 @@ async def _gone(request: Request, error: Exception) -> Response:  # noqa: ARG001
 async def _failed(request: Request, error: Exception) -> Response:  # noqa: ARG001
     """Make the response to a request that failed by a fault of this program; the server logs it."""
     detail = "The service failed; its log has the reason."
-    return json_response(problem(500, detail, request.scope["path"]), 500)
+    return written(500, problem(500, detail, request.scope["path"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from limiter.web import wiring
@@ -42,7 +43,12 @@ def with_fields(message: Message, verdicts: Sequence[Verdict]) -> Message:
 
 def encoded(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     """Return header fields as messages have them: bytes, with names in lower case."""
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields]
+    return [(_name(name), value.encode("latin-1")) for name, value in fields]
+
+
+@lru_cache(maxsize=64)  # names come from this package
+def _name(name: str) -> bytes:
+    return name.lower().encode("latin-1")
 
 
 async def refuse(verdict: Verdict, send: Send, protocol: str, is_head: bool = False) -> None:

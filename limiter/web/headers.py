@@ -87,6 +87,13 @@ def writer(
     text, heads = _policies(policies, limiter_name, unit)
     policy_field = ("RateLimit-Policy", text)
 
+    def write_one(decision: Decision) -> list[Field]:
+        (row,) = decision.numbers
+        written = [policy_field, ("RateLimit", _state(heads[0], row))]
+        if row[2]:
+            written.append(_retry_after(row[2]))
+        return written
+
     def write(decision: Decision) -> list[Field]:
         numbers = decision.numbers
         written = [policy_field, ("RateLimit", ", ".join(map(_state, heads, numbers)))]
@@ -94,7 +101,7 @@ def writer(
             written.append(_retry_after(max(row[2] for row in numbers)))
         return written
 
-    return write
+    return write_one if len(policies) == 1 else write
 
 
 def _nearness(decision: Decision) -> tuple[float, int]:

@@ -68,10 +68,11 @@ def _of_peer(peer: str, prefix: int) -> str:
 
 
 class TrustedNetworks(tuple[Network, ...]):
-    """Networks of trusted proxies, with a cache of the callers that these proxies reported."""
+    """Networks of trusted proxies, with a cache of these proxies, and of the callers that they reported."""
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
         self.caller = lru_cache(_MOST_CALLERS)(partial(_caller, self))
+        self.has = lru_cache(_MOST_CALLERS)(partial(_has, self))
 
     @classmethod
     def of(cls, networks: Iterable[Network]) -> TrustedNetworks:
@@ -172,6 +173,12 @@ def is_trusted(peer: str | None, trusted: Sequence[Network]) -> bool:
     """Whether the other end of a connection is a trusted proxy."""
     if not peer:
         return UNIX_PEERS in trusted
+    if len(peer) <= _LONGEST_KNOWN and isinstance(trusted, TrustedNetworks):
+        return trusted.has(peer)
+    return _has(trusted, peer)
+
+
+def _has(trusted: Sequence[Network], peer: str) -> bool:
     try:
         return _is_in(parse(peer), trusted)
     except Unidentified:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from limiter.errors import InvalidSetting
 from limiter.web.identity import Ambiguous
@@ -92,7 +93,7 @@ class Match:
             return SkipReason.HOST
         return None
 
-    @property
+    @cached_property
     def is_everything(self) -> bool:
         """Whether every request matches."""
         return not (self.methods or self.hosts or self.paths)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from limiter.errors import shown
@@ -117,7 +118,7 @@ class Rule:
             unit = "requests" if self.cost is one_unit else "units"
             object.__setattr__(self, "unit", unit)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The limiter's name, as it stands in keys, header fields and reports."""
         return str(self.limiter.name)
@@ -158,7 +159,7 @@ class Rule:
             Unidentified: The caller cannot be identified, and the rule refuses such requests.
 
         """
-        parts = self.match.parts(request)
+        parts = request.parts if self.match.is_everything else self.match.parts(request)
         if parts is None:
             return self.match.missed(request) or SkipReason.PATH
         if not self.preflights and request.is_preflight:
@@ -172,11 +173,12 @@ class Rule:
             return SkipReason.EXEMPT_NETWORK
         if parts is not request.parts:
             request = request.changed(parts=parts)
-        subject = self._subject(request, trusted)
+        is_apart = self._counts_apart(request)
+        subject = self._subject(request, trusted, is_apart)
         if subject is None:
             return SkipReason.UNIDENTIFIED
         check = self.consider_subject(subject, 1)
-        if not isinstance(check, Check) or self._counts_apart(request):
+        if is_apart or not isinstance(check, Check):
             return check
         limits, cost = check.limits, self.cost(request, trusted)
         if cost is None:
@@ -186,8 +188,11 @@ class Rule:
                 f"the cost function of {self.name} returned {shown(cost)}: "
                 f"accepted are a whole number, and None"
             )
-        address = None if self.new_subjects is None else by_address(request, trusted)
-        return Check(self, subject, max(1, cost), limits, None if address == subject else address)
+        cost = max(1, cost)
+        if self.new_subjects is None:
+            return check if cost == 1 else check._replace(cost=cost)
+        address = by_address(request, trusted)
+        return Check(self, subject, cost, limits, None if address == subject else address)
 
     def consider_subject(self, subject: Key, cost: int) -> Check | SkipReason:
         """Return this rule's check of a subject, whatever the request is, or why it does not apply."""
@@ -202,9 +207,13 @@ class Rule:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""
         return self.preflights == "apart" and request.is_preflight
 
-    def _subject(self, request: Request, trusted: Sequence[Network]) -> Key | None:
+    def _subject(self, request: Request, trusted: Sequence[Network], is_apart: bool) -> Key | None:
+        """Return the subject; None if it is unidentified, and the rule skips such requests.
+
+        ``is_apart`` is the result of ``_counts_apart``.
+        """
         try:
-            if self._counts_apart(request):
+            if is_apart:
                 return ("preflight", by_address(request, trusted))
             return checked_subject(self.identity(request, trusted))
         except Ambiguous:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from limiter.decision import Decision
 from limiter.errors import InvalidCost, LimiterError, StoreUnavailable
 from limiter.leases import HeldLease
 from limiter.log_throttle import log_seldom
-from limiter.plan import Part
+from limiter.plan import Part, Plan
 from limiter.web import headers, problems
 from limiter.web.identity import Unidentified
 from limiter.web.new_subjects import TooManyNewSubjects
@@ -97,6 +98,18 @@ class Verdict:
         return cls(429, results, fields, body, error)
 
     @classmethod
+    def of_hit(cls, result: Result, request: Request) -> Verdict:
+        """As ``of_results``, for one rule that is not in shadow mode."""
+        rule, decision, part = result
+        if decision.degraded:
+            return cls.of_results((result,), request)
+        fields = _writer(part.plan, rule.name, rule.form, rule.unit)(decision)
+        if decision.allowed:
+            return cls(200, (result,), fields)
+        denied = [(decision, rule.name, rule.unit)]
+        return cls(429, (result,), fields, problems.quota_exceeded(denied, request.path))
+
+    @classmethod
     def of_error(cls, error: LimiterError, request: Request, in_shadow: bool = False) -> Verdict:
         """Refuse a request that no rule decided; with ``in_shadow``, a store's error lets it pass."""
         if isinstance(error, Unidentified):
@@ -127,6 +140,14 @@ class Verdict:
 
     def __bool__(self) -> bool:
         return self.allowed
+
+
+@lru_cache(maxsize=1024)
+def _writer(
+    plan: Plan, name: str, form: str, unit: str
+) -> Callable[[Decision], list[headers.Field]]:
+    """Return the writer of a limiter's fields; a call template is found faster than its limits."""
+    return headers.writer(plan.policies, name, form, unit)
 
 
 #: Called with every request and its verdict, also after errors: for counters and logs.
