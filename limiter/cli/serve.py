@@ -17,7 +17,7 @@ _SERVER = ("gunicorn", "httptools", "prometheus_client", "starlette", "uvicorn")
 _LONGEST_DRAIN = 3_600
 
 
-class _Address(click.ParamType):
+class _Address(click.ParamType):  # type: ignore[type-arg]  # click 8.1 has no type argument
     """An address in a form that gunicorn takes."""
 
     name = "address"
@@ -97,9 +97,7 @@ def serve(bind: str, operators: str | None, workers: int, drain: float) -> None:
             "--bind and --operators: accepted are two addresses, or fd://N for both"
         )
     if operators is not None and operators.startswith("unix:"):
-        raise click.UsageError(
-            f"--operators is {operators}: accepted is an address with a port"
-        )
+        raise click.UsageError(f"--operators is {operators}: accepted is an address with a port")
     if drain > _LONGEST_DRAIN:
         raise click.UsageError(f"--drain is {drain:g}: accepted are up to {_LONGEST_DRAIN} seconds")
     Application(addresses, workers, drain).run()

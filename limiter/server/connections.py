@@ -28,6 +28,8 @@ MOST_PIPELINED = 100
 #: next one, and would lose it.
 LAST_REQUESTS = 1.0
 
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 #: Takes the trailer fields, which must not be added to the fields of the head (RFC 9110, section 6.5.1).
 _dropped: Any = deque(maxlen=0)
 
@@ -123,7 +125,8 @@ class Connection(HttpToolsProtocol):
         """Wait for the first request."""
         super().connection_made(transport)
         self._socket = transport
-        self.transport = _Output(transport, self)  # type: ignore[assignment]
+        self._output = _Output(transport, self)
+        self.transport = self._output  # type: ignore[assignment]
         self._all.receiving[self] = self.loop.time()
         self._all.make_room(len(self.connections))
 
@@ -156,12 +159,22 @@ class Connection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
             except HttpParserUpgrade as upgrade:
-                # Clients such as Java's offer HTTP/2 by this field, and accept an answer by HTTP/1.1.
-                data = data[upgrade.args[0] :]
+                data = self._head_without_upgrade() + data[upgrade.args[0] :]
             else:
                 return
 
-    def eof_received(self) -> bool:
+    def _head_without_upgrade(self) -> bytes:
+        """Return the head of a request that offers another protocol, without the offer.
+
+        Clients such as Java's offer HTTP/2 like this, and accept an answer by HTTP/1.1. The parser takes
+        what follows the head for the other protocol: it would parse the body as the next request.
+        """
+        fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        return line + b"".join(fields) + b"\r\n"
+
+    def eof_received(self) -> bool:  # type: ignore[override]
         """Answer the requests that arrived before the client ended its side; then close."""
         if self._ended or self._arrives or self.cycle is None or self.cycle.response_complete:
             return False
@@ -183,6 +196,10 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= MOST_PIPELINED:
             raise _Refused(400, f"More than {MOST_PIPELINED} requests wait for their responses.")
         self._unread = 0
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise _Refused(405, "The service is no proxy.")
+            return
         super().on_headers_complete()
         self.headers = _dropped
         self._keep_alive = self.cycle.keep_alive and not self._all.stopping
@@ -195,6 +212,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The whole request has arrived."""
+        if self.headers is not _dropped:  # an offer of another protocol
+            return
         super().on_message_complete()
         self._arrives = False
         self._unread = 0
@@ -204,9 +223,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Answer the next request, or wait for it."""
-        self.server_state.total_requests += 1
         if self._ended:
             return
+        self._output.end_response()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -239,6 +258,7 @@ class Connection(HttpToolsProtocol):
         """
         if self._ended:
             return
+        self._output.end_response()
         self._ended = self._drops = True
         self._all.forget(self)
         self._all.closing[self] = self.loop.time()
@@ -256,7 +276,7 @@ class Connection(HttpToolsProtocol):
     def _end(self) -> None:
         self._ended = self._drops = True
         self._all.forget(self)
-        self.transport.write = _ignore  # type: ignore[method-assign]
+        self._output.drop()
 
     def _refuse(self, status: int, detail: str) -> None:
         """Refuse a request that is not passed to the application, and end the connection."""
@@ -286,16 +306,41 @@ class Connection(HttpToolsProtocol):
 
 
 class _Output:
-    """A transport for responses, which closes by ``Connection.close``."""
+    """A transport for responses, which closes by ``Connection.close``.
+
+    The head of a response waits for the body, so that one call of the system sends both.
+    """
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
-        self.write = transport.write
+        self._write = transport.write
         self.is_closing = transport.is_closing
         self.close = connection.close
+        #: The head that waits; empty once it is sent, and None until it is known.
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Write the head of a response, a part of its body, or a 100 Continue."""
+        if self._head:
+            self._write(self._head + data)
+            self._head = b""
+        elif self._head is None and data != _CONTINUE:
+            self._head = data
+        else:
+            self._write(data)
+
+    def end_response(self) -> None:
+        """Write a head without a body."""
+        if self._head:
+            self._write(self._head)
+        self._head = None
+
+    def drop(self) -> None:
+        """Drop what is written from now on: the client is gone."""
+        self._write = _ignore
 
 
 def _ignore(data: object) -> None:
-    """Write nothing: the client is gone."""
+    """Write nothing."""
 
 
 class _Refused(Exception):

@@ -16,7 +16,7 @@ from limiter.web.verdict import Verdict
 try:
     from opentelemetry import propagate, trace
 except ImportError:
-    _tracer = None
+    _tracer: Any = None
 else:
     _tracer = trace.get_tracer("limiter.service")
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,15 @@ from limiter.log_throttle import ThrottleFilter
 from limiter.server import drain, logs, settings
 from limiter.server.worker import Worker
 
+#: Imported when the folder for metrics is known, which prometheus_client reads on import.
+_SERVICE = "limiter.server.app"
+
 _LOCAL_SHARE = "LIMITER_LOCAL_SHARE"
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _OURS = "limiter-metrics-"
 
-#: Seconds for which a connection may be idle: longer than proxies keep them, so that no proxy sends a request
-#: on a connection that is being closed.
+#: Seconds for which a connection may be idle: longer than proxies keep one, so that no proxy sends a
+#: request on a connection that is being closed.
 _IDLE = 120
 
 
@@ -96,10 +100,8 @@ class Application(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         """Make the service, in a worker."""
-        from limiter.server.app import create_app  # it reads PROMETHEUS_MULTIPROC_DIR
-
         try:
-            return create_app()
+            return import_module(_SERVICE).create_app()
         except Exception as error:
             # gunicorn would print the error too, and not as JSON.
             logs.log.exception("the service cannot start: %s", error)
@@ -147,6 +149,8 @@ class Application(BaseApplication):  # type: ignore[misc]
             sys.exit(1)
         if self.cfg.env.get(_FOLDER):
             self._folder.mkdir(0o700)
+        # Workers start in a moment if their master has imported what they need; else it takes a second.
+        import_module(_SERVICE)
         drain.install(arbiter, self._drain_seconds)
 
     def _post_worker_init(self, worker: Any) -> None:

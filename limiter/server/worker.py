@@ -70,7 +70,7 @@ class Worker(BaseWorker):  # type: ignore[misc]
             timeout_graceful_shutdown=self.stop_timeout,
         )
         server = _Server(config, self, connections)
-        server.run(sockets=self.sockets)
+        server.run(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
@@ -92,12 +92,16 @@ class _Server(uvicorn.Server):
             loop.add_signal_handler(number, self._stop, True)
         loop.add_signal_handler(signal.SIGHUP, self._worker.wsgi.policies.reload)
         looking = loop.create_task(self._look())
-        yield
-        looking.cancel()
+        try:
+            yield
+        finally:
+            looking.cancel()
 
     def _stop(self, at_once: bool = False) -> None:
         self.should_exit = True
-        self.force_exit = self.force_exit or at_once
+        if at_once:
+            for connection in list(self.server_state.connections):
+                connection.abort()  # type: ignore[union-attr]
 
     async def _look(self) -> None:
         """Close connections past their deadline, and tell gunicorn that this process works."""
@@ -110,9 +114,6 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(_LOOK_EVERY)
 
     async def shutdown(self, sockets: Any = None) -> None:
-        """Answer the requests in progress, unless the end is forced."""
+        """Answer the requests in progress; the event loop closes the sockets."""
         self._all.stopping = True
-        if self.force_exit:
-            for connection in list(self.server_state.connections):
-                connection.abort()  # type: ignore[union-attr]
-        await super().shutdown(sockets)
+        await super().shutdown()

@@ -88,12 +88,17 @@ def test_an_idle_connection_is_closed(quick: int) -> None:
 
 def test_responses_that_are_not_read_are_given_up(quick: int) -> None:
     """Else each such connection would keep its responses in memory."""
-    request = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
-    with begun(quick, request * 90) as connection:
-        time.sleep(3 * Quick.write_timeout + 1)  # nothing is read: the end cannot be seen
+    requests = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 90
+
+    def send_without_reading(connection: socket.socket) -> None:
+        """Send until the kernel's buffers are full of responses, and the server gives up."""
         connection.settimeout(10)
-        text = assert_is_closed(connection)
-    assert 0 < text.count(b"HTTP/1.1 200 OK") < 90
+        for _ in range(100):
+            connection.sendall(requests)
+            time.sleep(0.2)  # a client that reads nothing sees no progress
+
+    with begun(quick) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
+        send_without_reading(connection)
 
 
 def test_the_connection_that_has_waited_longest_makes_room(quick: int) -> None:
@@ -105,7 +110,7 @@ def test_the_connection_that_has_waited_longest_makes_room(quick: int) -> None:
         ]
         for connection in idle:
             connection.settimeout(10)
-            assert connection.recv(65_536).endswith(b"alive\n")
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
         began = time.monotonic()
         for _ in range(Quick.most_connections - 5):
             stack.enter_context(begun(quick))
@@ -177,7 +182,9 @@ WHOLE = {
     "chunks": check("Transfer-Encoding: chunked", CHUNKS),
     "as long as it may be": check(f"Content-Length: {65_536}", BODY + b" " * (65_536 - len(BODY))),
     # Java's client offers HTTP/2 like this.
-    "an upgrade": check(f"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: {len(BODY)}", BODY),
+    "an upgrade": check(
+        f"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: {len(BODY)}", BODY
+    ),
     "a large head": check(
         f"X-Large: {'x' * (LARGEST_HEAD - 300)}\r\nContent-Length: {len(BODY)}", BODY
     ),
@@ -249,7 +256,6 @@ def test_a_client_may_end_its_side_before_the_response(raw: socket.socket) -> No
     text = assert_is_closed(raw)
 
     assert text.count(b"HTTP/1.1 200 OK") == 2
-    assert text.count(b"connection: close") == 1
 
 
 def test_trailer_fields_are_not_fields_of_the_head(raw: socket.socket) -> None:
@@ -274,8 +280,8 @@ LONG = b"x" * (2 * LARGEST_HEAD)
         (check("Content-Length: " + "9" * 30, b"{}"), 400),
         (check("Transfer-Encoding: chunked", b"zz\r\n"), 400),
         (check("Transfer-Encoding: chunked", b"fffffff\r\n" + LONG), 413),
-        (check("Transfer-Encoding: chunked", b"1\r\n1\r\n0\r\nX: " + LONG), 431),
-        (check("Transfer-Encoding: chunked", b"1;" + LONG), 431),
+        (check("Transfer-Encoding: chunked", b"1\r\n1\r\n0\r\nX: " + LONG * 8), 431),
+        (check("Transfer-Encoding: chunked", b"1;" + LONG * 8), 431),
         (b"GET / HTTP/1.1\r\nX: " + LONG, 431),
         (b"GET / HTTP/1.1\r\nX: " + LONG + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, 431),
