@@ -27,7 +27,8 @@ from tests.proxies.support import (
     run_proxy,
     run_traefik,
 )
-from tests.service.support import ROOT, gunicorn, started
+from tests.server.serving import serving
+from tests.service.support import ROOT, started
 from tests.wsgi.support import listens
 
 PROXIES = ("nginx", "caddy", "envoy", "traefik", "nginx+traefik", "traefik+traefik")
@@ -131,7 +132,7 @@ class Machines:
             "LIMITER_TIMEOUT": "5",
         }
         variables = self._settings()
-        self._service, url = stack.enter_context(gunicorn(folder / "service.log", **variables))
+        self._service, url = stack.enter_context(serving(folder / "service.log", **variables))
         self._service_port = int(url.rpartition(":")[2])
 
     def start(self, name: str) -> None:

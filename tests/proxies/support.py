@@ -18,6 +18,7 @@ import pytest
 from service.demo.children import Child
 from service.demo.servers import HOST, free_port
 from tests.e2e.support import until
+from tests.server.serving import serving
 from tests.service.support import ROOT, clean_environment, gunicorn
 
 #: Only the proxies' addresses are trusted: clients have others in 127.0.0.0/8.
@@ -102,6 +103,8 @@ class Behind(NamedTuple):
     upstream_port: int
     others: Sequence[str] = ()
     """Addresses of further instances of the service."""
+    apps: Sequence[str] = ()
+    """Addresses of Flask instances; without one, Traefik's routes to them are not used."""
 
 
 @contextmanager
@@ -110,7 +113,7 @@ def behind(folder: Path, **variables: str) -> Iterator[Behind]:
     variables = {"LIMITER_TRUSTED_PROXIES": TRUSTED, **variables}
     config, app = "--config=service/upstream.conf.py", "service.upstream:create_app('upstream')"
     with (
-        gunicorn(folder / "service.log", **variables) as (service, url),
+        serving(folder / "service.log", **variables) as (service, url),
         gunicorn(folder / "upstream.log", config, app=app) as (_, upstream),
     ):
         yield Behind(service, int(url.rpartition(":")[2]), int(upstream.rpartition(":")[2]))
@@ -121,6 +124,7 @@ def front(
     folder: Path,
     kind: str,
     others: Sequence[str] = (),
+    apps: Sequence[str] = (),
     outer: str = "",
     changes: Mapping[str, str] | None = None,
     **variables: str,
@@ -140,7 +144,7 @@ def front(
         text = text.replace(before, after)
     port, inside = free_port(), free_port()
     with behind(folder, **variables) as found:
-        found = found._replace(others=others)
+        found = found._replace(others=others, apps=apps)
         ports = {8000: found.service_port, 8002: found.upstream_port, 8080: port, 9001: inside}
         for documented, real in ports.items():
             text = re.sub(rf"\b{documented}\b", str(real), text)
@@ -170,7 +174,8 @@ def run_proxy(
     environment = clean_environment(
         HOME=str(folder),
         XDG_DATA_HOME=str(folder),
-        SERVICE_ADDRESSES=",".join([f"{HOST}:{found.service_port}", *found.others]),
+        APP_ADDRESSES=",".join(found.apps or ["127.0.0.1:1"]),
+        DECISION_ADDRESSES=",".join([f"{HOST}:{found.service_port}", *found.others]),
         INSIDE_ADDRESS=f"{HOST}:{inside}",
         UPSTREAM_ADDRESS=f"{HOST}:{found.upstream_port}",
     )

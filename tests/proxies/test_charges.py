@@ -16,7 +16,8 @@ from service.demo.servers import HOST, free_port
 from tests.e2e.support import until
 from tests.proxies.support import MARKS, TRUSTED, Behind, Front, behind, front, run_traefik
 from tests.proxy import Cut, Proxy
-from tests.service.support import gunicorn, post
+from tests.server.serving import serving
+from tests.service.support import post
 
 pytestmark = MARKS
 
@@ -95,7 +96,7 @@ def test_a_lost_response_is_requested_again(tmp_path: Path, store: str) -> None:
         return data
 
     with (
-        gunicorn(tmp_path / "other.log", **variables) as (_, url),
+        serving(tmp_path / "other.log", **variables) as (_, url),
         Proxy((HOST, int(url.rpartition(":")[2]))) as between,
         front(tmp_path, "traefik", [f"{HOST}:{between.port}"], **variables) as proxy,
     ):
@@ -118,7 +119,7 @@ def test_killed_workers_cost_at_most_one_charge_for_each_pending_request(
     statuses: Counter[int] = Counter()
     stop = threading.Event()
     with (
-        gunicorn(tmp_path / "other.log", **variables) as (other, url),
+        serving(tmp_path / "other.log", **variables) as (other, url),
         front(tmp_path, "traefik", [url.removeprefix("http://")], **variables) as proxy,
     ):
         threads = [
