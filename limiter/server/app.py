@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.applications import Starlette
 
 from limiter import LimiterError
+from limiter.policyfile import AsyncPolicies
+from limiter.policyfile.watch import LOOK_EVERY
 from limiter.server import checks, health, holds, logs, openapi, operators, responses, settings
 from limiter.server.callers import Callers, Token, only_known
 from limiter.server.forward_auth import PATH, ForwardAuth
@@ -69,10 +73,18 @@ class Service:
             await self.policies.open()
         except LimiterError as error:
             logs.log.warning("started without the store: %s", error)
+        watching = asyncio.get_running_loop().create_task(self._watch())
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        watching.cancel()
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _watch(self) -> None:
+        """Notice a changed policy file also while no request arrives."""
+        while isinstance(self.policies, AsyncPolicies):
+            await asyncio.sleep(LOOK_EVERY)
+            _ = self.policies.current
 
     async def close(self) -> None:
         """Add the last counts to the metrics, and close the store."""

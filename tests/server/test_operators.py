@@ -13,7 +13,7 @@ import pytest
 
 from limiter.server import logs, recorder
 from service.demo.servers import HOST, Server, free_port
-from tests.server.client import Running
+from tests.server.client import Running, under_uvicorn
 from tests.server.conftest import Make
 from tests.server.test_api import problem
 from tests.waiting import until
@@ -307,6 +307,17 @@ def test_a_changed_file_is_shown_without_other_requests(make_by_file: Make) -> N
             return len(answer["refused"]), answer["policies"][0]["limits"][0]["limit"]
 
         until(lambda: shown() == (faults, limit), what=lambda: str(shown()))  # noqa: B023
+
+
+@pytest.mark.slow
+def test_a_changed_file_is_in_force_without_requests(make_by_file: Make) -> None:
+    """Else the first request after a change would be decided by the old text."""
+    service = make_by_file(POLICIES).service
+    policies = service.policies
+    with under_uvicorn(service):
+        with open(policies.path, "a") as file:
+            file.write("[policies.new]\nlimits = '1/minute'\n")
+        until(lambda: "new" in policies._current.guards, 5.0)
 
 
 def test_without_a_file_there_is_no_metric_of_one(make_app: Make) -> None:
