@@ -218,7 +218,8 @@ def _traefik(
     routes = _ROUTES.format(bare=bare, directly=directly, instance=services[0])
     (folder / "dynamic/routes.yml").write_text(routes)
     environ = os.environ | {
-        "SERVICE_ADDRESSES": ",".join(services),
+        "APP_ADDRESSES": upstream,  # no request goes there
+        "DECISION_ADDRESSES": ",".join(services),
         "UPSTREAM_ADDRESS": upstream,
         "INSIDE_ADDRESS": f"{HOST}:{inside}",
     }

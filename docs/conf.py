@@ -38,6 +38,7 @@ copybutton_prompt_text = "$ "
 #: Files outside this folder that the pages link to, and the pages that show them.
 _SHOWN_BY = {
     "lua/README.md": "lua.md",
+    "deploy/README.md": "deploy.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
@@ -47,7 +48,9 @@ def _link_pages(_app: Sphinx, _path: Path, _parent: str, content: list[str]) -> 
     """Let links of an included file lead to pages of the site."""
     for target, page in _SHOWN_BY.items():
         content[0] = content[0].replace(f"]({target})", f"]({page})")
-    content[0] = content[0].replace("](docs/", "](").replace("](lua/src/", "](path:../lua/src/")
+    for prefix in ("](docs/", "](../docs/"):
+        content[0] = content[0].replace(prefix, "](")
+    content[0] = content[0].replace("](lua/src/", "](path:../lua/src/")
 
 
 def _link_files(_app: Sphinx, _page: str, content: list[str]) -> None:

@@ -116,7 +116,7 @@ READERS = {
     ".py": python,
     ".lua": lua,
     ".html": html,
-    **dict.fromkeys([".cfg", ".toml", ".yml"], hashes),
+    **dict.fromkeys([".cfg", ".env", ".service", ".toml", ".yml"], hashes),
 }
 
 

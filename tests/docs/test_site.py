@@ -21,6 +21,8 @@ TITLES = [
     "The decision service",
     "Policies",
     "Operate",
+    "Run the decision service",
+    "Runbook",
     "From Flask-Limiter",
     "Testing an application that is limited",
     "How exact",

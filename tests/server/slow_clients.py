@@ -27,14 +27,13 @@ def _post(path: str, fields: str, body: str = "") -> bytes:
 
 
 _HALF = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: "
+_WHOLE = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
 
-#: Attacks by name: they block a server whose threads wait for clients.
+#: Attacks by name: they block a server that waits for clients.
 ATTACKS = {
     "half a request": Attack(20, _HALF),
     "half a request, byte by byte": Attack(20, _HALF, is_slow=True),
-    "a whole request and half of one": Attack(
-        20, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" + _HALF, is_slow=True
-    ),
+    "a whole request and half of one": Attack(20, _WHOLE + _HALF, is_slow=True),
     "idle": Attack(200, b""),
     "a slow body": Attack(20, _post("/v1/check/default", "Content-Length: 60000"), is_slow=True),
     "a slow body that is long": Attack(
@@ -46,25 +45,28 @@ ATTACKS = {
     "a slow body in chunks": Attack(
         20, _post("/v1/check/default", "Transfer-Encoding: chunked", "ffff\r\n"), is_slow=True
     ),
+    "a slow trailer": Attack(
+        20,
+        _post("/v1/check/default", "Transfer-Encoding: chunked", "1\r\nx\r\n0\r\nX: "),
+        is_slow=True,
+    ),
     "a slow body after a 100 Continue": Attack(
         20,
         _post("/v1/check/default", "Content-Length: 60000\r\nExpect: 100-continue"),
         is_slow=True,
     ),
     "an invalid request, kept open": Attack(20, b"GET\r\n\r\n"),
-    "more idle connections than the worker keeps": Attack(600, b""),
-    "responses that are not read": Attack(
-        20, b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2_000
-    ),
+    "responses that are not read": Attack(20, _WHOLE * 90),
+    "more requests at once than are accepted": Attack(20, _WHOLE * 2_000),
 }
 
 
 @contextmanager
 def attacking(port: int, attack: Attack) -> Iterator[list[socket.socket]]:
-    """Keep these connections open; if the server closes one, open another."""
+    """Keep these connections open."""
     stop = threading.Event()
     with ExitStack() as stack:
-        found = [_begin(port, attack) for _ in range(attack.connections)]
+        found = [begun(port, attack.begins) for _ in range(attack.connections)]
         for one in found:
             stack.callback(one.close)
 
@@ -84,14 +86,15 @@ def attacking(port: int, attack: Attack) -> Iterator[list[socket.socket]]:
         yield found
 
 
-def _begin(port: int, attack: Attack) -> socket.socket:
+def begun(port: int, begins: bytes = b"") -> socket.socket:
+    """A connection with a small buffer for what it receives, on which this was sent."""
     made = socket.socket()
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
     made.settimeout(5)
     made.connect((HOST, port))
     made.setblocking(False)
-    if attack.begins:
-        made.send(attack.begins)  # as much as the socket's buffer takes
+    if begins:
+        made.send(begins)  # as much as the socket's buffer takes
     return made
 
 

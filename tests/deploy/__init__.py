@@ -1,0 +1,1 @@
+"""The files in deploy/: each is checked by the program that reads it, and tried on the real service."""

@@ -1,0 +1,78 @@
+"""The alerts for Prometheus: checked and tried by promtool, and on real metrics."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.promql import missing, read
+from tests.deploy.support import DEPLOY, ROOT, program, run
+
+CASES = Path(__file__).parent / "alerts_test.yml"
+
+
+def promtool(*words: str | Path) -> str:
+    """Run promtool, which must find nothing wrong."""
+    return run(program("promtool", "promtool"), *words)
+
+
+def rules() -> list[dict[str, Any]]:
+    """All alerts."""
+    (group,) = yaml.safe_load((DEPLOY / "alerts.yml").read_text())["groups"]
+    return list(group["rules"])
+
+
+def test_prometheus_accepts_the_files() -> None:
+    promtool("check", "config", "--lint=all", "--lint-fatal", DEPLOY / "prometheus.yml")
+    promtool("check", "rules", "--lint=all", "--lint-fatal", DEPLOY / "alerts.yml")
+
+
+def test_each_alert_fires_when_it_should_and_not_before() -> None:
+    promtool("test", "rules", CASES)
+
+    cases = [
+        case
+        for test in yaml.safe_load(CASES.read_text())["tests"]
+        for case in test.get("alert_rule_test", [])
+    ]
+    for fires in (True, False):
+        names = {case["alertname"] for case in cases if bool(case["exp_alerts"]) is fires}
+        assert names == {rule["alert"] for rule in rules()}
+
+
+@pytest.mark.slow
+def test_the_alerts_ask_for_metrics_that_exist(metrics: str) -> None:
+    series = read(metrics)
+    for rule in rules():
+        assert not missing(rule["expr"], series), rule["alert"]
+
+
+def test_the_service_s_metrics_are_named_as_prometheus_wants(metrics: str, tmp_path: Path) -> None:
+    """The command reads standard input, and names each metric that breaks a convention."""
+    done = subprocess.run(
+        [program("promtool", "promtool"), "check", "metrics"],
+        input=metrics,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_alert_names_a_section_of_the_runbook() -> None:
+    page = (ROOT / "docs/runbook.md").read_text()
+    titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+    for rule in rules():
+        file, anchor = rule["annotations"]["runbook"].split("#")
+        assert (file, anchor in anchors) == ("docs/runbook.md", True), rule["alert"]
+        section = page.split(f"\n## {titles[[*anchors].index(anchor)]}\n")
+        assert section
+        assert f"`{rule['alert']}`" in page
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert rule.get("for")

@@ -1,0 +1,33 @@
+"""``python -m tests.server.quick serve OPTIONS``: ``limiter serve`` with short timeouts.
+
+Its tests would wait for the real ones.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from limiter.command import cli
+from limiter.server import serve
+from limiter.server.worker import Worker
+
+
+class Quick(Worker):
+    """A worker with short timeouts, and few connections."""
+
+    read_timeout = 0.5
+    write_timeout = 0.5
+    linger = 0.5
+    most_connections = 50
+
+
+class _Application(serve.Application):
+    def load_config(self) -> None:
+        """Set a short timeout for idle connections, too."""
+        super().load_config()
+        self.cfg.set("keepalive", 1)
+
+
+if __name__ == "__main__":
+    serve.Application = partial(_Application, worker_class=Quick)  # type: ignore[misc,assignment]
+    cli(prog_name="limiter")
