@@ -24,6 +24,7 @@ from tests.proxies.support import (
     block,
     configured,
     passing_on,
+    port_of,
     run_proxy,
     run_traefik,
 )
@@ -133,7 +134,7 @@ class Machines:
         }
         variables = self._settings()
         self._service, url = stack.enter_context(serving(folder / "service.log", **variables))
-        self._service_port = int(url.rpartition(":")[2])
+        self._service_port = port_of(url)
 
     def start(self, name: str) -> None:
         """Start one target, or store the reason why it cannot start."""

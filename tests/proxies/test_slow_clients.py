@@ -1,4 +1,4 @@
-"""Slow clients of Traefik, in front of applications whose threads wait for them."""
+"""Slow clients of Traefik, in front of an upstream whose threads wait for bodies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from tests.proxies.support import MARKS, Front, front_by_file
 from tests.server.slow_clients import ATTACKS, Attack, attacking, served
 from tests.server.test_floods import flood
-from tests.service.support import gunicorn
 
 pytestmark = MARKS
 
@@ -31,13 +30,8 @@ def traefik(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[tu
     """A Traefik with the demo's configuration, but a timeout of one second for clients."""
     folder = tmp_path_factory.mktemp("slow")
     changes = {"readTimeout: 10s": "readTimeout: 1s"}
-    variables = {"LIMITER_STORE": store, "LIMITER_LIMITS": "1000/minute", "LIMITER_TIMEOUT": "5"}
-    with gunicorn(folder / "app.log", LIMITER_PREFIX=folder.name, **variables) as (_, url):
-        apps = [url.removeprefix("http://")]
-        with front_by_file(
-            folder, "traefik", POLICIES, store, apps=apps, changes=changes
-        ) as found:
-            yield found, folder
+    with front_by_file(folder, "traefik", POLICIES, store, changes=changes) as found:
+        yield found, folder
 
 
 def _post(path: str, fields: str, body: str = "") -> bytes:

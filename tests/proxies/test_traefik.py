@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.demo.servers import HOST
-from tests.e2e.support import until
 from tests.proxies.support import (
     MARKS,
     TRUSTED,
@@ -31,6 +30,7 @@ from tests.proxies.support import (
 )
 from tests.proxies.test_forward_auth import FORGED
 from tests.server.serving import serving
+from tests.waiting import until
 
 pytestmark = MARKS
 
