@@ -31,7 +31,7 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> str:
     variables = {"LIMITER_POLICIES": str(policies), "LIMITER_TIMEOUT": "1"}
     with (
         Server() as store,
-        serving(folder, "--drain", "0", LIMITER_STORE=store.url, **variables) as service,
+        serving(folder, LIMITER_STORE=store.url, **variables) as service,
     ):
         for _ in range(3):
             service.ask("/forward-auth/default")

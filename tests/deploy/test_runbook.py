@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service.demo.servers import Cluster, Server
-from tests.deploy.serving import LIMITER, Serving, serving
+from tests.deploy.serving import Serving, serving
 from tests.deploy.support import program
 from tests.service.support import ROOT, clean_environment
 from tests.waiting import until
@@ -51,7 +52,7 @@ class Duty:
     def _run(self, words: str) -> list[str]:
         for port, own in self._ports.items():
             words = re.sub(rf"\b{port}\b", str(own), words)
-        path = os.pathsep.join([str(LIMITER.parent), os.environ["PATH"]])
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = clean_environment(
             PATH=path, MAINPID=str(self.service.process.pid), TERM="dumb"
         )
@@ -86,8 +87,10 @@ def on_duty(folder: Path, store: str, ports: Mapping[int, int], drain: int = 0) 
     """Start the service as the page does, on this store."""
     for name, package in (("curl", "curl"), ("jq", "jq"), ("redis-cli", "redis-tools")):
         program(name, package)
-    (folder / "policies.toml").write_text(POLICIES)
-    variables = dict(re.findall(r"(LIMITER_\w+)=(\S+)", START)) | {"LIMITER_STORE": store}
+    policies = folder / "policies.toml"
+    policies.write_text(POLICIES)
+    variables = dict(re.findall(r"(LIMITER_\w+)=(\S+)", START))
+    variables |= {"LIMITER_STORE": store, "LIMITER_POLICIES": str(policies)}
     with serving(folder, "--drain", str(drain), **variables) as service:
         yield Duty(service, folder, ports)
 
@@ -159,9 +162,11 @@ def test_a_failover(tmp_path: Path) -> None:
 
 
 def test_a_roll(own: Server, tmp_path: Path) -> None:
-    (block,) = BLOCKS["Roll"]
+    stop, drains = BLOCKS["Roll"]
     with on_duty(tmp_path, own.url, {6379: own.port}, drain=5) as duty:
-        duty.read(block)
+        duty.read(stop)
+        until(lambda: duty.service.ask("/readyz") == 503)
+        duty.read(drains)
         assert duty.service.process.process.wait(20) == 0
 
 
