@@ -196,7 +196,6 @@ def _traefik(
     shutil.copy(CHECKOUT / "traefik/dynamic.yml", folder / "dynamic")
     shutil.copy(Path(__file__).with_suffix(".yml"), folder / "dynamic")
     environ = os.environ | {
-        "SERVICE_ADDRESSES": ",".join(services),
         "APP_ADDRESSES": services[0],
         "DECISION_ADDRESSES": ",".join(services),
         "UPSTREAM_ADDRESS": upstream,
