@@ -10,7 +10,8 @@ WORKERS ?= -n 3 --dist loadfile --no-loadscope-reorder
 .PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua docs venv clean help
 
 help:
-	@echo "make demo       a cluster, two instances and Traefik on port 9000, until Ctrl-C;"
+	@echo "make demo       a cluster, two Flask instances, two decision services, and Traefik on"
+	@echo "                port 9000, until Ctrl-C;"
 	@echo "                options as in: make demo DEMO=\"--port 9001\""
 	@echo "make test       everything; test-fast leaves out what is slow or starts servers;"
 	@echo "                COVERAGE=1 measures it"

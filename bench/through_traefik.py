@@ -1,4 +1,4 @@
-"""`ab` through Traefik, two service instances and a cluster: a client's view."""
+"""`ab` through Traefik, two Flask instances and a cluster: a client's view."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def measure(effort: Effort) -> Section:
     section = Section(
         "ab",
         "`ab` through Traefik",
-        "The demo as `make demo` starts it (Traefik, two service instances under gunicorn), on a "
+        "The demo as `make demo` starts it (Traefik, two Flask instances under gunicorn), on a "
         "cluster of three nodes, everything on this machine and unpinned: `ab` takes its share of "
         f"the same cores. Open: `{OPEN}`, no request is denied. Tight: `{TIGHT}`, all but "
         f"{TIGHT_LIMIT} are denied. Every run begins with an unused limit, and a token bucket also "

@@ -1,1 +1,1 @@
-"""The demo service: one limited route, and what a proxy and an operator ask."""
+"""The demo's two applications: one in Flask with limits of its own, and an upstream without a limiter."""

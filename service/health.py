@@ -1,4 +1,4 @@
-"""``/healthz`` and ``/readyz``: whether the process is alive, and whether it can decide.
+"""``/healthz`` and ``/readyz``: whether the process is alive, and whether it should get requests.
 
 While the store does not answer, the fallback decides, and the process is ready. All instances share the
 store: if they were not ready then, a load balancer would remove all of them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from limiter import LimiterError, StoreUnavailable
+from limiter.server.drain import is_draining
 from service.one_policy import AnyPolicies
 
 # Enough subjects to reach every node of a cluster of a usual size.
@@ -26,7 +27,9 @@ def blueprint(policies: AnyPolicies) -> Blueprint:
 
     @routes.get("/readyz")
     def readyz() -> Response:
-        """Report whether the process can decide, and whether the store or a fallback does."""
+        """Report whether the process can decide and is not about to stop, and what decides."""
+        if is_draining():
+            return Response("draining: the process stops soon\n", 503, mimetype="text/plain")
         rules = policies.guard.rules
         try:
             degraded = any(rules[0].limiter.peek(probe).degraded for probe in _PROBES)

@@ -1,4 +1,4 @@
-"""The policy of LIMITER_* in a service without a policy file; it has the interface of ``Policies``."""
+"""The policy of LIMITER_* without a policy file; it has the interface of ``Policies``."""
 
 from __future__ import annotations
 
@@ -8,22 +8,14 @@ from limiter.web.guard import Guard
 from limiter.web.identity import Network
 from limiter.web.rules import Rule
 
-#: The policy's name in paths, whatever LIMITER_NAME is: proxies' configurations contain these paths.
-NAME = "default"
-
 
 class OnePolicy:
-    """A limiter that counts by client address, and counts CORS preflights separately."""
+    """A limiter that counts by client address."""
 
     def __init__(self, limiter: Limiter, trusted: tuple[Network, ...]) -> None:
-        rule = Rule(limiter)
-        self.guard = Guard([rule], trusted)
+        self.guard = Guard([Rule(limiter)], trusted)
         self.path = None
         self.refused = None
-
-    def guard_for(self, name: str) -> Guard | None:
-        """Return the policy's guard; None for any other name."""
-        return self.guard if name in (NAME, self.guard.rules[0].name) else None
 
     def reload(self) -> bool:
         """Do nothing, since there is no file."""
@@ -38,5 +30,5 @@ class OnePolicy:
         self.guard.rules[0].limiter.close()
 
 
-#: The policies of the service: those of a file, or the only one.
+#: The policies of the application: those of a file, or the only one.
 AnyPolicies = Policies | OnePolicy

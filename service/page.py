@@ -34,9 +34,8 @@ from limiter.web.guard import Guard
 from limiter.web.lease_calls import LeaseCalls
 from limiter.web.request import from_wsgi
 from limiter.web.rules import Check, Rule
-from service import bodies
+from service import responses
 from service.one_policy import AnyPolicies
-from service.recorder import Recorder
 
 _LIMIT, _PER = 10, 10
 
@@ -71,7 +70,7 @@ OWN = TokenBucket(50, per=1, burst=300)
 _HTML = Path(__file__).with_name("page.html")
 
 
-def blueprint(policies: AnyPolicies, recorder: Recorder, answered_by: str) -> Blueprint:
+def blueprint(policies: AnyPolicies, answered_by: str) -> Blueprint:
     """Make the page and its routes, which use the store of these policies."""
     routes = Blueprint("page", __name__)
     store = policies.guard.rules[0].limiter
@@ -94,8 +93,8 @@ def blueprint(policies: AnyPolicies, recorder: Recorder, answered_by: str) -> Bl
         """Refuse a visitor that sends too many requests."""
         configured = policies.guard
         guard = Guard([own], configured.trusted, address_from=configured.address_from)
-        verdict = recorder.enter(guard, from_wsgi(request.environ))
-        return None if verdict.allowed else bodies.refusal(verdict)
+        verdict = guard.enter(from_wsgi(request.environ))
+        return None if verdict.allowed else responses.refusal(verdict)
 
     def check_of(rule: Rule) -> Check:
         configured = policies.guard
@@ -125,8 +124,8 @@ def blueprint(policies: AnyPolicies, recorder: Recorder, answered_by: str) -> Bl
                     decided = False
             body["policies"].append({**policy.to_dict(), "bound": bound, "state": state})
         if not decided:
-            return bodies.json_response({**_unavailable(), **body}, 503)
-        return bodies.json_response(body)
+            return responses.of_json({**_unavailable(), **body}, 503)
+        return responses.of_json(body)
 
     @routes.post("/page/hit")
     def hit() -> Response:
@@ -137,19 +136,19 @@ def blueprint(policies: AnyPolicies, recorder: Recorder, answered_by: str) -> Bl
         try:
             decision = _decide(check_of(rules[name]))
         except LimiterError:
-            return bodies.json_response({**_unavailable(), "answered_by": answered_by}, 503)
+            return responses.of_json({**_unavailable(), "answered_by": answered_by}, 503)
         result = {"answered_by": answered_by, "decision": decision.to_dict()}
         limit_fields = headers.fields(decision, name)
         if decision.allowed:
-            return bodies.json_response({"allowed": True, **result}, 200, limit_fields)
+            return responses.of_json({"allowed": True, **result}, 200, limit_fields)
         problem = json.loads(problems.quota_exceeded([(decision, name, "requests")], request.path))
-        return bodies.json_response({**problem, **result}, 429, limit_fields)
+        return responses.of_json({**problem, **result}, 429, limit_fields)
 
     return routes
 
 
 def _limiter(name: str, policy: Policy, store: Limiter, on_error: str) -> Limiter:
-    """Make a limiter with the environment's prefix and secret, and the service's connections."""
+    """Make a limiter with the environment's prefix and secret, and the application's connections."""
     return wiring.limiter_by(Limiter, policy, {"store": store, "name": name, "on_error": on_error})
 
 

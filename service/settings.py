@@ -1,14 +1,14 @@
-"""The service's settings, from the environment; the library reads and checks the variables."""
+"""The Flask application's settings, from the environment; the library reads and checks the variables."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from limiter import InvalidSetting, Limiter
-from limiter.policyfile import Policies, hand_on
-from limiter.settings import is_in_process, policies_path, tokens, trusted_proxies
-from limiter.web.identity import Network
+from limiter.policyfile import Policies
+from limiter.settings import policies_path, trusted_proxies
 from limiter.web.wiring import DENIAL_CACHE
 from service.one_policy import AnyPolicies, OnePolicy
 
@@ -16,43 +16,26 @@ from service.one_policy import AnyPolicies, OnePolicy
 _DEFAULTS: dict[str, Any] = {"on_error": "local", "denial_cache": DENIAL_CACHE}
 
 
-class Settings(NamedTuple):
-    """The policies, the trusted networks, and the tokens of operators and of callers."""
-
-    policies: AnyPolicies
-    trusted: tuple[Network, ...]
-    admin_token: str | None
-    api_token: str | None
-
-
-def check_workers(workers: int) -> None:
-    """Raise InvalidSetting if several workers would each count by themselves."""
-    if workers > 1 and is_in_process():
-        raise InvalidSetting(
-            f"LIMITER_STORE is memory://, in which each of the {workers} workers would count by itself: "
-            f"accepted is a store that they share, or --workers 1"
-        )
-
-
-def from_env(environ: Mapping[str, str] | None = None) -> Settings:
+def from_env(environ: Mapping[str, str] | None = None) -> AnyPolicies:
     """Read LIMITER_*; raise InvalidSetting, which names the variable, for an invalid one."""
     trusted = trusted_proxies(environ)
-    admin_token, api_token = tokens(environ)
-    policies: AnyPolicies
     if policies_path(environ):
-        policies = Policies.from_env(environ, trusted=trusted, **_DEFAULTS)
-    else:
-        policies = OnePolicy(Limiter.from_env(environ, limits="100/minute", **_DEFAULTS), trusted)
-    return Settings(policies, trusted, admin_token, api_token)
+        return Policies.from_env(environ, trusted=trusted, **_DEFAULTS)
+    return OnePolicy(Limiter.from_env(environ, limits="100/minute", **_DEFAULTS), trusted)
 
 
-def hand_on_policies() -> None:
-    """Read the policy file before workers are forked; one that starts with an invalid file uses this one.
+def drain_seconds() -> float:
+    """Return for how many seconds a process that must stop answers requests, but is not ready.
 
     Raises:
-        InvalidPolicyFile: The policy file is invalid.
+        InvalidSetting: DRAIN_SECONDS is no number from 0 to 300.
 
     """
-    path = policies_path()
-    if path:
-        hand_on(path)
+    text = os.environ.get("DRAIN_SECONDS") or "5"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 300:
+        raise InvalidSetting(f"DRAIN_SECONDS is {text!r}: accepted are 0 to 300")
+    return seconds

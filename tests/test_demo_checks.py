@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 import shutil
 import socket
 import sys
@@ -17,7 +18,8 @@ from service.demo import checks, output, supervisor
 from service.demo.__main__ import demo
 from service.demo.checks import DemoError
 from service.demo.servers import HOST, ServerError
-from service.demo.supervisor import Demo, Options
+from service.demo.supervisor import Demo, Instance, Options
+from tests.waiting import until
 
 
 def one_line(error: DemoError) -> str:
@@ -25,7 +27,7 @@ def one_line(error: DemoError) -> str:
     return str(error)
 
 
-@pytest.mark.parametrize("package", ["flask", "gunicorn"])
+@pytest.mark.parametrize("package", ["flask", "gunicorn", "starlette", "uvicorn"])
 def test_a_missing_package_is_named_with_the_way_to_get_it(
     monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
@@ -67,7 +69,7 @@ def test_a_taken_port_names_another(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("as_option", [True, False])
-def test_a_store_for_each_instance_is_none_for_two(as_option: bool) -> None:
+def test_a_store_for_each_instance_is_none(as_option: bool) -> None:
     """Each store would admit the whole limit."""
     options, variables = (
         (["--store=memory://"], {}) if as_option else ([], {"LIMITER_STORE": "memory://"})
@@ -76,8 +78,7 @@ def test_a_store_for_each_instance_is_none_for_two(as_option: bool) -> None:
 
     assert done.exit_code == 1
     assert done.output.count("\n") == 1
-    assert "memory://, in which each of 2 instances would count for itself" in done.output
-    assert "--instances 1" in done.output
+    assert "memory://, in which each of 4 instances would count for itself" in done.output
 
 
 @pytest.mark.parametrize(
@@ -109,18 +110,17 @@ def test_a_wrong_setting_is_one_line(
 def test_names_of_instances_have_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that all answers have, and `ab` counts none of them as failed."""
     ours, names = Demo(Options(1, 1, 10, "memory://"), {}), list[str]()
-    monkeypatch.setattr(ours, "_start_instance", names.append)
-    monkeypatch.setattr(ours, "_start_upstream", lambda: None)
+    monkeypatch.setattr(ours, "_launch_instance", lambda instance: names.append(instance.name))
     monkeypatch.setattr(ours, "_wait_for", lambda *_: None)
-    monkeypatch.setattr(ours, "_upstream", 1, raising=False)
     ours._start_instances()
 
-    assert len(set(names)) == 10
-    assert len(set(map(len, names))) == 1
+    apps = [name for name in names if name.startswith("instance")]
+    assert len(set(apps)) == 10
+    assert len(set(map(len, apps))) == 1
+    assert len(set(names)) == 2 * 10 + 1
 
 
-def test_a_store_for_each_instance_will_do_for_one() -> None:
-    checks.instances({"LIMITER_STORE": "memory://"}, 1)
+def test_instances_share_a_server() -> None:
     checks.instances({"LIMITER_STORE": "redis://127.0.0.1:1"}, 2)
 
 
@@ -135,27 +135,20 @@ def test_a_part_that_never_serves_ends_the_start(monkeypatch: pytest.MonkeyPatch
             )
 
 
-@pytest.mark.parametrize(("name", "offered"), [("default", True), ("other", False)])
-def test_forward_auth_is_offered_where_its_policy_is(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path: Path,
-    name: str,
-    offered: bool,
-) -> None:
-    """Traefik uses one policy by its name; without it, the path is a 404."""
-    path = tmp_path / "policies.toml"
-    path.write_text(f"[policies.{name}]\nlimits = '2/minute'\n")
-    ours = Demo(Options(1, 1, 1, "memory://"), {"LIMITER_POLICIES": str(path)})
-
-    monkeypatch.setattr(checks, "port", lambda _: None)
-    monkeypatch.setattr(ours, "_start_instances", lambda: None)
-    monkeypatch.setattr(ours, "_start_traefik", lambda _: None)
-    ours._start()
-
-    said = capsys.readouterr().out
-    assert ("/protected/hello" in said) == offered
-    assert ("there is no policy default, which traefik/dynamic.yml uses" in said) != offered
+def test_an_instance_that_does_not_stop_ends_the_demo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "START_TIMEOUT", 0.0)
+    demo = Demo(Options(1, 1, 1, None), {"PATH": os.environ["PATH"]})
+    deaf = "import signal, time; signal.signal(15, lambda *_: 0); print('up', flush=True); time.sleep(60)"
+    instance = Instance("instance-1", [sys.executable, "-c", deaf], [], [])
+    demo._launch_instance(instance)
+    try:
+        log = demo._children["instance-1"][1]
+        until(lambda: "up" in log.last, what=lambda: str(log.last))
+        with pytest.raises(DemoError, match="instance-1 did not stop in time"):
+            demo._restart([instance])
+    finally:
+        demo._children["instance-1"][0].kill()
+        log.close()
 
 
 def test_the_last_output_is_in_its_own_lines(

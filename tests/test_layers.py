@@ -270,11 +270,11 @@ def test_the_service_uses_public_names_only() -> None:
     )
     public = {f"limiter.{name}" for name in limiter.__all__}
     public |= {f"limiter.settings.{name}" for name in settings}
-    public |= {"limiter.log_throttle.ThrottleFilter"}
+    public |= {"limiter.log_throttle.ThrottleFilter", "limiter.wsgi.LimiterMiddleware"}
     for name, tree in trees("service", "limiter/server"):
         for wanted in imports(tree):
             if within(wanted, "limiter"):
-                packages = ("limiter.web", "limiter.policyfile", "limiter.server")
+                packages = ("limiter.web", "limiter.policyfile", "limiter.server", "limiter.flask")
                 known = wanted in public or within(wanted, *packages)
                 assert known, f"{name} imports {wanted}"
                 assert wanted in public or "._" not in wanted, f"{name} imports {wanted}"

@@ -137,7 +137,8 @@ class FlaskLimiter(Extension):
 
         Args:
             limits: A limit string, a policy, several policies, or a function that returns one of these
-                for the current request, or None for no limit.
+                for the current request, or None for no limit. Or a ``Limiter``: its count is the same on
+                every route, and in other programs that use a limiter of its name.
             key: How the subject is found, in place of the extension's ``key``.
             cost: The cost of a request, or a function that returns it; a request of cost 0 passes and
                 takes nothing. The function takes the same arguments as that of ``key``.

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 from flask import Response, current_app
 from flask import request as current
 
+from limiter.client import Limiter
 from limiter.errors import (
     InvalidCost,
     InvalidKey,
@@ -39,8 +40,8 @@ from limiter.web.subjects import (
 )
 from limiter.web.wiring import check_flag, chosen
 
-#: Limits, or a function that returns them for the current request; None: this request has none.
-Amount = Limits | Callable[[], "Limits | None"]
+#: Limits, a limiter, or a function that returns limits for the current request; None: it has none.
+Amount = Limits | Limiter | Callable[[], "Limits | None"]
 
 log = logging.getLogger("limiter.flask")
 
@@ -52,7 +53,8 @@ _USUAL = 0
 _FUNCTIONS = {"exempt_when": (), "deduct_when": ("the response",), "on_denied": ("the verdict",)}
 #: For messages: what limits may be, and what to do if a view is given in their place.
 AMOUNTS = (
-    "a limit string, a policy, several policies, or a function that returns one of these, or None"
+    "a limit string, a policy, several policies, or a function that returns one of these, or None; "
+    "or a Limiter"
 )
 PARENTHESES = 'above a view, write the limits in parentheses: @limits.limit("5/minute")'
 
@@ -103,7 +105,13 @@ class DeclaredLimit:
             read_limits(self.amount)  # a mistake raises when the module is loaded
         elif isinstance(self.amount, Iterable):
             object.__setattr__(self, "amount", tuple(self.amount))
-        if callable(self.amount):
+        if isinstance(self.amount, Limiter):
+            if self.scope is not None or self.per_method:
+                option = "per_method" if self.scope is None else "scope"
+                raise InvalidSetting(
+                    f"{option} cannot be combined with a Limiter, which is one count"
+                )
+        elif callable(self.amount):
             note = f" that returns the limits of a request; {PARENTHESES}"
             check_function("limits", self.amount, more=note)
         elif not (isinstance(self.amount, (str, Policy)) or _are_policies(self.amount)):

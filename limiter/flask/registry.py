@@ -11,6 +11,7 @@ from weakref import WeakSet
 from flask import Blueprint, Flask, current_app
 from flask.views import View
 
+from limiter.client import Limiter
 from limiter.errors import InvalidSetting
 from limiter.flask.limits import AMOUNTS, PARENTHESES, DeclaredLimit
 
@@ -209,7 +210,12 @@ def placed(
 
 
 def _place(limit: DeclaredLimit, kind: str, where: tuple[str, ...], called: str) -> PlacedLimit:
-    """The place of a limit; a shared limit is named by its scope, or by its scope function."""
+    """The place of a limit; a shared limit is named by its scope, or by its scope function.
+
+    A limiter has a name of its own, wherever it stands.
+    """
+    if isinstance(limit.amount, Limiter):
+        return PlacedLimit(limit, ("-limiter", limit.amount.name), limit.amount.name)
     scope = limit.scope
     if scope is None:
         return PlacedLimit(limit, (kind, *where), called)

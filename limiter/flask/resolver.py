@@ -257,7 +257,10 @@ class LimitResolver:
 
     def _rule(self, limit: DeclaredLimit, state: str, called: str, make: Make) -> ViewRule:
         is_dynamic = callable(limit.amount)
-        limiter = make(state, "1/day" if callable(limit.amount) else limit.amount)
+        if isinstance(limit.amount, Limiter):
+            limiter = limit.amount
+        else:
+            limiter = make(state, "1/day" if callable(limit.amount) else limit.amount)
         if not (is_dynamic or callable(limit.cost)):
             self._check_cost(limit.cost, limiter)
         if limit.deduct_when is not None and any(policy.leases for policy in limiter.policies):

@@ -1,1 +1,1 @@
-"""The main job on one machine: a cluster, service instances and Traefik, all real."""
+"""The main job on one machine: a cluster, Flask instances, decision services and Traefik, all real."""

@@ -30,11 +30,13 @@ from service.demo.supervisor import Demo, Options
     default=2,
     show_default=True,
     type=click.IntRange(1, 50),
-    help="Instances of the service, each under its own gunicorn.",
+    help="Flask instances, and decision services that Traefik asks: this many of each.",
 )
 @click.option("--store", metavar="URL", help="An existing Redis, in place of the cluster.")
 def demo(port: int, nodes: int, instances: int, store: str | None) -> None:
-    """Run a cluster, service instances and Traefik until Ctrl-C.
+    """Run a cluster, Flask instances, decision services and Traefik until Ctrl-C.
+
+    SIGUSR1 restarts all instances, one of each kind at a time.
 
     The environment chooses the limit, as in LIMITER_ALGORITHM=token_bucket
     LIMITER_LIMITS="20/second" make demo.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import shutil
 import socket
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from limiter import LimiterError
-from limiter.settings import is_in_process
+from limiter.settings import is_in_process, tokens
 from service import settings
 from service.demo.servers import HOST, ServerError, find_server
 from service.one_policy import AnyPolicies
@@ -26,7 +25,8 @@ class DemoError(Exception):
 
 def dependencies(embedded: bool) -> Path:
     """Check that everything is installed, and return the path of Traefik."""
-    missing = [name for name in ("flask", "gunicorn") if importlib.util.find_spec(name) is None]
+    needed = ("flask", "gunicorn", "starlette", "uvicorn")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     # The wheel puts its binary beside Python, which is on PATH only in an activated venv.
     traefik = shutil.which("traefik", path=str(Path(sys.executable).parent))
     traefik = traefik or shutil.which("traefik")
@@ -46,27 +46,21 @@ def dependencies(embedded: bool) -> Path:
 
 
 def instances(environ: Mapping[str, str], count: int) -> None:
-    """Check that all instances will share one count."""
-    if is_in_process(environ) and count > 1:
+    """Check that Flask instances and decision services, this many of each, will share one count."""
+    if is_in_process(environ):
         raise DemoError(
-            f"The store is memory://, in which each of {count} instances would count for itself: choose a "
-            f"store that they share, none for a cluster of the demo's own, or one instance, as in "
-            f"`make demo DEMO='--instances 1'`."
+            f"The store is memory://, in which each of {2 * count} instances would count for itself: "
+            f"choose a store that they share, or none for a cluster of the demo's own."
         )
 
 
 def policies(environ: Mapping[str, str]) -> AnyPolicies:
     """Check LIMITER_*, and return an instance's policies."""
     try:
-        return settings.from_env(environ).policies
+        tokens(environ)
+        return settings.from_env(environ)
     except LimiterError as error:
         raise DemoError(str(error)) from None
-
-
-def unknown_policy(policies: AnyPolicies) -> str | None:
-    """Return the policy in Traefik's configuration of ForwardAuth, if it does not exist; else None."""
-    used = re.findall(r'/forward-auth/([^"`]+)"', (CHECKOUT / "traefik/dynamic.yml").read_text())
-    return next((name for name in used if policies.guard_for(name) is None), None)
 
 
 def store(policies: AnyPolicies) -> None:

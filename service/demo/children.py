@@ -15,6 +15,8 @@ from typing import IO
 
 #: Seconds between SIGTERM and SIGKILL.
 STOP_TIMEOUT = 5.0
+#: Seconds between two signals: a process handles the first one before the second one arrives.
+_AGAIN = 0.2
 
 # This wrapper asks the kernel to end it with its parent, however the parent ends, and then executes the
 # program. `preexec_fn` would do the same, but is not safe in a process with threads.
@@ -110,3 +112,12 @@ def stop(children: Iterable[Child], timeout: float = STOP_TIMEOUT) -> None:
         with suppress(subprocess.TimeoutExpired):  # the next line kills it
             child.process.wait(max(0.0, deadline - time.monotonic()))
         child.kill()
+
+
+def stop_at_once(children: Iterable[Child]) -> None:
+    """Stop children that drain on SIGTERM: the second one ends that."""
+    children = list(children)
+    for child in children:
+        child.signal(signal.SIGTERM)
+    time.sleep(_AGAIN)
+    stop(children)

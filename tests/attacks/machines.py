@@ -24,10 +24,12 @@ from tests.proxies.support import (
     block,
     configured,
     passing_on,
+    port_of,
     run_proxy,
     run_traefik,
 )
-from tests.service.support import ROOT, gunicorn, started
+from tests.server.serving import serving
+from tests.service.support import ROOT, started
 from tests.wsgi.support import listens
 
 PROXIES = ("nginx", "caddy", "envoy", "traefik", "nginx+traefik", "traefik+traefik")
@@ -131,8 +133,8 @@ class Machines:
             "LIMITER_TIMEOUT": "5",
         }
         variables = self._settings()
-        self._service, url = stack.enter_context(gunicorn(folder / "service.log", **variables))
-        self._service_port = int(url.rpartition(":")[2])
+        self._service, url = stack.enter_context(serving(folder / "service.log", **variables))
+        self._service_port = port_of(url)
 
     def start(self, name: str) -> None:
         """Start one target, or store the reason why it cannot start."""

@@ -50,3 +50,10 @@ def test_a_blueprint_has_a_limit() -> None:
     app = client("Blueprint(")
 
     assert [app.get("/api/items").status_code for _ in range(11)] == [200] * 10 + [429]
+
+
+def test_a_limiter_is_one_count_with_other_programs() -> None:
+    app = client("def start")
+    fields = [app.get("/work").headers["RateLimit"] for _ in range(2)]
+
+    assert fields[1].startswith('"work";r=98;')

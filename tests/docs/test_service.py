@@ -13,7 +13,8 @@ import pytest
 from service.demo.servers import HOST, Server, free_port
 from service.upstream import passing_on
 from tests.proxies.support import block
-from tests.service.support import ROOT, gunicorn
+from tests.server.serving import serving
+from tests.service.support import ROOT
 
 SERVICE = (ROOT / "docs/service.md").read_text()
 
@@ -27,7 +28,8 @@ def test_every_example_prints_what_the_page_shows(tmp_path: Path) -> None:
     second = free_port()
     with Server() as server:
         variables["LIMITER_STORE"] = server.url
-        with gunicorn(tmp_path / "log", f"--bind={HOST}:{second}", **variables) as (_, url):
+        operators = f"--operators={HOST}:{second}"
+        with serving(tmp_path / "log", operators, **variables) as (_, url):
             for console in re.findall(r"^```console\n(.*?)^```$", SERVICE, re.M | re.S):
                 for example in re.split(r"^\$ ", console, flags=re.M)[1:]:
                     words, *shown = example.splitlines()
@@ -42,7 +44,7 @@ def test_every_example_prints_what_the_page_shows(tmp_path: Path) -> None:
 
 def _general(line: str) -> str:
     """Replace the remaining seconds in a line."""
-    return re.sub(r"(t=|Retry-After: )\d+", r"\g<1>N", line.rstrip())
+    return re.sub(r"(t=|retry-after: )\d+", r"\g<1>N", line.rstrip())
 
 
 def test_the_middleware_on_the_page_works_like_the_service_s_own() -> None:

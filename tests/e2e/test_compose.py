@@ -11,6 +11,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,13 +23,14 @@ from typing import Any
 import pytest
 import redis
 
-from service.demo.children import Child, stop
+from service.demo.children import Child, stop_at_once
 from service.demo.servers import HOST, free_port
 from tests.e2e.support import ab, until
 from tests.service.support import ROOT, clean_environment
 
 SUBNET = "172.28.90."
 BALANCER = f"{SUBNET}10"
+INSTANCES = ("app-1", "app-2", "decision-1", "decision-2")
 #: The port on which the load balancer sends requests to itself.
 INSIDE = "127.0.0.1:9001"
 
@@ -57,10 +59,13 @@ def read_compose(**variables: str) -> dict[str, Any]:
     return found
 
 
-def dockerfile(instruction: str) -> list[str]:
-    """Return the arguments of each such instruction."""
-    text = (ROOT / "service/Dockerfile").read_text().replace("\\\n", " ")
+def dockerfile(path: str, instruction: str) -> list[str]:
+    """Return the arguments of each such instruction of an image."""
+    text = (ROOT / path).read_text().replace("\\\n", " ")
     return re.findall(rf"^{instruction}\s+(.*)$", text, re.MULTILINE)
+
+
+IMAGES = ("service/Dockerfile", "deploy/Dockerfile")
 
 
 class System:
@@ -105,7 +110,10 @@ class System:
     def command(self, name: str) -> list[str]:
         """Return the service's command."""
         service = self.services[name]
-        words = (service.get("entrypoint") or []) + (service.get("command") or [])
+        entrypoint = service.get("entrypoint")
+        if entrypoint is None and (image := self.image(name)):
+            entrypoint = json.loads("".join(dockerfile(image, "ENTRYPOINT")) or "[]")
+        words = (entrypoint or []) + (service.get("command") or [])
         command = [self.local(name, word) for word in words]
         if command[0] == "redis-server":
             # A container listens on one address, and calls from the same one.
@@ -116,10 +124,19 @@ class System:
             pytest.skip(f"{command[0]} is not installed")
         return [program, *command[1:]]
 
+    def image(self, name: str) -> str | None:
+        """Return the path of the file by which the service's image is built; None if it is not built."""
+        path = self.services[name].get("build", {}).get("dockerfile")
+        return None if path is None else str(path)
+
     def health(self, name: str) -> str:
         """Return the command of the service's health check."""
         if "healthcheck" not in self.services[name]:
-            text = re.sub(r"^(--\S+\s+)*CMD ", "", dockerfile("HEALTHCHECK")[0])
+            image = self.image(name)
+            assert image is not None
+            text = re.sub(r"^(--\S+\s+)*CMD ", "", dockerfile(image, "HEALTHCHECK")[0])
+            if text.startswith("["):  # without a shell
+                text = shlex.join(json.loads(text))
         else:
             kind, text = self.services[name]["healthcheck"]["test"]
             assert kind == "CMD-SHELL"
@@ -157,7 +174,7 @@ class System:
 
     def working_folder(self, name: str) -> Path:
         """Make the folder in which the command runs, with the mounted files."""
-        if "build" in self.services[name]:
+        if self.image(name):
             return ROOT
         folder = self.folder / name
         if not folder.exists():
@@ -214,7 +231,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         until(lambda: found.is_healthy("load-balancer"), what=lambda: found.log("load-balancer"))
         yield found
     finally:
-        stop(found.children.values())
+        stop_at_once(found.children.values())
 
 
 def test_only_the_load_balancer_is_published_and_images_are_pinned() -> None:
@@ -225,7 +242,9 @@ def test_only_the_load_balancer_is_published_and_images_are_pinned() -> None:
     assert published == {"load-balancer"}
     assert services["load-balancer"]["ports"][0]["published"] == "9000"
     assert len([name for name in services if name.startswith("redis-") and name[-1].isdigit()]) == 6
-    for image in images | set(dockerfile("FROM")):
+    for path in IMAGES:
+        images |= {words.split()[0] for words in dockerfile(path, "FROM")}
+    for image in images:
         assert re.fullmatch(r"[a-z]+:v?\d+\.\d+\.\d+(-[a-z-]+)?", image), image
 
 
@@ -234,7 +253,7 @@ def test_settings_come_from_the_users_environment() -> None:
     compose = read_compose(**chosen)
     balancer = compose["services"]["load-balancer"]["networks"]["default"]["ipv4_address"]
     assert balancer == BALANCER
-    for name in ("app-1", "app-2"):
+    for name in INSTANCES:
         environment = compose["services"][name]["environment"]
         assert chosen.items() <= environment.items()
         assert environment["LIMITER_TRUSTED_PROXIES"] == f"{BALANCER}/32,127.0.0.1/32"
@@ -247,7 +266,7 @@ def test_settings_come_from_the_users_environment() -> None:
 
 def test_a_policy_file_is_mounted_at_the_path_of_its_variable() -> None:
     compose = read_compose(LIMITER_POLICIES="./docs/service.toml")
-    for name in ("app-1", "app-2"):
+    for name in INSTANCES:
         service = compose["services"][name]
         (mount,) = service["volumes"]
         assert mount["source"] == str(ROOT / "docs/service.toml")
@@ -255,14 +274,34 @@ def test_a_policy_file_is_mounted_at_the_path_of_its_variable() -> None:
         assert mount["target"] == service["environment"]["LIMITER_POLICIES"]
 
 
-def test_the_image_runs_without_a_user_and_copies_existing_files() -> None:
-    assert dockerfile("USER") == ["65534:65534"]
-    assert json.loads(dockerfile("CMD")[0])[-1] == "service.app:create_app()"
-    for line in dockerfile("COPY"):
-        ignored = (ROOT / "service/Dockerfile.dockerignore").read_text().splitlines()
-        for source in line.split()[:-1]:
+@pytest.mark.parametrize(
+    ("image", "command"),
+    [(IMAGES[0], "service.app:create_app()"), (IMAGES[1], "0.0.0.0:8001")],
+)
+def test_an_image_runs_without_a_user_and_copies_existing_files(image: str, command: str) -> None:
+    (user,) = dockerfile(image, "USER")
+    assert all(int(part) > 1000 for part in user.split(":"))
+    assert json.loads(dockerfile(image, "CMD")[0])[-1] == command
+    for line in dockerfile(image, "COPY"):
+        words = line.split()
+        if words[0].startswith("--from"):
+            continue
+        ignored = (ROOT / f"{image}.dockerignore").read_text().splitlines()
+        for source in words[:-1]:
             assert (ROOT / source).exists(), source
             assert f"!{source}" in ignored
+
+
+def test_an_instance_has_time_to_drain_and_is_checked_more_often_than_that() -> None:
+    """It drains for 5 seconds, and has 3 more to answer what it began."""
+    services = read_compose()["services"]
+    for name in INSTANCES:
+        assert services[name]["stop_grace_period"] == "15s"
+    routes = (ROOT / "traefik/dynamic.yml").read_text()
+    found = dict(re.findall(r"^ +(interval|timeout): (\d)s$", routes, re.MULTILINE))
+    assert int(found["interval"]) + int(found["timeout"]) < 5
+    assert routes.count("path: /readyz") == 1
+    assert routes.count("&ready") == routes.count("*ready") == 1
 
 
 @pytest.mark.slow
@@ -302,7 +341,7 @@ def test_ab_sees_the_exact_limit(system: System) -> None:
 
 @pytest.mark.slow
 def test_the_upstream_behind_forward_auth_shares_the_limit(system: System) -> None:
-    """Both instances decide; the header fields reach the client."""
+    """Flask instances and decision services spend the same units; the fields reach the client."""
     paths = ["/demo-service/hello", "/demo-service/protected/hello"] * 51
     answers = [system.get(path, "127.4.4.4") for path in paths]
 

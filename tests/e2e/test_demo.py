@@ -29,7 +29,7 @@ PROTECTED = "/demo-service/protected/hello"
 
 
 def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path: Path) -> None:
-    """Limits are exact for every algorithm; the service's route and ForwardAuth share one count."""
+    """Limits are exact for every algorithm; Flask's route and ForwardAuth share one count."""
     path = tmp_path / "policies.toml"
 
     def choose(algorithm: str, limit: int) -> None:
@@ -52,7 +52,7 @@ def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path:
             counted[algorithm] = ab(protected if limit % 2 else hello)
 
         refused = get(protected)
-        instances = {_instance(f"{url}{HELLO}") for url in _urls(demo)}
+        instances = {_instance(f"{url}{HELLO}") for url in _urls(demo, "instance")}
         (line,) = [line for line in demo.log.splitlines() if line.startswith("  metrics ")]
         metrics = [get(address.strip(",")).text for address in line.split()[1:]]
         addresses = listening({process.pid for process in demo.look()})
@@ -69,10 +69,12 @@ def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path:
         assert counts.failed == counts.refused, report
     assert refused.status in (200, 429)
     assert instances == {"instance-1", "instance-2"}
-    # Both instances have decided.
-    assert all('{outcome="denied",policy="default"}' in text for text in metrics)
+    # Both decision services have decided.
+    denied = r'^limiter_decisions_total{outcome="denied",policy="default"} ([1-9]\d*)'
+    assert all(re.search(denied, text, re.M) for text in metrics)
     assert len(metrics) == 2
-    assert len(addresses) >= 3 * 2 + 2 + 1
+    # Nodes, decision services and Traefik have two each.
+    assert len(addresses) >= 2 * (3 + 2 + 1) + 2 + 1
     assert all(address.startswith("0100007F:") for address in addresses), addresses
     assert code == 0, demo.log
     assert demo.left_behind() == []
@@ -81,8 +83,12 @@ def test_ab_sees_exact_limits_on_both_ways_and_the_stop_leaves_nothing(tmp_path:
 
 
 def _limits(demo: Demo) -> set[int]:
-    """Return the limits in the instances' header fields, for a new client."""
-    answers = [get(f"{url}{HELLO}", {"X-Forwarded-For": "203.0.113.1"}) for url in _urls(demo)]
+    """Return the limits in the header fields of all instances, for a new client."""
+    client = {"X-Forwarded-For": "203.0.113.1"}
+    described = {"X-Forwarded-Method": "GET", "X-Forwarded-Host": "x", "X-Forwarded-Uri": HELLO}
+    answers = [get(f"{url}{HELLO}", client) for url in _urls(demo, "instance")]
+    for url in _urls(demo, "decision"):
+        answers.append(get(f"{url}/forward-auth", {**client, **described}))
     fields = [answer.headers["RateLimit-Policy"] for answer in answers]
     return {int(re.search(r"q=(\d+)", field)[1]) for field in fields}  # type: ignore[index]
 
@@ -114,8 +120,9 @@ def test_the_printed_lines_can_be_pasted_in_order(tmp_path: Path, store: str) ->
     assert "make" not in printed
 
 
-def _urls(demo: Demo) -> list[str]:
-    lines = [line.split() for line in demo.log.splitlines() if line.startswith("  instance-")]
+def _urls(demo: Demo, kind: str) -> list[str]:
+    """Return the printed addresses of the instances of a kind."""
+    lines = [line.split() for line in demo.log.splitlines() if line.startswith(f"  {kind}-")]
     return [url for _, url in lines]
 
 
@@ -186,7 +193,7 @@ def test_a_killed_demo_leaves_no_process(tmp_path: Path, store: str) -> None:
 
 def test_a_port_that_is_taken_late_is_a_reason_too(tmp_path: Path, store: str) -> None:
     with Demo(tmp_path, "--store", store) as demo:
-        demo.wait_for("Starting 2 service")
+        demo.wait_for("Starting 2 Flask")
         with socket.create_server((HOST, demo.port)):
             demo.look()
             assert demo.process.wait(30) == 1
@@ -221,6 +228,8 @@ def test_only_the_routes_of_the_service_are_routed(tmp_path: Path, store: str) -
 
 #: Paths for internal proxies, services and operators, in several spellings.
 _INSIDE = [
+    "/forward-auth",
+    "/forward-auth/",
     "/forward-auth/default",
     "/forward-auth/default/demo-service/hello",
     "//forward-auth/default",

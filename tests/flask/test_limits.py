@@ -12,7 +12,7 @@ import pytest
 from flask import Blueprint, Flask, request
 from flask.views import MethodView, View
 
-from limiter import FixedWindow, InvalidCost, InvalidPolicy, InvalidSetting, TokenBucket
+from limiter import FixedWindow, InvalidCost, InvalidPolicy, InvalidSetting, Limiter, TokenBucket
 from limiter.flask import FlaskLimiter, LimitExceeded
 from limiter.flask.dynamic import MOST_KEPT
 from limiter.flask.limits import ViewRule
@@ -253,6 +253,34 @@ def test_several_limits_are_one_call_and_one_charge(server: Server, make: Make) 
     parts = answers[-1].headers["RateLimit"].split(", ")
     left = [part.split("r=")[1].split(";")[0] for part in parts]
     assert left == ["98", "48", "0", "68"]
+
+
+def test_a_limiter_is_one_count_for_its_routes_and_for_other_programs(make: Make) -> None:
+    """Its name is in the header fields, and other limits of a route are charged in the same call."""
+    limiter = Limiter("3/minute", store="memory://", name="work")
+    app = Flask("app", static_folder=None)
+    limits = FlaskLimiter(app, None, application="100/minute", store=limiter)
+    app.add_url_rule("/a", "a", limits.limit(limiter)(hello))
+    app.add_url_rule(
+        "/b", "work", limits.limit(limiter, shadow=True)(limits.limit("9/hour")(hello))
+    )
+
+    assert statuses(app, "/a", "/b") == [200, 200]
+    assert limiter.hit("203.0.113.1").remaining == 0
+    (answer,) = ask(app, "/a")
+    assert answer.status_code == 429
+    assert answer.headers["RateLimit-Policy"] == '"application";q=100;w=60, "work";q=3;w=60'
+    assert statuses(app, "/b") == [200]
+
+
+def test_a_limiter_has_no_further_counts() -> None:
+    app, limits = local()
+    limiter = Limiter("3/minute", store="memory://")
+    with pytest.raises(InvalidSetting, match="scope cannot be combined with a Limiter"):
+        limits.shared_limit(limiter, "all")
+    with pytest.raises(InvalidSetting, match="per_method cannot be combined with a Limiter"):
+        limits.limit(limiter, per_method=True)
+    assert app.config is not None
 
 
 def test_a_shared_limit_counts_its_routes_together(make: Make) -> None:

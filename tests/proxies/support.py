@@ -1,4 +1,4 @@
-"""A service, an upstream, and a proxy with the configuration of docs/forward-auth.md."""
+"""A decision service, an upstream, and a proxy with the configuration of docs/forward-auth.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +17,9 @@ import pytest
 
 from service.demo.children import Child
 from service.demo.servers import HOST, free_port
-from tests.e2e.support import until
+from tests.server.serving import serving
 from tests.service.support import ROOT, clean_environment, gunicorn
+from tests.waiting import until
 
 #: Only the proxies' addresses are trusted: clients have others in 127.0.0.0/8.
 TRUSTED = f"{HOST}/32"
@@ -95,13 +96,15 @@ def program(name: str, package: str) -> str:
 
 
 class Behind(NamedTuple):
-    """The service and the upstream behind a proxy."""
+    """The decision service and the applications behind a proxy."""
 
     service: Child
     service_port: int
     upstream_port: int
     others: Sequence[str] = ()
     """Addresses of further instances of the service."""
+    app_port: int = 0
+    """The port of the Flask application, which limits by itself; Traefik has routes to it."""
 
 
 @contextmanager
@@ -110,10 +113,15 @@ def behind(folder: Path, **variables: str) -> Iterator[Behind]:
     variables = {"LIMITER_TRUSTED_PROXIES": TRUSTED, **variables}
     config, app = "--config=service/upstream.conf.py", "service.upstream:create_app('upstream')"
     with (
-        gunicorn(folder / "service.log", **variables) as (service, url),
+        serving(folder / "service.log", **variables) as (service, url),
         gunicorn(folder / "upstream.log", config, app=app) as (_, upstream),
     ):
-        yield Behind(service, int(url.rpartition(":")[2]), int(upstream.rpartition(":")[2]))
+        yield Behind(service, port_of(url), port_of(upstream))
+
+
+def port_of(url: str) -> int:
+    """Return the port in an address."""
+    return int(url.rpartition(":")[2])
 
 
 @contextmanager
@@ -139,14 +147,17 @@ def front(
         assert text.count(before) == 1
         text = text.replace(before, after)
     port, inside = free_port(), free_port()
-    with behind(folder, **variables) as found:
+    with ExitStack() as stack:
+        found = stack.enter_context(behind(folder, **variables))
+        if kind == "traefik":
+            _, app = stack.enter_context(gunicorn(folder / "app.log", **variables))
+            found = found._replace(app_port=port_of(app))
         found = found._replace(others=others)
         ports = {8000: found.service_port, 8002: found.upstream_port, 8080: port, 9001: inside}
         for documented, real in ports.items():
             text = re.sub(rf"\b{documented}\b", str(real), text)
         (folder / name).write_text(text)
-        with run_proxy(folder, kind, command, port, found, inside) as front:
-            yield front
+        yield stack.enter_context(run_proxy(folder, kind, command, port, found, inside))
 
 
 @contextmanager
@@ -170,7 +181,8 @@ def run_proxy(
     environment = clean_environment(
         HOME=str(folder),
         XDG_DATA_HOME=str(folder),
-        SERVICE_ADDRESSES=",".join([f"{HOST}:{found.service_port}", *found.others]),
+        APP_ADDRESSES=f"{HOST}:{found.app_port}",
+        DECISION_ADDRESSES=",".join([f"{HOST}:{found.service_port}", *found.others]),
         INSIDE_ADDRESS=f"{HOST}:{inside}",
         UPSTREAM_ADDRESS=f"{HOST}:{found.upstream_port}",
     )

@@ -13,10 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from service.demo.servers import HOST, free_port
-from tests.e2e.support import until
-from tests.proxies.support import MARKS, TRUSTED, Behind, Front, behind, front, run_traefik
+from tests.proxies.support import (
+    MARKS,
+    TRUSTED,
+    Behind,
+    Front,
+    behind,
+    front,
+    port_of,
+    run_traefik,
+)
 from tests.proxy import Cut, Proxy
-from tests.service.support import gunicorn, post
+from tests.server.serving import serving
+from tests.service.support import post
+from tests.waiting import until
 
 pytestmark = MARKS
 
@@ -95,15 +105,15 @@ def test_a_lost_response_is_requested_again(tmp_path: Path, store: str) -> None:
         return data
 
     with (
-        gunicorn(tmp_path / "other.log", **variables) as (_, url),
-        Proxy((HOST, int(url.rpartition(":")[2]))) as between,
+        serving(tmp_path / "other.log", **variables) as (_, url),
+        Proxy((HOST, port_of(url))) as between,
         front(tmp_path, "traefik", [f"{HOST}:{between.port}"], **variables) as proxy,
     ):
         for _ in range(4):  # so that there are connections to keep
             assert proxy.ask("127.21.0.1", path="/x").status == 200
         between.replies = lose
         statuses = [proxy.ask("127.21.0.1", path="/x").status for _ in range(6)]
-        cost = charged(int(url.rpartition(":")[2]), "127.21.0.1")
+        cost = charged(port_of(url), "127.21.0.1")
 
     assert lost == 1
     assert statuses == [200] * 6
@@ -118,7 +128,7 @@ def test_killed_workers_cost_at_most_one_charge_for_each_pending_request(
     statuses: Counter[int] = Counter()
     stop = threading.Event()
     with (
-        gunicorn(tmp_path / "other.log", **variables) as (other, url),
+        serving(tmp_path / "other.log", **variables) as (other, url),
         front(tmp_path, "traefik", [url.removeprefix("http://")], **variables) as proxy,
     ):
         threads = [
@@ -139,7 +149,7 @@ def test_killed_workers_cost_at_most_one_charge_for_each_pending_request(
             thread.join()
         # Afterwards every request is served again.
         assert [proxy.ask("127.22.0.2", path="/x").status for _ in range(4)] == [200] * 4
-        cost = charged(int(url.rpartition(":")[2]), "127.22.0.1")
+        cost = charged(port_of(url), "127.22.0.1")
 
     refused = sum(count for status, count in statuses.items() if status not in (200, 429))
     # Each kill meets at most one request of each thread; Traefik repeats those that it may.

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.proxies.support import MARKS, Front, front_by_file
-from tests.service.slow_clients import ATTACKS, Attack, attacking, served
-from tests.service.test_floods import flood
+from tests.server.slow_clients import ATTACKS, Attack, attacking, served
+from tests.server.test_floods import flood
 
 pytestmark = MARKS
 

@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.demo.servers import HOST
-from tests.e2e.support import until
 from tests.proxies.support import (
     MARKS,
     TRUSTED,
@@ -30,7 +29,8 @@ from tests.proxies.support import (
     run_traefik,
 )
 from tests.proxies.test_forward_auth import FORGED
-from tests.service.support import gunicorn
+from tests.server.serving import serving
+from tests.waiting import until
 
 pytestmark = MARKS
 
@@ -192,7 +192,7 @@ def test_an_instance_that_hangs_gets_no_requests(tmp_path: Path, store: str) -> 
         "LIMITER_TRUSTED_PROXIES": TRUSTED,
     }
     waited: list[float] = []
-    with gunicorn(tmp_path / "other.log", **variables) as (other, url):
+    with serving(tmp_path / "other.log", **variables) as (other, url):
         address = url.removeprefix("http://")
         with front(tmp_path, "traefik", [address], **variables) as running:
 

@@ -1,4 +1,4 @@
-"""The service's applications, made by LIMITER_*."""
+"""The Flask application, made by LIMITER_*."""
 
 from __future__ import annotations
 

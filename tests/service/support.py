@@ -1,4 +1,4 @@
-"""The service's application by environment, and real gunicorns."""
+"""Requests, a clean environment, and the demo's applications under gunicorn."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def post(url: str, body: object) -> Answer:
 def gunicorn(
     log: Path, *options: str, app: str = "service.app:create_app()", **variables: str
 ) -> Iterator[tuple[Child, str]]:
-    """Run the service as in production, and yield its process and address when it is alive."""
+    """Run the Flask application, and yield its process and address when it is alive."""
     address = f"{HOST}:{free_port()}"
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
     command += ["--bind", address, *options, app]
@@ -68,7 +68,8 @@ def started(
     log: Path, command: list[str], serves: Callable[[], bool], **variables: str
 ) -> Iterator[Child]:
     """Run a server's process, and yield it when it serves."""
-    environment = clean_environment(**variables)
+    # Without a drain, which would make each test's end longer.
+    environment = clean_environment(**{"DRAIN_SECONDS": "0", **variables})
     with log.open("wb") as output:
         child = Child(command[0], command, env=environment, cwd=ROOT, output=output)
 
@@ -84,7 +85,7 @@ def started(
 
 
 def run_gunicorn(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a service that is expected to exit soon, until it exits."""
+    """Run the Flask application, which is expected to exit soon, until it exits."""
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
     command += ["--bind", f"{HOST}:{free_port()}", *options, "service.app:create_app()"]
     return subprocess.run(

@@ -1,4 +1,4 @@
-"""The demo's limited route, also while its limit cannot be checked, and the health checks."""
+"""The limited route, also while its limit cannot be checked, and the health checks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
+from limiter import Limiter
 from limiter.log_throttle import PAUSE, ThrottleFilter
-from service import logs
+from limiter.server import logs
 from service.demo.servers import HOST, Server, free_port
 from tests.service.conftest import MakeApp
 
@@ -56,6 +58,37 @@ def test_two_instances_share_a_limit_and_have_responses_of_one_length(make: Make
     assert len({answer.data for answer in answers[3:]}) == 1
 
 
+def test_other_programs_spend_the_same_units(make: Make) -> None:
+    """The decision service's limiter has the same name."""
+    client = make(ALGORITHM="gcra")
+    assert client.get(HELLO).status_code == 200
+
+    with Limiter.from_env() as limiter:
+        assert limiter.hit("127.0.0.1").remaining == 1
+    assert client.get(HELLO).headers["RateLimit"].startswith('"default";r=0;')
+
+
+def test_a_policy_file_decides_about_the_route_and_about_no_other(
+    make_by_file: Callable[..., Flask],
+) -> None:
+    client = make_by_file(
+        "[policies.few]\nlimits = '2/minute'\n"
+        "[policies.work]\nlimits = '9/minute'\nmatch.paths = ['/demo-service/**']\n"
+        "[policies.held]\nlimits = { algorithm = 'concurrency', limit = 1, lease = 30 }\n"
+    ).test_client()
+    answers = []
+    for _ in range(3):
+        with client.get(HELLO) as answer:  # its end releases the lease
+            answers.append(answer)
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert '"work";q=9;w=60' in answers[0].headers["RateLimit-Policy"]
+    assert answers[2].mimetype == "application/problem+json"
+    for path in ("/healthz", "/readyz", "/page/state"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers.get("RateLimit")) == (200, None)
+
+
 def test_the_default_is_100_a_minute(make: Make) -> None:
     answer = make(LIMITS="").get(HELLO)
 
@@ -90,6 +123,17 @@ def test_ready_and_alive(make: Make) -> None:
     client = make()
 
     assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (200, 200)
+
+
+def test_a_process_that_drains_is_alive_and_not_ready(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make()
+    monkeypatch.setattr("service.health.is_draining", lambda: True)
+
+    assert client.get("/healthz").status_code == client.get(HELLO).status_code == 200
+    ready = client.get("/readyz")
+    assert (ready.status_code, ready.text.partition(":")[0]) == (503, "draining")
 
 
 @pytest.mark.parametrize(("on_error", "status"), [("allow", 200), ("deny", 503), ("raise", 503)])
