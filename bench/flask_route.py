@@ -44,8 +44,8 @@ _SEVERAL = {
     "three limits": "ours('fixed_window', '50000/minute; 100000/hour; 1000000/day')",
     "application and route": "ours_on_top()",
 }
-#: With the means against hot keys; these have goals. No other application here has the second one's period, so
-#: its first request passes, which shows that it serves.
+#: With the means against hot keys; these have goals. No other application here has the second one's period,
+#: so its first request passes, which shows that it serves.
 PREPAID = "fixed_window, allowed, prepaid 100"
 DENIED = "fixed_window, denied, from the denial cache"
 _HOT = {

@@ -60,7 +60,7 @@ http:
   middlewares:
     directly:
       forwardAuth:
-        address: "http://{instance}/forward-auth/default"
+        address: "http://{instance}/forward-auth"
         trustForwardHeader: true
         authRequestHeaders: [Origin, Access-Control-Request-Method]
         authResponseHeaders: [RateLimit, RateLimit-Policy]
@@ -218,7 +218,8 @@ def _traefik(
     routes = _ROUTES.format(bare=bare, directly=directly, instance=services[0])
     (folder / "dynamic/routes.yml").write_text(routes)
     environ = os.environ | {
-        "APP_ADDRESSES": upstream,  # no request goes there
+        "SERVICE_ADDRESSES": ",".join(services),
+        "APP_ADDRESSES": services[0],
         "DECISION_ADDRESSES": ",".join(services),
         "UPSTREAM_ADDRESS": upstream,
         "INSIDE_ADDRESS": f"{HOST}:{inside}",

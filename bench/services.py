@@ -41,7 +41,7 @@ def decision_service(folder: Path, environ: Mapping[str, str]) -> Iterator[Serve
 
 def _command(folder: Path, port: int) -> list[str]:
     if (folder / "limiter/cli/serve.py").exists():
-        return ["limiter", "serve", "--bind", f"{HOST}:{port}", "--workers", "1"]
+        return ["limiter", "serve", "--bind", f"{HOST}:{port}", "--drain", "0"]
     command = ["gunicorn", "--config", "service/gunicorn.conf.py", "--bind", f"{HOST}:{port}"]
     return [*command, "service.app:create_app()"]
 

@@ -27,16 +27,15 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
 from limiter import LimiterError
-from limiter import settings as variables
 from limiter.log_throttle import ThrottleFilter
 from limiter.server import drain, logs, settings
 from limiter.server.worker import Worker
+from limiter.settings import METRICS_FOLDER, metrics_folder, with_config
 
 #: Imported when the folder for metrics is known, which prometheus_client reads on import.
 _SERVICE = "limiter.server.app"
 
 _LOCAL_SHARE = "LIMITER_LOCAL_SHARE"
-_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _OURS = "limiter-metrics-"
 
 #: Seconds for which a connection may be idle: longer than proxies keep one, so that no proxy sends a
@@ -68,13 +67,13 @@ class Application(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         """Set gunicorn's settings; gunicorn calls this again on SIGHUP."""
         # A folder that another instance made is not used: that instance removes it.
-        given = variables.metrics_folder()
+        given = metrics_folder()
         environment = []
         if not given or Path(given).name.startswith(_OURS):
-            environment.append(f"{_FOLDER}={self._folder}")
+            environment.append(f"{METRICS_FOLDER}={self._folder}")
         # In the fallback `local` each worker grants its share of the limits. The variable is for
         # deployments with other instances, which gunicorn does not know.
-        if not variables.with_config({}).get(_LOCAL_SHARE):
+        if not with_config({}).get(_LOCAL_SHARE):
             environment.append(f"{_LOCAL_SHARE}={self._workers}")
         for name, value in {
             "bind": self._addresses,
@@ -147,7 +146,7 @@ class Application(BaseApplication):  # type: ignore[misc]
                 "bind: accepted are one address, or two of different ports, the second for operators"
             )
             sys.exit(1)
-        if self.cfg.env.get(_FOLDER):
+        if self.cfg.env.get(METRICS_FOLDER):
             self._folder.mkdir(0o700)
         # Workers start in a moment if their master has imported what they need; else it takes a second.
         import_module(_SERVICE)
