@@ -260,7 +260,14 @@ def test_nothing_shipped_imports_tests_or_bench() -> None:
 def test_the_service_uses_public_names_only() -> None:
     """What ``limiter`` exports, the web adapters, policy files, and the settings that are the service's."""
     settings = ("is_in_process", "policies_path", "trusted_proxies")
-    settings += ("tokens", "ADMIN_TOKEN", "API_TOKEN", "METRICS_FOLDER", "metrics_folder", "with_config")
+    settings += (
+        "tokens",
+        "ADMIN_TOKEN",
+        "API_TOKEN",
+        "METRICS_FOLDER",
+        "metrics_folder",
+        "with_config",
+    )
     public = {f"limiter.{name}" for name in limiter.__all__}
     public |= {f"limiter.settings.{name}" for name in settings}
     public |= {"limiter.log_throttle.ThrottleFilter", "limiter.wsgi.LimiterMiddleware"}

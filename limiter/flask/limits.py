@@ -108,7 +108,9 @@ class DeclaredLimit:
         if isinstance(self.amount, Limiter):
             if self.scope is not None or self.per_method:
                 option = "per_method" if self.scope is None else "scope"
-                raise InvalidSetting(f"{option} cannot be combined with a Limiter, which is one count")
+                raise InvalidSetting(
+                    f"{option} cannot be combined with a Limiter, which is one count"
+                )
         elif callable(self.amount):
             note = f" that returns the limits of a request; {PARENTHESES}"
             check_function("limits", self.amount, more=note)

@@ -261,7 +261,9 @@ def test_a_limiter_is_one_count_for_its_routes_and_for_other_programs(make: Make
     app = Flask("app", static_folder=None)
     limits = FlaskLimiter(app, None, application="100/minute", store=limiter)
     app.add_url_rule("/a", "a", limits.limit(limiter)(hello))
-    app.add_url_rule("/b", "work", limits.limit(limiter, shadow=True)(limits.limit("9/hour")(hello)))
+    app.add_url_rule(
+        "/b", "work", limits.limit(limiter, shadow=True)(limits.limit("9/hour")(hello))
+    )
 
     assert statuses(app, "/a", "/b") == [200, 200]
     assert limiter.hit("203.0.113.1").remaining == 0
