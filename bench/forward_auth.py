@@ -218,7 +218,6 @@ def _traefik(
     routes = _ROUTES.format(bare=bare, directly=directly, instance=services[0])
     (folder / "dynamic/routes.yml").write_text(routes)
     environ = os.environ | {
-        "SERVICE_ADDRESSES": ",".join(services),
         "APP_ADDRESSES": services[0],
         "DECISION_ADDRESSES": ",".join(services),
         "UPSTREAM_ADDRESS": upstream,

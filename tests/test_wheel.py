@@ -21,6 +21,7 @@ def test_the_wheel_holds_the_library_and_nothing_else() -> None:
     assert not options.getboolean("include_package_data")
     data = dict(setup["options.package_data"])
     assert data.pop("limiter") == "py.typed"
+    assert data.pop("limiter.server") == "openapi.json"
     patterns = data.pop("limiter.lua").split(", ")
     scripts = {path.name for pattern in patterns for path in (ROOT / "lua").glob(pattern)}
     assert scripts == {path.name for path in (ROOT / "lua/v1").iterdir()} - {"vectors.json"}

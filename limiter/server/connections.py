@@ -40,8 +40,8 @@ class Timeouts(NamedTuple):
     Attributes:
         read: For a request to arrive, head and body; also for the first one of a new connection.
         idle: Between requests; longer than proxies keep a connection, so that these close it first.
-        write: While the client does not read, and the buffers are full.
-        linger: For the client to read the response and close, after the end of a connection.
+        write: While the client does not read, and the buffers are full; also for the last response.
+        linger: For the client to read the response to a request of which a part is still on its way.
 
     """
 
@@ -58,7 +58,7 @@ class Connections:
         receiving: A part of a request has arrived, or nothing yet.
         idle: The last response is sent.
         blocked: The client does not read, and the buffers are full.
-        closing: The connection has ended, and the client has not closed it.
+        closing: The response is sent, and the client still sends the request that it refuses.
         stopping: Whether each response now ends its connection.
 
     """
@@ -75,7 +75,7 @@ class Connections:
     def make_room(self, number: int) -> None:
         """Close the connection that has waited longest, if there are more than the most."""
         if number > self._most:
-            for waiting in (self.closing, self.idle, self.receiving):
+            for waiting in (self.closing, self.idle, self.receiving, self.blocked):
                 for connection in waiting:
                     connection.abort()
                     return
@@ -242,7 +242,8 @@ class Connection(HttpToolsProtocol):
     def resume_writing(self) -> None:
         """The client has read."""
         super().resume_writing()
-        self._all.blocked.pop(self, None)
+        if not self._ended:
+            self._all.blocked.pop(self, None)
 
     def shutdown(self) -> None:
         """End the connection after the last response; ``Connections.close_late`` closes idle ones."""
@@ -261,11 +262,12 @@ class Connection(HttpToolsProtocol):
         self._output.end_response()
         self._ended = self._drops = True
         self._all.forget(self)
-        self._all.closing[self] = self.loop.time()
         if self._arrives:
+            self._all.closing[self] = self.loop.time()
             self._socket.write_eof()
             self.flow.resume_reading()
         else:
+            self._all.blocked[self] = self.loop.time()  # until the buffers are empty
             self._socket.close()
 
     def abort(self) -> None:

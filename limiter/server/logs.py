@@ -10,10 +10,10 @@ import json
 import logging
 from collections.abc import Callable
 from datetime import datetime, timezone
-from hashlib import blake2b
 
 from limiter.log_throttle import ThrottleFilter
 from limiter.web.new_subjects import TooManyNewSubjects
+from limiter.web.subjects import disguised
 from limiter.web.verdict import Verdict
 
 log = logging.getLogger("limiter.service")
@@ -97,11 +97,6 @@ def changed(
     """Log a change by a caller or an operator: one line for each, never throttled."""
     fields = {"policy": policy, "subject": disguised(subject), "peer": peer}
     audit.info(what, extra=fields if cost is None else {**fields, "cost": cost})
-
-
-def disguised(subject: object) -> str:
-    """Return a short hash of a subject: equal for equal subjects, and not readable."""
-    return blake2b(repr(subject).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
 
 
 class AsJson(logging.Formatter):

@@ -32,7 +32,13 @@ class Recorder:
         self, guard: AsyncGuard, request: Request, unavailable: StoreUnavailable | None = None
     ) -> Verdict:
         """Return a guard's verdict; after an earlier error of the store, without another call to it."""
-        return await self.record(request, guard.enter(request, unavailable))
+        if self._tracer is not None:
+            return await self.record(request, guard.enter(request, unavailable))
+        began = perf_counter()
+        verdict = await guard.enter(request, unavailable)
+        self._metrics.count(verdict, perf_counter() - began)
+        logs.denied(verdict)
+        return verdict
 
     async def record(self, request: Request, deciding: Awaitable[Verdict]) -> Verdict:
         """Return the verdict about a request, once it is decided."""

@@ -126,6 +126,9 @@ class Application(BaseApplication):  # type: ignore[misc]
             if end.code and os.getpid() == master:  # gunicorn's codes of workers mean more to it
                 sys.exit(1)
             raise
+        except Exception as error:  # such as a Unix socket's path that is another file
+            logs.log.exception("the service cannot start: %s", error)
+            sys.exit(1)
 
     def _nworkers_changed(self, arbiter: Any, new_value: int, old_value: int | None) -> None:
         """Log an error if workers added by a signal would each count by themselves."""
@@ -146,10 +149,10 @@ class Application(BaseApplication):  # type: ignore[misc]
                 "bind: accepted are one address, or two of different ports, the second for operators"
             )
             sys.exit(1)
-        if self.cfg.env.get(METRICS_FOLDER):
-            self._folder.mkdir(0o700)
         # Workers start in a moment if their master has imported what they need; else it takes a second.
         import_module(_SERVICE)
+        if self.cfg.env.get(METRICS_FOLDER):
+            self._folder.mkdir(0o700)
         drain.install(arbiter, self._drain_seconds)
 
     def _post_worker_init(self, worker: Any) -> None:

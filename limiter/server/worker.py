@@ -52,9 +52,8 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal ends it."""
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         timeouts = Timeouts(self.read_timeout, self.cfg.keepalive, self.write_timeout, self.linger)
-        connections = Connections(min(self.most_connections, files - _OTHER_FILES), timeouts)
+        connections = Connections(self._most_connections(), timeouts)
         config = uvicorn.Config(
             self.wsgi,
             http=partial(Connection, connections=connections),  # type: ignore[arg-type]
@@ -73,6 +72,12 @@ class Worker(BaseWorker):  # type: ignore[misc]
         server.run(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def _most_connections(self) -> int:
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files == resource.RLIM_INFINITY:
+            return self.most_connections
+        return min(self.most_connections, max(files - _OTHER_FILES, files // 2))
 
 
 class _Server(uvicorn.Server):

@@ -54,13 +54,12 @@ def _name(name: str) -> bytes:
 async def refuse(verdict: Verdict, send: Send, protocol: str, is_head: bool = False) -> None:
     """Send a refusal as a response."""
     fields, body = wiring.refusal(verdict)
-    await send(
-        {
-            "type": f"{protocol}.response.start",
-            "status": verdict.status,
-            "headers": encoded(fields),
-        }
-    )
+    start = {
+        "type": f"{protocol}.response.start",
+        "status": verdict.status,
+        "headers": encoded(fields),
+    }
+    await send(start)
     await send({"type": f"{protocol}.response.body", "body": b"" if is_head else body})
 
 

@@ -6,6 +6,7 @@ The decision service and ``limiter explain`` share this module. It knows no fram
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from limiter.web import paths
@@ -56,7 +57,7 @@ def reported(
         detail = "The proxy does not report the method, host or path."
         return Refusal(400, detail, request.path)
     try:
-        if client.forwarded_for is None:
+        if client.headers.get(client.address_from) is None:
             raise Unidentified("the proxy reports no client")
         client.caller(trusted)
     except Unidentified:
@@ -71,23 +72,53 @@ def original(request: Request, appended: str, address_from: str) -> Request | No
     another than the one that is checked.
     """
     headers = request.headers
-    target = headers.get("x-forwarded-uri", appended)
+    target = headers.get("x-forwarded-uri")
     method = (headers.get("x-forwarded-method") or request.method).upper()
     host = headers.get("x-forwarded-host") or request.host
-    path = paths.path_of(target, method) if target or "x-forwarded-uri" in headers else "/"
-    if path is None or "," in host or not TOKEN.fullmatch(method):
+    if target is None and not appended:
+        target = ""
+    else:
+        target = appended if target is None else target
+        if not paths.is_target(target, method):
+            return None
+    if "," in host or not TOKEN.fullmatch(method):
         return None
     if headers.get("content-length") == "0":  # the length of Envoy's own request, not the client's
         headers = {name: value for name, value in headers.items() if name != "content-length"}
-    return request.changed(
-        address_from=address_from,
+    client = object.__new__(_Reported)
+    client.__dict__.update(
         method=method,
-        host=bare_host(host),
-        path=path,
         headers=headers,
-        target=target,
+        peer=request.peer,
+        parts=request.parts,
+        address_from=address_from,
         announces_body=False,  # the proxy's own request does not show the client's body
+        target=target,
+        environ=request.environ,
+        scope=request.scope,
+        _sent_host=host,
+        _of_proxy=request,
     )
+    return client
+
+
+class _Reported(Request):
+    """A client's request that computes its host and path only when a rule reads them."""
+
+    _sent_host: str
+    _of_proxy: Request
+
+    @cached_property
+    def host(self) -> str:
+        return bare_host(self._sent_host)
+
+    @cached_property
+    def path(self) -> str:
+        return paths.path_of_target(self.target) if self.target else "/"
+
+    @cached_property
+    def has_replaced_peer(self) -> bool:
+        return self._of_proxy.has_replaced_peer
 
 
 def _reads_paths(guard: Guard | AsyncGuard) -> bool:

@@ -145,16 +145,32 @@ class _Guard(Generic[_Limiter]):
         """
         request = self._with_address_from(request)
         shadowed: _Shadowed = []
-        charges: list[_Charge] = []
         try:
             charges = self._charges(request, shadowed)
+        except LimiterError as error:
+            verdict = Verdict.of_error(error, request)
+        else:
+            verdict = yield from self._charging_flow(request, charges, shadowed, unavailable)
+        return self._observed(request, verdict, shadowed)
+
+    def _charging_flow(
+        self,
+        request: Request,
+        charges: list[_Charge],
+        shadowed: _Shadowed,
+        unavailable: StoreUnavailable | None,
+    ) -> Flow[Verdict]:
+        """Charge all checks of a request, or none."""
+        try:
             if self._bounds_subjects:
-                verdict = yield from self._bounding_flow(request, charges, shadowed, unavailable)
-            else:
-                verdict = yield from self._deciding_flow(request, charges, unavailable)
+                return (yield from self._bounding_flow(request, charges, shadowed, unavailable))
+            return (yield from self._deciding_flow(request, charges, unavailable))
         except LimiterError as error:
             in_shadow = bool(charges) and all(charge.rule.shadow for charge in charges)
-            verdict = Verdict.of_error(error, request, in_shadow)
+            return Verdict.of_error(error, request, in_shadow)
+
+    def _observed(self, request: Request, verdict: Verdict, shadowed: _Shadowed) -> Verdict:
+        """Complete a verdict, and show it to the observer."""
         verdict.shadowed = shadowed
         if self._observe is not None:
             try:
@@ -359,11 +375,32 @@ class AsyncGuard(_Guard[AsyncLimiter]):
     """Rules for coroutines."""
 
     async def enter(self, request: Request, unavailable: StoreUnavailable | None = None) -> Verdict:
-        """As ``Guard.enter``."""
+        """As ``Guard.enter``.
+
+        If one rule applies, the limiter's own ``hit`` decides, without a flow, which would take longer.
+        """
         if not self.rules:
             return Verdict()
+        request = self._with_address_from(request)
+        shadowed: _Shadowed = []
+        try:
+            charges = self._charges(request, shadowed)
+        except LimiterError as error:
+            return self._observed(request, Verdict.of_error(error, request), shadowed)
+        if unavailable is None and not self._bounds_subjects and _are_for_hit(charges):
+            check, part = charges[0]
+            rule, key, cost, limits, _ = check
+            try:
+                decision = await rule.limiter.hit(key, cost, limits=limits)
+                verdict = Verdict.of_hit(Result(rule, decision, part), request)
+                return self._observed(request, verdict, shadowed)
+            except StoreUnavailable as error:
+                unavailable = error
+            except LimiterError as error:
+                return self._observed(request, Verdict.of_error(error, request), shadowed)
         limiter: AsyncLimiter = self.rules[0].limiter
-        return await core_of(limiter).drive(self._entering_flow(request, unavailable))
+        flow = self._charging_flow(request, charges, shadowed, unavailable)
+        return self._observed(request, await core_of(limiter).drive(flow), shadowed)
 
     async def decide(
         self, check: Check, request: Request, unavailable: StoreUnavailable | None = None

@@ -44,11 +44,19 @@ def path_of(target: str, method: str) -> str | None:
 
     The path ends at a question mark; ``readings`` handles servers that end it at a #.
     """
+    return path_of_target(target) if is_target(target, method) else None
+
+
+def is_target(target: str, method: str) -> bool:
+    """Whether a text is the target of a request (RFC 9112, section 3.2) that has a path."""
     if target == "*":
-        return target if method == "OPTIONS" else None
-    if not _TARGET.fullmatch(target):
-        return None
-    return decoded(raw_path(target))
+        return method == "OPTIONS"
+    return _TARGET.fullmatch(target) is not None
+
+
+def path_of_target(target: str) -> str:
+    """Return the decoded path of a valid target."""
+    return target if target == "*" else decoded(raw_path(target))
 
 
 def raw_path(target: str) -> str:

@@ -43,8 +43,13 @@ def quota_exceeded(decisions: Iterable[tuple[Decision, str, str]], instance: str
     return _denied(tuple(limits)).about(instance)
 
 
+def denied_by(policy: Policy, limiter_name: str, unit: str) -> Problem:
+    """Return the problem of a denial by a limiter's only policy, without a path."""
+    return _denied(((limiter_name, unit, ((policy, True),)),))
+
+
 @lru_cache(maxsize=1024)
-def _denied(limits: tuple[tuple[str, str, tuple[tuple[Policy, bool], ...]], ...]) -> _Problem:
+def _denied(limits: tuple[tuple[str, str, tuple[tuple[Policy, bool], ...]], ...]) -> Problem:
     """Prepare the problem of a denial: each limiter's name, unit, policies, and whether each denied."""
     denied: list[tuple[str, str]] = []
     for limiter_name, unit, policies in limits:
@@ -60,9 +65,9 @@ def too_many_new_subjects(policy: str, why: str, instance: str) -> str:
     return _quota_exceeded(f"{why[:1].upper()}{why[1:]}.", [policy]).about(instance)
 
 
-def _quota_exceeded(detail: str, policies: Sequence[str]) -> _Problem:
+def _quota_exceeded(detail: str, policies: Sequence[str]) -> Problem:
     members = {"violated-policies": policies}
-    return _Problem(_TYPES + "quota-exceeded", "Quota Exceeded", 429, detail, members)
+    return Problem(_TYPES + "quota-exceeded", "Quota Exceeded", 429, detail, members)
 
 
 def too_large(instance: str) -> str:
@@ -76,10 +81,10 @@ def reduced_capacity(instance: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _reduced_capacity() -> _Problem:
+def _reduced_capacity() -> Problem:
     kind, detail = "temporary-reduced-capacity", "The rate limit cannot be checked right now."
     members: dict[str, Any] = {"violated-policies": []}
-    return _Problem(_TYPES + kind, "Temporary Reduced Capacity", 503, detail, members)
+    return Problem(_TYPES + kind, "Temporary Reduced Capacity", 503, detail, members)
 
 
 def unidentified(error: Unidentified, instance: str) -> str:
@@ -92,7 +97,7 @@ def unidentified(error: Unidentified, instance: str) -> str:
 
 def problem(status: int, detail: str, instance: str) -> str:
     """Return a problem of no special type: its status says what kind it is."""
-    return _Problem("about:blank", title(status), status, detail, {}).about(instance)
+    return Problem("about:blank", title(status), status, detail, {}).about(instance)
 
 
 def title(status: int) -> str:
@@ -112,7 +117,7 @@ def _amount(policy: Policy, unit: str) -> str:
     return f"{counted(policy.limit, unit)} per {policy.per} s{at_once}"
 
 
-class _Problem:
+class Problem:
     """A problem without the request's path: the text before and after it, which many requests share."""
 
     def __init__(

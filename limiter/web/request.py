@@ -20,7 +20,7 @@ _MOST_DIGITS = 18
 _WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE", "CONNECT")
 
 #: What is cached; it does not depend on the named parts of the path.
-_CACHED = ("readings", "forwarded_for", "_client")
+_CACHED = ("readings", "forwarded_for", "_client", "_caller")
 
 
 @dataclass(frozen=True)
@@ -98,17 +98,23 @@ class Request:
 
         Raises: As ``client``.
         """
+        known = self.__dict__.get("_caller")
+        if known is not None and known[0] is trusted and known[1] == prefix:
+            return str(known[2])
         header = self.address_from
         value = self.headers.get(header)
         if value is None:
-            return identity.of_peer(self.peer, prefix)
-        return identity.caller(trusted, self.peer, header, value, prefix)
+            caller = identity.of_peer(self.peer, prefix)
+        else:
+            caller = identity.caller(trusted, self.peer, header, value, prefix)
+        self.__dict__["_caller"] = trusted, prefix, caller
+        return caller
 
     def changed(self, **fields: Any) -> Request:
         """Return a copy with other fields; with other ``parts`` alone, it keeps what is cached."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        for name in () if fields.keys() == {"parts"} else _CACHED:
+        for name in () if len(fields) == 1 and "parts" in fields else _CACHED:
             copy.__dict__.pop(name, None)
         copy.__dict__.update(fields)
         return copy

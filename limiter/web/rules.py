@@ -63,9 +63,10 @@ class Check(NamedTuple):
             InvalidCost: The cost is more than the limits ever admit at once.
 
         """
-        plan = limiter_calls.plan(self.rule.limiter, self.limits)
-        cost, _ = plan.checked(self.cost)
-        return Part(plan, self.key, cost, self.rule.shadow)
+        rule, key, cost, limits, _ = self
+        plan = limiter_calls.plan(rule.limiter, limits)
+        cost, _ = plan.checked(cost)
+        return Part(plan, key, cost, rule.shadow)
 
 
 @dataclass(frozen=True)

@@ -103,11 +103,15 @@ class Verdict:
         rule, decision, part = result
         if decision.degraded:
             return cls.of_results((result,), request)
-        fields = _writer(part.plan, rule.name, rule.form, rule.unit)(decision)
+        texts = _texts(part.plan, rule.name, rule.form, rule.unit)
+        fields = texts.write(decision)
         if decision.allowed:
             return cls(200, (result,), fields)
-        denied = [(decision, rule.name, rule.unit)]
-        return cls(429, (result,), fields, problems.quota_exceeded(denied, request.path))
+        if texts.denial is None:
+            body = problems.quota_exceeded([(decision, rule.name, rule.unit)], request.path)
+        else:
+            body = texts.denial.about(request.path)
+        return cls(429, (result,), fields, body)
 
     @classmethod
     def of_error(cls, error: LimiterError, request: Request, in_shadow: bool = False) -> Verdict:
@@ -142,12 +146,22 @@ class Verdict:
         return self.allowed
 
 
+class _Texts(NamedTuple):
+    """What responses say about a limiter's decisions, as far as it is the same for all of them."""
+
+    write: Callable[[Decision], list[headers.Field]]
+    denial: problems.Problem | None
+    """The problem of a denial; None if several policies may deny."""
+
+
 @lru_cache(maxsize=1024)
-def _writer(
-    plan: Plan, name: str, form: str, unit: str
-) -> Callable[[Decision], list[headers.Field]]:
-    """Return the writer of a limiter's fields; a call template is found faster than its limits."""
-    return headers.writer(plan.policies, name, form, unit)
+def _texts(plan: Plan, name: str, form: str, unit: str) -> _Texts:
+    """Prepare the texts of a limiter; its call template is found faster than its policies."""
+    write = headers.writer(plan.policies, name, form, unit)
+    policies = plan.policies
+    return _Texts(
+        write, problems.denied_by(policies[0], name, unit) if len(policies) == 1 else None
+    )
 
 
 #: Called with every request and its verdict, also after errors: for counters and logs.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 
 from limiter import AsyncLimiter, Concurrency, InvalidSetting, LeakyBucket, StoreUnavailable
 from limiter.asgi import LimiterMiddleware
@@ -19,6 +20,7 @@ from limiter.web.rules import Rule
 from limiter.web.subjects import identity
 from service.demo.servers import HOST, free_port
 from tests.asgi.support import Connection, ask, eventually_free, free, in_a_loop
+from tests.transport.support import scripts_run
 
 MEMORY = "memory://"
 START = {
@@ -688,3 +690,19 @@ async def test_the_shutdown_waits_for_pending_releases() -> None:
     assert await free(limiter) == 1
     await middleware.close()
     assert await free(limiter) == 2
+
+
+@in_a_loop
+async def test_requests_spend_prepaid_units(store: str, subject: str) -> None:
+    """100 requests take few script calls, and each response says what is left."""
+    settings: dict[str, Any] = {"prepaid": 100, "prepaid_hold": 50, "timeout": 5, "store": store}
+    app = LimiterMiddleware(hello, "1000/day", algorithm="fixed_window", name=subject, **settings)
+    client = redis.Redis.from_url(store)
+    before = scripts_run(client)
+    fields = [(await ask(app)).headers["ratelimit"] for _ in range(100)]
+
+    assert [field.partition(";t=")[0] for field in fields] == [
+        f'"{subject}";r={left}' for left in range(999, 899, -1)
+    ]
+    assert scripts_run(client) - before <= 20
+    await app.close()

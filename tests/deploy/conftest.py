@@ -29,7 +29,10 @@ def metrics(tmp_path_factory: pytest.TempPathFactory) -> str:
     policies = folder / "policies.toml"
     policies.write_text(POLICIES)
     variables = {"LIMITER_POLICIES": str(policies), "LIMITER_TIMEOUT": "1"}
-    with Server() as store, serving(folder, LIMITER_STORE=store.url, **variables) as service:
+    with (
+        Server() as store,
+        serving(folder, LIMITER_STORE=store.url, **variables) as service,
+    ):
         for _ in range(3):
             service.ask("/forward-auth/default")
             service.ask("/forward-auth/trial")

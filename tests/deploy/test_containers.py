@@ -37,6 +37,7 @@ from tests.deploy.support import (
     option,
     run,
 )
+from tests.server.serving import is_alive
 from tests.waiting import until
 
 #: Debian's Python 3.13: another user can execute it, unlike one in a home folder.
@@ -142,7 +143,7 @@ def running(words: list[str], environment: Mapping[str, str], log: Path) -> Iter
         child = Child("container", changed, env=dict(environment), cwd="/", output=output)
     service = Serving(child, port, operators, log)
     try:
-        until(service.is_alive, what=log.read_text)
+        until(lambda: child.alive and is_alive(f"{HOST}:{port}"), what=log.read_text)
         yield service
     finally:
         child.stop()

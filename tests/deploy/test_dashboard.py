@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.deploy.promql import Series, missing, read
 from tests.deploy.support import DEPLOY, program, run
@@ -29,6 +32,37 @@ def expressions() -> Iterator[tuple[str, str]]:
                 expression = expression.replace(variable, value)
             assert "$" not in expression
             yield panel["title"], expression
+
+
+def as_grafana_reads_it(dashboard: dict[str, Any]) -> dict[str, Any]:
+    """The same dashboard, from classes that are made of Grafana's schemas: they drop unknown fields."""
+    register_default_plugins()
+    read = Dashboard.from_json(dashboard)
+    found: dict[str, Any] = json.loads(JSONEncoder(sort_keys=True).encode(read))
+    return found
+
+
+def unknown(given: Any, known: Any, path: str = "") -> Iterator[str]:
+    """The places of a dashboard that Grafana's classes do not have, or read in another way."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for name, value in given.items():
+            if name in known:
+                yield from unknown(value, known[name], f"{path}.{name}")
+            else:
+                yield f"{path}.{name}"
+    elif isinstance(given, list) and isinstance(known, list) and len(given) == len(known):
+        for number, pair in enumerate(zip(given, known, strict=True)):
+            yield from unknown(*pair, f"{path}[{number}]")
+    elif given != known:
+        yield path
+
+
+def test_grafana_knows_every_field() -> None:
+    assert list(unknown(DASHBOARD, as_grafana_reads_it(DASHBOARD))) == []
+
+    wrong = json.loads(json.dumps(DASHBOARD).replace('"lineWidth"', '"lineWide"', 1))
+    lost = list(unknown(wrong, as_grafana_reads_it(wrong)))
+    assert [path.rpartition(".")[2] for path in lost] == ["lineWide"]
 
 
 def test_grafana_can_import_it() -> None:

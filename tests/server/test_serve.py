@@ -322,9 +322,15 @@ class Clients:
                 self.statuses[answer.status] += 1  # closes the connection if the response says so
 
 
-def test_a_drain_answers_each_request_and_reports_itself(tmp_path: Path) -> None:
+def test_a_drain_answers_each_request_and_reports_itself(
+    tmp_path: Path, store: str, subject: str
+) -> None:
     """A load balancer looks at /readyz, and has the drain's time to send its requests elsewhere."""
-    with serving(tmp_path / "log", "--drain=1", LIMITER_STORE="memory://") as (child, url):
+    options = ("--drain=1", "--workers=2")
+    with serving(tmp_path / "log", *options, LIMITER_STORE=store, LIMITER_NAME=subject) as (
+        child,
+        url,
+    ):
         assert get(f"{url}/readyz").status == 200
         clients = Clients(url.removeprefix("http://"))
         with clients.sending():
@@ -333,6 +339,7 @@ def test_a_drain_answers_each_request_and_reports_itself(tmp_path: Path) -> None
             child.signal(signal.SIGTERM)
             until(lambda: get(f"{url}/readyz").status == 503)
             noticed = time.monotonic() - began
+            assert {get(f"{url}/readyz").status for _ in range(8)} == {503}  # of each worker
             assert get(f"{url}/healthz").status == 200
             before = sum(clients.statuses.values())
             until(lambda: sum(clients.statuses.values()) > before + 20)
@@ -588,6 +595,18 @@ def test_a_wrong_variable_is_one_line_and_an_exit_code(
     assert line["level"] == "error"
     for message in messages:
         assert filled(message) in line["message"]
+
+
+@pytest.mark.parametrize("address", ["unix:{file}", "fd://99"], ids=plain)
+def test_an_address_that_cannot_be_used_is_one_line(tmp_path: Path, address: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = run_serve(f"--bind={address.format(file=file)}", LIMITER_STORE="memory://")
+
+    assert done.returncode == 1
+    last = [json.loads(line) for line in done.stderr.splitlines()][-1]
+    assert last["message"].startswith("the service cannot start: ")
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_addresses_of_which_one_cannot_be_recognised_are_refused(tmp_path: Path) -> None:

@@ -28,12 +28,14 @@ from limiter.renewal_threads import RenewalThreads
 from limiter.web import problems
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Unidentified
+from limiter.web.new_subjects import NewSubjects
 from limiter.web.request import Request
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity, meant
 from limiter.web.verdict import Verdict
 from service.demo.servers import Cluster
 from tests import proxy
+from tests.transport.support import scripts_run
 
 NOWHERE = "redis://127.0.0.1:1/0"
 ADDRESS = identity("address")
@@ -69,9 +71,8 @@ class AnyGuard:
         self._root = made("1/s", store=store, prefix=self._prefix, **root)
         rules = []
         for name, limits, more in specs:
-            own = {
-                key: more.pop(key) for key in ("on_error", "local_share", "timeout") if key in more
-            }
+            names = ("on_error", "local_share", "timeout", "prepaid", "prepaid_hold")
+            own = {key: more.pop(key) for key in names if key in more}
             limiter = made(
                 limits, store=self._root, prefix=self._prefix, name=name, **{**root, **own}
             )
@@ -583,3 +584,56 @@ def test_a_flood_of_refused_requests_writes_one_line_of_a_kind(
         "an observer failed",
     ]
     client.close()
+
+
+@pytest.mark.parametrize("bound", [None, "10/hour"])
+def test_a_single_rule_spends_prepaid_units(guard: AnyGuard, store: str, bound: str | None) -> None:
+    """Also one that bounds new subjects; 300 requests take few script calls, and each says what is left."""
+    more: dict[str, Any] = {"prepaid": 100, "prepaid_hold": 50}
+    if bound is not None:
+        more |= {"new_subjects": NewSubjects(bound), "identity": GLOBAL}
+    guard.opened(store, ("p", FixedWindow(1_000, 86_400), more))
+    client = redis.Redis.from_url(store)
+    before = scripts_run(client)
+    verdicts = [guard.enter() for _ in range(300)]
+
+    assert [each.results[0].decision.remaining for each in verdicts] == list(range(999, 699, -1))
+    assert [fields(each)["RateLimit"] for each in verdicts[::100]] == [
+        f'"p";r={left};t=86400' for left in (999, 899, 799)
+    ]
+    assert scripts_run(client) - before <= 30
+
+
+def test_a_single_rule_answers_denials_from_the_cache(guard: AnyGuard, store: str) -> None:
+    guard.opened(store, ("p", FixedWindow(1, 86_400), {}), denial_cache=60)
+    client = redis.Redis.from_url(store)
+    assert guard.statuses(2) == [200, 429]
+    before = scripts_run(client)
+    verdicts = [guard.enter() for _ in range(100)]
+
+    assert {each.status for each in verdicts} == {429}
+    assert all(each.results[0].decision.cached for each in verdicts)
+    assert {each.body for each in verdicts} == {verdicts[0].body}
+    assert 'Policy p allows 1 request per 86400 s."' in verdicts[0].body
+    assert scripts_run(client) == before
+
+
+def test_equal_requests_of_one_turn_are_one_call(store: str, subject: str) -> None:
+    """Each coroutine gets the verdict that it would get alone."""
+
+    async def enter_all() -> list[Verdict]:
+        async with AsyncLimiter("30/day", store=store, name=subject, timeout=5) as limiter:
+            own = AsyncGuard([Rule(limiter)])
+            await own.enter(request())
+            before = scripts_run(client)
+            verdicts = await asyncio.gather(*[own.enter(request()) for _ in range(50)])
+            assert scripts_run(client) - before <= 2
+            return verdicts
+
+    client = redis.Redis.from_url(store)
+    verdicts = asyncio.run(enter_all())
+    assert [each.status for each in verdicts] == [200] * 29 + [429] * 21
+    assert [each.results[0].decision.remaining for each in verdicts[:29]] == list(range(28, -1, -1))
+    assert {fields(each)["RateLimit"].partition(";t=")[0] for each in verdicts[29:]} == {
+        f'"{subject}";r=0'
+    }
