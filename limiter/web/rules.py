@@ -124,6 +124,23 @@ class Rule:
         """The limiter's name, as it stands in keys, header fields and reports."""
         return str(self.limiter.name)
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether a check needs the subject alone: the rule always applies, and costs 1.
+
+        A preflight may count apart all the same.
+        """
+        return (
+            self.match.is_everything
+            and self.cost is one_unit
+            and self.percent >= 100
+            and not (
+                self.exempt_networks or self.exempt_keys or self.exempt_paths or self.overrides
+            )
+            and self.new_subjects is None
+            and not self.is_default
+        )
+
     @property
     def counts_leases(self) -> bool:
         """Whether a policy of the rule counts leases."""
@@ -146,7 +163,10 @@ class Rule:
             Unidentified: The caller cannot be identified, and the rule refuses such requests.
 
         """
-        parts = request.parts if self.match.is_everything else self.match.parts(request)
+        if self.is_plain and request.method != "OPTIONS":
+            subject = self._subject(request, trusted, False)
+            return SkipReason.UNIDENTIFIED if subject is None else Check(self, subject, 1, None)
+        parts = self.match.parts(request)
         if parts is None:
             return self.match.missed(request) or SkipReason.PATH
         if not self.preflights and request.is_preflight:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from tests.deploy.promql import missing, read
-from tests.deploy.support import DEPLOY, ROOT, program, run
+from tests.deploy.support import DEPLOY, ROOT, container, manifest, program, run
 
 CASES = Path(__file__).parent / "alerts_test.yml"
 
@@ -29,6 +30,22 @@ def rules() -> list[dict[str, Any]]:
 def test_prometheus_accepts_the_files() -> None:
     promtool("check", "config", "--lint=all", "--lint-fatal", DEPLOY / "prometheus.yml")
     promtool("check", "rules", "--lint=all", "--lint-fatal", DEPLOY / "alerts.yml")
+
+
+def test_prometheus_accepts_the_job_for_kubernetes(tmp_path: Path) -> None:
+    """It stands in comments, and keeps the pods and the port that the Deployment names."""
+    text = (DEPLOY / "prometheus.yml").read_text()
+    _, _, commented = text.partition("  # - job_name")
+    job = re.sub(r"^  # ", "  ", f"  # - job_name{commented}", flags=re.MULTILINE)
+    config = tmp_path / "prometheus.yml"
+    config.write_text(f"scrape_configs:\n{job}")
+    promtool("check", "config", "--lint=all", "--lint-fatal", config)
+
+    (rule, _) = yaml.safe_load(job)[0]["relabel_configs"]
+    labels = manifest("Deployment")["spec"]["template"]["metadata"]["labels"]
+    ports = [f"{labels['app.kubernetes.io/name']};{port['name']}" for port in container()["ports"]]
+    assert [port for port in ports if re.fullmatch(rule["regex"], port)] == [ports[1]]
+    assert container()["ports"][1]["containerPort"] == 8001
 
 
 def test_each_alert_fires_when_it_should_and_not_before() -> None:

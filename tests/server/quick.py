@@ -11,6 +11,9 @@ from limiter.command import cli
 from limiter.server import serve
 from limiter.server.worker import Worker
 
+#: Seconds for idle connections.
+IDLE = 3
+
 
 class Quick(Worker):
     """A worker with short timeouts, and few connections."""
@@ -25,7 +28,7 @@ class _Application(serve.Application):
     def load_config(self) -> None:
         """Set a short timeout for idle connections, too."""
         super().load_config()
-        self.cfg.set("keepalive", 1)
+        self.cfg.set("keepalive", IDLE)
 
 
 if __name__ == "__main__":
