@@ -21,6 +21,9 @@ log = logging.getLogger("limiter.service")
 #: Bytes of a request's head, and of the trailer fields after its body.
 LARGEST_HEAD = 64 * 1024
 
+#: Fields of a request's head: each takes time and memory, however short it is.
+MOST_FIELDS = 100
+
 #: Requests of one connection that wait for the response to an earlier one.
 MOST_PIPELINED = 20
 
@@ -201,6 +204,12 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._arrives = True
         self._all.idle.pop(self, None)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head, or of the trailer."""
+        if len(self.headers) == MOST_FIELDS:
+            raise _Refused(431, f"The head has more than {MOST_FIELDS} fields.")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Start the application; until the body has arrived, a response would end the connection."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from limiter.server.connections import LARGEST_HEAD, MOST_PIPELINED
+from limiter.server.connections import LARGEST_HEAD, MOST_FIELDS, MOST_PIPELINED
 from limiter.server.worker import Worker
 from service.demo.servers import HOST, free_port
 from tests.server.quick import IDLE, Quick
@@ -276,6 +276,13 @@ def test_a_client_may_end_its_side_before_the_response(raw: socket.socket) -> No
     assert text.count(b"HTTP/1.1 200 OK") == 2
 
 
+def test_a_request_may_have_many_fields(raw: socket.socket) -> None:
+    raw.sendall(b"GET /healthz HTTP/1.1\r\n" + b"X: y\r\n" * MOST_FIELDS + b"\r\n")
+    ((status, _),) = answers(raw, 1)
+
+    assert status == 200
+
+
 def test_trailer_fields_are_not_fields_of_the_head(raw: socket.socket) -> None:
     """Else a client could send fields past a proxy that reads the head alone."""
     length = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
@@ -303,13 +310,14 @@ LONG = b"x" * (2 * LARGEST_HEAD)
         (b"GET / HTTP/1.1\r\nX: " + LONG, 431),
         (b"GET / HTTP/1.1\r\nX: " + LONG + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, 431),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * (MOST_FIELDS + 1) + b"\r\n", 431),
         (b"GET /" + LONG + b" HTTP/1.1\r\n\r\n", 431),
         (b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nx", 405),
         (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 400),
     ],
     ids=[
         *("length", "body", "lengths", "digits", "chunks", "chunk", "trailer", "extension"),
-        *("half head", "head", "fields", "path", "unread", "connect"),
+        *("half head", "head", "fields", "short fields", "path", "unread", "connect"),
     ],
 )
 def test_a_request_that_is_not_read_is_answered_at_once(
