@@ -284,6 +284,7 @@ class Connection(HttpToolsProtocol):
         if self._ended:
             return
         self._output.end_response()
+        self._output.drop()  # such as a 100 Continue to a request that is refused already
         self._ended = self._drops = True
         self._forget_request()
         self._all.forget(self)

@@ -304,6 +304,7 @@ LONG = b"x" * (2 * LARGEST_HEAD)
         (check("Content-Length: 5\r\nContent-Length: 900000", b"{}"), 400),
         (check("Content-Length: " + "9" * 30, b"{}"), 400),
         (check("Transfer-Encoding: chunked", b"zz\r\n"), 400),
+        (check("Transfer-Encoding: chunked\r\nExpect: 100-continue", b"zz\r\n"), 400),
         (check("Transfer-Encoding: chunked", b"fffffff\r\n" + LONG), 413),
         (check("Transfer-Encoding: chunked", b"1\r\n1\r\n0\r\nX: " + LONG * 8), 431),
         (check("Transfer-Encoding: chunked", b"1;" + LONG * 8), 431),
@@ -316,7 +317,7 @@ LONG = b"x" * (2 * LARGEST_HEAD)
         (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 400),
     ],
     ids=[
-        *("length", "body", "lengths", "digits", "chunks", "chunk", "trailer", "extension"),
+        *("length", "body", "lengths", "digits", "chunks", "a 100", "chunk", "trailer", "extension"),
         *("half head", "head", "fields", "short fields", "path", "unread", "connect"),
     ],
 )
