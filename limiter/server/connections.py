@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from limiter.server.responses import CLIENT_LEFT
 from limiter.web import problems
 
 log = logging.getLogger("limiter.service")
@@ -147,6 +148,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the responses that are still to come."""
+        self._note_end()
         self._end()
         super().connection_lost(exc)
 
@@ -194,6 +196,7 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Answer the requests that arrived before the client ended its side; then close."""
+        self._note_end()
         if self._ended or self._arrives or self.cycle is None or self.cycle.response_complete:
             return False
         self.cycle.keep_alive = False
@@ -302,6 +305,11 @@ class Connection(HttpToolsProtocol):
         """Close at once."""
         self._end()
         self._socket.abort()
+
+    def _note_end(self) -> None:
+        """Tell the application that the client may not read the response to the last request."""
+        if self.cycle is not None:
+            self.cycle.scope["state"][CLIENT_LEFT] = True
 
     def _forget_request(self) -> None:
         self._all.receiving.pop(self, None)

@@ -16,7 +16,7 @@ from limiter.server import bodies
 from limiter.server.checks import TOO_LARGE, UNSURE, check_of, guard_of, result_of
 from limiter.server.one_policy import AnyPolicies
 from limiter.server.recorder import Recorder
-from limiter.server.responses import abort, json_response, written
+from limiter.server.responses import CLIENT_LEFT, abort, json_response, written
 from limiter.web.guard import AsyncGuard
 from limiter.web.lease_calls import AsyncLeaseCalls
 from limiter.web.request import Request as OwnRequest
@@ -52,6 +52,9 @@ def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
         own_request = from_asgi(request.scope)
         taking = _take(leases, name, own_request, forget=lease is None)
         verdict = await recorder.record(own_request, taking)
+        if lease is None and verdict.allowed and CLIENT_LEFT in request.scope.get("state", ()):
+            await _sure(leases, leases.give_back(name))
+            abort(400, "The connection was closed before the lease was taken: it is released.")
         return written(*result_of(verdict, json.dumps(held)))
 
     async def release(request: Request) -> Response:

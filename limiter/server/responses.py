@@ -19,6 +19,10 @@ from limiter.web.headers import Field
 from limiter.web.request import Request as OwnRequest
 from limiter.web.request import from_asgi
 
+#: Set in a request's state once the client has ended its side of the connection. The client may still read,
+#: but one that is gone looks the same.
+CLIENT_LEFT = "limiter.client_left"
+
 #: Details of the refusals that Starlette makes itself.
 _DETAILS = {404: "There is no such path.", 405: "This path does not have this method."}
 

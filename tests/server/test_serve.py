@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,47 @@ def test_connections_are_kept_and_duplicate_headers_are_read(
         assert status(("X-Forwarded-For", "203.0.113.5"), forged) == 429
         assert connection.sock.getsockname() == first
         connection.close()
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["ends", "resets"])
+def test_a_client_that_hangs_up_leaves_no_lease(tmp_path: Path, own: Server, resets: bool) -> None:
+    """A client that ends its side, and reads on, gets a refusal; one that chose the id may ask again."""
+    file = tmp_path / "policies.toml"
+    file.write_text(
+        "[policies.jobs]\nlimits = {algorithm = 'concurrency', limit = 2, lease = '1 hour'}\n"
+    )
+
+    def hold(**more: str) -> bytes:
+        body = json.dumps({"key": "u", **more})
+        head = "POST /v1/hold/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    with serving(
+        tmp_path / "log",
+        LIMITER_STORE=own.url,
+        LIMITER_POLICIES=str(file),
+        LIMITER_TIMEOUT="5",
+    ) as (_, url):
+        address = HOST, int(url.rpartition(":")[2])
+        own.pause()
+        with ExitStack() as stack:
+            callers = [socket.create_connection(address, timeout=10) for _ in range(2)]
+            for caller, sent in zip(callers, (hold(), hold(lease="known")), strict=True):
+                stack.enter_context(caller)
+                caller.sendall(sent)
+                until(lambda: is_alive(url.removeprefix("http://")))  # the request has arrived
+                if resets:
+                    caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    caller.close()
+                else:
+                    caller.shutdown(socket.SHUT_WR)
+                until(lambda: is_alive(url.removeprefix("http://")))
+            own.resume()
+            if not resets:
+                statuses = [caller.makefile("rb").readline().split()[1] for caller in callers]
+                assert statuses == [b"400", b"200"]
+        until(lambda: post(f"{url}/v1/hold/jobs", {"key": "u", "lease": "third"}).status == 200)
+        assert post(f"{url}/v1/hold/jobs", {"key": "u", "lease": "fourth"}).status == 429
 
 
 def test_it_starts_without_a_store_and_recovers_with_it(tmp_path: Path) -> None:

@@ -317,7 +317,17 @@ LONG = b"x" * (2 * LARGEST_HEAD)
         (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 400),
     ],
     ids=[
-        *("length", "body", "lengths", "digits", "chunks", "a 100", "chunk", "trailer", "extension"),
+        *(
+            "length",
+            "body",
+            "lengths",
+            "digits",
+            "chunks",
+            "a 100",
+            "chunk",
+            "trailer",
+            "extension",
+        ),
         *("half head", "head", "fields", "short fields", "path", "unread", "connect"),
     ],
 )
