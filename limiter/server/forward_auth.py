@@ -45,12 +45,13 @@ class ForwardAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a proxy."""
         request = from_asgi(scope)
+        path = scope["path"]
         guard: AsyncGuard | None
         appended = ""
-        if request.path == PATH:
+        if path == PATH:
             guard = self._policies.forward_auth
         else:
-            name, slash, _ = request.path[len(_PREFIX) :].partition("/")
+            name, slash, _ = path[len(_PREFIX) :].partition("/")
             guard = self._policies.guard_for(name)
             if slash:
                 appended = _appended(request)

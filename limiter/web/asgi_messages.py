@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Seque
 from functools import lru_cache
 from typing import Any
 
-from limiter.web import wiring
+from limiter.web import problems, wiring
 from limiter.web.verdict import Verdict
 
 Scope = MutableMapping[str, Any]
@@ -19,6 +19,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: Close codes of a websocket: RFC 6455, section 7.4.1, and its registry at IANA.
 POLICY_VIOLATION = 1008
 TRY_AGAIN_LATER = 1013
+#: The fields of every refusal, as those of ``wiring.refusal``.
+_OF_REFUSALS = (
+    (b"content-type", problems.MEDIA_TYPE.encode()),
+    (b"cache-control", b"no-store"),
+)
 #: The most bytes of a close code's reason (RFC 6455, section 5.5).
 _MOST_REASON = 123
 
@@ -53,13 +58,10 @@ def _name(name: str) -> bytes:
 
 async def refuse(verdict: Verdict, send: Send, protocol: str, is_head: bool = False) -> None:
     """Send a refusal as a response."""
-    fields, body = wiring.refusal(verdict)
-    start = {
-        "type": f"{protocol}.response.start",
-        "status": verdict.status,
-        "headers": encoded(fields),
-    }
-    await send(start)
+    body = verdict.body.encode()
+    fields = [*_OF_REFUSALS, (b"content-length", b"%d" % len(body)), *encoded(verdict.fields)]
+    kind = f"{protocol}.response.start"
+    await send({"type": kind, "status": verdict.status, "headers": fields})
     await send({"type": f"{protocol}.response.body", "body": b"" if is_head else body})
 
 

@@ -343,6 +343,20 @@ def _asgi_headers(fields: Iterable[tuple[bytes, bytes]]) -> Mapping[str, str]:
     return joined((name.decode("latin-1"), value.decode("latin-1")) for name, value in fields)
 
 
+class _RawNames(dict[str, bytes]):
+    """Names of header fields as bytes; they come from the program and its settings, not from clients."""
+
+    def __missing__(self, name: str) -> bytes:
+        raw = name.encode("latin-1", "replace")
+        if len(self) < _MOST_NAMES:
+            self[name] = raw
+        return raw
+
+
+_MOST_NAMES = 256
+_RAW = _RawNames()
+
+
 class _AsgiHeaders(Mapping[str, str]):
     """Header fields of different names in lower case, decoded one by one: most limits read one or two."""
 
@@ -350,10 +364,10 @@ class _AsgiHeaders(Mapping[str, str]):
         self._by_name = by_name
 
     def __getitem__(self, name: str) -> str:
-        return self._by_name[name.encode("latin-1", "replace")].decode("latin-1")
+        return self._by_name[_RAW[name]].decode("latin-1")
 
     def get(self, name: str, default: Any = None) -> Any:
-        value = self._by_name.get(name.encode("latin-1", "replace"))
+        value = self._by_name.get(_RAW[name])
         return default if value is None else value.decode("latin-1")
 
     def __iter__(self) -> Iterator[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -124,24 +124,27 @@ class Rule:
         """The limiter's name, as it stands in keys, header fields and reports."""
         return str(self.limiter.name)
 
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether a check needs the subject alone: the rule always applies, and costs 1.
+
+        A preflight may count apart all the same.
+        """
+        return (
+            self.match.is_everything
+            and self.cost is one_unit
+            and self.percent >= 100
+            and not (
+                self.exempt_networks or self.exempt_keys or self.exempt_paths or self.overrides
+            )
+            and self.new_subjects is None
+            and not self.is_default
+        )
+
     @property
     def counts_leases(self) -> bool:
         """Whether a policy of the rule counts leases."""
         return any(policy.leases for policy in self.limiter.policies)
-
-    def about(self, subject: Key, cost: int) -> Rule:
-        """Return this rule for a given subject and cost, whatever the request is."""
-        return replace(
-            self,
-            match=Match(),
-            identity=lambda request, trusted: subject,  # noqa: ARG005 (it is given)
-            cost=fixed_cost(cost),
-            exempt_networks=(),
-            exempt_paths=(),
-            preflights=True,
-            new_subjects=None,
-            is_default=False,
-        )
 
     def check(self, request: Request, trusted: Sequence[Network]) -> Check | None:
         """Return this rule's check of a request; None if the rule does not apply.
@@ -160,7 +163,10 @@ class Rule:
             Unidentified: The caller cannot be identified, and the rule refuses such requests.
 
         """
-        parts = request.parts if self.match.is_everything else self.match.parts(request)
+        if self.is_plain and request.method != "OPTIONS":
+            subject = self._subject(request, trusted, False)
+            return SkipReason.UNIDENTIFIED if subject is None else Check(self, subject, 1, None)
+        parts = self.match.parts(request)
         if parts is None:
             return self.match.missed(request) or SkipReason.PATH
         if not self.preflights and request.is_preflight:
