@@ -1,7 +1,7 @@
 """ForwardAuth: the rate of an upstream behind Traefik, with the limit and without it.
 
-Traefik has the shipped configuration, and two routes more: one to the same upstream without the limit,
-and one for which Traefik asks an instance directly. Traefik, the upstream, the service, the store and
+Traefik has the shipped configuration, and the routes of forward_auth.yml: one to the same upstream
+without the limit, and other ways to ask the service. Traefik, the upstream, the service, the store and
 `wrk` share all cores, so a rate says how much all of them do for a request.
 """
 
@@ -40,32 +40,12 @@ SHIPPED = "ForwardAuth as shipped"
 PATHS = {
     BARE: "/bare",
     SHIPPED: "/demo-service/protected/hello",
+    "ForwardAuth with more connections": "/pools",
     "ForwardAuth asks one instance directly": "/directly",
 }
 
 _START_TIMEOUT = 30.0
 _REQUEST = f"GET {{path}} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: wrk\r\nAccept: */*\r\n\r\n"
-#: Routes in addition to those of traefik/dynamic.yml. The first has all of its middlewares but the limit.
-_ROUTES = """
-http:
-  routers:
-    bare:
-      rule: "Path(`{bare}`)"
-      middlewares: [as-it-came, whole]
-      service: upstream
-    directly:
-      rule: "Path(`{directly}`)"
-      middlewares: [as-it-came, directly, whole]
-      service: upstream
-  middlewares:
-    directly:
-      forwardAuth:
-        address: "http://{instance}/forward-auth"
-        trustForwardHeader: true
-        authRequestHeaders: [Origin, Access-Control-Request-Method]
-        authResponseHeaders: [RateLimit, RateLimit-Policy]
-        maxResponseBodySize: 4096
-"""
 
 
 class System(NamedTuple):
@@ -214,9 +194,7 @@ def _traefik(
     (folder / "traefik.yml").write_text(static)
     (folder / "dynamic").mkdir()
     shutil.copy(CHECKOUT / "traefik/dynamic.yml", folder / "dynamic")
-    bare, _, directly = PATHS.values()
-    routes = _ROUTES.format(bare=bare, directly=directly, instance=services[0])
-    (folder / "dynamic/routes.yml").write_text(routes)
+    shutil.copy(Path(__file__).with_suffix(".yml"), folder / "dynamic")
     environ = os.environ | {
         "APP_ADDRESSES": services[0],
         "DECISION_ADDRESSES": ",".join(services),

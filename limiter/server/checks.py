@@ -27,7 +27,7 @@ from limiter.web.rules import Check
 from limiter.web.verdict import Result, Verdict
 
 MOST_CHECKS = 100
-#: Seconds after which a batch stops calling a store that did not answer the last check.
+#: Seconds after which a batch stops calling a store that did not answer the last check of a subject.
 BATCH_TIMEOUT = 0.5
 
 _MEMBERS = ("key", "cost", "peek")
@@ -116,8 +116,6 @@ class _Checks:
         self._recorder = recorder
         self._request = request
         """The service's own: its path names the problem, and its fields the trace."""
-        self._deadline = monotonic() + BATCH_TIMEOUT
-        self._unavailable: StoreUnavailable | None = None
 
     async def decide(self, body: dict[str, Any]) -> CheckResult:
         """Return the result for the only subject; abort if the body is invalid."""
@@ -130,6 +128,7 @@ class _Checks:
         items about one subject wait for each other: an event loop sends the calls of one turn together, but
         those of different costs not always in their order.
         """
+        deadline = monotonic() + BATCH_TIMEOUT
         results = [""] * len(items)
         by_subject: dict[bytes, list[tuple[int, _Item]]] = {}
         for place, body in enumerate(items):
@@ -140,13 +139,19 @@ class _Checks:
             else:
                 by_subject.setdefault(item.subject.state, []).append((place, item))
 
-        async def decide(place: int, item: _Item) -> None:
-            verdict = await self._verdict(item)
+        async def decide(
+            place: int, item: _Item, unavailable: StoreUnavailable | None = None
+        ) -> LimiterError | None:
+            verdict = await self._verdict(item, unavailable)
             _, results[place], _ = self._result(verdict, '{"status": 200, "allowed": true}')
+            return verdict.error
 
         async def decide_in_order(about_one: list[tuple[int, _Item]]) -> None:
+            unavailable = None
             for _, equal in groupby(about_one, key=lambda each: (each[1].cost, each[1].peek)):
-                await asyncio.gather(*[decide(*each) for each in equal])
+                error = unavailable if monotonic() > deadline else None
+                *_, last = await asyncio.gather(*[decide(*each, error) for each in equal])
+                unavailable = last if isinstance(last, StoreUnavailable) else None
 
         await asyncio.gather(
             *[
@@ -160,15 +165,11 @@ class _Checks:
         subject = bodies.subject(body, self._guard)
         return _Item(subject, bodies.cost(body), bodies.flag(body, "peek"))
 
-    async def _verdict(self, item: _Item) -> Verdict:
-        error = self._unavailable if monotonic() > self._deadline else None
+    async def _verdict(self, item: _Item, unavailable: StoreUnavailable | None = None) -> Verdict:
         check = check_of(self._guard, item.subject, item.cost)
         if item.peek:
-            verdict = await self._peek(check, error)
-        else:
-            verdict = await self._recorder.record(self._request, self._hit(check, error))
-        self._unavailable = verdict.error if isinstance(verdict.error, StoreUnavailable) else None
-        return verdict
+            return await self._peek(check, unavailable)
+        return await self._recorder.record(self._request, self._hit(check, unavailable))
 
     def _result(self, verdict: Verdict, allowed: str) -> CheckResult:
         if verdict.status == 413:

@@ -22,7 +22,7 @@ log = logging.getLogger("limiter.service")
 LARGEST_HEAD = 64 * 1024
 
 #: Requests of one connection that wait for the response to an earlier one.
-MOST_PIPELINED = 100
+MOST_PIPELINED = 20
 
 #: Seconds that a stopping worker waits for clients: one that has just sent a request may be sending the
 #: next one, and would lose it.
@@ -34,14 +34,16 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _dropped: Any = deque(maxlen=0)
 
 
-class Timeouts(NamedTuple):
-    """Seconds until the worker closes a connection.
+class Bounds(NamedTuple):
+    """What a worker allows its clients.
 
     Attributes:
-        read: For a request to arrive, head and body; also for the first one of a new connection.
-        idle: Between requests; longer than proxies keep a connection, so that these close it first.
-        write: While the client does not read, and the buffers are full; also for the last response.
-        linger: For the client to read the response to a request of which a part is still on its way.
+        read: Seconds for a request to arrive, head and body; also for the first one of a new connection.
+        idle: Seconds between requests; longer than proxies keep a connection, so that these close it first.
+        write: Seconds while the client does not read, and the buffers are full; also for the last response.
+        linger: Seconds to read the response to a request of which a part is still on its way.
+        connections: The number of open connections.
+        incomplete: Bytes of the incomplete requests of all connections.
 
     """
 
@@ -49,6 +51,8 @@ class Timeouts(NamedTuple):
     idle: float
     write: float
     linger: float
+    connections: int
+    incomplete: int
 
 
 class Connections:
@@ -59,35 +63,41 @@ class Connections:
         idle: The last response is sent.
         blocked: The client does not read, and the buffers are full.
         closing: The response is sent, and the client still sends the request that it refuses.
+        incomplete: Bytes of the incomplete requests.
         stopping: Whether each response now ends its connection.
 
     """
 
-    def __init__(self, most: int, timeouts: Timeouts) -> None:
+    def __init__(self, bounds: Bounds) -> None:
         self.receiving: dict[Connection, float] = {}
         self.idle: dict[Connection, float] = {}
         self.blocked: dict[Connection, float] = {}
         self.closing: dict[Connection, float] = {}
+        self.incomplete = 0
         self.stopping = False
-        self._most = most
-        self._timeouts = timeouts
+        self._bounds = bounds
 
     def make_room(self, number: int) -> None:
-        """Close the connection that has waited longest, if there are more than the most."""
-        if number > self._most:
+        """Close the connection that has waited longest, if this number is too large."""
+        if number > self._bounds.connections:
             for waiting in (self.closing, self.idle, self.receiving, self.blocked):
                 for connection in waiting:
                     connection.abort()
                     return
 
+    def add_incomplete(self, size: int) -> None:
+        """Count bytes of an incomplete request; if there are too many, close the oldest such connection."""
+        self.incomplete += size
+        if self.incomplete > self._bounds.incomplete and self.receiving:
+            next(iter(self.receiving)).abort()
+
     def close_late(self, now: float) -> None:
         """Close the connections past their deadline."""
-        read, idle, write, linger = self._timeouts
         for waiting, timeout in (
-            (self.receiving, read),
-            (self.idle, idle),
-            (self.blocked, write),
-            (self.closing, linger),
+            (self.receiving, self._bounds.read),
+            (self.idle, self._bounds.idle),
+            (self.blocked, self._bounds.write),
+            (self.closing, self._bounds.linger),
         ):
             latest = now - (min(timeout, LAST_REQUESTS) if self.stopping else timeout)
             late = []
@@ -114,6 +124,8 @@ class Connection(HttpToolsProtocol):
         self._arrives = False
         #: Bytes since the last end of a head, of a part of a body, or of a request.
         self._unread = 0
+        #: Bytes of an incomplete request.
+        self._incomplete = 0
         #: Whether the connection stays open after the response to the last request, if that arrives whole.
         self._keep_alive = False
         #: Whether what arrives is dropped.
@@ -153,6 +165,9 @@ class Connection(HttpToolsProtocol):
             self._all.receiving.setdefault(self, self.loop.time())
             if self._unread > LARGEST_HEAD:
                 self._refuse(431, f"The head or the trailer has more than {LARGEST_HEAD} bytes.")
+                return
+            self._incomplete += len(data)
+            self._all.add_incomplete(len(data))
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -198,7 +213,7 @@ class Connection(HttpToolsProtocol):
         self._unread = 0
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise _Refused(405, "The service is no proxy.")
+                raise _Refused(400, "The service is not a proxy: CONNECT is refused.")
             return
         super().on_headers_complete()
         self.headers = _dropped
@@ -217,7 +232,7 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
         self._arrives = False
         self._unread = 0
-        self._all.receiving.pop(self, None)
+        self._forget_request()
         if not self.cycle.response_started:
             self.cycle.keep_alive = self._keep_alive
 
@@ -261,7 +276,10 @@ class Connection(HttpToolsProtocol):
             return
         self._output.end_response()
         self._ended = self._drops = True
+        self._forget_request()
         self._all.forget(self)
+        if self._socket.is_closing():
+            return
         if self._arrives:
             self._all.closing[self] = self.loop.time()
             self._socket.write_eof()
@@ -275,8 +293,15 @@ class Connection(HttpToolsProtocol):
         self._end()
         self._socket.abort()
 
+    def _forget_request(self) -> None:
+        self._all.receiving.pop(self, None)
+        if self._incomplete:
+            self._all.incomplete -= self._incomplete
+            self._incomplete = 0
+
     def _end(self) -> None:
         self._ended = self._drops = True
+        self._forget_request()
         self._all.forget(self)
         self._output.drop()
 
@@ -284,12 +309,13 @@ class Connection(HttpToolsProtocol):
         """Refuse a request that is not passed to the application, and end the connection."""
         peer = self.client[0] if self.client else "unix"
         log.warning("a request is refused: %s", detail, extra={"peer": peer})
+        in_body = self._arrives and self.headers is _dropped
         self._drops = self._arrives = True
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             self._write_problem(status, detail)
-        elif self.headers is _dropped and not self.pipeline and not cycle.response_started:
-            # The fault is in the body for which the application waits.
+        elif in_body and not self.pipeline and not cycle.response_started:
+            # The application waits for the rest of the body.
             cycle.disconnected = True
             cycle.message_event.set()
             self._write_problem(status, detail)

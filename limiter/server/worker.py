@@ -20,7 +20,7 @@ import uvicorn
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker as BaseWorker
 
-from limiter.server.connections import Connection, Connections, Timeouts
+from limiter.server.connections import Bounds, Connection, Connections
 
 #: Files of a worker that are no connections: those of the store, of metrics and of logs.
 _OTHER_FILES = 200
@@ -39,7 +39,9 @@ class Worker(BaseWorker):  # type: ignore[misc]
     #: Seconds that a client has to read the last response and close.
     linger = 2.0
     #: The most connections; fewer if the limit of open files is lower.
-    most_connections = 20_000
+    most_connections = 12_000
+    #: The most bytes of all incomplete requests together.
+    most_incomplete = 32 * 1024 * 1024
     #: Seconds for requests in progress when the worker stops; gunicorn kills it later (graceful_timeout).
     stop_timeout = 2
 
@@ -52,8 +54,16 @@ class Worker(BaseWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal ends it."""
-        timeouts = Timeouts(self.read_timeout, self.cfg.keepalive, self.write_timeout, self.linger)
-        connections = Connections(self._most_connections(), timeouts)
+        connections = Connections(
+            Bounds(
+                read=self.read_timeout,
+                idle=self.cfg.keepalive,
+                write=self.write_timeout,
+                linger=self.linger,
+                connections=self._most_connections(),
+                incomplete=self.most_incomplete,
+            )
+        )
         config = uvicorn.Config(
             self.wsgi,
             http=partial(Connection, connections=connections),  # type: ignore[arg-type]

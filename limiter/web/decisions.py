@@ -18,7 +18,7 @@ def as_json(decision: Decision) -> str:
     row = (
         f'"allowed": {"false" if retry_us else "true"}, "granted": {decision.granted}, '
         f'"remaining": {remaining}, "retry_after": {retry_us / 1e6}, "reset_after": {reset_us / 1e6}, '
-        f'"delay": {decision.delay}, {_of_policy(policy)}, '
+        f'"delay": {decision.delay if policy.queues else 0.0}, {_of_policy(policy)}, '
         f'"degraded": {"true" if decision.degraded else "false"}, '
         f'"cached": {"true" if decision.cached else "false"}'
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -145,20 +145,6 @@ class Rule:
     def counts_leases(self) -> bool:
         """Whether a policy of the rule counts leases."""
         return any(policy.leases for policy in self.limiter.policies)
-
-    def about(self, subject: Key, cost: int) -> Rule:
-        """Return this rule for a given subject and cost, whatever the request is."""
-        return replace(
-            self,
-            match=Match(),
-            identity=lambda request, trusted: subject,  # noqa: ARG005 (it is given)
-            cost=fixed_cost(cost),
-            exempt_networks=(),
-            exempt_paths=(),
-            preflights=True,
-            new_subjects=None,
-            is_default=False,
-        )
 
     def check(self, request: Request, trusted: Sequence[Network]) -> Check | None:
         """Return this rule's check of a request; None if the rule does not apply.

@@ -18,10 +18,11 @@ IDLE = 3
 class Quick(Worker):
     """A worker with short timeouts, and few connections."""
 
-    read_timeout = 0.5
+    read_timeout = 1.0
     write_timeout = 0.5
     linger = 0.5
     most_connections = 50
+    most_incomplete = 1024 * 1024
 
 
 class _Application(serve.Application):

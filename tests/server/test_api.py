@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from limiter import Limiter
+from limiter.policies import ALGORITHMS
 from limiter.server.bodies import MOST_BYTES
 from service.demo.servers import HOST, Server, free_port
 from tests.server.client import Answer, Client
@@ -33,6 +34,10 @@ shadow = true
 [policies.jobs]
 limits = [{ algorithm = "concurrency", limit = 2, lease = 30 }, "3/minute"]
 """
+
+
+#: The algorithms that count units.
+RATES = sorted(name for name, policy in ALGORITHMS.items() if not policy.leases)
 
 
 def problem(answer: Answer, status: int) -> dict[str, Any]:
@@ -119,6 +124,24 @@ def test_a_batch_is_decided_in_order_and_independently(client: Client) -> None:
     assert [one["status"] for one in results] == [200, 429, 200, 422, 422, 200, 200]
     assert results[5] == {"status": 200, "allowed": True, "decision": None}
     assert check(client, checks=[{"key": n} for n in range(100)]).status == 200
+
+
+@pytest.mark.parametrize("algorithm", RATES)
+def test_a_batch_decides_as_single_checks_do(make_app: Make, algorithm: str) -> None:
+    client = make_app(ALGORITHM=algorithm, LIMITS="9/hour", DENIAL_CACHE="0").client
+    costs = [2, 2, 2, 1, 1, 3, 1, 1, 9, 1]
+    single = [check(client, "default", key="single", cost=cost) for cost in costs]
+    batch = check(
+        client,
+        "default",
+        checks=[{"key": key, "cost": cost} for cost in costs for key in ("u", "v", "w")],
+    ).json()["results"]
+
+    expected = [(each.status, each.json()["decision"]["remaining"]) for each in single]
+    assert [status for status, _ in expected].count(200) == 6
+    for subject in range(3):
+        results = batch[subject::3]
+        assert [(one["status"], one["decision"]["remaining"]) for one in results] == expected
 
 
 @pytest.mark.parametrize("checks", [[], [{"key": "u"}] * 101, {}, None, 1])

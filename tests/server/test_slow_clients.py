@@ -88,14 +88,14 @@ def test_an_idle_connection_is_closed(quick: int) -> None:
 
 def test_responses_that_are_not_read_are_given_up(quick: int) -> None:
     """Else each such connection would keep its responses in memory."""
-    requests = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 90
+    requests = b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 20
 
     def send_without_reading(connection: socket.socket) -> None:
         """Send until the kernel's buffers are full of responses, and the server gives up."""
         connection.settimeout(10)
-        for _ in range(100):
+        for _ in range(1_000):
             connection.sendall(requests)
-            time.sleep(0.2)  # a client that reads nothing sees no progress
+            time.sleep(0.05)  # a client that reads nothing sees no progress
 
     with begun(quick) as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
         send_without_reading(connection)
@@ -116,6 +116,21 @@ def test_the_connection_that_has_waited_longest_makes_room(quick: int) -> None:
         for connection in idle[:5]:
             assert_is_closed(connection)
         assert time.monotonic() - began < IDLE  # before the time for idle connections
+        assert served(quick, count=4).count == 4
+
+
+def test_incomplete_requests_take_a_bounded_part_of_the_memory(quick: int) -> None:
+    """Beyond it, the connection whose request began first is closed, before its time is over."""
+    part = check("Content-Length: 65536", b"x" * 60_000)
+    with ExitStack() as stack:
+        began = time.monotonic()
+        first = stack.enter_context(begun(quick))
+        for _ in range(20):
+            connection = stack.enter_context(socket.create_connection((HOST, quick), 10))
+            connection.sendall(part)
+        first.settimeout(10)
+        assert_is_closed(first)
+        assert time.monotonic() - began < Quick.read_timeout
         assert served(quick, count=4).count == 4
 
 
@@ -230,14 +245,18 @@ def test_too_many_pipelined_requests_end_the_connection(raw: socket.socket) -> N
     assert text.count(b"connection: close") == 1
 
 
+@pytest.mark.parametrize(
+    "invalid",
+    [b"nonsense\r\n\r\n", b"\x00", b"GET / HTTP/1.1\r\nX\r\n\r\n", b"GET /" + b"x" * 300_000],
+)
 def test_an_invalid_request_does_not_take_the_response_of_an_earlier_one(
-    raw: socket.socket,
+    raw: socket.socket, invalid: bytes
 ) -> None:
-    raw.sendall(WHOLE["a length"] + b"nonsense\r\n\r\n")
+    raw.sendall(WHOLE["a length"] + invalid)
     text = assert_is_closed(raw)
 
     assert text.startswith(b"HTTP/1.1 200 OK\r\n")
-    assert b"HTTP/1.1 400" not in text
+    assert text.find(b"HTTP/1.1 4") in (-1, text.rfind(b"HTTP/1.1 "))  # if at all, then at the end
 
 
 def test_a_client_that_expects_a_100_gets_it(raw: socket.socket) -> None:
@@ -286,10 +305,11 @@ LONG = b"x" * (2 * LARGEST_HEAD)
         (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000, 431),
         (b"GET /" + LONG + b" HTTP/1.1\r\n\r\n", 431),
         (b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nx", 405),
+        (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 400),
     ],
     ids=[
         *("length", "body", "lengths", "digits", "chunks", "chunk", "trailer", "extension"),
-        *("half head", "head", "fields", "path", "unread"),
+        *("half head", "head", "fields", "path", "unread", "connect"),
     ],
 )
 def test_a_request_that_is_not_read_is_answered_at_once(
