@@ -48,7 +48,23 @@ def check(file: str, as_json: bool) -> None:
     click.echo(f"{file} is right: {count} {'policy' if count == 1 else 'policies'}")
 
 
-@click.command()
+class _Explain(click.Command):
+    """Says why an argument is missing, if ``--forward-auth`` has taken it for a policy's name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        by_option = "--forward-auth" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            if not by_option:
+                raise
+            hint = (
+                "The word behind --forward-auth is read as a policy's name: write the option last."
+            )
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
+
+
+@click.command(cls=_Explain)
 @click.argument("file", type=click.Path())
 @click.argument("method")
 @click.argument("path")
