@@ -85,7 +85,7 @@ class _Explain(click.Command):
     is_flag=False,
     flag_value="",
     metavar="[POLICY]",
-    help="Show what a proxy is answered that asks for all policies, or for one by its name.",
+    help="Show the answer to a proxy that asks all policies, or one by its name.",
 )
 @_as_json
 def explain(
@@ -106,8 +106,8 @@ def explain(
     line or the variable is wrong.
 
     With --forward-auth, a proxy asks: --peer is its address, METHOD, PATH and --host are what it reports,
-    and --header is what it sends besides. A word behind --forward-auth is the name of a policy, so write
-    the option last, or before another option.
+    and each --header is a field that it passes on. A word behind --forward-auth is the name of a policy,
+    so write the option last, or before another option.
 
     \b
     Examples:
