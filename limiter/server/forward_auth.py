@@ -78,6 +78,6 @@ class ForwardAuth:
 
 def _appended(request: Request) -> str:
     """Return the target that a proxy has appended to the policy's name, not decoded; perhaps empty."""
-    path = paths.raw_path(request.target or quote(request.path))
+    path = paths.raw_path(request.target or quote(request.path, errors="replace"))
     _, slash, rest = path.removeprefix(_PREFIX).partition("/")
     return slash + rest
