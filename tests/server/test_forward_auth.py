@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from limiter.server import logs
 from limiter.web.paths import decoded, path_of
 from tests.server.client import Answer, Client
 from tests.server.conftest import Make
@@ -92,6 +95,32 @@ def test_only_trusted_proxies_are_answered(make_app: Make) -> None:
     assert answer.status == 204
     nobody = client.get("/forward-auth/default", headers=CLIENT, peer=None)
     assert nobody.status == 403
+
+
+def test_a_request_without_a_decision_leaves_a_line(
+    make_by_file: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy that does not pass a key on, or is not trusted, gets only the client's response."""
+    text = '[policies.orders]\nlimits = "9/minute"\nkey = "api-key"\nnew_subjects = "9/hour"\n'
+    client = make_by_file(text, TRUSTED_PROXIES="10.0.0.0/8").client
+    with caplog.at_level(logging.INFO, "limiter.service"):
+        assert client.get("/forward-auth", headers=CLIENT, peer="10.1.1.1").status == 400
+        assert client.get("/forward-auth", headers=CLIENT, peer="192.0.2.1").status == 403
+        assert client.get("/forward-auth/no", headers=CLIENT, peer="10.1.1.1").status == 404
+        assert client.get("/forward-auth/orders", peer="10.1.1.1").status == 400
+
+    lines = [json.loads(logs.AsJson().format(record)) for record in caplog.records]
+    assert [(line["level"], line["message"], line.get("peer")) for line in lines] == [
+        ("info", "a request is unidentified", None),
+        ("warning", "a proxy got no decision: Only trusted proxies are answered.", "192.0.2.1"),
+        ("warning", "a proxy got no decision: There is no such policy.", "10.1.1.1"),
+        (
+            "info",
+            "a proxy got no decision: The proxy does not report the client's address.",
+            "10.1.1.1",
+        ),
+    ]
+    assert lines[0]["reason"] == "the request has no API key"
 
 
 def test_a_proxy_may_use_a_unix_socket(make_app: Make) -> None:
