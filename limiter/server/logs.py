@@ -75,8 +75,10 @@ def denied(verdict: Verdict) -> None:
     if isinstance(verdict.error, TooManyNewSubjects):
         log.info("a client began too many subjects", extra={"policy": verdict.error.policy})
     for policy, decision, part in verdict.results:
-        if decision.allowed or not log.isEnabledFor(logging.INFO):
+        if decision.allowed:
             continue
+        if not log.isEnabledFor(logging.INFO):
+            return
         text = "a limit denied in shadow mode" if policy.shadow else "a limit denied"
         if _throttle is not None and _throttle.leaves_out(log, text, policy.name):
             continue
