@@ -67,7 +67,7 @@ Exit codes:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes that serve; one for each processor.",
+    help="Processes that serve. One for each processor is enough.",
 )
 @click.option(
     "--drain",

@@ -54,9 +54,9 @@ def test_the_port_of_the_socket_decides_who_answers(make_app: Make) -> None:
     # A Unix socket has no port.
     by_socket = {"server": ("/run/limiter.sock", None)}
     assert running.client.get("/metrics", scope=by_socket).status == 404
+    assert running.client.get("/healthz", scope={"server": None}).status == 200
     running.service.operators_port = None
     assert running.client.get("/metrics", scope=by_socket).status == 404
-    assert running.client.get("/healthz", scope={"server": None}).status == 200
 
 
 class Lifespan:
