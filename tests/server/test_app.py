@@ -330,7 +330,7 @@ def test_durations_are_in_their_buckets(make_app: Make, loop: asyncio.AbstractEv
             counters.count(Verdict(), seconds)
 
     loop.run_until_complete(count())
-    text = counters.rendered().decode()
+    text = loop.run_until_complete(counters.rendered()).decode()
     for bucket, number in (("0.0005", 2), ("0.001", 3), ("0.25", 3), ("0.5", 4), ("2.5", 5)):
         assert f'limiter_decision_seconds_bucket{{le="{bucket}"}} {number}.0' in text
     assert 'limiter_decision_seconds_bucket{le="+Inf"} 6.0' in text
