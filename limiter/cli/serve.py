@@ -67,7 +67,7 @@ Exit codes:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Processes that serve; one for each processor.",
+    help="Processes that serve. One for each processor is enough.",
 )
 @click.option(
     "--drain",
@@ -98,6 +98,10 @@ def serve(bind: str, operators: str | None, workers: int, drain: float) -> None:
         )
     if operators is not None and operators.startswith("unix:"):
         raise click.UsageError(f"--operators is {operators}: accepted is an address with a port")
+    if operators == bind and not bind.endswith(":0"):  # port 0 is another one each time
+        raise click.UsageError(
+            f"--bind and --operators are both {bind}: accepted are two different addresses"
+        )
     if drain > _LONGEST_DRAIN:
         raise click.UsageError(f"--drain is {drain:g}: accepted are up to {_LONGEST_DRAIN} seconds")
     Application(addresses, workers, drain).run()

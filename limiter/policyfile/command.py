@@ -48,7 +48,23 @@ def check(file: str, as_json: bool) -> None:
     click.echo(f"{file} is right: {count} {'policy' if count == 1 else 'policies'}")
 
 
-@click.command()
+class _Explain(click.Command):
+    """Says why an argument is missing, if ``--forward-auth`` has taken it for a policy's name."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        by_option = "--forward-auth" in args
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            if not by_option:
+                raise
+            hint = (
+                "The word behind --forward-auth is read as a policy's name: write the option last."
+            )
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from None
+
+
+@click.command(cls=_Explain)
 @click.argument("file", type=click.Path())
 @click.argument("method")
 @click.argument("path")
@@ -69,7 +85,7 @@ def check(file: str, as_json: bool) -> None:
     is_flag=False,
     flag_value="",
     metavar="[POLICY]",
-    help="Show what a proxy is answered that asks for all policies, or for one by its name.",
+    help="Show the answer to a proxy that asks all policies, or one by its name.",
 )
 @_as_json
 def explain(
@@ -90,8 +106,8 @@ def explain(
     line or the variable is wrong.
 
     With --forward-auth, a proxy asks: --peer is its address, METHOD, PATH and --host are what it reports,
-    and --header is what it sends besides. A word behind --forward-auth is the name of a policy, so write
-    the option last, or before another option.
+    and each --header is a field that it passes on. A word behind --forward-auth is the name of a policy,
+    so write the option last, or before another option.
 
     \b
     Examples:

@@ -197,8 +197,11 @@ class _Policies(Generic[_AnyGuard]):
                 self._refuse(error)
                 return False
             self._stamp = stamp
-            self.refused = None
-            if current is not self._current:
+            was_refused, self.refused = self.refused, None
+            if current is self._current:
+                if was_refused is not None:
+                    log.info("%s has its earlier text again: the policies in force stay", self.path)
+            else:
                 self._current = current
                 self._keep()
                 log.info("%s was read: %s", self.path, ", ".join(current.guards))

@@ -59,8 +59,10 @@ class Service:
             await send({"type": "websocket.close"})
 
     def _application(self, scope: Scope) -> App:
-        if self.operators_port is not None and scope["server"][1] == self.operators_port:
-            return self.operators
+        if self.operators_port is not None:
+            server = scope.get("server")  # None for a Unix socket, or a path without a port
+            if server and server[1] == self.operators_port:
+                return self.operators
         path = scope["path"]
         if path.startswith(PATH) and path[len(PATH) : len(PATH) + 1] in ("", "/"):
             return self._forward_auth

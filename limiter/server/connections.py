@@ -220,6 +220,9 @@ class Connection(HttpToolsProtocol):
             fields = sum(len(name) + len(value) + 4 for name, value in self.headers)
             if len(self.url) + fields > LARGEST_HEAD:
                 raise _Refused(431, f"The head has more than {LARGEST_HEAD} bytes.")
+        if b"#" in self.url:
+            # uvicorn would drop the rest, which a server behind the proxy may read as a part of the path.
+            raise _Refused(400, "The target of the request has a fragment.")
         if len(self.pipeline) >= MOST_PIPELINED:
             raise _Refused(400, f"More than {MOST_PIPELINED} requests wait for their responses.")
         self._unread = 0

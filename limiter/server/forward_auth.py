@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from limiter.server import logs
 from limiter.server.one_policy import AnyPolicies
 from limiter.server.recorder import Recorder
 from limiter.web import asgi_messages, forward_auth, paths, problems
@@ -57,6 +58,7 @@ class ForwardAuth:
                 appended = _appended(request)
         client = forward_auth.reported(request, guard, self._trusted, appended)
         if isinstance(client, Refusal):
+            logs.not_decided(client, request.peer)
             body = problems.problem(client.status, client.detail, client.path)
             verdict = Verdict(client.status, body=body)
         else:
@@ -76,6 +78,6 @@ class ForwardAuth:
 
 def _appended(request: Request) -> str:
     """Return the target that a proxy has appended to the policy's name, not decoded; perhaps empty."""
-    path = paths.raw_path(request.target or quote(request.path))
+    path = paths.raw_path(request.target or quote(request.path, errors="replace"))
     _, slash, rest = path.removeprefix(_PREFIX).partition("/")
     return slash + rest

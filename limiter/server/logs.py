@@ -12,6 +12,8 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 
 from limiter.log_throttle import ThrottleFilter
+from limiter.web.forward_auth import Refusal
+from limiter.web.identity import Unidentified
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.subjects import disguised
 from limiter.web.verdict import Verdict
@@ -71,12 +73,16 @@ def calm() -> Callable[[], None]:
 
 
 def denied(verdict: Verdict) -> None:
-    """Log that a limit denied, with a hash of the subject; the lines are throttled."""
+    """Log why a request was refused, with a hash of the subject; the lines are throttled."""
     if isinstance(verdict.error, TooManyNewSubjects):
         log.info("a client began too many subjects", extra={"policy": verdict.error.policy})
+    elif isinstance(verdict.error, Unidentified):
+        log.info("a request is unidentified", extra={"reason": str(verdict.error)})
     for policy, decision, part in verdict.results:
-        if decision.allowed or not log.isEnabledFor(logging.INFO):
+        if decision.allowed:
             continue
+        if not log.isEnabledFor(logging.INFO):
+            return
         text = "a limit denied in shadow mode" if policy.shadow else "a limit denied"
         if _throttle is not None and _throttle.leaves_out(log, text, policy.name):
             continue
@@ -89,6 +95,16 @@ def denied(verdict: Verdict) -> None:
             "degraded": decision.degraded,
         }
         log.info(text, extra=fields)
+
+
+def not_decided(refusal: Refusal, peer: str | None) -> None:
+    """Log why a proxy got no decision; the lines are throttled.
+
+    It is a warning unless a client can cause it.
+    """
+    level = logging.INFO if refusal.status == 400 else logging.WARNING
+    fields = {"status": refusal.status, "peer": peer}
+    log.log(level, "a proxy got no decision: " + refusal.detail, extra=fields)
 
 
 def changed(

@@ -158,10 +158,17 @@ class Metrics:
         self._durations = [0] * len(self._durations)
         self._duration = 0.0
 
-    def rendered(self) -> bytes:
-        """Return all metrics in the format of Prometheus."""
+    async def rendered(self) -> bytes:
+        """Return all metrics in the format of Prometheus.
+
+        A thread writes them: with many policies and workers that takes so long that calls to the store
+        would be late.
+        """
         self._prepare()
         self.flush()
+        return await asyncio.to_thread(self._written)
+
+    def _written(self) -> bytes:
         if metrics_folder():
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

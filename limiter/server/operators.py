@@ -30,7 +30,7 @@ def create_operators_app(
 
     async def read_metrics(request: Request) -> Response:  # noqa: ARG001 (the signature of an endpoint)
         """Return the metrics of this instance."""
-        return Response(counters.rendered(), headers={"Content-Type": metrics.MEDIA_TYPE})
+        return Response(await counters.rendered(), headers={"Content-Type": metrics.MEDIA_TYPE})
 
     async def read_policies(request: Request) -> Response:  # noqa: ARG001 (the signature of an endpoint)
         """Return the policies in force, and the faults of a refused policy file."""

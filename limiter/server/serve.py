@@ -187,7 +187,8 @@ def read_address(text: str) -> None:
         address = None
     if isinstance(address, tuple):
         host, port = address
-        valid = bool(host) and 0 <= port <= 65_535
+        # Only digits are a port without a host: gunicorn would try for seconds to resolve it as a name.
+        valid = bool(host) and not host.isdigit() and 0 <= port <= 65_535
     else:
         valid = bool(address)
     if not valid:

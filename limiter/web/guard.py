@@ -127,7 +127,10 @@ class _Guard(Generic[_Limiter]):
         charges = []
         for rule in self.rules:
             try:
-                check = self._considered(request, rule)
+                if rule.is_default:
+                    check = self._considered(request, rule)
+                else:
+                    check = rule.consider(request, self.trusted)
                 if isinstance(check, Check):
                     charges.append(_Charge(check, check.part()))
             except (Unidentified, InvalidCost) as error:

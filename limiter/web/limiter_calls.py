@@ -38,7 +38,8 @@ def plan(limiter: Base, limits: Limits | None = None) -> Plan:
         InvalidPolicy: The limits differ from the limiter's in more than their numbers.
 
     """
-    return core_of(limiter).plan_for(limits)
+    core = limiter._core
+    return core.plan if limits is None else core.plan_for(limits)
 
 
 def decide_flow(

@@ -266,6 +266,12 @@ class Demo:
         port = "" if self._options.port == 9000 else f" DEMO='--port {self._options.port}'"
         where = "".join(f"  {one.name:12} http://{HOST}:{one.ports[0]}\n" for one in self._all())
         metrics = [f"http://{HOST}:{one.ports[1]}/metrics" for one in self._decisions]
+        restart = (
+            "This command restarts all instances, one of each kind at a time, and no request fails:\n\n"
+            f"  kill -USR1 {os.getpid()}\n\n"
+        )
+        if self._options.instances == 1:  # nothing answers meanwhile
+            restart = ""
         nodes = self._cluster.nodes if self._cluster is not None else []
         store = ", ".join(f"{node.host}:{node.port}" for node in nodes) or "the given one"
         say(
@@ -279,8 +285,7 @@ class Demo:
             f"Try in another terminal:\n\n{lines}\n"
             "In the second one, Traefik asks a decision service, and then an upstream without a limiter.\n"
             "All commands spend the same limit. ab is in Debian's package apache2-utils.\n"
-            "This command restarts all instances, one of each kind at a time, and no request fails:\n\n"
-            f"  kill -USR1 {os.getpid()}\n\n"
+            f"{restart}"
             "For another algorithm, stop this demo with Ctrl-C, and start it with:\n\n"
             f'  LIMITER_ALGORITHM=token_bucket LIMITER_LIMITS="100/minute" make demo{port}\n'
         )

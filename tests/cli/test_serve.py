@@ -17,6 +17,8 @@ from tests.cli.support import run
         ("--bind nowhere:port", "'nowhere:port': accepted are HOST:PORT"),
         ("--bind 127.0.0.1:70000", "accepted are HOST:PORT"),
         ("--bind :8000", "accepted are HOST:PORT"),
+        ("--bind 8000", "accepted are HOST:PORT"),
+        ("--operators 127.0.0.1:8000", "both 127.0.0.1:8000: accepted are two different addresses"),
         ("--bind fd://x", "fd://NUMBER"),
         ("--bind unix:", "unix:PATH"),
         ("--operators unix:/run/limiter", "accepted is an address with a port"),

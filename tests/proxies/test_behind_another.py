@@ -26,7 +26,7 @@ ANOTHER_REQUEST = [
     scope="module",
     params=[
         ("traefik", "traefik"),
-        *(("nginx", kind) for kind in ("traefik", "nginx", "caddy", "envoy")),
+        *(("nginx", kind) for kind in ("traefik", "short-traefik", "nginx", "caddy", "envoy")),
     ],
     ids="-".join,
 )

@@ -39,7 +39,7 @@ FORGED = [
 ]
 
 
-@pytest.fixture(scope="module", params=["traefik", "nginx", "caddy", "envoy"])
+@pytest.fixture(scope="module", params=["traefik", "short-traefik", "nginx", "caddy", "envoy"])
 def proxy(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, store: str
 ) -> Iterator[Front]:

@@ -54,9 +54,9 @@ def test_the_port_of_the_socket_decides_who_answers(make_app: Make) -> None:
     # A Unix socket has no port.
     by_socket = {"server": ("/run/limiter.sock", None)}
     assert running.client.get("/metrics", scope=by_socket).status == 404
+    assert running.client.get("/healthz", scope={"server": None}).status == 200
     running.service.operators_port = None
     assert running.client.get("/metrics", scope=by_socket).status == 404
-    assert running.client.get("/healthz", scope={"server": None}).status == 200
 
 
 class Lifespan:
@@ -330,8 +330,33 @@ def test_durations_are_in_their_buckets(make_app: Make, loop: asyncio.AbstractEv
             counters.count(Verdict(), seconds)
 
     loop.run_until_complete(count())
-    text = counters.rendered().decode()
+    text = loop.run_until_complete(counters.rendered()).decode()
     for bucket, number in (("0.0005", 2), ("0.001", 3), ("0.25", 3), ("0.5", 4), ("2.5", 5)):
         assert f'limiter_decision_seconds_bucket{{le="{bucket}"}} {number}.0' in text
     assert 'limiter_decision_seconds_bucket{le="+Inf"} 6.0' in text
     assert "limiter_decision_seconds_sum 11.8011" in text
+
+
+def test_spans_cost_nothing_until_a_provider_is_set(
+    make_app: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API alone records no span. With a provider, the span of a decision is the current one."""
+    trace = pytest.importorskip("opentelemetry.trace")
+    spans: list[str] = []
+
+    class Provider(trace.NoOpTracerProvider):
+        def get_tracer(self, *_: Any, **__: Any) -> Any:
+            return Tracer()
+
+    class Tracer(trace.NoOpTracer):
+        def start_as_current_span(self, name: str, *_: Any, **__: Any) -> Any:
+            spans.append(name)
+            return super().start_as_current_span(name)
+
+    client = make_app().client
+    assert client.get(ASK, headers=CLIENT).status == 204
+    assert spans == []
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", Provider())
+    client = make_app().client
+    assert client.get(ASK, headers=CLIENT).status == 204
+    assert spans == ["limiter.decision"]

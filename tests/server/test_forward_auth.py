@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from limiter.server import logs
 from limiter.web.paths import decoded, path_of
 from tests.server.client import Answer, Client
 from tests.server.conftest import Make
@@ -92,6 +95,32 @@ def test_only_trusted_proxies_are_answered(make_app: Make) -> None:
     assert answer.status == 204
     nobody = client.get("/forward-auth/default", headers=CLIENT, peer=None)
     assert nobody.status == 403
+
+
+def test_a_request_without_a_decision_leaves_a_line(
+    make_by_file: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A proxy that does not pass a key on, or is not trusted, gets only the client's response."""
+    text = '[policies.orders]\nlimits = "9/minute"\nkey = "api-key"\nnew_subjects = "9/hour"\n'
+    client = make_by_file(text, TRUSTED_PROXIES="10.0.0.0/8").client
+    with caplog.at_level(logging.INFO, "limiter.service"):
+        assert client.get("/forward-auth", headers=CLIENT, peer="10.1.1.1").status == 400
+        assert client.get("/forward-auth", headers=CLIENT, peer="192.0.2.1").status == 403
+        assert client.get("/forward-auth/no", headers=CLIENT, peer="10.1.1.1").status == 404
+        assert client.get("/forward-auth/orders", peer="10.1.1.1").status == 400
+
+    lines = [json.loads(logs.AsJson().format(record)) for record in caplog.records]
+    assert [(line["level"], line["message"], line.get("peer")) for line in lines] == [
+        ("info", "a request is unidentified", None),
+        ("warning", "a proxy got no decision: Only trusted proxies are answered.", "192.0.2.1"),
+        ("warning", "a proxy got no decision: There is no such policy.", "10.1.1.1"),
+        (
+            "info",
+            "a proxy got no decision: The proxy does not report the client's address.",
+            "10.1.1.1",
+        ),
+    ]
+    assert lines[0]["reason"] == "the request has no API key"
 
 
 def test_a_proxy_may_use_a_unix_socket(make_app: Make) -> None:
@@ -497,3 +526,80 @@ def test_header_fields_of_a_repeated_name_are_joined(make_by_file: Make) -> None
     assert status("users", (b"x-user", b"a")) == 204
     # The client's own entry is left of the proxy's, which counts.
     assert status("users", (b"X-User", b"a"), (b"x-forwarded-for", b"nonsense")) == 400
+
+
+EVERY_KEY = """
+[policies.address]
+limits = "10000/hour"
+exempt.networks = ["198.51.100.0/24"]
+exempt.paths = ["/static/**"]
+
+[policies.host]
+limits = "10000/hour"
+key = ["host", "path:id"]
+match.paths = ["/orders/{id}/**"]
+match.hosts = ["*.example.com"]
+
+[policies.key]
+limits = "10000/hour"
+key = "api-key"
+new_subjects = "1000/hour"
+
+[policies.cookie]
+limits = "10000/hour"
+key = "cookie:sid"
+unidentified = "address"
+
+[policies.body]
+limits = "10000/hour"
+key = "header:X-User"
+cost = { body = "1KiB" }
+unidentified = "skip"
+"""
+
+_NAMES = [
+    *("x-forwarded-for", "x-forwarded-uri", "x-forwarded-method", "x-forwarded-host", "x-real-ip"),
+    *("forwarded", "host", "cookie", "authorization", "x-api-key", "x-user", "content-length"),
+    *("transfer-encoding", "traceparent", "baggage", "origin", "access-control-request-method"),
+]
+_VALUES = st.one_of(
+    st.binary(max_size=40),
+    st.sampled_from([b"", b"203.0.113.9", b"/orders/7/x", b"OPTIONS", b"sid=a", b"Bearer x", b"0"]),
+)
+
+
+@pytest.fixture
+def tolerant(make_by_file: Make) -> Client:
+    """A client of a service with policies of every kind."""
+    return make_by_file(EVERY_KEY, STORE="memory://").client
+
+
+@given(
+    fields=st.lists(st.tuples(st.sampled_from(_NAMES), _VALUES), max_size=8),
+    name=st.sampled_from([None, "address", "host", "key", "cookie", "body", "nobody"]),
+    appended=st.binary(max_size=20),
+    method=st.text("AGEPTOSHN-x,\xe9 ", max_size=8),
+    peer=st.sampled_from([("127.0.0.1", 1), ("203.0.113.9", 0), ("unix", 1), None]),
+)
+@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+def test_no_request_fails(
+    tolerant: Client,
+    fields: list[tuple[str, bytes]],
+    name: str | None,
+    appended: bytes,
+    method: str,
+    peer: tuple[str, int] | None,
+) -> None:
+    """A 5xx is for what the store does: no bytes of a client or a proxy cause one."""
+    raw = "/forward-auth" if name is None else f"/forward-auth/{name}"
+    sent = raw.encode() + (b"" if name is None or not appended else b"/" + appended)
+    scope = {
+        "raw_path": sent,
+        "path": decoded(sent.decode("latin-1")),
+        "headers": [(field.encode(), value) for field, value in fields],
+        "client": peer,
+    }
+    answer = tolerant.ask(method, raw, scope=scope)
+
+    assert answer.status in (200, 204, 400, 403, 404, 413, 429)
+    assert (answer.status < 300) == (answer.body == b"" and method != "HEAD")

@@ -315,20 +315,13 @@ LONG = b"x" * (2 * LARGEST_HEAD)
         (b"GET /" + LONG + b" HTTP/1.1\r\n\r\n", 431),
         (b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n\r\nx", 405),
         (b"CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n", 400),
+        (b"GET /forward-auth/default/static/a#/../../x HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /healthz?a#b HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     ],
     ids=[
-        *(
-            "length",
-            "body",
-            "lengths",
-            "digits",
-            "chunks",
-            "a 100",
-            "chunk",
-            "trailer",
-            "extension",
-        ),
-        *("half head", "head", "fields", "short fields", "path", "unread", "connect"),
+        *("length", "body", "lengths", "digits", "chunks", "a 100", "chunk", "trailer"),
+        *("extension", "half head", "head", "fields", "short fields", "path", "unread"),
+        *("connect", "fragment", "query fragment"),
     ],
 )
 def test_a_request_that_is_not_read_is_answered_at_once(

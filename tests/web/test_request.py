@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from limiter.web.identity import Ambiguous
 from limiter.web.request import Request, bare_host, from_asgi, from_wsgi, joined
+from limiter.web.wiring import networks
 
 
 def environ(**more: Any) -> dict[str, Any]:
@@ -234,3 +235,38 @@ def test_anything_that_a_server_passes_is_a_request(path: str, headers: dict[str
     with contextlib.suppress(Ambiguous):
         parsed.cookie("sid")
     assert dict(parsed.headers) == {name: parsed.headers[name] for name in parsed.headers}
+
+
+@pytest.mark.parametrize("name", [b"x-user", b"X-User"])
+def test_fields_of_an_asgi_scope_are_a_mapping(name: bytes) -> None:
+    """Whether they are decoded when they are read, or at once since a name is not in lower case."""
+    sent = ((b"host", b"h.example"), (name, b"\xe9"))
+    headers = from_asgi({"type": "http", "path": "/", "headers": iter(sent)}).headers
+
+    assert headers == {"host": "h.example", "x-user": "\xe9"}
+    assert (headers["x-user"], headers.get("x-user"), "x-user" in headers) == ("\xe9", "\xe9", True)
+    assert (headers.get("x"), headers.get("x", "y"), "x" in headers) == (None, "y", False)
+    assert headers.get("\u20ac") is None
+    assert sorted(headers) == ["host", "x-user"]
+    assert len(headers) == 2
+    with pytest.raises(KeyError, match="x"):
+        headers["x"]
+
+
+def test_a_caller_is_cached_for_each_kind_of_question() -> None:
+    trusted, other = networks("10.0.0.0/8"), networks("192.0.2.0/24")
+    request = from_asgi(
+        {
+            "type": "http",
+            "path": "/",
+            "headers": [(b"x-forwarded-for", b"2001:db8::1"), (b"x-real-ip", b"203.0.113.7")],
+            "client": ("10.0.0.1", 1),
+        }
+    )
+
+    for _ in range(2):
+        assert request.caller(trusted) == "2001:db8::/64"
+        assert request.caller(trusted, 48) == "2001:db8::/48"
+        assert request.caller(other) == "10.0.0.1"
+        assert request.changed(address_from="x-real-ip").caller(trusted) == "203.0.113.7"
+        assert request.changed(parts={"a": "b"}).caller(trusted) == "2001:db8::/64"
