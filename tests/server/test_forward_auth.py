@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +13,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from limiter.asgi import LimiterMiddleware
+from limiter.policyfile import AsyncPolicies
 from limiter.server import logs
+from limiter.web.asgi_messages import Receive, Scope, Send
 from limiter.web.paths import decoded, path_of
 from tests.server.client import Answer, Client
 from tests.server.conftest import Make
@@ -603,3 +608,111 @@ def test_no_request_fails(
 
     assert answer.status in (200, 204, 400, 403, 404, 413, 429)
     assert (answer.status < 300) == (answer.body == b"" and method != "HEAD")
+
+
+EVERY_SETTING = """
+[policies.everyone]
+limits = "5/day"
+exempt.networks = ["203.0.113.0/28"]
+overrides."203.0.113.33" = "2/day"
+
+[policies.keys]
+limits = "2/day"
+key = "api-key"
+unidentified = "address"
+exempt.keys = ["friend"]
+new_subjects = "2/day"
+
+[policies.users]
+limits = "2/day"
+key = ["header:X-User", "host"]
+unidentified = "skip"
+percent = 50
+preflights = true
+
+[policies.writes]
+limits = "3/day"
+key = "cookie:sid"
+match.methods = ["POST", "PUT"]
+cost = { header = "X-Cost" }
+preflights = false
+
+[policies.orders]
+limits = "1/day"
+key = "path:id"
+match.paths = ["/orders/{id}", "/orders/{id}/x"]
+match.ignore_case = true
+
+[policies.hosts]
+limits = "1/day"
+match.hosts = ["*.example.com"]
+exempt.paths = ["/static/**"]
+shadow = true
+
+[policies.default]
+limits = ["2/day", { algorithm = "fixed_window", limit = 3, per = "day", name = "fixed" }]
+"""
+
+_FIELDS = {
+    "x-forwarded-for": ["203.0.113.1", "203.0.113.17", "203.0.113.33", "1.2.3.4, 203.0.113.33"],
+    "x-api-key": ["a", "b", "friend", ""],
+    "authorization": ["Bearer a", "bearer  b", "Bearer a b", "Basic YTpi"],
+    "cookie": ["sid=1", 'sid="1"', "sid=2; x=y", "x=y", "sid=%41"],
+    "x-user": ["u", " u", "v", "\xe9", "u,v"],
+    "x_user": ["w"],
+    "x-cost": ["2", "9", "-1", "many"],
+    "origin": ["http://example.com"],
+    "access-control-request-method": ["POST"],
+}
+_PROXIED = st.tuples(
+    st.sampled_from(["GET", "GET", "HEAD", "POST", "PUT", "OPTIONS", "PURGE"]),
+    st.sampled_from(["/", "/orders/1", "/Orders/2/x", "/orders/%31", "/orders/a%2Fx", "//x"])
+    | st.sampled_from(["/static/a", "/static/../orders/1", "/orders/1;v", "/orders/1/?x=y"]),
+    st.sampled_from(["example.com", "API.example.com:80", "api.example.com.", "[::1]:80"]),
+    st.lists(
+        st.sampled_from([(name, value) for name in _FIELDS for value in _FIELDS[name]]), max_size=6
+    ),
+)
+
+
+@given(requests=st.lists(_PROXIED, min_size=1, max_size=12), again=st.integers(1, 3))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck), deadline=None)
+def test_without_a_name_the_service_decides_as_a_middleware_does(
+    make_by_file: Make,
+    new_subject: Callable[[], str],
+    loop: asyncio.AbstractEventLoop,
+    requests: list[tuple[str, str, str, list[tuple[str, str]]]],
+    again: int,
+) -> None:
+    """A client that this file limits in one place is limited in the other, too."""
+    service = make_by_file(EVERY_SETTING, STORE="memory://", PREFIX=new_subject())
+    policies = AsyncPolicies(
+        str(service.service.policies.path), store="memory://", prefix=new_subject()
+    )
+    middleware = Client(LimiterMiddleware(no_content, policies), loop)
+    for method, target, host, fields in requests * again:
+        sent = [
+            ("x-forwarded-for", "203.0.113.9"),
+            *fields,
+        ]  # the nearest proxy adds the last entry
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in sent]
+        own = [
+            (b"x-forwarded-method", method.encode()),
+            (b"x-forwarded-host", host.encode()),
+            (b"x-forwarded-uri", target.encode()),
+        ]
+        expected = middleware.ask(
+            method, target, scope={"headers": [(b"host", host.encode()), *raw]}
+        )
+        answer = service.client.get("/forward-auth", scope={"headers": raw + own})
+
+        assert answer.status == expected.status, (method, target, host, fields)
+        assert answer.headers.get("RateLimit") == expected.headers.get("RateLimit")
+        if method != "HEAD":  # the proxy itself sends a GET
+            assert answer.body == expected.body
+
+
+async def no_content(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application."""
+    await send({"type": "http.response.start", "status": 204, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
