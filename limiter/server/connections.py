@@ -361,7 +361,8 @@ class _Output:
     """
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
-        self._write = transport.write
+        self._transport = transport
+        self._drops = False
         self.is_closing = transport.is_closing
         self.close = connection.close
         #: The head that waits; empty once it is sent, and None until it is known.
@@ -370,26 +371,27 @@ class _Output:
     def write(self, data: bytes) -> None:
         """Write the head of a response, a part of its body, or a 100 Continue."""
         if self._head:
-            self._write(self._head + data)
+            self._send(self._head + data)
             self._head = b""
         elif self._head is None and data != _CONTINUE:
             self._head = data
         else:
-            self._write(data)
+            self._send(data)
 
     def end_response(self) -> None:
         """Write a head without a body."""
         if self._head:
-            self._write(self._head)
+            self._send(self._head)
         self._head = None
 
     def drop(self) -> None:
         """Drop what is written from now on: the client is gone."""
-        self._write = _ignore
+        self._drops = True
 
-
-def _ignore(data: object) -> None:
-    """Write nothing."""
+    def _send(self, data: bytes) -> None:
+        """Send, unless the client is gone; uvloop calls ``connection_lost`` a moment after that."""
+        if not (self._drops or self.is_closing()):
+            self._transport.write(data)
 
 
 class _Refused(Exception):

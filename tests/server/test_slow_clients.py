@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import resource
@@ -10,10 +11,20 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
+from uvicorn.server import ServerState
 
-from limiter.server.connections import LARGEST_HEAD, MOST_FIELDS, MOST_PIPELINED
+from limiter.server.connections import (
+    LARGEST_HEAD,
+    MOST_FIELDS,
+    MOST_PIPELINED,
+    Bounds,
+    Connection,
+    Connections,
+)
 from limiter.server.worker import Worker
 from service.demo.servers import HOST, free_port
 from tests.server.quick import IDLE, Quick
@@ -291,6 +302,50 @@ def test_trailer_fields_are_not_fields_of_the_head(raw: socket.socket) -> None:
     ((status, _),) = answers(raw, 1)
 
     assert status == 200
+
+
+class Gone:
+    """The transport of a client that has just reset the connection, as uvloop's: it refuses each call."""
+
+    def is_closing(self) -> bool:
+        """True."""
+        return True
+
+    def get_extra_info(self, name: str) -> None:
+        """Nothing is known."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError("the handler is closed")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+@pytest.mark.parametrize("kept", ["keep-alive", "close"])
+def test_a_response_to_a_client_that_is_gone_is_no_error(
+    method: str, kept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its transport is closed before the connection learns that."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        fields = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": fields})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def respond() -> None:
+        config = uvicorn.Config(app, http=Connection, lifespan="off", log_config=None)
+        config.load()
+        state = ServerState()
+        all_connections = Connections(Bounds(1, 1, 1, 1, 1, 1_000_000))
+        connection = Connection(
+            connections=all_connections, config=config, server_state=state, app_state={}
+        )
+        connection.connection_made(Gone())  # type: ignore[arg-type]
+        head = f"{method} / HTTP/1.1\r\nConnection: {kept}\r\nContent-Length: 0\r\n\r\n"
+        connection.data_received(head.encode())
+        await asyncio.gather(*state.tasks)
+
+    asyncio.run(respond())
+
+    assert not caplog.records
 
 
 LONG = b"x" * (2 * LARGEST_HEAD)
