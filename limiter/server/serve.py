@@ -30,7 +30,7 @@ from limiter import LimiterError
 from limiter.log_throttle import ThrottleFilter
 from limiter.server import drain, logs, settings
 from limiter.server.worker import Worker
-from limiter.settings import METRICS_FOLDER, metrics_folder, with_config
+from limiter.settings import ADMIN_TOKEN, METRICS_FOLDER, metrics_folder, with_config
 
 #: Imported when the folder for metrics is known, which prometheus_client reads on import.
 _SERVICE = "limiter.server.app"
@@ -114,11 +114,16 @@ class Application(BaseApplication):  # type: ignore[misc]
             systemd.listen_fds()  # drops the variables, by which gunicorn would open the same sockets again
         try:
             settings.check_workers(self._workers)
-            settings.from_env()
+            admin_token = settings.from_env().admin_token
             settings.hand_on_policies()
         except LimiterError as error:
             logs.log.error("%s", error)
             sys.exit(1)
+        if admin_token is not None and len(self._addresses) == 1:
+            logs.log.warning(
+                "%s has no effect without an address for operators: add --operators HOST:PORT",
+                ADMIN_TOKEN,
+            )
         master = os.getpid()
         try:
             super().run()

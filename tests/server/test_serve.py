@@ -649,6 +649,19 @@ def test_an_address_that_cannot_be_used_is_one_line(tmp_path: Path, address: str
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_token_of_operators_without_their_address_is_reported(tmp_path: Path) -> None:
+    """It would look as if the token were wrong."""
+    with serving(
+        tmp_path / "log", LIMITER_STORE="memory://", LIMITER_ADMIN_TOKEN="let-the-operators-in"
+    ):
+        pass
+    first = lines_of(tmp_path / "log")[0]
+    assert (first["level"], first["message"]) == (
+        "warning",
+        "LIMITER_ADMIN_TOKEN has no effect without an address for operators: add --operators HOST:PORT",
+    )
+
+
 def test_addresses_of_which_one_cannot_be_recognised_are_refused(tmp_path: Path) -> None:
     """Both have one port, or the second is no address with a port."""
     port = free_port()
