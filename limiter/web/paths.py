@@ -27,6 +27,9 @@ _TARGET = re.compile(
 #: The most readings of a path before its dotted segments are resolved. Real clients hardly send a path of
 #: two. Each reading costs time, which an attacker could use.
 _MOST_READINGS = 8
+#: The longest path that may have several readings: longer ones would block an event loop so long that other
+#: requests get no answer of the store in time.
+_LONGEST_ODD = 2_048
 
 
 def decoded(target: str) -> str:
@@ -85,12 +88,14 @@ def readings(path: str, target: str | None = None) -> tuple[str, ...]:
     * how dotted and empty segments are resolved.
 
     Raises:
-        Ambiguous: The path has more readings than those of real clients.
+        Ambiguous: The path has more readings than those of real clients, or several and is too long.
 
     """
     is_plain = path.startswith("/") and not _ODD.search(path)
     if is_plain and (target is None or "%2" not in target or not _encodes_slash(target)):
         return (path,)
+    if len(path) > _LONGEST_ODD:
+        raise Ambiguous("the request's path has several readings, and is too long")
     texts = (path, *_as_sent(path, target))
     result = dict.fromkeys(map(_rooted, texts))  # in this order, each once
     for step in (_without_replaced, _without_parameters, _without_newline):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -425,6 +426,15 @@ def test_one_caller_is_one_subject(
     statuses = [ask(client, policy, uri="/", headers={field: value}).status for value in values]
 
     assert statuses == expected
+
+
+def test_a_client_cannot_keep_the_service_from_asking_the_store(make_by_file: Make) -> None:
+    """A long path with many readings took 0.1 s, and other requests had no answer of the store in time."""
+    client = make_by_file(ORDERS).client
+    for piece in ("/%2e%2e", "/..", "%2F", "%FF", "/a;b"):
+        began = time.process_time()
+        assert ask(client, "orders", uri="/" + piece * (60_000 // len(piece))).status == 400
+        assert time.process_time() - began < 0.05
 
 
 SEVERAL = """
