@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import unquote_to_bytes
 
 from limiter.web.identity import Ambiguous
@@ -118,18 +118,20 @@ def _as_sent(path: str, target: str | None) -> Iterator[str]:
     sent = [] if target is None else _meaning(path, target)
     if not sent:
         yield path.partition("#")[0]
-    for raw in sent:
-        for cut in (raw, raw.partition("#")[0]):
-            yield decoded(cut)
-            yield NO_SLASH.join(map(decoded, _ENCODED_SLASH.split(cut)))
+    for cut in _with_cuts(sent):
+        yield decoded(cut)
+        yield NO_SLASH.join(map(decoded, _ENCODED_SLASH.split(cut)))
 
 
 def _meaning(path: str, target: str) -> list[str]:
     """Return the parts of a target that decode to the path; none if a server has changed the path."""
-    parts = []
-    for whole in (target.partition("?")[0], raw_path(target)):
-        parts += [cut for cut in (whole, whole.partition("#")[0]) if decoded(cut) == path]
-    return parts
+    wholes = target.partition("?")[0], raw_path(target)
+    return [cut for cut in _with_cuts(wholes) if decoded(cut) == path]
+
+
+def _with_cuts(texts: Iterable[str]) -> Iterable[str]:
+    """Return each text, and each cut at a #; each once, since to decode one takes time."""
+    return dict.fromkeys(cut for text in texts for cut in (text, text.partition("#")[0]))
 
 
 def _without_replaced(path: str) -> str:
