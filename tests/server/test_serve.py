@@ -651,9 +651,8 @@ def test_an_address_that_cannot_be_used_is_one_line(tmp_path: Path, address: str
 
 def test_a_token_of_operators_without_their_address_is_reported(tmp_path: Path) -> None:
     """It would look as if the token were wrong."""
-    with serving(
-        tmp_path / "log", LIMITER_STORE="memory://", LIMITER_ADMIN_TOKEN="let-the-operators-in"
-    ):
+    variables = {"LIMITER_STORE": "memory://", "LIMITER_ADMIN_TOKEN": "let-the-operators-in"}
+    with serving(tmp_path / "log", **variables):
         pass
     first = lines_of(tmp_path / "log")[0]
     assert (first["level"], first["message"]) == (
