@@ -8,6 +8,7 @@ replaced by a setting.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -25,6 +26,9 @@ from limiter.server.connections import Bounds, Connection, Connections
 
 #: Files of a worker that are no connections: those of the store, of metrics and of logs.
 _OTHER_FILES = 200
+
+#: New objects after which the garbage collector runs, and how rarely it looks at older ones.
+_COLLECT = (10_000, 20, 50)
 
 #: Seconds between two looks at the deadlines of connections.
 _LOOK_EVERY = 0.5
@@ -79,6 +83,11 @@ class Worker(BaseWorker):  # type: ignore[misc]
             backlog=self.cfg.backlog,
             timeout_graceful_shutdown=self.stop_timeout,
         )
+        # By default the collector runs after 700 new objects, and looks at all modules too, while requests
+        # wait. Hardly any object of a request needs it.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_COLLECT)
         server = _Server(config, self, connections)
         server.run(sockets=[listener.sock for listener in self.sockets])
         if not server.started:
