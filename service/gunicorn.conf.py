@@ -49,7 +49,7 @@ graceful_timeout = 3
 
 # One line for each request is slower than the request; `--access-logfile -` turns it on.
 accesslog = None
-logger_class = "service.logs.JsonLogger"
+logger_class = "limiter.server.gunicorn_log.JsonLogger"
 
 
 def on_starting(server: Any) -> None:

@@ -9,11 +9,9 @@ from __future__ import annotations
 from flask import Blueprint, Response
 
 from limiter import LimiterError, StoreUnavailable
+from limiter.server import readiness
 from limiter.server.drain import is_draining
 from service.one_policy import AnyPolicies
-
-# Enough subjects to reach every node of a cluster of a usual size.
-_PROBES = [f"readyz-{number}" for number in range(16)]
 
 
 def blueprint(policies: AnyPolicies) -> Blueprint:
@@ -30,20 +28,13 @@ def blueprint(policies: AnyPolicies) -> Blueprint:
         """Report whether the process can decide and is not about to stop, and what decides."""
         if is_draining():
             return Response("draining: the process stops soon\n", 503, mimetype="text/plain")
-        rules = policies.guard.rules
+        limiter = policies.guard.rules[0].limiter
         try:
-            degraded = any(rules[0].limiter.peek(probe).degraded for probe in _PROBES)
+            degraded = any(limiter.peek(probe).degraded for probe in readiness.PROBES)
         except StoreUnavailable:
             degraded = True
         except LimiterError as error:
-            text = f"the store does not decide, and no fallback does: {error}\n"
-            return Response(text, 503, mimetype="text/plain")
-        notes = []
-        if degraded:
-            fallbacks = ", ".join(sorted({rule.limiter.on_error for rule in rules}))
-            notes.append(f"the store does not decide; until it does, on_error decides: {fallbacks}")
-        if policies.refused:
-            notes.append("the policy file is refused, and its last valid version is in force")
-        return Response("; ".join(["ready", *notes]) + "\n", mimetype="text/plain")
+            return Response(readiness.not_ready(error), 503, mimetype="text/plain")
+        return Response(readiness.ready(policies, degraded), mimetype="text/plain")
 
     return routes

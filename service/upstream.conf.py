@@ -9,4 +9,4 @@ keepalive = 120
 control_socket_disable = True
 forwarder_headers = ""
 graceful_timeout = 3
-logger_class = "service.logs.JsonLogger"
+logger_class = "limiter.server.gunicorn_log.JsonLogger"

@@ -11,11 +11,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from limiter import LimiterError, StoreUnavailable
+from limiter.server import readiness
 from limiter.server.drain import is_draining
 from limiter.server.one_policy import AnyPolicies
-
-# Enough subjects to reach every node of a cluster of a usual size.
-_PROBES = [f"readyz-{number}" for number in range(16)]
 
 
 def routes(policies: AnyPolicies) -> list[Route]:
@@ -29,19 +27,11 @@ def routes(policies: AnyPolicies) -> list[Route]:
         """Report whether the process takes new requests, and whether the store or a fallback decides."""
         if is_draining():
             return PlainTextResponse("the service is about to stop: send no new requests\n", 503)
-        rules = policies.guard.rules
         try:
             degraded = await _is_degraded(policies)
         except LimiterError as error:
-            text = f"the store does not decide, and no fallback does: {error}\n"
-            return PlainTextResponse(text, 503)
-        notes = []
-        if degraded:
-            fallbacks = ", ".join(sorted({rule.limiter.on_error for rule in rules}))
-            notes.append(f"the store does not decide; until it does, on_error decides: {fallbacks}")
-        if policies.refused:
-            notes.append("the policy file is refused, and its last valid version is in force")
-        return PlainTextResponse("; ".join(["ready", *notes]) + "\n")
+            return PlainTextResponse(readiness.not_ready(error), 503)
+        return PlainTextResponse(readiness.ready(policies, degraded))
 
     return [Route("/healthz", healthz), Route("/readyz", readyz)]
 
@@ -50,7 +40,7 @@ async def _is_degraded(policies: AnyPolicies) -> bool:
     """Whether a fallback decides; raise LimiterError if nothing does."""
     limiter = policies.guard.rules[0].limiter
     try:
-        for probe in _PROBES:
+        for probe in readiness.PROBES:
             if (await limiter.peek(probe)).degraded:
                 return True
     except StoreUnavailable:

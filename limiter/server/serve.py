@@ -24,11 +24,11 @@ from typing import Any
 from gunicorn import systemd, util
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
-from gunicorn.glogging import Logger
 
 from limiter import LimiterError
 from limiter.log_throttle import ThrottleFilter
 from limiter.server import drain, logs, settings
+from limiter.server.gunicorn_log import JsonLogger
 from limiter.server.worker import Worker
 from limiter.settings import ADMIN_TOKEN, METRICS_FOLDER, metrics_folder, with_config
 
@@ -81,7 +81,7 @@ class Application(BaseApplication):  # type: ignore[misc]
             "worker_class": self._worker_class,
             "proc_name": "limiter",
             "raw_env": environment,
-            "logger_class": _Logger,
+            "logger_class": JsonLogger,
             "accesslog": None,  # one line for each request is slower than the request
             "keepalive": _IDLE,
             "timeout": 30,
@@ -168,15 +168,6 @@ class Application(BaseApplication):  # type: ignore[misc]
     def _on_exit(self, arbiter: Any) -> None:
         """Remove the folder for metrics."""
         shutil.rmtree(self._folder, ignore_errors=True)
-
-
-class _Logger(Logger):  # type: ignore[misc]
-    """gunicorn's logger, in JSON."""
-
-    def setup(self, cfg: Any) -> None:
-        """Set up the handlers, also on SIGHUP."""
-        super().setup(cfg)
-        logs.write_json(self.error_log)
 
 
 def read_address(text: str) -> None:

@@ -37,7 +37,7 @@ from tests.deploy.support import (
     option,
     run,
 )
-from tests.server.serving import is_alive
+from tests.service.support import is_alive
 from tests.waiting import until
 
 #: Debian's Python 3.13: another user can execute it, unlike one in a home folder.

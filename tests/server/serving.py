@@ -10,7 +10,7 @@ from pathlib import Path
 
 from service.demo.children import Child
 from service.demo.servers import HOST, free_port
-from tests.service.support import ROOT, clean_environment, get, started
+from tests.service.support import is_alive, run_until_it_exits, started
 
 #: ``limiter serve``, and the same with short timeouts.
 SERVE = ("-m", "limiter", "serve")
@@ -30,20 +30,4 @@ def serving(
 
 def run_serve(*options: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a service that is expected to exit soon, until it exits."""
-    return subprocess.run(
-        [sys.executable, *SERVE, *options],
-        env=clean_environment(**variables),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
-def is_alive(address: str) -> bool:
-    """Whether the service answers at this address."""
-    try:
-        return get(f"http://{address}/healthz").status == 200
-    except OSError:
-        return False
+    return run_until_it_exits([sys.executable, *SERVE, *options], **variables)

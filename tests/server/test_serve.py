@@ -24,8 +24,8 @@ import pytest
 from service.demo.children import Child
 from service.demo.servers import HOST, Server, free_port
 from tests.ids import plain
-from tests.server.serving import is_alive, run_serve, serving
-from tests.service.support import ROOT, Answer, get, post, started
+from tests.server.serving import run_serve, serving
+from tests.service.support import ROOT, Answer, get, is_alive, post, started
 from tests.waiting import until
 
 pytestmark = pytest.mark.slow

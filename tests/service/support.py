@@ -59,7 +59,7 @@ def gunicorn(
     address = f"{HOST}:{free_port()}"
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
     command += ["--bind", address, *options, app]
-    with started(log, command, lambda: _is_alive(address), **variables) as child:
+    with started(log, command, lambda: is_alive(address), **variables) as child:
         yield child, f"http://{address}"
 
 
@@ -88,6 +88,11 @@ def run_gunicorn(*options: str, **variables: str) -> subprocess.CompletedProcess
     """Run the Flask application, which is expected to exit soon, until it exits."""
     command = [sys.executable, "-m", "gunicorn", "--config", "service/gunicorn.conf.py"]
     command += ["--bind", f"{HOST}:{free_port()}", *options, "service.app:create_app()"]
+    return run_until_it_exits(command, **variables)
+
+
+def run_until_it_exits(command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a server that is expected to exit soon."""
     return subprocess.run(
         command,
         env=clean_environment(**variables),
@@ -99,7 +104,8 @@ def run_gunicorn(*options: str, **variables: str) -> subprocess.CompletedProcess
     )
 
 
-def _is_alive(address: str) -> bool:
+def is_alive(address: str) -> bool:
+    """Whether the server answers at this address."""
     try:
         return get(f"http://{address}/healthz").status == 200
     except OSError:

@@ -11,7 +11,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from limiter import Limiter
-from limiter.log_throttle import PAUSE, ThrottleFilter
 from limiter.server import logs
 from service.demo.servers import HOST, Server, free_port
 from tests.service.conftest import MakeApp
@@ -182,22 +181,3 @@ def test_a_store_that_refuses_is_an_error_whatever_the_fallback(
     assert {answer.status_code for answer in answers} == {503}
     assert len([record for record in caplog.records if "StoreRefused" in record.message]) == 1
     assert ready.status_code == 503
-
-
-def test_repeated_lines_are_counted_while_they_are_withheld(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 100.0
-    monkeypatch.setattr("limiter.log_throttle.monotonic", lambda: now)
-    ours = logging.getLogger("ours")
-    throttle = ThrottleFilter()
-    ours.addFilter(throttle)
-
-    for _ in range(3):
-        ours.error("%s: x", "ValueError")
-    ours.error("something else")
-    now += PAUSE
-    ours.error("%s: x", "ValueError")
-    ours.removeFilter(throttle)
-
-    assert caplog.messages == ["ValueError: x", "something else", "ValueError: x (and 2 like it)"]

@@ -1,4 +1,4 @@
-"""The log of gunicorn, in JSON, as that of the applications."""
+"""gunicorn's log in JSON, as that of the applications."""
 
 from __future__ import annotations
 
