@@ -189,9 +189,9 @@ def test_local_leases(make_on: Make, proxy: Proxy, subject: str) -> None:
 def test_local_leases_are_renewed(make_on: Make, proxy: Proxy, subject: str) -> None:
     """They are renewed beyond their length, as leases of the store are."""
     proxy.requests = cut
-    limiter = make_on(proxy.url, Concurrency(1, lease=0.3), on_error="local")
+    limiter = make_on(proxy.url, Concurrency(1, lease=1), on_error="local")
     with limiter.hold(subject) as lease:
-        time.sleep(0.5)  # it has to outlive its length
+        time.sleep(1.2)  # it has to outlive its length
         assert not limiter.peek(subject)
         assert not lease.lost
     assert limiter.peek(subject)
