@@ -8,8 +8,8 @@ until their deadline. So a denied try is repeated once for a line, not once for 
 * A refund, a reset or a release in this process ends the sleep of the first in line, which tries at once.
 * A caller that leaves wakes the next one, also if it gave up or was interrupted.
 
-Other processes, and calls that do not wait, stand in no line. This module makes no call to a store, and does
-not know whether a caller is a thread or a task.
+Other processes, and calls that do not wait, stand in no line. This module makes no call to a store, and
+does not know whether a caller is a thread or a task.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from limiter.decision import Decision, RateLimited
 from limiter.errors import StoreUnavailable
 from limiter.flows import Flow, Pause
 from limiter.keys import Key
-from limiter.plan import Plan
+from limiter.plan import Cost, Plan
 
 #: Seconds between two tries to take a lease, at most: another process may release one at any time.
 _ASK_EVERY = 1.0
@@ -130,7 +130,7 @@ class Lines:
             line.insert(place, waiter)
 
     def leave(self, waiter: Waiter) -> None:
-        """Leave the line, if there is one, and wake the next caller; call it again if it was interrupted."""
+        """Leave the line, if there is one, and wake the next caller; call it again if it is interrupted."""
         line = waiter.line
         if line is None:
             return
@@ -176,7 +176,7 @@ class Owner(Protocol):
         """The lines of callers here."""
 
     def ask_flow(
-        self, plan: Plan, mode: str, key: Key, cost: int, tag: Key | None
+        self, plan: Plan, mode: str, key: Key, cost: Cost, tag: Key | None
     ) -> Flow[Decision]:
         """Decide in one round trip."""
 
@@ -186,7 +186,7 @@ def line_flow(
     waiter: Waiter,
     plan: Plan,
     key: Key,
-    cost: int,
+    cost: Cost,
     tag: Key | None,
     try_flow: Callable[[], Flow[Decision]],
 ) -> Flow[Decision]:
