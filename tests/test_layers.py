@@ -198,8 +198,8 @@ def _module(path: str, modules: Collection[str]) -> str:
 
 
 #: The public names of a limiter; adapters use its core for all others.
-PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve reset
-timeout unsettled wait"""
+PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve
+reserve_all reset timeout unsettled wait"""
 
 
 @pytest.mark.parametrize("kind", [limiter.Limiter, limiter.AsyncLimiter])
