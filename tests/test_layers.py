@@ -160,7 +160,7 @@ def test_only_the_two_clients_know_the_round_trip() -> None:
     shared = [f"limiter.{name}" for name in (*names, "denials", "prepaid", "call_cache")]
     for name, tree in trees("limiter"):
         wanted = imports(tree)
-        if not within(name, "limiter.transport", "limiter.testing", *clients):
+        if not within(name, "limiter.transport", "limiter.testing", "limiter.doctor", *clients):
             assert not [one for one in wanted if within(one, "limiter.transport")], name
         if name in shared:
             waiting = ("asyncio", "time.sleep", "threading")

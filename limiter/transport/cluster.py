@@ -36,6 +36,11 @@ class ClusterTransport(Transport):
         self._changed = threading.Condition()
         self._reading = False
 
+    def primaries(self, deadline: float) -> list[Node]:
+        """As ``Transport.primaries``, by a new reading of the table."""
+        self._read_anew(deadline)
+        return sorted(self._table.primaries, key=lambda node: node.address)
+
     def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """Load the scripts into every primary; if one fails, still try the others."""
         deadline = monotonic() + self._connect_timeout
@@ -126,6 +131,6 @@ class ClusterTransport(Transport):
             self._changed.notify_all()
 
     def _read_table_of(self, node: Node, deadline: float) -> None:
-        reply = self._command(node, CLUSTER_SLOTS, deadline)
+        reply = self.ask(node, CLUSTER_SLOTS, deadline)
         for gone in self._table.fill(reply, node):
             gone.close()

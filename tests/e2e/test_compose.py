@@ -212,9 +212,7 @@ class System:
         """Make a client of one node; the caller closes it."""
         password = (self.folder / "store/admin").read_text().strip()
         address = self.addresses[f"redis-{number}"]
-        return redis.Redis(
-            address, username="admin", password=password, decode_responses=True
-        )
+        return redis.Redis(address, username="admin", password=password, decode_responses=True)
 
     def get(self, path: str, client: str) -> tuple[int, dict[str, str], str]:
         """Send the load balancer a request from this address."""
