@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
 
 import pytest
-from fakeredis import TcpFakeServer
 
 from limiter import acl
 from limiter.doctor import Level, findings
 from limiter.transport.inspection import Facts, Scripts, Server
-from service.demo.servers import HOST, Certificates, Cluster, find_server, free_port
+from service.demo.servers import HOST, Certificates, Cluster, find_server
 from service.demo.servers import Server as RealServer
 from tests.cli.support import run
 
@@ -110,17 +107,6 @@ def test_tls(certificates: Certificates) -> None:
         assert checks(server.url)["TLS"] == ("ok", "the server's certificate is checked|")
         unchecked = checks(f"rediss://{HOST}:{server.port}?ssl_cert_reqs=none")["TLS"]
     assert unchecked[0] == "warning"
-
-
-@pytest.fixture(scope="module")
-def foreign() -> Iterator[str]:
-    """A server that speaks Redis's protocol and runs Lua, but without the library `struct`."""
-    server = TcpFakeServer((HOST, free_port()))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"redis://{HOST}:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
 
 
 def test_a_server_on_which_promises_do_not_hold_is_refused_by_name(foreign: str) -> None:
