@@ -161,7 +161,7 @@ def _tls(facts: Facts) -> Finding:
         found = "no TLS; outside of a private network use rediss://"
         return Finding(Level.OK, "TLS", found)
     if not facts.is_checked:
-        advice = "anybody between can read and answer; remove ssl_cert_reqs=none"
+        advice = "a machine on the way can read and answer; remove ssl_cert_reqs=none"
         return Finding(Level.WARNING, "TLS", "the server's certificate is not checked", advice)
     return Finding(Level.OK, "TLS", "the server's certificate is checked")
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_checked(options: str, code: int, message: str) -> None:
 
 
 def test_a_wrong_password_is_refused(own: RealServer) -> None:
-    done = run(f"doctor --store redis://nobody:wrong@{HOST}:{own.port}")
+    done = run(f"doctor --store redis://stranger:wrong@{HOST}:{own.port}")
 
     assert done.exit_code == 4
     assert "refused our credentials or rights" in done.stderr
