@@ -354,7 +354,7 @@ class Guard(_Guard[Limiter]):
         """Use the limiter's own ``hit`` if that is enough."""
         if unavailable is None and _are_for_hit(charges):
             check, part = charges[0]
-            rule, key, cost, limits, _ = check
+            rule, key, cost, limits, *_ = check
             try:
                 decision = rule.limiter.hit(key, cost, limits=limits)
             except StoreUnavailable as error:
@@ -392,7 +392,7 @@ class AsyncGuard(_Guard[AsyncLimiter]):
             return self._observed(request, Verdict.of_error(error, request), shadowed)
         if unavailable is None and not self._bounds_subjects and _are_for_hit(charges):
             check, part = charges[0]
-            rule, key, cost, limits, _ = check
+            rule, key, cost, limits, *_ = check
             try:
                 decision = await rule.limiter.hit(key, cost, limits=limits)
                 verdict = Verdict.of_hit(Result(rule, decision, part), request)
@@ -421,7 +421,7 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         """As ``Guard._deciding_flow``."""
         if unavailable is None and _are_for_hit(charges):
             check, part = charges[0]
-            rule, key, cost, limits, _ = check
+            rule, key, cost, limits, *_ = check
             try:
                 decision = yield Await(rule.limiter.hit(key, cost, limits=limits))
             except StoreUnavailable as error:
