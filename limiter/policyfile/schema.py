@@ -329,6 +329,7 @@ KEYS = {
         is_shared=False,
     ),
     "cost": Key(_read_cost, 1),
+    "cap": Key(_value(_flag)),
     "on_error": Key(_value(check_on_error)),
     "timeout": Key(_value(partial(check_seconds, "timeout"))),
     "local_share": Key(_value(check_share)),
@@ -358,7 +359,15 @@ KEYS = {
 }
 SHARED_KEYS = tuple(name for name, key in KEYS.items() if key.is_shared)
 #: Settings of the policy's limiter; missing ones are those of ``Policies``.
-LIMITER_KEYS = ("on_error", "timeout", "local_share", "denial_cache", "prepaid", "prepaid_hold")
+LIMITER_KEYS = (
+    "cap",
+    "on_error",
+    "timeout",
+    "local_share",
+    "denial_cache",
+    "prepaid",
+    "prepaid_hold",
+)
 LEFT_OUT = {name: key.left_out for name, key in KEYS.items() if key.left_out is not None}
 
 

@@ -71,8 +71,8 @@ class Check(NamedTuple):
         """
         rule, key, cost, limits, *_ = self
         plan = limiter_calls.plan(rule.limiter, limits)
-        cost, _ = plan.checked(cost)
-        return Part(plan, key, cost, rule.shadow)
+        checked, _ = plan.checked(cost)
+        return Part(plan, key, checked, rule.shadow)
 
 
 @dataclass(frozen=True)

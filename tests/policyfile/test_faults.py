@@ -32,11 +32,11 @@ LIMITS = (
 )
 RATES = ", ".join(ALGORITHMS)
 POLICY = (
-    "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, denial_cache, prepaid, "
+    "accepted are limits, algorithm, key, match, cost, cap, on_error, timeout, local_share, denial_cache, prepaid, "
     "prepaid_hold, headers, shadow, percent, exempt, overrides, plan, plans, class, unidentified, preflights, new_subjects"
 )
 DEFAULTS = (
-    "accepted are algorithm, key, cost, on_error, timeout, local_share, denial_cache, prepaid, prepaid_hold, "
+    "accepted are algorithm, key, cost, cap, on_error, timeout, local_share, denial_cache, prepaid, prepaid_hold, "
     "headers, shadow, percent, exempt, plan, class, unidentified, preflights, new_subjects"
 )
 NAMES = "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first"
