@@ -16,6 +16,7 @@ from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.leases import HeldLease
 from limiter.loop_core import LoopCore
+from limiter.plan import Cost
 from limiter.reservations import ReservedCost
 from limiter.several import Decisions, Item, hit_all_flow
 from limiter.transport import checked, finish, scripts_of
@@ -50,7 +51,7 @@ class AsyncLimiter(Base):
     async def hit(
         self,
         key: Key,
-        cost: int = 1,
+        cost: Cost = 1,
         *,
         at_least: int | None = None,
         limits: Limits | None = None,
@@ -108,11 +109,11 @@ class AsyncLimiter(Base):
         if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
             denials.received(call, began, last, reply)
         if prepaid is not None:
-            prepaid.note(key, cost, reply)
+            prepaid.note(key, reply)
         return Decision(plan.policies, reply)
 
     async def peek(
-        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Decision:
         """Return what ``hit`` or ``hold`` would decide now; as ``Limiter.peek``."""
         core = self._core
@@ -125,7 +126,7 @@ class AsyncLimiter(Base):
         return await self._core.drive(self._core.reset_flow(key, limits, tag))
 
     async def refund(
-        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> None:
         """Refund ``cost`` units to ``key``; as ``Limiter.refund``."""
         await self._core.drive(self._core.refund_flow(key, cost, limits, tag))
@@ -133,7 +134,7 @@ class AsyncLimiter(Base):
     async def wait(
         self,
         key: Key,
-        cost: int = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
         *,
         limits: Limits | None = None,

@@ -14,6 +14,7 @@ from limiter.errors import LimiterError, StoreUnavailable
 from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.leases import HeldLease
+from limiter.plan import Cost
 from limiter.reservations import ReservedCost
 from limiter.scripts import Script
 from limiter.several import Decisions, Item, hit_all_flow
@@ -51,12 +52,13 @@ class Limiter(Base):
         denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
             generations, at about 1 kB each with a cached denial. That is for keys that are plain ``str``.
             As many denials of other calls are kept. 0 keeps none.
-        join: Only for ``AsyncLimiter``, which describes it.
-
         prepaid: How many units of a subject are taken in advance, at most, and then spent without a call to
             the store, by hits of a plain ``str`` key without ``at_least``, ``limits`` and ``tag``. 0, the
             default, takes none. The page on algorithms has the bound of each.
         prepaid_hold: Seconds after which units that were taken in advance expire, and are returned.
+        cap: If true, a cost above a limit takes all of that limit, or the most that one call may take of
+            it. By default it is an InvalidCost. A lease is never a part of its cost.
+        join: Only for ``AsyncLimiter``, which describes it.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
     this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one
@@ -81,7 +83,7 @@ class Limiter(Base):
     def hit(
         self,
         key: Key,
-        cost: int = 1,
+        cost: Cost = 1,
         *,
         at_least: int | None = None,
         limits: Limits | None = None,
@@ -136,11 +138,11 @@ class Limiter(Base):
         if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
             denials.received(call, sent, last, reply)
         if prepaid is not None:
-            prepaid.note(key, cost, reply)
+            prepaid.note(key, reply)
         return Decision(plan.policies, reply)
 
     def peek(
-        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Decision:
         """Return what ``hit`` or ``hold`` would decide now; take nothing and write nothing.
 
@@ -158,7 +160,7 @@ class Limiter(Base):
         return self._core.drive(self._core.reset_flow(key, limits, tag))
 
     def refund(
-        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> None:
         """Refund ``cost`` units to ``key``, but no more than it has used.
 
@@ -173,7 +175,7 @@ class Limiter(Base):
     def wait(
         self,
         key: Key,
-        cost: int = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
         *,
         limits: Limits | None = None,

@@ -61,8 +61,11 @@ class Decision:
 
     @property
     def granted(self) -> int:
-        """Units taken: the cost, or with ``at_least`` a number from that to the cost; 0 when denied."""
-        return int(self._reply[0])
+        """Units taken: the cost, or with ``at_least`` a number from that to the cost; 0 when denied.
+
+        If each policy has its own cost, it is the smallest; ``each`` has those of all policies.
+        """
+        return int(min(self._reply[0:-1:STRIDE]))
 
     @property
     def remaining(self) -> int:
@@ -156,7 +159,7 @@ class Decision:
         wait_us = max(reply[2:-1:STRIDE])
         return {
             "allowed": not wait_us,
-            "granted": int(reply[0]),
+            "granted": int(min(reply[0:-1:STRIDE])),
             "remaining": int(min(reply[1:-1:STRIDE])),
             "retry_after": wait_us / _SECOND,
             "reset_after": max(reply[3:-1:STRIDE]) / _SECOND,

@@ -47,7 +47,7 @@ class ReservedCost(Entered):
         """Check the arguments of ``Limiter.reserve``, and make its reservation; nothing is taken yet."""
         plan = core.plan_for(limits)
         plan.check_mode("hit")
-        cost, _ = plan.checked(cost, least=1)
+        cost = plan.checked_whole(cost, least=1)
         plan.state(key, tag)
         return cls(core, plan, key, cost, tag)
 
@@ -91,7 +91,9 @@ class ReservedCost(Entered):
     def _charge_flow(self, cost: int) -> Flow[None]:
         """Charge more than one call may cost, even without room: each policy as far as its debt may go."""
         plan = self._plan
-        parts = [Part(Plan((policy,), plan.keys), self._key, cost) for policy in plan.policies]
+        parts: list[Any] = [
+            Part(Plan((policy,), plan.keys), self._key, cost) for policy in plan.policies
+        ]
         while parts:
             charges = [part._replace(cost=min(part.cost, part.plan.most_cost)) for part in parts]
             joint = JointCall(charges, self._tag)

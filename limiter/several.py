@@ -16,10 +16,10 @@ from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.local import decide_shares
-from limiter.plan import JointCall, Part, Plan
+from limiter.plan import Cost, JointCall, Part, Plan
 
 #: One subject of ``hit_all``: its key, its cost, and optionally its own limits.
-Item = tuple[Key, int] | tuple[Key, int, Limits]
+Item = tuple[Key, Cost] | tuple[Key, Cost, Limits]
 
 
 class Decisions(list[Decision]):
@@ -140,7 +140,7 @@ class _Charge(NamedTuple):
     mode: str
     plan: Plan
     key: Key
-    cost: int
+    cost: Cost
 
 
 class SequentialHit:
