@@ -143,7 +143,10 @@ class Core(Generic[_Transport]):
 
     def ended(self, call: Call) -> None:
         """Note the end of a call, whether it failed or not; a failed one may have run, too."""
-        if call.template.mode in GIVING_BACK:
+        template = call.template
+        # By a record, a settlement may also refund.
+        settles = template.mode == "settle" and template.record_ms is not None
+        if settles or template.mode in GIVING_BACK:
             self.store.marks.renew(call.keys)
 
     # --- plans ---
