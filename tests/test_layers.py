@@ -156,7 +156,17 @@ def test_the_memory_store_needs_the_core_alone() -> None:
 def test_only_the_two_clients_know_the_round_trip() -> None:
     """The rest of a limiter is written once, for threads and for coroutines."""
     clients = [f"limiter.{name}" for name in ("client", "aio", "thread_core", "loop_core")]
-    names = ("base", "core", "entered", "flows", "leases", "local", "reservations", "several")
+    names = (
+        "base",
+        "core",
+        "entered",
+        "flows",
+        "leases",
+        "lines",
+        "local",
+        "reservations",
+        "several",
+    )
     shared = [f"limiter.{name}" for name in (*names, "denials", "prepaid", "call_cache")]
     for name, tree in trees("limiter"):
         wanted = imports(tree)
@@ -198,8 +208,8 @@ def _module(path: str, modules: Collection[str]) -> str:
 
 
 #: The public names of a limiter; adapters use its core for all others.
-PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve reset
-timeout unsettled wait"""
+PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve
+reserve_all reset timeout unsettled wait"""
 
 
 @pytest.mark.parametrize("kind", [limiter.Limiter, limiter.AsyncLimiter])
