@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -13,24 +12,21 @@ from typing import Any, Generic, Protocol, TypeVar
 from limiter import settings
 from limiter.call import SERVER_CLOCK, STRIDE, Call
 from limiter.call_cache import CallCache
-from limiter.decision import Decision, RateLimited
+from limiter.decision import Decision
 from limiter.denials import GIVING_BACK, PAUSE_EVERY, DenialCache, Marks, hit_flow
 from limiter.errors import InvalidPolicy, LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import Limits, policies_of, read_limits
 from limiter.keys import Key
+from limiter.lines import Lines, Waiter, line_flow
 from limiter.local import LocalShare
 from limiter.log_throttle import log_seldom
 from limiter.memory import MemoryStore
 from limiter.outage import Outage
-from limiter.plan import Plan, remember
+from limiter.plan import Cost, Plan, remember
 from limiter.policies import Policy
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects
-
-#: A wait is longer than needed by up to this part, at random: else callers that wait for the same moment
-#: would all come at once.
-_JITTER = 0.05
 
 #: What happens to calls while the store does not decide, by ``on_error``.
 _INSTEAD = {
@@ -136,6 +132,15 @@ class Core(Generic[_Transport]):
     def new_turn(self) -> Any:
         """What a caller holds while it takes prepaid units of one subject, before the first does."""
 
+    @property
+    def lines(self) -> Lines:
+        """The lines in which callers wait: of all threads, or of all tasks of the running event loop."""
+        raise NotImplementedError
+
+    def new_waiter(self, deadline: float) -> Waiter:
+        """A caller that may have to wait, until its deadline."""
+        raise NotImplementedError
+
     def prepay(self, terms: Terms) -> PrepaidSubjects:
         """Take units in advance from now on."""
         self.prepaid = self._own_prepaid = PrepaidSubjects(self, terms, self.new_turn)
@@ -143,11 +148,13 @@ class Core(Generic[_Transport]):
 
     def ended(self, call: Call) -> None:
         """Note the end of a call, whether it failed or not; a failed one may have run, too."""
-        template = call.template
+        mode, record_ms = call.template.mode, call.template.record_ms
         # By a record, a settlement may also refund.
-        settles = template.mode == "settle" and template.record_ms is not None
-        if settles or template.mode in GIVING_BACK:
+        if mode in GIVING_BACK or (mode == "settle" and record_ms is not None):
             self.store.marks.renew(call.keys)
+            self.lines.wake(call.keys)
+        elif mode == "release":
+            self.lines.wake(call.keys)
 
     # --- plans ---
 
@@ -164,7 +171,8 @@ class Core(Generic[_Transport]):
             limits = policies_of(limits)
         plan = self._plans.get(limits)
         if plan is None:
-            plan = Plan(self._renumbered(limits), self.plan.keys, self.plan.join)
+            own = self.plan
+            plan = Plan(self._renumbered(limits), own.keys, own.join, own.cap)
             remember(self._plans, limits, plan)
         return plan
 
@@ -192,7 +200,7 @@ class Core(Generic[_Transport]):
     # --- one decision ---
 
     def hit_call(
-        self, plan: Plan, key: Key, cost: int, at_least: int | None, tag: Key | None
+        self, plan: Plan, key: Key, cost: Cost, at_least: int | None, tag: Key | None
     ) -> Call:
         """Return the call of a hit, a kept one if possible."""
         if (
@@ -205,7 +213,7 @@ class Core(Generic[_Transport]):
             return self.calls[key, cost, self.now_us]
         return plan.call("hit", key, cost, at_least, tag, self.now_us)
 
-    def _spend(self, plan: Plan, key: Key, cost: int, tag: Key | None) -> Decision | None:
+    def _spend(self, plan: Plan, key: Key, cost: Cost, tag: Key | None) -> Decision | None:
         """Spend prepaid units, if they are for this hit and enough of them are here."""
         if (
             self.prepaid is not None
@@ -218,23 +226,24 @@ class Core(Generic[_Transport]):
         return None
 
     def ask_flow(
-        self, plan: Plan, mode: str, key: Key, cost: int, tag: Key | None = None, lease: str = ""
+        self, plan: Plan, mode: str, key: Key, cost: Cost, tag: Key | None = None, lease: str = ""
     ) -> Flow[Decision]:
         """Decide in one round trip, or by ``on_error`` if the store does not decide."""
         try:
             if mode == "hit":
-                decision = self._spend(plan, key, cost, tag)
-                if decision is not None:
-                    if decision.remaining % PAUSE_EVERY < cost:
+                spent = self._spend(plan, key, cost, tag)
+                if spent is not None:
+                    if spent.remaining % PAUSE_EVERY < spent.granted:
                         yield Pause(0.0)
-                    return decision
+                    return spent
                 call = self.hit_call(plan, key, cost, None, tag)
                 kind, reply = yield from hit_flow(self.denials, call)
                 return kind(plan.policies, reply)
             call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
             reply = yield Ask(call)
-            if self.prepaid is not None and mode == "peek" and plan is self.plan and tag is None:
-                reply = self.prepaid.with_own(key, cost, reply)
+            prepaid = self.prepaid if mode == "peek" and plan is self.plan and tag is None else None
+            if prepaid is not None and type(cost) is int:
+                reply = prepaid.with_own(key, cost, reply)
             return Decision(plan.policies, reply)
         except StoreUnavailable as error:
             return self.fallback(error, plan, mode, key, cost, None, tag, lease)
@@ -255,7 +264,7 @@ class Core(Generic[_Transport]):
             )  # again: the store may have forgotten the charge of units taken meanwhile
 
     def refund_flow(
-        self, key: Key, cost: int, limits: Limits | None, tag: Key | None
+        self, key: Key, cost: Cost, limits: Limits | None, tag: Key | None
     ) -> Flow[None]:
         """As ``Limiter.refund``."""
         plan = self.plan_for(limits)
@@ -267,7 +276,7 @@ class Core(Generic[_Transport]):
         plan: Plan,
         mode: str,
         key: Key,
-        cost: int,
+        cost: Cost,
         tag: Key | None,
         lease: str = "",
         degraded: bool = False,
@@ -277,29 +286,27 @@ class Core(Generic[_Transport]):
         if not degraded:
             call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
             reply = yield Ask(call, deadline)
-            return bool(min(reply[0:-1:STRIDE]) == cost)
+            return tuple(reply[0:-1:STRIDE]) == plan.each_cost(cost)
         if self.share is None:  # the fallback counted nothing
             return True
         return self.share.change(plan, mode, key, cost, tag, self.now_us, lease)
 
     def wait_flow(
-        self, key: Key, cost: int, timeout: float | None, limits: Limits | None, tag: Key | None
+        self, key: Key, cost: Cost, timeout: float | None, limits: Limits | None, tag: Key | None
     ) -> Flow[Decision]:
         """As ``Limiter.wait``."""
         timeout = settings.check_wait(timeout)
-        deadline = inf if timeout is None else monotonic() + timeout
+        waiter = self.new_waiter(inf if timeout is None else monotonic() + timeout)
         plan = self.plan_for(limits)
-        while True:
-            decision = yield from self.ask_flow(plan, "hit", key, cost, tag)
-            if decision.allowed:
-                if decision.delay:
-                    yield Pause(decision.delay)
-                return decision
-            left = deadline - monotonic()
-            # A degraded decision ends the wait: the store may have run the call, so it is not sent again.
-            if decision.degraded or decision.retry_after > left:
-                raise RateLimited(decision)
-            yield Pause(jittered(decision.retry_after, left))
+        plan.check_mode("hit")
+
+        def try_flow() -> Flow[Decision]:
+            return self.ask_flow(plan, "hit", key, cost, tag)
+
+        decision = yield from line_flow(self, waiter, plan, key, cost, tag, try_flow)
+        if decision.delay:
+            yield Pause(decision.delay)
+        return decision
 
     # --- without the store ---
 
@@ -309,7 +316,7 @@ class Core(Generic[_Transport]):
         plan: Plan,
         mode: str,
         key: Key,
-        cost: int,
+        cost: Cost,
         at_least: int | None,
         tag: Key | None,
         lease: str = "",
@@ -346,8 +353,3 @@ class Core(Generic[_Transport]):
         """Count a change whose flow was closed; in the child of a fork, the parent's flow goes on."""
         if process == os.getpid():
             self.not_settled(what, StoreUnavailable(why))
-
-
-def jittered(seconds: float, left: float) -> float:
-    """A little longer than ``seconds``, at random, but not beyond the time that is left."""
-    return max(seconds, min(seconds * (1 + _JITTER * random.random()), left))

@@ -103,7 +103,7 @@ def _prepare(template: CallTemplate, keys: int) -> _Prepared:
     count = STRIDE * len(blocks) + 1
     if template.record_ms is not None:
         name, count = "reservation", count + 1
-    elif any(block.shadow for block in blocks):
+    elif any(block.shadow or block.cost != blocks[0].cost for block in blocks):
         name = "several"
     else:
         name = _script_name(template.mode, [block.policy for block in blocks], keys)
