@@ -27,8 +27,8 @@ from limiter.testing import StoreCall, intercept
 from service.demo.servers import Cluster, Server
 from tests.calls.conftest import Make
 from tests.calls.support import NOW_US, PATIENCE, PLACES, set_time
-from tests.calls.test_corrections import OwnError, fail
 from tests.calls.test_interrupted import NotAnException, interrupt_once
+from tests.calls.test_reserve import OwnError, fail
 from tests.proxy import Proxy, cut
 from tests.transport.support import scripts_run
 from tests.waiting import soon, until
