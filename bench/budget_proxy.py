@@ -1,4 +1,4 @@
-"""The proxy of docs/token-budgets.md with short minutes: ``uvicorn --factory bench.budget_proxy:create_app``.
+"""The proxy of docs/token-budgets.md with short minutes.
 
 ``LIMITER_STORE`` is the store, and ``BUDGET`` the numbers in JSON: those of ``Numbers``.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from operator import itemgetter
 from typing import NamedTuple
 
 from starlette.applications import Starlette
@@ -48,7 +49,8 @@ class Numbers(NamedTuple):
             for kind in ("key", "team", "model")
         }
         model = StandIn(self.pause, self.each)
-        return Proxy(store, model.ask, lambda body: int(body["estimate"]), budgets, self.minute)
+        estimate = itemgetter("estimate")
+        return Proxy(store, model.ask, estimate, budgets, self.minute, timeout=5)
 
 
 def create_app() -> Starlette:

@@ -31,7 +31,7 @@ _AGAIN = (0.5, 1.0)
 
 _RUN = Numbers(minute=2.0, tokens=10_000, streams=CALLERS, pause=0.1, each=20)
 #: A budget that lets all callers stream, and slow streams, so that a crash leaves as much as possible.
-_CRASH = Numbers(minute=4.0, tokens=1_000_000, streams=CALLERS, pause=0.5, each=20)
+_CRASH = Numbers(minute=2.0, tokens=1_000_000, streams=CALLERS, pause=0.5, each=20)
 #: Seconds of streams before the crash, and the most that its traces may last.
 _BEFORE_CRASH = 1.0
 _TRACES = 30.0
@@ -321,13 +321,15 @@ async def _gone(count: Callable[[], Any], since: float) -> float:
 
 
 def _text(seconds: float) -> str:
-    crash = _CRASH.minute / 2
+    low, high = _ANSWER
     return (
-        f"The proxy of docs/token-budgets.md under uvicorn, and {CALLERS} callers, which make one call after the "
-        f"other for {seconds:g} s; ten share a key, and five keys a team. A minute is scaled down to {_RUN.minute:g} s. In it the model has "
-        f"{_RUN.tokens:,} tokens, a team half of that, and a key a tenth. An answer has {_ANSWER[0]} to {_ANSWER[1]} tokens, "
-        f"{_RUN.each} each {_RUN.pause:g} s. After a denial the caller waits {_AGAIN[0]:g} to {_AGAIN[1]:g} s. *Most in a minute*: the true "
-        "tokens of the calls admitted in any window of a minute; of keys and teams, the one with most. *Without need*: the true "
-        "tokens of the calls admitted in the minute before would have left room, for key, team and model. "
-        f"At the crash a minute is {_CRASH.minute:g} s, a lease {crash:g} s, all callers stream, and their estimates are right."
+        f"The proxy of docs/token-budgets.md under uvicorn, and {CALLERS} callers, which make one call "
+        f"after the other for {seconds:g} s; ten share a key, and five keys a team. A minute is scaled "
+        f"down to {_RUN.minute:g} s. In it the model has {_RUN.tokens:,} tokens, a team half of that, and "
+        f"a key a tenth. An answer has {low} to {high} tokens, {_RUN.each} each {_RUN.pause:g} s. After a "
+        f"denial the caller waits {_AGAIN[0]:g} to {_AGAIN[1]:g} s. *Most in a minute*: the true tokens of "
+        "the calls admitted in any window of a minute; of keys and teams, the one with most. *Without "
+        "need*: the true tokens of the calls admitted in the minute before would have left room, for key, "
+        f"team and model. At the crash a minute is {_CRASH.minute:g} s, a lease {_CRASH.minute / 2:g} s, "
+        "all callers stream, and their estimates are right."
     )

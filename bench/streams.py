@@ -1,4 +1,4 @@
-"""A client of the proxy of docs/token-budgets.md: it sends one request on a connection, and reads events."""
+"""A client of the proxy of docs/token-budgets.md, with a connection for each request."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ BUDGETS = {
 #: The team of each API key, and the models; a real proxy reads them from its database.
 TEAMS = {"key-ann": "blue", "key-bob": "blue", "key-eve": "green"}
 MODELS = {"small"}
-#: The longest answer in tokens.
-MOST_TOKENS = 4_000
+#: The longest answer in tokens, and that of requests which do not say.
+MOST_TOKENS, USUAL_TOKENS = 32_000, 1_000
 
 #: Send a request to a model: entering it waits for the status, and yields the lines of the answer.
 AskModel = Callable[[dict[str, Any]], AbstractAsyncContextManager[AsyncIterator[str]]]
@@ -91,6 +91,7 @@ class Proxy:
         estimate: Callable[[dict[str, Any]], int] = most_tokens,
         budgets: Mapping[str, Budget] = BUDGETS,
         minute: float = 60,
+        timeout: float = 1,
     ) -> None:
         self.ask_model, self.estimate = ask_model, estimate
         self.streams = {
@@ -104,8 +105,12 @@ class Proxy:
             )
             for kind, budget in budgets.items()
         }
-        self.in_flight = AsyncLimiter(self.streams["key"], store=store, name="llm-streams")
-        self.budget = AsyncLimiter(self.rates["key"], store=store, name="llm", cap=True)
+        self.in_flight = AsyncLimiter(
+            self.streams["key"], store=store, name="llm-streams", timeout=timeout
+        )
+        self.budget = AsyncLimiter(
+            self.rates["key"], store=store, name="llm", timeout=timeout, cap=True
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; errors become responses in Starlette."""
@@ -139,7 +144,7 @@ async def read(request: Request) -> tuple[dict[str, Any], list[tuple[str, str]]]
         raise HTTPException(401, "the API key is unknown")
     try:
         body = await request.json()
-        wanted = int(body.get("max_tokens", MOST_TOKENS))
+        wanted = int(body.get("max_tokens", USUAL_TOKENS))
         body |= {"max_tokens": max(1, min(wanted, MOST_TOKENS)), "n": 1, "stream": True}
         body |= {"stream_options": {"include_usage": True}}  # the last event then has the usage
         prompt_tokens(body)
