@@ -40,7 +40,7 @@ class Model:
     @asynccontextmanager
     async def ask(self, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[str]]:
         """Send a request."""
-        async with StandIn(pause=0).ask(body) as lines:
+        async with StandIn(pause=0, each=100).ask(body) as lines:
             self.requests += 1
             yield self._held_up(lines)
 
@@ -158,6 +158,7 @@ def check_row(*cells: str) -> None:
     assert f"| {' | '.join(cells)} |" in PAGE
 
 
+@pytest.mark.slow
 @in_a_loop
 async def test_concurrent_calls_do_not_pass_together(
     serve: Serve, store: str, subject: str
@@ -223,7 +224,7 @@ async def test_a_large_first_estimate_passes(serve: Serve, store: str, subject: 
 @in_a_loop
 async def test_a_broken_stream_is_not_free(serve: Serve, store: str, subject: str) -> None:
     _, counted = await count_naively(store, subject, 1_000, [fails])
-    async with serve(events=100) as served:
+    async with serve(events=10) as served:
         assert await served.status("write 300 tokens, break after 100") == 200
         charged = await served.settled()
 
@@ -241,7 +242,7 @@ async def test_a_client_that_closes_the_connection_pays(
         return 404
 
     closed = asyncio.create_task(count_naively(store, subject, 1_000, [waits]))
-    async with serve(events=10) as served:
+    async with serve(events=1) as served:
         async with served.post() as stream:
             received = 0
             async for event in stream.events():
