@@ -72,8 +72,8 @@ class LoopTransport:
         """Every known node."""
         raise NotImplementedError
 
-    def failed(self) -> None:
-        """Take note that a call got no decision."""
+    def failed(self, call: Call) -> None:
+        """Note that a call got no decision."""
 
     async def close(self) -> None:
         """Close the connections; one with calls under way is closed when they have ended."""
@@ -154,12 +154,12 @@ class LoopTransport:
             if action is Action.RETRY:
                 if redirects.pause:
                     await asyncio.sleep(redirects.pause)
-            elif action is Action.RECONNECT:
-                connection.retire()
-                node = await self._follow(reply, call, node, deadline) or node
+            elif action is Action.FIND_PRIMARY and node is self.node:
+                if await node.replace(connection, deadline) is None:
+                    raise redirects.failure(reply, node.where) from cause(reply)
             else:
                 target = None
-                if action is Action.FOLLOW:
+                if action is not Action.FAIL:
                     target = await self._follow(reply, call, node, deadline)
                 if target is None:
                     raise redirects.failure(reply, node.where) from cause(reply)
@@ -232,7 +232,7 @@ class AsyncTransport:
         try:
             reply = await loop_transport.run(call, call.encoded or encode(call), deadline)
         except StoreUnavailable:
-            loop_transport.failed()
+            loop_transport.failed(call)
             raise
         return reply if type(reply) is tuple else checked(call, reply)
 
@@ -319,7 +319,7 @@ async def finish(call: Call, reply: Any, sent: SentCall) -> Reply:
                 reply, call, call.encoded, node, connection, deadline
             )
         except StoreUnavailable:
-            loop_transport.failed()
+            loop_transport.failed(call)
             raise
     return reply if type(reply) is tuple else checked(call, reply)
 
