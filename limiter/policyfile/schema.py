@@ -21,6 +21,7 @@ from limiter.settings import (
     check_seconds,
     check_share,
 )
+from limiter.web.by_response import STATUS, statuses
 from limiter.web.headers import FORMS
 from limiter.web.match import pattern
 from limiter.web.new_subjects import NewSubjects
@@ -156,9 +157,18 @@ _host = _checked(
     "accepted is a host without a port, as in 'api.example.com' or '*.example.com'",
     str.lower,
 )
-_cost_header = _checked(
-    _fitting(HEADER), "accepted is the name of a header field (without _)", costs.ByHeader
-)
+_FIELD = "accepted is the name of a header field (without _)"
+_cost_header = _checked(_fitting(HEADER), _FIELD, costs.ByHeader)
+_true_cost_header = _checked(_fitting(HEADER), _FIELD)
+_status = _checked(lambda value: bool(statuses(value)), STATUS, statuses)
+
+
+def _read_true_cost(notes: Notes, path: Path, value: Any) -> Any:
+    if isinstance(value, dict) and list(value) == ["header"]:
+        return notes.read((*path, "header"), _true_cost_header, value["header"])
+    expected = "accepted is a field of the response, as in { header = 'X-Tokens-Used' }"
+    notes.add(path, f"is {shown(value)}: {expected}")
+    return None
 
 
 def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
@@ -263,6 +273,8 @@ KEYS = {
         is_shared=False,
     ),
     "cost": Key(_read_cost, 1),
+    "refund_unless": Key(_list(_status, is_filled=True)),
+    "true_cost": Key(_read_true_cost),
     "on_error": Key(_value(check_on_error)),
     "timeout": Key(_value(partial(check_seconds, "timeout"))),
     "local_share": Key(_value(check_share)),
@@ -290,6 +302,8 @@ KEYS = {
 SHARED_KEYS = tuple(name for name, key in KEYS.items() if key.is_shared)
 #: Settings of the policy's limiter; missing ones are those of ``Policies``.
 LIMITER_KEYS = ("on_error", "timeout", "local_share", "denial_cache", "prepaid", "prepaid_hold")
+#: Settings that need the response.
+BY_RESPONSE = ("refund_unless", "true_cost")
 LEFT_OUT = {name: key.left_out for name, key in KEYS.items() if key.left_out is not None}
 
 

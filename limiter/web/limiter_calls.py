@@ -61,16 +61,19 @@ def decide_flow(
     return several.decide_flow(core, parts, None, mode, lease, deadline, denials)
 
 
-def refund_flow(limiter: Base, part: Part, decision: Decision) -> Flow[Decision | None]:
-    """Refund what a part was charged; return the state after it, None if the store was not changed."""
-    core, plan = core_of(limiter), part.plan
-    if decision.degraded:
-        if core.share is not None and not plan.leases:
-            core.share.change(plan, "refund", part.key, part.cost, None, core.now_us)
+def settle_flow(limiter: Base, part: Part, decision: Decision, cost: int) -> Flow[Decision | None]:
+    """Settle the true cost of a part; return the state after it, None if the store was not changed."""
+    core, plan = core_of(limiter), part.plan.of_rates
+    if plan is None or cost == part.cost:
         return None
-    call = plan.call("refund", part.key, part.cost, None, None, core.now_us)
+    mode, difference = ("refund" if cost < part.cost else "settle"), abs(cost - part.cost)
+    if decision.degraded:
+        if core.share is not None:
+            core.share.change(plan, mode, part.key, difference, None, core.now_us)
+        return None
+    call = plan.call(mode, part.key, min(difference, plan.most_cost), None, None, core.now_us)
     try:
         return Decision(plan.policies, (yield Ask(call)))
     except LimiterError as error:
-        core.not_settled("a refund", error)
+        core.not_settled("a settlement", error)
         return None

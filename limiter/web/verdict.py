@@ -54,6 +54,8 @@ class Verdict:
         error: Why the store did not decide, or was not called.
         shadowed: Rules in shadow mode that could not be evaluated, and why: without shadow mode they
             would have refused.
+        settles: Whether the response may show the true cost of the request to one of the rules.
+        settled: Ids of the parts whose true cost was settled.
 
     """
 
@@ -64,6 +66,8 @@ class Verdict:
     error: LimiterError | None = None
     shadowed: list[tuple[Rule, LimiterError]] = field(default_factory=list, init=False)
     leases: list[tuple[Any, HeldLease]] = field(default_factory=list, init=False)
+    settles: bool = field(default=False, init=False)
+    settled: frozenset[int] = field(default=frozenset(), init=False)
 
     @classmethod
     def of_results(
