@@ -70,10 +70,13 @@ class Base:
         denial_cache_size: int = 1024,
         prepaid: int = 0,
         prepaid_hold: float = 0.2,
+        cap: bool = False,
         join: bool | None = None,
     ) -> None:
         join = settings.check_join(join, self._can_join)
-        plan = Plan(policies_of(limits, algorithm), KeySpeller(prefix, name, key_secret), join)
+        cap = settings.check_switch("cap", cap)
+        keys = KeySpeller(prefix, name, key_secret)
+        plan = Plan(policies_of(limits, algorithm), keys, join, cap)
         on_error = settings.check_on_error(on_error)
         local_share = settings.check_share(local_share)
         timeout = settings.check_seconds("timeout", timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,7 +14,8 @@ from limiter.errors import LimiterError, StoreUnavailable
 from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.leases import HeldLease
-from limiter.reservations import ReservedCost
+from limiter.plan import Cost
+from limiter.reservations import ReservedCosts
 from limiter.scripts import Script
 from limiter.several import Decisions, Item, hit_all_flow
 from limiter.thread_core import ThreadCore
@@ -51,12 +52,13 @@ class Limiter(Base):
         denial_cache_size: How many calls of ``hit`` stay encoded for the subjects hit last, in each of two
             generations, at about 1 kB each with a cached denial. That is for keys that are plain ``str``.
             As many denials of other calls are kept. 0 keeps none.
-        join: Only for ``AsyncLimiter``, which describes it.
-
         prepaid: How many units of a subject are taken in advance, at most, and then spent without a call to
             the store, by hits of a plain ``str`` key without ``at_least``, ``limits`` and ``tag``. 0, the
             default, takes none. The page on algorithms has the bound of each.
         prepaid_hold: Seconds after which units that were taken in advance expire, and are returned.
+        cap: If true, a cost above a limit takes all of that limit, or the most that one call may take of
+            it. By default it is an InvalidCost. A lease is never a part of its cost.
+        join: Only for ``AsyncLimiter``, which describes it.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
     this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one
@@ -81,7 +83,7 @@ class Limiter(Base):
     def hit(
         self,
         key: Key,
-        cost: int = 1,
+        cost: Cost = 1,
         *,
         at_least: int | None = None,
         limits: Limits | None = None,
@@ -136,11 +138,11 @@ class Limiter(Base):
         if denials is not None and (reply[2] or len(reply) > STRIDE + 1):
             denials.received(call, sent, last, reply)
         if prepaid is not None:
-            prepaid.note(key, cost, reply)
+            prepaid.note(key, reply)
         return Decision(plan.policies, reply)
 
     def peek(
-        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Decision:
         """Return what ``hit`` or ``hold`` would decide now; take nothing and write nothing.
 
@@ -158,7 +160,7 @@ class Limiter(Base):
         return self._core.drive(self._core.reset_flow(key, limits, tag))
 
     def refund(
-        self, key: Key, cost: int = 1, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost = 1, *, limits: Limits | None = None, tag: Key | None = None
     ) -> None:
         """Refund ``cost`` units to ``key``, but no more than it has used.
 
@@ -173,7 +175,7 @@ class Limiter(Base):
     def wait(
         self,
         key: Key,
-        cost: int = 1,
+        cost: Cost = 1,
         timeout: float | None = None,
         *,
         limits: Limits | None = None,
@@ -233,7 +235,7 @@ class Limiter(Base):
         return Lease.for_call(self._core, key, cost, timeout, on_lost, limits, tag)
 
     def reserve(
-        self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Reservation:
         """Take ``cost`` in advance for the body of a ``with``, whose true cost is known later.
 
@@ -243,7 +245,20 @@ class Limiter(Base):
 
         Entering the body raises the errors of ``hit``, and RateLimited if it is denied.
         """
-        return Reservation.for_call(self._core, key, cost, limits, tag)
+        return Reservation(self._core, [(key, cost)], limits, tag, is_list=False)
+
+    def reserve_all(
+        self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Reservation:
+        """Take the costs of several subjects in advance, as ``reserve``: all of them, or none.
+
+        The items, and how the calls are sent, are those of ``hit_all``. In the body,
+        ``settle([actual, ...])`` takes the true costs, in the order and in the form of the items' costs.
+
+        Entering the body raises the errors of ``hit_all``, and RateLimited if a subject has no room:
+        ``decision`` is the one that denied, with the longest ``retry_after``, and ``decisions`` are all.
+        """
+        return Reservation.of_all(self._core, items, limits, tag)
 
     def open(self: _Own) -> _Own:
         """Connect and load the scripts before the first call, within ``connect_timeout``. Optional.
@@ -339,21 +354,24 @@ class Lease(HeldLease):
             raise
 
 
-class Reservation(ReservedCost):
-    """A cost taken in advance, for the body of a ``with``; see ``Limiter.reserve``."""
+class Reservation(ReservedCosts):
+    """Costs taken in advance, for the body of a ``with``; see ``Limiter.reserve``."""
 
     written = "with limiter.reserve(...)"
 
     _core: ThreadCore
 
-    def settle(self, actual: int) -> None:
+    def settle(self, actual: Cost | Sequence[Cost]) -> None:
         """Settle the true cost, in the body; only the first call counts.
 
-        If the settlement does not reach the store, that is logged and counted in ``unsettled``, and
-        raises nothing.
+        ``actual`` has the form of the reserved cost: a number, or a tuple with one for each policy; and for
+        ``reserve_all`` a list of these. It may be more than any limit. What a policy was not charged, it is
+        not refunded. If the settlement does not reach the store, that is logged and counted in
+        ``unsettled``, and raises nothing.
 
         Raises:
-            InvalidCost: ``actual`` is no whole number from 0.
+            InvalidCost: ``actual`` has another form, or a number in it is no whole number from 0.
+                Nothing was settled.
 
         """
         self._core.drive(self.settle_flow(actual))
@@ -369,4 +387,4 @@ class Reservation(ReservedCost):
         trace: TracebackType | None,
     ) -> None:
         if error is not None and not self.is_inherited:
-            self.settle(0)
+            self._core.drive(self.refund_flow())

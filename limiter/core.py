@@ -23,7 +23,7 @@ from limiter.local import LocalShare
 from limiter.log_throttle import log_seldom
 from limiter.memory import MemoryStore
 from limiter.outage import Outage
-from limiter.plan import Plan, remember
+from limiter.plan import Cost, Plan, remember
 from limiter.policies import Policy
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects
@@ -161,7 +161,8 @@ class Core(Generic[_Transport]):
             limits = policies_of(limits)
         plan = self._plans.get(limits)
         if plan is None:
-            plan = Plan(self._renumbered(limits), self.plan.keys, self.plan.join)
+            own = self.plan
+            plan = Plan(self._renumbered(limits), own.keys, own.join, own.cap)
             remember(self._plans, limits, plan)
         return plan
 
@@ -189,7 +190,7 @@ class Core(Generic[_Transport]):
     # --- one decision ---
 
     def hit_call(
-        self, plan: Plan, key: Key, cost: int, at_least: int | None, tag: Key | None
+        self, plan: Plan, key: Key, cost: Cost, at_least: int | None, tag: Key | None
     ) -> Call:
         """Return the call of a hit, a kept one if possible."""
         if (
@@ -202,7 +203,7 @@ class Core(Generic[_Transport]):
             return self.calls[key, cost, self.now_us]
         return plan.call("hit", key, cost, at_least, tag, self.now_us)
 
-    def _spend(self, plan: Plan, key: Key, cost: int, tag: Key | None) -> Decision | None:
+    def _spend(self, plan: Plan, key: Key, cost: Cost, tag: Key | None) -> Decision | None:
         """Spend prepaid units, if they are for this hit and enough of them are here."""
         if (
             self.prepaid is not None
@@ -215,23 +216,24 @@ class Core(Generic[_Transport]):
         return None
 
     def ask_flow(
-        self, plan: Plan, mode: str, key: Key, cost: int, tag: Key | None = None, lease: str = ""
+        self, plan: Plan, mode: str, key: Key, cost: Cost, tag: Key | None = None, lease: str = ""
     ) -> Flow[Decision]:
         """Decide in one round trip, or by ``on_error`` if the store does not decide."""
         try:
             if mode == "hit":
-                decision = self._spend(plan, key, cost, tag)
-                if decision is not None:
-                    if decision.remaining % PAUSE_EVERY < cost:
+                spent = self._spend(plan, key, cost, tag)
+                if spent is not None:
+                    if spent.remaining % PAUSE_EVERY < spent.granted:
                         yield Pause(0.0)
-                    return decision
+                    return spent
                 call = self.hit_call(plan, key, cost, None, tag)
                 kind, reply = yield from hit_flow(self.denials, call)
                 return kind(plan.policies, reply)
             call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
             reply = yield Ask(call)
-            if self.prepaid is not None and mode == "peek" and plan is self.plan and tag is None:
-                reply = self.prepaid.with_own(key, cost, reply)
+            prepaid = self.prepaid if mode == "peek" and plan is self.plan and tag is None else None
+            if prepaid is not None and type(cost) is int:
+                reply = prepaid.with_own(key, cost, reply)
             return Decision(plan.policies, reply)
         except StoreUnavailable as error:
             return self.fallback(error, plan, mode, key, cost, None, tag, lease)
@@ -252,7 +254,7 @@ class Core(Generic[_Transport]):
             )  # again: the store may have forgotten the charge of units taken meanwhile
 
     def refund_flow(
-        self, key: Key, cost: int, limits: Limits | None, tag: Key | None
+        self, key: Key, cost: Cost, limits: Limits | None, tag: Key | None
     ) -> Flow[None]:
         """As ``Limiter.refund``."""
         plan = self.plan_for(limits)
@@ -264,7 +266,7 @@ class Core(Generic[_Transport]):
         plan: Plan,
         mode: str,
         key: Key,
-        cost: int,
+        cost: Cost,
         tag: Key | None,
         lease: str = "",
         degraded: bool = False,
@@ -274,13 +276,13 @@ class Core(Generic[_Transport]):
         if not degraded:
             call = plan.call(mode, key, cost, None, tag, self.now_us, lease)
             reply = yield Ask(call, deadline)
-            return bool(min(reply[0:-1:STRIDE]) == cost)
+            return tuple(reply[0:-1:STRIDE]) == plan.each_cost(cost)
         if self.share is None:  # the fallback counted nothing
             return True
         return self.share.change(plan, mode, key, cost, tag, self.now_us, lease)
 
     def wait_flow(
-        self, key: Key, cost: int, timeout: float | None, limits: Limits | None, tag: Key | None
+        self, key: Key, cost: Cost, timeout: float | None, limits: Limits | None, tag: Key | None
     ) -> Flow[Decision]:
         """As ``Limiter.wait``."""
         timeout = settings.check_wait(timeout)
@@ -306,7 +308,7 @@ class Core(Generic[_Transport]):
         plan: Plan,
         mode: str,
         key: Key,
-        cost: int,
+        cost: Cost,
         at_least: int | None,
         tag: Key | None,
         lease: str = "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from limiter.call import STRIDE, Reply
@@ -61,8 +62,11 @@ class Decision:
 
     @property
     def granted(self) -> int:
-        """Units taken: the cost, or with ``at_least`` a number from that to the cost; 0 when denied."""
-        return int(self._reply[0])
+        """Units taken: the cost, or with ``at_least`` a number from that to the cost; 0 when denied.
+
+        If each policy has its own cost, it is the smallest; ``each`` has those of all policies.
+        """
+        return int(min(self._reply[0:-1:STRIDE]))
 
     @property
     def remaining(self) -> int:
@@ -156,7 +160,7 @@ class Decision:
         wait_us = max(reply[2:-1:STRIDE])
         return {
             "allowed": not wait_us,
-            "granted": int(reply[0]),
+            "granted": int(min(reply[0:-1:STRIDE])),
             "remaining": int(min(reply[1:-1:STRIDE])),
             "retry_after": wait_us / _SECOND,
             "reset_after": max(reply[3:-1:STRIDE]) / _SECOND,
@@ -278,12 +282,16 @@ class MarkedDecision(Decision):
 
 
 class RateLimited(LimiterError):
-    """A call was denied; ``decision`` has the policy that denied, and ``retry_after``."""
+    """A call was denied; ``decision`` has the policy that denied, and ``retry_after``.
 
-    def __init__(self, decision: Decision) -> None:
+    ``decisions`` are those about all subjects of the call, in their order.
+    """
+
+    def __init__(self, decision: Decision, decisions: Sequence[Decision] = ()) -> None:
         policy = decision.policy
         super().__init__(f"denied by {policy}: retry after {decision.retry_after:.6f} s")
         self.decision = decision
+        self.decisions = [*decisions] or [decision]
 
-    def __reduce__(self) -> tuple[type[RateLimited], tuple[Decision]]:
-        return type(self), (self.decision,)
+    def __reduce__(self) -> tuple[type[RateLimited], tuple[Decision, list[Decision]]]:
+        return type(self), (self.decision, self.decisions)

@@ -22,7 +22,7 @@ from limiter.flows import Flow, Pause
 from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.log_throttle import log_seldom
-from limiter.plan import Part, Plan
+from limiter.plan import Cost, Part, Plan
 from limiter.policies import Concurrency
 
 #: Seconds between two tries to take a lease, at most: one may be released at any time.
@@ -53,7 +53,7 @@ class HeldLease(Entered):
         core: Core[Any],
         plan: Plan,
         key: Key,
-        cost: int,
+        cost: Cost,
         tag: Key | None = None,
         timeout: float | None = 0,
         on_lost: Callable[[], Any] | None = None,
@@ -86,7 +86,7 @@ class HeldLease(Entered):
         """Check the arguments of ``Limiter.hold``, and make its lease; nothing is taken yet."""
         plan = core.plan_for(limits)
         plan.check_mode("acquire")
-        cost, _ = plan.checked(cost, least=1)
+        cost = plan.checked_whole(cost, least=1)
         plan.state(key, tag)
         if on_lost is not None and (not callable(on_lost) or iscoroutinefunction(on_lost)):
             raise InvalidSetting.of(

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from limiter.call import STRIDE, Call
 from limiter.decision import Decision, MarkedDecision
+from limiter.errors import InvalidCost
 from limiter.keys import Key
 from limiter.memory import MemoryStore
-from limiter.plan import JointCall, Part, Plan, remember
+from limiter.plan import Cost, JointCall, Part, Plan, remember
 
 
 class LocalShare:
@@ -24,7 +25,7 @@ class LocalShare:
         plan: Plan,
         mode: str,
         key: Key,
-        cost: int,
+        cost: Cost,
         at_least: int | None,
         tag: Key | None,
         now_us: int,
@@ -32,11 +33,12 @@ class LocalShare:
     ) -> Decision:
         """Decide by the local share; a cost above it is denied."""
         own = self.plan(plan)
-        if cost > own.most_cost:
-            if at_least is None or at_least > own.most_cost:
-                return Decision.without_store(own.policies, allowed=False)
-            cost = own.most_cost
-        call = own.call(mode, key, cost, at_least, tag, now_us, lease)
+        if type(cost) is int and at_least is not None and at_least <= own.most_cost:
+            cost = min(cost, own.most_cost)
+        try:
+            call = own.call(mode, key, cost, at_least, tag, now_us, lease)
+        except InvalidCost:  # the store's limits admit this cost
+            return Decision.without_store(own.policies, allowed=False)
         return MarkedDecision(own.policies, self.store.run(call), degraded=True)
 
     def change(
@@ -44,7 +46,7 @@ class LocalShare:
         plan: Plan,
         mode: str,
         key: Key,
-        cost: int,
+        cost: Cost,
         tag: Key | None,
         now_us: int,
         lease: str = "",
@@ -55,18 +57,23 @@ class LocalShare:
         """
         own = self.plan(plan)
         if mode != "settle":
-            cost = min(cost, own.most_cost)
+            cost = own.capped(cost)
         state, _ = own.state(key, tag)
         template = own.template(mode, cost, cost, now_us, lease)
         reply = self.store.run(Call(template, own.keys_of(state)))
-        return bool(min(reply[0:-1:STRIDE]) == cost)
+        return tuple(reply[0:-1:STRIDE]) == own.each_cost(cost)
+
+    def part(self, part: Part) -> Part:
+        """The same part with the local share of its numbers."""
+        plan = self.plan(part.plan)
+        return part._replace(plan=plan, cost=plan.capped(part.cost) if plan.cap else part.cost)
 
     def plan(self, plan: Plan) -> Plan:
         """The same plan with the local share of its numbers."""
         local_plan = self._plans.get(plan)
         if local_plan is None:
             shared = tuple(policy.shared(self._share) for policy in plan.policies)
-            local_plan = Plan(shared, plan.keys)
+            local_plan = Plan(shared, plan.keys, cap=plan.cap)
             remember(self._plans, plan, local_plan)
         return local_plan
 
@@ -80,10 +87,8 @@ def decide_shares(
     lease: str = "",
 ) -> list[Decision]:
     """Decide each part by its local share; the shares have one store, and all are charged or none."""
-    own = [
-        part._replace(plan=share.plan(part.plan)) for share, part in zip(shares, parts, strict=True)
-    ]
-    fits = [part.cost <= part.plan.most_cost for part in own]
+    own = [share.part(part) for share, part in zip(shares, parts, strict=True)]
+    fits = [part.cost == part.plan.capped(part.cost) for part in own]
     decisions = [Decision.without_store(part.plan.policies, allowed=False) for part in own]
     if any(not (fit or part.shadow) for fit, part in zip(fits, own, strict=True)):
         return decisions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from math import inf
 from typing import NamedTuple, TypeVar
 
 from limiter.call import SERVER_CLOCK, STRIDE, Block, Call, CallTemplate, Reply
@@ -14,6 +15,9 @@ from limiter.policies import Policy
 _Name = TypeVar("_Name")
 _Value = TypeVar("_Value")
 
+#: What a call costs: units of each policy, the same number for all, or a number for each in their order.
+Cost = int | tuple[int, ...]
+
 #: The most templates kept for a plan, and the most plans kept for a limiter.
 _MOST_KEPT = 256
 
@@ -21,7 +25,13 @@ _MOST_KEPT = 256
 class Plan:
     """A limiter's policies and keys, with the call templates prepared from them."""
 
-    def __init__(self, policies: tuple[Policy, ...], keys: KeySpeller, join: bool = False) -> None:
+    def __init__(
+        self,
+        policies: tuple[Policy, ...],
+        keys: KeySpeller,
+        join: bool = False,
+        cap: bool = False,
+    ) -> None:
         if not policies:
             raise InvalidPolicy("limits are empty: accepted is at least one policy")
         fields = [policy.field for policy in policies]
@@ -37,6 +47,8 @@ class Plan:
         self.keys = keys
         self.join = join
         """Whether a transport may join equal hits."""
+        self.cap = cap and not self.leases
+        """Whether a cost above a limit takes all of that limit; a lease is never a part of its cost."""
         #: A queue's delay differs from hit to hit by a fraction that no reply has; a lease has its own id.
         self._joins = join and not any(policy.queues or policy.leases for policy in policies)
         self._suffixes = suffixes(policies)
@@ -66,7 +78,7 @@ class Plan:
         self,
         mode: str,
         key: Key,
-        cost: int = 0,
+        cost: Cost = 0,
         at_least: int | None = None,
         tag: Key | None = None,
         now_us: int = SERVER_CLOCK,
@@ -83,6 +95,7 @@ class Plan:
             InvalidPolicy: The mode is not for these policies.
 
         """
+        wanted: Cost
         if at_least is None and type(cost) is int and 0 <= cost <= self.most_cost:
             wanted = cost
         else:
@@ -99,19 +112,33 @@ class Plan:
         return Call(template, self.keys_of(state), tag_bytes)
 
     def template(
-        self, mode: str, cost: int, at_least: int, now_us: int, lease: str, hold_us: int = 0
+        self, mode: str, cost: Cost, at_least: Cost, now_us: int, lease: str, hold_us: int = 0
     ) -> CallTemplate:
         """Make the template of a call, without checks of the cost and the mode."""
         blocks = self.blocks(cost, 0, lease)
-        partial = at_least if at_least != cost else 0
-        joinable = self._joins and mode == "hit" and cost > 0 and not partial
+        partial = at_least if type(at_least) is int and at_least != cost else 0
+        joinable = self._joins and mode == "hit" and type(cost) is int and cost > 0 and not partial
         return CallTemplate(mode, partial, now_us, blocks, joinable=joinable, hold_us=hold_us)
 
-    def blocks(self, cost: int, before: int, lease: str, shadow: bool = False) -> tuple[Block, ...]:
+    def blocks(
+        self, cost: Cost, before: int, lease: str, shadow: bool = False
+    ) -> tuple[Block, ...]:
         """The block of each policy; ``before`` is the number of keys of other plans in the same call."""
         return tuple(
-            Block(policy, before + place, cost, shadow, lease) for policy, place in self._places
+            Block(policy, before + place, each, shadow, lease)
+            for (policy, place), each in zip(self._places, self.each_cost(cost), strict=True)
         )
+
+    def each_cost(self, cost: Cost) -> tuple[int, ...]:
+        """The cost for each policy."""
+        return cost if isinstance(cost, tuple) else (cost,) * len(self.policies)
+
+    def capped(self, cost: Cost) -> Cost:
+        """The cost, or of each policy the most that one call may take."""
+        if type(cost) is int and cost <= self.most_cost:
+            return cost
+        costs = zip(self.each_cost(cost), self.policies, strict=True)
+        return even([min(each, policy.most_cost) for each, policy in costs])
 
     def keys_of(self, state: bytes) -> tuple[bytes, ...]:
         """The keys of a call for the subject whose key begins with ``state``."""
@@ -119,19 +146,49 @@ class Plan:
             return (state + self._suffixes[0],)
         return tuple([state + suffix for suffix in self._suffixes])
 
-    def checked(self, cost: int, at_least: int | None = None, least: int = 0) -> tuple[int, int]:
+    def checked(self, cost: Cost, at_least: int | None = None, least: int = 0) -> tuple[Cost, Cost]:
         """Check and return the cost, and the least that is enough.
 
         Raises:
             InvalidCost: ``cost`` could never pass, or ``at_least`` is not in 1 to ``cost``.
 
         """
-        if type(cost) is not int or not least <= cost <= self.most_cost:
-            which = "the most that these limits ever admit at once"
-            cost = _whole("cost", cost, least, self.most_cost, which)
-        if at_least is None:
+        if isinstance(cost, tuple) and not self.leases and at_least is None:
+            cost = self._checked_each(cost, least)
             return cost, cost
-        return cost, _whole("at_least", at_least, 1, cost, "the cost")
+        units = whole("cost", cost, least) if self.cap else self.checked_whole(cost, least)
+        if at_least is None:
+            cost = self.capped(units)
+            return cost, cost
+        # Every policy grants the same number, which is never more than the smallest limit.
+        at_least = whole("at_least", at_least, 1, units, "the cost")
+        return min(units, self.most_cost), min(at_least, self.most_cost)
+
+    def checked_whole(self, cost: object, least: int = 0) -> int:
+        """Check and return a cost that is the same for each policy, and is not capped.
+
+        Raises:
+            InvalidCost: The cost could never pass.
+
+        """
+        which = "the most that these limits ever admit at once"
+        return whole("cost", cost, least, self.most_cost, which)
+
+    def _checked_each(self, costs: tuple[int, ...], least: int) -> Cost:
+        """Check and return costs that differ."""
+        if len(costs) != len(self.policies):
+            raise InvalidCost.of(
+                "cost",
+                shown(costs),
+                f"accepted is a whole number, or a tuple of {len(self.policies)} in the order of the "
+                f"limits, which are {list(self.policies)}",
+            )
+        checked = []
+        for place, (cost, policy) in enumerate(zip(costs, self.policies, strict=True)):
+            most = inf if self.cap else policy.most_cost
+            which = f"the most that {policy} ever admits at once"
+            checked.append(whole(f"cost[{place}]", cost, least, most, which))
+        return self.capped(even(checked))
 
     def state(self, key: Key, tag: Key | None = None) -> tuple[bytes, bytes]:
         """The subject's key, and the tag that decides its slot.
@@ -166,9 +223,17 @@ class Part(NamedTuple):
 
     plan: Plan
     key: Key
-    cost: int
+    cost: Cost
     shadow: bool = False
     """Whether the part is in shadow mode: it counts, and never denies."""
+
+    def rates(self, costs: Sequence[int]) -> Part | None:
+        """The part of the rates alone, at ``costs`` of all policies; None if it is without cost."""
+        plan, policies = self.plan.of_rates, self.plan.policies
+        of_rates = [cost for cost, policy in zip(costs, policies, strict=True) if not policy.leases]
+        if plan is None or not any(of_rates):
+            return None
+        return self._replace(plan=plan, cost=even(of_rates))
 
 
 class JointCall:
@@ -230,13 +295,17 @@ def suffixes(policies: tuple[Policy, ...]) -> list[bytes]:
     return sorted(dict.fromkeys(map(own_suffix, policies)), key=bool)
 
 
-def _whole(what: str, number: object, least: int, most: int, which: str) -> int:
+def even(costs: Sequence[int]) -> Cost:
+    """The costs of policies in their shortest form: one number if they are all the same."""
+    return costs[0] if costs.count(costs[0]) == len(costs) else tuple(costs)
+
+
+def whole(what: str, number: object, least: int = 0, most: float = inf, which: str = "") -> int:
     """Return the number as an int, if it is one in the range; an IntEnum is one, a bool is not."""
     if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
         return int(number)
-    raise InvalidCost.of(
-        what, shown(number), f"accepted is a whole number from {least} to {most}, {which}"
-    )
+    bound = "" if most == inf else f" to {most}, {which}"
+    raise InvalidCost.of(what, shown(number), f"accepted is a whole number from {least}{bound}")
 
 
 def remember(kept: dict[_Name, _Value], name: _Name, value: _Value) -> None:

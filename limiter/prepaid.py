@@ -93,9 +93,9 @@ class PrepaidUnits:
         """Let the next call take no more than its hit needs."""
         self.total = len(self.unspent)
 
-    def note(self, cost: int, reply: Reply, now: float) -> None:
+    def note(self, reply: Reply, now: float) -> None:
         """Note a hit that took no unit in advance, for the size of the next call."""
-        self.began, self.total = now, int(reply[0]) and cost
+        self.began, self.total = now, int(reply[0])
         self.room = int(min(reply[1:-1:STRIDE]))
 
     def reply_of(self, cost: int, left: int, now: float) -> Reply:

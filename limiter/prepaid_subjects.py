@@ -131,11 +131,11 @@ class PrepaidSubjects:
             return True
         return self._terms.size(units, cost, now) > cost
 
-    def note(self, key: Key, cost: int, reply: Reply) -> None:
+    def note(self, key: Key, reply: Reply) -> None:
         """Note a hit that took no units in advance: after it, the next one may take some."""
         subject = self._subjects.get(key) if type(key) is str else None
         if subject is not None and not (units := subject.units).unspent:
-            units.note(cost, reply, monotonic())
+            units.note(reply, monotonic())
 
     def take_flow(self, subject: Subject, cost: int, deadline: float) -> Flow[Decision]:
         """Hit, and take units in advance; the caller has the subject's turn.

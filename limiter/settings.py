@@ -311,9 +311,14 @@ def check_join(value: object, default: bool) -> bool:
     if not default:
         expected = "it is a setting of AsyncLimiter alone; leave it out"
         raise InvalidSetting.of("join", shown(value), expected)
+    return check_switch("join", value)
+
+
+def check_switch(setting: str, value: object) -> bool:
+    """Check a setting that is True or False."""
     if isinstance(value, bool):
         return value
-    raise InvalidSetting.of("join", shown(value), "accepted are True and False")
+    raise InvalidSetting.of(setting, shown(value), "accepted are True and False")
 
 
 #: Seconds; a longer wait is cut to this, since a larger int may not fit into a float.

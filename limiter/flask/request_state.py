@@ -147,4 +147,6 @@ class RequestState:
         """
         for entry in self.entries:
             if type(entry) is Entry and entry.owner is owner:
-                settle(entry.verdict, response)
+                refunded = [each.result for each in settle(entry.verdict, response)]
+                if refunded:
+                    entry.verdict.give_back(refunded)

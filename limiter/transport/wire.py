@@ -98,7 +98,7 @@ HELLO = command("HELLO")
 
 def _prepare(template: CallTemplate, keys: int) -> _Prepared:
     blocks = template.blocks
-    if any(block.shadow for block in blocks):
+    if any(block.shadow or block.cost != blocks[0].cost for block in blocks):
         name = "several"
     else:
         name = _script_name(template.mode, [block.policy for block in blocks], keys)

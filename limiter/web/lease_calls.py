@@ -37,8 +37,8 @@ class _LeaseCalls(Generic[_Limiter]):
         self._plan: Plan = limiter_calls.plan(self._limiter, check.limits)
         if not self._plan.leases:
             raise InvalidPolicy(f"no policy of {check.rule.name} counts leases")
-        cost, _ = self._plan.checked(check.cost, least=1)
-        self.part = Part(self._plan, check.key, cost, check.rule.shadow)
+        self._cost = self._plan.checked_whole(check.cost, least=1)
+        self.part = Part(self._plan, check.key, self._cost, check.rule.shadow)
 
     @property
     def seconds(self) -> float:
@@ -58,7 +58,7 @@ class _LeaseCalls(Generic[_Limiter]):
         return self._asking_flow(self.part, "acquire", lease)
 
     def _renewing_flow(self, lease: str) -> Flow[bool]:
-        return (yield from self._changing_flow("renew", lease)) == self.part.cost
+        return (yield from self._changing_flow("renew", lease)) == self._cost
 
     def _changing_flow(self, mode: str, lease: str) -> Flow[int]:
         """Renew or release in this process and in the store; return how many units were held."""
@@ -66,7 +66,7 @@ class _LeaseCalls(Generic[_Limiter]):
         share = core.share
         part = self.part._replace(plan=self._plan.of_leases, shadow=False)
         known = (part.plan, mode, part.key, part.cost, None, core.now_us, lease)
-        in_process = part.cost if share is not None and share.change(*known) else 0
+        in_process = self._cost if share is not None and share.change(*known) else 0
         try:
             decision = yield from self._asking_flow(part, mode, lease)
         except StoreUnavailable:

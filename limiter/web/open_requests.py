@@ -22,9 +22,9 @@ class OpenRequests:
     def __init__(self) -> None:
         self._requests: dict[Verdict, AsyncGuard] = {}
         #: The releases under way.
-        self._releases: dict[Verdict, asyncio.Task[None]] = {}
+        self._releases: dict[Verdict, asyncio.Task[Any]] = {}
         #: All tasks under way; an event loop does not keep its tasks alive.
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def hold(self, guard: AsyncGuard, verdict: Verdict) -> None:
         """Hold the leases of an allowed request."""
@@ -51,7 +51,7 @@ class OpenRequests:
         for verdict in verdicts:
             if verdict.settles and (settlements := due(verdict, Head(status, fields))):
                 core = core_of(settlements[0].result.rule.limiter)
-                self._task(core.drive(settling_flow(verdict, settlements)))
+                self._task(core.drive(settling_flow(settlements)))
 
     async def end_all(self) -> None:
         """Release all leases, and wait for a bounded time until all is done."""
@@ -60,7 +60,7 @@ class OpenRequests:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_STOP_TIMEOUT)
 
-    def _task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _task(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

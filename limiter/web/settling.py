@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from limiter.flows import Flow
 from limiter.web import limiter_calls
 from limiter.web.limiter_calls import core_of
-from limiter.web.verdict import Result, Verdict, header_fields
+from limiter.web.verdict import Result, Verdict
 
 
 class Settlement(NamedTuple):
@@ -41,23 +41,24 @@ def due(verdict: Verdict, response: Any) -> list[Settlement]:
     return found
 
 
-def settling_flow(verdict: Verdict, settlements: Sequence[Settlement]) -> Flow[None]:
-    """Refund what was charged too much, charge what was too little, and update the verdict."""
-    for result, cost in settlements:
-        rule, decision, part = result
-        after = yield from limiter_calls.settle_flow(rule.limiter, part, decision, cost)
-        if after is not None:
-            settled = result._replace(decision=after)
-            verdict.results = tuple(settled if each is result else each for each in verdict.results)
-    verdict.fields = header_fields(verdict.results)
+def settling_flow(settlements: Sequence[Settlement]) -> Flow[bool]:
+    """Refund what was charged too much, charge what was too little; return whether that arrived."""
+    results = [each.result for each in settlements]
+    return limiter_calls.settle_flow(
+        [result.rule.limiter for result in results],
+        [result.part for result in results],
+        [result.decision for result in results],
+        [each.cost for each in settlements],
+    )
 
 
-def settle(verdict: Verdict, response: Any) -> None:
-    """Settle, for threads; a store that does not answer leaves the charge as it is.
+def settle(verdict: Verdict, response: Any) -> list[Settlement]:
+    """Settle, for threads; return what was settled. If the store does not answer, the charge stays.
 
     Raises: As ``due``.
     """
     settlements = due(verdict, response)
-    if settlements:
-        core = core_of(settlements[0].result.rule.limiter)
-        core.drive(settling_flow(verdict, settlements))
+    if not settlements:
+        return []
+    core = core_of(settlements[0].result.rule.limiter)
+    return settlements if core.drive(settling_flow(settlements)) else []

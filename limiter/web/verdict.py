@@ -6,7 +6,7 @@ It calls no store: ``guard`` and the service obtain the decisions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
@@ -134,6 +134,14 @@ class Verdict:
         if in_shadow:
             return cls(error=error)
         return cls(503, body=problems.reduced_capacity(request.path), error=error)
+
+    def give_back(self, refunded: Collection[Result]) -> None:
+        """Show these results, and the header fields, as they are after a refund of what was granted."""
+        self.results = tuple(
+            each._replace(decision=each.decision.given_back()) if each in refunded else each
+            for each in self.results
+        )
+        self.fields = header_fields(self.results)
 
     @property
     def allowed(self) -> bool:
