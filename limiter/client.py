@@ -183,8 +183,13 @@ class Limiter(Base):
     ) -> Decision:
         """Hit; if that is denied, sleep until it would pass, and hit again.
 
-        ``timeout`` is in seconds: 0 tries once, None waits without a bound. Callers that wait pass in
-        no particular order. The ``delay`` of a leaky bucket is slept, too, in addition to ``timeout``.
+        ``timeout`` is in seconds: 0 tries once, None waits without a bound. The ``delay`` of a leaky
+        bucket is slept, too, in addition to ``timeout``.
+
+        Callers that wait for the same subject of this limiter pass in the order of their arrival: the
+        threads of this process, or the tasks of one event loop of an ``AsyncLimiter``. A caller of a
+        high cost is not overtaken by later ones of a low cost. Calls that do not wait, and other
+        processes, stand in no line.
 
         It raises the errors of ``hit``. If the wait would be longer than ``timeout``, it raises
         RateLimited at once and takes nothing; also if the store did not decide and ``on_error`` denies.
@@ -227,8 +232,9 @@ class Limiter(Base):
         renewed, ``lost`` becomes true and ``on_lost`` is called in a thread of its own. The same happens
         when the lease was held for ``max_hold`` seconds and is therefore released.
 
-        ``timeout`` is in seconds, as in ``wait``. While it waits, it tries at least once a second, since
-        another holder may release its lease at any time.
+        ``timeout`` is in seconds, as in ``wait``, and the order is that of ``wait``. A release in this
+        process wakes the first caller that waits. That one tries at least once a second, since a holder
+        in another process may release its lease at any time.
 
         Entering the body raises the errors of ``wait``; InvalidPolicy if no policy counts leases.
         """

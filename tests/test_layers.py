@@ -156,7 +156,17 @@ def test_the_memory_store_needs_the_core_alone() -> None:
 def test_only_the_two_clients_know_the_round_trip() -> None:
     """The rest of a limiter is written once, for threads and for coroutines."""
     clients = [f"limiter.{name}" for name in ("client", "aio", "thread_core", "loop_core")]
-    names = ("base", "core", "entered", "flows", "leases", "local", "reservations", "several")
+    names = (
+        "base",
+        "core",
+        "entered",
+        "flows",
+        "leases",
+        "lines",
+        "local",
+        "reservations",
+        "several",
+    )
     shared = [f"limiter.{name}" for name in (*names, "denials", "prepaid", "call_cache")]
     for name, tree in trees("limiter"):
         wanted = imports(tree)
