@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy, shown
-from limiter.policies.step import Step
+from limiter.policies.step import EXACT, Step
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 
@@ -46,6 +46,8 @@ class Policy:
     stamps: ClassVar[bool] = False
     """Whether units taken in advance are stamped with the time at which they expire."""
     most_limit: ClassVar[int] = 10**12
+    most_entries: ClassVar[int] = EXACT
+    """The most units that one call may move, if each is an entry of its own."""
     _period_name: ClassVar[str] = "per"
     """The name of the constructor's argument for the period."""
 
