@@ -50,6 +50,18 @@ def test_an_example_is_right(tmp_path: Path, text: str, output: list[str]) -> No
         assert line in result.output
 
 
+def test_the_examples_of_plans_and_classes(tmp_path: Path) -> None:
+    """Together they are a file, in which a class has its share of a plan."""
+    plans, classes = TOMLS[-2:]
+    (tmp_path / "policies.toml").write_text(plans.replace("key =", f"{classes}key ="))
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "policies.toml")])
+    assert "  plan gold: 1000 per 60 s" in result.output
+    explained = ["explain", str(tmp_path / "policies.toml"), "GET", "/", "--header"]
+    for customer, limit in (("acme", 800), ("gold-7", 800), ("other", 80)):
+        result = CliRunner().invoke(cli, [*explained, f"X-Customer: {customer}"])
+        assert f": {limit} per 60 s" in result.output
+
+
 def test_every_key_is_in_the_table_and_the_example() -> None:
     """The table has the keys in their order."""
     assert tuple(re.findall(r"^\| `(\w+)` \|", PAGE, re.M)) == tuple(KEYS)
