@@ -14,6 +14,7 @@ from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
 from limiter.policyfile.plans import NamedSubject, PlanReader
 from limiter.policyfile.schema import (
+    BY_RESPONSE,
     KEYS,
     LEFT_OUT,
     LIMITER_KEYS,
@@ -22,6 +23,7 @@ from limiter.policyfile.schema import (
     read_limits,
 )
 from limiter.web import limiter_calls
+from limiter.web.by_response import StatusOrField, check_rates
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.plans import Classes, CustomerPlan, Plans
 from limiter.web.rules import Match, Rule, fixed_cost
@@ -80,6 +82,7 @@ def read_policy(
     if limits is None or limiter is None:
         return None
     policy.check_cost(limiter, plans)
+    policy.check_by_response(limits)
     exempt_keys = frozenset().union(*(policy.subjects(each.name) for each in exempt))
     by_subject = policy.by_subject(plans, exempt_keys)
     if notes.count:
@@ -248,6 +251,23 @@ class _Policy:
                 self.notes.refuse((*self.path, "cost"), error)
                 return
 
+    def check_by_response(self, limits: tuple[Policy, ...]) -> None:
+        """Check that the settlement by the response has an effect."""
+        for key in BY_RESPONSE:
+            if key in self.own:
+                self.notes.read((*self.path, key), lambda own: check_rates(own, limits), key)
+
+    def by_response(self) -> StatusOrField | None:
+        """The true cost of a request by its response; None if the response does not matter."""
+        named, field = (self.values.get(key) for key in BY_RESPONSE)
+        charged = frozenset().union(*named) if named else None
+        return StatusOrField(charged, field) if named or field else None
+
+    def unit(self) -> str:
+        """What the limits count, in the plural."""
+        unit = unit_of(self.written["cost"])
+        return "units" if unit == "requests" and "true_cost" in self.written else unit
+
     def rule(
         self,
         limiter: Any,
@@ -291,7 +311,8 @@ class _Policy:
             preflights=values["preflights"],
             new_subjects=NewSubjects(bound.text) if bound and self.is_chosen else None,
             is_default=is_default,
-            unit=unit_of(self.written["cost"]),
+            unit=self.unit(),
+            by_response=self.by_response(),
         )
 
 
@@ -305,6 +326,7 @@ def _described(
         "key": written["key"],
         "match": written.get("match", {}),
         "cost": written["cost"],
+        **{key: written[key] for key in BY_RESPONSE if key in written},
         **{key: written[key] for key in LIMITER_KEYS if key in written},
         "headers": written["headers"],
         "shadow": rule.shadow,
