@@ -20,7 +20,13 @@ from limiter.web import decisions, headers
 from limiter.web.headers import NamedDecision
 from limiter.web.request import Request as OwnRequest
 from limiter.web.request import from_asgi
-from limiter.web.reservation_calls import AsyncReservationCalls, OtherRecord, Recorded, State
+from limiter.web.reservation_calls import (
+    AsyncReservationCalls,
+    OtherRecord,
+    Recorded,
+    State,
+    is_charge_of,
+)
 from limiter.web.verdict import Result, Verdict
 
 #: Seconds for which a reservation can be settled: by default, and at most.
@@ -114,8 +120,7 @@ class _Reservation:
                 abort(409, "The reservation is settled already.")
             if each.state is State.OPEN:
                 self._is_repeated = True
-                accepted = {item.part.cost, 0} if item.part.shadow else {item.part.cost}
-                if not accepted.issuperset(part.granted for part in each.decision.each):
+                if not is_charge_of(each, item.part):
                     abort(409, f"items[{place}].cost is not the cost reserved under this id.")
 
     def response(self, verdict: Verdict, seconds: int) -> Response:

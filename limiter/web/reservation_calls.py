@@ -27,6 +27,16 @@ def part_of_true_cost(check: Check) -> Part:
     return part_without_cost(check)._replace(cost=check.cost, shadow=check.rule.shadow)
 
 
+def is_charge_of(recorded: Recorded, part: Part) -> bool:
+    """Whether the recorded charge is that of a part; in shadow mode a policy may have granted nothing."""
+    granted = [each.granted for each in recorded.decision.each]
+    costs = part.plan.each_cost(part.cost)
+    return all(
+        units == cost or (part.shadow and not units)
+        for units, cost in zip(granted, costs, strict=True)
+    )
+
+
 class AsyncReservationCalls:
     """The calls about one reservation, whose parts are of limiters that share one store.
 
