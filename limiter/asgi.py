@@ -194,13 +194,11 @@ class LimiterMiddleware:
             await _answer_lifespan(receiving, sending)
 
     def _warn_of_replaced_peers(self) -> None:
-        """Warn if uvicorn hides proxies, and a rule reads its cost from a header field of theirs."""
+        """Warn if uvicorn hides proxies, and a rule reads header fields of theirs."""
         guard = self._guard()
         if hides_proxies(sys.argv, of_uvicorn(), guard.trusted):
             for rule in guard.rules:
-                warn = getattr(rule.cost, "warn_of_replaced_peers", None)
-                if warn is not None:
-                    warn()
+                rule.warn_of_replaced_peers()
 
 
 def _guard_of_messages(

@@ -6,7 +6,9 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from fractions import Fraction
 from functools import cached_property
+from math import floor
 from typing import Any, ClassVar, TypeVar
 
 from limiter import units
@@ -147,6 +149,18 @@ class Policy:
         for decisions in the process, not for a script.
         """
         return self._with(limit=max(1, self.limit // share))
+
+    def scaled(self: _Own, share: float) -> _Own:
+        """Return this policy with a share of its capacity, rounded down, but at least 1; on the same state.
+
+        ``share`` is above 0 and up to 1. The rate of a bucket stays.
+        """
+        return self._with(limit=self._scaled(self.limit, share))
+
+    @staticmethod
+    def _scaled(number: int, share: float) -> int:
+        # Of the decimals that were written: 0.57 of 100 is 57, and the product of floats is less.
+        return max(1, floor(number * Fraction(str(share))))
 
     def _with(self: _Own, **numbers: int) -> _Own:
         """Copy the policy with other numbers, without a check."""

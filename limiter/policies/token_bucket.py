@@ -93,6 +93,10 @@ class Bucket(Policy):
         burst = max(1, min(self.burst // share, _LONGEST_FILL_US * limit // self.period_us))
         return self._with(limit=limit, burst=burst)
 
+    def scaled(self: _Own, share: float) -> _Own:
+        """Return this bucket with a share of its burst, rounded down, but at least 1."""
+        return self._with(burst=self._scaled(self.burst, share))
+
     def step(self, state: Hash | None, now_us: int, lease: str = "", units: int = 0) -> BucketStep:
         """Read the policy's field of the subject's hash."""
         return BucketStep(self, state, now_us)

@@ -26,7 +26,7 @@ def check(file: str, as_json: bool) -> None:
 
     Example: limiter check policies.toml
     """
-    from limiter.policyfile.explain import numbers
+    from limiter.policyfile.explain import numbers, other_limits
 
     policy_file = _read(file, as_json)
     warnings = sorted(
@@ -42,6 +42,8 @@ def check(file: str, as_json: bool) -> None:
     for name, named in policy_file.policies.items():
         mark = " (the default)" if named.rule.is_default else ""
         click.echo(f"{name}{mark}: {numbers(named.rule.limiter.policies)}")
+        for part, limits in other_limits(named.rule):
+            click.echo(f"  {part}: {numbers(limits)}")
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     count = len(policy_file.policies)

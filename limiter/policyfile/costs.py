@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 
 from limiter.errors import InvalidSetting, shown
-from limiter.web.identity import Network, is_trusted
+from limiter.web.identity import Network
 from limiter.web.request import Request
 from limiter.web.rules import Cost
-
-log = logging.getLogger("limiter.web")
+from limiter.web.trusted_field import TrustedField
 
 _SIZE = re.compile(r"([0-9]{1,15})\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
 #: Digits read of a cost; a longer number exceeds every limit.
@@ -30,7 +28,7 @@ _NAMES = {
 }
 
 
-class ByHeader:
+class ByHeader(TrustedField):
     """The number in a header field, if the peer is a trusted proxy or service; else 1.
 
     If there are several, the largest: a client may send one beside the proxy's. None if one of them is
@@ -38,34 +36,17 @@ class ByHeader:
     """
 
     def __init__(self, name: str) -> None:
-        self._name = name.lower()
-        self._has_warned = False
+        super().__init__(name, f"costs by {name.lower()} count as 1")
 
     def __call__(self, request: Request, trusted: Sequence[Network]) -> int | None:
         """The cost of a request."""
-        text = request.headers.get(self._name)
+        text = self.value(request, trusted)
         if text is None:
-            return 1
-        if not is_trusted(request.peer, trusted):
-            if request.has_replaced_peer:
-                self.warn_of_replaced_peers()
             return 1
         numbers = [part.strip() for part in text.split(",")]
         if not all(number.isascii() and number.isdigit() for number in numbers):
             return None
         return max(int(number.lstrip("0")[:_MOST_DIGITS] or 0) for number in numbers)
-
-    def warn_of_replaced_peers(self) -> None:
-        """Log, once, that the server replaces the address of the trusted proxy."""
-        if self._has_warned:
-            return
-        self._has_warned = True
-        log.warning(
-            "costs by %s count as 1: the server replaces the trusted proxy's address with the client's; "
-            "run uvicorn with --no-proxy-headers (proxy_headers=False), and name the proxies in "
-            "LIMITER_TRUSTED_PROXIES",
-            self._name,
-        )
 
 
 def by_body(size: int) -> Cost:

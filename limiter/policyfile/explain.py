@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from limiter.errors import InvalidCost
@@ -98,7 +98,9 @@ def _of_rule(guard: Guard, rule: Rule, request: Request) -> Entry:
         "cost": check.cost,
         "unit": rule.unit,
         "limits": [policy.to_dict() for policy in limits],
-        "overridden": check.limits is not None,
+        "overridden": check.plan is not None and check.plan.name is None,
+        "plan": check.plan and check.plan.name,
+        "class": check.class_,
         "shadow": rule.shadow,
     }
     try:
@@ -134,6 +136,7 @@ def _line(entry: Entry) -> str:
     unit, cost = entry["unit"], entry["cost"]
     notes = [f"cost {cost if unit == 'requests' else counted(cost, unit)}"]
     notes += ["an override"] * entry["overridden"]
+    notes += [f"{key} {entry[key]}" for key in ("plan", "class") if entry[key] is not None]
     notes += ["shadow: counts, never denies"] * entry["shadow"]
     notes += [f"refuses: {entry['why']}"] if entry.get("refuses") else []
     notes += [f"logged as {entry['digest']}"]
@@ -153,3 +156,14 @@ def amount(policy: dict[str, Any]) -> str:
 def numbers(limits: Sequence[Policy]) -> str:
     """Several limits as a short text."""
     return "; ".join(amount(policy.to_dict()) for policy in limits)
+
+
+def other_limits(rule: Rule) -> Iterator[tuple[str, Sequence[Policy]]]:
+    """The limits of each plan of a rule, and those of each class for a subject without a plan."""
+    own = rule.limiter.policies
+    if rule.plans is not None:
+        for plan in rule.plans.by_name.values():
+            yield f"plan {plan.name}", plan.limits
+    if rule.classes is not None:
+        for name in rule.classes.shares:
+            yield f"class {name}", rule.classes.limits(name, own)

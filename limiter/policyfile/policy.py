@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from limiter.errors import InvalidCost
@@ -13,9 +12,18 @@ from limiter.policies import Policy
 from limiter.policyfile.costs import unit_of
 from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
-from limiter.policyfile.schema import KEYS, LEFT_OUT, LIMITER_KEYS, read_keys, read_limits
+from limiter.policyfile.plans import NamedSubject, PlanReader
+from limiter.policyfile.schema import (
+    KEYS,
+    LEFT_OUT,
+    LIMITER_KEYS,
+    NAMES,
+    read_keys,
+    read_limits,
+)
 from limiter.web import limiter_calls
 from limiter.web.new_subjects import NewSubjects
+from limiter.web.plans import Classes, CustomerPlan, Plans
 from limiter.web.rules import Match, Rule, fixed_cost
 from limiter.web.subjects import findable, identity, is_chosen, meant
 
@@ -25,7 +33,8 @@ _READ_LEFT_OUT = read_keys(Notes("", {}), (), LEFT_OUT)
 
 #: Makes a policy's limiter of its limits and settings.
 Make = Callable[..., Any]
-_Numbers = dict[str, tuple[Policy, ...]]
+#: Plans by subject, in the form of ``subjects.spelled``.
+_BySubject = dict[str, CustomerPlan]
 
 
 class Named(NamedTuple):
@@ -54,7 +63,7 @@ def read_policy(
     if not NAME.fullmatch(name) or name.startswith("."):
         notes.add(
             path,
-            "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first",
+            f"is not a name of a policy: {NAMES}, not with a dot first",
         )
         name = "unnamed"
     policy = _Policy(
@@ -65,20 +74,24 @@ def read_policy(
         values=_merged({**_READ_LEFT_OUT, **defaults.values}, read_keys(notes, path, own)),
     )
     policy.check_key()
-    if "key" in own:
-        policy.check_subjects()
     limits = policy.limits()
     limiter = None if limits is None else policy.limiter(make, name, limits)
-    overrides = policy.overrides(limiter)
+    plans = PlanReader(notes, path, own, policy.values.get("algorithm"), limiter)
+    exempt = policy.exempt()
+    if "key" in own:
+        policy.check_subjects(exempt, plans)
     if limits is None or limiter is None:
         return None
-    exempt_keys = policy.exempt_keys()
-    by_subject = policy.by_subject(overrides, exempt_keys)
-    policy.check_cost(limiter, overrides)
+    policy.check_cost(limiter, plans)
+    exempt_keys = frozenset().union(*(policy.subjects(each.name) for each in exempt))
+    by_subject = {
+        **policy.by_subject(plans.on_plans, exempt_keys, "another plan", "plan"),
+        **policy.by_subject(plans.overridden, exempt_keys, "other limits", "override"),
+    }
     if notes.count:
         return None
-    rule = policy.rule(limiter, exempt_keys, by_subject, is_default)
-    return Named(rule, _described(rule, policy.written, limits, len(overrides)))
+    rule = policy.rule(limiter, exempt_keys, policy.plans(plans, by_subject), is_default)
+    return Named(rule, _described(rule, policy.written, limits, plans))
 
 
 def _merged(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,6 +142,8 @@ class _Policy:
                     text=f"is {shown(spec)}: accepted is a part that each pattern of match.paths has, like "
                     f"{{{part}}}",
                 )
+        if "plan" in self.own and "plans" not in self.own:
+            self.add("plan", text="has no effect without plans: accepted is also a table plans")
         if "new_subjects" in self.own and self.key and not self.is_chosen:
             self.add(
                 "new_subjects",
@@ -136,7 +151,13 @@ class _Policy:
                 f"clients choose",
             )
 
-    def check_subjects(self) -> None:
+    def exempt(self) -> list[NamedSubject]:
+        """The subjects of ``exempt.keys``."""
+        place = (*self.path, "exempt", "keys")
+        names = self.values.get("exempt", {}).get("keys", ())
+        return [NamedSubject((*place, at), name) for at, name in enumerate(names) if name]
+
+    def check_subjects(self, exempt: Sequence[NamedSubject], plans: PlanReader) -> None:
         """Check that the key can find the subjects that are named in the table.
 
         Not called without a key: callers of /v1/check may name the subjects themselves.
@@ -149,15 +170,14 @@ class _Policy:
             f"is not a subject that key = {shown(self.own['key'])} finds: accepted is one like "
             f"{' or '.join(map(repr, examples))}"
         )
-        exempt, overrides = self.own.get("exempt"), self.own.get("overrides")
-        if isinstance(exempt, dict) and "keys" in exempt:
-            for place, name in enumerate(self.values["exempt"].get("keys", ())):
-                if name and not findable(name, self.key, self.or_address):
-                    self.add("exempt", "keys", place, text=f"{text} (networks: exempt.networks)")
-        for name in overrides if isinstance(overrides, dict) else ():
+        own = self.own.get("exempt")
+        if not (isinstance(own, dict) and "keys" in own):  # those of [defaults] are for any key
+            exempt = []
+        for place, name, _ in [*exempt, *plans.overridden, *plans.on_plans]:
             if not findable(name.strip(), self.key, self.or_address):
                 hint = " (a comma in a subject is written \\,)" if "," in name else ""
-                self.add("overrides", name, text=text + hint)
+                hint = " (networks: exempt.networks)" if "exempt" in place else hint
+                self.notes.add(place, text + hint)
 
     def limits(self) -> tuple[Policy, ...] | None:
         """The policy's limits; None if they are missing or wrong."""
@@ -175,65 +195,58 @@ class _Policy:
         path = (*self.path, "limits")
         return self.notes.read(path, lambda own: make(own, name=name, **settings), limits)
 
-    def overrides(self, limiter: Any) -> _Numbers:
-        """The limits of each name in ``overrides``; wrong ones are left out."""
-        path = (*self.path, "overrides")
-        overrides: _Numbers = {}
-        table = self.notes.table(path, self.own.get("overrides", {}), None, is_secret=True)
-        for name, limits in table.items():
-            if not isinstance(limits, str) or limiter is None:
-                limits = read_limits(
-                    self.notes, (*path, name), limits, self.values.get("algorithm")
-                )
-            if limits is not None and limiter is not None:
-                plan = self.notes.read((*path, name), partial(limiter_calls.plan, limiter), limits)
-                if plan is not None:
-                    overrides[name] = plan.policies
-        return overrides
-
     def subjects(self, name: str) -> frozenset[str]:
         """The subjects that a name means."""
         return meant(name, self.key, self.or_address)
 
-    def exempt_keys(self) -> frozenset[str]:
-        """The subjects that are exempt."""
-        names = filter(None, self.values.get("exempt", {}).get("keys", ()))
-        return frozenset().union(*map(self.subjects, names))
-
-    def by_subject(self, overrides: _Numbers, exempt: frozenset[str]) -> _Numbers:
-        """The overrides by subject: a name may mean several subjects."""
-        by_subject: _Numbers = {}
-        names: dict[str, str] = {}
-        for name, own in overrides.items():
+    def by_subject(
+        self, named: Iterable[NamedSubject], exempt: frozenset[str], other: str, kind: str
+    ) -> _BySubject:
+        """The plans by subject: a name may mean several subjects, and several names the same one."""
+        by_subject: _BySubject = {}
+        places: dict[str, Path] = {}
+        for place, name, plan in named:
             subjects = self.subjects(name.strip())
             if subjects & exempt:
-                self.add(
-                    "overrides",
-                    name,
-                    text="is for a subject that exempt.keys names, too: accepted is one of the two",
+                self.notes.add(
+                    place,
+                    "is for a subject that exempt.keys names, too: accepted is one of the two",
                 )
+            if plan is None:
+                continue
             lines = [
-                self.notes.line((*self.path, "overrides", names[subject]))
+                self.notes.line(places[subject])
                 for subject in subjects
-                if by_subject.get(subject, own) != own
+                if by_subject.get(subject, plan) != plan
             ]
             if lines:
-                self.add(
-                    "overrides",
-                    name,
-                    text=f"is for a subject that has other limits in line {min(lines)}: accepted is one "
-                    f"override for each",
+                self.notes.add(
+                    place,
+                    f"is for a subject that has {other} in line {min(lines)}: accepted is one {kind} "
+                    f"for each",
                 )
             for subject in subjects:
-                by_subject.setdefault(subject, own)
-                names.setdefault(subject, name)
+                by_subject.setdefault(subject, plan)
+                places.setdefault(subject, place)
         return by_subject
 
-    def check_cost(self, limiter: Any, overrides: _Numbers) -> None:
+    def plans(self, plans: PlanReader, by_subject: _BySubject) -> Plans | None:
+        """The plans of the rule, and its overrides; None if it has none."""
+        if not (plans.by_name or by_subject):
+            return None
+        written = identity(self.key, are_hashed=False) if plans.by_prefix else None
+        return Plans(by_subject, plans.by_name, plans.by_prefix, self.values.get("plan"), written)
+
+    def check_cost(self, limiter: Any, plans: PlanReader) -> None:
         """Check that a fixed cost is not above every limit, which would refuse all requests."""
         if not isinstance(self.values["cost"], int):
             return
-        for limits in (None, *overrides.values()):
+        classes: Classes | None = self.values.get("class")
+        overrides = (each.plan for each in plans.overridden)
+        others = [plan.limits for plan in (*plans.by_name.values(), *filter(None, overrides))]
+        for limits in (limiter.policies, *others):
+            if classes is not None:
+                limits = classes.limits(classes.lowest, limits)
             try:
                 limiter_calls.plan(limiter, limits).checked(self.values["cost"], least=1)
             except InvalidCost as error:
@@ -241,7 +254,7 @@ class _Policy:
                 return
 
     def rule(
-        self, limiter: Any, exempt_keys: frozenset[str], overrides: _Numbers, is_default: bool
+        self, limiter: Any, exempt_keys: frozenset[str], plans: Plans | None, is_default: bool
     ) -> Rule:
         """The rule of a table without faults."""
         values = self.values
@@ -263,7 +276,8 @@ class _Policy:
             exempt_networks=exempt.get("networks", ()),
             exempt_keys=exempt_keys,
             exempt_paths=exempt.get("paths", ()),
-            overrides=overrides,
+            plans=plans,
+            classes=values.get("class"),
             unidentified=values["unidentified"],
             preflights=values["preflights"],
             new_subjects=NewSubjects(bound.text) if bound and self.is_chosen else None,
@@ -273,7 +287,7 @@ class _Policy:
 
 
 def _described(
-    rule: Rule, written: Mapping[str, Any], limits: tuple[Policy, ...], overrides: int
+    rule: Rule, written: Mapping[str, Any], limits: tuple[Policy, ...], plans: PlanReader
 ) -> dict[str, Any]:
     exempt = written.get("exempt", {})
     return {
@@ -287,7 +301,18 @@ def _described(
         "shadow": rule.shadow,
         "percent": rule.percent,
         "exempt": {**exempt, "keys": len(exempt.get("keys", []))},
-        "overrides": overrides,
+        "overrides": len(plans.overridden),
+        "plan": written.get("plan"),
+        "plans": [
+            {
+                "name": name,
+                "limits": [policy.to_dict() for policy in plan.limits],
+                "keys": sum(subject.plan is plan for subject in plans.on_plans),
+                "has_prefix": any(each is plan for _, each in plans.by_prefix),
+            }
+            for name, plan in plans.by_name.items()
+        ],
+        "class": written.get("class"),
         "unidentified": rule.unidentified,
         "preflights": rule.preflights,
         "new_subjects": rule.new_subjects and rule.new_subjects.text,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from limiter.errors import InvalidSetting
 from limiter.grammar import parse_limits
+from limiter.keys import NAME
 from limiter.policies import ALGORITHMS, Concurrency, Policy
 from limiter.policyfile import costs
 from limiter.policyfile.faults import Notes, shown
@@ -24,8 +25,10 @@ from limiter.settings import (
 from limiter.web.headers import FORMS
 from limiter.web.match import pattern
 from limiter.web.new_subjects import NewSubjects
+from limiter.web.plans import Classes
 from limiter.web.rules import UNIDENTIFIED
 from limiter.web.subjects import HEADER, identity
+from limiter.web.trusted_field import TrustedField
 
 _ALGORITHMS: dict[str, Any] = {**ALGORITHMS, Concurrency.algorithm: Concurrency}
 _METHOD = re.compile(r"[A-Za-z]{1,32}")
@@ -36,6 +39,9 @@ Reader = Callable[[Notes, Path, Any], Any]
 #: Patterns of a file; each takes a millisecond or two to read.
 _MOST_PATHS = 2_000
 _MOST_LIMITS = 100
+_MOST_CLASSES = 16
+#: What names of policies, plans and classes may have.
+NAMES = "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
 
 
 def read_limits(
@@ -136,10 +142,19 @@ def _fitting(expression: re.Pattern[str]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and expression.fullmatch(value) is not None
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _is_percent(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100
+    return _is_number(value) and 0 <= value <= 100
 
 
+def _is_share(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= 1
+
+
+_A_HEADER = "accepted is the name of a header field (without _)"
 _any_algorithm = _choice(*_ALGORITHMS)
 _flag = _checked(lambda value: isinstance(value, bool), "accepted are true and false")
 _preflights = _checked(
@@ -156,9 +171,16 @@ _host = _checked(
     "accepted is a host without a port, as in 'api.example.com' or '*.example.com'",
     str.lower,
 )
-_cost_header = _checked(
-    _fitting(HEADER), "accepted is the name of a header field (without _)", costs.ByHeader
+_cost_header = _checked(_fitting(HEADER), _A_HEADER, costs.ByHeader)
+_plan_header = _checked(
+    _fitting(HEADER), _A_HEADER, lambda name: TrustedField(name, f"plans by {name} do not count")
 )
+_class_header = _checked(
+    _fitting(HEADER),
+    _A_HEADER,
+    lambda name: TrustedField(name, f"classes by {name} do not count: each call is of the lowest"),
+)
+_share_of_limits = _checked(_is_share, "accepted is a number above 0, up to 1", float)
 
 
 def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
@@ -176,6 +198,36 @@ def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
         f"{{body = '1KiB'}}",
     )
     return None
+
+
+def _read_plan_field(notes: Notes, path: Path, value: Any) -> TrustedField | None:
+    if isinstance(value, dict) and list(value) == ["header"]:
+        field: TrustedField | None = notes.read((*path, "header"), _plan_header, value["header"])
+        return field
+    notes.add(path, f"is {shown(value)}: accepted is {{header = 'X-Plan'}}")
+    return None
+
+
+def _read_classes(notes: Notes, path: Path, value: Any) -> Classes | None:
+    names = [name for name in value if name != "header"] if isinstance(value, dict) else []
+    if not 1 <= len(names) <= _MOST_CLASSES:
+        notes.add(
+            path,
+            f"is {shown(value)}: accepted are a header field, and 1 to {_MOST_CLASSES} classes with their "
+            f"shares of the limits, as in {{header = 'X-Priority', low = 0.8, critical = 1.0}}",
+        )
+        return None
+    before, named_by = notes.count, None
+    if "header" in value:
+        named_by = notes.read((*path, "header"), _class_header, value["header"])
+    else:
+        notes.add((*path, "header"), "is missing: accepted is the name of a header field")
+    shares = {}
+    for name in names:
+        if not NAME.fullmatch(name):
+            notes.add((*path, name), f"is not a name of a class: {NAMES}")
+        shares[name] = notes.read((*path, name), _share_of_limits, value[name])
+    return Classes(shares, named_by) if notes.count == before else None
 
 
 def _network(value: Any) -> Any:
@@ -197,6 +249,14 @@ def _subject(value: Any) -> str:
         return value.strip()
     # Not shown: it may be a secret.
     what = f"a {type(value).__name__} that names no subject"
+    raise InvalidSetting.of("value", what, "accepted is a text")
+
+
+def check_prefix(value: Any) -> str:
+    """Check and return the ``key_prefix`` of a plan."""
+    if isinstance(value, str) and value:
+        return value
+    what = f"a {type(value).__name__} that begins no subject"  # not shown, as above
     raise InvalidSetting.of("value", what, "accepted is a text")
 
 
@@ -235,6 +295,12 @@ def _table(readers: Mapping[str, Reader], is_secret: bool = False) -> Reader:
     return read_table
 
 
+#: The keys of a plan.
+PLAN_KEYS = ("limits", "keys", "key_prefix")
+#: Reads a list of names of subjects; a wrong one is None.
+read_subjects = _list(_subject, is_secret=True)
+
+
 class Key(NamedTuple):
     """How a key of a policy is read."""
 
@@ -263,6 +329,7 @@ KEYS = {
         is_shared=False,
     ),
     "cost": Key(_read_cost, 1),
+    "cap": Key(_value(_flag)),
     "on_error": Key(_value(check_on_error)),
     "timeout": Key(_value(partial(check_seconds, "timeout"))),
     "local_share": Key(_value(check_share)),
@@ -276,25 +343,36 @@ KEYS = {
         _table(
             {
                 "networks": _list(_network),
-                "keys": _list(_subject, is_secret=True),
+                "keys": read_subjects,
                 "paths": _list(_pattern),
             },
             is_secret=True,
         )
     ),
     "overrides": Key(None, is_shared=False),
+    "plan": Key(_read_plan_field),
+    "plans": Key(None, is_shared=False),
+    "class": Key(_read_classes),
     "unidentified": Key(_value(_choice(*UNIDENTIFIED)), "refuse"),
     "preflights": Key(_value(_preflights), "apart"),
     "new_subjects": Key(_value(NewSubjects)),
 }
 SHARED_KEYS = tuple(name for name, key in KEYS.items() if key.is_shared)
 #: Settings of the policy's limiter; missing ones are those of ``Policies``.
-LIMITER_KEYS = ("on_error", "timeout", "local_share", "denial_cache", "prepaid", "prepaid_hold")
+LIMITER_KEYS = (
+    "cap",
+    "on_error",
+    "timeout",
+    "local_share",
+    "denial_cache",
+    "prepaid",
+    "prepaid_hold",
+)
 LEFT_OUT = {name: key.left_out for name, key in KEYS.items() if key.left_out is not None}
 
 
 def read_keys(notes: Notes, path: Path, table: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a table's keys, except limits and overrides; None for a wrong one."""
+    """The values of a table's keys, except limits, overrides and plans; None for a wrong one."""
     return {
         name: key.read(notes, (*path, name), table[name])
         for name, key in KEYS.items()

@@ -17,7 +17,7 @@ from limiter.server.one_policy import AnyPolicies, OnePolicy
 from limiter.server.responses import abort, application, json_response
 from limiter.settings import ADMIN_TOKEN
 from limiter.web.request import Request as OwnRequest
-from limiter.web.subjects import named, spelled
+from limiter.web.subjects import named
 
 
 def create_operators_app(
@@ -97,7 +97,7 @@ async def _each(policies: AnyPolicies, request: Request, call: str) -> dict[str,
         if wanted not in (None, rule.name):
             continue
         # The subject's own limits, also if the policy's percent excludes it.
-        limits = rule.overrides.get(spelled(key))
+        limits = rule.limits_of(key)
         try:
             decision = await getattr(rule.limiter, call)(key, limits=limits)
         except ValueError as error:

@@ -72,8 +72,8 @@ class LoopTransport:
         """Every known node."""
         raise NotImplementedError
 
-    def failed(self) -> None:
-        """Take note that a call got no decision."""
+    def failed(self, call: Call) -> None:
+        """Note that a call got no decision."""
 
     async def close(self) -> None:
         """Close the connections; one with calls under way is closed when they have ended."""
@@ -232,7 +232,7 @@ class AsyncTransport:
         try:
             reply = await loop_transport.run(call, call.encoded or encode(call), deadline)
         except StoreUnavailable:
-            loop_transport.failed()
+            loop_transport.failed(call)
             raise
         return reply if type(reply) is tuple else checked(call, reply)
 
@@ -319,7 +319,7 @@ async def finish(call: Call, reply: Any, sent: SentCall) -> Reply:
                 reply, call, call.encoded, node, connection, deadline
             )
         except StoreUnavailable:
-            loop_transport.failed()
+            loop_transport.failed(call)
             raise
     return reply if type(reply) is tuple else checked(call, reply)
 

@@ -66,8 +66,10 @@ class ClusterLoopTransport(LoopTransport):
         """As ``LoopTransport.nodes``."""
         return list(self._table.nodes.values())
 
-    def failed(self) -> None:
+    def failed(self, call: Call) -> None:
         """Start reading the slot table again, in the background."""
+        if call.slot is not None:
+            self._table.doubt(call.slot)
         self._refresh()
 
     async def close(self) -> None:
@@ -113,22 +115,18 @@ class ClusterLoopTransport(LoopTransport):
             raise anew(self._table.failure)
 
     async def _read_table(self) -> None:
-        """Ask one node after the other until one knows the slots."""
-        failure: LimiterError | None = None
+        """Ask one node after the other until the table is known."""
+        reading = self._table.begin_reading()
         try:
-            for node, until in in_turn(self._table.to_ask(), self._connect_timeout):
+            for node, until in reading.nodes(self._connect_timeout):
                 try:
-                    await self._read_table_of(node, until)
-                    failure = None
-                    break
+                    reply = await self._command(node, CLUSTER_SLOTS, until, self._timeout)
+                    reading.add(reply, node)
                 except LimiterError as error:
-                    failure = graver(failure, error)
+                    reading.fail(error)
         except Exception as error:
             failure = translate(error, self._store.where)
             failure.__cause__ = cause(error)
-        self._table.was_read(failure)
-
-    async def _read_table_of(self, node: AsyncNode, deadline: float) -> None:
-        reply = await self._command(node, CLUSTER_SLOTS, deadline, self._timeout)
-        for gone in self._table.fill(reply, node):
-            gone.close()
+            reading.fail(failure)
+        for node in self._table.end_reading(reading):
+            node.close()

@@ -65,7 +65,7 @@ class Transport:
                 node.distrust(connection)
                 raise
         except StoreUnavailable:
-            self._failed()
+            self._failed(call)
             raise
         return checked(call, reply)
 
@@ -93,8 +93,8 @@ class Transport:
         """The node that owns the call's subject."""
         raise NotImplementedError
 
-    def _failed(self) -> None:
-        """Take note that a call got no decision."""
+    def _failed(self, call: Call) -> None:
+        """Note that a call got no decision."""
 
     def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
         """Find the node to send to after a MOVED, ASK or READONLY of ``node``; None if there is none."""

@@ -65,8 +65,10 @@ class ClusterTransport(Transport):
             node = self._table.owner(slot)
         return node
 
-    def _failed(self) -> None:
+    def _failed(self, call: Call) -> None:
         """Start reading the slot table again in the background."""
+        if call.slot is not None:
+            self._table.doubt(call.slot)
         self._refresh()
 
     def _follow(self, error: ResponseError, call: Call, node: Node, deadline: float) -> Node | None:
@@ -107,25 +109,21 @@ class ClusterTransport(Transport):
                 raise anew(failure)
 
     def _read_table(self) -> None:
-        """Ask one node after the other until one knows the slots."""
-        failure: LimiterError | None = None
+        """Ask one node after the other until the table is known."""
+        reading = self._table.begin_reading()
         try:
-            for node, until in slots.in_turn(self._table.to_ask(), self._connect_timeout):
+            for node, until in reading.nodes(self._connect_timeout):
                 try:
-                    self._read_table_of(node, until)
-                    failure = None
-                    break
+                    reading.add(self._command(node, CLUSTER_SLOTS, until), node)
                 except LimiterError as error:
-                    failure = slots.graver(failure, error)
+                    reading.fail(error)
         except Exception as error:
             failure = translate(error, self._store.where)
             failure.__cause__ = cause(error)
+            reading.fail(failure)
         with self._changed:
-            self._table.was_read(failure)
+            gone = self._table.end_reading(reading)
             self._reading = False
             self._changed.notify_all()
-
-    def _read_table_of(self, node: Node, deadline: float) -> None:
-        reply = self._command(node, CLUSTER_SLOTS, deadline)
-        for gone in self._table.fill(reply, node):
-            gone.close()
+        for node in gone:
+            node.close()

@@ -1,13 +1,14 @@
 """What to do after an error reply: decided without I/O, for threads and event loops alike.
 
 A call is sent again only if the reply proves that nothing ran, and only within its deadline. The replies
-are NOSCRIPT (sent as EVAL), MOVED, ASK, READONLY, and TRYAGAIN (after a pause). Any other error fails the
-call.
+are NOSCRIPT (sent as EVAL), MOVED, ASK, READONLY, and TRYAGAIN (after a pause, as often as the deadline
+permits). Any other error fails the call.
 """
 
 from __future__ import annotations
 
 from enum import Enum
+from itertools import chain, repeat
 
 from redis.exceptions import ResponseError
 
@@ -16,7 +17,7 @@ from limiter.errors import LimiterError, StoreUnavailable
 from limiter.transport.replies import code, translate
 from limiter.transport.wire import encode_with_text
 
-#: While a slot is moved, its node may refuse calls on several keys; one subject's keys follow within this.
+#: While a slot is moved, its nodes may refuse calls on several keys. The last pause is repeated.
 TRYAGAIN_PAUSES = (0.005, 0.010, 0.020)
 #: MOVED and ASK replies that one call follows; a cluster that sends more of them is in trouble.
 MOST_REDIRECTS = 3
@@ -40,7 +41,7 @@ class Redirects:
         self._call = call
         self.command = encoded
         """The command to send next."""
-        self._pauses = iter(TRYAGAIN_PAUSES)
+        self._pauses = chain(TRYAGAIN_PAUSES, repeat(TRYAGAIN_PAUSES[-1]))
         self._followed = 0
         self._seen: set[str] = set()
         self.asking = False
@@ -66,8 +67,9 @@ class Redirects:
             self.command = encode_with_text(self._call)
             return Action.RETRY
         if kind == "TRYAGAIN":
-            self.pause = next(self._pauses, left)
-            return Action.RETRY if self.pause < left else Action.FAIL
+            self.pause = next(self._pauses)
+            # The answer needs time, too: one that came too late would no longer prove that nothing ran.
+            return Action.RETRY if 2 * self.pause < left else Action.FAIL
         if kind == "READONLY" and kind not in self._seen:
             self.asking = False
             return Action.RECONNECT

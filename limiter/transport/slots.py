@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 from binascii import crc_hqx
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from redis.exceptions import ResponseError
 
@@ -38,6 +38,15 @@ Node = TypeVar("Node", bound=Member)
 Each = TypeVar("Each")
 
 
+class Claims(NamedTuple):
+    """What one node says about the cluster."""
+
+    ranges: list[tuple[int, int, Address]]
+    """First slot, last slot, and their owner."""
+    named: set[Address]
+    """Every node of the table: primaries, and replicas, which may be primaries when we next ask."""
+
+
 class SlotTable(Generic[Node]):
     """The owner of each slot, every node by its address, and when the table was last read."""
 
@@ -46,6 +55,8 @@ class SlotTable(Generic[Node]):
         self._make_node = make_node
         self.nodes: dict[Address, Node] = {}
         self.owners: list[Node | None] = [None] * SLOTS
+        self._named: set[Address] = set()
+        self._doubted: set[Address] = set()
         self.readings = 0
         self.read_at = -REFRESH_EVERY
         self.failure: LimiterError | None = None
@@ -61,11 +72,23 @@ class SlotTable(Generic[Node]):
         """Every node that has a slot."""
         return {node for node in self.owners if node is not None}
 
-    def was_read(self, failure: LimiterError | None) -> None:
-        """Note that a reading has ended."""
-        self.failure = failure
+    def doubt(self, slot: int) -> None:
+        """Note that the slot's owner did not decide a call: it may be the owner no more."""
+        owner = self.owners[slot]
+        if owner is not None:
+            self._doubted.add(owner.address)
+
+    def begin_reading(self) -> Reading[Node]:
+        """Begin to read the table anew."""
+        doubted, self._doubted = self._doubted, set()
+        return Reading(self, doubted)
+
+    def end_reading(self, reading: Reading[Node]) -> list[Node]:
+        """Fill the table with what was read; return the nodes that have left the cluster."""
+        self.failure = reading.failure if reading.claims is None else None
         self.read_at = monotonic()
         self.readings += 1
+        return [] if reading.claims is None else self.fill(reading.claims)
 
     def late(self) -> LimiterError:
         """Make the error for a missed deadline: the last reading's refusal, or StoreUnavailable."""
@@ -96,16 +119,16 @@ class SlotTable(Generic[Node]):
             node = self.nodes.setdefault(address, self._make_node(address))
         return node
 
-    def to_ask(self) -> list[Node]:
-        """Every node that may know the table; nodes with a ready connection come first."""
-        known = list({*self.nodes, *self._store.addresses})
+    def to_ask(self, doubted: Set[Address] = frozenset()) -> list[Node]:
+        """Every node that may know the table: those with a ready connection first, those in doubt last."""
+        known = list({*self.nodes, *self._named, *self._store.addresses})
         random.shuffle(known)
         # The user's own addresses are never remapped, only those that the cluster names.
         nodes = [self._at(address) for address in known]
-        return sorted(nodes, key=lambda node: not node.has_idle)
+        return sorted(nodes, key=lambda node: (node.address in doubted, not node.has_idle))
 
-    def fill(self, reply: Any, source: Node) -> list[Node]:
-        """Fill the table from a node's reply to CLUSTER SLOTS; return the nodes that have left.
+    def parse(self, reply: Any, source: Node) -> Claims:
+        """Read a node's reply to CLUSTER SLOTS.
 
         Raises:
             StoreRefused: The reply is no table of slots.
@@ -113,22 +136,28 @@ class SlotTable(Generic[Node]):
 
         """
         try:
-            ranges = [
-                (int(first), int(last), _address(owner, source.address))
-                for first, last, owner, *_ in reply
+            entries = [
+                (int(first), int(last), [_address(node, source.address) for node in nodes])
+                for first, last, *nodes in reply
             ]
+            ranges = [(first, last, self._remapped(nodes[0])) for first, last, nodes in entries]
         except (TypeError, ValueError, LookupError):
             raise StoreRefused(
                 f"{source.where} answered CLUSTER SLOTS with {reply!r:.200}"
             ) from None
         if not ranges:
             raise StoreUnavailable(f"{source.where}: the cluster has no slots yet")
+        return Claims(ranges, {self._remapped(node) for *_, nodes in entries for node in nodes})
+
+    def fill(self, claims: Claims) -> list[Node]:
+        """Fill the table with a node's claims; return the nodes that have left the cluster."""
         owners: list[Node | None] = [None] * SLOTS
-        for first, last, owner in ranges:
-            owners[first : last + 1] = [self.node_at(owner)] * (last + 1 - first)
+        for first, last, owner in claims.ranges:
+            owners[first : last + 1] = [self._at(owner)] * (last + 1 - first)
         self.owners = owners
-        named = {self._remapped(owner) for _, _, owner in ranges} | {*self._store.addresses}
-        return [self.nodes.pop(address) for address in set(self.nodes) - named]
+        self._named = claims.named
+        left = set(self.nodes) - claims.named - {*self._store.addresses}
+        return [self.nodes.pop(address) for address in left]
 
     def pointed_to(self, error: ResponseError, node: Node) -> Node:
         """The node that a MOVED or ASK of ``node`` names; after MOVED, it owns the slot.
@@ -151,6 +180,53 @@ class SlotTable(Generic[Node]):
 
     def _remapped(self, address: Address) -> Address:
         return address if self._store.remap is None else self._store.remap(address)
+
+
+class Reading(Generic[Node]):
+    """One reading of the table: whom to ask, and whose word to take.
+
+    A primary that is cut off from the others goes on to name itself, for as long as it is cut off. So an
+    owner that did not decide a call is asked last, and a second node must confirm that it still has slots.
+    """
+
+    def __init__(self, table: SlotTable[Node], doubted: Set[Address]) -> None:
+        self._table = table
+        self._doubted = doubted
+        self._believed = 0
+        """Nodes that have answered and are not in doubt."""
+        self._is_settled = False
+        self.claims: Claims | None = None
+        """The best answer so far."""
+        self.failure: LimiterError | None = None
+        """Why a node did not answer."""
+
+    def nodes(self, timeout: float) -> Iterator[tuple[Node, float]]:
+        """Yield each node to ask, with its deadline, as ``in_turn`` does, until the table is known."""
+        to_ask = self._table.to_ask(self._doubted)
+        for asked, (node, deadline) in enumerate(in_turn(to_ask, timeout), 1):
+            yield node, deadline
+            if self._is_settled or (asked >= len(to_ask) and self.claims is not None):
+                return
+
+    def add(self, reply: Any, source: Node) -> None:
+        """Take a node's reply to CLUSTER SLOTS.
+
+        Raises:
+            StoreRefused, StoreUnavailable: As for ``SlotTable.parse``.
+
+        """
+        claims = self._table.parse(reply, source)
+        if source.address in self._doubted:
+            self.claims = self.claims or claims
+            return
+        self.claims = claims
+        self._believed += 1
+        names_doubted = any(owner in self._doubted for *_, owner in claims.ranges)
+        self._is_settled = not names_doubted or self._believed > 1
+
+    def fail(self, error: LimiterError) -> None:
+        """Note that a node did not answer."""
+        self.failure = graver(self.failure, error)
 
 
 def slot_of(tag: bytes) -> int:

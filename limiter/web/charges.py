@@ -43,7 +43,7 @@ class Charge(NamedTuple):
 
     def hit(self) -> Any:
         """Call the limiter's own ``hit``; return its decision, in an event loop an awaitable of it."""
-        rule, key, cost, limits, _ = self.check
+        rule, key, cost, limits, *_ = self.check
         return rule.limiter.hit(key, cost, limits=limits)
 
     def verdict(self, decision: Decision, request: Request) -> Verdict:

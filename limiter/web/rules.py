@@ -6,7 +6,7 @@ It calls no store: ``guard`` does.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -21,8 +21,10 @@ from limiter.web.match import Match as Match
 from limiter.web.match import SkipReason as SkipReason
 from limiter.web.match import pattern as pattern  # for users who write rules
 from limiter.web.new_subjects import NewSubjects
+from limiter.web.plans import Classes, CustomerPlan, Plans
 from limiter.web.request import Request
 from limiter.web.subjects import Identity, by_address, checked_subject, spelled
+from limiter.web.trusted_field import TrustedField
 
 #: Returns a request's cost, at least 1; None (unknown) counts as the most that its limits admit at once.
 Cost = Callable[[Request, Sequence[Network]], int | None]
@@ -46,15 +48,19 @@ def fixed_cost(cost: int) -> Cost:
 
 
 class Check(NamedTuple):
-    """A rule applied to one request: the subject, the cost, and the subject's own limits."""
+    """A rule applied to one request: the subject, the cost, and the limits that hold for them."""
 
     rule: Rule
     key: Key
     cost: int
     limits: tuple[Policy, ...] | None
-    """The subject's own numbers; None: the rule's."""
+    """The numbers of the plan and the class; None: the rule's."""
     address: Key | None = None
     """The client's, if the rule bounds new subjects and the client has chosen this one."""
+    plan: CustomerPlan | None = None
+    """The plan of the subject, or its override."""
+    class_: str | None = None
+    """The class of priority, if the rule has classes."""
 
     def part(self) -> Part:
         """Return this check's part of the call to the store.
@@ -63,7 +69,7 @@ class Check(NamedTuple):
             InvalidCost: The cost is more than the limits ever admit at once.
 
         """
-        rule, key, cost, limits, _ = self
+        rule, key, cost, limits, *_ = self
         plan = limiter_calls.plan(rule.limiter, limits)
         checked, _ = plan.checked(cost)
         return Part(plan, key, checked, rule.shadow)
@@ -85,7 +91,8 @@ class Rule:
         exempt_keys: Subjects that are not limited, in the form of ``subjects.spelled``;
             ``subjects.meant`` finds them by a name in a setting.
         exempt_paths: Patterns of paths that are not limited.
-        overrides: The limits of single subjects, in the same form as ``exempt_keys``.
+        plans: Who has which limits in place of the limiter's own.
+        classes: The classes of priority, which may use a part of the limits.
         unidentified: What happens to an unidentified request: one of ``UNIDENTIFIED``.
         preflights: How CORS preflights are counted: ``"apart"`` (by client address, at a cost of 1), True
             (as other requests) or False (not at all).
@@ -107,7 +114,8 @@ class Rule:
     exempt_networks: tuple[Network, ...] = ()
     exempt_keys: frozenset[str] = frozenset()
     exempt_paths: tuple[re.Pattern[str], ...] = ()
-    overrides: Mapping[str, tuple[Policy, ...]] = field(default_factory=dict)
+    plans: Plans | None = None
+    classes: Classes | None = None
     unidentified: str = "refuse"
     preflights: bool | Literal["apart"] = "apart"
     new_subjects: NewSubjects | None = None
@@ -134,9 +142,9 @@ class Rule:
             self.match.is_everything
             and self.cost is one_unit
             and self.percent >= 100
-            and not (
-                self.exempt_networks or self.exempt_keys or self.exempt_paths or self.overrides
-            )
+            and not (self.exempt_networks or self.exempt_keys or self.exempt_paths)
+            and self.plans is None
+            and self.classes is None
             and self.new_subjects is None
             and not self.is_default
         )
@@ -184,10 +192,14 @@ class Rule:
         subject = self._subject(request, trusted, is_apart)
         if subject is None:
             return SkipReason.UNIDENTIFIED
-        check = self.consider_subject(subject, 1)
-        if is_apart or not isinstance(check, Check):
-            return check
-        limits, cost = check.limits, self.cost(request, trusted)
+        reason = self._skips(subject)
+        if reason is not None:
+            return reason
+        if is_apart:
+            return Check(self, subject, 1, None)
+        plan = None if self.plans is None else self.plans.of_request(subject, request, trusted)
+        class_ = None if self.classes is None else self.classes.of_request(request, trusted)
+        limits, cost = self._limits(plan, class_), self.cost(request, trusted)
         if cost is None:
             cost = min(policy.capacity for policy in limits or self.limiter.policies)
         elif not isinstance(cost, int):
@@ -195,20 +207,61 @@ class Rule:
                 f"the cost function of {self.name} returned {shown(cost)}: "
                 f"accepted are a whole number, and None"
             )
-        cost = max(1, cost)
-        if self.new_subjects is None:
-            return check if cost == 1 else check._replace(cost=cost)
-        address = by_address(request, trusted)
-        return Check(self, subject, cost, limits, None if address == subject else address)
+        address = None if self.new_subjects is None else by_address(request, trusted)
+        if address == subject:
+            address = None
+        return Check(self, subject, max(1, cost), limits, address, plan, class_)
 
-    def consider_subject(self, subject: Key, cost: int) -> Check | SkipReason:
-        """Return this rule's check of a subject, whatever the request is, or why it does not apply."""
+    def consider_subject(
+        self, subject: Key, cost: int, plan: str | None = None, class_: str | None = None
+    ) -> Check | SkipReason:
+        """Return this rule's check of a subject, whatever the request is, or why it does not apply.
+
+        ``plan`` and ``class_`` are what the caller names; an unknown plan counts as none, and an unknown
+        class as the lowest.
+        """
+        reason = self._skips(subject)
+        if reason is not None:
+            return reason
+        own = None if self.plans is None else self.plans.of(subject, plan)
+        class_ = None if self.classes is None else self.classes.of(class_)
+        return Check(self, subject, cost, self._limits(own, class_), None, own, class_)
+
+    def consider_refund(
+        self, subject: Key, cost: int, plan: str | None = None
+    ) -> Check | SkipReason:
+        """As ``consider_subject``, for a refund, a settlement, or a held lease: no class bounds these."""
+        reason = self._skips(subject)
+        own = None if self.plans is None else self.plans.of(subject, plan)
+        return reason or Check(self, subject, cost, own and own.limits, None, own)
+
+    def limits_of(self, subject: Key) -> tuple[Policy, ...] | None:
+        """Return the limits of a subject, without those of a class; None: the rule's."""
+        plan = None if self.plans is None else self.plans.of(subject)
+        return None if plan is None else plan.limits
+
+    def warn_of_replaced_peers(self) -> None:
+        """Log that fields of trusted proxies do not count, since the server replaces their addresses."""
+        plans, classes = self.plans, self.classes
+        for read in (self.cost, plans and plans.named_by, classes and classes.named_by):
+            if isinstance(read, TrustedField):
+                read.warn_of_replaced_peers()
+
+    def _skips(self, subject: Key) -> SkipReason | None:
+        """Return why the rule does not apply to a subject; None if it does."""
         if self.exempt_keys and spelled(subject) in self.exempt_keys:
             return SkipReason.EXEMPT_KEY
         if self.percent < 100 and not self._holds_for(subject):
             return SkipReason.PERCENT
-        limits = self.overrides.get(spelled(subject)) if self.overrides else None
-        return Check(self, subject, cost, limits)
+        return None
+
+    def _limits(self, plan: CustomerPlan | None, class_: str | None) -> tuple[Policy, ...] | None:
+        """Return the limits of a plan in a class; None: the rule's."""
+        own: tuple[Policy, ...] = self.limiter.policies
+        limits = own if plan is None else plan.limits
+        if self.classes is not None and class_ is not None:
+            limits = self.classes.limits(class_, limits)
+        return None if limits is own else limits
 
     def _counts_apart(self, request: Request) -> bool:
         """Whether the rule counts this request as a preflight: browsers send those without credentials."""

@@ -49,8 +49,12 @@ KeySpec = (
 )
 
 
-def identity(spec: str | Sequence[str], accepted: str = ACCEPTED) -> Identity:
+def identity(
+    spec: str | Sequence[str], accepted: str = ACCEPTED, are_hashed: bool = True
+) -> Identity:
     """Return the identity for a key such as ``"api-key"``, or for a list of them.
+
+    Without ``are_hashed``, it returns values that a client chose as they are: never a subject of the store.
 
     Raises:
         InvalidSetting: There is no such key; the message says that ``accepted`` is.
@@ -59,7 +63,8 @@ def identity(spec: str | Sequence[str], accepted: str = ACCEPTED) -> Identity:
     specs = [spec] if isinstance(spec, str) else list(spec) if _is_list(spec) else []
     if not specs or not all(isinstance(each, str) for each in specs):
         raise InvalidSetting.of("key", shown(spec), accepted)
-    identities = [_identity(each, accepted) for each in specs]
+    convert = hashed if are_hashed else _as_it_is
+    identities = [_identity(each, accepted, convert) for each in specs]
     if len(identities) == 1:
         return identities[0]
 
@@ -238,13 +243,27 @@ def hashed(kind: str, value: str) -> str:
     return f"{kind}:{digest.hexdigest()}"
 
 
+def _as_it_is(kind: str, value: str) -> str:  # noqa: ARG001 (the signature of ``hashed``)
+    return value
+
+
 def by_address(request: Request, trusted: Sequence[Network]) -> str:
     """Return the client's address, as trusted proxies report it."""
     return request.caller(trusted)
 
 
-def _identity(spec: str, accepted: str) -> Identity:
+def _identity(spec: str, accepted: str, convert: Callable[[str, str], str]) -> Identity:
     kind, _, name = spec.partition(":")
+
+    def valued(what: str, read: Callable[[Request], str | None]) -> Identity:
+        def find(request: Request, trusted: Sequence[Network]) -> Key:  # noqa: ARG001 (an address needs them)
+            value = (read(request) or "").strip()
+            if not value:
+                raise Unidentified(f"the request has no {what}")
+            return convert(kind, value)
+
+        return find
+
     if spec == "address":
         return by_address
     if bits := _ADDRESS.fullmatch(spec):
@@ -253,7 +272,7 @@ def _identity(spec: str, accepted: str) -> Identity:
     if spec == "global":
         return lambda request, trusted: "global"  # noqa: ARG005 (it is the same for all)
     if spec == "host":
-        return _valued("host", "host", lambda request: _single("hosts", request.host))
+        return valued("host", lambda request: _single("hosts", request.host))
     is_cookie = kind == "cookie"
     fits = TOKEN if is_cookie else HEADER
     if kind in ("header", "cookie", "api-key") and name and not fits.fullmatch(name):
@@ -263,24 +282,14 @@ def _identity(spec: str, accepted: str) -> Identity:
         )
     if kind in ("header", "api-key") and name:
         what = f"header {name}" if kind == "header" else "API key"
-        return _valued(kind, what, partial(_field, kind, name.lower()))
+        return valued(what, partial(_field, kind, name.lower()))
     if spec == "api-key":
-        return _valued("api-key", "API key", _api_key)
+        return valued("API key", _api_key)
     if kind == "cookie" and name:
-        return _valued("cookie", f"cookie {name}", lambda request: request.cookie(name))
+        return valued(f"cookie {name}", lambda request: request.cookie(name))
     if kind == "path" and name:
-        return _valued("path", f"part {name} of the path", lambda request: request.part(name))
+        return valued(f"part {name} of the path", lambda request: request.part(name))
     raise InvalidSetting.of("key", repr(spec), accepted)
-
-
-def _valued(kind: str, what: str, read: Callable[[Request], str | None]) -> Identity:
-    def find(request: Request, trusted: Sequence[Network]) -> Key:  # noqa: ARG001 (an address needs them)
-        value = (read(request) or "").strip()
-        if not value:
-            raise Unidentified(f"the request has no {what}")
-        return hashed(kind, value)
-
-    return find
 
 
 #: Fields whose values have commas, so that a repeated field cannot be recognised. They identify no caller

@@ -83,7 +83,7 @@ def test_thousands_of_overrides_are_no_problem() -> None:
         f"{ONE.replace('5/s', '5/minute')}key = 'api-key'\n[policies.p.overrides]\n",
     )
     assert len(text) < MOST_BYTES
-    assert len(read(text, "policies.toml").policies["p"].rule.overrides) > 4_000
+    assert len(read(text, "policies.toml").policies["p"].rule.plans.by_subject) > 4_000
 
 
 def test_faults_beyond_a_hundred_are_counted() -> None:

@@ -32,12 +32,12 @@ LIMITS = (
 )
 RATES = ", ".join(ALGORITHMS)
 POLICY = (
-    "accepted are limits, algorithm, key, match, cost, on_error, timeout, local_share, denial_cache, prepaid, "
-    "prepaid_hold, headers, shadow, percent, exempt, overrides, unidentified, preflights, new_subjects"
+    "accepted are limits, algorithm, key, match, cost, cap, on_error, timeout, local_share, denial_cache, prepaid, "
+    "prepaid_hold, headers, shadow, percent, exempt, overrides, plan, plans, class, unidentified, preflights, new_subjects"
 )
 DEFAULTS = (
-    "accepted are algorithm, key, cost, on_error, timeout, local_share, denial_cache, prepaid, prepaid_hold, "
-    "headers, shadow, percent, exempt, unidentified, preflights, new_subjects"
+    "accepted are algorithm, key, cost, cap, on_error, timeout, local_share, denial_cache, prepaid, prepaid_hold, "
+    "headers, shadow, percent, exempt, plan, class, unidentified, preflights, new_subjects"
 )
 NAMES = "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first"
 NEW = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"
@@ -275,8 +275,8 @@ WRONG: list[tuple[str, list[str]]] = [
             f"4: policies.p.exempt.keys[3] {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9' "
             "(networks: exempt.networks)",
             f"6: policies.p.overrides.* {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9'",
-            f"7: policies.p.overrides.* {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9'",
             f"7: policies.p.overrides.* is 8: {LIMITS}",
+            f"7: policies.p.overrides.* {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9'",
             f"9: policies.p.overrides.* {NOT_FOUND} 'address' finds: accepted is one like '203.0.113.9'",
         ],
     ),

@@ -33,7 +33,7 @@ def steps(*said: str, left: float = 1.0) -> list[Action]:
         (["READONLY no"], [Action.RECONNECT]),
         (["READONLY no", "READONLY no"], [Action.RECONNECT, Action.FAIL]),
         (["READONLY no", "NOSCRIPT none", MOVED], [Action.RECONNECT, Action.RETRY, Action.FOLLOW]),
-        (["TRYAGAIN x"] * 4, [Action.RETRY] * 3 + [Action.FAIL]),
+        (["TRYAGAIN x"] * 9, [Action.RETRY] * 9),
         (
             ["ASK 5 h:1", MOVED, "ASK 5 h:1", MOVED],
             [Action.FOLLOW] * MOST_REDIRECTS + [Action.FAIL],
@@ -53,7 +53,7 @@ def test_each_reason_counts_once(said: list[str], expected: list[Action]) -> Non
 def test_pauses_end_with_the_deadline() -> None:
     """If a pause would end after the deadline, the call fails."""
     redirects = Redirects(CALL, encode(CALL))
-    for pause in TRYAGAIN_PAUSES:
+    for pause in (*TRYAGAIN_PAUSES, TRYAGAIN_PAUSES[-1]):
         assert redirects.next_action(ResponseError("TRYAGAIN x"), 1.0) is Action.RETRY
         assert redirects.pause == pause
     assert steps("TRYAGAIN x", left=TRYAGAIN_PAUSES[0]) == [Action.FAIL]
@@ -113,15 +113,68 @@ def test_a_table_replaces_the_one_before() -> None:
     """Owners, nodes, and nodes that have left; nodes of the setting are kept."""
     table = made()
     asked = table.node_at(("a", 1))
-    assert table.fill([[0, 99, [b"a", 1]], [100, SLOTS - 1, ["c", 3], ["d", 4]]], asked) == []
+    reply = [[0, 99, [b"a", 1]], [100, SLOTS - 1, ["c", 3], ["d", 4]]]
+    assert table.fill(table.parse(reply, asked)) == []
     first, last = table.owners[0], table.owners[SLOTS - 1]
     assert first is table.owners[99] is asked
     assert last is not None
     assert last.address == ("c", 3)
     assert table.primaries == {first, last}
-    assert table.fill([[0, SLOTS - 1, [None, 1]]], asked) == [last]
-    assert set(table.nodes) == {("a", 1)}
+    replica = ("d", 4)
+    assert replica in {node.address for node in table.to_ask()}
+    left = table.fill(table.parse([[0, SLOTS - 1, [None, 1]]], asked))
+    assert {node.address for node in left} == {last.address, replica}
+    assert set(table.nodes) == {("a", 1), ("b", 2)}
     assert {node.address for node in table.to_ask()} == {("a", 1), ("b", 2)}
+
+
+def answers(table: SlotTable[Node], owners: dict[str, str | None]) -> list[str]:
+    """Read the table from nodes that name these owners, or do not answer; return the order of the nodes."""
+    reading, asked = table.begin_reading(), []
+    for node, _ in reading.nodes(0.08):
+        name = node.address[0]
+        asked.append(name)
+        if (owner := owners[name]) is None:
+            reading.fail(StoreUnavailable("down"))
+        else:
+            reading.add([[0, SLOTS - 1, [owner, 1], *([other, 1] for other in owners)]], node)
+    table.end_reading(reading)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("owners", "number", "believed"),
+    [
+        ({"old": "old", "new": "new", "x": "new"}, 1, "new"),
+        ({"old": "old", "new": None, "x": "old"}, 3, "old"),
+        ({"old": "old", "x": "old", "y": "old", "z": "old"}, 2, "old"),
+        ({"old": "old", "x": None, "y": None}, 3, "old"),
+        ({"old": None, "x": None}, 2, "old"),
+    ],
+)
+def test_an_owner_in_doubt(owners: dict[str, str | None], number: int, believed: str) -> None:
+    """It is asked last, and its own word counts only if no other node has answered."""
+    table = made("redis+cluster://old:1")
+    assert answers(table, {"old": "old", **dict.fromkeys(owners, "old")}) == ["old"]
+    table.doubt(0)
+    asked = answers(table, owners)
+    assert len(asked) == number
+    assert "old" not in asked[:-1]
+    assert table.owner(0).address == (believed, 1)
+    assert (table.failure is None) is (owners["old"] is not None)
+    # The doubt has ended with the reading.
+    assert len(answers(table, dict.fromkeys(owners, "old"))) == 1
+
+
+def test_the_second_answer_is_believed() -> None:
+    """Of two nodes that are not in doubt, one may be cut off together with the old owner."""
+    for _ in range(20):  # nodes are asked in any order
+        table = made("redis+cluster://old:1")
+        answers(table, dict.fromkeys(("old", "x", "y"), "old"))
+        table.doubt(0)
+        asked = answers(table, {"old": "old", "x": "old", "y": "y"})
+        assert asked in (["x", "y"], ["y"])
+        assert table.owner(0).address == ("y", 1)
 
 
 def test_a_slot_without_an_owner() -> None:
@@ -135,7 +188,7 @@ def test_a_moved_is_remembered_and_an_ask_is_not() -> None:
     """MOVED tells the slot's owner, ASK the node for one call."""
     table = made()
     node = table.node_at(("a", 1))
-    table.fill([[0, SLOTS - 1, ["a", 1]]], node)
+    table.fill(table.parse([[0, SLOTS - 1, ["a", 1]]], node))
     there = table.pointed_to(ResponseError("ASK 5 b:2"), node)
     assert there.address == ("b", 2)
     assert table.owners[5] is node

@@ -29,6 +29,7 @@ from limiter.web import problems
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.identity import Unidentified
 from limiter.web.new_subjects import NewSubjects
+from limiter.web.plans import CustomerPlan, Plans
 from limiter.web.request import Request
 from limiter.web.rules import Rule
 from limiter.web.subjects import identity, meant
@@ -221,7 +222,7 @@ def test_header_fields_of_several_rules(guard: AnyGuard, any_store: str) -> None
 
 
 def test_a_subject_with_numbers_of_its_own(guard: AnyGuard, any_store: str) -> None:
-    partner = (FixedWindow(3, HOUR),)
+    partner = CustomerPlan((FixedWindow(3, HOUR),))
     guard.opened(
         any_store,
         (
@@ -229,7 +230,7 @@ def test_a_subject_with_numbers_of_its_own(guard: AnyGuard, any_store: str) -> N
             FixedWindow(1, HOUR),
             {
                 "identity": identity("api-key"),
-                "overrides": dict.fromkeys(meant("p", "api-key"), partner),
+                "plans": Plans(dict.fromkeys(meant("p", "api-key"), partner)),
             },
         ),
     )

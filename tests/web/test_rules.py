@@ -16,6 +16,7 @@ from limiter import InvalidSetting, Limiter, SlidingLog
 from limiter.web.guard import Guard
 from limiter.web.identity import Ambiguous, Unidentified
 from limiter.web.match import Match, pattern
+from limiter.web.plans import CustomerPlan, Plans
 from limiter.web.request import Request
 from limiter.web.rules import Check, Rule, SkipReason
 from limiter.web.subjects import identity, meant
@@ -227,8 +228,9 @@ def test_the_check_of_a_request() -> None:
 def test_an_unknown_cost_is_the_most_that_is_ever_admitted() -> None:
     """The subject's own limits count, if it has some."""
     several = Limiter("9/minute; 5/hour", store="memory://", name="r")
-    for overrides, cost in [({}, 5), ({"203.0.113.9": (SlidingLog(3, 60),)}, 3)]:
-        check = Rule(several, cost=lambda *_: None, overrides=overrides).check(request(), ())
+    own = Plans({"203.0.113.9": CustomerPlan((SlidingLog(3, 60),))})
+    for plans, cost in [(None, 5), (own, 3)]:
+        check = Rule(several, cost=lambda *_: None, plans=plans).check(request(), ())
         assert check is not None
         assert check.cost == cost
 
@@ -319,8 +321,8 @@ def test_numbers_of_a_subject_s_own() -> None:
     ten = (SlidingLog(50, 60),)
 
     def check_of(spec: str | list[str], name: str, org: str) -> Check:
-        overrides = dict.fromkeys(meant(name, spec), ten)
-        check = rule(identity=identity(spec), overrides=overrides).check(request(x_org=org), ())
+        plans = Plans(dict.fromkeys(meant(name, spec), CustomerPlan(ten)))
+        check = rule(identity=identity(spec), plans=plans).check(request(x_org=org), ())
         assert check is not None
         return check
 

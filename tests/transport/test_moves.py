@@ -1,0 +1,95 @@
+"""Primaries that are cut off, die together, or become replicas: calls find the new primary, and soon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from service.demo.servers import HOST, Cluster, Server
+from tests.partition import Partition
+from tests.transport.conftest import Maker
+from tests.transport.support import decides_within, outcome
+from tests.waiting import until
+
+#: A server stalls for so long if the machine is busy; the goals are for one that is not.
+STALL = 2.0
+
+both = pytest.mark.parametrize("make_any", ["threads", "asyncio"], indirect=True)
+
+
+class Pair(NamedTuple):
+    """The primary of a key, and its replica; earlier tests may have exchanged them."""
+
+    primary: Server
+    replica: Server
+
+
+def pairs(cluster: Cluster) -> list[Pair]:
+    """The pairs of a cluster whose primaries have one replica each, in the order of their slots."""
+    found = []
+    for place in range(cluster.primaries):
+        nodes = cluster.nodes[place], cluster.nodes[place + cluster.primaries]
+        found.append(Pair(*sorted(nodes, key=lambda node: _role(node) != "master")))
+    return found
+
+
+def _role(node: Server) -> str:
+    with node.client() as client:
+        return str(client.info("replication")["role"])
+
+
+def take_over(*replicas: Server) -> None:
+    """Make these replicas primaries, whatever the others say."""
+    for replica in replicas:
+        with replica.client() as client:
+            client.execute_command("CLUSTER FAILOVER TAKEOVER")
+    until(lambda: all(_role(replica) == "master" for replica in replicas))
+
+
+@pytest.fixture(scope="module")
+def partition(fragile: Cluster) -> Iterator[Partition]:
+    """The cluster whose nodes can be cut off from one another."""
+    with Partition(fragile) as running:
+        yield running
+
+
+@both
+def test_a_primary_that_is_cut_off_is_not_believed(
+    make_any: Maker, fragile: Cluster, partition: Partition
+) -> None:
+    """Its own word, that it still has its slots, does not count while other nodes can be asked."""
+    key = "cut-off"
+    pair = pairs(fragile)[fragile.nodes.index(fragile.primary_of(key))]
+    limiter = make_any(f"redis+cluster://{HOST}:{pair.primary.port}", timeout=0.1)
+    decides_within(limiter, key, 10.0)  # the only connection leads to that primary
+    with pair.primary.client() as client:
+        client.config_set("cluster-node-timeout", 200)  # it soon sees that it is alone
+        partition.cut_off(pair.primary)
+        try:
+            take_over(pair.replica)
+            until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "fail")
+            decides_within(limiter, key, 1.0 + STALL)
+        finally:
+            partition.heal()
+            client.config_set("cluster-node-timeout", 2000)
+            fragile.wait()
+
+
+@both
+def test_all_primaries_die(make_any: Maker, fragile: Cluster) -> None:
+    """Their replicas take over, of which the setting says nothing: the slot table has named them."""
+    primaries, replicas = zip(*pairs(fragile), strict=True)
+    hosts = ",".join(f"{HOST}:{node.port}" for node in primaries)
+    limiter = make_any(f"redis+cluster://{hosts}", timeout=0.1).open()
+    try:
+        for node in primaries:
+            node.kill()
+        assert outcome(lambda: limiter.hit("u")) == "StoreUnavailable"
+        take_over(*replicas)
+        decides_within(limiter, "u", 3.0 + STALL)
+    finally:
+        for node in primaries:
+            node.restart()
+        fragile.wait()
