@@ -32,12 +32,20 @@ _KEY = (
 )
 
 
+#: The members of a body that name a subject, and what holds for it.
+OF_SUBJECT = ("key", "plan", "class")
+
+
 class Subject(NamedTuple):
     """The subject that a body names."""
 
     key: Key
     state: bytes
     """Its key in the store, by which ``["u", 1]`` and ``["u", "1"]`` are one subject."""
+    plan: str | None = None
+    """The plan that the caller names; a policy without such a plan ignores it."""
+    class_: str | None = None
+    """The class of priority, as ``plan``."""
 
 
 async def read(request: Request, accepted: Collection[str]) -> dict[str, Any]:
@@ -101,7 +109,15 @@ def subject(body: dict[str, Any], guard: AsyncGuard) -> Subject:
         state, _ = limiter_calls.plan(guard.rules[0].limiter).state(key, None)
     except InvalidKey as error:
         abort(422, f"{error}.")
-    return Subject(key, state)
+    return Subject(key, state, _name(body, "plan"), _name(body, "class"))
+
+
+def _name(body: dict[str, Any], member: str) -> str | None:
+    """Return the plan or class that a body names; None without one."""
+    value = body.get(member)
+    if value is not None and not (isinstance(value, str) and len(value) <= _LONGEST_TEXT):
+        abort(422, f"{member} is no name: accepted is a text of up to {_LONGEST_TEXT} characters.")
+    return value
 
 
 def _whole(value: Any) -> Any:

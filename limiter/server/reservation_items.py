@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from limiter import InvalidCost
 from limiter.server import bodies
-from limiter.server.checks import check_of
+from limiter.server.bodies import Subject
+from limiter.server.checks import charged_check_of, check_of
 from limiter.server.one_policy import AnyPolicies
 from limiter.server.responses import abort
 from limiter.web.guard import AsyncGuard
@@ -34,30 +35,33 @@ class Item(NamedTuple):
 
 def to_reserve(policies: AnyPolicies, body: dict[str, Any]) -> list[Item]:
     """Return the items that a body reserves; abort if one is invalid, or can never pass."""
-    return _items(policies, body, ["policy", "key", "cost"], 1, _reserving)
+    return _items(policies, body, 1, _reserved)
 
 
 def to_settle(policies: AnyPolicies, body: dict[str, Any]) -> list[Item]:
     """Return the items that a body settles at their costs; abort if one is invalid."""
-    return _items(policies, body, ["policy", "key", "cost"], 0, _settling)
+    return _items(policies, body, 0, _settled)
 
 
 def to_cancel(policies: AnyPolicies, body: dict[str, Any]) -> list[Item]:
     """Return the items that a body settles at 0; abort if one is invalid."""
-    return _items(policies, body, ["policy", "key"], 0, _settling)
+    return _items(policies, body, None, _settled)
 
 
 def _items(
     policies: AnyPolicies,
     body: dict[str, Any],
-    accepted: list[str],
-    least: int,
-    make: Callable[[Check], Item],
+    least: int | None,
+    make: Callable[[AsyncGuard, Subject, int], Item],
 ) -> list[Item]:
-    """Return the items of a body; abort if one is invalid, or if two have one subject."""
+    """Return the items of a body, with costs from ``least``, or without any.
+
+    Abort if an item is invalid, or if two have one subject.
+    """
     listed = body.get("items")
     if not isinstance(listed, list) or not 1 <= len(listed) <= MOST_ITEMS:
         abort(422, f"items is no list of 1 to {MOST_ITEMS}.")
+    accepted = ["policy", *bodies.OF_SUBJECT, *([] if least is None else ["cost"])]
     items: list[Item] = []
     places: dict[bytes, int] = {}
     for place, value in enumerate(listed):
@@ -69,8 +73,7 @@ def _items(
             earlier = places.setdefault(subject.state, place)
             if earlier != place:
                 abort(422, f"key is the subject of items[{earlier}]: expected one item for it.")
-            check = check_of(guard, subject, bodies.cost(item, least) if "cost" in accepted else 0)
-            items.append(_exempt(guard, subject) if check is None else make(check))
+            items.append(make(guard, subject, 0 if least is None else bodies.cost(item, least)))
     return items
 
 
@@ -87,18 +90,11 @@ def _guard(policies: AnyPolicies, item: dict[str, Any]) -> AsyncGuard:
     return guard
 
 
-def _exempt(guard: AsyncGuard, subject: bodies.Subject) -> Item:
-    """Make the item of an exempt subject.
-
-    It takes nothing, but has a place in the record. So all calls find the same record, also if the policy
-    file exempts a subject, or no longer exempts it, in between.
-    """
-    (rule,) = guard.rules
-    return Item(rule, part_without_cost(Check(rule, subject.key, 0, None)), is_exempt=True)
-
-
-def _reserving(check: Check) -> Item:
+def _reserved(guard: AsyncGuard, subject: Subject, cost: int) -> Item:
     """Make the item that charges a cost; abort if it can never pass."""
+    check = check_of(guard, subject, cost)
+    if check is None:
+        return _exempt(guard, subject)
     try:
         return Item(check.rule, check.part())
     except InvalidCost as error:
@@ -107,6 +103,19 @@ def _reserving(check: Check) -> Item:
         return Item(check.rule, part_without_cost(check), error=error)
 
 
-def _settling(check: Check) -> Item:
+def _settled(guard: AsyncGuard, subject: Subject, cost: int) -> Item:
     """Make the item that settles at a cost."""
+    check = charged_check_of(guard, subject, cost)
+    if check is None:
+        return _exempt(guard, subject)
     return Item(check.rule, part_of_true_cost(check))
+
+
+def _exempt(guard: AsyncGuard, subject: Subject) -> Item:
+    """Make the item of an exempt subject.
+
+    It takes nothing, but has a place in the record. So all calls find the same record, also if the policy
+    file exempts a subject, or no longer exempts it, in between.
+    """
+    (rule,) = guard.rules
+    return Item(rule, part_without_cost(Check(rule, subject.key, 0, None)), is_exempt=True)

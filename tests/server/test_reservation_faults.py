@@ -12,7 +12,7 @@ import pytest
 
 from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, cut
-from tests.server.client import Answer, Client, Running
+from tests.server.client import Answer, Client
 from tests.server.conftest import Make
 from tests.server.test_api import problem
 from tests.server.test_reservations import cancel, items, left, reserve, settle
@@ -40,7 +40,7 @@ def instances(make_by_file: Make, server: Server) -> Iterator[list[tuple[Client,
 
 def test_lost_answers_change_nothing(instances: list[tuple[Client, Proxy]]) -> None:
     """Callers repeat each call, at any instance, until they have an answer; none is charged twice."""
-    seen = random.Random(16)  # noqa: S311
+    seen = random.Random(16)
     statuses: list[int] = []
 
     def until_answered(method: str, path: str, body: dict[str, Any]) -> Answer:

@@ -11,7 +11,7 @@ from limiter.server.reservation_items import MOST_ITEMS
 from service.demo.servers import HOST, free_port
 from tests.server.client import Answer, Client
 from tests.server.conftest import Make
-from tests.server.test_api import problem
+from tests.server.test_api import PLANS, problem
 
 POLICIES = """
 [policies.requests]
@@ -155,6 +155,22 @@ def test_exempt_subjects_are_settled(client: Client) -> None:
         assert settle(client, name, listed).json() == {"settled": [True] * settled}
         assert cancel(client, name, listed).json() == {"settled": [True] * settled}
     assert left(client) == [40, 940]
+
+
+def test_an_item_names_a_plan_and_a_class(make_by_file: Make) -> None:
+    """A settlement needs the plan, and no class."""
+    client = make_by_file(PLANS).client
+    low = {"policy": "api", "key": "u", "plan": "gold", "cost": 20}
+    high = {**low, "class": "high"}
+
+    problem(reserve(client, "a", [low]), 422)
+    assert reserve(client, "a", [high]).json()["results"][0]["decision"]["limit"] == 20
+    assert settle(client, "a", [{**low, "cost": 15}]).status == 200
+    assert problem(reserve(client, "b", [{**low, "cost": 5}]), 429)["violated-policies"] == ["api"]
+    assert reserve(client, "b", [{**high, "cost": 5}]).status == 200
+    assert cancel(client, "b", [high]).status == 200
+    wrong = problem(reserve(client, "c", [{**low, "plan": 1}]), 422)
+    assert wrong["detail"].startswith("items[0].plan is no name")
 
 
 def test_shadow_mode_denies_nothing(client: Client) -> None:
