@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from limiter.keys import Key
 from limiter.leases import HeldLease
 from limiter.loop_core import LoopCore
 from limiter.plan import Cost
-from limiter.reservations import ReservedCost
+from limiter.reservations import ReservedCosts
 from limiter.several import Decisions, Item, hit_all_flow
 from limiter.transport import checked, finish, scripts_of
 
@@ -167,10 +167,16 @@ class AsyncLimiter(Base):
         return AsyncLease.for_call(self._core, key, cost, timeout, on_lost, limits, tag)
 
     def reserve(
-        self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost, *, limits: Limits | None = None, tag: Key | None = None
     ) -> AsyncReservation:
         """Take ``cost`` in advance for the body of an ``async with``; as ``Limiter.reserve``."""
-        return AsyncReservation.for_call(self._core, key, cost, limits, tag)
+        return AsyncReservation(self._core, [(key, cost)], limits, tag, is_list=False)
+
+    def reserve_all(
+        self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
+    ) -> AsyncReservation:
+        """Take the costs of several subjects in advance; as ``Limiter.reserve_all``."""
+        return AsyncReservation.of_all(self._core, items, limits, tag)
 
     async def open(self: _Own) -> _Own:
         """Connect and load the scripts, for the running event loop; as ``Limiter.open``."""
@@ -227,14 +233,14 @@ class AsyncLease(HeldLease):
         await self.release()
 
 
-class AsyncReservation(ReservedCost):
-    """A cost taken in advance, for the body of an ``async with``; see ``Limiter.reserve``."""
+class AsyncReservation(ReservedCosts):
+    """Costs taken in advance, for the body of an ``async with``; see ``Limiter.reserve``."""
 
     written = "async with limiter.reserve(...)"
 
     _core: LoopCore
 
-    async def settle(self, actual: int) -> None:
+    async def settle(self, actual: Cost | Sequence[Cost]) -> None:
         """Settle the true cost, in the body; as ``Reservation.settle``."""
         await self._core.surely(self.settle_flow(actual))
 
@@ -249,4 +255,4 @@ class AsyncReservation(ReservedCost):
         trace: TracebackType | None,
     ) -> None:
         if error is not None and not self.is_inherited:
-            await self.settle(0)
+            await self._core.surely(self.refund_flow())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.leases import HeldLease
 from limiter.plan import Cost
-from limiter.reservations import ReservedCost
+from limiter.reservations import ReservedCosts
 from limiter.scripts import Script
 from limiter.several import Decisions, Item, hit_all_flow
 from limiter.thread_core import ThreadCore
@@ -183,8 +183,13 @@ class Limiter(Base):
     ) -> Decision:
         """Hit; if that is denied, sleep until it would pass, and hit again.
 
-        ``timeout`` is in seconds: 0 tries once, None waits without a bound. Callers that wait pass in
-        no particular order. The ``delay`` of a leaky bucket is slept, too, in addition to ``timeout``.
+        ``timeout`` is in seconds: 0 tries once, None waits without a bound. The ``delay`` of a leaky
+        bucket is slept, too, in addition to ``timeout``.
+
+        Callers that wait for the same subject of this limiter pass in the order of their arrival: the
+        threads of this process, or the tasks of one event loop of an ``AsyncLimiter``. A caller of a
+        high cost is not overtaken by later ones of a low cost. Calls that do not wait, and other
+        processes, stand in no line.
 
         It raises the errors of ``hit``. If the wait would be longer than ``timeout``, it raises
         RateLimited at once and takes nothing; also if the store did not decide and ``on_error`` denies.
@@ -227,15 +232,16 @@ class Limiter(Base):
         renewed, ``lost`` becomes true and ``on_lost`` is called in a thread of its own. The same happens
         when the lease was held for ``max_hold`` seconds and is therefore released.
 
-        ``timeout`` is in seconds, as in ``wait``. While it waits, it tries at least once a second, since
-        another holder may release its lease at any time.
+        ``timeout`` is in seconds, as in ``wait``, and the order is that of ``wait``. A release in this
+        process wakes the first caller that waits. That one tries at least once a second, since a holder
+        in another process may release its lease at any time.
 
         Entering the body raises the errors of ``wait``; InvalidPolicy if no policy counts leases.
         """
         return Lease.for_call(self._core, key, cost, timeout, on_lost, limits, tag)
 
     def reserve(
-        self, key: Key, cost: int, *, limits: Limits | None = None, tag: Key | None = None
+        self, key: Key, cost: Cost, *, limits: Limits | None = None, tag: Key | None = None
     ) -> Reservation:
         """Take ``cost`` in advance for the body of a ``with``, whose true cost is known later.
 
@@ -245,7 +251,20 @@ class Limiter(Base):
 
         Entering the body raises the errors of ``hit``, and RateLimited if it is denied.
         """
-        return Reservation.for_call(self._core, key, cost, limits, tag)
+        return Reservation(self._core, [(key, cost)], limits, tag, is_list=False)
+
+    def reserve_all(
+        self, items: Iterable[Item], *, limits: Limits | None = None, tag: Key | None = None
+    ) -> Reservation:
+        """Take the costs of several subjects in advance, as ``reserve``: all of them, or none.
+
+        The items, and how the calls are sent, are those of ``hit_all``. In the body,
+        ``settle([actual, ...])`` takes the true costs, in the order and in the form of the items' costs.
+
+        Entering the body raises the errors of ``hit_all``, and RateLimited if a subject has no room:
+        ``decision`` is the one that denied, with the longest ``retry_after``, and ``decisions`` are all.
+        """
+        return Reservation.of_all(self._core, items, limits, tag)
 
     def open(self: _Own) -> _Own:
         """Connect and load the scripts before the first call, within ``connect_timeout``. Optional.
@@ -341,21 +360,24 @@ class Lease(HeldLease):
             raise
 
 
-class Reservation(ReservedCost):
-    """A cost taken in advance, for the body of a ``with``; see ``Limiter.reserve``."""
+class Reservation(ReservedCosts):
+    """Costs taken in advance, for the body of a ``with``; see ``Limiter.reserve``."""
 
     written = "with limiter.reserve(...)"
 
     _core: ThreadCore
 
-    def settle(self, actual: int) -> None:
+    def settle(self, actual: Cost | Sequence[Cost]) -> None:
         """Settle the true cost, in the body; only the first call counts.
 
-        If the settlement does not reach the store, that is logged and counted in ``unsettled``, and
-        raises nothing.
+        ``actual`` has the form of the reserved cost: a number, or a tuple with one for each policy; and for
+        ``reserve_all`` a list of these. It may be more than any limit. What a policy was not charged, it is
+        not refunded. If the settlement does not reach the store, that is logged and counted in
+        ``unsettled``, and raises nothing.
 
         Raises:
-            InvalidCost: ``actual`` is no whole number from 0.
+            InvalidCost: ``actual`` has another form, or a number in it is no whole number from 0.
+                Nothing was settled.
 
         """
         self._core.drive(self.settle_flow(actual))
@@ -371,4 +393,4 @@ class Reservation(ReservedCost):
         trace: TracebackType | None,
     ) -> None:
         if error is not None and not self.is_inherited:
-            self.settle(0)
+            self._core.drive(self.refund_flow())

@@ -23,6 +23,7 @@ _ENTRIES = {
     "scripts": Entry(
         "limiter.cli.scripts", "List, print or install the Lua scripts; decode calls."
     ),
+    "doctor": Entry("limiter.cli.doctor", "Check a store, and say what to change."),
     "acl": Entry("limiter.cli.acl", "Print an ACL rule with the least rights."),
     "bench": Entry("limiter.cli.bench", "Run the measurements, from a checkout."),
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -13,12 +12,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from limiter import settings
 from limiter.call import SERVER_CLOCK, STRIDE, Call
 from limiter.call_cache import CallCache
-from limiter.decision import Decision, RateLimited
+from limiter.decision import Decision
 from limiter.denials import GIVING_BACK, PAUSE_EVERY, DenialCache, Marks, hit_flow
 from limiter.errors import InvalidPolicy, LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
 from limiter.grammar import Limits, policies_of, read_limits
 from limiter.keys import Key
+from limiter.lines import Lines, Waiter, line_flow
 from limiter.local import LocalShare
 from limiter.log_throttle import log_seldom
 from limiter.memory import MemoryStore
@@ -27,10 +27,6 @@ from limiter.plan import Cost, Plan, remember
 from limiter.policies import Policy
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects
-
-#: A wait is longer than needed by up to this part, at random: else callers that wait for the same moment
-#: would all come at once.
-_JITTER = 0.05
 
 #: What happens to calls while the store does not decide, by ``on_error``.
 _INSTEAD = {
@@ -136,6 +132,15 @@ class Core(Generic[_Transport]):
     def new_turn(self) -> Any:
         """What a caller holds while it takes prepaid units of one subject, before the first does."""
 
+    @property
+    def lines(self) -> Lines:
+        """The lines in which callers wait: of all threads, or of all tasks of the running event loop."""
+        raise NotImplementedError
+
+    def new_waiter(self, deadline: float) -> Waiter:
+        """A caller that may have to wait, until its deadline."""
+        raise NotImplementedError
+
     def prepay(self, terms: Terms) -> PrepaidSubjects:
         """Take units in advance from now on."""
         self.prepaid = self._own_prepaid = PrepaidSubjects(self, terms, self.new_turn)
@@ -143,8 +148,12 @@ class Core(Generic[_Transport]):
 
     def ended(self, call: Call) -> None:
         """Note the end of a call, whether it failed or not; a failed one may have run, too."""
-        if call.template.mode in GIVING_BACK:
+        mode = call.template.mode
+        if mode in GIVING_BACK:
             self.store.marks.renew(call.keys)
+            self.lines.wake(call.keys)
+        elif mode == "release":
+            self.lines.wake(call.keys)
 
     # --- plans ---
 
@@ -286,19 +295,17 @@ class Core(Generic[_Transport]):
     ) -> Flow[Decision]:
         """As ``Limiter.wait``."""
         timeout = settings.check_wait(timeout)
-        deadline = inf if timeout is None else monotonic() + timeout
+        waiter = self.new_waiter(inf if timeout is None else monotonic() + timeout)
         plan = self.plan_for(limits)
-        while True:
-            decision = yield from self.ask_flow(plan, "hit", key, cost, tag)
-            if decision.allowed:
-                if decision.delay:
-                    yield Pause(decision.delay)
-                return decision
-            left = deadline - monotonic()
-            # A degraded decision ends the wait: the store may have run the call, so it is not sent again.
-            if decision.degraded or decision.retry_after > left:
-                raise RateLimited(decision)
-            yield Pause(jittered(decision.retry_after, left))
+        plan.check_mode("hit")
+
+        def try_flow() -> Flow[Decision]:
+            return self.ask_flow(plan, "hit", key, cost, tag)
+
+        decision = yield from line_flow(self, waiter, plan, key, cost, tag, try_flow)
+        if decision.delay:
+            yield Pause(decision.delay)
+        return decision
 
     # --- without the store ---
 
@@ -345,8 +352,3 @@ class Core(Generic[_Transport]):
         """Count a change whose flow was closed; in the child of a fork, the parent's flow goes on."""
         if process == os.getpid():
             self.not_settled(what, StoreUnavailable(why))
-
-
-def jittered(seconds: float, left: float) -> float:
-    """A little longer than ``seconds``, at random, but not beyond the time that is left."""
-    return max(seconds, min(seconds * (1 + _JITTER * random.random()), left))

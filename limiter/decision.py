@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from limiter.call import STRIDE, Reply
@@ -281,12 +282,16 @@ class MarkedDecision(Decision):
 
 
 class RateLimited(LimiterError):
-    """A call was denied; ``decision`` has the policy that denied, and ``retry_after``."""
+    """A call was denied; ``decision`` has the policy that denied, and ``retry_after``.
 
-    def __init__(self, decision: Decision) -> None:
+    ``decisions`` are those about all subjects of the call, in their order.
+    """
+
+    def __init__(self, decision: Decision, decisions: Sequence[Decision] = ()) -> None:
         policy = decision.policy
         super().__init__(f"denied by {policy}: retry after {decision.retry_after:.6f} s")
         self.decision = decision
+        self.decisions = [*decisions] or [decision]
 
-    def __reduce__(self) -> tuple[type[RateLimited], tuple[Decision]]:
-        return type(self), (self.decision,)
+    def __reduce__(self) -> tuple[type[RateLimited], tuple[Decision, list[Decision]]]:
+        return type(self), (self.decision, self.decisions)

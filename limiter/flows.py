@@ -28,6 +28,8 @@ class Pause(NamedTuple):
     """A pause of this many seconds."""
 
     seconds: float
+    sleeper: Any = None
+    """The runner's own object that sleeps, if another caller may end the pause."""
 
 
 class Await(NamedTuple):

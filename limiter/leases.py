@@ -14,19 +14,18 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from limiter import settings
-from limiter.core import Core, jittered
+from limiter.core import Core
 from limiter.decision import Decision, RateLimited
 from limiter.entered import Entered
 from limiter.errors import InvalidSetting, LimiterError, StoreUnavailable
 from limiter.flows import Flow, Pause
 from limiter.grammar import Limits
 from limiter.keys import Key
+from limiter.lines import line_flow
 from limiter.log_throttle import log_seldom
 from limiter.plan import Cost, Part, Plan
 from limiter.policies import Concurrency
 
-#: Seconds between two tries to take a lease, at most: one may be released at any time.
-_ASK_EVERY = 1.0
 #: Stop renewing this many seconds before the lease expires.
 _AT_ITS_END = 0.001
 #: At most this many leases that may have been taken are released at a time; more expire by themselves.
@@ -70,7 +69,9 @@ class HeldLease(Entered):
         self._lease = ""
         """The lease's id, drawn when it is taken."""
         self._busy = False
-        self._stop_renewing: Callable[[], None] = _nothing
+        self._tried_at = 0.0
+        self._stop: Callable[[], None] = _nothing
+        """Ends the wait in line, or the renewal."""
 
     @classmethod
     def for_call(
@@ -120,27 +121,27 @@ class HeldLease(Entered):
 
     def _take_flow(self) -> Flow[None]:
         """Take the lease, and start its renewal."""
-        wait_until = inf if self._timeout is None else monotonic() + self._timeout
+        core = self._core
+        waiter = core.new_waiter(inf if self._timeout is None else monotonic() + self._timeout)
         self._lease = secrets.token_hex(16)
         self._process = os.getpid()
         self.lost = self.released = self.degraded = False
-        while True:
-            taken_at = monotonic()
-            decision = yield from self._acquire_flow()
-            if decision.allowed:
-                break
-            left = wait_until - monotonic()
-            if decision.degraded or left <= 0 or _rates_wait(decision) > left:
-                raise RateLimited(decision)
-            yield Pause(min(jittered(decision.retry_after, left), _ASK_EVERY, left))
-            if self.released:
-                break
+        self._stop = waiter.withdraw
+        try:
+            decision = yield from line_flow(
+                core, waiter, self._plan, self._key, self._cost, self._tag, self._acquire_flow
+            )
+        except RateLimited:
+            if not self.released:
+                raise
+        finally:
+            self._stop = _nothing
         if self.released:  # during the call, perhaps before the lease was taken: release it again
             self.released = False
             yield from self.release_flow()
             raise InvalidSetting("this lease was released while it was requested: it is not held")
         try:
-            self.keep(decision, taken_at)
+            self.keep(decision, self._tried_at)
         except StoreUnavailable:  # it cannot be renewed
             yield from self.release_flow()
             raise
@@ -149,6 +150,7 @@ class HeldLease(Entered):
 
     def _acquire_flow(self) -> Flow[Decision]:
         """Try once to take the lease; if the reply is lost, the lease may be held and is released later."""
+        self._tried_at = monotonic()
         acquire = self._core.ask_flow(
             self._plan, "acquire", self._key, self._cost, self._tag, self._lease
         )
@@ -173,7 +175,7 @@ class HeldLease(Entered):
         if not self.degraded or self._core.share is not None:
             lease = self._lease
             renewing = self._renew_flow(lease, taken_at)
-            self._stop_renewing = self._core.run_beside(renewing, partial(self._unrenewed, lease))
+            self._stop = self._core.run_beside(renewing, partial(self._unrenewed, lease))
 
     # --- renewing ---
 
@@ -264,7 +266,7 @@ class HeldLease(Entered):
             return
         self.released = True
         try:
-            self._stop_renewing()
+            self._stop()
             yield from self._change_flow("release", self._lease)
         except LimiterError as error:
             self._core.not_settled("a release", error)
@@ -302,11 +304,5 @@ class HeldLease(Entered):
             core.forgetting -= 1
 
 
-def _rates_wait(decision: Decision) -> float:
-    """Seconds for which the rates alone deny: unlike a lease, no holder can release them earlier."""
-    waits = [each.retry_after for each in decision.each if not each.policy.leases]
-    return max(waits, default=0.0)
-
-
 def _nothing() -> None:
-    """Do nothing: no renewal is under way."""
+    """Do nothing: no wait and no renewal is under way."""

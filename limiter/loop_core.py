@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import cached_property, partial
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Await, Flow, Pause
+from limiter.lines import Lines, Waiter
 from limiter.memory.transport import MEMORY, AsyncMemoryTransport
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects, no_turn
@@ -39,6 +41,26 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
     def tasks(self) -> set[asyncio.Task[Any]]:
         """The background tasks: an event loop itself keeps only weak references to tasks."""
         return set()
+
+    @cached_property
+    def _lines(self) -> dict[AbstractEventLoop, Lines]:
+        """The lines of each event loop."""
+        return {}
+
+    @property
+    def lines(self) -> Lines:
+        """As ``Core.lines``."""
+        loop = asyncio.get_running_loop()
+        lines = self._lines.get(loop)
+        if lines is None:
+            for closed in [known for known in list(self._lines) if known.is_closed()]:
+                self._lines.pop(closed, None)
+            lines = self._lines[loop] = Lines(nullcontext)  # one thread runs all tasks of a loop
+        return lines
+
+    def new_waiter(self, deadline: float) -> Waiter:
+        """As ``Core.new_waiter``."""
+        return WaitingTask(deadline)
 
     def prepay(self, terms: Terms) -> PrepaidSubjects:
         """As ``Core.prepay``."""
@@ -110,7 +132,10 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
                         step = flow.send(awaited)
                     continue
                 if isinstance(step, Pause):
-                    await asyncio.sleep(step.seconds)
+                    if step.sleeper is None:
+                        await asyncio.sleep(step.seconds)
+                    else:
+                        await step.sleeper.sleep(step.seconds)
                     step = next(flow)
                     continue
                 try:
@@ -140,6 +165,30 @@ class LoopCore(Core["AsyncTransport | AsyncMemoryTransport"]):
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
+
+
+class WaitingTask(Waiter):
+    """A task that may have to wait."""
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(deadline)
+        self._loop = asyncio.get_running_loop()
+        self._awake = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for this time, or until another caller wakes this one."""
+        timer = None if seconds == inf else self._loop.call_later(seconds, self._awake.set)
+        try:
+            await self._awake.wait()
+        finally:
+            self._awake.clear()
+            if timer is not None:
+                timer.cancel()
+
+    def wake(self) -> None:
+        """As ``Waiter.wake``; another thread may call it, too."""
+        with suppress(RuntimeError):  # the loop was closed
+            self._loop.call_soon_threadsafe(self._awake.set)
 
 
 class Turn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from math import inf
 from typing import NamedTuple, TypeVar
 
 from limiter.call import SERVER_CLOCK, STRIDE, Block, Call, CallTemplate, Reply
@@ -155,13 +156,13 @@ class Plan:
         if isinstance(cost, tuple) and not self.leases and at_least is None:
             cost = self._checked_each(cost, least)
             return cost, cost
-        whole = _whole("cost", cost, least) if self.cap else self.checked_whole(cost, least)
+        units = whole("cost", cost, least) if self.cap else self.checked_whole(cost, least)
         if at_least is None:
-            cost = self.capped(whole)
+            cost = self.capped(units)
             return cost, cost
         # Every policy grants the same number, which is never more than the smallest limit.
-        at_least = _whole("at_least", at_least, 1, whole, "the cost")
-        return min(whole, self.most_cost), min(at_least, self.most_cost)
+        at_least = whole("at_least", at_least, 1, units, "the cost")
+        return min(units, self.most_cost), min(at_least, self.most_cost)
 
     def checked_whole(self, cost: object, least: int = 0) -> int:
         """Check and return a cost that is the same for each policy, and is not capped.
@@ -171,7 +172,7 @@ class Plan:
 
         """
         which = "the most that these limits ever admit at once"
-        return _whole("cost", cost, least, self.most_cost, which)
+        return whole("cost", cost, least, self.most_cost, which)
 
     def _checked_each(self, costs: tuple[int, ...], least: int) -> Cost:
         """Check and return costs that differ."""
@@ -184,9 +185,9 @@ class Plan:
             )
         checked = []
         for place, (cost, policy) in enumerate(zip(costs, self.policies, strict=True)):
-            most = None if self.cap else policy.most_cost
+            most = inf if self.cap else policy.most_cost
             which = f"the most that {policy} ever admits at once"
-            checked.append(_whole(f"cost[{place}]", cost, least, most, which))
+            checked.append(whole(f"cost[{place}]", cost, least, most, which))
         return self.capped(even(checked))
 
     def state(self, key: Key, tag: Key | None = None) -> tuple[bytes, bytes]:
@@ -225,6 +226,14 @@ class Part(NamedTuple):
     cost: Cost
     shadow: bool = False
     """Whether the part is in shadow mode: it counts, and never denies."""
+
+    def rates(self, costs: Sequence[int]) -> Part | None:
+        """The part of the rates alone, at ``costs`` of all policies; None if it is without cost."""
+        plan, policies = self.plan.of_rates, self.plan.policies
+        of_rates = [cost for cost, policy in zip(costs, policies, strict=True) if not policy.leases]
+        if plan is None or not any(of_rates):
+            return None
+        return self._replace(plan=plan, cost=even(of_rates))
 
 
 class JointCall:
@@ -291,16 +300,11 @@ def even(costs: Sequence[int]) -> Cost:
     return costs[0] if costs.count(costs[0]) == len(costs) else tuple(costs)
 
 
-def _whole(what: str, number: object, least: int, most: int | None = None, which: str = "") -> int:
+def whole(what: str, number: object, least: int = 0, most: float = inf, which: str = "") -> int:
     """Return the number as an int, if it is one in the range; an IntEnum is one, a bool is not."""
-    if (
-        isinstance(number, int)
-        and not isinstance(number, bool)
-        and least <= number
-        and (most is None or number <= most)
-    ):
+    if isinstance(number, int) and not isinstance(number, bool) and least <= number <= most:
         return int(number)
-    bound = "" if most is None else f" to {most}, {which}"
+    bound = "" if most == inf else f" to {most}, {which}"
     raise InvalidCost.of(what, shown(number), f"accepted is a whole number from {least}{bound}")
 
 

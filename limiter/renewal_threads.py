@@ -11,7 +11,7 @@ from itertools import count
 from time import monotonic
 
 from limiter.errors import LimiterError, StoreUnavailable
-from limiter.flows import Flow
+from limiter.flows import Flow, Pause
 from limiter.log_throttle import log_seldom
 from limiter.threads import start_thread
 
@@ -30,10 +30,10 @@ _MOST_DROPPED = 64
 class RenewalThreads:
     """Resume each flow when its pause is over; the threads end when no flow is left.
 
-    ``advance`` runs a flow up to its next pause, and returns the length of the pause in seconds.
+    ``advance`` runs a flow up to its next pause, and returns the pause.
     """
 
-    def __init__(self, advance: Callable[[Flow[None]], float]) -> None:
+    def __init__(self, advance: Callable[[Flow[None]], Pause]) -> None:
         self._advance = advance
         self._numbers = count()
         self.after_fork()
@@ -56,7 +56,7 @@ class RenewalThreads:
         """
         self._flows.add(flow)
         try:
-            self._schedule(flow, self._advance(flow))
+            self._schedule(flow, self._advance(flow).seconds)
             with self._changed:
                 self._start_if_none_is_free()
         except BaseException:  # also if the caller is interrupted: it cannot drop the flow itself
@@ -81,7 +81,7 @@ class RenewalThreads:
     def _resume(self, flow: Flow[None]) -> None:
         """Run a flow up to its next pause, or to its end."""
         try:
-            self._schedule(flow, self._advance(flow))
+            self._schedule(flow, self._advance(flow).seconds)
         except StopIteration:
             self._flows.discard(flow)
         except (

@@ -1,105 +1,166 @@
-"""A reservation: a cost taken in advance, and settled when the true cost is known."""
+"""A reservation: costs taken in advance, and settled when the true costs are known."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
+from time import monotonic
 from typing import Any, TypeVar
 
+from limiter.changes import Changes
 from limiter.core import Core
-from limiter.decision import RateLimited
+from limiter.decision import Decision, RateLimited
 from limiter.entered import Entered
-from limiter.errors import InvalidCost, InvalidSetting, LimiterError, StoreUnavailable, shown
-from limiter.flows import Ask, Flow
+from limiter.errors import InvalidCost, InvalidKey, InvalidSetting, shown
+from limiter.flows import Flow
 from limiter.grammar import Limits
 from limiter.keys import Key
-from limiter.plan import JointCall, Part, Plan
+from limiter.plan import Cost, Part, whole
+from limiter.several import Decisions, Item, checked_items, parts_of, take_flow
 
-_Own = TypeVar("_Own", bound="ReservedCost")
+_Own = TypeVar("_Own", bound="ReservedCosts")
 
 
-class ReservedCost(Entered):
-    """A cost taken in advance.
+class ReservedCosts(Entered):
+    """Costs taken in advance.
 
     Attributes:
-        decision: The decision of the call that took the cost.
-        settled: Whether the true cost was settled.
+        decisions: The decision about each subject, in the order of the items.
+        decision: The only one of them, or the one with the smallest ``remaining``.
+        settled: Whether the true costs were settled.
 
     """
 
-    def __init__(self, core: Core[Any], plan: Plan, key: Key, cost: int, tag: Key | None) -> None:
+    decisions: Decisions
+
+    def __init__(
+        self,
+        core: Core[Any],
+        items: list[Item],
+        limits: Limits | None,
+        tag: Key | None,
+        is_list: bool = True,
+    ) -> None:
         super().__init__()
         self.settled = False
         self._core = core
-        self._plan = plan
-        self._key = key
-        self._cost = cost
+        self._parts = parts_of(core, items, limits, tag, least=1)
+        self._costs = [item[1] for item in items]
+        """The costs in the form in which they were given, which is also that of the true costs."""
         self._tag = tag
+        self._is_list = is_list
+        """Whether the true costs are a list, or the only one itself."""
 
     @classmethod
-    def for_call(
+    def of_all(
         cls: type[_Own],
         core: Core[Any],
-        key: Key,
-        cost: int,
+        items: Iterable[Item],
         limits: Limits | None,
         tag: Key | None,
     ) -> _Own:
-        """Check the arguments of ``Limiter.reserve``, and make its reservation; nothing is taken yet."""
-        plan = core.plan_for(limits)
-        plan.check_mode("hit")
-        cost = plan.checked_whole(cost, least=1)
-        plan.state(key, tag)
-        return cls(core, plan, key, cost, tag)
+        """Check the arguments of ``reserve_all``, and make its reservation; nothing is taken yet."""
+        listed = checked_items("reserve_all", items)
+        if not listed:
+            raise InvalidKey("reserve_all was given []: accepted is a list of at least one item")
+        return cls(core, listed, limits, tag)
 
     def reserve_flow(self) -> Flow[None]:
-        """Take the cost."""
-        ask = self._core.ask_flow(self._plan, "hit", self._key, self._cost, self._tag)
-        decision = yield from ask
-        if not decision.allowed:
-            raise RateLimited(decision)
-        self.decision = decision
+        """Take the costs."""
+        core, parts, tag = self._core, self._parts, self._tag
+        if len(parts) == 1:  # a hit, which may spend prepaid units
+            ((plan, key, cost, _),) = parts
+            decisions = Decisions([(yield from core.ask_flow(plan, "hit", key, cost, tag))])
+        else:
+            decisions = yield from take_flow(core, parts, tag)
+        if not decisions:
+            raise RateLimited(decisions.deciding, decisions)
+        self.decision, self.decisions = decisions.deciding, decisions
         self.settled = False
         self._process = os.getpid()
 
-    def settle_flow(self, actual: int) -> Flow[None]:
-        """Refund the unused part of the cost, or charge the excess, once."""
-        if isinstance(actual, bool) or not isinstance(actual, int) or actual < 0:
-            raise InvalidCost.of("actual", shown(actual), "accepted is a whole number from 0")
-        if not hasattr(self, "decision"):
+    def settle_flow(self, actual: Cost | Sequence[Cost]) -> Flow[None]:
+        """Refund the unused part of the costs, and charge the excess, once.
+
+        Raises:
+            InvalidCost: ``actual`` has another form than the costs, or a number is wrong.
+
+        """
+        actuals = self._checked(actual)
+        if not hasattr(self, "decisions"):
             raise InvalidSetting("nothing is reserved yet: settle in the body of the with")
+        yield from self._settle_flow(actuals)
+
+    def refund_flow(self) -> Flow[None]:
+        """Refund all of it, unless it is settled."""
+        yield from self._settle_flow([part.plan.each_cost(0) for part in self._parts])
+
+    def _settle_flow(self, actuals: list[tuple[int, ...]]) -> Flow[None]:
         if self.settled:
             return
         self.settled = True
-        mode = "refund" if actual < self._cost else "settle"
-        cost = abs(actual - self._cost)
-        if cost == 0:
-            return
-        core, plan, degraded = self._core, self._plan, self.decision.degraded
-        try:
-            if cost > plan.most_cost and not degraded:
-                yield from self._charge_flow(cost)
-            else:
-                yield from core.change_flow(
-                    plan, mode, self._key, cost, self._tag, degraded=degraded
-                )
-        except LimiterError as error:
-            core.not_settled("a settlement", error)
-        except GeneratorExit:
-            core.not_settled("a settlement", StoreUnavailable("it was interrupted"))
-            raise
+        yield from settle_flow(self._core, self._parts, self.decisions, actuals, self._tag)
 
-    def _charge_flow(self, cost: int) -> Flow[None]:
-        """Charge more than one call may cost, even without room: each policy as far as its debt may go."""
-        plan = self._plan
-        parts: list[Any] = [
-            Part(Plan((policy,), plan.keys), self._key, cost) for policy in plan.policies
+    def _checked(self, actual: Any) -> list[tuple[int, ...]]:
+        """Check the true costs; return a number for each policy of each subject."""
+        if not self._is_list:
+            return [_checked_actual("actual", actual, self._costs[0], self._parts[0])]
+        if not isinstance(actual, (list, tuple)) or len(actual) != len(self._parts):
+            expected = f"accepted is a list of {len(self._parts)} costs, one for each item"
+            raise InvalidCost.of("actual", shown(actual), expected)
+        return [
+            _checked_actual(f"actual[{place}]", each, cost, part)
+            for place, (each, cost, part) in enumerate(
+                zip(actual, self._costs, self._parts, strict=True)
+            )
         ]
-        while parts:
-            charges = [part._replace(cost=min(part.cost, part.plan.most_cost)) for part in parts]
-            joint = JointCall(charges, self._tag)
-            replies = joint.split((yield Ask(joint.call("settle", self._core.now_us))))
-            parts = [
-                part._replace(cost=part.cost - charge.cost)
-                for part, charge, reply in zip(parts, charges, replies, strict=True)
-                if reply[0] == charge.cost < part.cost
-            ]
+
+
+def settle_flow(
+    core: Core[Any],
+    parts: Sequence[Part],
+    decisions: Sequence[Decision],
+    actuals: Sequence[Sequence[int]],
+    tag: Key | None = None,
+) -> Flow[None]:
+    """Charge or refund the difference between what was granted and the true costs, one for each policy.
+
+    A policy that was charged nothing is left alone. That is so if ``on_error`` admitted the call without
+    counting it, or if the policy had no room in shadow mode. Nothing is raised: what does not reach the
+    store is logged, and counted in ``unsettled``.
+    """
+    listed: dict[str, list[Part]] = {"refund": [], "settle": []}
+    for part, decision, actual in zip(parts, decisions, actuals, strict=True):
+        granted = [each.granted for each in decision.each]
+        if not granted:
+            continue
+        excess = [cost - units if units else 0 for cost, units in zip(actual, granted, strict=True)]
+        for mode, costs in (
+            ("refund", [max(0, -cost) for cost in excess]),
+            ("settle", [max(0, cost) for cost in excess]),
+        ):
+            change = part.rates(costs)
+            if change is None:
+                continue
+            if not decision.degraded:
+                listed[mode].append(change)
+            elif core.share is not None:
+                core.share.change(change.plan, mode, change.key, change.cost, tag, core.now_us)
+    changes = Changes(core, "a settlement", tag)
+    for mode, changed in listed.items():
+        if changed:
+            changes.add(mode, changed)
+    try:
+        yield from changes.send_flow(monotonic() + core.timeout)
+    finally:
+        changes.finish()
+
+
+def _checked_actual(what: str, actual: Any, cost: Cost, part: Part) -> tuple[int, ...]:
+    """Check a true cost, which has the form of the reserved one; return a number for each policy."""
+    if not isinstance(cost, tuple):
+        return part.plan.each_cost(whole(what, actual))
+    if not isinstance(actual, tuple) or len(actual) != len(cost):
+        expected = f"accepted is a tuple of {len(cost)} numbers, as the reserved cost is {cost}"
+        raise InvalidCost.of(what, shown(actual), expected)
+    return tuple(whole(f"{what}[{place}]", each) for place, each in enumerate(actual))

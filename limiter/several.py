@@ -2,47 +2,88 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any
 
+from limiter.changes import Change, Changes
 from limiter.core import Core
 from limiter.decision import Decision
 from limiter.denials import DenialCache, hit_flow
 from limiter.errors import InvalidKey, LimiterError, StoreUnavailable, shown
-from limiter.flows import Ask, Flow, Pause
+from limiter.flows import Ask, Flow
 from limiter.grammar import Limits
 from limiter.keys import Key
 from limiter.local import decide_shares
-from limiter.plan import Cost, JointCall, Part, Plan
+from limiter.plan import Cost, JointCall, Part
 
-#: One subject of ``hit_all``: its key, its cost, and optionally its own limits.
+#: One subject of ``hit_all`` or ``reserve_all``: its key, its cost, and optionally its own limits.
 Item = tuple[Key, Cost] | tuple[Key, Cost, Limits]
 
 
 class Decisions(list[Decision]):
-    """The decisions of ``hit_all``, in the order of its items. True if all are allowed."""
+    """The decisions about several subjects, in the order of the items. True if all are allowed."""
 
     def __bool__(self) -> bool:
         return all(self)
+
+    @property
+    def deciding(self) -> Decision:
+        """The denied one with the largest ``retry_after``, else the one with the smallest ``remaining``."""
+        return max(self, key=lambda decision: (decision.retry_after, -decision.remaining))
 
 
 def hit_all_flow(
     core: Core[Any], items: Iterable[Item], limits: Limits | None, tag: Key | None
 ) -> Flow[Decisions]:
     """As ``Limiter.hit_all``."""
+    return take_flow(core, parts_of(core, checked_items("hit_all", items), limits, tag), tag)
+
+
+def checked_items(call: str, items: Iterable[Item]) -> list[Item]:
+    """Return the items of ``call`` as a list, if they have the form of items.
+
+    Raises:
+        InvalidKey: They have not; the message names the wrong value.
+
+    """
+    expected = (
+        "accepted is a list of tuples of key and cost, and optionally the subject's own limits"
+    )
     try:
         listed = list(items)
     except TypeError:
-        raise InvalidKey(
-            f"hit_all was given {shown(items)}: accepted is a list of tuples of key and cost"
-        ) from None
-    parts = [_part(core, item, limits) for item in listed]
+        raise InvalidKey(f"{call} was given {shown(items)}: {expected}") from None
+    for item in listed:
+        if not isinstance(item, tuple) or len(item) not in (2, 3):
+            raise InvalidKey(f"{call} was given {shown(item)} in the list: {expected}")
+    return listed
+
+
+def parts_of(
+    core: Core[Any], items: list[Item], limits: Limits | None, tag: Key | None, least: int = 0
+) -> list[Part]:
+    """Check the keys, costs and limits of items, and return their parts; a cost is ``least`` or more.
+
+    Raises:
+        InvalidKey, InvalidCost, InvalidPolicy: One of them is wrong, or a subject is named twice.
+
+    """
+    parts = []
+    for item in items:
+        plan = core.plan_for(item[2] if len(item) == 3 else limits)
+        plan.check_mode("hit")
+        cost, _ = plan.checked(item[1], least=least)
+        parts.append(Part(plan, item[0], cost))
+    _check_apart(parts, tag)
+    return parts
+
+
+def take_flow(core: Core[Any], parts: Sequence[Part], tag: Key | None) -> Flow[Decisions]:
+    """Charge all parts or none; if the store does not decide, ``on_error`` does."""
     if not parts:
         return Decisions()
-    _check_apart(parts, tag)
     try:
         return Decisions((yield from decide_flow(core, parts, tag, denials=core.denials)))
     except StoreUnavailable:
@@ -103,18 +144,6 @@ def decide_without_store(
     return decisions
 
 
-def _part(core: Core[Any], item: Item, limits: Limits | None) -> Part:
-    if not isinstance(item, tuple) or len(item) not in (2, 3):
-        raise InvalidKey(
-            f"hit_all was given {shown(item)}: accepted are tuples of key and cost, and optionally the "
-            f"subject's own limits"
-        )
-    plan = core.plan_for(item[2] if len(item) == 3 else limits)
-    plan.check_mode("hit")
-    cost, _ = plan.checked(item[1])
-    return Part(plan, item[0], cost)
-
-
 def _check_apart(parts: list[Part], tag: Key | None) -> None:
     """Refuse a subject that is named twice.
 
@@ -133,22 +162,12 @@ def _check_apart(parts: list[Part], tag: Key | None) -> None:
         seen.add(state)
 
 
-class _Charge(NamedTuple):
-    """A charge of one part, and the mode of the call that refunds or releases it."""
-
-    place: int
-    mode: str
-    plan: Plan
-    key: Key
-    cost: Cost
-
-
 class SequentialHit:
     """Charges parts one after the other, since their slots differ.
 
-    Each charge is noted until all parts have room. If a part has no room, or the store fails, the charges
-    are refunded at once. If the caller is interrupted, or the deadline is over, they are refunded in the
-    background. A charge is removed from the notes before its refund is sent: none is refunded twice.
+    The refund of each charge is noted until all parts have room. If a part has no room, or the store fails,
+    the charges are refunded at once. If the caller is interrupted, or the deadline is over, they are
+    refunded in the background.
     """
 
     def __init__(
@@ -164,8 +183,7 @@ class SequentialHit:
         self._tag = tag
         self._lease = lease
         self._deadline = monotonic() + core.timeout if deadline is None else deadline
-        self._charges: list[_Charge] = []
-        self._process = os.getpid()
+        self._refunds = Changes(core, "a refund", tag, lease)
 
     def decide_flow(self, mode: str) -> Flow[list[Decision]]:
         """Charge all parts, or none."""
@@ -176,22 +194,20 @@ class SequentialHit:
                 decisions.append(decision)
                 if not (decision.allowed or part.shadow):
                     return (yield from self._deny_flow(decisions))
-                self._charges += self._charged(place, part, decision)
-            self._charges.clear()
+                self._note(place, decision)
+            self._refunds.left.clear()
             return decisions
         except LimiterError:
-            yield from self._refund_flow()
+            yield from self._refunds.send_flow(self._deadline)
             raise
         finally:
-            if self._charges:
-                with suppress(StoreUnavailable):  # it cannot be run, and has counted the charges
-                    self._core.run_beside(self._refund_later_flow())
+            self._refunds.finish()
 
     def _deny_flow(self, decisions: list[Decision]) -> Flow[list[Decision]]:
         """Refund the charges before a denial, and return decisions about the state after that."""
-        places = {charge.place for charge in self._charges}
-        places -= yield from self._refund_flow()
-        for place in sorted(places):
+        charged = [change.place for change in self._refunds.left]
+        kept = yield from self._refunds.send_flow(self._deadline)
+        for place in sorted({*charged} - {change.place for change in kept}):
             decisions[place] = decisions[place].given_back()
             with suppress(LimiterError):
                 decisions[place] = yield from self._ask_flow(self._parts[place], "peek", "")
@@ -207,43 +223,17 @@ class SequentialHit:
         call = JointCall([part], self._tag).call(mode, self._core.now_us, lease)
         return Decision(part.plan.policies, (yield Ask(call, self._deadline)))
 
-    def _charged(self, place: int, part: Part, decision: Decision) -> Iterator[_Charge]:
-        """The charges of a part: all or nothing; in shadow mode, each policy that had room."""
-        taken = [part] if part.cost else []
-        if not decision.allowed:
-            taken = [
-                part._replace(plan=Plan((each.policy,), part.plan.keys), cost=each.granted)
-                for each in decision.each
-                if each.granted
-            ]
-        for plan, key, cost, _ in taken:
-            if plan.of_rates is not None:
-                yield _Charge(place, "refund", plan.of_rates, key, cost)
-            if plan.leases:
-                yield _Charge(place, "release", plan.of_leases, key, cost)
-
-    def _refund_flow(self) -> Flow[set[int]]:
-        """Refund the charges until the deadline; return the places of the parts that stay charged."""
-        core, kept = self._core, set()
-        while self._charges and monotonic() < self._deadline:
-            place, mode, plan, key, cost = self._charges.pop(0)
-            call = plan.call(mode, key, cost, None, self._tag, core.now_us, self._lease)
-            try:
-                yield Ask(call, self._deadline)
-            except LimiterError as error:
-                core.not_settled("a refund", error)
-                kept.add(place)
-            except GeneratorExit:
-                core.cut_off("a refund", self._process)
-                raise
-        return kept | {charge.place for charge in self._charges}
-
-    def _refund_later_flow(self) -> Flow[None]:
-        """Refund the charges of a call that ended before it could; count those that stay charged."""
-        try:
-            yield Pause(0.0)
-            self._deadline = monotonic() + self._core.timeout
-            yield from self._refund_flow()
-        finally:
-            for _ in self._charges:
-                self._core.cut_off("a refund", self._process, "there was no time")
+    def _note(self, place: int, decision: Decision) -> None:
+        """Note how to undo a charge: all of the part's, or in shadow mode that of each policy with room."""
+        part = self._parts[place]
+        granted = [each.granted for each in decision.each]
+        rates = part.rates(granted)
+        if rates is not None:
+            self._refunds.left.append(Change("refund", [rates], place))
+        if any(
+            units
+            for units, policy in zip(granted, part.plan.policies, strict=True)
+            if policy.leases
+        ):
+            leases = part._replace(plan=part.plan.of_leases)
+            self._refunds.left.append(Change("release", [leases], place))

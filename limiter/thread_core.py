@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, partial
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreUnavailable
 from limiter.flows import Ask, Flow, Pause
+from limiter.lines import Lines, Waiter
 from limiter.memory.transport import MEMORY, MemoryTransport
 from limiter.prepaid import Terms
 from limiter.prepaid_subjects import PrepaidSubjects, no_turn
@@ -42,6 +44,17 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
     def new_turn(self) -> Any:
         """As ``Core.new_turn``: a lock that does not stop a signal handler of the thread that holds it."""
         return threading.RLock()
+
+    @cached_property
+    def lines(self) -> Lines:
+        """As ``Core.lines``; a lock that does not stop a signal handler of the thread that holds it."""
+        lines = Lines(threading.RLock)
+        remember(lines)
+        return lines
+
+    def new_waiter(self, deadline: float) -> Waiter:
+        """As ``Core.new_waiter``."""
+        return WaitingThread(deadline)
 
     def prepay(self, terms: Terms) -> PrepaidSubjects:
         """As ``Core.prepay``."""
@@ -85,15 +98,19 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
         """Run every step of a flow, and return its result."""
         try:
             while True:
-                sleep(self._advance(flow))
+                pause = self._advance(flow)
+                if pause.sleeper is None:
+                    sleep(pause.seconds)
+                else:
+                    pause.sleeper.sleep(pause.seconds)
         except StopIteration as done:
             result: _Result = done.value
             return result
         finally:
             flow.close()  # if it was interrupted, it refunds what it has charged
 
-    def _advance(self, flow: Flow[Any]) -> float:
-        """Run a flow up to its next pause, and return that pause's seconds; StopIteration at the end."""
+    def _advance(self, flow: Flow[Any]) -> Pause:
+        """Run a flow up to its next pause, and return that; StopIteration at the end."""
         step = next(flow)
         while not isinstance(step, Pause):
             assert isinstance(step, Ask)  # noqa: S101 (a thread cannot run an ``Await``)
@@ -108,4 +125,23 @@ class ThreadCore(Core["Transport | MemoryTransport"]):
             else:
                 self.outage.answered()
                 step = flow.send(reply)
-        return step.seconds
+        return step
+
+
+class WaitingThread(Waiter):
+    """A thread that may have to wait: it sleeps until its lock is released."""
+
+    def __init__(self, deadline: float) -> None:
+        super().__init__(deadline)
+        self.thread = threading.get_ident()
+        self._awake = threading.Lock()
+        self._awake.acquire()
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep for this time, or until another caller wakes this one."""
+        self._awake.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+    def wake(self) -> None:
+        """As ``Waiter.wake``."""
+        with suppress(RuntimeError):  # it is awake already
+            self._awake.release()

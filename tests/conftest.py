@@ -8,16 +8,26 @@ import itertools
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
+from fakeredis import TcpFakeServer
 from hypothesis import settings
 
 from limiter import log_throttle
 from limiter.base import Base
-from service.demo.servers import HOST, Certificates, Cluster, Server, ServerError, find_server
+from service.demo.servers import (
+    HOST,
+    Certificates,
+    Cluster,
+    Server,
+    ServerError,
+    find_server,
+    free_port,
+)
 from tests import fast, no_skips
 from tests.proxy import Proxy
 
@@ -96,6 +106,17 @@ def cluster() -> Iterator[Cluster]:
     """A cluster of three primaries that every test shares."""
     with Cluster(3) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def foreign() -> Iterator[str]:
+    """A server that speaks Redis's protocol and runs Lua, but without the library `struct`."""
+    server = TcpFakeServer((HOST, free_port()))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"redis://{HOST}:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture

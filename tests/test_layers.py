@@ -156,11 +156,21 @@ def test_the_memory_store_needs_the_core_alone() -> None:
 def test_only_the_two_clients_know_the_round_trip() -> None:
     """The rest of a limiter is written once, for threads and for coroutines."""
     clients = [f"limiter.{name}" for name in ("client", "aio", "thread_core", "loop_core")]
-    names = ("base", "core", "entered", "flows", "leases", "local", "reservations", "several")
+    names = (
+        "base",
+        "core",
+        "entered",
+        "flows",
+        "leases",
+        "lines",
+        "local",
+        "reservations",
+        "several",
+    )
     shared = [f"limiter.{name}" for name in (*names, "denials", "prepaid", "call_cache")]
     for name, tree in trees("limiter"):
         wanted = imports(tree)
-        if not within(name, "limiter.transport", "limiter.testing", *clients):
+        if not within(name, "limiter.transport", "limiter.testing", "limiter.doctor", *clients):
             assert not [one for one in wanted if within(one, "limiter.transport")], name
         if name in shared:
             waiting = ("asyncio", "time.sleep", "threading")
@@ -198,8 +208,8 @@ def _module(path: str, modules: Collection[str]) -> str:
 
 
 #: The public names of a limiter; adapters use its core for all others.
-PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve reset
-timeout unsettled wait"""
+PUBLIC = """clear close from_env hit hit_all hold name on_error open peek policies refund reserve
+reserve_all reset timeout unsettled wait"""
 
 
 @pytest.mark.parametrize("kind", [limiter.Limiter, limiter.AsyncLimiter])
@@ -260,21 +270,16 @@ def test_nothing_shipped_imports_tests_or_bench() -> None:
 def test_the_service_uses_public_names_only() -> None:
     """What ``limiter`` exports, the web adapters, policy files, and the settings that are the service's."""
     settings = ("is_in_process", "policies_path", "trusted_proxies")
-    settings += (
-        "tokens",
-        "ADMIN_TOKEN",
-        "API_TOKEN",
-        "METRICS_FOLDER",
-        "metrics_folder",
-        "with_config",
-    )
+    settings += ("tokens", "ADMIN_TOKEN", "API_TOKEN", "METRICS_FOLDER", "metrics_folder")
+    settings += ("with_config", "from_environment")
+    parts = ("web", "policyfile", "server", "flask", "doctor")
+    packages = [f"limiter.{part}" for part in parts]
     public = {f"limiter.{name}" for name in limiter.__all__}
     public |= {f"limiter.settings.{name}" for name in settings}
     public |= {"limiter.log_throttle.ThrottleFilter", "limiter.wsgi.LimiterMiddleware"}
     for name, tree in trees("service", "limiter/server"):
         for wanted in imports(tree):
             if within(wanted, "limiter"):
-                packages = ("limiter.web", "limiter.policyfile", "limiter.server", "limiter.flask")
                 known = wanted in public or within(wanted, *packages)
                 assert known, f"{name} imports {wanted}"
                 assert wanted in public or "._" not in wanted, f"{name} imports {wanted}"

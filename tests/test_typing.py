@@ -10,7 +10,7 @@ from tests.calls import typed, typed_web
 FILE = Path(typed.__file__)
 CALLS = {
     *("hit", "peek", "refund", "reset", "hit_all", "wait", "hold", "reserve", "open", "close"),
-    *("from_env", "settle", "release"),
+    *("from_env", "settle", "release", "reserve_all"),
 }
 
 

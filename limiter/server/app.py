@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.applications import Starlette
 
-from limiter import LimiterError
+from limiter import LimiterError, StoreRefused, StoreUnavailable
 from limiter.policyfile import AsyncPolicies
 from limiter.policyfile.watch import LOOK_EVERY
 from limiter.server import (
@@ -25,6 +25,7 @@ from limiter.server.forward_auth import PATH, ForwardAuth
 from limiter.server.metrics import Metrics
 from limiter.server.one_policy import AnyPolicies, OnePolicy
 from limiter.server.recorder import Recorder
+from limiter.server.store_check import check_store
 from limiter.settings import API_TOKEN
 from limiter.web.asgi_messages import App, Receive, Scope, Send
 
@@ -82,15 +83,32 @@ class Service:
         """Connect and load the scripts before the first request; serve also without a store."""
         await receive()
         try:
-            await self.policies.open()
-        except LimiterError as error:
-            logs.log.warning("started without the store: %s", error)
+            await self._meet_store()
+        except StoreRefused as error:
+            logs.log.error("the service does not start: %s", error)
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
         watching = asyncio.get_running_loop().create_task(self._watch())
         await send({"type": "lifespan.startup.complete"})
         await receive()
         watching.cancel()
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+    async def _meet_store(self) -> None:
+        """Connect, and check the store.
+
+        Raises:
+            StoreRefused: The limiter's promises do not hold on this server.
+
+        """
+        try:
+            await self.policies.open()
+        except LimiterError as error:
+            logs.log.warning("started without the store: %s", error)
+            if isinstance(error, StoreUnavailable):
+                return
+        await check_store()
 
     async def _watch(self) -> None:
         """Notice a changed policy file also while no request arrives."""

@@ -73,6 +73,25 @@ class Transport:
         """Whether one script call may have keys with these hash tags."""
         return not self._store.is_cluster or one_slot(tags)
 
+    @property
+    def is_cluster(self) -> bool:
+        """Whether the store is a cluster."""
+        return self._store.is_cluster
+
+    @property
+    def checks_certificates(self) -> bool | None:
+        """Whether TLS checks the servers' certificates; None without TLS."""
+        return self._store.checks_certificates
+
+    def primaries(self, deadline: float) -> list[Node]:
+        """Every node that has subjects, in the order of their addresses.
+
+        Raises:
+            StoreUnavailable, StoreRefused: They are not known.
+
+        """
+        raise NotImplementedError
+
     def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """Connect and load the scripts into the store, within ``connect_timeout``.
 
@@ -111,14 +130,14 @@ class Transport:
     ) -> None:
         # No caller waits for a decision here: the reply may take until the deadline.
         for script in scripts:
-            self._command(node, command("SCRIPT", "LOAD", script.source), deadline)
+            self.ask(node, command("SCRIPT", "LOAD", script.source), deadline)
         if key is not None:
             reply = None
             with suppress(StoreRefused):  # the user may not run EVAL
-                reply = self._command(node, rights.question(key), deadline)
+                reply = self.ask(node, rights.question(key), deadline)
             rights.check(reply, key, node.where)
 
-    def _command(self, node: Node, encoded: bytes, deadline: float) -> Any:
+    def ask(self, node: Node, encoded: bytes, deadline: float) -> Any:
         """Send one plain command to one node, once."""
         connection = node.take(deadline)
         try:

@@ -36,6 +36,11 @@ class ClusterTransport(Transport):
         self._changed = threading.Condition()
         self._reading = False
 
+    def primaries(self, deadline: float) -> list[Node]:
+        """As ``Transport.primaries``, by a new reading of the table."""
+        self._read_anew(deadline)
+        return sorted(self._table.primaries, key=lambda node: node.address)
+
     def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """Load the scripts into every primary; if one fails, still try the others."""
         deadline = monotonic() + self._connect_timeout
@@ -114,7 +119,7 @@ class ClusterTransport(Transport):
         try:
             for node, until in reading.nodes(self._connect_timeout):
                 try:
-                    reading.add(self._command(node, CLUSTER_SLOTS, until), node)
+                    reading.add(self.ask(node, CLUSTER_SLOTS, until), node)
                 except LimiterError as error:
                     reading.fail(error)
         except Exception as error:

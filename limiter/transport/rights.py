@@ -56,6 +56,12 @@ def question(key: bytes) -> bytes:
     return command("EVAL", _TEXT, "0", *calls)
 
 
+def missing(reply: object) -> str:
+    """Return the commands that a reply names, as the words of an ACL rule; empty if there are none."""
+    names = reply if isinstance(reply, list) else []
+    return " ".join(f"+{name.decode() if isinstance(name, bytes) else name}" for name in names)
+
+
 def check(reply: object, key: bytes, where: str) -> None:
     """Raise an error if the reply names a command.
 
@@ -63,8 +69,7 @@ def check(reply: object, key: bytes, where: str) -> None:
         StoreRefused: The user may not run the command, or not on such a key.
 
     """
-    if isinstance(reply, list) and reply:
-        names = " ".join(f"+{name.decode() if isinstance(name, bytes) else name}" for name in reply)
+    if names := missing(reply):
         raise StoreRefused(
             f"{where} does not grant its user {names} on keys like {key.decode()}: expected are the "
             f"rights that `limiter acl` prints; grant them, and open again"

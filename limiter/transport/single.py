@@ -27,12 +27,16 @@ class SingleTransport(Transport):
         super().__init__(store, timeout, connect_timeout)
         self._node = self._make_node(None)
 
+    def primaries(self, deadline: float) -> list[Node]:
+        """As ``Transport.primaries``: the only node."""
+        return [self._node]
+
     def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """As ``Transport.load``; refuse a cluster's node, which would answer for some subjects only."""
         deadline, hello = monotonic() + self._connect_timeout, None
         self._load_on(self._node, scripts, key, deadline)
         with suppress(StoreRefused):  # the server does not know HELLO
-            hello = self._command(self._node, HELLO, deadline)
+            hello = self.ask(self._node, HELLO, deadline)
         check_alone(hello, self._node.where)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -92,11 +93,21 @@ class Store(NamedTuple):
     def named(self, *addresses: Address) -> str:
         """Some of the addresses, for messages, and whether TLS is used: a server without it is silent."""
         listed = ",".join(f"{host}:{port}" for host, port in addresses)
+        return f"store {self.settings.get('path', listed)}{' (TLS)' if self._is_tls else ''}"
+
+    @property
+    def _is_tls(self) -> bool:
         kind = self.connection_class  # may also be a function
-        tls = isinstance(kind, type) and issubclass(
+        return isinstance(kind, type) and issubclass(
             kind, (SYNC.tls_connection, ASYNC.tls_connection)
         )
-        return f"store {self.settings.get('path', listed)}{' (TLS)' if tls else ''}"
+
+    @property
+    def checks_certificates(self) -> bool | None:
+        """Whether TLS checks the servers' certificates; None without TLS."""
+        if not self._is_tls:
+            return None
+        return self.settings.get("ssl_cert_reqs", "required") not in ("none", ssl.CERT_NONE)
 
 
 def read_store(store: object, kit: Kit = SYNC) -> Store:

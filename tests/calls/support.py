@@ -20,6 +20,8 @@ from limiter import (
     TokenBucket,
     core,
     leases,
+    lines,
+    loop_core,
     testing,
     thread_core,
 )
@@ -144,8 +146,10 @@ class Time:
                 await limiter.inner.hit(self.rival)
 
         patch.setattr(thread_core, "sleep", sleep)
+        patch.setattr(thread_core.WaitingThread, "sleep", lambda _, seconds: sleep(seconds))
         patch.setattr(asyncio, "sleep", asleep)
-        for flows in (core, leases):
+        patch.setattr(loop_core.WaitingTask, "sleep", lambda _, seconds: asleep(seconds))
+        for flows in (core, leases, lines):
             patch.setattr(flows, "monotonic", lambda: self.passed_us / 1e6)
 
     @property

@@ -23,7 +23,7 @@ from limiter import (
     RateLimited,
     SlidingLog,
     StoreUnavailable,
-    leases,
+    lines,
     thread_core,
 )
 from limiter.testing import StoreCall, intercept
@@ -302,8 +302,8 @@ def test_a_store_that_is_away_for_a_moment(
 
 def test_waits_for_a_lease(make: Make, subject: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits until a release, long before the lease would expire, and tries at least every second."""
-    assert leases._ASK_EVERY == 1.0
-    monkeypatch.setattr(leases, "_ASK_EVERY", 0.15)
+    assert lines._ASK_EVERY == 1.0
+    monkeypatch.setattr(lines, "_ASK_EVERY", 0.15)
     limiter = make([Concurrency(1, lease=60), SlidingLog(9, "day")])
     first = limiter.hold(subject)
     first.__enter__()

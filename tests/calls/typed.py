@@ -80,6 +80,10 @@ def sync() -> None:
             assert_type(reserved.decision, Decision)
             reserved.settle(32)
             assert_type(reserved.settled, bool)
+        with limiter.reserve_all([("user:42", (5,)), ("org:7", 3, "9/minute")], tag=7) as both:
+            assert_type(both, Reservation)
+            assert_type(both.decisions, Decisions)
+            both.settle([(4,), 3])
         fields(decision)
     with leases.hold("user:42", 2, timeout=1, on_lost=lambda: print("lost"), tag="t") as lease:
         assert_type(lease, Lease)
@@ -134,6 +138,10 @@ async def coroutines() -> None:
             assert_type(reserved, AsyncReservation)
             assert_type(reserved.decision, Decision)
             await reserved.settle(32)
+        async with limiter.reserve_all([("user:42", (5,)), ("org:7", 3, "9/minute")]) as both:
+            assert_type(both, AsyncReservation)
+            assert_type(both.decisions, Decisions)
+            await both.settle([(4,), 3])
         fields(decision)
     async with leases.hold("user:42", timeout=1, on_lost=lambda: None) as lease:
         assert_type(lease, AsyncLease)

@@ -23,8 +23,8 @@ from tests.service.support import ROOT, clean_environment
 QUICKSTART = (ROOT / "docs/quickstart.md").read_text()
 
 COMMANDS = [
-    *("hit", "peek", "refund", "reset", "hold", "check", "explain", "serve", "scripts", "acl"),
-    "bench",
+    *("hit", "peek", "refund", "reset", "hold", "check", "explain", "serve", "scripts"),
+    *("doctor", "acl", "bench"),
 ]
 
 

@@ -21,6 +21,7 @@ TITLES = [
     "The decision service",
     "Policies",
     "Operate",
+    "Stores",
     "Run the decision service",
     "Runbook",
     "From Flask-Limiter",

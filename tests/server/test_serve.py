@@ -152,6 +152,25 @@ def test_a_client_that_hangs_up_leaves_no_lease(tmp_path: Path, own: Server, res
         assert post(f"{url}/v1/hold/jobs", {"key": "u", "lease": "fourth"}).status == 429
 
 
+def test_it_does_not_start_on_a_server_on_which_promises_do_not_hold(foreign: str) -> None:
+    done = run_serve("--bind", f"{HOST}:{free_port()}", LIMITER_STORE=foreign)
+
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if "the service does not start" in line]
+    assert "struct: Lua's library struct is missing: fakeredis cannot run" in line
+
+
+def test_what_an_operator_should_change_is_logged_at_the_start(tmp_path: Path) -> None:
+    with (
+        Server(options=["--maxmemory-policy", "allkeys-lru"]) as server,
+        serving(tmp_path / "log", LIMITER_STORE=server.url),
+    ):
+        pass
+    logged = [line["message"] for line in lines_of(tmp_path / "log") if line["level"] == "warning"]
+
+    assert [text for text in logged if "memory: allkeys-lru" in text and "noeviction" in text]
+
+
 def test_it_starts_without_a_store_and_recovers_with_it(tmp_path: Path) -> None:
     with Server() as server:
         server.kill()
