@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -265,14 +264,3 @@ def test_a_true_cost_is_a_whole_number(client: Client, wrong: Any) -> None:
     assert "cost is missing" in problem(settle(client, "a", [USABLE]), 422)["detail"]
     unknown = client.delete("/v1/reserve", json={"id": "a", "items": [{**USABLE, "cost": 1}]})
     assert "items[0] has an unknown member" in problem(unknown, 422)["detail"]
-
-
-def test_reserve_and_settle_are_for_known_callers(client: Client) -> None:
-    for method, path in (
-        ("POST", "/v1/reserve"),
-        ("DELETE", "/v1/reserve"),
-        ("POST", "/v1/settle"),
-    ):
-        body = json.dumps({"id": "a", "items": [{**USABLE, "cost": 1}]}).encode()
-        problem(client.ask(method, path, pieces=[body], peer="203.0.113.9"), 403)
-        problem(client.ask("PUT", path, pieces=[body]), 405)
