@@ -98,9 +98,11 @@ def _reserved(guard: AsyncGuard, subject: Subject, cost: int) -> Item:
     try:
         return Item(check.rule, check.part())
     except InvalidCost as error:
+        part = part_without_cost(check)
         if not check.rule.shadow:
-            abort(422, "cost is more than this policy ever admits at once.")
-        return Item(check.rule, part_without_cost(check), error=error)
+            most = part.plan.most_cost
+            abort(422, f"cost is more than {most}, the most that this policy ever admits at once.")
+        return Item(check.rule, part, error=error)
 
 
 def _settled(guard: AsyncGuard, subject: Subject, cost: int) -> Item:
