@@ -36,19 +36,25 @@ class CallTemplate:
     """All of a call but its keys: calls for many subjects share one template.
 
     Attributes:
-        mode: hit, peek, refund, settle or reset; with leases also acquire, renew or release.
+        mode: hit, peek, refund, settle or reset; with leases also acquire, renew or release; with a
+            record reserve or settle.
         at_least: The units that are enough if fewer than a block's cost are left; 0 if all are needed.
         step: A call that takes less than its cost takes a multiple of this number, which divides
             ``at_least`` and every cost.
         now_us: The time to use; ``SERVER_CLOCK`` is the store's.
         hold_us: How long the units may be used after the call, if they are taken in advance; else 0.
         blocks: One for each policy; no policy of a subject occurs twice.
+        record_ms: How long the record of the reservation, or the mark that it is settled, is kept; the
+            record is the call's last key. None: the call is about no record.
         joinable: Whether a transport may join the call with equal calls, into one of a larger cost.
         prepared: The bytes that a transport prepared from the template.
 
     """
 
-    __slots__ = ("at_least", "blocks", "hold_us", "joinable", "mode", "now_us", "prepared", "step")
+    __slots__ = (
+        *("at_least", "blocks", "hold_us", "joinable", "mode", "now_us", "prepared", "record_ms"),
+        "step",
+    )
 
     def __init__(
         self,
@@ -59,6 +65,7 @@ class CallTemplate:
         step: int = 1,
         joinable: bool = False,
         hold_us: int = 0,
+        record_ms: int | None = None,
     ) -> None:
         self.mode = mode
         self.at_least = at_least
@@ -67,6 +74,7 @@ class CallTemplate:
         self.now_us = now_us
         self.hold_us = hold_us
         self.blocks = blocks
+        self.record_ms = record_ms
         self.prepared: Any = None
 
 

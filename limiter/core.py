@@ -148,8 +148,9 @@ class Core(Generic[_Transport]):
 
     def ended(self, call: Call) -> None:
         """Note the end of a call, whether it failed or not; a failed one may have run, too."""
-        mode = call.template.mode
-        if mode in GIVING_BACK:
+        mode, record_ms = call.template.mode, call.template.record_ms
+        # By a record, a settlement may also refund.
+        if mode in GIVING_BACK or (mode == "settle" and record_ms is not None):
             self.store.marks.renew(call.keys)
             self.lines.wake(call.keys)
         elif mode == "release":

@@ -22,14 +22,7 @@ _Own = TypeVar("_Own", bound="ReservedCosts")
 
 
 class ReservedCosts(Entered):
-    """Costs taken in advance.
-
-    Attributes:
-        decisions: The decision about each subject, in the order of the items.
-        decision: The only one of them, or the one with the smallest ``remaining``.
-        settled: Whether the true costs were settled.
-
-    """
+    """Costs taken in advance, of one subject or several; ``client.Reservation`` describes it."""
 
     decisions: Decisions
 
@@ -151,7 +144,7 @@ def settle_flow(
         if changed:
             changes.add(mode, changed)
     try:
-        yield from changes.send_flow(monotonic() + core.timeout)
+        yield from changes.send_flow(monotonic() + core.store.timeout)
     finally:
         changes.finish()
 

@@ -43,9 +43,14 @@ def script(name: str) -> Script:
     return Script(name, source, hashlib.sha1(source, usedforsecurity=False).hexdigest())
 
 
+#: The commands of ``reservation`` alone. It calls both before it changes a limit's state, so a user without
+#: the right to one of them cannot reserve, and is not charged.
+OF_RECORDS = ("get", "set")
+
 #: The commands that scripts call. An ACL user needs these, and EVALSHA, EVAL and SCRIPT LOAD.
 COMMANDS = (
     "del",
+    "get",
     "hget",
     "hmget",
     "hset",
@@ -54,6 +59,7 @@ COMMANDS = (
     "ltrim",
     "pexpire",
     "rpush",
+    "set",
     "time",
     "type",
     "zadd",

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
+from urllib.parse import urlencode
 
 from limiter.errors import Invalid, InvalidPolicy, InvalidSetting, shown
 
@@ -48,6 +49,11 @@ _NUMBERS: dict[str, type[int] | type[float]] = {
 
 _REQUIRED = {"store": "redis://127.0.0.1:6379/0", "limits": "100/minute"}
 
+#: Parts of the store's URL that are kept apart from it, and the parameter of the URL for each.
+STORE_PARTS = {
+    "username": "LIMITER_STORE_USERNAME",
+    "password_file": "LIMITER_STORE_PASSWORD_FILE",  # the file's name, and no password
+}
 POLICIES = "LIMITER_POLICIES"
 ADMIN_TOKEN = "LIMITER_ADMIN_TOKEN"  # noqa: S105 (the variable's name)
 API_TOKEN = "LIMITER_API_TOKEN"  # noqa: S105 (the variable's name)
@@ -56,7 +62,14 @@ TRUSTED_PROXIES = "LIMITER_TRUSTED_PROXIES"
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
 _PREFIX = "LIMITER_"
-_KNOWN = (*VARIABLES.values(), POLICIES, ADMIN_TOKEN, API_TOKEN, TRUSTED_PROXIES)
+_KNOWN = (
+    *VARIABLES.values(),
+    *STORE_PARTS.values(),
+    POLICIES,
+    ADMIN_TOKEN,
+    API_TOKEN,
+    TRUSTED_PROXIES,
+)
 #: What Kubernetes and Docker set in every container beside a service that is called ``limiter``.
 _SET_BY_CONTAINERS = re.compile(
     r"\w+_SERVICE_(HOST|PORT)\w*|LIMITER_(\w+_)?PORT(_\d+_(TCP|UDP|SCTP)\w*)?"
@@ -85,6 +98,8 @@ def from_environment(
     for setting, variable in VARIABLES.items():
         if environ.get(variable):
             values[setting] = environ[variable]
+    if environ.get(VARIABLES["store"]):
+        values["store"] = _whole_store(environ)
     for setting, example in _REQUIRED.items():
         if setting not in values:
             text = f"{VARIABLES[setting]} is not set: give it, for example {example}"
@@ -95,6 +110,24 @@ def from_environment(
         if isinstance(values.get(setting), str):
             values[setting] = _number(number, VARIABLES[setting], values[setting])
     return values
+
+
+def _whole_store(environ: Mapping[str, str]) -> str:
+    """The store's URL, with the parts that have variables of their own."""
+    url = environ[VARIABLES["store"]]
+    parts = {
+        name: environ[variable] for name, variable in STORE_PARTS.items() if environ.get(variable)
+    }
+    if not parts:
+        return url
+    if "://" not in url or is_in_process(environ):
+        name = STORE_PARTS[next(iter(parts))]
+        raise InvalidSetting.of(
+            name,
+            "set",
+            f"{VARIABLES['store']} is no server with users: accepted is a URL of a server",
+        )
+    return url + ("&" if "?" in url else "?") + urlencode(parts, safe="/")
 
 
 def with_config(config: Mapping[str, Any], without: Collection[str] = ()) -> Mapping[str, Any]:

@@ -177,8 +177,8 @@ def read(command: Sequence[bytes]) -> Decoded | None:
     if len(keys) < count or not arguments:
         raise _wrong(name, arguments, "one or more")
     shown = [_text(key) for key in keys]
-    if name == "several":
-        return _several(shown, [_text(word) for word in arguments])
+    if name in ("several", "reservation"):
+        return _list(name, shown, [_text(word) for word in arguments])
     if name == "few":
         return _few(shown, arguments)
     header = _header(name)
@@ -200,14 +200,14 @@ def read(command: Sequence[bytes]) -> Decoded | None:
     return Decoded(name, str(mode), shown, {**own, "now_us": now_us}, [])
 
 
-def _several(keys: list[str], words: list[str]) -> Decoded:
-    first = _header("several").text
+def _list(script: str, keys: list[str], words: list[str]) -> Decoded:
+    first = _header(script).text
     values = {name: _number(word.encode()) for name, word in zip(first, words, strict=False)}
     policies, at = [], len(first)
     while at < len(words):
         if words[at] not in scripts.names():
             raise Undecodable(
-                f"several has a block of {words[at]!r}: expected is the name of a script; SLOWLOG "
+                f"{script} has a block of {words[at]!r}: expected is the name of a script; SLOWLOG "
                 f"leaves out what follows the 31st word"
             )
         header = _header(words[at]).text
@@ -219,16 +219,16 @@ def _several(keys: list[str], words: list[str]) -> Decoded:
             or not 0 < int(block[1]) <= len(keys)
         ):
             raise Undecodable(
-                f"several has {len(block)} words for a block of {words[at]}: expected are {len(names)}, "
+                f"{script} has {len(block)} words for a block of {words[at]}: expected are {len(names)}, "
                 f"the second of them the number of a key; SLOWLOG leaves out what follows the 31st word"
             )
         policy = {name: _number(word.encode()) for name, word in zip(names, block, strict=True)}
         policies.append({**policy, "key": keys[int(block[1]) - 1]})
         at += len(names)
     if not policies:
-        raise _wrong("several", words, "more")
+        raise _wrong(script, words, "more")
     now_us, mode = values.pop("now_us"), values.pop("mode")
-    return Decoded("several", str(mode), keys, {**values, "now_us": now_us}, policies)
+    return Decoded(script, str(mode), keys, {**values, "now_us": now_us}, policies)
 
 
 def _few(keys: list[str], arguments: Sequence[bytes]) -> Decoded:

@@ -1,4 +1,4 @@
-"""Decide several policies, all or none: the rules of ``lua/v1/several.lua``, in Python."""
+"""Decide several policies, all or none: the rules of ``several.lua`` and ``reservation.lua``, in Python."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from limiter import units
-from limiter.call import Block, CallTemplate
+from limiter.call import STRIDE, Block, CallTemplate
+from limiter.errors import StoreRefused
 from limiter.policies.step import Step
 
 
@@ -83,3 +84,85 @@ def change(mode: str, blocks: Sequence[Block], steps: Sequence[Step]) -> Outcome
             writes.append(place)
         reply += [done, max(0, min(step.room, capacity)), 0, step.reset_us, 0]
     return Outcome(reply, writes)
+
+
+#: The error of ``reservation.lua`` for a record that these policies have not written.
+OTHER_POLICIES = "LIMITER reservation v1 has a record of other policies"
+#: The record of a reservation that is settled.
+SETTLED = "-1"
+#: What a record has for a policy in shadow mode that had no room.
+_NO_ROOM = "-"
+
+
+class RecordedOutcome(NamedTuple):
+    """The reply to a call about a reservation, and the changes that it makes."""
+
+    reply: list[int]
+    """As that of ``Outcome``; then the state of the reservation."""
+    writes: list[int]
+    """As those of ``Outcome``."""
+    record: str | None = None
+    """The new record, empty if it is deleted; None if it stays as it is."""
+    keeps_expiry: bool = False
+    """Whether the new record expires when the old one would have."""
+
+
+def reserve(template: CallTemplate, steps: Sequence[Step], record: str | None) -> RecordedOutcome:
+    """Charge every block if all have room, and record the granted units; nothing if there is a record."""
+    blocks = template.blocks
+    if record == SETTLED:
+        return RecordedOutcome([*ask(template, False, steps).reply, 3], [])
+    if record is not None:
+        recorded = _read(record, len(blocks))
+        reply = ask(template, False, steps).reply
+        for at, granted in zip(range(0, len(reply), STRIDE), recorded, strict=True):
+            if granted is not None:
+                reply[at], reply[at + 2], reply[at + 4] = granted, 0, 0
+        return RecordedOutcome([*reply, 2], [])
+    reply, writes = ask(template, True, steps)
+    waits = reply[2::STRIDE]
+    if any(wait and not block.shadow for wait, block in zip(waits, blocks, strict=True)):
+        return RecordedOutcome([*reply, 0], writes)
+    numbers = zip(reply[::STRIDE], waits, strict=True)
+    words = [_NO_ROOM if wait else str(granted) for granted, wait in numbers]
+    return RecordedOutcome([*reply, 1], writes, " ".join(words))
+
+
+def settle(template: CallTemplate, steps: Sequence[Step], record: str | None) -> RecordedOutcome:
+    """Refund or charge the difference to the recorded units, and mark the record as settled."""
+    blocks = template.blocks
+    recorded: list[int | None] = [None] * len(blocks)
+    if record is not None and record != SETTLED:
+        recorded = _read(record, len(blocks))
+    reply: list[int] = []
+    writes: list[int] = []
+    words: list[str] = []
+    remains = False
+    for place, (block, step, granted) in enumerate(zip(blocks, steps, recorded, strict=True)):
+        difference = 0 if granted is None else block.cost - granted
+        mode = "refund" if difference < 0 else "settle"
+        moved = min(abs(difference), block.policy.most_entries)
+        each = change(mode, [block._replace(cost=moved)], [step])
+        reply += each.reply
+        writes += [place for _ in each.writes]
+        if granted is None:
+            words.append(_NO_ROOM)
+        elif moved < abs(difference) and each.reply[0] == moved:
+            remains = True
+            words.append(str(granted - moved if difference < 0 else granted + moved))
+        else:
+            words.append(str(block.cost))
+    if remains:
+        return RecordedOutcome([*reply, 2], writes, " ".join(words), keeps_expiry=True)
+    if record == SETTLED:
+        return RecordedOutcome([*reply, 3], writes)
+    mark = SETTLED if template.record_ms else ""
+    return RecordedOutcome([*reply, 0 if record is None else 1], writes, mark)
+
+
+def _read(record: str, count: int) -> list[int | None]:
+    """The units that were granted to each policy; None for one that had no room."""
+    words = record.split(" ")
+    if len(words) != count or not all(word == _NO_ROOM or word.isdecimal() for word in words):
+        raise StoreRefused(OTHER_POLICIES)
+    return [None if word == _NO_ROOM else int(word) for word in words]

@@ -13,7 +13,7 @@ from typing import Any
 from limiter.call import Call
 from limiter.errors import InvalidSetting, StoreRefused, shown
 from limiter.memory import clock
-from limiter.memory.decide import Outcome, ask, change
+from limiter.memory.decide import ask, change, reserve, settle
 from limiter.policies.concurrency import LeaseSet
 from limiter.policies.step import Step
 
@@ -25,7 +25,12 @@ _MOST_CORRECTIONS = 1_000
 _TAKING = frozenset({"hit", "acquire"})
 _ASKING = frozenset({"hit", "acquire", "peek", "reset"})
 
-_EMPTY: dict[str, Callable[[], Any]] = {"hash": dict, "list": list, "zset": LeaseSet}
+_EMPTY: dict[str, Callable[[], Any]] = {
+    "hash": dict,
+    "list": list,
+    "zset": LeaseSet,
+    "string": str,
+}
 
 
 class _Key:
@@ -44,14 +49,14 @@ class _Key:
 class MemoryStore:
     """The state of subjects in this process, decided by the rules of the scripts.
 
-    A call gets the same reply, and leaves the same state, as with ``several.lua``. Threads may share
-    a store. If a process forks, the child goes on with a copy. The clock begins at the wall's time and
-    never steps back.
+    A call gets the same reply, and leaves the same state, as with ``several.lua`` or ``reservation.lua``.
+    Threads may share a store. If a process forks, the child goes on with a copy. The clock begins at the
+    wall's time and never steps back.
 
     At most ``most_subjects`` keys are kept, and for a moment a thousandth more. A subject has one key,
-    and one more for each log and each set of leases. If there are too many, the store removes expired
-    keys first, then those that expire soonest, but never a key of the present call. A removed subject
-    starts unused, which can admit one more bound of its policies each time.
+    and one more for each log, each set of leases and each recorded reservation. If there are too many,
+    the store removes expired keys first, then those that expire soonest, but never a key of the present
+    call. A removed subject starts unused, which can admit one more bound of its policies each time.
     """
 
     def __init__(self, most_subjects: int = 100_000) -> None:
@@ -63,6 +68,8 @@ class MemoryStore:
         self._keys: dict[bytes, _Key] = {}
         #: (expiry, name) of every key, the soonest first; some lag, and some belong to removed keys.
         self._heap: list[tuple[int, bytes]] = []
+        #: Whether a call has added a key since ``_bound`` was last run.
+        self._grown = False
         self._began_us = int(time.time_ns()) // 1_000 - clock.now_us()
         # Reentrant: a signal handler may make a call while its own thread is in the middle of one.
         self._lock = threading.RLock()
@@ -103,14 +110,35 @@ class MemoryStore:
             if template.hold_us:
                 step.stamp(template.hold_us)
             steps.append(step)
-        outcome = ask(template, takes, steps) if asks else change(mode, blocks, steps)
+        if template.record_ms is not None:
+            return [*self._run_recorded(call, steps, clock_us, slack_us), now_us]
+        reply, writes = ask(template, takes, steps) if asks else change(mode, blocks, steps)
         if mode == "reset":
             for name in names:
                 self._keys.pop(name, None)
         elif mode != "peek":
-            self._save(call, steps, outcome, clock_us, slack_us)
-        outcome.reply.append(now_us)
-        return outcome.reply
+            self._save(call, steps, writes, clock_us, slack_us)
+        return [*reply, now_us]
+
+    def _run_recorded(
+        self, call: Call, steps: list[Step], clock_us: int, slack_us: int
+    ) -> list[int]:
+        """Reserve or settle by the record, the last of the call's keys."""
+        template, name = call.template, call.keys[-1]
+        decide = reserve if template.mode == "reserve" else settle
+        record = self._read(name, "string", clock_us, resets=False)
+        reply, writes, changed, keeps_expiry = decide(template, steps, record)
+        if changed is not None:
+            # Its life may become shorter: it is a new key, whose entry in the heap replaces the old one.
+            old = self._keys.pop(name, None)
+            given_us = slack_us - _SLACK_US
+            until_us = clock_us + (template.record_ms or 0) * 1_000 + given_us
+            if keeps_expiry and old is not None:
+                until_us = old.expires_us
+            if changed:
+                self._add(name, "string", until_us).value = changed
+        self._save(call, steps, writes, clock_us, slack_us)
+        return reply
 
     def _read(self, name: bytes, kind: str, clock_us: int, resets: bool) -> Any:
         """The value of a key; None if there is none or it has expired."""
@@ -132,28 +160,33 @@ class MemoryStore:
         self,
         call: Call,
         steps: list[Step],
-        outcome: Outcome,
+        writes: list[int],
         clock_us: int,
         slack_us: int,
     ) -> None:
         """Write the changed state, and move the expiry of its keys to later."""
         names, blocks, keys = call.keys, call.template.blocks, self._keys
-        grown = False
-        for place in outcome.writes:
+        for place in writes:
             policy, name, step = blocks[place].policy, names[blocks[place].key], steps[place]
             # In whole milliseconds, as a server counts them.
             until_us = clock_us + -(-step.reset_us // 1_000) * 1_000 + slack_us
             key = keys.get(name)
             if key is None:
-                key = keys[name] = _Key(policy.key_type, until_us)
-                heapq.heappush(self._heap, (until_us, name))
-                grown = True
+                key = self._add(name, policy.key_type, until_us)
             step.write(key.value)
             key.expires_us = max(key.expires_us, until_us)
             if not key.value:
                 del keys[name]
-        if grown:
+        if self._grown:
+            self._grown = False
             self._bound(clock_us, names)
+
+    def _add(self, name: bytes, kind: str, until_us: int) -> _Key:
+        """Make a key without content."""
+        key = self._keys[name] = _Key(kind, until_us)
+        heapq.heappush(self._heap, (until_us, name))
+        self._grown = True
+        return key
 
     def _bound(self, clock_us: int, spared: tuple[bytes, ...]) -> None:
         """Remove up to two expired keys, and every key above the bound."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy, shown
-from limiter.policies.step import Step
+from limiter.policies.step import EXACT, Step
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,64}")
 
@@ -46,6 +46,8 @@ class Policy:
     stamps: ClassVar[bool] = False
     """Whether units taken in advance are stamped with the time at which they expire."""
     most_limit: ClassVar[int] = 10**12
+    most_entries: ClassVar[int] = EXACT
+    """The most units that one call may move, if each is an entry of its own."""
     _period_name: ClassVar[str] = "per"
     """The name of the constructor's argument for the period."""
 
@@ -155,12 +157,7 @@ class Policy:
 
         ``share`` is above 0 and up to 1. The rate of a bucket stays.
         """
-        return self._with(limit=self._scaled(self.limit, share))
-
-    @staticmethod
-    def _scaled(number: int, share: float) -> int:
-        # Of the decimals that were written: 0.57 of 100 is 57, and the product of floats is less.
-        return max(1, floor(number * Fraction(str(share))))
+        return self._with(limit=scaled(self.limit, share))
 
     def _with(self: _Own, **numbers: int) -> _Own:
         """Copy the policy with other numbers, without a check."""
@@ -192,3 +189,11 @@ class Policy:
 
     def _options(self) -> str:
         return ""
+
+
+def scaled(capacity: int, share: float) -> int:
+    """Return a share of a policy's capacity, rounded down, but at least 1.
+
+    The decimals of the share count: 0.57 of 100 is 57, though the product of floats is less.
+    """
+    return max(1, floor(capacity * Fraction(str(share))))

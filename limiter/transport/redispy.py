@@ -84,7 +84,11 @@ def connected(connection: Any) -> socket.socket:
         redis.RedisError, OSError: The connection could not be made.
 
     """
-    connection.connect()
+    try:
+        connection.connect()
+    except BaseException:  # redis-py closes the socket only after its own errors
+        connection.disconnect()
+        raise
     connected_socket = connection._sock
     if is_tls(connected_socket):
         # A server may send TLS session tickets after the handshake. Unread, they would look as if it had

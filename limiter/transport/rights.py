@@ -7,7 +7,7 @@ of a cluster accepts it.
 from __future__ import annotations
 
 from limiter.errors import StoreRefused
-from limiter.scripts import COMMANDS
+from limiter.scripts import COMMANDS, OF_RECORDS
 from limiter.transport.wire import command
 
 #: Replies with the name of each command, from ARGV, that the user may not run. ``acl_check_cmd`` is part of
@@ -48,10 +48,14 @@ _ARGUMENTS = {
 
 
 def question(key: bytes) -> bytes:
-    """Encode the call that checks all commands on a key of the limiter, which has no space in it."""
+    """Encode the call that checks the commands on a key of the limiter, which has no space in it.
+
+    Those of reservations are left out: a user who never reserves needs no right to them.
+    """
     calls = [
         b"%b %b" % (name.encode(), _ARGUMENTS.get(name, b"%b").replace(b"%b", key))
         for name in ("evalsha", "eval", *COMMANDS)
+        if name not in OF_RECORDS
     ]
     return command("EVAL", _TEXT, "0", *calls)
 

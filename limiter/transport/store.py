@@ -13,8 +13,9 @@ import redis.asyncio.retry
 import redis.retry
 from redis.backoff import NoBackoff
 
-from limiter.errors import InvalidSetting
+from limiter.errors import InvalidSetting, StoreRefused
 from limiter.transport import redispy
+from limiter.transport.credentials import PasswordFile
 
 Address = tuple[str, int]
 
@@ -146,7 +147,7 @@ _PATH = re.compile(r"(?:/[0-9]{0,5}/?)?")
 _UNIX_PATH = re.compile(r"/[A-Za-z0-9_./~-]*")
 _OPTION = re.compile(
     r"(?:db|protocol|username|encoding|timeout|path|max_connections|health_check_interval|"
-    r"client_name|retry_on_[a-z]{1,16}|decode_responses|(?:ssl|socket)_[a-z_]{1,32})"
+    r"password_file|client_name|retry_on_[a-z]{1,16}|decode_responses|(?:ssl|socket)_[a-z_]{1,32})"
 )
 _VALUE = re.compile(r"[0-9.]{1,16}|[Tt]rue|[Ff]alse|none|optional|required|/[A-Za-z0-9_./~-]*")
 _HIDDEN = "***"
@@ -218,7 +219,7 @@ def _from_url(url: str, kit: Kit) -> Store:
                 "store", repr(masked(url)), "the database is not a number; accepted is a number"
             )
         pool = _pool(f"{plain}://{rest}", url, kit)
-        return _alone(pool.connection_class, pool.connection_kwargs, kit)
+        return _alone(pool.connection_class, _from_options(pool.connection_kwargs, url), kit)
     if plain in ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"):
         return _cluster_from_url(
             "rediss" if plain.startswith(("rediss", "valkeys")) else "redis", rest, url, kit
@@ -239,8 +240,29 @@ def _cluster_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
         raise InvalidSetting.of("store", repr(masked(url)), "a cluster needs host:port,host:port")
     if pool.connection_kwargs.get("db"):
         raise InvalidSetting.of("store", repr(masked(url)), "a cluster has database 0 only")
-    settings = redispy.kept(pool.connection_kwargs)
+    settings = _from_options(pool.connection_kwargs, url)
     return Store(True, tuple(addresses), pool.connection_class, settings, kit.retry)
+
+
+def _from_options(options: dict[str, Any], url: str) -> dict[str, Any]:
+    """Return the settings of a URL's connections, with what ``password_file`` stands for."""
+    settings = redispy.kept(options)
+    path = settings.pop("password_file", None)
+    if path is None:
+        return settings
+    if settings.get("password"):
+        raise InvalidSetting.of(
+            "store",
+            repr(masked(url)),
+            "it has a password and a password_file; accepted is one of them",
+        )
+    provider = PasswordFile(path, settings.pop("username", None))
+    settings.pop("password", None)
+    try:
+        provider.get_credentials()
+    except StoreRefused as error:
+        raise InvalidSetting.of("store", repr(masked(url)), str(error)) from None
+    return {**settings, "credential_provider": provider}
 
 
 def _from_cluster(client: Any, kit: Kit) -> Store:

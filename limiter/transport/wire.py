@@ -1,7 +1,8 @@
 """A call in the protocol of Redis: the bytes of one script call, and the check of its reply.
 
 It does no I/O. The bytes that do not depend on the keys are prepared once for each call template. Numbers
-are packed as doubles, which the server reads faster than text; only ``several`` takes text.
+are packed as doubles, which the server reads faster than text; only the scripts ``several`` and
+``reservation`` take text.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class _Prepared(NamedTuple):
     decode: Callable[[Any], Reply]
     """Reads a reply; raises struct.error or TypeError if it has another form."""
     script: str
+    numbers: int
+    """The number of integers in a reply."""
 
 
 def encode(call: Call) -> bytes:
@@ -65,10 +68,9 @@ def checked(call: Call, reply: object) -> Reply:
     try:
         return prepared.decode(reply)
     except (struct.error, TypeError):
-        count = STRIDE * len(call.template.blocks) + 1
         raise StoreRefused(
-            f"the script {prepared.script} answered {reply!r:.200}: accepted are {count} numbers; "
-            f"see what else uses this key or script"
+            f"the script {prepared.script} answered {reply!r:.200}: accepted are {prepared.numbers} "
+            f"numbers; see what else uses this key or script"
         ) from None
 
 
@@ -98,22 +100,24 @@ HELLO = command("HELLO")
 
 def _prepare(template: CallTemplate, keys: int) -> _Prepared:
     blocks = template.blocks
-    if any(block.shadow or block.cost != blocks[0].cost for block in blocks):
+    count = STRIDE * len(blocks) + 1
+    if template.record_ms is not None:
+        name, count = "reservation", count + 1
+    elif any(block.shadow or block.cost != blocks[0].cost for block in blocks):
         name = "several"
     else:
         name = _script_name(template.mode, [block.policy for block in blocks], keys)
-    count = STRIDE * len(blocks) + 1
     decode: Callable[[Any], Reply] = _doubles(count).unpack
     arguments: Sequence[str | bytes]
-    if name == "several":
-        arguments, decode = _arguments_of_several(template), _integers(count)
+    if name in ("several", "reservation"):
+        arguments, decode = _arguments_of_list(template), _integers(count)
     elif name == "few":
         arguments = _arguments_of_few(template)
     else:
         arguments = _arguments_of_one(template)
     by_sha, by_text = _heads(name, keys, len(arguments))
     ending = b"".join(map(bulk, arguments))
-    template.prepared = prepared = _Prepared(by_sha, by_text, ending, decode, name)
+    template.prepared = prepared = _Prepared(by_sha, by_text, ending, decode, name, count)
     return prepared
 
 
@@ -156,9 +160,10 @@ def _arguments_of_few(template: CallTemplate) -> list[str | bytes]:
     return [_packed(numbers), *[block.policy.field for block in template.blocks]]
 
 
-def _arguments_of_several(template: CallTemplate) -> list[str | bytes]:
-    """The arguments for any list of policies."""
-    arguments = [str(template.now_us), template.mode, str(template.at_least), str(template.step)]
+def _arguments_of_list(template: CallTemplate) -> list[str | bytes]:
+    """The arguments for any list of policies, with a record or without."""
+    own = [template.at_least, template.step] if template.record_ms is None else [template.record_ms]
+    arguments = [str(template.now_us), template.mode, *map(str, own)]
     for policy, key, cost, shadow, lease in template.blocks:
         arguments += [policy.script, str(key + 1), str(int(shadow)), str(cost)]
         arguments += [policy.field, *map(str, policy.arguments_ahead(template.hold_us))]

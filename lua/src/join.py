@@ -1,10 +1,10 @@
 """Join the files of this folder into the complete scripts of ``lua/v1``.
 
 A rate is one file, ``<algorithm>.lua``: sections that begin with ``--@ name``. ``templates/`` says where
-they go: ``rate.lua`` is the script of a rate, ``rate_in_several.lua`` and ``rate_in_few.lua`` its parts of
-``several.lua`` and ``few.lua``. ``hash.lua`` and ``list.lua`` read and write the two kinds of state, and
-``parts.lua`` has what all scripts share. ``concurrency.lua`` is a whole script; ``several.lua`` also uses
-its parts between ``--@ name`` and ``--@ end``.
+they go: ``rate.lua`` is the script of a rate; ``rate_in_several.lua``, ``rate_in_reservation.lua`` and
+``rate_in_few.lua`` are its parts of the scripts for lists. ``hash.lua`` and ``list.lua`` read and write the
+two kinds of state, and ``parts.lua`` has what all scripts share. ``concurrency.lua`` is a whole script;
+``several.lua`` also uses its parts between ``--@ name`` and ``--@ end``.
 
 ``make lua`` runs this file. A test runs it too, and compares the result with the committed files.
 """
@@ -106,15 +106,20 @@ def scripts() -> dict[str, str]:
     whole = (HERE / "concurrency.lua").read_text()
     paths = sorted(path for path in HERE.glob("*.lua") if path.stem != "concurrency")
     rates = [read_rate(path) for path in paths]
-    rate, in_several, several, in_few, policy_in_few, few = (
+    rate, in_several, several, in_reservation, reservation, in_few, policy_in_few, few = (
         (TEMPLATES / f"{name}.lua").read_text()
         for name in (
-            *("rate", "rate_in_several", "several"),
+            *("rate", "rate_in_several", "several", "rate_in_reservation", "reservation"),
             *("rate_in_few", "policy_in_few", "few"),
         )
     )
-    branches = [fill(in_several.rstrip(), values) for values in rates]
-    tails = [fill(values["tail"], values) for values in rates if "tail" in values]
+
+    def listed(branch: str, **own: str) -> dict[str, str]:
+        """Write what a script for lists has of every rate."""
+        branches = [fill(branch.rstrip(), {**values, **own}) for values in rates]
+        tails = [fill(values["tail"], {**values, **own}) for values in rates if "tail" in values]
+        return {"branches": "\n".join(branches), "tails": "\n".join(tails)}
+
     hashes = [values for values in rates if values["name"] in IN_FEW]
     texts = {f"{values['name']}.lua": fill(rate, values) for values in rates}
     texts["concurrency.lua"] = fill(
@@ -126,9 +131,14 @@ def scripts() -> dict[str, str]:
             **PARTS,
             **{f"concurrency_{name}": text for name, text in marked(whole).items()},
             "name": "templates/several",
-            "branches": "\n".join(branches),
-            "tails": "\n".join(tails),
+            **listed(in_several, list="several", and_mode=""),
         },
+    )
+    parts = listed(in_reservation, list="reservation", and_mode=", mode")
+    # Each part goes on where another one ends, with "elseif"; here one of them comes first.
+    first = {name: text.removeprefix("else") for name, text in parts.items()}
+    texts["reservation.lua"] = fill(
+        reservation, {**PARTS, **first, "name": "templates/reservation"}
     )
 
     def unrolled(n: int) -> dict[str, str]:

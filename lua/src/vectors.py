@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 HERE = Path(__file__).parent / "vectors"
 OUT = HERE.parent.parent / "v1" / "vectors.json"
 #: The order of the vectors in the file: the rates by name, and then these.
-LAST = ["concurrency", "several"]
+LAST = ["concurrency", "several", "reservation"]
 TABLES = sorted({path.stem for path in HERE.glob("*.txt")} - {"refusals", *LAST}) + LAST
 
 #: A time in 2026, and the length of the longest lease, beyond which no stored end can be true.
@@ -216,9 +216,30 @@ def call_of_several(text: str, blocks: str, policies: Policies) -> Call:
     """Return the call of several policies."""
     now, mode, *rest = text.split()
     own = {"at_least": "0", "step": "1", "keys": "window,log", **options(rest)}
-    keys = [OTHER if "@" in name else policies[name].key for name in own["keys"].split(",")]
+    keys = keys_of(own["keys"], policies)
     arguments = [spelled(now), mode, own["at_least"], own["step"]]
-    for block_text in blocks.split(", "):
+    arguments += words_of(blocks, keys, policies)
+    return Call("several", keys, arguments, call_of_few(now, mode, own, blocks, policies))
+
+
+def call_of_reservation(text: str, blocks: str, policies: Policies) -> Call:
+    """Return the call about a reservation of several policies; the record is its last key."""
+    now, mode, *rest = text.split()
+    own = {"life_ms": "60000", "keys": "window,log", **options(rest)}
+    keys = keys_of(own["keys"], policies)
+    arguments = [spelled(now), mode, spelled(own["life_ms"]), *words_of(blocks, keys, policies)]
+    return Call("reservation", [*keys, policies["record"].key], arguments, None)
+
+
+def keys_of(names: str, policies: Policies) -> list[str]:
+    """Return the keys of these policies; ``@`` follows the name of one whose hash is another subject's."""
+    return [OTHER if "@" in name else policies[name].key for name in names.split(",")]
+
+
+def words_of(blocks: str, keys: list[str], policies: Policies) -> list[str]:
+    """Return the arguments of a list of policies."""
+    arguments: list[str] = []
+    for block_text in blocks.split(", ") if blocks != "-" else []:
         name, *changes = block_text.split()
         changed = {"shadow": "0", "cost": "1", **options(changes)}
         policy = policies[name.partition("@")[0]]
@@ -227,11 +248,11 @@ def call_of_several(text: str, blocks: str, policies: Policies) -> Call:
         block += [
             changed.get("key") or str(keys.index(key) + 1),
             changed["shadow"],
-            changed["cost"],
+            spelled(changed["cost"]),
         ]
         block += policy.words(changed)
         arguments += block[: len(block) - int(changed.get("cut", "0"))]
-    return Call("several", keys, arguments, call_of_few(now, mode, own, blocks, policies))
+    return arguments
 
 
 def call_of_few(
@@ -265,7 +286,8 @@ def vector(row: str, first: str, policies: Policies) -> dict[str, Any]:
     if policy not in policies:
         policy, request = first, f"{first} {request}"
     if columns:
-        asked = call_of_several(request.removeprefix(f"{first} "), columns[0], policies)
+        of_list = call_of_reservation if first == "record" else call_of_several
+        asked = of_list(request.removeprefix(f"{first} "), columns[0], policies)
     else:
         asked = call(request, policies)
     result: dict[str, Any] = {"name": f"{asked.script}: {name}", "script": asked.script}

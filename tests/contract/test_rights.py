@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from limiter import Limiter, SlidingLog, StoreRefused, TokenBucket, acl
-from limiter.scripts import COMMANDS
+from limiter.scripts import COMMANDS, OF_RECORDS
 from tests.contract import vectors
 
 
@@ -60,7 +60,7 @@ def test_every_command_is_needed(admin, restricted, command):
 
 def test_other_keys_and_other_commands_are_refused(restricted):
     """An attacker with these rights can read and change only limits."""
-    for command in (["GET", "rl:{a}:b:v1"], ["KEYS", "*"], ["FLUSHALL"], ["CONFIG", "GET", "*"]):
+    for command in (["GET", "another's"], ["KEYS", "*"], ["FLUSHALL"], ["CONFIG", "GET", "*"]):
         with pytest.raises(redis.exceptions.NoPermissionError):
             restricted.execute_command(*command)
     with pytest.raises(redis.ResponseError, match=r"(?i)permission|acl"):
@@ -91,6 +91,21 @@ def test_a_missing_right_is_found_before_anything_is_charged(restricted, admin, 
     with pytest.raises(redis.ResponseError):
         _call_now(restricted, subject)
     assert not list(admin.scan_iter(match=f"*{subject}*", count=10_000))
+
+
+@pytest.mark.parametrize("command", OF_RECORDS)
+def test_without_the_rights_of_records_nothing_is_charged(restricted, admin, subject, command):
+    """A user who was made for an older version cannot reserve; all other calls work."""
+    name = restricted.connection_pool.connection_kwargs["username"]
+    admin.acl_setuser(name, enabled=True, commands=[f"-{command}"])
+    key = f"rl:{{{subject}}}:api:v1"
+    block = ["fixed_window", "1", "0", "1", "fixed_window:9", "5", "9000000", "0"]
+    words = ["0", "reserve", "60000", *block]
+
+    with pytest.raises(redis.ResponseError):
+        vectors.call(restricted, "reservation", [key, f"{key}:reservation:a1"], words)
+    assert not list(admin.scan_iter(match=f"*{subject}*", count=10_000))
+    assert _call_now(restricted, subject)
 
 
 def _call_now(client: redis.Redis, subject: str = "rights") -> object:

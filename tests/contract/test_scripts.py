@@ -23,13 +23,16 @@ SINGLES = {name: text for name, text in TEXTS.items() if name not in checks.LIST
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_script_keeps_its_header_and_the_rules(name):
-    """Checks title, banned text, keys, clock and expiry; but for ``several`` also arguments and reply."""
+    """Checks title, banned text, keys, clock and expiry; but for long lists also arguments and reply."""
     checks.check_text(name, TEXTS[name])
 
 
-def test_a_block_of_several_is_the_arguments_of_the_policy_s_script():
-    """A program that can call one script can call the other."""
+def test_a_block_of_a_list_is_the_arguments_of_the_policy_s_script():
+    """A program that can call one script can call the others; a reservation has no leases."""
+    rates = {name: text for name, text in SINGLES.items() if name != "concurrency"}
+
     checks.check_blocks(TEXTS["several"], SINGLES)
+    checks.check_blocks(TEXTS["reservation"], rates)
 
 
 def test_a_policy_of_few_has_the_numbers_of_its_script():

@@ -34,12 +34,24 @@ def test_commands_print_what_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_first_example_is_right(tmp_path: Path) -> None:
-    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
+    text, *_ = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
     (tmp_path / "policies.toml").write_text(text)
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "policies.toml")])
     assert result.exit_code == 0
     assert "default (the default): 100 per 60 s" in result.output
     assert "reports: 1000 per 3600 s" in result.output
+
+
+def test_the_examples_of_plans_and_classes(tmp_path: Path) -> None:
+    """Together they are a file, in which a class has its share of a plan."""
+    _, plans, classes = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
+    (tmp_path / "policies.toml").write_text(plans.replace("key =", f"{classes}key ="))
+    result = CliRunner().invoke(cli, ["check", str(tmp_path / "policies.toml")])
+    assert "  plan gold: 1000 per 60 s" in result.output
+    explained = ["explain", str(tmp_path / "policies.toml"), "GET", "/", "--header"]
+    for customer, limit in (("acme", 800), ("gold-7", 800), ("other", 80)):
+        result = CliRunner().invoke(cli, [*explained, f"X-Customer: {customer}"])
+        assert f": {limit} per 60 s" in result.output
 
 
 def test_every_key_is_in_the_table_and_the_example() -> None:

@@ -20,6 +20,9 @@ from tests.scripts import argument_names
 #: The expiry of a planted key that never expires.
 NEVER = 2**62
 
+#: The scripts that take any list of policies, as text.
+LISTS = ("several", "reservation")
+
 #: The algorithm that each script decides; of several, the first.
 CLASSES: dict[str, type[Policy]] = {
     policy.script: policy for policy in (*reversed(ALGORITHMS.values()), Concurrency)
@@ -56,24 +59,25 @@ def call_of(
     keys: tuple[bytes, ...],
     blocks: tuple[Block, ...],
     step: int = 1,
+    record_ms: int | None = None,
 ) -> Call:
     """A call made without a plan."""
-    return Call(CallTemplate(mode, at_least, now_us, blocks, step), keys)
+    return Call(CallTemplate(mode, at_least, now_us, blocks, step, record_ms=record_ms), keys)
 
 
 def read_call(script: str, keys: Sequence[str], words: Sequence[Any]) -> Call:
     """The call for a script's arguments."""
     names = tuple(key.encode() for key in keys)
     texts = [str(word) for word in words]
-    if script != "several":
+    if script not in LISTS:
         # at_least and step, the last arguments, are optional.
         given = dict(zip(argument_names(script), texts, strict=False))
         at_least, step = int(given.pop("at_least", 0)), int(given.pop("step", 1))
         now_us, mode = int(given.pop("now_us")), given["mode"]
         blocks = (_block(script, 0, False, given),)
         return call_of(mode, at_least, now_us, names, blocks, step)
-    now_us, mode, at_least, step = int(texts[0]), texts[1], int(texts[2]), int(texts[3])
-    listed, at = [], 4
+    now_us, mode, *own_numbers = texts[: len(argument_names(script))]
+    listed, at = [], len(argument_names(script))
     while at < len(texts):
         algorithm, number, shadow = texts[at : at + 3]
         own = argument_names(algorithm)
@@ -81,7 +85,10 @@ def read_call(script: str, keys: Sequence[str], words: Sequence[Any]) -> Call:
         given = dict(zip(own, texts[at + 3 :], strict=False))
         listed.append(_block(algorithm, int(number) - 1, shadow == "1", given))
         at += 3 + len(own)
-    return call_of(mode, at_least, now_us, names, tuple(listed), step)
+    numbers = list(map(int, own_numbers))
+    if script == "reservation":
+        return call_of(mode, 0, int(now_us), names, tuple(listed), record_ms=numbers[0])
+    return call_of(mode, numbers[0], int(now_us), names, tuple(listed), numbers[1])
 
 
 def _block(script: str, key: int, shadow: bool, given: dict[str, Any]) -> Block:

@@ -9,13 +9,13 @@ import pytest
 from limiter import StoreRefused
 from limiter.memory import MemoryStore
 from tests.contract import vectors
-from tests.memory.support import leases, look, number, plant, read_call
+from tests.memory.support import LISTS, leases, look, number, plant, read_call
 from tests.scripts import argument_names
 
 
 def is_call(vector: vectors.Vector) -> bool:
-    """Whether a limiter makes such a call; of ``several``, all are such calls."""
-    if vector["script"] == "several":
+    """Whether a limiter makes such a call; of the scripts for lists, all are such calls."""
+    if vector["script"] in LISTS:
         return True
     given = dict(zip(argument_names(vector["script"]), vector["args"], strict=False))
     for_nothing = given.get("at_least") == "0" != given["cost"]

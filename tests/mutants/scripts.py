@@ -154,7 +154,7 @@ MUTANTS = [
         shows("fixed_window: a hit that repairs a start moves an earlier expiry to later"),
     ),
     Mutant(
-        "several: a repair without an expiry", "H03", SEVERAL,
+        "several: a repair without an expiry", "H03", PARTS,
         "local moves = later or (heal and cost > 0) or", "local moves = later or",
         shows("several: a denied hit repairs three policies"),
     ),
@@ -327,7 +327,7 @@ MUTANTS = [
         lambda url: calls.check_nothing_written(url, "several"),
     ),
     Mutant(
-        "several: a key's expiry follows its first policy", "H06", SEVERAL,
+        "several: a key's expiry follows its first policy", "H06", PARTS,
         "if reset_us > life_us then", "if life_us == 0 then", lives,
     ),
     Mutant(

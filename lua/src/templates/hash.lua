@@ -3,6 +3,8 @@ local state = nil
 if mode ~= "reset" or call("TYPE", key).ok == "hash" then
   state = call("HGET", key, field)
 end
+--@ read
+local state = call("HGET", key, field)
 --@ write
 call("HSET", key, field, {{save}})
 --@ keep

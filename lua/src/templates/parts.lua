@@ -4,9 +4,9 @@
 local {{argument}} = ARGV[{{place}}] + 0
 --@ checked
 and {{check}}
---@ checked_in_several
+--@ checked_in_list
 if not ({{check}}) then
-  return redis.error_reply("LIMITER an argument of several v1 is out of range")
+  return redis.error_reply("LIMITER an argument of {{list}} v1 is out of range")
 end
 --@ clock
 -- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
@@ -38,4 +38,27 @@ else
     {{charge}}
   end
   room = room - granted
+end
+--@ note
+heals = heals or (heal and cost > 0)
+-- The latest end of the key's states, negative unless one of them is new.
+local life_us = lives[index] or 0
+local moves = later or (heal and cost > 0) or life_us > 0
+if life_us < 0 then
+  life_us = -life_us
+end
+if reset_us > life_us then
+  life_us = reset_us
+end
+lives[index] = moves and life_us or -life_us
+reply[said + 1], reply[said + 2], reply[said + 3] = granted, room, retry_us
+reply[said + 4], reply[said + 5] = reset_us, delay_us
+--@ write_fields
+if writes[index] then
+  call("HSET", key, (unpack or table.unpack)(writes[index]))
+end
+--@ prolong
+local reset_us, in_use = lives[index] or 0, true
+if reset_us > 0 then
+  {{live}}
 end

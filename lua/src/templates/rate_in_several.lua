@@ -3,7 +3,7 @@ elseif algorithm == "{{name}}" then
   if only_leases then
     return redis.error_reply("LIMITER several v1 knows no such mode here")
   end
-  {{checked_in_several}}
+  {{checked_in_list}}
   {{load}}
   {{ask}}
   if asks then

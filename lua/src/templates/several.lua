@@ -120,19 +120,7 @@ repeat
     elseif asks and shadow == "0" and not mine and before[kept + 2] < wanted and before[kept + 2] < common then
       common, again = before[kept + 2], enough > 0
     end
-    heals = heals or (heal and cost > 0)
-    -- The latest end of the key's states, negative unless one of them is new.
-    local life_us = lives[index] or 0
-    local moves = later or (heal and cost > 0) or life_us > 0
-    if life_us < 0 then
-      life_us = -life_us
-    end
-    if reset_us > life_us then
-      life_us = reset_us
-    end
-    lives[index] = moves and life_us or -life_us
-    reply[said + 1], reply[said + 2], reply[said + 3] = granted, room, retry_us
-    reply[said + 4], reply[said + 5] = reset_us, delay_us
+    {{note}}
     said, kept = said + 5, kept + 3
   end
   same = holding > 0 and holding == leases
@@ -161,9 +149,7 @@ for index = 1, #KEYS do
   if mode == "reset" then
     call("DEL", key)
   elseif saves then
-    if writes[index] then
-      call("HSET", key, (unpack or table.unpack)(writes[index]))
-    end
+    {{write_fields}}
     local tail = tails and tails[index]
     if tail then
       if tail[1] == "concurrency" then
@@ -172,10 +158,7 @@ for index = 1, #KEYS do
       {{tails}}
       end
     end
-    local reset_us, in_use = lives[index] or 0, true
-    if reset_us > 0 then
-      {{live}}
-    end
+    {{prolong}}
   end
 end
 
