@@ -22,6 +22,7 @@ from limiter.web.subjects import Key
 MOST_BYTES = 65_536
 
 _LONGEST_TEXT = 1_024
+_LONGEST_NAME = 64
 _MOST_PARTS = 8
 _LARGEST = 2**53 - 1
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -115,8 +116,8 @@ def subject(body: dict[str, Any], guard: AsyncGuard) -> Subject:
 def _name(body: dict[str, Any], member: str) -> str | None:
     """Return the plan or class that a body names; None without one."""
     value = body.get(member)
-    if value is not None and not (isinstance(value, str) and len(value) <= _LONGEST_TEXT):
-        abort(422, f"{member} is no name: accepted is a text of up to {_LONGEST_TEXT} characters.")
+    if value is not None and not (isinstance(value, str) and len(value) <= _LONGEST_NAME):
+        abort(422, f"{member} is no name: accepted is a text of up to {_LONGEST_NAME} characters.")
     return value
 
 

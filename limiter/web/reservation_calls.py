@@ -47,8 +47,8 @@ class AsyncReservationCalls:
         self._name = name
         self._parts = parts
         self._cores = [core_of(limiter) for limiter in limiters]
-        #: The core that makes the calls: the one with the shortest timeout.
-        self._core = min(self._cores, key=lambda core: core.timeout)
+        #: The core that makes the calls has the shortest timeout.
+        self._caller = min(self._cores, key=lambda core: core.timeout)
 
     async def reserve(self, seconds: int) -> list[Recorded]:
         """Charge all parts, or none, and record for these seconds what was charged.
@@ -59,7 +59,9 @@ class AsyncReservationCalls:
             OtherRecord: The id was used for other parts.
 
         """
-        return await self._core.drive(reserve_flow(self._core, self._parts, self._name, seconds))
+        return await self._caller.drive(
+            reserve_flow(self._caller, self._parts, self._name, seconds)
+        )
 
     async def settle(self) -> list[State]:
         """Refund or charge, once, the difference of each part's cost to what is recorded.
@@ -69,7 +71,7 @@ class AsyncReservationCalls:
             OtherRecord: The id was used for other parts.
 
         """
-        return await self._core.surely(settle_flow(self._core, self._parts, self._name))
+        return await self._caller.surely(settle_flow(self._caller, self._parts, self._name))
 
     def fallback(self) -> list[Decision]:
         """Decide by each limiter's ``on_error``, since the store did not; ``raise`` denies here."""

@@ -131,7 +131,7 @@ def test_subjects_in_many_slots_of_a_cluster(
     ("before", "after", "remaining"),
     [
         ("", 'exempt.keys = ["u"]', 100),
-        ('exempt.keys = ["u"]', "", 100),
+        ('exempt.keys = ["u"]', "", 80),
         ("", "percent = 0.01", 100),
         ("", "shadow = true", 80),
         ("shadow = true", "", 80),
