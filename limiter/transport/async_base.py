@@ -154,12 +154,12 @@ class LoopTransport:
             if action is Action.RETRY:
                 if redirects.pause:
                     await asyncio.sleep(redirects.pause)
-            elif action is Action.RECONNECT:
-                connection.retire()
-                node = await self._follow(reply, call, node, deadline) or node
+            elif action is Action.FIND_PRIMARY and node is self.node:
+                if await node.replace(connection, deadline) is None:
+                    raise redirects.failure(reply, node.where) from cause(reply)
             else:
                 target = None
-                if action is Action.FOLLOW:
+                if action is not Action.FAIL:
                     target = await self._follow(reply, call, node, deadline)
                 if target is None:
                     raise redirects.failure(reply, node.where) from cause(reply)

@@ -85,7 +85,8 @@ class ClusterLoopTransport(LoopTransport):
         kind = code(error)
         if kind == "READONLY":
             await self._read_anew(deadline)
-            return self._table.owner(slot_of(call.tag))
+            owner = self._table.owner(slot_of(call.tag))
+            return None if owner is node else owner
         target = self._table.pointed_to(error, node)
         if kind == "MOVED":
             self._refresh()

@@ -7,11 +7,13 @@ from asyncio import AbstractEventLoop
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.transport.async_connection import AsyncConnection, open_connection
+from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address, Store
 
@@ -123,6 +125,8 @@ class AsyncNode:
         self._connecting: asyncio.Task[LimiterError | None] | None = None
         #: Why the last attempt to connect failed, if waiting cannot help (wrong credentials, say).
         self._refusal: StoreRefused | None = None
+        #: When a connection was last opened to find a new primary.
+        self._searched_at = -inf
 
     def ready(self) -> AsyncConnection | None:
         """The connection, if a call may be sent on it."""
@@ -156,6 +160,16 @@ class AsyncNode:
                 if failure is not None:
                     raise anew(failure)
         return connection
+
+    async def replace(self, connection: AsyncConnection, deadline: float) -> AsyncConnection | None:
+        """As ``Node.replace``: all calls share the newer connection."""
+        if connection is self.connection:
+            now = monotonic()
+            if now - self._searched_at < SEARCH_EVERY:
+                return None
+            self._searched_at = now
+            connection.retire()
+        return await self.take(deadline)
 
     def close(self) -> None:
         """Close the connection when its calls have ended; cancel an attempt to connect."""

@@ -162,20 +162,21 @@ class Transport:
     ) -> Any:
         """Send the call again if the error reply proves that nothing ran; otherwise raise it."""
         redirects = Redirects(call, encoded)
+        replaced = False
         while True:
             action = redirects.next_action(error, deadline - monotonic())
             if action is Action.RETRY:
                 if redirects.pause:
                     sleep(redirects.pause)
-            elif action is Action.RECONNECT:
-                connection.close()
-                node.drop_idle()
-                node = self._follow(error, call, node, deadline) or node
-                connection = node.take(deadline)
+            elif action is Action.FIND_PRIMARY and node is self._node:
+                newer = node.replace(connection, deadline)
+                if newer is None:
+                    raise redirects.failure(error, node.where) from cause(error)
+                connection, replaced = newer, True
             else:
                 node.give(connection)
                 target = None
-                if action is Action.FOLLOW:
+                if action is not Action.FAIL:
                     target = self._follow(error, call, node, deadline)
                 if target is None:
                     raise redirects.failure(error, node.where) from cause(error)
@@ -191,5 +192,7 @@ class Transport:
             except StoreUnavailable:
                 node.distrust(connection)
                 raise
+            if replaced:
+                node.found_primary(connection)
             node.give(connection)
             return reply

@@ -80,7 +80,8 @@ class ClusterTransport(Transport):
         kind = code(error)
         if kind == "READONLY":
             self._read_anew(deadline)
-            return self._find(call, deadline)
+            owner = self._find(call, deadline)
+            return None if owner is node else owner
         target = self._table.pointed_to(error, node)
         if kind == "MOVED":
             self._refresh()

@@ -19,6 +19,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.threads import start_thread
 from limiter.transport import forks, redispy
+from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
 
@@ -140,6 +141,7 @@ class Connection:
         "_redis_connection",
         "_send",
         "_where",
+        "opened_at",
         "used_at",
     )
 
@@ -153,8 +155,8 @@ class Connection:
         reader = redispy.new_reader()
         self._feed, self._gets, self._has_more = reader.feed, reader.gets, reader.has_data
         self._where = where
-        self.used_at = monotonic()
-        """When a command was last sent; if the connection is idle, the reply came."""
+        self.opened_at = self.used_at = monotonic()
+        """``used_at``: when a command was last sent; if the connection is idle, the reply came."""
 
     def is_open(self) -> bool:
         """Whether there is nothing to read; if the server had closed the connection, there would be."""
@@ -242,6 +244,10 @@ class Node:
         self._closed_at = -inf
         #: Why the last attempt to connect failed, if it did.
         self._last_failure: LimiterError | None = None
+        #: When a connection was last opened to find a new primary, and whether it led to a replica; None
+        #: while that is not known.
+        self._searched_at = -inf
+        self._found_replica: bool | None = False
         self.after_fork()
         forks.remember(self)
 
@@ -261,10 +267,40 @@ class Node:
         idle.append(connection)
         if self._waiting:
             with self._changed:
-                self._changed.notify()
+                self._changed.notify_all()  # some of the callers may wait for a newer connection
         elif len(idle) > IDLE_KEPT:
             with suppress(IndexError):  # other threads took the connections in between
                 idle.pop(0).close()
+
+    def replace(self, connection: Connection, deadline: float) -> Connection | None:
+        """Give up a connection that answered READONLY: a newer one may lead to the new primary.
+
+        As long as newer connections lead to a replica, too, only one is opened every ``SEARCH_EVERY``. The
+        other callers get None, and their connections are kept.
+
+        Raises:
+            StoreUnavailable, StoreRefused: As for ``take``.
+
+        """
+        with self._changed:
+            now, since = monotonic(), self._searched_at
+            is_new = connection.opened_at >= since
+            if is_new and self._found_replica is None:
+                self._found_replica = True
+            if is_new or self._found_replica:
+                if now - since < SEARCH_EVERY:
+                    newer = None if is_new else self._newest(since)
+                    self.give(connection)
+                    return newer
+                self._searched_at = since = now
+                self._found_replica = self._found_replica or None
+        connection.close()
+        return self._wait(deadline, since)
+
+    def found_primary(self, connection: Connection) -> None:
+        """Note that a connection which replaced another one leads to a primary."""
+        self._found_replica = False
+        self.drop_idle(connection.opened_at)
 
     def close(self) -> None:
         """Close the idle connections; those in use are kept when their call ends."""
@@ -305,14 +341,31 @@ class Node:
             connection.close()
         return None
 
-    def _wait(self, deadline: float) -> Connection:
-        """Wait for a connection: a new one, or one that another caller passes to ``give``."""
+    def _newest(self, since: float) -> Connection | None:
+        """As ``ready``, of the connections that were opened since that time."""
+        for connection in reversed(list(self._idle)):
+            if connection.opened_at >= since:
+                try:
+                    self._idle.remove(connection)
+                except ValueError:
+                    continue  # another thread has just taken it
+                if connection.is_open():
+                    return connection
+                connection.close()
+        return None
+
+    def _wait(self, deadline: float, since: float = -inf) -> Connection:
+        """Wait for a connection: a new one, or one that another caller passes to ``give``.
+
+        It was opened at ``since`` or later.
+        """
         arrived = monotonic()
+        ready = self.ready if since == -inf else partial(self._newest, since)
         with self._changed:
             self._waiting += 1
             try:
                 while True:
-                    if connection := self.ready():
+                    if connection := ready():
                         return connection
                     # One caller for each failure: the other attempts may succeed. The cause of an earlier
                     # attempt's failure may be over by now.

@@ -19,6 +19,8 @@ from limiter.transport.wire import encode_with_text
 
 #: While a slot is moved, its nodes may refuse calls on several keys. The last pause is repeated.
 TRYAGAIN_PAUSES = (0.005, 0.010, 0.020)
+#: Seconds between two new connections to an address at which a replica answers READONLY, at least.
+SEARCH_EVERY = 0.5
 #: MOVED and ASK replies that one call follows; a cluster that sends more of them is in trouble.
 MOST_REDIRECTS = 3
 
@@ -27,7 +29,7 @@ class Action(Enum):
     """Where to send a call next, after an error reply."""
 
     RETRY = "to the same node, after ``pause`` seconds"
-    RECONNECT = "over a new connection to the new primary: this node became a replica"
+    FIND_PRIMARY = "to the new primary: this node became a replica"
     FOLLOW = "to the node that the error names"
     FAIL = "nowhere: ``failure`` says why"
 
@@ -72,7 +74,7 @@ class Redirects:
             return Action.RETRY if 2 * self.pause < left else Action.FAIL
         if kind == "READONLY" and kind not in self._seen:
             self.asking = False
-            return Action.RECONNECT
+            return Action.FIND_PRIMARY
         if kind in ("MOVED", "ASK") and self._followed < MOST_REDIRECTS:
             self._followed += 1
             self.asking = kind == "ASK"

@@ -63,7 +63,7 @@ def test_images_are_pinned_and_of_one_version() -> None:
     images = {each.arguments.split()[0] for each in instructions() if each.name == "FROM"}
 
     (image,) = images
-    assert re.fullmatch(r"python:3\.13\.\d+-slim-[a-z]+", image)
+    assert re.fullmatch(r"python:3\.13\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", image)
 
 
 def test_every_copied_file_exists_and_is_sent_to_the_build() -> None:

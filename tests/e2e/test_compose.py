@@ -28,11 +28,14 @@ from service.demo.servers import HOST, free_port
 from tests.e2e.support import ab, until
 from tests.service.support import ROOT, clean_environment
 
-SUBNET = "172.28.90."
-BALANCER = f"{SUBNET}10"
+#: The networks in which services have addresses of their own: that of the applications, and Redis's.
+SUBNETS = re.compile(r"\b172\.28\.9[01]\.(?=\d)")
+BALANCER = "172.28.90.10"
 INSTANCES = ("app-1", "app-2", "decision-1", "decision-2")
 #: The port on which the load balancer sends requests to itself.
 INSIDE = "127.0.0.1:9001"
+#: Volumes for Redis's users and their passwords, mounted at their own names.
+VOLUMES = ("store", "password")
 
 
 def read_compose(**variables: str) -> dict[str, Any]:
@@ -82,11 +85,15 @@ class System:
             name: self._fixed(service) or f"{self.net}{100 + number}"
             for number, (name, service) in enumerate(self.services.items())
         }
+        for volume in VOLUMES:
+            (folder / volume).mkdir()
 
     def _fixed(self, service: dict[str, Any]) -> str | None:
-        network = service["networks"]["default"] or {}
-        given = network.get("ipv4_address")
-        return given and str(given).replace(SUBNET, self.net)
+        """Return the address that the file gives a service, in the test's net."""
+        for network in service.get("networks", {}).values():
+            if network and "ipv4_address" in network:
+                return SUBNETS.sub(self.net, network["ipv4_address"])
+        return None
 
     def local(self, name: str, text: str) -> str:
         """Replace the names of containers; `config` writes a $ as $$."""
@@ -94,7 +101,9 @@ class System:
         text = text.replace(INSIDE, self.inside)
         # Traefik calls the instances from this address; in the subnet it has its own.
         text = text.replace(f"{BALANCER}/32,127.0.0.1/32", "127.0.0.1/32")
-        text = text.replace(SUBNET, self.net)
+        text = SUBNETS.sub(self.net, text)
+        for volume in VOLUMES:
+            text = text.replace(f"/{volume}/", f"{self.folder / volume}/")
         text = text.replace("0.0.0.0", self.addresses[name])  # noqa: S104
         for host, address in self.addresses.items():
             text = re.sub(rf"\b{re.escape(host)}(?=:\d)", address, text)
@@ -201,7 +210,9 @@ class System:
 
     def node(self, number: int) -> redis.Redis:
         """Make a client of one node; the caller closes it."""
-        return redis.Redis(self.addresses[f"redis-{number}"], 6379, decode_responses=True)
+        password = (self.folder / "store/admin").read_text().strip()
+        address = self.addresses[f"redis-{number}"]
+        return redis.Redis(address, username="admin", password=password, decode_responses=True)
 
     def get(self, path: str, client: str) -> tuple[int, dict[str, str], str]:
         """Send the load balancer a request from this address."""
@@ -235,6 +246,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def test_only_the_load_balancer_is_published_and_images_are_pinned() -> None:
+    """By their digests, too: a tag can be moved."""
     services = read_compose()["services"]
     published = {name for name, service in services.items() if service.get("ports")}
     images = {service["image"] for service in services.values() if "image" in service}
@@ -245,14 +257,50 @@ def test_only_the_load_balancer_is_published_and_images_are_pinned() -> None:
     for path in IMAGES:
         images |= {words.split()[0] for words in dockerfile(path, "FROM")}
     for image in images:
-        assert re.fullmatch(r"[a-z]+:v?\d+\.\d+\.\d+(-[a-z-]+)?", image), image
+        pattern = r"[a-z]+:v?\d+\.\d+\.\d+(-[a-z-]+)?@sha256:[0-9a-f]{64}"
+        assert re.fullmatch(pattern, image), image
+
+
+def test_no_service_has_more_rights_than_it_needs() -> None:
+    compose = read_compose()
+    assert compose["services"].keys() >= {"passwords", "redis-init", "upstream", *INSTANCES}
+    for name, service in compose["services"].items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert int(service["mem_limit"]) <= 512 * 2**20, name
+        assert service["pids_limit"] == 256, name
+        if "image" in service:
+            assert int(service["user"].partition(":")[0]) > 100, name  # else its image names a user
+        mounts = {mount["target"]: mount for mount in service.get("volumes", ())}
+        if name == "passwords":
+            assert (service["user"], service["network_mode"]) == ("0:0", "none")
+        else:
+            assert all(mount["read_only"] for mount in mounts.values()), name
+        # Only Redis sees the password of its administrator, and only the instances that of the limiter.
+        assert ("/store" in mounts) == (name == "passwords" or name.startswith("redis-"))
+        assert ("/password" in mounts) == (name == "passwords" or name in INSTANCES)
+
+
+def test_redis_shares_no_network_with_the_load_balancer_and_the_upstream() -> None:
+    compose = read_compose()
+    networks = {name: set(one.get("networks", ())) for name, one in compose["services"].items()}
+
+    assert networks["load-balancer"] == {"world", "applications", "upstream"}
+    assert networks["upstream"] == {"upstream"}
+    for name in INSTANCES:
+        assert networks[name] == {"applications", "store"}
+    for name in ("redis-init", *[f"redis-{number}" for number in range(1, 7)]):
+        assert networks[name] == {"store"}
+    internal = {name for name, network in compose["networks"].items() if network.get("internal")}
+    assert internal == {"applications", "store", "upstream"}
 
 
 def test_settings_come_from_the_users_environment() -> None:
     chosen = {"LIMITER_ALGORITHM": "token_bucket", "LIMITER_LIMITS": "7/minute"}
     compose = read_compose(**chosen)
-    balancer = compose["services"]["load-balancer"]["networks"]["default"]["ipv4_address"]
-    assert balancer == BALANCER
+    networks = compose["services"]["load-balancer"]["networks"]
+    assert networks["applications"]["ipv4_address"] == BALANCER
     for name in INSTANCES:
         environment = compose["services"][name]["environment"]
         assert chosen.items() <= environment.items()
@@ -260,7 +308,7 @@ def test_settings_come_from_the_users_environment() -> None:
         assert environment["LIMITER_TIMEOUT"] == "1"
         assert environment["LIMITER_NAME"] is None  # unset, and not empty
         assert not environment["LIMITER_POLICIES"]
-        (mount,) = compose["services"][name]["volumes"]
+        mount = compose["services"][name]["volumes"][0]
         assert (mount["source"], mount["target"]) == ("/dev/null", "/policies.toml")
 
 
@@ -268,7 +316,7 @@ def test_a_policy_file_is_mounted_at_the_path_of_its_variable() -> None:
     compose = read_compose(LIMITER_POLICIES="./docs/service.toml")
     for name in INSTANCES:
         service = compose["services"][name]
-        (mount,) = service["volumes"]
+        mount = service["volumes"][0]
         assert mount["source"] == str(ROOT / "docs/service.toml")
         assert mount["read_only"]
         assert mount["target"] == service["environment"]["LIMITER_POLICIES"]
@@ -313,6 +361,33 @@ def test_three_primaries_with_a_replica_each(system: System) -> None:
         assert len(flags()) == 6
         # Nodes learn by gossip which replica follows which primary.
         until(lambda: sum("master" in flag for flag in flags()) == 3, what=lambda: str(flags()))
+
+
+@pytest.mark.slow
+def test_redis_answers_only_its_two_users(system: System) -> None:
+    """The limiter's user can do what `limiter acl` prints, and nothing else."""
+    address = system.addresses["redis-1"]
+    password = (system.folder / "password/limiter").read_text().strip()
+    with redis.Redis(address) as nobody, pytest.raises(redis.AuthenticationError):
+        nobody.ping()
+    with redis.Redis(address, username="limiter", password=password) as limiter:
+        assert limiter.ping()
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            limiter.flushall()
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            limiter.hget("other", "key")
+
+
+@pytest.mark.slow
+def test_the_passwords_stay_when_the_system_starts_again(system: System) -> None:
+    files = [system.folder / "store/admin", system.folder / "password/limiter"]
+    before = [file.read_text() for file in files]
+    command, environment = system.command("passwords"), system.environment("passwords")
+    subprocess.run(command, env=environment, timeout=30, check=True)
+
+    assert [file.read_text() for file in files] == before
+    assert len(set(before)) == 2
+    assert all(len(password.strip()) == 32 for password in before)
 
 
 @pytest.mark.slow

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
 
 import pytest
 
+from limiter import Limiter
+from limiter.transport.redirects import SEARCH_EVERY
 from service.demo.servers import HOST, Cluster, Server
 from tests.partition import Partition
+from tests.proxy import Proxy
 from tests.transport.conftest import Maker
 from tests.transport.support import decides_within, outcome
 from tests.waiting import until
@@ -55,6 +60,7 @@ def partition(fragile: Cluster) -> Iterator[Partition]:
         yield running
 
 
+@pytest.mark.slow
 @both
 def test_a_primary_that_is_cut_off_is_not_believed(
     make_any: Maker, fragile: Cluster, partition: Partition
@@ -77,6 +83,7 @@ def test_a_primary_that_is_cut_off_is_not_believed(
             fragile.wait()
 
 
+@pytest.mark.slow
 @both
 def test_all_primaries_die(make_any: Maker, fragile: Cluster) -> None:
     """Their replicas take over, of which the setting says nothing: the slot table has named them."""
@@ -93,3 +100,35 @@ def test_all_primaries_die(make_any: Maker, fragile: Cluster) -> None:
         for node in primaries:
             node.restart()
         fragile.wait()
+
+
+@pytest.mark.slow
+@both
+def test_a_replica_gets_few_new_connections(
+    make_any: Maker, make_server: Callable[[], Server]
+) -> None:
+    """It answers READONLY to every call, and gets two a second, until one of them leads to a primary."""
+    first, second = make_server(), make_server()
+    with Proxy((HOST, first.port)) as proxy, first.client() as admin:
+        limiter = make_any(proxy.url)
+        assert limiter.hit("u")
+        admin.replicaof(HOST, second.port)
+        callers = 8 if isinstance(limiter, Limiter) else 1
+        before, began = proxy.connections, time.monotonic()
+
+        def load(_: int) -> int:
+            failed = 0
+            while time.monotonic() - began < 0.8:
+                failed += outcome(lambda: limiter.hit("u")) == "StoreUnavailable"
+            return failed
+
+        with ThreadPool(callers) as threads:
+            failed = sum(threads.map(load, range(callers)))
+            made = proxy.connections - before
+            assert failed > 20
+            # Every thread has a connection, and has replaced it once.
+            assert made <= 2 * callers + 1 + (time.monotonic() - began) / SEARCH_EVERY
+            proxy.target = (HOST, second.port)
+            decides_within(limiter, "u", SEARCH_EVERY + STALL)
+            assert all(threads.map(lambda _: limiter.hit("u"), range(callers)))
+        admin.replicaof("NO", "ONE")  # a primary does not end before its replicas

@@ -30,9 +30,12 @@ def steps(*said: str, left: float = 1.0) -> list[Action]:
     [
         (["NOSCRIPT none"], [Action.RETRY]),
         (["NOSCRIPT none", "NOSCRIPT none"], [Action.RETRY, Action.FAIL]),
-        (["READONLY no"], [Action.RECONNECT]),
-        (["READONLY no", "READONLY no"], [Action.RECONNECT, Action.FAIL]),
-        (["READONLY no", "NOSCRIPT none", MOVED], [Action.RECONNECT, Action.RETRY, Action.FOLLOW]),
+        (["READONLY no"], [Action.FIND_PRIMARY]),
+        (["READONLY no", "READONLY no"], [Action.FIND_PRIMARY, Action.FAIL]),
+        (
+            ["READONLY no", "NOSCRIPT none", MOVED],
+            [Action.FIND_PRIMARY, Action.RETRY, Action.FOLLOW],
+        ),
         (["TRYAGAIN x"] * 9, [Action.RETRY] * 9),
         (
             ["ASK 5 h:1", MOVED, "ASK 5 h:1", MOVED],
