@@ -16,6 +16,7 @@ import redis
 
 from bench import (
     behind,
+    budgets,
     coroutine_rates,
     coroutines,
     decision_service,
@@ -58,6 +59,7 @@ PARTS: dict[str, Callable[[list[Program], Effort, Library | None], Section]] = {
     "ab": lambda _servers, effort, _: through_traefik.measure(effort),
     "service": decision_service.measure,
     "forward-auth": lambda servers, effort, _: forward_auth.measure(servers, effort),
+    "budgets": lambda servers, effort, _: budgets.measure(servers, effort),
     "moves": lambda servers, effort, _: moves.measure_moves(servers, effort),
     "profile": lambda servers, effort, _: hit_profile.measure(servers, effort),
 }
@@ -69,6 +71,7 @@ _ALONE = dict.fromkeys(
     "flask": "the applications under gunicorn are this checkout's, and import its library",
     "ab": "the demo is this checkout's, and imports its library",
     "forward-auth": "Traefik's configuration is this checkout's, and so are the services",
+    "budgets": "the proxy is this checkout's, and imports its library",
     "profile": "it calls internals of the library, which differ between revisions",
 }
 #: For parts that need another program: a function that says why the part cannot run.

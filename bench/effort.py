@@ -63,6 +63,8 @@ class Effort(NamedTuple):
     """Connections that are held open."""
     traefik_seconds: int
     """Seconds of a run of `wrk` through Traefik."""
+    budget_minutes: int
+    """Scaled minutes of a run of the proxy with token budgets."""
 
 
 FULL = Effort(
@@ -89,6 +91,7 @@ FULL = Effort(
     steady_seconds=3,
     idle_connections=10_000,
     traefik_seconds=2,
+    budget_minutes=3,
 )
 QUICK = Effort(
     repetitions=3,
@@ -114,6 +117,7 @@ QUICK = Effort(
     steady_seconds=0.5,
     idle_connections=200,
     traefik_seconds=1,
+    budget_minutes=1,
 )
 
 

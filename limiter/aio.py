@@ -38,7 +38,8 @@ class AsyncLimiter(Base):
         join: Send the hits that one turn of the event loop makes on the same key, with the same cost, as
             one script call. This is the default. Each caller gets the same decision as without it, in the
             order of the calls; only ``reset_after`` of a bucket already counts all of them. Hits with
-            ``at_least``, those of a ``LeakyBucket``, and ``hit_all`` are never joined.
+            ``at_least`` or costs by policy, those of a ``LeakyBucket``, and calls for several subjects are
+            never joined.
 
     All other arguments are those of ``Limiter``.
 

@@ -77,15 +77,15 @@ class Changes:
             for _ in self.left:
                 self._core.cut_off(self._what, self._process, "there was no time")
 
-    def _change_flow(self, change: Change, deadline: float) -> Flow[None]:
-        """Send one change; if it is more than one call may cost, then in several calls."""
+    def _change_flow(self, change: Change, deadline: float | None) -> Flow[None]:
+        """Send one change: in several calls, each within a timeout, if it is more than one may cost."""
         parts = change.parts
         while parts:
             sent = [part._replace(cost=part.plan.capped(part.cost)) for part in parts]
             joint = JointCall(sent, self._tag)
             call = joint.call(change.mode, self._core.now_us, self._lease)
             replies = joint.split((yield Ask(call, deadline)))
-            parts = list(_unsent(parts, sent, replies))
+            parts, deadline = list(_unsent(parts, sent, replies)), None
 
 
 def _unsent(

@@ -57,8 +57,11 @@ class Limiter(Base):
             default, takes none. The page on algorithms has the bound of each.
         prepaid_hold: Seconds after which units that were taken in advance expire, and are returned.
         cap: If true, a cost above a limit takes all of that limit, or the most that one call may take of
-            it. By default it is an InvalidCost. A lease is never a part of its cost.
+            it. By default that is an InvalidCost. ``hold`` always takes its whole cost.
         join: Only for ``AsyncLimiter``, which describes it.
+
+    ``cost`` is the number of units to take from every limit, or a tuple with a number for each limit, in
+    their order. A lease has one number.
 
     Each call that takes ``key`` also takes ``limits=`` and ``tag=``. ``limits`` are other numbers for
     this subject, with the same algorithms, periods and names. Subjects with the same ``tag`` lie in one
@@ -361,7 +364,14 @@ class Lease(HeldLease):
 
 
 class Reservation(ReservedCosts):
-    """Costs taken in advance, for the body of a ``with``; see ``Limiter.reserve``."""
+    """Costs taken in advance, for the body of a ``with``; see ``Limiter.reserve`` and ``reserve_all``.
+
+    Attributes:
+        decisions: The decision about each subject, in the order of the items.
+        decision: The only one of them, or the one with the smallest ``remaining``.
+        settled: Whether the true costs were settled.
+
+    """
 
     written = "with limiter.reserve(...)"
 
@@ -371,9 +381,9 @@ class Reservation(ReservedCosts):
         """Settle the true cost, in the body; only the first call counts.
 
         ``actual`` has the form of the reserved cost: a number, or a tuple with one for each policy; and for
-        ``reserve_all`` a list of these. It may be more than any limit. What a policy was not charged, it is
-        not refunded. If the settlement does not reach the store, that is logged and counted in
-        ``unsettled``, and raises nothing.
+        ``reserve_all`` a list of these. It may be more than any limit, and counts from what was granted. If
+        the settlement does not reach the store, that is logged and counted in ``unsettled``, and raises
+        nothing.
 
         Raises:
             InvalidCost: ``actual`` has another form, or a number in it is no whole number from 0.

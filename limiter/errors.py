@@ -67,7 +67,7 @@ class InvalidPolicy(Invalid):
 
 
 class InvalidCost(Invalid):
-    """A cost is no whole number, negative, or more than the smallest limit could ever admit."""
+    """A cost is no whole number, negative, more than a limit could ever admit, or of another form."""
 
 
 class InvalidKey(Invalid):

@@ -48,7 +48,7 @@ class Plan:
         self.join = join
         """Whether a transport may join equal hits."""
         self.cap = cap and not self.leases
-        """Whether a cost above a limit takes all of that limit; a lease is never a part of its cost."""
+        """Whether a cost above a limit takes all of that limit; a lease always takes its whole cost."""
         #: A queue's delay differs from hit to hit by a fraction that no reply has; a lease has its own id.
         self._joins = join and not any(policy.queues or policy.leases for policy in policies)
         self._suffixes = suffixes(policies)
@@ -233,7 +233,7 @@ class Part(NamedTuple):
         of_rates = [cost for cost, policy in zip(costs, policies, strict=True) if not policy.leases]
         if plan is None or not any(of_rates):
             return None
-        return self._replace(plan=plan, cost=even(of_rates))
+        return Part(plan, self.key, even(of_rates))
 
 
 class JointCall:

@@ -157,12 +157,7 @@ class Policy:
 
         ``share`` is above 0 and up to 1. The rate of a bucket stays.
         """
-        return self._with(limit=self._scaled(self.limit, share))
-
-    @staticmethod
-    def _scaled(number: int, share: float) -> int:
-        # Of the decimals that were written: 0.57 of 100 is 57, and the product of floats is less.
-        return max(1, floor(number * Fraction(str(share))))
+        return self._with(limit=share_of(self.limit, share))
 
     def _with(self: _Own, **numbers: int) -> _Own:
         """Copy the policy with other numbers, without a check."""
@@ -194,3 +189,11 @@ class Policy:
 
     def _options(self) -> str:
         return ""
+
+
+def share_of(capacity: int, share: float) -> int:
+    """Return a share of a policy's capacity, rounded down, but at least 1.
+
+    The decimals of the share count: 0.57 of 100 is 57, though the product of floats is less.
+    """
+    return max(1, floor(capacity * Fraction(str(share))))

@@ -3,10 +3,10 @@
 * Clients choose the keys of a policy, and nothing bounds how many. Each made-up key is a new subject: it
   gets the whole limit, and takes memory in the store. A policy with ``key = "address"`` for the same
   requests bounds this, and so does ``new_subjects``.
-* ``prepaid`` has no effect.
-* Behind ForwardAuth, the service does not see what a policy needs: a body, a header field, the end of a
-  request. ``limiter check`` always prints these warnings, since it cannot know who uses the file. Of the
-  programs that use it, only the decision service logs them.
+* ``prepaid``, ``cap`` or ``class`` has no effect, or clients choose their plan.
+* Behind ForwardAuth, the service does not see what a policy needs: a body, a header field, the response,
+  the end of a request. ``limiter check`` always prints these warnings, since it cannot know who uses the
+  file. Of the programs that use it, only the decision service logs them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from limiter.policies import Concurrency
-from limiter.policyfile.faults import Fault
+from limiter.policies.base import share_of
+from limiter.policyfile.faults import Fault, spelled
 from limiter.policyfile.lines import Path
 from limiter.policyfile.overlap import Reach, covers
+from limiter.policyfile.schema import BY_RESPONSE
 from limiter.web.subjects import is_chosen
 
 #: A policy as in ``Named.description``.
 _Policy = Mapping[str, Any]
-#: A key of a policy, and what a user should know about it.
-_Advice = Iterator[tuple[str, str]]
+#: A key of a policy (in a table: its path), and what a user should know about it.
+_Advice = Iterator[tuple[str | Path, str]]
 
 _MADE_UP_KEYS = (
     "clients choose it, so each made-up key gets the whole limit, and takes memory in the store: "
@@ -42,6 +44,19 @@ _PREPAID_BESIDE_ANOTHER = (
     "has no effect on requests to which policy {other} applies, too, since one call to the store charges "
     "both: remove it, or give the two policies matches that have no request in common"
 )
+_PREPAID_IN_CLASSES = (
+    "has no effect if no class has all of the limits, since every request is then a call to the store: "
+    "remove it, or let the highest class be 1.0"
+)
+_CHOSEN_PLAN = (
+    "clients choose the key, so each client can choose this plan by the beginning of a made-up key: "
+    "name the subjects in keys, or let a trusted proxy name the plan with plan = {header = 'X-Plan'}"
+)
+_CAP_OF_LEASES = "has no effect on a policy that counts leases: remove it"
+_EQUAL_CLASSES = (
+    "has no effect on the limit of {capacity}, of which each class has {share}: use a larger limit, or a "
+    "smaller share"
+)
 _BODY = (
     "behind ForwardAuth the proxy sends no body, and seldom its length. A request of unknown length costs "
     "the most that the limit ever admits at once, so one upload can use up the limit: put this policy into "
@@ -52,10 +67,18 @@ _LENGTH = (
     "1, however long it is: put this policy into a middleware of the application, with "
     "cost = {body = '1KiB'}"
 )
+_RESPONSE = (
+    "the decision service sees no response, behind ForwardAuth and at /v1: each request stays charged as "
+    "it was. Put this policy into a middleware of the application, or settle by /v1/reserve and /v1/settle"
+)
 _SKIPPED = (
     "behind ForwardAuth no policy limits a request if the proxy does not pass on its {field}: let the "
     "proxy pass it on (Traefik: authRequestHeaders, Envoy: allowed_headers), or write unidentified = "
     "'address' or 'refuse'"
+)
+_FIELD_OF_CLIENTS = (
+    "behind ForwardAuth {field} counts also if a client sent it, since it comes from the proxy: let the "
+    "proxy set this field, or remove it, before it asks"
 )
 _LEASES = (
     "behind ForwardAuth a policy that counts leases does not apply, since no proxy reports the end of a "
@@ -76,6 +99,10 @@ def warnings(
     def advice(policy: _Policy) -> _Advice:
         yield from _of_made_up_keys(policy, policies)
         yield from _of_prepaid(policy, policies, reaches)
+        yield from _of_chosen_plans(policy)
+        yield from _of_equal_classes(policy)
+        if policy.get("cap") and any(map(_counts_leases, policy["limits"])):
+            yield "cap", _CAP_OF_LEASES
 
     return _faults(advice, policies, file, line)
 
@@ -87,7 +114,9 @@ def forward_auth_warnings(
 
     def advice(policy: _Policy) -> _Advice:
         yield from _of_bodies(policy)
+        yield from _of_responses(policy)
         yield from _of_skipped_fields(policy, policies)
+        yield from _of_fields_of_clients(policy)
         yield from _of_leases(policy)
 
     return _faults(advice, policies, file, line)
@@ -102,8 +131,8 @@ def _faults(
     faults = []
     for policy in policies:
         for key, text in advice(policy):
-            path = ("policies", policy["name"], key)
-            faults.append(Fault(file, line(path), ".".join(path), text, True))
+            path = ("policies", policy["name"], *((key,) if isinstance(key, str) else key))
+            faults.append(Fault(file, line(path), spelled(path), text, True))
     return tuple(faults)
 
 
@@ -139,6 +168,8 @@ def _of_prepaid(
         yield "prepaid", _PREPAID_IN_SHADOW
     elif len(_key(policy)) > 1:
         yield "prepaid", _PREPAID_FOR_A_LIST
+    elif policy["class"] is not None and max(_shares(policy)) < 1:
+        yield "prepaid", _PREPAID_IN_CLASSES
     else:
         for other in policies:
             if other is not policy and _may_meet(policy, other, reaches):
@@ -159,6 +190,28 @@ def _replaces(policy: _Policy, default: _Policy) -> bool:
     return bool(default["default"] and policy["match"] and is_sure)
 
 
+def _of_chosen_plans(policy: _Policy) -> _Advice:
+    # A header field that identifies callers is set by a proxy.
+    if any(is_chosen(spec) and not spec.startswith("header:") for spec in _key(policy)):
+        for plan in policy["plans"]:
+            if plan["has_prefix"]:
+                yield ("plans", plan["name"], "key_prefix"), _CHOSEN_PLAN
+
+
+def _of_equal_classes(policy: _Policy) -> _Advice:
+    shares = _shares(policy)
+    for limit in policy["limits"]:
+        capacity = limit.get("burst", limit["limit"])
+        parts = {share_of(capacity, share) for share in shares}
+        if len(parts) == 1 and len(set(shares)) > 1:
+            yield "class", _EQUAL_CLASSES.format(capacity=capacity, share=min(parts))
+
+
+def _shares(policy: _Policy) -> list[float]:
+    """Return the shares of a policy's classes."""
+    return [share for name, share in (policy["class"] or {}).items() if name != "header"]
+
+
 def _of_bodies(policy: _Policy) -> _Advice:
     cost = policy["cost"]
     if isinstance(cost, dict) and "body" in cost:
@@ -167,12 +220,24 @@ def _of_bodies(policy: _Policy) -> _Advice:
         yield "cost", _LENGTH
 
 
+def _of_responses(policy: _Policy) -> _Advice:
+    for key in BY_RESPONSE:
+        if key in policy and _has_rates(policy):
+            yield key, _RESPONSE
+
+
 def _of_skipped_fields(policy: _Policy, policies: Sequence[_Policy]) -> _Advice:
     field = _skipped_field(policy)
     if field is not None and not any(
         _skipped_field(other) is None and _counts_all_of(other, policy) for other in policies
     ):
         yield "unidentified", _SKIPPED.format(field=field)
+
+
+def _of_fields_of_clients(policy: _Policy) -> _Advice:
+    for key in ("plan", "class"):
+        if policy[key] is not None:
+            yield key, _FIELD_OF_CLIENTS.format(field=policy[key]["header"])
 
 
 def _skipped_field(policy: _Policy) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -18,13 +19,19 @@ from limiter import (
     Limiter,
     RateLimited,
     SlidingLog,
+    StoreUnavailable,
     TokenBucket,
 )
+from limiter.aio import AsyncLimiter
+from limiter.testing import StoreCall, intercept
 from service.demo.servers import Cluster, Server
 from tests.calls.conftest import Make
-from tests.calls.support import NOW_US, PLACES, set_time
-from tests.calls.test_corrections import OwnError, fail
+from tests.calls.support import NOW_US, PATIENCE, PLACES, set_time
+from tests.calls.test_interrupted import NotAnException, interrupt_once
+from tests.calls.test_reserve import OwnError, fail
+from tests.proxy import Proxy, cut
 from tests.transport.support import scripts_run
+from tests.waiting import soon, until
 
 #: Requests and tokens: limits of different sizes, in different kinds of keys.
 BUDGET = [SlidingLog(4, 60), TokenBucket(1_000, 60)]
@@ -288,3 +295,160 @@ def test_any_reservations(limits: tuple[int, int], rounds: Any, cap: bool) -> No
                 max(0, limit - number) for limit, number in zip(limits, numbers, strict=True)
             ]
             assert lefts(limiter, key) == [expected]
+
+
+def by_one(limiter: Any) -> Any:
+    """Let the limiter call the store for each subject alone, as for those of several slots."""
+    inner = getattr(limiter, "inner", limiter)
+    inner._core.transport.one_slot = lambda tags: len(tags) == 1
+    return inner
+
+
+def test_a_settlement_of_which_a_part_does_not_arrive(
+    make_on: Make, store: str, new_subject: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged and counted, and the others are settled; nothing is raised or sent again."""
+    limiter = make_on(store, BUDGET)
+    inner = by_one(limiter)
+    keys = [new_subject() for _ in range(3)]
+    sent = []
+
+    def lose(call: StoreCall, ahead: Any) -> Any:
+        sent.append(call.mode)
+        if call.mode in ("refund", "settle") and keys[1].encode() in call.keys[0]:
+            raise StoreUnavailable("the answer was lost")
+        return ahead()
+
+    with limiter.reserve_all([(key, (2, 500)) for key in keys]) as reserved:
+        intercept(inner, lose)
+        for _ in range(2):
+            reserved.settle([(1, 501)] * 3)
+    intercept(inner, None)
+    assert sent == ["refund"] * 3 + ["settle"] * 3
+    assert [numbers[0] for numbers in lefts(limiter, *keys)] == [3, 2, 3]
+    assert [500 - numbers[1] // 2 for numbers in lefts(limiter, *keys)] == pytest.approx(
+        [251, 250, 251], abs=5
+    )
+    assert limiter.unsettled == 2
+    assert "a settlement of limiter default did not reach the store" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["refund", "settle"])
+def test_an_interrupted_settlement(store: str, new_subject: Any, mode: str) -> None:
+    """The call under way is counted; the others are sent in the background, once."""
+    limiter = Limiter(
+        [FixedWindow(10, "day"), SlidingLog(10, "day")], store=store, timeout=PATIENCE
+    )
+    by_one(limiter)
+    keys = [new_subject() for _ in range(3)]
+    with limiter.reserve_all([(key, (5, 5)) for key in keys]) as reserved:
+        interrupt_once(limiter, mode)
+        with pytest.raises(NotAnException):
+            reserved.settle([(3, 6)] * 3)
+    first = [5, 4] if mode == "refund" else [7, 5]
+    until(lambda: lefts(limiter, *keys) == [first, [7, 4], [7, 4]])
+    assert limiter.unsettled == 1
+    limiter.close()
+
+
+def test_interrupted_while_it_is_entered(store: str, new_subject: Any) -> None:
+    """The charges that are known are refunded, and the body does not begin."""
+    limiter = Limiter(BUDGET, store=store, timeout=PATIENCE)
+    by_one(limiter)
+    keys = [new_subject() for _ in range(3)]
+
+    def interrupt(call: StoreCall, ahead: Any) -> Any:
+        if call.mode == "hit" and keys[2].encode() in call.keys[0]:
+            raise NotAnException
+        return ahead()
+
+    intercept(limiter, interrupt)
+    with pytest.raises(NotAnException), limiter.reserve_all([(key, (2, 100)) for key in keys]):
+        raise AssertionError
+    intercept(limiter, None)
+    until(lambda: [numbers[0] for numbers in lefts(limiter, *keys)] == [4, 4, 4])
+    assert limiter.unsettled == 0
+    limiter.close()
+
+
+def test_cancelled_while_it_is_settled(store: str, new_subject: Any) -> None:
+    """All of it is settled, by ``settle`` and by the end of a body that failed."""
+    keys = [new_subject() for _ in range(2)]
+
+    async def main() -> None:
+        limiter = AsyncLimiter(FixedWindow(10, "day"), store=store, timeout=PATIENCE)
+        by_one(limiter)
+
+        async def cancel(call: StoreCall, ahead: Any) -> Any:
+            if call.mode != "hit":
+                task.cancel()
+            return await ahead()
+
+        async def body(actual: list[int] | None) -> None:
+            async with limiter.reserve_all([(key, 5) for key in keys]) as reserved:
+                if actual is None:
+                    raise OwnError
+                await reserved.settle(actual)
+
+        for actual, expected in (([2, 6], [8, 4]), (None, [10, 10])):
+            intercept(limiter, cancel)
+            task = asyncio.create_task(body(actual))
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            intercept(limiter, None)
+
+            async def settled(expected: list[int] = expected) -> bool:
+                return [(await limiter.peek(key)).remaining for key in keys] == expected
+
+            await soon(settled)
+            for key in keys:
+                await limiter.reset(key)
+        assert limiter.unsettled == 0
+        await limiter.close()
+
+    asyncio.run(main())
+
+
+def test_without_the_store(make_on: Make, proxy: Proxy, new_subject: Any) -> None:
+    """``local`` settles in the process what it granted; what ``allow`` admits is not counted."""
+    proxy.requests = cut
+    items = [(new_subject(), (2, 400)), (new_subject(), 1)]
+    keys = [key for key, _ in items]
+    limiter = make_on(proxy.url, BUDGET, on_error="local", local_share=2)
+    set_time(limiter, NOW_US)
+    with limiter.reserve_all(items) as reserved:
+        assert all(one.degraded for one in reserved.decisions)
+        assert lefts(limiter, *keys) == [[0, 100], [1, 499]]
+        reserved.settle([(1, 450), 10**9])
+    assert lefts(limiter, *keys) == [[1, 50], [0, 0]]
+    with pytest.raises(RateLimited) as denied, limiter.reserve_all([(keys[0], 1), (keys[1], 1)]):
+        raise AssertionError
+    assert denied.value.decision == denied.value.decisions[1]
+    limiter = make_on(proxy.url, BUDGET, on_error="deny")
+    with pytest.raises(RateLimited) as denied, limiter.reserve_all(items):
+        raise AssertionError
+    assert [one.degraded for one in denied.value.decisions] == [True, True]
+    limiter = make_on(proxy.url, BUDGET, on_error="allow")
+    with limiter.reserve_all(items) as reserved:
+        reserved.settle([(1, 450), 10**9])
+    assert limiter.unsettled == 0
+    proxy.mend()
+    sure = make_on(proxy.url, BUDGET)
+    assert lefts(sure, *keys) == [[4, 1_000]] * 2
+
+
+def test_a_settlement_ends_cached_denials(make_on: Make, store: str, new_subject: Any) -> None:
+    """Of each subject that it refunds, for calls of one and of several."""
+    limiter = make_on(store, FixedWindow(5, "day"), denial_cache=3_600.0)
+    a, b = new_subject(), new_subject()
+    with limiter.reserve_all([(a, 5), (b, 5)]) as reserved:
+        for _ in range(2):
+            denied = [limiter.hit(a), limiter.hit(b), *limiter.hit_all([(a, 1), (b, 1)])]
+        assert [one.cached for one in denied] == [True] * 4
+        reserved.settle([1, 6])
+        assert limiter.hit(a).allowed
+        assert limiter.hit(b).retry_after
+        reserved.settle([1, 1])
+    assert not limiter.hit_all([(a, 1), (b, 1)])
+    limiter.refund(b, 5)
+    assert limiter.hit_all([(a, 1), (b, 1)])

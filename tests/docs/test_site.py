@@ -20,6 +20,7 @@ TITLES = [
     "In front of any service",
     "The decision service",
     "Policies",
+    "Token budgets for language models",
     "Operate",
     "Stores",
     "Run the decision service",

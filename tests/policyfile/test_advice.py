@@ -180,6 +180,56 @@ def test_prepaid_units_that_are_never_spent() -> None:
     )
 
 
+CLASSES = "class = { header = 'X-Class', low = 0.5, high = 1.0 }\n"
+
+
+def test_classes_that_spend_no_prepaid_units() -> None:
+    (classes,) = prepaid_warnings(PREPAID + CLASSES.replace("1.0", "0.9"))
+    assert classes.startswith("has no effect if no class has all of the limits")
+    assert prepaid_warnings(PREPAID + CLASSES) == []
+
+
+def test_classes_that_do_not_differ() -> None:
+    limits = "[policies.p]\nlimits = ['1/minute', '3/hour', '9/day']\n"
+    found = read(limits + CLASSES.replace("1.0", "0.6"), "policies.toml").warnings
+    assert [str(warning) for warning in found] == [
+        f"policies.toml:3: policies.p.class: has no effect on the limit of {limit}, of which each "
+        "class has 1: use a larger limit, or a smaller share"
+        for limit in (1, 3)
+    ]
+    bucket = "limits = { algorithm = 'gcra', limit = 100, per = 'hour', burst = 1 }\n"
+    (burst,) = read(f"[policies.p]\n{bucket}{CLASSES}", "policies.toml").warnings
+    assert "the limit of 1," in burst.said
+    assert (
+        read(f"[policies.p]\nlimits = '1/day'\n{CLASSES.replace('0.5', '1')}", "f").warnings == ()
+    )
+
+
+def test_a_cap_of_leases() -> None:
+    leases = "[policies.p]\nlimits = { algorithm = 'concurrency', limit = 2 }\ncap = true\n"
+    (warning,) = read(leases, "policies.toml").warnings
+    assert str(warning) == (
+        "policies.toml:3: policies.p.cap: has no effect on a policy that counts leases: remove it"
+    )
+
+
+GOLD = "[policies.p.plans.gold]\nlimits = '9/minute'\nkeys = ['a']\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "is_chosen"), [("api-key", True), ("header:X-A", False), ("host", True)]
+)
+def test_a_plan_that_clients_choose(key: str, is_chosen: bool) -> None:
+    text = f"[policies.p]\nlimits = '5/minute'\nkey = '{key}'\nnew_subjects = '9/hour'\n{GOLD}"
+    assert read(text, "policies.toml").warnings == ()
+    warnings = read(f"{text}key_prefix = 'gold_'\n", "policies.toml").warnings
+    assert [str(warning) for warning in warnings] == is_chosen * [
+        "policies.toml:8: policies.p.plans.gold.key_prefix: clients choose the key, so each client can "
+        "choose this plan by the beginning of a made-up key: name the subjects in keys, or let a "
+        "trusted proxy name the plan with plan = {header = 'X-Plan'}"
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -263,6 +313,15 @@ def test_costs_that_a_proxy_does_not_report() -> None:
     assert "costs 1, however long it is" in warning
     for cost in ("1", "5", "{ header = 'X-Cost' }"):
         assert proxied(ADDRESS + f"cost = {cost}\n") == []
+
+
+def test_fields_that_only_the_proxy_may_set() -> None:
+    fields = f"[policies.p]\nlimits = '5/minute'\nplan = {{ header = 'X-Plan' }}\n{CLASSES}{GOLD}"
+    assert proxied(fields) == [
+        f"{line}: policies.p.{key}: behind ForwardAuth {field} counts also if a client sent it, since it "
+        "comes from the proxy: let the proxy set this field, or remove it, before it asks"
+        for line, key, field in ((3, "plan", "X-Plan"), (4, "class", "X-Class"))
+    ]
 
 
 SKIPPING = "[policies.org]\nlimits = '5/minute'\nkey = 'header:X-Org'\nunidentified = 'skip'\n"

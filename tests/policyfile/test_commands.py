@@ -160,6 +160,35 @@ def test_an_override(path: str) -> None:
     )
 
 
+def test_plans_and_classes(tmp_path: Path) -> None:
+    """`check` shows the numbers of each; `explain`, those of the request."""
+    path = tmp_path / "policies.toml"
+    path.write_text(
+        "[policies.p]\nlimits = '100/minute'\nkey = 'header:X-Id'\nnew_subjects = '9/hour'\n"
+        "plan = { header = 'X-Plan' }\nclass = { header = 'X-Class', low = 0.8, high = 1.0 }\n"
+        "[policies.p.plans.gold]\nlimits = '50/minute'\nkeys = ['a', 'b']\n"
+    )
+    assert run("check", str(path)).stdout.splitlines()[:4] == [
+        "p: 100 per 60 s, sliding_log",
+        "  plan gold: 50 per 60 s, sliding_log",
+        "  class low: 80 per 60 s, sliding_log",
+        "  class high: 100 per 60 s, sliding_log",
+    ]
+    (described,) = json.loads(run("check", str(path), "--json").stdout)["policies"]
+    limits = [{"name": None, "algorithm": "sliding_log", "limit": 50, "period": 60}]
+    assert described["plans"] == [
+        {"name": "gold", "limits": limits, "keys": 2, "has_prefix": False}
+    ]
+    assert described["class"] == {"header": "X-Class", "low": 0.8, "high": 1.0}
+    get = ["GET", "/", "--header", "X-Id: c", "--header", "X-Plan: gold"]
+    entry = explain(str(path), *get, LIMITER_TRUSTED_PROXIES="127.0.0.1")["p"]
+    assert (entry["plan"], entry["class"], entry["overridden"]) == ("gold", "low", False)
+    assert entry["limits"][0]["limit"] == 40
+    entry = explain(str(path), *get, "--peer", "203.0.113.9")["p"]
+    assert (entry["plan"], entry["class"]) == (None, "low")
+    assert "(cost 1, plan gold, class low, logged as" in run("explain", str(path), *get).stdout
+
+
 def test_a_cost_that_can_never_pass(path: str) -> None:
     """The service would refuse the request with 413."""
     post = ["POST", "/orgs/a/b", "--host", "api.example", "--header", "Content-Length: 9999"]

@@ -32,12 +32,12 @@ LIMITS = (
 )
 RATES = ", ".join(ALGORITHMS)
 POLICY = (
-    "accepted are limits, algorithm, key, match, cost, cap, on_error, timeout, local_share, denial_cache, prepaid, "
-    "prepaid_hold, headers, shadow, percent, exempt, overrides, plan, plans, class, unidentified, preflights, new_subjects"
+    "accepted are limits, algorithm, key, match, cost, refund_unless, true_cost, cap, on_error, timeout, "
+    "local_share, denial_cache, prepaid, prepaid_hold, headers, shadow, percent, exempt, overrides, plan, plans, class, unidentified, preflights, new_subjects"
 )
 DEFAULTS = (
-    "accepted are algorithm, key, cost, cap, on_error, timeout, local_share, denial_cache, prepaid, prepaid_hold, "
-    "headers, shadow, percent, exempt, plan, class, unidentified, preflights, new_subjects"
+    "accepted are algorithm, key, cost, refund_unless, true_cost, cap, on_error, timeout, local_share, "
+    "denial_cache, prepaid, prepaid_hold, headers, shadow, percent, exempt, plan, class, unidentified, preflights, new_subjects"
 )
 NAMES = "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first"
 NEW = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"
@@ -241,6 +241,63 @@ WRONG: list[tuple[str, list[str]]] = [
         [
             "3: policies.p.exempt.keys is a str: accepted is a list",
             "4: policies.p.overrides is a str: accepted is a table",
+        ],
+    ),
+    # Plans and classes.
+    (
+        ONE + "plan = 'X-Plan'\nclass = { low = 0, b = 1.5, 'a b' = true }\ncap = 1\n",
+        [
+            "3: policies.p.plan is 'X-Plan': accepted is {header = 'X-Plan'}",
+            "3: policies.p.plan has no effect without plans: accepted is also a table plans",
+            "4: policies.p.class.header is missing: accepted is the name of a header field",
+            "4: policies.p.class.low is 0: accepted is a number above 0, up to 1",
+            "4: policies.p.class.b is 1.5: accepted is a number above 0, up to 1",
+            '4: policies.p.class."a b" is not a name of a class: accepted are 1 to 64 of A-Z a-z 0-9 _ . -',
+            '4: policies.p.class."a b" is true: accepted is a number above 0, up to 1',
+            "5: policies.p.cap is 1: accepted are true and false",
+        ],
+    ),
+    (
+        ONE + "class = { header = 'a b' }\n[policies.q]\nlimits = '5/s'\n"
+        "class = { header = 'a_b', low = 0.5 }\nplan.header = 7\n[policies.q.plans]\n",
+        [
+            "3: policies.p.class is {'header': 'a b'}: accepted are a header field, and 1 to 16 classes with their "
+            "shares of the limits, as in {header = 'X-Priority', low = 0.8, critical = 1.0}",
+            "6: policies.q.class.header is 'a_b': accepted is the name of a header field (without _)",
+            "7: policies.q.plan.header is 7: accepted is the name of a header field (without _)",
+        ],
+    ),
+    (
+        ONE
+        + "key = 'api-key'\nexempt.keys = ['sk_live_1']\n[policies.p.plans]\n'sk live' = {}\nsk_live_2 = '6/s'\n"
+        "[policies.p.plans.gold]\nlimit = '6/s'\nkey_prefix = ''\n"
+        "[policies.p.plans.iron]\nlimits = '6/minute'\nkeys = 'sk_live_3'\nkey_prefix = 5\n"
+        "[policies.p.plans.lead]\nlimits = '6/s'\nkeys = ['sk_live_4', '', 'sk_live_1', 'a,b']\nkey_prefix = 'sk_'\n"
+        "[policies.p.plans.zinc]\nlimits = '7/s'\nkeys = ['sk_live_4']\nkey_prefix = 'sk_'\n",
+        [
+            "6: policies.p.plans.* is not a name of a plan: accepted are 1 to 64 of A-Z a-z 0-9 _ . -",
+            "7: policies.p.plans.* is a str: accepted is a table with limits",
+            "8: policies.p.plans.gold.limits is missing: accepted are the limits of the policy with other numbers",
+            "9: policies.p.plans.gold.limit is not a key of this table: did you mean limits? accepted are limits, "
+            "keys, key_prefix",
+            "10: policies.p.plans.gold.key_prefix is a str that begins no subject: accepted is a text",
+            "12: policies.p.plans.iron.limits is '6/minute': accepted here are those of [SlidingLog(5, per=1)] "
+            "with other numbers, since algorithm, period and name decide which state is used",
+            "13: policies.p.plans.iron.keys is a str: accepted is a list",
+            "14: policies.p.plans.iron.key_prefix is a int that begins no subject: accepted is a text",
+            "17: policies.p.plans.lead.keys[1] is a str that names no subject: accepted is a text",
+            f"17: policies.p.plans.lead.keys[3] {NOT_FOUND} 'api-key' finds: accepted is one like 'VALUE' (a comma in a "
+            "subject is written \\,)",
+            "17: policies.p.plans.lead.keys[2] is for a subject that exempt.keys names, too: accepted is one of the two",
+            "21: policies.p.plans.zinc.keys[0] is for a subject that has another plan in line 17: accepted is one "
+            "plan for each",
+            "22: policies.p.plans.zinc.key_prefix is that of another plan, too: accepted is one plan for each",
+        ],
+    ),
+    (
+        "[policies.p]\nlimits = '50/s'\ncost = 6\nclass = { header = 'X-Class', low = 0.1, high = 1 }\n",
+        [
+            "3: policies.p.cost is 6: accepted is a whole number from 1 to 5, the most that these limits ever admit at once"
         ],
     ),
     # Several at once: one fault does not hide another.

@@ -643,6 +643,10 @@ preflights = true
 [policies.writes]
 limits = "3/day"
 key = "cookie:sid"
+cap = true
+plan = { header = "X-Plan" }
+class = { header = "X-Priority", low = 0.5, high = 1 }
+plans.gold = { limits = "6/day", key_prefix = "2" }
 match.methods = ["POST", "PUT"]
 cost = { header = "X-Cost" }
 preflights = false
@@ -671,6 +675,8 @@ _FIELDS = {
     "x-user": ["u", " u", "v", "\xe9", "u,v"],
     "x_user": ["w"],
     "x-cost": ["2", "9", "-1", "many"],
+    "x-plan": ["gold", "gold, gold", "none"],
+    "x-priority": ["high", "low", "top"],
     "origin": ["http://example.com"],
     "access-control-request-method": ["POST"],
 }
