@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -16,8 +19,9 @@ from bench.streams import Stream, post, tokens_of
 from docs import token_budgets
 from docs.stand_in import StandIn
 from docs.token_budgets import Budget, Proxy, application
-from service.demo.servers import HOST
+from service.demo.servers import HOST, Server
 from tests.asgi.support import in_a_loop
+from tests.server.serving import serving
 from tests.service.support import ROOT
 from tests.waiting import soon
 
@@ -307,3 +311,22 @@ def test_the_page_shows_the_lines_of_the_program() -> None:
     (shown,) = [block for block in BLOCKS if "AsyncExitStack" in block]
 
     assert indent(shown, " " * 12) in (ROOT / "docs/token_budgets.py").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_every_command_prints_what_the_page_shows(tmp_path: Path, own: Server) -> None:
+    (console,) = re.findall(r"^```console\n(.*?)^```$", PAGE, re.M | re.S)
+    variables = {"LIMITER_STORE": own.url, "LIMITER_POLICIES": "docs/token-budgets.toml"}
+    assert f"LIMITER_POLICIES={variables['LIMITER_POLICIES']} limiter serve" in PAGE
+    with serving(tmp_path / "log", **variables) as (_, url):
+        examples = re.split(r"^\$ ", console, flags=re.M)[1:]
+        assert len(examples) == 6
+        for example in examples:
+            command, _, shown = example.partition("\n")
+            command = command.replace("http://127.0.0.1:8000", url)
+            ran = subprocess.run(
+                ["bash", "-c", command], capture_output=True, text=True, check=True
+            )
+            assert ran.stdout.strip() == shown.strip(), command
