@@ -23,9 +23,10 @@ from limiter.web.asgi_messages import (
     refuse_handshake,
     with_fields,
 )
+from limiter.web.by_response import FAILED
 from limiter.web.guard import AsyncGuard
+from limiter.web.open_requests import OpenRequests
 from limiter.web.request import from_asgi
-from limiter.web.request_leases import RequestLeases
 from limiter.web.uvicorn_peers import hides_proxies
 from limiter.web.websocket import WebSocket
 from limiter.web.wiring import GuardSettings
@@ -41,6 +42,8 @@ _LAST_OF_LIFESPAN = (
     "lifespan.shutdown.complete",
     "lifespan.shutdown.failed",
 )
+#: Arguments that plain limits of messages do not share: a message has no response.
+_OF_REQUESTS = ("cost", "form", "enabled", "refund_unless", "true_cost")
 
 
 class LimiterMiddleware:
@@ -80,7 +83,7 @@ class LimiterMiddleware:
         self._messages: Callable[[], AsyncGuard] | None = None
         if messages is not None and settings.get("enabled", True):
             self._messages = _guard_of_messages(messages, self._guard(), settings)
-        self._held = RequestLeases()
+        self._open = OpenRequests()
 
     async def open(self) -> None:
         """Connect in advance, for the running event loop; optional.
@@ -94,7 +97,7 @@ class LimiterMiddleware:
 
     async def close(self) -> None:
         """Release the leases that are still held, and close the event loop's connections."""
-        await self._held.release_all()
+        await self._open.end_all()
         for limiter in self._limiters():
             await limiter.close()
 
@@ -120,30 +123,40 @@ class LimiterMiddleware:
             await refuse(verdict, send, "http", scope["method"] == "HEAD")
             return
         verdicts = [verdict]
-        self._held.hold(guard, verdict)
+        self._open.hold(guard, verdict)
         trailers = False
+        #: Whether the application has answered, or the client has disconnected.
+        over = False
 
         async def receiving() -> Message:
+            nonlocal over
             message = await receive()
             if message["type"] == "http.disconnect":
-                self._held.begin_release(verdict)
+                over = True
+                self._open.begin_release(verdict)
             return message
 
         async def sending(message: Message) -> None:
-            nonlocal trailers
+            nonlocal over, trailers
             if message["type"] == "http.response.start":
+                over = True
                 trailers = bool(message.get("trailers"))
                 message = with_fields(message, verdicts)
+                self._open.begin_settling(verdicts, message["status"], message["headers"])
             await send(message)
             if is_last(message, trailers):
-                await self._held.release(verdict)
+                await self._open.release(verdict)
 
         try:
             if self._sleep and verdict.delay:
                 await asyncio.sleep(verdict.delay)
             await self.app({**scope, wiring.VERDICTS: verdicts}, receiving, sending)
+        except Exception:
+            if not over:
+                self._open.begin_settling(verdicts, *FAILED)
+            raise
         finally:
-            await self._held.release(verdict)
+            await self._open.release(verdict)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         guard = self._guard()
@@ -152,16 +165,19 @@ class LimiterMiddleware:
         if not verdict.allowed:
             await refuse_handshake(verdict, scope, receive, send)
             return
-        self._held.hold(guard, verdict)
+        self._open.hold(guard, verdict)
         messages = self._messages() if self._messages else None
-        socket = WebSocket(receive, send, self._held, verdict, request, messages, self._sleep)
+        socket = WebSocket(receive, send, self._open, verdict, request, messages, self._sleep)
         try:
             if self._sleep and verdict.delay:
                 await asyncio.sleep(verdict.delay)
             await self.app({**scope, wiring.VERDICTS: socket.verdicts}, socket.receive, socket.send)
+        except Exception:
+            socket.fail()
+            raise
         finally:
             socket.abandon()
-            await self._held.release(verdict)
+            await self._open.release(verdict)
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Connect and close with the application's lifespan, or without it if the application has none."""
@@ -207,7 +223,7 @@ def _guard_of_messages(
     """Return the guard of messages; plain limits share the requests' connections and settings."""
     settings: dict[str, Any] = {}
     if wiring.is_plain(messages):
-        settings = {name: given[name] for name in given if name not in ("cost", "form", "enabled")}
+        settings = {name: given[name] for name in given if name not in _OF_REQUESTS}
         if guard.rules:
             first = guard.rules[0].limiter
             settings |= {"store": first, "name": f"{first.name[:55]}-messages"}

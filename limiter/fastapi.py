@@ -20,8 +20,8 @@ from limiter.web import problems, wiring
 from limiter.web.asgi_messages import Scope, closing
 from limiter.web.guard import AsyncGuard
 from limiter.web.identity import Network
+from limiter.web.open_requests import OpenRequests
 from limiter.web.request import Request, from_asgi
-from limiter.web.request_leases import RequestLeases
 from limiter.web.rules import CostFunction
 from limiter.web.subjects import Identity, KeySpec, checked_subject, hashed
 from limiter.web.verdict import Verdict
@@ -36,6 +36,10 @@ _ROUTE = "limiter.route"
 _RESULT = "limiter.result."
 #: The scope's key for the number of checked limits without a name.
 _PLACE = "limiter.place"
+_UNSEEN = (
+    "refund_unless and true_cost need the response, which only a middleware sees: add one around the "
+    "application, as in app.add_middleware(LimiterMiddleware, limits=())"
+)
 
 
 class Refused(HTTPException):
@@ -72,7 +76,7 @@ class Limit:
         self._settings = settings
         self._guards = {1: self._guard()} if by_route else {}
         self._sleep = sleep
-        self._held = RequestLeases()
+        self._open = OpenRequests()
         self.__signature__ = _with_dependencies(inspect.signature(self.__call__), dependencies)
 
     async def __call__(
@@ -85,15 +89,17 @@ class Limit:
         scope = connection.scope
         guard = self._guard_in(scope)
         known = {f"{_RESULT}{name}": result for name, result in results.items()}
-        verdict = await guard.enter(from_asgi({**scope, **known}, _parts(scope)))
         verdicts: list[Verdict] = scope.setdefault(wiring.VERDICTS, _Own())
+        if guard.settles and isinstance(verdicts, _Own):
+            raise InvalidSetting(_UNSEEN)
+        verdict = await guard.enter(from_asgi({**scope, **known}, _parts(scope)))
         verdicts.append(verdict)
         # A middleware around the application writes all fields, on every response.
         fields = dict(wiring.fields_of(verdicts)) if isinstance(verdicts, _Own) else {}
         if not verdict.allowed:
             _answer_in(scope)
             raise Refused(verdict, {**fields, "Cache-Control": "no-store"})
-        self._held.hold(guard, verdict)
+        self._open.hold(guard, verdict)
         try:
             for name, value in fields.items():
                 response.headers[name] = value
@@ -101,7 +107,7 @@ class Limit:
                 await asyncio.sleep(verdict.delay)
             yield verdict
         finally:
-            await self._held.release(verdict)
+            await self._open.release(verdict)
 
     def _guard_in(self, scope: Scope) -> AsyncGuard:
         """Return the guard; without a name, the limit is named by its place among those of the request.
@@ -128,7 +134,7 @@ class Limit:
 
     async def close(self) -> None:
         """Release the leases that are still held, and close the event loop's connections; for shutdown."""
-        await self._held.release_all()
+        await self._open.end_all()
         for limiter in wiring.limiters(self._guard()):
             await limiter.close()
 

@@ -115,12 +115,12 @@ def settle_flow(
     decisions: Sequence[Decision],
     actuals: Sequence[Sequence[int]],
     tag: Key | None = None,
-) -> Flow[None]:
+) -> Flow[bool]:
     """Charge or refund the difference between what was granted and the true costs, one for each policy.
 
     A policy that was charged nothing is left alone. That is so if ``on_error`` admitted the call without
     counting it, or if the policy had no room in shadow mode. Nothing is raised: what does not reach the
-    store is logged, and counted in ``unsettled``.
+    store is logged, and counted in ``unsettled``; the result is whether all has reached it.
     """
     listed: dict[str, list[Part]] = {"refund": [], "settle": []}
     for part, decision, actual in zip(parts, decisions, actuals, strict=True):
@@ -144,7 +144,7 @@ def settle_flow(
         if changed:
             changes.add(mode, changed)
     try:
-        yield from changes.send_flow(monotonic() + core.store.timeout)
+        return not (yield from changes.send_flow(monotonic() + core.store.timeout))
     finally:
         changes.finish()
 

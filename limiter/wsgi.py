@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from limiter.client import Limiter
 from limiter.web import problems, wiring
-from limiter.web.closing import Closing
+from limiter.web.closing import Closing, SettledResponse, Write
 from limiter.web.guard import Guard
 from limiter.web.request import from_wsgi
 from limiter.web.verdict import Verdict
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 Environ = dict[str, Any]
-StartResponse = Callable[..., Callable[[bytes], object]]
+StartResponse = Callable[..., Write]
 App = Callable[[Environ, Any], Iterable[bytes]]
 
 
@@ -41,6 +41,10 @@ class LimiterMiddleware:
             ``"forwarded"`` or ``"x-real-ip"``.
         observe: Called with every request and its verdict.
         sleep: Whether to wait for a leaky bucket's delay before the application is called.
+        refund_unless: Statuses whose responses cost something, as in ``["2xx", "401"]``; after any other,
+            the cost is refunded.
+        true_cost: The header field of the response that has its true cost, as in
+            ``"header:X-Tokens-Used"``: the difference to the cost is refunded, or charged.
         enabled: If False, no limit is enforced, and no store is needed.
         store, name, ...: Settings of the ``Limiter``; missing ones are read from LIMITER_*.
 
@@ -86,22 +90,28 @@ class LimiterMiddleware:
         if not verdict.allowed:
             return _refuse(verdict, environ, start_response)
         environ.setdefault(wiring.VERDICTS, []).append(verdict)
+        settled = SettledResponse(verdict) if verdict.settles else None
 
         def start(
             status: str, response_headers: list[tuple[str, str]], exc_info: Any = None
-        ) -> Callable[[bytes], object]:
+        ) -> Write:
             present = {name.lower() for name, _ in response_headers}
             fields = [*response_headers, *wiring.added_fields(present, verdict.fields)]
             # Some servers' start_response does not accept None as its third argument.
-            return start_response(status, fields, *([exc_info] if exc_info else []))
+            write = start_response(status, fields, *([exc_info] if exc_info else []))
+            return write if settled is None else settled.starts(status, fields, write)
 
         try:
             if self._sleep and verdict.delay:
                 time.sleep(verdict.delay)
             response = self.app(environ, start)
-        except BaseException:
+        except BaseException as error:
+            if settled is not None and isinstance(error, Exception):
+                settled.fail()
             guard.leave(verdict)
             raise
+        if settled is not None:
+            response = settled.of(response)
         # Wrapped only for a lease: a server may send a body of its own type faster.
         return Closing(response, partial(guard.leave, verdict)) if verdict.leases else response
 

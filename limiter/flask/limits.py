@@ -132,6 +132,14 @@ class DeclaredLimit:
         if not (self.scope is None or (isinstance(self.scope, str) and self.scope)):
             check_function("scope", self.scope, "the endpoint", more=", or a text")
 
+    @property
+    def by_response(self) -> Callable[[Response], int | None] | None:
+        """The true cost of a request by its response: nothing if ``deduct_when`` does not count it."""
+        deduct_when = self.deduct_when
+        if deduct_when is None:
+            return None
+        return lambda response: None if deduct_when(response) else 0
+
     def is_about(self, method: str) -> bool:
         """Whether the limit applies to a method."""
         return not self.methods or method in self.methods

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from flask import Request, Response
 
-from limiter.flask.limits import DeclaredLimit, ViewRule
+from limiter.flask.limits import DeclaredLimit
 from limiter.flask.plain import Admission
 from limiter.web.guard import Guard
-from limiter.web.verdict import Result, Verdict, header_fields
+from limiter.web.settling import settle
+from limiter.web.verdict import Verdict, header_fields
 
 #: The key of the leases in a WSGI environment.
 _LEASES = "limiter.flask.leases"
@@ -79,7 +80,7 @@ class ResponseLeases:
 class RequestState:
     """The verdicts on a request; an attribute of Flask's request, so that each run has its own."""
 
-    __slots__ = ("_returned", "amounts", "clock_ahead", "entries", "free", "passed")
+    __slots__ = ("amounts", "clock_ahead", "entries", "free", "passed")
 
     def __init__(self) -> None:
         self.entries: list[Entry | Admission] = []
@@ -91,8 +92,6 @@ class RequestState:
         self.free: dict[object, bool] = {}
         #: Seconds by which this process's clock is ahead of the store's, for dates in header fields.
         self.clock_ahead = 0.0
-        #: Ids of the parts that were refunded already.
-        self._returned: set[int] = set()
 
     @classmethod
     def of(cls, request: Request) -> RequestState:
@@ -147,17 +146,7 @@ class RequestState:
         Flask passes a second response if it could not finish the first one.
         """
         for entry in self.entries:
-            if type(entry) is Entry and entry.owner is owner and entry.verdict.allowed:
-                unused = [
-                    result
-                    for result in entry.verdict.results
-                    if id(result.part) not in self._returned and _is_unused(result, response)
-                ]
-                if unused:
-                    self._returned.update(id(result.part) for result in unused)
-                    entry.guard.give_back(entry.verdict, unused)
-
-
-def _is_unused(result: Result, response: Response) -> bool:
-    deduct_when = result.rule.limit.deduct_when if isinstance(result.rule, ViewRule) else None
-    return deduct_when is not None and result.decision.allowed and not deduct_when(response)
+            if type(entry) is Entry and entry.owner is owner:
+                refunded = [each.result for each in settle(entry.verdict, response)]
+                if refunded:
+                    entry.verdict.give_back(refunded)

@@ -273,6 +273,7 @@ class LimitResolver:
             percent=limit.percent,
             unidentified=limit.unidentified,
             preflights=self._setup.preflights,
+            by_response=limit.by_response,
             unit="requests" if limit.cost == 1 else "units",
             limit=limit,
             called=called,

@@ -4,9 +4,9 @@
   gets the whole limit, and takes memory in the store. A policy with ``key = "address"`` for the same
   requests bounds this, and so does ``new_subjects``.
 * ``prepaid``, ``cap`` or ``class`` has no effect, or clients choose their plan.
-* Behind ForwardAuth, the service does not see what a policy needs: a body, a header field, the end of a
-  request. ``limiter check`` always prints these warnings, since it cannot know who uses the file. Of the
-  programs that use it, only the decision service logs them.
+* Behind ForwardAuth, the service does not see what a policy needs: a body, a header field, the response,
+  the end of a request. ``limiter check`` always prints these warnings, since it cannot know who uses the
+  file. Of the programs that use it, only the decision service logs them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from limiter.policies import Concurrency
-from limiter.policies.base import scaled
+from limiter.policies.base import share_of
 from limiter.policyfile.faults import Fault, spelled
 from limiter.policyfile.lines import Path
 from limiter.policyfile.overlap import Reach, covers
+from limiter.policyfile.schema import BY_RESPONSE
 from limiter.web.subjects import is_chosen
 
 #: A policy as in ``Named.description``.
@@ -66,6 +67,10 @@ _LENGTH = (
     "1, however long it is: put this policy into a middleware of the application, with "
     "cost = {body = '1KiB'}"
 )
+_RESPONSE = (
+    "the decision service sees no response, behind ForwardAuth and at /v1: each request stays charged as "
+    "it was. Put this policy into a middleware of the application, or settle by /v1/reserve and /v1/settle"
+)
 _SKIPPED = (
     "behind ForwardAuth no policy limits a request if the proxy does not pass on its {field}: let the "
     "proxy pass it on (Traefik: authRequestHeaders, Envoy: allowed_headers), or write unidentified = "
@@ -109,6 +114,7 @@ def forward_auth_warnings(
 
     def advice(policy: _Policy) -> _Advice:
         yield from _of_bodies(policy)
+        yield from _of_responses(policy)
         yield from _of_skipped_fields(policy, policies)
         yield from _of_fields_of_clients(policy)
         yield from _of_leases(policy)
@@ -196,7 +202,7 @@ def _of_equal_classes(policy: _Policy) -> _Advice:
     shares = _shares(policy)
     for limit in policy["limits"]:
         capacity = limit.get("burst", limit["limit"])
-        parts = {scaled(capacity, share) for share in shares}
+        parts = {share_of(capacity, share) for share in shares}
         if len(parts) == 1 and len(set(shares)) > 1:
             yield "class", _EQUAL_CLASSES.format(capacity=capacity, share=min(parts))
 
@@ -212,6 +218,12 @@ def _of_bodies(policy: _Policy) -> _Advice:
         yield "cost", _BODY
     elif isinstance(cost, dict) and cost["header"].lower() == "content-length":
         yield "cost", _LENGTH
+
+
+def _of_responses(policy: _Policy) -> _Advice:
+    for key in BY_RESPONSE:
+        if key in policy and _has_rates(policy):
+            yield key, _RESPONSE
 
 
 def _of_skipped_fields(policy: _Policy, policies: Sequence[_Policy]) -> _Advice:

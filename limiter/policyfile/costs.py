@@ -6,14 +6,13 @@ import re
 from collections.abc import Sequence
 
 from limiter.errors import InvalidSetting, shown
+from limiter.web.by_response import largest_number
 from limiter.web.identity import Network
 from limiter.web.request import Request
 from limiter.web.rules import Cost
 from limiter.web.trusted_field import TrustedField
 
 _SIZE = re.compile(r"([0-9]{1,15})\s*(B|KB|MB|GB|KiB|MiB|GiB)?", re.IGNORECASE)
-#: Digits read of a cost; a longer number exceeds every limit.
-_MOST_DIGITS = 18
 _UNITS = {"b": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30}
 #: Names of sizes, the largest first.
@@ -43,10 +42,7 @@ class ByHeader(TrustedField):
         text = self.value(request, trusted)
         if text is None:
             return 1
-        numbers = [part.strip() for part in text.split(",")]
-        if not all(number.isascii() and number.isdigit() for number in numbers):
-            return None
-        return max(int(number.lstrip("0")[:_MOST_DIGITS] or 0) for number in numbers)
+        return largest_number(text)
 
 
 def by_body(size: int) -> Cost:

@@ -14,6 +14,7 @@ from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
 from limiter.policyfile.plans import NamedSubject, PlanReader
 from limiter.policyfile.schema import (
+    BY_RESPONSE,
     KEYS,
     LEFT_OUT,
     LIMITER_KEYS,
@@ -22,6 +23,7 @@ from limiter.policyfile.schema import (
     read_limits,
 )
 from limiter.web import limiter_calls
+from limiter.web.by_response import StatusOrField, check_rates
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.plans import Classes, CustomerPlan, Plans
 from limiter.web.rules import Match, Rule, fixed_cost
@@ -61,10 +63,7 @@ def read_policy(
     own = notes.table(path, table, KEYS)
     # URLs contain the name: clients resolve "..", and a dot begins the service's own names.
     if not NAME.fullmatch(name) or name.startswith("."):
-        notes.add(
-            path,
-            f"is not a name of a policy: {NAMES}, not with a dot first",
-        )
+        notes.add(path, f"is not a name of a policy: {NAMES}, not with a dot first")
         name = "unnamed"
     policy = _Policy(
         notes,
@@ -83,14 +82,12 @@ def read_policy(
     if limits is None or limiter is None:
         return None
     policy.check_cost(limiter, plans)
+    policy.check_by_response(limits)
     exempt_keys = frozenset().union(*(policy.subjects(each.name) for each in exempt))
-    by_subject = {
-        **policy.by_subject(plans.on_plans, exempt_keys, "another plan", "plan"),
-        **policy.by_subject(plans.overridden, exempt_keys, "other limits", "override"),
-    }
+    by_subject = policy.by_subject(plans, exempt_keys)
     if notes.count:
         return None
-    rule = policy.rule(limiter, exempt_keys, policy.plans(plans, by_subject), is_default)
+    rule = policy.rule(limiter, exempt_keys, plans, by_subject, is_default)
     return Named(rule, _described(rule, policy.written, limits, plans))
 
 
@@ -173,10 +170,11 @@ class _Policy:
         own = self.own.get("exempt")
         if not (isinstance(own, dict) and "keys" in own):  # those of [defaults] are for any key
             exempt = []
+        places = {each.place for each in exempt}
         for place, name, _ in [*exempt, *plans.overridden, *plans.on_plans]:
             if not findable(name.strip(), self.key, self.or_address):
                 hint = " (a comma in a subject is written \\,)" if "," in name else ""
-                hint = " (networks: exempt.networks)" if "exempt" in place else hint
+                hint = " (networks: exempt.networks)" if place in places else hint
                 self.notes.add(place, text + hint)
 
     def limits(self) -> tuple[Policy, ...] | None:
@@ -199,7 +197,14 @@ class _Policy:
         """The subjects that a name means."""
         return meant(name, self.key, self.or_address)
 
-    def by_subject(
+    def by_subject(self, plans: PlanReader, exempt: frozenset[str]) -> _BySubject:
+        """The plan of each subject that the table names; an override replaces a plan."""
+        return {
+            **self.each_once(plans.on_plans, exempt, "another plan", "plan"),
+            **self.each_once(plans.overridden, exempt, "other limits", "override"),
+        }
+
+    def each_once(
         self, named: Iterable[NamedSubject], exempt: frozenset[str], other: str, kind: str
     ) -> _BySubject:
         """The plans by subject: a name may mean several subjects, and several names the same one."""
@@ -230,13 +235,6 @@ class _Policy:
                 places.setdefault(subject, place)
         return by_subject
 
-    def plans(self, plans: PlanReader, by_subject: _BySubject) -> Plans | None:
-        """The plans of the rule, and its overrides; None if it has none."""
-        if not (plans.by_name or by_subject):
-            return None
-        written = identity(self.key, are_hashed=False) if plans.by_prefix else None
-        return Plans(by_subject, plans.by_name, plans.by_prefix, self.values.get("plan"), written)
-
     def check_cost(self, limiter: Any, plans: PlanReader) -> None:
         """Check that a fixed cost is not above every limit, which would refuse all requests."""
         if not isinstance(self.values["cost"], int):
@@ -253,11 +251,34 @@ class _Policy:
                 self.notes.refuse((*self.path, "cost"), error)
                 return
 
+    def check_by_response(self, limits: tuple[Policy, ...]) -> None:
+        """Check that the settlement by the response has an effect."""
+        for key in BY_RESPONSE:
+            if key in self.own:
+                self.notes.read((*self.path, key), lambda own: check_rates(own, limits), key)
+
+    def by_response(self) -> StatusOrField | None:
+        """The true cost of a request by its response; None if the response does not matter."""
+        named, field = (self.values.get(key) for key in BY_RESPONSE)
+        charged = frozenset().union(*named) if named else None
+        return StatusOrField(charged, field) if named or field else None
+
+    def unit(self) -> str:
+        """What the limits count, in the plural."""
+        unit = unit_of(self.written["cost"])
+        return "units" if unit == "requests" and "true_cost" in self.written else unit
+
     def rule(
-        self, limiter: Any, exempt_keys: frozenset[str], plans: Plans | None, is_default: bool
+        self,
+        limiter: Any,
+        exempt_keys: frozenset[str],
+        plans: PlanReader,
+        by_subject: _BySubject,
+        is_default: bool,
     ) -> Rule:
         """The rule of a table without faults."""
         values = self.values
+        has_plans = bool(plans.by_name or by_subject)
         match, exempt = values.get("match", {}), values.get("exempt", {})
         cost, bound = values["cost"], values.get("new_subjects")
         return Rule(
@@ -276,13 +297,22 @@ class _Policy:
             exempt_networks=exempt.get("networks", ()),
             exempt_keys=exempt_keys,
             exempt_paths=exempt.get("paths", ()),
-            plans=plans,
+            plans=Plans(
+                by_subject,
+                plans.by_name,
+                plans.by_prefix,
+                named_by=values.get("plan"),
+                written=identity(self.key, are_hashed=False),
+            )
+            if has_plans
+            else None,
             classes=values.get("class"),
             unidentified=values["unidentified"],
             preflights=values["preflights"],
             new_subjects=NewSubjects(bound.text) if bound and self.is_chosen else None,
             is_default=is_default,
-            unit=unit_of(self.written["cost"]),
+            unit=self.unit(),
+            by_response=self.by_response(),
         )
 
 
@@ -296,6 +326,7 @@ def _described(
         "key": written["key"],
         "match": written.get("match", {}),
         "cost": written["cost"],
+        **{key: written[key] for key in BY_RESPONSE if key in written},
         **{key: written[key] for key in LIMITER_KEYS if key in written},
         "headers": written["headers"],
         "shadow": rule.shadow,

@@ -22,6 +22,7 @@ from limiter.settings import (
     check_seconds,
     check_share,
 )
+from limiter.web.by_response import STATUS, statuses
 from limiter.web.headers import FORMS
 from limiter.web.match import pattern
 from limiter.web.new_subjects import NewSubjects
@@ -181,6 +182,8 @@ _class_header = _checked(
     lambda name: TrustedField(name, f"classes by {name} do not count: each call is of the lowest"),
 )
 _share_of_limits = _checked(_is_share, "accepted is a number above 0, up to 1", float)
+_true_cost_header = _checked(_fitting(HEADER), _A_HEADER)
+_status = _checked(lambda value: bool(statuses(value)), STATUS, statuses)
 
 
 def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
@@ -200,12 +203,16 @@ def _read_cost(notes: Notes, path: Path, value: Any) -> Any:
     return None
 
 
-def _read_plan_field(notes: Notes, path: Path, value: Any) -> TrustedField | None:
-    if isinstance(value, dict) and list(value) == ["header"]:
-        field: TrustedField | None = notes.read((*path, "header"), _plan_header, value["header"])
-        return field
-    notes.add(path, f"is {shown(value)}: accepted is {{header = 'X-Plan'}}")
-    return None
+def _by_header(read: Callable[[Any], Any], example: str) -> Reader:
+    """A reader of a table that names a header field."""
+
+    def read_field(notes: Notes, path: Path, value: Any) -> Any:
+        if isinstance(value, dict) and list(value) == ["header"]:
+            return notes.read((*path, "header"), read, value["header"])
+        notes.add(path, f"is {shown(value)}: accepted is {{header = '{example}'}}")
+        return None
+
+    return read_field
 
 
 def _read_classes(notes: Notes, path: Path, value: Any) -> Classes | None:
@@ -329,6 +336,8 @@ KEYS = {
         is_shared=False,
     ),
     "cost": Key(_read_cost, 1),
+    "refund_unless": Key(_list(_status, is_filled=True)),
+    "true_cost": Key(_by_header(_true_cost_header, "X-Tokens-Used")),
     "cap": Key(_value(_flag)),
     "on_error": Key(_value(check_on_error)),
     "timeout": Key(_value(partial(check_seconds, "timeout"))),
@@ -350,7 +359,7 @@ KEYS = {
         )
     ),
     "overrides": Key(None, is_shared=False),
-    "plan": Key(_read_plan_field),
+    "plan": Key(_by_header(_plan_header, "X-Plan")),
     "plans": Key(None, is_shared=False),
     "class": Key(_read_classes),
     "unidentified": Key(_value(_choice(*UNIDENTIFIED)), "refuse"),
@@ -368,6 +377,8 @@ LIMITER_KEYS = (
     "prepaid",
     "prepaid_hold",
 )
+#: Settings that need the response.
+BY_RESPONSE = ("refund_unless", "true_cost")
 LEFT_OUT = {name: key.left_out for name, key in KEYS.items() if key.left_out is not None}
 
 

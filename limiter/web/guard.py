@@ -14,7 +14,6 @@ from limiter.client import Limiter
 from limiter.errors import InvalidCost, InvalidSetting, LimiterError, StoreUnavailable
 from limiter.flows import Flow
 from limiter.log_throttle import log_seldom
-from limiter.web import limiter_calls
 from limiter.web.bounded import bounded_flow
 from limiter.web.charges import Charge, deciding_flow, for_hit
 from limiter.web.identity import Network, TrustedNetworks, Unidentified
@@ -24,7 +23,6 @@ from limiter.web.rules import Check, Rule, SkipReason
 from limiter.web.verdict import Observer as Observer
 from limiter.web.verdict import Result as Result
 from limiter.web.verdict import Verdict as Verdict  # for users who write an observer
-from limiter.web.verdict import header_fields
 
 log = logging.getLogger("limiter.web")
 
@@ -59,6 +57,7 @@ class _Guard(Generic[_Limiter]):
         self._bounds_subjects = any(rule.new_subjects is not None for rule in self.rules)
         self.is_observed = observe is not None
         self._observe = observe
+        self.settles = any(rule.by_response is not None for rule in self.rules)
         self._routed = [rule for rule in self.rules if not rule.match.is_everything]
         for rule in self.rules:
             first = self.rules[0].limiter
@@ -159,6 +158,8 @@ class _Guard(Generic[_Limiter]):
     def _observed(self, request: Request, verdict: Verdict, shadowed: _Shadowed) -> Verdict:
         """Complete a verdict, and show it to the observer."""
         verdict.shadowed = shadowed
+        if self.settles:
+            verdict.settles = True
         if self._observe is not None:
             try:
                 self._observe(request, verdict)
@@ -185,18 +186,6 @@ class _Guard(Generic[_Limiter]):
         verdict.shadowed = shadowed
         return verdict
 
-    def _refunding_flow(self, verdict: Verdict, unused: Iterable[Result]) -> Flow[None]:
-        """Refund what some rules have charged, and update the verdict's state."""
-        for result in unused:
-            limiter = result.rule.limiter
-            decision = yield from limiter_calls.refund_flow(limiter, result.part, result.decision)
-            if decision is not None:
-                refunded = result._replace(decision=decision)
-                verdict.results = tuple(
-                    refunded if each is result else each for each in verdict.results
-                )
-        verdict.fields = header_fields(verdict.results)
-
 
 class Guard(_Guard[Limiter]):
     """Rules for threads."""
@@ -215,11 +204,6 @@ class Guard(_Guard[Limiter]):
         """Release the leases of a request whose response is closed."""
         for limiter, held in verdict.leases:
             core_of(limiter).drive(held.release_flow())
-
-    def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
-        """Refund what these rules charged an allowed request, and update the verdict."""
-        limiter: Limiter = self.rules[0].limiter
-        core_of(limiter).drive(self._refunding_flow(verdict, unused))
 
 
 class AsyncGuard(_Guard[AsyncLimiter]):
@@ -264,8 +248,3 @@ class AsyncGuard(_Guard[AsyncLimiter]):
         """As ``Guard.leave``."""
         for limiter, held in verdict.leases:
             await core_of(limiter).surely(held.release_flow())
-
-    async def give_back(self, verdict: Verdict, unused: Iterable[Result]) -> None:
-        """As ``Guard.give_back``."""
-        limiter: AsyncLimiter = self.rules[0].limiter
-        await core_of(limiter).surely(self._refunding_flow(verdict, unused))

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import Any, overload
 
-from limiter import several
+from limiter import reservations, several
 from limiter.aio import AsyncLimiter
 from limiter.base import Base
 from limiter.client import Limiter
 from limiter.core import Core
 from limiter.decision import Decision
-from limiter.errors import LimiterError
-from limiter.flows import Ask, Flow
+from limiter.flows import Flow
 from limiter.grammar import Limits
 from limiter.loop_core import LoopCore
 from limiter.plan import Part, Plan
@@ -61,16 +60,23 @@ def decide_flow(
     return several.decide_flow(core, parts, None, mode, lease, deadline, denials)
 
 
-def refund_flow(limiter: Base, part: Part, decision: Decision) -> Flow[Decision | None]:
-    """Refund what a part was charged; return the state after it, None if the store was not changed."""
-    core, plan = core_of(limiter), part.plan
-    if decision.degraded:
-        if core.share is not None and not plan.leases:
-            core.share.change(plan, "refund", part.key, part.cost, None, core.now_us)
-        return None
-    call = plan.call("refund", part.key, part.cost, None, None, core.now_us)
-    try:
-        return Decision(plan.policies, (yield Ask(call)))
-    except LimiterError as error:
-        core.not_settled("a refund", error)
-        return None
+def settle_flow(
+    limiters: Sequence[Base],
+    parts: Sequence[Part],
+    decisions: Sequence[Decision],
+    costs: Sequence[int],
+) -> Flow[bool]:
+    """Settle the true costs of parts; return whether that reached the store.
+
+    The limiters share one store: one call refunds, and one charges, if one slot holds the parts. A decision
+    of ``on_error`` is settled in this process, by its own limiter.
+    """
+    by_core: dict[Core[Any], list[tuple[Part, Decision, tuple[int, ...]]]] = {}
+    for limiter, part, decision, cost in zip(limiters, parts, decisions, costs, strict=True):
+        core = core_of(limiter if decision.degraded else limiters[0])
+        settled = (part._replace(shadow=False), decision, part.plan.each_cost(cost))
+        by_core.setdefault(core, []).append(settled)
+    has_arrived = True
+    for core, settlements in by_core.items():
+        has_arrived &= yield from reservations.settle_flow(core, *zip(*settlements, strict=True))
+    return has_arrived

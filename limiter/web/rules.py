@@ -16,6 +16,7 @@ from limiter.keys import Key
 from limiter.plan import Part
 from limiter.policies import Policy
 from limiter.web import limiter_calls
+from limiter.web.by_response import ByResponse
 from limiter.web.identity import Ambiguous, Network, Unidentified
 from limiter.web.match import Match as Match
 from limiter.web.match import SkipReason as SkipReason
@@ -101,6 +102,8 @@ class Rule:
             mode, or one whose ``percent`` excludes the subject, does not count; one that exempts does.
         unit: What the limits count, in the plural, as refusals name it. If it is empty, it is
             ``"requests"`` with the default cost, else ``"units"``.
+        by_response: Returns the true cost of a request from its response, where an adapter sees it: a
+            ``by_response.Head``. The difference to the cost is then refunded or charged.
 
     """
 
@@ -121,6 +124,7 @@ class Rule:
     new_subjects: NewSubjects | None = None
     is_default: bool = False
     unit: str = ""
+    by_response: ByResponse | None = None
 
     def __post_init__(self) -> None:
         if not self.unit:

@@ -6,7 +6,7 @@ It calls no store: ``guard`` and the service obtain the decisions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
@@ -54,6 +54,8 @@ class Verdict:
         error: Why the store did not decide, or was not called.
         shadowed: Rules in shadow mode that could not be evaluated, and why: without shadow mode they
             would have refused.
+        settles: Whether the response may show the true cost of the request to one of the rules.
+        settled: Ids of the parts whose true cost was settled.
 
     """
 
@@ -64,6 +66,8 @@ class Verdict:
     error: LimiterError | None = None
     shadowed: list[tuple[Rule, LimiterError]] = field(default_factory=list, init=False)
     leases: list[tuple[Any, HeldLease]] = field(default_factory=list, init=False)
+    settles: bool = field(default=False, init=False)
+    settled: frozenset[int] = field(default=frozenset(), init=False)
 
     @classmethod
     def of_results(
@@ -130,6 +134,14 @@ class Verdict:
         if in_shadow:
             return cls(error=error)
         return cls(503, body=problems.reduced_capacity(request.path), error=error)
+
+    def give_back(self, refunded: Collection[Result]) -> None:
+        """Show these results, and the header fields, as they are after a refund of what was granted."""
+        self.results = tuple(
+            each._replace(decision=each.decision.given_back()) if each in refunded else each
+            for each in self.results
+        )
+        self.fields = header_fields(self.results)
 
     @property
     def allowed(self) -> bool:

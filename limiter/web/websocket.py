@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 from limiter.web.asgi_messages import Message, Receive, Send, closing, is_last, with_fields
+from limiter.web.by_response import FAILED
 from limiter.web.guard import AsyncGuard
+from limiter.web.open_requests import OpenRequests
 from limiter.web.request import Request
-from limiter.web.request_leases import RequestLeases
 from limiter.web.verdict import Verdict
 
 
@@ -19,7 +22,7 @@ class WebSocket:
         self,
         receive: Receive,
         send: Send,
-        held: RequestLeases,
+        open_requests: OpenRequests,
         verdict: Verdict,
         request: Request,
         messages: AsyncGuard | None,
@@ -28,7 +31,7 @@ class WebSocket:
         self.verdicts = [verdict]
         self._receive = receive
         self._send = send
-        self._held = held
+        self._open = open_requests
         self._verdict = verdict
         self._request = request
         self._messages = messages
@@ -37,6 +40,8 @@ class WebSocket:
         #: timeout, it gets this message the next time.
         self._coming: asyncio.Task[Message] | None = None
         self._gone: Message | None = None
+        #: Whether the handshake is over: answered, or ended by the client.
+        self._is_over = False
 
     async def receive(self) -> Message:
         """Return the next message that passes, or the end of the connection."""
@@ -45,7 +50,8 @@ class WebSocket:
         if self._coming is None:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
-                self._held.begin_release(self._verdict)
+                self._is_over = True
+                self._open.begin_release(self._verdict)
             if message["type"] != "websocket.receive" or self._messages is None:
                 return message
             coming = self._admitted(message, self._messages)
@@ -60,9 +66,25 @@ class WebSocket:
             return
         if message["type"] in ("websocket.accept", "websocket.http.response.start"):
             message = with_fields(message, self.verdicts)
+            # An accepted websocket counts as a response of 200, as it is one in HTTP/2.
+            self._settle(message.get("status", 200), message["headers"])
+        elif (
+            message["type"] == "websocket.close"
+        ):  # before it is accepted: servers answer with a 403
+            self._settle(403)
         await self._send(message)
         if message["type"] == "websocket.close" or is_last(message):
-            await self._held.release(self._verdict)
+            await self._open.release(self._verdict)
+
+    def fail(self) -> None:
+        """Settle, since the application failed: the server answers with a 500, unless it has answered."""
+        self._settle(*FAILED)
+
+    def _settle(self, status: int, fields: Iterable[tuple[Any, Any]] = ()) -> None:
+        """Begin to settle what the handshake costs, once; not if the client has disconnected before."""
+        if not self._is_over:
+            self._is_over = True
+            self._open.begin_settling(self.verdicts, status, fields)
 
     def abandon(self) -> None:
         """Stop the pending check: the application has returned, and receives no more messages."""
@@ -81,5 +103,5 @@ class WebSocket:
         self._gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
         with suppress(OSError, RuntimeError):  # the client may have closed the connection
             await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        self._held.begin_release(self._verdict)
+        self._open.begin_release(self._verdict)
         return self._gone

@@ -10,6 +10,7 @@ from limiter.aio import AsyncLimiter
 from limiter.client import Limiter
 from limiter.errors import InvalidPolicy, InvalidSetting
 from limiter.web import limiter_calls, problems
+from limiter.web.by_response import of_arguments
 from limiter.web.functions import accepted, of_request
 from limiter.web.guard import AsyncGuard, Guard
 from limiter.web.headers import FORMS
@@ -54,6 +55,9 @@ class StoreSettings(TypedDict, total=False):
 class LimitSettings(StoreSettings, total=False):
     """The arguments that every limit of requests has, but for the key and the cost."""
 
+    refund_unless: Iterable[str | int] | None
+    true_cost: str | None
+
     enabled: bool
     form: str | None
     trusted: str | Iterable[str | Network] | None
@@ -80,6 +84,8 @@ def source(
     trusted: str | Iterable[str | Network] | None = None,
     address_from: str | None = None,
     observe: Observer | None = None,
+    refund_unless: Iterable[str | int] | None = None,
+    true_cost: str | None = None,
     **given: Any,
 ) -> Callable[[], _AnyGuard]:
     """Return a function that returns the guard of each request.
@@ -98,7 +104,8 @@ def source(
     if not enabled:
         empty = guard_class([], ())
         return lambda: empty
-    rule_settings = {"key": key, "cost": cost, "form": form, **given}
+    by_response = {"refund_unless": refund_unless, "true_cost": true_cost}
+    rule_settings = {"key": key, "cost": cost, "form": form, **by_response, **given}
     if isinstance(limits, (Guard, AsyncGuard)) or hasattr(limits, "guard"):
         of_guard = {"trusted": trusted, "address_from": address_from, "observe": observe}
         _refuse({**rule_settings, **of_guard}, "a guard")
@@ -117,6 +124,8 @@ def source(
                 identity=identity_by(key),
                 cost=_cost(cost),
                 form=chosen("form", form, FORMS),
+                by_response=of_arguments(limits.policies, **by_response),
+                unit="" if true_cost is None else "units",
             )
         ]
         if isinstance(cost, int):

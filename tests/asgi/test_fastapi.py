@@ -438,8 +438,8 @@ async def test_a_client_that_disconnects_releases_its_lease(how: str) -> None:
     await asyncio.gather(task, return_exceptions=True)
     await eventually_free(limiter, 2)
     await holds.close()
-    assert not holds._held._requests
-    assert not holds._held._tasks
+    assert not holds._open._requests
+    assert not holds._open._tasks
 
 
 @in_a_loop

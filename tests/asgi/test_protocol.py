@@ -222,8 +222,8 @@ async def test_a_cancelled_request_releases_its_lease() -> None:
             await task
         await eventually_free(limiter, 2)
     await middleware.close()
-    assert not middleware._held._requests
-    assert not middleware._held._tasks
+    assert not middleware._open._requests
+    assert not middleware._open._tasks
 
 
 @in_a_loop

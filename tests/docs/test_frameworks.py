@@ -19,6 +19,7 @@ from django.urls import path
 
 from limiter import settings as ours
 from limiter.asgi import LimiterMiddleware
+from limiter.testing import Clock
 from limiter.web.headers import FORMS
 from limiter.web.identity import ADDRESS_FROM
 from limiter.web.wiring import GuardSettings
@@ -37,7 +38,7 @@ def examples() -> list[Any]:
     parameters, heading = [], ""
     for title, code in BLOCKS:
         heading = title or heading
-        if code and not heading.startswith("By the user"):
+        if code and not heading.startswith(("By the user", "Cost by response")):
             parameters.append(pytest.param(code, id=f"{heading} {len(parameters)}"))
     return parameters
 
@@ -177,6 +178,14 @@ def test_the_example_with_functions_decides_subject_and_cost() -> None:
     assert left("/reports/1", HTTP_X_TENANT="b") == '"default";r=90'
     assert left() == '"default";r=99'
     assert ask_wsgi(names["app"], HTTP_X_TENANT="a" * 101).code == 400
+
+
+def test_the_example_with_a_cost_by_response_settles_its_estimate() -> None:
+    """A response of 120 tokens costs those, and not the estimate of 500."""
+    with Clock():
+        app = _names("refund_unless")["app"]
+        left = [ask_wsgi(app)["RateLimit"].partition(";t=")[0] for _ in range(2)]
+    assert left == ['"default";r=99500', '"default";r=99380']
 
 
 def test_the_table_names_every_argument() -> None:

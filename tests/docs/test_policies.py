@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "policies.md").read_text()
 EXAMPLE = (ROOT / "docs" / "policies.example.toml").read_text()
 (CONSOLE,) = re.findall(r"^```console\n(.*?)^```$", PAGE, re.M | re.S)
+TOMLS = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
 CODE, CONFIGURATION = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 
 
@@ -33,18 +34,25 @@ def test_commands_print_what_the_page_shows(monkeypatch: pytest.MonkeyPatch) -> 
         assert (result.exit_code, result.output) == (0, printed)
 
 
-def test_the_first_example_is_right(tmp_path: Path) -> None:
-    text, *_ = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
-    (tmp_path / "policies.toml").write_text(text)
+@pytest.mark.parametrize(
+    ("text", "output"),
+    [
+        ("[policies.reports]", ["default (the default): 100 per 60 s", "reports: 1000 per 3600 s"]),
+        ("[policies.passwords]", ["passwords: 5 per 60 s", "tokens: 100000 per 60 s"]),
+    ],
+)
+def test_an_example_is_right(tmp_path: Path, text: str, output: list[str]) -> None:
+    (example,) = [toml for toml in TOMLS if text in toml]
+    (tmp_path / "policies.toml").write_text(example)
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "policies.toml")])
     assert result.exit_code == 0
-    assert "default (the default): 100 per 60 s" in result.output
-    assert "reports: 1000 per 3600 s" in result.output
+    for line in output:
+        assert line in result.output
 
 
 def test_the_examples_of_plans_and_classes(tmp_path: Path) -> None:
     """Together they are a file, in which a class has its share of a plan."""
-    _, plans, classes = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
+    plans, classes = TOMLS[-2:]
     (tmp_path / "policies.toml").write_text(plans.replace("key =", f"{classes}key ="))
     result = CliRunner().invoke(cli, ["check", str(tmp_path / "policies.toml")])
     assert "  plan gold: 1000 per 60 s" in result.output

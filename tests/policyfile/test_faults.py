@@ -32,12 +32,12 @@ LIMITS = (
 )
 RATES = ", ".join(ALGORITHMS)
 POLICY = (
-    "accepted are limits, algorithm, key, match, cost, cap, on_error, timeout, local_share, denial_cache, prepaid, "
-    "prepaid_hold, headers, shadow, percent, exempt, overrides, plan, plans, class, unidentified, preflights, new_subjects"
+    "accepted are limits, algorithm, key, match, cost, refund_unless, true_cost, cap, on_error, timeout, "
+    "local_share, denial_cache, prepaid, prepaid_hold, headers, shadow, percent, exempt, overrides, plan, plans, class, unidentified, preflights, new_subjects"
 )
 DEFAULTS = (
-    "accepted are algorithm, key, cost, cap, on_error, timeout, local_share, denial_cache, prepaid, prepaid_hold, "
-    "headers, shadow, percent, exempt, plan, class, unidentified, preflights, new_subjects"
+    "accepted are algorithm, key, cost, refund_unless, true_cost, cap, on_error, timeout, local_share, "
+    "denial_cache, prepaid, prepaid_hold, headers, shadow, percent, exempt, plan, class, unidentified, preflights, new_subjects"
 )
 NAMES = "is not a name of a policy: accepted are 1 to 64 of A-Z a-z 0-9 _ . -, not with a dot first"
 NEW = "accepted is one limit of 1 to 1,000 new subjects, as in '20/hour'"

@@ -106,7 +106,7 @@ def test_a_caller_that_names_subjects_names_their_plans_and_classes() -> None:
     ("fields", "limit"),
     [
         ({"x_class": "high"}, 100),
-        ({"x_class": "normal"}, 99),
+        ({"x_class": " normal "}, 99),
         ({"x_class": "low"}, 57),  # 100 * 0.57 is less in floats
         ({}, 57),
         ({"x_class": "High"}, 57),
@@ -284,7 +284,7 @@ def test_a_subject_that_changes_its_plan_keeps_its_state(
     guard = Guard([rule], TRUSTED)
     fields = {"x_id": "1", "peer": PROXY, "x_forwarded_for": "203.0.113.9"}
     assert all(guard.enter(request(**fields)) for _ in range(4))
-    # A bucket keeps the time at which it is full: the part that is used. The others keep their count.
+    # A bucket keeps the part that is used, the others keep their count.
     for plan, left in (("gold", 11 if policy.has_burst else 15), ("none", 4)):
         (result,) = guard.enter(request(x_plan=plan, **fields)).results
         assert result.decision.remaining == left
