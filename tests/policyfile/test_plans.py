@@ -13,9 +13,11 @@ from limiter.policies import Policy
 from limiter.policyfile.reading import read
 from limiter.testing import set_time
 from limiter.web import limiter_calls
+from limiter.web.by_response import Head
 from limiter.web.guard import Guard
 from limiter.web.plans import Classes
 from limiter.web.rules import Check, Rule, SkipReason
+from limiter.web.settling import settle
 from limiter.web.subjects import hashed, identity
 from limiter.web.trusted_field import TrustedField
 from tests.calls.support import NOW_US, RATES, by_algorithm
@@ -192,6 +194,23 @@ def test_without_the_store_a_class_has_its_part_of_the_local_share() -> None:
             guard.enter(request(x_class=name, **fields)).status for _ in range(admitted + 1)
         ]
         assert statuses == [200] * admitted + [429]
+
+
+def test_the_true_cost_of_a_low_call_is_charged_beside_high_ones() -> None:
+    """It may be a debt of a whole limit; by the numbers of the class alone, it would be free here."""
+    limiter = Limiter(SlidingLog(100, 3600), store="memory://")
+    rule = Rule(
+        limiter,
+        identity=identity("global"),
+        cost=lambda of, _: int(of.headers["x-cost"]),
+        classes=Classes({"low": 0.2, "high": 1}, TrustedField("X-Class", "")),
+        by_response=lambda head: int(dict(head.fields)["used"]),
+    )
+    guard = Guard([rule], TRUSTED)
+    low = guard.enter(request(peer=PROXY, x_class="low", x_cost="5"))
+    assert guard.enter(request(peer=PROXY, x_class="high", x_cost="60"))
+    settle(low, Head(200, [("used", "30")]))
+    assert limiter.peek("global").remaining == 10
 
 
 def state_of(client: Any, keys: tuple[bytes, ...]) -> list[Any]:
