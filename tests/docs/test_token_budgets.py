@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from textwrap import indent
@@ -20,7 +21,6 @@ from docs import token_budgets
 from docs.stand_in import StandIn
 from docs.token_budgets import Budget, Proxy, application
 from service.demo.servers import HOST, Server
-from tests.asgi.support import in_a_loop
 from tests.server.serving import serving
 from tests.service.support import ROOT
 from tests.waiting import soon
@@ -31,6 +31,16 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 LIMIT = 10_000
 #: The words of a request whose prompt has 4 tokens, and its ``max_tokens``: together 1,000 tokens.
 WORDS, MOST = "write 400 tokens", 996
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test's coroutine, without asyncio's debug mode: 50 calls at once would take seconds with it."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
 
 
 class Model:
@@ -162,7 +172,6 @@ def check_row(*cells: str) -> None:
     assert f"| {' | '.join(cells)} |" in PAGE
 
 
-@pytest.mark.slow
 @in_a_loop
 async def test_concurrent_calls_do_not_pass_together(
     serve: Serve, store: str, subject: str
