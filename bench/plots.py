@@ -16,8 +16,11 @@ GOAL = "#b3261e"
 
 def draw(section: Section, folder: Path) -> list[str]:
     """Draw the section's plots; return the files' names."""
-    if not (section.figures or section.records or section.curves):
-        return []  # the part was not measured
+    measured = section.figures or section.records or section.curves
+    if (
+        not measured or section.part == "moves"
+    ):  # a bar for each event would say no more than its figure
+        return []
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -233,7 +233,7 @@ class Part(NamedTuple):
         of_rates = [cost for cost, policy in zip(costs, policies, strict=True) if not policy.leases]
         if plan is None or not any(of_rates):
             return None
-        return self._replace(plan=plan, cost=even(of_rates))
+        return Part(plan, self.key, even(of_rates))
 
 
 class JointCall:

@@ -235,5 +235,5 @@ class SequentialHit:
             for units, policy in zip(granted, part.plan.policies, strict=True)
             if policy.leases
         ):
-            leases = part._replace(plan=part.plan.of_leases)
+            leases = Part(part.plan.of_leases, part.key, part.cost)
             self._refunds.left.append(Change("release", [leases], place))

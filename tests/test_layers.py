@@ -158,6 +158,7 @@ def test_only_the_two_clients_know_the_round_trip() -> None:
     clients = [f"limiter.{name}" for name in ("client", "aio", "thread_core", "loop_core")]
     names = (
         "base",
+        "changes",
         "core",
         "entered",
         "flows",

@@ -157,7 +157,7 @@ class Policy:
 
         ``share`` is above 0 and up to 1. The rate of a bucket stays.
         """
-        return self._with(limit=scaled(self.limit, share))
+        return self._with(limit=share_of(self.limit, share))
 
     def _with(self: _Own, **numbers: int) -> _Own:
         """Copy the policy with other numbers, without a check."""
@@ -191,7 +191,7 @@ class Policy:
         return ""
 
 
-def scaled(capacity: int, share: float) -> int:
+def share_of(capacity: int, share: float) -> int:
     """Return a share of a policy's capacity, rounded down, but at least 1.
 
     The decimals of the share count: 0.57 of 100 is 57, though the product of floats is less.

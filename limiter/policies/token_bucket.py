@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from limiter import units
 from limiter.errors import InvalidPolicy
-from limiter.policies.base import Policy, scaled
+from limiter.policies.base import Policy, share_of
 from limiter.policies.step import EXACT, Hash, Layouts, Step, numbers
 
 _LONGEST_FILL_US = 3_650 * units.DAY_US
@@ -95,7 +95,7 @@ class Bucket(Policy):
 
     def scaled(self: _Own, share: float) -> _Own:
         """Return this bucket with a share of its burst, rounded down, but at least 1."""
-        return self._with(burst=scaled(self.burst, share))
+        return self._with(burst=share_of(self.burst, share))
 
     def step(self, state: Hash | None, now_us: int, lease: str = "", units: int = 0) -> BucketStep:
         """Read the policy's field of the subject's hash."""

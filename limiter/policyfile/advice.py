@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from limiter.policies import Concurrency
-from limiter.policies.base import scaled
+from limiter.policies.base import share_of
 from limiter.policyfile.faults import Fault, spelled
 from limiter.policyfile.lines import Path
 from limiter.policyfile.overlap import Reach, covers
@@ -202,7 +202,7 @@ def _of_equal_classes(policy: _Policy) -> _Advice:
     shares = _shares(policy)
     for limit in policy["limits"]:
         capacity = limit.get("burst", limit["limit"])
-        parts = {scaled(capacity, share) for share in shares}
+        parts = {share_of(capacity, share) for share in shares}
         if len(parts) == 1 and len(set(shares)) > 1:
             yield "class", _EQUAL_CLASSES.format(capacity=capacity, share=min(parts))
 

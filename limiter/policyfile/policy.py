@@ -63,10 +63,7 @@ def read_policy(
     own = notes.table(path, table, KEYS)
     # URLs contain the name: clients resolve "..", and a dot begins the service's own names.
     if not NAME.fullmatch(name) or name.startswith("."):
-        notes.add(
-            path,
-            f"is not a name of a policy: {NAMES}, not with a dot first",
-        )
+        notes.add(path, f"is not a name of a policy: {NAMES}, not with a dot first")
         name = "unnamed"
     policy = _Policy(
         notes,
@@ -87,13 +84,10 @@ def read_policy(
     policy.check_cost(limiter, plans)
     policy.check_by_response(limits)
     exempt_keys = frozenset().union(*(policy.subjects(each.name) for each in exempt))
-    by_subject = {
-        **policy.by_subject(plans.on_plans, exempt_keys, "another plan", "plan"),
-        **policy.by_subject(plans.overridden, exempt_keys, "other limits", "override"),
-    }
+    by_subject = policy.by_subject(plans, exempt_keys)
     if notes.count:
         return None
-    rule = policy.rule(limiter, exempt_keys, policy.plans(plans, by_subject), is_default)
+    rule = policy.rule(limiter, exempt_keys, plans, by_subject, is_default)
     return Named(rule, _described(rule, policy.written, limits, plans))
 
 
@@ -176,10 +170,11 @@ class _Policy:
         own = self.own.get("exempt")
         if not (isinstance(own, dict) and "keys" in own):  # those of [defaults] are for any key
             exempt = []
+        places = {each.place for each in exempt}
         for place, name, _ in [*exempt, *plans.overridden, *plans.on_plans]:
             if not findable(name.strip(), self.key, self.or_address):
                 hint = " (a comma in a subject is written \\,)" if "," in name else ""
-                hint = " (networks: exempt.networks)" if "exempt" in place else hint
+                hint = " (networks: exempt.networks)" if place in places else hint
                 self.notes.add(place, text + hint)
 
     def limits(self) -> tuple[Policy, ...] | None:
@@ -202,7 +197,14 @@ class _Policy:
         """The subjects that a name means."""
         return meant(name, self.key, self.or_address)
 
-    def by_subject(
+    def by_subject(self, plans: PlanReader, exempt: frozenset[str]) -> _BySubject:
+        """The plan of each subject that the table names; an override replaces a plan."""
+        return {
+            **self.each_once(plans.on_plans, exempt, "another plan", "plan"),
+            **self.each_once(plans.overridden, exempt, "other limits", "override"),
+        }
+
+    def each_once(
         self, named: Iterable[NamedSubject], exempt: frozenset[str], other: str, kind: str
     ) -> _BySubject:
         """The plans by subject: a name may mean several subjects, and several names the same one."""
@@ -232,13 +234,6 @@ class _Policy:
                 by_subject.setdefault(subject, plan)
                 places.setdefault(subject, place)
         return by_subject
-
-    def plans(self, plans: PlanReader, by_subject: _BySubject) -> Plans | None:
-        """The plans of the rule, and its overrides; None if it has none."""
-        if not (plans.by_name or by_subject):
-            return None
-        written = identity(self.key, are_hashed=False) if plans.by_prefix else None
-        return Plans(by_subject, plans.by_name, plans.by_prefix, self.values.get("plan"), written)
 
     def check_cost(self, limiter: Any, plans: PlanReader) -> None:
         """Check that a fixed cost is not above every limit, which would refuse all requests."""
@@ -274,10 +269,16 @@ class _Policy:
         return "units" if unit == "requests" and "true_cost" in self.written else unit
 
     def rule(
-        self, limiter: Any, exempt_keys: frozenset[str], plans: Plans | None, is_default: bool
+        self,
+        limiter: Any,
+        exempt_keys: frozenset[str],
+        plans: PlanReader,
+        by_subject: _BySubject,
+        is_default: bool,
     ) -> Rule:
         """The rule of a table without faults."""
         values = self.values
+        has_plans = bool(plans.by_name or by_subject)
         match, exempt = values.get("match", {}), values.get("exempt", {})
         cost, bound = values["cost"], values.get("new_subjects")
         return Rule(
@@ -296,7 +297,15 @@ class _Policy:
             exempt_networks=exempt.get("networks", ()),
             exempt_keys=exempt_keys,
             exempt_paths=exempt.get("paths", ()),
-            plans=plans,
+            plans=Plans(
+                by_subject,
+                plans.by_name,
+                plans.by_prefix,
+                named_by=values.get("plan"),
+                written=identity(self.key, are_hashed=False),
+            )
+            if has_plans
+            else None,
             classes=values.get("class"),
             unidentified=values["unidentified"],
             preflights=values["preflights"],

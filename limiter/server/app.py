@@ -9,7 +9,17 @@ from starlette.applications import Starlette
 from limiter import LimiterError, StoreRefused, StoreUnavailable
 from limiter.policyfile import AsyncPolicies
 from limiter.policyfile.watch import LOOK_EVERY
-from limiter.server import checks, health, holds, logs, openapi, operators, responses, settings
+from limiter.server import (
+    checks,
+    health,
+    holds,
+    logs,
+    openapi,
+    operators,
+    reservations,
+    responses,
+    settings,
+)
 from limiter.server.callers import Callers, Token, only_known
 from limiter.server.forward_auth import PATH, ForwardAuth
 from limiter.server.metrics import Metrics
@@ -124,7 +134,8 @@ def create_app() -> Service:
     callers = Callers(policies, trusted)
     token = None if api_token is None else Token(API_TOKEN, api_token, callers)
     routes = [*health.routes(policies), *openapi.routes()]
-    routes += [*checks.routes(policies, recorder), *holds.routes(policies, recorder)]
+    for module in (checks, holds, reservations):
+        routes += module.routes(policies, recorder)
     return Service(
         policies,
         metrics,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from limiter import InvalidKey
@@ -20,14 +22,19 @@ from limiter.web.subjects import Key
 MOST_BYTES = 65_536
 
 _LONGEST_TEXT = 1_024
+_LONGEST_NAME = 64
 _MOST_PARTS = 8
 _LARGEST = 2**53 - 1
-_LEASE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _KEY = (
     f"accepted are a text of 1 to {_LONGEST_TEXT} characters, a whole number, and a list of 1 to "
     f"{_MOST_PARTS} of these"
 )
+
+
+#: The members of a body that name a subject, and what holds for it.
+OF_SUBJECT = ("key", "plan", "class")
 
 
 class Subject(NamedTuple):
@@ -36,6 +43,10 @@ class Subject(NamedTuple):
     key: Key
     state: bytes
     """Its key in the store, by which ``["u", 1]`` and ``["u", "1"]`` are one subject."""
+    plan: str | None = None
+    """The plan that the caller names; a policy without such a plan ignores it."""
+    class_: str | None = None
+    """The class of priority, as ``plan``."""
 
 
 async def read(request: Request, accepted: Collection[str]) -> dict[str, Any]:
@@ -66,16 +77,24 @@ async def _received(request: Request) -> bytes:
     return bytes(received)
 
 
-def members(value: Any, accepted: Collection[str]) -> dict[str, Any]:
+def members(value: Any, accepted: Collection[str], name: str = "The body") -> dict[str, Any]:
     """Return an object of a body; abort if it is no object, or has other members."""
     if not isinstance(value, dict):
-        abort(422, f"The body is no object: accepted is one with {', '.join(accepted)}.")
+        abort(422, f"{name} is no object: accepted is one with {', '.join(accepted)}.")
     others = value.keys() - accepted
     if others:
-        abort(
-            422, f"{min(others)[:64]!r} is an unknown member: accepted are {', '.join(accepted)}."
-        )
+        unknown = f"{name} has an unknown member, {min(others)[:64]!r}"
+        abort(422, f"{unknown}: accepted are {', '.join(accepted)}.")
     return value
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """Read an object inside the body: refusals name its members as ``<name>.<member>``."""
+    try:
+        yield
+    except HTTPException as error:
+        abort(error.status_code, f"{name}.{error.detail}")
 
 
 def subject(body: dict[str, Any], guard: AsyncGuard) -> Subject:
@@ -91,7 +110,15 @@ def subject(body: dict[str, Any], guard: AsyncGuard) -> Subject:
         state, _ = limiter_calls.plan(guard.rules[0].limiter).state(key, None)
     except InvalidKey as error:
         abort(422, f"{error}.")
-    return Subject(key, state)
+    return Subject(key, state, _name(body, "plan"), _name(body, "class"))
+
+
+def _name(body: dict[str, Any], member: str) -> str | None:
+    """Return the plan or class that a body names; None without one."""
+    value = body.get(member)
+    if value is not None and not (isinstance(value, str) and len(value) <= _LONGEST_NAME):
+        abort(422, f"{member} is no name: accepted is a text of up to {_LONGEST_NAME} characters.")
+    return value
 
 
 def _whole(value: Any) -> Any:
@@ -105,11 +132,22 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
-def cost(body: dict[str, Any]) -> int:
-    """Return the cost that a body names, by default 1."""
-    value = _whole(body.get("cost", 1))
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-        abort(422, f"cost is no whole number from 1 to {_LARGEST}.")
+def cost(body: dict[str, Any], least: int = 1) -> int:
+    """Return the cost that a body names, by default 1; a cost that may be 0 has no default."""
+    if least == 0 and "cost" not in body:
+        abort(422, "cost is missing: accepted is the true cost, a whole number from 0.")
+    return _number(body, "cost", 1, least, _LARGEST)
+
+
+def seconds(body: dict[str, Any], default: int, most: int) -> int:
+    """Return a duration of at least one second that a body names."""
+    return _number(body, "seconds", default, 1, most)
+
+
+def _number(body: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+    value = _whole(body.get(name, default))
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        abort(422, f"{name} is no whole number from {least} to {most}.")
     return value
 
 
@@ -123,9 +161,18 @@ def flag(body: dict[str, Any], name: str) -> bool:
 
 def lease(body: dict[str, Any]) -> str | None:
     """Return the id of the lease that a body names; None without one."""
-    value = body.get("lease")
-    if value is None:
-        return None
-    if not isinstance(value, str) or not _LEASE.fullmatch(value):
-        abort(422, "lease is no id: accepted are 1 to 64 of A-Z a-z 0-9 _ . -.")
+    return None if body.get("lease") is None else _id(body, "lease")
+
+
+def reservation(body: dict[str, Any]) -> str:
+    """Return the id of the reservation that a body names."""
+    if body.get("id") is None:
+        abort(422, "id is missing: expected an id that no other reservation has.")
+    return _id(body, "id")
+
+
+def _id(body: dict[str, Any], name: str) -> str:
+    value = body[name]
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        abort(422, f"{name} is no id: accepted are 1 to 64 of A-Z a-z 0-9 _ . -.")
     return value

@@ -30,7 +30,7 @@ MOST_CHECKS = 100
 #: Seconds after which a batch stops calling a store that did not answer the last check of a subject.
 BATCH_TIMEOUT = 0.5
 
-_MEMBERS = ("key", "cost", "peek")
+_MEMBERS = (*bodies.OF_SUBJECT, "cost", "peek")
 TOO_LARGE = "The cost is more than this policy ever admits at once."
 #: The store failed in the middle of a call that changes something.
 UNSURE = "The store did not answer, but may have done it."
@@ -59,9 +59,9 @@ def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
     async def refund(request: Request) -> Response:
         """Refund a cost for work that was not done, up to what was used."""
         guard = guard_of(policies, request)
-        body = await bodies.read(request, ["key", "cost"])
+        body = await bodies.read(request, [*bodies.OF_SUBJECT, "cost"])
         subject, cost = bodies.subject(body, guard), bodies.cost(body)
-        check = check_of(guard, subject, cost)
+        check = charged_check_of(guard, subject, cost)
         if check is not None:
             await _refund(check, cost)
             peer = from_asgi(request.scope).peer
@@ -96,7 +96,14 @@ def guard_of(policies: AnyPolicies, request: Request) -> AsyncGuard:
 def check_of(guard: AsyncGuard, subject: Subject, cost: int) -> Check | None:
     """Return a policy's check of a subject that a body names; None for an exempt subject."""
     (rule,) = guard.rules
-    check = rule.consider_subject(subject.key, cost)
+    check = rule.consider_subject(subject.key, cost, subject.plan, subject.class_)
+    return check if isinstance(check, Check) else None
+
+
+def charged_check_of(guard: AsyncGuard, subject: Subject, cost: int) -> Check | None:
+    """As ``check_of``, for what was charged already: its class does not matter any more."""
+    (rule,) = guard.rules
+    check = rule.consider_refund(subject.key, cost, subject.plan)
     return check if isinstance(check, Check) else None
 
 
@@ -106,6 +113,11 @@ class _Item(NamedTuple):
     subject: Subject
     cost: int
     peek: bool
+
+    @property
+    def call(self) -> tuple[object, ...]:
+        """What decides about a subject's call; equal calls may be made at the same time."""
+        return self.subject.plan, self.subject.class_, self.cost, self.peek
 
 
 class _Checks:
@@ -148,7 +160,7 @@ class _Checks:
 
         async def decide_in_order(about_one: list[tuple[int, _Item]]) -> None:
             unavailable = None
-            for _, equal in groupby(about_one, key=lambda each: (each[1].cost, each[1].peek)):
+            for _, equal in groupby(about_one, key=lambda each: each[1].call):
                 error = unavailable if monotonic() > deadline else None
                 *_, last = await asyncio.gather(*[decide(*each, error) for each in equal])
                 unavailable = last if isinstance(last, StoreUnavailable) else None

@@ -13,7 +13,14 @@ from starlette.routing import Route
 
 from limiter import InvalidCost, InvalidPolicy, StoreRefused, StoreUnavailable
 from limiter.server import bodies
-from limiter.server.checks import TOO_LARGE, UNSURE, check_of, guard_of, result_of
+from limiter.server.checks import (
+    TOO_LARGE,
+    UNSURE,
+    charged_check_of,
+    check_of,
+    guard_of,
+    result_of,
+)
 from limiter.server.one_policy import AnyPolicies
 from limiter.server.recorder import Recorder
 from limiter.server.responses import CLIENT_LEFT, abort, json_response, written
@@ -34,11 +41,11 @@ def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
     async def take(request: Request) -> Response:
         """Take a lease, or renew one; a caller that chooses the id may repeat the call."""
         guard = guard_of(policies, request)
-        body = await bodies.read(request, ["key", "cost", "lease", "renew"])
+        body = await bodies.read(request, [*bodies.OF_SUBJECT, "cost", "lease", "renew"])
         lease, cost, renew = bodies.lease(body), bodies.cost(body), bodies.flag(body, "renew")
         if renew and lease is None:
             abort(422, "lease is missing: expected the id of the lease to renew.")
-        leases = _leases(guard, body, cost)
+        leases = _leases(guard, body, cost, is_held=renew)
         name = lease or secrets.token_hex(16)
         seconds = None if leases is None else leases.seconds
         held = {"allowed": True, "lease": name, "cost": cost, "seconds": seconds}
@@ -60,20 +67,23 @@ def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
     async def release(request: Request) -> Response:
         """Release a lease; a repeated call does nothing."""
         guard = guard_of(policies, request)
-        body = await bodies.read(request, ["key", "cost", "lease"])
+        body = await bodies.read(request, [*bodies.OF_SUBJECT, "cost", "lease"])
         lease, cost = bodies.lease(body), bodies.cost(body)
         if lease is None:
             abort(422, "lease is missing: expected the id of the lease to release.")
-        leases = _leases(guard, body, cost)
+        leases = _leases(guard, body, cost, is_held=True)
         count = 0 if leases is None else await _sure(leases, leases.give_back(lease))
         return json_response({"given_back": count})
 
     return [Route("/v1/hold/{policy}", hold, methods=["POST", "DELETE"])]
 
 
-def _leases(guard: AsyncGuard, body: dict[str, Any], cost: int) -> AsyncLeaseCalls | None:
+def _leases(
+    guard: AsyncGuard, body: dict[str, Any], cost: int, is_held: bool
+) -> AsyncLeaseCalls | None:
     """Return the leases of the body's subject; None if it is exempt, or shadow mode lets the cost pass."""
-    check = check_of(guard, bodies.subject(body, guard), cost)
+    considered = charged_check_of if is_held else check_of
+    check = considered(guard, bodies.subject(body, guard), cost)
     if check is None:
         return None
     try:

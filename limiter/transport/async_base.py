@@ -56,7 +56,7 @@ class LoopTransport:
         #: The background tasks: an event loop itself keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def find(self, call: Call) -> AsyncNode | None:
+    def find(self, call: Call, deadline: float) -> AsyncNode | None:
         """The node that owns the call's subject, if that is known."""
         return self.node
 
@@ -129,7 +129,7 @@ class LoopTransport:
 
     async def run(self, call: Call, encoded: bytes, deadline: float) -> Any:
         """As ``AsyncTransport.run``, if no connection was ready."""
-        node = self.find(call) or await self.search(call, deadline)
+        node = self.find(call, deadline) or await self.search(call, deadline)
         connection = await node.take(deadline)
         reply = await self.send(call, encoded, node, connection, deadline)
         return await self.handle_errors(reply, call, encoded, node, connection, deadline)
@@ -246,14 +246,14 @@ class AsyncTransport:
         loop_transport = self._last
         if loop_transport is None or loop_transport.loop is not get_running_loop():
             loop_transport = self._of_running_loop()
-        node = loop_transport.node or loop_transport.find(call)
+        if deadline is None:
+            deadline = monotonic() + self._timeout
+        node = loop_transport.node or loop_transport.find(call, deadline)
         if node is None:
             return None
         connection = node.connection
         if connection is None or not (connection.unsent or connection.is_ready()):
             return None
-        if deadline is None:
-            deadline = monotonic() + self._timeout
         encoded = call.encoded or encode(call)
         pending = loop_transport.send(call, encoded, node, connection, deadline)
         return pending, loop_transport, node, connection, deadline

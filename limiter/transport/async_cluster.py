@@ -37,8 +37,10 @@ class ClusterLoopTransport(LoopTransport):
         self._table: SlotTable[AsyncNode] = SlotTable(store, make)
         self._reading: asyncio.Task[None] | None = None
 
-    def find(self, call: Call) -> AsyncNode | None:
+    def find(self, call: Call, deadline: float) -> AsyncNode | None:
         """As ``LoopTransport.find``."""
+        if deadline > self._table.outdated_at:
+            self._refresh()
         slot = call.slot
         if slot is None:
             slot = call.slot = slot_of(call.tag)

@@ -61,6 +61,8 @@ class ClusterTransport(Transport):
             node.close()
 
     def _find(self, call: Call, deadline: float) -> Node:
+        if deadline > self._table.outdated_at:
+            self._refresh()
         slot = call.slot
         if slot is None:
             slot = call.slot = slots.slot_of(call.tag)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Iterator, Set
+from math import inf
 from time import monotonic
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -18,6 +19,9 @@ SLOTS = 16_384
 
 #: Seconds between two readings of the table, at least: a cluster in trouble must not get more load.
 REFRESH_EVERY = 0.5
+
+#: Seconds after which it is read again without a reason: replicas come and go, and no call shows that.
+OUTDATED_AFTER = 30.0
 
 #: The part of ``connect_timeout`` that one node may take while there are others to ask.
 FIRST_SHARE = 1 / 8
@@ -59,6 +63,7 @@ class SlotTable(Generic[Node]):
         self._doubted: set[Address] = set()
         self.readings = 0
         self.read_at = -REFRESH_EVERY
+        self.outdated_at = inf
         self.failure: LimiterError | None = None
         """Why the last reading failed; None if it did not."""
 
@@ -87,6 +92,7 @@ class SlotTable(Generic[Node]):
         """Fill the table with what was read; return the nodes that have left the cluster."""
         self.failure = reading.failure if reading.claims is None else None
         self.read_at = monotonic()
+        self.outdated_at = self.read_at + OUTDATED_AFTER
         self.readings += 1
         return [] if reading.claims is None else self.fill(reading.claims)
 

@@ -48,7 +48,11 @@ class Charge(NamedTuple):
 
     def verdict(self, decision: Decision, request: Request) -> Verdict:
         """Return the verdict of a decision of ``hit``."""
-        return Verdict.of_hit(Result(self.check.rule, decision, self.part), request)
+        return Verdict.of_hit(self.result(decision), self.part.plan, request)
+
+    def result(self, decision: Decision) -> Result:
+        """Return the result of a decision."""
+        return Result(self.check.rule, decision, self.check.charged(self.part))
 
 
 def for_hit(charges: Sequence[Charge]) -> Charge | None:
@@ -104,8 +108,7 @@ def deciding_flow(
         _forget(charges, lease, StoreUnavailable("the request was interrupted"))
         raise
     results = tuple(
-        Result(charge.rule, decision, charge.part)
-        for charge, decision in zip(charges, decisions, strict=True)
+        charge.result(decision) for charge, decision in zip(charges, decisions, strict=True)
     )
     verdict = Verdict.of_results(results, request, unavailable)
     if leased and verdict.allowed:

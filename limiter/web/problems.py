@@ -56,8 +56,9 @@ def _denied(limits: tuple[tuple[str, str, tuple[tuple[Policy, bool], ...]], ...]
         names = headers.names([policy for policy, _ in policies], limiter_name)
         named = zip(names, policies, strict=True)
         denied += [(name, _amount(policy, unit)) for name, (policy, denies) in named if denies]
-    detail = " ".join(f"Policy {name} allows {amount}." for name, amount in denied)
-    return _quota_exceeded(detail, [name for name, _ in denied])
+    amounts = dict.fromkeys(denied)  # several subjects of one policy may be denied together
+    detail = " ".join(f"Policy {name} allows {amount}." for name, amount in amounts)
+    return _quota_exceeded(detail, list(dict.fromkeys(name for name, _ in denied)))
 
 
 def too_many_new_subjects(policy: str, why: str, instance: str) -> str:

@@ -75,6 +75,13 @@ class Check(NamedTuple):
         checked, _ = plan.checked(cost)
         return Part(plan, key, checked, rule.shadow)
 
+    def charged(self, part: Part) -> Part:
+        """Return the part that refunds or settles what ``part`` was charged: no class bounds that."""
+        limits = None if self.plan is None else self.plan.limits
+        if self.limits is limits:
+            return part
+        return part._replace(plan=limiter_calls.plan(self.rule.limiter, limits))
+
 
 @dataclass(frozen=True)
 class Rule:

@@ -25,8 +25,10 @@ class TrustedField:
     def value(self, request: Request, trusted: Sequence[Network]) -> str | None:
         """Return the field's value; None if the request has none, or its peer is not trusted."""
         value = request.headers.get(self.name)
-        if value is None or is_trusted(request.peer, trusted):
-            return value
+        if value is None:
+            return None
+        if is_trusted(request.peer, trusted):
+            return value.strip()
         if request.has_replaced_peer:
             self.warn_of_replaced_peers()
         return None

@@ -32,7 +32,7 @@ class Result(NamedTuple):
     rule: Rule
     decision: Decision
     part: Part
-    """The rule's part of the call to the store."""
+    """What is refunded, settled or released later: the rule's part of the call, but no class bounds it."""
 
     @property
     def denies(self) -> bool:
@@ -102,12 +102,12 @@ class Verdict:
         return cls(429, results, fields, body, error)
 
     @classmethod
-    def of_hit(cls, result: Result, request: Request) -> Verdict:
-        """As ``of_results``, for one rule that is not in shadow mode."""
-        rule, decision, part = result
+    def of_hit(cls, result: Result, plan: Plan, request: Request) -> Verdict:
+        """As ``of_results``, for one rule that is not in shadow mode; ``plan`` is that of the call."""
+        rule, decision, _ = result
         if decision.degraded:
             return cls.of_results((result,), request)
-        texts = _texts(part.plan, rule.name, rule.form, rule.unit)
+        texts = _texts(plan, rule.name, rule.form, rule.unit)
         fields = texts.write(decision)
         if decision.allowed:
             return cls(200, (result,), fields)

@@ -171,10 +171,10 @@ def test_an_entered_lease_is_true(subject: str, call: str) -> None:
 @pytest.mark.parametrize("kind", ["standalone", "memory"])
 def test_renewed_beyond_its_length(make: Make, subject: str) -> None:
     """It is renewed at a third of its length: no other holder gets its place, and it is not lost."""
-    limiter = make([Concurrency(1, lease=0.5), SlidingLog(9, "day")])
+    limiter = make([Concurrency(1, lease=1), SlidingLog(9, "day")])
     with limiter.hold(subject) as lease:
         began = time.monotonic()
-        while time.monotonic() - began < 1.1:
+        while time.monotonic() - began < 1.3:
             with pytest.raises(RateLimited), limiter.hold(subject):
                 raise AssertionError
             time.sleep(0.1)  # the lease has to outlive its length
@@ -188,7 +188,7 @@ def test_held_no_longer_than_the_policy_allows(
     make: Make, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A slow holder learns of it, and its place is free at once, not only when the lease expires."""
-    limiter = make([Concurrency(2, lease=0.3, max_hold=0.7), SlidingLog(9, "day")])
+    limiter = make([Concurrency(2, lease=0.7, max_hold=0.7), SlidingLog(9, "day")])
     calls: list[float] = []
     began = time.monotonic()
     with (
@@ -250,7 +250,7 @@ def test_a_part_of_it_is_not_it(make: Make, subject: str) -> None:
 
 def test_lost_while_the_store_is_away(make_on: Make, proxy: Proxy, subject: str) -> None:
     """Renewals are tried until the lease has expired; then it is lost."""
-    limiter = make_on(proxy.url, Concurrency(1, lease=0.6), timeout=0.1)
+    limiter = make_on(proxy.url, Concurrency(1, lease=0.6), timeout=0.5)
     lost = threading.Event()
     with limiter.hold(subject, on_lost=lost.set):
         began = time.monotonic()
@@ -289,7 +289,7 @@ def test_a_store_that_is_away_for_a_moment(
     make_on: Make, proxy: Proxy, store: str, subject: str
 ) -> None:
     """A renewal that failed is tried again before the lease ends."""
-    limiter = make_on(proxy.url, Concurrency(1, lease=1.2), timeout=0.1)
+    limiter = make_on(proxy.url, Concurrency(1, lease=1.2), timeout=0.5)
     with limiter.hold(subject) as lease:
         proxy.requests = cut
         time.sleep(0.5)  # one renewal has to fail
@@ -383,7 +383,7 @@ def test_the_delay_of_a_queue_beside_it_is_slept(make: Make, subject: str) -> No
 
 def test_other_lengths_of_one_lease(make_on: Make, own: Server, subject: str) -> None:
     """The set expires with its longest lease, whichever lease is taken, renewed or released after it."""
-    long, short = Concurrency(9, lease=50), Concurrency(9, lease=0.3)
+    long, short = Concurrency(9, lease=50), Concurrency(9, lease=1)
     limiter, client = make_on(own.url, long), own.client()
 
     def lasts() -> bool:
@@ -570,7 +570,7 @@ def test_a_store_that_is_silent_about_one_lease(
     store: str, new_subject: Callable[[], str], silent: int
 ) -> None:
     """A thread that waits for its renewal longer than other leases last does not delay those."""
-    with Limiter(Concurrency(1, lease=0.6), store=store, timeout=10.0) as limiter:
+    with Limiter(Concurrency(1, lease=1), store=store, timeout=10.0) as limiter:
         ends = threading.Event()
 
         def hangs(call: StoreCall, ahead: Any) -> Any:
@@ -581,7 +581,7 @@ def test_a_store_that_is_silent_about_one_lease(
         intercept(limiter, hangs)
         away = [limiter.hold(f"away-{new_subject()}").__enter__() for _ in range(silent)]
         near = [limiter.hold(new_subject()).__enter__() for _ in range(3)]
-        time.sleep(0.3)  # the silence has begun
+        time.sleep(0.5)  # the silence has begun
         late = limiter.hold(new_subject()).__enter__()
         time.sleep(1.3)  # all of them have to outlive their length
         assert not any(lease.lost or limiter.peek(lease._key) for lease in [*near, late])
@@ -593,7 +593,7 @@ def test_a_store_that_is_silent_about_one_lease(
 @pytest.mark.slow
 def test_a_lease_used_again_is_not_the_one_before(store: str, subject: str) -> None:
     """A late reply to the first lease's renewal neither ends the second lease nor reports it as lost."""
-    with Limiter(Concurrency(2, lease=0.6), store=store, timeout=10.0) as limiter:
+    with Limiter(Concurrency(2, lease=1), store=store, timeout=10.0) as limiter:
         begun, again = threading.Event(), threading.Event()
 
         def slowly(call: StoreCall, ahead: Any) -> Any:
@@ -608,7 +608,7 @@ def test_a_lease_used_again_is_not_the_one_before(store: str, subject: str) -> N
             assert begun.wait(5)
         with lease:
             again.set()
-            time.sleep(0.9)  # it has to outlive its length
+            time.sleep(1.3)  # it has to outlive its length
             assert not lease.lost
             assert limiter.peek(subject).remaining == 1
         assert limiter.peek(subject).remaining == 2
@@ -671,12 +671,12 @@ def test_interrupted_in_its_delay(
 
 def test_a_limiter_that_goes_away_with_its_leases(store: str, subject: str) -> None:
     """The limiter is closed and then dropped: a lease that is held is still renewed."""
-    limiter = Limiter(Concurrency(1, lease=0.5), store=store, timeout=10.0)
+    limiter = Limiter(Concurrency(1, lease=1), store=store, timeout=10.0)
     lease = limiter.hold(subject).__enter__()
     limiter.close()
     del limiter
     gc.collect()
-    time.sleep(0.8)  # it has to outlive its length
+    time.sleep(1.3)  # it has to outlive its length
     assert not lease.lost
     lease.release()
     with Limiter(FixedWindow(1, 60), store=store) as other:

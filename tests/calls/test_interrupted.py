@@ -291,7 +291,7 @@ def test_other_leases_are_renewed_if_on_lost_fails_or_is_slow(
     store: str, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The renewal thread neither ends nor waits; the failure is logged."""
-    limiter = Limiter(Concurrency(30, lease=0.6), store=store, timeout=PATIENCE)
+    limiter = Limiter(Concurrency(30, lease=1), store=store, timeout=PATIENCE)
     told = threading.Semaphore(0)
     go_on = threading.Event()
 

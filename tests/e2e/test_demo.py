@@ -238,6 +238,8 @@ _INSIDE = [
     "/%66orward-auth/default",
     "/v1/check/default",
     "/v1/hold/default",
+    "/v1/reserve",
+    "/v1/settle",
     "/v1/refund/default",
     "/v1/openapi.json",
     "/v1/policies",

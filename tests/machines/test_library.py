@@ -63,22 +63,23 @@ def reserve(
     now_us: int,
     subject: str,
     cost: int,
-    actual: int,
+    actuals: tuple[int, ...],
     limits: list[Policy],
 ) -> None:
-    """Reserve ``cost`` and settle ``actual``: the difference is refunded or charged."""
+    """Reserve ``cost`` and settle ``actuals``: the difference is refunded or charged, by policy."""
     expected = models.hit(now_us, cost)
     try:
-        with limiter.reserve(subject, cost) as reserved:
+        with limiter.reserve(subject, (cost,) * len(limits)) as reserved:
             agree(reserved.decision, expected, limits)
-            reserved.settle(actual)
+            reserved.settle(actuals)
     except RateLimited as denied:
         agree(denied.decision, expected, limits)
         return
-    if actual < cost:
-        models.refund(now_us, cost - actual)
-    else:
-        models.settle(now_us, actual - cost)
+    for model, actual in zip(models.rates, actuals, strict=True):
+        if actual < cost:
+            model.refund(now_us, cost - actual)
+        else:
+            model.settle(now_us, actual - cost)
 
 
 @settings(max_examples=60 * DEPTH)
@@ -100,9 +101,10 @@ def test_every_field_of_a_decision(store, limits, steps):
             limiter.refund(subject, cost)
             models.refund(now_us, cost)
         elif mode == "reserve" and cost:
-            reserve(
-                limiter, models, now_us, subject, cost, (3 * cost + move_us) % (most + 1), limits
+            actuals = tuple(
+                (3 * cost + place + move_us) % (most + 1) for place in range(len(limits))
             )
+            reserve(limiter, models, now_us, subject, cost, actuals, limits)
         elif mode == "part" and cost:
             decision = limiter.hit(subject, cost, at_least=1)
             agree(decision, models.hit(now_us, cost, at_least=1), limits)

@@ -13,9 +13,11 @@ from limiter.policies import Policy
 from limiter.policyfile.reading import read
 from limiter.testing import set_time
 from limiter.web import limiter_calls
+from limiter.web.by_response import Head
 from limiter.web.guard import Guard
 from limiter.web.plans import Classes
 from limiter.web.rules import Check, Rule, SkipReason
+from limiter.web.settling import settle
 from limiter.web.subjects import hashed, identity
 from limiter.web.trusted_field import TrustedField
 from tests.calls.support import NOW_US, RATES, by_algorithm
@@ -106,7 +108,7 @@ def test_a_caller_that_names_subjects_names_their_plans_and_classes() -> None:
     ("fields", "limit"),
     [
         ({"x_class": "high"}, 100),
-        ({"x_class": "normal"}, 99),
+        ({"x_class": " normal "}, 99),
         ({"x_class": "low"}, 57),  # 100 * 0.57 is less in floats
         ({}, 57),
         ({"x_class": "High"}, 57),
@@ -192,6 +194,23 @@ def test_without_the_store_a_class_has_its_part_of_the_local_share() -> None:
             guard.enter(request(x_class=name, **fields)).status for _ in range(admitted + 1)
         ]
         assert statuses == [200] * admitted + [429]
+
+
+def test_the_true_cost_of_a_low_call_is_charged_beside_high_ones() -> None:
+    """It may be a debt of a whole limit; by the numbers of the class alone, it would be free here."""
+    limiter = Limiter(SlidingLog(100, 3600), store="memory://")
+    rule = Rule(
+        limiter,
+        identity=identity("global"),
+        cost=lambda of, _: int(of.headers["x-cost"]),
+        classes=Classes({"low": 0.2, "high": 1}, TrustedField("X-Class", "")),
+        by_response=lambda head: int(dict(head.fields)["used"]),
+    )
+    guard = Guard([rule], TRUSTED)
+    low = guard.enter(request(peer=PROXY, x_class="low", x_cost="5"))
+    assert guard.enter(request(peer=PROXY, x_class="high", x_cost="60"))
+    settle(low, Head(200, [("used", "30")]))
+    assert limiter.peek("global").remaining == 10
 
 
 def state_of(client: Any, keys: tuple[bytes, ...]) -> list[Any]:
@@ -284,7 +303,7 @@ def test_a_subject_that_changes_its_plan_keeps_its_state(
     guard = Guard([rule], TRUSTED)
     fields = {"x_id": "1", "peer": PROXY, "x_forwarded_for": "203.0.113.9"}
     assert all(guard.enter(request(**fields)) for _ in range(4))
-    # A bucket keeps the time at which it is full: the part that is used. The others keep their count.
+    # A bucket keeps the part that is used, the others keep their count.
     for plan, left in (("gold", 11 if policy.has_burst else 15), ("none", 4)):
         (result,) = guard.enter(request(x_plan=plan, **fields)).results
         assert result.decision.remaining == left

@@ -16,11 +16,30 @@ pytestmark = MARKS
 
 POLICIES = """
 [policies.default]
-limits = "3/minute"
+limits = "4/minute"
+plan = { header = "X-Plan" }
+plans.gold.limits = "1000/minute"
+class = { header = "X-Priority", low = 0.75, critical = 1.0 }
 match.methods = ["GET", "POST", "OPTIONS"]
 match.paths = ["/limited/**"]
 match.hosts = ["127.0.0.1"]
 """
+
+#: How each proxy removes or sets the fields that name a plan and a class; the others do not pass them on.
+OWN_FIELDS = {
+    "short-traefik": {
+        'X-Forwarded-Host: ""': 'X-Forwarded-Host: ""\n          X-Plan: ""\n          X-Priority: low',
+        "- Origin": "- Origin\n          - X-Plan\n          - X-Priority",
+    },
+    "nginx": {
+        'proxy_set_header Content-Length "";': 'proxy_set_header Content-Length ""; '
+        'proxy_set_header X-Plan ""; proxy_set_header X-Priority low;'
+    },
+    "caddy": {
+        "request_header -RateLimit-Policy": "request_header -RateLimit-Policy\n"
+        "\t\trequest_header -X-Plan\n\t\trequest_header X-Priority low"
+    },
+}
 
 A_PREFLIGHT = {"Origin": "https://x.example", "Access-Control-Request-Method": "PUT"}
 
@@ -31,6 +50,8 @@ FORGED = [
     {"X-Real-Ip": "203.0.113.3"},
     {"Forwarded": "for=203.0.113.4"},
     {"X_Forwarded_For": "203.0.113.5"},
+    {"X-Plan": "gold"},
+    {"X-Priority": "critical"},
     {"X-Forwarded-Method": "HEAD"},
     {"X-Forwarded-Uri": "/free"},
     {"X-Forwarded-Host": "elsewhere.example"},
@@ -44,7 +65,8 @@ def proxy(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, store: str
 ) -> Iterator[Front]:
     folder = tmp_path_factory.mktemp(request.param)
-    with front_by_file(folder, request.param, POLICIES, store) as found:
+    changes = OWN_FIELDS.get(request.param)
+    with front_by_file(folder, request.param, POLICIES, store, changes=changes) as found:
         yield found
 
 
@@ -107,7 +129,8 @@ def test_a_preflight_is_counted_apart(proxy: Front) -> None:
     def status(fields: dict[str, str]) -> int:
         return proxy.ask("127.4.0.1", "OPTIONS", "/limited/x", fields).status
 
-    assert [status(A_PREFLIGHT) for _ in range(5)] == [200, 200, 200, 429, 429]
+    # It has no class.
+    assert [status(A_PREFLIGHT) for _ in range(6)] == [200, 200, 200, 200, 429, 429]
     assert [status({}) for _ in range(4)] == [200, 200, 200, 429]
 
 

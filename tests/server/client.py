@@ -68,7 +68,11 @@ class Client:
         """Send a DELETE."""
         return self.ask("DELETE", path, **more)
 
-    def ask(
+    def ask(self, method: str, path: str, **more: Any) -> Answer:
+        """Send a request, and wait for the response; the arguments are those of ``answer``."""
+        return self._loop.run_until_complete(self.answer(method, path, **more))
+
+    async def answer(
         self,
         method: str,
         path: str,
@@ -80,7 +84,7 @@ class Client:
         leaves: bool = False,
         scope: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Send a request, with a JSON body, or a body in ``pieces``; ``scope`` replaces parts of the scope.
+        """Send a request with a JSON body, or a body in ``pieces``; ``scope`` replaces parts of the scope.
 
         A client that ``leaves`` closes the connection before the end of its body.
         """
@@ -109,7 +113,7 @@ class Client:
         }
         end = [] if leaves else [{"type": "http.request", "body": b"", "more_body": False}]
         messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
-        return self._loop.run_until_complete(self._answer(whole, [*messages, *end]))
+        return await self._answer(whole, [*messages, *end])
 
     async def _answer(self, scope: dict[str, Any], messages: list[dict[str, Any]]) -> Answer:
         left = iter(messages)

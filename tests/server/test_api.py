@@ -144,6 +144,56 @@ def test_a_batch_decides_as_single_checks_do(make_app: Make, algorithm: str) -> 
         assert [(one["status"], one["decision"]["remaining"]) for one in results] == expected
 
 
+PLANS = """
+[policies.api]
+limits = "10/minute"
+class = { header = "X-Priority", low = 0.8, high = 1.0 }
+[policies.api.plans.gold]
+limits = "20/minute"
+
+[policies.one]
+limits = { algorithm = "concurrency", limit = 10, lease = 30 }
+class = { header = "X-Priority", low = 0.8, high = 1.0 }
+"""
+
+
+def test_a_caller_names_a_plan_and_a_class(make_by_file: Make) -> None:
+    """Of the plan's limit, each class has its share; other names count as no plan and the lowest class."""
+    client = make_by_file(PLANS).client
+    gold = {"plan": "gold", "class": "high"}
+    for named, limit in (
+        ({}, 8),
+        ({"plan": None, "class": None}, 8),
+        ({"plan": "lead", "class": "?"}, 8),
+        ({"class": "high"}, 10),
+        ({"plan": "gold"}, 16),
+        (gold, 20),
+    ):
+        for number in range(2):
+            answer = check(client, key="u", peek=True, cost=limit + number, **named)
+            assert answer.status == (422 if number else 200), named
+    assert check(client, key="u", cost=20, **gold).status == 200
+    refund = client.post("/v1/refund/api", json={"key": "u", "cost": 20, "plan": "gold"})
+    assert refund.json() == {"refunded": True}
+    batch = [{"key": "u", "cost": 1}, {"key": "u", "cost": 12, **gold}, {"key": "u"}]
+    assert [one["status"] for one in check(client, checks=batch).json()["results"]] == [
+        200,
+        200,
+        429,
+    ]
+    for wrong in (1, True, [], {}, "x" * 65):
+        for name in ("plan", "class"):
+            assert problem(check(client, key="u", **{name: wrong}), 422)["detail"].startswith(name)
+
+
+def test_a_lease_of_a_high_class_is_renewed_and_released_by_any(make_by_file: Make) -> None:
+    client = make_by_file(PLANS).client
+    problem(hold(client, "a", cost=9), 422)
+    assert hold(client, "a", cost=9, **{"class": "high"}).status == 200
+    assert hold(client, "a", cost=9, renew=True).status == 200
+    assert give_back(client, "a", cost=9).json() == {"given_back": 9}
+
+
 @pytest.mark.parametrize("checks", [[], [{"key": "u"}] * 101, {}, None, 1])
 def test_a_batch_has_its_bounds(client: Client, checks: Any) -> None:
     problem(check(client, checks=checks), 422)

@@ -25,6 +25,13 @@ CALLS: list[tuple[str, str, Any]] = [
     ("POST", "/v1/hold/default", {"key": "victim"}),
     ("DELETE", "/v1/hold/default", {"key": "victim", "lease": "x"}),
     ("POST", "/v1/refund/default", {"key": "victim"}),
+    ("POST", "/v1/reserve", {"id": "x", "items": [{"policy": "default", "key": "victim"}]}),
+    ("DELETE", "/v1/reserve", {"id": "x", "items": [{"policy": "default", "key": "victim"}]}),
+    (
+        "POST",
+        "/v1/settle",
+        {"id": "x", "items": [{"policy": "default", "key": "victim", "cost": 0}]},
+    ),
     ("GET", "/v1/openapi.json", None),
     ("GET", "/v1/nothing", None),
     ("GET", "/v1/check/default", None),

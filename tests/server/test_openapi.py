@@ -9,7 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -31,16 +31,20 @@ shadow = true
 limits = [{ algorithm = "concurrency", limit = 20, lease = 1 }, "100/second"]
 """
 EXAMPLES = 40
+#: A body of many items takes long to draw.
+EXAMPLES_OF_ITEMS = 15
 #: Refusals that a schema cannot describe: they depend on the policy, on another member, or on escapes.
 ALLOWED_TO_REFUSE = re.compile(
-    "This policy counts|more than this policy|lease is missing|surrogate|does not report|readings"
+    "policy counts|is no policy|ever admits at once|one item|lease is missing|surrogate"
+    "|does not report|readings"
 )
 NAMES = ["api", "shadow", "jobs", "nobody"]
 
 TOKEN = "a-token-of-enough-length"  # noqa: S105
 
 OF_PROXIES = ["forwardAuth", "forwardAuthByPolicy"]
-OPERATIONS = ["check", "hold", "giveBack", "refund", "openapi"]
+OF_ITEMS = ["reserve", "settle", "cancel"]
+OPERATIONS = ["check", "hold", "giveBack", "refund", *OF_ITEMS, "openapi"]
 OF_OPERATORS = ["metrics", "policies", "lookAt", "reset"]
 #: Their requests have nothing that could be invalid, except for the token, which each mode removes.
 NEVER_WRONG = ["openapi", *OF_OPERATORS]
@@ -51,6 +55,15 @@ def running(make_by_file: Make, monkeypatch: pytest.MonkeyPatch) -> Running:
     """The service, which trusts this machine, and accepts many wrong tokens."""
     monkeypatch.setattr("limiter.server.callers.WRONG_TOKENS", "10000/minute")
     return make_by_file(POLICIES, ADMIN_TOKEN=TOKEN, TRUSTED_PROXIES="unix,127.0.0.0/8")
+
+
+def use_known_policies(case: Any) -> None:
+    """Replace the policies that a valid request names: most others do not exist."""
+    items = case.body.get("items", ()) if isinstance(case.body, dict) else ()
+    for owner in (case.path_parameters, *items):
+        name = owner.get("policy")
+        if isinstance(name, str):
+            owner["policy"] = NAMES[len(name) % len(NAMES)]
 
 
 @pytest.mark.slow
@@ -68,15 +81,18 @@ def test_every_response_is_described(running: Running, name: str, mode: Generati
         operation = document.find_operation_by_id(name)
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=EXAMPLES_OF_ITEMS if name in OF_ITEMS else EXAMPLES,
+            suppress_health_check=list(HealthCheck),
+        )
         def ask(case: Any) -> None:
-            policy = case.path_parameters.get("policy")
-            if mode is GenerationMode.POSITIVE and isinstance(policy, str):
-                case.path_parameters["policy"] = NAMES[len(policy) % len(NAMES)]
+            if mode is GenerationMode.POSITIVE:
+                use_known_policies(case)
             answer = case.call(base_url=address, headers=headers)
-            case.validate_response(
-                answer, headers=headers, excluded_checks=[positive_data_acceptance]
-            )
+            excluded = [positive_data_acceptance]
+            if answer.status_code == 413:  # a refusal, too, which Schemathesis does not expect
+                excluded.append(negative_data_rejection)
+            case.validate_response(answer, headers=headers, excluded_checks=excluded)
             if mode is GenerationMode.POSITIVE and answer.status_code in (400, 415, 422):
                 assert ALLOWED_TO_REFUSE.search(answer.json()["detail"]), answer.json()
 

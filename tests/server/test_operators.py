@@ -57,16 +57,19 @@ def test_decisions_are_counted_by_policy_and_outcome(make_by_file: Make) -> None
         client.post("/v1/check/shadow", json={"key": "canary-7f3a"})
     client.get("/forward-auth/api", headers={"X-Forwarded-For": "203.0.113.9"})
     client.post("/v1/hold/jobs", json={"key": "canary-7f3a"})
+    items = [{"policy": name, "key": "canary-8", "cost": 1} for name in ("api", "shadow")]
+    for method, path in (("POST", "reserve"), ("POST", "settle"), ("POST", "reserve")):
+        client.ask(method, f"/v1/{path}", json={"id": "canary-id", "items": items})
     found = counted(app)
 
-    assert found['limiter_decisions_total{outcome="allowed",policy="api"}'] == 1
+    assert found['limiter_decisions_total{outcome="allowed",policy="api"}'] == 2
     assert found['limiter_decisions_total{outcome="denied",policy="api"}'] == 1
     assert found['limiter_decisions_total{outcome="too_costly",policy=""}'] == 1
     assert found['limiter_decisions_total{outcome="unidentified",policy=""}'] == 1
-    assert found['limiter_decisions_total{outcome="allowed",policy="shadow"}'] == 3
+    assert found['limiter_decisions_total{outcome="allowed",policy="shadow"}'] == 4
     assert found['limiter_decisions_total{outcome="allowed",policy="jobs"}'] == 1
     assert found['limiter_shadow_denials_total{policy="shadow"}'] == 2
-    assert found["limiter_decision_seconds_count"] == 8
+    assert found["limiter_decision_seconds_count"] == 9
     assert "canary" not in app.operators.get("/metrics").text
 
 
@@ -394,10 +397,13 @@ def test_each_decision_is_a_span_of_its_caller_s_trace(
     client.post("/v1/hold/jobs", json={"key": "canary"}, headers=fields)
     proxied = {**fields, "X-Forwarded-For": "203.0.113.9"}
     client.get("/forward-auth/shadow", headers=proxied)
+    items = [{"policy": name, "key": "canary", "cost": 2} for name in ("shadow", "api")]
+    for path in ("reserve", "settle"):
+        client.post(f"/v1/{path}", json={"id": "a", "items": items}, headers=fields)
 
-    assert [span.found["limiter.status"] for span in spans] == [200, 429, 429, 200, 200]
+    assert [span.found["limiter.status"] for span in spans] == [200, 429, 429, 200, 200, 429]
     policies = [span.found["limiter.policies"] for span in spans]
-    assert policies == [["api"], ["api"], ["api"], ["jobs"], ["shadow"]]
+    assert policies == [["api"], ["api"], ["api"], ["jobs"], ["shadow"], ["api"]]
     assert traces == {"12ab" * 8}
     assert "canary" not in str([span.found for span in spans])
 

@@ -23,7 +23,8 @@ from service.demo.servers import (
     ServerError,
     find_server,
 )
-from tests.transport.support import PLENTY, LoopLimiter, Move, loops, supports_tls
+from tests.topology import Move
+from tests.transport.support import PLENTY, LoopLimiter, loops, supports_tls
 
 MakeLimiter = Callable[..., Limiter]
 MakeServer = Callable[..., Server]

@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import pytest
 import redis
-from redis.crc import key_slot
 
 from limiter import (
     Decision,
@@ -35,7 +34,7 @@ from limiter.plan import Plan
 from limiter.policies import Policy
 from limiter.transport import connect_async
 from limiter.transport.wire import scripts_of
-from service.demo.servers import HOST, Cluster
+from service.demo.servers import HOST
 from tests.waiting import soon, until
 
 #: So large that nothing is denied by chance, so slow that nothing is refilled.
@@ -43,10 +42,6 @@ PLENTY = FixedWindow(1_000_000, "day")
 LOG = SlidingLog(100_000, "day")
 BUCKET = TokenBucket(100_000, "year")  # a token is refilled every five minutes
 ONE_OF_EACH: list[Policy] = [PLENTY, LOG, BUCKET]
-
-#: The tag, and so the slot, that moves.
-TAG = "moving"
-SLOT = key_slot(TAG.encode())
 
 Answer = TypeVar("Answer")
 
@@ -109,76 +104,6 @@ def outcome(call: Callable[[], Any]) -> str:
         return "allow" if call() else "deny"
     except LimiterError as error:
         return type(error).__name__
-
-
-class Move:
-    """One slot that is moved from its node to another one."""
-
-    def __init__(self, cluster: Cluster, slot: int = SLOT) -> None:
-        self.slot = slot
-        self.clients = [node.client() for node in cluster.nodes]
-        self.ids = [str(client.execute_command("CLUSTER MYID")) for client in self.clients]
-        self.ports = [node.port for node in cluster.nodes]
-        self.source = self.ports.index(owner_port(self.clients[0], slot))
-        self.target = (self.source + 1) % len(self.clients)
-
-    def begin(self) -> None:
-        """Begin the move: the source answers for known keys, the target for new ones."""
-        source, target = self.clients[self.source], self.clients[self.target]
-        self._tell(target, "IMPORTING", self.ids[self.source])
-        self._tell(source, "MIGRATING", self.ids[self.target])
-
-    def keys(self) -> None:
-        """Move every key of the slot."""
-        source = self.clients[self.source]
-        while found := source.execute_command("CLUSTER GETKEYSINSLOT", self.slot, 100):
-            port = self.ports[self.target]
-            source.execute_command("MIGRATE", HOST, port, "", 0, 5000, "REPLACE", "KEYS", *found)
-
-    def end(self) -> None:
-        """End the move: the target owns the slot."""
-        for number in (self.target, self.source, *range(len(self.clients))):
-            self._tell(self.clients[number], "NODE", self.ids[self.target])
-        until(self._agreed)
-        self.source, self.target = self.target, self.source
-
-    def _agreed(self) -> bool:
-        """Make all nodes know the new owner, and the epoch of its ownership.
-
-        A next move before would be given the same epoch, and the nodes would quarrel for seconds.
-        """
-        infos = [client.execute_command("CLUSTER INFO") for client in self.clients]
-        tables = [owner_port(client, self.slot) for client in self.clients]
-        return (
-            len({info["cluster_current_epoch"] for info in infos}) == 1
-            and set(tables) == {self.ports[self.target]}
-            and int(infos[self.target]["cluster_my_epoch"])
-            == int(infos[self.target]["cluster_current_epoch"])
-        )
-
-    def stop(self) -> None:
-        """The slot stays where it is, and no other node is importing it."""
-        for client in self.clients:
-            self._tell(client, "STABLE")
-
-    def close(self) -> None:
-        """Close the connections."""
-        for client in self.clients:
-            client.close()
-
-    def _tell(self, client: redis.Redis, *words: str) -> None:
-        client.execute_command("CLUSTER SETSLOT", self.slot, *words)
-
-
-def owner_port(client: redis.Redis, slot: int) -> int:
-    """The owner of the slot, as this node sees it; redis-py would make a dictionary of the table."""
-    connection = client.connection_pool.get_connection()
-    try:
-        connection.send_command("CLUSTER", "SLOTS")
-        ranges = connection.read_response()
-    finally:
-        client.connection_pool.release(connection)
-    return int(next(owner[1] for first, last, owner, *_ in ranges if first <= slot <= last))
 
 
 def ask_last(healthy: int, patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,8 @@ from redis.crc import key_slot
 from limiter import StoreUnavailable
 from service.demo.servers import HOST, Cluster, Server
 from tests.proxy import Proxy
-from tests.transport.support import LOG, PLENTY, SLOT, TAG, Asker, Move, decides_soon, in_loop
+from tests.topology import SLOT, TAG, Move
+from tests.transport.support import LOG, PLENTY, Asker, decides_soon, in_loop
 
 
 def table(asker: Asker) -> Any:

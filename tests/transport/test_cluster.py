@@ -17,14 +17,12 @@ from limiter.transport.slots import REFRESH_EVERY, SlotTable
 from limiter.transport.wire import scripts_of
 from service.demo.servers import HOST, Cluster, Server
 from tests.proxy import Proxy, replace, swallow
+from tests.topology import SLOT, TAG, Move
 from tests.transport.conftest import MakeLimiter, Maker
 from tests.transport.support import (
     BUCKET,
     LOG,
     PLENTY,
-    SLOT,
-    TAG,
-    Move,
     ask_last,
     decides_within,
     outcome,
@@ -455,6 +453,19 @@ def test_nodes_that_are_gone_are_forgotten(make_any: Maker, cluster: Cluster, su
         limiter.open()
         assert (HOST, proxy.port) not in table.nodes
         until(lambda: limiter.hit(subject) and not proxy._open)
+
+
+def test_the_table_is_read_again_now_and_then(
+    make_any: Maker, cluster: Cluster, subject: str
+) -> None:
+    """Also if no call shows that the cluster has changed: it may have other replicas."""
+    limiter = make_any(cluster.url).open()
+    table = slot_table(limiter)
+    assert limiter.hit(subject)
+    assert table.readings == 1
+    table.read_at = table.outdated_at = 0.0
+    until(lambda: limiter.hit(subject) and table.readings > 1)
+    assert table.outdated_at > time.monotonic()
 
 
 def test_a_primary_of_a_cluster_that_became_a_replica(

@@ -35,11 +35,10 @@ from limiter.transport import joined
 from limiter.transport.async_connection import AsyncConnection
 from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, cut
+from tests.topology import TAG, Move
 from tests.transport.support import (
     PLENTY,
-    TAG,
     Asker,
-    Move,
     in_loop,
     scripts_run,
     spent,

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
-from typing import NamedTuple
 
 import pytest
 
 from limiter import Limiter
 from limiter.transport.redirects import SEARCH_EVERY
 from service.demo.servers import HOST, Cluster, Server
-from tests.partition import Partition
 from tests.proxy import Proxy
+from tests.topology import Partition, pairs, take_over, until_replicas_are_named
 from tests.transport.conftest import Maker
 from tests.transport.support import decides_within, outcome
 from tests.waiting import until
@@ -22,35 +21,6 @@ from tests.waiting import until
 STALL = 2.0
 
 both = pytest.mark.parametrize("make_any", ["threads", "asyncio"], indirect=True)
-
-
-class Pair(NamedTuple):
-    """The primary of a key, and its replica; earlier tests may have exchanged them."""
-
-    primary: Server
-    replica: Server
-
-
-def pairs(cluster: Cluster) -> list[Pair]:
-    """The pairs of a cluster whose primaries have one replica each, in the order of their slots."""
-    found = []
-    for place in range(cluster.primaries):
-        nodes = cluster.nodes[place], cluster.nodes[place + cluster.primaries]
-        found.append(Pair(*sorted(nodes, key=lambda node: _role(node) != "master")))
-    return found
-
-
-def _role(node: Server) -> str:
-    with node.client() as client:
-        return str(client.info("replication")["role"])
-
-
-def take_over(*replicas: Server) -> None:
-    """Make these replicas primaries, whatever the others say."""
-    for replica in replicas:
-        with replica.client() as client:
-            client.execute_command("CLUSTER FAILOVER TAKEOVER")
-    until(lambda: all(_role(replica) == "master" for replica in replicas))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +57,7 @@ def test_a_primary_that_is_cut_off_is_not_believed(
 @both
 def test_all_primaries_die(make_any: Maker, fragile: Cluster) -> None:
     """Their replicas take over, of which the setting says nothing: the slot table has named them."""
+    until_replicas_are_named(fragile)
     primaries, replicas = zip(*pairs(fragile), strict=True)
     hosts = ",".join(f"{HOST}:{node.port}" for node in primaries)
     limiter = make_any(f"redis+cluster://{hosts}", timeout=0.1).open()

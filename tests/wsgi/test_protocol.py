@@ -227,10 +227,10 @@ def test_a_lease_is_renewed_for_as_long_as_the_response_lasts(
     store: str, subject: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    limiter = Limiter([Concurrency(1, lease=0.3)], store=store, prefix=subject, timeout=5)
+    limiter = Limiter([Concurrency(1, lease=1)], store=store, prefix=subject, timeout=5)
     app = LimiterMiddleware(stream, limiter)
     answer = begin(app)
-    time.sleep(0.7)  # twice as long as a lease lasts without a renewal
+    time.sleep(1.3)  # longer than a lease lasts without a renewal
 
     assert limiter.peek(CALLER).remaining == 0
     answer.body.close()  # type: ignore[attr-defined]

@@ -1,0 +1,154 @@
+"""How soon calls are decided again after the store has moved, and what that costs the store."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from bench.effort import Effort, Step, progress
+from bench.load import KINDS, PLENTY, Load
+from bench.sections import Section, Spread, tabulate
+from bench.stores import Program
+from limiter import TokenBucket
+from service.demo.servers import HOST, Cluster, Server
+from tests.proxy import Proxy
+from tests.topology import TAG, Move, Partition, take_over, until_replicas_are_named
+from tests.waiting import until
+
+
+class Row(NamedTuple):
+    """One event, and the figure that is measured after it."""
+
+    name: str
+    most: float
+    """The goal."""
+    measure: Callable[[Program, str], float]
+    """Take a server program and a kind of limiter (of ``load.KINDS``), and return the figure."""
+
+
+def measure_moves(programs: list[Program], effort: Effort) -> Section:
+    """Measure each row with each server, for threads and for an event loop."""
+    section = Section(
+        "moves",
+        "A store that moves",
+        "Real servers on loopback, and proxies that cut connections. Callers call all the time, with the "
+        "default settings (a timeout of 0.1 s). *Seconds* end with the first decision of a call that began "
+        f"after the event. A figure is the median of {effort.rounds} runs.",
+    )
+    for program in programs:
+        for kind in KINDS:
+            column = f"{program.name}, `{kind}`"
+            with progress(f"moves of {column}", len(ROWS) * effort.rounds) as step:
+                section.figures[column] = {
+                    row.name: Spread.of(
+                        [_measured(row, program, kind, step) for _ in range(effort.rounds)]
+                    )
+                    for row in ROWS
+                }
+    section.tables = [tabulate("After an event", "event", section.figures, 2)]
+    return section
+
+
+def _measured(row: Row, program: Program, kind: str, step: Step) -> float:
+    value = row.measure(program, kind)
+    step()
+    return value
+
+
+def _hit(limiter: Any) -> Any:
+    return limiter.hit("user:42")
+
+
+def _a_primary_dies(program: Program, kind: str) -> float:
+    """Kill a primary; the others elect its replica."""
+    with Cluster(3, replicas=1, binary=program.path) as cluster:
+        primary = cluster.primary_of("user:42")
+        replica = cluster.nodes[cluster.nodes.index(primary) + cluster.primaries]
+        with Load(kind, cluster.url, _hit) as load, replica.client() as admin:
+            load.until_decided()
+            primary.kill()
+            until(lambda: admin.info("replication")["role"] == "master")
+            return load.decided_after(time.monotonic())
+
+
+def _a_primary_is_cut_off(program: Program, kind: str) -> float:
+    """Cut a primary off from its cluster, but not from the client, which has no other connection."""
+    with Cluster(3, replicas=1, binary=program.path) as cluster, Partition(cluster) as partition:
+        primary = cluster.primary_of("user:42")
+        replica = cluster.nodes[cluster.nodes.index(primary) + cluster.primaries]
+        store = f"redis+cluster://{HOST}:{primary.port}"
+        with Load(kind, store, _hit) as load, primary.client() as admin:
+            load.until_decided()
+            admin.config_set("cluster-node-timeout", 200)  # it soon sees that it is alone
+            partition.cut_off(primary)
+            until(lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "fail")
+            take_over(replica)
+            return load.decided_after(time.monotonic())
+
+
+def _all_primaries_die(program: Program, kind: str) -> float:
+    """Kill the primaries, the only addresses in the setting; then their replicas take over."""
+    with Cluster(3, replicas=1, binary=program.path) as cluster:
+        primaries, replicas = cluster.nodes[:3], cluster.nodes[3:]
+        until_replicas_are_named(cluster)
+        hosts = ",".join(f"{HOST}:{node.port}" for node in primaries)
+        with Load(kind, f"redis+cluster://{hosts}", _hit) as load:
+            load.until_decided()
+            for node in primaries:
+                node.kill()
+            take_over(*replicas)
+            return load.decided_after(time.monotonic())
+
+
+def _a_replica_at_a_fixed_address(program: Program, kind: str) -> float:
+    """Make the server a replica, under some hundred calls a second."""
+    with ExitStack() as stack:
+        server, primary = (stack.enter_context(Server(program.path)) for _ in range(2))
+        proxy = stack.enter_context(Proxy((HOST, server.port)))
+        admin = stack.enter_context(server.client())
+        load = stack.enter_context(Load(kind, proxy.url, _hit, callers=8, pause=0.02))
+        load.until_decided()
+        admin.replicaof(HOST, primary.port)
+        stack.callback(admin.replicaof, "NO", "ONE")  # a primary does not end before its replicas
+        time.sleep(1)  # each caller has replaced its connection once
+        made, began = proxy.connections, time.monotonic()
+        time.sleep(3)
+        return (proxy.connections - made) / (time.monotonic() - began)
+
+
+def _a_slot_moves(program: Program, kind: str) -> float:
+    """Move a slot ten times; new subjects of two limits cannot be decided on either node meanwhile."""
+    policies = (*PLENTY, TokenBucket(10**6, per="second"))
+    names = itertools.count()
+
+    def hit(limiter: Any) -> Any:
+        return limiter.hit(f"user:{next(names)}", tag=TAG)
+
+    with ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(2, binary=program.path))
+        move = Move(cluster)
+        stack.callback(move.close)
+        load = stack.enter_context(Load(kind, cluster.url, hit, policies=policies, callers=4))
+        load.until_decided()
+        began = len(load.outcomes)
+        for _ in range(10):
+            move.begin()
+            time.sleep(0.03)
+            move.keys()
+            move.end()
+            load.until_decided()
+        outcomes = load.outcomes[began:]
+        failed = sum("TRYAGAIN" in str(outcome.error) for outcome in outcomes)
+        return 100 * failed / len(outcomes)
+
+
+ROWS = (
+    Row("a primary dies: seconds after its replica took over", 1, _a_primary_dies),
+    Row("a primary is cut off: seconds after its replica took over", 1, _a_primary_is_cut_off),
+    Row("all primaries die: seconds after their replicas took over", 3, _all_primaries_die),
+    Row("READONLY at a fixed address: connections a second", 2, _a_replica_at_a_fixed_address),
+    Row("a slot moves: calls of 100 for new subjects that fail with TRYAGAIN", 0, _a_slot_moves),
+)
