@@ -87,7 +87,7 @@ def test_the_service_warns_that_it_sees_no_response() -> None:
     assert file.warnings == ()
     assert [str(warning) for warning in file.forward_auth_warnings] == [
         f"policies.toml:{line}: policies.p.{key}: the decision service sees no response, behind "
-        f"ForwardAuth and at /v1: each request stays charged as it was. Put this policy into a middleware of the "
-        f"application, or settle by /v1/reserve and /v1/settle"
+        "ForwardAuth and at /v1: each request stays charged as it was. Put this policy into a middleware "
+        "of the application, or settle by /v1/reserve and /v1/settle"
         for line, key in ((3, "refund_unless"), (4, "true_cost"))
     ]
