@@ -90,6 +90,7 @@ repeat
     end
     number = number + 1
     local mode, at_least, true_cost, had = "hit", cost, cost, recorded and recorded[number]
+    local lowest = -limit
     if not reserves then
       -- A policy without recorded units gets and returns none.
       mode, cost = "settle", had and cost - had or 0
@@ -380,6 +381,11 @@ repeat
     elseif algorithm == "token_bucket" then
       local interval_us = ARGV[at + 7] + 0
       local parts = ARGV[at + 8] + 0
+      -- If the limit was lowered meanwhile, the debt and its refund may be larger; both must be counted exactly.
+      if mode == "refund" and cost > limit then
+        cost = math.min(cost, math.floor(2^53 / parts) - 2)
+        lowest = -math.max(limit, cost)
+      end
       local state = call("HGET", key, field)
       if not (limit >= 1 and interval_us >= 1 and interval_us < 2^53 and parts >= 1 and (limit + 1) * parts < 2^53
       and limit * interval_us / parts < 315360000000001
@@ -439,7 +445,7 @@ repeat
           end
           room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
           room = room - room % 1 + 1
-          while room > -limit do
+          while room > lowest do
             local rest = room * t_part
             local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
             if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
@@ -449,8 +455,8 @@ repeat
           end
         end
         -- Beyond a debt of one limit, no decision depends on how large the debt is.
-        if room < -limit then
-          room = -limit
+        if room < lowest then
+          room = lowest
         end
       end
       if reserves then

@@ -131,6 +131,18 @@ def test_the_true_cost_may_be_more_than_the_limit(client: Client) -> None:
     problem(reserve(client, "b", items(1)), 429)
 
 
+def test_a_capped_cost_takes_all_of_each_limit(make_by_file: Make) -> None:
+    client = make_by_file('[policies.tokens]\nlimits = "100/minute; 150/hour"\ncap = true\n').client
+    item = {"policy": "tokens", "key": "u", "cost": 120}
+    for repeated in (False, True):
+        answer = reserve(client, "a", [item]).json()
+        (result,) = answer["results"]
+        granted = [each["granted"] for each in result["decision"]["each"]]
+        assert (answer["repeated"], granted) == (repeated, [100, 120])
+    assert settle(client, "a", [{**item, "cost": 90}]).status == 200
+    assert left(client) == [10, 60]
+
+
 def test_a_cancelled_reservation_costs_nothing(client: Client) -> None:
     reserve(client, "a", items(60))
     for _ in range(2):

@@ -83,6 +83,7 @@ repeat
     end
     number = number + 1
     local mode, at_least, true_cost, had = "hit", cost, cost, recorded and recorded[number]
+    local lowest = -limit
     if not reserves then
       -- A policy without recorded units gets and returns none.
       mode, cost = "settle", had and cost - had or 0
