@@ -42,7 +42,7 @@ class Changes:
 
     def add(self, mode: str, parts: Sequence[Part]) -> None:
         """Add a change: of all parts in one call if one slot holds them, else of each alone."""
-        if self._core.transport.one_slot(JointCall(parts, self._tag).tags):
+        if len(parts) == 1 or self._core.transport.one_slot(JointCall(parts, self._tag).tags):
             self.left.append(Change(mode, parts))
         else:
             self.left += [Change(mode, [part]) for part in parts]
@@ -84,8 +84,10 @@ class Changes:
             sent = [part._replace(cost=part.plan.capped(part.cost)) for part in parts]
             joint = JointCall(sent, self._tag)
             call = joint.call(change.mode, self._core.now_us, self._lease)
-            replies = joint.split((yield Ask(call, deadline)))
-            parts, deadline = list(_unsent(parts, sent, replies)), None
+            reply = yield Ask(call, deadline)
+            if sent == parts:
+                return
+            parts, deadline = list(_unsent(parts, sent, joint.split(reply))), None
 
 
 def _unsent(

@@ -26,6 +26,11 @@ class ReservedCosts(Entered):
 
     decisions: Decisions
 
+    @property
+    def decision(self) -> Decision:
+        """The only decision, or the one with the smallest ``remaining``; an AttributeError before."""
+        return self.decisions.deciding
+
     def __init__(
         self,
         core: Core[Any],
@@ -68,7 +73,7 @@ class ReservedCosts(Entered):
             decisions = yield from take_flow(core, parts, tag)
         if not decisions:
             raise RateLimited(decisions.deciding, decisions)
-        self.decision, self.decisions = decisions.deciding, decisions
+        self.decisions = decisions
         self.settled = False
         self._process = os.getpid()
 
@@ -124,7 +129,7 @@ def settle_flow(
     """
     listed: dict[str, list[Part]] = {"refund": [], "settle": []}
     for part, decision, actual in zip(parts, decisions, actuals, strict=True):
-        granted = [each.granted for each in decision.each]
+        granted = decision.grants
         if not granted:
             continue
         excess = [cost - units if units else 0 for cost, units in zip(actual, granted, strict=True)]

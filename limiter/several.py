@@ -226,7 +226,7 @@ class SequentialHit:
     def _note(self, place: int, decision: Decision) -> None:
         """Note how to undo a charge: all of the part's, or in shadow mode that of each policy with room."""
         part = self._parts[place]
-        granted = [each.granted for each in decision.each]
+        granted = decision.grants
         rates = part.rates(granted)
         if rates is not None:
             self._refunds.left.append(Change("refund", [rates], place))
