@@ -153,7 +153,7 @@ def test_hostile_arguments(store: str) -> None:
     """An error leaves everything unchanged; after an accepted call, every key has an expiry."""
     subject = Subject(store)
 
-    @settings(max_examples=150)
+    @settings(max_examples=80)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         # Not at the end: hypothesis may end an example anywhere.
