@@ -180,6 +180,18 @@ def test_hostile_arguments(store: str) -> None:
     subject.caller.close()
 
 
+def test_a_record_is_small(redis_store: str) -> None:
+    """Without its name; the mark, of which there are most, is smaller still."""
+    subject = Subject(redis_store)
+    record = subject.keys[2]
+    for mode, most_bytes in (("reserve", 88), ("settle", 72)):
+        subject.run(mode, 3)
+        used = subject.caller.client.memory_usage(record, samples=0) - len(record)
+        assert used <= most_bytes, f"{used} bytes after {mode}"
+    subject.caller.client.delete(*subject.keys)
+    subject.caller.close()
+
+
 def test_the_server_finds_the_keys(subject: Subject) -> None:
     """COMMAND GETKEYS, by which clusters route, returns the record, too; the time is the server's."""
     words = ["EVALSHA", sha1("reservation"), 3, *subject.keys, *subject.words("reserve", 1)]
