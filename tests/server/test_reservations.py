@@ -84,7 +84,7 @@ def test_a_reservation_is_settled_once(client: Client) -> None:
 
 
 def test_a_repeated_call_reserves_once(client: Client) -> None:
-    """In any order of the items; with other costs or items it is refused."""
+    """In any order of the items; with other costs it is refused, and with other items it is another one."""
     assert reserve(client, "a", items(60)).json()["repeated"] is False
     again = reserve(client, "a", items(60)[::-1])
 
@@ -92,9 +92,10 @@ def test_a_repeated_call_reserves_once(client: Client) -> None:
     assert [result["decision"]["granted"] for result in again.json()["results"]] == [60, 1]
     detail = problem(reserve(client, "a", items(61)), 409)["detail"]
     assert detail == "items[1].cost is not the cost reserved under this id."
-    problem(reserve(client, "a", items(60, shadow=1)), 409)
-    problem(settle(client, "a", items(60, shadow=1)), 409)
-    problem(cancel(client, "a", items(60, shadow=1)), 409)
+    for others in (items(60, shadow=1), items(60)[1:], [*items(60)[:1], *items(60, "v")[1:]]):
+        problem(settle(client, "a", others), 404)
+        problem(reserve(client, "a", others), 409)  # it is settled before it was reserved
+    assert reserve(client, "a", items(50, shadow=1)[1:]).status == 429
     assert left(client) == [40, 940]
     assert settle(client, "a", items(60)).status == 200
     assert "settled already" in problem(reserve(client, "a", items(60)), 409)["detail"]
