@@ -59,7 +59,8 @@ class LimiterMiddleware:
         settings: ``key``, ``cost`` and the others, as there, and those of the ``AsyncLimiter``.
 
     A websocket is checked at its handshake. Leases (``Concurrency``) are held until the body is sent, the
-    websocket is closed, the client disconnects, or the application returns, whichever is first. The
+    websocket is closed, the client disconnects, or the application returns, whichever is first. A true
+    cost is settled in the background, when the response starts or the handshake is answered. The
     lifespan connects at the start, and closes the connections at the end. The verdicts stand in
     ``scope["limiter.verdicts"]``.
 
