@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from limiter.server.reservation_items import MOST_ITEMS
-from service.demo.servers import HOST, free_port
+from service.demo.servers import HOST, Server, free_port
 from tests.server.client import Answer, Client
 from tests.server.conftest import Make
 from tests.server.test_api import PLANS, problem
@@ -215,6 +215,18 @@ def test_a_store_that_is_gone(make_by_file: Make, on_error: str, status: int, gr
     only_shadow = [{"policy": "shadow", "key": "u"}]
     assert [reserve(client, "b", only_shadow).status for _ in range(20)] == [200] * 20
     assert reserve(client, "c", items(60, "friend")).status == 200
+
+
+def test_a_store_that_refuses(make_by_file: Make) -> None:
+    """Shadow mode denies nothing."""
+    with Server(password="secret") as server:  # noqa: S106
+        url = f"redis://{HOST}:{server.port}/0"
+        client = make_by_file(POLICIES, STORE=url, ON_ERROR="allow").client
+        refused = problem(reserve(client, "a", items(60)), 503)
+        assert [result["decision"] for result in refused["results"]] == [None, None]
+        problem(settle(client, "a", items(60)), 503)
+        answer = reserve(client, "b", [{"policy": "shadow", "key": "u"}])
+        assert (answer.status, answer.json()["results"][0]["decision"]) == (200, None)
 
 
 USABLE = {"policy": "requests", "key": "u"}
