@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -339,3 +340,29 @@ def test_every_command_prints_what_the_page_shows(tmp_path: Path, own: Server) -
                 ["bash", "-c", command], capture_output=True, text=True, check=True
             )
             assert ran.stdout.strip() == shown.strip(), command
+
+
+def test_the_page_has_the_figures_of_the_last_run() -> None:
+    (link,) = set(re.findall(r"bench/results/[\w-]+/", PAGE))
+    records = json.loads((ROOT / link / "results.json").read_text())["sections"]["budgets"][
+        "records"
+    ]
+    cases: dict[str, list[Any]] = {}
+    for record in records:
+        cases.setdefault(record["case"], []).append(record)
+    for crash in cases.pop("crash"):
+        unused = crash["tokens"] - crash["streamed"]
+        seconds = [crash[f"seconds_of_{what}"] for what in ("tokens", "leases", "keys")]
+        check_row(
+            crash["server"],
+            str(crash["streams"]),
+            f"{crash['tokens']:,}, {unused:,}",
+            f"{seconds[0]:.1f} s",
+            str(crash["leases"]),
+            f"{seconds[1]:.1f} s",
+            f"{seconds[2]:.1f} s",
+        )
+    for case, ran in cases.items():
+        most = " / ".join(f"{each['most_in_a_minute']['model']:.2f}" for each in ran)
+        denied = (f"{each['denied']:,}, {each['denied_without_need']:,}" for each in ran)
+        check_row(case, most, " / ".join(denied))
