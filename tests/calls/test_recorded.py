@@ -13,7 +13,9 @@ from limiter import (
     FixedWindow,
     InvalidPolicy,
     Limiter,
+    LimiterError,
     SlidingLog,
+    StoreRefused,
     StoreUnavailable,
     TokenBucket,
 )
@@ -209,11 +211,13 @@ class Slots:
         self.limiter = limiter
         self.reservation = Reservation(limiter, "r1", *(new_subject() for _ in range(3)))
         self.fails = ""
+        self.mode = "reserve"
+        self.error: type[LimiterError] = StoreUnavailable
 
     def around(self, call: StoreCall, ahead: Any) -> Any:
-        """Make the call, and lose the answer if its subject is to fail."""
-        if self.fails and self.fails.encode() in call.keys[0]:
-            raise StoreUnavailable("the test's store is away")
+        """Make the call, unless its subject and mode are those that fail."""
+        if self.fails and self.fails.encode() in call.keys[0] and call.mode == self.mode:
+            raise self.error("the test's store fails")
         return ahead()
 
 
@@ -233,7 +237,7 @@ def test_a_node_that_fails(slots: Slots) -> None:
         reservation.reserve(1, 1, 1)
     slots.fails = ""
     assert sorted(reservation.states(1, 1, 1)) == [NOW, OPEN, OPEN]
-    slots.fails = min(reservation.subjects)
+    slots.fails, slots.mode = min(reservation.subjects), "settle"
     with pytest.raises(StoreUnavailable):
         reservation.settle(0, 0, 0)
     slots.fails = ""
@@ -288,6 +292,26 @@ def test_equal_ones_at_once(cluster: Cluster, new_subject: Any) -> None:
         reservation = Reservation(limiter, "r1", first, second)
         assert reservation.states(1, 1) == [NOW, NOW]
         assert reservation.lefts() == [[3, 999]] * 2
+
+
+def test_a_refusal_and_a_failed_refund(slots: Slots) -> None:
+    """A store that refuses ends the call, which is refunded; a denial stands without its peeks."""
+    reservation, limiter = slots.reservation, slots.limiter
+    reservation.subjects = first, second, third = tuple(sorted(reservation.subjects))
+    slots.fails, slots.error = third, StoreRefused
+    with pytest.raises(StoreRefused, match="the test's store fails"):
+        reservation.reserve(1, 1, 1)
+    assert limiter.unsettled == 0
+    slots.mode = "peek"
+    limiter.hit(second, 4)
+    results = reservation.reserve(1, 1, 1)
+    assert [result.state for result in results] == [NONE] * 3
+    assert results[2].decision.degraded
+    slots.fails, slots.mode = first, "settle"
+    assert reservation.states(1, 1, 1) == [NOW, NONE, NONE]
+    assert limiter.unsettled == 1
+    slots.fails = ""
+    assert reservation.lefts() == [[3, 999], [0, 996], [4, 1_000]]
 
 
 def test_a_cancelled_one(cluster: Cluster, new_subject: Any) -> None:

@@ -317,7 +317,10 @@ async def test_what_is_no_request_to_a_model_is_refused(serve: Serve) -> None:
         assert await served.charged() == (0, 0)
 
 
-def test_the_page_shows_the_lines_of_the_program() -> None:
+def test_the_page_shows_the_program(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMITER_STORE", store)
+    assert token_budgets.create_app().routes
+    assert "uvicorn --factory docs.token_budgets:create_app" in PAGE
     (shown,) = [block for block in BLOCKS if "AsyncExitStack" in block]
 
     assert indent(shown, " " * 12) in (ROOT / "docs/token_budgets.py").read_text()
