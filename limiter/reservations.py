@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-from limiter.changes import Changes
+from limiter.changes import Changes, change_flow, changes_of
 from limiter.core import Core
 from limiter.decision import Decision, RateLimited
 from limiter.entered import Entered
@@ -144,12 +145,11 @@ def settle_flow(
                 listed[mode].append(change)
             elif core.share is not None:
                 core.share.change(change.plan, mode, change.key, change.cost, tag, core.now_us)
-    changes = Changes(core, "a settlement", tag)
+    changes = Changes(core, "a settlement", partial(change_flow, core, tag, ""))
     for mode, changed in listed.items():
-        if changed:
-            changes.add(mode, changed)
+        changes.left += changes_of(core, mode, changed, tag)
     try:
-        return not (yield from changes.send_flow(monotonic() + core.store.timeout))
+        return not (yield from changes.make_flow(monotonic() + core.store.timeout))
     finally:
         changes.finish()
 

@@ -12,7 +12,7 @@ from limiter.recorded import State, reserve_flow, settle_flow
 from service.demo.servers import Cluster
 from tests.concurrency.hammer import PATIENCE, processes
 
-PROCESSES, RESERVATIONS = 4, 60
+PROCESSES, RESERVATIONS = 4, 30
 BUDGET = [SlidingLog(10_000, 600), TokenBucket(10_000, 600), FixedWindow(10_000, 600)]
 
 

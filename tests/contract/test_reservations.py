@@ -153,7 +153,7 @@ def test_hostile_arguments(store: str) -> None:
     """An error leaves everything unchanged; after an accepted call, every key has an expiry."""
     subject = Subject(store)
 
-    @settings(max_examples=150)
+    @settings(max_examples=80)
     @given(st.data())
     def run(data: st.DataObject) -> None:
         # Not at the end: hypothesis may end an example anywhere.
@@ -176,6 +176,18 @@ def test_hostile_arguments(store: str) -> None:
         assert all(life_ms != -1 for life_ms in subject.caller.lives_ms(subject.keys))
 
     run()
+    subject.caller.client.delete(*subject.keys)
+    subject.caller.close()
+
+
+def test_a_record_is_small(redis_store: str) -> None:
+    """Without its name; the mark, of which there are most, is smaller still."""
+    subject = Subject(redis_store)
+    record = subject.keys[2]
+    for mode, most_bytes in (("reserve", 88), ("settle", 72)):
+        subject.run(mode, 3)
+        used = subject.caller.client.memory_usage(record, samples=0) - len(record)
+        assert used <= most_bytes, f"{used} bytes after {mode}"
     subject.caller.client.delete(*subject.keys)
     subject.caller.close()
 

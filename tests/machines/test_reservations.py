@@ -96,4 +96,4 @@ class ReservationMachine(SeveralMachine):
 def test_script_and_models_agree(any_store: str, store: str) -> None:
     """They agree on mixes of algorithms and sizes, with calls of other scripts in between."""
     machine: type[Machine] = ReservationMachine
-    run_on(machine, any_store, examples=30 if any_store == store else 10)
+    run_on(machine, any_store, examples=15 if any_store == store else 5)

@@ -177,7 +177,7 @@ def test_a_policy_with_another_number_of_limits(make_by_file: Make, tmp_path: Pa
         settle(running.client, "a", items(30)),
         cancel(running.client, "a", items()),
     ):
-        assert "their policies have changed" in problem(answer, 409)["detail"]
+        assert "another number of limits" in problem(answer, 409)["detail"]
     assert left(running.client) == [999_940]
     (tmp_path / "policies.toml").write_text(POLICIES.replace("requests", "calls"))
     assert running.service.policies.reload()
