@@ -59,7 +59,8 @@ class LimiterMiddleware:
         settings: ``key``, ``cost`` and the others, as there, and those of the ``AsyncLimiter``.
 
     A websocket is checked at its handshake. Leases (``Concurrency``) are held until the body is sent, the
-    websocket is closed, the client disconnects, or the application returns, whichever is first. The
+    websocket is closed, the client disconnects, or the application returns, whichever is first. A true
+    cost is settled in the background, when the response starts or the handshake is answered. The
     lifespan connects at the start, and closes the connections at the end. The verdicts stand in
     ``scope["limiter.verdicts"]``.
 
@@ -142,7 +143,8 @@ class LimiterMiddleware:
                 over = True
                 trailers = bool(message.get("trailers"))
                 message = with_fields(message, verdicts)
-                self._open.begin_settling(verdicts, message["status"], message["headers"])
+                if verdict.settles or len(verdicts) > 1:  # dependencies of FastAPI add theirs
+                    self._open.begin_settling(verdicts, message["status"], message["headers"])
             await send(message)
             if is_last(message, trailers):
                 await self._open.release(verdict)

@@ -130,6 +130,13 @@ class Decision:
         )
 
     @property
+    def grants(self) -> list[int]:
+        """Units taken from each policy alone, in order; empty if nothing was counted."""
+        if self.degraded and not self._reply[-1]:
+            return []
+        return list(map(int, self._reply[0:-1:STRIDE]))
+
+    @property
     def numbers(self) -> list[tuple[Policy, int, int, int]]:
         """Each policy with its ``remaining``, and ``retry_after`` and ``reset_after`` in microseconds.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from limiter.decision import Decision
-
 
 class Entered:
     """A value without a truth value until its ``with`` is entered; then it is true.
@@ -16,8 +14,6 @@ class Entered:
 
     written: ClassVar[str] = "with"
     """The statement that enters it, for a message."""
-
-    decision: Decision
 
     def __init__(self) -> None:
         self._process = os.getpid()

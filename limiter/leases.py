@@ -47,6 +47,8 @@ class HeldLease(Entered):
 
     """
 
+    decision: Decision
+
     def __init__(
         self,
         core: Core[Any],

@@ -229,6 +229,8 @@ class Part(NamedTuple):
 
     def rates(self, costs: Sequence[int]) -> Part | None:
         """The part of the rates alone, at ``costs`` of all policies; None if it is without cost."""
+        if not any(costs):
+            return None
         plan, policies = self.plan.of_rates, self.plan.policies
         of_rates = [cost for cost, policy in zip(costs, policies, strict=True) if not policy.leases]
         if plan is None or not any(of_rates):

@@ -8,18 +8,17 @@ turn.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import IntEnum
 from time import monotonic
 from typing import Any, NamedTuple
 
 from limiter.call import STRIDE, Block, Call, CallTemplate, Reply
+from limiter.changes import Changes
 from limiter.core import Core
 from limiter.decision import Decision
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
-from limiter.flows import Ask, Flow, Pause
+from limiter.flows import Ask, Flow
 from limiter.keys import Key
 from limiter.memory.decide import OTHER_POLICIES
 from limiter.plan import Part
@@ -200,9 +199,10 @@ class _Calls:
 class _SequentialReservation:
     """Reserves groups of parts one after the other, since their slots differ.
 
-    If a group denies, the others are refunded at once, and their records deleted. If the caller is
-    interrupted, or the deadline is over, this is done in the background, for those that this call has
-    reserved. A store that fails ends the call, and nothing is refunded: the same call again goes on.
+    If a group denies, those that this call has reserved are refunded at once, and their records deleted.
+    If the caller is interrupted, or the deadline is over, this is done in the background. What another call
+    has reserved stays, since that call may pass. A store that fails ends the call, and nothing is refunded:
+    the same call again goes on.
     """
 
     def __init__(self, core: Core[Any], calls: _Calls) -> None:
@@ -210,40 +210,38 @@ class _SequentialReservation:
         self._calls = calls
         self._deadline = monotonic() + core.timeout
         #: The groups to refund, unless all have room.
-        self._noted: list[list[int]] = []
-        self._process = os.getpid()
+        self._refunds = Changes(core, "a refund", self._refund_flow)
 
     def decide_flow(self, record_ms: int) -> Flow[Results]:
         """Reserve all groups, or none."""
         calls, results = self._calls, Results()
-        of_earlier_calls: list[list[int]] = []
+        noted = self._refunds.left
         try:
             for group in calls.groups:
                 asked = yield from calls.ask_flow(group, "reserve", record_ms, self._deadline)
                 results |= asked
                 state = asked[group[0]].state
-                if state is State.NONE:
-                    self._noted += of_earlier_calls
                 if state in (State.NONE, State.SETTLED):
                     return (yield from self._deny_flow(results))
-                (self._noted if state is State.NOW else of_earlier_calls).append(group)
-            self._noted.clear()
+                if state is State.NOW:
+                    noted.append(group)
+            noted.clear()
             return results
         except StoreUnavailable:
-            self._noted.clear()
+            noted.clear()
             raise
         except LimiterError:
-            yield from self._give_back_flow()
+            yield from self._refunds.make_flow(self._deadline)
             raise
         finally:
-            if self._noted:
-                with suppress(StoreUnavailable):  # it cannot be run, and has counted the charges
-                    self._core.run_beside(self._give_back_later_flow())
+            self._refunds.finish()
 
     def _deny_flow(self, results: Results) -> Flow[Results]:
         """Refund the noted groups, and return decisions about the state after that."""
         calls = self._calls
-        refunded = yield from self._give_back_flow()
+        refunded = [*self._refunds.left]
+        kept = yield from self._refunds.make_flow(self._deadline)
+        refunded = [group for group in refunded if group not in kept]
         for group in refunded:
             for place in group:
                 results[place] = Recorded(results[place].decision.given_back(), State.NONE)
@@ -255,27 +253,6 @@ class _SequentialReservation:
                     results = {**{place: calls.undecided(place) for place in group}, **results}
         return results
 
-    def _give_back_flow(self) -> Flow[list[list[int]]]:
-        """Refund the noted groups until the deadline, and delete their records; return them."""
-        core, refunded = self._core, []
-        while self._noted and monotonic() < self._deadline:
-            group = self._noted.pop(0)
-            try:
-                yield from self._calls.settle_flow(group, 0, self._deadline, free=True)
-                refunded.append(group)
-            except LimiterError as error:
-                core.not_settled("a refund", error)
-            except GeneratorExit:
-                core.cut_off("a refund", self._process)
-                raise
-        return refunded
-
-    def _give_back_later_flow(self) -> Flow[None]:
-        """Refund the noted groups of a call that ended before it could; count those that stay charged."""
-        try:
-            yield Pause(0.0)
-            self._deadline = monotonic() + self._core.timeout
-            yield from self._give_back_flow()
-        finally:
-            for _ in self._noted:
-                self._core.cut_off("a refund", self._process, "there was no time")
+    def _refund_flow(self, group: list[int], deadline: float) -> Flow[Results]:
+        """Refund a group, and delete its record."""
+        return self._calls.settle_flow(group, 0, deadline, free=True)

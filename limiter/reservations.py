@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, TypeVar
 
-from limiter.changes import Changes
+from limiter.changes import Changes, change_flow, changes_of
 from limiter.core import Core
 from limiter.decision import Decision, RateLimited
 from limiter.entered import Entered
@@ -25,6 +26,11 @@ class ReservedCosts(Entered):
     """Costs taken in advance, of one subject or several; ``client.Reservation`` describes it."""
 
     decisions: Decisions
+
+    @property
+    def decision(self) -> Decision:
+        """The only decision, or the one with the smallest ``remaining``; an AttributeError before."""
+        return self.decisions.deciding
 
     def __init__(
         self,
@@ -68,7 +74,7 @@ class ReservedCosts(Entered):
             decisions = yield from take_flow(core, parts, tag)
         if not decisions:
             raise RateLimited(decisions.deciding, decisions)
-        self.decision, self.decisions = decisions.deciding, decisions
+        self.decisions = decisions
         self.settled = False
         self._process = os.getpid()
 
@@ -124,7 +130,7 @@ def settle_flow(
     """
     listed: dict[str, list[Part]] = {"refund": [], "settle": []}
     for part, decision, actual in zip(parts, decisions, actuals, strict=True):
-        granted = [each.granted for each in decision.each]
+        granted = decision.grants
         if not granted:
             continue
         excess = [cost - units if units else 0 for cost, units in zip(actual, granted, strict=True)]
@@ -139,12 +145,11 @@ def settle_flow(
                 listed[mode].append(change)
             elif core.share is not None:
                 core.share.change(change.plan, mode, change.key, change.cost, tag, core.now_us)
-    changes = Changes(core, "a settlement", tag)
+    changes = Changes(core, "a settlement", partial(change_flow, core, tag, ""))
     for mode, changed in listed.items():
-        if changed:
-            changes.add(mode, changed)
+        changes.left += changes_of(core, mode, changed, tag)
     try:
-        return not (yield from changes.send_flow(monotonic() + core.store.timeout))
+        return not (yield from changes.make_flow(monotonic() + core.store.timeout))
     finally:
         changes.finish()
 

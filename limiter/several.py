@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from limiter.changes import Change, Changes
+from limiter.changes import Change, Changes, change_flow
 from limiter.core import Core
 from limiter.decision import Decision
 from limiter.denials import DenialCache, hit_flow
@@ -183,7 +184,7 @@ class SequentialHit:
         self._tag = tag
         self._lease = lease
         self._deadline = monotonic() + core.timeout if deadline is None else deadline
-        self._refunds = Changes(core, "a refund", tag, lease)
+        self._refunds = Changes(core, "a refund", partial(change_flow, core, tag, lease))
 
     def decide_flow(self, mode: str) -> Flow[list[Decision]]:
         """Charge all parts, or none."""
@@ -198,7 +199,7 @@ class SequentialHit:
             self._refunds.left.clear()
             return decisions
         except LimiterError:
-            yield from self._refunds.send_flow(self._deadline)
+            yield from self._refunds.make_flow(self._deadline)
             raise
         finally:
             self._refunds.finish()
@@ -206,7 +207,7 @@ class SequentialHit:
     def _deny_flow(self, decisions: list[Decision]) -> Flow[list[Decision]]:
         """Refund the charges before a denial, and return decisions about the state after that."""
         charged = [change.place for change in self._refunds.left]
-        kept = yield from self._refunds.send_flow(self._deadline)
+        kept = yield from self._refunds.make_flow(self._deadline)
         for place in sorted({*charged} - {change.place for change in kept}):
             decisions[place] = decisions[place].given_back()
             with suppress(LimiterError):
@@ -226,7 +227,7 @@ class SequentialHit:
     def _note(self, place: int, decision: Decision) -> None:
         """Note how to undo a charge: all of the part's, or in shadow mode that of each policy with room."""
         part = self._parts[place]
-        granted = [each.granted for each in decision.each]
+        granted = decision.grants
         rates = part.rates(granted)
         if rates is not None:
             self._refunds.left.append(Change("refund", [rates], place))

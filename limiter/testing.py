@@ -127,7 +127,7 @@ class StoreCall(NamedTuple):
     """A call that a limiter is about to make, for ``intercept``."""
 
     mode: str
-    """hit, peek, refund, settle, reset; for leases acquire, renew, release."""
+    """hit, peek, refund, settle, reset; acquire, renew, release for leases; reserve with a record."""
     keys: tuple[bytes, ...]
     """The keys in the store that hold the subjects' state."""
 

@@ -48,7 +48,8 @@ class LimiterMiddleware:
         enabled: If False, no limit is enforced, and no store is needed.
         store, name, ...: Settings of the ``Limiter``; missing ones are read from LIMITER_*.
 
-    Leases (``Concurrency``) are held until the server closes the response. The verdicts stand in
+    Leases (``Concurrency``) are held until the server closes the response. A true cost is settled when the
+    server has sent the first piece of the body, or closes the response. The verdicts stand in
     ``environ["limiter.verdicts"]``.
 
     Raises:

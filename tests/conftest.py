@@ -18,7 +18,6 @@ from typing import Any
 
 import pytest
 import trustme
-from fakeredis import TcpFakeServer
 from hypothesis import settings
 
 import limiter
@@ -130,6 +129,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def foreign() -> Iterator[str]:
     """A server that speaks Redis's protocol and runs Lua, but without the library `struct`."""
+    from fakeredis import TcpFakeServer  # here: tests with other Pythons lack it
+
     server = TcpFakeServer((HOST, free_port()))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

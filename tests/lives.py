@@ -29,6 +29,7 @@ from tests.scripts import (
     few,
     field_of,
     fit_few,
+    reservation,
     several,
     sha1,
     single,
@@ -139,6 +140,12 @@ class Subject:
             mode = rng.choice(MODES)
         most = min(model.most_cost for model, _, _ in wanted)
         cost, at_least = min(most, rng.choice([1, 1, 2, most])), rng.choice([None, 1])
+        if mode in ("hit", "refund") and not rng.randint(0, 3):
+            rates = [block for block in self.blocks if not isinstance(block[0], Concurrency)]
+            recorded, life_ms = "reserve" if mode == "hit" else "settle", rng.choice([5, 1_000])
+            costs = [min(cost, model.most_cost) for model, _, _ in rates]
+            call = reservation(rates, 0, recorded, costs, life_ms)
+            return rates, mode, call
         if mode == "hit" and fit_few(wanted) and rng.randint(0, 2):
             return wanted, mode, few(wanted, 0, cost, at_least)
         if len(wanted) > 1 or not rng.randint(0, 3):
@@ -156,7 +163,11 @@ class Subject:
         keys = self.keys
         if call[0] in MODELS or call[0] in LEASES:
             keys = [self.keys[wanted[0][1] - 1]]
+        if call[0] == "reservation":
+            keys = [*self.keys, f"{self.keys[0]}:reservation:{self.rng.randint(1, 3)}"]
         *reply, now_us = self.caller.run(keys, *call)
+        if call[0] == "reservation":
+            reply.pop()
         *stored, clock_us = self.caller.client.evalsha(self.reader, len(self.keys), *self.keys)
         about = f"{call} at {now_us}: {reply}"
         removes = mode in ("refund", "release")

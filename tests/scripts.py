@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,36 @@ def several(
     shadows: Sequence[int] = (),
 ) -> Call:
     """The script that decides a list, and its arguments; ``shadows`` are the places in shadow mode."""
-    words: list[Any] = [now_us, mode, at_least or 0, step]
+    words = listed(blocks, mode, [cost] * len(blocks), shadows, holder)
+    return "several", [now_us, mode, at_least or 0, step, *words]
+
+
+def reservation(
+    blocks: Sequence[Block],
+    now_us: int,
+    mode: str,
+    costs: Sequence[int],
+    life_ms: int,
+    *,
+    shadows: Collection[int] = (),
+) -> Call:
+    """The script that reserves and settles, and its arguments; the record is the last key of the call."""
+    return "reservation", [now_us, mode, life_ms, *listed(blocks, mode, costs, shadows)]
+
+
+def listed(
+    blocks: Sequence[Block],
+    mode: str,
+    costs: Sequence[int],
+    shadows: Collection[int] = (),
+    holder: str = "",
+) -> list[Any]:
+    """The arguments of a list of policies."""
+    words: list[Any] = []
     for place, (model, key_number, field) in enumerate(blocks):
-        script, own = single(model, now_us, mode, cost, field=field, holder=holder)
+        script, own = single(model, 0, mode, costs[place], field=field, holder=holder)
         words += [script, key_number, int(place in shadows), *own[2:]]
-    return "several", words
+    return words
 
 
 def fit_few(blocks: Sequence[Block]) -> bool:

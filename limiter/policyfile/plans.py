@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from limiter.keys import NAME
 from limiter.policies import Policy
 from limiter.policyfile.faults import Notes
+from limiter.policyfile.limits import read_limits
 from limiter.policyfile.lines import Path
 from limiter.policyfile.schema import (
     NAMES,
     PLAN_KEYS,
     check_prefix,
-    read_limits,
     read_subjects,
 )
 from limiter.web import limiter_calls

@@ -11,6 +11,7 @@ from limiter.keys import NAME
 from limiter.policies import Policy
 from limiter.policyfile.costs import unit_of
 from limiter.policyfile.faults import Notes, shown
+from limiter.policyfile.limits import read_limits
 from limiter.policyfile.lines import Path
 from limiter.policyfile.plans import NamedSubject, PlanReader
 from limiter.policyfile.schema import (
@@ -20,7 +21,6 @@ from limiter.policyfile.schema import (
     LIMITER_KEYS,
     NAMES,
     read_keys,
-    read_limits,
 )
 from limiter.web import limiter_calls
 from limiter.web.by_response import StatusOrField, check_rates

@@ -9,9 +9,8 @@ from ipaddress import IPv6Network, ip_network
 from typing import Any, NamedTuple
 
 from limiter.errors import InvalidSetting
-from limiter.grammar import parse_limits
 from limiter.keys import NAME
-from limiter.policies import ALGORITHMS, Concurrency, Policy
+from limiter.policies import ALGORITHMS
 from limiter.policyfile import costs
 from limiter.policyfile.faults import Notes, shown
 from limiter.policyfile.lines import Path
@@ -31,7 +30,6 @@ from limiter.web.rules import UNIDENTIFIED
 from limiter.web.subjects import HEADER, identity
 from limiter.web.trusted_field import TrustedField
 
-_ALGORITHMS: dict[str, Any] = {**ALGORITHMS, Concurrency.algorithm: Concurrency}
 _METHOD = re.compile(r"[A-Za-z]{1,32}")
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE | re.ASCII)
 #: Reads the value at a place; a wrong value is added to the notes.
@@ -39,77 +37,9 @@ Reader = Callable[[Notes, Path, Any], Any]
 
 #: Patterns of a file; each takes a millisecond or two to read.
 _MOST_PATHS = 2_000
-_MOST_LIMITS = 100
 _MOST_CLASSES = 16
 #: What names of policies, plans and classes may have.
 NAMES = "accepted are 1 to 64 of A-Z a-z 0-9 _ . -"
-
-
-def read_limits(
-    notes: Notes, path: Path, value: Any, algorithm: str | None
-) -> tuple[Policy, ...] | None:
-    """The policies of a limit string, a table, or a list of these; None, and a fault, if one is wrong."""
-    parts = value if isinstance(value, list) else []
-    if isinstance(value, str) and ";" in value:
-        parts = [part for part in value.split(";") if part.strip()]
-    if len(parts) > _MOST_LIMITS:
-        notes.add(path, f"has {len(parts)} limits: accepted are up to {_MOST_LIMITS}")
-        return None
-    if isinstance(value, list):
-        if not value:
-            notes.add(path, "is []: accepted is at least one limit")
-            return None
-        policies: tuple[Policy, ...] = ()
-        before = notes.count
-        for place, limit in enumerate(value):
-            policies += read_limits(notes, (*path, place), limit, algorithm) or ()
-        return policies if notes.count == before else None
-    if isinstance(value, str):
-        # First each part alone, so that each gets its fault; then all, which may be too many together.
-        if None in [read_limits(notes, path, part, algorithm) for part in parts]:
-            return None
-        parsed: tuple[Policy, ...] | None = notes.read(
-            path, lambda text: parse_limits(text, algorithm), value
-        )
-        return parsed
-    if isinstance(value, dict):
-        return _read_limit_table(notes, path, value, algorithm)
-    notes.add(
-        path,
-        f"is {shown(value)}: accepted are a limit string as in '100/minute', a table as in "
-        f"{{algorithm = 'token_bucket', limit = 100, per = 'minute', burst = 20}}, and a list of these",
-    )
-    return None
-
-
-def _read_limit_table(
-    notes: Notes, path: Path, value: dict[str, Any], algorithm: str | None
-) -> tuple[Policy, ...] | None:
-    name = value.get("algorithm", algorithm)
-    if name is None:
-        notes.add((*path, "algorithm"), f"is missing: accepted are {', '.join(_ALGORITHMS)}")
-        return None
-    if notes.read((*path, "algorithm"), _any_algorithm, name) is None:
-        return None
-    kind = _ALGORITHMS[name]
-    known = ["algorithm", "limit", "name", "lease" if kind is Concurrency else "per"]
-    known += ["max_hold"] if kind is Concurrency else []
-    known += ["burst"] if kind.has_burst else []
-    known += ["align"] if name == "fixed_window" else []
-    given = notes.table(path, value, known)
-    given.pop("algorithm", None)
-    before = notes.count
-    right: dict[str, Any] = (
-        {"limit": 1, "lease": "1ms"} if kind is Concurrency else {"limit": 1, "per": 60}
-    )
-    for key in right:
-        if key not in given and key != "lease":
-            notes.add((*path, key), f"is missing: accepted are {', '.join(known)}")
-    # First each key alone, beside right values, so that each gets its fault; then all together.
-    for key, setting in given.items():
-        notes.read((*path, key), lambda each: kind(**each), {**right, key: setting})
-    policy = notes.read(path, lambda each: kind(**each), given) if notes.count == before else None
-    return None if policy is None else (policy,)
 
 
 def _key(value: Any) -> tuple[str, ...]:
@@ -132,7 +62,8 @@ def _checked(
     return read
 
 
-def _choice(*accepted: str) -> Callable[[Any], Any]:
+def choice(*accepted: str) -> Callable[[Any], Any]:
+    """A reader of one of a few texts."""
     return _checked(
         lambda value: isinstance(value, str) and value in accepted,
         f"accepted are {', '.join(accepted)}",
@@ -156,7 +87,6 @@ def _is_share(value: Any) -> bool:
 
 
 _A_HEADER = "accepted is the name of a header field (without _)"
-_any_algorithm = _choice(*_ALGORITHMS)
 _flag = _checked(lambda value: isinstance(value, bool), "accepted are true and false")
 _preflights = _checked(
     lambda value: isinstance(value, bool) or value == "apart",
@@ -322,7 +252,7 @@ class Key(NamedTuple):
 #: The keys of a policy, in the order of the documentation.
 KEYS = {
     "limits": Key(None, is_shared=False),
-    "algorithm": Key(_value(_choice(*ALGORITHMS))),  # of rates; leases are written as a table
+    "algorithm": Key(_value(choice(*ALGORITHMS))),  # of rates; leases are written as a table
     "key": Key(_value(_key), "address"),
     "match": Key(
         _table(
@@ -345,7 +275,7 @@ KEYS = {
     "denial_cache": Key(_value(check_denial_cache)),
     "prepaid": Key(_value(check_prepaid)),
     "prepaid_hold": Key(_value(partial(check_seconds, "prepaid_hold"))),
-    "headers": Key(_value(_choice(*FORMS)), "draft-11"),
+    "headers": Key(_value(choice(*FORMS)), "draft-11"),
     "shadow": Key(_value(_flag), False),
     "percent": Key(_value(_percent), 100),
     "exempt": Key(
@@ -362,7 +292,7 @@ KEYS = {
     "plan": Key(_by_header(_plan_header, "X-Plan")),
     "plans": Key(None, is_shared=False),
     "class": Key(_read_classes),
-    "unidentified": Key(_value(_choice(*UNIDENTIFIED)), "refuse"),
+    "unidentified": Key(_value(choice(*UNIDENTIFIED)), "refuse"),
     "preflights": Key(_value(_preflights), "apart"),
     "new_subjects": Key(_value(NewSubjects)),
 }

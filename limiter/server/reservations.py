@@ -32,7 +32,7 @@ from limiter.web.verdict import Result, Verdict
 #: Seconds for which a reservation can be settled: by default, and at most.
 SECONDS, MOST_SECONDS = 3_600, 86_400
 
-_OTHER_ITEMS = "Under this id other items are reserved, or their policies have changed since."
+_CHANGED = "A policy has another number of limits than when this was reserved."
 
 
 def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
@@ -100,7 +100,7 @@ class _Reservation:
             in_shadow = all(item.rule.shadow for item in self._items if item.is_decided)
             return Verdict.of_error(refused, request, in_shadow)
         except OtherRecord:
-            abort(409, _OTHER_ITEMS)
+            abort(409, _CHANGED)
         else:
             self._compare(recorded)
             decided = [each.decision for each in recorded]
@@ -141,7 +141,7 @@ class _Reservation:
         try:
             states = await self._calls.settle()
         except OtherRecord:
-            abort(409, _OTHER_ITEMS)
+            abort(409, _CHANGED)
         except LimiterError:
             abort(503, UNSURE)
         return [

@@ -47,7 +47,7 @@ class SettledResponse:
     def starts(self, status: str, fields: list[tuple[str, str]], write: Write) -> Write:
         """Note the head; return ``write``, which sends it, too."""
         code = status[:3]
-        self._head = Head(int(code) if code.isdigit() else FAILED.status, fields)
+        self._head = Head(int(code) if code.isdecimal() else FAILED.status, fields)
 
         def settling(piece: bytes) -> object:
             result = write(piece)

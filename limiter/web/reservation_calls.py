@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from limiter import several
 from limiter.aio import AsyncLimiter
@@ -15,6 +16,9 @@ from limiter.recorded import reserve_flow, settle_flow
 from limiter.web import limiter_calls
 from limiter.web.limiter_calls import core_of
 from limiter.web.rules import Check
+
+#: Bytes that tell the subjects of two reservations of one caller apart.
+_DIGEST_SIZE = 4
 
 
 def part_without_cost(check: Check) -> Part:
@@ -40,11 +44,14 @@ def is_charge_of(recorded: Recorded, part: Part) -> bool:
 class AsyncReservationCalls:
     """The calls about one reservation, whose parts are of limiters that share one store.
 
-    The caller chooses the id, and may repeat each call. Every call has all parts; their order is free.
+    The caller chooses the id, and may repeat each call. Every call has all parts, in any order. Under the
+    same id, other subjects are another reservation: a wrong call refunds no other subject.
     """
 
-    def __init__(self, name: str, limiters: Sequence[AsyncLimiter], parts: Sequence[Part]) -> None:
-        self._name = name
+    def __init__(self, id_: str, limiters: Sequence[AsyncLimiter], parts: Sequence[Part]) -> None:
+        states = sorted(part.plan.state(part.key)[0] for part in parts)
+        digest = blake2b(b" ".join(states), digest_size=_DIGEST_SIZE)
+        self._name = f"{id_}.{digest.hexdigest()}"
         self._parts = parts
         self._cores = [core_of(limiter) for limiter in limiters]
         #: The core that makes the calls has the shortest timeout.
@@ -56,7 +63,7 @@ class AsyncReservationCalls:
         Raises:
             StoreUnavailable: The store did not answer, and may have charged them, whatever ``on_error`` is.
             StoreRefused: The store answered, but not with a decision.
-            OtherRecord: The id was used for other parts.
+            OtherRecord: A policy has another number of limits than when it was recorded.
 
         """
         return await self._caller.drive(
@@ -68,7 +75,7 @@ class AsyncReservationCalls:
 
         Raises:
             StoreUnavailable, StoreRefused: The store may not have settled them.
-            OtherRecord: The id was used for other parts.
+            OtherRecord: A policy has another number of limits than when it was recorded.
 
         """
         return await self._caller.surely(settle_flow(self._caller, self._parts, self._name))

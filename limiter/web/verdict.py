@@ -6,7 +6,7 @@ It calls no store: ``guard`` and the service obtain the decisions.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
@@ -32,7 +32,7 @@ class Result(NamedTuple):
     rule: Rule
     decision: Decision
     part: Part
-    """What is refunded, settled or released later: the rule's part of the call, but no class bounds it."""
+    """The rule's part of the call to the store; if it is settled later, no class bounds it."""
 
     @property
     def denies(self) -> bool:
@@ -135,10 +135,11 @@ class Verdict:
             return cls(error=error)
         return cls(503, body=problems.reduced_capacity(request.path), error=error)
 
-    def give_back(self, refunded: Collection[Result]) -> None:
+    def give_back(self, refunded: Iterable[Result]) -> None:
         """Show these results, and the header fields, as they are after a refund of what was granted."""
+        ids = set(map(id, refunded))
         self.results = tuple(
-            each._replace(decision=each.decision.given_back()) if each in refunded else each
+            each._replace(decision=each.decision.given_back()) if id(each) in ids else each
             for each in self.results
         )
         self.fields = header_fields(self.results)

@@ -90,6 +90,7 @@ def read_rate(path: Path) -> dict[str, str]:
         "names": own_names,
         "packed": f"now_us, cost, at_least, limit, {own_names}, step",
         "doubles": "d" * (len(names) + 3),
+        "read": "\n".join(filter(None, [own.get("before"), values["read"]])),
         "numbers": numbers("number", "{}", FIRST),
         "numbers_in_several": numbers("number_in_several", "at + {}", FIRST_IN_SEVERAL),
         # several.lua does not indent the further lines of an expression; its text stays as it is.
@@ -134,7 +135,7 @@ def scripts() -> dict[str, str]:
             **listed(in_several, list="several", and_mode=""),
         },
     )
-    parts = listed(in_reservation, list="reservation", and_mode=", mode")
+    parts = listed(in_reservation, list="reservation", and_mode=", mode", lowest="lowest")
     # Each part goes on where another one ends, with "elseif"; here one of them comes first.
     first = {name: text.removeprefix("else") for name, text in parts.items()}
     texts["reservation.lua"] = fill(

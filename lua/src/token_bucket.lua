@@ -15,6 +15,12 @@ parts            n / gcd(n, period_us)
 limit >= 1 and interval_us >= 1 and interval_us < 2^53 and parts >= 1 and (limit + 1) * parts < 2^53
 and limit * interval_us / parts < 315360000000001
 and limit % 1 + interval_us % 1 + parts % 1 == 0
+--@ before
+-- If the limit was lowered meanwhile, the debt and its refund may be larger; both must be counted exactly.
+if mode == "refund" and cost > limit then
+  cost = math.min(cost, math.floor(2^53 / parts) - 2)
+  lowest = -math.max(limit, cost)
+end
 --@ ask
 -- A unit takes t_us + t_part / parts. The debt is the time at which the bucket is full.
 local full_us, part, t_part = now_us, 0, interval_us % parts
@@ -69,7 +75,7 @@ if reset_us > 0 then
     end
     room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
     room = room - room % 1 + 1
-    while room > -limit do
+    while room > {{lowest}} do
       local rest = room * t_part
       local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
       if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
@@ -79,8 +85,8 @@ if reset_us > 0 then
     end
   end
   -- Beyond a debt of one limit, no decision depends on how large the debt is.
-  if room < -limit then
-    room = -limit
+  if room < {{lowest}} then
+    room = {{lowest}}
   end
 end
 --@ retry

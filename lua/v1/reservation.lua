@@ -84,12 +84,13 @@ repeat
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
     local granted, room, retry_us, reset_us, delay_us = 0, 0, 0, 0, 0
     local heal, later, short, partly = false, false, false, false
-    if not (index < record_at and cost >= 0 and cost < 2^53 and cost % 1 == 0 and (cost <= limit or not reserves)
-      and (shadow == "0" or shadow == "1")) then
+    if not (key ~= KEYS[record_at] and (shadow == "0" or shadow == "1")
+      and cost >= 0 and cost < 2^53 and cost % 1 == 0 and (cost <= limit or not reserves)) then
       return redis.error_reply("LIMITER an argument of reservation v1 is out of range")
     end
     number = number + 1
     local mode, at_least, true_cost, had = "hit", cost, cost, recorded and recorded[number]
+    local lowest = -limit
     if not reserves then
       -- A policy without recorded units gets and returns none.
       mode, cost = "settle", had and cost - had or 0
@@ -380,6 +381,11 @@ repeat
     elseif algorithm == "token_bucket" then
       local interval_us = ARGV[at + 7] + 0
       local parts = ARGV[at + 8] + 0
+      -- If the limit was lowered meanwhile, the debt and its refund may be larger; both must be counted exactly.
+      if mode == "refund" and cost > limit then
+        cost = math.min(cost, math.floor(2^53 / parts) - 2)
+        lowest = -math.max(limit, cost)
+      end
       local state = call("HGET", key, field)
       if not (limit >= 1 and interval_us >= 1 and interval_us < 2^53 and parts >= 1 and (limit + 1) * parts < 2^53
       and limit * interval_us / parts < 315360000000001
@@ -439,7 +445,7 @@ repeat
           end
           room = (gap_us * parts + gap_part) / (t_us * parts + t_part)
           room = room - room % 1 + 1
-          while room > -limit do
+          while room > lowest do
             local rest = room * t_part
             local over_us = room * t_us + (rest - rest % parts) / parts - gap_us
             if over_us < 0 or (over_us == 0 and rest % parts <= gap_part) then
@@ -449,8 +455,8 @@ repeat
           end
         end
         -- Beyond a debt of one limit, no decision depends on how large the debt is.
-        if room < -limit then
-          room = -limit
+        if room < lowest then
+          room = lowest
         end
       end
       if reserves then
@@ -576,8 +582,8 @@ if reserves and status == 0 and not fits then
   saves = not charges
 end
 
--- 6. Save the changes; first the record, since a user without the right to write it may not charge. A call that
--- moves the end of a state to later sets the key's expiry.
+-- 6. Save the changes. The record comes first, so that a user without the right to write it charges nothing. A call
+-- that moves the end of a state to later sets the key's expiry.
 do
   local key = KEYS[record_at]
   if reserves then

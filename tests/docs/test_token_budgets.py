@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -16,8 +21,8 @@ from bench.streams import Stream, post, tokens_of
 from docs import token_budgets
 from docs.stand_in import StandIn
 from docs.token_budgets import Budget, Proxy, application
-from service.demo.servers import HOST
-from tests.asgi.support import in_a_loop
+from service.demo.servers import HOST, Server
+from tests.server.serving import serving
 from tests.service.support import ROOT
 from tests.waiting import soon
 
@@ -27,6 +32,16 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 LIMIT = 10_000
 #: The words of a request whose prompt has 4 tokens, and its ``max_tokens``: together 1,000 tokens.
 WORDS, MOST = "write 400 tokens", 996
+
+
+def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a test's coroutine, without asyncio's debug mode: 50 calls at once would take seconds with it."""
+
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        asyncio.run(test(*arguments, **named))
+
+    return run
 
 
 class Model:
@@ -158,7 +173,6 @@ def check_row(*cells: str) -> None:
     assert f"| {' | '.join(cells)} |" in PAGE
 
 
-@pytest.mark.slow
 @in_a_loop
 async def test_concurrent_calls_do_not_pass_together(
     serve: Serve, store: str, subject: str
@@ -303,7 +317,55 @@ async def test_what_is_no_request_to_a_model_is_refused(serve: Serve) -> None:
         assert await served.charged() == (0, 0)
 
 
-def test_the_page_shows_the_lines_of_the_program() -> None:
+def test_the_page_shows_the_program(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMITER_STORE", store)
+    assert token_budgets.create_app().routes
+    assert "uvicorn --factory docs.token_budgets:create_app" in PAGE
     (shown,) = [block for block in BLOCKS if "AsyncExitStack" in block]
 
     assert indent(shown, " " * 12) in (ROOT / "docs/token_budgets.py").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_every_command_prints_what_the_page_shows(tmp_path: Path, own: Server) -> None:
+    (console,) = re.findall(r"^```console\n(.*?)^```$", PAGE, re.M | re.S)
+    variables = {"LIMITER_STORE": own.url, "LIMITER_POLICIES": "docs/token-budgets.toml"}
+    assert f"LIMITER_POLICIES={variables['LIMITER_POLICIES']} limiter serve" in PAGE
+    with serving(tmp_path / "log", **variables) as (_, url):
+        examples = re.split(r"^\$ ", console, flags=re.M)[1:]
+        assert len(examples) == 6
+        for example in examples:
+            command, _, shown = example.partition("\n")
+            command = command.replace("http://127.0.0.1:8000", url)
+            ran = subprocess.run(
+                ["bash", "-c", command], capture_output=True, text=True, check=True
+            )
+            assert ran.stdout.strip() == shown.strip(), command
+
+
+def test_the_page_has_the_figures_of_the_last_run() -> None:
+    (link,) = set(re.findall(r"bench/results/[\w-]+/", PAGE))
+    records = json.loads((ROOT / link / "results.json").read_text())["sections"]["budgets"][
+        "records"
+    ]
+    cases: dict[str, list[Any]] = {}
+    for record in records:
+        cases.setdefault(record["case"], []).append(record)
+    for crash in cases.pop("crash"):
+        unused = crash["tokens"] - crash["streamed"]
+        seconds = [crash[f"seconds_of_{what}"] for what in ("tokens", "leases", "keys")]
+        check_row(
+            crash["server"],
+            str(crash["streams"]),
+            f"{crash['tokens']:,}, {unused:,}",
+            f"{seconds[0]:.1f} s",
+            str(crash["leases"]),
+            f"{seconds[1]:.1f} s",
+            f"{seconds[2]:.1f} s",
+        )
+    for case, ran in cases.items():
+        most = " / ".join(f"{each['most_in_a_minute']['model']:.2f}" for each in ran)
+        denied = (f"{each['denied']:,}, {each['denied_without_need']:,}" for each in ran)
+        check_row(case, most, " / ".join(denied))

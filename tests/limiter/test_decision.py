@@ -281,4 +281,6 @@ def test_numbers_of_each_policy() -> None:
                 )
                 for one in of_each
             ]
+            assert parts.grants == [one.granted for one in of_each]
     assert Decision.without_store((LOG, WINDOW), allowed=True).numbers == []
+    assert Decision.without_store((LOG, WINDOW), allowed=True).grants == []

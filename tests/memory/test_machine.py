@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from limiter import StoreRefused
 from limiter.call import Block
 from limiter.memory import MemoryStore
 from limiter.policies import ALGORITHMS, Concurrency, Policy
@@ -50,6 +53,14 @@ def policies(draw: st.DrawFn, name: str) -> Policy:
     return policy
 
 
+def outcome(call: Callable[[], list[int]]) -> object:
+    """The reply to a call, or that it was refused."""
+    try:
+        return call()
+    except (redis.ResponseError, StoreRefused):
+        return "refused"
+
+
 class Subjects(RuleBasedStateMachine):
     """Two subjects under up to four policies, in a store of each kind."""
 
@@ -72,7 +83,8 @@ class Subjects(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Delete the keys."""
         if self.keys:
-            self.caller.client.delete(*self.keys)
+            records = [f"{self.keys[0]}:reservation:{name}" for name in "ab"]
+            self.caller.client.delete(*self.keys, *records)
         self.caller.close()
 
     @initialize(data=st.data(), count=st.integers(1, 4))
@@ -108,11 +120,13 @@ class Subjects(RuleBasedStateMachine):
         # A server's keys expire by its own clock: a time too far ahead would let them expire too early.
         self.clock_us = min(max(1, self.clock_us), NOW_US + 50 * YEAR_US)
 
-    @rule(data=st.data(), kind=st.sampled_from(["call"] * 8 + ["renumber", "plant"]))
+    @rule(data=st.data(), kind=st.sampled_from(["call"] * 7 + ["reserve", "renumber", "plant"]))
     def step(self, data: st.DataObject, kind: str) -> None:
         """Most steps are calls; of rules, hypothesis takes each as often as any other."""
         if kind == "call":
             self.call(data)
+        elif kind == "reserve":
+            self.reserve(data)
         elif kind == "renumber":
             self.renumber(data)
         else:
@@ -189,6 +203,43 @@ class Subjects(RuleBasedStateMachine):
         del self.edges[:-30]
         self.check_lives(mode, blocks, reply)
         self.compare(asked)
+
+    def reserve(self, data: st.DataObject) -> None:
+        """Reserve or settle some of the rates, under one of two ids."""
+        self.move(data)
+        rates = [(policy, place) for policy, place in self.places if not policy.leases]
+        if not rates:
+            return
+        mode = data.draw(st.sampled_from(["reserve", "settle"]))
+        record = f"{self.keys[0]}:reservation:{data.draw(st.sampled_from('ab'))}"
+        most_policies = data.draw(st.integers(1, 2))
+        blocks, words = [], []
+        for policy, place in rates[:most_policies]:
+            most = min(policy.most_cost, 4_000) if mode == "reserve" else 9_999
+            cost = data.draw(st.one_of(st.integers(0, min(6, most)), st.integers(0, most)))
+            blocks.append(Block(policy, place, cost, data.draw(st.booleans())))
+            words += [policy.script, place + 1, int(blocks[-1].shadow), cost]
+            words += [policy.field, *policy.arguments]
+        life_ms = data.draw(st.sampled_from([1, 60_000] if mode == "reserve" else [0, 60_000]))
+
+        keys = [*self.keys, record]
+        asked = call_of(
+            mode,
+            0,
+            self.clock_us,
+            tuple(key.encode() for key in keys),
+            tuple(blocks),
+            record_ms=life_ms,
+        )
+        expected = outcome(
+            lambda: self.caller.run(keys, "reservation", [self.clock_us, mode, life_ms, *words])
+        )
+        assert outcome(lambda: self.store.run(asked)) == expected, (asked, blocks)
+        ours, theirs = look(self.store, [record]), self.caller.client.get(record)
+        assert [value for _, value, _ in ours.values()] == ([theirs.decode()] if theirs else [])
+        if isinstance(expected, list):
+            self.check_lives(mode, blocks, expected[:-1])
+        self.compare((mode, life_ms, blocks))
 
     def check_lives(self, mode: str, blocks: list[Block], reply: list[int]) -> None:
         """A charged key lives for as long as its state counts, and little longer."""

@@ -16,6 +16,7 @@ from limiter import scripts as loader
 from tests import lives as expiries
 from tests import scripts
 from tests.contract import calls, checks, vectors
+from tests.contract import test_reservations as large_logs
 from tests.contract.source import SRC, load_module
 from tests.machines.support import POLICIES
 from tests.machines.test_single import SingleMachine
@@ -82,6 +83,7 @@ def agrees_few(url: str) -> None:
 
 
 SINGLE, SEVERAL, PARTS = "templates/rate.lua", "templates/several.lua", "templates/parts.lua"
+RESERVATION, LIST = "templates/reservation.lua", "templates/list.lua"
 FEW = "templates/few.lua"
 #: The command that sets an expiry, in its two ways.
 SETTING = """if call("PEXPIRE", key, ttl_ms, first) == 0 then
@@ -488,6 +490,60 @@ MUTANTS = [
     Mutant(
         "few: a denied call repairs nothing", "H26", FEW,
         "take, again = 0, heal1 or heal2 or heal3", "take = 0", agrees_few,
+    ),
+    Mutant(
+        "reservation: a repeated call charges again", "H56", RESERVATION,
+        "elseif record then", "elseif record and not reserves then",
+        shows("reservation: reserve again charges nothing, and"),
+    ),
+    Mutant(
+        "reservation: a settlement leaves no mark", "H56", RESERVATION,
+        'call("SET", key, "-1", "PX", life_ms + slack_ms)', 'call("DEL", key)',
+        shows("reservation: settle of what was reserved"),
+    ),
+    Mutant(
+        "reservation: a settlement before its reservation leaves no mark", "H56", RESERVATION,
+        "elseif status ~= 3 then", "elseif status == 2 then",
+        shows("reservation: settle without a record"),
+    ),
+    Mutant(
+        "reservation: a settlement without a record charges", "H56", RESERVATION,
+        "had and cost - had or 0", "cost - (had or 0)", shows("reservation: settle without a record"),
+    ),
+    Mutant(
+        "reservation: a denied call is recorded", "H09", RESERVATION,
+        "if charges and fits then", "if charges then", shows("reservation: if one policy denies"),
+    ),
+    Mutant(
+        "reservation: a policy that had no room is refunded", "H21", RESERVATION,
+        'short and "-" or string.format("%.0f", granted)', 'string.format("%.0f", cost)',
+        shows("reservation: reserve: a policy in shadow mode without room"),
+    ),
+    Mutant(
+        "reservation: a record of 14 digits", "H18", RESERVATION,
+        'short and "-" or string.format("%.0f", granted)', 'short and "-" or granted',
+        shows("reservation: a record has all digits"),
+    ),
+    Mutant(
+        "reservation: a record of other policies is used", "H21", RESERVATION,
+        "if recorded and #recorded ~= number then", "if false then",
+        shows("reservation: a record of fewer policies is an error to settle"),
+    ),
+    Mutant(
+        "reservation: a record that expires early under a given time", "H06", RESERVATION,
+        'call("SET", key, table.concat(units, " "), "PX", life_ms + slack_ms)',
+        'call("SET", key, table.concat(units, " "), "PX", life_ms)',
+        shows("reservation: the record lives for life_ms"),
+    ),
+    Mutant(
+        "reservation: the rest of a large cost is dropped", "H21", LIST,
+        "cost, partly = 4000, true", "cost, partly = 4000, false",
+        large_logs.test_a_log_moves_4000_units_at_a_time,
+    ),
+    Mutant(
+        "reservation: a refund after a lowered limit forgives the whole debt", "H98", BUCKET,
+        "lowest = -math.max(limit, cost)", "lowest = -limit",
+        shows("reservation: settle refunds a bucket whose limit was lowered"),
     ),
 ]  # fmt: skip
 

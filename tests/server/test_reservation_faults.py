@@ -56,7 +56,7 @@ def test_lost_answers_change_nothing(instances: list[tuple[Client, Proxy]]) -> N
                 return answer
 
     used = 0
-    for number in range(20):
+    for number in range(12):
         name, estimate = f"call-{number}", seen.randint(1, 1_500)
         true = seen.choice([0, estimate // 10, estimate, estimate * 10])
         body = {"id": name, "items": items(estimate)}
@@ -69,8 +69,8 @@ def test_lost_answers_change_nothing(instances: list[tuple[Client, Proxy]]) -> N
         for client, _ in instances:
             problem(reserve(client, name, items(estimate)), 409)
     client, _ = instances[0]
-    assert statuses.count(503) > 10
-    assert (left(client), left(client, "requests")) == ([1_000_000 - used], [80])
+    assert statuses.count(503) > 5
+    assert (left(client), left(client, "requests")) == ([1_000_000 - used], [88])
 
 
 def test_equal_calls_at_one_time_are_one(
@@ -177,7 +177,7 @@ def test_a_policy_with_another_number_of_limits(make_by_file: Make, tmp_path: Pa
         settle(running.client, "a", items(30)),
         cancel(running.client, "a", items()),
     ):
-        assert "their policies have changed" in problem(answer, 409)["detail"]
+        assert "another number of limits" in problem(answer, 409)["detail"]
     assert left(running.client) == [999_940]
     (tmp_path / "policies.toml").write_text(POLICIES.replace("requests", "calls"))
     assert running.service.policies.reload()

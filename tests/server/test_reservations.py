@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from limiter.server.reservation_items import MOST_ITEMS
-from service.demo.servers import HOST, free_port
+from service.demo.servers import HOST, Server, free_port
 from tests.server.client import Answer, Client
 from tests.server.conftest import Make
 from tests.server.test_api import PLANS, problem
@@ -84,7 +84,7 @@ def test_a_reservation_is_settled_once(client: Client) -> None:
 
 
 def test_a_repeated_call_reserves_once(client: Client) -> None:
-    """In any order of the items; with other costs or items it is refused."""
+    """In any order of the items; with other costs it is refused, and with other items it is another one."""
     assert reserve(client, "a", items(60)).json()["repeated"] is False
     again = reserve(client, "a", items(60)[::-1])
 
@@ -92,9 +92,10 @@ def test_a_repeated_call_reserves_once(client: Client) -> None:
     assert [result["decision"]["granted"] for result in again.json()["results"]] == [60, 1]
     detail = problem(reserve(client, "a", items(61)), 409)["detail"]
     assert detail == "items[1].cost is not the cost reserved under this id."
-    problem(reserve(client, "a", items(60, shadow=1)), 409)
-    problem(settle(client, "a", items(60, shadow=1)), 409)
-    problem(cancel(client, "a", items(60, shadow=1)), 409)
+    for others in (items(60, shadow=1), items(60)[1:], [*items(60)[:1], *items(60, "v")[1:]]):
+        problem(settle(client, "a", others), 404)
+        problem(reserve(client, "a", others), 409)  # it is settled before it was reserved
+    assert reserve(client, "a", items(50, shadow=1)[1:]).status == 429
     assert left(client) == [40, 940]
     assert settle(client, "a", items(60)).status == 200
     assert "settled already" in problem(reserve(client, "a", items(60)), 409)["detail"]
@@ -129,6 +130,18 @@ def test_the_true_cost_may_be_more_than_the_limit(client: Client) -> None:
 
     assert left(client) == [0, 500]
     problem(reserve(client, "b", items(1)), 429)
+
+
+def test_a_capped_cost_takes_all_of_each_limit(make_by_file: Make) -> None:
+    client = make_by_file('[policies.tokens]\nlimits = "100/minute; 150/hour"\ncap = true\n').client
+    item = {"policy": "tokens", "key": "u", "cost": 120}
+    for repeated in (False, True):
+        answer = reserve(client, "a", [item]).json()
+        (result,) = answer["results"]
+        granted = [each["granted"] for each in result["decision"]["each"]]
+        assert (answer["repeated"], granted) == (repeated, [100, 120])
+    assert settle(client, "a", [{**item, "cost": 90}]).status == 200
+    assert left(client) == [10, 60]
 
 
 def test_a_cancelled_reservation_costs_nothing(client: Client) -> None:
@@ -202,6 +215,18 @@ def test_a_store_that_is_gone(make_by_file: Make, on_error: str, status: int, gr
     only_shadow = [{"policy": "shadow", "key": "u"}]
     assert [reserve(client, "b", only_shadow).status for _ in range(20)] == [200] * 20
     assert reserve(client, "c", items(60, "friend")).status == 200
+
+
+def test_a_store_that_refuses(make_by_file: Make) -> None:
+    """Shadow mode denies nothing."""
+    with Server(password="secret") as server:  # noqa: S106
+        url = f"redis://{HOST}:{server.port}/0"
+        client = make_by_file(POLICIES, STORE=url, ON_ERROR="allow").client
+        refused = problem(reserve(client, "a", items(60)), 503)
+        assert [result["decision"] for result in refused["results"]] == [None, None]
+        problem(settle(client, "a", items(60)), 503)
+        answer = reserve(client, "b", [{"policy": "shadow", "key": "u"}])
+        assert (answer.status, answer.json()["results"][0]["decision"]) == (200, None)
 
 
 USABLE = {"policy": "requests", "key": "u"}

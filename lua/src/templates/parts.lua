@@ -8,6 +8,8 @@ and {{check}}
 if not ({{check}}) then
   return redis.error_reply("LIMITER an argument of {{list}} v1 is out of range")
 end
+--@ lowest
+-limit
 --@ clock
 -- 2. Read the clock. (A key written at a given time must live longer by the real clock.)
 local slack_ms = 0
