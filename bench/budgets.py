@@ -32,9 +32,10 @@ _AGAIN = (0.5, 1.0)
 _RUN = Numbers(minute=2.0, tokens=10_000, streams=CALLERS, pause=0.1, each=20)
 #: A budget that lets all callers stream, and slow streams, so that a crash leaves as much as possible.
 _CRASH = Numbers(minute=2.0, tokens=1_000_000, streams=CALLERS, pause=0.5, each=20)
-#: Seconds of streams before the crash, and the most that its traces may last.
-_BEFORE_CRASH = 1.0
-_TRACES = 30.0
+#: The crash comes when this number of callers stream: on a busy machine some are always between two calls.
+_STREAMING = CALLERS * 9 // 10
+#: Seconds within which they stream, and the most that the traces of the crash may last.
+_LONGEST = 30.0
 
 
 class Case(NamedTuple):
@@ -281,7 +282,11 @@ async def _crash(served_proxy: Served, server: Server) -> Crash:
     """Kill the proxy while all callers stream, and watch the store until nothing is left."""
     calls = Calls()
     callers = calls.start(served_proxy.port, (1.0,), 60)
-    await asyncio.sleep(_BEFORE_CRASH)
+    began = monotonic()
+    while calls.streaming < _STREAMING:
+        if monotonic() - began > _LONGEST:
+            raise Failed(f"of {CALLERS} callers, {calls.streaming} stream at a time")
+        await asyncio.sleep(0.01)  # no event reports the number: look again
     os.kill(served_proxy.worker, signal.SIGKILL)
     killed = monotonic()
     for caller in callers:
@@ -314,8 +319,8 @@ async def _crash(served_proxy: Served, server: Server) -> Crash:
 async def _gone(count: Callable[[], Any], since: float) -> float:
     """Wait until nothing is counted; return the seconds since then."""
     while await count():
-        if monotonic() - since > _TRACES:
-            raise Failed(f"a crash of the proxy has left traces for {_TRACES:g} seconds")
+        if monotonic() - since > _LONGEST:
+            raise Failed(f"a crash of the proxy has left traces for {_LONGEST:g} seconds")
         await asyncio.sleep(0.02)  # no event reports an expiry: look again
     return monotonic() - since
 
@@ -331,5 +336,5 @@ def _text(seconds: float) -> str:
         "the calls admitted in any window of a minute; of keys and teams, the one with most. *Without "
         "need*: the true tokens of the calls admitted in the minute before would have left room, for key, "
         f"team and model. At the crash a minute is {_CRASH.minute:g} s, a lease {_CRASH.minute / 2:g} s, "
-        "all callers stream, and their estimates are right."
+        f"at least {_STREAMING} callers stream, and their estimates are right."
     )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+from unittest import mock
 
 from bench.effort import Effort, Step, progress
 from bench.load import KINDS, PLENTY, Load
@@ -21,6 +24,9 @@ from tests.proxy import Proxy
 from tests.topology import TAG, Move, Partition, take_over, until_replicas_are_named
 from tests.waiting import until
 
+#: ``socket.getaddrinfo``
+LookUp = Callable[..., Any]
+
 
 class Row(NamedTuple):
     """One event, and the figure that is measured after it."""
@@ -29,7 +35,9 @@ class Row(NamedTuple):
     most: float
     """The goal."""
     measure: Callable[[Program, str], float]
-    """Take a server program and a kind of limiter (of ``load.KINDS``), and return the figure."""
+    """Take a server program and a kind of limiter, and return the figure."""
+    kinds: tuple[str, ...] = KINDS
+    """The kinds of limiters to measure."""
 
 
 def measure_moves(programs: list[Program], effort: Effort) -> Section:
@@ -44,12 +52,13 @@ def measure_moves(programs: list[Program], effort: Effort) -> Section:
     for program in programs:
         for kind in KINDS:
             column = f"{program.name}, `{kind}`"
-            with progress(f"moves of {column}", len(ROWS) * effort.rounds) as step:
+            rows = [row for row in ROWS if kind in row.kinds]
+            with progress(f"moves of {column}", len(rows) * effort.rounds) as step:
                 section.figures[column] = {
                     row.name: Spread.of(
                         [_measured(row, program, kind, step) for _ in range(effort.rounds)]
                     )
-                    for row in ROWS
+                    for row in rows
                 }
     section.tables = [tabulate("After an event", "event", section.figures, 2)]
     return section
@@ -162,6 +171,59 @@ def _a_slot_moves(program: Program, kind: str) -> float:
         return 100 * failed / len(outcomes)
 
 
+def _a_name_server_answers_again(program: Program, kind: str) -> float:
+    """Let look-ups hang, as those of a silent name server do, and after a second answer new ones."""
+    hang = threading.Event()
+    is_silent = True
+
+    def look_up(really: LookUp, *question: Any, **more: Any) -> Any:
+        if is_silent:
+            hang.wait()
+        return really(HOST, *question[1:], **more)
+
+    with Server(program.path) as server, _names(look_up):
+        store = f"redis://store.example:{server.port}"
+        with Load(kind, store, _hit, callers=4) as load:
+            time.sleep(1)
+            is_silent, event = False, time.monotonic()
+            seconds = load.decided_after(event)
+            hang.set()
+            return seconds
+
+
+def _a_first_address_is_a_black_hole(program: Program, kind: str) -> float:
+    """Give a name two addresses, of which the first one answers nothing."""
+    with Server(program.path) as server, ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server((HOST, 0), backlog=0))
+        for _ in range(2):  # its queue is full
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+
+        def look_up(really: LookUp, _host: str, port: int, *rest: Any, **more: Any) -> Any:
+            ports = (silent.getsockname()[1], port)
+            return [address for each in ports for address in really(HOST, each, *rest, **more)]
+
+        stack.enter_context(_names(look_up))
+        event = time.monotonic()
+        store = f"redis://store.example:{server.port}"
+        return stack.enter_context(Load(kind, store, _hit)).decided_after(event)
+
+
+@contextmanager
+def _names(look_up: Callable[..., Any]) -> Iterator[None]:
+    """Look up names of the domain ``example`` by this function, which also gets the system's own."""
+    really = socket.getaddrinfo
+
+    def chosen(host: str, *rest: Any, **more: Any) -> Any:
+        if host.endswith(".example"):
+            return look_up(really, host, *rest, **more)
+        return really(host, *rest, **more)
+
+    with mock.patch.object(socket, "getaddrinfo", chosen):
+        yield
+
+
 ROWS = (
     Row("a primary dies: seconds after its replica took over", 1, _a_primary_dies),
     Row("a primary is cut off: seconds after its replica took over", 1, _a_primary_is_cut_off),
@@ -173,4 +235,22 @@ ROWS = (
         _tls_handshakes_fail,
     ),
     Row("a slot moves: calls of 100 for new subjects that fail with TRYAGAIN", 0, _a_slot_moves),
+    Row(
+        "a silent name server: seconds after it answers again",
+        1,
+        _a_name_server_answers_again,
+        ("AsyncLimiter",),
+    ),
+    Row(
+        "a name whose first address is a black hole: seconds",
+        0.5,
+        _a_first_address_is_a_black_hole,
+        ("AsyncLimiter",),
+    ),
+    Row(
+        "a name whose first address is a black hole: seconds, by threads",
+        2.1,
+        _a_first_address_is_a_black_hole,
+        ("Limiter",),
+    ),
 )

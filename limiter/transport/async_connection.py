@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.transport import redispy
+from limiter.transport.dial import dial
 from limiter.transport.joined import JoinedCalls, PendingReply, QueuedCall, callers_of
-from limiter.transport.name_lookup import look_up
 from limiter.transport.replies import cause, translate
 
 #: Seconds after the last reply in which a connection is used without a check that it is open.
@@ -365,8 +365,12 @@ def _retrieve_error(connecting: asyncio.Future[None]) -> None:
 
 
 async def _connect(redis_connection: Any) -> None:
-    """Connect: asyncio opens the socket (redis-py a Unix socket), and redis-py does TLS, AUTH and HELLO."""
-    host = getattr(redis_connection, "host", None)
-    if host is not None and await look_up(host, redis_connection.port) > 1:
-        redispy.dial_in_parallel(redis_connection)
+    """Connect: redis-py does TLS, AUTH and HELLO, and opens the socket unless it needs a host name."""
+    if (name := redispy.host_name(redis_connection)) is not None:
+        dialed = await dial(name, redis_connection.port)
+        try:
+            redispy.use_socket(redis_connection, dialed)
+        except BaseException:
+            dialed.close()
+            raise
     await redispy.connected_in_loop(redis_connection)

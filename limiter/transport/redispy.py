@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import ipaddress
 import os
 import socket
 import ssl
@@ -48,9 +49,6 @@ _KEPT_PREFIX = "ssl_"
 _TLS_FILES = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 #: Settings of TLS that only connections for threads have: each connection is checked by redis-py itself.
 _TLS_OF_THREADS = ("ssl_validate_", "ssl_ocsp_")
-
-#: Seconds after which a name's next address is tried, beside the one before (recommended by RFC 8305).
-_EYEBALLS_DELAY = 0.25
 
 #: Replaces the transport of a stream whose connection was taken over: the stream must not close it.
 _CLOSING = SimpleNamespace(is_closing=lambda: True)
@@ -166,16 +164,21 @@ def shared_tls(kind: type[Any], settings: Mapping[str, Any]) -> SharedTls | None
     return SharedTls(settings)
 
 
-def dial_in_parallel(connection: Any) -> None:
-    """Make a connection of ``redis.asyncio`` try a name's next address while one does not answer.
+def host_name(connection: Any) -> str | None:
+    """The host name to which a connection of ``redis.asyncio`` leads, if it takes a connected socket."""
+    host = getattr(connection, "host", None)
+    own = type(connection)._connect is redis.asyncio.Connection._connect
+    return host if own and not _is_address(host) else None
 
-    Use it only for a name with several addresses: if the attempt is cancelled, asyncio may leave a socket
-    to the garbage collector. uvloop has no such option; it tries one address after the other.
-    """
-    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-        arguments = connection._connection_arguments()
-        arguments["happy_eyeballs_delay"] = _EYEBALLS_DELAY
-        connection._connection_arguments = lambda: arguments
+
+def use_socket(connection: Any, dialed: socket.socket) -> None:
+    """Make a connection of ``redis.asyncio`` use this socket in place of one of its own."""
+    arguments = connection._connection_arguments()
+    if arguments.get("ssl"):
+        arguments["server_hostname"] = arguments["host"]
+    del arguments["host"], arguments["port"]
+    arguments["sock"] = dialed
+    connection._connection_arguments = lambda: arguments
 
 
 async def connected_in_loop(connection: Any) -> None:
@@ -230,6 +233,14 @@ def _version_of(file: str) -> tuple[int, int] | None:
     return status.st_ino, status.st_ctime_ns
 
 
+def _is_address(host: str | None) -> bool:
+    try:
+        ipaddress.ip_address(host or "")
+    except ValueError:
+        return not host
+    return True
+
+
 def _known_settings() -> frozenset[str]:
     """Every setting of redis-py's connections, pools and clients."""
     names = {"response_callbacks"}  # RedisCluster adds it by itself
@@ -259,7 +270,7 @@ def check() -> None:
         "asyncio.SSLConnection": (redis.asyncio.SSLConnection(), ("ssl_context",)),
         "asyncio.Connection": (
             in_loop(),
-            ("_reader", "_writer", "_connection_arguments", "_close", "can_read"),
+            ("_reader", "_writer", "_connect", "_connection_arguments", "_close", "can_read"),
         ),
     }
     lacking = [

@@ -74,7 +74,7 @@ def settle_flow(
     by_core: dict[Core[Any], list[tuple[Part, Decision, tuple[int, ...]]]] = {}
     for limiter, part, decision, cost in zip(limiters, parts, decisions, costs, strict=True):
         core = core_of(limiter if decision.degraded else limiters[0])
-        settled = (part._replace(shadow=False), decision, part.plan.each_cost(cost))
+        settled = (part, decision, part.plan.each_cost(cost))
         by_core.setdefault(core, []).append(settled)
     has_arrived = True
     for core, settlements in by_core.items():

@@ -76,9 +76,9 @@ class Check(NamedTuple):
         return Part(plan, key, checked, rule.shadow)
 
     def charged(self, part: Part) -> Part:
-        """Return the part that refunds or settles what ``part`` was charged: no class bounds that."""
+        """Return the part that settles what ``part`` was charged: no class bounds the true cost."""
         limits = None if self.plan is None else self.plan.limits
-        if self.limits is limits:
+        if self.limits is limits or self.rule.by_response is None:
             return part
         return part._replace(plan=limiter_calls.plan(self.rule.limiter, limits))
 

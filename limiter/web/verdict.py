@@ -32,7 +32,7 @@ class Result(NamedTuple):
     rule: Rule
     decision: Decision
     part: Part
-    """What is refunded, settled or released later: the rule's part of the call, but no class bounds it."""
+    """The rule's part of the call to the store; if it is settled later, no class bounds it."""
 
     @property
     def denies(self) -> bool:

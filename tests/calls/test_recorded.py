@@ -12,7 +12,10 @@ from limiter import (
     Concurrency,
     FixedWindow,
     InvalidPolicy,
+    Limiter,
+    LimiterError,
     SlidingLog,
+    StoreRefused,
     StoreUnavailable,
     TokenBucket,
 )
@@ -208,11 +211,13 @@ class Slots:
         self.limiter = limiter
         self.reservation = Reservation(limiter, "r1", *(new_subject() for _ in range(3)))
         self.fails = ""
+        self.mode = "reserve"
+        self.error: type[LimiterError] = StoreUnavailable
 
     def around(self, call: StoreCall, ahead: Any) -> Any:
-        """Make the call, and lose the answer if its subject is to fail."""
-        if self.fails and self.fails.encode() in call.keys[0]:
-            raise StoreUnavailable("the test's store is away")
+        """Make the call, unless its subject and mode are those that fail."""
+        if self.fails and self.fails.encode() in call.keys[0] and call.mode == self.mode:
+            raise self.error("the test's store fails")
         return ahead()
 
 
@@ -232,7 +237,7 @@ def test_a_node_that_fails(slots: Slots) -> None:
         reservation.reserve(1, 1, 1)
     slots.fails = ""
     assert sorted(reservation.states(1, 1, 1)) == [NOW, OPEN, OPEN]
-    slots.fails = min(reservation.subjects)
+    slots.fails, slots.mode = min(reservation.subjects), "settle"
     with pytest.raises(StoreUnavailable):
         reservation.settle(0, 0, 0)
     slots.fails = ""
@@ -241,7 +246,7 @@ def test_a_node_that_fails(slots: Slots) -> None:
 
 
 def test_what_an_earlier_call_reserved(slots: Slots) -> None:
-    """It is refunded if a later subject has no room; it is kept if a later subject is settled."""
+    """It stays charged if a later subject has no room, or is settled; a settlement at 0 refunds it."""
     reservation = slots.reservation
     first, second, third = sorted(reservation.subjects)
     reservation.subjects = (first, second, third)
@@ -260,9 +265,53 @@ def test_what_an_earlier_call_reserved(slots: Slots) -> None:
     assert Reservation(again.limiter, "r3", first, second, third).states(1, 1, 1) == [
         *(OPEN, SETTLED, NONE)
     ]
-    assert Reservation(again.limiter, "r3", first, third).states(1, (1, 1_000)) == [NONE, NONE]
+    both = Reservation(again.limiter, "r3", first, third)
+    assert both.states(1, (1, 1_000)) == [OPEN, NONE]
+    assert again.limiter.peek(first).remaining == 2
+    assert both.settle(0, 0) == [NOW, NONE]
     assert reservation.lefts() == [[3, 999]] * 3
     assert again.limiter.unsettled == 0
+
+
+def test_equal_ones_at_once(cluster: Cluster, new_subject: Any) -> None:
+    """In slots of their own: if one is denied, what the other one has reserved stays charged."""
+    first, second = sorted([new_subject(), new_subject()])
+    with (
+        Limiter(BUDGET, store=cluster.url, timeout=PATIENCE) as limiter,
+        Limiter(BUDGET, store=cluster.url, timeout=PATIENCE) as other,
+    ):
+        assert limiter.hit(second, (1, 1_000))
+
+        def around(call: StoreCall, ahead: Any) -> Any:
+            if call.mode == "reserve" and second.encode() in call.keys[0]:
+                assert Reservation(other, "r1", first, second).states(1, 1) == [OPEN, NONE]
+                limiter.refund(second, (1, 1_000))
+            return ahead()
+
+        intercept(limiter, around)
+        reservation = Reservation(limiter, "r1", first, second)
+        assert reservation.states(1, 1) == [NOW, NOW]
+        assert reservation.lefts() == [[3, 999]] * 2
+
+
+def test_a_refusal_and_a_failed_refund(slots: Slots) -> None:
+    """A store that refuses ends the call, which is refunded; a denial stands without its peeks."""
+    reservation, limiter = slots.reservation, slots.limiter
+    reservation.subjects = first, second, third = tuple(sorted(reservation.subjects))
+    slots.fails, slots.error = third, StoreRefused
+    with pytest.raises(StoreRefused, match="the test's store fails"):
+        reservation.reserve(1, 1, 1)
+    assert limiter.unsettled == 0
+    slots.mode = "peek"
+    limiter.hit(second, 4)
+    results = reservation.reserve(1, 1, 1)
+    assert [result.state for result in results] == [NONE] * 3
+    assert results[2].decision.degraded
+    slots.fails, slots.mode = first, "settle"
+    assert reservation.states(1, 1, 1) == [NOW, NONE, NONE]
+    assert limiter.unsettled == 1
+    slots.fails = ""
+    assert reservation.lefts() == [[3, 999], [0, 996], [4, 1_000]]
 
 
 def test_a_cancelled_one(cluster: Cluster, new_subject: Any) -> None:

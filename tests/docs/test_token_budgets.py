@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
 import shutil
 import subprocess
@@ -316,7 +317,10 @@ async def test_what_is_no_request_to_a_model_is_refused(serve: Serve) -> None:
         assert await served.charged() == (0, 0)
 
 
-def test_the_page_shows_the_lines_of_the_program() -> None:
+def test_the_page_shows_the_program(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIMITER_STORE", store)
+    assert token_budgets.create_app().routes
+    assert "uvicorn --factory docs.token_budgets:create_app" in PAGE
     (shown,) = [block for block in BLOCKS if "AsyncExitStack" in block]
 
     assert indent(shown, " " * 12) in (ROOT / "docs/token_budgets.py").read_text()
@@ -339,3 +343,29 @@ def test_every_command_prints_what_the_page_shows(tmp_path: Path, own: Server) -
                 ["bash", "-c", command], capture_output=True, text=True, check=True
             )
             assert ran.stdout.strip() == shown.strip(), command
+
+
+def test_the_page_has_the_figures_of_the_last_run() -> None:
+    (link,) = set(re.findall(r"bench/results/[\w-]+/", PAGE))
+    records = json.loads((ROOT / link / "results.json").read_text())["sections"]["budgets"][
+        "records"
+    ]
+    cases: dict[str, list[Any]] = {}
+    for record in records:
+        cases.setdefault(record["case"], []).append(record)
+    for crash in cases.pop("crash"):
+        unused = crash["tokens"] - crash["streamed"]
+        seconds = [crash[f"seconds_of_{what}"] for what in ("tokens", "leases", "keys")]
+        check_row(
+            crash["server"],
+            str(crash["streams"]),
+            f"{crash['tokens']:,}, {unused:,}",
+            f"{seconds[0]:.1f} s",
+            str(crash["leases"]),
+            f"{seconds[1]:.1f} s",
+            f"{seconds[2]:.1f} s",
+        )
+    for case, ran in cases.items():
+        most = " / ".join(f"{each['most_in_a_minute']['model']:.2f}" for each in ran)
+        denied = (f"{each['denied']:,}, {each['denied_without_need']:,}" for each in ran)
+        check_row(case, most, " / ".join(denied))

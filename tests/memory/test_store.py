@@ -28,6 +28,7 @@ from limiter.call import Block
 from limiter.memory import MemoryStore
 from limiter.memory import store as module
 from limiter.policies import Policy
+from limiter.testing import Clock
 from tests.memory.support import call_of, clock_us, look, plant
 
 LIMIT = 100
@@ -346,3 +347,30 @@ def test_a_log_of_many_entries_is_still_quick() -> None:
         assert hit(store, policy)[0] == 0
     # 10 us each; a hundred times that is for a busy machine.
     assert time.perf_counter() - began < 1.0
+
+
+def test_the_record_of_a_reservation_lives_as_long_as_it_should() -> None:
+    """The mark of a settled one expires earlier than the record would have, and leaves memory."""
+    store, window = MemoryStore(), FixedWindow(9, per=10)
+
+    def ask(mode: str, cost: int, record_ms: int) -> tuple[int, int]:
+        names = (b"subject", b"subject:reservation:a1")
+        block = (Block(window, 0, cost),)
+        granted, *_, state, _ = store.run(call_of(mode, 0, 0, names, block, record_ms=record_ms))
+        return state, granted
+
+    with Clock() as clock:
+        assert ask("reserve", 5, 3_600_000) == (1, 5)
+        clock.advance(3_599)
+        assert ask("reserve", 5, 1) == (2, 5)
+        assert ask("settle", 1, 60_000) == (1, 0)  # the window has ended
+        clock.advance(59)
+        assert ask("settle", 1, 60_000) == (3, 0)
+        clock.advance(2)
+        assert ask("settle", 1, 0) == (0, 0)
+        assert ask("reserve", 5, 1_000) == (1, 5)
+        assert ask("settle", 1, 60_000) == (1, 4)
+        for number in range(3):
+            clock.advance(100)
+            hit(store, window, f"other-{number}")
+        assert len(store) == 1

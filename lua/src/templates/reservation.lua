@@ -77,8 +77,8 @@ repeat
     local field, limit, key = ARGV[at + 5], ARGV[at + 6] + 0, KEYS[index]
     local granted, room, retry_us, reset_us, delay_us = 0, 0, 0, 0, 0
     local heal, later, short, partly = false, false, false, false
-    if not (index < record_at and cost >= 0 and cost < 2^53 and cost % 1 == 0 and (cost <= limit or not reserves)
-      and (shadow == "0" or shadow == "1")) then
+    if not (key ~= KEYS[record_at] and (shadow == "0" or shadow == "1")
+      and cost >= 0 and cost < 2^53 and cost % 1 == 0 and (cost <= limit or not reserves)) then
       return redis.error_reply("LIMITER an argument of reservation v1 is out of range")
     end
     number = number + 1
@@ -133,8 +133,8 @@ if reserves and status == 0 and not fits then
   saves = not charges
 end
 
--- 6. Save the changes; first the record, since a user without the right to write it may not charge. A call that
--- moves the end of a state to later sets the key's expiry.
+-- 6. Save the changes. The record comes first, so that a user without the right to write it charges nothing. A call
+-- that moves the end of a state to later sets the key's expiry.
 do
   local key = KEYS[record_at]
   if reserves then
