@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from limiter import (
     Concurrency,
     FixedWindow,
     InvalidPolicy,
+    Limiter,
     LimiterError,
     SlidingLog,
     StoreRefused,
@@ -26,7 +28,7 @@ from limiter.testing import StoreCall, intercept
 from service.demo.servers import Cluster
 from tests.calls.conftest import Make
 from tests.calls.support import PATIENCE
-from tests.proxy import Proxy, cut
+from tests.proxy import Proxy, cut, swallow
 from tests.waiting import soon
 
 #: Requests and tokens.
@@ -203,6 +205,19 @@ def test_a_lost_answer(make_on: Make, proxy: Proxy, new_subject: Any, away: str)
     assert reservation.lefts() == [[3, 100], [4, 900]]
 
 
+def test_its_own_timeout(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """A limiter waits no longer than its own timeout, also if its store's is longer."""
+    owner = make_on(proxy.url, BUDGET)
+    store = getattr(owner, "inner", owner)
+    reservation = Reservation(make_on(store, BUDGET, timeout=0.2, on_error="raise"), "r1", subject)
+    assert owner.peek(subject)
+    proxy.replies = swallow
+    began = monotonic()
+    with pytest.raises(StoreUnavailable):
+        reservation.reserve(1)
+    assert monotonic() - began < PATIENCE / 2
+
+
 class Slots:
     """Subjects in slots of their own, and a store that fails at a certain call."""
 
@@ -245,7 +260,7 @@ def test_a_node_that_fails(slots: Slots) -> None:
 
 
 def test_what_an_earlier_call_reserved(slots: Slots) -> None:
-    """It is refunded if a later subject has no room; it is kept if a later subject is settled."""
+    """It stays charged if a later subject has no room, or is settled; a settlement at 0 refunds it."""
     reservation = slots.reservation
     first, second, third = sorted(reservation.subjects)
     reservation.subjects = (first, second, third)
@@ -264,9 +279,33 @@ def test_what_an_earlier_call_reserved(slots: Slots) -> None:
     assert Reservation(again.limiter, "r3", first, second, third).states(1, 1, 1) == [
         *(OPEN, SETTLED, NONE)
     ]
-    assert Reservation(again.limiter, "r3", first, third).states(1, (1, 1_000)) == [NONE, NONE]
+    both = Reservation(again.limiter, "r3", first, third)
+    assert both.states(1, (1, 1_000)) == [OPEN, NONE]
+    assert again.limiter.peek(first).remaining == 2
+    assert both.settle(0, 0) == [NOW, NONE]
     assert reservation.lefts() == [[3, 999]] * 3
     assert again.limiter.unsettled == 0
+
+
+def test_equal_ones_at_once(cluster: Cluster, new_subject: Any) -> None:
+    """In slots of their own: if one is denied, what the other one has reserved stays charged."""
+    first, second = sorted([new_subject(), new_subject()])
+    with (
+        Limiter(BUDGET, store=cluster.url, timeout=PATIENCE) as limiter,
+        Limiter(BUDGET, store=cluster.url, timeout=PATIENCE) as other,
+    ):
+        assert limiter.hit(second, (1, 1_000))
+
+        def around(call: StoreCall, ahead: Any) -> Any:
+            if call.mode == "reserve" and second.encode() in call.keys[0]:
+                assert Reservation(other, "r1", first, second).states(1, 1) == [OPEN, NONE]
+                limiter.refund(second, (1, 1_000))
+            return ahead()
+
+        intercept(limiter, around)
+        reservation = Reservation(limiter, "r1", first, second)
+        assert reservation.states(1, 1) == [NOW, NOW]
+        assert reservation.lefts() == [[3, 999]] * 2
 
 
 def test_a_refusal_and_a_failed_refund(slots: Slots) -> None:
