@@ -13,11 +13,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from hypothesis import settings
 
 import limiter
@@ -32,7 +30,7 @@ from service.demo.servers import (
     find_server,
     free_port,
 )
-from tests import fast, no_skips
+from tests import fast, no_skips, tls
 from tests.proxy import Proxy
 
 
@@ -156,14 +154,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A certificate for 127.0.0.1, and that of the authority which signed it."""
-    folder: Path = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    issued = authority.issue_cert(HOST)
-    found = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
-    authority.cert_pem.write_to_path(str(found.ca))
-    issued.cert_chain_pems[0].write_to_path(str(found.certificate))
-    issued.private_key_pem.write_to_path(str(found.key))
-    return found
+    return tls.issue(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
