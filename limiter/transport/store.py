@@ -70,6 +70,7 @@ class Store(NamedTuple):
     settings: dict[str, Any]
     retry_class: type[Any]
     remap: Callable[[Address], Address] | None = None
+    tls: redispy.SharedTls | None = None
 
     def connection(self, address: Address | None, connect_timeout: float) -> Any:
         """Make a connection of redis-py, not yet connected; without an address, to the only one.
@@ -79,12 +80,15 @@ class Store(NamedTuple):
         settings = dict(self.settings)
         if address is not None:
             settings["host"], settings["port"] = address
-        return self.connection_class(
+        connection = self.connection_class(
             **settings,
             socket_timeout=connect_timeout,
             socket_connect_timeout=connect_timeout,
             retry=self.retry_class(NoBackoff(), 0),
         )
+        if self.tls is not None:
+            self.tls.share(connection)
+        return connection
 
     @property
     def where(self) -> str:
@@ -306,7 +310,7 @@ def _checked(store: Store, shown: str, url: str | None = None) -> Store:
     except Exception as error:  # options may be of any type, and raise any error
         reason = str(error)
     else:
-        return store
+        return store._replace(tls=redispy.shared_tls(store.connection_class, store.settings))
     hides = url is not None and masked(url) != url
     details = "; see the names and values behind the ?" if hides else f": {reason}"
     raise InvalidSetting.of("store", shown, f"its options are wrong{details}")
