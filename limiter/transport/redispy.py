@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
@@ -60,6 +60,12 @@ def new_reader() -> Any:
         errors="replace",
         notEnoughData=NOT_COMPLETE,
     )
+
+
+def forced_address(manager: Any) -> Callable[[tuple[str, int]], tuple[str, int]] | None:
+    """What a ``Sentinel`` with ``force_master_ip`` makes of an address; None without it."""
+    host = getattr(manager, "_force_master_ip", None)
+    return None if host is None else lambda address: (host, address[1])
 
 
 def kept(settings: Mapping[str, Any]) -> dict[str, Any]:
