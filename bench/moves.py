@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
+from bench import busy
 from bench.effort import Effort, Step, progress
 from bench.load import KINDS, PLENTY, Load
 from bench.sections import Section, Spread, tabulate
@@ -231,4 +232,5 @@ ROWS = (
         _a_first_address_is_a_black_hole,
         ("Limiter",),
     ),
+    Row("a busy machine: calls of 100 admitted by four processes", 2 * busy.LIMIT, busy.admitted),
 )

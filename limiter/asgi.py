@@ -143,7 +143,8 @@ class LimiterMiddleware:
                 over = True
                 trailers = bool(message.get("trailers"))
                 message = with_fields(message, verdicts)
-                self._open.begin_settling(verdicts, message["status"], message["headers"])
+                if verdict.settles or len(verdicts) > 1:  # dependencies of FastAPI add theirs
+                    self._open.begin_settling(verdicts, message["status"], message["headers"])
             await send(message)
             if is_last(message, trailers):
                 await self._open.release(verdict)

@@ -199,9 +199,10 @@ class _Calls:
 class _SequentialReservation:
     """Reserves groups of parts one after the other, since their slots differ.
 
-    If a group denies, the others are refunded at once, and their records deleted. If the caller is
-    interrupted, or the deadline is over, this is done in the background, for those that this call has
-    reserved. A store that fails ends the call, and nothing is refunded: the same call again goes on.
+    If a group denies, those that this call has reserved are refunded at once, and their records deleted.
+    If the caller is interrupted, or the deadline is over, this is done in the background. What another call
+    has reserved stays, since that call may pass. A store that fails ends the call, and nothing is refunded:
+    the same call again goes on.
     """
 
     def __init__(self, core: Core[Any], calls: _Calls) -> None:
@@ -214,18 +215,16 @@ class _SequentialReservation:
     def decide_flow(self, record_ms: int) -> Flow[Results]:
         """Reserve all groups, or none."""
         calls, results = self._calls, Results()
-        of_earlier_calls: list[list[int]] = []
         noted = self._refunds.left
         try:
             for group in calls.groups:
                 asked = yield from calls.ask_flow(group, "reserve", record_ms, self._deadline)
                 results |= asked
                 state = asked[group[0]].state
-                if state is State.NONE:
-                    noted += of_earlier_calls
                 if state in (State.NONE, State.SETTLED):
                     return (yield from self._deny_flow(results))
-                (noted if state is State.NOW else of_earlier_calls).append(group)
+                if state is State.NOW:
+                    noted.append(group)
             noted.clear()
             return results
         except StoreUnavailable:

@@ -80,7 +80,7 @@ class Transport:
         return self._store.is_cluster
 
     def sentinels(self) -> tuple[int, int]:
-        """How many sentinels answered last, and how many there are; without a Sentinel, (0, 0)."""
+        """How many sentinels named the primary when they were last asked, and how many there are."""
         return 0, 0
 
     @property

@@ -60,6 +60,8 @@ class Facts(NamedTuple):
     slots: int
     """The slots of a cluster that have an owner."""
     replicas: int | None
+    sentinels: tuple[int, int] = (0, 0)
+    """How many sentinels name the primary, and how many there are."""
 
 
 def inspect(transport: Transport, key: bytes, timeout: float) -> Facts:
@@ -86,6 +88,7 @@ def inspect(transport: Transport, key: bytes, timeout: float) -> Facts:
         servers,
         slots,
         replicas,
+        transport.sentinels(),
     )
 
 

@@ -32,7 +32,7 @@ class SentinelTransport(TableTransport):
 
     def sentinels(self) -> tuple[int, int]:
         """As ``Transport.sentinels``."""
-        return len(self._table.claims), len(self._table.sentinels)
+        return self._table.agreeing, len(self._table.sentinels)
 
     def load(self, scripts: Sequence[Script], key: bytes | None = None) -> None:
         """As ``Transport.load``."""

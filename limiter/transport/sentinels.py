@@ -48,8 +48,8 @@ class PrimaryTable(Table[Node]):
         self._make_node = make_node
         self.sentinels = sentinels
         self.primary: Node | None = None
-        self.claims: tuple[Claim, ...] = ()
-        """The answers of the last reading."""
+        self.agreeing = 0
+        """How many sentinels named the primary in the last reading."""
         self._epoch = -1
         self._failed_at: dict[Node, float] = {}
         self._left: list[Node] = []
@@ -65,11 +65,10 @@ class PrimaryTable(Table[Node]):
         """As ``Table.begin_reading``."""
         return PrimaryReading(self)
 
-    def end_reading(self, reading: Reading[Node]) -> list[Node]:
+    def end_reading(self, reading: Any) -> list[Node]:
         """Believe the best answer; return the node of an earlier primary, if there is a new one."""
         super().end_reading(reading)
-        claims = reading.claims if isinstance(reading, PrimaryReading) else []
-        self.claims = tuple(claims)
+        claims = reading.claims
         self.failure = None if claims else reading.failure
         if claims:
             epoch, address = max(claims, key=lambda claim: claim.epoch)
@@ -79,6 +78,7 @@ class PrimaryTable(Table[Node]):
                 named = {claim.address for claim in claims if claim.epoch == epoch}
                 if self.primary is None or self.primary.address not in named:
                     self._move(address)
+            self.agreeing = sum(claim.address == self.owner().address for claim in claims)
         left, self._left = self._left, []
         return left
 

@@ -29,6 +29,7 @@ class Claims(NamedTuple):
 
     ranges: list[tuple[int, int, Address]]
     """First slot, last slot, and their owner."""
+    owners: set[Address]
     named: set[Address]
     """Every node of the table: primaries, and replicas, which may be primaries when we next ask."""
 
@@ -66,15 +67,14 @@ class SlotTable(Table[Node]):
 
     def begin_reading(self) -> SlotReading[Node]:
         """As ``Table.begin_reading``."""
-        doubted, self._doubted = self._doubted, set()
-        return SlotReading(self, doubted)
+        return SlotReading(self, frozenset(self._doubted))
 
-    def end_reading(self, reading: Reading[Node]) -> list[Node]:
+    def end_reading(self, reading: Any) -> list[Node]:
         """Fill the table with what was read; return the nodes that have left the cluster."""
         super().end_reading(reading)
-        claims = reading.claims if isinstance(reading, SlotReading) else None
-        self.failure = reading.failure if claims is None else None
-        return [] if claims is None else self.fill(claims)
+        self.failure = reading.failure if reading.claims is None else None
+        self._doubted -= reading.certain
+        return [] if reading.claims is None else self.fill(reading.claims)
 
     def owner(self, slot: int) -> Node:
         """The node that has the slot.
@@ -127,7 +127,10 @@ class SlotTable(Table[Node]):
             ) from None
         if not ranges:
             raise StoreUnavailable(f"{source.where}: the cluster has no slots yet")
-        return Claims(ranges, {self._remapped(node) for *_, nodes in entries for node in nodes})
+        owners = {owner for *_, owner in ranges}
+        return Claims(
+            ranges, owners, {self._remapped(node) for *_, nodes in entries for node in nodes}
+        )
 
     def fill(self, claims: Claims) -> list[Node]:
         """Fill the table with a node's claims; return the nodes that have left the cluster."""
@@ -166,7 +169,8 @@ class SlotReading(Reading[Node]):
     """One reading of the table: whom to ask, and whose word to take.
 
     A primary that is cut off from the others goes on to name itself, for as long as it is cut off. So an
-    owner that did not decide a call is asked last, and a second node must confirm that it still has slots.
+    owner that did not decide a call is in doubt. It is asked last, and a table that names it counts only if
+    two other nodes say the same, or no more of them answer. The doubt ends when another node names it.
     """
 
     def __init__(self, table: SlotTable[Node], doubted: Set[Address]) -> None:
@@ -175,6 +179,8 @@ class SlotReading(Reading[Node]):
         self._believed = 0
         """Nodes that have answered and are not in doubt."""
         self._is_settled = False
+        self._confirmed: set[Address] = set()
+        """Owners that another node has named."""
         self.claims: Claims | None = None
         """The best answer so far."""
 
@@ -189,13 +195,18 @@ class SlotReading(Reading[Node]):
     def add(self, source: Node, replies: list[Any]) -> None:
         """Take a node's reply to CLUSTER SLOTS, as ``SlotTable.parse`` does."""
         claims = self._table.parse(replies[0], source)
+        self._confirmed |= claims.owners - {source.address}
         if source.address in self._doubted:
             self.claims = self.claims or claims
             return
         self.claims = claims
         self._believed += 1
-        names_doubted = any(owner in self._doubted for *_, owner in claims.ranges)
-        self._is_settled = not names_doubted or self._believed > 1
+        self._is_settled = self._believed > 1 or not claims.owners & self._doubted
+
+    @property
+    def certain(self) -> set[Address]:
+        """The owners that are in doubt no more."""
+        return self._confirmed & self.claims.owners if self.claims is not None else set()
 
 
 def slot_of(tag: bytes) -> int:

@@ -185,7 +185,7 @@ _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}")
 _USER = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _HOST = re.compile(r"(?:[A-Za-z0-9_.*-]*|\[[0-9A-Fa-f:.]*\])(?::[0-9]{1,5})?")
 _PATH = re.compile(r"(?:/[0-9]{0,5}/?)?")
-_SERVICE_PATH = re.compile(r"/[A-Za-z0-9_.-]{1,64}(?:/[0-9]{0,5})?")
+_SERVICE_PATH = re.compile(r"(?:/[A-Za-z0-9_.-]{0,64}(?:/[0-9]{0,5})?)?")
 _UNIX_PATH = re.compile(r"/[A-Za-z0-9_./~-]*")
 _OPTION = re.compile(
     r"(?:db|protocol|(?:sentinel_)?username|encoding|timeout|path|max_connections|health_check_interval|"

@@ -86,8 +86,8 @@ class Table(Generic[Node]):
         """Begin to read the table anew."""
         raise NotImplementedError
 
-    def end_reading(self, reading: Reading[Node]) -> list[Node]:
-        """End it; return the nodes that are not needed any more."""
+    def end_reading(self, reading: Any) -> list[Node]:
+        """End a reading; return the nodes that are not needed any more."""
         self.read_at = monotonic()
         self.outdated_at = self.read_at + self.outdated_after
         self.readings += 1

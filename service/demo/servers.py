@@ -334,7 +334,9 @@ class Watched:
                 with replica.client() as client:
                     _ask(client, "REPLICAOF", primary.host, primary.port)
             for sentinel in self.sentinels:
-                sentinel.debug(info_period=200, publish_period=200, ping_period=100)
+                sentinel.debug(
+                    info_period=200, publish_period=200, ping_period=100
+                )  # for fast tests
                 sentinel.monitor(
                     self.service,
                     primary,
@@ -343,8 +345,6 @@ class Watched:
                     failover_timeout=3000,
                 )
             self.wait(pause)
-            for sentinel in self.sentinels:
-                sentinel.debug(publish_period=2000)  # the usual one
         except BaseException:
             self.stop()
             raise
@@ -360,10 +360,11 @@ class Watched:
                 pause,
             )
 
-    def failover(self) -> None:
+    def failover(self, sentinel: Sentinel | None = None, pause: Pause = time.sleep) -> None:
         """Begin a failover, as an operator would; the old primary goes on to answer for seconds."""
-        with next(each for each in self.sentinels if each.alive).client() as client:
-            _ask(client, "SENTINEL", "FAILOVER", self.service)
+        with (sentinel or self.sentinels[0]).client() as client:
+            begins = partial(_begins, client, "SENTINEL", "FAILOVER", self.service)
+            _until(begins, "the sentinel began no failover", pause)
 
     def stop(self) -> None:
         """End all, and remove the folders; a repeated call does nothing."""
@@ -474,7 +475,7 @@ class Cluster:
                     _ask(client, "CLUSTER MEET", *address)
             ids = [str(_ask(client, "CLUSTER MYID")) for client in clients]
             for index, client in enumerate(clients[self.primaries :]):
-                follows = partial(_follows, client, ids[index % self.primaries])
+                follows = partial(_begins, client, "CLUSTER REPLICATE", ids[index % self.primaries])
                 _until(follows, "a replica did not join", pause)
         self.wait(pause)
 
@@ -491,10 +492,10 @@ def _until(is_done: Callable[[], bool], fault: str, pause: Pause) -> None:
         pause(0.01)
 
 
-def _follows(client: redis.Redis, primary: str) -> bool:
-    """Whether the server has become a replica; it must know the primary first."""
+def _begins(client: redis.Redis, *words: str) -> bool:
+    """Whether the server accepts the command; it must know the other ones first."""
     try:
-        _ask(client, "CLUSTER REPLICATE", primary)
+        _ask(client, *words)
     except redis.ResponseError:
         return False
     return True

@@ -12,6 +12,7 @@ from limiter import (
     Concurrency,
     FixedWindow,
     InvalidPolicy,
+    Limiter,
     LimiterError,
     SlidingLog,
     StoreRefused,
@@ -245,7 +246,7 @@ def test_a_node_that_fails(slots: Slots) -> None:
 
 
 def test_what_an_earlier_call_reserved(slots: Slots) -> None:
-    """It is refunded if a later subject has no room; it is kept if a later subject is settled."""
+    """It stays charged if a later subject has no room, or is settled; a settlement at 0 refunds it."""
     reservation = slots.reservation
     first, second, third = sorted(reservation.subjects)
     reservation.subjects = (first, second, third)
@@ -264,9 +265,33 @@ def test_what_an_earlier_call_reserved(slots: Slots) -> None:
     assert Reservation(again.limiter, "r3", first, second, third).states(1, 1, 1) == [
         *(OPEN, SETTLED, NONE)
     ]
-    assert Reservation(again.limiter, "r3", first, third).states(1, (1, 1_000)) == [NONE, NONE]
+    both = Reservation(again.limiter, "r3", first, third)
+    assert both.states(1, (1, 1_000)) == [OPEN, NONE]
+    assert again.limiter.peek(first).remaining == 2
+    assert both.settle(0, 0) == [NOW, NONE]
     assert reservation.lefts() == [[3, 999]] * 3
     assert again.limiter.unsettled == 0
+
+
+def test_equal_ones_at_once(cluster: Cluster, new_subject: Any) -> None:
+    """In slots of their own: if one is denied, what the other one has reserved stays charged."""
+    first, second = sorted([new_subject(), new_subject()])
+    with (
+        Limiter(BUDGET, store=cluster.url, timeout=PATIENCE) as limiter,
+        Limiter(BUDGET, store=cluster.url, timeout=PATIENCE) as other,
+    ):
+        assert limiter.hit(second, (1, 1_000))
+
+        def around(call: StoreCall, ahead: Any) -> Any:
+            if call.mode == "reserve" and second.encode() in call.keys[0]:
+                assert Reservation(other, "r1", first, second).states(1, 1) == [OPEN, NONE]
+                limiter.refund(second, (1, 1_000))
+            return ahead()
+
+        intercept(limiter, around)
+        reservation = Reservation(limiter, "r1", first, second)
+        assert reservation.states(1, 1) == [NOW, NOW]
+        assert reservation.lefts() == [[3, 999]] * 2
 
 
 def test_a_refusal_and_a_failed_refund(slots: Slots) -> None:

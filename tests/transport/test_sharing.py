@@ -19,6 +19,7 @@ import redis
 from limiter import Limiter, StoreRefused, StoreUnavailable
 from limiter.transport import node as node_module
 from limiter.transport.node import IDLE_KEPT, Connection, Node
+from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.wire import command
 from service.demo.servers import Cluster, Server
 from tests.proxy import Proxy, delay
@@ -289,6 +290,52 @@ def test_a_connection_that_was_just_taken_is_not_closed() -> None:
     node._idle.append(connection)
     node.drop_idle()
     assert not node.has_idle
+
+
+class Opened:
+    """A connection that is open, and was opened just now."""
+
+    def __init__(self, *_: object) -> None:
+        self.opened_at = self.used_at = time.monotonic()
+        self.closed = False
+
+    def is_open(self) -> bool:
+        """Nothing is left to read."""
+        return True
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
+def test_connections_to_a_replica_are_replaced_if_a_new_one_may_help(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Until a new connection also leads to a replica, and again when one leads to a primary."""
+    monkeypatch.setattr(node_module, "Connection", Opened)
+    node: Any = Node(object, "store", 5.0, ("localhost", 0))
+    until_soon = time.monotonic() + 30
+    old = [node.take(until_soon) for _ in range(5)]
+    # The first one begins a search; no reply to its new connection has come when the second one asks.
+    new = [node.replace(old[number], until_soon) for number in (0, 1)]
+    assert old[0].closed
+    assert old[1].closed
+    # A replica, too: connections are kept, except for one in each half second.
+    assert node.replace(new[0], until_soon) is None
+    assert node.replace(old[2], until_soon) is new[0]
+    assert node._idle == [old[2]]
+    assert node.replace(old[3], until_soon) is None
+    assert node._idle == [old[2], old[3]]
+    node._searched_at -= SEARCH_EVERY
+    newest = node.replace(new[1], until_soon)
+    assert new[1].closed
+    assert node.replace(old[4], until_soon) is None
+    # It leads to a primary: the others are of no use any more.
+    node.found_primary(newest)
+    assert node._idle == []
+    assert old[4].closed
+    node.give(newest)
+    assert node.replace(new[0], until_soon) is newest
 
 
 def test_a_failed_attempt_to_connect_is_the_failure_of_one_caller(
