@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -17,7 +19,8 @@ from bench.load import KINDS, PLENTY, Load
 from bench.sections import Section, Spread, tabulate
 from bench.stores import Program
 from limiter import TokenBucket
-from service.demo.servers import HOST, Cluster, Server
+from service.demo.servers import HOST, Cluster, Server, find_server
+from tests import tls
 from tests.proxy import Proxy
 from tests.topology import TAG, Move, Partition, take_over, until_replicas_are_named
 from tests.waiting import until
@@ -129,6 +132,20 @@ def _a_replica_at_a_fixed_address(program: Program, kind: str) -> float:
         return (proxy.connections - made) / (time.monotonic() - began)
 
 
+def _tls_handshakes_fail(program: Program, kind: str) -> float:
+    """Call a server whose certificate is not trusted, and measure the processor's time, calls included."""
+    binary = program.path if tls.supports_tls(program.path) else find_server("redis-server")
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory())
+        server = stack.enter_context(Server(binary, tls=tls.issue(Path(folder))))
+        store = f"rediss://{HOST}:{server.port}"
+        stack.enter_context(Load(kind, store, _hit, callers=8, pause=0.02))
+        time.sleep(1)  # the SSL context is made once
+        worked, began = time.process_time(), time.monotonic()
+        time.sleep(3)
+        return 100 * (time.process_time() - worked) / (time.monotonic() - began)
+
+
 def _a_slot_moves(program: Program, kind: str) -> float:
     """Move a slot ten times; new subjects of two limits cannot be decided on either node meanwhile."""
     policies = (*PLENTY, TokenBucket(10**6, per="second"))
@@ -213,6 +230,11 @@ ROWS = (
     Row("a primary is cut off: seconds after its replica took over", 1, _a_primary_is_cut_off),
     Row("all primaries die: seconds after their replicas took over", 3, _all_primaries_die),
     Row("READONLY at a fixed address: connections a second", 2, _a_replica_at_a_fixed_address),
+    Row(
+        "TLS handshakes fail: % of the time, of an event loop or of a processor",
+        5,
+        _tls_handshakes_fail,
+    ),
     Row("a slot moves: calls of 100 for new subjects that fail with TRYAGAIN", 0, _a_slot_moves),
     Row(
         "a silent name server: seconds after it answers again",

@@ -49,7 +49,7 @@ class Recorded(NamedTuple):
     state: State
 
 
-class OtherRecord(LimiterError):
+class OtherRecord(StoreRefused):
     """The record of this id is of another number of policies; nothing was changed."""
 
 
@@ -67,9 +67,12 @@ def reserve_flow(
     """
     calls = _Calls(core, parts, name, tag)
     record_ms = round(seconds * 1_000)
+    deadline = monotonic() + core.timeout
     if len(calls.groups) == 1:
-        return calls.in_order((yield from calls.ask_flow(calls.groups[0], "reserve", record_ms)))
-    return calls.in_order((yield from _SequentialReservation(core, calls).decide_flow(record_ms)))
+        results = yield from calls.ask_flow(calls.groups[0], "reserve", record_ms, deadline)
+    else:
+        results = yield from _SequentialReservation(core, calls, deadline).decide_flow(record_ms)
+    return calls.in_order(results)
 
 
 def settle_flow(
@@ -205,10 +208,9 @@ class _SequentialReservation:
     the same call again goes on.
     """
 
-    def __init__(self, core: Core[Any], calls: _Calls) -> None:
-        self._core = core
+    def __init__(self, core: Core[Any], calls: _Calls, deadline: float) -> None:
         self._calls = calls
-        self._deadline = monotonic() + core.timeout
+        self._deadline = deadline
         #: The groups to refund, unless all have room.
         self._refunds = Changes(core, "a refund", self._refund_flow)
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import inspect
 import itertools
 import os
+import pkgutil
 import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import pytest
-import trustme
-from fakeredis import TcpFakeServer
 from hypothesis import settings
 
+import limiter
 from limiter import log_throttle
 from limiter.base import Base
 from service.demo.servers import (
@@ -28,7 +30,7 @@ from service.demo.servers import (
     find_server,
     free_port,
 )
-from tests import fast, no_skips
+from tests import fast, no_skips, tls
 from tests.proxy import Proxy
 
 
@@ -42,6 +44,20 @@ def pytest_configure(config: pytest.Config) -> None:
     for plugin in (fast, no_skips):
         config.pluginmanager.register(plugin)
     gc.disable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect without coverage, which would take half as long again.
+
+    All modules of the library are imported before: the lines that run then are counted.
+    """
+    if coverage_of_tests():
+        for module in pkgutil.walk_packages(limiter.__path__, "limiter."):
+            with suppress(ImportError):  # a module that refuses to be imported, by a message
+                importlib.import_module(module.name)
+    with stopped_coverage():
+        return (yield)
 
 
 def pytest_collection_finish() -> None:
@@ -111,6 +127,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def foreign() -> Iterator[str]:
     """A server that speaks Redis's protocol and runs Lua, but without the library `struct`."""
+    from fakeredis import TcpFakeServer  # here: tests with other Pythons lack it
+
     server = TcpFakeServer((HOST, free_port()))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -136,14 +154,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """A certificate for 127.0.0.1, and that of the authority which signed it."""
-    folder: Path = tmp_path_factory.mktemp("certificates")
-    authority = trustme.CA()
-    issued = authority.issue_cert(HOST)
-    found = Certificates(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
-    authority.cert_pem.write_to_path(str(found.ca))
-    issued.cert_chain_pems[0].write_to_path(str(found.certificate))
-    issued.private_key_pem.write_to_path(str(found.key))
-    return found
+    return tls.issue(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
@@ -168,14 +179,28 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def unmeasured() -> Iterator[None]:
-    """Stop coverage during thousands of examples, which would take more than twice as long.
+    """Stop coverage during thousands of examples or vectors, which would take nearly twice as long.
 
     They look for wrong answers; the lines that they reach are reached, and counted, by other tests.
     """
+    with stopped_coverage():
+        yield
+
+
+def coverage_of_tests() -> Any:
+    """The coverage that is measured in this process; None without it."""
     coverage = sys.modules.get("coverage")
-    measuring = coverage and coverage.Coverage.current()
+    return coverage and coverage.Coverage.current()
+
+
+@contextmanager
+def stopped_coverage() -> Iterator[None]:
+    """Measure no coverage in the body."""
+    measuring = coverage_of_tests()
     if measuring:
         measuring.stop()
-    yield
-    if measuring:
-        measuring.start()
+    try:
+        yield
+    finally:
+        if measuring:
+            measuring.start()

@@ -26,7 +26,7 @@ from service.demo.servers import (
     ServerError,
     find_server,
 )
-from tests.transport.support import supports_tls
+from tests.tls import supports_tls
 from tests.waiting import until
 
 

@@ -11,8 +11,9 @@ from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
-from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
+from limiter.errors import LimiterError, StoreUnavailable, anew
 from limiter.transport.async_connection import AsyncConnection, open_connection
+from limiter.transport.attempts import Attempts
 from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address, Store
@@ -123,8 +124,7 @@ class AsyncNode:
         self.connection: AsyncConnection | None = None
         """The last connection made; it may be closed by now."""
         self._connecting: asyncio.Task[LimiterError | None] | None = None
-        #: Why the last attempt to connect failed, if waiting cannot help (wrong credentials, say).
-        self._refusal: StoreRefused | None = None
+        self._attempts = Attempts()
         #: When a connection was last opened to find a new primary.
         self._searched_at = -inf
 
@@ -146,13 +146,15 @@ class AsyncNode:
         """
         while (connection := self.ready()) is None:
             connecting = self.connecting
+            if connecting is None and (pause := self._attempts.pause(deadline)):
+                await asyncio.sleep(pause)
+                continue
             if connecting is None:
                 connecting = asyncio.get_running_loop().create_task(self._open())
                 self._connecting = connecting
             left = deadline - monotonic()
             if left <= 0:
-                if self._refusal is not None:  # each attempt may end after the deadline, with this
-                    raise anew(self._refusal)
+                self._attempts.check()  # each attempt may take longer than a caller can wait
                 raise StoreUnavailable(f"{self.where}: no connection within the deadline")
             await asyncio.wait([connecting], timeout=left)
             if connecting.done() and not connecting.cancelled():
@@ -191,7 +193,10 @@ class AsyncNode:
     async def _open(self) -> LimiterError | None:
         """Connect, in a task of its own: it may take longer than any caller can wait."""
         failure = await self._opened()
-        self._refusal = failure if isinstance(failure, StoreRefused) else None
+        if failure is None:
+            self._attempts.succeeded()
+        else:
+            self._attempts.failed(failure)
         return failure
 
     async def _opened(self) -> LimiterError | None:

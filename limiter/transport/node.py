@@ -19,6 +19,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.threads import start_thread
 from limiter.transport import forks, redispy
+from limiter.transport.attempts import Attempts
 from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
@@ -242,8 +243,6 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
-        #: Why the last attempt to connect failed, if it did.
-        self._last_failure: LimiterError | None = None
         #: When a connection was last opened to find a new primary, and whether it led to a replica; None
         #: while that is not known.
         self._searched_at = -inf
@@ -373,32 +372,37 @@ class Node:
                         if failed[0] >= arrived:
                             self._failures.remove(failed)
                             raise anew(failed[1])
-                    if self._is_due():
+                    # An attempt that is under way may end before the deadline.
+                    pause = self._attempts.pause(inf if self._connecting else deadline)
+                    if not pause and self._is_due():
                         began = monotonic()
                         start_thread(partial(self._open_one, began), self.where)
                         self._connecting.add(began)
                     left = deadline - monotonic()
                     if left <= 0:
-                        # If each attempt takes longer than the deadline, its refusal is still reported.
-                        if isinstance(self._last_failure, StoreRefused):
-                            raise anew(self._last_failure)
+                        self._attempts.check()  # each attempt may take longer than a caller can wait
                         raise StoreUnavailable(f"{self.where}: no connection within the deadline")
-                    self._changed.wait(min(left, self._connect_timeout))
+                    self._changed.wait(min(left, pause or self._connect_timeout))
             finally:
                 self._waiting -= 1
                 if not self._waiting:
                     self._failures.clear()
+                    while len(self._idle) > IDLE_KEPT:
+                        with suppress(IndexError):
+                            self._idle.pop(0).close()
 
     def _is_due(self) -> bool:
         """Whether to begin another attempt to connect: each caller that waits should have one under way.
 
-        An attempt older than ``connect_timeout`` does not count (a name server may be silent). While there
-        is one, only one newer attempt runs at a time. So there are at most as many threads as callers, and
-        one more for each ``connect_timeout`` that the oldest attempt takes.
+        At most ``IDLE_KEPT`` are, since many TLS handshakes at the same time end too late, and only one
+        after a failure. An attempt older than ``connect_timeout`` does not count (a name server may be
+        silent). While there is one, only one newer attempt runs at a time, so that there is one more thread
+        for each ``connect_timeout`` that the oldest attempt takes.
         """
         since = max(self._closed_at, monotonic() - self._connect_timeout)
         count = sum(began > since for began in self._connecting)
-        return count < (self._waiting if count == len(self._connecting) else 1)
+        alone = count < len(self._connecting) or self._attempts.failure is not None
+        return count < (1 if alone else min(self._waiting, IDLE_KEPT))
 
     def _open_one(self, began: float) -> None:
         """Connect, in a thread of its own: it may take longer than any caller can wait."""
@@ -410,8 +414,10 @@ class Node:
             failure.__cause__ = cause(error)
         with self._changed:
             self._connecting.discard(began)
-            self._last_failure = failure
-            if failure is not None:
+            if failure is None:
+                self._attempts.succeeded()
+            else:
+                self._attempts.failed(failure)
                 self._failures.append((began, failure))
             if connection is not None and began > self._closed_at:
                 self.give(connection)
@@ -429,3 +435,4 @@ class Node:
         self._failures: list[tuple[float, LimiterError]] = []
         #: When each attempt to connect began, of those under way.
         self._connecting: set[float] = set()
+        self._attempts = Attempts()

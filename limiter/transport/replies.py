@@ -56,6 +56,12 @@ _CONNECTING = re.compile(r"Error (-?[0-9]+) connecting to .*?\. (.*)\.", re.DOTA
 #: asyncio's text in the place of the system's.
 _CALL_FAILED = "Connect call failed"
 
+#: In errors of TLS: the server asks for a client certificate.
+_CERTIFICATE_WANTED = "CERTIFICATE_REQUIRED"
+#: In errors of TLS: the server ended the handshake, perhaps for that reason. TLS 1.2 has no alert for it.
+_HANDSHAKE_ENDED = ("ALERT_HANDSHAKE_FAILURE", "[SYS] unknown error")
+_GIVE_CERTIFICATE = "give ssl_certfile and ssl_keyfile, in the URL or to the client"
+
 _NODE = "is a node of a cluster: give the store as"
 #: The reply of a server that is no cluster to CLUSTER SLOTS.
 _ALONE = "cluster support disabled"
@@ -105,6 +111,10 @@ def translate(error: BaseException, where: str) -> LimiterError:
     if isinstance(error, redis_errors.RedisError) and not isinstance(error, lost):
         kind = "" if code(error) in ("ERR", *text.split()[:1]) else f"{code(error)} "
         return StoreRefused(f"{where} refused the call: {kind}{text}")
+    if _CERTIFICATE_WANTED in text:
+        return StoreUnavailable(f"{where} asks for a client certificate: {_GIVE_CERTIFICATE}")
+    if any(sign in text for sign in _HANDSHAKE_ENDED):
+        text += f"; if the server asks for a client certificate, {_GIVE_CERTIFICATE}"
     return StoreUnavailable(f"{where}: {text}")
 
 

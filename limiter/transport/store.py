@@ -91,6 +91,7 @@ class Store(NamedTuple):
     settings: dict[str, Any]
     retry_class: type[Any]
     remap: Callable[[Address], Address] | None = None
+    tls: redispy.SharedTls | None = None
     service: Service | None = None
     title: str = "store"
     """What its addresses are, for messages."""
@@ -103,12 +104,15 @@ class Store(NamedTuple):
         settings = dict(self.settings)
         if address is not None:
             settings["host"], settings["port"] = address
-        return self.connection_class(
+        connection = self.connection_class(
             **settings,
             socket_timeout=connect_timeout,
             socket_connect_timeout=connect_timeout,
             retry=self.retry_class(NoBackoff(), 0),
         )
+        if self.tls is not None:
+            self.tls.share(connection)
+        return connection
 
     @property
     def where(self) -> str:
@@ -123,13 +127,10 @@ class Store(NamedTuple):
         """How to connect to the sentinels of the service."""
         if self.service is None:
             raise TypeError(f"{self.where} has no sentinels")
+        _, kind, settings, *_ = self.service
+        tls = redispy.shared_tls(kind, settings)
         return Store(
-            False,
-            self.addresses,
-            self.service.connection_class,
-            self.service.settings,
-            self.retry_class,
-            title="sentinel",
+            False, self.addresses, kind, settings, self.retry_class, tls=tls, title="sentinel"
         )
 
     def named(self, *addresses: Address) -> str:
@@ -435,7 +436,7 @@ def _checked(store: Store, shown: str, url: str | None = None) -> Store:
     except Exception as error:  # options may be of any type, and raise any error
         reason = str(error)
     else:
-        return store
+        return store._replace(tls=redispy.shared_tls(store.connection_class, store.settings))
     hides = url is not None and masked(url) != url
     details = "; see the names and values behind the ?" if hides else f": {reason}"
     raise InvalidSetting.of("store", shown, f"its options are wrong{details}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ from limiter.testing import StoreCall, intercept
 from service.demo.servers import Cluster
 from tests.calls.conftest import Make
 from tests.calls.support import PATIENCE
-from tests.proxy import Proxy, cut
+from tests.proxy import Proxy, cut, swallow
 from tests.waiting import soon
 
 #: Requests and tokens.
@@ -202,6 +203,19 @@ def test_a_lost_answer(make_on: Make, proxy: Proxy, new_subject: Any, away: str)
             proxy.mend()
         assert call(*costs[mode]) == [again if mode == away else NOW] * 2
     assert reservation.lefts() == [[3, 100], [4, 900]]
+
+
+def test_its_own_timeout(make_on: Make, proxy: Proxy, subject: str) -> None:
+    """A limiter waits no longer than its own timeout, also if its store's is longer."""
+    owner = make_on(proxy.url, BUDGET)
+    store = getattr(owner, "inner", owner)
+    reservation = Reservation(make_on(store, BUDGET, timeout=0.2, on_error="raise"), "r1", subject)
+    assert owner.peek(subject)
+    proxy.replies = swallow
+    began = monotonic()
+    with pytest.raises(StoreUnavailable):
+        reservation.reserve(1)
+    assert monotonic() - began < PATIENCE / 2
 
 
 class Slots:

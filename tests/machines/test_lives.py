@@ -7,6 +7,8 @@ import pytest
 from tests import lives
 from tests.machines.support import DEPTH
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 
 @pytest.mark.slow
 def test_every_key_expires_when_its_state_counts_no_more(any_store):

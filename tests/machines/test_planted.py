@@ -32,6 +32,8 @@ from tests.scripts import (
     single,
 )
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 POLICIES = [policy for model in MODELS.values() for policy in model.samples(5, 1_000)]
 POLICIES += [policy for model in LEASES.values() for policy in model.samples(5, 1_000)]
 LOG, WINDOW, LEASE = SlidingLog(5, 1_000), SlidingWindow(5, 1_000), Concurrency(5, 1_000)

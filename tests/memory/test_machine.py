@@ -238,7 +238,9 @@ class Subjects(RuleBasedStateMachine):
         ours, theirs = look(self.store, [record]), self.caller.client.get(record)
         assert [value for _, value, _ in ours.values()] == ([theirs.decode()] if theirs else [])
         if isinstance(expected, list):
-            self.check_lives(mode, blocks, expected[:-1])
+            # Other calls may report units that they did not charge.
+            charged = mode == "reserve" and expected[-2] == 1
+            self.check_lives("hit" if charged else "peek", blocks, expected[:-1])
         self.compare((mode, life_ms, blocks))
 
     def check_lives(self, mode: str, blocks: list[Block], reply: list[int]) -> None:

@@ -10,6 +10,8 @@ import redis
 
 from tests.mutants import scripts
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
+
 CAUGHT = (AssertionError, redis.RedisError)
 
 

@@ -23,8 +23,9 @@ from service.demo.servers import (
     ServerError,
     find_server,
 )
+from tests.tls import supports_tls
 from tests.topology import Move
-from tests.transport.support import PLENTY, LoopLimiter, loops, supports_tls
+from tests.transport.support import PLENTY, LoopLimiter, loops
 
 MakeLimiter = Callable[..., Limiter]
 MakeServer = Callable[..., Server]

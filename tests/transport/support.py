@@ -7,13 +7,11 @@ import gc
 import importlib
 import importlib.util
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, repeat
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -330,15 +328,3 @@ async def decides_soon(asker: Asker, key: str, seconds: float = 10.0) -> None:
         return isinstance((await spent(asker.hit(key)))[1], Decision)
 
     await soon(decides, seconds)
-
-
-def supports_tls(binary: Path) -> bool:
-    """Whether this program was built with TLS."""
-    # The server cannot start, since the certificate does not exist. One without TLS fails earlier.
-    result = subprocess.run(
-        [binary, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/dev/null/none"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return "Failed to configure TLS" in result.stdout
