@@ -147,6 +147,8 @@ def _topology(facts: Facts) -> Finding:
         if hello.get("mode") == "cluster":
             advice = "it decides about some subjects only; give the store as redis+cluster://"
             return _fault("topology", "this server is a node of a cluster", advice)
+        if facts.sentinels[1]:
+            return _sentinel(*facts.sentinels, facts.servers[0])
         return Finding(Level.OK, "topology", "one server")
     shown = f"a cluster of {len(facts.servers)} primaries"
     if facts.slots < SLOTS:
@@ -154,6 +156,16 @@ def _topology(facts: Facts) -> Finding:
         found = f"{shown}, {facts.slots:,} of {SLOTS:,} slots have an owner"
         return Finding(Level.WARNING, "topology", found, advice)
     return Finding(Level.OK, "topology", f"{shown}, all {SLOTS:,} slots have an owner")
+
+
+def _sentinel(agreeing: int, sentinels: int, primary: Server) -> Finding:
+    address = primary.where.removeprefix("store ").removesuffix(" (TLS)")
+    if agreeing < sentinels:
+        found = f"Sentinel: {agreeing} of {sentinels} sentinels name the primary at {address}"
+        advice = "the others do not answer, or are cut off; most are needed for a failover"
+        return Finding(Level.WARNING, "topology", found, advice)
+    shown = f"Sentinel: {sentinels} sentinels, primary at {address}"
+    return Finding(Level.OK, "topology", shown)
 
 
 def _tls(facts: Facts) -> Finding:
