@@ -243,6 +243,12 @@ ROWS = (
         ("AsyncLimiter",),
     ),
     Row(
+        "a silent name server: seconds after it answers again, by threads",
+        2.1,
+        _a_name_server_answers_again,
+        ("Limiter",),
+    ),
+    Row(
         "a name whose first address is a black hole: seconds",
         0.5,
         _a_first_address_is_a_black_hole,

@@ -49,7 +49,7 @@ class Recorded(NamedTuple):
     state: State
 
 
-class OtherRecord(LimiterError):
+class OtherRecord(StoreRefused):
     """The record of this id is of another number of policies; nothing was changed."""
 
 

@@ -22,7 +22,6 @@ from limiter.web.request import Request as OwnRequest
 from limiter.web.request import from_asgi
 from limiter.web.reservation_calls import (
     AsyncReservationCalls,
-    OtherRecord,
     Recorded,
     State,
     is_charge_of,
@@ -31,8 +30,6 @@ from limiter.web.verdict import Result, Verdict
 
 #: Seconds for which a reservation can be settled: by default, and at most.
 SECONDS, MOST_SECONDS = 3_600, 86_400
-
-_CHANGED = "A policy has another number of limits than when this was reserved."
 
 
 def routes(policies: AnyPolicies, recorder: Recorder) -> list[Route]:
@@ -99,8 +96,6 @@ class _Reservation:
         except StoreRefused as refused:
             in_shadow = all(item.rule.shadow for item in self._items if item.is_decided)
             return Verdict.of_error(refused, request, in_shadow)
-        except OtherRecord:
-            abort(409, _CHANGED)
         else:
             self._compare(recorded)
             decided = [each.decision for each in recorded]
@@ -140,8 +135,6 @@ class _Reservation:
             return [True] * len(self._items)
         try:
             states = await self._calls.settle()
-        except OtherRecord:
-            abort(409, _CHANGED)
         except LimiterError:
             abort(503, UNSURE)
         return [

@@ -9,7 +9,6 @@ from limiter import several
 from limiter.aio import AsyncLimiter
 from limiter.decision import Decision
 from limiter.plan import Part as Part
-from limiter.recorded import OtherRecord as OtherRecord
 from limiter.recorded import Recorded as Recorded
 from limiter.recorded import State as State
 from limiter.recorded import reserve_flow, settle_flow
@@ -17,7 +16,7 @@ from limiter.web import limiter_calls
 from limiter.web.limiter_calls import core_of
 from limiter.web.rules import Check
 
-#: Bytes that tell the subjects of two reservations of one caller apart.
+#: Bytes that tell two reservations of one id apart.
 _DIGEST_SIZE = 4
 
 
@@ -41,16 +40,22 @@ def is_charge_of(recorded: Recorded, part: Part) -> bool:
     )
 
 
+def _charged(part: Part) -> bytes:
+    """Return what a part charges: its subject, and the limits without their numbers."""
+    fields = [policy.field.encode() for policy in part.plan.policies]
+    return b" ".join([part.plan.state(part.key)[0], *fields])
+
+
 class AsyncReservationCalls:
     """The calls about one reservation, whose parts are of limiters that share one store.
 
     The caller chooses the id, and may repeat each call. Every call has all parts, in any order. Under the
-    same id, other subjects are another reservation: a wrong call refunds no other subject.
+    same id, other subjects or other policies are another reservation: a wrong call, or one after a change
+    of the policy file, refunds nothing that was not charged.
     """
 
     def __init__(self, id_: str, limiters: Sequence[AsyncLimiter], parts: Sequence[Part]) -> None:
-        states = sorted(part.plan.state(part.key)[0] for part in parts)
-        digest = blake2b(b" ".join(states), digest_size=_DIGEST_SIZE)
+        digest = blake2b(b"\n".join(sorted(map(_charged, parts))), digest_size=_DIGEST_SIZE)
         self._name = f"{id_}.{digest.hexdigest()}"
         self._parts = parts
         self._cores = [core_of(limiter) for limiter in limiters]
@@ -63,7 +68,6 @@ class AsyncReservationCalls:
         Raises:
             StoreUnavailable: The store did not answer, and may have charged them, whatever ``on_error`` is.
             StoreRefused: The store answered, but not with a decision.
-            OtherRecord: A policy has another number of limits than when it was recorded.
 
         """
         return await self._caller.drive(
@@ -75,7 +79,6 @@ class AsyncReservationCalls:
 
         Raises:
             StoreUnavailable, StoreRefused: The store may not have settled them.
-            OtherRecord: A policy has another number of limits than when it was recorded.
 
         """
         return await self._caller.surely(settle_flow(self._caller, self._parts, self._name))
