@@ -128,7 +128,8 @@ class Transport:
         store, connect_timeout = store or self._store, self._connect_timeout
         where = store.where if address is None else store.named(address)
         connect = partial(store.connection, address, connect_timeout)
-        return Node(connect, where, connect_timeout, address or store.addresses[0])
+        address = address or store.addresses[0]
+        return Node(connect, where, connect_timeout, address, store.credentials)
 
     def _load_on(
         self, node: Node, scripts: Sequence[Script], key: bytes | None, deadline: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -18,8 +19,9 @@ from redis.backoff import NoBackoff
 
 from limiter.errors import InvalidSetting, StoreRefused
 from limiter.transport import redispy
-from limiter.transport.credentials import PasswordFile
+from limiter.transport.credentials import Credentials, PasswordFile
 from limiter.transport.roles import connect_to_primary, connect_to_primary_in_loop
+from limiter.version import __version__
 
 Address = tuple[str, int]
 
@@ -113,6 +115,12 @@ class Store(NamedTuple):
         if self.tls is not None:
             self.tls.share(connection)
         return connection
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """The user's provider of credentials, if there is one."""
+        provider = self.settings.get("credential_provider")
+        return provider if isinstance(provider, Credentials) else None
 
     @property
     def where(self) -> str:
@@ -426,6 +434,20 @@ def _reason(url: str, reason: str) -> str:
     return f" ({reason})" if masked(url) == url else ""
 
 
+def _completed(store: Store) -> Store:
+    """Add what the connections of a store share, and our name for CLIENT LIST."""
+    settings = dict(store.settings)
+    provider = settings.get("credential_provider")
+    if provider is not None:
+        settings["credential_provider"] = Credentials(provider, store.where)
+    if not {"lib_name", "lib_version"} & settings.keys():
+        driver = settings.get("driver_info", redis.DriverInfo())
+        if driver is not None:
+            settings["driver_info"] = deepcopy(driver).add_upstream_driver("slotgate", __version__)
+    tls = redispy.shared_tls(store.connection_class, settings)
+    return store._replace(settings=settings, tls=tls)
+
+
 def _checked(store: Store, shown: str, url: str | None = None) -> Store:
     """Return the store after making a connection object: wrong options fail now, not at the first hit."""
     try:
@@ -436,7 +458,7 @@ def _checked(store: Store, shown: str, url: str | None = None) -> Store:
     except Exception as error:  # options may be of any type, and raise any error
         reason = str(error)
     else:
-        return store._replace(tls=redispy.shared_tls(store.connection_class, store.settings))
+        return _completed(store)
     hides = url is not None and masked(url) != url
     details = "; see the names and values behind the ?" if hides else f": {reason}"
     raise InvalidSetting.of("store", shown, f"its options are wrong{details}")

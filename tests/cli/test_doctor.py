@@ -48,11 +48,21 @@ def test_it_connects_as_the_limiter_and_writes_nothing(own: RealServer) -> None:
     assert found["replicas"][1].startswith("not known, since INFO was refused")
 
 
+#: The rights of a user who makes no reservations by an id.
+_EARLIER = acl.rule("x").partition(" on ")[2].replace(" +get", "").replace(" +set", "")
+
+
 def test_missing_rights_are_named(own: RealServer) -> None:
     with own.client() as admin:
         admin.execute_command(acl.rule("narrow").replace(" +hset", "").replace(" +zadd", ""))
         admin.execute_command("ACL SETUSER narrow >secret")
     store = own.url.replace("://", "://narrow:secret@")
+    with own.client() as admin:
+        admin.execute_command("ACL SETUSER earlier reset on >secret " + _EARLIER)
+    assert checks(own.url.replace("://", "://earlier:secret@"))["rights"] == (
+        "warning",
+        "the store's user lacks +get +set|only /v1/reserve needs it; `limiter acl` prints all rights",
+    )
     expected = "the store's user lacks +hset +zadd|grant what `limiter acl` prints"
 
     assert checks(store)["rights"] == ("fault", expected)
