@@ -115,7 +115,7 @@ def test_a_fork_asks_for_itself(make_limiter: MakeLimiter, watched: Watched, sub
 
 @pytest.mark.slow
 def test_a_primary_that_dies(both: list[Maker], watched: Watched) -> None:
-    """Calls are decided again as soon as the sentinels name the replica. No test uses the store afterwards."""
+    """Calls are decided again as soon as the sentinels name the replica. No test uses it afterwards."""
     old = watched.primary
     limiters = [make(watched.url, timeout=0.1).open() for make in both]
     old.kill()
