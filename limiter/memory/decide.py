@@ -92,7 +92,7 @@ OTHER_POLICIES = "LIMITER reservation v1 has a record of other policies"
 SETTLED = "-1"
 #: What a record has for a policy in shadow mode that had no room.
 _NO_ROOM = "-"
-#: The end of a record that a later call to reserve has found: it is not taken back any more.
+#: The end of a record that a later call to reserve has found: a life of 0 no longer refunds it.
 _FOUND = " +"
 
 

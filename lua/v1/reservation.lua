@@ -8,8 +8,8 @@ ARGV[1] now_us       the time to use; 0: the server's clock
 ARGV[2] mode         reserve: charge every policy its cost, or none, as a hit of several does, and
                      write the record; settle: refund what was reserved beyond the true cost, or
                      charge what was not, up to a debt of limit, and mark the record as settled
-ARGV[3] life_ms      how long the record is kept, or the mark; for settle also 0: take the reservation
-                     back and delete the record, unless a later reserve has found it
+ARGV[3] life_ms      how long the record is kept, or the mark; for settle also 0: delete the
+                     record; if a later reserve has found it, change nothing
 then for each policy, in the same order in both modes:
         algorithm    the name of its script in this folder; any but concurrency
         key          the index in KEYS of the key that the script takes as KEYS[1]
@@ -19,7 +19,7 @@ then for each policy, in the same order in both modes:
 
 Returns for each policy the first five integers of its script's reply, then state, and now_us at the end.
         A state is 0: nothing is recorded, since reserve was denied, or settle found no record, or
-        one that it must not take back;
+        one that it must not refund;
         1: this call has reserved, or settled; 2: it was reserved before, and reserve has charged
         nothing (granted is what the record says), or settle has moved 4,000 units of a log, and
         must be called again for the rest; 3: it was settled before, and nothing is changed.
@@ -53,7 +53,7 @@ else
 end
 
 -- 3. Read the record: what each policy was granted, false for a policy that had no room. A caller that found
--- the record may rely on it, so it is not taken back any more.
+-- the record may rely on it, so a life of 0 no longer refunds it.
 local record
 local status, recorded, found = 0, nil, false
 do

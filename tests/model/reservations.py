@@ -64,7 +64,7 @@ class Reservations:
     def settle(self, clock_us: int, name: str, costs: Sequence[int], marks: bool) -> Outcome:
         """Move each policy by the difference to its true cost; ``marks``: remember that it is settled.
 
-        Without a mark, the reservation is taken back, unless a later call has found it.
+        Without a mark, nothing moves if a later call has found the reservation.
         """
         charged = None
         if marks or name not in self.found:

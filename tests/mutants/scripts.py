@@ -502,9 +502,9 @@ MUTANTS = [
         shows("reservation: reserve again charges nothing, and"),
     ),
     Mutant(
-        "reservation: what another call relies on is taken back", "H56", RESERVATION,
+        "reservation: a charge that another call relies on is refunded", "H56", RESERVATION,
         "if found and not reserves and life_ms == 0 then", "if not status then",
-        shows("reservation: settle with a life of 0 takes nothing back"),
+        shows("reservation: settle with a life of 0 refunds nothing"),
     ),
     Mutant(
         "reservation: a settlement leaves no mark", "H56", RESERVATION,
