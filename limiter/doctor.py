@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from limiter.keys import KeySpeller
+from limiter.scripts import OF_RECORDS
 from limiter.transport import connect
 from limiter.transport.inspection import Facts, Server, inspect
 
@@ -147,6 +148,8 @@ def _topology(facts: Facts) -> Finding:
         if hello.get("mode") == "cluster":
             advice = "it decides about some subjects only; give the store as redis+cluster://"
             return _fault("topology", "this server is a node of a cluster", advice)
+        if facts.sentinels[1]:
+            return _sentinel(*facts.sentinels, facts.servers[0])
         return Finding(Level.OK, "topology", "one server")
     shown = f"a cluster of {len(facts.servers)} primaries"
     if facts.slots < SLOTS:
@@ -154,6 +157,16 @@ def _topology(facts: Facts) -> Finding:
         found = f"{shown}, {facts.slots:,} of {SLOTS:,} slots have an owner"
         return Finding(Level.WARNING, "topology", found, advice)
     return Finding(Level.OK, "topology", f"{shown}, all {SLOTS:,} slots have an owner")
+
+
+def _sentinel(agreeing: int, sentinels: int, primary: Server) -> Finding:
+    address = primary.where.removeprefix("store ").removesuffix(" (TLS)")
+    if agreeing < sentinels:
+        found = f"Sentinel: {agreeing} of {sentinels} sentinels name the primary at {address}"
+        advice = "the others do not answer, or are cut off; most are needed for a failover"
+        return Finding(Level.WARNING, "topology", found, advice)
+    shown = f"Sentinel: {sentinels} sentinels, primary at {address}"
+    return Finding(Level.OK, "topology", shown)
 
 
 def _tls(facts: Facts) -> Finding:
@@ -194,6 +207,10 @@ def _struct(server: Server) -> Finding:
 
 
 def _rights(server: Server) -> Finding:
+    if server.missing and {*server.missing.split()} <= {f"+{name}" for name in OF_RECORDS}:
+        advice = "only /v1/reserve needs it; `limiter acl` prints all rights"
+        found = f"the store's user lacks {server.missing}"
+        return Finding(Level.WARNING, "rights", found, advice)
     if server.missing:
         advice = "grant what `limiter acl` prints"
         return _fault("rights", f"the store's user lacks {server.missing}", advice)

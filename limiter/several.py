@@ -12,7 +12,7 @@ from limiter.changes import Change, Changes, change_flow
 from limiter.core import Core
 from limiter.decision import Decision
 from limiter.denials import DenialCache, hit_flow
-from limiter.errors import InvalidKey, LimiterError, StoreUnavailable, shown
+from limiter.errors import InvalidCost, InvalidKey, LimiterError, StoreUnavailable, shown
 from limiter.flows import Ask, Flow
 from limiter.grammar import Limits
 from limiter.keys import Key
@@ -72,10 +72,15 @@ def parts_of(
 
     """
     parts = []
-    for item in items:
+    for place, item in enumerate(items):
         plan = core.plan_for(item[2] if len(item) == 3 else limits)
         plan.check_mode("hit")
-        cost, _ = plan.checked(item[1], least=least)
+        try:
+            cost, _ = plan.checked(item[1], least=least)
+        except InvalidCost as error:
+            if len(items) == 1:
+                raise
+            raise InvalidCost(f"items[{place}].{error}") from None
         parts.append(Part(plan, item[0], cost))
     _check_apart(parts, tag)
     return parts

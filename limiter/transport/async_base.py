@@ -34,7 +34,7 @@ class LoopTransport:
     """Carries the calls of one event loop.
 
     ``find`` depends on the kind of store: ``async_single`` knows one node, ``async_cluster`` one for each
-    slot.
+    slot, and ``async_sentinel`` the one that is the primary now.
     """
 
     node: AsyncNode | None = None

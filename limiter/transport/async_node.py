@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from limiter.errors import LimiterError, StoreUnavailable, anew
 from limiter.transport.async_connection import AsyncConnection, open_connection
 from limiter.transport.attempts import Attempts
+from limiter.transport.credentials import Credentials, check_later
 from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address, Store
@@ -114,8 +115,13 @@ class AsyncNode:
         connect_timeout: float,
         address: Address,
         closer: ConnectionCloser,
+        credentials: Credentials | None = None,
     ) -> None:
         self.address = address
+        self._credentials = credentials
+        #: When the connection was authenticated, and the task that does it anew, if it is under way.
+        self._authenticated_at = -inf
+        self._renewing: asyncio.Task[None] | None = None
         self.where = where
         self._connect = connect
         self._timeout = timeout
@@ -177,8 +183,9 @@ class AsyncNode:
         """Close the connection when its calls have ended; cancel an attempt to connect."""
         if self.connection is not None:
             self.connection.retire()
-        if (connecting := self.connecting) is not None:
-            connecting.cancel()
+        for task in (self.connecting, under_way(self._renewing)):
+            if task is not None:
+                task.cancel()
 
     @property
     def connecting(self) -> asyncio.Task[LimiterError | None] | None:
@@ -200,6 +207,7 @@ class AsyncNode:
         return failure
 
     async def _opened(self) -> LimiterError | None:
+        began = monotonic()
         try:
             connection = await open_connection(
                 self._connect(), self.where, self._timeout, self._connect_timeout
@@ -210,7 +218,34 @@ class AsyncNode:
             failure.__cause__ = cause(error)
             return failure
         self.connection = connection
+        self._authenticated_at = began
+        if self._credentials is not None:
+            check_later(self, connection)
         return None
+
+    async def renew(self, connection: AsyncConnection) -> None:
+        """Ask the provider, and if the credentials have changed, authenticate the connection anew."""
+        credentials, began = self._credentials, monotonic()
+        if credentials is None or connection is not self.ready():
+            return
+        try:
+            await credentials.get_credentials_async()
+            if self._authenticated_at < credentials.changed_at and connection is self.ready():
+                deadline = monotonic() + self._connect_timeout
+                if isinstance(
+                    reply := await connection.send(credentials.auth, deadline), Exception
+                ):
+                    # The next connection has the same credentials, and says what is wrong.
+                    connection.retire()
+                    raise reply
+                self._authenticated_at = began
+        except Exception as error:
+            credentials.complain(error)
+        check_later(self, connection)
+
+    def begin_renewal(self, connection: AsyncConnection) -> None:
+        """As ``renew``, in a task."""
+        self._renewing = asyncio.get_running_loop().create_task(self.renew(connection))
 
 
 def make_node(
@@ -223,9 +258,8 @@ def make_node(
     """Make a node of the store; without an address, the only one."""
     where = store.where if address is None else store.named(address)
     connect = partial(store.connection, address, connect_timeout)
-    return AsyncNode(
-        connect, where, timeout, connect_timeout, address or store.addresses[0], closer
-    )
+    address = address or store.addresses[0]
+    return AsyncNode(connect, where, timeout, connect_timeout, address, closer, store.credentials)
 
 
 def under_way(task: asyncio.Task[Result] | None) -> asyncio.Task[Result] | None:

@@ -25,7 +25,8 @@ from limiter.transport.wire import ASKING, checked, command, encode
 class Transport:
     """Carries a call to the node that owns its subject, and the reply back.
 
-    ``_find`` depends on the kind of store: ``single`` knows one node, ``cluster`` one for each slot.
+    ``_find`` depends on the kind of store: ``single`` knows one node, ``cluster`` one for each
+    slot, and ``sentinel`` the one that is the primary now.
     """
 
     _node: Node | None = None
@@ -78,6 +79,10 @@ class Transport:
         """Whether the store is a cluster."""
         return self._store.is_cluster
 
+    def sentinels(self) -> tuple[int, int]:
+        """How many sentinels named the primary when they were last asked, and how many there are."""
+        return 0, 0
+
     @property
     def checks_certificates(self) -> bool | None:
         """Whether TLS checks the servers' certificates; None without TLS."""
@@ -119,11 +124,12 @@ class Transport:
         """Find the node to send to after a MOVED, ASK or READONLY of ``node``; None if there is none."""
         raise NotImplementedError
 
-    def _make_node(self, address: Address | None) -> Node:
-        store, connect_timeout = self._store, self._connect_timeout
+    def _make_node(self, address: Address | None, store: Store | None = None) -> Node:
+        store, connect_timeout = store or self._store, self._connect_timeout
         where = store.where if address is None else store.named(address)
         connect = partial(store.connection, address, connect_timeout)
-        return Node(connect, where, connect_timeout, address or store.addresses[0])
+        address = address or store.addresses[0]
+        return Node(connect, where, connect_timeout, address, store.credentials)
 
     def _load_on(
         self, node: Node, scripts: Sequence[Script], key: bytes | None, deadline: float

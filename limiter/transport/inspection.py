@@ -10,6 +10,7 @@ from limiter.errors import StoreRefused
 from limiter.transport import rights
 from limiter.transport.base import Transport
 from limiter.transport.node import Node
+from limiter.transport.replies import fields_of
 from limiter.transport.wire import CLUSTER_SLOTS, HELLO, command
 
 _Answer = TypeVar("_Answer")
@@ -59,6 +60,8 @@ class Facts(NamedTuple):
     slots: int
     """The slots of a cluster that have an owner."""
     replicas: int | None
+    sentinels: tuple[int, int] = (0, 0)
+    """How many sentinels name the primary, and how many there are."""
 
 
 def inspect(transport: Transport, key: bytes, timeout: float) -> Facts:
@@ -85,6 +88,7 @@ def inspect(transport: Transport, key: bytes, timeout: float) -> Facts:
         servers,
         slots,
         replicas,
+        transport.sentinels(),
     )
 
 
@@ -102,9 +106,11 @@ def _server(transport: Transport, node: Node, key: bytes, timeout: float) -> Ser
             return None
 
     ask("PING")  # a wrong password is an error of the store, not of one question
-    hello = _pairs(unless_refused(lambda: transport.ask(node, HELLO, by())))
+    hello = fields_of(unless_refused(lambda: transport.ask(node, HELLO, by())))
     info = unless_refused(lambda: _lines(ask("INFO")))
-    coverage = unless_refused(lambda: _pairs(ask("CONFIG", "GET", "cluster-require-full-coverage")))
+    coverage = unless_refused(
+        lambda: fields_of(ask("CONFIG", "GET", "cluster-require-full-coverage"))
+    )
     scripts, refusal = None, ""
     try:
         scripts = _run_scripts(lambda: ask("EVAL", _SCRIPT, "0"))
@@ -117,7 +123,11 @@ def _server(transport: Transport, node: Node, key: bytes, timeout: float) -> Ser
         (coverage or {}).get("cluster-require-full-coverage"),
         scripts,
         refusal,
-        rights.missing(unless_refused(lambda: transport.ask(node, rights.question(key), by()))),
+        rights.missing(
+            unless_refused(
+                lambda: transport.ask(node, rights.question(key, with_records=True), by())
+            )
+        ),
     )
 
 
@@ -139,15 +149,6 @@ def _run_scripts(call: Callable[[], Any]) -> Scripts:
 
 def _text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-def _pairs(reply: Any) -> dict[str, str]:
-    """Return a reply of names and values, in RESP2's form or in RESP3's."""
-    if isinstance(reply, list):
-        reply = dict(zip(map(_text, reply[::2]), reply[1::2], strict=False))
-    if not isinstance(reply, dict):
-        return {}
-    return {_text(name): _text(value) for name, value in reply.items()}
 
 
 def _lines(reply: Any) -> dict[str, str]:

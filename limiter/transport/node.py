@@ -20,6 +20,7 @@ from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
 from limiter.threads import start_thread
 from limiter.transport import forks, redispy
 from limiter.transport.attempts import Attempts
+from limiter.transport.credentials import Credentials
 from limiter.transport.redirects import SEARCH_EVERY
 from limiter.transport.replies import cause, translate
 from limiter.transport.store import Address
@@ -142,12 +143,14 @@ class Connection:
         "_redis_connection",
         "_send",
         "_where",
+        "authenticated_at",
         "opened_at",
         "used_at",
     )
 
     def __init__(self, redis_connection: Any, where: str) -> None:
         """Connect, by redis-py (address, TLS, AUTH, HELLO)."""
+        self.authenticated_at = monotonic()  # the credentials are asked for later than that
         connected = redispy.connected(redis_connection)
         own = (TlsSocket if redispy.is_tls(connected) else PlainSocket)(connected)
         self._is_quiet, self._send, self._receive = own.is_quiet, own.send, own.receive
@@ -237,8 +240,10 @@ class Node:
         where: str,
         connect_timeout: float,
         address: Address,
+        credentials: Credentials | None = None,
     ) -> None:
         self.address = address
+        self._credentials = credentials
         self._connect = connect
         self._connect_timeout = connect_timeout
         self.where = where
@@ -262,6 +267,10 @@ class Node:
 
     def give(self, connection: Connection) -> None:
         """Keep the connection for the next caller."""
+        credentials = self._credentials
+        if credentials is not None and connection.authenticated_at < credentials.changed_at:
+            self._renew_apart(connection, credentials)
+            return
         idle = self._idle
         idle.append(connection)
         if self._waiting:
@@ -307,6 +316,8 @@ class Node:
             self._closed_at = monotonic()
             self._changed.notify_all()  # callers that wait must begin another attempt
         self.drop_idle()
+        if self._credentials is not None:
+            self._credentials.forget(self)
 
     def drop_idle(self, used_before: float = inf) -> None:
         """Close the idle connections last used before that time: they may be broken, too."""
@@ -327,6 +338,17 @@ class Node:
         """Whether a connection is ready, so that the node need not be connected first."""
         return bool(self._idle)
 
+    def renew(self) -> None:
+        """Authenticate idle connections anew, if the credentials have changed; ``give`` does the others."""
+        credentials = self._credentials
+        for connection in list(self._idle):
+            if credentials is not None and connection.authenticated_at < credentials.changed_at:
+                try:
+                    self._idle.remove(connection)
+                except ValueError:
+                    continue  # another thread has just taken it
+                self._renew(connection, credentials)
+
     def ready(self) -> Connection | None:
         """The idle connection that was used last, if it is still open."""
         idle = self._idle
@@ -339,6 +361,24 @@ class Node:
                 return connection
             connection.close()
         return None
+
+    def _renew_apart(self, connection: Connection, credentials: Credentials) -> None:
+        """Authenticate a connection anew, in a thread of its own, and keep it."""
+        try:
+            start_thread(partial(self._renew, connection, credentials), self.where)
+        except StoreUnavailable:
+            connection.close()
+
+    def _renew(self, connection: Connection, credentials: Credentials) -> None:
+        began = monotonic()
+        try:
+            connection.execute(credentials.auth, began + self._connect_timeout)
+        except Exception as error:
+            connection.close()  # the next connection has the same credentials, and says what is wrong
+            credentials.complain(error)
+        else:
+            connection.authenticated_at = began
+            self.give(connection)
 
     def _newest(self, since: float) -> Connection | None:
         """As ``ready``, of the connections that were opened since that time."""
@@ -409,6 +449,8 @@ class Node:
         connection = failure = None
         try:
             connection = Connection(self._connect(), self.where)
+            if self._credentials is not None:
+                self._credentials.watch(self)
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)

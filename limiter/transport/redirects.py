@@ -19,8 +19,9 @@ from limiter.transport.wire import encode_with_text
 
 #: While a slot is moved, its nodes may refuse calls on several keys. The last pause is repeated.
 TRYAGAIN_PAUSES = (0.005, 0.010, 0.020)
-#: Seconds between two new connections to an address at which a replica answers READONLY, at least.
-SEARCH_EVERY = 0.5
+#: Seconds between two new connections to an address at which a replica answers READONLY, at least: no
+#: second has more than two of them.
+SEARCH_EVERY = 0.6
 #: MOVED and ASK replies that one call follows; a cluster that sends more of them is in trouble.
 MOST_REDIRECTS = 3
 

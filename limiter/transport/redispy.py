@@ -14,7 +14,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from types import SimpleNamespace
@@ -70,6 +70,12 @@ def new_reader() -> Any:
         errors="replace",
         notEnoughData=NOT_COMPLETE,
     )
+
+
+def forced_address(manager: Any) -> Callable[[tuple[str, int]], tuple[str, int]] | None:
+    """What a ``Sentinel`` with ``force_master_ip`` makes of an address; None without it."""
+    host = getattr(manager, "_force_master_ip", None)
+    return None if host is None else lambda address: (host, address[1])
 
 
 def kept(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -153,7 +153,19 @@ def check_alone(hello: Any, where: str) -> None:
         StoreRefused: The server is a node of a cluster.
 
     """
-    if isinstance(hello, list):  # the form of RESP2
-        hello = dict(zip(hello[::2], hello[1::2], strict=False))
-    if isinstance(hello, dict) and hello.get(b"mode") == b"cluster":
+    mode = fields_of(hello).get("mode")
+    if mode == "cluster":
         raise StoreRefused(f"{where} {_NODE} {_scheme(where)}+cluster://")
+
+
+def fields_of(reply: Any) -> dict[str, str]:
+    """Return a reply of names and values, in RESP2's form or in RESP3's; empty if it is none."""
+    if isinstance(reply, list):
+        reply = dict(zip(map(_decoded, reply[::2]), reply[1::2], strict=False))
+    if not isinstance(reply, dict):
+        return {}
+    return {_decoded(name): _decoded(value) for name, value in reply.items()}
+
+
+def _decoded(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

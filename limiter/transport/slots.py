@@ -5,15 +5,15 @@ from __future__ import annotations
 import random
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable, Iterator, Set
-from math import inf
-from time import monotonic
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from limiter.errors import LimiterError, StoreRefused, StoreUnavailable, anew
+from limiter.errors import StoreRefused, StoreUnavailable
 from limiter.transport.replies import code
 from limiter.transport.store import Address, Store
+from limiter.transport.tables import Node, Reading, Table, in_turn
+from limiter.transport.wire import CLUSTER_SLOTS
 
 SLOTS = 16_384
 
@@ -22,24 +22,6 @@ REFRESH_EVERY = 0.5
 
 #: Seconds after which it is read again without a reason: replicas come and go, and no call shows that.
 OUTDATED_AFTER = 30.0
-
-#: The part of ``connect_timeout`` that one node may take while there are others to ask.
-FIRST_SHARE = 1 / 8
-
-
-class Member(Protocol):
-    """One node of the cluster, as the table sees it."""
-
-    address: Address
-    where: str
-
-    @property
-    def has_idle(self) -> bool:
-        """Whether a connection is ready, so that the node need not be connected first."""
-
-
-Node = TypeVar("Node", bound=Member)
-Each = TypeVar("Each")
 
 
 class Claims(NamedTuple):
@@ -52,31 +34,30 @@ class Claims(NamedTuple):
     """Every node of the table: primaries, and replicas, which may be primaries when we next ask."""
 
 
-class SlotTable(Generic[Node]):
+class SlotTable(Table[Node]):
     """The owner of each slot, every node by its address, and when the table was last read."""
 
+    contents = "slot table"
+    questions = (CLUSTER_SLOTS,)
+    refresh_every = REFRESH_EVERY
+    outdated_after = OUTDATED_AFTER
+
     def __init__(self, store: Store, make_node: Callable[[Address], Node]) -> None:
-        self._store = store
+        super().__init__(store)
         self._make_node = make_node
         self.nodes: dict[Address, Node] = {}
         self.owners: list[Node | None] = [None] * SLOTS
         self._named: set[Address] = set()
         self._doubted: set[Address] = set()
-        self.readings = 0
-        self.read_at = -REFRESH_EVERY
-        self.outdated_at = inf
-        self.failure: LimiterError | None = None
-        """Why the last reading failed; None if it did not."""
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the table may be read again."""
-        return monotonic() - self.read_at >= REFRESH_EVERY
 
     @property
     def primaries(self) -> set[Node]:
         """Every node that has a slot."""
         return {node for node in self.owners if node is not None}
+
+    def members(self) -> list[Node]:
+        """As ``Table.members``."""
+        return list(self.nodes.values())
 
     def doubt(self, slot: int) -> None:
         """Note that the slot's owner did not decide a call: it may be the owner no more."""
@@ -84,24 +65,16 @@ class SlotTable(Generic[Node]):
         if owner is not None:
             self._doubted.add(owner.address)
 
-    def begin_reading(self) -> Reading[Node]:
-        """Begin to read the table anew."""
-        return Reading(self, frozenset(self._doubted))
+    def begin_reading(self) -> SlotReading[Node]:
+        """As ``Table.begin_reading``."""
+        return SlotReading(self, frozenset(self._doubted))
 
-    def end_reading(self, reading: Reading[Node]) -> list[Node]:
+    def end_reading(self, reading: Any) -> list[Node]:
         """Fill the table with what was read; return the nodes that have left the cluster."""
+        super().end_reading(reading)
         self.failure = reading.failure if reading.claims is None else None
-        self.read_at = monotonic()
-        self.outdated_at = self.read_at + OUTDATED_AFTER
-        self.readings += 1
         self._doubted -= reading.certain
         return [] if reading.claims is None else self.fill(reading.claims)
-
-    def late(self) -> LimiterError:
-        """Make the error for a missed deadline: the last reading's refusal, or StoreUnavailable."""
-        if isinstance(self.failure, StoreRefused):
-            return anew(self.failure)
-        return StoreUnavailable(f"{self._store.where}: no slot table within the deadline")
 
     def owner(self, slot: int) -> Node:
         """The node that has the slot.
@@ -192,7 +165,7 @@ class SlotTable(Generic[Node]):
         return address if self._store.remap is None else self._store.remap(address)
 
 
-class Reading(Generic[Node]):
+class SlotReading(Reading[Node]):
     """One reading of the table: whom to ask, and whose word to take.
 
     A primary that is cut off from the others goes on to name itself, for as long as it is cut off. So an
@@ -210,25 +183,18 @@ class Reading(Generic[Node]):
         """Owners that another node has named."""
         self.claims: Claims | None = None
         """The best answer so far."""
-        self.failure: LimiterError | None = None
-        """Why a node did not answer."""
 
     def nodes(self, timeout: float) -> Iterator[tuple[Node, float]]:
-        """Yield each node to ask, with its deadline, as ``in_turn`` does, until the table is known."""
+        """As ``Reading.nodes``, in the way of ``in_turn``."""
         to_ask = self._table.to_ask(self._doubted)
         for asked, (node, deadline) in enumerate(in_turn(to_ask, timeout), 1):
             yield node, deadline
             if self._is_settled or (asked >= len(to_ask) and self.claims is not None):
                 return
 
-    def add(self, reply: Any, source: Node) -> None:
-        """Take a node's reply to CLUSTER SLOTS.
-
-        Raises:
-            StoreRefused, StoreUnavailable: As for ``SlotTable.parse``.
-
-        """
-        claims = self._table.parse(reply, source)
+    def add(self, source: Node, replies: list[Any]) -> None:
+        """Take a node's reply to CLUSTER SLOTS, as ``SlotTable.parse`` does."""
+        claims = self._table.parse(replies[0], source)
         self._confirmed |= claims.owners - {source.address}
         if source.address in self._doubted:
             self.claims = self.claims or claims
@@ -242,10 +208,6 @@ class Reading(Generic[Node]):
         """The owners that are in doubt no more."""
         return self._confirmed & self.claims.owners if self.claims is not None else set()
 
-    def fail(self, error: LimiterError) -> None:
-        """Note that a node did not answer."""
-        self.failure = graver(self.failure, error)
-
 
 def slot_of(tag: bytes) -> int:
     """The slot of a hash tag."""
@@ -255,30 +217,6 @@ def slot_of(tag: bytes) -> int:
 def one_slot(tags: Iterable[bytes]) -> bool:
     """Whether keys with these hash tags lie in one slot, so that one script call may have all of them."""
     return len({*map(slot_of, tags)}) <= 1
-
-
-def in_turn(nodes: Iterable[Each], timeout: float) -> Iterator[tuple[Each, float]]:
-    """Yield each node with a short deadline, then each late node again with the whole timeout.
-
-    So a silent node does not keep us from the others. Connecting goes on in the background: a slow node
-    may be ready the second time.
-    """
-    left = list(nodes)
-    if len(left) > 1:
-        late = []
-        for node in left:
-            deadline = monotonic() + timeout * FIRST_SHARE
-            yield node, deadline
-            if monotonic() >= deadline:
-                late.append(node)
-        left = late
-    for node in left:
-        yield node, monotonic() + timeout
-
-
-def graver(failure: LimiterError | None, error: LimiterError) -> LimiterError:
-    """Choose the error to report: if one node refused, another's failure must not lead to a fallback."""
-    return failure if isinstance(failure, StoreRefused) else error
 
 
 def _address(owner: Any, reached: Address) -> Address:

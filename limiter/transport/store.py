@@ -5,24 +5,31 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import redis
 import redis.asyncio
 import redis.asyncio.retry
+import redis.asyncio.sentinel
 import redis.retry
+import redis.sentinel
 from redis.backoff import NoBackoff
 
 from limiter.errors import InvalidSetting, StoreRefused
 from limiter.transport import redispy
-from limiter.transport.credentials import PasswordFile
+from limiter.transport.credentials import Credentials, PasswordFile
+from limiter.transport.roles import connect_to_primary, connect_to_primary_in_loop
+from limiter.version import __version__
 
 Address = tuple[str, int]
 
 ACCEPTED = (
     "accepted are redis://host:port/0, rediss:// (TLS), unix:///path, valkey://, valkeys://, "
-    "redis+cluster://host:port,host:port, rediss+cluster://, memory:// (this process alone), and a "
-    "client object of redis-py (Redis or RedisCluster)"
+    "redis+cluster://host:port,host:port, rediss+cluster://, redis+sentinel://host:port,host:port/service, "
+    "rediss+sentinel://, memory:// (this process alone), and a client object of redis-py (Redis, "
+    "RedisCluster or a Sentinel's)"
 )
 
 
@@ -37,6 +44,8 @@ class Kit(NamedTuple):
     connection: type[Any]
     tls_connection: type[Any]
     retry: type[Any]
+    sentinel_pool: type[Any]
+    connect_to_primary: Callable[[Any], Any]
 
 
 SYNC = Kit(
@@ -48,6 +57,8 @@ SYNC = Kit(
     redis.Connection,
     redis.SSLConnection,
     redis.retry.Retry,
+    redis.sentinel.SentinelConnectionPool,
+    connect_to_primary,
 )
 ASYNC = Kit(
     "AsyncLimiter",
@@ -58,7 +69,19 @@ ASYNC = Kit(
     redis.asyncio.Connection,
     redis.asyncio.SSLConnection,
     redis.asyncio.retry.Retry,
+    redis.asyncio.sentinel.SentinelConnectionPool,
+    connect_to_primary_in_loop,
 )
+
+
+class Service(NamedTuple):
+    """A service that sentinels watch, and how to connect to them; their addresses are the store's."""
+
+    name: str
+    connection_class: type[Any]
+    settings: dict[str, Any]
+    min_others: int = 0
+    """How many other sentinels one must know to be believed."""
 
 
 class Store(NamedTuple):
@@ -71,6 +94,9 @@ class Store(NamedTuple):
     retry_class: type[Any]
     remap: Callable[[Address], Address] | None = None
     tls: redispy.SharedTls | None = None
+    service: Service | None = None
+    title: str = "store"
+    """What its addresses are, for messages."""
 
     def connection(self, address: Address | None, connect_timeout: float) -> Any:
         """Make a connection of redis-py, not yet connected; without an address, to the only one.
@@ -91,14 +117,34 @@ class Store(NamedTuple):
         return connection
 
     @property
+    def credentials(self) -> Credentials | None:
+        """The user's provider of credentials, if there is one."""
+        provider = self.settings.get("credential_provider")
+        return provider if isinstance(provider, Credentials) else None
+
+    @property
     def where(self) -> str:
         """All addresses, for messages, without credentials."""
+        if self.service is not None:
+            title = f"store {self.service.name} of the sentinels"
+            return self._replace(title=title).named(*self.addresses)
         return self.named(*self.addresses)
+
+    @property
+    def sentinels(self) -> Store:
+        """How to connect to the sentinels of the service."""
+        if self.service is None:
+            raise TypeError(f"{self.where} has no sentinels")
+        _, kind, settings, *_ = self.service
+        tls = redispy.shared_tls(kind, settings)
+        return Store(
+            False, self.addresses, kind, settings, self.retry_class, tls=tls, title="sentinel"
+        )
 
     def named(self, *addresses: Address) -> str:
         """Some of the addresses, for messages, and whether TLS is used: a server without it is silent."""
         listed = ",".join(f"{host}:{port}" for host, port in addresses)
-        return f"store {self.settings.get('path', listed)}{' (TLS)' if self._is_tls else ''}"
+        return f"{self.title} {self.settings.get('path', listed)}{' (TLS)' if self._is_tls else ''}"
 
     @property
     def _is_tls(self) -> bool:
@@ -128,8 +174,8 @@ def read_store(store: object, kit: Kit = SYNC) -> Store:
         return _checked(_from_cluster(store, kit), "a RedisCluster")
     if isinstance(store, kit.client):
         pool = store.connection_pool
-        if type(pool).__name__ == "SentinelConnectionPool":
-            raise InvalidSetting("store is a client of a Sentinel, which is not supported yet")
+        if isinstance(pool, kit.sentinel_pool):
+            return _checked(_from_sentinel(pool, kit), "a client of a Sentinel")
         parsed = _alone(pool.connection_class, pool.connection_kwargs, kit)
         return _checked(parsed, "a Redis client")
     name = f"{type(store).__module__}.{type(store).__qualname__}".removeprefix("builtins.")
@@ -148,9 +194,10 @@ _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}")
 _USER = re.compile(r"[A-Za-z0-9_.-]{0,64}")
 _HOST = re.compile(r"(?:[A-Za-z0-9_.*-]*|\[[0-9A-Fa-f:.]*\])(?::[0-9]{1,5})?")
 _PATH = re.compile(r"(?:/[0-9]{0,5}/?)?")
+_SERVICE_PATH = re.compile(r"(?:/[A-Za-z0-9_.-]{0,64}(?:/[0-9]{0,5})?)?")
 _UNIX_PATH = re.compile(r"/[A-Za-z0-9_./~-]*")
 _OPTION = re.compile(
-    r"(?:db|protocol|username|encoding|timeout|path|max_connections|health_check_interval|"
+    r"(?:db|protocol|(?:sentinel_)?username|encoding|timeout|path|max_connections|health_check_interval|"
     r"password_file|client_name|retry_on_[a-z]{1,16}|decode_responses|(?:ssl|socket)_[a-z_]{1,32})"
 )
 _VALUE = re.compile(r"[0-9.]{1,16}|[Tt]rue|[Ff]alse|none|optional|required|/[A-Za-z0-9_./~-]*")
@@ -181,7 +228,10 @@ def masked(url: str) -> str:
     ):  # "user:password" without a host looks like a wrong port
         first, colon, _ = address.partition(":")
         return safe + (f"{first}:{_HIDDEN}" if colon and _USER.fullmatch(first) else _HIDDEN)
-    pattern = _UNIX_PATH if scheme.strip().lower() == "unix" else _PATH
+    kind = scheme.strip().lower()
+    pattern = _UNIX_PATH if kind == "unix" else _PATH
+    if kind.endswith("+sentinel"):
+        pattern = _SERVICE_PATH
     if not pattern.fullmatch(slash + path):
         return f"{safe}{address}/{_HIDDEN}"
     return safe + address + slash + path + mark + "&".join(map(_masked_option, options.split("&")))
@@ -191,8 +241,11 @@ def _masked_option(option: str) -> str:
     name, equals, value = option.partition("=")
     if not option:
         return ""
-    if name.lower() in ("password", "ssl_password") or not (equals and _OPTION.fullmatch(name)):
-        return f"{name}={_HIDDEN}" if equals and name.lower() == "password" else _HIDDEN
+    if name.lower() in ("password", "ssl_password", "sentinel_password") or not (
+        equals and _OPTION.fullmatch(name)
+    ):
+        is_plain = equals and name.lower() in ("password", "sentinel_password")
+        return f"{name}={_HIDDEN}" if is_plain else _HIDDEN
     return option if _VALUE.fullmatch(value) else f"{name}={_HIDDEN}"
 
 
@@ -225,13 +278,31 @@ def _from_url(url: str, kit: Kit) -> Store:
         pool = _pool(f"{plain}://{rest}", url, kit)
         return _alone(pool.connection_class, _from_options(pool.connection_kwargs, url), kit)
     if plain in ("redis+cluster", "rediss+cluster", "valkey+cluster", "valkeys+cluster"):
-        return _cluster_from_url(
-            "rediss" if plain.startswith(("rediss", "valkeys")) else "redis", rest, url, kit
-        )
+        return _cluster_from_url(_scheme_of(plain), rest, url, kit)
+    if plain in ("redis+sentinel", "rediss+sentinel", "valkey+sentinel", "valkeys+sentinel"):
+        return _sentinel_from_url(_scheme_of(plain), rest, url, kit)
     raise InvalidSetting.of("store", repr(masked(url)), ACCEPTED)
 
 
+def _scheme_of(plain: str) -> str:
+    """Return the scheme of one server, for one of several servers."""
+    return "rediss" if plain.startswith(("rediss", "valkeys")) else "redis"
+
+
 def _cluster_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
+    addresses, pool = _each_host(scheme, rest, url, kit, 6379)
+    if not addresses:
+        raise InvalidSetting.of("store", repr(masked(url)), "a cluster needs host:port,host:port")
+    if pool.connection_kwargs.get("db"):
+        raise InvalidSetting.of("store", repr(masked(url)), "a cluster has database 0 only")
+    settings = _from_options(pool.connection_kwargs, url)
+    return Store(True, addresses, pool.connection_class, settings, kit.retry)
+
+
+def _each_host(
+    scheme: str, rest: str, url: str, kit: Kit, port: int
+) -> tuple[tuple[Address, ...], Any]:
+    """Return the addresses of a URL with several hosts (none if one is empty), and a pool of the last."""
     rest, mark, query = rest.partition("?")
     before, slash, path = rest.partition("/")
     credentials, at, hosts = before.rpartition("@")
@@ -239,13 +310,73 @@ def _cluster_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
     for host in hosts.split(","):
         pool = _pool(f"{scheme}://{credentials}{at}{host}{slash}{path}{mark}{query}", url, kit)
         options = pool.connection_kwargs
-        addresses.append((options.get("host", "localhost"), options.get("port", 6379)))
-    if pool is None or not all(hosts.split(",")):
-        raise InvalidSetting.of("store", repr(masked(url)), "a cluster needs host:port,host:port")
-    if pool.connection_kwargs.get("db"):
-        raise InvalidSetting.of("store", repr(masked(url)), "a cluster has database 0 only")
-    settings = _from_options(pool.connection_kwargs, url)
-    return Store(True, tuple(addresses), pool.connection_class, settings, kit.retry)
+        addresses.append((options.get("host", "localhost"), options.get("port", port)))
+    return tuple(addresses) if all(hosts.split(",")) else (), pool
+
+
+#: Where sentinels listen.
+_SENTINEL_PORT = 26_379
+#: Settings of the service's servers that the sentinels do not have.
+_OF_SERVERS = ("host", "port", "db", "username", "password", "credential_provider")
+_OF_SENTINELS = ("sentinel_username", "sentinel_password")
+
+
+def _sentinel_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
+    before, mark, query = rest.partition("?")
+    hosts, _, path = before.partition("/")
+    name, _, database = path.partition("/")
+    if not name or (database and not database.isdecimal()):
+        expected = (
+            "accepted is redis+sentinel://host:port,host:port/service, and after it perhaps / and the "
+            "number of a database"
+        )
+        raise InvalidSetting.of("store", repr(masked(url)), expected)
+    addresses, pool = _each_host(
+        scheme, f"{hosts}/{database}{mark}{query}", url, kit, _SENTINEL_PORT
+    )
+    if not addresses:
+        raise InvalidSetting.of("store", repr(masked(url)), "a Sentinel needs host:port,host:port")
+    options = dict(pool.connection_kwargs)
+    login = {each.removeprefix("sentinel_"): options.pop(each, None) for each in _OF_SENTINELS}
+    settings = _from_options(options, url)
+    of_sentinels = {each: value for each, value in settings.items() if each not in _OF_SERVERS}
+    service = Service(unquote(name), pool.connection_class, {**of_sentinels, **login})
+    return _watched(service, addresses, pool.connection_class, settings, kit)
+
+
+def _from_sentinel(pool: Any, kit: Kit) -> Store:
+    if not pool.is_master:
+        raise InvalidSetting(
+            "store is a client of a service's replicas, which accept no charges: give the one that "
+            "master_for makes"
+        )
+    manager = pool.sentinel_manager
+    pools = [client.connection_pool for client in manager.sentinels]
+    addresses = [_alone(each.connection_class, each.connection_kwargs, kit) for each in pools]
+    service = Service(
+        pool.service_name,
+        pools[0].connection_class,
+        addresses[0].settings,
+        manager.min_other_sentinels,
+    )
+    is_tls = issubclass(pool.connection_class, kit.tls_connection)
+    settings = redispy.kept(pool.connection_kwargs)
+    settings.pop("connection_pool", None)  # which is a way to ask the sentinels
+    return _watched(
+        service,
+        tuple(address for each in addresses for address in each.addresses),
+        kit.tls_connection if is_tls else kit.connection,
+        settings,
+        kit,
+    )._replace(remap=redispy.forced_address(manager))
+
+
+def _watched(
+    service: Service, addresses: tuple[Address, ...], kind: type[Any], settings: Any, kit: Kit
+) -> Store:
+    """Return a store whose every connection checks that its server is a primary."""
+    settings = {**settings, "redis_connect_func": kit.connect_to_primary}
+    return Store(False, addresses, kind, settings, kit.retry, service=service)
 
 
 def _from_options(options: dict[str, Any], url: str) -> dict[str, Any]:
@@ -303,14 +434,31 @@ def _reason(url: str, reason: str) -> str:
     return f" ({reason})" if masked(url) == url else ""
 
 
+def _completed(store: Store) -> Store:
+    """Add what the connections of a store share, and our name for CLIENT LIST."""
+    settings = dict(store.settings)
+    provider = settings.get("credential_provider")
+    if provider is not None:
+        settings["credential_provider"] = Credentials(provider, store.where)
+    if not {"lib_name", "lib_version"} & settings.keys():
+        driver = settings.get("driver_info", redis.DriverInfo())
+        if driver is not None:
+            settings["driver_info"] = deepcopy(driver).add_upstream_driver("slotgate", __version__)
+    tls = redispy.shared_tls(store.connection_class, settings)
+    return store._replace(settings=settings, tls=tls)
+
+
 def _checked(store: Store, shown: str, url: str | None = None) -> Store:
     """Return the store after making a connection object: wrong options fail now, not at the first hit."""
     try:
-        store.connection(store.addresses[0] if store.is_cluster else None, 1.0)
+        is_alone = not store.is_cluster and store.service is None
+        store.connection(None if is_alone else store.addresses[0], 1.0)
+        if store.service is not None:
+            store.sentinels.connection(store.addresses[0], 1.0)
     except Exception as error:  # options may be of any type, and raise any error
         reason = str(error)
     else:
-        return store._replace(tls=redispy.shared_tls(store.connection_class, store.settings))
+        return _completed(store)
     hides = url is not None and masked(url) != url
     details = "; see the names and values behind the ?" if hides else f": {reason}"
     raise InvalidSetting.of("store", shown, f"its options are wrong{details}")

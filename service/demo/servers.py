@@ -58,6 +58,9 @@ class Server:
     ``options`` are added to its command line, such as ``["--maxmemory", "1mb"]``.
     """
 
+    #: What it logs as soon as it serves.
+    _ready = "Ready to accept connections"
+
     def __init__(
         self,
         binary: str | Path | None = None,
@@ -164,7 +167,7 @@ class Server:
 
     def _serves(self) -> bool:
         """Whether the launched server serves; launch it again if another process has taken its port."""
-        if "Ready to accept connections" in self.log:
+        if self._ready in self.log:
             return True
         if not self.alive:
             reason = self.reason()
@@ -218,13 +221,7 @@ class Server:
         words = ["--bind", self.host, "--dir", str(self.folder), "--logfile", "server.log"]
         words += ["--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"]
         words += ["--unixsocket", self.unix_socket.name, "--protected-mode", "no"]
-        if self.tls:
-            words += ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
-            words += ["--tls-ca-cert-file", str(self.tls.ca)]
-            words += ["--tls-cert-file", str(self.tls.certificate)]
-            words += ["--tls-key-file", str(self.tls.key)]
-        else:
-            words += ["--port", str(self.port)]
+        words += self._ports()
         if self.password:
             words += ["--requirepass", self.password, "--masterauth", self.password]
         if self.cluster:
@@ -233,6 +230,167 @@ class Server:
             # If one primary is dead, the others must serve their slots.
             words += ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "2000"]
         return words + self._options
+
+    def _ports(self) -> list[str]:
+        if self.tls is None:
+            return ["--port", str(self.port)]
+        words = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+        words += ["--tls-ca-cert-file", str(self.tls.ca)]
+        words += ["--tls-cert-file", str(self.tls.certificate)]
+        return [*words, "--tls-key-file", str(self.tls.key), "--tls-replication", "yes"]
+
+
+class Sentinel(Server):
+    """A sentinel, which watches no service yet. It keeps what it knows in a file, also if it is killed."""
+
+    _ready = "Sentinel ID is"
+
+    def monitor(self, service: str, primary: Server, quorum: int, **settings: object) -> None:
+        """Watch a service; settings have ``_`` for ``-``."""
+        with self.client() as client:
+            _ask(client, "SENTINEL", "MONITOR", service, primary.host, primary.port, quorum)
+            if primary.password:
+                settings["auth_pass"] = primary.password
+            for name, value in settings.items():
+                _ask(client, "SENTINEL", "SET", service, name.replace("_", "-"), value)
+
+    def debug(self, **periods: int) -> None:
+        """Change how often it asks and tells others, in milliseconds; names have ``_`` for ``-``."""
+        with self.client() as client:
+            for name, value in periods.items():
+                _ask(client, "SENTINEL", "DEBUG", name.replace("_", "-"), value)
+
+    def named(self, service: str) -> int:
+        """Return the port of the primary that it names."""
+        with self.client() as client:
+            return int(_ask(client, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)[1])
+
+    def _command_line(self) -> list[str]:
+        path = self.folder / "sentinel.conf"
+        path.touch()
+        words = [str(path), "--sentinel", "--bind", self.host, "--dir", str(self.folder)]
+        words += ["--logfile", "server.log", "--protected-mode", "no", *self._ports()]
+        if self.password:
+            words += ["--requirepass", self.password]
+        return words + self._options
+
+
+class Watched:
+    """A primary and its replicas, with three sentinels that watch them.
+
+    ``servers`` has the first primary first. The sentinels notice a silent server after ``down_after``
+    milliseconds.
+    """
+
+    service = "main"
+
+    def __init__(
+        self,
+        replicas: int = 1,
+        binary: str | Path | None = None,
+        *,
+        password: str | None = None,
+        sentinel_password: str | None = None,
+        tls: Certificates | None = None,
+        down_after: int = 300,
+    ) -> None:
+        options = ["--repl-diskless-sync-delay", "0"]
+        self.servers = [
+            Server(binary, options=options, password=password, tls=tls) for _ in range(1 + replicas)
+        ]
+        self.sentinels = [Sentinel(binary, password=sentinel_password, tls=tls) for _ in range(3)]
+        self._down_after = down_after
+
+    @property
+    def url(self) -> str:
+        """The address as ``Limiter(store=...)`` takes it."""
+        return self.url_of(*self.sentinels)
+
+    def url_of(self, *sentinels: Sentinel) -> str:
+        """Return the address with some of the sentinels."""
+        hosts = ",".join(f"{each.host}:{each.port}" for each in sentinels)
+        url = self.servers[0]._url_of(f"{hosts}/{self.service}", "+sentinel")
+        password = sentinels[0].password
+        if password:
+            url += f"{'&' if '?' in url else '?'}sentinel_password={password}"
+        return url
+
+    @property
+    def primary(self) -> Server:
+        """The server that the first sentinel which is alive names."""
+        port = next(each for each in self.sentinels if each.alive).named(self.service)
+        return next(server for server in self.servers if server.port == port)
+
+    def start(self, pause: Pause = time.sleep) -> Watched:
+        """Start all, and return when the sentinels know each other and the replicas."""
+        every = [*self.servers, *self.sentinels]
+        try:
+            for server in every:
+                server.launch()
+            for server in every:
+                server.wait(pause)
+            primary, *replicas = self.servers
+            for replica in replicas:
+                with replica.client() as client:
+                    _ask(client, "REPLICAOF", primary.host, primary.port)
+            for sentinel in self.sentinels:
+                sentinel.debug(info_period=200, ask_period=100)
+                sentinel.monitor(
+                    self.service,
+                    primary,
+                    2,
+                    down_after_milliseconds=self._down_after,
+                    failover_timeout=3000,
+                )
+            self.wait(pause)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def wait(self, pause: Pause = time.sleep) -> None:
+        """Wait until every sentinel knows the other ones and the replicas, and these are up to date."""
+        self._publish_every(200)
+        with ExitStack() as stack:
+            clients = [stack.enter_context(each.client()) for each in self.sentinels]
+            _until(
+                lambda: all(self._knows_all(client) for client in clients),
+                "the sentinels did not find each other",
+                pause,
+            )
+        self._publish_every(2000)  # as usual: one that hears of a failover late must not undo it
+
+    def _publish_every(self, milliseconds: int) -> None:
+        for sentinel in self.sentinels:
+            sentinel.debug(publish_period=milliseconds)
+
+    def failover(self, sentinel: Sentinel | None = None, pause: Pause = time.sleep) -> None:
+        """Begin a failover, as an operator would; the old primary goes on to answer for seconds."""
+        with (sentinel or self.sentinels[0]).client() as client:
+            begins = partial(_begins, client, "SENTINEL", "FAILOVER", self.service)
+            _until(begins, "the sentinel began no failover", pause)
+
+    def stop(self) -> None:
+        """End all, and remove the folders; a repeated call does nothing."""
+        stop_all([*self.sentinels, *self.servers])
+
+    def __enter__(self) -> Watched:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _knows_all(self, client: redis.Redis) -> bool:
+        state = _ask(client, "SENTINEL", "MASTER", self.service)
+        replicas = _ask(client, "SENTINEL", "REPLICAS", self.service)
+        return bool(
+            int(state["num-other-sentinels"]) == len(self.sentinels) - 1
+            and state["flags"] == "master"
+            and len(replicas) == len(self.servers) - 1
+            and all(
+                each["flags"] == "slave" and each["master-link-status"] == "ok" for each in replicas
+            )
+        )
 
 
 class Cluster:
@@ -321,7 +479,7 @@ class Cluster:
                     _ask(client, "CLUSTER MEET", *address)
             ids = [str(_ask(client, "CLUSTER MYID")) for client in clients]
             for index, client in enumerate(clients[self.primaries :]):
-                follows = partial(_follows, client, ids[index % self.primaries])
+                follows = partial(_begins, client, "CLUSTER REPLICATE", ids[index % self.primaries])
                 _until(follows, "a replica did not join", pause)
         self.wait(pause)
 
@@ -338,10 +496,10 @@ def _until(is_done: Callable[[], bool], fault: str, pause: Pause) -> None:
         pause(0.01)
 
 
-def _follows(client: redis.Redis, primary: str) -> bool:
-    """Whether the server has become a replica; it must know the primary first."""
+def _begins(client: redis.Redis, *words: str) -> bool:
+    """Whether the server accepts the command; it must know the other ones first."""
     try:
-        _ask(client, "CLUSTER REPLICATE", primary)
+        _ask(client, *words)
     except redis.ResponseError:
         return False
     return True

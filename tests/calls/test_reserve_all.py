@@ -135,7 +135,11 @@ def test_a_capped_reservation(make: Make, new_subject: Any) -> None:
         ([("u", 1), ("v", 1, None, 2)], InvalidKey, "in the list"),
         ([("u", 1), ("v", 2), ("u", 1)], InvalidKey, "key 'u' stands for a subject that is named"),
         ([("u", 1), ("", 1)], InvalidKey, "key is ''"),
-        ([("u", 1), ("v", 0)], InvalidCost, "cost is 0: accepted is a whole number from 1 to 4"),
+        (
+            [("u", 1), ("v", 0)],
+            InvalidCost,
+            r"^items\[1\].cost is 0: accepted is a whole number from 1 to 4",
+        ),
         ([("u", 1), ("v", True)], InvalidCost, "cost is True"),
         (
             [("u", 1), ("v", (1, 0))],
@@ -147,7 +151,7 @@ def test_a_capped_reservation(make: Make, new_subject: Any) -> None:
             InvalidCost,
             r"cost is \(1, 2, 3\): accepted is a whole number",
         ),
-        ([("u", 1), ("v", (1, 1_001))], InvalidCost, r"cost\[1\] is 1001"),
+        ([("u", 1), ("v", (1, 1_001))], InvalidCost, r"^items\[1\].cost\[1\] is 1001"),
         ([("u", 1), ("v", 1, "5/hour")], InvalidPolicy, "limits are '5/hour'"),
     ],
 )

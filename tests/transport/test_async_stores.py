@@ -193,9 +193,9 @@ def test_a_server_gone_with_tls(
     in_loop(main(), kind)
 
 
-def sentinel_client(kit: Any) -> Any:
-    """A client whose one address would be wrong after a failover."""
-    return kit.sentinel.Sentinel([(HOST, 1)]).master_for("m")
+def client_of_replicas(kit: Any) -> Any:
+    """A client of a Sentinel's replicas, which accept no charges."""
+    return kit.sentinel.Sentinel([(HOST, 1)]).replica_for("m")
 
 
 @pytest.mark.parametrize(
@@ -206,8 +206,8 @@ def sentinel_client(kit: Any) -> Any:
         (connect, redis.asyncio.Redis, "redis.asyncio.client.Redis, which is for AsyncLimiter"),
         (connect, redis.asyncio.Redis, r"give Limiter a URL, or a client of redis \(redis.Redis\)"),
         (connect, lambda: redis.asyncio.RedisCluster(host=HOST, port=1), r"redis\.RedisCluster"),
-        (connect, lambda: sentinel_client(redis), "Sentinel, which is not supported yet"),
-        (connect_async, lambda: sentinel_client(redis.asyncio), "Sentinel, which is not"),
+        (connect, lambda: client_of_replicas(redis), "replicas, .* master_for"),
+        (connect_async, lambda: client_of_replicas(redis.asyncio), "master_for"),
         (connect_async, lambda: None, "store is a NoneType: accepted are redis://"),
         (connect_async, lambda: "redis://h:1?nonsense=1", "its options are wrong"),
         (connect_async, lambda: "redis://:hush@h/prod", r"redis://:\*\*\*@h/\*\*\*"),

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+import redis
+from redis.credentials import CredentialProvider, StreamingCredentialProvider
 
 from limiter import InvalidSetting, Limiter, StoreRefused, acl
-from service.demo.servers import HOST, Server
+from limiter.version import __version__
+from service.demo.servers import HOST, Cluster, Server
 from tests.transport.conftest import Maker
+from tests.waiting import until
 
 USER = "api"
 
@@ -105,3 +114,172 @@ def test_the_name_of_a_client_stands_in_the_servers_list(make_any: Maker, own: S
     assert limiter.hit("u")
     with own.client() as admin:
         assert "checkout" in [client["name"] for client in admin.client_list()]
+
+
+class Rotating(CredentialProvider):
+    """A provider whose credentials a test changes."""
+
+    credentials = (USER, "first")
+
+    def get_credentials(self) -> tuple[str, str]:
+        """Return them."""
+        return self.credentials
+
+
+class RotatingInLoop(Rotating):
+    """The same, with a coroutine of its own."""
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        """Return them."""
+        return self.get_credentials()
+
+
+class Streaming(RotatingInLoop, StreamingCredentialProvider):
+    """The same, which calls the user's client when they change; that is not ours to replace."""
+
+    callback: Any = None
+
+    def on_next(self, callback: Any) -> None:
+        """Take the one callback."""
+        assert self.callback is None
+        self.callback = callback
+
+    def on_error(self, callback: Any) -> None:
+        """Take nothing."""
+
+    def is_streaming(self) -> bool:
+        """Return that it does."""
+        return True
+
+
+def connections_of(admin: redis.Redis, user: str) -> set[str]:
+    """The ids of a user's connections."""
+    return {client["id"] for client in admin.client_list() if client["user"] == user}
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Providers are asked often."""
+    monkeypatch.setattr("limiter.transport.credentials.CHECK_EVERY", 0.1)
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("make_any", ["threads", "asyncio"], indirect=True)
+@pytest.mark.parametrize("kind", [Rotating, RotatingInLoop, Streaming])
+def test_live_connections_follow_their_provider(
+    make_any: Maker, own: Server, kind: type[Rotating]
+) -> None:
+    """Idle ones and those in use are authenticated as the new user, and none is opened for it."""
+    set_password(own, "first")
+    provider = kind()
+    client = make_any.client("Redis", port=own.port, credential_provider=provider)
+    limiter = make_any(client)
+    with own.client() as admin:
+        admin.acl_setuser("other", enabled=True, nopass=True, keys=["*"], commands=["+@all"])
+        with ThreadPool(4) as threads:
+            several = 4 if isinstance(limiter, Limiter) else 1
+            threads.map(lambda _: limiter.hit("u"), range(several))
+            before = connections_of(admin, USER)
+            in_use = 0
+            if isinstance(limiter, Limiter):
+                node = limiter._core.transport._node  # type: ignore[attr-defined]
+                connection = node.take(time.monotonic() + 5)
+                in_use = 1
+                before = connections_of(admin, USER)
+            provider.credentials = "other", "any"
+
+            def moved() -> bool:
+                limiter.hit("u")
+                return len(connections_of(admin, USER)) == in_use
+
+            until(moved)
+            if in_use:
+                node.give(connection)
+                in_use = 0
+                until(moved)
+            assert connections_of(admin, "other") == before
+        admin.acl_setuser("other", enabled=False)
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("make_any", ["threads", "asyncio"], indirect=True)
+def test_the_connections_of_a_cluster_follow_a_password_file(
+    make_any: Maker, cluster: Cluster, tmp_path: Path, new_subject: Callable[[], str]
+) -> None:
+    """Those of every node. A connection whose authentication fails is closed, and the next one says why."""
+    file = tmp_path / "password"
+    file.write_text("first")
+    for node in cluster.nodes:
+        set_password(node, "first")
+    limiter = make_any(f"{cluster.url}?username={USER}&password_file={file}")
+    try:
+        with ExitStack() as stack:
+            admins = [stack.enter_context(node.client()) for node in cluster.nodes]
+            subjects = [new_subject() for _ in range(30)]
+            for subject in subjects:
+                assert limiter.hit(subject)
+            for admin in admins:
+                admin.config_resetstat()
+                admin.execute_command("ACL", "SETUSER", USER, ">second")
+
+            def all_authenticated() -> bool:
+                limiter.hit(subjects[0])
+                return all("cmdstat_auth" in admin.info("commandstats") for admin in admins)
+
+            before = [connections_of(admin, USER) for admin in admins]
+            file.write_text("second")
+            until(all_authenticated)
+            assert [connections_of(admin, USER) for admin in admins] == before
+            file.write_text("wrong")
+            until(lambda: refused(lambda: limiter.hit(subjects[0])))
+    finally:
+        for node in cluster.nodes:
+            with node.client() as admin:
+                admin.execute_command("ACL", "DELUSER", USER)
+
+
+def refused(call: Callable[[], Any]) -> bool:
+    """Whether the store refuses the credentials."""
+    try:
+        call()
+    except StoreRefused as error:
+        return "refused our credentials" in str(error)
+    return False
+
+
+def test_a_provider_that_fails_ends_no_connection(
+    make_any: Maker, own: Server, often: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connections keep their authentication, and the log says why."""
+    set_password(own, "first")
+    provider = RotatingInLoop()
+    limiter = make_any(make_any.client("Redis", port=own.port, credential_provider=provider))
+    assert limiter.hit("u")
+
+    def fail() -> NoReturn:
+        raise RuntimeError("the vault is sealed")
+
+    provider.get_credentials = fail  # type: ignore[method-assign]
+
+    def logged() -> bool:
+        assert limiter.hit("u")
+        return "credentials were not renewed: the vault is sealed" in caplog.text
+
+    until(logged)
+
+
+@pytest.mark.parametrize("make", ["Redis", "RedisCluster"])
+def test_a_client_keeps_its_name(
+    make_any: Maker, make: str, server: Server, cluster: Cluster
+) -> None:
+    """CLIENT LIST shows it, and our name as the library's."""
+    node = server if make == "Redis" else cluster.nodes[0]
+    client = make_any.client(make, host=HOST, port=node.port, client_name=f"of-{make}")
+    limiter = make_any(client)
+    assert limiter.hit("u")
+    nodes = [server] if make == "Redis" else cluster.nodes
+    found = []
+    for each in nodes:
+        with each.client() as admin:
+            found += [one for one in admin.client_list() if one["name"] == f"of-{make}"]
+    assert any(f"slotgate_v{__version__}" in one["lib-name"] for one in found)

@@ -9,10 +9,10 @@ from redis.exceptions import ResponseError
 
 from limiter import FixedWindow, StoreRefused, StoreUnavailable
 from limiter.call import Block, Call, CallTemplate
-from limiter.transport import slots
 from limiter.transport.redirects import MOST_REDIRECTS, TRYAGAIN_PAUSES, Action, Redirects
-from limiter.transport.slots import SLOTS, SlotTable
+from limiter.transport.slots import SLOTS, SlotTable, slot_of
 from limiter.transport.store import Address, read_store
+from limiter.transport.tables import graver, in_turn
 from limiter.transport.wire import encode, encode_with_text
 
 CALL = Call(CallTemplate("hit", 0, 0, (Block(FixedWindow(5, 1), 0, 1),)), (b"key",), b"tag")
@@ -138,9 +138,9 @@ def answers(table: SlotTable[Node], owners: dict[str, str | None]) -> list[str]:
         name = node.address[0]
         asked.append(name)
         if (owner := owners[name]) is None:
-            reading.fail(StoreUnavailable("down"))
+            reading.fail(node, StoreUnavailable("down"))
         else:
-            reading.add([[0, SLOTS - 1, [owner, 1], *([other, 1] for other in owners)]], node)
+            reading.add(node, [[[0, SLOTS - 1, [owner, 1], *([other, 1] for other in owners)]]])
     table.end_reading(reading)
     return asked
 
@@ -201,8 +201,8 @@ def test_the_second_answer_is_believed() -> None:
 def test_a_slot_without_an_owner() -> None:
     """The error has the slot's number."""
     table = made()
-    with pytest.raises(StoreUnavailable, match=f"no node has slot {slots.slot_of(b'tag')}"):
-        table.owner(slots.slot_of(b"tag"))
+    with pytest.raises(StoreUnavailable, match=f"no node has slot {slot_of(b'tag')}"):
+        table.owner(slot_of(b"tag"))
 
 
 def test_a_moved_is_remembered_and_an_ask_is_not() -> None:
@@ -223,18 +223,18 @@ def test_a_moved_is_remembered_and_an_ask_is_not() -> None:
 def test_a_refusal_is_graver() -> None:
     """It is reported instead of a node that is down, whichever comes first."""
     refused, down = StoreRefused("r"), StoreUnavailable("d")
-    assert slots.graver(None, down) is down
-    assert slots.graver(down, refused) is refused
-    assert slots.graver(refused, down) is refused
+    assert graver(None, down) is down
+    assert graver(down, refused) is refused
+    assert graver(refused, down) is refused
 
 
 def test_a_late_node_is_asked_once_more() -> None:
     """First each node has a short time; a node that answered, or the only one, is not asked again."""
     asked = []
-    for name, until in slots.in_turn(["quick", "late"], 0.08):
+    for name, until in in_turn(["quick", "late"], 0.08):
         asked.append((name, round(until - time.monotonic(), 2)))
         if name == "late":
             time.sleep(0.02)  # longer than its share: that is the test
     assert asked == [("quick", 0.01), ("late", 0.01), ("late", 0.08)]
-    [(_, until)] = slots.in_turn(["alone"], 0.08)
+    [(_, until)] = in_turn(["alone"], 0.08)
     assert round(until - time.monotonic(), 2) == 0.08

@@ -320,7 +320,7 @@ def test_connections_to_a_replica_are_replaced_if_a_new_one_may_help(
     new = [node.replace(old[number], until_soon) for number in (0, 1)]
     assert old[0].closed
     assert old[1].closed
-    # A replica, too: connections are kept, except for one in each half second.
+    # A replica, too: connections are kept, except for one in each SEARCH_EVERY.
     assert node.replace(new[0], until_soon) is None
     assert node.replace(old[2], until_soon) is new[0]
     assert node._idle == [old[2]]
