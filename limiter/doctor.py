@@ -12,6 +12,7 @@ from statistics import median
 from typing import NamedTuple
 
 from limiter.keys import KeySpeller
+from limiter.scripts import OF_RECORDS
 from limiter.transport import connect
 from limiter.transport.inspection import Facts, Server, inspect
 
@@ -206,6 +207,10 @@ def _struct(server: Server) -> Finding:
 
 
 def _rights(server: Server) -> Finding:
+    if server.missing and {*server.missing.split()} <= {f"+{name}" for name in OF_RECORDS}:
+        advice = "only /v1/reserve needs it; `limiter acl` prints all rights"
+        found = f"the store's user lacks {server.missing}"
+        return Finding(Level.WARNING, "rights", found, advice)
     if server.missing:
         advice = "grant what `limiter acl` prints"
         return _fault("rights", f"the store's user lacks {server.missing}", advice)

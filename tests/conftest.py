@@ -12,7 +12,8 @@ import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,10 @@ settings.register_profile("few", settings.get_profile("ours"), max_examples=10)
 
 # The tests' requests go to this machine, whatever proxy is set for others.
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localhost,::1"
+
+TESTS = Path(__file__).parent
+#: Folders whose tests are run without coverage: other folders reach the same lines in less time.
+UNMEASURED = {"bench", "contract", "model", "mutants", "page", "proxies"}
 
 _subjects = itertools.count()
 _run = secrets.token_hex(4)
@@ -187,6 +192,14 @@ def unmeasured() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unmeasured_folder(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stop coverage for the tests of some folders."""
+    folder = request.path.relative_to(TESTS).parts[0]
+    with stopped_coverage() if folder in UNMEASURED else nullcontext():
+        yield
+
+
 def coverage_of_tests() -> Any:
     """The coverage that is measured in this process; None without it."""
     coverage = sys.modules.get("coverage")
@@ -195,12 +208,15 @@ def coverage_of_tests() -> Any:
 
 @contextmanager
 def stopped_coverage() -> Iterator[None]:
-    """Measure no coverage in the body."""
+    """Measure no coverage in the body, nor in the processes that it starts."""
     measuring = coverage_of_tests()
     if measuring:
         measuring.stop()
-    try:
-        yield
-    finally:
-        if measuring:
-            measuring.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+            patch.delenv(name)
+        try:
+            yield
+        finally:
+            if measuring:
+                measuring.start()

@@ -123,7 +123,11 @@ def _server(transport: Transport, node: Node, key: bytes, timeout: float) -> Ser
         (coverage or {}).get("cluster-require-full-coverage"),
         scripts,
         refusal,
-        rights.missing(unless_refused(lambda: transport.ask(node, rights.question(key), by()))),
+        rights.missing(
+            unless_refused(
+                lambda: transport.ask(node, rights.question(key, with_records=True), by())
+            )
+        ),
     )
 
 

@@ -37,6 +37,7 @@ _ARGUMENTS = {
     "ltrim": b"%b 0 0",
     "pexpire": b"%b 1 NX",
     "rpush": b"%b 0",
+    "set": b"%b value",
     "time": b"",
     "zadd": b"%b 0 member",
     "zcount": b"%b 0 0",
@@ -47,15 +48,16 @@ _ARGUMENTS = {
 }
 
 
-def question(key: bytes) -> bytes:
+def question(key: bytes, with_records: bool = False) -> bytes:
     """Encode the call that checks the commands on a key of the limiter, which has no space in it.
 
-    Those of reservations are left out: a user who never reserves needs no right to them.
+    Without ``with_records``, those of recorded reservations are left out: a user who never makes one needs
+    no right to them.
     """
     calls = [
         b"%b %b" % (name.encode(), _ARGUMENTS.get(name, b"%b").replace(b"%b", key))
         for name in ("evalsha", "eval", *COMMANDS)
-        if name not in OF_RECORDS
+        if with_records or name not in OF_RECORDS
     ]
     return command("EVAL", _TEXT, "0", *calls)
 

@@ -21,7 +21,7 @@ from limiter.aio import AsyncLimiter
 from tests.calls.support import PATIENCE
 from tests.concurrency.hammer import processes
 
-LEASE = 0.6
+LEASE = 1.0
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from tests.calls.support import NOW_US, PATIENCE, by_algorithm
 from tests.calls.test_holders import child
 from tests.proxy import Proxy, cut, swallow
 from tests.transport.support import scripts_run
-from tests.waiting import until
+from tests.waiting import soon, until
 
 DAY = FixedWindow(100_000, "day")
 #: A hold in which nothing expires while a test runs, on a busy machine.
@@ -307,19 +307,20 @@ def test_a_loop_that_is_closed_too_early(
     prepaid = limiter._core.prepaid
     assert prepaid is not None
 
-    async def hits(seconds: float) -> None:
+    async def hits() -> None:
         for _ in range(50):
             await limiter.hit(subject)
-        await asyncio.sleep(seconds)
+
+    async def hits_until_all_are_back() -> None:
+        await hits()
+        await soon(lambda: asyncio.sleep(0, not prepaid._out and not limiter._core.tasks))
 
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(hits(0.0))
+    loop.run_until_complete(hits())
     loop.close()
     assert prepaid._out
     time.sleep(0.6)  # until a look is late
-    asyncio.run(hits(0.6))
-    assert not prepaid._out
-    assert not limiter._core.tasks
+    asyncio.run(hits_until_all_are_back())
 
 
 # --- what does not use them ---

@@ -9,7 +9,7 @@ import pytest
 from limiter import acl
 from limiter.doctor import Level, findings
 from limiter.transport.inspection import Facts, Scripts, Server
-from service.demo.servers import HOST, Certificates, Cluster, find_server
+from service.demo.servers import HOST, Certificates, Cluster, Watched, find_server
 from service.demo.servers import Server as RealServer
 from tests.cli.support import run
 
@@ -48,11 +48,21 @@ def test_it_connects_as_the_limiter_and_writes_nothing(own: RealServer) -> None:
     assert found["replicas"][1].startswith("not known, since INFO was refused")
 
 
+#: The rights of a user who makes no reservations by an id.
+_EARLIER = acl.rule("x").partition(" on ")[2].replace(" +get", "").replace(" +set", "")
+
+
 def test_missing_rights_are_named(own: RealServer) -> None:
     with own.client() as admin:
         admin.execute_command(acl.rule("narrow").replace(" +hset", "").replace(" +zadd", ""))
         admin.execute_command("ACL SETUSER narrow >secret")
     store = own.url.replace("://", "://narrow:secret@")
+    with own.client() as admin:
+        admin.execute_command("ACL SETUSER earlier reset on >secret " + _EARLIER)
+    assert checks(own.url.replace("://", "://earlier:secret@"))["rights"] == (
+        "warning",
+        "the store's user lacks +get +set|only /v1/reserve needs it; `limiter acl` prints all rights",
+    )
     expected = "the store's user lacks +hset +zadd|grant what `limiter acl` prints"
 
     assert checks(store)["rights"] == ("fault", expected)
@@ -100,6 +110,17 @@ def test_a_node_of_a_cluster_and_a_replica_are_no_stores(
         "fault",
         "this server is a replica|it accepts no charges; give the address of the primary",
     )
+
+
+def test_sentinels() -> None:
+    with Watched(0) as watched:
+        address = f"{HOST}:{watched.servers[0].port}"
+        expected = f"Sentinel: 3 sentinels, primary at {address}|"
+        assert checks(watched.url)["topology"] == ("ok", expected)
+        watched.sentinels[1].kill()
+        level, text = checks(watched.url)["topology"]
+    assert level == "warning"
+    assert text.startswith(f"Sentinel: 2 of 3 sentinels name the primary at {address}|the others")
 
 
 def test_tls(certificates: Certificates) -> None:

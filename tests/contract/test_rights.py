@@ -14,8 +14,6 @@ from limiter.scripts import COMMANDS, OF_RECORDS, names
 from tests.contract import checks, vectors
 from tests.scripts import source
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 
 @pytest.fixture
 def admin(any_store: str) -> Iterator[redis.Redis]:

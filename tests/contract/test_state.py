@@ -15,8 +15,6 @@ from tests.contract import calls
 from tests.machines.support import NOW_US
 from tests.scripts import Caller, sha1
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 SCRIPTS = calls.FORMS
 MODES = ["hit", "hit", "hit", "peek", "refund", "settle", "renew", "release", "reset"]
 

@@ -13,8 +13,6 @@ from tests import scripts
 from tests.contract import checks, vectors
 from tests.contract.source import load_module
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 VECTORS = vectors.load()
 FORMS = [form for vector in VECTORS for form in vectors.forms(vector)]
 

@@ -11,8 +11,6 @@ from tests.model import MODELS
 from tests.model.concurrency import Concurrency
 from tests.model.sliding_log import SlidingLog
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 SAMPLES = [
     sample for model in MODELS.values() for sample in (model.samples(3, 6) + model.samples(5, 9))
 ]

@@ -17,8 +17,6 @@ from tests.model.sliding_log import SlidingLog
 from tests.model.sliding_window import SlidingWindow, Window
 from tests.model.token_bucket import GCRA, LeakyBucket, TokenBucket
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 S = 1_000_000
 #: A multiple of an hour since 1970, so that aligned windows begin here.
 T0 = 500_000 * 3600 * S

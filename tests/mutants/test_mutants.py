@@ -10,8 +10,6 @@ import redis
 
 from tests.mutants import scripts
 
-pytestmark = pytest.mark.usefixtures("unmeasured")
-
 CAUGHT = (AssertionError, redis.RedisError)
 
 
