@@ -68,6 +68,8 @@ class PrimaryTable(Table[Node]):
     def end_reading(self, reading: Any) -> list[Node]:
         """Believe the best answer; return the node of an earlier primary, if there is a new one."""
         super().end_reading(reading)
+        # From its beginning: a silent sentinel that is asked last must not delay the next reading.
+        self.outdated_at = reading.began_at + OUTDATED_AFTER
         claims = reading.claims
         self.failure = None if claims else reading.failure
         if claims:
@@ -168,6 +170,7 @@ class PrimaryReading(Reading[Node]):
 
     def __init__(self, table: PrimaryTable[Node]) -> None:
         self._table = table
+        self.began_at = monotonic()
         self.claims: list[Claim] = []
 
     def nodes(self, timeout: float) -> Iterator[tuple[Node, float]]:

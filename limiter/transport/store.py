@@ -351,6 +351,8 @@ def _from_sentinel(pool: Any, kit: Kit) -> Store:
             "master_for makes"
         )
     manager = pool.sentinel_manager
+    if not manager.sentinels:
+        raise InvalidSetting("store is a client of a Sentinel that has no sentinels: give it some")
     pools = [client.connection_pool for client in manager.sentinels]
     addresses = [_alone(each.connection_class, each.connection_kwargs, kit) for each in pools]
     service = Service(
@@ -361,7 +363,6 @@ def _from_sentinel(pool: Any, kit: Kit) -> Store:
     )
     is_tls = issubclass(pool.connection_class, kit.tls_connection)
     settings = redispy.kept(pool.connection_kwargs)
-    settings.pop("connection_pool", None)  # which is a way to ask the sentinels
     return _watched(
         service,
         tuple(address for each in addresses for address in each.addresses),
