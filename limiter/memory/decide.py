@@ -120,7 +120,7 @@ def reserve(template: CallTemplate, steps: Sequence[Step], record: str | None) -
         for at, granted in zip(range(0, len(reply), STRIDE), recorded, strict=True):
             if granted is not None:
                 reply[at], reply[at + 2], reply[at + 4] = granted, 0, 0
-        found = record if record.endswith(_FOUND) else record + _FOUND
+        found = None if record.endswith(_FOUND) else record + _FOUND
         return RecordedOutcome([*reply, 2], [], found, keeps_expiry=True)
     reply, writes = ask(template, True, steps)
     waits = reply[2::STRIDE]
