@@ -16,10 +16,10 @@ from unittest import mock
 from bench import busy
 from bench.effort import Effort, Step, progress
 from bench.load import KINDS, PLENTY, Load
-from bench.sections import Section, Spread, tabulate
+from bench.sections import Failed, Section, Spread, tabulate
 from bench.stores import Program
 from limiter import TokenBucket
-from service.demo.servers import HOST, Cluster, Server, find_server
+from service.demo.servers import HOST, Cluster, Server, Watched, find_server
 from tests import tls
 from tests.proxy import Proxy
 from tests.topology import TAG, Move, Partition, take_over, until_replicas_are_named
@@ -114,6 +114,48 @@ def _all_primaries_die(program: Program, kind: str) -> float:
                 node.kill()
             take_over(*replicas)
             return load.decided_after(time.monotonic())
+
+
+def _an_operator_fails_over(program: Program, kind: str) -> float:
+    """Let a sentinel fail over; the old primary lives, and goes on as a primary for eight seconds."""
+    with Watched(binary=program.path) as watched:
+        old, new = watched.servers
+        with Load(kind, watched.url, _hit) as load, new.client() as admin, old.client() as of_old:
+            load.until_decided()
+            watched.failover()
+            until(lambda: watched.sentinels[0].named(watched.service) == new.port)
+            event = time.monotonic()
+            admin.config_resetstat()
+            until(lambda: "cmdstat_evalsha" in admin.info("commandstats"))
+            seconds = time.monotonic() - event
+            if of_old.info("replication")["role"] != "master":
+                raise Failed("the old primary became a replica too early")
+            return seconds
+
+
+def _a_watched_primary_dies(program: Program, kind: str) -> float:
+    """Kill a primary that sentinels watch."""
+    with Watched(binary=program.path) as watched, Load(kind, watched.url, _hit) as load:
+        old, new = watched.servers
+        load.until_decided()
+        old.kill()
+        until(lambda: any(each.named(watched.service) == new.port for each in watched.sentinels))
+        return load.decided_after(time.monotonic())
+
+
+def _a_sentinel_dies_with_its_primary(program: Program, kind: str) -> float:
+    """Stop a primary and the first sentinel: neither closes its connections, as if their machine died."""
+    with Watched(binary=program.path) as watched, Load(kind, watched.url, _hit) as load:
+        old, new = watched.servers
+        first, *others = watched.sentinels
+        load.until_decided()
+        old.pause()
+        first.pause()
+        until(lambda: any(each.named(watched.service) == new.port for each in others))
+        seconds = load.decided_after(time.monotonic())
+        old.resume()
+        first.resume()
+        return seconds
 
 
 def _a_replica_at_a_fixed_address(program: Program, kind: str) -> float:
@@ -229,6 +271,15 @@ ROWS = (
     Row("a primary dies: seconds after its replica took over", 1, _a_primary_dies),
     Row("a primary is cut off: seconds after its replica took over", 1, _a_primary_is_cut_off),
     Row("all primaries die: seconds after their replicas took over", 3, _all_primaries_die),
+    Row(
+        "Sentinel, an operator's failover: seconds after the new name", 0.5, _an_operator_fails_over
+    ),
+    Row("Sentinel, a primary dies: seconds after the new name", 0.5, _a_watched_primary_dies),
+    Row(
+        "Sentinel, a machine with a primary and a sentinel dies: seconds after the new name",
+        0.5,
+        _a_sentinel_dies_with_its_primary,
+    ),
     Row("READONLY at a fixed address: connections a second", 2, _a_replica_at_a_fixed_address),
     Row(
         "TLS handshakes fail: % of the time, of an event loop or of a processor",

@@ -31,9 +31,10 @@ class Limiter(Base):
         limits: A limit string (``"100/minute"``, ``"20/second; 1000/hour"``), a policy, or several.
             A call passes if all of them have room. It is charged to all or none, in one round trip.
         store: Where the counts are: a URL (``redis://127.0.0.1:6379/0``, ``rediss://``, ``unix://``,
-            ``valkey://``, ``redis+cluster://h1:p1,h2:p2``) or a client of redis-py, of which only the
-            connection settings are used. ``memory://`` keeps them in this process, for this limiter
-            alone, whatever its name. Another ``Limiter``: its store, connections and timeouts are shared.
+            ``valkey://``, ``redis+cluster://h1:p1,h2:p2``, ``redis+sentinel://h1:p1,h2:p2/service``) or a
+            client of redis-py, of which only the connection settings are used. ``memory://`` keeps them in
+            this process, for this limiter alone, whatever its name. Another ``Limiter``: its store,
+            connections and timeouts are shared.
         name: Part of every key. Limiters with the same name share their counts.
         prefix: The beginning of every key.
         algorithm: The algorithm of a limit string. By default it is a sliding log, or a token bucket

@@ -204,8 +204,8 @@ class _SequentialReservation:
 
     If a group denies, those that this call has reserved are refunded at once, and their records deleted.
     If the caller is interrupted, or the deadline is over, this is done in the background. What another call
-    has reserved stays, since that call may pass. A store that fails ends the call, and nothing is refunded:
-    the same call again goes on.
+    has reserved or found stays, since that call may pass. A store that fails ends the call, and nothing is
+    refunded: the same call again goes on.
     """
 
     def __init__(self, core: Core[Any], calls: _Calls, deadline: float) -> None:
@@ -256,5 +256,5 @@ class _SequentialReservation:
         return results
 
     def _refund_flow(self, group: list[int], deadline: float) -> Flow[Results]:
-        """Refund a group, and delete its record."""
+        """Refund a group, and delete its record, unless another call has found that."""
         return self._calls.settle_flow(group, 0, deadline, free=True)

@@ -128,7 +128,7 @@ def _is_plain_call(node: ast.AST) -> bool:
 
 
 def test_the_transport_knows_no_client_and_no_policy() -> None:
-    """It carries bytes and replies: of the library it needs errors, the call, the scripts, threads."""
+    """It carries bytes and replies; beside its own it needs errors, calls, scripts, threads and the version."""
     for name, tree in trees("limiter/transport"):
         for wanted in imports(tree):
             if within(wanted, "limiter"):
@@ -141,6 +141,7 @@ def test_the_transport_knows_no_client_and_no_policy() -> None:
                     "limiter.scripts",
                     "limiter.threads",
                     "limiter.transport",
+                    "limiter.version",
                 ), f"{name} imports {wanted}"
 
 

@@ -92,6 +92,8 @@ OTHER_POLICIES = "LIMITER reservation v1 has a record of other policies"
 SETTLED = "-1"
 #: What a record has for a policy in shadow mode that had no room.
 _NO_ROOM = "-"
+#: The end of a record that a later call to reserve has found: a life of 0 no longer refunds it.
+_FOUND = " +"
 
 
 class RecordedOutcome(NamedTuple):
@@ -118,7 +120,8 @@ def reserve(template: CallTemplate, steps: Sequence[Step], record: str | None) -
         for at, granted in zip(range(0, len(reply), STRIDE), recorded, strict=True):
             if granted is not None:
                 reply[at], reply[at + 2], reply[at + 4] = granted, 0, 0
-        return RecordedOutcome([*reply, 2], [])
+        found = None if record.endswith(_FOUND) else record + _FOUND
+        return RecordedOutcome([*reply, 2], [], found, keeps_expiry=True)
     reply, writes = ask(template, True, steps)
     waits = reply[2::STRIDE]
     if any(wait and not block.shadow for wait, block in zip(waits, blocks, strict=True)):
@@ -131,8 +134,10 @@ def reserve(template: CallTemplate, steps: Sequence[Step], record: str | None) -
 def settle(template: CallTemplate, steps: Sequence[Step], record: str | None) -> RecordedOutcome:
     """Refund or charge the difference to the recorded units, and mark the record as settled."""
     blocks = template.blocks
+    found = _FOUND if record is not None and record.endswith(_FOUND) else ""
+    stays = bool(found) and not template.record_ms
     recorded: list[int | None] = [None] * len(blocks)
-    if record is not None and record != SETTLED:
+    if record is not None and record != SETTLED and not stays:
         recorded = _read(record, len(blocks))
     reply: list[int] = []
     writes: list[int] = []
@@ -153,7 +158,9 @@ def settle(template: CallTemplate, steps: Sequence[Step], record: str | None) ->
         else:
             words.append(str(block.cost))
     if remains:
-        return RecordedOutcome([*reply, 2], writes, " ".join(words), keeps_expiry=True)
+        return RecordedOutcome([*reply, 2], writes, " ".join(words) + found, keeps_expiry=True)
+    if stays:
+        return RecordedOutcome([*reply, 0], writes)
     if record == SETTLED:
         return RecordedOutcome([*reply, 3], writes)
     mark = SETTLED if template.record_ms else ""
@@ -162,7 +169,7 @@ def settle(template: CallTemplate, steps: Sequence[Step], record: str | None) ->
 
 def _read(record: str, count: int) -> list[int | None]:
     """The units that were granted to each policy; None for one that had no room."""
-    words = record.split(" ")
+    words = record.removesuffix(_FOUND).split(" ")
     if len(words) != count or not all(word == _NO_ROOM or word.isdecimal() for word in words):
         raise StoreRefused(OTHER_POLICIES)
     return [None if word == _NO_ROOM else int(word) for word in words]

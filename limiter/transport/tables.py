@@ -101,9 +101,7 @@ class Table(Generic[Node]):
         """Make the error for a missed deadline: the last reading's refusal, or StoreUnavailable."""
         if isinstance(self.failure, StoreRefused):
             return anew(self.failure)
-        return StoreUnavailable(
-            f"{self._store.where}: no answer from its nodes within the deadline"
-        )
+        return StoreUnavailable(f"{self._store.where}: no {self.contents} within the deadline")
 
 
 def in_turn(nodes: Iterable[Each], timeout: float) -> Iterator[tuple[Each, float]]:

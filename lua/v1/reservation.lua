@@ -8,7 +8,8 @@ ARGV[1] now_us       the time to use; 0: the server's clock
 ARGV[2] mode         reserve: charge every policy its cost, or none, as a hit of several does, and
                      write the record; settle: refund what was reserved beyond the true cost, or
                      charge what was not, up to a debt of limit, and mark the record as settled
-ARGV[3] life_ms      how long the record is kept, or the mark; for settle also 0: delete the record
+ARGV[3] life_ms      how long the record is kept, or the mark; for settle also 0: delete the
+                     record; if a later reserve has found it, change nothing
 then for each policy, in the same order in both modes:
         algorithm    the name of its script in this folder; any but concurrency
         key          the index in KEYS of the key that the script takes as KEYS[1]
@@ -17,15 +18,17 @@ then for each policy, in the same order in both modes:
                      The cost of settle is the true one, and may exceed the limit
 
 Returns for each policy the first five integers of its script's reply, then state, and now_us at the end.
-        A state is 0: nothing is recorded, since reserve was denied, or settle found no record;
+        A state is 0: nothing is recorded, since reserve was denied, or settle found no record, or
+        one that it must not refund;
         1: this call has reserved, or settled; 2: it was reserved before, and reserve has charged
         nothing (granted is what the record says), or settle has moved 4,000 units of a log, and
         must be called again for the rest; 3: it was settled before, and nothing is changed.
 
 Writes  As the scripts of the single policies do. The record has the units that each policy was granted,
         in decimal, with a blank between two; - is a policy in shadow mode that had no room, which
-        settle does not change. -1 is the mark. settle writes it also where there was no record,
-        so that a call to reserve which comes later charges nothing.
+        settle does not change. The first reserve that finds the record adds a blank and +, and its
+        expiry stays. -1 is the mark. settle writes it also where there was no record, so that a
+        call to reserve which comes later charges nothing.
 ]]
 
 local ARGV, KEYS, call = ARGV, KEYS, redis.call
@@ -49,26 +52,31 @@ else
   slack_ms = 3600000
 end
 
--- 3. Read the record: what each policy was granted, false for a policy that had no room.
-local status, recorded = 0, nil
+-- 3. Read the record: what each policy was granted, false for a policy that had no room. A caller that found
+-- the record may rely on it, so a life of 0 no longer refunds it.
+local record
+local status, recorded, found = 0, nil, false
 do
   local key = KEYS[record_at]
-  local record = call("GET", key)
-  if record == "-1" then
-    status = 3
-  elseif record then
-    status, recorded = 2, {}
-    for word in string.gmatch(record, "[^ ]+") do
-      local units = tonumber(word)
-      if word == "-" then
-        units = false
-      elseif not (units and units >= 0 and units < 2^53 and units % 1 == 0) then
-        recorded = {}
-        break
-      end
-      recorded[#recorded + 1] = units
+  record = call("GET", key)
+end
+if record == "-1" then
+  status = 3
+elseif record then
+  status, recorded, found = 2, {}, string.sub(record, -2) == " +"
+  for word in string.gmatch(found and string.sub(record, 1, -3) or record, "[^ ]+") do
+    local units = tonumber(word)
+    if word == "-" then
+      units = false
+    elseif not (units and units >= 0 and units < 2^53 and units % 1 == 0) then
+      recorded = {}
+      break
     end
+    recorded[#recorded + 1] = units
   end
+end
+if found and not reserves and life_ms == 0 then
+  status, recorded = 0, nil
 end
 
 -- 4. Check every policy, and compute its state after the charge, or after the settlement. Repeat without a
@@ -590,8 +598,14 @@ do
     if charges and fits then
       status = 1
       call("SET", key, table.concat(units, " "), "PX", life_ms + slack_ms)
+    elseif status == 2 and not found then
+      units = {record, "+"}
+      call("SET", key, table.concat(units, " "), "KEEPTTL")
     end
   elseif remains then
+    if found then
+      units[#units + 1] = "+"
+    end
     call("SET", key, table.concat(units, " "), "KEEPTTL")
   elseif status ~= 3 then
     if life_ms > 0 then

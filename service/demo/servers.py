@@ -334,9 +334,7 @@ class Watched:
                 with replica.client() as client:
                     _ask(client, "REPLICAOF", primary.host, primary.port)
             for sentinel in self.sentinels:
-                sentinel.debug(
-                    info_period=200, publish_period=200, ping_period=100
-                )  # for fast tests
+                sentinel.debug(info_period=200, ask_period=100)
                 sentinel.monitor(
                     self.service,
                     primary,
@@ -352,6 +350,7 @@ class Watched:
 
     def wait(self, pause: Pause = time.sleep) -> None:
         """Wait until every sentinel knows the other ones and the replicas, and these are up to date."""
+        self._publish_every(200)
         with ExitStack() as stack:
             clients = [stack.enter_context(each.client()) for each in self.sentinels]
             _until(
@@ -359,6 +358,11 @@ class Watched:
                 "the sentinels did not find each other",
                 pause,
             )
+        self._publish_every(2000)  # as usual: one that hears of a failover late must not undo it
+
+    def _publish_every(self, milliseconds: int) -> None:
+        for sentinel in self.sentinels:
+            sentinel.debug(publish_period=milliseconds)
 
     def failover(self, sentinel: Sentinel | None = None, pause: Pause = time.sleep) -> None:
         """Begin a failover, as an operator would; the old primary goes on to answer for seconds."""

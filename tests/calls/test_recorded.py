@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import random
 from time import monotonic
 from typing import Any
 
@@ -21,7 +22,7 @@ from limiter import (
     TokenBucket,
 )
 from limiter.aio import AsyncLimiter
-from limiter.flows import Flow
+from limiter.flows import Ask, Flow
 from limiter.plan import Part, Plan
 from limiter.recorded import OtherRecord, Recorded, State, reserve_flow, settle_flow
 from limiter.testing import StoreCall, intercept
@@ -306,6 +307,38 @@ def test_equal_ones_at_once(cluster: Cluster, new_subject: Any) -> None:
         reservation = Reservation(limiter, "r1", first, second)
         assert reservation.states(1, 1) == [NOW, NOW]
         assert reservation.lefts() == [[3, 999]] * 2
+
+
+def test_equal_ones_in_any_order(cluster: Cluster, new_subject: Any) -> None:
+    """In slots of their own: none passes with a charge that another one, which is denied, has refunded."""
+    seen, passes = random.Random(16), 0
+    with Limiter(FixedWindow(3, "day"), store=cluster.url, timeout=PATIENCE) as limiter:
+        core = limiter._core
+        for _ in range(40):
+            subjects = [new_subject() for _ in range(3)]
+            full = seen.choice(subjects)
+            limiter.hit(full, 3)
+            parts = [Part(core.plan, subject, 1) for subject in subjects]
+            replies: dict[Flow[list[Recorded]], Any] = {
+                reserve_flow(core, parts, "r1", 600): None for _ in range(3)
+            }
+            has_passed = False
+            while replies:
+                if full and seen.random() < 0.15:
+                    limiter.refund(full, 3)
+                    full = ""
+                flow = seen.choice(list(replies))
+                try:
+                    step = flow.send(replies[flow])
+                    assert isinstance(step, Ask)
+                    replies[flow] = core.transport.run(step.call, step.deadline)
+                except StopIteration as done:
+                    has_passed |= {result.state for result in done.value} <= {NOW, OPEN}
+                    del replies[flow]
+            passes += has_passed
+            if has_passed:
+                assert [limiter.peek(subject).remaining for subject in subjects] == [2, 2, 2]
+    assert 5 < passes < 35
 
 
 def test_a_refusal_and_a_failed_refund(slots: Slots) -> None:

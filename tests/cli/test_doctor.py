@@ -11,7 +11,7 @@ import pytest
 from limiter import acl
 from limiter.doctor import Level, findings
 from limiter.transport.inspection import Facts, Scripts, Server, inspect
-from service.demo.servers import HOST, Certificates, Cluster, find_server
+from service.demo.servers import HOST, Certificates, Cluster, Watched, find_server
 from service.demo.servers import Server as RealServer
 from tests.cli.support import run
 
@@ -126,6 +126,17 @@ def test_a_node_of_a_cluster_and_a_replica_are_no_stores(
         "fault",
         "this server is a replica|it accepts no charges; give the address of the primary",
     )
+
+
+def test_sentinels() -> None:
+    with Watched(0) as watched:
+        address = f"{HOST}:{watched.servers[0].port}"
+        expected = f"Sentinel: 3 sentinels, primary at {address}|"
+        assert checks(watched.url)["topology"] == ("ok", expected)
+        watched.sentinels[1].kill()
+        level, text = checks(watched.url)["topology"]
+    assert level == "warning"
+    assert text.startswith(f"Sentinel: 2 of 3 sentinels name the primary at {address}|the others")
 
 
 def test_tls(certificates: Certificates) -> None:

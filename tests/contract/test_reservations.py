@@ -90,8 +90,10 @@ def test_a_call_that_moves_nothing_writes_nothing(subject: Subject) -> None:
 
     writes_nothing("settle", 0, 0, 0)
     assert subject.run("reserve", 4) == (1, [4, 4, 4])
+    assert subject.run("reserve", 4, life_ms=1)[0] == 2  # it notes that it has found the record
     writes_nothing("reserve", 4, 1, 2)
     writes_nothing("reserve", 5, 1, 2)
+    writes_nothing("settle", 0, 0, 0)
     assert subject.run("settle", 2) == (1, [2, 2, 2])
     writes_nothing("settle", 0, 1, 3)
     writes_nothing("settle", 0, 0, 3)
@@ -114,8 +116,9 @@ def test_a_log_moves_4000_units_at_a_time(any_store: str) -> None:
         assert client.get(record) == text
         assert 1_000 < client.pttl(record) <= LIFE_MS
     # Another caller, who knows another cost, goes on from there.
+    assert subject.run("reserve", 1)[0] == 2
     assert subject.run("settle", 200, 0, 2_500) == (2, [0, 4_000, 0])
-    assert client.get(record) == b"200 4500 2500"
+    assert client.get(record) == b"200 4500 2500 +"
     assert subject.run("settle", 200, 500, 2_500) == (1, [0, 4_000, 0])
     assert client.get(record) == b"-1"
     assert client.llen(subject.keys[1]) == 500

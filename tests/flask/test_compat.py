@@ -619,7 +619,6 @@ REFUSED: list[dict[str, Any]] = [
     {"strategy": "magic"},
     {"storage_uri": "memcached://localhost"},
     {"storage_uri": "mongodb://localhost"},
-    {"storage_uri": "redis+sentinel://localhost/main"},
     {"storage_options": {"connection_pool": None}},
 ]
 

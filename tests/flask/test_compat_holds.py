@@ -54,25 +54,28 @@ def exempt(library: Library, limits: Any, target: Any, names: str | None) -> Any
     return limits.exempt(target, **more)
 
 
-#: Factors of the application's limit, and of all others: each decides by itself, so that it does not
-#: matter which others are charged for a request that one denies.
-FACTORS = [(99, 1), (1, 99)]
+#: The application's limit, a factor of all others, and how often each path is requested. The
+#: application's limit or the others decide by themselves, so that it does not matter which others are
+#: charged for a request that one denies.
+FACTORS = [(99, 1, 5), (1, 99, 2)]
 
 
 @pytest.mark.slow  # all of them together
 @pytest.mark.parametrize("names", FLAGS, ids=str)
 @pytest.mark.parametrize("override", [True, False])
-@pytest.mark.parametrize(("whole", "each"), FACTORS)
-def test_a_view_that_is_exempt(names: str | None, override: bool, whole: int, each: int) -> None:
+@pytest.mark.parametrize(("whole", "each", "times"), FACTORS)
+def test_a_view_that_is_exempt(
+    names: str | None, override: bool, whole: int, each: int, times: int
+) -> None:
     """In a blueprint with and without a limit; with and without a limit of its own."""
 
     def write(library: Library, app: Flask) -> None:
-        more = {"application_limits": [f"{7 * whole}/minute"]}
-        limits = limiter(library, app, default_limits=[f"{2 * each}/minute"], **more)
+        more = {"application_limits": [f"{whole}/minute"]}
+        limits = limiter(library, app, default_limits=[f"{each}/minute"], **more)
         shop = Blueprint("shop", "shop", url_prefix="/shop")
-        limits.limit(f"{3 * each}/minute")(shop)
+        limits.limit(f"{2 * each}/minute")(shop)
         for place in (shop, app):
-            own = limits.limit(f"{4 * each}/minute", override_defaults=override)
+            own = limits.limit(f"{3 * each}/minute", override_defaults=override)
             name = "in" if place is shop else "out"
             free = exempt(library, limits, saying(f"{name}_free"), names)
             place.add_url_rule("/free", "free", free)
@@ -81,7 +84,7 @@ def test_a_view_that_is_exempt(names: str | None, override: bool, whole: int, ea
         app.register_blueprint(shop)
 
     paths = ("/shop/free", "/shop/both", "/free", "/both")
-    same(write, *[path for path in paths for _ in range(5)], fields=())
+    same(write, *[path for path in paths for _ in range(times)], fields=())
 
 
 #: Flags of the outer blueprint, of the inner one, and whether this one's limit overrides the other's.
@@ -94,22 +97,22 @@ PAIRS = [
 
 @pytest.mark.slow  # all of them together
 @pytest.mark.parametrize(("outside", "inside", "override"), PAIRS, ids=str)
-@pytest.mark.parametrize(("whole", "each"), FACTORS)
+@pytest.mark.parametrize(("whole", "each", "times"), FACTORS)
 def test_blueprints_that_are_exempt(
-    outside: str | None, inside: str | None, override: bool, whole: int, each: int
+    outside: str | None, inside: str | None, override: bool, whole: int, each: int, times: int
 ) -> None:
     """One registered on another, both with limits."""
 
     def write(library: Library, app: Flask) -> None:
-        more = {"application_limits": [f"{7 * whole}/minute"]}
-        limits = limiter(library, app, default_limits=[f"{2 * each}/minute"], **more)
+        more = {"application_limits": [f"{whole}/minute"]}
+        limits = limiter(library, app, default_limits=[f"{each}/minute"], **more)
         outer = Blueprint("outer", "outer")
         inner = Blueprint("inner", "inner", url_prefix="/in")
-        limits.limit(f"{4 * each}/minute")(outer)
-        limits.limit(f"{3 * each}/minute", override_defaults=override)(inner)
+        limits.limit(f"{3 * each}/minute")(outer)
+        limits.limit(f"{2 * each}/minute", override_defaults=override)(inner)
         outer.add_url_rule("/a", "a", saying("outer_a"))
         inner.add_url_rule("/a", "a", saying("inner_a"))
-        own = limits.limit(f"{5 * each}/minute")
+        own = limits.limit(f"{4 * each}/minute")
         inner.add_url_rule("/own", "own", own(saying("inner_own")))
         outer.register_blueprint(inner)
         exempt(library, limits, outer, outside)
@@ -117,7 +120,7 @@ def test_blueprints_that_are_exempt(
         app.register_blueprint(outer)
 
     paths = ("/a", "/in/a", "/in/own")
-    same(write, *[path for path in paths for _ in range(6)], fields=())
+    same(write, *[path for path in paths for _ in range(times)], fields=())
 
 
 @pytest.mark.parametrize("override", [True, False])

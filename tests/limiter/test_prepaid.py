@@ -308,7 +308,7 @@ def adversary(policy: Policy, held: int, terms: Terms, take_us: int, spend_us: i
     world.now_us = BEGIN_US + spend_us
     world.spend()
     world.give_back()
-    world.flood(BEGIN_US + spend_us + 2 * SECOND)
+    world.flood(BEGIN_US + spend_us + SECOND)
     return world
 
 
@@ -344,6 +344,7 @@ class NeverReturned(Terms):
         return units
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("held", [0, 100, 400])
 @pytest.mark.parametrize(
     ("policy", "bound", "most_loosened"),

@@ -25,13 +25,16 @@ class Reservations:
         #: What each policy was charged, None for one in shadow mode that had no room.
         self.open: dict[str, list[int | None]] = {}
         self.settled: set[str] = set()
+        #: Those that a later call has found.
+        self.found: set[str] = set()
 
     def record(self, name: str) -> str | None:
         """The text of the record."""
         if name in self.settled:
             return "-1"
         if name in self.open:
-            return " ".join("-" if units is None else str(units) for units in self.open[name])
+            words = ["-" if units is None else str(units) for units in self.open[name]]
+            return " ".join([*words, "+"] if name in self.found else words)
         return None
 
     def reserve(
@@ -42,6 +45,7 @@ class Reservations:
         if name in self.settled:
             return Outcome([model.ask(clock_us, cost) for model, cost in pairs], SETTLED)
         if name in self.open:
+            self.found.add(name)
             answers = [model.ask(clock_us, cost) for model, cost in pairs]
             return Outcome(list(map(as_charged, answers, self.open[name])), OPEN)
         for model, cost in pairs:
@@ -58,8 +62,14 @@ class Reservations:
         return Outcome(each, NOW)
 
     def settle(self, clock_us: int, name: str, costs: Sequence[int], marks: bool) -> Outcome:
-        """Move each policy by the difference to its true cost; ``marks``: remember that it is settled."""
-        charged = self.open.pop(name, None)
+        """Move each policy by the difference to its true cost; ``marks``: remember that it is settled.
+
+        Without a mark, nothing moves if a later call has found the reservation.
+        """
+        charged = None
+        if marks or name not in self.found:
+            charged = self.open.pop(name, None)
+            self.found.discard(name)
         state = NOW if charged is not None else SETTLED if name in self.settled else NONE
         if marks:
             self.settled.add(name)

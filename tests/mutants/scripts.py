@@ -497,6 +497,16 @@ MUTANTS = [
         shows("reservation: reserve again charges nothing, and"),
     ),
     Mutant(
+        "reservation: a repeated call does not note that it relies on the record", "H56", RESERVATION,
+        "elseif status == 2 and not found then", "elseif not status then",
+        shows("reservation: reserve again charges nothing, and"),
+    ),
+    Mutant(
+        "reservation: a charge that another call relies on is refunded", "H56", RESERVATION,
+        "if found and not reserves and life_ms == 0 then", "if not status then",
+        shows("reservation: settle with a life of 0 refunds nothing"),
+    ),
+    Mutant(
         "reservation: a settlement leaves no mark", "H56", RESERVATION,
         'call("SET", key, "-1", "PX", life_ms + slack_ms)', 'call("DEL", key)',
         shows("reservation: settle of what was reserved"),

@@ -235,7 +235,8 @@ def loops() -> list[str]:
 
 
 def new_loop(kind: str) -> asyncio.AbstractEventLoop:
-    """An event loop of that kind, in debug mode."""
+    """An event loop of that kind, in debug mode, which ``end_loop`` ends."""
+    gc.freeze()  # older objects are not this loop's, and a look at all of them takes 0.3 s
     loop: asyncio.AbstractEventLoop = importlib.import_module(kind).new_event_loop()
     loop.set_debug(True)
     return loop
@@ -243,7 +244,6 @@ def new_loop(kind: str) -> asyncio.AbstractEventLoop:
 
 def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
     """As ``asyncio.run``, in debug mode; fails if asyncio or the garbage collector reports anything."""
-    gc.freeze()  # older objects are not this loop's, and a look at all of them takes 0.3 s
     loop = new_loop(kind)
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
@@ -251,7 +251,6 @@ def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
         return loop.run_until_complete(main)
     finally:
         end_loop(loop)
-        gc.unfreeze()
         assert not complaints, complaints
 
 
@@ -265,6 +264,7 @@ def end_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     gc.collect()
+    gc.unfreeze()
 
 
 class LoopLimiter:

@@ -107,6 +107,8 @@ _STORES = (
     "unix://",
     "redis+cluster://",
     "rediss+cluster://",
+    "redis+sentinel://",
+    "rediss+sentinel://",
     "valkey://",
     "valkeys://",
     "memory://",
