@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.transport.replies import fields_of
-from limiter.transport.store import Address, Service, Store
+from limiter.transport.store import Address, Store
 from limiter.transport.tables import Node, Reading, Table, in_turn
 from limiter.transport.wire import command
 
@@ -40,13 +40,14 @@ class PrimaryTable(Table[Node]):
     refresh_every = REFRESH_EVERY
     outdated_after = OUTDATED_AFTER
 
-    def __init__(
-        self, store: Store, sentinels: Sequence[Node], make_node: Callable[[Address], Node]
-    ) -> None:
+    def __init__(self, store: Store, make_node: Callable[[Address, Store], Node]) -> None:
         super().__init__(store)
-        self._service = _service_of(store)
+        if store.service is None:
+            raise TypeError(f"{store.where} has no sentinels")
+        self._service = store.service
         self._make_node = make_node
-        self.sentinels = sentinels
+        of_sentinels = self._service.sentinels
+        self.sentinels = [make_node(address, of_sentinels) for address in of_sentinels.addresses]
         self.primary: Node | None = None
         self.agreeing = 0
         """How many sentinels named the primary in the last reading."""
@@ -68,6 +69,8 @@ class PrimaryTable(Table[Node]):
     def end_reading(self, reading: Any) -> list[Node]:
         """Believe the best answer; return the node of an earlier primary, if there is a new one."""
         super().end_reading(reading)
+        # From its beginning: a silent sentinel that is asked last must not delay the next reading.
+        self.outdated_at = reading.began_at + OUTDATED_AFTER
         claims = reading.claims
         self.failure = None if claims else reading.failure
         if claims:
@@ -157,7 +160,7 @@ class PrimaryTable(Table[Node]):
     def _move(self, address: Address) -> None:
         if self.primary is not None:
             self._left.append(self.primary)
-        self.primary = self._make_node(address)
+        self.primary = self._make_node(address, self._store)
 
     def _remapped(self, address: Address) -> Address:
         return address if self._store.remap is None else self._store.remap(address)
@@ -168,6 +171,7 @@ class PrimaryReading(Reading[Node]):
 
     def __init__(self, table: PrimaryTable[Node]) -> None:
         self._table = table
+        self.began_at = monotonic()
         self.claims: list[Claim] = []
 
     def nodes(self, timeout: float) -> Iterator[tuple[Node, float]]:
@@ -189,9 +193,3 @@ class PrimaryReading(Reading[Node]):
     def fail(self, source: Node, error: LimiterError) -> None:
         """As ``Reading.fail``."""
         super().fail(source, self._table.note_failure(source, error))
-
-
-def _service_of(store: Store) -> Service:
-    if store.service is None:
-        raise TypeError(f"{store.where} has no sentinels")
-    return store.service

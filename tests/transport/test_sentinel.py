@@ -170,7 +170,7 @@ def table_of(count: int) -> PrimaryTable[Member]:
     """A table with sentinels ``s0``, ``s1`` and so on."""
     hosts = ",".join(f"s{number}" for number in range(count))
     store = read_store(f"redis+sentinel://{hosts}/main")
-    return PrimaryTable(store, [Member(each) for each in store.addresses], Member)
+    return PrimaryTable(store, lambda address, _: Member(address))
 
 
 def read(table: PrimaryTable[Member], *answers: tuple[int, str] | LimiterError) -> list[str]:
@@ -238,11 +238,11 @@ def test_the_parts_of_a_url(kit: Any) -> None:
     assert store.addresses == (("a", 26_379), ("b", 7))
     assert store.service is not None
     assert store.service.name == "main"
-    ours, theirs = store.settings, store.service.settings
+    ours, theirs = store.settings, store.service.sentinels.settings
     assert [ours[name] for name in ("username", "password", "db")] == ["u", "p@", 2]
     assert [theirs.get(name) for name in ("username", "password", "db")] == ["s", "q", None]
     assert ours["ssl_ca_certs"] == theirs["ssl_ca_certs"] == "/c"
-    assert store.connection_class is store.service.connection_class is kit.tls_connection
+    assert store.connection_class is store.service.sentinels.connection_class is kit.tls_connection
     assert store.where == "store main of the sentinels a:26379,b:7 (TLS)"
 
 
