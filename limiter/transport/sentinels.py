@@ -7,6 +7,7 @@ has a number, the epoch, and each answer is believed by its epoch, not by its ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -21,6 +22,9 @@ REFRESH_EVERY = 0.1
 #: Seconds after which the sentinels are asked again, if there are calls: an old primary that is cut off
 #: from them goes on to answer as a primary.
 OUTDATED_AFTER = 0.2
+#: Seconds after which lower epochs are believed: sentinels begin with 0 again if an operator makes them
+#: forget the service. They tell each other of a failover within two seconds.
+FORGOTTEN_AFTER = 10.0
 #: Seconds in which a sentinel that did not answer is not asked again, if most of the others answer.
 ASK_AGAIN_AFTER = 1.0
 
@@ -52,6 +56,8 @@ class PrimaryTable(Table[Node]):
         self.agreeing = 0
         """How many sentinels named the primary in the last reading."""
         self._epoch = -1
+        self._lower_since = inf
+        """Since when all answers have had a lower epoch."""
         self._failed_at: dict[Node, float] = {}
         self._left: list[Node] = []
         # The epoch first: if a failover ends between the two replies, the new address gets the old epoch,
@@ -75,9 +81,8 @@ class PrimaryTable(Table[Node]):
         self.failure = None if claims else reading.failure
         if claims:
             epoch, address = max(claims, key=lambda claim: claim.epoch)
-            # If an operator has made the sentinels forget, their epochs begin again.
-            if epoch >= self._epoch or self.is_most(claims):
-                self._epoch = epoch
+            if epoch >= self._epoch or self._have_forgotten(claims):
+                self._epoch, self._lower_since = epoch, inf
                 named = {claim.address for claim in claims if claim.epoch == epoch}
                 if self.primary is None or self.primary.address not in named:
                     self._move(address)
@@ -156,6 +161,11 @@ class PrimaryTable(Table[Node]):
         if isinstance(error, StoreRefused) and "unknown command" in text:
             return StoreRefused(f"{source.where} is no sentinel: give the store as redis://")
         return error
+
+    def _have_forgotten(self, claims: Sequence[Claim]) -> bool:
+        """Whether most sentinels have had lower epochs for long, so that they do not know better."""
+        self._lower_since = min(self._lower_since, monotonic())
+        return self.is_most(claims) and monotonic() - self._lower_since >= FORGOTTEN_AFTER
 
     def _move(self, address: Address) -> None:
         if self.primary is not None:
