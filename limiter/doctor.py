@@ -14,7 +14,7 @@ from typing import NamedTuple
 from limiter.keys import KeySpeller
 from limiter.scripts import OF_RECORDS
 from limiter.transport import connect
-from limiter.transport.inspection import Facts, Server, inspect
+from limiter.transport.inspection import Facts, Server, inspect, number
 
 SLOTS = 16_384
 
@@ -23,8 +23,6 @@ _OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
 
 #: The part of ``maxmemory`` in use from which a server is called nearly full.
 _NEARLY_FULL = 0.9
-
-_INFO_REFUSED = "not known, since INFO was refused"
 
 
 class Level(IntEnum):
@@ -139,6 +137,11 @@ def _unknown(topic: str) -> Finding:
     return Finding(Level.WARNING, topic, "not known, since no script ran")
 
 
+def _not_in_info(server: Server) -> str:
+    why = "was refused" if server.info is None else "does not say it"
+    return f"not known, since INFO {why}"
+
+
 def _topology(facts: Facts) -> Finding:
     if not facts.is_cluster:
         hello = facts.servers[0].hello
@@ -151,7 +154,8 @@ def _topology(facts: Facts) -> Finding:
         if facts.sentinels[1]:
             return _sentinel(*facts.sentinels, facts.servers[0])
         return Finding(Level.OK, "topology", "one server")
-    shown = f"a cluster of {len(facts.servers)} primaries"
+    primaries = "1 primary" if len(facts.servers) == 1 else f"{len(facts.servers)} primaries"
+    shown = f"a cluster of {primaries}"
     if facts.slots < SLOTS:
         advice = "subjects of the other slots are decided by on_error; see CLUSTER SLOTS"
         found = f"{shown}, {facts.slots:,} of {SLOTS:,} slots have an owner"
@@ -207,6 +211,11 @@ def _struct(server: Server) -> Finding:
 
 
 def _rights(server: Server) -> Finding:
+    if server.missing is None and server.scripts is None:
+        return _unknown("rights")
+    if server.missing is None:
+        found = "not known, since the server cannot check them; grant what `limiter acl` prints"
+        return Finding(Level.OK, "rights", found)
     if server.missing and {*server.missing.split()} <= {f"+{name}" for name in OF_RECORDS}:
         advice = "only /v1/reserve needs it; `limiter acl` prints all rights"
         found = f"the store's user lacks {server.missing}"
@@ -218,15 +227,11 @@ def _rights(server: Server) -> Finding:
 
 
 def _memory(server: Server) -> Finding:
-    info = server.info
-    if info is None or "maxmemory_policy" not in info:
-        found = f"{_INFO_REFUSED}; see that maxmemory-policy is noeviction"
+    policy = (server.info or {}).get("maxmemory_policy")
+    most, used = number(server.info, "maxmemory"), number(server.info, "used_memory")
+    if policy is None or most is None or used is None:
+        found = f"{_not_in_info(server)}; see that maxmemory-policy is noeviction"
         return Finding(Level.OK, "memory", found)
-    policy, most, used = (
-        info["maxmemory_policy"],
-        int(info.get("maxmemory", 0)),
-        int(info.get("used_memory", 0)),
-    )
     room = f"{_bytes(used)} of {_bytes(most)} used" if most else f"{_bytes(used)} used"
     shown = f"{policy}, {room}"
     if policy != "noeviction":
@@ -247,7 +252,7 @@ def _bytes(count: int) -> str:
 
 def _replicas(facts: Facts) -> Finding:
     if facts.replicas is None:
-        return Finding(Level.OK, "replicas", _INFO_REFUSED)
+        return Finding(Level.OK, "replicas", _not_in_info(facts.servers[0]))
     if not facts.replicas:
         found = "none; while a primary is away, on_error decides"
         return Finding(Level.OK, "replicas", found)

@@ -128,7 +128,7 @@ def _is_plain_call(node: ast.AST) -> bool:
 
 
 def test_the_transport_knows_no_client_and_no_policy() -> None:
-    """It carries bytes and replies; beside its own it needs errors, calls, scripts, threads and the version."""
+    """It carries bytes and replies; beside its own it needs few modules, and none that decides."""
     for name, tree in trees("limiter/transport"):
         for wanted in imports(tree):
             if within(wanted, "limiter"):

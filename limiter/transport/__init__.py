@@ -4,8 +4,9 @@
 and handles its reply, and ``single``, ``cluster`` and ``sentinel`` know which node has a subject; the last
 two need tables, which ``reader`` reads. The modules for coroutines begin with ``async_``;
 ``async_connection`` handles the calls on one connection, and ``joined`` those that are sent as one.
-``wire`` (a call as bytes), ``replies`` (errors), ``redirects`` (what an error reply allows next), ``slots``
-(a cluster's table) and ``sentinels`` (the primary that they name) do no I/O.
+``wire`` (a call as bytes), ``replies`` (errors), ``redirects`` (what an error reply allows next),
+``attempts`` (when to connect again), ``slots`` (a cluster's table) and ``sentinels`` (the primary that they
+name) do no I/O. ``credentials`` asks providers whose credentials change.
 """
 
 from __future__ import annotations

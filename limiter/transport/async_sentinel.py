@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections.abc import Sequence
-from functools import partial
 from time import monotonic
 
 from redis.exceptions import ResponseError
@@ -14,7 +13,7 @@ from limiter.scripts import Script
 from limiter.transport.async_node import AsyncNode, ConnectionCloser, make_node
 from limiter.transport.async_reader import TableLoopTransport
 from limiter.transport.sentinels import PrimaryTable
-from limiter.transport.store import Store
+from limiter.transport.store import Address, Store
 
 
 class SentinelLoopTransport(TableLoopTransport):
@@ -31,9 +30,11 @@ class SentinelLoopTransport(TableLoopTransport):
         connect: float,
     ) -> None:
         super().__init__(loop, store, closer, timeout, connect)
-        own = timeout, connect, closer
-        sentinels = [make_node(store.sentinels, *own, each) for each in store.addresses]
-        self._table = PrimaryTable(store, sentinels, partial(make_node, store, *own))
+
+        def make(address: Address, of_store: Store) -> AsyncNode:
+            return make_node(of_store, timeout, connect, closer, address)
+
+        self._table = PrimaryTable(store, make)
 
     def find(self, call: Call, deadline: float) -> AsyncNode | None:
         """As ``LoopTransport.find``."""

@@ -9,8 +9,8 @@ from limiter.errors import LimiterError, anew
 
 #: Seconds from a failed attempt to the next one; doubled for each attempt that fails, up to the most. An
 #: attempt costs a millisecond or more (TLS), and callers that get no decision may ask all the time.
-FIRST_PAUSE = 0.03
-MOST_PAUSE = 0.25
+FIRST_PAUSE = 0.02
+MOST_PAUSE = 0.08
 
 
 class Attempts:
@@ -28,8 +28,7 @@ class Attempts:
         """Seconds until the next attempt may begin, 0 if it may begin now.
 
         Raises:
-            StoreUnavailable, StoreRefused: Why the last attempt failed, if the next one must begin after
-                ``deadline``.
+            StoreUnavailable, StoreRefused: Why the last attempt failed; the next is after ``deadline``.
 
         """
         pause = self._next_at - monotonic()

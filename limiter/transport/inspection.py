@@ -10,7 +10,7 @@ from limiter.errors import StoreRefused
 from limiter.transport import rights
 from limiter.transport.base import Transport
 from limiter.transport.node import Node
-from limiter.transport.replies import fields_of
+from limiter.transport.replies import code, fields_of
 from limiter.transport.wire import CLUSTER_SLOTS, HELLO, command
 
 _Answer = TypeVar("_Answer")
@@ -45,7 +45,7 @@ class Server(NamedTuple):
     scripts: Scripts | None
     refusal: str
     """Why no script ran."""
-    missing: str
+    missing: str | None
     """The rights that the store's user lacks, as the words of an ACL rule."""
 
 
@@ -60,6 +60,7 @@ class Facts(NamedTuple):
     slots: int
     """The slots of a cluster that have an owner."""
     replicas: int | None
+    """How many there are; None if that is not known."""
     sentinels: tuple[int, int] = (0, 0)
     """How many sentinels name the primary, and how many there are."""
 
@@ -78,9 +79,9 @@ def inspect(transport: Transport, key: bytes, timeout: float) -> Facts:
     if transport.is_cluster:
         reply = transport.ask(nodes[0], CLUSTER_SLOTS, monotonic() + timeout)
         slots = sum(int(last) - int(first) + 1 for first, last, *_ in reply)
-        replicas = len({bytes(each[2]) for _, _, _, *others in reply for each in others})
-    elif servers[0].info is not None:
-        replicas = int(servers[0].info.get("connected_slaves", 0))
+        replicas = len({tuple(each[:3]) for _, _, _, *others in reply for each in others})
+    else:
+        replicas = number(servers[0].info, "connected_slaves")
     return Facts(
         transport.where,
         transport.is_cluster,
@@ -90,6 +91,12 @@ def inspect(transport: Transport, key: bytes, timeout: float) -> Facts:
         replicas,
         transport.sentinels(),
     )
+
+
+def number(info: Mapping[str, str] | None, name: str) -> int | None:
+    """Return a number of INFO; None if INFO was refused, or does not state it as a number."""
+    value = (info or {}).get(name, "")
+    return int(value) if value.isdecimal() else None
 
 
 def _server(transport: Transport, node: Node, key: bytes, timeout: float) -> Server:
@@ -111,11 +118,16 @@ def _server(transport: Transport, node: Node, key: bytes, timeout: float) -> Ser
     coverage = unless_refused(
         lambda: fields_of(ask("CONFIG", "GET", "cluster-require-full-coverage"))
     )
-    scripts, refusal = None, ""
+    scripts, refusal, missing = None, "", None
     try:
         scripts = _run_scripts(lambda: ask("EVAL", _SCRIPT, "0"))
     except StoreRefused as error:
         refusal = str(error)
+        if code(error.__cause__ or error) == "NOPERM":
+            missing = "+eval"
+    else:
+        question = rights.question(key, with_records=True)
+        missing = rights.missing(unless_refused(lambda: transport.ask(node, question, by())))
     return Server(
         node.where,
         hello,
@@ -123,11 +135,7 @@ def _server(transport: Transport, node: Node, key: bytes, timeout: float) -> Ser
         (coverage or {}).get("cluster-require-full-coverage"),
         scripts,
         refusal,
-        rights.missing(
-            unless_refused(
-                lambda: transport.ask(node, rights.question(key, with_records=True), by())
-            )
-        ),
+        missing,
     )
 
 

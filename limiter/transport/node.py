@@ -28,6 +28,9 @@ from limiter.transport.store import Address
 #: Idle connections that a node keeps; if there are more, the one unused for longest is closed.
 IDLE_KEPT = 16
 
+#: Attempts to connect at the same time. Many TLS handshakes at once would all end too late.
+MOST_CONNECTING = 32
+
 #: Seconds after its last command in which a connection is used without a check that it is open.
 _AT_ONCE = 0.001
 
@@ -412,8 +415,7 @@ class Node:
                         if failed[0] >= arrived:
                             self._failures.remove(failed)
                             raise anew(failed[1])
-                    # An attempt that is under way may end before the deadline.
-                    pause = self._attempts.pause(inf if self._connecting else deadline)
+                    pause = self._attempts.pause(deadline)
                     if not pause and self._is_due():
                         began = monotonic()
                         start_thread(partial(self._open_one, began), self.where)
@@ -434,26 +436,27 @@ class Node:
     def _is_due(self) -> bool:
         """Whether to begin another attempt to connect: each caller that waits should have one under way.
 
-        At most ``IDLE_KEPT`` are, since many TLS handshakes at the same time end too late, and only one
-        after a failure. An attempt older than ``connect_timeout`` does not count (a name server may be
-        silent). While there is one, only one newer attempt runs at a time, so that there is one more thread
-        for each ``connect_timeout`` that the oldest attempt takes.
+        At most ``MOST_CONNECTING`` are, and only one after a failure. An attempt older than
+        ``connect_timeout`` does not count (a name server may be silent). While there is one, only one newer
+        attempt runs at a time, so that there is one more thread for each ``connect_timeout`` that the
+        oldest attempt takes.
         """
         since = max(self._closed_at, monotonic() - self._connect_timeout)
         count = sum(began > since for began in self._connecting)
         alone = count < len(self._connecting) or self._attempts.failure is not None
-        return count < (1 if alone else min(self._waiting, IDLE_KEPT))
+        return count < (1 if alone else min(self._waiting, MOST_CONNECTING))
 
     def _open_one(self, began: float) -> None:
         """Connect, in a thread of its own: it may take longer than any caller can wait."""
         connection = failure = None
         try:
             connection = Connection(self._connect(), self.where)
-            if self._credentials is not None:
-                self._credentials.watch(self)
         except Exception as error:
             failure = translate(error, self.where)
             failure.__cause__ = cause(error)
+        if self._credentials is not None:
+            with suppress(StoreUnavailable):  # this process can start no more threads
+                self._credentials.watch(self)
         with self._changed:
             self._connecting.discard(began)
             if failure is None:

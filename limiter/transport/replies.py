@@ -58,8 +58,9 @@ _CALL_FAILED = "Connect call failed"
 
 #: In errors of TLS: the server asks for a client certificate.
 _CERTIFICATE_WANTED = "CERTIFICATE_REQUIRED"
-#: In errors of TLS: the server ended the handshake, perhaps for that reason. TLS 1.2 has no alert for it.
-_HANDSHAKE_ENDED = ("ALERT_HANDSHAKE_FAILURE", "[SYS] unknown error")
+#: In errors of redis-py while it connects by TLS: the server ended the handshake, perhaps for that reason.
+#: TLS 1.2 has no alert for it, and an alert may be lost when the server closes the connection.
+_HANDSHAKE_ENDED = ("ALERT_HANDSHAKE_FAILURE", "while reading from", "while writing to socket")
 _GIVE_CERTIFICATE = "give ssl_certfile and ssl_keyfile, in the URL or to the client"
 
 _NODE = "is a node of a cluster: give the store as"
@@ -113,7 +114,7 @@ def translate(error: BaseException, where: str) -> LimiterError:
         return StoreRefused(f"{where} refused the call: {kind}{text}")
     if _CERTIFICATE_WANTED in text:
         return StoreUnavailable(f"{where} asks for a client certificate: {_GIVE_CERTIFICATE}")
-    if any(sign in text for sign in _HANDSHAKE_ENDED):
+    if where.endswith("(TLS)") and any(sign in text for sign in _HANDSHAKE_ENDED):
         text += f"; if the server asks for a client certificate, {_GIVE_CERTIFICATE}"
     return StoreUnavailable(f"{where}: {text}")
 

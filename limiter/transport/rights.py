@@ -10,16 +10,19 @@ from limiter.errors import StoreRefused
 from limiter.scripts import COMMANDS, OF_RECORDS
 from limiter.transport.wire import command
 
-#: Replies with the name of each command, from ARGV, that the user may not run. ``acl_check_cmd`` is part of
-#: Redis 7.0 and later; a server without it checks nothing here.
+#: Replies with the name of each command, from ARGV, that the user may not run; with nil on a server
+#: without ``acl_check_cmd``, which is part of Redis 7.0 and later.
 _TEXT = b"""\
+if not redis.acl_check_cmd then
+  return false
+end
 local missing = {}
 for i = 1, #ARGV do
   local words = {}
   for word in string.gmatch(ARGV[i], "[^ ]+") do
     words[#words + 1] = word
   end
-  if redis.acl_check_cmd and not redis.acl_check_cmd((unpack or table.unpack)(words)) then
+  if not redis.acl_check_cmd((unpack or table.unpack)(words)) then
     missing[#missing + 1] = words[1]
   end
 end
@@ -62,10 +65,11 @@ def question(key: bytes, with_records: bool = False) -> bytes:
     return command("EVAL", _TEXT, "0", *calls)
 
 
-def missing(reply: object) -> str:
-    """Return the commands that a reply names, as the words of an ACL rule; empty if there are none."""
-    names = reply if isinstance(reply, list) else []
-    return " ".join(f"+{name.decode() if isinstance(name, bytes) else name}" for name in names)
+def missing(reply: object) -> str | None:
+    """Return the commands that a reply names, as the words of an ACL rule; None if that is not known."""
+    if not isinstance(reply, list):
+        return None
+    return " ".join(f"+{name.decode() if isinstance(name, bytes) else name}" for name in reply)
 
 
 def check(reply: object, key: bytes, where: str) -> None:

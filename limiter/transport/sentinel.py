@@ -22,8 +22,7 @@ class SentinelTransport(TableTransport):
 
     def __init__(self, store: Store, timeout: float, connect_timeout: float) -> None:
         super().__init__(store, timeout, connect_timeout)
-        sentinels = [self._make_node(each, store.sentinels) for each in store.addresses]
-        self._table = PrimaryTable(store, sentinels, self._make_node)
+        self._table = PrimaryTable(store, self._make_node)
 
     def primaries(self, deadline: float) -> list[Node]:
         """As ``Transport.primaries``, by a new reading of the table."""

@@ -7,12 +7,13 @@ has a number, the epoch, and each answer is believed by its epoch, not by its ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, NamedTuple
 
 from limiter.errors import LimiterError, StoreRefused, StoreUnavailable
 from limiter.transport.replies import fields_of
-from limiter.transport.store import Address, Service, Store
+from limiter.transport.store import Address, Store
 from limiter.transport.tables import Node, Reading, Table, in_turn
 from limiter.transport.wire import command
 
@@ -21,6 +22,9 @@ REFRESH_EVERY = 0.1
 #: Seconds after which the sentinels are asked again, if there are calls: an old primary that is cut off
 #: from them goes on to answer as a primary.
 OUTDATED_AFTER = 0.2
+#: Seconds after which lower epochs are believed: sentinels begin with 0 again if an operator makes them
+#: forget the service. They tell each other of a failover within two seconds.
+FORGOTTEN_AFTER = 10.0
 #: Seconds in which a sentinel that did not answer is not asked again, if most of the others answer.
 ASK_AGAIN_AFTER = 1.0
 
@@ -40,17 +44,20 @@ class PrimaryTable(Table[Node]):
     refresh_every = REFRESH_EVERY
     outdated_after = OUTDATED_AFTER
 
-    def __init__(
-        self, store: Store, sentinels: Sequence[Node], make_node: Callable[[Address], Node]
-    ) -> None:
+    def __init__(self, store: Store, make_node: Callable[[Address, Store], Node]) -> None:
         super().__init__(store)
-        self._service = _service_of(store)
+        if store.service is None:
+            raise TypeError(f"{store.where} has no sentinels")
+        self._service = store.service
         self._make_node = make_node
-        self.sentinels = sentinels
+        of_sentinels = self._service.sentinels
+        self.sentinels = [make_node(address, of_sentinels) for address in of_sentinels.addresses]
         self.primary: Node | None = None
         self.agreeing = 0
         """How many sentinels named the primary in the last reading."""
         self._epoch = -1
+        self._lower_since = inf
+        """Since when all answers have had a lower epoch."""
         self._failed_at: dict[Node, float] = {}
         self._left: list[Node] = []
         # The epoch first: if a failover ends between the two replies, the new address gets the old epoch,
@@ -68,13 +75,14 @@ class PrimaryTable(Table[Node]):
     def end_reading(self, reading: Any) -> list[Node]:
         """Believe the best answer; return the node of an earlier primary, if there is a new one."""
         super().end_reading(reading)
+        # From its beginning: a silent sentinel that is asked last must not delay the next reading.
+        self.outdated_at = reading.began_at + OUTDATED_AFTER
         claims = reading.claims
         self.failure = None if claims else reading.failure
         if claims:
             epoch, address = max(claims, key=lambda claim: claim.epoch)
-            # If an operator has made the sentinels forget, their epochs begin again.
-            if epoch >= self._epoch or self.is_most(claims):
-                self._epoch = epoch
+            if epoch >= self._epoch or self._have_forgotten(claims):
+                self._epoch, self._lower_since = epoch, inf
                 named = {claim.address for claim in claims if claim.epoch == epoch}
                 if self.primary is None or self.primary.address not in named:
                     self._move(address)
@@ -154,10 +162,15 @@ class PrimaryTable(Table[Node]):
             return StoreRefused(f"{source.where} is no sentinel: give the store as redis://")
         return error
 
+    def _have_forgotten(self, claims: Sequence[Claim]) -> bool:
+        """Whether most sentinels have had lower epochs for long, so that they do not know better."""
+        self._lower_since = min(self._lower_since, monotonic())
+        return self.is_most(claims) and monotonic() - self._lower_since >= FORGOTTEN_AFTER
+
     def _move(self, address: Address) -> None:
         if self.primary is not None:
             self._left.append(self.primary)
-        self.primary = self._make_node(address)
+        self.primary = self._make_node(address, self._store)
 
     def _remapped(self, address: Address) -> Address:
         return address if self._store.remap is None else self._store.remap(address)
@@ -168,6 +181,7 @@ class PrimaryReading(Reading[Node]):
 
     def __init__(self, table: PrimaryTable[Node]) -> None:
         self._table = table
+        self.began_at = monotonic()
         self.claims: list[Claim] = []
 
     def nodes(self, timeout: float) -> Iterator[tuple[Node, float]]:
@@ -189,9 +203,3 @@ class PrimaryReading(Reading[Node]):
     def fail(self, source: Node, error: LimiterError) -> None:
         """As ``Reading.fail``."""
         super().fail(source, self._table.note_failure(source, error))
-
-
-def _service_of(store: Store) -> Service:
-    if store.service is None:
-        raise TypeError(f"{store.where} has no sentinels")
-    return store.service

@@ -75,11 +75,10 @@ ASYNC = Kit(
 
 
 class Service(NamedTuple):
-    """A service that sentinels watch, and how to connect to them; their addresses are the store's."""
+    """A service that sentinels watch, which name its primary."""
 
     name: str
-    connection_class: type[Any]
-    settings: dict[str, Any]
+    sentinels: Store
     min_others: int = 0
     """How many other sentinels one must know to be believed."""
 
@@ -129,17 +128,6 @@ class Store(NamedTuple):
             title = f"store {self.service.name} of the sentinels"
             return self._replace(title=title).named(*self.addresses)
         return self.named(*self.addresses)
-
-    @property
-    def sentinels(self) -> Store:
-        """How to connect to the sentinels of the service."""
-        if self.service is None:
-            raise TypeError(f"{self.where} has no sentinels")
-        _, kind, settings, *_ = self.service
-        tls = redispy.shared_tls(kind, settings)
-        return Store(
-            False, self.addresses, kind, settings, self.retry_class, tls=tls, title="sentinel"
-        )
 
     def named(self, *addresses: Address) -> str:
         """Some of the addresses, for messages, and whether TLS is used: a server without it is silent."""
@@ -340,8 +328,8 @@ def _sentinel_from_url(scheme: str, rest: str, url: str, kit: Kit) -> Store:
     login = {each.removeprefix("sentinel_"): options.pop(each, None) for each in _OF_SENTINELS}
     settings = _from_options(options, url)
     of_sentinels = {each: value for each, value in settings.items() if each not in _OF_SERVERS}
-    service = Service(unquote(name), pool.connection_class, {**of_sentinels, **login})
-    return _watched(service, addresses, pool.connection_class, settings, kit)
+    sentinels = _sentinels(addresses, pool.connection_class, {**of_sentinels, **login}, kit)
+    return _watched(Service(unquote(name), sentinels), pool.connection_class, settings, kit)
 
 
 def _from_sentinel(pool: Any, kit: Kit) -> Store:
@@ -351,32 +339,31 @@ def _from_sentinel(pool: Any, kit: Kit) -> Store:
             "master_for makes"
         )
     manager = pool.sentinel_manager
+    if not manager.sentinels:
+        raise InvalidSetting("store is a client of a Sentinel that has no sentinels: give it some")
     pools = [client.connection_pool for client in manager.sentinels]
-    addresses = [_alone(each.connection_class, each.connection_kwargs, kit) for each in pools]
-    service = Service(
-        pool.service_name,
-        pools[0].connection_class,
-        addresses[0].settings,
-        manager.min_other_sentinels,
-    )
+    each_alone = [_alone(each.connection_class, each.connection_kwargs, kit) for each in pools]
+    addresses = tuple(address for store in each_alone for address in store.addresses)
+    _, _, kind, of_sentinels, *_ = each_alone[0]
+    sentinels = _sentinels(addresses, kind, of_sentinels, kit)
+    service = Service(pool.service_name, sentinels, manager.min_other_sentinels)
     is_tls = issubclass(pool.connection_class, kit.tls_connection)
     settings = redispy.kept(pool.connection_kwargs)
-    settings.pop("connection_pool", None)  # which is a way to ask the sentinels
-    return _watched(
-        service,
-        tuple(address for each in addresses for address in each.addresses),
-        kit.tls_connection if is_tls else kit.connection,
-        settings,
-        kit,
-    )._replace(remap=redispy.forced_address(manager))
+    kind = kit.tls_connection if is_tls else kit.connection
+    return _watched(service, kind, settings, kit)._replace(remap=redispy.forced_address(manager))
 
 
-def _watched(
-    service: Service, addresses: tuple[Address, ...], kind: type[Any], settings: Any, kit: Kit
+def _sentinels(
+    addresses: tuple[Address, ...], kind: type[Any], settings: dict[str, Any], kit: Kit
 ) -> Store:
+    """Return how to connect to sentinels, which are no servers of the store."""
+    return _completed(Store(False, addresses, kind, settings, kit.retry, title="sentinel"))
+
+
+def _watched(service: Service, kind: type[Any], settings: dict[str, Any], kit: Kit) -> Store:
     """Return a store whose every connection checks that its server is a primary."""
     settings = {**settings, "redis_connect_func": kit.connect_to_primary}
-    return Store(False, addresses, kind, settings, kit.retry, service=service)
+    return Store(False, service.sentinels.addresses, kind, settings, kit.retry, service=service)
 
 
 def _from_options(options: dict[str, Any], url: str) -> dict[str, Any]:
@@ -454,7 +441,7 @@ def _checked(store: Store, shown: str, url: str | None = None) -> Store:
         is_alone = not store.is_cluster and store.service is None
         store.connection(None if is_alone else store.addresses[0], 1.0)
         if store.service is not None:
-            store.sentinels.connection(store.addresses[0], 1.0)
+            store.service.sentinels.connection(store.addresses[0], 1.0)
     except Exception as error:  # options may be of any type, and raise any error
         reason = str(error)
     else:

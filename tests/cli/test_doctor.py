@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from limiter import acl
 from limiter.doctor import Level, findings
-from limiter.transport.inspection import Facts, Scripts, Server
+from limiter.transport.inspection import Facts, Scripts, Server, inspect
 from service.demo.servers import HOST, Certificates, Cluster, Watched, find_server
 from service.demo.servers import Server as RealServer
 from tests.cli.support import run
@@ -66,6 +68,20 @@ def test_missing_rights_are_named(own: RealServer) -> None:
     expected = "the store's user lacks +hset +zadd|grant what `limiter acl` prints"
 
     assert checks(store)["rights"] == ("fault", expected)
+
+
+def test_a_user_who_may_not_run_scripts_is_no_fault_of_the_server(own: RealServer) -> None:
+    with own.client() as admin:
+        admin.execute_command(acl.rule("narrow").replace(" +eval ", " "))
+        admin.execute_command("ACL SETUSER narrow >secret")
+    found = checks(own.url.replace("://", "://narrow:secret@"))
+
+    assert found["rights"] == (
+        "fault",
+        "the store's user lacks +eval|grant what `limiter acl` prints",
+    )
+    assert found["server"][0] == "ok"
+    assert found["clock"] == ("warning", "not known, since no script ran|")
 
 
 def test_settings_that_forget_limits(own: RealServer) -> None:
@@ -243,11 +259,49 @@ def test_findings_about_servers_that_cannot_be_run_here(
     assert (found.level, str(found)) == (level, text)
 
 
+class OddTransport(SimpleNamespace):
+    """Leads to a server of another make, which knows HELLO, INFO, EVAL and CLUSTER SLOTS."""
+
+    where, checks_certificates = "store a:1", None
+
+    def primaries(self, _deadline: float) -> list[Any]:
+        """Return the only server."""
+        return [self]
+
+    def sentinels(self) -> tuple[int, int]:
+        """Return that there are none."""
+        return (0, 0)
+
+    def ask(self, _node: object, encoded: bytes, _deadline: float) -> Any:
+        """Answer as this server would."""
+        if b"SLOTS" in encoded:
+            return [[0, 16_383, [b"a", 1], [b"b", 1]]]  # no ids of nodes
+        if b"EVAL" in encoded:  # the second script asks for the rights
+            return None if b"acl_check_cmd" in encoded else [b"1700000000", b"1", 1]
+        return self.info if b"INFO" in encoded else b"OK"
+
+
+@pytest.mark.parametrize(
+    "info", [b"", b"maxmemory:unlimited\r\nmaxmemory_policy:noeviction\r\nconnected_slaves:\r\n"]
+)
+@pytest.mark.parametrize("is_cluster", [False, True])
+def test_what_a_server_does_not_say_is_not_known(info: bytes, is_cluster: bool) -> None:
+    transport = cast("Any", OddTransport(info=info, is_cluster=is_cluster))
+    report = {each.topic: each for each in findings(inspect(transport, b"key", 1.0), 0.1)}
+    unsaid = "not known, since INFO does not say it"
+
+    assert report["memory"].found == f"{unsaid}; see that maxmemory-policy is noeviction"
+    assert report["replicas"].found == ("1" if is_cluster else unsaid)
+    assert report["rights"].found == (
+        "not known, since the server cannot check them; grant what `limiter acl` prints"
+    )
+
+
 def test_slots_without_an_owner_are_reported() -> None:
     """A cluster has some while it is built, and after a primary without replicas has died."""
     report = findings(Facts("store a:1", True, None, (FOUND,), 16_382, 0), 0.1)
 
     assert (report[1].level, report[1].found) == (
         Level.WARNING,
-        "a cluster of 1 primaries, 16,382 of 16,384 slots have an owner",
+        "a cluster of 1 primary, 16,382 of 16,384 slots have an owner",
     )

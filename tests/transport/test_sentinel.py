@@ -170,7 +170,7 @@ def table_of(count: int) -> PrimaryTable[Member]:
     """A table with sentinels ``s0``, ``s1`` and so on."""
     hosts = ",".join(f"s{number}" for number in range(count))
     store = read_store(f"redis+sentinel://{hosts}/main")
-    return PrimaryTable(store, [Member(each) for each in store.addresses], Member)
+    return PrimaryTable(store, lambda address, _: Member(address))
 
 
 def read(table: PrimaryTable[Member], *answers: tuple[int, str] | LimiterError) -> list[str]:
@@ -201,18 +201,34 @@ DOWN = StoreUnavailable("down")
         ([(4, "old"), (4, "new"), (4, "old")], "old"),  # it ended between the two replies
         ([(4, "new"), DOWN, DOWN], "new"),
         ([(3, "x"), DOWN, DOWN], "old"),  # a stale sentinel alone
-        ([(0, "x"), (0, "x"), DOWN], "x"),  # most were made to forget
         ([DOWN, DOWN, DOWN], "old"),
     ],
 )
 def test_which_sentinel_is_believed(answers: list[Any], primary: str) -> None:
-    """The one with the highest epoch, but no lower epoch than before, unless most say so."""
+    """The one with the highest epoch, and no lower epoch than before."""
     table = table_of(3)
     read(table, (4, "old"), (4, "old"), (3, "x"))
     assert table.owner().address == ("old", 6379)
     assert table.agreeing == 2
     read(table, *answers)
     assert table.owner().address == (primary, 6379)
+
+
+def test_sentinels_that_were_made_to_forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lower epochs are believed when most sentinels have had them for long."""
+    now = 100.0
+    monkeypatch.setattr("limiter.transport.sentinels.monotonic", lambda: now)
+    table = table_of(3)
+    for after, primary, *answers in [
+        (0, "old", (4, "old"), DOWN, DOWN),
+        (50, "old", (0, "x"), (0, "x"), DOWN),
+        (9, "old", (0, "x"), (0, "x"), DOWN),
+        (2, "old", (0, "x"), DOWN, DOWN),
+        (0, "x", (0, "x"), (0, "x"), DOWN),
+    ]:
+        now += after
+        read(table, *answers)
+        assert table.owner().address == (primary, 6379)
 
 
 def test_silent_sentinels_are_asked_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,11 +254,11 @@ def test_the_parts_of_a_url(kit: Any) -> None:
     assert store.addresses == (("a", 26_379), ("b", 7))
     assert store.service is not None
     assert store.service.name == "main"
-    ours, theirs = store.settings, store.service.settings
+    ours, theirs = store.settings, store.service.sentinels.settings
     assert [ours[name] for name in ("username", "password", "db")] == ["u", "p@", 2]
     assert [theirs.get(name) for name in ("username", "password", "db")] == ["s", "q", None]
     assert ours["ssl_ca_certs"] == theirs["ssl_ca_certs"] == "/c"
-    assert store.connection_class is store.service.connection_class is kit.tls_connection
+    assert store.connection_class is store.service.sentinels.connection_class is kit.tls_connection
     assert store.where == "store main of the sentinels a:26379,b:7 (TLS)"
 
 
