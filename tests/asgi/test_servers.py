@@ -27,14 +27,14 @@ APPS = "tests.asgi.apps:"
 ALL = ["django_app", "starlette_app", "fastapi_app"]
 
 
-def chat(port: int, address: str = HOST) -> connect:
-    """A websocket, by a client library."""
+def chat(port: int, address: str) -> connect:
+    """A websocket of the client with this address, by a client library."""
     headers = {"X-Forwarded-For": address}
     return connect(f"ws://{HOST}:{port}/chat", additional_headers=headers, proxy=None)
 
 
 @pytest.mark.parametrize("app", ALL)
-def test_rates_and_streams(
+def test_rates_streams_and_websockets(
     tmp_path: Path, variables: dict[str, str], streams: Limiter, app: str
 ) -> None:
     """Workers share limits; a client that disconnects, or a server that stops, releases its leases."""
@@ -66,6 +66,8 @@ def test_rates_and_streams(
         assert refused.headers["Cache-Control"] == "no-store"
         assert 1 <= int(refused.headers["Retry-After"]) <= 60
         assert get(f"{url}/hello", {"X-Forwarded-For": "nobody"}).status == 400
+        if app != "django_app":
+            check_websockets(app, port, streams)
 
         open_still, _ = begin_http(port, "/stream")
         assert streams.peek(HOST).remaining == 1
@@ -75,27 +77,26 @@ def test_rates_and_streams(
         child.process.wait(10)
 
 
-@pytest.mark.parametrize("app", ["starlette_app", "fastapi_app"])
-def test_websockets_hold_leases(
-    tmp_path: Path, variables: dict[str, str], streams: Limiter, app: str
-) -> None:
-    with uvicorn(tmp_path / "log", f"{APPS}{app}", **variables) as (_, port), chat(port) as second:
-        with chat(port) as first:
+def check_websockets(app: str, port: int, streams: Limiter) -> None:
+    """A websocket holds a lease until its connection ends."""
+    client = "203.0.113.2"
+    with chat(port, client) as second:
+        with chat(port, client) as first:
             first.send("hi")
             assert first.recv(timeout=10) == "hi"
             if app == "starlette_app":
                 assert first.response is not None
                 assert first.response.headers["RateLimit"] == '"all";r=18;t=60, "streams";r=0'
-            with pytest.raises(InvalidStatus) as denied, chat(port):
+            with pytest.raises(InvalidStatus) as denied, chat(port, client):
                 pass
         response = denied.value.response
         assert response.status_code == 429
         assert response.headers["Content-Type"] == "application/problem+json"
         assert response.headers["Cache-Control"] == "no-store"
         assert json.loads(response.body or b"")["violated-policies"] == ["streams"]
-        until(lambda: streams.peek(HOST).remaining == 1)
+        until(lambda: streams.peek(client).remaining == 1)
         second.socket.shutdown(socket.SHUT_RDWR)  # without a close frame
-        until(lambda: streams.peek(HOST).remaining == 2)
+        until(lambda: streams.peek(client).remaining == 2)
 
 
 #: Paths that once got past a limit of one; httptools ends a path at a #.

@@ -48,6 +48,7 @@ HUGE: dict[str, Callable[[int], str]] = {
 }
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(
     ("what", "size", "megabytes"),
     [
