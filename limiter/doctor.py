@@ -154,7 +154,8 @@ def _topology(facts: Facts) -> Finding:
         if facts.sentinels[1]:
             return _sentinel(*facts.sentinels, facts.servers[0])
         return Finding(Level.OK, "topology", "one server")
-    shown = f"a cluster of {len(facts.servers)} primaries"
+    primaries = "1 primary" if len(facts.servers) == 1 else f"{len(facts.servers)} primaries"
+    shown = f"a cluster of {primaries}"
     if facts.slots < SLOTS:
         advice = "subjects of the other slots are decided by on_error; see CLUSTER SLOTS"
         found = f"{shown}, {facts.slots:,} of {SLOTS:,} slots have an owner"

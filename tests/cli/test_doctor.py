@@ -303,5 +303,5 @@ def test_slots_without_an_owner_are_reported() -> None:
 
     assert (report[1].level, report[1].found) == (
         Level.WARNING,
-        "a cluster of 1 primaries, 16,382 of 16,384 slots have an owner",
+        "a cluster of 1 primary, 16,382 of 16,384 slots have an owner",
     )

@@ -21,6 +21,7 @@ from bench.streams import Stream, post, tokens_of
 from docs import token_budgets
 from docs.stand_in import StandIn
 from docs.token_budgets import Budget, Proxy, application
+from limiter import Limiter
 from service.demo.servers import HOST, Server
 from tests.server.serving import serving
 from tests.service.support import ROOT
@@ -324,6 +325,15 @@ def test_the_page_shows_the_program(store: str, monkeypatch: pytest.MonkeyPatch)
     (shown,) = [block for block in BLOCKS if "AsyncExitStack" in block]
 
     assert indent(shown, " " * 12) in (ROOT / "docs/token_budgets.py").read_text()
+
+
+def test_the_page_shows_what_is_charged(own: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    (shown,) = [block for block in BLOCKS if "budget.peek" in block]
+    limits = Proxy(own.url, StandIn().ask).rates["key"]
+    with Limiter(limits, store=own.url, name="llm").reserve(("key", "key-ann"), (1, 34)):
+        exec(shown.replace("redis://127.0.0.1:6379/0", own.url), {})  # noqa: S102 (the page's)
+
+    assert capsys.readouterr().out == "requests 1\ntokens 34\n"
 
 
 @pytest.mark.slow
