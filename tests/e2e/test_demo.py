@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,31 +94,78 @@ def _limits(demo: Demo) -> set[int]:
     return {int(re.search(r"q=(\d+)", field)[1]) for field in fields}  # type: ignore[index]
 
 
-def test_the_printed_lines_can_be_pasted_in_order(tmp_path: Path, store: str) -> None:
-    """They are pasted into one shell, all at once; the page at the printed address is served."""
-    with Demo(tmp_path, "--store", store) as demo:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[Demo]:
+    """One demo for the tests that follow each other below; the last one stops it."""
+    folder = tmp_path_factory.mktemp("shared")
+    with Demo(folder, "--store", store, LIMITER_LIMITS="100/hour") as demo:
         demo.wait_for("make demo")
-        printed = demo.log.partition("Try in another terminal:\n\n")[2].partition("\n\n")[0]
-        done = subprocess.run(
-            ["bash", "-ec", printed],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        (page,) = re.findall(r"In a browser, (\S+) shows", demo.log)
-        shown = get(page)
-        assert demo.stop(signal.SIGTERM) == 0
+        yield demo
+
+
+def test_the_printed_lines_can_be_pasted_in_order(shared: Demo) -> None:
+    """They are pasted into one shell, all at once; the page at the printed address is served."""
+    printed = shared.log.partition("Try in another terminal:\n\n")[2].partition("\n\n")[0]
+    done = subprocess.run(
+        ["bash", "-ec", printed], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    (page,) = re.findall(r"In a browser, (\S+) shows", shared.log)
+    shown = get(page)
 
     assert re.findall(r"^HTTP/1.1 (\d+)", done.stdout, re.M) == ["200", "200"]
     assert '"upstream": "upstream"' in done.stdout
     counts = Counts(done.stdout)
     assert (counts.complete, counts.admitted) == (1000, 98)
-    assert page == f"http://localhost:{demo.port}/"
+    assert page == f"http://localhost:{shared.port}/"
     assert "<title>Rate limits at work</title>" in shown.text
     assert "#" not in printed  # zsh does not accept a comment in a typed line
     assert "make" not in printed
+
+
+def test_only_the_routes_of_the_service_are_routed(shared: Demo) -> None:
+    for path in ("/healthz/", "/demo-service/hello/", "/demo-service", "/page", "/x"):
+        assert get(f"{shared.url}{path}").status == 404
+    for path in _INSIDE:
+        for method in ("GET", "POST", "DELETE", "OPTIONS"):
+            assert _status(shared, method, path) == 404, (method, path)
+    for path in ("/healthz", "/", "/page/state"):
+        assert get(f"{shared.url}{path}").status == 200
+
+
+def test_a_client_cannot_choose_its_address(shared: Demo) -> None:
+    """After the client's whole limit is used, each address that it claims is denied, too."""
+    while get(f"{shared.url}{HELLO}").status == 200:
+        pass
+    forged = [
+        {"X-Forwarded-For": "203.0.113.1"},
+        {"X-Forwarded-For": "203.0.113.1, 203.0.113.2"},
+        {"X_Forwarded_For": "203.0.113.3"},
+        {"Forwarded": "for=203.0.113.4"},
+        {"X-Real-Ip": "203.0.113.5"},
+        {"Connection": "X-Forwarded-For", "X-Forwarded-For": "203.0.113.6"},
+    ]
+    assert [get(f"{shared.url}{HELLO}", headers).status for headers in forged] == [429] * 6
+
+
+def test_a_second_demo_says_so_and_leaves_the_first_alone(shared: Demo, tmp_path: Path) -> None:
+    with Demo(tmp_path, f"--port={shared.port}") as second:
+        assert second.process.wait(30) == 1
+
+    assert get(f"{shared.url}/healthz").status == 200
+    assert second.log.count("\n") == 1
+    assert f"Port {shared.port} is in use" in second.log
+    assert "--port" in second.log
+    assert second.left_behind() == []
+
+
+def test_a_repeated_ctrl_c_leaves_no_process(shared: Demo) -> None:
+    """The last test of the shared demo, since it stops it."""
+    shared.look()
+    for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        shared.process.send_signal(number)
+
+    assert shared.process.wait(30) == 0
+    assert shared.left_behind() == []
 
 
 def _urls(demo: Demo, kind: str) -> list[str]:
@@ -141,27 +189,6 @@ def test_a_stop_in_the_middle_of_the_start_leaves_nothing(tmp_path: Path, stage:
     assert code == 0, demo.log
     assert "Ready" not in demo.log
     assert demo.left_behind() == []
-
-
-def test_a_second_demo_says_so_and_leaves_the_first_alone(tmp_path: Path, store: str) -> None:
-    """A repeated Ctrl-C does not make the first demo leave a process."""
-    (tmp_path / "first").mkdir()
-    (tmp_path / "second").mkdir()
-    with Demo(tmp_path / "first", "--store", store) as first:
-        first.wait_for("Ready")
-        with Demo(tmp_path / "second", f"--port={first.port}") as second:
-            assert second.process.wait(30) == 1
-        assert get(f"{first.url}/healthz").status == 200
-        first.look()
-        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            first.process.send_signal(number)
-
-        assert first.process.wait(30) == 0
-    assert first.left_behind() == []
-    assert second.log.count("\n") == 1
-    assert f"Port {first.port} is in use" in second.log
-    assert "--port" in second.log
-    assert second.left_behind() == []
 
 
 @pytest.mark.parametrize("part", ["valkey-server", "traefik"])
@@ -200,30 +227,6 @@ def test_a_port_that_is_taken_late_is_a_reason_too(tmp_path: Path, store: str) -
 
     assert "address already in use" in demo.log.splitlines()[-1]
     assert demo.left_behind() == []
-
-
-def test_only_the_routes_of_the_service_are_routed(tmp_path: Path, store: str) -> None:
-    """A client cannot choose its address either."""
-    with Demo(tmp_path, "--store", store, LIMITER_LIMITS="5/minute") as demo:
-        demo.wait_for("Ready")
-        for path in ("/healthz/", "/demo-service/hello/", "/demo-service", "/page", "/x"):
-            assert get(f"{demo.url}{path}").status == 404
-        for path in _INSIDE:
-            for method in ("GET", "POST", "DELETE", "OPTIONS"):
-                assert _status(demo, method, path) == 404, (method, path)
-        for path in ("/healthz", "/", "/page/state"):
-            assert get(f"{demo.url}{path}").status == 200
-        forged = [
-            {"X-Forwarded-For": "203.0.113.1"},
-            {"X-Forwarded-For": "203.0.113.1, 203.0.113.2"},
-            {"X_Forwarded_For": "203.0.113.3"},
-            {"Forwarded": "for=203.0.113.4"},
-            {"X-Real-Ip": "203.0.113.5"},
-            {"Connection": "X-Forwarded-For", "X-Forwarded-For": "203.0.113.6"},
-        ]
-        statuses = [get(f"{demo.url}{HELLO}", headers).status for headers in forged]
-
-    assert statuses == [200] * 5 + [429]
 
 
 #: Paths for internal proxies, services and operators, in several spellings.

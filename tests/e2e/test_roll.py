@@ -41,7 +41,7 @@ def test_no_request_fails_while_every_instance_restarts(tmp_path: Path, store: s
         stay = {demo.process.pid, demo.child("traefik"), demo.child("service.upstream")}
         outcomes, seconds = asyncio.run(_load(demo))
         after = {process.pid for process in demo.look()}
-        assert demo.stop() == 0, demo.log
+        assert demo.stop(signal.SIGTERM) == 0, demo.log
 
     assert set(outcomes) == {"200"}, outcomes
     assert outcomes.total() >= RATE * seconds / 2  # a busy machine is slower

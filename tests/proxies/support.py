@@ -105,19 +105,30 @@ class Behind(NamedTuple):
     others: Sequence[str] = ()
     """Addresses of further instances of the service."""
     app_port: int = 0
-    """The port of the Flask application, which limits by itself; Traefik has routes to it."""
+    """The port of the Flask application, which limits by itself, if it runs: Traefik has routes to it."""
 
 
 @contextmanager
 def behind(folder: Path, **variables: str) -> Iterator[Behind]:
     """Run the service by these LIMITER_*, and the upstream."""
-    variables = {"LIMITER_TRUSTED_PROXIES": TRUSTED, **variables}
+    with run_upstream(folder) as port, run_service(port, folder, **variables) as found:
+        yield found
+
+
+@contextmanager
+def run_upstream(folder: Path) -> Iterator[int]:
+    """Run the upstream, and yield its port."""
     config, app = "--config=service/upstream.conf.py", "service.upstream:create_app('upstream')"
-    with (
-        serving(folder / "service.log", **variables) as (service, url),
-        gunicorn(folder / "upstream.log", config, app=app) as (_, upstream),
-    ):
-        yield Behind(service, port_of(url), port_of(upstream))
+    with gunicorn(folder / "upstream.log", config, app=app) as (_, url):
+        yield port_of(url)
+
+
+@contextmanager
+def run_service(upstream_port: int, folder: Path, **variables: str) -> Iterator[Behind]:
+    """Run the service by these LIMITER_*, with an upstream that runs already."""
+    variables = {"LIMITER_TRUSTED_PROXIES": TRUSTED, **variables}
+    with serving(folder / "service.log", **variables) as (service, url):
+        yield Behind(service, port_of(url), upstream_port)
 
 
 def port_of(url: str) -> int:
@@ -132,12 +143,15 @@ def front(
     others: Sequence[str] = (),
     outer: str = "",
     changes: Mapping[str, str] | None = None,
+    has_app: bool = False,
+    found: Behind | None = None,
     **variables: str,
 ) -> Iterator[Front]:
     """Run the proxy of that kind in front of the service, where there are more of it, and the upstream.
 
     ``outer``: where another proxy calls from, which stands in front of it. ``changes``: of its
-    configuration's text.
+    configuration's text. ``has_app``: whether Traefik has routes to a Flask application, too. ``found``: a
+    service and an upstream that run already.
     """
     command, text, name = configured(kind, folder)
     if outer and kind in BEHIND_ANOTHER:
@@ -151,8 +165,8 @@ def front(
         text = text.replace(before, after)
     port, inside = free_port(), free_port()
     with ExitStack() as stack:
-        found = stack.enter_context(behind(folder, **variables))
-        if kind == "traefik":
+        found = found or stack.enter_context(behind(folder, **variables))
+        if has_app:
             _, app = stack.enter_context(gunicorn(folder / "app.log", **variables))
             found = found._replace(app_port=port_of(app))
         found = found._replace(others=others)
@@ -164,17 +178,16 @@ def front(
         yield stack.enter_context(run_proxy(folder, kind, command, port, found, inside))
 
 
-@contextmanager
-def front_by_file(
-    folder: Path, kind: str, policies: str, store: str, **more: Any
-) -> Iterator[Front]:
-    """Run them with the text of a policy file, and with a prefix of its own in this store."""
+def by_file(folder: Path, policies: str, store: str) -> dict[str, str]:
+    """LIMITER_* of a service with the text of a policy file, and with a prefix of its own in this store."""
     file = folder / "policies.toml"
     file.write_text(policies)
-    more = {"LIMITER_STORE": store, "LIMITER_POLICIES": str(file), "LIMITER_TIMEOUT": "5", **more}
-    prefix = f"{kind}-{secrets.token_hex(4)}"
-    with front(folder, kind, LIMITER_PREFIX=prefix, **more) as found:
-        yield found
+    return {
+        "LIMITER_STORE": store,
+        "LIMITER_PREFIX": f"proxies-{secrets.token_hex(4)}",
+        "LIMITER_POLICIES": str(file),
+        "LIMITER_TIMEOUT": "5",
+    }
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.demo.servers import HOST
-from tests.proxies.support import MARKS, Front, front_by_file
+from tests.proxies.support import MARKS, Front, by_file, front, run_service, run_upstream
 
 pytestmark = MARKS
 
@@ -60,14 +60,28 @@ FORGED = [
 ]
 
 
+@pytest.fixture(scope="module")
+def upstream_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """One upstream behind all proxies."""
+    with run_upstream(tmp_path_factory.mktemp("upstream")) as port:
+        yield port
+
+
 @pytest.fixture(scope="module", params=["traefik", "short-traefik", "nginx", "caddy", "envoy"])
 def proxy(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, store: str
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    store: str,
+    upstream_port: int,
 ) -> Iterator[Front]:
+    """A proxy with a service of its own, which the last test stops."""
     folder = tmp_path_factory.mktemp(request.param)
     changes = OWN_FIELDS.get(request.param)
-    with front_by_file(folder, request.param, POLICIES, store, changes=changes) as found:
-        yield found
+    with (
+        run_service(upstream_port, folder, **by_file(folder, POLICIES, store)) as found,
+        front(folder, request.param, changes=changes, found=found) as running,
+    ):
+        yield running
 
 
 def test_a_client_is_limited_and_gets_the_fields(proxy: Front) -> None:
@@ -150,9 +164,15 @@ def test_no_request_passes_without_the_service(proxy: Front) -> None:
     assert "upstream" not in answer.text
 
 
-def test_a_denial_leaves_no_line_in_nginx_s_error_log(tmp_path: Path, store: str) -> None:
+def test_a_denial_leaves_no_line_in_nginx_s_error_log(
+    tmp_path: Path, store: str, upstream_port: int
+) -> None:
     """The denial also keeps the client's connection open, with or without a body."""
-    with front_by_file(tmp_path, "nginx", POLICIES, store) as proxy:
+    variables = by_file(tmp_path, POLICIES, store)
+    with (
+        run_service(upstream_port, tmp_path, **variables) as found,
+        front(tmp_path, "nginx", found=found) as proxy,
+    ):
         before = (tmp_path / "nginx.log").read_text()  # while it waited for the upstream
         connection = HTTPConnection(HOST, proxy.port, timeout=20)
         statuses, kept = [], []

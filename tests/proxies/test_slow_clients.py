@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.proxies.support import MARKS, Front, front_by_file
+from tests.proxies.support import MARKS, Front, by_file, front
 from tests.server.slow_clients import ATTACKS, Attack, attacking, served
 from tests.server.test_floods import flood
 
@@ -30,7 +30,8 @@ def traefik(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[tu
     """A Traefik with the demo's configuration, but a timeout of one second for clients."""
     folder = tmp_path_factory.mktemp("slow")
     changes = {"readTimeout: 10s": "readTimeout: 1s"}
-    with front_by_file(folder, "traefik", POLICIES, store, changes=changes) as found:
+    variables = by_file(folder, POLICIES, store)
+    with front(folder, "traefik", changes=changes, has_app=True, **variables) as found:
         yield found, folder
 
 

@@ -54,52 +54,37 @@ def ended(log: Path) -> int:
     return len(re.findall("Worker exiting|was sent SIGTERM", log.read_text()))
 
 
-def test_workers_share_the_limit_and_leave_nothing_in_the_home_folder(
-    tmp_path: Path, store: str, subject: str
-) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    with serving(
-        tmp_path / "log",
-        "--workers=2",
-        HOME=str(home),
-        XDG_RUNTIME_DIR=str(home),
-        LIMITER_STORE=store,
-        LIMITER_NAME=subject,
-        LIMITER_LIMITS="50/minute",
-        LIMITER_TIMEOUT="5",
-    ) as (child, url):
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(ask, [url] * 200))
-        assert list(home.iterdir()) == []
-    statuses = [answer.status for answer in answers]
-
-    assert (statuses.count(204), statuses.count(429)) == (50, 150)
-    assert child.process.returncode == 0
-    assert "GET" not in (tmp_path / "log").read_text()  # no access log
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """One service, with a limit of one request; its log, and its address."""
+    log = tmp_path_factory.mktemp("shared") / "log"
+    with (
+        Server(options=["--maxmemory-policy", "allkeys-lru"]) as server,
+        serving(
+            log,
+            LIMITER_STORE=server.url,
+            LIMITER_LIMITS="1/minute",
+            LIMITER_TIMEOUT="5",
+            LIMITER_ADMIN_TOKEN="let-the-operators-in",  # noqa: S106
+        ) as (_, url),
+    ):
+        yield log, url
 
 
-def test_connections_are_kept_and_duplicate_headers_are_read(
-    tmp_path: Path, store: str, subject: str
-) -> None:
-    with serving(
-        tmp_path / "log",
-        LIMITER_STORE=store,
-        LIMITER_NAME=subject,
-        LIMITER_LIMITS="1/minute",
-        LIMITER_TIMEOUT="5",
-    ) as (_, url):
-        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
+def test_connections_are_kept_and_duplicate_headers_are_read(shared: tuple[Path, str]) -> None:
+    _, url = shared
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
 
-        def status(*lines: tuple[str, str]) -> int:
-            connection.putrequest("GET", ASK)
-            for line in lines:
-                connection.putheader(*line)
-            connection.endheaders()
-            answer = connection.getresponse()
-            answer.read()
-            return answer.status
+    def status(*lines: tuple[str, str]) -> int:
+        connection.putrequest("GET", ASK)
+        for line in lines:
+            connection.putheader(*line)
+        connection.endheaders()
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
 
+    with closing(connection):
         assert status(("X-Forwarded-For", "203.0.113.5")) == 204
         first = connection.sock.getsockname()
         # Repeated fields are one list; the nearest proxy has added the last entry.
@@ -108,7 +93,6 @@ def test_connections_are_kept_and_duplicate_headers_are_read(
         forged = ("X_Forwarded_For", "203.0.113.6")
         assert status(("X-Forwarded-For", "203.0.113.5"), forged) == 429
         assert connection.sock.getsockname() == first
-        connection.close()
 
 
 @pytest.mark.parametrize("resets", [False, True], ids=["ends", "resets"])
@@ -160,15 +144,15 @@ def test_it_does_not_start_on_a_server_on_which_promises_do_not_hold(foreign: st
     assert "struct: Lua's library struct is missing: fakeredis cannot run" in line
 
 
-def test_what_an_operator_should_change_is_logged_at_the_start(tmp_path: Path) -> None:
-    with (
-        Server(options=["--maxmemory-policy", "allkeys-lru"]) as server,
-        serving(tmp_path / "log", LIMITER_STORE=server.url),
-    ):
-        pass
-    logged = [line["message"] for line in lines_of(tmp_path / "log") if line["level"] == "warning"]
+def test_what_an_operator_should_change_is_logged_at_the_start(shared: tuple[Path, str]) -> None:
+    """A token of operators without their address would look as if the token were wrong."""
+    warnings = [line["message"] for line in lines_of(shared[0]) if line["level"] == "warning"]
 
-    assert [text for text in logged if "memory: allkeys-lru" in text and "noeviction" in text]
+    assert [text for text in warnings if "memory: allkeys-lru" in text and "noeviction" in text]
+    assert (
+        "LIMITER_ADMIN_TOKEN has no effect without an address for operators: add --operators HOST:PORT"
+        in warnings
+    )
 
 
 def test_it_starts_without_a_store_and_recovers_with_it(tmp_path: Path) -> None:
@@ -206,9 +190,13 @@ def test_workers_without_a_store_admit_no_more_than_one_limit_together(tmp_path:
     assert statuses.count(204) + statuses.count(429) == 200
 
 
-def test_the_second_address_is_for_operators_and_counts_for_all_workers(
+def test_workers_share_the_limit_and_operators_have_an_address_for_all_of_them(
     tmp_path: Path, store: str, subject: str
 ) -> None:
+    """The service leaves nothing in the home folder."""
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
     second = f"{HOST}:{free_port()}"
     token = "a-token-of-enough-length"  # noqa: S105
     with serving(
@@ -220,11 +208,14 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
         LIMITER_LIMITS="50/minute",
         LIMITER_TIMEOUT="5",
         LIMITER_ADMIN_TOKEN=token,
-        TMPDIR=str(tmp_path),
+        TMPDIR=str(temporary),
+        HOME=str(home),
+        XDG_RUNTIME_DIR=str(home),
     ) as (child, url):
         before = get(f"http://{second}/metrics").text
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(ask, [url] * 120))
+            statuses = Counter(answer.status for answer in pool.map(ask, [url] * 120))
+        assert list(home.iterdir()) == []
         # A client cannot reach the operators' routes by a port in its header fields.
         forged = {"Host": second, "X-Forwarded-Port": second.rpartition(":")[2]}
         inside = [get(f"{url}{path}", forged).status for path in ("/metrics", "/v1/policies")]
@@ -237,9 +228,11 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
         metrics = [get(f"http://{second}/metrics").text for _ in range(8)]
         bearer = {"Authorization": f"Bearer {token}"}
         looked = get(f"http://{second}/v1/keys/203.0.113.7", bearer)
-        (folder,) = tmp_path.glob("limiter-metrics-*")
+        (folder,) = temporary.glob("limiter-metrics-*")
         assert child.alive
 
+    assert statuses == {204: 50, 429: 70}
+    assert child.process.returncode == 0
     for counter in (  # from the start, for both workers together
         f'limiter_decisions_total{{outcome="denied",policy="{subject}"}}',
         f'limiter_degraded_decisions_total{{policy="{subject}"}}',
@@ -258,6 +251,7 @@ def test_the_second_address_is_for_operators_and_counts_for_all_workers(
     log = (tmp_path / "log").read_text()
     assert '"message": "a limit denied"' in log
     assert token not in log
+    assert "GET" not in log  # no access log
 
 
 def _policies(path: Path, limit: int) -> None:
@@ -596,21 +590,23 @@ SMUGGLED = [
 ]
 
 
-def test_requests_that_two_servers_may_read_differently_are_refused(tmp_path: Path) -> None:
-    with serving(tmp_path / "log", LIMITER_STORE="memory://") as (_, url):
-        host, _, port = url.removeprefix("http://").partition(":")
-        for fields in SMUGGLED:
-            with socket.create_connection((host, int(port)), timeout=10) as raw:
-                head = f"POST /forward-auth/default HTTP/1.1\r\nHost: x\r\n{fields}"
-                raw.sendall(head.encode("latin-1"))
-                with raw.makefile("rb") as answer:
-                    assert answer.readline() == b"HTTP/1.1 400 Bad Request\r\n", fields
-                    assert http.client.parse_headers(answer)["Connection"] == "close"
-                    assert json.load(answer)["status"] == 400  # and nothing after it
-        # Names of WSGI's own variables are header fields like any other.
-        for name in ("SCRIPT_NAME", "PATH_INFO", "SERVER_PORT", "REMOTE_ADDR"):
-            assert get(f"{url}/healthz", {name: "/healthz"}).status == 200, name
-            assert get(f"{url}/healthz", {name: "/x"}).status == 200, name
+def test_requests_that_two_servers_may_read_differently_are_refused(
+    shared: tuple[Path, str],
+) -> None:
+    _, url = shared
+    host, _, port = url.removeprefix("http://").partition(":")
+    for fields in SMUGGLED:
+        with socket.create_connection((host, int(port)), timeout=10) as raw:
+            head = f"POST /forward-auth/default HTTP/1.1\r\nHost: x\r\n{fields}"
+            raw.sendall(head.encode("latin-1"))
+            with raw.makefile("rb") as answer:
+                assert answer.readline() == b"HTTP/1.1 400 Bad Request\r\n", fields
+                assert http.client.parse_headers(answer)["Connection"] == "close"
+                assert json.load(answer)["status"] == 400  # and nothing after it
+    # Names of WSGI's own variables are header fields like any other.
+    for name in ("SCRIPT_NAME", "PATH_INFO", "SERVER_PORT", "REMOTE_ADDR"):
+        assert get(f"{url}/healthz", {name: "/healthz"}).status == 200, name
+        assert get(f"{url}/healthz", {name: "/x"}).status == 200, name
 
 
 def test_a_start_that_fails_leaves_nothing_behind(tmp_path: Path, store: str) -> None:
@@ -666,18 +662,6 @@ def test_an_address_that_cannot_be_used_is_one_line(tmp_path: Path, address: str
     last = [json.loads(line) for line in done.stderr.splitlines()][-1]
     assert last["message"].startswith("the service cannot start: ")
     assert list(tmp_path.iterdir()) == [file]
-
-
-def test_a_token_of_operators_without_their_address_is_reported(tmp_path: Path) -> None:
-    """It would look as if the token were wrong."""
-    variables = {"LIMITER_STORE": "memory://", "LIMITER_ADMIN_TOKEN": "let-the-operators-in"}
-    with serving(tmp_path / "log", **variables):
-        pass
-    first = lines_of(tmp_path / "log")[0]
-    assert (first["level"], first["message"]) == (
-        "warning",
-        "LIMITER_ADMIN_TOKEN has no effect without an address for operators: add --operators HOST:PORT",
-    )
 
 
 def test_addresses_of_which_one_cannot_be_recognised_are_refused(tmp_path: Path) -> None:
