@@ -76,7 +76,8 @@ class PrimaryTable(Table[Node]):
         """Believe the best answer; return the node of an earlier primary, if there is a new one."""
         super().end_reading(reading)
         # From its beginning: a silent sentinel that is asked last must not delay the next reading.
-        self.outdated_at = reading.began_at + OUTDATED_AFTER
+        self.read_at = reading.began_at
+        self.outdated_at = self.read_at + OUTDATED_AFTER
         claims = reading.claims
         self.failure = None if claims else reading.failure
         if claims:

@@ -549,7 +549,7 @@ FORMS = [
     "{s}://{h}?ssl_password={p}&ssl_keyfile=x",
     " {s}://:{p}@{h} ",
 ]
-SCHEMES = ["redis", "REDIS", "valkeys", "unix", "redis+cluster", "VALKEY+cluster", "http", ""]
+SCHEMES = ["redis", "REDIS", "valkeys", "unix", "VALKEY+cluster", "redis+sentinel", "http", ""]
 PLACES = ["", "h:6379/0", "h:x", "h:1,h:2", "/path?db=1", "h?db=x"]
 
 
