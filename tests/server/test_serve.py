@@ -190,10 +190,10 @@ def test_workers_without_a_store_admit_no_more_than_one_limit_together(tmp_path:
     assert statuses.count(204) + statuses.count(429) == 200
 
 
-def test_workers_share_the_limit_and_operators_have_an_address_for_all_of_them(
+def test_the_second_address_is_for_operators_and_counts_for_all_workers(
     tmp_path: Path, store: str, subject: str
 ) -> None:
-    """The service leaves nothing in the home folder."""
+    """The workers share the limit, too, and leave nothing in the home folder."""
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     home.mkdir()
     temporary.mkdir()
