@@ -153,9 +153,9 @@ class Proxy:
         try:
             while data := source.recv(65_536):
                 self._send(target, hook(data))
-        except Cut as end:
+        except Cut as cut:
             with contextlib.suppress(OSError):
-                target.sendall(end.last)
+                target.sendall(cut.last)
         except OSError:
             pass  # the other direction ended the connection
         for end in (source, target):

@@ -210,4 +210,4 @@ def _id_of(client: redis.Redis) -> bytes:
 def _bus_ports(client: redis.Redis) -> set[int]:
     """The bus port of each node, as this one knows them."""
     lines = str(client.execute_command("CLUSTER", "NODES")).splitlines()
-    return {int(re.search(r"@(\d+)", line)[1]) for line in lines}
+    return {int(port) for line in lines for port in re.findall(r"@(\d+)", line)}
