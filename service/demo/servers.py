@@ -485,7 +485,7 @@ class Cluster:
 
 
 def _ask(client: redis.Redis, *words: object) -> Any:
-    return client.execute_command(*words)  # type: ignore[no-untyped-call]
+    return client.execute_command(*words)
 
 
 def _until(is_done: Callable[[], bool], fault: str, pause: Pause) -> None:
