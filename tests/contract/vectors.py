@@ -58,7 +58,10 @@ def look(client: redis.Redis, keys: Iterable[str]) -> dict[str, tuple[str, objec
             entries = client.zrange(key, 0, -1, withscores=True)
             contents = {member.decode(): score for member, score in entries}
         elif kind == "string":
-            contents = client.get(key).decode()
+            value = client.get(key)
+            if value is None:  # it has just expired
+                continue
+            contents = value.decode()
         else:
             continue
         existing[key] = (kind, contents, client.pttl(key))

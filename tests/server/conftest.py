@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = new_loop("asyncio")
     yield loop
     end_loop(loop)
+    gc.unfreeze()
 
 
 @pytest.fixture

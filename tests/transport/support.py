@@ -251,6 +251,7 @@ def in_loop(main: Coroutine[Any, Any, Answer], kind: str = "asyncio") -> Answer:
         return loop.run_until_complete(main)
     finally:
         end_loop(loop)
+        gc.unfreeze()
         assert not complaints, complaints
 
 
@@ -264,7 +265,6 @@ def end_loop(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     gc.collect()
-    gc.unfreeze()
 
 
 class LoopLimiter:
