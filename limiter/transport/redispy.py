@@ -100,17 +100,17 @@ def connected(connection: Any) -> socket.socket:
     """
     try:
         connection.connect()
-    except BaseException:  # redis-py closes the socket only after its own errors
+        connected_socket = connection._sock
+        if is_tls(connected_socket):
+            # A server may send TLS session tickets after the handshake. Unread, they would look as if it
+            # had closed the connection. The reply to PING comes after them.
+            connection.send_command("PING", check_health=False)
+            connection.read_response()
+        if connection.can_read(0):
+            raise ConnectionLost("the server closed the connection, or sent data without a request")
+    except BaseException:  # redis-py closes the socket only after its own errors while it connects
         connection.disconnect()
         raise
-    connected_socket = connection._sock
-    if is_tls(connected_socket):
-        # A server may send TLS session tickets after the handshake. Unread, they would look as if it had
-        # closed the connection. The reply to PING comes after them.
-        connection.send_command("PING", check_health=False)
-        connection.read_response()
-    if connection.can_read(0):
-        raise ConnectionLost("the server closed the connection, or sent data without a request")
     return cast("socket.socket", connected_socket)
 
 

@@ -18,7 +18,9 @@ import redis.asyncio
 import limiter
 from limiter import StoreRefused
 from limiter.transport import redispy
+from limiter.transport.store import read_store
 from service.demo.servers import Cluster, Server
+from tests.proxy import Proxy
 from tests.transport.conftest import Maker
 from tests.transport.support import outcome
 
@@ -137,3 +139,14 @@ def test_a_refusal_that_comes_after_every_deadline_is_known_all_the_same(
     first = answers.index("StoreRefused")
     assert set(answers[:first]) == {"allow"}
     assert set(answers[first:]) == {"StoreRefused"}
+
+
+def test_a_connection_on_which_the_server_speaks_first_is_closed_at_once(proxy: Proxy) -> None:
+    """Left to the garbage collector, its socket would stay open for a while."""
+    proxy.replies = lambda data: data + b"+surplus\r\n"
+    connection = read_store(proxy.url).connection(None, 1.0)
+
+    with pytest.raises(redis.ConnectionError, match="sent data without a request"):
+        redispy.connected(connection)
+
+    assert not connection.is_connected
