@@ -15,8 +15,7 @@ from limiter.keys import KeySpeller
 from limiter.scripts import OF_RECORDS
 from limiter.transport import connect
 from limiter.transport.inspection import Facts, Server, inspect, number
-
-SLOTS = 16_384
+from limiter.transport.slots import SLOTS
 
 #: The first versions that have all that the scripts use.
 _OLDEST = {"redis": (7, 0), "valkey": (7, 2)}
