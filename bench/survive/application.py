@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -73,8 +74,10 @@ LOCAL_NAME = "local"
 _LOOK_AGAIN = 0.02
 #: Seconds to wait for the application.
 _PATIENCE = 30.0
+#: Seconds between two readings of the reports, so that they take no memory of the application.
+_READ_EVERY = 0.5
 #: The thread that watches the machine sleeps as long, and may wake up later by as much.
-_NAP, _LATE = 0.005, 0.02
+_NAP, _LATE = 0.005, 0.002
 
 Result = Literal["allowed", "denied", "undecided"]
 
@@ -84,7 +87,7 @@ class Call(NamedTuple):
 
     kind: str
     limiter: str
-    """``once``, ``local``, or the name of a hot algorithm."""
+    """``once``, ``local``, or the name of a hot limit's algorithm."""
     subject: str
     began: float
     ended: float
@@ -131,6 +134,9 @@ class Application:
         """Each call that was reported, in the order of their ends."""
         self.stalls: list[Stall] = []
         self._descriptors = 0
+        self._lock = threading.RLock()
+        self._ended = threading.Event()
+        self._reading = threading.Thread(target=self._read, daemon=True)
         context = multiprocessing.get_context("spawn")
         self._pipe, self._theirs = context.Pipe()
         self._process = context.Process(
@@ -144,6 +150,7 @@ class Application:
             self._ask("report")
             self._descriptors = self.usage().descriptors
             self._ask("begin")
+            self._reading.start()
         except BaseException:
             self._end()
             raise
@@ -155,19 +162,22 @@ class Application:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ended.set()
+        self._reading.join()
         self._end()
 
     def stop(self) -> int:
-        """End the calls, and close the limiters; return how many descriptors remain that were not there before."""
+        """End the calls, close the limiters, and return how many descriptors remain that they opened."""
         self._ask("end")
         self.look()
         return self.usage().descriptors - self._descriptors
 
     def look(self) -> None:
         """Read the reports of calls that ended meanwhile."""
-        calls, stalls = self._ask("report")
-        self.calls += calls
-        self.stalls += stalls
+        with self._lock:  # reports stay in their order
+            calls, stalls = self._ask("report")
+            self.calls += calls
+            self.stalls += stalls
 
     def usage(self) -> Usage:
         """Return what the process has now."""
@@ -212,14 +222,20 @@ class Application:
 
         self.until(is_decided, "no call was decided", patience)
 
+    def _read(self) -> None:
+        with suppress(Failed):  # the next question raises it again
+            while not self._ended.wait(_READ_EVERY):
+                self.look()
+
     def _ask(self, *words: Any) -> Any:
-        self._pipe.send(words)
-        if not self._pipe.poll(_PATIENCE):
-            raise Failed(f"the application did not answer for {_PATIENCE:.0f} s")
-        try:
-            return self._pipe.recv()
-        except EOFError:
-            raise Failed("the application's process ended") from None
+        with self._lock:
+            self._pipe.send(words)
+            if not self._pipe.poll(_PATIENCE):
+                raise Failed(f"the application did not answer for {_PATIENCE:.0f} s")
+            try:
+                return self._pipe.recv()
+            except EOFError:
+                raise Failed("the application's process ended") from None
 
     def _end(self) -> None:
         self._pipe.close()
@@ -259,7 +275,7 @@ class _Work:
             limiters = self._limiters(Limiter)
             for limiter in reversed(limiters.values()):
                 self._stack.callback(limiter.close)
-            works += [lambda n=number: self._in_thread(limiters, n) for number in range(CALLERS)]
+            works += [partial(self._in_thread, limiters, number) for number in range(CALLERS)]
         if "AsyncLimiter" in self._settings.kinds:
             works.append(lambda: asyncio.run(self._in_loop()))
         self._threads = [threading.Thread(target=work, daemon=True) for work in works]
@@ -305,13 +321,13 @@ class _Work:
             yield name, f"{name}-subject"
 
     def _in_thread(self, limiters: dict[str, Limiter], number: int) -> None:
-        more = {} if self._settings.tag is None else {"tag": self._settings.tag}
+        tag = self._settings.tag
         for name, subject in self._turns("Limiter", number):
             if self._ended.is_set():
                 return
             began, decision, error = time.monotonic(), None, ""
             try:
-                decision = limiters[name].hit(subject, **more)
+                decision = limiters[name].hit(subject, tag=tag)
             except LimiterError as failure:
                 error = f"{type(failure).__name__}: {failure}"
             self._note("Limiter", name, subject, began, decision, error)
@@ -319,7 +335,7 @@ class _Work:
 
     async def _in_loop(self) -> None:
         limiters = self._limiters(AsyncLimiter)
-        more = {} if self._settings.tag is None else {"tag": self._settings.tag}
+        tag = self._settings.tag
 
         async def caller(number: int) -> None:
             for name, subject in self._turns("AsyncLimiter", number):
@@ -327,7 +343,7 @@ class _Work:
                     return
                 began, decision, error = time.monotonic(), None, ""
                 try:
-                    decision = await limiters[name].hit(subject, **more)
+                    decision = await limiters[name].hit(subject, tag=tag)
                 except LimiterError as failure:
                     error = f"{type(failure).__name__}: {failure}"
                 self._note("AsyncLimiter", name, subject, began, decision, error)

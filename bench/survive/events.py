@@ -8,14 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import redis
 
-from bench.survive import stages
+from bench.survive import busy, stages
+from bench.survive.application import KINDS
 from bench.survive.stages import Stage
 from service.demo.servers import HOST, Server
-from tests.proxy import Proxy, cut, delay, forward, replace, swallow
+from tests.proxy import Proxy, cut, delay, replace, swallow
 from tests.topology import take_over
 from tests.waiting import until
 
@@ -36,6 +38,10 @@ class Event(NamedTuple):
     """Seconds without faults at the end."""
     most: tuple[tuple[str, float], ...] = ()
     """Goals of more figures: the name, and the largest value."""
+
+
+#: A handshake whose data was lost is given up after ``connect_timeout``, and then another one begins.
+HANDSHAKE = 2.1
 
 
 # Wire
@@ -198,7 +204,7 @@ def _read_only(stage: stages.Single) -> None:
     """Make the server a replica at its address, and a primary again."""
     with Server(stage.binary) as primary:
         stage.admin.replicaof(HOST, primary.port)
-        time.sleep(0.5)  # each caller has replaced its connection
+        time.sleep(1)  # each caller has replaced its connection
         made, began = stage.proxy.connections, time.monotonic()
         time.sleep(2)
         made = stage.proxy.connections - made
@@ -207,15 +213,26 @@ def _read_only(stage: stages.Single) -> None:
         stage.admin.replicaof("NO", "ONE")
 
 
+def _busy_machine(stage: stages.Single) -> None:
+    """Let more processes compute than the machine has processors, and four others call one limit."""
+    with stage.fault():
+        for kind in stage.kinds:
+            stage.extra[f"admitted of {busy.LIMIT} by four processes, {kind}"] = busy.admitted(
+                stage.server.url, kind
+            )
+
+
 # Topology
 
 
-def _pair(stage: stages.Clustered, number: int = 0) -> tuple[Server, Server]:
+def pair(stage: stages.Clustered, number: int = 0) -> tuple[Server, Server]:
+    """Return the nodes that were a shard's primary and replica at the beginning."""
     nodes = stage.cluster.nodes
     return nodes[number], nodes[number + stage.cluster.primaries]
 
 
-def _fail_over(replica: Server) -> None:
+def fail_over(replica: Server) -> None:
+    """Let a replica take over in order, with all that its primary has."""
     with replica.client() as client:
         until(lambda: _accepted(client, "CLUSTER FAILOVER"))
         until(lambda: client.info("replication")["role"] == "master")
@@ -229,18 +246,18 @@ def _accepted(client: redis.Redis, command: str) -> bool:
 
 
 def _ordered_failover(stage: stages.Clustered) -> None:
-    _fail_over(_pair(stage)[1])
+    fail_over(pair(stage)[1])
 
 
 def _a_primary_dies(stage: stages.Clustered) -> None:
-    primary, replica = _pair(stage)
+    primary, replica = pair(stage)
     primary.kill()
     with replica.client() as client:
         until(lambda: client.info("replication")["role"] == "master")
 
 
 def _a_primary_is_cut_off(stage: stages.Partitioned) -> None:
-    primary, replica = _pair(stage)
+    primary, replica = pair(stage)
     with primary.client() as admin:
         admin.config_set("cluster-node-timeout", 200)  # it soon sees that it is alone
         stage.partition.cut_off(primary)
@@ -261,13 +278,18 @@ def _all_primaries_die(stage: stages.Clustered) -> None:
 def _all_nodes_are_replaced(stage: stages.Clustered) -> None:
     """Fail over to each replica in order, and then take each old primary away."""
     for number in range(3):
-        old, new = _pair(stage, number)
-        _fail_over(new)
-        until(lambda old=old: _role(old) == "slave")
+        old, new = pair(stage, number)
+        fail_over(new)
+        until(partial(_is_replica, old))
         old.kill()
 
 
-def _role(server: Server) -> str:
+def _is_replica(server: Server) -> bool:
+    return role(server) == "slave"
+
+
+def role(server: Server) -> str:
+    """Return `master` or `slave`."""
     with server.client() as client:
         return str(client.info("replication")["role"])
 
@@ -332,6 +354,7 @@ def _clock_slightly_back(stage: stages.Clocked) -> None:
     for number in range(1, 9):
         stage.step(-0.4 * number)
         time.sleep(0.3)
+    time.sleep(1.5)  # the windows that are longer by the last step end
 
 
 def _clock_forward(stage: stages.Clocked) -> None:
@@ -362,7 +385,6 @@ def _changed_address(stage: stages.Named) -> None:
         stage.application.name(stage.host, [(HOST, stage.proxy.port)])
         with stage.cut():
             other.kill()
-
 
 
 def _dead_first_address(stage: stages.Named) -> None:
@@ -418,8 +440,8 @@ EVENTS = (
     Event("each piece of data is 15 ms late", "wire", stages.Single, _delayed),
     Event("each reply is 250 ms late", "wire", stages.Single, _delayed_beyond_the_deadline),
     Event("5 % of the pieces are lost and sent again", "wire", stages.Single, _lossy),
-    Event("nothing passes for a second", "wire", stages.Single, _black_hole),
-    Event("replies are lost for a second", "wire", stages.Single, _replies_lost),
+    Event("nothing passes for a second", "wire", stages.Single, _black_hole, again=HANDSHAKE),
+    Event("replies are lost for a second", "wire", stages.Single, _replies_lost, again=HANDSHAKE),
     Event("connections end before replies", "wire", stages.Single, _cut_after_requests),
     Event("pieces of 7 bytes", "wire", stages.Single, _split),
     Event("all connections are reset, 10 times", "wire", stages.Single, _reset),
@@ -442,6 +464,17 @@ EVENTS = (
         losses=1,
         most=(("connections a second, of a limiter", 2),),
     ),
+    Event(
+        "a machine that is too busy",
+        "server",
+        stages.Single,
+        _busy_machine,
+        # What the store admits, and as much by on_error="local".
+        most=tuple(
+            (f"admitted of {busy.LIMIT} by four processes, {kind}", 2 * busy.LIMIT)
+            for kind in KINDS
+        ),
+    ),
     Event("cluster: an orderly failover", "topology", stages.Clustered, _ordered_failover),
     Event("cluster: a primary dies", "topology", stages.Clustered, _a_primary_dies, losses=1),
     Event(
@@ -459,9 +492,7 @@ EVENTS = (
         _a_primary_is_cut_off,
         losses=1,
     ),
-    Event(
-        "cluster: all nodes are replaced", "topology", stages.Clustered, _all_nodes_are_replaced
-    ),
+    Event("cluster: all nodes are replaced", "topology", stages.Clustered, _all_nodes_are_replaced),
     Event("cluster: a slot moves, 10 times", "topology", stages.Moving, _a_slot_moves),
     Event(
         "cluster: a slot moves for half a second", "topology", stages.Moving, _a_slot_moves_slowly
@@ -491,14 +522,14 @@ EVENTS = (
     Event("the clock steps back by 60 s", "clocks", stages.Clocked, _clock_back),
     Event("the clock steps back by 0.4 s, 8 times", "clocks", stages.Clocked, _clock_slightly_back),
     Event("the clock steps forward by 60 s", "clocks", stages.Clocked, _clock_forward, losses=1),
-    Event("a silent name server", "names", stages.Named, _silent_name_server, again=2.1),
+    Event("a silent name server", "names", stages.Named, _silent_name_server, again=HANDSHAKE),
     Event("a name's address changes", "names", stages.Named, _changed_address, losses=2),
     Event(
         "a name's first address answers nothing",
         "names",
         stages.BlackHole,
         _dead_first_address,
-        again=2.1,
+        again=HANDSHAKE,
     ),
     Event(
         "an expired certificate",
@@ -511,5 +542,7 @@ EVENTS = (
         "a new certificate, 3 times", "TLS and passwords", stages.Encrypted, _rotated_certificate
     ),
     Event("a new password", "TLS and passwords", stages.Authenticated, _rotated_password),
-    Event("a wrong password for a second", "TLS and passwords", stages.Authenticated, _wrong_password),
+    Event(
+        "a wrong password for a second", "TLS and passwords", stages.Authenticated, _wrong_password
+    ),
 )

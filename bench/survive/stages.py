@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -29,6 +30,10 @@ from tests.topology import TAG, Move, Partition, until_replicas_are_named
 from tests.waiting import until
 
 
+class NotPossible(Failed):
+    """The server program or the machine cannot have the event; the message says why."""
+
+
 class Stage:
     """A store, an application that calls it, and a probe for each shard.
 
@@ -39,10 +44,11 @@ class Stage:
     is_cluster = False
 
     def __init__(self, program: Program, kinds: tuple[str, ...]) -> None:
+        self.program = program
         self.binary = program.path
         self.kinds = kinds
         self.faults: list[Outage] = []
-        """Times in which the store is up but calls cannot be decided, such as those of a silent name server."""
+        """Times in which the store is up but calls cannot be decided: a name server is silent."""
         self.cuts: list[Outage] = []
         """Moments at which the connections end: calls that are on their way then may be undecided."""
         self.extra: dict[str, float] = {}
@@ -58,6 +64,7 @@ class Stage:
                 )
                 for shard in range(self.shards)
             ]
+            self.servers = len(self._connects())
             settings = Settings(self._url(), self.kinds, **self._settings())
             self.application = stack.enter_context(Application(settings))
             self._stack = stack.pop_all()
@@ -153,6 +160,8 @@ class Clocked(Single):
     """One server whose clock the event sets."""
 
     def _server(self, stack: ExitStack) -> Server:
+        if "Valkey" not in self.program.name:
+            raise NotPossible("redis-server does not start with libfaketime")
         library = _faketime()
         self._offset = Path(stack.enter_context(TemporaryDirectory())) / "offset"
         self.step(0)
@@ -165,11 +174,13 @@ class Clocked(Single):
         return Server(self.binary, env=env)
 
     def mend(self) -> None:
-        """Set the clock right: charges cannot be read from buckets that were filled in the future."""
-        self.step(0)
+        """End a step back: a bucket that was charged in the future does not show its charges."""
+        if self._ahead < 0:
+            self.step(0)
 
     def step(self, seconds: float) -> None:
-        """Let the server's clock differ by so many seconds from the true time."""
+        """Let the server's clock differ by these seconds from the true time."""
+        self._ahead = seconds
         new = self._offset.with_suffix(".new")
         new.write_text(f"{seconds:+}\n")
         new.replace(self._offset)
@@ -180,7 +191,7 @@ def _faketime() -> Path:
     for folder in (spec and spec.submodule_search_locations) or []:
         for path in Path(folder).rglob("libfaketime.so*"):
             return path
-    raise Failed("a clock that steps needs the package libfaketime, of Linux on x86-64")
+    raise NotPossible("a clock that steps needs the package libfaketime, of Linux on x86-64")
 
 
 class Encrypted(Stage):
@@ -218,9 +229,7 @@ class Authenticated(Single):
         self.passwords = Path(stack.enter_context(TemporaryDirectory())) / "password"
         self.passwords.write_text("first\n")
         super()._open(stack)
-        self.admin.execute_command(
-            "ACL", "SETUSER", "limiter", "on", ">first", "~*", "&*", "+@all"
-        )
+        self.admin.execute_command("ACL", "SETUSER", "limiter", "on", ">first", "~*", "&*", "+@all")
 
     def _url(self) -> str:
         return f"redis://{HOST}:{self.proxy.port}?username=limiter&password_file={self.passwords}"
@@ -300,12 +309,10 @@ class Clustered(Stage):
         return slot_of(subject.encode()) * self.shards // SLOTS
 
     def _connects(self) -> Sequence[Callable[[], redis.Redis]]:
-        return [lambda url=node.url: plain(url) for node in self.cluster.nodes]
+        return [partial(plain, node.url) for node in self.cluster.nodes]
 
     def _probed(self, shard: int) -> str:
-        return next(
-            f"{{probe-{n}}}" for n in range(1000) if self.shard_of(f"probe-{n}") == shard
-        )
+        return next(f"{{probe-{n}}}" for n in range(1000) if self.shard_of(f"probe-{n}") == shard)
 
 
 class Primaries(Clustered):
@@ -350,7 +357,7 @@ class Sentinels(Stage):
         return self.watched.url
 
     def _connects(self) -> Sequence[Callable[[], redis.Redis]]:
-        return [lambda url=server.url: plain(url) for server in self.watched.servers]
+        return [partial(plain, server.url) for server in self.watched.servers]
 
     def until_named(self, server: Server) -> None:
         """Wait until a sentinel that runs names this server as the primary."""

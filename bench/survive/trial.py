@@ -33,12 +33,13 @@ from limiter.policies import Policy
 GRACE = 0.05
 #: Seconds without faults at the beginning.
 CALM = 0.6
-#: How much more the process may have afterwards.
-MORE_DESCRIPTORS, MORE_MEMORY = 2 * CALLERS, 4 << 20
+#: How much more memory the process may have afterwards: Python keeps what it had at the peak.
+MORE_MEMORY = 16 << 20
 #: Seconds after connections end within which calls belong to that.
 CUT = 0.1
 #: Seconds of one bin of the pictures.
 BIN = 0.1
+NOTHING = Usage(0, 0, 0)
 #: Calls that are read at once.
 _AT_ONCE = 500
 
@@ -93,9 +94,11 @@ class Figures(NamedTuple):
     after: Usage
     left: int
     """Descriptors that remain open when all limiters are closed."""
+    most_connections: int
+    """How many the callers may have to all servers."""
     extra: dict[str, float]
     errors: list[str]
-    """Some errors of undecided calls without an outage."""
+    """Some of the undecided calls without an outage, and of the late ones."""
 
 
 class Trial(NamedTuple):
@@ -118,8 +121,8 @@ class Watched:
     calm: float = 0.0
     """From then on nothing more is expected to fail."""
     ended: float = 0.0
-    before: Usage = Usage(0, 0, 0)
-    after: Usage = Usage(0, 0, 0)
+    before: Usage = NOTHING
+    after: Usage = NOTHING
     left: int = 0
     outages: list[list[Outage]] = field(default_factory=list)
     """Of each shard."""
@@ -136,7 +139,9 @@ def run(event: Event, program: Program, kinds: tuple[str, ...]) -> Trial:
         watched.fault = time.monotonic()
         event.fault(stage)
         watched.fault_ended = time.monotonic()
-        application.until(lambda: all(probe.is_up for probe in stage.probes), "the store was not up")
+        application.until(
+            lambda: all(probe.is_up for probe in stage.probes), "the store was not up"
+        )
         application.until_decided()
         watched.calm = time.monotonic()
         time.sleep(max(event.calm, event.again))
@@ -162,7 +167,7 @@ def broken(event: Event, figures: Figures) -> list[str]:
         (charges.in_part, "calls were charged by some of their limits alone"),
         (0 if event.losses else charges.lost, "allowed calls were not charged"),
         (len(figures.starved), f"limits admitted no call again: {', '.join(figures.starved)}"),
-        (more if more > MORE_DESCRIPTORS else 0, "more descriptors are open than before"),
+        (more if more > figures.most_connections else 0, "more descriptors are open than before"),
         (max(0, figures.left), "descriptors remain open when the limiters are closed"),
         (grown // 1024 if grown > MORE_MEMORY else 0, "KiB more memory are used than before"),
     ]
@@ -172,7 +177,7 @@ def broken(event: Event, figures: Figures) -> list[str]:
     lines += [
         f"{name}: {figures.extra[name]:.2f}, and the goal is {goal:g}"
         for name, goal in event.most
-        if figures.extra[name] > goal
+        if figures.extra.get(name, 0) > goal
     ]
     return lines
 
@@ -191,6 +196,11 @@ def _figures(event: Event, stage: Stage, watched: Watched) -> Figures:
             else:
                 there.append(after)
     timeout = application.settings.arguments.get("timeout", TIMEOUT)
+    late = [
+        (call, seconds)
+        for call in calls
+        if (seconds := _own_time(call, application.stalls)) > timeout + GRACE
+    ]
     return Figures(
         len(calls),
         sum(call.result == "denied" for call in calls),
@@ -199,7 +209,7 @@ def _figures(event: Event, stage: Stage, watched: Watched) -> Figures:
         len(there),
         len(elsewhere),
         max([0.0, *there]),
-        sum(_own_time(call, application.stalls) > timeout + GRACE for call in calls),
+        len(late),
         max(call.ended - call.began for call in calls),
         _charges(stage, application.calls, bool(event.losses)),
         worst(application.calls, event.losses),
@@ -207,8 +217,15 @@ def _figures(event: Event, stage: Stage, watched: Watched) -> Figures:
         watched.before,
         watched.after,
         watched.left,
+        (CALLERS + 1) * stage.servers,
         dict(stage.extra),
-        sorted({f"{call.kind}: {call.error}" for call in elsewhere})[:5],
+        [
+            *sorted({f"{call.kind}: {call.error}" for call in elsewhere})[:5],
+            *[
+                f"{call.kind}, {call.limiter}: late, {own:.3f} s {call.error}"
+                for call, own in late[:5]
+            ],
+        ],
     )
 
 
@@ -302,8 +319,8 @@ def _charges(stage: Stage, calls: Sequence[Call], is_lossy: bool) -> Charges:
 async def _read(
     stage: Stage, subjects: Sequence[str], hot: Sequence[str]
 ) -> tuple[list[list[int]], list[int]]:
-    url, more = stage.checked_url(), {} if stage.tag is None else {"tag": stage.tag}
-    limiter = AsyncLimiter(ONCE, store=url, name="once", timeout=5)
+    tag = stage.tag
+    limiter = AsyncLimiter(ONCE, store=stage.checked_url(), name="once", timeout=5)
     counters = [
         AsyncLimiter((policy, COUNTER), store=limiter, name=name, timeout=5)
         for name, policy in HOT.items()
@@ -311,7 +328,7 @@ async def _read(
     rows: list[list[int]] = []
     for first in range(0, len(subjects), _AT_ONCE):
         some = subjects[first : first + _AT_ONCE]
-        peeked = await asyncio.gather(*(limiter.peek(subject, **more) for subject in some))
+        peeked = await asyncio.gather(*(limiter.peek(subject, tag=tag) for subject in some))
         rows += [
             [
                 policy.capacity - each.remaining
@@ -320,7 +337,7 @@ async def _read(
             for decision in peeked
         ]
     counted = [
-        COUNTER.limit - (await counter.peek(subject, **more)).each[1].remaining
+        COUNTER.limit - (await counter.peek(subject, tag=tag)).each[1].remaining
         for counter, subject in zip(counters, hot, strict=True)
     ]
     for counter in counters:

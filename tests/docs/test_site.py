@@ -29,6 +29,7 @@ TITLES = [
     "Testing an application that is limited",
     "How exact",
     "How fast",
+    "What it survives",
     "The Lua contract",
     "Why a script, and not INCR",
     "Hazards",
