@@ -72,6 +72,8 @@ LOCAL_NAME = "local"
 
 #: Seconds between two looks at the reports.
 _LOOK_AGAIN = 0.02
+#: Seconds after which an attempt to connect has ended, which began before the limiters were closed.
+_ATTEMPT = 3.0
 #: Seconds to wait for the application.
 _PATIENCE = 30.0
 #: Seconds between two readings of the reports, so that they take no memory of the application.
@@ -170,7 +172,12 @@ class Application:
         """End the calls, close the limiters, and return how many descriptors remain that they opened."""
         self._ask("end")
         self.look()
-        return self.usage().descriptors - self._descriptors
+        deadline = time.monotonic() + _ATTEMPT
+        while (left := self.usage().descriptors - self._descriptors) > 0:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_LOOK_AGAIN)  # a thread may still try to connect
+        return left
 
     def look(self) -> None:
         """Read the reports of calls that ended meanwhile."""

@@ -98,7 +98,7 @@ def test_a_call_that_is_sent_twice_is_found(valkey: Program) -> None:
 
 
 @pytest.mark.slow
-def test_a_failover_breaks_no_promise(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failover_breaks_no_promise(tmp_path: Path, valkey: Program) -> None:
     """By the command, which also writes the report that the page shows."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (the extra bench)")
     words = ["--only", "orderly failover", "--server", "valkey", "--output", str(tmp_path)]
