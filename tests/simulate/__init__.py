@@ -1,0 +1,1 @@
+"""Access logs, and their replay through policies in simulated time."""
