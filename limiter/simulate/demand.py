@@ -49,7 +49,7 @@ class Demand:
         return len(self._numbers)
 
     def add(self, subject: str, time_us: int, cost: int) -> None:
-        """Keep a request that is not before an earlier one of the same subject; without cost, it asks for nothing."""
+        """Keep a request, unless it costs nothing; it is not before an earlier one of its subject."""
         if cost <= 0:
             return
         number = self._numbers.setdefault(subject, len(self._numbers))
