@@ -63,17 +63,7 @@ def shadow(url: str, top: int, key: str | None, as_json: bool) -> None:
       limiter shadow http://127.0.0.1:8001 --key user:42
     """
     policies = _asked(url)
-    if key is None:
-        policies = [
-            {
-                **each,
-                "subjects": each["subjects"][:top],
-                "more": max(0, len(each["subjects"]) - top),
-            }
-            for each in policies
-        ]
-    else:
-        policies = [_about(each, key) for each in policies]
+    policies = [_first(each, top) if key is None else _about(each, key) for each in policies]
     if as_json:
         click.echo(json.dumps({"policies": policies}))
         return
@@ -114,7 +104,7 @@ def _asked(url: str) -> list[_Entry]:
         with error:
             fail(REFUSED, f"{url} answered {error.code}: {_advice(error)}")
     except (OSError, HTTPException, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "reason", None) or error or type(error).__name__
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
         fail(UNDECIDED, f"{url} did not answer as a decision service does: {reason}")
 
 
@@ -137,6 +127,13 @@ def _advice(error: HTTPError) -> str:
         wait = error.headers.get("Retry-After", "some")
         return f"too many wrong tokens came from this machine; wait {wait} seconds"
     return str(error.reason)
+
+
+def _first(policy: _Entry, top: int) -> _Entry:
+    """Return a policy's entry with its most denied subjects alone."""
+    subjects, others = policy["subjects"][:top], policy["subjects"][top:]
+    most = max([policy["others_at_most"], *(each["at_most"] for each in others)])
+    return {**policy, "subjects": subjects, "others_at_most": most}
 
 
 def _about(policy: _Entry, key: str) -> _Entry:
@@ -174,8 +171,6 @@ def _lines(policy: _Entry) -> Iterator[str]:
             yield f"  {number:>{max(width, 7)}}  {share:>6}  {subject}"
     if policy["others_at_most"]:
         yield f"  each other subject: {policy['others_at_most']:,} at most"
-    elif policy["more"]:
-        yield f"  and {policy['more']:,} more subjects"
 
 
 def _lines_about(policy: _Entry) -> Iterator[str]:

@@ -276,7 +276,7 @@ def test_the_command_prints_a_table(make_by_file: Make, monkeypatch: pytest.Monk
             "  denials   share  subject",
             f"       98   72.6%  {disguised('a')}",
             f"       30   22.2%  {disguised('b')}",
-            "  each other subject: 2 at most",
+            "  each other subject: 5 at most",
         ]
         assert "would have denied 1 request since" in lines[5]
         checks("search", "e", 4)  # takes over the counter of d, and may have been denied as often
