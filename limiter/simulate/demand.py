@@ -22,15 +22,17 @@ _IN_MEMORY = 64 * 2**20
 
 
 class Requests(NamedTuple):
-    """The requests of one subject: a time and a cost for each, in the order of time."""
+    """The requests of one subject, in the order of time; each list has a value for each request."""
 
     subject: str
     times: list[int]
     costs: list[int]
+    denied: list[int]
+    """1 for a request that was denied when the log was replayed, else 0."""
 
 
 class Demand:
-    """What the subjects of a policy asked for, whatever it would have decided.
+    """What the subjects of a policy requested, and whether it was denied.
 
     Iterating gives the requests of one subject after the other, as often as needed. Leaving its ``with``
     deletes the file.
@@ -48,14 +50,14 @@ class Demand:
         """The number of different subjects."""
         return len(self._numbers)
 
-    def add(self, subject: str, time_us: int, cost: int) -> None:
+    def add(self, subject: str, time_us: int, cost: int, is_denied: bool = False) -> None:
         """Keep a request, unless it costs nothing; it is not before an earlier one of its subject."""
         if cost <= 0:
             return
         number = self._numbers.setdefault(subject, len(self._numbers))
         part = number % _PARTS
         waiting = self._waiting[part]
-        waiting.extend((number, time_us, cost))
+        waiting.extend((number, time_us, 2 * cost + is_denied))
         if len(waiting) >= _CHUNK:
             self._file.seek(0, 2)
             self._written[part].append((self._file.tell(), len(waiting) * waiting.itemsize))
@@ -65,15 +67,17 @@ class Demand:
     def __iter__(self) -> Iterator[Requests]:
         names = list(self._numbers)
         for part in range(_PARTS):
-            by_number: dict[int, tuple[list[int], list[int]]] = {}
+            by_number: dict[int, Requests] = {}
             for chunk in (*self._chunks(part), self._waiting[part]):
                 numbers = iter(chunk)
-                for number, time_us, cost in zip(numbers, numbers, numbers, strict=True):
-                    times, costs = by_number.setdefault(number, ([], []))
-                    times.append(time_us)
-                    costs.append(cost)
-            for number, (times, costs) in by_number.items():
-                yield Requests(names[number], times, costs)
+                for number, time_us, coded in zip(numbers, numbers, numbers, strict=True):
+                    requests = by_number.get(number)
+                    if requests is None:
+                        requests = by_number[number] = Requests(names[number], [], [], [])
+                    requests.times.append(time_us)
+                    requests.costs.append(coded >> 1)
+                    requests.denied.append(coded & 1)
+            yield from by_number.values()
 
     def _chunks(self, part: int) -> Iterator[array[int]]:
         for place, length in self._written[part]:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from limiter.policies import SlidingLog, SlidingWindow
+from limiter.policies.step import EXACT
 
 #: Times in microseconds, never decreasing.
 Times = Sequence[int]
@@ -39,6 +40,11 @@ def fixed_window(period_us: int, times: Times, costs: Costs, *, align: bool = Fa
 
 def sliding_log(period_us: int, times: Times, costs: Costs) -> int:
     """Return the most units in any window of one period, or NO_LIMIT if one call has too large a cost."""
+    return NO_LIMIT if max(costs) > SlidingLog.most_entries else peak(period_us, times, costs)
+
+
+def peak(period_us: int, times: Times, costs: Costs) -> int:
+    """Return the most units in any window of one period."""
     most = used = oldest = 0
     for at_us, cost in zip(times, costs, strict=True):
         used += cost
@@ -46,18 +52,20 @@ def sliding_log(period_us: int, times: Times, costs: Costs) -> int:
             used -= costs[oldest]
             oldest += 1
         most = max(most, used)
-    return NO_LIMIT if max(costs) > SlidingLog.most_entries else most
+    return most
 
 
 def sliding_window(period_us: int, times: Times, costs: Costs) -> int:
     """Return the most units in a window, with the share of the window before it."""
     limit = _most_weighted(period_us, 1, times, costs)
-    # A large limit lets the share fall in coarser units of time, which may count one unit more.
+    # A large limit lets the share fall in coarser units of time, in which the same requests may count more.
     while limit < NO_LIMIT:
         unit_us = SlidingWindow(limit, timedelta(microseconds=period_us)).unit_us
-        if unit_us == 1 or _most_weighted(period_us, unit_us, times, costs) <= limit:
+        least = _most_weighted(period_us, unit_us, times, costs) if unit_us > 1 else limit
+        if least <= limit:
             break
-        limit += 1
+        last_of_unit = unit_us * (EXACT // 2) // period_us
+        limit = min(least, last_of_unit + 1)
     return limit
 
 

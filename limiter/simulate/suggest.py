@@ -217,7 +217,7 @@ def least_for(
 ) -> list[int]:
     """For each of ``wanted``, the smallest number that is enough for the share of the subjects."""
     by_subject = [array("q") for _ in wanted]
-    for _, times, costs in demand:
+    for _, times, costs, _ in demand:
         for found, need in zip(by_subject, wanted, strict=True):
             found.append(need(times, costs))
     return [sorted(found)[ceil(share * len(found)) - 1] for found in by_subject]
@@ -231,7 +231,7 @@ def trials(policies: Sequence[Policy], demand: Iterable[Requests], period_us: in
     # A period that is shorter than a second shows no more than the second.
     length_us = max(period_us, units.SECOND_US)
     active: Counter[int] = Counter()
-    for _, times, costs in demand:
+    for _, times, costs, _ in demand:
         active.update({at_us // length_us for at_us in times})
         for place, policy in enumerate(policies):
             before, load = denied[place], loads[place]
