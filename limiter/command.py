@@ -20,6 +20,7 @@ _ENTRIES = {
         "limiter.policyfile.command", "Show which policies apply to a request, and why."
     ),
     "serve": Entry("limiter.cli.serve", "Run the decision service."),
+    "shadow": Entry("limiter.cli.shadow", "Show whom policies in shadow mode would have denied."),
     "scripts": Entry(
         "limiter.cli.scripts", "List, print or install the Lua scripts; decode calls."
     ),
