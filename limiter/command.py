@@ -21,6 +21,7 @@ _ENTRIES = {
     ),
     "simulate": Entry("limiter.cli.simulate", "Replay access logs through policies."),
     "serve": Entry("limiter.cli.serve", "Run the decision service."),
+    "shadow": Entry("limiter.cli.shadow", "Show whom policies in shadow mode would have denied."),
     "scripts": Entry(
         "limiter.cli.scripts", "List, print or install the Lua scripts; decode calls."
     ),

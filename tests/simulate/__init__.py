@@ -1,1 +1,1 @@
-"""Access logs, and their replay through policies in simulated time."""
+"""Simulations of access logs: what a policy file would have decided."""
