@@ -34,7 +34,7 @@ Exit codes:
   4  the service refused: another address, a wrong token
 """
 )
-@click.argument("url")
+@click.argument("urls", nargs=-1, required=True, metavar="URL...")
 @click.option(
     "--top",
     type=click.IntRange(min=1),
@@ -45,12 +45,12 @@ Exit codes:
 )
 @click.option("--key", metavar="SUBJECT", help="Print only what is known of one subject.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def shadow(url: str, top: int, key: str | None, as_json: bool) -> None:
+def shadow(urls: tuple[str, ...], top: int, key: str | None, as_json: bool) -> None:
     """Show which subjects the policies in shadow mode would have denied most.
 
     URL is the operators' address of a running decision service, that of limiter serve --operators.
-    LIMITER_ADMIN_TOKEN must have its token. The service has counted since it started, or since the
-    policy's text changed.
+    With several, their numbers are added up: give one for each instance. LIMITER_ADMIN_TOKEN must have
+    the token. A service has counted since it started, or since the policy's text changed.
 
     A subject is shown by the digest that log lines and limiter explain show. To find a user that you
     know, give --key. It takes the subject, or the value that a request has for the policy's key.
@@ -62,7 +62,9 @@ def shadow(url: str, top: int, key: str | None, as_json: bool) -> None:
       limiter shadow http://127.0.0.1:8001
       limiter shadow http://127.0.0.1:8001 --key user:42
     """
-    policies = _asked(url)
+    from limiter.server.shadow import add_up
+
+    policies = add_up(entry for url in urls for entry in _asked(url))
     policies = [_first(each, top) if key is None else _about(each, key) for each in policies]
     if as_json:
         click.echo(json.dumps({"policies": policies}))

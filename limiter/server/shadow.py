@@ -12,7 +12,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -148,7 +148,7 @@ def _entry(named: Named, states: list[_State | None]) -> dict[str, Any]:
     """Return a policy's entry of the report, from the workers' counts under its present text."""
     text = _digest(named)
     counted = [state for state in states if state is not None and state["text"] == text]
-    total, others, bounds = Summary.merge(
+    summary = Summary.merge(
         [Summary(state["total"], state["others"], state["bounds"]) for state in counted]
     )
     first = min((state["first"] for state in counted), default=None)
@@ -157,13 +157,38 @@ def _entry(named: Named, states: list[_State | None]) -> dict[str, Any]:
         "limits": named.description["limits"],
         "key": named.description["key"],
         "unidentified": named.rule.unidentified,
-        "denials": total,
         "first": first and datetime.fromtimestamp(first, timezone.utc).isoformat(),
+        **_counts(summary),
+    }
+
+
+def _counts(summary: Summary) -> dict[str, Any]:
+    """Return the part of an entry that says how often subjects were denied, the most denied first."""
+    return {
+        "denials": summary.total,
         "subjects": [
             {"subject": subject, "at_least": least, "at_most": most}
-            for subject, (least, most) in sorted(
-                bounds.items(), key=lambda item: (-item[1][1], -item[1][0], item[0])
-            )
+            for subject, least, most in summary.ranked()
         ],
-        "others_at_most": others,
+        "others_at_most": summary.others,
     }
+
+
+def add_up(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add up the entries of several instances; those of one policy with other limits stay apart."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for entry in entries:
+        equal = json.dumps([entry[name] for name in ("policy", "limits", "key", "unidentified")])
+        groups.setdefault(equal, []).append(entry)
+    return [_sum(group) for group in groups.values()]
+
+
+def _sum(group: list[dict[str, Any]]) -> dict[str, Any]:
+    summaries = []
+    for entry in group:
+        bounds = {
+            each["subject"]: (each["at_least"], each["at_most"]) for each in entry["subjects"]
+        }
+        summaries.append(Summary(entry["denials"], entry["others_at_most"], bounds))
+    first = min((entry["first"] for entry in group if entry["first"]), default=None)
+    return {**group[0], "first": first, **_counts(Summary.merge(summaries))}

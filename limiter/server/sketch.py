@@ -31,6 +31,11 @@ class Summary(NamedTuple):
             bounds[item] = sum(least for least, _ in pairs), sum(most for _, most in pairs)
         return cls(sum(each.total for each in summaries), others, bounds)
 
+    def ranked(self) -> list[tuple[str, int, int]]:
+        """Return each item with its bounds, the most frequent first."""
+        rows = [(item, least, most) for item, (least, most) in self.bounds.items()]
+        return sorted(rows, key=lambda row: (-row[2], -row[1], row[0]))
+
 
 class Sketch:
     """Counts the most frequent items of a stream with at most ``size`` counters.

@@ -244,6 +244,34 @@ def test_the_command_shows_all_workers_of_a_real_service(
         assert get(f"{url}/v1/shadow", BEARER).status == 404
 
 
+def test_instances_with_different_limits_stay_apart() -> None:
+    """In the middle of a roll-out they have different texts."""
+
+    def entry(limit: int, first: str | None, **subjects: int) -> dict[str, Any]:
+        rows = [
+            {"subject": name, "at_least": number, "at_most": number}
+            for name, number in subjects.items()
+        ]
+        return {
+            "policy": "search",
+            "limits": [{"limit": limit}],
+            "key": "address",
+            "unidentified": "refuse",
+            "first": first,
+            "denials": sum(subjects.values()),
+            "subjects": rows,
+            "others_at_most": 0,
+        }
+
+    old, new = (
+        entry(2, "2026-11-29T09:00:00+00:00", a=3),
+        entry(3, "2026-11-29T08:00:00+00:00", a=2, b=5),
+    )
+    empty, later = entry(3, None), entry(3, "2026-11-29T10:00:00+00:00", a=4)
+    both = entry(3, "2026-11-29T08:00:00+00:00", a=6, b=5)
+    assert shadow.add_up([old, empty, new, later]) == [old, both]
+
+
 def command(url: str, *words: str, token: str = TOKEN) -> tuple[int, str]:
     """Run the command; return its exit code, and what it prints."""
     done = run(shlex.join(["shadow", url, *words]), LIMITER_ADMIN_TOKEN=token)
@@ -295,6 +323,11 @@ def test_the_command_prints_a_table(make_by_file: Make, monkeypatch: pytest.Monk
         code, printed = command(operators, "--json", "--top=1")
         assert [len(each["subjects"]) for each in json.loads(printed)["policies"]] == [1, 1]
         assert "canary" not in printed
+
+        code, printed = command(operators, operators, "--top=1")
+        assert code == 0
+        assert "would have denied 274 requests" in printed
+        assert f"      196   71.5%  {disguised('a')}\n  each other subject: 60 at most" in printed
 
         code, printed = command(public)
         assert code == 4
