@@ -13,6 +13,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from limiter.errors import InvalidPolicy
+from limiter.keys import Key
 from limiter.policies import Policy
 from limiter.simulate import counts, needs
 from limiter.simulate.demand import Requests
@@ -123,7 +124,7 @@ def _others(policy: Policy, limits: set[int]) -> Iterator[Policy]:
 class WorstSubject(NamedTuple):
     """A subject that was denied often, and its requests over time."""
 
-    subject: str
+    subject: Key
     requests: int
     denied: int
     timeline: Timeline

@@ -6,13 +6,14 @@ requests, so that even a mistake here would not run what a client sent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from html import escape
 from importlib.resources import files
 from string import Template
 
+from limiter.keys import Key
 from limiter.policies import GCRA, Policy, TokenBucket
 from limiter.policyfile.explain import numbers
 from limiter.simulate import plots
@@ -23,6 +24,7 @@ from limiter.simulate.suggest import Suggestion
 from limiter.simulate.suggestion_table import NOTES, tables
 from limiter.simulate.words import duration, moment, part, size
 from limiter.version import __version__
+from limiter.web.subjects import spelled
 
 #: Characters of a subject that are shown.
 _LONGEST = 200
@@ -43,7 +45,7 @@ class Drawn:
     report: PolicyReport
     curves: Sequence[LimitCurves] = ()
     worst: Sequence[WorstSubject] = ()
-    suggestions: Sequence[Suggestion] = field(default=())
+    suggestions: Sequence[Suggestion] = ()
 
     def marks(self, curves: LimitCurves) -> list[Mark]:
         """The limits that are drawn as lines: the present one, and the suggested one of its algorithm."""
@@ -68,15 +70,15 @@ def _is_alike(suggested: Policy, present: Policy) -> bool:
     )
 
 
-def html(report: Report, drawn: Sequence[Drawn]) -> str:
-    """Return the page."""
+def html(report: Report, drawn: Sequence[Drawn], show: Callable[[Key], str] = spelled) -> str:
+    """Return the page; ``show`` writes subjects as text."""
     title = f"Simulation of {', '.join(report.logs) or 'a log'}"
     content = "\n".join(
         [
             f"<h1>{_text(title)}</h1>",
             f"<p>{_text(_read(report))}</p>",
             _list(report.warnings),
-            *(part for policy in drawn for part in _policy(policy)),
+            *(part for policy in drawn for part in _policy(policy, show)),
             f"<footer>limiter simulate {_text(__version__)}. Times are in UTC.</footer>",
         ]
     )
@@ -126,7 +128,7 @@ def _list(warnings: Sequence[str]) -> str:
     return f'<ul class="warnings">{"".join(f"<li>{_text(each)}</li>" for each in warnings)}</ul>'
 
 
-def _policy(drawn: Drawn) -> Iterator[str]:
+def _policy(drawn: Drawn, show: Callable[[Key], str]) -> Iterator[str]:
     report, unit = drawn.report, drawn.report.unit
     yield f"<section><h2>{_text(report.name)}</h2>"
     key = report.key if isinstance(report.key, str) else ", ".join(report.key)
@@ -169,7 +171,7 @@ def _policy(drawn: Drawn) -> Iterator[str]:
                 plots.over_time(worst.timeline, NARROW), NARROW, "requests of a subject"
             )
             yield (
-                f"<figure><figcaption><bdi>{_subject(worst.subject)}</bdi><br>{denied}</figcaption>"
+                f"<figure><figcaption><bdi>{_subject(show(worst.subject))}</bdi><br>{denied}</figcaption>"
                 f"{plot}</figure>"
             )
         yield "</div>"

@@ -42,7 +42,7 @@ def tables(suggestion: Suggestion, unit: str) -> Iterator[Table]:
 
 #: What the last columns of a table are.
 NOTES = (
-    "In a second and in a period: the most that all subjects together were admitted, by the clock's seconds.",
+    "In a second and in a period: the most that all subjects together were admitted, by whole seconds.",
     "Possible: what the subjects of the busiest period could take in it, if each took the most that its "
     "limit ever admits within a period.",
 )
