@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from operator import add
 from typing import Any, NamedTuple
 
 import vl_convert
@@ -54,12 +55,15 @@ class Mark(NamedTuple):
 def over_time(timeline: Timeline, theme: Theme) -> Spec:
     """Draw admitted and denied requests, one above the other."""
     width_us = timeline.width_us
+    most = max(map(add, timeline.admitted, timeline.denied))
+    # The first unit of time in which the highest rate is not a fraction.
+    unit_us = next((each for each in _RATES if most * each >= width_us), _RATES[-1])
     rows = []
     for name, counts in (("admitted", timeline.admitted), ("denied", timeline.denied)):
         # The last value again, so that the last step is as wide as the others.
         for place, count in enumerate([*counts, *counts[-1:]]):
             time_ms = (timeline.begin_us + place * width_us) // units.MILLISECOND_US
-            rows.append({"time": time_ms, "is": name, "rate": count * units.SECOND_US / width_us})
+            rows.append({"time": time_ms, "is": name, "rate": count * unit_us / width_us})
     length_us = len(timeline.admitted) * width_us
     steps = "" if width_us == units.SECOND_US else f", in steps of {duration(width_us)}"
     form, ticks = next((form, ticks) for most_us, form, ticks in _TIMES if length_us <= most_us)
@@ -82,7 +86,7 @@ def over_time(timeline: Timeline, theme: Theme) -> Spec:
                 "field": "rate",
                 "type": "quantitative",
                 "stack": "zero",
-                "axis": {"title": "requests a second", "tickCount": 5},
+                "axis": {"title": f"requests {a(duration(unit_us))}", "tickCount": 5},
             },
             "color": _colours("is", {"admitted": theme.admitted, "denied": theme.denied}),
             "order": {"field": "is", "sort": "ascending"},
@@ -91,10 +95,12 @@ def over_time(timeline: Timeline, theme: Theme) -> Spec:
     }
 
 
+#: The units of time of a rate.
+_RATES = (units.SECOND_US, 60 * units.SECOND_US, 3_600 * units.SECOND_US)
 #: Up to a length of time in microseconds: how times are written, and the pixels for each.
 _TIMES = (
     (600 * units.SECOND_US, "%H:%M:%S", 70),
-    (units.DAY_US, "%H:%M", 60),
+    (3 * units.DAY_US // 2, "%H:%M", 60),
     (7 * units.DAY_US, "%b %d, %H:%M", 110),
     (366 * units.DAY_US, "%b %d", 70),
     (float("inf"), "%b %Y", 70),

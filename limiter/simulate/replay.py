@@ -62,7 +62,7 @@ class Replay:
 
     @property
     def fields_seen(self) -> set[str]:
-        """The header fields that requests had, of those that the policies need."""
+        """The header fields that the policies need, as far as a request had them."""
         return self._finder.seen
 
     def run(self, entries: Iterable[Entry]) -> None:

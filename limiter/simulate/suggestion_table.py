@@ -23,7 +23,7 @@ def tables(suggestion: Suggestion, unit: str) -> Iterator[Table]:
     """Yield the smallest limits, and the smallest bursts of other rates, if there are any."""
     period = duration(suggestion.period_us)
     share = f"{float(100 * suggestion.share):g}%"
-    purpose = f"for {share} of {suggestion.subjects:,} subjects to be never denied"
+    subjects = f"{share} of {suggestion.subjects:,} subjects"
     columns = ["never denied", "denied requests", f"{unit} in a second"]
     if suggestion.period_us > units.SECOND_US:
         columns.append(f"in {a(period)}")
@@ -33,11 +33,19 @@ def tables(suggestion: Suggestion, unit: str) -> Iterator[Table]:
         if suggestion.present is not None:
             rows.insert(0, _row(suggestion, suggestion.present, _limit(suggestion.present.policy)))
             rows[0][0] = f"present {rows[0][0]}"
-        yield Table(f"the smallest limits per {period} {purpose}", ["", "limit", *columns], rows)
+        yield Table(
+            f"the smallest limits per {period} that never deny {subjects}",
+            ["", "limit", *columns],
+            rows,
+        )
     if suggestion.bursts:
         rows = [_row(suggestion, trial, _burst(trial.policy)) for trial in suggestion.bursts]
         head = [f"rate per {period}", "burst", *columns]
-        yield Table(f"token buckets: the smallest burst of a rate {purpose}", head, rows)
+        yield Table(
+            f"the smallest burst of a token bucket at each rate that never denies {subjects}",
+            head,
+            rows,
+        )
 
 
 #: What the last columns of a table are.
