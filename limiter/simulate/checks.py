@@ -13,6 +13,7 @@ from limiter.call import Block, CallTemplate
 from limiter.errors import InvalidCost
 from limiter.keys import Key
 from limiter.plan import Plan
+from limiter.policies import Policy
 from limiter.policyfile.reading import PolicyFile
 from limiter.simulate.entry import Entry
 from limiter.web import limiter_calls
@@ -35,6 +36,8 @@ class Applied(NamedTuple):
     cost: int
     blocks: range
     """The places of its blocks in the call."""
+    limits: tuple[Policy, ...]
+    """The limits of the subject: the rule's own, or those of its plan, override or class."""
 
 
 class Found:
@@ -183,7 +186,9 @@ class Finder:
         blocks += own
         found.places += [(place, check.key)] * len(own)
         cost = check.cost
-        found.applied.append(Applied(place, check.key, cost, range(begin, len(blocks))))
+        found.applied.append(
+            Applied(place, check.key, cost, range(begin, len(blocks)), plan.policies)
+        )
 
 
 def _view(rule: Rule, request: Request) -> Any:

@@ -15,7 +15,7 @@ from limiter.keys import Key
 from limiter.memory.decide import ask
 from limiter.policyfile.policy import Named
 from limiter.policyfile.reading import PolicyFile
-from limiter.simulate.checks import Finder, Found, plan_of_rates
+from limiter.simulate.checks import Applied, Finder, Found, plan_of_rates
 from limiter.simulate.entry import Entry
 from limiter.simulate.report import DeniedSubject, Memory, PolicyReport, Report, Second
 from limiter.simulate.states import States, states_of
@@ -23,9 +23,8 @@ from limiter.web.by_response import Head
 from limiter.web.identity import Network
 from limiter.web.subjects import disguised, spelled
 
-#: Called for each check with the place of its policy in the file, the subject, the time in microseconds,
-#: the cost, and whether the policy had no room.
-Observer = Callable[[int, Key, int, int, bool], object]
+#: Called for each check with the time in microseconds, and whether the policy had no room.
+Observer = Callable[[Applied, int, bool], object]
 
 #: Subjects that were denied most often, in a report.
 _WORST = 10
@@ -63,7 +62,7 @@ class Replay:
 
     @property
     def fields_seen(self) -> set[str]:
-        """The header fields that requests had, of those that the policies need."""
+        """The header fields that the policies need, as far as a request had them."""
         return self._finder.seen
 
     def run(self, entries: Iterable[Entry]) -> None:
@@ -153,20 +152,20 @@ class Replay:
         for at in writes:
             states[at].write(found.places[at][1], steps[at])
         is_denied = False
-        for place, subject, cost, blocks in found.applied:
-            tally = tallies[place]
-            lacks_room = any(reply[at * STRIDE + 2] for at in blocks)
-            tally.add(subject, cost, time_us, lacks_room)
+        for applied in found.applied:
+            tally = tallies[applied.rule]
+            lacks_room = any(reply[at * STRIDE + 2] for at in applied.blocks)
+            tally.add(applied.subject, applied.cost, time_us, lacks_room)
             is_denied = is_denied or (lacks_room and not tally.rule.shadow)
             if self._observe is not None:
-                self._observe(place, subject, time_us, cost, lacks_room)
+                self._observe(applied, time_us, lacks_room)
         self.denied += is_denied
         if self._settles and entry.status and not is_denied:
             self._settle(found, entry, reply)
 
     def _settle(self, found: Found, entry: Entry, reply: Sequence[int]) -> None:
         """Refund what a response shows to cost nothing."""
-        for place, subject, _, blocks in found.applied:
+        for place, subject, _, blocks, _ in found.applied:
             tally = self._tallies[place]
             by_response: Any = tally.rule.by_response
             if by_response is None or by_response(Head(entry.status)) != 0:

@@ -127,13 +127,13 @@ def test_a_cost_that_no_sliding_log_accepts_has_no_limit() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 20), st.integers(0, 500), st.integers(1, 3)), min_size=1),
     st.sampled_from([Fraction(1, 3), Fraction(99, 100), Fraction(1)]),
-    st.sampled_from([0, 2**20]),
+    st.sampled_from([1, 2**20]),
 )
 def test_a_suggestion_is_the_smallest_that_is_enough_for_the_share(
-    requests: list[tuple[int, int, int]], share: Fraction, in_memory: int
+    requests: list[tuple[int, int, int]], share: Fraction, chunk: int
 ) -> None:
     period_us = 60 * SECOND_US
-    with Demand(in_memory) as demand:
+    with Demand(chunk) as demand:
         for subject, at, cost in sorted(requests, key=lambda request: request[1]):
             demand.add(f"subject {subject}", START_US + at * SECOND_US, cost)
         suggestion = suggest(demand, share, period_us, "api", SlidingLog(2, 60))
