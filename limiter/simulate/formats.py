@@ -55,7 +55,7 @@ class Numbered:
 #: The usual line of nginx or Apache: common or combined.
 _USUAL = re.compile(
     r'(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) ([^ "\\]+) [^" ]*" (\d{3}) \S+'
-    r'(?: "([^"\\]*)" "([^"\\]*)"(?: "([^"\\]*)")?)?',
+    r'(?: "([^"\\]*)" "([^"\\]*)"(?: "([^"\\]*)")?)?(?! ")',
     re.ASCII,
 )
 #: The same with a virtual host before it, escapes, blanks in the user's name, or no version of HTTP.
