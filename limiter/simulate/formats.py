@@ -54,7 +54,7 @@ class Numbered:
 
 #: The usual line of nginx or Apache: common or combined.
 _USUAL = re.compile(
-    r'(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) ([^ "\\]+) [^" ]*" (\d{3}) \S+'
+    r'(\S+) \S+ \S+ \[([^\]]+)\] "([A-Z]+) ([^ "\\]+) [^" ]*" (\d{3}) \S+(?!\S)'
     r'(?: "([^"\\]*)" "([^"\\]*)"(?: "([^"\\]*)")?)?(?! ")',
     re.ASCII,
 )
