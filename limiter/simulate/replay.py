@@ -65,6 +65,11 @@ class Replay:
         """The header fields that the policies need, as far as a request had them."""
         return self._finder.seen
 
+    @property
+    def has_proxy(self) -> bool:
+        """Whether a trusted proxy has reported the address of a client."""
+        return self._finder.has_proxy
+
     def run(self, entries: Iterable[Entry]) -> None:
         """Decide the requests of entries, which are in the order of their time."""
         find, is_plain = self._finder.find, not self._settles and self._observe is None
