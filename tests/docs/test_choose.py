@@ -109,6 +109,7 @@ def test_every_command_prints_what_the_page_shows(
                         words = words.replace(port, own)
                     printed = output_of(words, **variables)
                     assert re.fullmatch(pattern(shown), printed), (command, printed)
+    assert (folder / "guess.png").read_bytes().startswith(b"\x89PNG")
 
 
 def output_of(words: str, **variables: str) -> str:
