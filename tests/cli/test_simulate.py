@@ -86,7 +86,7 @@ first denial          2026-11-01 12:00:02
 busiest second        2026-11-01 12:00:00
   requests in it      3
 memory in Redis       about 2 KB
-  subjects' keys      4
+  subjects' keys      3
 
 api: the subjects that were denied most often
   192.0.2.1  40 of 100 requests
