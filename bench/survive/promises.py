@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.survive.application import ONCE
+from bench.survive.events import SCRIPT_CALLS
 
 
 def rows(events: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -29,12 +30,17 @@ def rows(events: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
         if "clock steps back" in event["name"]
         for worst in event["figures"]["worst"]
     ]
+    counted = [
+        figure["extra"][SCRIPT_CALLS] for figure in figures if SCRIPT_CALLS in figure["extra"]
+    ]
+    scripts = f"{max(counted):.2f}" if counted else "(not measured)"
     slowest = 1e3 * max((figure["slowest"] for figure in figures), default=0)
     return [
         (
             "1. All or none, in one round trip",
-            f"{charges('in_part'):,} of {calls:,} calls were charged by some of their limits alone "
-            f"(half of the calls have {len(ONCE)} limits; those without a reply count too)",
+            f"{scripts} script calls of the store for a decision (equal calls of one loop share one). "
+            f"{charges('in_part'):,} of {calls:,} calls were charged by some of their limits alone; half "
+            f"of them have {len(ONCE)} limits",
         ),
         (
             "2. A denied request consumes nothing",
