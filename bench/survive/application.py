@@ -9,6 +9,7 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -265,6 +266,7 @@ class Application:
 
 def _run(pipe: Connection, settings: Settings) -> None:
     """Be the application: obey the other side of the pipe until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C, the other side closes the pipe
     logging.getLogger("limiter").setLevel(logging.ERROR)  # warnings of outages are expected
     work = _Work(settings)
     with suppress(EOFError, OSError), _names(work.names):
