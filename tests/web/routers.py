@@ -54,7 +54,8 @@ def werkzeug(path: str) -> Iterator[str | None]:
     for routes in (WERKZEUG, WERKZEUG_LAX):
         with suppress(RequestRedirect, HTTPException):
             found = routes.bind("h").match(path)[1].get("id")
-            yield None if found is None else str(found)
+            # A number is one id in several spellings, such as 5 and 05, that a limiter cannot know.
+            yield found if isinstance(found, str) else None
 
 
 def django(path: str) -> Iterator[str | None]:
