@@ -8,11 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
@@ -29,14 +26,7 @@ WORDS = (
 )
 
 _LIMIT = 5
-_POLICIES = f"""
-[policies.rate]
-limits = "{_LIMIT}/day"
-plan = {{header = "X-Plan"}}
-plans.gold.limits = "{_LIMIT}/day"
-[policies.leases]
-limits = {{algorithm = "concurrency", limit = 3, lease = 60}}
-"""
+_POLICIES = Path(__file__).parents[1] / "service.toml"
 _ROUTES = (
     *(("POST", "/v1/check/rate"), ("POST", "/v1/refund/rate"), ("POST", "/v1/hold/leases")),
     *(("DELETE", "/v1/hold/leases"), ("POST", "/v1/reserve"), ("POST", "/v1/settle"), ("DELETE", "/v1/reserve")),
@@ -108,17 +98,7 @@ def _check_charge(client: Client, path: str, body: bytes, answer: Answer) -> Non
 
 @cache
 def _client() -> Client:
-    with _environment():
+    own = {"LIMITER_STORE": "memory://", "LIMITER_POLICIES": str(_POLICIES)}
+    others = {name: value for name, value in os.environ.items() if "LIMITER_" not in name}
+    with mock.patch.dict(os.environ, {**others, **own}, clear=True):
         return Client(create_app(), asyncio.new_event_loop())
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Set the variables of the service while it is made."""
-    with TemporaryDirectory() as folder:
-        file = Path(folder, "policies.toml")
-        file.write_text(_POLICIES)
-        own = {"LIMITER_STORE": "memory://", "LIMITER_POLICIES": str(file)}
-        others = {name: value for name, value in os.environ.items() if "LIMITER_" not in name}
-        with mock.patch.dict(os.environ, {**others, **own}, clear=True):
-            yield
