@@ -193,8 +193,8 @@ class Connection:
         except TimeoutError as error:
             self.close()
             raise StoreUnavailable(f"{self._where}: no answer within the deadline") from error
-        # MemoryError: the answer announces an array for which there is no memory. TypeError: it has a map of
-        # which a key is a list, and hiredis makes a dictionary of it.
+        # MemoryError: the answer announces an array for which there is no memory. TypeError: a key of a map
+        # is a list, and hiredis makes a dictionary of it.
         except (InvalidResponse, MemoryError, TypeError) as error:
             self.close()
             raise StoreRefused(

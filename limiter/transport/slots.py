@@ -117,7 +117,11 @@ class SlotTable(Table[Node]):
         """
         try:
             entries = [
-                (_slot(first), _slot(last, int(first)), [_address(node, source.address) for node in nodes])
+                (
+                    _slot(first),
+                    _slot(last, int(first)),
+                    [_address(node, source.address) for node in nodes],
+                )
                 for first, last, *nodes in reply
             ]
             ranges = [(first, last, self._remapped(nodes[0])) for first, last, nodes in entries]

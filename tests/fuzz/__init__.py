@@ -1,5 +1,5 @@
 """Coverage-guided fuzzing: each target takes bytes, and asserts what must hold for all of them.
 
-``targets`` has the checks, ``corpus`` the inputs that are kept, ``engine`` runs one target under atheris, and
-``make fuzz`` (``__main__``) runs all of them. The tests replay the corpus without atheris, too.
+``targets`` has the checks, and ``corpus`` the inputs that are kept. ``engine`` runs one target under
+atheris, and ``make fuzz`` (``__main__``) all of them. The tests check kept inputs without atheris, too.
 """

@@ -1,8 +1,8 @@
-"""``make fuzz``: fuzz all targets for some minutes, show the progress, and write the inputs that show faults.
+"""``make fuzz``: fuzz all targets for some minutes, show the progress, and write inputs that show faults.
 
-``make fuzz FUZZ="--minutes 10 --only paths"`` takes longer for one target. Inputs that reach new code are kept in
-``.fuzz``, so that the next run goes on with them; ``--keep`` also puts those of them that reach more
-code into the repository. ``--replay FILE`` checks one input again, without atheris.
+``make fuzz FUZZ="--minutes 10 --only paths"`` takes longer for one target. Inputs that reach new code are
+kept in ``.fuzz``, so that the next run goes on with them; ``--keep`` also puts those of them that reach
+more code into the repository. ``--replay FILE`` checks one input again, without atheris.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def run(names: Sequence[str], limit: Sequence[str], jobs: int, folder: Path = FO
 
 
 def keep(name: str, folder: Path = FOLDER) -> int:
-    """Add the inputs that reach more of the code to the repository, the shortest first; return their number."""
+    """Add the inputs that reach more code to the repository, the shortest first; return their number."""
     check = targets.load(name).check
     kept = corpus.inputs(name)
     found = [file.read_bytes() for file in (folder / name).iterdir()]

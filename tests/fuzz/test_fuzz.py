@@ -14,7 +14,7 @@ import pytest
 
 from limiter import grammar, units
 from limiter.policies import TokenBucket
-from limiter.policyfile import faults, policy
+from limiter.policyfile import faults
 from limiter.server import bodies
 from limiter.transport import async_connection, node, slots, wire
 from limiter.web import forward_auth, identity, match, paths, request, trusted_field
@@ -67,6 +67,7 @@ def _always(result: Any) -> Callable[..., Any]:
     return lambda *_, **__: result
 
 
+# ruff: noqa: ARG005 (a function takes what the one that it replaces does)
 #: Faults, by target: what is replaced, and by what.
 PLANTED: dict[str, list[tuple[Any, str, Any]]] = {
     "limits": [
@@ -77,7 +78,6 @@ PLANTED: dict[str, list[tuple[Any, str, Any]]] = {
     "policies": [
         (faults, "spelled", lambda path: ".".join(map(str, path))),
         (faults.Notes, "line", _always(0)),
-        (policy, "meant", _always(frozenset({"a"}))),
         (request.Request, "is_preflight", property(lambda self: 1 / 0)),
     ],
     "paths": [
@@ -120,10 +120,14 @@ def test_a_planted_fault_is_found(
     check = targets.load(name).check
     identity._known.cache_clear()
     monkeypatch.setattr(*planted)
-    with pytest.raises(Exception):  # noqa: B017, PT011 (any exception ends the fuzzer)
-        for data in corpus.inputs(name):
+    found = None
+    for data in corpus.inputs(name):
+        try:
             check(data)
+        except Exception as error:  # any of them ends the fuzzer
+            found = error
     identity._known.cache_clear()
+    assert found is not None
 
 
 @needs_atheris
@@ -152,7 +156,9 @@ def test_a_fault_is_written_with_the_command_that_shows_it(
     assert fault.startswith(told)
     file = Path(fault.removeprefix(told))
     assert file.parent == tmp_path / "crashes"
-    assert command.main(["--replay", str(file)]) == 0  # the fault was planted in the other process only
+    assert (
+        command.main(["--replay", str(file)]) == 0
+    )  # the fault was planted in the other process only
     assert capsys.readouterr().out.endswith("no fault\n")
     monkeypatch.setattr(grammar, "_number", _without_sevens)
     with pytest.raises(KeyError):

@@ -1,4 +1,4 @@
-"""Real routers, and readings of a path as servers document them: who serves ``/orders`` and ``/orders/{id}``.
+"""Real routers, and readings of a path as servers document them, for ``/orders`` and ``/orders/{id}``.
 
 Each function yields, for a path that is not decoded, the id with which that software serves it; None if it
 serves the route without one.

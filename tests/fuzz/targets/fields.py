@@ -1,7 +1,7 @@
-r"""Header fields: what a client invents changes neither its address nor its cost, and no spelling is a way past.
+"""Header fields: what a client invents changes neither its address nor its cost, in any spelling.
 
-An input is the beginning of a request: the first byte chooses the peer, and each line is a field. Servers pass
-fields without control characters and in Latin-1, so a line is as HTTP's parsers leave it.
+The first byte of an input chooses the peer, and each line is a field. Servers pass fields on without
+control characters and in Latin-1, so a line is as HTTP's parsers leave it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from werkzeug.http import parse_cookie
 from limiter.policyfile.costs import ByHeader
 from limiter.web import forward_auth
 from limiter.web.guard import Guard
-from limiter.web.identity import ADDRESS_FROM, Ambiguous, NoAddress, TrustedNetworks, Unidentified, parse, subject
+from limiter.web.identity import (
+    ADDRESS_FROM,
+    Ambiguous,
+    NoAddress,
+    TrustedNetworks,
+    Unidentified,
+    parse,
+    subject,
+)
 from limiter.web.match import Match
 from limiter.web.request import Request, from_asgi, from_wsgi, joined
 from limiter.web.subjects import identity, named, spelled
@@ -27,11 +35,56 @@ from limiter.web.trusted_field import TrustedField
 from tests.fuzz.source import Source
 
 WORDS = (
-    *("X-Forwarded-For: ", "Forwarded: for=", "X-Real-Ip: ", "Cookie: s=", "Host: ", "X-Cost: ", "X-Plan: "),
-    *("X-Forwarded-Uri: /", "X-Forwarded-Method: ", "X-Forwarded-Host: ", "Authorization: Bearer ", "X-Api-Key: "),
-    *("203.0.113.9", "127.0.0.1", "10.0.0.1", "[2001:db8::1]:80", "::ffff:10.0.0.1", "64:ff9b::a00:1", "unknown"),
-    *("for=", '"', "\\\\", ";", ",", "=", "%41", "%2C", "+", "_x", ";proto=http", "api.example.com", "@", ":80"),
-    *("Content-Length: ", "Transfer-Encoding: chunked", "0", "9", "18446744073709551616", "Origin: o", "\n"),
+    *(
+        "X-Forwarded-For: ",
+        "Forwarded: for=",
+        "X-Real-Ip: ",
+        "Cookie: s=",
+        "Host: ",
+        "X-Cost: ",
+        "X-Plan: ",
+    ),
+    *(
+        "X-Forwarded-Uri: /",
+        "X-Forwarded-Method: ",
+        "X-Forwarded-Host: ",
+        "Authorization: Bearer ",
+        "X-Api-Key: ",
+    ),
+    *(
+        "203.0.113.9",
+        "127.0.0.1",
+        "10.0.0.1",
+        "[2001:db8::1]:80",
+        "::ffff:10.0.0.1",
+        "64:ff9b::a00:1",
+        "unknown",
+    ),
+    *(
+        "for=",
+        '"',
+        "\\\\",
+        ";",
+        ",",
+        "=",
+        "%41",
+        "%2C",
+        "+",
+        "_x",
+        ";proto=http",
+        "api.example.com",
+        "@",
+        ":80",
+    ),
+    *(
+        "Content-Length: ",
+        "Transfer-Encoding: chunked",
+        "0",
+        "9",
+        "18446744073709551616",
+        "Origin: o",
+        "\n",
+    ),
 )
 
 _CLIENT = "203.0.113.77"
@@ -75,12 +128,23 @@ def _fields(text: str) -> Iterator[tuple[str, str]]:
 def _by_asgi(peer: str | None, fields: Iterable[tuple[str, str]]) -> Request:
     headers = [(name.encode(), value.encode("latin-1")) for name, value in fields]
     client = None if peer is None else (peer, 40_000)
-    scope = {"method": "GET", "path": "/", "headers": headers, "client": client, "http_version": "1.1"}
+    scope = {
+        "method": "GET",
+        "path": "/",
+        "headers": headers,
+        "client": client,
+        "http_version": "1.1",
+    }
     return from_asgi(scope)
 
 
 def _by_wsgi(peer: str | None, fields: Iterable[tuple[str, str]]) -> Request:
-    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REMOTE_ADDR": peer or "", "SERVER_NAME": "h"}
+    environ = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": "/",
+        "REMOTE_ADDR": peer or "",
+        "SERVER_NAME": "h",
+    }
     for name, value in joined(fields).items():
         variable = name.upper().replace("-", "_")
         is_bare = variable in ("CONTENT_TYPE", "CONTENT_LENGTH")
@@ -106,7 +170,8 @@ def _check_address(request: Request) -> None:
         try:
             assert reported.caller(_TRUSTED) == _CLIENT, value
         except NoAddress:
-            assert header == "x-real-ip" and invented is not None, value
+            assert header == "x-real-ip", value
+            assert invented is not None, value
 
 
 def _check_trust(request: Request) -> None:
@@ -121,7 +186,7 @@ def _check_trust(request: Request) -> None:
 
 
 def _check_keys(request: Request) -> None:
-    """Check that each kind of key finds a subject that can be written, or none; and a value in no clear text."""
+    """Check that each kind of key finds a subject or none, and hashes what a client sends."""
     for spec in _KEYS:
         with suppress(Unidentified):
             key = identity(spec)(request, _TRUSTED)
@@ -129,14 +194,16 @@ def _check_keys(request: Request) -> None:
 
 
 def _check_cookie(request: Request) -> None:
-    """Check that frameworks read no cookie that the limiter overlooks, and that one value is one subject."""
+    """Check that the limiter sees each cookie that frameworks read, and that one value is one subject."""
     text = request.headers.get("cookie", "")
     found = {value for value in (_starlette(text), _werkzeug(text)) if value}
     try:
         own = request.cookie("s")
     except Ambiguous:
         return  # a 400
-    assert own is not None or not found, f"{found} is a cookie of a framework, and not of the limiter"
+    assert own is not None or not found, (
+        f"{found} is a cookie of a framework, and not of the limiter"
+    )
     for other in (f's="{own}"', f"s={own}", f"x=1; s={own}"):
         again = request.changed(headers={"cookie": other})
         for framework in (_starlette, _werkzeug):
@@ -180,7 +247,7 @@ def _check_report(request: Request) -> None:
         return
     assert "," not in client.host
     assert client.path.startswith("/") or client.path == "*"
-    assert not re.search(r"[\s\x00-\x20]", client.method + (client.target or "")), "it could end a line"
+    assert not re.search(r"[\s\x00-\x20]", f"{client.method}{client.target}"), "it could end a line"
     refusal = forward_auth.reported(request, _NO_RULES, _TRUSTED)
     assert isinstance(refusal, forward_auth.Refusal)
 

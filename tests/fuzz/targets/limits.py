@@ -12,7 +12,20 @@ from tests.fuzz.source import Source
 
 WORDS = (
     *("/", "per", " burst ", ";", ",", "|", "_", "0", "1", "100", "10001", "1000000000001"),
-    *("ms", "s", "sec", "seconds", "min", "minute", "hour", "day", "week", "month", "366 days", "year"),
+    *(
+        "ms",
+        "s",
+        "sec",
+        "seconds",
+        "min",
+        "minute",
+        "hour",
+        "day",
+        "week",
+        "month",
+        "366 days",
+        "year",
+    ),
 )
 
 _CHOICES = (None, *ALGORITHMS)
@@ -39,7 +52,8 @@ def check(data: bytes) -> None:
     try:
         policies = parse_limits(text, algorithm)
     except InvalidPolicy as error:
-        assert str(error).isprintable(), "the message has control characters"
+        if not str(error).isprintable():
+            raise AssertionError("the message has control characters") from error
         return
     parts = re.split("[;,|]", text)
     assert [_numbers(policy) for policy in policies] == list(map(_seen, parts))

@@ -1,4 +1,4 @@
-"""Paths: a limit applies to each path that some software serves by the limited route, and patterns are globs.
+"""Paths: a limit applies to each path that some software serves by its route, and patterns are globs.
 
 The input begins with its mode: a target as a proxy reports it, as servers pass it to an application, or a
 pattern and a path.
@@ -21,9 +21,47 @@ from tests.fuzz.source import Source
 from tests.web import routers
 
 WORDS = (
-    *("/orders", "/orders/", "/orders/5", "http://h/orders", "//", "/./", "/../", "..", "#", "?", ";a=b"),
-    *("%2F", "%2f", "%2E%2e", "%5C", "\\\\", "%23", "%3B", "%3F", "%0A", "%00", "%25", "%252F", "%FF"),
-    *("%C3%A9", "%EF%BF%BD", "%ED%A0%80", "%E2%80%A8", "%6Frders", "*", "**", "/**/", "{a}", "{b}", "\n"),
+    *(
+        "/orders",
+        "/orders/",
+        "/orders/5",
+        "http://h/orders",
+        "//",
+        "/./",
+        "/../",
+        "..",
+        "#",
+        "?",
+        ";a=b",
+    ),
+    *(
+        "%2F",
+        "%2f",
+        "%2E%2e",
+        "%5C",
+        "\\\\",
+        "%23",
+        "%3B",
+        "%3F",
+        "%0A",
+        "%00",
+        "%25",
+        "%252F",
+        "%FF",
+    ),
+    *(
+        "%C3%A9",
+        "%EF%BF%BD",
+        "%ED%A0%80",
+        "%E2%80%A8",
+        "%6Frders",
+        "*",
+        "**",
+        "/**/",
+        "{a}",
+        "{b}",
+        "\n",
+    ),
 )
 
 _ORDERS = Match(paths=(pattern("/orders"), pattern("/orders/{id}")))
@@ -34,7 +72,9 @@ _LONGEST_GLOB = 64
 def check(data: bytes) -> None:
     """Check one input."""
     source = Source(data)
-    source.pick((_check_reported, _check_in_process, _check_pattern))(source.rest().decode("latin-1"))
+    source.pick((_check_reported, _check_in_process, _check_pattern))(
+        source.rest().decode("latin-1")
+    )
 
 
 def _check_reported(target: str) -> None:
@@ -50,13 +90,13 @@ def _check_reported(target: str) -> None:
 
 
 def _check_in_process(target: str) -> None:
-    """Check the paths that servers of WSGI and ASGI make of a target, in a framework of the same process."""
+    """Check the paths that servers of WSGI and ASGI make of a target, for a framework behind them."""
     for request, text in _requests(target):
         _check_served(request, {*routers.starlette(text), *routers.werkzeug(text)})
 
 
 def _requests(target: str) -> Iterator[tuple[Request, str]]:
-    """Yield the request of each server, and the text that a framework routes by."""
+    """Yield the request of each server, and the text by which a framework routes."""
     try:
         raw_path = httptools.parse_url(target.encode("latin-1")).path or b""
         path = unquote(raw_path.decode("ascii"))
@@ -66,8 +106,14 @@ def _requests(target: str) -> Iterator[tuple[Request, str]]:
         scope = {"type": "http", "path": path, "raw_path": raw_path, "headers": []}
         yield from_asgi({**scope, "client": ("203.0.113.9", 5)}), path
     if not re.search(r"[\s\x00-\x20\x7f]", target):  # as gunicorn
-        sent = unquote_to_bytes(_origin_form(target).partition("?")[0].partition("#")[0].encode("latin-1"))
-        environ = {"PATH_INFO": sent.decode("latin-1"), "RAW_URI": target, "REMOTE_ADDR": "203.0.113.9"}
+        sent = unquote_to_bytes(
+            _origin_form(target).partition("?")[0].partition("#")[0].encode("latin-1")
+        )
+        environ = {
+            "PATH_INFO": sent.decode("latin-1"),
+            "RAW_URI": target,
+            "REMOTE_ADDR": "203.0.113.9",
+        }
         yield from_wsgi(environ), sent.decode("utf-8", "replace")
 
 

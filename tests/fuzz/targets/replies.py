@@ -1,7 +1,7 @@
 r"""Replies of the store: any bytes, split anywhere, give each call its own reply or one documented error.
 
-An input chooses the number of calls, which of their callers give up, and the size of the pieces in which the
-rest arrives. The reader for threads and that for event loops get the same bytes.
+An input chooses the number of calls, which of their callers give up, and the size of the pieces in which
+the rest arrives. The reader for threads and that for event loops get the same bytes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,59 @@ from limiter.transport.store import Address, read_store
 from tests.fuzz.source import Source
 
 WORDS = (
-    *("\r\n", ":1\r\n", ":-1\r\n", "$1\r\na\r\n", "$-1\r\n", "$0\r\n\r\n", "+OK\r\n", "-ERR x\r\n", "*1\r\n"),
-    *("*2\r\n", "*0\r\n", "*-1\r\n", ">1\r\n", "%1\r\n", "~1\r\n", ",1.5\r\n", ",nan\r\n", "#t\r\n", "_\r\n"),
-    *("(12\r\n", "=5\r\ntxt:a\r\n", "!3\r\nERR\r\n", "|1\r\n", "-MOVED 5 h:1\r\n", "-ASK 5 :1\r\n", "-NOSCRIPT x\r\n"),
-    *("-TRYAGAIN x\r\n", "-READONLY x\r\n", "-OOM x\r\n", "-NOAUTH x\r\n", "$48\r\n" + "\0" * 48 + "\r\n", "*6\r\n"),
-    *("*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$1\r\nh\r\n:6379\r\n", "$4\r\nmode\r\n", "$12\r\nconfig-epoch\r\n"),
-    *("$7\r\ncluster\r\n", "$19\r\nnum-other-sentinels\r\n", ":16384\r\n", ":99999999\r\n", "1", "\0"),
+    *(
+        "\r\n",
+        ":1\r\n",
+        ":-1\r\n",
+        "$1\r\na\r\n",
+        "$-1\r\n",
+        "$0\r\n\r\n",
+        "+OK\r\n",
+        "-ERR x\r\n",
+        "*1\r\n",
+    ),
+    *(
+        "*2\r\n",
+        "*0\r\n",
+        "*-1\r\n",
+        ">1\r\n",
+        "%1\r\n",
+        "~1\r\n",
+        ",1.5\r\n",
+        ",nan\r\n",
+        "#t\r\n",
+        "_\r\n",
+    ),
+    *(
+        "(12\r\n",
+        "=5\r\ntxt:a\r\n",
+        "!3\r\nERR\r\n",
+        "|1\r\n",
+        "-MOVED 5 h:1\r\n",
+        "-ASK 5 :1\r\n",
+        "-NOSCRIPT x\r\n",
+    ),
+    *(
+        "-TRYAGAIN x\r\n",
+        "-READONLY x\r\n",
+        "-OOM x\r\n",
+        "-NOAUTH x\r\n",
+        "$48\r\n" + "\0" * 48 + "\r\n",
+        "*6\r\n",
+    ),
+    *(
+        "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$1\r\nh\r\n:6379\r\n",
+        "$4\r\nmode\r\n",
+        "$12\r\nconfig-epoch\r\n",
+    ),
+    *(
+        "$7\r\ncluster\r\n",
+        "$19\r\nnum-other-sentinels\r\n",
+        ":16384\r\n",
+        ":99999999\r\n",
+        "1",
+        "\0",
+    ),
 )
 
 _WHERE = "store h:1"
@@ -109,7 +156,7 @@ class _Transport(asyncio.Transport):
 
 
 def _check_loop(pieces: list[bytes], count: int, gives_up: int, expected: Expected) -> None:
-    """Check that each call gets its reply, whatever other callers do, and that all end with the connection."""
+    """Check that each call gets its reply, whatever other callers do, and ends with the connection."""
 
     async def received() -> list[asyncio.Future[Any]]:
         connection = AsyncConnection(_Transport(_idle()), _WHERE, 1.0)
@@ -226,7 +273,9 @@ def _check_sentinel(reply: object) -> None:
     reading = table.begin_reading()
     with suppress(StoreRefused, StoreUnavailable):
         reading.add(table.sentinels[0], [reply, [b"h", b"6379"]])
-        reading.add(table.sentinels[1], [{b"num-other-sentinels": b"1", b"config-epoch": b"1"}, reply])
+        reading.add(
+            table.sentinels[1], [{b"num-other-sentinels": b"1", b"config-epoch": b"1"}, reply]
+        )
     table.end_reading(reading)
 
 
