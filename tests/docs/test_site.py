@@ -15,6 +15,7 @@ from tests.service.support import ROOT, clean_environment
 TITLES = [
     "Quickstart",
     "Choose an algorithm",
+    "Choose a limit",
     "Flask",
     "FastAPI, ASGI, WSGI, Django",
     "In front of any service",
@@ -29,6 +30,7 @@ TITLES = [
     "Testing an application that is limited",
     "How exact",
     "How fast",
+    "What it survives",
     "The Lua contract",
     "Why a script, and not INCR",
     "Hazards",

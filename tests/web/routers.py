@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from urllib.parse import unquote_to_bytes
 
-from django.urls.resolvers import RoutePattern
-from django.utils.encoding import repercent_broken_unicode
 from starlette.routing import compile_path
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect, Rule
@@ -22,7 +20,6 @@ WERKZEUG = Map([Rule("/orders"), Rule("/orders/<id>"), Rule("/orders/<int:id>")]
 WERKZEUG_LAX = Map(
     [Rule("/orders"), Rule("/orders/<id>")], strict_slashes=False, merge_slashes=False
 )
-DJANGO = [RoutePattern(path, is_endpoint=True) for path in ("orders", "orders/", "orders/<id>")]
 _DOTS = {".": ".", "%2e": ".", "..": "..", ".%2e": "..", "%2e.": "..", "%2e%2e": ".."}
 
 
@@ -59,11 +56,9 @@ def werkzeug(path: str) -> Iterator[str | None]:
 
 
 def django(path: str) -> Iterator[str | None]:
-    """Route as Django: bytes that are not UTF-8 stay escaped."""
-    text = repercent_broken_unicode(unquote_to_bytes(path.encode("latin-1"))).decode()
-    for route in DJANGO:
-        if text.startswith("/") and (found := route.match(text[1:])):
-            yield found[2].get("id")
+    """Match as Django: bytes that are not UTF-8 stay escaped."""
+    text = text_of(path, "surrogateescape")
+    yield from raw_text(re.sub("[\udc80-\udcff]", lambda byte: f"%{ord(byte[0]) - 0xDC00:X}", text))
 
 
 def raw(path: str, ignore_case: bool = False) -> Iterator[str | None]:
