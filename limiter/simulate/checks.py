@@ -50,10 +50,13 @@ class Found:
         unidentified: The places of the rules for which the request has no usable key.
         too_large: The places of the rules whose limits never admit the cost.
         is_refused: Whether the request is refused, whatever the limits have counted.
+        only: The place of the rule, the block and the subject, if there is nothing else.
 
     """
 
-    __slots__ = ("applied", "is_refused", "places", "template", "too_large", "unidentified")
+    __slots__ = (
+        *("applied", "is_refused", "only", "places", "template", "too_large", "unidentified"),
+    )
 
     def __init__(self) -> None:
         self.applied: list[Applied] = []
@@ -62,6 +65,7 @@ class Found:
         self.unidentified: list[int] = []
         self.too_large: list[int] = []
         self.is_refused = False
+        self.only: tuple[int, Block, Key] | None = None
 
 
 def plan_of_rates(rule: Rule) -> Plan | None:
@@ -104,7 +108,7 @@ class Finder:
         if view is None:
             return self._find(_request(entry))
         known: Any = view, address
-        if self._needed:
+        if headers:
             known = view, address, *[headers.get(field) for field in self._needed]
         found = self._found.get(known)
         if found is None:
@@ -161,6 +165,9 @@ class Finder:
                 self._templates.clear()
             template = self._templates[named] = CallTemplate("hit", 0, 0, named)
         found.template = template
+        if len(blocks) == 1 and not (found.unidentified or found.too_large):
+            place, subject = found.places[0]
+            found.only = place, blocks[0], subject
         return found
 
     def _add(self, found: Found, place: int, check: Check, blocks: list[Block]) -> None:

@@ -10,7 +10,7 @@ from heapq import nlargest
 from typing import Any
 
 from limiter import units
-from limiter.call import STRIDE
+from limiter.call import STRIDE, Block
 from limiter.keys import Key
 from limiter.memory.decide import ask
 from limiter.policyfile.policy import Named
@@ -67,19 +67,18 @@ class Replay:
 
     def run(self, entries: Iterable[Entry]) -> None:
         """Decide the requests of entries, which are in the order of their time."""
-        find, turn = self._finder.find, self._turn
+        find, is_plain = self._finder.find, not self._settles and self._observe is None
         for entry in entries:
-            time_us = entry[0]
+            self._end_us = time_us = entry[0]
             if time_us >= self._second_us:
-                turn(entry)
-            self._end_us = time_us
+                self._turn(entry)
             self.requests += 1
             if entry[6] == _TOO_MANY_REQUESTS:
                 self.turned_away += 1
             found = find(entry)
-            if (found.unidentified or found.too_large) and self._refuses(found):
-                continue
-            if found.applied:
+            if is_plain and found.only is not None:
+                self._decide_only(*found.only, time_us)
+            elif not ((found.unidentified or found.too_large) and self._refuses(found)):
                 self._decide(found, entry)
 
     def report(self, is_hashed: bool = False) -> Report:
@@ -124,6 +123,21 @@ class Replay:
             self._tallies[place].report.too_large += 1
         self.refused += refuses
         return refuses
+
+    def _decide_only(self, place: int, block: Block, subject: Key, time_us: int) -> None:
+        """Decide the only block of a request: as ``ask``, which takes twice as long."""
+        tally = self._tallies[place]
+        states = tally.states[block.key]
+        step = block.policy.step(states.read(subject), time_us)
+        lacks_room = step.room < block.cost
+        if not lacks_room:
+            step.charge(block.cost)
+            states.write(subject, step)
+        else:
+            self.denied += not block.shadow
+            if step.needs_repair:
+                states.write(subject, step)
+        tally.add(subject, block.cost, time_us, lacks_room)
 
     def _decide(self, found: Found, entry: Entry) -> None:
         """Charge all policies that apply to a request, or none."""

@@ -151,12 +151,13 @@ def test_workers_are_added_up_with_their_errors(
     shared.mkdir()
     monkeypatch.setattr(shadow, "COUNTERS", 3)
     monkeypatch.setattr(shadow, "metrics_folder", lambda: str(shared))
-    monkeypatch.setattr(shadow, "WRITE_AFTER", 0.0)
     workers = [make_by_file(POLICIES, ADMIN_TOKEN=TOKEN) for _ in range(3)]
     true = dict.fromkeys(
         ["every", *(f"u{worker}-{user}" for worker in range(3) for user in range(3))], 0
     )
     for number, worker in enumerate(workers):
+        # The last one writes only when it ends.
+        monkeypatch.setattr(shadow, "WRITE_AFTER", 3600.0 if number == 2 else 0.0)
         for key, times in [("every", 20), *((f"u{number}-{user}", 2 + user) for user in range(3))]:
             check(worker, "search", f"{key}", times + 2 * (key != "every" or number == 0))
             true[key] += times
