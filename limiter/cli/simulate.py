@@ -148,6 +148,8 @@ def simulate(
         raise click.UsageError(str(error)) from None
     counts, fields = Counts(), needed(file)
     observed = Observed(file) if share or html or png else None
+    if observed is not None:
+        click.get_current_context().call_on_close(observed.close)
     replay = Replay(file, trusted, fields, None if observed is None else observed.add)
     is_interrupted = False
     try:
