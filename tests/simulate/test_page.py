@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 from unittest.mock import patch
@@ -11,7 +12,7 @@ import pytest
 
 from limiter.policies import GCRA, FixedWindow, Policy, SlidingLog, TokenBucket
 from limiter.simulate import page
-from limiter.simulate.curves import LimitCurves
+from limiter.simulate.curves import LimitCurves, limit_curves, worst_subjects
 from limiter.simulate.demand import Demand
 from limiter.simulate.plots import Mark
 from limiter.simulate.report import PolicyReport, Report, Timeline
@@ -46,10 +47,10 @@ algorithm = "gcra"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A log with a hostile key, policies, and the report of their simulation in each form."""
+    """A log, policies, and the report of their simulation in each form."""
     folder = tmp_path_factory.mktemp("simulate")
     (folder / "policies.toml").write_text(_POLICIES)
-    keys = [(HOSTILE, 3, 1), ("big", 1, 1), ("small", 1, 5), ("other", 1, 7)]
+    keys = [("greedy", 3, 1), ("big", 1, 1), ("small", 1, 5), ("other", 1, 7)]
     lines = [
         json.dumps(
             {
@@ -76,43 +77,55 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_page_shows_a_hostile_key_as_text_and_asks_no_network(
-    browser: Browser, folder: Path
+def test_the_page_shows_hostile_text_as_text_and_asks_no_network(
+    browser: Browser, tmp_path: Path
 ) -> None:
-    text = (folder / "page.html").read_text("utf-8")
-    browser.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*://*"]})
-    browser.get_log("browser")
+    policy, timeline = SlidingLog(2, 10), Timeline()
+    with Demand() as demand:
+        for second in range(20):
+            demand.add("a", (1_800_000_000 + second) * SECOND_US, 1, second % 10 > 1)
+            timeline.add((1_800_000_000 + second) * SECOND_US, second % 10 < 2, second % 10 > 1)
+        drawn = page.Drawn(
+            PolicyReport("api", (policy,), HOSTILE, HOSTILE, requests=20, timeline=timeline),
+            [limit_curves(policy, demand)],
+            worst_subjects(demand),
+            [suggest(demand, read_share("50%"), 10 * SECOND_US, "api", policy)],
+        )
+    report = Report([HOSTILE], warnings=[HOSTILE], policies=[drawn.report])
+    text = page.html(report, [drawn], show=lambda _: HOSTILE)
+    (tmp_path / "page.html").write_text(text, "utf-8")
+    shown_text = HOSTILE.replace("\u202e", "\\u202e")
 
+    browser.get_log("browser")
     for width, scheme, ground in (
         (1280, "light", "rgb(255, 255, 255)"),
         (360, "dark", "rgb(20, 23, 26)"),
     ):
         browser.look(width, scheme)
-        browser.get((folder / "page.html").as_uri())
+        browser.get((tmp_path / "page.html").as_uri())
         shown = browser.run(
-            """return {
-              title: document.title,
-              scripts: document.querySelectorAll('script, img, link, iframe').length,
-              ground: getComputedStyle(document.body).backgroundColor,
-              wider: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-              worst: document.querySelector('.worst bdi').textContent,
-              plots: [...document.querySelectorAll('svg')].filter(each => each.checkVisibility()).length,
-              cut: [...document.querySelectorAll('svg')].filter(
-                each => each.checkVisibility() && each.getBoundingClientRect().right > innerWidth).length,
+            """const plots = [...document.querySelectorAll('svg')].filter(svg => svg.checkVisibility());
+            return {
+              texts: ['title', '.worst bdi', '.warnings li', '.key'].map(
+                place => document.querySelector(place).textContent.replace('Simulation of ', '')),
+              active: document.querySelectorAll('script, img, link, iframe, [onerror]').length,
               loaded: performance.getEntriesByType('resource').length,
+              ground: getComputedStyle(document.body).backgroundColor,
+              isWider: document.documentElement.scrollWidth > innerWidth,
+              plots: plots.length,
+              cut: plots.filter(svg => svg.getBoundingClientRect().right > innerWidth).length,
+              fill: getComputedStyle(plots[0].querySelector('.mark-area path')).fill,
             }"""
         )
-        assert shown["title"] == f"Simulation of {folder}/log.json"
-        assert shown["worst"] == HOSTILE.replace("\u202e", "\\u202e")
-        assert (shown["scripts"], shown["loaded"], shown["cut"]) == (0, 0, 0)
-        assert shown["ground"] == ground
-        assert shown["wider"] <= 0
-        assert shown["plots"] == 3 + 1 + 3
+        assert set(shown["texts"]) == {shown_text}
+        assert (shown["active"], shown["loaded"], shown["cut"]) == (0, 0, 0)
+        assert (shown["ground"], shown["isWider"], shown["plots"]) == (ground, False, 4)
+        assert shown["fill"] == ("rgb(0, 98, 155)" if scheme == "light" else "rgb(91, 184, 240)")
     assert browser.get_log("browser") == []
-    assert "default-src 'none'" in text
-    assert "\u202e" not in text
-    assert len(text) < 400_000
     browser.look(1280)
+    assert "\u202e" not in re.sub("<svg.*?</svg>", "", text)  # a plot has the unit as it is
+    assert "default-src 'none'" in text
+    assert len(text) < 200_000
 
 
 def test_the_page_has_the_figures_of_the_report(folder: Path) -> None:
@@ -153,7 +166,7 @@ def test_subjects_are_hashed_on_request(folder: Path) -> None:
 
     assert result.exit_code == 0
     text = (folder / "hashed.html").read_text("utf-8")
-    assert "hacked" not in text
+    assert "greedy" not in text
     worst = json.loads(run(f"simulate {words} --hash --json").stdout)["policies"][0]["worst"][0]
     assert f"<bdi>{worst['subject']}</bdi>" in text
 
