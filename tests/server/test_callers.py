@@ -58,6 +58,22 @@ def test_a_stranger_is_not_answered(client: Client, call: tuple[str, str, Any]) 
         assert "trusted network" in problem(answer, 403)["detail"]
 
 
+@pytest.mark.parametrize("path", ["/v1/check/default", "/", "/x", "/v1", "/healthz/", "//healthz"])
+def test_a_root_path_opens_nothing(client: Client, path: str) -> None:
+    """A server that has one puts it before each path; the check of callers once missed ``/v1`` behind it."""
+    for root in ("", "/root"):
+        scope = {"root_path": root}
+        call = {"json": {"key": "victim"}, "peer": STRANGER, "scope": scope}
+        problem(client.post(f"{root}{path}", **call), 403)
+
+
+@pytest.mark.parametrize("root", ["", "/root"])
+def test_a_probe_may_come_from_any_address(client: Client, root: str) -> None:
+    for path in ("/healthz", "/readyz"):
+        answer = client.get(f"{root}{path}", peer=STRANGER, scope={"root_path": root})
+        assert answer.status == 200
+
+
 @pytest.mark.parametrize("peer", ["10.1.2.3", "192.0.2.1"])
 def test_a_caller_in_a_trusted_network_is_answered(client: Client, peer: str) -> None:
     assert ask(client, peer).status == 200
