@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import merge
 from operator import itemgetter
-from typing import Any
+from typing import Any, BinaryIO
 
 from limiter.errors import LimiterError
 from limiter.simulate.entry import Entry
@@ -176,12 +176,14 @@ class Reading:
 class _Log:
     """A file that is read line by line."""
 
-    def __init__(self, path: str, file: Any, counts: Counts) -> None:
+    def __init__(self, path: str, file: BinaryIO, counts: Counts) -> None:
         self.name = "standard input" if path == STANDARD_INPUT else path
         #: The number of the line that is read.
         self.number = 1
         self._file, self._counts, self._place = file, counts, 0
-        stream = gzip.GzipFile(fileobj=file) if file.peek(2)[:2] == _GZIP else file
+        buffer: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
+        is_gzip = buffer.peek(2)[:2] == _GZIP
+        stream: Any = gzip.GzipFile(fileobj=buffer) if is_gzip else buffer
         self._text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
 
     def read(self) -> list[str]:

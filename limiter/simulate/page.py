@@ -56,7 +56,10 @@ class Drawn:
             for trial in suggestion.limits
             if _is_alike(trial.policy, present) and trial.policy.limit != present.limit
         ]
-        return [Mark("limit", present.limit), *(Mark("suggested", limit) for limit in suggested)]
+        return [
+            Mark("limit", present.limit),
+            *(Mark("suggested", limit, True) for limit in suggested),
+        ]
 
 
 def _is_alike(suggested: Policy, present: Policy) -> bool:
