@@ -22,6 +22,8 @@ from hypothesis import settings
 import limiter
 from limiter import log_throttle
 from limiter.base import Base
+from limiter.compat.flask_limiter import extension
+from limiter.policyfile.watch import _Policies
 from service.demo.servers import (
     HOST,
     Certificates,
@@ -33,6 +35,7 @@ from service.demo.servers import (
 )
 from tests import fast, no_skips, tls
 from tests.proxy import Proxy
+from tests.waiting import TIMEOUT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -89,6 +92,21 @@ _run = secrets.token_hex(4)
 def own_log_lines() -> None:
     """Forget the log lines of earlier tests, which would suppress those of this one."""
     log_throttle.forget()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def patient() -> Iterator[None]:
+    """Give the code that sets no timeout more time than a service has: a busy machine stalls for longer.
+
+    A test that means a timeout sets its own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for init in (Base.__init__, _Policies.__init__):
+            defaults = inspect.unwrap(init).__kwdefaults__
+            assert defaults["timeout"] == 0.1
+            patch.setitem(defaults, "timeout", TIMEOUT)
+        patch.setattr(extension, "_TIMEOUT", TIMEOUT)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -172,14 +190,6 @@ def new_subject() -> Callable[[], str]:
 def subject(new_subject: Callable[[], str]) -> str:
     """A subject of this test alone, so that no test needs to flush a server."""
     return new_subject()
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the code of documents, which sets no timeout, more time than a service has."""
-    kept = inspect.unwrap(Base.__init__).__kwdefaults__
-    assert kept["timeout"] == 0.1
-    monkeypatch.setitem(kept, "timeout", 5.0)
 
 
 @pytest.fixture(scope="module")
