@@ -71,9 +71,11 @@ class Running:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self._starting:
             raise Stopped(number)
+        if number in _FROM_TERMINAL and _in_foreground() and _has_child():
+            return  # the command has it from the terminal
         if self._process is None:
             self._early.append(number)
-        elif not (number in _FROM_TERMINAL and _in_foreground()):
+        else:
             self._process.send_signal(number)
 
 
@@ -89,6 +91,17 @@ def _in_foreground() -> bool:
         return False
     finally:
         os.close(terminal)
+
+
+def _has_child() -> bool:
+    """Whether the command was forked: its process exists before ``Popen`` returns."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return True
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 class _LeaseCount(click.IntRange):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -126,11 +127,32 @@ def test_a_command_that_a_signal_ends(store: str, subject: str) -> None:
     assert leases(store, subject) == 0
 
 
-def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Path) -> None:
+#: ``limiter hold`` that sees the command start only when a file exists.
+SEES_LATE = """
+import subprocess, sys, time
+from pathlib import Path
+from limiter.__main__ import main
+
+start = subprocess.Popen.__init__
+
+def late(*arguments, **more):
+    start(*arguments, **more)
+    while not Path(sys.argv[-1] + ".seen").exists():
+        time.sleep(0.01)
+
+subprocess.Popen.__init__ = late
+main()
+"""
+
+
+@pytest.mark.parametrize("program", [["-m", "limiter"], ["-c", SEES_LATE]], ids=["", "starting"])
+def test_ctrl_c_reaches_the_command_once(
+    store: str, subject: str, tmp_path: Path, program: list[str]
+) -> None:
     """A terminal sends it to every process in the foreground: it is not passed on as well."""
     gate = tmp_path / "gate"
     gate.touch()
-    words = [sys.executable, "-m", "limiter", "hold", "1", subject, "--store", store, "--"]
+    words = [sys.executable, *program, "hold", "1", subject, "--store", store, "--"]
     words += ["bash", "-c", LISTENS, "bash", str(gate)]
     ours, theirs = pty.openpty()
     # Else the terminal drops output while it sends the signal.
@@ -149,6 +171,8 @@ def test_ctrl_c_reaches_the_command_once(store: str, subject: str, tmp_path: Pat
     os.write(ours, b"\x03")
     while b"INT" not in printed:
         printed += os.read(ours, 1000)
+    Path(f"{gate}.seen").touch()
+    time.sleep(0.3)  # a second signal would arrive in this time, and no event says that none comes
     gate.unlink()
     assert process.wait(30) == 7
     with suppress(OSError):  # Linux reports so that the other end is closed

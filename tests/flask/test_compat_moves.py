@@ -266,7 +266,8 @@ def test_reset(strategy: str) -> None:
 
 
 def test_reset_of_a_shared_store(store: str) -> None:
-    limits = limiter(OURS, Flask("app"), storage_uri=store)
+    app = Flask("app")  # in use until the end: the limits of a collected application are gone
+    limits = limiter(OURS, app, storage_uri=store)
     with pytest.raises(InvalidSetting, match="cannot be cleared: accepted is store='memory://'"):
         limits.reset()
     with pytest.raises(InvalidSetting, match="cannot be cleared"):

@@ -489,3 +489,23 @@ def test_a_primary_of_a_cluster_that_became_a_replica(
         proxy.replies = replace(b"-READONLY You can't write against a read only replica.\r\n")
         assert limiter.hit(subject).remaining == PLENTY.limit - 2
     assert used(limiter, subject) == 2
+
+
+def test_a_reading_that_outlasts_the_limiter_leaves_no_connection(
+    make_limiter: MakeLimiter, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed call began to read the table before ``close``, and the reading connects afterwards."""
+    transport: Any = make_limiter(cluster.url)._core.transport
+    ask_all, closed = transport._ask_all, threading.Event()
+
+    def ask_later(node: Any, deadline: float) -> Any:
+        assert closed.wait(30)
+        return ask_all(node, time.monotonic() + 30)
+
+    monkeypatch.setattr(transport, "_ask_all", ask_later)
+    transport._refresh()
+    transport.close()
+    closed.set()
+    until(lambda: transport._table.readings == 1)
+    until(lambda: not any(node.has_idle for node in transport._table.members()))
+    assert transport._table.failure is None

@@ -111,9 +111,12 @@ def gunicorn(log: Path, app: str, *options: str, **variables: str) -> Any:
     return running(log, "gunicorn", *more, bind="--bind {host}:{port}", **variables)
 
 
-def listens(port: int) -> bool:
-    """Whether a server listens."""
-    with suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+def listens(at: int | Path) -> bool:
+    """Whether a server listens at a port, or at the path of a socket."""
+    family = socket.AF_UNIX if isinstance(at, Path) else socket.AF_INET
+    with suppress(OSError), socket.socket(family) as connection:
+        connection.settimeout(1)
+        connection.connect(str(at) if isinstance(at, Path) else (HOST, at))
         return True
     return False
 

@@ -17,7 +17,7 @@ from limiter import Limiter
 from service.demo.servers import HOST
 from tests.service.support import get
 from tests.waiting import until
-from tests.wsgi.support import begin_http, gunicorn, served
+from tests.wsgi.support import begin_http, gunicorn, listens, served
 
 pytestmark = pytest.mark.slow
 
@@ -112,6 +112,7 @@ def test_behind_a_unix_socket(tmp_path: Path, variables: dict[str, str]) -> None
     with gunicorn(
         tmp_path / "log", f"{APPS}django_app", f"--bind=unix:{path}", **{**variables, **own}
     ):
+        until(lambda: listens(path))  # gunicorn binds it after the port
 
         def status(address: str | None) -> int:
             connection = http.client.HTTPConnection("localhost", timeout=10)
