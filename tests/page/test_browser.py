@@ -29,7 +29,7 @@ HASTE = "--graceful-timeout=1"
 def url(tmp_path_factory: pytest.TempPathFactory, store: str) -> Iterator[str]:
     """The page of one instance; each test visits it from an address of its own."""
     folder = tmp_path_factory.mktemp("page")
-    variables = {"LIMITER_STORE": store, "LIMITER_PREFIX": "page-tests", "LIMITER_TIMEOUT": "5"}
+    variables = {"LIMITER_STORE": store, "LIMITER_PREFIX": "page-tests"}
     variables["LIMITER_KEY_SECRET"] = folder.name + str(free_port())  # keys of this run alone
     with gunicorn(folder / "log", HASTE, app="service.app:create_app('app-1')", **variables) as (
         _,
