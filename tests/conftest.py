@@ -24,6 +24,7 @@ from limiter import log_throttle
 from limiter.base import Base
 from limiter.compat.flask_limiter import extension
 from limiter.policyfile.watch import _Policies
+from service.demo import programs
 from service.demo.servers import (
     HOST,
     Certificates,
@@ -48,6 +49,17 @@ def pytest_configure(config: pytest.Config) -> None:
     for plugin in (fast, no_skips):
         config.pluginmanager.register(plugin)
     gc.disable()
+    if hasattr(config, "workerinput"):
+        take_own_ports(config.workerinput)
+
+
+def take_own_ports(worker: dict[str, Any]) -> None:
+    """Let this worker choose ports that no other worker chooses.
+
+    Otherwise a test's server could take the port that another test has just chosen, or expects to be closed.
+    """
+    number = int(worker["workerid"].removeprefix("gw"))
+    programs.PORTS = programs.PORTS[number :: worker["workercount"]]
 
 
 @pytest.hookimpl(wrapper=True)
