@@ -1,7 +1,7 @@
 """Exact distributed rate limits, decided by versioned Lua scripts inside Redis or Valkey."""
 
-from limiter.aio import AsyncLimiter
-from limiter.client import Limiter
+from limiter.aio import AsyncLease, AsyncLimiter, AsyncReservation
+from limiter.client import Lease, Limiter, Reservation
 from limiter.decision import Decision, RateLimited
 from limiter.errors import (
     Invalid,
@@ -19,6 +19,7 @@ from limiter.policies import (
     Concurrency,
     FixedWindow,
     LeakyBucket,
+    Policy,
     SlidingLog,
     SlidingWindow,
     TokenBucket,
@@ -27,7 +28,9 @@ from limiter.version import __version__
 
 __all__ = [
     "GCRA",
+    "AsyncLease",
     "AsyncLimiter",
+    "AsyncReservation",
     "Concurrency",
     "Decision",
     "FixedWindow",
@@ -37,9 +40,12 @@ __all__ = [
     "InvalidPolicy",
     "InvalidSetting",
     "LeakyBucket",
+    "Lease",
     "Limiter",
     "LimiterError",
+    "Policy",
     "RateLimited",
+    "Reservation",
     "SlidingLog",
     "SlidingWindow",
     "StoreRefused",

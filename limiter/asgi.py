@@ -34,6 +34,8 @@ from limiter.web.wiring import GuardSettings
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+__all__ = ["LimiterMiddleware"]
+
 log = logging.getLogger("limiter.web")
 
 #: The last messages of an application's lifespan.

@@ -19,7 +19,9 @@ _ENTRIES = {
     "explain": Entry(
         "limiter.policyfile.command", "Show which policies apply to a request, and why."
     ),
+    "simulate": Entry("limiter.cli.simulate", "Replay access logs through policies."),
     "serve": Entry("limiter.cli.serve", "Run the decision service."),
+    "shadow": Entry("limiter.cli.shadow", "Show whom policies in shadow mode would have denied."),
     "scripts": Entry(
         "limiter.cli.scripts", "List, print or install the Lua scripts; decode calls."
     ),

@@ -30,6 +30,8 @@ from limiter.web.wiring import LimitSettings
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+__all__ = ["Limit", "Refused", "limit"]
+
 #: The name of the route among a request's parts.
 _ROUTE = "limiter.route"
 #: The prefix of a scope's keys for the results of dependencies, before the argument's name.

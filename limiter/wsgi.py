@@ -18,6 +18,8 @@ from limiter.web.wiring import GuardSettings
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+__all__ = ["LimiterMiddleware"]
+
 Environ = dict[str, Any]
 StartResponse = Callable[..., Write]
 App = Callable[[Environ, Any], Iterable[bytes]]

@@ -24,14 +24,13 @@ from limiter import log_throttle
 from limiter.base import Base
 from limiter.compat.flask_limiter import extension
 from limiter.policyfile.watch import _Policies
-from service.demo import programs
+from service.demo import programs, servers
 from service.demo.servers import (
     HOST,
     Certificates,
     Cluster,
     Server,
     ServerError,
-    find_server,
     free_port,
 )
 from tests import fast, no_skips, tls
@@ -40,14 +39,20 @@ from tests.waiting import TIMEOUT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of ``make test-fast``."""
+    """Add the options of ``make test-fast``, and of another server program."""
     parser.addoption("--fast", action="store_true", help="leave out what is slow or starts servers")
+    parser.addoption(
+        "--server", metavar="PATH", help="the program of every server, as Redis and as Valkey"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register two modules with hooks."""
     for plugin in (fast, no_skips):
         config.pluginmanager.register(plugin)
+    if program := config.getoption("--server"):
+        # Test modules, which are imported later, get this function, too.
+        servers.find_server = lambda name=None: Path(program)  # noqa: ARG005 (any name is this one)
     gc.disable()
     if hasattr(config, "workerinput"):
         take_own_ports(config.workerinput)
@@ -94,7 +99,7 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localho
 
 TESTS = Path(__file__).parent
 #: Folders whose tests are run without coverage: other folders reach the same lines in less time.
-UNMEASURED = {"bench", "contract", "model", "mutants", "page", "proxies"}
+UNMEASURED = {"bench", "contract", "model", "mutants", "page", "proxies", "rolling"}
 
 _subjects = itertools.count()
 _run = secrets.token_hex(4)
@@ -138,7 +143,7 @@ def store(server: Server) -> str:
 def redis_store() -> Iterator[str]:
     """The address of a shared standalone ``redis-server``, if one is installed."""
     try:
-        binary = find_server("redis-server")
+        binary = servers.find_server("redis-server")
     except ServerError:
         pytest.skip("redis-server is not installed")
     with Server(binary) as running:

@@ -186,6 +186,14 @@ def test_the_web_adapters_know_decisions_not_stores() -> None:
             assert not within(wanted, "limiter.transport", "service"), name
 
 
+def test_the_simulation_has_no_store_and_no_clock() -> None:
+    """Its time is that of the log; it decides by the code of ``memory://``."""
+    for name, tree in trees("limiter/simulate"):
+        for wanted in imports(tree):
+            hidden = ("limiter.transport", "limiter.memory.store", "limiter.memory.clock", "time")
+            assert not within(wanted, *hidden), f"{name} imports {wanted}"
+
+
 def test_no_modules_import_each_other() -> None:
     """Nor in a circle of several; what a function or a type checker alone imports counts, too."""
     graph = dict(trees("limiter", "service"))
@@ -299,6 +307,7 @@ def test_the_library_needs_redis_alone() -> None:
         "limiter.flask",
         "limiter.compat",
         "limiter.server",
+        "limiter.simulate.plots",
     )
     for name, tree in trees("limiter"):
         if within(name, *optional):

@@ -27,8 +27,9 @@ from limiter.policies import Policy
 from limiter.web.functions import check_function, of_request
 from limiter.web.guard import Verdict
 from limiter.web.identity import Network, Unidentified
+from limiter.web.match import SkipReason
 from limiter.web.request import Request
-from limiter.web.rules import UNIDENTIFIED, Check, CostFunction, Rule, SkipReason
+from limiter.web.rules import UNIDENTIFIED, Check, CostFunction, Rule
 from limiter.web.subjects import (
     ACCEPTED_IN_PROGRAMS,
     TOKEN,

@@ -24,9 +24,10 @@ from limiter.policyfile.schema import (
 )
 from limiter.web import limiter_calls
 from limiter.web.by_response import StatusOrField, check_rates
+from limiter.web.match import Match
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.plans import Classes, CustomerPlan, Plans
-from limiter.web.rules import Match, Rule, fixed_cost
+from limiter.web.rules import Rule, fixed_cost
 from limiter.web.subjects import findable, identity, is_chosen, meant
 
 #: Example subjects, by kinds of keys that no client chooses.

@@ -15,7 +15,7 @@ from limiter.log_throttle import ThrottleFilter
 from limiter.web.forward_auth import Refusal
 from limiter.web.identity import Unidentified
 from limiter.web.new_subjects import TooManyNewSubjects
-from limiter.web.subjects import disguised
+from limiter.web.subjects import Key, disguised
 from limiter.web.verdict import Verdict
 
 log = logging.getLogger("limiter.service")
@@ -108,7 +108,7 @@ def not_decided(refusal: Refusal, peer: str | None) -> None:
 
 
 def changed(
-    what: str, policy: str, subject: object, peer: str | None, cost: int | None = None
+    what: str, policy: str, subject: Key, peer: str | None, cost: int | None = None
 ) -> None:
     """Log a change by a caller or an operator: one line for each, never throttled."""
     fields = {"policy": policy, "subject": disguised(subject), "peer": peer}

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 from limiter import StoreRefused, StoreUnavailable
 from limiter.policyfile import AsyncPolicies
 from limiter.server.one_policy import AnyPolicies, OnePolicy
+from limiter.server.shadow import ShadowDenials
 from limiter.settings import metrics_folder
 from limiter.web.new_subjects import TooManyNewSubjects
 from limiter.web.rules import Rule
@@ -49,11 +50,17 @@ _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 
 
 class Metrics:
-    """The counters of one application, which one event loop uses."""
+    """The counters of one application, which one event loop uses.
+
+    Attributes:
+        shadow_denials: The subjects that policies in shadow mode would have denied.
+
+    """
 
     def __init__(self, policies: AnyPolicies) -> None:
         self._registry = registry = CollectorRegistry()
         self._policies = policies
+        self.shadow_denials = ShadowDenials(policies)
         #: The rules whose counters exist.
         self._rules: Sequence[Rule] | None = None
         self._file = None if isinstance(policies, OnePolicy) else _PolicyFile(policies)
@@ -129,19 +136,21 @@ class Metrics:
             error = verdict.error
             policy = error.policy if isinstance(error, TooManyNewSubjects) else _NO_POLICY
             counts[self._decisions, policy, outcome] += 1
-        for rule, decision, _ in verdict.results:
+        for rule, decision, part in verdict.results:
             name, allowed = rule.name, decision.allowed
             if decision.degraded:
                 counts[self._degraded, name] += 1
             if decision.cached and not allowed:
                 counts[self._cached, name] += 1
-            if allowed or rule.shadow:
-                outcome = "allowed"
-            else:
-                is_counted = not decision.degraded or decision.numbers
-                outcome = "denied" if is_counted else "unavailable"
-            if rule.shadow and not allowed:
-                counts[self._shadow, name] += 1
+            outcome = "allowed"
+            if not allowed:
+                by_limit = not decision.degraded or bool(decision.numbers)
+                if not rule.shadow:
+                    outcome = "denied" if by_limit else "unavailable"
+                else:
+                    counts[self._shadow, name] += 1
+                    if by_limit:
+                        self.shadow_denials.count(rule, part.key)
             counts[self._decisions, name, outcome] += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(FLUSH_AFTER, self.flush)

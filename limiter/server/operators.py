@@ -1,4 +1,4 @@
-"""The operators' application, on the second address: metrics, policies, and the state of subjects."""
+"""The operators' application, on the second address: metrics, policies, shadow mode, and subjects."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ def create_operators_app(
         refused = [fault.to_dict() for fault in policies.refused.faults] if policies.refused else []
         return json_response({"file": policies.path, "policies": in_force, "refused": refused})
 
+    async def read_shadow(request: Request) -> Response:  # noqa: ARG001 (the signature of an endpoint)
+        """Return the subjects that each policy in shadow mode would have denied most."""
+        return json_response({"policies": await counters.shadow_denials.report()})
+
     async def read_key(request: Request) -> Response:
         """Return the state of a subject in each policy; nothing is taken."""
         subject = request.path_params["subject"]
@@ -58,6 +62,7 @@ def create_operators_app(
         return application(routes)
     routes += [
         Route("/v1/policies", read_policies),
+        Route("/v1/shadow", read_shadow),
         Route("/v1/keys/{subject:subject}", read_key),
         Route("/v1/reset/{subject:subject}", reset, methods=["POST"]),
     ]

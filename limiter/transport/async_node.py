@@ -130,6 +130,8 @@ class AsyncNode:
         self.connection: AsyncConnection | None = None
         """The last connection made; it may be closed by now."""
         self._connecting: asyncio.Task[LimiterError | None] | None = None
+        #: How often the node was closed.
+        self._closes = 0
         self._attempts = Attempts()
         #: When a connection was last opened to find a new primary.
         self._searched_at = -inf
@@ -181,6 +183,7 @@ class AsyncNode:
 
     def close(self) -> None:
         """Close the connection when its calls have ended; cancel an attempt to connect."""
+        self._closes += 1
         if self.connection is not None:
             self.connection.retire()
         for task in (self.connecting, under_way(self._renewing)):
@@ -207,7 +210,7 @@ class AsyncNode:
         return failure
 
     async def _opened(self) -> LimiterError | None:
-        began = monotonic()
+        began, closes = monotonic(), self._closes
         try:
             connection = await open_connection(
                 self._connect(), self.where, self._timeout, self._connect_timeout
@@ -219,7 +222,9 @@ class AsyncNode:
             return failure
         self.connection = connection
         self._authenticated_at = began
-        if self._credentials is not None:
+        if closes != self._closes:  # the cancellation came when it was ready
+            connection.retire()
+        elif self._credentials is not None:
             check_later(self, connection)
         return None
 

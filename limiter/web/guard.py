@@ -18,8 +18,9 @@ from limiter.web.bounded import bounded_flow
 from limiter.web.charges import Charge, deciding_flow, for_hit
 from limiter.web.identity import Network, TrustedNetworks, Unidentified
 from limiter.web.limiter_calls import core_of
+from limiter.web.match import SkipReason
 from limiter.web.request import Request
-from limiter.web.rules import Check, Rule, SkipReason
+from limiter.web.rules import Check, Rule
 from limiter.web.verdict import Observer as Observer
 from limiter.web.verdict import Result as Result
 from limiter.web.verdict import Verdict as Verdict  # for users who write an observer

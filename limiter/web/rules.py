@@ -18,9 +18,7 @@ from limiter.policies import Policy
 from limiter.web import limiter_calls
 from limiter.web.by_response import ByResponse
 from limiter.web.identity import Ambiguous, Network, Unidentified
-from limiter.web.match import Match as Match
-from limiter.web.match import SkipReason as SkipReason
-from limiter.web.match import pattern as pattern  # for users who write rules
+from limiter.web.match import Match, SkipReason
 from limiter.web.new_subjects import NewSubjects
 from limiter.web.plans import Classes, CustomerPlan, Plans
 from limiter.web.request import Request

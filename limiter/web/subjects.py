@@ -146,9 +146,9 @@ def _unescaped(text: str) -> str | bytes:
         return raw
 
 
-def disguised(subject: object) -> str:
+def disguised(subject: Key) -> str:
     """Return the short hash by which logs name a subject: equal for equal subjects, and not readable."""
-    return blake2b(repr(subject).encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+    return blake2b(spelled(subject).encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
 
 
 def meant(name: str, spec: str | Sequence[str], or_address: bool = False) -> frozenset[str]:

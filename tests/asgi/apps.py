@@ -23,7 +23,7 @@ from limiter import AsyncLimiter, Concurrency
 from limiter.asgi import LimiterMiddleware
 from limiter.fastapi import limit
 from limiter.policyfile import costs
-from limiter.web.rules import Match, Rule, pattern
+from limiter.web import Match, Rule, pattern
 
 #: A rate for all requests, and a limit of simultaneous streams and websockets.
 _all = AsyncLimiter.from_env(name="all")

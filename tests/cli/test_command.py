@@ -23,8 +23,8 @@ from tests.service.support import ROOT, clean_environment
 QUICKSTART = (ROOT / "docs/quickstart.md").read_text()
 
 COMMANDS = [
-    *("hit", "peek", "refund", "reset", "hold", "check", "explain", "serve", "scripts"),
-    *("doctor", "acl", "bench"),
+    *("hit", "peek", "refund", "reset", "hold", "check", "explain", "simulate", "serve"),
+    *("shadow", "scripts", "doctor", "acl", "bench"),
 ]
 
 
@@ -101,7 +101,9 @@ def test_every_command_has_examples() -> None:
 
 @pytest.mark.parametrize(
     ("name", "line"),
-    [example for example in examples() if example[0] != "serve"],  # tests/server: it does not end
+    [  # A service does not end, and must run before it can be asked: see tests/server.
+        example for example in examples() if example[0] not in ("serve", "shadow")
+    ],
     ids=lambda value: str(value)[:40],
 )
 def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
@@ -111,13 +113,14 @@ def test_examples_run(name: str, line: str, store: str, subject: str) -> None:
     for key in ("user:42", "org:7", "nightly-report", "nightly-backup", "thumbnails"):
         line = line.replace(f" {key}", f" {subject}")
     line = re.sub(r"-- (rsync|convert) .*", "-- echo ran", line).replace("redis-cli", "cat")
-    if name in ("check", "explain"):
+    if name in ("check", "explain", "simulate"):
         line = line.replace("policies.toml", "docs/policies.example.toml")
+        line = re.sub(r"access\.log\S*", "tests/simulate/access.log", line)
     done = shell(line, LIMITER_STORE=store)
     assert done.returncode == 0, done.stderr
     assert done.stdout
-    # The example file shows what ForwardAuth cannot do, so it has warnings.
-    expected = {"warning"} if name == "check" else set()
+    # The example file shows what ForwardAuth cannot do, and what no log reports, so it has warnings.
+    expected = {"warning"} if name in ("check", "simulate") else set()
     assert {line.partition(":")[0] for line in done.stderr.splitlines()} == expected
     if " -- echo ran" in line:
         assert done.stdout == "ran\n"

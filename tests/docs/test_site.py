@@ -15,6 +15,7 @@ from tests.service.support import ROOT, clean_environment
 TITLES = [
     "Quickstart",
     "Choose an algorithm",
+    "Choose a limit",
     "Flask",
     "FastAPI, ASGI, WSGI, Django",
     "In front of any service",

@@ -15,8 +15,9 @@ from limiter.testing import set_time
 from limiter.web import limiter_calls
 from limiter.web.by_response import Head
 from limiter.web.guard import Guard
+from limiter.web.match import SkipReason
 from limiter.web.plans import Classes
-from limiter.web.rules import Check, Rule, SkipReason
+from limiter.web.rules import Check, Rule
 from limiter.web.settling import settle
 from limiter.web.subjects import hashed, identity
 from limiter.web.trusted_field import TrustedField

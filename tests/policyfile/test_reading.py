@@ -23,8 +23,9 @@ from limiter.policies import Policy
 from limiter.policyfile.reading import PolicyFile, in_memory, read
 from limiter.web.guard import Guard
 from limiter.web.identity import Unidentified
+from limiter.web.match import SkipReason
 from limiter.web.request import Request, joined
-from limiter.web.rules import Check, Rule, SkipReason
+from limiter.web.rules import Check, Rule
 from limiter.web.subjects import hashed
 
 EXAMPLE = Path(__file__).parent.parent.parent / "docs" / "policies.example.toml"

@@ -45,7 +45,7 @@ TOKEN = "a-token-of-enough-length"  # noqa: S105
 OF_PROXIES = ["forwardAuth", "forwardAuthByPolicy"]
 OF_ITEMS = ["reserve", "settle", "cancel"]
 OPERATIONS = ["check", "hold", "giveBack", "refund", *OF_ITEMS, "openapi"]
-OF_OPERATORS = ["metrics", "policies", "lookAt", "reset"]
+OF_OPERATORS = ["metrics", "policies", "shadow", "lookAt", "reset"]
 #: Their requests have nothing that could be invalid, except for the token, which each mode removes.
 NEVER_WRONG = ["openapi", *OF_OPERATORS]
 

@@ -21,8 +21,8 @@ from limiter import (
     Limiter,
 )
 from limiter.testing import intercept
+from limiter.web import Match, Rule, pattern
 from limiter.web.request import Request
-from limiter.web.rules import Match, Rule, pattern
 from limiter.web.subjects import identity
 from limiter.web.verdict import Verdict
 from limiter.web.wiring import limiter_by

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from limiter import InvalidSetting, Limiter, SlidingLog
 from limiter.web.guard import Guard
 from limiter.web.identity import Ambiguous, Unidentified
-from limiter.web.match import Match, pattern
+from limiter.web.match import Match, SkipReason, pattern
 from limiter.web.plans import CustomerPlan, Plans
 from limiter.web.request import Request
-from limiter.web.rules import Check, Rule, SkipReason
+from limiter.web.rules import Check, Rule
 from limiter.web.subjects import identity, meant
 
 TRUSTED = (ip_network("127.0.0.0/8"),)

@@ -14,7 +14,7 @@ from django.urls import path
 from flask import Flask
 
 from limiter import Concurrency, Limiter
-from limiter.web.rules import Match, Rule, pattern
+from limiter.web import Match, Rule, pattern
 from limiter.wsgi import LimiterMiddleware
 
 

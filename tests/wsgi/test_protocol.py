@@ -15,7 +15,7 @@ from flask import Flask
 
 from limiter import Concurrency, Limiter, StoreUnavailable
 from limiter.testing import StoreCall, intercept
-from limiter.web.rules import Match, Rule, pattern
+from limiter.web import Match, Rule, pattern
 from limiter.wsgi import LimiterMiddleware
 from tests.waiting import until
 from tests.wsgi.support import CALLER, Answer, ask, begin, environ

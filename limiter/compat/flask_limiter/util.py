@@ -6,6 +6,8 @@ from flask import request
 
 from limiter.web.identity import of_peer
 
+__all__ = ["get_remote_address"]
+
 
 def get_remote_address() -> str:
     """The caller's address as the server sees it: an IPv4 address, or an IPv6 network of 64 bits.

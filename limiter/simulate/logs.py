@@ -1,0 +1,235 @@
+"""Read the entries of several logs, in the order of their time."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import sys
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from heapq import merge
+from operator import itemgetter
+from typing import Any
+
+from limiter.errors import LimiterError
+from limiter.simulate.entry import Entry
+from limiter.simulate.formats import (
+    CSV,
+    FORMATS,
+    Numbered,
+    Reader,
+    Unreadable,
+    columns,
+    recognised,
+    traefik,
+)
+
+STANDARD_INPUT = "-"
+
+#: Bytes that are read at once, and whose entries are sorted at once.
+_AT_ONCE = 2**20
+#: The lines from which a format is recognised.
+_FIRST = 100
+#: The unreadable lines that are shown, and how many characters of each.
+_MOST_EXAMPLES = 5
+_SHOWN = 80
+#: What a reader raises for a line that is no entry: a missing key, a value of another type, and so on.
+_WRONG = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    csv.Error,
+)
+#: What is raised at the end of a file that was cut, or is damaged.
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
+
+_by_time = itemgetter(0)
+
+
+class UnknownFormat(LimiterError):
+    """No format fits the lines of a log."""
+
+
+@dataclass
+class Counts:
+    """What was read.
+
+    Attributes:
+        lines: The lines of all logs.
+        unreadable: Those that are no entries.
+        examples: The first of these, each with its place.
+        late: The entries that were left out, since they are further out of order than the tolerance.
+        numbered: The entries of a proxy that numbers its requests.
+
+    """
+
+    lines: int = 0
+    unreadable: int = 0
+    examples: list[str] = field(default_factory=list)
+    late: int = 0
+    numbered: Numbered = field(default_factory=Numbered)
+
+    def add_unreadable(self, name: str, number: int, what: str) -> None:
+        """Count an unreadable line."""
+        self.unreadable += 1
+        if len(self.examples) < _MOST_EXAMPLES:
+            self.examples.append(f"{name}:{number}: {what}")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How logs are read.
+
+    Attributes:
+        needed: The names of the header fields that the policies need, in lower case.
+        format: The name of the format; None: it is recognised.
+        tolerance_us: An entry that is older by up to this time than an earlier one is sorted.
+        advance: Called now and then with the number of bytes that were read.
+
+    """
+
+    needed: Collection[str] = ()
+    format: str | None = None
+    tolerance_us: int = 10_000_000
+    advance: Callable[[int], object] | None = None
+
+    def entries(self, paths: Sequence[str], counts: Counts) -> Iterator[Entry]:
+        """Yield the entries of logs, the earliest first; ``counts`` says what was read until then.
+
+        A path may be ``-``, for standard input. Logs may be compressed by gzip.
+
+        Raises:
+            OSError: A log cannot be read.
+            UnknownFormat: No format fits the lines of a log.
+
+        """
+        with ExitStack() as stack:
+            logs = [
+                self._in_order(_Log(path, stack.enter_context(_opened(path)), counts), counts)
+                for path in paths
+            ]
+            yield from logs[0] if len(logs) == 1 else merge(*logs, key=_by_time)
+
+    def _in_order(self, log: _Log, counts: Counts) -> Iterator[Entry]:
+        """Yield the entries of one log; those within the tolerance of the newest one wait."""
+        newest_us = 0
+        waiting: list[Entry] = []
+        read: Reader | None = None
+        while lines := log.read():
+            if read is None:
+                read = self._reader(log, lines, counts)
+            entries = waiting
+            for line in lines:
+                try:
+                    entry = read(line)
+                except _WRONG as error:
+                    log.add_unreadable(line, error)
+                    continue
+                finally:
+                    log.number += 1
+                time_us = entry[0]
+                if time_us > newest_us:
+                    newest_us = time_us
+                elif time_us < newest_us - self.tolerance_us:
+                    counts.late += 1
+                    continue
+                entries.append(entry)
+            entries.sort(key=_by_time)
+            end = bisect_right(entries, newest_us - self.tolerance_us, key=_by_time)
+            waiting = entries[end:]
+            del entries[end:]
+            yield from entries
+            if self.advance is not None:
+                self.advance(log.advanced())
+        yield from waiting
+
+    def _reader(self, log: _Log, lines: list[str], counts: Counts) -> Reader:
+        """Return the reader of a log by its first lines."""
+        name = self.format or _format_of(lines)
+        if name is None:
+            raise UnknownFormat(
+                f"{log.name} has lines of no known format, such as {_shown(lines[0])!r}: accepted are "
+                f"{', '.join((*FORMATS, CSV))}; --format names one"
+            )
+        if name == "traefik":
+            return traefik(self.needed, counts.numbered)
+        if name != CSV:
+            return FORMATS[name](self.needed)
+        try:
+            names = next(csv.reader(lines[:1]))
+            return columns(names, self.needed)
+        except Unreadable as error:
+            raise UnknownFormat(f"{log.name} is no CSV for this command: {error}") from None
+        finally:
+            log.number += 1
+            del lines[0]
+
+
+class _Log:
+    """A file that is read line by line."""
+
+    def __init__(self, path: str, file: io.BufferedIOBase, counts: Counts) -> None:
+        self.name = "standard input" if path == STANDARD_INPUT else path
+        #: The number of the line that is read.
+        self.number = 1
+        self._file, self._counts, self._place = file, counts, 0
+        is_gzip = getattr(file, "peek", lambda _: b"")(2)[:2] == b"\x1f\x8b"
+        stream: Any = gzip.GzipFile(fileobj=file) if is_gzip else file
+        self._text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
+
+    def read(self) -> list[str]:
+        """Return the next lines, none at the end."""
+        try:
+            lines = self._text.readlines(_AT_ONCE)
+        except _DAMAGED as error:
+            self._counts.add_unreadable(self.name, self.number, f"the file is damaged: {error}")
+            return []
+        self._counts.lines += len(lines)
+        return lines
+
+    def add_unreadable(self, line: str, error: Exception) -> None:
+        """Count a line that is no entry; an empty one does not matter."""
+        if not line.strip():
+            self._counts.lines -= 1
+            return
+        why = str(error) if isinstance(error, (Unreadable, ValueError)) else ""
+        self._counts.add_unreadable(
+            self.name, self.number, f"{_shown(line)!r}{why and f' ({why})'}"
+        )
+
+    def advanced(self) -> int:
+        """Return the number of bytes that were read since the last call; 0 if it is not known."""
+        if not self._file.seekable():
+            return 0
+        before, self._place = self._place, self._file.tell()
+        return self._place - before
+
+
+def _format_of(lines: Sequence[str]) -> str | None:
+    for place, line in enumerate(lines[:_FIRST]):
+        name = recognised(line.strip())
+        if name is not None and (name != CSV or place == 0):
+            return name
+    return None
+
+
+def _shown(line: str) -> str:
+    line = line.rstrip()
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}..."
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    if path == STANDARD_INPUT:
+        file = sys.stdin.buffer
+        yield file if hasattr(file, "peek") else io.BufferedReader(file)
+        return
+    with open(path, "rb") as file:
+        yield file

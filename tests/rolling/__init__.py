@@ -1,0 +1,1 @@
+"""Releases that run side by side on one store while workers are replaced."""

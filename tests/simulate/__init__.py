@@ -1,0 +1,1 @@
+"""Simulations of access logs: what a policy file would have decided."""
