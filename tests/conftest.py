@@ -100,6 +100,8 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.0/8,127.0.0.1,localho
 TESTS = Path(__file__).parent
 #: Folders whose tests are run without coverage: other folders reach the same lines in less time.
 UNMEASURED = {"bench", "contract", "model", "mutants", "page", "proxies", "rolling"}
+#: Folders whose tests' processes are measured, too: elsewhere, the tests themselves reach the same lines.
+MEASURED_PROCESSES = {"cli", "server"}
 
 _subjects = itertools.count()
 _run = secrets.token_hex(4)
@@ -221,9 +223,13 @@ def unmeasured() -> Iterator[None]:
 
 @pytest.fixture(scope="module", autouse=True)
 def unmeasured_folder(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Stop coverage for the tests of some folders."""
+    """Stop coverage for the tests of some folders, or for the processes that they start."""
     folder = request.path.relative_to(TESTS).parts[0]
-    with stopped_coverage() if folder in UNMEASURED else nullcontext():
+    if folder in UNMEASURED:
+        context = stopped_coverage()
+    else:
+        context = nullcontext() if folder in MEASURED_PROCESSES else unmeasured_processes()
+    with context:
         yield
 
 
@@ -239,11 +245,18 @@ def stopped_coverage() -> Iterator[None]:
     measuring = coverage_of_tests()
     if measuring:
         measuring.stop()
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
-            patch.delenv(name)
+    with unmeasured_processes():
         try:
             yield
         finally:
             if measuring:
                 measuring.start()
+
+
+@contextmanager
+def unmeasured_processes() -> Iterator[None]:
+    """Measure no coverage in the processes that the body starts: each would take a third longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("COVERAGE_PROCESS_")]:
+            patch.delenv(name)
+        yield
