@@ -61,7 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def take_own_ports(worker: dict[str, Any]) -> None:
     """Let this worker choose ports that no other worker chooses.
 
-    Otherwise a test's server could take the port that another test has just chosen, or expects to be closed.
+    Otherwise a server could take the port that another test has just chosen, or expects to be closed.
     """
     number = int(worker["workerid"].removeprefix("gw"))
     programs.PORTS = programs.PORTS[number :: worker["workercount"]]
