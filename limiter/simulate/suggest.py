@@ -107,7 +107,7 @@ class Suggestion:
         present: The present limit, simulated alone; None without one.
         limits: The smallest limit of each algorithm.
         bursts: Token buckets of several rates, each with its smallest burst.
-        impossible: Why an algorithm has no suggestion, for each without one.
+        notes: Why an algorithm has no suggestion, and what the simulation left out.
 
     """
 
@@ -118,7 +118,7 @@ class Suggestion:
     present: Trial | None = None
     limits: list[Trial] = field(default_factory=list)
     bursts: list[Trial] = field(default_factory=list)
-    impossible: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def holds(self, trial: Trial) -> bool:
         """Whether the simulation has shown that the share of subjects is never denied."""
@@ -134,7 +134,7 @@ class Suggestion:
             "present": self.present and self._trial(self.present),
             "limits": [self._trial(trial) for trial in self.limits],
             "bursts": [self._trial(trial) for trial in self.bursts],
-            "impossible": self.impossible,
+            "notes": self.notes,
         }
 
     def _trial(self, trial: Trial) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def suggest(
             try:
                 yield kind.make(limit, per)
             except InvalidPolicy as error:
-                suggestion.impossible.append(str(error))
+                suggestion.notes.append(str(error))
 
     def bursts(rates: Sequence[int]) -> Iterator[Policy]:
         least = least_for(share, demand, [partial(needs.burst, rate, period_us) for rate in rates])
@@ -184,7 +184,7 @@ def suggest(
             try:
                 yield TokenBucket(rate, per, burst)
             except InvalidPolicy as error:
-                suggestion.impossible.append(str(error))
+                suggestion.notes.append(str(error))
 
     by_limit = list(limits())
     by_rate = [

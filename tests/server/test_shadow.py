@@ -185,6 +185,36 @@ def test_workers_are_added_up_with_their_errors(
     assert not list(shared.glob("*.part"))
 
 
+def test_a_denial_during_a_write_is_written_too(
+    make_by_file: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Else other workers would see it only after the next denial."""
+    monkeypatch.setattr(shadow, "metrics_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(shadow, "WRITE_AFTER", 0.0)
+    app = make_by_file(POLICIES, ADMIN_TOKEN=TOKEN)
+    denials, replace = app.service.metrics.shadow_denials, shadow._replace
+    totals = []
+
+    def replace_slowly(file: Path, states: Any) -> None:
+        if not totals:
+            loop.call_soon_threadsafe(denials.count, app.service.policies.guard.rules[0], "b")
+        totals.append(states["search"]["total"])
+        replace(file, states)
+
+    monkeypatch.setattr(shadow, "_replace", replace_slowly)
+    check(app, "search", "a", 3)
+
+    def is_written() -> bool:
+        loop.run_until_complete(asyncio.sleep(0.01))
+        return denials._writing is None
+
+    until(is_written)
+    assert totals == [1, 2]
+
+
 def test_a_folder_that_cannot_be_written_is_logged(
     make_by_file: Make,
     tmp_path: Path,
