@@ -242,7 +242,7 @@ def _suggestion(suggestion: Suggestion, unit: str) -> Iterator[str]:
     for table in tables(suggestion, unit):
         yield f"<h3>{_text(table.title[0].upper() + table.title[1:])}</h3>"
         yield _table(table.head, table.rows)
-    yield f"<p>{_text(' '.join((*suggestion.impossible, *NOTES)))}</p>"
+    yield f"<p>{_text(' '.join((*suggestion.notes, *NOTES)))}</p>"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -24,6 +24,8 @@ from tests.page.support import Browser
 
 __all__ = ["browser"]
 
+pytestmark = pytest.mark.slow
+
 #: A key that would run a script, send a request, end each kind of element, and turn the text around.
 HOSTILE = (
     "</bdi></title></svg></style>--><script>document.title='hacked'</script>"
