@@ -122,6 +122,7 @@ def simulate(
     from limiter.simulate.observed import Observed
     from limiter.simulate.replay import Replay
     from limiter.simulate.suggest import read_share
+    from limiter.simulate.suggestion_table import NOTES
     from limiter.simulate.suggestion_table import lines_of as lines_of_suggestion
     from limiter.simulate.table import lines_of
 
@@ -187,6 +188,8 @@ def simulate(
                 click.echo()
                 for line in lines_of_suggestion(suggestion, policy.unit):
                     click.echo(line)
+        if suggestions:
+            click.echo("\n" + "\n".join(NOTES))
         for warning in report.warnings:
             click.echo(f"warning: {warning}", err=True)
     if observed and (html or png):
