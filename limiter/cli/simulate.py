@@ -105,7 +105,8 @@ def simulate(
     and --png, takes place in a temporary file.
 
     No store is needed. Each request is decided at the time of its line, as a store would have decided
-    then. LIMITER_TRUSTED_PROXIES names the proxies whose X-Forwarded-For counts, if the log has it.
+    then. LIMITER_TRUSTED_PROXIES names the proxies whose X-Forwarded-For counts, if the log has it;
+    LIMITER_KEY_SECRET decides whom a percentage includes.
 
     \b
     Examples:
@@ -121,6 +122,7 @@ def simulate(
     from limiter.simulate.observed import Observed
     from limiter.simulate.replay import Replay
     from limiter.simulate.suggest import read_share
+    from limiter.simulate.suggestion_table import NOTES
     from limiter.simulate.suggestion_table import lines_of as lines_of_suggestion
     from limiter.simulate.table import lines_of
 
@@ -148,6 +150,8 @@ def simulate(
         raise click.UsageError(str(error)) from None
     counts, fields = Counts(), needed(file)
     observed = Observed(file) if share or html or png else None
+    if observed is not None:
+        click.get_current_context().call_on_close(observed.close)
     replay = Replay(file, trusted, fields, None if observed is None else observed.add)
     is_interrupted = False
     try:
@@ -165,6 +169,8 @@ def simulate(
     report.lines, report.unreadable = counts.lines, counts.unreadable
     report.examples, report.late = counts.examples, counts.late
     report.warnings = list(caveats(file, replay, report, counts))
+    if observed and sys.stderr.isatty():
+        click.echo("limiter: simulating other limits", err=True)
     suggestions = {
         place: list(observed.suggestions(place, share))
         for place in range(len(report.policies))
@@ -184,6 +190,8 @@ def simulate(
                 click.echo()
                 for line in lines_of_suggestion(suggestion, policy.unit):
                     click.echo(line)
+        if suggestions:
+            click.echo("\n" + "\n".join(NOTES))
         for warning in report.warnings:
             click.echo(f"warning: {warning}", err=True)
     if observed and (html or png):
@@ -225,12 +233,17 @@ def _draw(
 
 
 def _read(path: str) -> PolicyFile:
+    from limiter.cli.options import environment
     from limiter.policyfile.faults import InvalidPolicyFile
-    from limiter.policyfile.reading import read
+    from limiter.policyfile.reading import in_memory, read
     from limiter.policyfile.text import text_of
+    from limiter.settings import VARIABLES
 
+    # The secret and the prefix of the service: the first decides whom a percentage includes.
+    names = ("key_secret", "prefix")
+    common = {name: value for name in names if (value := environment().get(VARIABLES[name]))}
     try:
-        return read(text_of(path), path)
+        return read(text_of(path), path, in_memory(**common))
     except InvalidPolicyFile as error:
         fail(1, error)
 

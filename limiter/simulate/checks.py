@@ -5,7 +5,7 @@ The rules are those of the service. Requests that look the same to all rules sha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from limiter.policyfile.reading import PolicyFile
 from limiter.simulate.entry import Entry
 from limiter.web import limiter_calls
 from limiter.web.guard import Guard
-from limiter.web.identity import Ambiguous, Network, Unidentified
+from limiter.web.identity import Ambiguous, Network, Unidentified, is_trusted
 from limiter.web.paths import path_of_target
 from limiter.web.request import Request, bare_host
 from limiter.web.rules import Check, Rule
@@ -82,6 +82,8 @@ class Finder:
         self._needed = tuple(needed)
         #: The needed fields that a request had.
         self.seen: set[str] = set()
+        #: Whether a trusted proxy has reported the address of a client.
+        self.has_proxy = False
         self._by_path = any(rule.match.paths or rule.exempt_paths for rule in self.rules)
         keys = [named.description["key"] for named in file.policies.values()]
         self._by_host = any(rule.match.hosts for rule in self.rules) or any(
@@ -114,7 +116,7 @@ class Finder:
         if found is None:
             if len(self._found) >= _MOST_KEPT:
                 self._found.clear()
-            self.seen.update(headers)
+            self._note(address, headers)
             found = self._found[known] = self._find(_request(entry))
         return found
 
@@ -141,6 +143,12 @@ class Finder:
             self._number_of[view] = next(self._numbers)
         number = self._views[name] = self._number_of[view]
         return number
+
+    def _note(self, address: str, headers: Mapping[str, str]) -> None:
+        """Remember which fields the log has."""
+        self.seen.update(headers)
+        if not self.has_proxy and self._guard.address_from in headers:
+            self.has_proxy = is_trusted(address, self._guard.trusted)
 
     def _find(self, request: Request) -> Found:
         found = Found()

@@ -25,6 +25,7 @@ class Observed:
         self._stack = ExitStack()
         plans = [plan_of_rates(named.rule) for named in file.policies.values()]
         self._names = list(file.policies)
+        self._refund = [named.rule.by_response is not None for named in file.policies.values()]
         self._limits = [() if plan is None else plan.policies for plan in plans]
         self._own = [self._stack.enter_context(Demand()) for _ in plans]
         self._others = [self._stack.enter_context(Demand()) for _ in plans]
@@ -38,7 +39,12 @@ class Observed:
     def suggestions(self, place: int, share: Fraction) -> Iterator[Suggestion]:
         """Yield a suggestion for each limit of a policy of the file."""
         for limit in self._limits[place]:
-            yield suggest(self._own[place], share, limit.period_us, self._names[place], limit)
+            suggestion = suggest(
+                self._own[place], share, limit.period_us, self._names[place], limit
+            )
+            if self._refund[place]:
+                suggestion.notes.append("Refunds by the response are left out: they need less.")
+            yield suggestion
 
     def curves(self, place: int) -> Iterator[LimitCurves]:
         """Yield the curves of each limit of a policy of the file."""

@@ -56,7 +56,10 @@ class Drawn:
             for trial in suggestion.limits
             if _is_alike(trial.policy, present) and trial.policy.limit != present.limit
         ]
-        return [Mark("limit", present.limit), *(Mark("suggested", limit) for limit in suggested)]
+        return [
+            Mark("limit", present.limit),
+            *(Mark("suggested", limit, True) for limit in suggested),
+        ]
 
 
 def _is_alike(suggested: Policy, present: Policy) -> bool:
@@ -239,7 +242,7 @@ def _suggestion(suggestion: Suggestion, unit: str) -> Iterator[str]:
     for table in tables(suggestion, unit):
         yield f"<h3>{_text(table.title[0].upper() + table.title[1:])}</h3>"
         yield _table(table.head, table.rows)
-    yield f"<p>{_text(' '.join((*suggestion.impossible, *NOTES)))}</p>"
+    yield f"<p>{_text(' '.join((*suggestion.notes, *NOTES)))}</p>"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import log
 from operator import add
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from limiter.simulate.words import a, duration
 
 Spec = dict[str, Any]
 
+#: The width of a bold character of a limit's name, at most.
+_CHARACTER = 9
 #: Pixels of a picture for each unit of length of a specification.
 _SCALE = 2
 
@@ -50,6 +53,7 @@ class Mark(NamedTuple):
 
     label: str
     limit: int
+    is_dashed: bool = False
 
 
 def over_time(timeline: Timeline, theme: Theme) -> Spec:
@@ -226,43 +230,48 @@ def _limits(title: str, domain: list[int], theme: Theme) -> Spec:
 
 
 def _marked(marks: Sequence[Mark], x: Spec, domain: list[int], theme: Theme) -> list[Spec]:
-    """Draw each limit as a vertical line with its name, the names one below the other."""
+    """Draw each limit as a vertical line with its name, where the name crosses no other line."""
     low, high = domain
+    shown = sorted(
+        (mark for mark in marks if low <= mark.limit <= high), key=lambda mark: mark.limit
+    )
+    at = {key: value for key, value in x.items() if key != "bin"} | {"field": "limit"}
+    placed = []
+    for place, mark in enumerate(shown):
+        name = f"{mark.label} {mark.limit:,}"
+        left = log(mark.limit / low, high / low) * theme.width
+        room = _CHARACTER * len(name)
+        # The smallest limit has its name on its left, the others on their right, if there is room.
+        is_left = left > room if place == 0 and len(shown) > 1 else left > theme.width - room
+        placed.append((mark, name, is_left))
+    if len(placed) > 1 and placed[-1][2]:
+        placed.reverse()  # its name stands above the lines that begin lower
     layers: list[Spec] = []
-    for place, mark in enumerate(each for each in marks if low <= each.limit <= high):
-        is_left = mark.limit**2 > low * high
-        data = {"values": [{"limit": mark.limit}]}
-        at = {key: value for key, value in x.items() if key != "bin"}
+    for row, (mark, name, is_left) in enumerate(placed):
+        line = {
+            "type": "rule",
+            "color": theme.limit,
+            "strokeWidth": 1.5,
+            "strokeDash": [6, 3] if mark.is_dashed else [],
+        }
         text = {
             "type": "text",
-            "text": f"{mark.label} {mark.limit:,}",
+            "text": name,
             "align": "right" if is_left else "left",
             "dx": -5 if is_left else 5,
             "baseline": "top",
             "color": theme.limit,
             "fontWeight": "bold",
         }
+        top = {"value": 15 * row}
+        data = {"values": [{"limit": mark.limit}]}
         layers += [
             {
                 "data": data,
-                "mark": {
-                    "type": "rule",
-                    "color": theme.limit,
-                    "strokeWidth": 1.5,
-                    "strokeDash": [6, 3] if place else [],
-                },
-                # Below the names of the lines before, which it would cross.
-                "encoding": {
-                    "x": {**at, "field": "limit"},
-                    "y": {"value": 15 * place},
-                    "y2": {"value": theme.height},
-                },
+                "mark": line,
+                "encoding": {"x": at, "y": top, "y2": {"value": theme.height}},
             },
-            {
-                "data": data,
-                "mark": text,
-                "encoding": {"x": {**at, "field": "limit"}, "y": {"value": 2 + 15 * place}},
-            },
+            {"data": data, "mark": text, "encoding": {"x": at, "y": {"value": 2 + 15 * row}}},
         ]
     return layers
 

@@ -65,6 +65,11 @@ class Replay:
         """The header fields that the policies need, as far as a request had them."""
         return self._finder.seen
 
+    @property
+    def has_proxy(self) -> bool:
+        """Whether a trusted proxy has reported the address of a client."""
+        return self._finder.has_proxy
+
     def run(self, entries: Iterable[Entry]) -> None:
         """Decide the requests of entries, which are in the order of their time."""
         find, is_plain = self._finder.find, not self._settles and self._observe is None
@@ -102,7 +107,7 @@ class Replay:
             self._begin_us = time_us
         for tally in self._tallies:
             tally.count_second(self._second_us - units.SECOND_US)
-            tally.turn(time_us)
+            tally.turn(time_us, self._second_us)
         self._second_us = time_us - time_us % units.SECOND_US + units.SECOND_US
         self.has_fractions |= time_us % units.SECOND_US > 0
         self.has_hosts |= bool(entry.host)
@@ -221,10 +226,10 @@ class _Tally:
             report.denied += self._now_denied
             self._now = self._now_denied = 0
 
-    def turn(self, now_us: int) -> None:
-        """Drop expired state, before the first request of a second."""
+    def turn(self, now_us: int, before_us: int) -> None:
+        """Drop expired state before a request; ``before_us`` is the end of the last second that had any."""
         if any(states.is_due(now_us) for states in self.states):
-            self.measure(now_us)
+            self.measure(before_us)
             for states in self.states:
                 if states.is_due(now_us):
                     states.turn(now_us)

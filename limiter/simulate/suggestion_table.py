@@ -48,8 +48,9 @@ def tables(suggestion: Suggestion, unit: str) -> Iterator[Table]:
         )
 
 
-#: What the last columns of a table are.
+#: What the columns of a table are.
 NOTES = (
+    "Each limit was simulated alone on the log; the columns after it are what it did.",
     "In a second and in a period: the most that all subjects together were admitted, by whole seconds.",
     "Possible: what the subjects of the busiest period could take in it, if each took the most that its "
     "limit ever admits within a period.",
@@ -84,11 +85,12 @@ def _row(suggestion: Suggestion, trial: Trial, named: list[str]) -> list[str]:
 
 def lines_of(suggestion: Suggestion, unit: str) -> Iterator[str]:
     """Yield the lines of the tables, for a terminal."""
-    for table in tables(suggestion, unit):
+    for place, table in enumerate(tables(suggestion, unit)):
+        if place:
+            yield ""
         yield f"{suggestion.name}: {table.title}"
         widths = [max(map(len, column)) for column in zip(table.head, *table.rows, strict=True)]
         for first, *others in (table.head, *table.rows):
             cells = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
             yield "  ".join((f"{first:{widths[0]}}", *cells)).rstrip()
-        yield ""
-    yield from suggestion.impossible
+    yield from suggestion.notes

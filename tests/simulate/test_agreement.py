@@ -17,6 +17,7 @@ from limiter.errors import LimiterError
 from limiter.keys import Key
 from limiter.plan import JointCall
 from limiter.policyfile.reading import PolicyFile, read
+from limiter.simulate.checks import Applied
 from limiter.simulate.entry import Entry
 from limiter.simulate.fields import needed
 from limiter.simulate.replay import Replay
@@ -68,8 +69,8 @@ def in_process(log: Sequence[Entry], file: PolicyFile) -> tuple[Decisions, Repla
     decisions: Decisions = []
     names = list(file.policies)
 
-    def observe(place: int, subject: Key, _time: int, _cost: int, is_denied: bool) -> None:
-        decisions[-1].append((names[place], subject, is_denied))
+    def observe(applied: Applied, _time_us: int, is_denied: bool) -> None:
+        decisions[-1].append((names[applied.rule], applied.subject, is_denied))
 
     replay = Replay(file, TRUSTED, needed(file), observe)
     for entry in log:
