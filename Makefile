@@ -9,7 +9,7 @@ WORKERS ?= -n 5 --dist loadfile --no-loadscope-reorder
 # Tests start hundreds of processes, and each worker reads all tests: without bytecode, each compiles them anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test test-fast check luacheck bench accuracy soak attacks lua docs venv clean help
+.PHONY: demo test test-fast check luacheck bench accuracy survive soak attacks fuzz lua docs venv clean help
 
 help:
 	@echo "make demo       a cluster, two Flask instances, two decision services, and Traefik on"
@@ -21,8 +21,12 @@ help:
 	@echo "make bench      ab through Traefik and the library's own measurements, with plots;"
 	@echo "                BENCH=\"--against v0.9 --only hit\" compares with a git revision"
 	@echo "make accuracy   how exact each algorithm is, and those of other libraries beside it"
+	@echo "make survive    faults of network, servers, clocks, names and TLS under load, in ten minutes;"
+	@echo "                SURVIVE=\"--minutes 60 --only soak\" for a longer soak"
 	@echo "make soak       the concurrency, transport and demo tests again and again"
 	@echo "make attacks    attacks on the limiter, behind each proxy and in front of several frameworks"
+	@echo "make fuzz       inputs at random, guided by coverage, for limit strings, policy files, paths, header"
+	@echo "                fields, bodies and replies; FUZZ=\"--minutes 10 --only paths\""
 	@echo "make lua        join lua/src into lua/v1"
 	@echo "make docs       docs/ as a site with an API reference, in docs/_build"
 	@echo "make venv       .venv with what all of these need"
@@ -71,11 +75,17 @@ bench: $(VENV)/.bench
 accuracy: $(VENV)/.bench
 	$(BIN)/python -m bench.accuracy $(ACCURACY)
 
+survive: $(VENV)/.bench
+	$(BIN)/python -m bench.survive $(SURVIVE)
+
 soak: $(VENV)/.test
 	$(BIN)/python -m tests.soak $(SOAK)
 
 attacks: $(VENV)/.test
 	$(BIN)/python -m tests.attacks $(ATTACKS)
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 lua:
 	$(PYTHON) lua/src/join.py

@@ -29,7 +29,6 @@ from bench import (
     machine,
     many_subjects,
     memory,
-    moves,
     report,
     server_time,
     shards,
@@ -60,12 +59,11 @@ PARTS: dict[str, Callable[[list[Program], Effort, Library | None], Section]] = {
     "service": decision_service.measure,
     "forward-auth": lambda servers, effort, _: forward_auth.measure(servers, effort),
     "budgets": lambda servers, effort, _: budgets.measure(servers, effort),
-    "moves": lambda servers, effort, _: moves.measure_moves(servers, effort),
     "profile": lambda servers, effort, _: hit_profile.measure(servers, effort),
 }
 #: For parts that cannot measure another library beside the checkout's: the reason.
 _ALONE = dict.fromkeys(
-    ("threads", "coroutines", "keys", "shards", "subjects", "moves"),
+    ("threads", "coroutines", "keys", "shards", "subjects"),
     "its figures are of whole runs, not of single calls between two of another",
 ) | {
     "flask": "the applications under gunicorn are this checkout's, and import its library",
@@ -81,9 +79,8 @@ _MISSING = {
     "service": wrk.missing,
     "forward-auth": wrk.missing,
 }
-#: These run only on request: the profile explains the other parts' figures, and moves are no speeds.
-_ON_REQUEST = ("moves", "profile")
-USUAL = [part for part in PARTS if part not in _ON_REQUEST]
+#: The profile runs only on request: it explains the other parts' figures.
+USUAL = [part for part in PARTS if part != "profile"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -96,7 +93,7 @@ USUAL = [part for part in PARTS if part not in _ON_REQUEST]
     "--only",
     multiple=True,
     type=click.Choice([part for part in PARTS if part != "profile"]),
-    help="Measure this part only; may be repeated.  [default: all parts but moves]",
+    help="Measure this part only; may be repeated.  [default: all parts]",
 )
 @click.option("--profile", is_flag=True, help="Measure the time of each layer of a hit.")
 @click.option(

@@ -5,7 +5,7 @@ The rules are those of the service. Requests that look the same to all rules sha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -13,11 +13,12 @@ from limiter.call import Block, CallTemplate
 from limiter.errors import InvalidCost
 from limiter.keys import Key
 from limiter.plan import Plan
+from limiter.policies import Policy
 from limiter.policyfile.reading import PolicyFile
 from limiter.simulate.entry import Entry
 from limiter.web import limiter_calls
 from limiter.web.guard import Guard
-from limiter.web.identity import Ambiguous, Network, Unidentified
+from limiter.web.identity import Ambiguous, Network, Unidentified, is_trusted
 from limiter.web.paths import path_of_target
 from limiter.web.request import Request, bare_host
 from limiter.web.rules import Check, Rule
@@ -35,6 +36,8 @@ class Applied(NamedTuple):
     cost: int
     blocks: range
     """The places of its blocks in the call."""
+    limits: tuple[Policy, ...]
+    """The limits of the subject: the rule's own, or those of its plan, override or class."""
 
 
 class Found:
@@ -47,10 +50,13 @@ class Found:
         unidentified: The places of the rules for which the request has no usable key.
         too_large: The places of the rules whose limits never admit the cost.
         is_refused: Whether the request is refused, whatever the limits have counted.
+        only: The place of the rule, the block and the subject, if there is nothing else.
 
     """
 
-    __slots__ = ("applied", "is_refused", "places", "template", "too_large", "unidentified")
+    __slots__ = (
+        *("applied", "is_refused", "only", "places", "template", "too_large", "unidentified"),
+    )
 
     def __init__(self) -> None:
         self.applied: list[Applied] = []
@@ -59,6 +65,7 @@ class Found:
         self.unidentified: list[int] = []
         self.too_large: list[int] = []
         self.is_refused = False
+        self.only: tuple[int, Block, Key] | None = None
 
 
 def plan_of_rates(rule: Rule) -> Plan | None:
@@ -75,6 +82,8 @@ class Finder:
         self._needed = tuple(needed)
         #: The needed fields that a request had.
         self.seen: set[str] = set()
+        #: Whether a trusted proxy has reported the address of a client.
+        self.has_proxy = False
         self._by_path = any(rule.match.paths or rule.exempt_paths for rule in self.rules)
         keys = [named.description["key"] for named in file.policies.values()]
         self._by_host = any(rule.match.hosts for rule in self.rules) or any(
@@ -101,13 +110,13 @@ class Finder:
         if view is None:
             return self._find(_request(entry))
         known: Any = view, address
-        if self._needed:
+        if headers:
             known = view, address, *[headers.get(field) for field in self._needed]
         found = self._found.get(known)
         if found is None:
             if len(self._found) >= _MOST_KEPT:
                 self._found.clear()
-            self.seen.update(headers)
+            self._note(address, headers)
             found = self._found[known] = self._find(_request(entry))
         return found
 
@@ -135,6 +144,12 @@ class Finder:
         number = self._views[name] = self._number_of[view]
         return number
 
+    def _note(self, address: str, headers: Mapping[str, str]) -> None:
+        """Remember which fields the log has."""
+        self.seen.update(headers)
+        if not self.has_proxy and self._guard.address_from in headers:
+            self.has_proxy = is_trusted(address, self._guard.trusted)
+
     def _find(self, request: Request) -> Found:
         found = Found()
         blocks: list[Block] = []
@@ -158,6 +173,9 @@ class Finder:
                 self._templates.clear()
             template = self._templates[named] = CallTemplate("hit", 0, 0, named)
         found.template = template
+        if len(blocks) == 1 and not (found.unidentified or found.too_large):
+            place, subject = found.places[0]
+            found.only = place, blocks[0], subject
         return found
 
     def _add(self, found: Found, place: int, check: Check, blocks: list[Block]) -> None:
@@ -176,7 +194,9 @@ class Finder:
         blocks += own
         found.places += [(place, check.key)] * len(own)
         cost = check.cost
-        found.applied.append(Applied(place, check.key, cost, range(begin, len(blocks))))
+        found.applied.append(
+            Applied(place, check.key, cost, range(begin, len(blocks)), plan.policies)
+        )
 
 
 def _view(rule: Rule, request: Request) -> Any:

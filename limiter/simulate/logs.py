@@ -9,11 +9,11 @@ import sys
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from heapq import merge
 from operator import itemgetter
-from typing import Any
+from typing import Any, BinaryIO
 
 from limiter.errors import LimiterError
 from limiter.simulate.entry import Entry
@@ -47,6 +47,8 @@ _WRONG = (
     ValueError,
     csv.Error,
 )
+#: How a file begins that gzip has compressed.
+_GZIP = b"\x1f\x8b"
 #: What is raised at the end of a file that was cut, or is damaged.
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 
@@ -112,8 +114,7 @@ class Reading:
         """
         with ExitStack() as stack:
             logs = [
-                self._in_order(_Log(path, stack.enter_context(_opened(path)), counts), counts)
-                for path in paths
+                self._in_order(stack.enter_context(_opened(path, counts)), counts) for path in paths
             ]
             yield from logs[0] if len(logs) == 1 else merge(*logs, key=_by_time)
 
@@ -175,13 +176,14 @@ class Reading:
 class _Log:
     """A file that is read line by line."""
 
-    def __init__(self, path: str, file: io.BufferedIOBase, counts: Counts) -> None:
+    def __init__(self, path: str, file: BinaryIO, counts: Counts) -> None:
         self.name = "standard input" if path == STANDARD_INPUT else path
         #: The number of the line that is read.
         self.number = 1
         self._file, self._counts, self._place = file, counts, 0
-        is_gzip = getattr(file, "peek", lambda _: b"")(2)[:2] == b"\x1f\x8b"
-        stream: Any = gzip.GzipFile(fileobj=file) if is_gzip else file
+        buffer: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
+        is_gzip = buffer.peek(2)[:2] == _GZIP
+        stream: Any = gzip.GzipFile(fileobj=buffer) if is_gzip else buffer
         self._text = io.TextIOWrapper(stream, "utf-8", "surrogateescape", newline="\n")
 
     def read(self) -> list[str]:
@@ -193,6 +195,10 @@ class _Log:
             return []
         self._counts.lines += len(lines)
         return lines
+
+    def close(self) -> None:
+        """Leave the file to its owner, who closes it."""
+        self._text.detach()
 
     def add_unreadable(self, line: str, error: Exception) -> None:
         """Count a line that is no entry; an empty one does not matter."""
@@ -226,10 +232,12 @@ def _shown(line: str) -> str:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    if path == STANDARD_INPUT:
-        file = sys.stdin.buffer
-        yield file if hasattr(file, "peek") else io.BufferedReader(file)
-        return
-    with open(path, "rb") as file:
-        yield file
+def _opened(path: str, counts: Counts) -> Iterator[_Log]:
+    """Open a log; standard input stays open at the end."""
+    is_input = path == STANDARD_INPUT
+    with nullcontext(sys.stdin.buffer) if is_input else open(path, "rb") as file:
+        log = _Log(path, file, counts)
+        try:
+            yield log
+        finally:
+            log.close()

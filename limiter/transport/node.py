@@ -193,8 +193,9 @@ class Connection:
         except TimeoutError as error:
             self.close()
             raise StoreUnavailable(f"{self._where}: no answer within the deadline") from error
-        # MemoryError: the answer announces an array for which there is no memory.
-        except (InvalidResponse, MemoryError) as error:
+        # MemoryError: the answer announces an array for which there is no memory. TypeError: a key of a map
+        # is a list, and hiredis makes a dictionary of it.
+        except (InvalidResponse, MemoryError, TypeError) as error:
             self.close()
             raise StoreRefused(
                 f"{self._where} answered with something other than Redis's protocol: {error!r:.200}"

@@ -118,7 +118,11 @@ class SlotTable(Table[Node]):
         """
         try:
             entries = [
-                (int(first), int(last), [_address(node, source.address) for node in nodes])
+                (
+                    _slot(first),
+                    _slot(last, int(first)),
+                    [_address(node, source.address) for node in nodes],
+                )
                 for first, last, *nodes in reply
             ]
             ranges = [(first, last, self._remapped(nodes[0])) for first, last, nodes in entries]
@@ -235,4 +239,17 @@ def _pointed_to(error: ResponseError) -> tuple[int, str, int]:
     """Slot, host and port of a MOVED or ASK."""
     slot, _, place = str(error).removeprefix("MOVED ").removeprefix("ASK ").partition(" ")
     host, _, port = place.rpartition(":")
-    return int(slot), host, int(port)
+    return _slot(slot), host, int(port)
+
+
+def _slot(number: Any, least: int = 0) -> int:
+    """The number of a slot, from a reply.
+
+    Raises:
+        ValueError: It is below ``least``, or no slot has this number.
+
+    """
+    slot = int(number)
+    if not least <= slot < SLOTS:
+        raise ValueError
+    return slot
