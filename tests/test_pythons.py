@@ -29,12 +29,7 @@ OTHERS = [version for version in SUPPORTED if version != sys.version_info[:2]]
 #: Those between have nothing that these two do not have.
 TRIED = (OTHERS[0], OTHERS[-1])
 #: The tests that depend most on the interpreter: values, bytes, sockets and threads, on a real server.
-TESTS = [
-    "tests/limiter",
-    "tests/web",
-    "tests/contract/test_vectors.py",
-    "tests/transport/test_once.py",
-]
+TESTS = ["tests/limiter", "tests/memory/test_vectors.py", "tests/web", "tests/transport/test_once.py"]
 #: The tests that depend on the version of redis-py.
 OF_REDIS = ["tests/transport/test_async_once.py", "tests/transport/test_redispy.py"]
 OPTIONS = ["-q", "--no-header", "-m", "not slow", "--hypothesis-profile", "few"]
