@@ -40,6 +40,7 @@ _SHOWN_BY = {
     "lua/README.md": "lua.md",
     "deploy/README.md": "deploy.md",
     "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
     "CHANGELOG.md": "changelog.md",
 }
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -25,10 +26,13 @@ from bench.sections import Failed
 from limiter import (
     GCRA,
     AsyncLimiter,
+    Concurrency,
+    Decision,
     FixedWindow,
     LeakyBucket,
     Limiter,
     LimiterError,
+    RateLimited,
     SlidingLog,
     SlidingWindow,
     TokenBucket,
@@ -69,6 +73,11 @@ COUNTER = FixedWindow(10**9, per="365 days")
 #: A hot subject whose calls are decided in the process while the store does not decide.
 LOCAL = SlidingLog(LIMIT, per="second")
 LOCAL_NAME = "local"
+#: Places that callers hold for some time.
+HELD = Concurrency(3, lease=1)
+HELD_NAME = HELD.algorithm
+#: Seconds for which a place is held.
+HOLD = 0.02
 
 #: Seconds between two looks at the reports.
 _LOOK_AGAIN = 0.02
@@ -89,7 +98,7 @@ class Call(NamedTuple):
 
     kind: str
     limiter: str
-    """``once``, ``local``, or the name of a hot limit's algorithm."""
+    """``once``, ``local``, or the name of another limit's algorithm."""
     subject: str
     began: float
     ended: float
@@ -97,6 +106,8 @@ class Call(NamedTuple):
     degraded: bool = False
     """Whether ``on_error`` decided."""
     error: str = ""
+    held_until: float = 0.0
+    """When its place was about to be released, if it held one."""
 
 
 class Stall(NamedTuple):
@@ -255,6 +266,7 @@ class Application:
 
 def _run(pipe: Connection, settings: Settings) -> None:
     """Be the application: obey the other side of the pipe until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C, the other side closes the pipe
     logging.getLogger("limiter").setLevel(logging.ERROR)  # warnings of outages are expected
     work = _Work(settings)
     with suppress(EOFError, OSError), _names(work.names):
@@ -317,11 +329,12 @@ class _Work:
             LOCAL_NAME: limiter_class(
                 LOCAL, name=LOCAL_NAME, on_error="local", local_share=share, **arguments
             ),
+            HELD_NAME: limiter_class(HELD, name=HELD_NAME, **arguments),
         }
 
     def _turns(self, kind: str, number: int) -> Iterator[tuple[str, str]]:
         """Yield the name of a limiter and a subject for each call: every other one has a new subject."""
-        hot = [*HOT, LOCAL_NAME]
+        hot = [*HOT, LOCAL_NAME, HELD_NAME]
         for turn in range(10**9):
             yield "once", f"{kind}-{number}-{turn}"
             name = hot[(turn + number) % len(hot)]
@@ -332,43 +345,40 @@ class _Work:
         for name, subject in self._turns("Limiter", number):
             if self._ended.is_set():
                 return
-            began, decision, error = time.monotonic(), None, ""
-            try:
-                decision = limiters[name].hit(subject, tag=tag)
-            except LimiterError as failure:
-                error = f"{type(failure).__name__}: {failure}"
-            self._note("Limiter", name, subject, began, decision, error)
+            call = _Call("Limiter", name, subject)
+            with call:
+                if name == HELD_NAME:
+                    with limiters[name].hold(subject, tag=tag):
+                        call.holds()
+                        time.sleep(HOLD)
+                        call.held_until = time.monotonic()
+                else:
+                    call.decided(limiters[name].hit(subject, tag=tag))
+            self._calls.append(call.report())
             self._ended.wait(PAUSE)
 
     async def _in_loop(self) -> None:
-        limiters = self._limiters(AsyncLimiter)
-        tag = self._settings.tag
+        limiters, tag = self._limiters(AsyncLimiter), self._settings.tag
 
         async def caller(number: int) -> None:
             for name, subject in self._turns("AsyncLimiter", number):
                 if self._ended.is_set():
                     return
-                began, decision, error = time.monotonic(), None, ""
-                try:
-                    decision = await limiters[name].hit(subject, tag=tag)
-                except LimiterError as failure:
-                    error = f"{type(failure).__name__}: {failure}"
-                self._note("AsyncLimiter", name, subject, began, decision, error)
+                call = _Call("AsyncLimiter", name, subject)
+                with call:
+                    if name == HELD_NAME:
+                        async with limiters[name].hold(subject, tag=tag):
+                            call.holds()
+                            await asyncio.sleep(HOLD)
+                            call.held_until = time.monotonic()
+                    else:
+                        call.decided(await limiters[name].hit(subject, tag=tag))
+                self._calls.append(call.report())
                 await asyncio.sleep(PAUSE)
 
         await asyncio.gather(*(caller(number) for number in range(CALLERS)))
         for limiter in reversed(limiters.values()):
             await limiter.close()
-
-    def _note(
-        self, kind: str, name: str, subject: str, began: float, decision: Any, error: str
-    ) -> None:
-        ended = time.monotonic()
-        result: Result = "undecided"
-        if decision is not None:
-            result = "allowed" if decision.allowed else "denied"
-        degraded = bool(decision is not None and decision.degraded)
-        self._calls.append(Call(kind, name, subject, began, ended, result, degraded, error))
 
     def _watch(self) -> None:
         """Note when a thread that only sleeps is woken up late."""
@@ -378,6 +388,51 @@ class _Work:
             ended = time.monotonic()
             if ended - began > _NAP + _LATE:
                 self._stalls.append(Stall(began + _NAP, ended))
+
+
+class _Call:
+    """A call under way; the body of its ``with`` makes it, and may raise an error of the limiter."""
+
+    def __init__(self, kind: str, limiter: str, subject: str) -> None:
+        self._whose = kind, limiter, subject
+        self._began = time.monotonic()
+        self._ended = 0.0
+        self._result: Result = "undecided"
+        self._degraded = False
+        self._error = ""
+        self.held_until = 0.0
+
+    def decided(self, decision: Decision) -> None:
+        """Take the decision."""
+        self._result = "allowed" if decision.allowed else "denied"
+        self._degraded = decision.degraded
+
+    def holds(self) -> None:
+        """Note that the call got its place."""
+        self._ended = time.monotonic()
+        self._result = "allowed"
+
+    def report(self) -> Call:
+        """Return the call, which has ended."""
+        whose, error = self._whose, self._error
+        times = self._began, self._ended
+        return Call(*whose, *times, self._result, self._degraded, error, self.held_until)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        self._ended = self._ended or time.monotonic()
+        if isinstance(error, RateLimited):
+            self._result = "denied"
+        elif error is not None:
+            self._error = f"{type(error).__name__}: {error}"
+        return error is None or isinstance(error, LimiterError)
 
 
 @contextmanager

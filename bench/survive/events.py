@@ -42,6 +42,25 @@ class Event(NamedTuple):
 
 #: A handshake whose data was lost is given up after ``connect_timeout``, and then another one begins.
 HANDSHAKE = 2.1
+#: The figure of the first promise.
+SCRIPT_CALLS = "script calls of a decision"
+
+
+def _nothing(stage: stages.Single) -> None:
+    """Let nothing happen, and count the script calls of the store."""
+    calls = stage.application.calls
+    stage.application.look()
+    first = len(calls)
+    stage.admin.config_resetstat()
+    time.sleep(2)
+    counted = stage.admin.info("commandstats")
+    stage.application.look()
+    scripts = sum(
+        counted.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval")
+    )
+    # A place that was held is also released.
+    decisions = sum(1 + (call.held_until > 0) for call in calls[first:])
+    stage.extra[SCRIPT_CALLS] = scripts / decisions
 
 
 # Wire
@@ -60,17 +79,18 @@ def _delayed_beyond_the_deadline(stage: stages.Single) -> None:
 
 
 def _lossy(stage: stages.Single) -> None:
-    """A lost packet is sent again after some time, and TCP holds back all that follows it."""
+    """A lost packet is sent again after 0.2 s, and TCP holds back all that follows it."""
     drawn = random.Random(18)
 
     def late(data: bytes) -> bytes:
         if drawn.random() < 0.05:
-            time.sleep(0.04)  # the delay is the fault
+            time.sleep(0.2)  # the delay is the fault
         return data
 
-    stage.proxy.requests = stage.proxy.replies = late
-    time.sleep(2)
-    stage.proxy.mend()
+    with stage.fault():
+        stage.proxy.requests = stage.proxy.replies = late
+        time.sleep(2)
+        stage.proxy.mend()
 
 
 def _black_hole(stage: stages.Single) -> None:
@@ -437,6 +457,8 @@ def _wrong_password(stage: stages.Authenticated) -> None:
 
 
 EVENTS = (
+    # A call or two may be on its way at the beginning and at the end.
+    Event("nothing happens", "none", stages.Single, _nothing, most=((SCRIPT_CALLS, 1.05),)),
     Event("each piece of data is 15 ms late", "wire", stages.Single, _delayed),
     Event("each reply is 250 ms late", "wire", stages.Single, _delayed_beyond_the_deadline),
     Event("5 % of the pieces are lost and sent again", "wire", stages.Single, _lossy),

@@ -56,10 +56,12 @@ def _courses(events: list[dict[str, Any]], folder: Path) -> str:
             ("undecided", GOAL, "undecided"),
         ):
             rates = [count * a_second for count in course[name]]
-            axes.bar(at, rates, width=course["bin"], bottom=below, color=colour, label=label)
-            below = [low + rate for low, rate in zip(below, rates, strict=True)]
+            above = [low + rate for low, rate in zip(below, rates, strict=True)]
+            axes.fill_between(at, below, above, step="mid", color=colour, lw=0, label=label)
+            below = above
         axes.set_title(event["name"], loc="left")
         axes.margins(x=0)
+        axes.set_ylim(bottom=0)
     for axes in grid[:, 0]:
         axes.set_ylabel("calls a second")
     for axes in panels[max(0, len(events) - _COLUMNS) : len(events)]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.survive.application import ONCE
+from bench.survive.events import SCRIPT_CALLS
 
 
 def rows(events: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -20,14 +21,26 @@ def rows(events: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
         return sum(int(figure["charges"][name]) for figure in figures)
 
     calls, undecided = total("calls"), total("undecided_there") + total("undecided_elsewhere")
-    lossless = [event["figures"]["worst"] for event in every if not event["losses"]]
-    clocks = [event["figures"]["worst"] for event in every if "clock steps back" in event["name"]]
+    lossless = [
+        worst for event in every if not event["losses"] for worst in event["figures"]["worst"]
+    ]
+    clocks = [
+        worst
+        for event in every
+        if "clock steps back" in event["name"]
+        for worst in event["figures"]["worst"]
+    ]
+    counted = [
+        figure["extra"][SCRIPT_CALLS] for figure in figures if SCRIPT_CALLS in figure["extra"]
+    ]
+    scripts = f"{max(counted):.2f}" if counted else "(not measured)"
     slowest = 1e3 * max((figure["slowest"] for figure in figures), default=0)
     return [
         (
             "1. All or none, in one round trip",
-            f"{charges('in_part'):,} of {calls:,} calls were charged by some of their limits alone "
-            f"(half of the calls have {len(ONCE)} limits; those without a reply count too)",
+            f"{scripts} script calls of the store for a decision (equal calls of one loop share one). "
+            f"{charges('in_part'):,} of {calls:,} calls were charged by some of their limits alone; half "
+            f"of them have {len(ONCE)} limits",
         ),
         (
             "2. A denied request consumes nothing",
@@ -36,7 +49,7 @@ def rows(events: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
         ),
         (
             "3. One clock, and nothing early if it steps back",
-            _worst(clocks) + ", while the clock stepped back"
+            f"most admitted in a window while the clock stepped back, and bound: {_worst(clocks)}"
             if clocks
             else "not measured: a clock that steps needs Valkey and the package libfaketime",
         ),
@@ -48,18 +61,26 @@ def rows(events: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
         ),
         (
             "5. A version of scripts and state",
-            "no event of this run; tests put old and new versions on one store",
+            "no event of this run: `tests/rolling` puts old and new versions on one store",
         ),
         (
             "6. Each algorithm keeps its bound",
-            _worst(lossless) + ", over all events without a loss of state" if lossless else "-",
+            f"most admitted in a window, and bound: {_worst(lossless)}. Events in which the store can lose "
+            "state are left out",
         ),
     ]
 
 
+def share(worst: dict[str, Any]) -> float:
+    """Return how much of its bound a limiter admitted."""
+    return float(worst["admitted"] / worst["bound"])
+
+
 def _worst(found: list[dict[str, Any]]) -> str:
-    worst = max(found, key=lambda each: each["admitted"] / each["bound"])
-    return (
-        f"at most {worst['admitted']} were admitted in a window where {worst['bound']} may be "
-        f"(`{worst['limiter']}`)"
+    """Write the worst figure of each limiter."""
+    by_limiter: dict[str, dict[str, Any]] = {}
+    for worst in sorted(found, key=share):
+        by_limiter[worst["limiter"]] = worst
+    return ", ".join(
+        f"`{name}` {worst['admitted']} / {worst['bound']}" for name, worst in by_limiter.items()
     )

@@ -47,7 +47,7 @@ def explanation() -> list[str]:
         "of its own, whose count the store then reports. Counters beside the other limits must show no "
         "more than the allowed and the undecided calls.",
         "* **worst window / bound**: the most that one limit admitted in any window of its period, and the "
-        "most that its algorithm may admit. Of seven limits, it is the one that came nearest to its bound. "
+        "most that its algorithm may admit. Of eight limits, it is the one that came nearest to its bound. "
         "If the store can lose state, the bound counts again after each loss.",
         "* **descriptors, memory**: those of the application's process while it calls.",
     ]
@@ -81,7 +81,7 @@ def _event(trial: Trial) -> dict[str, Any]:
                 for name, value in figures._asdict().items()
             },
             "charges": figures.charges._asdict(),
-            "worst": figures.worst._asdict(),
+            "worst": [worst._asdict() for worst in figures.worst],
             "before": figures.before._asdict(),
             "after": figures.after._asdict(),
             "extra": {name: round(value, 3) for name, value in figures.extra.items()},
@@ -156,9 +156,7 @@ def _row(name: str, every: list[dict[str, Any]]) -> list[str]:
         return max(figures[figure] for figures in every)
 
     fault = most("fault")
-    worst = max(
-        (figures["worst"] for figures in every), key=lambda each: each["admitted"] / each["bound"]
-    )
+    worst = max((figures["worst"][0] for figures in every), key=promises.share)
     grown = max(every, key=lambda figures: figures["after"]["memory"] - figures["before"]["memory"])
     opened = max(
         every,

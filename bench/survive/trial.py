@@ -14,6 +14,8 @@ from bench.stores import Program
 from bench.survive.application import (
     CALLERS,
     COUNTER,
+    HELD,
+    HELD_NAME,
     HOT,
     LOCAL,
     LOCAL_NAME,
@@ -87,7 +89,8 @@ class Figures(NamedTuple):
     slowest: float
     """Seconds of the slowest call, with the machine's stalls."""
     charges: Charges
-    worst: Worst
+    worst: list[Worst]
+    """Of each limiter that is called more often than it admits, the nearest to its bound first."""
     starved: list[str]
     """Limits that admitted no call in the end."""
     before: Usage
@@ -157,7 +160,7 @@ def run(event: Event, program: Program, kinds: tuple[str, ...]) -> Trial:
 
 def broken(event: Event, figures: Figures) -> list[str]:
     """Return the promises that an event broke, in words."""
-    charges, worst = figures.charges, figures.worst
+    charges = figures.charges
     more = figures.after.descriptors - figures.before.descriptors
     grown = figures.after.memory - figures.before.memory
     found = [
@@ -172,8 +175,11 @@ def broken(event: Event, figures: Figures) -> list[str]:
         (grown // 1024 if grown > MORE_MEMORY else 0, "KiB more memory are used than before"),
     ]
     lines = [f"{count} {words}" for count, words in found if count]
-    if worst.admitted > worst.bound:
-        lines.append(f"{worst.limiter} admitted {worst.admitted}, and its bound is {worst.bound}")
+    lines += [
+        f"{worst.limiter} admitted {worst.admitted}, and its bound is {worst.bound}"
+        for worst in figures.worst
+        if worst.admitted > worst.bound
+    ]
     lines += [
         f"{name}: {figures.extra[name]:.2f}, and the goal is {goal:g}"
         for name, goal in event.most
@@ -250,8 +256,8 @@ def _own_time(call: Call, stalls: Iterable[Stall]) -> float:
     return call.ended - call.began - stalled
 
 
-def worst(calls: Iterable[Call], losses: int) -> Worst:
-    """Return the window of one period that comes nearest to its bound.
+def worst(calls: Iterable[Call], losses: int) -> list[Worst]:
+    """Return for each limiter the window of one period that comes nearest to its bound.
 
     A call counts only if all of it lies in the window: it was decided at some time within. After each loss
     of state, as many may pass again.
@@ -260,14 +266,24 @@ def worst(calls: Iterable[Call], losses: int) -> Worst:
     for call in calls:
         if call.result == "allowed":
             admitted[call.limiter].append(call)
-    found = []
+    found = [Worst(HELD_NAME, most_held(admitted[HELD_NAME]), HELD.limit * (1 + losses))]
     for name, policy in {**HOT, LOCAL_NAME: LOCAL}.items():
         bound = bound_of(policy, losses)
         if name == LOCAL_NAME:
             bound *= 2  # the fallback admits as many as the store
         most = most_within(admitted[name], policy.period_us / 1e6)
         found.append(Worst(name, most, bound))
-    return max(found, key=lambda each: each.share)
+    return sorted(found, key=lambda each: -each.share)
+
+
+def most_held(calls: Iterable[Call]) -> int:
+    """Return the largest number of places that were held at one instant."""
+    changes = [(call.ended, 1) for call in calls] + [(call.held_until, -1) for call in calls]
+    most = now = 0
+    for _, change in sorted(changes):  # at one instant, releases come first
+        now += change
+        most = max(most, now)
+    return most
 
 
 def bound_of(policy: Policy, losses: int) -> int:
@@ -290,9 +306,9 @@ def most_within(calls: Sequence[Call], seconds: float) -> int:
 
 
 def _starved(calls: Iterable[Call], since: float) -> list[str]:
-    """Return the hot limiters that admitted no call from then on."""
+    """Return the limiters that admitted no call from then on."""
     served = {call.limiter for call in calls if call.began >= since and call.result == "allowed"}
-    return [name for name in (*HOT, LOCAL_NAME) if name not in served]
+    return [name for name in (*HOT, LOCAL_NAME, HELD_NAME) if name not in served]
 
 
 def _charges(stage: Stage, calls: Sequence[Call], is_lossy: bool) -> Charges:

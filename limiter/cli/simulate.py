@@ -169,6 +169,8 @@ def simulate(
     report.lines, report.unreadable = counts.lines, counts.unreadable
     report.examples, report.late = counts.examples, counts.late
     report.warnings = list(caveats(file, replay, report, counts))
+    if observed and sys.stderr.isatty():
+        click.echo("limiter: simulating other limits", err=True)
     suggestions = {
         place: list(observed.suggestions(place, share))
         for place in range(len(report.policies))

@@ -252,6 +252,8 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
+        #: Idle connections that are kept.
+        self._kept = IDLE_KEPT
         #: When a connection was last opened to find a new primary, and whether it led to a replica; None
         #: while that is not known.
         self._searched_at = -inf
@@ -270,7 +272,10 @@ class Node:
         return self.ready() or self._wait(deadline)
 
     def give(self, connection: Connection) -> None:
-        """Keep the connection for the next caller."""
+        """Keep the connection for the next caller, unless the node was closed since it was opened."""
+        if connection.opened_at <= self._closed_at:
+            connection.close()
+            return
         credentials = self._credentials
         if credentials is not None and connection.authenticated_at < credentials.changed_at:
             self._renew_apart(connection, credentials)
@@ -280,7 +285,7 @@ class Node:
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()  # some of the callers may wait for a newer connection
-        elif len(idle) > IDLE_KEPT:
+        elif len(idle) > self._kept:
             with suppress(IndexError):  # other threads took the connections in between
                 idle.pop(0).close()
 
@@ -315,13 +320,18 @@ class Node:
         self.drop_idle(connection.opened_at)
 
     def close(self) -> None:
-        """Close the idle connections; those in use are kept when their call ends."""
+        """Close the idle connections, and those in use when their call ends."""
         with self._changed:
             self._closed_at = monotonic()
             self._changed.notify_all()  # callers that wait must begin another attempt
         self.drop_idle()
         if self._credentials is not None:
             self._credentials.forget(self)
+
+    def leave(self) -> None:
+        """As ``close``, for good: the node has left the store, and only calls under way still use it."""
+        self._kept = 0
+        self.close()
 
     def drop_idle(self, used_before: float = inf) -> None:
         """Close the idle connections last used before that time: they may be broken, too."""
@@ -430,7 +440,7 @@ class Node:
                 self._waiting -= 1
                 if not self._waiting:
                     self._failures.clear()
-                    while len(self._idle) > IDLE_KEPT:
+                    while len(self._idle) > self._kept:
                         with suppress(IndexError):
                             self._idle.pop(0).close()
 

@@ -38,6 +38,9 @@ class TableTransport(Transport):
         """Close the idle connections to every node; a reading under way does so again when it ends."""
         with self._changed:
             self._closes += 1
+        self._close_nodes()
+
+    def _close_nodes(self) -> None:
         for node in self._table.members():
             node.close()
 
@@ -82,15 +85,14 @@ class TableTransport(Transport):
             failure.__cause__ = cause(error)
             reading.failure = failure
         with self._changed:
-            unused = self._table.end_reading(reading)
-            if (
-                self._closes != closes
-            ):  # no later call may come that would use what it has connected
-                unused = [*unused, *self._table.members()]
+            left = self._table.end_reading(reading)
+            was_closed = self._closes != closes
             self._reading = False
             self._changed.notify_all()
-        for node in unused:
-            node.close()
+        for node in left:
+            node.leave()
+        if was_closed:  # perhaps no later call comes that would use what the reading has connected
+            self._close_nodes()
 
     def _ask_all(self, node: Node, until: float) -> list[Any]:
         return [self.ask(node, question, until) for question in self._table.questions]

@@ -23,6 +23,7 @@ TITLES = [
     "Policies",
     "Token budgets for language models",
     "Operate",
+    "Security",
     "Stores",
     "Run the decision service",
     "Runbook",

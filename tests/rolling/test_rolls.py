@@ -24,7 +24,7 @@ BEFORE_THE_CONTRACT = "a3055d82388652917e58a8bfdc15276d8a81d772"
 WITH_THE_CONTRACT = "e513c2201fb52cd29b8168dd5b4328808fd9a528"
 
 DAY, SECOND_US, HALF_SECOND_US = 86_400, 1_000_000, 500_000
-#: So many units that no roll takes all of them.
+#: More units than all rolls together take.
 MANY = 10**9
 TAGGED, PLACES, BURST = 100, 3, 30
 

@@ -178,12 +178,14 @@ def test_a_trial_counts_what_all_subjects_together_are_admitted() -> None:
 def test_the_peak_is_the_most_in_a_second_and_in_a_run_of_seconds(
     admitted: list[tuple[int, int]], length: int
 ) -> None:
-    load = Load()
+    load, denied = Load(), Load()
     for second, cost in admitted:
-        load.add(START_US + second * SECOND_US + Random(second).randrange(SECOND_US), cost)
+        at_us = START_US + second * SECOND_US + Random(second).randrange(SECOND_US)
+        load.add(at_us, cost + second % 3)
+        denied.add(at_us, second % 3)
     in_seconds = [sum(cost for at, cost in admitted if at == second) for second in range(301)]
 
-    peak = load.peak(length * SECOND_US - SECOND_US // 3)
+    peak = load.peak(length * SECOND_US - SECOND_US // 3, denied)
 
     assert peak.second == max(in_seconds)
     assert peak.period == max(sum(in_seconds[at : at + length]) for at in range(301))
