@@ -169,7 +169,7 @@ def runs(
         process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(50)
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("which", [min, max], ids=["oldest", "newest"])
 def test_library_on(which: Callable[..., Version], runs: dict[Version, Run]) -> None:
