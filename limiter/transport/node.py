@@ -252,6 +252,7 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
+        self._most_kept = IDLE_KEPT
         #: When a connection was last opened to find a new primary, and whether it led to a replica; None
         #: while that is not known.
         self._searched_at = -inf
@@ -280,7 +281,7 @@ class Node:
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()  # some of the callers may wait for a newer connection
-        elif len(idle) > IDLE_KEPT:
+        elif len(idle) > self._most_kept:
             with suppress(IndexError):  # other threads took the connections in between
                 idle.pop(0).close()
 
@@ -322,6 +323,14 @@ class Node:
         self.drop_idle()
         if self._credentials is not None:
             self._credentials.forget(self)
+
+    def leave(self) -> None:
+        """Close the connections of a node that is no part of the store any more.
+
+        Calls may still use it. It keeps none of their connections.
+        """
+        self._most_kept = 0
+        self.close()
 
     def drop_idle(self, used_before: float = inf) -> None:
         """Close the idle connections last used before that time: they may be broken, too."""
@@ -430,7 +439,7 @@ class Node:
                 self._waiting -= 1
                 if not self._waiting:
                     self._failures.clear()
-                    while len(self._idle) > IDLE_KEPT:
+                    while len(self._idle) > self._most_kept:
                         with suppress(IndexError):
                             self._idle.pop(0).close()
 

@@ -82,13 +82,13 @@ class TableTransport(Transport):
             failure.__cause__ = cause(error)
             reading.failure = failure
         with self._changed:
-            unused = self._table.end_reading(reading)
-            if (
-                self._closes != closes
-            ):  # no later call may come that would use what it has connected
-                unused = [*unused, *self._table.members()]
+            left = self._table.end_reading(reading)
+            # After a close, no later call may come that would use what the reading has connected.
+            unused = self._table.members() if self._closes != closes else []
             self._reading = False
             self._changed.notify_all()
+        for node in left:
+            node.leave()
         for node in unused:
             node.close()
 
