@@ -192,10 +192,7 @@ class AsyncNode:
                 task.cancel()
 
     def leave(self) -> None:
-        """Close the connection of a node that is no part of the store any more.
-
-        If calls still wait for another one, it is closed after their timeout.
-        """
+        """As ``close``, for good: if calls still wait for a connection, it is closed after their timeout."""
         self._has_left = True
         self.close()
 

@@ -110,7 +110,7 @@ class Transport:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the idle connections. A later call makes new ones."""
+        """Close the idle connections, and those in use when their call ends; later calls make new ones."""
         raise NotImplementedError
 
     def _find(self, call: Call, deadline: float) -> Node:

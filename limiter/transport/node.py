@@ -252,7 +252,8 @@ class Node:
         self._connect_timeout = connect_timeout
         self.where = where
         self._closed_at = -inf
-        self._most_kept = IDLE_KEPT
+        #: Idle connections that are kept.
+        self._kept = IDLE_KEPT
         #: When a connection was last opened to find a new primary, and whether it led to a replica; None
         #: while that is not known.
         self._searched_at = -inf
@@ -271,7 +272,10 @@ class Node:
         return self.ready() or self._wait(deadline)
 
     def give(self, connection: Connection) -> None:
-        """Keep the connection for the next caller."""
+        """Keep the connection for the next caller, unless the node was closed since it was opened."""
+        if connection.opened_at <= self._closed_at:
+            connection.close()
+            return
         credentials = self._credentials
         if credentials is not None and connection.authenticated_at < credentials.changed_at:
             self._renew_apart(connection, credentials)
@@ -281,7 +285,7 @@ class Node:
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()  # some of the callers may wait for a newer connection
-        elif len(idle) > self._most_kept:
+        elif len(idle) > self._kept:
             with suppress(IndexError):  # other threads took the connections in between
                 idle.pop(0).close()
 
@@ -316,7 +320,7 @@ class Node:
         self.drop_idle(connection.opened_at)
 
     def close(self) -> None:
-        """Close the idle connections; those in use are kept when their call ends."""
+        """Close the idle connections, and those in use when their call ends."""
         with self._changed:
             self._closed_at = monotonic()
             self._changed.notify_all()  # callers that wait must begin another attempt
@@ -325,11 +329,8 @@ class Node:
             self._credentials.forget(self)
 
     def leave(self) -> None:
-        """Close the connections of a node that is no part of the store any more.
-
-        Calls may still use it. It keeps none of their connections.
-        """
-        self._most_kept = 0
+        """As ``close``, for good: the node has left the store, and only calls under way still use it."""
+        self._kept = 0
         self.close()
 
     def drop_idle(self, used_before: float = inf) -> None:
@@ -439,7 +440,7 @@ class Node:
                 self._waiting -= 1
                 if not self._waiting:
                     self._failures.clear()
-                    while len(self._idle) > self._most_kept:
+                    while len(self._idle) > self._kept:
                         with suppress(IndexError):
                             self._idle.pop(0).close()
 

@@ -38,6 +38,9 @@ class TableTransport(Transport):
         """Close the idle connections to every node; a reading under way does so again when it ends."""
         with self._changed:
             self._closes += 1
+        self._close_nodes()
+
+    def _close_nodes(self) -> None:
         for node in self._table.members():
             node.close()
 
@@ -83,14 +86,13 @@ class TableTransport(Transport):
             reading.failure = failure
         with self._changed:
             left = self._table.end_reading(reading)
-            # After a close, no later call may come that would use what the reading has connected.
-            unused = self._table.members() if self._closes != closes else []
+            was_closed = self._closes != closes
             self._reading = False
             self._changed.notify_all()
         for node in left:
             node.leave()
-        for node in unused:
-            node.close()
+        if was_closed:  # perhaps no later call comes that would use what the reading has connected
+            self._close_nodes()
 
     def _ask_all(self, node: Node, until: float) -> list[Any]:
         return [self.ask(node, question, until) for question in self._table.questions]

@@ -366,7 +366,8 @@ def test_a_failed_attempt_to_connect_is_the_failure_of_one_caller(
         others.wait(10)
         return object()
 
-    monkeypatch.setattr(node_module, "Connection", lambda *_: SimpleNamespace(is_open=lambda: True))
+    connection = SimpleNamespace(is_open=lambda: True, opened_at=0.0)
+    monkeypatch.setattr(node_module, "Connection", lambda *_: connection)
     node = Node(connect, "store", 5.0, ("localhost", 0))  # type: ignore[arg-type]
     outcomes: list[str] = []
 
@@ -399,6 +400,29 @@ def test_closed_while_it_connects(make_limiter: MakeLimiter, proxy: Proxy, subje
     assert not node.has_idle
     until(lambda: not proxy._open)
     assert limiter.hit(subject)
+
+
+def test_closed_while_a_connection_is_in_use(make_limiter: MakeLimiter, store: str) -> None:
+    """It is closed when its call ends, and the next call has another one."""
+    node = make_limiter(store)._core.transport._node  # type: ignore[attr-defined]
+    connection = node.take(time.monotonic() + 10)
+    node.close()
+    node.give(connection)
+    assert not node.has_idle
+    node.give(node.take(time.monotonic() + 10))
+    assert node.has_idle
+
+
+def test_a_node_that_has_left_keeps_no_connection(make_limiter: MakeLimiter, store: str) -> None:
+    """A call that is under way still has one."""
+    node = make_limiter(store)._core.transport._node  # type: ignore[attr-defined]
+    in_use = node.take(time.monotonic() + 10)
+    node.leave()
+    later = node.take(time.monotonic() + 10)
+    for connection in (in_use, later):
+        assert connection.is_open()
+        node.give(connection)
+        assert not node.has_idle
 
 
 def test_a_caller_outlives_a_close(make_limiter: MakeLimiter, proxy: Proxy, subject: str) -> None:
