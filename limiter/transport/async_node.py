@@ -192,7 +192,7 @@ class AsyncNode:
                 task.cancel()
 
     def leave(self) -> None:
-        """As ``close``, for good: if calls still wait for a connection, it is closed after their timeout."""
+        """As ``close``, for good: a connection for calls that still wait is closed after their timeout."""
         self._has_left = True
         self.close()
 

@@ -258,19 +258,6 @@ def test_idle_connections_that_went_dead_in_silence(
     assert limiter.hit("u")
 
 
-def test_a_node_that_has_left_keeps_no_connection(make_limiter: MakeLimiter, store: str) -> None:
-    """A call returns its connection later, or waits for one: as after a failover with dead machines."""
-    node = make_limiter(store)._core.transport._node  # type: ignore[attr-defined]
-    used = node.take(time.monotonic() + 5)
-    node.leave()
-    node.give(used)
-    assert not node.has_idle
-    waited = node.take(time.monotonic() + 5)
-    node.give(waited)
-    assert not node.has_idle
-    assert [used._redis_connection._sock, waited._redis_connection._sock] == [None, None]
-
-
 def test_connections_that_were_used_since_are_kept(
     make_limiter: MakeLimiter, proxy: Proxy, subject: str
 ) -> None:
