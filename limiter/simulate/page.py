@@ -47,6 +47,12 @@ class Drawn:
     worst: Sequence[WorstSubject] = ()
     suggestions: Sequence[Suggestion] = ()
 
+    def marks_of_peaks(self, curves: LimitCurves) -> list[Mark]:
+        """The limits beside peaks: also a burst of another number, up to which a peak may pass."""
+        policy = curves.policy
+        burst = [Mark("burst", policy.capacity, True)] if policy.capacity != policy.limit else []
+        return [*self.marks(curves), *burst]
+
     def marks(self, curves: LimitCurves) -> list[Mark]:
         """The limits that are drawn as lines: the present one, and the suggested one of its algorithm."""
         present = curves.policy
@@ -95,12 +101,13 @@ def png(drawn: Sequence[Drawn]) -> bytes:
 
 
 def _printed(drawn: Drawn) -> Iterator[tuple[str, Spec]]:
+    unit = drawn.report.unit
     yield "Admitted and denied", plots.over_time(drawn.report.timeline, PRINT)
     for curves in drawn.curves:
-        marks, unit = drawn.marks(curves), drawn.report.unit
+        marks, of_peaks = drawn.marks(curves), drawn.marks_of_peaks(curves)
         name = f", {numbers([curves.policy])}"
         yield f"Denied by other limits{name}", plots.denied_over_limit(curves, marks, PRINT, unit)
-        yield f"Subjects by their peak{name}", plots.peaks(curves, marks, PRINT, unit)
+        yield f"Subjects by their peak{name}", plots.peaks(curves, of_peaks, PRINT, unit)
     for worst in drawn.worst[:1]:
         title = "The subject that was denied most often"
         yield title, plots.over_time(worst.timeline, PRINT)
@@ -151,6 +158,7 @@ def _policy(drawn: Drawn, show: Callable[[Key], str]) -> Iterator[str]:
     )
     for curves in drawn.curves:
         marks, name = drawn.marks(curves), numbers([curves.policy])
+        of_peaks = drawn.marks_of_peaks(curves)
         burst = ", with its burst in proportion" if curves.policy.has_burst else ""
         yield _figure(
             f"Denied by other limits ({name})",
@@ -162,10 +170,12 @@ def _policy(drawn: Drawn, show: Callable[[Key], str]) -> Iterator[str]:
             f"Subjects by their peak ({name})",
             f"A subject's peak is the most {unit} that it asked for within any "
             f"{duration(curves.policy.period_us)}. Bars are numbers of subjects, on a logarithmic scale.",
-            *(plots.peaks(curves, marks, theme, unit) for theme in (WIDE, NARROW)),
+            *(plots.peaks(curves, of_peaks, theme, unit) for theme in (WIDE, NARROW)),
         )
     for suggestion in drawn.suggestions:
         yield from _suggestion(suggestion, unit)
+    if drawn.suggestions:
+        yield f"<p>{_text(' '.join(NOTES))}</p>"
     if drawn.worst:
         yield '<h3>Subjects that were denied most often</h3><div class="worst">'
         for worst in drawn.worst:
@@ -242,7 +252,8 @@ def _suggestion(suggestion: Suggestion, unit: str) -> Iterator[str]:
     for table in tables(suggestion, unit):
         yield f"<h3>{_text(table.title[0].upper() + table.title[1:])}</h3>"
         yield _table(table.head, table.rows)
-    yield f"<p>{_text(' '.join((*suggestion.notes, *NOTES)))}</p>"
+    if suggestion.notes:
+        yield f"<p>{_text(' '.join(suggestion.notes))}</p>"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -35,3 +35,8 @@ class Source:
     def text(self) -> str:
         """Return the rest as UTF-8; wrong bytes become lone surrogates, which no setting may accept."""
         return self.rest().decode("utf-8", "surrogateescape")
+
+
+def words(text: str) -> list[str]:
+    """Split a text at its blanks."""
+    return text.split(" ")

@@ -236,6 +236,8 @@ def test_the_suggested_limit_is_drawn_beside_the_present_one(
 
     first, *others = drawn.marks(LimitCurves(present))
 
+    more = drawn.marks_of_peaks(LimitCurves(present))[1 + len(others) :]
+    assert more == [Mark("burst", 2, True)] * (present.capacity == 2)
     assert first == Mark("limit", present.limit)
     assert others == [Mark("suggested", limit, True) for limit in expected]
 

@@ -20,6 +20,11 @@ WERKZEUG = Map([Rule("/orders"), Rule("/orders/<id>"), Rule("/orders/<int:id>")]
 WERKZEUG_LAX = Map(
     [Rule("/orders"), Rule("/orders/<id>")], strict_slashes=False, merge_slashes=False
 )
+STARLETTE_FILES = compile_path("/files/{rest:path}")[0]
+WERKZEUG_FILES = [
+    Map([Rule("/files/<path:rest>")], merge_slashes=merges, strict_slashes=merges)
+    for merges in (True, False)
+]
 _DOTS = {".": ".", "%2e": ".", "..": "..", ".%2e": "..", "%2e.": "..", "%2e%2e": ".."}
 
 
@@ -32,6 +37,23 @@ def served(path: str) -> Iterator[str | None]:
         yield from werkzeug(text)
     for reader in (django, nginx, tomcat, whatwg):
         yield from reader(path)
+
+
+def serves_files(path: str) -> bool:
+    """Whether one of them serves a path by a route ``/files/`` with any text behind it."""
+    readings = [path, _nginx(path), _tomcat(path), _whatwg(path)]
+    texts = [text_of(path, errors) for errors in ("replace", "ignore", "surrogateescape")]
+    return (
+        any(reading.startswith("/files/") for reading in (*readings, *texts))
+        or any(map(STARLETTE_FILES.match, texts))
+        or any(_serves(routes, text) for routes in WERKZEUG_FILES for text in texts[:2])
+    )
+
+
+def _serves(routes: Map, path: str) -> bool:
+    with suppress(RequestRedirect, HTTPException):
+        return bool(routes.bind("h").match(path))
+    return False
 
 
 def text_of(path: str, errors: str = "replace") -> str:
@@ -70,19 +92,31 @@ def raw(path: str, ignore_case: bool = False) -> Iterator[str | None]:
 
 def nginx(path: str) -> Iterator[str | None]:
     """Match a location as nginx: it decodes the path, resolves dots, and merges slashes."""
-    yield from raw_text(_resolved(text_of(path), merges=True))
+    yield from raw_text(_nginx(path))
+
+
+def _nginx(path: str) -> str:
+    return _resolved(text_of(path), merges=True)
 
 
 def tomcat(path: str) -> Iterator[str | None]:
     """Match as a servlet container: parameters of segments are removed before the path is decoded."""
-    yield from raw_text(_resolved(text_of(re.sub(";[^/]*", "", path)), merges=True))
+    yield from raw_text(_tomcat(path))
+
+
+def _tomcat(path: str) -> str:
+    return _resolved(text_of(re.sub(";[^/]*", "", path)), merges=True)
 
 
 def whatwg(path: str) -> Iterator[str | None]:
     """Match as Node's ``URL``: a backslash is a slash, and escaped dots are dots; then as ``raw``."""
+    yield from raw(_whatwg(path))
+
+
+def _whatwg(path: str) -> str:
     path = path.replace("\\", "/")
     segments = [_DOTS.get(segment.lower(), segment) for segment in path.split("/")]
-    yield from raw(_resolved("/".join(segments), merges=False))
+    return _resolved("/".join(segments), merges=False)
 
 
 def raw_text(path: str) -> Iterator[str | None]:

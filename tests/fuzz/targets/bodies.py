@@ -15,141 +15,72 @@ from unittest import mock
 
 from limiter import testing
 from limiter.server.app import create_app
-from tests.fuzz.source import Source
+from tests.fuzz.source import Source, words
 from tests.server.client import Answer, Client
 
-WORDS = (
-    *(
-        '{"key": "a"}',
-        '"key"',
-        '"a"',
-        '"cost"',
-        '"peek"',
-        '"plan"',
-        '"class"',
-        '"checks"',
-        '"items"',
-        '"id"',
-    ),
-    *(
-        '"policy"',
-        '"rate"',
-        '"leases"',
-        '"lease"',
-        '"renew"',
-        '"seconds"',
-        "true",
-        "false",
-        "null",
-        "[]",
-        "{}",
-    ),
-    *(
-        "-1",
-        "0",
-        "1",
-        "5",
-        "6",
-        "1.0",
-        "1e400",
-        "9007199254740993",
-        "NaN",
-        "Infinity",
-        "-0",
-        "\\ud800",
-        "\\u0000",
-    ),
-    *(
-        "é",
-        "{",
-        "}",
-        "~",
-        ":",
-        ",",
-        "[1]",
-        '["a", 1]',
-        '{"key": "a", "cost": 2}',
-        "\\n",
-        "1E2",
-        "99999999999999999",
-    ),
+WORDS = words(
+    '"key" "cost" "peek" "plan" "class" "checks" "items" "id" "policy" "lease" "renew" "seconds" '
+    '"a" "rate" "leases" true false null NaN Infinity [] {} [1] -1 -0 0 1 5 6 1.0 1E2 1e400 '
+    r"9007199254740993 99999999999999999999 { } : , ~ é \n \ud800 \u0000"
 )
 
 _LIMIT = 5
 _POLICIES = Path(__file__).parents[1] / "service.toml"
-_ROUTES = (
-    *(("POST", "/v1/check/rate"), ("POST", "/v1/refund/rate"), ("POST", "/v1/hold/leases")),
-    *(
-        ("DELETE", "/v1/hold/leases"),
-        ("POST", "/v1/reserve"),
-        ("POST", "/v1/settle"),
-        ("DELETE", "/v1/reserve"),
-    ),
-    *(
-        ("POST", "/v1/check/leases"),
-        ("POST", "/v1/hold/rate"),
-        ("POST", "/v1/check/x"),
-        ("PUT", "/v1/settle"),
-    ),
-)
+_ROUTES = [
+    route.split(" ")
+    for route in """\
+POST /v1/check/rate
+POST /v1/refund/rate
+POST /v1/hold/leases
+DELETE /v1/hold/leases
+POST /v1/reserve
+POST /v1/settle
+DELETE /v1/reserve
+POST /v1/check/leases
+POST /v1/hold/rate
+POST /v1/check/x
+PUT /v1/settle
+""".splitlines()
+]
 _STATUSES = frozenset({200, 400, 404, 405, 409, 410, 413, 415, 422, 429})
 _ITEM = '{"policy": "rate", "key": "a", "cost": 2}'
-_NAMES = (
-    "key",
-    "cost",
-    "peek",
-    "plan",
-    "class",
-    "checks",
-    "items",
-    "id",
-    "lease",
-    "renew",
-    "seconds",
-    "x",
-)
-_VALUES = (
-    *(
-        '"a"',
-        "1",
-        "5",
-        "6",
-        "true",
-        "false",
-        "null",
-        "0",
-        "-1",
-        "1.0",
-        "0.5",
-        "1e400",
-        "NaN",
-        "[]",
-        "{}",
-        '""',
-    ),
-    *(
-        '["a", 1]',
-        f"[{_ITEM}]",
-        f"[{_ITEM}, {_ITEM}]",
-        '[{"key": "a"}, {"key": "a", "peek": true}]',
-        '"b"',
-    ),
-    *(
-        '[{"policy": "rate", "key": "b"}]',
-        '[{"policy": "leases", "key": "a"}]',
-        '"gold"',
-        "9007199254740993",
-    ),
-    *(
-        "99999999999999999999",
-        '"\\ud800"',
-        '"\\u0000"',
-        '[["a"]]',
-        '"x" * 9',
-        "[1.0]",
-        '"' + "x" * 1025 + '"',
-    ),
-)
+_NAMES = words("key cost peek plan class checks items id lease renew seconds x")
+_VALUES = [
+    *f"""\
+"a"
+1
+5
+6
+true
+false
+null
+0
+-1
+1.0
+0.5
+1e400
+NaN
+[]
+{{}}
+""
+["a", 1]
+[{_ITEM}]
+[{_ITEM}, {_ITEM}]
+[{{"key": "a"}}, {{"key": "a", "peek": true}}]
+"b"
+[{{"policy": "rate", "key": "b"}}]
+[{{"policy": "leases", "key": "a"}}]
+"gold"
+9007199254740993
+99999999999999999999
+"\\ud800"
+"\\u0000"
+[["a"]]
+"x" * 9
+[1.0]
+""".splitlines(),
+    '"' + "x" * 1025 + '"',
+]
 _JSON = {"Content-Type": "application/json"}
 
 

@@ -8,24 +8,11 @@ from limiter import InvalidPolicy, Limiter
 from limiter.grammar import parse_limits
 from limiter.policies import ALGORITHMS, Policy
 from limiter.units import LONGEST_US, SHORTEST_US, period_us
-from tests.fuzz.source import Source
+from tests.fuzz.source import Source, words
 
-WORDS = (
-    *("/", "per", " burst ", ";", ",", "|", "_", "0", "1", "100", "10001", "1000000000001"),
-    *(
-        "ms",
-        "s",
-        "sec",
-        "seconds",
-        "min",
-        "minute",
-        "hour",
-        "day",
-        "week",
-        "month",
-        "366 days",
-        "year",
-    ),
+WORDS = words(
+    "/ per burst ; , | _ 0 1 100 10001 1000000000001 366 "
+    "ms s sec seconds m min minute h hour d day w week month year"
 )
 
 _CHOICES = (None, *ALGORITHMS)

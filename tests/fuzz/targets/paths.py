@@ -8,63 +8,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from urllib.parse import unquote, unquote_to_bytes
 
 import httptools
 
-from limiter import InvalidSetting
+from limiter import InvalidSetting, Limiter
 from limiter.web.identity import Ambiguous
-from limiter.web.match import Match, pattern
+from limiter.web.match import Match, SkipReason, pattern
 from limiter.web.paths import path_of
 from limiter.web.request import Request, from_asgi, from_wsgi
-from tests.fuzz.source import Source
+from limiter.web.rules import Rule
+from tests.fuzz.source import Source, words
 from tests.web import routers
 
-WORDS = (
-    *(
-        "/orders",
-        "/orders/",
-        "/orders/5",
-        "http://h/orders",
-        "//",
-        "/./",
-        "/../",
-        "..",
-        "#",
-        "?",
-        ";a=b",
-    ),
-    *(
-        "%2F",
-        "%2f",
-        "%2E%2e",
-        "%5C",
-        "\\\\",
-        "%23",
-        "%3B",
-        "%3F",
-        "%0A",
-        "%00",
-        "%25",
-        "%252F",
-        "%FF",
-    ),
-    *(
-        "%C3%A9",
-        "%EF%BF%BD",
-        "%ED%A0%80",
-        "%E2%80%A8",
-        "%6Frders",
-        "*",
-        "**",
-        "/**/",
-        "{a}",
-        "{b}",
-        "\n",
-    ),
+WORDS = words(
+    r"/orders /orders/ /orders/5 /files/a /free/a http://h/orders // /./ /../ .. # ? ; ;a=b \ * ** /**/ "
+    "{a} {b} %2F %2f %2E%2e %5C %23 %3B %3F %0A %00 %25 %252F %FF %C3%A9 %EF%BF%BD %ED%A0%80 %E2%80%A8 "
+    "%6Frders \x85"
 )
 
 _ORDERS = Match(paths=(pattern("/orders"), pattern("/orders/{id}")))
+_FILES = Match(paths=(pattern("/files/**"),))
+_FREE = Rule(
+    Limiter("1/s", store="memory://"), exempt_paths=(pattern("/free"), pattern("/free/**"))
+)
 #: The longest text for which all ways to match a pattern are tried.
 _LONGEST_GLOB = 64
 
@@ -83,10 +51,13 @@ def _check_reported(target: str) -> None:
     if path is None:
         return  # a 400
     assert "\x00" not in target
-    found = set[str | None]()
-    for end in ("[?]", "[?#]"):  # servers end a path at one of these
-        found |= set(routers.served(re.split(end, _origin_form(target), maxsplit=1)[0]))
-    _check_served(Request("GET", "h", path, {}, "203.0.113.9", target=target), found)
+    request = Request("GET", "h", path, {}, "203.0.113.9", target=target)
+    # Servers end a path at one of these.
+    sent = [re.split(end, _origin_form(target), maxsplit=1)[0] for end in ("[?]", "[?#]")]
+    _check_served(request, {served for text in sent for served in routers.served(text)})
+    with suppress(Ambiguous):
+        if any(map(routers.serves_files, sent)):
+            assert _FILES.parts(request) is not None, f"{path!r} is served, and not limited"
 
 
 def _check_in_process(target: str) -> None:
@@ -121,8 +92,10 @@ def _check_served(request: Request, found: set[str | None]) -> None:
     """Check that the limit applies if a router serves the path, with the same part or with none."""
     try:
         parts = _ORDERS.parts(request)
+        is_free = _FREE.consider(request, ()) is SkipReason.EXEMPT_PATH
     except Ambiguous:
         return  # a 400
+    assert not (found and is_free), f"{request.path!r} is served, and exempt"
     assert not found or parts is not None, f"{request.path!r} is served, and not limited"
     others = found - {None, (parts or {}).get("id")}
     assert not others or (parts or {}).get("id") is None, f"{request.path!r} has the id {others}"

@@ -18,85 +18,66 @@ from tests.fuzz.source import Source
 
 #: A subject that no message may show.
 _SUBJECT = "sk_live_hunter2"
-_LINES = (
-    *(
-        "[policies.p]",
-        "limits = '5/s'",
-        "[policies.q]",
-        "limits = '2/s; 9/min burst 3'",
-        "[defaults]",
-    ),
-    *(
-        "key = 'api-key'",
-        "key = ['path:a', 'address']",
-        "key = 'global'",
-        "key = 'cookie:c'",
-        "[policies]",
-    ),
-    *(
-        "algorithm = 'gcra'",
-        "algorithm = 'fixed_window'",
-        "unidentified = 'address'",
-        "shadow = true",
-    ),
-    *(
-        "unidentified = 'skip'",
-        "match.paths = ['/{a}']",
-        "match.paths = ['/**']",
-        "match.methods = ['get']",
-    ),
-    *(
-        "match.hosts = ['*.h']",
-        "match.ignore_case = true",
-        "cost = 3",
-        "cost = {header = 'X-Cost'}",
-    ),
-    *(
-        "cost = {body = '1KiB'}",
-        "refund_unless = ['2xx']",
-        "true_cost = {header = 'X-C'}",
-        "cap = true",
-    ),
-    *(
-        "plan = {header = 'X-Plan'}",
-        "class = {header = 'X-P', low = 0.5, high = 1}",
-        "percent = 50",
-    ),
-    *("[policies.p.plans.gold]", "limits = '7/s'", f"keys = ['{_SUBJECT}']", "key_prefix = 'acme'"),
-    *(
-        "[policies.p.overrides]",
-        f"{_SUBJECT} = '6/s'",
-        f"exempt.keys = ['{_SUBJECT}']",
-        "preflights = true",
-    ),
-    *("exempt.networks = ['10.0.0.0/8']", "exempt.paths = ['/free']", "new_subjects = '9/hour'"),
-    *(
-        "limits = {algorithm = 'concurrency', limit = 2, lease = 9}",
-        "prepaid = 4",
-        "denial_cache = 0",
-    ),
-    *(
-        "limits = [{algorithm = 'leaky_bucket', limit = 4, per = 's', burst = 2, name = 'b'}]",
-        "cost = 10",
-    ),
-    *(
-        "headers = 'none'",
-        "on_error = 'deny'",
-        "timeout = 0.5",
-        "default = 'p'",
-        "address_from = 'forwarded'",
-    ),
-    *(
-        "limits = '10001/s'",
-        "limits = 5",
-        "key = 'path:x'",
-        "exempt = {}",
-        "[policies.r]",
-        "x = 1",
-        "= 2",
-        "[",
-    ),
-)
+_LINES = f"""\
+[policies.p]
+limits = '5/s'
+[policies.q]
+limits = '2/s; 9/min burst 3'
+[defaults]
+key = 'api-key'
+key = ['path:a', 'address']
+key = 'global'
+key = 'cookie:c'
+[policies]
+algorithm = 'gcra'
+algorithm = 'fixed_window'
+unidentified = 'address'
+shadow = true
+unidentified = 'skip'
+match.paths = ['/{{a}}']
+match.paths = ['/**']
+match.methods = ['get']
+match.hosts = ['*.h']
+match.ignore_case = true
+cost = 3
+cost = {{header = 'X-Cost'}}
+cost = {{body = '1KiB'}}
+refund_unless = ['2xx']
+true_cost = {{header = 'X-C'}}
+cap = true
+plan = {{header = 'X-Plan'}}
+class = {{header = 'X-P', low = 0.5, high = 1}}
+percent = 50
+[policies.p.plans.gold]
+limits = '7/s'
+keys = ['{_SUBJECT}']
+key_prefix = 'acme'
+[policies.p.overrides]
+{_SUBJECT} = '6/s'
+exempt.keys = ['{_SUBJECT}']
+preflights = true
+exempt.networks = ['10.0.0.0/8']
+exempt.paths = ['/free']
+new_subjects = '9/hour'
+limits = {{algorithm = 'concurrency', limit = 2, lease = 9}}
+prepaid = 4
+denial_cache = 0
+limits = [{{algorithm = 'leaky_bucket', limit = 4, per = 's', burst = 2, name = 'b'}}]
+cost = 10
+headers = 'none'
+on_error = 'deny'
+timeout = 0.5
+default = 'p'
+address_from = 'forwarded'
+limits = '10001/s'
+limits = 5
+key = 'path:x'
+exempt = {{}}
+[policies.r]
+x = 1
+= 2
+[
+""".splitlines()
 WORDS = (
     *_LINES,
     "[[policies]]",

@@ -27,63 +27,32 @@ from limiter.transport.replies import check_alone, fields_of, translate
 from limiter.transport.sentinels import PrimaryTable
 from limiter.transport.slots import SLOTS, SlotTable
 from limiter.transport.store import Address, read_store
-from tests.fuzz.source import Source
+from tests.fuzz.source import Source, words
 
-WORDS = (
+WORDS = [
     *(
         "\r\n",
-        ":1\r\n",
-        ":-1\r\n",
         "$1\r\na\r\n",
-        "$-1\r\n",
         "$0\r\n\r\n",
-        "+OK\r\n",
-        "-ERR x\r\n",
-        "*1\r\n",
-    ),
-    *(
-        "*2\r\n",
-        "*0\r\n",
-        "*-1\r\n",
-        ">1\r\n",
-        "%1\r\n",
-        "~1\r\n",
-        ",1.5\r\n",
-        ",nan\r\n",
-        "#t\r\n",
-        "_\r\n",
-    ),
-    *(
-        "(12\r\n",
+        f"$48\r\n{'0' * 48}\r\n",
         "=5\r\ntxt:a\r\n",
         "!3\r\nERR\r\n",
-        "|1\r\n",
+    ),
+    *(f"{size}\r\n" for size in words("*0 *1 *2 *6 *-1 >1 %1 ~1 |1 $-1")),
+    *(f"{value}\r\n" for value in words(":0 :1 :-1 :16384 :99999999 ,1.5 ,nan #t _ (12 +OK")),
+    *(f"-{error} x\r\n" for error in words("ERR NOSCRIPT TRYAGAIN READONLY OOM NOAUTH")),
+    *(
         "-MOVED 5 h:1\r\n",
         "-ASK 5 :1\r\n",
-        "-NOSCRIPT x\r\n",
-    ),
-    *(
-        "-TRYAGAIN x\r\n",
-        "-READONLY x\r\n",
-        "-OOM x\r\n",
-        "-NOAUTH x\r\n",
-        "$48\r\n" + "\0" * 48 + "\r\n",
-        "*6\r\n",
-    ),
-    *(
         "*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$1\r\nh\r\n:6379\r\n",
-        "$4\r\nmode\r\n",
-        "$12\r\nconfig-epoch\r\n",
     ),
     *(
+        "$4\r\nmode\r\n",
         "$7\r\ncluster\r\n",
+        "$12\r\nconfig-epoch\r\n",
         "$19\r\nnum-other-sentinels\r\n",
-        ":16384\r\n",
-        ":99999999\r\n",
-        "1",
-        "\0",
     ),
-)
+]
 
 _WHERE = "store h:1"
 _CLUSTER = read_store("redis+cluster://a:1,b:2")
