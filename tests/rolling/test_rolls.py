@@ -30,8 +30,8 @@ TAGGED, PLACES, BURST = 100, 3, 30
 
 #: Equal hits that a loop joins have each the ``reset_after`` of all, where there is a bucket.
 ALONE = {"join": False}
-#: Cases whose replies must each be exact. Buckets take seconds to fill: a key that old and new processes write may
-#: expire half a second early, but only while no call comes for that long.
+#: Cases whose replies must each be exact. Buckets take seconds to fill: a key that old and new processes
+#: write may expire half a second early, but only while no call comes for that long.
 EXACT: dict[str, dict[str, Any]] = {
     "fixed window": {"policies": [("FixedWindow", 30, 1)]},
     "sliding window": {"policies": [("SlidingWindow", 30, 1)]},
