@@ -195,7 +195,7 @@ def test_trusted_proxies_report_the_client(tmp_path: Path) -> None:
         ("access.log policies.toml --key global", 2, "--key is only for --limits"),
         ("access.log policies.toml --algorithm gcra", 2, "--algorithm is only for --limits"),
         ("access.log --limits often", 2, "limit is 'often'"),
-        ("access.log --limits 1/minute --key nobody", 2, "accepted are address (or"),
+        ("access.log --limits 1/minute --key whom", 2, "accepted are address (or"),
         ("access.log missing.toml", 1, "missing.toml:1: cannot be read"),
         ("missing.log --limits 1/minute", 1, "missing.log cannot be read: No such file"),
         (". --limits 1/minute", 1, ". cannot be read: Is a directory"),

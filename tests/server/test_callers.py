@@ -58,16 +58,18 @@ def test_a_stranger_is_not_answered(client: Client, call: tuple[str, str, Any]) 
         assert "trusted network" in problem(answer, 403)["detail"]
 
 
-@pytest.mark.parametrize("path", ["/v1/check/default", "/", "/x", "/v1", "/healthz/", "//healthz"])
-def test_a_root_path_opens_nothing(client: Client, path: str) -> None:
+@pytest.mark.parametrize("root", ["", "/", "/root", "/root/", "/v1", "/v1/", "/v1/check"])
+def test_a_root_path_opens_nothing(client: Client, root: str) -> None:
     """A server that has one puts it before each path; the check once missed ``/v1`` behind it."""
-    for root in ("", "/root"):
-        scope = {"root_path": root}
-        call = {"json": {"key": "victim"}, "peer": STRANGER, "scope": scope}
-        problem(client.post(f"{root}{path}", **call), 403)
+    call = {"json": {"key": "victim"}, "peer": STRANGER, "scope": {"root_path": root}}
+    for path in ("/v1/check/default", "/v1/refund/default", "/v1/nothing"):
+        for sent in (path, f"{root}{path}"):
+            problem(client.post(sent, **call), 403)
+    for path in ("/", "/x", "/v1", "/healthz/", "//healthz"):
+        assert client.post(f"{root}{path}", **call).status in (403, 404)
 
 
-@pytest.mark.parametrize("root", ["", "/root"])
+@pytest.mark.parametrize("root", ["", "/root", "/api/v1/limiter"])
 def test_a_probe_may_come_from_any_address(client: Client, root: str) -> None:
     for path in ("/healthz", "/readyz"):
         answer = client.get(f"{root}{path}", peer=STRANGER, scope={"root_path": root})
